@@ -1,0 +1,76 @@
+# graftline: the one entry for people and for CI. `make help` lists what there is.
+#
+# Every KEY=VALUE after a stage's name goes to its configuration, as typed:
+#     make train backbone=efficientnet_b0 freeze=all_but_head trainer.max_epochs=3
+#
+# Variables in capitals are for make itself:
+#     PYTHON        the interpreter that makes the environment (default python3, 3.11 or later)
+#     VENV          where the environment lies (default .venv)
+#     SYSTEM_TORCH  1: use the torch and torchvision that PYTHON already has, download neither
+
+PYTHON ?= python3
+VENV ?= .venv
+SYSTEM_TORCH ?=
+
+python := $(VENV)/bin/python
+ready := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup ingest train evaluate predict augment-preview config sync ui test lint format lock clean
+
+help: ## list the commands
+	@printf 'make COMMAND [key=value ...]\n\n'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+setup: $(ready) ## make the environment (the other commands do it when it is missing)
+
+$(ready): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'graftline needs Python 3.11 or later: make $(MAKECMDGOALS) PYTHON=python3.12'; exit 1; }
+	@echo "Setting up $(VENV): about 3 GB are downloaded the first time, most of it torch."
+	@test -x $(python) || $(PYTHON) -m venv $(if $(SYSTEM_TORCH),--system-site-packages) $(VENV)
+ifeq ($(SYSTEM_TORCH),)
+	@$(python) -m pip install --quiet --disable-pip-version-check $$(grep -E '^(torch|torchvision)==' requirements.lock)
+	@$(python) -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+else
+	@grep -vE '^(torch|torchvision|triton|nvidia-|cuda-)' requirements.lock > $(VENV)/requirements.lock
+	@$(python) -m pip install --quiet --disable-pip-version-check --requirement $(VENV)/requirements.lock
+endif
+	@$(python) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $(ready)
+
+ingest: $(ready) ## images -> checked, split, named dataset version
+train: $(ready) ## dataset -> trained, evaluated, tracked, registered model
+evaluate: $(ready) ## a bundle on the test split: bundle=DIR
+predict: $(ready) ## classify a folder of images: bundle=DIR images=DIR
+augment-preview: $(ready) ## one image, twelve variants: augment=strong
+config: $(ready) ## print the composed configuration of a run
+sync: $(ready) ## send what a tracking server did not get: run_id=RUN_ID
+
+# The stages read KEY=VALUE from MAKEFLAGS themselves: no shell stands between, so that brackets and commas survive.
+ingest train evaluate predict augment-preview config sync:
+	@$(python) -m pipeline $@ --from-make
+
+ui: $(ready) ## compare runs in the MLflow UI on 127.0.0.1:5000
+	@MLFLOW_DISABLE_TELEMETRY=1 $(python) -m mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
+
+test: $(ready) ## run the tests
+	@$(python) -m pytest --numprocesses 2 --dist worksteal --timeout 600
+
+lint: $(ready) ## ruff, mypy strict, import-linter, hadolint
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports
+	@$(VENV)/bin/hadolint docker/Dockerfile
+
+format: $(ready) ## rewrite the code in the house's format
+	@$(VENV)/bin/ruff format .
+	@$(VENV)/bin/ruff check --fix .
+
+lock: ## pin the dependencies anew (needs uv)
+	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --no-annotate --no-header --output-file requirements.lock
+
+clean: ## remove caches and leftovers of tools; keeps runs (outputs, data, mlflow.db, mlartifacts) and the environment
+	@rm -rf cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,31 @@
+"""Augment-preview: what a policy does to an image of the data set, on one sheet."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from graftline.augment.preview import preview_sheet
+
+from graftline.augment.policy import Policy
+from graftline.backbones.backbone import Backbone
+from graftline.data.decode import decode_rgb
+from graftline.data.ingest import Ingest
+from pipeline.stage import StageResult
+
+
+@dataclass(frozen=True)
+class AugmentPreview:
+    """The stage ``augment-preview`` (Hydra target of conf/augment-preview.yaml)."""
+
+    data: Ingest
+    augment: Policy
+    backbone: Backbone
+    seed: int = 0
+
+    def run(self, directory: Path) -> StageResult:
+        """Draw the sheet of the first training image."""
+        version = self.data.run().version
+        image = decode_rgb(Path(version.samples("train").paths[0]))
+        sheet = preview_sheet(image, self.augment, self.backbone.preprocessing(), self.seed)
+        file = directory / "preview.png"
+        sheet.savefig(file)
+        return StageResult(facts={"dataset_digest": version.digest}, table=[("preview", str(file))])

@@ -1,0 +1,262 @@
+"""What the user typed, checked against the configuration before anything heavy starts: all mistakes at once."""
+
+import difflib
+import functools
+import inspect
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString, Sweep
+from hydra.errors import ConfigCompositionException, OverrideParseException
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+
+from graftline.backbones import catalogue
+from graftline.errors import UserError
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+
+
+def from_makeflags(makeflags: str) -> list[str]:
+    r"""Return the ``KEY=VALUE`` of make's command line, in the order typed; those in capitals are make's own.
+
+    make hands them on in the environment variable MAKEFLAGS, behind a double dash, the last one first, with blanks and
+    backslashes escaped and dollars doubled.
+
+    >>> from_makeflags(r"s -- c=a\\ b freeze.names=[x,y] PYTHON=python3.12 backbone=resnet18")
+    ['backbone=resnet18', 'freeze.names=[x,y]', 'c=a b']
+    """
+    _, _, variables = f" {makeflags}".partition(" -- ")
+    words, word, escaped = [], "", False
+    for character in variables + " ":
+        if escaped or character not in "\\ ":
+            word, escaped = word + character, False
+        elif character == "\\":
+            escaped = True
+        elif word:
+            words.append(word.replace("$$", "$"))
+            word = ""
+    return [word for word in reversed(words) if not word.partition("=")[0].isupper()]
+
+
+@functools.cache
+def register_backbones() -> None:
+    """Make each of timm's names an option of the group ``backbone``; the files in conf/backbone take precedence."""
+    store = ConfigStore.instance()
+    recommended = {file.stem for file in (CONF / "backbone").glob("*.yaml")}
+    for name in set(catalogue.names()) - recommended:
+        node = {"_target_": "graftline.backbones.backbone.Backbone", "name": name}
+        store.store(group="backbone", name=name, node=node)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Overrides without mistakes, as Hydra wants them, and whether they ask for several runs."""
+
+    overrides: list[str]
+    multirun: bool
+    config: DictConfig  # of the first run
+
+
+def check(stage: str, overrides: list[str]) -> Checked:
+    """Check overrides against the configuration of a stage.
+
+    Args:
+        stage: name of a file at the root of conf/.
+        overrides: as typed, in Hydra's grammar; a comma outside of brackets and quotes asks for several runs.
+
+    Raises:
+        UserError: lists every mistake, each with its key and the nearest right name.
+    """
+    register_backbones()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return _Check(stage).run(overrides)
+
+
+class _Check:
+    """One check of the overrides of one stage; gathers mistakes on its way."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage = stage
+        self.mistakes: list[str] = []
+        self.loader = GlobalHydra.instance().config_loader()
+
+    def run(self, texts: list[str]) -> Checked:
+        overrides = list(self._parse(texts))
+        groups = [override for override in overrides if self._is_group(override)]
+        good_groups = [override for override in groups if self._check_group(override)]
+        config = compose(self.stage, [_first_choice(override) for override in good_groups])
+        values = [override for override in overrides if override not in groups]
+        good_values = [line for override in values if (line := self._check_value(config, override)) is not None]
+        good = [_line(override) for override in good_groups] + [line for _, line in good_values]
+        if not self.mistakes:
+            firsts = [_first_choice(override) for override in good_groups] + [first for first, _ in good_values]
+            config = self._compose(firsts)
+        self._check_nothing_missing(config, {override.key_or_group for override in values})
+        if self.mistakes:
+            raise UserError(_list_mistakes(self.mistakes))
+        return Checked(good, any(override.is_sweep_override() for override in overrides), config)
+
+    def _parse(self, texts: list[str]) -> Iterator[Override]:
+        parser = OverridesParser.create(config_loader=self.loader)
+        for text in texts:
+            try:
+                yield parser.parse_override(text)
+            except OverrideParseException:
+                self.mistakes.append(
+                    f"{text}: not of the form key=value; put odd characters in quotes: 'key=\"value\"'"
+                )
+
+    def _compose(self, lines: list[str]) -> DictConfig:
+        try:
+            return compose(self.stage, lines)
+        except (ConfigCompositionException, ValueError) as error:
+            raise UserError(_list_mistakes([" ".join(str(error).split())])) from error
+
+    def _is_group(self, override: Override) -> bool:
+        return override.key_or_group in self.loader.list_groups("")
+
+    def _check_group(self, override: Override) -> bool:
+        group = override.key_or_group
+        options = self.loader.get_group_options(group)
+        unknown = [str(choice) for choice in _choices(override) if choice is not None and str(choice) not in options]
+        for name in unknown:
+            near = catalogue.suggest(name) if group == "backbone" else _nearest(name, options)
+            self.mistakes.append(f"{group}={name}: no such {group}{_did_you_mean(near)}")
+        return not unknown
+
+    def _check_value(self, config: DictConfig, override: Override) -> tuple[str, str] | None:
+        """Return the override for the first run and for Hydra, or None after noting a mistake."""
+        key = override.key_or_group
+        first, line = _first_choice(override), _line(override)
+        if key.split(".")[0] == "hydra" or override.is_delete():
+            return first, line
+        parent = OmegaConf.select(config, key.rpartition(".")[0]) if "." in key else config
+        name = key.rpartition(".")[2]
+        parameters = _parameters(parent)
+        if not override.is_add() and not override.is_force_add() and not _has(parent, name):
+            if name not in parameters:
+                self.mistakes.append(f"{key}: no such key{_did_you_mean(_nearest(key, _all_keys(config)))}")
+                return None
+            first, line = f"+{first}", f"+{line}"  # an argument of the target that the file leaves at its default
+        wrong = [text for choice in _choices(override) if (text := _type_mistake(parameters.get(name), choice))]
+        self.mistakes += [f"{key}={text}" for text in wrong]
+        return None if wrong else (first, line)
+
+    def _check_nothing_missing(self, config: DictConfig, given: set[str]) -> None:
+        for key in sorted(OmegaConf.missing_keys(config) - given):
+            self.mistakes.append(f"{key}: needed; make {self.stage} {key}=...")
+
+
+def _list_mistakes(mistakes: list[str]) -> str:
+    count = "A mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+    return "\n".join([f"{count} in the configuration; nothing was started:", *(f"  {mistake}" for mistake in mistakes)])
+
+
+def _choices(override: Override) -> list[Any]:
+    """Return the values an override gives, one per run; those of a range or an interval are not listed."""
+    value = override.value()
+    if isinstance(value, ChoiceSweep):
+        return [item.text if isinstance(item, QuotedString) else item for item in value.list]
+    return [] if isinstance(value, Sweep) else [value]
+
+
+def _line(override: Override) -> str:
+    line = override.input_line
+    assert line is not None
+    return line
+
+
+def _first_choice(override: Override) -> str:
+    """Return the override as the first of several runs has it."""
+    if not override.is_sweep_override():
+        return _line(override)
+    key = _line(override).partition("=")[0]
+    return f"{key}={next(iter(override.sweep_string_iterator()))}"
+
+
+def _has(node: Any, name: str) -> bool:
+    if isinstance(node, DictConfig):
+        return name in node or OmegaConf.is_missing(node, name)
+    return name.isdigit() and OmegaConf.is_list(node) and int(name) < len(node)
+
+
+def _parameters(node: Any) -> dict[str, Any]:
+    """Return the parameters, name to type, of what the node's ``_target_`` names; empty where it names nothing."""
+    if not isinstance(node, DictConfig) or "_target_" not in node:
+        return {}
+    return dict(_signature(node["_target_"]))
+
+
+@functools.cache
+def _signature(path: str) -> dict[str, Any]:
+    target = get_object(path)
+    function = target.__init__ if inspect.isclass(target) else target
+    try:
+        hints = typing.get_type_hints(function)
+    except (NameError, TypeError):  # types that exist for a type checker only
+        hints = {}
+    return {name: hints.get(name, Any) for name in inspect.signature(target).parameters}
+
+
+def _type_mistake(hint: Any, value: Any) -> str | None:
+    """Say how ``value`` is not of the type ``hint``, or return None."""
+    if hint is None or (isinstance(value, str) and "${" in value):
+        return None
+    try:
+        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True, coerce_numbers_to_str=True))
+    except PydanticUserError:  # it has a configuration of its own: a dataclass or typed dict
+        adapter = TypeAdapter(hint)
+    try:
+        adapter.validate_python(value)
+    except ValidationError:
+        return f"{value}: must be {_type_name(hint)}"
+    return None
+
+
+def _type_name(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return " or ".join(str(option) for option in typing.get_args(hint))
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+    if arguments := typing.get_args(hint):
+        if typing.get_origin(hint) in (list, tuple, dict) or not all(isinstance(item, type) for item in arguments):
+            return str(hint).replace("typing.", "").replace("collections.abc.", "")
+        return " or ".join(dict.fromkeys(_type_name(item) for item in arguments))
+    return names.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def _all_keys(config: DictConfig) -> list[str]:
+    """Return the dotted keys of a configuration, those included that its targets know but its files leave out."""
+
+    def walk(node: Any, prefix: str) -> Iterator[str]:
+        names = dict.fromkeys([*(str(name) for name in node), *_parameters(node)])
+        for name in names:
+            if name.startswith("_"):
+                continue
+            yield prefix + name
+            child = None if OmegaConf.is_missing(node, name) else node.get(name)
+            if isinstance(child, DictConfig):
+                yield from walk(child, f"{prefix}{name}.")
+
+    return list(walk(config, ""))
+
+
+def _nearest(wrong: str, right: list[str]) -> list[str]:
+    """Return at most three of the right names, the nearest first."""
+    near = [name for name in right if name.rpartition(".")[2] == wrong]  # the right name without its group
+    near += difflib.get_close_matches(wrong, right, n=3, cutoff=0.6)
+    near += [name for name in right if difflib.SequenceMatcher(None, name.rpartition(".")[2], wrong).ratio() > 0.8]
+    return list(dict.fromkeys(near))[:3]
+
+
+def _did_you_mean(names: list[str]) -> str:
+    return f"; did you mean {' or '.join(names)}?" if names else ""

@@ -1,0 +1,21 @@
+"""Sync: send what a tracking server did not get while it was away."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from graftline.tracking.outbox import sync
+from graftline.tracking.tracking import Tracking
+from pipeline.stage import StageResult
+
+
+@dataclass(frozen=True)
+class Sync:
+    """The stage ``sync`` (Hydra target of conf/sync.yaml)."""
+
+    tracking: Tracking
+    run_id: str
+
+    def run(self, directory: Path) -> StageResult:  # noqa: ARG002 - what is sent lies in the run's own directory
+        """Send the rest of a run."""
+        report = sync(self.tracking.find_output_directory(self.run_id))
+        return StageResult(facts={"run_id": self.run_id}, table=[("sent", str(report))])

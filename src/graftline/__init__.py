@@ -1,0 +1,9 @@
+"""graftline grafts a new head onto a pretrained vision network and keeps the result in production."""
+
+import os
+
+# No phone-home: each dependency's update check and telemetry is off unless the user turned it on.
+for _name in ("NO_ALBUMENTATIONS_UPDATE", "MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY"):
+    os.environ.setdefault(_name, "1")
+
+__version__ = "0.1.0"

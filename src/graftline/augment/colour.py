@@ -1,0 +1,46 @@
+"""Colour shifting along the principal components of an image's own colours."""
+
+from typing import Any
+
+import albumentations
+import cv2
+import numpy as np
+from pydantic import Field
+
+
+class PCAShift(albumentations.ImageOnlyTransform):  # type: ignore[misc]  # albumentations is not typed
+    """Adds one random colour to all pixels, drawn along the principal components of the image's colours.
+
+    An image shifts most in the colours that it varies in; a grey one gets lighter or darker and stays grey. The method
+    is that of Krizhevsky et al. 2012 (AlexNet), section 4.1. They take the components of all of ImageNet and scale them
+    by the eigenvalue, a variance, which on a single image is hardly ever as much as one grey level. Here the components
+    are the image's own, scaled by the standard deviation: ``alpha=0.05`` is the paper's strength on its data.
+
+    albumentations' ``FancyPCA`` does something else: it stretches the colours around their mean, which stays, and with
+    its default ``alpha=0.1`` it changes a photograph by 0.01 grey levels (version 2.0.8).
+
+    Args:
+        alpha: standard deviation of the shift along a component, as a share of the colours' own along it.
+        p: how likely it is.
+    """
+
+    class InitSchema(albumentations.ImageOnlyTransform.InitSchema):  # type: ignore[misc]  # as above
+        """What albumentations checks the arguments against."""
+
+        alpha: float = Field(ge=0)
+
+    def __init__(self, alpha: float = 0.1, p: float = 0.5) -> None:
+        super().__init__(p=p)
+        self.alpha = alpha
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002 - albumentations gives it
+        """Return the colour to add, 3 values in grey levels."""
+        pixels = data["image"][::4, ::4].reshape(-1, 3)  # a sixteenth of them has the same components
+        variances, components = np.linalg.eigh(np.cov(pixels, rowvar=False))  # components in columns
+        spread = np.sqrt(np.maximum(variances, 0))  # rounding makes some a little negative
+        return {"shift": components @ (self.random_generator.normal(0, self.alpha, 3) * spread)}
+
+    def apply(self, img: np.ndarray, shift: np.ndarray, **_: Any) -> np.ndarray:
+        """Return ``img`` (h, w, 3) uint8 with ``shift`` added to each pixel, ends clipped."""
+        shifted: np.ndarray = cv2.add(img, (*shift, 0.0))
+        return shifted

@@ -1,0 +1,158 @@
+"""How an image becomes the network's input when nothing is left to chance: resize, crop, normalise.
+
+Equals ``timm.data.create_transform(..., is_training=False)`` to the last bit, with Pillow and numpy alone, so that a
+serving container needs neither torch nor timm.
+
+Letters: ``H``, ``W`` size of an image in px, ``h``, ``w`` size of the network's input in px, ``C`` its channels.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from graftline.errors import UserError
+
+Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom in px
+
+CROP_MODES = ("center", "squash", "border")
+INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Resizes, crops and normalises an image as the weights' authors did; the names are those of timm's data config.
+
+    Args:
+        image_size: (h, w) of the network's input, px.
+        mean: per channel, for values scaled to 0…1.
+        std: per channel, for values scaled to 0…1.
+        interpolation: one of ``INTERPOLATIONS``, always antialiased.
+        crop_pct: share of the resized image's edge that the crop keeps, in (0, 1].
+        crop_mode: ``center`` resizes the short edge and loses what lies outside the crop; ``squash`` resizes both
+            edges, not keeping the aspect ratio; ``border`` resizes the long edge and fills up with the mean colour.
+        channels: 3, or 1 for networks that take grey images.
+
+    Raises:
+        UserError: a value that is not listed above.
+    """
+
+    image_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bicubic"
+    crop_pct: float = 0.875
+    crop_mode: str = "center"
+    channels: int = 3
+
+    def __post_init__(self) -> None:
+        if self.interpolation not in INTERPOLATIONS:
+            raise UserError(f"Unknown interpolation {self.interpolation!r}: use one of {', '.join(INTERPOLATIONS)}.")
+        if self.crop_mode not in CROP_MODES:
+            raise UserError(f"Unknown crop_mode {self.crop_mode!r}: use one of {', '.join(CROP_MODES)}.")
+        if not 0 < self.crop_pct <= 1:
+            raise UserError(f"crop_pct is {self.crop_pct}, but must be above 0 and at most 1.")
+        if min(self.image_size) < 1:
+            raise UserError(f"image_size is {self.image_size}, but both edges must be at least 1 px.")
+        if self.channels not in (1, 3):
+            raise UserError(f"The network takes {self.channels} channels, but images have 3, or 1 if grey.")
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise UserError(f"mean and std need one value for each of the {self.channels} channels.")
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Return the network's input (C, h, w) float32 for an (H, W, 3) uint8 image."""
+        return self.normalise(self.frame(image))
+
+    def frame(self, image: np.ndarray) -> np.ndarray:
+        """Return the part of an (H, W, 3) uint8 image that the network sees, as (h, w, C) uint8."""
+        picture = self._picture(image)
+        scaled_size = self._scaled_size(picture.height, picture.width)
+        if scaled_size != (picture.height, picture.width):
+            picture = picture.resize(scaled_size[::-1], self._filter)
+        return self._array(self._center_crop(picture))
+
+    def resample(self, image: np.ndarray, box: Box) -> np.ndarray:
+        """Return ``box`` of an (H, W, 3) uint8 image stretched to the network's size, as (h, w, C) uint8.
+
+        The filter is that of ``frame``, so that augmented images are exactly as sharp as those of the evaluation.
+        """
+        height, width = self.image_size
+        return self._array(self._picture(image).resize((width, height), self._filter, box=box))
+
+    def normalise(self, image: np.ndarray) -> np.ndarray:
+        """Return an (h, w, C) uint8 image as (C, h, w) float32 with the mean taken off and divided by std."""
+        height, width, _ = image.shape
+        planes = np.empty((self.channels, height, width), dtype=np.float32)
+        for channel in range(self.channels):
+            np.take(self._normalised_levels[channel], image[..., channel], out=planes[channel])
+        return planes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON takes them."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "Preprocessing":
+        """Return the preprocessing that ``to_dict`` wrote.
+
+        >>> original = Preprocessing(image_size=(224, 224), mean=(0.5,) * 3, std=(0.5,) * 3)
+        >>> Preprocessing.from_dict(original.to_dict()) == original
+        True
+        """
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+        }
+        return cls(**values)
+
+    @property
+    def _filter(self) -> Image.Resampling:
+        return Image.Resampling[self.interpolation.upper()]
+
+    @cached_property
+    def _normalised_levels(self) -> np.ndarray:
+        """Return (C, 256) float32: each grey level's value, computed once and in torchvision's order of rounding."""
+        levels = np.arange(256, dtype=np.float32) / np.float32(255)
+        mean, std = (np.array(values, dtype=np.float32)[:, None] for values in (self.mean, self.std))
+        table: np.ndarray = (levels - mean) / std
+        return table
+
+    def _picture(self, image: np.ndarray) -> Image.Image:
+        picture = Image.fromarray(image)
+        return picture if self.channels == 3 else picture.convert("L")
+
+    def _array(self, picture: Image.Image) -> np.ndarray:
+        return np.array(picture).reshape(picture.height, picture.width, self.channels)
+
+    def _scaled_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return (height, width) of the resized image before the crop, px."""
+        target_height, target_width = (math.floor(edge / self.crop_pct) for edge in self.image_size)
+        if self.crop_mode == "squash":
+            return target_height, target_width
+        if self.crop_mode == "center" and target_height == target_width:
+            # torchvision truncates the long edge where timm, below, rounds both: we follow each where it is in charge
+            short, long = sorted((height, width))
+            long = int(target_height * long / short)
+            return (target_height, long) if height <= width else (long, target_height)
+        ratios = height / target_height, width / target_width
+        ratio = min(ratios) if self.crop_mode == "center" else max(ratios)
+        return max(1, round(height / ratio)), max(1, round(width / ratio))
+
+    def _center_crop(self, picture: Image.Image) -> Image.Image:
+        height, width = self.image_size
+        missing_width, missing_height = max(0, width - picture.width), max(0, height - picture.height)
+        if missing_width or missing_height:
+            left, top = missing_width // 2, missing_height // 2
+            border = (left, top, missing_width - left, missing_height - top)
+            picture = ImageOps.expand(picture, border, fill=self._border_colour)
+        top, left = round((picture.height - height) / 2), round((picture.width - width) / 2)
+        return picture.crop((left, top, left + width, top + height))
+
+    @property
+    def _border_colour(self) -> int | tuple[int, ...]:
+        """Return the mean colour for ``border``; others lack pixels by rounding only, and timm fills them black."""
+        levels = tuple(round(255 * value) if self.crop_mode == "border" else 0 for value in self.mean)
+        return levels if self.channels == 3 else levels[0]

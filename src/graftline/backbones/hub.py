@@ -1,0 +1,150 @@
+"""Weights that timm knows where to download: looked for on this machine first, then fetched, without a long wait."""
+
+import contextlib
+import logging
+import socket
+import threading
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import huggingface_hub
+import torch
+from huggingface_hub import constants
+from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.utils.logging import get_verbosity, set_verbosity
+from huggingface_hub.utils.tqdm import disable_progress_bars
+from timm.models import get_pretrained_cfg
+
+from graftline.console import console, say
+
+# The hub client retries for 46 s before it gives up; a host that is there accepts a connection within this time, in s.
+PROBE_SECONDS = 3.0
+# timm's repositories hold one of these, safetensors preferred (timm/models/_hub.py, load_state_dict_from_hf).
+FILE_NAMES = ("model.safetensors", "pytorch_model.bin")
+
+
+class Found(NamedTuple):
+    """A weights file on this machine."""
+
+    path: Path
+    location: str  # where it came from: REPOSITORY/FILE or a URL
+
+
+class UnavailableError(Exception):
+    """There are no weights to download, or no way to; the message says why, as a part of a sentence."""
+
+
+class _Repository(NamedTuple):
+    name: str
+    revision: str | None
+    files: tuple[str, ...]  # in the order of preference
+
+
+def find_local(name: str) -> Found | None:
+    """Return the weights of a timm model if an earlier download left them here. Uses no network."""
+    if (repository := _repository(name)) is not None:
+        for file in repository.files:
+            path = huggingface_hub.try_to_load_from_cache(repository.name, file, revision=repository.revision)
+            if isinstance(path, str):
+                return Found(Path(path), f"{repository.name}/{file}")
+    if (url := _url(name)) is not None and _path_of(url).is_file():
+        return Found(_path_of(url), url)
+    return None
+
+
+def download(name: str) -> Found:
+    """Download the weights of a timm model into the cache that ``find_local`` reads.
+
+    Raises:
+        UnavailableError: timm knows none, the host does not answer within ``PROBE_SECONDS``, or the download fails.
+    """
+    repository, url = _repository(name), _url(name)
+    address = constants.ENDPOINT if repository is not None else url
+    if address is None:
+        raise UnavailableError("timm knows no place to download them from")
+    host = urlsplit(address).hostname
+    if constants.is_offline_mode() or not is_reachable(address):
+        raise UnavailableError(f"they are not on this machine and {host} does not answer")
+    say(f"Downloading the weights of {name} from {host}")
+    try:
+        with console.status(f"{host} → {name}"), _quiet_client():
+            return _fetch_from_hub(repository) if repository is not None else _fetch_from_url(address)
+    except Exception as error:  # the client's own errors, those of the HTTP library below it, and the system's
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UnavailableError(f"the download from {host} failed ({reason})") from error
+
+
+def is_reachable(url: str) -> bool:
+    """Return whether the host of ``url``, or the proxy before it, accepts a connection within ``PROBE_SECONDS``."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if proxy is not None and not urllib.request.proxy_bypass(host):
+        parts = urlsplit(proxy)
+    address = (parts.hostname or "", parts.port or (80 if parts.scheme == "http" else 443))
+    accepted = threading.Event()
+
+    def connect() -> None:
+        with contextlib.suppress(OSError), socket.create_connection(address, timeout=PROBE_SECONDS):
+            accepted.set()
+
+    # in a thread, since looking up a name has no time limit of its own
+    probe = threading.Thread(target=connect, daemon=True)
+    probe.start()
+    probe.join(PROBE_SECONDS)
+    return accepted.is_set()
+
+
+def _repository(name: str) -> _Repository | None:
+    config = get_pretrained_cfg(name)
+    if config is None or not config.hf_hub_id:
+        return None
+    repository, _, revision = config.hf_hub_id.partition("@")
+    files = (config.hf_hub_filename,) if config.hf_hub_filename else FILE_NAMES
+    return _Repository(repository, revision or None, files)
+
+
+def _url(name: str) -> str | None:
+    config = get_pretrained_cfg(name)
+    # custom_load: arrays of another framework, which only the network itself can read; the hub has them converted
+    if config is None or config.custom_load or not isinstance(config.url, str):
+        return None
+    return config.url or None
+
+
+def _path_of(url: str) -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(url).path).name
+
+
+def _fetch_from_hub(repository: _Repository) -> Found:
+    for file in repository.files[:-1]:
+        with contextlib.suppress(EntryNotFoundError):
+            return _fetch_file(repository, file)
+    return _fetch_file(repository, repository.files[-1])
+
+
+def _fetch_file(repository: _Repository, file: str) -> Found:
+    path = huggingface_hub.hf_hub_download(repository.name, file, revision=repository.revision)
+    return Found(Path(path), f"{repository.name}/{file}")
+
+
+def _fetch_from_url(url: str) -> Found:
+    path = _path_of(url)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.hub.download_url_to_file(url, str(path), progress=False)
+    return Found(path, url)
+
+
+@contextlib.contextmanager
+def _quiet_client() -> Iterator[None]:
+    """Keep the hub client's bars and advice off the terminal while the block runs."""
+    verbosity = get_verbosity()
+    set_verbosity(logging.ERROR)
+    try:
+        with disable_progress_bars():
+            yield
+    finally:
+        set_verbosity(verbosity)

@@ -1,0 +1,155 @@
+"""Make a timm network and put weights into it: all of the trunk, or an error that says what does not fit."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+import torch
+from timm.models import get_pretrained_cfg, load_state_dict
+from torch import Tensor, nn
+
+from graftline.backbones.weights import WeightsFile
+from graftline.errors import UserError
+
+NUM_NAMES = 3  # that a message gives, of the tensors that do not fit
+
+StateDict = Mapping[str, Tensor]
+
+
+def create(name: str, num_classes: int | None, options: Mapping[str, Any], **timm_arguments: Any) -> nn.Module:
+    """Create a timm network.
+
+    Args:
+        name: a timm model's name.
+        num_classes: size of the head; 0: no head; None: as the model's pretrained weights have it.
+        options: arguments of the network. One that the network does not know is left out if it is zero anyway.
+        timm_arguments: of ``timm.create_model``.
+
+    Raises:
+        UserError: the network does not know an option that is not zero.
+    """
+    options = dict(options)
+    while True:
+        try:
+            network: nn.Module = timm.create_model(name, num_classes=num_classes, **options, **timm_arguments)
+        except TypeError as error:
+            unknown = next((key for key in options if f"unexpected keyword argument '{key}'" in str(error)), None)
+            if unknown is None:
+                raise
+            if options.pop(unknown):
+                raise UserError(f"The backbone '{name}' has no {unknown}: leave it out or set it to 0.") from error
+        else:
+            return network
+
+
+def create_pretrained(name: str, weights: WeightsFile, options: Mapping[str, Any]) -> nn.Module:
+    """Create a timm network with weights, whose head is that of the weights (none if they have none).
+
+    Raises:
+        UserError: the file cannot be read, or its tensors are not exactly the network's.
+    """
+    state = read(weights)
+    if weights.source == "packaged":
+        network = create(name, None, options)
+        network.load_state_dict(in_order(state, network.state_dict()))
+        return network
+    candidates = _head_sizes(name, state)
+    for num_classes in candidates:
+        # timm loads strictly if the head's size is the one that its configuration gives. It also knows how to bring
+        # foreign checkpoints and other image sizes into the network's form.
+        overlay = {"file": str(weights.path), "num_classes": num_classes}
+        try:
+            return create(name, num_classes, options, pretrained=True, pretrained_cfg_overlay=overlay)
+        except UserError:
+            raise
+        except Exception as error:  # timm's converters fail in any way on tensors of another architecture
+            reason = error
+    raise UserError(_misfit(name, candidates[0], weights, state, reason)) from reason
+
+
+def read(weights: WeightsFile) -> StateDict:
+    """Read the tensors of a file, out of a training checkpoint if it is one. Never unpickles anything but tensors.
+
+    Raises:
+        UserError: the file is broken or holds something else.
+    """
+    try:
+        state = load_state_dict(str(weights.path))  # unwraps state_dict, model, model_ema, module.
+    except Exception as error:  # safetensors, zipfile, pickle and torch each have their own
+        if "weights_only=True blocked" in str(error):
+            raise UserError(
+                f"{weights.path} is no weights file, or holds pickled objects, which we do not load: "
+                "save the network's state_dict() as .safetensors."
+            ) from error
+        raise UserError(f"{weights.path} cannot be read as weights ({_first_line(error)}).") from error
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{weights.path} holds no state_dict: save the network's state_dict() as .safetensors.")
+    return state
+
+
+def in_order(state: StateDict, target: StateDict) -> dict[str, Tensor]:
+    """Rename the tensors of another port of the same network: the n-th becomes the target's n-th.
+
+    Asserts what makes that safe: as many tensors, of equal shapes, each of the same kind in the same block.
+    """
+    assert len(state) == len(target), f"{len(state)} tensors for {len(target)}"
+    ours, theirs = _Places(), _Places()
+    for source_key, key in zip(state, target, strict=True):
+        assert theirs.place(source_key) == ours.place(key), f"{source_key} is no {key}"
+        assert state[source_key].shape == target[key].shape, f"{source_key} is not of the shape of {key}"
+    return dict(zip(target, state.values(), strict=True))
+
+
+class _Places:
+    """Numbers a network's blocks in the order of their appearance, whether they are called 3 or 1.2."""
+
+    def __init__(self) -> None:
+        self.blocks: list[str] = []
+
+    def place(self, key: str) -> tuple[int, bool, str]:
+        """Return block, whether it is of a normalisation, and which of a layer's tensors ``key`` is."""
+        *layer, tensor = key.split(".")
+        block = ".".join(part for part in layer if part.isdigit()) or layer[0]
+        if block not in self.blocks:
+            self.blocks.append(block)
+        return self.blocks.index(block), "bn" in layer[-1], tensor
+
+
+def _head_sizes(name: str, state: StateDict) -> list[int]:
+    """Return the sizes that the head of the weights may have, the likeliest first."""
+    config = get_pretrained_cfg(name)
+    classifier = () if config is None else config.classifier
+    names = (classifier,) if isinstance(classifier, str) else classifier or ()
+    for head in names:
+        if f"{head}.weight" in state:
+            return [state[f"{head}.weight"].shape[0]]
+    # no head, or one that has another name until timm has converted it
+    return [0] if config is None else list(dict.fromkeys((config.num_classes, 0)))
+
+
+def _misfit(name: str, num_classes: int, weights: WeightsFile, state: StateDict, reason: Exception) -> str:
+    with torch.device("meta"):  # names and shapes only
+        target = create(name, num_classes, {}).state_dict()
+    # older checkpoints lack num_batches_tracked, which torch forgives
+    missing = [key for key in target if key not in state and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in state if key not in target]
+    reshaped = [
+        f"{key} {tuple(state[key].shape)} for {tuple(target[key].shape)}"
+        for key in state
+        if key in target and state[key].shape != target[key].shape
+    ]
+    findings = [
+        f"{len(keys)} {what} ({', '.join(keys[:NUM_NAMES])}{', …' if len(keys) > NUM_NAMES else ''})"
+        for keys, what in (
+            (missing, "tensors are missing"),
+            (unexpected, "are unexpected"),
+            (reshaped, "have another shape"),
+        )
+        if keys
+    ]
+    found = ", ".join(findings) or _first_line(reason)
+    return f"{weights.path} does not fit the backbone '{name}': {found}; name the architecture that the weights are of."
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")

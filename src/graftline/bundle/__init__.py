@@ -1,0 +1,1 @@
+"""A trained network as files, and what runs them. Importing this package imports nothing heavy."""

@@ -1,0 +1,143 @@
+"""Write a trained network as a bundle: files that timm, ONNX Runtime and people can read. No pickle.
+
+Letters: B batch, C channels, H, W height and width in px, K classes.
+"""
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from timm.models import save_for_hf
+from torch import Tensor, nn
+
+from graftline.augment.preprocess import Preprocessing
+from graftline.backbones.onnx import export_onnx, open_session
+from graftline.bundle.layout import CARD_FILE, FORMAT, INPUT, ONNX_FILE, OUTPUT
+from graftline.errors import UserError
+from graftline.files import atomic_directory, write_json
+
+# Largest difference that a file's logits may have from the network's, absolute, or relative where they exceed 1: the
+# first runs the same operations, the second the same in another order.
+TIMM_TOLERANCE = 1e-5
+ONNX_TOLERANCE = 1e-4
+CHECKED_BATCH_SIZES = (1, 5)  # neither is the size that the export traces with
+
+
+def save_bundle(
+    directory: Path,
+    network: nn.Module,
+    *,
+    timm_name: str,
+    class_names: Sequence[str],
+    preprocessing: Preprocessing,
+    card: Mapping[str, Any],
+) -> Path:
+    """Write a bundle, check that what it holds computes what the network does, and only then make it visible.
+
+    Args:
+        directory: where it appears; a bundle that is there is replaced.
+        network: a timm network with K outputs, on any device and in any mode; it is left as it is.
+        timm_name: what the network is called in timm, with or without a tag.
+        class_names: K names, in the order of the outputs.
+        preprocessing: what was done to the images that it was trained on.
+        card: what is to be known of the training (freeze plan, dataset digest, metrics, library versions): JSON.
+
+    Returns:
+        ``directory``, with ``model.safetensors`` and ``config.json`` (timm's layout), ``model.onnx``, ``bundle.json``.
+
+    Raises:
+        UserError: the network's outputs are not finite, ONNX cannot express it, or a file computes something else.
+    """
+    with atomic_directory(directory) as folder, torch.random.fork_rng(devices=[]), torch.no_grad():
+        network = copy.deepcopy(network).cpu().float().to(memory_format=torch.contiguous_format).eval()
+        batches = _make_batches(preprocessing)
+        expected = [network(batch).numpy() for batch in batches]  # each (B, K)
+        assert expected[0].shape[1] == len(class_names), "one name for each of the network's outputs"
+        if not all(np.isfinite(logits).all() for logits in expected):
+            raise UserError(
+                f"The outputs of '{timm_name}' are not finite, its training diverged: lower the learning rate."
+            )
+        _write_timm(folder, network, class_names, preprocessing)
+        _check_timm(folder, timm_name, batches, expected)
+        _write_onnx(folder, network, timm_name, class_names, preprocessing)
+        _check_onnx(folder, timm_name, batches, expected)
+        content = {
+            "format": FORMAT,
+            "timm_name": timm_name,
+            "class_names": list(class_names),
+            "preprocessing": preprocessing.to_dict(),
+            "card": dict(card),
+        }
+        write_json(folder / CARD_FILE, content)
+    return directory
+
+
+def add_to_card(directory: Path, **entries: Any) -> None:
+    """Add entries to the card of a bundle, such as the metrics that could be measured only once it was there."""
+    content = json.loads((directory / CARD_FILE).read_text(encoding="utf-8"))
+    content["card"].update(entries)
+    write_json(directory / CARD_FILE, content)
+
+
+def _make_batches(preprocessing: Preprocessing) -> list[Tensor]:
+    """Return noise of the spread that normalised images have, (B, C, H, W) each."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (preprocessing.channels, *preprocessing.image_size)
+    return [torch.randn(size, *shape, generator=generator) for size in CHECKED_BATCH_SIZES]
+
+
+def _write_timm(folder: Path, network: nn.Module, class_names: Sequence[str], preprocessing: Preprocessing) -> None:
+    fields = preprocessing.to_dict()
+    input_size = (fields.pop("channels"), *fields.pop("image_size"))
+    save_for_hf(
+        network,
+        str(folder),
+        model_config={"label_names": list(class_names)},
+        safe_serialization=True,
+        data_config={"input_size": input_size, **fields},  # else the source weights' preprocessing stays in config.json
+    )
+
+
+def _check_timm(folder: Path, timm_name: str, batches: Sequence[Tensor], expected: Sequence[np.ndarray]) -> None:
+    reloaded = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    for batch, logits in zip(batches, expected, strict=True):
+        _check_difference("model.safetensors", timm_name, reloaded(batch).numpy(), logits, TIMM_TOLERANCE)
+
+
+def _write_onnx(
+    folder: Path, network: nn.Module, timm_name: str, class_names: Sequence[str], preprocessing: Preprocessing
+) -> None:
+    metadata = {"class_names": list(class_names), "preprocessing": preprocessing.to_dict()}
+    try:
+        export_onnx(
+            network,
+            folder / ONNX_FILE,
+            preprocessing.image_size,
+            preprocessing.channels,
+            output=OUTPUT,
+            metadata={key: json.dumps(value) for key, value in metadata.items()},
+        )
+    except Exception as error:  # the exporter's own and anything that tracing a network's code may raise
+        reason = str(error).splitlines()[0]
+        raise UserError(f"'{timm_name}' cannot be written as ONNX ({reason}): take another backbone.") from error
+
+
+def _check_onnx(folder: Path, timm_name: str, batches: Sequence[Tensor], expected: Sequence[np.ndarray]) -> None:
+    session = open_session(folder / ONNX_FILE)
+    for batch, logits in zip(batches, expected, strict=True):
+        (actual,) = session.run([OUTPUT], {INPUT: batch.numpy()})
+        _check_difference(ONNX_FILE, timm_name, actual, logits, ONNX_TOLERANCE)
+
+
+def _check_difference(file: str, timm_name: str, actual: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
+    difference = np.abs(actual - expected).max() / max(1.0, np.abs(expected).max())
+    if not difference <= tolerance:  # also catches NaN
+        raise UserError(
+            f"{file} of '{timm_name}' computes something else than the network "
+            f"(difference {difference:.1e}, allowed {tolerance:.0e}): take another backbone."
+        )

@@ -1,0 +1,60 @@
+"""What a person sees in the terminal: one console, one kind of table, one kind of progress bar."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+T = TypeVar("T")
+
+console = Console(highlight=False, record=True)  # recorded for log.txt
+
+
+def say(text: str) -> None:
+    """Print one line of the story."""
+    console.print(text, soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    """Print one line that the user should not miss."""
+    console.print(f"[yellow]! {text}[/yellow]", soft_wrap=True)
+
+
+@contextmanager
+def progress(description: str, total: int) -> Iterator[Progress]:
+    """Show a progress bar with count and time left while the block runs; yields it with its one task started (id 0)."""
+    if not console.is_terminal:  # a log file gets a line, not a bar
+        say(f"{description}: {total:,} images")
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as bar:
+        bar.add_task(description, total=total)
+        yield bar
+
+
+def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
+    """Pass ``items`` through and show how far they are."""
+    with progress(description, total) as bar:
+        for item in items:
+            yield item
+            bar.advance(bar.task_ids[0])
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a small table; the first column is left-aligned, the others right-aligned."""
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)

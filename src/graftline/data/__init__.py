@@ -1,0 +1,1 @@
+"""Images from anywhere, checked and split, as a dataset version."""

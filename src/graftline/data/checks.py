@@ -1,0 +1,120 @@
+"""One parallel pass over the image files: each is hashed and decoded whole, as training will decode it.
+
+What a file was found to be is remembered beside the dataset versions, by path, size and times: a second pass looks at
+the files' times only, and an interrupted pass goes on where it was.
+"""
+
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import PIL
+
+from graftline.console import progress
+from graftline.data.decode import DecodeError, decode
+from graftline.files import atomic_file
+
+_FORMAT = 1  # raise it when a check changes its answer
+_AT_ONCE = 64  # images per task: enough to make a task's own cost small, few enough for a smooth progress bar
+_SETTLED_NS = 100_000_000  # a tick of any kernel's clock is shorter: later than this after a change, a new one shows
+
+
+class Check(NamedTuple):
+    """What was found in one file."""
+
+    path: str  # absolute
+    size: int  # bytes; with the two times (nanoseconds) it tells whether the file has changed since
+    modified: int
+    changed: int  # also moves where a copying tool sets `modified` back
+    sha256: str  # of the file's bytes; empty where it could not be read
+    width: int  # pixels, as decoded (0 where it could not be)
+    height: int
+    format: str  # what the content is, as in decode.Decoded
+    flaw: str  # a decode.Flaw, or empty
+    reason: str
+
+
+def check_images(paths: Sequence[str], max_pixels: int, workers: int, memory: Path) -> pd.DataFrame:
+    """Check image files in parallel, with a progress bar.
+
+    Threads are enough: hashing and decoding run outside Python's lock, and there is no fork to fear.
+
+    Args:
+        paths: absolute paths, each once.
+        max_pixels: images of more pixels are flawed.
+        workers: number of threads; 0 for one per core.
+        memory: a Parquet file of what is known from earlier passes; it is read and renewed.
+
+    Returns:
+        One row per path in the given order, with the fields of `Check` as columns.
+    """
+    key = f"{_FORMAT} {max_pixels} {PIL.__version__}"  # what else an answer depends on
+    known = _recall(memory, key)
+    found: list[Check] = []
+    started = time.time_ns()
+    try:
+        with (
+            progress("Checking images", total=len(paths)) as bar,
+            ThreadPoolExecutor(workers or os.cpu_count()) as pool,
+        ):
+            tasks = [paths[start : start + _AT_ONCE] for start in range(0, len(paths), _AT_ONCE)]
+            try:
+                for answer in pool.map(
+                    lambda task: [_check(path, max_pixels, known.get(path)) for path in task], tasks
+                ):
+                    found += answer
+                    bar.advance(bar.task_ids[0], len(answer))
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)  # on Ctrl-C, else the rest is worked through first
+    finally:
+        _remember(memory, key, known, found, settled_before=started - _SETTLED_NS)
+    return pd.DataFrame(found, columns=Check._fields)
+
+
+def _check(path: str, max_pixels: int, known: Check | None) -> Check:
+    try:
+        status = os.stat(path)  # noqa: PTH116 (100,000 Path objects cost as much as the call)
+        stamp = (path, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        if known is not None and known[:4] == stamp:
+            return known
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device might never end
+            return Check(path, 0, 0, 0, "", 0, 0, "", "unreadable", "this is no file")
+        with open(path, "rb") as file:  # noqa: PTH123
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            file.seek(0)
+            try:
+                pixels, content = decode(file, max_pixels)
+            except DecodeError as error:
+                return Check(*stamp, sha256, 0, 0, "", error.flaw, error.reason)
+            return Check(*stamp, sha256, pixels.shape[1], pixels.shape[0], content, "", "")
+    except FileNotFoundError:
+        reason = "its name is not valid UTF-8" if "\ufffd" in path else "there is no such file"
+        return Check(path, 0, 0, 0, "", 0, 0, "", "missing", reason)
+    except OSError as error:
+        return Check(path, 0, 0, 0, "", 0, 0, "", "unreadable", error.strerror or str(error))
+
+
+def _recall(memory: Path, key: str) -> dict[str, Check]:
+    if not memory.exists():
+        return {}
+    table = pd.read_parquet(memory)
+    if table.attrs.get("key") != key:
+        return {}
+    return {row.path: row for row in (Check(*values) for values in table.itertuples(index=False, name=None))}
+
+
+def _remember(memory: Path, key: str, known: dict[str, Check], found: Iterable[Check], settled_before: int) -> None:
+    """Keep sound files, as flawed ones are few and worth a second look, but none that was perhaps still written to."""
+    new = {check.path: check for check in found if not check.flaw and check.changed < settled_before}
+    if new.items() <= known.items():
+        return
+    table = pd.DataFrame((known | new).values(), columns=Check._fields)
+    table.attrs["key"] = key
+    with atomic_file(memory) as temporary:
+        table.to_parquet(temporary, index=False)

@@ -1,0 +1,86 @@
+"""What ingest found: one finding per image or class, all listed in ``findings.json`` and told in a line per kind."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+from rich.markup import escape
+
+from graftline.console import warn
+from graftline.files import write_json
+
+Kind = Literal[
+    "missing",
+    "empty",
+    "unreadable",
+    "broken",
+    "too_large",
+    "tiny",
+    "no_label",
+    "conflict",
+    "leak",
+    "duplicate",
+    "wrong_extension",
+    "group_in_two_splits",
+    "few_images",
+    "imbalance",
+    "not_in_split",
+    "drawn_split",
+]
+
+# What is said of each kind, in the order in which it is said; the number of findings comes first.
+_SAID: dict[Kind, str] = {
+    "missing": "listed but not there, left out",
+    "empty": "without content, left out",
+    "unreadable": "not readable as an image, left out",
+    "broken": "truncated or broken, left out",
+    "too_large": "with too many pixels (data.max_pixels), left out",
+    "tiny": "too small (data.min_side_px), left out",
+    "no_label": "without a label, left out",
+    "conflict": "the same as an image with another label",
+    "leak": "the same as an image in another split, taken out of the one that is trained on",
+    "duplicate": "the same as an image in its split, kept",
+    "wrong_extension": "with an extension that does not fit the content, kept",
+    "group_in_two_splits": "groups in two of the given splits",
+    "few_images": "classes with few images",
+    "imbalance": "imbalance of classes",
+    "not_in_split": "classes missing in a split",
+    "drawn_split": "splits not given, so drawn from training",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that the user should know.
+
+    Attributes:
+        kind: what it is.
+        path: the image's path, or the name of the class or group or split that it is about.
+        detail: the particulars, for a person.
+    """
+
+    kind: Kind
+    path: str
+    detail: str
+
+
+def from_rows(kind: Kind, rows: pd.DataFrame, details: Sequence[str]) -> list[Finding]:
+    """Return one finding of ``kind`` for each of ``rows``, images with a path."""
+    return [Finding(kind, path, detail) for path, detail in zip(rows["path"], details, strict=True)]
+
+
+def write_findings(findings: Sequence[Finding], path: Path) -> None:
+    """Write all findings as a JSON list."""
+    write_json(path, [asdict(finding) for finding in findings])
+
+
+def tell_findings(findings: Sequence[Finding], path: Path) -> None:
+    """Print a line per kind, each with its first finding, and where all of them are listed."""
+    for kind, text in _SAID.items():
+        of_kind = [finding for finding in findings if finding.kind == kind]
+        if of_kind:
+            warn(f"{len(of_kind):,} {text}: {escape(f'{of_kind[0].path}: {of_kind[0].detail}')}")
+    if findings:
+        warn(f"All of these are listed in {escape(str(path))}")

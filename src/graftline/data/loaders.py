@@ -1,0 +1,187 @@
+"""From the images of a split to batches: which image when, decoded and transformed by worker processes.
+
+Letters: ``N`` images, ``B`` batch, ``C`` channels, ``H``, ``W`` size of the network's input in px.
+"""
+
+import multiprocessing
+import multiprocessing.forkserver
+import sys
+from collections.abc import Iterator
+from multiprocessing.context import ForkServerContext
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from graftline.augment.draw import Draw, Transform
+from graftline.data.decode import DecodeError, decode_rgb
+from graftline.data.version import Samples
+from graftline.errors import UserError
+
+__all__ = ["Batch", "Draw", "DrawSampler", "ImageDataset", "UnreadableImageError", "make_loader"]
+
+
+class Batch(TypedDict):
+    """What a loader yields."""
+
+    image: Tensor  # (B, C, H, W) float32
+    label: Tensor  # (B,) int64
+    weight: Tensor  # (B,) float32, 1 when the dataset has no weights
+    index: Tensor  # (B,) int64, position of the image in its split
+
+
+class UnreadableImageError(UserError):
+    """An image that was readable at ingest is not any more."""
+
+    def __init__(self, message: str) -> None:
+        # torch raises a worker's exception again by calling its class with the worker's whole traceback as text, which
+        # ends with our sentence: keep that.
+        super().__init__(message.rsplit(f"{type(self).__name__}: ", 1)[-1].strip())
+
+
+class ImageDataset(Dataset[Any]):
+    """The images of a split, each decoded from its file and transformed when it is asked for by its draw."""
+
+    def __init__(self, samples: Samples, transform: Transform) -> None:
+        self.samples = samples
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.samples.paths)
+
+    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+        """Return one item of a ``Batch``, without the batch dimension.
+
+        Raises:
+            UnreadableImageError: the file cannot be read or decoded.
+        """
+        path = self.samples.paths[draw.index]
+        try:
+            image = decode_rgb(path, max_pixels=sys.maxsize)  # how large an image may be was decided at ingest
+        except DecodeError as error:
+            raise UnreadableImageError(
+                f"{path} could be read at ingest but not now ({error}); restore the file or ingest again."
+            ) from error
+        weights = self.samples.weights
+        return {
+            "image": self.transform(image, draw),
+            "label": np.int64(self.samples.labels[draw.index]),
+            "weight": np.float32(1 if weights is None else weights[draw.index]),
+            "index": np.int64(draw.index),
+        }
+
+
+class DrawSampler(Sampler[Draw]):
+    """The draws of one epoch, for one of ``world_size`` processes that take turns through the same order.
+
+    Every process gets the same number of draws, or those with more would wait for the others for ever. In order
+    (``shuffle=False``, evaluation) every image is needed: the first ones come again as padding, which ``is_padding``
+    tells apart. Shuffled (training), the last ``num_samples % world_size`` images sit the epoch out instead: no draw
+    comes twice, and the order of the next epoch has other images last.
+
+    Args:
+        num_samples: N, images of the split.
+        shuffle: whether each epoch has an order of its own, which depends on ``seed`` and the epoch only.
+        seed: of the order.
+        rank: number of this process.
+        world_size: number of processes.
+
+    Raises:
+        UserError: fewer images than processes in training.
+    """
+
+    def __init__(self, num_samples: int, *, shuffle: bool, seed: int, rank: int = 0, world_size: int = 1) -> None:
+        assert 0 <= rank < world_size
+        if shuffle and num_samples < world_size:
+            raise UserError(f"{num_samples} training images cannot be shared by {world_size} processes: use fewer.")
+        self.num_samples = num_samples
+        self.shuffle = shuffle
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; Lightning calls this before each, anyone else must."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        if self.shuffle:
+            return self.num_samples // self.world_size
+        return -(-self.num_samples // self.world_size)
+
+    def __iter__(self) -> Iterator[Draw]:
+        order = np.arange(self.num_samples)
+        if self.shuffle:
+            np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(self.epoch,))).shuffle(order)
+        for position in range(len(self)):
+            yield Draw(self.epoch, int(order[self._place(position) % self.num_samples]))
+
+    def is_padding(self, position: int) -> bool:
+        """Tell whether this process's ``position``-th draw of an epoch repeats an image that another one has too."""
+        return self._place(position) >= self.num_samples
+
+    def _place(self, position: int) -> int:
+        """Return where this process's ``position``-th draw stands in the order common to all."""
+        return position * self.world_size + self.rank
+
+
+def make_loader(
+    samples: Samples,
+    transform: Transform,
+    *,
+    batch_size: int,
+    shuffle: bool,
+    seed: int,
+    workers: int,
+    rank: int = 0,
+    world_size: int = 1,
+    drop_last: bool = False,
+) -> DataLoader[Batch]:
+    """Return the loader of a split; its ``sampler`` is a ``DrawSampler``.
+
+    Args:
+        samples: the split.
+        transform: makes the network's input of a decoded image; pickled to the workers.
+        batch_size: B, per process.
+        shuffle: True for training.
+        seed: of the order of the images.
+        workers: worker processes; 0 decodes in this one.
+        rank: number of this process under distributed training.
+        world_size: number of processes under distributed training.
+        drop_last: whether to leave out the last batch when it is not full.
+    """
+    sampler = DrawSampler(len(samples.paths), shuffle=shuffle, seed=seed, rank=rank, world_size=world_size)
+    return DataLoader(
+        ImageDataset(samples, transform),
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        drop_last=drop_last,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=workers > 0,
+        worker_init_fn=_start_worker,
+        multiprocessing_context=_worker_context() if workers > 0 else None,
+    )
+
+
+def _start_worker(_: int) -> None:
+    import cv2
+
+    cv2.setNumThreads(0)  # one thread per worker: more would only fight over the cores (torch sees to its own)
+
+
+def _worker_context() -> ForkServerContext:
+    """Return how workers are started: as forks of a server process that has imported what they need.
+
+    By the time a worker starts, this process has threads (torch, ONNX Runtime, tracking, the progress bar), and a fork
+    of it deadlocks in the first lock that one of them held. The server has none. It imports once, beside us, and then
+    each worker of each loader costs a fork, where ``spawn`` would import torch again in all of them: FIGURES
+    """
+    main = sys.modules["__main__"].__spec__  # None for a notebook or a script, which workers import themselves
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "albumentations", *([main.name] if main else [])])
+    multiprocessing.forkserver.ensure_running()  # the import goes on while our caller builds the network
+    return context

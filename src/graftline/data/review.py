@@ -1,0 +1,113 @@
+"""What the checks mean for a data set: which images leave it, and what the user should know.
+
+The table of images that these functions take has the columns of a dataset version and those of `checks.Check`. Those
+that take images out return the rest of the table beside their findings.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import pandas as pd
+from PIL import Image
+
+from graftline.data.findings import Finding, from_rows
+from graftline.data.version import SPLITS
+from graftline.errors import UserError
+
+_IMBALANCE = 10  # times as many images in the largest class as in the smallest: accuracy says little from there on
+
+
+def leave_out_bad(images: pd.DataFrame, min_side_px: int) -> tuple[pd.DataFrame, list[Finding]]:
+    """Take out what cannot be used: flawed images, those without a label, and those smaller than ``min_side_px``."""
+    flawed = images["flaw"] != ""
+    nameless = ~flawed & images["label"].isna()
+    tiny = ~flawed & ~nameless & (images[["width", "height"]].min(axis=1) < min_side_px)
+    findings = [
+        Finding(kind, path, reason)
+        for kind, path, reason in images.loc[flawed, ["flaw", "path", "reason"]].itertuples(index=False, name=None)
+    ]
+    findings += from_rows("no_label", images[nameless], _text(images[nameless], "in no class folder, or not filled in"))
+    findings += from_rows("tiny", images[tiny], _text(images[tiny], "{width} x {height} pixels"))
+    return images[~(flawed | nameless | tiny)], findings
+
+
+def find_wrong_extensions(images: pd.DataFrame) -> list[Finding]:
+    """Find files whose extension tells another format than their content has; the content decides."""
+    formats = {**Image.registered_extensions(), ".mpo": "JPEG"}
+    content = images["format"].replace("MPO", "JPEG")  # phones name both .jpg
+    extensions = images["path"].str.extract(r"(\.[^./]*)$", expand=False).str.lower()
+    wrong = images[extensions.map(formats) != content]
+    return from_rows("wrong_extension", wrong, _text(wrong, "it is {format}"))
+
+
+def settle_conflicts(images: pd.DataFrame, keep: bool) -> tuple[pd.DataFrame, list[Finding]]:
+    """Find the same content under different labels, and take out all of its copies unless ``keep``."""
+    copies = images[images.duplicated("sha256", keep=False)]
+    copies = copies[copies.groupby("sha256")["label"].transform("nunique") > 1]
+    named: dict[str, list[str]] = defaultdict(list)
+    for content, text in zip(copies["sha256"], _text(copies, "{label} in {path}"), strict=True):
+        named[content].append(text)
+    done = "kept" if keep else "left out"
+    findings = from_rows(
+        "conflict", copies, [f"{done}; {' and '.join(named[content])}" for content in copies["sha256"]]
+    )
+    return (images if keep else images.drop(copies.index)), findings
+
+
+def remove_leaks(images: pd.DataFrame) -> tuple[pd.DataFrame, list[Finding]]:
+    """Find copies: of test images in validation or training, or of validation images in training, these leave.
+
+    Copies within one split stay: they weigh an image, they do not leak it.
+    """
+    copies = images[images.duplicated(["sha256", "label"], keep=False)]
+    guarded = copies["split"].map({split: index for index, split in enumerate(SPLITS)})
+    copies = copies.loc[guarded.sort_values(ascending=False, kind="stable").index]  # test, validation, train
+    first = copies.groupby(["sha256", "label"])[["path", "split"]].transform("first").add_prefix("first_")
+    copies = copies.join(first)[copies.duplicated(["sha256", "label"])]
+    leaks = copies[copies["split"] != copies["first_split"]]
+    findings = from_rows("leak", leaks, _text(leaks, "left {split}, as it is {first_path} in {first_split}"))
+    others = copies.drop(leaks.index)
+    findings += from_rows("duplicate", others, _text(others, "the same as {first_path} in {split}"))
+    return images.drop(leaks.index), findings
+
+
+def review_splits(
+    images: pd.DataFrame, class_names: Sequence[str], drawn: Sequence[str], min_images_per_class: int
+) -> list[Finding]:
+    """Find what is wrong with classes and splits as they are in the end.
+
+    Args:
+        images: the images that stay.
+        class_names: all classes.
+        drawn: the splits that the source should have given and has not.
+        min_images_per_class: fewer than these are few.
+
+    Raises:
+        UserError: a class has no training images.
+    """
+    findings = [
+        Finding("drawn_split", split, "drawn from the training split by data.split's shares") for split in drawn
+    ]
+    pairs = images[["group", "split"]].dropna().drop_duplicates()
+    divided = pairs[pairs.duplicated("group", keep=False)].groupby("group")["split"].agg(", ".join)
+    findings += [Finding("group_in_two_splits", str(group), splits) for group, splits in divided.items()]
+    counts = images.groupby(["label", "split"]).size().unstack(fill_value=0).reindex(list(class_names), fill_value=0)
+    for label, row in counts.iterrows():
+        if row.get("train", 0) == 0:
+            raise UserError(f"The class '{label}' has no training images: put some of its images into that split.")
+        findings += [Finding("not_in_split", str(label), f"none in {split}") for split in row.index[row == 0]]
+    totals = counts.sum(axis=1)
+    findings += [
+        Finding("few_images", str(label), f"{total} images, fewer than {min_images_per_class}")
+        for label, total in totals[totals < min_images_per_class].items()
+    ]
+    if totals.max() >= _IMBALANCE * totals.min():
+        largest, smallest = totals.idxmax(), totals.idxmin()
+        detail = f"{totals.max():,} images, but {smallest} has {totals.min():,}: look at balanced accuracy"
+        findings.append(Finding("imbalance", str(largest), detail))
+    return findings
+
+
+def _text(rows: pd.DataFrame, template: str) -> list[str]:
+    """Fill a template's {columns} for each row."""
+    return [template.format_map(row) for row in rows.to_dict("records")]

@@ -1,0 +1,205 @@
+"""A zip or tar archive of a folder or a table of images, unpacked with distrust."""
+
+import bz2
+import gzip
+import io
+import lzma
+import re
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, BinaryIO, TypeAlias
+
+import pandas as pd
+
+from graftline.console import progress
+from graftline.data.sources.folder import Folder, is_hidden
+from graftline.data.sources.source import Source, require
+from graftline.data.sources.table import Table
+from graftline.errors import UserError
+from graftline.files import atomic_directory, atomic_file, digest, sha256_file
+
+# Photographs do not shrink in an archive, and drawings or masks by 10 to 50 times; a bomb grows 1,000 times and more.
+_MAX_GROWTH = 100
+_HARMLESS_BYTES = 100 * 2**20  # less than this fills no disk, whatever the growth
+_PER_FILE = 512  # bytes that even an empty file takes
+_PIECE = 2**20  # bytes read at once
+_BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, NotImplementedError)
+
+
+class _RefusedError(Exception):
+    """What is in the archive that should not be."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A zip or tar (gz, bz2, xz) archive (Hydra target).
+
+    It is unpacked once into the cache, which is keyed by the archive's digest. An archive is refused as a whole if it
+    holds links, devices, absolute paths, paths that lead out of it, a name twice, encrypted files, or if it is a bomb.
+
+    Attributes:
+        inside: the source that reads what was unpacked; None for a table if there is one at the top, else a folder.
+        member: the path inside the archive that is given to ``inside``; None for that table, or the top folder.
+        cache: where archives are unpacked.
+    """
+
+    inside: Source | None = None
+    member: str | None = None
+    cache: str = "cache/archives"
+
+    def read(self, path: Path | None) -> pd.DataFrame:
+        """Unpack the archive, unless it is unpacked already, and list the images.
+
+        Raises:
+            UserError: no archive, one that is refused, or what ``inside`` raises.
+        """
+        archive = require(path, "a zip or tar archive")
+        if not archive.is_file():
+            raise UserError(f"{archive} is no archive: for a folder use data=folder.")
+        cache = Path(self.cache).absolute()
+        root = cache / _identify(archive, cache)
+        if not root.exists():
+            _unpack(archive, root)
+        if self.member is not None:
+            target = root / self.member
+            if not target.exists():
+                raise UserError(f"{archive} holds no '{self.member}': set data.source.member to a path inside it.")
+        else:
+            target = _target(_top(root), self.inside)
+        source = self.inside or (Folder() if target.is_dir() else Table())
+        return source.read(target)
+
+
+def _identify(archive: Path, cache: Path) -> str:
+    """Return the SHA-256 of the archive; read again only if its size or times have changed, as it may be large."""
+    status = archive.stat()
+    stamp = digest([str(archive), status.st_size, status.st_mtime_ns, status.st_ctime_ns])
+    note = cache / "seen" / stamp
+    if not note.exists():
+        with atomic_file(note) as temporary:
+            temporary.write_text(sha256_file(archive), encoding="ascii")
+    return note.read_text(encoding="ascii")
+
+
+def _top(root: Path) -> Path:
+    """Return the folder inside ``root`` that has more than one entry: many archives hold a single folder of all."""
+    while True:
+        entries = [entry for entry in root.iterdir() if not is_hidden(entry.name)]
+        if len(entries) != 1 or not entries[0].is_dir():
+            return root
+        root = entries[0]
+
+
+def _target(top: Path, inside: Source | None) -> Path:
+    """Return the one table in ``top``, else ``top``; a `Folder` always gets ``top``."""
+    tables = [entry for entry in top.iterdir() if entry.suffix.lower() in {".csv", ".parquet"}]
+    return tables[0] if len(tables) == 1 and not isinstance(inside, Folder) else top
+
+
+def _unpack(archive: Path, root: Path) -> None:
+    """Unpack ``archive`` to ``root``, whole or not at all."""
+    size = archive.stat().st_size
+    limit = max(_HARMLESS_BYTES, _MAX_GROWTH * size)
+    try:
+        with (
+            archive.open("rb") as file,
+            atomic_directory(root) as temporary,
+            progress(f"Unpacking {archive.name} (MB)", total=size // _PIECE) as bar,
+        ):
+            is_zip = file.read(4) in {b"PK\x03\x04", b"PK\x05\x06"}  # a file's, or an empty archive's signature
+            file.seek(0)
+            unpacked = 0
+            for name, content in _zip_members(file) if is_zip else _tar_members(file, limit):
+                target = temporary / _safe(name)
+                folder = target if content is None else target.parent
+                folder.mkdir(parents=True, exist_ok=True)
+                if content is None:
+                    continue
+                unpacked += _PER_FILE
+                with target.open("xb") as output:
+                    while unpacked <= limit and (piece := content.read(_PIECE)):
+                        output.write(piece)
+                        unpacked += len(piece)
+                if unpacked > limit:
+                    raise _bomb(limit)
+                bar.update(bar.task_ids[0], completed=file.tell() // _PIECE)
+    except _RefusedError as error:
+        raise UserError(f"The archive {archive} is refused: {error}; pack it anew without.") from error
+    except _BROKEN as error:
+        raise UserError(
+            f"The archive {archive} cannot be unpacked ({error}): "
+            "check that it is a whole zip or tar, and that the disk has room."
+        ) from error
+
+
+def _zip_members(file: BinaryIO) -> Iterator[tuple[str, IO[bytes] | None]]:
+    """Yield the name of each folder and regular file, with the latter's content."""
+    with zipfile.ZipFile(file) as archive:
+        for info in archive.infolist():
+            kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where it was packed on Windows
+            if kind not in {0, stat.S_IFREG, stat.S_IFDIR}:
+                raise _RefusedError(f"it holds a link or device ({info.filename})")
+            if info.flag_bits & 1:
+                raise _RefusedError(f"it holds an encrypted file ({info.filename})")
+            if info.is_dir():
+                yield info.filename, None
+            else:
+                with archive.open(info) as content:
+                    yield info.filename, content
+
+
+def _tar_members(file: BinaryIO, limit: int) -> Iterator[tuple[str, IO[bytes] | None]]:
+    """Yield what `_zip_members` does, in one pass over the expanded stream, of which no more than ``limit`` bytes."""
+    with tarfile.open(fileobj=_Limited(_expand(file), limit), mode="r|") as archive:
+        for member in archive:
+            if not (member.isreg() or member.isdir()):
+                raise _RefusedError(f"it holds a link or device ({member.name})")
+            yield member.name, archive.extractfile(member)
+
+
+_Stream: TypeAlias = BinaryIO | gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile
+
+
+def _expand(file: BinaryIO) -> _Stream:
+    start = file.read(6)
+    file.seek(0)
+    if start.startswith(b"\x1f\x8b"):
+        return gzip.open(file)
+    if start.startswith(b"BZh"):
+        return bz2.open(file)
+    return lzma.open(file) if start.startswith(b"\xfd7zXZ") else file
+
+
+class _Limited(io.RawIOBase):
+    """A stream that ends in an error after ``limit`` bytes: a tar archive's own headers can be a bomb, too."""
+
+    def __init__(self, stream: _Stream, limit: int) -> None:
+        self._stream = stream
+        self._limit = limit
+        self._read = 0
+
+    def read(self, size: int = -1) -> bytes:
+        piece = self._stream.read(size)
+        self._read += len(piece)
+        if self._read > self._limit:
+            raise _bomb(self._limit)
+        return piece
+
+
+def _bomb(limit: int) -> _RefusedError:
+    return _RefusedError(f"it unpacks to more than {limit / 2**20:,.0f} MB, more than {_MAX_GROWTH} times its size")
+
+
+def _safe(name: str) -> Path:
+    """Return a member's path relative to where it is unpacked."""
+    path = PurePosixPath(name.replace("\\", "/"))  # as packed on Windows
+    if path.is_absolute() or re.match("[A-Za-z]:", name):
+        raise _RefusedError(f"it holds an absolute path ({name})")
+    if ".." in path.parts:
+        raise _RefusedError(f"it holds a path that leads out of it ({name})")
+    return Path(path)

@@ -1,0 +1,234 @@
+"""How good a classifier is on a split: each number with its 95 % bootstrap interval.
+
+scikit-learn and torchmetrics compute the values; ``bootstrap.py`` computes the same statistics of the resamples.
+Legend of letters: N images, K classes, R resamples.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import (
+    accuracy_score,
+    brier_score_loss,
+    f1_score,
+    log_loss,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+)
+
+from graftline.console import print_table, track
+from graftline.errors import UserError
+from graftline.evaluation.bootstrap import (
+    CALIBRATION_BINS,
+    Bootstrap,
+    Floats,
+    Ints,
+    chunk_size,
+    mean_of_defined,
+    multiplicities,
+    normalised,
+)
+
+TAILS = (0.025, 0.975)  # percentile interval, Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13
+
+HEADLINES = {
+    "accuracy": "accuracy",
+    "accuracy_weighted": "accuracy, weighted",
+    "balanced_accuracy": "balanced accuracy",
+    "f1_macro": "macro F1",
+    "auroc": "AUROC",
+    "log_loss": "log loss",
+    "brier": "Brier score",
+    "ece": "calibration error (ECE)",
+}
+SHARES = frozenset({"accuracy", "accuracy_weighted", "balanced_accuracy", "precision", "recall"})
+LOWER_IS_BETTER = frozenset({"log_loss", "brier", "ece"})
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value and the 95 % interval around it, in the metric's own unit (a share is 0..1)."""
+
+    value: float
+    low: float
+    high: float
+
+
+def score(
+    probabilities: Floats,
+    labels: Ints,
+    class_names: Sequence[str],
+    weights: Floats | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Score predictions and say how sure each score is.
+
+    What the names mean:
+        accuracy, accuracy_weighted: share of images classified rightly; weighted by ``weights`` (only with weights).
+        balanced_accuracy, f1_macro: recall and F1 averaged over the classes, each class counting alike.
+        auroc: area under the ROC curve, of the second class against the first; with more classes, the average over
+            the classes of one against the rest.
+        log_loss: in nats. brier: mean squared error of the probabilities (Brier 1950, Monthly Weather Review 78(1)),
+            0..1 for two classes and 0..2 for more, as scikit-learn scales it.
+        ece: expected calibration error of the predicted class, 15 bins of equal width (Guo et al. 2017, arXiv
+            1706.04599), as torchmetrics bins.
+        precision/CLASS, recall/CLASS: one of each per class.
+
+    A score that the images do not define is left out, never NaN: the recall of a class without images, the precision
+    of a class never predicted, the AUROC of a single class. Macro averages are over the classes that have theirs (F1:
+    that have images or were predicted). The intervals are percentiles of the same scores of ``resamples`` sets of N
+    images drawn with replacement; a resample that does not define a score is left out of that score's interval.
+
+    Args:
+        probabilities: (N, K), rows sum to one.
+        labels: (N,) in 0..K-1.
+        class_names: K names.
+        weights: (N,) not negative and not all zero, or None.
+        resamples: R.
+        seed: of the resampling.
+
+    Raises:
+        UserError: a probability is not finite, or a weight is missing or negative, or all are zero.
+    """
+    assert probabilities.shape == (len(labels), len(class_names)), "one row per image, one column per class"
+    _check(probabilities, weights)
+    values = point_values(probabilities, labels, weights)
+    spread = _resampled(Bootstrap(probabilities, labels, weights), len(labels), resamples, seed)
+    scores: dict[str, Interval] = {}
+    for name, value in values.items():
+        if name in ("precision", "recall"):
+            of_classes = zip(class_names, value, spread[name].T, strict=True)
+            scores |= {f"{name}/{class_name}": _interval(one, some) for class_name, one, some in of_classes}
+        else:
+            scores[name] = _interval(value, spread[name])
+    return {name: interval for name, interval in scores.items() if not np.isnan(interval.value)}
+
+
+def _check(probabilities: Floats, weights: Floats | None) -> None:
+    if not np.isfinite(probabilities).all():
+        raise UserError(
+            "The model gives probabilities that are not numbers, so its training has diverged: "
+            "train again with a smaller optim.learning_rate."
+        )
+    if weights is not None and not (np.isfinite(weights).all() and weights.min() >= 0 and weights.sum() > 0):
+        raise UserError(
+            "The weighted accuracy needs a weight of at least 0 for every image of the split, and one above 0: "
+            "correct the table's weight column, or leave it out."
+        )
+
+
+def point_values(
+    probabilities: Floats, labels: Ints, weights: Floats | None = None
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Return the scores themselves, by scikit-learn and torchmetrics, with NaN for what is not defined.
+
+    Args:
+        probabilities: (N, K).
+        labels: (N,).
+        weights: (N,) or None.
+
+    Returns:
+        A scalar array per name, and (K,) for ``precision`` and ``recall``; names and order as in :func:`score`.
+    """
+    classes = np.arange(probabilities.shape[1])
+    predicted = probabilities.argmax(axis=1)
+    exact = normalised(probabilities)
+    per_class = {"labels": classes, "average": None, "zero_division": np.nan}
+    macro = per_class | {"average": "macro"}
+    values: dict[str, float | Floats] = {"accuracy": accuracy_score(labels, predicted)}
+    if weights is not None:
+        values["accuracy_weighted"] = accuracy_score(labels, predicted, sample_weight=weights)
+    values |= {
+        # balanced_accuracy_score's value, without its warning when a class without images is predicted
+        "balanced_accuracy": recall_score(labels, predicted, **macro),
+        "f1_macro": f1_score(labels, predicted, **macro),
+        "auroc": _auroc(probabilities, labels),
+        "log_loss": log_loss(labels, exact, labels=classes),
+        "brier": brier_score_loss(labels, exact, labels=classes),
+        "ece": _calibration_error(exact, labels),
+        "precision": precision_score(labels, predicted, **per_class),
+        "recall": recall_score(labels, predicted, **per_class),
+    }
+    return {name: np.asarray(value, dtype=np.float64) for name, value in values.items()}
+
+
+def class_aurocs(probabilities: Floats, labels: Ints) -> npt.NDArray[np.float64]:
+    """Return the area under each class's ROC curve against the rest (K,); NaN for a class without images."""
+    areas = np.full(probabilities.shape[1], np.nan)
+    for number in range(len(areas)):
+        positive = labels == number
+        if 0 < np.count_nonzero(positive) < len(labels):
+            areas[number] = roc_auc_score(positive, probabilities[:, number])
+    return areas
+
+
+def _auroc(probabilities: Floats, labels: Ints) -> npt.NDArray[np.float64]:
+    areas = class_aurocs(probabilities, labels)
+    return areas[1] if len(areas) == 2 else mean_of_defined(areas)
+
+
+def _calibration_error(probabilities: npt.NDArray[np.float64], labels: Ints) -> float:
+    # imported here: whoever only reads a score table or draws a figure should not wait for torch
+    import torch
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    error = multiclass_calibration_error(
+        torch.from_numpy(probabilities),
+        torch.from_numpy(labels.astype(np.int64)),
+        num_classes=probabilities.shape[1],
+        n_bins=CALIBRATION_BINS,
+        norm="l1",
+    )
+    return float(error)
+
+
+def _resampled(bootstrap: Bootstrap, num_images: int, resamples: int, seed: int) -> dict[str, npt.NDArray[np.float64]]:
+    """Return the statistics of all resamples, (R,) or (R, K) per name."""
+    num_chunks = -(-resamples // chunk_size(num_images))
+    chunks = track(multiplicities(num_images, resamples, seed), "Resampling for the intervals", total=num_chunks)
+    parts = [bootstrap.statistics(counts) for counts in chunks]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _interval(value: npt.NDArray[np.float64], resampled: npt.NDArray[np.float64]) -> Interval:
+    defined = resampled[~np.isnan(resampled)]
+    low, high = np.quantile(defined, TAILS) if len(defined) else (np.nan, np.nan)
+    return Interval(float(value), float(low), float(high))
+
+
+def metrics_json(scores: Mapping[str, Interval]) -> dict[str, dict[str, float]]:
+    """Return the scores as ``result.json`` holds them: name → ``{"value", "low", "high"}``."""
+    return {name: asdict(interval) for name, interval in scores.items()}
+
+
+def format_score(name: str, number: float) -> str:
+    """Write a score as people read it: per cent for shares of images, three decimals for the rest.
+
+    >>> format_score("accuracy", 0.8842), format_score("log_loss", 0.31149)
+    ('88.4 %', '0.311')
+    """
+    return f"{100 * number:.1f} %" if name.split("/")[0] in SHARES else f"{number:.3f}"
+
+
+def print_scores(scores: Mapping[str, Interval], title: str) -> None:
+    """Print the headline scores with their intervals as a short table."""
+    rows = [
+        (label, format_score(name, scores[name].value), format_interval(name, scores[name]))
+        for name, label in HEADLINES.items()
+        if name in scores
+    ]
+    print_table(title, ["score", "value", "95 % interval"], rows)
+
+
+def format_interval(name: str, interval: Interval) -> str:
+    """Write the two ends of an interval.
+
+    >>> format_interval("accuracy", Interval(0.88, 0.8604, 0.9091))
+    '86.0 to 90.9 %'
+    """
+    low, high = format_score(name, interval.low), format_score(name, interval.high)
+    return f"{low.removesuffix(' %')} to {high}"

@@ -1,0 +1,87 @@
+"""What a reader must know before believing the scores, in sentences."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from graftline.evaluation.bootstrap import Floats, Ints
+from graftline.evaluation.metrics import HEADLINES, Interval
+
+FEW_IMAGES = 10  # below this one image moves a recall by more than ten points
+MOST_NAMES = 8  # in one sentence
+
+
+def notes_on(
+    probabilities: Floats, labels: Ints, class_names: Sequence[str], scores: Mapping[str, Interval]
+) -> list[str]:
+    """Say where the scores need care: classes without images or predictions, few images, intervals that mislead.
+
+    Args:
+        probabilities: (N, K).
+        labels: (N,) in 0..K-1.
+        class_names: K names.
+        scores: what :func:`graftline.evaluation.metrics.score` said of them.
+
+    Returns:
+        One sentence or two per note, the first about the accuracy of always answering the commonest class.
+    """
+    num_images, num_classes = probabilities.shape
+    predicted = probabilities.argmax(axis=1)
+    counts = np.bincount(labels, minlength=num_classes)
+    predictions = np.bincount(predicted, minlength=num_classes)
+    commonest = int(counts.argmax())
+    guessed = f"{100 * counts[commonest] / num_images:.1f} %"
+    notes = [
+        f"Always answering “{class_names[commonest]}” would be right for {guessed} of these {num_images:,} images."
+    ]
+
+    absent = np.flatnonzero(counts == 0)
+    if len(absent):
+        notes.append(
+            f"No images of {_names(absent, class_names)}: {'it has' if len(absent) == 1 else 'they have'} "
+            "no recall and no part in the macro averages of recall and AUROC."
+        )
+    unpredicted = np.flatnonzero((predictions == 0) & (counts > 0))
+    if len(unpredicted):
+        notes.append(f"Never predicted, so without a precision: {_names(unpredicted, class_names)}.")
+    rare = np.flatnonzero((counts > 0) & (counts < FEW_IMAGES))
+    if len(rare):
+        notes.append(
+            f"Fewer than {FEW_IMAGES} images of {_names(rare, class_names, counts)}: a single image moves these "
+            "recalls by more than ten points, and their intervals, which leave out the resamples without any of these "
+            "images, are too narrow."
+        )
+    return notes + _on_intervals(num_images, scores)
+
+
+def _on_intervals(num_images: int, scores: Mapping[str, Interval]) -> list[str]:
+    notes = []
+    if scores["accuracy"].value == 1:
+        # rule of three, Hanley and Lippman-Hand 1983, JAMA 249(13)
+        notes.append(
+            "No image was classified wrongly, and resampling cannot show errors that did not happen: "
+            f"with {num_images:,} images the true error may still be up to {min(100.0, 300 / num_images):.2g} % "
+            "(rule of three)."
+        )
+    outside = [
+        HEADLINES[name] for name, one in scores.items() if name in HEADLINES and not one.low <= one.value <= one.high
+    ]
+    if outside:
+        # for ECE: Kumar et al. 2019, arXiv 1909.10155, section 2: the plug-in estimate is biased upwards
+        notes.append(
+            f"The value lies outside its own interval for {', '.join(outside)}: resampling adds scatter of its own to "
+            "this score, so read the interval as a cautious bound."
+        )
+    return notes
+
+
+def _names(numbers: Iterable[int], class_names: Sequence[str], counts: Ints | None = None) -> str:
+    """List classes, the first few by name.
+
+    >>> _names([0, 2], ["ant", "bee", "cow"], np.array([3, 20, 1]))
+    '“ant” (3), “cow” (1)'
+    """
+    chosen = list(numbers)
+    shown = [f"“{class_names[one]}”" + ("" if counts is None else f" ({counts[one]})") for one in chosen[:MOST_NAMES]]
+    hidden = len(chosen) - len(shown)
+    return ", ".join(shown) + (f" and {hidden:,} more" if hidden else "")

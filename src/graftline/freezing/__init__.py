@@ -1,0 +1,1 @@
+"""Which layers are frozen, why, and that they are."""

@@ -1,0 +1,1 @@
+"""The MLflow model that wraps a predictor."""

@@ -1,0 +1,72 @@
+"""From a request's base64 images to a table of classes. Needs no MLflow; a server of any kind can use it."""
+
+import base64
+import binascii
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from graftline.bundle.predictor import Predictor
+
+
+def columns(class_names: Sequence[str]) -> list[str]:
+    """Return the columns of an answer.
+
+    >>> columns(["cat", "dog"])
+    ['class', 'probability', 'probability/cat', 'probability/dog']
+    """
+    return ["class", "probability", *(f"probability/{name}" for name in class_names)]
+
+
+def classify(predictor: Predictor, images: Sequence[str]) -> pd.DataFrame:
+    """Classify images.
+
+    Args:
+        predictor: a loaded bundle of K classes.
+        images: N image files (JPEG, PNG, ...) as base64, with or without a ``data:image/...;base64,`` in front.
+
+    Returns:
+        N rows: the most probable class, its probability, and the probabilities of all K classes; see `columns`.
+
+    Raises:
+        ValueError: some are no base64 or no images; each is named by its place, from 0.
+    """
+    if len(images) == 0:
+        raise ValueError("the request holds no images")
+    files: list[bytes] = []
+    flaws: dict[int, str] = {}
+    for row, text in enumerate(images):
+        try:
+            files.append(decode_base64(text))
+        except ValueError as error:
+            files.append(b"")
+            flaws[row] = str(error)
+    if not flaws:
+        probabilities, flaws = predictor.predict_readable(files)
+    if flaws:
+        raise ValueError("; ".join(f"image {row}: {flaw}" for row, flaw in flaws.items()))
+    best = probabilities.argmax(axis=1)  # (N,)
+    answer = pd.DataFrame(
+        np.column_stack([probabilities.max(axis=1), probabilities]).astype(np.float64),
+        columns=columns(predictor.class_names)[1:],
+    )
+    answer.insert(0, "class", [predictor.class_names[index] for index in best])
+    return answer
+
+
+def decode_base64(text: str) -> bytes:
+    """Return the bytes behind ``text``.
+
+    >>> decode_base64("data:image/png;base64,aGVs bG8=")
+    b'hello'
+
+    Raises:
+        ValueError: it is no base64.
+    """
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError) as error:  # ValueError: letters outside ASCII
+        raise ValueError("not base64: send the image file's bytes, base64-encoded") from error

@@ -1,0 +1,40 @@
+r"""The script that MLflow runs to load a graftline model; it lies in the model, beside graftline's code and the bundle.
+
+A request, when `mlflow models serve` runs:
+
+    curl http://127.0.0.1:5001/invocations -H 'Content-Type: application/json' \
+        -d "{\"dataframe_records\": [{\"image\": \"$(base64 -w0 photo.jpg)\"}]}"
+"""
+
+from typing import Any
+
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
+
+from graftline.bundle.predictor import Predictor
+from graftline.serving.answers import classify
+
+
+class ImageClassifier(PythonModel):
+    """A bundle as an MLflow model: a table with a column of base64 images in, a table of classes out."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Load the bundle."""
+        self._predictor = Predictor.from_directory(context.artifacts["bundle"])
+
+    def predict(
+        self,
+        context: PythonModelContext,  # noqa: ARG002  # MLflow's signature
+        model_input: pd.DataFrame,
+        params: dict[str, Any] | None = None,  # noqa: ARG002
+    ) -> pd.DataFrame:
+        """Classify the images in the column "image"."""
+        try:
+            return classify(self._predictor, model_input["image"].tolist())
+        except ValueError as error:  # MLflow's server answers this one with 400 and the message, any other without it
+            raise MlflowException.invalid_parameter_value(str(error)) from error
+
+
+set_model(ImageClassifier())

@@ -1,0 +1,67 @@
+"""Packs a bundle as an MLflow model: files only, nothing pickled, and it runs where graftline is not installed."""
+
+import base64
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import mlflow.pyfunc
+import numpy as np
+import onnxruntime
+import pandas as pd
+import PIL
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, Schema
+from PIL import Image
+
+import graftline
+from graftline.data.decode import decode_rgb
+from graftline.serving.answers import columns
+
+_EXAMPLE_SIDE = 256  # pixels at most; the example lies in every model, twice, as text
+
+
+def save_model(bundle: Path, destination: Path, input_example: bytes) -> None:
+    """Write ``bundle`` as an MLflow model.
+
+    MLflow is given signature, example and requirements, so that it has no reason to load the model and try it.
+
+    Args:
+        bundle: the bundle's directory.
+        destination: a directory that does not exist.
+        input_example: an image file's bytes.
+    """
+    class_names = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))["class_names"]
+    text, *numbers = columns(class_names)
+    mlflow.pyfunc.save_model(
+        destination,
+        python_model=Path(__file__).with_name("model.py"),
+        artifacts={"bundle": str(bundle)},
+        code_paths=[str(Path(graftline.__file__).parent)],
+        signature=ModelSignature(
+            inputs=Schema([ColSpec(DataType.string, "image")]),
+            outputs=Schema([ColSpec(DataType.string, text), *(ColSpec(DataType.double, number) for number in numbers)]),
+        ),
+        input_example=pd.DataFrame({"image": [_example(input_example)]}),
+        pip_requirements=[
+            f"{name}=={module.__version__}"
+            for name, module in (("numpy", np), ("onnxruntime", onnxruntime), ("pandas", pd), ("pillow", PIL))
+        ],
+    )
+
+
+def describe(bundle: Path, run_id: str, metrics: Mapping[str, float]) -> str:
+    """Return a sentence about the model in ``bundle`` for the registry."""
+    content = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
+    score = f", test accuracy {metrics['accuracy']:.3f}" if "accuracy" in metrics else ""
+    return f"{content['timm_name']} with {len(content['class_names'])} classes, trained by run {run_id}{score}."
+
+
+def _example(image: bytes) -> str:
+    """Return a small JPEG of ``image``, base64-encoded."""
+    small = Image.fromarray(decode_rgb(image))
+    small.thumbnail((_EXAMPLE_SIDE, _EXAMPLE_SIDE))
+    file = io.BytesIO()
+    small.save(file, "JPEG")
+    return base64.b64encode(file.getvalue()).decode("ascii")

@@ -1,0 +1,54 @@
+"""What a run was made with: the code's commit and the versions of the libraries."""
+
+import platform
+import subprocess
+from importlib.metadata import distributions
+from pathlib import Path
+
+import graftline
+
+UNKNOWN = "unknown"
+
+# the libraries whose version can change a result; their versions become tags that runs can be searched by
+MAIN_LIBRARIES = (
+    "albumentations",
+    "graftline",
+    "mlflow",
+    "numpy",
+    "onnxruntime",
+    "pillow",
+    "pytorch-lightning",
+    "timm",
+    "torch",
+)
+
+
+def git_state(directory: Path | None = None) -> tuple[str, str]:
+    """Return the commit of the code in ``directory`` and whether it differs from that commit.
+
+    Args:
+        directory: a folder of the repository; graftline's own by default.
+
+    Returns:
+        The commit's 40 hex digits and "true" or "false"; "unknown" for both without git, or where the code is not in a
+        repository (an installed graftline may lie inside a repository that has nothing to do with it).
+    """
+    directory = directory or Path(graftline.__file__).parent
+    try:
+        if not _git(directory, "ls-files"):
+            return UNKNOWN, UNKNOWN
+        commit = _git(directory, "rev-parse", "HEAD")
+        return commit, "true" if _git(directory, "status", "--porcelain") else "false"
+    except (OSError, subprocess.SubprocessError):
+        return UNKNOWN, UNKNOWN
+
+
+def _git(directory: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(directory), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, of the system, and of every installed library."""
+    libraries = {distribution.name.lower(): distribution.version for distribution in distributions()}
+    return {"python": platform.python_version(), "platform": platform.platform(), **dict(sorted(libraries.items()))}

@@ -1,0 +1,116 @@
+"""A file of records, one JSON line each, with a mark up to where they have been sent."""
+
+import fcntl
+import json
+import os
+import threading
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from graftline.errors import UserError
+from graftline.files import atomic_file
+
+Record = dict[str, Any]
+"""What is to be sent: a "kind" and what belongs to it; see `graftline.tracking.delivery`."""
+
+_READ_BYTES = 256 * 1024  # at a time, so that a long run without a server does not fill the memory when it is back
+
+
+class Entry(NamedTuple):
+    """A record in the journal."""
+
+    record: Record
+    number: int  # its place in the journal, from 0
+    end: int  # the byte after it
+
+
+class Journal:
+    """Records in the order of `append`, kept across crashes of this process.
+
+    One process at a time: a lock on the folder, which the system frees when its holder dies, tells a living run from a
+    dead one.
+
+    Attributes:
+        path: the file.
+        total: the number of records.
+        num_sent: how many of them have been sent.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Open the journal in ``directory``, or begin it.
+
+        Raises:
+            UserError: another process, or another part of this one, has it open.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        self.path = directory / "journal.jsonl"
+        self._mark = directory / "sent"
+        self._lock_file = (directory / "lock").open("w")
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._lock_file.close()
+            raise UserError(f"The run in {directory.parent} is still going: it sends its values itself.") from error
+        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        self._lock = threading.Lock()
+        self._drop_torn_line()
+        self._sent_bytes, self.num_sent = map(int, self._mark.read_text().split()) if self._mark.exists() else (0, 0)
+        with self.path.open("rb") as file:
+            self.total = sum(1 for _ in file)
+
+    @property
+    def num_unsent(self) -> int:
+        """The number of records still to be sent."""
+        return self.total - self.num_sent
+
+    def append(self, record: Record) -> int:
+        """Add a record and return its number; once this returns, the record outlives this process."""
+        line = json.dumps(record).encode() + b"\n"
+        with self._lock:
+            start = os.fstat(self._file).st_size
+            try:
+                while line:
+                    line = line[os.write(self._file, line) :]
+            except OSError:  # the disk is full
+                os.ftruncate(self._file, start)
+                raise
+            self.total += 1
+            return self.total - 1
+
+    def unsent(self) -> list[Entry]:
+        """Return the next records to be sent, as many as are read at once."""
+        entries: list[Entry] = []
+        end = self._sent_bytes
+        with self.path.open("rb") as file:
+            file.seek(end)
+            while end - self._sent_bytes < _READ_BYTES and (line := file.readline()).endswith(b"\n"):
+                end += len(line)
+                entries.append(Entry(json.loads(line), self.num_sent + len(entries), end))
+        return entries
+
+    def flush_to_disk(self) -> None:
+        """Let the records outlive the machine too. Slow on some disks, so `append` does not do it."""
+        os.fsync(self._file)
+
+    def mark_sent(self, entry: Entry) -> None:
+        """Note that ``entry`` and all before it have been sent."""
+        with atomic_file(self._mark) as temporary:
+            temporary.write_text(f"{entry.end} {entry.number + 1}\n")
+        self._sent_bytes, self.num_sent = entry.end, entry.number + 1
+
+    def last(self) -> Record | None:
+        """Return the latest record."""
+        *_, line = self.path.read_bytes().splitlines() or [b"null"]
+        record: Record | None = json.loads(line)
+        return record
+
+    def close(self) -> None:
+        """Give the journal free."""
+        os.close(self._file)
+        self._lock_file.close()
+
+    def _drop_torn_line(self) -> None:
+        """Cut off what a process wrote when it died within a line."""
+        content = self.path.read_bytes()
+        if not content.endswith(b"\n"):
+            os.ftruncate(self._file, content.rfind(b"\n") + 1)

@@ -1,0 +1,39 @@
+"""Names in MLflow: of our tags, and as MLflow takes them."""
+
+import hashlib
+import posixpath
+import re
+
+MAX_KEY_LENGTH = 250  # of a metric, parameter or tag (mlflow.utils.validation.MAX_ENTITY_KEY_LENGTH)
+
+OUTPUT_DIRECTORY = "graftline.output_dir"  # tags of a run: where its files are
+HOST = "graftline.host"
+
+_NOT_IN_KEYS = re.compile(r"[^/\w.\- :]")
+_NOT_IN_MODEL_NAMES = re.compile(r"[^\w.\-]+")
+
+
+def key(name: str) -> str:
+    """Return ``name`` as MLflow takes it for metrics and parameters.
+
+    What MLflow refuses becomes an underscore, and four hex digits tell such names apart.
+
+    >>> key("precision/cat")
+    'precision/cat'
+    >>> key("precision/C++"), key("precision/C#")
+    ('precision/C__-329e', 'precision/C_-5151')
+    """
+    clean = posixpath.normpath(_NOT_IN_KEYS.sub("_", name).strip()).lstrip("./")
+    if clean == name and len(name) <= MAX_KEY_LENGTH:
+        return name
+    suffix = "-" + hashlib.sha256(name.encode()).hexdigest()[:4]
+    return clean[: MAX_KEY_LENGTH - len(suffix)] + suffix
+
+
+def registered_name(name: str) -> str:
+    """Return the name under which models of the data set ``name`` are registered; it can stand in ``models:/NAME/1``.
+
+    >>> registered_name("Solar cells: mono/poly")
+    'Solar-cells-mono-poly'
+    """
+    return _NOT_IN_MODEL_NAMES.sub("-", name).strip("-.") or "model"

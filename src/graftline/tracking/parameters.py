@@ -1,0 +1,39 @@
+"""A nested configuration as MLflow's flat parameters."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from graftline.tracking.client import without_password
+from graftline.tracking.names import key
+
+MAX_LENGTH = 6000  # of a value, in characters (mlflow.utils.validation.MAX_PARAM_VAL_LENGTH)
+
+
+def flatten(config: Mapping[str, Any], *, whole: str) -> dict[str, str]:
+    """Return dotted keys and values as text, without passwords.
+
+    MLflow would cut a long value; here a note stands in its place.
+
+    Args:
+        config: nested mappings of anything that has a JSON form.
+        whole: where the long values can be found, for the note.
+
+    >>> flatten({"optim": {"lr": 0.1, "betas": [0.9, 0.99]}, "seed": 0, "resume": None}, whole="config.yaml")
+    {'optim.lr': '0.1', 'optim.betas': '[0.9, 0.99]', 'seed': '0', 'resume': 'null'}
+    """
+    params = {}
+    for name, value in _leaves(config, ""):
+        text = without_password(value if isinstance(value, str) else json.dumps(value, default=str))
+        if len(text) > MAX_LENGTH:
+            text = f"({len(text):,} characters: see the artifact {whole})"
+        params[key(name)] = text
+    return params
+
+
+def _leaves(config: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

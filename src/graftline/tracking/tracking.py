@@ -1,0 +1,159 @@
+"""Where and how runs are tracked; the target of conf/tracking. Light to import: MLflow is loaded when a run starts."""
+
+from __future__ import annotations
+
+import getpass
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from graftline.errors import UserError
+from graftline.tracking.names import HOST, OUTPUT_DIRECTORY, registered_name
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run as MlflowRun
+
+    from graftline.tracking.run import Run
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """Where runs and models go.
+
+    Attributes:
+        uri: a database (``sqlite:///mlflow.db``) or the address of an MLflow server.
+        experiment: MLflow's experiment; None: named after the data set.
+        register: put each run's model into the registry.
+        system_metrics: record the use of processor, memory, disk, network and GPUs.
+        artifacts: where new experiments keep their artifacts; None: beside a local database, or where the server says.
+    """
+
+    uri: str = "sqlite:///mlflow.db"
+    experiment: str | None = None
+    register: bool = True
+    system_metrics: bool = True
+    artifacts: str | None = None
+
+    def start(
+        self,
+        *,
+        run_name: str,
+        experiment: str,
+        directory: Path,
+        tags: Mapping[str, str],
+        parent_run_id: str | None = None,
+        resume_run_id: str | None = None,
+    ) -> Run:
+        """Start a run, or go on with an old one. Use it as a context manager, or call its ``finish``.
+
+        Args:
+            run_name: for people.
+            experiment: its experiment, unless the configuration names one.
+            directory: the run's output directory; the outbox is kept there.
+            tags: tags of the run.
+            parent_run_id: the run of the group that this one belongs to.
+            resume_run_id: go on with this run; it keeps its name, experiment and group.
+
+        Raises:
+            UserError: MLflow does not answer (within 10 s), the experiment is deleted, there is no run to resume, or it
+                is still going.
+        """
+        from graftline.tracking.run import Run
+
+        tags = {**tags, OUTPUT_DIRECTORY: str(directory.resolve()), HOST: platform.node()}
+        if resume_run_id is not None:
+            run = self._existing_run(resume_run_id)
+        else:
+            client, experiment_id = self._experiment(self.experiment or experiment)
+            tags["mlflow.user"] = _user()
+            tags["mlflow.source.name"] = Path(sys.argv[0]).name
+            if parent_run_id is not None:
+                tags["mlflow.parentRunId"] = parent_run_id
+            run = client.create_run(experiment_id, run_name=run_name, tags=tags)
+        return Run(self, run, directory.resolve(), tags=tags, is_resumed=resume_run_id is not None)
+
+    def start_group(self, *, name: str, experiment: str, directory: Path) -> Run:
+        """Start the run that groups a multirun's runs; they get its id as ``parent_run_id``; then ``finish`` it."""
+        tracking = replace(self, system_metrics=False)  # each run of the group records its own
+        tags = {"graftline.group": "true"}
+        return tracking.start(run_name=name, experiment=experiment, directory=directory, tags=tags)
+
+    def find_output_directory(self, run_id: str) -> Path:
+        """Return the output directory of a run.
+
+        Raises:
+            UserError: there is no such run, or its directory is not on this machine.
+        """
+        tags = self._existing_run(run_id).data.tags
+        if OUTPUT_DIRECTORY not in tags:
+            raise UserError(f"Run {run_id} was not made by graftline: it has no output directory.")
+        directory = Path(tags[OUTPUT_DIRECTORY])
+        if not directory.is_dir():
+            raise UserError(f"Run {run_id} left its output in {directory} on {tags.get(HOST)}, which is not here.")
+        return directory
+
+    def _experiment(self, name: str) -> tuple[MlflowClient, str]:
+        """Return a client and the id of the experiment ``name``, which is created if missing."""
+        from mlflow.exceptions import MlflowException
+
+        from graftline.tracking.client import absolute_uri, first_contact
+
+        client, experiment = first_contact(absolute_uri(self.uri), lambda client: client.get_experiment_by_name(name))
+        if experiment is None:
+            try:
+                return client, client.create_experiment(name, artifact_location=self._artifact_location(name))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another run was faster
+                    raise UserError(f"MLflow does not take the experiment '{name}': {error.message}") from error
+                experiment = client.get_experiment_by_name(name)
+                assert experiment is not None
+        if experiment.lifecycle_stage == "deleted":
+            restore = f"mlflow experiments restore -x {experiment.experiment_id}"
+            raise UserError(
+                f"The experiment '{name}' is deleted: restore it with `{restore}`, "
+                "or take another with tracking.experiment=…"
+            )
+        return client, experiment.experiment_id
+
+    def _artifact_location(self, experiment: str) -> str | None:
+        from graftline.tracking.client import absolute_uri, sqlite_file
+
+        root = self.artifacts
+        if root is None:
+            file = sqlite_file(absolute_uri(self.uri))
+            if file is None:
+                return None
+            root = str(file.parent / "mlartifacts")
+        if "://" not in root:
+            root = Path(root).resolve().as_uri()
+        return f"{root}/{registered_name(experiment)}"
+
+    def _existing_run(self, run_id: str) -> MlflowRun:
+        from mlflow.exceptions import MlflowException
+
+        from graftline.tracking.client import absolute_uri, first_contact, place
+
+        def find(client: MlflowClient) -> MlflowRun | None:
+            try:
+                return client.get_run(run_id)
+            except MlflowException as error:
+                if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                    return None
+                raise
+
+        uri = absolute_uri(self.uri)
+        _, run = first_contact(uri, find)
+        if run is None or run.info.lifecycle_stage == "deleted":
+            raise UserError(f"There is no run {run_id} in the {place(uri)}.")
+        return run
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return "unknown"

@@ -1,0 +1,1 @@
+"""Fine-tuning: one LightningModule, its optimiser groups, its schedule, and the fit."""

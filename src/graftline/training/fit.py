@@ -1,0 +1,122 @@
+"""The fit: trains, stops early, keeps the best and the last checkpoint, takes up where it left off."""
+
+import logging
+import signal
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from torch.utils.data import DataLoader
+
+from graftline.data.loaders import Batch
+from graftline.errors import UserError
+from graftline.training.module import GraftModule
+from graftline.training.progress import FitProgress, Metrics
+
+MONITOR = "val/loss"  # early stopping and the choice of the checkpoint see validation only, never the test split
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What came of a fit.
+
+    Attributes:
+        history: metrics of each epoch.
+        best: metrics of the epoch whose weights are kept.
+        seconds: wall-clock time.
+        steps: optimiser steps done, those before a resume included.
+    """
+
+    history: list[Metrics]
+    best: Metrics
+    seconds: float
+    steps: int
+
+
+def fit(
+    module: GraftModule,
+    make_trainer: Callable[..., pl.Trainer],
+    make_loaders: Callable[[int, int], tuple[DataLoader[Batch], DataLoader[Batch]]],
+    *,
+    directory: Path,
+    on_epoch: Callable[[Metrics, int], None],
+    patience: int | None = None,
+    ema_decay: float | None = None,
+    resume: bool = False,
+    show_progress: bool = True,
+) -> Fit:
+    """Train ``module`` and leave the weights of the best epoch in it.
+
+    Args:
+        module: what to train.
+        make_trainer: ``functools.partial`` of ``pytorch_lightning.Trainer``.
+        make_loaders: (rank, number of processes) → training and validation loader of that process.
+        directory: where ``best.ckpt`` and ``last.ckpt`` lie.
+        on_epoch: called on rank 0 with the metrics and the step after each epoch.
+        patience: epochs without a better validation loss before the fit stops; None: never.
+        ema_decay: decay of the averaged weights; None: no averaging.
+        resume: go on from ``last.ckpt``.
+        show_progress: draw the progress bar.
+
+    Raises:
+        KeyboardInterrupt: the user stopped the training; ``last.ckpt`` of the last whole epoch is there.
+    """
+    progress = FitProgress(on_epoch, show=show_progress)
+    best = ModelCheckpoint(
+        directory, "best", monitor=MONITOR, save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    last = ModelCheckpoint(directory, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+    callbacks: list[pl.Callback] = [progress, best, last]
+    if patience is not None:
+        callbacks.append(EarlyStopping(MONITOR, patience=patience))
+    if ema_decay is not None:
+        callbacks.append(EMAWeightAveraging(decay=ema_decay))
+    _quiet_lightning()
+    trainer = make_trainer(
+        callbacks=callbacks,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+    if trainer.max_epochs == -1:
+        raise UserError("trainer.max_epochs is -1: the schedule needs an end, give a number of epochs.")
+    start = time.perf_counter()
+    train_loader, validation_loader = make_loaders(trainer.global_rank, trainer.world_size)
+    try:
+        trainer.fit(
+            module,
+            train_loader,
+            validation_loader,
+            ckpt_path=directory / "last.ckpt" if resume else None,
+            weights_only=True,
+        )
+    except SystemExit:  # what Lightning makes of Ctrl-C, having ended the other processes and ignored further signals
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise KeyboardInterrupt from None
+    module.load_state_dict(torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"])
+    history = progress.history
+    return Fit(
+        history, min(history, key=lambda metrics: metrics[MONITOR]), time.perf_counter() - start, trainer.global_step
+    )
+
+
+def _quiet_lightning() -> None:
+    """Keep Lightning's and torch's hints out of a run's log; what a user can act on, the stage says itself."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for message in (
+        ".*does not have many workers.*",  # the number of workers is ours, measured
+        ".*Checkpoint directory .* exists and is not empty.*",  # so it is when a run is resumed
+        ".*module\\(s\\) in eval mode at the start of training.*",  # the frozen ones, on purpose
+        ".*The number of training batches .* is smaller than the logging interval.*",
+        ".*`isinstance.treespec, LeafSpec.` is deprecated.*",  # Lightning inside, nothing a user can act on
+        ".*Detected call of `lr_scheduler.step\\(\\)` before.*",  # Lightning's order of the first call after a resume
+    ):
+        warnings.filterwarnings("ignore", message=message)

@@ -1,0 +1,97 @@
+"""The progress bar of a fit: epoch, loss, validation, images per second."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from graftline.console import console
+
+Metrics = dict[str, float]
+
+
+class FitProgress(pl.Callback):
+    """Shows one bar for the whole fit, and hands each epoch's metrics on.
+
+    Args:
+        on_epoch: called after each validation with the epoch's metrics and the step they belong to; rank 0 only.
+        show: draw the bar.
+    """
+
+    def __init__(self, on_epoch: Callable[[Metrics, int], None], *, show: bool = True) -> None:
+        self.history: list[Metrics] = []
+        self._on_epoch = on_epoch
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not show,
+            transient=True,
+        )
+        self._task = TaskID(0)
+        self._images = 0
+        self._epoch_start = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002 - Lightning's
+        """Start the bar."""
+        batches = int(trainer.num_training_batches)
+        self._task = self._bar.add_task("training", total=batches * (trainer.max_epochs or 1), figures="")
+        self._bar.update(self._task, completed=batches * trainer.current_epoch)
+        self._bar.start()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Start the epoch's clock."""
+        self._images, self._epoch_start = 0, time.perf_counter()
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,  # noqa: ARG002
+        outputs: Any,  # noqa: ARG002
+        batch: Any,
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """Advance the bar."""
+        self._images += len(batch["label"]) * trainer.world_size
+        self._bar.update(self._task, advance=1, figures=self._figures(trainer))
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Keep the epoch's metrics and hand them on."""
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if not name.endswith("_step")}
+        metrics = {name.removesuffix("_epoch"): value for name, value in metrics.items()}
+        metrics["epoch"] = float(trainer.current_epoch)
+        metrics["learning_rate"] = float(trainer.optimizers[0].param_groups[0]["lr"])
+        metrics["images_per_second"] = self._images / (time.perf_counter() - self._epoch_start)
+        self.history.append(metrics)
+        if trainer.is_global_zero:
+            self._on_epoch(metrics, trainer.global_step)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Take the bar away."""
+        self._bar.stop()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+        """Take the bar away, so that the message stands alone."""
+        self._bar.stop()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Go into the checkpoint, so that a resumed fit knows the epochs before."""
+        return {"history": self.history}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the epochs before over from the checkpoint."""
+        self.history = state_dict["history"]
+
+    def _figures(self, trainer: pl.Trainer) -> str:
+        shown = {
+            name: float(value) for name, value in trainer.progress_bar_metrics.items() if name.count("_epoch") == 0
+        }
+        speed = self._images / max(1e-9, time.perf_counter() - self._epoch_start)
+        figures = [f"epoch {trainer.current_epoch + 1}"]
+        figures += [f"{name.removesuffix('_step')} {value:.3f}" for name, value in shown.items()]
+        return "  ".join([*figures, f"{speed:,.0f} images/s"])

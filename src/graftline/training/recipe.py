@@ -1,0 +1,77 @@
+"""The recipe: what a training run does beside network, optimiser, schedule and trainer."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from timm.data import Mixup
+from torch import Tensor
+
+from graftline.data.version import Samples
+from graftline.errors import UserError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train (Hydra target of the node ``train``).
+
+    Attributes:
+        batch_size: images per optimiser step and process.
+        workers: loader processes that decode and augment.
+        label_smoothing: share of the label spread over all classes (Szegedy et al. 2016, section 7), 0 to 1.
+        class_weights: weigh each class by the inverse of its frequency in the training split.
+        sample_weights: weigh each image by the data set's ``weight`` column.
+        mixup_alpha: Beta parameter of mixup (Zhang et al. 2018); 0: off.
+        cutmix_alpha: Beta parameter of CutMix (Yun et al. 2019); 0: off.
+        ema_decay: decay per step of the averaged weights that are validated and kept; None: off.
+        patience: epochs without a better validation loss before training stops; None: never.
+        resume: id of an MLflow run whose training is to go on.
+    """
+
+    batch_size: int = 64
+    workers: int = 2
+    label_smoothing: float = 0.1
+    class_weights: bool = False
+    sample_weights: bool = False
+    mixup_alpha: float = 0.0
+    cutmix_alpha: float = 0.0
+    ema_decay: float | None = None
+    patience: int | None = 10
+    resume: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("label_smoothing", 0, 1),
+            ("ema_decay", 0, 1),
+            ("batch_size", 1, None),
+            ("workers", 0, None),
+        ):
+            value = getattr(self, name)
+            if value is not None and (value < low or (high is not None and value >= high)):
+                bound = f"at least {low}" + (f" and below {high}" if high is not None else "")
+                raise UserError(f"train.{name} is {value}, it must be {bound}.")
+        if (self.mixes_images) and self.batch_size % 2:
+            raise UserError("train.batch_size must be even with mixup or CutMix: images are mixed in pairs.")
+
+    @property
+    def mixes_images(self) -> bool:
+        """Whether images of a batch are mixed, so that training needs the images themselves."""
+        return self.mixup_alpha > 0 or self.cutmix_alpha > 0
+
+    def mixer(self, num_classes: int) -> Mixup | None:
+        """Return timm's mixup/CutMix for batches (B, C, H, W) and labels (B,) → soft labels (B, K); None when off."""
+        if not self.mixes_images:
+            return None
+        return Mixup(
+            mixup_alpha=self.mixup_alpha,
+            cutmix_alpha=self.cutmix_alpha,
+            label_smoothing=self.label_smoothing,
+            num_classes=num_classes,
+        )
+
+    def class_weight_tensor(self, samples: Samples, num_classes: int) -> Tensor | None:
+        """Return (K,) weights with mean 1 over the training images, N / (K · count); None when off."""
+        if not self.class_weights:
+            return None
+        counts = np.bincount(samples.labels, minlength=num_classes)
+        return torch.from_numpy(len(samples.labels) / (num_classes * np.maximum(counts, 1))).float()

@@ -1,0 +1,247 @@
+"""Networks with a new head: what is loaded, what is refused, and what they want done to images."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from skimage import data
+from torch import Tensor, nn
+
+from graftline.backbones.backbone import Backbone, Graft
+from graftline.backbones.weights import PACKAGED
+from graftline.errors import UserError
+
+NAME = "test_resnet"
+
+
+@pytest.fixture(scope="module")
+def donor() -> nn.Module:
+    """A network of 10 classes whose weights, BatchNorm statistics included, are its own."""
+    torch.manual_seed(1)
+    network: nn.Module = timm.create_model(NAME, num_classes=10)
+    with torch.no_grad():
+        for number, tensor in enumerate(network.state_dict().values()):
+            if tensor.dtype.is_floating_point:
+                tensor.add_(0.01 * (number % 7))
+    return network.eval()
+
+
+def is_head(key: str) -> bool:
+    return key.startswith("fc.")
+
+
+def assert_trunk_is_that_of(network: nn.Module, donor: nn.Module) -> None:
+    state, expected = network.state_dict(), donor.state_dict()
+    assert state.keys() == expected.keys()
+    for key, tensor in expected.items():
+        if not is_head(key):
+            assert torch.equal(state[key], tensor), key
+
+
+def logits(graft: Graft, images: Tensor) -> Tensor:
+    """Return (B, K)."""
+    with torch.no_grad():
+        result: Tensor = graft.network.eval()(images)
+    return result
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_packaged_weights_know_a_cat_and_an_espresso(name: str) -> None:
+    graft = Backbone(name).build(1000)  # the head of the weights is kept
+    assert graft.weights.source == "packaged"
+    cat, coffee = (torch.from_numpy(graft.preprocessing(image)) for image in (data.chelsea(), data.coffee()))
+    likeliest = logits(graft, torch.stack([cat, coffee])).argmax(1).tolist()
+    assert likeliest[0] in range(281, 286)  # tabby, tiger cat, Persian, Siamese, Egyptian
+    assert likeliest[1] in (967, 968)  # espresso, cup
+
+
+def test_a_head_of_another_size_is_replaced_and_the_trunk_kept() -> None:
+    whole, graft = Backbone("tf_efficientnet_lite0").build(1000), Backbone("tf_efficientnet_lite0").build(3)
+    expected, state = whole.network.state_dict(), graft.network.state_dict()
+    assert state.keys() == expected.keys()
+    different = {key for key in state if not torch.equal(state[key], expected[key])}
+    assert different == {"classifier.weight", "classifier.bias"}
+    assert state["classifier.weight"].shape == (3, 1280)
+    assert graft.network.training
+    assert all(parameter.requires_grad for parameter in graft.network.parameters())
+
+
+@pytest.mark.parametrize("wrap", ["plain", "state_dict", "model", "model_ema", "module"])
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin"])
+def test_checkpoints_are_unwrapped(donor: nn.Module, tmp_path: Path, wrap: str, suffix: str) -> None:
+    state = donor.state_dict()
+    noise = {key: torch.zeros_like(tensor) for key, tensor in state.items()}
+    content: dict[str, Any] = {
+        "plain": dict(state),
+        "state_dict": {"state_dict": state, "epoch": 3},
+        "model": {"model": state, "optimizer": {"lr": 0.1}},
+        "model_ema": {"model_ema": state, "model": noise},  # the averaged weights are the better ones
+        "module": {"state_dict": {f"module.{key}": tensor for key, tensor in state.items()}},
+    }[wrap]
+    path = tmp_path / f"weights{suffix}"
+    torch.save(content, path)
+    graft = Backbone(NAME, file=str(path)).build(4)
+    assert_trunk_is_that_of(graft.network, donor)
+    assert (graft.weights.source, graft.weights.location) == ("file", str(path))
+
+
+def test_a_head_of_the_same_size_in_a_file_is_kept(donor: nn.Module, tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file(donor.state_dict(), path)
+    graft = Backbone(NAME, weights="file", file=str(path)).build(10)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(logits(graft, images), donor(images))
+
+
+def test_a_file_without_a_head_will_do(donor: nn.Module, tmp_path: Path) -> None:
+    path = tmp_path / "trunk.safetensors"
+    save_file({key: tensor for key, tensor in donor.state_dict().items() if not is_head(key)}, path)
+    graft = Backbone(NAME, file=str(path)).build(4)
+    assert_trunk_is_that_of(graft.network, donor)
+    assert logits(graft, torch.randn(2, 3, 64, 64)).shape == (2, 4)
+
+
+def test_weights_of_another_architecture_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "efficientnet.safetensors"
+    save_file(timm.create_model("test_efficientnet").state_dict(), path)
+    with pytest.raises(UserError) as error:
+        Backbone(NAME, file=str(path)).build(4)
+    message, state = str(error.value), load_file(path)
+    target = timm.create_model(NAME).state_dict()
+    missing = [key for key in target if key not in state and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in state if key not in target]
+    assert f"efficientnet.safetensors does not fit the backbone '{NAME}'" in message
+    assert f"{len(missing)} tensors are missing ({', '.join(missing[:3])}, …)" in message
+    assert f"{len(unexpected)} are unexpected ({', '.join(unexpected[:3])}, …)" in message
+    assert "\n" not in message
+    assert len(message) < 600
+
+
+@pytest.mark.parametrize("change", ["missing", "unexpected", "shape"])
+def test_a_trunk_that_is_not_complete_is_refused(donor: nn.Module, tmp_path: Path, change: str) -> None:
+    state = dict(donor.state_dict())
+    if change == "missing":
+        del state["layer1.0.conv1.weight"], state["layer1.0.bn1.running_mean"]
+        expected = r"2 tensors are missing \(layer1\.0\.conv1\.weight, layer1\.0\.bn1\.running_mean\);"
+    elif change == "unexpected":
+        state["layer9.weight"] = torch.zeros(1)
+        expected = r"1 are unexpected \(layer9\.weight\);"
+    else:
+        state["layer1.0.bn1.bias"] = torch.zeros(5)
+        expected = r"1 have another shape \(layer1\.0\.bn1\.bias \(5,\) for \(\d+,\)\);"
+    path = tmp_path / "weights.pth"
+    torch.save(state, path)
+    with pytest.raises(UserError, match=expected):
+        Backbone(NAME, file=str(path)).build(4)
+
+
+class Evil:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.mkdir, (self.path,)
+
+
+def test_pickled_objects_are_never_loaded(donor: nn.Module, tmp_path: Path) -> None:
+    path, made = tmp_path / "evil.pth", tmp_path / "made"
+    torch.save({"state_dict": donor.state_dict(), "extra": Evil(made)}, path)
+    with pytest.raises(UserError, match=r"holds pickled objects, which we do not load: .*\.safetensors"):
+        Backbone(NAME, file=str(path)).build(4)
+    assert not made.exists()
+    torch.load(path, weights_only=False)
+    assert made.exists()  # it would have
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("text.pth", b"<html>Not found</html>", "no weights file"),
+        ("empty.pth", b"", "cannot be read as weights"),
+        ("text.safetensors", b"<html>Not found</html>", "cannot be read as weights"),
+        ("numbers.pth", None, "holds no state_dict"),
+    ],
+)
+def test_what_is_no_weights_file_is_refused(tmp_path: Path, file: str, content: bytes | None, message: str) -> None:
+    path = tmp_path / file
+    if content is None:
+        torch.save({"accuracy": 0.9}, path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=message) as error:
+        Backbone(NAME, file=str(path)).build(4)
+    assert "\n" not in str(error.value)
+
+
+def test_no_weights_is_a_random_network() -> None:
+    graft = Backbone(NAME, weights="none").build(5)
+    assert not graft.weights.pretrained
+    assert (graft.weights.location, graft.weights.digest) == (None, None)
+    assert logits(graft, torch.randn(2, 3, 64, 64)).shape == (2, 5)
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite2", "densenet121", "test_vit", "test_resnet.r160_in1k"])
+def test_preprocessing_is_that_of_timm(name: str) -> None:
+    graft = Backbone(name, weights="none").build(2)
+    expected = timm.data.resolve_data_config(pretrained_cfg=timm.models.get_pretrained_cfg(name).to_dict())
+    preprocessing = graft.preprocessing
+    assert (preprocessing.channels, *preprocessing.image_size) == expected.pop("input_size")
+    assert {key: getattr(preprocessing, key) for key in expected} == expected
+
+
+def test_an_image_size_resamples_the_positions_of_a_transformer(tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    source = timm.create_model("test_vit")  # 160 px: 10 x 10 patches
+    path = tmp_path / "vit.safetensors"
+    save_file(source.state_dict(), path)
+    graft = Backbone("test_vit", file=str(path), image_size=96).build(2)
+    assert graft.preprocessing.image_size == (96, 96)
+    assert graft.network.get_parameter("pos_embed").shape[1] == 6 * 6 + 1
+    assert torch.equal(graft.network.get_parameter("blocks.0.attn.qkv.weight"), source.blocks[0].attn.qkv.weight)
+    assert logits(graft, torch.randn(2, 3, 96, 96)).shape == (2, 2)
+
+
+def test_an_image_size_and_crop_pct_of_a_convolutional_network() -> None:
+    preprocessing = Backbone("tf_efficientnet_lite0", image_size=128, crop_pct=1.0).build(2).preprocessing
+    assert (preprocessing.image_size, preprocessing.crop_pct) == ((128, 128), 1.0)
+    assert preprocessing.mean == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(("name", "size", "usual"), [("test_vit", 50, 160), ("inception_v3", 50, 299)])
+def test_an_image_size_that_cannot_be_is_refused(name: str, size: int, usual: int) -> None:
+    with pytest.raises(UserError, match=f"'{name}' cannot take images of {size} px .* trained with {usual} px"):
+        Backbone(name, weights="none", image_size=size).build(2)
+
+
+def test_drop_rates_reach_the_network() -> None:
+    network = Backbone("test_efficientnet", weights="none", drop_rate=0.3, drop_path_rate=0.2).build(2).network
+    assert network.drop_rate == 0.3
+    assert max(getattr(module, "drop_prob", 0) or 0 for module in network.modules()) > 0
+    network = Backbone("repghostnet_050", weights="none").build(2).network  # timm's default for it is 0.2
+    assert network.drop_rate == 0
+
+
+def test_a_drop_rate_that_the_network_does_not_have_is_refused() -> None:
+    Backbone("densenet121", weights="none").build(2)
+    with pytest.raises(UserError, match="'densenet121' has no drop_path_rate"):
+        Backbone("densenet121", weights="none", drop_path_rate=0.1).build(2)
+    with pytest.raises(UserError, match=r"backbone\.drop_rate is 1\.5"):
+        Backbone("densenet121", drop_rate=1.5)
+
+
+def test_an_unknown_name_is_refused_before_anything_else() -> None:
+    with pytest.raises(UserError, match="did you mean resnet50"):
+        Backbone("resnet5o", file="missing.pth").build(2)
+
+
+def test_building_is_quiet(capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder) -> None:
+    Backbone("tf_efficientnet_lite0").build(2)
+    Backbone("test_vit", weights="none", image_size=96).build(2)
+    assert capfd.readouterr() == ("", "")
+    assert [str(warning.message) for warning in recwarn] == []

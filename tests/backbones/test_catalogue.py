@@ -1,0 +1,38 @@
+"""Names: all of timm's, and help with those that are none."""
+
+import pytest
+import timm
+
+from graftline.backbones import catalogue
+from graftline.errors import UserError
+
+
+def test_names_are_those_of_timm_with_and_without_tags() -> None:
+    names = set(catalogue.names())
+    assert set(timm.list_models()) <= names
+    assert set(timm.list_models(include_tags=True)) <= names
+    for name in ("tf_efficientnet_lite0", "resnet50", "resnet50.a1_in1k"):
+        catalogue.check(name)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("efficientnet-b0", "efficientnet_b0"),
+        ("EfficientNet_B0", "efficientnet_b0"),
+        ("resnet5", "resnet50"),
+        ("densnet121", "densenet121"),
+        ("resnet50.a1in1k", "resnet50.a1_in1k"),
+        ("vit_base_patch16_224_in21k", "vit_base_patch16_224.augreg_in21k"),  # renamed by timm
+    ],
+)
+def test_a_wrong_name_gets_the_nearest_right_one(typed: str, meant: str) -> None:
+    assert meant in catalogue.suggest(typed)
+    with pytest.raises(UserError, match=f"no backbone '{typed}': did you mean .*{meant}") as error:
+        catalogue.check(typed)
+    assert len(str(error.value)) < 200  # never a list of a thousand
+
+
+def test_a_name_that_resembles_none_gets_the_place_to_look() -> None:
+    with pytest.raises(UserError, match=r"timm\.list_models"):
+        catalogue.check("qqqqqqqq")

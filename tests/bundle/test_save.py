@@ -1,0 +1,162 @@
+"""What a bundle holds, and that saving disturbs nothing."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import timm
+import torch
+from torch import nn
+
+from graftline.augment.preprocess import Preprocessing
+from graftline.backbones.backbone import Backbone
+from graftline.bundle.predictor import Predictor
+from graftline.bundle.save import add_to_card, save_bundle
+from graftline.errors import UserError
+
+TIMM_ALONE = """
+import sys
+sys.modules["graftline"] = None  # importing it fails
+import json, numpy, timm, torch
+directory, images, logits = sys.argv[1:]
+network = timm.create_model(f"local-dir:{directory}", pretrained=True).eval()
+with torch.no_grad():
+    numpy.save(logits, network(torch.from_numpy(numpy.load(images))).numpy())
+print(json.dumps([timm.data.resolve_model_data_config(network), network.pretrained_cfg["label_names"]]))
+"""
+
+
+def draw(preprocessing: Preprocessing, count: int) -> torch.Tensor:
+    """Return (count, C, H, W)."""
+    return torch.randn(count, 3, *preprocessing.image_size, generator=torch.Generator().manual_seed(count))
+
+
+def run(network: nn.Module, images: torch.Tensor) -> np.ndarray:
+    with torch.no_grad():
+        logits: np.ndarray = network(images).numpy()
+    return logits
+
+
+def test_a_bundle_is_exactly_these_files(saved: Saved) -> None:
+    assert sorted(path.name for path in saved.directory.iterdir()) == [
+        "bundle.json",
+        "config.json",
+        "model.onnx",
+        "model.safetensors",
+    ]
+    assert [path.name for path in saved.directory.parent.iterdir() if path.name.startswith(".")] == []
+
+
+def test_the_card_says_what_it_is(saved: Saved) -> None:
+    content = json.loads((saved.directory / "bundle.json").read_text(encoding="utf-8"))
+    assert content == {
+        "format": 1,
+        "timm_name": saved.timm_name,
+        "class_names": list(CLASS_NAMES),
+        "preprocessing": saved.preprocessing.to_dict(),
+        "card": CARD,
+    }
+
+
+def test_timm_loads_it_without_graftline(saved: Saved, tmp_path: Path) -> None:
+    images = draw(saved.preprocessing, 4)
+    np.save(tmp_path / "images.npy", images.numpy())
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", TIMM_ALONE, saved.directory, tmp_path / "images.npy", tmp_path / "logits.npy"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    config, label_names = json.loads(done.stdout)
+    np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), run(saved.network, images), atol=1e-5)
+    assert label_names == list(CLASS_NAMES)
+    fields = saved.preprocessing.to_dict()
+    assert config == {"input_size": [fields.pop("channels"), *fields.pop("image_size")], **fields}
+
+
+@pytest.mark.parametrize("count", [1, 3, 7])
+def test_the_onnx_file_takes_any_batch(saved: Saved, count: int) -> None:
+    session = onnxruntime.InferenceSession(saved.directory / "model.onnx", providers=["CPUExecutionProvider"])
+    assert [(item.name, item.type) for item in session.get_inputs()] == [("image", "tensor(float)")]
+    assert session.get_inputs()[0].shape[1:] == [3, *saved.preprocessing.image_size]
+    assert [item.name for item in session.get_outputs()] == ["logits"]
+    images = draw(saved.preprocessing, count)
+    (logits,) = session.run(None, {"image": images.numpy()})
+    np.testing.assert_allclose(logits, run(saved.network, images), atol=1e-4)
+    assert np.ptp(logits) > 0.1  # not equal for being constant
+
+
+def test_the_onnx_file_is_whole_and_says_what_it_is(saved: Saved) -> None:
+    model = onnx.load(saved.directory / "model.onnx", load_external_data=False)
+    onnx.checker.check_model(model)
+    assert not any(tensor.external_data for tensor in model.graph.initializer)
+    metadata = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
+    assert metadata["class_names"] == list(CLASS_NAMES)
+    assert metadata["preprocessing"] == saved.preprocessing.to_dict()
+
+
+def test_saving_leaves_the_network_and_the_random_numbers_alone(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    network, preprocessing = make_network(Backbone("test_resnet", weights="none", image_size=64))
+    network.to(memory_format=torch.channels_last).train()
+    network.get_submodule("layer1").eval()
+    network.get_parameter("conv1.0.weight").requires_grad_(False)
+    before = {key: (tensor.clone(), tensor.stride()) for key, tensor in network.state_dict().items()}
+    modes = [module.training for module in network.modules()]
+    gradients = [parameter.requires_grad for parameter in network.parameters()]
+    random = torch.get_rng_state()
+    save_bundle(
+        tmp_path / "bundle",
+        network,
+        timm_name="test_resnet",
+        class_names=CLASS_NAMES,
+        preprocessing=preprocessing,
+        card={},
+    )
+    after = network.state_dict()
+    for key, (tensor, stride) in before.items():
+        assert torch.equal(after[key], tensor), key
+        assert after[key].stride() == stride, key
+    assert [module.training for module in network.modules()] == modes
+    assert [parameter.requires_grad for parameter in network.parameters()] == gradients
+    assert torch.equal(torch.get_rng_state(), random)
+    assert torch.is_grad_enabled()
+    assert capfd.readouterr() == ("", "")
+    assert [str(warning.message) for warning in recwarn] == []
+
+
+@pytest.mark.parametrize("flaw", ["diverged", "another network"])
+def test_a_bundle_that_would_be_wrong_does_not_appear(tmp_path: Path, flaw: str) -> None:
+    network, preprocessing = make_network(Backbone("test_resnet", weights="none", image_size=64))
+    directory = tmp_path / "bundle"
+    directory.mkdir()
+    (directory / "old").touch()
+    if flaw == "diverged":
+        network.get_parameter("fc.bias").data[1] = torch.nan
+        message = "outputs of 'test_resnet' are not finite.*lower the learning rate"
+    else:
+        network.register_forward_hook(lambda _module, _input, logits: logits + 0.001)  # what timm would not rebuild
+        message = r"model\.safetensors of 'test_resnet' computes something else"
+    with pytest.raises(UserError, match=message):
+        save_bundle(
+            directory,
+            network,
+            timm_name="test_resnet",
+            class_names=CLASS_NAMES,
+            preprocessing=preprocessing,
+            card={},
+        )
+    assert [path.name for path in tmp_path.rglob("*")] == ["bundle", "old"]
+
+
+def test_entries_can_be_added_to_the_card(saved: Saved) -> None:
+    add_to_card(saved.directory, metrics={"accuracy": 0.9})
+    assert Predictor.from_directory(saved.directory).card == {**CARD, "metrics": {"accuracy": 0.9}}
+    add_to_card(saved.directory, metrics=None)

@@ -1,0 +1,37 @@
+"""Small real inputs that more than one room uses."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+COLOURS = {"blue": (40, 60, 200), "green": (60, 180, 70), "red": (210, 50, 40)}
+
+
+def paint(colour: tuple[int, int, int], seed: int, size: int = 40) -> Image.Image:
+    """Return a noisy square of one colour."""
+    noise = np.random.default_rng(seed).normal(0, 40, (size, size, 3))
+    return Image.fromarray((np.array(colour) + noise).clip(0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="session")
+def colour_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 3 classes with 20 images each, which any network learns at once."""
+    root = tmp_path_factory.mktemp("colours")
+    for number, (name, colour) in enumerate(COLOURS.items()):
+        (root / name).mkdir()
+        for index in range(20):
+            paint(colour, 100 * number + index).save(root / name / f"{index:02}.png")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _no_make_around_us(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Tests run under `make test`; what they start must not take its variables for its own."""
+    for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):
+        monkeypatch.delenv(name, raising=False)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    yield

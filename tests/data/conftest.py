@@ -1,0 +1,39 @@
+"""Small real images on disk."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+MakeImage = Callable[..., Path]
+MakeFolder = Callable[..., Path]
+
+
+@pytest.fixture
+def make_image() -> MakeImage:
+    """Write an image; the same seed gives the same content."""
+
+    def make(path: Path, seed: int, size: tuple[int, int] = (16, 12)) -> Path:
+        pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def make_folder(make_image: MakeImage) -> MakeFolder:
+    """Write class folders; each image is another, by ``first_seed``."""
+
+    def make(root: Path, first_seed: int = 0, **counts: int) -> Path:
+        seed = first_seed
+        for label, count in counts.items():
+            for number in range(count):
+                make_image(root / label / f"{number:03}.png", seed)
+                seed += 1
+        return root
+
+    return make

@@ -1,0 +1,248 @@
+"""Each kind of image file gives the right RGB pixels, and what is no image gives a reason."""
+
+import io
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from graftline.data.decode import MAX_PIXELS, DecodeError, decode_rgb
+
+RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+GREY = RGB[:, :, 0]
+
+
+def encode(image: Image.Image, form: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def png_header(width: int, height: int, color_type: int = 0) -> bytes:
+    """A PNG that says how large it is and has nothing else."""
+    content = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, color_type, 0, 0, 0)
+    header = struct.pack(">I", 13) + content + struct.pack(">I", zlib.crc32(content))
+    data = b"IDAT" + zlib.compress(b"\0")
+    return b"\x89PNG\r\n\x1a\n" + header + struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
+
+
+def on_all_channels(grey: np.ndarray) -> np.ndarray:
+    return np.stack([grey] * 3, axis=-1)
+
+
+@pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF", "PPM"])
+def test_rgb_is_kept(form: str) -> None:
+    pixels = decode_rgb(encode(Image.fromarray(RGB), form))
+    assert pixels.dtype == np.uint8
+    assert pixels.flags.writeable
+    np.testing.assert_array_equal(pixels, RGB)
+
+
+@pytest.mark.parametrize(("form", "options"), [("WEBP", {"lossless": True}), ("JPEG2000", {"irreversible": False})])
+def test_rgb_is_kept_by_lossless_codecs(form: str, options: dict[str, object]) -> None:
+    np.testing.assert_array_equal(decode_rgb(encode(Image.fromarray(RGB), form, **options)), RGB)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "AVIF"])
+def test_lossy_codecs_are_close(form: str) -> None:
+    smooth = np.broadcast_to(np.linspace(40, 200, 64, dtype=np.uint8)[:, None, None], (64, 64, 3)).copy()
+    np.testing.assert_allclose(decode_rgb(encode(Image.fromarray(smooth), form, quality=95)), smooth, atol=4)
+
+
+def test_a_path_a_string_and_bytes_give_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "image.png"
+    file.write_bytes(encode(Image.fromarray(RGB), "PNG"))
+    for source in (file, str(file), file.read_bytes()):
+        np.testing.assert_array_equal(decode_rgb(source), RGB)
+
+
+def test_grey_is_repeated() -> None:
+    np.testing.assert_array_equal(decode_rgb(encode(Image.fromarray(GREY), "PNG")), on_all_channels(GREY))
+
+
+def test_one_bit_is_black_and_white() -> None:
+    bits = GREY > 127
+    image = Image.fromarray((bits * 255).astype(np.uint8)).convert("1")
+    np.testing.assert_array_equal(decode_rgb(encode(image, "PNG")), on_all_channels(bits * np.uint8(255)))
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_16_bits_are_scaled_to_the_nearest_8(form: str) -> None:
+    deep = np.array([[0, 128, 129, 257], [32_767, 32_768, 65_406, 65_535]], dtype=np.uint16)
+    expected = np.array([[0, 0, 1, 1], [127, 128, 254, 255]], dtype=np.uint8)  # round(value / 257), by hand
+    np.testing.assert_array_equal(decode_rgb(encode(Image.fromarray(deep), form)), on_all_channels(expected))
+
+
+def test_16_bits_in_a_32_bit_tiff_are_scaled_too() -> None:
+    deep = np.array([[0, 257, 65_535]], dtype=np.int32)
+    np.testing.assert_array_equal(decode_rgb(encode(Image.fromarray(deep), "TIFF"))[0, :, 0], [0, 1, 255])
+    with pytest.raises(DecodeError, match="16 bits"):
+        decode_rgb(encode(Image.fromarray(deep * 2), "TIFF"))
+
+
+def test_16_bit_colour_keeps_its_high_bytes() -> None:
+    """Pillow cannot write one, so the PNG is put together by hand: one row of two pixels."""
+    content = b"IHDR" + struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
+    row = b"\0" + struct.pack(">6H", 0x1234, 0x8000, 0xFFFF, 0, 0x0100, 0xABCD)
+    data = b"IDAT" + zlib.compress(row)
+    chunks = [content, data, b"IEND"]
+    file = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks
+    )
+    np.testing.assert_array_equal(decode_rgb(file), [[[0x12, 0x80, 0xFF], [0x00, 0x01, 0xAB]]])
+
+
+def test_floating_point_within_0_to_1_is_scaled() -> None:
+    image = Image.fromarray(np.array([[0.0, 0.5, 1.0]], dtype=np.float32))
+    np.testing.assert_array_equal(decode_rgb(encode(image, "TIFF"))[0, :, 0], [0, 128, 255])
+    with pytest.raises(DecodeError, match=r"0\.\.1"):
+        decode_rgb(encode(Image.fromarray(np.array([[0.0, 300.0]], dtype=np.float32)), "TIFF"))
+
+
+def test_transparency_is_laid_on_white() -> None:
+    rgba = np.array([[[200, 0, 0, 255], [200, 0, 0, 0], [200, 0, 0, 128]]], dtype=np.uint8)
+    pixels = decode_rgb(encode(Image.fromarray(rgba), "PNG"))[0]
+    np.testing.assert_array_equal(pixels[:2], [[200, 0, 0], [255, 255, 255]])
+    np.testing.assert_allclose(pixels[2], [227, 127, 127], atol=1)  # 0.5 x colour + 0.5 x 255
+
+
+def test_transparency_of_grey_and_of_palettes_is_laid_on_white() -> None:
+    grey = np.array([[[10, 255], [10, 0]]], dtype=np.uint8)
+    np.testing.assert_array_equal(decode_rgb(encode(Image.fromarray(grey, "LA"), "PNG"))[0, :, 0], [10, 255])
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([0, 0, 0, 50, 60, 70])
+    palette.putpixel((1, 0), 1)
+    pixels = decode_rgb(encode(palette, "PNG", transparency=0))
+    np.testing.assert_array_equal(pixels[0], [[255, 255, 255], [50, 60, 70]])
+
+
+@pytest.mark.parametrize("form", ["JPEG", "TIFF"])
+def test_cmyk_is_converted(form: str) -> None:
+    for ink, expected in (
+        ((0, 255, 255, 0), (255, 0, 0)),
+        ((0, 0, 0, 255), (0, 0, 0)),
+        ((0, 0, 0, 0), (255, 255, 255)),
+    ):
+        image = Image.new("CMYK", (16, 16), ink)
+        np.testing.assert_allclose(decode_rgb(encode(image, form)), np.full((16, 16, 3), expected), atol=2)
+
+
+@pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_animations_give_their_first_frame(form: str) -> None:
+    red, blue = (Image.new("RGB", (16, 16), color) for color in ("red", "blue"))
+    options = {"lossless": True} if form == "WEBP" else {}
+    pixels = decode_rgb(encode(red, form, save_all=True, append_images=[blue], **options))
+    np.testing.assert_array_equal(pixels, np.full((16, 16, 3), (255, 0, 0)))
+
+
+# what a viewer must do for each value of the EXIF tag 0x0112 (EXIF 2.32, section 4.6.4)
+UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda stored: stored,
+    2: np.fliplr,
+    3: lambda stored: np.rot90(stored, 2),
+    4: np.flipud,
+    5: lambda stored: stored.transpose(1, 0, 2),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: np.rot90(stored, 2).transpose(1, 0, 2),
+    8: np.rot90,
+}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "WEBP"])
+def test_exif_rotation_is_applied(form: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if form == "WEBP" else {}
+    pixels = decode_rgb(encode(Image.fromarray(RGB), form, exif=exif, **options))
+    np.testing.assert_array_equal(pixels, UPRIGHT[orientation](RGB))
+
+
+def test_exif_rotation_is_applied_to_16_bits_and_to_jpeg() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    deep = Image.fromarray(GREY.astype(np.uint16) * 257)
+    np.testing.assert_array_equal(decode_rgb(encode(deep, "PNG", exif=exif)), np.rot90(on_all_channels(GREY), -1))
+    left_dark = np.zeros((32, 64, 3), dtype=np.uint8)
+    left_dark[:, 32:] = 255
+    pixels = decode_rgb(encode(Image.fromarray(left_dark), "JPEG", exif=exif))
+    assert pixels.shape == (64, 32, 3)
+    assert pixels[:16].max() < 10
+    assert pixels[48:].min() > 245
+
+
+def test_several_pictures_in_a_jpeg_give_the_first() -> None:
+    red, blue = (Image.new("RGB", (16, 16), color) for color in ("red", "blue"))
+    pixels = decode_rgb(encode(red, "MPO", save_all=True, append_images=[blue]))
+    np.testing.assert_allclose(pixels, np.full((16, 16, 3), (255, 0, 0)), atol=2)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # ours is undone by pytest's own filters
+@pytest.mark.parametrize(
+    ("content", "flaw"),
+    [
+        (b"", "empty"),
+        (b"these are words", "unreadable"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "unreadable"),  # would start Ghostscript
+        (png_header(5, 7), "broken"),
+        (png_header(50_000, 50_000), "too_large"),  # above the limit at which Pillow itself raises
+        (png_header(10_000, 9_000), "too_large"),  # between its warning and its error
+    ],
+)
+def test_what_cannot_be_decoded_has_a_reason(content: bytes, flaw: str) -> None:
+    with pytest.raises(DecodeError) as caught:
+        decode_rgb(content)
+    assert caught.value.flaw == flaw
+    assert str(caught.value) == caught.value.reason != ""
+
+
+def test_a_missing_file_has_a_reason(tmp_path: Path) -> None:
+    for path, flaw in ((tmp_path / "none.png", "missing"), (tmp_path, "unreadable")):
+        with pytest.raises(DecodeError) as caught:
+            decode_rgb(path)
+        assert caught.value.flaw == flaw
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "JPEG2000", "AVIF", "PPM"])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_truncated_files_are_refused(form: str, share: float) -> None:
+    noise = Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    content = encode(noise, form)
+    with pytest.raises(DecodeError):
+        decode_rgb(content[: int(len(content) * share)])
+
+
+def test_the_limit_of_pixels_is_the_callers(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = encode(Image.fromarray(RGB), "PNG")  # 35 pixels
+    assert decode_rgb(image, max_pixels=35).shape == RGB.shape
+    with pytest.raises(DecodeError, match="more than 34 pixels") as caught:
+        decode_rgb(image, max_pixels=34)
+    assert caught.value.flaw == "too_large"
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # to be put back after the next line
+    with pytest.raises(DecodeError) as caught:
+        decode_rgb(png_header(14_000, 14_000), max_pixels=200_000_000)  # Pillow alone would refuse it
+    assert caught.value.flaw == "broken"
+    assert MAX_PIXELS < 14_000 * 14_000 / 2
+
+
+def test_pillow_does_not_warn_of_what_we_check(tmp_path: Path) -> None:
+    (tmp_path / "large.png").write_bytes(png_header(10_000, 9_000))
+    (tmp_path / "odd.jpg").write_bytes(encode(Image.fromarray(RGB), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff"))
+    program = "import sys, graftline.data.decode as d\nfor f in sys.argv[1:]: print(d.decode_rgb(f).shape)"
+    command = [sys.executable, "-c", program, str(tmp_path / "odd.jpg"), str(tmp_path / "large.png")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "(5, 7, 3)"
+    assert "DecodeError: 10,000 x 9,000" in done.stderr
+    assert "Warning" not in done.stderr
+
+
+def test_importing_it_is_light() -> None:
+    program = "import graftline.data.decode, sys; print(sorted({'torch', 'pandas', 'rich', 'cv2'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

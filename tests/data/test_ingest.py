@@ -1,0 +1,381 @@
+"""A source becomes a checked and split dataset version; what is wrong with it is found, told and left out."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from graftline.data import checks
+from graftline.data.checks import Check, check_images
+from graftline.data.decode import MAX_PIXELS, decode
+from graftline.data.findings import Finding
+from graftline.data.ingest import Ingest, IngestResult
+from graftline.data.sources.archive import Archive
+from graftline.data.sources.elpv import Elpv
+from graftline.data.sources.folder import Folder
+from graftline.data.sources.source import Source
+from graftline.data.sources.table import Table
+from graftline.data.split import Split
+from graftline.errors import UserError
+
+
+def ingest(tmp_path: Path, path: Path, source: Source | None = None, **settings: Any) -> IngestResult:
+    settings = {"split": Split(), "min_images_per_class": 1, **settings}
+    directory = str(tmp_path / "versions")
+    return Ingest(name="set", path=str(path), source=source or Folder(), directory=directory, **settings).run()
+
+
+def kinds(result: IngestResult, root: Path) -> dict[str, str]:
+    """Map each finding's path, relative to ``root``, to its kind."""
+    return {os.path.relpath(finding.path, root): finding.kind for finding in result.report}
+
+
+def paths(result: IngestResult, root: Path) -> dict[str, str]:
+    """Map each image's path, relative to ``root``, to its split."""
+    table = result.version.table()
+    return {os.path.relpath(path, root): split for path, split in zip(table["path"], table["split"], strict=True)}
+
+
+def test_a_clean_folder_becomes_a_version(tmp_path: Path, make_folder: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_folder(tmp_path / "pets", cat=20, dog=20)
+    result = Ingest(None, str(root), Folder(), Split(), directory=str(tmp_path / "versions")).run()
+    assert result.fresh
+    assert result.report == []
+    assert result.version.directory == tmp_path / "versions" / "pets" / result.version.digest
+    assert result.version.class_names == ("cat", "dog")
+    assert result.version.counts()["train"] == {"cat": 12, "dog": 12}
+    table = result.version.table()
+    assert (table["width"].unique().tolist(), table["height"].unique().tolist()) == ([16], [12])
+    assert "new dataset version" in capsys.readouterr().out
+
+
+def test_nothing_new_is_told(tmp_path: Path, make_folder: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_folder(tmp_path / "pets", cat=10, dog=10)
+    first = ingest(tmp_path, root)
+    manifest = first.version.directory / "manifest.parquet"
+    written = manifest.stat()
+    capsys.readouterr()
+    again = ingest(tmp_path, root)
+    assert again.version == first.version
+    assert not again.fresh
+    assert manifest.stat() == written
+    assert "nothing is new" in capsys.readouterr().out
+
+
+def test_a_change_is_noticed_even_with_the_old_size_and_time(tmp_path: Path, make_image: Any) -> None:
+    root = tmp_path / "pets"
+    for number in range(10):
+        for label in ("cat", "dog"):
+            make_image(root / label / f"{number}.bmp", seed=number + 100 * (label == "dog"))
+    time.sleep(0.15)  # longer than checks._SETTLED_NS, so that the files are remembered
+    first = ingest(tmp_path, root)
+    victim = root / "cat/0.bmp"
+    before = victim.stat()
+    make_image(victim, seed=999)  # a BMP of the same size in pixels has the same size in bytes
+    os.utime(victim, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (victim.stat().st_size, victim.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    second = ingest(tmp_path, root)
+    assert second.fresh
+    assert second.version.digest != first.version.digest
+
+
+def test_the_same_images_elsewhere_are_the_same_version(tmp_path: Path, make_folder: Any) -> None:
+    root = make_folder(tmp_path / "pets", cat=10, dog=10)
+    first = ingest(tmp_path, root)
+    moved = root.rename(tmp_path / "moved")
+    second = ingest(tmp_path, moved)
+    assert (second.version.digest, second.fresh) == (first.version.digest, False)
+    assert all(Path(path).exists() for path in second.version.samples("train").paths)
+
+
+def test_only_new_files_are_decoded_again(tmp_path: Path, make_folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_folder(tmp_path / "pets", cat=10, dog=10)
+    (root / "dog/broken.png").write_bytes(b"no image")
+    time.sleep(0.15)
+    ingest(tmp_path, root)
+    make_folder(root, first_seed=500, bird=3)
+    decoded: list[str] = []
+
+    def spy(file: Any, max_pixels: int) -> Any:
+        decoded.append(os.path.relpath(file.name, root))
+        return decode(file, max_pixels)
+
+    monkeypatch.setattr(checks, "decode", spy)
+    ingest(tmp_path, root)
+    assert sorted(decoded) == ["bird/000.png", "bird/001.png", "bird/002.png", "dog/broken.png"]
+    decoded.clear()
+    ingest(tmp_path, root, max_pixels=1_000)  # another question, so other answers
+    assert len(decoded) == 24
+
+
+def test_elpv_again_takes_a_fraction_of_the_time(tmp_path: Path) -> None:
+    settings = Ingest(name="elpv", path=None, source=Elpv(), split=Split(), directory=str(tmp_path))
+    seconds = [time.process_time()]
+    first = settings.run()
+    assert first.version.counts()["test"] == {"functional": 451, "defective": 205}
+    samples = first.version.samples("test")
+    assert samples.weights is not None
+    assert first.report == []
+    seconds.append(time.process_time())
+    again = settings.run()
+    seconds.append(time.process_time())
+    assert not again.fresh
+    assert seconds[2] - seconds[1] < (seconds[1] - seconds[0]) / 4  # about 0.3 s after 5 s
+
+
+def spoil(root: Path, make_image: Any) -> dict[str, str]:
+    """Put a file of each bad kind into a folder; return their paths and kinds."""
+    good = (root / "cat/000.png").read_bytes()
+    (root / "cat/empty.png").write_bytes(b"")
+    (root / "cat/words.png").write_bytes(b"these are words")
+    (root / "cat/cut.png").write_bytes(good[: len(good) // 2])
+    make_image(root / "dog/speck.png", seed=900, size=(7, 40))
+    make_image(root / "dog/huge.png", seed=901, size=(101, 100))
+    make_image(root / "loose.png", seed=902)
+    (root / "dog/gone.png").symlink_to(root / "nowhere.png")
+    os.mkfifo(root / "dog/pipe.png")  # reading it would wait for ever
+    return {
+        "cat/empty.png": "empty",
+        "cat/words.png": "unreadable",
+        "cat/cut.png": "broken",
+        "dog/speck.png": "tiny",
+        "dog/huge.png": "too_large",
+        "loose.png": "no_label",
+        "dog/gone.png": "missing",
+        "dog/pipe.png": "unreadable",
+    }
+
+
+def test_bad_images_are_listed_and_left_out(
+    tmp_path: Path, make_folder: Any, make_image: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make_folder(tmp_path / "pets", cat=10, dog=10)
+    clean = ingest(tmp_path, root)
+    bad = spoil(root, make_image)
+    result = ingest(tmp_path, root, max_pixels=10_000)
+    assert kinds(result, root) == bad
+    assert result.version == clean.version
+    listed = json.loads((tmp_path / "versions/set/findings.json").read_text())
+    assert [Finding(**finding) for finding in listed] == result.report
+    assert all(finding.detail for finding in result.report)
+    told = capsys.readouterr().out
+    assert "1 truncated or broken, left out" in told
+    assert "2 not readable as an image, left out" in told
+    assert "findings.json" in told
+
+
+def test_bad_images_stop_if_they_should(tmp_path: Path, make_folder: Any, make_image: Any) -> None:
+    root = make_folder(tmp_path / "pets", cat=10, dog=10)
+    assert ingest(tmp_path, root, on_bad="fail").fresh
+    bad = spoil(root, make_image)
+    with pytest.raises(UserError, match=r"8 images cannot be used .*data.on_bad=leave_out"):
+        ingest(tmp_path, root, on_bad="fail", max_pixels=10_000)
+    listed = json.loads((tmp_path / "versions/set/findings.json").read_text())
+    assert {os.path.relpath(finding["path"], root) for finding in listed} == set(bad)
+
+
+def test_the_content_decides_not_the_extension(tmp_path: Path, make_folder: Any) -> None:
+    root = make_folder(tmp_path / "pets", cat=10, dog=10)
+    (root / "cat/000.png").rename(root / "cat/000.jpg")
+    (root / "cat/001.png").rename(root / "cat/001")
+    (root / "cat/002.png").rename(root / "cat/002.PNG")
+    pictures = [Image.open(root / f"dog/00{number}.png") for number in range(2)]
+    pictures[0].save(root / "dog/phone.jpg", "MPO", save_all=True, append_images=pictures[1:])
+    result = ingest(tmp_path, root)
+    assert kinds(result, root) == {"cat/000.jpg": "wrong_extension", "cat/001": "wrong_extension"}
+    assert {finding.detail for finding in result.report} == {"it is PNG"}
+    assert len(result.version.table()) == 21
+
+
+def test_copies_in_two_given_splits_leave_training(tmp_path: Path, make_folder: Any) -> None:
+    root = tmp_path / "pets"
+    for seed, split in ((0, "train"), (100, "val"), (200, "test")):
+        make_folder(root / split, first_seed=seed, cat=6, dog=6)
+    shutil.copy(root / "test/cat/000.png", root / "train/cat/of_test.png")
+    shutil.copy(root / "test/cat/001.png", root / "val/cat/of_test.png")
+    shutil.copy(root / "val/dog/000.png", root / "train/dog/of_val.png")
+    shutil.copy(root / "train/dog/000.png", root / "train/dog/twice.png")
+    result = ingest(tmp_path, root)
+    assert kinds(result, root) == {
+        "train/cat/of_test.png": "leak",
+        "val/cat/of_test.png": "leak",
+        "train/dog/of_val.png": "leak",
+        "train/dog/twice.png": "duplicate",
+    }
+    kept = paths(result, root)
+    assert len(kept) == 37
+    assert "train/dog/twice.png" in kept
+    table = result.version.table()
+    assert table.groupby("sha256")["split"].nunique().max() == 1
+
+
+def test_copies_in_a_drawn_split_stay_together(tmp_path: Path, make_folder: Any) -> None:
+    root = make_folder(tmp_path / "pets", cat=20, dog=20)
+    for number in range(15):
+        shutil.copy(root / f"cat/0{number:02}.png", root / f"cat/copy{number}.png")
+    result = ingest(tmp_path, root)
+    assert {finding.kind for finding in result.report} == {"duplicate"}
+    assert len(result.report) == 15
+    assert len(result.version.table()) == 55
+    assert result.version.table().groupby("sha256")["split"].nunique().max() == 1
+
+
+def test_one_image_with_two_labels_is_left_out_unless_kept(tmp_path: Path, make_folder: Any) -> None:
+    root = make_folder(tmp_path / "pets", cat=10, dog=10)
+    shutil.copy(root / "cat/000.png", root / "dog/same.png")
+    result = ingest(tmp_path, root)
+    assert kinds(result, root) == {"cat/000.png": "conflict", "dog/same.png": "conflict"}
+    assert all("cat in" in finding.detail and "dog in" in finding.detail for finding in result.report)
+    assert len(result.version.table()) == 19
+    kept = ingest(tmp_path, root, on_conflict="keep")
+    assert kinds(kept, root) == kinds(result, root)
+    assert len(kept.version.table()) == 21
+    assert kept.version.table().groupby("sha256")["split"].nunique().max() == 1
+
+
+def test_classes_are_judged(tmp_path: Path, make_folder: Any) -> None:
+    root = make_folder(tmp_path / "pets", cat=60, dog=5, owl=1)
+    result = ingest(tmp_path, root, min_images_per_class=6)
+    found = {(finding.kind, finding.path) for finding in result.report}
+    assert {("few_images", "dog"), ("few_images", "owl"), ("imbalance", "cat"), ("not_in_split", "owl")} <= found
+    assert ("few_images", "cat") not in found
+    assert "60 images, but owl has 1" in next(f.detail for f in result.report if f.kind == "imbalance")
+
+
+def test_a_given_split_is_judged(tmp_path: Path, make_folder: Any, make_image: Any) -> None:
+    rows = []
+    for number in range(20):
+        split = "test" if number % 4 == 0 else "train"
+        make_image(tmp_path / f"{number}.png", seed=number)
+        rows.append((f"{number}.png", "ab"[number % 2], split, f"g{number // 2}"))
+    rows[0] = (rows[0][0], "b", *rows[0][2:])
+    pd.DataFrame(rows, columns=["path", "label", "split", "group"]).to_csv(tmp_path / "t.csv", index=False)
+    found = {(f.kind, f.path) for f in ingest(tmp_path, tmp_path / "t.csv", Table()).report}
+    assert ("drawn_split", "validation") in found
+    assert ("group_in_two_splits", "g0") in found
+    assert ("group_in_two_splits", "g1") not in found
+
+
+def test_a_class_only_to_be_tested_is_a_mistake(tmp_path: Path, make_folder: Any) -> None:
+    root = tmp_path / "pets"
+    make_folder(root / "train", cat=5, dog=5)
+    make_folder(root / "test", first_seed=50, cat=5, owl=5)
+    with pytest.raises(UserError, match="class 'owl' has no training images"):
+        ingest(tmp_path, root)
+
+
+def test_one_class_is_not_enough(tmp_path: Path, make_folder: Any) -> None:
+    with pytest.raises(UserError, match="only the class 'cat'"):
+        ingest(tmp_path, make_folder(tmp_path / "pets", cat=5))
+
+
+def test_a_class_without_usable_images_is_a_mistake(tmp_path: Path, make_folder: Any) -> None:
+    root = make_folder(tmp_path / "pets", cat=5, dog=1)
+    (root / "dog/000.png").write_bytes(b"")
+    with pytest.raises(UserError, match="No image of the class 'dog' can be used"):
+        ingest(tmp_path, root)
+    for file in (root / "cat").iterdir():
+        file.write_bytes(b"")
+    with pytest.raises(UserError, match=r"No image can be used .*has no content"):
+        ingest(tmp_path, root)
+
+
+def test_numbers_as_classes_are_in_their_order(tmp_path: Path, make_folder: Any) -> None:
+    root = make_folder(tmp_path / "digits", **{"10": 3, "9": 3, "0": 3})
+    assert ingest(tmp_path, root).version.class_names == ("0", "9", "10")
+
+
+def test_the_name_comes_from_the_path(tmp_path: Path, make_folder: Any) -> None:
+    root = make_folder(tmp_path / "my pets.v2", cat=5, dog=5)
+    shutil.make_archive(str(tmp_path / "packed"), "gztar", root)
+    for path, source, name in (
+        (root, Folder(), "my-pets-v2"),
+        (tmp_path / "packed.tar.gz", Archive(cache=str(tmp_path / "cache")), "packed"),
+    ):
+        assert Ingest(None, str(path), source, Split(), directory=str(tmp_path / "v")).run().version.name == name
+    with pytest.raises(UserError, match="is no name"):
+        Ingest("a/b", str(root), Folder(), Split(), directory=str(tmp_path / "v")).run()
+
+
+def test_a_folder_a_table_and_an_archive_of_it_agree(tmp_path: Path, make_folder: Any) -> None:
+    root = make_folder(tmp_path / "pets", cat=10, dog=10)
+    rows = [(f"{label}/{number:03}.png", label) for label in ("dog", "cat") for number in range(10)]
+    pd.DataFrame(rows, columns=["path", "label"]).to_csv(root / "labels.csv", index=False)
+    folder = ingest(tmp_path, root)
+    table = ingest(tmp_path, root / "labels.csv", Table())
+    shutil.make_archive(str(tmp_path / "packed"), "zip", root)
+    archive = ingest(tmp_path, tmp_path / "packed.zip", Archive(cache=str(tmp_path / "cache")))
+    assert folder.version.digest == table.version.digest == archive.version.digest
+    assert (folder.fresh, table.fresh, archive.fresh) == (True, False, False)
+
+
+def test_a_table_may_list_an_image_twice(tmp_path: Path, make_folder: Any) -> None:
+    root = make_folder(tmp_path / "pets", cat=10, dog=10)
+    rows = [(f"{label}/{number:03}.png", label) for label in ("dog", "cat") for number in range(10)]
+    rows += [("cat/000.png", "cat"), ("cat/001.png", "dog")]
+    pd.DataFrame(rows, columns=["path", "label"]).to_csv(root / "labels.csv", index=False)
+    result = ingest(tmp_path, root / "labels.csv", Table())
+    assert [(f.kind, os.path.relpath(f.path, root)) for f in result.report] == [
+        ("conflict", "cat/001.png"),
+        ("conflict", "cat/001.png"),
+        ("duplicate", "cat/000.png"),
+    ]
+    assert len(result.version.table()) == 20
+
+
+def test_odd_names_are_told_as_they_are(tmp_path: Path, make_folder: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_folder(tmp_path / "pets", cat=10, dog=10)
+    (root / "cat/[bold]\u00e9 [red].png").write_bytes(b"")
+    ingest(tmp_path, root)
+    assert "[bold]\u00e9 [red].png" in capsys.readouterr().out
+
+
+def test_an_interrupted_pass_goes_on_where_it_was(
+    tmp_path: Path, make_folder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_folder(tmp_path / "pets", cat=30)
+    files = sorted(map(str, (root / "cat").iterdir()))
+    memory = tmp_path / "checked.parquet"
+    decoded: list[str] = []
+
+    def interrupt(file: Any, max_pixels: int) -> Any:
+        if file.name == files[20]:
+            raise KeyboardInterrupt
+        decoded.append(file.name)
+        return decode(file, max_pixels)
+
+    time.sleep(0.15)
+    monkeypatch.setattr(checks, "_AT_ONCE", 5)
+    monkeypatch.setattr(checks, "decode", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        check_images(files, MAX_PIXELS, workers=1, memory=memory)
+    assert decoded[:20] == files[:20]
+    decoded.clear()
+
+    def note(file: Any, max_pixels: int) -> Any:
+        decoded.append(file.name)
+        return decode(file, max_pixels)
+
+    monkeypatch.setattr(checks, "decode", note)
+    found = check_images(files, MAX_PIXELS, workers=2, memory=memory)
+    assert sorted(decoded) == files[20:]
+    assert found["path"].tolist() == files
+    assert tuple(found.columns) == Check._fields
+
+
+def test_checks_leave_no_thread_behind_and_need_no_torch(tmp_path: Path, make_folder: Any) -> None:
+    before = threading.active_count()
+    ingest(tmp_path, make_folder(tmp_path / "pets", cat=100, dog=100), workers=4)
+    assert threading.active_count() == before
+    program = "import sys, graftline.data.ingest, graftline.data.sources.archive; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,203 @@
+"""Folders, tables and the sample are read as what they are, and a user's mistake gets one sentence."""
+
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from graftline.data.sources.elpv import Elpv
+from graftline.data.sources.folder import Folder
+from graftline.data.sources.table import Table
+from graftline.errors import UserError
+
+
+def touch(root: Path, *names: str) -> Path:
+    """Make files; the sources do not look into them."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+    return root
+
+
+def listed(images: pd.DataFrame, root: Path) -> dict[str, object]:
+    return {
+        str(Path(path).relative_to(root)): label for path, label in zip(images["path"], images["label"], strict=True)
+    }
+
+
+def test_a_folder_of_class_folders(tmp_path: Path) -> None:
+    touch(
+        tmp_path, "cat/a.jpg", "cat/deep/b", "dog/c.png", "dog/.hidden.png", "dog/notes.txt", ".git/x.png", "about.md"
+    )
+    assert listed(Folder().read(tmp_path), tmp_path) == {"cat/a.jpg": "cat", "cat/deep/b": "cat", "dog/c.png": "dog"}
+
+
+def test_images_beside_class_folders_have_no_label(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/a.jpg", "dog/c.png", "loose.jpg", "LICENSE")
+    images = Folder().read(tmp_path).set_index("path")["label"]
+    assert pd.isna(images[str(tmp_path / "loose.jpg")])
+    assert str(tmp_path / "LICENSE") not in images
+
+
+@pytest.mark.parametrize(("train", "validation", "test"), [("train", "val", "test"), ("Training", "valid", "testing")])
+def test_a_folder_of_split_folders(tmp_path: Path, train: str, validation: str, test: str) -> None:
+    touch(tmp_path, f"{train}/cat/a.jpg", f"{train}/dog/a.jpg", f"{validation}/cat/b.jpg", f"{test}/dog/c.jpg")
+    images = Folder().read(tmp_path)
+    assert sorted(images["split"]) == ["test", "train", "train", "validation"]
+    by_path = images.set_index("path")
+    assert by_path.loc[str(tmp_path / validation / "cat/b.jpg"), "split"] == "validation"
+    assert by_path.loc[str(tmp_path / test / "dog/c.jpg"), "label"] == "dog"
+
+
+def test_a_class_may_be_called_test(tmp_path: Path) -> None:
+    touch(tmp_path, "test/a.jpg", "control/b.jpg")
+    images = Folder().read(tmp_path)
+    assert "split" not in images
+    assert set(images["label"]) == {"test", "control"}
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    touch(tmp_path, "real/a.jpg", "data/dog/b.jpg")
+    (tmp_path / "data/cat").symlink_to(tmp_path / "real")
+    (tmp_path / "real/back").symlink_to(tmp_path / "real")
+    assert listed(Folder().read(tmp_path / "data"), tmp_path / "data") == {"cat/a.jpg": "cat", "dog/b.jpg": "dog"}
+
+
+def test_names_that_are_not_utf8_can_be_told(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/a.jpg", "dog/b.jpg")
+    touch(tmp_path, os.fsdecode(b"cat/caf\xe9.jpg"))
+    assert str(tmp_path / "cat/caf\ufffd.jpg") in Folder().read(tmp_path)["path"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["cat/a.jpg", "dog/notes.txt"], "class folder .*dog holds no images"),
+        (["a.jpg", "b.jpg"], "holds images but no class folders"),
+        (["notes.txt"], "holds no images"),
+        (["train/cat/a.jpg", "cat/a.jpg"], r"split folders and others \(cat\)"),
+    ],
+)
+def test_a_folder_that_is_none_of_these(tmp_path: Path, names: list[str], message: str) -> None:
+    touch(tmp_path, *names)
+    with pytest.raises(UserError, match=message):
+        Folder().read(tmp_path)
+
+
+def test_a_path_that_is_not_there(tmp_path: Path) -> None:
+    touch(tmp_path, "photos/cat/a.jpg", "a.csv")
+    with pytest.raises(UserError, match=r"did you mean '.*photos'"):
+        Folder().read(tmp_path / "photo")
+    with pytest.raises(UserError, match="There is nothing at"):
+        Folder().read(tmp_path / "elsewhere" / "x")
+    with pytest.raises(UserError, match="data=table"):
+        Folder().read(tmp_path / "a.csv")
+    with pytest.raises(UserError, match=r"data\.path is not given"):
+        Table().read(None)
+
+
+TABLE = pd.DataFrame(
+    {
+        "path": ["img/a.png", "img/b.png", "/far/c.png"],
+        "label": ["NA", "10", "9"],
+        "split": ["train", "VAL", "test"],
+        "group": ["p1", "p2", None],
+        "weight": [1.0, 0.5, 0.0],
+    }
+)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_table_with_all_columns(tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"labels.{suffix}"
+    if suffix == "csv":
+        TABLE.to_csv(file, index=False)
+    else:
+        TABLE.to_parquet(file)
+    images = Table().read(file)
+    assert images["path"].tolist() == [str(tmp_path / "img/a.png"), str(tmp_path / "img/b.png"), "/far/c.png"]
+    assert images["label"].tolist() == ["NA", "10", "9"]
+    assert images["split"].tolist() == ["train", "validation", "test"]
+    assert images["group"].tolist()[:2] == ["p1", "p2"]
+    assert pd.isna(images["group"].iloc[2])
+    assert images["weight"].tolist() == [1.0, 0.5, 0.0]
+
+
+def test_a_table_with_other_names_of_columns(tmp_path: Path) -> None:
+    TABLE.rename(columns={"path": "file", "label": "kind", "group": "patient"}).to_csv(tmp_path / "t.csv", index=False)
+    images = Table(path="file", label="kind", group="patient", split=None).read(tmp_path / "t.csv")
+    assert images["label"].tolist() == ["NA", "10", "9"]
+    assert images["group"].iloc[0] == "p1"
+    assert "split" not in images
+
+
+def test_whole_numbers_are_labels_without_a_point(tmp_path: Path) -> None:
+    pd.DataFrame({"path": ["a", "b", "c"], "label": [3.0, 11.0, None]}).to_parquet(tmp_path / "t.parquet")
+    labels = Table().read(tmp_path / "t.parquet")["label"]
+    assert labels.tolist()[:2] == ["3", "11"]
+    assert pd.isna(labels.iloc[2])
+
+
+@pytest.mark.parametrize(
+    ("content", "table", "message"),
+    [
+        ("path,label\na,b\n", Table(label="lable"), r"no column 'lable': did you mean data.source.label=label\?"),
+        ("file,kind\na,b\n", Table(), "no column 'path': set data.source.path to one of file, kind"),
+        ("path,label\na,b\n", Table(group="patient"), "no column 'patient'"),
+        ("path,label\n", Table(), "has no rows"),
+        ("", Table(), "cannot be read as a table"),
+        ("path,label\n,b\n", Table(), "1 rows without a path"),
+        ("path,label,split\na,b,holdout\n", Table(), "has the split 'holdout'"),
+        ("path,label,weight\na,b,much\n", Table(), "has the weight 'much'"),
+        ("path,label,weight\na,b,-1\n", Table(), "has the weight '-1'"),
+        ("path,label,weight\na,b,\n", Table(), "weights are numbers"),
+    ],
+)
+def test_a_table_with_a_mistake(tmp_path: Path, content: str, table: Table, message: str) -> None:
+    (tmp_path / "t.csv").write_text(content)
+    with pytest.raises(UserError, match=message):
+        table.read(tmp_path / "t.csv")
+
+
+def test_a_file_that_is_no_table(tmp_path: Path) -> None:
+    (tmp_path / "t.parquet").write_bytes(b"PAR1 nonsense")
+    with pytest.raises(UserError, match="cannot be read as a table"):
+        Table().read(tmp_path / "t.parquet")
+    (tmp_path / "t.csv").write_bytes("path,label\ncaf\u00e9,b\n".encode("latin-1"))
+    with pytest.raises(UserError, match="UTF-8"):
+        Table().read(tmp_path / "t.csv")
+    with pytest.raises(UserError, match=r"\.csv or \.parquet"):
+        Table().read(touch(tmp_path, "t.xlsx") / "t.xlsx")
+
+
+def test_elpv_is_what_was_published() -> None:
+    """2,624 cells; the counts of probability x type are those of the package's labels.csv, counted by hand."""
+    images = Elpv().read(None)
+    assert len(images) == 2_624
+    assert all(Path(path).is_file() for path in images["path"])
+    assert images["stratum"].value_counts().to_dict() == {
+        "0.00 poly": 920,
+        "0.00 mono": 588,
+        "1.00 poly": 402,
+        "1.00 mono": 313,
+        "0.33 poly": 178,
+        "0.33 mono": 117,
+        "0.67 mono": 56,
+        "0.67 poly": 50,
+    }
+    probability = images["stratum"].str.slice(0, 4)
+    assert set(images.loc[probability.isin(["0.00", "0.33"]), "label"]) == {"functional"}
+    assert set(images.loc[probability.isin(["0.67", "1.00"]), "label"]) == {"defective"}
+    weights = images.groupby(probability)["weight"].unique()
+    for name, weight in {"0.00": 1.0, "0.33": 1 / 3, "0.67": 2 / 3, "1.00": 1.0}.items():
+        assert weights[name].tolist() == pytest.approx([weight])
+
+
+def test_elpv_with_another_threshold_or_folder(tmp_path: Path) -> None:
+    images = Elpv(threshold=0.2).read(None)
+    assert (images["label"] == "defective").sum() == 2_624 - 920 - 588
+    (tmp_path / "labels.csv").write_text("images/x.png  1.0   mono\nimages/y.png  0.0   poly\n")
+    assert Elpv().read(tmp_path)["path"].tolist() == [str(tmp_path / "images/x.png"), str(tmp_path / "images/y.png")]
+    with pytest.raises(UserError, match="not ELPV's list"):
+        Elpv().read(touch(tmp_path, "sub/x.png") / "sub")

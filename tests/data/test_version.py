@@ -1,0 +1,104 @@
+"""A dataset version is named by what it holds, wherever it lies."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from graftline.data.version import COLUMNS, DatasetVersion, write_version
+from graftline.errors import UserError
+
+CLASSES = ("cat", "dog")
+
+
+def table(root: str = "/photos") -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "path": [f"{root}/b/2.png", f"{root}/a/1.png", f"{root}/a/3.png"],
+            "label": ["dog", "cat", "dog"],
+            "split": ["train", "train", "test"],
+            "group": pd.Series(["p", None, None], dtype="str"),
+            "weight": [0.5, 1.0, 1 / 3],
+            "stratum": pd.Series([None, None, None], dtype="str"),
+            "sha256": ["22", "11", "33"],
+            "width": [10, 20, 30],
+            "height": [11, 21, 31],
+        }
+    )
+
+
+def test_it_reads_as_it_was_written(tmp_path: Path) -> None:
+    written, fresh = write_version(tmp_path, "pets", table(), CLASSES)
+    assert fresh
+    assert sorted(file.name for file in written.directory.iterdir()) == ["manifest.parquet", "summary.json"]
+    version = DatasetVersion.load(written.directory)
+    assert version == written
+    assert (version.name, version.class_names, len(version.digest)) == ("pets", CLASSES, 16)
+    assert version.directory == tmp_path / version.digest
+    read = version.table()
+    assert tuple(read.columns) == COLUMNS
+    expected = table().sort_values("path", ignore_index=True)
+    assert read["path"].tolist() == ["/photos/a/1.png", "/photos/a/3.png", "/photos/b/2.png"]
+    pd.testing.assert_frame_equal(read, expected, check_dtype=False, rtol=1e-6)
+    assert version.counts() == {
+        "train": {"cat": 1, "dog": 1},
+        "validation": {"cat": 0, "dog": 0},
+        "test": {"cat": 0, "dog": 1},
+    }
+
+
+def test_samples_are_the_rows_of_a_split(tmp_path: Path) -> None:
+    version, _ = write_version(tmp_path, "pets", table(), CLASSES)
+    samples = version.samples("train")
+    assert samples.paths == ["/photos/a/1.png", "/photos/b/2.png"]
+    assert samples.labels.dtype == np.int64
+    np.testing.assert_array_equal(samples.labels, [0, 1])
+    assert samples.weights is not None
+    assert samples.weights.dtype == np.float32
+    np.testing.assert_array_equal(samples.weights, np.array([1.0, 0.5], dtype=np.float32))
+    weightless, _ = write_version(tmp_path, "pets", table().assign(weight=np.nan), CLASSES)
+    assert weightless.samples("train").weights is None
+
+
+def test_an_unknown_or_empty_split_is_told(tmp_path: Path) -> None:
+    version, _ = write_version(tmp_path, "pets", table(), CLASSES)
+    with pytest.raises(UserError, match="no split 'valid'"):
+        version.samples("valid")
+    with pytest.raises(UserError, match="validation split of pets has no images"):
+        version.samples("validation")
+
+
+def test_the_digest_is_of_the_contents_not_of_the_place_or_order(tmp_path: Path) -> None:
+    version, _ = write_version(tmp_path, "pets", table(), CLASSES)
+    same, fresh = write_version(tmp_path, "pets", table().iloc[::-1], CLASSES)
+    assert (same.digest, fresh) == (version.digest, False)
+    moved, fresh = write_version(tmp_path, "pets", table("/elsewhere/deep"), CLASSES)
+    assert (moved.digest, fresh) == (version.digest, False)
+    assert moved.samples("test").paths == ["/elsewhere/deep/a/3.png"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"sha256": "44"}, {"label": "cat"}, {"split": "test"}, {"group": "q"}, {"weight": 0.25}, {"stratum": "s"}],
+)
+def test_the_digest_notices_each_change(tmp_path: Path, change: dict[str, object]) -> None:
+    version, _ = write_version(tmp_path, "pets", table(), CLASSES)
+    changed = table()
+    for column, value in change.items():
+        changed.loc[0, column] = value  # type: ignore[call-overload]
+    other, fresh = write_version(tmp_path, "pets", changed, CLASSES)
+    assert fresh
+    assert other.digest != version.digest
+    assert write_version(tmp_path, "pets", table(), CLASSES[::-1])[0].digest != version.digest
+
+
+def test_a_folder_that_is_no_version_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no dataset version"):
+        DatasetVersion.load(tmp_path)
+    version, _ = write_version(tmp_path, "pets", table(), CLASSES)
+    summary = version.directory / "summary.json"
+    summary.write_text(json.dumps({**json.loads(summary.read_text()), "format": 99}))
+    with pytest.raises(UserError, match="later graftline"):
+        DatasetVersion.load(version.directory)

@@ -1,0 +1,143 @@
+"""What the user types: all mistakes at once, each with the nearest right name, before anything heavy starts."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from graftline.errors import UserError
+from pipeline.overrides import CONF, check, from_makeflags
+
+PROJECT = CONF.parent
+
+
+def mistakes(*overrides: str, stage: str = "train") -> list[str]:
+    with pytest.raises(UserError) as caught:
+        check(stage, list(overrides))
+    head, *lines = str(caught.value).splitlines()
+    assert "nothing was started" in head
+    return [line.strip() for line in lines]
+
+
+def test_what_is_right_passes_as_typed() -> None:
+    typed = ["backbone=efficientnet_b0", "freeze=all_but_head", "trainer.max_epochs=3", "seed=0"]
+    checked = check("train", typed)
+    assert sorted(checked.overrides) == sorted(typed)
+    assert not checked.multirun
+    assert checked.config.backbone.name == "efficientnet_b0"
+    assert checked.config.trainer.max_epochs == 3
+
+
+def test_any_timm_name_is_a_backbone_with_and_without_its_tag() -> None:
+    for name in ("resnet50", "resnet50.a1_in1k", "vit_base_patch16_clip_224.openai", "test_efficientnet"):
+        assert check("train", [f"backbone={name}"]).config.backbone.name == name
+
+
+def test_our_files_take_precedence_over_timms_names() -> None:
+    assert check("train", ["backbone=efficientnet_lite0"]).config.backbone.name == "tf_efficientnet_lite0"
+
+
+def test_all_mistakes_are_reported_together() -> None:
+    found = mistakes(
+        "backbone=efficientnet_bo",
+        "freeze=all_but_heads",
+        "trainer.max_epoch=3",
+        "train.batch_size=many",
+        "sed=1",
+    )
+    assert found == [
+        (
+            "backbone=efficientnet_bo: no such backbone; "
+            "did you mean efficientnet_b0 or efficientnet_b1 or efficientnet_b2?"
+        ),
+        "freeze=all_but_heads: no such freeze; did you mean all_but_head?",
+        "trainer.max_epoch=3: no such key; did you mean trainer.max_epochs or trainer.min_epochs?",
+        "train.batch_size=many: must be a whole number",
+        "sed=1: no such key; did you mean seed?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("max_epochs=3", "trainer.max_epochs"),  # the right name without its group
+        ("train.lr=0.1", "optim.lr"),
+        ("backbone.img_size=224", "backbone.image_size"),
+        ("data=elvp", "elpv"),
+        ("augment=storng", "strong"),
+    ],
+)
+def test_the_nearest_right_name_is_given(override: str, expected: str) -> None:
+    (line,) = mistakes(override)
+    assert line.startswith(f"{override.partition('=')[0]}")
+    assert expected in line.partition("did you mean")[2]
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("train.patience=soon", "a whole number or null"),
+        ("train.class_weights=perhaps", "true or false"),
+        ("backbone.weights=internet", "auto or packaged or file or hub or none"),
+        ("backbone.image_size=2.5", "a whole number or null"),
+        ("data.on_bad=ignore", "leave_out or fail"),
+        ("train.label_smoothing=[1]", "a number"),
+    ],
+)
+def test_a_wrong_type_says_what_is_wanted(override: str, expected: str) -> None:
+    (line,) = mistakes(override)
+    assert line.endswith(f"must be {expected}")
+
+
+def test_never_a_list_of_a_thousand_names() -> None:
+    (line,) = mistakes("backbone=zzzzqqq")
+    assert len(line) < 200
+
+
+def test_a_mandatory_value_is_named() -> None:
+    assert mistakes("data=folder") == ["data.path: needed; make train data.path=..."]
+    assert mistakes(stage="predict") == [
+        "bundle: needed; make predict bundle=...",
+        "images: needed; make predict images=...",
+    ]
+
+
+def test_what_is_no_override_at_all() -> None:
+    (line,) = mistakes("backbone")
+    assert "key=value" in line
+
+
+def test_an_argument_of_a_target_needs_no_plus() -> None:
+    checked = check("train", ["trainer.limit_train_batches=2", "optim.eps=0.001"])
+    assert checked.config.trainer.limit_train_batches == 2
+    assert checked.config.optim.eps == 0.001
+
+
+def test_commas_ask_for_several_runs_and_brackets_do_not() -> None:
+    assert check("train", ["backbone=efficientnet_lite0,efficientnet_lite1"]).multirun
+    assert check("train", ["seed=0,1,2"]).multirun
+    assert not check("train", ["freeze=auto", "freeze.table=[{images_per_class:0,frozen:1.0}]"]).multirun
+    assert mistakes("backbone=resnet18,resnet19") == [
+        "backbone=resnet19: no such backbone; did you mean resnet18 or resnet10t or resnet14t?"
+    ]
+
+
+def test_make_hands_values_on_as_typed(tmp_path: Path) -> None:
+    makefile = tmp_path / "Makefile"
+    makefile.write_text("show:\n\t@printenv MAKEFLAGS\n")
+    typed = [
+        "backbone=efficientnet_b0,resnet18",
+        "freeze.names=[blocks.0,blocks.1]",
+        "data.path=my photos",
+        "name='it is'",
+        'data.name="2024"',
+        "x=a=b",
+        "path=back\\slash",
+        "+trainer.max_steps=3",
+        "dollar=$HOME",
+    ]
+    command = ["make", "-f", str(makefile), "show", "PYTHON=python3.12", *typed, "--"]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
+    flags = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.rstrip("\n")
+    assert from_makeflags(flags) == typed

@@ -1,0 +1,256 @@
+"""The fit on a real Trainer: it learns, keeps the best weights, takes up where it left off, and keeps frozen frozen."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import timm
+import torch
+from torch.utils.data import DataLoader
+
+from graftline.augment.policy import Evaluate
+from graftline.augment.preprocess import Preprocessing
+from graftline.data.loaders import Batch, make_loader
+from graftline.data.version import Samples
+from graftline.errors import UserError
+from graftline.features.cache import activation_loader
+from graftline.freezing.rules import AllButHead, Auto, Nothing
+from graftline.training.fit import Fit, fit
+from graftline.training.module import GraftModule
+from graftline.training.recipe import Recipe
+from graftline.training.schedule import constant, warmup_cosine
+
+FEATURES, CLASSES, IMAGES = 8, 3, 60
+
+
+def _separable(seed: int = 0) -> tuple[np.ndarray, Samples]:
+    """Activations (N, F) whose classes differ in their means."""
+    generator = np.random.default_rng(seed)
+    labels = np.arange(IMAGES) % CLASSES
+    centres = np.random.default_rng(99).normal(0, 2, (CLASSES, FEATURES))
+    activations = (centres[labels] + generator.normal(0, 1, (IMAGES, FEATURES))).astype(np.float32)
+    return activations, Samples(["unused"] * IMAGES, labels.astype(np.int64), None)
+
+
+def _cached_loaders(rank: int, world_size: int) -> tuple[DataLoader[Batch], DataLoader[Batch]]:
+    (train, train_samples), (validation, validation_samples) = _separable(0), _separable(1)
+    common: dict[str, Any] = {"batch_size": 16, "seed": 0, "rank": rank, "world_size": world_size}
+    return (
+        activation_loader([train], train_samples, shuffle=True, **common),
+        activation_loader([validation], validation_samples, shuffle=False, **common),
+    )
+
+
+def _module(network: torch.nn.Module, **changes: Any) -> GraftModule:
+    arguments: dict[str, Any] = {
+        "optimiser": functools.partial(torch.optim.AdamW, lr=0.05),
+        "schedule": warmup_cosine,
+        "weight_decay": 0.01,
+    }
+    return GraftModule(network, **{**arguments, **changes})
+
+
+def _head(seed: int = 0) -> torch.nn.Linear:
+    torch.manual_seed(seed)
+    return torch.nn.Linear(FEATURES, CLASSES)
+
+
+def _trainer(epochs: int = 5, **changes: Any) -> Callable[..., pl.Trainer]:
+    return functools.partial(pl.Trainer, accelerator="cpu", devices=1, max_epochs=epochs, **changes)
+
+
+def _nobody(metrics: dict[str, float], step: int) -> None:
+    pass
+
+
+def _fit(module: GraftModule, directory: Path, epochs: int = 5, **changes: Any) -> Fit:
+    arguments: dict[str, Any] = {"directory": directory, "on_epoch": _nobody, "show_progress": False}
+    return fit(module, _trainer(epochs), _cached_loaders, **{**arguments, **changes})
+
+
+def test_it_learns_and_reports_each_epoch(tmp_path: Path) -> None:
+    told: list[tuple[dict[str, float], int]] = []
+    result = _fit(_module(_head()), tmp_path, on_epoch=lambda metrics, step: told.append((metrics, step)))
+    assert [metrics for metrics, _ in told] == result.history
+    assert [step for _, step in told] == [4, 8, 12, 16, 20]
+    assert [metrics["epoch"] for metrics in result.history] == [0, 1, 2, 3, 4]
+    assert result.history[-1]["val/loss"] < result.history[0]["val/loss"]
+    assert result.best["val/accuracy"] > 0.9
+    expected = {"train/loss", "val/loss", "val/accuracy", "epoch", "learning_rate", "images_per_second"}
+    assert set(result.best) == expected
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
+def test_the_weights_left_are_those_of_the_best_epoch(tmp_path: Path) -> None:
+    module = _module(_head(), optimiser=functools.partial(torch.optim.SGD, lr=30.0), schedule=constant)
+    result = _fit(module, tmp_path, epochs=6)  # diverges, so that the last epoch is not the best
+    activations, samples = _separable(1)
+    with torch.inference_mode():
+        logits = module(torch.from_numpy(activations))
+        loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(samples.labels))
+    assert float(loss) == pytest.approx(result.best["val/loss"], abs=1e-5)
+    assert result.best["val/loss"] == min(metrics["val/loss"] for metrics in result.history)
+
+
+def test_it_stops_when_validation_no_longer_gets_better(tmp_path: Path) -> None:
+    module = _module(_head(), optimiser=functools.partial(torch.optim.SGD, lr=30.0), schedule=constant)
+    assert len(_fit(module, tmp_path, epochs=50, patience=2).history) < 50
+
+
+def test_resume_goes_on_with_steps_epochs_and_history(tmp_path: Path) -> None:
+    whole = _module(_head())
+    expected = _fit(whole, tmp_path / "whole", epochs=6)
+
+    class StopError(Exception):
+        pass
+
+    def stop_after_three(metrics: dict[str, float], step: int) -> None:
+        if metrics["epoch"] == 3:
+            raise StopError
+
+    with pytest.raises(StopError):
+        _fit(_module(_head()), tmp_path / "parts", epochs=6, on_epoch=stop_after_three)
+    resumed = _module(_head(seed=5))  # its own weights do not matter
+    result = _fit(resumed, tmp_path / "parts", epochs=6, resume=True)
+    assert result.steps == expected.steps == 24
+    assert [metrics["epoch"] for metrics in result.history] == [0, 1, 2, 3, 4, 5]
+    for name, tensor in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], tensor, msg=name)
+
+
+def test_same_seed_same_metrics(tmp_path: Path) -> None:
+    first = _fit(_module(_head()), tmp_path / "a")
+    second = _fit(_module(_head()), tmp_path / "b")
+    names = ("train/loss", "val/loss", "val/accuracy")
+    assert [[m[n] for n in names] for m in first.history] == [[m[n] for n in names] for m in second.history]
+
+
+def test_averaged_weights_are_the_ones_validated_and_kept(tmp_path: Path) -> None:
+    module = _module(_head())
+    result = _fit(module, tmp_path, ema_decay=0.9)
+    activations, samples = _separable(1)
+    with torch.inference_mode():
+        logits = module(torch.from_numpy(activations))
+    loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(samples.labels))
+    assert float(loss) == pytest.approx(result.best["val/loss"], abs=1e-5)
+    plain = _fit(_module(_head()), tmp_path / "plain")
+    assert result.best["val/loss"] != pytest.approx(plain.best["val/loss"], abs=1e-4)
+
+
+def test_biases_and_norms_have_no_weight_decay(tmp_path: Path) -> None:
+    seen: list[torch.optim.Optimizer] = []
+
+    def keep(groups: Any) -> torch.optim.Optimizer:
+        seen.append(torch.optim.AdamW(groups, lr=0.01))
+        return seen[-1]
+
+    _fit(_module(_head(), optimiser=keep), tmp_path, epochs=1)
+    decays = {tuple(p.shape): group["weight_decay"] for group in seen[0].param_groups for p in group["params"]}
+    assert decays == {(CLASSES, FEATURES): 0.01, (CLASSES,): 0.0}
+
+
+def test_sample_weights_silence_wrong_labels() -> None:
+    labels = torch.tensor([0, 1])
+    inputs, weights = torch.randn(2, FEATURES), torch.tensor([1.0, 0.0])
+    module = _module(_head(), use_sample_weights=True)
+    step = module.step(inputs, labels, weights, smoothing=0.0)
+    assert torch.isclose(step.loss, torch.nn.functional.cross_entropy(step.logits[:1], labels[:1]))
+    plain = _module(_head()).step(inputs, labels, weights, smoothing=0.0)
+    assert torch.isclose(plain.loss, torch.nn.functional.cross_entropy(plain.logits, labels))
+
+
+def _image_loaders(
+    folder: Path, batch_size: int = 8
+) -> Callable[[int, int], tuple[DataLoader[Batch], DataLoader[Batch]]]:
+    paths = sorted(str(path) for path in folder.rglob("*.png"))[::3]
+    names = sorted({Path(path).parent.name for path in paths})
+    samples = Samples(paths, np.array([names.index(Path(path).parent.name) for path in paths]), None)
+    transform = Evaluate(Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3))
+    common: dict[str, Any] = {"batch_size": batch_size, "seed": 0, "workers": 0}
+
+    def make(rank: int, world_size: int) -> tuple[DataLoader[Batch], DataLoader[Batch]]:
+        return (
+            make_loader(samples, transform, shuffle=True, drop_last=True, **common),
+            make_loader(samples, transform, shuffle=False, **common),
+        )
+
+    return make
+
+
+@pytest.mark.parametrize("rule", [AllButHead(), Auto([{"images_per_class": 0, "frozen": 0.5}]), Nothing()])
+def test_frozen_is_frozen_through_a_whole_fit(rule: Any, colour_folder: Path, tmp_path: Path) -> None:
+    network = timm.create_model("test_efficientnet", num_classes=CLASSES, drop_rate=0.2)
+    plan = rule.plan(network, 10)
+    plan.apply(network)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    module = _module(network)
+    fit(
+        module,
+        _trainer(2),
+        _image_loaders(colour_folder),
+        directory=tmp_path,
+        on_epoch=_nobody,
+        show_progress=False,
+    )
+    moved = {name for name, tensor in network.state_dict().items() if not torch.equal(before[name], tensor)}
+    assert {name for name in moved if name in dict(network.named_parameters())} == plan.trainable
+    statistics = {name for name in moved if "running_" in name or "num_batches" in name}
+    if plan.only_head:
+        assert not statistics, "BatchNorm below the head moved"
+    else:
+        trained_stages = {name.rpartition(".")[0] for name in plan.trainable}
+        assert {name.rpartition(".")[0] for name in statistics} <= trained_stages
+        assert statistics
+
+
+@pytest.mark.parametrize("changes", [{"mixup_alpha": 0.2}, {"cutmix_alpha": 1.0}])
+def test_mixup_and_cutmix_train_on_soft_labels(changes: dict[str, float], colour_folder: Path, tmp_path: Path) -> None:
+    network = timm.create_model("test_efficientnet", num_classes=CLASSES)
+    mixer = Recipe(batch_size=8, **changes).mixer(CLASSES)  # type: ignore[arg-type]
+    result = fit(
+        _module(network, mixer=mixer),
+        _trainer(2),
+        _image_loaders(colour_folder),
+        directory=tmp_path,
+        on_epoch=_nobody,
+        show_progress=False,
+    )
+    assert np.isfinite(result.best["train/loss"])
+
+
+def test_accumulation_halves_the_optimiser_steps(tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {"directory": tmp_path, "on_epoch": _nobody, "show_progress": False}
+    result = fit(_module(_head()), _trainer(2, accumulate_grad_batches=2), _cached_loaders, **arguments)
+    assert result.steps == 4
+
+
+def test_a_training_without_end_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"trainer\.max_epochs"):
+        _fit(_module(_head()), tmp_path, epochs=-1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"label_smoothing": 1.0}, "train.label_smoothing"),
+        ({"batch_size": 0}, "train.batch_size"),
+        ({"ema_decay": 1.5}, "train.ema_decay"),
+        ({"batch_size": 7, "mixup_alpha": 0.2}, "train.batch_size"),
+    ],
+)
+def test_a_recipe_that_makes_no_sense_is_refused(changes: dict[str, Any], key: str) -> None:
+    with pytest.raises(UserError, match=key):
+        Recipe(**changes)
+
+
+def test_class_weights_have_mean_one_over_the_images() -> None:
+    samples = Samples([""] * 6, np.array([0, 0, 0, 0, 1, 1]), None)
+    weights = Recipe(class_weights=True).class_weight_tensor(samples, 2)
+    assert weights is not None
+    assert weights.tolist() == [0.75, 1.5]
+    assert float(weights[torch.from_numpy(samples.labels)].mean()) == pytest.approx(1.0)
+    assert Recipe().class_weight_tensor(samples, 2) is None
