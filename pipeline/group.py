@@ -2,11 +2,13 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from graftline.tracking.run import Run
+if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
+    from graftline.tracking.run import Run
 
 PARENT = "GRAFTLINE_PARENT_RUN"  # environment variable: id of the parent run, for the runs of a group
 
@@ -16,7 +18,7 @@ class RunGroup:
 
     def __init__(self, stage: str) -> None:
         self._stage = stage
-        self._parent: Run | None = None
+        self._parent: "Run | None" = None
 
     def open(self, config: DictConfig, directory: Path) -> None:
         """Open the parent run if it is not open; ``directory`` is that of the whole multirun."""

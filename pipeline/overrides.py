@@ -14,7 +14,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString, Sweep
-from hydra.errors import ConfigCompositionException, OverrideParseException
+from hydra.errors import ConfigCompositionException, HydraException
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
@@ -23,6 +23,7 @@ from graftline.backbones import catalogue
 from graftline.errors import UserError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
+NEAR = 0.6  # similarity, 0 to 1, from which on a name is worth suggesting
 
 
 def from_makeflags(makeflags: str) -> list[str]:
@@ -111,7 +112,7 @@ class _Check:
         for text in texts:
             try:
                 yield parser.parse_override(text)
-            except OverrideParseException:
+            except HydraException:
                 self.mistakes.append(
                     f"{text}: not of the form key=value; put odd characters in quotes: 'key=\"value\"'"
                 )
@@ -130,7 +131,7 @@ class _Check:
         options = self.loader.get_group_options(group)
         unknown = [str(choice) for choice in _choices(override) if choice is not None and str(choice) not in options]
         for name in unknown:
-            near = catalogue.suggest(name) if group == "backbone" else _nearest(name, options)
+            near = _nearest(name, options) if group != "backbone" else _nearest_backbone(name)
             self.mistakes.append(f"{group}={name}: no such {group}{_did_you_mean(near)}")
         return not unknown
 
@@ -145,7 +146,7 @@ class _Check:
         parameters = _parameters(parent)
         if not override.is_add() and not override.is_force_add() and not _has(parent, name):
             if name not in parameters:
-                self.mistakes.append(f"{key}: no such key{_did_you_mean(_nearest(key, _all_keys(config)))}")
+                self.mistakes.append(f"{_line(override)}: no such key{_did_you_mean(_nearest(key, _all_keys(config)))}")
                 return None
             first, line = f"+{first}", f"+{line}"  # an argument of the target that the file leaves at its default
         wrong = [text for choice in _choices(override) if (text := _type_mistake(parameters.get(name), choice))]
@@ -251,11 +252,22 @@ def _all_keys(config: DictConfig) -> list[str]:
 
 
 def _nearest(wrong: str, right: list[str]) -> list[str]:
-    """Return at most three of the right names, the nearest first."""
-    near = [name for name in right if name.rpartition(".")[2] == wrong]  # the right name without its group
-    near += difflib.get_close_matches(wrong, right, n=3, cutoff=0.6)
-    near += [name for name in right if difflib.SequenceMatcher(None, name.rpartition(".")[2], wrong).ratio() > 0.8]
-    return list(dict.fromkeys(near))[:3]
+    """Return the right names that are nearly as near as the nearest, at most three; none where none is near."""
+    nearness = sorted(((_nearness(wrong, name), name) for name in right), key=lambda item: (-item[0], item[1]))
+    best = nearness[0][0] if nearness else 0.0
+    return [name for score, name in nearness[:3] if score >= max(NEAR, best - 0.05)]
+
+
+def _nearness(wrong: str, right: str) -> float:
+    """Return 0 to 1; the right name in the wrong group counts as very near."""
+    whole = difflib.SequenceMatcher(None, wrong, right).ratio()
+    last = difflib.SequenceMatcher(None, wrong.rpartition(".")[2], right.rpartition(".")[2]).ratio()
+    return max(whole, last - 0.05)
+
+
+def _nearest_backbone(wrong: str) -> list[str]:
+    own = [file.stem for file in (CONF / "backbone").glob("*.yaml")]
+    return list(dict.fromkeys([*difflib.get_close_matches(wrong, own, cutoff=0.8), *catalogue.suggest(wrong)]))[:3]
 
 
 def _did_you_mean(names: list[str]) -> str:

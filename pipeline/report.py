@@ -1,15 +1,18 @@
 """What a training leaves for people: the report, and the short table at the end."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from graftline.data.version import DatasetVersion
 from graftline.evaluation.evaluation import Result
 from graftline.evaluation.metrics import format_interval, format_score
 from graftline.evaluation.report import write_report
 from graftline.freezing.plan import FreezePlan
-from graftline.tracking.run import Run
 from graftline.training.fit import Fit
 from pipeline.stage import StageResult
+
+if TYPE_CHECKING:  # as in train.py
+    from graftline.tracking.run import Run
 
 
 def write_run_report(
@@ -37,7 +40,7 @@ def write_run_report(
 
 
 def summarise(
-    version: DatasetVersion, plan: FreezePlan, fitted: Fit, result: Result, run: Run, model_uri: str | None
+    version: DatasetVersion, plan: FreezePlan, fitted: Fit, result: Result, run: "Run", model_uri: str | None
 ) -> StageResult:
     """Return what goes into ``result.json`` and into the table at the end."""
     accuracy = result.scores["accuracy"]

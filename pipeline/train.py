@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytorch_lightning as pl
 from graftline.augment.preview import preview_sheet
@@ -22,7 +23,6 @@ from graftline.evaluation.metrics import print_scores
 from graftline.features.cache import Features
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rules import Rule, refuse_frozen_noise
-from graftline.tracking.run import Run
 from graftline.tracking.tracking import Tracking
 from graftline.training.fit import Fit, fit
 from graftline.training.inputs import choose_inputs
@@ -33,6 +33,9 @@ from pipeline.group import PARENT
 from pipeline.report import summarise, write_run_report
 from pipeline.stage import StageResult
 from pipeline.worker import announced
+
+if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
+    from graftline.tracking.run import Run
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ class Train:
         say(f"Freeze: {plan.sentence(graft.network)}.")
         return Prepared(version, graft, plan)
 
-    def _start_run(self, prepared: Prepared, directory: Path) -> Run:
+    def _start_run(self, prepared: Prepared, directory: Path) -> "Run":
         return self.tracking.start(
             run_name=self.name or f"{self.backbone.name} {directory.name}",
             experiment=prepared.version.name,
@@ -102,7 +105,7 @@ class Train:
             resume_run_id=self.train.resume,
         )
 
-    def _log_setup(self, run: Run, prepared: Prepared, directory: Path) -> None:
+    def _log_setup(self, run: "Run", prepared: Prepared, directory: Path) -> None:
         """Log what the run is made of: configuration, code, images, and a look at their augmentation."""
         config = OmegaConf.load(directory / ".hydra" / "config.yaml")
         nested = OmegaConf.to_container(config, resolve=True)
@@ -161,7 +164,7 @@ class Train:
             card=card,
         )
 
-    def _log_outcome(self, run: Run, prepared: Prepared, fitted: Fit, result: Result, directory: Path) -> str | None:
+    def _log_outcome(self, run: "Run", prepared: Prepared, fitted: Fit, result: Result, directory: Path) -> str | None:
         """Print, log and register what came of the training; returns the model's URI."""
         print_scores(result.scores, f"{prepared.version.name}: test split")
         add_to_card(directory / "bundle", metrics=result.metrics_json())

@@ -27,7 +27,7 @@ def warn(text: str) -> None:
 def progress(description: str, total: int) -> Iterator[Progress]:
     """Show a progress bar with count and time left while the block runs; yields it with its one task started (id 0)."""
     if not console.is_terminal:  # a log file gets a line, not a bar
-        say(f"{description}: {total:,} images")
+        say(f"{description}: {total:,}")
     with Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),

@@ -1,23 +1,30 @@
 """What a bundle holds, and that saving disturbs nothing."""
 
+import copy
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import timm
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from graftline.augment.preprocess import Preprocessing
 from graftline.backbones.backbone import Backbone
+from graftline.backbones.onnx import export_onnx
 from graftline.bundle.predictor import Predictor
 from graftline.bundle.save import add_to_card, save_bundle
 from graftline.errors import UserError
+
+CLASS_NAMES = ("ant", "bee/wasp", "cat")
+CARD = {"dataset_digest": "0123456789abcdef", "freeze_plan": {"boundary": "layer3"}}
+
 
 TIMM_ALONE = """
 import sys
@@ -29,6 +36,48 @@ with torch.no_grad():
     numpy.save(logits, network(torch.from_numpy(numpy.load(images))).numpy())
 print(json.dumps([timm.data.resolve_model_data_config(network), network.pretrained_cfg["label_names"]]))
 """
+
+
+class Saved(NamedTuple):
+    """A bundle and what it was made of."""
+
+    directory: Path
+    network: nn.Module
+    preprocessing: Preprocessing
+    timm_name: str
+
+
+def make_network(backbone: Backbone) -> tuple[nn.Module, Preprocessing]:
+    """Return a network whose outputs depend visibly on the image: random ones are nearly constant."""
+    torch.manual_seed(3)
+    graft = backbone.build(len(CLASS_NAMES))
+    with torch.no_grad():
+        graft.network.get_classifier().weight.mul_(20)  # type: ignore[operator]
+    return graft.network.eval(), graft.preprocessing
+
+
+def save(directory: Path, backbone: Backbone) -> Saved:
+    network, preprocessing = make_network(backbone)
+    original = copy.deepcopy(network)
+    save_bundle(
+        directory,
+        network,
+        timm_name=backbone.name,
+        class_names=CLASS_NAMES,
+        preprocessing=preprocessing,
+        card=CARD,
+    )
+    return Saved(directory, original, preprocessing, backbone.name)
+
+
+@pytest.fixture(scope="module", params=["resnet", "vit"])
+def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    """A bundle: of a convolutional network, and of one whose image size is part of the network."""
+    backbone = {
+        "resnet": Backbone("test_resnet.r160_in1k", weights="none", image_size=64, crop_pct=0.8),
+        "vit": Backbone("test_vit", weights="none", image_size=96),
+    }[request.param]
+    return save(tmp_path_factory.mktemp("bundles") / request.param, backbone)
 
 
 def draw(preprocessing: Preprocessing, count: int) -> torch.Tensor:
@@ -154,6 +203,43 @@ def test_a_bundle_that_would_be_wrong_does_not_appear(tmp_path: Path, flaw: str)
             card={},
         )
     assert [path.name for path in tmp_path.rglob("*")] == ["bundle", "old"]
+
+
+def test_an_export_that_computes_something_else_does_not_appear(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def export_badly(network: nn.Module, *arguments: Any, **options: Any) -> None:
+        network.get_parameter("fc.bias").data[0] += 0.01
+        export_onnx(network, *arguments, **options)
+
+    monkeypatch.setattr("graftline.bundle.save.export_onnx", export_badly)
+    network, preprocessing = make_network(Backbone("test_resnet", weights="none", image_size=64))
+    with pytest.raises(UserError, match=r"model\.onnx of 'test_resnet' computes something else .*allowed 1e-04"):
+        save_bundle(
+            tmp_path / "bundle",
+            network,
+            timm_name="test_resnet",
+            class_names=CLASS_NAMES,
+            preprocessing=preprocessing,
+            card={},
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_layer_in_two_places_is_in_the_file_twice(tmp_path: Path) -> None:
+    network, preprocessing = make_network(Backbone("test_resnet", weights="none", image_size=64))
+    block = network.get_submodule("layer1.0")
+    block.bn1 = block.bn2
+    directory = save_bundle(
+        tmp_path / "bundle",
+        network,
+        timm_name="test_resnet",
+        class_names=CLASS_NAMES,
+        preprocessing=preprocessing,
+        card={},
+    )
+    state = load_file(directory / "model.safetensors")
+    assert torch.equal(state["layer1.0.bn1.weight"], state["layer1.0.bn2.weight"])
 
 
 def test_entries_can_be_added_to_the_card(saved: Saved) -> None:

@@ -124,6 +124,11 @@ def test_a_table_with_all_columns(tmp_path: Path, suffix: str) -> None:
     assert images["weight"].tolist() == [1.0, 0.5, 0.0]
 
 
+def test_a_csv_may_have_a_byte_order_mark_and_spaces_after_commas(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("path, label\na.png, cat\n", encoding="utf-8-sig")
+    assert Table().read(tmp_path / "t.csv")["label"].tolist() == ["cat"]
+
+
 def test_a_table_with_other_names_of_columns(tmp_path: Path) -> None:
     TABLE.rename(columns={"path": "file", "label": "kind", "group": "patient"}).to_csv(tmp_path / "t.csv", index=False)
     images = Table(path="file", label="kind", group="patient", split=None).read(tmp_path / "t.csv")

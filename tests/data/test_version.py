@@ -94,6 +94,14 @@ def test_the_digest_notices_each_change(tmp_path: Path, change: dict[str, object
     assert write_version(tmp_path, "pets", table(), CLASSES[::-1])[0].digest != version.digest
 
 
+def test_a_version_that_lost_a_file_is_written_again(tmp_path: Path) -> None:
+    version, _ = write_version(tmp_path, "pets", table(), CLASSES)
+    for name in ("manifest.parquet", "summary.json"):
+        (version.directory / name).unlink()
+        assert write_version(tmp_path, "pets", table(), CLASSES) == (version, True)
+        assert len(version.samples("train").paths) == 2
+
+
 def test_a_folder_that_is_no_version_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no dataset version"):
         DatasetVersion.load(tmp_path)

@@ -339,7 +339,7 @@ def test_a_training_is_tracked_by_the_server(
     """The service `train`, as in `docker compose run train data=folder ...`."""
     own = {key: value.replace("tracking:5000", f"127.0.0.1:{server.port}") for key, value in train_environment()}
     typed = ["data=folder", f"data.path={colour_folder}", "tracking.experiment=colours", "trainer.max_epochs=1"]
-    run([*SERVICES["train"]["entrypoint"], *typed, "evaluation.resamples=20"], image_environ | own, tmp_path)
+    run([*SERVICES["train"]["entrypoint"], *typed, "evaluation.resamples=100"], image_environ | own, tmp_path)
 
     client = MlflowClient(tracking_uri=server.url)
     experiment = client.get_experiment_by_name("colours")

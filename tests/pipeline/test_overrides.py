@@ -21,16 +21,16 @@ def mistakes(*overrides: str, stage: str = "train") -> list[str]:
 
 
 def test_what_is_right_passes_as_typed() -> None:
-    typed = ["backbone=efficientnet_b0", "freeze=all_but_head", "trainer.max_epochs=3", "seed=0"]
+    typed = ["backbone=resnet18", "freeze=all_but_head", "trainer.max_epochs=3", "seed=0"]
     checked = check("train", typed)
     assert sorted(checked.overrides) == sorted(typed)
     assert not checked.multirun
-    assert checked.config.backbone.name == "efficientnet_b0"
+    assert checked.config.backbone.name == "resnet18"
     assert checked.config.trainer.max_epochs == 3
 
 
 def test_any_timm_name_is_a_backbone_with_and_without_its_tag() -> None:
-    for name in ("resnet50", "resnet50.a1_in1k", "vit_base_patch16_clip_224.openai", "test_efficientnet"):
+    for name in ("resnet18", "resnet50.a1_in1k", "vit_base_patch16_clip_224.openai", "test_efficientnet"):
         assert check("train", [f"backbone={name}"]).config.backbone.name == name
 
 
@@ -52,9 +52,9 @@ def test_all_mistakes_are_reported_together() -> None:
             "did you mean efficientnet_b0 or efficientnet_b1 or efficientnet_b2?"
         ),
         "freeze=all_but_heads: no such freeze; did you mean all_but_head?",
-        "trainer.max_epoch=3: no such key; did you mean trainer.max_epochs or trainer.min_epochs?",
+        "trainer.max_epoch=3: no such key; did you mean trainer.max_epochs?",
         "train.batch_size=many: must be a whole number",
-        "sed=1: no such key; did you mean seed?",
+        "sed=1: no such key; did you mean seed or data.split.seed or evaluation.seed?",
     ]
 
 
@@ -118,9 +118,8 @@ def test_commas_ask_for_several_runs_and_brackets_do_not() -> None:
     assert check("train", ["backbone=efficientnet_lite0,efficientnet_lite1"]).multirun
     assert check("train", ["seed=0,1,2"]).multirun
     assert not check("train", ["freeze=auto", "freeze.table=[{images_per_class:0,frozen:1.0}]"]).multirun
-    assert mistakes("backbone=resnet18,resnet19") == [
-        "backbone=resnet19: no such backbone; did you mean resnet18 or resnet10t or resnet14t?"
-    ]
+    (line,) = mistakes("backbone=resnet18,resnet19")
+    assert line.startswith("backbone=resnet19: no such backbone; did you mean resnet18 or ")
 
 
 def test_make_hands_values_on_as_typed(tmp_path: Path) -> None:

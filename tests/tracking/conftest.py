@@ -107,6 +107,15 @@ class Server:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
+            while not self._port_is_free():  # the leader's children die a moment later
+                time.sleep(0.01)
+
+    def _port_is_free(self) -> bool:
+        try:
+            socket.create_server(("127.0.0.1", self.port)).close()
+        except OSError:
+            return False
+        return True
 
 
 @pytest.fixture(scope="session")

@@ -43,11 +43,11 @@ def start(tracking: Tracking, directory: Path) -> Run:
 def test_a_model_is_logged_and_registered(
     tracking: Tracking, client: MlflowClient, directory: Path, version: DatasetVersion, bundle: Path, photo: bytes
 ) -> None:
-    metrics = {"accuracy": 0.875, "precision/C++": 0.5}
+    metrics = {"test/accuracy": 0.875, "test/precision/C++": 0.5}
     with start(tracking, directory) as run:
         run.log_dataset(version)
         run.log_environment()
-        run.log_metrics({"accuracy": 0.875, "precision/C++": 0.5, "train/loss": 1.0}, 3)
+        run.log_metrics({**metrics, "train/loss": 1.0}, 3)
         time.sleep(0.01)  # the metrics' time must not be that of the model
         uri = run.log_model(bundle, registered_name="pets: a/b", input_example=photo, metrics=metrics)
     assert uri == "models:/pets-a-b/1"
@@ -70,7 +70,9 @@ def test_a_model_is_logged_and_registered(
     assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": "pets-a-b", "version": 1}]
     assert model.metrics is not None
     assert sorted(metric.value for metric in model.metrics) == [0.5, 0.875]
-    assert [metric.value for metric in client.get_metric_history(run.id, "accuracy")] == [0.875]  # not a second time
+    assert [metric.value for metric in client.get_metric_history(run.id, "test/accuracy")] == [
+        0.875
+    ]  # not a second time
 
     files = Path(client.get_model_version_download_uri("pets-a-b", "1").removeprefix("file://"))
     description = Model.load(str(files))

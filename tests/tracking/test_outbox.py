@@ -107,7 +107,8 @@ def test_a_server_that_is_killed_and_stays_away(
     output = " ".join(capsys.readouterr().out.split())
     assert "is away (connection refused)" in output
     assert f"{unsent} records of this run have not reached the tracking server {server.uri}" in output
-    assert f"they lie in {directory / 'outbox'}, and `make sync run={run.id}` sends them" in output
+    command = f"make sync run_id={run.id} tracking=server tracking.uri={server.uri}"
+    assert f"they lie in {directory / 'outbox'}, and `{command}` sends them" in output
     report = sync(directory)  # still away
     assert (report.num_sent, report.num_unsent, report.problem) == (0, unsent, "connection refused")
 
@@ -156,6 +157,8 @@ def test_no_server_at_the_start(directory: Path) -> None:
     before = time.monotonic()
     with pytest.raises(UserError, match=sentence):
         start(Tracking(uri=f"http://127.0.0.1:{port}"), directory)
+    with pytest.raises(UserError, match=sentence):
+        Tracking(uri=f"http://127.0.0.1:{port}").check()
     with silent_server(port), pytest.raises(UserError, match=sentence):
         start(Tracking(uri=f"http://127.0.0.1:{port}"), directory)
     assert time.monotonic() - before < 10

@@ -134,7 +134,7 @@ def _as_lightning_does() -> None:
         (lambda: _raise(SystemExit(1)), "FAILED", "SystemExit: 1"),
         (lambda: _raise(SystemExit(0)), "FINISHED", None),
         (lambda: _raise(KeyboardInterrupt()), "KILLED", "KeyboardInterrupt"),
-        (_as_lightning_does, "KILLED", "SystemExit: 1"),
+        (_as_lightning_does, "KILLED", "KeyboardInterrupt"),
     ],
 )
 def test_how_a_run_ends(

@@ -94,6 +94,7 @@ def _make_batches(preprocessing: Preprocessing) -> list[Tensor]:
 def _write_timm(folder: Path, network: nn.Module, class_names: Sequence[str], preprocessing: Preprocessing) -> None:
     fields = preprocessing.to_dict()
     input_size = (fields.pop("channels"), *fields.pop("image_size"))
+    hook = network.register_state_dict_post_hook(_separate)  # type: ignore[no-untyped-call]  # torch's has no types
     save_for_hf(
         network,
         str(folder),
@@ -101,6 +102,12 @@ def _write_timm(folder: Path, network: nn.Module, class_names: Sequence[str], pr
         safe_serialization=True,
         data_config={"input_size": input_size, **fields},  # else the source weights' preprocessing stays in config.json
     )
+    hook.remove()
+
+
+def _separate(_network: nn.Module, state: dict[str, Tensor], _prefix: str, _metadata: dict[str, Any]) -> None:
+    """Give a layer that a network uses in several places (CoaT) its tensors for each: safetensors shares none."""
+    state.update({key: tensor.clone() for key, tensor in state.items()})
 
 
 def _check_timm(folder: Path, timm_name: str, batches: Sequence[Tensor], expected: Sequence[np.ndarray]) -> None:

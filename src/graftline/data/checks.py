@@ -21,7 +21,7 @@ from graftline.data.decode import DecodeError, decode
 from graftline.files import atomic_file
 
 _FORMAT = 1  # raise it when a check changes its answer
-_AT_ONCE = 64  # images per task: enough to make a task's own cost small, few enough for a smooth progress bar
+_AT_ONCE = 16  # images per task: enough to make a task's own cost small, few enough for a smooth progress bar
 _SETTLED_NS = 100_000_000  # a tick of any kernel's clock is shorter: later than this after a change, a new one shows
 
 

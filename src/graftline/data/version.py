@@ -116,7 +116,7 @@ def write_version(
         "class_names": list(class_names),
         "counts": _count(manifest, class_names),
     }
-    is_new = not (directory / "manifest.parquet").exists()
+    is_new = not all((directory / file).exists() for file in ("manifest.parquet", "summary.json"))
     if is_new:
         with atomic_directory(directory) as temporary:
             manifest.to_parquet(temporary / "manifest.parquet", index=False)

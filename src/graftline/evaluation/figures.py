@@ -329,8 +329,8 @@ def confident_mistakes(samples: Samples, probabilities: Floats, class_names: Seq
         axes.set_axis_off()
     for axes, index in zip(cells, shown, strict=False):
         axes.imshow(_thumbnail(decode_rgb(samples.paths[index])), interpolation="antialiased")
-        said = f"{short(class_names[predicted[index]], 18)}  {_per_cent(confidences[index])}"
-        label = f"labelled {short(class_names[samples.labels[index]], 20)}"
+        said = f"{short(class_names[predicted[index]], 14)}  {_per_cent(confidences[index])}"
+        label = f"labelled {short(class_names[samples.labels[index]], 16)}"
         below: dict[str, Any] = {"xy": (0, 0), "xycoords": "axes fraction", "textcoords": "offset points", "va": "top"}
         axes.annotate(said, xytext=(0, -6), color=VERMILLION, weight="bold", **below)
         axes.annotate(label, xytext=(0, -20), color=INK, **below)

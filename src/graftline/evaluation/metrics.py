@@ -34,6 +34,8 @@ from graftline.evaluation.bootstrap import (
 
 TAILS = (0.025, 0.975)  # percentile interval, Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13
 
+LONG_WORK = 2_000_000_000  # images x classes x resamples that take some seconds, so that progress is shown
+
 HEADLINES = {
     "accuracy": "accuracy",
     "accuracy_weighted": "accuracy, weighted",
@@ -188,8 +190,9 @@ def _calibration_error(probabilities: npt.NDArray[np.float64], labels: Ints) -> 
 
 def _resampled(bootstrap: Bootstrap, num_images: int, resamples: int, seed: int) -> dict[str, npt.NDArray[np.float64]]:
     """Return the statistics of all resamples, (R,) or (R, K) per name."""
-    num_chunks = -(-resamples // chunk_size(num_images))
-    chunks = track(multiplicities(num_images, resamples, seed), "Resampling for the intervals", total=num_chunks)
+    chunks = multiplicities(num_images, resamples, seed)
+    if num_images * bootstrap.num_classes * resamples > LONG_WORK:
+        chunks = track(chunks, "Sets of resamples for the intervals", total=-(-resamples // chunk_size(num_images)))
     parts = [bootstrap.statistics(counts) for counts in chunks]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

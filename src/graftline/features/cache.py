@@ -32,7 +32,7 @@ class ActivationDataset(Dataset[Batch]):
         self._views = [torch.from_numpy(view) for view in views]
         self._labels = torch.tensor(samples.labels)
         weights = np.ones(len(samples.labels), np.float32) if samples.weights is None else samples.weights
-        self._weights = torch.from_numpy(weights)
+        self._weights = torch.tensor(weights)
 
     def __len__(self) -> int:
         return len(self._labels)

@@ -5,9 +5,10 @@ The more labelled images there are, the fewer layers are frozen.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypedDict
+from typing import Protocol
 
 from torch import nn
+from typing_extensions import TypedDict  # pydantic checks only this one before Python 3.12
 
 from graftline.errors import UserError
 from graftline.freezing.plan import FreezePlan, body_groups, plan_from_depth

@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 import pandas as pd
 import PIL
-from mlflow.models import ModelSignature
+from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 from PIL import Image
 
@@ -49,12 +49,19 @@ def save_model(bundle: Path, destination: Path, input_example: bytes) -> None:
             for name, module in (("numpy", np), ("onnxruntime", onnxruntime), ("pandas", pd), ("pillow", PIL))
         ],
     )
+    # the paths of this machine, which MLflow notes and does not need, stay here
+    description = Model.load(destination)
+    flavor = description.flavors[mlflow.pyfunc.FLAVOR_NAME]
+    flavor["model_code_path"] = "model.py"
+    flavor["artifacts"]["bundle"]["uri"] = flavor["artifacts"]["bundle"]["path"]
+    description.save(destination / "MLmodel")
 
 
 def describe(bundle: Path, run_id: str, metrics: Mapping[str, float]) -> str:
     """Return a sentence about the model in ``bundle`` for the registry."""
     content = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
-    score = f", test accuracy {metrics['accuracy']:.3f}" if "accuracy" in metrics else ""
+    accuracy = metrics.get("test/accuracy")
+    score = f", test accuracy {accuracy:.3f}" if accuracy is not None else ""
     return f"{content['timm_name']} with {len(content['class_names'])} classes, trained by run {run_id}{score}."
 
 

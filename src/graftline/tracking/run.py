@@ -58,8 +58,11 @@ class Run:
         uri = absolute_uri(tracking.uri)
         self.id: str = run.info.run_id
         self.directory = directory
-        self.url = f"{uri}/#/experiments/{run.info.experiment_id}/runs/{self.id}" if uri.startswith("http") else None
+        page = f"{without_password(uri)}/#/experiments/{run.info.experiment_id}/runs/{self.id}"
+        self.url = page if uri.startswith("http") else None
         self._place = place(uri)
+        group = "tracking=server " if self.url else ""
+        self._sync_command = f"make sync run_id={self.id} {group}tracking.uri={without_password(uri)}"
         self._registers = tracking.register
         self._params: dict[str, str] = dict(run.data.params)
         self._latest: dict[str, tuple[float, int, int]] = {}  # metric -> value, ms since 1970, step
@@ -204,7 +207,7 @@ class Run:
             why = f" ({self._outbox.problem})" if self._outbox.problem else ""
             warn(
                 f"{unsent:,} records of this run have not reached the {self._place}{why}: "
-                f"they lie in {folder}, and `make sync run={self.id}` sends them."
+                f"they lie in {folder}, and `{self._sync_command}` sends them."
             )
         if refused:
             warn(
@@ -222,8 +225,7 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            status = _status(error)
-            self.finish(status, None if status == "FINISHED" else error)
+            self.finish(*_ending(error))
         finally:
             if self._handler_before is not None:
                 signal.signal(signal.SIGTERM, self._handler_before)
@@ -233,19 +235,19 @@ def _terminate(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001  #
     raise Terminated("SIGTERM")
 
 
-def _status(error: BaseException | None) -> Status:
-    """Return how a run ended that ``error`` left.
+def _ending(error: BaseException | None) -> tuple[Status, BaseException | None]:
+    """Return how a run ended that ``error`` left, and what did it.
 
     Lightning turns Ctrl-C into SystemExit(1), so that what the error came from counts too.
     """
     if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
-        return "FINISHED"
+        return "FINISHED", None
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, KeyboardInterrupt):
-            return "KILLED"
+            return "KILLED", cause
         cause = cause.__cause__ or cause.__context__
-    return "FAILED"
+    return "FAILED", error
 
 
 def _now() -> int:

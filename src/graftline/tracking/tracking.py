@@ -38,6 +38,16 @@ class Tracking:
     system_metrics: bool = True
     artifacts: str | None = None
 
+    def check(self) -> None:
+        """Fail now, and not after minutes of other work, if MLflow does not answer.
+
+        Raises:
+            UserError: it does not, within 10 s.
+        """
+        from graftline.tracking.client import absolute_uri, first_contact
+
+        first_contact(absolute_uri(self.uri), lambda client: client.search_experiments(max_results=1))
+
     def start(
         self,
         *,

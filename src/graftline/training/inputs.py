@@ -127,7 +127,7 @@ def _cached(
             loader([plain_validation], validation, shuffle=False),
         )
 
-    seen = f"{features.views} augmented views of each image" if features.views else "each image once, not augmented"
+    seen = f"{features.views} augmented views of each image" if features.views else "each image once, without augmentation (features.views=3 adds it)"
     return Inputs(
         tail, make_loaders, f"The frozen trunk ran once, on {runs_on}: {seen}; only the head runs at each step."
     )

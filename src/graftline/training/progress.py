@@ -7,9 +7,11 @@ from typing import Any
 import pytorch_lightning as pl
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from graftline.console import console
+from graftline.console import console, say
 
 Metrics = dict[str, float]
+
+LOG_LINES = 10  # at most about so many epochs are told where there is no terminal
 
 
 class FitProgress(pl.Callback):
@@ -22,6 +24,7 @@ class FitProgress(pl.Callback):
 
     def __init__(self, on_epoch: Callable[[Metrics, int], None], *, show: bool = True) -> None:
         self.history: list[Metrics] = []
+        self._shows = show
         self._on_epoch = on_epoch
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
@@ -30,7 +33,7 @@ class FitProgress(pl.Callback):
             TextColumn("{task.fields[figures]}"),
             TimeRemainingColumn(),
             console=console,
-            disable=not show,
+            disable=not (show and console.is_terminal),
             transient=True,
         )
         self._task = TaskID(0)
@@ -70,6 +73,7 @@ class FitProgress(pl.Callback):
         self.history.append(metrics)
         if trainer.is_global_zero:
             self._on_epoch(metrics, trainer.global_step)
+            self._tell(metrics, trainer.max_epochs or 1)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Take the bar away."""
@@ -86,6 +90,16 @@ class FitProgress(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the epochs before over from the checkpoint."""
         self.history = state_dict["history"]
+
+    def _tell(self, metrics: Metrics, max_epochs: int) -> None:
+        """Print a line now and then where there is no terminal to draw a bar on."""
+        epoch = int(metrics["epoch"]) + 1
+        if self._shows and not console.is_terminal and (epoch == 1 or epoch % max(1, max_epochs // LOG_LINES) == 0):
+            say(
+                f"  epoch {epoch:>3} of {max_epochs}: train loss {metrics['train/loss']:.3f}, "
+                f"val loss {metrics['val/loss']:.3f}, val accuracy {metrics['val/accuracy']:.3f}, "
+                f"{metrics['images_per_second']:,.0f} images/s"
+            )
 
     def _figures(self, trainer: pl.Trainer) -> str:
         shown = {

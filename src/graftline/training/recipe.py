@@ -30,7 +30,7 @@ class Recipe:
 
     batch_size: int = 64
     workers: int = 2
-    label_smoothing: float = 0.1
+    label_smoothing: float = 0.0
     class_weights: bool = False
     sample_weights: bool = False
     mixup_alpha: float = 0.0

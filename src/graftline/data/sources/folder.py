@@ -68,7 +68,7 @@ def _folders(root: Path) -> list[Path]:
 def _files(root: Path, deep: bool = True) -> Iterator[str]:
     """Yield the absolute paths of the files in ``root``, and below it if ``deep``, that may be images."""
     seen = set()  # of folders: a link may lead back
-    for folder, inner, names in os.walk(root, followlinks=True):
+    for folder, inner, names in os.walk(root, followlinks=True, onerror=_refuse):
         status = Path(folder).stat()
         if (status.st_dev, status.st_ino) in seen:
             inner.clear()
@@ -78,6 +78,12 @@ def _files(root: Path, deep: bool = True) -> Iterator[str]:
         for name in sorted(names):
             if not is_hidden(name) and os.path.splitext(name)[1].lower() not in _NOT_IMAGES:  # noqa: PTH122 (speed)
                 yield _text(os.path.join(folder, name))  # noqa: PTH118
+
+
+def _refuse(error: OSError) -> None:
+    raise UserError(
+        f"The folder {error.filename} cannot be read ({error.strerror}): allow it, or move it away."
+    ) from error
 
 
 def is_hidden(name: str) -> bool:

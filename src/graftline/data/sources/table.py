@@ -72,8 +72,13 @@ def _load(file: Path) -> pd.DataFrame:
         if suffix == ".parquet":
             return pd.read_parquet(file)
         return pd.read_csv(
-            file, dtype="str", keep_default_na=False, na_values=[""], encoding="utf-8-sig"
-        )  # "NA" may be a class
+            file,
+            dtype="str",
+            keep_default_na=False,  # "NA" may be the name of a class
+            na_values=[""],
+            skipinitialspace=True,
+            encoding="utf-8-sig",
+        )
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not in UTF-8: save it as such.") from error
     except (ValueError, OSError) as error:  # pandas' and Arrow's own errors are of these

@@ -1,0 +1,276 @@
+"""The loaders, with real worker processes: which image when, and which draw of it."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import albumentations
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from graftline.augment.policy import Augment, Crop, Evaluate, Policy
+from graftline.augment.preprocess import Preprocessing
+from graftline.data.loaders import Batch, Draw, DrawSampler, UnreadableImageError, make_loader
+from graftline.data.version import Samples
+from graftline.errors import UserError
+
+PREPROCESSING = Preprocessing((24, 24), (0.5,) * 3, (0.5,) * 3)
+NUM_IMAGES = 10
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Samples:
+    """Return ten copies of one image: two of them only look different if their draws are."""
+    folder = tmp_path_factory.mktemp("images")
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    paths = [folder / f"{index}.png" for index in range(NUM_IMAGES)]
+    for path in paths:
+        Image.fromarray(pixels).save(path)
+    return Samples([str(path) for path in paths], np.arange(NUM_IMAGES) % 3, None)
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    transforms = {
+        "mirror": albumentations.HorizontalFlip(p=0.5),
+        "warp": albumentations.ElasticTransform(alpha=20, sigma=4, p=0.5),  # draws from numpy, the others from Python
+    }
+    return Policy("test", Crop((0.5, 1.0), (0.8, 1.25)), transforms)
+
+
+def looks(loader: DataLoader[Batch], epochs: int) -> dict[Draw, bytes]:
+    """Return what the network sees for each draw of some epochs."""
+    assert isinstance(loader.sampler, DrawSampler)
+    seen: dict[Draw, bytes] = {}
+    for epoch in range(epochs):
+        loader.sampler.set_epoch(epoch)
+        for batch in loader:
+            for index, image in zip(batch["index"].tolist(), batch["image"], strict=True):
+                draw = Draw(epoch, index)
+                assert draw not in seen
+                seen[draw] = image.numpy().tobytes()
+    return seen
+
+
+def train_loader(
+    samples: Samples, policy: Policy, *, seed: int = 0, workers: int = 0, rank: int = 0, world_size: int = 1
+) -> DataLoader[Batch]:
+    augment = Augment(policy, PREPROCESSING, seed)
+    return make_loader(
+        samples,
+        augment,
+        batch_size=4,
+        shuffle=True,
+        seed=seed,
+        workers=workers,
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+@pytest.fixture(scope="module")
+def alone(samples: Samples, policy: Policy) -> dict[Draw, bytes]:
+    """Return what a single process without workers sees in three epochs."""
+    return looks(train_loader(samples, policy), epochs=3)
+
+
+def test_no_image_gets_the_same_draw_in_two_epochs_or_positions(alone: dict[Draw, bytes]) -> None:
+    assert len(alone) == 3 * NUM_IMAGES
+    assert len(set(alone.values())) == 3 * NUM_IMAGES
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_draws_do_not_depend_on_the_number_of_workers(
+    samples: Samples, policy: Policy, alone: dict[Draw, bytes], workers: int
+) -> None:
+    assert looks(train_loader(samples, policy, workers=workers), epochs=3) == alone
+
+
+def test_draws_do_not_depend_on_the_number_of_processes(
+    samples: Samples, policy: Policy, alone: dict[Draw, bytes]
+) -> None:
+    together: dict[Draw, bytes] = {}
+    for rank in (0, 1):
+        mine = looks(train_loader(samples, policy, rank=rank, world_size=2), epochs=3)
+        assert not mine.keys() & together.keys()
+        together |= mine
+    assert together == alone
+
+
+def test_another_seed_gives_other_draws(samples: Samples, policy: Policy, alone: dict[Draw, bytes]) -> None:
+    others = looks(train_loader(samples, policy, seed=1), epochs=3)
+    assert not set(others.values()) & set(alone.values())
+
+
+def test_lightning_moves_the_epochs_on(samples: Samples, policy: Policy, alone: dict[Draw, bytes]) -> None:
+    import pytorch_lightning as pl
+
+    class Watcher(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen: list[bytes] = []
+
+        def training_step(self, batch: Batch) -> None:
+            self.seen += [image.numpy().tobytes() for image in batch["image"]]
+
+        def configure_optimizers(self) -> None:
+            return None
+
+    watcher = Watcher()
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=3,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(watcher, train_loader(samples, policy, workers=1))
+    assert sorted(watcher.seen) == sorted(alone.values())
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 16])
+def test_evaluation_sees_each_image_once_and_marks_the_padding(world_size: int) -> None:
+    samplers = [DrawSampler(10, shuffle=False, seed=0, rank=rank, world_size=world_size) for rank in range(world_size)]
+    assert len({len(list(sampler)) for sampler in samplers}) == 1
+    assert [len(sampler) for sampler in samplers] == [len(list(sampler)) for sampler in samplers]
+    counted = [
+        draw.index for sampler in samplers for position, draw in enumerate(sampler) if not sampler.is_padding(position)
+    ]
+    assert sorted(counted) == list(range(10))
+
+
+def test_evaluation_keeps_the_order() -> None:
+    assert [draw.index for draw in DrawSampler(5, shuffle=False, seed=3)] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+def test_training_never_repeats_an_image_and_leaves_none_out_for_long(world_size: int) -> None:
+    samplers = [DrawSampler(10, shuffle=True, seed=0, rank=rank, world_size=world_size) for rank in range(world_size)]
+    ever: set[int] = set()
+    for epoch in range(8):
+        indices: list[int] = []
+        for sampler in samplers:
+            sampler.set_epoch(epoch)
+            draws = list(sampler)
+            assert len(draws) == len(sampler) == 10 // world_size
+            assert {draw.epoch for draw in draws} == {epoch}
+            assert not any(sampler.is_padding(position) for position in range(len(draws)))
+            indices += [draw.index for draw in draws]
+        assert len(set(indices)) == len(indices)
+        ever |= set(indices)
+    assert ever == set(range(10))
+
+
+def test_order_depends_on_seed_and_epoch() -> None:
+    def order(seed: int, epoch: int) -> list[int]:
+        sampler = DrawSampler(50, shuffle=True, seed=seed)
+        sampler.set_epoch(epoch)
+        return [draw.index for draw in sampler]
+
+    assert order(0, 0) == order(0, 0)
+    assert order(0, 0) != order(0, 1)
+    assert order(0, 0) != order(1, 0)
+
+
+def test_more_processes_than_training_images_are_refused() -> None:
+    with pytest.raises(UserError, match="3 training images cannot be shared by 4 processes"):
+        DrawSampler(3, shuffle=True, seed=0, world_size=4)
+
+
+def test_batches_are_what_they_say(samples: Samples) -> None:
+    weighted = Samples(samples.paths, samples.labels, np.linspace(0.1, 1, NUM_IMAGES, dtype=np.float32))
+    for given, weights in ((samples, torch.ones(NUM_IMAGES)), (weighted, torch.linspace(0.1, 1, NUM_IMAGES))):
+        loader = make_loader(given, Evaluate(PREPROCESSING), batch_size=4, shuffle=False, seed=0, workers=0)
+        batches = list(loader)
+        assert [len(batch["label"]) for batch in batches] == [4, 4, 2]
+        assert batches[0]["image"].shape == (4, 3, 24, 24)
+        assert [batches[0][key].dtype for key in ("image", "label", "weight", "index")] == [
+            torch.float32,
+            torch.int64,
+            torch.float32,
+            torch.int64,
+        ]
+        assert torch.cat([batch["label"] for batch in batches]).tolist() == given.labels.tolist()
+        torch.testing.assert_close(torch.cat([batch["weight"] for batch in batches]), weights)
+        with Image.open(given.paths[0]) as image:
+            expected = PREPROCESSING(np.asarray(image))
+        np.testing.assert_array_equal(batches[0]["image"][0].numpy(), expected)
+
+
+def test_drop_last_leaves_out_the_last_batch(samples: Samples) -> None:
+    loader = make_loader(
+        samples, Evaluate(PREPROCESSING), batch_size=4, shuffle=False, seed=0, workers=0, drop_last=True
+    )
+    assert [len(batch["label"]) for batch in loader] == [4, 4]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("broken", ["truncated", "gone"])
+def test_an_unreadable_image_is_named_in_one_sentence(
+    samples: Samples, tmp_path: Path, workers: int, broken: str
+) -> None:
+    path = tmp_path / "broken.png"
+    if broken == "truncated":
+        path.write_bytes(Path(samples.paths[0]).read_bytes()[:400])
+    spoilt = Samples([*samples.paths[:3], str(path)], samples.labels[:4], None)
+    loader = make_loader(spoilt, Evaluate(PREPROCESSING), batch_size=2, shuffle=False, seed=0, workers=workers)
+    with pytest.raises(UnreadableImageError) as error:
+        list(loader)
+    assert isinstance(error.value, UserError)
+    sentence = str(error.value)
+    assert sentence.startswith(f"{path} could be read at ingest but not now (")
+    assert sentence.endswith("; restore the file or ingest again.")
+    assert "\n" not in sentence
+
+
+WORKER_MODULE = """
+import threading
+
+import cv2
+import numpy as np
+import torch
+
+lock = threading.Lock()
+
+
+def report(image, draw):
+    with lock:  # a fork of a process that holds it would wait for ever
+        return np.full((1, 1, 2), (cv2.getNumThreads(), torch.get_num_threads()), dtype=np.float32)
+"""
+
+
+@pytest.fixture
+def held_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Lock]:
+    (tmp_path / "graftline_test_worker.py").write_text(WORKER_MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    import graftline_test_worker
+
+    with graftline_test_worker.lock:
+        yield graftline_test_worker.lock
+
+
+@pytest.mark.usefixtures("held_lock")
+def test_workers_inherit_no_locks_and_have_one_thread(samples: Samples) -> None:
+    import graftline_test_worker
+
+    loader = make_loader(samples, graftline_test_worker.report, batch_size=5, shuffle=False, seed=0, workers=2)
+    loader.timeout = 60
+    for batch in loader:
+        assert (batch["image"] == 1).all()
+
+
+def test_workers_stay_from_one_epoch_to_the_next(samples: Samples) -> None:
+    loader = make_loader(samples, Evaluate(PREPROCESSING), batch_size=5, shuffle=False, seed=0, workers=2)
+
+    def processes() -> set[int]:
+        iterator = iter(loader)
+        for _ in iterator:
+            pass
+        return {worker.pid for worker in iterator._workers}  # type: ignore[attr-defined]
+
+    assert processes() == processes()

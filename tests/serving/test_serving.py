@@ -1,0 +1,240 @@
+"""A registered model runs where graftline is not installed, and answers over HTTP."""
+
+import base64
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import timm
+import torch
+import yaml
+from PIL import Image
+
+from graftline.augment.preprocess import Preprocessing
+from graftline.bundle.predictor import Predictor
+from graftline.bundle.save import save_bundle
+from graftline.serving.answers import classify
+from graftline.serving.package import save_model
+
+SOURCE = Path(__file__).parents[2] / "src"
+CLASS_NAMES = ("cat", "class", "döner & co")  # one is named like a column of the answer
+
+
+def photo(seed: int, kind: str = "JPEG") -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).resize((140, 100)).save(file, kind)
+    return file.getvalue()
+
+
+def text(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    network = timm.create_model("test_efficientnet", num_classes=3)
+    half = (0.5, 0.5, 0.5)
+    return save_bundle(
+        tmp_path_factory.mktemp("bundle") / "bundle",
+        network,
+        timm_name="test_efficientnet",
+        class_names=CLASS_NAMES,
+        preprocessing=Preprocessing(image_size=(64, 64), mean=half, std=half),
+        card={},
+    )
+
+
+@pytest.fixture(scope="session")
+def model(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "model"
+    save_model(bundle, path, photo(0, "PNG"))
+    return path
+
+
+@pytest.fixture(scope="session")
+def predictor(bundle: Path) -> Predictor:
+    return Predictor.from_directory(bundle)
+
+
+def test_the_answer_is_the_predictors(predictor: Predictor) -> None:
+    photos = [photo(seed) for seed in range(5)]
+    answer = classify(predictor, [text(content) for content in photos])
+    probabilities = predictor.predict(photos)
+    assert list(answer.columns) == ["class", "probability", *(f"probability/{name}" for name in CLASS_NAMES)]
+    np.testing.assert_array_equal(answer.iloc[:, 2:].to_numpy(np.float32), probabilities)
+    np.testing.assert_array_equal(answer["probability"].to_numpy(np.float32), probabilities.max(axis=1))
+    assert answer["class"].tolist() == [CLASS_NAMES[index] for index in probabilities.argmax(axis=1)]
+
+
+def test_base64_as_tools_write_it(predictor: Predictor) -> None:
+    plain = classify(predictor, [text(photo(1))])
+    wrapped = base64.encodebytes(photo(1)).decode()
+    assert "\n" in wrapped
+    for variant in (wrapped, "data:image/jpeg;base64," + text(photo(1))):
+        pd.testing.assert_frame_equal(classify(predictor, [variant]), plain)
+
+
+def test_each_flaw_is_named(predictor: Predictor) -> None:
+    with pytest.raises(ValueError, match=r"^image 1: not base64: .*; image 2: not base64"):
+        classify(predictor, [text(photo(1)), "%%%", "ß"])
+    with pytest.raises(ValueError, match=r"^image 0: the content is no image format that we read; image 2: "):
+        classify(predictor, [text(b"hello"), text(photo(1)), text(photo(1)[:300])])
+    with pytest.raises(ValueError, match="holds no images"):
+        classify(predictor, [])
+
+
+def test_what_lies_in_the_model(model: Path, bundle: Path, predictor: Predictor) -> None:
+    files = {str(path.relative_to(model)) for path in model.rglob("*") if path.is_file()}
+    assert not [name for name in files if re.search(r"\.(pkl|pickle|pt|pth|pyc)$", name)]
+    for file in bundle.iterdir():
+        assert (model / "artifacts" / "bundle" / file.name).read_bytes() == file.read_bytes()
+    assert {f"code/graftline/{path.relative_to(SOURCE / 'graftline')}" for path in SOURCE.rglob("*.py")} <= files
+    description = (model / "MLmodel").read_text()
+    assert str(SOURCE.parent) not in description
+    assert str(bundle.parent) not in description
+    example = json.loads((model / "input_example.json").read_text())
+    assert example["columns"] == ["image"]
+    ((image,),) = example["data"]
+    assert Image.open(io.BytesIO(base64.b64decode(image))).size == (140, 100)
+    answer = classify(predictor, [image])
+    signature = yaml.safe_load(description)["signature"]
+    (column,) = json.loads(signature["inputs"])
+    assert (column["name"], column["type"]) == ("image", "string")
+    columns = [(column["name"], column["type"]) for column in json.loads(signature["outputs"])]
+    assert columns == [("class", "string"), *((name, "double") for name in answer.columns[1:])]
+
+
+_LOAD_ELSEWHERE = """
+import importlib.abc, sys
+
+source, model = sys.argv[1:3]
+sys.path = [path for path in sys.path if path != source]
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
+
+class NotInstalled(importlib.abc.MetaPathFinder):
+    names = {"torch", "timm", "pytorch_lightning", "albumentations", "cv2", "hydra", "omegaconf", "rich", "torchvision"}
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in self.names:
+            raise ModuleNotFoundError(f"{name} is not installed here")
+        return None
+
+sys.meta_path.insert(0, NotInstalled())
+try:
+    import graftline
+except ModuleNotFoundError:
+    pass
+else:
+    sys.exit(f"graftline is installed: {graftline.__file__}")
+
+import mlflow.pyfunc, pandas as pd
+loaded = mlflow.pyfunc.load_model(model)
+answer = loaded.predict(pd.DataFrame({"image": sys.argv[3:]}))
+import graftline
+assert graftline.__file__.startswith(model), graftline.__file__
+print(answer.to_json(orient="records"))
+"""
+
+
+def test_it_loads_where_graftline_is_not_installed(model: Path, predictor: Predictor, tmp_path: Path) -> None:
+    photos = [photo(1), photo(2, "PNG")]
+    command = [sys.executable, "-c", _LOAD_ELSEWHERE, str(SOURCE), str(model), *map(text, photos)]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout.splitlines()[-1])
+    probabilities = predictor.predict(photos)
+    assert [row["class"] for row in answer] == [CLASS_NAMES[index] for index in probabilities.argmax(axis=1)]
+    np.testing.assert_allclose([row["probability"] for row in answer], probabilities.max(axis=1), rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`mlflow models serve` on the model; yields its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local", "--model-uri", str(model)]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    log = tmp_path_factory.mktemp("server") / "server.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, cwd=log.parent, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+                break
+            except OSError:
+                assert time.monotonic() < deadline, log.read_text()
+                assert process.poll() is None, log.read_text()
+                time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}/invocations"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def ask(address: str, *images: object) -> tuple[int, Any]:
+    """Send a request and return status and answer."""
+    body = json.dumps({"dataframe_records": [{"image": image} for image in images]}).encode()
+    request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def test_it_answers_over_http(server: str, predictor: Predictor) -> None:
+    photos = [photo(3), photo(4)]
+    status, answer = ask(server, *map(text, photos))
+    assert status == 200
+    probabilities = predictor.predict(photos)
+    for row, expected in zip(answer["predictions"], probabilities, strict=True):
+        assert row["class"] == CLASS_NAMES[expected.argmax()]
+        np.testing.assert_allclose([row[f"probability/{name}"] for name in CLASS_NAMES], expected, rtol=1e-5)
+        assert row["probability"] == max(row[f"probability/{name}"] for name in CLASS_NAMES)
+
+
+@pytest.mark.parametrize(
+    ("image", "sentence"),
+    [
+        ("%%%", "image 1: not base64: send the image file's bytes, base64-encoded"),
+        (text(b"hello"), "image 1: the content is no image format that we read"),
+        (text(photo(1)[:300]), "image 1: "),
+        ("", "image 1: the file has no content"),
+        (7, "image 1: not base64"),
+        (None, "image 1: not base64"),
+    ],
+)
+def test_a_bad_request_gets_a_clear_answer(server: str, image: object, sentence: str) -> None:
+    status, answer = ask(server, text(photo(1)), image)
+    assert 400 <= status < 500
+    assert sentence in answer["message"]
+    assert "Traceback" not in json.dumps(answer)
+
+
+def test_a_request_of_another_shape(server: str) -> None:
+    request = urllib.request.Request(
+        server, b'{"dataframe_records": [{"photo": "a"}]}', {"Content-Type": "application/json"}
+    )
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request, timeout=60)
+    assert caught.value.code == 400
+    assert "image" in json.load(caught.value)["message"]
