@@ -18,14 +18,14 @@ class RunGroup:
 
     def __init__(self, stage: str) -> None:
         self._stage = stage
-        self._parent: "Run | None" = None
+        self._parent: Run | None = None
 
     def open(self, config: DictConfig, directory: Path) -> None:
         """Open the parent run if it is not open; ``directory`` is that of the whole multirun."""
         if self._parent is not None or "tracking" not in config:
             return
         name = f"{self._stage} {directory.name}"
-        experiment = config.data.name or Path(config.data.path).name
+        experiment = instantiate(config.data).dataset_name()  # as its runs have it, or MLflow would not nest them
         self._parent = instantiate(config.tracking).start_group(name=name, experiment=experiment, directory=directory)
         os.environ[PARENT] = self._parent.id
 

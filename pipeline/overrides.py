@@ -3,6 +3,7 @@
 import difflib
 import functools
 import inspect
+import re
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,14 +49,18 @@ def from_makeflags(makeflags: str) -> list[str]:
     return [word for word in reversed(words) if not word.partition("=")[0].isupper()]
 
 
-@functools.cache
-def register_backbones() -> None:
-    """Make each of timm's names an option of the group ``backbone``; the files in conf/backbone take precedence."""
-    store = ConfigStore.instance()
-    recommended = {file.stem for file in (CONF / "backbone").glob("*.yaml")}
-    for name in set(catalogue.names()) - recommended:
-        node = {"_target_": "graftline.backbones.backbone.Backbone", "name": name}
-        store.store(group="backbone", name=name, node=node)
+def register_backbone(name: str) -> None:
+    """Make one of timm's names an option of the group ``backbone``; Hydra copies all options often, so never all."""
+    node = {"_target_": "graftline.backbones.backbone.Backbone", "name": name}
+    ConfigStore.instance().store(group="backbone", name=name, node=node)
+
+
+def _register_overlays_backbones() -> None:
+    """Register the timm names that the files in conf/experiment and conf/debug override the backbone with."""
+    for file in (*(CONF / "experiment").glob("*.yaml"), *(CONF / "debug").glob("*.yaml")):
+        for name in re.findall(r"override /backbone: *([\w.]+)", file.read_text(encoding="utf-8")):
+            if not (CONF / "backbone" / f"{name}.yaml").exists():
+                register_backbone(name)
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ def check(stage: str, overrides: list[str]) -> Checked:
     Raises:
         UserError: lists every mistake, each with its key and the nearest right name.
     """
-    register_backbones()
+    _register_overlays_backbones()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return _Check(stage).run(overrides)
@@ -90,12 +95,13 @@ class _Check:
         self.stage = stage
         self.mistakes: list[str] = []
         self.loader = GlobalHydra.instance().config_loader()
+        self.groups = set(self.loader.list_groups(""))
 
     def run(self, texts: list[str]) -> Checked:
         overrides = list(self._parse(texts))
         groups = [override for override in overrides if self._is_group(override)]
         good_groups = [override for override in groups if self._check_group(override)]
-        config = compose(self.stage, [_first_choice(override) for override in good_groups])
+        config = self._compose([_first_choice(override) for override in good_groups])
         values = [override for override in overrides if override not in groups]
         good_values = [line for override in values if (line := self._check_value(config, override)) is not None]
         good = [_line(override) for override in good_groups] + [line for _, line in good_values]
@@ -124,12 +130,17 @@ class _Check:
             raise UserError(_list_mistakes([" ".join(str(error).split())])) from error
 
     def _is_group(self, override: Override) -> bool:
-        return override.key_or_group in self.loader.list_groups("")
+        return override.key_or_group in self.groups
 
     def _check_group(self, override: Override) -> bool:
         group = override.key_or_group
         options = self.loader.get_group_options(group)
         unknown = [str(choice) for choice in _choices(override) if choice is not None and str(choice) not in options]
+        if group == "backbone":
+            timm_names = set(unknown) & set(catalogue.names())
+            for name in timm_names:
+                register_backbone(name)
+            unknown = [name for name in unknown if name not in timm_names]
         for name in unknown:
             near = _nearest(name, options) if group != "backbone" else _nearest_backbone(name)
             self.mistakes.append(f"{group}={name}: no such {group}{_did_you_mean(near)}")

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from graftline.bundle.predict import predict_directory
+from graftline.bundle.predict import find_images, predict_directory
 from graftline.bundle.predictor import Predictor
+from graftline.console import progress
 from graftline.files import atomic_file
 from pipeline.stage import StageResult
 
@@ -18,7 +19,9 @@ class Predict:
 
     def run(self, directory: Path) -> StageResult:
         """Classify every image below a folder and write ``predictions.csv``."""
-        predictions = predict_directory(Predictor.from_directory(Path(self.bundle)), Path(self.images))
+        predictor, images = Predictor.from_directory(Path(self.bundle)), Path(self.images)
+        with progress("Classifying", total=len(find_images(images))) as bar:
+            predictions = predict_directory(predictor, images, lambda done: bar.advance(bar.task_ids[0], done))
         file = directory / "predictions.csv"
         with atomic_file(file) as temporary:
             predictions.to_csv(temporary, index=False)

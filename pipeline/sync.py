@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from graftline.errors import UserError
 from graftline.tracking.outbox import sync
 from graftline.tracking.tracking import Tracking
 from pipeline.stage import StageResult
@@ -18,4 +19,10 @@ class Sync:
     def run(self, directory: Path) -> StageResult:  # noqa: ARG002 - what is sent lies in the run's own directory
         """Send the rest of a run."""
         report = sync(self.tracking.find_output_directory(self.run_id))
-        return StageResult(facts={"run_id": self.run_id}, table=[("sent", str(report))])
+        if report.problem is not None:
+            raise UserError(
+                f"{report.num_unsent:,} records are still unsent ({report.problem}); they are safe, "
+                f"try again when MLflow is there: make sync run_id={self.run_id}"
+            )
+        table = [("sent", f"{report.num_sent:,} records"), ("refused", f"{len(report.refused):,}")]
+        return StageResult(facts={"run_id": self.run_id, "sent": report.num_sent}, table=table)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytorch_lightning as pl
-from graftline.augment.preview import preview_sheet
 from omegaconf import OmegaConf
 
 from graftline.augment.policy import Policy
+from graftline.augment.preview import preview_sheet
 from graftline.backbones.backbone import Backbone, Graft
 from graftline.bundle.predictor import Predictor
 from graftline.bundle.save import add_to_card, save_bundle
@@ -18,19 +18,19 @@ from graftline.console import say
 from graftline.data.decode import decode_rgb
 from graftline.data.ingest import Ingest
 from graftline.data.version import DatasetVersion
-from graftline.evaluation.evaluation import Evaluation, Result
+from graftline.evaluation.evaluation import Evaluation
 from graftline.evaluation.metrics import print_scores
 from graftline.features.cache import Features
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rules import Rule, refuse_frozen_noise
 from graftline.tracking.tracking import Tracking
 from graftline.training.fit import Fit, fit
-from graftline.training.inputs import choose_inputs
+from graftline.training.inputs import Inputs, choose_inputs
 from graftline.training.module import GraftModule, Optimiser, Schedule
 from graftline.training.progress import Metrics
 from graftline.training.recipe import Recipe
 from pipeline.group import PARENT
-from pipeline.report import summarise, write_run_report
+from pipeline.report import Outcome, summarise, write_run_report
 from pipeline.stage import StageResult
 from pipeline.worker import announced
 
@@ -67,20 +67,23 @@ class Train:
 
     def run(self, directory: Path) -> StageResult:
         """Train, test, track and register a model."""
+        self.tracking.check()
         prepared = self._prepare()
         with self._start_run(prepared, directory) as run:
             self._log_setup(run, prepared, directory)
-            fitted = self._fit(prepared, directory, run.log_metrics)
+            inputs = self._choose_inputs(prepared)
+            fitted = self._fit(prepared, inputs, directory, run.log_metrics)
             bundle = self._save_bundle(prepared, fitted, directory / "bundle")
-            result = self.evaluation.run(
-                Predictor.from_directory(bundle, engine=self.evaluation.engine), prepared.version, directory / "test"
-            )
-            model_uri = self._log_outcome(run, prepared, fitted, result, directory)
-        return summarise(prepared.version, prepared.plan, fitted, result, run, model_uri)
+            predictor = Predictor.from_directory(bundle, engine=self.evaluation.engine)
+            result = self.evaluation.run(predictor, prepared.version, directory / "test")
+            outcome = Outcome(directory, self.backbone.name, prepared.version, prepared.plan, inputs, fitted, result)
+            model_uri = self._log_outcome(run, outcome)
+        return summarise(outcome, run.id, run.url, model_uri)
 
     def work(self, directory: Path) -> None:
         """Train along as a further process of a distributed training; the first one does the rest."""
-        self._fit(self._prepare(), directory, on_epoch=_tell_nobody)
+        prepared = self._prepare()
+        self._fit(prepared, self._choose_inputs(prepared), directory, on_epoch=_tell_nobody)
 
     def _prepare(self) -> Prepared:
         """Get the images, build the network and decide what of it is trained."""
@@ -118,10 +121,17 @@ class Train:
         preview_sheet(image, self.augment, prepared.graft.preprocessing, self.seed).savefig(directory / "augment.png")
         run.log_artifact(directory / "augment.png", "figures")
 
-    def _fit(self, prepared: Prepared, directory: Path, on_epoch: Callable[[Metrics, int], None]) -> Fit:
+    def _choose_inputs(self, prepared: Prepared) -> Inputs:
+        """Decide whether images or cached activations are trained on; the frozen pass happens here."""
+        return choose_inputs(
+            prepared.graft, prepared.plan, prepared.version, self.augment, self.features, self.train, self.seed
+        )
+
+    def _fit(
+        self, prepared: Prepared, inputs: Inputs, directory: Path, on_epoch: Callable[[Metrics, int], None]
+    ) -> Fit:
         """Train what the plan says; afterwards the network has the weights of the best epoch."""
-        version, graft, num_classes = prepared.version, prepared.graft, len(prepared.version.class_names)
-        inputs = choose_inputs(graft, prepared.plan, version, self.augment, self.features, self.train, self.seed)
+        version, num_classes = prepared.version, len(prepared.version.class_names)
         say(inputs.sentence)
         module = GraftModule(
             inputs.network,
@@ -164,23 +174,18 @@ class Train:
             card=card,
         )
 
-    def _log_outcome(self, run: "Run", prepared: Prepared, fitted: Fit, result: Result, directory: Path) -> str | None:
+    def _log_outcome(self, run: "Run", outcome: Outcome) -> str | None:
         """Print, log and register what came of the training; returns the model's URI."""
-        print_scores(result.scores, f"{prepared.version.name}: test split")
-        add_to_card(directory / "bundle", metrics=result.metrics_json())
-        report = write_run_report(directory, self.backbone.name, prepared.version, prepared.plan, fitted, result)
+        version, result, bundle = outcome.version, outcome.result, outcome.directory / "bundle"
+        print_scores(result.scores, f"{version.name}: test split")
+        add_to_card(bundle, metrics=result.metrics_json())
         values = {f"test/{name}": interval.value for name, interval in result.scores.items()}
-        run.log_metrics(values, step=fitted.steps)
-        for path, folder in (
-            (report, ""),
-            (result.predictions, "test"),
-            (result.predictions.parent / "figures", "figures"),
-        ):
-            run.log_artifact(path, folder)
-        example = Path(prepared.version.samples("test").paths[0]).read_bytes()
-        return run.log_model(
-            directory / "bundle", registered_name=prepared.version.name, input_example=example, metrics=values
-        )
+        run.log_metrics(values, step=outcome.fitted.steps)
+        run.log_artifact(write_run_report(outcome))
+        run.log_artifact(result.predictions, "test")
+        run.log_artifact(result.predictions.parent / "figures", "figures")
+        example = Path(version.samples("test").paths[0]).read_bytes()
+        return run.log_model(bundle, registered_name=version.name, input_example=example, metrics=values)
 
 
 def _tell_nobody(metrics: Metrics, step: int) -> None:

@@ -1,7 +1,5 @@
 """Small real inputs that more than one room uses."""
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +27,7 @@ def colour_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _no_make_around_us(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _no_make_around_us(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests run under `make test`; what they start must not take its variables for its own."""
     for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):
         monkeypatch.delenv(name, raising=False)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    yield

@@ -14,13 +14,13 @@ console = Console(highlight=False, record=True)  # recorded for log.txt
 
 
 def say(text: str) -> None:
-    """Print one line of the story."""
-    console.print(text, soft_wrap=True)
+    """Print one line of the story, as it is."""
+    console.print(text, markup=False, soft_wrap=True)
 
 
 def warn(text: str) -> None:
     """Print one line that the user should not miss."""
-    console.print(f"[yellow]! {text}[/yellow]", soft_wrap=True)
+    console.print(f"! {text}", style="yellow", markup=False, soft_wrap=True)
 
 
 @contextmanager

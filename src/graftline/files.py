@@ -13,7 +13,7 @@ from typing import Any
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; it takes the place of ``path`` if the block ends well, else it is removed.
+    """Yield a temporary path beside ``path`` that takes its place if the block ends well, else it is removed.
 
     Args:
         path: where the file is to appear; its folder is created.

@@ -167,7 +167,9 @@ def test_a_run_and_a_registered_model(server: str, tmp_path: Path) -> None:
             run.log_metrics({"loss": step / 2, "odd": float("nan")}, step)
         run.log_environment()
         run.set_tags({"first": "1", "not text": "\0", "last": "2"})
-        uri = run.log_model(bundle, registered_name="pets", input_example=photo.getvalue(), metrics={"test/accuracy": 0.5})
+        uri = run.log_model(
+            bundle, registered_name="pets", input_example=photo.getvalue(), metrics={"test/accuracy": 0.5}
+        )
     assert run._outbox.journal.num_unsent == 0
     (refused,) = run._outbox.delivery.refused  # all but one have arrived
     assert refused.startswith("tag not text: ")

@@ -200,6 +200,21 @@ def test_sending_twice_doubles_nothing(
     assert everything() == once
 
 
+def test_another_run_in_the_same_directory(tracking: Tracking, client: MlflowClient, directory: Path) -> None:
+    first = start(tracking, directory)
+    first.log_metrics({"loss": 1.0}, 0)
+    with pytest.raises(UserError, match="still going"):
+        start(tracking, directory)
+    first.finish()
+    (directory / "outbox" / "sent").unlink()  # as if nothing had been sent
+    with start(tracking, directory) as second:
+        second.log_metrics({"loss": 2.0}, 0)
+    assert history(client, first.id, "loss") == [(0, 1.0)]
+    assert history(client, second.id, "loss") == [(0, 2.0)]
+    (experiment,) = client.search_experiments(filter_string="name = 'pets'")
+    assert len(client.search_runs([experiment.experiment_id])) == 2  # the refused start has left none
+
+
 def test_the_journal_survives_a_torn_line(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.append({"kind": "tags", "values": {"a": "1"}})

@@ -79,6 +79,16 @@ class Backbone:
             network.reset_classifier(num_classes)  # type: ignore[operator]  # every timm model has it
         return Graft(network, self._preprocessing(network), file.record() if file is not None else Weights("none"))
 
+    def preprocessing(self) -> Preprocessing:
+        """Return what the network wants done to an image, without looking for its weights.
+
+        Raises:
+            UserError: unknown name.
+        """
+        catalogue.check(self.name)
+        with torch.device("meta"):  # shapes only: neither memory nor time for the weights
+            return self._preprocessing(create(self.name, 1, self._options()))
+
     def _options(self) -> dict[str, Any]:
         options: dict[str, Any] = {"drop_rate": self.drop_rate, "drop_path_rate": self.drop_path_rate}
         config = get_pretrained_cfg(self.name)

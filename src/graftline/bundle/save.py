@@ -25,6 +25,7 @@ from graftline.files import atomic_directory, write_json
 # first runs the same operations, the second the same in another order.
 TIMM_TOLERANCE = 1e-5
 ONNX_TOLERANCE = 1e-4
+WEIGHTS_FILE = "model.safetensors"  # timm's name
 CHECKED_BATCH_SIZES = (1, 5)  # neither is the size that the export traces with
 
 
@@ -103,6 +104,7 @@ def _write_timm(folder: Path, network: nn.Module, class_names: Sequence[str], pr
         data_config={"input_size": input_size, **fields},  # else the source weights' preprocessing stays in config.json
     )
     hook.remove()
+    (folder / WEIGHTS_FILE).chmod(0o644)  # safetensors makes it private; a server runs as another user
 
 
 def _separate(_network: nn.Module, state: dict[str, Tensor], _prefix: str, _metadata: dict[str, Any]) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Literal
 
 import pandas as pd
-from rich.markup import escape
 
 from graftline.console import warn
 from graftline.files import write_json
@@ -81,6 +80,6 @@ def tell_findings(findings: Sequence[Finding], path: Path) -> None:
     for kind, text in _SAID.items():
         of_kind = [finding for finding in findings if finding.kind == kind]
         if of_kind:
-            warn(f"{len(of_kind):,} {text}: {escape(f'{of_kind[0].path}: {of_kind[0].detail}')}")
+            warn(f"{len(of_kind):,} {text}: {of_kind[0].path}: {of_kind[0].detail}")
     if findings:
-        warn(f"All of these are listed in {escape(str(path))}")
+        warn(f"All of these are listed in {path}")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 import pandas as pd
-from rich.markup import escape
 
 from graftline.console import print_table, say
 from graftline.data.checks import check_images
@@ -81,10 +80,10 @@ class Ingest:
         Raises:
             UserError: nothing to read, fewer than two classes with usable images, or bad images with on_bad="fail".
         """
-        name = self._name()
+        name = self.dataset_name()
         folder = Path(self.directory).absolute() / name
         listed = folder / "findings.json"
-        say(escape(f"Reading {name}" + (f" from {self.path}" if self.path else "")))
+        say(f"Reading {name}" + (f" from {self.path}" if self.path else ""))
         images, class_names = _tidy(self.source.read(None if self.path is None else Path(self.path)))
         checks = check_images(
             images["path"].unique().tolist(), self.max_pixels, self.workers, folder / "checked.parquet"
@@ -111,7 +110,7 @@ class Ingest:
         _tell(version, fresh)
         return IngestResult(version, report, fresh)
 
-    def _name(self) -> str:
+    def dataset_name(self) -> str:
         """Return the name of the data set, fit for folders and for MLflow's registry."""
         if self.name is not None:
             if not re.fullmatch(r"[\w.-]+", self.name) or self.name.startswith("."):
@@ -154,4 +153,4 @@ def _tell(version: DatasetVersion, fresh: bool) -> None:
     rows.append(("all", *(f"{sum(counts[split].values()):,}" for split in SPLITS)))
     print_table(f"{version.name}: {len(version.class_names)} classes", ("images", *SPLITS), rows)
     state = "new dataset version" if fresh else "nothing is new, dataset version"
-    say(escape(f"{version.name}: {state} {version.digest} ({os.path.relpath(version.directory)})"))
+    say(f"{version.name}: {state} {version.digest} ({os.path.relpath(version.directory)})")

@@ -202,6 +202,23 @@ def sync(directory: Path) -> SyncReport:
     return SyncReport(run["run_id"], journal.num_sent - before, journal.num_unsent, tuple(delivery.refused), problem)
 
 
+def make_room(directory: Path) -> None:
+    """Send what an earlier run in ``directory`` left unsent, and remove its outbox.
+
+    Raises:
+        UserError: that run is still going, or not all could be sent.
+    """
+    if not (directory / FOLDER / "run.json").exists():
+        return
+    report = sync(directory)
+    if report.num_unsent:
+        raise UserError(
+            f"{directory} holds {report.num_unsent:,} unsent records of run {report.run_id} ({report.problem}): "
+            "take another output directory, or send them first."
+        )
+    shutil.rmtree(directory / FOLDER)
+
+
 def _end_if_killed(journal: Journal) -> None:
     last = journal.last()
     if last is not None and last["kind"] == "status" and last["status"] != "RUNNING":

@@ -69,9 +69,10 @@ class Tracking:
             resume_run_id: go on with this run; it keeps its name, experiment and group.
 
         Raises:
-            UserError: MLflow does not answer (within 10 s), the experiment is deleted, there is no run to resume, or it
-                is still going.
+            UserError: MLflow does not answer (within 10 s), the experiment is deleted, there is no run to resume, it is
+                still going, or ``directory`` is another run's that is still going or has unsent values.
         """
+        from graftline.tracking.outbox import make_room
         from graftline.tracking.run import Run
 
         tags = {**tags, OUTPUT_DIRECTORY: str(directory.resolve()), HOST: platform.node()}
@@ -79,6 +80,7 @@ class Tracking:
             run = self._existing_run(resume_run_id)
         else:
             client, experiment_id = self._experiment(self.experiment or experiment)
+            make_room(directory)
             tags["mlflow.user"] = _user()
             tags["mlflow.source.name"] = Path(sys.argv[0]).name
             if parent_run_id is not None:

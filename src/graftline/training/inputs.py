@@ -28,11 +28,13 @@ class Inputs:
         network: takes what the loaders give.
         make_loaders: (rank, number of processes) → training and validation loader.
         sentence: what was decided and why.
+        augmented: whether the training images are augmented.
     """
 
     network: nn.Module
     make_loaders: Callable[[int, int], tuple[DataLoader[Batch], DataLoader[Batch]]]
     sentence: str
+    augmented: bool
 
 
 def choose_inputs(
@@ -87,7 +89,8 @@ def _live(graft: Graft, version: DatasetVersion, policy: Policy, recipe: Recipe,
             loader(validation, plain, shuffle=False),
         )
 
-    return Inputs(graft.network, make_loaders, f"The whole network runs at every step: {why}.")
+    augmented = policy.crop is not None or any(policy.transforms.values())
+    return Inputs(graft.network, make_loaders, f"The whole network runs at every step: {why}.", augmented)
 
 
 def _cached(
@@ -127,10 +130,11 @@ def _cached(
             loader([plain_validation], validation, shuffle=False),
         )
 
-    seen = f"{features.views} augmented views of each image" if features.views else "each image once, without augmentation (features.views=3 adds it)"
-    return Inputs(
-        tail, make_loaders, f"The frozen trunk ran once, on {runs_on}: {seen}; only the head runs at each step."
-    )
+    seen = f"{features.views} augmented views of each image"
+    if features.views == 0:
+        seen = f"each image once, without augmentation (features.views=3 would use the policy {policy.name})"
+    sentence = f"The frozen trunk ran once, on {runs_on}: {seen}; only the head runs at each step."
+    return Inputs(tail, make_loaders, sentence, augmented=features.views > 0)
 
 
 def _key(graft: Graft, version: DatasetVersion) -> dict[str, Any]:

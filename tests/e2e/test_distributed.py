@@ -1,0 +1,61 @@
+"""Two processes on the CPU: one run, one output directory, and the numbers of a single process."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from workplace import TINY, Workplace
+
+from graftline.augment.draw import Draw
+from graftline.augment.policy import Evaluate
+from graftline.bundle.predictor import Predictor
+from graftline.data.decode import decode_rgb
+from graftline.data.version import DatasetVersion
+
+
+@pytest.mark.parametrize("inputs", ["live", "cached"])
+def test_two_processes(workplace: Workplace, colour_folder: Path, tmp_path: Path, inputs: str) -> None:
+    overrides = ["data=folder", f"data.path={colour_folder}", *TINY, "trainer=ddp_cpu"]
+    if inputs == "cached":  # a frozen trunk wants weights: a file that stands for pretrained ones
+        network = timm.create_model("test_efficientnet", num_classes=1000)
+        torch.save(network.state_dict(), tmp_path / "weights.pth")
+        given = ["backbone.weights=file", f"backbone.file={tmp_path / 'weights.pth'}", "freeze=all_but_head"]
+        overrides = [*overrides, *given, "features=cached"]
+        overrides = list({line.partition("=")[0]: line for line in overrides}.values())
+    ran = workplace.run("train", *overrides)
+    assert ran.code == 0, ran.output
+
+    assert len(list(workplace.root.glob("outputs/train/*"))) == 1
+    experiment = workplace.mlflow.get_experiment_by_name("colours0")
+    assert experiment is not None
+    (run,) = workplace.mlflow.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    steps = [metric.step for metric in workplace.mlflow.get_metric_history(run.info.run_id, "val/loss")]
+    assert steps == [2, 4], "18 images a process in batches of 16"
+
+    version = DatasetVersion.load(workplace.root / "data" / "colours0" / ran.result["dataset_digest"])
+    bundle = ran.directory / "bundle"
+    expected = unpadded(bundle, version, "validation")
+    best = Predictor.from_directory(bundle).card["validation"]
+    assert best["val/loss"] == pytest.approx(expected[0], abs=1e-6)
+    assert best["val/accuracy"] == pytest.approx(expected[1], abs=1e-6)
+    test = unpadded(bundle, version, "test")
+    assert ran.result["metrics"]["accuracy"]["value"] == pytest.approx(test[1], abs=1e-6)
+
+
+def unpadded(bundle: Path, version: DatasetVersion, split: str) -> tuple[float, float]:
+    """Return log loss and accuracy of the bundle's network, in one process, one image at a time."""
+    samples = version.samples(split)
+    network = timm.create_model(f"local-dir:{bundle}", pretrained=True).eval()
+    transform = Evaluate(Predictor.from_directory(bundle).preprocessing)
+    losses, hits = [], []
+    for path, label in zip(samples.paths, samples.labels, strict=True):
+        with torch.inference_mode():
+            image = torch.from_numpy(transform(decode_rgb(path), Draw(0, 0)))[None]
+            probabilities = network(image).double().softmax(dim=1)[0].numpy()
+        losses.append(-math.log(probabilities[label]))
+        hits.append(int(probabilities.argmax()) == label)
+    return float(np.mean(losses)), float(np.mean(hits))

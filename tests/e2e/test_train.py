@@ -1,0 +1,149 @@
+"""One training from images to a registered model, and what it leaves behind."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import timm
+import torch
+from workplace import TINY, Ran, Workplace
+
+from graftline.bundle.predictor import Predictor
+from graftline.data.version import DatasetVersion
+
+
+@pytest.fixture(scope="module")
+def place(make_workplace: Callable[[str], Workplace]) -> Workplace:
+    return make_workplace("train")
+
+
+@pytest.fixture(scope="module")
+def trained(place: Workplace, colour_folder: Path) -> Ran:
+    ran = place.run("train", "data=folder", f"data.path={colour_folder}", *TINY, "seed=0")
+    assert ran.code == 0, ran.output
+    return ran
+
+
+def test_the_output_directory_holds_exactly_this(trained: Ran) -> None:
+    files = {str(path.relative_to(trained.directory)) for path in trained.directory.rglob("*") if path.is_file()}
+    assert {file for file in files if not file.startswith("outbox/")} == {
+        ".hydra/config.yaml",
+        ".hydra/hydra.yaml",
+        ".hydra/overrides.yaml",
+        "augment.png",
+        "bundle/bundle.json",
+        "bundle/config.json",
+        "bundle/model.onnx",
+        "bundle/model.safetensors",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        "log.txt",
+        "report.html",
+        "result.json",
+        "test/figures/confusion_matrix.png",
+        "test/figures/precision_recall_curves.png",
+        "test/figures/reliability_diagram.png",
+        "test/figures/roc_curves.png",
+        "test/predictions.parquet",
+    } | {file for file in files if file == "test/figures/confident_mistakes.png"}  # only where there are mistakes
+
+
+def test_result_json_keeps_its_contract(trained: Ran, place: Workplace) -> None:
+    result = trained.result
+    assert {"stage", "seconds", "dataset_digest", "run_id", "model_uri", "metrics"} <= set(result)
+    assert result["stage"] == "train"
+    accuracy = result["metrics"]["accuracy"]
+    assert 0 <= accuracy["low"] <= accuracy["value"] <= accuracy["high"] <= 1
+    version = DatasetVersion.load(place.root / "data" / "colours0" / result["dataset_digest"])
+    assert {split: sum(classes.values()) for split, classes in version.counts().items()} == {
+        "train": 36,
+        "validation": 9,
+        "test": 15,
+    }
+
+
+def test_the_run_is_finished_and_says_all(trained: Ran, place: Workplace) -> None:
+    run = place.mlflow.get_run(trained.result["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["backbone.name"] == "test_efficientnet"
+    assert run.data.params["trainer.max_epochs"] == "2"
+    assert run.data.metrics["test/accuracy"] == trained.result["metrics"]["accuracy"]["value"]
+    assert len(place.mlflow.get_metric_history(run.info.run_id, "val/loss")) == 2
+    assert run.inputs is not None
+    assert run.inputs.dataset_inputs[0].dataset.digest == trained.result["dataset_digest"]
+    assert {"graftline.freeze", "graftline.git.dirty", "mlflow.source.git.commit"} <= set(run.data.tags)
+    artifacts = {artifact.path for artifact in place.mlflow.list_artifacts(run.info.run_id)}
+    assert {"config.yaml", "data", "figures", "report.html", "requirements", "test"} <= artifacts
+
+
+def test_the_model_is_registered_and_classifies(trained: Ran, place: Workplace, colour_folder: Path) -> None:
+    uri = trained.result["model_uri"]
+    assert uri == "models:/colours0/1"
+    tracking = f"sqlite:///{place.root / 'mlflow.db'}"
+    mlflow.set_tracking_uri(tracking)
+    mlflow.set_registry_uri(tracking)
+    model = mlflow.pyfunc.load_model(uri)
+    import base64
+
+    images = [path.read_bytes() for path in sorted(colour_folder.glob("red/*.png"))[:3]]
+    answers = model.predict(pd.DataFrame({"image": [base64.b64encode(image).decode() for image in images]}))
+    assert list(answers["class"].isin(["blue", "green", "red"])) == [True] * 3
+    assert not list(Path(place.root / "mlartifacts").rglob("*.pkl")), "nothing is pickled"
+
+
+def test_evaluating_the_bundle_gives_the_metrics_of_the_training(
+    trained: Ran, place: Workplace, colour_folder: Path
+) -> None:
+    ran = place.run(
+        "evaluate",
+        f"bundle={trained.directory / 'bundle'}",
+        "data=folder",
+        f"data.path={colour_folder}",
+        "evaluation.resamples=100",
+    )
+    assert ran.code == 0, ran.output
+    assert ran.result["metrics"] == trained.result["metrics"]
+
+
+def test_plain_timm_loads_the_bundle(trained: Ran, colour_folder: Path) -> None:
+    bundle = trained.directory / "bundle"
+    network = timm.create_model(f"local-dir:{bundle}", pretrained=True).eval()
+    config = timm.data.resolve_model_data_config(network)
+    transform = timm.data.create_transform(**config, is_training=False)
+    from PIL import Image
+
+    path = next(colour_folder.glob("green/*.png"))
+    with torch.inference_mode():
+        expected = network(transform(Image.open(path).convert("RGB"))[None]).softmax(dim=1).numpy()
+    actual = Predictor.from_directory(bundle).predict([path])
+    np.testing.assert_allclose(actual, expected, atol=1e-4)
+
+
+def test_predict_writes_a_table(trained: Ran, place: Workplace, colour_folder: Path) -> None:
+    ran = place.run("predict", f"bundle={trained.directory / 'bundle'}", f"images={colour_folder}")
+    assert ran.code == 0, ran.output
+    table = pd.read_csv(ran.directory / "predictions.csv")
+    assert len(table) == 60
+    assert table["error"].isna().all()
+    assert table["class"].isin(["blue", "green", "red"]).all()
+
+
+def test_the_same_seed_gives_the_same_metrics_and_no_new_version(
+    trained: Ran, place: Workplace, colour_folder: Path
+) -> None:
+    again = place.run("train", "data=folder", f"data.path={colour_folder}", *TINY, "seed=0")
+    assert again.code == 0, again.output
+    assert again.result["metrics"] == trained.result["metrics"]
+    assert again.result["dataset_digest"] == trained.result["dataset_digest"]
+    assert "nothing is new" in again.output
+    assert again.result["model_uri"] == "models:/colours0/2"
+
+
+def test_the_log_is_readable(trained: Ran) -> None:
+    lines = trained.output.splitlines()
+    assert not [line for line in lines if "Warning" in line]
+    assert len(lines) < 50
+    assert (trained.directory / "log.txt").read_text().strip()

@@ -1,0 +1,89 @@
+"""Stages as a user runs them, on small real images, with MLflow on sqlite in a folder of their own."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+# a real network of timm's that trains in seconds: 32 px, random weights, nothing frozen
+TINY = (
+    "backbone=test_efficientnet",
+    "backbone.weights=none",
+    "backbone.image_size=32",
+    "freeze=none",
+    "features=live",
+    "augment=none",
+    "trainer=cpu",
+    "trainer.max_epochs=2",
+    "train.workers=0",
+    "train.batch_size=16",
+    "optim.lr=0.003",
+    "evaluation.resamples=100",
+    "tracking.system_metrics=false",
+)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a stage left: its exit code, its output and, if it did its work, its output directory and result."""
+
+    code: int
+    output: str
+
+    @property
+    def directory(self) -> Path:
+        """The last line that a stage prints."""
+        return Path(self.output.strip().splitlines()[-1])
+
+    @property
+    def result(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads((self.directory / "result.json").read_text())
+        return content
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """A folder where stages run, as in a fresh clone."""
+
+    root: Path
+
+    def environment(self) -> dict[str, str]:
+        names = {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
+        return {**os.environ, **names}
+
+    def command(self, stage: str, *overrides: str) -> list[str]:
+        return [sys.executable, "-m", "pipeline", stage, *overrides]
+
+    def run(self, stage: str, *overrides: str) -> Ran:
+        done = subprocess.run(
+            self.command(stage, *overrides),
+            cwd=self.root,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=300,
+        )
+        return Ran(done.returncode, done.stdout)
+
+    def start(self, stage: str, *overrides: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.command(stage, *overrides),
+            cwd=self.root,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    @property
+    def mlflow(self) -> MlflowClient:
+        uri = f"sqlite:///{self.root / 'mlflow.db'}"
+        return MlflowClient(uri, uri)
