@@ -24,7 +24,7 @@ from graftline.features.cache import Features
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rules import Rule, refuse_frozen_noise
 from graftline.tracking.tracking import Tracking
-from graftline.training.fit import Fit, fit
+from graftline.training.fit import Fit, check_trainer, fit
 from graftline.training.inputs import Inputs, choose_inputs
 from graftline.training.module import GraftModule, Optimiser, Schedule
 from graftline.training.progress import Metrics
@@ -67,7 +67,7 @@ class Train:
 
     def run(self, directory: Path) -> StageResult:
         """Train, test, track and register a model."""
-        self.tracking.check()
+        self._check()
         prepared = self._prepare()
         with self._start_run(prepared, directory) as run:
             self._log_setup(run, prepared, directory)
@@ -84,6 +84,12 @@ class Train:
         """Train along as a further process of a distributed training; the first one does the rest."""
         prepared = self._prepare()
         self._fit(prepared, self._choose_inputs(prepared), directory, on_epoch=_tell_nobody)
+
+    def _check(self) -> None:
+        """Find out now, not after the images were read, what can't go well: devices, weights, a server that is away."""
+        check_trainer(self.trainer)
+        self.backbone.check()
+        self.tracking.check()
 
     def _prepare(self) -> Prepared:
         """Get the images, build the network and decide what of it is trained."""

@@ -19,7 +19,7 @@ from graftline.data.version import Samples
 from graftline.errors import UserError
 from graftline.features.cache import activation_loader
 from graftline.freezing.rules import AllButHead, Auto, Nothing
-from graftline.training.fit import Fit, fit
+from graftline.training.fit import Fit, check_trainer, fit
 from graftline.training.module import GraftModule
 from graftline.training.recipe import Recipe
 from graftline.training.schedule import constant, warmup_cosine
@@ -228,9 +228,15 @@ def test_accumulation_halves_the_optimiser_steps(tmp_path: Path) -> None:
     assert result.steps == 4
 
 
-def test_a_training_without_end_is_refused(tmp_path: Path) -> None:
+def test_a_training_without_end_is_refused() -> None:
     with pytest.raises(UserError, match=r"trainer\.max_epochs"):
-        _fit(_module(_head()), tmp_path, epochs=-1)
+        check_trainer(_trainer(-1))
+
+
+def test_a_trainer_that_this_machine_cannot_have_is_refused() -> None:
+    with pytest.raises(UserError, match="trainer=cpu"):
+        check_trainer(functools.partial(pl.Trainer, accelerator="tpu"))
+    check_trainer(_trainer(1))
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ class PCAShift(albumentations.ImageOnlyTransform):  # type: ignore[misc]  # albu
 
     An image shifts most in the colours that it varies in; a grey one gets lighter or darker and stays grey. The method
     is that of Krizhevsky et al. 2012 (AlexNet), section 4.1. They take the components of all of ImageNet and scale them
-    by the eigenvalue, a variance, which on a single image is hardly ever as much as one grey level. Here the components
-    are the image's own, scaled by the standard deviation: ``alpha=0.05`` is the paper's strength on its data.
+    by the eigenvalue, a variance; on a single image of little contrast that is less than one grey level. Here the
+    components are the image's own, scaled by the standard deviation; the paper's strength is about ``alpha=0.05``.
 
     albumentations' ``FancyPCA`` does something else: it stretches the colours around their mean, which stays, and with
     its default ``alpha=0.1`` it changes a photograph by 0.01 grey levels (version 2.0.8).
@@ -35,7 +35,9 @@ class PCAShift(albumentations.ImageOnlyTransform):  # type: ignore[misc]  # albu
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002 - albumentations gives it
         """Return the colour to add, 3 values in grey levels."""
-        pixels = data["image"][::4, ::4].reshape(-1, 3)  # a sixteenth of them has the same components
+        image = data["image"]
+        step = max(1, min(image.shape[:2]) // 56)  # some thousand pixels have the same components as all
+        pixels = image[::step, ::step].reshape(-1, 3)
         variances, components = np.linalg.eigh(np.cov(pixels, rowvar=False))  # components in columns
         spread = np.sqrt(np.maximum(variances, 0))  # rounding makes some a little negative
         return {"shift": components @ (self.random_generator.normal(0, self.alpha, 3) * spread)}

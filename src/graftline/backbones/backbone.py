@@ -11,7 +11,7 @@ from torch import nn
 from graftline.augment.preprocess import Preprocessing
 from graftline.backbones import catalogue
 from graftline.backbones.loading import create, create_pretrained
-from graftline.backbones.weights import Wanted, Weights, locate
+from graftline.backbones.weights import Wanted, Weights, WeightsFile, locate
 from graftline.errors import UserError
 
 
@@ -67,10 +67,7 @@ class Backbone:
             UserError: unknown name, no such file, weights of another architecture, an image size that the network
                 cannot take, nothing local while offline.
         """
-        catalogue.check(self.name)
-        if self.image_size is not None:
-            self._check_image_size(self.image_size)
-        file = locate(self.name, self.weights, self.file)
+        file = self.check()
         if file is None:
             network = create(self.name, num_classes, self._options())
         else:
@@ -78,6 +75,20 @@ class Backbone:
         if network.num_classes != num_classes:
             network.reset_classifier(num_classes)  # type: ignore[operator]  # every timm model has it
         return Graft(network, self._preprocessing(network), file.record() if file is not None else Weights("none"))
+
+    def check(self) -> WeightsFile | None:
+        """Make sure that ``build`` will go through, before hours are spent on the images: name, image size, weights.
+
+        Returns:
+            The weights' file, which is downloaded if need be; None if the network is to be random.
+
+        Raises:
+            UserError: as ``build`` does, but for a file of another architecture.
+        """
+        catalogue.check(self.name)
+        if self.image_size is not None:
+            self._check_image_size(self.image_size)
+        return locate(self.name, self.weights, self.file)
 
     def preprocessing(self) -> Preprocessing:
         """Return what the network wants done to an image, without looking for its weights.

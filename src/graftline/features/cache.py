@@ -58,11 +58,16 @@ def activation_loader(
     seed: int,
     rank: int = 0,
     world_size: int = 1,
+    drop_last: bool = False,
 ) -> DataLoader[Batch]:
     """Return a loader of cached activations that stands where one of images would; arguments as in ``make_loader``."""
     sampler = DrawSampler(len(samples.labels), shuffle=shuffle, seed=seed, rank=rank, world_size=world_size)
     return DataLoader(
-        ActivationDataset(views, samples), batch_size=batch_size, sampler=sampler, collate_fn=lambda batch: batch
+        ActivationDataset(views, samples),
+        batch_size=batch_size,
+        sampler=sampler,
+        drop_last=drop_last,
+        collate_fn=lambda batch: batch,
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from torch.utils.data import DataLoader
 
@@ -85,8 +86,6 @@ def fit(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
-    if trainer.max_epochs == -1:
-        raise UserError("trainer.max_epochs is -1: the schedule needs an end, give a number of epochs.")
     start = time.perf_counter()
     train_loader, validation_loader = make_loaders(trainer.global_rank, trainer.world_size)
     try:
@@ -105,6 +104,22 @@ def fit(
     return Fit(
         history, min(history, key=lambda metrics: metrics[MONITOR]), time.perf_counter() - start, trainer.global_step
     )
+
+
+def check_trainer(make_trainer: Callable[..., pl.Trainer]) -> None:
+    """Make sure that this machine can do what the trainer asks for, before anything heavy starts.
+
+    Raises:
+        UserError: no such device here, settings that contradict each other, or a training without end.
+    """
+    _quiet_lightning()
+    try:
+        trainer = make_trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    except (MisconfigurationException, ImportError, ValueError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"The trainer cannot be made ({reason}): change trainer.*, or take trainer=cpu.") from error
+    if trainer.max_epochs == -1:
+        raise UserError("trainer.max_epochs is -1: the schedule needs an end, give a number of epochs.")
 
 
 def _quiet_lightning() -> None:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from graftline.augment.policy import Augment, Evaluate, Policy
 from graftline.backbones.backbone import Graft
 from graftline.data.loaders import Batch, make_loader
-from graftline.data.version import DatasetVersion
+from graftline.data.version import DatasetVersion, Samples
 from graftline.features.cache import Features, activation_loader
 from graftline.features.cut import Trunk, cut_head
 from graftline.features.engine import make_engine
@@ -82,10 +82,8 @@ def _live(graft: Graft, version: DatasetVersion, policy: Policy, recipe: Recipe,
             rank=rank,
             world_size=world_size,
         )
-        # a last batch of one image would break BatchNorm's statistics
-        drop_last = len(train.paths) // world_size > recipe.batch_size
         return (
-            loader(train, transform, shuffle=True, drop_last=drop_last),
+            loader(train, transform, shuffle=True, drop_last=_lone_last(train, recipe, world_size)),
             loader(validation, plain, shuffle=False),
         )
 
@@ -126,7 +124,7 @@ def _cached(
             activation_loader, batch_size=recipe.batch_size, seed=seed, rank=rank, world_size=world_size
         )
         return (
-            loader(views, train, shuffle=True),
+            loader(views, train, shuffle=True, drop_last=_lone_last(train, recipe, world_size)),
             loader([plain_validation], validation, shuffle=False),
         )
 
@@ -135,6 +133,12 @@ def _cached(
         seen = f"each image once, without augmentation (features.views=3 would use the policy {policy.name})"
     sentence = f"The frozen trunk ran once, on {runs_on}: {seen}; only the head runs at each step."
     return Inputs(tail, make_loaders, sentence, augmented=features.views > 0)
+
+
+def _lone_last(samples: Samples, recipe: Recipe, world_size: int) -> bool:
+    """Tell whether the last batch of an epoch would be a single image, of which BatchNorm can make no statistics."""
+    share = len(samples.paths) // world_size
+    return share > 1 and share % recipe.batch_size == 1
 
 
 def _key(graft: Graft, version: DatasetVersion) -> dict[str, Any]:
