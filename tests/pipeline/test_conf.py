@@ -1,0 +1,43 @@
+"""Every file in conf/ composes and becomes what it describes."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from pipeline.launch import build
+from pipeline.overrides import CONF, check
+
+FILES = sorted(str(path.relative_to(CONF)) for path in CONF.rglob("*.yaml"))
+NEEDS = {  # what a user must say beside the option itself
+    "data/folder": ["data.path=photos"],
+    "data/table": ["data.path=labels.csv"],
+    "data/archive": ["data.path=photos.zip"],
+}
+MANDATORY = {"evaluate": ["bundle=b"], "predict": ["bundle=b", "images=i"], "sync": ["run_id=r"]}
+
+
+def test_their_number() -> None:
+    assert len(FILES) == 43, "a new file? the tests below find it; count it here"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_it_starts_with_the_command_that_uses_it(file: str) -> None:
+    lines = (CONF / file).read_text(encoding="utf-8").splitlines()
+    first = lines[1] if lines[0].startswith("# @package") else lines[0]  # Hydra wants its own line at the top
+    assert first.startswith("# make ") or file in ("hydra/default.yaml", "data/base.yaml")
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_it_composes_and_is_what_it_describes(file: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    group, _, name = file.removesuffix(".yaml").rpartition("/")
+    if group == "hydra" or (group, name) == ("data", "base"):
+        pytest.skip("no option of its own: every other file builds on it")
+    if group == "":
+        stage, overrides = name, MANDATORY.get(name, [])
+    else:
+        stage, overrides = "train", [f"{group}={name}", *NEEDS.get(f"{group}/{name}", [])]
+    config = check(stage, overrides).config
+    assert not OmegaConf.missing_keys(config)
+    assert type(build(config)).__module__.startswith("pipeline.")

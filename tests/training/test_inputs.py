@@ -1,0 +1,109 @@
+"""Images or cached activations: what is decided, and that both train the same."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import timm
+import torch
+
+from graftline.augment.policy import Policy
+from graftline.augment.preprocess import Preprocessing
+from graftline.backbones.backbone import Graft
+from graftline.backbones.weights import Weights
+from graftline.data.ingest import Ingest
+from graftline.data.sources.folder import Folder
+from graftline.data.split import Split
+from graftline.data.version import DatasetVersion
+from graftline.features.cache import Features
+from graftline.freezing.rules import AllButHead, Nothing, Rule
+from graftline.training.fit import Fit, fit
+from graftline.training.inputs import Inputs, choose_inputs
+from graftline.training.module import GraftModule
+from graftline.training.recipe import Recipe
+from graftline.training.schedule import constant
+
+NO_POLICY = Policy("none", None, {})
+
+
+@pytest.fixture(scope="module")
+def version(colour_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> DatasetVersion:
+    split = Split(train=0.6, validation=0.2, test=0.2, seed=0, existing=True)
+    ingest = Ingest(None, str(colour_folder), Folder(), split, directory=str(tmp_path_factory.mktemp("data")))
+    return ingest.run().version
+
+
+def graft() -> Graft:
+    torch.manual_seed(0)
+    network = timm.create_model("test_efficientnet", num_classes=3)
+    return Graft(network, Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3), Weights("file", "here", "0" * 64))
+
+
+def choose(grafted: Graft, rule: Rule, version: DatasetVersion, tmp_path: Path, **changes: Any) -> Inputs:
+    plan = rule.plan(grafted.network, 10)
+    plan.apply(grafted.network)
+    features = changes.pop("features", Features(directory=str(tmp_path)))
+    recipe = Recipe(batch_size=10, workers=0, **changes)
+    return choose_inputs(grafted, plan, version, NO_POLICY, features, recipe, seed=0)
+
+
+def _nobody(metrics: dict[str, float], step: int) -> None:
+    pass
+
+
+def train(inputs: Inputs, directory: Path) -> Fit:
+    module = GraftModule(
+        inputs.network,
+        optimiser=functools.partial(torch.optim.AdamW, lr=0.01),
+        schedule=constant,
+        weight_decay=0.0,
+    )
+    trainer = functools.partial(pl.Trainer, accelerator="cpu", max_epochs=3)
+    return fit(
+        module,
+        trainer,
+        inputs.make_loaders,
+        directory=directory,
+        on_epoch=_nobody,
+        show_progress=False,
+    )
+
+
+def test_cached_and_live_training_agree(version: DatasetVersion, tmp_path: Path) -> None:
+    cached = choose(graft(), AllButHead(), version, tmp_path)
+    live = choose(graft(), AllButHead(), version, tmp_path, features=Features(cache=False))
+    assert "ran once" in cached.sentence
+    assert "features=live" in live.sentence
+    losses = [
+        [(epoch["train/loss"], epoch["val/loss"]) for epoch in train(inputs, tmp_path / name).history]
+        for name, inputs in (("cached", cached), ("live", live))
+    ]
+    np.testing.assert_allclose(losses[0], losses[1], atol=1e-4)
+
+
+def test_training_the_tail_trains_the_network(version: DatasetVersion, tmp_path: Path) -> None:
+    grafted = graft()
+    network: Any = grafted.network
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    train(choose(grafted, AllButHead(), version, tmp_path), tmp_path / "fit")
+    moved = {name for name, tensor in network.state_dict().items() if not torch.equal(before[name], tensor)}
+    assert moved == {"classifier.weight", "classifier.bias"}
+
+
+@pytest.mark.parametrize(
+    ("rule", "changes", "reason"),
+    [
+        (Nothing(), {}, "more than the head"),
+        (AllButHead(), {"mixup_alpha": 0.2}, "mixup"),
+        (AllButHead(), {"features": Features(cache=False)}, "features=live"),
+    ],
+)
+def test_why_the_network_runs_live_is_said(
+    rule: Rule, changes: dict[str, Any], reason: str, version: DatasetVersion, tmp_path: Path
+) -> None:
+    inputs = choose(graft(), rule, version, tmp_path, **changes)
+    assert reason in inputs.sentence
+    assert not list(tmp_path.glob("*.npy"))
