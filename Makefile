@@ -55,7 +55,7 @@ ui: $(ready) ## compare runs in the MLflow UI on 127.0.0.1:5000
 	@MLFLOW_DISABLE_TELEMETRY=1 MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(python) -m mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
 
 test: $(ready) ## run the tests
-	@$(python) -m pytest --numprocesses 2 --dist worksteal --timeout 600
+	@$(python) -m pytest --numprocesses 2 --dist loadfile --timeout 600
 
 lint: $(ready) ## ruff, mypy strict, import-linter, hadolint
 	@$(VENV)/bin/ruff format --check .

@@ -33,7 +33,7 @@ def from_makeflags(makeflags: str) -> list[str]:
     make hands them on in the environment variable MAKEFLAGS, behind a double dash, the last one first, with blanks and
     backslashes escaped and dollars doubled.
 
-    >>> from_makeflags(r"s -- c=a\\ b freeze.names=[x,y] PYTHON=python3.12 backbone=resnet18")
+    >>> from_makeflags(r"s -- c=a\ b freeze.names=[x,y] PYTHON=python3.12 backbone=resnet18")
     ['backbone=resnet18', 'freeze.names=[x,y]', 'c=a b']
     """
     _, _, variables = f" {makeflags}".partition(" -- ")

@@ -1,0 +1,23 @@
+"""What a newcomer does first: the embedded sample with the defaults."""
+
+from workplace import Workplace
+
+from graftline.data.version import DatasetVersion
+
+
+def test_the_defaults_classify_solar_cells(workplace: Workplace) -> None:
+    ran = workplace.run("train")
+    assert ran.code == 0, ran.output
+    result = ran.result
+    assert result["metrics"]["accuracy"]["value"] >= 0.85
+    assert {"accuracy", "accuracy_weighted", "auroc", "precision/defective"} <= set(result["metrics"])
+    assert result["model_uri"] == "models:/elpv/1"
+    run = workplace.mlflow.get_run(result["run_id"])
+    assert run.info.status == "FINISHED"
+    version = DatasetVersion.load(workplace.root / "data" / "elpv" / result["dataset_digest"])
+    assert sum(version.counts()["test"].values()) == 656
+    assert "ran once, on ONNX Runtime" in ran.output
+
+    again = workplace.run("train")  # dataset version and activations are there: the same numbers, sooner
+    assert again.result["metrics"] == result["metrics"]
+    assert "frozen pass" not in again.output
