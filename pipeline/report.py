@@ -1,5 +1,6 @@
 """What a training leaves for people: the report, and the short table at the end."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +67,6 @@ def summarise(outcome: Outcome, run_id: str, run_url: str | None, model_uri: str
             ("test accuracy", f"{format_score('accuracy', accuracy.value)} ({format_interval('accuracy', accuracy)})"),
             ("run", run_url or run_id),
             ("model", model_uri or "not in the registry"),
-            ("report", str(outcome.directory / "report.html")),
+            ("report", os.path.relpath(outcome.directory / "report.html")),
         ],
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from graftline.console import console, print_table, say
+from graftline.console import console, print_facts, say
 from graftline.errors import UserError
 from graftline.files import write_json
 
@@ -48,7 +48,7 @@ def run_stage(name: str, stage: Stage, directory: Path) -> None:
     content = {"stage": name, "seconds": seconds, **result.facts, "metrics": result.metrics}
     write_json(directory / "result.json", content)
     console.print()
-    print_table(f"{name}: done in {seconds:.0f} s", ("", ""), result.table)
+    print_facts(f"{name}: done in {seconds:.0f} s", result.table)
     say(str(directory))
 
 
