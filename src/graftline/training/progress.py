@@ -11,6 +11,7 @@ from graftline.console import console, say
 
 Metrics = dict[str, float]
 
+REDRAW_SECONDS = 0.1  # a head's steps take less than a millisecond: drawing at each would be most of the work
 LOG_LINES = 10  # at most about so many epochs are told where there is no terminal
 
 
@@ -38,13 +39,15 @@ class FitProgress(pl.Callback):
         )
         self._task = TaskID(0)
         self._images = 0
+        self._batches = 0
         self._epoch_start = 0.0
+        self._drawn = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002 - Lightning's
         """Start the bar."""
         batches = int(trainer.num_training_batches)
         self._task = self._bar.add_task("training", total=batches * (trainer.max_epochs or 1), figures="")
-        self._bar.update(self._task, completed=batches * trainer.current_epoch)
+        self._batches = batches * trainer.current_epoch
         self._bar.start()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
@@ -61,7 +64,9 @@ class FitProgress(pl.Callback):
     ) -> None:
         """Advance the bar."""
         self._images += len(batch["label"]) * trainer.world_size
-        self._bar.update(self._task, advance=1, figures=self._figures(trainer))
+        self._batches += 1
+        if time.perf_counter() - self._drawn >= REDRAW_SECONDS:
+            self._draw(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Keep the epoch's metrics and hand them on."""
@@ -90,6 +95,10 @@ class FitProgress(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the epochs before over from the checkpoint."""
         self.history = state_dict["history"]
+
+    def _draw(self, trainer: pl.Trainer) -> None:
+        self._drawn = time.perf_counter()
+        self._bar.update(self._task, completed=self._batches, figures=self._figures(trainer))
 
     def _tell(self, metrics: Metrics, max_epochs: int) -> None:
         """Print a line now and then where there is no terminal to draw a bar on."""
