@@ -1,11 +1,15 @@
 """The parent run under which the runs of a multirun are grouped in MLflow."""
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import yaml
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+
+from graftline.console import print_table
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run
@@ -19,18 +23,44 @@ class RunGroup:
     def __init__(self, stage: str) -> None:
         self._stage = stage
         self._parent: Run | None = None
+        self._runs: list[Path] = []
 
     def open(self, config: DictConfig, directory: Path) -> None:
-        """Open the parent run if it is not open; ``directory`` is that of the whole multirun."""
+        """Open the parent run if it is not open, and remember a run by its output directory."""
+        self._runs.append(directory)
         if self._parent is not None or "tracking" not in config:
             return
-        name = f"{self._stage} {directory.name}"
+        group = directory.parent  # the output directory of the whole multirun
         experiment = instantiate(config.data).dataset_name()  # as its runs have it, or MLflow would not nest them
-        self._parent = instantiate(config.tracking).start_group(name=name, experiment=experiment, directory=directory)
+        tracking = instantiate(config.tracking)
+        self._parent = tracking.start_group(name=f"{self._stage} {group.name}", experiment=experiment, directory=group)
         os.environ[PARENT] = self._parent.id
 
     def close(self, *, failed: bool) -> None:
-        """End the parent run, if there is one."""
+        """End the parent run, if there is one, and print the runs side by side."""
         if self._parent is not None:
             os.environ.pop(PARENT)
             self._parent.finish("FAILED" if failed else "FINISHED")
+        if self._runs:
+            self._print_comparison()
+
+    def _print_comparison(self) -> None:
+        overrides = [set(yaml.safe_load((run / ".hydra" / "overrides.yaml").read_text())) for run in self._runs]
+        common = set.intersection(*overrides)
+        rows = [
+            (", ".join(sorted(mine - common)), *_accuracy(run), os.path.relpath(run))
+            for mine, run in zip(overrides, self._runs, strict=True)
+        ]
+        print_table(f"{len(rows)} runs", ("run", "test accuracy", "95 % interval", "directory"), rows)
+
+
+def _accuracy(directory: Path) -> tuple[str, str]:
+    """Return a run's test accuracy and its interval, in words, from its result.json."""
+    from graftline.evaluation.metrics import Interval, format_interval, format_score  # scikit-learn takes a second
+
+    file = directory / "result.json"
+    found = json.loads(file.read_text(encoding="utf-8"))["metrics"].get("accuracy") if file.exists() else None
+    if found is None:
+        return "failed" if not file.exists() else "", ""
+    accuracy = Interval(**found)
+    return format_score("accuracy", accuracy.value), format_interval("accuracy", accuracy)

@@ -44,7 +44,7 @@ def launch(stage: str, typed: list[str]) -> int:
     def job(config: DictConfig) -> None:
         directory = Path(HydraConfig.get().runtime.output_dir)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            group.open(config, directory.parent)
+            group.open(config, directory)
         codes.append(guarded(stage, lambda: build(config), directory))
         if codes[-1] == EXIT_INTERRUPTED:
             raise KeyboardInterrupt  # Ctrl-C means all of the runs
@@ -54,7 +54,7 @@ def launch(stage: str, typed: list[str]) -> int:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=stage)(job)()
     finally:
         group.close(failed=any(codes))
-    return max(codes)
+    return max(codes, default=EXIT_DONE)
 
 
 def build(config: DictConfig) -> Stage:
