@@ -119,9 +119,12 @@ class _Check:
             try:
                 yield parser.parse_override(text)
             except HydraException:
-                self.mistakes.append(
-                    f"{text}: not of the form key=value; put odd characters in quotes: 'key=\"value\"'"
-                )
+                key, equals, value = text.partition("=")
+                quoted = _quoted(key, value) if equals else text
+                try:
+                    yield parser.parse_override(quoted)
+                except HydraException:
+                    self.mistakes.append(f"{text}: not of the form key=value, a list [a,b] or a mapping {{a:1,b:2}}")
 
     def _compose(self, lines: list[str]) -> DictConfig:
         try:
@@ -160,6 +163,8 @@ class _Check:
                 self.mistakes.append(f"{_line(override)}: no such key{_did_you_mean(_nearest(key, _all_keys(config)))}")
                 return None
             first, line = f"+{first}", f"+{line}"  # an argument of the target that the file leaves at its default
+        if _becomes_text(parameters.get(name), override.value()):  # a data set called 2024
+            first = line = _quoted(key, str(override.value()))
         wrong = [text for choice in _choices(override) if (text := _type_mistake(parameters.get(name), choice))]
         self.mistakes += [f"{key}={text}" for text in wrong]
         return None if wrong else (first, line)
@@ -194,6 +199,24 @@ def _first_choice(override: Override) -> str:
         return _line(override)
     key = _line(override).partition("=")[0]
     return f"{key}={next(iter(override.sweep_string_iterator()))}"
+
+
+def _quoted(key: str, value: str) -> str:
+    """Return an override whose value is text: Hydra's grammar wants quotes around a tilde, an umlaut, a bracket.
+
+    A list, a mapping and what has quotes already stay as they are.
+
+    >>> _quoted("data.path", "~/photos"), _quoted("freeze.names", "[a")
+    ("data.path='~/photos'", 'freeze.names=[a')
+    """
+    if not value or value[0] in "[{'\"":
+        return f"{key}={value}"
+    return "{}='{}'".format(key, value.replace("'", "\\'"))
+
+
+def _becomes_text(hint: Any, value: Any) -> bool:
+    """Tell whether a number was typed where text is wanted."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and hint in (str, str | None)
 
 
 def _has(node: Any, name: str) -> bool:

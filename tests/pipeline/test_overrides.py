@@ -103,9 +103,22 @@ def test_a_mandatory_value_is_named() -> None:
     ]
 
 
+@pytest.mark.parametrize("path", ["~/photos", "/a b/photos (2)", "/photos/räket", "it's", "C:\\photos"])
+def test_a_path_needs_no_quotes(path: str) -> None:
+    checked = check("train", ["data=folder", f"data.path={path}"])
+    assert checked.config.data.path == path
+    assert check("train", checked.overrides).config.data.path == path
+
+
+def test_a_number_can_be_a_name() -> None:
+    assert check("train", ["data.name=2024"]).config.data.name == "2024"
+
+
 def test_what_is_no_override_at_all() -> None:
     (line,) = mistakes("backbone")
     assert "key=value" in line
+    (line,) = mistakes("freeze.table=[1")
+    assert "a list" in line
 
 
 def test_an_argument_of_a_target_needs_no_plus() -> None:

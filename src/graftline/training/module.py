@@ -103,7 +103,9 @@ class GraftModule(pl.LightningModule):
             inputs, target = self._mixer(inputs, target)
             smoothing = 0.0  # the mixer's soft labels are smoothed already
         step = self.step(inputs, target, batch["weight"], smoothing=smoothing)
-        self.log("train/loss", step.loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(inputs))
+        self.log(
+            "train/loss", step.loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(inputs), sync_dist=True
+        )
         return step.loss
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
