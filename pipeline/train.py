@@ -159,6 +159,7 @@ class Train:
                 patience=self.train.patience,
                 ema_decay=self.train.ema_decay,
                 resume=self.train.resume is not None,
+                threads=inputs.threads,
             )
 
     def _save_bundle(self, prepared: Prepared, fitted: Fit, directory: Path) -> Path:

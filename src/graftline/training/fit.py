@@ -49,6 +49,7 @@ def fit(
     patience: int | None = None,
     ema_decay: float | None = None,
     resume: bool = False,
+    threads: int | None = None,
     show_progress: bool = True,
 ) -> Fit:
     """Train ``module`` and leave the weights of the best epoch in it.
@@ -62,6 +63,7 @@ def fit(
         patience: epochs without a better validation loss before the fit stops; None: never.
         ema_decay: decay of the averaged weights; None: no averaging.
         resume: go on from ``last.ckpt``.
+        threads: of torch during the fit; None: as they are.
         show_progress: draw the progress bar.
 
     Raises:
@@ -88,6 +90,8 @@ def fit(
     )
     start = time.perf_counter()
     train_loader, validation_loader = make_loaders(trainer.global_rank, trainer.world_size)
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(threads_before if threads is None else threads)
     try:
         trainer.fit(
             module,
@@ -99,6 +103,8 @@ def fit(
     except SystemExit:  # what Lightning makes of Ctrl-C, having ended the other processes and ignored further signals
         signal.signal(signal.SIGINT, signal.default_int_handler)
         raise KeyboardInterrupt from None
+    finally:
+        torch.set_num_threads(threads_before)
     module.load_state_dict(torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"])
     history = progress.history
     return Fit(

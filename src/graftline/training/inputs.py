@@ -29,12 +29,15 @@ class Inputs:
         make_loaders: (rank, number of processes) → training and validation loader.
         sentence: what was decided and why.
         augmented: whether the training images are augmented.
+        threads: of torch during the fit; None: as many as it likes. The steps of a head alone are too small to be shared:
+            with two threads on two cores that others use too, they were 15 times slower.
     """
 
     network: nn.Module
     make_loaders: Callable[[int, int], tuple[DataLoader[Batch], DataLoader[Batch]]]
     sentence: str
     augmented: bool
+    threads: int | None = None
 
 
 def choose_inputs(
@@ -132,7 +135,7 @@ def _cached(
     if features.views == 0:
         seen = f"each image once, without augmentation (features.views=3 would use the policy {policy.name})"
     sentence = f"The frozen trunk ran once, on {runs_on}: {seen}; only the head runs at each step."
-    return Inputs(tail, make_loaders, sentence, augmented=features.views > 0)
+    return Inputs(tail, make_loaders, sentence, augmented=features.views > 0, threads=1)
 
 
 def _lone_last(samples: Samples, recipe: Recipe, world_size: int) -> bool:
