@@ -29,8 +29,8 @@ class Inputs:
         make_loaders: (rank, number of processes) → training and validation loader.
         sentence: what was decided and why.
         augmented: whether the training images are augmented.
-        threads: of torch during the fit; None: as many as it likes. The steps of a head alone are too small to be shared:
-            with two threads on two cores that others use too, they were 15 times slower.
+        threads: of torch during the fit; None: as many as it likes. The steps of a head are too small to be shared:
+            with two threads, on two cores that others used too, they were 15 times slower.
     """
 
     network: nn.Module
