@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from graftline.console import print_table
+from pipeline.stage import EXIT_INTERRUPTED
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run
@@ -36,11 +38,14 @@ class RunGroup:
         self._parent = tracking.start_group(name=f"{self._stage} {group.name}", experiment=experiment, directory=group)
         os.environ[PARENT] = self._parent.id
 
-    def close(self, *, failed: bool) -> None:
-        """End the parent run, if there is one, and print the runs side by side."""
+    def close(self, codes: Sequence[int]) -> None:
+        """End the parent run, if there is one, by its runs' exit codes, and print the runs side by side."""
         if self._parent is not None:
             os.environ.pop(PARENT)
-            self._parent.finish("FAILED" if failed else "FINISHED")
+            if EXIT_INTERRUPTED in codes:
+                self._parent.finish("KILLED")
+            else:
+                self._parent.finish("FAILED" if any(codes) else "FINISHED")
         if self._runs:
             self._print_comparison()
 

@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 
 import hydra
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
@@ -12,11 +11,10 @@ from omegaconf import DictConfig, OmegaConf
 from rich.syntax import Syntax
 
 from graftline.console import console, say
-from graftline.errors import UserError
-from graftline.tracking.tracking import Tracking
 from pipeline.group import RunGroup
-from pipeline.overrides import CONF, check
-from pipeline.stage import EXIT_DONE, EXIT_INTERRUPTED, Stage, guarded
+from pipeline.overrides import CONF, check, quoted
+from pipeline.resume import check_resumable, resumed_overrides
+from pipeline.stage import EXIT_DONE, EXIT_INTERRUPTED, EXIT_MISTAKE, Stage, guarded
 
 OVERLAYS = ("experiment", "debug")  # groups that change others and leave nothing of their own
 
@@ -24,7 +22,11 @@ OVERLAYS = ("experiment", "debug")  # groups that change others and leave nothin
 def show_config(typed: list[str]) -> int:
     """Print the composed configuration of a training."""
     config = check("train", typed).config
-    console.print(Syntax(OmegaConf.to_yaml(config), "yaml", background_color="default"))
+    text = OmegaConf.to_yaml(config)
+    if console.is_terminal:
+        console.print(Syntax(text, "yaml", background_color="default", word_wrap=True))
+    else:
+        say(text)
     return EXIT_DONE
 
 
@@ -32,10 +34,11 @@ def launch(stage: str, typed: list[str]) -> int:
     """Run a stage once, or once for each combination of values; returns the highest exit code."""
     checked = check(stage, typed)
     lines = checked.overrides
-    if resumed := _resumed_run(checked.config):
-        directory = _tracking(checked.config).find_output_directory(resumed)
-        checked = check(stage, _merge(_stored_overrides(directory), typed))
-        lines = [*checked.overrides, f"hydra.run.dir={directory}"]
+    if run_id := OmegaConf.select(checked.config, "train.resume"):
+        directory = instantiate(checked.config.tracking).find_output_directory(run_id)
+        checked = check(stage, resumed_overrides(directory, typed))
+        check_resumable(directory, checked)
+        lines = [*checked.overrides, quoted("hydra.run.dir", str(directory))]
     if checked.multirun:
         say("Several values for a key: one run each, grouped under one parent run.")
     codes: list[int] = []
@@ -53,8 +56,8 @@ def launch(stage: str, typed: list[str]) -> int:
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=stage)(job)()
     finally:
-        group.close(failed=any(codes))
-    return max(codes, default=EXIT_DONE)
+        group.close(codes)
+    return max(codes, default=EXIT_MISTAKE)
 
 
 def build(config: DictConfig) -> Stage:
@@ -66,27 +69,3 @@ def build(config: DictConfig) -> Stage:
     nodes = {key: node for key, node in config.items() if key not in OVERLAYS}
     stage: Stage = instantiate(nodes, _convert_="all")
     return stage
-
-
-def _resumed_run(config: DictConfig) -> str | None:
-    run_id: str | None = OmegaConf.select(config, "train.resume")
-    return run_id
-
-
-def _tracking(config: DictConfig) -> Tracking:
-    tracking: Tracking = instantiate(config.tracking)
-    return tracking
-
-
-def _stored_overrides(directory: Path) -> list[str]:
-    file = directory / ".hydra" / "overrides.yaml"
-    if not file.exists():
-        raise UserError(f"The run cannot be resumed: its output directory {directory} is gone.")
-    overrides: list[str] = yaml.safe_load(file.read_text(encoding="utf-8"))
-    return overrides
-
-
-def _merge(stored: list[str], typed: list[str]) -> list[str]:
-    """Return the stored overrides with those typed now in place of the same keys."""
-    merged = {line.partition("=")[0].lstrip("+"): line for line in (*stored, *typed)}
-    return list(merged.values())

@@ -4,6 +4,7 @@ import difflib
 import functools
 import inspect
 import re
+import types
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,10 +16,12 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString, Sweep
-from hydra.errors import ConfigCompositionException, HydraException
+from hydra.errors import HydraException
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from pydantic_core import SchemaError
 
 from graftline.backbones import catalogue
 from graftline.errors import UserError
@@ -85,7 +88,10 @@ def check(stage: str, overrides: list[str]) -> Checked:
     _register_overlays_backbones()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return _Check(stage).run(overrides)
+        try:
+            return _Check(stage).run(overrides)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(_list_mistakes([_one_line(error)])) from error
 
 
 class _Check:
@@ -101,13 +107,14 @@ class _Check:
         overrides = list(self._parse(texts))
         groups = [override for override in overrides if self._is_group(override)]
         good_groups = [override for override in groups if self._check_group(override)]
-        config = self._compose([_first_choice(override) for override in good_groups])
+        config = compose(self.stage, [_first_choice(override) for override in good_groups])
         values = [override for override in overrides if override not in groups]
         good_values = [line for override in values if (line := self._check_value(config, override)) is not None]
         good = [_line(override) for override in good_groups] + [line for _, line in good_values]
         if not self.mistakes:
             firsts = [_first_choice(override) for override in good_groups] + [first for first, _ in good_values]
-            config = self._compose(firsts)
+            config = compose(self.stage, firsts)
+        OmegaConf.to_container(config, resolve=True, throw_on_missing=False)  # an interpolation of nothing fails here
         self._check_nothing_missing(config, {override.key_or_group for override in values})
         if self.mistakes:
             raise UserError(_list_mistakes(self.mistakes))
@@ -120,17 +127,11 @@ class _Check:
                 yield parser.parse_override(text)
             except HydraException:
                 key, equals, value = text.partition("=")
-                quoted = _quoted(key, value) if equals else text
+                retried = quoted(key, value) if equals else text
                 try:
-                    yield parser.parse_override(quoted)
+                    yield parser.parse_override(retried)
                 except HydraException:
                     self.mistakes.append(f"{text}: not of the form key=value, a list [a,b] or a mapping {{a:1,b:2}}")
-
-    def _compose(self, lines: list[str]) -> DictConfig:
-        try:
-            return compose(self.stage, lines)
-        except (ConfigCompositionException, ValueError) as error:
-            raise UserError(_list_mistakes([" ".join(str(error).split())])) from error
 
     def _is_group(self, override: Override) -> bool:
         return override.key_or_group in self.groups
@@ -162,9 +163,9 @@ class _Check:
             if name not in parameters:
                 self.mistakes.append(f"{_line(override)}: no such key{_did_you_mean(_nearest(key, _all_keys(config)))}")
                 return None
-            first, line = f"+{first}", f"+{line}"  # an argument of the target that the file leaves at its default
+            first, line = f"++{first}", f"++{line}"  # an argument of the target that the file leaves at its default
         if _becomes_text(parameters.get(name), override.value()):  # a data set called 2024
-            first = line = _quoted(key, str(override.value()))
+            first = line = quoted(key, str(override.value()))
         wrong = [text for choice in _choices(override) if (text := _type_mistake(parameters.get(name), choice))]
         self.mistakes += [f"{key}={text}" for text in wrong]
         return None if wrong else (first, line)
@@ -177,6 +178,10 @@ class _Check:
 def _list_mistakes(mistakes: list[str]) -> str:
     count = "A mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
     return "\n".join([f"{count} in the configuration; nothing was started:", *(f"  {mistake}" for mistake in mistakes)])
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _choices(override: Override) -> list[Any]:
@@ -201,12 +206,12 @@ def _first_choice(override: Override) -> str:
     return f"{key}={next(iter(override.sweep_string_iterator()))}"
 
 
-def _quoted(key: str, value: str) -> str:
+def quoted(key: str, value: str) -> str:
     """Return an override whose value is text: Hydra's grammar wants quotes around a tilde, an umlaut, a bracket.
 
     A list, a mapping and what has quotes already stay as they are.
 
-    >>> _quoted("data.path", "~/photos"), _quoted("freeze.names", "[a")
+    >>> quoted("data.path", "~/photos"), quoted("freeze.names", "[a")
     ("data.path='~/photos'", 'freeze.names=[a')
     """
     if not value or value[0] in "[{'\"":
@@ -248,24 +253,39 @@ def _type_mistake(hint: Any, value: Any) -> str | None:
     if hint is None or (isinstance(value, str) and "${" in value):
         return None
     try:
-        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True, coerce_numbers_to_str=True))
-    except PydanticUserError:  # it has a configuration of its own: a dataclass or typed dict
-        adapter = TypeAdapter(hint)
+        is_right = _is_same_kind(value, _adapter(hint).validate_python(value))
+    except (ValidationError, SchemaError):  # SchemaError: a protocol, which no plain value fulfils
+        is_right = isinstance(value, dict)
+    return None if is_right else f"{value}: must be {_type_name(hint)}"
+
+
+def _adapter(hint: Any) -> TypeAdapter[Any]:
     try:
-        adapter.validate_python(value)
-    except ValidationError:
-        return f"{value}: must be {_type_name(hint)}"
-    return None
+        return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True, coerce_numbers_to_str=True))
+    except PydanticUserError:  # it has a configuration of its own: a dataclass or typed dict
+        return TypeAdapter(hint)
+
+
+def _is_same_kind(value: Any, validated: Any) -> bool:
+    """Tell whether pydantic took the value for what it is: it would also take "no" for false and 16.0 for 16."""
+    if isinstance(value, bool) or isinstance(validated, bool):
+        return type(value) is type(validated)
+    if isinstance(validated, float):
+        return isinstance(value, int | float)
+    if isinstance(validated, int):
+        return isinstance(value, int)
+    return True
 
 
 def _type_name(hint: Any) -> str:
-    if typing.get_origin(hint) is typing.Literal:
-        return " or ".join(str(option) for option in typing.get_args(hint))
-    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
-    if arguments := typing.get_args(hint):
-        if typing.get_origin(hint) in (list, tuple, dict) or not all(isinstance(item, type) for item in arguments):
-            return str(hint).replace("typing.", "").replace("collections.abc.", "")
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return " or ".join(str(option) for option in arguments)
+    if origin in (typing.Union, types.UnionType):
         return " or ".join(dict.fromkeys(_type_name(item) for item in arguments))
+    if arguments:
+        return str(hint).replace("typing.", "").replace("collections.abc.", "")
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
     return names.get(hint, getattr(hint, "__name__", str(hint)))
 
 

@@ -18,13 +18,14 @@ from graftline.console import say
 from graftline.data.decode import decode_rgb
 from graftline.data.ingest import Ingest
 from graftline.data.version import DatasetVersion
+from graftline.errors import UserError
 from graftline.evaluation.evaluation import Evaluation
 from graftline.evaluation.metrics import print_scores
 from graftline.features.cache import Features
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rules import Rule, refuse_frozen_noise
 from graftline.tracking.tracking import Tracking
-from graftline.training.fit import Fit, check_trainer, fit
+from graftline.training.fit import Fit, check_optimiser, check_trainer, fit
 from graftline.training.inputs import Inputs, choose_inputs
 from graftline.training.module import GraftModule, Optimiser, Schedule
 from graftline.training.progress import Metrics
@@ -87,6 +88,9 @@ class Train:
 
     def _check(self) -> None:
         """Find out now, not after the images were read, what can't go well: devices, weights, a server that is away."""
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed is {self.seed}, it must be at least 0 and below 2^32.")
+        check_optimiser(self.optim)
         check_trainer(self.trainer)
         self.backbone.check()
         self.tracking.check()

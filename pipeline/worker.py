@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from graftline.console import console
-from pipeline.stage import EXIT_DONE
+from pipeline.stage import EXIT_DONE, EXIT_MISTAKE, report_error
 
 WORKER = "GRAFTLINE_WORKER"  # environment variable: output directory of the run that a further process works for
 
@@ -33,5 +33,10 @@ def work(directory: Path) -> int:
     assert isinstance(config, DictConfig)
     stage = build(config)
     assert isinstance(stage, Train)
-    stage.work(directory)
+    try:
+        stage.work(directory)
+    except Exception as error:
+        console.quiet = False
+        report_error(error, directory)
+        return EXIT_MISTAKE
     return EXIT_DONE

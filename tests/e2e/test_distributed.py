@@ -1,6 +1,7 @@
 """Two processes on the CPU: one run, one output directory, and the numbers of a single process."""
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ def test_two_processes(workplace: Workplace, colour_folder: Path, tmp_path: Path
     ran = workplace.run("train", *overrides)
     assert ran.code == 0, ran.output
 
+    assert not re.search("Warning|recommended|strides", ran.output), ran.output
     assert len(list(workplace.root.glob("outputs/train/*"))) == 1
     experiment = workplace.mlflow.get_experiment_by_name("colours0")
     assert experiment is not None

@@ -47,6 +47,14 @@ def test_ctrl_c_kills_the_run_and_resume_finishes_it(workplace: Workplace, colou
     steps = sorted({metric.step for metric in workplace.mlflow.get_metric_history(run_id, "val/loss")})
     assert steps == [3 * epoch for epoch in range(1, epochs + 1)], "36 images in batches of 16: the count goes on"
 
+    finished = workplace.run("train", f"train.resume={run_id}")
+    assert finished.code == 1
+    assert "more with trainer.max_epochs" in finished.output
+    other = workplace.run("train", f"train.resume={run_id}", "optim.lr=1.0", "trainer.max_epochs=999")
+    assert other.code == 1
+    assert "optim.lr=1.0 would change them" in other.output
+    assert only_run(workplace) == (run_id, "FINISHED")
+
 
 def test_a_fault_marks_the_run_failed(workplace: Workplace, colour_folder: Path) -> None:
     ran = workplace.run(

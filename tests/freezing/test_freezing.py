@@ -31,6 +31,22 @@ def test_groups_and_head_are_all_parameters_once(network: Any) -> None:
     assert len(head_parameters(network)) == 2
 
 
+@pytest.mark.parametrize("name", ["poolformer_s12", "rdnet_tiny", "pit_ti_224", "caformer_s18"])
+def test_a_network_without_layer_groups_is_one_group(name: str) -> None:
+    with torch.device("meta"):
+        network = timm.create_model(name, num_classes=3)
+    assert len(body_groups(network)) == 1
+    plan = AllButHead().plan(network, 100)
+    assert plan.only_head
+    assert plan.trainable == head_parameters(network)
+    assert Nothing().plan(network, 100).trainable == {name for name, _ in network.named_parameters()}
+
+
+def test_a_network_without_a_head_is_refused() -> None:
+    with pytest.raises(UserError, match="another backbone"):
+        head_parameters(torch.nn.Linear(2, 2))
+
+
 def test_all_but_head_trains_exactly_the_head(network: Any) -> None:
     plan = AllButHead().plan(network, 100)
     plan.apply(network)

@@ -83,6 +83,11 @@ def test_the_nearest_right_name_is_given(override: str, expected: str) -> None:
         ("backbone.image_size=2.5", "a whole number or null"),
         ("data.on_bad=ignore", "leave_out or fail"),
         ("train.label_smoothing=[1]", "a number"),
+        ("train.class_weights=no", "true or false"),
+        ("tracking.register=off", "true or false"),
+        ("train.batch_size=16.0", "a whole number"),
+        ("train.batch_size=true", "a whole number"),
+        ("data.source=7", "Source"),
     ],
 )
 def test_a_wrong_type_says_what_is_wanted(override: str, expected: str) -> None:
@@ -112,6 +117,18 @@ def test_a_path_needs_no_quotes(path: str) -> None:
 
 def test_a_number_can_be_a_name() -> None:
     assert check("train", ["data.name=2024"]).config.data.name == "2024"
+
+
+@pytest.mark.parametrize("override", ["trainer.max_epochs='${sed}'", "optim.lr=interval(0,1)", "hydra.foo=1"])
+def test_whatever_hydra_says_is_one_line(override: str) -> None:
+    with pytest.raises(UserError) as caught:
+        check("train", [override])
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_the_same_key_twice_is_the_last_one() -> None:
+    checked = check("train", ["backbone=resnet18", "backbone.weights=none", "backbone.weights=hub"])
+    assert checked.config.backbone.weights == "hub"
 
 
 def test_what_is_no_override_at_all() -> None:

@@ -19,7 +19,7 @@ from graftline.data.version import Samples
 from graftline.errors import UserError
 from graftline.features.cache import activation_loader
 from graftline.freezing.rules import AllButHead, Auto, Nothing
-from graftline.training.fit import Fit, check_trainer, fit
+from graftline.training.fit import Fit, check_optimiser, check_trainer, fit
 from graftline.training.module import GraftModule
 from graftline.training.recipe import Recipe
 from graftline.training.schedule import constant, warmup_cosine
@@ -211,14 +211,26 @@ def test_frozen_is_frozen_through_a_whole_fit(rule: Any, colour_folder: Path, tm
 def test_mixup_and_cutmix_train_on_soft_labels(changes: dict[str, float], colour_folder: Path, tmp_path: Path) -> None:
     network = timm.create_model("test_efficientnet", num_classes=CLASSES)
     mixer = Recipe(batch_size=8, **changes).mixer(CLASSES)  # type: ignore[arg-type]
+    assert mixer is not None
+    mixed = []
+
+    def mix(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        before = images.clone()
+        images, target = mixer(images, labels)
+        assert target.shape == (8, CLASSES)
+        torch.testing.assert_close(target.sum(dim=1), torch.ones(8))
+        mixed.append(not torch.equal(images, before))
+        return images, target
+
     result = fit(
-        _module(network, mixer=mixer),
+        _module(network, mixer=mix),
         _trainer(2),
         _image_loaders(colour_folder),
         directory=tmp_path,
         on_epoch=_nobody,
         show_progress=False,
     )
+    assert any(mixed)
     assert np.isfinite(result.best["train/loss"])
 
 
@@ -228,14 +240,32 @@ def test_accumulation_halves_the_optimiser_steps(tmp_path: Path) -> None:
     assert result.steps == 4
 
 
-def test_a_training_without_end_is_refused() -> None:
+@pytest.mark.parametrize("epochs", [-1, 0])
+def test_a_training_without_epochs_or_end_is_refused(epochs: int) -> None:
     with pytest.raises(UserError, match=r"trainer\.max_epochs"):
-        check_trainer(_trainer(-1))
+        check_trainer(_trainer(epochs))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"logger": True}, {"callbacks": []}, {"fast_dev_run": True}, {"limit_val_batches": 0}]
+)
+def test_what_a_fit_needs_its_own_way_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="leave"):
+        check_trainer(_trainer(1, **changes))
+
+
+def test_a_loss_that_is_no_number_is_seen() -> None:
+    module = _module(_head())
+    module.validation_loss.update(torch.tensor([0.5, float("nan"), 0.2]), torch.ones(3))
+    assert bool(module.validation_loss.compute().isnan())
 
 
 def test_a_trainer_that_this_machine_cannot_have_is_refused() -> None:
     with pytest.raises(UserError, match="trainer=cpu"):
         check_trainer(functools.partial(pl.Trainer, accelerator="tpu"))
+    with pytest.raises(UserError, match="optim"):
+        check_optimiser(functools.partial(torch.optim.AdamW, lr=-1.0))
+    check_optimiser(functools.partial(torch.optim.AdamW, lr=1.0))
     check_trainer(_trainer(1))
 
 

@@ -55,9 +55,9 @@ def _torch_engine(trunk: Trunk, device: torch.device) -> Engine:
     trunk.to(device).to(memory_format=torch.channels_last)
 
     def run(images: Tensor) -> np.ndarray:
-        with torch.inference_mode(), torch.autocast(device.type, enabled=device.type == "cuda"):
+        with torch.inference_mode():  # in float32: what is cached must not depend on the device
             batch = images.to(device, memory_format=torch.channels_last, non_blocking=True)
-            features: np.ndarray = trunk(batch).float().cpu().numpy()
+            features: np.ndarray = trunk(batch).cpu().numpy()
         return features
 
     return run

@@ -1,6 +1,7 @@
 """The fit: trains, stops early, keeps the best and the last checkpoint, takes up where it left off."""
 
 import logging
+import math
 import signal
 import time
 import warnings
@@ -16,9 +17,21 @@ from torch.utils.data import DataLoader
 
 from graftline.data.loaders import Batch
 from graftline.errors import UserError
-from graftline.training.module import GraftModule
+from graftline.training.module import GraftModule, Optimiser
 from graftline.training.progress import FitProgress, Metrics
 
+OURS = frozenset(
+    {
+        "callbacks",
+        "enable_checkpointing",
+        "enable_model_summary",
+        "enable_progress_bar",
+        "fast_dev_run",
+        "logger",
+        "num_sanity_val_steps",
+        "use_distributed_sampler",
+    }
+)
 MONITOR = "val/loss"  # early stopping and the choice of the checkpoint see validation only, never the test split
 
 
@@ -100,16 +113,21 @@ def fit(
             ckpt_path=directory / "last.ckpt" if resume else None,
             weights_only=True,
         )
-    except SystemExit:  # what Lightning makes of Ctrl-C, having ended the other processes and ignored further signals
+    except SystemExit as error:  # what Lightning makes of Ctrl-C; it ignores further ones from there on
+        if not isinstance(error.__context__, KeyboardInterrupt):
+            raise
         signal.signal(signal.SIGINT, signal.default_int_handler)
         raise KeyboardInterrupt from None
     finally:
         torch.set_num_threads(threads_before)
     module.load_state_dict(torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"])
     history = progress.history
-    return Fit(
-        history, min(history, key=lambda metrics: metrics[MONITOR]), time.perf_counter() - start, trainer.global_step
-    )
+    return Fit(history, min(history, key=_monitored), time.perf_counter() - start, trainer.global_step)
+
+
+def _monitored(metrics: Metrics) -> float:
+    value = metrics[MONITOR]
+    return math.inf if math.isnan(value) else value
 
 
 def check_trainer(make_trainer: Callable[..., pl.Trainer]) -> None:
@@ -119,13 +137,29 @@ def check_trainer(make_trainer: Callable[..., pl.Trainer]) -> None:
         UserError: no such device here, settings that contradict each other, or a training without end.
     """
     _quiet_lightning()
+    for key in sorted(OURS & set(getattr(make_trainer, "keywords", {}))):
+        raise UserError(f"trainer.{key} is not yours to set, a fit needs it its own way: leave it out.")
     try:
         trainer = make_trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
     except (MisconfigurationException, ImportError, ValueError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"The trainer cannot be made ({reason}): change trainer.*, or take trainer=cpu.") from error
-    if trainer.max_epochs == -1:
-        raise UserError("trainer.max_epochs is -1: the schedule needs an end, give a number of epochs.")
+    if trainer.max_epochs is None or trainer.max_epochs < 1:
+        raise UserError(f"trainer.max_epochs is {trainer.max_epochs}: give a number of epochs, at least 1.")
+    if trainer.limit_val_batches == 0 or trainer.check_val_every_n_epoch != 1:
+        raise UserError("Each epoch is validated: leave trainer.limit_val_batches and check_val_every_n_epoch alone.")
+
+
+def check_optimiser(optimiser: Optimiser) -> None:
+    """Make sure that the optimiser takes its settings.
+
+    Raises:
+        UserError: it does not.
+    """
+    try:
+        optimiser([torch.nn.Parameter(torch.zeros(1))])
+    except (ValueError, TypeError) as error:
+        raise UserError(f"The optimiser cannot be made ({error}): change optim.*.") from error
 
 
 def _quiet_lightning() -> None:

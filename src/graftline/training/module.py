@@ -65,7 +65,7 @@ class GraftModule(pl.LightningModule):
         mixer: Mixup | None = None,
     ) -> None:
         super().__init__()
-        self.network = network
+        self.network = network.to(memory_format=torch.channels_last)
         self._optimiser = optimiser
         self._schedule = schedule
         self._weight_decay = weight_decay
@@ -73,8 +73,8 @@ class GraftModule(pl.LightningModule):
         self._use_sample_weights = use_sample_weights
         self._mixer = mixer
         self.register_buffer("class_weights", class_weights, persistent=False)
-        self.validation_loss = MeanMetric()
-        self.validation_accuracy = MeanMetric()
+        self.validation_loss = MeanMetric(nan_strategy="disable")  # a loss that is no number shall be seen
+        self.validation_accuracy = MeanMetric(nan_strategy="disable")
 
     def train(self, mode: bool = True) -> "GraftModule":
         """Switch to training mode; what is frozen stays in eval mode."""
@@ -108,18 +108,23 @@ class GraftModule(pl.LightningModule):
         )
         return step.loss
 
+    def on_validation_epoch_start(self) -> None:
+        """Count in float32, even where the network is in half precision."""
+        self.validation_loss.set_dtype(torch.float32)
+        self.validation_accuracy.set_dtype(torch.float32)
+
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Count a validation batch in; images that only pad the processes to equal length weigh nothing."""
         step = self.step(batch["image"], batch["label"], batch["weight"], smoothing=0.0)
-        real = step.weights * self._is_real(batch_index, len(batch["label"]))
+        real = step.weights.float() * self._is_real(batch_index, len(batch["label"]))
         correct = (step.logits.argmax(dim=1) == batch["label"]).float()
-        self.validation_loss.update(step.losses, real)
+        self.validation_loss.update(step.losses.float(), real)
         self.validation_accuracy.update(correct, real)
 
     def on_validation_epoch_end(self) -> None:
         """Log what validation gave, over all processes."""
-        self.log("val/loss", self.validation_loss.compute(), prog_bar=True)
-        self.log("val/accuracy", self.validation_accuracy.compute(), prog_bar=True)
+        self.log("val/loss", self.validation_loss.compute(), prog_bar=True, sync_dist=True)
+        self.log("val/accuracy", self.validation_accuracy.compute(), prog_bar=True, sync_dist=True)
         self.validation_loss.reset()
         self.validation_accuracy.reset()
 

@@ -45,9 +45,12 @@ class Recipe:
             ("ema_decay", 0, 1),
             ("batch_size", 1, None),
             ("workers", 0, None),
+            ("mixup_alpha", 0, None),
+            ("cutmix_alpha", 0, None),
+            ("patience", 0, None),
         ):
             value = getattr(self, name)
-            if value is not None and (value < low or (high is not None and value >= high)):
+            if value is not None and not (low <= value and (high is None or value < high)):  # also catches NaN
                 bound = f"at least {low}" + (f" and below {high}" if high is not None else "")
                 raise UserError(f"train.{name} is {value}, it must be {bound}.")
         if (self.mixes_images) and self.batch_size % 2:

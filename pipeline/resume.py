@@ -1,0 +1,48 @@
+"""Resume: what a run goes on with, and what would make it another run."""
+
+import json
+from pathlib import Path
+
+import yaml
+
+from graftline.errors import UserError
+from pipeline.overrides import Checked
+
+# What may differ from the run that is resumed. Everything else is in the checkpoint, or would make what follows a
+# different training under the old one's name.
+CHANGEABLE = ("train.resume", "train.workers", "trainer.max_epochs", "trainer.devices", "evaluation", "tracking")
+
+
+def resumed_overrides(directory: Path, typed: list[str]) -> list[str]:
+    """Return the overrides of the run in ``directory``, with those typed now in place of the same keys.
+
+    Raises:
+        UserError: a key was typed that a resumed run cannot change.
+    """
+    fixed = [line for line in typed if not _key(line).startswith(CHANGEABLE)]
+    stored: list[str] = yaml.safe_load((directory / ".hydra" / "overrides.yaml").read_text(encoding="utf-8"))
+    if new := [line for line in fixed if line not in stored]:
+        raise UserError(
+            f"A resumed run keeps its own settings, but {', '.join(new)} would change them: "
+            f"leave that out, or start a new run (only {', '.join(CHANGEABLE[1:])} may change)."
+        )
+    return list({_key(line): line for line in (*stored, *typed)}.values())
+
+
+def check_resumable(directory: Path, checked: Checked) -> None:
+    """Make sure that there is something to go on from, and somewhere to go.
+
+    Raises:
+        UserError: several runs at once, no epoch was finished, or all epochs were.
+    """
+    if checked.multirun:
+        raise UserError("One run can be resumed at a time: give each key one value.")
+    if not (directory / "checkpoints" / "last.ckpt").exists():
+        raise UserError("The run was stopped before its first epoch was done: start it anew, without train.resume.")
+    result, max_epochs = directory / "result.json", checked.config.trainer.max_epochs
+    if result.exists() and (done := json.loads(result.read_text(encoding="utf-8"))["epochs"]) >= max_epochs:
+        raise UserError(f"The run is finished after {done} epochs: give it more with trainer.max_epochs={2 * done}.")
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")
