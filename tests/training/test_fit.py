@@ -256,8 +256,14 @@ def test_what_a_fit_needs_its_own_way_is_refused(changes: dict[str, Any]) -> Non
 
 def test_a_loss_that_is_no_number_is_seen() -> None:
     module = _module(_head())
-    module.validation_loss.update(torch.tensor([0.5, float("nan"), 0.2]), torch.ones(3))
-    assert bool(module.validation_loss.compute().isnan())
+    module.count(torch.tensor([0.5, float("nan"), 0.2]), torch.ones(3), torch.ones(3))
+    assert bool(module.means()["loss"].isnan())
+
+
+def test_an_image_that_weighs_nothing_does_not_count() -> None:
+    module = _module(_head())
+    module.count(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([1.0, 0.0, 0.0]), torch.tensor([1.0, 1.0, 0.0]))
+    assert {name: float(value) for name, value in module.means().items()} == {"loss": 1.5, "accuracy": 0.5}
 
 
 def test_a_trainer_that_this_machine_cannot_have_is_refused() -> None:

@@ -14,7 +14,7 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from timm.data import Mixup
 from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torchmetrics import Metric, MetricCollection, SumMetric
 
 from graftline.data.loaders import Batch
 from graftline.freezing.plan import hold_frozen
@@ -73,8 +73,10 @@ class GraftModule(pl.LightningModule):
         self._use_sample_weights = use_sample_weights
         self._mixer = mixer
         self.register_buffer("class_weights", class_weights, persistent=False)
-        self.validation_loss = MeanMetric(nan_strategy="disable")  # a loss that is no number shall be seen
-        self.validation_accuracy = MeanMetric(nan_strategy="disable")
+        # "disable": a loss that is no number shall be seen. Sums, as a MeanMetric drops the weights with it.
+        names = ("loss", "correct", "weight")
+        sums: dict[str, Metric | MetricCollection] = {name: SumMetric(nan_strategy="disable") for name in names}
+        self.validation = MetricCollection(sums, compute_groups=False)
 
     def train(self, mode: bool = True) -> "GraftModule":
         """Switch to training mode; what is frozen stays in eval mode."""
@@ -110,23 +112,31 @@ class GraftModule(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Count in float32, even where the network is in half precision."""
-        self.validation_loss.set_dtype(torch.float32)
-        self.validation_accuracy.set_dtype(torch.float32)
+        self.validation.set_dtype(torch.float32)
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Count a validation batch in; images that only pad the processes to equal length weigh nothing."""
         step = self.step(batch["image"], batch["label"], batch["weight"], smoothing=0.0)
         real = step.weights.float() * self._is_real(batch_index, len(batch["label"]))
         correct = (step.logits.argmax(dim=1) == batch["label"]).float()
-        self.validation_loss.update(step.losses.float(), real)
-        self.validation_accuracy.update(correct, real)
+        self.count(step.losses.float(), correct, real)
 
     def on_validation_epoch_end(self) -> None:
         """Log what validation gave, over all processes."""
-        self.log("val/loss", self.validation_loss.compute(), prog_bar=True, sync_dist=True)
-        self.log("val/accuracy", self.validation_accuracy.compute(), prog_bar=True, sync_dist=True)
-        self.validation_loss.reset()
-        self.validation_accuracy.reset()
+        for name, value in self.means().items():
+            self.log(f"val/{name}", value, prog_bar=True, sync_dist=True)
+        self.validation.reset()
+
+    def count(self, losses: Tensor, correct: Tensor, weights: Tensor) -> None:
+        """Count images in: their losses, whether they are right, and what they weigh, (B,) each."""
+        self.validation["loss"].update(losses * weights)
+        self.validation["correct"].update(correct * weights)
+        self.validation["weight"].update(weights)
+
+    def means(self) -> dict[str, Tensor]:
+        """Return weighted loss and accuracy of all images counted, by all processes."""
+        sums = self.validation.compute()
+        return {"loss": sums["loss"] / sums["weight"], "accuracy": sums["correct"] / sums["weight"]}
 
     def _is_real(self, batch_index: int, size: int) -> Tensor:
         """Return (B,) ones, and zeros for the images that stand in twice to pad the processes to equal length."""
