@@ -16,7 +16,7 @@ python := $(VENV)/bin/python
 ready := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup ingest train evaluate predict augment-preview config sync ui test lint format lock clean
+.PHONY: help setup ingest train evaluate predict augment-preview config sync ui serve test lint format lock clean
 
 help: ## list the commands
 	@printf 'make COMMAND [key=value ...]\n\n'
@@ -27,7 +27,7 @@ setup: $(ready) ## make the environment (the other commands do it when it is mis
 $(ready): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo 'graftline needs Python 3.11 or later: make $(MAKECMDGOALS) PYTHON=python3.12'; exit 1; }
-	@echo "Setting up $(VENV): about 3 GB are downloaded the first time, most of it torch."
+	@echo "Setting up $(VENV)$(if $(SYSTEM_TORCH),,: about 3 GB are downloaded the first time, most of it torch)."
 	@test -x $(python) || $(PYTHON) -m venv $(if $(SYSTEM_TORCH),--system-site-packages) $(VENV)
 ifeq ($(SYSTEM_TORCH),)
 	@$(python) -m pip install --quiet --disable-pip-version-check $$(grep -E '^(torch|torchvision)==' requirements.lock)
@@ -51,8 +51,16 @@ sync: $(ready) ## send what a tracking server did not get: run_id=RUN_ID
 ingest train evaluate predict augment-preview config sync:
 	@$(python) -m pipeline $@ --from-make
 
-ui: $(ready) ## compare runs in the MLflow UI on 127.0.0.1:5000
-	@MLFLOW_DISABLE_TELEMETRY=1 MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(python) -m mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
+ui: $(ready) ## compare runs in the MLflow UI on 127.0.0.1: port=5000
+	@echo "MLflow will be at http://127.0.0.1:$(or $(port),5000) in some seconds; Ctrl-C stops it."
+	@PYTHONWARNINGS=ignore MLFLOW_DISABLE_TELEMETRY=1 MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(python) -m mlflow ui \
+		--backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $(or $(port),5000) --workers 1
+
+serve: $(ready) ## answer over HTTP with a registered model: model=models:/elpv/1 port=5001
+	@$(if $(model),,echo 'Which model? make serve model=models:/elpv/1'; exit 1)
+	@PATH="$(abspath $(VENV))/bin:$$PATH" MLFLOW_DISABLE_TELEMETRY=1 MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR=false \
+		MLFLOW_TRACKING_URI="$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" \
+		mlflow models serve --model-uri '$(model)' --host 127.0.0.1 --port $(or $(port),5001) --env-manager local
 
 test: $(ready) ## run the tests
 	@$(python) -m pytest --numprocesses 2 --dist loadfile --timeout 600

@@ -1,11 +1,11 @@
 """Augment-preview: what a policy does to an image of the data set, on one sheet."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from graftline.augment.preview import preview_sheet
-
 from graftline.augment.policy import Policy
+from graftline.augment.preview import preview_sheet
 from graftline.backbones.backbone import Backbone
 from graftline.data.decode import decode_rgb
 from graftline.data.ingest import Ingest
@@ -28,4 +28,4 @@ class AugmentPreview:
         sheet = preview_sheet(image, self.augment, self.backbone.preprocessing(), self.seed)
         file = directory / "preview.png"
         sheet.savefig(file)
-        return StageResult(facts={"dataset_digest": version.digest}, table=[("preview", str(file))])
+        return StageResult(facts={"dataset_digest": version.digest}, table=[("preview", os.path.relpath(file))])

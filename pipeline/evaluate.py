@@ -1,5 +1,6 @@
 """Evaluate: a bundle on the test split of a dataset version."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +8,8 @@ from graftline.bundle.predictor import Predictor
 from graftline.console import warn
 from graftline.data.ingest import Ingest
 from graftline.evaluation.evaluation import Evaluation
+from graftline.evaluation.metrics import print_scores
+from graftline.evaluation.report import write_report
 from pipeline.stage import StageResult
 
 
@@ -25,11 +28,21 @@ class Evaluate:
         if predictor.card.get("dataset_digest") != version.digest:
             warn("The bundle was trained on another dataset version: some of these test images may have trained it.")
         result = self.evaluation.run(predictor, version, directory)
+        print_scores(result.scores, f"{version.name}: test split")
+        report = write_report(
+            directory,
+            title=f"{Path(self.bundle).name} on {version.name}",
+            facts={"Bundle": self.bundle, "Data": f"{version.name}, version {version.digest}"},
+            scores=result.scores,
+            figures=result.figures,
+            notes=result.notes,
+        )
         return StageResult(
             facts={"dataset_digest": version.digest, "bundle": self.bundle},
             metrics=result.metrics_json(),
             table=[
-                ("predictions", str(result.predictions)),
+                ("report", os.path.relpath(report)),
+                ("predictions", os.path.relpath(result.predictions)),
                 ("images", f"{result.images_per_second:,.0f} per second"),
             ],
         )

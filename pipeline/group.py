@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from graftline.console import print_table
+from graftline.console import print_table, say
 from pipeline.stage import EXIT_INTERRUPTED
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
@@ -30,6 +31,7 @@ class RunGroup:
     def open(self, config: DictConfig, directory: Path) -> None:
         """Open the parent run if it is not open, and remember a run by its output directory."""
         self._runs.append(directory)
+        say(f"\nRun {directory.name}: {' '.join(HydraConfig.get().overrides.task)}")
         if self._parent is not None or "tracking" not in config:
             return
         group = directory.parent  # the output directory of the whole multirun
@@ -53,10 +55,11 @@ class RunGroup:
         overrides = [set(yaml.safe_load((run / ".hydra" / "overrides.yaml").read_text())) for run in self._runs]
         common = set.intersection(*overrides)
         rows = [
-            (", ".join(sorted(mine - common)), *_accuracy(run), os.path.relpath(run))
+            (run.name, ", ".join(sorted(mine - common)), *_accuracy(run))
             for mine, run in zip(overrides, self._runs, strict=True)
         ]
-        print_table(f"{len(rows)} runs", ("run", "test accuracy", "95 % interval", "directory"), rows)
+        print_table(f"{len(rows)} runs", ("run", "what differs", "test accuracy", "95 % interval"), rows)
+        say(str(self._runs[0].parent))
 
 
 def _accuracy(directory: Path) -> tuple[str, str]:

@@ -147,6 +147,8 @@ class _Check:
             unknown = [name for name in unknown if name not in timm_names]
         for name in unknown:
             near = _nearest(name, options) if group != "backbone" else _nearest_backbone(name)
+            if group == "data" and Path(name).expanduser().exists():
+                near = [f"data=folder data.path={name}"]
             self.mistakes.append(f"{group}={name}: no such {group}{_did_you_mean(near)}")
         return not unknown
 

@@ -1,5 +1,6 @@
 """Predict: a bundle on a folder of images, as a table."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,6 @@ class Predict:
             table=[
                 *((str(name), f"{count:,}") for name, count in counts.items()),
                 ("unreadable", f"{len(predictions) - len(readable):,}"),
-                ("table", str(file)),
+                ("table", os.path.relpath(file)),
             ],
         )

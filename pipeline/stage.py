@@ -70,6 +70,9 @@ def guarded(name: str, stage_from_config: Any, directory: Path) -> int:
         say(f"Interrupted. {directory}")
         return EXIT_INTERRUPTED
     except Exception as error:
+        if _find(error, KeyboardInterrupt):  # Ctrl-C at a moment that a library made an error of its own of
+            say(f"Interrupted. {directory}")
+            return EXIT_INTERRUPTED
         report_error(error, directory)
         return EXIT_MISTAKE
     finally:
@@ -83,7 +86,7 @@ def report_error(error: BaseException, directory: Path | None = None) -> None:
 
     ``GRAFTLINE_DEBUG=1`` prints the traceback in any case.
     """
-    cause = _user_error(error)
+    cause = _find(error, UserError)
     if os.environ.get("GRAFTLINE_DEBUG") == "1":
         console.print("".join(traceback.format_exception(error)), markup=False)
     if cause is not None:
@@ -99,10 +102,10 @@ def report_error(error: BaseException, directory: Path | None = None) -> None:
     console.print(f"graftline failed: {text}{where}", style="red", markup=False, soft_wrap=True)
 
 
-def _user_error(error: BaseException | None) -> UserError | None:
-    """Return the user's mistake behind an error (Hydra and Lightning wrap what is raised inside of them)."""
+def _find(error: BaseException | None, kind: type[BaseException]) -> BaseException | None:
+    """Return the error of a kind behind an error (Hydra and Lightning wrap what is raised inside of them)."""
     while error is not None:
-        if isinstance(error, UserError):
+        if isinstance(error, kind):
             return error
         error = error.__cause__ or error.__context__
     return None

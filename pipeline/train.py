@@ -71,6 +71,7 @@ class Train:
         self._check()
         prepared = self._prepare()
         with self._start_run(prepared, directory) as run:
+            say(f"Run {run.id}; should it be interrupted, make train train.resume={run.id} goes on with it.")
             self._log_setup(run, prepared, directory)
             inputs = self._choose_inputs(prepared)
             fitted = self._fit(prepared, inputs, directory, run.log_metrics)

@@ -62,10 +62,9 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
 
 
 def print_facts(title: str, facts: Iterable[tuple[str, str]]) -> None:
-    """Print a title and a line for each fact, the names in one column and the texts in another."""
-    table = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None, pad_edge=False)
-    table.add_column(style="dim")
-    table.add_column(overflow="fold")
+    """Print a title and a line for each fact, never broken: a path is there to be copied."""
+    facts = list(facts)
+    width = max((len(name) for name, _ in facts), default=0)
+    console.print(title, style="bold", markup=False)
     for name, text in facts:
-        table.add_row(name, Text(text))
-    console.print(table)
+        say(f"{name:<{width}}  {text}")

@@ -105,4 +105,4 @@ def test_several_values_are_several_runs_under_one_parent(workplace: Workplace, 
     (directory,) = workplace.root.glob("outputs/train/*")
     assert {"0", "1"} <= {path.name for path in directory.iterdir()}
     table = ran.output[ran.output.rindex("2 runs") :].splitlines()
-    assert [line.split()[0] for line in table[2:4]] == ["seed=0", "seed=1"]
+    assert [line.split()[:2] for line in table[2:4]] == [["0", "seed=0"], ["1", "seed=1"]]

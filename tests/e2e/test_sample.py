@@ -20,4 +20,4 @@ def test_the_defaults_classify_solar_cells(workplace: Workplace) -> None:
 
     again = workplace.run("train")  # dataset version and activations are there: the same numbers, sooner
     assert again.result["metrics"] == result["metrics"]
-    assert "frozen pass" not in again.output
+    assert "Running the frozen network" not in again.output

@@ -115,6 +115,10 @@ def test_a_path_needs_no_quotes(path: str) -> None:
     assert check("train", checked.overrides).config.data.path == path
 
 
+def test_a_path_in_the_place_of_a_source_is_understood(tmp_path: Path) -> None:
+    assert mistakes(f"data={tmp_path}")[0].endswith(f"did you mean data=folder data.path={tmp_path}?")
+
+
 def test_a_number_can_be_a_name() -> None:
     assert check("train", ["data.name=2024"]).config.data.name == "2024"
 

@@ -102,7 +102,9 @@ class Features:
         files = [Path(self.directory) / f"{digest(key)}.npy" for *_, key in jobs]
         missing = [(file, *job[:3]) for file, job in zip(files, jobs, strict=True) if not file.exists()]
         if missing:
-            with progress("frozen pass", total=sum(len(samples.paths) for _, samples, *_ in missing)) as bar:
+            with progress(
+                "Running the frozen network once", total=sum(len(samples.paths) for _, samples, *_ in missing)
+            ) as bar:
                 for file, samples, transform, view in missing:
                     with atomic_file(file) as temporary:
                         np.save(temporary, _run(engine, samples, transform, view, workers, bar.advance))

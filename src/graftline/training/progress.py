@@ -12,7 +12,7 @@ from graftline.console import console, say
 Metrics = dict[str, float]
 
 REDRAW_SECONDS = 0.1  # a head's steps take less than a millisecond: drawing at each would be most of the work
-LOG_LINES = 10  # at most about so many epochs are told where there is no terminal
+LOG_LINES = 10  # about so many epochs are told in a line of their own
 
 
 class FitProgress(pl.Callback):
@@ -101,9 +101,9 @@ class FitProgress(pl.Callback):
         self._bar.update(self._task, completed=self._batches, figures=self._figures(trainer))
 
     def _tell(self, metrics: Metrics, max_epochs: int) -> None:
-        """Print a line now and then where there is no terminal to draw a bar on."""
+        """Print a line now and then, which stays when the bar is gone."""
         epoch = int(metrics["epoch"]) + 1
-        if self._shows and not console.is_terminal and (epoch == 1 or epoch % max(1, max_epochs // LOG_LINES) == 0):
+        if self._shows and (epoch == 1 or epoch % max(1, max_epochs // LOG_LINES) == 0):
             say(
                 f"  epoch {epoch:>3} of {max_epochs}: train loss {metrics['train/loss']:.3f}, "
                 f"val loss {metrics['val/loss']:.3f}, val accuracy {metrics['val/accuracy']:.3f}, "

@@ -41,7 +41,7 @@ class Elpv:
             probability = table["probability"].astype("float64")
         except (OSError, ValueError) as error:
             raise UserError(
-                f"{labels} is not ELPV's list of images: leave data.path out to use the package."
+                f"{labels} is not ELPV's list of images: leave data.path out for the package's, or use data=folder."
             ) from error
         names = np.where(probability > self.threshold, "defective", "functional")
         return pd.DataFrame(
