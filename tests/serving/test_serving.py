@@ -172,8 +172,12 @@ def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local", "--model-uri", str(model)]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     log = tmp_path_factory.mktemp("server") / "server.log"
+    # MLflow starts uvicorn by its bare name, which an environment that is not activated has not on its path
+    environment = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, cwd=log.parent, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, cwd=log.parent, env=environment, start_new_session=True
+        )
     try:
         deadline = time.monotonic() + 120
         while True:
