@@ -25,7 +25,7 @@ from graftline.features.cache import Features
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rules import Rule, refuse_frozen_noise
 from graftline.tracking.tracking import Tracking
-from graftline.training.fit import Fit, check_optimiser, check_trainer, fit
+from graftline.training.fit import Fit, check_optimiser, check_trainer, fit, weight_decay_of
 from graftline.training.inputs import Inputs, choose_inputs
 from graftline.training.module import GraftModule, Optimiser, Schedule
 from graftline.training.progress import Metrics
@@ -148,7 +148,7 @@ class Train:
             inputs.network,
             optimiser=self.optim,
             schedule=self.schedule,
-            weight_decay=getattr(self.optim, "keywords", {}).get("weight_decay", 0.0),
+            weight_decay=weight_decay_of(self.optim),
             label_smoothing=self.train.label_smoothing,
             class_weights=self.train.class_weight_tensor(version.samples("train"), num_classes),
             use_sample_weights=self.train.sample_weights,

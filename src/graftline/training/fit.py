@@ -1,11 +1,13 @@
 """The fit: trains, stops early, keeps the best and the last checkpoint, takes up where it left off."""
 
+import inspect
 import logging
 import math
 import signal
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,6 +84,7 @@ def fit(
     Raises:
         KeyboardInterrupt: the user stopped the training; ``last.ckpt`` of the last whole epoch is there.
     """
+    _quiet_lightning()
     progress = FitProgress(on_epoch, show=show_progress)
     best = ModelCheckpoint(
         directory, "best", monitor=MONITOR, save_on_train_epoch_end=True, enable_version_counter=False
@@ -92,7 +95,6 @@ def fit(
         callbacks.append(EarlyStopping(MONITOR, patience=patience))
     if ema_decay is not None:
         callbacks.append(EMAWeightAveraging(decay=ema_decay))
-    _quiet_lightning()
     trainer = make_trainer(
         callbacks=callbacks,
         logger=False,
@@ -103,26 +105,46 @@ def fit(
     )
     start = time.perf_counter()
     train_loader, validation_loader = make_loaders(trainer.global_rank, trainer.world_size)
-    threads_before = torch.get_num_threads()
-    torch.set_num_threads(threads_before if threads is None else threads)
+    checkpoint = directory / "last.ckpt" if resume else None
+    with _threads(threads), _plain_interrupt():
+        trainer.fit(module, train_loader, validation_loader, ckpt_path=checkpoint, weights_only=True)
+    module.load_state_dict(torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"])
+    history = progress.history
+    return Fit(history, min(history, key=_monitored), time.perf_counter() - start, trainer.global_step)
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """Let torch use so many threads during the block; None: as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if number is None else number)
     try:
-        trainer.fit(
-            module,
-            train_loader,
-            validation_loader,
-            ckpt_path=directory / "last.ckpt" if resume else None,
-            weights_only=True,
-        )
-    except SystemExit as error:  # what Lightning makes of Ctrl-C; it ignores further ones from there on
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _plain_interrupt() -> Iterator[None]:
+    """Give Ctrl-C back as what it is: Lightning makes a SystemExit of it, and ignores further ones from there on."""
+    try:
+        yield
+    except SystemExit as error:
         if not isinstance(error.__context__, KeyboardInterrupt):
             raise
         signal.signal(signal.SIGINT, signal.default_int_handler)
         raise KeyboardInterrupt from None
-    finally:
-        torch.set_num_threads(threads_before)
-    module.load_state_dict(torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"])
-    history = progress.history
-    return Fit(history, min(history, key=_monitored), time.perf_counter() - start, trainer.global_step)
+
+
+def weight_decay_of(optimiser: Optimiser) -> float:
+    """Return the weight decay that an optimiser would use: its setting or its own default; 0 if it knows none.
+
+    >>> import functools
+    >>> weight_decay_of(torch.optim.AdamW), weight_decay_of(functools.partial(torch.optim.SGD, weight_decay=0.5))
+    (0.01, 0.5)
+    """
+    parameter = inspect.signature(optimiser).parameters.get("weight_decay")
+    return 0.0 if parameter is None else float(parameter.default)
 
 
 def _monitored(metrics: Metrics) -> float:
