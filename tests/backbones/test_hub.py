@@ -3,16 +3,19 @@
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from hub_server import COMMIT, Hub, point_client_at, serve
+from rich.console import Console
 from safetensors.torch import save
 
+from graftline.backbones import hub as client
+
+NAME = "test_resnet.r160_in1k"
 SCRIPT = """
 import json, sys
 from graftline.backbones.backbone import Backbone
@@ -29,56 +32,17 @@ except UserError as error:
 """
 
 
-class Hub(ThreadingHTTPServer):
-    """Serves the safetensors file of one repository; notes what is asked for."""
-
-    def __init__(self, content: bytes) -> None:
-        super().__init__(("127.0.0.1", 0), Answer)
-        self.content = content
-        self.asked: list[str] = []
-
-
-class Answer(BaseHTTPRequestHandler):
-    """One answer, with the headers that the hub sends."""
-
-    server: Hub
-
-    def do_HEAD(self) -> None:
-        self.answer()
-
-    def do_GET(self) -> None:
-        if self.answer():
-            self.wfile.write(self.server.content)
-
-    def answer(self) -> bool:
-        self.server.asked.append(f"{self.command} {self.path}")
-        known = self.path == "/timm/test_resnet.r160_in1k/resolve/main/model.safetensors"
-        self.send_response(200 if known else 404)
-        headers = {"X-Repo-Commit": "1" * 40, "ETag": '"abc"', "Content-Length": str(len(self.server.content))}
-        for key, value in (headers if known else {"X-Error-Code": "RepoNotFound", "Content-Length": "0"}).items():
-            self.send_header(key, value)
-        self.end_headers()
-        return known
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Say nothing."""
-
-
 @pytest.fixture
 def hub() -> Iterator[Hub]:
     torch.manual_seed(0)
-    with Hub(save(timm.create_model("test_resnet").state_dict())) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    with serve({f"timm/{NAME}/model.safetensors": save(timm.create_model("test_resnet").state_dict())}) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def test_weights_are_downloaded_once_and_quietly(hub: Hub, tmp_path: Path) -> None:
     environment = {
         **os.environ,
-        "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}",
+        "HF_ENDPOINT": hub.endpoint,
         "HF_HOME": str(tmp_path),
         "TORCH_HOME": str(tmp_path),
     }
@@ -87,15 +51,39 @@ def test_weights_are_downloaded_once_and_quietly(hub: Hub, tmp_path: Path) -> No
     done = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     told, result, told_again, refused = done.stdout.splitlines()
-    assert told == "Downloading the weights of test_resnet.r160_in1k from 127.0.0.1"
+    assert told == f"Downloading the weights of {NAME} from 127.0.0.1"
     torch.manual_seed(0)
     expected = timm.create_model("test_resnet").conv1[0].weight.sum().item()
     assert f"{expected}" in result
-    assert "timm/test_resnet.r160_in1k/model.safetensors" in result
-    assert [request for request in hub.asked if request.startswith("GET") and "resnet" in request] == [
-        "GET /timm/test_resnet.r160_in1k/resolve/main/model.safetensors"
-    ]
+    assert f"timm/{NAME}/model.safetensors" in result
+    assert [file for file in hub.downloads() if "resnet" in file] == [f"timm/{NAME}/model.safetensors"]
     assert told_again.startswith("Downloading the weights of test_vit")
     assert refused.startswith("No weights for 'test_vit.r160_in1k', as the download from 127.0.0.1 failed")
     assert refused.endswith("(backbone.weights=none).")
     assert done.stderr == ""
+
+
+@pytest.fixture
+def online(hub: Hub, hub_cache: Path, torch_checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing downloaded yet, and the hub is there."""
+    point_client_at(hub.endpoint, monkeypatch)
+
+
+def test_the_exact_location_tells_the_commit(online: None) -> None:
+    downloaded = client.download("test_resnet")
+    assert downloaded.location == f"timm/{NAME}/model.safetensors"
+    assert downloaded.exact_location == f"timm/{NAME}@{COMMIT}/model.safetensors"
+    assert client.find_local("test_resnet") == downloaded
+
+
+def test_a_download_counts_its_megabytes(online: None, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Console(force_terminal=True, record=True, width=120, legacy_windows=False)
+    shown: list[str] = []
+    with terminal.status("hub → test_resnet") as status:
+        monkeypatch.setattr(status, "update", shown.append)
+        repository = client._repository("test_resnet")
+        assert repository is not None
+        client._fetch_file(repository, "model.safetensors", status)
+    (content,) = hub.files.values()
+    size = f"{len(content) / 1e6:,.0f}"
+    assert shown[-1] == f"hub → test_resnet: {size} of {size} MB"

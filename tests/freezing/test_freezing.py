@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graftline.backbones.layers import body_groups, head_parameters
 from graftline.errors import UserError
-from graftline.freezing.plan import body_groups, head_parameters, hold_frozen
+from graftline.freezing.plan import hold_frozen
 from graftline.freezing.rules import AllButHead, Auto, Nothing, Row, refuse_frozen_noise
 
 TABLE: list[Row] = [

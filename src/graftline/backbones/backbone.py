@@ -1,6 +1,7 @@
 """A pretrained network with a new head: any of timm's models, its weights and its preprocessing."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import timm
@@ -10,9 +11,19 @@ from torch import nn
 
 from graftline.augment.preprocess import Preprocessing
 from graftline.backbones import catalogue
-from graftline.backbones.loading import create, create_pretrained
+from graftline.backbones.loading import create, create_pretrained, first_line
+from graftline.backbones.sizes import check_size
 from graftline.backbones.weights import Wanted, Weights, WeightsFile, locate
 from graftline.errors import UserError
+
+# arguments of timm's models that have a key of their own in ``Backbone``
+OWN_KEYS = {
+    "in_chans": "channels",
+    "img_size": "image_size",
+    "drop_rate": "drop_rate",
+    "drop_path_rate": "drop_path_rate",
+    "pretrained": "weights",
+}
 
 
 @dataclass(frozen=True)
@@ -23,11 +34,14 @@ class Graft:
         network: the timm model with a head for the wanted number of classes; float32, on the CPU, in training mode.
         preprocessing: what the network wants done to an image.
         weights: what it was loaded with.
+        arguments: what ``timm.create_model`` needs beside the name, ``num_classes`` and ``pretrained`` to build the
+            same network again. timm keeps them itself, and writes them into a bundle's config.json as ``model_args``.
     """
 
     network: nn.Module
     preprocessing: Preprocessing
     weights: Weights
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -36,26 +50,37 @@ class Backbone:
 
     Attributes:
         name: a timm model, with or without a tag (``resnet50``, ``resnet50.a1_in1k``).
-        weights: ``auto`` takes the first of: the file, a package, the local hub cache, the hub.
+        weights: ``auto`` takes the first of: the file, a package, the weights directory, the local hub cache, the hub.
         file: a .safetensors, .pth, .pt or .bin file with the network's weights.
         image_size: side of the square input, in pixels; None: what the weights were trained with.
+        channels: of the input: 3, or 1 for grey images, for which the weights of the first convolution are summed;
+            None: what the weights were trained with.
         crop_pct: share of the resized image's edge that the evaluation crop keeps, 0 to 1; None: as the weights ask.
         drop_rate: dropout before the head, 0 to 1.
         drop_path_rate: stochastic depth, 0 to 1.
+        options: arguments of the timm model that are its own, such as ``{"groups": 2}`` for alexnet.
+        weights_dir: the weights directory, which ``make fetch-weights`` fills; need not exist.
     """
 
     name: str
     weights: Wanted = "auto"
     file: str | None = None
     image_size: int | None = None
+    channels: int | None = None
     crop_pct: float | None = None
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
+    options: Mapping[str, Any] = field(default_factory=dict)
+    weights_dir: str = "weights"
 
     def __post_init__(self) -> None:
         for key in ("drop_rate", "drop_path_rate"):
             if not 0 <= getattr(self, key) < 1:
                 raise UserError(f"backbone.{key} is {getattr(self, key)}, but must be at least 0 and below 1.")
+        if self.channels not in (None, 1, 3):
+            raise UserError(f"backbone.channels is {self.channels}, but images have 3, or 1 if grey.")
+        for option in self.options.keys() & OWN_KEYS.keys():
+            raise UserError(f"backbone.options.{option} is set by a key of its own: backbone.{OWN_KEYS[option]}.")
 
     def build(self, num_classes: int) -> Graft:
         """Build the network, load its weights and give it a head.
@@ -69,12 +94,13 @@ class Backbone:
         """
         file = self.check()
         if file is None:
-            network = create(self.name, num_classes, self._options())
+            network = create(self.name, num_classes, self._timm_options())
         else:
-            network = create_pretrained(self.name, file, self._options())
+            network = create_pretrained(self.name, file, self._timm_options())
         if network.num_classes != num_classes:
             network.reset_classifier(num_classes)  # type: ignore[operator]  # every timm model has it
-        return Graft(network, self._preprocessing(network), file.record() if file is not None else Weights("none"))
+        weights = file.record() if file is not None else Weights("none")
+        return Graft(network, self._preprocessing(network), weights, self.arguments())
 
     def check(self) -> WeightsFile | None:
         """Make sure that ``build`` will go through, before hours are spent on the images: name, image size, weights.
@@ -86,9 +112,9 @@ class Backbone:
             UserError: as ``build`` does, but for a file of another architecture.
         """
         catalogue.check(self.name)
-        if self.image_size is not None:
-            self._check_image_size(self.image_size)
-        return locate(self.name, self.weights, self.file)
+        if self.image_size is not None or self.arguments():
+            self._check_network()
+        return locate(self.name, self.weights, self.file, self.weights_dir)
 
     def preprocessing(self) -> Preprocessing:
         """Return what the network wants done to an image, without looking for its weights.
@@ -98,32 +124,53 @@ class Backbone:
         """
         catalogue.check(self.name)
         with torch.device("meta"):  # shapes only: neither memory nor time for the weights
-            return self._preprocessing(create(self.name, 1, self._options()))
+            return self._preprocessing(create(self.name, 1, self._timm_options()))
 
-    def _options(self) -> dict[str, Any]:
-        options: dict[str, Any] = {"drop_rate": self.drop_rate, "drop_path_rate": self.drop_path_rate}
+    def arguments(self) -> dict[str, Any]:
+        """Return what timm needs to build the network again, beside name, number of classes and weights."""
+        arguments = dict(self.options)
+        if self.channels is not None:
+            arguments["in_chans"] = self.channels
         config = get_pretrained_cfg(self.name)
         if self.image_size is not None and config is not None and config.fixed_input_size:
-            options["img_size"] = self.image_size  # else any size will do: a convolutional network
-        return options
+            arguments["img_size"] = self.image_size  # else any size will do: a convolutional network
+        return arguments
 
-    def _check_image_size(self, size: int) -> None:
+    def _timm_options(self) -> dict[str, Any]:
+        return {**self.arguments(), "drop_rate": self.drop_rate, "drop_path_rate": self.drop_path_rate}
+
+    def _check_network(self) -> None:
+        """Build the network on the meta device: shapes only, neither memory nor time for the weights."""
+        options = self._timm_options()
+        options.pop("img_size", None)
         try:
-            with torch.device("meta"):  # shapes only: neither memory nor time for the weights
-                create(self.name, 1, self._options()).eval()(torch.empty(1, 3, size, size))
+            with torch.device("meta"):
+                network = create(self.name, 1, options)
         except UserError:
             raise
-        except Exception as error:  # a convolution's, a pooling's, a window's: each has its own
-            usual = timm.data.resolve_data_config(pretrained_cfg=get_pretrained_cfg(self.name).to_dict())["input_size"][
-                1
-            ]
+        except Exception as error:  # whatever a network's constructor makes of an option that it knows
+            given = ", ".join(f"{key}={value}" for key, value in self.options.items())
             raise UserError(
-                f"The backbone '{self.name}' cannot take images of {size} px ({str(error).splitlines()[0]}): "
-                f"its weights were trained with {usual} px."
+                f"The backbone '{self.name}' cannot be built with {given} ({first_line(error)}): leave that out."
             ) from error
+        if self.image_size is not None:
+            channels, usual, _ = network.pretrained_cfg["input_size"]  # type: ignore[index]  # a timm model has it
+            check_size(self.name, self.image_size, usual, self.channels or channels, self._for_size(network))
+
+    def _for_size(self, network: nn.Module) -> Callable[[int], nn.Module]:
+        """Return what gives the network for images of a size: ``network`` itself where any size will do."""
+        options = self._timm_options()
+        if "img_size" not in options:
+            return lambda _: network
+        return lambda size: create(self.name, 1, {**options, "img_size": size})
 
     def _preprocessing(self, network: nn.Module) -> Preprocessing:
-        size = None if self.image_size is None else (3, self.image_size, self.image_size)
-        config = timm.data.resolve_model_data_config(network, args={"input_size": size, "crop_pct": self.crop_pct})
+        config = timm.data.resolve_model_data_config(network, args={"crop_pct": self.crop_pct})
         channels, *image_size = config.pop("input_size")
+        if self.image_size is not None:
+            image_size = [self.image_size, self.image_size]
+        if self.channels not in (None, channels):
+            channels = self.channels
+            # as timm does where the number differs: one value for all, the mean of those that there are
+            config |= {name: (sum(config[name]) / len(config[name]),) * channels for name in ("mean", "std")}
         return Preprocessing(image_size=tuple(image_size), channels=channels, **config)

@@ -1,10 +1,11 @@
-"""The names that a backbone can have: all of timm's, with and without the tag of their weights."""
+"""The names that a backbone can have: all of timm's and our own, with and without the tag of their weights."""
 
 from difflib import SequenceMatcher, get_close_matches
 
 import timm
 from timm.models import get_deprecated_models
 
+import graftline.backbones.zoo  # noqa: F401  # registers our own networks with timm
 from graftline.errors import UserError
 
 NUM_SUGGESTIONS = 3

@@ -15,7 +15,8 @@ import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import EntryNotFoundError
 from huggingface_hub.utils.logging import get_verbosity, set_verbosity
-from huggingface_hub.utils.tqdm import disable_progress_bars
+from huggingface_hub.utils.tqdm import disable_progress_bars, tqdm
+from rich.status import Status
 from timm.models import get_pretrained_cfg
 
 from graftline.console import console, say
@@ -31,6 +32,15 @@ class Found(NamedTuple):
 
     path: Path
     location: str  # where it came from: REPOSITORY/FILE or a URL
+    commit: str | None = None  # of the repository, if it came from one
+
+    @property
+    def exact_location(self) -> str:
+        """The location with the commit in it: REPOSITORY@COMMIT/FILE."""
+        if self.commit is None:
+            return self.location
+        owner, repository, file = self.location.split("/", maxsplit=2)
+        return f"{owner}/{repository}@{self.commit}/{file}"
 
 
 class UnavailableError(Exception):
@@ -49,7 +59,7 @@ def find_local(name: str) -> Found | None:
         for file in repository.files:
             path = huggingface_hub.try_to_load_from_cache(repository.name, file, revision=repository.revision)
             if isinstance(path, str):
-                return Found(Path(path), f"{repository.name}/{file}")
+                return _found(repository, file, path)
     if (url := _url(name)) is not None and _path_of(url).is_file():
         return Found(_path_of(url), url)
     return None
@@ -70,8 +80,8 @@ def download(name: str) -> Found:
         raise UnavailableError(f"they are not on this machine and {host} does not answer")
     say(f"Downloading the weights of {name} from {host}")
     try:
-        with console.status(f"{host} → {name}"), _quiet_client():
-            return _fetch_from_hub(repository) if repository is not None else _fetch_from_url(address)
+        with console.status(f"{host} → {name}") as status, _quiet_client():
+            return _fetch_from_hub(repository, status) if repository is not None else _fetch_from_url(address)
     except Exception as error:  # the client's own errors, those of the HTTP library below it, and the system's
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UnavailableError(f"the download from {host} failed ({reason})") from error
@@ -119,16 +129,40 @@ def _path_of(url: str) -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(url).path).name
 
 
-def _fetch_from_hub(repository: _Repository) -> Found:
+def _fetch_from_hub(repository: _Repository, status: Status) -> Found:
     for file in repository.files[:-1]:
         with contextlib.suppress(EntryNotFoundError):
-            return _fetch_file(repository, file)
-    return _fetch_file(repository, repository.files[-1])
+            return _fetch_file(repository, file, status)
+    return _fetch_file(repository, repository.files[-1], status)
 
 
-def _fetch_file(repository: _Repository, file: str) -> Found:
-    path = huggingface_hub.hf_hub_download(repository.name, file, revision=repository.revision)
-    return Found(Path(path), f"{repository.name}/{file}")
+def _fetch_file(repository: _Repository, file: str, status: Status) -> Found:
+    path = huggingface_hub.hf_hub_download(
+        repository.name, file, revision=repository.revision, tqdm_class=_counter(status)
+    )
+    return _found(repository, file, path)
+
+
+def _found(repository: _Repository, file: str, path: str) -> Found:
+    # the client's cache: …/snapshots/COMMIT/FILE
+    commit = Path(path.removesuffix(file)).name
+    return Found(Path(path), f"{repository.name}/{file}", commit)
+
+
+def _counter(status: Status) -> type[tqdm]:
+    """Return what the hub's client takes for its own bar, but which counts megabytes in a line of ours."""
+    text = status.status
+
+    class Counter(tqdm):
+        def update(self, n: float | None = 1) -> bool | None:
+            self.n += n or 0
+            status.update(f"{text}: {self.n / 1e6:,.0f} of {(self.total or 0) / 1e6:,.0f} MB")
+            return None
+
+        def update_transfer(self, n: float | None = 1) -> None:
+            """Leave out the second count, of compressed bytes, that the client keeps for some repositories."""
+
+    return Counter
 
 
 def _fetch_from_url(url: str) -> Found:

@@ -5,13 +5,15 @@ from typing import Any
 
 import timm
 import torch
-from timm.models import get_pretrained_cfg, load_state_dict
+from timm.models import adapt_input_conv, get_pretrained_cfg, load_state_dict
 from torch import Tensor, nn
 
 from graftline.backbones.weights import WeightsFile
 from graftline.errors import UserError
 
 NUM_NAMES = 3  # that a message gives, of the tensors that do not fit
+
+DROP_RATES = ("drop_rate", "drop_path_rate")  # that graftline always gives, and some networks do not have
 
 StateDict = Mapping[str, Tensor]
 
@@ -22,11 +24,11 @@ def create(name: str, num_classes: int | None, options: Mapping[str, Any], **tim
     Args:
         name: a timm model's name.
         num_classes: size of the head; 0: no head; None: as the model's pretrained weights have it.
-        options: arguments of the network. One that the network does not know is left out if it is zero anyway.
+        options: arguments of the network. A drop rate that the network does not know is left out if it is zero anyway.
         timm_arguments: of ``timm.create_model``.
 
     Raises:
-        UserError: the network does not know an option that is not zero.
+        UserError: the network does not know an option.
     """
     options = dict(options)
     while True:
@@ -36,10 +38,18 @@ def create(name: str, num_classes: int | None, options: Mapping[str, Any], **tim
             unknown = next((key for key in options if f"unexpected keyword argument '{key}'" in str(error)), None)
             if unknown is None:
                 raise
-            if options.pop(unknown):
-                raise UserError(f"The backbone '{name}' has no {unknown}: leave it out or set it to 0.") from error
+            if options.pop(unknown) or unknown not in DROP_RATES:
+                raise UserError(_unknown_option(name, unknown)) from error
         else:
             return network
+
+
+def _unknown_option(name: str, option: str) -> str:
+    if option in DROP_RATES:
+        return f"The backbone '{name}' has no {option}: leave it out or set it to 0."
+    if option == "in_chans":
+        return f"The number of channels of the backbone '{name}' cannot be changed: leave backbone.channels out."
+    return f"The backbone '{name}' has no option {option}: leave backbone.options.{option} out."
 
 
 def create_pretrained(name: str, weights: WeightsFile, options: Mapping[str, Any]) -> nn.Module:
@@ -50,9 +60,7 @@ def create_pretrained(name: str, weights: WeightsFile, options: Mapping[str, Any
     """
     state = read(weights)
     if weights.source == "packaged":
-        network = create(name, None, options)
-        network.load_state_dict(in_order(state, network.state_dict()))
-        return network
+        return _create_packaged(name, state, options)
     candidates = _head_sizes(name, state)
     for num_classes in candidates:
         # timm loads strictly if the head's size is the one that its configuration gives. It also knows how to bring
@@ -65,6 +73,17 @@ def create_pretrained(name: str, weights: WeightsFile, options: Mapping[str, Any
         except Exception as error:  # timm's converters fail in any way on tensors of another architecture
             reason = error
     raise UserError(_misfit(name, candidates[0], weights, state, reason)) from reason
+
+
+def _create_packaged(name: str, state: StateDict, options: Mapping[str, Any]) -> nn.Module:
+    with torch.device("meta"):  # the network that the weights are of: names and shapes only
+        original = create(name, None, {})
+    renamed = in_order(state, original.state_dict())
+    network: Any = create(name, None, options)
+    first = f"{network.pretrained_cfg['first_conv']}.weight"
+    renamed[first] = adapt_input_conv(network.in_chans, renamed[first])
+    network.load_state_dict(renamed)
+    return network  # type: ignore[no-any-return]  # timm is not typed
 
 
 def read(weights: WeightsFile) -> StateDict:
@@ -81,7 +100,7 @@ def read(weights: WeightsFile) -> StateDict:
                 f"{weights.path} is no weights file, or holds pickled objects, which we do not load: "
                 "save the network's state_dict() as .safetensors."
             ) from error
-        raise UserError(f"{weights.path} cannot be read as weights ({_first_line(error)}).") from error
+        raise UserError(f"{weights.path} cannot be read as weights ({first_line(error)}).") from error
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{weights.path} holds no state_dict: save the network's state_dict() as .safetensors.")
     return state
@@ -147,9 +166,10 @@ def _misfit(name: str, num_classes: int, weights: WeightsFile, state: StateDict,
         )
         if keys
     ]
-    found = ", ".join(findings) or _first_line(reason)
+    found = ", ".join(findings) or first_line(reason)
     return f"{weights.path} does not fit the backbone '{name}': {found}; name the architecture that the weights are of."
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return an error's message as a part of a sentence."""
     return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")

