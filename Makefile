@@ -16,7 +16,7 @@ python := $(VENV)/bin/python
 ready := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup ingest train evaluate predict augment-preview config sync ui serve test lint format lock clean
+.PHONY: help setup ingest train evaluate predict augment-preview fetch-weights cost config sync ui serve test lint format lock clean
 
 help: ## list the commands
 	@printf 'make COMMAND [key=value ...]\n\n'
@@ -44,11 +44,13 @@ train: $(ready) ## dataset -> trained, evaluated, tracked, registered model
 evaluate: $(ready) ## a bundle on the test split: bundle=DIR
 predict: $(ready) ## classify a folder of images: bundle=DIR images=DIR
 augment-preview: $(ready) ## one image, twelve variants: augment=strong
+fetch-weights: $(ready) ## weights for a machine without network: backbone=resnet50,dinov2_small
+cost: $(ready) ## what networks cost, counted and measured: backbone=vgg16,resnet50
 config: $(ready) ## print the composed configuration of a run
 sync: $(ready) ## send what a tracking server did not get: run_id=RUN_ID
 
 # The stages read KEY=VALUE from MAKEFLAGS themselves: no shell stands between, so that brackets and commas survive.
-ingest train evaluate predict augment-preview config sync:
+ingest train evaluate predict augment-preview fetch-weights cost config sync:
 	@$(python) -m pipeline $@ --from-make
 
 ui: $(ready) ## compare runs in the MLflow UI on 127.0.0.1: port=5000
@@ -63,7 +65,7 @@ serve: $(ready) ## answer over HTTP with a registered model: model=models:/elpv/
 		mlflow models serve --model-uri '$(model)' --host 127.0.0.1 --port $(or $(port),5001) --env-manager local
 
 test: $(ready) ## run the tests
-	@$(python) -m pytest --numprocesses 2 --dist loadfile --timeout 600
+	@OMP_NUM_THREADS=1 $(python) -m pytest --numprocesses 2 --dist loadfile --timeout 600
 
 lint: $(ready) ## ruff, mypy strict, import-linter, hadolint
 	@$(VENV)/bin/ruff format --check .

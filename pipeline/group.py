@@ -54,15 +54,19 @@ class RunGroup:
     def _print_comparison(self) -> None:
         overrides = [set(yaml.safe_load((run / ".hydra" / "overrides.yaml").read_text())) for run in self._runs]
         common = set.intersection(*overrides)
+        outcomes = [_accuracy(run) for run in self._runs]
+        columns: tuple[str, ...] = ("test accuracy", "95 % interval")
+        if not any(outcome[1] for outcome in outcomes):  # a stage that tests nothing
+            columns, outcomes = ("outcome",), [(outcome[0] or "done",) for outcome in outcomes]
         rows = [
-            (run.name, ", ".join(sorted(mine - common)), *_accuracy(run))
-            for mine, run in zip(overrides, self._runs, strict=True)
+            (run.name, ", ".join(sorted(mine - common)), *outcome)
+            for mine, run, outcome in zip(overrides, self._runs, outcomes, strict=True)
         ]
-        print_table(f"{len(rows)} runs", ("run", "what differs", "test accuracy", "95 % interval"), rows)
+        print_table(f"{len(rows)} runs", ("run", "what differs", *columns), rows)
         say(str(self._runs[0].parent))
 
 
-def _accuracy(directory: Path) -> tuple[str, str]:
+def _accuracy(directory: Path) -> tuple[str, ...]:
     """Return a run's test accuracy and its interval, in words, from its result.json."""
     from graftline.evaluation.metrics import Interval, format_interval, format_score  # scikit-learn takes a second
 

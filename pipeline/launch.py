@@ -17,6 +17,7 @@ from pipeline.resume import check_resumable, resumed_overrides
 from pipeline.stage import EXIT_DONE, EXIT_INTERRUPTED, EXIT_MISTAKE, Stage, guarded
 
 OVERLAYS = ("experiment", "debug")  # groups that change others and leave nothing of their own
+SHARED = ("weights",)  # nodes whose values others refer to
 
 
 def show_config(typed: list[str]) -> int:
@@ -36,11 +37,12 @@ def launch(stage: str, typed: list[str]) -> int:
     lines = checked.overrides
     if run_id := OmegaConf.select(checked.config, "train.resume"):
         directory = instantiate(checked.config.tracking).find_output_directory(run_id)
-        checked = check(stage, resumed_overrides(directory, typed))
+        checked = check(stage, resumed_overrides(directory, lines))
         check_resumable(directory, checked)
         lines = [*checked.overrides, quoted("hydra.run.dir", str(directory))]
     if checked.multirun:
-        say("Several values for a key: one run each, grouped under one parent run.")
+        grouped = ", grouped under one parent run" if "tracking" in checked.config else ""
+        say(f"Several values for a key: one run each{grouped}.")
     codes: list[int] = []
     group = RunGroup(stage)
 
@@ -66,6 +68,9 @@ def build(config: DictConfig) -> Stage:
     Raises:
         UserError: values that do not go together.
     """
-    nodes = {key: node for key, node in config.items() if key not in OVERLAYS}
+    nodes = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(nodes, dict)
+    for key in (*OVERLAYS, *SHARED):
+        nodes.pop(key, None)
     stage: Stage = instantiate(nodes, _convert_="all")
     return stage

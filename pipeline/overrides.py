@@ -25,6 +25,7 @@ from pydantic_core import SchemaError
 
 from graftline.backbones import catalogue
 from graftline.errors import UserError
+from pipeline.gather import LIST, chooses_backbone, gather
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 NEAR = 0.6  # similarity, 0 to 1, from which on a name is worth suggesting
@@ -89,9 +90,20 @@ def check(stage: str, overrides: list[str]) -> Checked:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
-            return _Check(stage).run(overrides)
+            checked = _Check(stage).run(overrides)
+            return checked if LIST not in checked.config else _in_one_run(stage, overrides, checked)
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(_list_mistakes([_one_line(error)])) from error
+
+
+def _in_one_run(stage: str, overrides: list[str], checked: Checked) -> Checked:
+    """Give a stage that compares backbones all that were chosen, or those of its file, as one list."""
+    if not chooses_backbone(overrides):
+        checked = _Check(stage).run([*overrides, f"backbone={','.join(checked.config[LIST])}"])
+    lines = gather(stage, checked.overrides)
+    parsed = OverridesParser.create().parse_overrides(lines)
+    config = compose(stage, [_first_choice(override) for override in parsed])
+    return Checked(lines, any(override.is_sweep_override() for override in parsed), config)
 
 
 class _Check:
@@ -108,7 +120,7 @@ class _Check:
         groups = [override for override in overrides if self._is_group(override)]
         good_groups = [override for override in groups if self._check_group(override)]
         config = compose(self.stage, [_first_choice(override) for override in good_groups])
-        values = [override for override in overrides if override not in groups]
+        values = [full for override in overrides if override not in groups for full in self._in_full(config, override)]
         good_values = [line for override in values if (line := self._check_value(config, override)) is not None]
         good = [_line(override) for override in good_groups] + [line for _, line in good_values]
         if not self.mistakes:
@@ -151,6 +163,23 @@ class _Check:
                 near = [f"data=folder data.path={name}"]
             self.mistakes.append(f"{group}={name}: no such {group}{_did_you_mean(near)}")
         return not unknown
+
+    def _in_full(self, config: DictConfig, override: Override) -> Iterator[Override]:
+        """Yield the override with the dotted key that a bare one stands for: ``phi`` for ``backbone.phi``.
+
+        Yields nothing after noting that a bare key may stand for several.
+        """
+        key = override.key_or_group
+        is_plain = not (override.is_add() or override.is_force_add() or override.is_delete())
+        meant = []
+        if is_plain and "." not in key and not _has(config, key) and key not in _parameters(config):
+            meant = [dotted for dotted in _all_keys(config) if dotted.rpartition(".")[2] == key]
+        if len(meant) > 1:
+            self.mistakes.append(f"{_line(override)}: may be {' or '.join(meant)}; write the one that is meant")
+        elif meant:
+            yield from self._parse([f"{meant[0]}={_line(override).partition('=')[2]}"])
+        else:
+            yield override
 
     def _check_value(self, config: DictConfig, override: Override) -> tuple[str, str] | None:
         """Return the override for the first run and for Hydra, or None after noting a mistake."""

@@ -12,6 +12,8 @@ from omegaconf import OmegaConf
 from graftline.augment.policy import Policy
 from graftline.augment.preview import preview_sheet
 from graftline.backbones.backbone import Backbone, Graft
+from graftline.backbones.cost import count
+from graftline.backbones.cost.report import Priced, to_json
 from graftline.bundle.predictor import Predictor
 from graftline.bundle.save import add_to_card, save_bundle
 from graftline.console import say
@@ -22,6 +24,7 @@ from graftline.errors import UserError
 from graftline.evaluation.evaluation import Evaluation
 from graftline.evaluation.metrics import print_scores
 from graftline.features.cache import Features
+from graftline.files import write_json
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rules import Rule, refuse_frozen_noise
 from graftline.tracking.tracking import Tracking
@@ -124,13 +127,29 @@ class Train:
         config = OmegaConf.load(directory / ".hydra" / "config.yaml")
         nested = OmegaConf.to_container(config, resolve=True)
         assert isinstance(nested, dict)
-        run.log_params({str(key): value for key, value in nested.items()}, OmegaConf.to_yaml(config))
+        # what the network was built with: the configuration does not say which phi a budget came to
+        params = {**{str(key): value for key, value in nested.items()}, "network": dict(prepared.graft.arguments)}
+        run.log_params(params, OmegaConf.to_yaml(config))
         run.log_environment()
         run.log_dataset(prepared.version)
         run.log_artifact(prepared.version.directory.parent / "findings.json", "data")
+        self._log_cost(run, prepared.graft, directory / "cost.json")
         image = decode_rgb(prepared.version.samples("train").paths[0])
         preview_sheet(image, self.augment, prepared.graft.preprocessing, self.seed).savefig(directory / "augment.png")
         run.log_artifact(directory / "augment.png", "figures")
+
+    def _log_cost(self, run: "Run", graft: Graft, file: Path) -> None:
+        """Log what a forward pass of the network costs per image, with the head that is trained."""
+        size, channels = graft.preprocessing.image_size, graft.preprocessing.channels
+        cost = count(graft.network, size, channels, self.backbone.name)
+        values = {
+            "cost/parameters": cost.parameters,
+            "cost/gmacs": cost.macs / 1e9,
+            "cost/activation_mb": cost.activation_bytes / 1e6,
+        }
+        run.log_metrics(values, step=0)
+        write_json(file, to_json(Priced(self.backbone.name, cost)))
+        run.log_artifact(file, "cost")
 
     def _choose_inputs(self, prepared: Prepared) -> Inputs:
         """Decide whether images or cached activations are trained on; the frozen pass happens here."""

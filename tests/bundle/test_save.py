@@ -70,19 +70,22 @@ def save(directory: Path, backbone: Backbone) -> Saved:
     return Saved(directory, original, preprocessing, backbone.name)
 
 
-@pytest.fixture(scope="module", params=["resnet", "vit"])
+@pytest.fixture(scope="module", params=["resnet", "vit", "grey"])
 def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Saved:
-    """A bundle: of a convolutional network, and of one whose image size is part of the network."""
+    """A bundle: of a convolutional network, of one whose image size is part of it, of one with other arguments."""
     backbone = {
         "resnet": Backbone("test_resnet.r160_in1k", weights="none", image_size=64, crop_pct=0.8),
         "vit": Backbone("test_vit", weights="none", image_size=96),
+        "grey": Backbone("test_resnet", weights="none", image_size=64, channels=1, options={"output_stride": 8}),
     }[request.param]
     return save(tmp_path_factory.mktemp("bundles") / request.param, backbone)
 
 
 def draw(preprocessing: Preprocessing, count: int) -> torch.Tensor:
     """Return (count, C, H, W)."""
-    return torch.randn(count, 3, *preprocessing.image_size, generator=torch.Generator().manual_seed(count))
+    return torch.randn(
+        count, preprocessing.channels, *preprocessing.image_size, generator=torch.Generator().manual_seed(count)
+    )
 
 
 def run(network: nn.Module, images: torch.Tensor) -> np.ndarray:
@@ -133,7 +136,7 @@ def test_timm_loads_it_without_graftline(saved: Saved, tmp_path: Path) -> None:
 def test_the_onnx_file_takes_any_batch(saved: Saved, count: int) -> None:
     session = onnxruntime.InferenceSession(saved.directory / "model.onnx", providers=["CPUExecutionProvider"])
     assert [(item.name, item.type) for item in session.get_inputs()] == [("image", "tensor(float)")]
-    assert session.get_inputs()[0].shape[1:] == [3, *saved.preprocessing.image_size]
+    assert session.get_inputs()[0].shape[1:] == [saved.preprocessing.channels, *saved.preprocessing.image_size]
     assert [item.name for item in session.get_outputs()] == ["logits"]
     images = draw(saved.preprocessing, count)
     (logits,) = session.run(None, {"image": images.numpy()})

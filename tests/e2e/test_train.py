@@ -1,5 +1,6 @@
 """One training from images to a registered model, and what it leaves behind."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 import timm
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from workplace import TINY, Ran, Workplace
 
 from graftline.bundle.predictor import Predictor
@@ -40,6 +42,7 @@ def test_the_output_directory_holds_exactly_this(trained: Ran) -> None:
         "bundle/model.safetensors",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
+        "cost.json",
         "log.txt",
         "report.html",
         "result.json",
@@ -77,6 +80,21 @@ def test_the_run_is_finished_and_says_all(trained: Ran, place: Workplace) -> Non
     assert {"graftline.freeze", "graftline.git.dirty", "mlflow.source.git.commit"} <= set(run.data.tags)
     artifacts = {artifact.path for artifact in place.mlflow.list_artifacts(run.info.run_id)}
     assert {"config.yaml", "data", "figures", "report.html", "requirements", "test"} <= artifacts
+
+
+def test_the_run_says_what_its_network_costs(trained: Ran, place: Workplace) -> None:
+    network = timm.create_model("test_efficientnet", num_classes=3)
+    with FlopCounterMode(display=False) as counter:
+        network.eval()(torch.zeros(1, 3, 32, 32))
+    run_id = trained.result["run_id"]
+    metrics = place.mlflow.get_run(run_id).data.metrics
+    assert metrics["cost/parameters"] == sum(parameter.numel() for parameter in network.parameters())
+    assert metrics["cost/gmacs"] == counter.get_total_flops() / 2e9
+    assert metrics["cost/activation_mb"] > 0
+    assert [artifact.path for artifact in place.mlflow.list_artifacts(run_id, "cost")] == ["cost/cost.json"]
+    cost = json.loads((trained.directory / "cost.json").read_text())
+    assert cost["image_size"] == [32, 32]
+    assert sum(stage["macs"] for stage in cost["stages"]) == cost["macs"] == counter.get_total_flops() // 2
 
 
 def test_the_model_is_registered_and_classifies(trained: Ran, place: Workplace, colour_folder: Path) -> None:

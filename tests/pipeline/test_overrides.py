@@ -49,7 +49,7 @@ def test_all_mistakes_are_reported_together() -> None:
     assert found == [
         (
             "backbone=efficientnet_bo: no such backbone; "
-            "did you mean efficientnet_b0 or efficientnet_b1 or efficientnet_b2?"
+            "did you mean efficientnet_b0 or efficientnet or efficientnet_b1?"
         ),
         "freeze=all_but_heads: no such freeze; did you mean all_but_head?",
         "trainer.max_epoch=3: no such key; did you mean trainer.max_epochs?",
@@ -61,7 +61,6 @@ def test_all_mistakes_are_reported_together() -> None:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("max_epochs=3", "trainer.max_epochs"),  # the right name without its group
         ("train.lr=0.1", "optim.lr"),
         ("backbone.img_size=224", "backbone.image_size"),
         ("data=elvp", "elpv"),
@@ -79,7 +78,7 @@ def test_the_nearest_right_name_is_given(override: str, expected: str) -> None:
     [
         ("train.patience=soon", "a whole number or null"),
         ("train.class_weights=perhaps", "true or false"),
-        ("backbone.weights=internet", "auto or packaged or file or hub or none"),
+        ("backbone.weights=internet", "auto or packaged or file or directory or hub or none"),
         ("backbone.image_size=2.5", "a whole number or null"),
         ("data.on_bad=ignore", "leave_out or fail"),
         ("train.label_smoothing=[1]", "a number"),
@@ -146,6 +145,33 @@ def test_an_argument_of_a_target_needs_no_plus() -> None:
     checked = check("train", ["trainer.limit_train_batches=2", "optim.eps=0.001"])
     assert checked.config.trainer.limit_train_batches == 2
     assert checked.config.optim.eps == 0.001
+
+
+@pytest.mark.parametrize(
+    ("typed", "full"),
+    [
+        (["max_epochs=3"], ["trainer.max_epochs=3"]),
+        (["lr=0.003"], ["optim.lr=0.003"]),
+        (["limit_train_batches=2"], ["++trainer.limit_train_batches=2"]),  # of the target: the file leaves it out
+        (["backbone=efficientnet", "phi=1.5"], ["backbone=efficientnet", "backbone.phi=1.5"]),
+        (["phi=0,1", "backbone=efficientnet"], ["backbone=efficientnet", "backbone.phi=0,1"]),
+        (["backbone=alexnet", "groups=2"], ["backbone=alexnet", "backbone.options.groups=2"]),
+        (["data=folder", "path=~/räket"], ["data=folder", "data.path='~/räket'"]),
+        (["name=2024", "seed=1"], ["name='2024'", "seed=1"]),  # keys of the stage itself stay what they are
+    ],
+)
+def test_a_bare_key_is_the_only_one_of_that_name(typed: list[str], full: list[str]) -> None:
+    checked = check("train", typed)
+    assert checked.overrides == full
+    assert check("train", full).config == checked.config  # what a run stores, and is resumed with
+
+
+def test_a_bare_key_that_several_have_is_not_guessed() -> None:
+    assert mistakes("directory=/tmp/x", "phi=1.5") == [
+        "directory=/tmp/x: may be data.directory or features.directory; write the one that is meant",
+        "phi=1.5: no such key",  # the default backbone has none
+    ]
+    assert mistakes("backbone=efficientnet", "phi=x") == ["backbone.phi=x: must be a number or null"]
 
 
 def test_commas_ask_for_several_runs_and_brackets_do_not() -> None:

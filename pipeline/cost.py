@@ -1,0 +1,147 @@
+"""Cost: what networks cost, counted and measured; several of them side by side."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from timm.models import get_pretrained_cfg
+
+from graftline.backbones.backbone import Backbone
+from graftline.backbones.cost import count, measure
+from graftline.backbones.cost.report import (
+    Priced,
+    print_comparison,
+    print_stages,
+    print_times,
+    short_number,
+    to_json,
+    write_layers,
+    write_networks,
+    write_stages,
+)
+from graftline.console import progress, say, warn
+from graftline.errors import UserError
+from graftline.files import write_json
+from pipeline.stage import StageResult
+
+IMAGENET_CLASSES = 1000
+
+
+@dataclass(frozen=True)
+class CostStage:
+    """The stage ``cost`` (Hydra target of conf/cost.yaml)."""
+
+    backbones: Sequence[Backbone]
+    batch_size: int = 8
+    seconds: float = 2.0
+    measure: bool = True
+    onnx_up_to_gmacs: float | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("batch_size", "seconds"):
+            if getattr(self, key) <= 0:
+                raise UserError(f"{key} is {getattr(self, key)}, but must be above 0.")
+
+    def run(self, directory: Path) -> StageResult:
+        """Count and measure the networks, and put the tables into files."""
+        if self.measure:
+            _warn_if_busy()
+        names = _labels(self.backbones)
+        networks = list(self._price(names))
+        sizes = sorted({1, self.batch_size})
+        if len(networks) == 1:
+            print_stages(networks[0], self.batch_size)
+        else:
+            print_comparison(networks, self.batch_size)
+        if self.measure:
+            print_times(networks, sizes)
+        for priced in networks:
+            _say_what_is_special(priced)
+            write_stages(priced, directory / "stages" / f"{priced.name}.csv")
+            write_layers(priced, directory / "layers" / f"{priced.name}.csv")
+        write_networks(networks, directory / "cost.csv", sizes)
+        write_json(directory / "cost.json", [to_json(priced) for priced in networks])
+        return StageResult(
+            facts={"networks": {p.name: _facts(p) for p in networks}}, table=self._table(networks, directory)
+        )
+
+    def _price(self, names: Sequence[str]) -> Iterator[Priced]:
+        with progress("Counting and measuring" if self.measure else "Counting", total=len(names)) as bar:
+            for name, backbone in zip(names, self.backbones, strict=True):
+                bar.update(bar.task_ids[0], description=name)
+                yield self._price_one(name, backbone)
+                bar.advance(bar.task_ids[0])
+
+    def _price_one(self, name: str, backbone: Backbone) -> Priced:
+        """Count and measure one network, with as many classes as its weights have."""
+        config = get_pretrained_cfg(backbone.name)
+        num_classes = config.num_classes if config is not None else IMAGENET_CLASSES
+        graft = replace(backbone, weights="none", file=None).build(num_classes)
+        size, channels = graft.preprocessing.image_size, graft.preprocessing.channels
+        cost = count(graft.network, size, channels, name)
+        if not self.measure:
+            return Priced(name, cost)
+        sizes = sorted({1, self.batch_size})
+        onnx = len(self.backbones) == 1 or self.onnx_up_to_gmacs is None or cost.macs <= 1e9 * self.onnx_up_to_gmacs
+        measured = measure(graft.network, size, channels, sizes, self.seconds, onnx)
+        if not onnx:
+            note = f"not timed with ONNX Runtime, as it has more than {self.onnx_up_to_gmacs:g} G multiply-adds"
+            measured = replace(measured, notes=(*measured.notes, f"{note} (onnx_up_to_gmacs)"))
+        return Priced(name, cost, measured)
+
+    def _table(self, networks: Sequence[Priced], directory: Path) -> list[tuple[str, str]]:
+        place = os.path.relpath(directory)
+        files = [("networks", f"{place}/cost.csv"), ("stages, layers", f"{place}/stages, {place}/layers")]
+        if self.measure and len(networks) > 1:
+            from graftline.evaluation.cost_figure import cost_figure  # matplotlib takes a second
+            from graftline.evaluation.style import save
+
+            figure = cost_figure(networks, batch_size=1)
+            if figure is not None:
+                files.append(("picture", os.path.relpath(save(figure, directory / "cost.png"))))
+        return files
+
+
+def _warn_if_busy() -> None:
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load > cores / 2:
+        warn(f"This machine is busy (load {load:.1f} on {cores} cores): times will be too long; counts are exact.")
+
+
+def _labels(backbones: Sequence[Backbone]) -> list[str]:
+    """Return a short name for each backbone, with what tells it apart from others of that name.
+
+    >>> _labels([Backbone("resnet50.tv_in1k"), Backbone("nin", image_size=192), Backbone("nin", image_size=224)])
+    ['resnet50', 'nin image_size=192', 'nin image_size=224']
+    >>> _labels([Backbone("resnet50.tv_in1k"), Backbone("resnet50.a1_in1k")])
+    ['resnet50.tv_in1k', 'resnet50.a1_in1k']
+    """
+    labels = []
+    architectures = [backbone.name.partition(".")[0] for backbone in backbones]
+    for architecture, backbone in zip(architectures, backbones, strict=True):
+        own = _arguments(backbone)
+        namesakes = [_arguments(b) for name, b in zip(architectures, backbones, strict=True) if name == architecture]
+        telling = [key for key in own if any(other.get(key) != own[key] for other in namesakes)]
+        name = backbone.name if "name" in telling else architecture
+        labels.append(" ".join([name, *(f"{key}={own[key]}" for key in telling if key not in ("name", "weights"))]))
+    return labels
+
+
+def _arguments(backbone: Backbone) -> dict[str, object]:
+    return {**vars(backbone), **backbone.options, "options": None}
+
+
+def _say_what_is_special(priced: Priced) -> None:
+    idle = [layer for layer in priced.cost.layers if layer.is_idle]
+    if idle:
+        parameters = short_number(sum(layer.parameters for layer in idle))
+        say(f"{priced.name}: {parameters} of its parameters lie in layers that evaluation leaves out.")
+    for note in priced.measurement.notes if priced.measurement is not None else ():
+        warn(f"{priced.name}: {note}.")
+
+
+def _facts(priced: Priced) -> dict[str, object]:
+    """Return the totals of a network, for result.json."""
+    whole = to_json(priced)
+    return {key: value for key, value in whole.items() if key not in ("network", "stages", "layers")}

@@ -1,0 +1,30 @@
+"""Fetch-weights: a backbone's weights into the weights directory, which a machine without network trains from."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from graftline.backbones.backbone import Backbone
+from graftline.backbones.fetch import fetch
+from graftline.backbones.store import Store
+from pipeline.stage import StageResult
+
+
+@dataclass(frozen=True)
+class FetchWeights:
+    """The stage ``fetch-weights`` (Hydra target of conf/fetch-weights.yaml)."""
+
+    backbone: Backbone
+
+    def run(self, directory: Path) -> StageResult:  # noqa: ARG002 - the weights directory outlives the run's own
+        """Fetch what is not there yet."""
+        store = Store(self.backbone.weights_dir)
+        fetched = fetch(self.backbone.name, store)
+        entry = fetched.entry
+        table = [
+            ("weights", f"{fetched.path} ({entry.bytes / 1e6:,.1f} MB)"),
+            ("from", entry.source),
+            ("licence", entry.licence),
+            ("SHA-256", entry.sha256),
+            ("lock file", f"{store.lock_file} ({len(store.entries())} networks)"),
+        ]
+        return StageResult(facts={"is_new": fetched.is_new, **asdict(entry)}, table=table)

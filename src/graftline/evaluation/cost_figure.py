@@ -1,0 +1,269 @@
+"""The picture of what networks cost: multiply-adds, milliseconds and parameters, a bubble for each network."""
+
+import itertools
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.textpath import TextPath
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.transforms import Bbox
+
+from graftline.backbones.cost.report import Priced, short_number
+from graftline.backbones.cost.timing import ENGINES, EngineName
+from graftline.evaluation.style import (
+    BLUE,
+    GREEN,
+    INK,
+    MUTED,
+    ORANGE,
+    PAPER,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    new_figure,
+    short,
+    styled,
+)
+
+WIDTH, HEIGHT = 11.0, 7.6  # inches
+FAMILY_COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
+LARGEST_BUBBLE = 2600.0  # points², of the network with the most parameters
+FAR = 20.0  # a network that has so many times fewer multiply-adds than the next is written, not drawn
+LABEL_SIZE = 9.0  # points
+GUIDE = "#c3c9d3"
+HALO = [withStroke(linewidth=2.5, foreground=PAPER)]  # keeps a name readable on a line
+RATES = (1, 10, 100, 1000)  # GMAC/s of the guiding lines
+DIRECTIONS = [
+    (math.cos(turn), math.sin(turn)) for turn in np.radians([0, 180, 90, 270, 30, 150, 330, 210, 60, 120, 300, 240])
+]
+GAPS = (3.0, 9.0, 18.0, 30.0)  # points from the bubble to its label
+
+
+@dataclass(frozen=True)
+class _Bubble:
+    name: str
+    family: str
+    gmacs: float
+    milliseconds: float  # per image
+    parameters: int
+
+
+@styled()
+def cost_figure(networks: Sequence[Priced], batch_size: int) -> Figure | None:
+    """Draw a bubble for each network: multiply-adds to the right, ms per image upwards, its area the parameters.
+
+    Time is that of ONNX Runtime, or of torch if ONNX Runtime ran none of them. Networks of one family have one colour
+    and are joined by a line. Dashed lines join what the machine would compute at the same rate.
+
+    Args:
+        networks: counted and measured.
+        batch_size: the time of which is drawn.
+
+    Returns:
+        The figure, or None if fewer than two networks were measured.
+    """
+    engine, bubbles = _bubbles(networks, batch_size)
+    if len(bubbles) < 2:
+        return None
+    bubbles.sort(key=lambda bubble: bubble.gmacs)
+    is_far = len(bubbles) > 2 and bubbles[1].gmacs > FAR * bubbles[0].gmacs
+    far, drawn = (bubbles[:1], bubbles[1:]) if is_far else ([], bubbles)
+    images = "one image" if batch_size == 1 else f"{batch_size} images"
+    figure = new_figure(
+        WIDTH,
+        HEIGHT,
+        f"What {len(bubbles)} networks cost",
+        f"Forward pass of {images} with {ENGINES[engine]} on this machine. Area: parameters. "
+        "Dashed: the same rate of multiply-adds.",
+    )
+    axes = figure.subplots()
+    axes.set(xscale="log", yscale="log")
+    axes.set(xlabel="multiply-adds per image, in 10⁹", ylabel="milliseconds per image")
+    _set_limits(axes, drawn, footroom=1.5 if far else 1.0)
+    _draw_rates(axes)
+    areas = _draw_bubbles(axes, drawn)
+    _draw_legend(axes, max(bubble.parameters for bubble in drawn))
+    figure.draw_without_rendering()  # the layout, so that labels know where they are
+    _label(axes, drawn, areas)
+    for bubble in far:
+        text = (
+            f"←  {bubble.name}: {short_number(1e9 * bubble.gmacs)} multiply-adds, {bubble.milliseconds:.2g} ms, "
+            f"{bubble.parameters:,} parameters"
+        )
+        axes.annotate(text, (0, 0), (8, 8), "axes fraction", "offset points", color=MUTED, size=LABEL_SIZE)
+    drawn_names = {bubble.name for bubble in bubbles}
+    if left_out := [priced.name for priced in networks if priced.name not in drawn_names]:
+        axes.annotate(
+            f"not timed: {short(', '.join(left_out), 60)}",
+            (1, 0),
+            (-8, 8),
+            "axes fraction",
+            "offset points",
+            color=MUTED,
+            size=LABEL_SIZE,
+            ha="right",
+        )
+    return figure
+
+
+def _bubbles(networks: Sequence[Priced], batch_size: int) -> tuple[EngineName, list[_Bubble]]:
+    """Return the engine whose times are drawn, and the networks that it ran."""
+    for engine in ENGINES:
+        found = [
+            _Bubble(priced.name, _family(priced.name), priced.cost.macs / 1e9, time, priced.cost.parameters)
+            for priced in networks
+            if (time := priced.milliseconds(engine, batch_size)) is not None and priced.cost.macs > 0
+        ]
+        if found:
+            break
+    return engine, found
+
+
+def _family(name: str) -> str:
+    """Return what networks of one family have in common.
+
+    >>> _family("efficientnet_b0"), _family("tf_efficientnet_lite0"), _family("resnet50"), _family("mobilenetv1_100")
+    ('efficientnet_b', 'efficientnet_lite', 'resnet', 'mobilenetv')
+    """
+    match = re.match(r"(?:tf_)?([a-z]+(?:_[a-z]+)?)", name)
+    return match.group(1) if match else name
+
+
+def _set_limits(axes: Axes, bubbles: Sequence[_Bubble], footroom: float) -> None:
+    """Leave room around the bubbles, and below them what ``footroom`` divides the lower limit by."""
+    for set_limits, values, foot in (
+        (axes.set_xlim, [bubble.gmacs for bubble in bubbles], 1.0),
+        (axes.set_ylim, [bubble.milliseconds for bubble in bubbles], footroom),
+    ):
+        low, high = min(values), max(values)
+        room = max(1.6, (high / low) ** 0.09)
+        set_limits(low / room / foot, high * room)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 3)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axis.set_minor_locator(NullLocator())
+
+
+def _draw_rates(axes: Axes) -> None:
+    """Draw where networks lie that are computed at the same rate, and write the rate where the line leaves the axes."""
+    left, right = axes.get_xlim()
+    bottom, top = axes.get_ylim()
+    for rate in RATES:  # ms = 1000 · GMACs / rate
+        low, high = max(left, bottom * rate / 1000), min(right, top * rate / 1000)
+        if low >= high:
+            continue
+        axes.plot([low, high], [1000 * low / rate, 1000 * high / rate], color=GUIDE, lw=1.0, ls=(0, (4, 4)), zorder=1)
+        at_top = high < right
+        axes.annotate(
+            f"{rate:,} GMAC/s",
+            (high, 1000 * high / rate),
+            (-4, 4),
+            textcoords="offset points",
+            ha="center" if at_top else "right",
+            va="bottom",
+            color=MUTED,
+            size=8,
+            annotation_clip=False,
+        )
+
+
+def _draw_bubbles(axes: Axes, bubbles: Sequence[_Bubble]) -> list[float]:
+    """Draw families, the largest bubbles first; returns the areas in points²."""
+    most = max(bubble.parameters for bubble in bubbles)
+    areas = [max(12.0, LARGEST_BUBBLE * bubble.parameters / most) for bubble in bubbles]
+    families = dict.fromkeys(bubble.family for bubble in bubbles)
+    several = [family for family in families if sum(bubble.family == family for bubble in bubbles) > 1]
+    colours = dict(zip(several, itertools.cycle(FAMILY_COLOURS)))
+    for family in several:
+        members = [bubble for bubble in bubbles if bubble.family == family]
+        xs, ys = [bubble.gmacs for bubble in members], [bubble.milliseconds for bubble in members]
+        axes.plot(xs, ys, color=colours[family], linewidth=1.2, alpha=0.5, zorder=2)
+    for bubble, area in sorted(zip(bubbles, areas, strict=True), key=lambda pair: -pair[1]):
+        colour = colours.get(bubble.family, INK)
+        axes.scatter(bubble.gmacs, bubble.milliseconds, s=area, color=colour, alpha=0.35, linewidth=0, zorder=3)
+        axes.scatter(bubble.gmacs, bubble.milliseconds, s=area, color="none", edgecolor=colour, linewidth=1.2, zorder=4)
+    return areas
+
+
+def _draw_legend(axes: Axes, most: int) -> None:
+    """Show what the areas mean: the largest, and a quarter and a twentieth of it, rounded to one digit."""
+    sizes = [float(f"{most * share:.0e}") for share in (1.0, 0.25, 0.05)]
+    handles = [
+        axes.scatter([], [], s=LARGEST_BUBBLE * size / most, color="none", edgecolor=MUTED, label=f"{size / 1e6:g} M")
+        for size in sizes
+    ]
+    axes.legend(
+        handles=handles,
+        title="parameters",
+        loc="upper left",
+        labelspacing=2.9,
+        handletextpad=2.0,
+        borderpad=1.6,
+        frameon=False,
+        labelcolor=MUTED,
+        alignment="left",
+    )
+
+
+def _label(axes: Axes, bubbles: Sequence[_Bubble], areas: Sequence[float]) -> None:
+    """Write each name beside its bubble, where it hides no other name and as little as can be of other bubbles."""
+    points = axes.figure.dpi / 72  # pixels per point
+    centres = axes.transData.transform([(bubble.gmacs, bubble.milliseconds) for bubble in bubbles])
+    radii = points * np.sqrt(np.array(areas) / math.pi)
+    taken: list[Bbox] = []
+    for number in np.argsort(-radii):  # the large first: small ones find room more easily
+        text = short(bubbles[number].name, 28)
+        width = points * (TextPath((0, 0), text, size=LABEL_SIZE).get_extents().width + 2)
+        height = points * 1.45 * LABEL_SIZE
+        gap, box = min(
+            _places(centres[number], radii[number], points, width, height),
+            key=lambda place: _penalty(place[1], place[0], axes.bbox, taken, centres, radii),
+        )
+        taken.append(box)
+        middle = ((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2)
+        x, y = axes.transData.inverted().transform(middle)
+        axes.text(x, y, text, ha="center", va="center", size=LABEL_SIZE, color=INK, zorder=6, path_effects=HALO)
+        if gap > GAPS[1]:
+            start = tuple(axes.transData.inverted().transform(_nearest(box, centres[number])))
+            end = (bubbles[number].gmacs, bubbles[number].milliseconds)
+            axes.annotate(
+                "",
+                end,
+                start,
+                arrowprops={"arrowstyle": "-", "color": MUTED, "lw": 0.7, "shrinkA": 0, "shrinkB": 0},
+                zorder=5,
+            )
+
+
+def _places(centre: np.ndarray, radius: float, points: float, width: float, height: float) -> list[tuple[float, Bbox]]:
+    """Return where a label could be: the gap in points, and the box in pixels."""
+    places = []
+    for gap, (right, up) in itertools.product(GAPS, DIRECTIONS):
+        reach = radius + gap * points
+        x = centre[0] + reach * right + (width / 2) * np.clip(2 * right, -1, 1)
+        y = centre[1] + reach * up + (height / 2) * np.clip(2 * up, -1, 1)
+        places.append((gap, Bbox.from_bounds(x - width / 2, y - height / 2, width, height)))
+    return places
+
+
+def _penalty(
+    box: Bbox, gap: float, frame: Bbox, taken: Sequence[Bbox], centres: np.ndarray, radii: np.ndarray
+) -> float:
+    """Return how bad a place is: outside is worst, then on another label, then on bubbles, then far away."""
+    inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+    on_labels = sum(box.overlaps(other) for other in taken)
+    nearest = np.array([_nearest(box, centre) for centre in centres])
+    depth = np.clip(radii - np.linalg.norm(nearest - centres, axis=1), 0, None)
+    on_small = np.sum((depth > 0) & (radii < 12))
+    return float(1e4 * (not inside) + 1e3 * on_labels + 60 * on_small + 4 * depth.sum() + gap)
+
+
+def _nearest(box: Bbox, point: np.ndarray) -> np.ndarray:
+    """Return the point of a box that is nearest to another."""
+    return np.array([np.clip(point[0], box.x0, box.x1), np.clip(point[1], box.y0, box.y1)])

@@ -1,0 +1,77 @@
+"""`make cost`: several networks in one run and one directory."""
+
+import csv
+import json
+
+from workplace import Workplace
+
+from pipeline.overrides import check
+
+
+def test_several_networks_are_one_run(workplace: Workplace) -> None:
+    ran = workplace.run(
+        "cost",
+        "backbone=test_efficientnet,test_resnet.r160_in1k",
+        "backbone.image_size=32",
+        "batch_size=2",
+        "seconds=0.1",
+    )
+    assert ran.code == 0, ran.output
+    files = {str(path.relative_to(ran.directory)) for path in ran.directory.rglob("*") if path.is_file()}
+    names = ["test_efficientnet", "test_resnet"]
+    assert files == {
+        *(f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides")),
+        *(f"{folder}/{name}.csv" for folder in ("stages", "layers") for name in names),
+        "cost.csv",
+        "cost.json",
+        "cost.png",
+        "log.txt",
+        "result.json",
+    }
+    costs = json.loads((ran.directory / "cost.json").read_text())
+    assert [cost["network"] for cost in costs] == names
+    assert [cost["image_size"] for cost in costs] == [[32, 32]] * 2
+    assert [len(cost["milliseconds_per_image"]) for cost in costs] == [4, 4]
+    with (ran.directory / "cost.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["macs"]) for row in rows] == [cost["macs"] for cost in costs]
+    assert all(float(row["onnx_milliseconds_batch_2"]) > 0 for row in rows)
+    with (ran.directory / "layers" / "test_resnet.csv").open() as file:
+        assert sum(int(row["macs"]) for row in csv.DictReader(file)) == costs[1]["macs"]
+    assert ran.result["metrics"] == {}
+    assert ran.result["networks"]["test_resnet"]["parameters"] == costs[1]["parameters"]
+    assert f"{costs[1]['parameters']:,}" in ran.output
+
+
+def test_one_network_is_shown_by_stage(workplace: Workplace) -> None:
+    ran = workplace.run("cost", "backbone=resnet18", "measure=false")
+    assert ran.code == 0, ran.output
+    for text in ("layer3", "total", "11,689,512", "1,814,073,344"):
+        assert text in ran.output
+    assert not (ran.directory / "cost.png").exists()
+
+
+def test_a_wrong_name_is_a_mistake_before_anything_starts(workplace: Workplace) -> None:
+    ran = workplace.run("cost", "backbone=vgg16,resnet5O")
+    assert ran.code == 1
+    assert "did you mean resnet50" in ran.output
+
+
+def test_without_a_name_the_notes_networks_are_compared() -> None:
+    checked = check("cost", [])
+    names = [backbone["name"] for backbone in checked.config.backbones]
+    assert not checked.multirun
+    assert len(names) == 24
+    assert {"lenet5", "alexnet", "vgg16", "nin", "googlenet", "resnet152", "mobilenetv2_100"} <= set(names)
+
+
+def test_every_combination_is_a_network() -> None:
+    checked = check("cost", ["backbone=resnet18,efficientnet_lite0", "backbone.image_size=160,224", "seconds=1"])
+    assert [(backbone["name"], backbone["image_size"]) for backbone in checked.config.backbones] == [
+        ("resnet18", 160),
+        ("resnet18", 224),
+        ("tf_efficientnet_lite0", 160),
+        ("tf_efficientnet_lite0", 224),
+    ]
+    assert checked.config.seconds == 1
+    assert "backbone" not in checked.config
