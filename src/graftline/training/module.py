@@ -12,20 +12,26 @@ import torch
 import torch.nn.functional as F
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from timm.data import Mixup
-from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
-from torchmetrics import Metric, MetricCollection, SumMetric
 
 from graftline.data.loaders import Batch
 from graftline.freezing.plan import hold_frozen
+from graftline.training.groups import Layers, make_optimiser, rates
+from graftline.training.means import Means
 
 Optimiser = Callable[..., torch.optim.Optimizer]
 Schedule = Callable[[int, int], float]
 
+# What the loss of a side branch counts beside the network's own (Szegedy et al. 2014, arXiv 1409.4842, section 5).
+SIDE_LOSS_WEIGHT = 0.3
+
 
 @dataclass(frozen=True)
 class Step:
-    """What one batch gave: logits (B, K), the loss per image (B,) and the weight of each image in the mean (B,)."""
+    """What one batch gave: logits (B, K), the loss per image (B,) and the weight of each image in the mean (B,).
+
+    The losses hold those of the side branches, where the network has any and is in training mode.
+    """
 
     logits: Tensor
     losses: Tensor
@@ -41,11 +47,14 @@ class GraftModule(pl.LightningModule):
     """Trains what is not frozen.
 
     Args:
-        network: the whole network, inputs (B, C, H, W), or its tail, inputs (B, …); outputs (B, K) logits. Parameters
-            that need no gradient are frozen: their modules stay in eval mode and they get into no optimiser group.
+        network: the whole network, inputs (B, C, H, W), or its tail, inputs (B, …); outputs (B, K) logits, in training
+            mode maybe a tuple of them, its own first, then those of its side branches. Parameters that need no gradient
+            are frozen: their modules stay in eval mode and they get into no optimiser group.
         optimiser: takes parameter groups (``functools.partial`` of a torch optimiser's class).
         schedule: (step, total steps) → factor on the learning rate.
         weight_decay: for weights; biases and norms have none.
+        layers: of the whole network: a tail does not know them. None: those of ``network``, if it is a timm network.
+        layer_decay: factor on the learning rate from each layer group to the next one down.
         label_smoothing: 0 to 1.
         class_weights: (K,), or None.
         use_sample_weights: weigh each image's loss by the batch's ``weight``.
@@ -59,6 +68,8 @@ class GraftModule(pl.LightningModule):
         optimiser: Optimiser,
         schedule: Schedule,
         weight_decay: float,
+        layers: Layers | None = None,
+        layer_decay: float = 1.0,
         label_smoothing: float = 0.0,
         class_weights: Tensor | None = None,
         use_sample_weights: bool = False,
@@ -69,14 +80,15 @@ class GraftModule(pl.LightningModule):
         self._optimiser = optimiser
         self._schedule = schedule
         self._weight_decay = weight_decay
+        whole = hasattr(network, "get_classifier")
+        self._layers = layers if layers is not None else Layers.of(network) if whole else Layers()
+        self._layer_decay = layer_decay
         self._label_smoothing = label_smoothing
         self._use_sample_weights = use_sample_weights
         self._mixer = mixer
         self.register_buffer("class_weights", class_weights, persistent=False)
-        # "disable": a loss that is no number shall be seen. Sums, as a MeanMetric drops the weights with it.
-        names = ("loss", "correct", "weight")
-        sums: dict[str, Metric | MetricCollection] = {name: SumMetric(nan_strategy="disable") for name in names}
-        self.validation = MetricCollection(sums, compute_groups=False)
+        self.trained = Means("loss")
+        self.validated = Means("loss", "accuracy")
 
     def train(self, mode: bool = True) -> "GraftModule":
         """Switch to training mode; what is frozen stays in eval mode."""
@@ -84,19 +96,25 @@ class GraftModule(pl.LightningModule):
         hold_frozen(self.network)
         return self
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Return the logits (B, K)."""
+    def forward(self, inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return the logits (B, K), or a tuple of them and those of the side branches."""
         if inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        logits: Tensor = self.network(inputs)
-        return logits
+        outputs: Tensor | tuple[Tensor, ...] = self.network(inputs)
+        return outputs
 
     def step(self, inputs: Tensor, target: Tensor, weights: Tensor, *, smoothing: float) -> Step:
         """Do the forward pass and the loss per image; ``target`` holds labels (B,) or soft labels (B, K)."""
-        logits = self(inputs)
-        class_weights = self.class_weights if isinstance(self.class_weights, Tensor) else None
-        losses = F.cross_entropy(logits, target, weight=class_weights, label_smoothing=smoothing, reduction="none")
+        outputs = self(inputs)
+        logits, *sides = outputs if isinstance(outputs, tuple) else (outputs,)
+        losses = self._losses(logits, target, smoothing)
+        for side in sides if self.training else ():  # a tail, being traced, returns them in evaluation too
+            losses = losses + SIDE_LOSS_WEIGHT * self._losses(side, target, smoothing)
         return Step(logits, losses, weights if self._use_sample_weights else torch.ones_like(weights))
+
+    def _losses(self, logits: Tensor, target: Tensor, smoothing: float) -> Tensor:
+        class_weights = self.class_weights if isinstance(self.class_weights, Tensor) else None
+        return F.cross_entropy(logits, target, weight=class_weights, label_smoothing=smoothing, reduction="none")
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:  # noqa: ARG002 - Lightning's signature
         """Return the loss of a training batch."""
@@ -105,14 +123,12 @@ class GraftModule(pl.LightningModule):
             inputs, target = self._mixer(inputs, target)
             smoothing = 0.0  # the mixer's soft labels are smoothed already
         step = self.step(inputs, target, batch["weight"], smoothing=smoothing)
-        self.log(
-            "train/loss", step.loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(inputs), sync_dist=True
-        )
+        self.trained.add(len(inputs), loss=step.loss.detach() * len(inputs))
         return step.loss
 
-    def on_validation_epoch_start(self) -> None:
-        """Count in float32, even where the network is in half precision."""
-        self.validation.set_dtype(torch.float32)
+    def on_train_epoch_start(self) -> None:
+        """Begin a new mean of the training loss."""
+        self.trained.reset()
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Count a validation batch in; images that only pad the processes to equal length weigh nothing."""
@@ -123,23 +139,18 @@ class GraftModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log what validation gave, over all processes."""
-        for name, value in self.means().items():
-            self.log(f"val/{name}", value, prog_bar=True, sync_dist=True)
-        self.validation.reset()
+        for name, value in self.validated.everywhere().items():
+            self.log(f"val/{name}", value.float(), prog_bar=True)
+        self.validated.reset()
 
     def count(self, losses: Tensor, correct: Tensor, weights: Tensor) -> None:
         """Count images in: their losses, whether they are right, and what they weigh, (B,) each."""
-        self.validation["loss"].update(losses * weights)
-        self.validation["correct"].update(correct * weights)
-        self.validation["weight"].update(weights)
-
-    def means(self) -> dict[str, Tensor]:
-        """Return weighted loss and accuracy of all images counted, by all processes."""
-        sums = self.validation.compute()
-        return {"loss": sums["loss"] / sums["weight"], "accuracy": sums["correct"] / sums["weight"]}
+        self.validated.add(weights.sum(), loss=(losses * weights).sum(), accuracy=(correct * weights).sum())
 
     def _is_real(self, batch_index: int, size: int) -> Tensor:
         """Return (B,) ones, and zeros for the images that stand in twice to pad the processes to equal length."""
+        if self.trainer.world_size == 1:
+            return torch.ones(size, device=self.device)
         loader: Any = self.trainer.val_dataloaders
         first = batch_index * loader.batch_size
         padding = [loader.sampler.is_padding(position) for position in range(first, first + size)]
@@ -147,13 +158,17 @@ class GraftModule(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Build the optimiser on what is trained, and the schedule per step."""
-        groups = param_groups_weight_decay(self.network, self._weight_decay, no_weight_decay_list=self._undecayed())
-        optimiser = self._optimiser(groups)
+        optimiser = make_optimiser(
+            self.network,
+            self._optimiser,
+            weight_decay=self._weight_decay,
+            layers=self._layers,
+            layer_decay=self._layer_decay,
+        )
         total_steps = max(1, int(self.trainer.estimated_stepping_batches))
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: self._schedule(step, total_steps))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _undecayed(self) -> set[str]:
-        """Return the names of the parameters that the architecture itself wants without weight decay."""
-        names = getattr(self.network, "no_weight_decay", None)
-        return set(names()) if callable(names) else set()
+    def rates(self) -> dict[str, float]:
+        """Return the learning rates that the next step takes: ``lr/LAYER`` → rate; ``lr/all`` where they are one."""
+        return rates(self.trainer.optimizers[0])
