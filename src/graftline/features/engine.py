@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from graftline.backbones.onnx import export_onnx, largest_difference, open_session
-from graftline.features.cut import Trunk
 from graftline.files import atomic_file
 
 MAX_RELATIVE_DIFFERENCE = 1e-3  # of ONNX Runtime from torch, before we go back to torch
@@ -19,7 +18,7 @@ MAX_RELATIVE_DIFFERENCE = 1e-3  # of ONNX Runtime from torch, before we go back 
 Engine = Callable[[Tensor], np.ndarray]  # images (B, C, H, W) float32 → features (B, F) float32
 
 
-def make_engine(trunk: Trunk, file: Path, image_size: tuple[int, int], channels: int = 3) -> tuple[Engine, str]:
+def make_engine(trunk: nn.Module, file: Path, image_size: tuple[int, int], channels: int = 3) -> tuple[Engine, str]:
     """Prepare the trunk for the frozen pass.
 
     Args:
@@ -51,7 +50,7 @@ def make_engine(trunk: Trunk, file: Path, image_size: tuple[int, int], channels:
     return run, "ONNX Runtime"
 
 
-def _torch_engine(trunk: Trunk, device: torch.device) -> Engine:
+def _torch_engine(trunk: nn.Module, device: torch.device) -> Engine:
     trunk.to(device).to(memory_format=torch.channels_last)
 
     def run(images: Tensor) -> np.ndarray:

@@ -14,7 +14,7 @@ from graftline.backbones.backbone import Graft
 from graftline.data.loaders import Batch, make_loader
 from graftline.data.version import DatasetVersion, Samples
 from graftline.features.cache import Features, activation_loader
-from graftline.features.cut import Trunk, cut_head
+from graftline.features.cut import Cut, UncuttableError, cut
 from graftline.features.engine import make_engine
 from graftline.freezing.plan import FreezePlan
 from graftline.training.recipe import Recipe
@@ -66,10 +66,11 @@ def choose_inputs(
         return _live(graft, version, policy, recipe, seed, "more than the head is trained")
     if recipe.mixes_images:
         return _live(graft, version, policy, recipe, seed, "mixup and CutMix need the images")
-    parts = cut_head(graft.network, graft.preprocessing.image_size, graft.preprocessing.channels)
-    if parts is None:
-        return _live(graft, version, policy, recipe, seed, "this network cannot be cut below its head")
-    return _cached(*parts, graft, version, policy, features, recipe, seed)
+    try:
+        parts = cut(graft.network, plan.trainable, graft.preprocessing.image_size, graft.preprocessing.channels)
+    except UncuttableError as error:
+        return _live(graft, version, policy, recipe, seed, f"this network cannot be cut, {error}")
+    return _cached(parts, graft, version, policy, features, recipe, seed)
 
 
 def _live(graft: Graft, version: DatasetVersion, policy: Policy, recipe: Recipe, seed: int, why: str) -> Inputs:
@@ -95,8 +96,7 @@ def _live(graft: Graft, version: DatasetVersion, policy: Policy, recipe: Recipe,
 
 
 def _cached(
-    trunk: Trunk,
-    tail: nn.Module,
+    parts: Cut,
     graft: Graft,
     version: DatasetVersion,
     policy: Policy,
@@ -119,7 +119,7 @@ def _cached(
     jobs += [(train, augment, view, {**key, "split": "train", "view": view, **drawn}) for view in range(features.views)]
     preprocessing = graft.preprocessing
     file = features.trunk_file({name: key[name] for name in ("network", "weights", "timm", "preprocessing")})
-    engine, runs_on = make_engine(trunk, file, preprocessing.image_size, preprocessing.channels)
+    engine, runs_on = make_engine(parts.trunk, file, preprocessing.image_size, preprocessing.channels)
     plain_validation, *views = features.activations(engine, jobs, workers=recipe.workers)
 
     def make_loaders(rank: int, world_size: int) -> tuple[DataLoader[Batch], DataLoader[Batch]]:
@@ -135,7 +135,7 @@ def _cached(
     if features.views == 0:
         seen = f"each image once, without augmentation (features.views=3 would use the policy {policy.name})"
     sentence = f"The frozen trunk ran once, on {runs_on}: {seen}; only the head runs at each step."
-    return Inputs(tail, make_loaders, sentence, augmented=features.views > 0, threads=1)
+    return Inputs(parts.tail, make_loaders, sentence, augmented=features.views > 0, threads=1)
 
 
 def _lone_last(samples: Samples, recipe: Recipe, world_size: int) -> bool:
@@ -149,7 +149,7 @@ def _key(graft: Graft, version: DatasetVersion) -> dict[str, Any]:
     network: Any = graft.network
     return {
         "dataset": version.digest,
-        "network": network.pretrained_cfg["architecture"],
+        "network": [network.pretrained_cfg["architecture"], dict(graft.arguments)],
         "weights": graft.weights.digest,
         "timm": timm.__version__,
         "preprocessing": asdict(graft.preprocessing),

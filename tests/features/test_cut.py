@@ -1,0 +1,190 @@
+"""Cutting at every boundary: the parts together are the network, in evaluation and in training."""
+
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+import graftline.backbones.zoo  # noqa: F401 - registers lenet5 and its kin with timm
+from graftline.backbones.layers import body_groups, head_parameters
+from graftline.features.cut import UncuttableError, cut
+from graftline.freezing.plan import FreezePlan, hold_frozen, plan_from_depth
+
+# architecture: side of the smallest image worth cutting with, and options that keep the big ones small
+NETWORKS: dict[str, tuple[int, dict[str, Any]]] = {
+    "lenet5": (32, {}),
+    "alexnet": (67, {}),
+    "nin": (64, {}),
+    "googlenet": (64, {}),
+    "googlenet_bn": (64, {}),
+    "vgg11": (32, {"mlp_ratio": 0.05}),
+    "vgg16": (32, {"mlp_ratio": 0.05}),
+    "resnet18": (64, {}),
+    "resnet50": (64, {}),
+    "mobilenetv1_100": (64, {}),
+    "mobilenetv2_100": (64, {}),
+    "mobilenetv3_small_050": (64, {}),
+    "tf_efficientnet_lite0": (64, {}),
+    "efficientnet_b0": (64, {}),
+    "tf_efficientnetv2_b0": (64, {}),
+    "regnety_002": (64, {}),
+    "densenet121": (64, {}),
+    "convnext_atto": (64, {}),
+    "convnextv2_atto": (64, {}),
+    "vit_tiny_patch16_224": (64, {"img_size": 64, "depth": 3}),
+    "vit_small_patch14_dinov2": (56, {"img_size": 56, "depth": 3}),
+    "deit3_small_patch16_224": (64, {"img_size": 64, "depth": 3}),
+    "deit_tiny_distilled_patch16_224": (64, {"img_size": 64, "depth": 3}),
+    "swin_tiny_patch4_window7_224": (112, {"img_size": 112, "drop_path_rate": 0.0}),
+    "maxvit_pico_rw_256": (64, {"img_size": 64}),
+}
+
+
+def build(name: str, **options: Any) -> Any:
+    torch.manual_seed(0)
+    return timm.create_model(name, num_classes=3, **{**NETWORKS.get(name, (0, {}))[1], **options})
+
+
+def freeze(network: nn.Module, groups: int) -> FreezePlan:
+    plan = plan_from_depth(network, groups, "a test")
+    network.train()
+    plan.apply(network)
+    return plan
+
+
+def boundaries(network: nn.Module) -> list[int]:
+    """Return all boundaries of a shallow network, and of a deep one the first, the middle and the last."""
+    count = len(body_groups(network))
+    return sorted({1, (count + 1) // 2, count - 1, count} - {0})
+
+
+def gradients(network: nn.Module, loss: Tensor) -> dict[str, Tensor]:
+    network.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]  # torch's has no types
+    return {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+
+
+def first(outputs: Any) -> Tensor:
+    """Return the logits of a network that may have side branches."""
+    return outputs[0] if isinstance(outputs, tuple) else outputs
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_parts_are_the_network_at_every_boundary(name: str) -> None:
+    network, size = build(name), NETWORKS[name][0]
+    images = torch.randn(3, network.pretrained_cfg["input_size"][0], size, size)
+    for boundary in boundaries(network):
+        plan = freeze(network, boundary)
+        parts = cut(network, plan.trainable, (size, size), images.shape[1])
+        with torch.no_grad():  # three images: not the number that the graph was traced and checked with
+            activations = parts.trunk.eval()(images)
+            assert activations.shape == (3, parts.width)
+            actual, expected = first(parts.tail.eval()(activations)), network.eval()(images)
+        torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+        trained = {n for n, p in parts.tail.named_parameters() if p.requires_grad}
+        assert trained == {n for n in plan.trainable if not n.startswith("side")} or trained == plan.trainable
+
+        network.train()
+        hold_frozen(network)
+        parts.trunk.eval()
+        parts.tail.train()
+        hold_frozen(parts.tail)
+        if any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in network.modules()):
+            continue  # the same lots cannot be drawn twice
+        whole = gradients(network, first(network(images)).square().sum())
+        tail = gradients(parts.tail, first(parts.tail(activations)).square().sum())
+        assert set(tail) == set(whole)
+        for parameter, gradient in whole.items():
+            scale = float(gradient.abs().max().clamp_min(1))
+            torch.testing.assert_close(tail[parameter] / scale, gradient / scale, rtol=0, atol=1e-4, msg=parameter)
+
+
+def test_the_tail_holds_the_networks_own_modules_under_their_names() -> None:
+    network = build("test_efficientnet")
+    plan = freeze(network, 4)
+    parts = cut(network, plan.trainable, (64, 64))
+    own = dict(network.named_parameters())
+    tail = dict(parts.tail.named_parameters())
+    assert set(tail) >= plan.trainable
+    assert all(tail[name] is own[name] for name in tail)
+    assert network.training, "cutting leaves the mode as it was"
+
+
+def test_below_the_head_what_crosses_is_pooled() -> None:
+    network = build("test_efficientnet")
+    plan = freeze(network, len(body_groups(network)))
+    assert cut(network, plan.trainable, (64, 64)).shapes == ((network.head_hidden_size,),)
+
+
+def test_several_tensors_may_cross() -> None:
+    """Trained: one of the three branches of a block; the other two come out of the trunk."""
+    network = build("googlenet")
+    trained = {n for n, _ in network.named_parameters() if n.startswith("inception5b.conv1")}
+    names = trained | head_parameters(network)
+    assert trained
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name in names)
+    network.train()
+    hold_frozen(network)
+    parts = cut(network, names, (64, 64))
+    assert len(parts.shapes) > 1
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        actual = first(parts.tail.eval()(parts.trunk.eval()(images)))
+        torch.testing.assert_close(actual, network.eval()(images), rtol=1e-5, atol=1e-5)
+
+
+def test_dropout_stays_in_the_tail_and_obeys_its_mode() -> None:
+    network = build("test_efficientnet", drop_rate=0.5)
+    plan = freeze(network, len(body_groups(network)))
+    parts = cut(network, plan.trainable, (64, 64))
+    activations = parts.trunk.eval()(torch.randn(4, 3, 64, 64))
+    parts.tail.train()
+    assert not torch.equal(parts.tail(activations), parts.tail(activations))
+    parts.tail.eval()
+    assert torch.equal(parts.tail(activations), parts.tail(activations))
+
+
+def test_nothing_frozen_is_nothing_to_cut() -> None:
+    network = build("test_efficientnet")
+    with pytest.raises(UncuttableError, match="no layer comes before"):
+        cut(network, freeze(network, 0).trainable, (64, 64))
+
+
+def test_a_network_whose_code_asks_for_values_is_not_cut() -> None:
+    class Moody(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def get_classifier(self) -> nn.Module:
+            return self.head
+
+        def forward(self, images: Tensor) -> Tensor:
+            features: Tensor = self.body(images.flatten(1))
+            return self.head(-features if features.sum() > 0 else features)  # type: ignore[no-any-return]
+
+    with pytest.raises(UncuttableError, match="cannot be traced"):
+        cut(Moody(), {"head.weight", "head.bias"}, (1, 4), 1)
+
+
+def test_a_trunk_that_changes_what_it_has_given_is_found_out() -> None:
+    class Careless(nn.Module):
+        """Adds to the very tensor that crosses the boundary."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls = 0
+            self.body, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def get_classifier(self) -> nn.Module:
+            return self.head
+
+        def forward(self, images: Tensor) -> Tensor:
+            self.calls += 1
+            return self.head(self.body(images.flatten(1)) * self.calls)  # type: ignore[no-any-return]
+
+    with pytest.raises(UncuttableError, match="something else than the whole"):
+        cut(Careless(), {"head.weight", "head.bias"}, (1, 4), 1)
