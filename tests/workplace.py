@@ -61,7 +61,7 @@ class Workplace:
     def command(self, stage: str, *overrides: str) -> list[str]:
         return [sys.executable, "-m", "pipeline", stage, *overrides]
 
-    def run(self, stage: str, *overrides: str) -> Ran:
+    def run(self, stage: str, *overrides: str, timeout: float = 300) -> Ran:
         done = subprocess.run(
             self.command(stage, *overrides),
             cwd=self.root,
@@ -69,7 +69,7 @@ class Workplace:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=300,
+            timeout=timeout,
         )
         return Ran(done.returncode, done.stdout)
 
