@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.stage import EXIT_INTERRUPTED, EXIT_MISTAKE, report_error
 from pipeline.worker import WORKER, work
 
-STAGES = ("ingest", "train", "evaluate", "predict", "augment-preview", "fetch-weights", "cost", "sync")
+STAGES = ("ingest", "train", "evaluate", "predict", "augment-preview", "fetch-weights", "cost", "cache", "sync")
 
 
 def main(arguments: list[str]) -> int:

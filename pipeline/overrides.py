@@ -112,6 +112,7 @@ class _Check:
     def __init__(self, stage: str) -> None:
         self.stage = stage
         self.mistakes: list[str] = []
+        self.swept: set[str] = set()  # groups of which there are several choices
         self.loader = GlobalHydra.instance().config_loader()
         self.groups = set(self.loader.list_groups(""))
 
@@ -120,6 +121,7 @@ class _Check:
         groups = [override for override in overrides if self._is_group(override)]
         good_groups = [override for override in groups if self._check_group(override)]
         config = compose(self.stage, [_first_choice(override) for override in good_groups])
+        self.swept = {override.key_or_group for override in good_groups if override.is_sweep_override()}
         values = [full for override in overrides if override not in groups for full in self._in_full(config, override)]
         good_values = [line for override in values if (line := self._check_value(config, override)) is not None]
         good = [_line(override) for override in good_groups] + [line for _, line in good_values]
@@ -190,13 +192,15 @@ class _Check:
         parent = OmegaConf.select(config, key.rpartition(".")[0]) if "." in key else config
         name = key.rpartition(".")[2]
         parameters = _parameters(parent)
-        if not override.is_add() and not override.is_force_add() and not _has(parent, name):
-            if name not in parameters:
-                self.mistakes.append(f"{_line(override)}: no such key{_did_you_mean(_nearest(key, _all_keys(config)))}")
-                return None
-            first, line = f"++{first}", f"++{line}"  # an argument of the target that the file leaves at its default
         if _becomes_text(parameters.get(name), override.value()):  # a data set called 2024
             first = line = quoted(key, str(override.value()))
+        is_everywhere = _has(parent, name) and key.split(".")[0] not in self.swept
+        if not override.is_add() and not override.is_force_add() and not is_everywhere:
+            if name not in parameters and not _has(parent, name):
+                self.mistakes.append(f"{_line(override)}: no such key{_did_you_mean(_nearest(key, _all_keys(config)))}")
+                return None
+            # an argument of the target that the file, or that of another choice, leaves at its default
+            first, line = f"++{first}", f"++{line}"
         wrong = [text for choice in _choices(override) if (text := _type_mistake(parameters.get(name), choice))]
         self.mistakes += [f"{key}={text}" for text in wrong]
         return None if wrong else (first, line)

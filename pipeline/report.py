@@ -9,8 +9,7 @@ from graftline.evaluation.evaluation import Result
 from graftline.evaluation.metrics import format_interval, format_score
 from graftline.evaluation.report import write_report
 from graftline.freezing.plan import FreezePlan
-from graftline.training.fit import Fit
-from graftline.training.inputs import Inputs
+from graftline.training.phases import Trained
 from pipeline.stage import StageResult
 
 
@@ -21,32 +20,36 @@ class Outcome:
     directory: Path
     backbone: str
     version: DatasetVersion
-    plan: FreezePlan
-    inputs: Inputs
-    fitted: Fit
+    plans: list[FreezePlan]
+    trained: Trained
     result: Result
+
+    @property
+    def decision(self) -> str:
+        """What was frozen, phase by phase, and why."""
+        return "; then ".join(plan.decision for plan in self.plans)
 
 
 def write_run_report(outcome: Outcome) -> Path:
     """Write ``report.html`` of a training into its output directory."""
-    version, fitted, result = outcome.version, outcome.fitted, outcome.result
+    version, fitted, result = outcome.version, outcome.trained.fit, outcome.result
     images = {split: sum(classes.values()) for split, classes in version.counts().items()}
     facts = {
         "Data": f"{version.name}, version {version.digest}",
         "Images": ", ".join(f"{count:,} {split}" for split, count in images.items()),
         "Backbone": outcome.backbone,
-        "Freeze": outcome.plan.reason,
+        "Freeze": outcome.decision,
         "Training": f"epoch {fitted.best['epoch'] + 1:.0f} of {len(fitted.history)} is kept; {fitted.seconds:.0f} s",
         "Speed": f"{result.images_per_second:,.0f} test images per second, one crop",
     }
-    sheet = {"augmentation": outcome.directory / "augment.png"} if outcome.inputs.augmented else {}
+    sheet = {"augmentation": outcome.directory / "augment.png"} if outcome.trained.inputs.augmented else {}
     return write_report(
         outcome.directory,
         title=f"{outcome.backbone} on {version.name}",
         facts=facts,
         scores=result.scores,
         figures={**result.figures, **sheet},
-        notes=[*result.notes, outcome.inputs.sentence],
+        notes=[*result.notes, outcome.trained.inputs.sentence],
     )
 
 
@@ -58,9 +61,9 @@ def summarise(outcome: Outcome, run_id: str, run_url: str | None, model_uri: str
             "dataset_digest": outcome.version.digest,
             "run_id": run_id,
             "model_uri": model_uri,
-            "freeze": outcome.plan.reason,
-            "epochs": len(outcome.fitted.history),
-            "fit_seconds": round(outcome.fitted.seconds, 1),
+            "freeze": outcome.decision,
+            "epochs": len(outcome.trained.fit.history),
+            "fit_seconds": round(outcome.trained.fit.seconds, 1),
         },
         metrics=outcome.result.metrics_json(),
         table=[

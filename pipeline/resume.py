@@ -37,10 +37,11 @@ def check_resumable(directory: Path, checked: Checked) -> None:
     """
     if checked.multirun:
         raise UserError("One run can be resumed at a time: give each key one value.")
-    if not (directory / "checkpoints" / "last.ckpt").exists():
+    if not list((directory / "checkpoints").rglob("last.ckpt")):
         raise UserError("The run was stopped before its first epoch was done: start it anew, without train.resume.")
     result, max_epochs = directory / "result.json", checked.config.trainer.max_epochs
-    if result.exists() and (done := json.loads(result.read_text(encoding="utf-8"))["epochs"]) >= max_epochs:
+    done = json.loads(result.read_text(encoding="utf-8"))["epochs"] if result.exists() else 0
+    if done > 0 and (max_epochs is None or done >= max_epochs):
         raise UserError(f"The run is finished after {done} epochs: give it more with trainer.max_epochs={2 * done}.")
 
 

@@ -1,8 +1,9 @@
 """Train: dataset version + backbone → freeze plan → fit → bundle → test → MLflow run → registered version."""
 
+import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,16 +22,21 @@ from graftline.data.decode import decode_rgb
 from graftline.data.ingest import Ingest
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
+from graftline.evaluation.depth_figure import depth_figure
 from graftline.evaluation.evaluation import Evaluation
 from graftline.evaluation.metrics import print_scores
+from graftline.evaluation.style import save
 from graftline.features.cache import Features
 from graftline.files import write_json
 from graftline.freezing.plan import FreezePlan
-from graftline.freezing.rules import Rule, refuse_frozen_noise
+from graftline.freezing.rules import Rule, Situation
 from graftline.tracking.tracking import Tracking
-from graftline.training.fit import Fit, check_optimiser, check_trainer, fit, weight_decay_of
-from graftline.training.inputs import Inputs, choose_inputs
-from graftline.training.module import GraftModule, Optimiser, Schedule
+from graftline.training.fit import check_optimiser, check_trainer
+from graftline.training.fitting import CONTRACT_FILE, Fitting, with_rate
+from graftline.training.measured import Measured
+from graftline.training.measurement import Measurement, print_measurement
+from graftline.training.module import Optimiser, Schedule
+from graftline.training.phases import Trained, fit_phases
 from graftline.training.progress import Metrics
 from graftline.training.recipe import Recipe
 from pipeline.group import PARENT
@@ -42,13 +48,22 @@ if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run
 
 
+MEASUREMENT_FILE = "measurement.json"  # in the output directory: what freeze=measured found
+
+
 @dataclass(frozen=True)
 class Prepared:
-    """What is known before the first optimiser step."""
+    """What is known before it is decided what to freeze."""
 
     version: DatasetVersion
     graft: Graft
-    plan: FreezePlan
+
+    @property
+    def situation(self) -> Situation:
+        """What freeze rules decide by."""
+        num_classes = len(self.version.class_names)
+        images_per_class = len(self.version.samples("train").paths) / num_classes
+        return Situation(images_per_class, num_classes, self.graft.weights.pretrained)
 
 
 @dataclass(frozen=True)
@@ -58,7 +73,7 @@ class Train:
     data: Ingest
     augment: Policy
     backbone: Backbone
-    freeze: Rule
+    freeze: Rule | Measured
     features: Features
     optim: Optimiser
     schedule: Schedule
@@ -76,48 +91,44 @@ class Train:
         with self._start_run(prepared, directory) as run:
             say(f"Run {run.id}; should it be interrupted, make train train.resume={run.id} goes on with it.")
             self._log_setup(run, prepared, directory)
-            inputs = self._choose_inputs(prepared)
-            fitted = self._fit(prepared, inputs, directory, run.log_metrics)
-            bundle = self._save_bundle(prepared, fitted, directory / "bundle")
+            plans = self._decide(prepared, directory)
+            self._log_decision(run, prepared, plans, directory)
+            trained = self._train(prepared, plans, directory, run)
+            bundle = self._save_bundle(prepared, plans[-1], trained, directory / "bundle")
             predictor = Predictor.from_directory(bundle, engine=self.evaluation.engine)
             result = self.evaluation.run(predictor, prepared.version, directory / "test")
-            outcome = Outcome(directory, self.backbone.name, prepared.version, prepared.plan, inputs, fitted, result)
+            outcome = Outcome(directory, self.backbone.name, prepared.version, plans, trained, result)
             model_uri = self._log_outcome(run, outcome)
         return summarise(outcome, run.id, run.url, model_uri)
 
     def work(self, directory: Path) -> None:
         """Train along as a further process of a distributed training; the first one does the rest."""
         prepared = self._prepare()
-        self._fit(prepared, self._choose_inputs(prepared), directory, on_epoch=_tell_nobody)
+        self._train(prepared, self._decide(prepared, directory), directory, run=None)
 
     def _check(self) -> None:
         """Find out now, not after the images were read, what can't go well: devices, weights, a server that is away."""
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed is {self.seed}, it must be at least 0 and below 2^32.")
-        check_optimiser(self.optim)
+        check_optimiser(with_rate(self.optim, learning_rate=1.0))
         check_trainer(self.trainer)
         self.backbone.check()
         self.tracking.check()
 
     def _prepare(self) -> Prepared:
-        """Get the images, build the network and decide what of it is trained."""
+        """Get the images and build the network."""
         pl.seed_everything(self.seed, workers=True, verbose=False)
         version = self.data.run().version
         graft = self.backbone.build(len(version.class_names))
-        num_train = len(version.samples("train").paths)
-        plan = self.freeze.plan(graft.network, images_per_class=num_train / len(version.class_names))
-        refuse_frozen_noise(plan, pretrained=graft.weights.pretrained)
-        plan.apply(graft.network)
         say(f"Backbone {self.backbone.name}: {graft.weights.describe()}.")
-        say(f"Freeze: {plan.sentence(graft.network)}.")
-        return Prepared(version, graft, plan)
+        return Prepared(version, graft)
 
     def _start_run(self, prepared: Prepared, directory: Path) -> "Run":
         return self.tracking.start(
             run_name=self.name or f"{self.backbone.name} {directory.name}",
             experiment=prepared.version.name,
             directory=directory,
-            tags={"graftline.stage": "train", "graftline.freeze": prepared.plan.reason},
+            tags={"graftline.stage": "train"},
             parent_run_id=os.environ.get(PARENT),
             resume_run_id=self.train.resume,
         )
@@ -151,50 +162,70 @@ class Train:
         write_json(file, to_json(Priced(self.backbone.name, cost)))
         run.log_artifact(file, "cost")
 
-    def _choose_inputs(self, prepared: Prepared) -> Inputs:
-        """Decide whether images or cached activations are trained on; the frozen pass happens here."""
-        return choose_inputs(
-            prepared.graft, prepared.plan, prepared.version, self.augment, self.features, self.train, self.seed
-        )
+    def _decide(self, prepared: Prepared, directory: Path) -> list[FreezePlan]:
+        """Decide what of the network is frozen, in each phase of the training; ``measured`` tries it out here."""
+        situation = replace(prepared.situation, epochs=getattr(self.trainer, "keywords", {}).get("max_epochs"))
+        if not isinstance(self.freeze, Measured):
+            return self.freeze.timetable(prepared.graft.network, situation)
+        file = directory / MEASUREMENT_FILE
+        if not file.exists():  # a resumed run, and a further process, keep to what was measured
+            measurement = self.freeze.measure(prepared.graft, situation, self._fitting(prepared), directory)
+            print_measurement(measurement)
+            write_json(file, measurement.to_json())
+            if (figure := depth_figure(measurement)) is not None:
+                save(figure, file.with_suffix(".png"))
+        return [Measurement.from_json(json.loads(file.read_text(encoding="utf-8"))).plan]
 
-    def _fit(
-        self, prepared: Prepared, inputs: Inputs, directory: Path, on_epoch: Callable[[Metrics, int], None]
-    ) -> Fit:
-        """Train what the plan says; afterwards the network has the weights of the best epoch."""
-        version, num_classes = prepared.version, len(prepared.version.class_names)
-        say(inputs.sentence)
-        module = GraftModule(
-            inputs.network,
-            optimiser=self.optim,
-            schedule=self.schedule,
-            weight_decay=weight_decay_of(self.optim),
-            label_smoothing=self.train.label_smoothing,
-            class_weights=self.train.class_weight_tensor(version.samples("train"), num_classes),
-            use_sample_weights=self.train.sample_weights,
-            mixer=self.train.mixer(num_classes),
-        )
+    def _log_decision(self, run: "Run", prepared: Prepared, plans: list[FreezePlan], directory: Path) -> None:
+        """Say and log what is frozen and why."""
+        sentences = [plan.sentence(prepared.graft.network) for plan in plans]
+        for sentence in sentences:
+            say(f"Freeze: {sentence}.")
+        run.set_tags({"graftline.freeze": "; then ".join(plan.decision for plan in plans)})
+        for file in (directory / MEASUREMENT_FILE, (directory / MEASUREMENT_FILE).with_suffix(".png")):
+            if file.exists():
+                run.log_artifact(file, "freeze")
+
+    def _train(self, prepared: Prepared, plans: list[FreezePlan], directory: Path, run: "Run | None") -> Trained:
+        """Train what the plans say; afterwards the network has the best weights."""
+
+        def log(metrics: Metrics, step: int) -> None:
+            if run is not None:
+                run.log_metrics(metrics, step)
+
         with announced(directory):
-            return fit(
-                module,
-                self.trainer,
-                inputs.make_loaders,
-                directory=directory / "checkpoints",
-                on_epoch=on_epoch,
-                patience=self.train.patience,
-                ema_decay=self.train.ema_decay,
+            return fit_phases(
+                self._fitting(prepared),
+                prepared.graft,
+                plans,
+                directory / "checkpoints",
+                on_epoch=log,
+                on_start=log,
+                on_inputs=lambda inputs: say(inputs.sentence),
                 resume=self.train.resume is not None,
-                threads=inputs.threads,
             )
 
-    def _save_bundle(self, prepared: Prepared, fitted: Fit, directory: Path) -> Path:
-        say(f"Best epoch {fitted.best['epoch'] + 1:.0f} of {len(fitted.history)}; saving the bundle.")
+    def _fitting(self, prepared: Prepared) -> Fitting:
+        return Fitting(
+            prepared.version,
+            self.augment,
+            self.features,
+            self.train,
+            self.optim,
+            self.schedule,
+            self.trainer,
+            self.seed,
+        )
+
+    def _save_bundle(self, prepared: Prepared, plan: FreezePlan, trained: Trained, directory: Path) -> Path:
+        say(f"Best epoch {trained.fit.best['epoch'] + 1:.0f} of {len(trained.fit.history)}; saving the bundle.")
         version, graft = prepared.version, prepared.graft
         card = {
             "dataset": version.name,
             "dataset_digest": version.digest,
-            "freeze_plan": prepared.plan.describe(graft.network),
+            "freeze_plan": plan.describe(graft.network),
             "weights": graft.weights.describe(),
-            "validation": fitted.best,
+            "validation": trained.fit.best,
         }
         return save_bundle(
             directory,
@@ -211,7 +242,8 @@ class Train:
         print_scores(result.scores, f"{version.name}: test split")
         add_to_card(bundle, metrics=result.metrics_json())
         values = {f"test/{name}": interval.value for name, interval in result.scores.items()}
-        run.log_metrics(values, step=outcome.fitted.steps)
+        run.log_metrics(values, step=outcome.trained.fit.steps)
+        _log_contracts(run, outcome)
         run.log_artifact(write_run_report(outcome))
         run.log_artifact(result.predictions, "test")
         run.log_artifact(result.predictions.parent / "figures", "figures")
@@ -219,5 +251,16 @@ class Train:
         return run.log_model(bundle, registered_name=version.name, input_example=example, metrics=values)
 
 
-def _tell_nobody(metrics: Metrics, step: int) -> None:
-    """The first process tells."""
+def _log_contracts(run: "Run", outcome: Outcome) -> None:
+    """Say and log that what was frozen has not moved."""
+    record = outcome.trained.phases[-1].contract
+    say(
+        f"Contract: {record['frozen_tensors']} frozen tensors are bit for bit what they were, "
+        f"{record['trained_tensors']} had gradients."
+    )
+    counts = {f"freeze/{name}": float(value) for name, value in record.items() if isinstance(value, int)}
+    run.log_metrics(counts, step=outcome.trained.fit.steps)
+    run.set_tags({"graftline.frozen_digest": record["frozen_digest"]})
+    checkpoints = outcome.directory / "checkpoints"
+    for file in sorted(checkpoints.rglob(CONTRACT_FILE)):
+        run.log_artifact(file, str(Path("freeze") / file.parent.relative_to(checkpoints)))

@@ -68,7 +68,8 @@ def gradients(network: nn.Module, loss: Tensor) -> dict[str, Tensor]:
 
 def first(outputs: Any) -> Tensor:
     """Return the logits of a network that may have side branches."""
-    return outputs[0] if isinstance(outputs, tuple) else outputs
+    logits: Tensor = outputs[0] if isinstance(outputs, tuple) else outputs
+    return logits
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -5,19 +5,13 @@ from typing import Any
 import pytest
 import timm
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from graftline.backbones.layers import body_groups, head_parameters
+from graftline.backbones.layers import body_groups, group_names, head_parameters
 from graftline.errors import UserError
 from graftline.freezing.plan import hold_frozen
-from graftline.freezing.rules import AllButHead, Auto, Nothing, Row, refuse_frozen_noise
+from graftline.freezing.rules import AllButHead, FirstStages, Nothing, Situation
 
-TABLE: list[Row] = [
-    {"images_per_class": 0, "frozen": 1.0},
-    {"images_per_class": 1000, "frozen": 0.5},
-    {"images_per_class": 10000, "frozen": 0.0},
-]
+SITUATION = Situation(100, 3, pretrained=True)
 
 
 @pytest.fixture(params=["test_efficientnet", "test_resnet", "test_vit", "test_convnext"])
@@ -37,10 +31,10 @@ def test_a_network_without_layer_groups_is_one_group(name: str) -> None:
     with torch.device("meta"):
         network = timm.create_model(name, num_classes=3)
     assert len(body_groups(network)) == 1
-    plan = AllButHead().plan(network, 100)
+    plan = AllButHead().plan(network, SITUATION)
     assert plan.only_head
     assert plan.trainable == head_parameters(network)
-    assert Nothing().plan(network, 100).trainable == {name for name, _ in network.named_parameters()}
+    assert Nothing().plan(network, SITUATION).trainable == {name for name, _ in network.named_parameters()}
 
 
 def test_a_network_without_a_head_is_refused() -> None:
@@ -49,21 +43,21 @@ def test_a_network_without_a_head_is_refused() -> None:
 
 
 def test_all_but_head_trains_exactly_the_head(network: Any) -> None:
-    plan = AllButHead().plan(network, 100)
+    plan = AllButHead().plan(network, SITUATION)
     plan.apply(network)
     assert plan.only_head
     assert {n for n, p in network.named_parameters() if p.requires_grad} == head_parameters(network) == plan.trainable
 
 
 def test_nothing_frozen_trains_everything(network: Any) -> None:
-    plan = Nothing().plan(network, 100)
+    plan = Nothing().plan(network, SITUATION)
     plan.apply(network)
     assert all(parameter.requires_grad for parameter in network.parameters())
     assert all(module.training for module in network.modules())
 
 
 def test_frozen_half_stays_bit_equal_through_training(network: Any) -> None:
-    plan = Auto(TABLE).plan(network, 1000)
+    plan = FirstStages(fraction=0.5).plan(network, SITUATION)
     plan.apply(network)
     assert 0 < plan.frozen_groups < plan.num_groups
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
@@ -89,32 +83,20 @@ def test_frozen_half_stays_bit_equal_through_training(network: Any) -> None:
     assert any(not torch.equal(before[name], after[name]) for name in plan.trainable)
 
 
-@settings(deadline=None, max_examples=30)
-@given(st.floats(0, 1e6), st.floats(0, 1e6))
-def test_auto_freezes_no_more_with_more_images(a: float, b: float) -> None:
-    fewer, more = sorted((a, b))
-    network = timm.create_model("test_resnet", num_classes=3)
-    rule = Auto(TABLE)
-    assert rule.plan(network, fewer).frozen_groups >= rule.plan(network, more).frozen_groups
+def test_the_sentence_says_what_for_how_long_and_how_much(network: Any) -> None:
+    plan = FirstStages(number=2).plan(network, Situation(100, 3, pretrained=True, epochs=1))
+    trained = sum(parameter.numel() for name, parameter in network.named_parameters() if name in plan.trainable)
+    total = sum(parameter.numel() for parameter in network.parameters())
+    groups = len(body_groups(network))
+    first, second = group_names(network)[:2]
+    assert plan.decision == f"{first} to {second} (2 of {groups} layer groups) frozen, 1 epoch"
+    assert plan.sentence(network) == f"{plan.decision}; {trained:,} of {total:,} parameters are trained"
+    described = plan.describe(network)
+    assert (described["trained_parameters"], described["frozen_parameters"]) == (trained, total - trained)
+    assert (described["epochs"], described["learning_rate"]) == (1, 0.001)
 
 
-@pytest.mark.parametrize(
-    "table",
-    [
-        [],
-        [{"images_per_class": 5, "frozen": 1.0}],
-        [{"images_per_class": 0, "frozen": 0.0}, {"images_per_class": 9, "frozen": 1.0}],
-        [{"images_per_class": 0, "frozen": 1.5}],
-    ],
-)
-def test_auto_refuses_a_table_that_makes_no_sense(table: list[Row]) -> None:
-    with pytest.raises(UserError, match=r"freeze\.table must"):
-        Auto(table)
-
-
-def test_a_frozen_random_network_is_refused() -> None:
-    network = timm.create_model("test_resnet", num_classes=3)
-    with pytest.raises(UserError, match="freeze=none"):
-        refuse_frozen_noise(AllButHead().plan(network, 10), pretrained=False)
-    refuse_frozen_noise(AllButHead().plan(network, 10), pretrained=True)
-    refuse_frozen_noise(Nothing().plan(network, 10), pretrained=False)
+def test_groups_have_names_of_their_own(network: Any) -> None:
+    names = group_names(network)
+    assert len(names) == len(set(names)) == len(body_groups(network))
+    assert "head" not in names

@@ -13,6 +13,8 @@ NEEDS = {  # what a user must say beside the option itself
     "data/folder": ["data.path=photos"],
     "data/table": ["data.path=labels.csv"],
     "data/archive": ["data.path=photos.zip"],
+    "freeze/first_stages": ["freeze.number=2"],
+    "freeze/names": ["freeze.frozen=[conv_stem.*]"],
 }
 MANDATORY = {"evaluate": ["bundle=b"], "predict": ["bundle=b", "images=i"], "sync": ["run_id=r"]}
 

@@ -177,7 +177,9 @@ def test_a_bare_key_that_several_have_is_not_guessed() -> None:
 def test_commas_ask_for_several_runs_and_brackets_do_not() -> None:
     assert check("train", ["backbone=efficientnet_lite0,efficientnet_lite1"]).multirun
     assert check("train", ["seed=0,1,2"]).multirun
-    assert not check("train", ["freeze=auto", "freeze.table=[{images_per_class:0,frozen:1.0}]"]).multirun
+    assert not check(
+        "train", ["freeze=auto", "freeze.table=[{images_per_class:0,frozen:1.0,epochs:9,learning_rate:0.1}]"]
+    ).multirun
     (line,) = mistakes("backbone=resnet18,resnet19")
     assert line.startswith("backbone=resnet19: no such backbone; did you mean resnet18 or ")
 

@@ -17,8 +17,8 @@ from graftline.augment.preprocess import Preprocessing
 from graftline.data.loaders import Batch, make_loader
 from graftline.data.version import Samples
 from graftline.errors import UserError
-from graftline.features.cache import activation_loader
-from graftline.freezing.rules import AllButHead, Auto, Nothing
+from graftline.features.loader import activation_loader
+from graftline.freezing.rules import AllButHead, FirstStages, Nothing, Situation
 from graftline.training.fit import Fit, check_optimiser, check_trainer, fit
 from graftline.training.module import GraftModule
 from graftline.training.recipe import Recipe
@@ -83,6 +83,66 @@ def test_it_learns_and_reports_each_epoch(tmp_path: Path) -> None:
     expected = {"train/loss", "val/loss", "val/accuracy", "epoch", "learning_rate", "images_per_second"}
     assert set(result.best) == expected
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
+class _Steps(pl.Callback):
+    """Notes the loss and the size of each training batch, by epoch."""
+
+    def __init__(self) -> None:
+        self.epochs: dict[int, list[tuple[float, int]]] = {}
+
+    def on_train_batch_end(self, *arguments: Any) -> None:
+        trainer, _, outputs, batch, _ = arguments
+        noted = (float(outputs["loss"]), len(batch["label"]))
+        self.epochs.setdefault(trainer.current_epoch, []).append(noted)
+
+
+def test_the_training_loss_is_the_mean_over_the_images_of_all_batches(tmp_path: Path) -> None:
+    steps = _Steps()
+
+    def make_trainer(*, callbacks: list[pl.Callback], **arguments: Any) -> pl.Trainer:
+        return _trainer(3)(callbacks=[*callbacks, steps], **arguments)
+
+    result = fit(
+        _module(_head()), make_trainer, _cached_loaders, directory=tmp_path, on_epoch=_nobody, show_progress=False
+    )
+    assert [[size for _, size in noted] for noted in steps.epochs.values()] == [[16, 16, 16, 12]] * 3
+    expected = [sum(loss * size for loss, size in noted) / IMAGES for noted in steps.epochs.values()]
+    assert [metrics["train/loss"] for metrics in result.history] == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_training_loss_that_is_no_number_is_seen(tmp_path: Path) -> None:
+    head = _head()
+    torch.nn.init.constant_(head.bias, float("nan"))
+    result = _fit(_module(head), tmp_path, epochs=1)
+    assert np.isnan(result.best["train/loss"])
+    assert np.isnan(result.best["val/loss"])
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_first_gradients_are_shown_before_their_steps(accumulate: int, tmp_path: Path) -> None:
+    head, seen = _head(), []
+    start = head.weight.detach().clone()
+
+    def look(network: torch.nn.Module) -> None:
+        assert network is head
+        assert head.weight.grad is not None
+        seen.append((float(head.weight.grad.abs().sum()), torch.equal(head.weight, start)))
+
+    trainer = _trainer(2, accumulate_grad_batches=accumulate)
+    arguments: dict[str, Any] = {"directory": tmp_path, "on_epoch": _nobody, "show_progress": False}
+    fit(_module(head), trainer, _cached_loaders, on_first_gradients=look, **arguments)
+    assert [unmoved for _, unmoved in seen][:3] == [True, False, False]
+    assert all(size > 0 for size, _ in seen)
+
+
+def test_what_is_wrong_with_the_first_gradients_ends_the_fit(tmp_path: Path) -> None:
+    def refuse(network: torch.nn.Module) -> None:
+        raise UserError("no gradient for head.weight")
+
+    with pytest.raises(UserError, match=r"head\.weight"):
+        _fit(_module(_head()), tmp_path, on_first_gradients=refuse, ema_decay=0.9)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_weights_left_are_those_of_the_best_epoch(tmp_path: Path) -> None:
@@ -181,10 +241,10 @@ def _image_loaders(
     return make
 
 
-@pytest.mark.parametrize("rule", [AllButHead(), Auto([{"images_per_class": 0, "frozen": 0.5}]), Nothing()])
+@pytest.mark.parametrize("rule", [AllButHead(), FirstStages(number=3), Nothing()])
 def test_frozen_is_frozen_through_a_whole_fit(rule: Any, colour_folder: Path, tmp_path: Path) -> None:
     network = timm.create_model("test_efficientnet", num_classes=CLASSES, drop_rate=0.2)
-    plan = rule.plan(network, 10)
+    plan = rule.plan(network, Situation(10, CLASSES, pretrained=True))
     plan.apply(network)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     module = _module(network)
@@ -257,13 +317,16 @@ def test_what_a_fit_needs_its_own_way_is_refused(changes: dict[str, Any]) -> Non
 def test_a_loss_that_is_no_number_is_seen() -> None:
     module = _module(_head())
     module.count(torch.tensor([0.5, float("nan"), 0.2]), torch.ones(3), torch.ones(3))
-    assert bool(module.means()["loss"].isnan())
+    assert bool(module.validated.everywhere()["loss"].isnan())
 
 
 def test_an_image_that_weighs_nothing_does_not_count() -> None:
     module = _module(_head())
     module.count(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([1.0, 0.0, 0.0]), torch.tensor([1.0, 1.0, 0.0]))
-    assert {name: float(value) for name, value in module.means().items()} == {"loss": 1.5, "accuracy": 0.5}
+    assert {name: float(value) for name, value in module.validated.everywhere().items()} == {
+        "loss": 1.5,
+        "accuracy": 0.5,
+    }
 
 
 def test_a_trainer_that_this_machine_cannot_have_is_refused() -> None:

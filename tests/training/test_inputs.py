@@ -1,6 +1,7 @@
 """Images or cached activations: what is decided, and that both train the same."""
 
 import functools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from graftline.data.sources.folder import Folder
 from graftline.data.split import Split
 from graftline.data.version import DatasetVersion
 from graftline.features.cache import Features
-from graftline.freezing.rules import AllButHead, Nothing, Rule
+from graftline.freezing.rules import AllButHead, FirstStages, Nothing, Rule, Situation
 from graftline.training.fit import Fit, fit
 from graftline.training.inputs import Inputs, choose_inputs
 from graftline.training.module import GraftModule
@@ -43,11 +44,11 @@ def graft() -> Graft:
 
 
 def choose(grafted: Graft, rule: Rule, version: DatasetVersion, tmp_path: Path, **changes: Any) -> Inputs:
-    plan = rule.plan(grafted.network, 10)
+    plan = rule.plan(grafted.network, Situation(12, 3, pretrained=True))
     plan.apply(grafted.network)
     features = changes.pop("features", Features(directory=str(tmp_path)))
     recipe = Recipe(batch_size=10, workers=0, **changes)
-    return choose_inputs(grafted, plan, version, NO_POLICY, features, recipe, seed=0)
+    return choose_inputs(grafted, plan, version, NO_POLICY, features, recipe, seed=0, memo=tmp_path / "memo.json")
 
 
 def _nobody(metrics: dict[str, float], step: int) -> None:
@@ -75,7 +76,7 @@ def train(inputs: Inputs, directory: Path) -> Fit:
 def test_cached_and_live_training_agree(version: DatasetVersion, tmp_path: Path) -> None:
     cached = choose(graft(), AllButHead(), version, tmp_path)
     live = choose(graft(), AllButHead(), version, tmp_path, features=Features(cache=False))
-    assert "ran once" in cached.sentence
+    assert "cached activations" in cached.sentence
     assert "features=live" in live.sentence
     losses = [
         [(epoch["train/loss"], epoch["val/loss"]) for epoch in train(inputs, tmp_path / name).history]
@@ -96,9 +97,10 @@ def test_training_the_tail_trains_the_network(version: DatasetVersion, tmp_path:
 @pytest.mark.parametrize(
     ("rule", "changes", "reason"),
     [
-        (Nothing(), {}, "more than the head"),
+        (Nothing(), {}, "no layer comes before the first that is trained"),
         (AllButHead(), {"mixup_alpha": 0.2}, "mixup"),
         (AllButHead(), {"features": Features(cache=False)}, "features=live"),
+        (FirstStages(number=1), {"features": Features(max_gb=1e-6)}, "features.max_gb"),
     ],
 )
 def test_why_the_network_runs_live_is_said(
@@ -106,4 +108,25 @@ def test_why_the_network_runs_live_is_said(
 ) -> None:
     inputs = choose(graft(), rule, version, tmp_path, **changes)
     assert reason in inputs.sentence
-    assert not list(tmp_path.glob("*.npy"))
+    assert "whole network runs" in inputs.sentence
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_predicted_time_decides_and_is_said(version: DatasetVersion, tmp_path: Path) -> None:
+    auto = Features(cache="auto", directory=str(tmp_path / "cache"))
+    chosen = choose(graft(), AllButHead(), version, tmp_path, features=auto)
+    memo = tmp_path / "memo.json"
+    predicted = json.loads(memo.read_text())
+    assert f"{predicted['live']:,.0f} s live" in chosen.sentence
+    for cached, live, words in ((1.0, 2.0, "Trained on cached"), (2.0, 1.0, "The whole network runs")):
+        memo.write_text(json.dumps({"cached": cached, "live": live}))  # what another process predicted holds
+        assert words in choose(graft(), AllButHead(), version, tmp_path, features=auto).sentence
+
+
+def test_other_weights_below_the_boundary_are_other_activations(version: DatasetVersion, tmp_path: Path) -> None:
+    for scale in (1.0, 1.0, 2.0):
+        grafted = graft()
+        with torch.no_grad():
+            next(grafted.network.parameters()).mul_(scale)
+        choose(grafted, AllButHead(), version, tmp_path)
+    assert len(list(tmp_path.glob("*/entry.json"))) == 2 * 2, "training and validation images, two networks"

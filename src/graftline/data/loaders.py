@@ -8,7 +8,7 @@ import multiprocessing.forkserver
 import sys
 from collections.abc import Iterator
 from multiprocessing.context import ForkServerContext
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from graftline.data.version import Samples
 from graftline.errors import UserError
 
 __all__ = ["Batch", "Draw", "DrawSampler", "ImageDataset", "UnreadableImageError", "make_loader"]
+
+Position = TypeVar("Position", int, np.ndarray)  # one or many
 
 
 class Batch(TypedDict):
@@ -112,18 +114,24 @@ class DrawSampler(Sampler[Draw]):
             return self.num_samples // self.world_size
         return -(-self.num_samples // self.world_size)
 
-    def __iter__(self) -> Iterator[Draw]:
+    def indices(self) -> np.ndarray:
+        """Return (len(self),) int64: this process's images of the epoch in their order."""
         order = np.arange(self.num_samples)
         if self.shuffle:
             np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(self.epoch,))).shuffle(order)
-        for position in range(len(self)):
-            yield Draw(self.epoch, int(order[self._place(position) % self.num_samples]))
+        places: np.ndarray = self._place(np.arange(len(self)))
+        indices: np.ndarray = order[places % self.num_samples]
+        return indices
+
+    def __iter__(self) -> Iterator[Draw]:
+        for index in self.indices():
+            yield Draw(self.epoch, int(index))
 
     def is_padding(self, position: int) -> bool:
         """Tell whether this process's ``position``-th draw of an epoch repeats an image that another one has too."""
         return self._place(position) >= self.num_samples
 
-    def _place(self, position: int) -> int:
+    def _place(self, position: Position) -> Position:
         """Return where this process's ``position``-th draw stands in the order common to all."""
         return position * self.world_size + self.rank
 

@@ -1,74 +1,47 @@
 """The activation cache: what the frozen trunk gives for each image, computed once and read from disk at every epoch.
 
-Letters: B batch, N images, F features.
+Letters: B batch, N images, F numbers per image that cross the boundary.
 """
 
-from collections.abc import Sequence
+import errno
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset
+from rich.progress import Progress
+from torch import Tensor, nn
 
-from graftline.augment.draw import Draw, Transform
-from graftline.console import progress
-from graftline.data.loaders import Batch, DrawSampler, make_loader
-from graftline.data.version import Samples
+from graftline.console import progress, say, warn
+from graftline.errors import UserError
 from graftline.features.engine import Engine
-from graftline.files import atomic_file, digest
+from graftline.features.frozen_pass import Decoder, Job, run
+from graftline.features.loader import activation_loader
+from graftline.features.locks import Lock
+from graftline.features.precision import MAX_CHANGE, change_in_half
+from graftline.features.shards import Description, Entry, HalfPrecisionError
+from graftline.features.store import GIGABYTE, CacheFullError, Store, in_words
+
+__all__ = ["Activations", "CacheFullError", "Features", "Job", "activation_loader"]
+
+FIRST_IMAGES = 4  # on which the engine is compared with torch
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class ActivationDataset(Dataset[Batch]):
-    """Cached activations, sliced from memory a whole batch at a time.
+@dataclass(frozen=True)
+class Activations:
+    """An entry of the cache in use; while this object lives, nobody removes it from the disk.
 
-    Args:
-        views: arrays (N, F); epoch ``e`` reads ``views[e % len(views)]``.
-        samples: the N images that the activations belong to.
+    Attributes:
+        array: (N, F) float16 or float32, memory-mapped.
+        lock: held.
     """
 
-    def __init__(self, views: Sequence[np.ndarray], samples: Samples) -> None:
-        self._views = [torch.from_numpy(view) for view in views]
-        self._labels = torch.tensor(samples.labels)
-        weights = np.ones(len(samples.labels), np.float32) if samples.weights is None else samples.weights
-        self._weights = torch.tensor(weights)
-
-    def __len__(self) -> int:
-        return len(self._labels)
-
-    def __getitems__(self, draws: Sequence[Draw]) -> Batch:
-        """Return the batch of these draws, all of one epoch; torch's loader asks here first."""
-        index = torch.tensor([draw.index for draw in draws])
-        activations = self._views[draws[0].epoch % len(self._views)]
-        return {
-            "image": activations[index],
-            "label": self._labels[index],
-            "weight": self._weights[index],
-            "index": index,
-        }
-
-
-def activation_loader(
-    views: Sequence[np.ndarray],
-    samples: Samples,
-    *,
-    batch_size: int,
-    shuffle: bool,
-    seed: int,
-    rank: int = 0,
-    world_size: int = 1,
-    drop_last: bool = False,
-) -> DataLoader[Batch]:
-    """Return a loader of cached activations that stands where one of images would; arguments as in ``make_loader``."""
-    sampler = DrawSampler(len(samples.labels), shuffle=shuffle, seed=seed, rank=rank, world_size=world_size)
-    return DataLoader(
-        ActivationDataset(views, samples),
-        batch_size=batch_size,
-        sampler=sampler,
-        drop_last=drop_last,
-        collate_fn=lambda batch: batch,
-    )
+    array: np.ndarray
+    lock: Lock
 
 
 @dataclass(frozen=True)
@@ -76,48 +49,185 @@ class Features:
     """Whether and how the frozen trunk's activations are cached (Hydra target of conf/features/*.yaml).
 
     Attributes:
-        cache: compute the activations once; False: run the frozen trunk at every step, with fresh augmentation.
+        cache: compute the activations once; False: run the frozen trunk at every step, with fresh augmentation;
+            ``auto``: as is predicted to take less time.
         views: augmented versions of each training image, one per epoch in turn; 0: the plain version only.
         directory: where activations and exported trunks lie.
+        max_gb: what all activations together may take on disk, 10^9 bytes.
+        precision: of the activations on disk; ``auto``: float16 where that changes no predicted probability by more
+            than 1e-3, else float32.
+
+    Raises:
+        UserError: a value that cannot be.
     """
 
-    cache: bool = True
+    cache: bool | Literal["auto"] = True
     views: int = 0
     directory: str = "cache/activations"
+    max_gb: float = 20.0
+    precision: Literal["auto", "float16", "float32"] = "auto"
 
-    def trunk_file(self, key: dict[str, Any]) -> Path:
-        """Return where the ONNX export of the trunk that ``key`` describes lies."""
-        return Path(self.directory) / f"trunk-{digest(key)}.onnx"
+    def __post_init__(self) -> None:
+        if self.views < 0:
+            raise UserError(f"features.views is {self.views}, but must be at least 0.")
+        if self.max_gb < 0:
+            raise UserError(f"features.max_gb is {self.max_gb}, but must be at least 0.")
+        if self.precision not in ("auto", "float16", "float32"):
+            raise UserError(f"features.precision is {self.precision!r}: use auto, float16 or float32.")
 
-    def activations(
-        self, engine: Engine, jobs: Sequence[tuple[Samples, Transform, int, dict[str, Any]]], *, workers: int
-    ) -> list[np.ndarray]:
-        """Return the activations (N, F) float32 of each job, from disk or computed now.
+    @property
+    def store(self) -> Store:
+        """Where the entries lie."""
+        return Store(Path(self.directory), self.max_gb * GIGABYTE)
+
+    def predict_bytes(self, width: int, images: int) -> int:
+        """Return what the activations (N, F) of ``images``, all views of them counted, will take on disk."""
+        return width * images * (4 if self.precision == "float32" else 2)
+
+    def open(
+        self, jobs: Sequence[Job], make_engine: Callable[[Tensor], Engine], tail: nn.Module, width: int
+    ) -> list[Activations]:
+        """Return the activations of each job, from disk or computed now.
 
         Args:
-            engine: runs the trunk.
-            jobs: images, transform, view (the epoch of the draws) and a key that names all that the result depends on.
-            workers: loader processes.
+            jobs: what is wanted.
+            make_engine: the first images (B, C, H, W) → engine; called at most once, and only if something is missing.
+            tail: reads the activations; tells whether float16 does.
+            width: F.
+
+        Raises:
+            CacheFullError: they would take more than ``max_gb``, or than those in use leave of it.
+            UserError: the disk is full.
         """
-        files = [Path(self.directory) / f"{digest(key)}.npy" for *_, key in jobs]
-        missing = [(file, *job[:3]) for file, job in zip(files, jobs, strict=True) if not file.exists()]
-        if missing:
-            with progress(
-                "Running the frozen network once", total=sum(len(samples.paths) for _, samples, *_ in missing)
-            ) as bar:
-                for file, samples, transform, view in missing:
-                    with atomic_file(file) as temporary:
-                        np.save(temporary, _run(engine, samples, transform, view, workers, bar.advance))
-        return [np.load(file, mmap_mode="c") for file in files]
+        store, images = self.store, sum(len(job.samples.paths) for job in jobs)
+        if (needed := self.predict_bytes(width, images)) > store.max_bytes:
+            store.make_room(needed)  # it says why not
+        entries = [store.entry({**job.key, "precision": self.precision}) for job in jobs]
+        locks = [entry.lock_for_use() for entry in entries]
+        try:
+            todo = [(entry, job, _missing_images(entry, job)) for entry, job in zip(entries, jobs, strict=True)]
+            if missing := sum(images for *_, images in todo):
+                self._announce(missing, width)
+                filler = _Filler(self, make_engine, tail, width)
+                with progress("Running the frozen network once", missing) as bar:
+                    for entry, job, images in todo:
+                        if images > 0:
+                            filler.fill(entry, job, bar)
+            return [_opened(entry, lock) for entry, lock in zip(entries, locks, strict=True)]
+        except BaseException:
+            for entry, lock in zip(entries, locks, strict=True):
+                lock.close()
+                if entry.description is None:
+                    store.remove(entry.directory.name)
+            raise
+
+    def _announce(self, images: int, width: int) -> None:
+        each = self.predict_bytes(width, 1)
+        doubled = " (twice that, should float16 not do)" if self.precision == "auto" else ""
+        size = f"{in_words(images * each)} of activations ({images:,} images of {in_words(each)} each){doubled}"
+        limit = f"{in_words(self.store.max_bytes)} (features.max_gb)"
+        say(f"{size} are computed now and kept in {self.directory}, which may hold {limit}.")
 
 
-def _run(engine: Engine, samples: Samples, transform: Transform, view: int, workers: int, advance: Any) -> np.ndarray:
-    """Return the activations (N, F) of ``samples`` in their order, while worker processes decode what comes next."""
-    loader = make_loader(samples, transform, batch_size=32, shuffle=False, seed=0, workers=workers)
-    assert isinstance(loader.sampler, DrawSampler)
-    loader.sampler.set_epoch(view)
-    parts = []
-    for batch in loader:
-        parts.append(engine(batch["image"]))
-        advance(0, len(parts[-1]))
-    return np.concatenate(parts)
+class _Filler:
+    """Computes what is missing of entries, with one engine for all."""
+
+    def __init__(
+        self, features: Features, make_engine: Callable[[Tensor], Engine], tail: nn.Module, width: int
+    ) -> None:
+        self._features = features
+        self._make_engine = make_engine
+        self._tail = tail
+        self._width = width
+        self._engine: Engine | None = None
+
+    def fill(self, entry: Entry, job: Job, bar: Progress) -> None:
+        """Compute the shards of an entry that nobody has written, or that are damaged.
+
+        Raises:
+            CacheFullError: there is no room within the limit.
+            UserError: the disk is full.
+        """
+        try:
+            with entry.lock_for_writing(lambda: say("Another process computes these activations: waiting for it.")):
+                try:
+                    self._fill(entry, job, bar, entry.description)
+                except HalfPrecisionError:
+                    warn("Some activations are too large for float16: they are computed again and kept as float32.")
+                    self._fill(entry, job, bar, self._create(entry, job, "float32"))
+        except OSError as error:
+            if error.errno not in DISK_FULL:
+                raise
+            free = in_words(shutil.disk_usage(entry.directory.parent).free)
+            raise UserError(
+                f"The disk is full: activations go to {self._features.directory}, where {free} are left. Make room "
+                "(make cache lists what lies there), choose another features.directory, or train with features=live."
+            ) from error
+
+    def _fill(self, entry: Entry, job: Job, bar: Progress, described: Description | None) -> None:
+        shape = described or self._describe(job, "float32")
+        missing = list(range(shape.num_shards))
+        if described is not None:
+            missing, damaged = entry.written(described)
+            if damaged:
+                warn(f"{len(damaged)} of {shape.num_shards} shards of cached activations are damaged: computed again.")
+            missing = sorted(missing + damaged)
+        for shard, activations in self._compute(job, shape, missing, bar):
+            if described is None:
+                described = self._create(entry, job, self._precision(activations))
+            entry.write(described, shard, activations)
+
+    def _compute(
+        self, job: Job, shape: Description, shards: Sequence[int], bar: Progress
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Run the trunk over the images of some shards; yields the number of a shard and its activations (n, F)."""
+        if not shards:
+            return
+        decoder = Decoder(job)
+        if self._engine is None:
+            self._engine = self._make_engine(decoder(shape.rows(shards[0])[:FIRST_IMAGES]))
+            say(f"The frozen network runs on {self._engine.runs_on}.")
+        size = self._engine.batch_size
+        batches = [[rows[i : i + size] for i in range(0, len(rows), size)] for rows in map(shape.rows, shards)]
+        results = run(self._engine, decoder, [batch for one in batches for batch in one])
+        for shard, one in zip(shards, batches, strict=True):
+            parts = []
+            for _ in one:
+                parts.append(next(results))
+                bar.advance(bar.task_ids[0], len(parts[-1]))
+            yield shard, np.concatenate(parts)
+
+    def _precision(self, activations: np.ndarray) -> str:
+        """Decide on the first shard, (n, F) float32."""
+        if self._features.precision != "auto":
+            return self._features.precision
+        change = change_in_half(self._tail, activations)
+        if change <= MAX_CHANGE:
+            return "float16"
+        say(f"Activations are kept as float32: float16 would change a probability by {change:.1e}.")
+        return "float32"
+
+    def _create(self, entry: Entry, job: Job, dtype: str) -> Description:
+        described = self._describe(job, dtype)
+        self._features.store.reserve(entry, described)
+        return described
+
+    def _describe(self, job: Job, dtype: str) -> Description:
+        key = {**job.key, "precision": self._features.precision}
+        return Description(key, len(job.samples.paths), self._width, dtype, time.time(), time.time())
+
+
+def _missing_images(entry: Entry, job: Job) -> int:
+    """Return how many images' activations are not there, or damaged."""
+    described = entry.description
+    if described is None:
+        return len(job.samples.paths)
+    missing, damaged = entry.written(described)
+    return sum(len(described.rows(shard)) for shard in missing + damaged)
+
+
+def _opened(entry: Entry, lock: Lock) -> Activations:
+    entry.touch()
+    described = entry.description
+    assert described is not None
+    return Activations(entry.array(described), lock)

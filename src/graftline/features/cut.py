@@ -37,8 +37,8 @@ class Cut:
         shapes: of each tensor that crosses, for one image.
     """
 
-    trunk: nn.Module
-    tail: nn.Module
+    trunk: fx.GraphModule
+    tail: fx.GraphModule
     shapes: tuple[Shape, ...]
 
     @property

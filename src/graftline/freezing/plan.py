@@ -1,12 +1,12 @@
 """The freeze plan: which layers of a network are frozen, and why; and what it takes to keep them so."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from graftline.backbones.layers import body_groups
+from graftline.backbones.layers import body_groups, group_names
 
 
 @dataclass(frozen=True)
@@ -17,13 +17,22 @@ class FreezePlan:
         trainable: names of the parameters that are trained; every other one is frozen.
         frozen_groups: how many of the network's layer groups, counted from the input, are frozen.
         num_groups: how many layer groups lie below the head.
-        reason: why, in words, for the log and for the run.
+        reason: what is frozen and why, in words, for the log and for the run.
+        epochs: how many to train for: the user's number, else the rule's.
+        learning_rate: that the rule recommends, for AdamW and batches of 64; it is the user's to overrule.
     """
 
     trainable: frozenset[str]
     frozen_groups: int
     num_groups: int
     reason: str
+    epochs: int = 30
+    learning_rate: float = 0.01
+
+    @property
+    def decision(self) -> str:
+        """What was decided, in a part of a sentence: what is frozen and why, and for how long the rest is trained."""
+        return f"{self.reason}, {self.epochs} epoch{'s' if self.epochs != 1 else ''}"
 
     @property
     def only_head(self) -> bool:
@@ -31,16 +40,20 @@ class FreezePlan:
         return self.frozen_groups == self.num_groups
 
     def apply(self, network: nn.Module) -> None:
-        """Take the gradient from the frozen parameters and put the frozen modules into eval mode."""
+        """Take the gradient from what is frozen and put it into eval mode; the rest into training mode, with gradients.
+
+        A plan may follow another one: what was frozen before is then trained.
+        """
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name in self.trainable)
+        network.train()
         hold_frozen(network)
 
     def sentence(self, network: nn.Module) -> str:
         """Return the plan in one sentence without a full stop, with the share of the parameters that is trained."""
         counts = self.describe(network)
         trained, frozen = counts["trained_parameters"], counts["frozen_parameters"]
-        sentence = f"{self.reason}; {trained:,} of {trained + frozen:,} parameters are trained"
+        sentence = f"{self.decision}; {trained:,} of {trained + frozen:,} parameters are trained"
         return "; ".join([sentence, *self._left_out(network)])
 
     def _left_out(self, network: nn.Module) -> list[str]:
@@ -60,6 +73,8 @@ class FreezePlan:
             "reason": self.reason,
             "frozen_groups": self.frozen_groups,
             "num_groups": self.num_groups,
+            "epochs": self.epochs,
+            "learning_rate": self.learning_rate,
             "trained_parameters": trained,
             "frozen_parameters": sum(sizes.values()) - trained,
         }
@@ -72,14 +87,51 @@ def hold_frozen(network: nn.Module) -> None:
     and leaves dropout and stochastic depth on.
     """
     for module in network.modules():
-        parameters = list(module.parameters())
-        if parameters and not any(parameter.requires_grad for parameter in parameters):
+        if is_held(module):
             module.eval()
 
 
-def plan_from_depth(network: Any, frozen_groups: int, reason: str) -> FreezePlan:
+def is_held(module: nn.Module) -> bool:
+    """Tell whether a module has parameters and all of them are frozen."""
+    parameters = list(module.parameters())
+    return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
+
+
+def plan_from_depth(
+    network: Any, frozen_groups: int, reason: str, *, epochs: int = 30, learning_rate: float = 0.01
+) -> FreezePlan:
     """Freeze the first ``frozen_groups`` layer groups below the head; the head is always trained."""
+    frozen = {name for group in body_groups(network)[:frozen_groups] for name in group}
+    return plan_from_names(network, frozen, reason, epochs=epochs, learning_rate=learning_rate)
+
+
+def plan_from_names(
+    network: Any, frozen: Collection[str], reason: str, *, epochs: int, learning_rate: float
+) -> FreezePlan:
+    """Freeze the parameters named; those of the head are not to be among them."""
     groups: Sequence[Sequence[str]] = body_groups(network)
-    frozen = {name for group in groups[:frozen_groups] for name in group}
+    whole = [all(name in frozen for name in group) for group in groups]
+    leading = whole.index(False) if False in whole else len(whole)
     trainable = frozenset(name for name, _ in network.named_parameters() if name not in frozen)
-    return FreezePlan(trainable, min(frozen_groups, len(groups)), len(groups), reason)
+    return FreezePlan(trainable, leading, len(groups), reason, epochs, learning_rate)
+
+
+def depth_in_words(network: nn.Module, frozen_groups: int) -> str:
+    """Say how deep a network is frozen.
+
+    >>> import timm
+    >>> network = timm.create_model("test_efficientnet")
+    >>> for frozen_groups in (0, 1, 4, 6):
+    ...     print(depth_in_words(network, frozen_groups))
+    nothing frozen
+    stem (1 of 6 layer groups) frozen
+    stem to blocks.2 (4 of 6 layer groups) frozen
+    all 6 layer groups below the head frozen
+    """
+    names = [name.partition(" + ")[0] for name in group_names(network)]
+    if frozen_groups == 0:
+        return "nothing frozen"
+    if frozen_groups >= len(names):
+        return f"all {len(names)} layer groups below the head frozen"
+    span = names[0] if frozen_groups == 1 else f"{names[0]} to {names[frozen_groups - 1]}"
+    return f"{span} ({frozen_groups} of {len(names)} layer groups) frozen"

@@ -1,45 +1,264 @@
-"""Freeze rules: from the data and the network to a freeze plan.
+"""Freeze rules: from the data and the network to a freeze plan, or to several, one after the other.
 
-The more labelled images there are, the fewer layers are frozen.
+Each rule also recommends how long to train and how fast: the deeper the training goes, the slower. The recommended
+learning rates are AdamW's, for batches of 64.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from math import floor, inf, sqrt
 
 from torch import nn
 from typing_extensions import TypedDict  # pydantic checks only this one before Python 3.12
 
-from graftline.backbones.layers import body_groups
+from graftline.backbones.layers import body_groups, group_names, head_parameters
 from graftline.errors import UserError
-from graftline.freezing.plan import FreezePlan, plan_from_depth
+from graftline.freezing.plan import FreezePlan, depth_in_words, plan_from_depth, plan_from_names
 
 
-class Rule(Protocol):
+@dataclass(frozen=True)
+class Situation:
+    """What a freeze rule decides by, beside the network.
+
+    Attributes:
+        images_per_class: training images, on average.
+        num_classes: K.
+        pretrained: whether the network's weights know anything.
+        epochs: the user's own number, which every rule keeps to; None: the rule's.
+    """
+
+    images_per_class: float
+    num_classes: int
+    pretrained: bool
+    epochs: int | None = None
+
+    def facts(self, network: nn.Module) -> str:
+        """Say it in words.
+
+        >>> Situation(787, 2, pretrained=True).facts(nn.Linear(1_000_000, 2))
+        '787 images per class, 2 classes, 2.0 M parameters'
+        """
+        millions = num_parameters(network) / 1e6
+        size = f"{millions:.1f}" if millions >= 1 else f"{millions:.1g}"
+        images = f"{self.images_per_class:,.0f} images per class"
+        return f"{images}, {self.num_classes:,} classes, {size} M parameters"
+
+    def settle(self, network: nn.Module, plan: FreezePlan) -> FreezePlan:
+        """Return a plan with the user's own epochs, where there are such.
+
+        Raises:
+            UserError: the plan freezes layers that know nothing.
+        """
+        if not self.pretrained and any(name not in plan.trainable for name, _ in network.named_parameters()):
+            raise UserError(
+                f"The frozen layers would be random ({plan.reason}, and the backbone has no pretrained weights): "
+                "use freeze=none or freeze=auto, or give the backbone weights."
+            )
+        return plan if self.epochs is None else replace(plan, epochs=self.epochs)
+
+
+class Rule(ABC):
     """A freeze rule."""
 
-    def plan(self, network: nn.Module, images_per_class: float) -> FreezePlan:
-        """Decide for ``network`` (a timm network) and the number of training images per class, on average."""
-        ...
+    @abstractmethod
+    def plan(self, network: nn.Module, situation: Situation) -> FreezePlan:
+        """Decide what of ``network``, a timm network, is frozen.
+
+        Raises:
+            UserError: the rule does not fit the network, or would freeze layers that know nothing.
+        """
+
+    def timetable(self, network: nn.Module, situation: Situation) -> list[FreezePlan]:
+        """Return the plans of a training's phases, in order; all rules but ``Gradual`` have one phase."""
+        return [self.plan(network, situation)]
 
 
 @dataclass(frozen=True)
-class AllButHead:
-    """Only the new head is trained."""
+class AllButHead(Rule):
+    """Only the new head is trained.
 
-    def plan(self, network: nn.Module, images_per_class: float) -> FreezePlan:  # noqa: ARG002 - the protocol's
+    Attributes:
+        epochs: recommended.
+        learning_rate: recommended.
+    """
+
+    epochs: int = 30
+    learning_rate: float = 0.01
+
+    def __post_init__(self) -> None:
+        check_advice(self.epochs, self.learning_rate)
+
+    def plan(self, network: nn.Module, situation: Situation) -> FreezePlan:
         """Freeze every layer group below the head."""
-        groups = len(body_groups(network))
-        return plan_from_depth(network, groups, f"all {groups} layer groups below the head are frozen")
+        return situation.settle(network, _to_depth(network, len(body_groups(network)), self.epochs, self.learning_rate))
 
 
 @dataclass(frozen=True)
-class Nothing:
-    """The whole network is trained."""
+class Nothing(Rule):
+    """The whole network is trained.
 
-    def plan(self, network: nn.Module, images_per_class: float) -> FreezePlan:  # noqa: ARG002 - the protocol's
+    Attributes:
+        epochs: recommended.
+        learning_rate: recommended.
+    """
+
+    epochs: int = 20
+    learning_rate: float = 0.0003
+
+    def __post_init__(self) -> None:
+        check_advice(self.epochs, self.learning_rate)
+
+    def plan(self, network: nn.Module, situation: Situation) -> FreezePlan:
         """Freeze nothing."""
-        return plan_from_depth(network, 0, "nothing is frozen")
+        return situation.settle(network, _to_depth(network, 0, self.epochs, self.learning_rate))
+
+
+@dataclass(frozen=True)
+class FirstStages(Rule):
+    """The first layer groups are frozen; one of ``number`` and ``fraction`` is given.
+
+    Attributes:
+        number: how many.
+        fraction: how much of all layer groups below the head, 0 to 1, rounded to whole groups.
+        epochs: recommended.
+        learning_rate: recommended.
+    """
+
+    number: int | None = None
+    fraction: float | None = None
+    epochs: int = 12
+    learning_rate: float = 0.001
+
+    def __post_init__(self) -> None:
+        check_advice(self.epochs, self.learning_rate)
+        if (self.number is None) == (self.fraction is None):
+            raise UserError("freeze=first_stages needs either freeze.number (3) or freeze.fraction (0.5).")
+        if self.number is not None and self.number < 0:
+            raise UserError(f"freeze.number is {self.number}, it must be at least 0.")
+        if self.fraction is not None and not 0 <= self.fraction <= 1:
+            raise UserError(f"freeze.fraction is {self.fraction}, it must be at least 0 and at most 1.")
+
+    def plan(self, network: nn.Module, situation: Situation) -> FreezePlan:
+        """Freeze so many layer groups, counted from the input.
+
+        Raises:
+            UserError: there are fewer, or they know nothing.
+        """
+        names = group_names(network)
+        if self.number is not None and self.number > len(names):
+            raise UserError(
+                f"freeze.number is {self.number}, but this network has {len(names)} layer groups below the head: "
+                f"{', '.join(names)}."
+            )
+        number = self.number if self.number is not None else share_of(len(names), self.fraction or 0.0)
+        return situation.settle(network, _to_depth(network, number, self.epochs, self.learning_rate))
+
+
+@dataclass(frozen=True)
+class Names(Rule):
+    """The parameters whose names match are frozen; all others are trained.
+
+    Attributes:
+        frozen: patterns as for file names, such as ``blocks.0.*``. The head is trained even where one matches it.
+        epochs: recommended.
+        learning_rate: recommended.
+    """
+
+    frozen: Sequence[str]
+    epochs: int = 12
+    learning_rate: float = 0.001
+
+    def __post_init__(self) -> None:
+        check_advice(self.epochs, self.learning_rate)
+        if not self.frozen:
+            raise UserError("freeze.frozen names nothing: give patterns ([conv_stem.*]), or take freeze=none.")
+
+    def plan(self, network: nn.Module, situation: Situation) -> FreezePlan:
+        """Freeze what matches.
+
+        Raises:
+            UserError: a pattern matches nothing below the head, or what it matches knows nothing.
+        """
+        head = head_parameters(network)
+        body = [name for name, _ in network.named_parameters() if name not in head]
+        for pattern in self.frozen:
+            if not any(fnmatchcase(name, pattern) for name in body):
+                raise UserError(f"freeze.frozen: {pattern} matches no parameter below the head.{_near(pattern, body)}")
+        frozen = {name for name in body if any(fnmatchcase(name, pattern) for pattern in self.frozen)}
+        reason = f"{len(frozen)} of {len(body)} tensors below the head frozen ({', '.join(self.frozen)})"
+        plan = plan_from_names(network, frozen, reason, epochs=self.epochs, learning_rate=self.learning_rate)
+        return situation.settle(network, plan)
+
+
+@dataclass(frozen=True)
+class Gradual(Rule):
+    """First the head is trained alone, then one layer group after the other joins it, from the head down.
+
+    Howard and Ruder 2018 (ULMFiT, arXiv 1801.06146, section 3.3) unfreeze one layer per epoch; here a step is several
+    epochs, as each is a fit of its own with its own learning-rate schedule.
+
+    Attributes:
+        head_epochs: of the first phase.
+        step_epochs: of each further one; the last one also has what is left of ``epochs``.
+        step_groups: how many layer groups join at each step.
+        until: share of the layer groups that stays frozen to the end, 0 to 1, rounded to whole groups.
+        epochs: of all phases together, recommended.
+        head_learning_rate: of the first phase, recommended.
+        learning_rate: of the further ones, recommended.
+    """
+
+    head_epochs: int = 10
+    step_epochs: int = 5
+    step_groups: int = 1
+    until: float = 0.5
+    epochs: int = 30
+    head_learning_rate: float = 0.01
+    learning_rate: float = 0.001
+
+    def __post_init__(self) -> None:
+        check_advice(self.epochs, self.learning_rate)
+        check_advice(self.epochs, self.head_learning_rate)
+        for key in ("head_epochs", "step_epochs", "step_groups"):
+            if getattr(self, key) < 1:
+                raise UserError(f"freeze.{key} is {getattr(self, key)}, it must be at least 1.")
+        if not 0 <= self.until <= 1:
+            raise UserError(f"freeze.until is {self.until}, it must be at least 0 and at most 1.")
+
+    def plan(self, network: nn.Module, situation: Situation) -> FreezePlan:
+        """Return the plan of the last phase, in which the most is trained."""
+        return self.timetable(network, situation)[-1]
+
+    def timetable(self, network: nn.Module, situation: Situation) -> list[FreezePlan]:
+        """Return a plan per phase, as many as there are epochs for; together they have just the epochs given."""
+        depths = self._depths(len(body_groups(network)))
+        epochs = self._epochs(self.epochs if situation.epochs is None else situation.epochs, len(depths))
+        plans = []
+        for number, (frozen, phase_epochs) in enumerate(zip(depths, epochs, strict=False), start=1):
+            plan = _to_depth(
+                network, frozen, phase_epochs, self.head_learning_rate if number == 1 else self.learning_rate
+            )
+            settled = replace(situation, epochs=None).settle(network, plan)
+            plans.append(replace(settled, reason=f"phase {number} of {len(epochs)}: {plan.reason}"))
+        return plans
+
+    def _depths(self, groups: int) -> list[int]:
+        """Return how many layer groups are frozen in each phase."""
+        last = share_of(groups, self.until)
+        return [*range(groups, last, -self.step_groups), last]
+
+    def _epochs(self, total: int, num_phases: int) -> list[int]:
+        """Return the epochs of each phase, for as many phases as they suffice for.
+
+        >>> Gradual(head_epochs=10, step_epochs=5)._epochs(23, 9), Gradual()._epochs(30, 2), Gradual()._epochs(4, 9)
+        ([10, 5, 5, 3], [10, 20], [4])
+        """
+        epochs = [min(self.head_epochs, total)]
+        while sum(epochs) < total and len(epochs) < num_phases:
+            epochs.append(min(self.step_epochs, total - sum(epochs)))
+        return [*epochs[:-1], total - sum(epochs[:-1])]
 
 
 class Row(TypedDict):
@@ -47,14 +266,21 @@ class Row(TypedDict):
 
     images_per_class: int
     frozen: float
+    epochs: int
+    learning_rate: float
 
 
 @dataclass(frozen=True)
-class Auto:
-    """Looks the share of frozen layer groups up in a table, by the number of training images per class.
+class Auto(Rule):
+    """Looks up in a table what to freeze, by the number of training images per class and the size of the network.
 
     Attributes:
-        table: rows of ``images_per_class`` (from this many on) and ``frozen`` (share of the layer groups, 0 to 1).
+        table: rows of ``images_per_class`` (from this many on), ``frozen`` (share of the layer groups, 0 to 1),
+            ``epochs`` and ``learning_rate`` (recommended).
+        reference_parameters: size of network that the table is for. A larger one needs more images for the same row:
+            as many times more as the square root of how many times it is larger.
+        random_epochs: recommended where the weights are random, so that nothing is frozen.
+        random_learning_rate: the same.
 
     Raises:
         UserError: the table does not start at 0 images, is not ascending, has a share outside 0 to 1, or freezes more
@@ -62,6 +288,9 @@ class Auto:
     """
 
     table: Sequence[Row]
+    reference_parameters: int = 4_000_000
+    random_epochs: int = 60
+    random_learning_rate: float = 0.001
 
     def __post_init__(self) -> None:
         thresholds = [row["images_per_class"] for row in self.table]
@@ -70,24 +299,64 @@ class Auto:
             raise UserError("freeze.table must start at images_per_class: 0 and ascend from row to row.")
         if sorted(shares, reverse=True) != shares or not all(0 <= share <= 1 for share in shares):
             raise UserError("freeze.table must give shares between 1 and 0 that do not grow with the number of images.")
+        for row in self.table:
+            check_advice(row["epochs"], row["learning_rate"], "freeze.table")
+        check_advice(self.random_epochs, self.random_learning_rate, "freeze.random")
+        if self.reference_parameters < 1:
+            raise UserError(f"freeze.reference_parameters is {self.reference_parameters}, it must be at least 1.")
 
-    def plan(self, network: nn.Module, images_per_class: float) -> FreezePlan:
+    def plan(self, network: nn.Module, situation: Situation) -> FreezePlan:
         """Freeze the share of the layer groups that the table gives, rounded to whole groups."""
-        share = next(row["frozen"] for row in reversed(self.table) if images_per_class >= row["images_per_class"])
-        groups = len(body_groups(network))
-        frozen = round(share * groups)
-        reason = f"{images_per_class:.0f} images per class: {frozen} of {groups} layer groups below the head are frozen"
-        return plan_from_depth(network, frozen, reason)
+        if not situation.pretrained:
+            plan = _to_depth(network, 0, self.random_epochs, self.random_learning_rate)
+            facts = "the weights are random, there is nothing to keep"
+        else:
+            row = self.row(situation.images_per_class, num_parameters(network))
+            number = share_of(len(body_groups(network)), row["frozen"])
+            plan = _to_depth(network, number, row["epochs"], row["learning_rate"])
+            facts = situation.facts(network)
+        return situation.settle(network, replace(plan, reason=f"{facts}: {plan.reason}"))
+
+    def row(self, images_per_class: float, parameters: int) -> Row:
+        """Return the row of the table for so many images per class and a network of so many parameters."""
+        worth = images_per_class / max(1.0, sqrt(parameters / self.reference_parameters))
+        return next(row for row in reversed(self.table) if worth >= row["images_per_class"])
 
 
-def refuse_frozen_noise(plan: FreezePlan, *, pretrained: bool) -> None:
-    """Refuse to freeze layers that know nothing.
+def share_of(groups: int, share: float) -> int:
+    """Return a share of the layer groups as a number, halves upwards.
+
+    >>> [share_of(8, share) for share in (0.0, 0.5, 0.7, 0.94, 1.0)]
+    [0, 4, 6, 8, 8]
+    """
+    return floor(share * groups + 0.5)
+
+
+def num_parameters(network: nn.Module) -> int:
+    """Return how many parameters a network has."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def check_advice(epochs: int, learning_rate: float, key: str = "freeze") -> None:
+    """Make sure that what a rule recommends can be done.
 
     Raises:
-        UserError: layers are frozen but the network has random weights.
+        UserError: it cannot.
     """
-    if plan.frozen_groups > 0 and not pretrained:
-        raise UserError(
-            f"The frozen layers would be random ({plan.reason}, and the backbone has no pretrained weights): "
-            "use freeze=none, or give the backbone weights."
-        )
+    if epochs < 1:
+        raise UserError(f"{key}: epochs is {epochs}, it must be at least 1.")
+    if not 0 < learning_rate < inf:  # also catches NaN
+        raise UserError(f"{key}: the learning rate is {learning_rate}, it must be above 0.")
+
+
+def _to_depth(network: nn.Module, frozen_groups: int, epochs: int, learning_rate: float) -> FreezePlan:
+    reason = depth_in_words(network, frozen_groups)
+    return plan_from_depth(network, frozen_groups, reason, epochs=epochs, learning_rate=learning_rate)
+
+
+def _near(pattern: str, names: Sequence[str]) -> str:
+    """Return a sentence with the names of parameters and modules that a pattern may mean, if there are any."""
+    words = [name.split(".") for name in names]
+    modules = {".".join([*parts[:length], "*"]) for parts in words for length in range(1, len(parts))}
+    near = get_close_matches(pattern, sorted(modules.union(names)), n=3, cutoff=0.5)
+    return f" Do you mean {' or '.join(near)}?" if near else f" They are called {names[0]} to {names[-1]}."

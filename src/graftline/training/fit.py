@@ -3,6 +3,7 @@
 import inspect
 import logging
 import math
+import os
 import signal
 import time
 import warnings
@@ -10,15 +11,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from torch import nn
 from torch.utils.data import DataLoader
 
 from graftline.data.loaders import Batch
 from graftline.errors import UserError
+from graftline.freezing.contract import FIRST_STEPS
 from graftline.training.module import GraftModule, Optimiser
 from graftline.training.progress import FitProgress, Metrics
 
@@ -61,6 +65,8 @@ def fit(
     *,
     directory: Path,
     on_epoch: Callable[[Metrics, int], None],
+    on_start: Callable[[Metrics], None] | None = None,
+    on_first_gradients: Callable[[nn.Module], None] | None = None,
     patience: int | None = None,
     ema_decay: float | None = None,
     resume: bool = False,
@@ -75,6 +81,9 @@ def fit(
         make_loaders: (rank, number of processes) → training and validation loader of that process.
         directory: where ``best.ckpt`` and ``last.ckpt`` lie.
         on_epoch: called on rank 0 with the metrics and the step after each epoch.
+        on_start: called on rank 0 with the learning rates of the first step, ``lr/LAYER`` → rate.
+        on_first_gradients: called in each process with ``module.network`` when the gradients of one of the first
+            optimiser steps (``freezing.contract.FIRST_STEPS``) are there; what it raises ends the fit.
         patience: epochs without a better validation loss before the fit stops; None: never.
         ema_decay: decay of the averaged weights; None: no averaging.
         resume: go on from ``last.ckpt``.
@@ -85,7 +94,7 @@ def fit(
         KeyboardInterrupt: the user stopped the training; ``last.ckpt`` of the last whole epoch is there.
     """
     _quiet_lightning()
-    progress = FitProgress(on_epoch, show=show_progress)
+    progress = FitProgress(on_epoch, on_start, show=show_progress)
     best = ModelCheckpoint(
         directory, "best", monitor=MONITOR, save_on_train_epoch_end=True, enable_version_counter=False
     )
@@ -93,6 +102,8 @@ def fit(
     callbacks: list[pl.Callback] = [progress, best, last]
     if patience is not None:
         callbacks.append(EarlyStopping(MONITOR, patience=patience))
+    if on_first_gradients is not None:
+        callbacks.append(_FirstGradients(on_first_gradients))
     if ema_decay is not None:
         callbacks.append(EMAWeightAveraging(decay=ema_decay))
     trainer = make_trainer(
@@ -106,11 +117,25 @@ def fit(
     start = time.perf_counter()
     train_loader, validation_loader = make_loaders(trainer.global_rank, trainer.world_size)
     checkpoint = directory / "last.ckpt" if resume else None
-    with _threads(threads), _plain_interrupt():
+    with _threads(threads), _plain_interrupt(), _quick_device_check():
         trainer.fit(module, train_loader, validation_loader, ckpt_path=checkpoint, weights_only=True)
     module.load_state_dict(torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"])
     history = progress.history
     return Fit(history, min(history, key=_monitored), time.perf_counter() - start, trainer.global_step)
+
+
+class _FirstGradients(pl.Callback):
+    """Hands the network on in the first optimiser steps of this fit, between the backward pass and the step."""
+
+    def __init__(self, check: Callable[[nn.Module], None]) -> None:
+        self._check = check
+        self._steps = 0
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:  # noqa: ARG002 - Lightning's
+        if self._steps < FIRST_STEPS:
+            self._steps += 1
+            assert isinstance(pl_module, GraftModule)
+            self._check(pl_module.network)
 
 
 @contextmanager
@@ -122,6 +147,23 @@ def _threads(number: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def _quick_device_check() -> Iterator[None]:
+    """Let torch ask the CUDA runtime whether there is a GPU, as it does by default.
+
+    Each optimiser step asks. Lightning has set this variable, by which NVIDIA's NVML answers, a library that is then
+    looked for on the disk each time: 0.2 ms, a good part of a head's step. What NVML is for, processes that are forked
+    afterwards, does not concern us: workers come from a server process.
+    """
+    name = "PYTORCH_NVML_BASED_CUDA_CHECK"
+    before = os.environ.pop(name, None)
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ[name] = before
 
 
 @contextmanager
@@ -166,7 +208,8 @@ def check_trainer(make_trainer: Callable[..., pl.Trainer]) -> None:
     except (MisconfigurationException, ImportError, ValueError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"The trainer cannot be made ({reason}): change trainer.*, or take trainer=cpu.") from error
-    if trainer.max_epochs is None or trainer.max_epochs < 1:
+    given = getattr(make_trainer, "keywords", {}).get("max_epochs")
+    if given is not None and given < 1:
         raise UserError(f"trainer.max_epochs is {trainer.max_epochs}: give a number of epochs, at least 1.")
     if trainer.limit_val_batches == 0 or trainer.check_val_every_n_epoch != 1:
         raise UserError("Each epoch is validated: leave trainer.limit_val_batches and check_val_every_n_epoch alone.")

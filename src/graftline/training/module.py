@@ -140,7 +140,7 @@ class GraftModule(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log what validation gave, over all processes."""
         for name, value in self.validated.everywhere().items():
-            self.log(f"val/{name}", value.float(), prog_bar=True)
+            self.log(f"val/{name}", value.float(), prog_bar=True, sync_dist=True)  # the same everywhere
         self.validated.reset()
 
     def count(self, losses: Tensor, correct: Tensor, weights: Tensor) -> None:

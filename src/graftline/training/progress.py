@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from graftline.console import console, say
+from graftline.training.module import GraftModule
 
 Metrics = dict[str, float]
 
@@ -20,13 +21,21 @@ class FitProgress(pl.Callback):
 
     Args:
         on_epoch: called after each validation with the epoch's metrics and the step they belong to; rank 0 only.
+        on_start: called before the first step with the learning rates that it takes; rank 0 only.
         show: draw the bar.
     """
 
-    def __init__(self, on_epoch: Callable[[Metrics, int], None], *, show: bool = True) -> None:
+    def __init__(
+        self,
+        on_epoch: Callable[[Metrics, int], None],
+        on_start: Callable[[Metrics], None] | None = None,
+        *,
+        show: bool = True,
+    ) -> None:
         self.history: list[Metrics] = []
         self._shows = show
         self._on_epoch = on_epoch
+        self._on_start = on_start
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=24),
@@ -43,8 +52,10 @@ class FitProgress(pl.Callback):
         self._epoch_start = 0.0
         self._drawn = 0.0
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002 - Lightning's
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the bar."""
+        if self._on_start is not None and trainer.is_global_zero:
+            self._on_start(_graft(pl_module).rates())
         batches = int(trainer.num_training_batches)
         self._task = self._bar.add_task("training", total=batches * (trainer.max_epochs or 1), figures="")
         self._batches = batches * trainer.current_epoch
@@ -57,8 +68,8 @@ class FitProgress(pl.Callback):
     def on_train_batch_end(
         self,
         trainer: pl.Trainer,
-        pl_module: pl.LightningModule,  # noqa: ARG002
-        outputs: Any,  # noqa: ARG002
+        pl_module: pl.LightningModule,
+        outputs: Any,  # noqa: ARG002 - Lightning's signature
         batch: Any,
         batch_idx: int,  # noqa: ARG002
     ) -> None:
@@ -66,12 +77,12 @@ class FitProgress(pl.Callback):
         self._images += len(batch["label"]) * trainer.world_size
         self._batches += 1
         if time.perf_counter() - self._drawn >= REDRAW_SECONDS:
-            self._draw(trainer)
+            self._draw(trainer, pl_module)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the epoch's metrics and hand them on."""
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if not name.endswith("_step")}
-        metrics = {name.removesuffix("_epoch"): value for name, value in metrics.items()}
+        metrics = {"train/loss": float(_graft(pl_module).trained.everywhere()["loss"])}
+        metrics.update({name: float(value) for name, value in trainer.callback_metrics.items()})
         metrics["epoch"] = float(trainer.current_epoch)
         metrics["learning_rate"] = float(trainer.optimizers[0].param_groups[0]["lr"])
         metrics["images_per_second"] = self._images / (time.perf_counter() - self._epoch_start)
@@ -96,9 +107,9 @@ class FitProgress(pl.Callback):
         """Take the epochs before over from the checkpoint."""
         self.history = state_dict["history"]
 
-    def _draw(self, trainer: pl.Trainer) -> None:
+    def _draw(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._drawn = time.perf_counter()
-        self._bar.update(self._task, completed=self._batches, figures=self._figures(trainer))
+        self._bar.update(self._task, completed=self._batches, figures=self._figures(trainer, module))
 
     def _tell(self, metrics: Metrics, max_epochs: int) -> None:
         """Print a line now and then, which stays when the bar is gone."""
@@ -110,11 +121,14 @@ class FitProgress(pl.Callback):
                 f"{metrics['images_per_second']:,.0f} images/s"
             )
 
-    def _figures(self, trainer: pl.Trainer) -> str:
-        shown = {
-            name: float(value) for name, value in trainer.progress_bar_metrics.items() if name.count("_epoch") == 0
-        }
+    def _figures(self, trainer: pl.Trainer, module: pl.LightningModule) -> str:
+        shown = {f"train/{name}": value for name, value in _graft(module).trained.here().items()}
+        shown.update({name: float(value) for name, value in trainer.progress_bar_metrics.items()})
         speed = self._images / max(1e-9, time.perf_counter() - self._epoch_start)
-        figures = [f"epoch {trainer.current_epoch + 1}"]
-        figures += [f"{name.removesuffix('_step')} {value:.3f}" for name, value in shown.items()]
+        figures = [f"epoch {trainer.current_epoch + 1}", *(f"{name} {value:.3f}" for name, value in shown.items())]
         return "  ".join([*figures, f"{speed:,.0f} images/s"])
+
+
+def _graft(module: pl.LightningModule) -> GraftModule:
+    assert isinstance(module, GraftModule)
+    return module

@@ -8,7 +8,7 @@ Letters: B batch, C channels, H height, W width.
 
 import copy
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -17,11 +17,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves  # what torch's own counter takes outputs apart with
 from torch.utils.flop_counter import FlopCounterMode
 
-from graftline.backbones.layers import body_groups, head_parameters
+from graftline.backbones.layers import BODY, HEAD, body_groups, group_names, head_parameters
 
 FLOAT_BYTES = 4  # of a float32
-HEAD, STEM, BODY = "head", "stem", "body"
-NAMED_PARTS = 3  # modules that a stage's name spells out
 
 Kind = Literal["conv_1x1", "depthwise", "conv", "fully_connected", "matmul"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -138,38 +136,9 @@ def _on_meta(network: nn.Module) -> nn.Module:
 
 def _stages(network: nn.Module) -> dict[str, str]:
     """Return the stage of each parameter, by its name, in the order of the stages."""
-    body, head = body_groups(network), head_parameters(network)
-    sizes = Counter(prefix for name, _ in network.named_parameters() for prefix in _prefixes(name))
-    stages: dict[str, str] = {}
-    for number, names in enumerate(body):
-        parts = _largest_modules(names, sizes)
-        label = " + ".join(parts[:NAMED_PARTS]) + (" + …" if len(parts) > NAMED_PARTS else "")
-        if number == 0 and len(parts) > 1:
-            label = STEM if len(body) > 1 else BODY
-        stages.update(dict.fromkeys(names, label))
-    return {**stages, **dict.fromkeys(sorted(head), HEAD)}
-
-
-def _largest_modules(names: list[str], sizes: Mapping[str, int]) -> list[str]:
-    """Return the largest modules that a layer group consists of, as ``blocks.6`` and ``conv_head``.
-
-    Args:
-        names: of the group's parameters.
-        sizes: the number of the network's parameters whose name begins with a prefix.
-    """
-    own = Counter(prefix for name in names for prefix in _prefixes(name))
-    whole = (next(prefix for prefix in _prefixes(name) if own[prefix] == sizes[prefix]) for name in names)
-    return list(dict.fromkeys(whole))
-
-
-def _prefixes(name: str) -> list[str]:
-    """Return the names of the modules that a parameter lies in, the largest first, and last its own.
-
-    >>> _prefixes("blocks.0.conv.weight")
-    ['blocks', 'blocks.0', 'blocks.0.conv', 'blocks.0.conv.weight']
-    """
-    words = name.split(".")
-    return [".".join(words[: length + 1]) for length in range(len(words))]
+    groups = zip(group_names(network), body_groups(network), strict=True)
+    stages = {parameter: stage for stage, parameters in groups for parameter in parameters}
+    return {**stages, **dict.fromkeys(sorted(head_parameters(network)), HEAD)}
 
 
 @dataclass

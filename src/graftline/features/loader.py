@@ -1,0 +1,95 @@
+"""Cached activations in batches, at the speed of memory.
+
+Letters: B batch, N images, F numbers per image.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from graftline.data.loaders import Batch, DrawSampler
+from graftline.data.version import Samples
+
+MEMORY_SHARE = 0.25  # of the memory that is free: what fits into it is read once and held
+
+
+class ActivationLoader(DataLoader[Batch]):
+    """Slices batches of activations out of a matrix, in the order in which ``make_loader`` would give the images.
+
+    A ``DataLoader`` by its surface only, so that it stands wherever one of images does: nothing is done per image.
+
+    Args:
+        views: matrices (N, F); epoch ``e`` reads ``views[e % len(views)]``.
+        samples: the N images that the activations belong to.
+        sampler: gives the order of each epoch.
+        batch_size: B.
+        drop_last: whether to leave out the last batch when it is not full.
+    """
+
+    def __init__(
+        self, views: Sequence[np.ndarray], samples: Samples, sampler: DrawSampler, batch_size: int, drop_last: bool
+    ) -> None:
+        self._labels = torch.tensor(samples.labels)
+        weights = np.ones(len(samples.labels), np.float32) if samples.weights is None else samples.weights
+        self._weights = torch.tensor(weights)
+        self._order = sampler
+        self._views = _in_memory(views)
+        super().__init__(TensorDataset(self._labels), batch_size=batch_size, sampler=sampler, drop_last=drop_last)  # type: ignore[arg-type]  # only its length is asked for
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # torch promises an iterator of its own class
+        """Return the batches of one epoch."""
+        assert self.batch_size is not None
+        order = torch.from_numpy(self._order.indices())
+        if self.drop_last:
+            order = order[: len(order) // self.batch_size * self.batch_size]
+        view = self._views[self._order.epoch % len(self._views)]
+        parts = (order, self._labels[order], self._weights[order])
+        for index, labels, weights in zip(*(torch.split(part, self.batch_size) for part in parts), strict=True):
+            yield {"image": view.index_select(0, index).float(), "label": labels, "weight": weights, "index": index}
+
+
+def activation_loader(
+    views: Sequence[np.ndarray],
+    samples: Samples,
+    *,
+    batch_size: int,
+    shuffle: bool,
+    seed: int,
+    rank: int = 0,
+    world_size: int = 1,
+    drop_last: bool = False,
+) -> ActivationLoader:
+    """Return a loader of cached activations that stands where one of images would.
+
+    Args:
+        views: matrices (N, F), float32 or float16; epoch ``e`` reads ``views[e % len(views)]``.
+        samples: the N images that the activations belong to.
+        batch_size: as in ``make_loader``, like the rest.
+        shuffle: True for training.
+        seed: of the order of the images.
+        rank: number of this process.
+        world_size: number of processes.
+        drop_last: whether to leave out the last batch when it is not full.
+    """
+    sampler = DrawSampler(len(samples.labels), shuffle=shuffle, seed=seed, rank=rank, world_size=world_size)
+    return ActivationLoader(views, samples, sampler, batch_size, drop_last)
+
+
+def _in_memory(views: Sequence[np.ndarray]) -> list[Tensor]:
+    """Return the views as tensors: in memory where there is room, else as they lie on disk.
+
+    They stay as they were kept: half as many bytes to gather is worth more than the conversion of each batch costs.
+    """
+    needed = sum(view.nbytes for view in views)
+    if needed < MEMORY_SHARE * psutil.virtual_memory().available:
+        views = [np.array(view) for view in views]
+    return [torch.from_numpy(view) for view in views]
+
+
+def fits_in_memory(numbers: int) -> bool:
+    """Tell whether so many numbers may be held in memory as float32."""
+    return 4 * numbers < MEMORY_SHARE * float(psutil.virtual_memory().available)

@@ -1,0 +1,59 @@
+"""Locks between processes, which the kernel frees when their holder dies."""
+
+import fcntl
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+
+class Lock:
+    """A lock on a file, held until it is closed, its object is gone or its process ends.
+
+    It is ``flock`` itself and not the package filelock, as that knows no shared locks.
+
+    Args:
+        file: made if it is not there; its content does not matter.
+        shared: any number of processes may share it; False: one alone has it.
+        on_wait: called before we wait for others.
+
+    Raises:
+        BlockingIOError: others have it, and ``on_wait`` is None.
+    """
+
+    def __init__(self, file: Path, *, shared: bool, on_wait: Callable[[], None] | None = None) -> None:
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        while True:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self._file = file.open("ab")
+            except FileNotFoundError:  # its folder was removed this very moment
+                continue
+            try:
+                fcntl.flock(self._file, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if on_wait is None:
+                    self._file.close()
+                    raise
+                on_wait()
+                fcntl.flock(self._file, kind)
+            if self._is_still(file):
+                return
+            self._file.close()
+
+    def _is_still(self, file: Path) -> bool:
+        """Tell whether what we have locked is what others find under that name."""
+        try:
+            return os.path.samestat(file.stat(), os.fstat(self._file.fileno()))
+        except FileNotFoundError:
+            return False
+
+    def close(self) -> None:
+        """Let others have it."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,158 @@
+"""Fitting a network as a freeze plan says: its inputs, its optimiser, the fit, and the proof that frozen was frozen."""
+
+import functools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from torch import nn
+
+from graftline.augment.policy import Policy
+from graftline.backbones.backbone import Graft
+from graftline.data.version import DatasetVersion
+from graftline.features.cache import Features
+from graftline.files import write_json
+from graftline.freezing.contract import Contract
+from graftline.freezing.plan import FreezePlan
+from graftline.training.fit import Fit, fit, weight_decay_of
+from graftline.training.groups import Layers
+from graftline.training.inputs import Inputs, choose_inputs
+from graftline.training.module import GraftModule, Optimiser, Schedule
+from graftline.training.progress import Metrics
+from graftline.training.recipe import Recipe
+
+CONTRACT_FILE, FORECAST_FILE = "contract.json", "forecast.json"
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What came of fitting a network: the network itself has the weights of the best epoch.
+
+    Attributes:
+        inputs: what was trained on what.
+        fit: history, best epoch, seconds.
+        contract: what was proven: counts and hashes, for the run.
+    """
+
+    inputs: Inputs
+    fit: Fit
+    contract: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """All that is the same however much of the network is frozen.
+
+    Attributes:
+        version: the images; the splits ``train`` and ``validation`` are used.
+        policy: augmentation of the training images.
+        features: whether and how activations are cached.
+        recipe: batch size, losses, patience.
+        optimiser: ``functools.partial`` of a torch optimiser's class; ``lr=None``: as the freeze plan recommends.
+        schedule: (step, total steps) → factor on the learning rate.
+        make_trainer: ``functools.partial`` of ``pytorch_lightning.Trainer``; how many epochs is the plan's to say.
+        seed: of order and augmentation.
+    """
+
+    version: DatasetVersion
+    policy: Policy
+    features: Features
+    recipe: Recipe
+    optimiser: Optimiser
+    schedule: Schedule
+    make_trainer: Callable[..., pl.Trainer]
+    seed: int
+
+    def run(
+        self,
+        graft: Graft,
+        plan: FreezePlan,
+        directory: Path,
+        *,
+        on_epoch: Callable[[Metrics, int], None],
+        on_start: Callable[[Metrics], None] | None = None,
+        on_inputs: Callable[[Inputs], None] | None = None,
+        resume: bool = False,
+        show_progress: bool = True,
+    ) -> Fitted:
+        """Train what the plan says; afterwards the network has the weights of the best epoch.
+
+        Args:
+            graft: network, preprocessing and weights.
+            plan: which part is trained.
+            directory: for the checkpoints and the contract.
+            on_epoch: called on rank 0 with the metrics and the step after each epoch.
+            on_start: called on rank 0 with the learning rates of the first step.
+            on_inputs: called once it is known what is trained on what.
+            resume: go on from the last checkpoint in ``directory``.
+            show_progress: draw the progress bar.
+
+        Raises:
+            BrokenContractError: a frozen tensor changed, or one that is to be trained got no gradient.
+        """
+        graft.network.train()
+        plan.apply(graft.network)
+        contract = _take_contract(graft.network, plan, directory / CONTRACT_FILE, resume=resume)
+        inputs = choose_inputs(
+            graft, plan, self.version, self.policy, self.features, self.recipe, self.seed, directory / FORECAST_FILE
+        )
+        if on_inputs is not None:
+            on_inputs(inputs)
+        fitted = fit(
+            self._module(graft, plan, inputs),
+            functools.partial(self.make_trainer, max_epochs=plan.epochs),
+            inputs.make_loaders,
+            directory=directory,
+            on_epoch=on_epoch,
+            on_start=on_start,
+            on_first_gradients=contract.check_gradients,
+            patience=self.recipe.patience,
+            ema_decay=self.recipe.ema_decay,
+            resume=resume,
+            threads=inputs.threads,
+            show_progress=show_progress,
+        )
+        contract.check(graft.network)
+        return Fitted(inputs, fitted, contract.record())
+
+    def _module(self, graft: Graft, plan: FreezePlan, inputs: Inputs) -> GraftModule:
+        num_classes = len(self.version.class_names)
+        optimiser = with_rate(self.optimiser, plan.learning_rate)
+        return GraftModule(
+            inputs.network,
+            optimiser=optimiser,
+            schedule=self.schedule,
+            weight_decay=weight_decay_of(optimiser),
+            layers=Layers.of(graft.network),
+            layer_decay=self.recipe.layer_decay,
+            label_smoothing=self.recipe.label_smoothing,
+            class_weights=self.recipe.class_weight_tensor(self.version.samples("train"), num_classes),
+            use_sample_weights=self.recipe.sample_weights,
+            mixer=self.recipe.mixer(num_classes),
+        )
+
+
+def with_rate(optimiser: Optimiser, learning_rate: float) -> Optimiser:
+    """Return the optimiser with the recommended learning rate where it has none of its own.
+
+    >>> import torch
+    >>> adamw = functools.partial(torch.optim.AdamW, lr=None)
+    >>> with_rate(adamw, 0.5).keywords, with_rate(functools.partial(adamw, lr=0.1), 0.5).keywords
+    ({'lr': 0.5}, {'lr': 0.1})
+    """
+    has_none = isinstance(optimiser, functools.partial) and optimiser.keywords.get("lr", 0) is None
+    return functools.partial(optimiser, lr=learning_rate) if has_none else optimiser
+
+
+def _take_contract(network: nn.Module, plan: FreezePlan, file: Path, *, resume: bool) -> Contract:
+    """Take the contract before the first step; a resume is held to the one of the first start."""
+    if resume and file.exists():
+        contract = Contract.from_json(json.loads(file.read_text(encoding="utf-8")))
+        contract.check(network)
+        return contract
+    contract = Contract.of(network, plan)
+    write_json(file, contract.to_json())
+    return contract

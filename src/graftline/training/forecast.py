@@ -1,0 +1,118 @@
+"""How long a training will take, on cached activations and live: the two are timed on a few images and added up.
+
+Letters: B batch, C channels, H height, W width.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from graftline.features.cut import Cut
+from graftline.features.trace import mode_kept
+from graftline.freezing.plan import hold_frozen
+
+BATCH = 8  # images that are timed
+REPETITIONS = 3  # of which the fastest counts
+# What is not timed, since it would take as long as it saves: the engine runs the frozen network at least so many times
+# as fast as torch does on a CPU (benchmarks/speed.py); exporting it; reading from and writing to a disk.
+ENGINE_SPEED_UP = 2.5
+EXPORT_SECONDS = 3.0
+DISK_BYTES_PER_SECOND = 5e8
+
+
+@dataclass(frozen=True)
+class Work:
+    """How much there is to do.
+
+    Attributes:
+        train: images of the training split.
+        validation: images of the validation split.
+        epochs: at most.
+        views: of each training image that are cached, at least 1.
+        cached_bytes: on disk, all views and both splits.
+        in_memory: whether the activations are read from disk once only.
+    """
+
+    train: int
+    validation: int
+    epochs: int
+    views: int
+    cached_bytes: float
+    in_memory: bool
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Predicted seconds of a training."""
+
+    cached: float
+    live: float
+
+    def sentence(self) -> str:
+        """Return it in words.
+
+        >>> Forecast(12.4, 310.0).sentence()
+        'predicted 12 s on cached activations, 310 s live'
+        """
+        return f"predicted {self.cached:,.0f} s on cached activations, {self.live:,.0f} s live"
+
+
+def forecast(parts: Cut, work: Work, image_size: tuple[int, int], channels: int) -> Forecast:
+    """Time trunk and tail on a few images and predict both ways of training.
+
+    Args:
+        parts: on the CPU.
+        work: what there is to do.
+        image_size: (H, W) in pixels.
+        channels: C.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    images = torch.randn(BATCH, channels, *image_size, device=device).contiguous(memory_format=torch.channels_last)
+    trunk_modules, tail_modules = parts.trunk.to(device), parts.tail.to(device)
+    with mode_kept(trunk_modules), mode_kept(tail_modules):
+        trunk_modules.to(memory_format=torch.channels_last).eval()
+        activations = _no_gradient(trunk_modules, images)
+        trunk = _seconds(lambda: _no_gradient(trunk_modules, images)) / BATCH
+        tail_modules.to(memory_format=torch.channels_last).train()
+        hold_frozen(tail_modules)
+        step = _seconds(lambda: _step(tail_modules, activations)) / BATCH
+        tail_modules.eval()
+        tail = _seconds(lambda: _no_gradient(tail_modules, activations)) / BATCH
+    parts.trunk.cpu()
+    parts.tail.cpu()
+    speed_up = 1.0 if device.type == "cuda" else ENGINE_SPEED_UP
+    fits = work.epochs * (work.train * step + work.validation * tail)
+    images_once = work.views * work.train + work.validation
+    reads = 1 if work.in_memory else work.epochs
+    disk = (1 + reads) * work.cached_bytes / DISK_BYTES_PER_SECOND
+    cached = EXPORT_SECONDS + images_once * trunk / speed_up + disk + fits
+    return Forecast(cached, work.epochs * (work.train + work.validation) * trunk + fits)
+
+
+def _no_gradient(module: nn.Module, inputs: Tensor) -> Tensor:
+    with torch.no_grad():
+        outputs = module(inputs)
+    first: Tensor = outputs[0] if isinstance(outputs, tuple) else outputs
+    return first
+
+
+def _step(tail: nn.Module, activations: Tensor) -> None:
+    outputs = tail(activations)
+    for logits in outputs if isinstance(outputs, tuple) else (outputs,):
+        logits.square().mean().backward(retain_graph=True)
+    tail.zero_grad()
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """Return the time of the fastest repetition, after one that warms up."""
+    times = []
+    for _ in range(1 + REPETITIONS):
+        start = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return min(times[1:])

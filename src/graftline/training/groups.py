@@ -1,0 +1,103 @@
+"""Layer groups of the optimiser: the nearer to the input, the smaller the learning rate."""
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from timm.optim import param_groups_weight_decay
+from torch import nn
+from torch.optim import Optimizer
+
+from graftline.backbones.layers import body_groups
+
+HEAD = "head"
+ALL = "all"  # what stands for the layer groups where they have one rate
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Where the parameters of a network lie; taken from the whole network, it holds for every tail of it.
+
+    Attributes:
+        names: of each parameter: what the layer group that it belongs to is called; one that is missing is the head's.
+        distances: of each layer group by its name: how many groups up from it the head comes, at least 1.
+        undecayed: names (or patterns) of the parameters that the architecture itself wants without weight decay.
+    """
+
+    names: Mapping[str, str] = field(default_factory=dict)
+    distances: Mapping[str, int] = field(default_factory=dict)
+    undecayed: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, network: Any) -> "Layers":
+        """Return those of a whole timm network.
+
+        >>> import timm
+        >>> Layers.of(timm.create_model("test_efficientnet")).distances
+        {'conv_stem': 6, 'blocks.0': 5, 'blocks.1': 4, 'blocks.2': 3, 'blocks.3': 2, 'blocks.4': 1}
+        """
+        groups = body_groups(network)
+        parameters = {name for name, _ in network.named_parameters()}
+        names, distances = {}, {}
+        for number, group in enumerate(groups):
+            layer = _own_prefix(group[0], parameters.difference(group))
+            names.update(dict.fromkeys(group, layer))
+            distances[layer] = len(groups) - number
+        listed = getattr(network, "no_weight_decay", None)
+        return cls(names, distances, frozenset(listed()) if callable(listed) else frozenset())
+
+    def layer(self, parameter: str) -> str:
+        """Return the name of the layer group of a parameter."""
+        return self.names.get(parameter, HEAD)
+
+    def factor(self, layer: str, decay: float) -> float:
+        """Return what part of the base learning rate a layer group has: ``decay ** distance``."""
+        return float(decay ** self.distances.get(layer, 0))
+
+
+def make_optimiser(
+    network: nn.Module, make: Callable[..., Optimizer], *, weight_decay: float, layers: Layers, layer_decay: float
+) -> Optimizer:
+    """Return the optimiser of all that is trained, in groups of one rate and one weight decay, the head's first.
+
+    The factor of each layer group (Clark et al. 2020, ELECTRA, section 3.1) is in the group's own ``lr``, which a torch
+    scheduler made afterwards takes for its base. timm's ``lr_scale`` would be read by timm's schedulers only.
+
+    Args:
+        network: a network or its tail.
+        make: takes groups of parameters.
+        weight_decay: for weights; biases, norms and ``layers.undecayed`` have none.
+        layers: of the whole network.
+        layer_decay: factor on the learning rate from each layer group to the next one down; 1: the same for all.
+    """
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    groups: dict[tuple[str, float], list[nn.Parameter]] = defaultdict(list)
+    for part in param_groups_weight_decay(network, weight_decay, no_weight_decay_list=layers.undecayed):
+        for parameter in part["params"]:
+            layer = ALL if layer_decay == 1 else layers.layer(names[id(parameter)])
+            groups[layer, part["weight_decay"]].append(parameter)
+    keys = sorted(groups, key=lambda key: layers.distances.get(key[0], 0))
+    optimiser = make([{"params": groups[key], "weight_decay": key[1], "layer": key[0]} for key in keys])
+    for group in optimiser.param_groups:
+        group["lr"] = group["lr"] * layers.factor(group["layer"], layer_decay)
+    return optimiser
+
+
+def rates(optimiser: Optimizer) -> dict[str, float]:
+    """Return the learning rates that the next step takes: ``lr/LAYER`` → rate, the head's first."""
+    return {f"lr/{group['layer']}": float(group["lr"]) for group in optimiser.param_groups}
+
+
+def _own_prefix(parameter: str, others: Collection[str]) -> str:
+    """Return the shortest dotted beginning of a parameter's name that none of the others begins with, nor is ``head``.
+
+    >>> _own_prefix("blocks.6.0.conv.weight", ["blocks.5.0.conv.weight", "conv_stem.weight"])
+    'blocks.6'
+    """
+    parts = parameter.split(".")
+    for length in range(1, len(parts)):
+        prefix = ".".join(parts[:length])
+        if prefix != HEAD and not any(other.startswith(f"{prefix}.") for other in others):
+            return prefix
+    return parameter

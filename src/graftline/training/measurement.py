@@ -1,0 +1,190 @@
+"""What measuring boundaries gave: a row for each boundary that was tried, and the one that was chosen.
+
+Letters: N images of the validation split.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from graftline.backbones.layers import HEAD
+from graftline.console import print_table, say
+from graftline.freezing.plan import FreezePlan
+
+Floats = npt.NDArray[np.float64]
+
+NORMAL_QUANTILE = 1.96  # half the width of a 95 % interval in standard errors
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The mean of what one boundary has more than another, image by image, and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Floats, reference: Floats) -> "Difference":
+        """Return how much more ``values`` (N,) are than ``reference`` (N,) of the same images.
+
+        The interval is the mean of the paired differences ± 1.96 of its standard errors (Miller 2024, "Adding Error
+        Bars to Evals", arXiv 2411.00640, section 4.2): what makes an image hard for both falls out.
+
+        >>> Difference.of(np.array([0.4, 0.6]), np.array([0.2, 0.5])).text()
+        '+0.150 (+0.052 to +0.248)'
+        """
+        differences = values - reference
+        error = differences.std(ddof=1) / math.sqrt(len(differences)) if len(differences) > 1 else math.inf
+        mean = float(differences.mean())
+        return cls(mean, mean - NORMAL_QUANTILE * float(error), mean + NORMAL_QUANTILE * float(error))
+
+    def text(self) -> str:
+        """Return it as people read it."""
+        return f"{self.value:+.3f} ({self.low:+.3f} to {self.high:+.3f})"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a short fit at one boundary gave.
+
+    Attributes:
+        boundary: the layer group from which on the network is trained; ``head``: the head alone.
+        plan: of the fit.
+        trained_parameters: how many there are.
+        losses: (N,) the log loss of each validation image.
+        hits: (N,) 1 where the image is classified right, else 0.
+        cached: whether the fit was on cached activations.
+        pass_seconds: until the first step: cutting, and running the frozen trunk unless its activations were there.
+        fit_seconds: of the epochs.
+    """
+
+    boundary: str
+    plan: FreezePlan
+    trained_parameters: int
+    losses: Floats
+    hits: Floats
+    cached: bool
+    pass_seconds: float
+    fit_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """Of all."""
+        return self.pass_seconds + self.fit_seconds
+
+
+@dataclass(frozen=True)
+class Row:
+    """A boundary that was tried, in figures; the attributes that are not here are those of ``Trial``.
+
+    Attributes:
+        frozen_groups: how many layer groups below the head are frozen.
+        log_loss: the mean on the validation split.
+        accuracy: on the validation split.
+        more_log_loss: than the boundary that was chosen, whose own is 0.
+        more_accuracy: likewise.
+    """
+
+    boundary: str
+    frozen_groups: int
+    trained_parameters: int
+    log_loss: float
+    accuracy: float
+    more_log_loss: Difference
+    more_accuracy: Difference
+    cached: bool
+    pass_seconds: float
+    fit_seconds: float
+
+    @classmethod
+    def of(cls, trial: Trial, chosen: Trial) -> "Row":
+        """Compare a trial with the chosen one."""
+        return cls(
+            trial.boundary,
+            trial.plan.frozen_groups,
+            trial.trained_parameters,
+            float(trial.losses.mean()),
+            float(trial.hits.mean()),
+            Difference.of(trial.losses, chosen.losses),
+            Difference.of(trial.hits, chosen.hits),
+            trial.cached,
+            trial.pass_seconds,
+            trial.fit_seconds,
+        )
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was tried and what was chosen.
+
+    Attributes:
+        rows: the boundaries in the order in which they were tried, the head first; none if nothing could be measured.
+        plan: the chosen one, for the whole fit.
+        num_images: N.
+        stopped: why no deeper boundary was tried, in words.
+    """
+
+    rows: tuple[Row, ...]
+    plan: FreezePlan
+    num_images: int
+    stopped: str
+
+    @property
+    def chosen(self) -> Row:
+        """The row of the chosen boundary."""
+        return next(row for row in self.rows if row.frozen_groups == self.plan.frozen_groups)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as what JSON knows, for a resumed run and for further processes, which do not measure again."""
+        content = dataclasses.asdict(self)
+        content["plan"]["trainable"] = sorted(self.plan.trainable)
+        return content
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Measurement":
+        """Return what ``to_json`` wrote."""
+        rows = [
+            Row(**{**row, **{name: Difference(**row[name]) for name in ("more_log_loss", "more_accuracy")}})
+            for row in content["rows"]
+        ]
+        plan = FreezePlan(**{**content["plan"], "trainable": frozenset(content["plan"]["trainable"])})
+        return cls(tuple(rows), plan, content["num_images"], content["stopped"])
+
+
+def print_measurement(measurement: Measurement) -> None:
+    """Print the boundaries in a table, and why no deeper one was tried."""
+    if not measurement.rows:
+        return
+    chosen = measurement.chosen
+    print_table(
+        f"Boundaries measured on {measurement.num_images:,} validation images; 95 % intervals of the log loss",
+        ("trained from", "parameters", "accuracy", "log loss", "against the chosen", "pass s", "fit s"),
+        (
+            (
+                row.boundary.partition(" + ")[0],
+                f"{row.trained_parameters:,}",
+                f"{row.accuracy:.3f}",
+                f"{row.log_loss:.3f}",
+                "chosen" if row is chosen else f"{row.more_log_loss.low:+.3f} to {row.more_log_loss.high:+.3f}",
+                f"{row.pass_seconds:.1f}" if row.cached else "live",
+                f"{row.fit_seconds:.1f}",
+            )
+            for row in measurement.rows
+        ),
+    )
+    say(f"No deeper boundary was tried: {measurement.stopped}.")
+
+
+def in_words(boundary: str) -> str:
+    """Say what is trained.
+
+    >>> in_words("head"), in_words("blocks.6 + conv_head + bn2")
+    ('the head alone', 'blocks.6 to the head')
+    """
+    return "the head alone" if boundary == HEAD else f"{boundary.partition(' + ')[0]} to the head"

@@ -1,0 +1,142 @@
+"""A training in phases: one fit after the other, each with its own freeze plan, each from the best weights so far."""
+
+import copy
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from graftline.backbones.backbone import Graft
+from graftline.console import say
+from graftline.files import write_json
+from graftline.freezing.plan import FreezePlan
+from graftline.training.fit import MONITOR, Fit
+from graftline.training.fitting import Fitted, Fitting
+from graftline.training.inputs import Inputs
+from graftline.training.progress import Metrics
+
+DONE_FILE = "fit.json"  # in the folder of a phase: what came of it; there once the phase is finished
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of a training.
+
+    Attributes:
+        fit: all phases as one.
+        phases: each phase that was trained here, the last one always; those finished before a resume are missing.
+    """
+
+    fit: Fit
+    phases: list[Fitted]
+
+    @property
+    def inputs(self) -> Inputs:
+        """What was trained on what, in the last phase."""
+        return self.phases[-1].inputs
+
+
+def fit_phases(
+    fitting: Fitting,
+    graft: Graft,
+    plans: Sequence[FreezePlan],
+    directory: Path,
+    *,
+    on_epoch: Callable[[Metrics, int], None],
+    on_start: Callable[[Metrics, int], None],
+    on_inputs: Callable[[Inputs], None],
+    resume: bool = False,
+) -> Trained:
+    """Fit a network as several freeze plans say, in turn; afterwards it has the best weights of all phases.
+
+    Args:
+        fitting: what is the same in all phases.
+        graft: network, preprocessing and weights.
+        plans: one for each phase.
+        directory: for checkpoints; each phase has a sub-folder where there are several.
+        on_epoch: called on rank 0 with an epoch's metrics and the optimiser steps done, both counted over all phases.
+        on_start: called on rank 0 with the learning rates of a phase's first step, and the number of that step.
+        on_inputs: called in each phase once it is known what is trained on what.
+        resume: go on where an earlier call left off: phases that are finished are not done again, so that what they
+            unfroze stays unfrozen.
+    """
+    folders = [directory if len(plans) == 1 else directory / f"phase-{number + 1}" for number in range(len(plans))]
+    fits: list[Fit] = []
+    trained: list[Fitted] = []
+    best_state: dict[str, Tensor] = {}
+    for number, (plan, folder) in enumerate(zip(plans, folders, strict=True)):
+        if resume and folder is not folders[-1] and (done := _read(folder)) is not None:
+            load_best(graft.network, folder)
+            fits.append(done)
+            best_state = _better(best_state, fits, graft.network)
+            continue
+        if len(plans) > 1:
+            say(f"Phase {number + 1} of {len(plans)}: {plan.decision}.")
+        before = _joined(fits)
+        fitted = fitting.run(
+            graft,
+            plan,
+            folder,
+            on_epoch=partial(_tell_epoch, on_epoch, before),
+            on_start=partial(_tell_start, on_start, before),
+            on_inputs=on_inputs,
+            resume=resume and (folder / "last.ckpt").exists(),
+        )
+        if len(plans) > 1:
+            write_json(folder / DONE_FILE, asdict(fitted.fit))
+        fits.append(fitted.fit)
+        trained.append(fitted)
+        if len(plans) > 1:
+            best_state = _better(best_state, fits, graft.network)
+    if best_state:
+        graft.network.load_state_dict(best_state)
+    return Trained(_joined(fits), trained)
+
+
+def _better(state: dict[str, Tensor], fits: Sequence[Fit], network: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of the network's state if the last fit is the best so far, else the one before."""
+    losses = [_monitored(fit.best) for fit in fits]
+    return state if min(losses) < losses[-1] else copy.deepcopy(network.state_dict())
+
+
+def _tell_epoch(on_epoch: Callable[[Metrics, int], None], before: Fit, metrics: Metrics, step: int) -> None:
+    on_epoch(_shift(metrics, before), before.steps + step)
+
+
+def _tell_start(on_start: Callable[[Metrics, int], None], before: Fit, rates: Metrics) -> None:
+    on_start(rates, before.steps)
+
+
+def load_best(network: nn.Module, folder: Path) -> None:
+    """Give a network the best weights of a fit of the whole of it or of its tail, whose tensors have the same names."""
+    state = torch.load(folder / "best.ckpt", map_location="cpu", weights_only=True)["state_dict"]
+    found = {name.removeprefix("network."): value for name, value in state.items()}
+    network.load_state_dict({**network.state_dict(), **found})
+
+
+def _joined(fits: Sequence[Fit]) -> Fit:
+    """Return several fits as one."""
+    whole = Fit([], {}, 0.0, 0)
+    for fit in fits:
+        history = [*whole.history, *(_shift(metrics, whole) for metrics in fit.history)]
+        whole = Fit(history, min(history, key=_monitored), whole.seconds + fit.seconds, whole.steps + fit.steps)
+    return whole
+
+
+def _shift(metrics: Metrics, before: Fit) -> Metrics:
+    return {**metrics, "epoch": metrics["epoch"] + len(before.history)}
+
+
+def _monitored(metrics: Metrics) -> float:
+    value = metrics[MONITOR]
+    return math.inf if math.isnan(value) else value
+
+
+def _read(folder: Path) -> Fit | None:
+    file = folder / DONE_FILE
+    return Fit(**json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None

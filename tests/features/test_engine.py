@@ -1,0 +1,76 @@
+"""The trunk's engine: it gives what torch gives, or says why it is torch."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from graftline.features.cut import Cut, cut
+from graftline.features.engine import make_engine
+
+SIZE = (64, 64)
+
+
+def parts(name: str = "test_efficientnet", seed: int = 0, size: int = 64) -> Cut:
+    torch.manual_seed(seed)
+    network: Any = timm.create_model(name, num_classes=3)
+    head = {id(parameter) for parameter in network.get_classifier().parameters()}
+    trainable = {key for key, parameter in network.named_parameters() if id(parameter) in head}
+    for key, parameter in network.named_parameters():
+        parameter.requires_grad = key in trainable
+    return cut(network, trainable, (size, size))
+
+
+def images(batch: int) -> Tensor:
+    return torch.randn(batch, 3, *SIZE, generator=torch.Generator().manual_seed(1))
+
+
+def exact(trunk: nn.Module, batch: Tensor) -> np.ndarray:
+    with torch.inference_mode():
+        result: np.ndarray = trunk(batch).numpy()
+    return result
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU would be taken")
+@pytest.mark.parametrize("name", ["test_efficientnet", "test_vit"])
+def test_it_gives_what_torch_gives_for_any_batch_size(name: str, tmp_path: Path) -> None:
+    size = 160 if name == "test_vit" else 64
+    trunk = parts(name, size=size).trunk
+    batches = [torch.randn(number, 3, size, size) for number in (1, 3, 8)]
+    engine = make_engine(trunk, tmp_path / "trunk.onnx", batches[-1])
+    assert engine.runs_on == "ONNX Runtime"
+    assert [path.name for path in tmp_path.iterdir()] == ["trunk.onnx"]
+    for batch in batches:
+        np.testing.assert_allclose(engine.run(batch), exact(trunk, batch), atol=1e-4)
+
+
+def test_the_export_is_made_once(tmp_path: Path) -> None:
+    file = tmp_path / "trunk.onnx"
+    make_engine(parts().trunk, file, images(2))
+    written = file.stat().st_mtime_ns
+    make_engine(parts().trunk, file, images(2))
+    assert file.stat().st_mtime_ns == written
+
+
+def test_an_export_of_other_weights_is_not_believed(tmp_path: Path) -> None:
+    make_engine(parts().trunk, tmp_path / "trunk.onnx", images(2))
+    other = parts(seed=1).trunk
+    engine = make_engine(other, tmp_path / "trunk.onnx", images(2))
+    assert "differs" in engine.runs_on
+    np.testing.assert_allclose(engine.run(images(2)), exact(other, images(2)), atol=1e-5)
+
+
+def test_what_cannot_be_exported_runs_on_torch(tmp_path: Path) -> None:
+    class Odd(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            result: Tensor = torch.special.bessel_j0(images).flatten(1)  # ONNX has no such thing
+            return result
+
+    engine = make_engine(Odd(), tmp_path / "trunk.onnx", images(2))
+    assert "no ONNX export" in engine.runs_on
+    assert not list(tmp_path.iterdir())
+    np.testing.assert_array_equal(engine.run(images(3)), exact(Odd(), images(3)))

@@ -1,0 +1,168 @@
+"""A training in phases: what each trains, what a resume keeps, and whose weights are left in the end."""
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import timm
+import torch
+
+from graftline.augment.policy import Policy
+from graftline.augment.preprocess import Preprocessing
+from graftline.backbones.backbone import Graft
+from graftline.backbones.weights import Weights
+from graftline.data.ingest import Ingest
+from graftline.data.sources.folder import Folder
+from graftline.data.split import Split
+from graftline.data.version import DatasetVersion
+from graftline.features.cache import Features
+from graftline.freezing.contract import BrokenContractError
+from graftline.freezing.plan import FreezePlan
+from graftline.freezing.rules import Gradual, Situation
+from graftline.training.fitting import CONTRACT_FILE, Fitting
+from graftline.training.phases import DONE_FILE, Trained, fit_phases
+from graftline.training.recipe import Recipe
+from graftline.training.schedule import constant
+
+RULE = Gradual(head_epochs=2, step_epochs=1, step_groups=2, until=0.3, epochs=4)
+
+
+@pytest.fixture(scope="module")
+def version(colour_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> DatasetVersion:
+    split = Split(train=0.6, validation=0.2, test=0.2, seed=0, existing=True)
+    ingest = Ingest(None, str(colour_folder), Folder(), split, directory=str(tmp_path_factory.mktemp("data")))
+    return ingest.run().version
+
+
+def make_graft() -> Graft:
+    torch.manual_seed(0)
+    network = timm.create_model("test_efficientnet", num_classes=3)
+    return Graft(network, Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3), Weights("file", "here", "0" * 64))
+
+
+def plans(graft: Graft) -> list[FreezePlan]:
+    return RULE.timetable(graft.network, Situation(12, 3, pretrained=True))
+
+
+def make_fitting(version: DatasetVersion, tmp_path: Path, **changes: Any) -> Fitting:
+    settings: dict[str, Any] = {
+        "version": version,
+        "policy": Policy("none", None, {}),
+        "features": Features(directory=str(tmp_path / "cache")),
+        "recipe": Recipe(batch_size=12, workers=0),
+        "optimiser": functools.partial(torch.optim.AdamW, lr=None),
+        "schedule": constant,
+        "make_trainer": functools.partial(pl.Trainer, accelerator="cpu", devices=1),
+        "seed": 0,
+    }
+    return Fitting(**{**settings, **changes})
+
+
+class Heard:
+    """What a training told."""
+
+    def __init__(self) -> None:
+        self.epochs: list[tuple[float, int]] = []
+        self.rates: list[tuple[int, set[float]]] = []
+
+    def on_epoch(self, metrics: dict[str, float], step: int) -> None:
+        self.epochs.append((metrics["epoch"], step))
+
+    def on_start(self, rates: dict[str, float], step: int) -> None:
+        self.rates.append((step, set(rates.values())))
+
+
+def run(graft: Graft, fitting: Fitting, directory: Path, heard: Heard, *, resume: bool = False) -> Trained:
+    return fit_phases(
+        fitting,
+        graft,
+        plans(graft),
+        directory,
+        on_epoch=heard.on_epoch,
+        on_start=heard.on_start,
+        on_inputs=lambda inputs: None,
+        resume=resume,
+    )
+
+
+def moved(before: dict[str, torch.Tensor], network: torch.nn.Module) -> set[str]:
+    parameters = {name for name, _ in network.named_parameters()}
+    return {
+        name for name, value in network.state_dict().items() if name in parameters and not value.equal(before[name])
+    }
+
+
+def test_phases_train_what_their_plans_say_and_count_on(version: DatasetVersion, tmp_path: Path) -> None:
+    graft, heard = make_graft(), Heard()
+    timetable = plans(graft)
+    assert [plan.frozen_groups for plan in timetable] == [6, 4, 2]
+    assert [plan.epochs for plan in timetable] == [2, 1, 1]
+    before = {name: value.clone() for name, value in graft.network.state_dict().items()}
+    trained = run(graft, make_fitting(version, tmp_path), tmp_path / "fit", heard)
+
+    assert heard.epochs == [(0, 3), (1, 6), (2, 9), (3, 12)], "36 images in batches of 12"
+    assert heard.rates == [(0, {0.01}), (6, {0.001}), (9, {0.001})], "each phase at the rate that its plan recommends"
+    assert len(trained.fit.history) == 4
+    assert trained.fit.best in trained.fit.history
+    best = int(trained.fit.best["epoch"])
+    deepest = timetable[{0: 0, 1: 0, 2: 1, 3: 2}[best]]
+    assert moved(before, graft.network) == deepest.trainable
+    for number, plan in enumerate(timetable, start=1):
+        contract = json.loads((tmp_path / "fit" / f"phase-{number}" / CONTRACT_FILE).read_text())
+        assert set(contract["trainable"]) == plan.trainable
+        assert not plan.trainable & set(contract["hashes"])
+
+
+def test_a_resume_does_not_repeat_what_is_finished(version: DatasetVersion, tmp_path: Path) -> None:
+    whole, fitting = make_graft(), make_fitting(version, tmp_path)
+    expected = run(whole, fitting, tmp_path / "whole", Heard())
+
+    class StopError(Exception):
+        pass
+
+    class Interrupted(Heard):
+        def on_start(self, rates: dict[str, float], step: int) -> None:
+            super().on_start(rates, step)
+            if step == 6:  # the second phase's first
+                raise StopError
+
+    graft = make_graft()
+    with pytest.raises(StopError):
+        run(graft, fitting, tmp_path / "fit", Interrupted())
+    assert (tmp_path / "fit" / "phase-1" / DONE_FILE).exists()
+
+    graft, heard = make_graft(), Heard()
+    resumed = run(graft, fitting, tmp_path / "fit", heard, resume=True)
+    assert [epoch for epoch, _ in heard.epochs] == [2, 3], "what was unfrozen stays unfrozen"
+    assert [row["val/loss"] for row in resumed.fit.history] == [row["val/loss"] for row in expected.fit.history]
+    for name, value in graft.network.state_dict().items():
+        assert value.equal(whole.network.state_dict()[name]), name
+
+
+def test_phases_that_make_it_worse_are_undone(version: DatasetVersion, tmp_path: Path) -> None:
+    graft = make_graft()
+    wild = functools.partial(torch.optim.SGD, lr=30.0)  # what the head alone survives, the body does not
+    trained = run(graft, make_fitting(version, tmp_path, optimiser=wild), tmp_path / "fit", Heard())
+    losses = [row["val/loss"] for row in trained.fit.history]
+    assert trained.fit.best["val/loss"] == min(losses)
+    if losses.index(min(losses)) < 2:
+        state = torch.load(tmp_path / "fit" / "phase-1" / "best.ckpt", weights_only=True)["state_dict"]
+        assert graft.network.classifier.weight.equal(state["network.classifier.weight"])  # type: ignore[union-attr, operator]
+    else:
+        pytest.fail(f"the later phases were to be worse: {losses}")
+
+
+def test_a_resume_is_held_to_the_contract_of_the_first_start(version: DatasetVersion, tmp_path: Path) -> None:
+    graft, fitting = make_graft(), make_fitting(version, tmp_path)
+    plan = plans(graft)[0]
+    fitting.run(graft, plan, tmp_path / "fit", on_epoch=lambda metrics, step: None, show_progress=False)
+    other = make_graft()
+    with torch.no_grad():
+        other.network.conv_stem.weight[0, 0, 0, 0] += 1  # type: ignore[union-attr, index]
+    with pytest.raises(BrokenContractError, match=r"conv_stem\.weight is frozen, but not what it was"):
+        fitting.run(
+            other, plan, tmp_path / "fit", on_epoch=lambda metrics, step: None, resume=True, show_progress=False
+        )
