@@ -16,7 +16,7 @@ python := $(VENV)/bin/python
 ready := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup ingest train evaluate predict augment-preview fetch-weights cost cache config sync ui serve test lint format lock clean
+.PHONY: help setup ingest train evaluate predict augment-preview fetch-weights cost cache config sync ui serve bench test lint format lock clean
 
 help: ## list the commands
 	@printf 'make COMMAND [key=value ...]\n\n'
@@ -64,6 +64,9 @@ serve: $(ready) ## answer over HTTP with a registered model: model=models:/elpv/
 	@PATH="$(abspath $(VENV))/bin:$$PATH" MLFLOW_DISABLE_TELEMETRY=1 MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR=false \
 		MLFLOW_TRACKING_URI="$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" \
 		mlflow models serve --model-uri '$(model)' --host 127.0.0.1 --port $(or $(port),5001) --env-manager local
+
+bench: $(ready) ## measure what README says about speed (20 minutes on an idle machine)
+	@$(python) benchmarks/speed.py
 
 test: $(ready) ## run the tests
 	@OMP_NUM_THREADS=1 $(python) -m pytest --numprocesses 2 --dist loadfile --timeout 600

@@ -47,8 +47,11 @@ class CostStage:
         """Count and measure the networks, and put the tables into files."""
         if self.measure:
             _warn_if_busy()
-        names = _labels(self.backbones)
-        networks = list(self._price(names))
+        backbones = [replace(backbone, weights="none", file=None) for backbone in self.backbones]
+        names = _labels(backbones)
+        for backbone in backbones:
+            backbone.check()  # a mistake in the last is to be found before the others are measured
+        networks = list(self._price(names, backbones))
         sizes = sorted({1, self.batch_size})
         if len(networks) == 1:
             print_stages(networks[0], self.batch_size)
@@ -66,9 +69,9 @@ class CostStage:
             facts={"networks": {p.name: _facts(p) for p in networks}}, table=self._table(networks, directory)
         )
 
-    def _price(self, names: Sequence[str]) -> Iterator[Priced]:
+    def _price(self, names: Sequence[str], backbones: Sequence[Backbone]) -> Iterator[Priced]:
         with progress("Counting and measuring" if self.measure else "Counting", total=len(names)) as bar:
-            for name, backbone in zip(names, self.backbones, strict=True):
+            for name, backbone in zip(names, backbones, strict=True):
                 bar.update(bar.task_ids[0], description=name)
                 yield self._price_one(name, backbone)
                 bar.advance(bar.task_ids[0])
@@ -77,7 +80,7 @@ class CostStage:
         """Count and measure one network, with as many classes as its weights have."""
         config = get_pretrained_cfg(backbone.name)
         num_classes = config.num_classes if config is not None else IMAGENET_CLASSES
-        graft = replace(backbone, weights="none", file=None).build(num_classes)
+        graft = backbone.build(num_classes)
         size, channels = graft.preprocessing.image_size, graft.preprocessing.channels
         cost = count(graft.network, size, channels, name)
         if not self.measure:
@@ -124,7 +127,7 @@ def _labels(backbones: Sequence[Backbone]) -> list[str]:
         namesakes = [_arguments(b) for name, b in zip(architectures, backbones, strict=True) if name == architecture]
         telling = [key for key in own if any(other.get(key) != own[key] for other in namesakes)]
         name = backbone.name if "name" in telling else architecture
-        labels.append(" ".join([name, *(f"{key}={own[key]}" for key in telling if key not in ("name", "weights"))]))
+        labels.append(" ".join([name, *(f"{key}={own[key]}" for key in telling if key not in ("name", "weights_dir"))]))
     return labels
 
 

@@ -103,6 +103,14 @@ def _in_one_run(stage: str, overrides: list[str], checked: Checked) -> Checked:
     lines = gather(stage, checked.overrides)
     parsed = OverridesParser.create().parse_overrides(lines)
     config = compose(stage, [_first_choice(override) for override in parsed])
+    strangers = {
+        f"backbone.{key}: {node.name} has no such key"
+        for node in config[LIST]
+        for key in node
+        if str(key) not in {"_target_", *_parameters(node)}
+    }
+    if strangers:
+        raise UserError(_list_mistakes(sorted(strangers)))
     return Checked(lines, any(override.is_sweep_override() for override in parsed), config)
 
 

@@ -78,7 +78,7 @@ def test_mistakes_stop_before_anything_is_read(workplace: Workplace) -> None:
     [
         (["data=folder", "data.path=nowhere"], r"nowhere"),
         (["backbone=resnet18", "freeze=none"], r"backbone\.weights=none"),
-        (["backbone=test_efficientnet", "backbone.weights=none"], r"freeze=none"),
+        (["backbone=test_efficientnet", "backbone.weights=none", "freeze=all_but_head"], r"freeze=none"),
         (["trainer=gpu"], r"GPU|gpu|CUDA"),
     ],
 )

@@ -41,6 +41,7 @@ def test_the_output_directory_holds_exactly_this(trained: Ran) -> None:
         "bundle/model.onnx",
         "bundle/model.safetensors",
         "checkpoints/best.ckpt",
+        "checkpoints/contract.json",
         "checkpoints/last.ckpt",
         "cost.json",
         "log.txt",

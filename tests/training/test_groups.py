@@ -23,7 +23,7 @@ from graftline.training.schedule import constant, warmup_cosine
 
 CLASSES, SIZE, IMAGES, BATCH, EPOCHS = 3, 32, 12, 4, 2
 BASE, DECAY, STEPS = 0.01, 0.5, EPOCHS * IMAGES // BATCH
-DISTANCES = {"head": 0, "blocks.4": 1, "blocks.3": 2, "blocks.2": 3, "blocks.1": 4, "blocks.0": 5, "conv_stem": 6}
+DISTANCES = {"head": 0, "blocks.4": 1, "blocks.3": 2, "blocks.2": 3, "blocks.1": 4, "blocks.0": 5, "stem": 6}
 
 
 class Loader:

@@ -55,14 +55,14 @@ def fitting(version: DatasetVersion) -> Fitting:
         Policy("none", None, {}),
         Features(cache=False),  # a trunk's export takes longer than the rest
         Recipe(batch_size=10, workers=0),
-        functools.partial(torch.optim.AdamW, lr=None),
+        functools.partial(torch.optim.AdamW, lr=None),  # type: ignore[arg-type]  # as the plan recommends
         constant,
         functools.partial(pl.Trainer, accelerator="cpu"),
         seed=0,
     )
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
     """Steps as small as these are not worth sharing."""
     before = torch.get_num_threads()
@@ -73,7 +73,8 @@ def _one_thread() -> Iterator[None]:
 
 def graft(name: str = "test_efficientnet") -> Graft:
     torch.manual_seed(0)
-    return Graft(timm.create_model(name, num_classes=3), PREPROCESSING, Weights("file", "here", "0" * 64))
+    network = timm.create_model(name, num_classes=3, drop_rate=0.2)
+    return Graft(network, PREPROCESSING, Weights("file", "here", "0" * 64))
 
 
 def blinded() -> Graft:
@@ -138,10 +139,12 @@ def test_a_trial_is_the_same_whatever_was_tried_before(fitting: Fitting, tmp_pat
     first, second, again = (RULE.try_boundary(grafted, fitting, number, 2, tmp_path) for number in (6, 5, 6))
     assert_same_weights(grafted, before)
     assert torch.equal(torch.get_rng_state(), state)
-    alone = RULE.try_boundary(graft(), fitting, 5, 2, tmp_path)
-    for one, other in ((first, again), (second, alone)):
-        np.testing.assert_array_equal(one.losses, other.losses)
-        np.testing.assert_array_equal(one.hits, other.hits)
+    other = graft()
+    torch.rand(1)  # dropout must not depend on what drew random numbers before
+    alone = RULE.try_boundary(other, fitting, 5, 2, tmp_path)
+    for trial, repeated in ((first, again), (second, alone)):
+        np.testing.assert_array_equal(trial.losses, repeated.losses)
+        np.testing.assert_array_equal(trial.hits, repeated.hits)
     assert (first.losses != second.losses).all()
 
 
@@ -177,7 +180,11 @@ def test_the_paired_interval_is_scipys() -> None:
     unpaired = scipy.stats.norm.interval(0.95, 0.1, np.hypot(scipy.stats.sem(first), scipy.stats.sem(second)))
     assert difference.high - difference.low < 0.1 * (unpaired[1] - unpaired[0])
     one = Difference.of(np.array([1.0]), np.array([3.0]))
-    assert (one.value, one.low, one.high) == (-2, -np.inf, np.inf)  # one image decides nothing
+    assert (one.value, one.low, one.high) == (-2, -np.inf, np.inf)
+    assert not one.is_below_zero  # one image decides nothing
+    assert Difference.of(second, first).is_below_zero
+    assert not difference.is_below_zero
+    assert not Difference(-0.1, -0.3, 0.1).is_below_zero
 
 
 def test_a_users_epochs_and_the_time_bound_the_search(fitting: Fitting, tmp_path: Path) -> None:

@@ -77,6 +77,8 @@ class Backbone:
         for key in ("drop_rate", "drop_path_rate"):
             if not 0 <= getattr(self, key) < 1:
                 raise UserError(f"backbone.{key} is {getattr(self, key)}, but must be at least 0 and below 1.")
+        if self.image_size is not None and self.image_size < 1:
+            raise UserError(f"backbone.image_size is {self.image_size} px, but must be above 0.")
         if self.channels not in (None, 1, 3):
             raise UserError(f"backbone.channels is {self.channels}, but images have 3, or 1 if grey.")
         for option in self.options.keys() & OWN_KEYS.keys():

@@ -54,7 +54,7 @@ def fetch(name: str, store: Store) -> Fetched:
         say(f"{path} is there already, with the hash in {store.lock_file.name}; nothing to download.")
         return Fetched(path, entry, is_new=False)
     source = _source(name)
-    store.directory.mkdir(parents=True, exist_ok=True)
+    store.make()
     with TemporaryDirectory(prefix=".fetch-", dir=store.directory) as folder:
         temporary = Path(folder) / path.name
         _write(name, source, temporary)
@@ -68,6 +68,11 @@ def _source(name: str) -> WeightsFile:
         return packaged
     try:
         found = hub.find_local(name) or hub.download(name)
+    except hub.NowhereError as error:
+        raise UserError(
+            f"There are no weights of '{full_name(name)}' to fetch, as {error}: train it from the start "
+            "(backbone.weights=none freeze=none), or give a file of your own (backbone.file=…)."
+        ) from error
     except hub.UnavailableError as error:
         raise UserError(
             f"Cannot fetch the weights of '{full_name(name)}', as {error}: "

@@ -47,6 +47,10 @@ class UnavailableError(Exception):
     """There are no weights to download, or no way to; the message says why, as a part of a sentence."""
 
 
+class NowhereError(UnavailableError):
+    """timm knows no place to download them from: no network would help."""
+
+
 class _Repository(NamedTuple):
     name: str
     revision: str | None
@@ -69,12 +73,13 @@ def download(name: str) -> Found:
     """Download the weights of a timm model into the cache that ``find_local`` reads.
 
     Raises:
-        UnavailableError: timm knows none, the host does not answer within ``PROBE_SECONDS``, or the download fails.
+        NowhereError: timm knows none.
+        UnavailableError: the host does not answer within ``PROBE_SECONDS``, or the download fails.
     """
     repository, url = _repository(name), _url(name)
     address = constants.ENDPOINT if repository is not None else url
     if address is None:
-        raise UnavailableError("timm knows no place to download them from")
+        raise NowhereError("timm knows no place to download them from")
     host = urlsplit(address).hostname
     if constants.is_offline_mode() or not is_reachable(address):
         raise UnavailableError(f"they are not on this machine and {host} does not answer")

@@ -5,6 +5,7 @@ weights/
   weights.lock.json                name → hash, licence and origin of each
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -68,6 +69,21 @@ class Store:
     def lock_file(self) -> Path:
         """Path of the lock file."""
         return self.directory / LOCK_NAME
+
+    def make(self) -> None:
+        """Make the directory if need be.
+
+        Raises:
+            UserError: it cannot be made, or not be written to.
+        """
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            writable = os.access(self.directory, os.W_OK)
+        except OSError as error:
+            reason = "is a file" if self.directory.is_file() else f"cannot be made ({error.strerror})"
+            raise UserError(f"weights.dir={self.dir} {reason}: give another directory.") from error
+        if not writable:
+            raise UserError(f"weights.dir={self.dir} cannot be written to: give another directory, or change its rights.")
 
     def entries(self) -> dict[str, Entry]:
         """Read the lock file; empty if there is none.

@@ -123,10 +123,9 @@ class Features:
 
     def _announce(self, images: int, width: int) -> None:
         each = self.predict_bytes(width, 1)
-        doubled = " (twice that, should float16 not do)" if self.precision == "auto" else ""
-        size = f"{in_words(images * each)} of activations ({images:,} images of {in_words(each)} each){doubled}"
-        limit = f"{in_words(self.store.max_bytes)} (features.max_gb)"
-        say(f"{size} are computed now and kept in {self.directory}, which may hold {limit}.")
+        doubled = ", twice that should float16 not do" if self.precision == "auto" else ""
+        size = f"{in_words(images * each)} of activations ({images:,} images of {in_words(each)}{doubled})"
+        say(f"{size} go to {self.directory}, which may hold {in_words(self.store.max_bytes)} (features.max_gb).")
 
 
 class _Filler:

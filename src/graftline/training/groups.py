@@ -9,9 +9,8 @@ from timm.optim import param_groups_weight_decay
 from torch import nn
 from torch.optim import Optimizer
 
-from graftline.backbones.layers import body_groups
+from graftline.backbones.layers import HEAD, body_groups, group_names
 
-HEAD = "head"
 ALL = "all"  # what stands for the layer groups where they have one rate
 
 
@@ -35,15 +34,12 @@ class Layers:
 
         >>> import timm
         >>> Layers.of(timm.create_model("test_efficientnet")).distances
-        {'conv_stem': 6, 'blocks.0': 5, 'blocks.1': 4, 'blocks.2': 3, 'blocks.3': 2, 'blocks.4': 1}
+        {'stem': 6, 'blocks.0': 5, 'blocks.1': 4, 'blocks.2': 3, 'blocks.3': 2, 'blocks.4': 1}
         """
         groups = body_groups(network)
-        parameters = {name for name, _ in network.named_parameters()}
-        names, distances = {}, {}
-        for number, group in enumerate(groups):
-            layer = _own_prefix(group[0], parameters.difference(group))
-            names.update(dict.fromkeys(group, layer))
-            distances[layer] = len(groups) - number
+        layers = [name.partition(" + ")[0] for name in group_names(network)]
+        names = {name: layer for group, layer in zip(groups, layers, strict=True) for name in group}
+        distances = {layer: len(layers) - number for number, layer in enumerate(layers)}
         listed = getattr(network, "no_weight_decay", None)
         return cls(names, distances, frozenset(listed()) if callable(listed) else frozenset())
 
@@ -87,17 +83,3 @@ def make_optimiser(
 def rates(optimiser: Optimizer) -> dict[str, float]:
     """Return the learning rates that the next step takes: ``lr/LAYER`` → rate, the head's first."""
     return {f"lr/{group['layer']}": float(group["lr"]) for group in optimiser.param_groups}
-
-
-def _own_prefix(parameter: str, others: Collection[str]) -> str:
-    """Return the shortest dotted beginning of a parameter's name that none of the others begins with, nor is ``head``.
-
-    >>> _own_prefix("blocks.6.0.conv.weight", ["blocks.5.0.conv.weight", "conv_stem.weight"])
-    'blocks.6'
-    """
-    parts = parameter.split(".")
-    for length in range(1, len(parts)):
-        prefix = ".".join(parts[:length])
-        if prefix != HEAD and not any(other.startswith(f"{prefix}.") for other in others):
-            return prefix
-    return parameter

@@ -92,7 +92,7 @@ class Measured:
             difference = Difference.of(trial.losses, best.losses)
             say(_line(trial, best, difference))
             trials.append(trial)
-            unpaid = 0 if trial is best or difference.high < 0 else unpaid + 1
+            unpaid = 0 if trial is best or difference.is_below_zero else unpaid + 1
             if stopped := self._stopped(trial, unpaid, time.perf_counter() - start):
                 break
         rows = tuple(Row.of(trial, trials[-1 - unpaid]) for trial in trials)

@@ -44,6 +44,11 @@ class Difference:
         mean = float(differences.mean())
         return cls(mean, mean - NORMAL_QUANTILE * float(error), mean + NORMAL_QUANTILE * float(error))
 
+    @property
+    def is_below_zero(self) -> bool:
+        """Whether the whole interval is."""
+        return self.high < 0
+
     def text(self) -> str:
         """Return it as people read it."""
         return f"{self.value:+.3f} ({self.low:+.3f} to {self.high:+.3f})"

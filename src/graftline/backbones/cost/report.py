@@ -12,12 +12,13 @@ from graftline.console import print_table
 from graftline.files import atomic_file
 
 TIMES = "×"  # noqa: RUF001 - the sign of multiplication is meant, not the letter
+MACS = "multiply-\nadds"  # titles are broken so that a table fits into 80 columns with all digits
 TITLES: dict[Kind, str] = {
     "conv_1x1": f"1{TIMES}1",
-    "depthwise": "depthwise",
-    "conv": "other conv",
+    "depthwise": "depth-\nwise",
+    "conv": "other\nconv",
     "fully_connected": "full",
-    "matmul": "attention",
+    "matmul": "atten-\ntion",
 }
 NOT_MEASURED = "-"
 
@@ -45,7 +46,7 @@ def print_stages(priced: Priced, batch_size: int) -> None:
     """Print what each stage of a network costs, and the sum."""
     cost = priced.cost
     kinds = _kinds([cost])
-    columns = ("stage", "parameters", "multiply-adds", "%", "act. MB", *(TITLES[kind] for kind in kinds))
+    columns = ("stage", "param-\neters", MACS, "%", "act.\nMB", *(TITLES[kind] for kind in kinds))
     rows = [
         (
             stage.name,
@@ -64,7 +65,7 @@ def print_comparison(networks: Sequence[Priced], batch_size: int) -> None:
     """Print what several networks cost, the cheapest first."""
     ordered = sorted(networks, key=lambda priced: priced.cost.macs)
     kinds = _kinds([priced.cost for priced in networks])
-    columns = ("network", "px", "parameters", "multiply-adds", "act. MB", *(TITLES[kind] for kind in kinds))
+    columns = ("network", "px", "param-\neters", MACS, "act.\nMB", *(TITLES[kind] for kind in kinds))
     rows = [
         (
             priced.name,
@@ -82,7 +83,7 @@ def print_comparison(networks: Sequence[Priced], batch_size: int) -> None:
 def print_times(networks: Sequence[Priced], batch_sizes: Sequence[int]) -> None:
     """Print how long several networks take, those with the fewest multiply-adds first."""
     pairs = [(engine, size) for engine in ENGINES for size in batch_sizes]
-    columns = ("network", "multiply-adds", *(f"{ENGINES[engine]} {TIMES}{size}" for engine, size in pairs), "GMAC/s")
+    columns = ("network", MACS, *(f"{ENGINES[engine]} {TIMES}{size}" for engine, size in pairs), "GMAC/s")
     rows = [
         (
             priced.name,
