@@ -52,12 +52,16 @@ def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a small table; the first column is left-aligned, the others right-aligned, and no number is cut short."""
+    """Print a small table; the first column is left-aligned, the others right-aligned, and no number is cut short.
+
+    A column of numbers is as wide as its numbers and its title, which may have line breaks; text gives way.
+    """
     rows = list(rows)
     table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
     for number, column in enumerate(columns):
-        widest = max((len(row[number]) for row in rows if row[number][:1].isdigit()), default=0)
-        table.add_column(column, justify="left" if number == 0 else "right", min_width=widest if number else None)
+        cells = [row[number] for row in rows if row[number]]
+        is_numbers = number > 0 and all(cell[0].isdigit() for cell in cells)
+        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=is_numbers, overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # as it is: a class may be called [red]
     console.print(table)

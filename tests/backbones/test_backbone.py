@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from graftline.backbones.backbone import Backbone, Graft
+from graftline.backbones.loading import create
 from graftline.errors import UserError
 
 NAME = "test_resnet"
@@ -215,6 +216,20 @@ def test_a_drop_rate_that_the_network_does_not_have_is_refused() -> None:
         Backbone("densenet121", weights="none", drop_path_rate=0.1).build(2)
     with pytest.raises(UserError, match=r"backbone\.drop_rate is 1\.5"):
         Backbone("densenet121", drop_rate=1.5)
+
+
+def test_a_network_that_words_its_refusal_otherwise_is_built_too() -> None:
+    with torch.device("meta"):
+        network = create("hrnet_w18_small", 2, {"drop_rate": 0.1, "drop_path_rate": 0.0})
+    assert network.get_submodule("head_drop").p == 0.1
+    with pytest.raises(UserError, match="has no drop_path_rate"):
+        create("hrnet_w18_small", 2, {"drop_path_rate": 0.1})
+
+
+@pytest.mark.parametrize("size", [0, -3])
+def test_no_size_is_refused(size: int) -> None:
+    with pytest.raises(UserError, match=f"backbone.image_size is {size} px, but must be above 0"):
+        Backbone("test_vit", image_size=size)
 
 
 def test_an_unknown_name_is_refused_before_anything_else() -> None:

@@ -229,6 +229,27 @@ def test_without_network_it_fails_at_once(store: Store, offline: None) -> None:
     assert not store.directory.exists()
 
 
+def test_a_network_without_published_weights_is_not_sent_to_another_machine(store: Store, offline: None) -> None:
+    with pytest.raises(UserError, match=r"no weights of 'nin' to fetch.*backbone\.weights=none freeze=none") as error:
+        fetch("nin", store)
+    assert "network," not in str(error.value)
+
+
+def test_a_directory_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    for place, reason in ((file, "is a file"), (file / "below", "cannot be made")):
+        with pytest.raises(UserError, match=rf"weights\.dir={place} {reason}.*: give another directory\."):
+            fetch("tf_efficientnet_lite0", Store(str(place)))
+
+
+def test_a_directory_without_the_right_to_write_is_one_sentence(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.directory.mkdir()
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root, who runs these tests in a container, may always
+    with pytest.raises(UserError, match="cannot be written to"):
+        fetch("tf_efficientnet_lite0", store)
+
+
 def add_many(directory: str, worker: int) -> None:
     store = Store(directory)
     for number in range(10):

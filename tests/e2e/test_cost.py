@@ -2,9 +2,14 @@
 
 import csv
 import json
+from pathlib import Path
 
+import pytest
 from workplace import Workplace
 
+from graftline.backbones.backbone import Backbone
+from graftline.errors import UserError
+from pipeline.cost import CostStage
 from pipeline.overrides import check
 
 
@@ -55,6 +60,20 @@ def test_a_wrong_name_is_a_mistake_before_anything_starts(workplace: Workplace) 
     ran = workplace.run("cost", "backbone=vgg16,resnet5O")
     assert ran.code == 1
     assert "did you mean resnet50" in ran.output
+
+
+def test_a_key_that_one_of_the_networks_does_not_have_is_a_mistake() -> None:
+    with pytest.raises(UserError, match=r"backbone\.phi: resnet18 has no such key"):
+        check("cost", ["backbone=efficientnet,resnet18", "phi=1"])
+
+
+def test_a_mistake_in_the_last_network_is_found_before_the_first_is_priced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CostStage, "_price_one", lambda *_: pytest.fail("priced"))
+    backbones = [Backbone("resnet18", image_size=20), Backbone("vgg16", image_size=20)]
+    with pytest.raises(UserError, match="'vgg16' cannot take images of 20 px"):
+        CostStage(backbones, measure=False).run(tmp_path)
 
 
 def test_without_a_name_the_notes_networks_are_compared() -> None:

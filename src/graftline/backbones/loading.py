@@ -35,7 +35,8 @@ def create(name: str, num_classes: int | None, options: Mapping[str, Any], **tim
         try:
             network: nn.Module = timm.create_model(name, num_classes=num_classes, **options, **timm_arguments)
         except TypeError as error:
-            unknown = next((key for key in options if f"unexpected keyword argument '{key}'" in str(error)), None)
+            text = str(error)  # python's own, or timm's HRNet's: unexpected keyword argument(s): ['drop_path_rate']
+            unknown = next((key for key in options if f"'{key}'" in text.partition("unexpected keyword")[2]), None)
             if unknown is None:
                 raise
             if options.pop(unknown) or unknown not in DROP_RATES:

@@ -83,7 +83,9 @@ class Store:
             reason = "is a file" if self.directory.is_file() else f"cannot be made ({error.strerror})"
             raise UserError(f"weights.dir={self.dir} {reason}: give another directory.") from error
         if not writable:
-            raise UserError(f"weights.dir={self.dir} cannot be written to: give another directory, or change its rights.")
+            raise UserError(
+                f"weights.dir={self.dir} cannot be written to: give another directory, or change its rights."
+            )
 
     def entries(self) -> dict[str, Entry]:
         """Read the lock file; empty if there is none.

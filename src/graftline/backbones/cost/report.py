@@ -12,7 +12,7 @@ from graftline.console import print_table
 from graftline.files import atomic_file
 
 TIMES = "×"  # noqa: RUF001 - the sign of multiplication is meant, not the letter
-MACS = "multiply-\nadds"  # titles are broken so that a table fits into 80 columns with all digits
+MACS = "multi-\nply-\nadds"  # titles are broken so that a table fits into 80 columns with all digits
 TITLES: dict[Kind, str] = {
     "conv_1x1": f"1{TIMES}1",
     "depthwise": "depth-\nwise",
@@ -83,7 +83,12 @@ def print_comparison(networks: Sequence[Priced], batch_size: int) -> None:
 def print_times(networks: Sequence[Priced], batch_sizes: Sequence[int]) -> None:
     """Print how long several networks take, those with the fewest multiply-adds first."""
     pairs = [(engine, size) for engine in ENGINES for size in batch_sizes]
-    columns = ("network", MACS, *(f"{ENGINES[engine]} {TIMES}{size}" for engine, size in pairs), "GMAC/s")
+    columns = (
+        "network",
+        MACS,
+        *(f"{ENGINES[engine]} {TIMES}{size}".replace(" ", "\n") for engine, size in pairs),
+        "GMAC/s",
+    )
     rows = [
         (
             priced.name,
