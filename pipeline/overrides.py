@@ -103,14 +103,6 @@ def _in_one_run(stage: str, overrides: list[str], checked: Checked) -> Checked:
     lines = gather(stage, checked.overrides)
     parsed = OverridesParser.create().parse_overrides(lines)
     config = compose(stage, [_first_choice(override) for override in parsed])
-    strangers = {
-        f"backbone.{key}: {node.name} has no such key"
-        for node in config[LIST]
-        for key in node
-        if str(key) not in {"_target_", *_parameters(node)}
-    }
-    if strangers:
-        raise UserError(_list_mistakes(sorted(strangers)))
     return Checked(lines, any(override.is_sweep_override() for override in parsed), config)
 
 
@@ -133,6 +125,7 @@ class _Check:
         values = [full for override in overrides if override not in groups for full in self._in_full(config, override)]
         good_values = [line for override in values if (line := self._check_value(config, override)) is not None]
         good = [_line(override) for override in good_groups] + [line for _, line in good_values]
+        self._check_other_choices(good_groups, values)
         if not self.mistakes:
             firsts = [_first_choice(override) for override in good_groups] + [first for first, _ in good_values]
             config = compose(self.stage, firsts)
@@ -212,6 +205,19 @@ class _Check:
         wrong = [text for choice in _choices(override) if (text := _type_mistake(parameters.get(name), choice))]
         self.mistakes += [f"{key}={text}" for text in wrong]
         return None if wrong else (first, line)
+
+    def _check_other_choices(self, groups: list[Override], values: list[Override]) -> None:
+        """Note the keys of a group of several choices that not all of them have."""
+        firsts = [_first_choice(override) for override in groups]
+        for override in (override for override in groups if override.is_sweep_override()):
+            group = override.key_or_group
+            keys = [value.key_or_group for value in values if value.key_or_group.startswith(f"{group}.")]
+            for choice in override.sweep_string_iterator() if keys else ():
+                config = compose(self.stage, [*firsts, f"{group}={choice}"])
+                for parent, name in (key.rpartition(".")[::2] for key in keys):
+                    node = OmegaConf.select(config, parent)
+                    if name not in _parameters(node) and not _has(node, name):
+                        self.mistakes.append(f"{parent}.{name}: {choice} has no such key")
 
     def _check_nothing_missing(self, config: DictConfig, given: set[str]) -> None:
         for key in sorted(OmegaConf.missing_keys(config) - given):

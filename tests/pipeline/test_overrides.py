@@ -180,6 +180,8 @@ def test_commas_ask_for_several_runs_and_brackets_do_not() -> None:
     assert not check(
         "train", ["freeze=auto", "freeze.table=[{images_per_class:0,frozen:1.0,epochs:9,learning_rate:0.1}]"]
     ).multirun
+    assert mistakes("backbone=efficientnet,resnet18", "phi=1.0") == ["backbone.phi: resnet18 has no such key"]
+    assert check("train", ["backbone=lenet5,resnet18", "backbone.weights=none", "freeze=none,gradual"]).multirun
     (line,) = mistakes("backbone=resnet18,resnet19")
     assert line.startswith("backbone=resnet19: no such backbone; did you mean resnet18 or ")
 

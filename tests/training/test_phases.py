@@ -53,7 +53,7 @@ def make_fitting(version: DatasetVersion, tmp_path: Path, **changes: Any) -> Fit
         "policy": Policy("none", None, {}),
         "features": Features(directory=str(tmp_path / "cache")),
         "recipe": Recipe(batch_size=12, workers=0),
-        "optimiser": functools.partial(torch.optim.AdamW, lr=None),
+        "optimiser": functools.partial(torch.optim.AdamW, lr=None),  # type: ignore[arg-type]  # as the plan recommends
         "schedule": constant,
         "make_trainer": functools.partial(pl.Trainer, accelerator="cpu", devices=1),
         "seed": 0,
@@ -83,7 +83,7 @@ def run(graft: Graft, fitting: Fitting, directory: Path, heard: Heard, *, resume
         directory,
         on_epoch=heard.on_epoch,
         on_start=heard.on_start,
-        on_inputs=lambda inputs: None,
+        on_inputs=lambda _: None,
         resume=resume,
     )
 
@@ -158,11 +158,9 @@ def test_phases_that_make_it_worse_are_undone(version: DatasetVersion, tmp_path:
 def test_a_resume_is_held_to_the_contract_of_the_first_start(version: DatasetVersion, tmp_path: Path) -> None:
     graft, fitting = make_graft(), make_fitting(version, tmp_path)
     plan = plans(graft)[0]
-    fitting.run(graft, plan, tmp_path / "fit", on_epoch=lambda metrics, step: None, show_progress=False)
+    fitting.run(graft, plan, tmp_path / "fit", on_epoch=lambda *_: None, show_progress=False)
     other = make_graft()
     with torch.no_grad():
-        other.network.conv_stem.weight[0, 0, 0, 0] += 1  # type: ignore[union-attr, index]
+        next(other.network.parameters())[0, 0, 0, 0] += 1
     with pytest.raises(BrokenContractError, match=r"conv_stem\.weight is frozen, but not what it was"):
-        fitting.run(
-            other, plan, tmp_path / "fit", on_epoch=lambda metrics, step: None, resume=True, show_progress=False
-        )
+        fitting.run(other, plan, tmp_path / "fit", on_epoch=lambda *_: None, resume=True, show_progress=False)

@@ -11,10 +11,10 @@ from torch import nn
 
 from graftline.augment.preprocess import Preprocessing
 from graftline.backbones import catalogue
-from graftline.backbones.loading import create, create_pretrained, first_line
+from graftline.backbones.loading import create, create_pretrained
 from graftline.backbones.sizes import check_size
 from graftline.backbones.weights import Wanted, Weights, WeightsFile, locate
-from graftline.errors import UserError
+from graftline.errors import UserError, first_line
 
 # arguments of timm's models that have a key of their own in ``Backbone``
 OWN_KEYS = {

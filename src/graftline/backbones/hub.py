@@ -20,6 +20,7 @@ from rich.status import Status
 from timm.models import get_pretrained_cfg
 
 from graftline.console import console, say
+from graftline.errors import first_line
 
 # The hub client retries for 46 s before it gives up; a host that is there accepts a connection within this time, in s.
 PROBE_SECONDS = 3.0
@@ -88,7 +89,7 @@ def download(name: str) -> Found:
         with console.status(f"{host} → {name}") as status, _quiet_client():
             return _fetch_from_hub(repository, status) if repository is not None else _fetch_from_url(address)
     except Exception as error:  # the client's own errors, those of the HTTP library below it, and the system's
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UnavailableError(f"the download from {host} failed ({reason})") from error
 
 

@@ -9,7 +9,7 @@ from timm.models import adapt_input_conv, get_pretrained_cfg, load_state_dict
 from torch import Tensor, nn
 
 from graftline.backbones.weights import WeightsFile
-from graftline.errors import UserError
+from graftline.errors import UserError, first_line
 
 NUM_NAMES = 3  # that a message gives, of the tensors that do not fit
 
@@ -169,8 +169,3 @@ def _misfit(name: str, num_classes: int, weights: WeightsFile, state: StateDict,
     ]
     found = ", ".join(findings) or first_line(reason)
     return f"{weights.path} does not fit the backbone '{name}': {found}; name the architecture that the weights are of."
-
-
-def first_line(error: Exception) -> str:
-    """Return an error's message as a part of a sentence."""
-    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")

@@ -6,8 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from graftline.backbones.loading import first_line
-from graftline.errors import UserError
+from graftline.errors import UserError, first_line
 
 STEP = 32  # px; most networks that are particular want multiples of it, or of a part of it
 MAX_STEPS = 8  # how far to look, in steps

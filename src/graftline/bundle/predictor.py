@@ -20,7 +20,7 @@ import onnxruntime
 from graftline.augment.preprocess import Preprocessing
 from graftline.bundle.layout import CARD_FILE, FORMAT, INPUT, ONNX_FILE, OUTPUT
 from graftline.data.decode import DecodeError, decode_rgb
-from graftline.errors import UserError
+from graftline.errors import UserError, first_line
 
 Image: TypeAlias = Path | str | bytes | np.ndarray
 """A file, an encoded file's bytes, or uint8 pixels, (H, W, 3) RGB or (H, W) grey."""
@@ -212,7 +212,7 @@ def _onnx_engine(file: Path, threads: int) -> Engine:
     try:
         session = onnxruntime.InferenceSession(str(file), options, providers=providers)
     except Exception as error:  # ONNX Runtime has a class for each of its status codes
-        raise UserError(f"{file} cannot be loaded ({str(error).splitlines()[0]}): save the bundle again.") from error
+        raise UserError(f"{file} cannot be loaded ({first_line(error)}): save the bundle again.") from error
 
     def run(images: np.ndarray) -> np.ndarray:
         (logits,) = session.run([OUTPUT], {INPUT: images})
@@ -224,6 +224,8 @@ def _onnx_engine(file: Path, threads: int) -> Engine:
 def _torch_engine(directory: Path) -> Engine:
     import timm
     import torch
+
+    import graftline.backbones.zoo  # noqa: F401 - registers our own networks with timm
 
     device = torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu")
     network = timm.create_model(f"local-dir:{directory}", pretrained=True).eval()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from graftline.augment.preprocess import Preprocessing
 from graftline.backbones.onnx import export_onnx, open_session
 from graftline.bundle.layout import CARD_FILE, FORMAT, INPUT, ONNX_FILE, OUTPUT
-from graftline.errors import UserError
+from graftline.errors import UserError, first_line
 from graftline.files import atomic_directory, write_json
 
 # Largest difference that a file's logits may have from the network's, absolute, or relative where they exceed 1: the
@@ -132,7 +132,7 @@ def _write_onnx(
             metadata={key: json.dumps(value) for key, value in metadata.items()},
         )
     except Exception as error:  # the exporter's own and anything that tracing a network's code may raise
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"'{timm_name}' cannot be written as ONNX ({reason}): take another backbone.") from error
 
 

@@ -16,6 +16,7 @@ from timm.layers import DropPath, PatchDropout
 from torch import Tensor, fx, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from graftline.errors import first_line
 from graftline.features.trace import Values, mode_kept, trace
 
 TOLERANCE = 1e-5  # on logits in float32, absolute, or relative where they exceed 1
@@ -69,7 +70,7 @@ def cut(network: nn.Module, trainable: Collection[str], image_size: tuple[int, i
     except UncuttableError:
         raise
     except Exception as error:  # whatever a network's own code raises when it is traced
-        raise UncuttableError(f"its code cannot be traced ({_first_line(error)})") from error
+        raise UncuttableError(f"its code cannot be traced ({first_line(error)})") from error
     parts = Cut(frozen.trunk(), frozen.tail(), frozen.shapes)
     _verify(parts, network, make_images(2))
     return parts
@@ -213,7 +214,3 @@ def _verify(parts: Cut, network: nn.Module, images: Tensor) -> None:
     difference = float((actual - expected).abs().max() / expected.abs().max().clamp_min(1))
     if not difference <= TOLERANCE:  # also catches NaN
         raise UncuttableError(f"its parts give something else than the whole (by {difference:.1e})")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from graftline.backbones.onnx import export_quickly, largest_difference, open_session
+from graftline.errors import first_line
 from graftline.files import atomic_file
 
 MAX_RELATIVE_DIFFERENCE = 1e-3  # of the engine from torch in float32, before we go back to that
@@ -66,7 +67,7 @@ def make_engine(trunk: nn.Module, file: Path, images: Tensor) -> Engine:
         session = open_session(file, threads=1)
         difference = largest_difference(trunk, session, images)
     except Exception as error:  # whatever an exporter or ONNX Runtime raises on operations that it does not know
-        return _torch_engine(trunk, f"torch (no ONNX export: {(str(error) or type(error).__name__).splitlines()[0]})")
+        return _torch_engine(trunk, f"torch (no ONNX export: {first_line(error)})")
     if not difference <= MAX_RELATIVE_DIFFERENCE:  # also catches NaN
         limit = f"{difference:.1e}, more than {MAX_RELATIVE_DIFFERENCE}"
         return _torch_engine(trunk, f"torch (ONNX Runtime differs from it by {limit})")

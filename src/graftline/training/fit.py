@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from graftline.data.loaders import Batch
-from graftline.errors import UserError
+from graftline.errors import UserError, first_line
 from graftline.freezing.contract import FIRST_STEPS
 from graftline.training.module import GraftModule, Optimiser
 from graftline.training.progress import FitProgress, Metrics
@@ -95,19 +95,17 @@ def fit(
     """
     _quiet_lightning()
     progress = FitProgress(on_epoch, on_start, show=show_progress)
-    best = ModelCheckpoint(
-        directory, "best", monitor=MONITOR, save_on_train_epoch_end=True, enable_version_counter=False
+    best, last = (
+        ModelCheckpoint(directory, name, monitor=monitor, save_on_train_epoch_end=True, enable_version_counter=False)
+        for name, monitor in (("best", MONITOR), ("last", None))
     )
-    last = ModelCheckpoint(directory, "last", save_on_train_epoch_end=True, enable_version_counter=False)
-    callbacks: list[pl.Callback] = [progress, best, last]
-    if patience is not None:
-        callbacks.append(EarlyStopping(MONITOR, patience=patience))
-    if on_first_gradients is not None:
-        callbacks.append(_FirstGradients(on_first_gradients))
-    if ema_decay is not None:
-        callbacks.append(EMAWeightAveraging(decay=ema_decay))
+    wanted = (
+        EarlyStopping(MONITOR, patience=patience) if patience is not None else None,
+        _FirstGradients(on_first_gradients) if on_first_gradients is not None else None,
+        EMAWeightAveraging(decay=ema_decay) if ema_decay is not None else None,
+    )
     trainer = make_trainer(
-        callbacks=callbacks,
+        callbacks=[progress, best, last, *(callback for callback in wanted if callback is not None)],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -206,7 +204,7 @@ def check_trainer(make_trainer: Callable[..., pl.Trainer]) -> None:
     try:
         trainer = make_trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
     except (MisconfigurationException, ImportError, ValueError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"The trainer cannot be made ({reason}): change trainer.*, or take trainer=cpu.") from error
     given = getattr(make_trainer, "keywords", {}).get("max_epochs")
     if given is not None and given < 1:

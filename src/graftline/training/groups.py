@@ -1,7 +1,7 @@
 """Layer groups of the optimiser: the nearer to the input, the smaller the learning rate."""
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from graftline.data.sources.source import SPLIT_NAMES, require
-from graftline.errors import UserError
+from graftline.errors import UserError, first_line
 
 # An optional column of this name is used where it is there; one of another name was asked for, and must be.
 _DEFAULTS = {"split": "split", "group": "group", "weight": "weight", "stratum": "stratum"}
@@ -82,9 +82,7 @@ def _load(file: Path) -> pd.DataFrame:
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not in UTF-8: save it as such.") from error
     except (ValueError, OSError) as error:  # pandas' and Arrow's own errors are of these
-        raise UserError(
-            f"{file} cannot be read as a table ({str(error).splitlines()[0]}): mend or replace it."
-        ) from error
+        raise UserError(f"{file} cannot be read as a table ({first_line(error)}): mend or replace it.") from error
 
 
 def _no_such_column(file: Path, column: str, columns: list[str], key: str) -> str:
