@@ -4,7 +4,9 @@ import math
 import re
 from pathlib import Path
 
+import pytest
 import timm
+from safetensors.torch import save_file
 from workplace import TINY, Workplace
 
 import graftline.backbones.zoo  # noqa: F401  # registers googlenet with timm
@@ -12,12 +14,20 @@ import graftline.backbones.zoo  # noqa: F401  # registers googlenet with timm
 CHANGES = {"backbone": "googlenet", "train.batch_size": "8", "trainer.max_epochs": "1", "trainer": "ddp_cpu"}
 
 
-def test_googlenet_in_two_processes(workplace: Workplace, colour_folder: Path) -> None:
+@pytest.mark.parametrize("trained", ["all", "the last blocks, on cached activations"])
+def test_googlenet_in_two_processes(workplace: Workplace, colour_folder: Path, tmp_path: Path, trained: str) -> None:
     settings = {**dict(line.split("=", 1) for line in TINY), **CHANGES}
+    if trained != "all":  # frozen up to 4b: the first branch lies below, the second one above
+        weights = tmp_path / "weights.safetensors"
+        save_file(timm.create_model("googlenet").state_dict(), weights)
+        settings |= {"backbone.weights": "file", "backbone.file": str(weights), "features": "cached"}
+        settings |= {"freeze": "first_stages", "freeze.number": "5"}
     overrides = [f"{key}={value}" for key, value in settings.items()]
     ran = workplace.run("train", "data=folder", f"data.path={colour_folder}", *overrides)
     assert ran.code == 0, ran.output
     assert not re.search("Warning|find_unused", ran.output), ran.output
+    assert ("side branch 1 lies below the boundary and is left out" in ran.output) == (trained != "all")
+    assert "side branch 2" not in ran.output
     experiment = workplace.mlflow.get_experiment_by_name("colours0")
     assert experiment is not None
     (run,) = workplace.mlflow.search_runs([experiment.experiment_id])
