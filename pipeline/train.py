@@ -174,7 +174,8 @@ class Train:
             write_json(file, measurement.to_json())
             if (figure := depth_figure(measurement)) is not None:
                 save(figure, file.with_suffix(".png"))
-        return [Measurement.from_json(json.loads(file.read_text(encoding="utf-8"))).plan]
+        measured = Measurement.from_json(json.loads(file.read_text(encoding="utf-8"))).plan
+        return [situation.settle(prepared.graft.network, measured)]
 
     def _log_decision(self, run: "Run", prepared: Prepared, plans: list[FreezePlan], directory: Path) -> None:
         """Say and log what is frozen and why."""
@@ -253,7 +254,7 @@ class Train:
 
 def _log_contracts(run: "Run", outcome: Outcome) -> None:
     """Say and log that what was frozen has not moved."""
-    record = outcome.trained.phases[-1].contract
+    record = outcome.trained.last.contract
     say(
         f"Contract: {record['frozen_tensors']} frozen tensors are bit for bit what they were, "
         f"{record['trained_tensors']} had gradients."

@@ -101,7 +101,7 @@ def test_they_are_computed_once_and_read_afterwards(samples: Samples, tmp_path: 
 def test_what_an_entry_says_of_itself(samples: Samples, tmp_path: Path) -> None:
     features = Features(directory=str(tmp_path))
     text = said(lambda: features.open([job(samples, dataset="abc")], Pixels(), TAIL, WIDTH))
-    assert "23.0 KB of activations (60 images of 384 bytes each)" in text
+    assert "23.0 KB of activations (60 images of 384 bytes" in text
     (folder,) = entries(features)
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     marks = {f"shards/{number:05}" for number in range(4)}

@@ -20,8 +20,10 @@ from graftline.data.sources.folder import Folder
 from graftline.data.split import Split
 from graftline.data.version import DatasetVersion
 from graftline.features.cache import Features
+from graftline.features.cut import cut
 from graftline.freezing.rules import AllButHead, FirstStages, Nothing, Rule, Situation
 from graftline.training.fit import Fit, fit
+from graftline.training.forecast import Work, forecast
 from graftline.training.inputs import Inputs, choose_inputs
 from graftline.training.module import GraftModule
 from graftline.training.recipe import Recipe
@@ -121,6 +123,23 @@ def test_the_predicted_time_decides_and_is_said(version: DatasetVersion, tmp_pat
     for cached, live, words in ((1.0, 2.0, "Trained on cached"), (2.0, 1.0, "The whole network runs")):
         memo.write_text(json.dumps({"cached": cached, "live": live}))  # what another process predicted holds
         assert words in choose(graft(), AllButHead(), version, tmp_path, features=auto).sentence
+
+
+def test_predicting_leaves_network_and_random_numbers_alone(version: DatasetVersion, tmp_path: Path) -> None:
+    grafted = graft()
+    plan = FirstStages(number=2).plan(grafted.network, Situation(12, 3, pretrained=True))
+    plan.apply(grafted.network)
+    parts = cut(grafted.network, plan.trainable, (32, 32))
+    state = {name: tensor.clone() for name, tensor in grafted.network.state_dict().items()}
+    modes = [module.training for module in grafted.network.modules()]
+    random = torch.random.get_rng_state()
+    predicted = forecast(parts, Work(100, 10, 2, 1, 1e6, in_memory=True), (32, 32), 3)
+    assert 0 < predicted.cached < 60
+    assert 0 < predicted.live < 60
+    assert all(tensor.equal(state[name]) for name, tensor in grafted.network.state_dict().items())
+    assert [module.training for module in grafted.network.modules()] == modes
+    assert torch.random.get_rng_state().equal(random)
+    assert all(parameter.grad is None for parameter in grafted.network.parameters())
 
 
 def test_other_weights_below_the_boundary_are_other_activations(version: DatasetVersion, tmp_path: Path) -> None:

@@ -155,6 +155,23 @@ def test_phases_that_make_it_worse_are_undone(version: DatasetVersion, tmp_path:
         pytest.fail(f"the later phases were to be worse: {losses}")
 
 
+def test_averaged_weights_leave_what_is_frozen_alone(version: DatasetVersion, tmp_path: Path) -> None:
+    """Bit for bit, in a live training, where the whole network is averaged; the contract looks."""
+    graft = make_graft()
+    for module in graft.network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            assert module.num_batches_tracked is not None
+            module.num_batches_tracked.fill_(101)
+    averaged = Recipe(batch_size=12, workers=0, ema_decay=0.9)
+    fitting = make_fitting(version, tmp_path, recipe=averaged, features=Features(cache=False))
+    plan = plans(graft)[-1]
+    fitting.run(graft, plan, tmp_path / "fit", on_epoch=lambda *_: None, show_progress=False)
+    counters = {
+        int(value) for name, value in graft.network.state_dict().items() if name.endswith("num_batches_tracked")
+    }
+    assert counters == {101, 104}, "three steps of the layers that are trained"
+
+
 def test_a_resume_is_held_to_the_contract_of_the_first_start(version: DatasetVersion, tmp_path: Path) -> None:
     graft, fitting = make_graft(), make_fitting(version, tmp_path)
     plan = plans(graft)[0]

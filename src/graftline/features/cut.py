@@ -67,12 +67,12 @@ def cut(network: nn.Module, trainable: Collection[str], image_size: tuple[int, i
 
     try:
         frozen = _Division(*trace(network, trainable, make_images), trainable)
+        parts = Cut(frozen.trunk(), frozen.tail(), frozen.shapes)
+        _verify(parts, network, make_images(2))
     except UncuttableError:
         raise
     except Exception as error:  # whatever a network's own code raises when it is traced
         raise UncuttableError(f"its code cannot be traced ({first_line(error)})") from error
-    parts = Cut(frozen.trunk(), frozen.tail(), frozen.shapes)
-    _verify(parts, network, make_images(2))
     return parts
 
 

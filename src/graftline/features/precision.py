@@ -23,7 +23,7 @@ def change_in_half(tail: nn.Module, activations: np.ndarray) -> float:
     Returns:
         The largest absolute change; infinite where a number is too large for float16.
     """
-    exact = torch.from_numpy(activations[:MAX_IMAGES])
+    exact = torch.from_numpy(activations[:MAX_IMAGES]).clone()  # a tail may work in place
     half = exact.half().float()
     if not torch.from_numpy(activations).half().isfinite().all():
         return float("inf")

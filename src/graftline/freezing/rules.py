@@ -313,6 +313,8 @@ class Auto(Rule):
         else:
             row = self.row(situation.images_per_class, num_parameters(network))
             number = share_of(len(body_groups(network)), row["frozen"])
+            if number == len(body_groups(network)):  # of few groups three quarters may be all
+                row = self.table[0]
             plan = _to_depth(network, number, row["epochs"], row["learning_rate"])
             facts = situation.facts(network)
         return situation.settle(network, replace(plan, reason=f"{facts}: {plan.reason}"))

@@ -16,8 +16,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
-from torch import nn
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from graftline.data.loaders import Batch
@@ -102,7 +102,7 @@ def fit(
     wanted = (
         EarlyStopping(MONITOR, patience=patience) if patience is not None else None,
         _FirstGradients(on_first_gradients) if on_first_gradients is not None else None,
-        EMAWeightAveraging(decay=ema_decay) if ema_decay is not None else None,
+        WeightAveraging(use_buffers=True, avg_fn=_ema(ema_decay)) if ema_decay is not None else None,
     )
     trainer = make_trainer(
         callbacks=[progress, best, last, *(callback for callback in wanted if callback is not None)],
@@ -120,6 +120,19 @@ def fit(
     module.load_state_dict(torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"])
     history = progress.history
     return Fit(history, min(history, key=_monitored), time.perf_counter() - start, trainer.global_step)
+
+
+def _ema(decay: float) -> Callable[[Tensor, Tensor, int | Tensor], Tensor]:
+    """Return the exponential moving average, which leaves alone what does not change.
+
+    torch's own, ``decay * averaged + (1 - decay) * current``, is not bit for bit ``current`` where the two are equal,
+    as they are in frozen layers, and makes fractions of BatchNorm's counters.
+    """
+
+    def average(averaged: Tensor, current: Tensor, _number: int | Tensor) -> Tensor:
+        return torch.lerp(current, averaged, decay) if current.is_floating_point() else current
+
+    return average
 
 
 class _FirstGradients(pl.Callback):

@@ -3,6 +3,7 @@
 Letters: B batch, C channels, H height, W width.
 """
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from graftline.features.cut import Cut
-from graftline.features.trace import mode_kept
 from graftline.freezing.plan import hold_frozen
 
 BATCH = 8  # images that are timed
@@ -64,25 +64,24 @@ def forecast(parts: Cut, work: Work, image_size: tuple[int, int], channels: int)
     """Time trunk and tail on a few images and predict both ways of training.
 
     Args:
-        parts: on the CPU.
+        parts: on the CPU; copies of them are timed, so that they, and the random numbers, stay as they are.
         work: what there is to do.
         image_size: (H, W) in pixels.
         channels: C.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    images = torch.randn(BATCH, channels, *image_size, device=device).contiguous(memory_format=torch.channels_last)
-    trunk_modules, tail_modules = parts.trunk.to(device), parts.tail.to(device)
-    with mode_kept(trunk_modules), mode_kept(tail_modules):
-        trunk_modules.to(memory_format=torch.channels_last).eval()
-        activations = _no_gradient(trunk_modules, images)
-        trunk = _seconds(lambda: _no_gradient(trunk_modules, images)) / BATCH
-        tail_modules.to(memory_format=torch.channels_last).train()
-        hold_frozen(tail_modules)
-        step = _seconds(lambda: _step(tail_modules, activations)) / BATCH
-        tail_modules.eval()
-        tail = _seconds(lambda: _no_gradient(tail_modules, activations)) / BATCH
-    parts.trunk.cpu()
-    parts.tail.cpu()
+    images = torch.zeros(BATCH, channels, *image_size, device=device).contiguous(memory_format=torch.channels_last)
+    below, above = copy.deepcopy(parts.trunk), copy.deepcopy(parts.tail)
+    for part in (below, above):
+        part.to(device).to(memory_format=torch.channels_last)
+    below.eval()
+    activations = _no_gradient(below, images)
+    trunk = _seconds(lambda: _no_gradient(below, images)) / BATCH
+    above.train()
+    hold_frozen(above)
+    with torch.random.fork_rng():  # dropout draws lots
+        step = _seconds(lambda: _step(above, activations)) / BATCH
+    tail = _seconds(lambda: _no_gradient(above.eval(), activations)) / BATCH
     speed_up = 1.0 if device.type == "cuda" else ENGINE_SPEED_UP
     fits = work.epochs * (work.train * step + work.validation * tail)
     images_once = work.views * work.train + work.validation

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -98,7 +99,24 @@ def choose_inputs(
 def _predict(
     parts: Cut, graft: Graft, plan: FreezePlan, version: DatasetVersion, features: Features, memo: Path | None
 ) -> Forecast:
-    """Predict how long both ways will take, once for all processes of a training."""
+    """Predict how long both ways will take, once for all processes of a training.
+
+    Those that are started for the first fit find the memo; later fits find them all at work, and the first one tells.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return _remembered(parts, graft, plan, version, features, memo)
+    told: list[Any] = [None]
+    if torch.distributed.get_rank() == 0:
+        told = [_remembered(parts, graft, plan, version, features, memo)]
+    torch.distributed.broadcast_object_list(told)
+    predicted: Forecast = told[0]
+    return predicted
+
+
+def _remembered(
+    parts: Cut, graft: Graft, plan: FreezePlan, version: DatasetVersion, features: Features, memo: Path | None
+) -> Forecast:
+    """Return what the memo holds, or predict and note it there."""
     if memo is not None and memo.exists():
         return Forecast(**json.loads(memo.read_text(encoding="utf-8")))
     train, validation = len(version.samples("train").paths), len(version.samples("validation").paths)
@@ -131,7 +149,9 @@ def _live(graft: Graft, version: DatasetVersion, policy: Policy, recipe: Recipe,
         )
 
     augmented = policy.crop is not None or any(policy.transforms.values())
-    return Inputs(graft.network, make_loaders, f"The whole network runs at every step: {why}.", augmented)
+    images = f"images augmented anew each time ({policy.name})" if augmented else "images as they are"
+    sentence = f"The whole network runs at every step, on {images}: {why}."
+    return Inputs(graft.network, make_loaders, sentence, augmented)
 
 
 def _cached(
@@ -153,7 +173,7 @@ def _cached(
         jobs.append(Job(train, plain, 0, {**key, "split": "train"}))
     drawn = {
         "crop": repr(policy.crop),
-        "transforms": {name: repr(t) for name, t in policy.transforms.items()},
+        "transforms": [[name, repr(t)] for name, t in policy.transforms.items()],  # their order matters
         "seed": seed,
     }
     jobs += [

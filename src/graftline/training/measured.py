@@ -138,7 +138,7 @@ class Measured:
         """
         if frozen_groups == num_groups:
             return self.head_learning_rate
-        share = (num_groups - 1 - frozen_groups) / max(1, num_groups - 1)
+        share = (num_groups - 1 - frozen_groups) / (num_groups - 1) if num_groups > 1 else 1.0
         return float(self.stage_learning_rate * (self.whole_learning_rate / self.stage_learning_rate) ** share)
 
     def _plan(self, network: nn.Module, frozen_groups: int, why: str) -> FreezePlan:

@@ -1,4 +1,4 @@
-"""A training in phases: one fit after the other, each with its own freeze plan, each from the best weights so far."""
+"""A training in phases: one fit after the other, each with its own freeze plan, from the best weights of the last."""
 
 import copy
 import json
@@ -29,16 +29,16 @@ class Trained:
 
     Attributes:
         fit: all phases as one.
-        phases: each phase that was trained here, the last one always; those finished before a resume are missing.
+        last: the last phase; earlier ones would hold their activations on disk.
     """
 
     fit: Fit
-    phases: list[Fitted]
+    last: Fitted
 
     @property
     def inputs(self) -> Inputs:
         """What was trained on what, in the last phase."""
-        return self.phases[-1].inputs
+        return self.last.inputs
 
 
 def fit_phases(
@@ -67,7 +67,6 @@ def fit_phases(
     """
     folders = [directory if len(plans) == 1 else directory / f"phase-{number + 1}" for number in range(len(plans))]
     fits: list[Fit] = []
-    trained: list[Fitted] = []
     best_state: dict[str, Tensor] = {}
     for number, (plan, folder) in enumerate(zip(plans, folders, strict=True)):
         if resume and folder is not folders[-1] and (done := _read(folder)) is not None:
@@ -90,12 +89,11 @@ def fit_phases(
         if len(plans) > 1:
             write_json(folder / DONE_FILE, asdict(fitted.fit))
         fits.append(fitted.fit)
-        trained.append(fitted)
         if len(plans) > 1:
             best_state = _better(best_state, fits, graft.network)
     if best_state:
         graft.network.load_state_dict(best_state)
-    return Trained(_joined(fits), trained)
+    return Trained(_joined(fits), fitted)
 
 
 def _better(state: dict[str, Tensor], fits: Sequence[Fit], network: nn.Module) -> dict[str, Tensor]:
