@@ -15,9 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from PIL import Image
 
-from graftline.augment.policy import Crop, Policy
+from graftline.augment.policy import Policy
 from graftline.backbones.backbone import Backbone
 from graftline.console import print_table, say
 from graftline.data.ingest import Ingest
@@ -30,6 +32,7 @@ from graftline.freezing.rules import AllButHead, Situation
 from graftline.training.fitting import Fitting
 from graftline.training.recipe import Recipe
 from graftline.training.schedule import warmup_cosine
+from pipeline.overrides import CONF
 
 VIEWS, SEEDS, IMAGES = (0, 1, 2, 4), (0, 1), 2_000
 SPLIT = Split(train=0.6, validation=0.15, test=0.25, seed=0, existing=True)
@@ -37,12 +40,8 @@ SPLIT = Split(train=0.6, validation=0.15, test=0.25, seed=0, existing=True)
 
 def light() -> Policy:
     """Return the policy of conf/augment/light.yaml."""
-    import albumentations as A
-
-    jitter = A.ColorJitter(brightness=(0.9, 1.1), contrast=(0.9, 1.1), saturation=(0.9, 1.1), hue=(0, 0), p=0.5)
-    return Policy(
-        "light", Crop(scale=(0.8, 1.0), ratio=(0.9, 1.11)), {"mirror": A.HorizontalFlip(p=0.5), "jitter": jitter}
-    )
+    policy: Policy = instantiate(OmegaConf.load(CONF / "augment" / "light.yaml"), _convert_="all")
+    return policy
 
 
 def fashion_mnist(source: Path, folder: Path) -> DatasetVersion:

@@ -92,7 +92,7 @@ def _row(entry: Listed) -> tuple[str, ...]:
         f"{key.get('split', '')}{view}",
         f"{described.images:,}",
         in_words(entry.bytes),
-        described.dtype,
+        described.dtype if entry.complete else f"{described.dtype}, incomplete",
         _ago(time.time() - described.used),
     )
 

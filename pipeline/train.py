@@ -94,7 +94,8 @@ class Train:
             plans = self._decide(prepared, directory)
             self._log_decision(run, prepared, plans, directory)
             trained = self._train(prepared, plans, directory, run)
-            bundle = self._save_bundle(prepared, plans[-1], trained, directory / "bundle")
+            plan = plans[trained.best_phase]
+            bundle = self._save_bundle(prepared, plan, trained, directory / "bundle")
             predictor = Predictor.from_directory(bundle, engine=self.evaluation.engine)
             result = self.evaluation.run(predictor, prepared.version, directory / "test")
             outcome = Outcome(directory, self.backbone.name, prepared.version, plans, trained, result)
@@ -262,6 +263,9 @@ def _log_contracts(run: "Run", outcome: Outcome) -> None:
     counts = {f"freeze/{name}": float(value) for name, value in record.items() if isinstance(value, int)}
     run.log_metrics(counts, step=outcome.trained.fit.steps)
     run.set_tags({"graftline.frozen_digest": record["frozen_digest"]})
+    if (change := outcome.trained.last.cache_change) is not None:
+        say(f"Cached activations change a predicted probability by {change:.1e} at most (of those looked at).")
+        run.log_metrics({"features/largest_change": change}, step=outcome.trained.fit.steps)
     checkpoints = outcome.directory / "checkpoints"
     for file in sorted(checkpoints.rglob(CONTRACT_FILE)):
         run.log_artifact(file, str(Path("freeze") / file.parent.relative_to(checkpoints)))

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +84,19 @@ class Workplace:
             stderr=subprocess.STDOUT,
             text=True,
         )
+
+    def interrupt(self, pattern: str, stage: str, *overrides: str) -> str:
+        """Run a stage, press Ctrl-C as soon as there is a file like ``pattern``, and return the output."""
+        process = self.start(stage, *overrides)
+        deadline = time.monotonic() + 200
+        while not list(self.root.glob(pattern)):
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        output = process.communicate(timeout=60)[0]
+        assert process.returncode == 130, output
+        return output
 
     @property
     def mlflow(self) -> MlflowClient:

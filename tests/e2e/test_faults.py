@@ -1,8 +1,6 @@
 """What becomes of mistakes, faults and Ctrl-C."""
 
 import re
-import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -22,15 +20,7 @@ def only_run(place: Workplace) -> tuple[str, str]:
 
 def test_ctrl_c_kills_the_run_and_resume_finishes_it(workplace: Workplace, colour_folder: Path) -> None:
     arguments = [*data(colour_folder), *TINY, "trainer.max_epochs=400", "train.patience=null"]
-    process = workplace.start("train", *arguments)
-    deadline = time.monotonic() + 120
-    while not list(workplace.root.glob("outputs/train/*/checkpoints/last.ckpt")):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    output = process.communicate(timeout=60)[0]
-    assert process.returncode == 130, output
+    output = workplace.interrupt("outputs/train/*/checkpoints/last.ckpt", "train", *arguments)
     assert "Traceback" not in output
     run_id, status = only_run(workplace)
     assert status == "KILLED"

@@ -24,6 +24,7 @@ from graftline.features import shards
 from graftline.features.cache import CacheFullError, Features, Job
 from graftline.features.engine import Engine
 from graftline.features.loader import activation_loader
+from graftline.features.store import Store
 
 PREPROCESSING = Preprocessing((8, 8), (0.5,) * 3, (0.5,) * 3)
 WIDTH = 3 * 8 * 8
@@ -328,3 +329,21 @@ def test_what_does_not_fit_into_memory_is_read_from_disk(
     for one, other in zip(held, activation_loader([mapped], samples, batch_size=16, shuffle=True, seed=0), strict=True):
         assert other["image"].dtype == torch.float32
         assert torch.equal(one["image"], other["image"])
+
+
+def test_a_directory_that_cannot_be_written_to_is_a_mistake(samples: Samples, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    features = Features(directory=str(tmp_path / "file"))
+    with pytest.raises(UserError, match=r"features\.directory=.*give another"):
+        features.open([job(samples)], Pixels(), TAIL, WIDTH)
+
+
+def test_exported_trunks_count_and_go_first(tmp_path: Path) -> None:
+    store = Store(tmp_path, 1000)
+    file = store.trunk_file({"a": 1})
+    file.parent.mkdir()
+    file.write_bytes(bytes(600))
+    store.make_room(300)
+    assert file.exists()
+    store.make_room(500)
+    assert not file.exists()

@@ -54,12 +54,6 @@ def freeze(network: nn.Module, groups: int) -> FreezePlan:
     return plan
 
 
-def boundaries(network: nn.Module) -> list[int]:
-    """Return all boundaries of a shallow network, and of a deep one the first, the middle and the last."""
-    count = len(body_groups(network))
-    return sorted({1, (count + 1) // 2, count - 1, count} - {0})
-
-
 def gradients(network: nn.Module, loss: Tensor) -> dict[str, Tensor]:
     network.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]  # torch's has no types
@@ -76,7 +70,10 @@ def first(outputs: Any) -> Tensor:
 def test_the_parts_are_the_network_at_every_boundary(name: str) -> None:
     network, size = build(name), NETWORKS[name][0]
     images = torch.randn(3, network.pretrained_cfg["input_size"][0], size, size)
-    for boundary in boundaries(network):
+    for module in network.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0  # the same lots cannot be drawn twice
+    for boundary in range(1, len(body_groups(network)) + 1):
         plan = freeze(network, boundary)
         parts = cut(network, plan.trainable, (size, size), images.shape[1])
         with torch.no_grad():  # three images: not the number that the graph was traced and checked with
@@ -92,8 +89,6 @@ def test_the_parts_are_the_network_at_every_boundary(name: str) -> None:
         parts.trunk.eval()
         parts.tail.train()
         hold_frozen(parts.tail)
-        if any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in network.modules()):
-            continue  # the same lots cannot be drawn twice
         whole = gradients(network, first(network(images)).square().sum())
         tail = gradients(parts.tail, first(parts.tail(activations)).square().sum())
         assert set(tail) == set(whole)
@@ -154,21 +149,44 @@ def test_nothing_frozen_is_nothing_to_cut() -> None:
         cut(network, freeze(network, 0).trainable, (64, 64))
 
 
-def test_a_network_whose_code_asks_for_values_is_not_cut() -> None:
-    class Moody(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+class Moody(nn.Module):
+    """What it does depends on what it sees, so that it cannot be traced; otherwise as timm's networks are."""
 
-        def get_classifier(self) -> nn.Module:
-            return self.head
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop_rate = 0.5
+        self.stem, self.body, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
 
-        def forward(self, images: Tensor) -> Tensor:
-            features: Tensor = self.body(images.flatten(1))
-            return self.head(-features if features.sum() > 0 else features)  # type: ignore[no-any-return]
+    def get_classifier(self) -> nn.Module:
+        return self.head
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:  # noqa: ARG002 - timm's signature
+        return {"stem": "^stem", "blocks": "^body"}
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        features: Tensor = self.body(self.stem(images.flatten(1)))
+        return -features if features.sum() > 0 else features
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        features = nn.functional.dropout(features, self.drop_rate, self.training)
+        return features if pre_logits else self.head(features)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(images))
+
+
+def test_what_cannot_be_traced_is_cut_by_timms_own_division_below_the_head_only() -> None:
+    network = Moody()
+    parts = cut(network, {"head.weight", "head.bias"}, (1, 4), 1)
+    assert "cannot be traced" in parts.note
+    images = torch.randn(3, 1, 1, 4)
+    with torch.inference_mode():
+        torch.testing.assert_close(parts.tail.eval()(parts.trunk.eval()(images)), network.eval()(images))
+    assert {n: id(p) for n, p in parts.tail.named_parameters()} == {
+        n: id(p) for n, p in network.named_parameters() if n.startswith("head.")
+    }
     with pytest.raises(UncuttableError, match="cannot be traced"):
-        cut(Moody(), {"head.weight", "head.bias"}, (1, 4), 1)
+        cut(network, {"head.weight", "head.bias", "body.weight", "body.bias"}, (1, 4), 1)
 
 
 def test_a_trunk_that_changes_what_it_has_given_is_found_out() -> None:

@@ -56,6 +56,16 @@ def test_the_export_is_made_once(tmp_path: Path) -> None:
     assert file.stat().st_mtime_ns == written
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU would be taken")
+def test_a_damaged_export_is_made_anew(tmp_path: Path) -> None:
+    file = tmp_path / "trunk.onnx"
+    make_engine(parts().trunk, file, images(2))
+    file.write_bytes(file.read_bytes()[:1000])
+    engine = make_engine(parts().trunk, file, images(2))
+    assert engine.runs_on == "ONNX Runtime"
+    assert file.stat().st_size > 1000
+
+
 def test_an_export_of_other_weights_is_not_believed(tmp_path: Path) -> None:
     make_engine(parts().trunk, tmp_path / "trunk.onnx", images(2))
     other = parts(seed=1).trunk

@@ -329,6 +329,13 @@ def test_an_image_that_weighs_nothing_does_not_count() -> None:
     }
 
 
+@pytest.mark.parametrize(("precision", "instead"), [("bf16-true", "bf16-mixed"), ("64-true", "32-true")])
+def test_a_precision_that_changes_frozen_numbers_is_refused(precision: str, instead: str) -> None:
+    with pytest.raises(UserError, match=instead):
+        check_trainer(_trainer(1, precision=precision))
+    check_trainer(_trainer(1, precision="bf16-mixed"))
+
+
 def test_a_trainer_that_this_machine_cannot_have_is_refused() -> None:
     with pytest.raises(UserError, match="trainer=cpu"):
         check_trainer(functools.partial(pl.Trainer, accelerator="tpu"))

@@ -15,28 +15,19 @@ from graftline.augment.policy import Policy
 from graftline.augment.preprocess import Preprocessing
 from graftline.backbones.backbone import Graft
 from graftline.backbones.weights import Weights
-from graftline.data.ingest import Ingest
-from graftline.data.sources.folder import Folder
-from graftline.data.split import Split
 from graftline.data.version import DatasetVersion
+from graftline.errors import UserError
 from graftline.features.cache import Features
 from graftline.features.cut import cut
 from graftline.freezing.rules import AllButHead, FirstStages, Nothing, Rule, Situation
 from graftline.training.fit import Fit, fit
-from graftline.training.forecast import Work, forecast
+from graftline.training.forecast import Forecast, Work, forecast
 from graftline.training.inputs import Inputs, choose_inputs
 from graftline.training.module import GraftModule
 from graftline.training.recipe import Recipe
 from graftline.training.schedule import constant
 
 NO_POLICY = Policy("none", None, {})
-
-
-@pytest.fixture(scope="module")
-def version(colour_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> DatasetVersion:
-    split = Split(train=0.6, validation=0.2, test=0.2, seed=0, existing=True)
-    ingest = Ingest(None, str(colour_folder), Folder(), split, directory=str(tmp_path_factory.mktemp("data")))
-    return ingest.run().version
 
 
 def graft() -> Graft:
@@ -111,18 +102,48 @@ def test_why_the_network_runs_live_is_said(
     inputs = choose(graft(), rule, version, tmp_path, **changes)
     assert reason in inputs.sentence
     assert "whole network runs" in inputs.sentence
-    assert not list(tmp_path.iterdir())
+    assert {path.name for path in tmp_path.iterdir()} <= {"memo.json"}
 
 
 def test_the_predicted_time_decides_and_is_said(version: DatasetVersion, tmp_path: Path) -> None:
     auto = Features(cache="auto", directory=str(tmp_path / "cache"))
     chosen = choose(graft(), AllButHead(), version, tmp_path, features=auto)
     memo = tmp_path / "memo.json"
-    predicted = json.loads(memo.read_text())
-    assert f"{predicted['live']:,.0f} s live" in chosen.sentence
-    for cached, live, words in ((1.0, 2.0, "Trained on cached"), (2.0, 1.0, "The whole network runs")):
-        memo.write_text(json.dumps({"cached": cached, "live": live}))  # what another process predicted holds
-        assert words in choose(graft(), AllButHead(), version, tmp_path, features=auto).sentence
+    kept = json.loads(memo.read_text())
+    assert kept["cached"] == ("Trained on cached" in chosen.sentence)
+    assert kept["why"].startswith("predicted ")
+    assert kept["why"] in chosen.sentence
+    for cached, words in ((True, "Trained on cached"), (False, "The whole network runs")):
+        memo.write_text(json.dumps({"cached": cached, "why": "so it was"}))  # what was chosen once holds
+        sentence = choose(graft(), AllButHead(), version, tmp_path, features=auto).sentence
+        assert words in sentence
+        assert "so it was" in sentence
+
+
+@pytest.mark.parametrize(("cached", "live"), [(1.0, 2.0), (2.0, 1.0)])
+def test_the_faster_way_is_taken(
+    cached: float, live: float, version: DatasetVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graftline.training.inputs.forecast", lambda *_: Forecast(cached, live))
+    auto = Features(cache="auto", directory=str(tmp_path / "cache"))
+    sentence = choose(graft(), AllButHead(), version, tmp_path, features=auto).sentence
+    assert ("Trained on cached" in sentence) == (cached < live)
+
+
+def test_what_began_on_cached_activations_does_not_go_on_live(version: DatasetVersion, tmp_path: Path) -> None:
+    (tmp_path / "memo.json").write_text(json.dumps({"cached": True, "why": ""}))
+    with pytest.raises(UserError, match=r"raise features\.max_gb"):
+        choose(graft(), FirstStages(number=1), version, tmp_path, features=Features(max_gb=1e-6))
+
+
+def test_what_the_cache_changes_is_measured_with_the_trained_tail(version: DatasetVersion, tmp_path: Path) -> None:
+    grafted = graft()
+    exact = choose(grafted, FirstStages(number=4), version, tmp_path, features=Features(directory=str(tmp_path / "a")))
+    assert exact.change is not None
+    assert exact.change() < 1e-3
+    array = exact.held[0].array
+    array[:] = array + 1  # as if the cache held something else; in memory only
+    assert exact.change() > 1e-3
 
 
 def test_predicting_leaves_network_and_random_numbers_alone(version: DatasetVersion, tmp_path: Path) -> None:

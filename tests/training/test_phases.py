@@ -14,27 +14,17 @@ from graftline.augment.policy import Policy
 from graftline.augment.preprocess import Preprocessing
 from graftline.backbones.backbone import Graft
 from graftline.backbones.weights import Weights
-from graftline.data.ingest import Ingest
-from graftline.data.sources.folder import Folder
-from graftline.data.split import Split
 from graftline.data.version import DatasetVersion
 from graftline.features.cache import Features
 from graftline.freezing.contract import BrokenContractError
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rules import Gradual, Situation
 from graftline.training.fitting import CONTRACT_FILE, Fitting
-from graftline.training.phases import DONE_FILE, Trained, fit_phases
+from graftline.training.phases import DONE_FILE, Trained, fit_phases, phase_folder
 from graftline.training.recipe import Recipe
 from graftline.training.schedule import constant
 
 RULE = Gradual(head_epochs=2, step_epochs=1, step_groups=2, until=0.3, epochs=4)
-
-
-@pytest.fixture(scope="module")
-def version(colour_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> DatasetVersion:
-    split = Split(train=0.6, validation=0.2, test=0.2, seed=0, existing=True)
-    ingest = Ingest(None, str(colour_folder), Folder(), split, directory=str(tmp_path_factory.mktemp("data")))
-    return ingest.run().version
 
 
 def make_graft() -> Graft:
@@ -109,9 +99,10 @@ def test_phases_train_what_their_plans_say_and_count_on(version: DatasetVersion,
     assert trained.fit.best in trained.fit.history
     best = int(trained.fit.best["epoch"])
     deepest = timetable[{0: 0, 1: 0, 2: 1, 3: 2}[best]]
+    assert timetable[trained.best_phase].trainable == deepest.trainable
     assert moved(before, graft.network) == deepest.trainable
     for number, plan in enumerate(timetable, start=1):
-        contract = json.loads((tmp_path / "fit" / f"phase-{number}" / CONTRACT_FILE).read_text())
+        contract = json.loads((phase_folder(tmp_path / "fit", number - 1) / CONTRACT_FILE).read_text())
         assert set(contract["trainable"]) == plan.trainable
         assert not plan.trainable & set(contract["hashes"])
 
@@ -132,7 +123,7 @@ def test_a_resume_does_not_repeat_what_is_finished(version: DatasetVersion, tmp_
     graft = make_graft()
     with pytest.raises(StopError):
         run(graft, fitting, tmp_path / "fit", Interrupted())
-    assert (tmp_path / "fit" / "phase-1" / DONE_FILE).exists()
+    assert (tmp_path / "fit" / DONE_FILE).exists()
 
     graft, heard = make_graft(), Heard()
     resumed = run(graft, fitting, tmp_path / "fit", heard, resume=True)
@@ -149,7 +140,7 @@ def test_phases_that_make_it_worse_are_undone(version: DatasetVersion, tmp_path:
     losses = [row["val/loss"] for row in trained.fit.history]
     assert trained.fit.best["val/loss"] == min(losses)
     if losses.index(min(losses)) < 2:
-        state = torch.load(tmp_path / "fit" / "phase-1" / "best.ckpt", weights_only=True)["state_dict"]
+        state = torch.load(tmp_path / "fit" / "best.ckpt", weights_only=True)["state_dict"]
         assert graft.network.classifier.weight.equal(state["network.classifier.weight"])  # type: ignore[union-attr, operator]
     else:
         pytest.fail(f"the later phases were to be worse: {losses}")

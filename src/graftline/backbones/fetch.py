@@ -71,7 +71,7 @@ def _source(name: str) -> WeightsFile:
     except hub.NowhereError as error:
         raise UserError(
             f"There are no weights of '{full_name(name)}' to fetch, as {error}: train it from the start "
-            "(backbone.weights=none freeze=none), or give a file of your own (backbone.file=…)."
+            "(backbone.weights=none), or give a file of your own (backbone.file=…)."
         ) from error
     except hub.UnavailableError as error:
         raise UserError(

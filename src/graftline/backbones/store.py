@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from filelock import FileLock
 from pydantic import TypeAdapter, ValidationError
 from timm.models import get_pretrained_cfg
 
 from graftline.errors import UserError
 from graftline.files import sha256_file, write_json
+from graftline.locks import Lock
 
 LOCK_NAME = "weights.lock.json"
 PREFIX = 12  # hex digits of a hash that a message shows
@@ -155,7 +155,7 @@ class Store:
         path = self.path(name)
         entry = Entry(path.name, sha256_file(written), written.stat().st_size, **origin)
         written.chmod(0o644)  # safetensors makes it private; what travels follows the usual rights
-        with FileLock(self.directory / f".{LOCK_NAME}.lock"):
+        with Lock(self.directory / f".{LOCK_NAME}.lock", shared=False, on_wait=lambda: None):
             entries = {**self.entries(), name: entry}
             written.replace(path)
             write_json(self.lock_file, {key: asdict(entries[key]) for key in sorted(entries)})

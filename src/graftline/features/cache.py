@@ -4,6 +4,7 @@ Letters: B batch, N images, F numbers per image that cross the boundary.
 """
 
 import errno
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,12 +21,12 @@ from graftline.errors import UserError
 from graftline.features.engine import Engine
 from graftline.features.frozen_pass import Decoder, Job, run
 from graftline.features.loader import activation_loader
-from graftline.features.locks import Lock
 from graftline.features.precision import MAX_CHANGE, change_in_half
 from graftline.features.shards import Description, Entry, HalfPrecisionError
 from graftline.features.store import GIGABYTE, CacheFullError, Store, in_words
+from graftline.locks import Lock
 
-__all__ = ["Activations", "CacheFullError", "Features", "Job", "activation_loader"]
+__all__ = ["Activations", "CacheFullError", "Decoder", "Features", "Job", "activation_loader"]
 
 FIRST_IMAGES = 4  # on which the engine is compared with torch
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -100,6 +101,7 @@ class Features:
             UserError: the disk is full.
         """
         store, images = self.store, sum(len(job.samples.paths) for job in jobs)
+        _check_writable(store.directory)
         if (needed := self.predict_bytes(width, images)) > store.max_bytes:
             store.make_room(needed)  # it says why not
         entries = [store.entry({**job.key, "precision": self.precision}) for job in jobs]
@@ -214,6 +216,20 @@ class _Filler:
     def _describe(self, job: Job, dtype: str) -> Description:
         key = {**job.key, "precision": self._features.precision}
         return Description(key, len(job.samples.paths), self._width, dtype, time.time(), time.time())
+
+
+def _check_writable(directory: Path) -> None:
+    """Make the folder of the cache if need be.
+
+    Raises:
+        UserError: it cannot be made, or not be written to; locks and times of use are written even to what is complete.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"features.directory={directory} cannot be made ({error.strerror}): give another.") from error
+    if not os.access(directory, os.W_OK):
+        raise UserError(f"features.directory={directory} cannot be written to: give another, or change its rights.")
 
 
 def _missing_images(entry: Entry, job: Job) -> int:

@@ -16,6 +16,7 @@ from timm.layers import DropPath, PatchDropout
 from torch import Tensor, fx, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from graftline.backbones.layers import head_parameters
 from graftline.errors import first_line
 from graftline.features.trace import Values, mode_kept, trace
 
@@ -36,11 +37,15 @@ class Cut:
         trunk: images (B, C, H, W) → activations (B, F); the tensors that cross the boundary, flat, side by side.
         tail: activations (B, F) → logits (B, K), or what else the network returns in training.
         shapes: of each tensor that crosses, for one image.
+        code: what the trunk computes, in words that differ wherever that does.
+        note: how it was cut, if otherwise than by tracing; a part of a sentence.
     """
 
-    trunk: fx.GraphModule
+    trunk: nn.Module
     tail: fx.GraphModule
     shapes: tuple[Shape, ...]
+    code: str
+    note: str = ""
 
     @property
     def width(self) -> int:
@@ -58,21 +63,66 @@ def cut(network: nn.Module, trainable: Collection[str], image_size: tuple[int, i
         channels: C.
 
     Raises:
-        UncuttableError: nothing can be computed ahead, the network's code cannot be traced, or the parts together do
-            not give what the network gives.
+        UncuttableError: nothing can be computed ahead, the network's code cannot be traced (where the head alone is
+            trained, timm's own division is tried then), or the parts together do not give what the network gives.
     """
 
     def make_images(batch: int) -> Tensor:
         return torch.randn(batch, channels, *image_size, generator=torch.Generator().manual_seed(0))
 
     try:
-        frozen = _Division(*trace(network, trainable, make_images), trainable)
-        parts = Cut(frozen.trunk(), frozen.tail(), frozen.shapes)
+        division = _Division(*trace(network, trainable, make_images), trainable)
+        trunk = division.trunk()
+        parts = Cut(trunk, division.tail(), division.shapes, trunk.code)
         _verify(parts, network, make_images(2))
     except UncuttableError:
         raise
     except Exception as error:  # whatever a network's own code raises when it is traced
-        raise UncuttableError(f"its code cannot be traced ({first_line(error)})") from error
+        why = f"its code cannot be traced ({first_line(error)})"
+        if set(trainable) != head_parameters(network):
+            raise UncuttableError(why) from error
+        parts = _cut_by_head(network, make_images(2), why)
+    return parts
+
+
+class _HeadTrunk(nn.Module):
+    """All below the classifier, by timm's own division of a network: images (B, C, H, W) → features (B, F)."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return what the classifier is given."""
+        features: Tensor = self.network.forward_head(self.network.forward_features(images), pre_logits=True)
+        return features
+
+
+def _cut_by_head(network: Any, images: Tensor, why: str) -> Cut:
+    """Cut a network below its classifier, with timm's ``forward_features`` and ``forward_head``.
+
+    Raises:
+        UncuttableError: it has two classifiers, or is not just one on top of features.
+    """
+    classifier = network.get_classifier()
+    name = next((name for name, module in network.named_modules() if module is classifier), None)
+    if name is None:
+        raise UncuttableError(why)
+    graph = fx.Graph()
+    dropped = graph.call_module("dropout", (graph.placeholder("activations"),))
+    graph.output(graph.call_module(name, (dropped,)))
+    dropout = nn.Dropout(getattr(network, "drop_rate", 0.0))
+    tail = fx.GraphModule({"dropout": dropout, name: classifier}, graph, "Tail")
+    trunk = _HeadTrunk(network)
+    try:
+        with mode_kept(network), torch.inference_mode():
+            features = trunk.eval()(images)
+        parts = Cut(trunk, tail, (tuple(features.shape[1:]),), "forward_features, forward_head", why)
+        _verify(parts, network, images)
+    except UncuttableError:
+        raise
+    except Exception as error:  # a network whose head takes apart what its features are not
+        raise UncuttableError(why) from error
     return parts
 
 

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import torch
 from torch import Tensor, nn
 
 from graftline.backbones.onnx import export_quickly, largest_difference, open_session
+from graftline.console import warn
 from graftline.errors import first_line
 from graftline.files import atomic_file
 
@@ -61,11 +63,10 @@ def make_engine(trunk: nn.Module, file: Path, images: Tensor) -> Engine:
         return _gpu_engine(trunk, images)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
-        if not file.exists():
-            with atomic_file(file) as temporary:
-                export_quickly(trunk, temporary, images[:2])
-        session = open_session(file, threads=1)
+        session = _open(trunk, file, images)
         difference = largest_difference(trunk, session, images)
+    except OSError:
+        raise  # a full or read-only disk is no reason to run slowly
     except Exception as error:  # whatever an exporter or ONNX Runtime raises on operations that it does not know
         return _torch_engine(trunk, f"torch (no ONNX export: {first_line(error)})")
     if not difference <= MAX_RELATIVE_DIFFERENCE:  # also catches NaN
@@ -77,6 +78,18 @@ def make_engine(trunk: nn.Module, file: Path, images: Tensor) -> Engine:
         return activations
 
     return Engine(run, "ONNX Runtime", cores, CPU_BATCH)
+
+
+def _open(trunk: nn.Module, file: Path, images: Tensor) -> onnxruntime.InferenceSession:
+    """Open the exported trunk; it is exported if it is not there, or anew if what is there cannot be read."""
+    if file.exists():
+        try:
+            return open_session(file, threads=1)
+        except Exception:  # ONNX Runtime has a class for each of its status codes
+            warn(f"{file} is damaged: the frozen network is exported again.")
+    with atomic_file(file) as temporary:
+        export_quickly(trunk, temporary, images[:2])
+    return open_session(file, threads=1)
 
 
 def _torch_engine(trunk: nn.Module, runs_on: str) -> Engine:

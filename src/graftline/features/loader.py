@@ -4,6 +4,7 @@ Letters: B batch, N images, F numbers per image.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 import psutil
@@ -37,8 +38,13 @@ class ActivationLoader(DataLoader[Batch]):
         weights = np.ones(len(samples.labels), np.float32) if samples.weights is None else samples.weights
         self._weights = torch.tensor(weights)
         self._order = sampler
-        self._views = _in_memory(views)
+        self._on_disk = views
         super().__init__(TensorDataset(self._labels), batch_size=batch_size, sampler=sampler, drop_last=drop_last)  # type: ignore[arg-type]  # only its length is asked for
+
+    @cached_property
+    def _views(self) -> list[Tensor]:
+        """The views as tensors, read when the first batch is asked for."""
+        return _in_memory(self._on_disk)
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # torch promises an iterator of its own class
         """Return the batches of one epoch."""

@@ -5,7 +5,7 @@ Letters: B batch, F numbers per image, K classes.
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from graftline.features.trace import mode_kept
 
@@ -23,13 +23,17 @@ def change_in_half(tail: nn.Module, activations: np.ndarray) -> float:
     Returns:
         The largest absolute change; infinite where a number is too large for float16.
     """
-    exact = torch.from_numpy(activations[:MAX_IMAGES]).clone()  # a tail may work in place
-    half = exact.half().float()
+    exact = torch.from_numpy(activations[:MAX_IMAGES])
     if not torch.from_numpy(activations).half().isfinite().all():
         return float("inf")
+    return largest_change(tail, exact, exact.half().float())
+
+
+def largest_change(tail: nn.Module, exact: Tensor, kept: Tensor) -> float:
+    """Return the largest absolute change of a probability where the tail reads ``kept`` for ``exact``, (B, F) both."""
+    device = next((parameter.device for parameter in tail.parameters()), exact.device)
     with mode_kept(tail), torch.inference_mode():
         tail.eval()
-        device = next((p.device for p in tail.parameters()), exact.device)
-        outputs = [tail(inputs.to(device)) for inputs in (exact, half)]
-    logits = [output[0] if isinstance(output, tuple) else output for output in outputs]
-    return float((logits[0].softmax(1) - logits[1].softmax(1)).abs().max())
+        outputs = [tail(inputs.to(device, copy=True)) for inputs in (exact, kept)]  # a tail may work in place
+    first, second = (output[0] if isinstance(output, tuple) else output for output in outputs)
+    return float((first.softmax(1) - second.softmax(1)).abs().max())

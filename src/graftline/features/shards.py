@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from graftline.features.locks import Lock
 from graftline.files import atomic_file, write_json
+from graftline.locks import Lock
 
 MAX_SHARD_IMAGES = 512  # some seconds of work, which is what a killed pass may lose
 MAX_SHARD_BYTES = 64 * 2**20  # in float32, which it is before it is written
@@ -173,6 +173,11 @@ class Entry:
             states = list(pool.map(state, range(description.num_shards)))
         missing, damaged = ([n for n, s in enumerate(states) if s == kind] for kind in ("missing", "damaged"))
         return missing, damaged
+
+    def is_complete(self) -> bool:
+        """Tell whether all shards were written; their content is not looked at."""
+        described = self.description
+        return described is not None and all(self._mark(shard).exists() for shard in range(described.num_shards))
 
     def array(self, description: Description) -> np.ndarray:
         """Return the activations (N, F), memory-mapped; what is written into the array does not reach the disk."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graftline.features.locks import Lock
 from graftline.features.shards import Description, Entry
 from graftline.files import digest
+from graftline.locks import Lock
 
 GIGABYTE = 1e9
 SECONDS_PER_DAY = 86_400.0
@@ -27,11 +27,13 @@ class Listed:
         name: the digest of its key.
         description: None: what is left of an entry that cannot be used.
         bytes: on disk.
+        complete: whether all shards were written.
     """
 
     name: str
     description: Description | None
     bytes: int
+    complete: bool
 
     @property
     def used(self) -> float:
@@ -45,7 +47,7 @@ class Store:
 
     Attributes:
         directory: the folder.
-        max_bytes: what all entries together may take.
+        max_bytes: what all entries and exported trunks together may take.
     """
 
     directory: Path
@@ -62,7 +64,7 @@ class Store:
     def entries(self) -> list[Listed]:
         """Return all entries, the one that was used last first."""
         folders = sorted(path.parent for path in self.directory.glob("*/used"))
-        listed = [Listed(f.name, Entry(f).description, Entry(f).bytes()) for f in folders]
+        listed = [Listed(f.name, Entry(f).description, Entry(f).bytes(), Entry(f).is_complete()) for f in folders]
         return sorted(listed, key=lambda entry: -entry.used)
 
     def trunk_bytes(self) -> int:
@@ -82,7 +84,7 @@ class Store:
             entry.create(description)
 
     def make_room(self, needed: float) -> None:
-        """Remove entries, the one not used for longest first, until ``needed`` bytes more are within the limit.
+        """Remove exported trunks, then entries, the one not used for longest first, until ``needed`` bytes more fit.
 
         Raises:
             CacheFullError: that cannot be; entries in use are not removed.
@@ -92,7 +94,10 @@ class Store:
                 f"they would take {in_words(needed)}, more than the {in_words(self.max_bytes)} of features.max_gb"
             )
         entries = self.entries()
-        taken = sum(entry.bytes for entry in entries)
+        taken = sum(entry.bytes for entry in entries) + self.trunk_bytes()
+        if taken + needed > self.max_bytes:  # they are made again in seconds
+            taken -= self.trunk_bytes()
+            self.remove_trunks()
         while taken + needed > self.max_bytes and entries:
             oldest = entries.pop()
             if self.remove(oldest.name):

@@ -112,14 +112,13 @@ def fit(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
-    start = time.perf_counter()
-    train_loader, validation_loader = make_loaders(trainer.global_rank, trainer.world_size)
-    checkpoint = directory / "last.ckpt" if resume else None
+    start, checkpoint = time.perf_counter(), directory / "last.ckpt" if resume else None
     with _threads(threads), _plain_interrupt(), _quick_device_check():
-        trainer.fit(module, train_loader, validation_loader, ckpt_path=checkpoint, weights_only=True)
+        loaders = make_loaders(trainer.global_rank, trainer.world_size)
+        trainer.fit(module, *loaders, ckpt_path=checkpoint, weights_only=True)
     module.load_state_dict(torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"])
     history = progress.history
-    return Fit(history, min(history, key=_monitored), time.perf_counter() - start, trainer.global_step)
+    return Fit(history, min(history, key=monitored), time.perf_counter() - start, trainer.global_step)
 
 
 def _ema(decay: float) -> Callable[[Tensor, Tensor, int | Tensor], Tensor]:
@@ -200,7 +199,8 @@ def weight_decay_of(optimiser: Optimiser) -> float:
     return 0.0 if parameter is None else float(parameter.default)
 
 
-def _monitored(metrics: Metrics) -> float:
+def monitored(metrics: Metrics) -> float:
+    """Return by what the best epoch is chosen, the lower the better; what is no number is worst."""
     value = metrics[MONITOR]
     return math.inf if math.isnan(value) else value
 
@@ -219,6 +219,11 @@ def check_trainer(make_trainer: Callable[..., pl.Trainer]) -> None:
     except (MisconfigurationException, ImportError, ValueError, TypeError) as error:
         reason = first_line(error)
         raise UserError(f"The trainer cannot be made ({reason}): change trainer.*, or take trainer=cpu.") from error
+    if trainer.precision.endswith("-true") and trainer.precision != "32-true":
+        raise UserError(
+            f"trainer.precision={trainer.precision} would change the numbers of frozen layers too: "
+            f"take {trainer.precision.replace('64-true', '32-true').replace('16-true', '16-mixed')}."
+        )
     given = getattr(make_trainer, "keywords", {}).get("max_epochs")
     if given is not None and given < 1:
         raise UserError(f"trainer.max_epochs is {trainer.max_epochs}: give a number of epochs, at least 1.")

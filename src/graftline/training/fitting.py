@@ -12,8 +12,10 @@ from torch import nn
 
 from graftline.augment.policy import Policy
 from graftline.backbones.backbone import Graft
+from graftline.console import warn
 from graftline.data.version import DatasetVersion
 from graftline.features.cache import Features
+from graftline.features.precision import MAX_CHANGE
 from graftline.files import write_json
 from graftline.freezing.contract import Contract
 from graftline.freezing.plan import FreezePlan
@@ -24,7 +26,7 @@ from graftline.training.module import GraftModule, Optimiser, Schedule
 from graftline.training.progress import Metrics
 from graftline.training.recipe import Recipe
 
-CONTRACT_FILE, FORECAST_FILE = "contract.json", "forecast.json"
+CONTRACT_FILE, INPUTS_FILE = "contract.json", "inputs.json"
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,14 @@ class Fitted:
         inputs: what was trained on what.
         fit: history, best epoch, seconds.
         contract: what was proven: counts and hashes, for the run.
+        cache_change: by how much a predicted probability differs between cached activations and images; None where
+            nothing is cached.
     """
 
     inputs: Inputs
     fit: Fit
     contract: dict[str, Any]
+    cache_change: float | None
 
 
 @dataclass(frozen=True)
@@ -93,11 +98,10 @@ class Fitting:
         Raises:
             BrokenContractError: a frozen tensor changed, or one that is to be trained got no gradient.
         """
-        graft.network.train()
         plan.apply(graft.network)
         contract = _take_contract(graft.network, plan, directory / CONTRACT_FILE, resume=resume)
         inputs = choose_inputs(
-            graft, plan, self.version, self.policy, self.features, self.recipe, self.seed, directory / FORECAST_FILE
+            graft, plan, self.version, self.policy, self.features, self.recipe, self.seed, directory / INPUTS_FILE
         )
         if on_inputs is not None:
             on_inputs(inputs)
@@ -116,7 +120,13 @@ class Fitting:
             show_progress=show_progress,
         )
         contract.check(graft.network)
-        return Fitted(inputs, fitted, contract.record())
+        change = inputs.change() if inputs.change is not None else None
+        if change is not None and change > MAX_CHANGE:
+            warn(
+                f"Cached activations change a predicted probability by {change:.1e}, more than {MAX_CHANGE}: "
+                "train again with features.precision=float32."
+            )
+        return Fitted(inputs, fitted, contract.record(), change)
 
     def _module(self, graft: Graft, plan: FreezePlan, inputs: Inputs) -> GraftModule:
         num_classes = len(self.version.class_names)

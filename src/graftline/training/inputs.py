@@ -3,11 +3,11 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
@@ -16,10 +16,13 @@ from graftline.augment.policy import Augment, Evaluate, Policy
 from graftline.backbones.backbone import Graft
 from graftline.data.loaders import Batch, make_loader
 from graftline.data.version import DatasetVersion, Samples
-from graftline.features.cache import Activations, CacheFullError, Features, Job, activation_loader
+from graftline.errors import UserError
+from graftline.features.cache import Activations, CacheFullError, Decoder, Features, Job, activation_loader
 from graftline.features.cut import Cut, UncuttableError, cut
 from graftline.features.engine import make_engine
 from graftline.features.loader import fits_in_memory
+from graftline.features.precision import largest_change
+from graftline.features.trace import mode_kept
 from graftline.files import digest, write_json
 from graftline.freezing.contract import hash_of
 from graftline.freezing.plan import FreezePlan, depth_in_words
@@ -27,7 +30,10 @@ from graftline.training.forecast import Forecast, Work, forecast
 from graftline.training.recipe import Recipe
 
 # what of an activation's key an exported trunk depends on
-TRUNK_KEYS = ("network", "trunk", "weights", "timm", "preprocessing")
+TRUNK_KEYS = ("network", "trunk", "weights", "versions", "preprocessing")
+CHECKED_IMAGES = 8  # on which the trained tail is asked whether the cache has served it well
+
+Loaders = tuple[DataLoader[Batch], DataLoader[Batch]]
 
 
 @dataclass(frozen=True)
@@ -42,14 +48,25 @@ class Inputs:
         threads: of torch during the fit; None: as many as it likes. The steps of a head are too small to be shared:
             with two threads, on two cores that others used too, they were 15 times slower.
         held: entries of the activation cache, which nobody removes while they are held.
+        change: tells by how much a predicted probability is another from cached activations than from the images; None
+            where nothing is cached.
     """
 
     network: nn.Module
-    make_loaders: Callable[[int, int], tuple[DataLoader[Batch], DataLoader[Batch]]]
+    make_loaders: Callable[[int, int], Loaders]
     sentence: str
     augmented: bool
     threads: int | None = None
     held: Sequence[Activations] = ()
+    change: Callable[[], float] | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Whether activations are cached, and why; the processes of a training agree on it, and a resume keeps to it."""
+
+    cached: bool
+    why: str
 
 
 def choose_inputs(
@@ -62,7 +79,7 @@ def choose_inputs(
     seed: int,
     memo: Path | None = None,
 ) -> Inputs:
-    """Train the tail on cached activations where that gives the same as training on images, else on images.
+    """Train the tail on cached activations where that is possible and wanted, else the network on images.
 
     Args:
         graft: network, preprocessing and weights.
@@ -72,154 +89,192 @@ def choose_inputs(
         features: whether to cache, and how many augmented views.
         recipe: batch size, workers, mixing.
         seed: of augmentation and order.
-        memo: file that keeps a choice by predicted time, for further processes and for a resume. None: nowhere.
+        memo: file that keeps the choice, for further processes and for a resume. None: nowhere.
+
+    Raises:
+        UserError: a training that began on cached activations is to go on, but there is no room for them any more.
     """
-    live = partial(_live, graft, version, policy, recipe, seed)
+    ways = _Ways(graft, plan, version, policy, features, recipe, seed)
     if features.cache is False:
-        return live("features=live")
+        return ways.live("features=live")
     if recipe.mixes_images:
-        return live("mixup and CutMix need the images")
-    size, channels = graft.preprocessing.image_size, graft.preprocessing.channels
+        return ways.live("mixup and CutMix need the images")
     try:
-        parts = cut(graft.network, plan.trainable, size, channels)
+        parts = cut(graft.network, plan.trainable, graft.preprocessing.image_size, graft.preprocessing.channels)
     except UncuttableError as error:
-        return live(str(error))
-    why = ""
-    if features.cache == "auto":
-        predicted = _predict(parts, graft, plan, version, features, memo)
-        why = f" ({predicted.sentence()})"
-        if predicted.live < predicted.cached:
-            return live(predicted.sentence())
+        return ways.live(str(error))
+    choice, held = _agree(memo, lambda: ways.choose(parts))
+    if not choice.cached:
+        return ways.live(choice.why)
     try:
-        return _cached(parts, why, graft, plan, version, policy, features, recipe, seed)
+        return ways.cached(parts, held or ways.open(parts), choice.why)
     except CacheFullError as error:
-        return live(str(error))
+        raise UserError(
+            f"The training began on cached activations, but {error}: raise features.max_gb, or make room "
+            "(make cache lists what there is)."
+        ) from error
 
 
-def _predict(
-    parts: Cut, graft: Graft, plan: FreezePlan, version: DatasetVersion, features: Features, memo: Path | None
-) -> Forecast:
-    """Predict how long both ways will take, once for all processes of a training.
+def _agree(
+    memo: Path | None, choose: Callable[[], tuple[Choice, list[Activations]]]
+) -> tuple[Choice, list[Activations]]:
+    """Choose, once for all processes of a training.
 
-    Those that are started for the first fit find the memo; later fits find them all at work, and the first one tells.
+    Those that are started for the first fit find the memo; further fits find them all at work, and the first one tells.
     """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return _remembered(parts, graft, plan, version, features, memo)
+    at_work = torch.distributed.is_available() and torch.distributed.is_initialized()
     told: list[Any] = [None]
-    if torch.distributed.get_rank() == 0:
-        told = [_remembered(parts, graft, plan, version, features, memo)]
-    torch.distributed.broadcast_object_list(told)
-    predicted: Forecast = told[0]
-    return predicted
+    held: list[Activations] = []
+    if not at_work or torch.distributed.get_rank() == 0:
+        if memo is not None and memo.exists():
+            told = [Choice(**json.loads(memo.read_text(encoding="utf-8")))]
+        else:
+            told[0], held = choose()
+            if memo is not None:
+                write_json(memo, asdict(told[0]))
+    if at_work:
+        torch.distributed.broadcast_object_list(told)
+    return told[0], held
 
 
-def _remembered(
-    parts: Cut, graft: Graft, plan: FreezePlan, version: DatasetVersion, features: Features, memo: Path | None
-) -> Forecast:
-    """Return what the memo holds, or predict and note it there."""
-    if memo is not None and memo.exists():
-        return Forecast(**json.loads(memo.read_text(encoding="utf-8")))
-    train, validation = len(version.samples("train").paths), len(version.samples("validation").paths)
-    views = max(1, features.views)
-    images = views * train + validation
-    cached_bytes = features.predict_bytes(parts.width, images)
-    work = Work(train, validation, plan.epochs, views, cached_bytes, fits_in_memory(images * parts.width))
-    predicted = forecast(parts, work, graft.preprocessing.image_size, graft.preprocessing.channels)
-    if memo is not None:
-        write_json(memo, asdict(predicted))
-    return predicted
+@dataclass(frozen=True)
+class _Ways:
+    """Both ways of training a network; the fields are the arguments of ``choose_inputs``."""
 
+    graft: Graft
+    plan: FreezePlan
+    version: DatasetVersion
+    policy: Policy
+    features: Features
+    recipe: Recipe
+    seed: int
 
-def _live(graft: Graft, version: DatasetVersion, policy: Policy, recipe: Recipe, seed: int, why: str) -> Inputs:
-    train, validation = version.samples("train"), version.samples("validation")
-    transform, plain = Augment(policy, graft.preprocessing, seed), Evaluate(graft.preprocessing)
+    @cached_property
+    def train(self) -> Samples:
+        """The training images."""
+        return self.version.samples("train")
 
-    def make_loaders(rank: int, world_size: int) -> tuple[DataLoader[Batch], DataLoader[Batch]]:
-        loader = partial(
-            make_loader,
-            batch_size=recipe.batch_size,
-            seed=seed,
-            workers=recipe.workers,
-            rank=rank,
-            world_size=world_size,
-        )
-        return (
-            loader(train, transform, shuffle=True, drop_last=_lone_last(train, recipe, world_size)),
-            loader(validation, plain, shuffle=False),
-        )
+    @cached_property
+    def validation(self) -> Samples:
+        """The validation images."""
+        return self.version.samples("validation")
 
-    augmented = policy.crop is not None or any(policy.transforms.values())
-    images = f"images augmented anew each time ({policy.name})" if augmented else "images as they are"
-    sentence = f"The whole network runs at every step, on {images}: {why}."
-    return Inputs(graft.network, make_loaders, sentence, augmented)
+    def choose(self, parts: Cut) -> tuple[Choice, list[Activations]]:
+        """Choose between both by predicted time if that is wanted, and by the room for the activations."""
+        why = parts.note
+        if self.features.cache == "auto":
+            predicted = self._predict(parts)
+            why = "; ".join(filter(None, (why, predicted.sentence())))
+            if predicted.live < predicted.cached:
+                return Choice(cached=False, why=why), []
+        try:
+            return Choice(cached=True, why=why), self.open(parts)
+        except CacheFullError as error:
+            return Choice(cached=False, why=str(error)), []
 
+    def _predict(self, parts: Cut) -> Forecast:
+        train, validation = len(self.train.paths), len(self.validation.paths)
+        views = max(1, self.features.views)
+        images = views * train + validation
+        cached_bytes = self.features.predict_bytes(parts.width, images)
+        in_memory = fits_in_memory(images * parts.width)
+        work = Work(train, validation, self.plan.epochs, views, cached_bytes, in_memory)
+        return forecast(parts, work, self.graft.preprocessing.image_size, self.graft.preprocessing.channels)
 
-def _cached(
-    parts: Cut,
-    why: str,
-    graft: Graft,
-    plan: FreezePlan,
-    version: DatasetVersion,
-    policy: Policy,
-    features: Features,
-    recipe: Recipe,
-    seed: int,
-) -> Inputs:
-    train, validation = version.samples("train"), version.samples("validation")
-    plain, augment = Evaluate(graft.preprocessing), Augment(policy, graft.preprocessing, seed)
-    key = _key(graft, plan, parts, version)
-    jobs = [Job(validation, plain, 0, {**key, "split": "validation"})]
-    if features.views == 0:
-        jobs.append(Job(train, plain, 0, {**key, "split": "train"}))
-    drawn = {
-        "crop": repr(policy.crop),
-        "transforms": [[name, repr(t)] for name, t in policy.transforms.items()],  # their order matters
-        "seed": seed,
-    }
-    jobs += [
-        Job(train, augment, view, {**key, "split": "train", "view": view, **drawn}) for view in range(features.views)
-    ]
-    exported = features.store.trunk_file({name: key[name] for name in TRUNK_KEYS})
-    entries = features.open(jobs, partial(make_engine, parts.trunk, exported), parts.tail, parts.width)
-    plain_validation, *views = [entry.array for entry in entries]
+    def live(self, why: str) -> Inputs:
+        """Train the whole network on images."""
+        augment, plain = Augment(self.policy, self.graft.preprocessing, self.seed), Evaluate(self.graft.preprocessing)
 
-    def make_loaders(rank: int, world_size: int) -> tuple[DataLoader[Batch], DataLoader[Batch]]:
-        loader = partial(activation_loader, batch_size=recipe.batch_size, seed=seed, rank=rank, world_size=world_size)
-        return (
-            loader(views, train, shuffle=True, drop_last=_lone_last(train, recipe, world_size)),
-            loader([plain_validation], validation, shuffle=False),
-        )
+        def make_loaders(rank: int, world_size: int) -> Loaders:
+            loader = partial(
+                make_loader,
+                batch_size=self.recipe.batch_size,
+                seed=self.seed,
+                workers=self.recipe.workers,
+                rank=rank,
+                world_size=world_size,
+            )
+            training = loader(self.train, augment, shuffle=True, drop_last=self._leaves_one(world_size))
+            return training, loader(self.validation, plain, shuffle=False)
 
-    seen = f"{features.views} augmented views of each image"
-    if features.views == 0:
-        seen = f"each image once, without augmentation (features.views=3 would use the policy {policy.name})"
-    what = "head" if plan.only_head else "tail"
-    sentence = f"Trained on cached activations{why}: {seen}; only the {what} runs at each step."
-    return Inputs(
-        parts.tail,
-        make_loaders,
-        sentence,
-        augmented=features.views > 0,
-        threads=1 if plan.only_head else None,
-        held=entries,
-    )
+        augmented = self.policy.crop is not None or any(self.policy.transforms.values())
+        images = f"images augmented anew each time ({self.policy.name})" if augmented else "images as they are"
+        sentence = f"The whole network runs at every step, on {images}: {why}."
+        return Inputs(self.graft.network, make_loaders, sentence, augmented)
 
+    def open(self, parts: Cut) -> list[Activations]:
+        """Get the activations of validation and training images, computed now or earlier; the frozen pass is here.
 
-def _lone_last(samples: Samples, recipe: Recipe, world_size: int) -> bool:
-    """Tell whether the last batch of an epoch would be a single image, of which BatchNorm can make no statistics."""
-    share = len(samples.paths) // world_size
-    return share > 1 and share % recipe.batch_size == 1
+        Raises:
+            CacheFullError: there is no room for them.
+        """
+        key = self._key(parts)
+        exported = self.features.store.trunk_file({name: key[name] for name in TRUNK_KEYS})
+        engine = partial(make_engine, parts.trunk, exported)
+        return self.features.open(self._jobs(key), engine, parts.tail, parts.width)
 
+    def cached(self, parts: Cut, held: list[Activations], why: str) -> Inputs:
+        """Train the tail on activations."""
+        validation, *views = [entry.array for entry in held]
 
-def _key(graft: Graft, plan: FreezePlan, parts: Cut, version: DatasetVersion) -> dict[str, Any]:
-    """Return all that an activation depends on, beside split and augmentation."""
-    network: Any = graft.network
-    return {
-        "dataset": version.digest,
-        "network": [network.pretrained_cfg["architecture"], dict(graft.arguments)],
-        "boundary": depth_in_words(network, plan.frozen_groups),
-        "trunk": digest(parts.trunk.code),
-        "weights": digest({name: hash_of(tensor) for name, tensor in parts.trunk.state_dict().items()}),
-        "timm": timm.__version__,
-        "preprocessing": asdict(graft.preprocessing),
-    }
+        def make_loaders(rank: int, world_size: int) -> Loaders:
+            loader = partial(
+                activation_loader,
+                batch_size=self.recipe.batch_size,
+                seed=self.seed,
+                rank=rank,
+                world_size=world_size,
+            )
+            training = loader(views, self.train, shuffle=True, drop_last=self._leaves_one(world_size))
+            return training, loader([validation], self.validation, shuffle=False)
+
+        def change() -> float:
+            images = Decoder(self._jobs(self._key(parts))[0])(range(min(CHECKED_IMAGES, len(validation))))
+            with mode_kept(parts.trunk), torch.inference_mode():
+                exact = parts.trunk.eval()(images)
+            return largest_change(parts.tail, exact, torch.from_numpy(validation[: len(exact)]).float())
+
+        seen = f"{self.features.views} augmented views of each image"
+        if self.features.views == 0:
+            seen = f"each image once, without augmentation (features.views=3 would use the policy {self.policy.name})"
+        what = "head" if self.plan.only_head else "tail"
+        because = f" ({why})" if why else ""
+        sentence = f"Trained on cached activations{because}: {seen}; only the {what} runs at each step."
+        threads = 1 if self.plan.only_head else None
+        return Inputs(parts.tail, make_loaders, sentence, self.features.views > 0, threads, held, change)
+
+    def _jobs(self, key: dict[str, Any]) -> list[Job]:
+        """Return what is to be computed: the validation images, then the training images, plain or in views."""
+        plain, augment = Evaluate(self.graft.preprocessing), Augment(self.policy, self.graft.preprocessing, self.seed)
+        jobs = [Job(self.validation, plain, 0, {**key, "split": "validation"})]
+        if self.features.views == 0:
+            return [*jobs, Job(self.train, plain, 0, {**key, "split": "train"})]
+        drawn = {
+            "crop": repr(self.policy.crop),
+            "transforms": [[name, repr(t)] for name, t in self.policy.transforms.items()],  # their order matters
+            "seed": self.seed,
+            "albumentations": version_of("albumentations"),
+        }
+        views = range(self.features.views)
+        return jobs + [
+            Job(self.train, augment, view, {**key, "split": "train", "view": view, **drawn}) for view in views
+        ]
+
+    def _key(self, parts: Cut) -> dict[str, Any]:
+        """Return all that an activation depends on, beside split and augmentation."""
+        network: Any = self.graft.network
+        frozen = self.plan.frozen_groups
+        return {
+            "dataset": self.version.digest,
+            "network": [network.pretrained_cfg["architecture"], dict(self.graft.arguments)],
+            "boundary": depth_in_words(network, frozen) if frozen > 0 else "by names",
+            "trunk": digest(parts.code),
+            "weights": digest({name: hash_of(tensor) for name, tensor in parts.trunk.state_dict().items()}),
+            "versions": {package: version_of(package) for package in ("timm", "pillow", "graftline")},
+            "preprocessing": asdict(self.graft.preprocessing),
+        }
+
+    def _leaves_one(self, world_size: int) -> bool:
+        """Tell whether an epoch's last batch would be a single image, of which BatchNorm can make no statistics."""
+        share = len(self.train.paths) // world_size
+        return share > 1 and share % self.recipe.batch_size == 1

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -15,7 +14,7 @@ from graftline.backbones.backbone import Graft
 from graftline.console import say
 from graftline.files import write_json
 from graftline.freezing.plan import FreezePlan
-from graftline.training.fit import MONITOR, Fit
+from graftline.training.fit import Fit, monitored
 from graftline.training.fitting import Fitted, Fitting
 from graftline.training.inputs import Inputs
 from graftline.training.progress import Metrics
@@ -30,10 +29,12 @@ class Trained:
     Attributes:
         fit: all phases as one.
         last: the last phase; earlier ones would hold their activations on disk.
+        best_phase: which phase's weights the network has, from 0.
     """
 
     fit: Fit
     last: Fitted
+    best_phase: int
 
     @property
     def inputs(self) -> Inputs:
@@ -58,47 +59,51 @@ def fit_phases(
         fitting: what is the same in all phases.
         graft: network, preprocessing and weights.
         plans: one for each phase.
-        directory: for checkpoints; each phase has a sub-folder where there are several.
+        directory: for checkpoints; each phase after the first has a sub-folder.
         on_epoch: called on rank 0 with an epoch's metrics and the optimiser steps done, both counted over all phases.
         on_start: called on rank 0 with the learning rates of a phase's first step, and the number of that step.
         on_inputs: called in each phase once it is known what is trained on what.
         resume: go on where an earlier call left off: phases that are finished are not done again, so that what they
             unfroze stays unfrozen.
     """
-    folders = [directory if len(plans) == 1 else directory / f"phase-{number + 1}" for number in range(len(plans))]
     fits: list[Fit] = []
     best_state: dict[str, Tensor] = {}
-    for number, (plan, folder) in enumerate(zip(plans, folders, strict=True)):
-        if resume and folder is not folders[-1] and (done := _read(folder)) is not None:
+    for number, plan in enumerate(plans):
+        folder = phase_folder(directory, number)
+        if resume and number + 1 < len(plans) and (done := _read(folder)) is not None:
             load_best(graft.network, folder)
             fits.append(done)
-            best_state = _better(best_state, fits, graft.network)
-            continue
+        else:
+            if len(plans) > 1:
+                say(f"Phase {number + 1} of {len(plans)}: {plan.decision}.")
+            before = _joined(fits)
+            fitted = fitting.run(
+                graft,
+                plan,
+                folder,
+                on_epoch=partial(_tell_epoch, on_epoch, before),
+                on_start=partial(_tell_start, on_start, before),
+                on_inputs=on_inputs,
+                resume=resume and (folder / "last.ckpt").exists(),
+            )
+            fits.append(fitted.fit)
         if len(plans) > 1:
-            say(f"Phase {number + 1} of {len(plans)}: {plan.decision}.")
-        before = _joined(fits)
-        fitted = fitting.run(
-            graft,
-            plan,
-            folder,
-            on_epoch=partial(_tell_epoch, on_epoch, before),
-            on_start=partial(_tell_start, on_start, before),
-            on_inputs=on_inputs,
-            resume=resume and (folder / "last.ckpt").exists(),
-        )
-        if len(plans) > 1:
-            write_json(folder / DONE_FILE, asdict(fitted.fit))
-        fits.append(fitted.fit)
-        if len(plans) > 1:
+            write_json(folder / DONE_FILE, asdict(fits[-1]))
             best_state = _better(best_state, fits, graft.network)
     if best_state:
         graft.network.load_state_dict(best_state)
-    return Trained(_joined(fits), fitted)
+    best_phase = min(range(len(fits)), key=lambda number: monitored(fits[number].best))
+    return Trained(_joined(fits), fitted, best_phase)
+
+
+def phase_folder(directory: Path, number: int) -> Path:
+    """Return where the checkpoints of a phase lie, from 0; a training of one phase has them where others' first has."""
+    return directory if number == 0 else directory / f"phase-{number + 1}"
 
 
 def _better(state: dict[str, Tensor], fits: Sequence[Fit], network: nn.Module) -> dict[str, Tensor]:
     """Return a copy of the network's state if the last fit is the best so far, else the one before."""
-    losses = [_monitored(fit.best) for fit in fits]
+    losses = [monitored(fit.best) for fit in fits]
     return state if min(losses) < losses[-1] else copy.deepcopy(network.state_dict())
 
 
@@ -122,17 +127,12 @@ def _joined(fits: Sequence[Fit]) -> Fit:
     whole = Fit([], {}, 0.0, 0)
     for fit in fits:
         history = [*whole.history, *(_shift(metrics, whole) for metrics in fit.history)]
-        whole = Fit(history, min(history, key=_monitored), whole.seconds + fit.seconds, whole.steps + fit.steps)
+        whole = Fit(history, min(history, key=monitored), whole.seconds + fit.seconds, whole.steps + fit.steps)
     return whole
 
 
 def _shift(metrics: Metrics, before: Fit) -> Metrics:
     return {**metrics, "epoch": metrics["epoch"] + len(before.history)}
-
-
-def _monitored(metrics: Metrics) -> float:
-    value = metrics[MONITOR]
-    return math.inf if math.isnan(value) else value
 
 
 def _read(folder: Path) -> Fit | None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from graftline.backbones.onnx import export_onnx, open_session
+from graftline.errors import first_line
 
 FEWEST_REPETITIONS, MOST_REPETITIONS = 3, 200
 LONGEST_PASS = 3.0  # s; a batch that takes longer is not timed
@@ -95,7 +96,7 @@ def measure(
             session = open_session(file)
             more = _time_batches("onnx", lambda images: session.run(None, {"image": images.numpy()}), batches, share)
     except Exception as error:  # the exporter's many kinds; a network without ONNX has its other costs still
-        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        reason = f"{type(error).__name__}: {first_line(error)}"
         return Measurement(tuple(timings), (*notes, f"no time with ONNX Runtime ({reason})"))
     return Measurement((*timings, *more[0]), (*notes, *more[1]))
 
