@@ -48,6 +48,33 @@ def test_two_processes(workplace: Workplace, colour_folder: Path, tmp_path: Path
     assert ran.result["metrics"]["accuracy"]["value"] == pytest.approx(test[1], abs=1e-6)
 
 
+def test_two_runs_of_several_phases_with_two_processes(
+    workplace: Workplace, colour_folder: Path, tmp_path: Path
+) -> None:
+    """Each phase is a fit of its own, and each run starts processes of its own."""
+    torch.save(timm.create_model("test_efficientnet").state_dict(), tmp_path / "weights.pth")
+    weights = ["backbone.weights=file", f"backbone.file={tmp_path / 'weights.pth'}"]
+    rule = [
+        "freeze=gradual",
+        "freeze.head_epochs=1",
+        "freeze.step_epochs=1",
+        "freeze.step_groups=3",
+        "freeze.until=0.0",
+    ]
+    own = ["trainer=ddp_cpu", "trainer.max_epochs=3", "features=auto", "seed=0,1", *weights, *rule]
+    given = ["data=folder", f"data.path={colour_folder}", *TINY, *own]
+    ran = workplace.run("train", *{line.partition("=")[0]: line for line in given}.values())
+    assert ran.code == 0, ran.output
+    experiment = workplace.mlflow.get_experiment_by_name("colours0")
+    assert experiment is not None
+    runs = workplace.mlflow.search_runs([experiment.experiment_id], "tags.`graftline.stage` = 'train'")
+    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    assert [run.info.status for run in children] == ["FINISHED"] * 2
+    for run in children:
+        steps = [metric.step for metric in workplace.mlflow.get_metric_history(run.info.run_id, "val/loss")]
+        assert steps == [2, 4, 6], "18 images a process in batches of 16, in three phases"
+
+
 def unpadded(bundle: Path, version: DatasetVersion, split: str) -> tuple[float, float]:
     """Return log loss and accuracy of the bundle's network, in one process, one image at a time."""
     samples = version.samples(split)
