@@ -256,10 +256,10 @@ class Train:
 def _log_contracts(run: "Run", outcome: Outcome) -> None:
     """Say and log that what was frozen has not moved."""
     record = outcome.trained.last.contract
-    say(
-        f"Contract: {record['frozen_tensors']} frozen tensors are bit for bit what they were, "
-        f"{record['trained_tensors']} had gradients."
-    )
+    frozen = "nothing was frozen"
+    if record["frozen_tensors"] > 0:
+        frozen = f"{record['frozen_tensors']} frozen tensors are bit for bit what they were"
+    say(f"Contract: {frozen}, {record['trained_tensors']} had gradients.")
     counts = {f"freeze/{name}": float(value) for name, value in record.items() if isinstance(value, int)}
     run.log_metrics(counts, step=outcome.trained.fit.steps)
     run.set_tags({"graftline.frozen_digest": record["frozen_digest"]})
