@@ -29,7 +29,7 @@ class Cache:
         """Remove what is to go, and list what is left."""
         store = self.features.store
         removed = self._remove(self._chosen(store.entries())) if self.clear is not None else []
-        if self.clear == "all":
+        if self.clear in ("all", "unused"):  # what comes of them is kept, and they are made again in seconds
             store.remove_trunks()
         left = store.entries()
         if left:

@@ -17,7 +17,7 @@ from graftline.backbones.cost import count
 from graftline.backbones.cost.report import Priced, to_json
 from graftline.bundle.predictor import Predictor
 from graftline.bundle.save import add_to_card, save_bundle
-from graftline.console import say
+from graftline.console import say, warn
 from graftline.data.decode import decode_rgb
 from graftline.data.ingest import Ingest
 from graftline.data.version import DatasetVersion
@@ -88,6 +88,8 @@ class Train:
         """Train, test, track and register a model."""
         self._check()
         prepared = self._prepare()
+        if not isinstance(self.freeze, Measured):
+            self._decide(prepared, directory)  # a rule that does not fit the network is to leave no run behind
         with self._start_run(prepared, directory) as run:
             say(f"Run {run.id}; should it be interrupted, make train train.resume={run.id} goes on with it.")
             self._log_setup(run, prepared, directory)
@@ -113,6 +115,8 @@ class Train:
             raise UserError(f"seed is {self.seed}, it must be at least 0 and below 2^32.")
         check_optimiser(with_rate(self.optim, learning_rate=1.0))
         check_trainer(self.trainer)
+        if self.features.cache is False and self.features.views > 0:
+            warn(f"features.views={self.features.views} is for cached activations: features=live leaves it alone.")
         self.backbone.check()
         self.tracking.check()
 
@@ -259,7 +263,8 @@ def _log_contracts(run: "Run", outcome: Outcome) -> None:
     frozen = "nothing was frozen"
     if record["frozen_tensors"] > 0:
         frozen = f"{record['frozen_tensors']} frozen tensors are bit for bit what they were"
-    say(f"Contract: {frozen}, {record['trained_tensors']} had gradients.")
+    seen = f"{record['tensors_with_gradient']} of {record['trained_tensors']} trained ones had gradients"
+    say(f"Contract: {frozen}, {seen}.")
     counts = {f"freeze/{name}": float(value) for name, value in record.items() if isinstance(value, int)}
     run.log_metrics(counts, step=outcome.trained.fit.steps)
     run.set_tags({"graftline.frozen_digest": record["frozen_digest"]})

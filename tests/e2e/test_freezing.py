@@ -40,9 +40,9 @@ def test_gradual_unfreezes_and_a_resume_keeps_what_was(
     (directory,) = workplace.root.glob("outputs/train/*")
     (run,) = workplace.mlflow.search_runs([e.experiment_id for e in workplace.mlflow.search_experiments()])
 
-    resumed = workplace.run("train", f"train.resume={run.info.run_id}", "trainer.max_epochs=10")
+    resumed = workplace.run("train", f"train.resume={run.info.run_id}", "trainer.max_epochs=46")
     assert resumed.code == 0, resumed.output
-    assert "Phase 4 of 4: phase 4 of 4: nothing frozen, 4 epochs." in resumed.output
+    assert "Phase 4 of 4: nothing frozen, 40 epochs." in resumed.output
     assert "Phase 3" not in resumed.output, "what was unfrozen stays so"
     steps = [metric.step for metric in workplace.mlflow.get_metric_history(run.info.run_id, "val/loss")]
     assert sorted(set(steps))[:6] == [3, 6, 9, 12, 15, 18], "36 images in batches of 16, counted over the phases"
@@ -84,7 +84,16 @@ def test_auto_trains_all_of_a_random_network(workplace: Workplace, overrides: Ca
     assert rates["lr/stem"] == pytest.approx(0.001 * 0.5**6 * warm_up)
 
 
-def test_every_rule_of_conf_trains(workplace: Workplace, overrides: Callable[..., list[str]]) -> None:
+def test_a_rule_that_fits_nothing_leaves_no_run(workplace: Workplace, overrides: Callable[..., list[str]]) -> None:
+    ran = workplace.run("train", *overrides("freeze=names", "freeze.frozen=[conv_stam.*]", "features.views=3"))
+    assert ran.code == 1
+    assert "conv_stem" in ran.output, "what it may mean"
+    assert "features.views=3 is for cached activations" in ran.output
+    experiments = [experiment.experiment_id for experiment in workplace.mlflow.search_experiments()]
+    assert not workplace.mlflow.search_runs(experiments)
+
+
+def test_any_depth_and_any_names_train(workplace: Workplace, overrides: Callable[..., list[str]]) -> None:
     """One epoch each, in one run of several, with the activation cache at each boundary."""
     lines = overrides("freeze=first_stages", "freeze.number=1,3,5", "features=cached", "trainer.max_epochs=1")
     ran = workplace.run("train", *lines)

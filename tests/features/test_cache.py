@@ -230,6 +230,12 @@ def test_one_larger_than_the_limit_is_refused_before_anything_runs(samples: Samp
     assert not list(tmp_path.iterdir())
 
 
+def test_a_limit_that_is_none_is_a_mistake() -> None:
+    for limit in (-1.0, float("nan")):
+        with pytest.raises(UserError, match=r"features\.max_gb"):
+            Features(max_gb=limit)
+
+
 def test_the_one_not_used_for_longest_makes_room(samples: Samples, tmp_path: Path) -> None:
     features = Features(directory=str(tmp_path), max_gb=70e-6)  # three entries of 23 KB
     for name in "abc":

@@ -2,9 +2,12 @@
 
 import functools
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import albumentations as A
 import numpy as np
 import pytest
 import pytorch_lightning as pl
@@ -21,7 +24,7 @@ from graftline.features.cache import Features
 from graftline.features.cut import cut
 from graftline.freezing.rules import AllButHead, FirstStages, Nothing, Rule, Situation
 from graftline.training.fit import Fit, fit
-from graftline.training.forecast import Forecast, Work, forecast
+from graftline.training.forecast import EXPORT_SECONDS, Forecast, Work, forecast
 from graftline.training.inputs import Inputs, choose_inputs
 from graftline.training.module import GraftModule
 from graftline.training.recipe import Recipe
@@ -130,6 +133,18 @@ def test_the_faster_way_is_taken(
     assert ("Trained on cached" in sentence) == (cached < live)
 
 
+def test_a_pass_that_was_made_costs_nothing_more(version: DatasetVersion, tmp_path: Path) -> None:
+    auto = Features(cache="auto", directory=str(tmp_path / "cache"))
+    seconds = []
+    for features in (auto, replace(auto, cache=True), auto):
+        (tmp_path / "memo.json").unlink(missing_ok=True)
+        sentence = choose(graft(), AllButHead(), version, tmp_path, features=features).sentence
+        if features is auto:
+            seconds.append(int(re.findall(r"predicted (\d+) s on cached", sentence)[0]))
+    before, after = seconds
+    assert before >= EXPORT_SECONDS > after
+
+
 def test_what_began_on_cached_activations_does_not_go_on_live(version: DatasetVersion, tmp_path: Path) -> None:
     (tmp_path / "memo.json").write_text(json.dumps({"cached": True, "why": ""}))
     with pytest.raises(UserError, match=r"raise features\.max_gb"):
@@ -154,13 +169,48 @@ def test_predicting_leaves_network_and_random_numbers_alone(version: DatasetVers
     state = {name: tensor.clone() for name, tensor in grafted.network.state_dict().items()}
     modes = [module.training for module in grafted.network.modules()]
     random = torch.random.get_rng_state()
-    predicted = forecast(parts, Work(100, 10, 2, 1, 1e6, in_memory=True), (32, 32), 3)
+    predicted = forecast(parts, Work(100, 10, 2, 110, 1e6, in_memory=True), (32, 32), 3)
     assert 0 < predicted.cached < 60
     assert 0 < predicted.live < 60
     assert all(tensor.equal(state[name]) for name, tensor in grafted.network.state_dict().items())
     assert [module.training for module in grafted.network.modules()] == modes
     assert torch.random.get_rng_state().equal(random)
     assert all(parameter.grad is None for parameter in grafted.network.parameters())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"features": {"precision": "float32"}},
+        {"rule": FirstStages(number=5)},
+        {"policy": Policy("mirrored", None, {"mirror": A.HorizontalFlip(p=1.0)}), "features": {"views": 1}},
+        {"seed": 1, "features": {"views": 1}},
+        {"preprocessing": {"mean": (0.4,) * 3}},
+        {"version": {"digest": "0" * 16}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_whatever_activations_depend_on_makes_them_others(
+    change: dict[str, Any], version: DatasetVersion, tmp_path: Path
+) -> None:
+    """Each change alone leaves nothing of the training images to be taken from the cache."""
+    views = {"views": change.get("features", {}).get("views", 0)}
+    for changed in ({"features": views}, change):
+        grafted = graft()
+        grafted = replace(grafted, preprocessing=replace(grafted.preprocessing, **changed.get("preprocessing", {})))
+        plan = changed.get("rule", AllButHead()).plan(grafted.network, Situation(12, 3, pretrained=True))
+        plan.apply(grafted.network)
+        choose_inputs(
+            grafted,
+            plan,
+            replace(version, **changed.get("version", {})),
+            changed.get("policy", NO_POLICY),
+            Features(directory=str(tmp_path), **changed.get("features", {})),
+            Recipe(batch_size=10, workers=0),
+            changed.get("seed", 0),
+        )
+    keys = [json.loads(file.read_text())["key"] for file in tmp_path.glob("*/entry.json")]
+    assert len([key for key in keys if key["split"] == "train"]) == 2
 
 
 def test_other_weights_below_the_boundary_are_other_activations(version: DatasetVersion, tmp_path: Path) -> None:

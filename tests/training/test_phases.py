@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import timm
@@ -15,7 +16,10 @@ from graftline.augment.preprocess import Preprocessing
 from graftline.backbones.backbone import Graft
 from graftline.backbones.weights import Weights
 from graftline.data.version import DatasetVersion
+from graftline.errors import UserError
 from graftline.features.cache import Features
+from graftline.features.precision import MAX_CHANGE
+from graftline.features.shards import Entry
 from graftline.freezing.contract import BrokenContractError
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rules import Gradual, Situation
@@ -33,8 +37,8 @@ def make_graft() -> Graft:
     return Graft(network, Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3), Weights("file", "here", "0" * 64))
 
 
-def plans(graft: Graft) -> list[FreezePlan]:
-    return RULE.timetable(graft.network, Situation(12, 3, pretrained=True))
+def plans(graft: Graft, epochs: int | None = None) -> list[FreezePlan]:
+    return RULE.timetable(graft.network, Situation(12, 3, pretrained=True, epochs=epochs))
 
 
 def make_fitting(version: DatasetVersion, tmp_path: Path, **changes: Any) -> Fitting:
@@ -65,11 +69,29 @@ class Heard:
         self.rates.append((step, set(rates.values())))
 
 
-def run(graft: Graft, fitting: Fitting, directory: Path, heard: Heard, *, resume: bool = False) -> Trained:
+class StopError(Exception):
+    """Stands for whatever interrupts a training."""
+
+
+def stop_at(step: int) -> Heard:
+    """Return a listener that interrupts the training when a phase starts at an optimiser step."""
+
+    class Interrupting(Heard):
+        def on_start(self, rates: dict[str, float], at: int) -> None:
+            super().on_start(rates, at)
+            if at == step:
+                raise StopError
+
+    return Interrupting()
+
+
+def run(
+    graft: Graft, fitting: Fitting, directory: Path, heard: Heard, *, epochs: int | None = None, resume: bool = False
+) -> Trained:
     return fit_phases(
         fitting,
         graft,
-        plans(graft),
+        plans(graft, epochs),
         directory,
         on_epoch=heard.on_epoch,
         on_start=heard.on_start,
@@ -111,18 +133,9 @@ def test_a_resume_does_not_repeat_what_is_finished(version: DatasetVersion, tmp_
     whole, fitting = make_graft(), make_fitting(version, tmp_path)
     expected = run(whole, fitting, tmp_path / "whole", Heard())
 
-    class StopError(Exception):
-        pass
-
-    class Interrupted(Heard):
-        def on_start(self, rates: dict[str, float], step: int) -> None:
-            super().on_start(rates, step)
-            if step == 6:  # the second phase's first
-                raise StopError
-
     graft = make_graft()
     with pytest.raises(StopError):
-        run(graft, fitting, tmp_path / "fit", Interrupted())
+        run(graft, fitting, tmp_path / "fit", stop_at(6))  # the second phase's first
     assert (tmp_path / "fit" / DONE_FILE).exists()
 
     graft, heard = make_graft(), Heard()
@@ -131,6 +144,28 @@ def test_a_resume_does_not_repeat_what_is_finished(version: DatasetVersion, tmp_
     assert [row["val/loss"] for row in resumed.fit.history] == [row["val/loss"] for row in expected.fit.history]
     for name, value in graft.network.state_dict().items():
         assert value.equal(whole.network.state_dict()[name]), name
+
+
+def test_a_resume_with_more_epochs_goes_on_in_the_phase_it_was_in(version: DatasetVersion, tmp_path: Path) -> None:
+    fitting, graft = make_fitting(version, tmp_path), make_graft()
+    run(graft, fitting, tmp_path / "fit", Heard(), epochs=1)
+    graft, heard = make_graft(), Heard()
+    resumed = run(graft, fitting, tmp_path / "fit", heard, epochs=4, resume=True)
+    assert [epoch for epoch, _ in heard.epochs] == [1, 2, 3], "one more with the head, then the other two phases"
+    assert len(resumed.fit.history) == 4
+    assert [step for step, _ in heard.rates] == [6, 9], "told at the first step of a phase, not where it is taken up"
+
+
+@pytest.mark.parametrize(
+    ("epochs", "phase"), [(2, r"phase 2 of the run fewer epochs \(0\) than"), (1, r"the run fewer epochs \(1\) than")]
+)
+def test_a_resume_undoes_nothing(epochs: int, phase: str, version: DatasetVersion, tmp_path: Path) -> None:
+    fitting = make_fitting(version, tmp_path)
+    with pytest.raises(StopError):
+        run(make_graft(), fitting, tmp_path / "fit", stop_at(9))
+    assert (phase_folder(tmp_path / "fit", 1) / DONE_FILE).exists()
+    with pytest.raises(UserError, match=f"{phase}.*leave it out"):
+        run(make_graft(), fitting, tmp_path / "fit", Heard(), epochs=epochs, resume=True)
 
 
 def test_phases_that_make_it_worse_are_undone(version: DatasetVersion, tmp_path: Path) -> None:
@@ -172,3 +207,58 @@ def test_a_resume_is_held_to_the_contract_of_the_first_start(version: DatasetVer
         next(other.network.parameters())[0, 0, 0, 0] += 1
     with pytest.raises(BrokenContractError, match=r"conv_stem\.weight is frozen, but not what it was"):
         fitting.run(other, plan, tmp_path / "fit", on_epoch=lambda *_: None, resume=True, show_progress=False)
+
+
+def test_each_run_is_held_to_its_contract(version: DatasetVersion, tmp_path: Path) -> None:
+    """What moves a frozen tensor during the fit ends the run, with the tensor's name."""
+    graft = make_graft()
+
+    def nudge(metrics: dict[str, float], step: int) -> None:
+        with torch.no_grad():
+            graft.network.get_parameter("conv_stem.weight")[0, 0, 0, 0] += 1
+
+    with pytest.raises(BrokenContractError, match=r"conv_stem\.weight is frozen, but not what it was"):
+        make_fitting(version, tmp_path).run(
+            graft, plans(graft)[0], tmp_path / "fit", on_epoch=nudge, show_progress=False
+        )
+
+
+def test_each_run_is_held_to_gradients(version: DatasetVersion, tmp_path: Path) -> None:
+    """A layer that is trained, but not on the way to the loss, ends the run in its first steps."""
+    graft, epochs = make_graft(), Heard()
+    graft.network.classifier.register_parameter("unused", torch.nn.Parameter(torch.ones(2)))  # type: ignore[union-attr, operator]
+    plan = plans(graft)[0]
+    assert "classifier.unused" in plan.trainable
+    with pytest.raises(BrokenContractError, match=r"classifier\.unused is to be trained, but"):
+        make_fitting(version, tmp_path, features=Features(cache=False)).run(
+            graft, plan, tmp_path / "fit", on_epoch=epochs.on_epoch, show_progress=False
+        )
+    fitting = make_fitting(version, tmp_path)
+    counts = fitting.run(make_graft(), plans(make_graft())[0], tmp_path / "ok", on_epoch=epochs.on_epoch).contract
+    assert counts["tensors_with_gradient"] == counts["trained_tensors"] == 2
+
+
+def test_a_cache_that_changes_predictions_is_said(
+    version: DatasetVersion, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graft, fitting = make_graft(), make_fitting(version, tmp_path)
+    plan = plans(graft)[0]
+    fitting.run(graft, plan, tmp_path / "first", on_epoch=lambda *_: None, show_progress=False)
+    assert "change a predicted probability" not in "".join(capsys.readouterr())
+    for file in (tmp_path / "cache").glob("*/activations.bin"):  # activations of something else, with right checksums
+        shift_activations(file.parent)
+    fitted = fitting.run(make_graft(), plan, tmp_path / "second", on_epoch=lambda *_: None, show_progress=False)
+    assert fitted.cache_change is not None
+    assert fitted.cache_change > MAX_CHANGE
+    assert "train again with features.precision=float32" in "".join(capsys.readouterr()).replace("\n", " ")
+
+
+def shift_activations(directory: Path) -> None:
+    """Make an entry of the cache hold other activations than the network gives."""
+    entry = Entry(directory)
+    described = entry.description
+    assert described is not None
+    array = np.array(entry.array(described), np.float32)
+    for shard in range(described.num_shards):
+        rows = described.rows(shard)
+        entry.write(described, shard, array[rows.start : rows.stop] + 1)

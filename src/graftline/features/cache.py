@@ -71,7 +71,7 @@ class Features:
     def __post_init__(self) -> None:
         if self.views < 0:
             raise UserError(f"features.views is {self.views}, but must be at least 0.")
-        if self.max_gb < 0:
+        if not self.max_gb >= 0:  # also catches NaN
             raise UserError(f"features.max_gb is {self.max_gb}, but must be at least 0.")
         if self.precision not in ("auto", "float16", "float32"):
             raise UserError(f"features.precision is {self.precision!r}: use auto, float16 or float32.")
@@ -84,6 +84,10 @@ class Features:
     def predict_bytes(self, width: int, images: int) -> int:
         """Return what the activations (N, F) of ``images``, all views of them counted, will take on disk."""
         return width * images * (4 if self.precision == "float32" else 2)
+
+    def missing(self, jobs: Sequence[Job]) -> int:
+        """Return of how many images, all views of them counted, no activations are there or they are damaged."""
+        return sum(_missing_images(self._entry(job), job) for job in jobs)
 
     def open(
         self, jobs: Sequence[Job], make_engine: Callable[[Tensor], Engine], tail: nn.Module, width: int
@@ -104,7 +108,7 @@ class Features:
         _check_writable(store.directory)
         if (needed := self.predict_bytes(width, images)) > store.max_bytes:
             store.make_room(needed)  # it says why not
-        entries = [store.entry({**job.key, "precision": self.precision}) for job in jobs]
+        entries = [self._entry(job) for job in jobs]
         locks = [entry.lock_for_use() for entry in entries]
         try:
             todo = [(entry, job, _missing_images(entry, job)) for entry, job in zip(entries, jobs, strict=True)]
@@ -122,6 +126,9 @@ class Features:
                 if entry.description is None:
                     store.remove(entry.directory.name)
             raise
+
+    def _entry(self, job: Job) -> Entry:
+        return self.store.entry({**job.key, "precision": self.precision})
 
     def _announce(self, images: int, width: int) -> None:
         each = self.predict_bytes(width, 1)

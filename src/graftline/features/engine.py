@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from graftline.backbones.onnx import export_quickly, largest_difference, open_session
 from graftline.console import warn
 from graftline.errors import first_line
-from graftline.files import atomic_file
+from graftline.files import atomic_file, sha256_file
 
 MAX_RELATIVE_DIFFERENCE = 1e-3  # of the engine from torch in float32, before we go back to that
 
@@ -55,7 +55,7 @@ def make_engine(trunk: nn.Module, file: Path, images: Tensor) -> Engine:
 
     Args:
         trunk: on the CPU; put into eval mode here.
-        file: where the ONNX export lies, or will lie.
+        file: where the ONNX export lies, or will lie; beside it, its checksum.
         images: the first real ones (B, C, H, W), on which it is compared with torch.
     """
     trunk.eval()
@@ -81,14 +81,15 @@ def make_engine(trunk: nn.Module, file: Path, images: Tensor) -> Engine:
 
 
 def _open(trunk: nn.Module, file: Path, images: Tensor) -> onnxruntime.InferenceSession:
-    """Open the exported trunk; it is exported if it is not there, or anew if what is there cannot be read."""
-    if file.exists():
-        try:
-            return open_session(file, threads=1)
-        except Exception:  # ONNX Runtime has a class for each of its status codes
+    """Open the exported trunk; it is exported if it is not there, or anew if it is not what was written."""
+    seal = file.with_suffix(".sha256")
+    if not (file.exists() and seal.exists() and seal.read_bytes() == sha256_file(file).encode()):
+        if file.exists():
             warn(f"{file} is damaged: the frozen network is exported again.")
-    with atomic_file(file) as temporary:
-        export_quickly(trunk, temporary, images[:2])
+        with atomic_file(file) as temporary:
+            export_quickly(trunk, temporary, images[:2])
+        with atomic_file(seal) as temporary:
+            temporary.write_text(sha256_file(file), encoding="ascii")
     return open_session(file, threads=1)
 
 

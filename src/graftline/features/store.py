@@ -91,7 +91,8 @@ class Store:
         """
         if needed > self.max_bytes:
             raise CacheFullError(
-                f"they would take {in_words(needed)}, more than the {in_words(self.max_bytes)} of features.max_gb"
+                f"the activations would take {in_words(needed)}, more than the {in_words(self.max_bytes)} "
+                "of features.max_gb"
             )
         entries = self.entries()
         taken = sum(entry.bytes for entry in entries) + self.trunk_bytes()
@@ -104,7 +105,7 @@ class Store:
                 taken -= oldest.bytes
         if taken + needed > self.max_bytes:
             raise CacheFullError(
-                f"they would take {in_words(needed)}, and what is in use leaves "
+                f"the activations would take {in_words(needed)}, and what is in use leaves "
                 f"{in_words(max(0.0, self.max_bytes - taken))} of the {in_words(self.max_bytes)} of features.max_gb"
             )
 

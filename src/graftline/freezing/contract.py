@@ -83,11 +83,15 @@ class Contract:
         }
 
     def record(self) -> dict[str, Any]:
-        """Return what a run records: counts of parameters and of tensors, and one digest of all that is frozen."""
+        """Return what a run records: counts of parameters and of tensors, and one digest of all that is frozen.
+
+        Gradients were seen of no tensor where there was no step, as in a resume of what had been finished.
+        """
         return {
             "trained_parameters": self.trained_parameters,
             "frozen_parameters": self.frozen_parameters,
             "trained_tensors": len(self.trainable),
+            "tensors_with_gradient": len(self.trainable) - len(self._waiting) if self._steps > 0 else 0,
             "frozen_tensors": len(self.hashes),
             "frozen_digest": digest(dict(self.hashes)),
         }

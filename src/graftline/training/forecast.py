@@ -31,7 +31,7 @@ class Work:
         train: images of the training split.
         validation: images of the validation split.
         epochs: at most.
-        views: of each training image that are cached, at least 1.
+        to_compute: images, all views of them counted, whose activations are not there yet.
         cached_bytes: on disk, all views and both splits.
         in_memory: whether the activations are read from disk once only.
     """
@@ -39,7 +39,7 @@ class Work:
     train: int
     validation: int
     epochs: int
-    views: int
+    to_compute: int
     cached_bytes: float
     in_memory: bool
 
@@ -84,11 +84,10 @@ def forecast(parts: Cut, work: Work, image_size: tuple[int, int], channels: int)
     tail = _seconds(lambda: _no_gradient(above.eval(), activations)) / BATCH
     speed_up = 1.0 if device.type == "cuda" else ENGINE_SPEED_UP
     fits = work.epochs * (work.train * step + work.validation * tail)
-    images_once = work.views * work.train + work.validation
     reads = 1 if work.in_memory else work.epochs
     disk = (1 + reads) * work.cached_bytes / DISK_BYTES_PER_SECOND
-    cached = EXPORT_SECONDS + images_once * trunk / speed_up + disk + fits
-    return Forecast(cached, work.epochs * (work.train + work.validation) * trunk + fits)
+    frozen_pass = EXPORT_SECONDS + work.to_compute * trunk / speed_up if work.to_compute > 0 else 0.0
+    return Forecast(frozen_pass + disk + fits, work.epochs * (work.train + work.validation) * trunk + fits)
 
 
 def _no_gradient(module: nn.Module, inputs: Tensor) -> Tensor:

@@ -178,7 +178,8 @@ class _Ways:
         images = views * train + validation
         cached_bytes = self.features.predict_bytes(parts.width, images)
         in_memory = fits_in_memory(images * parts.width)
-        work = Work(train, validation, self.plan.epochs, views, cached_bytes, in_memory)
+        to_compute = self.features.missing(self._jobs(self._key(parts)))
+        work = Work(train, validation, self.plan.epochs, to_compute, cached_bytes, in_memory)
         return forecast(parts, work, self.graft.preprocessing.image_size, self.graft.preprocessing.channels)
 
     def live(self, why: str) -> Inputs:

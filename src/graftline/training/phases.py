@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from graftline.backbones.backbone import Graft
 from graftline.console import say
+from graftline.errors import UserError
 from graftline.files import write_json
 from graftline.freezing.plan import FreezePlan
 from graftline.training.fit import Fit, monitored
@@ -64,18 +65,24 @@ def fit_phases(
         on_start: called on rank 0 with the learning rates of a phase's first step, and the number of that step.
         on_inputs: called in each phase once it is known what is trained on what.
         resume: go on where an earlier call left off: phases that are finished are not done again, so that what they
-            unfroze stays unfrozen.
+            unfroze stays unfrozen. Where a plan has more epochs than it had, its phase goes on.
+
+    Raises:
+        UserError: a resume whose plans have fewer phases or epochs than are done.
     """
+    if resume:
+        _check_resumable(plans, directory)
     fits: list[Fit] = []
     best_state: dict[str, Tensor] = {}
     for number, plan in enumerate(plans):
         folder = phase_folder(directory, number)
-        if resume and number + 1 < len(plans) and (done := _read(folder)) is not None:
+        done = _read(folder, plan) if resume and number + 1 < len(plans) else None
+        if done is not None:
             load_best(graft.network, folder)
             fits.append(done)
         else:
             if len(plans) > 1:
-                say(f"Phase {number + 1} of {len(plans)}: {plan.decision}.")
+                say(f"{plan.decision[0].upper()}{plan.decision[1:]}.")
             before = _joined(fits)
             fitted = fitting.run(
                 graft,
@@ -88,7 +95,7 @@ def fit_phases(
             )
             fits.append(fitted.fit)
         if len(plans) > 1:
-            write_json(folder / DONE_FILE, asdict(fits[-1]))
+            write_json(folder / DONE_FILE, {"planned_epochs": plan.epochs, "fit": asdict(fits[-1])})
             best_state = _better(best_state, fits, graft.network)
     if best_state:
         graft.network.load_state_dict(best_state)
@@ -135,6 +142,27 @@ def _shift(metrics: Metrics, before: Fit) -> Metrics:
     return {**metrics, "epoch": metrics["epoch"] + len(before.history)}
 
 
-def _read(folder: Path) -> Fit | None:
+def _read(folder: Path, plan: FreezePlan) -> Fit | None:
+    """Return what came of a phase; None if it is not finished, or was planned with other epochs than now."""
     file = folder / DONE_FILE
-    return Fit(**json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
+    content = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"planned_epochs": None}
+    return Fit(**content["fit"]) if content["planned_epochs"] == plan.epochs else None
+
+
+def _check_resumable(plans: Sequence[FreezePlan], directory: Path) -> None:
+    """Make sure that no phase has done more than its plan says now.
+
+    Raises:
+        UserError: one has.
+    """
+    number = 0
+    while (file := phase_folder(directory, number) / "last.ckpt").exists():
+        done = int(torch.load(file, map_location="cpu", weights_only=True, mmap=True)["epoch"]) + 1
+        planned = plans[number].epochs if number < len(plans) else 0
+        if done > planned:
+            what = f"phase {number + 1} of the run" if number > 0 or len(plans) > 1 else "the run"
+            raise UserError(
+                f"trainer.max_epochs leaves {what} fewer epochs ({planned}) than are done ({done}): "
+                "give more, or leave it out."
+            )
+        number += 1

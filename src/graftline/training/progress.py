@@ -21,7 +21,8 @@ class FitProgress(pl.Callback):
 
     Args:
         on_epoch: called after each validation with the epoch's metrics and the step they belong to; rank 0 only.
-        on_start: called before the first step with the learning rates that it takes; rank 0 only.
+        on_start: called before the first step, not where a fit is taken up again, with the learning rates that it
+            takes; rank 0 only.
         show: draw the bar.
     """
 
@@ -54,7 +55,7 @@ class FitProgress(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the bar."""
-        if self._on_start is not None and trainer.is_global_zero:
+        if self._on_start is not None and trainer.is_global_zero and trainer.global_step == 0:
             self._on_start(_graft(pl_module).rates())
         batches = int(trainer.num_training_batches)
         self._task = self._bar.add_task("training", total=batches * (trainer.max_epochs or 1), figures="")
