@@ -194,8 +194,8 @@ def test_whatever_activations_depend_on_makes_them_others(
     change: dict[str, Any], version: DatasetVersion, tmp_path: Path
 ) -> None:
     """Each change alone leaves nothing of the training images to be taken from the cache."""
-    views = {"views": change.get("features", {}).get("views", 0)}
-    for changed in ({"features": views}, change):
+    usual: dict[str, Any] = {"features": {"views": change.get("features", {}).get("views", 0)}}
+    for changed in (usual, change):
         grafted = graft()
         grafted = replace(grafted, preprocessing=replace(grafted.preprocessing, **changed.get("preprocessing", {})))
         plan = changed.get("rule", AllButHead()).plan(grafted.network, Situation(12, 3, pretrained=True))

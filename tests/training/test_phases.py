@@ -226,7 +226,7 @@ def test_each_run_is_held_to_its_contract(version: DatasetVersion, tmp_path: Pat
 def test_each_run_is_held_to_gradients(version: DatasetVersion, tmp_path: Path) -> None:
     """A layer that is trained, but not on the way to the loss, ends the run in its first steps."""
     graft, epochs = make_graft(), Heard()
-    graft.network.classifier.register_parameter("unused", torch.nn.Parameter(torch.ones(2)))  # type: ignore[union-attr, operator]
+    graft.network.classifier.register_parameter("unused", torch.nn.Parameter(torch.ones(2)))  # type: ignore[union-attr]
     plan = plans(graft)[0]
     assert "classifier.unused" in plan.trainable
     with pytest.raises(BrokenContractError, match=r"classifier\.unused is to be trained, but"):

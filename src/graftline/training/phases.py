@@ -145,7 +145,9 @@ def _shift(metrics: Metrics, before: Fit) -> Metrics:
 def _read(folder: Path, plan: FreezePlan) -> Fit | None:
     """Return what came of a phase; None if it is not finished, or was planned with other epochs than now."""
     file = folder / DONE_FILE
-    content = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"planned_epochs": None}
+    if not file.exists():
+        return None
+    content = json.loads(file.read_text(encoding="utf-8"))
     return Fit(**content["fit"]) if content["planned_epochs"] == plan.epochs else None
 
 
