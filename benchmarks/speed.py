@@ -201,11 +201,11 @@ def many_images(bench: Bench) -> float:
         job = Job(samples, Evaluate(graft.preprocessing), 0, {"bench": MANY})
         make = functools.partial(make_engine, parts.trunk, features.store.trunk_file({"bench": 0}))
         (entry,) = features.open([job], make, parts.tail, parts.width)
-        train_head(parts, entry.array, samples)
+        train_head(parts, entry.array, samples, batch_size=64)  # the default of a training
         return time.perf_counter() - start
 
 
-def train_head(parts: Cut, activations: np.ndarray, samples: Samples, batch_size: int = 256) -> float:
+def train_head(parts: Cut, activations: np.ndarray, samples: Samples, batch_size: int) -> float:
     """Return the activations per second of ten epochs of a head, with Lightning."""
     module = GraftModule(
         parts.tail, optimiser=functools.partial(torch.optim.AdamW, lr=0.01), schedule=constant, weight_decay=0.0

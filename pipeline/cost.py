@@ -30,13 +30,17 @@ IMAGENET_CLASSES = 1000
 
 @dataclass(frozen=True)
 class CostStage:
-    """The stage ``cost`` (Hydra target of conf/cost.yaml)."""
+    """The stage ``cost`` (Hydra target of conf/cost.yaml).
+
+    ``by_stage`` prints the stages of each network too; the command line sets it where the user has named them.
+    """
 
     backbones: Sequence[Backbone]
     batch_size: int = 8
     seconds: float = 2.0
     measure: bool = True
     onnx_up_to_gmacs: float | None = None
+    by_stage: bool = False
 
     def __post_init__(self) -> None:
         for key in ("batch_size", "seconds"):
@@ -53,9 +57,9 @@ class CostStage:
             backbone.check()  # a mistake in the last is to be found before the others are measured
         networks = list(self._price(names, backbones))
         sizes = sorted({1, self.batch_size})
-        if len(networks) == 1:
-            print_stages(networks[0], self.batch_size)
-        else:
+        for priced in networks if self.by_stage or len(networks) == 1 else ():
+            print_stages(priced, self.batch_size)
+        if len(networks) > 1:
             print_comparison(networks, self.batch_size)
         if self.measure:
             print_times(networks, sizes)

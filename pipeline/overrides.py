@@ -25,9 +25,10 @@ from pydantic_core import SchemaError
 
 from graftline.backbones import catalogue
 from graftline.errors import UserError
-from pipeline.gather import LIST, chooses_backbone, gather
+from pipeline.gather import LIST, chooses_backbone, gather, size_by_name
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
+FREE = "backbone.options."  # what stands below is the network's own; Backbone.check() knows which keys there are
 NEAR = 0.6  # similarity, 0 to 1, from which on a name is worth suggesting
 
 
@@ -98,9 +99,12 @@ def check(stage: str, overrides: list[str]) -> Checked:
 
 def _in_one_run(stage: str, overrides: list[str], checked: Checked) -> Checked:
     """Give a stage that compares backbones all that were chosen, or those of its file, as one list."""
-    if not chooses_backbone(overrides):
-        checked = _Check(stage).run([*overrides, f"backbone={','.join(checked.config[LIST])}"])
-    lines = gather(stage, checked.overrides)
+    if chooses_backbone(overrides):
+        lines = [*gather(stage, checked.overrides), "++by_stage=true"]
+    else:
+        sizes = size_by_name(checked.config[LIST])
+        checked = _Check(stage).run([*overrides, f"backbone={','.join(sizes)}"])
+        lines = gather(stage, checked.overrides, sizes)
     parsed = OverridesParser.create().parse_overrides(lines)
     config = compose(stage, [_first_choice(override) for override in parsed])
     return Checked(lines, any(override.is_sweep_override() for override in parsed), config)
@@ -197,10 +201,10 @@ class _Check:
             first = line = quoted(key, str(override.value()))
         is_everywhere = _has(parent, name) and key.split(".")[0] not in self.swept
         if not override.is_add() and not override.is_force_add() and not is_everywhere:
-            if name not in parameters and not _has(parent, name):
+            if name not in parameters and not _has(parent, name) and not key.startswith(FREE):
                 self.mistakes.append(f"{_line(override)}: no such key{_did_you_mean(_nearest(key, _all_keys(config)))}")
                 return None
-            # an argument of the target that the file, or that of another choice, leaves at its default
+            # an argument of the target (or the network) that the file, or another choice's, leaves at its default
             first, line = f"++{first}", f"++{line}"
         wrong = [text for choice in _choices(override) if (text := _type_mistake(parameters.get(name), choice))]
         self.mistakes += [f"{key}={text}" for text in wrong]
@@ -212,6 +216,7 @@ class _Check:
         for override in (override for override in groups if override.is_sweep_override()):
             group = override.key_or_group
             keys = [value.key_or_group for value in values if value.key_or_group.startswith(f"{group}.")]
+            keys = [key for key in keys if not key.startswith(FREE)]
             for choice in override.sweep_string_iterator() if keys else ():
                 config = compose(self.stage, [*firsts, f"{group}={choice}"])
                 for parent, name in (key.rpartition(".")[::2] for key in keys):

@@ -1,5 +1,6 @@
 """Networks with a new head: what is loaded, what is refused, and what they want done to images."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from graftline.backbones.backbone import Backbone, Graft
 from graftline.backbones.loading import create
+from graftline.backbones.scaling import ScaledBackbone
 from graftline.errors import UserError
 
 NAME = "test_resnet"
@@ -128,6 +130,30 @@ def test_a_trunk_that_is_not_complete_is_refused(donor: nn.Module, tmp_path: Pat
         Backbone(NAME, file=str(path)).build(4)
 
 
+@pytest.mark.parametrize(
+    ("backbone", "made_with", "changes", "found", "way_out"),
+    [
+        (Backbone("alexnet"), {}, {"options": {"groups": 2}}, r"3 have another shape \(conv2.*\)", "groups=2"),
+        (Backbone("lenet5"), {}, {"image_size": 64}, r"1 have another shape \(fc1.*\)", "image_size=64"),
+        (ScaledBackbone("efficientnet"), {}, {"phi": 1.0}, r"128 tensors are missing .*\)", "phi=1.0"),
+        (Backbone("alexnet"), {"groups": 2}, {"options": {"groups": 1}}, r"3 have another shape \(.*\)", None),
+    ],
+)
+def test_weights_that_an_option_keeps_from_fitting(
+    tmp_path: Path, backbone: Backbone, made_with: dict[str, Any], changes: dict[str, Any], found: str, way_out: str
+) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file(timm.create_model(backbone.name, **made_with).state_dict(), path)
+    expected = f"they fit without {way_out}: leave that out" if way_out else r"with its options \(now groups=1\)"
+    with pytest.raises(UserError, match=rf"does not fit the backbone '{backbone.name}': {found}; .*{expected}\.$"):
+        replace(backbone, file=str(path), **changes).build(4)
+
+
+def test_packaged_weights_that_an_option_keeps_from_fitting() -> None:
+    with pytest.raises(UserError, match=r"1 have another shape \(conv_stem.*\); they fit without stem_kernel_size=5:"):
+        Backbone("tf_efficientnet_lite0", options={"stem_kernel_size": 5}).build(4)
+
+
 class Evil:
     """Makes a folder when it is unpickled."""
 
@@ -226,7 +252,7 @@ def test_a_network_that_words_its_refusal_otherwise_is_built_too() -> None:
         create("hrnet_w18_small", 2, {"drop_path_rate": 0.1})
 
 
-@pytest.mark.parametrize("size", [0, -3])
+@pytest.mark.parametrize("size", [0, -3, 99_999_999])
 def test_no_size_is_refused(size: int) -> None:
     with pytest.raises(UserError, match=f"backbone.image_size is {size} px, but must be above 0"):
         Backbone("test_vit", image_size=size)

@@ -1,5 +1,6 @@
 """Grey input and a network's own options: the weights are adapted, the images are made to fit, the rest is refused."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -97,3 +98,30 @@ def test_the_arguments_build_the_same_network() -> None:
 def test_options_that_a_network_does_not_have_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Backbone("test_resnet", weights="none", options=options).check()
+
+
+@pytest.mark.parametrize("image_size", [None, 64])
+def test_an_option_that_only_the_forward_pass_trips_over_is_named(image_size: int | None) -> None:
+    wrong = Backbone("resnet50", weights="none", image_size=image_size, options={"cardinality": True})
+    with pytest.raises(
+        UserError, match=r"'resnet50' cannot be used with cardinality=True \(conv2d.*\): leave that out"
+    ):
+        wrong.check()
+
+
+def test_an_image_size_that_is_wrong_is_not_blamed_on_an_option() -> None:
+    with pytest.raises(UserError, match=r"'alexnet' cannot take images of 20 px"):
+        Backbone("alexnet", weights="none", image_size=20, options={"groups": 2}).check()
+
+
+def test_weights_of_one_channel_are_repeated_for_three(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    source = timm.create_model("lenet5")
+    save_file(source.state_dict(), tmp_path / "grey.safetensors")
+    colour = Backbone("lenet5", file=str(tmp_path / "grey.safetensors"), channels=3).build(10)
+    grey, repeated = source.state_dict(), colour.network.state_dict()
+    first = "conv1.0.weight"
+    assert repeated[first].shape == (6, 3, 5, 5)
+    torch.testing.assert_close(repeated[first].sum(dim=1, keepdim=True), grey[first])
+    torch.testing.assert_close(repeated[first], repeated[first][:, :1].expand(-1, 3, -1, -1))
+    assert all(torch.equal(repeated[key], grey[key]) for key in grey if key != first)

@@ -15,6 +15,7 @@ import pytest
 import timm
 import torch
 from hub_server import COMMIT, Hub, point_client_at, serve
+from huggingface_hub import constants
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -227,6 +228,16 @@ def test_without_network_it_fails_at_once(store: Store, offline: None) -> None:
     assert time.perf_counter() - start < 5
     assert "\n" not in str(error.value)
     assert not store.directory.exists()
+
+
+def test_a_mirror_of_the_hub_is_no_way_to_what_has_a_url(
+    store: Store, offline: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        UserError, match=r"download\.pytorch\.org does not answer: run this on a machine with network\.$"
+    ):
+        fetch("googlenet_bn", store)
 
 
 def test_a_network_without_published_weights_is_not_sent_to_another_machine(store: Store, offline: None) -> None:

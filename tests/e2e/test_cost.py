@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from hydra.utils import instantiate
 from workplace import Workplace
 
 from graftline.backbones.backbone import Backbone
@@ -46,6 +47,10 @@ def test_several_networks_are_one_run(workplace: Workplace) -> None:
     assert ran.result["metrics"] == {}
     assert ran.result["networks"]["test_resnet"]["parameters"] == costs[1]["parameters"]
     assert f"{costs[1]['parameters']:,}" in ran.output
+    # the stages of each network that was named, then all of them side by side
+    tables = ["test_efficientnet, 32 px", "blocks.3", "test_resnet, 32 px", "layer3", "2 networks"]
+    places = [ran.output.index(text) for text in tables]
+    assert places == sorted(places)
 
 
 def test_one_network_is_shown_by_stage(workplace: Workplace) -> None:
@@ -82,6 +87,23 @@ def test_without_a_name_the_notes_networks_are_compared() -> None:
     assert not checked.multirun
     assert len(names) == 24
     assert {"lenet5", "alexnet", "vgg16", "nin", "googlenet", "resnet152", "mobilenetv2_100"} <= set(names)
+    assert "by_stage" not in checked.config  # 24 tables are too many
+
+
+def test_the_networks_of_the_papers_are_counted_for_the_papers_images() -> None:
+    backbones = [instantiate(node) for node in check("cost", []).config.backbones]
+    sizes = {b.name: b.preprocessing().image_size[0] for b in backbones if b.name.startswith("efficientnet_b")}
+    published = {
+        f"efficientnet_b{number}": size for number, size in enumerate((224, 240, 260, 300, 380, 456, 528, 600))
+    }
+    assert {name.partition(".")[0]: size for name, size in sizes.items()} == published
+    smaller = check("cost", ["backbone.image_size=96"]).config.backbones
+    assert [backbone["image_size"] for backbone in smaller] == [96] * 24
+
+
+def test_a_network_named_twice_is_priced_once() -> None:
+    names = [backbone["name"] for backbone in check("cost", ["backbone=resnet18,nin,resnet18"]).config.backbones]
+    assert names == ["resnet18", "nin"]
 
 
 def test_every_combination_is_a_network() -> None:

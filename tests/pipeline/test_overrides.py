@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hydra.utils import instantiate
 
 from graftline.errors import UserError
 from pipeline.overrides import CONF, check, from_makeflags
@@ -164,6 +165,22 @@ def test_a_bare_key_is_the_only_one_of_that_name(typed: list[str], full: list[st
     checked = check("train", typed)
     assert checked.overrides == full
     assert check("train", full).config == checked.config  # what a run stores, and is resumed with
+
+
+@pytest.mark.parametrize(
+    ("backbone", "key", "value"),
+    [("googlenet", "side_branches", False), ("resnet50d", "output_stride", 8), ("nin", "conv_drop_rate", 0.1)],
+)
+def test_a_networks_own_options_need_not_stand_in_its_file(backbone: str, key: str, value: object) -> None:
+    checked = check("train", [f"backbone={backbone}", f"backbone.options.{key}={str(value).lower()}"])
+    assert checked.config.backbone.options == {key: value}
+    assert check("train", checked.overrides).config == checked.config
+    instantiate(checked.config.backbone, weights="none").check()  # which refuses those that a network does not have
+    several = check("train", [f"backbone={backbone},alexnet", f"backbone.options.{key}={str(value).lower()}"])
+    assert several.multirun
+    assert mistakes(f"backbone={backbone}", "backbone.optins.x=1") == [
+        "backbone.optins.x=1: no such key; did you mean backbone.options?"
+    ]
 
 
 def test_a_bare_key_that_several_have_is_not_guessed() -> None:

@@ -1,7 +1,7 @@
 """A pretrained network with a new head: any of timm's models, its weights and its preprocessing."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import timm
@@ -11,19 +11,12 @@ from torch import nn
 
 from graftline.augment.preprocess import Preprocessing
 from graftline.backbones import catalogue
-from graftline.backbones.loading import create, create_pretrained
-from graftline.backbones.sizes import check_size
+from graftline.backbones.loading import OWN_KEYS, create, create_pretrained
+from graftline.backbones.sizes import check_size, find_refusal
 from graftline.backbones.weights import Wanted, Weights, WeightsFile, locate
 from graftline.errors import UserError, first_line
 
-# arguments of timm's models that have a key of their own in ``Backbone``
-OWN_KEYS = {
-    "in_chans": "channels",
-    "img_size": "image_size",
-    "drop_rate": "drop_rate",
-    "drop_path_rate": "drop_path_rate",
-    "pretrained": "weights",
-}
+MAX_IMAGE_SIZE = 10_000  # px; the first maps of one image alone would take gigabytes
 
 
 @dataclass(frozen=True)
@@ -77,8 +70,10 @@ class Backbone:
         for key in ("drop_rate", "drop_path_rate"):
             if not 0 <= getattr(self, key) < 1:
                 raise UserError(f"backbone.{key} is {getattr(self, key)}, but must be at least 0 and below 1.")
-        if self.image_size is not None and self.image_size < 1:
-            raise UserError(f"backbone.image_size is {self.image_size} px, but must be above 0.")
+        if self.image_size is not None and not 1 <= self.image_size <= MAX_IMAGE_SIZE:
+            raise UserError(
+                f"backbone.image_size is {self.image_size} px, but must be above 0 and at most {MAX_IMAGE_SIZE}."
+            )
         if self.channels not in (None, 1, 3):
             raise UserError(f"backbone.channels is {self.channels}, but images have 3, or 1 if grey.")
         for option in self.options.keys() & OWN_KEYS.keys():
@@ -105,7 +100,9 @@ class Backbone:
         return Graft(network, self._preprocessing(network), weights, self.arguments())
 
     def check(self) -> WeightsFile | None:
-        """Make sure that ``build`` will go through, before hours are spent on the images: name, image size, weights.
+        """Make sure that ``build`` will go through, before hours are spent on the images.
+
+        That is: name, options, image size, weights.
 
         Returns:
             The weights' file, which is downloaded if need be; None if the network is to be random.
@@ -142,22 +139,37 @@ class Backbone:
         return {**self.arguments(), "drop_rate": self.drop_rate, "drop_path_rate": self.drop_path_rate}
 
     def _check_network(self) -> None:
-        """Build the network on the meta device: shapes only, neither memory nor time for the weights."""
+        """Build and run the network on the meta device: shapes only, neither memory nor time for the weights."""
+        network = self._build_on_meta()
+        channels, usual, _ = network.pretrained_cfg["input_size"]  # type: ignore[index]  # a timm model has it
+        channels, size = self.channels or channels, self.image_size or usual
+        reason = find_refusal(self._for_size(network), size, channels) if self.options else None
+        if reason is not None:
+            plain = replace(self, options={})
+            if find_refusal(plain._for_size(plain._build_on_meta()), size, channels) is None:
+                raise UserError(self._wrong_options("used", reason))
+        if self.image_size is not None:
+            check_size(self.name, self.image_size, usual, channels, self._for_size(network))
+
+    def _build_on_meta(self) -> nn.Module:
+        """Build the network for images of its usual size.
+
+        Raises:
+            UserError: it cannot be built with the options.
+        """
         options = self._timm_options()
         options.pop("img_size", None)
         try:
             with torch.device("meta"):
-                network = create(self.name, 1, options)
+                return create(self.name, 1, options)
         except UserError:
             raise
         except Exception as error:  # whatever a network's constructor makes of an option that it knows
-            given = ", ".join(f"{key}={value}" for key, value in self.options.items())
-            raise UserError(
-                f"The backbone '{self.name}' cannot be built with {given} ({first_line(error)}): leave that out."
-            ) from error
-        if self.image_size is not None:
-            channels, usual, _ = network.pretrained_cfg["input_size"]  # type: ignore[index]  # a timm model has it
-            check_size(self.name, self.image_size, usual, self.channels or channels, self._for_size(network))
+            raise UserError(self._wrong_options("built", first_line(error))) from error
+
+    def _wrong_options(self, what: str, reason: str) -> str:
+        given = ", ".join(f"{key}={value}" for key, value in self.options.items())
+        return f"The backbone '{self.name}' cannot be {what} with {given} ({reason}): leave that out."
 
     def _for_size(self, network: nn.Module) -> Callable[[int], nn.Module]:
         """Return what gives the network for images of a size: ``network`` itself where any size will do."""

@@ -13,7 +13,7 @@ from timm.models import get_pretrained_cfg
 from graftline.backbones import catalogue, hub
 from graftline.backbones.loading import create_pretrained
 from graftline.backbones.store import BrokenError, Entry, Store, full_name
-from graftline.backbones.weights import WeightsFile, from_package
+from graftline.backbones.weights import WITHOUT_ANY, WeightsFile, from_package
 from graftline.console import say, warn
 from graftline.errors import UserError
 
@@ -69,14 +69,11 @@ def _source(name: str) -> WeightsFile:
     try:
         found = hub.find_local(name) or hub.download(name)
     except hub.NowhereError as error:
-        raise UserError(
-            f"There are no weights of '{full_name(name)}' to fetch, as {error}: train it from the start "
-            "(backbone.weights=none), or give a file of your own (backbone.file=…)."
-        ) from error
+        raise UserError(f"There are no weights of '{full_name(name)}' to fetch, as {error}: {WITHOUT_ANY}.") from error
     except hub.UnavailableError as error:
+        mirror = ", or name a mirror of the hub (HF_ENDPOINT=https://…)" if hub.has_repository(name) else ""
         raise UserError(
-            f"Cannot fetch the weights of '{full_name(name)}', as {error}: "
-            "run this on a machine with network, or name a mirror of the hub (HF_ENDPOINT=https://…)."
+            f"Cannot fetch the weights of '{full_name(name)}', as {error}: run this on a machine with network{mirror}."
         ) from error
     return WeightsFile(found.path, "hub", found.exact_location)
 

@@ -93,6 +93,11 @@ def download(name: str) -> Found:
         raise UnavailableError(f"the download from {host} failed ({reason})") from error
 
 
+def has_repository(name: str) -> bool:
+    """Tell whether the weights of a timm model are on the hub, of which there are mirrors; else they have a URL."""
+    return _repository(name) is not None
+
+
 def is_reachable(url: str) -> bool:
     """Return whether the host of ``url``, or the proxy before it, accepts a connection within ``PROBE_SECONDS``."""
     parts = urlsplit(url)

@@ -1,5 +1,6 @@
 """Make a timm network and put weights into it: all of the trunk, or an error that says what does not fit."""
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,15 @@ from graftline.errors import UserError, first_line
 
 NUM_NAMES = 3  # that a message gives, of the tensors that do not fit
 
+# arguments of timm's models that have a key of their own in ``Backbone``
+OWN_KEYS = {
+    "in_chans": "channels",
+    "img_size": "image_size",
+    "drop_rate": "drop_rate",
+    "drop_path_rate": "drop_path_rate",
+    "pretrained": "weights",
+}
+ADAPTED = ("in_chans", "img_size")  # to which timm, as a rule, brings tensors of another shape
 DROP_RATES = ("drop_rate", "drop_path_rate")  # that graftline always gives, and some networks do not have
 
 StateDict = Mapping[str, Tensor]
@@ -61,7 +71,7 @@ def create_pretrained(name: str, weights: WeightsFile, options: Mapping[str, Any
     """
     state = read(weights)
     if weights.source == "packaged":
-        return _create_packaged(name, state, options)
+        return _create_packaged(name, weights, state, options)
     candidates = _head_sizes(name, state)
     for num_classes in candidates:
         # timm loads strictly if the head's size is the one that its configuration gives. It also knows how to bring
@@ -73,17 +83,20 @@ def create_pretrained(name: str, weights: WeightsFile, options: Mapping[str, Any
             raise
         except Exception as error:  # timm's converters fail in any way on tensors of another architecture
             reason = error
-    raise UserError(_misfit(name, candidates[0], weights, state, reason)) from reason
+    raise UserError(_misfit(name, candidates[0], weights, state, options, reason)) from reason
 
 
-def _create_packaged(name: str, state: StateDict, options: Mapping[str, Any]) -> nn.Module:
+def _create_packaged(name: str, weights: WeightsFile, state: StateDict, options: Mapping[str, Any]) -> nn.Module:
     with torch.device("meta"):  # the network that the weights are of: names and shapes only
         original = create(name, None, {})
     renamed = in_order(state, original.state_dict())
     network: Any = create(name, None, options)
     first = f"{network.pretrained_cfg['first_conv']}.weight"
     renamed[first] = adapt_input_conv(network.in_chans, renamed[first])
-    network.load_state_dict(renamed)
+    try:
+        network.load_state_dict(renamed)
+    except RuntimeError as error:  # an option has changed the shape of a tensor
+        raise UserError(_misfit(name, network.num_classes, weights, renamed, options, error)) from error
     return network  # type: ignore[no-any-return]  # timm is not typed
 
 
@@ -147,9 +160,27 @@ def _head_sizes(name: str, state: StateDict) -> list[int]:
     return [0] if config is None else list(dict.fromkeys((config.num_classes, 0)))
 
 
-def _misfit(name: str, num_classes: int, weights: WeightsFile, state: StateDict, reason: Exception) -> str:
+def _misfit(
+    name: str, num_classes: int, weights: WeightsFile, state: StateDict, options: Mapping[str, Any], reason: Exception
+) -> str:
+    """Say what does not fit, and whether an option is to blame."""
+    shaping = {key: value for key, value in options.items() if key not in DROP_RATES}
+    findings = _findings(name, num_classes, state, {k: v for k, v in shaping.items() if k not in ADAPTED})
+    findings = findings or _findings(name, num_classes, state, shaping)
+    found = ", ".join(findings) or textwrap.shorten(str(reason) or type(reason).__name__, 200, placeholder=" …")
+    way_out = "name the architecture that the weights are of"
+    if shaping:
+        given = ", ".join(f"{OWN_KEYS.get(key, key)}={value}" for key, value in shaping.items())
+        way_out += f", with its options (now {given})"
+        if findings and not _findings(name, num_classes, state, {}):
+            way_out = f"they fit without {given}: leave that out"
+    return f"{weights.path} does not fit the backbone '{name}': {found}; {way_out}."
+
+
+def _findings(name: str, num_classes: int, state: StateDict, options: Mapping[str, Any]) -> list[str]:
+    """Return in words how the tensors differ from the network's."""
     with torch.device("meta"):  # names and shapes only
-        target = create(name, num_classes, {}).state_dict()
+        target = create(name, num_classes, options).state_dict()
     # older checkpoints lack num_batches_tracked, which torch forgives
     missing = [key for key in target if key not in state and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in state if key not in target]
@@ -158,7 +189,7 @@ def _misfit(name: str, num_classes: int, weights: WeightsFile, state: StateDict,
         for key in state
         if key in target and state[key].shape != target[key].shape
     ]
-    findings = [
+    return [
         f"{len(keys)} {what} ({', '.join(keys[:NUM_NAMES])}{', …' if len(keys) > NUM_NAMES else ''})"
         for keys, what in (
             (missing, "tensors are missing"),
@@ -167,5 +198,3 @@ def _misfit(name: str, num_classes: int, weights: WeightsFile, state: StateDict,
         )
         if keys
     ]
-    found = ", ".join(findings) or first_line(reason)
-    return f"{weights.path} does not fit the backbone '{name}': {found}; name the architecture that the weights are of."

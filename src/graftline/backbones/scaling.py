@@ -3,6 +3,7 @@
 The method is that of Tan and Le 2019 (arXiv 1905.11946), section 3.3; ``zoo/efficientnet.py`` has the equation.
 """
 
+import math
 from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +15,7 @@ from graftline.backbones.backbone import Backbone
 from graftline.backbones.cost import count
 from graftline.backbones.loading import create
 from graftline.backbones.zoo.efficientnet import PHI_LIMITS, check_phi, depth, resolution, width
-from graftline.console import console, say
+from graftline.console import console, say, warn
 from graftline.errors import UserError
 
 STEPS_PER_PHI = 100  # phi is searched in hundredths
@@ -39,6 +40,8 @@ class ScaledBackbone(Backbone):
             raise UserError("backbone.options.phi is set by a key of its own: backbone.phi.")
         if self.phi is not None and self.budget_gmacs is not None:
             raise UserError("backbone.phi and backbone.budget_gmacs both say how large the network is: give one.")
+        if self.budget_gmacs is not None and not (math.isfinite(self.budget_gmacs) and self.budget_gmacs > 0):
+            raise UserError(f"backbone.budget_gmacs is {self.budget_gmacs:g}, but must be finite and above 0.")
         if self.phi is not None:
             check_phi(self.phi)
 
@@ -57,6 +60,8 @@ class ScaledBackbone(Backbone):
             f"Budget {self.budget_gmacs:g} GMACs: phi {phi:.2f} (width {width(phi):.2f}, depth {depth(phi):.2f}, "
             f"{self.image_size or resolution(phi)} px) costs {self._count_gmacs(phi):.3g} GMACs."
         )
+        if phi == PHI_LIMITS[1]:
+            warn(f"That is the largest network there is (phi {phi:g}): backbone.budget_gmacs would pay for more.")
         return phi
 
     def arguments(self) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def check_size(name: str, size: int, usual: int, channels: int, network_for: Cal
     def refusal(size: int) -> str | None:
         if left_over := size % patch:  # some of timm's code would not see the border
             return f"its patches of {patch} px leave {left_over} px over"
-        return _refusal(network_for, size, channels)
+        return find_refusal(network_for, size, channels)
 
     if (reason := refusal(size)) is None:
         return
@@ -81,8 +81,8 @@ def _approach(size: int, candidates: list[int], accepts: Callable[[int], bool], 
     return best
 
 
-def _refusal(network_for: Callable[[int], nn.Module], size: int, channels: int) -> str | None:
-    """Return why a network does not take images of a size, or None if it does."""
+def find_refusal(network_for: Callable[[int], nn.Module], size: int, channels: int) -> str | None:
+    """Return why a network does not take images of a size, or None if it does; arguments as for ``check_size``."""
     try:
         with torch.device("meta"), torch.no_grad():
             network_for(size).eval()(torch.empty(1, channels, size, size))

@@ -26,6 +26,8 @@ WAYS_OUT = (
     "fetch them on a machine with network (make fetch-weights backbone=…) and bring the weights directory here, "
     "give a file (backbone.file=…), or start from a random network (backbone.weights=none)"
 )
+# The ways out where there are none anywhere, so that no network would help.
+WITHOUT_ANY = "start from a random network (backbone.weights=none), or give a file (backbone.file=…)"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
@@ -156,5 +158,6 @@ def _from_hub(name: str) -> WeightsFile:
     try:
         found = hub.find_local(name) or hub.download(name)
     except hub.UnavailableError as error:
-        raise UserError(f"No weights for '{name}', as {error}: {WAYS_OUT}.") from error
+        ways_out = WITHOUT_ANY if isinstance(error, hub.NowhereError) else WAYS_OUT
+        raise UserError(f"No weights for '{name}', as {error}: {ways_out}.") from error
     return WeightsFile(found.path, "hub", found.location)

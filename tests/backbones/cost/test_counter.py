@@ -141,6 +141,16 @@ def test_nin_has_1x1_layers_in_its_stages() -> None:
     assert (filters.kind, filters.macs, filters.activation_bytes) == ("conv_1x1", 4 * 4 * 8 * 5, 4 * 4 * 5 * 4)
 
 
+@pytest.mark.parametrize(
+    ("name", "size"), [("mobilenetv2_100", 32), ("mobilenetv3_small_050", 32), ("efficientnet_b0", 40), ("vgg11", 32)]
+)
+def test_small_images_change_no_layers_kind(name: str, size: int) -> None:
+    """Where maps are one pixel large, a 1x1 convolution covers them; fully connected it is behind a pooling only."""
+    usual, small = count_named(name), count(create(name), (size, size), 3)
+    assert {layer.name: layer.kind for layer in small.layers} == {layer.name: layer.kind for layer in usual.layers}
+    assert small.macs < usual.macs
+
+
 def test_kinds_and_memory_layer_by_layer() -> None:
     body = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1),  # 8, 6, 6

@@ -40,8 +40,9 @@ def test_parameters_on_one_gpu_and_on_two(groups: int, expected: int) -> None:
 
 
 def test_another_number_of_gpus_is_refused() -> None:
-    with pytest.raises(UserError, match=r"groups=1, or 2 .* not 3"):
-        timm.create_model("alexnet", groups=3)
+    for groups in (3, True, 2.0):
+        with pytest.raises(UserError, match=rf"groups=1, or 2 .* not {groups}\."):
+            timm.create_model("alexnet", groups=groups)
 
 
 def test_on_two_gpus_the_third_convolution_alone_sees_all_maps() -> None:

@@ -6,10 +6,11 @@ the meta device, where tensors have a shape and no content, so that the largest 
 Letters: B batch, C channels, H height, W width.
 """
 
+import contextlib
 import copy
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -114,6 +115,21 @@ def count(network: nn.Module, image_size: tuple[int, int], channels: int, name: 
         channels: C.
         name: that the cost is to carry.
     """
+    record = _follow(network, image_size, channels)
+    layers = record.layers(network)
+    usual = (getattr(network, "pretrained_cfg", None) or {}).get("input_size", (0, 0, 0))[1:]
+    if min(usual) > min(image_size):
+        # Small images may shrink to maps of one pixel long before the global pooling: what a 1x1 convolution is there
+        # can only be told from images of the usual size.
+        with contextlib.suppress(Exception):  # a network for images of one size: what was found is all there is
+            rows = _follow(network, usual, channels).rows
+            real = {key for key, row in rows.items() if row.kind == "conv_1x1"}
+            layers = tuple(replace(layer, kind="conv_1x1") if layer.name in real else layer for layer in layers)
+    return Cost(name, layers, image_size, channels)
+
+
+def _follow(network: nn.Module, image_size: tuple[int, int], channels: int) -> "_Record":
+    """Return the record of a forward pass on the meta device."""
     twin = _on_meta(network).eval()
     counter = FlopCounterMode(display=False)
     record = _Record(counter, _stages(network))
@@ -121,7 +137,7 @@ def count(network: nn.Module, image_size: tuple[int, int], channels: int, name: 
     record.watch(twin, images)
     with torch.no_grad(), counter:
         twin(images)
-    return Cost(name, record.layers(twin), image_size, channels)
+    return record
 
 
 def _on_meta(network: nn.Module) -> nn.Module:
@@ -235,7 +251,7 @@ def _kind(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Kind:
     """Tell the kind of a layer that multiplies.
 
     A convolution whose kernel covers the whole map is a fully connected layer, written otherwise: timm's VGG has such,
-    and squeeze-and-excitation.
+    and squeeze-and-excitation. Of those of 1x1 that only small images make so, ``count`` thinks better.
     """
     if isinstance(module, nn.Linear):
         return "fully_connected"

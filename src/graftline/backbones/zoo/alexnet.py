@@ -70,7 +70,7 @@ class AlexNet(nn.Module):
         groups: int = 1,
     ) -> None:
         super().__init__()
-        if groups not in (1, 2):
+        if type(groups) is not int or groups not in (1, 2):  # True and 1.0 equal 1, but torch takes neither
             raise UserError(f"AlexNet has groups=1, or 2 as on the paper's two GPUs, not {groups}.")
         self.in_chans, self.drop_rate = in_chans, drop_rate
         first, second, third, fourth, fifth = cfg.filters
