@@ -99,13 +99,8 @@ def fit(
         ModelCheckpoint(directory, name, monitor=monitor, save_on_train_epoch_end=True, enable_version_counter=False)
         for name, monitor in (("best", MONITOR), ("last", None))
     )
-    wanted = (
-        EarlyStopping(MONITOR, patience=patience) if patience is not None else None,
-        _FirstGradients(on_first_gradients) if on_first_gradients is not None else None,
-        WeightAveraging(use_buffers=True, avg_fn=_ema(ema_decay)) if ema_decay is not None else None,
-    )
     trainer = make_trainer(
-        callbacks=[progress, best, last, *(callback for callback in wanted if callback is not None)],
+        callbacks=[progress, best, last, *_wanted(on_first_gradients, patience, ema_decay)],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -119,6 +114,18 @@ def fit(
     module.load_state_dict(torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"])
     history = progress.history
     return Fit(history, min(history, key=monitored), time.perf_counter() - start, trainer.global_step)
+
+
+def _wanted(
+    on_first_gradients: Callable[[nn.Module], None] | None, patience: int | None, ema_decay: float | None
+) -> list[pl.Callback]:
+    """Return the callbacks that were asked for; arguments as for ``fit``."""
+    callbacks = (
+        EarlyStopping(MONITOR, patience=patience) if patience is not None else None,
+        _FirstGradients(on_first_gradients) if on_first_gradients is not None else None,
+        WeightAveraging(use_buffers=True, avg_fn=_ema(ema_decay)) if ema_decay is not None else None,
+    )
+    return [callback for callback in callbacks if callback is not None]
 
 
 def _ema(decay: float) -> Callable[[Tensor, Tensor, int | Tensor], Tensor]:

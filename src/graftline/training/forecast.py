@@ -85,9 +85,9 @@ def forecast(parts: Cut, work: Work, image_size: tuple[int, int], channels: int)
     speed_up = 1.0 if device.type == "cuda" else ENGINE_SPEED_UP
     fits = work.epochs * (work.train * step + work.validation * tail)
     reads = 1 if work.in_memory else work.epochs
-    disk = (1 + reads) * work.cached_bytes / DISK_BYTES_PER_SECOND
-    frozen_pass = EXPORT_SECONDS + work.to_compute * trunk / speed_up if work.to_compute > 0 else 0.0
-    return Forecast(frozen_pass + disk + fits, work.epochs * (work.train + work.validation) * trunk + fits)
+    disk = work.cached_bytes / DISK_BYTES_PER_SECOND
+    frozen_pass = EXPORT_SECONDS + work.to_compute * trunk / speed_up + disk if work.to_compute > 0 else 0.0
+    return Forecast(frozen_pass + reads * disk + fits, work.epochs * (work.train + work.validation) * trunk + fits)
 
 
 def _no_gradient(module: nn.Module, inputs: Tensor) -> Tensor:
