@@ -25,7 +25,7 @@ import timm
 import torch
 
 from graftline.augment.draw import Draw
-from graftline.augment.policy import Evaluate, Policy
+from graftline.augment.policy import EvalTransform, Policy
 from graftline.backbones.backbone import Backbone, Graft
 from graftline.backbones.onnx import export_quickly, open_session
 from graftline.console import print_facts, print_table, say
@@ -34,12 +34,12 @@ from graftline.data.loaders import ImageDataset
 from graftline.data.sources.elpv import Elpv
 from graftline.data.split import Split
 from graftline.data.version import Samples
-from graftline.features.cache import Features, Job, activation_loader
+from graftline.features.cache import ActivationRequest, Features, activation_loader
 from graftline.features.cut import Cut, cut
 from graftline.features.engine import make_engine
 from graftline.freezing.plan import FreezePlan, plan_from_depth
 from graftline.training.fit import fit
-from graftline.training.fitting import Fitting
+from graftline.training.fitting import TrainingSetup
 from graftline.training.module import GraftModule
 from graftline.training.recipe import Recipe
 from graftline.training.schedule import constant
@@ -69,12 +69,12 @@ class Bench:
     def fit(self, trained_groups: int, *, cache: bool, epochs: int, directory: Path) -> float:
         """Return the seconds of a training from the built network on: frozen pass, export and epochs."""
         features = Features(cache=cache, directory=str(directory))
-        fitting = Fitting(
+        fitting = TrainingSetup(
             version=self.version,
             policy=Policy("none", None, {}),
             features=features,
             recipe=Recipe(batch_size=64, workers=2, patience=None),
-            optimiser=functools.partial(torch.optim.AdamW, lr=None),
+            optimizer=functools.partial(torch.optim.AdamW, lr=None),
             schedule=constant,
             make_trainer=functools.partial(pl.Trainer, accelerator="cpu", devices=1),
             seed=0,
@@ -135,7 +135,7 @@ def head_parts(bench: Bench, name: str) -> tuple[Cut, Graft]:
 
 def decoded(samples: Samples, graft: Graft) -> np.ndarray:
     """Return images (N, C, H, W) float32, ready for the network."""
-    images = ImageDataset(samples, Evaluate(graft.preprocessing))
+    images = ImageDataset(samples, EvalTransform(graft.preprocessing))
     return np.stack([images[Draw(0, index)]["image"] for index in range(len(samples.paths))])
 
 
@@ -143,7 +143,9 @@ def engine_against_torch(bench: Bench, name: str) -> tuple[float, float]:
     """Return images per second of the trunk: torch eager channels_last, and the engine as the frozen pass calls it."""
     parts, graft = head_parts(bench, name)
     samples = bench.version.samples("test")
-    few = Samples(samples.paths[:SPEED_UP_IMAGES], samples.labels[:SPEED_UP_IMAGES], None)
+    few = Samples(
+        samples.paths[:SPEED_UP_IMAGES], samples.labels[:SPEED_UP_IMAGES], None, samples.sha256[:SPEED_UP_IMAGES]
+    )
     images = torch.from_numpy(decoded(few, graft))
     engine = make_engine(parts.trunk, bench.folder / f"{name}.onnx", images[:8])
     assert engine.runs_on == "ONNX Runtime"
@@ -192,13 +194,13 @@ def many_images(bench: Bench) -> float:
     paths = [path for one in whole for path in one.paths]
     labels = np.concatenate([one.labels for one in whole])
     index = np.arange(MANY) % len(paths)
-    samples = Samples([paths[i] for i in index], labels[index], None)
+    samples = Samples([paths[i] for i in index], labels[index], None, [f"{i}" for i in range(len(index))])
     graft = bench.graft()
     start = time.perf_counter()
     parts, _ = head_parts(bench, "tf_efficientnet_lite0")
     with fresh(bench.folder) as cache:
         features = Features(directory=str(cache))
-        job = Job(samples, Evaluate(graft.preprocessing), 0, {"bench": MANY})
+        job = ActivationRequest(samples, EvalTransform(graft.preprocessing), 0, {"bench": MANY})
         make = functools.partial(make_engine, parts.trunk, features.store.trunk_file({"bench": 0}))
         (entry,) = features.open([job], make, parts.tail, parts.width)
         train_head(parts, entry.array, samples, batch_size=64)  # the default of a training
@@ -208,10 +210,10 @@ def many_images(bench: Bench) -> float:
 def train_head(parts: Cut, activations: np.ndarray, samples: Samples, batch_size: int) -> float:
     """Return the activations per second of ten epochs of a head, with Lightning."""
     module = GraftModule(
-        parts.tail, optimiser=functools.partial(torch.optim.AdamW, lr=0.01), schedule=constant, weight_decay=0.0
+        parts.tail, optimizer=functools.partial(torch.optim.AdamW, lr=0.01), schedule=constant, weight_decay=0.0
     )
 
-    few = Samples(samples.paths[:batch_size], samples.labels[:batch_size], None)
+    few = Samples(samples.paths[:batch_size], samples.labels[:batch_size], None, samples.sha256[:batch_size])
     validation = activation_loader([activations[:batch_size]], few, batch_size=batch_size, shuffle=False, seed=0)
     training = activation_loader([activations], samples, batch_size=batch_size, shuffle=True, seed=0)
     trainer = functools.partial(pl.Trainer, accelerator="cpu", devices=1, max_epochs=EPOCHS)
@@ -270,7 +272,7 @@ def _engines(bench: Bench) -> Iterator[tuple[str, str, str, str]]:
 def _head(bench: Bench) -> Iterator[tuple[str, str, str, str]]:
     parts, _ = head_parts(bench, "tf_efficientnet_lite0")
     activations = np.random.default_rng(0).normal(size=(MANY, parts.width)).astype(np.float32)
-    samples = Samples([""] * MANY, np.arange(MANY) % 2, None)
+    samples = Samples([""] * MANY, np.arange(MANY) % 2, None, [str(number) for number in range(MANY)])
     for batch_size in (64, 256):
         speed = train_head(parts, activations, samples, batch_size)
         yield f"training a head, batches of {batch_size}", f"{speed:,.0f} activations/s", "", ""

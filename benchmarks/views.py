@@ -28,8 +28,8 @@ from graftline.data.sources.folder import Folder
 from graftline.data.split import Split
 from graftline.data.version import DatasetVersion
 from graftline.features.cache import Features
-from graftline.freezing.rules import AllButHead, Situation
-from graftline.training.fitting import Fitting
+from graftline.freezing.rules import AllButHead, FreezeContext
+from graftline.training.fitting import TrainingSetup
 from graftline.training.recipe import Recipe
 from graftline.training.schedule import warmup_cosine
 from pipeline.overrides import CONF
@@ -61,13 +61,13 @@ def scores(version: DatasetVersion, views: int, seed: int, folder: Path) -> tupl
     pl.seed_everything(seed, verbose=False)
     graft = Backbone("tf_efficientnet_lite0").build(len(version.class_names))
     per_class = len(version.samples("train").paths) / len(version.class_names)
-    plan = AllButHead().plan(graft.network, Situation(per_class, len(version.class_names), pretrained=True))
-    fitting = Fitting(
+    plan = AllButHead().plan(graft.network, FreezeContext(per_class, len(version.class_names), pretrained=True))
+    fitting = TrainingSetup(
         version=version,
         policy=light(),
         features=Features(views=views, directory=str(folder / "cache")),
         recipe=Recipe(),
-        optimiser=functools.partial(torch.optim.AdamW, lr=0.01, weight_decay=0.05),
+        optimizer=functools.partial(torch.optim.AdamW, lr=0.01, weight_decay=0.05),
         schedule=warmup_cosine,
         make_trainer=functools.partial(pl.Trainer, accelerator="cpu", devices=1, gradient_clip_val=1.0),
         seed=seed,

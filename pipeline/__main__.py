@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+from graftline.console import show_log
 from pipeline.stage import EXIT_INTERRUPTED, EXIT_MISTAKE, report_error
 from pipeline.worker import WORKER, work
 
@@ -12,6 +13,7 @@ STAGES = ("ingest", "train", "evaluate", "predict", "augment-preview", "fetch-we
 
 def main(arguments: list[str]) -> int:
     """Check what was typed, then run the stage; returns the exit code."""
+    show_log()
     if directory := os.environ.get(WORKER):
         return work(Path(directory))
     try:

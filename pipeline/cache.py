@@ -9,7 +9,7 @@ from typing import Any
 from graftline.console import print_table, say, warn
 from graftline.errors import UserError
 from graftline.features.cache import Features
-from graftline.features.store import SECONDS_PER_DAY, Listed, in_words
+from graftline.features.store import SECONDS_PER_DAY, CacheEntryInfo, in_words
 from pipeline.stage import StageResult
 
 
@@ -52,7 +52,7 @@ class Cache:
         }
         return StageResult(facts=facts, table=table)
 
-    def _chosen(self, entries: Sequence[Listed]) -> Sequence[Listed]:
+    def _chosen(self, entries: Sequence[CacheEntryInfo]) -> Sequence[CacheEntryInfo]:
         """Return the entries that are to go."""
         if self.clear == "all":
             return entries
@@ -65,7 +65,7 @@ class Cache:
             )
         return chosen
 
-    def _remove(self, chosen: Iterable[Listed]) -> list[Listed]:
+    def _remove(self, chosen: Iterable[CacheEntryInfo]) -> list[CacheEntryInfo]:
         removed = []
         for entry in chosen:
             if self.features.store.remove(entry.name):
@@ -78,7 +78,7 @@ class Cache:
 _COLUMNS = ("dataset", "network", "boundary", "split", "images", "size", "type", "last used")
 
 
-def _row(entry: Listed) -> tuple[str, ...]:
+def _row(entry: CacheEntryInfo) -> tuple[str, ...]:
     described = entry.description
     if described is None:
         return (entry.name, *[""] * 5, in_words(entry.bytes), "incomplete", "")

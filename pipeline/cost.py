@@ -8,9 +8,11 @@ from pathlib import Path
 from timm.models import get_pretrained_cfg
 
 from graftline.backbones.backbone import Backbone
-from graftline.backbones.cost import count, measure
-from graftline.backbones.cost.report import (
-    Priced,
+from graftline.backbones.cost import NetworkCost, count, measure
+from graftline.console import progress, say, warn
+from graftline.errors import UserError
+from graftline.files import write_json
+from graftline.report.cost_tables import (
     print_comparison,
     print_stages,
     print_times,
@@ -20,9 +22,6 @@ from graftline.backbones.cost.report import (
     write_networks,
     write_stages,
 )
-from graftline.console import progress, say, warn
-from graftline.errors import UserError
-from graftline.files import write_json
 from pipeline.stage import StageResult
 
 IMAGENET_CLASSES = 1000
@@ -73,14 +72,14 @@ class CostStage:
             facts={"networks": {p.name: _facts(p) for p in networks}}, table=self._table(networks, directory)
         )
 
-    def _price(self, names: Sequence[str], backbones: Sequence[Backbone]) -> Iterator[Priced]:
+    def _price(self, names: Sequence[str], backbones: Sequence[Backbone]) -> Iterator[NetworkCost]:
         with progress("Counting and measuring" if self.measure else "Counting", total=len(names)) as bar:
             for name, backbone in zip(names, backbones, strict=True):
                 bar.update(bar.task_ids[0], description=name)
                 yield self._price_one(name, backbone)
                 bar.advance(bar.task_ids[0])
 
-    def _price_one(self, name: str, backbone: Backbone) -> Priced:
+    def _price_one(self, name: str, backbone: Backbone) -> NetworkCost:
         """Count and measure one network, with as many classes as its weights have."""
         config = get_pretrained_cfg(backbone.name)
         num_classes = config.num_classes if config is not None else IMAGENET_CLASSES
@@ -88,21 +87,21 @@ class CostStage:
         size, channels = graft.preprocessing.image_size, graft.preprocessing.channels
         cost = count(graft.network, size, channels, name)
         if not self.measure:
-            return Priced(name, cost)
+            return NetworkCost(name, cost)
         sizes = sorted({1, self.batch_size})
         onnx = len(self.backbones) == 1 or self.onnx_up_to_gmacs is None or cost.macs <= 1e9 * self.onnx_up_to_gmacs
         measured = measure(graft.network, size, channels, sizes, self.seconds, onnx)
         if not onnx:
             note = f"not timed with ONNX Runtime, as it has more than {self.onnx_up_to_gmacs:g} G multiply-adds"
             measured = replace(measured, notes=(*measured.notes, f"{note} (onnx_up_to_gmacs)"))
-        return Priced(name, cost, measured)
+        return NetworkCost(name, cost, measured)
 
-    def _table(self, networks: Sequence[Priced], directory: Path) -> list[tuple[str, str]]:
+    def _table(self, networks: Sequence[NetworkCost], directory: Path) -> list[tuple[str, str]]:
         place = os.path.relpath(directory)
         files = [("networks", f"{place}/cost.csv"), ("stages, layers", f"{place}/stages, {place}/layers")]
         if self.measure and len(networks) > 1:
-            from graftline.evaluation.cost_figure import cost_figure  # matplotlib takes a second
-            from graftline.evaluation.style import save
+            from graftline.report.cost_figure import cost_figure  # matplotlib takes a second
+            from graftline.report.style import save
 
             figure = cost_figure(networks, batch_size=1)
             if figure is not None:
@@ -139,7 +138,7 @@ def _arguments(backbone: Backbone) -> dict[str, object]:
     return {**vars(backbone), **backbone.options, "options": None}
 
 
-def _say_what_is_special(priced: Priced) -> None:
+def _say_what_is_special(priced: NetworkCost) -> None:
     idle = [layer for layer in priced.cost.layers if layer.is_idle]
     if idle:
         parameters = short_number(sum(layer.parameters for layer in idle))
@@ -148,7 +147,7 @@ def _say_what_is_special(priced: Priced) -> None:
         warn(f"{priced.name}: {note}.")
 
 
-def _facts(priced: Priced) -> dict[str, object]:
+def _facts(priced: NetworkCost) -> dict[str, object]:
     """Return the totals of a network, for result.json."""
     whole = to_json(priced)
     return {key: value for key, value in whole.items() if key not in ("network", "stages", "layers")}

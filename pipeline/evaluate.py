@@ -9,7 +9,7 @@ from graftline.console import warn
 from graftline.data.ingest import Ingest
 from graftline.evaluation.evaluation import Evaluation
 from graftline.evaluation.metrics import print_scores
-from graftline.evaluation.report import write_report
+from graftline.report.html import write_report
 from pipeline.stage import StageResult
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from graftline.backbones.backbone import Backbone
 from graftline.backbones.fetch import fetch
-from graftline.backbones.store import Store
+from graftline.backbones.weights_store import WeightsStore
 from pipeline.stage import StageResult
 
 
@@ -17,13 +17,13 @@ class FetchWeights:
 
     def run(self, directory: Path) -> StageResult:  # noqa: ARG002 - the weights directory outlives the run's own
         """Fetch what is not there yet."""
-        store = Store(self.backbone.weights_dir)
+        store = WeightsStore(self.backbone.weights_dir)
         fetched = fetch(self.backbone.name, store)
         entry = fetched.entry
         table = [
             ("weights", f"{fetched.path} ({entry.bytes / 1e6:,.1f} MB)"),
             ("from", entry.source),
-            ("licence", entry.licence),
+            ("license", entry.license),
             ("SHA-256", entry.sha256),
             ("lock file", f"{store.lock_file} ({len(store.entries())} networks)"),
         ]

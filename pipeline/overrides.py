@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import SchemaError
 
-from graftline.backbones import catalogue
+from graftline.backbones import catalog
 from graftline.errors import UserError
 from pipeline.gather import LIST, chooses_backbone, gather, size_by_name
 
@@ -69,7 +69,7 @@ def _register_overlays_backbones() -> None:
 
 
 @dataclass(frozen=True)
-class Checked:
+class ValidatedOverrides:
     """Overrides without mistakes, as Hydra wants them, and whether they ask for several runs."""
 
     overrides: list[str]
@@ -77,7 +77,7 @@ class Checked:
     config: DictConfig  # of the first run
 
 
-def check(stage: str, overrides: list[str]) -> Checked:
+def check(stage: str, overrides: list[str]) -> ValidatedOverrides:
     """Check overrides against the configuration of a stage.
 
     Args:
@@ -97,7 +97,7 @@ def check(stage: str, overrides: list[str]) -> Checked:
             raise UserError(_list_mistakes([_one_line(error)])) from error
 
 
-def _in_one_run(stage: str, overrides: list[str], checked: Checked) -> Checked:
+def _in_one_run(stage: str, overrides: list[str], checked: ValidatedOverrides) -> ValidatedOverrides:
     """Give a stage that compares backbones all that were chosen, or those of its file, as one list."""
     if chooses_backbone(overrides):
         lines = [*gather(stage, checked.overrides), "++by_stage=true"]
@@ -107,7 +107,7 @@ def _in_one_run(stage: str, overrides: list[str], checked: Checked) -> Checked:
         lines = gather(stage, checked.overrides, sizes)
     parsed = OverridesParser.create().parse_overrides(lines)
     config = compose(stage, [_first_choice(override) for override in parsed])
-    return Checked(lines, any(override.is_sweep_override() for override in parsed), config)
+    return ValidatedOverrides(lines, any(override.is_sweep_override() for override in parsed), config)
 
 
 class _Check:
@@ -120,7 +120,7 @@ class _Check:
         self.loader = GlobalHydra.instance().config_loader()
         self.groups = set(self.loader.list_groups(""))
 
-    def run(self, texts: list[str]) -> Checked:
+    def run(self, texts: list[str]) -> ValidatedOverrides:
         overrides = list(self._parse(texts))
         groups = [override for override in overrides if self._is_group(override)]
         good_groups = [override for override in groups if self._check_group(override)]
@@ -137,7 +137,7 @@ class _Check:
         self._check_nothing_missing(config, {override.key_or_group for override in values})
         if self.mistakes:
             raise UserError(_list_mistakes(self.mistakes))
-        return Checked(good, any(override.is_sweep_override() for override in overrides), config)
+        return ValidatedOverrides(good, any(override.is_sweep_override() for override in overrides), config)
 
     def _parse(self, texts: list[str]) -> Iterator[Override]:
         parser = OverridesParser.create(config_loader=self.loader)
@@ -160,7 +160,7 @@ class _Check:
         options = self.loader.get_group_options(group)
         unknown = [str(choice) for choice in _choices(override) if choice is not None and str(choice) not in options]
         if group == "backbone":
-            timm_names = set(unknown) & set(catalogue.names())
+            timm_names = set(unknown) & set(catalog.names())
             for name in timm_names:
                 register_backbone(name)
             unknown = [name for name in unknown if name not in timm_names]
@@ -375,7 +375,7 @@ def _nearness(wrong: str, right: str) -> float:
 
 def _nearest_backbone(wrong: str) -> list[str]:
     own = [file.stem for file in (CONF / "backbone").glob("*.yaml")]
-    return list(dict.fromkeys([*difflib.get_close_matches(wrong, own, cutoff=0.8), *catalogue.suggest(wrong)]))[:3]
+    return list(dict.fromkeys([*difflib.get_close_matches(wrong, own, cutoff=0.8), *catalog.suggest(wrong)]))[:3]
 
 
 def _did_you_mean(names: list[str]) -> str:

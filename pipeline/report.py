@@ -7,9 +7,9 @@ from pathlib import Path
 from graftline.data.version import DatasetVersion
 from graftline.evaluation.evaluation import Result
 from graftline.evaluation.metrics import format_interval, format_score
-from graftline.evaluation.report import write_report
 from graftline.freezing.plan import FreezePlan
-from graftline.training.phases import Trained
+from graftline.report.html import write_report
+from graftline.training.phases import TrainingResult
 from pipeline.stage import StageResult
 
 
@@ -21,7 +21,7 @@ class Outcome:
     backbone: str
     version: DatasetVersion
     plans: list[FreezePlan]
-    trained: Trained
+    trained: TrainingResult
     result: Result
 
     @property
@@ -53,7 +53,7 @@ def write_run_report(outcome: Outcome) -> Path:
     )
 
 
-def summarise(outcome: Outcome, run_id: str, run_url: str | None, model_uri: str | None) -> StageResult:
+def summarize(outcome: Outcome, run_id: str, run_url: str | None, model_uri: str | None) -> StageResult:
     """Return what goes into ``result.json`` and into the table at the end."""
     accuracy = outcome.result.scores["accuracy"]
     return StageResult(

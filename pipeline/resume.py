@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 
 from graftline.errors import UserError
-from pipeline.overrides import Checked
+from pipeline.overrides import ValidatedOverrides
 
 # What may differ from the run that is resumed. Everything else is in the checkpoint, or would make what follows a
 # different training under the old one's name.
@@ -29,7 +29,7 @@ def resumed_overrides(directory: Path, typed: list[str]) -> list[str]:
     return list({_key(line): line for line in (*stored, *typed)}.values())
 
 
-def check_resumable(directory: Path, checked: Checked) -> None:
+def check_resumable(directory: Path, checked: ValidatedOverrides) -> None:
     """Make sure that there is something to go on from, and somewhere to go.
 
     Raises:

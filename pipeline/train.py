@@ -13,8 +13,7 @@ from omegaconf import OmegaConf
 from graftline.augment.policy import Policy
 from graftline.augment.preview import preview_sheet
 from graftline.backbones.backbone import Backbone, Graft
-from graftline.backbones.cost import count
-from graftline.backbones.cost.report import Priced, to_json
+from graftline.backbones.cost import NetworkCost, count
 from graftline.bundle.predictor import Predictor
 from graftline.bundle.save import add_to_card, save_bundle
 from graftline.console import say, warn
@@ -22,25 +21,26 @@ from graftline.data.decode import decode_rgb
 from graftline.data.ingest import Ingest
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
-from graftline.evaluation.depth_figure import depth_figure
 from graftline.evaluation.evaluation import Evaluation
 from graftline.evaluation.metrics import print_scores
-from graftline.evaluation.style import save
 from graftline.features.cache import Features
 from graftline.files import write_json
 from graftline.freezing.plan import FreezePlan
-from graftline.freezing.rules import Rule, Situation
+from graftline.freezing.rules import FreezeContext, Rule
+from graftline.report.cost_tables import to_json
+from graftline.report.depth_figure import depth_figure
+from graftline.report.style import save
 from graftline.tracking.tracking import Tracking
-from graftline.training.fit import check_optimiser, check_trainer
-from graftline.training.fitting import CONTRACT_FILE, Fitting, with_rate
+from graftline.training.fit import check_optimizer, check_trainer
+from graftline.training.fitting import CONTRACT_FILE, TrainingSetup, with_learning_rate
 from graftline.training.measured import Measured
-from graftline.training.measurement import Measurement, print_measurement
-from graftline.training.module import Optimiser, Schedule
-from graftline.training.phases import Trained, fit_phases
+from graftline.training.measurement import DepthMeasurement, print_measurement
+from graftline.training.module import Optimizer, Schedule
+from graftline.training.phases import TrainingResult, fit_phases
 from graftline.training.progress import Metrics
 from graftline.training.recipe import Recipe
 from pipeline.group import PARENT
-from pipeline.report import Outcome, summarise, write_run_report
+from pipeline.report import Outcome, summarize, write_run_report
 from pipeline.stage import StageResult
 from pipeline.worker import announced
 
@@ -59,11 +59,11 @@ class Prepared:
     graft: Graft
 
     @property
-    def situation(self) -> Situation:
+    def context(self) -> FreezeContext:
         """What freeze rules decide by."""
         num_classes = len(self.version.class_names)
         images_per_class = len(self.version.samples("train").paths) / num_classes
-        return Situation(images_per_class, num_classes, self.graft.weights.pretrained)
+        return FreezeContext(images_per_class, num_classes, self.graft.weights.pretrained)
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Train:
     backbone: Backbone
     freeze: Rule | Measured
     features: Features
-    optim: Optimiser
+    optim: Optimizer
     schedule: Schedule
     trainer: Callable[..., pl.Trainer]
     evaluation: Evaluation
@@ -102,7 +102,7 @@ class Train:
             result = self.evaluation.run(predictor, prepared.version, directory / "test")
             outcome = Outcome(directory, self.backbone.name, prepared.version, plans, trained, result)
             model_uri = self._log_outcome(run, outcome)
-        return summarise(outcome, run.id, run.url, model_uri)
+        return summarize(outcome, run.id, run.url, model_uri)
 
     def work(self, directory: Path) -> None:
         """Train along as a further process of a distributed training; the first one does the rest."""
@@ -113,7 +113,7 @@ class Train:
         """Find out now, not after the images were read, what can't go well: devices, weights, a server that is away."""
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed is {self.seed}, it must be at least 0 and below 2^32.")
-        check_optimiser(with_rate(self.optim, learning_rate=1.0))
+        check_optimizer(with_learning_rate(self.optim, learning_rate=1.0))
         check_trainer(self.trainer)
         if self.features.cache is False and self.features.views > 0:
             warn(f"features.views={self.features.views} is for cached activations: features=live leaves it alone.")
@@ -164,23 +164,23 @@ class Train:
             "cost/activation_mb": cost.activation_bytes / 1e6,
         }
         run.log_metrics(values, step=0)
-        write_json(file, to_json(Priced(self.backbone.name, cost)))
+        write_json(file, to_json(NetworkCost(self.backbone.name, cost)))
         run.log_artifact(file, "cost")
 
     def _decide(self, prepared: Prepared, directory: Path) -> list[FreezePlan]:
         """Decide what of the network is frozen, in each phase of the training; ``measured`` tries it out here."""
-        situation = replace(prepared.situation, epochs=getattr(self.trainer, "keywords", {}).get("max_epochs"))
+        context = replace(prepared.context, epochs=getattr(self.trainer, "keywords", {}).get("max_epochs"))
         if not isinstance(self.freeze, Measured):
-            return self.freeze.timetable(prepared.graft.network, situation)
+            return self.freeze.phases(prepared.graft.network, context)
         file = directory / MEASUREMENT_FILE
         if not file.exists():  # a resumed run, and a further process, keep to what was measured
-            measurement = self.freeze.measure(prepared.graft, situation, self._fitting(prepared), directory)
+            measurement = self.freeze.measure(prepared.graft, context, self._fitting(prepared), directory)
             print_measurement(measurement)
             write_json(file, measurement.to_json())
             if (figure := depth_figure(measurement)) is not None:
                 save(figure, file.with_suffix(".png"))
-        measured = Measurement.from_json(json.loads(file.read_text(encoding="utf-8"))).plan
-        return [situation.settle(prepared.graft.network, measured)]
+        measured = DepthMeasurement.from_json(json.loads(file.read_text(encoding="utf-8"))).plan
+        return [context.finalize(prepared.graft.network, measured)]
 
     def _log_decision(self, run: "Run", prepared: Prepared, plans: list[FreezePlan], directory: Path) -> None:
         """Say and log what is frozen and why."""
@@ -192,7 +192,7 @@ class Train:
             if file.exists():
                 run.log_artifact(file, "freeze")
 
-    def _train(self, prepared: Prepared, plans: list[FreezePlan], directory: Path, run: "Run | None") -> Trained:
+    def _train(self, prepared: Prepared, plans: list[FreezePlan], directory: Path, run: "Run | None") -> TrainingResult:
         """Train what the plans say; afterwards the network has the best weights."""
 
         def log(metrics: Metrics, step: int) -> None:
@@ -207,12 +207,12 @@ class Train:
                 directory / "checkpoints",
                 on_epoch=log,
                 on_start=log,
-                on_inputs=lambda inputs: say(inputs.sentence),
+                on_source=lambda inputs: say(inputs.sentence),
                 resume=self.train.resume is not None,
             )
 
-    def _fitting(self, prepared: Prepared) -> Fitting:
-        return Fitting(
+    def _fitting(self, prepared: Prepared) -> TrainingSetup:
+        return TrainingSetup(
             prepared.version,
             self.augment,
             self.features,
@@ -223,7 +223,7 @@ class Train:
             self.seed,
         )
 
-    def _save_bundle(self, prepared: Prepared, plan: FreezePlan, trained: Trained, directory: Path) -> Path:
+    def _save_bundle(self, prepared: Prepared, plan: FreezePlan, trained: TrainingResult, directory: Path) -> Path:
         say(f"Best epoch {trained.fit.best['epoch'] + 1:.0f} of {len(trained.fit.history)}; saving the bundle.")
         version, graft = prepared.version, prepared.graft
         card = {
@@ -264,7 +264,7 @@ def _log_contracts(run: "Run", outcome: Outcome) -> None:
     if record["frozen_tensors"] > 0:
         frozen = f"{record['frozen_tensors']} frozen tensors are bit for bit what they were"
     seen = f"{record['tensors_with_gradient']} of {record['trained_tensors']} trained ones had gradients"
-    say(f"Contract: {frozen}, {seen}.")
+    say(f"Freeze check: {frozen}, {seen}.")
     counts = {f"freeze/{name}": float(value) for name, value in record.items() if isinstance(value, int)}
     run.log_metrics(counts, step=outcome.trained.fit.steps)
     run.set_tags({"graftline.frozen_digest": record["frozen_digest"]})

@@ -6,23 +6,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
-COLOURS = {"blue": (40, 60, 200), "green": (60, 180, 70), "red": (210, 50, 40)}
+from graftline.console import show_log
+
+COLORS = {"blue": (40, 60, 200), "green": (60, 180, 70), "red": (210, 50, 40)}
 
 
-def paint(colour: tuple[int, int, int], seed: int, size: int = 40) -> Image.Image:
-    """Return a noisy square of one colour."""
+def paint(color: tuple[int, int, int], seed: int, size: int = 40) -> Image.Image:
+    """Return a noisy square of one color."""
     noise = np.random.default_rng(seed).normal(0, 40, (size, size, 3))
-    return Image.fromarray((np.array(colour) + noise).clip(0, 255).astype(np.uint8))
+    return Image.fromarray((np.array(color) + noise).clip(0, 255).astype(np.uint8))
 
 
 @pytest.fixture(scope="session")
-def colour_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def color_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 3 classes with 20 images each, which any network learns at once."""
-    root = tmp_path_factory.mktemp("colours")
-    for number, (name, colour) in enumerate(COLOURS.items()):
+    root = tmp_path_factory.mktemp("colors")
+    for number, (name, color) in enumerate(COLORS.items()):
         (root / name).mkdir()
         for index in range(20):
-            paint(colour, 100 * number + index).save(root / name / f"{index:02}.png")
+            paint(color, 100 * number + index).save(root / name / f"{index:02}.png")
     return root
 
 
@@ -31,3 +33,9 @@ def _no_make_around_us(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests run under `make test`; what they start must not take its variables for its own."""
     for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _log_in_terminal() -> None:
+    """Tests read what a user would see."""
+    show_log()

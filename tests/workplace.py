@@ -57,7 +57,12 @@ class Workplace:
     root: Path
 
     def environment(self) -> dict[str, str]:
-        names = {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
+        names = {
+            "PYTHONPATH": os.pathsep.join([str(PROJECT), str(PROJECT / "src")]),
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "COLUMNS": "120",
+        }
         return {**os.environ, **names}
 
     def command(self, stage: str, *overrides: str) -> list[str]:

@@ -1,6 +1,7 @@
 """What a person sees in the terminal: one console, one kind of table, one kind of progress bar."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -74,3 +75,32 @@ def print_facts(title: str, facts: Iterable[tuple[str, str]]) -> None:
     console.print(title, style="bold", markup=False)
     for name, text in facts:
         say(f"{name:<{width}}  {text}")
+
+
+class ConsoleHandler(logging.Handler):
+    """Shows what the library logs as lines of the story: information as it is, warnings so that nobody misses them.
+
+    Args:
+        reword: gives each message the words of whoever reads it, such as the command line's keys.
+    """
+
+    def __init__(self, reword: Callable[[str], str] = str) -> None:
+        super().__init__(logging.INFO)
+        self._reword = reword
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one message."""
+        text = self._reword(record.getMessage())
+        if record.levelno >= logging.WARNING:
+            warn(text)
+        else:
+            say(text)
+
+
+def show_log(reword: Callable[[str], str] = str) -> None:
+    """Show what ``graftline`` logs in the terminal; a second call replaces the first one's ``reword``."""
+    logger = logging.getLogger("graftline")
+    logger.handlers = [handler for handler in logger.handlers if not isinstance(handler, ConsoleHandler)]
+    logger.addHandler(ConsoleHandler(reword))
+    logger.setLevel(logging.INFO)
+    logger.propagate = False

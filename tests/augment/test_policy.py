@@ -10,9 +10,9 @@ import albumentations
 import numpy as np
 import pytest
 
-from graftline.augment.colour import PCAShift
+from graftline.augment.color import PCAShift
 from graftline.augment.draw import Draw
-from graftline.augment.policy import Augment, Crop, Evaluate, Policy
+from graftline.augment.policy import Augment, Crop, EvalTransform, Policy
 from graftline.augment.preprocess import Preprocessing
 from graftline.errors import UserError
 
@@ -20,8 +20,8 @@ LoadPolicy = Callable[..., Policy]
 
 CONF = Path(__file__).parents[2] / "conf" / "augment"
 NAMES = sorted(path.stem for path in CONF.rglob("*.yaml"))
-COLOUR = Preprocessing((48, 64), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-GREY = Preprocessing((32, 32), (0.5,), (0.25,), channels=1)
+COLOR = Preprocessing((48, 64), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+GRAY = Preprocessing((32, 32), (0.5,), (0.25,), channels=1)
 
 
 def test_four_policies_are_shipped() -> None:
@@ -34,10 +34,10 @@ def test_every_policy_makes_the_networks_input_of_any_image(
 ) -> None:
     policy = load_policy(name)
     assert policy.name == name
-    grey = cat[..., :1].repeat(3, axis=2)
-    for preprocessing in (COLOUR, GREY):
+    gray = cat[..., :1].repeat(3, axis=2)
+    for preprocessing in (COLOR, GRAY):
         augment = Augment(policy, preprocessing, seed=0)
-        for image in (cat, grey, cat[:40, :5], cat[:3], np.zeros((64, 48, 3), dtype=np.uint8)):
+        for image in (cat, gray, cat[:40, :5], cat[:3], np.zeros((64, 48, 3), dtype=np.uint8)):
             for index in range(10):
                 result = augment(image, Draw(0, index))
                 assert result.shape == (preprocessing.channels, *preprocessing.image_size)
@@ -53,7 +53,7 @@ def test_standard_holds_all_six_of_the_notes(load_policy: LoadPolicy) -> None:
         "rotate": albumentations.Rotate,
         "shear": albumentations.Affine,
         "warp": albumentations.GridDistortion,  # local warping
-        "pca": PCAShift,  # colour shifting
+        "pca": PCAShift,  # color shifting
         "jitter": albumentations.ColorJitter,
     }
     assert all(0 < transform.p < 1 for transform in policy.transforms.values())
@@ -68,8 +68,8 @@ def test_light_crops_gently_and_mirrors(load_policy: LoadPolicy) -> None:
 
 
 def test_none_is_the_evaluation(load_policy: LoadPolicy, cat: np.ndarray) -> None:
-    for preprocessing in (COLOUR, GREY):
-        augment, evaluate = Augment(load_policy("none"), preprocessing, seed=0), Evaluate(preprocessing)
+    for preprocessing in (COLOR, GRAY):
+        augment, evaluate = Augment(load_policy("none"), preprocessing, seed=0), EvalTransform(preprocessing)
         for draw in (Draw(0, 0), Draw(3, 7)):
             np.testing.assert_array_equal(augment(cat, draw), evaluate(cat, draw))
             np.testing.assert_array_equal(evaluate(cat, draw), preprocessing(cat))
@@ -79,7 +79,7 @@ def test_one_transform_can_be_changed_or_left_out(load_policy: LoadPolicy, cat: 
     policy = load_policy(
         "standard", "augment.transforms.mirror=null", "augment.transforms.rotate.p=1", "augment.crop=null"
     )
-    augment = Augment(policy, COLOUR, seed=0)
+    augment = Augment(policy, COLOR, seed=0)
     for index in range(20):
         _, happened = augment.augment(cat, Draw(0, index))
         assert happened[0] == "rotate"
@@ -95,13 +95,13 @@ def test_unknown_settings_are_refused() -> None:
 
 def test_a_draw_depends_on_seed_epoch_and_index_only(load_policy: LoadPolicy, cat: np.ndarray) -> None:
     draws = [Draw(epoch, index) for epoch in range(4) for index in range(10)]
-    first = Augment(load_policy("strong"), COLOUR, seed=0)
+    first = Augment(load_policy("strong"), COLOR, seed=0)
     expected = {draw: first(cat, draw) for draw in draws}
     other = pickle.loads(pickle.dumps(first))  # as workers get it
     for draw in reversed(draws):  # in another order
         np.testing.assert_array_equal(other(cat, draw), expected[draw])
     assert len({result.tobytes() for result in expected.values()}) == len(draws)
-    another_seed = Augment(load_policy("strong"), COLOUR, seed=1)
+    another_seed = Augment(load_policy("strong"), COLOR, seed=1)
     assert not {another_seed(cat, draw).tobytes() for draw in draws} & {r.tobytes() for r in expected.values()}
 
 

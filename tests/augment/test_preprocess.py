@@ -56,18 +56,18 @@ def test_equals_timm_for_the_resolved_config_of_pretrained_weights() -> None:
 
 
 @pytest.mark.parametrize("crop_mode", ["center", "border"])
-def test_grey_network_equals_timm_on_a_grey_picture(crop_mode: str) -> None:
+def test_gray_network_equals_timm_on_a_gray_picture(crop_mode: str) -> None:
     preprocessing = Preprocessing((32, 32), (0.2860,), (0.3530,), "bilinear", 0.9, crop_mode, channels=1)
     ours = preprocessing(np.asarray(COFFEE))
     assert ours.shape == (1, 32, 32)
     np.testing.assert_array_equal(ours, timm_transform(preprocessing, COFFEE.convert("L")))
 
 
-def test_normalise_by_hand() -> None:
+def test_normalize_by_hand() -> None:
     preprocessing = Preprocessing((1, 2), (0.5, 0.0, 1.0), (0.5, 1.0, 0.25))
     pixels = np.array([[[255, 255, 255], [0, 51, 0]]], dtype=np.uint8)
     np.testing.assert_allclose(
-        preprocessing.normalise(pixels), [[[1.0, -1.0]], [[1.0, 0.2]], [[0.0, -4.0]]], rtol=0, atol=1e-6
+        preprocessing.normalize(pixels), [[[1.0, -1.0]], [[1.0, 0.2]], [[0.0, -4.0]]], rtol=0, atol=1e-6
     )
 
 

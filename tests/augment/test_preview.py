@@ -14,7 +14,7 @@ from graftline.augment.preview import VARIANTS, preview_sheet
 
 LoadPolicy = Callable[..., Policy]
 
-COLOUR = Preprocessing((64, 64), (0.5,) * 3, (0.5,) * 3)
+COLOR = Preprocessing((64, 64), (0.5,) * 3, (0.5,) * 3)
 
 
 def pictures(axes: list[Axes]) -> list[np.ndarray]:
@@ -23,12 +23,12 @@ def pictures(axes: list[Axes]) -> list[np.ndarray]:
 
 def test_shows_the_original_and_12_named_variants(load_policy: LoadPolicy, cat: np.ndarray) -> None:
     policy = load_policy("strong")
-    figure = preview_sheet(cat, policy, COLOUR, seed=3)
+    figure = preview_sheet(cat, policy, COLOR, seed=3)
     original, *variants = pictures(figure.axes)
     np.testing.assert_array_equal(original, cat)
     captions = [text.get_text().replace("\n", " · ") for each in figure.axes for text in each.texts]
     assert captions[0].startswith("original, 451")
-    augment = Augment(policy, COLOUR, seed=3)
+    augment = Augment(policy, COLOR, seed=3)
     expected = [augment.augment(cat, Draw(number, 0)) for number in range(12)]
     assert len(variants) == VARIANTS == 12
     for variant, (picture, _) in zip(variants, expected, strict=True):
@@ -57,6 +57,6 @@ def test_pictures_lie_in_the_sheet_and_not_on_each_other(
 
 def test_saves_a_png_and_leaves_pyplot_alone(load_policy: LoadPolicy, cat: np.ndarray) -> None:
     file = io.BytesIO()
-    preview_sheet(cat, load_policy("none"), COLOUR, seed=0).savefig(file)
+    preview_sheet(cat, load_policy("none"), COLOR, seed=0).savefig(file)
     assert Image.open(file).format == "PNG"
     assert pyplot.get_fignums() == []

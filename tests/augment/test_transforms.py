@@ -1,6 +1,6 @@
 """Each transform of ``standard`` and ``strong``, alone and certain, does what its name says: seen on known images.
 
-Where a transform moves pixels, the image is a chart whose colours are its coordinates, so that each pixel of the result
+Where a transform moves pixels, the image is a chart whose colors are its coordinates, so that each pixel of the result
 tells where it came from.
 """
 
@@ -119,7 +119,7 @@ def test_warp_moves_places_differently_and_keeps_their_order(load_policy: LoadPo
     assert np.median(unexplained) > 0.7  # px that no rotation, shear or scale explains: the warp is local
 
 
-def test_pca_adds_one_colour_along_the_images_own_components(load_policy: LoadPolicy) -> None:
+def test_pca_adds_one_color_along_the_images_own_components(load_policy: LoadPolicy) -> None:
     direction = np.array([0.8, -0.6, 0.0])  # the only one in which this image varies; no channel reaches an end
     levels = np.random.default_rng(0).normal(0, 20, (SIZE, SIZE, 1)).clip(-50, 50)
     image = np.rint(128 + levels * direction).astype(np.uint8)
@@ -134,7 +134,7 @@ def test_pca_adds_one_colour_along_the_images_own_components(load_policy: LoadPo
     assert min(alongs) < 0 < max(alongs)
 
 
-def test_pca_leaves_a_single_colour_alone(load_policy: LoadPolicy) -> None:
+def test_pca_leaves_a_single_color_alone(load_policy: LoadPolicy) -> None:
     image = np.full((SIZE, SIZE, 3), (10, 120, 250), dtype=np.uint8)
     for result in variants(only(load_policy, "standard", "pca"), image):
         np.testing.assert_array_equal(result, image)
@@ -171,8 +171,8 @@ def test_jitter_saturation_keeps_the_lightness(load_policy: LoadPolicy, cat: np.
     factors = []
     for result in variants(jitter(load_policy, "saturation"), cat):
         np.testing.assert_allclose(result @ luma, image @ luma, atol=2)
-        colourful = [np.ptp(picture.astype(int), axis=2).mean() for picture in (result, image)]
-        factors.append(colourful[0] / colourful[1])
+        colorful = [np.ptp(picture.astype(int), axis=2).mean() for picture in (result, image)]
+        factors.append(colorful[0] / colorful[1])
     assert 0.79 < min(factors) < 0.87
     assert 1.1 < max(factors) < 1.21
 
@@ -187,12 +187,12 @@ def test_jitter_hue_changes_reds_only_a_little(load_policy: LoadPolicy) -> None:
 
 
 @pytest.mark.parametrize("name", ["pca", "jitter"])
-def test_colour_transforms_leave_grey_grey_and_change_it(load_policy: LoadPolicy, cat: np.ndarray, name: str) -> None:
-    grey = cat[..., 1:2].repeat(3, axis=2)
-    results = variants(only(load_policy, "standard", name), grey)
+def test_color_transforms_leave_gray_gray_and_change_it(load_policy: LoadPolicy, cat: np.ndarray, name: str) -> None:
+    gray = cat[..., 1:2].repeat(3, axis=2)
+    results = variants(only(load_policy, "standard", name), gray)
     for result in results:
         np.testing.assert_array_equal(result, result[..., :1].repeat(3, axis=2))
-    assert sum((result != SQUARE.frame(grey)).any() for result in results) > 50
+    assert sum((result != SQUARE.frame(gray)).any() for result in results) > 50
 
 
 def test_blur_takes_away_detail_only(load_policy: LoadPolicy, cat: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""Grey input and a network's own options: the weights are adapted, the images are made to fit, the rest is refused."""
+"""Gray input and a network's own options: the weights are adapted, the images are made to fit, the rest is refused."""
 
 from pathlib import Path
 from typing import Any
@@ -36,43 +36,43 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.parametrize("source", ["packaged", "file"])
-def test_a_grey_network_sees_what_the_other_sees_in_a_grey_image(source: str, file: str, image: np.ndarray) -> None:
+def test_a_gray_network_sees_what_the_other_sees_in_a_gray_image(source: str, file: str, image: np.ndarray) -> None:
     place: dict[str, Any] = (
         {"name": "test_resnet", "file": file} if source == "file" else {"name": "tf_efficientnet_lite0"}
     )
-    colour = Backbone(**place, image_size=64).build(1000)
-    grey = Backbone(**place, image_size=64, channels=1).build(1000)
-    seen = grey.preprocessing(image)
+    color = Backbone(**place, image_size=64).build(1000)
+    gray = Backbone(**place, image_size=64, channels=1).build(1000)
+    seen = gray.preprocessing(image)
     assert seen.shape == (1, 64, 64)
-    torch.testing.assert_close(logits(grey, seen), logits(colour, seen.repeat(3, axis=0)), rtol=1e-4, atol=1e-4)
-    assert logits(grey, seen).abs().max() > 1e-3  # not equal for being zero
-    assert grey.arguments == {"in_chans": 1}
+    torch.testing.assert_close(logits(gray, seen), logits(color, seen.repeat(3, axis=0)), rtol=1e-4, atol=1e-4)
+    assert logits(gray, seen).abs().max() > 1e-3  # not equal for being zero
+    assert gray.arguments == {"in_chans": 1}
 
 
-def test_grey_pixels_are_luma_and_one_mean_and_deviation_stand_for_three(image: np.ndarray) -> None:
-    grey = Backbone("test_resnet", weights="none", image_size=64, channels=1, crop_pct=1.0).preprocessing()
-    colour = Backbone("test_resnet", weights="none").preprocessing()
-    np.testing.assert_allclose([grey.mean, grey.std], [[np.mean(colour.mean)], [np.mean(colour.std)]], rtol=1e-7)
+def test_gray_pixels_are_luma_and_one_mean_and_deviation_stand_for_three(image: np.ndarray) -> None:
+    gray = Backbone("test_resnet", weights="none", image_size=64, channels=1, crop_pct=1.0).preprocessing()
+    color = Backbone("test_resnet", weights="none").preprocessing()
+    np.testing.assert_allclose([gray.mean, gray.std], [[np.mean(color.mean)], [np.mean(color.std)]], rtol=1e-7)
     flat = np.full((64, 64, 3), (200, 100, 50), dtype=np.uint8)
     luma = round(0.299 * 200 + 0.587 * 100 + 0.114 * 50)  # ITU-R 601
-    assert (grey.frame(flat) == luma).all()
-    expected = (luma / 255 - grey.mean[0]) / grey.std[0]
-    np.testing.assert_allclose(grey(flat), np.full((1, 64, 64), expected), rtol=1e-5)
+    assert (gray.frame(flat) == luma).all()
+    expected = (luma / 255 - gray.mean[0]) / gray.std[0]
+    np.testing.assert_allclose(gray(flat), np.full((1, 64, 64), expected), rtol=1e-5)
 
 
-def test_a_network_made_for_grey_images_takes_colour_too() -> None:
-    grey = Backbone("lenet5", weights="none").build(10)
-    assert (grey.preprocessing.channels, grey.preprocessing.image_size) == (1, (32, 32))
-    colour = Backbone("lenet5", weights="none", channels=3).build(10)
-    assert colour.preprocessing.channels == 3
-    assert colour.preprocessing.mean == grey.preprocessing.mean * 3
-    assert colour.preprocessing.std == grey.preprocessing.std * 3
-    assert logits(colour, np.zeros((3, 32, 32), dtype=np.float32)).shape == (1, 10)
+def test_a_network_made_for_gray_images_takes_color_too() -> None:
+    gray = Backbone("lenet5", weights="none").build(10)
+    assert (gray.preprocessing.channels, gray.preprocessing.image_size) == (1, (32, 32))
+    color = Backbone("lenet5", weights="none", channels=3).build(10)
+    assert color.preprocessing.channels == 3
+    assert color.preprocessing.mean == gray.preprocessing.mean * 3
+    assert color.preprocessing.std == gray.preprocessing.std * 3
+    assert logits(color, np.zeros((3, 32, 32), dtype=np.float32)).shape == (1, 10)
 
 
 @pytest.mark.parametrize("channels", [0, 2, 4])
 def test_images_have_one_or_three_channels(channels: int) -> None:
-    with pytest.raises(UserError, match=f"backbone.channels is {channels}, but images have 3, or 1 if grey"):
+    with pytest.raises(UserError, match=f"backbone.channels is {channels}, but images have 3, or 1 if gray"):
         Backbone("test_resnet", channels=channels)
 
 
@@ -117,11 +117,11 @@ def test_an_image_size_that_is_wrong_is_not_blamed_on_an_option() -> None:
 def test_weights_of_one_channel_are_repeated_for_three(tmp_path: Path) -> None:
     torch.manual_seed(0)
     source = timm.create_model("lenet5")
-    save_file(source.state_dict(), tmp_path / "grey.safetensors")
-    colour = Backbone("lenet5", file=str(tmp_path / "grey.safetensors"), channels=3).build(10)
-    grey, repeated = source.state_dict(), colour.network.state_dict()
+    save_file(source.state_dict(), tmp_path / "gray.safetensors")
+    color = Backbone("lenet5", file=str(tmp_path / "gray.safetensors"), channels=3).build(10)
+    gray, repeated = source.state_dict(), color.network.state_dict()
     first = "conv1.0.weight"
     assert repeated[first].shape == (6, 3, 5, 5)
-    torch.testing.assert_close(repeated[first].sum(dim=1, keepdim=True), grey[first])
+    torch.testing.assert_close(repeated[first].sum(dim=1, keepdim=True), gray[first])
     torch.testing.assert_close(repeated[first], repeated[first][:, :1].expand(-1, 3, -1, -1))
-    assert all(torch.equal(repeated[key], grey[key]) for key in grey if key != first)
+    assert all(torch.equal(repeated[key], gray[key]) for key in gray if key != first)

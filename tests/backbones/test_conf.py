@@ -7,7 +7,7 @@ import torch
 import yaml
 from hydra.utils import get_class
 
-from graftline.backbones import catalogue
+from graftline.backbones import catalog
 from graftline.backbones.backbone import Backbone
 from graftline.backbones.weights import PACKAGED
 
@@ -25,7 +25,7 @@ def test_a_file_names_its_command_and_builds(file: Path) -> None:
     values = yaml.safe_load(text)
     target = get_class(values.pop("_target_"))
     assert issubclass(target, Backbone)
-    catalogue.check(values["name"])
+    catalog.check(values["name"])
     with torch.device("meta"):  # shapes only
         graft = target(**{**values, "weights": "none"}).build(2)
     assert graft.network.num_classes == 2

@@ -19,8 +19,10 @@ NAME = "test_resnet.r160_in1k"
 SCRIPT = """
 import json, sys
 from graftline.backbones.backbone import Backbone
+from graftline.console import show_log
 from graftline.errors import UserError
 
+show_log()
 first = Backbone("test_resnet.r160_in1k").build(3)
 again = Backbone("test_resnet.r160_in1k").build(3)
 assert first.weights == again.weights and first.weights.source == "hub", first.weights

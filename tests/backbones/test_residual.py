@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-# network → the last normalisation of its blocks
+# network → the last normalization of its blocks
 NETWORKS = {"resnet18": "bn2", "resnet50": "bn3"}
 # He et al. 2015, arXiv 1512.03385; Simonyan and Zisserman 2015, arXiv 1409.1556
 PARAMETERS = {"vgg16": 138_357_544, "vgg19": 143_667_240, "resnet50": 25_557_032}
@@ -15,7 +15,7 @@ PARAMETERS = {"vgg16": 138_357_544, "vgg19": 143_667_240, "resnet50": 25_557_032
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def stage(request: pytest.FixtureRequest) -> Any:
-    """The second stage of a network, with the last normalisation of each block at zero."""
+    """The second stage of a network, with the last normalization of each block at zero."""
     torch.manual_seed(0)
     network = timm.create_model(request.param, num_classes=2)
     for block in network.layer2:
@@ -62,11 +62,11 @@ def test_where_sizes_differ_the_shortcut_is_a_projection(stage: Any, training: b
     out = block(maps)
     channels = {64: 128, 256: 512}[channels_into(block)]
     assert out.shape == (2, channels, 4, 4), "twice the channels, half the height and width"
-    projection, normalisation = block.downsample
+    projection, normalization = block.downsample
     assert (projection.kernel_size, projection.stride, projection.bias) == ((1, 1), (2, 2), None)
     # a 1x1 convolution of stride 2 is a matrix on the channels of every second pixel
     projected = torch.einsum("oc,bchw->bohw", projection.weight[:, :, 0, 0], maps[:, :, ::2, ::2])
-    torch.testing.assert_close(out, normalisation(projected).relu())
+    torch.testing.assert_close(out, normalization(projected).relu())
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

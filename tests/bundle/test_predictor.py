@@ -28,7 +28,7 @@ def encode(pixels: np.ndarray) -> bytes:
 
 @pytest.fixture(scope="module")
 def pictures() -> list[np.ndarray]:
-    """11 images of different sizes and colours."""
+    """11 images of different sizes and colors."""
     generator = np.random.default_rng(0)
     sizes = generator.integers(40, 120, (11, 2))
     return [
@@ -92,9 +92,9 @@ def test_files_bytes_and_arrays_are_the_same_images(
         np.testing.assert_array_equal(predictor.predict(images), expected)
 
 
-def test_grey_arrays_are_as_grey_files(predictor: Predictor, pictures: list[np.ndarray]) -> None:
-    grey = pictures[0][:, :, 0]
-    np.testing.assert_array_equal(predictor.predict([grey]), predictor.predict([encode(grey)]))
+def test_gray_arrays_are_as_gray_files(predictor: Predictor, pictures: list[np.ndarray]) -> None:
+    gray = pictures[0][:, :, 0]
+    np.testing.assert_array_equal(predictor.predict([gray]), predictor.predict([encode(gray)]))
 
 
 @pytest.mark.parametrize(("batch_size", "threads"), [(1, 1), (3, 2), (64, 4)])

@@ -70,13 +70,13 @@ def save(directory: Path, backbone: Backbone) -> Saved:
     return Saved(directory, original, preprocessing, backbone.name)
 
 
-@pytest.fixture(scope="module", params=["resnet", "vit", "grey"])
+@pytest.fixture(scope="module", params=["resnet", "vit", "gray"])
 def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Saved:
     """A bundle: of a convolutional network, of one whose image size is part of it, of one with other arguments."""
     backbone = {
         "resnet": Backbone("test_resnet.r160_in1k", weights="none", image_size=64, crop_pct=0.8),
         "vit": Backbone("test_vit", weights="none", image_size=96),
-        "grey": Backbone("test_resnet", weights="none", image_size=64, channels=1, options={"output_stride": 8}),
+        "gray": Backbone("test_resnet", weights="none", image_size=64, channels=1, options={"output_stride": 8}),
     }[request.param]
     return save(tmp_path_factory.mktemp("bundles") / request.param, backbone)
 

@@ -15,7 +15,7 @@ from PIL import Image
 from graftline.data.decode import MAX_PIXELS, DecodeError, decode_rgb
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-GREY = RGB[:, :, 0]
+GRAY = RGB[:, :, 0]
 
 
 def encode(image: Image.Image, form: str, **options: object) -> bytes:
@@ -32,8 +32,8 @@ def png_header(width: int, height: int, color_type: int = 0) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
 
 
-def on_all_channels(grey: np.ndarray) -> np.ndarray:
-    return np.stack([grey] * 3, axis=-1)
+def on_all_channels(gray: np.ndarray) -> np.ndarray:
+    return np.stack([gray] * 3, axis=-1)
 
 
 @pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF", "PPM"])
@@ -62,12 +62,12 @@ def test_a_path_a_string_and_bytes_give_the_same(tmp_path: Path) -> None:
         np.testing.assert_array_equal(decode_rgb(source), RGB)
 
 
-def test_grey_is_repeated() -> None:
-    np.testing.assert_array_equal(decode_rgb(encode(Image.fromarray(GREY), "PNG")), on_all_channels(GREY))
+def test_gray_is_repeated() -> None:
+    np.testing.assert_array_equal(decode_rgb(encode(Image.fromarray(GRAY), "PNG")), on_all_channels(GRAY))
 
 
 def test_one_bit_is_black_and_white() -> None:
-    bits = GREY > 127
+    bits = GRAY > 127
     image = Image.fromarray((bits * 255).astype(np.uint8)).convert("1")
     np.testing.assert_array_equal(decode_rgb(encode(image, "PNG")), on_all_channels(bits * np.uint8(255)))
 
@@ -86,7 +86,7 @@ def test_16_bits_in_a_32_bit_tiff_are_scaled_too() -> None:
         decode_rgb(encode(Image.fromarray(deep * 2), "TIFF"))
 
 
-def test_16_bit_colour_keeps_its_high_bytes() -> None:
+def test_16_bit_color_keeps_its_high_bytes() -> None:
     """Pillow cannot write one, so the PNG is put together by hand: one row of two pixels."""
     content = b"IHDR" + struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
     row = b"\0" + struct.pack(">6H", 0x1234, 0x8000, 0xFFFF, 0, 0x0100, 0xABCD)
@@ -109,12 +109,12 @@ def test_transparency_is_laid_on_white() -> None:
     rgba = np.array([[[200, 0, 0, 255], [200, 0, 0, 0], [200, 0, 0, 128]]], dtype=np.uint8)
     pixels = decode_rgb(encode(Image.fromarray(rgba), "PNG"))[0]
     np.testing.assert_array_equal(pixels[:2], [[200, 0, 0], [255, 255, 255]])
-    np.testing.assert_allclose(pixels[2], [227, 127, 127], atol=1)  # 0.5 x colour + 0.5 x 255
+    np.testing.assert_allclose(pixels[2], [227, 127, 127], atol=1)  # 0.5 x color + 0.5 x 255
 
 
-def test_transparency_of_grey_and_of_palettes_is_laid_on_white() -> None:
-    grey = np.array([[[10, 255], [10, 0]]], dtype=np.uint8)
-    np.testing.assert_array_equal(decode_rgb(encode(Image.fromarray(grey, "LA"), "PNG"))[0, :, 0], [10, 255])
+def test_transparency_of_gray_and_of_palettes_is_laid_on_white() -> None:
+    gray = np.array([[[10, 255], [10, 0]]], dtype=np.uint8)
+    np.testing.assert_array_equal(decode_rgb(encode(Image.fromarray(gray, "LA"), "PNG"))[0, :, 0], [10, 255])
     palette = Image.new("P", (2, 1))
     palette.putpalette([0, 0, 0, 50, 60, 70])
     palette.putpixel((1, 0), 1)
@@ -167,8 +167,8 @@ def test_exif_rotation_is_applied(form: str, orientation: int) -> None:
 def test_exif_rotation_is_applied_to_16_bits_and_to_jpeg() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    deep = Image.fromarray(GREY.astype(np.uint16) * 257)
-    np.testing.assert_array_equal(decode_rgb(encode(deep, "PNG", exif=exif)), np.rot90(on_all_channels(GREY), -1))
+    deep = Image.fromarray(GRAY.astype(np.uint16) * 257)
+    np.testing.assert_array_equal(decode_rgb(encode(deep, "PNG", exif=exif)), np.rot90(on_all_channels(GRAY), -1))
     left_dark = np.zeros((32, 64, 3), dtype=np.uint8)
     left_dark[:, 32:] = 255
     pixels = decode_rgb(encode(Image.fromarray(left_dark), "JPEG", exif=exif))

@@ -175,10 +175,10 @@ def test_bad_images_are_listed_and_left_out(
 
 def test_bad_images_stop_if_they_should(tmp_path: Path, make_folder: Any, make_image: Any) -> None:
     root = make_folder(tmp_path / "pets", cat=10, dog=10)
-    assert ingest(tmp_path, root, on_bad="fail").fresh
+    assert ingest(tmp_path, root, on_invalid="fail").fresh
     bad = spoil(root, make_image)
-    with pytest.raises(UserError, match=r"8 images cannot be used .*data.on_bad=leave_out"):
-        ingest(tmp_path, root, on_bad="fail", max_pixels=10_000)
+    with pytest.raises(UserError, match=r"8 images cannot be used .*data.on_invalid=leave_out"):
+        ingest(tmp_path, root, on_invalid="fail", max_pixels=10_000)
     listed = json.loads((tmp_path / "versions/set/findings.json").read_text())
     assert {os.path.relpath(finding["path"], root) for finding in listed} == set(bad)
 

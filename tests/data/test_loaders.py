@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from graftline.augment.policy import Augment, Crop, Evaluate, Policy, Transform
+from graftline.augment.policy import Augment, Crop, EvalTransform, Policy, Transform
 from graftline.augment.preprocess import Preprocessing
 from graftline.data.loaders import Batch, Draw, DrawSampler, UnreadableImageError, make_loader
 from graftline.data.version import Samples
@@ -29,7 +29,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Samples:
     paths = [folder / f"{index}.png" for index in range(NUM_IMAGES)]
     for path in paths:
         Image.fromarray(pixels).save(path)
-    return Samples([str(path) for path in paths], np.arange(NUM_IMAGES) % 3, None)
+    return Samples([str(path) for path in paths], np.arange(NUM_IMAGES) % 3, None, [path.stem for path in paths])
 
 
 @pytest.fixture(scope="module")
@@ -183,9 +183,9 @@ def test_more_processes_than_training_images_are_refused() -> None:
 
 
 def test_batches_are_what_they_say(samples: Samples) -> None:
-    weighted = Samples(samples.paths, samples.labels, np.linspace(0.1, 1, NUM_IMAGES, dtype=np.float32))
+    weighted = Samples(samples.paths, samples.labels, np.linspace(0.1, 1, NUM_IMAGES, dtype=np.float32), samples.sha256)
     for given, weights in ((samples, torch.ones(NUM_IMAGES)), (weighted, torch.linspace(0.1, 1, NUM_IMAGES))):
-        loader = make_loader(given, Evaluate(PREPROCESSING), batch_size=4, shuffle=False, seed=0, workers=0)
+        loader = make_loader(given, EvalTransform(PREPROCESSING), batch_size=4, shuffle=False, seed=0, workers=0)
         batches = list(loader)
         assert [len(batch["label"]) for batch in batches] == [4, 4, 2]
         assert batches[0]["image"].shape == (4, 3, 24, 24)
@@ -204,7 +204,7 @@ def test_batches_are_what_they_say(samples: Samples) -> None:
 
 def test_drop_last_leaves_out_the_last_batch(samples: Samples) -> None:
     loader = make_loader(
-        samples, Evaluate(PREPROCESSING), batch_size=4, shuffle=False, seed=0, workers=0, drop_last=True
+        samples, EvalTransform(PREPROCESSING), batch_size=4, shuffle=False, seed=0, workers=0, drop_last=True
     )
     assert [len(batch["label"]) for batch in loader] == [4, 4]
 
@@ -217,8 +217,8 @@ def test_an_unreadable_image_is_named_in_one_sentence(
     path = tmp_path / "broken.png"
     if broken == "truncated":
         path.write_bytes(Path(samples.paths[0]).read_bytes()[:400])
-    spoilt = Samples([*samples.paths[:3], str(path)], samples.labels[:4], None)
-    loader = make_loader(spoilt, Evaluate(PREPROCESSING), batch_size=2, shuffle=False, seed=0, workers=workers)
+    spoilt = Samples([*samples.paths[:3], str(path)], samples.labels[:4], None, samples.sha256[:4])
+    loader = make_loader(spoilt, EvalTransform(PREPROCESSING), batch_size=2, shuffle=False, seed=0, workers=workers)
     sentence = ""
     try:
         list(loader)
@@ -266,7 +266,7 @@ def test_workers_inherit_no_locks_and_have_one_thread(samples: Samples, report: 
 
 
 def test_workers_stay_from_one_epoch_to_the_next(samples: Samples) -> None:
-    loader = make_loader(samples, Evaluate(PREPROCESSING), batch_size=5, shuffle=False, seed=0, workers=2)
+    loader = make_loader(samples, EvalTransform(PREPROCESSING), batch_size=5, shuffle=False, seed=0, workers=2)
 
     def processes() -> set[int]:
         iterator = iter(loader)

@@ -334,15 +334,15 @@ def test_the_entry_reads_as_make_does(image_environ: dict[str, str], tmp_path: P
 
 
 def test_a_training_is_tracked_by_the_server(
-    server: Server, image_environ: dict[str, str], colour_folder: Path, tmp_path: Path
+    server: Server, image_environ: dict[str, str], color_folder: Path, tmp_path: Path
 ) -> None:
     """The service `train`, as in `docker compose run train data=folder ...`."""
     own = {key: value.replace("tracking:5000", f"127.0.0.1:{server.port}") for key, value in train_environment()}
-    typed = ["data=folder", f"data.path={colour_folder}", "tracking.experiment=colours", "trainer.max_epochs=1"]
+    typed = ["data=folder", f"data.path={color_folder}", "tracking.experiment=colors", "trainer.max_epochs=1"]
     run([*SERVICES["train"]["entrypoint"], *typed, "evaluation.resamples=100"], image_environ | own, tmp_path)
 
     client = MlflowClient(tracking_uri=server.url)
-    experiment = client.get_experiment_by_name("colours")
+    experiment = client.get_experiment_by_name("colors")
     assert experiment is not None
     (tracked,) = client.search_runs([experiment.experiment_id])
     assert tracked.info.status == "FINISHED"

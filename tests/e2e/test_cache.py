@@ -11,13 +11,13 @@ from workplace import Workplace
 from graftline.errors import UserError
 from graftline.features.cache import Features
 from graftline.features.shards import Description
-from graftline.features.store import Store
+from graftline.features.store import ActivationStore
 from pipeline.cache import Cache
 
 
 def fill(root: Path, name: str, used: float) -> str:
     key = {"dataset": "0123abcd", "network": [name, {}], "boundary": "head", "split": "train", "view": 1}
-    store = Store(root / "cache" / "activations", 1e9)
+    store = ActivationStore(root / "cache" / "activations", 1e9)
     entry = store.entry(key)
     described = Description(key, 100, 1280, "float16", used, used)
     with entry.lock_for_use():

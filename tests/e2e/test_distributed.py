@@ -11,15 +11,15 @@ import torch
 from workplace import TINY, Workplace
 
 from graftline.augment.draw import Draw
-from graftline.augment.policy import Evaluate
+from graftline.augment.policy import EvalTransform
 from graftline.bundle.predictor import Predictor
 from graftline.data.decode import decode_rgb
 from graftline.data.version import DatasetVersion
 
 
 @pytest.mark.parametrize("inputs", ["live", "cached"])
-def test_two_processes(workplace: Workplace, colour_folder: Path, tmp_path: Path, inputs: str) -> None:
-    overrides = ["data=folder", f"data.path={colour_folder}", *TINY, "trainer=ddp_cpu"]
+def test_two_processes(workplace: Workplace, color_folder: Path, tmp_path: Path, inputs: str) -> None:
+    overrides = ["data=folder", f"data.path={color_folder}", *TINY, "trainer=ddp_cpu"]
     if inputs == "cached":  # a frozen trunk wants weights: a file that stands for pretrained ones
         network = timm.create_model("test_efficientnet", num_classes=1000)
         torch.save(network.state_dict(), tmp_path / "weights.pth")
@@ -31,14 +31,14 @@ def test_two_processes(workplace: Workplace, colour_folder: Path, tmp_path: Path
 
     assert not re.search("Warning|recommended|strides", ran.output), ran.output
     assert len(list(workplace.root.glob("outputs/train/*"))) == 1
-    experiment = workplace.mlflow.get_experiment_by_name("colours0")
+    experiment = workplace.mlflow.get_experiment_by_name("colors0")
     assert experiment is not None
     (run,) = workplace.mlflow.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED"
     steps = [metric.step for metric in workplace.mlflow.get_metric_history(run.info.run_id, "val/loss")]
     assert steps == [2, 4], "18 images a process in batches of 16"
 
-    version = DatasetVersion.load(workplace.root / "data" / "colours0" / ran.result["dataset_digest"])
+    version = DatasetVersion.load(workplace.root / "data" / "colors0" / ran.result["dataset_digest"])
     bundle = ran.directory / "bundle"
     expected = unpadded(bundle, version, "validation")
     best = Predictor.from_directory(bundle).card["validation"]
@@ -49,7 +49,7 @@ def test_two_processes(workplace: Workplace, colour_folder: Path, tmp_path: Path
 
 
 def test_two_runs_of_several_phases_with_two_processes(
-    workplace: Workplace, colour_folder: Path, tmp_path: Path
+    workplace: Workplace, color_folder: Path, tmp_path: Path
 ) -> None:
     """Each phase is a fit of its own, and each run starts processes of its own."""
     torch.save(timm.create_model("test_efficientnet").state_dict(), tmp_path / "weights.pth")
@@ -62,10 +62,10 @@ def test_two_runs_of_several_phases_with_two_processes(
         "freeze.until=0.0",
     ]
     own = ["trainer=ddp_cpu", "trainer.max_epochs=3", "features=auto", "seed=0,1", *weights, *rule]
-    given = ["data=folder", f"data.path={colour_folder}", *TINY, *own]
+    given = ["data=folder", f"data.path={color_folder}", *TINY, *own]
     ran = workplace.run("train", *{line.partition("=")[0]: line for line in given}.values())
     assert ran.code == 0, ran.output
-    experiment = workplace.mlflow.get_experiment_by_name("colours0")
+    experiment = workplace.mlflow.get_experiment_by_name("colors0")
     assert experiment is not None
     runs = workplace.mlflow.search_runs([experiment.experiment_id], "tags.`graftline.stage` = 'train'")
     children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
@@ -79,7 +79,7 @@ def unpadded(bundle: Path, version: DatasetVersion, split: str) -> tuple[float, 
     """Return log loss and accuracy of the bundle's network, in one process, one image at a time."""
     samples = version.samples(split)
     network = timm.create_model(f"local-dir:{bundle}", pretrained=True).eval()
-    transform = Evaluate(Predictor.from_directory(bundle).preprocessing)
+    transform = EvalTransform(Predictor.from_directory(bundle).preprocessing)
     losses, hits = [], []
     for path, label in zip(samples.paths, samples.labels, strict=True):
         with torch.inference_mode():

@@ -18,8 +18,8 @@ def only_run(place: Workplace) -> tuple[str, str]:
     return run.info.run_id, run.info.status
 
 
-def test_ctrl_c_kills_the_run_and_resume_finishes_it(workplace: Workplace, colour_folder: Path) -> None:
-    arguments = [*data(colour_folder), *TINY, "trainer.max_epochs=400", "train.patience=null"]
+def test_ctrl_c_kills_the_run_and_resume_finishes_it(workplace: Workplace, color_folder: Path) -> None:
+    arguments = [*data(color_folder), *TINY, "trainer.max_epochs=400", "train.patience=null"]
     output = workplace.interrupt("outputs/train/*/checkpoints/last.ckpt", "train", *arguments)
     assert "Traceback" not in output
     run_id, status = only_run(workplace)
@@ -46,9 +46,9 @@ def test_ctrl_c_kills_the_run_and_resume_finishes_it(workplace: Workplace, colou
     assert only_run(workplace) == (run_id, "FINISHED")
 
 
-def test_a_fault_marks_the_run_failed(workplace: Workplace, colour_folder: Path) -> None:
+def test_a_fault_marks_the_run_failed(workplace: Workplace, color_folder: Path) -> None:
     ran = workplace.run(
-        "train", *data(colour_folder), *TINY, "optim=sgd", "optim.lr=1e30", "trainer.gradient_clip_val=null"
+        "train", *data(color_folder), *TINY, "optim=sgd", "optim.lr=1e30", "trainer.gradient_clip_val=null"
     )
     assert ran.code == 1
     assert "lower the learning rate" in ran.output
@@ -80,10 +80,10 @@ def test_one_clear_sentence(workplace: Workplace, overrides: list[str], sentence
     assert re.search(sentence, last), ran.output
 
 
-def test_several_values_are_several_runs_under_one_parent(workplace: Workplace, colour_folder: Path) -> None:
-    ran = workplace.run("train", *data(colour_folder), *TINY, "trainer.max_epochs=1", "seed=0,1")
+def test_several_values_are_several_runs_under_one_parent(workplace: Workplace, color_folder: Path) -> None:
+    ran = workplace.run("train", *data(color_folder), *TINY, "trainer.max_epochs=1", "seed=0,1")
     assert ran.code == 0, ran.output
-    experiment = workplace.mlflow.get_experiment_by_name("colours0")
+    experiment = workplace.mlflow.get_experiment_by_name("colors0")
     assert experiment is not None
     runs = workplace.mlflow.search_runs([experiment.experiment_id])
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]

@@ -88,7 +88,7 @@ def test_several_at_once_are_all_in_the_lock_file(fetched: Ran, online: Networke
 def test_the_output_tells_what_came_from_where(fetched: Ran) -> None:
     assert "Several values for a key: one run each." in fetched.output
     assert f"from       timm/{RESNET}@{COMMIT}/model.safetensors" in fetched.output
-    assert "licence    apache-2.0" in fetched.output
+    assert "license    apache-2.0" in fetched.output
     assert "weights.lock.json (3 networks)" in fetched.output
     assert fetched.output.count("Downloading the weights of") == 2
     result = json.loads((fetched.directory / "0" / "result.json").read_text())
@@ -105,12 +105,12 @@ def test_a_second_time_nothing_is_asked_for(fetched: Ran, online: Networked, hub
 
 
 def test_a_machine_without_network_trains_from_it(
-    fetched: Ran, online: Networked, make_workplace: Callable[[str], Workplace], colour_folder: Path
+    fetched: Ran, online: Networked, make_workplace: Callable[[str], Workplace], color_folder: Path
 ) -> None:
     offline = make_workplace("offline")
     brought = offline.root / "brought here"
     shutil.copytree(online.root / "weights", brought)
-    images = ("data=folder", f"data.path={colour_folder}")
+    images = ("data=folder", f"data.path={color_folder}")
     train = ("train", "backbone=test_resnet", "backbone.weights=directory", f"weights.dir={brought}", *images, *TINY)
     ran = offline.run(*train)
     assert ran.code == 0, ran.output

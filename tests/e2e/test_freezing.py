@@ -19,11 +19,11 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def overrides(colour_folder: Path, weights: Path) -> Callable[..., list[str]]:
+def overrides(color_folder: Path, weights: Path) -> Callable[..., list[str]]:
     """Return what a tiny training from a weights file takes, with changes."""
 
     def changed(*changes: str) -> list[str]:
-        own = [f"data.path={colour_folder}", "data=folder", f"backbone.file={weights}", "backbone.weights=file"]
+        own = [f"data.path={color_folder}", "data=folder", f"backbone.file={weights}", "backbone.weights=file"]
         lines = {line.partition("=")[0]: line for line in [*TINY, *own, *changes]}
         return [line for line in lines.values() if not line.endswith("=default")]
 

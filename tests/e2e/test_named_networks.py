@@ -16,7 +16,7 @@ from workplace import TINY, Workplace
 
 import graftline.backbones.zoo  # noqa: F401 - timm is to know lenet5 and its kin
 from graftline.augment.draw import Draw
-from graftline.augment.policy import Evaluate
+from graftline.augment.policy import EvalTransform
 from graftline.bundle.predictor import Predictor
 from graftline.data.decode import decode_rgb
 
@@ -44,7 +44,7 @@ sys.exit(max(main(["train", *overrides]) for overrides in json.loads(sys.argv[1]
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Handwritten digits of scikit-learn's (8x8 px, 17 levels of grey), as a folder of images."""
+    """Handwritten digits of scikit-learn's (8x8 px, 17 levels of gray), as a folder of images."""
     root = tmp_path_factory.mktemp("digits")
     data = load_digits()
     for digit in CLASSES:
@@ -94,7 +94,7 @@ def test_it_trains_an_epoch_and_reloads_in_timm(trained: Path, digits: Path, nam
         assert arguments[key.removeprefix("options.")] == value
 
     predictor = Predictor.from_directory(bundle)
-    evaluate = Evaluate(predictor.preprocessing)
+    evaluate = EvalTransform(predictor.preprocessing)
     images = [digits / str(digit) / "00.png" for digit in CLASSES]
     batch = torch.stack([torch.from_numpy(evaluate(decode_rgb(image), Draw(0, 0))) for image in images])
     assert batch.shape[2:] == (size, size)

@@ -19,7 +19,8 @@ def test_the_defaults_classify_solar_cells(workplace: Workplace) -> None:
     assert "787 images per class, 2 classes, 3.4 M parameters: all 8 layer groups below the head frozen" in ran.output
     assert "The frozen network runs on ONNX Runtime." in ran.output
     assert (
-        "Contract: 294 frozen tensors are bit for bit what they were, 2 of 2 trained ones had gradients." in ran.output
+        "Freeze check: 294 frozen tensors are bit for bit what they were, 2 of 2 trained ones had gradients."
+        in ran.output
     )
 
     again = workplace.run("train")  # dataset version and activations are there: the same numbers, sooner

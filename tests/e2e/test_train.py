@@ -23,8 +23,8 @@ def place(make_workplace: Callable[[str], Workplace]) -> Workplace:
 
 
 @pytest.fixture(scope="module")
-def trained(place: Workplace, colour_folder: Path) -> Ran:
-    ran = place.run("train", "data=folder", f"data.path={colour_folder}", *TINY, "seed=0")
+def trained(place: Workplace, color_folder: Path) -> Ran:
+    ran = place.run("train", "data=folder", f"data.path={color_folder}", *TINY, "seed=0")
     assert ran.code == 0, ran.output
     return ran
 
@@ -61,7 +61,7 @@ def test_result_json_keeps_its_contract(trained: Ran, place: Workplace) -> None:
     assert result["stage"] == "train"
     accuracy = result["metrics"]["accuracy"]
     assert 0 <= accuracy["low"] <= accuracy["value"] <= accuracy["high"] <= 1
-    version = DatasetVersion.load(place.root / "data" / "colours0" / result["dataset_digest"])
+    version = DatasetVersion.load(place.root / "data" / "colors0" / result["dataset_digest"])
     assert {split: sum(classes.values()) for split, classes in version.counts().items()} == {
         "train": 36,
         "validation": 9,
@@ -98,51 +98,51 @@ def test_the_run_says_what_its_network_costs(trained: Ran, place: Workplace) -> 
     assert sum(stage["macs"] for stage in cost["stages"]) == cost["macs"] == counter.get_total_flops() // 2
 
 
-def test_the_model_is_registered_and_classifies(trained: Ran, place: Workplace, colour_folder: Path) -> None:
+def test_the_model_is_registered_and_classifies(trained: Ran, place: Workplace, color_folder: Path) -> None:
     uri = trained.result["model_uri"]
-    assert uri == "models:/colours0/1"
+    assert uri == "models:/colors0/1"
     tracking = f"sqlite:///{place.root / 'mlflow.db'}"
     mlflow.set_tracking_uri(tracking)
     mlflow.set_registry_uri(tracking)
     model = mlflow.pyfunc.load_model(uri)
     import base64
 
-    images = [path.read_bytes() for path in sorted(colour_folder.glob("red/*.png"))[:3]]
+    images = [path.read_bytes() for path in sorted(color_folder.glob("red/*.png"))[:3]]
     answers = model.predict(pd.DataFrame({"image": [base64.b64encode(image).decode() for image in images]}))
     assert list(answers["class"].isin(["blue", "green", "red"])) == [True] * 3
     assert not list(Path(place.root / "mlartifacts").rglob("*.pkl")), "nothing is pickled"
 
 
 def test_evaluating_the_bundle_gives_the_metrics_of_the_training(
-    trained: Ran, place: Workplace, colour_folder: Path
+    trained: Ran, place: Workplace, color_folder: Path
 ) -> None:
     ran = place.run(
         "evaluate",
         f"bundle={trained.directory / 'bundle'}",
         "data=folder",
-        f"data.path={colour_folder}",
+        f"data.path={color_folder}",
         "evaluation.resamples=100",
     )
     assert ran.code == 0, ran.output
     assert ran.result["metrics"] == trained.result["metrics"]
 
 
-def test_plain_timm_loads_the_bundle(trained: Ran, colour_folder: Path) -> None:
+def test_plain_timm_loads_the_bundle(trained: Ran, color_folder: Path) -> None:
     bundle = trained.directory / "bundle"
     network = timm.create_model(f"local-dir:{bundle}", pretrained=True).eval()
     config = timm.data.resolve_model_data_config(network)
     transform = timm.data.create_transform(**config, is_training=False)
     from PIL import Image
 
-    path = next(colour_folder.glob("green/*.png"))
+    path = next(color_folder.glob("green/*.png"))
     with torch.inference_mode():
         expected = network(transform(Image.open(path).convert("RGB"))[None]).softmax(dim=1).numpy()
     actual = Predictor.from_directory(bundle).predict([path])
     np.testing.assert_allclose(actual, expected, atol=1e-4)
 
 
-def test_predict_writes_a_table(trained: Ran, place: Workplace, colour_folder: Path) -> None:
-    ran = place.run("predict", f"bundle={trained.directory / 'bundle'}", f"images={colour_folder}")
+def test_predict_writes_a_table(trained: Ran, place: Workplace, color_folder: Path) -> None:
+    ran = place.run("predict", f"bundle={trained.directory / 'bundle'}", f"images={color_folder}")
     assert ran.code == 0, ran.output
     table = pd.read_csv(ran.directory / "predictions.csv")
     assert len(table) == 60
@@ -151,14 +151,14 @@ def test_predict_writes_a_table(trained: Ran, place: Workplace, colour_folder: P
 
 
 def test_the_same_seed_gives_the_same_metrics_and_no_new_version(
-    trained: Ran, place: Workplace, colour_folder: Path
+    trained: Ran, place: Workplace, color_folder: Path
 ) -> None:
-    again = place.run("train", "data=folder", f"data.path={colour_folder}", *TINY, "seed=0")
+    again = place.run("train", "data=folder", f"data.path={color_folder}", *TINY, "seed=0")
     assert again.code == 0, again.output
     assert again.result["metrics"] == trained.result["metrics"]
     assert again.result["dataset_digest"] == trained.result["dataset_digest"]
     assert "nothing is new" in again.output
-    assert again.result["model_uri"] == "models:/colours0/2"
+    assert again.result["model_uri"] == "models:/colors0/2"
 
 
 def test_the_log_is_readable(trained: Ran) -> None:

@@ -1,4 +1,4 @@
-"""A small dataset version of coloured squares, and a classifier that can tell most of them apart."""
+"""A small dataset version of colored squares, and a classifier that can tell most of them apart."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,11 +13,11 @@ from graftline.data.version import DatasetVersion, write_version
 from graftline.files import sha256_file
 
 CLASS_NAMES = ("blue", "<script>alert(1)</script>", "red $5 & $6")
-COLOURS = np.array([[60, 80, 190], [60, 170, 80], [190, 60, 70]], dtype=np.float64)  # (K, 3)
+COLORS = np.array([[60, 80, 190], [60, 170, 80], [190, 60, 70]], dtype=np.float64)  # (K, 3)
 
 
-class NearestColour:
-    """A classifier: the nearer an image's mean colour to a class's colour, the more probable the class."""
+class NearestColor:
+    """A classifier: the nearer an image's mean color to a class's color, the more probable the class."""
 
     def __init__(self, class_names: tuple[str, ...] = CLASS_NAMES) -> None:
         self.class_names = class_names
@@ -31,35 +31,35 @@ class NearestColour:
             means += [decode_rgb(image).mean(axis=(0, 1)) for image in batch]
             if on_progress is not None:
                 on_progress(len(batch))
-        distances = np.linalg.norm(np.stack(means)[:, None] - COLOURS, axis=2)  # (N, K)
+        distances = np.linalg.norm(np.stack(means)[:, None] - COLORS, axis=2)  # (N, K)
         scores = np.exp(-0.03 * distances)
         probabilities: np.ndarray = (scores / scores.sum(axis=1, keepdims=True)).astype(np.float32)
         return probabilities
 
 
 @pytest.fixture(scope="session")
-def classifier() -> NearestColour:
-    return NearestColour()
+def classifier() -> NearestColor:
+    return NearestColor()
 
 
 @pytest.fixture(scope="session")
-def cat_classifier() -> NearestColour:
+def cat_classifier() -> NearestColor:
     """One that was trained for other classes."""
-    return NearestColour(("cat", "dog", "cow"))
+    return NearestColor(("cat", "dog", "cow"))
 
 
 @pytest.fixture(scope="session")
 def version(tmp_path_factory: pytest.TempPathFactory) -> DatasetVersion:
-    """60 test images, 20 per class, some with so much of another colour that they are mistaken for it."""
+    """60 test images, 20 per class, some with so much of another color that they are mistaken for it."""
     folder = tmp_path_factory.mktemp("squares")
     generator = np.random.default_rng(0)
     rows = []
     for number in range(66):
         label = number % 3
-        other = COLOURS[(label + 1) % 3]
+        other = COLORS[(label + 1) % 3]
         share = generator.uniform(0, 0.65)
-        colour = (1 - share) * COLOURS[label] + share * other
-        pixels = np.clip(colour + generator.normal(0, 12, (24, 30, 3)), 0, 255).astype(np.uint8)
+        color = (1 - share) * COLORS[label] + share * other
+        pixels = np.clip(color + generator.normal(0, 12, (24, 30, 3)), 0, 255).astype(np.uint8)
         path = folder / f"{number:02}.png"
         Image.fromarray(pixels).save(path)
         split = "test" if number < 60 else ("train", "validation")[number % 2]

@@ -9,7 +9,7 @@ from sklearn import metrics as sk
 from torchmetrics.functional.classification.calibration_error import _ce_compute, multiclass_calibration_error
 
 from graftline.evaluation import bootstrap
-from graftline.evaluation.bootstrap import Bootstrap, confidence_bins, multiplicities, normalised
+from graftline.evaluation.bootstrap import Bootstrap, confidence_bins, multiplicities, normalized
 
 
 def predictions(num_images: int, num_classes: int, seed: int, ties: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -29,7 +29,7 @@ def by_the_book(
 ) -> dict[str, np.ndarray]:
     """Compute every statistic of arrays as they are, with the libraries' own functions."""
     predicted, classes = probabilities.argmax(axis=1), np.arange(num_classes)
-    exact = normalised(probabilities)
+    exact = normalized(probabilities)
     per_class = {"labels": classes, "average": None, "zero_division": np.nan}
     present = [one for one in classes if 0 < np.sum(labels == one) < len(labels)]
     ranked = [1] if num_classes == 2 else classes

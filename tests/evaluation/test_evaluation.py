@@ -17,7 +17,7 @@ from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.evaluation.evaluation import Classifier, Evaluation, Result
 from graftline.evaluation.metrics import score
-from graftline.evaluation.report import write_report
+from graftline.report.html import write_report
 
 
 @pytest.fixture(scope="module")

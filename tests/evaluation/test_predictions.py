@@ -11,7 +11,7 @@ PATHS = ["/a.png", "/b.png", "/c.png"]
 
 
 def test_one_row_per_image_survives_parquet(tmp_path: Path) -> None:
-    samples = Samples(PATHS, np.array([0, 0, 1]), np.array([1, 0.5, 1], dtype=np.float32))
+    samples = Samples(PATHS, np.array([0, 0, 1]), np.array([1, 0.5, 1], dtype=np.float32), ["0", "1", "2"])
     written = table(samples, PROBABILITIES, ("cat", "dog"), ["aa", "bb", "cc"])
     written.to_parquet(tmp_path / "predictions.parquet", index=False)
     expected = pd.DataFrame(
@@ -31,5 +31,5 @@ def test_one_row_per_image_survives_parquet(tmp_path: Path) -> None:
 
 
 def test_no_column_for_what_is_not_known() -> None:
-    columns = table(Samples(PATHS, np.array([0, 0, 1]), None), PROBABILITIES, ("cat", "dog")).columns
+    columns = table(Samples(PATHS, np.array([0, 0, 1]), None, ["0", "1", "2"]), PROBABILITIES, ("cat", "dog")).columns
     assert list(columns) == ["path", "label", "predicted", "correct", "probability/cat", "probability/dog"]

@@ -14,17 +14,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from graftline.augment.policy import Augment, Evaluate, Policy
+from graftline.augment.policy import Augment, EvalTransform, Policy
 from graftline.augment.preprocess import Preprocessing
 from graftline.console import console
 from graftline.data.loaders import make_loader
 from graftline.data.version import Samples
 from graftline.errors import UserError
 from graftline.features import shards
-from graftline.features.cache import CacheFullError, Features, Job
+from graftline.features.cache import ActivationRequest, CacheFullError, Features
 from graftline.features.engine import Engine
 from graftline.features.loader import activation_loader
-from graftline.features.store import Store
+from graftline.features.store import ActivationStore
 
 PREPROCESSING = Preprocessing((8, 8), (0.5,) * 3, (0.5,) * 3)
 WIDTH = 3 * 8 * 8
@@ -38,10 +38,10 @@ def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def samples(colour_folder: Path) -> Samples:
-    paths = sorted(str(path) for path in colour_folder.rglob("*.png"))
+def samples(color_folder: Path) -> Samples:
+    paths = sorted(str(path) for path in color_folder.rglob("*.png"))
     assert len(paths) == IMAGES
-    return Samples(paths, np.arange(IMAGES) % 3, np.linspace(0, 1, IMAGES, dtype=np.float32))
+    return Samples(paths, np.arange(IMAGES) % 3, np.linspace(0, 1, IMAGES, dtype=np.float32), paths)
 
 
 class Pixels:
@@ -66,13 +66,13 @@ class Pixels:
         return result
 
 
-def job(samples: Samples, **key: Any) -> Job:
-    return Job(samples, Evaluate(PREPROCESSING), 0, {"split": "train", **key})
+def job(samples: Samples, **key: Any) -> ActivationRequest:
+    return ActivationRequest(samples, EvalTransform(PREPROCESSING), 0, {"split": "train", **key})
 
 
 def pixels(samples: Samples) -> np.ndarray:
     """Return what the cache should give, from the loader of images."""
-    loader = make_loader(samples, Evaluate(PREPROCESSING), batch_size=IMAGES, shuffle=False, seed=0, workers=0)
+    loader = make_loader(samples, EvalTransform(PREPROCESSING), batch_size=IMAGES, shuffle=False, seed=0, workers=0)
     result: np.ndarray = next(iter(loader))["image"].flatten(1).numpy()
     return result
 
@@ -311,12 +311,12 @@ def _same_epoch(live: Any, cached: Any, epoch: int) -> int:
 def test_batches_are_those_of_the_live_loader(
     samples: Samples, world_size: int, shuffle: bool, drop_last: bool
 ) -> None:
-    odd = Samples(samples.paths[:49], samples.labels[:49], None if drop_last else samples.weights)
+    odd = Samples(samples.paths[:49], samples.labels[:49], None if drop_last else samples.weights, samples.sha256[:49])
     activations = pixels(odd)
     for rank in range(world_size):
         common: dict[str, Any] = {"batch_size": 8, "shuffle": shuffle, "seed": 5, "drop_last": drop_last}
         common |= {"rank": rank, "world_size": world_size}
-        live = make_loader(odd, Evaluate(PREPROCESSING), workers=0, **common)
+        live = make_loader(odd, EvalTransform(PREPROCESSING), workers=0, **common)
         cached = activation_loader([activations], odd, **common)
         assert cached.batch_size == live.batch_size
         for epoch in range(2):
@@ -345,7 +345,7 @@ def test_a_directory_that_cannot_be_written_to_is_a_mistake(samples: Samples, tm
 
 
 def test_exported_trunks_count_and_go_first(tmp_path: Path) -> None:
-    store = Store(tmp_path, 1000)
+    store = ActivationStore(tmp_path, 1000)
     file = store.trunk_file({"a": 1})
     file.parent.mkdir()
     file.write_bytes(bytes(600))

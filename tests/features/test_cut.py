@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import graftline.backbones.zoo  # noqa: F401 - registers lenet5 and its kin with timm
 from graftline.backbones.layers import body_groups, head_parameters
 from graftline.features.cut import UncuttableError, cut
-from graftline.freezing.plan import FreezePlan, hold_frozen, plan_from_depth
+from graftline.freezing.plan import FreezePlan, plan_from_depth, set_frozen_eval
 
 # architecture: side of the smallest image worth cutting with, and options that keep the big ones small
 NETWORKS: dict[str, tuple[int, dict[str, Any]]] = {
@@ -61,7 +61,7 @@ def gradients(network: nn.Module, loss: Tensor) -> dict[str, Tensor]:
 
 
 def first(outputs: Any) -> Tensor:
-    """Return the logits of a network that may have side branches."""
+    """Return the logits of a network that may have auxiliary heads."""
     logits: Tensor = outputs[0] if isinstance(outputs, tuple) else outputs
     return logits
 
@@ -85,10 +85,10 @@ def test_the_parts_are_the_network_at_every_boundary(name: str) -> None:
         assert trained == {n for n in plan.trainable if not n.startswith("side")} or trained == plan.trainable
 
         network.train()
-        hold_frozen(network)
+        set_frozen_eval(network)
         parts.trunk.eval()
         parts.tail.train()
-        hold_frozen(parts.tail)
+        set_frozen_eval(parts.tail)
         whole = gradients(network, first(network(images)).square().sum())
         tail = gradients(parts.tail, first(parts.tail(activations)).square().sum())
         assert set(tail) == set(whole)
@@ -115,7 +115,7 @@ def test_below_the_head_what_crosses_is_pooled() -> None:
 
 
 def test_several_tensors_may_cross() -> None:
-    """Trained: one of the three branches of a block; the other two come out of the trunk."""
+    """TrainingResult: one of the three branches of a block; the other two come out of the trunk."""
     network = build("googlenet")
     trained = {n for n, _ in network.named_parameters() if n.startswith("inception5b.conv1")}
     names = trained | head_parameters(network)
@@ -123,7 +123,7 @@ def test_several_tensors_may_cross() -> None:
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name in names)
     network.train()
-    hold_frozen(network)
+    set_frozen_eval(network)
     parts = cut(network, names, (64, 64))
     assert len(parts.shapes) > 1
     images = torch.randn(2, 3, 64, 64)

@@ -1,4 +1,4 @@
-"""Frozen means: no gradient, eval mode kept, out of the optimiser; buffers bit-equal after training."""
+"""Frozen means: no gradient, eval mode kept, out of the optimizer; buffers bit-equal after training."""
 
 from typing import Any
 
@@ -8,10 +8,10 @@ import torch
 
 from graftline.backbones.layers import body_groups, group_names, head_parameters
 from graftline.errors import UserError
-from graftline.freezing.plan import hold_frozen
-from graftline.freezing.rules import AllButHead, FirstStages, Nothing, Situation
+from graftline.freezing.plan import set_frozen_eval
+from graftline.freezing.rules import AllButHead, FirstStages, FreezeContext, Nothing
 
-SITUATION = Situation(100, 3, pretrained=True)
+SITUATION = FreezeContext(100, 3, pretrained=True)
 
 
 @pytest.fixture(params=["test_efficientnet", "test_resnet", "test_vit", "test_convnext"])
@@ -65,12 +65,12 @@ def test_frozen_half_stays_bit_equal_through_training(network: Any) -> None:
     frozen_modules = [
         m for m in network.modules() if list(m.parameters()) and not any(p.requires_grad for p in m.parameters())
     ]
-    optimiser = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1)
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1)
     for _ in range(3):
         network.train()
-        hold_frozen(network)
+        set_frozen_eval(network)
         network(torch.randn(4, 3, *network.pretrained_cfg["input_size"][1:])).square().mean().backward()
-        optimiser.step()
+        optimizer.step()
     after = network.state_dict()
     frozen_buffers = {
         f"{prefix}.{name}"
@@ -84,7 +84,7 @@ def test_frozen_half_stays_bit_equal_through_training(network: Any) -> None:
 
 
 def test_the_sentence_says_what_for_how_long_and_how_much(network: Any) -> None:
-    plan = FirstStages(number=2).plan(network, Situation(100, 3, pretrained=True, epochs=1))
+    plan = FirstStages(number=2).plan(network, FreezeContext(100, 3, pretrained=True, epochs=1))
     trained = sum(parameter.numel() for name, parameter in network.named_parameters() if name in plan.trainable)
     total = sum(parameter.numel() for parameter in network.parameters())
     groups = len(body_groups(network))

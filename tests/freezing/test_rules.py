@@ -13,12 +13,22 @@ from hypothesis import strategies as st
 
 from graftline.backbones.layers import body_groups, head_parameters
 from graftline.errors import UserError
-from graftline.freezing.rules import AllButHead, Auto, FirstStages, Gradual, Names, Nothing, Row, Rule, Situation
+from graftline.freezing.rules import (
+    AllButHead,
+    Auto,
+    FirstStages,
+    FreezeContext,
+    FreezeTableRow,
+    Gradual,
+    Names,
+    Nothing,
+    Rule,
+)
 from pipeline.overrides import CONF
 
-KNOWN = Situation(100, 3, pretrained=True)
-RANDOM = Situation(100, 3, pretrained=False)
-ROWS: list[Row] = [
+KNOWN = FreezeContext(100, 3, pretrained=True)
+RANDOM = FreezeContext(100, 3, pretrained=False)
+ROWS: list[FreezeTableRow] = [
     {"images_per_class": 0, "frozen": 1.0, "epochs": 30, "learning_rate": 0.01},
     {"images_per_class": 1000, "frozen": 0.5, "epochs": 12, "learning_rate": 0.001},
 ]
@@ -48,7 +58,7 @@ def everything(network: Any) -> set[str]:
 @settings(deadline=None)
 @given(st.sampled_from(sorted(TINY)), st.floats(0, 1e6), st.floats(0, 1e6))
 def test_auto_freezes_no_more_with_more_images(shipped: Auto, name: str, a: float, b: float) -> None:
-    fewer, more = (shipped.plan(TINY[name], Situation(images, 3, pretrained=True)) for images in sorted((a, b)))
+    fewer, more = (shipped.plan(TINY[name], FreezeContext(images, 3, pretrained=True)) for images in sorted((a, b)))
     assert fewer.frozen_groups >= more.frozen_groups
     assert fewer.trainable <= more.trainable
 
@@ -63,7 +73,7 @@ def test_auto_freezes_no_less_of_a_larger_network(shipped: Auto, images: float, 
 @settings(deadline=None, max_examples=30)
 @given(st.floats(0, 1e6))
 def test_auto_freezes_no_fewer_layers_of_a_larger_resnet(shipped: Auto, images: float) -> None:
-    frozen = [shipped.plan(network, Situation(images, 3, pretrained=True)).frozen_groups for network in RESNETS]
+    frozen = [shipped.plan(network, FreezeContext(images, 3, pretrained=True)).frozen_groups for network in RESNETS]
     assert frozen == sorted(frozen)
 
 
@@ -72,7 +82,7 @@ def test_auto_freezes_no_fewer_layers_of_a_larger_resnet(shipped: Auto, images: 
     [(999, 6, 30, 0.01), (1000, 5, 12, 0.001), (5000, 3, 10, 0.0005), (20000, 0, 10, 0.0003)],
 )
 def test_autos_rows(shipped: Auto, images: int, frozen: int, epochs: int, learning_rate: float) -> None:
-    plan = shipped.plan(TINY["test_efficientnet"], Situation(images, 3, pretrained=True))
+    plan = shipped.plan(TINY["test_efficientnet"], FreezeContext(images, 3, pretrained=True))
     assert (plan.frozen_groups, plan.epochs, plan.learning_rate) == (frozen, epochs, learning_rate)
 
 
@@ -84,11 +94,11 @@ def test_a_network_four_times_the_reference_needs_twice_the_images(shipped: Auto
 
 def test_auto_trains_the_head_alone_on_the_embedded_sample(shipped: Auto) -> None:
     network = make("tf_efficientnet_lite0")
-    plan = shipped.plan(network, Situation(787, 3, pretrained=True))
+    plan = shipped.plan(network, FreezeContext(787, 3, pretrained=True))
     assert plan.only_head
     expected = "787 images per class, 3 classes, 3.4 M parameters: all 8 layer groups below the head frozen, 30 epochs"
     assert plan.decision == expected
-    deeper = shipped.plan(network, Situation(1500, 3, pretrained=True)).decision
+    deeper = shipped.plan(network, FreezeContext(1500, 3, pretrained=True)).decision
     assert deeper.endswith("parameters: stem to blocks.4 (6 of 8 layer groups) frozen, 12 epochs")
 
 
@@ -103,8 +113,8 @@ def test_auto_freezes_no_random_weights_and_says_so(shipped: Auto) -> None:
 def test_the_other_rules_refuse_to_freeze_random_weights(rule: Rule) -> None:
     network = TINY["test_vit"]
     with pytest.raises(UserError, match="freeze=none or freeze=auto"):
-        rule.timetable(network, RANDOM)
-    assert rule.timetable(network, KNOWN)
+        rule.phases(network, RANDOM)
+    assert rule.phases(network, KNOWN)
 
 
 @pytest.mark.parametrize("rule", [Nothing(), FirstStages(number=0), FirstStages(fraction=0.0)])
@@ -194,7 +204,7 @@ def test_names_needs_names() -> None:
 
 def test_gradual_goes_from_the_head_down() -> None:
     network = TINY["test_efficientnet"]  # six groups
-    plans = Gradual(head_epochs=10, step_epochs=5, step_groups=2, until=0.2).timetable(network, KNOWN)
+    plans = Gradual(head_epochs=10, step_epochs=5, step_groups=2, until=0.2).phases(network, KNOWN)
     assert [plan.frozen_groups for plan in plans] == [6, 4, 2, 1]
     assert [plan.epochs for plan in plans] == [10, 5, 5, 10]
     assert [plan.learning_rate for plan in plans] == [0.01, 0.001, 0.001, 0.001]
@@ -210,23 +220,23 @@ def test_a_timetable_has_just_the_epochs_given(
     name: str, epochs: int, head_epochs: int, step_epochs: int, step_groups: int, until: float
 ) -> None:
     rule = Gradual(head_epochs, step_epochs, step_groups, until)
-    plans = rule.timetable(TINY[name], Situation(100, 3, pretrained=True, epochs=epochs))
+    plans = rule.phases(TINY[name], FreezeContext(100, 3, pretrained=True, epochs=epochs))
     assert sum(plan.epochs for plan in plans) == epochs
     assert all(plan.epochs >= 1 for plan in plans)
     assert plans[0].only_head
     assert all(earlier.trainable < later.trainable for earlier, later in pairwise(plans))
-    assert plans[-1] == rule.plan(TINY[name], Situation(100, 3, pretrained=True, epochs=epochs))
+    assert plans[-1] == rule.plan(TINY[name], FreezeContext(100, 3, pretrained=True, epochs=epochs))
 
 
 @pytest.mark.parametrize("rule", [AllButHead(), Nothing(), FirstStages(number=1), Names(["*.weight"]), Auto(ROWS)])
 def test_the_users_number_of_epochs_wins(rule: Rule) -> None:
-    network, own = TINY["test_convnext"], Situation(100, 3, pretrained=True, epochs=7)
-    (plan,) = rule.timetable(network, own)
+    network, own = TINY["test_convnext"], FreezeContext(100, 3, pretrained=True, epochs=7)
+    (plan,) = rule.phases(network, own)
     assert plan.epochs == 7
     assert plan.decision.endswith(", 7 epochs")
     assert plan.trainable == rule.plan(network, KNOWN).trainable
     if isinstance(rule, Auto):
-        assert rule.plan(network, Situation(100, 3, pretrained=False, epochs=7)).epochs == 7
+        assert rule.plan(network, FreezeContext(100, 3, pretrained=False, epochs=7)).epochs == 7
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_the_nearest_right_name_is_given(override: str, expected: str) -> None:
         ("train.class_weights=perhaps", "true or false"),
         ("backbone.weights=internet", "auto or packaged or file or directory or hub or none"),
         ("backbone.image_size=2.5", "a whole number or null"),
-        ("data.on_bad=ignore", "leave_out or fail"),
+        ("data.on_invalid=ignore", "leave_out or fail"),
         ("train.label_smoothing=[1]", "a number"),
         ("train.class_weights=no", "true or false"),
         ("tracking.register=off", "true or false"),
@@ -169,7 +169,7 @@ def test_a_bare_key_is_the_only_one_of_that_name(typed: list[str], full: list[st
 
 @pytest.mark.parametrize(
     ("backbone", "key", "value"),
-    [("googlenet", "side_branches", False), ("resnet50d", "output_stride", 8), ("nin", "conv_drop_rate", 0.1)],
+    [("googlenet", "aux_heads", False), ("resnet50d", "output_stride", 8), ("nin", "conv_drop_rate", 0.1)],
 )
 def test_a_networks_own_options_need_not_stand_in_its_file(backbone: str, key: str, value: object) -> None:
     checked = check("train", [f"backbone={backbone}", f"backbone.options.{key}={str(value).lower()}"])

@@ -11,8 +11,8 @@ from graftline.data.version import DatasetVersion
 
 
 @pytest.fixture(scope="session")
-def version(colour_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> DatasetVersion:
-    """The coloured squares: 36 for training, 12 for validation, 12 for the test."""
+def version(color_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> DatasetVersion:
+    """The colored squares: 36 for training, 12 for validation, 12 for the test."""
     split = Split(train=0.6, validation=0.2, test=0.2, seed=0, existing=True)
-    ingest = Ingest(None, str(colour_folder), Folder(), split, directory=str(tmp_path_factory.mktemp("data")))
+    ingest = Ingest(None, str(color_folder), Folder(), split, directory=str(tmp_path_factory.mktemp("data")))
     return ingest.run().version

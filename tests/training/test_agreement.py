@@ -16,7 +16,7 @@ from graftline.backbones.weights import Weights
 from graftline.data.version import DatasetVersion
 from graftline.features.cache import Features
 from graftline.freezing.plan import plan_from_depth
-from graftline.training.fitting import Fitting
+from graftline.training.fitting import TrainingSetup
 from graftline.training.recipe import Recipe
 from graftline.training.schedule import warmup_cosine
 
@@ -32,7 +32,7 @@ def losses(frozen_groups: int, features: Features, version: DatasetVersion, dire
     # as recommended; a larger one deeper down makes much of rounding
     learning_rate = 0.01 if frozen_groups == GROUPS else 0.0003
     plan = plan_from_depth(network, frozen_groups, "for this test", epochs=EPOCHS, learning_rate=learning_rate)
-    fitting = Fitting(
+    fitting = TrainingSetup(
         version,
         Policy("none", None, {}),
         features,

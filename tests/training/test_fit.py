@@ -12,14 +12,14 @@ import timm
 import torch
 from torch.utils.data import DataLoader
 
-from graftline.augment.policy import Evaluate
+from graftline.augment.policy import EvalTransform
 from graftline.augment.preprocess import Preprocessing
 from graftline.data.loaders import Batch, make_loader
 from graftline.data.version import Samples
 from graftline.errors import UserError
 from graftline.features.loader import activation_loader
-from graftline.freezing.rules import AllButHead, FirstStages, Nothing, Situation
-from graftline.training.fit import Fit, check_optimiser, check_trainer, fit
+from graftline.freezing.rules import AllButHead, FirstStages, FreezeContext, Nothing
+from graftline.training.fit import FitHistory, check_optimizer, check_trainer, fit
 from graftline.training.module import GraftModule
 from graftline.training.recipe import Recipe
 from graftline.training.schedule import constant, warmup_cosine
@@ -31,9 +31,11 @@ def _separable(seed: int = 0) -> tuple[np.ndarray, Samples]:
     """Activations (N, F) whose classes differ in their means."""
     generator = np.random.default_rng(seed)
     labels = np.arange(IMAGES) % CLASSES
-    centres = np.random.default_rng(99).normal(0, 2, (CLASSES, FEATURES))
-    activations = (centres[labels] + generator.normal(0, 1, (IMAGES, FEATURES))).astype(np.float32)
-    return activations, Samples(["unused"] * IMAGES, labels.astype(np.int64), None)
+    centers = np.random.default_rng(99).normal(0, 2, (CLASSES, FEATURES))
+    activations = (centers[labels] + generator.normal(0, 1, (IMAGES, FEATURES))).astype(np.float32)
+    return activations, Samples(
+        ["unused"] * IMAGES, labels.astype(np.int64), None, [str(number) for number in range(IMAGES)]
+    )
 
 
 def _cached_loaders(rank: int, world_size: int) -> tuple[DataLoader[Batch], DataLoader[Batch]]:
@@ -47,7 +49,7 @@ def _cached_loaders(rank: int, world_size: int) -> tuple[DataLoader[Batch], Data
 
 def _module(network: torch.nn.Module, **changes: Any) -> GraftModule:
     arguments: dict[str, Any] = {
-        "optimiser": functools.partial(torch.optim.AdamW, lr=0.05),
+        "optimizer": functools.partial(torch.optim.AdamW, lr=0.05),
         "schedule": warmup_cosine,
         "weight_decay": 0.01,
     }
@@ -67,7 +69,7 @@ def _nobody(metrics: dict[str, float], step: int) -> None:
     pass
 
 
-def _fit(module: GraftModule, directory: Path, epochs: int = 5, **changes: Any) -> Fit:
+def _fit(module: GraftModule, directory: Path, epochs: int = 5, **changes: Any) -> FitHistory:
     arguments: dict[str, Any] = {"directory": directory, "on_epoch": _nobody, "show_progress": False}
     return fit(module, _trainer(epochs), _cached_loaders, **{**arguments, **changes})
 
@@ -146,7 +148,7 @@ def test_what_is_wrong_with_the_first_gradients_ends_the_fit(tmp_path: Path) -> 
 
 
 def test_the_weights_left_are_those_of_the_best_epoch(tmp_path: Path) -> None:
-    module = _module(_head(), optimiser=functools.partial(torch.optim.SGD, lr=30.0), schedule=constant)
+    module = _module(_head(), optimizer=functools.partial(torch.optim.SGD, lr=30.0), schedule=constant)
     result = _fit(module, tmp_path, epochs=6)  # diverges, so that the last epoch is not the best
     activations, samples = _separable(1)
     with torch.inference_mode():
@@ -157,7 +159,7 @@ def test_the_weights_left_are_those_of_the_best_epoch(tmp_path: Path) -> None:
 
 
 def test_it_stops_when_validation_no_longer_gets_better(tmp_path: Path) -> None:
-    module = _module(_head(), optimiser=functools.partial(torch.optim.SGD, lr=30.0), schedule=constant)
+    module = _module(_head(), optimizer=functools.partial(torch.optim.SGD, lr=30.0), schedule=constant)
     assert len(_fit(module, tmp_path, epochs=50, patience=2).history) < 50
 
 
@@ -208,7 +210,7 @@ def test_biases_and_norms_have_no_weight_decay(tmp_path: Path) -> None:
         seen.append(torch.optim.AdamW(groups, lr=0.01))
         return seen[-1]
 
-    _fit(_module(_head(), optimiser=keep), tmp_path, epochs=1)
+    _fit(_module(_head(), optimizer=keep), tmp_path, epochs=1)
     decays = {tuple(p.shape): group["weight_decay"] for group in seen[0].param_groups for p in group["params"]}
     assert decays == {(CLASSES, FEATURES): 0.01, (CLASSES,): 0.0}
 
@@ -228,8 +230,8 @@ def _image_loaders(
 ) -> Callable[[int, int], tuple[DataLoader[Batch], DataLoader[Batch]]]:
     paths = sorted(str(path) for path in folder.rglob("*.png"))[::3]
     names = sorted({Path(path).parent.name for path in paths})
-    samples = Samples(paths, np.array([names.index(Path(path).parent.name) for path in paths]), None)
-    transform = Evaluate(Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3))
+    samples = Samples(paths, np.array([names.index(Path(path).parent.name) for path in paths]), None, paths)
+    transform = EvalTransform(Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3))
     common: dict[str, Any] = {"batch_size": batch_size, "seed": 0, "workers": 0}
 
     def make(rank: int, world_size: int) -> tuple[DataLoader[Batch], DataLoader[Batch]]:
@@ -242,16 +244,16 @@ def _image_loaders(
 
 
 @pytest.mark.parametrize("rule", [AllButHead(), FirstStages(number=3), Nothing()])
-def test_frozen_is_frozen_through_a_whole_fit(rule: Any, colour_folder: Path, tmp_path: Path) -> None:
+def test_frozen_is_frozen_through_a_whole_fit(rule: Any, color_folder: Path, tmp_path: Path) -> None:
     network = timm.create_model("test_efficientnet", num_classes=CLASSES, drop_rate=0.2)
-    plan = rule.plan(network, Situation(10, CLASSES, pretrained=True))
+    plan = rule.plan(network, FreezeContext(10, CLASSES, pretrained=True))
     plan.apply(network)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     module = _module(network)
     fit(
         module,
         _trainer(2),
-        _image_loaders(colour_folder),
+        _image_loaders(color_folder),
         directory=tmp_path,
         on_epoch=_nobody,
         show_progress=False,
@@ -268,7 +270,7 @@ def test_frozen_is_frozen_through_a_whole_fit(rule: Any, colour_folder: Path, tm
 
 
 @pytest.mark.parametrize("changes", [{"mixup_alpha": 0.2}, {"cutmix_alpha": 1.0}])
-def test_mixup_and_cutmix_train_on_soft_labels(changes: dict[str, float], colour_folder: Path, tmp_path: Path) -> None:
+def test_mixup_and_cutmix_train_on_soft_labels(changes: dict[str, float], color_folder: Path, tmp_path: Path) -> None:
     network = timm.create_model("test_efficientnet", num_classes=CLASSES)
     mixer = Recipe(batch_size=8, **changes).mixer(CLASSES)  # type: ignore[arg-type]
     assert mixer is not None
@@ -285,7 +287,7 @@ def test_mixup_and_cutmix_train_on_soft_labels(changes: dict[str, float], colour
     result = fit(
         _module(network, mixer=mix),
         _trainer(2),
-        _image_loaders(colour_folder),
+        _image_loaders(color_folder),
         directory=tmp_path,
         on_epoch=_nobody,
         show_progress=False,
@@ -294,7 +296,7 @@ def test_mixup_and_cutmix_train_on_soft_labels(changes: dict[str, float], colour
     assert np.isfinite(result.best["train/loss"])
 
 
-def test_accumulation_halves_the_optimiser_steps(tmp_path: Path) -> None:
+def test_accumulation_halves_the_optimizer_steps(tmp_path: Path) -> None:
     arguments: dict[str, Any] = {"directory": tmp_path, "on_epoch": _nobody, "show_progress": False}
     result = fit(_module(_head()), _trainer(2, accumulate_grad_batches=2), _cached_loaders, **arguments)
     assert result.steps == 4
@@ -317,13 +319,13 @@ def test_what_a_fit_needs_its_own_way_is_refused(changes: dict[str, Any]) -> Non
 def test_a_loss_that_is_no_number_is_seen() -> None:
     module = _module(_head())
     module.count(torch.tensor([0.5, float("nan"), 0.2]), torch.ones(3), torch.ones(3))
-    assert bool(module.validated.everywhere()["loss"].isnan())
+    assert bool(module.validated.reduced()["loss"].isnan())
 
 
 def test_an_image_that_weighs_nothing_does_not_count() -> None:
     module = _module(_head())
     module.count(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([1.0, 0.0, 0.0]), torch.tensor([1.0, 1.0, 0.0]))
-    assert {name: float(value) for name, value in module.validated.everywhere().items()} == {
+    assert {name: float(value) for name, value in module.validated.reduced().items()} == {
         "loss": 1.5,
         "accuracy": 0.5,
     }
@@ -340,8 +342,8 @@ def test_a_trainer_that_this_machine_cannot_have_is_refused() -> None:
     with pytest.raises(UserError, match="trainer=cpu"):
         check_trainer(functools.partial(pl.Trainer, accelerator="tpu"))
     with pytest.raises(UserError, match="optim"):
-        check_optimiser(functools.partial(torch.optim.AdamW, lr=-1.0))
-    check_optimiser(functools.partial(torch.optim.AdamW, lr=1.0))
+        check_optimizer(functools.partial(torch.optim.AdamW, lr=-1.0))
+    check_optimizer(functools.partial(torch.optim.AdamW, lr=1.0))
     check_trainer(_trainer(1))
 
 
@@ -360,7 +362,7 @@ def test_a_recipe_that_makes_no_sense_is_refused(changes: dict[str, Any], key: s
 
 
 def test_class_weights_have_mean_one_over_the_images() -> None:
-    samples = Samples([""] * 6, np.array([0, 0, 0, 0, 1, 1]), None)
+    samples = Samples([""] * 6, np.array([0, 0, 0, 0, 1, 1]), None, [""] * 6)
     weights = Recipe(class_weights=True).class_weight_tensor(samples, 2)
     assert weights is not None
     assert weights.tolist() == [0.75, 1.5]

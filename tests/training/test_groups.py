@@ -1,4 +1,4 @@
-"""Layer-wise learning rates: what the optimiser's own groups hold while Lightning trains, whole network or tail."""
+"""Layer-wise learning rates: what the optimizer's own groups hold while Lightning trains, whole network or tail."""
 
 import functools
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from graftline.errors import UserError
 from graftline.features.cut import cut
 from graftline.freezing.plan import plan_from_depth
 from graftline.training.fit import fit
-from graftline.training.groups import Layers, make_optimiser
+from graftline.training.groups import Layers, make_optimizer
 from graftline.training.module import GraftModule
 from graftline.training.recipe import Recipe
 from graftline.training.schedule import constant, warmup_cosine
@@ -45,7 +45,7 @@ class Loader:
 
 
 class Rates(pl.Callback):
-    """Notes the rates in the optimiser at each step, just before it is done."""
+    """Notes the rates in the optimizer at each step, just before it is done."""
 
     def __init__(self) -> None:
         self.seen: list[dict[str, set[float]]] = []
@@ -81,7 +81,7 @@ def test_each_layer_has_its_rate_at_every_step(inputs: str, frozen: int, tmp_pat
     trained, data = part(network, inputs)
     module = GraftModule(
         trained,
-        optimiser=functools.partial(torch.optim.AdamW, lr=BASE),
+        optimizer=functools.partial(torch.optim.AdamW, lr=BASE),
         schedule=functools.partial(warmup_cosine, warmup_fraction=0.34),
         weight_decay=0.05,
         layers=Layers.of(network),
@@ -120,10 +120,10 @@ def test_rates_act_on_the_weights() -> None:
     before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
     layers = Layers.of(network)
     make = functools.partial(torch.optim.SGD, lr=BASE)
-    optimiser = make_optimiser(network, make, weight_decay=0.0, layers=layers, layer_decay=DECAY)
-    torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: constant(step, 1))
+    optimizer = make_optimizer(network, make, weight_decay=0.0, layers=layers, layer_decay=DECAY)
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: constant(step, 1))
     network(torch.randn(BATCH, 3, SIZE, SIZE)).square().sum().backward()
-    optimiser.step()
+    optimizer.step()
     for name, parameter in network.named_parameters():
         expected = before[name] - BASE * DECAY ** DISTANCES[layers.layer(name)] * parameter.grad
         torch.testing.assert_close(parameter.detach(), expected, msg=name)
@@ -133,9 +133,9 @@ def test_every_trained_parameter_is_in_one_group_and_weight_decay_is_as_the_arch
     network = timm.create_model("test_vit", num_classes=CLASSES)
     layers = Layers.of(network)
     assert "pos_embed" in layers.undecayed
-    optimiser = make_optimiser(network, torch.optim.AdamW, weight_decay=0.05, layers=layers, layer_decay=0.9)
+    optimizer = make_optimizer(network, torch.optim.AdamW, weight_decay=0.05, layers=layers, layer_decay=0.9)
     names = {id(parameter): name for name, parameter in network.named_parameters()}
-    decays = {names[id(p)]: group["weight_decay"] for group in optimiser.param_groups for p in group["params"]}
+    decays = {names[id(p)]: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert decays.keys() == set(names.values())
     expected = {
         name: 0.0 if parameter.ndim <= 1 or name in {"cls_token", "pos_embed", "reg_token"} else 0.05
@@ -151,9 +151,9 @@ def test_a_tail_keeps_what_the_architecture_wants() -> None:
     layers = Layers.of(network)
     tail = nn.Module()
     tail.blocks, tail.head = nn.ModuleDict({"1": network.blocks[1]}), network.head
-    optimiser = make_optimiser(tail, torch.optim.AdamW, weight_decay=0.05, layers=layers, layer_decay=0.5)
+    optimizer = make_optimizer(tail, torch.optim.AdamW, weight_decay=0.05, layers=layers, layer_decay=0.5)
     names = {id(parameter): name for name, parameter in tail.named_parameters()}
-    placed = {names[id(p)]: (g["layer"], g["weight_decay"]) for g in optimiser.param_groups for p in g["params"]}
+    placed = {names[id(p)]: (g["layer"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
     assert placed["head.weight"] == ("head", 0.0)
     assert placed["blocks.1.mlp.fc2.weight"] == ("blocks.1", 0.0)
     assert placed["blocks.1.mlp.fc1.weight"] == ("blocks.1", 0.05)
@@ -161,10 +161,10 @@ def test_a_tail_keeps_what_the_architecture_wants() -> None:
 
 def test_without_decay_there_is_one_rate() -> None:
     network = build(0)
-    optimiser = make_optimiser(
+    optimizer = make_optimizer(
         network, torch.optim.AdamW, weight_decay=0.05, layers=Layers.of(network), layer_decay=1.0
     )
-    assert [(group["layer"], group["lr"]) for group in optimiser.param_groups] == [("all", 0.001), ("all", 0.001)]
+    assert [(group["layer"], group["lr"]) for group in optimizer.param_groups] == [("all", 0.001), ("all", 0.001)]
 
 
 @pytest.mark.parametrize(

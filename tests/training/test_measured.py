@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional
 
 from graftline.augment.draw import Draw
-from graftline.augment.policy import Evaluate, Policy
+from graftline.augment.policy import EvalTransform, Policy
 from graftline.augment.preprocess import Preprocessing
 from graftline.backbones.backbone import Graft
 from graftline.backbones.weights import Weights
@@ -29,28 +29,28 @@ from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.features.cache import Features
 from graftline.freezing.plan import plan_from_depth
-from graftline.freezing.rules import Situation
-from graftline.training.fitting import Fitting
+from graftline.freezing.rules import FreezeContext
+from graftline.training.fitting import TrainingSetup
 from graftline.training.measured import Measured, per_image
-from graftline.training.measurement import Difference, Measurement, print_measurement
+from graftline.training.measurement import DepthMeasurement, Difference, print_measurement
 from graftline.training.recipe import Recipe
 from graftline.training.schedule import constant
 
 PREPROCESSING = Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3)
-SITUATION = Situation(12, 3, pretrained=True)
+SITUATION = FreezeContext(12, 3, pretrained=True)
 RULE = Measured(epochs=4, head_learning_rate=0.03, stage_learning_rate=0.03, whole_learning_rate=0.003)
 
 
 @pytest.fixture(scope="module")
-def version(colour_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> DatasetVersion:
+def version(color_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> DatasetVersion:
     split = Split(train=0.5, validation=0.4, test=0.1, seed=0, existing=True)
-    ingest = Ingest(None, str(colour_folder), Folder(), split, directory=str(tmp_path_factory.mktemp("data")))
+    ingest = Ingest(None, str(color_folder), Folder(), split, directory=str(tmp_path_factory.mktemp("data")))
     return ingest.run().version
 
 
 @pytest.fixture(scope="module")
-def fitting(version: DatasetVersion) -> Fitting:
-    return Fitting(
+def fitting(version: DatasetVersion) -> TrainingSetup:
+    return TrainingSetup(
         version,
         Policy("none", None, {}),
         Features(cache=False),  # a trunk's export takes longer than the rest
@@ -87,12 +87,12 @@ def blinded() -> Graft:
 
 
 @pytest.fixture(scope="module")
-def deeper(fitting: Fitting, tmp_path_factory: pytest.TempPathFactory) -> Measurement:
+def deeper(fitting: TrainingSetup, tmp_path_factory: pytest.TempPathFactory) -> DepthMeasurement:
     """What was measured where the head alone can learn nothing."""
     return RULE.measure(blinded(), SITUATION, fitting, tmp_path_factory.mktemp("deeper"))
 
 
-def test_it_goes_deeper_where_that_pays(deeper: Measurement) -> None:
+def test_it_goes_deeper_where_that_pays(deeper: DepthMeasurement) -> None:
     head, norm, *others = deeper.rows
     assert [row.boundary for row in deeper.rows] == ["head", "head.norm", "stages.3", "stages.2"]
     assert [row.frozen_groups for row in deeper.rows] == [6, 5, 4, 3]
@@ -112,7 +112,7 @@ def test_it_goes_deeper_where_that_pays(deeper: Measurement) -> None:
     assert [row.trained_parameters for row in deeper.rows[:2]] == [195, 195 + 128]
 
 
-def test_it_stops_where_the_head_is_enough(fitting: Fitting, tmp_path: Path) -> None:
+def test_it_stops_where_the_head_is_enough(fitting: TrainingSetup, tmp_path: Path) -> None:
     slow = replace(RULE, stage_learning_rate=1e-6, whole_learning_rate=1e-7)  # the head that comes along learns nothing
     grafted = graft("test_resnet")
     before = {name: tensor.clone() for name, tensor in grafted.network.state_dict().items()}
@@ -132,7 +132,7 @@ def assert_same_weights(grafted: Graft, before: dict[str, torch.Tensor]) -> None
         assert torch.equal(after[name], tensor), name
 
 
-def test_a_trial_is_the_same_whatever_was_tried_before(fitting: Fitting, tmp_path: Path) -> None:
+def test_a_trial_is_the_same_whatever_was_tried_before(fitting: TrainingSetup, tmp_path: Path) -> None:
     grafted = graft()
     before = {name: tensor.clone() for name, tensor in grafted.network.state_dict().items()}
     state = torch.get_rng_state()
@@ -149,7 +149,7 @@ def test_a_trial_is_the_same_whatever_was_tried_before(fitting: Fitting, tmp_pat
 
 
 def test_each_images_loss_is_that_of_the_best_epochs_network(
-    version: DatasetVersion, fitting: Fitting, tmp_path: Path
+    version: DatasetVersion, fitting: TrainingSetup, tmp_path: Path
 ) -> None:
     grafted = graft()
     plan = plan_from_depth(grafted.network, 6, "", epochs=3, learning_rate=0.03)
@@ -157,7 +157,7 @@ def test_each_images_loss_is_that_of_the_best_epochs_network(
     fitted = cached.run(grafted, plan, tmp_path / "fit", on_epoch=lambda *_: None, show_progress=False)
     assert fitted.inputs.network is not grafted.network  # the tail, on cached activations
     losses, hits = per_image(fitted.inputs, cached)
-    samples, transform = version.samples("validation"), Evaluate(PREPROCESSING)
+    samples, transform = version.samples("validation"), EvalTransform(PREPROCESSING)
     images = torch.stack(
         [torch.as_tensor(transform(decode_rgb(path), Draw(0, index))) for index, path in enumerate(samples.paths)]
     )
@@ -187,7 +187,7 @@ def test_the_paired_interval_is_scipys() -> None:
     assert not Difference(-0.1, -0.3, 0.1).is_below_zero
 
 
-def test_a_users_epochs_and_the_time_bound_the_search(fitting: Fitting, tmp_path: Path) -> None:
+def test_a_users_epochs_and_the_time_bound_the_search(fitting: TrainingSetup, tmp_path: Path) -> None:
     hasty = replace(RULE, max_seconds=1e-3)
     measurement = hasty.measure(graft(), replace(SITUATION, epochs=1), fitting, tmp_path)
     assert len(measurement.rows) == 1
@@ -197,25 +197,25 @@ def test_a_users_epochs_and_the_time_bound_the_search(fitting: Fitting, tmp_path
     assert measurement.rows[0].log_loss == alone.losses.mean()  # after one epoch, not RULE's four
 
 
-def test_the_input_ends_the_search(fitting: Fitting, tmp_path: Path) -> None:
+def test_the_input_ends_the_search(fitting: TrainingSetup, tmp_path: Path) -> None:
     patient = replace(RULE, patience=99)
     measurement = patient.measure(graft(), replace(SITUATION, epochs=1), fitting, tmp_path)
     assert [row.frozen_groups for row in measurement.rows] == [6, 5, 4, 3, 2, 1, 0]
     assert measurement.stopped == "nothing is left to unfreeze"
 
 
-def test_random_weights_are_not_measured(fitting: Fitting, tmp_path: Path) -> None:
+def test_random_weights_are_not_measured(fitting: TrainingSetup, tmp_path: Path) -> None:
     grafted = replace(graft(), weights=Weights("none"))
     measurement = RULE.measure(grafted, replace(SITUATION, pretrained=False), fitting, tmp_path)
     assert measurement.rows == ()
     assert measurement.plan.trainable == {name for name, _ in grafted.network.named_parameters()}
     assert (measurement.plan.epochs, measurement.plan.learning_rate) == (60, 0.001)
     assert "the weights are random" in measurement.plan.reason
-    assert Measurement.from_json(json.loads(json.dumps(measurement.to_json()))) == measurement
+    assert DepthMeasurement.from_json(json.loads(json.dumps(measurement.to_json()))) == measurement
 
 
-def test_it_comes_back_from_json_and_is_printed(deeper: Measurement) -> None:
-    assert Measurement.from_json(json.loads(json.dumps(deeper.to_json()))) == deeper
+def test_it_comes_back_from_json_and_is_printed(deeper: DepthMeasurement) -> None:
+    assert DepthMeasurement.from_json(json.loads(json.dumps(deeper.to_json()))) == deeper
     with console.capture() as capture:
         print_measurement(deeper)
     lines = capture.get().splitlines()

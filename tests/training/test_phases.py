@@ -19,12 +19,12 @@ from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.features.cache import Features
 from graftline.features.precision import MAX_CHANGE
-from graftline.features.shards import Entry
-from graftline.freezing.contract import BrokenContractError
+from graftline.features.shards import ActivationEntry
+from graftline.freezing.check import FreezeViolationError
 from graftline.freezing.plan import FreezePlan
-from graftline.freezing.rules import Gradual, Situation
-from graftline.training.fitting import CONTRACT_FILE, Fitting
-from graftline.training.phases import DONE_FILE, Trained, fit_phases, phase_folder
+from graftline.freezing.rules import FreezeContext, Gradual
+from graftline.training.fitting import CONTRACT_FILE, TrainingSetup
+from graftline.training.phases import DONE_FILE, TrainingResult, fit_phases, phase_folder
 from graftline.training.recipe import Recipe
 from graftline.training.schedule import constant
 
@@ -38,21 +38,21 @@ def make_graft() -> Graft:
 
 
 def plans(graft: Graft, epochs: int | None = None) -> list[FreezePlan]:
-    return RULE.timetable(graft.network, Situation(12, 3, pretrained=True, epochs=epochs))
+    return RULE.phases(graft.network, FreezeContext(12, 3, pretrained=True, epochs=epochs))
 
 
-def make_fitting(version: DatasetVersion, tmp_path: Path, **changes: Any) -> Fitting:
+def make_fitting(version: DatasetVersion, tmp_path: Path, **changes: Any) -> TrainingSetup:
     settings: dict[str, Any] = {
         "version": version,
         "policy": Policy("none", None, {}),
         "features": Features(directory=str(tmp_path / "cache")),
         "recipe": Recipe(batch_size=12, workers=0),
-        "optimiser": functools.partial(torch.optim.AdamW, lr=None),  # type: ignore[arg-type]  # as the plan recommends
+        "optimizer": functools.partial(torch.optim.AdamW, lr=None),  # type: ignore[arg-type]  # as the plan recommends
         "schedule": constant,
         "make_trainer": functools.partial(pl.Trainer, accelerator="cpu", devices=1),
         "seed": 0,
     }
-    return Fitting(**{**settings, **changes})
+    return TrainingSetup(**{**settings, **changes})
 
 
 class Heard:
@@ -74,7 +74,7 @@ class StopError(Exception):
 
 
 def stop_at(step: int) -> Heard:
-    """Return a listener that interrupts the training when a phase starts at an optimiser step."""
+    """Return a listener that interrupts the training when a phase starts at an optimizer step."""
 
     class Interrupting(Heard):
         def on_start(self, rates: dict[str, float], at: int) -> None:
@@ -86,8 +86,14 @@ def stop_at(step: int) -> Heard:
 
 
 def run(
-    graft: Graft, fitting: Fitting, directory: Path, heard: Heard, *, epochs: int | None = None, resume: bool = False
-) -> Trained:
+    graft: Graft,
+    fitting: TrainingSetup,
+    directory: Path,
+    heard: Heard,
+    *,
+    epochs: int | None = None,
+    resume: bool = False,
+) -> TrainingResult:
     return fit_phases(
         fitting,
         graft,
@@ -95,7 +101,7 @@ def run(
         directory,
         on_epoch=heard.on_epoch,
         on_start=heard.on_start,
-        on_inputs=lambda _: None,
+        on_source=lambda _: None,
         resume=resume,
     )
 
@@ -109,9 +115,9 @@ def moved(before: dict[str, torch.Tensor], network: torch.nn.Module) -> set[str]
 
 def test_phases_train_what_their_plans_say_and_count_on(version: DatasetVersion, tmp_path: Path) -> None:
     graft, heard = make_graft(), Heard()
-    timetable = plans(graft)
-    assert [plan.frozen_groups for plan in timetable] == [6, 4, 2]
-    assert [plan.epochs for plan in timetable] == [2, 1, 1]
+    phases = plans(graft)
+    assert [plan.frozen_groups for plan in phases] == [6, 4, 2]
+    assert [plan.epochs for plan in phases] == [2, 1, 1]
     before = {name: value.clone() for name, value in graft.network.state_dict().items()}
     trained = run(graft, make_fitting(version, tmp_path), tmp_path / "fit", heard)
 
@@ -120,10 +126,10 @@ def test_phases_train_what_their_plans_say_and_count_on(version: DatasetVersion,
     assert len(trained.fit.history) == 4
     assert trained.fit.best in trained.fit.history
     best = int(trained.fit.best["epoch"])
-    deepest = timetable[{0: 0, 1: 0, 2: 1, 3: 2}[best]]
-    assert timetable[trained.best_phase].trainable == deepest.trainable
+    deepest = phases[{0: 0, 1: 0, 2: 1, 3: 2}[best]]
+    assert phases[trained.best_phase].trainable == deepest.trainable
     assert moved(before, graft.network) == deepest.trainable
-    for number, plan in enumerate(timetable, start=1):
+    for number, plan in enumerate(phases, start=1):
         contract = json.loads((phase_folder(tmp_path / "fit", number - 1) / CONTRACT_FILE).read_text())
         assert set(contract["trainable"]) == plan.trainable
         assert not plan.trainable & set(contract["hashes"])
@@ -171,7 +177,7 @@ def test_a_resume_undoes_nothing(epochs: int, phase: str, version: DatasetVersio
 def test_phases_that_make_it_worse_are_undone(version: DatasetVersion, tmp_path: Path) -> None:
     graft = make_graft()
     wild = functools.partial(torch.optim.SGD, lr=30.0)  # what the head alone survives, the body does not
-    trained = run(graft, make_fitting(version, tmp_path, optimiser=wild), tmp_path / "fit", Heard())
+    trained = run(graft, make_fitting(version, tmp_path, optimizer=wild), tmp_path / "fit", Heard())
     losses = [row["val/loss"] for row in trained.fit.history]
     assert trained.fit.best["val/loss"] == min(losses)
     if losses.index(min(losses)) < 2:
@@ -205,7 +211,7 @@ def test_a_resume_is_held_to_the_contract_of_the_first_start(version: DatasetVer
     other = make_graft()
     with torch.no_grad():
         next(other.network.parameters())[0, 0, 0, 0] += 1
-    with pytest.raises(BrokenContractError, match=r"conv_stem\.weight is frozen, but not what it was"):
+    with pytest.raises(FreezeViolationError, match=r"conv_stem\.weight is frozen, but not what it was"):
         fitting.run(other, plan, tmp_path / "fit", on_epoch=lambda *_: None, resume=True, show_progress=False)
 
 
@@ -217,7 +223,7 @@ def test_each_run_is_held_to_its_contract(version: DatasetVersion, tmp_path: Pat
         with torch.no_grad():
             graft.network.get_parameter("conv_stem.weight")[0, 0, 0, 0] += 1
 
-    with pytest.raises(BrokenContractError, match=r"conv_stem\.weight is frozen, but not what it was"):
+    with pytest.raises(FreezeViolationError, match=r"conv_stem\.weight is frozen, but not what it was"):
         make_fitting(version, tmp_path).run(
             graft, plans(graft)[0], tmp_path / "fit", on_epoch=nudge, show_progress=False
         )
@@ -229,7 +235,7 @@ def test_each_run_is_held_to_gradients(version: DatasetVersion, tmp_path: Path) 
     graft.network.classifier.register_parameter("unused", torch.nn.Parameter(torch.ones(2)))  # type: ignore[union-attr]
     plan = plans(graft)[0]
     assert "classifier.unused" in plan.trainable
-    with pytest.raises(BrokenContractError, match=r"classifier\.unused is to be trained, but"):
+    with pytest.raises(FreezeViolationError, match=r"classifier\.unused is to be trained, but"):
         make_fitting(version, tmp_path, features=Features(cache=False)).run(
             graft, plan, tmp_path / "fit", on_epoch=epochs.on_epoch, show_progress=False
         )
@@ -255,7 +261,7 @@ def test_a_cache_that_changes_predictions_is_said(
 
 def shift_activations(directory: Path) -> None:
     """Make an entry of the cache hold other activations than the network gives."""
-    entry = Entry(directory)
+    entry = ActivationEntry(directory)
     described = entry.description
     assert described is not None
     array = np.array(entry.array(described), np.float32)

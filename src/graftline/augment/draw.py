@@ -27,6 +27,6 @@ class Transform(Protocol):
             draw: which look at the image is wanted.
 
         Returns:
-            (C, h, w) float32, normalised.
+            (C, h, w) float32, normalized.
         """
         ...

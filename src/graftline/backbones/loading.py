@@ -140,7 +140,7 @@ class _Places:
         self.blocks: list[str] = []
 
     def place(self, key: str) -> tuple[int, bool, str]:
-        """Return block, whether it is of a normalisation, and which of a layer's tensors ``key`` is."""
+        """Return block, whether it is of a normalization, and which of a layer's tensors ``key`` is."""
         *layer, tensor = key.split(".")
         block = ".".join(part for part in layer if part.isdigit()) or layer[0]
         if block not in self.blocks:

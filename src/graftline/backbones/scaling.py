@@ -3,6 +3,7 @@
 The method is that of Tan and Le 2019 (arXiv 1905.11946), section 3.3; ``zoo/efficientnet.py`` has the equation.
 """
 
+import logging
 import math
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -15,8 +16,10 @@ from graftline.backbones.backbone import Backbone
 from graftline.backbones.cost import count
 from graftline.backbones.loading import create
 from graftline.backbones.zoo.efficientnet import PHI_LIMITS, check_phi, depth, resolution, width
-from graftline.console import console, say, warn
+from graftline.console import console
 from graftline.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 STEPS_PER_PHI = 100  # phi is searched in hundredths
 NUM_CLASSES = 1000  # the size of the head that is counted, as in the paper: 1.3 million multiply-adds at phi = 0
@@ -56,12 +59,14 @@ class ScaledBackbone(Backbone):
             return 0.0 if self.phi is None else self.phi
         with console.status(f"Looking for the largest network within {self.budget_gmacs:g} GMACs"):
             phi = self._largest_within(self.budget_gmacs)
-        say(
+        logger.info(
             f"Budget {self.budget_gmacs:g} GMACs: phi {phi:.2f} (width {width(phi):.2f}, depth {depth(phi):.2f}, "
             f"{self.image_size or resolution(phi)} px) costs {self._count_gmacs(phi):.3g} GMACs."
         )
         if phi == PHI_LIMITS[1]:
-            warn(f"That is the largest network there is (phi {phi:g}): backbone.budget_gmacs would pay for more.")
+            logger.warning(
+                f"That is the largest network there is (phi {phi:g}): backbone.budget_gmacs would pay for more."
+            )
         return phi
 
     def arguments(self) -> dict[str, Any]:

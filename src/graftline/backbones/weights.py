@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from graftline.backbones import hub
-from graftline.backbones.store import Store, full_name
+from graftline.backbones.weights_store import WeightsStore, full_name
 from graftline.errors import UserError
 from graftline.files import sha256_file
 
@@ -137,7 +137,7 @@ def from_package(name: str) -> WeightsFile | None:
 
 
 def _from_directory(name: str, directory: str) -> WeightsFile | None:
-    store = Store(directory)
+    store = WeightsStore(directory)
     entry = store.find(name)
     if entry is None:
         return None

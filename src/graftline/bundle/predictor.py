@@ -23,7 +23,7 @@ from graftline.data.decode import DecodeError, decode_rgb
 from graftline.errors import UserError, first_line
 
 Image: TypeAlias = Path | str | bytes | np.ndarray
-"""A file, an encoded file's bytes, or uint8 pixels, (H, W, 3) RGB or (H, W) grey."""
+"""A file, an encoded file's bytes, or uint8 pixels, (H, W, 3) RGB or (H, W) gray."""
 Engine: TypeAlias = Callable[[np.ndarray], np.ndarray]
 """(B, C, H, W) float32 → logits (B, K) float32."""
 

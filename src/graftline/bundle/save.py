@@ -86,7 +86,7 @@ def add_to_card(directory: Path, **entries: Any) -> None:
 
 
 def _make_batches(preprocessing: Preprocessing) -> list[Tensor]:
-    """Return noise of the spread that normalised images have, (B, C, H, W) each."""
+    """Return noise of the spread that normalized images have, (B, C, H, W) each."""
     generator = torch.Generator().manual_seed(0)
     shape = (preprocessing.channels, *preprocessing.image_size)
     return [torch.randn(size, *shape, generator=generator) for size in CHECKED_BATCH_SIZES]

@@ -52,7 +52,7 @@ class Decoded(NamedTuple):
 def decode_rgb(image: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode an image to RGB.
 
-    Grey is repeated over the channels, 16 bits are scaled to 8, transparency is laid on white, CMYK is converted, the
+    Gray is repeated over the channels, 16 bits are scaled to 8, transparency is laid on white, CMYK is converted, the
     first frame of an animation is taken, and the rotation that the camera noted in EXIF is applied.
 
     Args:
@@ -107,23 +107,23 @@ def _read_pixels(file: BinaryIO, max_pixels: int) -> Decoded:
 def _to_rgb(image: Image.Image) -> np.ndarray:
     """Return the pixels of a loaded image as (H, W, 3) uint8."""
     if image.mode.startswith(("I", "F")):  # 16 bits, also where Pillow holds them in 32, or floating point
-        grey = _to_8_bits(np.asarray(image))  # (H, W)
-        return np.repeat(grey[:, :, np.newaxis], 3, axis=2)  # (H, W, 3)
+        gray = _to_8_bits(np.asarray(image))  # (H, W)
+        return np.repeat(gray[:, :, np.newaxis], 3, axis=2)  # (H, W, 3)
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return np.array(image.convert("RGB"))
 
 
-def _to_8_bits(grey: np.ndarray) -> np.ndarray:
+def _to_8_bits(gray: np.ndarray) -> np.ndarray:
     """Scale (H, W) integers of 16 bits, or floating point within 0..1, to uint8."""
-    low, high = grey.min(), grey.max()
+    low, high = gray.min(), gray.max()
     scaled: np.ndarray
-    if np.issubdtype(grey.dtype, np.floating):
+    if np.issubdtype(gray.dtype, np.floating):
         if not (low >= 0 and high <= 1):  # also catches NaN
             raise DecodeError("broken", "floating-point pixels outside 0..1 have no known scale")
-        scaled = np.rint(grey * 255)
+        scaled = np.rint(gray * 255)
     else:
         if low < 0 or high > 65_535:
             raise DecodeError("broken", "integer pixels outside 16 bits have no known scale")
-        scaled = (grey.astype(np.uint32) + 128) // 257  # to the nearest: 65,535 / 257 = 255
+        scaled = (gray.astype(np.uint32) + 128) // 257  # to the nearest: 65,535 / 257 = 255
     return scaled.astype(np.uint8)

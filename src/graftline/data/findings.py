@@ -1,5 +1,6 @@
 """What ingest found: one finding per image or class, all listed in ``findings.json`` and told in a line per kind."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -7,8 +8,9 @@ from typing import Literal
 
 import pandas as pd
 
-from graftline.console import warn
 from graftline.files import write_json
+
+logger = logging.getLogger(__name__)
 
 Kind = Literal[
     "missing",
@@ -80,6 +82,6 @@ def tell_findings(findings: Sequence[Finding], path: Path) -> None:
     for kind, text in _SAID.items():
         of_kind = [finding for finding in findings if finding.kind == kind]
         if of_kind:
-            warn(f"{len(of_kind):,} {text}: {of_kind[0].path}: {of_kind[0].detail}")
+            logger.warning(f"{len(of_kind):,} {text}: {of_kind[0].path}: {of_kind[0].detail}")
     if findings:
-        warn(f"All of these are listed in {path}")
+        logger.warning(f"All of these are listed in {path}")

@@ -1,5 +1,6 @@
-"""Ingest: a source of labelled images becomes a dataset version."""
+"""Ingest: a source of labeled images becomes a dataset version."""
 
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -9,21 +10,23 @@ from typing import Literal
 
 import pandas as pd
 
-from graftline.console import print_table, say
+from graftline.console import print_table
 from graftline.data.checks import check_images
 from graftline.data.decode import MAX_PIXELS
 from graftline.data.findings import Finding, tell_findings, write_findings
 from graftline.data.review import (
+    drop_invalid,
     find_wrong_extensions,
-    leave_out_bad,
     remove_leaks,
+    resolve_conflicts,
     review_splits,
-    settle_conflicts,
 )
 from graftline.data.sources.source import Source
 from graftline.data.split import Split
 from graftline.data.version import SPLITS, DatasetVersion, write_version
 from graftline.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 _COLUMNS = {"path": "str", "label": "str", "split": "str", "group": "str", "weight": "float32", "stratum": "str"}
 _SHOWN_CLASSES = 20  # a longer table is no overview any more
@@ -53,7 +56,7 @@ class Ingest:
         path: where the images are; None for a source that knows.
         source: what reads it.
         split: how it is divided.
-        on_bad: what happens with images that cannot be used.
+        on_invalid: what happens with images that cannot be used.
         on_conflict: what happens with the same image under different labels.
         min_images_per_class: warn of classes with fewer.
         min_side_px: images with a shorter side are bad.
@@ -66,7 +69,7 @@ class Ingest:
     path: str | None
     source: Source
     split: Split
-    on_bad: Literal["leave_out", "fail"] = "leave_out"
+    on_invalid: Literal["leave_out", "fail"] = "leave_out"
     on_conflict: Literal["exclude", "keep"] = "exclude"
     min_images_per_class: int = 10
     min_side_px: int = 8
@@ -78,27 +81,27 @@ class Ingest:
         """Read, check and split the images, and write the dataset version unless it is there already.
 
         Raises:
-            UserError: nothing to read, fewer than two classes with usable images, or bad images with on_bad="fail".
+            UserError: nothing to read, fewer than two classes with usable images, or bad images with on_invalid="fail".
         """
         name = self.dataset_name()
         folder = Path(self.directory).absolute() / name
         listed = folder / "findings.json"
-        say(f"Reading {name}" + (f" from {self.path}" if self.path else ""))
+        logger.info(f"Reading {name}" + (f" from {self.path}" if self.path else ""))
         images, class_names = _tidy(self.source.read(None if self.path is None else Path(self.path)))
         checks = check_images(
             images["path"].unique().tolist(), self.max_pixels, self.workers, folder / "checked.parquet"
         )
-        images, report = leave_out_bad(images.merge(checks, on="path", how="left"), self.min_side_px)
+        images, report = drop_invalid(images.merge(checks, on="path", how="left"), self.min_side_px)
         bad = len(report)
         report += find_wrong_extensions(images)
-        images, conflicts = settle_conflicts(images, keep=self.on_conflict == "keep")
+        images, conflicts = resolve_conflicts(images, keep=self.on_conflict == "keep")
         report += conflicts
         write_findings(report, listed)  # here too, as the next lines may stop with a word on these
-        if bad and self.on_bad == "fail":
+        if bad and self.on_invalid == "fail":
             first = f"{report[0].path}: {report[0].detail}"
             raise UserError(
                 f"{bad:,} images cannot be used (first: {first}): mend or remove those listed in {listed}, "
-                "or leave them out with data.on_bad=leave_out."
+                "or leave them out with data.on_invalid=leave_out."
             )
         _require_classes(images, class_names, report, listed)
         drawn = self.split.lacking(images)
@@ -153,4 +156,4 @@ def _tell(version: DatasetVersion, fresh: bool) -> None:
     rows.append(("all", *(f"{sum(counts[split].values()):,}" for split in SPLITS)))
     print_table(f"{version.name}: {len(version.class_names)} classes", ("images", *SPLITS), rows)
     state = "new dataset version" if fresh else "nothing is new, dataset version"
-    say(f"{version.name}: {state} {version.digest} ({os.path.relpath(version.directory)})")
+    logger.info(f"{version.name}: {state} {version.digest} ({os.path.relpath(version.directory)})")

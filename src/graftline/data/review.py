@@ -17,7 +17,7 @@ from graftline.errors import UserError
 _IMBALANCE = 10  # times as many images in the largest class as in the smallest: accuracy says little from there on
 
 
-def leave_out_bad(images: pd.DataFrame, min_side_px: int) -> tuple[pd.DataFrame, list[Finding]]:
+def drop_invalid(images: pd.DataFrame, min_side_px: int) -> tuple[pd.DataFrame, list[Finding]]:
     """Take out what cannot be used: flawed images, those without a label, and those smaller than ``min_side_px``."""
     flawed = images["flaw"] != ""
     nameless = ~flawed & images["label"].isna()
@@ -40,7 +40,7 @@ def find_wrong_extensions(images: pd.DataFrame) -> list[Finding]:
     return from_rows("wrong_extension", wrong, _text(wrong, "it is {format}"))
 
 
-def settle_conflicts(images: pd.DataFrame, keep: bool) -> tuple[pd.DataFrame, list[Finding]]:
+def resolve_conflicts(images: pd.DataFrame, keep: bool) -> tuple[pd.DataFrame, list[Finding]]:
     """Find the same content under different labels, and take out all of its copies unless ``keep``."""
     copies = images[images.duplicated("sha256", keep=False)]
     copies = copies[copies.groupby("sha256")["label"].transform("nunique") > 1]

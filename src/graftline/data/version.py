@@ -29,7 +29,8 @@ class Samples:
 
     paths: list[str]  # N absolute paths
     labels: np.ndarray  # (N,) int64, indices into the version's class_names
-    weights: np.ndarray | None  # (N,) float32, mean not normalised; None when the dataset has none
+    weights: np.ndarray | None  # (N,) float32, mean not normalized; None when the dataset has none
+    sha256: list[str]  # N digests of the files' bytes, in hex
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,9 @@ class DatasetVersion:
             raise UserError(f"The {split} split of {self.name} has no images: ingest with a larger data.split.{split}.")
         indices = {name: index for index, name in enumerate(self.class_names)}
         weights = None if rows["weight"].isna().all() else rows["weight"].to_numpy(np.float32)
-        return Samples(rows["path"].tolist(), rows["label"].map(indices).to_numpy(np.int64), weights)
+        return Samples(
+            rows["path"].tolist(), rows["label"].map(indices).to_numpy(np.int64), weights, rows["sha256"].tolist()
+        )
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return the number of images by split and class: ``counts()["train"]["cat"]``."""

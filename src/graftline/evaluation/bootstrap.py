@@ -48,7 +48,7 @@ def multiplicities(num_images: int, resamples: int, seed: int) -> Iterator[Ints]
         yield np.ascontiguousarray(np.stack(draws, axis=1))
 
 
-def normalised(probabilities: Floats) -> npt.NDArray[np.float64]:
+def normalized(probabilities: Floats) -> npt.NDArray[np.float64]:
     """Return float64 probabilities whose rows sum to one: a float32 softmax misses it by 1e-7, which log loss minds."""
     exact: npt.NDArray[np.float64] = probabilities.astype(np.float64)
     exact /= exact.sum(axis=1, keepdims=True)
@@ -137,7 +137,7 @@ class Bootstrap:
         num_images, self.num_classes = probabilities.shape
         predicted = probabilities.argmax(axis=1)
         correct = predicted == labels
-        exact = normalised(probabilities)
+        exact = normalized(probabilities)
         confidences = exact.max(axis=1).astype(np.float32)  # as torchmetrics takes them
 
         self.sums = {"log_loss": _log_losses(exact, labels), "brier": _brier_terms(exact, labels)}

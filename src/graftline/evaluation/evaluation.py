@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from graftline.console import progress
 from graftline.data.version import DatasetVersion, Samples
 from graftline.errors import UserError
-from graftline.evaluation import figures
 from graftline.evaluation.metrics import Interval, metrics_json, score
 from graftline.evaluation.notes import notes_on
 from graftline.evaluation.predictions import table
-from graftline.evaluation.style import save
 from graftline.files import atomic_file
+from graftline.report import figures
+from graftline.report.style import save
 
 FEWEST_RESAMPLES = 100  # with fewer, the ends of a 95 % interval rest on one or two resamples
 

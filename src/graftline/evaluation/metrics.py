@@ -29,7 +29,7 @@ from graftline.evaluation.bootstrap import (
     chunk_size,
     mean_of_defined,
     multiplicities,
-    normalised,
+    normalized,
 )
 
 TAILS = (0.025, 0.975)  # percentile interval, Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13
@@ -138,7 +138,7 @@ def point_values(
     """
     classes = np.arange(probabilities.shape[1])
     predicted = probabilities.argmax(axis=1)
-    exact = normalised(probabilities)
+    exact = normalized(probabilities)
     per_class = {"labels": classes, "average": None, "zero_division": np.nan}
     macro = per_class | {"average": "macro"}
     values: dict[str, float | Floats] = {"accuracy": accuracy_score(labels, predicted)}

@@ -4,6 +4,7 @@ Letters: B batch, N images, F numbers per image that cross the boundary.
 """
 
 import errno
+import logging
 import os
 import shutil
 import time
@@ -16,17 +17,19 @@ import numpy as np
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from graftline.console import progress, say, warn
+from graftline.console import progress
 from graftline.errors import UserError
 from graftline.features.engine import Engine
-from graftline.features.frozen_pass import Decoder, Job, run
+from graftline.features.frozen_pass import ActivationRequest, ImageBatcher, run
 from graftline.features.loader import activation_loader
 from graftline.features.precision import MAX_CHANGE, change_in_half
-from graftline.features.shards import Description, Entry, HalfPrecisionError
-from graftline.features.store import GIGABYTE, CacheFullError, Store, in_words
+from graftline.features.shards import ActivationEntry, Description, HalfPrecisionError
+from graftline.features.store import GIGABYTE, ActivationStore, CacheFullError, in_words
 from graftline.locks import Lock
 
-__all__ = ["Activations", "CacheFullError", "Decoder", "Features", "Job", "activation_loader"]
+logger = logging.getLogger(__name__)
+
+__all__ = ["ActivationRequest", "Activations", "CacheFullError", "Features", "ImageBatcher", "activation_loader"]
 
 FIRST_IMAGES = 4  # on which the engine is compared with torch
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -77,20 +80,20 @@ class Features:
             raise UserError(f"features.precision is {self.precision!r}: use auto, float16 or float32.")
 
     @property
-    def store(self) -> Store:
+    def store(self) -> ActivationStore:
         """Where the entries lie."""
-        return Store(Path(self.directory), self.max_gb * GIGABYTE)
+        return ActivationStore(Path(self.directory), self.max_gb * GIGABYTE)
 
     def predict_bytes(self, width: int, images: int) -> int:
         """Return what the activations (N, F) of ``images``, all views of them counted, will take on disk."""
         return width * images * (4 if self.precision == "float32" else 2)
 
-    def missing(self, jobs: Sequence[Job]) -> int:
+    def missing(self, jobs: Sequence[ActivationRequest]) -> int:
         """Return of how many images, all views of them counted, no activations are there or they are damaged."""
         return sum(_missing_images(self._entry(job), job) for job in jobs)
 
     def open(
-        self, jobs: Sequence[Job], make_engine: Callable[[Tensor], Engine], tail: nn.Module, width: int
+        self, jobs: Sequence[ActivationRequest], make_engine: Callable[[Tensor], Engine], tail: nn.Module, width: int
     ) -> list[Activations]:
         """Return the activations of each job, from disk or computed now.
 
@@ -127,14 +130,16 @@ class Features:
                     store.remove(entry.directory.name)
             raise
 
-    def _entry(self, job: Job) -> Entry:
+    def _entry(self, job: ActivationRequest) -> ActivationEntry:
         return self.store.entry({**job.key, "precision": self.precision})
 
     def _announce(self, images: int, width: int) -> None:
         each = self.predict_bytes(width, 1)
         doubled = ", twice that should float16 not do" if self.precision == "auto" else ""
         size = f"{in_words(images * each)} of activations ({images:,} images of {in_words(each)}{doubled})"
-        say(f"{size} go to {self.directory}, which may hold {in_words(self.store.max_bytes)} (features.max_gb).")
+        logger.info(
+            f"{size} go to {self.directory}, which may hold {in_words(self.store.max_bytes)} (features.max_gb)."
+        )
 
 
 class _Filler:
@@ -149,7 +154,7 @@ class _Filler:
         self._width = width
         self._engine: Engine | None = None
 
-    def fill(self, entry: Entry, job: Job, bar: Progress) -> None:
+    def fill(self, entry: ActivationEntry, job: ActivationRequest, bar: Progress) -> None:
         """Compute the shards of an entry that nobody has written, or that are damaged.
 
         Raises:
@@ -157,11 +162,15 @@ class _Filler:
             UserError: the disk is full.
         """
         try:
-            with entry.lock_for_writing(lambda: say("Another process computes these activations: waiting for it.")):
+            with entry.lock_for_writing(
+                lambda: logger.info("Another process computes these activations: waiting for it.")
+            ):
                 try:
                     self._fill(entry, job, bar, entry.description)
                 except HalfPrecisionError:
-                    warn("Some activations are too large for float16: they are computed again and kept as float32.")
+                    logger.warning(
+                        "Some activations are too large for float16: they are computed again and kept as float32."
+                    )
                     self._fill(entry, job, bar, self._create(entry, job, "float32"))
         except OSError as error:
             if error.errno not in DISK_FULL:
@@ -172,13 +181,17 @@ class _Filler:
                 "(make cache lists what lies there), choose another features.directory, or train with features=live."
             ) from error
 
-    def _fill(self, entry: Entry, job: Job, bar: Progress, described: Description | None) -> None:
+    def _fill(
+        self, entry: ActivationEntry, job: ActivationRequest, bar: Progress, described: Description | None
+    ) -> None:
         shape = described or self._describe(job, "float32")
         missing = list(range(shape.num_shards))
         if described is not None:
             missing, damaged = entry.written(described)
             if damaged:
-                warn(f"{len(damaged)} of {shape.num_shards} shards of cached activations are damaged: computed again.")
+                logger.warning(
+                    f"{len(damaged)} of {shape.num_shards} shards of cached activations are damaged: computed again."
+                )
             missing = sorted(missing + damaged)
         for shard, activations in self._compute(job, shape, missing, bar):
             if described is None:
@@ -186,15 +199,15 @@ class _Filler:
             entry.write(described, shard, activations)
 
     def _compute(
-        self, job: Job, shape: Description, shards: Sequence[int], bar: Progress
+        self, job: ActivationRequest, shape: Description, shards: Sequence[int], bar: Progress
     ) -> Iterator[tuple[int, np.ndarray]]:
         """Run the trunk over the images of some shards; yields the number of a shard and its activations (n, F)."""
         if not shards:
             return
-        decoder = Decoder(job)
+        decoder = ImageBatcher(job)
         if self._engine is None:
             self._engine = self._make_engine(decoder(shape.rows(shards[0])[:FIRST_IMAGES]))
-            say(f"The frozen network runs on {self._engine.runs_on}.")
+            logger.info(f"The frozen network runs on {self._engine.runs_on}.")
         size = self._engine.batch_size
         batches = [[rows[i : i + size] for i in range(0, len(rows), size)] for rows in map(shape.rows, shards)]
         results = run(self._engine, decoder, [batch for one in batches for batch in one])
@@ -212,15 +225,15 @@ class _Filler:
         change = change_in_half(self._tail, activations)
         if change <= MAX_CHANGE:
             return "float16"
-        say(f"Activations are kept as float32: float16 would change a probability by {change:.1e}.")
+        logger.info(f"Activations are kept as float32: float16 would change a probability by {change:.1e}.")
         return "float32"
 
-    def _create(self, entry: Entry, job: Job, dtype: str) -> Description:
+    def _create(self, entry: ActivationEntry, job: ActivationRequest, dtype: str) -> Description:
         described = self._describe(job, dtype)
         self._features.store.reserve(entry, described)
         return described
 
-    def _describe(self, job: Job, dtype: str) -> Description:
+    def _describe(self, job: ActivationRequest, dtype: str) -> Description:
         key = {**job.key, "precision": self._features.precision}
         return Description(key, len(job.samples.paths), self._width, dtype, time.time(), time.time())
 
@@ -239,7 +252,7 @@ def _check_writable(directory: Path) -> None:
         raise UserError(f"features.directory={directory} cannot be written to: give another, or change its rights.")
 
 
-def _missing_images(entry: Entry, job: Job) -> int:
+def _missing_images(entry: ActivationEntry, job: ActivationRequest) -> int:
     """Return how many images' activations are not there, or damaged."""
     described = entry.description
     if described is None:
@@ -248,7 +261,7 @@ def _missing_images(entry: Entry, job: Job) -> int:
     return sum(len(described.rows(shard)) for shard in missing + damaged)
 
 
-def _opened(entry: Entry, lock: Lock) -> Activations:
+def _opened(entry: ActivationEntry, lock: Lock) -> Activations:
     entry.touch()
     described = entry.description
     assert described is not None

@@ -4,6 +4,7 @@ Letters: B batch, C channels, H height, W width, F numbers per image that the tr
 """
 
 import copy
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -16,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from graftline.backbones.onnx import export_quickly, largest_difference, open_session
-from graftline.console import warn
 from graftline.errors import first_line
 from graftline.files import atomic_file, sha256_file
+
+logger = logging.getLogger(__name__)
 
 MAX_RELATIVE_DIFFERENCE = 1e-3  # of the engine from torch in float32, before we go back to that
 
@@ -26,7 +28,7 @@ MAX_RELATIVE_DIFFERENCE = 1e-3  # of the engine from torch in float32, before we
 # core's time per image with 8, 15 ms with 16, 23 ms with 32 and both cores at once.
 CPU_BATCH, GPU_BATCH = 8, 128
 
-Run = Callable[[Tensor], np.ndarray]  # images (B, C, H, W) float32 → activations (B, F) float32
+RunTrunk = Callable[[Tensor], np.ndarray]  # images (B, C, H, W) float32 → activations (B, F) float32
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Engine:
         batch_size: B at which it is fastest.
     """
 
-    run: Run
+    run: RunTrunk
     runs_on: str
     callers: int
     batch_size: int
@@ -85,7 +87,7 @@ def _open(trunk: nn.Module, file: Path, images: Tensor) -> onnxruntime.Inference
     seal = file.with_suffix(".sha256")
     if not (file.exists() and seal.exists() and seal.read_bytes() == sha256_file(file).encode()):
         if file.exists():
-            warn(f"{file} is damaged: the frozen network is exported again.")
+            logger.warning(f"{file} is damaged: the frozen network is exported again.")
         with atomic_file(file) as temporary:
             export_quickly(trunk, temporary, images[:2])
         with atomic_file(seal) as temporary:
@@ -121,7 +123,7 @@ def _gpu_engine(trunk: nn.Module, images: Tensor) -> Engine:
     return Engine(run, f"torch on the GPU, {how}", decoders, GPU_BATCH)
 
 
-def _on_gpu(trunk: Callable[[Tensor], Tensor], device: torch.device, half: bool) -> Run:
+def _on_gpu(trunk: Callable[[Tensor], Tensor], device: torch.device, half: bool) -> RunTrunk:
     lock = threading.Lock()  # the others decode meanwhile
 
     def run(images: Tensor) -> np.ndarray:

@@ -23,7 +23,7 @@ from graftline.features.engine import Engine
 
 
 @dataclass(frozen=True)
-class Job:
+class ActivationRequest:
     """A matrix of activations that is wanted.
 
     Attributes:
@@ -39,10 +39,10 @@ class Job:
     key: dict[str, Any]
 
 
-class Decoder(threading.local):
+class ImageBatcher(threading.local):
     """Decodes and transforms images; each thread has a transform of its own, as they may draw lots."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: ActivationRequest) -> None:
         self._images = ImageDataset(job.samples, copy.deepcopy(job.transform))
         self._view = job.view
 
@@ -51,7 +51,7 @@ class Decoder(threading.local):
         return torch.from_numpy(np.stack([self._images[Draw(self._view, row)]["image"] for row in rows]))
 
 
-def run(engine: Engine, decoder: Decoder, batches: Sequence[range]) -> Iterator[np.ndarray]:
+def run(engine: Engine, decoder: ImageBatcher, batches: Sequence[range]) -> Iterator[np.ndarray]:
     """Return the activations (B, F) float32 of each batch of rows, in order.
 
     A few batches ahead of what was asked for are worked on; the rest is left when nobody asks any more.

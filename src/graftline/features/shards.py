@@ -80,7 +80,7 @@ class HalfPrecisionError(Exception):
     """A number is too large for float16."""
 
 
-class Entry:
+class ActivationEntry:
     """An entry of the cache, maybe one that is still to be written.
 
     Args:

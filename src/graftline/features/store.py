@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graftline.features.shards import Description, Entry
+from graftline.features.shards import ActivationEntry, Description
 from graftline.files import digest
 from graftline.locks import Lock
 
@@ -20,7 +20,7 @@ class CacheFullError(Exception):
 
 
 @dataclass(frozen=True)
-class Listed:
+class CacheEntryInfo:
     """An entry as `make cache` shows it.
 
     Attributes:
@@ -42,7 +42,7 @@ class Listed:
 
 
 @dataclass(frozen=True)
-class Store:
+class ActivationStore:
     """A folder of entries and exported trunks.
 
     Attributes:
@@ -53,25 +53,30 @@ class Store:
     directory: Path
     max_bytes: float
 
-    def entry(self, key: dict[str, Any]) -> Entry:
+    def entry(self, key: dict[str, Any]) -> ActivationEntry:
         """Return the entry of a key, whether it is there or not."""
-        return Entry(self.directory / digest(key))
+        return ActivationEntry(self.directory / digest(key))
 
     def trunk_file(self, key: dict[str, Any]) -> Path:
         """Return where the exported trunk that ``key`` describes lies."""
         return self.directory / "trunks" / f"{digest(key)}.onnx"
 
-    def entries(self) -> list[Listed]:
+    def entries(self) -> list[CacheEntryInfo]:
         """Return all entries, the one that was used last first."""
         folders = sorted(path.parent for path in self.directory.glob("*/used"))
-        listed = [Listed(f.name, Entry(f).description, Entry(f).bytes(), Entry(f).is_complete()) for f in folders]
+        listed = [
+            CacheEntryInfo(
+                f.name, ActivationEntry(f).description, ActivationEntry(f).bytes(), ActivationEntry(f).is_complete()
+            )
+            for f in folders
+        ]
         return sorted(listed, key=lambda entry: -entry.used)
 
     def trunk_bytes(self) -> int:
         """Return what the exported trunks take."""
         return sum(path.stat().st_size for path in self.directory.glob("trunks/*"))
 
-    def reserve(self, entry: Entry, description: Description) -> None:
+    def reserve(self, entry: ActivationEntry, description: Description) -> None:
         """Give an entry its space, removing those not used for longest where there is too little.
 
         Raises:
@@ -123,7 +128,7 @@ class Store:
         """Remove the exported trunks; they are made again when they are needed."""
         shutil.rmtree(self.directory / "trunks", ignore_errors=True)
 
-    def unused(self, days: float) -> Sequence[Listed]:
+    def unused(self, days: float) -> Sequence[CacheEntryInfo]:
         """Return the entries that were not used for some days."""
         return [entry for entry in self.entries() if time.time() - entry.used >= days * SECONDS_PER_DAY]
 

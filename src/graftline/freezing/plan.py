@@ -47,7 +47,7 @@ class FreezePlan:
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name in self.trainable)
         network.train()
-        hold_frozen(network)
+        set_frozen_eval(network)
 
     def sentence(self, network: nn.Module) -> str:
         """Return the plan in one sentence without a full stop, with the share of the parameters that is trained."""
@@ -57,10 +57,10 @@ class FreezePlan:
         return "; ".join([sentence, *self._left_out(network)])
 
     def _left_out(self, network: nn.Module) -> list[str]:
-        """Say which side branches (GoogLeNet's) are frozen, and thus in eval mode, where they give no output."""
-        branches: Sequence[str] = getattr(network, "side_branches", ())
+        """Say which auxiliary heads (GoogLeNet's) are frozen, and thus in eval mode, where they give no output."""
+        branches: Sequence[str] = getattr(network, "aux_heads", ())
         return [
-            f"side branch {number} lies below the boundary and is left out"
+            f"auxiliary head {number} lies below the boundary and is left out"
             for number, branch in enumerate(branches, start=1)
             if not any(name.startswith(f"{branch}.") for name in self.trainable)
         ]
@@ -80,18 +80,18 @@ class FreezePlan:
         }
 
 
-def hold_frozen(network: nn.Module) -> None:
+def set_frozen_eval(network: nn.Module) -> None:
     """Put every module whose parameters are all frozen into eval mode, with all that it contains.
 
     To be called after each ``network.train()``: ``requires_grad=False`` alone lets the statistics of BatchNorm move,
     and leaves dropout and stochastic depth on.
     """
     for module in network.modules():
-        if is_held(module):
+        if is_fully_frozen(module):
             module.eval()
 
 
-def is_held(module: nn.Module) -> bool:
+def is_fully_frozen(module: nn.Module) -> bool:
     """Tell whether a module has parameters and all of them are frozen."""
     parameters = list(module.parameters())
     return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)

@@ -20,7 +20,7 @@ from graftline.freezing.plan import FreezePlan, depth_in_words, plan_from_depth,
 
 
 @dataclass(frozen=True)
-class Situation:
+class FreezeContext:
     """What a freeze rule decides by, beside the network.
 
     Attributes:
@@ -38,7 +38,7 @@ class Situation:
     def facts(self, network: nn.Module) -> str:
         """Say it in words.
 
-        >>> Situation(787, 2, pretrained=True).facts(nn.Linear(1_000_000, 2))
+        >>> FreezeContext(787, 2, pretrained=True).facts(nn.Linear(1_000_000, 2))
         '787 images per class, 2 classes, 2.0 M parameters'
         """
         millions = num_parameters(network) / 1e6
@@ -46,7 +46,7 @@ class Situation:
         images = f"{self.images_per_class:,.0f} images per class"
         return f"{images}, {self.num_classes:,} classes, {size} M parameters"
 
-    def settle(self, network: nn.Module, plan: FreezePlan) -> FreezePlan:
+    def finalize(self, network: nn.Module, plan: FreezePlan) -> FreezePlan:
         """Return a plan with the user's own epochs, where there are such.
 
         Raises:
@@ -64,16 +64,16 @@ class Rule(ABC):
     """A freeze rule."""
 
     @abstractmethod
-    def plan(self, network: nn.Module, situation: Situation) -> FreezePlan:
+    def plan(self, network: nn.Module, context: FreezeContext) -> FreezePlan:
         """Decide what of ``network``, a timm network, is frozen.
 
         Raises:
             UserError: the rule does not fit the network, or would freeze layers that know nothing.
         """
 
-    def timetable(self, network: nn.Module, situation: Situation) -> list[FreezePlan]:
+    def phases(self, network: nn.Module, context: FreezeContext) -> list[FreezePlan]:
         """Return the plans of a training's phases, in order; all rules but ``Gradual`` have one phase."""
-        return [self.plan(network, situation)]
+        return [self.plan(network, context)]
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,9 @@ class AllButHead(Rule):
     def __post_init__(self) -> None:
         check_advice(self.epochs, self.learning_rate)
 
-    def plan(self, network: nn.Module, situation: Situation) -> FreezePlan:
+    def plan(self, network: nn.Module, context: FreezeContext) -> FreezePlan:
         """Freeze every layer group below the head."""
-        return situation.settle(network, _to_depth(network, len(body_groups(network)), self.epochs, self.learning_rate))
+        return context.finalize(network, _to_depth(network, len(body_groups(network)), self.epochs, self.learning_rate))
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,9 @@ class Nothing(Rule):
     def __post_init__(self) -> None:
         check_advice(self.epochs, self.learning_rate)
 
-    def plan(self, network: nn.Module, situation: Situation) -> FreezePlan:
+    def plan(self, network: nn.Module, context: FreezeContext) -> FreezePlan:
         """Freeze nothing."""
-        return situation.settle(network, _to_depth(network, 0, self.epochs, self.learning_rate))
+        return context.finalize(network, _to_depth(network, 0, self.epochs, self.learning_rate))
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class FirstStages(Rule):
         if self.fraction is not None and not 0 <= self.fraction <= 1:
             raise UserError(f"freeze.fraction is {self.fraction}, it must be at least 0 and at most 1.")
 
-    def plan(self, network: nn.Module, situation: Situation) -> FreezePlan:
+    def plan(self, network: nn.Module, context: FreezeContext) -> FreezePlan:
         """Freeze so many layer groups, counted from the input.
 
         Raises:
@@ -154,7 +154,7 @@ class FirstStages(Rule):
                 f"{', '.join(names)}."
             )
         number = self.number if self.number is not None else share_of(len(names), self.fraction or 0.0)
-        return situation.settle(network, _to_depth(network, number, self.epochs, self.learning_rate))
+        return context.finalize(network, _to_depth(network, number, self.epochs, self.learning_rate))
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ class Names(Rule):
         if not self.frozen:
             raise UserError("freeze.frozen names nothing: give patterns ([conv_stem.*]), or take freeze=none.")
 
-    def plan(self, network: nn.Module, situation: Situation) -> FreezePlan:
+    def plan(self, network: nn.Module, context: FreezeContext) -> FreezePlan:
         """Freeze what matches.
 
         Raises:
@@ -190,7 +190,7 @@ class Names(Rule):
         frozen = {name for name in body if any(fnmatchcase(name, pattern) for pattern in self.frozen)}
         reason = f"{len(frozen)} of {len(body)} tensors below the head frozen ({', '.join(self.frozen)})"
         plan = plan_from_names(network, frozen, reason, epochs=self.epochs, learning_rate=self.learning_rate)
-        return situation.settle(network, plan)
+        return context.finalize(network, plan)
 
 
 @dataclass(frozen=True)
@@ -227,20 +227,20 @@ class Gradual(Rule):
         if not 0 <= self.until <= 1:
             raise UserError(f"freeze.until is {self.until}, it must be at least 0 and at most 1.")
 
-    def plan(self, network: nn.Module, situation: Situation) -> FreezePlan:
+    def plan(self, network: nn.Module, context: FreezeContext) -> FreezePlan:
         """Return the plan of the last phase, in which the most is trained."""
-        return self.timetable(network, situation)[-1]
+        return self.phases(network, context)[-1]
 
-    def timetable(self, network: nn.Module, situation: Situation) -> list[FreezePlan]:
+    def phases(self, network: nn.Module, context: FreezeContext) -> list[FreezePlan]:
         """Return a plan per phase, as many as there are epochs for; together they have just the epochs given."""
         depths = self._depths(len(body_groups(network)))
-        epochs = self._epochs(self.epochs if situation.epochs is None else situation.epochs, len(depths))
+        epochs = self._epochs(self.epochs if context.epochs is None else context.epochs, len(depths))
         plans = []
         for number, (frozen, phase_epochs) in enumerate(zip(depths, epochs, strict=False), start=1):
             plan = _to_depth(
                 network, frozen, phase_epochs, self.head_learning_rate if number == 1 else self.learning_rate
             )
-            settled = replace(situation, epochs=None).settle(network, plan)
+            settled = replace(context, epochs=None).finalize(network, plan)
             plans.append(replace(settled, reason=f"phase {number} of {len(epochs)}: {plan.reason}"))
         return plans
 
@@ -261,7 +261,7 @@ class Gradual(Rule):
         return [*epochs[:-1], total - sum(epochs[:-1])]
 
 
-class Row(TypedDict):
+class FreezeTableRow(TypedDict):
     """One row of the table of ``Auto``."""
 
     images_per_class: int
@@ -287,7 +287,7 @@ class Auto(Rule):
             where there are more images.
     """
 
-    table: Sequence[Row]
+    table: Sequence[FreezeTableRow]
     reference_parameters: int = 4_000_000
     random_epochs: int = 60
     random_learning_rate: float = 0.001
@@ -305,21 +305,21 @@ class Auto(Rule):
         if self.reference_parameters < 1:
             raise UserError(f"freeze.reference_parameters is {self.reference_parameters}, it must be at least 1.")
 
-    def plan(self, network: nn.Module, situation: Situation) -> FreezePlan:
+    def plan(self, network: nn.Module, context: FreezeContext) -> FreezePlan:
         """Freeze the share of the layer groups that the table gives, rounded to whole groups."""
-        if not situation.pretrained:
+        if not context.pretrained:
             plan = _to_depth(network, 0, self.random_epochs, self.random_learning_rate)
             facts = "the weights are random, there is nothing to keep"
         else:
-            row = self.row(situation.images_per_class, num_parameters(network))
+            row = self.row(context.images_per_class, num_parameters(network))
             number = share_of(len(body_groups(network)), row["frozen"])
             if number == len(body_groups(network)):  # of few groups three quarters may be all
                 row = self.table[0]
             plan = _to_depth(network, number, row["epochs"], row["learning_rate"])
-            facts = situation.facts(network)
-        return situation.settle(network, replace(plan, reason=f"{facts}: {plan.reason}"))
+            facts = context.facts(network)
+        return context.finalize(network, replace(plan, reason=f"{facts}: {plan.reason}"))
 
-    def row(self, images_per_class: float, parameters: int) -> Row:
+    def row(self, images_per_class: float, parameters: int) -> FreezeTableRow:
         """Return the row of the table for so many images per class and a network of so many parameters."""
         worth = images_per_class / max(1.0, sqrt(parameters / self.reference_parameters))
         return next(row for row in reversed(self.table) if worth >= row["images_per_class"])

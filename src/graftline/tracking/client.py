@@ -18,8 +18,9 @@ import requests
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from graftline.console import say
 from graftline.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -140,7 +141,7 @@ def first_contact(uri: str, ask: Callable[[MlflowClient], T]) -> tuple[MlflowCli
     """
     file = sqlite_file(uri)
     if file is not None and not file.exists():
-        say(f"Creating the tracking database {file} (once, takes some seconds)")
+        logger.info(f"Creating the tracking database {file} (once, takes some seconds)")
 
     def connect_and_ask() -> tuple[MlflowClient, T]:
         client = connect(uri)

@@ -24,7 +24,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
 from graftline.tracking import client, models
-from graftline.tracking.journal import Entry, Record
+from graftline.tracking.journal import JournalEntry, Record
 from graftline.tracking.names import OUTPUT_DIRECTORY
 
 T = TypeVar("T")
@@ -56,7 +56,7 @@ class Delivery:
     def _client(self) -> MlflowClient:
         return client.connect(self._uri)
 
-    def upload_seconds(self, entry: Entry) -> float:
+    def upload_seconds(self, entry: JournalEntry) -> float:
         """How long sending the files of ``entry`` takes on a slow line."""
         if entry.record["kind"] not in ("artifact", "model"):
             return 0.0
@@ -65,7 +65,7 @@ class Delivery:
         num_bytes: int = sum(file.stat().st_size for file in files)
         return num_bytes / _BYTES_PER_SECOND
 
-    def send(self, entries: Sequence[Entry]) -> Entry:
+    def send(self, entries: Sequence[JournalEntry]) -> JournalEntry:
         """Send the first of ``entries``, or the first few that go into one request.
 
         Returns:
@@ -78,7 +78,7 @@ class Delivery:
         with client.request_limit(_REQUEST_SECONDS + self.upload_seconds(entries[0])):
             if kind == "metrics":
                 return self._send_metrics(entries)
-            send: Callable[[Entry], None] = {
+            send: Callable[[JournalEntry], None] = {
                 "params": self._send_params,
                 "tags": self._send_tags,
                 "artifact": self._send_artifact,
@@ -94,7 +94,7 @@ class Delivery:
                 self._refuse(kind, entries[0].record, error)
         return entries[0]
 
-    def _send_metrics(self, entries: Sequence[Entry]) -> Entry:
+    def _send_metrics(self, entries: Sequence[JournalEntry]) -> JournalEntry:
         metrics: list[Metric] = []
         for entry in entries:
             record = entry.record
@@ -106,12 +106,12 @@ class Delivery:
             self._in_halves("metric", chunk, lambda part: self._log(metrics=part))
         return last
 
-    def _send_params(self, entry: Entry) -> None:
+    def _send_params(self, entry: JournalEntry) -> None:
         params = [Param(key, value) for key, value in entry.record["values"].items()]
         for chunk in _chunks(params, MAX_PARAMS_OR_TAGS, _size):
             self._in_halves("param", chunk, lambda part: self._log(params=part))
 
-    def _send_tags(self, entry: Entry) -> None:
+    def _send_tags(self, entry: JournalEntry) -> None:
         tags = [RunTag(key, value) for key, value in entry.record["values"].items()]
         for chunk in _chunks(tags, MAX_PARAMS_OR_TAGS, _size):
             self._in_halves("tag", chunk, lambda part: self._log(tags=part))
@@ -119,7 +119,7 @@ class Delivery:
     def _log(self, **what: Any) -> None:
         self._client.log_batch(self._run_id, synchronous=True, **what)
 
-    def _send_artifact(self, entry: Entry) -> None:
+    def _send_artifact(self, entry: JournalEntry) -> None:
         path = self._directory / entry.record["path"]  # an absolute path stays as it is
         folder = entry.record["folder"] or None
         if path.is_dir():
@@ -128,7 +128,7 @@ class Delivery:
             path.stat()  # a file that is gone must be a FileNotFoundError here, whatever the artifact store makes of it
             self._client.log_artifact(self._run_id, str(path), folder)
 
-    def _send_dataset(self, entry: Entry) -> None:
+    def _send_dataset(self, entry: JournalEntry) -> None:
         inputs = []
         for fields in entry.record["datasets"]:
             context = InputTag("mlflow.data.context", fields["context"])
@@ -136,12 +136,12 @@ class Delivery:
             inputs.append(DatasetInput(entity, [context]))
         self._client.log_inputs(self._run_id, datasets=inputs)
 
-    def _send_model(self, entry: Entry) -> None:
+    def _send_model(self, entry: JournalEntry) -> None:
         self.model_uris[entry.number] = models.send(
             self._client, self._run_id, self._directory, entry.record, identity=f"{self._run_id}-{entry.number}"
         )
 
-    def _send_status(self, entry: Entry) -> None:
+    def _send_status(self, entry: JournalEntry) -> None:
         status = entry.record["status"]
         if status == "RUNNING":
             self._client.update_run(self._run_id, status=status)

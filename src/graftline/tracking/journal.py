@@ -16,7 +16,7 @@ Record = dict[str, Any]
 _READ_BYTES = 256 * 1024  # at a time, so that a long run without a server does not fill the memory when it is back
 
 
-class Entry(NamedTuple):
+class JournalEntry(NamedTuple):
     """A record in the journal."""
 
     record: Record
@@ -77,22 +77,22 @@ class Journal:
             self.total += 1
             return self.total - 1
 
-    def unsent(self) -> list[Entry]:
+    def unsent(self) -> list[JournalEntry]:
         """Return the next records to be sent, as many as are read at once."""
-        entries: list[Entry] = []
+        entries: list[JournalEntry] = []
         end = self._sent_bytes
         with self.path.open("rb") as file:
             file.seek(end)
             while end - self._sent_bytes < _READ_BYTES and (line := file.readline()).endswith(b"\n"):
                 end += len(line)
-                entries.append(Entry(json.loads(line), self.num_sent + len(entries), end))
+                entries.append(JournalEntry(json.loads(line), self.num_sent + len(entries), end))
         return entries
 
     def flush_to_disk(self) -> None:
         """Let the records outlive the machine too. Slow on some disks, so `append` does not do it."""
         os.fsync(self._file)
 
-    def mark_sent(self, entry: Entry) -> None:
+    def mark_sent(self, entry: JournalEntry) -> None:
         """Note that ``entry`` and all before it have been sent."""
         with atomic_file(self._mark) as temporary:
             temporary.write_text(f"{entry.end} {entry.number + 1}\n")

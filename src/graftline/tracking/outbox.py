@@ -11,6 +11,7 @@ Its files:
 """
 
 import json
+import logging
 import shutil
 import threading
 import time
@@ -18,12 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graftline.console import progress, say, warn
+from graftline.console import progress
 from graftline.errors import UserError
 from graftline.files import atomic_file
 from graftline.tracking.client import place, reason
 from graftline.tracking.delivery import Delivery
 from graftline.tracking.journal import Journal
+
+logger = logging.getLogger(__name__)
 
 FOLDER = "outbox"
 
@@ -131,11 +134,13 @@ class Outbox:
         self._failures += 1
         self._upload_seconds = 0.0
         if self._failures == 2:  # one failure alone is nothing to tell
-            warn(f"The {self._place} is away ({self.problem}): values are kept on disk and sent when it is back.")
+            logger.warning(
+                f"The {self._place} is away ({self.problem}): values are kept on disk and sent when it is back."
+            )
 
     def _note_success(self) -> None:
         if self._failures >= 2:
-            say(f"The {self._place} is back.")
+            logger.info(f"The {self._place} is back.")
         self.problem = None
         self._failures = 0
         self._upload_seconds = 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import signal
 import threading
@@ -15,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from mlflow.entities import Run as MlflowRun
 
-from graftline.console import warn
 from graftline.data.version import DatasetVersion
 from graftline.files import write_json
 from graftline.tracking import names, parameters
@@ -24,6 +24,8 @@ from graftline.tracking.datasets import dataset_inputs
 from graftline.tracking.environment import MAIN_LIBRARIES, git_state, versions
 from graftline.tracking.outbox import FOLDER, Outbox
 from graftline.tracking.system import SystemMetrics
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from graftline.tracking.tracking import Tracking
@@ -205,12 +207,12 @@ class Run:
         folder = self.directory / FOLDER
         if unsent:
             why = f" ({self._outbox.problem})" if self._outbox.problem else ""
-            warn(
+            logger.warning(
                 f"{unsent:,} records of this run have not reached the {self._place}{why}: "
                 f"they lie in {folder}, and `{self._sync_command}` sends them."
             )
         if refused:
-            warn(
+            logger.warning(
                 f"MLflow refused {len(refused):,} of this run's values, the first being {refused[0]}; "
                 f"all are in {folder / 'refused.jsonl'}."
             )

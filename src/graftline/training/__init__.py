@@ -1,1 +1,1 @@
-"""Fine-tuning: one LightningModule, its optimiser groups, its schedule, and the fit."""
+"""Fine-tuning: one LightningModule, its optimizer groups, its schedule, and the fit."""

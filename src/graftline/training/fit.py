@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader
 
 from graftline.data.loaders import Batch
 from graftline.errors import UserError, first_line
-from graftline.freezing.contract import FIRST_STEPS
-from graftline.training.module import GraftModule, Optimiser
+from graftline.freezing.check import FIRST_STEPS
+from graftline.training.module import GraftModule, Optimizer
 from graftline.training.progress import FitProgress, Metrics
 
 OURS = frozenset(
@@ -42,14 +42,14 @@ MONITOR = "val/loss"  # early stopping and the choice of the checkpoint see vali
 
 
 @dataclass(frozen=True)
-class Fit:
+class FitHistory:
     """What came of a fit.
 
     Attributes:
         history: metrics of each epoch.
         best: metrics of the epoch whose weights are kept.
         seconds: wall-clock time.
-        steps: optimiser steps done, those before a resume included.
+        steps: optimizer steps done, those before a resume included.
     """
 
     history: list[Metrics]
@@ -72,7 +72,7 @@ def fit(
     resume: bool = False,
     threads: int | None = None,
     show_progress: bool = True,
-) -> Fit:
+) -> FitHistory:
     """Train ``module`` and leave the weights of the best epoch in it.
 
     Args:
@@ -83,7 +83,7 @@ def fit(
         on_epoch: called on rank 0 with the metrics and the step after each epoch.
         on_start: called on rank 0 with the learning rates of the first step, ``lr/LAYER`` → rate.
         on_first_gradients: called in each process with ``module.network`` when the gradients of one of the first
-            optimiser steps (``freezing.contract.FIRST_STEPS``) are there; what it raises ends the fit.
+            optimizer steps (``freezing.contract.FIRST_STEPS``) are there; what it raises ends the fit.
         patience: epochs without a better validation loss before the fit stops; None: never.
         ema_decay: decay of the averaged weights; None: no averaging.
         resume: go on from ``last.ckpt``.
@@ -113,7 +113,7 @@ def fit(
         trainer.fit(module, *loaders, ckpt_path=checkpoint, weights_only=True)
     module.load_state_dict(torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"])
     history = progress.history
-    return Fit(history, min(history, key=monitored), time.perf_counter() - start, trainer.global_step)
+    return FitHistory(history, min(history, key=monitored), time.perf_counter() - start, trainer.global_step)
 
 
 def _wanted(
@@ -142,7 +142,7 @@ def _ema(decay: float) -> Callable[[Tensor, Tensor, int | Tensor], Tensor]:
 
 
 class _FirstGradients(pl.Callback):
-    """Hands the network on in the first optimiser steps of this fit, between the backward pass and the step."""
+    """Hands the network on in the first optimizer steps of this fit, between the backward pass and the step."""
 
     def __init__(self, check: Callable[[nn.Module], None]) -> None:
         self._check = check
@@ -170,7 +170,7 @@ def _threads(number: int | None) -> Iterator[None]:
 def _quick_device_check() -> Iterator[None]:
     """Let torch ask the CUDA runtime whether there is a GPU, as it does by default.
 
-    Each optimiser step asks. Lightning has set this variable, by which NVIDIA's NVML answers, a library that is then
+    Each optimizer step asks. Lightning has set this variable, by which NVIDIA's NVML answers, a library that is then
     looked for on the disk each time: 0.2 ms, a good part of a head's step. What NVML is for, processes that are forked
     afterwards, does not concern us: workers come from a server process.
     """
@@ -195,14 +195,14 @@ def _plain_interrupt() -> Iterator[None]:
         raise KeyboardInterrupt from None
 
 
-def weight_decay_of(optimiser: Optimiser) -> float:
-    """Return the weight decay that an optimiser would use: its setting or its own default; 0 if it knows none.
+def weight_decay_of(optimizer: Optimizer) -> float:
+    """Return the weight decay that an optimizer would use: its setting or its own default; 0 if it knows none.
 
     >>> import functools
     >>> weight_decay_of(torch.optim.AdamW), weight_decay_of(functools.partial(torch.optim.SGD, weight_decay=0.5))
     (0.01, 0.5)
     """
-    parameter = inspect.signature(optimiser).parameters.get("weight_decay")
+    parameter = inspect.signature(optimizer).parameters.get("weight_decay")
     return 0.0 if parameter is None else float(parameter.default)
 
 
@@ -238,16 +238,16 @@ def check_trainer(make_trainer: Callable[..., pl.Trainer]) -> None:
         raise UserError("Each epoch is validated: leave trainer.limit_val_batches and check_val_every_n_epoch alone.")
 
 
-def check_optimiser(optimiser: Optimiser) -> None:
-    """Make sure that the optimiser takes its settings.
+def check_optimizer(optimizer: Optimizer) -> None:
+    """Make sure that the optimizer takes its settings.
 
     Raises:
         UserError: it does not.
     """
     try:
-        optimiser([torch.nn.Parameter(torch.zeros(1))])
+        optimizer([torch.nn.Parameter(torch.zeros(1))])
     except (ValueError, TypeError) as error:
-        raise UserError(f"The optimiser cannot be made ({error}): change optim.*.") from error
+        raise UserError(f"The optimizer cannot be made ({error}): change optim.*.") from error
 
 
 def _quiet_lightning() -> None:

@@ -1,7 +1,8 @@
-"""Fitting a network as a freeze plan says: its inputs, its optimiser, the fit, and the proof that frozen was frozen."""
+"""Fitting a network as a freeze plan says: its inputs, its optimizer, the fit, and the proof that frozen was frozen."""
 
 import functools
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,25 +13,26 @@ from torch import nn
 
 from graftline.augment.policy import Policy
 from graftline.backbones.backbone import Graft
-from graftline.console import warn
 from graftline.data.version import DatasetVersion
 from graftline.features.cache import Features
 from graftline.features.precision import MAX_CHANGE
 from graftline.files import write_json
-from graftline.freezing.contract import Contract
+from graftline.freezing.check import FreezeCheck
 from graftline.freezing.plan import FreezePlan
-from graftline.training.fit import Fit, fit, weight_decay_of
+from graftline.training.fit import FitHistory, fit, weight_decay_of
 from graftline.training.groups import Layers
-from graftline.training.inputs import Inputs, choose_inputs
-from graftline.training.module import GraftModule, Optimiser, Schedule
+from graftline.training.module import GraftModule, Optimizer, Schedule
 from graftline.training.progress import Metrics
 from graftline.training.recipe import Recipe
+from graftline.training.source import TrainingSource, choose_source
+
+logger = logging.getLogger(__name__)
 
 CONTRACT_FILE, INPUTS_FILE = "contract.json", "inputs.json"
 
 
 @dataclass(frozen=True)
-class Fitted:
+class PhaseResult:
     """What came of fitting a network: the network itself has the weights of the best epoch.
 
     Attributes:
@@ -41,14 +43,14 @@ class Fitted:
             nothing is cached.
     """
 
-    inputs: Inputs
-    fit: Fit
+    inputs: TrainingSource
+    fit: FitHistory
     contract: dict[str, Any]
     cache_change: float | None
 
 
 @dataclass(frozen=True)
-class Fitting:
+class TrainingSetup:
     """All that is the same however much of the network is frozen.
 
     Attributes:
@@ -56,7 +58,7 @@ class Fitting:
         policy: augmentation of the training images.
         features: whether and how activations are cached.
         recipe: batch size, losses, patience.
-        optimiser: ``functools.partial`` of a torch optimiser's class; ``lr=None``: as the freeze plan recommends.
+        optimizer: ``functools.partial`` of a torch optimizer's class; ``lr=None``: as the freeze plan recommends.
         schedule: (step, total steps) → factor on the learning rate.
         make_trainer: ``functools.partial`` of ``pytorch_lightning.Trainer``; how many epochs is the plan's to say.
         seed: of order and augmentation.
@@ -66,7 +68,7 @@ class Fitting:
     policy: Policy
     features: Features
     recipe: Recipe
-    optimiser: Optimiser
+    optimizer: Optimizer
     schedule: Schedule
     make_trainer: Callable[..., pl.Trainer]
     seed: int
@@ -79,10 +81,10 @@ class Fitting:
         *,
         on_epoch: Callable[[Metrics, int], None],
         on_start: Callable[[Metrics], None] | None = None,
-        on_inputs: Callable[[Inputs], None] | None = None,
+        on_source: Callable[[TrainingSource], None] | None = None,
         resume: bool = False,
         show_progress: bool = True,
-    ) -> Fitted:
+    ) -> PhaseResult:
         """Train what the plan says; afterwards the network has the weights of the best epoch.
 
         Args:
@@ -91,20 +93,20 @@ class Fitting:
             directory: for the checkpoints and the contract.
             on_epoch: called on rank 0 with the metrics and the step after each epoch.
             on_start: called on rank 0 with the learning rates of the first step.
-            on_inputs: called once it is known what is trained on what.
+            on_source: called once it is known what is trained on what.
             resume: go on from the last checkpoint in ``directory``.
             show_progress: draw the progress bar.
 
         Raises:
-            BrokenContractError: a frozen tensor changed, or one that is to be trained got no gradient.
+            FreezeViolationError: a frozen tensor changed, or one that is to be trained got no gradient.
         """
         plan.apply(graft.network)
         contract = _take_contract(graft.network, plan, directory / CONTRACT_FILE, resume=resume)
-        inputs = choose_inputs(
+        inputs = choose_source(
             graft, plan, self.version, self.policy, self.features, self.recipe, self.seed, directory / INPUTS_FILE
         )
-        if on_inputs is not None:
-            on_inputs(inputs)
+        if on_source is not None:
+            on_source(inputs)
         fitted = fit(
             self._module(graft, plan, inputs),
             functools.partial(self.make_trainer, max_epochs=plan.epochs),
@@ -122,20 +124,20 @@ class Fitting:
         contract.check(graft.network)
         change = inputs.change() if inputs.change is not None else None
         if change is not None and change > MAX_CHANGE:
-            warn(
+            logger.warning(
                 f"Cached activations change a predicted probability by {change:.1e}, more than {MAX_CHANGE}: "
                 "train again with features.precision=float32."
             )
-        return Fitted(inputs, fitted, contract.record(), change)
+        return PhaseResult(inputs, fitted, contract.record(), change)
 
-    def _module(self, graft: Graft, plan: FreezePlan, inputs: Inputs) -> GraftModule:
+    def _module(self, graft: Graft, plan: FreezePlan, inputs: TrainingSource) -> GraftModule:
         num_classes = len(self.version.class_names)
-        optimiser = with_rate(self.optimiser, plan.learning_rate)
+        optimizer = with_learning_rate(self.optimizer, plan.learning_rate)
         return GraftModule(
             inputs.network,
-            optimiser=optimiser,
+            optimizer=optimizer,
             schedule=self.schedule,
-            weight_decay=weight_decay_of(optimiser),
+            weight_decay=weight_decay_of(optimizer),
             layers=Layers.of(graft.network),
             layer_decay=self.recipe.layer_decay,
             label_smoothing=self.recipe.label_smoothing,
@@ -145,24 +147,24 @@ class Fitting:
         )
 
 
-def with_rate(optimiser: Optimiser, learning_rate: float) -> Optimiser:
-    """Return the optimiser with the recommended learning rate where it has none of its own.
+def with_learning_rate(optimizer: Optimizer, learning_rate: float) -> Optimizer:
+    """Return the optimizer with the recommended learning rate where it has none of its own.
 
     >>> import torch
     >>> adamw = functools.partial(torch.optim.AdamW, lr=None)
-    >>> with_rate(adamw, 0.5).keywords, with_rate(functools.partial(adamw, lr=0.1), 0.5).keywords
+    >>> with_learning_rate(adamw, 0.5).keywords, with_learning_rate(functools.partial(adamw, lr=0.1), 0.5).keywords
     ({'lr': 0.5}, {'lr': 0.1})
     """
-    has_none = isinstance(optimiser, functools.partial) and optimiser.keywords.get("lr", 0) is None
-    return functools.partial(optimiser, lr=learning_rate) if has_none else optimiser
+    has_none = isinstance(optimizer, functools.partial) and optimizer.keywords.get("lr", 0) is None
+    return functools.partial(optimizer, lr=learning_rate) if has_none else optimizer
 
 
-def _take_contract(network: nn.Module, plan: FreezePlan, file: Path, *, resume: bool) -> Contract:
+def _take_contract(network: nn.Module, plan: FreezePlan, file: Path, *, resume: bool) -> FreezeCheck:
     """Take the contract before the first step; a resume is held to the one of the first start."""
     if resume and file.exists():
-        contract = Contract.from_json(json.loads(file.read_text(encoding="utf-8")))
+        contract = FreezeCheck.from_json(json.loads(file.read_text(encoding="utf-8")))
         contract.check(network)
         return contract
-    contract = Contract.of(network, plan)
+    contract = FreezeCheck.of(network, plan)
     write_json(file, contract.to_json())
     return contract

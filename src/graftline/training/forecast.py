@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from graftline.features.cut import Cut
-from graftline.freezing.plan import hold_frozen
+from graftline.freezing.plan import set_frozen_eval
 
 BATCH = 8  # images that are timed
 REPETITIONS = 3  # of which the fastest counts
@@ -78,7 +78,7 @@ def forecast(parts: Cut, work: Work, image_size: tuple[int, int], channels: int)
     activations = _no_gradient(below, images)
     trunk = _seconds(lambda: _no_gradient(below, images)) / BATCH
     above.train()
-    hold_frozen(above)
+    set_frozen_eval(above)
     with torch.random.fork_rng():  # dropout draws lots
         step = _seconds(lambda: _step(above, activations)) / BATCH
     tail = _seconds(lambda: _no_gradient(above.eval(), activations)) / BATCH

@@ -1,4 +1,4 @@
-"""Layer groups of the optimiser: the nearer to the input, the smaller the learning rate."""
+"""Layer groups of the optimizer: the nearer to the input, the smaller the learning rate."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -52,10 +52,10 @@ class Layers:
         return float(decay ** self.distances.get(layer, 0))
 
 
-def make_optimiser(
+def make_optimizer(
     network: nn.Module, make: Callable[..., Optimizer], *, weight_decay: float, layers: Layers, layer_decay: float
 ) -> Optimizer:
-    """Return the optimiser of all that is trained, in groups of one rate and one weight decay, the head's first.
+    """Return the optimizer of all that is trained, in groups of one rate and one weight decay, the head's first.
 
     The factor of each layer group (Clark et al. 2020, ELECTRA, section 3.1) is in the group's own ``lr``, which a torch
     scheduler made afterwards takes for its base. timm's ``lr_scale`` would be read by timm's schedulers only.
@@ -74,12 +74,12 @@ def make_optimiser(
             layer = ALL if layer_decay == 1 else layers.layer(names[id(parameter)])
             groups[layer, part["weight_decay"]].append(parameter)
     keys = sorted(groups, key=lambda key: layers.distances.get(key[0], 0))
-    optimiser = make([{"params": groups[key], "weight_decay": key[1], "layer": key[0]} for key in keys])
-    for group in optimiser.param_groups:
+    optimizer = make([{"params": groups[key], "weight_decay": key[1], "layer": key[0]} for key in keys])
+    for group in optimizer.param_groups:
         group["lr"] = group["lr"] * layers.factor(group["layer"], layer_decay)
-    return optimiser
+    return optimizer
 
 
-def rates(optimiser: Optimizer) -> dict[str, float]:
+def learning_rates(optimizer: Optimizer) -> dict[str, float]:
     """Return the learning rates that the next step takes: ``lr/LAYER`` → rate, the head's first."""
-    return {f"lr/{group['layer']}": float(group["lr"]) for group in optimiser.param_groups}
+    return {f"lr/{group['layer']}": float(group["lr"]) for group in optimizer.param_groups}

@@ -6,6 +6,7 @@ Letters: N images of the validation split.
 import contextlib
 import dataclasses
 import functools
+import logging
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -21,14 +22,16 @@ from torch import nn
 
 from graftline.backbones.backbone import Graft
 from graftline.backbones.layers import HEAD, group_names
-from graftline.console import progress, say
+from graftline.console import progress
 from graftline.data.loaders import Batch
 from graftline.errors import UserError
 from graftline.freezing.plan import FreezePlan, depth_in_words, plan_from_depth
-from graftline.freezing.rules import Situation, check_advice
-from graftline.training.fitting import Fitted, Fitting
-from graftline.training.inputs import Inputs
-from graftline.training.measurement import Difference, Floats, Measurement, Row, Trial, in_words
+from graftline.freezing.rules import FreezeContext, check_advice
+from graftline.training.fitting import PhaseResult, TrainingSetup
+from graftline.training.measurement import BoundaryResult, BoundaryTrial, DepthMeasurement, Difference, Floats, in_words
+from graftline.training.source import TrainingSource
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,34 +75,40 @@ class Measured:
         if self.max_seconds is not None and not self.max_seconds > 0:  # also catches NaN
             raise UserError(f"freeze.max_seconds is {self.max_seconds}, it must be above 0.")
 
-    def measure(self, graft: Graft, situation: Situation, fitting: Fitting, directory: Path) -> Measurement:
+    def measure(
+        self, graft: Graft, context: FreezeContext, fitting: TrainingSetup, directory: Path
+    ) -> DepthMeasurement:
         """Try boundaries and choose one; afterwards weights and random numbers are as if nothing had been tried.
 
         Args:
             graft: network, preprocessing and weights.
-            situation: a user's own number of epochs bounds that of the short fits too.
+            context: a user's own number of epochs bounds that of the short fits too.
             fitting: all that the fits share. Each short one is done by this process alone, on one device.
             directory: for temporary checkpoints.
         """
-        if not situation.pretrained:
-            return self._unmeasured(graft.network, situation)
-        epochs = self.epochs if situation.epochs is None else min(self.epochs, situation.epochs)
-        say(f"Measuring how much of the network to train: {epochs} epochs at each boundary, from the head down.")
-        trials, unpaid, start = list[Trial](), 0, time.perf_counter()
+        if not context.pretrained:
+            return self._unmeasured(graft.network, context)
+        epochs = self.epochs if context.epochs is None else min(self.epochs, context.epochs)
+        logger.info(
+            f"Measuring how much of the network to train: {epochs} epochs at each boundary, from the head down."
+        )
+        trials, unpaid, start = list[BoundaryTrial](), 0, time.perf_counter()
         for frozen_groups in range(len(group_names(graft.network)), -1, -1):
             trial = self.try_boundary(graft, fitting, frozen_groups, epochs, directory)
             best = trials[-1 - unpaid] if trials else trial
             difference = Difference.of(trial.losses, best.losses)
-            say(_line(trial, best, difference))
+            logger.info(_line(trial, best, difference))
             trials.append(trial)
             unpaid = 0 if trial is best or difference.is_below_zero else unpaid + 1
             if stopped := self._stopped(trial, unpaid, time.perf_counter() - start):
                 break
-        rows = tuple(Row.of(trial, trials[-1 - unpaid]) for trial in trials)
+        rows = tuple(BoundaryResult.of(trial, trials[-1 - unpaid]) for trial in trials)
         plan = self._plan(graft.network, rows[-1 - unpaid].frozen_groups, _reason(rows, rows[-1 - unpaid]))
-        return Measurement(rows, situation.settle(graft.network, plan), len(trials[0].losses), stopped)
+        return DepthMeasurement(rows, context.finalize(graft.network, plan), len(trials[0].losses), stopped)
 
-    def try_boundary(self, graft: Graft, fitting: Fitting, frozen_groups: int, epochs: int, directory: Path) -> Trial:
+    def try_boundary(
+        self, graft: Graft, fitting: TrainingSetup, frozen_groups: int, epochs: int, directory: Path
+    ) -> BoundaryTrial:
         """Fit the network with so many frozen layer groups; afterwards it has the weights that it had before.
 
         Args:
@@ -118,7 +127,7 @@ class Measured:
             pl.seed_everything(fitting.seed, workers=True, verbose=False)  # each trial as if it were the only one
             fitted, seconds = _fit(graft, plan, fitting, f"Epochs, {in_words(boundary)}", directory)
             losses, hits = per_image(fitted.inputs, fitting)
-        return Trial(
+        return BoundaryTrial(
             boundary=boundary,
             plan=plan,
             trained_parameters=plan.describe(graft.network)["trained_parameters"],
@@ -151,13 +160,13 @@ class Measured:
             learning_rate=self.learning_rate(frozen_groups, num_groups),
         )
 
-    def _unmeasured(self, network: nn.Module, situation: Situation) -> Measurement:
+    def _unmeasured(self, network: nn.Module, context: FreezeContext) -> DepthMeasurement:
         """Freeze nothing, for nothing is worth keeping."""
         plan = self._plan(network, 0, "the weights are random, there is nothing to keep and nothing to measure")
         plan = dataclasses.replace(plan, epochs=self.random_epochs, learning_rate=self.random_learning_rate)
-        return Measurement((), situation.settle(network, plan), 0, "the weights are random")
+        return DepthMeasurement((), context.finalize(network, plan), 0, "the weights are random")
 
-    def _stopped(self, trial: Trial, unpaid: int, seconds: float) -> str:
+    def _stopped(self, trial: BoundaryTrial, unpaid: int, seconds: float) -> str:
         """Return why the search ends here; empty if it does not."""
         if unpaid == self.patience:
             return f"{unpaid} in a row did not pay" if unpaid > 1 else "the last one did not pay"
@@ -168,14 +177,16 @@ class Measured:
         return ""
 
 
-def _reason(rows: Sequence[Row], chosen: Row) -> str:
+def _reason(rows: Sequence[BoundaryResult], chosen: BoundaryResult) -> str:
     """Return what was measured in words: the chosen boundary, and against it the head alone and the deeper ones."""
     others = [row for row in rows if row.frozen_groups < chosen.frozen_groups or row is rows[0] is not chosen]
     own = f"measured, validation log loss {chosen.log_loss:.3f} with {in_words(chosen.boundary)}"
     return ", ".join([own, *(f"{row.more_log_loss.text()} with {in_words(row.boundary)}" for row in others)])
 
 
-def _fit(graft: Graft, plan: FreezePlan, fitting: Fitting, description: str, directory: Path) -> tuple[Fitted, float]:
+def _fit(
+    graft: Graft, plan: FreezePlan, fitting: TrainingSetup, description: str, directory: Path
+) -> tuple[PhaseResult, float]:
     """Return a fit and its seconds, the frozen pass included; its checkpoints, large for large networks, do not stay.
 
     The bar of the epochs begins when that of the frozen pass is gone.
@@ -188,7 +199,7 @@ def _fit(graft: Graft, plan: FreezePlan, fitting: Fitting, description: str, dir
             graft,
             plan,
             Path(folder),
-            on_inputs=lambda _: bars.append(stack.enter_context(progress(description, plan.epochs))),
+            on_source=lambda _: bars.append(stack.enter_context(progress(description, plan.epochs))),
             on_epoch=lambda _metrics, _step: bars[0].advance(bars[0].task_ids[0]),
             show_progress=False,
         )
@@ -203,7 +214,7 @@ def _weights_kept(network: nn.Module) -> Iterator[None]:
     network.load_state_dict(initial)
 
 
-def per_image(inputs: Inputs, fitting: Fitting) -> tuple[Floats, Floats]:
+def per_image(inputs: TrainingSource, fitting: TrainingSetup) -> tuple[Floats, Floats]:
     """Return the log loss (N,) and whether it is right (N,) of each validation image, in the split's order."""
     answers = _Answers(inputs.network)
     trainer = fitting.make_trainer(
@@ -234,7 +245,7 @@ class _Answers(pl.LightningModule):
         self.hits.append((logits.argmax(dim=1) == batch["label"]).double().cpu().numpy())
 
 
-def _line(trial: Trial, best: Trial, difference: Difference) -> str:
+def _line(trial: BoundaryTrial, best: BoundaryTrial, difference: Difference) -> str:
     """Return what is said when a trial is over."""
     against = "" if trial is best else f", {difference.text()} against {in_words(best.boundary)}"
     how = f"{trial.pass_seconds:.1f} s frozen pass" if trial.cached else "live"

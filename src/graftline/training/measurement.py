@@ -4,6 +4,7 @@ Letters: N images of the validation split.
 """
 
 import dataclasses
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,8 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from graftline.backbones.layers import HEAD
-from graftline.console import print_table, say
+from graftline.console import print_table
 from graftline.freezing.plan import FreezePlan
+
+logger = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float64]
 
@@ -55,7 +58,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Trial:
+class BoundaryTrial:
     """What a short fit at one boundary gave.
 
     Attributes:
@@ -85,8 +88,8 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Row:
-    """A boundary that was tried, in figures; the attributes that are not here are those of ``Trial``.
+class BoundaryResult:
+    """A boundary that was tried, in figures; the attributes that are not here are those of ``BoundaryTrial``.
 
     Attributes:
         frozen_groups: how many layer groups below the head are frozen.
@@ -108,7 +111,7 @@ class Row:
     fit_seconds: float
 
     @classmethod
-    def of(cls, trial: Trial, chosen: Trial) -> "Row":
+    def of(cls, trial: BoundaryTrial, chosen: BoundaryTrial) -> "BoundaryResult":
         """Compare a trial with the chosen one."""
         return cls(
             trial.boundary,
@@ -125,7 +128,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Measurement:
+class DepthMeasurement:
     """What was tried and what was chosen.
 
     Attributes:
@@ -135,13 +138,13 @@ class Measurement:
         stopped: why no deeper boundary was tried, in words.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[BoundaryResult, ...]
     plan: FreezePlan
     num_images: int
     stopped: str
 
     @property
-    def chosen(self) -> Row:
+    def chosen(self) -> BoundaryResult:
         """The row of the chosen boundary."""
         return next(row for row in self.rows if row.frozen_groups == self.plan.frozen_groups)
 
@@ -152,17 +155,17 @@ class Measurement:
         return content
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "Measurement":
+    def from_json(cls, content: Mapping[str, Any]) -> "DepthMeasurement":
         """Return what ``to_json`` wrote."""
         rows = [
-            Row(**{**row, **{name: Difference(**row[name]) for name in ("more_log_loss", "more_accuracy")}})
+            BoundaryResult(**{**row, **{name: Difference(**row[name]) for name in ("more_log_loss", "more_accuracy")}})
             for row in content["rows"]
         ]
         plan = FreezePlan(**{**content["plan"], "trainable": frozenset(content["plan"]["trainable"])})
         return cls(tuple(rows), plan, content["num_images"], content["stopped"])
 
 
-def print_measurement(measurement: Measurement) -> None:
+def print_measurement(measurement: DepthMeasurement) -> None:
     """Print the boundaries in a table, and why no deeper one was tried."""
     if not measurement.rows:
         return
@@ -183,7 +186,7 @@ def print_measurement(measurement: Measurement) -> None:
             for row in measurement.rows
         ),
     )
-    say(f"No deeper boundary was tried: {measurement.stopped}.")
+    logger.info(f"No deeper boundary was tried: {measurement.stopped}.")
 
 
 def in_words(boundary: str) -> str:

@@ -15,22 +15,22 @@ from timm.data import Mixup
 from torch import Tensor, nn
 
 from graftline.data.loaders import Batch
-from graftline.freezing.plan import hold_frozen
-from graftline.training.groups import Layers, make_optimiser, rates
-from graftline.training.means import Means
+from graftline.freezing.plan import set_frozen_eval
+from graftline.training.groups import Layers, learning_rates, make_optimizer
+from graftline.training.running_mean import WeightedMean
 
-Optimiser = Callable[..., torch.optim.Optimizer]
+Optimizer = Callable[..., torch.optim.Optimizer]
 Schedule = Callable[[int, int], float]
 
-# What the loss of a side branch counts beside the network's own (Szegedy et al. 2014, arXiv 1409.4842, section 5).
-SIDE_LOSS_WEIGHT = 0.3
+# What the loss of a auxiliary head counts beside the network's own (Szegedy et al. 2014, arXiv 1409.4842, section 5).
+AUX_LOSS_WEIGHT = 0.3
 
 
 @dataclass(frozen=True)
 class Step:
     """What one batch gave: logits (B, K), the loss per image (B,) and the weight of each image in the mean (B,).
 
-    The losses hold those of the side branches, where the network has any and is in training mode.
+    The losses hold those of the auxiliary heads, where the network has any and is in training mode.
     """
 
     logits: Tensor
@@ -48,9 +48,9 @@ class GraftModule(pl.LightningModule):
 
     Args:
         network: the whole network, inputs (B, C, H, W), or its tail, inputs (B, …); outputs (B, K) logits, in training
-            mode maybe a tuple of them, its own first, then those of its side branches. Parameters that need no gradient
-            are frozen: their modules stay in eval mode and they get into no optimiser group.
-        optimiser: takes parameter groups (``functools.partial`` of a torch optimiser's class).
+            mode maybe a tuple of them, its own first, then those of its auxiliary heads. Parameters that need no
+            gradient are frozen: their modules stay in eval mode and they get into no optimizer group.
+        optimizer: takes parameter groups (``functools.partial`` of a torch optimizer's class).
         schedule: (step, total steps) → factor on the learning rate.
         weight_decay: for weights; biases and norms have none.
         layers: of the whole network: a tail does not know them. None: those of ``network``, if it is a timm network.
@@ -65,7 +65,7 @@ class GraftModule(pl.LightningModule):
         self,
         network: nn.Module,
         *,
-        optimiser: Optimiser,
+        optimizer: Optimizer,
         schedule: Schedule,
         weight_decay: float,
         layers: Layers | None = None,
@@ -77,7 +77,7 @@ class GraftModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)
-        self._optimiser = optimiser
+        self._optimizer = optimizer
         self._schedule = schedule
         self._weight_decay = weight_decay
         whole = hasattr(network, "get_classifier")
@@ -87,17 +87,17 @@ class GraftModule(pl.LightningModule):
         self._use_sample_weights = use_sample_weights
         self._mixer = mixer
         self.register_buffer("class_weights", class_weights, persistent=False)
-        self.trained = Means("loss")
-        self.validated = Means("loss", "accuracy")
+        self.trained = WeightedMean("loss")
+        self.validated = WeightedMean("loss", "accuracy")
 
     def train(self, mode: bool = True) -> "GraftModule":
         """Switch to training mode; what is frozen stays in eval mode."""
         super().train(mode)
-        hold_frozen(self.network)
+        set_frozen_eval(self.network)
         return self
 
     def forward(self, inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Return the logits (B, K), or a tuple of them and those of the side branches."""
+        """Return the logits (B, K), or a tuple of them and those of the auxiliary heads."""
         if inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         outputs: Tensor | tuple[Tensor, ...] = self.network(inputs)
@@ -109,7 +109,7 @@ class GraftModule(pl.LightningModule):
         logits, *sides = outputs if isinstance(outputs, tuple) else (outputs,)
         losses = self._losses(logits, target, smoothing)
         for side in sides if self.training else ():  # a tail, being traced, returns them in evaluation too
-            losses = losses + SIDE_LOSS_WEIGHT * self._losses(side, target, smoothing)
+            losses = losses + AUX_LOSS_WEIGHT * self._losses(side, target, smoothing)
         return Step(logits, losses, weights if self._use_sample_weights else torch.ones_like(weights))
 
     def _losses(self, logits: Tensor, target: Tensor, smoothing: float) -> Tensor:
@@ -139,7 +139,7 @@ class GraftModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log what validation gave, over all processes."""
-        for name, value in self.validated.everywhere().items():
+        for name, value in self.validated.reduced().items():
             self.log(f"val/{name}", value.float(), prog_bar=True, sync_dist=True)  # the same everywhere
         self.validated.reset()
 
@@ -157,18 +157,18 @@ class GraftModule(pl.LightningModule):
         return 1.0 - torch.tensor(padding, dtype=torch.float32, device=self.device)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Build the optimiser on what is trained, and the schedule per step."""
-        optimiser = make_optimiser(
+        """Build the optimizer on what is trained, and the schedule per step."""
+        optimizer = make_optimizer(
             self.network,
-            self._optimiser,
+            self._optimizer,
             weight_decay=self._weight_decay,
             layers=self._layers,
             layer_decay=self._layer_decay,
         )
         total_steps = max(1, int(self.trainer.estimated_stepping_batches))
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: self._schedule(step, total_steps))
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self._schedule(step, total_steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def rates(self) -> dict[str, float]:
+    def learning_rates(self) -> dict[str, float]:
         """Return the learning rates that the next step takes: ``lr/LAYER`` → rate; ``lr/all`` where they are one."""
-        return rates(self.trainer.optimizers[0])
+        return learning_rates(self.trainer.optimizers[0])

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -11,20 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from graftline.backbones.backbone import Graft
-from graftline.console import say
 from graftline.errors import UserError
 from graftline.files import write_json
 from graftline.freezing.plan import FreezePlan
-from graftline.training.fit import Fit, monitored
-from graftline.training.fitting import Fitted, Fitting
-from graftline.training.inputs import Inputs
+from graftline.training.fit import FitHistory, monitored
+from graftline.training.fitting import PhaseResult, TrainingSetup
 from graftline.training.progress import Metrics
+from graftline.training.source import TrainingSource
+
+logger = logging.getLogger(__name__)
 
 DONE_FILE = "fit.json"  # in the folder of a phase: what came of it; there once the phase is finished
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """What came of a training.
 
     Attributes:
@@ -33,27 +35,27 @@ class Trained:
         best_phase: which phase's weights the network has, from 0.
     """
 
-    fit: Fit
-    last: Fitted
+    fit: FitHistory
+    last: PhaseResult
     best_phase: int
 
     @property
-    def inputs(self) -> Inputs:
+    def inputs(self) -> TrainingSource:
         """What was trained on what, in the last phase."""
         return self.last.inputs
 
 
 def fit_phases(
-    fitting: Fitting,
+    fitting: TrainingSetup,
     graft: Graft,
     plans: Sequence[FreezePlan],
     directory: Path,
     *,
     on_epoch: Callable[[Metrics, int], None],
     on_start: Callable[[Metrics, int], None],
-    on_inputs: Callable[[Inputs], None],
+    on_source: Callable[[TrainingSource], None],
     resume: bool = False,
-) -> Trained:
+) -> TrainingResult:
     """Fit a network as several freeze plans say, in turn; afterwards it has the best weights of all phases.
 
     Args:
@@ -61,9 +63,9 @@ def fit_phases(
         graft: network, preprocessing and weights.
         plans: one for each phase.
         directory: for checkpoints; each phase after the first has a sub-folder.
-        on_epoch: called on rank 0 with an epoch's metrics and the optimiser steps done, both counted over all phases.
+        on_epoch: called on rank 0 with an epoch's metrics and the optimizer steps done, both counted over all phases.
         on_start: called on rank 0 with the learning rates of a phase's first step, and the number of that step.
-        on_inputs: called in each phase once it is known what is trained on what.
+        on_source: called in each phase once it is known what is trained on what.
         resume: go on where an earlier call left off: phases that are finished are not done again, so that what they
             unfroze stays unfrozen. Where a plan has more epochs than it had, its phase goes on.
 
@@ -72,7 +74,7 @@ def fit_phases(
     """
     if resume:
         _check_resumable(plans, directory)
-    fits: list[Fit] = []
+    fits: list[FitHistory] = []
     best_state: dict[str, Tensor] = {}
     for number, plan in enumerate(plans):
         folder = phase_folder(directory, number)
@@ -82,7 +84,7 @@ def fit_phases(
             fits.append(done)
         else:
             if len(plans) > 1:
-                say(f"{plan.decision[0].upper()}{plan.decision[1:]}.")
+                logger.info(f"{plan.decision[0].upper()}{plan.decision[1:]}.")
             before = _joined(fits)
             fitted = fitting.run(
                 graft,
@@ -90,7 +92,7 @@ def fit_phases(
                 folder,
                 on_epoch=partial(_tell_epoch, on_epoch, before),
                 on_start=partial(_tell_start, on_start, before),
-                on_inputs=on_inputs,
+                on_source=on_source,
                 resume=resume and (folder / "last.ckpt").exists(),
             )
             fits.append(fitted.fit)
@@ -100,7 +102,7 @@ def fit_phases(
     if best_state:
         graft.network.load_state_dict(best_state)
     best_phase = min(range(len(fits)), key=lambda number: monitored(fits[number].best))
-    return Trained(_joined(fits), fitted, best_phase)
+    return TrainingResult(_joined(fits), fitted, best_phase)
 
 
 def phase_folder(directory: Path, number: int) -> Path:
@@ -108,17 +110,17 @@ def phase_folder(directory: Path, number: int) -> Path:
     return directory if number == 0 else directory / f"phase-{number + 1}"
 
 
-def _better(state: dict[str, Tensor], fits: Sequence[Fit], network: nn.Module) -> dict[str, Tensor]:
+def _better(state: dict[str, Tensor], fits: Sequence[FitHistory], network: nn.Module) -> dict[str, Tensor]:
     """Return a copy of the network's state if the last fit is the best so far, else the one before."""
     losses = [monitored(fit.best) for fit in fits]
     return state if min(losses) < losses[-1] else copy.deepcopy(network.state_dict())
 
 
-def _tell_epoch(on_epoch: Callable[[Metrics, int], None], before: Fit, metrics: Metrics, step: int) -> None:
+def _tell_epoch(on_epoch: Callable[[Metrics, int], None], before: FitHistory, metrics: Metrics, step: int) -> None:
     on_epoch(_shift(metrics, before), before.steps + step)
 
 
-def _tell_start(on_start: Callable[[Metrics, int], None], before: Fit, rates: Metrics) -> None:
+def _tell_start(on_start: Callable[[Metrics, int], None], before: FitHistory, rates: Metrics) -> None:
     on_start(rates, before.steps)
 
 
@@ -129,26 +131,26 @@ def load_best(network: nn.Module, folder: Path) -> None:
     network.load_state_dict({**network.state_dict(), **found})
 
 
-def _joined(fits: Sequence[Fit]) -> Fit:
+def _joined(fits: Sequence[FitHistory]) -> FitHistory:
     """Return several fits as one."""
-    whole = Fit([], {}, 0.0, 0)
+    whole = FitHistory([], {}, 0.0, 0)
     for fit in fits:
         history = [*whole.history, *(_shift(metrics, whole) for metrics in fit.history)]
-        whole = Fit(history, min(history, key=monitored), whole.seconds + fit.seconds, whole.steps + fit.steps)
+        whole = FitHistory(history, min(history, key=monitored), whole.seconds + fit.seconds, whole.steps + fit.steps)
     return whole
 
 
-def _shift(metrics: Metrics, before: Fit) -> Metrics:
+def _shift(metrics: Metrics, before: FitHistory) -> Metrics:
     return {**metrics, "epoch": metrics["epoch"] + len(before.history)}
 
 
-def _read(folder: Path, plan: FreezePlan) -> Fit | None:
+def _read(folder: Path, plan: FreezePlan) -> FitHistory | None:
     """Return what came of a phase; None if it is not finished, or was planned with other epochs than now."""
     file = folder / DONE_FILE
     if not file.exists():
         return None
     content = json.loads(file.read_text(encoding="utf-8"))
-    return Fit(**content["fit"]) if content["planned_epochs"] == plan.epochs else None
+    return FitHistory(**content["fit"]) if content["planned_epochs"] == plan.epochs else None
 
 
 def _check_resumable(plans: Sequence[FreezePlan], directory: Path) -> None:

@@ -1,5 +1,6 @@
 """The progress bar of a fit: epoch, loss, validation, images per second."""
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -7,8 +8,10 @@ from typing import Any
 import pytorch_lightning as pl
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from graftline.console import console, say
+from graftline.console import console
 from graftline.training.module import GraftModule
+
+logger = logging.getLogger(__name__)
 
 Metrics = dict[str, float]
 
@@ -56,7 +59,7 @@ class FitProgress(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the bar."""
         if self._on_start is not None and trainer.is_global_zero and trainer.global_step == 0:
-            self._on_start(_graft(pl_module).rates())
+            self._on_start(_graft(pl_module).learning_rates())
         batches = int(trainer.num_training_batches)
         self._task = self._bar.add_task("training", total=batches * (trainer.max_epochs or 1), figures="")
         self._batches = batches * trainer.current_epoch
@@ -82,7 +85,7 @@ class FitProgress(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the epoch's metrics and hand them on."""
-        metrics = {"train/loss": float(_graft(pl_module).trained.everywhere()["loss"])}
+        metrics = {"train/loss": float(_graft(pl_module).trained.reduced()["loss"])}
         metrics.update({name: float(value) for name, value in trainer.callback_metrics.items()})
         metrics["epoch"] = float(trainer.current_epoch)
         metrics["learning_rate"] = float(trainer.optimizers[0].param_groups[0]["lr"])
@@ -116,14 +119,14 @@ class FitProgress(pl.Callback):
         """Print a line now and then, which stays when the bar is gone."""
         epoch = int(metrics["epoch"]) + 1
         if self._shows and (epoch == 1 or epoch % max(1, max_epochs // LOG_LINES) == 0):
-            say(
+            logger.info(
                 f"  epoch {epoch:>3} of {max_epochs}: train loss {metrics['train/loss']:.3f}, "
                 f"val loss {metrics['val/loss']:.3f}, val accuracy {metrics['val/accuracy']:.3f}, "
                 f"{metrics['images_per_second']:,.0f} images/s"
             )
 
     def _figures(self, trainer: pl.Trainer, module: pl.LightningModule) -> str:
-        shown = {f"train/{name}": value for name, value in _graft(module).trained.here().items()}
+        shown = {f"train/{name}": value for name, value in _graft(module).trained.local().items()}
         shown.update({name: float(value) for name, value in trainer.progress_bar_metrics.items()})
         speed = self._images / max(1e-9, time.perf_counter() - self._epoch_start)
         figures = [f"epoch {trainer.current_epoch + 1}", *(f"{name} {value:.3f}" for name, value in shown.items())]

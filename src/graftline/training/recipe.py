@@ -1,4 +1,4 @@
-"""The recipe: what a training run does beside network, optimiser, schedule and trainer."""
+"""The recipe: what a training run does beside network, optimizer, schedule and trainer."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ class Recipe:
     """How to train (Hydra target of the node ``train``).
 
     Attributes:
-        batch_size: images per optimiser step and process.
+        batch_size: images per optimizer step and process.
         workers: loader processes that decode and augment.
         label_smoothing: share of the label spread over all classes (Szegedy et al. 2016, section 7), 0 to 1.
         class_weights: weigh each class by the inverse of its frequency in the training split.

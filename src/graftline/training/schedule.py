@@ -7,8 +7,8 @@ def warmup_cosine(step: int, total_steps: int, *, warmup_fraction: float = 0.1, 
     """Linear warm-up (Goyal et al. 2017, section 2.2), then half a cosine down (Loshchilov and Hutter 2017, eq. 5).
 
     Args:
-        step: optimiser steps done so far, from 0.
-        total_steps: optimiser steps of the whole training, at least 1.
+        step: optimizer steps done so far, from 0.
+        total_steps: optimizer steps of the whole training, at least 1.
         warmup_fraction: part of the steps that warms up, 0 to 1.
         final_factor: the factor after the last step.
 

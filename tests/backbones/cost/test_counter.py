@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from graftline.backbones import catalogue
+from graftline.backbones import catalog
 from graftline.backbones.cost import Cost, LayerCost, count
 from graftline.backbones.cost.counter import KINDS
 
@@ -32,7 +32,7 @@ class Classifier(nn.Module):
 
 
 def create(name: str, **options: object) -> nn.Module:
-    catalogue.check(name)
+    catalog.check(name)
     with torch.device("meta"):
         network: nn.Module = timm.create_model(name, **options)
     return network

@@ -74,7 +74,7 @@ def test_227_px_give_the_papers_maps() -> None:
     assert network.conv1[0](torch.empty(1, 3, 224, 224, device="meta")).shape == (1, 96, 54, 54)  # what the text says
 
 
-def normalised_by_hand(responses: Tensor) -> Tensor:
+def normalized_by_hand(responses: Tensor) -> Tensor:
     """Section 3.3, term by term: b_i = a_i / (2 + 1e-4 · Σ a_j²)^0.75, j from max(0, i - 2) to min(N - 1, i + 2)."""
     result = torch.empty_like(responses)
     last = responses.shape[1] - 1
@@ -84,14 +84,14 @@ def normalised_by_hand(responses: Tensor) -> Tensor:
     return result
 
 
-def test_responses_are_normalised_as_in_the_paper() -> None:
+def test_responses_are_normalized_as_in_the_paper() -> None:
     with torch.device("meta"):
         network = AlexNet(PAPER)
     layers = [name for name, module in network.named_modules() if isinstance(module, nn.LocalResponseNorm)]
     assert layers == ["conv1.2", "conv2.2"]  # after the ReLU, before the pooling
     responses = 50 * torch.randn(2, 9, 4, 4, dtype=torch.float64)  # large enough for the sum to count
-    torch.testing.assert_close(network.conv1[2](responses), normalised_by_hand(responses))
-    torch.testing.assert_close(network.conv2[2](responses), normalised_by_hand(responses))
+    torch.testing.assert_close(network.conv1[2](responses), normalized_by_hand(responses))
+    torch.testing.assert_close(network.conv2[2](responses), normalized_by_hand(responses))
 
 
 def test_weights_start_as_in_section_5() -> None:
@@ -110,7 +110,7 @@ def test_levels_reach_the_network_as_in_section_2() -> None:
     preprocessing = Backbone("alexnet", weights="none").preprocessing()
     assert preprocessing.image_size == (227, 227)
     image = torch.randint(0, 256, (227, 227, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).numpy()
-    levels = preprocessing.normalise(image).transpose(1, 2, 0)
+    levels = preprocessing.normalize(image).transpose(1, 2, 0)
     torch.testing.assert_close(
         torch.from_numpy(levels.copy()), torch.from_numpy(image) - 255 * torch.tensor([0.485, 0.456, 0.406])
     )
@@ -145,7 +145,7 @@ def test_torchvisions_weights_get_a_new_head(torchvision_alexnet: tuple[nn.Modul
 
 def test_torchvisions_weights_are_not_of_the_paper(torchvision_alexnet: tuple[nn.Module, Path]) -> None:
     _, path = torchvision_alexnet
-    with pytest.raises(UserError, match=r"another architecture .* no local response normalisation.*alexnet_owt"):
+    with pytest.raises(UserError, match=r"another architecture .* no local response normalization.*alexnet_owt"):
         Backbone("alexnet", weights="file", file=str(path)).build(3)
 
 

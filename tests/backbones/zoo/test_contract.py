@@ -85,7 +85,9 @@ def test_the_pretrained_config_is_complete(name: str) -> None:
     assert len(config.mean) == len(config.std) == channels
     assert config.license
     assert network.get_submodule(config.first_conv).in_channels == channels
-    main, *_ = (config.classifier,) if isinstance(config.classifier, str) else config.classifier  # then side branches'
+    main, *_ = (
+        (config.classifier,) if isinstance(config.classifier, str) else config.classifier
+    )  # then auxiliary heads'
     assert network.get_submodule(main) is network.get_classifier()
     assert (
         timm.create_model(name, features_only=False).num_classes == config.num_classes if config.url is None else True
@@ -108,7 +110,7 @@ def test_logits_are_the_head_of_the_features(name: str) -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", NAMES)
-def test_grey_and_colour(name: str, channels: int) -> None:
+def test_gray_and_color(name: str, channels: int) -> None:
     network = build_shapes(name, in_chans=channels)
     assert network(images(name, channels).to("meta")).shape == (2, NUM_CLASSES)
 
@@ -211,7 +213,7 @@ def test_it_can_be_traced(name: str) -> None:
 def test_training_reaches_every_parameter(name: str) -> None:
     network = build(name)
     outputs = network.train()(torch.cat([images(name)] * 2))
-    loss = torch.stack(outputs if isinstance(outputs, tuple) else (outputs,)).square().sum()  # side branches too
+    loss = torch.stack(outputs if isinstance(outputs, tuple) else (outputs,)).square().sum()  # auxiliary heads too
     loss.backward()  # type: ignore[no-untyped-call]  # torch's has no types
     assert [
         key for key, parameter in network.named_parameters() if parameter.grad is None or not parameter.grad.any()

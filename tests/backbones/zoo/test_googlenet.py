@@ -65,7 +65,7 @@ def test_parameters_are_those_of_table_1() -> None:
     assert total == 6_998_552, "of BVLC's GoogLeNet for Caffe"
     assert count(network) == total + sum(sides) == 13_378_280, "of the same in training"
     with torch.device("meta"):
-        assert count(create(side_branches=False)) == total
+        assert count(create(aux_heads=False)) == total
 
 
 def test_maps_have_the_sizes_of_table_1() -> None:
@@ -89,7 +89,7 @@ def test_maps_have_the_sizes_of_table_1() -> None:
     assert "side1" not in sizes
 
 
-def test_responses_are_normalised_as_krizhevsky_has_it() -> None:
+def test_responses_are_normalized_as_krizhevsky_has_it() -> None:
     maps = 100 * torch.rand(2, 64, 3, 3, dtype=torch.float64)
     array, expected = maps.numpy(), np.empty((2, 64, 3, 3))
     for channel in range(64):
@@ -100,7 +100,7 @@ def test_responses_are_normalised_as_krizhevsky_has_it() -> None:
         np.testing.assert_allclose(norm(maps).numpy(), expected, rtol=1e-12)
 
 
-def test_a_side_branch_pools_windows_of_5_px_3_apart() -> None:
+def test_a_aux_head_pools_windows_of_5_px_3_apart() -> None:
     pool = create(num_classes=2).side1.pool
     maps = torch.randn(2, 512, 14, 14)
     expected = torch.stack(
@@ -125,7 +125,7 @@ def test_branches_speak_in_training_only(name: str) -> None:
     network.side2.eval()
     torch.testing.assert_close(network(images), logits)
     assert isinstance(network.eval()(images), Tensor)
-    assert isinstance(create(name, num_classes=5, side_branches=False)(images), Tensor)
+    assert isinstance(create(name, num_classes=5, aux_heads=False)(images), Tensor)
 
 
 def test_the_input_of_a_branch_is_that_of_the_paper() -> None:
@@ -205,13 +205,13 @@ def test_its_preprocessing_is_torchvisions_own_transform(tmp_path: Path) -> None
     pixels = torch.rand(2, 3, 96, 96)
     preset = published.transforms()
 
-    def normalise(mean: Any, std: Any) -> Tensor:
+    def normalize(mean: Any, std: Any) -> Tensor:
         return (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
 
-    ours = normalise(graft.preprocessing.mean, graft.preprocessing.std)
-    torch.testing.assert_close(ours, theirs._transform_input(normalise(preset.mean, preset.std)))
+    ours = normalize(graft.preprocessing.mean, graft.preprocessing.std)
+    torch.testing.assert_close(ours, theirs._transform_input(normalize(preset.mean, preset.std)))
     with torch.no_grad():
-        expected = theirs.eval()(normalise(preset.mean, preset.std))
+        expected = theirs.eval()(normalize(preset.mean, preset.std))
         torch.testing.assert_close(graft.network.eval()(ours), expected)
     assert graft.preprocessing.image_size == (preset.crop_size[0],) * 2
     assert graft.preprocessing.crop_pct == preset.crop_size[0] / preset.resize_size[0]
@@ -221,7 +221,7 @@ def test_its_preprocessing_is_torchvisions_own_transform(tmp_path: Path) -> None
 def test_torchvisions_file_without_its_branches(tmp_path: Path) -> None:
     theirs = torchvisions()
     torch.save(theirs.state_dict(), tmp_path / "googlenet.pth")
-    backbone = Backbone("googlenet_bn", file=str(tmp_path / "googlenet.pth"), options={"side_branches": False})
+    backbone = Backbone("googlenet_bn", file=str(tmp_path / "googlenet.pth"), options={"aux_heads": False})
     network = backbone.build(1000).network
     images = torch.randn(2, 3, SIZE, SIZE)
     with torch.no_grad():

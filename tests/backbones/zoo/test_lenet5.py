@@ -1,4 +1,4 @@
-"""LeNet-5: the paper's numbers, and digits learnt from scratch."""
+"""LeNet-5: the paper's numbers, and digits learned from scratch."""
 
 from collections.abc import Iterator
 
@@ -82,12 +82,12 @@ def test_it_learns_digits_from_scratch() -> None:
     train, train_labels, test, test_labels = digits(preprocessing)
     torch.manual_seed(0)
     network = LeNet5()
-    optimiser = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     for _ in range(8):
         for batch in torch.split(torch.randperm(len(train)), 64):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             F.cross_entropy(network(train[batch]), train_labels[batch]).backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
+            optimizer.step()
     with torch.no_grad():
         right = network.eval()(test).argmax(1) == test_labels
     assert right.float().mean() >= 0.95

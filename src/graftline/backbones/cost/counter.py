@@ -45,7 +45,7 @@ class LayerCost:
     parameters: int
     macs: int
     activation_bytes: int
-    is_idle: bool = False  # the forward pass does not call it: a side branch, which only training uses
+    is_idle: bool = False  # the forward pass does not call it: a auxiliary head, which only training uses
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Measurement:
+class NetworkTiming:
     """The timings of a network.
 
     Attributes:
@@ -66,7 +66,7 @@ def measure(
     batch_sizes: Sequence[int],
     seconds: float,
     onnx: bool = True,
-) -> Measurement:
+) -> NetworkTiming:
     """Time the forward pass of a network on the CPU, with all cores, in float32.
 
     torch runs eagerly with channels last, its faster layout on a CPU; the network is put into that and eval mode.
@@ -88,7 +88,7 @@ def measure(
     batches_last = [images.to(memory_format=torch.channels_last) for images in batches]
     timings, notes = _time_batches("torch", _torch_runner(network), batches_last, share)
     if not onnx:
-        return Measurement(tuple(timings), tuple(notes))
+        return NetworkTiming(tuple(timings), tuple(notes))
     try:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "network.onnx"
@@ -97,8 +97,8 @@ def measure(
             more = _time_batches("onnx", lambda images: session.run(None, {"image": images.numpy()}), batches, share)
     except Exception as error:  # the exporter's many kinds; a network without ONNX has its other costs still
         reason = f"{type(error).__name__}: {first_line(error)}"
-        return Measurement(tuple(timings), (*notes, f"no time with ONNX Runtime ({reason})"))
-    return Measurement((*timings, *more[0]), (*notes, *more[1]))
+        return NetworkTiming(tuple(timings), (*notes, f"no time with ONNX Runtime ({reason})"))
+    return NetworkTiming((*timings, *more[0]), (*notes, *more[1]))
 
 
 def _torch_runner(network: nn.Module) -> Callable[[Tensor], object]:

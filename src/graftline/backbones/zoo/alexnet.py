@@ -1,7 +1,7 @@
 """AlexNet (Krizhevsky, Sutskever and Hinton 2012, "ImageNet Classification with Deep Convolutional Neural Networks").
 
 ``alexnet`` is the paper's network, on one GPU (62,378,344 parameters) or, with ``groups=2``, as it was spread over two
-(60,965,224). ``alexnet_owt`` is its successor without response normalisation (Krizhevsky 2014, "One weird trick for
+(60,965,224). ``alexnet_owt`` is its successor without response normalization (Krizhevsky 2014, "One weird trick for
 parallelizing convolutional neural networks", arXiv 1404.5997), for which torchvision has weights.
 
 Sections are those of the 2012 paper. Letters: B batch, C channels, H height, W width, K classes.
@@ -33,18 +33,18 @@ class Layout:
     Attributes:
         filters: of the five convolutions.
         padding: of the first one, px.
-        normalised: whether responses are normalised after the first two (section 3.3); then weights and biases also
+        normalized: whether responses are normalized after the first two (section 3.3); then weights and biases also
             start as section 5 has it, for inputs that are raw levels, else as torch has it.
     """
 
     filters: tuple[int, int, int, int, int]
     padding: int
-    normalised: bool
+    normalized: bool
 
 
 # The paper says 224 px and 55x55 maps (section 3.5, figure 2), which fit together for 227 px only.
-PAPER = Layout(filters=(96, 256, 384, 384, 256), padding=0, normalised=True)
-ONE_WEIRD_TRICK = Layout(filters=(64, 192, 384, 256, 256), padding=2, normalised=False)
+PAPER = Layout(filters=(96, 256, 384, 384, 256), padding=0, normalized=True)
+ONE_WEIRD_TRICK = Layout(filters=(64, 192, 384, 256, 256), padding=2, normalized=False)
 
 
 class AlexNet(nn.Module):
@@ -74,7 +74,7 @@ class AlexNet(nn.Module):
             raise UserError(f"AlexNet has groups=1, or 2 as on the paper's two GPUs, not {groups}.")
         self.in_chans, self.drop_rate = in_chans, drop_rate
         first, second, third, fourth, fifth = cfg.filters
-        norm = _norm if cfg.normalised else nn.Identity
+        norm = _norm if cfg.normalized else nn.Identity
         self.conv1 = nn.Sequential(  # (B, 96, 55, 55) → (B, 96, 27, 27)
             nn.Conv2d(in_chans, first, 11, stride=4, padding=cfg.padding), nn.ReLU(inplace=True), norm(), _pool()
         )
@@ -108,10 +108,10 @@ class AlexNet(nn.Module):
             {"num_chs": second, "reduction": 16, "module": "conv2"},
             {"num_chs": fifth, "reduction": 32, "module": "conv5"},
         ]
-        if cfg.normalised:
-            self._initialise()
+        if cfg.normalized:
+            self._initialize()
 
-    def _initialise(self) -> None:
+    def _initialize(self) -> None:
         """Start as section 5 says: small normal weights; biases of 1 where they speed up the first steps, else 0."""
         ones = {self.conv2[0], self.conv4[0], self.conv5[0], self.fc6[1], self.fc7[1]}
         for layer in self.modules():
@@ -196,7 +196,7 @@ def _refuse_torchvision(state: Mapping[str, Tensor], _network: nn.Module) -> dic
     if "features.0.weight" in state:
         raise UserError(
             "These weights are of torchvision's AlexNet, which is another architecture than 'alexnet': it has "
-            "64-192-384-256-256 filters instead of 96-256-384-384-256 and no local response normalisation. "
+            "64-192-384-256-256 filters instead of 96-256-384-384-256 and no local response normalization. "
             "Take the backbone alexnet_owt."
         )
     return dict(state)
@@ -207,9 +207,9 @@ default_cfgs = generate_default_cfgs(
         "alexnet": {
             "input_size": (3, 227, 227),
             "min_input_size": (3, 67, 67),
-            "crop_pct": 227 / 256,  # section 2: the centre of images whose shorter side is 256 px
+            "crop_pct": 227 / 256,  # section 2: the center of images whose shorter side is 256 px
             # Section 2: raw levels, 0 to 255, with the mean taken off; ours is per channel, theirs per pixel. The
-            # initial weights and the constants of the normalisation are made for this range.
+            # initial weights and the constants of the normalization are made for this range.
             "mean": IMAGENET_DEFAULT_MEAN,
             "std": (1 / 255, 1 / 255, 1 / 255),
             "interpolation": "bilinear",

@@ -1,10 +1,10 @@
-"""GoogLeNet (Szegedy et al. 2014, arXiv 1409.4842): all filter sizes side by side, and side branches that predict too.
+"""GoogLeNet (Szegedy et al. 2014, arXiv 1409.4842): all filter sizes side by side, and auxiliary heads.
 
-``googlenet`` is the paper's network: local response normalisation, 5x5 filters, no batch normalisation.
-``googlenet_bn`` is torchvision's, which has published weights: batch normalisation instead, and 3x3 filters where the
+``googlenet`` is the paper's network: local response normalization, 5x5 filters, no batch normalization.
+``googlenet_bn`` is torchvision's, which has published weights: batch normalization instead, and 3x3 filters where the
 paper has 5x5 (https://github.com/pytorch/vision/issues/906).
 
-In training mode the network returns its own logits and those of its side branches; in eval mode its own only.
+In training mode the network returns its own logits and those of its auxiliary heads; in eval mode its own only.
 
 Letters: B batch, C channels, H height, W width, K classes. Shapes in the comments are for images of 224 px.
 """
@@ -30,13 +30,13 @@ DROP_RATE = 0.4  # table 1
 SIDE_DROP_RATE = 0.7  # section 5
 TORCHVISION_DROP_RATE = 0.2
 TORCHVISION_BN_EPS = 1e-3
-# Figure 3 shows where the responses are normalised, but not how: as Krizhevsky et al. 2012, section 3.3. torch divides
+# Figure 3 shows where the responses are normalized, but not how: as Krizhevsky et al. 2012, section 3.3. torch divides
 # alpha by the size, which they do not.
 LRN_SIZE, LRN_ALPHA, LRN_BETA, LRN_K = 5, 1e-4, 0.75, 2.0
 
 BLOCKS = ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b")
 # Side branch → the block that it takes its input from (section 5).
-SIDE_BRANCHES = {"side1": "inception4a", "side2": "inception4d"}
+AUX_HEADS = {"side1": "inception4a", "side2": "inception4d"}
 
 # In torchvision's names → in ours.
 TORCHVISION_NAMES = {
@@ -62,7 +62,7 @@ def convolution(in_channels: int, channels: int, size: int, stride: int = 1, *, 
 
 
 def response_norm() -> nn.LocalResponseNorm:
-    """Return a local response normalisation."""
+    """Return a local response normalization."""
     return nn.LocalResponseNorm(LRN_SIZE, alpha=LRN_ALPHA * LRN_SIZE, beta=LRN_BETA, k=LRN_K)
 
 
@@ -82,7 +82,7 @@ class Inception(nn.Module):
         reduce5: 1x1 filters before the 5x5 ones.
         conv5: 5x5 filters; 3x3 with ``batch_norm``, as torchvision has them.
         project: 1x1 filters behind the pooling.
-        batch_norm: whether each convolution is normalised.
+        batch_norm: whether each convolution is normalized.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Inception(nn.Module):
         return torch.cat([self.conv1(x), wide, wider, self.project(self.pool(x))], dim=1)
 
 
-class SideBranch(nn.Module):
+class AuxHead(nn.Module):
     """A small network that predicts the classes from the middle of the large one (section 5).
 
     Its pooling has windows of 5 px, 3 apart, on a map of 14x14. A map of another size is brought to 14x14 first, which
@@ -151,7 +151,7 @@ class GoogLeNet(nn.Module):
         in_chans: C of the images.
         global_pool: kind of timm's pooling before the classifier.
         drop_rate: dropout before the classifier, 0 to 1.
-        side_branches: whether it has them.
+        aux_heads: whether it has them.
         batch_norm: whether it is torchvision's.
     """
 
@@ -162,7 +162,7 @@ class GoogLeNet(nn.Module):
         global_pool: str = "avg",
         drop_rate: float = DROP_RATE,
         *,
-        side_branches: bool = True,
+        aux_heads: bool = True,
         batch_norm: bool = False,
     ) -> None:
         super().__init__()
@@ -190,8 +190,8 @@ class GoogLeNet(nn.Module):
         self.inception5b = Inception(832, 384, 192, 384, 48, 128, 128, batch_norm=batch_norm)
         self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=global_pool)
         self.head_drop = nn.Dropout(drop_rate)
-        self.side1 = SideBranch(512, num_classes, batch_norm=batch_norm) if side_branches else None
-        self.side2 = SideBranch(528, num_classes, batch_norm=batch_norm) if side_branches else None
+        self.side1 = AuxHead(512, num_classes, batch_norm=batch_norm) if aux_heads else None
+        self.side2 = AuxHead(528, num_classes, batch_norm=batch_norm) if aux_heads else None
 
         self.feature_info = [
             {"num_chs": 64, "reduction": 2, "module": "conv1"},
@@ -200,21 +200,21 @@ class GoogLeNet(nn.Module):
             {"num_chs": 832, "reduction": 16, "module": "inception4e"},
             {"num_chs": 1024, "reduction": 32, "module": "inception5b"},
         ]
-        self.apply(_initialise)
+        self.apply(_initialize)
 
     @property
-    def side_branches(self) -> tuple[str, ...]:
-        """Names of the modules that are side branches, from the input upwards."""
-        return tuple(name for name in SIDE_BRANCHES if getattr(self, name) is not None)
+    def aux_heads(self) -> tuple[str, ...]:
+        """Names of the modules that are auxiliary heads, from the input upwards."""
+        return tuple(name for name in AUX_HEADS if getattr(self, name) is not None)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Return the logits (B, K); where side branches are in training mode, a tuple of these and of theirs."""
+        """Return the logits (B, K); where auxiliary heads are in training mode, a tuple of these and of theirs."""
         at_4a = self._to_4a(x)
         at_4d = self._to_4d(at_4a)
         logits = self.forward_head(self._to_5b(at_4d))
         inputs = zip((self.side1, self.side2), (at_4a, at_4d), strict=True)
-        sides = [branch(at) for branch, at in inputs if branch is not None and branch.training]
-        return (logits, *sides) if sides else logits
+        aux = [branch(at) for branch, at in inputs if branch is not None and branch.training]
+        return (logits, *aux) if aux else logits
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last map, (B, 1024, H / 32, W / 32)."""
@@ -250,23 +250,23 @@ class GoogLeNet(nn.Module):
         return x  # noqa: RET504 - each line with its shape
 
     def get_classifier(self) -> nn.Module:
-        """Return the main classifier; those of the side branches are not the head's, they hang on the body."""
+        """Return the main classifier; those of the auxiliary heads are not the head's, they hang on the body."""
         classifier: nn.Module = self.fc
         return classifier
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Give the network and its side branches new classifiers."""
+        """Give the network and its auxiliary heads new classifiers."""
         self.num_classes = num_classes
         place = get_device_dtype(self)
         pool_type = global_pool if global_pool is not None else self.global_pool.pool_type
         self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=pool_type, **place)
         new = [self.fc]
-        for name in self.side_branches:
+        for name in self.aux_heads:
             branch = getattr(self, name)
             branch.fc2 = _classifier(branch.fc1.out_features, num_classes, **place)
             new.append(branch.fc2)
         for classifier in new:
-            _initialise(classifier)
+            _initialize(classifier)
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], float]:  # noqa: ARG002 - timm's signature
         """Return the group of a parameter by its name: the stem, each block with the branch that hangs on it, the head.
@@ -275,7 +275,7 @@ class GoogLeNet(nn.Module):
         """
         groups = {f"inception{block}": float(number) for number, block in enumerate(BLOCKS, start=1)}
         groups |= {"conv1": 0.0, "conv2": 0.0, "conv3": 0.0}
-        groups |= {branch: groups[block] for branch, block in SIDE_BRANCHES.items()}
+        groups |= {branch: groups[block] for branch, block in AUX_HEADS.items()}
         return lambda name: groups.get(name.partition(".")[0], float("inf"))
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -287,7 +287,7 @@ def _classifier(in_features: int, num_classes: int, **place: Any) -> nn.Module:
     return nn.Linear(in_features, num_classes, **place) if num_classes > 0 else nn.Identity()
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialize(module: nn.Module) -> None:
     """Draw weights that keep the spread of the responses (He et al. 2015, arXiv 1502.01852); the paper names none."""
     if isinstance(module, nn.Conv2d | nn.Linear):
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu" if isinstance(module, nn.Conv2d) else "linear")
@@ -296,7 +296,7 @@ def _initialise(module: nn.Module) -> None:
 
 
 def checkpoint_filter_fn(state: Mapping[str, Tensor], model: GoogLeNet) -> dict[str, Tensor]:
-    """Bring torchvision's names into ours, and drop the side branches where the network has none.
+    """Bring torchvision's names into ours, and drop the auxiliary heads where the network has none.
 
     Raises:
         UserError: the weights are torchvision's, but the network is the paper's.
@@ -304,14 +304,14 @@ def checkpoint_filter_fn(state: Mapping[str, Tensor], model: GoogLeNet) -> dict[
     if "conv1.bn.weight" in state and not model.batch_norm:
         raise UserError(
             "These weights are of torchvision's GoogLeNet, which is another architecture than 'googlenet': it has "
-            "batch normalisation instead of local response normalisation, and 3x3 filters where the paper has 5x5. "
+            "batch normalization instead of local response normalization, and 3x3 filters where the paper has 5x5. "
             "Take the backbone googlenet_bn."
         )
     renamed = {}
     for key, tensor in state.items():
         for theirs, ours in TORCHVISION_NAMES.items():
             key = key.replace(theirs, ours)
-        if model.side_branches or key.partition(".")[0] not in SIDE_BRANCHES:
+        if model.aux_heads or key.partition(".")[0] not in AUX_HEADS:
             renamed[key] = tensor
     return renamed
 
@@ -338,8 +338,8 @@ default_cfgs = generate_default_cfgs(
     {
         # Nobody publishes weights. Section 5 subtracts the mean; the initial weights want the spread divided out too.
         "googlenet": _cfg(mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD),
-        # torchvision's transform_input turns images normalised with ImageNet's mean and spread into (x - 0.5) / 0.5.
-        # Its file has side branches, but random ones.
+        # torchvision's transform_input turns images normalized with ImageNet's mean and spread into (x - 0.5) / 0.5.
+        # Its file has auxiliary heads, but random ones.
         "googlenet_bn.tv_in1k": _cfg(
             url="https://download.pytorch.org/models/googlenet-1378be20.pth",
             mean=IMAGENET_INCEPTION_MEAN,

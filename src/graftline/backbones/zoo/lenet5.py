@@ -22,7 +22,7 @@ BACKGROUND, INK = -0.1, 1.175
 
 
 class LeNet5(nn.Module):
-    """Grey images (B, 1, 32, 32) → logits (B, K).
+    """Gray images (B, 1, 32, 32) → logits (B, K).
 
     Args:
         num_classes: K; 0: no classifier, 84 features come out.
@@ -130,6 +130,6 @@ default_cfgs = generate_default_cfgs(
 
 @register_model  # type: ignore[untyped-decorator]  # timm ships no types
 def lenet5(pretrained: bool = False, **kwargs: Any) -> LeNet5:
-    """LeNet-5 for grey images of 32x32 px; there are no published weights."""
+    """LeNet-5 for gray images of 32x32 px; there are no published weights."""
     network: LeNet5 = build_model_with_cfg(LeNet5, "lenet5", pretrained, feature_cfg={"out_indices": (0, 1)}, **kwargs)
     return network

@@ -64,7 +64,7 @@ class NIN(nn.Module):
             {"num_chs": filters, "reduction": reduction, "module": f"mlpconv{number}"}
             for number, (filters, reduction) in enumerate(zip(NUM_FILTERS, (8, 16, 32, 32), strict=True), start=1)
         ]
-        self.apply(_initialise)
+        self.apply(_initialize)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Return timm's patterns of the layer groups: the four blocks, or each convolution of them; the head."""
@@ -115,7 +115,7 @@ def _pool() -> nn.MaxPool2d:
     return nn.MaxPool2d(3, 2, ceil_mode=True)
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialize(module: nn.Module) -> None:
     """Keep the variance through eleven ReLUs (He et al. 2015, arXiv 1502.01852, section 2.2); the paper has no rule."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

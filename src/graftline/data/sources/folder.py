@@ -36,15 +36,15 @@ class Folder:
         folders = _folders(root)
         splits = [folder for folder in folders if folder.name.lower() in SPLIT_NAMES]
         if not any(SPLIT_NAMES[folder.name.lower()] == "train" for folder in splits):
-            return pd.DataFrame(_labelled(root), columns=["path", "label"])
+            return pd.DataFrame(_labeled(root), columns=["path", "label"])
         if len(splits) < len(folders):
             other = next(folder.name for folder in folders if folder not in splits)
             raise UserError(f"{root} holds split folders and others ({other}): leave either splits or classes there.")
-        rows = [(*row, SPLIT_NAMES[folder.name.lower()]) for folder in splits for row in _labelled(folder)]
+        rows = [(*row, SPLIT_NAMES[folder.name.lower()]) for folder in splits for row in _labeled(folder)]
         return pd.DataFrame(rows, columns=["path", "label", "split"])
 
 
-def _labelled(root: Path) -> Iterator[tuple[str, str | None]]:
+def _labeled(root: Path) -> Iterator[tuple[str, str | None]]:
     """Yield path and label of the images below ``root``; images beside the class folders have no label."""
     classes = _folders(root)
     images = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}

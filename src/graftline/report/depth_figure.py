@@ -6,9 +6,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from graftline.backbones.cost.report import short_number
-from graftline.evaluation.style import BLUE, INK, MUTED, SKY, VERMILLION, new_figure, short, styled
-from graftline.training.measurement import Difference, Measurement, Row
+from graftline.report.cost_tables import short_number
+from graftline.report.style import BLUE, INK, MUTED, SKY, VERMILLION, new_figure, short, styled
+from graftline.training.measurement import BoundaryResult, DepthMeasurement, Difference
 
 HEIGHT = 7.4  # inches
 LEAST_WIDTH, BOUNDARY_WIDTH = 8.0, 1.15  # inches
@@ -18,7 +18,7 @@ BAND = "#eef4f9"  # behind the chosen boundary
 
 
 @styled()
-def depth_figure(measurement: Measurement) -> Figure | None:
+def depth_figure(measurement: DepthMeasurement) -> Figure | None:
     """Draw what was measured against depth, from the head down.
 
     A bar at a point is the paired 95 % interval of its difference to the chosen boundary: where it crosses the dashed
@@ -54,7 +54,7 @@ def depth_figure(measurement: Measurement) -> Figure | None:
     return figure
 
 
-def _title(rows: Sequence[Row], chosen: Row) -> str:
+def _title(rows: Sequence[BoundaryResult], chosen: BoundaryResult) -> str:
     """Say what was found, with its number."""
     head = rows[0]
     if chosen is head:
@@ -64,21 +64,25 @@ def _title(rows: Sequence[Row], chosen: Row) -> str:
 
 
 def _draw_points(
-    axes: Axes, rows: Sequence[Row], chosen: Row, values: Sequence[float], differences: Sequence[Difference]
+    axes: Axes,
+    rows: Sequence[BoundaryResult],
+    chosen: BoundaryResult,
+    values: Sequence[float],
+    differences: Sequence[Difference],
 ) -> None:
     """Draw a value for each boundary, with the interval of its difference to that of the chosen one."""
     reference = values[rows.index(chosen)]
     axes.axhline(reference, color=VERMILLION, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
     axes.plot(range(len(rows)), values, color=BLUE, linewidth=1.2, alpha=0.45, zorder=2)
     for number, (row, value, difference) in enumerate(zip(rows, values, differences, strict=True)):
-        colour = VERMILLION if row is chosen else BLUE
+        color = VERMILLION if row is chosen else BLUE
         below, above = difference.value - difference.low, difference.high - difference.value
         axes.errorbar(
             number,
             value,
             [[below], [above]],
             fmt="o",
-            color=colour,
+            color=color,
             markersize=8 if row is chosen else 6,
             elinewidth=2.0,
             capsize=0,
@@ -88,7 +92,7 @@ def _draw_points(
     axes.margins(y=0.15)
 
 
-def _draw_seconds(axes: Axes, rows: Sequence[Row]) -> None:
+def _draw_seconds(axes: Axes, rows: Sequence[BoundaryResult]) -> None:
     """Draw the fit on top of the frozen pass, with the sum above."""
     numbers = range(len(rows))
     passes, fits = [row.pass_seconds for row in rows], [row.fit_seconds for row in rows]
@@ -132,7 +136,7 @@ def _draw_chosen(panels: Sequence[Axes], number: int) -> None:
     )
 
 
-def _name_boundaries(axes: Axes, measurement: Measurement) -> None:
+def _name_boundaries(axes: Axes, measurement: DepthMeasurement) -> None:
     """Write below each boundary what is trained, how many parameters that is, and below all why it ends there."""
     rows = measurement.rows
     parts = ["head alone", *(f"+ {short(row.boundary.partition(' + ')[0], 14)}" for row in rows[1:])]

@@ -4,9 +4,9 @@ import pytest
 import timm
 import torch
 
-from graftline.backbones.cost import count
-from graftline.backbones.cost.report import Priced, print_comparison, print_stages
+from graftline.backbones.cost import NetworkCost, count
 from graftline.console import console
+from graftline.report.cost_tables import print_comparison, print_stages
 
 COLUMNS = 80  # of a terminal, and of what is no terminal
 
@@ -16,10 +16,10 @@ def _narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console, "width", COLUMNS)
 
 
-def priced(name: str, size: int) -> Priced:
+def priced(name: str, size: int) -> NetworkCost:
     with torch.device("meta"):
         network = timm.create_model(name)
-    return Priced(name, count(network, (size, size), 3, name))
+    return NetworkCost(name, count(network, (size, size), 3, name))
 
 
 @pytest.mark.parametrize(("name", "size"), [("efficientnet_b0", 224), ("vgg16", 224), ("test_vit", 160)])

@@ -11,9 +11,9 @@ from torch import nn
 
 from graftline.errors import UserError
 from graftline.features.cut import cut
-from graftline.freezing.contract import FIRST_STEPS, BrokenContractError, Contract, hash_of
-from graftline.freezing.plan import FreezePlan, hold_frozen, plan_from_depth
-from graftline.freezing.rules import Gradual, Names, Situation
+from graftline.freezing.check import FIRST_STEPS, FreezeCheck, FreezeViolationError, hash_of
+from graftline.freezing.plan import FreezePlan, plan_from_depth, set_frozen_eval
+from graftline.freezing.rules import FreezeContext, Gradual, Names
 
 SIZE = 64
 
@@ -26,21 +26,23 @@ def make(name: str = "test_efficientnet", frozen: int = 3) -> tuple[Any, FreezeP
     return network, plan
 
 
-def train(network: Any, contract: Contract, steps: int = 2, hold: Callable[[nn.Module], None] = hold_frozen) -> None:
+def train(
+    network: Any, contract: FreezeCheck, steps: int = 2, hold: Callable[[nn.Module], None] = set_frozen_eval
+) -> None:
     """Do a few steps as a fit does."""
-    optimiser = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=0.01)
+    optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=0.01)
     for _ in range(steps):
         network.train()
         hold(network)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = nn.functional.cross_entropy(network(torch.randn(4, 3, SIZE, SIZE)), torch.tensor([0, 1, 2, 0]))
         loss.backward()  # type: ignore[no-untyped-call]  # torch's has no types
         contract.check_gradients(network)
-        optimiser.step()
+        optimizer.step()
 
 
 def tensors(network: nn.Module, plan: FreezePlan) -> set[str]:
-    """What must stay as it is: derived from the optimiser's view, apart from the contract's own code."""
+    """What must stay as it is: derived from the optimizer's view, apart from the contract's own code."""
     parameters = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
     buffers = {name for name, _ in network.named_buffers()}
     owners = {name.rpartition(".")[0] for name in plan.trainable}
@@ -53,7 +55,7 @@ def test_it_holds_through_a_training(name: str, frozen: int) -> None:
     network, plan = make(name, frozen)
     if name == "test_vit":
         network.set_input_size((SIZE, SIZE))
-    contract = Contract.of(network, plan)
+    contract = FreezeCheck.of(network, plan)
     assert set(contract.hashes) == tensors(network, plan)
     before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
     train(network, contract)
@@ -64,7 +66,7 @@ def test_it_holds_through_a_training(name: str, frozen: int) -> None:
 
 def test_it_counts() -> None:
     network, plan = make()
-    record = Contract.of(network, plan).record()
+    record = FreezeCheck.of(network, plan).record()
     sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
     assert record["trained_parameters"] == sum(size for name, size in sizes.items() if name in plan.trainable)
     assert record["trained_parameters"] + record["frozen_parameters"] == sum(sizes.values())
@@ -72,42 +74,42 @@ def test_it_counts() -> None:
     assert record["frozen_tensors"] == len(tensors(network, plan))
     with torch.no_grad():
         network.bn1.weight[0] += 1
-    assert Contract.of(network, plan).record()["frozen_digest"] != record["frozen_digest"]
+    assert FreezeCheck.of(network, plan).record()["frozen_digest"] != record["frozen_digest"]
 
 
 def test_a_batchnorm_that_is_not_held_is_named() -> None:
     network, plan = make()
-    contract = Contract.of(network, plan)
+    contract = FreezeCheck.of(network, plan)
     train(network, contract, hold=lambda _: None)
-    with pytest.raises(BrokenContractError, match=r"bn1\.running_mean is frozen, but not what it was"):
+    with pytest.raises(FreezeViolationError, match=r"bn1\.running_mean is frozen, but not what it was"):
         contract.check(network)
 
 
 @pytest.mark.parametrize("name", ["conv_stem.weight", "blocks.1.0.bn2.bias", "bn1.num_batches_tracked"])
 def test_a_frozen_tensor_that_moves_is_named(name: str) -> None:
     network, plan = make()
-    contract = Contract.of(network, plan)
+    contract = FreezeCheck.of(network, plan)
     with torch.no_grad():
         tensor = dict([*network.named_parameters(), *network.named_buffers()])[name]
         tensor.view(-1)[-1:] += 1
-    with pytest.raises(BrokenContractError, match=rf"{name} is frozen, but not what it was"):
+    with pytest.raises(FreezeViolationError, match=rf"{name} is frozen, but not what it was"):
         contract.check(network)
 
 
 def test_a_nudge_of_the_last_bit_is_seen() -> None:
     network, plan = make()
-    contract = Contract.of(network, plan)
+    contract = FreezeCheck.of(network, plan)
     weight = network.conv_stem.weight.data
     weight.view(torch.int32)[0, 0, 0, 0] ^= 1
-    with pytest.raises(BrokenContractError, match=r"conv_stem\.weight"):
+    with pytest.raises(FreezeViolationError, match=r"conv_stem\.weight"):
         contract.check(network)
 
 
 def test_layout_and_device_make_no_difference_but_type_does() -> None:
     network, plan = make()
-    contract = Contract.of(network, plan)
+    contract = FreezeCheck.of(network, plan)
     contract.check(network.to(memory_format=torch.channels_last))
-    with pytest.raises(BrokenContractError, match="is frozen, but not what it was"):
+    with pytest.raises(FreezeViolationError, match="is frozen, but not what it was"):
         contract.check(network.half())
     assert hash_of(torch.zeros(4)) != hash_of(torch.zeros(4, dtype=torch.int32))
     assert hash_of(torch.zeros((), dtype=torch.bfloat16)) != hash_of(torch.zeros(1, dtype=torch.bfloat16))
@@ -122,12 +124,12 @@ def test_layout_and_device_make_no_difference_but_type_does() -> None:
 )
 def test_another_set_of_trained_tensors_is_named(name: str, trained: bool, message: str) -> None:
     network, plan = make()
-    contract = Contract.of(network, plan)
+    contract = FreezeCheck.of(network, plan)
     network.get_parameter(name).requires_grad_(trained)
-    with pytest.raises(BrokenContractError, match=message):
+    with pytest.raises(FreezeViolationError, match=message):
         contract.check(network)
-    with pytest.raises(BrokenContractError, match=message):
-        Contract.of(network, plan)
+    with pytest.raises(FreezeViolationError, match=message):
+        FreezeCheck.of(network, plan)
 
 
 class Forgetful(nn.Module):
@@ -153,44 +155,44 @@ def whole(network: nn.Module) -> FreezePlan:
 
 def test_a_trained_tensor_off_the_way_is_named() -> None:
     network = Forgetful(head=True)
-    contract = Contract.of(network, whole(network))
-    with pytest.raises(BrokenContractError, match=r"unused\.bias is to be trained, but gets no gradient"):
+    contract = FreezeCheck.of(network, whole(network))
+    with pytest.raises(FreezeViolationError, match=r"unused\.bias is to be trained, but gets no gradient"):
         train(network, contract, steps=FIRST_STEPS)
-    short = Contract.of(network, whole(network))
+    short = FreezeCheck.of(network, whole(network))
     train(network, short, steps=1)
-    with pytest.raises(BrokenContractError, match=r"unused\.bias is to be trained, but gets no gradient"):
+    with pytest.raises(FreezeViolationError, match=r"unused\.bias is to be trained, but gets no gradient"):
         short.check(network)
 
 
 def test_a_head_that_makes_no_difference_is_named() -> None:
     network = Forgetful(head=False)
     del network.unused
-    contract = Contract.of(network, whole(network))
+    contract = FreezeCheck.of(network, whole(network))
     message = r"fc\.bias is to be trained, but has a gradient of zero: the loss does not depend on the head"
-    with pytest.raises(BrokenContractError, match=message):
+    with pytest.raises(FreezeViolationError, match=message):
         train(network, contract, steps=FIRST_STEPS)
 
 
 def test_a_gradient_may_overflow_in_the_first_steps_but_not_in_all() -> None:
     network, plan = make()
-    contract = Contract.of(network, plan)
+    contract = FreezeCheck.of(network, plan)
     for step in range(FIRST_STEPS):
         for parameter in network.parameters():
             if parameter.requires_grad:
                 parameter.grad = torch.full_like(parameter, torch.inf if step < FIRST_STEPS - 1 else 1.0)
         contract.check_gradients(network)
     contract.check(network)
-    again = Contract.of(network, plan)
+    again = FreezeCheck.of(network, plan)
     network.classifier.weight.grad[0, 0] = torch.nan
     for _ in range(FIRST_STEPS - 1):
         again.check_gradients(network)
-    with pytest.raises(BrokenContractError, match=r"classifier\.weight is to be trained, but gets no finite gradient"):
+    with pytest.raises(FreezeViolationError, match=r"classifier\.weight is to be trained, but gets no finite gradient"):
         again.check_gradients(network)
 
 
 def test_later_gradients_are_not_looked_at() -> None:
     network, plan = make()
-    contract = Contract.of(network, plan)
+    contract = FreezeCheck.of(network, plan)
     train(network, contract, steps=1)
     network.zero_grad()
     for _ in range(FIRST_STEPS):
@@ -204,57 +206,57 @@ def test_a_tail_has_the_names_of_its_network() -> None:
     for part in (parts.tail, parts.trunk):  # the trunk has nothing that is trained
         network.zero_grad()
         parts.tail(parts.trunk(torch.randn(4, 3, SIZE, SIZE)).detach()).square().mean().backward()
-        contract = Contract.of(network, plan)
+        contract = FreezeCheck.of(network, plan)
         contract.check_gradients(part)
         if part is parts.tail:
             contract.check(network)
-    with pytest.raises(BrokenContractError, match=r"classifier\.\w+ is to be trained, but is not in the network"):
+    with pytest.raises(FreezeViolationError, match=r"classifier\.\w+ is to be trained, but is not in the network"):
         contract.check(network)
 
 
 def test_a_resume_is_held_to_the_first_start() -> None:
     network, plan = make()
-    kept = json.loads(json.dumps(Contract.of(network, plan).to_json()))
-    assert Contract.from_json(kept) == Contract.of(network, plan)
+    kept = json.loads(json.dumps(FreezeCheck.of(network, plan).to_json()))
+    assert FreezeCheck.from_json(kept) == FreezeCheck.of(network, plan)
     resumed, _ = make()
-    train(resumed, Contract.of(resumed, plan))
-    Contract.from_json(kept).check(resumed)
+    train(resumed, FreezeCheck.of(resumed, plan))
+    FreezeCheck.from_json(kept).check(resumed)
     with torch.no_grad():
         resumed.conv_stem.weight.mul_(1.001)  # other weights than at the first start
-    with pytest.raises(BrokenContractError, match=r"conv_stem\.weight is frozen, but not what it was"):
-        Contract.from_json(kept).check(resumed)
+    with pytest.raises(FreezeViolationError, match=r"conv_stem\.weight is frozen, but not what it was"):
+        FreezeCheck.from_json(kept).check(resumed)
     other, _ = make(frozen=2)
-    with pytest.raises(BrokenContractError, match=r"blocks\.1\.\S+ is trained, but the plan freezes it"):
-        Contract.from_json(kept).check(other)
+    with pytest.raises(FreezeViolationError, match=r"blocks\.1\.\S+ is trained, but the plan freezes it"):
+        FreezeCheck.from_json(kept).check(other)
     kept["hashes"]["gone.weight"] = "0"
-    with pytest.raises(BrokenContractError, match=r"gone\.weight was frozen, and now it is not there"):
-        Contract.from_json(kept).check(make()[0])
+    with pytest.raises(FreezeViolationError, match=r"gone\.weight was frozen, and now it is not there"):
+        FreezeCheck.from_json(kept).check(make()[0])
 
 
 def test_each_phase_has_a_contract_of_its_own() -> None:
     network, _ = make()
-    situation = Situation(100, 3, pretrained=True)
-    earlier: list[Contract] = []
-    for plan in Gradual(until=0.5).timetable(network, situation):
+    context = FreezeContext(100, 3, pretrained=True)
+    earlier: list[FreezeCheck] = []
+    for plan in Gradual(until=0.5).phases(network, context):
         network.eval()  # as validation left it
         plan.apply(network)
         assert {name for name, parameter in network.named_parameters() if parameter.requires_grad} == plan.trainable
         assert network.blocks[4].training != plan.only_head
-        contract = Contract.of(network, plan)
+        contract = FreezeCheck.of(network, plan)
         train(network, contract, steps=1)
         contract.check(network)
         earlier.append(contract)
     assert len(earlier) == 4
-    with pytest.raises(BrokenContractError, match="is trained, but the plan freezes it"):
+    with pytest.raises(FreezeViolationError, match="is trained, but the plan freezes it"):
         earlier[0].check(network)
 
 
 def test_what_is_frozen_in_a_trained_module_is_held_to_as_well() -> None:
     network, _ = make()
-    plan = Names(["bn1.weight"]).plan(network, Situation(100, 3, pretrained=True))
+    plan = Names(["bn1.weight"]).plan(network, FreezeContext(100, 3, pretrained=True))
     plan.apply(network)
-    contract = Contract.of(network, plan)
+    contract = FreezeCheck.of(network, plan)
     assert set(contract.hashes) == {"bn1.weight"}  # its bias is trained, so its statistics move
     train(network, contract)
     contract.check(network)
-    assert isinstance(BrokenContractError("x"), UserError)
+    assert isinstance(FreezeViolationError("x"), UserError)

@@ -2,15 +2,16 @@
 
 weights/
   resnet50.a1_in1k.safetensors     one file per timm model, tag included
-  weights.lock.json                name → hash, licence and origin of each
+  weights.lock.json                name → hash, license and origin of each
 """
 
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AliasChoices, Field, TypeAdapter, ValidationError
 from timm.models import get_pretrained_cfg
 
 from graftline.errors import UserError
@@ -22,14 +23,14 @@ PREFIX = 12  # hex digits of a hash that a message shows
 
 
 @dataclass(frozen=True)
-class Entry:
+class LockedWeights:
     """What the lock file knows of one file.
 
     Attributes:
         file: name of the file, which lies beside the lock file.
         sha256: of the file, in hex.
         bytes: size of the file.
-        licence: of the weights, as timm has it; ``unknown`` if it has none.
+        license: of the weights, as timm has it; ``unknown`` if it has none.
         source: REPOSITORY@COMMIT/FILE, a URL, or a Python package with its version.
         architecture: timm's name of the network, without the tag.
         date: ISO day on which they were fetched.
@@ -39,7 +40,7 @@ class Entry:
     file: str
     sha256: str
     bytes: int
-    licence: str
+    license: Annotated[str, Field(validation_alias=AliasChoices("license", "licence"))]  # "licence" until 0.1
     source: str
     architecture: str
     date: str
@@ -51,7 +52,7 @@ class BrokenError(UserError):
 
 
 @dataclass(frozen=True)
-class Store:
+class WeightsStore:
     """A weights directory, which need not exist yet.
 
     Attributes:
@@ -87,7 +88,7 @@ class Store:
                 f"weights.dir={self.dir} cannot be written to: give another directory, or change its rights."
             )
 
-    def entries(self) -> dict[str, Entry]:
+    def entries(self) -> dict[str, LockedWeights]:
         """Read the lock file; empty if there is none.
 
         Raises:
@@ -96,7 +97,7 @@ class Store:
         if not self.lock_file.is_file():
             return {}
         try:
-            return TypeAdapter(dict[str, Entry]).validate_json(self.lock_file.read_bytes())
+            return TypeAdapter(dict[str, LockedWeights]).validate_json(self.lock_file.read_bytes())
         except ValidationError as error:
             problem = error.errors()[0]
             where = ".".join(str(part) for part in problem["loc"])
@@ -105,7 +106,7 @@ class Store:
                 "put it back from a copy, or remove it and fetch the weights again with make fetch-weights."
             ) from error
 
-    def find(self, name: str) -> Entry | None:
+    def find(self, name: str) -> LockedWeights | None:
         """Return the entry of a network whose file is there and has the hash of the lock file.
 
         Args:
@@ -143,7 +144,7 @@ class Store:
         """Return where a network's weights lie, or would lie."""
         return self.directory / f"{full_name(name)}.safetensors"
 
-    def add(self, name: str, written: Path, origin: Mapping[str, str]) -> Entry:
+    def add(self, name: str, written: Path, origin: Mapping[str, str]) -> LockedWeights:
         """Put a file in its place and into the lock file. Several processes may do so at once.
 
         Args:
@@ -153,7 +154,7 @@ class Store:
         """
         name = full_name(name)
         path = self.path(name)
-        entry = Entry(path.name, sha256_file(written), written.stat().st_size, **origin)
+        entry = LockedWeights(path.name, sha256_file(written), written.stat().st_size, **origin)
         written.chmod(0o644)  # safetensors makes it private; what travels follows the usual rights
         with Lock(self.directory / f".{LOCK_NAME}.lock", shared=False, on_wait=lambda: None):
             entries = {**self.entries(), name: entry}

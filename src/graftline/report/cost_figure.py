@@ -14,9 +14,10 @@ from matplotlib.textpath import TextPath
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 
-from graftline.backbones.cost.report import Priced, short_number
+from graftline.backbones.cost import NetworkCost
 from graftline.backbones.cost.timing import ENGINES, EngineName
-from graftline.evaluation.style import (
+from graftline.report.cost_tables import short_number
+from graftline.report.style import (
     BLUE,
     GREEN,
     INK,
@@ -32,7 +33,7 @@ from graftline.evaluation.style import (
 )
 
 WIDTH, HEIGHT = 11.0, 7.6  # inches
-FAMILY_COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
+FAMILY_COLORS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
 LARGEST_BUBBLE = 2600.0  # points², of the network with the most parameters
 FAR = 20.0  # a network that has so many times fewer multiply-adds than the next is written, not drawn
 LABEL_SIZE = 9.0  # points
@@ -55,10 +56,10 @@ class _Bubble:
 
 
 @styled()
-def cost_figure(networks: Sequence[Priced], batch_size: int) -> Figure | None:
+def cost_figure(networks: Sequence[NetworkCost], batch_size: int) -> Figure | None:
     """Draw a bubble for each network: multiply-adds to the right, ms per image upwards, its area the parameters.
 
-    Time is that of ONNX Runtime, or of torch if ONNX Runtime ran none of them. Networks of one family have one colour
+    Time is that of ONNX Runtime, or of torch if ONNX Runtime ran none of them. Networks of one family have one color
     and are joined by a line. Dashed lines join what the machine would compute at the same rate.
 
     Args:
@@ -112,7 +113,7 @@ def cost_figure(networks: Sequence[Priced], batch_size: int) -> Figure | None:
     return figure
 
 
-def _bubbles(networks: Sequence[Priced], batch_size: int) -> tuple[EngineName, list[_Bubble]]:
+def _bubbles(networks: Sequence[NetworkCost], batch_size: int) -> tuple[EngineName, list[_Bubble]]:
     """Return the engine whose times are drawn, and the networks that it ran."""
     for engine in ENGINES:
         found = [
@@ -179,15 +180,15 @@ def _draw_bubbles(axes: Axes, bubbles: Sequence[_Bubble]) -> list[float]:
     areas = [max(12.0, LARGEST_BUBBLE * bubble.parameters / most) for bubble in bubbles]
     families = dict.fromkeys(bubble.family for bubble in bubbles)
     several = [family for family in families if sum(bubble.family == family for bubble in bubbles) > 1]
-    colours = dict(zip(several, itertools.cycle(FAMILY_COLOURS)))
+    colors = dict(zip(several, itertools.cycle(FAMILY_COLORS)))
     for family in several:
         members = [bubble for bubble in bubbles if bubble.family == family]
         xs, ys = [bubble.gmacs for bubble in members], [bubble.milliseconds for bubble in members]
-        axes.plot(xs, ys, color=colours[family], linewidth=1.2, alpha=0.5, zorder=2)
+        axes.plot(xs, ys, color=colors[family], linewidth=1.2, alpha=0.5, zorder=2)
     for bubble, area in sorted(zip(bubbles, areas, strict=True), key=lambda pair: -pair[1]):
-        colour = colours.get(bubble.family, INK)
-        axes.scatter(bubble.gmacs, bubble.milliseconds, s=area, color=colour, alpha=0.35, linewidth=0, zorder=3)
-        axes.scatter(bubble.gmacs, bubble.milliseconds, s=area, color="none", edgecolor=colour, linewidth=1.2, zorder=4)
+        color = colors.get(bubble.family, INK)
+        axes.scatter(bubble.gmacs, bubble.milliseconds, s=area, color=color, alpha=0.35, linewidth=0, zorder=3)
+        axes.scatter(bubble.gmacs, bubble.milliseconds, s=area, color="none", edgecolor=color, linewidth=1.2, zorder=4)
     return areas
 
 
@@ -214,7 +215,7 @@ def _draw_legend(axes: Axes, most: int) -> None:
 def _label(axes: Axes, bubbles: Sequence[_Bubble], areas: Sequence[float]) -> None:
     """Write each name beside its bubble, where it hides no other name and as little as can be of other bubbles."""
     points = axes.figure.dpi / 72  # pixels per point
-    centres = axes.transData.transform([(bubble.gmacs, bubble.milliseconds) for bubble in bubbles])
+    centers = axes.transData.transform([(bubble.gmacs, bubble.milliseconds) for bubble in bubbles])
     radii = points * np.sqrt(np.array(areas) / math.pi)
     taken: list[Bbox] = []
     for number in np.argsort(-radii):  # the large first: small ones find room more easily
@@ -222,15 +223,15 @@ def _label(axes: Axes, bubbles: Sequence[_Bubble], areas: Sequence[float]) -> No
         width = points * (TextPath((0, 0), text, size=LABEL_SIZE).get_extents().width + 2)
         height = points * 1.45 * LABEL_SIZE
         gap, box = min(
-            _places(centres[number], radii[number], points, width, height),
-            key=lambda place: _penalty(place[1], place[0], axes.bbox, taken, centres, radii),
+            _places(centers[number], radii[number], points, width, height),
+            key=lambda place: _penalty(place[1], place[0], axes.bbox, taken, centers, radii),
         )
         taken.append(box)
         middle = ((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2)
         x, y = axes.transData.inverted().transform(middle)
         axes.text(x, y, text, ha="center", va="center", size=LABEL_SIZE, color=INK, zorder=6, path_effects=HALO)
         if gap > GAPS[1]:
-            start = tuple(axes.transData.inverted().transform(_nearest(box, centres[number])))
+            start = tuple(axes.transData.inverted().transform(_nearest(box, centers[number])))
             end = (bubbles[number].gmacs, bubbles[number].milliseconds)
             axes.annotate(
                 "",
@@ -241,25 +242,25 @@ def _label(axes: Axes, bubbles: Sequence[_Bubble], areas: Sequence[float]) -> No
             )
 
 
-def _places(centre: np.ndarray, radius: float, points: float, width: float, height: float) -> list[tuple[float, Bbox]]:
+def _places(center: np.ndarray, radius: float, points: float, width: float, height: float) -> list[tuple[float, Bbox]]:
     """Return where a label could be: the gap in points, and the box in pixels."""
     places = []
     for gap, (right, up) in itertools.product(GAPS, DIRECTIONS):
         reach = radius + gap * points
-        x = centre[0] + reach * right + (width / 2) * np.clip(2 * right, -1, 1)
-        y = centre[1] + reach * up + (height / 2) * np.clip(2 * up, -1, 1)
+        x = center[0] + reach * right + (width / 2) * np.clip(2 * right, -1, 1)
+        y = center[1] + reach * up + (height / 2) * np.clip(2 * up, -1, 1)
         places.append((gap, Bbox.from_bounds(x - width / 2, y - height / 2, width, height)))
     return places
 
 
 def _penalty(
-    box: Bbox, gap: float, frame: Bbox, taken: Sequence[Bbox], centres: np.ndarray, radii: np.ndarray
+    box: Bbox, gap: float, frame: Bbox, taken: Sequence[Bbox], centers: np.ndarray, radii: np.ndarray
 ) -> float:
     """Return how bad a place is: outside is worst, then on another label, then on bubbles, then far away."""
     inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
     on_labels = sum(box.overlaps(other) for other in taken)
-    nearest = np.array([_nearest(box, centre) for centre in centres])
-    depth = np.clip(radii - np.linalg.norm(nearest - centres, axis=1), 0, None)
+    nearest = np.array([_nearest(box, center) for center in centers])
+    depth = np.clip(radii - np.linalg.norm(nearest - centers, axis=1), 0, None)
     on_small = np.sum((depth > 0) & (radii < 12))
     return float(1e4 * (not inside) + 1e3 * on_labels + 60 * on_small + 4 * depth.sum() + gap)
 

@@ -2,18 +2,17 @@
 
 import itertools
 
-from graftline.backbones.cost import Cost, LayerCost, Measurement, Timing
-from graftline.backbones.cost.report import Priced
-from graftline.evaluation.cost_figure import cost_figure
-from graftline.evaluation.style import png
+from graftline.backbones.cost import Cost, LayerCost, NetworkCost, NetworkTiming, Timing
+from graftline.report.cost_figure import cost_figure
+from graftline.report.style import png
 
 NAMES = [f"net{number}" for number in range(8)]
 
 
-def priced(name: str, macs: int, milliseconds: float | None, parameters: int = 10_000_000) -> Priced:
+def priced(name: str, macs: int, milliseconds: float | None, parameters: int = 10_000_000) -> NetworkCost:
     layer = LayerCost("conv", "stem", "conv", parameters, macs, 100)
     timings = () if milliseconds is None else (Timing("onnx", 1, milliseconds, 3),)
-    return Priced(name, Cost(name, (layer,), (224, 224), 3), Measurement(timings))
+    return NetworkCost(name, Cost(name, (layer,), (224, 224), 3), NetworkTiming(timings))
 
 
 def test_every_measured_network_is_named_and_no_name_hides_another() -> None:

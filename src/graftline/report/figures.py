@@ -14,9 +14,9 @@ from sklearn import metrics as sklearn_metrics
 
 from graftline.data.decode import decode_rgb
 from graftline.data.version import Samples
-from graftline.evaluation.bootstrap import CALIBRATION_BINS, Floats, Ints, confidence_bins, mean_of_defined, normalised
+from graftline.evaluation.bootstrap import CALIBRATION_BINS, Floats, Ints, confidence_bins, mean_of_defined, normalized
 from graftline.evaluation.metrics import Interval, class_aurocs, format_interval, format_score
-from graftline.evaluation.style import (
+from graftline.report.style import (
     BLUE,
     CATEGORIES,
     GRID,
@@ -78,10 +78,10 @@ def _slant(names: Sequence[str]) -> dict[str, Any]:
 
 def _draw_matrix(axes: Axes, shares: npt.NDArray[np.float64]) -> None:
     """Shade right answers blue and mistakes orange; the square root lifts rare mistakes out of the paper's white."""
-    colours = WRONG(np.sqrt(shares))  # (K, K, 4)
+    colors = WRONG(np.sqrt(shares))  # (K, K, 4)
     on_diagonal = np.arange(len(shares))
-    colours[on_diagonal, on_diagonal] = RIGHT(np.diag(shares))
-    axes.imshow(colours, interpolation="nearest")
+    colors[on_diagonal, on_diagonal] = RIGHT(np.diag(shares))
+    axes.imshow(colors, interpolation="nearest")
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
 
@@ -94,10 +94,10 @@ def _annotate(axes: Axes, counts: Ints, shares: npt.NDArray[np.float64]) -> None
         if count == 0 and num_classes > 2:
             continue  # an empty cell shows where nothing happens better than a zero
         is_dark = share > 0.5 if row == column else share > 0.35
-        colour = PAPER if is_dark else INK
-        axes.text(column, row - 0.02, f"{count:,}", ha="center", va="bottom", color=colour, size=size, weight="bold")
+        color = PAPER if is_dark else INK
+        axes.text(column, row - 0.02, f"{count:,}", ha="center", va="bottom", color=color, size=size, weight="bold")
         per_cent = f"{100 * share:.1f} %" if num_classes <= 8 else f"{100 * share:.0f} %"
-        axes.text(column, row + 0.05, per_cent, ha="center", va="top", color=colour, size=max(6, 0.66 * size))
+        axes.text(column, row + 0.05, per_cent, ha="center", va="top", color=color, size=max(6, 0.66 * size))
     axes.set_xticks(np.arange(num_classes + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(num_classes + 1) - 0.5, minor=True)
     axes.grid(visible=True, which="minor", color=PAPER, linewidth=2.5 if num_classes <= 8 else 1.2)
@@ -218,7 +218,7 @@ def _draw_class_curves(
     class_names: Sequence[str],
     corner: Literal["lower left", "lower right"],
 ) -> None:
-    """Draw a curve per class, of many classes only the worst few in colour, and from three on their average."""
+    """Draw a curve per class, of many classes only the worst few in color, and from three on their average."""
     worst_first = sorted(curves, key=lambda number: float(areas[number]))
     named = sorted(curves) if len(curves) <= len(CATEGORIES) else worst_first[:3]
     for number in curves:
@@ -226,9 +226,9 @@ def _draw_class_curves(
             axes.plot(grid, curves[number], color="#b5bcc8", linewidth=0.7, alpha=0.55)
     if len(named) < len(curves):
         axes.plot([], [], color="#b5bcc8", label=f"{len(curves) - len(named):,} other classes")
-    for colour, number in zip(CATEGORIES, named, strict=False):
+    for color, number in zip(CATEGORIES, named, strict=False):
         label = f"{short(class_names[number])}  {areas[number]:.3f}"
-        axes.plot(grid, curves[number], color=colour, linewidth=1.5, label=label)
+        axes.plot(grid, curves[number], color=color, linewidth=1.5, label=label)
     if len(class_names) > 2:
         average = np.mean(list(curves.values()), axis=0)
         axes.plot(grid, average, color=INK, linewidth=2.4, label=f"average  {mean_of_defined(areas):.3f}")
@@ -248,7 +248,7 @@ def reliability_diagram(probabilities: Floats, labels: Ints, ece: Interval) -> F
         labels: (N,).
         ece: the expected calibration error with its interval.
     """
-    exact = normalised(probabilities)
+    exact = normalized(probabilities)
     confidences, correct = exact.max(axis=1).astype(np.float32), exact.argmax(axis=1) == labels
     bins = np.minimum(confidence_bins(confidences), CALIBRATION_BINS - 1)
     counts = np.bincount(bins, minlength=CALIBRATION_BINS)
@@ -292,9 +292,9 @@ def reliability_diagram(probabilities: Floats, labels: Ints, ece: Interval) -> F
 def _wilson(shares: Floats, counts: Ints) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return the 95 % interval of each share (Wilson 1927, JASA 22(158)), for the eye only."""
     z = 1.96
-    centre = (shares + z**2 / (2 * counts)) / (1 + z**2 / counts)
+    center = (shares + z**2 / (2 * counts)) / (1 + z**2 / counts)
     half = z / (1 + z**2 / counts) * np.sqrt(shares * (1 - shares) / counts + z**2 / (4 * counts**2))
-    return centre - half, centre + half
+    return center - half, center + half
 
 
 @styled()
@@ -330,7 +330,7 @@ def confident_mistakes(samples: Samples, probabilities: Floats, class_names: Seq
     for axes, index in zip(cells, shown, strict=False):
         axes.imshow(_thumbnail(decode_rgb(samples.paths[index])), interpolation="antialiased")
         said = f"{short(class_names[predicted[index]], 14)}  {_per_cent(confidences[index])}"
-        label = f"labelled {short(class_names[samples.labels[index]], 16)}"
+        label = f"labeled {short(class_names[samples.labels[index]], 16)}"
         below: dict[str, Any] = {"xy": (0, 0), "xycoords": "axes fraction", "textcoords": "offset points", "va": "top"}
         axes.annotate(said, xytext=(0, -6), color=VERMILLION, weight="bold", **below)
         axes.annotate(label, xytext=(0, -20), color=INK, **below)
@@ -342,7 +342,7 @@ def _per_cent(probability: float) -> str:
 
 
 def _thumbnail(pixels: npt.NDArray[np.uint8], most: int = 400) -> npt.NDArray[np.uint8]:
-    """Thin out (H, W, 3) pixels to fewer than twice ``most`` a side, and centre them on a square of pale grey."""
+    """Thin out (H, W, 3) pixels to fewer than twice ``most`` a side, and center them on a square of pale gray."""
     step = max(1, max(pixels.shape[:2]) // most)
     thin = pixels[::step, ::step]
     height, width = thin.shape[:2]

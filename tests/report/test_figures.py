@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from graftline.data.version import DatasetVersion
-from graftline.evaluation import figures
 from graftline.evaluation.metrics import Interval
-from graftline.evaluation.style import BLUE, CATEGORIES, VERMILLION, png, save
+from graftline.report import figures
+from graftline.report.style import BLUE, CATEGORIES, VERMILLION, png, save
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -77,8 +77,8 @@ def test_curves_of_an_absent_class_are_left_out() -> None:
     ):
         legend = figure.axes[0].get_legend()
         assert legend is not None
-        labelled = [one.get_text().split("  ")[0] for one in legend.get_texts()]
-        assert labelled == ["a", "b", "d", "average"]
+        labeled = [one.get_text().split("  ")[0] for one in legend.get_texts()]
+        assert labeled == ["a", "b", "d", "average"]
 
 
 def test_average_precision_is_the_area_under_the_drawn_curve() -> None:
@@ -112,8 +112,8 @@ def test_the_surest_mistakes_come_first(version: DatasetVersion) -> None:
     shown = texts(figure)
     said = [float(one.split("  ")[1].removesuffix(" %")) for one in shown if one.endswith(" %")]
     np.testing.assert_allclose(said, 100 * confidences[54:42:-1], atol=0.05)
-    assert sum(one.startswith("labelled ") for one in shown) == 12
-    assert r"labelled red \$5 & \$6" in shown  # not read as a formula
+    assert sum(one.startswith("labeled ") for one in shown) == 12
+    assert r"labeled red \$5 & \$6" in shown  # not read as a formula
     first = figure.axes[0].get_images()[0].get_array()
     assert first is not None
     assert first.shape == (30, 30, 3)  # 24 x 30 px on a square
@@ -134,11 +134,11 @@ def test_the_style_stays_inside(tmp_path: Path) -> None:
     assert dict(matplotlib.rcParams) == before
 
 
-def test_colours_differ_for_colour_blind_people() -> None:
+def test_colors_differ_for_color_blind_people() -> None:
     # Viénot et al. 1999, Color Research and Application 24(4), table 2 in linear RGB: protanopes and deuteranopes
     protan = np.array([[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]])
     deutan = np.array([[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]])
-    linear = np.array([to_rgb(colour) for colour in CATEGORIES]) ** 2.2
+    linear = np.array([to_rgb(color) for color in CATEGORIES]) ** 2.2
     for matrix in (np.eye(3), protan, deutan):
         seen = np.clip(linear @ matrix.T, 0, 1) ** (1 / 2.2)
         distances = np.linalg.norm(seen[:, None] - seen, axis=2)[np.triu_indices(len(seen), 1)]

@@ -15,19 +15,19 @@ from torch import Tensor, nn
 from graftline.backbones.layers import head_parameters
 from graftline.errors import UserError
 from graftline.files import digest
-from graftline.freezing.plan import FreezePlan, is_held
+from graftline.freezing.plan import FreezePlan, is_fully_frozen
 
 # In how many steps each trained tensor must have had a gradient: with float16 the first few may overflow, until the
 # loss is scaled down far enough, and stochastic depth may leave a layer out.
 FIRST_STEPS = 10
 
 
-class BrokenContractError(UserError):
+class FreezeViolationError(UserError):
     """The freeze plan was not kept; the message names the tensor."""
 
 
 @dataclass
-class Contract:
+class FreezeCheck:
     """What a freeze plan promises about a network.
 
     Attributes:
@@ -47,11 +47,11 @@ class Contract:
     _waiting: dict[str, str] = field(default_factory=dict, init=False, compare=False)  # name → what its gradient is
 
     @classmethod
-    def of(cls, network: nn.Module, plan: FreezePlan) -> "Contract":
+    def of(cls, network: nn.Module, plan: FreezePlan) -> "FreezeCheck":
         """Take the contract for a network to which its plan has been applied.
 
         Raises:
-            BrokenContractError: the plan was not applied.
+            FreezeViolationError: the plan was not applied.
         """
         sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
         trained = sum(size for name, size in sizes.items() if name in plan.trainable)
@@ -62,7 +62,7 @@ class Contract:
         return contract
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "Contract":
+    def from_json(cls, content: Mapping[str, Any]) -> "FreezeCheck":
         """Return the contract that ``to_json`` wrote."""
         return cls(
             frozenset(content["trainable"]),
@@ -103,23 +103,25 @@ class Contract:
             network: the whole network, on any device.
 
         Raises:
-            BrokenContractError: a frozen tensor has changed, another set of parameters is trained, or a trained one
+            FreezeViolationError: a frozen tensor has changed, another set of parameters is trained, or a trained one
                 had no gradient in the steps that were seen.
         """
         self._check_names(network)
         now = dict(_frozen_tensors(network))
         for name, expected in self.hashes.items():
             if name not in now:
-                raise BrokenContractError(f"The freeze contract is broken: {name} was frozen, and now it is not there.")
+                raise FreezeViolationError(
+                    f"The freeze contract is broken: {name} was frozen, and now it is not there."
+                )
             if hash_of(now[name]) != expected:
-                raise BrokenContractError(
+                raise FreezeViolationError(
                     f"The freeze contract is broken: {name} is frozen, but not what it was when the training began. "
                     "What was trained so far cannot be trusted: train anew."
                 )
         self._check_waiting()
 
     def check_gradients(self, network: nn.Module) -> None:
-        """Look at the gradients of one of the first steps; to be called before each optimiser step, from the first on.
+        """Look at the gradients of one of the first steps; to be called before each optimizer step, from the first on.
 
         Each trained tensor must have had a finite gradient within ``FIRST_STEPS`` calls, one of the head one that is
         not zero throughout. As soon as all had, a call costs nothing.
@@ -128,7 +130,7 @@ class Contract:
             network: the whole network or its tail, after the backward pass.
 
         Raises:
-            BrokenContractError: a trained tensor had none.
+            FreezeViolationError: a trained tensor had none.
         """
         names = self.trainable if self._steps == 0 else self._waiting
         if not names:
@@ -154,14 +156,14 @@ class Contract:
 
     def _check_waiting(self) -> None:
         for name, fault in self._waiting.items():
-            raise BrokenContractError(f"The freeze contract is broken: {name} is to be trained, but {fault}.")
+            raise FreezeViolationError(f"The freeze contract is broken: {name} is to be trained, but {fault}.")
 
     def _check_names(self, network: nn.Module) -> None:
         actual = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
         for name in sorted(actual - self.trainable):
-            raise BrokenContractError(f"The freeze contract is broken: {name} is trained, but the plan freezes it.")
+            raise FreezeViolationError(f"The freeze contract is broken: {name} is trained, but the plan freezes it.")
         for name in sorted(self.trainable - actual):
-            raise BrokenContractError(f"The freeze contract is broken: {name} is frozen, but the plan trains it.")
+            raise FreezeViolationError(f"The freeze contract is broken: {name} is frozen, but the plan trains it.")
 
 
 def hash_of(tensor: Tensor) -> str:
@@ -184,7 +186,7 @@ def _frozen_tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for name, parameter in network.named_parameters():
         if not parameter.requires_grad:
             yield name, parameter
-    held = tuple(f"{name}." if name else "" for name, module in network.named_modules() if is_held(module))
+    held = tuple(f"{name}." if name else "" for name, module in network.named_modules() if is_fully_frozen(module))
     for name, buffer in network.named_buffers():
         if name.startswith(held):
             yield name, buffer

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 import graftline
 from graftline.evaluation.metrics import HEADLINES, LOWER_IS_BETTER, Interval, format_interval, format_score
-from graftline.evaluation.style import DPI, png
 from graftline.files import atomic_file
+from graftline.report.style import DPI, png
 
 WIDE_INCHES = 8  # figures at least this wide get a row of their own
 LONG_FACT = 50  # characters; longer ones get the room of two
@@ -89,7 +89,7 @@ def write_report(
     ]
     page = PAGE.format(
         title=escape(title),
-        style=files("graftline.evaluation").joinpath("report.css").read_text(encoding="utf-8"),
+        style=files("graftline.report").joinpath("report.css").read_text(encoding="utf-8"),
         body="\n".join(section for section in sections if section),
         version=escape(graftline.__version__),
     )

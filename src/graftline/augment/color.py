@@ -1,4 +1,4 @@
-"""Colour shifting along the principal components of an image's own colours."""
+"""Color shifting along the principal components of an image's own colors."""
 
 from typing import Any
 
@@ -9,18 +9,18 @@ from pydantic import Field
 
 
 class PCAShift(albumentations.ImageOnlyTransform):  # type: ignore[misc]  # albumentations is not typed
-    """Adds one random colour to all pixels, drawn along the principal components of the image's colours.
+    """Adds one random color to all pixels, drawn along the principal components of the image's colors.
 
-    An image shifts most in the colours that it varies in; a grey one gets lighter or darker and stays grey. The method
+    An image shifts most in the colors that it varies in; a gray one gets lighter or darker and stays gray. The method
     is that of Krizhevsky et al. 2012 (AlexNet), section 4.1. They take the components of all of ImageNet and scale them
-    by the eigenvalue, a variance; on a single image of little contrast that is less than one grey level. Here the
+    by the eigenvalue, a variance; on a single image of little contrast that is less than one gray level. Here the
     components are the image's own, scaled by the standard deviation; the paper's strength is about ``alpha=0.05``.
 
-    albumentations' ``FancyPCA`` does something else: it stretches the colours around their mean, which stays, and with
-    its default ``alpha=0.1`` it changes a photograph by 0.01 grey levels (version 2.0.8).
+    albumentations' ``FancyPCA`` does something else: it stretches the colors around their mean, which stays, and with
+    its default ``alpha=0.1`` it changes a photograph by 0.01 gray levels (version 2.0.8).
 
     Args:
-        alpha: standard deviation of the shift along a component, as a share of the colours' own along it.
+        alpha: standard deviation of the shift along a component, as a share of the colors' own along it.
         p: how likely it is.
     """
 
@@ -34,7 +34,7 @@ class PCAShift(albumentations.ImageOnlyTransform):  # type: ignore[misc]  # albu
         self.alpha = alpha
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002 - albumentations gives it
-        """Return the colour to add, 3 values in grey levels."""
+        """Return the color to add, 3 values in gray levels."""
         image = data["image"]
         step = max(1, min(image.shape[:2]) // 56)  # some thousand pixels have the same components as all
         pixels = image[::step, ::step].reshape(-1, 3)

@@ -3,16 +3,16 @@
 import pytest
 import timm
 
-from graftline.backbones import catalogue
+from graftline.backbones import catalog
 from graftline.errors import UserError
 
 
 def test_names_are_those_of_timm_with_and_without_tags() -> None:
-    names = set(catalogue.names())
+    names = set(catalog.names())
     assert set(timm.list_models()) <= names
     assert set(timm.list_models(include_tags=True)) <= names
     for name in ("tf_efficientnet_lite0", "resnet50", "resnet50.a1_in1k"):
-        catalogue.check(name)
+        catalog.check(name)
 
 
 @pytest.mark.parametrize(
@@ -27,12 +27,12 @@ def test_names_are_those_of_timm_with_and_without_tags() -> None:
     ],
 )
 def test_a_wrong_name_gets_the_nearest_right_one(typed: str, meant: str) -> None:
-    assert meant in catalogue.suggest(typed)
+    assert meant in catalog.suggest(typed)
     with pytest.raises(UserError, match=f"no backbone '{typed}': did you mean .*{meant}") as error:
-        catalogue.check(typed)
+        catalog.check(typed)
     assert len(str(error.value)) < 200  # never a list of a thousand
 
 
 def test_a_name_that_resembles_none_gets_the_place_to_look() -> None:
     with pytest.raises(UserError, match=r"timm\.list_models"):
-        catalogue.check("qqqqqqqq")
+        catalog.check("qqqqqqqq")

@@ -1,4 +1,4 @@
-"""The one look of all figures: light paper, one typeface, a palette that colour-blind people can tell apart."""
+"""The one look of all figures: light paper, one typeface, a palette that color-blind people can tell apart."""
 
 import io
 import warnings

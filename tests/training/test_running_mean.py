@@ -1,4 +1,4 @@
-"""Means over an epoch, against numpy, in one process and in two."""
+"""WeightedMean over an epoch, against numpy, in one process and in two."""
 
 from pathlib import Path
 
@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch.multiprocessing.spawn import spawn
 
-from graftline.training.means import Means
+from graftline.training.running_mean import WeightedMean
 
 RNG = np.random.default_rng(0)
 LOSSES = RNG.normal(2, 1, 10).astype(np.float32)
 WEIGHTS = RNG.random(10).astype(np.float32)
 
 
-def count(means: Means, images: slice) -> None:
+def count(means: WeightedMean, images: slice) -> None:
     losses, weights = torch.from_numpy(LOSSES[images]), torch.from_numpy(WEIGHTS[images])
     means.add(weights.sum(), loss=(losses * weights).sum(), square=(losses**2 * weights).sum())
 
@@ -25,36 +25,36 @@ def expected() -> dict[str, float]:
 
 
 def test_batches_of_unequal_weight_make_the_mean_of_all() -> None:
-    means = Means("loss", "square")
+    means = WeightedMean("loss", "square")
     for images in (slice(0, 7), slice(7, 10)):
         count(means, images)
-    assert means.here() == pytest.approx(expected(), rel=1e-6)
-    assert {name: float(value) for name, value in means.everywhere().items()} == pytest.approx(means.here())
+    assert means.local() == pytest.approx(expected(), rel=1e-6)
+    assert {name: float(value) for name, value in means.reduced().items()} == pytest.approx(means.local())
     means.reset()
-    assert means.here() == {}
+    assert means.local() == {}
 
 
 def test_many_small_numbers_are_not_lost() -> None:
-    means = Means("loss")
+    means = WeightedMean("loss")
     means.add(1, loss=torch.tensor(2.0**25))
     for _ in range(100):
         means.add(1, loss=torch.tensor(1.0))  # float32 would stay at 2^25
-    assert means.here()["loss"] * 101 == pytest.approx(2.0**25 + 100, rel=1e-12)
+    assert means.local()["loss"] * 101 == pytest.approx(2.0**25 + 100, rel=1e-12)
 
 
 def test_what_is_no_number_stays_none() -> None:
-    means = Means("loss", "accuracy")
+    means = WeightedMean("loss", "accuracy")
     means.add(2, loss=torch.tensor(float("nan")), accuracy=torch.tensor(1.0))
     means.add(2, loss=torch.tensor(1.0), accuracy=torch.tensor(1.0))
-    assert np.isnan(means.here()["loss"])
-    assert means.here()["accuracy"] == 0.5
+    assert np.isnan(means.local()["loss"])
+    assert means.local()["accuracy"] == 0.5
 
 
 def _process(rank: int, folder: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    means = Means("loss", "square")
+    means = WeightedMean("loss", "square")
     count(means, slice(0, 7) if rank == 0 else slice(7, 10))
-    torch.save(means.everywhere(), f"{folder}/{rank}.pt")
+    torch.save(means.reduced(), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 

@@ -12,19 +12,26 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from graftline.augment.policy import Augment, Evaluate, Policy
+from graftline.augment.policy import Augment, EvalTransform, Policy
 from graftline.backbones.backbone import Graft
 from graftline.data.loaders import Batch, make_loader
 from graftline.data.version import DatasetVersion, Samples
 from graftline.errors import UserError
-from graftline.features.cache import Activations, CacheFullError, Decoder, Features, Job, activation_loader
+from graftline.features.cache import (
+    ActivationRequest,
+    Activations,
+    CacheFullError,
+    Features,
+    ImageBatcher,
+    activation_loader,
+)
 from graftline.features.cut import Cut, UncuttableError, cut
 from graftline.features.engine import make_engine
 from graftline.features.loader import fits_in_memory
 from graftline.features.precision import largest_change
 from graftline.features.trace import mode_kept
 from graftline.files import digest, write_json
-from graftline.freezing.contract import hash_of
+from graftline.freezing.check import hash_of
 from graftline.freezing.plan import FreezePlan, depth_in_words
 from graftline.training.forecast import Forecast, Work, forecast
 from graftline.training.recipe import Recipe
@@ -37,7 +44,7 @@ Loaders = tuple[DataLoader[Batch], DataLoader[Batch]]
 
 
 @dataclass(frozen=True)
-class Inputs:
+class TrainingSource:
     """A network, or the part of it that is trained, and what it is trained on.
 
     Attributes:
@@ -62,14 +69,14 @@ class Inputs:
 
 
 @dataclass(frozen=True)
-class Choice:
+class SourceDecision:
     """Whether activations are cached, and why; the processes of a training agree on it, and a resume keeps to it."""
 
     cached: bool
     why: str
 
 
-def choose_inputs(
+def choose_source(
     graft: Graft,
     plan: FreezePlan,
     version: DatasetVersion,
@@ -77,8 +84,8 @@ def choose_inputs(
     features: Features,
     recipe: Recipe,
     seed: int,
-    memo: Path | None = None,
-) -> Inputs:
+    decision_file: Path | None = None,
+) -> TrainingSource:
     """Train the tail on cached activations where that is possible and wanted, else the network on images.
 
     Args:
@@ -89,7 +96,7 @@ def choose_inputs(
         features: whether to cache, and how many augmented views.
         recipe: batch size, workers, mixing.
         seed: of augmentation and order.
-        memo: file that keeps the choice, for further processes and for a resume. None: nowhere.
+        decision_file: file that keeps the choice, for further processes and for a resume. None: nowhere.
 
     Raises:
         UserError: a training that began on cached activations is to go on, but there is no room for them any more.
@@ -103,7 +110,7 @@ def choose_inputs(
         parts = cut(graft.network, plan.trainable, graft.preprocessing.image_size, graft.preprocessing.channels)
     except UncuttableError as error:
         return ways.live(str(error))
-    choice, held = _agree(memo, lambda: ways.choose(parts))
+    choice, held = _agree(decision_file, lambda: ways.choose(parts))
     if not choice.cached:
         return ways.live(choice.why)
     try:
@@ -116,22 +123,23 @@ def choose_inputs(
 
 
 def _agree(
-    memo: Path | None, choose: Callable[[], tuple[Choice, list[Activations]]]
-) -> tuple[Choice, list[Activations]]:
+    decision_file: Path | None, choose: Callable[[], tuple[SourceDecision, list[Activations]]]
+) -> tuple[SourceDecision, list[Activations]]:
     """Choose, once for all processes of a training.
 
-    Those that are started for the first fit find the memo; further fits find them all at work, and the first one tells.
+    Those that are started for the first fit find the decision file; further fits find them all at
+    work, and the first one tells.
     """
     at_work = torch.distributed.is_available() and torch.distributed.is_initialized()
     told: list[Any] = [None]
     held: list[Activations] = []
     if not at_work or torch.distributed.get_rank() == 0:
-        if memo is not None and memo.exists():
-            told = [Choice(**json.loads(memo.read_text(encoding="utf-8")))]
+        if decision_file is not None and decision_file.exists():
+            told = [SourceDecision(**json.loads(decision_file.read_text(encoding="utf-8")))]
         else:
             told[0], held = choose()
-            if memo is not None:
-                write_json(memo, asdict(told[0]))
+            if decision_file is not None:
+                write_json(decision_file, asdict(told[0]))
     if at_work:
         torch.distributed.broadcast_object_list(told)
     return told[0], held
@@ -139,7 +147,7 @@ def _agree(
 
 @dataclass(frozen=True)
 class _Ways:
-    """Both ways of training a network; the fields are the arguments of ``choose_inputs``."""
+    """Both ways of training a network; the fields are the arguments of ``choose_source``."""
 
     graft: Graft
     plan: FreezePlan
@@ -159,18 +167,18 @@ class _Ways:
         """The validation images."""
         return self.version.samples("validation")
 
-    def choose(self, parts: Cut) -> tuple[Choice, list[Activations]]:
+    def choose(self, parts: Cut) -> tuple[SourceDecision, list[Activations]]:
         """Choose between both by predicted time if that is wanted, and by the room for the activations."""
         why = parts.note
         if self.features.cache == "auto":
             predicted = self._predict(parts)
             why = "; ".join(filter(None, (why, predicted.sentence())))
             if predicted.live < predicted.cached:
-                return Choice(cached=False, why=why), []
+                return SourceDecision(cached=False, why=why), []
         try:
-            return Choice(cached=True, why=why), self.open(parts)
+            return SourceDecision(cached=True, why=why), self.open(parts)
         except CacheFullError as error:
-            return Choice(cached=False, why=str(error)), []
+            return SourceDecision(cached=False, why=str(error)), []
 
     def _predict(self, parts: Cut) -> Forecast:
         train, validation = len(self.train.paths), len(self.validation.paths)
@@ -182,9 +190,12 @@ class _Ways:
         work = Work(train, validation, self.plan.epochs, to_compute, cached_bytes, in_memory)
         return forecast(parts, work, self.graft.preprocessing.image_size, self.graft.preprocessing.channels)
 
-    def live(self, why: str) -> Inputs:
+    def live(self, why: str) -> TrainingSource:
         """Train the whole network on images."""
-        augment, plain = Augment(self.policy, self.graft.preprocessing, self.seed), Evaluate(self.graft.preprocessing)
+        augment, plain = (
+            Augment(self.policy, self.graft.preprocessing, self.seed),
+            EvalTransform(self.graft.preprocessing),
+        )
 
         def make_loaders(rank: int, world_size: int) -> Loaders:
             loader = partial(
@@ -201,7 +212,7 @@ class _Ways:
         augmented = self.policy.crop is not None or any(self.policy.transforms.values())
         images = f"images augmented anew each time ({self.policy.name})" if augmented else "images as they are"
         sentence = f"The whole network runs at every step, on {images}: {why}."
-        return Inputs(self.graft.network, make_loaders, sentence, augmented)
+        return TrainingSource(self.graft.network, make_loaders, sentence, augmented)
 
     def open(self, parts: Cut) -> list[Activations]:
         """Get the activations of validation and training images, computed now or earlier; the frozen pass is here.
@@ -214,7 +225,7 @@ class _Ways:
         engine = partial(make_engine, parts.trunk, exported)
         return self.features.open(self._jobs(key), engine, parts.tail, parts.width)
 
-    def cached(self, parts: Cut, held: list[Activations], why: str) -> Inputs:
+    def cached(self, parts: Cut, held: list[Activations], why: str) -> TrainingSource:
         """Train the tail on activations."""
         validation, *views = [entry.array for entry in held]
 
@@ -230,7 +241,7 @@ class _Ways:
             return training, loader([validation], self.validation, shuffle=False)
 
         def change() -> float:
-            images = Decoder(self._jobs(self._key(parts))[0])(range(min(CHECKED_IMAGES, len(validation))))
+            images = ImageBatcher(self._jobs(self._key(parts))[0])(range(min(CHECKED_IMAGES, len(validation))))
             with mode_kept(parts.trunk), torch.inference_mode():
                 exact = parts.trunk.eval()(images)
             return largest_change(parts.tail, exact, torch.from_numpy(validation[: len(exact)]).float())
@@ -242,14 +253,17 @@ class _Ways:
         because = f" ({why})" if why else ""
         sentence = f"Trained on cached activations{because}: {seen}; only the {what} runs at each step."
         threads = 1 if self.plan.only_head else None
-        return Inputs(parts.tail, make_loaders, sentence, self.features.views > 0, threads, held, change)
+        return TrainingSource(parts.tail, make_loaders, sentence, self.features.views > 0, threads, held, change)
 
-    def _jobs(self, key: dict[str, Any]) -> list[Job]:
+    def _jobs(self, key: dict[str, Any]) -> list[ActivationRequest]:
         """Return what is to be computed: the validation images, then the training images, plain or in views."""
-        plain, augment = Evaluate(self.graft.preprocessing), Augment(self.policy, self.graft.preprocessing, self.seed)
-        jobs = [Job(self.validation, plain, 0, {**key, "split": "validation"})]
+        plain, augment = (
+            EvalTransform(self.graft.preprocessing),
+            Augment(self.policy, self.graft.preprocessing, self.seed),
+        )
+        jobs = [ActivationRequest(self.validation, plain, 0, {**key, "split": "validation"})]
         if self.features.views == 0:
-            return [*jobs, Job(self.train, plain, 0, {**key, "split": "train"})]
+            return [*jobs, ActivationRequest(self.train, plain, 0, {**key, "split": "train"})]
         drawn = {
             "crop": repr(self.policy.crop),
             "transforms": [[name, repr(t)] for name, t in self.policy.transforms.items()],  # their order matters
@@ -258,7 +272,8 @@ class _Ways:
         }
         views = range(self.features.views)
         return jobs + [
-            Job(self.train, augment, view, {**key, "split": "train", "view": view, **drawn}) for view in views
+            ActivationRequest(self.train, augment, view, {**key, "split": "train", "view": view, **drawn})
+            for view in views
         ]
 
     def _key(self, parts: Cut) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""Means over an epoch, added up batch by batch where the batches are, and over all processes at its end."""
+"""Running means over an epoch, added up batch by batch where the batches are, and over all processes at its end."""
 
 import torch
 from torch import Tensor
 
 
-class Means:
+class WeightedMean:
     """Weighted means that share their weights.
 
     A step of a head takes half a millisecond, and so do torchmetrics' and Lightning's own means: they would be half of
@@ -13,10 +13,10 @@ class Means:
     Args:
         names: of the means.
 
-    >>> means = Means("loss")
+    >>> means = WeightedMean("loss")
     >>> means.add(2, loss=torch.tensor(1.0))
     >>> means.add(6, loss=torch.tensor(7.0))
-    >>> means.here(), means.everywhere()
+    >>> means.local(), means.reduced()
     ({'loss': 1.0}, {'loss': tensor(1., dtype=torch.float64)})
     """
 
@@ -35,11 +35,11 @@ class Means:
             self._sums[name] = self._sums[name] + _wide(value)
         self._weight = self._weight + (_wide(weight) if isinstance(weight, Tensor) else weight)
 
-    def here(self) -> dict[str, float]:
+    def local(self) -> dict[str, float]:
         """Return the means of this process."""
         return {name: float(value) / float(self._weight) for name, value in self._sums.items() if self._weight != 0}
 
-    def everywhere(self) -> dict[str, Tensor]:
+    def reduced(self) -> dict[str, Tensor]:
         """Return the means over all processes, each of which has to call this."""
         device = next((value.device for value in self._sums.values() if isinstance(value, Tensor)), None)
         values = [torch.as_tensor(value, device=device) for value in (*self._sums.values(), self._weight)]

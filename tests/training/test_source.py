@@ -22,13 +22,13 @@ from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.features.cache import Features
 from graftline.features.cut import cut
-from graftline.freezing.rules import AllButHead, FirstStages, Nothing, Rule, Situation
-from graftline.training.fit import Fit, fit
+from graftline.freezing.rules import AllButHead, FirstStages, FreezeContext, Nothing, Rule
+from graftline.training.fit import FitHistory, fit
 from graftline.training.forecast import EXPORT_SECONDS, Forecast, Work, forecast
-from graftline.training.inputs import Inputs, choose_inputs
 from graftline.training.module import GraftModule
 from graftline.training.recipe import Recipe
 from graftline.training.schedule import constant
+from graftline.training.source import TrainingSource, choose_source
 
 NO_POLICY = Policy("none", None, {})
 
@@ -39,22 +39,24 @@ def graft() -> Graft:
     return Graft(network, Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3), Weights("file", "here", "0" * 64))
 
 
-def choose(grafted: Graft, rule: Rule, version: DatasetVersion, tmp_path: Path, **changes: Any) -> Inputs:
-    plan = rule.plan(grafted.network, Situation(12, 3, pretrained=True))
+def choose(grafted: Graft, rule: Rule, version: DatasetVersion, tmp_path: Path, **changes: Any) -> TrainingSource:
+    plan = rule.plan(grafted.network, FreezeContext(12, 3, pretrained=True))
     plan.apply(grafted.network)
     features = changes.pop("features", Features(directory=str(tmp_path)))
     recipe = Recipe(batch_size=10, workers=0, **changes)
-    return choose_inputs(grafted, plan, version, NO_POLICY, features, recipe, seed=0, memo=tmp_path / "memo.json")
+    return choose_source(
+        grafted, plan, version, NO_POLICY, features, recipe, seed=0, decision_file=tmp_path / "decision_file.json"
+    )
 
 
 def _nobody(metrics: dict[str, float], step: int) -> None:
     pass
 
 
-def train(inputs: Inputs, directory: Path) -> Fit:
+def train(inputs: TrainingSource, directory: Path) -> FitHistory:
     module = GraftModule(
         inputs.network,
-        optimiser=functools.partial(torch.optim.AdamW, lr=0.01),
+        optimizer=functools.partial(torch.optim.AdamW, lr=0.01),
         schedule=constant,
         weight_decay=0.0,
     )
@@ -105,19 +107,19 @@ def test_why_the_network_runs_live_is_said(
     inputs = choose(graft(), rule, version, tmp_path, **changes)
     assert reason in inputs.sentence
     assert "whole network runs" in inputs.sentence
-    assert {path.name for path in tmp_path.iterdir()} <= {"memo.json"}
+    assert {path.name for path in tmp_path.iterdir()} <= {"decision_file.json"}
 
 
 def test_the_predicted_time_decides_and_is_said(version: DatasetVersion, tmp_path: Path) -> None:
     auto = Features(cache="auto", directory=str(tmp_path / "cache"))
     chosen = choose(graft(), AllButHead(), version, tmp_path, features=auto)
-    memo = tmp_path / "memo.json"
-    kept = json.loads(memo.read_text())
+    decision_file = tmp_path / "decision_file.json"
+    kept = json.loads(decision_file.read_text())
     assert kept["cached"] == ("Trained on cached" in chosen.sentence)
     assert kept["why"].startswith("predicted ")
     assert kept["why"] in chosen.sentence
     for cached, words in ((True, "Trained on cached"), (False, "The whole network runs")):
-        memo.write_text(json.dumps({"cached": cached, "why": "so it was"}))  # what was chosen once holds
+        decision_file.write_text(json.dumps({"cached": cached, "why": "so it was"}))  # what was chosen once holds
         sentence = choose(graft(), AllButHead(), version, tmp_path, features=auto).sentence
         assert words in sentence
         assert "so it was" in sentence
@@ -127,7 +129,7 @@ def test_the_predicted_time_decides_and_is_said(version: DatasetVersion, tmp_pat
 def test_the_faster_way_is_taken(
     cached: float, live: float, version: DatasetVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("graftline.training.inputs.forecast", lambda *_: Forecast(cached, live))
+    monkeypatch.setattr("graftline.training.source.forecast", lambda *_: Forecast(cached, live))
     auto = Features(cache="auto", directory=str(tmp_path / "cache"))
     sentence = choose(graft(), AllButHead(), version, tmp_path, features=auto).sentence
     assert ("Trained on cached" in sentence) == (cached < live)
@@ -137,7 +139,7 @@ def test_a_pass_that_was_made_costs_nothing_more(version: DatasetVersion, tmp_pa
     auto = Features(cache="auto", directory=str(tmp_path / "cache"))
     seconds = []
     for features in (auto, replace(auto, cache=True), auto):
-        (tmp_path / "memo.json").unlink(missing_ok=True)
+        (tmp_path / "decision_file.json").unlink(missing_ok=True)
         sentence = choose(graft(), AllButHead(), version, tmp_path, features=features).sentence
         if features is auto:
             seconds.append(int(re.findall(r"predicted (\d+) s on cached", sentence)[0]))
@@ -146,7 +148,7 @@ def test_a_pass_that_was_made_costs_nothing_more(version: DatasetVersion, tmp_pa
 
 
 def test_what_began_on_cached_activations_does_not_go_on_live(version: DatasetVersion, tmp_path: Path) -> None:
-    (tmp_path / "memo.json").write_text(json.dumps({"cached": True, "why": ""}))
+    (tmp_path / "decision_file.json").write_text(json.dumps({"cached": True, "why": ""}))
     with pytest.raises(UserError, match=r"raise features\.max_gb"):
         choose(graft(), FirstStages(number=1), version, tmp_path, features=Features(max_gb=1e-6))
 
@@ -163,7 +165,7 @@ def test_what_the_cache_changes_is_measured_with_the_trained_tail(version: Datas
 
 def test_predicting_leaves_network_and_random_numbers_alone(version: DatasetVersion, tmp_path: Path) -> None:
     grafted = graft()
-    plan = FirstStages(number=2).plan(grafted.network, Situation(12, 3, pretrained=True))
+    plan = FirstStages(number=2).plan(grafted.network, FreezeContext(12, 3, pretrained=True))
     plan.apply(grafted.network)
     parts = cut(grafted.network, plan.trainable, (32, 32))
     state = {name: tensor.clone() for name, tensor in grafted.network.state_dict().items()}
@@ -198,9 +200,9 @@ def test_whatever_activations_depend_on_makes_them_others(
     for changed in (usual, change):
         grafted = graft()
         grafted = replace(grafted, preprocessing=replace(grafted.preprocessing, **changed.get("preprocessing", {})))
-        plan = changed.get("rule", AllButHead()).plan(grafted.network, Situation(12, 3, pretrained=True))
+        plan = changed.get("rule", AllButHead()).plan(grafted.network, FreezeContext(12, 3, pretrained=True))
         plan.apply(grafted.network)
-        choose_inputs(
+        choose_source(
             grafted,
             plan,
             replace(version, **changed.get("version", {})),

@@ -36,7 +36,7 @@ def suggest(name: str) -> list[str]:
     if not known:  # a mistyped architecture: its tag says nothing
         name, known = architecture, [candidate for candidate in names() if "." not in candidate]
     continued = sorted((candidate for candidate in known if candidate.startswith(name)), key=len)
-    close = get_close_matches(name, known, n=20)  # many, since it breaks ties in favour of the last in the alphabet
+    close = get_close_matches(name, known, n=20)  # many, since it breaks ties in favor of the last in the alphabet
     close.sort(key=lambda candidate: (-SequenceMatcher(None, candidate, name).ratio(), candidate))
     return list(dict.fromkeys(continued + close))[:NUM_SUGGESTIONS]
 

@@ -1,4 +1,4 @@
-"""GoogLeNet's side branches in training: what they add to the loss, how far their gradient reaches, when left out."""
+"""GoogLeNet's auxiliary heads in training: what they add to the loss, how far their gradient reaches, when left out."""
 
 import copy
 import functools
@@ -13,7 +13,7 @@ from torch import Tensor
 import graftline.backbones.zoo  # noqa: F401  # registers googlenet with timm
 from graftline.data.loaders import Batch
 from graftline.freezing.plan import plan_from_depth
-from graftline.training.module import SIDE_LOSS_WEIGHT, GraftModule, Step
+from graftline.training.module import AUX_LOSS_WEIGHT, GraftModule, Step
 from graftline.training.schedule import constant
 
 CLASSES, SIZE, BATCH = 3, 32, 4
@@ -27,7 +27,7 @@ def build(**arguments: Any) -> Any:
 
 def module(network: Any, **changes: Any) -> GraftModule:
     arguments: dict[str, Any] = {
-        "optimiser": functools.partial(torch.optim.SGD, lr=0.01),
+        "optimizer": functools.partial(torch.optim.SGD, lr=0.01),
         "schedule": constant,
         "weight_decay": 0.0,
     }
@@ -110,7 +110,7 @@ def test_gradient_reaches_the_middle_through_the_branches(batch: Batch) -> None:
     network = build()
     module(network)
     main, first, second = network(batch["image"])
-    side_loss = SIDE_LOSS_WEIGHT * (F.cross_entropy(first, batch["label"]) + F.cross_entropy(second, batch["label"]))
+    side_loss = AUX_LOSS_WEIGHT * (F.cross_entropy(first, batch["label"]) + F.cross_entropy(second, batch["label"]))
     (side_loss + 0.0 * main.sum()).backward()  # the main path's gradient is zero
     reached = {
         name: any(bool(p.grad.any()) for p in block.parameters() if p.grad is not None)
@@ -143,22 +143,22 @@ def test_a_branch_below_the_boundary_is_left_out_and_said(batch: Batch, frozen: 
     sentence = plan.sentence(network)
     out = left_out(frozen)
     for number in ("1", "2"):
-        assert (f"; side branch {number} lies below the boundary and is left out" in sentence) == (number in out)
+        assert (f"; auxiliary head {number} lies below the boundary and is left out" in sentence) == (number in out)
     graft = module(network).train()
     outputs = graft(batch["image"])
     assert (len(outputs) if isinstance(outputs, tuple) else 1) == 3 - len(out)
 
     before = copy.deepcopy(network.state_dict())
-    optimiser = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.01)
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.01)
     loss = graft.step(batch["image"], batch["label"], batch["weight"], smoothing=0.0).loss
     loss.backward()  # type: ignore[no-untyped-call]  # torch's has no types
     assert bool(loss.isfinite())
     assert all(p.grad is not None for p in network.parameters() if p.requires_grad), "DDP waits for each of them"
-    optimiser.step()
+    optimizer.step()
     moved = {name for name, tensor in network.state_dict().items() if not torch.equal(before[name], tensor)}
     assert moved == plan.trainable
 
 
 def test_a_network_without_branches_says_nothing_of_them() -> None:
-    for network in (build(side_branches=False), timm.create_model("test_resnet", num_classes=CLASSES)):
+    for network in (build(aux_heads=False), timm.create_model("test_resnet", num_classes=CLASSES)):
         assert "branch" not in plan_from_depth(network, 4, "a boundary").sentence(network)

@@ -2,12 +2,13 @@
 
 import csv
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from graftline.backbones.cost import NetworkCost
 from graftline.backbones.cost.counter import KINDS, Cost, Kind, StageCost
-from graftline.backbones.cost.timing import ENGINES, EngineName, Measurement
+from graftline.backbones.cost.timing import ENGINES, EngineName
 from graftline.console import print_table
 from graftline.files import atomic_file
 
@@ -23,26 +24,7 @@ TITLES: dict[Kind, str] = {
 NOT_MEASURED = "-"
 
 
-@dataclass(frozen=True)
-class Priced:
-    """A network with its price: what was counted and, if it was, measured.
-
-    Attributes:
-        name: as the user knows it.
-        cost: counted.
-        measurement: on this machine; None: not measured.
-    """
-
-    name: str
-    cost: Cost
-    measurement: Measurement | None = None
-
-    def milliseconds(self, engine: EngineName, batch_size: int) -> float | None:
-        """Return the time per image, or None if it was not measured."""
-        return self.measurement.milliseconds(engine, batch_size) if self.measurement else None
-
-
-def print_stages(priced: Priced, batch_size: int) -> None:
+def print_stages(priced: NetworkCost, batch_size: int) -> None:
     """Print what each stage of a network costs, and the sum."""
     cost = priced.cost
     kinds = _kinds([cost])
@@ -61,7 +43,7 @@ def print_stages(priced: Priced, batch_size: int) -> None:
     print_table(f"{priced.name}, {_pixels(cost)} px; {_legend(batch_size)}", columns, rows)
 
 
-def print_comparison(networks: Sequence[Priced], batch_size: int) -> None:
+def print_comparison(networks: Sequence[NetworkCost], batch_size: int) -> None:
     """Print what several networks cost, the cheapest first."""
     ordered = sorted(networks, key=lambda priced: priced.cost.macs)
     kinds = _kinds([priced.cost for priced in networks])
@@ -80,7 +62,7 @@ def print_comparison(networks: Sequence[Priced], batch_size: int) -> None:
     print_table(f"{len(rows)} networks; {_legend(batch_size)}", columns, rows)
 
 
-def print_times(networks: Sequence[Priced], batch_sizes: Sequence[int]) -> None:
+def print_times(networks: Sequence[NetworkCost], batch_sizes: Sequence[int]) -> None:
     """Print how long several networks take, those with the fewest multiply-adds first."""
     pairs = [(engine, size) for engine in ENGINES for size in batch_sizes]
     columns = (
@@ -105,7 +87,7 @@ def print_times(networks: Sequence[Priced], batch_sizes: Sequence[int]) -> None:
     )
 
 
-def to_json(priced: Priced) -> dict[str, Any]:
+def to_json(priced: NetworkCost) -> dict[str, Any]:
     """Return all that is known of a network's cost; bytes and multiply-adds are per image, in float32."""
     cost, measured = priced.cost, priced.measurement
     return {
@@ -120,17 +102,17 @@ def to_json(priced: Priced) -> dict[str, Any]:
     }
 
 
-def write_layers(priced: Priced, path: Path) -> None:
+def write_layers(priced: NetworkCost, path: Path) -> None:
     """Write a network's layers as CSV, one a row."""
     _write_csv(path, [asdict(layer) for layer in priced.cost.layers])
 
 
-def write_stages(priced: Priced, path: Path) -> None:
+def write_stages(priced: NetworkCost, path: Path) -> None:
     """Write a network's stages as CSV, one a row."""
     _write_csv(path, [{"stage": stage.name, **_flat(stage)} for stage in priced.cost.stages])
 
 
-def write_networks(networks: Sequence[Priced], path: Path, batch_sizes: Sequence[int]) -> None:
+def write_networks(networks: Sequence[NetworkCost], path: Path, batch_sizes: Sequence[int]) -> None:
     """Write a CSV with a network a row."""
     rows = []
     for priced in networks:
@@ -216,6 +198,6 @@ def _milliseconds(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
 
 
-def _speed(priced: Priced, pairs: Sequence[tuple[EngineName, int]]) -> str:
+def _speed(priced: NetworkCost, pairs: Sequence[tuple[EngineName, int]]) -> str:
     times = [time for engine, size in pairs if (time := priced.milliseconds(engine, size)) is not None]
     return f"{priced.cost.macs / 1e6 / min(times):,.0f}" if times else NOT_MEASURED

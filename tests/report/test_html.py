@@ -6,8 +6,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from graftline.evaluation.metrics import Interval
-from graftline.evaluation.report import write_report
-from graftline.evaluation.style import save
+from graftline.report.html import write_report
+from graftline.report.style import save
 
 EVIL = '<script>alert("1")</script>'
 SCORES = {

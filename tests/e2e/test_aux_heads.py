@@ -1,4 +1,4 @@
-"""GoogLeNet with its side branches in two processes: each of its parameters gets its gradient, and the run a bundle."""
+"""GoogLeNet with its auxiliary heads in two processes: each parameter gets its gradient, and the run a bundle."""
 
 import math
 import re
@@ -17,7 +17,7 @@ FROZEN_GROUPS = 5  # up to 4b: the first branch lies below, the second one above
 
 
 @pytest.mark.parametrize("trained", ["all", "the last blocks, on cached activations"])
-def test_googlenet_in_two_processes(workplace: Workplace, colour_folder: Path, tmp_path: Path, trained: str) -> None:
+def test_googlenet_in_two_processes(workplace: Workplace, color_folder: Path, tmp_path: Path, trained: str) -> None:
     settings = {**dict(line.split("=", 1) for line in TINY), **CHANGES}
     if trained != "all":
         weights = tmp_path / "weights.safetensors"
@@ -25,18 +25,18 @@ def test_googlenet_in_two_processes(workplace: Workplace, colour_folder: Path, t
         settings |= {"backbone.weights": "file", "backbone.file": str(weights), "features": "cached"}
         settings |= {"freeze": "first_stages", "freeze.number": str(FROZEN_GROUPS)}
     overrides = [f"{key}={value}" for key, value in settings.items()]
-    ran = workplace.run("train", "data=folder", f"data.path={colour_folder}", *overrides)
+    ran = workplace.run("train", "data=folder", f"data.path={color_folder}", *overrides)
     assert ran.code == 0, ran.output
     assert not re.search("Warning|find_unused", ran.output), ran.output
-    assert ("side branch 1 lies below the boundary and is left out" in ran.output) == (trained != "all")
-    assert "side branch 2" not in ran.output
-    experiment = workplace.mlflow.get_experiment_by_name("colours0")
+    assert ("auxiliary head 1 lies below the boundary and is left out" in ran.output) == (trained != "all")
+    assert "auxiliary head 2" not in ran.output
+    experiment = workplace.mlflow.get_experiment_by_name("colors0")
     assert experiment is not None
     (run,) = workplace.mlflow.search_runs([experiment.experiment_id])
     losses = {name: run.data.metrics[name] for name in ("train/loss", "val/loss")}
     assert all(math.isfinite(loss) for loss in losses.values()), losses
     network = timm.create_model(f"local-dir:{ran.directory / 'bundle'}", pretrained=True)
-    assert network.side_branches == ("side1", "side2")
+    assert network.aux_heads == ("side1", "side2")
     assert network.num_classes == 3
     groups = body_groups(network) if trained == "all" else body_groups(network)[FROZEN_GROUPS:]
     expected = sum(map(len, groups)) + len(head_parameters(network))

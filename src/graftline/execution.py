@@ -1,0 +1,81 @@
+"""Where a run runs: on which device, in what precision, as which of how many processes, with how many threads.
+
+It is made once, from the trainer's configuration (`graftline.training.fit.check_trainer`) or by `Execution.local`, and
+handed down to all that computes: engine, forecast, predictor and loaders ask it, and no one asks torch by himself.
+Importing this module imports nothing heavy: the predictor runs in containers without torch.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from graftline.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+Accelerator = Literal["auto", "cpu", "gpu"]
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use, which a container or ``taskset`` can limit."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Where a run runs.
+
+    Attributes:
+        device: torch's name of this process's device: ``cpu``, ``cuda:0``, ``mps``.
+        precision: Lightning's name of the precision that a fit computes in, such as ``32-true`` or ``bf16-mixed``.
+        rank: number of this process, from 0.
+        world_size: number of processes that train together.
+        threads: how many threads of this process should compute at a time; None: one per core.
+    """
+
+    device: str = "cpu"
+    precision: str = "32-true"
+    rank: int = 0
+    world_size: int = 1
+    threads: int | None = None
+
+    @classmethod
+    def local(cls, accelerator: Accelerator = "auto", threads: int | None = None) -> "Execution":
+        """Return that of one process on this machine.
+
+        Args:
+            accelerator: ``cpu``, ``gpu``, or ``auto``: a GPU if there is one.
+            threads: None: one per core.
+
+        Raises:
+            UserError: a GPU is asked for and there is none.
+        """
+        if accelerator == "cpu":
+            return cls(threads=threads)
+        import torch
+
+        if torch.cuda.is_available():
+            return cls("cuda:0", threads=threads)
+        if torch.mps.is_available():
+            return cls("mps", threads=threads)
+        if accelerator == "gpu":
+            raise UserError("There is no GPU here that torch can use: take accelerator=cpu or auto.")
+        return cls(threads=threads)
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether the device is a GPU."""
+        return self.device != "cpu"
+
+    @property
+    def num_threads(self) -> int:
+        """How many threads of this process should compute at a time."""
+        return self.threads if self.threads is not None else available_cores()
+
+    @property
+    def torch_device(self) -> "torch.device":
+        """The device as torch's own object."""
+        import torch
+
+        return torch.device(self.device)

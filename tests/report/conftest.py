@@ -1,0 +1,71 @@
+"""A small dataset version of colored squares, and a classifier that can tell most of them apart."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from graftline.data.decode import decode_rgb
+from graftline.data.version import DatasetVersion, write_version
+from graftline.files import sha256_file
+
+CLASS_NAMES = ("blue", "<script>alert(1)</script>", "red $5 & $6")
+COLORS = np.array([[60, 80, 190], [60, 170, 80], [190, 60, 70]], dtype=np.float64)  # (K, 3)
+
+
+class NearestColor:
+    """A classifier: the nearer an image's mean color to a class's color, the more probable the class."""
+
+    def __init__(self, class_names: tuple[str, ...] = CLASS_NAMES) -> None:
+        self.class_names = class_names
+
+    def predict(
+        self, images: Iterable[str], batch_size: int, on_progress: Callable[[int], None] | None = None
+    ) -> np.ndarray:
+        means, paths = [], list(images)
+        for start in range(0, len(paths), batch_size):
+            batch = paths[start : start + batch_size]
+            means += [decode_rgb(image).mean(axis=(0, 1)) for image in batch]
+            if on_progress is not None:
+                on_progress(len(batch))
+        distances = np.linalg.norm(np.stack(means)[:, None] - COLORS, axis=2)  # (N, K)
+        scores = np.exp(-0.03 * distances)
+        probabilities: np.ndarray = (scores / scores.sum(axis=1, keepdims=True)).astype(np.float32)
+        return probabilities
+
+
+@pytest.fixture(scope="session")
+def classifier() -> NearestColor:
+    return NearestColor()
+
+
+@pytest.fixture(scope="session")
+def cat_classifier() -> NearestColor:
+    """One that was trained for other classes."""
+    return NearestColor(("cat", "dog", "cow"))
+
+
+@pytest.fixture(scope="session")
+def version(tmp_path_factory: pytest.TempPathFactory) -> DatasetVersion:
+    """60 test images, 20 per class, some with so much of another color that they are mistaken for it."""
+    folder = tmp_path_factory.mktemp("squares")
+    generator = np.random.default_rng(0)
+    rows = []
+    for number in range(66):
+        label = number % 3
+        other = COLORS[(label + 1) % 3]
+        share = generator.uniform(0, 0.65)
+        color = (1 - share) * COLORS[label] + share * other
+        pixels = np.clip(color + generator.normal(0, 12, (24, 30, 3)), 0, 255).astype(np.uint8)
+        path = folder / f"{number:02}.png"
+        Image.fromarray(pixels).save(path)
+        split = "test" if number < 60 else ("train", "validation")[number % 2]
+        weight = 1.0 if share < 0.4 else 1 / 3
+        rows.append((str(path), CLASS_NAMES[label], split, None, weight, None, sha256_file(path), 30, 24))
+    columns = ["path", "label", "split", "group", "weight", "stratum", "sha256", "width", "height"]
+    table = pd.DataFrame(rows, columns=columns)
+    written, _ = write_version(Path(tmp_path_factory.mktemp("versions")), "squares", table, CLASS_NAMES)
+    return written
