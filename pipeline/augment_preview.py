@@ -9,6 +9,8 @@ from graftline.augment.preview import preview_sheet
 from graftline.backbones.backbone import Backbone
 from graftline.data.decode import decode_rgb
 from graftline.data.ingest import Ingest
+from graftline.tracking.tracking import Tracking
+from pipeline.parent import with_parent
 from pipeline.stage import StageResult
 
 
@@ -19,11 +21,12 @@ class AugmentPreview:
     data: Ingest
     augment: Policy
     backbone: Backbone
+    tracking: Tracking
     seed: int = 0
 
     def run(self, directory: Path) -> StageResult:
         """Draw the sheet of the first training image."""
-        version = self.data.run().version
+        version = with_parent(self.data, self.tracking).run().version
         image = decode_rgb(Path(version.samples("train").paths[0]))
         sheet = preview_sheet(image, self.augment, self.backbone.preprocessing(), self.seed)
         file = directory / "preview.png"

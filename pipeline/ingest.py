@@ -1,9 +1,11 @@
-"""Ingest: source → checks → split → dataset version."""
+"""Ingest: source → checks → split (inherited from the parent) → dataset version."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from graftline.data.ingest import Ingest
+from graftline.tracking.tracking import Tracking
+from pipeline.parent import with_parent
 from pipeline.stage import StageResult
 
 
@@ -12,18 +14,27 @@ class IngestStage:
     """The stage ``ingest`` (Hydra target of conf/ingest.yaml)."""
 
     data: Ingest
+    tracking: Tracking
 
     def run(self, directory: Path) -> StageResult:  # noqa: ARG002 - versions lie in data/, where every run finds them
         """Read, check and split the images, and name what came of it."""
-        result = self.data.run()
+        result = with_parent(self.data, self.tracking).run()
         version = result.version
         images = {split: sum(classes.values()) for split, classes in version.counts().items()}
         return StageResult(
-            facts={"dataset_digest": version.digest, "dataset_directory": str(version.directory), "images": images},
+            facts={
+                "dataset_digest": version.digest,
+                "dataset_directory": str(version.directory),
+                "parent_digest": version.parent,
+                "test_digest": version.test_digest,
+                "is_new": result.is_new,
+                "images": images,
+                "changes": version.summary["changes"],
+            },
             table=[
-                ("dataset version", f"{version.name} {version.digest}" + ("" if result.fresh else " (nothing new)")),
+                ("dataset version", f"{version.name} {version.digest}" + ("" if result.is_new else " (nothing new)")),
                 ("images", ", ".join(f"{count:,} {split}" for split, count in images.items())),
-                ("findings", f"{len(result.report):,}"),
+                ("findings", f"{len(result.findings):,}"),
                 ("manifest", str(version.directory)),
             ],
         )

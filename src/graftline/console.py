@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -50,6 +51,24 @@ def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
         for item in items:
             yield item
             bar.advance(bar.task_ids[0])
+
+
+def format_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a small table as text, for a log; the first column is left-aligned, the others right-aligned.
+
+    >>> print(format_table("pets", ("images", "train"), [("cats", "1,081"), ("all", "1,574")]))
+    pets
+    images  train
+    cats    1,081
+    all     1,574
+    """
+    lines = [list(columns), *(list(row) for row in rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    text = [title]
+    for first, *others in lines:
+        cells = (" " * (width - cell_len(cell)) + cell for cell, width in zip(others, widths[1:], strict=True))
+        text.append("  ".join([first + " " * (widths[0] - cell_len(first)), *cells]))
+    return "\n".join(text)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -36,7 +36,7 @@ def ingest(tmp_path: Path, path: Path, source: Source | None = None, **settings:
 
 def kinds(result: IngestResult, root: Path) -> dict[str, str]:
     """Map each finding's path, relative to ``root``, to its kind."""
-    return {os.path.relpath(finding.path, root): finding.kind for finding in result.report}
+    return {os.path.relpath(finding.path, root): finding.kind for finding in result.findings}
 
 
 def paths(result: IngestResult, root: Path) -> dict[str, str]:
@@ -48,8 +48,8 @@ def paths(result: IngestResult, root: Path) -> dict[str, str]:
 def test_a_clean_folder_becomes_a_version(tmp_path: Path, make_folder: Any, capsys: pytest.CaptureFixture[str]) -> None:
     root = make_folder(tmp_path / "pets", cat=20, dog=20)
     result = Ingest(None, str(root), Folder(), Split(), directory=str(tmp_path / "versions")).run()
-    assert result.fresh
-    assert result.report == []
+    assert result.is_new
+    assert result.findings == []
     assert result.version.directory == tmp_path / "versions" / "pets" / result.version.digest
     assert result.version.class_names == ("cat", "dog")
     assert result.version.counts()["train"] == {"cat": 12, "dog": 12}
@@ -66,7 +66,7 @@ def test_nothing_new_is_told(tmp_path: Path, make_folder: Any, capsys: pytest.Ca
     capsys.readouterr()
     again = ingest(tmp_path, root)
     assert again.version == first.version
-    assert not again.fresh
+    assert not again.is_new
     assert manifest.stat() == written
     assert "nothing is new" in capsys.readouterr().out
 
@@ -84,7 +84,7 @@ def test_a_change_is_noticed_even_with_the_old_size_and_time(tmp_path: Path, mak
     os.utime(victim, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert (victim.stat().st_size, victim.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
     second = ingest(tmp_path, root)
-    assert second.fresh
+    assert second.is_new
     assert second.version.digest != first.version.digest
 
 
@@ -93,7 +93,7 @@ def test_the_same_images_elsewhere_are_the_same_version(tmp_path: Path, make_fol
     first = ingest(tmp_path, root)
     moved = root.rename(tmp_path / "moved")
     second = ingest(tmp_path, moved)
-    assert (second.version.digest, second.fresh) == (first.version.digest, False)
+    assert (second.version.digest, second.is_new) == (first.version.digest, False)
     assert all(Path(path).exists() for path in second.version.samples("train").paths)
 
 
@@ -124,11 +124,11 @@ def test_elpv_again_takes_a_fraction_of_the_time(tmp_path: Path) -> None:
     assert first.version.counts()["test"] == {"functional": 451, "defective": 205}
     samples = first.version.samples("test")
     assert samples.weights is not None
-    assert first.report == []
+    assert first.findings == []
     seconds.append(time.process_time())
     again = settings.run()
     seconds.append(time.process_time())
-    assert not again.fresh
+    assert not again.is_new
     assert seconds[2] - seconds[1] < (seconds[1] - seconds[0]) / 4  # about 0.3 s after 5 s
 
 
@@ -164,9 +164,9 @@ def test_bad_images_are_listed_and_left_out(
     result = ingest(tmp_path, root, max_pixels=10_000)
     assert kinds(result, root) == bad
     assert result.version == clean.version
-    listed = json.loads((tmp_path / "versions/set/findings.json").read_text())
-    assert [Finding(**finding) for finding in listed] == result.report
-    assert all(finding.detail for finding in result.report)
+    listed = json.loads((result.version.directory / "findings.json").read_text())
+    assert [Finding(**finding) for finding in listed] == result.findings
+    assert all(finding.detail for finding in result.findings)
     told = capsys.readouterr().out
     assert "1 truncated or broken, left out" in told
     assert "2 not readable as an image, left out" in told
@@ -175,9 +175,9 @@ def test_bad_images_are_listed_and_left_out(
 
 def test_bad_images_stop_if_they_should(tmp_path: Path, make_folder: Any, make_image: Any) -> None:
     root = make_folder(tmp_path / "pets", cat=10, dog=10)
-    assert ingest(tmp_path, root, on_invalid="fail").fresh
+    assert ingest(tmp_path, root, on_invalid="fail").is_new
     bad = spoil(root, make_image)
-    with pytest.raises(UserError, match=r"8 images cannot be used .*data.on_invalid=leave_out"):
+    with pytest.raises(UserError, match=r"8 images cannot be used .*Ingest.on_invalid=.leave_out"):
         ingest(tmp_path, root, on_invalid="fail", max_pixels=10_000)
     listed = json.loads((tmp_path / "versions/set/findings.json").read_text())
     assert {os.path.relpath(finding["path"], root) for finding in listed} == set(bad)
@@ -192,7 +192,7 @@ def test_the_content_decides_not_the_extension(tmp_path: Path, make_folder: Any)
     pictures[0].save(root / "dog/phone.jpg", "MPO", save_all=True, append_images=pictures[1:])
     result = ingest(tmp_path, root)
     assert kinds(result, root) == {"cat/000.jpg": "wrong_extension", "cat/001": "wrong_extension"}
-    assert {finding.detail for finding in result.report} == {"it is PNG"}
+    assert {finding.detail for finding in result.findings} == {"it is PNG"}
     assert len(result.version.table()) == 21
 
 
@@ -223,8 +223,8 @@ def test_copies_in_a_drawn_split_stay_together(tmp_path: Path, make_folder: Any)
     for number in range(15):
         shutil.copy(root / f"cat/0{number:02}.png", root / f"cat/copy{number}.png")
     result = ingest(tmp_path, root)
-    assert {finding.kind for finding in result.report} == {"duplicate"}
-    assert len(result.report) == 15
+    assert {finding.kind for finding in result.findings} == {"duplicate"}
+    assert len(result.findings) == 15
     assert len(result.version.table()) == 55
     assert result.version.table().groupby("sha256")["split"].nunique().max() == 1
 
@@ -234,7 +234,7 @@ def test_one_image_with_two_labels_is_left_out_unless_kept(tmp_path: Path, make_
     shutil.copy(root / "cat/000.png", root / "dog/same.png")
     result = ingest(tmp_path, root)
     assert kinds(result, root) == {"cat/000.png": "conflict", "dog/same.png": "conflict"}
-    assert all("cat in" in finding.detail and "dog in" in finding.detail for finding in result.report)
+    assert all("cat in" in finding.detail and "dog in" in finding.detail for finding in result.findings)
     assert len(result.version.table()) == 19
     kept = ingest(tmp_path, root, on_conflict="keep")
     assert kinds(kept, root) == kinds(result, root)
@@ -245,10 +245,10 @@ def test_one_image_with_two_labels_is_left_out_unless_kept(tmp_path: Path, make_
 def test_classes_are_judged(tmp_path: Path, make_folder: Any) -> None:
     root = make_folder(tmp_path / "pets", cat=60, dog=5, owl=1)
     result = ingest(tmp_path, root, min_images_per_class=6)
-    found = {(finding.kind, finding.path) for finding in result.report}
+    found = {(finding.kind, finding.path) for finding in result.findings}
     assert {("few_images", "dog"), ("few_images", "owl"), ("imbalance", "cat"), ("not_in_split", "owl")} <= found
     assert ("few_images", "cat") not in found
-    assert "60 images, but owl has 1" in next(f.detail for f in result.report if f.kind == "imbalance")
+    assert "60 images, but owl has 1" in next(f.detail for f in result.findings if f.kind == "imbalance")
 
 
 def test_a_given_split_is_judged(tmp_path: Path, make_folder: Any, make_image: Any) -> None:
@@ -259,7 +259,7 @@ def test_a_given_split_is_judged(tmp_path: Path, make_folder: Any, make_image: A
         rows.append((f"{number}.png", "ab"[number % 2], split, f"g{number // 2}"))
     rows[0] = (rows[0][0], "b", *rows[0][2:])
     pd.DataFrame(rows, columns=["path", "label", "split", "group"]).to_csv(tmp_path / "t.csv", index=False)
-    found = {(f.kind, f.path) for f in ingest(tmp_path, tmp_path / "t.csv", Table()).report}
+    found = {(f.kind, f.path) for f in ingest(tmp_path, tmp_path / "t.csv", Table()).findings}
     assert ("drawn_split", "validation") in found
     assert ("group_in_two_splits", "g0") in found
     assert ("group_in_two_splits", "g1") not in found
@@ -315,7 +315,7 @@ def test_a_folder_a_table_and_an_archive_of_it_agree(tmp_path: Path, make_folder
     shutil.make_archive(str(tmp_path / "packed"), "zip", root)
     archive = ingest(tmp_path, tmp_path / "packed.zip", Archive(cache=str(tmp_path / "cache")))
     assert folder.version.digest == table.version.digest == archive.version.digest
-    assert (folder.fresh, table.fresh, archive.fresh) == (True, False, False)
+    assert (folder.is_new, table.is_new, archive.is_new) == (True, False, False)
 
 
 def test_a_table_may_list_an_image_twice(tmp_path: Path, make_folder: Any) -> None:
@@ -324,7 +324,7 @@ def test_a_table_may_list_an_image_twice(tmp_path: Path, make_folder: Any) -> No
     rows += [("cat/000.png", "cat"), ("cat/001.png", "dog")]
     pd.DataFrame(rows, columns=["path", "label"]).to_csv(root / "labels.csv", index=False)
     result = ingest(tmp_path, root / "labels.csv", Table())
-    assert [(f.kind, os.path.relpath(f.path, root)) for f in result.report] == [
+    assert [(f.kind, os.path.relpath(f.path, root)) for f in result.findings] == [
         ("conflict", "cat/001.png"),
         ("conflict", "cat/001.png"),
         ("duplicate", "cat/000.png"),

@@ -1,4 +1,4 @@
-"""What ingest found: one finding per image or class, all listed in ``findings.json`` and told in a line per kind."""
+"""What ingest found: one finding per image or class, all listed in ``findings.json`` and logged in a line per kind."""
 
 import logging
 from collections.abc import Sequence
@@ -12,6 +12,8 @@ from graftline.files import write_json
 
 logger = logging.getLogger(__name__)
 
+FINDINGS_FILE = "findings.json"  # in a version's directory, or beside the versions where there is none
+
 Kind = Literal[
     "missing",
     "empty",
@@ -24,6 +26,8 @@ Kind = Literal[
     "leak",
     "duplicate",
     "wrong_extension",
+    "moved_split",
+    "mixed_group",
     "group_in_two_splits",
     "few_images",
     "imbalance",
@@ -31,19 +35,21 @@ Kind = Literal[
     "drawn_split",
 ]
 
-# What is said of each kind, in the order in which it is said; the number of findings comes first.
-_SAID: dict[Kind, str] = {
+# What is logged of each kind, in the order in which it is logged; the number of findings comes first.
+_DESCRIPTIONS: dict[Kind, str] = {
     "missing": "listed but not there, left out",
     "empty": "without content, left out",
     "unreadable": "not readable as an image, left out",
     "broken": "truncated or broken, left out",
-    "too_large": "with too many pixels (data.max_pixels), left out",
-    "tiny": "too small (data.min_side_px), left out",
+    "too_large": "with too many pixels (Ingest.max_pixels), left out",
+    "tiny": "too small (Ingest.min_side_px), left out",
     "no_label": "without a label, left out",
     "conflict": "the same as an image with another label",
     "leak": "the same as an image in another split, taken out of the one that is trained on",
     "duplicate": "the same as an image in its split, kept",
     "wrong_extension": "with an extension that does not fit the content, kept",
+    "moved_split": "moved by their source between test and what is trained on, so that models of before have seen them",
+    "mixed_group": "in groups that were in test and in what is trained on, left out (Ingest.parent='none' draws anew)",
     "group_in_two_splits": "groups in two of the given splits",
     "few_images": "classes with few images",
     "imbalance": "imbalance of classes",
@@ -77,9 +83,9 @@ def write_findings(findings: Sequence[Finding], path: Path) -> None:
     write_json(path, [asdict(finding) for finding in findings])
 
 
-def tell_findings(findings: Sequence[Finding], path: Path) -> None:
-    """Print a line per kind, each with its first finding, and where all of them are listed."""
-    for kind, text in _SAID.items():
+def log_findings(findings: Sequence[Finding], path: Path) -> None:
+    """Log a line per kind, each with its first finding, and where all of them are listed."""
+    for kind, text in _DESCRIPTIONS.items():
         of_kind = [finding for finding in findings if finding.kind == kind]
         if of_kind:
             logger.warning(f"{len(of_kind):,} {text}: {of_kind[0].path}: {of_kind[0].detail}")

@@ -10,20 +10,22 @@ from typing import Literal
 
 import pandas as pd
 
-from graftline.console import print_table
+from graftline.console import format_table
 from graftline.data.checks import check_images
 from graftline.data.decode import MAX_PIXELS
-from graftline.data.findings import Finding, tell_findings, write_findings
+from graftline.data.findings import FINDINGS_FILE, Finding, log_findings, write_findings
 from graftline.data.review import (
     drop_invalid,
+    find_moved,
     find_wrong_extensions,
     remove_leaks,
+    remove_mixed_groups,
     resolve_conflicts,
     review_splits,
 )
 from graftline.data.sources.source import Source
 from graftline.data.split import Split
-from graftline.data.version import SPLITS, DatasetVersion, write_version
+from graftline.data.version import SPLITS, DatasetVersion, newest_version, write_version
 from graftline.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -38,13 +40,13 @@ class IngestResult:
 
     Attributes:
         version: the dataset version.
-        report: what was found, image by image; also in ``findings.json`` beside the versions.
-        fresh: whether the version is new; False if this very version was there already.
+        findings: what was found, image by image; also in the version's ``findings.json``.
+        is_new: whether the version is new; False if this very version was there already.
     """
 
     version: DatasetVersion
-    report: list[Finding]
-    fresh: bool
+    findings: list[Finding]
+    is_new: bool
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class Ingest:
         path: where the images are; None for a source that knows.
         source: what reads it.
         split: how it is divided.
+        parent: the version whose images keep their splits: "newest" of this name, "none" to draw all of them anew, or a
+            version's directory.
         on_invalid: what happens with images that cannot be used.
         on_conflict: what happens with the same image under different labels.
         min_images_per_class: warn of classes with fewer.
@@ -69,6 +73,7 @@ class Ingest:
     path: str | None
     source: Source
     split: Split
+    parent: str = "newest"
     on_invalid: Literal["leave_out", "fail"] = "leave_out"
     on_conflict: Literal["exclude", "keep"] = "exclude"
     min_images_per_class: int = 10
@@ -85,39 +90,74 @@ class Ingest:
         """
         name = self.dataset_name()
         folder = Path(self.directory).absolute() / name
-        listed = folder / "findings.json"
+        parent = self._find_parent(folder)
+        history = None if parent is None else parent.history()
         logger.info(f"Reading {name}" + (f" from {self.path}" if self.path else ""))
         images, class_names = _tidy(self.source.read(None if self.path is None else Path(self.path)))
+        images, findings = self._check(images, class_names, folder)
+        if parent is not None and self.split.draws(images):
+            self._say_what_is_inherited(parent)
+        drawn = self.split.lacking(images)
+        images = self.split.assign(images, history)
+        left_out = images[images["split"].isna()]
+        images, mixed = remove_mixed_groups(images)
+        images, leaks = remove_leaks(images)
+        findings += mixed + leaks + ([] if history is None else find_moved(images, history))
+        findings += review_splits(images, class_names, drawn, self.min_images_per_class)
+        version, is_new = write_version(
+            folder, name, images, class_names, parent=parent, left_out=left_out, split_settings=self.split.settings
+        )
+        write_findings(findings, version.directory / FINDINGS_FILE)
+        (folder / FINDINGS_FILE).unlink(missing_ok=True)  # of an ingest that failed
+        log_findings(findings, version.directory / FINDINGS_FILE)
+        _log_version(version, is_new)
+        return IngestResult(version, findings, is_new)
+
+    def _find_parent(self, folder: Path) -> DatasetVersion | None:
+        if self.parent == "none":
+            return None
+        if self.parent == "newest":
+            return newest_version(folder)
+        directory = Path(self.parent).expanduser().absolute()
+        if not directory.is_dir():
+            raise UserError(f"Ingest.parent={self.parent} is no version: give newest, none or a version's directory.")
+        return DatasetVersion.load(directory)
+
+    def _check(
+        self, images: pd.DataFrame, class_names: Sequence[str], folder: Path
+    ) -> tuple[pd.DataFrame, list[Finding]]:
+        """Look at each image; return those that can be used, and what was found."""
         checks = check_images(
             images["path"].unique().tolist(), self.max_pixels, self.workers, folder / "checked.parquet"
         )
-        images, report = drop_invalid(images.merge(checks, on="path", how="left"), self.min_side_px)
-        bad = len(report)
-        report += find_wrong_extensions(images)
+        images, findings = drop_invalid(images.merge(checks, on="path", how="left"), self.min_side_px)
+        invalid = len(findings)
+        findings += find_wrong_extensions(images)
         images, conflicts = resolve_conflicts(images, keep=self.on_conflict == "keep")
-        report += conflicts
-        write_findings(report, listed)  # here too, as the next lines may stop with a word on these
-        if bad and self.on_invalid == "fail":
-            first = f"{report[0].path}: {report[0].detail}"
+        findings += conflicts
+        file = folder / FINDINGS_FILE
+        write_findings(findings, file)  # there may be no version that it can belong to
+        if invalid and self.on_invalid == "fail":
+            first = f"{findings[0].path}: {findings[0].detail}"
             raise UserError(
-                f"{bad:,} images cannot be used (first: {first}): mend or remove those listed in {listed}, "
-                "or leave them out with data.on_invalid=leave_out."
+                f"{invalid:,} images cannot be used (first: {first}): mend or remove those listed in {file}, "
+                "or leave them out with Ingest.on_invalid='leave_out'."
             )
-        _require_classes(images, class_names, report, listed)
-        drawn = self.split.lacking(images)
-        images, leaks = remove_leaks(self.split.assign(images))
-        report += leaks + review_splits(images, class_names, drawn, self.min_images_per_class)
-        write_findings(report, listed)
-        version, fresh = write_version(folder, name, images, class_names)
-        tell_findings(report, listed)
-        _tell(version, fresh)
-        return IngestResult(version, report, fresh)
+        _require_classes(images, class_names, findings, file)
+        return images, findings
+
+    def _say_what_is_inherited(self, parent: DatasetVersion) -> None:
+        if parent.summary.get("split") not in (None, self.split.settings):
+            logger.info(
+                f"Images of version {parent.digest} keep their splits: other shares or another seed are for new images "
+                "only (Ingest.parent='none' draws anew)."
+            )
 
     def dataset_name(self) -> str:
         """Return the name of the data set, fit for folders and for MLflow's registry."""
         if self.name is not None:
             if not re.fullmatch(r"[\w.-]+", self.name) or self.name.startswith("."):
-                raise UserError(f"data.name={self.name} is no name: use letters, digits, '_', '-' and '.'.")
+                raise UserError(f"Ingest.name={self.name} is no name: use letters, digits, '_', '-' and '.'.")
             return self.name
         path = Path(self.path or type(self.source).__name__.lower()).expanduser().absolute()
         stem = path.name if path.is_dir() else re.sub(r"(\.(csv|parquet|zip|tar|tgz|gz|bz2|xz))+$", "", path.name)
@@ -135,25 +175,33 @@ def _tidy(images: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
     return images.sort_values(["path", "label"], ignore_index=True), class_names
 
 
-def _require_classes(images: pd.DataFrame, class_names: Sequence[str], report: Sequence[Finding], listed: Path) -> None:
+def _require_classes(images: pd.DataFrame, class_names: Sequence[str], findings: Sequence[Finding], file: Path) -> None:
     """Raise a UserError unless there are two classes, and a usable image of each."""
     if images.empty:
-        raise UserError(f"No image can be used (first: {report[0].path}: {report[0].detail}): mend those in {listed}.")
+        raise UserError(
+            f"No image can be used (first: {findings[0].path}: {findings[0].detail}): mend those in {file}."
+        )
     found = set(images["label"])
     for name in class_names:
         if name not in found:
-            raise UserError(f"No image of the class '{name}' can be used: mend those in {listed}, or remove the class.")
+            raise UserError(f"No image of the class '{name}' can be used: mend those in {file}, or remove the class.")
     if len(class_names) < 2:
         raise UserError(
-            f"There is only the class '{class_names[0]}', and a classifier needs two: give another data.path."
+            f"There is only the class '{class_names[0]}', and a classifier needs two: give another Ingest.path."
         )
 
 
-def _tell(version: DatasetVersion, fresh: bool) -> None:
+def _log_version(version: DatasetVersion, is_new: bool) -> None:
+    """Log the images by class, what has changed since the parent, and the version."""
     counts = version.counts()
     labels = list(version.class_names) if len(version.class_names) <= _SHOWN_CLASSES else []
     rows = [(label, *(f"{counts[split][label]:,}" for split in SPLITS)) for label in labels]
     rows.append(("all", *(f"{sum(counts[split].values()):,}" for split in SPLITS)))
-    print_table(f"{version.name}: {len(version.class_names)} classes", ("images", *SPLITS), rows)
-    state = "new dataset version" if fresh else "nothing is new, dataset version"
+    title = f"{version.name}: {len(version.class_names)} classes"
+    logger.info(format_table(title, ("images", *SPLITS), rows))
+    changes = version.summary["changes"]
+    if is_new and changes is not None:
+        rows = [(kind, *(f"{changes[kind].get(split, 0):,}" for split in SPLITS)) for kind in changes]
+        logger.info(format_table(f"since version {version.parent}", ("images", *SPLITS), rows))
+    state = "new dataset version" if is_new else "nothing is new, dataset version"
     logger.info(f"{version.name}: {state} {version.digest} ({os.path.relpath(version.directory)})")

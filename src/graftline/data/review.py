@@ -54,19 +54,48 @@ def resolve_conflicts(images: pd.DataFrame, keep: bool) -> tuple[pd.DataFrame, l
     return (images if keep else images.drop(copies.index)), findings
 
 
+def remove_mixed_groups(images: pd.DataFrame) -> tuple[pd.DataFrame, list[Finding]]:
+    """Take out the images that can be in no split, since their group was in test and in what is trained on.
+
+    Raises:
+        UserError: they are more than half of all images: the groups are others than before.
+    """
+    mixed = images[images["split"].isna()]
+    if len(mixed) > len(images) / 2:
+        raise UserError(
+            f"{len(mixed):,} of {len(images):,} images would have to leave, as their groups were in training and in "
+            f"test before (first: {mixed['path'].iloc[0]}): if groups are new, or have other names than "
+            "before, draw a new split with Ingest.parent='none'."
+        )
+    groups = mixed["group"].map("its group {} was in both".format, na_action="ignore").fillna("it was in both")
+    return images.drop(mixed.index), from_rows("mixed_group", mixed, groups.tolist())
+
+
+def find_moved(images: pd.DataFrame, history: pd.DataFrame) -> list[Finding]:
+    """Find images that their source has moved between test and what is trained on; its word decides.
+
+    A model of before has then trained on what is tested, or was tested on what is trained on now.
+    """
+    is_test = images["split"] == "test"
+    was_test = images["sha256"].isin(history.loc[history["split"] == "test", "sha256"])
+    was_trained = images["sha256"].isin(history.loc[history["split"].isin(["train", "validation"]), "sha256"])
+    moved = images[(is_test & was_trained) | (~is_test & was_test)]
+    return from_rows("moved_split", moved, _text(moved, "now in {split}"))
+
+
 def remove_leaks(images: pd.DataFrame) -> tuple[pd.DataFrame, list[Finding]]:
     """Find copies: of test images in validation or training, or of validation images in training, these leave.
 
     Copies within one split stay: they weigh an image, they do not leak it.
     """
-    copies = images[images.duplicated(["sha256", "label"], keep=False)]
+    copies = images[images.duplicated("sha256", keep=False)]
     guarded = copies["split"].map({split: index for index, split in enumerate(SPLITS)})
     copies = copies.loc[guarded.sort_values(ascending=False, kind="stable").index]  # test, validation, train
-    first = copies.groupby(["sha256", "label"])[["path", "split"]].transform("first").add_prefix("first_")
-    copies = copies.join(first)[copies.duplicated(["sha256", "label"])]
+    copies = copies.join(copies.groupby("sha256")[["path", "split"]].transform("first").add_prefix("first_"))
     leaks = copies[copies["split"] != copies["first_split"]]
     findings = from_rows("leak", leaks, _text(leaks, "left {split}, as it is {first_path} in {first_split}"))
     others = copies.drop(leaks.index)
+    others = others[others.duplicated(["sha256", "label"])]
     findings += from_rows("duplicate", others, _text(others, "the same as {first_path} in {split}"))
     return images.drop(leaks.index), findings
 
@@ -86,7 +115,7 @@ def review_splits(
         UserError: a class has no training images.
     """
     findings = [
-        Finding("drawn_split", split, "drawn from the training split by data.split's shares") for split in drawn
+        Finding("drawn_split", split, f"drawn from the training split by Split.{split}'s share") for split in drawn
     ]
     pairs = images[["group", "split"]].dropna().drop_duplicates()
     divided = pairs[pairs.duplicated("group", keep=False)].groupby("group")["split"].agg(", ".join)
@@ -94,7 +123,10 @@ def review_splits(
     counts = images.groupby(["label", "split"]).size().unstack(fill_value=0).reindex(list(class_names), fill_value=0)
     for label, row in counts.iterrows():
         if row.get("train", 0) == 0:
-            raise UserError(f"The class '{label}' has no training images: put some of its images into that split.")
+            raise UserError(
+                f"The class '{label}' has no training images: add some, or put some of its images into that split "
+                "where the source gives splits, or draw a new split with Ingest.parent='none'."
+            )
         findings += [Finding("not_in_split", str(label), f"none in {split}") for split in row.index[row == 0]]
     totals = counts.sum(axis=1)
     findings += [

@@ -1,13 +1,16 @@
 """Training, validation and test splits: stratified, and never with one group, or one image, in two of them.
 
-Legend: N images, S strata, P splits. A unit is what must stay together: the images of a group, or copies of an image.
+Legend: N images, S strata, P splits. A unit is what must stay together (`graftline.data.inherit`): the images of a
+group, or copies of an image.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from graftline.data.inherit import inherit, number_units
 from graftline.data.version import SPLITS
 from graftline.errors import UserError
 
@@ -16,106 +19,142 @@ from graftline.errors import UserError
 class Split:
     """How images are divided (Hydra target).
 
+    An image that an earlier version had keeps its split (`graftline.data.inherit`): shares and seed decide about new
+    ones. A source that gives all three splits decides by itself, in each version anew.
+
     Attributes:
-        train: share of the images, 0 to 1; the three add up to 1.
+        train: share of the images, 0 to 1; None for what the other two leave.
         validation: share of the images.
         test: share of the images.
         seed: another seed draws another split.
         existing: keep the source's own split where it has one, and draw from its training split what it lacks.
+
+    Raises:
+        UserError: the shares do not add up to 1, or none is for training.
     """
 
-    train: float = 0.60
+    train: float | None = None
     validation: float = 0.15
     test: float = 0.25
     seed: int = 0
     existing: bool = True
 
-    def assign(self, images: pd.DataFrame) -> pd.DataFrame:
+    def __post_init__(self) -> None:
+        shares = self.shares
+        if min(shares.values()) < 0 or shares["train"] == 0 or abs(sum(shares.values()) - 1) > 1e-6:
+            told = " + ".join(f"{share:g}" for share in shares.values())
+            raise UserError(
+                f"Split.train + Split.validation + Split.test is {told}: make it 1, with some for training; "
+                "without Split.train, that is what the others leave."
+            )
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The share of each split."""
+        # rounded, as 1 - 0.15 - 0.25 is not everywhere 0.6 to the last bit, and a draw depends on that
+        train = round(1 - self.validation - self.test, 9) if self.train is None else self.train
+        return {"train": float(train), "validation": float(self.validation), "test": float(self.test)}
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """The shares and the seed, which only new images follow."""
+        return {**self.shares, "seed": self.seed}
+
+    def assign(self, images: pd.DataFrame, history: pd.DataFrame | None = None) -> pd.DataFrame:
         """Fill the column ``split``.
 
         Args:
-            images: (N rows) with columns path, label, stratum, group, sha256 and split, ordered as ever.
+            images: (N rows) with columns path, label, stratum, group, sha256 and split, ordered by path.
+            history: where images have been before, as `DatasetVersion.history` returns it.
 
         Returns:
-            The same rows, each in "train", "validation" or "test".
+            The same rows, each in "train", "validation" or "test", or None where it can be in no split.
 
         Raises:
-            UserError: the shares do not add up to 1, or the source's split is incomplete or has no training images.
+            UserError: the source's split is incomplete or has no training images.
         """
-        shares = {split: float(getattr(self, split)) for split in SPLITS}
-        if min(shares.values()) < 0 or self.train == 0 or abs(sum(shares.values()) - 1) > 1e-6:
-            told = " + ".join(f"{share:g}" for share in shares.values())
-            raise UserError(f"data.split.train + validation + test is {told}: make it 1, with some for training.")
-        if not self.existing or images["split"].isna().all():
-            return images.assign(split=draw(images, shares, self.seed))
+        if not self._is_given(images):
+            return images.assign(split=_inherit_and_draw(images, self.shares, self.seed, history))
         if images["split"].isna().any():
             first = images.loc[images["split"].isna(), "path"].iloc[0]
             raise UserError(
                 f"{images['split'].isna().sum():,} images have no split (first: {first}): "
-                "give each one, or set data.split.existing=false to draw a split for all."
+                "give each one, or draw a split for all with Split.existing=False."
             )
         given = set(images["split"])
         if "train" not in given:
             raise UserError(
                 f"The source's own split has no training images, only {' and '.join(sorted(given))}: "
-                "add some, or set data.split.existing=false to draw a split."
+                "add some, or draw a split with Split.existing=False."
             )
         in_train = images["split"] == "train"
-        needed = {split: shares[split] for split in ("train", *self.lacking(images))}
-        return images.assign(split=images["split"].mask(in_train, draw(images[in_train], needed, self.seed)))
+        needed = {split: self.shares[split] for split in ("train", *self.lacking(images))}
+        drawn = _inherit_and_draw(images[in_train], needed, self.seed, history)
+        return images.assign(split=images["split"].mask(in_train, drawn))
 
     def lacking(self, images: pd.DataFrame) -> list[str]:
         """Return the splits that a source with splits does not give; `assign` draws them from its training images."""
         given = set(images["split"].dropna()) if self.existing else set()
-        return [split for split in SPLITS if given and split not in given and getattr(self, split) > 0]
+        return [split for split in SPLITS if given and split not in given and self.shares[split] > 0]
+
+    def draws(self, images: pd.DataFrame) -> bool:
+        """Tell whether shares and seed matter for these images: their source does not say all of their splits."""
+        return not self._is_given(images) or bool(self.lacking(images))
+
+    def _is_given(self, images: pd.DataFrame) -> bool:
+        return self.existing and not images["split"].isna().all()
 
 
-def draw(images: pd.DataFrame, shares: dict[str, float], seed: int) -> "pd.Series[str]":
-    """Draw a split, stratified by label and stratum; images of one group or of the same content stay together.
+def _inherit_and_draw(
+    images: pd.DataFrame, shares: Mapping[str, float], seed: int, history: pd.DataFrame | None
+) -> "pd.Series[str]":
+    """Return the split of each image: inherited, else drawn; None for those that can be in none."""
+    if history is None:
+        return draw(images.assign(split=None), shares, seed)
+    # where the source gives a split itself, what has been in it before tells nothing about the others
+    history = history.assign(split=history["split"].where(history["split"].isin(list(shares))))
+    splits, leaves = inherit(images, history)
+    images = images.assign(split=splits)
+    return draw(images[~leaves], shares, seed).reindex(images.index)
+
+
+def draw(images: pd.DataFrame, shares: Mapping[str, float], seed: int) -> "pd.Series[str]":
+    """Draw a split for the images that have none, stratified by label and stratum; units stay together.
 
     Units of several images are dealt first, the largest first, each to the split whose strata lack most; single images
     then fill each stratum up. Roundings are carried from stratum to stratum, so that those of many small strata do not
-    add up.
+    add up. Images that have a split keep it and count: what is drawn brings the whole nearer to its shares.
 
     Args:
-        images: (N rows) with columns label, stratum, group and sha256.
+        images: (N rows) with columns label, stratum, group, sha256 and split; those of one unit all have a split or
+            all have none.
         shares: split to its share; scaled to add up to 1.
         seed: of the draw.
 
     Returns:
-        The split of each row. Every label occurs in the first of ``shares``, which is that of training.
+        The split of each row. A label of drawn images occurs in the first of ``shares``, that of training.
     """
     generator = np.random.default_rng(seed)
     fractions = np.array(list(shares.values())) / sum(shares.values())  # (P,)
     strata = images.groupby(["label", "stratum"], dropna=False, observed=True).ngroup().to_numpy()  # (N,)
-    units = _units(images)  # (N,)
+    units = number_units(images)  # (N,)
     is_single = np.bincount(units)[units] == 1  # (N,)
-    chosen = np.zeros(len(images), dtype=np.int64)  # (N,) indices of splits
+    chosen = pd.Categorical(images["split"], categories=list(shares)).codes.astype(np.int64)  # (N,), -1: to be drawn
+    is_new = chosen < 0  # (N,)
 
     lacking = np.bincount(strata)[:, np.newaxis] * fractions  # (S, P) images that each split should still get
-    several = _rows_by(units, np.flatnonzero(~is_single))
+    np.subtract.at(lacking, (strata[~is_new], chosen[~is_new]), 1)
+    several = _rows_by(units, np.flatnonzero(is_new & ~is_single))
     for rows in sorted((several[index] for index in generator.permutation(len(several))), key=len, reverse=True):
-        chosen[rows] = _deal(lacking, strata[rows])
+        chosen[rows] = _deal(lacking, strata[rows], fractions)
     carry = np.zeros(len(fractions))  # (P,)
-    for rows in _rows_by(strata, np.flatnonzero(is_single)):
+    for rows in _rows_by(strata, np.flatnonzero(is_new & is_single)):
         wanted = _scale(lacking[strata[rows[0]]], len(rows), fractions) + carry
         counts = _whole(wanted, len(rows), fractions)
         carry = wanted - counts
         chosen[generator.permutation(rows)] = np.repeat(np.arange(len(fractions)), counts)
-    _give_training_every_label(chosen, units, images["label"])
+    _give_training_every_label(chosen, units, images["label"], is_new)
     return pd.Series(np.array(list(shares))[chosen], index=images.index, dtype="str")
-
-
-def _units(images: pd.DataFrame) -> np.ndarray:
-    """Return (N,) numbers of units: rows that share a group or a content, directly or through others, share one."""
-    contents = pd.Series(pd.factorize(images["sha256"])[0], index=images.index)
-    units = contents
-    while True:
-        merged = units.groupby(images["group"]).transform("min").fillna(units)
-        merged = merged.groupby(contents).transform("min").astype(np.int64)
-        if merged.equals(units):
-            return units.to_numpy()
-        units = merged
 
 
 def _rows_by(codes: np.ndarray, rows: np.ndarray) -> list[np.ndarray]:
@@ -124,13 +163,13 @@ def _rows_by(codes: np.ndarray, rows: np.ndarray) -> list[np.ndarray]:
     return np.split(rows, np.flatnonzero(np.diff(codes[rows])) + 1) if len(rows) else []
 
 
-def _deal(lacking: np.ndarray, strata: np.ndarray) -> int:
+def _deal(lacking: np.ndarray, strata: np.ndarray, fractions: np.ndarray) -> int:
     """Choose the split for a unit, given its images' strata, and take them off ``lacking`` (S, P)."""
     found, counts = np.unique(strata, return_counts=True)
     # the growth of the squared distances from the targets, up to what is the same for all splits:
     # (lacking - count)^2 - lacking^2, over the strata and over all images
     growth = -2 * counts @ lacking[found] - 2 * len(strata) * lacking.sum(axis=0)
-    split = int(np.argmin(growth))
+    split = int(np.argmin(np.where(fractions > 0, growth, np.inf)))
     lacking[found, split] -= counts
     return split
 
@@ -149,8 +188,10 @@ def _whole(wanted: np.ndarray, total: int, fractions: np.ndarray) -> np.ndarray:
     return counts
 
 
-def _give_training_every_label(chosen: np.ndarray, units: np.ndarray, labels: "pd.Series[str]") -> None:
-    """Move one unit of each label that training (split 0) lacks there: what is not trained cannot be learned."""
+def _give_training_every_label(
+    chosen: np.ndarray, units: np.ndarray, labels: "pd.Series[str]", is_new: np.ndarray
+) -> None:
+    """Move one new unit of each label that training (split 0) lacks there: what is not trained cannot be learned."""
     codes = pd.factorize(labels)[0]
-    for code in np.setdiff1d(codes, codes[chosen == 0]):
-        chosen[units == units[codes == code][0]] = 0
+    for code in np.setdiff1d(codes[is_new], codes[chosen == 0]):
+        chosen[units == units[is_new & (codes == code)][0]] = 0

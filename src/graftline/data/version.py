@@ -1,26 +1,39 @@
 """A dataset version: an immutable table of images, named by the digest of what it holds.
 
-On disk it is a folder ``<name>/<digest>/`` of two files: ``manifest.parquet``, a row per image, and ``summary.json``.
-The manifest's paths are relative to the root named in the summary, so that the same images elsewhere give the same
-digest.
+On disk it is a folder ``<name>/<digest>/``:
+
+    manifest.parquet  a row per image; paths are relative to the root named in the summary, so that the same images
+                      elsewhere give the same digest
+    summary.json      the root, classes, counts, a digest per split, the parent and what has changed since
+    findings.json     what ingest found
+    departed.parquet  where images were that earlier versions had and this one has not; only if there are any
+
+Manifest and digest never change. The rest is bookkeeping: a version that comes up again in another chain of versions
+gains what that chain knows of departed images.
 """
 
 import hashlib
 import json
 import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from graftline.data.changes import count_changes
 from graftline.errors import UserError
-from graftline.files import atomic_directory, write_json
+from graftline.files import atomic_directory, atomic_file, write_json
 
 SPLITS = ("train", "validation", "test")
 COLUMNS = ("path", "label", "split", "group", "weight", "stratum", "sha256", "width", "height")
-_FORMAT = 1  # raise it when the files' layout changes
+HISTORY_COLUMNS = ("sha256", "group", "split")
+_FORMAT = 2  # raise it when the files' layout changes; format 1 had no parent, split digests and departed images
+_DIGEST_FORMAT = 1  # raise it when the digest covers something else: all digests change
 
 
 @dataclass(frozen=True)
@@ -40,14 +53,16 @@ class DatasetVersion:
     Attributes:
         name: the data set's name.
         digest: 16 hex digits, of the images' contents, relative paths, labels, splits, groups, weights and strata.
-        directory: where ``manifest.parquet`` and ``summary.json`` lie.
+        directory: where its files lie.
         class_names: the classes, in the order of their indices.
+        parent: digest of the version that it grew from; None for a first one.
     """
 
     name: str
     digest: str
     directory: Path
     class_names: tuple[str, ...]
+    parent: str | None = None
 
     @classmethod
     def load(cls, directory: Path) -> "DatasetVersion":
@@ -57,17 +72,61 @@ class DatasetVersion:
             UserError: there is none, or a later graftline wrote it.
         """
         summary = _read_summary(directory)
-        return cls(summary["name"], summary["digest"], directory, tuple(summary["class_names"]))
+        class_names = tuple(summary["class_names"])
+        return cls(summary["name"], summary["digest"], directory, class_names, summary.get("parent"))
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """The content of ``summary.json``, read once."""
+        return _read_summary(self.directory)
+
+    @cached_property
+    def split_digests(self) -> Mapping[str, str]:
+        """16 hex digits for each split, of its images' contents and labels: the same images, wherever they lie."""
+        digests: dict[str, str] = self.summary.get("split_digests") or digest_splits(self._table)
+        return digests
+
+    @property
+    def test_digest(self) -> str:
+        """The digest of the test split: scores of the same test digest are of the same images."""
+        return self.split_digests["test"]
+
+    @property
+    def ingested(self) -> str:
+        """When an ingest last gave this version after another one; in UTC, ordered as text."""
+        written = datetime.fromtimestamp((self.directory / "summary.json").stat().st_mtime, UTC)
+        return str(self.summary.get("ingested") or written.isoformat(timespec="microseconds"))
+
+    @cached_property
+    def _table(self) -> pd.DataFrame:
+        table = self._read("manifest.parquet")
+        table["path"] = os.path.join(self.summary["root"], "") + table["path"]  # noqa: PTH118 (a prefix)
+        return table
 
     def table(self) -> pd.DataFrame:
-        """Return a row per image, ordered by path, with absolute paths and labels as class names.
+        """Return a row per image, ordered by path, with absolute paths and labels as class names; read once.
 
         Columns: path, label, split ("train" | "validation" | "test"), group (None: alone), weight (float32, NaN: none),
         stratum, sha256, width and height in pixels as decoded.
+
+        Raises:
+            UserError: the version has lost its manifest.
         """
-        table = pd.read_parquet(self.directory / "manifest.parquet")
-        table["path"] = os.path.join(_read_summary(self.directory)["root"], "") + table["path"]  # noqa: PTH118 (a prefix)
-        return table
+        return self._table.copy(deep=False)  # pandas copies what a caller changes, then
+
+    def history(self) -> pd.DataFrame:
+        """Return where images have been, in this version and in all that it grew from.
+
+        Returns:
+            Distinct rows of sha256, group and split; split is None for images that no split could take.
+
+        Raises:
+            UserError: the version has lost one of its files.
+        """
+        rows = [self._table[list(HISTORY_COLUMNS)]]
+        if self.summary.get("departed", 0) > 0:  # without the file, an image that comes back could change its split
+            rows.append(self._read("departed.parquet"))
+        return pd.concat(rows, ignore_index=True).drop_duplicates(ignore_index=True)
 
     def samples(self, split: str) -> Samples:
         """Return the images of one split in the manifest's order.
@@ -77,9 +136,9 @@ class DatasetVersion:
         """
         if split not in SPLITS:
             raise UserError(f"There is no split '{split}': choose one of {', '.join(SPLITS)}.")
-        rows = self.table().query("split == @split")
+        rows = self._table.query("split == @split")
         if rows.empty:
-            raise UserError(f"The {split} split of {self.name} has no images: ingest with a larger data.split.{split}.")
+            raise UserError(f"The {split} split of {self.name} has no images: ingest with a larger Split.{split}.")
         indices = {name: index for index, name in enumerate(self.class_names)}
         weights = None if rows["weight"].isna().all() else rows["weight"].to_numpy(np.float32)
         return Samples(
@@ -88,45 +147,122 @@ class DatasetVersion:
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return the number of images by split and class: ``counts()["train"]["cat"]``."""
-        counts: dict[str, dict[str, int]] = _read_summary(self.directory)["counts"]
+        counts: dict[str, dict[str, int]] = self.summary["counts"]
         return counts
+
+    def _read(self, name: str) -> pd.DataFrame:
+        try:
+            return pd.read_parquet(self.directory / name)
+        except FileNotFoundError as error:
+            raise UserError(f"{self.directory} has lost its {name}: restore it, or remove the folder.") from error
+
+
+def newest_version(folder: Path) -> DatasetVersion | None:
+    """Return the version in ``folder`` that was ingested last, None if there is none."""
+    directories = [file.parent for file in folder.glob("*/summary.json") if not file.parent.name.startswith(".")]
+    versions = (DatasetVersion.load(directory) for directory in directories)
+    return max(versions, key=lambda version: version.ingested, default=None)
 
 
 def write_version(
-    parent: Path, name: str, table: pd.DataFrame, class_names: tuple[str, ...]
+    folder: Path,
+    name: str,
+    table: pd.DataFrame,
+    class_names: tuple[str, ...],
+    *,
+    parent: DatasetVersion | None = None,
+    left_out: pd.DataFrame | None = None,
+    split_settings: Mapping[str, float] | None = None,
 ) -> tuple[DatasetVersion, bool]:
-    """Write the version that holds ``table``, unless it is there already.
+    """Write the version that holds ``table``, unless it is there already; it becomes the newest one in either case.
 
     Args:
-        parent: the folder that gets ``<digest>/``.
+        folder: gets ``<digest>/``.
         name: the data set's name.
         table: the columns of `DatasetVersion.table`, any order of rows, absolute paths.
         class_names: the classes in the order of their indices.
+        parent: the version that this one grew from.
+        left_out: images (columns sha256 and group) that are known but that no split could take.
+        split_settings: what the split was asked to be; only kept.
 
     Returns:
         The version, and whether it is new.
     """
     root = _common_folder(table["path"])
-    manifest = table.loc[:, list(COLUMNS)].assign(path=table["path"].str.slice(len(os.path.join(root, ""))))  # noqa: PTH118
+    manifest = table.loc[:, list(COLUMNS)].assign(path=table["path"].str.slice(len(os.path.join(root, ""))))  # noqa: PTH118 (a prefix)
     manifest = manifest.sort_values(["path", "label"], ignore_index=True).astype({"weight": "float32"})
     digest = _digest(manifest, class_names)
-    directory = parent / digest
+    directory = folder / digest
+    is_new = not all((directory / file).exists() for file in ("manifest.parquet", "summary.json"))
+    existing = None if is_new else DatasetVersion.load(directory)
+    same = existing or (parent if parent is not None and parent.digest == digest else None)  # from another machine
+    newest = newest_version(folder)
+    departed = _departed(manifest, [version for version in (existing, parent) if version is not None], left_out)
     summary = {
         "format": _FORMAT,
         "name": name,
         "digest": digest,
+        "parent": None if parent is None else parent.digest,
+        "ingested": _moment_after(newest),
         "root": root,
         "class_names": list(class_names),
         "counts": _count(manifest, class_names),
+        "split_digests": digest_splits(manifest),
+        "split": None if split_settings is None else dict(split_settings),
+        "changes": None if parent is None else count_changes(parent.table(), manifest),
+        "departed": len(departed),
     }
-    is_new = not all((directory / file).exists() for file in ("manifest.parquet", "summary.json"))
+    if same is not None:  # it keeps what it was born with
+        summary |= {key: same.summary.get(key) for key in ("parent", "split", "changes")}
+    if existing is not None and newest == existing:
+        summary["ingested"] = existing.ingested
     if is_new:
         with atomic_directory(directory) as temporary:
             manifest.to_parquet(temporary / "manifest.parquet", index=False)
+            _write_departed(departed, temporary / "departed.parquet")
             write_json(temporary / "summary.json", summary)
-    elif _read_summary(directory) != summary:  # the same images, moved
+    elif existing is not None and existing.summary != summary:
+        _write_departed(departed, directory / "departed.parquet")
         write_json(directory / "summary.json", summary)
-    return DatasetVersion(name, digest, directory, class_names), is_new
+    return DatasetVersion.load(directory), is_new
+
+
+def digest_splits(table: pd.DataFrame) -> dict[str, str]:
+    """Return 16 hex digits for each split of a table with columns split, sha256 and label."""
+    digests = {}
+    for split in SPLITS:
+        rows = table.loc[table["split"] == split, ["sha256", "label"]].sort_values(["sha256", "label"])
+        digests[split] = _hash([], rows.itertuples(index=False, name=None))
+    return digests
+
+
+def _departed(manifest: pd.DataFrame, known: list[DatasetVersion], left_out: pd.DataFrame | None) -> pd.DataFrame:
+    """Return the rows of ``known`` histories, and of those left out now, that the manifest does not have."""
+    columns = list(HISTORY_COLUMNS)
+    rows = [version.history() for version in known]
+    if left_out is not None:
+        rows.append(left_out.assign(split=pd.Series(None, index=left_out.index, dtype="str"))[columns])
+    if not rows:
+        return manifest.loc[:0, columns].iloc[:0]
+    current = manifest[columns].drop_duplicates()
+    before = pd.concat(rows, ignore_index=True).drop_duplicates()
+    both = pd.concat([current, before], ignore_index=True)
+    is_departed = ~both.duplicated() & (np.arange(len(both)) >= len(current))
+    return both[is_departed].sort_values(columns, ignore_index=True)
+
+
+def _write_departed(departed: pd.DataFrame, file: Path) -> None:
+    if not departed.empty:
+        with atomic_file(file) as temporary:
+            departed.to_parquet(temporary, index=False, compression="zstd")
+
+
+def _moment_after(newest: DatasetVersion | None) -> str:
+    """Return the present, or the moment after ``newest`` where a clock was set back or differs between machines."""
+    moment = datetime.now(UTC)
+    if newest is not None:
+        moment = max(moment, datetime.fromisoformat(newest.ingested) + timedelta(microseconds=1))
+    return moment.isoformat(timespec="microseconds")
 
 
 def _count(manifest: pd.DataFrame, class_names: tuple[str, ...]) -> dict[str, dict[str, int]]:
@@ -151,10 +287,15 @@ def _common_folder(paths: "pd.Series[str]") -> str:
 
 
 def _digest(manifest: pd.DataFrame, class_names: tuple[str, ...]) -> str:
-    """Return 16 hex digits for a manifest with relative paths, row by row so that memory stays flat."""
-    total = hashlib.sha256(json.dumps([_FORMAT, class_names]).encode())
+    """Return 16 hex digits for a manifest with relative paths."""
     missing = manifest.isna()
     rows = zip(*(manifest[column].astype(object).mask(missing[column], None) for column in COLUMNS), strict=True)
+    return _hash([_DIGEST_FORMAT, class_names], rows)
+
+
+def _hash(head: Any, rows: Iterable[tuple[Any, ...]]) -> str:
+    """Return 16 hex digits for a head and rows, one by one so that memory stays flat."""
+    total = hashlib.sha256(json.dumps(head).encode())
     for row in rows:
         total.update(json.dumps(row).encode())
     return total.hexdigest()[:16]
