@@ -18,6 +18,7 @@ from graftline.bundle.predictor import Predictor
 from graftline.bundle.save import add_to_card, save_bundle
 from graftline.console import say, warn
 from graftline.data.decode import decode_rgb
+from graftline.data.findings import FINDINGS_FILE
 from graftline.data.ingest import Ingest
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
@@ -40,6 +41,7 @@ from graftline.training.phases import TrainingResult, fit_phases
 from graftline.training.progress import Metrics
 from graftline.training.recipe import Recipe
 from pipeline.group import PARENT
+from pipeline.parent import with_parent
 from pipeline.report import Outcome, summarize, write_run_report
 from pipeline.stage import StageResult
 from pipeline.worker import announced
@@ -123,7 +125,7 @@ class Train:
     def _prepare(self) -> Prepared:
         """Get the images and build the network."""
         pl.seed_everything(self.seed, workers=True, verbose=False)
-        version = self.data.run().version
+        version = with_parent(self.data, self.tracking).run().version
         graft = self.backbone.build(len(version.class_names))
         say(f"Backbone {self.backbone.name}: {graft.weights.describe()}.")
         return Prepared(version, graft)
@@ -148,7 +150,7 @@ class Train:
         run.log_params(params, OmegaConf.to_yaml(config))
         run.log_environment()
         run.log_dataset(prepared.version)
-        run.log_artifact(prepared.version.directory.parent / "findings.json", "data")
+        run.log_artifact(prepared.version.directory / FINDINGS_FILE, "data")
         self._log_cost(run, prepared.graft, directory / "cost.json")
         image = decode_rgb(prepared.version.samples("train").paths[0])
         preview_sheet(image, self.augment, prepared.graft.preprocessing, self.seed).savefig(directory / "augment.png")

@@ -91,13 +91,13 @@ def test_survives_json() -> None:
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [
-        ({"interpolation": "random"}, "interpolation 'random'"),
-        ({"crop_mode": "middle"}, "crop_mode 'middle'"),
+        ({"interpolation": "random"}, "Preprocessing.interpolation is 'random'"),
+        ({"crop_mode": "middle"}, "Preprocessing.crop_mode is 'middle'"),
         ({"crop_pct": 0.0}, "crop_pct is 0.0"),
         ({"crop_pct": 1.5}, "crop_pct is 1.5"),
         ({"image_size": (0, 224)}, "image_size"),
-        ({"channels": 4}, "4 channels"),
-        ({"channels": 1}, "mean and std"),
+        ({"channels": 4}, "Preprocessing.channels is 4"),
+        ({"channels": 1}, "Preprocessing.mean and Preprocessing.std"),
     ],
 )
 def test_wrong_values_are_named(wrong: dict[str, Any], named: str) -> None:

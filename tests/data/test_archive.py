@@ -199,7 +199,7 @@ def test_what_is_no_archive_is_told(tmp_path: Path) -> None:
     (tmp_path / "x.zip").write_text("no archive")
     with pytest.raises(UserError, match="cannot be unpacked"):
         source(tmp_path).read(tmp_path / "x.zip")
-    with pytest.raises(UserError, match="data=folder"):
+    with pytest.raises(UserError, match=r"Folder\(\)"):
         source(tmp_path).read(tmp_path)
 
 

@@ -38,9 +38,9 @@ class Crop:
 
     def __post_init__(self) -> None:
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise UserError(f"augment.crop.scale is {list(self.scale)}, but needs 0 < least <= greatest <= 1.")
+            raise UserError(f"Crop.scale is {list(self.scale)}, but needs 0 < least <= greatest <= 1.")
         if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise UserError(f"augment.crop.ratio is {list(self.ratio)}, but needs 0 < least <= greatest.")
+            raise UserError(f"Crop.ratio is {list(self.ratio)}, but needs 0 < least <= greatest.")
 
     def box(self, size: tuple[int, int], aspect: float, chance: random.Random) -> Box:
         """Return a random box.
@@ -84,7 +84,7 @@ class Policy:
             # albumentations only warns of these, and trains with the default
             if unknown := getattr(transform, "invalid_args", []):
                 kind = type(transform).__name__
-                raise UserError(f"augment.transforms.{name} ({kind}) has no setting {', '.join(map(repr, unknown))}.")
+                raise UserError(f"Policy.transforms.{name} ({kind}) has no setting {', '.join(map(repr, unknown))}.")
 
 
 class EvalTransform:

@@ -51,17 +51,21 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if self.interpolation not in INTERPOLATIONS:
-            raise UserError(f"Unknown interpolation {self.interpolation!r}: use one of {', '.join(INTERPOLATIONS)}.")
+            raise UserError(
+                f"Preprocessing.interpolation is {self.interpolation!r}: use one of {', '.join(INTERPOLATIONS)}."
+            )
         if self.crop_mode not in CROP_MODES:
-            raise UserError(f"Unknown crop_mode {self.crop_mode!r}: use one of {', '.join(CROP_MODES)}.")
+            raise UserError(f"Preprocessing.crop_mode is {self.crop_mode!r}: use one of {', '.join(CROP_MODES)}.")
         if not 0 < self.crop_pct <= 1:
-            raise UserError(f"crop_pct is {self.crop_pct}, but must be above 0 and at most 1.")
+            raise UserError(f"Preprocessing.crop_pct is {self.crop_pct}, but must be above 0 and at most 1.")
         if min(self.image_size) < 1:
-            raise UserError(f"image_size is {self.image_size}, but both edges must be at least 1 px.")
+            raise UserError(f"Preprocessing.image_size is {self.image_size}, but both edges must be at least 1 px.")
         if self.channels not in (1, 3):
-            raise UserError(f"The network takes {self.channels} channels, but images have 3, or 1 if gray.")
+            raise UserError(f"Preprocessing.channels is {self.channels}, but images have 3, or 1 if gray.")
         if not len(self.mean) == len(self.std) == self.channels:
-            raise UserError(f"mean and std need one value for each of the {self.channels} channels.")
+            raise UserError(
+                f"Preprocessing.mean and Preprocessing.std need one value for each of the {self.channels} channels."
+            )
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Return the network's input (C, h, w) float32 for an (H, W, 3) uint8 image."""

@@ -79,7 +79,7 @@ class _Sheet:
         self.figure.text(left, 1 - 0.74 / self.height, subtitle, color=_MUTED, fontsize=9.5)
 
     def show(self, image: np.ndarray, column: int, row: int, span: int, caption: str) -> None:
-        """Put a picture into ``span`` x ``span`` cells, centerd if its shape differs, and a caption below."""
+        """Put a picture into ``span`` x ``span`` cells, centered if its shape differs, and a caption below."""
         width = span * _CELL + (span - 1) * _GAP
         height = span * self.cell_height + (span - 1) * _GAP
         left = _MARGIN + column * (_CELL + _GAP)

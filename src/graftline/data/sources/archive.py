@@ -60,7 +60,7 @@ class Archive:
         """
         archive = require(path, "a zip or tar archive")
         if not archive.is_file():
-            raise UserError(f"{archive} is no archive: for a folder use data=folder.")
+            raise UserError(f"{archive} is no archive: for a folder use Folder().")
         cache = Path(self.cache).absolute()
         root = cache / _identify(archive, cache)
         if not root.exists():
@@ -68,7 +68,7 @@ class Archive:
         if self.member is not None:
             target = root / self.member
             if not target.exists():
-                raise UserError(f"{archive} holds no '{self.member}': set data.source.member to a path inside it.")
+                raise UserError(f"{archive} holds no '{self.member}': set Archive.member to a path inside it.")
         else:
             target = _target(_top(root), self.inside)
         source = self.inside or (Folder() if target.is_dir() else Table())

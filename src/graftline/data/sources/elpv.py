@@ -41,7 +41,7 @@ class Elpv:
             probability = table["probability"].astype("float64")
         except (OSError, ValueError) as error:
             raise UserError(
-                f"{labels} is not ELPV's list of images: leave data.path out for the package's, or use data=folder."
+                f"{labels} is not ELPV's list of images: leave Ingest.path out for the package's, or use Folder()."
             ) from error
         names = np.where(probability > self.threshold, "defective", "functional")
         return pd.DataFrame(
@@ -57,5 +57,7 @@ class Elpv:
 def _packaged() -> Path:
     package = find_spec("elpv_dataset")
     if package is None or package.origin is None:
-        raise UserError("The sample data is not installed: pip install elpv-dataset, or name its folder as data.path.")
+        raise UserError(
+            "The sample data is not installed: pip install elpv-dataset, or name its folder as Ingest.path."
+        )
     return Path(package.origin).parent / "data"

@@ -32,7 +32,7 @@ class Folder:
         """
         root = require(path, "a folder of images")
         if not root.is_dir():
-            raise UserError(f"{root} is no folder: for a table use data=table, for a zip or tar archive data=archive.")
+            raise UserError(f"{root} is no folder: for a table use Table(), for a zip or tar archive Archive().")
         folders = _folders(root)
         splits = [folder for folder in folders if folder.name.lower() in SPLIT_NAMES]
         if not any(SPLIT_NAMES[folder.name.lower()] == "train" for folder in splits):
@@ -50,7 +50,7 @@ def _labeled(root: Path) -> Iterator[tuple[str, str | None]]:
     images = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
     loose = [file for file in _files(root, deep=False) if Path(file).suffix.lower() in images]
     if not classes and loose:
-        raise UserError(f"{root} holds images but no class folders: sort them into one per class, or use data=table.")
+        raise UserError(f"{root} holds images but no class folders: sort them into one per class, or use Table().")
     if not classes:
         raise UserError(f"{root} holds no images: give the folder that has a sub-folder of images per class.")
     yield from ((file, None) for file in loose)

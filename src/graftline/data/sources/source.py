@@ -16,7 +16,7 @@ class Source(Protocol):
         """List the images.
 
         Args:
-            path: what the user gave as ``data.path``.
+            path: where the images are, as `Ingest.path` gives it.
 
         Returns:
             A row per image: path (absolute) and label (None: unknown), both str; a categorical label also orders the
@@ -39,12 +39,12 @@ def require(path: Path | None, what: str) -> Path:
         UserError: none was given, or there is nothing.
     """
     if path is None:
-        raise UserError(f"data.path is not given: name {what}, as in data.path=DIR.")
+        raise UserError(f"Ingest.path is not given: name {what}.")
     path = path.expanduser().absolute()
     if path.exists():
         return path
     near = get_close_matches(path.name, [other.name for other in path.parent.glob("*")], n=1)
-    hint = f"did you mean '{path.with_name(near[0])}'" if near else f"give the path of {what} as data.path"
+    hint = f"did you mean '{path.with_name(near[0])}'" if near else f"give the path of {what} as Ingest.path"
     raise UserError(f"There is nothing at {path}: {hint}{'?' if near else '.'}")
 
 

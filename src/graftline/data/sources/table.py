@@ -51,9 +51,7 @@ class Table:
             if column in table.columns:
                 images[name] = table[column]
             elif column is not None and column != _DEFAULTS.get(name):
-                raise UserError(
-                    _no_such_column(file, column, [str(other) for other in table.columns], f"data.source.{name}")
-                )
+                raise UserError(_no_such_column(file, column, [str(other) for other in table.columns], f"Table.{name}"))
         for name in images.columns.drop("weight", errors="ignore"):
             images[name] = _as_text(images[name])
         images["path"] = _absolute(images["path"], file)
@@ -85,9 +83,9 @@ def _load(file: Path) -> pd.DataFrame:
         raise UserError(f"{file} cannot be read as a table ({first_line(error)}): mend or replace it.") from error
 
 
-def _no_such_column(file: Path, column: str, columns: list[str], key: str) -> str:
+def _no_such_column(file: Path, column: str, columns: list[str], argument: str) -> str:
     near = get_close_matches(column, columns, n=1, cutoff=0.5)
-    hint = f"did you mean {key}={near[0]}?" if near else f"set {key} to one of {', '.join(columns[:12])}."
+    hint = f"did you mean {argument}='{near[0]}'?" if near else f"set {argument} to one of {', '.join(columns[:12])}."
     return f"{file} has no column '{column}': {hint}"
 
 
@@ -109,7 +107,7 @@ def _as_splits(values: "pd.Series[str]", file: Path) -> "pd.Series[str]":
     if not unknown.empty:
         raise UserError(
             f"{file} has the split '{unknown.iloc[0]}': use train, validation and test, "
-            "or ignore the column with data.source.split=null."
+            "or ignore the column with Table.split=None."
         )
     return values.str.lower().map(SPLIT_NAMES)
 
