@@ -29,7 +29,7 @@ class IngestStage:
                 "test_digest": version.test_digest,
                 "is_new": result.is_new,
                 "images": images,
-                "changes": version.summary["changes"],
+                "changes": version.origin["changes"],
             },
             table=[
                 ("dataset version", f"{version.name} {version.digest}" + ("" if result.is_new else " (nothing new)")),

@@ -121,6 +121,7 @@ def test_elpv_again_takes_a_fraction_of_the_time(tmp_path: Path) -> None:
     settings = Ingest(name="elpv", path=None, source=Elpv(), split=Split(), directory=str(tmp_path))
     seconds = [time.process_time()]
     first = settings.run()
+    assert first.version.digest == "307aaa877fffdfd7"  # as ever: bundles and runs name it
     assert first.version.counts()["test"] == {"functional": 451, "defective": 205}
     samples = first.version.samples("test")
     assert samples.weights is not None
@@ -179,8 +180,11 @@ def test_bad_images_stop_if_they_should(tmp_path: Path, make_folder: Any, make_i
     bad = spoil(root, make_image)
     with pytest.raises(UserError, match=r"8 images cannot be used .*Ingest.on_invalid=.leave_out"):
         ingest(tmp_path, root, on_invalid="fail", max_pixels=10_000)
-    listed = json.loads((tmp_path / "versions/set/findings.json").read_text())
+    beside = tmp_path / "versions/set/findings.json"  # as there is no version that they could belong to
+    listed = json.loads(beside.read_text())
     assert {os.path.relpath(finding["path"], root) for finding in listed} == set(bad)
+    assert ingest(tmp_path, root, max_pixels=10_000).findings
+    assert not beside.exists()
 
 
 def test_the_content_decides_not_the_extension(tmp_path: Path, make_folder: Any) -> None:
@@ -237,6 +241,7 @@ def test_one_image_with_two_labels_is_left_out_unless_kept(tmp_path: Path, make_
     assert all("cat in" in finding.detail and "dog in" in finding.detail for finding in result.findings)
     assert len(result.version.table()) == 19
     kept = ingest(tmp_path, root, on_conflict="keep")
+    assert kept.version.split_digests != result.version.split_digests
     assert kinds(kept, root) == kinds(result, root)
     assert len(kept.version.table()) == 21
     assert kept.version.table().groupby("sha256")["split"].nunique().max() == 1
@@ -379,3 +384,13 @@ def test_checks_leave_no_thread_behind_and_need_no_torch(tmp_path: Path, make_fo
     program = "import sys, graftline.data.ingest, graftline.data.sources.archive; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_copy_in_test_leaves_training_whatever_its_label(tmp_path: Path, make_folder: Any) -> None:
+    root = tmp_path / "pets"
+    for seed, split in ((0, "train"), (100, "val"), (200, "test")):
+        make_folder(root / split, first_seed=seed, cat=6, dog=6)
+    shutil.copy(root / "test/cat/000.png", root / "train/dog/of_test.png")
+    result = ingest(tmp_path, root, on_conflict="keep")
+    assert ("leak", "of_test.png") in {(finding.kind, Path(finding.path).name) for finding in result.findings}
+    assert result.version.table().groupby("sha256")["split"].nunique().max() == 1

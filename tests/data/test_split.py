@@ -120,9 +120,10 @@ def test_an_existing_split_is_kept_and_what_it_lacks_is_drawn_from_training() ->
 
 def test_mistakes_have_a_way_out() -> None:
     images = table(["a", "b"])
+    assert Split(test=0.4).shares == {"train": 0.45, "validation": 0.15, "test": 0.4}  # what the others leave
     for shares in ({"train": 0.5}, {"train": 0.0, "test": 0.85}, {"train": 1.1, "validation": -0.35}):
         with pytest.raises(UserError, match="make it 1"):
-            Split(**shares).assign(images)  # type: ignore[arg-type]
+            Split(**shares)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="no training images, only test"):
         Split().assign(images.assign(split="test"))
     with pytest.raises(UserError, match=r"1 images have no split \(first: /images/000001\)"):

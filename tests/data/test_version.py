@@ -1,13 +1,14 @@
 """A dataset version is named by what it holds, wherever it lies."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from graftline.data.version import COLUMNS, DatasetVersion, write_version
+from graftline.data.version import COLUMNS, DatasetVersion, newest_version, write_version
 from graftline.errors import UserError
 
 CLASSES = ("cat", "dog")
@@ -47,6 +48,84 @@ def test_it_reads_as_it_was_written(tmp_path: Path) -> None:
         "validation": {"cat": 0, "dog": 0},
         "test": {"cat": 0, "dog": 1},
     }
+
+
+def test_the_table_is_read_once_and_is_the_callers_own(tmp_path: Path) -> None:
+    written, _ = write_version(tmp_path, "pets", table(), CLASSES)
+    version = DatasetVersion.load(written.directory)
+    version.table()["label"] = "changed"
+    (version.directory / "manifest.parquet").unlink()
+    assert version.table()["label"].tolist() == ["cat", "dog", "dog"]
+    assert len(version.samples("train").paths) == 2
+    with pytest.raises(UserError, match=r"has lost its manifest\.parquet"):
+        DatasetVersion.load(written.directory).table()
+
+
+def test_the_same_test_images_have_the_same_digest(tmp_path: Path) -> None:
+    """Their paths, their order and other images make no difference; contents and labels do."""
+    version, _ = write_version(tmp_path, "pets", table(), CLASSES)
+    other = table("/elsewhere").iloc[::-1].assign(path=["/elsewhere/z", "/elsewhere/y", "/elsewhere/x"])
+    other.loc[other["sha256"] == "11", "label"] = "dog"
+    renamed, _ = write_version(tmp_path, "pets", other, CLASSES)
+    assert renamed.digest != version.digest
+    assert renamed.test_digest == version.test_digest == version.split_digests["test"]
+    assert renamed.split_digests["train"] != version.split_digests["train"]
+    assert renamed.split_digests["validation"] == version.split_digests["validation"]  # of no images
+    relabeled, _ = write_version(tmp_path, "pets", table().assign(label="cat"), CLASSES)
+    assert relabeled.test_digest != version.test_digest
+
+
+def test_versions_of_format_1_are_read(tmp_path: Path) -> None:
+    """They have no parent, no split digests and no history but their own images; the next ingest makes it format 2."""
+    version, _ = write_version(tmp_path, "pets", table(), CLASSES)
+    summary = version.directory / "summary.json"
+    content = json.loads(summary.read_text())
+    fields = ("name", "digest", "root", "class_names", "counts")
+    summary.write_text(json.dumps({"format": 1, **{name: content[name] for name in fields}}))
+    old = DatasetVersion.load(version.directory)
+    assert (old, old.parent, old.split_digests) == (version, None, version.split_digests)
+    assert len(old.history()) == 3
+    assert newest_version(tmp_path) == old
+    assert write_version(tmp_path, "pets", table(), CLASSES, parent=old) == (version, False)
+    assert json.loads(summary.read_text())["format"] == 2
+
+
+def test_the_newest_version_is_the_one_ingested_last(tmp_path: Path) -> None:
+    """By the summaries, whatever the times of files and the clock say; a version that comes again is the newest."""
+    assert newest_version(tmp_path) is None
+    first, _ = write_version(tmp_path, "pets", table(), CLASSES)
+    summary = first.directory / "summary.json"
+    content = json.loads(summary.read_text())
+    summary.write_text(
+        json.dumps({**content, "ingested": "2999-01-01T00:00:00.000000+00:00"})
+    )  # a clock that was wrong
+    second, _ = write_version(tmp_path, "pets", table().assign(label="cat"), CLASSES, parent=first)
+    os.utime(second.directory / "summary.json", (0, 0))
+    assert newest_version(tmp_path) == second
+    written = summary.stat()
+    assert write_version(tmp_path, "pets", table(), CLASSES, parent=second) == (first, False)
+    assert newest_version(tmp_path) == first
+    again = summary.stat()
+    assert again != written
+    assert write_version(tmp_path, "pets", table(), CLASSES, parent=first) == (first, False)
+    assert summary.stat() == again
+
+
+def test_departed_images_are_remembered_and_missed(tmp_path: Path) -> None:
+    first, _ = write_version(tmp_path, "pets", table(), CLASSES)
+    second, _ = write_version(tmp_path, "pets", table().iloc[:2], CLASSES, parent=first)
+    third, _ = write_version(tmp_path, "pets", table().iloc[:1], CLASSES, parent=second)
+    assert first.files == [first.directory / name for name in ("manifest.parquet", "summary.json")]
+    assert third.directory / "departed.parquet" in third.files
+    known = third.history().sort_values("sha256")
+    assert known["sha256"].tolist() == ["11", "22", "33"]
+    assert known["split"].tolist() == ["train", "train", "test"]
+    elsewhere, is_new = write_version(tmp_path / "fresh", "pets", table().iloc[:1], CLASSES, parent=third)
+    assert (elsewhere.digest, elsewhere.parent, is_new) == (third.digest, second.digest, True)
+    assert len(elsewhere.history()) == 3
+    (third.directory / "departed.parquet").unlink()
+    with pytest.raises(UserError, match=r"has lost its departed\.parquet"):
+        DatasetVersion.load(third.directory).history()
 
 
 def test_samples_are_the_rows_of_a_split(tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ class Ingest:
         return images, findings
 
     def _say_what_is_inherited(self, parent: DatasetVersion) -> None:
-        if parent.summary.get("split") not in (None, self.split.settings):
+        if parent.origin["split"] not in (None, self.split.settings):
             logger.info(
                 f"Images of version {parent.digest} keep their splits: other shares or another seed are for new images "
                 "only (Ingest.parent='none' draws anew)."
@@ -199,7 +199,7 @@ def _log_version(version: DatasetVersion, is_new: bool) -> None:
     rows.append(("all", *(f"{sum(counts[split].values()):,}" for split in SPLITS)))
     title = f"{version.name}: {len(version.class_names)} classes"
     logger.info(format_table(title, ("images", *SPLITS), rows))
-    changes = version.summary["changes"]
+    changes = version.origin["changes"]
     if is_new and changes is not None:
         rows = [(kind, *(f"{changes[kind].get(split, 0):,}" for split in SPLITS)) for kind in changes]
         logger.info(format_table(f"since version {version.parent}", ("images", *SPLITS), rows))

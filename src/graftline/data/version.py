@@ -92,6 +92,11 @@ class DatasetVersion:
         return self.split_digests["test"]
 
     @property
+    def origin(self) -> dict[str, Any]:
+        """How the version came to be: its parent, what the split was asked to be, and what has changed since."""
+        return {key: self.summary.get(key) for key in ("parent", "split", "changes")}
+
+    @property
     def ingested(self) -> str:
         """When an ingest last gave this version after another one; in UTC, ordered as text."""
         written = datetime.fromtimestamp((self.directory / "summary.json").stat().st_mtime, UTC)
@@ -123,10 +128,20 @@ class DatasetVersion:
         Raises:
             UserError: the version has lost one of its files.
         """
+        return self._history.copy(deep=False)
+
+    @cached_property
+    def _history(self) -> pd.DataFrame:
         rows = [self._table[list(HISTORY_COLUMNS)]]
         if self.summary.get("departed", 0) > 0:  # without the file, an image that comes back could change its split
             rows.append(self._read("departed.parquet"))
         return pd.concat(rows, ignore_index=True).drop_duplicates(ignore_index=True)
+
+    @property
+    def files(self) -> list[Path]:
+        """What `load` needs on another machine, and what was found."""
+        names = ("manifest.parquet", "summary.json", "departed.parquet", "findings.json")
+        return [file for name in names if (file := self.directory / name).exists()]
 
     def samples(self, split: str) -> Samples:
         """Return the images of one split in the manifest's order.
@@ -197,23 +212,20 @@ def write_version(
     existing = None if is_new else DatasetVersion.load(directory)
     same = existing or (parent if parent is not None and parent.digest == digest else None)  # from another machine
     newest = newest_version(folder)
-    departed = _departed(manifest, [version for version in (existing, parent) if version is not None], left_out)
+    before = {version.directory: version for version in (existing, parent) if version is not None}
+    departed = _departed(manifest, list(before.values()), left_out)
     summary = {
         "format": _FORMAT,
         "name": name,
         "digest": digest,
-        "parent": None if parent is None else parent.digest,
         "ingested": _moment_after(newest),
         "root": root,
         "class_names": list(class_names),
         "counts": _count(manifest, class_names),
         "split_digests": digest_splits(manifest),
-        "split": None if split_settings is None else dict(split_settings),
-        "changes": None if parent is None else count_changes(parent.table(), manifest),
         "departed": len(departed),
+        **(_origin(manifest, parent, split_settings) if same is None else same.origin),
     }
-    if same is not None:  # it keeps what it was born with
-        summary |= {key: same.summary.get(key) for key in ("parent", "split", "changes")}
     if existing is not None and newest == existing:
         summary["ingested"] = existing.ingested
     if is_new:
@@ -225,6 +237,17 @@ def write_version(
         _write_departed(departed, directory / "departed.parquet")
         write_json(directory / "summary.json", summary)
     return DatasetVersion.load(directory), is_new
+
+
+def _origin(
+    manifest: pd.DataFrame, parent: DatasetVersion | None, split_settings: Mapping[str, float] | None
+) -> dict[str, Any]:
+    """Return what a new version remembers of how it came to be."""
+    return {
+        "parent": None if parent is None else parent.digest,
+        "split": None if split_settings is None else dict(split_settings),
+        "changes": None if parent is None else count_changes(parent.table(), manifest),
+    }
 
 
 def digest_splits(table: pd.DataFrame) -> dict[str, str]:
@@ -239,16 +262,12 @@ def digest_splits(table: pd.DataFrame) -> dict[str, str]:
 def _departed(manifest: pd.DataFrame, known: list[DatasetVersion], left_out: pd.DataFrame | None) -> pd.DataFrame:
     """Return the rows of ``known`` histories, and of those left out now, that the manifest does not have."""
     columns = list(HISTORY_COLUMNS)
-    rows = [version.history() for version in known]
+    rows = [manifest[columns], *(version.history() for version in known)]
     if left_out is not None:
         rows.append(left_out.assign(split=pd.Series(None, index=left_out.index, dtype="str"))[columns])
-    if not rows:
-        return manifest.loc[:0, columns].iloc[:0]
-    current = manifest[columns].drop_duplicates()
-    before = pd.concat(rows, ignore_index=True).drop_duplicates()
-    both = pd.concat([current, before], ignore_index=True)
-    is_departed = ~both.duplicated() & (np.arange(len(both)) >= len(current))
-    return both[is_departed].sort_values(columns, ignore_index=True)
+    both = pd.concat(rows, ignore_index=True)
+    departed = both[~both.duplicated() & (both.index >= len(manifest))]
+    return departed.sort_values(columns, ignore_index=True)
 
 
 def _write_departed(departed: pd.DataFrame, file: Path) -> None:
