@@ -18,7 +18,6 @@ from graftline.bundle.predictor import Predictor
 from graftline.bundle.save import add_to_card, save_bundle
 from graftline.console import say, warn
 from graftline.data.decode import decode_rgb
-from graftline.data.findings import FINDINGS_FILE
 from graftline.data.ingest import Ingest
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
@@ -150,7 +149,6 @@ class Train:
         run.log_params(params, OmegaConf.to_yaml(config))
         run.log_environment()
         run.log_dataset(prepared.version)
-        run.log_artifact(prepared.version.directory / FINDINGS_FILE, "data")
         self._log_cost(run, prepared.graft, directory / "cost.json")
         image = decode_rgb(prepared.version.samples("train").paths[0])
         preview_sheet(image, self.augment, prepared.graft.preprocessing, self.seed).savefig(directory / "augment.png")

@@ -1,0 +1,49 @@
+"""A parent may be a run in MLflow: a data set then grows on a machine that has no versions of it."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from graftline.data.ingest import Ingest
+from graftline.data.sources.folder import Folder
+from graftline.data.split import Split
+from graftline.data.version import DatasetVersion, write_version
+from graftline.errors import UserError
+from graftline.tracking.tracking import Tracking
+from pipeline.parent import with_parent
+
+
+def made_up(folder: Path, indices: range, parent: DatasetVersion | None = None) -> DatasetVersion:
+    table = pd.DataFrame(
+        {
+            "path": [f"/images/{index}.png" for index in indices],
+            "label": ["ab"[index % 2] for index in indices],
+            "split": ["train" if index % 3 else "test" for index in indices],
+            "group": None,
+            "weight": float("nan"),
+            "stratum": None,
+            "sha256": [f"{index:064x}" for index in indices],
+            "width": 8,
+            "height": 8,
+        }
+    )
+    return write_version(folder, "set", table, ("a", "b"), parent=parent)[0]
+
+
+def test_a_run_stands_for_the_version_that_it_was_trained_on(tmp_path: Path) -> None:
+    version = made_up(tmp_path / "set", range(2, 12), parent=made_up(tmp_path / "set", range(10)))
+    tracking = Tracking(uri=f"sqlite:///{tmp_path}/mlflow.db", system_metrics=False)
+    with tracking.start(run_name="one", experiment="set", directory=tmp_path / "outputs", tags={}) as run:
+        run.log_dataset(version)
+    data = Ingest("set", None, Folder(), Split())
+    for reference in (run.id, f"runs:/{run.id}"):
+        parent = DatasetVersion.load(
+            Path(with_parent(Ingest("set", None, Folder(), Split(), reference), tracking).parent)
+        )
+        assert (parent.digest, parent.parent) == (version.digest, version.parent)
+        assert parent.history().equals(version.history())  # also of the images that are not there any more
+    assert with_parent(data, tracking) is data
+    for reference, message in (("models:/set@champion", "no registered model 'set'"), ("0" * 32, "no run 0000")):
+        with pytest.raises(UserError, match=message):
+            with_parent(Ingest("set", None, Folder(), Split(), reference), tracking)
