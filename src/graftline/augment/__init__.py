@@ -1,1 +1,1 @@
-"""From a decoded image to what the network takes: preprocessing, augmentation policies, the preview sheet."""
+"""Turn a decoded image into what the network takes: preprocessing, augmentation policies, the preview sheet."""

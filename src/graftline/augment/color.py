@@ -1,4 +1,4 @@
-"""Color shifting along the principal components of an image's own colors."""
+"""Shift colors along the principal components of an image's own colors."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from pydantic import Field
 
 
 class PCAShift(albumentations.ImageOnlyTransform):  # type: ignore[misc]  # albumentations is not typed
-    """Adds one random color to all pixels, drawn along the principal components of the image's colors.
+    """Add one random color to all pixels, drawn along the principal components of the image's colors.
 
     An image shifts most in the colors that it varies in; a gray one gets lighter or darker and stays gray. The method
     is that of Krizhevsky et al. 2012 (AlexNet), section 4.1. They take the components of all of ImageNet and scale them

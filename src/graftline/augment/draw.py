@@ -1,4 +1,4 @@
-"""What one augmented look at an image depends on."""
+"""Name what one augmented version of an image depends on."""
 
 from typing import NamedTuple, Protocol
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Draw(NamedTuple):
-    """Names one look at one image: the same draw (with the same seed) always gives the same augmentation.
+    """Name one augmented version of one image: the same draw (with the same seed) gives the same augmentation.
 
     It travels from the sampler to the workers, so that an augmentation depends neither on the number of workers or
     processes nor on the order in which they work, and workers that outlive an epoch need not be told of the next.
@@ -17,14 +17,14 @@ class Draw(NamedTuple):
 
 
 class Transform(Protocol):
-    """Turns a decoded image into what the network takes."""
+    """Turn a decoded image into what the network takes."""
 
     def __call__(self, image: np.ndarray, draw: Draw) -> np.ndarray:
         """Return the network's input.
 
         Args:
             image: (H, W, 3) uint8, RGB.
-            draw: which look at the image is wanted.
+            draw: which version of the image is wanted.
 
         Returns:
             (C, h, w) float32, normalized.

@@ -1,4 +1,4 @@
-"""Augmentation policies: what may happen to a training image, and the transforms that make the network's input.
+"""Augment training images by a policy, and make the network's input of them.
 
 Letters: ``H``, ``W`` size of an image in px, ``h``, ``w`` size of the network's input in px, ``C`` its channels.
 """
@@ -19,7 +19,7 @@ __all__ = ["Augment", "Crop", "Draw", "EvalTransform", "Policy", "Transform"]
 
 @dataclass(frozen=True)
 class Crop:
-    """A random part of the image, stretched to the network's size (Szegedy et al. 2015, arXiv 1409.4842, section 6).
+    """Crop a random part, stretched to the network's size (Szegedy et al. 2015, arXiv 1409.4842, section 6).
 
     The part always fits: it is measured against the largest box of its shape, not against the whole image, so that a
     panorama is cropped as freely as a square photograph.
@@ -63,7 +63,7 @@ class Crop:
 
 @dataclass(frozen=True)
 class Policy:
-    """What may happen to a training image.
+    """Say what may happen to a training image.
 
     Args:
         name: for the user.
@@ -88,7 +88,7 @@ class Policy:
 
 
 class EvalTransform:
-    """The transform without chance: every draw of an image is the same."""
+    """Transform without chance: every draw of an image is the same."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         self.preprocessing = preprocessing
@@ -99,7 +99,7 @@ class EvalTransform:
 
 
 class Augment:
-    """The transform that draws from a policy. Not for several threads at once: give each its own.
+    """Transform by draws from a policy. Not for several threads at once: give each its own.
 
     Args:
         policy: what may happen.

@@ -1,4 +1,4 @@
-"""How an image becomes the network's input when nothing is left to chance: resize, crop, normalize.
+"""Make the network's input of an image when nothing is left to chance: resize, crop, normalize.
 
 Equals ``timm.data.create_transform(..., is_training=False)`` to the last bit, with Pillow and numpy alone, so that a
 serving container needs neither torch nor timm.
@@ -25,7 +25,7 @@ INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Resizes, crops and normalizes an image as the weights' authors did; the names are those of timm's data config.
+    """Resize, crop and normalize an image as the weights' authors did; the names are those of timm's data config.
 
     Args:
         image_size: (h, w) of the network's input, px.

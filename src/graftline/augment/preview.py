@@ -1,4 +1,4 @@
-"""The preview sheet: what a policy makes of one image, to judge by eye whether the label still holds."""
+"""Draw the preview sheet: what a policy makes of one image, to judge by eye whether the label still holds."""
 
 import numpy as np
 from matplotlib.axes import Axes

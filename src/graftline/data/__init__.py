@@ -1,1 +1,1 @@
-"""Images from anywhere, checked and split, as a dataset version."""
+"""Read images from anywhere, check and split them, and keep them as a dataset version."""

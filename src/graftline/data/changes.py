@@ -1,4 +1,4 @@
-"""What has changed from one dataset version to the next: images added, removed and relabeled."""
+"""Count what has changed from one dataset version to the next: images added, removed and relabeled."""
 
 import pandas as pd
 

@@ -1,4 +1,4 @@
-"""One parallel pass over the image files: each is hashed and decoded whole, as training will decode it.
+"""Check image files in one parallel pass: each is hashed and decoded whole, as training will decode it.
 
 What a file was found to be is remembered beside the dataset versions, by path, size and times: a second pass looks at
 the files' times only, and an interrupted pass goes on where it was.
@@ -26,7 +26,7 @@ _SETTLED_NS = 100_000_000  # a tick of any kernel's clock is shorter: later than
 
 
 class Check(NamedTuple):
-    """What was found in one file."""
+    """Hold what was found in one file."""
 
     path: str  # absolute
     size: int  # bytes; with the two times (nanoseconds) it tells whether the file has changed since

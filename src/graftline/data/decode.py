@@ -1,4 +1,4 @@
-"""Any image file to 8-bit RGB pixels, the same way at ingest, in training and in serving.
+"""Decode any image file to 8-bit RGB pixels, the same way at ingest, in training and in serving.
 
 Needs Pillow and numpy only, as the predictor imports it in a small container.
 
@@ -29,7 +29,7 @@ Flaw = Literal["missing", "empty", "unreadable", "broken", "too_large"]
 
 
 class DecodeError(ValueError):
-    """An image that cannot be decoded.
+    """Raised for an image that cannot be decoded.
 
     Attributes:
         flaw: what is wrong, as one word.
@@ -43,7 +43,7 @@ class DecodeError(ValueError):
 
 
 class Decoded(NamedTuple):
-    """A decoded image."""
+    """Hold a decoded image."""
 
     pixels: np.ndarray  # (H, W, 3) uint8, writable
     format: str  # what the content is, one of FORMATS, or MPO: a JPEG with more pictures behind the first

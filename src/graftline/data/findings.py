@@ -1,4 +1,4 @@
-"""What ingest found: one finding per image or class, all listed in ``findings.json`` and logged in a line per kind."""
+"""List what ingest found: a finding per image or class, all in ``findings.json``, and a line per kind in the log."""
 
 import logging
 from collections.abc import Sequence
@@ -60,7 +60,7 @@ _DESCRIPTIONS: dict[Kind, str] = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that the user should know.
+    """Tell one thing that the user should know.
 
     Attributes:
         kind: what it is.

@@ -1,4 +1,4 @@
-"""Ingest: a source of labeled images becomes a dataset version."""
+"""Ingest labeled images: read a source, check and split its images, and write a dataset version."""
 
 import logging
 import os
@@ -36,7 +36,7 @@ _SHOWN_CLASSES = 20  # a longer table is no overview any more
 
 @dataclass(frozen=True)
 class IngestResult:
-    """What an ingest gave.
+    """Hold what an ingest gave.
 
     Attributes:
         version: the dataset version.
@@ -51,7 +51,7 @@ class IngestResult:
 
 @dataclass(frozen=True)
 class Ingest:
-    """How a data set is read, checked and split (Hydra target of conf/data).
+    """Read, check and split a data set (Hydra target of conf/data).
 
     Attributes:
         name: the data set's name; None for that of ``path``.

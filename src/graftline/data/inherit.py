@@ -1,4 +1,4 @@
-"""Where images of a new dataset version belong by what is known of them from the versions before.
+"""Inherit splits: find where images of a new dataset version belong by what is known from the versions before.
 
 A unit is what must stay together: images that share a group or a content, directly or through others, in the new
 version or in any before it. The rules:
@@ -62,8 +62,8 @@ def number_units(images: pd.DataFrame) -> np.ndarray:
         (N,) int64, numbered as they come up.
     """
     # not at the top, as a mistyped key must not wait for it; scipy ships no types
-    from scipy.sparse import coo_matrix  # type: ignore[import-untyped, unused-ignore]
-    from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped, unused-ignore]
+    from scipy.sparse import coo_matrix  # type: ignore[import-untyped, unused-ignore]  # as above
+    from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped, unused-ignore]  # as above
 
     contents, _ = pd.factorize(images["sha256"])
     groups, _ = pd.factorize(images["group"])  # -1: none

@@ -1,4 +1,4 @@
-"""From the images of a split to batches: which image when, decoded and transformed by worker processes.
+"""Load the images of a split as batches, decoded and transformed by worker processes.
 
 Letters: ``N`` images, ``B`` batch, ``C`` channels, ``H``, ``W`` size of the network's input in px.
 """
@@ -25,7 +25,7 @@ Position = TypeVar("Position", int, np.ndarray)  # one or many
 
 
 class Batch(TypedDict):
-    """What a loader yields."""
+    """Hold what a loader yields."""
 
     image: Tensor  # (B, C, H, W) float32
     label: Tensor  # (B,) int64
@@ -34,7 +34,7 @@ class Batch(TypedDict):
 
 
 class UnreadableImageError(UserError):
-    """An image that was readable at ingest is not any more."""
+    """Raised for an image that was readable at ingest and is not any more."""
 
     def __init__(self, message: str) -> None:
         # torch raises a worker's exception again by calling its class with the worker's whole traceback as text, which
@@ -43,7 +43,7 @@ class UnreadableImageError(UserError):
 
 
 class ImageDataset(Dataset[Any]):
-    """The images of a split, each decoded from its file and transformed when it is asked for by its draw."""
+    """Decode and transform the images of a split, each when it is asked for by its draw."""
 
     def __init__(self, samples: Samples, transform: Transform) -> None:
         self.samples = samples
@@ -75,7 +75,7 @@ class ImageDataset(Dataset[Any]):
 
 
 class DrawSampler(Sampler[Draw]):
-    """The draws of one epoch, for one of ``world_size`` processes that take turns through the same order.
+    """Sample the draws of one epoch, for one of ``world_size`` processes that take turns through the same order.
 
     Every process gets the same number of draws, or those with more would wait for the others for ever. In order
     (``shuffle=False``, evaluation) every image is needed: the first ones come again as padding, which ``is_padding``

@@ -1,4 +1,4 @@
-"""What the checks mean for a data set: which images leave it, and what the user should know.
+"""Review a data set: decide which images leave it, and find what the user should know.
 
 The table of images that these functions take has the columns of a dataset version and those of `checks.Check`. Those
 that take images out return the rest of the table beside their findings.

@@ -1,4 +1,4 @@
-"""Training, validation and test splits: stratified, and never with one group, or one image, in two of them.
+"""Split images into training, validation and test: stratified, and never with one group or image in two of them.
 
 Legend: N images, S strata, P splits. A unit is what must stay together (`graftline.data.inherit`): the images of a
 group, or copies of an image.
@@ -17,7 +17,7 @@ from graftline.errors import UserError
 
 @dataclass(frozen=True)
 class Split:
-    """How images are divided (Hydra target).
+    """Divide images into splits (Hydra target).
 
     An image that an earlier version had keeps its split (`graftline.data.inherit`): shares and seed decide about new
     ones. A source that gives all three splits decides by itself, in each version anew.
@@ -50,14 +50,14 @@ class Split:
 
     @property
     def shares(self) -> dict[str, float]:
-        """The share of each split."""
+        """Return the share of each split."""
         # rounded, as 1 - 0.15 - 0.25 is not everywhere 0.6 to the last bit, and a draw depends on that
         train = round(1 - self.validation - self.test, 9) if self.train is None else self.train
         return {"train": float(train), "validation": float(self.validation), "test": float(self.test)}
 
     @property
     def settings(self) -> dict[str, float]:
-        """The shares and the seed, which only new images follow."""
+        """Return the shares and the seed, which only new images follow."""
         return {**self.shares, "seed": self.seed}
 
     def assign(self, images: pd.DataFrame, history: pd.DataFrame | None = None) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""A dataset version: an immutable table of images, named by the digest of what it holds.
+"""Keep a dataset version: an immutable table of images, named by the digest of what it holds.
 
 On disk it is a folder ``<name>/<digest>/``:
 
@@ -38,7 +38,7 @@ _DIGEST_FORMAT = 1  # raise it when the digest covers something else: all digest
 
 @dataclass(frozen=True)
 class Samples:
-    """The images of one split, ready for a loader (N images)."""
+    """Hold the images of one split, ready for a loader (N images)."""
 
     paths: list[str]  # N absolute paths
     labels: np.ndarray  # (N,) int64, indices into the version's class_names
@@ -48,7 +48,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class DatasetVersion:
-    """An immutable table of images.
+    """Read an immutable table of images.
 
     Attributes:
         name: the data set's name.
@@ -77,28 +77,28 @@ class DatasetVersion:
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        """The content of ``summary.json``, read once."""
+        """Return the content of ``summary.json``, read once."""
         return _read_summary(self.directory)
 
     @cached_property
     def split_digests(self) -> Mapping[str, str]:
-        """16 hex digits for each split, of its images' contents and labels: the same images, wherever they lie."""
+        """Return 16 hex digits for each split, of its images' contents and labels, wherever they lie."""
         digests: dict[str, str] = self.summary.get("split_digests") or digest_splits(self._table)
         return digests
 
     @property
     def test_digest(self) -> str:
-        """The digest of the test split: scores of the same test digest are of the same images."""
+        """Return the digest of the test split: scores of the same test digest are of the same images."""
         return self.split_digests["test"]
 
     @property
     def origin(self) -> dict[str, Any]:
-        """How the version came to be: its parent, what the split was asked to be, and what has changed since."""
+        """Return how the version came to be: its parent, what the split was asked to be, and what has changed since."""
         return {key: self.summary.get(key) for key in ("parent", "split", "changes")}
 
     @property
     def ingested(self) -> str:
-        """When an ingest last gave this version after another one; in UTC, ordered as text."""
+        """Return when an ingest last gave this version after another one; in UTC, ordered as text."""
         written = datetime.fromtimestamp((self.directory / "summary.json").stat().st_mtime, UTC)
         return str(self.summary.get("ingested") or written.isoformat(timespec="microseconds"))
 
@@ -139,7 +139,7 @@ class DatasetVersion:
 
     @property
     def files(self) -> list[Path]:
-        """What `load` needs on another machine, and what was found."""
+        """Return the files that `load` needs on another machine, and that with what was found."""
         names = ("manifest.parquet", "summary.json", "departed.parquet", "findings.json")
         return [file for name in names if (file := self.directory / name).exists()]
 

@@ -1,1 +1,1 @@
-"""Where images and their labels come from."""
+"""List images and their labels: from a folder, a table, an archive, or the sample."""

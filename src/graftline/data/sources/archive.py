@@ -1,4 +1,4 @@
-"""A zip or tar archive of a folder or a table of images, unpacked with distrust."""
+"""Unpack a zip or tar archive of a folder or a table of images, and refuse a dangerous one."""
 
 import bz2
 import gzip
@@ -32,12 +32,12 @@ _BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOF
 
 
 class _RefusedError(Exception):
-    """What is in the archive that should not be."""
+    """Raised for what should not be in an archive."""
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A zip or tar (gz, bz2, xz) archive (Hydra target).
+    """Read images from a zip or tar (gz, bz2, xz) archive (Hydra target).
 
     It is unpacked once into the cache, which is keyed by the archive's digest. An archive is refused as a whole if it
     holds links, devices, absolute paths, paths that lead out of it, a name twice, encrypted files, or if it is a bomb.

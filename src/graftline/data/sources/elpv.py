@@ -1,4 +1,4 @@
-"""The embedded sample: ELPV, electroluminescence images of solar cells."""
+"""List the embedded sample: ELPV, electroluminescence images of solar cells."""
 
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -15,7 +15,7 @@ CLASS_NAMES = ("functional", "defective")
 
 @dataclass(frozen=True)
 class Elpv:
-    """ELPV: 2,624 gray images of 300 x 300 pixels, each with a defect's probability: 0, 1/3, 2/3 or 1 (Hydra target).
+    """List ELPV: 2,624 gray images, 300 x 300 px, each with a defect's probability: 0, 1/3, 2/3 or 1 (Hydra target).
 
     Its raters' doubt becomes the weight: 1 where they agreed (0 and 1), else the probability, 1/3 or 2/3. The stratum
     is probability x type of cell (mono, poly), by which Deitsch et al. 2019 (arXiv 1807.02894) stratify their split.

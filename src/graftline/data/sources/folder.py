@@ -1,4 +1,4 @@
-"""A folder of images with a sub-folder per class."""
+"""List a folder of images with a sub-folder per class."""
 
 import os
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ _NOT_IMAGES = frozenset({".csv", ".db", ".html", ".ini", ".json", ".md", ".parqu
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder with class sub-folders, with or without ``train``, ``val`` and ``test`` above them (Hydra target).
+    """List a folder of class sub-folders, with or without ``train``, ``val`` and ``test`` above them (Hydra target).
 
     A class folder may have folders of its own, whose images are of the same class. Hidden files, and those that by
     their extension are no images, are passed over; links are followed.

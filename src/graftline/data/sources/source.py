@@ -1,4 +1,4 @@
-"""What a source is."""
+"""Define what a source of images is."""
 
 from difflib import get_close_matches
 from pathlib import Path
@@ -10,7 +10,7 @@ from graftline.errors import UserError
 
 
 class Source(Protocol):
-    """Lists images; their files stay where they are and are not opened."""
+    """List images; their files stay where they are and are not opened."""
 
     def read(self, path: Path | None) -> pd.DataFrame:
         """List the images.

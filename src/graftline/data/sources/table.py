@@ -1,4 +1,4 @@
-"""A CSV or Parquet file that lists images and their labels."""
+"""Read a CSV or Parquet file that lists images and their labels."""
 
 import os
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _DEFAULTS = {"split": "split", "group": "group", "weight": "weight", "stratum": 
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a row per image (Hydra target).
+    """Read a table with a row per image (Hydra target).
 
     Attributes:
         path: column of paths, absolute or relative to the table's folder.
