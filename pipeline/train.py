@@ -148,7 +148,6 @@ class Train:
         run.log_params(params, OmegaConf.to_yaml(config))
         run.log_environment()
         run.log_dataset(prepared.version)
-        run.log_artifact(prepared.version.directory.parent / "findings.json", "data")
         self._log_cost(run, prepared.graft, directory / "cost.json")
         image = decode_rgb(prepared.version.samples("train").paths[0])
         preview_sheet(image, self.augment, prepared.graft.preprocessing, self.seed).savefig(directory / "augment.png")

@@ -1,4 +1,4 @@
-"""What a run was made with: the code's commit and the versions of the libraries."""
+"""Find out what a run is made with: the code's commit and the versions of the libraries."""
 
 import platform
 import subprocess
