@@ -62,7 +62,7 @@ def test_a_model_is_logged_and_registered(
     description = Model.load(str(files))
     assert (description.model_id, description.run_id) == (model.model_id, run.id)
     names = {str(path.relative_to(files)) for path in files.rglob("*")}
-    assert {"MLmodel", "model.py", "artifacts/bundle/model.onnx", "code/graftline/serving/model.py"} <= names
+    assert {"MLmodel", "model.py", "artifacts/bundle/model.onnx", "code/graftline/serving/answers.py"} <= names
     assert not [name for name in names if name.endswith((".pkl", ".pyc"))]
     requirements = {line.partition("==")[0] for line in (files / "requirements.txt").read_text().splitlines()}
     assert requirements == {"mlflow", "numpy", "onnxruntime", "pandas", "pillow"}

@@ -374,7 +374,7 @@ def test_runs_that_start_together_make_one_database(tmp_path: Path) -> None:
 
 
 def test_the_first_use_says_one_line_and_leaves_the_working_directory_alone(tmp_path: Path) -> None:
-    script = _SCRIPT.replace("time.sleep(60)", "")
+    script = "from graftline.console import show_log\nshow_log()\n" + _SCRIPT.replace("time.sleep(60)", "")
     command = [sys.executable, "-c", script, "sqlite:///mlflow.db", "outputs/run"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120)
     say, run_id = done.stdout.splitlines()
