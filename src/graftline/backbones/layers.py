@@ -1,4 +1,4 @@
-"""A network's layers as groups: the stem, the stages, the head. What is frozen, cut, costed goes by them."""
+"""Group a network's layers: the stem, the stages, the head. Freezing, cutting and counting all go by these groups."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

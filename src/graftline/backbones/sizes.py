@@ -1,4 +1,4 @@
-"""The image sizes that a network takes, found by trying: no network says it of itself."""
+"""Find the image sizes that a network takes, by trying: no network declares them."""
 
 import time
 from collections.abc import Callable

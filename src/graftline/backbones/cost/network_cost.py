@@ -1,4 +1,4 @@
-"""What a network costs: what was counted and, if it was, measured."""
+"""Join what a network costs: its counts and, where there are any, its measured times."""
 
 from dataclasses import dataclass
 
@@ -8,10 +8,10 @@ from graftline.backbones.cost.timing import EngineName, NetworkTiming
 
 @dataclass(frozen=True)
 class NetworkCost:
-    """A network with its price: what was counted and, if it was, measured.
+    """What a network costs.
 
     Attributes:
-        name: as the user knows it.
+        name: of the network, with what tells it apart from others that it is compared with.
         cost: counted.
         measurement: on this machine; None: not measured.
     """
