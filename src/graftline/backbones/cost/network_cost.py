@@ -13,13 +13,13 @@ class NetworkCost:
     Attributes:
         name: of the network, with what tells it apart from others that it is compared with.
         cost: counted.
-        measurement: on this machine; None: not measured.
+        timing: measured on this machine; None: not measured.
     """
 
     name: str
     cost: Cost
-    measurement: NetworkTiming | None = None
+    timing: NetworkTiming | None = None
 
     def milliseconds(self, engine: EngineName, batch_size: int) -> float | None:
         """Return the time per image, or None if it was not measured."""
-        return self.measurement.milliseconds(engine, batch_size) if self.measurement else None
+        return self.timing.milliseconds(engine, batch_size) if self.timing else None
