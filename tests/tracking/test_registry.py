@@ -89,7 +89,7 @@ def test_a_bundle_in_place(tracking: Tracking, directory: Path, bundle: Path, ph
     assert path.is_relative_to(Path(tracking.uri.removeprefix("sqlite:///")).parent / "mlartifacts")
     assert not cache.exists()
     (path / "model.onnx").write_bytes(b"another")
-    with pytest.raises(UserError, match=rf"The bundle of models:/pets/1 in {path} is not the one that was logged"):
+    with pytest.raises(UserError, match=rf"{path} is not the bundle that was logged as models:/pets/1: put"):
         tracking.registry().bundle("models:/pets/1")
     shutil.rmtree(path)
     with pytest.raises(UserError, match=rf"has files in {path}, which is not on this machine"):

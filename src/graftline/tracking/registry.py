@@ -20,6 +20,7 @@ from graftline.tracking.names import BUNDLE, BUNDLE_FILES, DATA
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
 
 T = TypeVar("T")
 
@@ -61,7 +62,8 @@ class RegisteredVersion:
 class Registry:
     """Read the models and runs of a tracking database or server; it changes nothing there.
 
-    Each question is answered, or refused with a `UserError`, within 10 s, downloads aside.
+    A server that is away is found out within 10 s. Files that are on this machine are used where they are; others are
+    downloaded once, whole or not at all.
 
     Attributes:
         uri: a database (``sqlite:///mlflow.db``) or the address of an MLflow server.
@@ -94,9 +96,7 @@ class Registry:
         return found[0]
 
     def bundle(self, reference: str, directory: Path | None = None) -> Path:
-        """Return the bundle of a registered model, checked against the digest that was logged with it.
-
-        Files that are on this machine are used where they are; others are downloaded once.
+        """Return the folder of a registered model's bundle, checked against the digest that was logged with it.
 
         Args:
             reference: ``models:/NAME/3`` or ``models:/NAME@ALIAS``.
@@ -114,7 +114,8 @@ class Registry:
             raise UserError(f"{version.uri} has no bundle in {path}: register a model that graftline trained.")
         if logged is not None and digest_directory(path) != logged:
             raise UserError(
-                f"The bundle of {version.uri} in {path} is not the one that was logged: remove that folder."
+                f"{path} is not the bundle that was logged as {version.uri}: put its files back from a copy "
+                "(what was downloaded is downloaded again once that folder is removed)."
             )
         return path
 
@@ -159,7 +160,7 @@ class Registry:
         uri = absolute_uri(self.uri)
         file = sqlite_file(uri)
         if file is not None and not file.exists():
-            raise UserError(f"There is no {self._store}: give the Registry.uri of one that has runs.")
+            raise UserError(f"There is no {self._store}: give the Tracking.uri of one that has runs.")
         return connect_checked(uri, question)[1]
 
     def _run_id(self, reference: str) -> str:
@@ -171,33 +172,26 @@ class Registry:
         return version.run_id
 
     def _local(self, source: str, folder: Path) -> Path:
-        """Return a folder of artifacts on this machine: where it is, or where it is downloaded to, whole or not at all.
-
-        Args:
-            source: its URI.
-            folder: gets it if it is elsewhere.
-        """
+        """Return the path on this machine of a folder of artifacts, which is downloaded into ``folder`` if need be."""
         if urlsplit(source).scheme in ("", "file"):
             path = Path(url2pathname(urlsplit(source).path))
             if not path.is_dir():
                 raise UserError(f"The {self._store} has files in {path}, which is not on this machine.")
             return path
-        path = folder / source.rpartition("/")[2]
-        with Lock(folder.with_name(f".{folder.name}.lock"), shared=False, on_wait=lambda: None):
-            if not path.exists():
-                self._download(source, folder)
-        return path
 
-    def _download(self, source: str, folder: Path) -> None:
         from mlflow.artifacts import download_artifacts
 
         from graftline.tracking.client import absolute_uri, reason, request_limit
 
+        path = folder / source.rpartition("/")[2]
         try:
-            with request_limit(_DOWNLOAD_SECONDS), atomic_directory(folder) as temporary:
-                download_artifacts(source, dst_path=str(temporary), tracking_uri=absolute_uri(self.uri))
-        except Exception as error:  # each artifact store has its own
+            with Lock(folder.with_name(f".{folder.name}.lock"), shared=False, on_wait=lambda: None):
+                if not path.exists():
+                    with request_limit(_DOWNLOAD_SECONDS), atomic_directory(folder) as temporary:
+                        download_artifacts(source, dst_path=str(temporary), tracking_uri=absolute_uri(self.uri))
+        except Exception as error:  # each artifact store has its own, and the disk may be full
             raise UserError(f"{source} cannot be downloaded by way of the {self._store} ({reason(error)}).") from error
+        return path
 
 
 class _ModelReference(NamedTuple):
@@ -234,19 +228,21 @@ def _find_versions(client: "MlflowClient", name: str) -> tuple[RegisteredVersion
     while page.token:
         page = client.search_model_versions(f"name = '{name}'", page_token=page.token)
         found += page
-    versions = (
-        RegisteredVersion(
-            name=name,
-            version=int(version.version),
-            run_id=version.run_id or None,
-            tags=dict(version.tags),
-            aliases=tuple(sorted(aliases.get(str(version.version), ()))),
-            description=version.description or "",
-            source=version.source,
-        )
-        for version in found
-    )
+    versions = [_describe(version, aliases.get(str(version.version), [])) for version in found]
     return tuple(sorted(versions, key=lambda version: version.version))
+
+
+def _describe(version: "ModelVersion", aliases: list[str]) -> RegisteredVersion:
+    assert version.source is not None  # MLflow registers nothing without one
+    return RegisteredVersion(
+        name=version.name,
+        version=int(version.version),
+        run_id=version.run_id or None,
+        tags=dict(version.tags),
+        aliases=tuple(sorted(aliases)),
+        description=version.description or "",
+        source=version.source,
+    )
 
 
 def _not_found(wanted: _ModelReference, versions: tuple[RegisteredVersion, ...]) -> str:
