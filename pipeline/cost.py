@@ -135,7 +135,7 @@ def _warn_if_busy() -> None:
 
 
 def _labels(backbones: Sequence[Backbone]) -> list[str]:
-    """Return a short name for each backbone, with what tells it apart from others of that name.
+    """Return a short name for each backbone, with the arguments by which those of one name differ.
 
     >>> _labels([Backbone("resnet50.tv_in1k"), Backbone("nin", image_size=192), Backbone("nin", image_size=224)])
     ['resnet50', 'nin image_size=192', 'nin image_size=224']
@@ -146,10 +146,12 @@ def _labels(backbones: Sequence[Backbone]) -> list[str]:
     architectures = [backbone.name.partition(".")[0] for backbone in backbones]
     for architecture, backbone in zip(architectures, backbones, strict=True):
         own = _arguments(backbone)
-        namesakes = [_arguments(b) for name, b in zip(architectures, backbones, strict=True) if name == architecture]
-        telling = [key for key in own if any(other.get(key) != own[key] for other in namesakes)]
-        name = backbone.name if "name" in telling else architecture
-        labels.append(" ".join([name, *(f"{key}={own[key]}" for key in telling if key not in ("name", "weights_dir"))]))
+        same_name = [_arguments(b) for name, b in zip(architectures, backbones, strict=True) if name == architecture]
+        differing = [key for key in own if any(other.get(key) != own[key] for other in same_name)]
+        name = backbone.name if "name" in differing else architecture
+        labels.append(
+            " ".join([name, *(f"{key}={own[key]}" for key in differing if key not in ("name", "weights_dir"))])
+        )
     return labels
 
 

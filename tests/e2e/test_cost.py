@@ -72,7 +72,7 @@ def test_a_key_that_one_of_the_networks_does_not_have_is_a_mistake() -> None:
         check("cost", ["backbone=efficientnet,resnet18", "phi=1"])
 
 
-def test_a_mistake_in_the_last_network_is_found_before_the_first_is_counted(
+def test_a_mistake_in_the_last_network_is_found_before_the_first_is_priced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(CostStage, "_count_and_measure", lambda *_: pytest.fail("counted"))
@@ -101,7 +101,7 @@ def test_the_networks_of_the_papers_are_counted_for_the_papers_images() -> None:
     assert [backbone["image_size"] for backbone in smaller] == [96] * 24
 
 
-def test_a_network_named_twice_is_counted_once() -> None:
+def test_a_network_named_twice_is_priced_once() -> None:
     names = [backbone["name"] for backbone in check("cost", ["backbone=resnet18,nin,resnet18"]).config.backbones]
     assert names == ["resnet18", "nin"]
 

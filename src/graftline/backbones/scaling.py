@@ -55,7 +55,7 @@ class ScaledBackbone(Backbone):
         """The network's phi, searched for when it is first asked for if there is a budget.
 
         Raises:
-            UserError: not even the smallest network lies within the budget.
+            UserError: the smallest network exceeds the budget.
         """
         if self.budget_gmacs is None:
             return 0.0 if self.phi is None else self.phi

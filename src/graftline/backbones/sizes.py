@@ -92,7 +92,7 @@ def find_refusal(network_for: Callable[[int], nn.Module], size: int, channels: i
 
 
 def _patch_size(network: nn.Module) -> int:
-    """Return the side in px of the patches that a transformer cuts images into; 1 if there is nothing to heed."""
+    """Return the side in px of the patches that a transformer cuts images into; 1 if any size will do."""
     embed = getattr(network, "patch_embed", None)
     size = getattr(embed, "patch_size", None)
     return size[0] if isinstance(size, tuple) and not getattr(embed, "dynamic_img_pad", False) else 1

@@ -27,7 +27,7 @@ class LockedWeights:
     """One file's entry in the lock file.
 
     Attributes:
-        file: name of the file, which lies beside the lock file.
+        file: name of the file, in the directory of the lock file.
         sha256: of the file, in hex.
         bytes: size of the file.
         license: of the weights, as timm has it; ``unknown`` if it has none.
@@ -150,7 +150,7 @@ class WeightsStore:
         Args:
             name: a timm model's name.
             written: the file, on the directory's file system; it is moved.
-            origin: the entry's fields that the file does not tell.
+            origin: the entry's other fields: license, source, architecture, date, timm.
         """
         name = full_name(name)
         path = self.path(name)
@@ -164,7 +164,7 @@ class WeightsStore:
 
 
 def full_name(name: str) -> str:
-    """Return a timm model's name with its tag, which is how weights are told apart.
+    """Return a timm model's name with its tag, by which weights are kept.
 
     >>> full_name("resnet50"), full_name("resnet50.tv_in1k"), full_name("test_resnet")
     ('resnet50.a1_in1k', 'resnet50.tv_in1k', 'test_resnet.r160_in1k')

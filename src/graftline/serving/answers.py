@@ -31,7 +31,7 @@ def classify(predictor: Predictor, images: Sequence[object]) -> pd.DataFrame:
         (N, 2 + K): the most probable class, its probability, and the probabilities of all K classes; see `columns`.
 
     Raises:
-        ValueError: some are no base64 or no images; each is named by its place, from 0.
+        ValueError: some are no base64 or no images; each is named by its number, from 0.
     """
     if len(images) == 0:
         raise ValueError("the request holds no images")

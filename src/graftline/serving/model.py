@@ -1,4 +1,4 @@
-r"""The script that MLflow runs to load a graftline model; it lies in the model, beside the bundle and what it imports.
+r"""The script that MLflow runs to load a graftline model; the model holds it, what it imports, and the bundle.
 
 A request, when `mlflow models serve` runs:
 

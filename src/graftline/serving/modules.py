@@ -59,7 +59,7 @@ def _is_for_type_checkers(node: ast.AST) -> bool:
 
 
 def _files(name: str) -> Iterator[Path]:
-    """Yield the files of a module of graftline and of the packages that it lies in; none for any other name."""
+    """Yield the files of a module of graftline and of the packages around it; none for any other name."""
     words = name.split(".")
     if words[0] != ROOT.name:
         return

@@ -22,14 +22,14 @@ from graftline.serving.modules import copy_imported_modules
 
 SCRIPT = Path(__file__).with_name("model.py")
 
-_EXAMPLE_SIDE = 256  # pixels at most; the example lies in every model, twice, as text
+_EXAMPLE_SIDE = 256  # pixels at most; every model holds the example twice, as text
 
 
 def save_model(bundle: Path, destination: Path, input_example: bytes) -> None:
     """Write ``bundle`` as an MLflow model.
 
-    MLflow is given signature, example and requirements, so that it has no reason to load the model and try it. Beside
-    the bundle lies the code that `model.py` imports, and no more.
+    MLflow is given signature, example and requirements, so that it has no reason to load the model and try it. Of
+    graftline's code the model holds what `model.py` imports, and no more.
 
     Args:
         bundle: the bundle's directory.

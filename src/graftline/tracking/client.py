@@ -1,4 +1,4 @@
-"""Connect to MLflow, quietly and within bounded times, and tell what its errors mean.
+"""Connect to MLflow, quietly and within bounded times, and explain its errors.
 
 Everything in this package talks to MLflow through `MlflowClient`; nothing relies on MLflow's global active run or URI.
 """
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# MLflow prints a link at the end of each run, progress bars of its own, and copies a uv.lock that happens to lie in the
+# MLflow prints a link at the end of each run, progress bars of its own, and copies a uv.lock that happens to be in the
 # working directory into every model.
 for _name, _value in (
     ("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"),
@@ -166,7 +166,7 @@ def connect_checked(uri: str, ask: Callable[[MlflowClient], T]) -> tuple[MlflowC
 def _one_creates(file: Path) -> Iterator[None]:
     """Let one process alone create a database; MLflow's own lock does not keep two from making the same tables.
 
-    The lock file lies beside the database, from before there is one until it is complete.
+    The lock file is beside the database from before its creation until it is complete.
     """
     lock_file = file.with_name(f".{file.name}.lock")
     if file.exists() and not lock_file.exists():
@@ -258,7 +258,7 @@ def is_unclear(error: Exception) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """Return the gist of an error in a few words."""
+    """Return an error as a few words, without passwords."""
     text = str(error)
     for sign, meaning in (
         ("timed out", "no answer in time"),

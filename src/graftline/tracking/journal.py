@@ -20,15 +20,15 @@ class JournalEntry(NamedTuple):
     """A record in the journal."""
 
     record: Record
-    number: int  # its place in the journal, from 0
+    number: int  # of the record in the journal, from 0
     end: int  # the byte after it
 
 
 class Journal:
     """Keep records in the order of `append`, across crashes of this process.
 
-    One process at a time has it open: a lock, which the system frees when its holder dies, tells a running run from a
-    dead one.
+    One process at a time has it open: a lock, which the system frees when its holder dies, shows whether
+    a run is still going.
 
     Attributes:
         path: the file.

@@ -23,7 +23,7 @@ _NOT_IN_MODEL_NAMES = re.compile(r"[^\w.\-]+")
 def key(name: str) -> str:
     """Return ``name`` as MLflow accepts it for metrics and parameters.
 
-    What MLflow refuses becomes an underscore, and four hex digits tell such names apart.
+    What MLflow refuses becomes an underscore, and four hex digits keep such names different.
 
     >>> key("precision/cat")
     'precision/cat'

@@ -99,9 +99,8 @@ class Outbox:
         """Stop sending; what is unsent stays on disk."""
         self._stops = True
         self._notify()
-        self._thread.join(
-            timeout=0.5
-        )  # a thread that waits for a silent server ends later, and then closes the journal
+        # a thread that waits for a server's answer ends later, and then closes the journal
+        self._thread.join(timeout=0.5)
         if not self.journal.num_unsent:
             _remove_sent_models(self._directory)
 
@@ -135,7 +134,7 @@ class Outbox:
         self.problem = reason(error)
         self._failures += 1
         self._upload_seconds = 0.0
-        if self._failures == 2:  # one failure alone is nothing to tell
+        if self._failures == 2:  # a single failure is not worth a warning
             logger.warning(
                 f"The {self._store} is away ({self.problem}): values are kept on disk and sent when it is back."
             )
@@ -161,7 +160,7 @@ class Outbox:
 
 @dataclass(frozen=True)
 class SyncReport:
-    """Tell what became of a run's unsent values.
+    """What became of a run's unsent values.
 
     Attributes:
         run_id: MLflow's id of the run.

@@ -37,7 +37,7 @@ _DATASET_FILES = ("manifest.parquet", "summary.json", "findings.json")  # the la
 
 
 class Terminated(KeyboardInterrupt):
-    """Stand for SIGTERM, which ends a run as Ctrl-C does."""
+    """Raised on SIGTERM, which ends a run as Ctrl-C does."""
 
 
 class Run:

@@ -33,9 +33,9 @@ class LayerCost:
         name: of the module, dotted; empty for what the network does outside of its modules.
         stage: the layer group that it belongs to.
         kind: None: no convolution, matrix product or attention, so that it has no multiply-adds.
-        parameters: how many numbers it learns.
+        parameters: how many it has.
         macs: multiply-adds per image.
-        activation_bytes: of its output in float32, per image; 0 where it writes into its input's place.
+        activation_bytes: of its output in float32, per image; 0 where it overwrites its input.
     """
 
     name: str
@@ -56,7 +56,7 @@ class StageCost:
 
     @property
     def parameters(self) -> int:
-        """How many numbers the layers learn."""
+        """How many parameters the layers have."""
         return sum(layer.parameters for layer in self.layers)
 
     @property
@@ -112,7 +112,7 @@ def count(network: nn.Module, image_size: tuple[int, int], channels: int, name: 
         network: a timm model.
         image_size: (H, W) in pixels.
         channels: C.
-        name: that the cost is to carry.
+        name: for `Cost.name`.
     """
     layers = _follow(network, image_size, channels).layers(network)
     usual = (getattr(network, "pretrained_cfg", None) or {}).get("input_size", (0, 0, 0))[1:]
@@ -249,13 +249,13 @@ class _ForwardTrace:
         )
 
     def _is_called(self, name: str) -> bool:
-        """Tell whether a module or one that it lies in was called: multi-head attention uses its parts itself."""
+        """Return whether a module or one around it was called: multi-head attention uses its parts itself."""
         words = name.split(".")
         return any(self.calls[".".join(words[: length + 1])] for length in range(len(words)))
 
 
 def _kind(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Kind:
-    """Tell the kind of a layer that multiplies.
+    """Return the kind of a layer that multiplies.
 
     A convolution whose kernel covers the whole map is a fully connected layer, written otherwise: timm's VGG has such,
     and squeeze-and-excitation. ``count`` corrects those of 1x1 that only small images make so.

@@ -11,7 +11,7 @@ class NetworkCost:
     """What a network costs.
 
     Attributes:
-        name: of the network, with what tells it apart from others that it is compared with.
+        name: of the network, different from those that it is compared with.
         cost: counted.
         timing: measured on this machine; None: not measured.
     """
