@@ -141,7 +141,7 @@ def connect_checked(uri: str, ask: Callable[[MlflowClient], T]) -> tuple[MlflowC
         The client and the answer.
 
     Raises:
-        UserError: no answer within `START_SECONDS`, or one that is no answer; what ``ask`` raises of that kind.
+        UserError: MLflow does not answer within `START_SECONDS`, or with an error; or ``ask`` raises one.
     """
 
     def connect_and_ask() -> tuple[MlflowClient, T]:
@@ -178,7 +178,7 @@ def _one_creates(file: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            lock_file.unlink()
+            lock_file.unlink(missing_ok=True)
 
 
 def find_run(client: MlflowClient, run_id: str, store: str) -> MlflowRun:
