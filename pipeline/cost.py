@@ -27,6 +27,17 @@ from pipeline.stage import StageResult
 IMAGENET_CLASSES = 1000
 
 
+@dataclass(frozen=True, kw_only=True)
+class CostResult(StageResult):
+    """What the networks cost.
+
+    Attributes:
+        networks: in the order in which they were given.
+    """
+
+    networks: tuple[NetworkCost, ...]
+
+
 @dataclass(frozen=True)
 class CostStage:
     """The stage ``cost`` (Hydra target of conf/cost.yaml).
@@ -46,40 +57,33 @@ class CostStage:
             if getattr(self, key) <= 0:
                 raise UserError(f"{key} is {getattr(self, key)}, but must be above 0.")
 
-    def run(self, directory: Path) -> StageResult:
-        """Count and measure the networks, and put the tables into files."""
+    def run(self, directory: Path) -> CostResult:
+        """Count and measure the networks, print the tables and put them into files."""
         if self.measure:
             _warn_if_busy()
         backbones = [replace(backbone, weights="none", file=None) for backbone in self.backbones]
-        names = _labels(backbones)
         for backbone in backbones:
             backbone.check()  # a mistake in the last is to be found before the others are measured
-        networks = list(self._price(names, backbones))
-        sizes = sorted({1, self.batch_size})
-        for priced in networks if self.by_stage or len(networks) == 1 else ():
-            print_stages(priced, self.batch_size)
-        if len(networks) > 1:
-            print_comparison(networks, self.batch_size)
-        if self.measure:
-            print_times(networks, sizes)
-        for priced in networks:
-            _say_what_is_special(priced)
-            write_stages(priced, directory / "stages" / f"{priced.name}.csv")
-            write_layers(priced, directory / "layers" / f"{priced.name}.csv")
-        write_networks(networks, directory / "cost.csv", sizes)
-        write_json(directory / "cost.json", [to_json(priced) for priced in networks])
-        return StageResult(
-            facts={"networks": {p.name: _facts(p) for p in networks}}, table=self._table(networks, directory)
-        )
+        networks = tuple(self._count_all(backbones))
+        self._print(networks)
+        table = self._write(networks, directory)
+        facts = {"networks": {network.name: _totals(network) for network in networks}}
+        return CostResult(networks=networks, facts=facts, table=table)
 
-    def _price(self, names: Sequence[str], backbones: Sequence[Backbone]) -> Iterator[NetworkCost]:
+    @property
+    def _batch_sizes(self) -> list[int]:
+        """The batch sizes that are measured."""
+        return sorted({1, self.batch_size})
+
+    def _count_all(self, backbones: Sequence[Backbone]) -> Iterator[NetworkCost]:
+        names = _labels(backbones)
         with progress("Counting and measuring" if self.measure else "Counting", total=len(names)) as bar:
             for name, backbone in zip(names, backbones, strict=True):
                 bar.update(bar.task_ids[0], description=name)
-                yield self._price_one(name, backbone)
+                yield self._count_and_measure(name, backbone)
                 bar.advance(bar.task_ids[0])
 
-    def _price_one(self, name: str, backbone: Backbone) -> NetworkCost:
+    def _count_and_measure(self, name: str, backbone: Backbone) -> NetworkCost:
         """Count and measure one network, with as many classes as its weights have."""
         config = get_pretrained_cfg(backbone.name)
         num_classes = config.num_classes if config is not None else IMAGENET_CLASSES
@@ -88,17 +92,32 @@ class CostStage:
         cost = count(graft.network, size, channels, name)
         if not self.measure:
             return NetworkCost(name, cost)
-        sizes = sorted({1, self.batch_size})
         onnx = len(self.backbones) == 1 or self.onnx_up_to_gmacs is None or cost.macs <= 1e9 * self.onnx_up_to_gmacs
-        measured = measure(graft.network, size, channels, sizes, self.seconds, onnx)
+        timing = measure(graft.network, size, channels, self._batch_sizes, self.seconds, onnx)
         if not onnx:
             note = f"not timed with ONNX Runtime, as it has more than {self.onnx_up_to_gmacs:g} G multiply-adds"
-            measured = replace(measured, notes=(*measured.notes, f"{note} (onnx_up_to_gmacs)"))
-        return NetworkCost(name, cost, measured)
+            timing = replace(timing, notes=(*timing.notes, f"{note} (onnx_up_to_gmacs)"))
+        return NetworkCost(name, cost, timing)
 
-    def _table(self, networks: Sequence[NetworkCost], directory: Path) -> list[tuple[str, str]]:
-        place = os.path.relpath(directory)
-        files = [("networks", f"{place}/cost.csv"), ("stages, layers", f"{place}/stages, {place}/layers")]
+    def _print(self, networks: Sequence[NetworkCost]) -> None:
+        for network in networks if self.by_stage or len(networks) == 1 else ():
+            print_stages(network, self.batch_size)
+        if len(networks) > 1:
+            print_comparison(networks, self.batch_size)
+        if self.measure:
+            print_times(networks, self._batch_sizes)
+        for network in networks:
+            _print_notes(network)
+
+    def _write(self, networks: Sequence[NetworkCost], directory: Path) -> list[tuple[str, str]]:
+        """Write tables and figure; returns the rows of the short table, which say where they are."""
+        for network in networks:
+            write_stages(network, directory / "stages" / f"{network.name}.csv")
+            write_layers(network, directory / "layers" / f"{network.name}.csv")
+        write_networks(networks, directory / "cost.csv", self._batch_sizes)
+        write_json(directory / "cost.json", [to_json(network) for network in networks])
+        folder = os.path.relpath(directory)
+        files = [("networks", f"{folder}/cost.csv"), ("stages, layers", f"{folder}/stages, {folder}/layers")]
         if self.measure and len(networks) > 1:
             from graftline.report.cost_figure import cost_figure  # matplotlib takes a second
             from graftline.report.style import save
@@ -116,7 +135,7 @@ def _warn_if_busy() -> None:
 
 
 def _labels(backbones: Sequence[Backbone]) -> list[str]:
-    """Return a short name for each backbone, with what tells it apart from others of that name.
+    """Return a short name for each backbone, with the arguments by which those of one name differ.
 
     >>> _labels([Backbone("resnet50.tv_in1k"), Backbone("nin", image_size=192), Backbone("nin", image_size=224)])
     ['resnet50', 'nin image_size=192', 'nin image_size=224']
@@ -127,10 +146,12 @@ def _labels(backbones: Sequence[Backbone]) -> list[str]:
     architectures = [backbone.name.partition(".")[0] for backbone in backbones]
     for architecture, backbone in zip(architectures, backbones, strict=True):
         own = _arguments(backbone)
-        namesakes = [_arguments(b) for name, b in zip(architectures, backbones, strict=True) if name == architecture]
-        telling = [key for key in own if any(other.get(key) != own[key] for other in namesakes)]
-        name = backbone.name if "name" in telling else architecture
-        labels.append(" ".join([name, *(f"{key}={own[key]}" for key in telling if key not in ("name", "weights_dir"))]))
+        same_name = [_arguments(b) for name, b in zip(architectures, backbones, strict=True) if name == architecture]
+        differing = [key for key in own if any(other.get(key) != own[key] for other in same_name)]
+        name = backbone.name if "name" in differing else architecture
+        labels.append(
+            " ".join([name, *(f"{key}={own[key]}" for key in differing if key not in ("name", "weights_dir"))])
+        )
     return labels
 
 
@@ -138,16 +159,15 @@ def _arguments(backbone: Backbone) -> dict[str, object]:
     return {**vars(backbone), **backbone.options, "options": None}
 
 
-def _say_what_is_special(priced: NetworkCost) -> None:
-    idle = [layer for layer in priced.cost.layers if layer.is_idle]
+def _print_notes(network: NetworkCost) -> None:
+    idle = [layer for layer in network.cost.layers if layer.is_idle]
     if idle:
         parameters = short_number(sum(layer.parameters for layer in idle))
-        say(f"{priced.name}: {parameters} of its parameters lie in layers that evaluation leaves out.")
-    for note in priced.measurement.notes if priced.measurement is not None else ():
-        warn(f"{priced.name}: {note}.")
+        say(f"{network.name}: {parameters} of its parameters lie in layers that evaluation leaves out.")
+    for note in network.timing.notes if network.timing is not None else ():
+        warn(f"{network.name}: {note}.")
 
 
-def _facts(priced: NetworkCost) -> dict[str, object]:
+def _totals(network: NetworkCost) -> dict[str, object]:
     """Return the totals of a network, for result.json."""
-    whole = to_json(priced)
-    return {key: value for key, value in whole.items() if key not in ("network", "stages", "layers")}
+    return {key: value for key, value in to_json(network).items() if key not in ("network", "stages", "layers")}

@@ -1,4 +1,4 @@
-"""What a person sees in the terminal: one console, one kind of table, one kind of progress bar."""
+"""Print to the terminal: lines, tables, progress bars and what the library logs."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,18 +17,18 @@ console = Console(highlight=False, record=True)  # recorded for log.txt
 
 
 def say(text: str) -> None:
-    """Print one line of the story, as it is."""
+    """Print one line as it is, without markup."""
     console.print(text, markup=False, soft_wrap=True)
 
 
 def warn(text: str) -> None:
-    """Print one line that the user should not miss."""
+    """Print one line as a warning."""
     console.print(f"! {text}", style="yellow", markup=False, soft_wrap=True)
 
 
 @contextmanager
 def progress(description: str, total: int) -> Iterator[Progress]:
-    """Show a progress bar with count and time left while the block runs; yields it with its one task started (id 0)."""
+    """Show a progress bar with count and time left while the block runs; yields it with its one task (id 0) started."""
     if not console.is_terminal:  # a log file gets a line, not a bar
         say(f"{description}: {total:,}")
     with Progress(
@@ -46,7 +46,7 @@ def progress(description: str, total: int) -> Iterator[Progress]:
 
 
 def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
-    """Pass ``items`` through and show how far they are."""
+    """Yield ``items`` and show how many have been taken."""
     with progress(description, total) as bar:
         for item in items:
             yield item
@@ -88,7 +88,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
 
 
 def print_facts(title: str, facts: Iterable[tuple[str, str]]) -> None:
-    """Print a title and a line for each fact, never broken: a path is there to be copied."""
+    """Print a title and a line for each fact; lines are not broken, so that a path can be copied."""
     facts = list(facts)
     width = max((len(name) for name, _ in facts), default=0)
     console.print(title, style="bold", markup=False)
@@ -97,10 +97,10 @@ def print_facts(title: str, facts: Iterable[tuple[str, str]]) -> None:
 
 
 class ConsoleHandler(logging.Handler):
-    """Shows what the library logs as lines of the story: information as it is, warnings so that nobody misses them.
+    """Print what the library logs: information with `say`, warnings with `warn`.
 
     Args:
-        reword: gives each message the words of whoever reads it, such as the command line's keys.
+        reword: translates each message, as to the keys of the command line.
     """
 
     def __init__(self, reword: Callable[[str], str] = str) -> None:

@@ -1,11 +1,11 @@
-"""The one exception that is the user's to mend, and what of others' fits into a sentence of ours."""
+"""The exception for a user's mistake, and the first line of other exceptions for its message."""
 
 
 class UserError(ValueError):
     """A mistake in what the user asked for or gave.
 
-    The message is one clear sentence that names what is wrong and the way out. Stages print it without a traceback
-    (unless ``GRAFTLINE_DEBUG=1``) and exit with 1.
+    The message is one clear sentence that names what is wrong and the way out, with arguments named as
+    ``Class.argument``. The command line prints it in the words of its keys, without a traceback.
     """
 
 

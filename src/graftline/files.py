@@ -68,3 +68,9 @@ def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_directory(path: Path) -> str:
+    """Return the `digest` of the names and contents of all files below ``path``."""
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return digest({file.relative_to(path).as_posix(): sha256_file(file) for file in files})

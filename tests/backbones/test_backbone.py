@@ -240,7 +240,7 @@ def test_a_drop_rate_that_the_network_does_not_have_is_refused() -> None:
     Backbone("densenet121", weights="none").build(2)
     with pytest.raises(UserError, match="'densenet121' has no drop_path_rate"):
         Backbone("densenet121", weights="none", drop_path_rate=0.1).build(2)
-    with pytest.raises(UserError, match=r"backbone\.drop_rate is 1\.5"):
+    with pytest.raises(UserError, match=r"Backbone\.drop_rate is 1\.5"):
         Backbone("densenet121", drop_rate=1.5)
 
 
@@ -254,7 +254,7 @@ def test_a_network_that_words_its_refusal_otherwise_is_built_too() -> None:
 
 @pytest.mark.parametrize("size", [0, -3, 99_999_999])
 def test_no_size_is_refused(size: int) -> None:
-    with pytest.raises(UserError, match=f"backbone.image_size is {size} px, but must be above 0"):
+    with pytest.raises(UserError, match=f"Backbone.image_size is {size} px, but must be above 0"):
         Backbone("test_vit", image_size=size)
 
 

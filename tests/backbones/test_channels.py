@@ -72,7 +72,7 @@ def test_a_network_made_for_gray_images_takes_color_too() -> None:
 
 @pytest.mark.parametrize("channels", [0, 2, 4])
 def test_images_have_one_or_three_channels(channels: int) -> None:
-    with pytest.raises(UserError, match=f"backbone.channels is {channels}, but images have 3, or 1 if gray"):
+    with pytest.raises(UserError, match=f"Backbone.channels is {channels}, but images have 3, or 1 if gray"):
         Backbone("test_resnet", channels=channels)
 
 
@@ -89,9 +89,9 @@ def test_the_arguments_build_the_same_network() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"wings": 2}, "'test_resnet' has no option wings: leave backbone.options.wings out"),
+        ({"wings": 2}, "'test_resnet' has no option wings: leave Backbone.options.wings out"),
         ({"wings": 0}, "'test_resnet' has no option wings"),
-        ({"in_chans": 1}, "backbone.options.in_chans is set by a key of its own: backbone.channels"),
+        ({"in_chans": 1}, "Backbone.options.in_chans is an argument of its own: give Backbone.channels"),
         ({"output_stride": 7}, r"'test_resnet' cannot be built with output_stride=7 \(.*\): leave that out"),
     ],
 )

@@ -61,7 +61,7 @@ def test_weights_are_downloaded_once_and_quietly(hub: Hub, tmp_path: Path) -> No
     assert [file for file in hub.downloads() if "resnet" in file] == [f"timm/{NAME}/model.safetensors"]
     assert told_again.startswith("Downloading the weights of test_vit")
     assert refused.startswith("No weights for 'test_vit.r160_in1k', as the download from 127.0.0.1 failed")
-    assert refused.endswith("(backbone.weights=none).")
+    assert refused.endswith("(Backbone.weights='none').")
     assert done.stderr == ""
 
 

@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 from timm.models import get_pretrained_cfg
 
 from graftline.backbones import hub
-from graftline.backbones.weights import PACKAGED, Wanted, Weights, locate
+from graftline.backbones.weights import PACKAGED, SourceChoice, Weights, locate
 from graftline.errors import UserError
 
-WAYS_OUT = r"backbone=efficientnet_lite0.*backbone\.file=.*backbone\.weights=none"
+WAYS_OUT = r"\(tf_efficientnet_lite0.*fetch\(\).*Backbone\.file.*Backbone\.weights='none'"
 
 
 def put_into_hub_cache(cache: Path, repository: str, file: str, content: bytes = b"weights") -> Path:
@@ -129,9 +129,9 @@ def test_a_client_told_to_be_offline_does_not_even_knock(offline: None, monkeypa
 
 
 def test_a_network_without_weights_anywhere_is_told_apart(offline: None) -> None:
-    with pytest.raises(UserError, match=r"'lenet5'.*knows no place.*random.*backbone\.weights=none.*file") as error:
+    with pytest.raises(UserError, match=r"'lenet5'.*knows no place.*random.*Backbone\.weights='none'.*file") as error:
         locate("lenet5", "auto", None)
-    assert "network (make fetch-weights" not in str(error.value)  # no network would help
+    assert "fetch()" not in str(error.value)  # no network would help
 
 
 @pytest.mark.parametrize(
@@ -139,11 +139,11 @@ def test_a_network_without_weights_anywhere_is_told_apart(offline: None) -> None
     [
         ("packaged", None, "No installed package has weights for 'resnet18', only for tf_efficientnet_lite0"),
         ("file", None, "needs a path"),
-        ("none", "some.pth", "backbone.file is given, but backbone.weights=none"),
+        ("none", "some.pth", "Backbone.file is given, but Backbone.weights='none'"),
         ("auto", "missing.pth", "missing.pth is not a file"),
     ],
 )
-def test_contradictions_are_refused(wanted: Wanted, file: str | None, message: str) -> None:
+def test_contradictions_are_refused(wanted: SourceChoice, file: str | None, message: str) -> None:
     with pytest.raises(UserError, match=message):
         locate("resnet18", wanted, file)
 

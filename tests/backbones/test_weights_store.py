@@ -162,7 +162,7 @@ def test_one_wrong_bit_is_refused_and_fetching_again_helps(
         Backbone("test_resnet", weights_dir=filled.dir).build(2)
     assert str(error.value) == (
         f"{path} is not the file that was fetched for '{NAME}' (its SHA-256 starts with {actual[:12]}, that in "
-        f"{LOCK_NAME} with {expected[:12]}): fetch it again (make fetch-weights backbone={NAME})."
+        f"{LOCK_NAME} with {expected[:12]}): fetch it again with fetch('{NAME}')."
     )
     assert fetch("test_resnet", filled).is_new  # from the hub's cache
     assert f"Replacing what is there: {path} is not the file" in capsys.readouterr().out
@@ -172,9 +172,9 @@ def test_one_wrong_bit_is_refused_and_fetching_again_helps(
 
 def test_a_missing_file_and_an_unlisted_one_are_refused(filled: WeightsStore) -> None:
     os.renames(filled.path(NAME), filled.path("test_vit"))
-    with pytest.raises(UserError, match=rf"lists '{NAME}', but .* is missing: fetch it again \(make fetch-weights"):
+    with pytest.raises(UserError, match=rf"lists '{NAME}', but .* is missing: fetch it again with fetch\('{NAME}'\)"):
         locate("test_resnet", "auto", None, filled.dir)
-    with pytest.raises(UserError, match=r"test_vit\.r160_in1k\.safetensors is not listed .*backbone\.file="):
+    with pytest.raises(UserError, match=r"test_vit\.r160_in1k\.safetensors is not listed .*Backbone\.file="):
         locate("test_vit", "auto", None, filled.dir)
 
 
@@ -188,9 +188,9 @@ def test_a_broken_lock_file_is_one_sentence(filled: WeightsStore, content: str) 
 
 
 def test_a_directory_that_has_nothing_says_how_to_fill_it(store: WeightsStore, offline: None) -> None:
-    with pytest.raises(UserError, match=rf"has nothing for '{NAME}': .*make fetch-weights backbone={NAME}"):
+    with pytest.raises(UserError, match=rf"has nothing for '{NAME}': .*fetch\('{NAME}'\)"):
         locate("test_resnet", "directory", None, store.dir)
-    with pytest.raises(UserError, match=r"No weights for 'test_resnet'.*make fetch-weights"):
+    with pytest.raises(UserError, match=r"No weights for 'test_resnet'.*fetch\(\)"):
         locate("test_resnet", "auto", None, store.dir)
 
 
@@ -245,7 +245,7 @@ def test_a_mirror_of_the_hub_is_no_way_to_what_has_a_url(
 
 
 def test_a_network_without_published_weights_is_not_sent_to_another_machine(store: WeightsStore, offline: None) -> None:
-    with pytest.raises(UserError, match=r"no weights of 'nin' to fetch.*backbone\.weights=none\)") as error:
+    with pytest.raises(UserError, match=r"no weights of 'nin' to fetch.*Backbone\.weights='none'\)") as error:
         fetch("nin", store)
     assert "network," not in str(error.value)
 
@@ -254,7 +254,7 @@ def test_a_directory_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None
     file = tmp_path / "file"
     file.write_text("")
     for place, reason in ((file, "is a file"), (file / "below", "cannot be made")):
-        with pytest.raises(UserError, match=rf"weights\.dir={place} {reason}.*: give another directory\."):
+        with pytest.raises(UserError, match=rf"WeightsStore\.dir={place} {reason}.*: give another directory\."):
             fetch("tf_efficientnet_lite0", WeightsStore(str(place)))
 
 

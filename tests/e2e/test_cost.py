@@ -75,7 +75,7 @@ def test_a_key_that_one_of_the_networks_does_not_have_is_a_mistake() -> None:
 def test_a_mistake_in_the_last_network_is_found_before_the_first_is_priced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(CostStage, "_price_one", lambda *_: pytest.fail("priced"))
+    monkeypatch.setattr(CostStage, "_count_and_measure", lambda *_: pytest.fail("counted"))
     backbones = [Backbone("resnet18", image_size=20), Backbone("vgg16", image_size=20)]
     with pytest.raises(UserError, match="'vgg16' cannot take images of 20 px"):
         CostStage(backbones, measure=False).run(tmp_path)

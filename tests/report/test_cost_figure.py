@@ -9,15 +9,15 @@ from graftline.report.style import png
 NAMES = [f"net{number}" for number in range(8)]
 
 
-def priced(name: str, macs: int, milliseconds: float | None, parameters: int = 10_000_000) -> NetworkCost:
+def cost_of(name: str, macs: int, milliseconds: float | None, parameters: int = 10_000_000) -> NetworkCost:
     layer = LayerCost("conv", "stem", "conv", parameters, macs, 100)
     timings = () if milliseconds is None else (Timing("onnx", 1, milliseconds, 3),)
     return NetworkCost(name, Cost(name, (layer,), (224, 224), 3), NetworkTiming(timings))
 
 
 def test_every_measured_network_is_named_and_no_name_hides_another() -> None:
-    networks = [priced(name, 10**9 + 10**8 * number, 10 + number) for number, name in enumerate(NAMES)]
-    networks += [priced("large", 20 * 10**9, 200, 140_000_000), priced("unmeasured", 10**9, None)]
+    networks = [cost_of(name, 10**9 + 10**8 * number, 10 + number) for number, name in enumerate(NAMES)]
+    networks += [cost_of("large", 20 * 10**9, 200, 140_000_000), cost_of("unmeasured", 10**9, None)]
     figure = cost_figure(networks, batch_size=1)
     assert figure is not None
     png(figure)
@@ -30,7 +30,9 @@ def test_every_measured_network_is_named_and_no_name_hides_another() -> None:
 
 
 def test_a_network_that_is_far_smaller_is_written() -> None:
-    figure = cost_figure([priced("lenet5", 416_520, 0.05, 61_706), priced("a", 10**9, 10), priced("b", 10**10, 80)], 1)
+    figure = cost_figure(
+        [cost_of("lenet5", 416_520, 0.05, 61_706), cost_of("a", 10**9, 10), cost_of("b", 10**10, 80)], 1
+    )
     assert figure is not None
     (axes,) = figure.axes
     assert any(text.get_text() == "←  lenet5: 417 k multiply-adds, 0.05 ms, 61,706 parameters" for text in axes.texts)
@@ -38,4 +40,4 @@ def test_a_network_that_is_far_smaller_is_written() -> None:
 
 
 def test_one_network_is_no_picture() -> None:
-    assert cost_figure([priced("a", 10**9, 10), priced("b", 10**9, None)], batch_size=1) is None
+    assert cost_figure([cost_of("a", 10**9, 10), cost_of("b", 10**9, None)], batch_size=1) is None

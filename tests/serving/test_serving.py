@@ -13,6 +13,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,15 @@ import pytest
 import timm
 import torch
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from PIL import Image
 
 from graftline.augment.preprocess import Preprocessing
 from graftline.bundle.predictor import Predictor
 from graftline.bundle.save import save_bundle
 from graftline.serving.answers import classify
+from graftline.serving.modules import imported_modules
 from graftline.serving.package import save_model
 
 SOURCE = Path(__file__).parents[2] / "src"
@@ -102,9 +107,15 @@ def test_each_flaw_is_named(predictor: Predictor) -> None:
 def test_what_lies_in_the_model(model: Path, bundle: Path, predictor: Predictor) -> None:
     files = {str(path.relative_to(model)) for path in model.rglob("*") if path.is_file()}
     assert not [name for name in files if re.search(r"\.(pkl|pickle|pt|pth|pyc)$", name)]
-    for file in bundle.iterdir():
-        assert (model / "artifacts" / "bundle" / file.name).read_bytes() == file.read_bytes()
-    assert {f"code/graftline/{path.relative_to(SOURCE / 'graftline')}" for path in SOURCE.rglob("*.py")} <= files
+    for file in filter(Path.is_file, bundle.rglob("*")):
+        copy = model / "artifacts" / "bundle" / file.relative_to(bundle)
+        assert copy.read_bytes() == file.read_bytes()
+    code = {name.removeprefix("code/") for name in files if name.startswith("code/")}
+    assert {"graftline/__init__.py", "graftline/serving/answers.py", "graftline/bundle/predictor.py"} <= code
+    assert len(code) < 20
+    assert not [name for name in code if re.search(r"training|freezing|features|tracking|backbones|report", name)]
+    for name in code:
+        assert (model / "code" / name).read_bytes() == (SOURCE / name).read_bytes()
     description = (model / "MLmodel").read_text()
     assert str(SOURCE.parent) not in description
     assert str(bundle.parent) not in description
@@ -122,13 +133,15 @@ def test_what_lies_in_the_model(model: Path, bundle: Path, predictor: Predictor)
 
 _LOAD_ELSEWHERE = """
 import importlib.abc, sys
+from pathlib import Path
 
-source, model = sys.argv[1:3]
-sys.path = [path for path in sys.path if path != source]
+model, hidden = sys.argv[1:3]
+sys.path = [path for path in sys.path if not Path(path, "graftline").is_dir()]
 sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
 
 class NotInstalled(importlib.abc.MetaPathFinder):
-    names = {"torch", "timm", "pytorch_lightning", "albumentations", "cv2", "hydra", "omegaconf", "rich", "torchvision"}
+    names = set(hidden.split(","))
+
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in self.names:
             raise ModuleNotFoundError(f"{name} is not installed here")
@@ -146,21 +159,71 @@ import mlflow.pyfunc, pandas as pd
 loaded = mlflow.pyfunc.load_model(model)
 answer = loaded.predict(pd.DataFrame({"image": sys.argv[3:]}))
 import graftline
-assert graftline.__file__.startswith(model), graftline.__file__
+modules = [module.__file__ for name, module in sys.modules.items() if name.partition(".")[0] == "graftline"]
+assert all(file.startswith(model) for file in modules), modules
+print("\\n".join(modules))
 print(answer.to_json(orient="records"))
 """
 
 
+def all_libraries() -> set[str]:
+    """Return the names by which all that is installed here is imported."""
+    return set(packages_distributions())
+
+
+def needed_libraries(model: Path) -> set[str]:
+    """Return the names by which the model's requirements, and theirs, are imported."""
+    unread = [re.split(r"[=<>]", line)[0] for line in (model / "requirements.txt").read_text().splitlines()]
+    needed = {"setuptools"}  # no distribution asks for it, as each Python had it once
+    while unread:
+        name = canonicalize_name(unread.pop())
+        if name in needed:
+            continue
+        needed.add(name)
+        with suppress(PackageNotFoundError):  # one that is for another system
+            unread += [
+                requirement.name
+                for requirement in map(Requirement, distribution(name).requires or ())
+                if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+            ]
+    modules = packages_distributions().items()
+    return {module for module, names in modules if needed & {canonicalize_name(name) for name in names}}
+
+
 def test_it_loads_where_graftline_is_not_installed(model: Path, predictor: Predictor, tmp_path: Path) -> None:
+    """Where no library is but those that the model asks for; all of the code that lies in the model is needed."""
     photos = [photo(1), photo(2, "PNG")]
-    command = [sys.executable, "-c", _LOAD_ELSEWHERE, str(SOURCE), str(model), *map(text, photos)]
+    hidden = ",".join(sorted(all_libraries() - needed_libraries(model)))
+    command = [sys.executable, "-c", _LOAD_ELSEWHERE, str(model), hidden, *map(text, photos)]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout.splitlines()[-1])
+    *modules, answer = done.stdout.splitlines()
+    assert sorted(map(Path, modules)) == sorted((model / "code").rglob("*.py"))
+    rows = json.loads(answer)
     probabilities = predictor.predict(photos)
-    assert [row["class"] for row in answer] == [CLASS_NAMES[index] for index in probabilities.argmax(axis=1)]
-    np.testing.assert_allclose([row["probability"] for row in answer], probabilities.max(axis=1), rtol=1e-6)
+    assert [row["class"] for row in rows] == [CLASS_NAMES[index] for index in probabilities.argmax(axis=1)]
+    np.testing.assert_allclose([row["probability"] for row in rows], probabilities.max(axis=1), rtol=1e-6)
+
+
+def test_imports_of_functions_and_of_type_checkers_are_left_out(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import json\n"
+        "from typing import TYPE_CHECKING\n"
+        "try:\n"
+        "    import graftline.data.decode\n"
+        "except ImportError:\n"
+        "    pass\n"
+        "from graftline import errors\n"
+        "if TYPE_CHECKING:\n"
+        "    from graftline.training import fit\n"
+        "class Lazy:\n"
+        "    def load(self):\n"
+        "        import graftline.backbones.zoo\n"
+    )
+    found = [file.as_posix() for file in imported_modules(script)]
+    assert found == ["__init__.py", "data/__init__.py", "data/decode.py", "errors.py"]
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
-"""A tracking database that is ready, a real server that can be killed, and a small dataset version."""
+"""A tracking database that is ready, a real server that can be killed, a small dataset version and a bundle."""
 
+import io
+import json
 import os
 import shutil
 import signal
@@ -14,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
+from PIL import Image
 
 from graftline.data.version import DatasetVersion, write_version
 from graftline.tracking.client import connect
@@ -68,6 +71,24 @@ def version(tmp_path: Path) -> DatasetVersion:
         }
     )
     return write_version(tmp_path / "data" / "pets", "pets", table, ("cat", "dog"))[0]
+
+
+@pytest.fixture
+def bundle(directory: Path) -> Path:
+    """What registration sees of a bundle: nothing in it is run here (tests/serving does that)."""
+    path = directory / "bundle"
+    path.mkdir()
+    (path / "bundle.json").write_text(json.dumps({"timm_name": "test_efficientnet", "class_names": ["cat", "dog"]}))
+    (path / "model.onnx").write_bytes(b"onnx" * 1000)
+    return path
+
+
+@pytest.fixture
+def photo() -> bytes:
+    """A large image file."""
+    file = io.BytesIO()
+    Image.effect_noise((1200, 900), 80).save(file, "PNG")
+    return file.getvalue()
 
 
 class Server:

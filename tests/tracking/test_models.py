@@ -1,6 +1,5 @@
 """A bundle becomes a LoggedModel and a registered version, once."""
 
-import io
 import json
 import time
 from pathlib import Path
@@ -8,32 +7,14 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from mlflow.models import Model
-from PIL import Image
 
 from graftline.data.version import DatasetVersion
+from graftline.files import digest_directory
 from graftline.tracking import run as run_module
 from graftline.tracking.environment import git_state
 from graftline.tracking.outbox import sync
 from graftline.tracking.run import Run
 from graftline.tracking.tracking import Tracking
-
-
-@pytest.fixture
-def bundle(directory: Path) -> Path:
-    """What registration sees of a bundle: nothing in it is run here (tests/serving does that)."""
-    path = directory / "bundle"
-    path.mkdir()
-    (path / "bundle.json").write_text(json.dumps({"timm_name": "test_efficientnet", "class_names": ["cat", "dog"]}))
-    (path / "model.onnx").write_bytes(b"onnx" * 1000)
-    return path
-
-
-@pytest.fixture
-def photo() -> bytes:
-    """A large image file."""
-    file = io.BytesIO()
-    Image.effect_noise((1200, 900), 80).save(file, "PNG")
-    return file.getvalue()
 
 
 def start(tracking: Tracking, directory: Path) -> Run:
@@ -49,7 +30,8 @@ def test_a_model_is_logged_and_registered(
         run.log_environment()
         run.log_metrics({**metrics, "train/loss": 1.0}, 3)
         time.sleep(0.01)  # the metrics' time must not be that of the model
-        uri = run.log_model(bundle, registered_name="pets: a/b", input_example=photo, metrics=metrics)
+        tags = {"graftline.test_digest": "0123456789abcdef"}
+        uri = run.log_model(bundle, registered_name="pets: a/b", input_example=photo, metrics=metrics, tags=tags)
     assert uri == "models:/pets-a-b/1"
     registered = client.get_model_version("pets-a-b", "1")
     assert registered.run_id == run.id
@@ -59,6 +41,8 @@ def test_a_model_is_logged_and_registered(
     assert {
         "graftline.run_id": run.id,
         "graftline.dataset_digest": version.digest,
+        "graftline.bundle_files": digest_directory(bundle),
+        "graftline.test_digest": "0123456789abcdef",
         "mlflow.source.git.commit": git_state()[0],
     }.items() <= registered.tags.items()
 
@@ -78,7 +62,7 @@ def test_a_model_is_logged_and_registered(
     description = Model.load(str(files))
     assert (description.model_id, description.run_id) == (model.model_id, run.id)
     names = {str(path.relative_to(files)) for path in files.rglob("*")}
-    assert {"MLmodel", "model.py", "artifacts/bundle/model.onnx", "code/graftline/serving/model.py"} <= names
+    assert {"MLmodel", "model.py", "artifacts/bundle/model.onnx", "code/graftline/serving/answers.py"} <= names
     assert not [name for name in names if name.endswith((".pkl", ".pyc"))]
     requirements = {line.partition("==")[0] for line in (files / "requirements.txt").read_text().splitlines()}
     assert requirements == {"mlflow", "numpy", "onnxruntime", "pandas", "pillow"}
@@ -146,15 +130,15 @@ def test_a_model_waits_for_the_server(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(run_module, "_MODEL_PATIENCE", 0.1)
-    monkeypatch.setitem(run_module._PATIENCE, "FINISHED", 0.1)
+    monkeypatch.setattr(run_module, "_MODEL_SECONDS", 0.1)
+    monkeypatch.setitem(run_module._END_SECONDS, "FINISHED", 0.1)
     database = Path(tracking.uri.removeprefix("sqlite:///"))
     with start(tracking, directory) as run:
         assert run._outbox.wait(30)
         content = database.read_bytes()
         database.write_bytes(b"x" * 100)  # a database that is out of order
         assert run.log_model(bundle, registered_name="pets", input_example=photo, metrics={}) is None
-    assert "records of this run have not reached the tracking database" in capsys.readouterr().out
+    assert f"records of run {run.id} have not reached the tracking database" in capsys.readouterr().out
     (bundle / "model.onnx").unlink()  # the outbox has its own copy
     database.write_bytes(content)
     assert sync(directory).problem is None

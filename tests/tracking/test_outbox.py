@@ -88,7 +88,7 @@ def silent_server(port: int) -> Iterator[None]:
 def test_a_server_that_is_killed_and_stays_away(
     server: Server, directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(run_module._PATIENCE, "FINISHED", 1.0)
+    monkeypatch.setitem(run_module._END_SECONDS, "FINISHED", 1.0)
     tracking = Tracking(uri=server.uri, system_metrics=False)
     with start(tracking, directory) as run:
         assert run.url is not None
@@ -106,9 +106,8 @@ def test_a_server_that_is_killed_and_stays_away(
     unsent = run._outbox.journal.num_unsent
     output = " ".join(capsys.readouterr().out.split())
     assert "is away (connection refused)" in output
-    assert f"{unsent} records of this run have not reached the tracking server {server.uri}" in output
-    command = f"make sync run_id={run.id} tracking=server tracking.uri={server.uri}"
-    assert f"they lie in {directory / 'outbox'}, and `{command}` sends them" in output
+    assert f"{unsent} records of run {run.id} have not reached the tracking server {server.uri}" in output
+    assert f"they are in {directory / 'outbox'}, and sync() sends them" in output
     report = sync(directory)  # still away
     assert (report.num_sent, report.num_unsent, report.problem) == (0, unsent, "connection refused")
 
@@ -153,7 +152,9 @@ def test_no_server_at_the_start(directory: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    sentence = rf"tracking server http://127.0.0.1:{port} does not answer \((.*)\): start it, .* tracking=local"
+    sentence = (
+        rf"tracking server http://127.0.0.1:{port} does not answer \((.*)\): start it, or give another Tracking.uri"
+    )
     before = time.monotonic()
     with pytest.raises(UserError, match=sentence):
         start(Tracking(uri=f"http://127.0.0.1:{port}"), directory)

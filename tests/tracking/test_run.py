@@ -18,6 +18,7 @@ from mlflow.entities import ViewType
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.tracking import delivery, environment, models, names, parameters, system
+from graftline.tracking.client import connect
 from graftline.tracking.outbox import sync
 from graftline.tracking.run import Run
 from graftline.tracking.tracking import Tracking
@@ -203,6 +204,14 @@ def test_the_dataset_is_an_input(
     manifest = Path(mlflow.data.get_source(found["training"]).load())
     assert manifest.read_bytes() == (version.directory / "manifest.parquet").read_bytes()
     assert client.get_run(run.id).data.tags["graftline.dataset_digest"] == version.digest
+    files = {"manifest.parquet", "summary.json"}
+    assert {item.path for item in client.list_artifacts(run.id, "data")} == {f"data/{name}" for name in files}
+    (version.directory / "findings.json").write_text("[]")
+    with start(tracking, directory / "2") as run:
+        run.log_dataset(version)
+    assert {item.path for item in client.list_artifacts(run.id, "data")} == {
+        f"data/{name}" for name in files | {"findings.json"}
+    }
 
 
 def _git(directory: Path, *arguments: str) -> str:
@@ -319,10 +328,15 @@ def test_a_users_mistakes(tracking: Tracking, client: MlflowClient, directory: P
             start(Tracking(uri=uri), directory)
     with pytest.raises(UserError, match="There is no run"):
         start(tracking, directory, resume_run_id="0" * 32)
-    with pytest.raises(UserError, match="There is no run"):
+    with pytest.raises(UserError, match=r"There is no run x in the tracking database .*, which has none\."):
         tracking.find_output_directory("x")
     with start(tracking, directory) as run:
         pass
+    with pytest.raises(UserError, match=rf"There is no run x in .*; the newest are {run.id} \(first\)\."):
+        tracking.find_output_directory("x")
+    client.delete_run(run.id)
+    with pytest.raises(UserError, match=f"Run {run.id} in .* is deleted: restore it with `mlflow runs restore"):
+        tracking.find_output_directory(run.id)
     client.delete_experiment(client.get_run(run.id).info.experiment_id)
     with pytest.raises(UserError, match="is deleted: restore it"):
         start(tracking, directory)
@@ -337,8 +351,30 @@ def test_a_database_that_is_none(tmp_path: Path, directory: Path) -> None:
         start(Tracking(uri=f"sqlite:///{file}"), directory)
 
 
+def test_runs_that_start_together_make_one_database(tmp_path: Path) -> None:
+    """MLflow's own creation fails in all processes but one."""
+    ready = tmp_path / "ready"
+    wait = "import time; from pathlib import Path\nimport graftline.tracking.run\n"
+    wait += f"while not Path({str(ready)!r}).exists(): time.sleep(0.001)\n"
+    script = wait + _SCRIPT.replace("time.sleep(60)", "")
+    commands = [[sys.executable, "-c", script, "sqlite:///mlflow.db", f"outputs/{number}"] for number in range(3)]
+    processes = [
+        subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for command in commands
+    ]
+    time.sleep(5)  # until all of them wait
+    ready.touch()
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], outputs
+    client = connect(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    (experiment,) = client.search_experiments(filter_string="name = 'pets'")
+    runs = client.search_runs([experiment.experiment_id])
+    assert {run.info.run_id for run in runs} == {output.splitlines()[-1] for output in outputs}
+    assert not list(tmp_path.glob(".mlflow.db*"))
+
+
 def test_the_first_use_says_one_line_and_leaves_the_working_directory_alone(tmp_path: Path) -> None:
-    script = _SCRIPT.replace("time.sleep(60)", "")
+    script = "from graftline.console import show_log\nshow_log()\n" + _SCRIPT.replace("time.sleep(60)", "")
     command = [sys.executable, "-c", script, "sqlite:///mlflow.db", "outputs/run"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120)
     say, run_id = done.stdout.splitlines()

@@ -1,4 +1,4 @@
-"""A pretrained network with a new head: any of timm's models, its weights and its preprocessing."""
+"""Build a pretrained network with a new head: any of timm's models, its weights and its preprocessing."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,7 +13,7 @@ from graftline.augment.preprocess import Preprocessing
 from graftline.backbones import catalog
 from graftline.backbones.loading import OWN_KEYS, create, create_pretrained
 from graftline.backbones.sizes import check_size, find_refusal
-from graftline.backbones.weights import Wanted, Weights, WeightsFile, locate
+from graftline.backbones.weights import SourceChoice, Weights, WeightsFile, locate
 from graftline.errors import UserError, first_line
 
 MAX_IMAGE_SIZE = 10_000  # px; the first maps of one image alone would take gigabytes
@@ -52,11 +52,11 @@ class Backbone:
         drop_rate: dropout before the head, 0 to 1.
         drop_path_rate: stochastic depth, 0 to 1.
         options: arguments of the timm model that are its own, such as ``{"groups": 2}`` for alexnet.
-        weights_dir: the weights directory, which ``make fetch-weights`` fills; need not exist.
+        weights_dir: the weights directory, which `graftline.backbones.fetch.fetch` fills; need not exist.
     """
 
     name: str
-    weights: Wanted = "auto"
+    weights: SourceChoice = "auto"
     file: str | None = None
     image_size: int | None = None
     channels: int | None = None
@@ -69,15 +69,15 @@ class Backbone:
     def __post_init__(self) -> None:
         for key in ("drop_rate", "drop_path_rate"):
             if not 0 <= getattr(self, key) < 1:
-                raise UserError(f"backbone.{key} is {getattr(self, key)}, but must be at least 0 and below 1.")
+                raise UserError(f"Backbone.{key} is {getattr(self, key)}, but must be at least 0 and below 1.")
         if self.image_size is not None and not 1 <= self.image_size <= MAX_IMAGE_SIZE:
             raise UserError(
-                f"backbone.image_size is {self.image_size} px, but must be above 0 and at most {MAX_IMAGE_SIZE}."
+                f"Backbone.image_size is {self.image_size} px, but must be above 0 and at most {MAX_IMAGE_SIZE}."
             )
         if self.channels not in (None, 1, 3):
-            raise UserError(f"backbone.channels is {self.channels}, but images have 3, or 1 if gray.")
+            raise UserError(f"Backbone.channels is {self.channels}, but images have 3, or 1 if gray.")
         for option in self.options.keys() & OWN_KEYS.keys():
-            raise UserError(f"backbone.options.{option} is set by a key of its own: backbone.{OWN_KEYS[option]}.")
+            raise UserError(f"Backbone.options.{option} is an argument of its own: give Backbone.{OWN_KEYS[option]}.")
 
     def build(self, num_classes: int) -> Graft:
         """Build the network, load its weights and give it a head.
@@ -100,9 +100,7 @@ class Backbone:
         return Graft(network, self._preprocessing(network), weights, self.arguments())
 
     def check(self) -> WeightsFile | None:
-        """Make sure that ``build`` will go through, before hours are spent on the images.
-
-        That is: name, options, image size, weights.
+        """Check name, options, image size and weights, so that ``build`` will go through once the images are read.
 
         Returns:
             The weights' file, which is downloaded if need be; None if the network is to be random.

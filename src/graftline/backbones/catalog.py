@@ -1,4 +1,4 @@
-"""The names that a backbone can have: all of timm's and our own, with and without the tag of their weights."""
+"""List and check the names of backbones: all of timm's and our own, with and without the tag of their weights."""
 
 from difflib import SequenceMatcher, get_close_matches
 

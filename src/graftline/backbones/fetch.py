@@ -1,4 +1,4 @@
-"""Fill the weights directory: from a package or the hub, checked by loading them once, as .safetensors."""
+"""Fetch weights into the weights directory, from a package or the hub, and check them by loading them once."""
 
 import logging
 import shutil
@@ -14,7 +14,7 @@ from timm.models import get_pretrained_cfg
 from graftline.backbones import catalog, hub
 from graftline.backbones.loading import create_pretrained
 from graftline.backbones.weights import WITHOUT_ANY, WeightsFile, from_package
-from graftline.backbones.weights_store import BrokenError, LockedWeights, WeightsStore, full_name
+from graftline.backbones.weights_store import LockedWeights, LockMismatchError, WeightsStore, full_name
 from graftline.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FetchedWeights:
-    """What ``fetch`` left in the directory.
+    """A network's weights in the weights directory.
 
     Attributes:
         path: the file.
@@ -48,7 +48,7 @@ def fetch(name: str, store: WeightsStore) -> FetchedWeights:
     catalog.check(name)
     try:
         entry = store.find(name)
-    except BrokenError as error:
+    except LockMismatchError as error:
         logger.warning(f"Replacing what is there: {str(error).partition(': fetch it again')[0]}.")
         entry = None
     path = store.path(name)
@@ -65,12 +65,12 @@ def fetch(name: str, store: WeightsStore) -> FetchedWeights:
 
 
 def _source(name: str) -> WeightsFile:
-    """Find the weights where they may be had; download them if need be."""
+    """Find the weights in a package or the hub's cache, or download them."""
     if (packaged := from_package(name)) is not None:
         return packaged
     try:
         found = hub.find_local(name) or hub.download(name)
-    except hub.NowhereError as error:
+    except hub.NotPublishedError as error:
         raise UserError(f"There are no weights of '{full_name(name)}' to fetch, as {error}: {WITHOUT_ANY}.") from error
     except hub.UnavailableError as error:
         mirror = ", or name a mirror of the hub (HF_ENDPOINT=https://…)" if hub.has_repository(name) else ""

@@ -1,4 +1,4 @@
-"""Weights that timm knows where to download: looked for on this machine first, then fetched, without a long wait."""
+"""Find the weights that timm knows on this machine, or download them, without a long wait for a host that is away."""
 
 import contextlib
 import logging
@@ -31,11 +31,17 @@ FILE_NAMES = ("model.safetensors", "pytorch_model.bin")
 
 
 class WeightsLocation(NamedTuple):
-    """A weights file on this machine."""
+    """A downloaded weights file.
+
+    Attributes:
+        path: on this machine.
+        location: where it was downloaded from: REPOSITORY/FILE or a URL.
+        commit: of the repository, if it was one.
+    """
 
     path: Path
-    location: str  # where it came from: REPOSITORY/FILE or a URL
-    commit: str | None = None  # of the repository, if it came from one
+    location: str
+    commit: str | None = None
 
     @property
     def exact_location(self) -> str:
@@ -47,11 +53,11 @@ class WeightsLocation(NamedTuple):
 
 
 class UnavailableError(Exception):
-    """There are no weights to download, or no way to; the message says why, as a part of a sentence."""
+    """There are no weights to download, or the host is away; the message says which, as a part of a sentence."""
 
 
-class NowhereError(UnavailableError):
-    """timm knows no place to download them from: no network would help."""
+class NotPublishedError(UnavailableError):
+    """timm knows no address of the weights, so that no network would help."""
 
 
 class _Repository(NamedTuple):
@@ -66,7 +72,7 @@ def find_local(name: str) -> WeightsLocation | None:
         for file in repository.files:
             path = huggingface_hub.try_to_load_from_cache(repository.name, file, revision=repository.revision)
             if isinstance(path, str):
-                return _found(repository, file, path)
+                return _in_cache(repository, file, path)
     if (url := _url(name)) is not None and _path_of(url).is_file():
         return WeightsLocation(_path_of(url), url)
     return None
@@ -76,13 +82,13 @@ def download(name: str) -> WeightsLocation:
     """Download the weights of a timm model into the cache that ``find_local`` reads.
 
     Raises:
-        NowhereError: timm knows none.
+        NotPublishedError: timm knows none.
         UnavailableError: the host does not answer within ``PROBE_SECONDS``, or the download fails.
     """
     repository, url = _repository(name), _url(name)
     address = constants.ENDPOINT if repository is not None else url
     if address is None:
-        raise NowhereError("timm knows no place to download them from")
+        raise NotPublishedError("timm knows no place to download them from")
     host = urlsplit(address).hostname
     if constants.is_offline_mode() or not is_reachable(address):
         raise UnavailableError(f"they are not on this machine and {host} does not answer")
@@ -153,11 +159,11 @@ def _fetch_file(repository: _Repository, file: str, status: Status) -> WeightsLo
     path = huggingface_hub.hf_hub_download(
         repository.name, file, revision=repository.revision, tqdm_class=_counter(status)
     )
-    return _found(repository, file, path)
+    return _in_cache(repository, file, path)
 
 
-def _found(repository: _Repository, file: str, path: str) -> WeightsLocation:
-    # the client's cache: …/snapshots/COMMIT/FILE
+def _in_cache(repository: _Repository, file: str, path: str) -> WeightsLocation:
+    # the client keeps it as …/snapshots/COMMIT/FILE
     commit = Path(path.removesuffix(file)).name
     return WeightsLocation(Path(path), f"{repository.name}/{file}", commit)
 

@@ -1,4 +1,4 @@
-"""A network's layers as groups: the stem, the stages, the head. What is frozen, cut, costed goes by them."""
+"""Group a network's layers: the stem, the stages, the head. Freezing, cutting and counting all go by these groups."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -72,7 +72,7 @@ def _largest_modules(names: Sequence[str], sizes: Mapping[str, int]) -> list[str
 
 
 def _prefixes(name: str) -> list[str]:
-    """Return the names of the modules that a parameter lies in, the largest first, and last its own.
+    """Return the names of the modules that hold a parameter, the largest first, and last its own name.
 
     >>> _prefixes("blocks.0.conv.weight")
     ['blocks', 'blocks.0', 'blocks.0.conv', 'blocks.0.conv.weight']

@@ -1,4 +1,4 @@
-"""Make a timm network and put weights into it: all of the trunk, or an error that says what does not fit."""
+"""Create a timm network and load weights into it: all of the body, or an error that says what does not fit."""
 
 import textwrap
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from graftline.errors import UserError, first_line
 
 NUM_NAMES = 3  # that a message gives, of the tensors that do not fit
 
-# arguments of timm's models that have a key of their own in ``Backbone``
+# arguments of timm's models → the arguments of ``Backbone`` that stand for them
 OWN_KEYS = {
     "in_chans": "channels",
     "img_size": "image_size",
@@ -59,8 +59,8 @@ def _unknown_option(name: str, option: str) -> str:
     if option in DROP_RATES:
         return f"The backbone '{name}' has no {option}: leave it out or set it to 0."
     if option == "in_chans":
-        return f"The number of channels of the backbone '{name}' cannot be changed: leave backbone.channels out."
-    return f"The backbone '{name}' has no option {option}: leave backbone.options.{option} out."
+        return f"The number of channels of the backbone '{name}' cannot be changed: leave Backbone.channels out."
+    return f"The backbone '{name}' has no option {option}: leave Backbone.options.{option} out."
 
 
 def create_pretrained(name: str, weights: WeightsFile, options: Mapping[str, Any]) -> nn.Module:
@@ -101,7 +101,7 @@ def _create_packaged(name: str, weights: WeightsFile, state: StateDict, options:
 
 
 def read(weights: WeightsFile) -> StateDict:
-    """Read the tensors of a file, out of a training checkpoint if it is one. Never unpickles anything but tensors.
+    """Read the tensors of a file, which may be a training checkpoint. Nothing but tensors is unpickled.
 
     Raises:
         UserError: the file is broken or holds something else.
@@ -121,25 +121,25 @@ def read(weights: WeightsFile) -> StateDict:
 
 
 def in_order(state: StateDict, target: StateDict) -> dict[str, Tensor]:
-    """Rename the tensors of another port of the same network: the n-th becomes the target's n-th.
+    """Rename the tensors of another port of the same network: its n-th gets the name of the target's n-th.
 
     Asserts what makes that safe: as many tensors, of equal shapes, each of the same kind in the same block.
     """
     assert len(state) == len(target), f"{len(state)} tensors for {len(target)}"
-    ours, theirs = _Places(), _Places()
+    ours, theirs = _BlockNumbers(), _BlockNumbers()
     for source_key, key in zip(state, target, strict=True):
-        assert theirs.place(source_key) == ours.place(key), f"{source_key} is no {key}"
+        assert theirs.position(source_key) == ours.position(key), f"{source_key} is no {key}"
         assert state[source_key].shape == target[key].shape, f"{source_key} is not of the shape of {key}"
     return dict(zip(target, state.values(), strict=True))
 
 
-class _Places:
-    """Numbers a network's blocks in the order of their appearance, whether they are called 3 or 1.2."""
+class _BlockNumbers:
+    """Number a network's blocks in the order of their appearance, whether they are called 3 or 1.2."""
 
     def __init__(self) -> None:
         self.blocks: list[str] = []
 
-    def place(self, key: str) -> tuple[int, bool, str]:
+    def position(self, key: str) -> tuple[int, bool, str]:
         """Return block, whether it is of a normalization, and which of a layer's tensors ``key`` is."""
         *layer, tensor = key.split(".")
         block = ".".join(part for part in layer if part.isdigit()) or layer[0]
@@ -163,7 +163,7 @@ def _head_sizes(name: str, state: StateDict) -> list[int]:
 def _misfit(
     name: str, num_classes: int, weights: WeightsFile, state: StateDict, options: Mapping[str, Any], reason: Exception
 ) -> str:
-    """Say what does not fit, and whether an option is to blame."""
+    """Return a sentence that says what does not fit, and whether an option is the reason."""
     shaping = {key: value for key, value in options.items() if key not in DROP_RATES}
     findings = _findings(name, num_classes, state, {k: v for k, v in shaping.items() if k not in ADAPTED})
     findings = findings or _findings(name, num_classes, state, shaping)
@@ -178,7 +178,7 @@ def _misfit(
 
 
 def _findings(name: str, num_classes: int, state: StateDict, options: Mapping[str, Any]) -> list[str]:
-    """Return in words how the tensors differ from the network's."""
+    """Return how the tensors differ from the network's, in words."""
     with torch.device("meta"):  # names and shapes only
         target = create(name, num_classes, options).state_dict()
     # older checkpoints lack num_batches_tracked, which torch forgives

@@ -1,4 +1,4 @@
-"""Compound scaling: an EfficientNet of a given phi, or the largest that a budget of multiply-adds pays for.
+"""Scale EfficientNet: to a given phi, or to the largest one within a budget of multiply-adds.
 
 The method is that of Tan and Le 2019 (arXiv 1905.11946), section 3.3; ``zoo/efficientnet.py`` has the equation.
 """
@@ -40,11 +40,13 @@ class ScaledBackbone(Backbone):
     def __post_init__(self) -> None:
         super().__post_init__()
         if "phi" in self.options:
-            raise UserError("backbone.options.phi is set by a key of its own: backbone.phi.")
+            raise UserError("ScaledBackbone.options.phi is an argument of its own: give ScaledBackbone.phi.")
         if self.phi is not None and self.budget_gmacs is not None:
-            raise UserError("backbone.phi and backbone.budget_gmacs both say how large the network is: give one.")
+            raise UserError(
+                "ScaledBackbone.phi and ScaledBackbone.budget_gmacs both say how large the network is: give one."
+            )
         if self.budget_gmacs is not None and not (math.isfinite(self.budget_gmacs) and self.budget_gmacs > 0):
-            raise UserError(f"backbone.budget_gmacs is {self.budget_gmacs:g}, but must be finite and above 0.")
+            raise UserError(f"ScaledBackbone.budget_gmacs is {self.budget_gmacs:g}, but must be finite and above 0.")
         if self.phi is not None:
             check_phi(self.phi)
 
@@ -53,7 +55,7 @@ class ScaledBackbone(Backbone):
         """The network's phi, searched for when it is first asked for if there is a budget.
 
         Raises:
-            UserError: not even the smallest network lies within the budget.
+            UserError: the smallest network exceeds the budget.
         """
         if self.budget_gmacs is None:
             return 0.0 if self.phi is None else self.phi
@@ -65,7 +67,7 @@ class ScaledBackbone(Backbone):
         )
         if phi == PHI_LIMITS[1]:
             logger.warning(
-                f"That is the largest network there is (phi {phi:g}): backbone.budget_gmacs would pay for more."
+                f"That is the largest network there is (phi {phi:g}): ScaledBackbone.budget_gmacs would pay for more."
             )
         return phi
 
@@ -81,7 +83,7 @@ class ScaledBackbone(Backbone):
         if num_affordable == 0:
             smallest = self._count_gmacs(PHI_LIMITS[0])
             raise UserError(
-                f"backbone.budget_gmacs is {budget:g}, but the smallest network (phi {PHI_LIMITS[0]:g}) "
+                f"ScaledBackbone.budget_gmacs is {budget:g}, but the smallest network (phi {PHI_LIMITS[0]:g}) "
                 f"costs {smallest:.2g} GMACs: give more."
             )
         return steps[num_affordable - 1] / STEPS_PER_PHI

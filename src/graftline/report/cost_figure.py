@@ -99,7 +99,7 @@ def cost_figure(networks: Sequence[NetworkCost], batch_size: int) -> Figure | No
         )
         axes.annotate(text, (0, 0), (8, 8), "axes fraction", "offset points", color=MUTED, size=LABEL_SIZE)
     drawn_names = {bubble.name for bubble in bubbles}
-    if left_out := [priced.name for priced in networks if priced.name not in drawn_names]:
+    if left_out := [network.name for network in networks if network.name not in drawn_names]:
         axes.annotate(
             f"not timed: {short(', '.join(left_out), 60)}",
             (1, 0),
@@ -117,9 +117,9 @@ def _bubbles(networks: Sequence[NetworkCost], batch_size: int) -> tuple[EngineNa
     """Return the engine whose times are drawn, and the networks that it ran."""
     for engine in ENGINES:
         found = [
-            _Bubble(priced.name, _family(priced.name), priced.cost.macs / 1e9, time, priced.cost.parameters)
-            for priced in networks
-            if (time := priced.milliseconds(engine, batch_size)) is not None and priced.cost.macs > 0
+            _Bubble(network.name, _family(network.name), network.cost.macs / 1e9, time, network.cost.parameters)
+            for network in networks
+            if (time := network.milliseconds(engine, batch_size)) is not None and network.cost.macs > 0
         ]
         if found:
             break

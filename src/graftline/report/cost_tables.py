@@ -24,9 +24,9 @@ TITLES: dict[Kind, str] = {
 NOT_MEASURED = "-"
 
 
-def print_stages(priced: NetworkCost, batch_size: int) -> None:
+def print_stages(network: NetworkCost, batch_size: int) -> None:
     """Print what each stage of a network costs, and the sum."""
-    cost = priced.cost
+    cost = network.cost
     kinds = _kinds([cost])
     columns = ("stage", "param-\neters", MACS, "%", "act.\nMB", *(TITLES[kind] for kind in kinds))
     rows = [
@@ -40,24 +40,24 @@ def print_stages(priced: NetworkCost, batch_size: int) -> None:
         )
         for stage in (*cost.stages, StageCost("total", cost.layers))
     ]
-    print_table(f"{priced.name}, {_pixels(cost)} px; {_legend(batch_size)}", columns, rows)
+    print_table(f"{network.name}, {_pixels(cost)} px; {_legend(batch_size)}", columns, rows)
 
 
 def print_comparison(networks: Sequence[NetworkCost], batch_size: int) -> None:
     """Print what several networks cost, the cheapest first."""
-    ordered = sorted(networks, key=lambda priced: priced.cost.macs)
-    kinds = _kinds([priced.cost for priced in networks])
+    ordered = sorted(networks, key=lambda network: network.cost.macs)
+    kinds = _kinds([network.cost for network in networks])
     columns = ("network", "px", "param-\neters", MACS, "act.\nMB", *(TITLES[kind] for kind in kinds))
     rows = [
         (
-            priced.name,
-            _pixels(priced.cost),
-            f"{priced.cost.parameters:,}",
-            short_number(priced.cost.macs),
-            _megabytes(priced.cost, batch_size),
-            *(_per_cent(priced.cost.share(kind)) for kind in kinds),
+            network.name,
+            _pixels(network.cost),
+            f"{network.cost.parameters:,}",
+            short_number(network.cost.macs),
+            _megabytes(network.cost, batch_size),
+            *(_per_cent(network.cost.share(kind)) for kind in kinds),
         )
-        for priced in ordered
+        for network in ordered
     ]
     print_table(f"{len(rows)} networks; {_legend(batch_size)}", columns, rows)
 
@@ -73,12 +73,12 @@ def print_times(networks: Sequence[NetworkCost], batch_sizes: Sequence[int]) -> 
     )
     rows = [
         (
-            priced.name,
-            short_number(priced.cost.macs),
-            *(_milliseconds(priced.milliseconds(engine, size)) for engine, size in pairs),
-            _speed(priced, pairs),
+            network.name,
+            short_number(network.cost.macs),
+            *(_milliseconds(network.milliseconds(engine, size)) for engine, size in pairs),
+            _speed(network, pairs),
         )
-        for priced in sorted(networks, key=lambda priced: priced.cost.macs)
+        for network in sorted(networks, key=lambda network: network.cost.macs)
     ]
     print_table(
         f"Measured here: ms per image in a batch of ({TIMES}), and the best rate",
@@ -87,43 +87,43 @@ def print_times(networks: Sequence[NetworkCost], batch_sizes: Sequence[int]) -> 
     )
 
 
-def to_json(priced: NetworkCost) -> dict[str, Any]:
+def to_json(network: NetworkCost) -> dict[str, Any]:
     """Return all that is known of a network's cost; bytes and multiply-adds are per image, in float32."""
-    cost, measured = priced.cost, priced.measurement
+    cost, timing = network.cost, network.timing
     return {
-        "network": priced.name,
+        "network": network.name,
         "image_size": list(cost.image_size),
         "channels": cost.channels,
         **_sums(cost),
-        "milliseconds_per_image": [asdict(timing) for timing in measured.timings] if measured else [],
-        "notes": list(measured.notes) if measured else [],
+        "milliseconds_per_image": [asdict(each) for each in timing.timings] if timing else [],
+        "notes": list(timing.notes) if timing else [],
         "stages": [{"stage": stage.name, **_sums(stage)} for stage in cost.stages],
         "layers": [asdict(layer) for layer in cost.layers],
     }
 
 
-def write_layers(priced: NetworkCost, path: Path) -> None:
+def write_layers(network: NetworkCost, path: Path) -> None:
     """Write a network's layers as CSV, one a row."""
-    _write_csv(path, [asdict(layer) for layer in priced.cost.layers])
+    _write_csv(path, [asdict(layer) for layer in network.cost.layers])
 
 
-def write_stages(priced: NetworkCost, path: Path) -> None:
+def write_stages(network: NetworkCost, path: Path) -> None:
     """Write a network's stages as CSV, one a row."""
-    _write_csv(path, [{"stage": stage.name, **_flat(stage)} for stage in priced.cost.stages])
+    _write_csv(path, [{"stage": stage.name, **_flat(stage)} for stage in network.cost.stages])
 
 
 def write_networks(networks: Sequence[NetworkCost], path: Path, batch_sizes: Sequence[int]) -> None:
     """Write a CSV with a network a row."""
     rows = []
-    for priced in networks:
-        height, width = priced.cost.image_size
+    for network in networks:
+        height, width = network.cost.image_size
         times = {
-            f"{engine}_milliseconds_batch_{size}": priced.milliseconds(engine, size)
+            f"{engine}_milliseconds_batch_{size}": network.milliseconds(engine, size)
             for engine in ENGINES
             for size in batch_sizes
         }
-        sizes = {"height": height, "width": width, "channels": priced.cost.channels}
-        rows.append({"network": priced.name, **sizes, **_flat(priced.cost), **times})
+        sizes = {"height": height, "width": width, "channels": network.cost.channels}
+        rows.append({"network": network.name, **sizes, **_flat(network.cost), **times})
     _write_csv(path, rows)
 
 
@@ -198,6 +198,6 @@ def _milliseconds(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
 
 
-def _speed(priced: NetworkCost, pairs: Sequence[tuple[EngineName, int]]) -> str:
-    times = [time for engine, size in pairs if (time := priced.milliseconds(engine, size)) is not None]
-    return f"{priced.cost.macs / 1e6 / min(times):,.0f}" if times else NOT_MEASURED
+def _speed(network: NetworkCost, pairs: Sequence[tuple[EngineName, int]]) -> str:
+    times = [time for engine, size in pairs if (time := network.milliseconds(engine, size)) is not None]
+    return f"{network.cost.macs / 1e6 / min(times):,.0f}" if times else NOT_MEASURED

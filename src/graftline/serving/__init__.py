@@ -1,1 +1,1 @@
-"""The MLflow model that wraps a predictor."""
+"""Serve a predictor: as an MLflow model."""

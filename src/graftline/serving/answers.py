@@ -1,4 +1,4 @@
-"""From a request's base64 images to a table of classes. Needs no MLflow; a server of any kind can use it."""
+"""Answer a request of base64 images with a table of classes. Needs no MLflow: a server of any kind can use it."""
 
 import base64
 from collections.abc import Sequence
@@ -28,10 +28,10 @@ def classify(predictor: Predictor, images: Sequence[object]) -> pd.DataFrame:
         images: N image files (JPEG, PNG, ...) as base64, with or without a ``data:image/...;base64,`` in front.
 
     Returns:
-        N rows: the most probable class, its probability, and the probabilities of all K classes; see `columns`.
+        (N, 2 + K): the most probable class, its probability, and the probabilities of all K classes; see `columns`.
 
     Raises:
-        ValueError: some are no base64 or no images; each is named by its place, from 0.
+        ValueError: some are no base64 or no images; each is named by its number, from 0.
     """
     if len(images) == 0:
         raise ValueError("the request holds no images")
@@ -57,7 +57,7 @@ def classify(predictor: Predictor, images: Sequence[object]) -> pd.DataFrame:
 
 
 def decode_base64(text: object) -> bytes:
-    """Return the bytes behind ``text``.
+    """Decode base64, with or without a ``data:image/...;base64,`` in front.
 
     >>> decode_base64("data:image/png;base64,aGVs bG8=")
     b'hello'

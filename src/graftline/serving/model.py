@@ -1,4 +1,4 @@
-r"""The script that MLflow runs to load a graftline model; it lies in the model, beside graftline's code and the bundle.
+r"""The script that MLflow runs to load a graftline model; the model holds it, what it imports, and the bundle.
 
 A request, when `mlflow models serve` runs:
 
@@ -18,7 +18,7 @@ from graftline.serving.answers import classify
 
 
 class ImageClassifier(PythonModel):
-    """A bundle as an MLflow model: a table with a column of base64 images in, a table of classes out."""
+    """Classify a table with a column of base64 images; the answer is a table of classes."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the bundle."""
@@ -28,7 +28,7 @@ class ImageClassifier(PythonModel):
         self,
         context: PythonModelContext,  # noqa: ARG002  # MLflow's signature
         model_input: pd.DataFrame,
-        params: dict[str, Any] | None = None,  # noqa: ARG002
+        params: dict[str, Any] | None = None,  # noqa: ARG002  # MLflow's signature
     ) -> pd.DataFrame:
         """Classify the images in the column "image"."""
         try:

@@ -1,10 +1,11 @@
-"""Packs a bundle as an MLflow model: files only, nothing pickled, and it runs where graftline is not installed."""
+"""Pack a bundle as an MLflow model: files only, nothing pickled, and it runs where graftline is not installed."""
 
 import base64
 import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import mlflow.pyfunc
 import numpy as np
@@ -15,17 +16,20 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 from PIL import Image
 
-import graftline
 from graftline.data.decode import decode_rgb
 from graftline.serving.answers import columns
+from graftline.serving.modules import copy_imported_modules
 
-_EXAMPLE_SIDE = 256  # pixels at most; the example lies in every model, twice, as text
+SCRIPT = Path(__file__).with_name("model.py")
+
+_EXAMPLE_SIDE = 256  # pixels at most; every model holds the example twice, as text
 
 
 def save_model(bundle: Path, destination: Path, input_example: bytes) -> None:
     """Write ``bundle`` as an MLflow model.
 
-    MLflow is given signature, example and requirements, so that it has no reason to load the model and try it.
+    MLflow is given signature, example and requirements, so that it has no reason to load the model and try it. Of
+    graftline's code the model holds what `model.py` imports, and no more.
 
     Args:
         bundle: the bundle's directory.
@@ -34,22 +38,25 @@ def save_model(bundle: Path, destination: Path, input_example: bytes) -> None:
     """
     class_names = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))["class_names"]
     text, *numbers = columns(class_names)
-    mlflow.pyfunc.save_model(
-        destination,
-        python_model=Path(__file__).with_name("model.py"),
-        artifacts={"bundle": str(bundle)},
-        code_paths=[str(Path(graftline.__file__).parent)],
-        signature=ModelSignature(
-            inputs=Schema([ColSpec(DataType.string, "image")]),
-            outputs=Schema([ColSpec(DataType.string, text), *(ColSpec(DataType.double, number) for number in numbers)]),
-        ),
-        input_example=pd.DataFrame({"image": [_example(input_example)]}),
-        pip_requirements=[
-            f"{name}=={module.__version__}"
-            for name, module in (("numpy", np), ("onnxruntime", onnxruntime), ("pandas", pd), ("pillow", PIL))
-        ],
-    )
-    # the paths of this machine, which MLflow notes and does not need, stay here
+    with TemporaryDirectory() as folder:
+        mlflow.pyfunc.save_model(
+            destination,
+            python_model=SCRIPT,
+            artifacts={"bundle": str(bundle)},
+            code_paths=[str(copy_imported_modules(SCRIPT, Path(folder)))],
+            signature=ModelSignature(
+                inputs=Schema([ColSpec(DataType.string, "image")]),
+                outputs=Schema(
+                    [ColSpec(DataType.string, text), *(ColSpec(DataType.double, number) for number in numbers)]
+                ),
+            ),
+            input_example=pd.DataFrame({"image": [_example(input_example)]}),
+            pip_requirements=[
+                f"{name}=={module.__version__}"
+                for name, module in (("numpy", np), ("onnxruntime", onnxruntime), ("pandas", pd), ("pillow", PIL))
+            ],
+        )
+    # MLflow notes paths of this machine, which it does not need
     description = Model.load(destination)
     flavor = description.flavors[mlflow.pyfunc.FLAVOR_NAME]
     flavor["model_code_path"] = "model.py"

@@ -1,1 +1,1 @@
-"""The MLflow run: what a stage logs, on disk first, and sent when MLflow is there."""
+"""Track runs in MLflow: what a stage logs goes to disk first and is sent when MLflow is there; models are read back."""

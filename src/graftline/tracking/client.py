@@ -1,4 +1,4 @@
-"""MLflow, made quiet and impatient: where it lies, whether it answers, and what its errors mean.
+"""Connect to MLflow, quietly and within bounded times, and explain its errors.
 
 Everything in this package talks to MLflow through `MlflowClient`; nothing relies on MLflow's global active run or URI.
 """
@@ -16,15 +16,17 @@ from urllib.parse import urlsplit
 
 import requests
 from mlflow import MlflowClient
+from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 
 from graftline.errors import UserError
+from graftline.locks import Lock
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# MLflow prints a link at the end of each run, progress bars of its own, and copies a uv.lock that happens to lie in the
+# MLflow prints a link at the end of each run, progress bars of its own, and copies a uv.lock that happens to be in the
 # working directory into every model.
 for _name, _value in (
     ("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"),
@@ -38,6 +40,8 @@ if "MLFLOW_LOGGING_LEVEL" not in os.environ:
 START_SECONDS = 9.0  # a run that cannot start says so within this time
 _START_REQUEST_SECONDS = 4
 _DATABASE_SECONDS = 60.0  # a remote database may have to make its tables first
+
+_NUM_NEWEST = 3  # runs that a message lists
 
 _SQLITE = "sqlite:///"
 _PASSWORD = re.compile(r"(://[^/\s:@]*:)[^/\s@]+@")
@@ -95,13 +99,13 @@ def absolute_uri(uri: str) -> str:
     """Return ``uri`` so that it means the same from every working directory.
 
     Raises:
-        UserError: MLflow no longer writes to such a place.
+        UserError: it is a folder, which MLflow no longer writes to.
     """
     if uri.startswith(_SQLITE):
         return _SQLITE + str(Path(uri.removeprefix(_SQLITE)).resolve())
     if urlsplit(uri).scheme in ("", "file"):
         raise UserError(
-            f"tracking.uri={uri} is a folder, which MLflow no longer writes to: "
+            f"Tracking.uri is {uri}, a folder, which MLflow no longer writes to: "
             "give a database such as sqlite:///mlflow.db, or the address of a server."
         )
     return uri
@@ -112,10 +116,10 @@ def sqlite_file(uri: str) -> Path | None:
     return Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
 
 
-def place(uri: str) -> str:
-    """Name the place at ``uri`` for a person.
+def store_name(uri: str) -> str:
+    """Name the database or server at ``uri`` in a message.
 
-    >>> place("http://me:secret@host:5000")
+    >>> store_name("http://me:secret@host:5000")
     'tracking server http://me:***@host:5000'
     """
     return ("tracking database " if sqlite_file(uri) else "tracking server ") + without_password(uri)
@@ -126,8 +130,8 @@ def connect(uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
-def first_contact(uri: str, ask: Callable[[MlflowClient], T]) -> tuple[MlflowClient, T]:
-    """Connect and ask a first question.
+def connect_checked(uri: str, ask: Callable[[MlflowClient], T]) -> tuple[MlflowClient, T]:
+    """Connect and ask a first question, within a bounded time.
 
     Args:
         uri: as `absolute_uri` returns it.
@@ -137,28 +141,80 @@ def first_contact(uri: str, ask: Callable[[MlflowClient], T]) -> tuple[MlflowCli
         The client and the answer.
 
     Raises:
-        UserError: no answer within `START_SECONDS`, or one that is no answer.
+        UserError: MLflow does not answer within `START_SECONDS`, or with an error; or ``ask`` raises one.
     """
-    file = sqlite_file(uri)
-    if file is not None and not file.exists():
-        logger.info(f"Creating the tracking database {file} (once, takes some seconds)")
 
     def connect_and_ask() -> tuple[MlflowClient, T]:
         client = connect(uri)
         return client, ask(client)
 
+    file = sqlite_file(uri)
     try:
         if file is not None:
-            return connect_and_ask()
+            with _one_creates(file):
+                return connect_and_ask()
         is_server = urlsplit(uri).scheme in ("http", "https")
         with request_limit(_START_REQUEST_SECONDS):
             return _within(START_SECONDS if is_server else _DATABASE_SECONDS, connect_and_ask)
+    except UserError:
+        raise
     except Exception as error:  # MLflow and SQLAlchemy raise a dozen kinds for "not there"
-        raise UserError(_no_contact(uri, error)) from error
+        raise UserError(_no_answer(uri, error)) from error
+
+
+@contextmanager
+def _one_creates(file: Path) -> Iterator[None]:
+    """Let one process alone create a database; MLflow's own lock does not keep two from making the same tables.
+
+    The lock file is beside the database from before its creation until it is complete.
+    """
+    lock_file = file.with_name(f".{file.name}.lock")
+    if file.exists() and not lock_file.exists():
+        yield
+        return
+    with Lock(lock_file, shared=False, on_wait=lambda: None):
+        if not file.exists():
+            logger.info(f"Creating the tracking database {file} (once, takes some seconds)")
+        try:
+            yield
+        finally:
+            lock_file.unlink(missing_ok=True)
+
+
+def find_run(client: MlflowClient, run_id: str, store: str) -> MlflowRun:
+    """Return a run.
+
+    Args:
+        client: where to look.
+        run_id: MLflow's id of the run.
+        store: `store_name` of where ``client`` looks, for the message.
+
+    Raises:
+        UserError: there is no such run, or it is deleted; the newest runs are listed.
+    """
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise UserError(f"There is no run {run_id} in the {store}{_newest_runs(client)}.") from error
+    if run.info.lifecycle_stage == "deleted":
+        raise UserError(
+            f"Run {run_id} in the {store} is deleted: restore it with `mlflow runs restore --run-id {run_id}`, "
+            f"or take another{_newest_runs(client)}."
+        )
+    return run
+
+
+def _newest_runs(client: MlflowClient) -> str:
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    runs = client.search_runs(experiments, max_results=_NUM_NEWEST, order_by=["attributes.start_time DESC"])
+    names = ", ".join(f"{run.info.run_id} ({run.info.run_name})" for run in runs)
+    return f"; the newest are {names}" if names else ", which has none"
 
 
 def _within(seconds: float, function: Callable[[], T]) -> T:
-    """Return ``function()``, or raise TimeoutError; a name server that is silent has no time limit of its own."""
+    """Return ``function()``, or raise TimeoutError. Looking up a host's name has no time limit of its own."""
     future: Future[T] = Future()
 
     def work() -> None:
@@ -167,26 +223,26 @@ def _within(seconds: float, function: Callable[[], T]) -> T:
         except Exception as error:
             future.set_exception(error)
 
-    threading.Thread(target=work, daemon=True, name="first-contact").start()
+    threading.Thread(target=work, daemon=True, name="connect").start()
     return future.result(timeout=seconds)
 
 
-def _no_contact(uri: str, error: Exception) -> str:
+def _no_answer(uri: str, error: Exception) -> str:
     if "out-of-date database schema" in str(error):
         return (
-            f"The {place(uri)} was made by another MLflow: "
+            f"The {store_name(uri)} was made by another MLflow: "
             f"copy it, then bring it up to date with `mlflow db upgrade {without_password(uri)}`."
         )
     if sqlite_file(uri) is not None:
-        return f"The {place(uri)} cannot be used ({reason(error)}): give another with tracking.uri=…"
+        return f"The {store_name(uri)} cannot be used ({reason(error)}): give another Tracking.uri."
     return (
-        f"The {place(uri)} does not answer ({reason(error)}): "
-        "start it, give another with tracking.uri=…, or track on this machine with tracking=local."
+        f"The {store_name(uri)} does not answer ({reason(error)}): "
+        "start it, or give another Tracking.uri; sqlite:///mlflow.db tracks on this machine."
     )
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether sending the same again is pointless."""
+    """Return whether MLflow would refuse the same again."""
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return error.response.status_code in _HTTP_REFUSALS
     if isinstance(error, MlflowException):
@@ -195,14 +251,14 @@ def is_refusal(error: Exception) -> bool:
 
 
 def is_unclear(error: Exception) -> bool:
-    """Whether the value can be at fault, or the server."""
+    """Return whether the value may be at fault, or the server: the error fits both."""
     if isinstance(error, MlflowException):
         return error.error_code in _UNCLEAR
     return isinstance(error, ValueError | TypeError)
 
 
 def reason(error: BaseException) -> str:
-    """Return the gist of an error in a few words."""
+    """Return an error as a few words, without passwords."""
     text = str(error)
     for sign, meaning in (
         ("timed out", "no answer in time"),

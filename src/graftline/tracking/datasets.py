@@ -1,4 +1,4 @@
-"""A dataset version as MLflow's inputs of a run."""
+"""Describe a dataset version as MLflow's inputs of a run."""
 
 import json
 from typing import Any
@@ -13,7 +13,7 @@ _SCHEMA = Schema([ColSpec(DataType.string, name) for name in ("path", "label", "
 
 
 class ManifestDataset(MetaDataset):
-    """Some splits of a dataset version: MLflow gets the manifest's place and the images' number by class, no images."""
+    """Describe some splits of a dataset version: the manifest's path and the number of images by class."""
 
     def __init__(self, version: DatasetVersion, name: str, splits: tuple[str, ...]) -> None:
         counts = version.counts()

@@ -1,4 +1,4 @@
-"""Sends journal records to MLflow, so that sending one twice leaves the same as sending it once.
+"""Send journal records to MLflow, so that sending one twice leaves the same as sending it once.
 
 Metrics, parameters, tags, datasets and artifacts are like that in MLflow itself: it drops a metric with the same key,
 step, time and value, and overwrites or keeps the others. Models are not; see `graftline.tracking.models`.
@@ -37,15 +37,15 @@ _BYTES_PER_SECOND = 500_000  # a slow line; what an upload may take grows with i
 
 
 class Delivery:
-    """Sends records of one run.
+    """Send the records of one run.
 
     Attributes:
         refused: one sentence for each thing that MLflow will not take.
-        model_uris: the number of a model's record -> where MLflow has it.
+        model_uris: by the number of a model's record, its URI in MLflow.
     """
 
     def __init__(self, uri: str, run_id: str, directory: Path) -> None:
-        """Take a run's place in MLflow and its output directory; nothing is sent yet."""
+        """Note MLflow's URI, the run's id and its output directory; nothing is sent yet."""
         self._uri = uri
         self._run_id = run_id
         self._directory = directory
@@ -57,7 +57,7 @@ class Delivery:
         return client.connect(self._uri)
 
     def upload_seconds(self, entry: JournalEntry) -> float:
-        """How long sending the files of ``entry`` takes on a slow line."""
+        """Return how long sending the files of ``entry`` takes on a slow line."""
         if entry.record["kind"] not in ("artifact", "model"):
             return 0.0
         path = self._directory / entry.record["path"]
@@ -149,7 +149,7 @@ class Delivery:
             self._client.set_terminated(self._run_id, status, end_time=entry.record["at"])
 
     def _in_halves(self, what: str, items: list[T], send: Callable[[list[T]], None]) -> None:
-        """Send ``items`` in one request; if MLflow refuses them, find out which, so that the others arrive."""
+        """Send ``items`` in one request. If MLflow refuses them, send each half, so that the others arrive."""
         try:
             send(items)
         except Exception as error:
@@ -163,7 +163,7 @@ class Delivery:
             self._in_halves(what, items[middle:], send)
 
     def _is_refusal(self, error: Exception) -> bool:
-        """Whether MLflow will never take what it was just sent."""
+        """Return whether MLflow would refuse every time what it was just sent."""
         if client.is_unclear(error):
             try:  # if something harmless can be written, the server is well and the value is at fault
                 self._client.set_tag(self._run_id, OUTPUT_DIRECTORY, str(self._directory), synchronous=True)

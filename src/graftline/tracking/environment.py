@@ -1,4 +1,4 @@
-"""What a run was made with: the code's commit and the versions of the libraries."""
+"""Find out what a run is made with: the code's commit and the versions of the libraries."""
 
 import platform
 import subprocess
@@ -31,7 +31,7 @@ def git_state(directory: Path | None = None) -> tuple[str, str]:
 
     Returns:
         The commit's 40 hex digits and "true" or "false"; "unknown" for both without git, or where the code is not in a
-        repository (an installed graftline may lie inside a repository that has nothing to do with it).
+        repository (graftline may be installed below the folder of another repository).
     """
     directory = directory or Path(graftline.__file__).parent
     try:

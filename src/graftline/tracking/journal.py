@@ -1,6 +1,5 @@
-"""A file of records, one JSON line each, with a mark up to where they have been sent."""
+"""Keep records in a file, one JSON line each, and note how many of them have been sent."""
 
-import fcntl
 import json
 import os
 import threading
@@ -9,9 +8,10 @@ from typing import Any, NamedTuple
 
 from graftline.errors import UserError
 from graftline.files import atomic_file
+from graftline.locks import Lock
 
 Record = dict[str, Any]
-"""What is to be sent: a "kind" and what belongs to it; see `graftline.tracking.delivery`."""
+"""One thing to send: its "kind" and the fields of that kind; see `graftline.tracking.delivery`."""
 
 _READ_BYTES = 256 * 1024  # at a time, so that a long run without a server does not fill the memory when it is back
 
@@ -20,15 +20,15 @@ class JournalEntry(NamedTuple):
     """A record in the journal."""
 
     record: Record
-    number: int  # its place in the journal, from 0
+    number: int  # of the record in the journal, from 0
     end: int  # the byte after it
 
 
 class Journal:
-    """Records in the order of `append`, kept across crashes of this process.
+    """Keep records in the order of `append`, across crashes of this process.
 
-    One process at a time: a lock on the folder, which the system frees when its holder dies, tells a living run from a
-    dead one.
+    One process at a time has it open: a lock, which the system frees when its holder dies, shows whether
+    a run is still going.
 
     Attributes:
         path: the file.
@@ -37,7 +37,7 @@ class Journal:
     """
 
     def __init__(self, directory: Path) -> None:
-        """Open the journal in ``directory``, or begin it.
+        """Open the journal in ``directory``; make it if there is none.
 
         Raises:
             UserError: another process, or another part of this one, has it open.
@@ -45,14 +45,12 @@ class Journal:
         directory.mkdir(parents=True, exist_ok=True)
         self.path = directory / "journal.jsonl"
         self._mark = directory / "sent"
-        self._lock_file = (directory / "lock").open("w")
         try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._process_lock = Lock(directory / "lock", shared=False)
         except BlockingIOError as error:
-            self._lock_file.close()
             raise UserError(f"The run in {directory.parent} is still going: it sends its values itself.") from error
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-        self._lock = threading.Lock()
+        self._append_lock = threading.Lock()
         self._drop_torn_line()
         self._sent_bytes, self.num_sent = map(int, self._mark.read_text().split()) if self._mark.exists() else (0, 0)
         with self.path.open("rb") as file:
@@ -66,7 +64,7 @@ class Journal:
     def append(self, record: Record) -> int:
         """Add a record and return its number; once this returns, the record outlives this process."""
         line = json.dumps(record).encode() + b"\n"
-        with self._lock:
+        with self._append_lock:
             start = os.fstat(self._file).st_size
             try:
                 while line:
@@ -105,9 +103,9 @@ class Journal:
         return record
 
     def close(self) -> None:
-        """Give the journal free."""
+        """Close the files, and let another process open the journal."""
         os.close(self._file)
-        self._lock_file.close()
+        self._process_lock.close()
 
     def _drop_torn_line(self) -> None:
         """Cut off what a process wrote when it died within a line."""

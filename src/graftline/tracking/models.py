@@ -1,4 +1,4 @@
-"""Sends a model to MLflow: a LoggedModel of the run and, if wanted, a version in the registry.
+"""Send a model to MLflow: as a LoggedModel of the run and, if wanted, as a version in the registry.
 
 Unlike all else that is sent, MLflow would make a second one if asked twice. So each step first looks whether it is done
 already, by a tag that names the journal record; the server alone remembers, and a crash between two steps does no harm.
@@ -31,7 +31,7 @@ _VERSIONS = "mlflow.modelVersions"  # MLflow's own link from a LoggedModel to it
 
 
 def send(client: MlflowClient, run_id: str, directory: Path, record: Record, *, identity: str) -> str:
-    """Do what is not yet done of logging and registering a model.
+    """Log and register a model, leaving out what is done already.
 
     Returns:
         ``models:/NAME/VERSION``, or ``models:/ID`` when it is not registered.

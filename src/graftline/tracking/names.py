@@ -1,4 +1,4 @@
-"""Names in MLflow: of our tags, and as MLflow takes them."""
+"""Name things in MLflow: our tags and artifacts, and metrics and models as MLflow accepts them."""
 
 import hashlib
 import posixpath
@@ -6,17 +6,24 @@ import re
 
 MAX_KEY_LENGTH = 250  # of a metric, parameter or tag (mlflow.utils.validation.MAX_ENTITY_KEY_LENGTH)
 
-OUTPUT_DIRECTORY = "graftline.output_dir"  # tags of a run: where its files are
+# tags of a run
+OUTPUT_DIRECTORY = "graftline.output_dir"
 HOST = "graftline.host"
+DATASET_DIGEST = "graftline.dataset_digest"  # of its registered models too
+# tag of a registered model: see `graftline.files.digest_directory`
+BUNDLE_FILES = "graftline.bundle_files"
+
+DATA = "data"  # folder of a run's artifacts that holds the files of its dataset version
+BUNDLE = "artifacts/bundle"  # folder of a model that holds its bundle
 
 _NOT_IN_KEYS = re.compile(r"[^/\w.\- :]")
 _NOT_IN_MODEL_NAMES = re.compile(r"[^\w.\-]+")
 
 
 def key(name: str) -> str:
-    """Return ``name`` as MLflow takes it for metrics and parameters.
+    """Return ``name`` as MLflow accepts it for metrics and parameters.
 
-    What MLflow refuses becomes an underscore, and four hex digits tell such names apart.
+    What MLflow refuses becomes an underscore, and four hex digits keep such names different.
 
     >>> key("precision/cat")
     'precision/cat'

@@ -1,9 +1,9 @@
-"""The outbox: a run's values go to disk first and from there to MLflow, at MLflow's pace and not at training's.
+"""Keep a run's values on disk, and send them to MLflow at its own pace, so that training never waits.
 
 Its files:
 
     outputs/…/outbox/
-        run.json        where the values belong
+        run.json        the run's id and MLflow's URI
         journal.jsonl   all values, in order
         sent            how far they have been sent
         models/         saved models until they are sent
@@ -22,7 +22,7 @@ from typing import Any
 from graftline.console import progress
 from graftline.errors import UserError
 from graftline.files import atomic_file
-from graftline.tracking.client import place, reason
+from graftline.tracking.client import reason, store_name
 from graftline.tracking.delivery import Delivery
 from graftline.tracking.journal import Journal
 
@@ -36,7 +36,7 @@ _HURRIED_PAUSE = 0.5  # while somebody waits for the outbox to become empty
 
 
 class Outbox:
-    """Keeps records on disk and sends them from a thread of its own.
+    """Keep records on disk and send them from a thread of its own.
 
     Attributes:
         journal: the records.
@@ -45,13 +45,13 @@ class Outbox:
     """
 
     def __init__(self, directory: Path, uri: str, run_id: str) -> None:
-        """Begin, or go on with, the outbox in a run's output directory.
+        """Open the outbox in a run's output directory; make it if there is none.
 
         Raises:
             UserError: the run in that directory is still going.
         """
         self._directory = directory
-        self._place = place(uri)
+        self._store = store_name(uri)
         self.journal = Journal(directory / FOLDER)
         with atomic_file(directory / FOLDER / "run.json") as temporary:
             temporary.touch(mode=0o600)  # a database's URI can hold a password
@@ -68,13 +68,13 @@ class Outbox:
         self._thread.start()
 
     def put(self, kind: str, **fields: Any) -> int:
-        """Keep a record and return its number. Never waits for MLflow."""
+        """Write a record to disk and return its number, without waiting for MLflow."""
         number = self.journal.append({"kind": kind, **fields})
         self._notify()
         return number
 
-    def wait(self, patience: float) -> bool:
-        """Wait until all has been sent, but at most ``patience`` seconds without a success.
+    def wait(self, timeout: float) -> bool:
+        """Wait until all has been sent, but at most ``timeout`` seconds without a success.
 
         An upload to a server that answered before may take longer, by its size.
 
@@ -87,7 +87,7 @@ class Outbox:
             self._changed.notify_all()
             try:
                 while self.journal.num_unsent:
-                    give_up_at = max(began, self._last_success) + patience + self._upload_seconds
+                    give_up_at = max(began, self._last_success) + timeout + self._upload_seconds
                     if time.monotonic() >= give_up_at:
                         return False
                     self._changed.wait(give_up_at - time.monotonic())
@@ -99,9 +99,10 @@ class Outbox:
         """Stop sending; what is unsent stays on disk."""
         self._stops = True
         self._notify()
-        self._thread.join(timeout=0.5)  # a thread that waits for a silent server ends later, and then frees the journal
+        # a thread that waits for a server's answer ends later, and then closes the journal
+        self._thread.join(timeout=0.5)
         if not self.journal.num_unsent:
-            _tidy(self._directory)
+            _remove_sent_models(self._directory)
 
     def _notify(self) -> None:
         with self._changed:
@@ -133,14 +134,14 @@ class Outbox:
         self.problem = reason(error)
         self._failures += 1
         self._upload_seconds = 0.0
-        if self._failures == 2:  # one failure alone is nothing to tell
+        if self._failures == 2:  # a single failure is not worth a warning
             logger.warning(
-                f"The {self._place} is away ({self.problem}): values are kept on disk and sent when it is back."
+                f"The {self._store} is away ({self.problem}): values are kept on disk and sent when it is back."
             )
 
     def _note_success(self) -> None:
         if self._failures >= 2:
-            logger.info(f"The {self._place} is back.")
+            logger.info(f"The {self._store} is back.")
         self.problem = None
         self._failures = 0
         self._upload_seconds = 0.0
@@ -162,11 +163,11 @@ class SyncReport:
     """What became of a run's unsent values.
 
     Attributes:
-        run_id: the run's.
+        run_id: MLflow's id of the run.
         num_sent: records that have been sent just now.
-        num_unsent: records that still lie in the output directory.
+        num_unsent: records that are still in the output directory only.
         refused: one sentence for each thing that MLflow will not take; they are kept in ``outbox/refused.jsonl``.
-        problem: why not all could be sent, None if all were.
+        problem: why some could not be sent; None if all were.
     """
 
     run_id: str
@@ -179,7 +180,7 @@ class SyncReport:
 def sync(directory: Path) -> SyncReport:
     """Send what a run that has ended left unsent in its output directory, and its final status.
 
-    A run that ended without a word (killed by the system, or the machine went down) becomes KILLED.
+    A run whose process was killed, or whose machine went down, becomes KILLED.
 
     Raises:
         UserError: there is no run in ``directory``, or it is still going.
@@ -203,11 +204,11 @@ def sync(directory: Path) -> SyncReport:
     finally:
         journal.close()
     if problem is None:
-        _tidy(directory)
+        _remove_sent_models(directory)
     return SyncReport(run["run_id"], journal.num_sent - before, journal.num_unsent, tuple(delivery.refused), problem)
 
 
-def make_room(directory: Path) -> None:
+def clear_outbox(directory: Path) -> None:
     """Send what an earlier run in ``directory`` left unsent, and remove its outbox.
 
     Raises:
@@ -219,7 +220,7 @@ def make_room(directory: Path) -> None:
     if report.num_unsent:
         raise UserError(
             f"{directory} holds {report.num_unsent:,} unsent records of run {report.run_id} ({report.problem}): "
-            "take another output directory, or send them first."
+            "take another output directory, or send them first with sync()."
         )
     shutil.rmtree(directory / FOLDER)
 
@@ -233,6 +234,6 @@ def _end_if_killed(journal: Journal) -> None:
     journal.append({"kind": "status", "at": last_sign_of_life, "status": "KILLED"})
 
 
-def _tidy(directory: Path) -> None:
-    """Remove the models that have been sent; they take space, and the bundle beside them holds the same."""
+def _remove_sent_models(directory: Path) -> None:
+    """Remove the saved models, all of which have been sent: the bundle beside them holds the same."""
     shutil.rmtree(directory / FOLDER / "models", ignore_errors=True)

@@ -1,4 +1,4 @@
-"""A nested configuration as MLflow's flat parameters."""
+"""Flatten a nested configuration to MLflow's parameters."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -13,11 +13,11 @@ MAX_LENGTH = 6000  # of a value, in characters (mlflow.utils.validation.MAX_PARA
 def flatten(config: Mapping[str, Any], *, whole: str) -> dict[str, str]:
     """Return dotted keys and values as text, without passwords.
 
-    MLflow would cut a long value; here a note stands in its place.
+    MLflow would cut a long value; a note replaces it.
 
     Args:
         config: nested mappings of anything that has a JSON form.
-        whole: where the long values can be found, for the note.
+        whole: name of the artifact that has the long values, for the note.
 
     >>> flatten({"optim": {"lr": 0.1, "betas": [0.9, 0.99]}, "seed": 0, "resume": None}, whole="config.yaml")
     {'optim.lr': '0.1', 'optim.betas': '[0.9, 0.99]', 'seed': '0', 'resume': 'null'}

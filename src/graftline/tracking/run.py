@@ -1,4 +1,4 @@
-"""A tracked run: what a stage tells MLflow, in the words of the stage."""
+"""Log a run: parameters, metrics, files, the dataset version, the model, and how the run ended."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from mlflow.entities import Run as MlflowRun
 
 from graftline.data.version import DatasetVersion
-from graftline.files import write_json
+from graftline.files import digest_directory, write_json
 from graftline.tracking import names, parameters
-from graftline.tracking.client import absolute_uri, place, reason, without_password
+from graftline.tracking.client import reason, store_name, without_password
 from graftline.tracking.datasets import dataset_inputs
 from graftline.tracking.environment import MAIN_LIBRARIES, git_state, versions
 from graftline.tracking.outbox import FOLDER, Outbox
@@ -27,23 +27,21 @@ from graftline.tracking.system import SystemMetrics
 
 logger = logging.getLogger(__name__)
 
-if TYPE_CHECKING:
-    from graftline.tracking.tracking import Tracking
-
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
-_PATIENCE = {"FINISHED": 10.0, "FAILED": 10.0, "KILLED": 5.0}  # s at the end; `docker stop` kills for good after 10
-_MODEL_PATIENCE = 10.0  # s, to learn the version that a model gets
+_END_SECONDS = {"FINISHED": 10.0, "FAILED": 10.0, "KILLED": 5.0}  # to send the rest; `docker stop` kills after 10
+_MODEL_SECONDS = 10.0  # to learn the version that a model gets
 _ERROR = "graftline.error"
 _CONFIG = "config.yaml"
+_DATASET_FILES = ("manifest.parquet", "summary.json", "findings.json")  # the last where there are findings
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: the same as Ctrl-C, from a machine."""
+    """Raised on SIGTERM, which ends a run as Ctrl-C does."""
 
 
 class Run:
-    """A run in MLflow. Nothing that is logged waits for MLflow; see `graftline.tracking.outbox`.
+    """Log to a run in MLflow. No call waits for MLflow but `log_model`; see `graftline.tracking.outbox`.
 
     As a context manager it ends FINISHED, FAILED on an exception, KILLED on Ctrl-C or SIGTERM.
 
@@ -54,18 +52,36 @@ class Run:
     """
 
     def __init__(
-        self, tracking: Tracking, run: MlflowRun, directory: Path, *, tags: Mapping[str, str], is_resumed: bool
+        self,
+        run: MlflowRun,
+        directory: Path,
+        *,
+        uri: str,
+        tags: Mapping[str, str],
+        is_resumed: bool,
+        registers: bool = True,
+        system_metrics: bool = True,
     ) -> None:
-        """Begin to track; called by `Tracking.start`."""
-        uri = absolute_uri(tracking.uri)
+        """Begin to log; called by `Tracking.start`.
+
+        Args:
+            run: MLflow's, which exists already.
+            directory: its output directory; the outbox is kept there.
+            uri: absolute, of the database or server that has the run.
+            tags: are set anew if the run is resumed.
+            is_resumed: whether the run goes on.
+            registers: whether `log_model` puts models into the registry.
+            system_metrics: record the use of processor, memory, disk, network and GPUs.
+
+        Raises:
+            UserError: the run in ``directory`` is still going.
+        """
         self.id: str = run.info.run_id
         self.directory = directory
         page = f"{without_password(uri)}/#/experiments/{run.info.experiment_id}/runs/{self.id}"
         self.url = page if uri.startswith("http") else None
-        self._place = place(uri)
-        group = "tracking=server " if self.url else ""
-        self._sync_command = f"make sync run_id={self.id} {group}tracking.uri={without_password(uri)}"
-        self._registers = tracking.register
+        self._store = store_name(uri)
+        self._registers = registers
         self._params: dict[str, str] = dict(run.data.params)
         self._latest: dict[str, tuple[float, int, int]] = {}  # metric -> value, ms since 1970, step
         self._model_tags = {"graftline.run_id": self.id}
@@ -75,7 +91,7 @@ class Run:
             self._outbox.put("status", status="RUNNING", at=_now())
             self.set_tags({_ERROR: "", **tags})
         self._system: SystemMetrics | None = None
-        if tracking.system_metrics:
+        if system_metrics:
             self._system = SystemMetrics(self.id, uri, self.log_metrics, is_resumed=is_resumed)
 
     def log_params(self, config: Mapping[str, Any], text: str) -> None:
@@ -85,7 +101,8 @@ class Run:
             config: nested; its parameters get dotted names.
             text: the same as YAML, kept whole as the artifact ``config.yaml``.
 
-        Parameters cannot change in MLflow: where a resumed run has others, the tag ``graftline.changed_params`` tells.
+        Parameters cannot change in MLflow: where a resumed run has others, the tag
+        ``graftline.changed_params`` holds them.
         """
         params = parameters.flatten(config, whole=_CONFIG)
         changed = {key: value for key, value in params.items() if self._params.get(key, value) != value}
@@ -99,7 +116,7 @@ class Run:
         self.log_artifact(file)
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Log values of this moment; a class name in a metric's name may hold any character."""
+        """Log metrics at a step, with the time of this call; their names may hold any character."""
         at = _now()
         values = {names.key(name): float(value) for name, value in values.items()}
         self._latest.update({name: (value, at, step) for name, value in values.items()})
@@ -110,7 +127,7 @@ class Run:
         self._outbox.put("tags", values=dict(tags))
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
-        """Log a file, or what is in a directory; it has to stay until it has been sent.
+        """Log a file, or what is in a directory. It is read when it is sent, and has to stay until then.
 
         Args:
             path: the file or directory.
@@ -122,10 +139,17 @@ class Run:
         self._outbox.put("artifact", path=str(inside), folder=folder)
 
     def log_dataset(self, version: DatasetVersion) -> None:
-        """Log a dataset version as inputs: its training part in the context "training", its test part in "test"."""
-        self._model_tags["graftline.dataset_digest"] = version.digest
+        """Log a dataset version: as the run's inputs, and its files as artifacts under ``data/``.
+
+        The inputs are its training part in the context "training" and its test part in "test". From the files a machine
+        that has nothing but MLflow knows the split of every image; see `Registry.dataset`.
+        """
+        self._model_tags[names.DATASET_DIGEST] = version.digest
         self._outbox.put("dataset", datasets=dataset_inputs(version))
-        self.set_tags({"graftline.dataset": version.name, "graftline.dataset_digest": version.digest})
+        self.set_tags({"graftline.dataset": version.name, names.DATASET_DIGEST: version.digest})
+        for name in _DATASET_FILES:
+            if (file := version.directory / name).exists():
+                self.log_artifact(file, names.DATA)
 
     def log_environment(self) -> None:
         """Log the code's commit, whether it was changed since, and the libraries' versions."""
@@ -139,7 +163,13 @@ class Run:
         self.log_artifact(file, "requirements")
 
     def log_model(
-        self, bundle: Path, *, registered_name: str | None, input_example: bytes, metrics: Mapping[str, float]
+        self,
+        bundle: Path,
+        *,
+        registered_name: str | None,
+        input_example: bytes,
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str] | None = None,
     ) -> str | None:
         """Log a bundle as a model that `mlflow models serve` can run, and register it.
 
@@ -148,6 +178,7 @@ class Run:
             registered_name: the data set's name; None: do not register.
             input_example: an image file's bytes.
             metrics: the test metrics, for the model's page.
+            tags: of the registered version, beside the run's id, the dataset's digest and that of the bundle's files.
 
         Returns:
             ``models:/NAME/VERSION`` (``models:/ID`` if not registered); None if MLflow has not got it after a bounded
@@ -165,15 +196,15 @@ class Run:
             path=str(path.relative_to(self.directory)),
             name="model",
             registered_name=name,
-            tags=self._model_tags,
+            tags={**self._model_tags, names.BUNDLE_FILES: digest_directory(bundle), **(tags or {})},
             description=describe(bundle, self.id, metrics),
             metrics=self._model_metrics(metrics),
         )
-        self._outbox.wait(_MODEL_PATIENCE)
+        self._outbox.wait(_MODEL_SECONDS)
         return self._outbox.delivery.model_uris.get(number)
 
     def _model_metrics(self, metrics: Mapping[str, float]) -> list[tuple[str, float, int, int]]:
-        """Return MLflow's fields; a value that the run has logged keeps its time, else it would be there twice."""
+        """Return MLflow's fields; a value that the run has logged keeps its time, else MLflow would have it twice."""
         fields = []
         for name, number in metrics.items():
             key, value = names.key(name), float(number)
@@ -182,7 +213,7 @@ class Run:
         return fields
 
     def finish(self, status: Status = "FINISHED", error: BaseException | None = None) -> None:
-        """End the run; tell the user if MLflow has not got everything after a bounded wait.
+        """End the run, and warn if MLflow has not got everything after a bounded wait.
 
         Args:
             status: how it ended.
@@ -198,18 +229,18 @@ class Run:
             self.set_tags({_ERROR: text})
         self._outbox.put("status", status=status, at=_now())
         with suppress(KeyboardInterrupt):  # from somebody who does not want to wait
-            self._outbox.wait(_PATIENCE[status])
+            self._outbox.wait(_END_SECONDS[status])
         self._outbox.close()
-        self._tell_what_is_unsent()
+        self._warn_of_unsent()
 
-    def _tell_what_is_unsent(self) -> None:
+    def _warn_of_unsent(self) -> None:
         unsent, refused = self._outbox.journal.num_unsent, self._outbox.delivery.refused
         folder = self.directory / FOLDER
         if unsent:
             why = f" ({self._outbox.problem})" if self._outbox.problem else ""
             logger.warning(
-                f"{unsent:,} records of this run have not reached the {self._place}{why}: "
-                f"they lie in {folder}, and `{self._sync_command}` sends them."
+                f"{unsent:,} records of run {self.id} have not reached the {self._store}{why}: "
+                f"they are in {folder}, and sync() sends them."
             )
         if refused:
             logger.warning(
@@ -227,7 +258,7 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            self.finish(*_ending(error))
+            self.finish(*_status_after(error))
         finally:
             if self._handler_before is not None:
                 signal.signal(signal.SIGTERM, self._handler_before)
@@ -237,10 +268,10 @@ def _terminate(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001  #
     raise Terminated("SIGTERM")
 
 
-def _ending(error: BaseException | None) -> tuple[Status, BaseException | None]:
-    """Return how a run ended that ``error`` left, and what did it.
+def _status_after(error: BaseException | None) -> tuple[Status, BaseException | None]:
+    """Return the status of a run that ``error`` ended (None: it came to its end), and the error that decided it.
 
-    Lightning turns Ctrl-C into SystemExit(1), so that what the error came from counts too.
+    Lightning turns Ctrl-C into SystemExit(1), so that the causes of the error count too.
     """
     if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
         return "FINISHED", None

@@ -1,4 +1,4 @@
-"""MLflow's system metrics (processor, memory, disk, network, GPUs), sent by way of the outbox."""
+"""Record MLflow's system metrics (processor, memory, disk, network, GPUs) by way of the outbox."""
 
 from collections.abc import Callable, Mapping
 
@@ -9,7 +9,7 @@ SECONDS = 10.0  # between two samples, MLflow's own default
 
 
 class SystemMetrics(SystemMetricsMonitor):
-    """MLflow's monitor, which by itself ends for good when the server is away for a moment."""
+    """Sample as MLflow's own monitor does, which would end for good when the server is away for a moment."""
 
     monitors: list[BaseMetricsMonitor]
 
@@ -17,11 +17,11 @@ class SystemMetrics(SystemMetricsMonitor):
         self, run_id: str, uri: str, log: Callable[[Mapping[str, float], int], None], *, is_resumed: bool
     ) -> None:
         """Start to ``log(values, step)`` a sample every `SECONDS`; a resumed run's steps go on where they ended."""
-        super().__init__(  # type: ignore[no-untyped-call]
+        super().__init__(  # type: ignore[no-untyped-call]  # untyped in MLflow
             run_id, sampling_interval=SECONDS, resume_logging=is_resumed, tracking_uri=uri
         )
         self._log = log
-        self.start()  # type: ignore[no-untyped-call]
+        self.start()  # type: ignore[no-untyped-call]  # untyped in MLflow
 
     def monitor(self) -> None:
         """Take samples until the end, and one at the end: a short run has some too."""
@@ -30,12 +30,12 @@ class SystemMetrics(SystemMetricsMonitor):
             is_over = self._shutdown_event.wait(self.sampling_interval)
             values = {}
             for monitor in self.monitors:
-                monitor.collect_metrics()  # type: ignore[no-untyped-call]
-                values.update(monitor.aggregate_metrics())  # type: ignore[no-untyped-call]
-                monitor.clear_metrics()  # type: ignore[no-untyped-call]
+                monitor.collect_metrics()  # type: ignore[no-untyped-call]  # untyped in MLflow
+                values.update(monitor.aggregate_metrics())  # type: ignore[no-untyped-call]  # untyped in MLflow
+                monitor.clear_metrics()  # type: ignore[no-untyped-call]  # untyped in MLflow
             self._log({f"{self._metrics_prefix}{name}": value for name, value in values.items()}, self._logging_step)
             self._logging_step += 1
 
     def finish(self) -> None:
         """Take the last sample and end."""
-        super().finish()  # type: ignore[no-untyped-call]
+        super().finish()  # type: ignore[no-untyped-call]  # untyped in MLflow

@@ -1,4 +1,7 @@
-"""Where and how runs are tracked; the target of conf/tracking. Light to import: MLflow is loaded when a run starts."""
+"""Say where runs are tracked, and start them; the target of conf/tracking.
+
+Light to import: MLflow is loaded when a run starts.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from graftline.errors import UserError
 from graftline.tracking.names import HOST, OUTPUT_DIRECTORY, registered_name
+from graftline.tracking.registry import Registry
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -22,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tracking:
-    """Where runs and models go.
+    """Say where runs and models are tracked (Hydra target of conf/tracking/*.yaml).
 
     Attributes:
         uri: a database (``sqlite:///mlflow.db``) or the address of an MLflow server.
@@ -39,14 +43,14 @@ class Tracking:
     artifacts: str | None = None
 
     def check(self) -> None:
-        """Fail now, and not after minutes of other work, if MLflow does not answer.
+        """Make sure that MLflow answers, before minutes of other work.
 
         Raises:
-            UserError: it does not, within 10 s.
+            UserError: it does not within 10 s.
         """
-        from graftline.tracking.client import absolute_uri, first_contact
+        from graftline.tracking.client import absolute_uri, connect_checked
 
-        first_contact(absolute_uri(self.uri), lambda client: client.search_experiments(max_results=1))
+        connect_checked(absolute_uri(self.uri), lambda client: client.search_experiments(max_results=1))
 
     def start(
         self,
@@ -61,7 +65,7 @@ class Tracking:
         """Start a run, or go on with an old one. Use it as a context manager, or call its ``finish``.
 
         Args:
-            run_name: for people.
+            run_name: shown in MLflow's user interface.
             experiment: its experiment, unless the configuration names one.
             directory: the run's output directory; the outbox is kept there.
             tags: tags of the run.
@@ -72,7 +76,8 @@ class Tracking:
             UserError: MLflow does not answer (within 10 s), the experiment is deleted, there is no run to resume, it is
                 still going, or ``directory`` is another run's that is still going or has unsent values.
         """
-        from graftline.tracking.outbox import make_room
+        from graftline.tracking.client import absolute_uri
+        from graftline.tracking.outbox import clear_outbox
         from graftline.tracking.run import Run
 
         tags = {**tags, OUTPUT_DIRECTORY: str(directory.resolve()), HOST: platform.node()}
@@ -80,19 +85,31 @@ class Tracking:
             run = self._existing_run(resume_run_id)
         else:
             client, experiment_id = self._experiment(self.experiment or experiment)
-            make_room(directory)
+            clear_outbox(directory)
             tags["mlflow.user"] = _user()
             tags["mlflow.source.name"] = Path(sys.argv[0]).name
             if parent_run_id is not None:
                 tags["mlflow.parentRunId"] = parent_run_id
             run = client.create_run(experiment_id, run_name=run_name, tags=tags)
-        return Run(self, run, directory.resolve(), tags=tags, is_resumed=resume_run_id is not None)
+        return Run(
+            run,
+            directory.resolve(),
+            uri=absolute_uri(self.uri),
+            tags=tags,
+            is_resumed=resume_run_id is not None,
+            registers=self.register,
+            system_metrics=self.system_metrics,
+        )
 
     def start_group(self, *, name: str, experiment: str, directory: Path) -> Run:
         """Start the run that groups a multirun's runs; they get its id as ``parent_run_id``; then ``finish`` it."""
         tracking = replace(self, system_metrics=False)  # each run of the group records its own
         tags = {"graftline.group": "true"}
         return tracking.start(run_name=name, experiment=experiment, directory=directory, tags=tags)
+
+    def registry(self) -> Registry:
+        """Return what reads registered models, and the data sets of runs, at this URI."""
+        return Registry(self.uri)
 
     def find_output_directory(self, run_id: str) -> Path:
         """Return the output directory of a run.
@@ -105,16 +122,16 @@ class Tracking:
             raise UserError(f"Run {run_id} was not made by graftline: it has no output directory.")
         directory = Path(tags[OUTPUT_DIRECTORY])
         if not directory.is_dir():
-            raise UserError(f"Run {run_id} left its output in {directory} on {tags.get(HOST)}, which is not here.")
+            raise UserError(f"Run {run_id} has its output in {directory} on {tags.get(HOST)}, which is not here.")
         return directory
 
     def _experiment(self, name: str) -> tuple[MlflowClient, str]:
         """Return a client and the id of the experiment ``name``, which is created if missing."""
         from mlflow.exceptions import MlflowException
 
-        from graftline.tracking.client import absolute_uri, first_contact
+        from graftline.tracking.client import absolute_uri, connect_checked
 
-        client, experiment = first_contact(absolute_uri(self.uri), lambda client: client.get_experiment_by_name(name))
+        client, experiment = connect_checked(absolute_uri(self.uri), lambda client: client.get_experiment_by_name(name))
         if experiment is None:
             try:
                 return client, client.create_experiment(name, artifact_location=self._artifact_location(name))
@@ -126,8 +143,7 @@ class Tracking:
         if experiment.lifecycle_stage == "deleted":
             restore = f"mlflow experiments restore -x {experiment.experiment_id}"
             raise UserError(
-                f"The experiment '{name}' is deleted: restore it with `{restore}`, "
-                "or take another with tracking.experiment=…"
+                f"The experiment '{name}' is deleted: restore it with `{restore}`, or take another Tracking.experiment."
             )
         return client, experiment.experiment_id
 
@@ -145,23 +161,10 @@ class Tracking:
         return f"{root}/{registered_name(experiment)}"
 
     def _existing_run(self, run_id: str) -> MlflowRun:
-        from mlflow.exceptions import MlflowException
-
-        from graftline.tracking.client import absolute_uri, first_contact, place
-
-        def find(client: MlflowClient) -> MlflowRun | None:
-            try:
-                return client.get_run(run_id)
-            except MlflowException as error:
-                if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                    return None
-                raise
+        from graftline.tracking.client import absolute_uri, connect_checked, find_run, store_name
 
         uri = absolute_uri(self.uri)
-        _, run = first_contact(uri, find)
-        if run is None or run.info.lifecycle_stage == "deleted":
-            raise UserError(f"There is no run {run_id} in the {place(uri)}.")
-        return run
+        return connect_checked(uri, lambda client: find_run(client, run_id, store_name(uri)))[1]
 
 
 def _user() -> str:

@@ -1,4 +1,4 @@
-"""The one counter of a network's parameters, multiply-adds and activation memory, layer by layer.
+"""Count a network's parameters, multiply-adds and activation memory, layer by layer.
 
 It rests on torch's own FLOP counter, of which two are one multiply-add. Nothing is computed: the network is copied to
 the meta device, where tensors have a shape and no content, so that the largest takes about a second.
@@ -6,7 +6,6 @@ the meta device, where tensors have a shape and no content, so that the largest 
 Letters: B batch, C channels, H height, W width.
 """
 
-import contextlib
 import copy
 from collections import Counter
 from collections.abc import Iterable
@@ -34,9 +33,9 @@ class LayerCost:
         name: of the module, dotted; empty for what the network does outside of its modules.
         stage: the layer group that it belongs to.
         kind: None: no convolution, matrix product or attention, so that it has no multiply-adds.
-        parameters: how many numbers it learns.
+        parameters: how many it has.
         macs: multiply-adds per image.
-        activation_bytes: of its output in float32, per image; 0 where it writes into its input's place.
+        activation_bytes: of its output in float32, per image; 0 where it overwrites its input.
     """
 
     name: str
@@ -45,7 +44,7 @@ class LayerCost:
     parameters: int
     macs: int
     activation_bytes: int
-    is_idle: bool = False  # the forward pass does not call it: a auxiliary head, which only training uses
+    is_idle: bool = False  # the forward pass does not call it: an auxiliary head, which only training uses
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class StageCost:
 
     @property
     def parameters(self) -> int:
-        """How many numbers the layers learn."""
+        """How many parameters the layers have."""
         return sum(layer.parameters for layer in self.layers)
 
     @property
@@ -113,31 +112,39 @@ def count(network: nn.Module, image_size: tuple[int, int], channels: int, name: 
         network: a timm model.
         image_size: (H, W) in pixels.
         channels: C.
-        name: that the cost is to carry.
+        name: for `Cost.name`.
     """
-    record = _follow(network, image_size, channels)
-    layers = record.layers(network)
+    layers = _follow(network, image_size, channels).layers(network)
     usual = (getattr(network, "pretrained_cfg", None) or {}).get("input_size", (0, 0, 0))[1:]
     if min(usual) > min(image_size):
-        # Small images may shrink to maps of one pixel long before the global pooling: what a 1x1 convolution is there
-        # can only be told from images of the usual size.
-        with contextlib.suppress(Exception):  # a network for images of one size: what was found is all there is
-            rows = _follow(network, usual, channels).rows
-            real = {key for key, row in rows.items() if row.kind == "conv_1x1"}
-            layers = tuple(replace(layer, kind="conv_1x1") if layer.name in real else layer for layer in layers)
+        small = _names_of_1x1(network, usual, channels)
+        layers = tuple(replace(layer, kind="conv_1x1") if layer.name in small else layer for layer in layers)
     return Cost(name, layers, image_size, channels)
 
 
-def _follow(network: nn.Module, image_size: tuple[int, int], channels: int) -> "_Record":
-    """Return the record of a forward pass on the meta device."""
+def _names_of_1x1(network: nn.Module, image_size: tuple[int, int], channels: int) -> set[str]:
+    """Return the layers that are 1x1 convolutions for images of the network's usual size.
+
+    Small images may shrink to maps of one pixel long before the global pooling, where a 1x1 convolution looks like a
+    fully connected layer.
+    """
+    try:
+        traces = _follow(network, image_size, channels).traces
+    except Exception:  # any kind: a network that was built for images of another size refuses these as it likes
+        return set()
+    return {name for name, trace in traces.items() if trace.kind == "conv_1x1"}
+
+
+def _follow(network: nn.Module, image_size: tuple[int, int], channels: int) -> "_ForwardTrace":
+    """Return the trace of a forward pass on the meta device."""
     twin = _on_meta(network).eval()
     counter = FlopCounterMode(display=False)
-    record = _Record(counter, _stages(network))
+    trace = _ForwardTrace(counter, _stages(network))
     images = torch.empty(1, channels, *image_size, device="meta")
-    record.watch(twin, images)
+    trace.watch(twin, images)
     with torch.no_grad(), counter:
         twin(images)
-    return record
+    return trace
 
 
 def _on_meta(network: nn.Module) -> nn.Module:
@@ -166,8 +173,8 @@ class _Call:
 
 
 @dataclass
-class _Row:
-    """What is known of a module so far."""
+class _LayerTrace:
+    """What a module's calls have added so far."""
 
     stage: str
     kind: Kind | None = None
@@ -176,18 +183,18 @@ class _Row:
 
 
 @dataclass
-class _Record:
-    """Follows a forward pass through the modules, and writes down what each adds itself."""
+class _ForwardTrace:
+    """Follow a forward pass through the modules, and note what each of them adds itself."""
 
     counter: FlopCounterMode
     stages: dict[str, str]  # of each parameter
-    rows: dict[str, _Row] = field(default_factory=dict)
+    traces: dict[str, _LayerTrace] = field(default_factory=dict)
     calls: Counter[str] = field(default_factory=Counter)
     open_calls: list[_Call] = field(default_factory=list)
     storages: dict[int, torch.UntypedStorage] = field(default_factory=dict)  # kept, so that no id comes twice
 
     def watch(self, network: nn.Module, images: Tensor) -> None:
-        """Be told of the calls of all modules of a network; ``images`` are no output of theirs."""
+        """Hook into the calls of all modules of a network; ``images``, its input, are no output of theirs."""
         self._num_new_bytes([images])
         self.stage = next(iter(self.stages.values()), BODY)  # where the forward pass is
         for name, module in network.named_modules():
@@ -196,7 +203,7 @@ class _Record:
             module.register_forward_pre_hook(self._enter)
             module.register_forward_hook(lambda *call, name=name, stage=stage: self._leave(name, stage, *call))
 
-    def _enter(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:  # noqa: ARG002 - a hook's signature
+    def _enter(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:  # noqa: ARG002  # a hook's signature
         self.open_calls.append(_Call(self.counter.get_total_flops()))
 
     def _leave(self, name: str, stage: str | None, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
@@ -205,11 +212,11 @@ class _Record:
         if self.open_calls:
             self.open_calls[-1].flops_inside += flops
         self.stage = stage if stage is not None and name else self.stage
-        row = self.rows.setdefault(name, _Row(stage or self.stage))
+        trace = self.traces.setdefault(name, _LayerTrace(stage or self.stage))
         self.calls[name] += 1
-        row.flops += flops - call.flops_inside
-        row.bytes += self._num_new_bytes(tree_leaves(output))
-        row.kind = _kind(module, inputs, output) if row.flops else None
+        trace.flops += flops - call.flops_inside
+        trace.bytes += self._num_new_bytes(tree_leaves(output))
+        trace.kind = _kind(module, inputs, output) if trace.flops else None
 
     def _num_new_bytes(self, outputs: Iterable[Any]) -> int:
         total = 0
@@ -225,33 +232,33 @@ class _Record:
         for name, parameter in network.named_parameters():  # one that two modules share is the first one's
             owner = name.rpartition(".")[0]
             parameters[owner] += parameter.numel()
-            self.rows.setdefault(owner, _Row(self.stages[name]))
+            self.traces.setdefault(owner, _LayerTrace(self.stages[name]))
         order = list(dict.fromkeys(self.stages.values())) or [BODY]
         return tuple(
             LayerCost(
                 name,
-                row.stage,
-                row.kind,
+                trace.stage,
+                trace.kind,
                 parameters[name],
-                row.flops // 2,
-                row.bytes,
+                trace.flops // 2,
+                trace.bytes,
                 is_idle=not self._is_called(name),
             )
-            for name, row in sorted(self.rows.items(), key=lambda item: order.index(item[1].stage))
-            if row.flops or row.bytes or parameters[name]
+            for name, trace in sorted(self.traces.items(), key=lambda item: order.index(item[1].stage))
+            if trace.flops or trace.bytes or parameters[name]
         )
 
     def _is_called(self, name: str) -> bool:
-        """Tell whether a module or one that it lies in was called: multi-head attention uses its parts itself."""
+        """Return whether a module or one around it was called: multi-head attention uses its parts itself."""
         words = name.split(".")
         return any(self.calls[".".join(words[: length + 1])] for length in range(len(words)))
 
 
 def _kind(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Kind:
-    """Tell the kind of a layer that multiplies.
+    """Return the kind of a layer that multiplies.
 
     A convolution whose kernel covers the whole map is a fully connected layer, written otherwise: timm's VGG has such,
-    and squeeze-and-excitation. Of those of 1x1 that only small images make so, ``count`` thinks better.
+    and squeeze-and-excitation. ``count`` corrects those of 1x1 that only small images make so.
     """
     if isinstance(module, nn.Linear):
         return "fully_connected"

@@ -1,4 +1,4 @@
-"""What a network costs: what was counted and, if it was, measured."""
+"""Join what a network costs: its counts and, where there are any, its measured times."""
 
 from dataclasses import dataclass
 
@@ -8,18 +8,18 @@ from graftline.backbones.cost.timing import EngineName, NetworkTiming
 
 @dataclass(frozen=True)
 class NetworkCost:
-    """A network with its price: what was counted and, if it was, measured.
+    """What a network costs.
 
     Attributes:
-        name: as the user knows it.
+        name: of the network, different from those that it is compared with.
         cost: counted.
-        measurement: on this machine; None: not measured.
+        timing: measured on this machine; None: not measured.
     """
 
     name: str
     cost: Cost
-    measurement: NetworkTiming | None = None
+    timing: NetworkTiming | None = None
 
     def milliseconds(self, engine: EngineName, batch_size: int) -> float | None:
         """Return the time per image, or None if it was not measured."""
-        return self.measurement.milliseconds(engine, batch_size) if self.measurement else None
+        return self.timing.milliseconds(engine, batch_size) if self.timing else None

@@ -1,4 +1,4 @@
-"""How long a network's forward pass takes on this machine, with torch and with ONNX Runtime.
+"""Measure how long a network's forward pass takes on this machine, with torch and with ONNX Runtime.
 
 Letters: B batch, C channels, H height, W width.
 """

@@ -145,7 +145,7 @@ class AlexNet(nn.Module):
         return maps
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Return logits (B, K), or what the classifier is given (B, 4096), of the last maps."""
+        """Return logits (B, K), or what the classifier is given (B, 4096), of the last maps (B, 256, 6, 6)."""
         x = self.head_drop(self.fc7(self.fc6(self.resample(x))))
         return x if pre_logits else self.fc8(x)
 

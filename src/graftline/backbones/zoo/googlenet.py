@@ -6,7 +6,8 @@ paper has 5x5 (https://github.com/pytorch/vision/issues/906).
 
 In training mode the network returns its own logits and those of its auxiliary heads; in eval mode its own only.
 
-Letters: B batch, C channels, H height, W width, K classes. Shapes in the comments are for images of 224 px.
+Letters: B batch, C channels, H height, W width, K classes; h, w size of the last maps. Shapes in the comments are for
+images of 224 px.
 """
 
 from collections import OrderedDict
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 from graftline.errors import UserError
 
 DROP_RATE = 0.4  # table 1
-SIDE_DROP_RATE = 0.7  # section 5
+AUX_DROP_RATE = 0.7  # section 5
 TORCHVISION_DROP_RATE = 0.2
 TORCHVISION_BN_EPS = 1e-3
 # Figure 3 shows where the responses are normalized, but not how: as Krizhevsky et al. 2012, section 3.3. torch divides
@@ -35,7 +36,7 @@ TORCHVISION_BN_EPS = 1e-3
 LRN_SIZE, LRN_ALPHA, LRN_BETA, LRN_K = 5, 1e-4, 0.75, 2.0
 
 BLOCKS = ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b")
-# Side branch → the block that it takes its input from (section 5).
+# Auxiliary head → the block that it takes its input from (section 5).
 AUX_HEADS = {"side1": "inception4a", "side2": "inception4d"}
 
 # In torchvision's names → in ours.
@@ -107,7 +108,7 @@ class Inception(nn.Module):
         self.project = convolution(in_channels, project, 1, batch_norm=batch_norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (B, conv1 + conv3 + conv5 + project, H, W)."""
+        """Return maps (B, conv1 + conv3 + conv5 + project, H, W) of maps (B, in_channels, H, W)."""
         wide, wider = self.conv3(self.reduce3(x)), self.conv5(self.reduce5(x))
         return torch.cat([self.conv1(x), wide, wider, self.project(self.pool(x))], dim=1)
 
@@ -132,11 +133,11 @@ class AuxHead(nn.Module):
         self.flatten = nn.Flatten()
         self.fc1 = nn.Linear(128 * 4 * 4, 1024)
         self.relu = nn.ReLU(inplace=True)
-        self.drop = nn.Dropout(SIDE_DROP_RATE)
+        self.drop = nn.Dropout(AUX_DROP_RATE)
         self.fc2 = _classifier(1024, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the logits (B, K)."""
+        """Return the logits (B, K) of maps (B, in_channels, H, W)."""
         x = self.conv(self.pool(x))  # (B, 128, 4, 4)
         x = self.relu(self.fc1(self.flatten(x)))  # (B, 1024)
         logits: Tensor = self.fc2(self.drop(x))
@@ -208,20 +209,20 @@ class GoogLeNet(nn.Module):
         return tuple(name for name in AUX_HEADS if getattr(self, name) is not None)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Return the logits (B, K); where auxiliary heads are in training mode, a tuple of these and of theirs."""
+        """Return the logits (B, K) of images (B, C, H, W); with those of auxiliary heads that are in training mode."""
         at_4a = self._to_4a(x)
         at_4d = self._to_4d(at_4a)
         logits = self.forward_head(self._to_5b(at_4d))
         inputs = zip((self.side1, self.side2), (at_4a, at_4d), strict=True)
-        aux = [branch(at) for branch, at in inputs if branch is not None and branch.training]
+        aux = [head(at) for head, at in inputs if head is not None and head.training]
         return (logits, *aux) if aux else logits
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Return the last map, (B, 1024, H / 32, W / 32)."""
+        """Return the last maps (B, 1024, H / 32, W / 32) of images (B, C, H, W)."""
         return self._to_5b(self._to_4d(self._to_4a(x)))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Return the logits (B, K), or what the classifier is given, (B, 1024), of the last map."""
+        """Return the logits (B, K), or what the classifier is given (B, 1024), of the last maps (B, 1024, h, w)."""
         x = self.head_drop(self.global_pool(x))
         return x if pre_logits else self.fc(x)
 
@@ -234,20 +235,20 @@ class GoogLeNet(nn.Module):
         x = self.inception3b(x)  # (B, 480, 28, 28)
         x = self.pool3(x)  # (B, 480, 14, 14)
         x = self.inception4a(x)  # (B, 512, 14, 14)
-        return x  # noqa: RET504 - each line with its shape
+        return x  # noqa: RET504  # each line with its shape
 
     def _to_4d(self, x: Tensor) -> Tensor:
         x = self.inception4b(x)  # (B, 512, 14, 14)
         x = self.inception4c(x)  # (B, 512, 14, 14)
         x = self.inception4d(x)  # (B, 528, 14, 14)
-        return x  # noqa: RET504 - each line with its shape
+        return x  # noqa: RET504  # each line with its shape
 
     def _to_5b(self, x: Tensor) -> Tensor:
         x = self.inception4e(x)  # (B, 832, 14, 14)
         x = self.pool4(x)  # (B, 832, 7, 7)
         x = self.inception5a(x)  # (B, 832, 7, 7)
         x = self.inception5b(x)  # (B, 1024, 7, 7)
-        return x  # noqa: RET504 - each line with its shape
+        return x  # noqa: RET504  # each line with its shape
 
     def get_classifier(self) -> nn.Module:
         """Return the main classifier; those of the auxiliary heads are not the head's, they hang on the body."""
@@ -257,34 +258,34 @@ class GoogLeNet(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Give the network and its auxiliary heads new classifiers."""
         self.num_classes = num_classes
-        place = get_device_dtype(self)
+        factory = get_device_dtype(self)
         pool_type = global_pool if global_pool is not None else self.global_pool.pool_type
-        self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=pool_type, **place)
+        self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=pool_type, **factory)
         new = [self.fc]
         for name in self.aux_heads:
-            branch = getattr(self, name)
-            branch.fc2 = _classifier(branch.fc1.out_features, num_classes, **place)
-            new.append(branch.fc2)
+            head = getattr(self, name)
+            head.fc2 = _classifier(head.fc1.out_features, num_classes, **factory)
+            new.append(head.fc2)
         for classifier in new:
             _initialize(classifier)
 
-    def group_matcher(self, coarse: bool = False) -> Callable[[str], float]:  # noqa: ARG002 - timm's signature
-        """Return the group of a parameter by its name: the stem, each block with the branch that hangs on it, the head.
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], float]:  # noqa: ARG002  # timm's signature
+        """Return the group of a parameter by its name: the stem, each block with the auxiliary head on it, the head.
 
         Coarse and fine are the same, as for timm's ``inception_v4``.
         """
         groups = {f"inception{block}": float(number) for number, block in enumerate(BLOCKS, start=1)}
         groups |= {"conv1": 0.0, "conv2": 0.0, "conv3": 0.0}
-        groups |= {branch: groups[block] for branch, block in AUX_HEADS.items()}
+        groups |= {head: groups[block] for head, block in AUX_HEADS.items()}
         return lambda name: groups.get(name.partition(".")[0], float("inf"))
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Refuse: it has none."""
+        """Refuse, as other plain networks of timm do."""
         assert not enable, "gradient checkpointing not supported"
 
 
-def _classifier(in_features: int, num_classes: int, **place: Any) -> nn.Module:
-    return nn.Linear(in_features, num_classes, **place) if num_classes > 0 else nn.Identity()
+def _classifier(in_features: int, num_classes: int, **factory: Any) -> nn.Module:
+    return nn.Linear(in_features, num_classes, **factory) if num_classes > 0 else nn.Identity()
 
 
 def _initialize(module: nn.Module) -> None:

@@ -87,7 +87,7 @@ class LeNet5(nn.Module):
         return maps
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Return logits (B, K), or what the classifier is given (B, 84), of the last maps."""
+        """Return logits (B, K), or what the classifier is given (B, 84), of the last maps (B, 16, h, w)."""
         x = self.head_drop(self.fc2(self.fc1(self.flatten(x))))
         return x if pre_logits else self.fc3(x)
 

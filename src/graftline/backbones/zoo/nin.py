@@ -91,7 +91,7 @@ class NIN(nn.Module):
         return maps
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Return logits (B, K), or what the classifier is given (B, 1024), of the last maps."""
+        """Return logits (B, K), or what the classifier is given (B, 1024), of the last maps (B, 1024, 6, 6)."""
         logits: Tensor = self.head(x, pre_logits=pre_logits)
         return logits
 

@@ -1,0 +1,269 @@
+"""Read what MLflow has: registered models, their bundles, and the data sets that runs were trained on.
+
+A reference is ``models:/NAME/3`` or ``models:/NAME@ALIAS``; for a run, its id or ``runs:/ID``.
+Light to import: MLflow is loaded at the first question.
+"""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from graftline.errors import UserError
+from graftline.files import atomic_directory, digest, digest_directory
+from graftline.locks import Lock
+from graftline.tracking.names import BUNDLE, BUNDLE_FILES, DATA
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+T = TypeVar("T")
+
+NUM_LISTED = 10  # names that a message lists at most
+
+_DOWNLOAD_SECONDS = 20  # without a byte from the server
+_MODEL = re.compile(r"models:/(?P<name>[^/@:'\"]+)(/(?P<version>\d+)|@(?P<alias>[^/@]+))")
+
+
+@dataclass(frozen=True)
+class RegisteredVersion:
+    """A version of a registered model.
+
+    Attributes:
+        name: of the registered model.
+        version: number of the version, from 1.
+        run_id: of the run that trained it; None if it was registered without one.
+        tags: of the version.
+        aliases: that point to the version now.
+        description: of the version.
+        source: URI of the folder of the MLflow model.
+    """
+
+    name: str
+    version: int
+    run_id: str | None
+    tags: Mapping[str, str]
+    aliases: tuple[str, ...]
+    description: str
+    source: str
+
+    @property
+    def uri(self) -> str:
+        """The reference that always means this version."""
+        return f"models:/{self.name}/{self.version}"
+
+
+@dataclass(frozen=True)
+class Registry:
+    """Read the models and runs of a tracking database or server; it changes nothing there.
+
+    A server that is away is found out within 10 s. Files that are on this machine are used where they are; others are
+    downloaded once, whole or not at all.
+
+    Attributes:
+        uri: a database (``sqlite:///mlflow.db``) or the address of an MLflow server.
+    """
+
+    uri: str
+
+    def versions(self, name: str) -> tuple[RegisteredVersion, ...]:
+        """Return all versions of a registered model, the oldest first.
+
+        Raises:
+            UserError: there is no such model, or MLflow does not answer.
+        """
+        return self._ask(lambda client: _find_versions(client, name))
+
+    def version(self, reference: str) -> RegisteredVersion:
+        """Return the version that ``models:/NAME/3`` or ``models:/NAME@ALIAS`` refers to.
+
+        Raises:
+            UserError: the reference is of another form, there is no such model, version or alias, or MLflow does not
+                answer.
+        """
+        wanted = _parse(reference)
+        versions = self.versions(wanted.name)
+        found = [
+            version for version in versions if version.version == wanted.version or wanted.alias in version.aliases
+        ]
+        if not found:
+            raise UserError(_not_found(wanted, versions))
+        return found[0]
+
+    def bundle(self, reference: str, directory: Path | None = None) -> Path:
+        """Return the folder of a registered model's bundle, checked against the digest that was logged with it.
+
+        Args:
+            reference: ``models:/NAME/3`` or ``models:/NAME@ALIAS``.
+            directory: where downloads are kept; None: the user's cache.
+
+        Raises:
+            UserError: as `version`; the model has no bundle, the download fails, or its files are not those that were
+                logged.
+        """
+        version = self.version(reference)
+        logged = version.tags.get(BUNDLE_FILES)
+        key = f"{version.version}-{logged or digest(version.source)}"  # a version of another server has another digest
+        path = self._local(f"{version.source}/{BUNDLE}", (directory or _cache()) / "models" / version.name / key)
+        if not (path / "bundle.json").is_file():
+            raise UserError(f"{version.uri} has no bundle in {path}: register a model that graftline trained.")
+        if logged is not None and digest_directory(path) != logged:
+            raise UserError(
+                f"{path} is not the bundle that was logged as {version.uri}: put its files back from a copy "
+                "(what was downloaded is downloaded again once that folder is removed)."
+            )
+        return path
+
+    def dataset(self, reference: str, directory: Path | None = None) -> Path:
+        """Return the folder of the dataset version that a run was trained on, as the run has logged it.
+
+        It holds ``manifest.parquet`` and ``summary.json``, for `graftline.data.version.DatasetVersion.load`.
+
+        Args:
+            reference: a run's id, ``runs:/ID``, ``models:/NAME/3`` or ``models:/NAME@ALIAS``.
+            directory: where downloads are kept; None: the user's cache.
+
+        Raises:
+            UserError: there is no such run, model, version or alias, the run has logged no dataset version, MLflow does
+                not answer, or the download fails.
+        """
+        run_id = self._run_id(reference)
+
+        def find(client: "MlflowClient") -> tuple[str, set[str]]:
+            from graftline.tracking.client import find_run
+
+            run = find_run(client, run_id, self._store)
+            return str(run.info.artifact_uri), {Path(item.path).name for item in client.list_artifacts(run_id, DATA)}
+
+        artifacts, files = self._ask(find)
+        if not {"manifest.parquet", "summary.json"} <= files:
+            raise UserError(
+                f"Run {run_id} has no {DATA}/manifest.parquet in the {self._store}: "
+                "either an earlier graftline logged it, or its files have yet to be sent with sync()."
+            )
+        return self._local(f"{artifacts}/{DATA}", (directory or _cache()) / "runs" / run_id)
+
+    @property
+    def _store(self) -> str:
+        from graftline.tracking.client import absolute_uri, store_name
+
+        return store_name(absolute_uri(self.uri))
+
+    def _ask(self, question: "Callable[[MlflowClient], T]") -> T:
+        from graftline.tracking.client import absolute_uri, connect_checked, sqlite_file
+
+        uri = absolute_uri(self.uri)
+        file = sqlite_file(uri)
+        if file is not None and not file.exists():
+            raise UserError(f"There is no {self._store}: give the Tracking.uri of one that has runs.")
+        return connect_checked(uri, question)[1]
+
+    def _run_id(self, reference: str) -> str:
+        if not reference.startswith("models:"):
+            return reference.removeprefix("runs:/")
+        version = self.version(reference)
+        if version.run_id is None:
+            raise UserError(f"{version.uri} was registered without a run, so that its data set is unknown.")
+        return version.run_id
+
+    def _local(self, source: str, folder: Path) -> Path:
+        """Return the path on this machine of a folder of artifacts, which is downloaded into ``folder`` if need be."""
+        if urlsplit(source).scheme in ("", "file"):
+            path = Path(url2pathname(urlsplit(source).path))
+            if not path.is_dir():
+                raise UserError(f"The {self._store} has files in {path}, which is not on this machine.")
+            return path
+
+        from mlflow.artifacts import download_artifacts
+
+        from graftline.tracking.client import absolute_uri, reason, request_limit
+
+        path = folder / source.rpartition("/")[2]
+        try:
+            with Lock(folder.with_name(f".{folder.name}.lock"), shared=False, on_wait=lambda: None):
+                if not path.exists():
+                    with request_limit(_DOWNLOAD_SECONDS), atomic_directory(folder) as temporary:
+                        download_artifacts(source, dst_path=str(temporary), tracking_uri=absolute_uri(self.uri))
+        except Exception as error:  # each artifact store has its own, and the disk may be full
+            raise UserError(f"{source} cannot be downloaded by way of the {self._store} ({reason(error)}).") from error
+        return path
+
+
+class _ModelReference(NamedTuple):
+    name: str
+    version: int | None
+    alias: str | None
+
+
+def _parse(reference: str) -> _ModelReference:
+    """Take a reference to a registered version apart.
+
+    >>> _parse("models:/pets/3")
+    _ModelReference(name='pets', version=3, alias=None)
+    >>> _parse("models:/pets@champion").alias
+    'champion'
+    """
+    match = _MODEL.fullmatch(reference)
+    if match is None:
+        raise UserError(f"{reference} refers to no registered model: give models:/NAME/VERSION or models:/NAME@ALIAS.")
+    number = match["version"]
+    return _ModelReference(match["name"], None if number is None else int(number), match["alias"])
+
+
+def _find_versions(client: "MlflowClient", name: str) -> tuple[RegisteredVersion, ...]:
+    models = client.search_registered_models(filter_string=f"name = '{name}'")
+    if not models:
+        others = [model.name for model in client.search_registered_models(max_results=NUM_LISTED)]
+        raise UserError(f"There is no registered model '{name}': there {_listed(others)}.")
+    aliases: dict[str, list[str]] = {}  # by version; a search for versions leaves them out
+    for alias, number in models[0].aliases.items():
+        aliases.setdefault(str(number), []).append(alias)
+    page = client.search_model_versions(f"name = '{name}'")
+    found = [*page]
+    while page.token:
+        page = client.search_model_versions(f"name = '{name}'", page_token=page.token)
+        found += page
+    versions = [_describe(version, aliases.get(str(version.version), [])) for version in found]
+    return tuple(sorted(versions, key=lambda version: version.version))
+
+
+def _describe(version: "ModelVersion", aliases: list[str]) -> RegisteredVersion:
+    assert version.source is not None  # MLflow registers nothing without one
+    return RegisteredVersion(
+        name=version.name,
+        version=int(version.version),
+        run_id=version.run_id or None,
+        tags=dict(version.tags),
+        aliases=tuple(sorted(aliases)),
+        description=version.description or "",
+        source=version.source,
+    )
+
+
+def _not_found(wanted: _ModelReference, versions: tuple[RegisteredVersion, ...]) -> str:
+    """Say which version or alias there is not, and which there are."""
+    if wanted.alias is None:
+        missing, there = f"version {wanted.version}", [str(version.version) for version in versions]
+    else:
+        missing = f"alias '{wanted.alias}'"
+        there = [f"'{alias}' (version {version.version})" for version in versions for alias in version.aliases]
+    return f"The registered model '{wanted.name}' has no {missing}: there {_listed(there[-NUM_LISTED:])}."
+
+
+def _listed(names: list[str]) -> str:
+    """Name what there is, to follow the word "there".
+
+    >>> _listed([]), _listed(["pets"]), _listed(["1", "2"])
+    ('is none', 'is pets', 'are 1, 2')
+    """
+    return f"{'are' if len(names) > 1 else 'is'} {', '.join(names) or 'none'}"
+
+
+def _cache() -> Path:
+    """Return the folder of downloads, beside those of torch and of the hub's client."""
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "graftline"
