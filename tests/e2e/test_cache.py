@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from graftline.features.shards import Description
 from workplace import Workplace
 
 from graftline.errors import UserError
 from graftline.features.cache import Features
-from graftline.features.shards import Description
 from graftline.features.store import ActivationStore
 from pipeline.cache import Cache
 
