@@ -91,3 +91,20 @@ def test_what_cannot_be_exported_runs_on_torch(tmp_path: Path) -> None:
     assert "no ONNX export" in engine.runs_on
     assert [path.name for path in tmp_path.iterdir()] == ["trunk.lock"]
     np.testing.assert_array_equal(engine.run(images(3)), exact(Odd(), images(3)))
+
+
+def test_the_cpu_is_the_cpu_whatever_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine with a GPU too, and with as many threads as are asked for."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    engine = make_engine(parts().trunk, tmp_path / "trunk.onnx", images(2), Execution("cpu", threads=3))
+    assert (engine.runs_on, engine.callers) == ("ONNX Runtime", 3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_what_the_cpu_gives(tmp_path: Path) -> None:
+    trunk = parts().trunk
+    engine = make_engine(trunk, tmp_path / "trunk.onnx", images(8), Execution("cuda:0"))
+    assert "torch on the GPU" in engine.runs_on
+    assert next(trunk.parameters()).device.type == "cpu"
+    expected = exact(trunk, images(8))
+    np.testing.assert_allclose(engine.run(images(8)), expected, atol=2e-3 * np.abs(expected).max())

@@ -149,6 +149,8 @@ class CacheFill:
             OSError: the disk is full.
         """
         try:
+            for wanted in self._wanted:
+                self._store.merge(wanted.table)
             self._look_up()
             if self._discard_damaged():
                 self._look_up()

@@ -9,7 +9,7 @@
 import shutil
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -117,12 +117,29 @@ class ActivationStore:
             OSError: the disk has no room.
         """
         with self.lock():
-            self._merge(table)
             new = np.flatnonzero(table.locate(digests).part == NOWHERE)
             if len(new) == 0:
                 return None
             values = np.ascontiguousarray(digests.values[:, new])
             return self._create(table, Digests(values, np.argsort(values[0])), width, dtype)
+
+    def merge(self, table: ActivationTable) -> None:
+        """Where a table has many segments, copy the smaller half of them into one, but for those in use.
+
+        So an image is copied about as often as the number of images doubles, and none is computed again.
+        """
+        with self.lock(), ExitStack() as locks:
+            segments = table.segments()
+            free = []
+            for segment in segments[len(segments) // 2 :] if len(segments) >= MAX_SEGMENTS else []:
+                with suppress(BlockingIOError):
+                    locks.enter_context(segment.lock_for_removal())
+                    free.append(segment)
+            with suppress(CacheFullError):  # there is no room for two copies at a time
+                if len(free) > 1:
+                    self._copy(table, free)
+                    for segment in free:
+                        shutil.rmtree(segment.directory, ignore_errors=True)
 
     def make_room(self, needed: float) -> None:
         """Remove segments and exported trunks until ``needed`` bytes more fit; the caller has the lock.
@@ -181,31 +198,6 @@ class ActivationStore:
         self.make_room(header.bytes)
         segment = Segment.create(table.next_directory(), header, digests)
         return segment, segment.lock_for_use()
-
-    def _merge(self, table: ActivationTable) -> None:
-        """Where a table has many segments, copy the smaller half of them into one, but for those in use.
-
-        So an image is copied about as often as the number of images doubles, and none is computed again.
-        """
-        segments = table.segments()
-        if len(segments) < MAX_SEGMENTS:
-            return
-        locks: dict[Segment, Lock] = {}
-        for segment in segments[len(segments) // 2 :]:
-            try:
-                locks[segment] = segment.lock_for_removal()
-            except BlockingIOError:
-                continue
-        try:
-            if len(locks) > 1:
-                self._copy(table, list(locks))
-                for segment in locks:
-                    shutil.rmtree(segment.directory, ignore_errors=True)
-        except CacheFullError:
-            return  # there is no room for two copies at a time
-        finally:
-            for lock in locks.values():
-                lock.close()
 
     def _copy(self, table: ActivationTable, segments: Sequence[Segment]) -> None:
         """Copy what is written of some segments, and not damaged, into a new one."""
