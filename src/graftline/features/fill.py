@@ -161,7 +161,7 @@ class CacheFill:
                         self._reserve(bar)
                         self._compute(self._unwritten(), bar)
                         self._look_up()
-            opened = {}
+            opened: dict[int, Activations] = {}
             for wanted, placement, locks in zip(self._wanted, self._placements, self._locks, strict=True):
                 opened |= {n: Activations(placement.matrix(which), locks) for n, which in wanted.which.items()}
             return [activations for _, activations in sorted(opened.items(), key=itemgetter(0))]
