@@ -42,7 +42,7 @@ def run(images):
     if computed >= stop_after:
         output.with_suffix(".stopped").touch()
         time.sleep(600)
-    time.sleep(0.05)
+    time.sleep(0.1)
     computed += len(images)
     return images.flatten(1).numpy()
 
@@ -104,7 +104,7 @@ def test_two_processes_share_the_work(color_folder: Path, tmp_path: Path) -> Non
     results = [process.result() for process in processes]
     computed = [int(result["computed"]) for result in results]
     assert sum(computed) == IMAGES, "each image once"
-    assert min(computed) >= 12, "both at the same time"
+    assert min(computed) >= 8, "both at the same time"
     for result in results:
         check(result, color_folder)
 
