@@ -34,9 +34,11 @@ from graftline.data.loaders import ImageDataset
 from graftline.data.sources.elpv import Elpv
 from graftline.data.split import Split
 from graftline.data.version import Samples
+from graftline.execution import Execution
 from graftline.features.cache import ActivationRequest, Features, activation_loader
 from graftline.features.cut import Cut, cut
 from graftline.features.engine import make_engine
+from graftline.features.table import Matrix
 from graftline.freezing.plan import FreezePlan, plan_from_depth
 from graftline.training.fit import fit
 from graftline.training.fitting import TrainingSetup
@@ -147,7 +149,7 @@ def engine_against_torch(bench: Bench, name: str) -> tuple[float, float]:
         samples.paths[:SPEED_UP_IMAGES], samples.labels[:SPEED_UP_IMAGES], None, samples.sha256[:SPEED_UP_IMAGES]
     )
     images = torch.from_numpy(decoded(few, graft))
-    engine = make_engine(parts.trunk, bench.folder / f"{name}.onnx", images[:8])
+    engine = make_engine(parts.trunk, bench.folder / f"{name}.onnx", images[:8], Execution.local())
     assert engine.runs_on == "ONNX Runtime"
     last = images.contiguous(memory_format=torch.channels_last)
     trunk = parts.trunk.to(memory_format=torch.channels_last)
@@ -194,27 +196,31 @@ def many_images(bench: Bench) -> float:
     paths = [path for one in whole for path in one.paths]
     labels = np.concatenate([one.labels for one in whole])
     index = np.arange(MANY) % len(paths)
-    samples = Samples([paths[i] for i in index], labels[index], None, [f"{i}" for i in range(len(index))])
+    samples = Samples([paths[i] for i in index], labels[index], None, [f"{i:064x}" for i in range(len(index))])
     graft = bench.graft()
     start = time.perf_counter()
     parts, _ = head_parts(bench, "tf_efficientnet_lite0")
     with fresh(bench.folder) as cache:
         features = Features(directory=str(cache))
         job = ActivationRequest(samples, EvalTransform(graft.preprocessing), 0, {"bench": MANY})
-        make = functools.partial(make_engine, parts.trunk, features.store.trunk_file({"bench": 0}))
+        make = functools.partial(
+            make_engine, parts.trunk, features.store.trunk_file({"bench": 0}), execution=Execution.local()
+        )
         (entry,) = features.open([job], make, parts.tail, parts.width)
         train_head(parts, entry.array, samples, batch_size=64)  # the default of a training
         return time.perf_counter() - start
 
 
-def train_head(parts: Cut, activations: np.ndarray, samples: Samples, batch_size: int) -> float:
+def train_head(parts: Cut, activations: Matrix, samples: Samples, batch_size: int) -> float:
     """Return the activations per second of ten epochs of a head, with Lightning."""
     module = GraftModule(
         parts.tail, optimizer=functools.partial(torch.optim.AdamW, lr=0.01), schedule=constant, weight_decay=0.0
     )
 
     few = Samples(samples.paths[:batch_size], samples.labels[:batch_size], None, samples.sha256[:batch_size])
-    validation = activation_loader([activations[:batch_size]], few, batch_size=batch_size, shuffle=False, seed=0)
+    validation = activation_loader(
+        [activations.take(np.arange(batch_size), axis=0)], few, batch_size=batch_size, shuffle=False, seed=0
+    )
     training = activation_loader([activations], samples, batch_size=batch_size, shuffle=True, seed=0)
     trainer = functools.partial(pl.Trainer, accelerator="cpu", devices=1, max_epochs=EPOCHS)
     with tempfile.TemporaryDirectory() as checkpoints:

@@ -4,10 +4,10 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
-from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
@@ -17,6 +17,7 @@ from graftline.backbones.backbone import Graft
 from graftline.data.loaders import Batch, make_loader
 from graftline.data.version import DatasetVersion, Samples
 from graftline.errors import UserError
+from graftline.execution import Execution
 from graftline.features.cache import (
     ActivationRequest,
     Activations,
@@ -27,17 +28,15 @@ from graftline.features.cache import (
 )
 from graftline.features.cut import Cut, UncuttableError, cut
 from graftline.features.engine import make_engine
+from graftline.features.key import trunk_key, view_key
 from graftline.features.loader import fits_in_memory
 from graftline.features.precision import largest_change
 from graftline.features.trace import mode_kept
-from graftline.files import digest, write_json
-from graftline.freezing.check import hash_of
+from graftline.files import write_json
 from graftline.freezing.plan import FreezePlan, depth_in_words
 from graftline.training.forecast import Forecast, Work, forecast
 from graftline.training.recipe import Recipe
 
-# what of an activation's key an exported trunk depends on
-TRUNK_KEYS = ("network", "trunk", "weights", "versions", "preprocessing")
 CHECKED_IMAGES = 8  # on which the trained tail is asked whether the cache has served it well
 
 Loaders = tuple[DataLoader[Batch], DataLoader[Batch]]
@@ -117,7 +116,7 @@ def choose_source(
         return ways.cached(parts, held or ways.open(parts), choice.why)
     except CacheFullError as error:
         raise UserError(
-            f"The training began on cached activations, but {error}: raise features.max_gb, or make room "
+            f"The training began on cached activations, but {error}: raise Features.max_gb, or make room "
             "(make cache lists what there is)."
         ) from error
 
@@ -221,8 +220,7 @@ class _Ways:
             CacheFullError: there is no room for them.
         """
         key = self._key(parts)
-        exported = self.features.store.trunk_file({name: key[name] for name in TRUNK_KEYS})
-        engine = partial(make_engine, parts.trunk, exported)
+        engine = partial(make_engine, parts.trunk, self.features.store.trunk_file(key), execution=Execution.local())
         return self.features.open(self._jobs(key), engine, parts.tail, parts.width)
 
     def cached(self, parts: Cut, held: list[Activations], why: str) -> TrainingSource:
@@ -244,7 +242,8 @@ class _Ways:
             images = ImageBatcher(self._jobs(self._key(parts))[0])(range(min(CHECKED_IMAGES, len(validation))))
             with mode_kept(parts.trunk), torch.inference_mode():
                 exact = parts.trunk.eval()(images)
-            return largest_change(parts.tail, exact, torch.from_numpy(validation[: len(exact)]).float())
+            kept = validation.take(np.arange(len(exact)), axis=0)
+            return largest_change(parts.tail, exact, torch.from_numpy(kept).float())
 
         seen = f"{self.features.views} augmented views of each image"
         if self.features.views == 0:
@@ -261,34 +260,21 @@ class _Ways:
             EvalTransform(self.graft.preprocessing),
             Augment(self.policy, self.graft.preprocessing, self.seed),
         )
-        jobs = [ActivationRequest(self.validation, plain, 0, {**key, "split": "validation"})]
+        jobs = [ActivationRequest(self.validation, plain, 0, key)]
         if self.features.views == 0:
-            return [*jobs, ActivationRequest(self.train, plain, 0, {**key, "split": "train"})]
-        drawn = {
-            "crop": repr(self.policy.crop),
-            "transforms": [[name, repr(t)] for name, t in self.policy.transforms.items()],  # their order matters
-            "seed": self.seed,
-            "albumentations": version_of("albumentations"),
-        }
-        views = range(self.features.views)
+            return [*jobs, ActivationRequest(self.train, plain, 0, key)]
         return jobs + [
-            ActivationRequest(self.train, augment, view, {**key, "split": "train", "view": view, **drawn})
-            for view in views
+            ActivationRequest(self.train, augment, view, {**key, **view_key(self.policy, self.seed, view)})
+            for view in range(self.features.views)
         ]
 
     def _key(self, parts: Cut) -> dict[str, Any]:
-        """Return all that an activation depends on, beside split and augmentation."""
+        """Return all that an activation depends on, beside image and augmentation."""
         network: Any = self.graft.network
         frozen = self.plan.frozen_groups
-        return {
-            "dataset": self.version.digest,
-            "network": [network.pretrained_cfg["architecture"], dict(self.graft.arguments)],
-            "boundary": depth_in_words(network, frozen) if frozen > 0 else "by names",
-            "trunk": digest(parts.code),
-            "weights": digest({name: hash_of(tensor) for name, tensor in parts.trunk.state_dict().items()}),
-            "versions": {package: version_of(package) for package in ("timm", "pillow", "graftline")},
-            "preprocessing": asdict(self.graft.preprocessing),
-        }
+        boundary = depth_in_words(network, frozen) if frozen > 0 else "by names"
+        architecture = network.pretrained_cfg["architecture"]
+        return trunk_key(parts, self.graft.preprocessing, architecture, dict(self.graft.arguments), boundary)
 
     def _leaves_one(self, world_size: int) -> bool:
         """Tell whether an epoch's last batch would be a single image, of which BatchNorm can make no statistics."""
