@@ -85,7 +85,7 @@ def _check(path: str, max_pixels: int, known: Check | None) -> Check:
             return known
         if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device might never end
             return Check(path, 0, 0, 0, "", 0, 0, "", "unreadable", "this is no file")
-        with open(path, "rb") as file:  # noqa: PTH123
+        with open(path, "rb") as file:  # noqa: PTH123 (as above)
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)
             try:

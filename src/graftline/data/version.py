@@ -265,7 +265,7 @@ def _departed(manifest: pd.DataFrame, known: list[DatasetVersion], left_out: pd.
     rows = [manifest[columns], *(version.history() for version in known)]
     if left_out is not None:
         rows.append(left_out.assign(split=pd.Series(None, index=left_out.index, dtype="str"))[columns])
-    both = pd.concat(rows, ignore_index=True)
+    both = pd.concat(rows, ignore_index=True).astype("str")  # a column of nothing but None would be of objects
     departed = both[~both.duplicated() & (both.index >= len(manifest))]
     return departed.sort_values(columns, ignore_index=True)
 

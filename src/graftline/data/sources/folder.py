@@ -77,7 +77,7 @@ def _files(root: Path, deep: bool = True) -> Iterator[str]:
         inner[:] = sorted(name for name in inner if deep and not is_hidden(name))
         for name in sorted(names):
             if not is_hidden(name) and os.path.splitext(name)[1].lower() not in _NOT_IMAGES:  # noqa: PTH122 (speed)
-                yield _text(os.path.join(folder, name))  # noqa: PTH118
+                yield _text(os.path.join(folder, name))  # noqa: PTH118 (speed)
 
 
 def _refuse(error: OSError) -> None:
