@@ -9,7 +9,7 @@ MAX_KEY_LENGTH = 250  # of a metric, parameter or tag (mlflow.utils.validation.M
 # tags of a run
 OUTPUT_DIRECTORY = "graftline.output_dir"
 HOST = "graftline.host"
-DATASET_DIGEST = "graftline.dataset_digest"  # of its registered models too
+DATASET_DIGEST, TEST_DIGEST = "graftline.dataset_digest", "graftline.test_digest"  # of its registered models too
 # tag of a registered model: see `graftline.files.digest_directory`
 BUNDLE_FILES = "graftline.bundle_files"
 

@@ -33,7 +33,6 @@ _END_SECONDS = {"FINISHED": 10.0, "FAILED": 10.0, "KILLED": 5.0}  # to send the 
 _MODEL_SECONDS = 10.0  # to learn the version that a model gets
 _ERROR = "graftline.error"
 _CONFIG = "config.yaml"
-_DATASET_FILES = ("manifest.parquet", "summary.json", "findings.json")  # the last where there are findings
 
 
 class Terminated(KeyboardInterrupt):
@@ -144,12 +143,12 @@ class Run:
         The inputs are its training part in the context "training" and its test part in "test". From the files a machine
         that has nothing but MLflow knows the split of every image; see `Registry.dataset`.
         """
-        self._model_tags[names.DATASET_DIGEST] = version.digest
+        digests = {names.DATASET_DIGEST: version.digest, names.TEST_DIGEST: version.test_digest}
+        self._model_tags.update(digests)
         self._outbox.put("dataset", datasets=dataset_inputs(version))
-        self.set_tags({"graftline.dataset": version.name, names.DATASET_DIGEST: version.digest})
-        for name in _DATASET_FILES:
-            if (file := version.directory / name).exists():
-                self.log_artifact(file, names.DATA)
+        self.set_tags({"graftline.dataset": version.name, **digests})
+        for file in version.files:
+            self.log_artifact(file, names.DATA)
 
     def log_environment(self) -> None:
         """Log the code's commit, whether it was changed since, and the libraries' versions."""
