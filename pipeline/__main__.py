@@ -8,7 +8,18 @@ from graftline.console import show_log
 from pipeline.stage import EXIT_INTERRUPTED, EXIT_MISTAKE, report_error
 from pipeline.worker import WORKER, work
 
-STAGES = ("ingest", "train", "evaluate", "predict", "augment-preview", "fetch-weights", "cost", "cache", "sync")
+STAGES = (
+    "ingest",
+    "train",
+    "evaluate",
+    "predict",
+    "verify",
+    "augment-preview",
+    "fetch-weights",
+    "cost",
+    "cache",
+    "sync",
+)
 
 
 def main(arguments: list[str]) -> int:

@@ -1,0 +1,76 @@
+"""Short tables for the terminal: scores, measured boundaries, a replay of golden images."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from graftline.bundle.golden import GRID
+from graftline.bundle.verify import StepDifference, StepName, Verification
+from graftline.console import print_table, say
+from graftline.evaluation.metrics import HEADLINES, Interval, format_interval, format_score
+
+if TYPE_CHECKING:  # it loads torch
+    from graftline.training.measurement import DepthMeasurement
+
+UNITS: dict[StepName, str] = {
+    "decode": "gray levels",
+    "resize": "gray levels",
+    "normalize": "input units",
+    "network": "logit",
+}
+
+
+def print_scores(scores: Mapping[str, Interval], title: str) -> None:
+    """Print the headline scores with their intervals as a short table."""
+    rows = [
+        (label, format_score(name, scores[name].value), format_interval(name, scores[name]))
+        for name, label in HEADLINES.items()
+        if name in scores
+    ]
+    print_table(title, ["score", "value", "95 % interval"], rows)
+
+
+def print_measurement(measurement: "DepthMeasurement") -> None:
+    """Print the boundaries in a table, and why no deeper one was tried."""
+    if not measurement.rows:
+        return
+    chosen = measurement.chosen
+    print_table(
+        f"Boundaries measured on {measurement.num_images:,} validation images; 95 % intervals of the log loss",
+        ("trained from", "parameters", "accuracy", "log loss", "against the chosen", "pass s", "fit s"),
+        (
+            (
+                row.boundary.partition(" + ")[0],
+                f"{row.trained_parameters:,}",
+                f"{row.accuracy:.3f}",
+                f"{row.log_loss:.3f}",
+                "chosen" if row is chosen else f"{row.more_log_loss.low:+.3f} to {row.more_log_loss.high:+.3f}",
+                f"{row.pass_seconds:.1f}" if row.cached else "live",
+                f"{row.fit_seconds:.1f}",
+            )
+            for row in measurement.rows
+        ),
+    )
+    say(f"No deeper boundary was tried: {measurement.stopped}.")
+
+
+def print_verification(verification: Verification) -> None:
+    """Print by how much each step differs from where the bundle was written, and from what it was written with."""
+    say(f"Saved with {_versions(verification.writer)}.")
+    say(f"Replayed with {_versions(verification.here)}.")
+    rows: list[tuple[str, str, str]] = [
+        (step.step, f"{step.num_differing}", _largest(step)) for step in verification.steps
+    ]
+    rows.append(("probability", "", f"{verification.largest_probability_change:.2g}"))
+    print_table(
+        f"{verification.num_images} golden images, compared with the bundle's writer; pixels at {GRID * GRID} places",
+        ("step", "images that differ", "largest difference"),
+        rows,
+    )
+
+
+def _versions(environment: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in environment.items())
+
+
+def _largest(step: StepDifference) -> str:
+    return f"{step.largest:.3g} {UNITS[step.step]}"
