@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_predictions import predictions_of
-from scipy.special import softmax
+from torch import from_numpy
 
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
@@ -27,7 +27,7 @@ def predictions() -> Predictions:
 
 def test_one_row_per_image_survives_parquet(predictions: Predictions, tmp_path: Path) -> None:
     file = predictions.save(tmp_path / "new" / "predictions.parquet")
-    probabilities = softmax(predictions.logits.astype(np.float64), axis=1).astype(np.float32)
+    probabilities = from_numpy(predictions.logits).double().softmax(dim=1).float().numpy()
     expected = pd.DataFrame(
         {
             "path": PATHS,

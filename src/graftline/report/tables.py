@@ -62,7 +62,7 @@ def print_verification(verification: Verification) -> None:
     ]
     rows.append(("probability", "", f"{verification.largest_probability_change:.2g}"))
     print_table(
-        f"{verification.num_images} golden images, compared with the bundle's writer; pixels at {GRID * GRID} places",
+        f"{verification.num_images} golden images, {GRID * GRID} pixels of each",
         ("step", "images that differ", "largest difference"),
         rows,
     )
