@@ -183,19 +183,20 @@ def test_every_mode_and_orientation_is_among_the_made_up_images() -> None:
 
 
 def test_real_images_are_chosen_by_content_and_spread_over_classes(tmp_path: Path) -> None:
-    sizes = [10] * 9 + [2_000_001]
-    labels = np.array([0, 0, 0, 0, 0, 0, 1, 1, 2, 2])
-    sha256 = [f"{number:02}" for number in (9, 1, 2, 3, 4, 4, 5, 6, 7, 0)]  # one of them twice
-    paths = [tmp_path / f"{number}.png" for number in range(10)]
-    for path, size in zip(paths, sizes, strict=True):
-        path.write_bytes(bytes(size))
+    labels = np.array([0, 0, 0, 0, 0, 0, 1, 1, 2, 2, 2])
+    sha256 = [f"{number:02}" for number in (9, 1, 2, 3, 4, 4, 5, 6, 7, 0, 8)]  # one of them twice
+    paths = [tmp_path / f"{number}.png" for number in range(11)]
+    for path in paths:
+        Image.new("RGB", (8, 8)).save(path)
+    paths[9].write_bytes(paths[9].read_bytes() + bytes(2_000_000))  # too large
+    paths[10].unlink()  # since the ingest
     samples = Samples([str(path) for path in paths], labels, None, sha256)
     chosen = choose_golden(samples, 4)
     assert [path.name for path in chosen] == ["1.png", "6.png", "2.png", "7.png"]
-    order = np.random.default_rng(0).permutation(10)
+    order = np.random.default_rng(0).permutation(11)
     shuffled = Samples([samples.paths[i] for i in order], labels[order], None, [sha256[i] for i in order])
     assert choose_golden(shuffled, 4) == chosen
-    assert len(choose_golden(samples, 100)) == 8  # neither the copy nor the large one
+    assert len(choose_golden(samples, 100)) == 8  # neither the copy nor the large one nor the one that has gone
     assert choose_golden(samples, 0) == []
 
 

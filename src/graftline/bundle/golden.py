@@ -89,18 +89,26 @@ def choose_golden(samples: "Samples", count: int) -> list[Path]:
 
     Args:
         samples: those to choose from.
-        count: how many; fewer where there are not as many files of 2 MB at most.
+        count: how many; fewer where there are not as many files that can be read and have 2 MB at most.
     """
     turns, ranked = Counter[int](), dict[str, tuple[int, str, Path]]()  # ranked by sha256, so that no image is twice
     for sha256, path, label in sorted(zip(samples.sha256, samples.paths, samples.labels.tolist(), strict=True)):
         if sha256 not in ranked:
             ranked[sha256] = (turns[label], sha256, Path(path))
             turns[label] += 1
-    small = (path for _, _, path in sorted(ranked.values()) if path.stat().st_size <= MAX_BYTES)
-    chosen = list(itertools.islice(small, count))
+    fit = (path for _, _, path in sorted(ranked.values()) if _is_fit(path))
+    chosen = list(itertools.islice(fit, count))
     if len(chosen) < count:
-        logger.info(f"{len(chosen)} real images are kept as golden images: there are no more of 2 MB at most.")
+        logger.info(f"The bundle keeps {len(chosen)} real images: there are no more that have 2 MB at most.")
     return chosen
+
+
+def _is_fit(path: Path) -> bool:
+    """Tell whether a file is small and still readable: a bundle should not fail for one that has vanished since."""
+    try:
+        return path.stat().st_size <= MAX_BYTES and decode_rgb(path).size > 0
+    except (OSError, DecodeError):
+        return False
 
 
 def write_golden(bundle: Path, real: Sequence[Path], preprocessing: Preprocessing, run: RunNetwork) -> None:
