@@ -16,7 +16,7 @@ python := $(VENV)/bin/python
 ready := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup ingest train evaluate predict verify augment-preview fetch-weights cost cache config sync ui serve bench test lint format lock clean
+.PHONY: help setup ingest train evaluate predict augment-preview fetch-weights cost cache config sync ui serve bench test lint format lock clean
 
 help: ## list the commands
 	@printf 'make COMMAND [key=value ...]\n\n'
@@ -43,7 +43,6 @@ ingest: $(ready) ## images -> checked, split, named dataset version
 train: $(ready) ## dataset -> trained, evaluated, tracked, registered model
 evaluate: $(ready) ## a bundle on the test split: bundle=DIR
 predict: $(ready) ## classify a folder of images: bundle=DIR images=DIR
-verify: $(ready) ## whether a bundle gives the same probabilities here: bundle=DIR
 augment-preview: $(ready) ## one image, twelve variants: augment=strong
 fetch-weights: $(ready) ## weights for a machine without network: backbone=resnet50,dinov2_small
 cost: $(ready) ## what networks cost, counted and measured: backbone=vgg16,resnet50
@@ -52,7 +51,7 @@ config: $(ready) ## print the composed configuration of a run
 sync: $(ready) ## send what a tracking server did not get: run_id=RUN_ID
 
 # The stages read KEY=VALUE from MAKEFLAGS themselves: no shell stands between, so that brackets and commas survive.
-ingest train evaluate predict verify augment-preview fetch-weights cost cache config sync:
+ingest train evaluate predict augment-preview fetch-weights cost cache config sync:
 	@$(python) -m pipeline $@ --from-make
 
 ui: $(ready) ## compare runs in the MLflow UI on 127.0.0.1: port=5000

@@ -9,17 +9,8 @@ from pipeline.stage import EXIT_INTERRUPTED, EXIT_MISTAKE, report_error
 from pipeline.worker import WORKER, work
 
 STAGES = (
-    "ingest",
-    "train",
-    "evaluate",
-    "predict",
-    "verify",
-    "augment-preview",
-    "fetch-weights",
-    "cost",
-    "cache",
-    "sync",
-)
+    "ingest", "train", "evaluate", "verify", "predict", "augment-preview", "fetch-weights", "cost", "cache", "sync",
+)  # fmt: skip
 
 
 def main(arguments: list[str]) -> int:

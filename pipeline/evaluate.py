@@ -17,7 +17,6 @@ from graftline.report.html import write_report
 from graftline.report.tables import print_scores
 from graftline.tracking.tracking import Tracking
 from pipeline.bundle_source import open_bundle
-from pipeline.group import PARENT
 from pipeline.scoring import PREDICTIONS_FILE, log_evaluation, write_evaluation
 from pipeline.stage import StageResult
 
@@ -79,7 +78,6 @@ class Evaluate:
             experiment=version.name,
             directory=directory,
             tags={"graftline.stage": "evaluate"},
-            parent_run_id=os.environ.get(PARENT),
         )
 
     def _log_setup(self, run: "Run", version: DatasetVersion, directory: Path) -> None:

@@ -32,7 +32,7 @@ class RunGroup:
         """Open the parent run if it is not open, and remember a run by its output directory."""
         self._runs.append(directory)
         say(f"\nRun {directory.name}: {' '.join(HydraConfig.get().overrides.task)}")
-        if self._parent is not None or not {"tracking", "data"} <= set(config):  # a stage that has runs
+        if self._parent is not None or "tracking" not in config:
             return
         group = directory.parent  # the output directory of the whole multirun
         experiment = instantiate(config.data).dataset_name()  # as its runs have it, or MLflow would not nest them

@@ -41,7 +41,7 @@ def launch(stage: str, typed: list[str]) -> int:
         check_resumable(directory, checked)
         lines = [*checked.overrides, quoted("hydra.run.dir", str(directory))]
     if checked.multirun:
-        grouped = ", grouped under one parent run" if {"tracking", "data"} <= set(checked.config) else ""
+        grouped = ", grouped under one parent run" if "tracking" in checked.config else ""
         say(f"Several values for a key: one run each{grouped}.")
     codes: list[int] = []
     group = RunGroup(stage)

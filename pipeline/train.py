@@ -30,12 +30,12 @@ from graftline.freezing.rules import FreezeContext, Rule
 from graftline.report.cost_tables import to_json
 from graftline.report.depth_figure import depth_figure
 from graftline.report.style import save
-from graftline.report.tables import print_measurement, print_scores
+from graftline.report.tables import print_scores
 from graftline.tracking.tracking import Tracking
 from graftline.training.fit import check_optimizer, check_trainer
 from graftline.training.fitting import CONTRACT_FILE, TrainingSetup, with_learning_rate
 from graftline.training.measured import Measured
-from graftline.training.measurement import DepthMeasurement
+from graftline.training.measurement import DepthMeasurement, print_measurement
 from graftline.training.module import Optimizer, Schedule
 from graftline.training.phases import TrainingResult, fit_phases
 from graftline.training.progress import Metrics

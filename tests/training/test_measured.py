@@ -30,10 +30,9 @@ from graftline.errors import UserError
 from graftline.features.cache import Features
 from graftline.freezing.plan import plan_from_depth
 from graftline.freezing.rules import FreezeContext
-from graftline.report.tables import print_measurement
 from graftline.training.fitting import TrainingSetup
 from graftline.training.measured import Measured, per_image
-from graftline.training.measurement import DepthMeasurement, Difference
+from graftline.training.measurement import DepthMeasurement, Difference, print_measurement
 from graftline.training.recipe import Recipe
 from graftline.training.schedule import constant
 

@@ -1,15 +1,11 @@
-"""Short tables for the terminal: scores, measured boundaries, a replay of golden images."""
+"""Short tables for the terminal: scores, a replay of golden images."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from graftline.bundle.golden import GRID
 from graftline.bundle.verify import StepDifference, StepName, Verification
 from graftline.console import print_table, say
 from graftline.evaluation.metrics import HEADLINES, Interval, format_interval, format_score
-
-if TYPE_CHECKING:  # it loads torch
-    from graftline.training.measurement import DepthMeasurement
 
 UNITS: dict[StepName, str] = {
     "decode": "gray levels",
@@ -27,30 +23,6 @@ def print_scores(scores: Mapping[str, Interval], title: str) -> None:
         if name in scores
     ]
     print_table(title, ["score", "value", "95 % interval"], rows)
-
-
-def print_measurement(measurement: "DepthMeasurement") -> None:
-    """Print the boundaries in a table, and why no deeper one was tried."""
-    if not measurement.rows:
-        return
-    chosen = measurement.chosen
-    print_table(
-        f"Boundaries measured on {measurement.num_images:,} validation images; 95 % intervals of the log loss",
-        ("trained from", "parameters", "accuracy", "log loss", "against the chosen", "pass s", "fit s"),
-        (
-            (
-                row.boundary.partition(" + ")[0],
-                f"{row.trained_parameters:,}",
-                f"{row.accuracy:.3f}",
-                f"{row.log_loss:.3f}",
-                "chosen" if row is chosen else f"{row.more_log_loss.low:+.3f} to {row.more_log_loss.high:+.3f}",
-                f"{row.pass_seconds:.1f}" if row.cached else "live",
-                f"{row.fit_seconds:.1f}",
-            )
-            for row in measurement.rows
-        ),
-    )
-    say(f"No deeper boundary was tried: {measurement.stopped}.")
 
 
 def print_verification(verification: Verification) -> None:

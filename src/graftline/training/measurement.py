@@ -4,6 +4,7 @@ Letters: N images of the validation split.
 """
 
 import dataclasses
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from graftline.backbones.layers import HEAD
+from graftline.console import print_table
 from graftline.freezing.plan import FreezePlan
+
+logger = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float64]
 
@@ -159,6 +163,30 @@ class DepthMeasurement:
         ]
         plan = FreezePlan(**{**content["plan"], "trainable": frozenset(content["plan"]["trainable"])})
         return cls(tuple(rows), plan, content["num_images"], content["stopped"])
+
+
+def print_measurement(measurement: DepthMeasurement) -> None:
+    """Print the boundaries in a table, and why no deeper one was tried."""
+    if not measurement.rows:
+        return
+    chosen = measurement.chosen
+    print_table(
+        f"Boundaries measured on {measurement.num_images:,} validation images; 95 % intervals of the log loss",
+        ("trained from", "parameters", "accuracy", "log loss", "against the chosen", "pass s", "fit s"),
+        (
+            (
+                row.boundary.partition(" + ")[0],
+                f"{row.trained_parameters:,}",
+                f"{row.accuracy:.3f}",
+                f"{row.log_loss:.3f}",
+                "chosen" if row is chosen else f"{row.more_log_loss.low:+.3f} to {row.more_log_loss.high:+.3f}",
+                f"{row.pass_seconds:.1f}" if row.cached else "live",
+                f"{row.fit_seconds:.1f}",
+            )
+            for row in measurement.rows
+        ),
+    )
+    logger.info(f"No deeper boundary was tried: {measurement.stopped}.")
 
 
 def in_words(boundary: str) -> str:
