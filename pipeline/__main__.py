@@ -8,7 +8,9 @@ from graftline.console import show_log
 from pipeline.stage import EXIT_INTERRUPTED, EXIT_MISTAKE, report_error
 from pipeline.worker import WORKER, work
 
-STAGES = ("ingest", "train", "evaluate", "predict", "augment-preview", "fetch-weights", "cost", "cache", "sync")
+STAGES = (
+    "ingest", "train", "evaluate", "verify", "predict", "augment-preview", "fetch-weights", "cost", "cache", "sync",
+)  # fmt: skip
 
 
 def main(arguments: list[str]) -> int:

@@ -1,11 +1,12 @@
 """What a training leaves for people: the report, and the short table at the end."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from graftline.data.version import DatasetVersion
-from graftline.evaluation.evaluation import Result
+from graftline.evaluation.evaluation import EvaluationResult
 from graftline.evaluation.metrics import format_interval, format_score
 from graftline.freezing.plan import FreezePlan
 from graftline.report.html import write_report
@@ -22,7 +23,7 @@ class Outcome:
     version: DatasetVersion
     plans: list[FreezePlan]
     trained: TrainingResult
-    result: Result
+    result: EvaluationResult
 
     @property
     def decision(self) -> str:
@@ -30,8 +31,8 @@ class Outcome:
         return "; then ".join(plan.decision for plan in self.plans)
 
 
-def write_run_report(outcome: Outcome) -> Path:
-    """Write ``report.html`` of a training into its output directory."""
+def write_run_report(outcome: Outcome, figures: Mapping[str, Path]) -> Path:
+    """Write ``report.html`` of a training into its output directory, with the figures of its evaluation."""
     version, fitted, result = outcome.version, outcome.trained.fit, outcome.result
     images = {split: sum(classes.values()) for split, classes in version.counts().items()}
     facts = {
@@ -48,7 +49,7 @@ def write_run_report(outcome: Outcome) -> Path:
         title=f"{outcome.backbone} on {version.name}",
         facts=facts,
         scores=result.scores,
-        figures={**result.figures, **sheet},
+        figures={**figures, **sheet},
         notes=[*result.notes, outcome.trained.inputs.sentence],
     )
 

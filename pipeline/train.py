@@ -14,6 +14,7 @@ from graftline.augment.policy import Policy
 from graftline.augment.preview import preview_sheet
 from graftline.backbones.backbone import Backbone, Graft
 from graftline.backbones.cost import NetworkCost, count
+from graftline.bundle.golden import BundleOptions, choose_golden
 from graftline.bundle.predictor import Predictor
 from graftline.bundle.save import add_to_card, save_bundle
 from graftline.console import say, warn
@@ -22,7 +23,6 @@ from graftline.data.ingest import Ingest
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.evaluation.evaluation import Evaluation
-from graftline.evaluation.metrics import print_scores
 from graftline.features.cache import Features
 from graftline.files import write_json
 from graftline.freezing.plan import FreezePlan
@@ -30,6 +30,7 @@ from graftline.freezing.rules import FreezeContext, Rule
 from graftline.report.cost_tables import to_json
 from graftline.report.depth_figure import depth_figure
 from graftline.report.style import save
+from graftline.report.tables import print_scores
 from graftline.tracking.tracking import Tracking
 from graftline.training.fit import check_optimizer, check_trainer
 from graftline.training.fitting import CONTRACT_FILE, TrainingSetup, with_learning_rate
@@ -42,6 +43,7 @@ from graftline.training.recipe import Recipe
 from pipeline.group import PARENT
 from pipeline.parent import with_parent
 from pipeline.report import Outcome, summarize, write_run_report
+from pipeline.scoring import log_evaluation, write_evaluation
 from pipeline.stage import StageResult
 from pipeline.worker import announced
 
@@ -82,6 +84,7 @@ class Train:
     evaluation: Evaluation
     tracking: Tracking
     train: Recipe
+    bundle: BundleOptions
     name: str | None = None
     seed: int = 0
 
@@ -100,7 +103,7 @@ class Train:
             plan = plans[trained.best_phase]
             bundle = self._save_bundle(prepared, plan, trained, directory / "bundle")
             predictor = Predictor.from_directory(bundle, engine=self.evaluation.engine)
-            result = self.evaluation.run(predictor, prepared.version, directory / "test")
+            result = self.evaluation.run(predictor, prepared.version)
             outcome = Outcome(directory, self.backbone.name, prepared.version, plans, trained, result)
             model_uri = self._log_outcome(run, outcome)
         return summarize(outcome, run.id, run.url, model_uri)
@@ -240,6 +243,7 @@ class Train:
             class_names=version.class_names,
             preprocessing=graft.preprocessing,
             card=card,
+            golden=choose_golden(version.samples("validation"), self.bundle.golden),
         )
 
     def _log_outcome(self, run: "Run", outcome: Outcome) -> str | None:
@@ -247,12 +251,10 @@ class Train:
         version, result, bundle = outcome.version, outcome.result, outcome.directory / "bundle"
         print_scores(result.scores, f"{version.name}: test split")
         add_to_card(bundle, metrics=result.metrics_json())
-        values = {f"test/{name}": interval.value for name, interval in result.scores.items()}
-        run.log_metrics(values, step=outcome.trained.fit.steps)
+        figures = write_evaluation(result, outcome.directory / "test")
+        values = log_evaluation(run, result, outcome.directory / "test", step=outcome.trained.fit.steps)
         _log_contracts(run, outcome)
-        run.log_artifact(write_run_report(outcome))
-        run.log_artifact(result.predictions, "test")
-        run.log_artifact(result.predictions.parent / "figures", "figures")
+        run.log_artifact(write_run_report(outcome, figures))
         example = Path(version.samples("test").paths[0]).read_bytes()
         return run.log_model(bundle, registered_name=version.name, input_example=example, metrics=values)
 

@@ -25,7 +25,7 @@ def test_a_module_is_exported_for_any_batch(tmp_path: Path, capfd: pytest.Captur
     torch.manual_seed(0)
     trunk = Trunk().eval()
     path = tmp_path / "trunk.onnx"
-    export_onnx(trunk, path, (16, 20), 3, output="features", metadata={"digest": "abc"})
+    export_onnx(trunk, path, (16, 20), 3, outputs=["features"], metadata={"digest": "abc"})
     assert [file.name for file in tmp_path.iterdir()] == ["trunk.onnx"]
     assert capfd.readouterr() == ("", "")
     session = open_session(path, threads=1)

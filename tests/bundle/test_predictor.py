@@ -1,7 +1,6 @@
 """A bundle on images: the right probabilities, in the right order, from every kind of input."""
 
 import io
-import json
 import shutil
 import subprocess
 import sys
@@ -12,10 +11,14 @@ import numpy as np
 import pytest
 import timm
 import torch
+from bundles import change_description
 from PIL import Image
 
-from graftline.bundle.predictor import Predictor
+from graftline.bundle.layout import read_description
+from graftline.bundle.predictor import Predictor, softmax
+from graftline.bundle.save import add_to_card
 from graftline.errors import UserError
+from graftline.execution import Execution
 
 HEAVY = ("torch", "timm", "mlflow", "pytorch_lightning", "albumentations", "pandas", "cv2", "scipy", "sklearn")
 
@@ -39,11 +42,12 @@ def pictures() -> list[np.ndarray]:
 
 @pytest.fixture
 def predictor(bundle: Path) -> Predictor:
-    return Predictor.from_directory(bundle, threads=2)
+    return Predictor.from_directory(bundle, execution=Execution(threads=2))
 
 
 def test_importing_it_is_light() -> None:
-    code = f"import sys, graftline.bundle.predictor; print([name for name in {HEAVY} if name in sys.modules])"
+    modules = "graftline.bundle.predictor, graftline.bundle.verify"
+    code = f"import sys, {modules}; print([name for name in {HEAVY} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -51,8 +55,11 @@ def test_importing_it_is_light() -> None:
 def test_running_it_is_light(bundle: Path) -> None:
     code = f"""
 import sys, numpy
+from pathlib import Path
 from graftline.bundle.predictor import Predictor
+from graftline.bundle.verify import verify_bundle
 Predictor.from_directory(sys.argv[1]).predict([numpy.zeros((50, 60, 3), numpy.uint8)])
+assert verify_bundle(Path(sys.argv[1])).problem is None
 print([name for name in {HEAVY} if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code, bundle], capture_output=True, text=True, check=True)
@@ -99,7 +106,7 @@ def test_gray_arrays_are_as_gray_files(predictor: Predictor, pictures: list[np.n
 
 @pytest.mark.parametrize(("batch_size", "threads"), [(1, 1), (3, 2), (64, 4)])
 def test_rows_keep_their_order(bundle: Path, pictures: list[np.ndarray], batch_size: int, threads: int) -> None:
-    predictor = Predictor.from_directory(bundle, threads=threads)
+    predictor = Predictor.from_directory(bundle, execution=Execution(threads=threads))
     one_by_one = np.concatenate([predictor.predict([picture]) for picture in pictures])
     done: list[int] = []
     together = predictor.predict(iter(pictures), batch_size=batch_size, on_progress=done.append)
@@ -158,26 +165,73 @@ def test_unreadable_images_can_be_gone_over(predictor: Predictor, pictures: list
     assert sum(done) == len(images)
 
 
+@pytest.mark.parametrize("engine", ["onnx", "torch"])
+def test_embeddings_are_what_timms_classifier_is_given(bundle: Path, pictures: list[np.ndarray], engine: str) -> None:
+    network = timm.create_model(f"local-dir:{bundle}", pretrained=True).eval()
+    predictor = Predictor.from_directory(bundle, engine=engine)  # type: ignore[arg-type]  # a parameter of the test
+    with torch.no_grad():
+        images = torch.from_numpy(np.stack([predictor.preprocessing(picture) for picture in pictures]))
+        expected = network.forward_head(network.forward_features(images), pre_logits=True)
+        weights, bias = network.get_classifier().weight.numpy(), network.get_classifier().bias.numpy()
+    logits, embeddings = predictor.logits_and_embeddings(pictures, batch_size=4)
+    assert predictor.embedding_size == network.head_hidden_size
+    assert logits.dtype == embeddings.dtype == np.float32
+    np.testing.assert_allclose(embeddings, expected.numpy(), atol=1e-4 * expected.abs().max().item())
+    np.testing.assert_allclose(logits, embeddings @ weights.T + bias, atol=1e-4 * np.abs(logits).max())
+    np.testing.assert_array_equal(logits, predictor.logits(pictures, batch_size=4))
+    np.testing.assert_array_equal(softmax(logits), predictor.predict(pictures, batch_size=4))
+
+
+def test_the_digest_names_what_is_computed_and_not_what_is_noted(bundle: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(bundle, tmp_path / "bundle")
+    digest = Predictor.from_directory(bundle).digest
+    add_to_card(copied, metrics={"accuracy": 0.9})
+    assert Predictor.from_directory(copied).digest == digest
+    change_description(copied, preprocessing={**read_description(copied)["preprocessing"], "crop_pct": 0.5})
+    with pytest.raises(UserError, match=r"bundle\.json is not what was saved"):
+        Predictor.from_directory(copied)
+    Predictor.from_directory(copied, check=False)
+
+
+def test_a_bundle_of_format_1_still_predicts(bundle: Path, old_bundle: Path, pictures: list[np.ndarray]) -> None:
+    new, old = Predictor.from_directory(bundle), Predictor.from_directory(old_bundle)
+    np.testing.assert_array_equal(new.predict(pictures), old.predict(pictures))
+    assert old.digest == Predictor.from_directory(old_bundle, engine="torch").digest
+    assert len(old.digest) == len(new.digest)
+    with pytest.raises(UserError, match="gives no embedding"):
+        old.logits_and_embeddings(pictures)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("format", "has format 2, but this version of graftline reads format 1: use the version that wrote it"),
+        ("format", "has format 3, but this version of graftline reads up to format 2: update graftline"),
         ("no card", r"is not a bundle: bundle\.json cannot be read \(No such file or directory\)"),
         ("damaged card", r"bundle\.json is damaged"),
-        ("damaged network", r"model\.onnx cannot be loaded"),
+        ("damaged network", r"model\.onnx is not what was saved: copy or save the bundle again"),
+        ("no network", r"model\.onnx is not what was saved"),
     ],
 )
 def test_what_is_no_bundle_is_refused(bundle: Path, tmp_path: Path, change: str, message: str) -> None:
     copy = shutil.copytree(bundle, tmp_path / "bundle")
-    card = copy / "bundle.json"
+    card, network = copy / "bundle.json", copy / "model.onnx"
     if change == "format":
-        card.write_text(json.dumps({**json.loads(card.read_text()), "format": 2}))
+        change_description(copy, format=3)
     elif change == "no card":
         card.unlink()
     elif change == "damaged card":
         card.write_text(card.read_text()[:100])
+    elif change == "damaged network":
+        network.write_bytes(network.read_bytes()[:5000])
     else:
-        (copy / "model.onnx").write_bytes((copy / "model.onnx").read_bytes()[:5000])
+        network.unlink()
     with pytest.raises(UserError, match=message) as error:
         Predictor.from_directory(copy)
     assert "\n" not in str(error.value)
+
+
+def test_a_damaged_network_of_format_1_is_refused(old_bundle: Path) -> None:
+    network = old_bundle / "model.onnx"
+    network.write_bytes(network.read_bytes()[:5000])
+    with pytest.raises(UserError, match=r"model\.onnx cannot be loaded"):
+        Predictor.from_directory(old_bundle)

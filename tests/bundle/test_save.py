@@ -1,6 +1,7 @@
 """What a bundle holds, and that saving disturbs nothing."""
 
 import copy
+import hashlib
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file
 from torch import nn
@@ -18,6 +20,7 @@ from torch import nn
 from graftline.augment.preprocess import Preprocessing
 from graftline.backbones.backbone import Backbone
 from graftline.backbones.onnx import export_onnx
+from graftline.bundle.odd_images import make_odd_images
 from graftline.bundle.predictor import Predictor
 from graftline.bundle.save import add_to_card, save_bundle
 from graftline.errors import UserError
@@ -95,24 +98,34 @@ def run(network: nn.Module, images: torch.Tensor) -> np.ndarray:
 
 
 def test_a_bundle_is_exactly_these_files(saved: Saved) -> None:
-    assert sorted(path.name for path in saved.directory.iterdir()) == [
+    files = {path.relative_to(saved.directory).as_posix() for path in saved.directory.rglob("*") if path.is_file()}
+    images = {file for file in files if file.startswith("golden/images/")}
+    assert files - images == {
         "bundle.json",
         "config.json",
+        "golden/golden.json",
+        "golden/values.npz",
         "model.onnx",
         "model.safetensors",
-    ]
+    }
+    assert images == {f"golden/images/{name}" for name in make_odd_images()}
     assert [path.name for path in saved.directory.parent.iterdir() if path.name.startswith(".")] == []
 
 
 def test_the_card_says_what_it_is(saved: Saved) -> None:
     content = json.loads((saved.directory / "bundle.json").read_text(encoding="utf-8"))
+    files = content.pop("files")
+    assert content.pop("digest") == Predictor.from_directory(saved.directory).digest
     assert content == {
-        "format": 1,
+        "format": 2,
         "timm_name": saved.timm_name,
         "class_names": list(CLASS_NAMES),
         "preprocessing": saved.preprocessing.to_dict(),
+        "embedding_size": saved.network.head_hidden_size,
         "card": CARD,
     }
+    assert files["model.onnx"] == hashlib.sha256((saved.directory / "model.onnx").read_bytes()).hexdigest()
+    assert len(files) == 5 + len(make_odd_images())
 
 
 def test_timm_loads_it_without_graftline(saved: Saved, tmp_path: Path) -> None:
@@ -137,10 +150,11 @@ def test_the_onnx_file_takes_any_batch(saved: Saved, count: int) -> None:
     session = onnxruntime.InferenceSession(saved.directory / "model.onnx", providers=["CPUExecutionProvider"])
     assert [(item.name, item.type) for item in session.get_inputs()] == [("image", "tensor(float)")]
     assert session.get_inputs()[0].shape[1:] == [saved.preprocessing.channels, *saved.preprocessing.image_size]
-    assert [item.name for item in session.get_outputs()] == ["logits"]
+    assert [item.name for item in session.get_outputs()] == ["logits", "embedding"]
     images = draw(saved.preprocessing, count)
-    (logits,) = session.run(None, {"image": images.numpy()})
+    logits, embedding = session.run(None, {"image": images.numpy()})
     np.testing.assert_allclose(logits, run(saved.network, images), atol=1e-4)
+    assert embedding.shape == (count, saved.network.head_hidden_size)
     assert np.ptp(logits) > 0.1  # not equal for being constant
 
 
@@ -151,6 +165,44 @@ def test_the_onnx_file_is_whole_and_says_what_it_is(saved: Saved) -> None:
     metadata = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
     assert metadata["class_names"] == list(CLASS_NAMES)
     assert metadata["preprocessing"] == saved.preprocessing.to_dict()
+
+
+def test_the_onnx_file_says_nothing_of_the_machine(saved: Saved, tmp_path: Path) -> None:
+    content = (saved.directory / "model.onnx").read_bytes()
+    assert str(Path(timm.__file__).parents[1]).encode() not in content
+    again = save_bundle(
+        tmp_path / "again",
+        saved.network,
+        timm_name=saved.timm_name,
+        class_names=CLASS_NAMES,
+        preprocessing=saved.preprocessing,
+        card={},
+    )
+    assert Predictor.from_directory(again).digest == Predictor.from_directory(saved.directory).digest
+
+
+def test_a_network_that_gives_no_embedding_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, preprocessing = make_network(Backbone("test_resnet", weights="none", image_size=64))
+    monkeypatch.delattr(type(network), "forward_head")
+    monkeypatch.setattr(type(network), "forward", forward_at_once)
+    directory = save_bundle(
+        tmp_path / "bundle",
+        network,
+        timm_name="test_resnet",
+        class_names=CLASS_NAMES,
+        preprocessing=preprocessing,
+        card={},
+    )
+    session = onnxruntime.InferenceSession(directory / "model.onnx", providers=["CPUExecutionProvider"])
+    assert [item.name for item in session.get_outputs()] == ["logits"]
+    predictor = Predictor.from_directory(directory)
+    assert predictor.embedding_size is None
+    with pytest.raises(UserError, match="gives no embedding"):
+        predictor.logits_and_embeddings([])
+
+
+def forward_at_once(network: Any, images: torch.Tensor) -> Any:
+    return network.fc(network.global_pool(network.forward_features(images)))
 
 
 def test_saving_leaves_the_network_and_the_random_numbers_alone(
@@ -212,7 +264,7 @@ def test_an_export_that_computes_something_else_does_not_appear(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def export_badly(network: nn.Module, *arguments: Any, **options: Any) -> None:
-        network.get_parameter("fc.bias").data[0] += 0.01
+        network.get_parameter("network.fc.bias").data[0] += 0.01
         export_onnx(network, *arguments, **options)
 
     monkeypatch.setattr("graftline.bundle.save.export_onnx", export_badly)

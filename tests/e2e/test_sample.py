@@ -26,3 +26,9 @@ def test_the_defaults_classify_solar_cells(workplace: Workplace) -> None:
     again = workplace.run("train")  # dataset version and activations are there: the same numbers, sooner
     assert again.result["metrics"] == result["metrics"]
     assert "Running the frozen network" not in again.output
+
+    bundle = again.directory / "bundle"
+    assert len(list((bundle / "golden" / "images").glob("real_*"))) == 16
+    verified = workplace.run("verify", f"bundle={bundle}")
+    assert verified.code == 0, verified.output
+    assert verified.result["largest_probability_change"] == 0

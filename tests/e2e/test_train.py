@@ -1,6 +1,7 @@
 """One training from images to a registered model, and what it leaves behind."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,11 +11,14 @@ import pandas as pd
 import pytest
 import timm
 import torch
+from bundles import change_description
 from torch.utils.flop_counter import FlopCounterMode
 from workplace import TINY, Ran, Workplace
 
+from graftline.bundle.odd_images import make_odd_images
 from graftline.bundle.predictor import Predictor
 from graftline.data.version import DatasetVersion
+from graftline.evaluation.predictions import Predictions
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +35,20 @@ def trained(place: Workplace, color_folder: Path) -> Ran:
 
 def test_the_output_directory_holds_exactly_this(trained: Ran) -> None:
     files = {str(path.relative_to(trained.directory)) for path in trained.directory.rglob("*") if path.is_file()}
-    assert {file for file in files if not file.startswith("outbox/")} == {
+    golden = {file for file in files if file.startswith("bundle/golden/images/")}
+    assert {file for file in golden if "/real_" in file} == {
+        f"bundle/golden/images/real_{number:02}.png"
+        for number in range(9)  # the whole validation split
+    }
+    assert {file for file in files - golden if not file.startswith("outbox/")} == {
         ".hydra/config.yaml",
         ".hydra/hydra.yaml",
         ".hydra/overrides.yaml",
         "augment.png",
         "bundle/bundle.json",
         "bundle/config.json",
+        "bundle/golden/golden.json",
+        "bundle/golden/values.npz",
         "bundle/model.onnx",
         "bundle/model.safetensors",
         "checkpoints/best.ckpt",
@@ -113,18 +124,70 @@ def test_the_model_is_registered_and_classifies(trained: Ran, place: Workplace, 
     assert not list(Path(place.root / "mlartifacts").rglob("*.pkl")), "nothing is pickled"
 
 
-def test_evaluating_the_bundle_gives_the_metrics_of_the_training(
-    trained: Ran, place: Workplace, color_folder: Path
-) -> None:
+@pytest.fixture(scope="module")
+def evaluated(trained: Ran, place: Workplace, color_folder: Path) -> Ran:
     ran = place.run(
         "evaluate",
         f"bundle={trained.directory / 'bundle'}",
         "data=folder",
         f"data.path={color_folder}",
         "evaluation.resamples=100",
+        "tracking.system_metrics=false",
     )
     assert ran.code == 0, ran.output
-    assert ran.result["metrics"] == trained.result["metrics"]
+    return ran
+
+
+def test_evaluating_the_bundle_gives_the_metrics_of_the_training(trained: Ran, evaluated: Ran) -> None:
+    assert evaluated.result["metrics"] == trained.result["metrics"]
+    before, after = (Predictions.load(path) for path in prediction_files(trained, evaluated))
+    np.testing.assert_array_equal(after.logits, before.logits)
+    assert (after.split_digest, after.bundle_digest) == (before.split_digest, before.bundle_digest)
+
+
+def test_an_evaluation_is_tracked_beside_the_training(trained: Ran, evaluated: Ran, place: Workplace) -> None:
+    before, after = (place.mlflow.get_run(ran.result["run_id"]) for ran in (trained, evaluated))
+    assert after.info.status == "FINISHED"
+    assert after.info.experiment_id == before.info.experiment_id
+    names = [name for name in before.data.metrics if name.startswith("test/")]
+    assert {name: after.data.metrics[name] for name in names} == {name: before.data.metrics[name] for name in names}
+    assert after.data.tags["graftline.stage"] == "evaluate"
+    for tag in ("graftline.bundle_digest", "graftline.test_digest", "graftline.dataset_digest"):
+        assert after.data.tags[tag] == before.data.tags[tag]
+    assert after.data.tags["graftline.bundle_digest"] == Predictor.from_directory(trained.directory / "bundle").digest
+    assert after.data.params["evaluation.resamples"] == "100"
+    assert after.inputs is not None
+    assert {inputs.dataset.digest for inputs in after.inputs.dataset_inputs} == {trained.result["dataset_digest"]}
+    artifacts = {artifact.path for artifact in place.mlflow.list_artifacts(after.info.run_id)}
+    assert {"config.yaml", "figures", "report.html", "test"} <= artifacts
+
+
+def prediction_files(trained: Ran, evaluated: Ran) -> tuple[Path, Path]:
+    return trained.directory / "test" / "predictions.parquet", evaluated.directory / "predictions.parquet"
+
+
+def test_verify_finds_a_bundle_whole_and_a_changed_one_not(trained: Ran, place: Workplace, tmp_path: Path) -> None:
+    ran = place.run("verify", f"bundle={trained.directory / 'bundle'}")
+    assert ran.code == 0, ran.output
+    assert ran.result["largest_probability_change"] == 0
+    assert ran.result["golden_images"] == 9 + len(make_odd_images())
+
+    changed = shutil.copytree(trained.directory / "bundle", tmp_path / "bundle")
+    preprocessing = json.loads((changed / "bundle.json").read_text())["preprocessing"]
+    change_description(changed, preprocessing={**preprocessing, "interpolation": "nearest"})
+    ran = place.run("verify", f"bundle={changed}")
+    assert ran.code == 1
+    rows = {line.split()[0]: line.split()[1] for line in ran.output.splitlines() if line and not line.startswith(" ")}
+    assert rows["decode"] == "0"
+    assert int(rows["resize"]) > 30
+    assert ran.output.splitlines()[-1].startswith("bundle.json of this bundle is not what was saved")
+
+
+def test_a_registered_model_is_a_bundle_too(trained: Ran, place: Workplace, color_folder: Path) -> None:
+    ran = place.run("predict", f"bundle={trained.result['model_uri']}", f"images={color_folder / 'red'}")
+    assert ran.code == 0, ran.output
+    assert ran.result["bundle_digest"] == Predictor.from_directory(trained.directory / "bundle").digest
+    assert ran.result["images"] == 20
 
 
 def test_plain_timm_loads_the_bundle(trained: Ran, color_folder: Path) -> None:

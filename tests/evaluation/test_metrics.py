@@ -1,9 +1,11 @@
+import dataclasses
+
 import numpy as np
 import pytest
+from made_predictions import predictions_of
 
-from graftline.console import console
 from graftline.errors import UserError
-from graftline.evaluation.metrics import Interval, format_interval, metrics_json, print_scores, score
+from graftline.evaluation.metrics import Interval, format_interval, metrics_json, score
 from graftline.evaluation.notes import notes_on
 
 pytestmark = pytest.mark.filterwarnings("error")  # no library's warning reaches the user
@@ -22,7 +24,7 @@ def test_values_derived_by_hand() -> None:
     probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7], [0.8, 0.2]])
     labels = np.array([0, 0, 1, 1])  # the last is a mistake
     weights = np.array([1.0, 1.0, 1.0, 1 / 3])
-    scores = score(probabilities, labels, ("no", "yes"), weights)
+    scores = score(predictions_of(probabilities, labels, ("no", "yes"), weights))
     expected = {
         "accuracy": 3 / 4,
         "accuracy_weighted": 3 / (3 + 1 / 3),
@@ -45,7 +47,7 @@ def test_values_derived_by_hand() -> None:
 
 def test_intervals_agree_with_the_normal_approximation() -> None:
     probabilities, labels = separable(2000, 3, seed=0)
-    scores = score(probabilities, labels, "abc", resamples=4000)
+    scores = score(predictions_of(probabilities, labels, "abc"), resamples=4000)
     predicted = probabilities.argmax(axis=1)
     right = predicted == labels
     losses = -np.log(probabilities[np.arange(2000), labels])
@@ -58,7 +60,7 @@ def test_intervals_agree_with_the_normal_approximation() -> None:
 
 def test_auroc_interval_agrees_with_delong() -> None:
     probabilities, labels = separable(800, 2, seed=1)
-    interval = score(probabilities, labels, "ab", resamples=4000)["auroc"]
+    interval = score(predictions_of(probabilities, labels, "ab"), resamples=4000)["auroc"]
     positive, negative = probabilities[labels == 1, 1], probabilities[labels == 0, 1]
     won = (positive[:, None] > negative) + 0.5 * (positive[:, None] == negative)
     # DeLong et al. 1988, Biometrics 44(3): the variance from each image's share of pairs won
@@ -69,7 +71,9 @@ def test_auroc_interval_agrees_with_delong() -> None:
 
 def test_the_seed_decides_and_zero_is_a_seed() -> None:
     probabilities, labels = separable(100, 3, seed=0)
-    first, again, other = (score(probabilities, labels, "abc", resamples=200, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (
+        score(predictions_of(probabilities, labels, "abc"), resamples=200, seed=seed) for seed in (0, 0, 1)
+    )
     assert first == again
     assert first["log_loss"] != other["log_loss"]
     assert first["log_loss"].value == other["log_loss"].value
@@ -77,7 +81,7 @@ def test_the_seed_decides_and_zero_is_a_seed() -> None:
 
 def test_without_weights_there_is_no_weighted_accuracy() -> None:
     probabilities, labels = separable(50, 3, seed=0)
-    assert "accuracy_weighted" not in score(probabilities, labels, "abc", resamples=100)
+    assert "accuracy_weighted" not in score(predictions_of(probabilities, labels, "abc"), resamples=100)
 
 
 def test_a_class_without_images_or_predictions_is_left_out_and_named() -> None:
@@ -85,7 +89,7 @@ def test_a_class_without_images_or_predictions_is_left_out_and_named() -> None:
     labels[labels == 3] = 0  # no images of d, though it is predicted
     probabilities[:, 2] = 0.001  # c is never predicted
     probabilities /= probabilities.sum(axis=1, keepdims=True)
-    scores = score(probabilities, labels, "abcd", resamples=200)
+    scores = score(predictions_of(probabilities, labels, "abcd"), resamples=200)
     assert "recall/d" not in scores
     assert scores["precision/d"] == Interval(0, 0, 0)
     assert "precision/c" not in scores
@@ -94,14 +98,14 @@ def test_a_class_without_images_or_predictions_is_left_out_and_named() -> None:
         np.mean([scores[f"recall/{name}"].value for name in "abc"]), abs=1e-12
     )
     assert all(np.isfinite([one.value, one.low, one.high]).all() for one in scores.values())
-    notes = notes_on(probabilities, labels, "abcd", scores)
+    notes = notes_on(predictions_of(probabilities, labels, "abcd"), scores)
     assert "No images of “d”: it has no recall and no part in the macro averages of recall and AUROC." in notes
     assert "Never predicted, so without a precision: “c”." in notes
 
 
 def test_one_class_alone_has_no_auroc() -> None:
     probabilities, _ = separable(30, 2, seed=0)
-    scores = score(probabilities, np.zeros(30, dtype=np.int64), "ab", resamples=100)
+    scores = score(predictions_of(probabilities, np.zeros(30, dtype=np.int64), "ab"), resamples=100)
     assert "auroc" not in scores
     assert "recall/b" not in scores
     assert scores["balanced_accuracy"].value == scores["recall/a"].value == scores["accuracy"].value
@@ -111,10 +115,11 @@ def test_a_rare_class_has_an_interval_and_a_note() -> None:
     probabilities, labels = separable(100, 3, seed=0)
     labels[labels == 2] = 1
     labels[:2] = 2
-    scores = score(probabilities, labels, "abc", resamples=300)
+    scores = score(predictions_of(probabilities, labels, "abc"), resamples=300)
     assert 0 <= scores["recall/c"].low <= scores["recall/c"].value <= scores["recall/c"].high <= 1
     assert any(
-        note.startswith("Fewer than 10 images of “c” (2):") for note in notes_on(probabilities, labels, "abc", scores)
+        note.startswith("Fewer than 10 images of “c” (2):")
+        for note in notes_on(predictions_of(probabilities, labels, "abc"), scores)
     )
 
 
@@ -122,17 +127,18 @@ def test_no_mistakes_are_no_proof() -> None:
     labels = np.arange(150) % 3
     probabilities = np.full((150, 3), 0.05)
     probabilities[np.arange(150), labels] = 0.9
-    scores = score(probabilities, labels, "abc", resamples=100)
+    scores = score(predictions_of(probabilities, labels, "abc"), resamples=100)
     assert scores["accuracy"] == Interval(1, 1, 1)
     assert any(
-        "may still be up to 2 % (rule of three)" in note for note in notes_on(probabilities, labels, "abc", scores)
+        "may still be up to 2 % (rule of three)" in note
+        for note in notes_on(predictions_of(probabilities, labels, "abc"), scores)
     )
 
 
 def test_a_score_outside_its_own_interval_is_explained() -> None:
     probabilities, labels = separable(50, 2, seed=0)
-    scores = score(probabilities, labels, "ab", resamples=100) | {"ece": Interval(0.01, 0.02, 0.03)}
-    notes = notes_on(probabilities, labels, "ab", scores)
+    scores = score(predictions_of(probabilities, labels, "ab"), resamples=100) | {"ece": Interval(0.01, 0.02, 0.03)}
+    notes = notes_on(predictions_of(probabilities, labels, "ab"), scores)
     assert any(note.startswith("The value lies outside its own interval for calibration error") for note in notes)
 
 
@@ -140,15 +146,17 @@ def test_many_classes_are_named_in_short() -> None:
     probabilities, labels = separable(40, 30, seed=0)
     names = [f"c{number}" for number in range(30)]
     labels[:] = 0
-    scores = score(probabilities, labels, names, resamples=100)
-    notes = notes_on(probabilities, labels, names, scores)
+    scores = score(predictions_of(probabilities, labels, names), resamples=100)
+    notes = notes_on(predictions_of(probabilities, labels, names), scores)
     assert any("“c8” and 21 more: they have no recall" in note for note in notes)
 
 
-def test_a_float32_softmax_that_misses_one_is_no_trouble() -> None:
+def test_single_precision_is_no_trouble() -> None:
     probabilities, labels = separable(100, 3, seed=0)
-    off = (probabilities * 1.0001).astype(np.float32)
-    plain, scaled = (score(some, labels, "abc", resamples=100) for some in (probabilities, off))
+    exact = predictions_of(probabilities, labels, "abc")
+    rounded = dataclasses.replace(exact, logits=exact.logits.astype(np.float32))
+    assert rounded.probabilities.dtype == np.float32
+    plain, scaled = (score(some, resamples=100) for some in (exact, rounded))
     assert scaled["log_loss"].value == pytest.approx(plain["log_loss"].value, abs=1e-6)
     assert scaled["brier"].value == pytest.approx(plain["brier"].value, abs=1e-6)
 
@@ -156,8 +164,8 @@ def test_a_float32_softmax_that_misses_one_is_no_trouble() -> None:
 def test_a_diverged_model_is_named() -> None:
     probabilities, labels = separable(10, 2, seed=0)
     probabilities[3] = np.nan
-    with pytest.raises(UserError, match=r"diverged.*smaller optim\.learning_rate"):
-        score(probabilities, labels, "ab")
+    with pytest.raises(UserError, match=r"diverged.*smaller learning rate"):
+        score(predictions_of(probabilities, labels, "ab"))
 
 
 @pytest.mark.parametrize("bad", [np.nan, -1.0])
@@ -166,9 +174,9 @@ def test_weights_that_are_no_weights_are_named(bad: float) -> None:
     weights = np.ones(10, dtype=np.float32)
     weights[3] = bad
     with pytest.raises(UserError, match="correct the table's weight column"):
-        score(probabilities, labels, "ab", weights)
+        score(predictions_of(probabilities, labels, "ab", weights))
     with pytest.raises(UserError, match="correct the table's weight column"):
-        score(probabilities, labels, "ab", np.zeros(10, dtype=np.float32))
+        score(predictions_of(probabilities, labels, "ab", np.zeros(10, dtype=np.float32)))
 
 
 def test_json_and_text() -> None:
@@ -178,11 +186,3 @@ def test_json_and_text() -> None:
         "ece": {"value": 0.02, "low": 0.015, "high": 0.06},
     }
     assert format_interval("recall/cat", scores["accuracy"]) == "86.0 to 90.9 %"
-    with console.capture() as printed:
-        print_scores(scores | {"recall/cat": scores["accuracy"]}, "Test split, 656 images")
-    text = printed.get()
-    assert "Test split, 656 images" in text
-    assert [line.split() for line in text.splitlines() if line.startswith("accuracy")] == [
-        ["accuracy", "88.4", "%", "86.0", "to", "90.9", "%"]
-    ]
-    assert "cat" not in text

@@ -1,35 +1,83 @@
+"""Predictions: the table for people, and that their file loses nothing."""
+
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
+from made_predictions import predictions_of
+from torch import from_numpy
 
-from graftline.data.version import Samples
-from graftline.evaluation.predictions import table
+from graftline.data.version import DatasetVersion
+from graftline.errors import UserError
+from graftline.evaluation.metrics import score
+from graftline.evaluation.predictions import Classifier, Predictions, predict_split
 
-PROBABILITIES = np.array([[0.7, 0.3], [0.2, 0.8], [0.6, 0.4]], dtype=np.float32)
+PROBABILITIES = np.array([[0.7, 0.3], [0.2, 0.8], [0.6, 0.4]])
 PATHS = ["/a.png", "/b.png", "/c.png"]
 
 
-def test_one_row_per_image_survives_parquet(tmp_path: Path) -> None:
-    samples = Samples(PATHS, np.array([0, 0, 1]), np.array([1, 0.5, 1], dtype=np.float32), ["0", "1", "2"])
-    written = table(samples, PROBABILITIES, ("cat", "dog"), ["aa", "bb", "cc"])
-    written.to_parquet(tmp_path / "predictions.parquet", index=False)
+@pytest.fixture
+def predictions() -> Predictions:
+    weights = np.array([1, 0.5, 1], dtype=np.float32)
+    made = predictions_of(PROBABILITIES, np.array([0, 0, 1]), ("cat", "a/dog"), weights, PATHS)
+    return dataclasses.replace(made, logits=made.logits.astype(np.float32))
+
+
+def test_one_row_per_image_survives_parquet(predictions: Predictions, tmp_path: Path) -> None:
+    file = predictions.save(tmp_path / "new" / "predictions.parquet")
+    probabilities = from_numpy(predictions.logits).double().softmax(dim=1).float().numpy()
     expected = pd.DataFrame(
         {
             "path": PATHS,
-            "label": ["cat", "cat", "dog"],
-            "predicted": ["cat", "dog", "cat"],
+            "label": ["cat", "cat", "a/dog"],
+            "predicted": ["cat", "a/dog", "cat"],
             "correct": [True, False, False],
-            "probability/cat": PROBABILITIES[:, 0],
-            "probability/dog": PROBABILITIES[:, 1],
+            "probability/cat": probabilities[:, 0],
+            "probability/a/dog": probabilities[:, 1],
             "weight": np.array([1, 0.5, 1], dtype=np.float32),
-            "sha256": ["aa", "bb", "cc"],
+            "sha256": predictions.sha256,
+            "logit/cat": predictions.logits[:, 0],
+            "logit/a/dog": predictions.logits[:, 1],
         }
     )
-    read = pd.read_parquet(tmp_path / "predictions.parquet")
-    pd.testing.assert_frame_equal(read, expected)
+    pd.testing.assert_frame_equal(pd.read_parquet(file), expected)
+    assert [path.name for path in file.parent.iterdir()] == ["predictions.parquet"]
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_nothing_is_lost_in_the_file(predictions: Predictions, tmp_path: Path, weighted: bool) -> None:
+    if not weighted:
+        predictions = dataclasses.replace(predictions, weights=None)
+    read = Predictions.load(predictions.save(tmp_path / "predictions.parquet"))
+    for field in dataclasses.fields(Predictions):
+        before, after = getattr(predictions, field.name), getattr(read, field.name)
+        if isinstance(before, np.ndarray):
+            assert after.dtype == before.dtype
+            np.testing.assert_array_equal(after, before)
+        else:
+            assert after == before
+    assert score(read, resamples=100) == score(predictions, resamples=100)
 
 
 def test_no_column_for_what_is_not_known() -> None:
-    columns = table(Samples(PATHS, np.array([0, 0, 1]), None, ["0", "1", "2"]), PROBABILITIES, ("cat", "dog")).columns
-    assert list(columns) == ["path", "label", "predicted", "correct", "probability/cat", "probability/dog"]
+    columns = predictions_of(PROBABILITIES, np.array([0, 0, 1]), ("cat", "dog")).table().columns
+    assert "weight" not in columns
+
+
+def test_a_file_of_another_kind_is_told_apart(predictions: Predictions, tmp_path: Path) -> None:
+    predictions.table().to_parquet(tmp_path / "old.parquet")
+    (tmp_path / "text.parquet").write_text("no Parquet", encoding="utf-8")
+    for name in ("old.parquet", "text.parquet", "missing.parquet"):
+        with pytest.raises(UserError, match=f"{name} holds no predictions"):
+            Predictions.load(tmp_path / name)
+
+
+def test_a_split_is_named_by_its_images_and_labels(classifier: Classifier, version: DatasetVersion) -> None:
+    found = predict_split(classifier, version, "test")
+    again = predict_split(classifier, version, "test", batch_size=7)
+    assert found.split_digest == again.split_digest
+    assert found.split_digest != predict_split(classifier, version, "validation").split_digest
+    assert (found.split, found.dataset, found.bundle_digest) == ("test", "squares", classifier.digest)
+    assert found.sha256 == version.samples("test").sha256

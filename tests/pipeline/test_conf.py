@@ -16,11 +16,16 @@ NEEDS = {  # what a user must say beside the option itself
     "freeze/first_stages": ["freeze.number=2"],
     "freeze/names": ["freeze.frozen=[conv_stem.*]"],
 }
-MANDATORY = {"evaluate": ["bundle=b"], "predict": ["bundle=b", "images=i"], "sync": ["run_id=r"]}
+MANDATORY = {
+    "evaluate": ["bundle=b"],
+    "predict": ["bundle=b", "images=i"],
+    "sync": ["run_id=r"],
+    "verify": ["bundle=b"],
+}
 
 
 def test_their_number() -> None:
-    assert len(FILES) == 57, "a new file? the tests below find it; count it here"
+    assert len(FILES) == 58, "a new file? the tests below find it; count it here"
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -7,7 +7,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,17 +37,19 @@ def export_onnx(
     path: Path,
     image_size: tuple[int, int],
     channels: int,
-    output: str,
+    outputs: Sequence[str],
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write ``module``, images (B, C, H, W) → (B, …), as one ONNX file with the batch size left open.
+    """Write ``module``, images (B, C, H, W) → one or several (B, …), as one ONNX file with the batch size left open.
+
+    The file holds nothing of the machine that wrote it, so that the same network gives the same file.
 
     Args:
         module: on the CPU, in eval mode.
         path: the file to write.
         image_size: (H, W) in pixels, fixed in the file.
         channels: C.
-        output: name of the output; the input is named ``image``.
+        outputs: names of the outputs; the input is named ``image``.
         metadata: what the file is to say of itself.
     """
     images = torch.zeros(2, channels, *image_size)
@@ -57,11 +59,13 @@ def export_onnx(
             (images,),
             dynamo=True,
             input_names=["image"],
-            output_names=[output],
+            output_names=list(outputs),
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             verbose=False,
         )
         assert program is not None
+        for node in program.model.graph.all_nodes():
+            node.metadata_props.clear()  # the exporter's stack traces, with the paths of this machine
         program.model.metadata_props.update(metadata or {})
         program.save(path)  # one file, unless it would exceed the 2 GB of a protobuf
 
@@ -91,7 +95,7 @@ def export_quickly(module: nn.Module, path: Path, images: torch.Tensor) -> None:
             )
     except Exception:  # whatever it raises on operations that it does not know
         _, channels, height, width = images.shape
-        export_onnx(module, path, (height, width), channels, output="output")
+        export_onnx(module, path, (height, width), channels, outputs=["output"])
 
 
 def open_session(path: Path, threads: int | None = None) -> ort.InferenceSession:

@@ -1,6 +1,80 @@
-"""The files of a bundle. ``model.safetensors`` and ``config.json`` beside them are timm's own layout."""
+"""The files of a bundle, and the description that names them. ``model.safetensors`` and ``config.json`` are timm's."""
 
-FORMAT = 1  # of bundle.json; raise it when a predictor of today could not read tomorrow's
-ONNX_FILE = "model.onnx"
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from graftline.errors import UserError
+from graftline.files import digest, sha256_file
+
+FORMAT = 2  # of bundle.json; raise it when a predictor of today could not read tomorrow's
+READABLE_FORMATS = (1, 2)  # 1 has no digests, no embedding and no golden images
 CARD_FILE = "bundle.json"
-INPUT, OUTPUT = "image", "logits"  # of the ONNX network: (B, C, H, W) float32 → (B, K) float32
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+ONNX_FILE = "model.onnx"
+GOLDEN_FOLDER = "golden"
+INPUT, LOGITS, EMBEDDING = "image", "logits", "embedding"  # of the ONNX network, each with the batch first
+
+_NETWORK_FILES = (WEIGHTS_FILE, CONFIG_FILE, ONNX_FILE)
+
+
+def hash_files(directory: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file of a bundle but ``bundle.json``, by its path inside the bundle."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != CARD_FILE)
+    return {path.relative_to(directory).as_posix(): sha256_file(path) for path in files}
+
+
+def bundle_digest(content: Mapping[str, Any], files: Mapping[str, str]) -> str:
+    """Return 16 hex digits that name what a bundle computes: its network, class names and preprocessing.
+
+    The card's notes (metrics, freeze plan) and the golden images are no part of it.
+
+    Args:
+        content: of ``bundle.json``.
+        files: SHA-256 by path, of the network's files at least.
+    """
+    described = {key: content[key] for key in ("timm_name", "class_names", "preprocessing")}
+    return digest({**described, "files": {name: files.get(name) for name in _NETWORK_FILES}})
+
+
+def read_description(directory: Path) -> dict[str, Any]:
+    """Return the content of ``bundle.json``, for format 1 with the digests that it lacks.
+
+    Raises:
+        UserError: no bundle is there, its description is damaged, or a later graftline wrote it.
+    """
+    file = directory / CARD_FILE
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{directory} is not a bundle: {CARD_FILE} cannot be read ({error.strerror}).") from error
+    except ValueError as error:
+        raise UserError(f"{file} is damaged ({error}): save the bundle again.") from error
+    if content.get("format") not in READABLE_FORMATS:
+        raise UserError(
+            f"{file} has format {content.get('format')}, but this version of graftline reads up to format {FORMAT}: "
+            "update graftline, or use the version that wrote it."
+        )
+    if content["format"] == 1:
+        files = hash_files(directory)
+        content |= {"files": files, "digest": bundle_digest(content, files), "embedding_size": None}
+    return content
+
+
+def find_damage(directory: Path, content: Mapping[str, Any], *names: str) -> list[str]:
+    """Return which files of a bundle are missing or are not what was saved.
+
+    Args:
+        directory: the bundle.
+        content: what ``read_description`` returned.
+        names: of the files to look at, beside ``bundle.json``; none: all that the bundle lists.
+    """
+    files: dict[str, str] = content["files"]
+    damaged = [] if content["digest"] == bundle_digest(content, files) else [CARD_FILE]
+    for name in names or files:
+        path = directory / name
+        if not path.is_file() or sha256_file(path) != files.get(name):
+            damaged.append(name)
+    return damaged

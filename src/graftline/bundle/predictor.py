@@ -1,14 +1,12 @@
 """Run a bundle on images. Imports numpy, Pillow and ONNX Runtime only: it also runs in a small serving container.
 
-Letters: N images, B batch, C channels, H, W height and width in px, K classes.
+Letters: N images, B batch, C channels, H, W height and width in px, K classes, E numbers of an embedding.
 """
 
 import contextlib
 import itertools
-import json
-import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +16,35 @@ import numpy as np
 import onnxruntime
 
 from graftline.augment.preprocess import Preprocessing
-from graftline.bundle.layout import CARD_FILE, FORMAT, INPUT, ONNX_FILE, OUTPUT
+from graftline.bundle.layout import (
+    EMBEDDING,
+    INPUT,
+    LOGITS,
+    ONNX_FILE,
+    WEIGHTS_FILE,
+    find_damage,
+    read_description,
+)
 from graftline.data.decode import DecodeError, decode_rgb
 from graftline.errors import UserError, first_line
+from graftline.execution import Execution
 
 Image: TypeAlias = Path | str | bytes | np.ndarray
 """A file, an encoded file's bytes, or uint8 pixels, (H, W, 3) RGB or (H, W) gray."""
-Engine: TypeAlias = Callable[[np.ndarray], np.ndarray]
-"""(B, C, H, W) float32 → logits (B, K) float32."""
+EngineName: TypeAlias = Literal["onnx", "torch"]
+Engine: TypeAlias = Callable[[np.ndarray, Sequence[str]], list[np.ndarray]]
+"""Runs the network: images (B, C, H, W) float32 and names of outputs → these: logits (B, K), embedding (B, E)."""
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Return the probabilities (N, K) of logits (N, K), in their precision; computed in float64.
+
+    >>> softmax(np.log(np.array([[1.0, 3.0]])))
+    array([[0.25, 0.75]])
+    """
+    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    probabilities: np.ndarray = (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(logits.dtype)
+    return probabilities
 
 
 @dataclass(frozen=True)
@@ -35,6 +54,8 @@ class Predictor:
     Attributes:
         class_names: K names, in the order of the columns that ``predict`` returns.
         preprocessing: what is done to each image.
+        digest: 16 hex digits that name what the bundle computes: network, class names and preprocessing.
+        embedding_size: E; None where the network gives no embedding.
         card: what ``bundle.json`` says about the training (freeze plan, dataset digest, metrics, ...).
         engine: runs the network.
         threads: how many images are prepared at the same time.
@@ -42,35 +63,91 @@ class Predictor:
 
     class_names: tuple[str, ...]
     preprocessing: Preprocessing
+    digest: str
+    embedding_size: int | None
     card: dict[str, Any]
     engine: Engine
     threads: int
 
     @classmethod
     def from_directory(
-        cls, directory: Path | str, engine: Literal["onnx", "torch"] = "onnx", threads: int | None = None
+        cls,
+        directory: Path | str,
+        engine: EngineName = "onnx",
+        execution: Execution = Execution(),  # noqa: B008 - immutable
+        *,
+        check: bool = True,
     ) -> "Predictor":
         """Load a bundle.
 
         Args:
             directory: what ``save_bundle`` wrote.
-            engine: ``onnx`` runs model.onnx with ONNX Runtime; ``torch`` runs model.safetensors with timm and torch,
-                on a GPU if there is one.
-            threads: how many are used to prepare images, and as many by ONNX Runtime; None: one per core.
+            engine: ``onnx`` runs model.onnx with ONNX Runtime; ``torch`` runs model.safetensors with timm and torch.
+            execution: the device, and how many threads prepare images and run the network. ONNX Runtime uses a GPU if
+                it was built for one.
+            check: whether the description and the network's file must be what was saved; hashing the file takes a part
+                of the time of loading it.
 
         Raises:
-            UserError: no bundle is there, or one that this version of graftline cannot read.
+            UserError: no bundle is there, one that this version of graftline cannot read, or a changed one.
         """
         directory = Path(directory)
-        content = _read_card(directory)
-        threads = threads if threads is not None else _count_cores()
+        content = read_description(directory)
+        file = ONNX_FILE if engine == "onnx" else WEIGHTS_FILE
+        if check and (damaged := find_damage(directory, content, file)):
+            raise UserError(f"{directory / damaged[0]} is not what was saved: copy or save the bundle again.")
         return cls(
             class_names=tuple(content["class_names"]),
             preprocessing=Preprocessing.from_dict(content["preprocessing"]),
+            digest=content["digest"],
+            embedding_size=content["embedding_size"],
             card=content["card"],
-            engine=_onnx_engine(directory / ONNX_FILE, threads) if engine == "onnx" else _torch_engine(directory),
-            threads=threads,
+            engine=(onnx_engine if engine == "onnx" else _torch_engine)(directory, execution),
+            threads=execution.num_threads,
         )
+
+    def logits(
+        self, images: Iterable[Image], batch_size: int = 32, on_progress: Callable[[int], None] | None = None
+    ) -> np.ndarray:
+        """Run the network on N images.
+
+        Args:
+            images: taken one after the other, so that they may be a generator; few of them are in memory at a time.
+            batch_size: images per step of the network.
+            on_progress: is given the number of images just done, after each step.
+
+        Returns:
+            (N, K) float32 logits.
+
+        Raises:
+            UserError: an image cannot be read; it is named.
+        """
+        (logits,) = self._run(images, batch_size, on_progress, _refuse, {LOGITS: len(self.class_names)})
+        return logits
+
+    def logits_and_embeddings(
+        self, images: Iterable[Image], batch_size: int = 32, on_progress: Callable[[int], None] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Run the network on N images, once, and keep what its classifier is given too.
+
+        Args:
+            images: as for ``logits``, and so are the others.
+            batch_size: images per step of the network.
+            on_progress: is given the number of images just done, after each step.
+
+        Returns:
+            (N, K) float32 logits and (N, E) float32 embeddings.
+
+        Raises:
+            UserError: an image cannot be read, or the bundle gives no embedding.
+        """
+        if self.embedding_size is None:
+            raise UserError(
+                "This bundle gives no embedding: its format is 1, or its network has no features below one classifier."
+            )
+        sizes = {LOGITS: len(self.class_names), EMBEDDING: self.embedding_size}
+        logits, embeddings = self._run(images, batch_size, on_progress, _refuse, sizes)
+        return logits, embeddings
 
     def predict(
         self, images: Iterable[Image], batch_size: int = 32, on_progress: Callable[[int], None] | None = None
@@ -88,11 +165,7 @@ class Predictor:
         Raises:
             UserError: an image cannot be read; it is named.
         """
-
-        def refuse(_index: int, name: str, reason: str) -> None:
-            raise UserError(f"{name} cannot be read ({reason}): repair it or leave it out.")
-
-        return self._predict(images, batch_size, on_progress, refuse)
+        return softmax(self.logits(images, batch_size, on_progress))
 
     def predict_readable(
         self, images: Iterable[Image], batch_size: int = 32, on_progress: Callable[[int], None] | None = None
@@ -108,16 +181,19 @@ class Predictor:
         def note(index: int, _name: str, reason: str) -> None:
             reasons[index] = reason
 
-        return self._predict(images, batch_size, on_progress, note), reasons
+        (logits,) = self._run(images, batch_size, on_progress, note, {LOGITS: len(self.class_names)})
+        return softmax(logits), reasons
 
-    def _predict(
+    def _run(
         self,
         images: Iterable[Image],
         batch_size: int,
         on_progress: Callable[[int], None] | None,
         on_unreadable: Callable[[int, str, str], None],
-    ) -> np.ndarray:
-        steps = [np.empty((0, len(self.class_names)), dtype=np.float32)]
+        sizes: dict[str, int],
+    ) -> list[np.ndarray]:
+        """Return an array (N, size) float32 for each output of the network in ``sizes``; NaN where unreadable."""
+        steps = [[np.empty((0, size), dtype=np.float32) for size in sizes.values()]]
         done = 0
         with contextlib.closing(self._prepare_ahead(images, ahead=2 * batch_size)) as prepared:
             while batch := list(itertools.islice(prepared, batch_size)):
@@ -125,14 +201,16 @@ class Predictor:
                 for row, (name, reason) in enumerate(batch):
                     if isinstance(reason, str):
                         on_unreadable(done + row, name, reason)
-                probabilities = np.full((len(batch), len(self.class_names)), np.nan, dtype=np.float32)
+                outputs = [np.full((len(batch), size), np.nan, dtype=np.float32) for size in sizes.values()]
                 if inputs:
-                    probabilities[list(inputs)] = _softmax(self.engine(np.stack(list(inputs.values()))))
-                steps.append(probabilities)
+                    found = self.engine(np.stack(list(inputs.values())), list(sizes))
+                    for output, values in zip(outputs, found, strict=True):
+                        output[list(inputs)] = values
+                steps.append(outputs)
                 done += len(batch)
                 if on_progress is not None:
                     on_progress(len(batch))
-        return np.concatenate(steps)
+        return [np.concatenate(parts) for parts in zip(*steps, strict=True)]
 
     def _prepare_ahead(
         self, images: Iterable[Image], ahead: int
@@ -178,68 +256,52 @@ def _name(image: Image, index: int) -> str:
     return str(image) if isinstance(image, Path | str) else f"Image number {index}, from 0,"
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    """Return (B, K) float32 probabilities; in float64 in between, so that they sum to 1 as well as they can."""
-    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    probabilities: np.ndarray = (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
-    return probabilities
+def _refuse(_index: int, name: str, reason: str) -> None:
+    raise UserError(f"{name} cannot be read ({reason}): repair it or leave it out.")
 
 
-def _read_card(directory: Path) -> dict[str, Any]:
-    file = directory / CARD_FILE
-    try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{directory} is not a bundle: {CARD_FILE} cannot be read ({error.strerror}).") from error
-    except ValueError as error:
-        raise UserError(f"{file} is damaged ({error}): save the bundle again.") from error
-    if content.get("format") != FORMAT:
-        raise UserError(
-            f"{file} has format {content.get('format')}, but this version of graftline reads format {FORMAT}: "
-            "use the version that wrote it, or train again."
-        )
-    return content
-
-
-def _onnx_engine(file: Path, threads: int) -> Engine:
+def onnx_engine(directory: Path, execution: Execution) -> Engine:
+    """Run a bundle's network with ONNX Runtime."""
+    file = directory / ONNX_FILE
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = execution.num_threads
     # idle threads sleep instead of spinning: meanwhile the cores prepare images
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors only
-    available = onnxruntime.get_available_providers()
-    providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if execution.is_gpu and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        number = execution.device.partition(":")[2] or "0"
+        providers.insert(0, ("CUDAExecutionProvider", {"device_id": number}))
     try:
         session = onnxruntime.InferenceSession(str(file), options, providers=providers)
     except Exception as error:  # ONNX Runtime has a class for each of its status codes
         raise UserError(f"{file} cannot be loaded ({first_line(error)}): save the bundle again.") from error
 
-    def run(images: np.ndarray) -> np.ndarray:
-        (logits,) = session.run([OUTPUT], {INPUT: images})
-        return np.asarray(logits)
+    def run(images: np.ndarray, outputs: Sequence[str]) -> list[np.ndarray]:
+        return [np.asarray(values) for values in session.run(list(outputs), {INPUT: images})]
 
     return run
 
 
-def _torch_engine(directory: Path) -> Engine:
+def _torch_engine(directory: Path, execution: Execution) -> Engine:
     import timm
     import torch
 
     import graftline.backbones.zoo  # noqa: F401 - registers our own networks with timm
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu")
+    device = execution.torch_device
     network = timm.create_model(f"local-dir:{directory}", pretrained=True).eval()
     network = network.to(device, memory_format=torch.channels_last)
 
-    def run(images: np.ndarray) -> np.ndarray:
+    def run(images: np.ndarray, outputs: Sequence[str]) -> list[np.ndarray]:
         with torch.inference_mode():
             batch = torch.from_numpy(images).to(device, memory_format=torch.channels_last)  # (B, C, H, W)
-            logits: np.ndarray = network(batch).cpu().numpy()  # (B, K)
-            return logits
+            if EMBEDDING in outputs:
+                features = network.forward_features(batch)
+                embedding = network.forward_head(features, pre_logits=True)  # (B, E)
+                found = {LOGITS: network.forward_head(features), EMBEDDING: embedding}
+            else:
+                found = {LOGITS: network(batch)}  # (B, K)
+            return [found[name].cpu().numpy() for name in outputs]
 
     return run
-
-
-def _count_cores() -> int:
-    # as many as the process may use, which a container or `taskset` can limit
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

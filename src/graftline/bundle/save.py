@@ -1,6 +1,6 @@
 """Write a trained network as a bundle: files that timm, ONNX Runtime and people can read. No pickle.
 
-Letters: B batch, C channels, H, W height and width in px, K classes.
+Letters: B batch, C channels, H, W height and width in px, K classes, E numbers of an embedding.
 """
 
 import copy
@@ -16,16 +16,27 @@ from timm.models import save_for_hf
 from torch import Tensor, nn
 
 from graftline.augment.preprocess import Preprocessing
-from graftline.backbones.onnx import export_onnx, open_session
-from graftline.bundle.layout import CARD_FILE, FORMAT, INPUT, ONNX_FILE, OUTPUT
+from graftline.backbones.onnx import export_onnx
+from graftline.bundle.golden import write_golden
+from graftline.bundle.layout import (
+    CARD_FILE,
+    EMBEDDING,
+    FORMAT,
+    LOGITS,
+    ONNX_FILE,
+    WEIGHTS_FILE,
+    bundle_digest,
+    hash_files,
+)
+from graftline.bundle.predictor import onnx_engine
 from graftline.errors import UserError, first_line
+from graftline.execution import Execution
 from graftline.files import atomic_directory, write_json
 
 # Largest difference that a file's logits may have from the network's, absolute, or relative where they exceed 1: the
 # first runs the same operations, the second the same in another order.
 TIMM_TOLERANCE = 1e-5
 ONNX_TOLERANCE = 1e-4
-WEIGHTS_FILE = "model.safetensors"  # timm's name
 CHECKED_BATCH_SIZES = (1, 5)  # neither is the size that the export traces with
 
 
@@ -37,6 +48,7 @@ def save_bundle(
     class_names: Sequence[str],
     preprocessing: Preprocessing,
     card: Mapping[str, Any],
+    golden: Sequence[Path] = (),
 ) -> Path:
     """Write a bundle, check that what it holds computes what the network does, and only then make it visible.
 
@@ -47,35 +59,79 @@ def save_bundle(
         class_names: K names, in the order of the outputs.
         preprocessing: what was done to the images that it was trained on.
         card: what is to be known of the training (freeze plan, dataset digest, metrics, library versions): JSON.
+        golden: real images to keep for ``verify_bundle``, beside the made-up ones; see ``choose_golden``.
 
     Returns:
-        ``directory``, with ``model.safetensors`` and ``config.json`` (timm's layout), ``model.onnx``, ``bundle.json``.
+        ``directory``, with ``model.safetensors`` and ``config.json`` (timm's layout), ``model.onnx``, ``bundle.json``
+        and ``golden``.
 
     Raises:
-        UserError: the network's outputs are not finite, ONNX cannot express it, or a file computes something else.
+        UserError: the network's outputs are not finite, ONNX cannot express it, a file computes something else, or a
+            golden image cannot be read.
     """
     with atomic_directory(directory) as folder, torch.random.fork_rng(devices=[]), torch.no_grad():
         network = copy.deepcopy(network).cpu().float().to(memory_format=torch.contiguous_format).eval()
         batches = _make_batches(preprocessing)
-        expected = [network(batch).numpy() for batch in batches]  # each (B, K)
-        assert expected[0].shape[1] == len(class_names), "one name for each of the network's outputs"
-        if not all(np.isfinite(logits).all() for logits in expected):
+        expected = {LOGITS: [network(batch).numpy() for batch in batches]}  # each (B, K)
+        assert expected[LOGITS][0].shape[1] == len(class_names), "one name for each of the network's outputs"
+        if not all(np.isfinite(logits).all() for logits in expected[LOGITS]):
             raise UserError(
                 f"The outputs of '{timm_name}' are not finite, its training diverged: lower the learning rate."
             )
+        if (embeddings := _embed(network, batches)) is not None:
+            expected[EMBEDDING] = embeddings
         _write_timm(folder, network, class_names, preprocessing)
-        _check_timm(folder, timm_name, batches, expected)
-        _write_onnx(folder, network, timm_name, class_names, preprocessing)
-        _check_onnx(folder, timm_name, batches, expected)
+        _check_timm(folder, timm_name, batches, expected[LOGITS])
+        exported = network if embeddings is None else _WithEmbedding(network)
+        _write_onnx(folder, exported, timm_name, class_names, preprocessing, list(expected))
+        run = onnx_engine(folder, Execution())
+        for number, batch in enumerate(batches):
+            for name, actual in zip(expected, run(batch.numpy(), list(expected)), strict=True):
+                _check_difference(ONNX_FILE, timm_name, actual, expected[name][number], ONNX_TOLERANCE)
+        write_golden(folder, golden, preprocessing, lambda images: run(images, [LOGITS])[0])
+        files = hash_files(folder)
         content = {
             "format": FORMAT,
             "timm_name": timm_name,
             "class_names": list(class_names),
             "preprocessing": preprocessing.to_dict(),
+            "embedding_size": None if embeddings is None else embeddings[0].shape[1],
+            "files": files,
             "card": dict(card),
         }
-        write_json(folder / CARD_FILE, content)
+        write_json(folder / CARD_FILE, {"digest": bundle_digest(content, files), **content})
     return directory
+
+
+class _WithEmbedding(nn.Module):
+    """A timm network that gives, beside the logits (B, K), what its classifier is given: the embedding (B, E)."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (B, K) and embedding (B, E) of images (B, C, H, W)."""
+        features = self.network.forward_features(images)
+        return self.network.forward_head(features), self.network.forward_head(features, pre_logits=True)
+
+
+def _embed(network: nn.Module, batches: Sequence[Tensor]) -> list[np.ndarray] | None:
+    """Return the embeddings, each (B, E); None where timm's division of the network does not give them.
+
+    That is so for networks without ``forward_features`` and ``forward_head``, and for those whose parts together give
+    other logits than the whole.
+    """
+    with_embedding = _WithEmbedding(network)
+    try:
+        found = [with_embedding(batch) for batch in batches]
+        whole = all(
+            torch.allclose(logits, network(batch), atol=TIMM_TOLERANCE)
+            for (logits, _), batch in zip(found, batches, strict=True)
+        )
+    except Exception:  # whatever a network's own code raises that is not divided as timm's usually are
+        return None
+    return [embedding.numpy() for _, embedding in found] if whole and found[0][1].ndim == 2 else None
 
 
 def add_to_card(directory: Path, **entries: Any) -> None:
@@ -115,11 +171,16 @@ def _separate(_network: nn.Module, state: dict[str, Tensor], _prefix: str, _meta
 def _check_timm(folder: Path, timm_name: str, batches: Sequence[Tensor], expected: Sequence[np.ndarray]) -> None:
     reloaded = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     for batch, logits in zip(batches, expected, strict=True):
-        _check_difference("model.safetensors", timm_name, reloaded(batch).numpy(), logits, TIMM_TOLERANCE)
+        _check_difference(WEIGHTS_FILE, timm_name, reloaded(batch).numpy(), logits, TIMM_TOLERANCE)
 
 
 def _write_onnx(
-    folder: Path, network: nn.Module, timm_name: str, class_names: Sequence[str], preprocessing: Preprocessing
+    folder: Path,
+    network: nn.Module,
+    timm_name: str,
+    class_names: Sequence[str],
+    preprocessing: Preprocessing,
+    outputs: Sequence[str],
 ) -> None:
     metadata = {"class_names": list(class_names), "preprocessing": preprocessing.to_dict()}
     try:
@@ -128,19 +189,12 @@ def _write_onnx(
             folder / ONNX_FILE,
             preprocessing.image_size,
             preprocessing.channels,
-            output=OUTPUT,
+            outputs=outputs,
             metadata={key: json.dumps(value) for key, value in metadata.items()},
         )
     except Exception as error:  # the exporter's own and anything that tracing a network's code may raise
         reason = first_line(error)
         raise UserError(f"'{timm_name}' cannot be written as ONNX ({reason}): take another backbone.") from error
-
-
-def _check_onnx(folder: Path, timm_name: str, batches: Sequence[Tensor], expected: Sequence[np.ndarray]) -> None:
-    session = open_session(folder / ONNX_FILE)
-    for batch, logits in zip(batches, expected, strict=True):
-        (actual,) = session.run([OUTPUT], {INPUT: batch.numpy()})
-        _check_difference(ONNX_FILE, timm_name, actual, logits, ONNX_TOLERANCE)
 
 
 def _check_difference(file: str, timm_name: str, actual: np.ndarray, expected: np.ndarray, tolerance: float) -> None:

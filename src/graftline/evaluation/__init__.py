@@ -1,1 +1,1 @@
-"""From probabilities to scores with intervals, figures, a table of predictions and a report."""
+"""From a predictor to predictions, and from predictions to scores with intervals. Nothing is drawn here."""

@@ -4,7 +4,7 @@ scikit-learn and torchmetrics compute the values; ``bootstrap.py`` computes the 
 Legend of letters: N images, K classes, R resamples.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from graftline.console import print_table, track
+from graftline.console import track
 from graftline.errors import UserError
 from graftline.evaluation.bootstrap import (
     CALIBRATION_BINS,
@@ -31,6 +31,7 @@ from graftline.evaluation.bootstrap import (
     multiplicities,
     normalized,
 )
+from graftline.evaluation.predictions import Predictions
 
 TAILS = (0.025, 0.975)  # percentile interval, Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13
 
@@ -59,18 +60,11 @@ class Interval:
     high: float
 
 
-def score(
-    probabilities: Floats,
-    labels: Ints,
-    class_names: Sequence[str],
-    weights: Floats | None = None,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> dict[str, Interval]:
+def score(predictions: Predictions, resamples: int = 1000, seed: int = 0) -> dict[str, Interval]:
     """Score predictions and say how sure each score is.
 
     What the names mean:
-        accuracy, accuracy_weighted: share of images classified rightly; weighted by ``weights`` (only with weights).
+        accuracy, accuracy_weighted: share of images classified rightly; weighted by their weights (if they have any).
         balanced_accuracy, f1_macro: recall and F1 averaged over the classes, each class counting alike.
         auroc: area under the ROC curve, of the second class against the first; with more classes, the average over
             the classes of one against the rest.
@@ -86,24 +80,21 @@ def score(
     images drawn with replacement; a resample that does not define a score is left out of that score's interval.
 
     Args:
-        probabilities: (N, K), rows sum to one.
-        labels: (N,) in 0..K-1.
-        class_names: K names.
-        weights: (N,) not negative and not all zero, or None.
+        predictions: of N images and K classes.
         resamples: R.
         seed: of the resampling.
 
     Raises:
         UserError: a probability is not finite, or a weight is missing or negative, or all are zero.
     """
-    assert probabilities.shape == (len(labels), len(class_names)), "one row per image, one column per class"
+    probabilities, labels, weights = predictions.probabilities, predictions.labels, predictions.weights
     _check(probabilities, weights)
     values = point_values(probabilities, labels, weights)
     spread = _resampled(Bootstrap(probabilities, labels, weights), len(labels), resamples, seed)
     scores: dict[str, Interval] = {}
     for name, value in values.items():
         if name in ("precision", "recall"):
-            of_classes = zip(class_names, value, spread[name].T, strict=True)
+            of_classes = zip(predictions.class_names, value, spread[name].T, strict=True)
             scores |= {f"{name}/{class_name}": _interval(one, some) for class_name, one, some in of_classes}
         else:
             scores[name] = _interval(value, spread[name])
@@ -114,7 +105,7 @@ def _check(probabilities: Floats, weights: Floats | None) -> None:
     if not np.isfinite(probabilities).all():
         raise UserError(
             "The model gives probabilities that are not numbers, so its training has diverged: "
-            "train again with a smaller optim.learning_rate."
+            "train again with a smaller learning rate."
         )
     if weights is not None and not (np.isfinite(weights).all() and weights.min() >= 0 and weights.sum() > 0):
         raise UserError(
@@ -215,16 +206,6 @@ def format_score(name: str, number: float) -> str:
     ('88.4 %', '0.311')
     """
     return f"{100 * number:.1f} %" if name.split("/")[0] in SHARES else f"{number:.3f}"
-
-
-def print_scores(scores: Mapping[str, Interval], title: str) -> None:
-    """Print the headline scores with their intervals as a short table."""
-    rows = [
-        (label, format_score(name, scores[name].value), format_interval(name, scores[name]))
-        for name, label in HEADLINES.items()
-        if name in scores
-    ]
-    print_table(title, ["score", "value", "95 % interval"], rows)
 
 
 def format_interval(name: str, interval: Interval) -> str:

@@ -4,31 +4,28 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from graftline.evaluation.bootstrap import Floats, Ints
+from graftline.evaluation.bootstrap import Ints
 from graftline.evaluation.metrics import HEADLINES, Interval
+from graftline.evaluation.predictions import Predictions
 
 FEW_IMAGES = 10  # below this one image moves a recall by more than ten points
 MOST_NAMES = 8  # in one sentence
 
 
-def notes_on(
-    probabilities: Floats, labels: Ints, class_names: Sequence[str], scores: Mapping[str, Interval]
-) -> list[str]:
+def notes_on(predictions: Predictions, scores: Mapping[str, Interval]) -> list[str]:
     """Say where the scores need care: classes without images or predictions, few images, intervals that mislead.
 
     Args:
-        probabilities: (N, K).
-        labels: (N,) in 0..K-1.
-        class_names: K names.
+        predictions: of N images and K classes.
         scores: what :func:`graftline.evaluation.metrics.score` said of them.
 
     Returns:
         One sentence or two per note, the first about the accuracy of always answering the commonest class.
     """
-    num_images, num_classes = probabilities.shape
-    predicted = probabilities.argmax(axis=1)
-    counts = np.bincount(labels, minlength=num_classes)
-    predictions = np.bincount(predicted, minlength=num_classes)
+    class_names = predictions.class_names
+    num_images, num_classes = len(predictions.labels), len(class_names)
+    counts = np.bincount(predictions.labels, minlength=num_classes)
+    predicted_counts = np.bincount(predictions.predicted, minlength=num_classes)
     commonest = int(counts.argmax())
     guessed = f"{100 * counts[commonest] / num_images:.1f} %"
     notes = [
@@ -41,7 +38,7 @@ def notes_on(
             f"No images of {_names(absent, class_names)}: {'it has' if len(absent) == 1 else 'they have'} "
             "no recall and no part in the macro averages of recall and AUROC."
         )
-    unpredicted = np.flatnonzero((predictions == 0) & (counts > 0))
+    unpredicted = np.flatnonzero((predicted_counts == 0) & (counts > 0))
     if len(unpredicted):
         notes.append(f"Never predicted, so without a precision: {_names(unpredicted, class_names)}.")
     rare = np.flatnonzero((counts > 0) & (counts < FEW_IMAGES))

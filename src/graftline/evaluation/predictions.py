@@ -1,41 +1,184 @@
-"""What the model said of every image, as a table to sort, filter and join."""
+"""What a predictor gave for the images of a split: the one value that all scores, figures and comparisons come from.
 
-from collections.abc import Sequence
+Letters: N images, K classes.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from graftline.data.version import Samples
-from graftline.evaluation.bootstrap import Floats
+from graftline.bundle.predictor import softmax
+from graftline.console import progress
+from graftline.data.version import DatasetVersion, Samples
+from graftline.errors import UserError
+from graftline.files import atomic_file, digest
+
+_FORMAT = 1  # raise it when the file's layout changes
+_METADATA = b"graftline"  # key of what the file says beside its columns
+_FACTS = ("class_names", "split", "dataset", "split_digest", "bundle_digest")
 
 
-def table(
-    samples: Samples, probabilities: Floats, class_names: Sequence[str], sha256: Sequence[str] | None = None
-) -> pd.DataFrame:
-    """Return one row per image, in the samples' order.
+class Classifier(Protocol):
+    """What predictions need of a predictor."""
 
-    Args:
-        samples: the N images of a split.
-        probabilities: (N, K).
+    @property
+    def class_names(self) -> Sequence[str]:
+        """K names, in the order of the columns that ``logits`` returns."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """What names the classifier and all that it computes."""
+        ...
+
+    def logits(self, images: Iterable[str], batch_size: int, on_progress: Callable[[int], None] | None) -> np.ndarray:
+        """Return (N, K) logits of image files; ``on_progress`` gets the number of images just done."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a classifier gave for the images of a split.
+
+    Attributes:
+        paths: N absolute paths, of the machine that classified them.
+        logits: (N, K) float32.
+        labels: (N,) int64 in 0..K-1.
+        weights: (N,) float32; None where the data set has none.
+        sha256: N digests of the files' bytes, in hex.
         class_names: K names.
-        sha256: N digests of the files, where known.
-
-    Returns:
-        Columns path, label, predicted (names of classes), correct, ``probability/CLASS`` for each class (float32), and
-        weight and sha256 where known.
+        split: its name.
+        dataset: name of the data set.
+        split_digest: of the split's images and labels; predictions with the same one can be compared.
+        bundle_digest: of the classifier.
     """
-    assert probabilities.shape == (len(samples.paths), len(class_names)), "one row per image, one column per class"
-    names = np.asarray(class_names, dtype=object)
-    predicted = probabilities.argmax(axis=1)
-    columns: dict[str, object] = {
-        "path": samples.paths,
-        "label": names[samples.labels],
-        "predicted": names[predicted],
-        "correct": predicted == samples.labels,
-    }
-    columns |= {f"probability/{name}": probabilities[:, number] for number, name in enumerate(class_names)}
-    if samples.weights is not None:
-        columns["weight"] = samples.weights
-    if sha256 is not None:
-        columns["sha256"] = list(sha256)
-    return pd.DataFrame(columns)
+
+    paths: list[str]
+    logits: np.ndarray
+    labels: np.ndarray
+    weights: np.ndarray | None
+    sha256: list[str]
+    class_names: tuple[str, ...]
+    split: str
+    dataset: str
+    split_digest: str
+    bundle_digest: str
+
+    def __post_init__(self) -> None:
+        size = len(self.paths)
+        assert self.logits.shape == (size, len(self.class_names)), "one row per image, one column per class"
+        assert len(self.labels) == len(self.sha256) == size, "a label and a digest for each image"
+
+    @cached_property
+    def probabilities(self) -> np.ndarray:
+        """(N, K), as precise as the logits; each row sums to 1."""
+        return softmax(self.logits)
+
+    @cached_property
+    def predicted(self) -> np.ndarray:
+        """(N,) int64, the number of the most probable class."""
+        best: np.ndarray = self.probabilities.argmax(axis=1)
+        return best
+
+    def table(self) -> pd.DataFrame:
+        """Return one row per image, in order, to sort, filter and join.
+
+        Columns: path, label, predicted (names of classes), correct, ``probability/CLASS`` for each class, weight (only
+        with weights), sha256, ``logit/CLASS`` for each class.
+        """
+        names = np.asarray(self.class_names, dtype=object)
+        columns: dict[str, object] = {
+            "path": self.paths,
+            "label": names[self.labels],
+            "predicted": names[self.predicted],
+            "correct": self.predicted == self.labels,
+        }
+        columns |= {f"probability/{name}": column for name, column in zip(names, self.probabilities.T, strict=True)}
+        if self.weights is not None:
+            columns["weight"] = self.weights
+        columns["sha256"] = self.sha256
+        columns |= {f"logit/{name}": column for name, column in zip(names, self.logits.T, strict=True)}
+        return pd.DataFrame(columns)
+
+    def save(self, file: Path) -> Path:
+        """Write all as one Parquet file: the table, and the rest in its metadata."""
+        table = pa.Table.from_pandas(self.table(), preserve_index=False)
+        facts = {"format": _FORMAT, **{name: getattr(self, name) for name in _FACTS}}
+        metadata = {**(table.schema.metadata or {}), _METADATA: json.dumps(facts).encode()}
+        with atomic_file(file) as temporary:
+            pq.write_table(table.replace_schema_metadata(metadata), temporary)
+        return file
+
+    @classmethod
+    def load(cls, file: Path) -> "Predictions":
+        """Read what ``save`` wrote.
+
+        Raises:
+            UserError: there is no such file, or another program or a later graftline wrote it.
+        """
+        try:
+            table = pq.read_table(file)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise UserError(f"{file} holds no predictions: it cannot be read as Parquet.") from error
+        facts = json.loads((table.schema.metadata or {}).get(_METADATA, b"{}"))
+        if facts.get("format") != _FORMAT:
+            raise UserError(
+                f"{file} holds no predictions with logits that this version of graftline reads: evaluate again."
+            )
+        rows = table.to_pandas()
+        class_names = tuple(facts["class_names"])
+        numbers = {name: number for number, name in enumerate(class_names)}
+        return cls(
+            paths=rows["path"].tolist(),
+            logits=rows[[f"logit/{name}" for name in class_names]].to_numpy(),
+            labels=rows["label"].map(numbers).to_numpy(np.int64),
+            weights=rows["weight"].to_numpy() if "weight" in rows else None,
+            sha256=rows["sha256"].tolist(),
+            **{**{name: facts[name] for name in _FACTS}, "class_names": class_names},
+        )
+
+
+def predict_split(
+    predictor: Classifier, version: DatasetVersion, split: str = "test", batch_size: int = 32
+) -> Predictions:
+    """Classify the images of a split.
+
+    Raises:
+        UserError: the predictor's classes are not the dataset version's, the split is empty, or an image cannot be
+            read.
+    """
+    class_names = tuple(version.class_names)
+    if tuple(predictor.class_names) != class_names:
+        raise UserError(
+            f"The model's classes ({', '.join(predictor.class_names)}) are not those of {version.name} "
+            f"({', '.join(class_names)}): evaluate it on a dataset version with the classes it was trained for."
+        )
+    samples = version.samples(split)
+    with progress(f"Classifying the {split} images", total=len(samples.paths)) as bar:
+        logits = predictor.logits(samples.paths, batch_size, lambda done: bar.advance(bar.task_ids[0], done))
+    return Predictions(
+        paths=samples.paths,
+        logits=logits,
+        labels=samples.labels,
+        weights=samples.weights,
+        sha256=samples.sha256,
+        class_names=class_names,
+        split=split,
+        dataset=version.name,
+        split_digest=_split_digest(samples, class_names),
+        bundle_digest=predictor.digest,
+    )
+
+
+def _split_digest(samples: Samples, class_names: Sequence[str]) -> str:
+    """Return 16 hex digits that name a split's images and their labels, in any order."""
+    labeled = zip(samples.sha256, samples.labels.tolist(), strict=True)
+    return digest(sorted((sha256, class_names[label]) for sha256, label in labeled))

@@ -3,7 +3,7 @@
 Each function returns a matplotlib Figure of its own (Agg, no pyplot state). Legend of letters: N images, K classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from sklearn import metrics as sklearn_metrics
 
 from graftline.data.decode import decode_rgb
-from graftline.data.version import Samples
 from graftline.evaluation.bootstrap import CALIBRATION_BINS, Floats, Ints, confidence_bins, mean_of_defined, normalized
 from graftline.evaluation.metrics import Interval, class_aurocs, format_interval, format_score
+from graftline.evaluation.predictions import Predictions
 from graftline.report.style import (
     BLUE,
     CATEGORIES,
@@ -40,17 +40,24 @@ DASHES = (0, (4, 4))
 SQUARE = (6.4, 6.8)  # inches; the usual size, so that pictures line up side by side
 
 
-@styled()
-def confusion_matrix(probabilities: Floats, labels: Ints, class_names: Sequence[str]) -> Figure:
-    """Draw the confusion matrix: counts and shares of the row up to 20 classes, beyond that the top confusions beside.
+def draw_evaluation(predictions: Predictions, scores: Mapping[str, Interval]) -> dict[str, Figure]:
+    """Return the figures that the images allow: no ROC curve of a single class, no mistakes where there are none."""
+    drawn = {"confusion_matrix": confusion_matrix(predictions)}
+    if "auroc" in scores:
+        drawn["roc_curves"] = roc_curves(predictions, scores["auroc"])
+    drawn["precision_recall_curves"] = precision_recall_curves(predictions)
+    drawn["reliability_diagram"] = reliability_diagram(predictions, scores["ece"])
+    if (mistakes := confident_mistakes(predictions)) is not None:
+        drawn["confident_mistakes"] = mistakes
+    return drawn
 
-    Args:
-        probabilities: (N, K).
-        labels: (N,).
-        class_names: K names.
-    """
+
+@styled()
+def confusion_matrix(predictions: Predictions) -> Figure:
+    """Draw the confusion matrix: counts and shares of the row up to 20 classes, beyond that the top confusions too."""
+    labels, class_names = predictions.labels, predictions.class_names
     num_classes = len(class_names)
-    counts = sklearn_metrics.confusion_matrix(labels, probabilities.argmax(axis=1), labels=np.arange(num_classes))
+    counts = sklearn_metrics.confusion_matrix(labels, predictions.predicted, labels=np.arange(num_classes))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     wrong = int(counts.sum() - np.trace(counts))
     title = f"{wrong:,} of {len(labels):,} images classified wrongly"
@@ -133,15 +140,14 @@ def _large_confusion(
 
 
 @styled()
-def roc_curves(probabilities: Floats, labels: Ints, class_names: Sequence[str], auroc: Interval) -> Figure:
+def roc_curves(predictions: Predictions, auroc: Interval) -> Figure:
     """Draw the ROC curve of the second class, or with more classes one of each against the rest and their average.
 
     Args:
-        probabilities: (N, K).
-        labels: (N,), of two classes at least.
-        class_names: K names.
+        predictions: of images of two classes at least.
         auroc: the area with its interval.
     """
+    probabilities, labels, class_names = predictions.probabilities, predictions.labels, predictions.class_names
     is_binary = len(class_names) == 2
     area = f"{format_score('auroc', auroc.value)} ({format_interval('auroc', auroc)})"
     what = f"“{class_names[1]}” against “{class_names[0]}”" if is_binary else "average of each class against the rest"
@@ -154,7 +160,7 @@ def roc_curves(probabilities: Floats, labels: Ints, class_names: Sequence[str], 
         false, true, _ = sklearn_metrics.roc_curve(positive, probabilities[:, 1])
         axes.fill_between(false, true, color=BLUE, alpha=0.1, linewidth=0)
         axes.plot(false, true, color=BLUE)
-        said = probabilities.argmax(axis=1) == 1
+        said = predictions.predicted == 1
         point = (np.mean(said[~positive]), np.mean(said[positive]))
         axes.plot(*point, "o", color=VERMILLION, markersize=8, markeredgecolor=PAPER, zorder=5)
         axes.annotate("  as classified (p = 0.5)", point, color=VERMILLION, va="top", xytext=(4, -5), **_OFFSET)
@@ -175,16 +181,12 @@ _OFFSET: dict[str, Any] = {"textcoords": "offset points", "size": 9}
 
 
 @styled()
-def precision_recall_curves(probabilities: Floats, labels: Ints, class_names: Sequence[str]) -> Figure:
+def precision_recall_curves(predictions: Predictions) -> Figure:
     """Draw precision against recall for each class against the rest, and the average for more than two.
 
     Two classes get a curve each as well: which of them is the interesting one is the reader's to say.
-
-    Args:
-        probabilities: (N, K).
-        labels: (N,).
-        class_names: K names.
     """
+    probabilities, labels, class_names = predictions.probabilities, predictions.labels, predictions.class_names
     recalls = np.linspace(0, 1, GRID_POINTS)[1:]  # a precision needs something found
     curves = {}
     precisions = np.full(len(class_names), np.nan)
@@ -237,19 +239,18 @@ def _draw_class_curves(
 
 
 @styled()
-def reliability_diagram(probabilities: Floats, labels: Ints, ece: Interval) -> Figure:
+def reliability_diagram(predictions: Predictions, ece: Interval) -> Figure:
     """Draw how often the model is right against how sure it is, above a histogram of how sure it is.
 
     Bins as in the calibration error (Guo et al. 2017, arXiv 1706.04599): 15 of equal width over 0..1. The upright lines
     are 95 % Wilson intervals of each bin's accuracy.
 
     Args:
-        probabilities: (N, K).
-        labels: (N,).
+        predictions: of N images.
         ece: the expected calibration error with its interval.
     """
-    exact = normalized(probabilities)
-    confidences, correct = exact.max(axis=1).astype(np.float32), exact.argmax(axis=1) == labels
+    exact = normalized(predictions.probabilities)
+    confidences, correct = exact.max(axis=1).astype(np.float32), exact.argmax(axis=1) == predictions.labels
     bins = np.minimum(confidence_bins(confidences), CALIBRATION_BINS - 1)
     counts = np.bincount(bins, minlength=CALIBRATION_BINS)
     used = np.flatnonzero(counts)
@@ -298,13 +299,8 @@ def _wilson(shares: Floats, counts: Ints) -> tuple[npt.NDArray[np.float64], npt.
 
 
 @styled()
-def confident_mistakes(samples: Samples, probabilities: Floats, class_names: Sequence[str]) -> Figure | None:
+def confident_mistakes(predictions: Predictions) -> Figure | None:
     """Show the images that the model got wrong while it was surest, up to 12 of them.
-
-    Args:
-        samples: the N images.
-        probabilities: (N, K).
-        class_names: K names.
 
     Returns:
         The sheet, or None if there is no mistake.
@@ -312,8 +308,9 @@ def confident_mistakes(samples: Samples, probabilities: Floats, class_names: Seq
     Raises:
         graftline.data.decode.DecodeError: an image has vanished since it was classified.
     """
-    predicted, confidences = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    wrong = np.flatnonzero(predicted != samples.labels)
+    predicted, labels, class_names = predictions.predicted, predictions.labels, predictions.class_names
+    confidences = predictions.probabilities.max(axis=1)
+    wrong = np.flatnonzero(predicted != labels)
     if len(wrong) == 0:
         return None
     shown = wrong[np.argsort(-confidences[wrong], kind="stable")][:MISTAKES_SHOWN]
@@ -328,9 +325,9 @@ def confident_mistakes(samples: Samples, probabilities: Floats, class_names: Seq
     for axes in cells:
         axes.set_axis_off()
     for axes, index in zip(cells, shown, strict=False):
-        axes.imshow(_thumbnail(decode_rgb(samples.paths[index])), interpolation="antialiased")
+        axes.imshow(_thumbnail(decode_rgb(predictions.paths[index])), interpolation="antialiased")
         said = f"{short(class_names[predicted[index]], 14)}  {_per_cent(confidences[index])}"
-        label = f"labeled {short(class_names[samples.labels[index]], 16)}"
+        label = f"labeled {short(class_names[labels[index]], 16)}"
         below: dict[str, Any] = {"xy": (0, 0), "xycoords": "axes fraction", "textcoords": "offset points", "va": "top"}
         axes.annotate(said, xytext=(0, -6), color=VERMILLION, weight="bold", **below)
         axes.annotate(label, xytext=(0, -20), color=INK, **below)

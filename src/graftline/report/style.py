@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -118,3 +118,8 @@ def save(figure: Figure, path: Path) -> Path:
     with atomic_file(path) as temporary:
         temporary.write_bytes(png(figure))
     return path
+
+
+def save_all(figures: Mapping[str, Figure], directory: Path) -> dict[str, Path]:
+    """Write each figure as ``NAME.png`` into a directory, and return their paths by name."""
+    return {name: save(figure, directory / f"{name}.png") for name, figure in figures.items()}

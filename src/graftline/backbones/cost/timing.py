@@ -92,7 +92,7 @@ def measure(
     try:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "network.onnx"
-            export_onnx(network, file, image_size, channels, output="logits")
+            export_onnx(network, file, image_size, channels, outputs=["logits"])
             session = open_session(file)
             more = _time_batches("onnx", lambda images: session.run(None, {"image": images.numpy()}), batches, share)
     except Exception as error:  # the exporter's many kinds; a network without ONNX has its other costs still

@@ -1,0 +1,36 @@
+"""What becomes of an evaluation in a stage: files in its output directory, entries in its MLflow run."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from graftline.evaluation.evaluation import EvaluationResult
+from graftline.report.figures import draw_evaluation
+from graftline.report.style import save_all
+
+if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
+    from graftline.tracking.run import Run
+
+PREDICTIONS_FILE, FIGURES_FOLDER = "predictions.parquet", "figures"
+
+
+def write_evaluation(result: EvaluationResult, directory: Path) -> dict[str, Path]:
+    """Write the predictions and the figures that are drawn of them; returns the figures' files by name."""
+    result.predictions.save(directory / PREDICTIONS_FILE)
+    return save_all(draw_evaluation(result.predictions, result.scores), directory / FIGURES_FOLDER)
+
+
+def log_evaluation(run: "Run", result: EvaluationResult, directory: Path, step: int) -> dict[str, float]:
+    """Log the scores, what ``write_evaluation`` wrote, and the digests of what was tested on what.
+
+    Returns:
+        The metrics as the run has them.
+    """
+    metrics = {f"test/{name}": interval.value for name, interval in result.scores.items()}
+    run.log_metrics(metrics, step=step)
+    predictions = result.predictions
+    run.set_tags(
+        {"graftline.bundle_digest": predictions.bundle_digest, "graftline.test_digest": predictions.split_digest}
+    )
+    run.log_artifact(directory / PREDICTIONS_FILE, "test")
+    run.log_artifact(directory / FIGURES_FOLDER, "figures")
+    return metrics

@@ -1,0 +1,48 @@
+"""Short tables for the terminal: scores, a replay of golden images."""
+
+from collections.abc import Mapping
+
+from graftline.bundle.golden import GRID
+from graftline.bundle.verify import StepDifference, StepName, Verification
+from graftline.console import print_table, say
+from graftline.evaluation.metrics import HEADLINES, Interval, format_interval, format_score
+
+UNITS: dict[StepName, str] = {
+    "decode": "gray levels",
+    "resize": "gray levels",
+    "normalize": "input units",
+    "network": "logit",
+}
+
+
+def print_scores(scores: Mapping[str, Interval], title: str) -> None:
+    """Print the headline scores with their intervals as a short table."""
+    rows = [
+        (label, format_score(name, scores[name].value), format_interval(name, scores[name]))
+        for name, label in HEADLINES.items()
+        if name in scores
+    ]
+    print_table(title, ["score", "value", "95 % interval"], rows)
+
+
+def print_verification(verification: Verification) -> None:
+    """Print by how much each step differs from where the bundle was written, and from what it was written with."""
+    say(f"Saved with {_versions(verification.writer)}.")
+    say(f"Replayed with {_versions(verification.here)}.")
+    rows: list[tuple[str, str, str]] = [
+        (step.step, f"{step.num_differing}", _largest(step)) for step in verification.steps
+    ]
+    rows.append(("probability", "", f"{verification.largest_probability_change:.2g}"))
+    print_table(
+        f"{verification.num_images} golden images, {GRID * GRID} pixels of each",
+        ("step", "images that differ", "largest difference"),
+        rows,
+    )
+
+
+def _versions(environment: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in environment.items())
+
+
+def _largest(step: StepDifference) -> str:
+    return f"{step.largest:.3g} {UNITS[step.step]}"
