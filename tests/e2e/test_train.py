@@ -33,7 +33,6 @@ def test_the_output_directory_holds_exactly_this(trained: Ran) -> None:
     files = {str(path.relative_to(trained.directory)) for path in trained.directory.rglob("*") if path.is_file()}
     assert {file for file in files if not file.startswith("outbox/")} == {
         ".hydra/config.yaml",
-        ".hydra/hydra.yaml",
         ".hydra/overrides.yaml",
         "augment.png",
         "bundle/bundle.json",
@@ -44,6 +43,7 @@ def test_the_output_directory_holds_exactly_this(trained: Ran) -> None:
         "checkpoints/contract.json",
         "checkpoints/last.ckpt",
         "cost.json",
+        "dataset.json",
         "log.txt",
         "report.html",
         "result.json",
