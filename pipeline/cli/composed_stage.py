@@ -15,27 +15,19 @@ from omegaconf import DictConfig, OmegaConf
 from graftline.console import console, logged, print_facts, say
 from graftline.errors import UserError, first_line
 from graftline.files import write_json
-from pipeline.cli.gather import compares_backbones, gather
-from pipeline.cli.hydra_conf import compose_job, session
+from pipeline.cli.gather import LIST, gather
+from pipeline.cli.hydra_conf import compose_config, output_directory, session
 from pipeline.cli.resume import resume, resumed_directory
 from pipeline.cli.validate import validate
 from pipeline.cli.wording import worded
 from pipeline.stage import Stage, StageResult
 
-OVERLAYS = ("experiment", "debug")  # groups that change others and leave nothing of their own
-SHARED = ("weights",)  # nodes whose values others refer to
+NO_PARTS = ("experiment", "debug", "weights")  # nodes of no stage: overlays, and values that others refer to
 
 
 @dataclass(frozen=True)
 class ComposedStage:
-    """A stage with its whole configuration.
-
-    Attributes:
-        name: of the stage.
-        config: its configuration.
-        overrides: what that differs from the stage's defaults by.
-        directory: where it writes, unless it is told otherwise.
-    """
+    """A stage with its configuration, the overrides that led to it, and the directory that it writes to."""
 
     name: str
     config: DictConfig
@@ -44,11 +36,7 @@ class ComposedStage:
 
     @cached_property
     def stage(self) -> Stage:
-        """The stage itself, built from its configuration.
-
-        Raises:
-            UserError: values that do not go together.
-        """
+        """The stage itself; a UserError says which values do not go together."""
         with worded(self.config):
             return build(self.config)
 
@@ -59,7 +47,7 @@ class ComposedStage:
         return replace(self, config=config)
 
     def run(self, directory: Path | None = None) -> StageResult:
-        """Run the stage; its files, with configuration, log and ``result.json``, go to a directory.
+        """Run the stage; configuration, log and ``result.json`` go to the directory, which is printed last.
 
         Raises:
             UserError: a mistake of the user's, in the words of the configuration.
@@ -85,16 +73,12 @@ def build(config: DictConfig) -> Stage:
     """Instantiate the stage that a configuration describes."""
     nodes = OmegaConf.to_container(config, resolve=True)
     assert isinstance(nodes, dict)
-    stage: Stage = instantiate({k: v for k, v in nodes.items() if k not in (*OVERLAYS, *SHARED)}, _convert_="all")
+    stage: Stage = instantiate({key: node for key, node in nodes.items() if key not in NO_PARTS}, _convert_="all")
     return stage
 
 
 def compose(stage: str, overrides: Sequence[str] = ()) -> ComposedStage:
-    """Compose a stage.
-
-    Args:
-        stage: name of a file at the root of conf/.
-        overrides: as on the command line, one value for each key.
+    """Compose a stage, named as its file at the root of conf/.
 
     Raises:
         UserError: mistakes in the overrides, all of them; or several values for a key.
@@ -106,31 +90,34 @@ def compose(stage: str, overrides: Sequence[str] = ()) -> ComposedStage:
 
 
 def compose_all(stage: str, overrides: Sequence[str]) -> list[ComposedStage]:
-    """Compose a stage once for each combination of values; a training that is resumed has the configuration it had.
+    """Compose a stage once for each combination of values; one that is resumed has the configuration that it had.
 
     Raises:
-        UserError: mistakes in the overrides, all of them.
+        UserError: mistakes in the overrides, all of them; or values that do not go together, in any of the runs.
     """
     with session(stage):
-        if (directory := resumed_directory(stage, overrides)) is not None:
-            composed = [ComposedStage(stage, *resume(stage, overrides, directory), directory)]
+        resumed = resumed_directory(stage, overrides)
+        if resumed is not None:
+            composed = [ComposedStage(stage, *resume(stage, overrides, resumed), resumed)]
         else:
-            checked = validate(stage, overrides)
-            if compares_backbones(checked.config):
-                jobs = list(gather(stage, overrides, checked))
-            else:
-                jobs = [compose_job(stage, lines) for lines in checked.jobs]
-            group = jobs[0].group_directory
-            directories = [group / str(number) for number in range(len(jobs))] if len(jobs) > 1 else [jobs[0].directory]
-            composed = [
-                ComposedStage(stage, job.config, job.overrides, directory)
-                for job, directory in zip(jobs, directories, strict=True)
-            ]
+            composed = _jobs(stage, overrides)
     try:
         for one in composed:
-            _ = one.stage  # values that do not go together are found now, not after the runs before it
+            _ = one.stage
     except InstantiationException as error:
-        if directory is None:
+        if resumed is None:
             raise
-        raise UserError(f"The run in {directory} is of another version of graftline: {first_line(error)}.") from error
+        raise UserError(f"The run in {resumed} is of another version of graftline: {first_line(error)}.") from error
     return composed
+
+
+def _jobs(stage: str, overrides: Sequence[str]) -> list[ComposedStage]:
+    checked = validate(stage, overrides)
+    if LIST in checked.config:
+        jobs = gather(stage, overrides, checked)
+    else:
+        jobs = [(compose_config(stage, lines), lines) for lines in checked.jobs]
+    root = output_directory(stage, checked.jobs[0], of_several=len(jobs) > 1)
+    return [
+        ComposedStage(stage, *job, root / str(number) if len(jobs) > 1 else root) for number, job in enumerate(jobs)
+    ]

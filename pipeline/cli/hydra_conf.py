@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import hydra
@@ -11,7 +10,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.cli.mistakes import refusal
@@ -21,12 +20,10 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 
 @contextmanager
 def session(stage: str) -> Iterator[None]:
-    """Open Hydra on conf/ for a stage; what Hydra does not take is a mistake of one line.
-
-    Raises:
-        UserError: Hydra refused something.
-    """
-    _register_overlays_backbones()
+    """Open Hydra on conf/ for a stage; what Hydra does not take is a UserError of one line."""
+    overlays = [*CONF.glob("experiment/*.yaml"), *CONF.glob("debug/*.yaml")]  # they may choose one of timm's names
+    for name in re.findall(r"override /backbone: *([\w.]+)", "".join(file.read_text("utf-8") for file in overlays)):
+        register_backbone(name)
     around = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
@@ -43,30 +40,10 @@ def compose_config(stage: str, lines: Sequence[str]) -> DictConfig:
     return hydra.compose(stage, list(lines))
 
 
-@dataclass(frozen=True)
-class Job:
-    """One of the runs that were asked for.
-
-    Attributes:
-        overrides: what it differs from the stage's defaults by.
-        config: of the stage.
-        directory: where it writes if it is the only one.
-        group_directory: what it writes into, below its number, if it is one of several.
-    """
-
-    overrides: list[str]
-    config: DictConfig
-    directory: Path
-    group_directory: Path
-
-
-def compose_job(stage: str, lines: Sequence[str]) -> Job:
-    """Compose the configuration of one run; within a session."""
-    config = hydra.compose(stage, list(lines), return_hydra_config=True)
-    directory, group_directory = Path(config.hydra.run.dir), Path(config.hydra.sweep.dir)
-    with open_dict(config):
-        del config["hydra"]
-    return Job(list(lines), config, directory.absolute(), group_directory.absolute())
+def output_directory(stage: str, lines: Sequence[str], *, of_several: bool) -> Path:
+    """Return where a run writes, or the directory that several runs have theirs in; within a session."""
+    node = hydra.compose(stage, list(lines), return_hydra_config=True).hydra
+    return Path(node.sweep.dir if of_several else node.run.dir).absolute()
 
 
 def config_loader() -> ConfigLoader:
@@ -76,13 +53,6 @@ def config_loader() -> ConfigLoader:
 
 def register_backbone(name: str) -> None:
     """Make one of timm's names an option of the group ``backbone``; Hydra copies all options often, so never all."""
-    node = {"_target_": "graftline.backbones.backbone.Backbone", "name": name}
-    ConfigStore.instance().store(group="backbone", name=name, node=node)
-
-
-def _register_overlays_backbones() -> None:
-    """Register the timm names that the files in conf/experiment and conf/debug override the backbone with."""
-    for file in (*(CONF / "experiment").glob("*.yaml"), *(CONF / "debug").glob("*.yaml")):
-        for name in re.findall(r"override /backbone: *([\w.]+)", file.read_text(encoding="utf-8")):
-            if not (CONF / "backbone" / f"{name}.yaml").exists():
-                register_backbone(name)
+    if not (CONF / "backbone" / f"{name}.yaml").exists():
+        node = {"_target_": "graftline.backbones.backbone.Backbone", "name": name}
+        ConfigStore.instance().store(group="backbone", name=name, node=node)

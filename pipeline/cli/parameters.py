@@ -21,12 +21,16 @@ def parameters(node: Any) -> dict[str, Any]:
 @functools.cache
 def _signature(path: str) -> dict[str, Any]:
     target = get_object(path)
-    function = target.__init__ if inspect.isclass(target) else target
     try:
-        hints = typing.get_type_hints(function)
+        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
     except (NameError, TypeError):  # types that exist for a type checker only
         hints = {}
     return {name: hints.get(name, Any) for name in inspect.signature(target).parameters}
+
+
+def takes(node: Any, name: str) -> bool:
+    """Tell whether a node has a key, its target such a parameter, or a list such an index."""
+    return has_key(node, name) or name in parameters(node)
 
 
 def has_key(node: Any, name: str) -> bool:
@@ -36,23 +40,18 @@ def has_key(node: Any, name: str) -> bool:
     return name.isdigit() and OmegaConf.is_list(node) and int(name) < len(node)
 
 
-def all_keys(config: DictConfig) -> list[str]:
-    """Return the dotted keys of a configuration, those included that its targets know but its files leave out."""
-
-    def walk(node: Any, prefix: str) -> Iterator[str]:
-        for name in dict.fromkeys([*(str(name) for name in node), *parameters(node)]):
-            if name.startswith("_"):
-                continue
+def all_keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted keys of a configuration, also those that its targets know and its files leave out."""
+    for name in dict.fromkeys([*(str(name) for name in node), *parameters(node)]):
+        if not name.startswith("_"):
             yield prefix + name
             child = None if OmegaConf.is_missing(node, name) else node.get(name)
             if isinstance(child, DictConfig):
-                yield from walk(child, f"{prefix}{name}.")
-
-    return list(walk(config, ""))
+                yield from all_keys(child, f"{prefix}{name}.")
 
 
 def wanted_type(hint: Any, value: Any) -> str | None:
-    """Return in words what ``hint`` wants where ``value`` is not of that type, else None."""
+    """Return in words what ``hint`` wants if ``value`` is not of that type, else None."""
     if hint is None or (isinstance(value, str) and "${" in value):
         return None
     try:
@@ -81,7 +80,7 @@ def _is_same_kind(value: Any, validated: Any) -> bool:
 def _in_words(hint: Any) -> str:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
-        return " or ".join(str(option) for option in arguments)
+        return " or ".join(map(str, arguments))
     if origin in (typing.Union, types.UnionType):
         return " or ".join(dict.fromkeys(map(_in_words, arguments)))
     if arguments:

@@ -1,4 +1,4 @@
-"""Parse: each text that was typed becomes an override, and an override of several values becomes one of each."""
+"""Parse: each text that was typed becomes an override, and overrides of several values become several jobs."""
 
 import itertools
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from pipeline.cli.mistakes import MistakeError
 
 
 def parse(text: str) -> Override:
-    """Parse an override in Hydra's grammar, where a value that the grammar does not take is text.
+    """Parse an override in Hydra's grammar; a value that the grammar does not take is text.
 
     Raises:
         MistakeError: it is no override.
@@ -43,15 +43,14 @@ def quoted(key: str, value: str) -> str:
 
 def line(override: Override) -> str:
     """Return the override as text."""
-    assert override.input_line is not None
-    return override.input_line
+    return str(override.input_line)
 
 
 def values(override: Override) -> list[Any]:
-    """Return the values that an override gives, one per job.
+    """Return the values that an override gives, one for each job.
 
     Raises:
-        MistakeError: it stands for no value at all.
+        MistakeError: there are none.
     """
     if not override.is_sweep_override():
         return [override.value()]
@@ -65,11 +64,6 @@ def expand(overrides: Iterable[Override]) -> list[list[str]]:
     """Return the overrides of each job: every combination of the values given; of the same key twice, the last."""
     last = {override.get_key_element(): override for override in overrides}
     return [list(job) for job in itertools.product(*map(_alternatives, last.values()))]
-
-
-def first_job(overrides: Iterable[Override]) -> list[str]:
-    """Return the overrides of the first job."""
-    return [_alternatives(override)[0] for override in overrides]
 
 
 def _alternatives(override: Override) -> list[str]:

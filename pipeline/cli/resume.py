@@ -14,13 +14,14 @@ from omegaconf import DictConfig, OmegaConf
 from graftline.errors import UserError
 from pipeline.cli.hydra_conf import compose_config
 from pipeline.cli.mistakes import collect
-from pipeline.cli.parse import first_job, line, parse
+from pipeline.cli.parse import expand, line, parse
 from pipeline.cli.resolve import resolve
-from pipeline.cli.validate import ValidatedOverrides, validate
+from pipeline.cli.validate import validate
 
 # What may differ from the run that is resumed. Everything else is in the checkpoint, or would make what follows a
 # different training under the old one's name.
 CHANGEABLE = ("train.resume", "train.workers", "trainer.max_epochs", "trainer.devices", "evaluation", "tracking")
+ABSENT = object()
 
 
 def resumed_directory(stage: str, texts: Sequence[str]) -> Path | None:
@@ -45,46 +46,38 @@ def resume(stage: str, texts: Sequence[str], directory: Path) -> tuple[DictConfi
     Raises:
         UserError: the changes would make it another run, or there is nothing left to do.
     """
-    stored = OmegaConf.load(directory / ".hydra" / "config.yaml")
+    config = OmegaConf.load(directory / ".hydra" / "config.yaml")
     lines: list[str] = yaml.safe_load((directory / ".hydra" / "overrides.yaml").read_text(encoding="utf-8"))
-    assert isinstance(stored, DictConfig)
-    checked = validate(stage, texts, base=stored)
+    assert isinstance(config, DictConfig)
+    checked = validate(stage, texts, base=config)
     if len(checked.jobs) > 1:
         raise UserError("One run can be resumed at a time: give each key one value.")
-    config = _changed(stored, checked, compose_config(stage, first_job(checked.groups)), lines)
+    today = compose_config(stage, expand(checked.groups)[0])
+    given = [(override, today.get(override.key_or_group)) for override in checked.groups]
+    given += [(override, override.value()) for override in checked.values]
+    if new := [line(override).lstrip("+") for override, value in given if _is_new(config, lines, override, value)]:
+        raise UserError(
+            f"A resumed run keeps its own settings, but {', '.join(new)} would change them: "
+            f"leave that out, or start a new run (only {', '.join(CHANGEABLE[1:])} may change)."
+        )
+    for override, value in given:
+        if _is_changeable(override):
+            OmegaConf.update(config, override.key_or_group, value, merge=False, force_add=True)
     result, max_epochs = directory / "result.json", config.trainer.max_epochs
     done = json.loads(result.read_text(encoding="utf-8"))["epochs"] if result.exists() else 0
     if done > 0 and (max_epochs is None or done >= max_epochs):
         raise UserError(f"The run is finished after {done} epochs: give it more with trainer.max_epochs={2 * done}.")
-    return config, list({text.partition("=")[0].lstrip("+"): text for text in (*lines, *checked.overrides)}.values())
+    lines += map(line, checked.overrides)
+    return config, list({text.partition("=")[0].lstrip("+"): text for text in lines}.values())
 
 
-def _changed(stored: DictConfig, checked: ValidatedOverrides, today: DictConfig, lines: Sequence[str]) -> DictConfig:
-    """Return the stored configuration with what was typed, where that may change.
-
-    Args:
-        stored: configuration of the run.
-        checked: what was typed.
-        today: the configuration whose groups are those typed.
-        lines: overrides of the run.
-    """
-    given: list[tuple[Override, Any]] = [(group, today.get(group.key_or_group)) for group in checked.groups]
-    given += [(override, override.value()) for override in checked.values]
-    config, others = stored.copy(), []
-    for override, value in given:
-        key = override.key_or_group
-        if any(f"{key}.".startswith(f"{changeable}.") for changeable in CHANGEABLE) and not override.is_delete():
-            OmegaConf.update(config, key, value, merge=False, force_add=True)
-        elif line(override) not in lines and (override.is_delete() or not _is_same(stored, key, value)):
-            others.append(line(override).lstrip("+"))
-    if others:
-        raise UserError(
-            f"A resumed run keeps its own settings, but {', '.join(others)} would change them: "
-            f"leave that out, or start a new run (only {', '.join(CHANGEABLE[1:])} may change)."
-        )
-    return config
+def _is_changeable(override: Override) -> bool:
+    is_told = any(f"{override.key_or_group}.".startswith(f"{key}.") for key in CHANGEABLE)
+    return is_told and not override.is_delete()
 
 
-def _is_same(stored: DictConfig, key: str, value: Any) -> bool:
-    nothing = object()
-    return bool(OmegaConf.select(stored, key, default=nothing) == value)
+def _is_new(config: DictConfig, lines: Sequence[str], override: Override, value: Any) -> bool:
+    """Tell whether an override would change what must stay: it is none of the run's own, and gives another value."""
+    if _is_changeable(override) or line(override) in lines:
+        return False
+    return override.is_delete() or OmegaConf.select(config, override.key_or_group, default=ABSENT) != value

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from hydra.utils import instantiate
 
@@ -26,7 +26,7 @@ def run_all(jobs: Sequence[ComposedStage]) -> int:
     say(f"Several values for a key: one run each{', grouped under one parent run' if is_tracked else ''}.")
     parent = _start_parent(jobs[0]) if is_tracked else None
     codes: list[int] = []
-    status = "KILLED"
+    status: Literal["FINISHED", "FAILED", "KILLED"] = "KILLED"
     try:
         for job in jobs:
             say(f"\nRun {job.directory.name}: {' '.join(job.overrides)}")

@@ -49,7 +49,7 @@ def test_three_stages_in_one_process(data: list[str], tmp_path: Path) -> None:
         assert log.strip().endswith(str(directory))
         done = [line for line in log.splitlines() if ": done in " in line]
         assert [line.partition(":")[0] for line in done] == [stage], "its own lines only"
-    XX
+        assert set(data) <= set(yaml.safe_load((directory / ".hydra" / "overrides.yaml").read_text()))
         stored = OmegaConf.load(directory / ".hydra" / "config.yaml")
         assert stored._target_.startswith("pipeline.")
         assert "hydra" not in stored

@@ -10,12 +10,17 @@ from hydra.utils import instantiate
 from graftline.errors import UserError
 from pipeline.cli.hydra_conf import session
 from pipeline.cli.make import from_makeflags
+from pipeline.cli.parse import line
 from pipeline.cli.validate import ValidatedOverrides, validate
 
 
 def check(stage: str, overrides: list[str]) -> ValidatedOverrides:
     with session(stage):
         return validate(stage, overrides)
+
+
+def lines(checked: ValidatedOverrides) -> list[str]:
+    return [line(override) for override in checked.overrides]
 
 
 def mistakes(*overrides: str, stage: str = "train") -> list[str]:
@@ -29,7 +34,7 @@ def mistakes(*overrides: str, stage: str = "train") -> list[str]:
 def test_what_is_right_passes_as_typed() -> None:
     typed = ["backbone=resnet18", "freeze=all_but_head", "trainer.max_epochs=3", "seed=0"]
     checked = check("train", typed)
-    assert sorted(checked.overrides) == sorted(typed)
+    assert sorted(lines(checked)) == sorted(typed)
     assert len(checked.jobs) == 1
     assert checked.config.backbone.name == "resnet18"
     assert checked.config.trainer.max_epochs == 3
@@ -117,7 +122,7 @@ def test_a_mandatory_value_is_named() -> None:
 def test_a_path_needs_no_quotes(path: str) -> None:
     checked = check("train", ["data=folder", f"data.path={path}"])
     assert checked.config.data.path == path
-    assert check("train", checked.overrides).config.data.path == path
+    assert check("train", lines(checked)).config.data.path == path
 
 
 def test_a_path_in_the_place_of_a_source_is_understood(tmp_path: Path) -> None:
@@ -183,7 +188,7 @@ def test_an_argument_of_a_target_needs_no_plus() -> None:
 )
 def test_a_bare_key_is_the_only_one_of_that_name(typed: list[str], full: list[str]) -> None:
     checked = check("train", typed)
-    assert checked.overrides == full
+    assert lines(checked) == full
     assert check("train", full).config == checked.config  # what a run stores, and is resumed with
 
 
@@ -194,7 +199,7 @@ def test_a_bare_key_is_the_only_one_of_that_name(typed: list[str], full: list[st
 def test_a_networks_own_options_need_not_stand_in_its_file(backbone: str, key: str, value: object) -> None:
     checked = check("train", [f"backbone={backbone}", f"backbone.options.{key}={str(value).lower()}"])
     assert checked.config.backbone.options == {key: value}
-    assert check("train", checked.overrides).config == checked.config
+    assert check("train", lines(checked)).config == checked.config
     instantiate(checked.config.backbone, weights="none").check()  # which refuses those that a network does not have
     several = check("train", [f"backbone={backbone},alexnet", f"backbone.options.{key}={str(value).lower()}"])
     assert len(several.jobs) == 2

@@ -1,12 +1,14 @@
 """A run that is resumed: what it goes on with, and what would make it another run."""
 
 import json
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from conftest import paint
 from mlflow import MlflowClient
 from omegaconf import OmegaConf
 from workplace import TINY
@@ -123,6 +125,30 @@ def test_one_that_was_killed_before_its_first_epoch_begins_anew_and_one_that_is_
     with pytest.raises(UserError, match=r"finished after 4 epochs: give it more with trainer\.max_epochs=8"):
         begun.resume()
     assert begun.resume("max_epochs=5").config.trainer.max_epochs == 5
+
+
+def test_it_goes_on_with_the_images_that_it_began_with(
+    color_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    images = tmp_path / "photos"
+    shutil.copytree(color_folder, images)
+    typed = [*TINY, "trainer.max_epochs=1", "tracking.register=false", "data=folder", f"data.path={images}"]
+    begun = compose("train", typed)
+    result = begun.run().facts
+    resume = [f"train.resume={result['run_id']}", "trainer.max_epochs=2"]
+    paint((10, 200, 200), seed=1).save(images / "green" / "new.png")
+    with pytest.raises(
+        UserError, match=f"began on version {result['dataset_digest']} .* images are now version [0-9a-f]"
+    ):
+        compose("train", resume).run()
+    (images / "green" / "new.png").unlink()
+    resumed = compose("train", resume)
+    assert resumed.directory == begun.directory
+    again = resumed.run().facts
+    assert (again["run_id"], again["epochs"]) == (result["run_id"], 2)
+    log = (begun.directory / "log.txt").read_text()
+    assert log.count("train: done in") == 2, "a log goes on too"
 
 
 def test_one_of_another_version_of_graftline_is_told_apart(begin: Callable[..., Begun]) -> None:

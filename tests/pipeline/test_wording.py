@@ -3,17 +3,17 @@
 import logging
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from graftline.console import show_log
 from graftline.errors import UserError
 from pipeline.cli import compose
-from pipeline.cli.wording import Wording, worded
+from pipeline.cli.wording import reword, worded
 
 
 @pytest.fixture(scope="module")
-def wording() -> Wording:
-    return Wording(compose("train", ["freeze=none", "backbone=efficientnet"]).config)
+def config() -> DictConfig:
+    return compose("train", ["freeze=none", "backbone=efficientnet"]).config
 
 
 @pytest.mark.parametrize(
@@ -45,18 +45,18 @@ def wording() -> Wording:
         ("data.path=DIR and make train", "data.path=DIR and make train"),
     ],
 )
-def test_the_words_of_both(wording: Wording, library: str, command_line: str) -> None:
-    assert wording.reword(library) == command_line
+def test_the_words_of_both(config: DictConfig, library: str, command_line: str) -> None:
+    assert reword(config, library) == command_line
 
 
 def test_a_class_that_occurs_twice_is_named_by_both_keys_and_one_of_a_list_by_the_group() -> None:
     split = {"_target_": "graftline.data.split.Split", "train": 0.5}
     config = OmegaConf.create({"first": split, "deep": {"second": split}})
-    assert Wording(config).reword("Split.train=None") == "first.train=null or deep.second.train=null"
+    assert reword(config, "Split.train=None") == "first.train=null or deep.second.train=null"
     many = OmegaConf.create({f"s{number}": split for number in range(4)})
-    assert Wording(many).reword("Split.train is 2") == "Split.train is 2"
+    assert reword(many, "Split.train is 2") == "Split.train is 2"
     backbones = compose("cost", ["backbone=resnet18,nin"]).config
-    assert Wording(backbones).reword("Backbone.image_size is 0") == "backbone.image_size is 0"
+    assert reword(backbones, "Backbone.image_size is 0") == "backbone.image_size is 0"
 
 
 def test_errors_and_log_lines_are_worded_while_a_stage_runs(capsys: pytest.CaptureFixture[str]) -> None:
