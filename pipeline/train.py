@@ -133,8 +133,8 @@ class Train:
         begun = json.loads(file.read_text(encoding="utf-8"))["digest"] if file.exists() else version.digest
         if self.train.resume is not None and begun != version.digest:
             raise UserError(
-                f"The run began on version {begun} of {version.name}, but its images are now version {version.digest}: "
-                "bring them back as they were, or start a new run."
+                f"The images are now dataset version {version.digest}, but the run began with version {begun}: "
+                "bring those back, or start a new run."
             )
         write_json(file, {"name": version.name, "digest": version.digest})
 

@@ -1,5 +1,7 @@
 """From overrides to a stage that can be run, in this process, once or as often as one likes."""
 
+import os
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -51,7 +53,13 @@ class ComposedStage:
 
         Raises:
             UserError: a mistake of the user's, in the words of the configuration.
+            SystemExit: this is a further process of a distributed training, which Lightning started by the program's
+                own command line; it has trained along.
         """
+        from pipeline.worker import WORKER, work  # it reports errors as the command line does
+
+        if work_for := os.environ.get(WORKER):
+            sys.exit(work(Path(work_for)))
         directory = directory or self.directory
         hydra = directory / ".hydra"
         hydra.mkdir(parents=True, exist_ok=True)

@@ -23,11 +23,12 @@ from pipeline.cli.guard import find
 from pipeline.cli.hydra_conf import CONF
 from pipeline.cli.parameters import takes
 
-ARGUMENT = re.compile(r"\b([A-Za-z_]\w*)\.(\w+)((?:\.\w+)*)(?:=('[^']*'|(?:True|False|None)\b))?")
+ARGUMENT = re.compile(r"(?<![\w./\\-])([A-Za-z_]\w*)\.(\w+)((?:\.\w+)*)(?:=('[^']*'|(?:True|False|None)\b))?")
 CALL = re.compile(r"\b([A-Za-z_]\w*)\((\w+=[^()]*)?\)")
 PHRASES = {  # functions that a stage of their own calls
     r"\bfetch\(\)": "make fetch-weights",
     r"\bfetch\('?([\w.…]+)'?\)": r"make fetch-weights backbone=\1",
+    r"(\b[Rr]un ([0-9a-f]{32})\b[^!]*)\bsync\(\)": r"\1make sync run_id=\2",
     r"\bsync\(\)": "make sync",
 }
 LITERALS = {"True": "true", "False": "false", "None": "null"}
@@ -57,7 +58,7 @@ def worded(config: DictConfig) -> Iterator[None]:
         UserError: the one that was raised, also from behind an error that Hydra or Lightning made of it.
     """
     logger = logging.getLogger("graftline")
-    handlers = list(logger.handlers)
+    before = (logger.handlers, logger.level, logger.propagate)
     show_log(functools.partial(reword, config))
     try:
         yield
@@ -66,7 +67,7 @@ def worded(config: DictConfig) -> Iterator[None]:
             raise
         raise UserError(reword(config, str(mistake))) from error
     finally:
-        logger.handlers = handlers
+        logger.handlers, logger.level, logger.propagate = before
 
 
 def _key(config: DictConfig, match: re.Match[str]) -> str:
@@ -84,7 +85,7 @@ def _key(config: DictConfig, match: re.Match[str]) -> str:
 def _choice(match: re.Match[str]) -> str:
     """Return the choice of a group that makes ``Class(argument=value)``, if it is the only one."""
     name, arguments = match[1], match[2]
-    given = dict(argument.split("=", 1) for argument in re.split(r",\s*", arguments)) if arguments else {}
+    given = dict(re.findall(r"(\w+)=([^,]*)", arguments or ""))
     made = [
         choice
         for choice, option in _options().items()
@@ -104,7 +105,7 @@ def _targets(node: Any, key: str = "") -> Iterator[Target]:
     for name, child in node.items_ex(resolve=False) if isinstance(node, DictConfig) else enumerate(node):
         if isinstance(child, DictConfig | ListConfig) and not child._is_missing() and not child._is_none():
             # the list of backbones is made of what is chosen for the group
-            path = GROUP if name == LIST or (key == GROUP and isinstance(name, int)) else f"{key}.{name}".lstrip(".")
+            path = GROUP if name == LIST or (key == GROUP and isinstance(name, int)) else f"{key}.{name!s}".lstrip(".")
             yield from _targets(child, path)
 
 

@@ -1,5 +1,6 @@
 """Stages that are composed and run from Python, several in one process, as a stage that calls stages does it."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
-from workplace import TINY
+from workplace import TINY, Workplace
 
 from graftline.errors import UserError
 from pipeline.__main__ import main
@@ -17,6 +18,11 @@ from pipeline.stage import StageResult
 from pipeline.sync import Sync
 
 TRAIN = (*TINY, "trainer.max_epochs=1", "tracking.register=false")
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Workplace:
+    return Workplace(tmp_path)
 
 
 @pytest.fixture
@@ -53,6 +59,29 @@ def test_three_stages_in_one_process(data: list[str], tmp_path: Path) -> None:
         stored = OmegaConf.load(directory / ".hydra" / "config.yaml")
         assert stored._target_.startswith("pipeline.")
         assert "hydra" not in stored
+
+
+def test_a_program_of_ones_own_trains_in_two_processes(data: list[str], workplace: Workplace) -> None:
+    """Lightning starts the program again for the second process, which must not do all of it a second time."""
+    overrides = [*data, *(line for line in TRAIN if not line.startswith("trainer=")), "trainer=ddp_cpu"]
+    program = workplace.root / "program.py"
+    program.write_text(
+        "from pipeline.cli import compose\n"
+        f"compose('ingest', {data}).run()\n"
+        f"print('epochs', compose('train', {overrides}).run().facts['epochs'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, program.name],
+        cwd=workplace.root,
+        env=workplace.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("ingest: done") == done.stdout.count("train: done") == done.stdout.count("epochs 1") == 1
+    assert len(list(workplace.root.glob("outputs/train/*"))) == 1
 
 
 def test_a_stage_in_the_middle_of_another_keeps_its_own_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
