@@ -17,6 +17,7 @@ from pipeline.cli.mistakes import collect
 from pipeline.cli.parse import expand, line, parse
 from pipeline.cli.resolve import resolve
 from pipeline.cli.validate import validate
+from pipeline.cli.wording import worded
 
 # What may differ from the run that is resumed. Everything else is in the checkpoint, or would make what follows a
 # different training under the old one's name.
@@ -37,7 +38,8 @@ def resumed_directory(stage: str, texts: Sequence[str]) -> Path | None:
     where = [line(override) for override in overrides if override.key_or_group.startswith(("train.resume", "tracking"))]
     config = validate(stage, where).config
     run_id = OmegaConf.select(config, "train.resume")
-    return None if run_id is None else instantiate(config.tracking).find_output_directory(run_id)
+    with worded(config):
+        return None if run_id is None else instantiate(config.tracking).find_output_directory(run_id)
 
 
 def resume(stage: str, texts: Sequence[str], directory: Path) -> tuple[DictConfig, list[str]]:

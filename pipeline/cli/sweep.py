@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 from graftline.console import print_table, say
 from pipeline.cli.composed_stage import ComposedStage
 from pipeline.cli.guard import EXIT_INTERRUPTED, guarded
+from pipeline.cli.wording import worded
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run
@@ -22,6 +23,11 @@ def run_all(jobs: Sequence[ComposedStage]) -> int:
     """
     if len(jobs) == 1:
         return guarded(jobs[0])
+    with worded(jobs[0].config):
+        return _run_group(jobs)
+
+
+def _run_group(jobs: Sequence[ComposedStage]) -> int:
     is_tracked = {"tracking", "data"} <= set(jobs[0].config)
     say(f"Several values for a key: one run each{', grouped under one parent run' if is_tracked else ''}.")
     parent = _start_parent(jobs[0]) if is_tracked else None

@@ -114,6 +114,8 @@ def test_mistakes_are_mistakes_in_what_it_was(begin: Callable[..., Begun]) -> No
         begun.resume("trainer.max_epochs=5,6")
     with pytest.raises(UserError, match="There is no run 0123"):
         compose("train", ["resume=0123"])
+    with pytest.raises(UserError, match=r"tracking\.uri=mlruns is a folder"):
+        compose("train", ["resume=0123", "uri=mlruns"])
 
 
 def test_one_that_was_killed_before_its_first_epoch_begins_anew_and_one_that_is_done_wants_more(
