@@ -16,7 +16,7 @@ python := $(VENV)/bin/python
 ready := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup ingest train evaluate predict augment-preview fetch-weights cost cache config sync ui serve bench test lint format lock clean
+.PHONY: help setup ingest train evaluate verify predict augment-preview fetch-weights cost cache config sync ui serve bench test lint format lock clean
 
 help: ## list the commands
 	@printf 'make COMMAND [key=value ...]\n\n'
@@ -42,6 +42,7 @@ endif
 ingest: $(ready) ## images -> checked, split, named dataset version
 train: $(ready) ## dataset -> trained, evaluated, tracked, registered model
 evaluate: $(ready) ## a bundle on the test split: bundle=DIR
+verify: $(ready) ## does a bundle compute here what it did where it was made: bundle=DIR
 predict: $(ready) ## classify a folder of images: bundle=DIR images=DIR
 augment-preview: $(ready) ## one image, twelve variants: augment=strong
 fetch-weights: $(ready) ## weights for a machine without network: backbone=resnet50,dinov2_small
@@ -51,7 +52,7 @@ config: $(ready) ## print the composed configuration of a run
 sync: $(ready) ## send what a tracking server did not get: run_id=RUN_ID
 
 # The stages read KEY=VALUE from MAKEFLAGS themselves: no shell stands between, so that brackets and commas survive.
-ingest train evaluate predict augment-preview fetch-weights cost cache config sync:
+ingest train evaluate verify predict augment-preview fetch-weights cost cache config sync:
 	@$(python) -m pipeline $@ --from-make
 
 ui: $(ready) ## compare runs in the MLflow UI on 127.0.0.1: port=5000

@@ -32,7 +32,7 @@ from graftline.freezing.rules import AllButHead, FreezeContext
 from graftline.training.fitting import TrainingSetup
 from graftline.training.recipe import Recipe
 from graftline.training.schedule import warmup_cosine
-from pipeline.overrides import CONF
+from pipeline.cli.hydra_conf import CONF
 
 VIEWS, SEEDS, IMAGES = (0, 1, 2, 4), (0, 1), 2_000
 SPLIT = Split(train=0.6, validation=0.15, test=0.25, seed=0, existing=True)

@@ -4,8 +4,9 @@ import os
 import sys
 from pathlib import Path
 
-from graftline.console import show_log
-from pipeline.stage import EXIT_INTERRUPTED, EXIT_MISTAKE, report_error
+from graftline.console import console, say, show_log
+from graftline.errors import UserError
+from pipeline.cli.guard import EXIT_DONE, EXIT_INTERRUPTED, EXIT_MISTAKE, report_error
 from pipeline.worker import WORKER, work
 
 STAGES = (
@@ -28,17 +29,35 @@ def main(arguments: list[str]) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    from graftline.errors import UserError
-    from pipeline import launch, overrides
+    from pipeline.cli.composed_stage import compose_all
+    from pipeline.cli.make import from_makeflags
+    from pipeline.cli.sweep import run_all
 
     stage, *typed = arguments or [""]
     if typed == ["--from-make"]:
-        typed = overrides.from_makeflags(os.environ.get("MAKEFLAGS", ""))
+        typed = from_makeflags(os.environ.get("MAKEFLAGS", ""))
     if stage == "config":
-        return launch.show_config(typed)
+        return _show_config(typed)
     if stage not in STAGES:
         raise UserError(f"{stage or 'nothing'} is not a stage: take one of {', '.join((*STAGES, 'config'))}.")
-    return launch.launch(stage, typed)
+    return run_all(compose_all(stage, typed))
+
+
+def _show_config(typed: list[str]) -> int:
+    """Print the composed configuration of a training."""
+    from omegaconf import OmegaConf
+    from rich.syntax import Syntax
+
+    from pipeline.cli.hydra_conf import session
+    from pipeline.cli.validate import validate
+
+    with session("train"):
+        text = OmegaConf.to_yaml(validate("train", typed).config)
+    if console.is_terminal:
+        console.print(Syntax(text, "yaml", background_color="default", word_wrap=True))
+    else:
+        say(text)
+    return EXIT_DONE
 
 
 if __name__ == "__main__":

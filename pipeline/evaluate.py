@@ -17,6 +17,7 @@ from graftline.report.html import write_report
 from graftline.report.tables import print_scores
 from graftline.tracking.tracking import Tracking
 from pipeline.bundle_source import open_bundle
+from pipeline.parent import with_parent
 from pipeline.scoring import PREDICTIONS_FILE, log_evaluation, write_evaluation
 from pipeline.stage import StageResult
 
@@ -48,8 +49,8 @@ class Evaluate:
         self.tracking.check()
         execution = Execution.local(self.accelerator)
         predictor, bundle = open_bundle(self.bundle, self.tracking, self.evaluation.engine, execution)
-        version = self.data.run().version
-        if predictor.card.get("dataset_digest") != version.digest:
+        version = with_parent(self.data, self.tracking).run().version
+        if not _was_tested_on(predictor, version):
             warn("The bundle was trained on another dataset version: some of these test images may have trained it.")
         with self._start_run(version, directory) as run:
             say(f"Run {run.id}.")
@@ -104,3 +105,9 @@ class Evaluate:
             figures=write_evaluation(result, directory),
             notes=result.notes,
         )
+
+
+def _was_tested_on(predictor: Predictor, version: DatasetVersion) -> bool:
+    """Tell whether the bundle's training kept the version's test images apart."""
+    card = predictor.card
+    return version.test_digest == card.get("test_digest") or version.digest == card.get("dataset_digest")

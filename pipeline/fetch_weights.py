@@ -4,9 +4,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from graftline.backbones.backbone import Backbone
-from graftline.backbones.fetch import fetch
+from graftline.backbones.fetch import FetchedWeights, fetch
 from graftline.backbones.weights_store import WeightsStore
 from pipeline.stage import StageResult
+
+
+@dataclass(frozen=True)
+class FetchResult(StageResult):
+    """The weights file, where it came from, and whether it is new."""
+
+    weights: FetchedWeights
 
 
 @dataclass(frozen=True)
@@ -15,7 +22,7 @@ class FetchWeights:
 
     backbone: Backbone
 
-    def run(self, directory: Path) -> StageResult:  # noqa: ARG002 - the weights directory outlives the run's own
+    def run(self, directory: Path) -> FetchResult:  # noqa: ARG002 - the weights directory outlives the run's own
         """Fetch what is not there yet."""
         store = WeightsStore(self.backbone.weights_dir)
         fetched = fetch(self.backbone.name, store)
@@ -27,4 +34,4 @@ class FetchWeights:
             ("SHA-256", entry.sha256),
             ("lock file", f"{store.lock_file} ({len(store.entries())} networks)"),
         ]
-        return StageResult(facts={"is_new": fetched.is_new, **asdict(entry)}, table=table)
+        return FetchResult(weights=fetched, facts={"is_new": fetched.is_new, **asdict(entry)}, table=table)

@@ -1,5 +1,6 @@
 """Sync: send what a tracking server did not get while it was away."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +11,21 @@ from pipeline.stage import StageResult
 
 
 @dataclass(frozen=True)
+class SyncResult(StageResult):
+    """What was sent: how many records arrived, and those that the server refused for good."""
+
+    num_sent: int
+    refused: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Sync:
     """The stage ``sync`` (Hydra target of conf/sync.yaml)."""
 
     tracking: Tracking
     run_id: str
 
-    def run(self, directory: Path) -> StageResult:  # noqa: ARG002 - what is sent lies in the run's own directory
+    def run(self, directory: Path) -> SyncResult:  # noqa: ARG002 - what is sent lies in the run's own directory
         """Send the rest of a run."""
         report = sync(self.tracking.find_output_directory(self.run_id))
         if report.problem is not None:
@@ -25,4 +34,5 @@ class Sync:
                 f"try again when MLflow is there: make sync run_id={self.run_id}"
             )
         table = [("sent", f"{report.num_sent:,} records"), ("refused", f"{len(report.refused):,}")]
-        return StageResult(facts={"run_id": self.run_id, "sent": report.num_sent}, table=table)
+        facts = {"run_id": self.run_id, "sent": report.num_sent}
+        return SyncResult(num_sent=report.num_sent, refused=report.refused, facts=facts, table=table)

@@ -1,7 +1,6 @@
 """Train: dataset version + backbone → freeze plan → fit → bundle → test → MLflow run → registered version."""
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,7 +39,6 @@ from graftline.training.module import Optimizer, Schedule
 from graftline.training.phases import TrainingResult, fit_phases
 from graftline.training.progress import Metrics
 from graftline.training.recipe import Recipe
-from pipeline.group import PARENT
 from pipeline.parent import with_parent
 from pipeline.report import Outcome, summarize, write_run_report
 from pipeline.scoring import log_evaluation, write_evaluation
@@ -51,6 +49,7 @@ if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run
 
 
+DATASET_FILE = "dataset.json"  # in the output directory: the version that the run is trained on
 MEASUREMENT_FILE = "measurement.json"  # in the output directory: what freeze=measured found
 
 
@@ -92,6 +91,7 @@ class Train:
         """Train, test, track and register a model."""
         self._check()
         prepared = self._prepare()
+        self._keep_version(prepared.version, directory / DATASET_FILE)
         if not isinstance(self.freeze, Measured):
             self._decide(prepared, directory)  # a rule that does not fit the network is to leave no run behind
         with self._start_run(prepared, directory) as run:
@@ -132,13 +132,22 @@ class Train:
         say(f"Backbone {self.backbone.name}: {graft.weights.describe()}.")
         return Prepared(version, graft)
 
+    def _keep_version(self, version: DatasetVersion, file: Path) -> None:
+        """Note which images the run is trained on; one that is resumed goes on with the same."""
+        begun = json.loads(file.read_text(encoding="utf-8"))["digest"] if file.exists() else version.digest
+        if self.train.resume is not None and begun != version.digest:
+            raise UserError(
+                f"The images are now dataset version {version.digest}, but the run began with version {begun}: "
+                "bring those back, or start a new run."
+            )
+        write_json(file, {"name": version.name, "digest": version.digest})
+
     def _start_run(self, prepared: Prepared, directory: Path) -> "Run":
         return self.tracking.start(
             run_name=self.name or f"{self.backbone.name} {directory.name}",
             experiment=prepared.version.name,
             directory=directory,
             tags={"graftline.stage": "train"},
-            parent_run_id=os.environ.get(PARENT),
             resume_run_id=self.train.resume,
         )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from graftline.console import console
-from pipeline.stage import EXIT_DONE, EXIT_MISTAKE, report_error
+from pipeline.cli.guard import EXIT_DONE, EXIT_MISTAKE, report_error
 
 # What Lightning sets in the first process when it starts further ones (its launcher, subprocess_script.py).
 LAUNCHED = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -35,16 +35,18 @@ def announced(directory: Path) -> Iterator[None]:
 
 def work(directory: Path) -> int:
     """Train along with the run whose output directory this is."""
-    from pipeline.launch import build
+    from pipeline.cli import build
+    from pipeline.cli.wording import worded
     from pipeline.train import Train
 
     console.quiet = True
     config = OmegaConf.load(directory / ".hydra" / "config.yaml")
     assert isinstance(config, DictConfig)
-    stage = build(config)
-    assert isinstance(stage, Train)
     try:
-        stage.work(directory)
+        with worded(config):
+            stage = build(config)
+            assert isinstance(stage, Train)
+            stage.work(directory)
     except Exception as error:
         console.quiet = False
         report_error(error, directory)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 from rich.cells import cell_len
@@ -14,6 +15,7 @@ from rich.text import Text
 T = TypeVar("T")
 
 console = Console(highlight=False, record=True)  # recorded for log.txt
+_log_files: list[Path] = []  # where what is printed is kept: in the last one
 
 
 def say(text: str) -> None:
@@ -24,6 +26,25 @@ def say(text: str) -> None:
 def warn(text: str) -> None:
     """Print one line as a warning."""
     console.print(f"! {text}", style="yellow", markup=False, soft_wrap=True)
+
+
+@contextmanager
+def logged(file: Path) -> Iterator[None]:
+    """Append what is printed during the block to a file, except for what an inner block keeps in a file of its own."""
+    _flush_log()
+    _log_files.append(file)
+    try:
+        yield
+    finally:
+        _flush_log()
+        _log_files.pop()
+
+
+def _flush_log() -> None:
+    text = console.export_text()
+    if _log_files:
+        with _log_files[-1].open("a", encoding="utf-8") as log:
+            log.write(text)
 
 
 @contextmanager

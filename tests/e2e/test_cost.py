@@ -10,8 +10,8 @@ from workplace import Workplace
 
 from graftline.backbones.backbone import Backbone
 from graftline.errors import UserError
+from pipeline.cli import compose
 from pipeline.cost import CostStage
-from pipeline.overrides import check
 
 
 def test_several_networks_are_one_run(workplace: Workplace) -> None:
@@ -26,7 +26,7 @@ def test_several_networks_are_one_run(workplace: Workplace) -> None:
     files = {str(path.relative_to(ran.directory)) for path in ran.directory.rglob("*") if path.is_file()}
     names = ["test_efficientnet", "test_resnet"]
     assert files == {
-        *(f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides")),
+        *(f".hydra/{name}.yaml" for name in ("config", "overrides")),
         *(f"{folder}/{name}.csv" for folder in ("stages", "layers") for name in names),
         "cost.csv",
         "cost.json",
@@ -69,7 +69,7 @@ def test_a_wrong_name_is_a_mistake_before_anything_starts(workplace: Workplace) 
 
 def test_a_key_that_one_of_the_networks_does_not_have_is_a_mistake() -> None:
     with pytest.raises(UserError, match=r"backbone\.phi: resnet18 has no such key"):
-        check("cost", ["backbone=efficientnet,resnet18", "phi=1"])
+        compose("cost", ["backbone=efficientnet,resnet18", "phi=1"])
 
 
 def test_a_mistake_in_the_last_network_is_found_before_the_first_is_priced(
@@ -82,37 +82,36 @@ def test_a_mistake_in_the_last_network_is_found_before_the_first_is_priced(
 
 
 def test_without_a_name_the_notes_networks_are_compared() -> None:
-    checked = check("cost", [])
-    names = [backbone["name"] for backbone in checked.config.backbones]
-    assert not checked.multirun
+    composed = compose("cost", [])
+    names = [backbone["name"] for backbone in composed.config.backbones]
     assert len(names) == 24
     assert {"lenet5", "alexnet", "vgg16", "nin", "googlenet", "resnet152", "mobilenetv2_100"} <= set(names)
-    assert "by_stage" not in checked.config  # 24 tables are too many
+    assert "by_stage" not in composed.config  # 24 tables are too many
 
 
 def test_the_networks_of_the_papers_are_counted_for_the_papers_images() -> None:
-    backbones = [instantiate(node) for node in check("cost", []).config.backbones]
+    backbones = [instantiate(node) for node in compose("cost", []).config.backbones]
     sizes = {b.name: b.preprocessing().image_size[0] for b in backbones if b.name.startswith("efficientnet_b")}
     published = {
         f"efficientnet_b{number}": size for number, size in enumerate((224, 240, 260, 300, 380, 456, 528, 600))
     }
     assert {name.partition(".")[0]: size for name, size in sizes.items()} == published
-    smaller = check("cost", ["backbone.image_size=96"]).config.backbones
+    smaller = compose("cost", ["backbone.image_size=96"]).config.backbones
     assert [backbone["image_size"] for backbone in smaller] == [96] * 24
 
 
 def test_a_network_named_twice_is_priced_once() -> None:
-    names = [backbone["name"] for backbone in check("cost", ["backbone=resnet18,nin,resnet18"]).config.backbones]
+    names = [backbone["name"] for backbone in compose("cost", ["backbone=resnet18,nin,resnet18"]).config.backbones]
     assert names == ["resnet18", "nin"]
 
 
 def test_every_combination_is_a_network() -> None:
-    checked = check("cost", ["backbone=resnet18,efficientnet_lite0", "backbone.image_size=160,224", "seconds=1"])
-    assert [(backbone["name"], backbone["image_size"]) for backbone in checked.config.backbones] == [
+    composed = compose("cost", ["backbone=resnet18,efficientnet_lite0", "backbone.image_size=160,224", "seconds=1"])
+    assert [(backbone["name"], backbone["image_size"]) for backbone in composed.config.backbones] == [
         ("resnet18", 160),
         ("resnet18", 224),
         ("tf_efficientnet_lite0", 160),
         ("tf_efficientnet_lite0", 224),
     ]
-    assert checked.config.seconds == 1
-    assert "backbone" not in checked.config
+    assert composed.config.seconds == 1
+    assert "backbone" not in composed.config

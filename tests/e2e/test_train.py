@@ -42,7 +42,6 @@ def test_the_output_directory_holds_exactly_this(trained: Ran) -> None:
     }
     assert {file for file in files - golden if not file.startswith("outbox/")} == {
         ".hydra/config.yaml",
-        ".hydra/hydra.yaml",
         ".hydra/overrides.yaml",
         "augment.png",
         "bundle/bundle.json",
@@ -55,6 +54,7 @@ def test_the_output_directory_holds_exactly_this(trained: Ran) -> None:
         "checkpoints/contract.json",
         "checkpoints/last.ckpt",
         "cost.json",
+        "dataset.json",
         "log.txt",
         "report.html",
         "result.json",

@@ -24,7 +24,7 @@ from graftline.freezing.rules import (
     Nothing,
     Rule,
 )
-from pipeline.overrides import CONF
+from pipeline.cli.hydra_conf import CONF
 
 KNOWN = FreezeContext(100, 3, pretrained=True)
 RANDOM = FreezeContext(100, 3, pretrained=False)

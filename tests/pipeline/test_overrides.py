@@ -8,9 +8,19 @@ import pytest
 from hydra.utils import instantiate
 
 from graftline.errors import UserError
-from pipeline.overrides import CONF, check, from_makeflags
+from pipeline.cli.hydra_conf import session
+from pipeline.cli.make import from_makeflags
+from pipeline.cli.parse import line
+from pipeline.cli.validate import ValidatedOverrides, validate
 
-PROJECT = CONF.parent
+
+def check(stage: str, overrides: list[str]) -> ValidatedOverrides:
+    with session(stage):
+        return validate(stage, overrides)
+
+
+def lines(checked: ValidatedOverrides) -> list[str]:
+    return [line(override) for override in checked.overrides]
 
 
 def mistakes(*overrides: str, stage: str = "train") -> list[str]:
@@ -24,8 +34,8 @@ def mistakes(*overrides: str, stage: str = "train") -> list[str]:
 def test_what_is_right_passes_as_typed() -> None:
     typed = ["backbone=resnet18", "freeze=all_but_head", "trainer.max_epochs=3", "seed=0"]
     checked = check("train", typed)
-    assert sorted(checked.overrides) == sorted(typed)
-    assert not checked.multirun
+    assert sorted(lines(checked)) == sorted(typed)
+    assert len(checked.jobs) == 1
     assert checked.config.backbone.name == "resnet18"
     assert checked.config.trainer.max_epochs == 3
 
@@ -112,7 +122,7 @@ def test_a_mandatory_value_is_named() -> None:
 def test_a_path_needs_no_quotes(path: str) -> None:
     checked = check("train", ["data=folder", f"data.path={path}"])
     assert checked.config.data.path == path
-    assert check("train", checked.overrides).config.data.path == path
+    assert check("train", lines(checked)).config.data.path == path
 
 
 def test_a_path_in_the_place_of_a_source_is_understood(tmp_path: Path) -> None:
@@ -130,7 +140,22 @@ def test_whatever_hydra_says_is_one_line(override: str) -> None:
     assert len(str(caught.value).splitlines()) == 2
 
 
+def test_ranges_and_patterns_ask_for_several_runs() -> None:
+    assert check("train", ["seed=range(0,3)"]).jobs == [["seed=0"], ["seed=1"], ["seed=2"]]
+    assert check("train", ["optim.lr=choice(0.1,0.2)"]).jobs == [["optim.lr=0.1"], ["optim.lr=0.2"]]
+    assert check("cost", ["backbone=glob(efficientnet_lite*)"]).jobs == [
+        [f"backbone=efficientnet_lite{number}"] for number in range(3)
+    ]
+    assert mistakes("backbone=glob(zz*)") == ["backbone=glob(zz*): stands for no value"]
+    assert mistakes("optim.lr=range(1,1)") == ["optim.lr=range(1,1): stands for no value"]
+    assert mistakes("train.batch_size=range(0.5,2,1)") == [
+        "train.batch_size=0.5: must be a whole number",
+        "train.batch_size=1.5: must be a whole number",
+    ]
+
+
 def test_the_same_key_twice_is_the_last_one() -> None:
+    assert check("train", ["seed=0,1", "seed=2"]).jobs == [["seed=2"]]
     checked = check("train", ["backbone=resnet18", "backbone.weights=none", "backbone.weights=hub"])
     assert checked.config.backbone.weights == "hub"
 
@@ -163,7 +188,7 @@ def test_an_argument_of_a_target_needs_no_plus() -> None:
 )
 def test_a_bare_key_is_the_only_one_of_that_name(typed: list[str], full: list[str]) -> None:
     checked = check("train", typed)
-    assert checked.overrides == full
+    assert lines(checked) == full
     assert check("train", full).config == checked.config  # what a run stores, and is resumed with
 
 
@@ -174,10 +199,10 @@ def test_a_bare_key_is_the_only_one_of_that_name(typed: list[str], full: list[st
 def test_a_networks_own_options_need_not_stand_in_its_file(backbone: str, key: str, value: object) -> None:
     checked = check("train", [f"backbone={backbone}", f"backbone.options.{key}={str(value).lower()}"])
     assert checked.config.backbone.options == {key: value}
-    assert check("train", checked.overrides).config == checked.config
+    assert check("train", lines(checked)).config == checked.config
     instantiate(checked.config.backbone, weights="none").check()  # which refuses those that a network does not have
     several = check("train", [f"backbone={backbone},alexnet", f"backbone.options.{key}={str(value).lower()}"])
-    assert several.multirun
+    assert len(several.jobs) == 2
     assert mistakes(f"backbone={backbone}", "backbone.optins.x=1") == [
         "backbone.optins.x=1: no such key; did you mean backbone.options?"
     ]
@@ -192,13 +217,20 @@ def test_a_bare_key_that_several_have_is_not_guessed() -> None:
 
 
 def test_commas_ask_for_several_runs_and_brackets_do_not() -> None:
-    assert check("train", ["backbone=efficientnet_lite0,efficientnet_lite1"]).multirun
-    assert check("train", ["seed=0,1,2"]).multirun
-    assert not check(
-        "train", ["freeze=auto", "freeze.table=[{images_per_class:0,frozen:1.0,epochs:9,learning_rate:0.1}]"]
-    ).multirun
+    assert check("train", ["backbone=efficientnet_lite0,efficientnet_lite1"]).jobs == [
+        ["backbone=efficientnet_lite0"],
+        ["backbone=efficientnet_lite1"],
+    ]
+    assert check("train", ["seed=0,1,2"]).jobs == [["seed=0"], ["seed=1"], ["seed=2"]]
+    table = "freeze.table=[{images_per_class:0,frozen:1.0,epochs:9,learning_rate:0.1}]"
+    assert check("train", ["freeze=auto", table]).jobs == [["freeze=auto", table]]
     assert mistakes("backbone=efficientnet,resnet18", "phi=1.0") == ["backbone.phi: resnet18 has no such key"]
-    assert check("train", ["backbone=lenet5,resnet18", "backbone.weights=none", "freeze=none,gradual"]).multirun
+    four = check("train", ["backbone=lenet5,resnet18", "backbone.weights=none", "freeze=none,gradual"]).jobs
+    assert [job[:2] for job in four] == [
+        [f"backbone={backbone}", f"freeze={rule}"]
+        for backbone in ("lenet5", "resnet18")
+        for rule in ("none", "gradual")
+    ]
     (line,) = mistakes("backbone=resnet18,resnet19")
     assert line.startswith("backbone=resnet19: no such backbone; did you mean resnet18 or ")
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow.data
@@ -25,12 +26,11 @@ from graftline.tracking.tracking import Tracking
 
 
 def start(tracking: Tracking, directory: Path, resume_run_id: str | None = None, parent: str | None = None) -> Run:
-    return tracking.start(
+    return replace(tracking, parent_run_id=parent).start(
         run_name="first",
         experiment="pets",
         directory=directory,
         tags={"stage": "train"},
-        parent_run_id=parent,
         resume_run_id=resume_run_id,
     )
 

@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 
 from graftline.bundle.predictor import softmax
 from graftline.console import progress
-from graftline.data.version import DatasetVersion, Samples
+from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
-from graftline.files import atomic_file, digest
+from graftline.files import atomic_file
 
 _FORMAT = 1  # raise it when the file's layout changes
 _METADATA = b"graftline"  # key of what the file says beside its columns
@@ -173,12 +173,6 @@ def predict_split(
         class_names=class_names,
         split=split,
         dataset=version.name,
-        split_digest=_split_digest(samples, class_names),
+        split_digest=version.split_digests[split],
         bundle_digest=predictor.digest,
     )
-
-
-def _split_digest(samples: Samples, class_names: Sequence[str]) -> str:
-    """Return 16 hex digits that name a split's images and their labels, in any order."""
-    labeled = zip(samples.sha256, samples.labels.tolist(), strict=True)
-    return digest(sorted((sha256, class_names[label]) for sha256, label in labeled))

@@ -34,6 +34,7 @@ class Tracking:
         register: put each run's model into the registry.
         system_metrics: record the use of processor, memory, disk, network and GPUs.
         artifacts: where new experiments keep their artifacts; None: beside a local database, or where the server says.
+        parent_run_id: run that groups those that are started; None: each stands alone.
     """
 
     uri: str = "sqlite:///mlflow.db"
@@ -41,6 +42,7 @@ class Tracking:
     register: bool = True
     system_metrics: bool = True
     artifacts: str | None = None
+    parent_run_id: str | None = None
 
     def check(self) -> None:
         """Make sure that MLflow answers, before minutes of other work.
@@ -59,7 +61,6 @@ class Tracking:
         experiment: str,
         directory: Path,
         tags: Mapping[str, str],
-        parent_run_id: str | None = None,
         resume_run_id: str | None = None,
     ) -> Run:
         """Start a run, or go on with an old one. Use it as a context manager, or call its ``finish``.
@@ -69,7 +70,6 @@ class Tracking:
             experiment: its experiment, unless the configuration names one.
             directory: the run's output directory; the outbox is kept there.
             tags: tags of the run.
-            parent_run_id: the run of the group that this one belongs to.
             resume_run_id: go on with this run; it keeps its name, experiment and group.
 
         Raises:
@@ -87,9 +87,9 @@ class Tracking:
             client, experiment_id = self._experiment(self.experiment or experiment)
             clear_outbox(directory)
             tags["mlflow.user"] = _user()
-            tags["mlflow.source.name"] = Path(sys.argv[0]).name
-            if parent_run_id is not None:
-                tags["mlflow.parentRunId"] = parent_run_id
+            tags["mlflow.source.name"] = tags.get("graftline.stage", Path(sys.argv[0]).name)
+            if self.parent_run_id is not None:
+                tags["mlflow.parentRunId"] = self.parent_run_id
             run = client.create_run(experiment_id, run_name=run_name, tags=tags)
         return Run(
             run,
@@ -102,7 +102,7 @@ class Tracking:
         )
 
     def start_group(self, *, name: str, experiment: str, directory: Path) -> Run:
-        """Start the run that groups a multirun's runs; they get its id as ``parent_run_id``; then ``finish`` it."""
+        """Start the run that groups others, whose tracking has its id as ``parent_run_id``; then ``finish`` it."""
         tracking = replace(self, system_metrics=False)  # each run of the group records its own
         tags = {"graftline.group": "true"}
         return tracking.start(run_name=name, experiment=experiment, directory=directory, tags=tags)

@@ -1,0 +1,8 @@
+"""The command line: what was typed becomes a composed stage, or several, in this process.
+
+texts → parse → resolve → validate → compose → ComposedStage.run(directory) → result
+"""
+
+from pipeline.cli.composed_stage import ComposedStage, build, compose, compose_all
+
+__all__ = ["ComposedStage", "build", "compose", "compose_all"]

@@ -1,0 +1,131 @@
+"""From overrides to a stage that can be run, in this process, once or as often as one likes."""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from graftline.console import console, logged, print_facts, say
+from graftline.errors import UserError, first_line
+from graftline.files import write_json
+from pipeline.cli.gather import LIST, gather
+from pipeline.cli.hydra_conf import compose_config, output_directory, session
+from pipeline.cli.resume import resume, resumed_directory
+from pipeline.cli.validate import validate
+from pipeline.cli.wording import worded
+from pipeline.stage import Stage, StageResult
+
+NO_PARTS = ("experiment", "debug", "weights")  # nodes of no stage: overlays, and values that others refer to
+
+
+@dataclass(frozen=True)
+class ComposedStage:
+    """A stage with its configuration, the overrides that led to it, and the directory that it writes to."""
+
+    name: str
+    config: DictConfig
+    overrides: list[str]
+    directory: Path
+
+    @cached_property
+    def stage(self) -> Stage:
+        """The stage itself; a UserError says which values do not go together."""
+        with worded(self.config):
+            return build(self.config)
+
+    def with_value(self, key: str, value: Any) -> "ComposedStage":
+        """Return the stage with another value for a key."""
+        config = self.config.copy()
+        OmegaConf.update(config, key, value, force_add=True)
+        return replace(self, config=config)
+
+    def run(self, directory: Path | None = None) -> StageResult:
+        """Run the stage; configuration, log and ``result.json`` go to the directory, which is printed last.
+
+        Raises:
+            UserError: a mistake of the user's, in the words of the configuration.
+            SystemExit: this is a further process of a distributed training, which Lightning started by the program's
+                own command line; it has trained along.
+        """
+        from pipeline.worker import WORKER, work  # it reports errors as the command line does
+
+        if work_for := os.environ.get(WORKER):
+            sys.exit(work(Path(work_for)))
+        directory = directory or self.directory
+        hydra = directory / ".hydra"
+        hydra.mkdir(parents=True, exist_ok=True)
+        (hydra / "config.yaml").write_text(OmegaConf.to_yaml(self.config), encoding="utf-8")
+        (hydra / "overrides.yaml").write_text(yaml.safe_dump(self.overrides, allow_unicode=True), encoding="utf-8")
+        with logged(directory / "log.txt"), worded(self.config):
+            start = time.perf_counter()
+            result = self.stage.run(directory)
+            seconds = round(time.perf_counter() - start, 1)
+            content = {"stage": self.name, "seconds": seconds, **result.facts, "metrics": result.metrics}
+            write_json(directory / "result.json", content)
+            console.print()
+            print_facts(f"{self.name}: done in {seconds:.0f} s", result.table)
+            say(str(directory))
+        return result
+
+
+def build(config: DictConfig) -> Stage:
+    """Instantiate the stage that a configuration describes."""
+    nodes = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(nodes, dict)
+    stage: Stage = instantiate({key: node for key, node in nodes.items() if key not in NO_PARTS}, _convert_="all")
+    return stage
+
+
+def compose(stage: str, overrides: Sequence[str] = ()) -> ComposedStage:
+    """Compose a stage, named as its file at the root of conf/.
+
+    Raises:
+        UserError: mistakes in the overrides, all of them; or several values for a key.
+    """
+    composed = compose_all(stage, overrides)
+    if len(composed) > 1:
+        raise UserError(f"These overrides ask for {len(composed)} runs: give each key one value.")
+    return composed[0]
+
+
+def compose_all(stage: str, overrides: Sequence[str]) -> list[ComposedStage]:
+    """Compose a stage once for each combination of values; one that is resumed has the configuration that it had.
+
+    Raises:
+        UserError: mistakes in the overrides, all of them; or values that do not go together, in any of the runs.
+    """
+    with session(stage):
+        resumed = resumed_directory(stage, overrides)
+        if resumed is not None:
+            composed = [ComposedStage(stage, *resume(stage, overrides, resumed), resumed)]
+        else:
+            composed = _jobs(stage, overrides)
+    try:
+        for one in composed:
+            _ = one.stage
+    except InstantiationException as error:
+        if resumed is None:
+            raise
+        raise UserError(f"The run in {resumed} is of another version of graftline: {first_line(error)}.") from error
+    return composed
+
+
+def _jobs(stage: str, overrides: Sequence[str]) -> list[ComposedStage]:
+    checked = validate(stage, overrides)
+    if LIST in checked.config:
+        jobs = gather(stage, overrides, checked)
+    else:
+        jobs = [(compose_config(stage, lines), lines) for lines in checked.jobs]
+    root = output_directory(stage, checked.jobs[0], of_several=len(jobs) > 1)
+    return [
+        ComposedStage(stage, *job, root / str(number) if len(jobs) > 1 else root) for number, job in enumerate(jobs)
+    ]

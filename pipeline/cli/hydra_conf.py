@@ -1,0 +1,58 @@
+"""Hydra on conf/: a session in which configurations are composed, and which leaves Hydra as it found it."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import hydra
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from pipeline.cli.mistakes import refusal
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+
+@contextmanager
+def session(stage: str) -> Iterator[None]:
+    """Open Hydra on conf/ for a stage; what Hydra does not take is a UserError of one line."""
+    overlays = [*CONF.glob("experiment/*.yaml"), *CONF.glob("debug/*.yaml")]  # they may choose one of timm's names
+    for name in re.findall(r"override /backbone: *([\w.]+)", "".join(file.read_text("utf-8") for file in overlays)):
+        register_backbone(name)
+    around = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(CONF), job_name=stage, version_base="1.3"):
+            yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise refusal([" ".join(str(error).split())]) from error
+    finally:
+        GlobalHydra.instance().hydra = around
+
+
+def compose_config(stage: str, lines: Sequence[str]) -> DictConfig:
+    """Compose the configuration of a stage; within a session."""
+    return hydra.compose(stage, list(lines))
+
+
+def output_directory(stage: str, lines: Sequence[str], *, of_several: bool) -> Path:
+    """Return where a run writes, or the directory that several runs have theirs in; within a session."""
+    node = hydra.compose(stage, list(lines), return_hydra_config=True).hydra
+    return Path(node.sweep.dir if of_several else node.run.dir).absolute()
+
+
+def config_loader() -> ConfigLoader:
+    """Return what knows the groups of conf/ and their options; within a session."""
+    return GlobalHydra.instance().config_loader()
+
+
+def register_backbone(name: str) -> None:
+    """Make one of timm's names an option of the group ``backbone``; Hydra copies all options often, so never all."""
+    if not (CONF / "backbone" / f"{name}.yaml").exists():
+        node = {"_target_": "graftline.backbones.backbone.Backbone", "name": name}
+        ConfigStore.instance().store(group="backbone", name=name, node=node)

@@ -1,0 +1,73 @@
+"""Parse: each text that was typed becomes an override, and overrides of several values become several jobs."""
+
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, QuotedString
+from hydra.errors import HydraException
+
+from pipeline.cli.hydra_conf import config_loader
+from pipeline.cli.mistakes import MistakeError
+
+
+def parse(text: str) -> Override:
+    """Parse an override in Hydra's grammar; a value that the grammar does not take is text.
+
+    Raises:
+        MistakeError: it is no override.
+    """
+    parser = OverridesParser.create(config_loader=config_loader())
+    key, equals, value = text.partition("=")
+    for attempt in (text, quoted(key, value) if equals else text):
+        try:
+            return parser.parse_overrides([attempt])[0]
+        except HydraException:
+            continue
+    raise MistakeError(f"{text}: not of the form key=value, a list [a,b] or a mapping {{a:1,b:2}}")
+
+
+def quoted(key: str, value: str) -> str:
+    """Return an override whose value is text: Hydra's grammar wants quotes around a tilde, an umlaut, a bracket.
+
+    A list, a mapping and what has quotes already stay as they are.
+
+    >>> quoted("data.path", "~/photos"), quoted("freeze.names", "[a")
+    ("data.path='~/photos'", 'freeze.names=[a')
+    """
+    if not value or value[0] in "[{'\"":
+        return f"{key}={value}"
+    return "{}='{}'".format(key, value.replace("'", "\\'"))
+
+
+def line(override: Override) -> str:
+    """Return the override as text."""
+    return str(override.input_line)
+
+
+def values(override: Override) -> list[Any]:
+    """Return the values that an override gives, one for each job.
+
+    Raises:
+        MistakeError: there are none.
+    """
+    if not override.is_sweep_override():
+        return [override.value()]
+    found = [item.text if isinstance(item, QuotedString) else item for item in override.sweep_iterator()]
+    if not found:
+        raise MistakeError(f"{line(override)}: stands for no value")
+    return found
+
+
+def expand(overrides: Iterable[Override]) -> list[list[str]]:
+    """Return the overrides of each job: every combination of the values given; of the same key twice, the last."""
+    last = {override.get_key_element(): override for override in overrides}
+    return [list(job) for job in itertools.product(*map(_alternatives, last.values()))]
+
+
+def _alternatives(override: Override) -> list[str]:
+    if not override.is_sweep_override():
+        return [line(override)]
+    key = line(override).partition("=")[0]
+    return [f"{key}={value}" for value in override.sweep_string_iterator()]

@@ -1,0 +1,56 @@
+"""Resolve: which key of the configuration an override means, and how Hydra wants it written."""
+
+from collections.abc import Container
+from typing import Any
+
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+
+from pipeline.cli.mistakes import MistakeError, did_you_mean, nearest
+from pipeline.cli.parameters import all_keys, has_key, parameters, takes
+from pipeline.cli.parse import line, parse, quoted
+
+FREE = "backbone.options."  # what stands below is the network's own; Backbone.check() knows which keys there are
+DIRECTORIES = ("hydra.run.dir", "hydra.sweep.dir")  # of Hydra's own keys, those that we follow
+
+
+def resolve(config: DictConfig, override: Override, swept: Container[str] = ()) -> Override:
+    """Return the override of a value with its full key, and with quotes and ``++`` where Hydra wants them.
+
+    Args:
+        config: the stage's configuration with the groups that were chosen.
+        override: as typed.
+        swept: groups of which there are several choices.
+
+    Raises:
+        MistakeError: there is no such key, or a bare key stands for several.
+    """
+    if override.is_delete() or override.key_or_group in DIRECTORIES:
+        return override
+    is_added = override.is_add() or override.is_force_add()
+    if not is_added and "." not in override.key_or_group and not takes(config, override.key_or_group):
+        override = _in_full(config, override)
+    key, (node, name) = override.key_or_group, parent(config, override.key_or_group)
+    value, is_text = override.value(), parameters(node).get(name) in (str, str | None)
+    if is_text and isinstance(value, int | float) and not isinstance(value, bool):  # a data set called 2024
+        override = parse(quoted(*line(override).partition("=")[::2]))
+    if is_added or (has_key(node, name) and key.split(".")[0] not in swept):
+        return override
+    if not takes(node, name) and not key.startswith(FREE):
+        raise MistakeError(f"{line(override)}: no such key{did_you_mean(nearest(key, all_keys(config)))}")
+    # an argument of the target (or the network) that the file, or another choice's, leaves at its default
+    return parse(f"++{line(override)}")
+
+
+def parent(config: DictConfig, key: str) -> tuple[Any, str]:
+    """Return the node that a dotted key is in, None where there is no such node, and the key's last part."""
+    path, _, name = key.rpartition(".")
+    return OmegaConf.select(config, path) if path else config, name
+
+
+def _in_full(config: DictConfig, override: Override) -> Override:
+    """Return the override with the dotted key that a bare one stands for: ``phi`` for ``backbone.phi``."""
+    meant = [key for key in all_keys(config) if key.rpartition(".")[2] == override.key_or_group]
+    if len(meant) > 1:
+        raise MistakeError(f"{line(override)}: may be {' or '.join(meant)}; write the one that is meant")
+    return parse(f"{meant[0]}={line(override).partition('=')[2]}") if meant else override

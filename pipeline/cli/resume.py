@@ -1,0 +1,85 @@
+"""Resume: a run goes on with the configuration that it had, and with little of what is typed now."""
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.override_parser.types import Override
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from graftline.errors import UserError
+from pipeline.cli.hydra_conf import compose_config
+from pipeline.cli.mistakes import collect
+from pipeline.cli.parse import expand, line, parse
+from pipeline.cli.resolve import resolve
+from pipeline.cli.validate import validate
+from pipeline.cli.wording import worded
+
+# What may differ from the run that is resumed. Everything else is in the checkpoint, or would make what follows a
+# different training under the old one's name.
+CHANGEABLE = ("train.resume", "train.workers", "trainer.max_epochs", "trainer.devices", "evaluation", "tracking")
+ABSENT = object()
+
+
+def resumed_directory(stage: str, texts: Sequence[str]) -> Path | None:
+    """Return the output directory of the run that ``train.resume`` names, or None if it names none.
+
+    Raises:
+        UserError: there is no such run, or its directory is not on this machine.
+    """
+    if not any("resume=" in text for text in texts):
+        return None
+    overrides, _ = collect(parse, texts)
+    overrides, _ = collect(partial(resolve, compose_config(stage, [])), overrides)
+    where = [line(override) for override in overrides if override.key_or_group.startswith(("train.resume", "tracking"))]
+    config = validate(stage, where).config
+    run_id = OmegaConf.select(config, "train.resume")
+    with worded(config):
+        return None if run_id is None else instantiate(config.tracking).find_output_directory(run_id)
+
+
+def resume(stage: str, texts: Sequence[str], directory: Path) -> tuple[DictConfig, list[str]]:
+    """Return configuration and overrides of the run in ``directory``, with the changes that were typed.
+
+    Raises:
+        UserError: the changes would make it another run, or there is nothing left to do.
+    """
+    config = OmegaConf.load(directory / ".hydra" / "config.yaml")
+    lines: list[str] = yaml.safe_load((directory / ".hydra" / "overrides.yaml").read_text(encoding="utf-8"))
+    assert isinstance(config, DictConfig)
+    checked = validate(stage, texts, base=config)
+    if len(checked.jobs) > 1:
+        raise UserError("One run can be resumed at a time: give each key one value.")
+    today = compose_config(stage, expand(checked.groups)[0])
+    given = [(override, today.get(override.key_or_group)) for override in checked.groups]
+    given += [(override, override.value()) for override in checked.values]
+    if new := [line(override).lstrip("+") for override, value in given if _is_new(config, lines, override, value)]:
+        raise UserError(
+            f"A resumed run keeps its own settings, but {', '.join(new)} would change them: "
+            f"leave that out, or start a new run (only {', '.join(CHANGEABLE[1:])} may change)."
+        )
+    for override, value in given:
+        if _is_changeable(override):
+            OmegaConf.update(config, override.key_or_group, value, merge=False, force_add=True)
+    result, max_epochs = directory / "result.json", config.trainer.max_epochs
+    done = json.loads(result.read_text(encoding="utf-8"))["epochs"] if result.exists() else 0
+    if done > 0 and (max_epochs is None or done >= max_epochs):
+        raise UserError(f"The run is finished after {done} epochs: give it more with trainer.max_epochs={2 * done}.")
+    lines += map(line, checked.overrides)
+    return config, list({text.partition("=")[0].lstrip("+"): text for text in lines}.values())
+
+
+def _is_changeable(override: Override) -> bool:
+    is_told = any(f"{override.key_or_group}.".startswith(f"{key}.") for key in CHANGEABLE)
+    return is_told and not override.is_delete()
+
+
+def _is_new(config: DictConfig, lines: Sequence[str], override: Override, value: Any) -> bool:
+    """Tell whether an override would change what must stay: it is none of the run's own, and gives another value."""
+    if _is_changeable(override) or line(override) in lines:
+        return False
+    return override.is_delete() or OmegaConf.select(config, override.key_or_group, default=ABSENT) != value

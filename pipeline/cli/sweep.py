@@ -1,0 +1,86 @@
+"""The runs that were asked for, one after the other, and several of them side by side."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from hydra.utils import instantiate
+
+from graftline.console import print_table, say
+from pipeline.cli.composed_stage import ComposedStage
+from pipeline.cli.guard import EXIT_INTERRUPTED, guarded
+from pipeline.cli.wording import worded
+
+if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
+    from graftline.tracking.run import Run
+
+TRACKED = ("train", "evaluate")  # stages that start a run in MLflow
+
+
+def run_all(jobs: Sequence[ComposedStage]) -> int:
+    """Run the jobs, those of several grouped under one parent run in MLflow; returns the highest exit code.
+
+    A run that fails does not stop the others; Ctrl-C stops all.
+    """
+    if len(jobs) == 1:
+        return guarded(jobs[0])
+    with worded(jobs[0].config):
+        return _run_group(jobs)
+
+
+def _run_group(jobs: Sequence[ComposedStage]) -> int:
+    is_tracked = jobs[0].name in TRACKED
+    say(f"Several values for a key: one run each{', grouped under one parent run' if is_tracked else ''}.")
+    parent = _start_parent(jobs[0]) if is_tracked else None
+    codes: list[int] = []
+    status: Literal["FINISHED", "FAILED", "KILLED"] = "KILLED"
+    try:
+        for job in jobs:
+            say(f"\nRun {job.directory.name}: {' '.join(job.overrides)}")
+            codes.append(guarded(job if parent is None else job.with_value("tracking.parent_run_id", parent.id)))
+            if codes[-1] == EXIT_INTERRUPTED:
+                break
+        else:
+            status = "FAILED" if any(codes) else "FINISHED"
+    finally:
+        if parent is not None:
+            parent.finish(status)
+    _print_comparison(jobs[: len(codes)])
+    return max(codes)
+
+
+def _start_parent(job: ComposedStage) -> "Run":
+    """Start the run under which the others are grouped, where the first of them is tracked."""
+    group = job.directory.parent
+    experiment = instantiate(job.config.data).dataset_name()  # as its runs have it, or MLflow would not nest them
+    parent: Run = instantiate(job.config.tracking).start_group(
+        name=f"{job.name} {group.name}", experiment=experiment, directory=group
+    )
+    return parent
+
+
+def _print_comparison(jobs: Sequence[ComposedStage]) -> None:
+    common = set.intersection(*(set(job.overrides) for job in jobs))
+    outcomes = [_accuracy(job.directory) for job in jobs]
+    columns: tuple[str, ...] = ("test accuracy", "95 % interval")
+    if not any(outcome[1] for outcome in outcomes):  # a stage that tests nothing
+        columns, outcomes = ("outcome",), [(outcome[0] or "done",) for outcome in outcomes]
+    rows = [
+        (job.directory.name, ", ".join(sorted({*job.overrides} - common)), *outcome)
+        for job, outcome in zip(jobs, outcomes, strict=True)
+    ]
+    print_table(f"{len(rows)} runs", ("run", "what differs", *columns), rows)
+    say(str(jobs[0].directory.parent))
+
+
+def _accuracy(directory: Path) -> tuple[str, ...]:
+    """Return a run's test accuracy and its interval, in words, from its result.json."""
+    from graftline.evaluation.metrics import Interval, format_interval, format_score  # scikit-learn takes a second
+
+    file = directory / "result.json"
+    found = json.loads(file.read_text(encoding="utf-8"))["metrics"].get("accuracy") if file.exists() else None
+    if found is None:
+        return "failed" if not file.exists() else "", ""
+    accuracy = Interval(**found)
+    return format_score("accuracy", accuracy.value), format_interval("accuracy", accuracy)

@@ -1,0 +1,112 @@
+"""Validate: overrides against the configuration of a stage, before anything heavy starts: all mistakes at once."""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+
+from pipeline.cli.hydra_conf import CONF, compose_config, config_loader, register_backbone
+from pipeline.cli.mistakes import MistakeError, collect, did_you_mean, nearest, refusal
+from pipeline.cli.parameters import parameters, takes, wanted_type
+from pipeline.cli.parse import expand, parse, values
+from pipeline.cli.resolve import FREE, parent, resolve
+
+
+@dataclass(frozen=True)
+class ValidatedOverrides:
+    """Overrides without mistakes, as Hydra wants them, and the configuration of the first job."""
+
+    groups: list[Override]
+    values: list[Override]
+    config: DictConfig
+
+    @property
+    def overrides(self) -> list[Override]:
+        """All of them, those of groups first."""
+        return [*self.groups, *self.values]
+
+    @property
+    def jobs(self) -> list[list[str]]:
+        """The overrides of each job: several jobs where several values were given for a key."""
+        return expand(self.overrides)
+
+
+def validate(stage: str, texts: Sequence[str], base: DictConfig | None = None) -> ValidatedOverrides:
+    """Check overrides against the configuration of a stage; within a session of Hydra.
+
+    Args:
+        stage: name of a file at the root of conf/.
+        texts: as typed, in Hydra's grammar; a comma outside of brackets and quotes asks for several runs.
+        base: check values against this configuration, whatever groups are chosen.
+
+    Raises:
+        UserError: lists every mistake, each with its key and the nearest right name.
+    """
+    parsed, mistakes = collect(parse, texts)
+    known = set(config_loader().list_groups(""))
+    typed = [override for override in parsed if override.key_or_group not in known]
+    groups, wrong_groups = collect(_check_group, (o for o in parsed if o.key_or_group in known))
+    config = base if base is not None else compose_config(stage, expand(groups)[0])
+    swept = {override.key_or_group for override in groups if override.is_sweep_override()}
+    checked, wrong_values = collect(lambda override: _check_value(config, resolve(config, override, swept)), typed)
+    mistakes += [*wrong_groups, *wrong_values, *_missing_in_other_choices(stage, groups, checked)]
+    if base is None and not mistakes:
+        config = compose_config(stage, expand([*groups, *checked])[0])
+    OmegaConf.to_container(config, resolve=True, throw_on_missing=False)  # an interpolation of nothing fails here
+    missing = OmegaConf.missing_keys(config) - {override.key_or_group for override in typed}
+    mistakes += [f"{key}: needed; make {stage} {key}=..." for key in sorted(missing)]
+    if mistakes:
+        raise refusal(mistakes)
+    return ValidatedOverrides(groups, checked, config)
+
+
+def _check_group(override: Override) -> Override:
+    """Return the override of a group if it has all choices that are named; timm's names become backbones."""
+    group = override.key_or_group
+    options = config_loader().get_group_options(group)
+    unknown = [str(choice) for choice in values(override) if choice is not None and str(choice) not in options]
+    if unknown and group == "backbone":
+        from graftline.backbones import catalog  # timm takes seconds
+
+        for name in set(unknown) & set(catalog.names()):
+            register_backbone(name)
+            unknown.remove(name)
+    if unknown:
+        raise MistakeError(*(f"{group}={name}: no such {group}{_suggestion(group, name, options)}" for name in unknown))
+    return override
+
+
+def _suggestion(group: str, wrong: str, options: list[str]) -> str:
+    near = nearest(wrong, options)
+    if group == "data" and Path(wrong).expanduser().exists():
+        near = [f"data=folder data.path={wrong}"]
+    elif group == "backbone":
+        from graftline.backbones import catalog
+
+        own = [file.stem for file in (CONF / "backbone").glob("*.yaml")]
+        near = list(dict.fromkeys([*difflib.get_close_matches(wrong, own, cutoff=0.8), *catalog.suggest(wrong)]))[:3]
+    return did_you_mean(near)
+
+
+def _check_value(config: DictConfig, override: Override) -> Override:
+    """Return the override of a value if it is of the type that the target's parameter has."""
+    key = override.key_or_group
+    node, name = parent(config, key)
+    hint = None if override.is_delete() else parameters(node).get(name)
+    wanted = [(value, wanted_type(hint, value)) for value in values(override)]
+    if wrong := [f"{key}={value}: must be {words}" for value, words in wanted if words is not None]:
+        raise MistakeError(*wrong)
+    return override
+
+
+def _missing_in_other_choices(stage: str, groups: list[Override], checked: list[Override]) -> Iterator[str]:
+    """Yield the mistakes of keys of a group of several choices that not all of these have."""
+    for group in (override for override in groups if override.is_sweep_override()):
+        keys = [override.key_or_group for override in checked if not override.key_or_group.startswith(FREE)]
+        keys = [key for key in keys if key.startswith(f"{group.key_or_group}.")]
+        for choice in group.sweep_string_iterator() if keys else ():
+            config = compose_config(stage, [*expand(groups)[0], f"{group.key_or_group}={choice}"])
+            yield from (f"{key}: {choice} has no such key" for key in keys if not takes(*parent(config, key)))

@@ -1,0 +1,122 @@
+"""Wording: what the library says about its arguments, in the words of the command line.
+
+The library names an argument by its class (``Features.max_gb``), and a choice by what it is made with (``Nothing()``).
+On the command line these are the key ``features.max_gb`` and the choice ``freeze=none``. Both are read off the
+configuration, whose nodes name their classes as ``_target_``; what is found in none of them stays as it is.
+"""
+
+import functools
+import inspect
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from hydra.utils import get_object
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from graftline.console import show_log
+from graftline.errors import UserError
+from pipeline.cli.gather import GROUP, LIST
+from pipeline.cli.guard import find
+from pipeline.cli.hydra_conf import CONF
+from pipeline.cli.parameters import takes
+
+ARGUMENT = re.compile(r"(?<![\w./\\-])([A-Za-z_]\w*)\.(\w+)((?:\.\w+)*)(?:=('[^']*'|(?:True|False|None)\b))?")
+CALL = re.compile(r"\b([A-Za-z_]\w*)\((\w+=[^()]*)?\)")
+PHRASES = {  # functions that a stage of their own calls
+    r"\bfetch\(\)": "make fetch-weights",
+    r"\bfetch\('?([\w.…]+)'?\)": r"make fetch-weights backbone=\1",
+    r"(\b[Rr]un ([0-9a-f]{32})\b[^!]*)\bsync\(\)": r"\1make sync run_id=\2",
+    r"\bsync\(\)": "make sync",
+}
+LITERALS = {"True": "true", "False": "false", "None": "null"}
+AT_MOST = 3  # keys that one argument may stand for; of more, none is more helpful than the class's name
+
+
+class Target(NamedTuple):
+    """A node that is built from a class or function, the dotted key of the node, and one of the names of the class."""
+
+    name: str
+    key: str
+    node: DictConfig
+
+
+def reword(config: DictConfig, text: str) -> str:
+    """Return a message of the library in the words of the command line, for a stage of this configuration."""
+    for pattern, phrase in PHRASES.items():
+        text = re.sub(pattern, phrase, text)
+    return ARGUMENT.sub(functools.partial(_key, config), CALL.sub(_choice, text))
+
+
+@contextmanager
+def worded(config: DictConfig) -> Iterator[None]:
+    """Put what is logged, and a mistake that is raised, during the block into the words of a configuration.
+
+    Raises:
+        UserError: the one that was raised, also from behind an error that Hydra or Lightning made of it.
+    """
+    logger = logging.getLogger("graftline")
+    before = (logger.handlers, logger.level, logger.propagate)
+    show_log(functools.partial(reword, config))
+    try:
+        yield
+    except Exception as error:
+        if (mistake := find(error, UserError)) is None:
+            raise
+        raise UserError(reword(config, str(mistake))) from error
+    finally:
+        logger.handlers, logger.level, logger.propagate = before
+
+
+def _key(config: DictConfig, match: re.Match[str]) -> str:
+    """Return the key for ``Class.argument``, or the keys; also of a choice that was not taken."""
+    groups: tuple[str | None, ...] = match.groups()
+    name, argument, rest, value = (part or "" for part in groups)
+    for targets in (_targets(config), _choices() if name[0].isupper() else ()):
+        found = [target for target in targets if target.name == name and takes(target.node, argument)]
+        if keys := dict.fromkeys(f"{target.key}.{argument}{rest}".lstrip(".") for target in found):
+            given = f"={LITERALS.get(value, value.strip(chr(39)))}" if value else ""
+            return " or ".join(f"{key}{given}" for key in keys) if len(keys) <= AT_MOST else match[0]
+    return match[0]
+
+
+def _choice(match: re.Match[str]) -> str:
+    """Return the choice of a group that makes ``Class(argument=value)``, if it is the only one."""
+    name, arguments = match[1], match[2]
+    given = dict(re.findall(r"(\w+)=([^,]*)", arguments or ""))
+    made = [
+        choice
+        for choice, option in _options().items()
+        for node in (option, option.get("source"))
+        if isinstance(node, DictConfig) and str(node.get("_target_")).rpartition(".")[2] == name
+        if all(key in node and str(node[key]) == value.strip("'") for key, value in given.items())
+    ]
+    return made[0] if len(made) == 1 else match[0]
+
+
+def _targets(node: Any, key: str = "") -> Iterator[Target]:
+    """Yield what a configuration is built from, each class under its own name and those of its base classes."""
+    if isinstance(node, DictConfig) and "_target_" in node:
+        target = get_object(node["_target_"])
+        for one in target.__mro__ if inspect.isclass(target) else [target]:
+            yield Target(one.__name__, key, node)
+    for name, child in node.items_ex(resolve=False) if isinstance(node, DictConfig) else enumerate(node):
+        if isinstance(child, DictConfig | ListConfig) and not child._is_missing() and not child._is_none():
+            # the list of backbones is made of what is chosen for the group
+            path = GROUP if name == LIST or (key == GROUP and isinstance(name, int)) else f"{key}.{name!s}".lstrip(".")
+            yield from _targets(child, path)
+
+
+@functools.cache
+def _options() -> dict[str, DictConfig]:
+    """Return the files of conf/ by the choice that each of them is, as they are written."""
+    files = [file for file in sorted(CONF.glob("*/*.yaml")) if file.stem != "base" and file.parent.name != "hydra"]
+    loaded = {f"{file.parent.name}={file.stem}": OmegaConf.load(file) for file in files}
+    return {choice: option for choice, option in loaded.items() if isinstance(option, DictConfig)}
+
+
+@functools.cache
+def _choices() -> list[Target]:
+    return [target for choice, option in _options().items() for target in _targets(option, choice.partition("=")[0])]

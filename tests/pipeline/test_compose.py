@@ -1,0 +1,165 @@
+"""Stages that are composed and run from Python, several in one process, as a stage that calls stages does it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+from workplace import TINY, Workplace
+
+from graftline.errors import UserError
+from pipeline.__main__ import main
+from pipeline.cli import compose, compose_all
+from pipeline.stage import StageResult
+from pipeline.sync import Sync
+
+TRAIN = (*TINY, "trainer.max_epochs=1", "tracking.register=false")
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Workplace:
+    return Workplace(tmp_path)
+
+
+@pytest.fixture
+def data(color_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The overrides for a folder of images, in a working directory of its own."""
+    monkeypatch.chdir(tmp_path)
+    return ["data=folder", f"data.path={color_folder}"]
+
+
+def test_three_stages_in_one_process(data: list[str], tmp_path: Path) -> None:
+    arguments = list(sys.argv)
+    results: dict[str, StageResult] = {}
+    for stage, overrides in (("ingest", data), ("train", [*data, *TRAIN])):
+        results[stage] = compose(stage, overrides).run(tmp_path / stage)
+    bundle = f"bundle={tmp_path / 'train' / 'bundle'}"
+    evaluate = compose("evaluate", [*data, bundle, "evaluation.resamples=100"])
+    results["evaluate"] = evaluate.run()
+
+    assert all(isinstance(result, StageResult) for result in results.values())
+    assert len({result.facts["dataset_digest"] for result in results.values()}) == 1
+    assert results["evaluate"].metrics == results["train"].metrics
+    assert sys.argv == arguments
+    assert not GlobalHydra.instance().is_initialized()
+    assert not HydraConfig.initialized()
+
+    assert evaluate.directory.parent == tmp_path / "outputs" / "evaluate"
+    directories = {"ingest": tmp_path / "ingest", "train": tmp_path / "train", "evaluate": evaluate.directory}
+    for stage, directory in directories.items():
+        log = (directory / "log.txt").read_text()
+        assert log.strip().endswith(str(directory))
+        done = [line for line in log.splitlines() if ": done in " in line]
+        assert [line.partition(":")[0] for line in done] == [stage], "its own lines only"
+        assert set(data) <= set(yaml.safe_load((directory / ".hydra" / "overrides.yaml").read_text()))
+        stored = OmegaConf.load(directory / ".hydra" / "config.yaml")
+        assert stored._target_.startswith("pipeline.")
+        assert "hydra" not in stored
+
+
+def test_a_program_of_ones_own_trains_in_two_processes(data: list[str], workplace: Workplace) -> None:
+    """Lightning starts the program again for the second process, which must not do all of it a second time."""
+    overrides = [*data, *(line for line in TRAIN if not line.startswith("trainer=")), "trainer=ddp_cpu"]
+    program = workplace.root / "program.py"
+    program.write_text(
+        "from pipeline.cli import compose\n"
+        f"compose('ingest', {data}).run()\n"
+        f"print('epochs', compose('train', {overrides}).run().facts['epochs'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, program.name],
+        cwd=workplace.root,
+        env=workplace.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("ingest: done") == done.stdout.count("train: done") == done.stdout.count("epochs 1") == 1
+    assert len(list(workplace.root.glob("outputs/train/*"))) == 1
+
+
+def test_a_stage_in_the_middle_of_another_keeps_its_own_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from graftline.console import say
+
+    monkeypatch.chdir(tmp_path)
+    outer, inner = compose("cache"), compose("cache")
+
+    class Outer:
+        def run(self, _directory: Path) -> StageResult:
+            say("before")
+            inner.run(tmp_path / "inner")
+            say("after")
+            return StageResult()
+
+    object.__setattr__(outer, "stage", Outer())
+    say("of nobody's")
+    outer.run(tmp_path / "outer")
+    lines = (tmp_path / "outer" / "log.txt").read_text().splitlines()
+    assert [line for line in lines if line] == ["before", "after", "cache: done in 0 s", str(tmp_path / "outer")]
+    inner_log = (tmp_path / "inner" / "log.txt").read_text()
+    assert "No activations" in inner_log
+    assert "before" not in inner_log
+
+
+def test_one_stage_has_one_value_for_each_key() -> None:
+    with pytest.raises(UserError, match="ask for 6 runs"):
+        compose("train", ["seed=0,1", "freeze=none,auto,gradual"])
+    composed = compose_all("train", ["seed=0,1", "freeze=none,auto"])
+    assert [one.overrides for one in composed] == [
+        ["freeze=none", "seed=0"],
+        ["freeze=none", "seed=1"],
+        ["freeze=auto", "seed=0"],
+        ["freeze=auto", "seed=1"],
+    ]
+    assert [one.directory.name for one in composed] == ["0", "1", "2", "3"]
+    assert len({one.directory.parent for one in composed}) == 1
+
+
+def test_values_that_do_not_go_together_are_found_before_the_first_run() -> None:
+    with pytest.raises(UserError, match=r"^train\.batch_size must be even"):
+        compose_all("train", ["train.mixup_alpha=0.2", "train.batch_size=16,15"])
+
+
+def test_the_output_directory_can_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert compose("cache", ["hydra.run.dir=here"]).directory == tmp_path / "here"
+    several = compose_all("cache", ["hydra.sweep.dir=there", "days=1,2"])
+    assert [one.directory for one in several] == [tmp_path / "there" / "0", tmp_path / "there" / "1"]
+
+
+def test_hydra_of_whoever_calls_is_left_alone() -> None:
+    from hydra import initialize_config_dir
+
+    from pipeline.cli.hydra_conf import CONF
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        mine = GlobalHydra.instance().hydra
+        compose("cache")
+        assert GlobalHydra.instance().hydra is mine
+    assert not GlobalHydra.instance().is_initialized()
+
+
+def test_a_stage_is_what_its_configuration_says() -> None:
+    stage = compose("sync", ["run_id=abc", "uri=sqlite:///other.db"]).stage
+    assert isinstance(stage, Sync)
+    assert (stage.run_id, stage.tracking.uri) == ("abc", "sqlite:///other.db")
+
+
+def test_a_run_that_fails_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["cache", "clear=nothing,all"]) == 1
+    (group,) = (tmp_path / "outputs" / "cache").iterdir()
+    assert not (group / "0" / "result.json").exists()
+    assert (group / "1" / "result.json").exists()
+    assert (group / "0" / "log.txt").read_text().startswith("There is no entry nothing")
+    output = capsys.readouterr().out
+    table = output[output.rindex("2 runs") :].splitlines()
+    assert [line.split() for line in table[2:4]] == [["0", "clear=nothing", "failed"], ["1", "clear=all", "done"]]
