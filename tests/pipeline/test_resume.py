@@ -114,7 +114,7 @@ def test_mistakes_are_mistakes_in_what_it_was(begin: Callable[..., Begun]) -> No
         begun.resume("trainer.max_epochs=5,6")
     with pytest.raises(UserError, match="There is no run 0123"):
         compose("train", ["resume=0123"])
-    with pytest.raises(UserError, match=r"tracking\.uri=mlruns is a folder"):
+    with pytest.raises(UserError, match=r"tracking\.uri is mlruns, a folder"):
         compose("train", ["resume=0123", "uri=mlruns"])
 
 
