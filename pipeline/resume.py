@@ -30,15 +30,13 @@ def resumed_overrides(directory: Path, typed: list[str]) -> list[str]:
 
 
 def check_resumable(directory: Path, checked: ValidatedOverrides) -> None:
-    """Make sure that there is something to go on from, and somewhere to go.
+    """Make sure that there is somewhere to go.
 
     Raises:
-        UserError: several runs at once, no epoch was finished, or all epochs were.
+        UserError: several runs at once, or all epochs were done.
     """
     if checked.multirun:
         raise UserError("One run can be resumed at a time: give each key one value.")
-    if not list((directory / "checkpoints").rglob("last.ckpt")):
-        raise UserError("The run was stopped before its first epoch was done: start it anew, without train.resume.")
     result, max_epochs = directory / "result.json", checked.config.trainer.max_epochs
     done = json.loads(result.read_text(encoding="utf-8"))["epochs"] if result.exists() else 0
     if done > 0 and (max_epochs is None or done >= max_epochs):

@@ -11,7 +11,6 @@ from multiprocessing.context import ForkServerContext
 from typing import Any, TypedDict, TypeVar
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -147,6 +146,7 @@ def make_loader(
     rank: int = 0,
     world_size: int = 1,
     drop_last: bool = False,
+    pin_memory: bool = False,
 ) -> DataLoader[Batch]:
     """Return the loader of a split; its ``sampler`` is a ``DrawSampler``.
 
@@ -160,6 +160,7 @@ def make_loader(
         rank: number of this process under distributed training.
         world_size: number of processes under distributed training.
         drop_last: whether to leave out the last batch when it is not full.
+        pin_memory: whether batches lie in memory from which a GPU can copy while it computes.
     """
     sampler = DrawSampler(len(samples.paths), shuffle=shuffle, seed=seed, rank=rank, world_size=world_size)
     return DataLoader(
@@ -168,7 +169,7 @@ def make_loader(
         sampler=sampler,
         num_workers=workers,
         drop_last=drop_last,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin_memory,
         persistent_workers=workers > 0,
         worker_init_fn=_start_worker,
         multiprocessing_context=_worker_context() if workers > 0 else None,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from graftline.backbones.onnx import export_quickly, largest_difference, open_session
 from graftline.errors import first_line
+from graftline.execution import Execution
 from graftline.files import atomic_file, sha256_file
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class Engine:
     batch_size: int
 
 
-def make_engine(trunk: nn.Module, file: Path, images: Tensor) -> Engine:
+def make_engine(trunk: nn.Module, file: Path, images: Tensor, execution: Execution) -> Engine:
     """Prepare the trunk for the frozen pass.
 
     On a CPU one thread of ours per core decodes a few images and runs the trunk on them with this one core: nothing is
@@ -59,11 +60,11 @@ def make_engine(trunk: nn.Module, file: Path, images: Tensor) -> Engine:
         trunk: on the CPU; put into eval mode here.
         file: where the ONNX export lies, or will lie; beside it, its checksum.
         images: the first real ones (B, C, H, W), on which it is compared with torch.
+        execution: where the frozen pass runs.
     """
     trunk.eval()
-    if torch.cuda.is_available():
-        return _gpu_engine(trunk, images)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if execution.is_cuda:
+        return _gpu_engine(trunk, images, execution.torch_device)
     try:
         session = _open(trunk, file, images)
         difference = largest_difference(trunk, session, images)
@@ -79,7 +80,7 @@ def make_engine(trunk: nn.Module, file: Path, images: Tensor) -> Engine:
         activations: np.ndarray = session.run(None, {"image": images.numpy()})[0]
         return activations
 
-    return Engine(run, "ONNX Runtime", cores, CPU_BATCH)
+    return Engine(run, "ONNX Runtime", execution.num_threads, CPU_BATCH)
 
 
 def _open(trunk: nn.Module, file: Path, images: Tensor) -> onnxruntime.InferenceSession:
@@ -107,9 +108,8 @@ def _torch_engine(trunk: nn.Module, runs_on: str) -> Engine:
     return Engine(run, runs_on, 2, 4 * CPU_BATCH)
 
 
-def _gpu_engine(trunk: nn.Module, images: Tensor) -> Engine:
+def _gpu_engine(trunk: nn.Module, images: Tensor, device: torch.device) -> Engine:
     """Return torch on the GPU: compiled and in half precision where that is close enough to float32."""
-    device = torch.device("cuda")
     trunk = copy.deepcopy(trunk).to(device).to(memory_format=torch.channels_last)
     exact = _on_gpu(trunk, device, half=False)
     try:
