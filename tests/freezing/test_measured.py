@@ -13,6 +13,9 @@ import pytorch_lightning as pl
 import scipy.stats  # type: ignore[import-untyped, unused-ignore]
 import timm
 import torch
+from graftline.training.fitting import TrainingSetup
+from graftline.training.measured import Measured, per_image
+from graftline.training.measurement import DepthMeasurement, Difference, print_measurement
 from torch.nn import functional
 
 from graftline.augment.draw import Draw
@@ -30,9 +33,6 @@ from graftline.errors import UserError
 from graftline.features.cache import Features
 from graftline.freezing.plan import plan_from_depth
 from graftline.freezing.rules import FreezeContext
-from graftline.training.fitting import TrainingSetup
-from graftline.training.measured import Measured, per_image
-from graftline.training.measurement import DepthMeasurement, Difference, print_measurement
 from graftline.training.recipe import Recipe
 from graftline.training.schedule import constant
 

@@ -247,7 +247,7 @@ class Auto(_OnePhase):
             raise UserError("Auto.table must give shares between 1 and 0 that do not grow with the number of images.")
         for row in self.table:
             check_recommendation(
-                row["epochs"], row["learning_rate"], "epochs in Auto.table", "learning_rate in Auto.table"
+                row["epochs"], row["learning_rate"], "Auto.table.epochs", "Auto.table.learning_rate"
             )
         check_recommendation(
             self.random_epochs, self.random_learning_rate, "Auto.random_epochs", "Auto.random_learning_rate"
