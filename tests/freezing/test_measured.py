@@ -13,31 +13,31 @@ import pytorch_lightning as pl
 import scipy.stats  # type: ignore[import-untyped, unused-ignore]
 import timm
 import torch
-from graftline.training.fitting import TrainingSetup
-from graftline.training.measured import Measured, per_image
-from graftline.training.measurement import DepthMeasurement, Difference, print_measurement
-from torch.nn import functional
 
-from graftline.augment.draw import Draw
-from graftline.augment.policy import EvalTransform, Policy
+from graftline.augment.policy import Policy
 from graftline.augment.preprocess import Preprocessing
 from graftline.backbones.backbone import Graft
 from graftline.backbones.weights import Weights
 from graftline.console import console
-from graftline.data.decode import decode_rgb
 from graftline.data.ingest import Ingest
 from graftline.data.sources.folder import Folder
 from graftline.data.split import Split
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
+from graftline.execution import Execution
 from graftline.features.cache import Features
+from graftline.freezing.measured import Measured
+from graftline.freezing.measurement import DepthMeasurement, Difference
 from graftline.freezing.plan import plan_from_depth
-from graftline.freezing.rules import FreezeContext
+from graftline.freezing.rule import FreezeContext, FreezeDecision
+from graftline.training.fit_directory import FitDirectory
 from graftline.training.recipe import Recipe
 from graftline.training.schedule import constant
+from graftline.training.setup import TrainingSetup
+from graftline.training.trial import make_freeze_context
+from pipeline.report import print_measurement
 
 PREPROCESSING = Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3)
-SITUATION = FreezeContext(12, 3, pretrained=True)
 RULE = Measured(epochs=4, head_learning_rate=0.03, stage_learning_rate=0.03, whole_learning_rate=0.003)
 
 
@@ -48,18 +48,30 @@ def version(color_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Dat
     return ingest.run().version
 
 
-@pytest.fixture(scope="module")
-def fitting(version: DatasetVersion) -> TrainingSetup:
-    return TrainingSetup(
-        version,
-        Policy("none", None, {}),
-        Features(cache=False),  # a trunk's export takes longer than the rest
-        Recipe(batch_size=10, workers=0),
-        functools.partial(torch.optim.AdamW, lr=None),  # type: ignore[arg-type]  # as the plan recommends
-        constant,
-        functools.partial(pl.Trainer, accelerator="cpu"),
+def decide(
+    rule: Measured, graft: Graft, version: DatasetVersion, directory: Path, epochs: int | None = None
+) -> FreezeDecision:
+    """Let the rule decide by real short fits."""
+    setup = TrainingSetup(
+        graft=graft,
+        version=version,
+        policy=Policy("none", None, {}),
+        features=Features(cache=False),  # a trunk's export takes longer than the rest
+        recipe=Recipe(batch_size=10, workers=0),
+        optimizer=functools.partial(torch.optim.AdamW, lr=None),  # type: ignore[arg-type]  # as the plan recommends
+        schedule=constant,
+        make_trainer=functools.partial(pl.Trainer, accelerator="cpu", max_epochs=epochs),
+        execution=Execution(),
         seed=0,
     )
+    context = make_freeze_context(setup, FitDirectory(directory))
+    assert context.epochs == epochs
+    return rule.decide(context)
+
+
+def measured(decision: FreezeDecision) -> DepthMeasurement:
+    assert decision.measurement is not None
+    return decision.measurement
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -87,87 +99,44 @@ def blinded() -> Graft:
 
 
 @pytest.fixture(scope="module")
-def deeper(fitting: TrainingSetup, tmp_path_factory: pytest.TempPathFactory) -> DepthMeasurement:
-    """What was measured where the head alone can learn nothing."""
-    return RULE.measure(blinded(), SITUATION, fitting, tmp_path_factory.mktemp("deeper"))
+def deeper(version: DatasetVersion, tmp_path_factory: pytest.TempPathFactory) -> FreezeDecision:
+    """What was decided where the head alone can learn nothing."""
+    return decide(RULE, blinded(), version, tmp_path_factory.mktemp("deeper"))
 
 
-def test_it_goes_deeper_where_that_pays(deeper: DepthMeasurement) -> None:
-    head, norm, *others = deeper.rows
-    assert [row.boundary for row in deeper.rows] == ["head", "head.norm", "stages.3", "stages.2"]
-    assert [row.frozen_groups for row in deeper.rows] == [6, 5, 4, 3]
+def test_it_goes_deeper_where_that_pays(deeper: FreezeDecision) -> None:
+    measurement, (plan,) = measured(deeper), deeper.plans
+    head, norm, *others = measurement.rows
+    assert [row.boundary for row in measurement.rows] == ["head", "head.norm", "stages.3", "stages.2"]
+    assert [row.frozen_groups for row in measurement.rows] == [6, 5, 4, 3]
     assert head.log_loss > np.log(3) - 1e-3  # it knows nothing of the images
-    assert deeper.chosen is norm
+    assert measurement.chosen is norm
     assert head.more_log_loss.low > 0  # the paired interval excludes 0
     assert all(other.more_log_loss.high > 0 for other in others)
-    assert deeper.stopped == "2 in a row did not pay"
+    assert measurement.stopped == "2 in a row did not pay"
     network = blinded().network
-    expected = plan_from_depth(network, 5, deeper.plan.reason, epochs=12, learning_rate=0.03)
-    assert deeper.plan == expected
-    assert deeper.plan.reason == (
+    assert plan == plan_from_depth(network, 5, plan.reason, epochs=12, learning_rate=0.03)
+    assert plan.reason == (
         f"measured, validation log loss {norm.log_loss:.3f} with head.norm to the head, "
         f"{head.more_log_loss.text()} with the head alone, {others[0].more_log_loss.text()} with stages.3 to the head, "
         f"{others[1].more_log_loss.text()} with stages.2 to the head: stem to stages.3 (5 of 6 layer groups) frozen"
     )
-    assert [row.trained_parameters for row in deeper.rows[:2]] == [195, 195 + 128]
+    assert [row.trained_parameters for row in measurement.rows[:2]] == [195, 195 + 128]
 
 
-def test_it_stops_where_the_head_is_enough(fitting: TrainingSetup, tmp_path: Path) -> None:
+def test_it_stops_where_the_head_is_enough(version: DatasetVersion, tmp_path: Path) -> None:
     slow = replace(RULE, stage_learning_rate=1e-6, whole_learning_rate=1e-7)  # the head that comes along learns nothing
     grafted = graft("test_resnet")
     before = {name: tensor.clone() for name, tensor in grafted.network.state_dict().items()}
-    measurement = slow.measure(grafted, SITUATION, fitting, tmp_path)
+    decision = decide(slow, grafted, version, tmp_path)
+    measurement, (plan,) = measured(decision), decision.plans
     assert [row.boundary for row in measurement.rows] == ["head", "layer4", "layer3"]
-    assert measurement.plan.only_head
-    assert (measurement.plan.epochs, measurement.plan.learning_rate) == (30, 0.03)
+    assert plan.only_head
+    assert (plan.epochs, plan.learning_rate) == (30, 0.03)
     assert measurement.chosen.more_log_loss == Difference(0, 0, 0)
     assert not list(tmp_path.iterdir())
-    assert_same_weights(grafted, before)
-
-
-def assert_same_weights(grafted: Graft, before: dict[str, torch.Tensor]) -> None:
     after = grafted.network.state_dict()
-    assert after.keys() == before.keys()
-    for name, tensor in before.items():
-        assert torch.equal(after[name], tensor), name
-
-
-def test_a_trial_is_the_same_whatever_was_tried_before(fitting: TrainingSetup, tmp_path: Path) -> None:
-    grafted = graft()
-    before = {name: tensor.clone() for name, tensor in grafted.network.state_dict().items()}
-    state = torch.get_rng_state()
-    first, second, again = (RULE.try_boundary(grafted, fitting, number, 2, tmp_path) for number in (6, 5, 6))
-    assert_same_weights(grafted, before)
-    assert torch.equal(torch.get_rng_state(), state)
-    other = graft()
-    torch.rand(1)  # dropout must not depend on what drew random numbers before
-    alone = RULE.try_boundary(other, fitting, 5, 2, tmp_path)
-    for trial, repeated in ((first, again), (second, alone)):
-        np.testing.assert_array_equal(trial.losses, repeated.losses)
-        np.testing.assert_array_equal(trial.hits, repeated.hits)
-    assert (first.losses != second.losses).all()
-
-
-def test_each_images_loss_is_that_of_the_best_epochs_network(
-    version: DatasetVersion, fitting: TrainingSetup, tmp_path: Path
-) -> None:
-    grafted = graft()
-    plan = plan_from_depth(grafted.network, 6, "", epochs=3, learning_rate=0.03)
-    cached = replace(fitting, features=Features(directory=str(tmp_path / "cache")))
-    fitted = cached.run(grafted, plan, tmp_path / "fit", on_epoch=lambda *_: None, show_progress=False)
-    assert fitted.inputs.network is not grafted.network  # the tail, on cached activations
-    losses, hits = per_image(fitted.inputs, cached)
-    samples, transform = version.samples("validation"), EvalTransform(PREPROCESSING)
-    images = torch.stack(
-        [torch.as_tensor(transform(decode_rgb(path), Draw(0, index))) for index, path in enumerate(samples.paths)]
-    )
-    with torch.inference_mode():
-        logits = grafted.network.eval()(images)
-    labels = torch.tensor(samples.labels)
-    expected = functional.cross_entropy(logits, labels, reduction="none").numpy()
-    np.testing.assert_allclose(losses, expected, atol=1e-4)
-    np.testing.assert_array_equal(hits, (logits.argmax(dim=1) == labels).float().numpy())
-    assert losses.mean() == pytest.approx(fitted.fit.best["val/loss"], abs=1e-4)
+    assert all(after[name].equal(tensor) for name, tensor in before.items())
 
 
 def test_the_paired_interval_is_scipys() -> None:
@@ -187,37 +156,48 @@ def test_the_paired_interval_is_scipys() -> None:
     assert not Difference(-0.1, -0.3, 0.1).is_below_zero
 
 
-def test_a_users_epochs_and_the_time_bound_the_search(fitting: TrainingSetup, tmp_path: Path) -> None:
+def test_a_users_epochs_and_the_time_bound_the_search(version: DatasetVersion, tmp_path: Path) -> None:
     hasty = replace(RULE, max_seconds=1e-3)
-    measurement = hasty.measure(graft(), replace(SITUATION, epochs=1), fitting, tmp_path)
+    decision = decide(hasty, graft(), version, tmp_path, epochs=1)
+    measurement, (plan,) = measured(decision), decision.plans
     assert len(measurement.rows) == 1
-    assert measurement.stopped == "the next one would not end within freeze.max_seconds=0.001"
-    assert measurement.plan.epochs == 1
-    alone = hasty.try_boundary(graft(), fitting, 6, 1, tmp_path)
-    assert measurement.rows[0].log_loss == alone.losses.mean()  # after one epoch, not RULE's four
+    assert measurement.stopped == "the next one would not end within the 0.001 s that are allowed"
+    assert plan.epochs == decision.epochs == 1
+    longer = decide(hasty, graft(), version, tmp_path, epochs=4)
+    assert measured(longer).rows[0].log_loss < measurement.rows[0].log_loss  # after four epochs
 
 
-def test_the_input_ends_the_search(fitting: TrainingSetup, tmp_path: Path) -> None:
-    patient = replace(RULE, patience=99)
-    measurement = patient.measure(graft(), replace(SITUATION, epochs=1), fitting, tmp_path)
+def test_other_epochs_measure_nothing_again(deeper: FreezeDecision) -> None:
+    network = blinded().network
+    context = FreezeContext(network, 12, 3, pretrained=True, epochs=7)  # in which nothing can be tried
+    changed = RULE.change_epochs(deeper, context)
+    assert changed.plans == (replace(deeper.plans[0], epochs=7),)
+    assert changed.measurement == deeper.measurement
+    assert RULE.change_epochs(changed, replace(context, epochs=None)) == deeper
+    with pytest.raises(ValueError, match="try_boundary"):
+        RULE.decide(context)
+
+
+def test_the_input_ends_the_search(version: DatasetVersion, tmp_path: Path) -> None:
+    measurement = measured(decide(replace(RULE, patience=99), graft(), version, tmp_path, epochs=1))
     assert [row.frozen_groups for row in measurement.rows] == [6, 5, 4, 3, 2, 1, 0]
     assert measurement.stopped == "nothing is left to unfreeze"
 
 
-def test_random_weights_are_not_measured(fitting: TrainingSetup, tmp_path: Path) -> None:
+def test_random_weights_are_not_measured(version: DatasetVersion, tmp_path: Path) -> None:
     grafted = replace(graft(), weights=Weights("none"))
-    measurement = RULE.measure(grafted, replace(SITUATION, pretrained=False), fitting, tmp_path)
-    assert measurement.rows == ()
-    assert measurement.plan.trainable == {name for name, _ in grafted.network.named_parameters()}
-    assert (measurement.plan.epochs, measurement.plan.learning_rate) == (60, 0.001)
-    assert "the weights are random" in measurement.plan.reason
-    assert DepthMeasurement.from_json(json.loads(json.dumps(measurement.to_json()))) == measurement
+    decision = decide(RULE, grafted, version, tmp_path)
+    (plan,) = decision.plans
+    assert decision.measurement is None
+    assert plan.trainable == {name for name, _ in grafted.network.named_parameters()}
+    assert (plan.epochs, plan.learning_rate) == (60, 0.001)
+    assert "the weights are random" in plan.reason
 
 
-def test_it_comes_back_from_json_and_is_printed(deeper: DepthMeasurement) -> None:
-    assert DepthMeasurement.from_json(json.loads(json.dumps(deeper.to_json()))) == deeper
+def test_it_comes_back_from_json_and_is_printed(deeper: FreezeDecision) -> None:
+    assert FreezeDecision.from_json(json.loads(json.dumps(deeper.to_json()))) == deeper
     with console.capture() as capture:
-        print_measurement(deeper)
+        print_measurement(measured(deeper))
     lines = capture.get().splitlines()
     assert [line.split()[0] for line in lines[2:-1]] == ["head", "head.norm", "stages.3", "stages.2"]
     assert [line.split()[0] for line in lines if "chosen  " in line and "against" not in line] == ["head.norm"]
@@ -235,5 +215,5 @@ def test_it_comes_back_from_json_and_is_printed(deeper: DepthMeasurement) -> Non
     ],
 )
 def test_what_cannot_be_measured_with_is_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="freeze"):
+    with pytest.raises(UserError, match="Measured"):
         Measured(**changes)

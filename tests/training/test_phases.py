@@ -221,7 +221,7 @@ def test_each_run_is_held_to_its_freeze_check(make_setup: MakeSetup, tmp_path: P
     setup = make_setup()
 
     class Nudging(FitEvents):
-        def on_epoch(self, metrics: Metrics, step: int) -> None:
+        def on_epoch(self, metrics: Metrics, step: int) -> None:  # noqa: ARG002 - the event's signature
             with torch.no_grad():
                 setup.graft.network.get_parameter("conv_stem.weight")[0, 0, 0, 0] += 1
 

@@ -112,8 +112,16 @@ class EpochDraws(pl.Callback):
         """Tell the sampler which epoch comes next."""
         self._sampler.set_epoch(checkpoint["epoch"] + 1)
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002 - Lightning's signature
-        """Seed the global generators of Python, NumPy and torch."""
+    def on_train_batch_start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,  # noqa: ARG002 - Lightning's signature
+        batch: Any,  # noqa: ARG002 - likewise
+        batch_idx: int,
+    ) -> None:
+        """Seed the global generators before an epoch's first batch; the loader may have drawn from torch's by then."""
+        if batch_idx > 0:
+            return
         sequence = np.random.SeedSequence([self._seed, trainer.current_epoch, trainer.global_rank])
         of_python, of_numpy, of_torch = sequence.generate_state(3).tolist()
         random.seed(of_python)
