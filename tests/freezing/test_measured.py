@@ -38,7 +38,7 @@ from graftline.training.trial import make_freeze_context
 from pipeline.report import print_measurement
 
 PREPROCESSING = Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3)
-RULE = Measured(epochs=4, head_learning_rate=0.03, stage_learning_rate=0.03, whole_learning_rate=0.003)
+RULE = Measured(epochs=8, head_learning_rate=0.03, stage_learning_rate=0.03, whole_learning_rate=0.003)
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.text import Annotation
 
+from graftline.freezing.measurement import BoundaryResult, DepthMeasurement, Difference
 from graftline.report.depth_figure import depth_figure
 from graftline.report.style import png
-from graftline.freezing.measurement import BoundaryResult, DepthMeasurement, Difference
 
 BOUNDARIES = ("head", "blocks.6 + conv_head + bn2", "blocks.5", "blocks.4 with an endless name")
 LOSSES, ACCURACIES = (0.42, 0.36, 0.37, 0.40), (0.84, 0.87, 0.86, 0.85)

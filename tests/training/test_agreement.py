@@ -30,7 +30,7 @@ def losses(frozen_groups: int, features: Features, make_setup: MakeSetup, direct
         network={"drop_rate": 0.0, "drop_path_rate": 0.0},
         features=features,
         recipe=Recipe(batch_size=16, workers=0, layer_decay=0.8, patience=None),
-        optimizer=functools.partial(torch.optim.AdamW, lr=None, weight_decay=0.05),
+        optimizer=functools.partial(torch.optim.AdamW, lr=None, weight_decay=0.05),  # type: ignore[arg-type]  # as the plan says
         schedule=warmup_cosine,
         make_trainer=functools.partial(pl.Trainer, accelerator="cpu", devices=1, gradient_clip_val=1.0),
         seed=7,

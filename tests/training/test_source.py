@@ -84,7 +84,6 @@ def test_why_the_network_runs_live_is_said(
     assert isinstance(source, LiveSource)
     assert reason in source.sentence
     assert "whole network runs" in source.sentence
-    assert source.cache_change() is None
 
 
 @pytest.mark.parametrize(("seconds", "cached"), [(SLOW_TRUNK, True), (SLOW_ENGINE, False)])

@@ -246,9 +246,7 @@ class Auto(_OnePhase):
         if sorted(shares, reverse=True) != shares or not all(0 <= share <= 1 for share in shares):
             raise UserError("Auto.table must give shares between 1 and 0 that do not grow with the number of images.")
         for row in self.table:
-            check_recommendation(
-                row["epochs"], row["learning_rate"], "Auto.table.epochs", "Auto.table.learning_rate"
-            )
+            check_recommendation(row["epochs"], row["learning_rate"], "Auto.table.epochs", "Auto.table.learning_rate")
         check_recommendation(
             self.random_epochs, self.random_learning_rate, "Auto.random_epochs", "Auto.random_learning_rate"
         )

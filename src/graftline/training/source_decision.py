@@ -14,7 +14,7 @@ from graftline.features.cut import Cut, UncuttableError, cut
 from graftline.features.loader import fits_in_memory
 from graftline.files import write_json
 from graftline.freezing.plan import FreezePlan
-from graftline.training.forecast import Work, predict, time_parts
+from graftline.training.forecast import Forecast, Work, predict, time_parts
 from graftline.training.setup import TrainingSetup
 from graftline.training.source import CachedSource, LiveSource, TrainingSource, activation_requests, open_activations
 
@@ -78,9 +78,7 @@ def _read_or_decide(
     if setup.features.cache == "auto":
         requests = activation_requests(setup, plan, parts)
         if to_compute := setup.features.missing(requests):
-            preprocessing = setup.graft.preprocessing
-            seconds = time_parts(parts, preprocessing.image_size, preprocessing.channels, setup.execution)
-            predicted = predict(seconds, _work(setup, plan, parts, to_compute))
+            predicted = forecast(setup, plan, parts, to_compute)
             why.append(predicted.sentence())
             if predicted.live < predicted.cached:
                 return SourceDecision(cached=False, why="; ".join(filter(None, why))), False
@@ -89,11 +87,22 @@ def _read_or_decide(
     return SourceDecision(cached=True, why="; ".join(filter(None, why))), False
 
 
-def _work(setup: TrainingSetup, plan: FreezePlan, parts: Cut, to_compute: int) -> Work:
+def forecast(setup: TrainingSetup, plan: FreezePlan, parts: Cut, to_compute: int) -> Forecast:
+    """Time the parts of a network on a few images, and predict both ways of training.
+
+    Args:
+        setup: of the training.
+        plan: which part is trained, and for how long.
+        parts: the network, cut.
+        to_compute: images, all views of them counted, whose activations are not there yet.
+    """
+    preprocessing = setup.graft.preprocessing
+    seconds = time_parts(parts, preprocessing.image_size, preprocessing.channels, setup.execution)
     train, validation = (len(setup.version.samples(split).paths) for split in ("train", "validation"))
     images = max(1, setup.features.views) * train + validation
     cached_bytes = setup.features.predict_bytes(parts.width, images)
-    return Work(train, validation, plan.epochs, to_compute, cached_bytes, fits_in_memory(images * parts.width))
+    in_memory = fits_in_memory(images * parts.width)
+    return predict(seconds, Work(train, validation, plan.epochs, to_compute, cached_bytes, in_memory))
 
 
 def _open(setup: TrainingSetup, plan: FreezePlan, parts: Cut) -> tuple[list[Activations], str | None]:
