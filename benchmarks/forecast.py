@@ -1,8 +1,8 @@
 """How good is the forecast? `python benchmarks/forecast.py` prints predicted and real seconds at several boundaries.
 
 Both ways of training are timed for the head alone, and for training from the last, the fourth last and the second layer
-group on; EfficientNet-Lite0 at 224 px on ELPV, an empty cache each time. A forecast is of use if it has the right order,
-live or cached first, and is within a factor of 2. On 2 cores it takes about half an hour.
+group on; EfficientNet-Lite0 at 224 px on ELPV, an empty cache each time. A forecast is of use if the order is right,
+live or cached first, and if it is within a factor of 2. On 2 cores it takes about half an hour.
 """
 
 import functools

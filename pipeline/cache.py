@@ -1,7 +1,7 @@
 """Cache: what the activation cache holds, and how to get rid of it."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,26 @@ from typing import Any
 from graftline.console import print_table, say, warn
 from graftline.errors import UserError
 from graftline.features.cache import Features
+from graftline.features.segment import Segment
 from graftline.features.store import SECONDS_PER_DAY, CacheEntryInfo, in_words
 from pipeline.stage import StageResult
+
+COLUMNS = ("name", "network", "boundary", "view", "images", "size", "type", "last used")
+
+
+@dataclass(frozen=True)
+class CacheResult(StageResult):
+    """What the cache holds, and what was removed.
+
+    Attributes:
+        entries: what is left, the one that was used last first.
+        removed: names of the entries of which something was removed.
+        removed_bytes: how much.
+    """
+
+    entries: Sequence[CacheEntryInfo] = ()
+    removed: Sequence[str] = ()
+    removed_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -25,75 +43,77 @@ class Cache:
         if self.days < 0:
             raise UserError(f"days is {self.days}, but must be at least 0.")
 
-    def run(self, directory: Path) -> StageResult:  # noqa: ARG002 - what it does is done to the cache
+    def run(self, directory: Path) -> CacheResult:  # noqa: ARG002 - what it does is done to the cache
         """Remove what is to go, and list what is left."""
         store = self.features.store
-        removed = self._remove(self._chosen(store.entries())) if self.clear is not None else []
+        before = store.entries()
+        kept = self._remove(self._chosen(before)) if self.clear is not None else 0
         if self.clear in ("all", "unused"):  # what comes of them is kept, and they are made again in seconds
             store.remove_trunks()
         left = store.entries()
-        if left:
-            print_table("Cached activations", ("name", *_COLUMNS), (_row(entry) for entry in left))
-        else:
-            say(f"No activations are cached in {self.features.directory}.")
-        size, trunks = sum(entry.bytes for entry in left), store.trunk_bytes()
+        self._print(left, kept)
+        sizes = {entry.name: entry.bytes for entry in left}
+        freed = {entry.name: entry.bytes - sizes.get(entry.name, 0) for entry in before}
+        removed, removed_bytes = [name for name, size in freed.items() if size > 0], sum(freed.values())
+        trunks = store.trunk_bytes()
         table = [
-            ("activations", f"{in_words(size)} of {in_words(store.max_bytes)} (features.max_gb)"),
+            ("activations", f"{in_words(sum(sizes.values()))} of {in_words(store.max_bytes)} (features.max_gb)"),
             ("exported trunks", in_words(trunks)),
         ]
         if self.clear is not None:
             number = "1 entry" if len(removed) == 1 else f"{len(removed)} entries"
-            table.append(("removed", f"{number}, {in_words(sum(entry.bytes for entry in removed))}"))
+            table.append(("removed", f"{in_words(removed_bytes)} of {number}"))
         facts = {
-            "entries": [{"name": entry.name, "bytes": entry.bytes} for entry in left],
-            "bytes": size,
+            "entries": [{"name": name, "bytes": size} for name, size in sizes.items()],
+            "bytes": sum(sizes.values()),
             "trunk_bytes": trunks,
-            "removed": [entry.name for entry in removed],
+            "removed": removed,
         }
-        return StageResult(facts=facts, table=table)
+        return CacheResult(facts=facts, table=table, entries=left, removed=removed, removed_bytes=removed_bytes)
 
-    def _chosen(self, entries: Sequence[CacheEntryInfo]) -> Sequence[CacheEntryInfo]:
-        """Return the entries that are to go."""
-        if self.clear == "all":
-            return entries
+    def _chosen(self, entries: Sequence[CacheEntryInfo]) -> list[Segment]:
+        """Return the segments that are to go."""
         if self.clear == "unused":
             return self.features.store.unused(self.days)
-        chosen = [entry for entry in entries if entry.name == self.clear]
-        if not chosen:
+        chosen = [entry for entry in entries if self.clear in ("all", entry.name)]
+        if not chosen and self.clear != "all":
             raise UserError(
                 f"There is no entry {self.clear} to clear: give all, unused, or a name that make cache lists."
             )
-        return chosen
+        return [segment for entry in chosen for segment in entry.segments]
 
-    def _remove(self, chosen: Iterable[CacheEntryInfo]) -> list[CacheEntryInfo]:
-        removed = []
-        for entry in chosen:
-            if self.features.store.remove(entry.name):
-                removed.append(entry)
-            else:
-                warn(f"{entry.name} is in use: kept.")
-        return removed
+    def _remove(self, segments: Sequence[Segment]) -> int:
+        """Remove segments; returns how many are in use and stay."""
+        return len(segments) - len(self.features.store.remove(segments))
 
-
-_COLUMNS = ("dataset", "network", "boundary", "split", "images", "size", "type", "last used")
+    def _print(self, entries: Sequence[CacheEntryInfo], kept: int) -> None:
+        if entries:
+            print_table("Cached activations", COLUMNS, map(_row, entries))
+        else:
+            say(f"No activations are cached in {self.features.directory}.")
+        if outdated := [entry.name for entry in entries if not entry.is_readable]:
+            say(
+                f"{', '.join(outdated)}: of an earlier format, or left by a run that was killed; not read any more, "
+                "and the first to make room. clear=NAME or clear=all removes them."
+            )
+        if kept > 0:
+            warn(f"{kept} of what was to be removed is in use by another process, and stays.")
 
 
 def _row(entry: CacheEntryInfo) -> tuple[str, ...]:
-    described = entry.description
-    if described is None:
-        return (entry.name, *[""] * 5, in_words(entry.bytes), "incomplete", "")
-    key = described.key
-    view = f" view {key['view']}" if "view" in key else ""
+    if not entry.is_readable:
+        return (entry.name, *[""] * 4, in_words(entry.bytes), "not readable", "")
+    key = entry.headers[0].key
+    dtypes = " and ".join(sorted({header.dtype for header in entry.headers}))
     return (
         entry.name,
-        str(key.get("dataset", "")),
         _first(key.get("network", "")),
         str(key.get("boundary", "")),
-        f"{key.get('split', '')}{view}",
-        f"{described.images:,}",
+        str(key.get("view", "plain")),
+        f"{sum(header.images for header in entry.headers):,}",
         in_words(entry.bytes),
-        described.dtype if entry.complete else f"{described.dtype}, incomplete",
-        _ago(time.time() - described.used),
+        dtypes if entry.complete else f"{dtypes}, incomplete",
+        _ago(time.time() - entry.used),
     )
 
 

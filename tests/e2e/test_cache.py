@@ -1,5 +1,6 @@
 """`make cache`: what is there is listed, and what is to go goes."""
 
+import json
 import os
 import time
 from pathlib import Path
@@ -10,48 +11,67 @@ from workplace import Workplace
 
 from graftline.errors import UserError
 from graftline.features.cache import Features
-from graftline.features.shards import Description
+from graftline.features.digests import distinct
 from graftline.features.store import ActivationStore
 from pipeline.cache import Cache
 
 
-def fill(root: Path, name: str, used: float) -> str:
-    key = {"dataset": "0123abcd", "network": [name, {}], "boundary": "head", "split": "train", "view": 1}
+def fill(root: Path, name: str, days: float, images: int = 100) -> str:
+    """Write a table of two segments, the first of which was used for the last time many days ago."""
+    key = {"network": [name, {}], "boundary": "head", "view": 1}
     store = ActivationStore(root / "cache" / "activations", 1e9)
-    entry = store.entry(key)
-    described = Description(key, 100, 1280, "float16", used, used)
-    with entry.lock_for_use():
-        store.reserve(entry, described)
-        entry.write(described, 0, np.zeros((100, 1280), np.float32))
-    return entry.directory.name
+    table = store.table(key)
+    for number, age in enumerate((2 * days, days)):
+        digests, _, _ = distinct(np.arange(2 * images, dtype=np.uint64).reshape(2, -1) + np.uint64(1000 * number))
+        reserved = store.reserve(table, digests, 1280, "float16")
+        assert reserved is not None
+        segment, lock = reserved
+        with lock:
+            segment.write(0, np.zeros((images, 1280), np.float32))
+        os.utime(segment.directory / "used", (time.time() - age * 86_400,) * 2)
+    return table.directory.name
+
+
+def write_format_1(directory: Path) -> str:
+    """Write an entry as the first graftline did."""
+    entry = directory / "0123456789abcdef"
+    entry.mkdir()
+    (entry / "entry.json").write_text(json.dumps({"key": {"dataset": "abc"}, "images": 100}))
+    (entry / "activations.bin").write_bytes(bytes(256_000))
+    (entry / "used").touch()
+    return entry.name
 
 
 def test_it_lists_and_clears(workplace: Workplace) -> None:
-    now = time.time()
-    names = [fill(workplace.root, f"network_{days}", now - days * 86_400) for days in (0, 20, 40)]
-    trunk = workplace.root / "cache" / "activations" / "trunks" / "a.onnx"
+    names = [fill(workplace.root, f"network_{days}", days) for days in (0, 20, 40)]
+    directory = workplace.root / "cache" / "activations"
+    old = write_format_1(directory)
+    trunk = directory / "trunks" / "a.onnx"
     trunk.parent.mkdir()
     trunk.write_bytes(os.urandom(5000))
 
     ran = workplace.run("cache", "clear=unused", "days=30")
     assert ran.code == 0, ran.output
-    assert ran.result["removed"] == [names[2]]
-    assert [entry["name"] for entry in ran.result["entries"]] == names[:2]
+    assert set(ran.result["removed"]) == set(names[1:]), "of the second what was not used for 40 days"
+    assert [entry["name"] for entry in ran.result["entries"]] == [*names[:2], old]
     assert ran.result["trunk_bytes"] == 0, "they are made again when they are needed"
-    for text in (*names[:2], "network_20", "0123abcd", "head", "train view 1", "256 KB", "float16", "20 days ago"):
-        assert text in ran.output
-    assert "512 KB of 20.0 GB" in ran.output
-    assert "1 entry, 256 KB" in ran.output
+    for text in (*names[:2], "network_20", "head", "516 KB", "260 KB", "float16", "20 days ago", old, "not readable"):
+        assert text in ran.output, ran.output
+    assert f"{old}: of an earlier format" in ran.output
+    assert "of 20.0 GB" in ran.output
+    assert "of 2 entries" in ran.output
 
-    features = Features(directory=str(workplace.root / "cache" / "activations"))
-    one = Cache(features, clear=names[1]).run(workplace.root)
-    assert one.facts["removed"] == [names[1]]
-    with features.store.entry({"no": "such"}).lock_for_use():  # what a killed run may leave
+    features = Features(directory=str(directory))
+    for name in (names[1], old):
+        one = Cache(features, clear=name).run(workplace.root)
+        assert one.removed == [name]
+    (entry,) = one.entries
+    with entry.segments[0].lock_for_use():
         kept = Cache(features, clear="all").run(workplace.root)
-    assert kept.facts["removed"] == [names[0]]
+    assert [entry.name for entry in kept.entries] == kept.removed == [names[0]], "what is in use stays"
     everything = Cache(features, clear="all").run(workplace.root)
     assert (everything.facts["entries"], everything.facts["bytes"], everything.facts["trunk_bytes"]) == ([], 0, 0)
-    assert [path.name for path in Path(features.directory).iterdir()] == ["lock"]
+    assert [path.name for path in directory.iterdir()] == ["lock"]
 
 
 def test_a_name_that_is_not_there_is_a_mistake(tmp_path: Path) -> None:

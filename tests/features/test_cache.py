@@ -1,8 +1,9 @@
 """Activations are computed once: whatever happens in between, nothing is lost, believed wrongly or done twice."""
 
 import json
-import multiprocessing
+import os
 import resource
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,14 +18,17 @@ from torch import Tensor, nn
 from graftline.augment.policy import Augment, EvalTransform, Policy
 from graftline.augment.preprocess import Preprocessing
 from graftline.console import console
+from graftline.data.decode import decode_rgb
 from graftline.data.loaders import make_loader
 from graftline.data.version import Samples
 from graftline.errors import UserError
-from graftline.features import shards
+from graftline.features import segment
 from graftline.features.cache import ActivationRequest, CacheFullError, Features
 from graftline.features.engine import Engine
+from graftline.features.frozen_pass import content_draw
 from graftline.features.loader import activation_loader
-from graftline.features.store import ActivationStore
+from graftline.features.table import GatheredRows, Matrix
+from graftline.files import sha256_file
 
 PREPROCESSING = Preprocessing((8, 8), (0.5,) * 3, (0.5,) * 3)
 WIDTH = 3 * 8 * 8
@@ -34,14 +38,23 @@ IMAGES = 60
 
 @pytest.fixture(autouse=True)
 def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "MAX_SHARD_IMAGES", 16)  # 60 images: 16, 16, 16, 12
+    monkeypatch.setattr(segment, "MAX_SHARD_IMAGES", 16)  # 60 images: 16, 16, 16, 12
 
 
 @pytest.fixture
 def samples(color_folder: Path) -> Samples:
     paths = sorted(str(path) for path in color_folder.rglob("*.png"))
     assert len(paths) == IMAGES
-    return Samples(paths, np.arange(IMAGES) % 3, np.linspace(0, 1, IMAGES, dtype=np.float32), paths)
+    sha256 = [sha256_file(Path(path)) for path in paths]
+    return Samples(paths, np.arange(IMAGES) % 3, np.linspace(0, 1, IMAGES, dtype=np.float32), sha256)
+
+
+def choose(samples: Samples, rows: Any) -> Samples:
+    """Return some of the images, in the order of ``rows``, which may repeat."""
+    rows = np.arange(len(samples.paths))[rows]
+    assert samples.weights is not None
+    paths, sha256 = ([column[row] for row in rows] for column in (samples.paths, samples.sha256))
+    return Samples(paths, samples.labels[rows], samples.weights[rows], sha256)
 
 
 class Pixels:
@@ -67,18 +80,24 @@ class Pixels:
 
 
 def job(samples: Samples, **key: Any) -> ActivationRequest:
-    return ActivationRequest(samples, EvalTransform(PREPROCESSING), 0, {"split": "train", **key})
+    return ActivationRequest(samples, EvalTransform(PREPROCESSING), 0, {"network": "pixels", **key})
 
 
 def pixels(samples: Samples) -> np.ndarray:
     """Return what the cache should give, from the loader of images."""
-    loader = make_loader(samples, EvalTransform(PREPROCESSING), batch_size=IMAGES, shuffle=False, seed=0, workers=0)
+    transform, size = EvalTransform(PREPROCESSING), len(samples.paths)
+    loader = make_loader(samples, transform, batch_size=size, shuffle=False, seed=0, workers=0)
     result: np.ndarray = next(iter(loader))["image"].flatten(1).numpy()
     return result
 
 
-def entries(features: Features) -> list[Path]:
-    return sorted(path.parent for path in Path(features.directory).glob("*/entry.json"))
+def segments(features: Features) -> list[Path]:
+    return sorted(path.parent for path in Path(features.directory).glob("*/*/segment.json"))
+
+
+def key_of(folder: Path) -> dict[str, Any]:
+    key: dict[str, Any] = json.loads((folder / "segment.json").read_text())["key"]
+    return key
 
 
 def said(do: Callable[[], object]) -> str:
@@ -99,19 +118,71 @@ def test_they_are_computed_once_and_read_afterwards(samples: Samples, tmp_path: 
     assert (trunk.images, trunk.built) == (2 * IMAGES, 2), "another key, another pass"
 
 
-def test_what_an_entry_says_of_itself(samples: Samples, tmp_path: Path) -> None:
+def test_what_a_segment_says_of_itself(samples: Samples, tmp_path: Path) -> None:
     features = Features(directory=str(tmp_path))
-    text = said(lambda: features.open([job(samples, dataset="abc")], Pixels(), TAIL, WIDTH))
+    text = said(lambda: features.open([job(samples)], Pixels(), TAIL, WIDTH))
     assert "23.0 KB of activations (60 images of 384 bytes" in text
-    (folder,) = entries(features)
-    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    marks = {f"shards/{number:05}" for number in range(4)}
-    assert files == {"entry.json", "activations.bin", "used", "writing", *marks}
-    entry = json.loads((folder / "entry.json").read_text())
-    assert entry["key"] == {"split": "train", "dataset": "abc", "precision": "auto"}
-    assert [entry[name] for name in ("images", "width", "dtype")] == [IMAGES, WIDTH, "float16"]
-    features.open([job(samples, dataset="abc")], Pixels(), TAIL, WIDTH)
-    assert json.loads((folder / "entry.json").read_text())["used"] > entry["used"]
+    (folder,) = segments(features)
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.iterdir()} == {"lock", folder.parent.name}
+    assert [path.name for path in folder.parent.iterdir()] == ["00000"]
+    files = {"segment.json", "digests.npy", "order.npy", "activations.bin", "shards.bin", "used"}
+    assert {path.name for path in folder.iterdir()} == files, "no claim is left"
+    header = json.loads((folder / "segment.json").read_text())
+    assert header["key"] == {"network": "pixels", "precision": "auto"}
+    assert [header[name] for name in ("images", "width", "dtype")] == [IMAGES, WIDTH, "float16"]
+    os.utime(folder / "used", (0, 0))
+    features.open([job(samples)], Pixels(), TAIL, WIDTH)
+    assert (folder / "used").stat().st_mtime > time.time() - 60
+
+
+def test_new_images_alone_are_computed(samples: Samples, tmp_path: Path) -> None:
+    features, trunk = Features(directory=str(tmp_path), precision="float32"), Pixels()
+    odd = choose(samples, slice(1, None, 2))
+    features.open([job(odd)], trunk, TAIL, WIDTH)
+    assert features.missing([job(samples)]) == 30
+    (all_of_them,) = features.open([job(samples)], trunk, TAIL, WIDTH)
+    assert trunk.images == IMAGES
+    assert isinstance(all_of_them.array, GatheredRows)
+    np.testing.assert_array_equal(all_of_them.array, pixels(samples))
+    again = choose(samples, slice(None, None, -1))
+    (turned,) = features.open([job(again)], trunk, TAIL, WIDTH)
+    assert trunk.images == IMAGES
+    np.testing.assert_array_equal(turned.array, pixels(again))
+    assert features.missing([job(samples)]) == 0
+
+
+def test_other_splits_and_data_sets_share_what_there_is(samples: Samples, tmp_path: Path) -> None:
+    features, trunk = Features(directory=str(tmp_path), precision="float32"), Pixels()
+    train, validation = choose(samples, slice(0, 40)), choose(samples, slice(40, None))
+    opened = features.open([job(validation), job(train)], trunk, TAIL, WIDTH)
+    for activations, split in zip(opened, (validation, train), strict=True):
+        assert isinstance(activations.array, np.memmap), "what was written together is read as it lies"
+        np.testing.assert_array_equal(activations.array, pixels(split))
+    other = choose(samples, [50, 3, 41, 20])
+    (moved,) = features.open([job(other)], trunk, TAIL, WIDTH)
+    assert trunk.images == IMAGES
+    np.testing.assert_array_equal(moved.array, pixels(other))
+
+
+def test_the_same_content_is_computed_once(samples: Samples, tmp_path: Path) -> None:
+    features, trunk = Features(directory=str(tmp_path), precision="float32"), Pixels()
+    twice = choose(samples, [*range(20), *range(10, 30), 0])
+    assert features.missing([job(twice), job(twice)]) == 30
+    first, second = features.open([job(twice), job(choose(samples, slice(25, 35)))], trunk, TAIL, WIDTH)
+    assert trunk.images == 35
+    np.testing.assert_array_equal(first.array, pixels(twice))
+    np.testing.assert_array_equal(second.array, pixels(choose(samples, slice(25, 35))))
+
+
+def test_half_of_a_shard_that_was_not_written_is_not_lost(samples: Samples, tmp_path: Path) -> None:
+    """One who has not all images of a shard that a killed pass has left computes his own elsewhere."""
+    features = Features(directory=str(tmp_path), precision="float32")
+    with pytest.raises(KeyboardInterrupt):
+        features.open([job(samples)], Pixels(stop_after=40), TAIL, WIDTH)
+    trunk, some = Pixels(), choose(samples, slice(0, 52))  # of the last shard, 48 to 59, not all
+    (activations,) = features.open([job(some)], trunk, TAIL, WIDTH)
+    assert trunk.images == 52 - 32
+    np.testing.assert_array_equal(activations.array, pixels(some))
 
 
 def test_a_pass_that_is_killed_goes_on_where_it_was(samples: Samples, tmp_path: Path) -> None:
@@ -127,13 +198,13 @@ def test_a_pass_that_is_killed_goes_on_where_it_was(samples: Samples, tmp_path: 
 def test_a_pass_that_is_killed_before_its_first_shard_leaves_nothing(samples: Samples, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         Features(directory=str(tmp_path)).open([job(samples)], Pixels(stop_after=8), TAIL, WIDTH)
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
 
 
 def test_a_flipped_byte_costs_one_shard(samples: Samples, tmp_path: Path) -> None:
     features = Features(directory=str(tmp_path), precision="float32")
     features.open([job(samples)], Pixels(), TAIL, WIDTH)
-    (folder,) = entries(features)
+    (folder,) = segments(features)
     content = bytearray((folder / "activations.bin").read_bytes())
     content[20 * WIDTH * 4] ^= 1  # of image 20, in the second shard
     (folder / "activations.bin").write_bytes(content)
@@ -148,33 +219,37 @@ def test_a_flipped_byte_costs_one_shard(samples: Samples, tmp_path: Path) -> Non
 def test_a_truncated_file_is_computed_again(samples: Samples, tmp_path: Path) -> None:
     features = Features(directory=str(tmp_path), precision="float32")
     features.open([job(samples)], Pixels(), TAIL, WIDTH)
-    (folder,) = entries(features)
+    (folder,) = segments(features)
     with (folder / "activations.bin").open("r+b") as file:
         file.truncate(1000)
     (activations,) = features.open([job(samples)], Pixels(), TAIL, WIDTH)
     np.testing.assert_array_equal(activations.array, pixels(samples))
 
 
-def _compute(samples: Samples, directory: str, started: Any, counts: Any) -> None:
-    shards.MAX_SHARD_IMAGES = 16
-    started.wait()
-    trunk = Pixels()
-    (activations,) = Features(directory=directory, precision="float32").open([job(samples)], trunk, TAIL, WIDTH)
-    counts.put((trunk.images, float(activations.array.sum(dtype=np.float64))))
+def test_checksums_are_verified_once(samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    features = Features(directory=str(tmp_path), precision="float32")
+    features.open([job(samples)], Pixels(), TAIL, WIDTH)
+    verified = []
+    checksum = segment._checksum
+    monkeypatch.setattr(segment, "_checksum", lambda rows: verified.append(len(rows)) or checksum(rows))
+    features.missing([job(samples)])
+    assert IMAGES not in verified
+    assert 16 not in verified, "to count does not need it"
+    for _ in range(2):
+        features.open([job(samples)], Pixels(), TAIL, WIDTH)
+    assert [rows for rows in verified if rows > 2] == [16, 16, 16, 12], "beside those of the digests"
 
 
-def test_two_processes_share_the_work(samples: Samples, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    started, counts = context.Barrier(2), context.Queue()
-    processes = [context.Process(target=_compute, args=(samples, str(tmp_path), started, counts)) for _ in range(2)]
-    for process in processes:
-        process.start()
-    results = [counts.get(timeout=60) for _ in processes]
-    for process in processes:
-        process.join()
-    assert sorted(images for images, _ in results) == [0, IMAGES], "the second takes what the first has written"
-    expected = float(pixels(samples).sum(dtype=np.float64))
-    assert [total for _, total in results] == pytest.approx([expected, expected])
+def test_a_damaged_index_is_not_believed(samples: Samples, tmp_path: Path) -> None:
+    features, trunk = Features(directory=str(tmp_path), precision="float32"), Pixels()
+    features.open([job(samples)], trunk, TAIL, WIDTH)
+    (folder,) = segments(features)
+    content = bytearray((folder / "digests.npy").read_bytes())
+    content[-1] ^= 1
+    (folder / "digests.npy").write_bytes(content)
+    (activations,) = features.open([job(samples)], trunk, TAIL, WIDTH)
+    assert trunk.images == 2 * IMAGES
+    np.testing.assert_array_equal(activations.array, pixels(samples))
 
 
 def test_half_precision_where_no_prediction_changes(samples: Samples, tmp_path: Path) -> None:
@@ -182,7 +257,7 @@ def test_half_precision_where_no_prediction_changes(samples: Samples, tmp_path: 
     assert activations.array.dtype == np.float16
     with torch.inference_mode():
         kept, exact = (
-            TAIL(torch.from_numpy(array.astype(np.float32))).softmax(1)
+            TAIL(torch.from_numpy(np.array(array, np.float32))).softmax(1)
             for array in (activations.array, pixels(samples))
         )
     torch.testing.assert_close(kept, exact, rtol=0, atol=1e-3)
@@ -219,12 +294,13 @@ def test_too_large_for_half_precision_later(samples: Samples, tmp_path: Path) ->
     assert "too large for float16" in text
     (activations,) = features.open([job(samples)], trunk, TAIL, WIDTH)
     assert activations.array.dtype == np.float32
-    assert np.isfinite(activations.array).all()
+    assert np.isfinite(np.asarray(activations.array)).all()
+    np.testing.assert_array_equal(np.asarray(activations.array)[:32], pixels(samples)[:32].astype(np.float16))
 
 
 def test_one_larger_than_the_limit_is_refused_before_anything_runs(samples: Samples, tmp_path: Path) -> None:
     trunk = Pixels()
-    with pytest.raises(CacheFullError, match=r"23.0 KB, more than the 20.0 KB of features.max_gb"):
+    with pytest.raises(CacheFullError, match=r"23.0 KB, more than the 20.0 KB of Features.max_gb"):
         Features(directory=str(tmp_path), max_gb=20e-6).open([job(samples)], trunk, TAIL, WIDTH)
     assert trunk.built == 0
     assert not list(tmp_path.iterdir())
@@ -232,29 +308,8 @@ def test_one_larger_than_the_limit_is_refused_before_anything_runs(samples: Samp
 
 def test_a_limit_that_is_none_is_a_mistake() -> None:
     for limit in (-1.0, float("nan")):
-        with pytest.raises(UserError, match=r"features\.max_gb"):
+        with pytest.raises(UserError, match=r"Features\.max_gb"):
             Features(max_gb=limit)
-
-
-def test_the_one_not_used_for_longest_makes_room(samples: Samples, tmp_path: Path) -> None:
-    features = Features(directory=str(tmp_path), max_gb=70e-6)  # three entries of 23 KB
-    for name in "abc":
-        features.open([job(samples, name=name)], Pixels(), TAIL, WIDTH)
-    features.open([job(samples, name="a")], Pixels(), TAIL, WIDTH)
-    features.open([job(samples, name="d")], Pixels(), TAIL, WIDTH)
-    names = [json.loads((folder / "entry.json").read_text())["key"]["name"] for folder in entries(features)]
-    assert sorted(names) == ["a", "c", "d"]
-
-
-def test_one_in_use_is_not_removed(samples: Samples, tmp_path: Path) -> None:
-    features = Features(directory=str(tmp_path), max_gb=30e-6)  # one entry of 23 KB
-    (used,) = features.open([job(samples, name="a")], Pixels(), TAIL, WIDTH)
-    with pytest.raises(CacheFullError, match=r"what is in use leaves"):
-        features.open([job(samples, name="b")], Pixels(), TAIL, WIDTH)
-    used.lock.close()
-    features.open([job(samples, name="b")], Pixels(), TAIL, WIDTH)
-    (folder,) = entries(features)
-    assert json.loads((folder / "entry.json").read_text())["key"]["name"] == "b"
 
 
 @contextmanager
@@ -274,22 +329,42 @@ def test_a_full_disk_is_said_and_nothing_is_left(samples: Samples, tmp_path: Pat
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["lock"]
 
 
-def test_augmented_views_are_those_of_the_live_loader(samples: Samples, tmp_path: Path) -> None:
+def views_of(samples: Samples) -> list[ActivationRequest]:
     from albumentations import HorizontalFlip, RandomBrightnessContrast
 
     policy = Policy("test", None, {"flip": HorizontalFlip(p=0.5), "light": RandomBrightnessContrast(p=0.5)})
     augment = Augment(policy, PREPROCESSING, seed=3)
-    jobs = [replace(job(samples, view=view), transform=augment, view=view) for view in range(2)]
+    return [replace(job(samples, view=view), transform=augment, view=view) for view in range(2)]
+
+
+def test_an_augmented_view_depends_on_the_image_and_not_on_its_place(samples: Samples, tmp_path: Path) -> None:
     trunk = Pixels()
 
     def several(images: Tensor) -> Engine:
         return replace(trunk(images), callers=3)
 
-    opened = Features(directory=str(tmp_path), precision="float32", views=2).open(jobs, several, TAIL, WIDTH)
-    live = make_loader(samples, augment, batch_size=7, shuffle=True, seed=0, workers=0)
-    cached = activation_loader([o.array for o in opened], samples, batch_size=7, shuffle=True, seed=0)
-    for epoch in range(2):
-        _same_epoch(live, cached, epoch)
+    features = Features(directory=str(tmp_path), precision="float32", views=2)
+    few = choose(samples, slice(30, None))
+    features.open(views_of(few), several, TAIL, WIDTH)
+    opened = features.open(views_of(samples), several, TAIL, WIDTH)
+    assert trunk.images == 2 * IMAGES
+    augment = views_of(samples)[0].transform
+    for view, activations in enumerate(opened):
+        for row, found in enumerate(np.asarray(activations.array)):
+            image = decode_rgb(samples.paths[row], max_pixels=10**6)
+            expected = augment(image, content_draw(samples.sha256[row], view))
+            np.testing.assert_array_equal(found, expected.reshape(-1))
+    assert not np.array_equal(opened[0].array, opened[1].array)
+
+
+def test_epochs_take_turns_through_the_views(samples: Samples, tmp_path: Path) -> None:
+    features = Features(directory=str(tmp_path), precision="float32", views=2)
+    opened = features.open(views_of(samples), Pixels(), TAIL, WIDTH)
+    loader = activation_loader([o.array for o in opened], samples, batch_size=IMAGES, shuffle=False, seed=0)
+    for epoch in range(3):
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]  # it is a DrawSampler
+        (batch,) = loader
+        np.testing.assert_array_equal(batch["image"], opened[epoch % 2].array)
 
 
 def _same_epoch(live: Any, cached: Any, epoch: int) -> int:
@@ -323,33 +398,28 @@ def test_batches_are_those_of_the_live_loader(
             _same_epoch(live, cached, epoch)
 
 
+@pytest.mark.parametrize("gathered", [True, False])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_what_does_not_fit_into_memory_is_read_from_disk(
-    dtype: Any, samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dtype: Any, gathered: bool, samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     array = pixels(samples).astype(dtype)
     array.tofile(tmp_path / "a")
-    mapped = np.memmap(tmp_path / "a", dtype, mode="c", shape=array.shape)
-    held = list(activation_loader([mapped], samples, batch_size=16, shuffle=True, seed=0))
+    mapped: Matrix = np.memmap(tmp_path / "a", dtype, mode="c", shape=array.shape)
+    if gathered:
+        part, row = np.arange(IMAGES) % 2, np.arange(IMAGES)
+        mapped = GatheredRows([np.asarray(mapped), np.asarray(mapped)], part, row)
+    in_memory = list(activation_loader([mapped], samples, batch_size=16, shuffle=True, seed=0))
     monkeypatch.setattr("graftline.features.loader.MEMORY_SHARE", 0.0)
-    for one, other in zip(held, activation_loader([mapped], samples, batch_size=16, shuffle=True, seed=0), strict=True):
+    on_disk = activation_loader([mapped], samples, batch_size=16, shuffle=True, seed=0)
+    for one, other in zip(in_memory, on_disk, strict=True):
         assert other["image"].dtype == torch.float32
         assert torch.equal(one["image"], other["image"])
+        np.testing.assert_array_equal(one["image"], array[one["index"]].astype(np.float32))
 
 
 def test_a_directory_that_cannot_be_written_to_is_a_mistake(samples: Samples, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     features = Features(directory=str(tmp_path / "file"))
-    with pytest.raises(UserError, match=r"features\.directory=.*give another"):
+    with pytest.raises(UserError, match=r"Features\.directory=.*give another"):
         features.open([job(samples)], Pixels(), TAIL, WIDTH)
-
-
-def test_exported_trunks_count_and_go_first(tmp_path: Path) -> None:
-    store = ActivationStore(tmp_path, 1000)
-    file = store.trunk_file({"a": 1})
-    file.parent.mkdir()
-    file.write_bytes(bytes(600))
-    store.make_room(300)
-    assert file.exists()
-    store.make_room(500)
-    assert not file.exists()

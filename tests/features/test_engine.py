@@ -9,11 +9,13 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from graftline.execution import Execution
 from graftline.features.cut import Cut, cut
 from graftline.features.engine import make_engine
 from graftline.files import sha256_file
 
 SIZE = (64, 64)
+CPU = Execution("cpu", threads=2)
 
 
 def parts(name: str = "test_efficientnet", seed: int = 0, size: int = 64) -> Cut:
@@ -36,47 +38,45 @@ def exact(trunk: nn.Module, batch: Tensor) -> np.ndarray:
     return result
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU would be taken")
 @pytest.mark.parametrize("name", ["test_efficientnet", "test_vit"])
 def test_it_gives_what_torch_gives_for_any_batch_size(name: str, tmp_path: Path) -> None:
     size = 160 if name == "test_vit" else 64
     trunk = parts(name, size=size).trunk
     batches = [torch.randn(number, 3, size, size) for number in (1, 3, 8)]
-    engine = make_engine(trunk, tmp_path / "trunk.onnx", batches[-1])
+    engine = make_engine(trunk, tmp_path / "trunk.onnx", batches[-1], CPU)
     assert engine.runs_on == "ONNX Runtime"
-    assert {path.name for path in tmp_path.iterdir()} == {"trunk.onnx", "trunk.sha256"}
+    assert {path.name for path in tmp_path.iterdir()} == {"trunk.onnx", "trunk.sha256", "trunk.lock"}
     for batch in batches:
         np.testing.assert_allclose(engine.run(batch), exact(trunk, batch), atol=1e-4)
 
 
 def test_the_export_is_made_once(tmp_path: Path) -> None:
     file = tmp_path / "trunk.onnx"
-    make_engine(parts().trunk, file, images(2))
+    make_engine(parts().trunk, file, images(2), CPU)
     written = file.stat().st_mtime_ns
-    make_engine(parts().trunk, file, images(2))
+    make_engine(parts().trunk, file, images(2), CPU)
     assert file.stat().st_mtime_ns == written
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU would be taken")
 @pytest.mark.parametrize("damage", ["cut short", "one bit"])
 def test_a_damaged_export_is_made_anew(damage: str, tmp_path: Path) -> None:
     file = tmp_path / "trunk.onnx"
     trunk = parts().trunk
-    make_engine(trunk, file, images(2))
+    make_engine(trunk, file, images(2), CPU)
     content = bytearray(file.read_bytes())
     weight = trunk.get_parameter("blocks.3.0.se.conv_reduce.weight").detach().numpy().tobytes()
     content[content.index(weight)] ^= 1  # the last bit of a number, which no comparison of outputs shows
     file.write_bytes(content[:1000] if damage == "cut short" else content)
-    engine = make_engine(parts().trunk, file, images(2))
+    engine = make_engine(parts().trunk, file, images(2), CPU)
     assert engine.runs_on == "ONNX Runtime"
     assert sha256_file(file) == (tmp_path / "trunk.sha256").read_text()
     assert file.read_bytes() != content
 
 
 def test_an_export_of_other_weights_is_not_believed(tmp_path: Path) -> None:
-    make_engine(parts().trunk, tmp_path / "trunk.onnx", images(2))
+    make_engine(parts().trunk, tmp_path / "trunk.onnx", images(2), CPU)
     other = parts(seed=1).trunk
-    engine = make_engine(other, tmp_path / "trunk.onnx", images(2))
+    engine = make_engine(other, tmp_path / "trunk.onnx", images(2), CPU)
     assert "differs" in engine.runs_on
     np.testing.assert_allclose(engine.run(images(2)), exact(other, images(2)), atol=1e-5)
 
@@ -87,7 +87,24 @@ def test_what_cannot_be_exported_runs_on_torch(tmp_path: Path) -> None:
             result: Tensor = torch.special.bessel_j0(images).flatten(1)  # ONNX has no such thing
             return result
 
-    engine = make_engine(Odd(), tmp_path / "trunk.onnx", images(2))
+    engine = make_engine(Odd(), tmp_path / "trunk.onnx", images(2), CPU)
     assert "no ONNX export" in engine.runs_on
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["trunk.lock"]
     np.testing.assert_array_equal(engine.run(images(3)), exact(Odd(), images(3)))
+
+
+def test_the_cpu_is_the_cpu_whatever_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine with a GPU too, and with as many threads as are asked for."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    engine = make_engine(parts().trunk, tmp_path / "trunk.onnx", images(2), Execution("cpu", threads=3))
+    assert (engine.runs_on, engine.callers) == ("ONNX Runtime", 3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_what_the_cpu_gives(tmp_path: Path) -> None:
+    trunk = parts().trunk
+    engine = make_engine(trunk, tmp_path / "trunk.onnx", images(8), Execution("cuda:0"))
+    assert "torch on the GPU" in engine.runs_on
+    assert next(trunk.parameters()).device.type == "cpu"
+    expected = exact(trunk, images(8))
+    np.testing.assert_allclose(engine.run(images(8)), expected, atol=2e-3 * np.abs(expected).max())

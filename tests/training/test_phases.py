@@ -13,7 +13,7 @@ import torch
 from graftline.errors import UserError
 from graftline.features.cache import Features
 from graftline.features.precision import MAX_CHANGE
-from graftline.features.shards import ActivationEntry
+from graftline.features.segment import Segment
 from graftline.freezing.check import FreezeViolationError
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rule import FreezeContext
@@ -249,7 +249,7 @@ def test_a_cache_that_changes_predictions_is_said(
     plan = make_plans(setup)[0]
     fit_phase(setup, plan, FitDirectory(tmp_path / "first"), show_progress=False)
     assert "change a predicted probability" not in "".join(capsys.readouterr())
-    for file in (tmp_path / "cache").glob("*/activations.bin"):  # activations of something else, with right checksums
+    for file in (tmp_path / "cache").glob("*/*/activations.bin"):  # activations of something else, with right checksums
         shift_activations(file.parent)
     result = fit_phase(make_setup(), plan, FitDirectory(tmp_path / "second"), show_progress=False)
     assert result.cache_change is not None
@@ -258,11 +258,10 @@ def test_a_cache_that_changes_predictions_is_said(
 
 
 def shift_activations(directory: Path) -> None:
-    """Make an entry of the cache hold other activations than the network gives."""
-    entry = ActivationEntry(directory)
-    described = entry.description
-    assert described is not None
-    array = np.array(entry.array(described), np.float32)
-    for shard in range(described.num_shards):
-        rows = described.rows(shard)
-        entry.write(described, shard, array[rows.start : rows.stop] + 1)
+    """Make a segment of the cache hold other activations than the network gives."""
+    segment = Segment(directory)
+    assert segment.header is not None
+    array = np.array(segment.array(), np.float32)
+    for shard in range(segment.header.num_shards):
+        rows = segment.header.rows(shard)
+        segment.write(shard, array[rows.start : rows.stop] + 1)

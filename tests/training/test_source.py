@@ -74,7 +74,7 @@ def test_training_the_tail_trains_the_network(make_setup: MakeSetup, tmp_path: P
         (Nothing(), {}, "no layer comes before the first that is trained"),
         (AllButHead(), {"recipe": Recipe(batch_size=10, mixup_alpha=0.2)}, "mixup"),
         (AllButHead(), {"features": Features(cache=False)}, "Features.cache=False"),
-        (FirstStages(number=1), {"features": Features(max_gb=1e-6)}, "eatures.max_gb"),
+        (FirstStages(number=1), {"features": Features(max_gb=1e-6)}, "Features.max_gb"),
     ],
 )
 def test_why_the_network_runs_live_is_said(
@@ -145,6 +145,7 @@ def test_what_the_cache_changes_is_measured_with_the_trained_tail(make_setup: Ma
     assert isinstance(source, CachedSource)
     assert source.cache_change() < 1e-3
     array = source.activations[0].array
+    assert isinstance(array, np.ndarray)
     array[:] = array + 1  # as if the cache held something else; in memory only
     assert source.cache_change() > 1e-3
 

@@ -6,6 +6,7 @@ places would do, the cut goes where the fewest numbers cross it: behind a poolin
 Letters: B batch, C channels, H height, W width, F numbers per image that cross the boundary, K classes.
 """
 
+import copy
 import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -86,11 +87,16 @@ def cut(network: nn.Module, trainable: Collection[str], image_size: tuple[int, i
 
 
 class _HeadTrunk(nn.Module):
-    """All below the classifier, by timm's own division of a network: images (B, C, H, W) → features (B, F)."""
+    """All below the classifier, by timm's own division of a network: images (B, C, H, W) → features (B, F).
+
+    It shares the network's parameters, but has no classifier: that is random when a training begins, and whatever names
+    or exports the trunk would differ with it.
+    """
 
     def __init__(self, network: Any) -> None:
         super().__init__()
-        self.network = network
+        shared = {id(tensor): tensor for tensor in [*network.parameters(), *network.buffers()]}
+        self.network = copy.deepcopy(network, {**shared, id(network.get_classifier()): nn.Identity()})
 
     def forward(self, images: Tensor) -> Tensor:
         """Return what the classifier is given."""
@@ -113,9 +119,9 @@ def _cut_by_head(network: Any, images: Tensor, why: str) -> Cut:
     graph.output(graph.call_module(name, (dropped,)))
     dropout = nn.Dropout(getattr(network, "drop_rate", 0.0))
     tail = fx.GraphModule({"dropout": dropout, name: classifier}, graph, "Tail")
-    trunk = _HeadTrunk(network)
     try:
-        with mode_kept(network), torch.inference_mode():
+        trunk = _HeadTrunk(network)
+        with torch.inference_mode():
             features = trunk.eval()(images)
         parts = Cut(trunk, tail, (tuple(features.shape[1:]),), "forward_features, forward_head", why)
         _verify(parts, network, images)

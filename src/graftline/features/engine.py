@@ -5,7 +5,6 @@ Letters: B batch, C channels, H height, W width, F numbers per image that the tr
 
 import copy
 import logging
-import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from graftline.backbones.onnx import export_quickly, largest_difference, open_se
 from graftline.errors import first_line
 from graftline.execution import Execution
 from graftline.files import atomic_file, sha256_file
+from graftline.locks import Lock
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,7 @@ MAX_RELATIVE_DIFFERENCE = 1e-3  # of the engine from torch in float32, before we
 # Images per call. On a CPU what a small batch needs stays in the caches: EfficientNet-Lite0 at 224 took 14 ms of one
 # core's time per image with 8, 15 ms with 16, 23 ms with 32 and both cores at once.
 CPU_BATCH, GPU_BATCH = 8, 128
+MAX_DECODERS = 16  # threads that feed a GPU
 
 RunTrunk = Callable[[Tensor], np.ndarray]  # images (B, C, H, W) float32 → activations (B, F) float32
 
@@ -52,7 +53,7 @@ class Engine:
 def make_engine(trunk: nn.Module, file: Path, images: Tensor, execution: Execution) -> Engine:
     """Prepare the trunk for the frozen pass.
 
-    On a CPU one thread of ours per core decodes a few images and runs the trunk on them with this one core: nothing is
+    On a CPU each of our threads decodes a few images and runs the trunk on them with this one core: nothing is
     sent between processes and no core waits for another within a layer. Decoding included, that took less of the
     cores' time than ONNX Runtime alone, with all cores on each layer of a batch of 32.
 
@@ -60,11 +61,11 @@ def make_engine(trunk: nn.Module, file: Path, images: Tensor, execution: Executi
         trunk: on the CPU; put into eval mode here.
         file: where the ONNX export lies, or will lie; beside it, its checksum.
         images: the first real ones (B, C, H, W), on which it is compared with torch.
-        execution: where the frozen pass runs.
+        execution: on which device, and with how many threads.
     """
     trunk.eval()
-    if execution.is_cuda:
-        return _gpu_engine(trunk, images, execution.torch_device)
+    if execution.is_gpu:
+        return _gpu_engine(trunk, images, execution)
     try:
         session = _open(trunk, file, images)
         difference = largest_difference(trunk, session, images)
@@ -85,15 +86,16 @@ def make_engine(trunk: nn.Module, file: Path, images: Tensor, execution: Executi
 
 def _open(trunk: nn.Module, file: Path, images: Tensor) -> onnxruntime.InferenceSession:
     """Open the exported trunk; it is exported if it is not there, or anew if it is not what was written."""
-    seal = file.with_suffix(".sha256")
-    if not (file.exists() and seal.exists() and seal.read_bytes() == sha256_file(file).encode()):
-        if file.exists():
-            logger.warning(f"{file} is damaged: the frozen network is exported again.")
-        with atomic_file(file) as temporary:
-            export_quickly(trunk, temporary, images[:2])
-        with atomic_file(seal) as temporary:
-            temporary.write_text(sha256_file(file), encoding="ascii")
-    return open_session(file, threads=1)
+    checksum = file.with_suffix(".sha256")
+    with Lock(file.with_suffix(".lock"), shared=False, on_wait=lambda: None):  # one process exports for all
+        if not (file.exists() and checksum.exists() and checksum.read_bytes() == sha256_file(file).encode()):
+            if file.exists():
+                logger.warning(f"{file} is damaged: the frozen network is exported again.")
+            with atomic_file(file) as temporary:
+                export_quickly(trunk, temporary, images[:2])
+            with atomic_file(checksum) as temporary:
+                temporary.write_text(sha256_file(file), encoding="ascii")
+        return open_session(file, threads=1)
 
 
 def _torch_engine(trunk: nn.Module, runs_on: str) -> Engine:
@@ -108,8 +110,9 @@ def _torch_engine(trunk: nn.Module, runs_on: str) -> Engine:
     return Engine(run, runs_on, 2, 4 * CPU_BATCH)
 
 
-def _gpu_engine(trunk: nn.Module, images: Tensor, device: torch.device) -> Engine:
+def _gpu_engine(trunk: nn.Module, images: Tensor, execution: Execution) -> Engine:
     """Return torch on the GPU: compiled and in half precision where that is close enough to float32."""
+    device = execution.torch_device
     trunk = copy.deepcopy(trunk).to(device).to(memory_format=torch.channels_last)
     exact = _on_gpu(trunk, device, half=False)
     try:
@@ -119,16 +122,15 @@ def _gpu_engine(trunk: nn.Module, images: Tensor, device: torch.device) -> Engin
     except Exception:  # whatever a compiler raises on code that it cannot compile
         difference = float("inf")
     run, how = (fast, "compiled") if difference <= MAX_RELATIVE_DIFFERENCE else (exact, "in float32")
-    decoders = min(16, os.cpu_count() or 1)
-    return Engine(run, f"torch on the GPU, {how}", decoders, GPU_BATCH)
+    return Engine(run, f"torch on the GPU, {how}", min(MAX_DECODERS, execution.num_threads), GPU_BATCH)
 
 
 def _on_gpu(trunk: Callable[[Tensor], Tensor], device: torch.device, half: bool) -> RunTrunk:
     lock = threading.Lock()  # the others decode meanwhile
 
     def run(images: Tensor) -> np.ndarray:
-        images = images.pin_memory()
-        with lock, torch.inference_mode(), torch.autocast("cuda", torch.float16, enabled=half):
+        images = images.pin_memory() if device.type == "cuda" else images
+        with lock, torch.inference_mode(), torch.autocast(device.type, torch.float16, enabled=half):
             batch = images.to(device, memory_format=torch.channels_last, non_blocking=True)
             activations: np.ndarray = trunk(batch).float().cpu().numpy()
         return activations

@@ -7,7 +7,7 @@ import copy
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +30,7 @@ class ActivationRequest:
         samples: the images.
         transform: makes the trunk's input of them.
         view: the epoch of the draws.
-        key: all that the activations depend on.
+        key: all that the activations depend on, beside the content of each image (`trunk_key`, `view_key`).
     """
 
     samples: Samples
@@ -39,32 +39,66 @@ class ActivationRequest:
     key: dict[str, Any]
 
 
-class ImageBatcher(threading.local):
-    """Decodes and transforms images; each thread has a transform of its own, as they may draw lots."""
+def content_draw(sha256: str, view: int) -> Draw:
+    """Return the draw that makes a view of an image: it depends on what the image is, not on where it stands.
 
-    def __init__(self, job: ActivationRequest) -> None:
-        self._images = ImageDataset(job.samples, copy.deepcopy(job.transform))
-        self._view = job.view
+    So an image keeps its views, and its activations, when others come or go.
+
+    >>> content_draw("00000000000000ff" + 48 * "0", view=2)
+    Draw(epoch=2, index=255)
+    """
+    return Draw(view, int(sha256[:16], 16))
+
+
+class _ByContent:
+    """A transform that is given the draws of `content_draw` instead of those by position.
+
+    Args:
+        transform: of its own for each thread, as it may draw lots.
+        sha256: of each image.
+    """
+
+    def __init__(self, transform: Transform, sha256: Sequence[str]) -> None:
+        self._transform = copy.deepcopy(transform)
+        self._sha256 = sha256
+
+    def __call__(self, image: np.ndarray, draw: Draw) -> np.ndarray:
+        """Return the network's input (C, h, w) float32 for an image (H, W, 3) uint8."""
+        return self._transform(image, content_draw(self._sha256[draw.index], draw.epoch))
+
+
+class ImageBatcher(threading.local):
+    """Decodes and transforms images; each thread has a transform of its own."""
+
+    def __init__(self, request: ActivationRequest) -> None:
+        self._images = ImageDataset(request.samples, _ByContent(request.transform, request.samples.sha256))
+        self._view = request.view
 
     def __call__(self, rows: Sequence[int]) -> Tensor:
         """Return the images (B, C, H, W) of some rows."""
         return torch.from_numpy(np.stack([self._images[Draw(self._view, row)]["image"] for row in rows]))
 
 
-def run(engine: Engine, decoder: ImageBatcher, batches: Sequence[range]) -> Iterator[np.ndarray]:
+def run(engine: Engine, batches: Iterable[tuple[ImageBatcher, Sequence[int]]]) -> Iterator[np.ndarray]:
     """Return the activations (B, F) float32 of each batch of rows, in order.
 
-    A few batches ahead of what was asked for are worked on; the rest is left when nobody asks any more.
+    A few batches ahead of what was asked for are taken and worked on; the rest is left when nobody asks any more.
     """
     if (cv2 := sys.modules.get("cv2")) is not None:
         cv2.setNumThreads(0)  # our threads take all cores already
     waiting = iter(batches)
     running: deque[Future[np.ndarray]] = deque()
+
+    def compute(images: ImageBatcher, rows: Sequence[int]) -> np.ndarray:
+        return engine.run(images(rows))
+
     with ThreadPoolExecutor(engine.callers) as pool:
         try:
-            for _ in batches:
-                while len(running) < 2 * engine.callers and (rows := next(waiting, None)) is not None:
-                    running.append(pool.submit(lambda rows: engine.run(decoder(rows)), rows))
+            while True:
+                while len(running) < 2 * engine.callers and (batch := next(waiting, None)) is not None:
+                    running.append(pool.submit(compute, *batch))
+                if not running:
+                    return
                 yield running.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from graftline.data.loaders import Batch, DrawSampler
 from graftline.data.version import Samples
+from graftline.features.table import GatheredRows, Matrix
 
 MEMORY_SHARE = 0.25  # of the memory that is free: what fits into it is read once and held
 
@@ -32,7 +33,7 @@ class ActivationLoader(DataLoader[Batch]):
     """
 
     def __init__(
-        self, views: Sequence[np.ndarray], samples: Samples, sampler: DrawSampler, batch_size: int, drop_last: bool
+        self, views: Sequence[Matrix], samples: Samples, sampler: DrawSampler, batch_size: int, drop_last: bool
     ) -> None:
         self._labels = torch.tensor(samples.labels)
         weights = np.ones(len(samples.labels), np.float32) if samples.weights is None else samples.weights
@@ -42,8 +43,8 @@ class ActivationLoader(DataLoader[Batch]):
         super().__init__(TensorDataset(self._labels), batch_size=batch_size, sampler=sampler, drop_last=drop_last)  # type: ignore[arg-type]  # only its length is asked for
 
     @cached_property
-    def _views(self) -> list[Tensor]:
-        """The views as tensors, read when the first batch is asked for."""
+    def _views(self) -> Sequence[Tensor | GatheredRows]:
+        """The views, read when the first batch is asked for."""
         return _in_memory(self._on_disk)
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # torch promises an iterator of its own class
@@ -55,11 +56,11 @@ class ActivationLoader(DataLoader[Batch]):
         view = self._views[self._order.epoch % len(self._views)]
         parts = (order, self._labels[order], self._weights[order])
         for index, labels, weights in zip(*(torch.split(part, self.batch_size) for part in parts), strict=True):
-            yield {"image": view.index_select(0, index).float(), "label": labels, "weight": weights, "index": index}
+            yield {"image": _rows(view, index).float(), "label": labels, "weight": weights, "index": index}
 
 
 def activation_loader(
-    views: Sequence[np.ndarray],
+    views: Sequence[Matrix],
     samples: Samples,
     *,
     batch_size: int,
@@ -85,15 +86,21 @@ def activation_loader(
     return ActivationLoader(views, samples, sampler, batch_size, drop_last)
 
 
-def _in_memory(views: Sequence[np.ndarray]) -> list[Tensor]:
-    """Return the views as tensors: in memory where there is room, else as they lie on disk.
+def _in_memory(views: Sequence[Matrix]) -> list[Tensor | GatheredRows]:
+    """Return the views in memory where there is room, else as they lie on disk.
 
     They stay as they were kept: half as many bytes to gather is worth more than the conversion of each batch costs.
     """
-    needed = sum(view.nbytes for view in views)
-    if needed < MEMORY_SHARE * psutil.virtual_memory().available:
+    if sum(view.nbytes for view in views) < MEMORY_SHARE * psutil.virtual_memory().available:
         views = [np.array(view) for view in views]
-    return [torch.from_numpy(view) for view in views]
+    return [view if isinstance(view, GatheredRows) else torch.from_numpy(view) for view in views]
+
+
+def _rows(view: Tensor | GatheredRows, index: Tensor) -> Tensor:
+    """Return some rows of a view, (B, F)."""
+    if isinstance(view, GatheredRows):
+        return torch.from_numpy(view.take(index.numpy()))
+    return view.index_select(0, index)
 
 
 def fits_in_memory(numbers: int) -> bool:

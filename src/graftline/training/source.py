@@ -4,11 +4,11 @@ Letters: N images, F numbers per image that cross the boundary.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import version as version_of
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,16 +17,13 @@ from graftline.data.loaders import make_loader
 from graftline.features.cache import ActivationRequest, Activations, ImageBatcher, activation_loader
 from graftline.features.cut import Cut
 from graftline.features.engine import Engine, make_engine
+from graftline.features.key import trunk_key, view_key
 from graftline.features.precision import largest_change
 from graftline.features.trace import mode_kept
-from graftline.files import digest
-from graftline.freezing.check import hash_of
 from graftline.freezing.plan import FreezePlan, depth_in_words
 from graftline.training.fit import Loaders
 from graftline.training.setup import TrainingSetup
 
-# what of an activation's key an exported trunk depends on
-TRUNK_KEYS = ("network", "trunk", "weights", "versions", "preprocessing")
 CHECKED_IMAGES = 8  # on which the trained tail is asked whether the cache has served it well
 
 
@@ -187,7 +184,8 @@ class CachedSource:
         )
         with mode_kept(self.parts.trunk), torch.inference_mode():
             exact = self.parts.trunk.eval()(images)
-        return largest_change(self.parts.tail, exact, torch.from_numpy(array[: len(exact)]).float())
+        kept = array.take(np.arange(len(exact)), axis=0)
+        return largest_change(self.parts.tail, exact, torch.from_numpy(kept).float())
 
 
 def open_activations(setup: TrainingSetup, plan: FreezePlan, parts: Cut) -> list[Activations]:
@@ -205,26 +203,19 @@ def activation_requests(setup: TrainingSetup, plan: FreezePlan, parts: Cut) -> l
     """Return what is to be computed: the validation images, then the training images, plain or in views."""
     augment, plain = _transforms(setup)
     train, validation = setup.version.samples("train"), setup.version.samples("validation")
-    key = {"dataset": setup.version.digest, **_trunk_key(setup, plan, parts)}
-    requests = [ActivationRequest(validation, plain, 0, {**key, "split": "validation"})]
+    key = _trunk_key(setup, plan, parts)
+    requests = [ActivationRequest(validation, plain, 0, key)]
     if setup.features.views == 0:
-        return [*requests, ActivationRequest(train, plain, 0, {**key, "split": "train"})]
-    drawn = {
-        "crop": repr(setup.policy.crop),
-        "transforms": [[name, repr(t)] for name, t in setup.policy.transforms.items()],  # their order matters
-        "seed": setup.seed,
-        "albumentations": version_of("albumentations"),
-    }
-    views = range(setup.features.views)
+        return [*requests, ActivationRequest(train, plain, 0, key)]
     return requests + [
-        ActivationRequest(train, augment, view, {**key, "split": "train", "view": view, **drawn}) for view in views
+        ActivationRequest(train, augment, view, {**key, **view_key(setup.policy, setup.seed, view)})
+        for view in range(setup.features.views)
     ]
 
 
 def _engine_maker(setup: TrainingSetup, plan: FreezePlan, parts: Cut) -> Callable[[Tensor], Engine]:
     """Return what prepares the trunk for the frozen pass, from its first images (B, C, H, W)."""
-    key = _trunk_key(setup, plan, parts)
-    exported = setup.features.store.trunk_file({name: key[name] for name in TRUNK_KEYS})
+    exported = setup.features.store.trunk_file(_trunk_key(setup, plan, parts))
     execution = setup.execution
     if torch.distributed.is_available() and torch.distributed.is_initialized():  # all processes fill the cache together
         execution = replace(execution, threads=max(1, execution.num_threads // execution.world_size))
@@ -234,15 +225,9 @@ def _engine_maker(setup: TrainingSetup, plan: FreezePlan, parts: Cut) -> Callabl
 def _trunk_key(setup: TrainingSetup, plan: FreezePlan, parts: Cut) -> dict[str, Any]:
     """Return all that an activation depends on, beside the image and its augmentation."""
     network: Any = setup.graft.network
-    frozen = plan.frozen_groups
-    return {
-        "network": [network.pretrained_cfg["architecture"], dict(setup.graft.arguments)],
-        "boundary": depth_in_words(network, frozen) if frozen > 0 else "by names",
-        "trunk": digest(parts.code),
-        "weights": digest({name: hash_of(tensor) for name, tensor in parts.trunk.state_dict().items()}),
-        "versions": {package: version_of(package) for package in ("timm", "pillow", "graftline")},
-        "preprocessing": asdict(setup.graft.preprocessing),
-    }
+    boundary = depth_in_words(network, plan.frozen_groups) if plan.frozen_groups > 0 else "by names"
+    architecture = network.pretrained_cfg["architecture"]
+    return trunk_key(parts, setup.graft.preprocessing, architecture, dict(setup.graft.arguments), boundary)
 
 
 def _transforms(setup: TrainingSetup) -> tuple[Augment, EvalTransform]:

@@ -1,0 +1,119 @@
+"""Several processes that want the same activations: each image is computed by one of them, and none blocks another."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from graftline.augment.policy import EvalTransform
+from graftline.augment.preprocess import Preprocessing
+from graftline.data.decode import decode_rgb
+from graftline.features.frozen_pass import content_draw
+
+WIDTH = 3 * 8 * 8
+IMAGES = 60
+
+# computes the activations of all images of a folder: argv is the folder, the cache, a file to write, and after how many
+# images this process stops for ever
+PROGRAM = """
+import sys, time
+from pathlib import Path
+import numpy as np, torch
+from graftline.augment.policy import EvalTransform
+from graftline.augment.preprocess import Preprocessing
+from graftline.data.version import Samples
+from graftline.features import segment
+from graftline.features.cache import ActivationRequest, Features
+from graftline.features.engine import Engine
+from graftline.files import sha256_file
+
+folder, cache, output, stop_after = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
+segment.MAX_SHARD_IMAGES = 4
+computed = 0
+
+def run(images):
+    global computed
+    if computed >= stop_after:
+        output.with_suffix(".stopped").touch()
+        time.sleep(600)
+    time.sleep(0.05)
+    computed += len(images)
+    return images.flatten(1).numpy()
+
+paths = sorted(str(path) for path in Path(folder).rglob("*.png"))
+sha256 = [sha256_file(Path(path)) for path in paths]
+samples = [Samples(paths[i::2], np.zeros(len(paths[i::2]), np.int64), None, sha256[i::2]) for i in range(2)]
+transform = EvalTransform(Preprocessing((8, 8), (0.5,) * 3, (0.5,) * 3))
+requests = [ActivationRequest(samples[number], transform, 0, {"a": number}) for number in range(2)]
+output.with_suffix(".ready").touch()
+while not (output.parent / "go").exists():
+    time.sleep(0.001)
+opened = Features(directory=cache).open(requests, lambda _: Engine(run, "pixels", 1, 4), torch.nn.Linear(192, 3), 192)
+np.savez(output, computed=computed, **{f"request_{n}": np.asarray(o.array) for n, o in enumerate(opened)})
+"""
+
+
+class Process:
+    """One that computes the activations of a folder's images."""
+
+    def __init__(self, folder: Path, root: Path, name: str, stop_after: int = 10**9) -> None:
+        self.output = root / f"{name}.npz"
+        given = [str(folder), str(root / "cache"), str(self.output), str(stop_after)]
+        self._process = subprocess.Popen([sys.executable, "-c", PROGRAM, *given])
+        self._wait_for(".ready")
+
+    def _wait_for(self, suffix: str) -> None:
+        deadline = time.monotonic() + 120
+        while not self.output.with_suffix(suffix).exists():
+            assert time.monotonic() < deadline
+            assert self._process.poll() is None
+            time.sleep(0.01)
+
+    def kill_when_it_stops(self) -> None:
+        self._wait_for(".stopped")
+        os.kill(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def result(self) -> dict[str, Any]:
+        assert self._process.wait(timeout=120) == 0
+        with np.load(self.output) as content:
+            return dict(content)
+
+
+def expected(folder: Path) -> list[np.ndarray]:
+    transform = EvalTransform(Preprocessing((8, 8), (0.5,) * 3, (0.5,) * 3))
+    paths = sorted(str(path) for path in folder.rglob("*.png"))
+    images = [transform(decode_rgb(path, max_pixels=10**6), content_draw("0" * 64, 0)).reshape(-1) for path in paths]
+    return [np.stack(images[start::2]).astype(np.float16) for start in range(2)]
+
+
+def check(result: dict[str, Any], folder: Path) -> None:
+    for number, array in enumerate(expected(folder)):
+        np.testing.assert_array_equal(result[f"request_{number}"], array)
+
+
+def test_two_processes_share_the_work(color_folder: Path, tmp_path: Path) -> None:
+    processes = [Process(color_folder, tmp_path, name) for name in "ab"]
+    (tmp_path / "go").touch()
+    results = [process.result() for process in processes]
+    computed = [int(result["computed"]) for result in results]
+    assert sum(computed) == IMAGES, "each image once"
+    assert min(computed) >= 12, "both at the same time"
+    for result in results:
+        check(result, color_folder)
+
+
+@pytest.mark.parametrize("stop_after", [0, 12], ids=["before the type is decided", "in the middle"])
+def test_one_that_is_killed_does_not_block_the_other(stop_after: int, color_folder: Path, tmp_path: Path) -> None:
+    killed, other = Process(color_folder, tmp_path, "a", stop_after), Process(color_folder, tmp_path, "b")
+    (tmp_path / "go").touch()
+    killed.kill_when_it_stops()
+    result = other.result()
+    check(result, color_folder)
+    assert IMAGES - stop_after <= int(result["computed"]) <= IMAGES
