@@ -57,5 +57,5 @@ def test_cached_and_live_training_agree(
 
     np.testing.assert_allclose(cached, live, rtol=0, atol=TOLERANCE)
     assert live[-1, 0] < live[0, 0] - 50 * TOLERANCE, "it learns: the losses of the epochs differ"
-    kept = {file.read_text().count('"dtype": "float16"') for file in (tmp_path / "cache").glob("*/entry.json")}
+    kept = {file.read_text().count('"dtype": "float16"') for file in (tmp_path / "cache").glob("*/*/segment.json")}
     assert kept == {int(precision == "auto")}

@@ -188,5 +188,5 @@ def test_layers_have_names_of_their_own(name: str) -> None:
 
 @pytest.mark.parametrize("decay", [0.0, -0.5, 1.1, float("nan")])
 def test_a_decay_that_makes_no_sense_is_refused(decay: float) -> None:
-    with pytest.raises(UserError, match=r"train\.layer_decay"):
+    with pytest.raises(UserError, match=r"Recipe\.layer_decay"):
         Recipe(layer_decay=decay)
