@@ -165,7 +165,7 @@ class FreezeCheck:
 
 
 def hash_of(tensor: Tensor) -> str:
-    """Return the SHA-256 of a tensor's type, shape and numbers; its device and its layout in memory do not matter.
+    """Return the SHA-256 of type, shape and numbers of a tensor of any shape; device and memory layout do not matter.
 
     >>> weight = torch.ones(1, 2, 3, 4)
     >>> hash_of(weight) == hash_of(weight.contiguous(memory_format=torch.channels_last))
