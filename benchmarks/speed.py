@@ -38,6 +38,7 @@ from graftline.execution import Execution
 from graftline.features.cache import ActivationRequest, Features, activation_loader
 from graftline.features.cut import Cut, cut
 from graftline.features.engine import make_engine
+from graftline.features.table import Matrix
 from graftline.freezing.plan import FreezePlan, plan_from_depth
 from graftline.training.fit import fit
 from graftline.training.fit_directory import FitDirectory
@@ -191,29 +192,29 @@ def many_images(bench: Bench) -> float:
     paths = [path for one in whole for path in one.paths]
     labels = np.concatenate([one.labels for one in whole])
     index = np.arange(MANY) % len(paths)
-    samples = Samples([paths[i] for i in index], labels[index], None, [f"{i}" for i in range(len(index))])
+    samples = Samples([paths[i] for i in index], labels[index], None, [f"{i:064x}" for i in range(len(index))])
     graft = bench.graft()
     start = time.perf_counter()
     parts, _ = head_parts(bench, "tf_efficientnet_lite0")
     with fresh(bench.folder) as cache:
         features = Features(directory=str(cache))
         job = ActivationRequest(samples, EvalTransform(graft.preprocessing), 0, {"bench": MANY})
-        file = features.store.trunk_file({"bench": 0})
-        (entry,) = features.open(
-            [job], lambda images: make_engine(parts.trunk, file, images, EXECUTION), parts.tail, parts.width
-        )
+        make = functools.partial(make_engine, parts.trunk, features.store.trunk_file({"bench": 0}), execution=EXECUTION)
+        (entry,) = features.open([job], make, parts.tail, parts.width)
         train_head(parts, entry.array, samples, batch_size=64)  # the default of a training
         return time.perf_counter() - start
 
 
-def train_head(parts: Cut, activations: np.ndarray, samples: Samples, batch_size: int) -> float:
+def train_head(parts: Cut, activations: Matrix, samples: Samples, batch_size: int) -> float:
     """Return the activations per second of ten epochs of a head, with Lightning."""
     module = GraftModule(
         parts.tail, optimizer=functools.partial(torch.optim.AdamW, lr=0.01), schedule=constant, weight_decay=0.0
     )
 
     few = Samples(samples.paths[:batch_size], samples.labels[:batch_size], None, samples.sha256[:batch_size])
-    validation = activation_loader([activations[:batch_size]], few, batch_size=batch_size, shuffle=False, seed=0)
+    validation = activation_loader(
+        [activations.take(np.arange(batch_size), axis=0)], few, batch_size=batch_size, shuffle=False, seed=0
+    )
     training = activation_loader([activations], samples, batch_size=batch_size, shuffle=True, seed=0)
     trainer = functools.partial(pl.Trainer, accelerator="cpu", devices=1, max_epochs=EPOCHS)
     with tempfile.TemporaryDirectory() as checkpoints:

@@ -10,7 +10,8 @@ from typing import Self
 class Lock:
     """A lock on a file, held until it is closed, its object is gone or its process ends.
 
-    It is ``flock`` itself and not the package filelock, as that knows no shared locks.
+    It is ``flock`` itself and not the package filelock: its shared locks are a SQLite database each, and belong to
+    the thread that took them.
 
     Args:
         file: made if it is not there; its content does not matter.

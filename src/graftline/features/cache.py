@@ -15,7 +15,7 @@ from typing import Literal
 from torch import nn
 
 from graftline.errors import UserError
-from graftline.features.fill import Activations, CacheFill, MakeEngine, Wanted
+from graftline.features.fill import Activations, CacheFill, MakeEngine, TableRequest
 from graftline.features.frozen_pass import ActivationRequest, ImageBatcher
 from graftline.features.loader import activation_loader
 from graftline.features.store import GIGABYTE, ActivationStore, CacheFullError, in_words
@@ -68,10 +68,15 @@ class Features:
         return width * images * (4 if self.precision == "float32" else 2)
 
     def missing(self, requests: Sequence[ActivationRequest]) -> int:
-        """Return how many images, all views of them counted, would have to be computed; checksums are not looked at."""
-        wanted = self._wanted(requests)
+        """Return how many images, all views of them counted, would have to be computed; checksums are not looked at.
+
+        Raises:
+            UserError: the directory cannot be written to.
+        """
+        wanted = self._by_table(requests)
         if not self.store.directory.exists():
             return sum(len(one.digests) for one in wanted)
+        _check_writable(self.store.directory)
         with self.store.lock():
             return sum(int((~one.table.locate(one.digests).written).sum()) for one in wanted)
 
@@ -92,7 +97,7 @@ class Features:
             CacheFullError: they would take more than ``max_gb``, or than those in use leave of it.
             UserError: the disk is full.
         """
-        store, wanted = self.store, self._wanted(requests)
+        store, wanted = self.store, self._by_table(requests)
         _check_writable(store.directory)
         if (needed := self.predict_bytes(width, sum(len(one.digests) for one in wanted))) > store.max_bytes:
             store.make_room(needed)  # it says why not
@@ -108,13 +113,13 @@ class Features:
                 "another Features.directory, or Features.cache=False."
             ) from error
 
-    def _wanted(self, requests: Sequence[ActivationRequest]) -> list[Wanted]:
+    def _by_table(self, requests: Sequence[ActivationRequest]) -> list[TableRequest]:
         """Return what is wanted of each table."""
         groups: dict[Path, dict[int, ActivationRequest]] = {}
         tables = [self.store.table({**request.key, "precision": self.precision}) for request in requests]
         for number, (table, request) in enumerate(zip(tables, requests, strict=True)):
             groups.setdefault(table.directory, {})[number] = request
-        return [Wanted.of(tables[min(group)], group) for group in groups.values()]
+        return [TableRequest.of(tables[min(group)], group) for group in groups.values()]
 
     def _announce(self, images: int, width: int) -> None:
         each = self.predict_bytes(width, 1)

@@ -49,7 +49,7 @@ class Activations:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class TableRequest:
     """All requests for activations of one table, image by distinct image.
 
     Attributes:
@@ -67,7 +67,7 @@ class Wanted:
     which: Mapping[int, np.ndarray]
 
     @classmethod
-    def of(cls, table: ActivationTable, requests: Mapping[int, ActivationRequest]) -> "Wanted":
+    def of(cls, table: ActivationTable, requests: Mapping[int, ActivationRequest]) -> "TableRequest":
         """Join requests, each given with its number, and tell which images are the same."""
         parts = [request.samples for request in requests.values()]
         paths, sha256 = (list(chain.from_iterable(c)) for c in ([p.paths for p in parts], [p.sha256 for p in parts]))
@@ -87,7 +87,7 @@ class Wanted:
 class _Shard:
     """A shard of a segment all of whose images are wanted."""
 
-    wanted: Wanted
+    wanted: TableRequest
     segment: Segment
     number: int
 
@@ -122,7 +122,7 @@ class CacheFill:
     def __init__(
         self,
         store: ActivationStore,
-        wanted: Sequence[Wanted],
+        wanted: Sequence[TableRequest],
         make_engine: MakeEngine,
         tail: nn.Module,
         width: int,
@@ -135,6 +135,7 @@ class CacheFill:
         self._width = width
         self._dtype = dtype
         self._engine: Engine | None = None
+        self._has_waited = False
         self._placements: list[Placement] = []
         self._locks: list[list[Lock]] = []
 
@@ -161,7 +162,7 @@ class CacheFill:
                         self._reserve(bar)
                         self._compute(self._unwritten(), bar)
                         self._look_up()
-            opened = {}
+            opened: dict[int, Activations] = {}
             for wanted, placement, locks in zip(self._wanted, self._placements, self._locks, strict=True):
                 opened |= {n: Activations(placement.matrix(which), locks) for n, which in wanted.which.items()}
             return [activations for _, activations in sorted(opened.items(), key=itemgetter(0))]
@@ -198,14 +199,14 @@ class CacheFill:
             if not (placement.part == NOWHERE).any():
                 continue
             if (dtype := wanted.table.dtype() or self._dtype) is None:
-                with wanted.table.deciding(on_wait=_say_waiting):
+                with wanted.table.deciding(on_wait=self._say_waiting):
                     if (dtype := wanted.table.dtype()) is None:
                         self._decide(wanted, bar)
                         continue
             self._store.reserve(wanted.table, wanted.digests, self._width, dtype)
         self._look_up()
 
-    def _decide(self, wanted: Wanted, bar: Progress) -> None:
+    def _decide(self, wanted: TableRequest, bar: Progress) -> None:
         """Compute the first shard of a table, decide by it in which precision the table is kept, and write it."""
         rows = SegmentHeader.describe({}, wanted.digests, self._width, "float32").rows(0)
         activations = np.concatenate(list(self._activations([(wanted, wanted.first[rows].tolist())], bar)))
@@ -232,7 +233,7 @@ class CacheFill:
         busy: list[_Shard] = []
         too_large = self._write(self._claim(shards, busy), bar)
         for shard in busy:  # one by one: who waits holds no claim
-            claim = shard.segment.claim(shard.number, on_wait=_say_waiting)
+            claim = shard.segment.claim(shard.number, on_wait=self._say_waiting)
             too_large |= self._write([(shard, claim)], bar)
         if too_large:
             logger.warning("Some activations are too large for float16: they are computed again and kept as float32.")
@@ -251,7 +252,7 @@ class CacheFill:
         """Compute and write shards, and end the claims on them; returns whether one was too large for float16."""
         pending: deque[tuple[_Shard, Lock]] = deque()
 
-        def to_compute() -> Iterator[tuple[Wanted, list[int]]]:
+        def to_compute() -> Iterator[tuple[TableRequest, list[int]]]:
             for shard, claim in claimed:
                 if shard.segment.is_open(shard.number):
                     pending.append((shard, claim))
@@ -272,7 +273,7 @@ class CacheFill:
                 shard.segment.release(shard.number, claim)
         return too_large
 
-    def _activations(self, groups: Iterable[tuple[Wanted, list[int]]], bar: Progress) -> Iterator[np.ndarray]:
+    def _activations(self, groups: Iterable[tuple[TableRequest, list[int]]], bar: Progress) -> Iterator[np.ndarray]:
         """Run the trunk over groups of images, each rows of a request; yields the activations (n, F) of each group."""
         groups = iter(groups)
         if (first := next(groups, None)) is None:
@@ -295,11 +296,12 @@ class CacheFill:
                 yield np.concatenate(parts)
                 parts = []
 
-    def _start(self, wanted: Wanted, rows: list[int]) -> Engine:
+    def _start(self, wanted: TableRequest, rows: list[int]) -> Engine:
         self._engine = self._make_engine(wanted.batcher(rows[:FIRST_IMAGES]))
         logger.info(f"The frozen network runs on {self._engine.runs_on}.")
         return self._engine
 
-
-def _say_waiting() -> None:
-    logger.info("Another process computes these activations: waiting for it.")
+    def _say_waiting(self) -> None:
+        if not self._has_waited:
+            logger.info("Another process computes these activations: waiting for it.")
+        self._has_waited = True

@@ -199,7 +199,7 @@ class Segment:
         """Tell whether a shard is still to be written."""
         with self._states.open("rb") as file:
             file.seek(8 * shard)
-            return np.frombuffer(file.read(8), np.uint64)[0] == UNWRITTEN
+            return file.read(8) == bytes(8)
 
     def write(self, shard: int, activations: np.ndarray) -> bool:
         """Write a shard, (n, F) float32, and then its state, without which it does not count.
@@ -276,7 +276,8 @@ class Segment:
 
 def is_written(states: np.ndarray) -> np.ndarray:
     """Tell which of the shards with some states are written."""
-    return (states & np.uint64(WRITTEN)) != 0
+    written: np.ndarray = (states & np.uint64(WRITTEN)) != 0
+    return written
 
 
 def _checksum(rows: np.ndarray) -> int:

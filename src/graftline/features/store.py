@@ -179,7 +179,10 @@ class ActivationStore:
 
     def remove_unwritten(self, table: ActivationTable) -> None:
         """Remove the segments of which nothing was written, unless another process is about to."""
-        self.remove(segment for segment in table.segments() if not is_written(segment.states()).any())
+        with self.lock():
+            for segment in table.segments():
+                if not is_written(segment.states()).any():
+                    _remove(segment)
 
     def remove_trunks(self) -> None:
         """Remove the exported trunks; they are made again when they are needed."""

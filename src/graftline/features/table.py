@@ -34,7 +34,7 @@ class GatheredRows:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __array__(self, dtype: np.typing.DTypeLike = None, copy: bool | None = None) -> np.ndarray:
+    def __array__(self, dtype: np.typing.DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         """Return all rows in memory."""
         assert copy is not False
         return self.take(np.arange(len(self))).astype(dtype or self.dtype, copy=False)

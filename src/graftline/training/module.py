@@ -97,7 +97,7 @@ class GraftModule(pl.LightningModule):
         return self
 
     def forward(self, inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Return the logits (B, K) of ``inputs`` (B, C, H, W) or (B, F), or a tuple of them and the auxiliary heads'."""
+        """Return the logits (B, K) of ``inputs`` (B, C, H, W) or (B, F), or a tuple with the auxiliary heads'."""
         if inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         outputs: Tensor | tuple[Tensor, ...] = self.network(inputs)
