@@ -41,14 +41,17 @@ from graftline.features.engine import make_engine
 from graftline.features.table import Matrix
 from graftline.freezing.plan import FreezePlan, plan_from_depth
 from graftline.training.fit import fit
-from graftline.training.fitting import TrainingSetup
+from graftline.training.fit_directory import FitDirectory
 from graftline.training.module import GraftModule
+from graftline.training.phases import fit_phase
 from graftline.training.recipe import Recipe
 from graftline.training.schedule import constant
+from graftline.training.setup import TrainingSetup
 
 EPOCHS, REPETITIONS = 10, 3
 MANY = 20_000  # images of the second data set, which are ELPV's over and over
 SPEED_UP_IMAGES = 96  # on which engine and torch are compared
+EXECUTION = Execution()  # the CPU
 
 
 class Bench:
@@ -71,7 +74,9 @@ class Bench:
     def fit(self, trained_groups: int, *, cache: bool, epochs: int, directory: Path) -> float:
         """Return the seconds of a training from the built network on: frozen pass, export and epochs."""
         features = Features(cache=cache, directory=str(directory))
-        fitting = TrainingSetup(
+        graft = self.graft()
+        setup = TrainingSetup(
+            graft=graft,
             version=self.version,
             policy=Policy("none", None, {}),
             features=features,
@@ -79,23 +84,14 @@ class Bench:
             optimizer=functools.partial(torch.optim.AdamW, lr=None),
             schedule=constant,
             make_trainer=functools.partial(pl.Trainer, accelerator="cpu", devices=1),
+            execution=EXECUTION,
             seed=0,
         )
-        graft = self.graft()
         start = time.perf_counter()
         with tempfile.TemporaryDirectory(dir=self.folder) as checkpoints:
-            fitting.run(
-                graft,
-                self.plan(graft, trained_groups, epochs),
-                Path(checkpoints),
-                on_epoch=nobody,
-                show_progress=False,
-            )
+            plan = self.plan(graft, trained_groups, epochs)
+            fit_phase(setup, plan, FitDirectory(Path(checkpoints)), show_progress=False)
         return time.perf_counter() - start
-
-
-def nobody(metrics: dict[str, float], step: int) -> None:
-    """Listen to no epoch."""
 
 
 def median(measure: Callable[[], float]) -> float:
@@ -149,7 +145,7 @@ def engine_against_torch(bench: Bench, name: str) -> tuple[float, float]:
         samples.paths[:SPEED_UP_IMAGES], samples.labels[:SPEED_UP_IMAGES], None, samples.sha256[:SPEED_UP_IMAGES]
     )
     images = torch.from_numpy(decoded(few, graft))
-    engine = make_engine(parts.trunk, bench.folder / f"{name}.onnx", images[:8], Execution.local())
+    engine = make_engine(parts.trunk, bench.folder / f"{name}.onnx", images[:8], EXECUTION)
     assert engine.runs_on == "ONNX Runtime"
     last = images.contiguous(memory_format=torch.channels_last)
     trunk = parts.trunk.to(memory_format=torch.channels_last)
@@ -203,9 +199,7 @@ def many_images(bench: Bench) -> float:
     with fresh(bench.folder) as cache:
         features = Features(directory=str(cache))
         job = ActivationRequest(samples, EvalTransform(graft.preprocessing), 0, {"bench": MANY})
-        make = functools.partial(
-            make_engine, parts.trunk, features.store.trunk_file({"bench": 0}), execution=Execution.local()
-        )
+        make = functools.partial(make_engine, parts.trunk, features.store.trunk_file({"bench": 0}), execution=EXECUTION)
         (entry,) = features.open([job], make, parts.tail, parts.width)
         train_head(parts, entry.array, samples, batch_size=64)  # the default of a training
         return time.perf_counter() - start
@@ -225,15 +219,9 @@ def train_head(parts: Cut, activations: Matrix, samples: Samples, batch_size: in
     trainer = functools.partial(pl.Trainer, accelerator="cpu", devices=1, max_epochs=EPOCHS)
     with tempfile.TemporaryDirectory() as checkpoints:
         result = fit(
-            module,
-            trainer,
-            lambda *_: (training, validation),
-            directory=Path(checkpoints),
-            on_epoch=nobody,
-            threads=1,
-            show_progress=False,
+            module, trainer, (training, validation), FitDirectory(Path(checkpoints)), threads=1, show_progress=False
         )
-    return statistics.median(epoch["images_per_second"] for epoch in result.history[1:])
+    return statistics.median(epoch["images_per_second"] for epoch in result.epochs[1:])
 
 
 def machine() -> list[tuple[str, str]]:

@@ -27,11 +27,15 @@ from graftline.data.sources.elpv import Elpv
 from graftline.data.sources.folder import Folder
 from graftline.data.split import Split
 from graftline.data.version import DatasetVersion
+from graftline.execution import Execution
 from graftline.features.cache import Features
-from graftline.freezing.rules import AllButHead, FreezeContext
-from graftline.training.fitting import TrainingSetup
+from graftline.freezing.rules import AllButHead
+from graftline.training.fit_directory import FitDirectory
+from graftline.training.phases import fit_phase
 from graftline.training.recipe import Recipe
 from graftline.training.schedule import warmup_cosine
+from graftline.training.setup import TrainingSetup
+from graftline.training.trial import make_freeze_context
 from pipeline.cli.hydra_conf import CONF
 
 VIEWS, SEEDS, IMAGES = (0, 1, 2, 4), (0, 1), 2_000
@@ -60,9 +64,8 @@ def scores(version: DatasetVersion, views: int, seed: int, folder: Path) -> tupl
     """Return validation log loss and accuracy of the best epoch."""
     pl.seed_everything(seed, verbose=False)
     graft = Backbone("tf_efficientnet_lite0").build(len(version.class_names))
-    per_class = len(version.samples("train").paths) / len(version.class_names)
-    plan = AllButHead().plan(graft.network, FreezeContext(per_class, len(version.class_names), pretrained=True))
-    fitting = TrainingSetup(
+    setup = TrainingSetup(
+        graft=graft,
         version=version,
         policy=light(),
         features=Features(views=views, directory=str(folder / "cache")),
@@ -70,11 +73,14 @@ def scores(version: DatasetVersion, views: int, seed: int, folder: Path) -> tupl
         optimizer=functools.partial(torch.optim.AdamW, lr=0.01, weight_decay=0.05),
         schedule=warmup_cosine,
         make_trainer=functools.partial(pl.Trainer, accelerator="cpu", devices=1, gradient_clip_val=1.0),
+        execution=Execution(),
         seed=seed,
     )
-    with tempfile.TemporaryDirectory(dir=folder) as checkpoints:
-        fitted = fitting.run(graft, plan, Path(checkpoints), on_epoch=lambda *_: None, show_progress=False)
-    return fitted.fit.best["val/loss"], fitted.fit.best["val/accuracy"]
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        directory = FitDirectory(Path(name))
+        (plan,) = AllButHead().decide(make_freeze_context(setup, directory)).plans
+        best = fit_phase(setup, plan, directory, show_progress=False).history.best
+    return best["val/loss"], best["val/accuracy"]
 
 
 def rows(folder: Path, fashion: Path | None) -> Iterator[tuple[str, ...]]:

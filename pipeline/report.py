@@ -1,16 +1,19 @@
-"""What a training leaves for people: the report, and the short table at the end."""
+"""What a training leaves for people: tables, the report, and the typed result."""
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from graftline.console import print_table, say
 from graftline.data.version import DatasetVersion
 from graftline.evaluation.evaluation import EvaluationResult
-from graftline.evaluation.metrics import format_interval, format_score
-from graftline.freezing.plan import FreezePlan
+from graftline.evaluation.metrics import Interval, format_interval, format_score
+from graftline.freezing.measurement import DepthMeasurement
+from graftline.freezing.rule import FreezeDecision
 from graftline.report.html import write_report
-from graftline.training.phases import TrainingResult
+from graftline.training.results import TrainingResult
+from pipeline.run_directory import RunDirectory
 from pipeline.stage import StageResult
 
 
@@ -18,59 +21,101 @@ from pipeline.stage import StageResult
 class Outcome:
     """All that came of a training."""
 
-    directory: Path
+    files: RunDirectory
     backbone: str
     version: DatasetVersion
-    plans: list[FreezePlan]
+    decision: FreezeDecision
     trained: TrainingResult
     result: EvaluationResult
 
-    @property
-    def decision(self) -> str:
-        """What was frozen, phase by phase, and why."""
-        return "; then ".join(plan.decision for plan in self.plans)
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult(StageResult):
+    """What the stage ``train`` did.
+
+    Attributes:
+        run_id: of the MLflow run.
+        model_uri: of the registered model; None if it is not in the registry.
+        bundle: folder of the trained model.
+        version: the dataset version that it was trained and tested on.
+        scores: of the test split.
+    """
+
+    run_id: str
+    model_uri: str | None
+    bundle: Path
+    version: DatasetVersion
+    scores: Mapping[str, Interval]
+
+
+def print_measurement(measurement: DepthMeasurement) -> None:
+    """Print the boundaries that were tried in a table, and why no deeper one was."""
+    chosen = measurement.chosen
+    print_table(
+        f"Boundaries measured on {measurement.num_images:,} validation images; 95 % intervals of the log loss",
+        ("trained from", "parameters", "accuracy", "log loss", "against the chosen", "pass s", "fit s"),
+        (
+            (
+                row.boundary.partition(" + ")[0],
+                f"{row.trained_parameters:,}",
+                f"{row.accuracy:.3f}",
+                f"{row.log_loss:.3f}",
+                "chosen" if row is chosen else f"{row.more_log_loss.low:+.3f} to {row.more_log_loss.high:+.3f}",
+                f"{row.pass_seconds:.1f}" if row.cached else "live",
+                f"{row.fit_seconds:.1f}",
+            )
+            for row in measurement.rows
+        ),
+    )
+    say(f"No deeper boundary was tried: {measurement.stopped}.")
 
 
 def write_run_report(outcome: Outcome, figures: Mapping[str, Path]) -> Path:
     """Write ``report.html`` of a training into its output directory, with the figures of its evaluation."""
-    version, fitted, result = outcome.version, outcome.trained.fit, outcome.result
+    version, history, result = outcome.version, outcome.trained.history, outcome.result
     images = {split: sum(classes.values()) for split, classes in version.counts().items()}
     facts = {
         "Data": f"{version.name}, version {version.digest}",
         "Images": ", ".join(f"{count:,} {split}" for split, count in images.items()),
         "Backbone": outcome.backbone,
-        "Freeze": outcome.decision,
-        "Training": f"epoch {fitted.best['epoch'] + 1:.0f} of {len(fitted.history)} is kept; {fitted.seconds:.0f} s",
+        "Freeze": outcome.decision.reason,
+        "Training": f"epoch {history.best['epoch'] + 1:.0f} of {len(history.epochs)} is kept; {history.seconds:.0f} s",
         "Speed": f"{result.images_per_second:,.0f} test images per second, one crop",
     }
-    sheet = {"augmentation": outcome.directory / "augment.png"} if outcome.trained.inputs.augmented else {}
+    last = outcome.trained.last
+    sheet = {"augmentation": outcome.files.augmentation} if last.augmented else {}
     return write_report(
-        outcome.directory,
+        outcome.files.path,
         title=f"{outcome.backbone} on {version.name}",
         facts=facts,
         scores=result.scores,
         figures={**figures, **sheet},
-        notes=[*result.notes, outcome.trained.inputs.sentence],
+        notes=[*result.notes, last.source],
     )
 
 
-def summarize(outcome: Outcome, run_id: str, run_url: str | None, model_uri: str | None) -> StageResult:
+def summarize(outcome: Outcome, run_id: str, run_url: str | None, model_uri: str | None) -> TrainResult:
     """Return what goes into ``result.json`` and into the table at the end."""
-    accuracy = outcome.result.scores["accuracy"]
-    return StageResult(
+    accuracy, history = outcome.result.scores["accuracy"], outcome.trained.history
+    return TrainResult(
+        run_id=run_id,
+        model_uri=model_uri,
+        bundle=outcome.files.bundle,
+        version=outcome.version,
+        scores=outcome.result.scores,
         facts={
             "dataset_digest": outcome.version.digest,
             "run_id": run_id,
             "model_uri": model_uri,
-            "freeze": outcome.decision,
-            "epochs": len(outcome.trained.fit.history),
-            "fit_seconds": round(outcome.trained.fit.seconds, 1),
+            "freeze": outcome.decision.reason,
+            "epochs": len(history.epochs),
+            "fit_seconds": round(history.seconds, 1),
         },
         metrics=outcome.result.metrics_json(),
         table=[
             ("test accuracy", f"{format_score('accuracy', accuracy.value)} ({format_interval('accuracy', accuracy)})"),
             ("run", run_url or run_id),
             ("model", model_uri or "not in the registry"),
-            ("report", os.path.relpath(outcome.directory / "report.html")),
+            ("report", os.path.relpath(outcome.files.path / "report.html")),
         ],
     )

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +11,7 @@ from omegaconf import OmegaConf
 
 from graftline.augment.policy import Policy
 from graftline.augment.preview import preview_sheet
-from graftline.backbones.backbone import Backbone, Graft
-from graftline.backbones.cost import NetworkCost, count
+from graftline.backbones.backbone import Backbone
 from graftline.bundle.golden import BundleOptions, choose_golden
 from graftline.bundle.predictor import Predictor
 from graftline.bundle.save import add_to_card, save_bundle
@@ -21,51 +20,32 @@ from graftline.data.decode import decode_rgb
 from graftline.data.ingest import Ingest
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
-from graftline.evaluation.evaluation import Evaluation
+from graftline.evaluation.evaluation import Evaluation, EvaluationResult
+from graftline.execution import Execution
 from graftline.features.cache import Features
 from graftline.files import write_json
-from graftline.freezing.plan import FreezePlan
-from graftline.freezing.rules import FreezeContext, Rule
-from graftline.report.cost_tables import to_json
+from graftline.freezing.rule import FreezeDecision, FreezeRule
 from graftline.report.depth_figure import depth_figure
 from graftline.report.style import save
 from graftline.report.tables import print_scores
 from graftline.tracking.tracking import Tracking
-from graftline.training.fit import check_optimizer, check_trainer
-from graftline.training.fitting import CONTRACT_FILE, TrainingSetup, with_learning_rate
-from graftline.training.measured import Measured
-from graftline.training.measurement import DepthMeasurement, print_measurement
+from graftline.training import phases
+from graftline.training.fit_directory import FitDirectory
 from graftline.training.module import Optimizer, Schedule
-from graftline.training.phases import TrainingResult, fit_phases
-from graftline.training.progress import Metrics
 from graftline.training.recipe import Recipe
+from graftline.training.results import TrainingResult
+from graftline.training.setup import TrainingSetup, with_learning_rate
+from graftline.training.trainer import check_optimizer, check_trainer, make_execution
+from graftline.training.trial import make_freeze_context
+from pipeline.further_process import announced
 from pipeline.parent import with_parent
-from pipeline.report import Outcome, summarize, write_run_report
+from pipeline.report import Outcome, TrainResult, print_measurement, summarize, write_run_report
+from pipeline.run_directory import RunDirectory
+from pipeline.run_log import LoggedEvents, log_cost, log_freeze_check
 from pipeline.scoring import log_evaluation, write_evaluation
-from pipeline.stage import StageResult
-from pipeline.worker import announced
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run
-
-
-DATASET_FILE = "dataset.json"  # in the output directory: the version that the run is trained on
-MEASUREMENT_FILE = "measurement.json"  # in the output directory: what freeze=measured found
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What is known before it is decided what to freeze."""
-
-    version: DatasetVersion
-    graft: Graft
-
-    @property
-    def context(self) -> FreezeContext:
-        """What freeze rules decide by."""
-        num_classes = len(self.version.class_names)
-        images_per_class = len(self.version.samples("train").paths) / num_classes
-        return FreezeContext(images_per_class, num_classes, self.graft.weights.pretrained)
 
 
 @dataclass(frozen=True)
@@ -75,7 +55,7 @@ class Train:
     data: Ingest
     augment: Policy
     backbone: Backbone
-    freeze: Rule | Measured
+    freeze: FreezeRule
     features: Features
     optim: Optimizer
     schedule: Schedule
@@ -87,166 +67,154 @@ class Train:
     name: str | None = None
     seed: int = 0
 
-    def run(self, directory: Path) -> StageResult:
+    def run(self, directory: Path) -> TrainResult:
         """Train, test, track and register a model."""
-        self._check()
-        prepared = self._prepare()
-        self._keep_version(prepared.version, directory / DATASET_FILE)
-        if not isinstance(self.freeze, Measured):
-            self._decide(prepared, directory)  # a rule that does not fit the network is to leave no run behind
-        with self._start_run(prepared, directory) as run:
+        files = RunDirectory(directory)
+        setup = self._prepare(self._check(), files)
+        if not self.freeze.needs_trials:
+            self._decide(setup, files)  # a rule that does not fit the network is to leave no run behind
+        with self._start_run(setup, files) as run:
             say(f"Run {run.id}; should it be interrupted, make train train.resume={run.id} goes on with it.")
-            self._log_setup(run, prepared, directory)
-            plans = self._decide(prepared, directory)
-            self._log_decision(run, prepared, plans, directory)
-            trained = self._train(prepared, plans, directory, run)
-            plan = plans[trained.best_phase]
-            bundle = self._save_bundle(prepared, plan, trained, directory / "bundle")
-            predictor = Predictor.from_directory(bundle, engine=self.evaluation.engine)
-            result = self.evaluation.run(predictor, prepared.version)
-            outcome = Outcome(directory, self.backbone.name, prepared.version, plans, trained, result)
+            self._log_setup(run, setup, files)
+            decision = self._decide(setup, files)
+            self._log_decision(run, setup, decision, files)
+            trained = self._train(setup, decision, files, run)
+            self._save_bundle(setup, decision, trained, files)
+            result = self._evaluate(setup, files)
+            outcome = Outcome(files, self.backbone.name, setup.version, decision, trained, result)
             model_uri = self._log_outcome(run, outcome)
         return summarize(outcome, run.id, run.url, model_uri)
 
     def work(self, directory: Path) -> None:
         """Train along as a further process of a distributed training; the first one does the rest."""
-        prepared = self._prepare()
-        self._train(prepared, self._decide(prepared, directory), directory, run=None)
+        files = RunDirectory(directory)
+        version = DatasetVersion.load(Path(_read_dataset(files)["directory"]))
+        setup = self._set_up(version, make_execution(self.trainer))
+        # what lies in the directory is this run's, or the first process would have removed it
+        phases.train(setup, _read_decision(files).plans, FitDirectory(files.checkpoints), resume=True)
 
-    def _check(self) -> None:
+    def _check(self) -> Execution:
         """Find out now, not after the images were read, what can't go well: devices, weights, a server that is away."""
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed is {self.seed}, it must be at least 0 and below 2^32.")
         check_optimizer(with_learning_rate(self.optim, learning_rate=1.0))
-        check_trainer(self.trainer)
+        execution = check_trainer(self.trainer)
         if self.features.cache is False and self.features.views > 0:
             warn(f"features.views={self.features.views} is for cached activations: features=live leaves it alone.")
         self.backbone.check()
         self.tracking.check()
+        return execution
 
-    def _prepare(self) -> Prepared:
+    def _prepare(self, execution: Execution, files: RunDirectory) -> TrainingSetup:
         """Get the images and build the network."""
-        pl.seed_everything(self.seed, workers=True, verbose=False)
         version = with_parent(self.data, self.tracking).run().version
-        graft = self.backbone.build(len(version.class_names))
-        say(f"Backbone {self.backbone.name}: {graft.weights.describe()}.")
-        return Prepared(version, graft)
-
-    def _keep_version(self, version: DatasetVersion, file: Path) -> None:
-        """Note which images the run is trained on; one that is resumed goes on with the same."""
-        begun = json.loads(file.read_text(encoding="utf-8"))["digest"] if file.exists() else version.digest
-        if self.train.resume is not None and begun != version.digest:
+        if self.train.resume is None:
+            files.discard_training()
+            write_json(files.dataset, {"digest": version.digest, "directory": str(version.directory.absolute())})
+        elif not files.dataset.exists():
             raise UserError(
-                f"The images are now dataset version {version.digest}, but the run began with version {begun}: "
+                "The run was started by an earlier graftline, which noted no dataset version: start it anew."
+            )
+        elif (before := _read_dataset(files)["digest"]) != version.digest:
+            raise UserError(
+                f"The images are now dataset version {version.digest}, but the run began with version {before}: "
                 "bring those back, or start a new run."
             )
-        write_json(file, {"name": version.name, "digest": version.digest})
+        return self._set_up(version, execution)
 
-    def _start_run(self, prepared: Prepared, directory: Path) -> "Run":
+    def _set_up(self, version: DatasetVersion, execution: Execution) -> TrainingSetup:
+        """Build the network, with a new head that depends on the seed only."""
+        pl.seed_everything(self.seed, workers=True, verbose=False)
+        graft = self.backbone.build(len(version.class_names))
+        say(f"Backbone {self.backbone.name}: {graft.weights.describe()}.")
+        return TrainingSetup(
+            graft=graft,
+            version=version,
+            policy=self.augment,
+            features=self.features,
+            recipe=self.train,
+            optimizer=self.optim,
+            schedule=self.schedule,
+            make_trainer=self.trainer,
+            execution=execution,
+            seed=self.seed,
+        )
+
+    def _start_run(self, setup: TrainingSetup, files: RunDirectory) -> "Run":
         return self.tracking.start(
-            run_name=self.name or f"{self.backbone.name} {directory.name}",
-            experiment=prepared.version.name,
-            directory=directory,
+            run_name=self.name or f"{self.backbone.name} {files.path.name}",
+            experiment=setup.version.name,
+            directory=files.path,
             tags={"graftline.stage": "train"},
             resume_run_id=self.train.resume,
         )
 
-    def _log_setup(self, run: "Run", prepared: Prepared, directory: Path) -> None:
+    def _log_setup(self, run: "Run", setup: TrainingSetup, files: RunDirectory) -> None:
         """Log what the run is made of: configuration, code, images, and a look at their augmentation."""
-        config = OmegaConf.load(directory / ".hydra" / "config.yaml")
+        config = OmegaConf.load(files.config)
         nested = OmegaConf.to_container(config, resolve=True)
         assert isinstance(nested, dict)
         # what the network was built with: the configuration does not say which phi a budget came to
-        params = {**{str(key): value for key, value in nested.items()}, "network": dict(prepared.graft.arguments)}
+        params = {**{str(key): value for key, value in nested.items()}, "network": dict(setup.graft.arguments)}
         run.log_params(params, OmegaConf.to_yaml(config))
         run.log_environment()
-        run.log_dataset(prepared.version)
-        self._log_cost(run, prepared.graft, directory / "cost.json")
-        image = decode_rgb(prepared.version.samples("train").paths[0])
-        preview_sheet(image, self.augment, prepared.graft.preprocessing, self.seed).savefig(directory / "augment.png")
-        run.log_artifact(directory / "augment.png", "figures")
+        run.log_dataset(setup.version)
+        log_cost(run, setup.graft, self.backbone.name, files.cost)
+        image = decode_rgb(setup.version.samples("train").paths[0])
+        preview_sheet(image, self.augment, setup.graft.preprocessing, self.seed).savefig(files.augmentation)
+        run.log_artifact(files.augmentation, "figures")
 
-    def _log_cost(self, run: "Run", graft: Graft, file: Path) -> None:
-        """Log what a forward pass of the network costs per image, with the head that is trained."""
-        size, channels = graft.preprocessing.image_size, graft.preprocessing.channels
-        cost = count(graft.network, size, channels, self.backbone.name)
-        values = {
-            "cost/parameters": cost.parameters,
-            "cost/gmacs": cost.macs / 1e9,
-            "cost/activation_mb": cost.activation_bytes / 1e6,
-        }
-        run.log_metrics(values, step=0)
-        write_json(file, to_json(NetworkCost(self.backbone.name, cost)))
-        run.log_artifact(file, "cost")
+    def _decide(self, setup: TrainingSetup, files: RunDirectory) -> FreezeDecision:
+        """Decide what of the network is frozen, in each phase of the training: once per run, a resume keeps to it."""
+        context = make_freeze_context(setup, FitDirectory(files.checkpoints))
+        if files.freeze_decision.exists():
+            decision = _read_decision(files)
+            if decision.epochs == context.epochs:
+                return decision
+            decision = self.freeze.change_epochs(decision, context)
+        else:
+            decision = self.freeze.decide(context)
+        write_json(files.freeze_decision, decision.to_json())
+        return decision
 
-    def _decide(self, prepared: Prepared, directory: Path) -> list[FreezePlan]:
-        """Decide what of the network is frozen, in each phase of the training; ``measured`` tries it out here."""
-        context = replace(prepared.context, epochs=getattr(self.trainer, "keywords", {}).get("max_epochs"))
-        if not isinstance(self.freeze, Measured):
-            return self.freeze.phases(prepared.graft.network, context)
-        file = directory / MEASUREMENT_FILE
-        if not file.exists():  # a resumed run, and a further process, keep to what was measured
-            measurement = self.freeze.measure(prepared.graft, context, self._fitting(prepared), directory)
-            print_measurement(measurement)
-            write_json(file, measurement.to_json())
-            if (figure := depth_figure(measurement)) is not None:
-                save(figure, file.with_suffix(".png"))
-        measured = DepthMeasurement.from_json(json.loads(file.read_text(encoding="utf-8"))).plan
-        return [context.finalize(prepared.graft.network, measured)]
+    def _log_decision(self, run: "Run", setup: TrainingSetup, decision: FreezeDecision, files: RunDirectory) -> None:
+        """Say, draw and log what is frozen and why."""
+        run.log_artifact(files.freeze_decision, "freeze")
+        if decision.measurement is not None:
+            print_measurement(decision.measurement)
+            if (figure := depth_figure(decision.measurement)) is not None:
+                run.log_artifact(save(figure, files.measurement), "freeze")
+        for plan in decision.plans:
+            say(f"Freeze: {plan.sentence(setup.graft.network)}.")
+        run.set_tags({"graftline.freeze": decision.reason})
 
-    def _log_decision(self, run: "Run", prepared: Prepared, plans: list[FreezePlan], directory: Path) -> None:
-        """Say and log what is frozen and why."""
-        sentences = [plan.sentence(prepared.graft.network) for plan in plans]
-        for sentence in sentences:
-            say(f"Freeze: {sentence}.")
-        run.set_tags({"graftline.freeze": "; then ".join(plan.decision for plan in plans)})
-        for file in (directory / MEASUREMENT_FILE, (directory / MEASUREMENT_FILE).with_suffix(".png")):
-            if file.exists():
-                run.log_artifact(file, "freeze")
-
-    def _train(self, prepared: Prepared, plans: list[FreezePlan], directory: Path, run: "Run | None") -> TrainingResult:
+    def _train(self, setup: TrainingSetup, decision: FreezeDecision, files: RunDirectory, run: "Run") -> TrainingResult:
         """Train what the plans say; afterwards the network has the best weights."""
-
-        def log(metrics: Metrics, step: int) -> None:
-            if run is not None:
-                run.log_metrics(metrics, step)
-
-        with announced(directory):
-            return fit_phases(
-                self._fitting(prepared),
-                prepared.graft,
-                plans,
-                directory / "checkpoints",
-                on_epoch=log,
-                on_start=log,
-                on_source=lambda inputs: say(inputs.sentence),
+        with announced(files.path):
+            return phases.train(
+                setup,
+                decision.plans,
+                FitDirectory(files.checkpoints),
+                events=LoggedEvents(run),
                 resume=self.train.resume is not None,
             )
 
-    def _fitting(self, prepared: Prepared) -> TrainingSetup:
-        return TrainingSetup(
-            prepared.version,
-            self.augment,
-            self.features,
-            self.train,
-            self.optim,
-            self.schedule,
-            self.trainer,
-            self.seed,
-        )
-
-    def _save_bundle(self, prepared: Prepared, plan: FreezePlan, trained: TrainingResult, directory: Path) -> Path:
-        say(f"Best epoch {trained.fit.best['epoch'] + 1:.0f} of {len(trained.fit.history)}; saving the bundle.")
-        version, graft = prepared.version, prepared.graft
+    def _save_bundle(
+        self, setup: TrainingSetup, decision: FreezeDecision, trained: TrainingResult, files: RunDirectory
+    ) -> None:
+        best, epochs = trained.history.best, len(trained.history.epochs)
+        say(f"Best epoch {best['epoch'] + 1:.0f} of {epochs}; saving the bundle.")
+        version, graft = setup.version, setup.graft
         card = {
             "dataset": version.name,
             "dataset_digest": version.digest,
-            "freeze_plan": plan.describe(graft.network),
+            "test_digest": version.test_digest,
+            "freeze_plan": decision.plans[trained.best_phase].describe(graft.network),
             "weights": graft.weights.describe(),
-            "validation": trained.fit.best,
+            "validation": best,
         }
-        return save_bundle(
-            directory,
+        save_bundle(
+            files.bundle,
             graft.network,
             timm_name=self.backbone.name,
             class_names=version.class_names,
@@ -255,33 +223,29 @@ class Train:
             golden=choose_golden(version.samples("validation"), self.bundle.golden),
         )
 
+    def _evaluate(self, setup: TrainingSetup, files: RunDirectory) -> EvaluationResult:
+        """Classify the test images with what was saved."""
+        predictor = Predictor.from_directory(files.bundle, self.evaluation.engine, setup.execution)
+        return self.evaluation.run(predictor, setup.version)
+
     def _log_outcome(self, run: "Run", outcome: Outcome) -> str | None:
         """Print, log and register what came of the training; returns the model's URI."""
-        version, result, bundle = outcome.version, outcome.result, outcome.directory / "bundle"
+        version, result, bundle = outcome.version, outcome.result, outcome.files.bundle
         print_scores(result.scores, f"{version.name}: test split")
         add_to_card(bundle, metrics=result.metrics_json())
-        figures = write_evaluation(result, outcome.directory / "test")
-        values = log_evaluation(run, result, outcome.directory / "test", step=outcome.trained.fit.steps)
-        _log_contracts(run, outcome)
+        figures = write_evaluation(result, outcome.files.test)
+        values = log_evaluation(run, result, outcome.files.test, step=outcome.trained.history.steps)
+        log_freeze_check(run, outcome)
         run.log_artifact(write_run_report(outcome, figures))
         example = Path(version.samples("test").paths[0]).read_bytes()
-        return run.log_model(bundle, registered_name=version.name, input_example=example, metrics=values)
+        tags = {"graftline.bundle_digest": result.predictions.bundle_digest}
+        return run.log_model(bundle, registered_name=version.name, input_example=example, metrics=values, tags=tags)
 
 
-def _log_contracts(run: "Run", outcome: Outcome) -> None:
-    """Say and log that what was frozen has not moved."""
-    record = outcome.trained.last.contract
-    frozen = "nothing was frozen"
-    if record["frozen_tensors"] > 0:
-        frozen = f"{record['frozen_tensors']} frozen tensors are bit for bit what they were"
-    seen = f"{record['tensors_with_gradient']} of {record['trained_tensors']} trained ones had gradients"
-    say(f"Freeze check: {frozen}, {seen}.")
-    counts = {f"freeze/{name}": float(value) for name, value in record.items() if isinstance(value, int)}
-    run.log_metrics(counts, step=outcome.trained.fit.steps)
-    run.set_tags({"graftline.frozen_digest": record["frozen_digest"]})
-    if (change := outcome.trained.last.cache_change) is not None:
-        say(f"Cached activations change a predicted probability by {change:.1e} at most (of those looked at).")
-        run.log_metrics({"features/largest_change": change}, step=outcome.trained.fit.steps)
-    checkpoints = outcome.directory / "checkpoints"
-    for file in sorted(checkpoints.rglob(CONTRACT_FILE)):
-        run.log_artifact(file, str(Path("freeze") / file.parent.relative_to(checkpoints)))
+def _read_dataset(files: RunDirectory) -> dict[str, str]:
+    content: dict[str, str] = json.loads(files.dataset.read_text(encoding="utf-8"))
+    return content
+
+
+def _read_decision(files: RunDirectory) -> FreezeDecision:
+    return FreezeDecision.from_json(json.loads(files.freeze_decision.read_text(encoding="utf-8")))

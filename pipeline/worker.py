@@ -1,51 +1,29 @@
 """A further process of a distributed training: it trains along and leaves everything else to the first process."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from graftline.console import console
 from pipeline.cli.guard import EXIT_DONE, EXIT_MISTAKE, report_error
+from pipeline.further_process import WORKER
+from pipeline.run_directory import RunDirectory
 
-# What Lightning sets in the first process when it starts further ones (its launcher, subprocess_script.py).
-LAUNCHED = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-WORKER = "GRAFTLINE_WORKER"  # environment variable: output directory of the run that a further process works for
-
-
-@contextmanager
-def announced(directory: Path) -> Iterator[None]:
-    """Tell the processes that Lightning may start during the block which run they work for."""
-    before = dict(os.environ)
-    os.environ[WORKER] = str(directory)
-    try:
-        yield
-    finally:  # the next run of several starts processes of its own
-        import torch  # loaded long since by whoever has trained; a mistyped key must not wait for it
-
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-        for name in (WORKER, *LAUNCHED):
-            os.environ.pop(name, None)
-            if name in before:
-                os.environ[name] = before[name]
+__all__ = ["WORKER", "work"]
 
 
 def work(directory: Path) -> int:
-    """Train along with the run whose output directory this is."""
+    """Train along with the run whose output directory this is; returns the exit code."""
     from pipeline.cli import build
     from pipeline.cli.wording import worded
-    from pipeline.train import Train
 
     console.quiet = True
-    config = OmegaConf.load(directory / ".hydra" / "config.yaml")
+    config = OmegaConf.load(RunDirectory(directory).config)
     assert isinstance(config, DictConfig)
     try:
         with worded(config):
-            stage = build(config)
-            assert isinstance(stage, Train)
+            stage: Any = build(config)  # the stage train: no other starts further processes
             stage.work(directory)
     except Exception as error:
         console.quiet = False

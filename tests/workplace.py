@@ -88,22 +88,39 @@ class Workplace:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            preexec_fn=_listen_to_ctrl_c,
         )
 
     def interrupt(self, pattern: str, stage: str, *overrides: str) -> str:
         """Run a stage, press Ctrl-C as soon as there is a file like ``pattern``, and return the output."""
+        process, output = self._stop(signal.SIGINT, pattern, stage, *overrides)
+        assert process.returncode == 130, output
+        return output
+
+    def kill(self, pattern: str, stage: str, *overrides: str) -> str:
+        """Run a stage, kill it as soon as there is a file like ``pattern``, and return the output."""
+        process, output = self._stop(signal.SIGKILL, pattern, stage, *overrides)
+        assert process.returncode == -signal.SIGKILL, output
+        return output
+
+    def _stop(
+        self, signum: signal.Signals, pattern: str, stage: str, *overrides: str
+    ) -> tuple[subprocess.Popen[str], str]:
         process = self.start(stage, *overrides)
         deadline = time.monotonic() + 200
         while not list(self.root.glob(pattern)):
             assert process.poll() is None, process.communicate()[0]
             assert time.monotonic() < deadline
-            time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        output = process.communicate(timeout=60)[0]
-        assert process.returncode == 130, output
-        return output
+            time.sleep(0.02)
+        process.send_signal(signum)
+        return process, process.communicate(timeout=60)[0]
 
     @property
     def mlflow(self) -> MlflowClient:
         uri = f"sqlite:///{self.root / 'mlflow.db'}"
         return MlflowClient(uri, uri)
+
+
+def _listen_to_ctrl_c() -> None:
+    """Undo what a shell does to the processes it starts in the background, which are to ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,7 +1,7 @@
 """Where a run runs: on which device, in what precision, as which of how many processes, with how many threads.
 
-It is made once, from the trainer's configuration (`graftline.training.fit.check_trainer`) or by `Execution.local`, and
-handed down to all that computes: engine, forecast, predictor and loaders ask it, and no one asks torch by himself.
+It is made once, from the trainer's configuration (`graftline.training.trainer.check_trainer`) or by `Execution.local`,
+and handed down to all that computes: engine, forecast, predictor and loaders ask it, and none of them asks torch.
 Importing this module imports nothing heavy: the predictor runs in containers without torch.
 """
 
@@ -64,9 +64,9 @@ class Execution:
         return cls(threads=threads)
 
     @property
-    def is_gpu(self) -> bool:
-        """Whether the device is a GPU."""
-        return self.device != "cpu"
+    def is_cuda(self) -> bool:
+        """Whether the device is a GPU that CUDA or ROCm runs: the only kind with pinned memory and float16 autocast."""
+        return self.device.startswith("cuda")
 
     @property
     def num_threads(self) -> int:

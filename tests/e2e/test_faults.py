@@ -1,9 +1,13 @@
 """What becomes of mistakes, faults and Ctrl-C."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
+import timm
+from PIL import Image
+from safetensors.torch import save_file
 from workplace import TINY, Workplace
 
 
@@ -44,6 +48,89 @@ def test_ctrl_c_kills_the_run_and_resume_finishes_it(workplace: Workplace, color
     assert other.code == 1
     assert "optim.lr=1.0 would change them" in other.output
     assert only_run(workplace) == (run_id, "FINISHED")
+
+
+KILLED = {  # what is seen last of a run that is killed → what it trains
+    "checkpoints/freeze_check.json": ["freeze=all_but_head"],  # before its first epoch
+    "checkpoints/trial": ["freeze=measured", "freeze.epochs=2", "freeze.patience=1"],
+    "checkpoints/phase.json": [
+        "freeze=gradual",
+        "freeze.head_epochs=1",
+        "freeze.step_epochs=1",
+        "freeze.step_groups=3",
+        "freeze.until=0.0",
+    ],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seen", KILLED)
+def test_a_run_that_is_killed_at_any_time_goes_on(
+    seen: str, workplace: Workplace, color_folder: Path, tmp_path: Path
+) -> None:
+    """What was said before the first epoch holds: train.resume=ID goes on with it, to the numbers it would have had."""
+    save_file(timm.create_model("test_efficientnet").state_dict(), tmp_path / "weights.safetensors")
+    weights = ["backbone.weights=file", f"backbone.file={tmp_path / 'weights.safetensors'}"]
+    own = [*weights, *KILLED[seen], "features=cached", "trainer.max_epochs=3", "backbone.drop_rate=0.3"]
+    lines = {line.partition("=")[0]: line for line in (*TINY, *data(color_folder), *own)}
+    output = workplace.kill(f"outputs/train/*/{seen}", "train", *lines.values())
+    run_id, status = only_run(workplace)
+    assert f"make train train.resume={run_id} goes on with it" in output
+    assert status == "RUNNING", "it had no chance to say otherwise"
+    (directory,) = workplace.root.glob("outputs/train/*")
+
+    resumed = workplace.run("train", f"train.resume={run_id}")
+    assert resumed.code == 0, resumed.output
+    assert resumed.directory == directory, "one run, one output directory"
+    assert only_run(workplace) == (run_id, "FINISHED")
+    assert not (directory / "checkpoints" / "trial").exists()
+    whole = workplace.run("train", *lines.values())
+    assert whole.code == 0, whole.output
+    assert resumed.result["metrics"] == whole.result["metrics"]
+    assert losses(workplace, run_id) == losses(workplace, whole.result["run_id"])
+
+
+def losses(place: Workplace, run_id: str) -> dict[int, float]:
+    """Return the validation loss by step."""
+    return {metric.step: metric.value for metric in place.mlflow.get_metric_history(run_id, "val/loss")}
+
+
+def test_other_images_are_another_run(workplace: Workplace, color_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(color_folder, tmp_path / "images")
+    arguments = [*data(tmp_path / "images"), *TINY, "trainer.max_epochs=400", "train.patience=null"]
+    workplace.interrupt("outputs/train/*/checkpoints/last.ckpt", "train", *arguments)
+    run_id, status = only_run(workplace)
+    assert status == "KILLED"
+    Image.effect_noise((40, 40), 50).convert("RGB").save(tmp_path / "images" / "red" / "new.png")
+    ran = workplace.run("train", f"train.resume={run_id}")
+    assert ran.code == 1
+    assert re.search(r"The images are now dataset version \w+, but the run began with version \w+", ran.output)
+    assert only_run(workplace) == (run_id, "KILLED")
+
+
+@pytest.mark.parametrize(
+    ("environment", "overrides", "launcher"),
+    [
+        ({"TORCHELASTIC_RUN_ID": "none", "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, (), "torchrun"),
+        ({"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0"}, (), "srun"),
+        ({}, ("trainer.num_nodes=2", "trainer.strategy=ddp"), "num_nodes"),
+    ],
+)
+def test_what_starts_processes_by_itself_is_refused(
+    environment: dict[str, str],
+    overrides: tuple[str, ...],
+    launcher: str,
+    workplace: Workplace,
+    color_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    ran = workplace.run("train", *data(color_folder), *TINY, *overrides)
+    assert ran.code == 1
+    assert launcher in ran.output
+    assert "until a later version" in ran.output
+    assert not (workplace.root / "data").exists(), "before images are read"
 
 
 def test_a_fault_marks_the_run_failed(workplace: Workplace, color_folder: Path) -> None:

@@ -47,7 +47,7 @@ def test_gradual_unfreezes_and_a_resume_keeps_what_was(
     steps = [metric.step for metric in workplace.mlflow.get_metric_history(run.info.run_id, "val/loss")]
     assert sorted(set(steps))[:6] == [3, 6, 9, 12, 15, 18], "36 images in batches of 16, counted over the phases"
     frozen = [
-        len(json.loads((directory / "checkpoints" / folder / "contract.json").read_text())["hashes"])
+        len(json.loads((directory / "checkpoints" / folder / "freeze_check.json").read_text())["hashes"])
         for folder in ("", "phase-2", "phase-3", "phase-4")
     ]
     assert frozen == sorted(frozen, reverse=True)
@@ -59,16 +59,16 @@ def test_measured_says_draws_and_records_its_choice(workplace: Workplace, overri
     ran = workplace.run("train", *overrides("freeze=measured", "freeze.epochs=2", "features=cached"))
     assert ran.code == 0, ran.output
     assert "from the head down" in ran.output
-    measurement = json.loads((ran.directory / "measurement.json").read_text())
-    assert len(measurement["rows"]) >= 2
+    decision = json.loads((ran.directory / "freeze.json").read_text())
+    assert len(decision["measurement"]["rows"]) >= 2
     assert (ran.directory / "measurement.png").read_bytes().startswith(b"\x89PNG")
     run = workplace.mlflow.get_run(ran.result["run_id"])
     artifacts = {file.path for file in workplace.mlflow.list_artifacts(ran.result["run_id"], "freeze")}
-    assert artifacts == {"freeze/measurement.json", "freeze/measurement.png", "freeze/contract.json"}
+    assert artifacts == {"freeze/freeze.json", "freeze/measurement.png", "freeze/freeze_check.json"}
     assert run.data.tags["graftline.freeze"] == ran.result["freeze"]
-    contract = json.loads((ran.directory / "checkpoints" / "contract.json").read_text())
-    assert set(contract["trainable"]) == set(measurement["plan"]["trainable"])
-    assert run.data.metrics["freeze/trained_parameters"] == contract["trained_parameters"]
+    freeze_check = json.loads((ran.directory / "checkpoints" / "freeze_check.json").read_text())
+    assert set(freeze_check["trainable"]) == set(decision["plans"][0]["trainable"])
+    assert run.data.metrics["freeze/trained_parameters"] == freeze_check["trained_parameters"]
 
 
 def test_auto_trains_all_of_a_random_network(workplace: Workplace, overrides: Callable[..., list[str]]) -> None:
@@ -101,11 +101,11 @@ def test_any_depth_and_any_names_train(workplace: Workplace, overrides: Callable
     assert ran.output.count("only the tail runs at each step") == 3
     trained = []
     for number in range(3):
-        content = json.loads((ran.directory / str(number) / "checkpoints" / "contract.json").read_text())
+        content = json.loads((ran.directory / str(number) / "checkpoints" / "freeze_check.json").read_text())
         trained.append(content["trained_parameters"])
     assert trained == sorted(trained, reverse=True)
     names = overrides("freeze=names", "freeze.frozen=[conv_stem.*,bn1.*]", "features=cached", "trainer.max_epochs=1")
     ran = workplace.run("train", *names)
     assert ran.code == 0, ran.output
-    contract = json.loads((ran.directory / "checkpoints" / "contract.json").read_text())
-    assert not [name for name in contract["trainable"] if name.startswith(("conv_stem.", "bn1."))]
+    freeze_check = json.loads((ran.directory / "checkpoints" / "freeze_check.json").read_text())
+    assert not [name for name in freeze_check["trainable"] if name.startswith(("conv_stem.", "bn1."))]

@@ -8,10 +8,14 @@ import torch
 
 from graftline.backbones.layers import body_groups, group_names, head_parameters
 from graftline.errors import UserError
-from graftline.freezing.plan import set_frozen_eval
-from graftline.freezing.rules import AllButHead, FirstStages, FreezeContext, Nothing
+from graftline.freezing.plan import FreezePlan, set_frozen_eval
+from graftline.freezing.rule import FreezeContext, FreezeRule
+from graftline.freezing.rules import AllButHead, FirstStages, Nothing
 
-SITUATION = FreezeContext(100, 3, pretrained=True)
+
+def only_plan(rule: FreezeRule, network: Any, epochs: int | None = None) -> FreezePlan:
+    (plan,) = rule.decide(FreezeContext(network, 100, 3, pretrained=True, epochs=epochs)).plans
+    return plan
 
 
 @pytest.fixture(params=["test_efficientnet", "test_resnet", "test_vit", "test_convnext"])
@@ -31,10 +35,10 @@ def test_a_network_without_layer_groups_is_one_group(name: str) -> None:
     with torch.device("meta"):
         network = timm.create_model(name, num_classes=3)
     assert len(body_groups(network)) == 1
-    plan = AllButHead().plan(network, SITUATION)
+    plan = only_plan(AllButHead(), network)
     assert plan.only_head
     assert plan.trainable == head_parameters(network)
-    assert Nothing().plan(network, SITUATION).trainable == {name for name, _ in network.named_parameters()}
+    assert only_plan(Nothing(), network).trainable == {name for name, _ in network.named_parameters()}
 
 
 def test_a_network_without_a_head_is_refused() -> None:
@@ -43,21 +47,21 @@ def test_a_network_without_a_head_is_refused() -> None:
 
 
 def test_all_but_head_trains_exactly_the_head(network: Any) -> None:
-    plan = AllButHead().plan(network, SITUATION)
+    plan = only_plan(AllButHead(), network)
     plan.apply(network)
     assert plan.only_head
     assert {n for n, p in network.named_parameters() if p.requires_grad} == head_parameters(network) == plan.trainable
 
 
 def test_nothing_frozen_trains_everything(network: Any) -> None:
-    plan = Nothing().plan(network, SITUATION)
+    plan = only_plan(Nothing(), network)
     plan.apply(network)
     assert all(parameter.requires_grad for parameter in network.parameters())
     assert all(module.training for module in network.modules())
 
 
 def test_frozen_half_stays_bit_equal_through_training(network: Any) -> None:
-    plan = FirstStages(fraction=0.5).plan(network, SITUATION)
+    plan = only_plan(FirstStages(fraction=0.5), network)
     plan.apply(network)
     assert 0 < plan.frozen_groups < plan.num_groups
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
@@ -84,7 +88,7 @@ def test_frozen_half_stays_bit_equal_through_training(network: Any) -> None:
 
 
 def test_the_sentence_says_what_for_how_long_and_how_much(network: Any) -> None:
-    plan = FirstStages(number=2).plan(network, FreezeContext(100, 3, pretrained=True, epochs=1))
+    plan = only_plan(FirstStages(number=2), network, epochs=1)
     trained = sum(parameter.numel() for name, parameter in network.named_parameters() if name in plan.trainable)
     total = sum(parameter.numel() for parameter in network.parameters())
     groups = len(body_groups(network))

@@ -9,10 +9,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.text import Annotation
 
-from graftline.freezing.plan import FreezePlan
+from graftline.freezing.measurement import BoundaryResult, DepthMeasurement, Difference
 from graftline.report.depth_figure import depth_figure
 from graftline.report.style import png
-from graftline.training.measurement import BoundaryResult, DepthMeasurement, Difference
 
 BOUNDARIES = ("head", "blocks.6 + conv_head + bn2", "blocks.5", "blocks.4 with an endless name")
 LOSSES, ACCURACIES = (0.42, 0.36, 0.37, 0.40), (0.84, 0.87, 0.86, 0.85)
@@ -34,8 +33,7 @@ def measurement(chosen: int, tried: int = 4) -> DepthMeasurement:
         )
         for number in range(tried)
     )
-    plan = FreezePlan(frozenset({"classifier.weight"}), 7 - chosen, 7, "measured", epochs=12, learning_rate=0.001)
-    return DepthMeasurement(rows, plan, 394, "2 in a row did not pay")
+    return DepthMeasurement(rows, 7 - chosen, 394, "2 in a row did not pay")
 
 
 def _difference(values: Sequence[float], number: int, chosen: int) -> Difference:

@@ -15,7 +15,9 @@ from graftline.data.loaders import Batch, DrawSampler
 from graftline.errors import UserError
 from graftline.features.cut import cut
 from graftline.freezing.plan import plan_from_depth
+from graftline.training.events import FitEvents, Metrics
 from graftline.training.fit import fit
+from graftline.training.fit_directory import FitDirectory
 from graftline.training.groups import Layers, make_optimizer
 from graftline.training.module import GraftModule
 from graftline.training.recipe import Recipe
@@ -88,7 +90,11 @@ def test_each_layer_has_its_rate_at_every_step(inputs: str, frozen: int, tmp_pat
         layer_decay=DECAY,
     )
     noted = Rates()
-    started: list[dict[str, float]] = []
+    started: list[Metrics] = []
+
+    class Started(FitEvents):
+        def on_start(self, learning_rates: Metrics, step: int) -> None:  # noqa: ARG002 - the event's signature
+            started.append(learning_rates)
 
     def make_trainer(*, callbacks: list[pl.Callback], **arguments: Any) -> pl.Trainer:
         return pl.Trainer(accelerator="cpu", devices=1, max_epochs=EPOCHS, callbacks=[*callbacks, noted], **arguments)
@@ -96,10 +102,9 @@ def test_each_layer_has_its_rate_at_every_step(inputs: str, frozen: int, tmp_pat
     fit(
         module,
         make_trainer,
-        lambda *_: (Loader(data), Loader(data)),  # type: ignore[arg-type]  # stands for a DataLoader
-        directory=tmp_path,
-        on_epoch=lambda *_: None,
-        on_start=started.append,
+        (Loader(data), Loader(data)),  # type: ignore[arg-type]  # stand for DataLoaders
+        FitDirectory(tmp_path),
+        events=Started(),
         show_progress=False,
     )
     distances = {name: distance for name, distance in DISTANCES.items() if distance <= 6 - frozen}
@@ -183,5 +188,5 @@ def test_layers_have_names_of_their_own(name: str) -> None:
 
 @pytest.mark.parametrize("decay", [0.0, -0.5, 1.1, float("nan")])
 def test_a_decay_that_makes_no_sense_is_refused(decay: float) -> None:
-    with pytest.raises(UserError, match=r"train\.layer_decay"):
+    with pytest.raises(UserError, match=r"Recipe\.layer_decay"):
         Recipe(layer_decay=decay)

@@ -269,7 +269,7 @@ def onnx_engine(directory: Path, execution: Execution) -> Engine:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors only
     providers: list[Any] = ["CPUExecutionProvider"]
-    if execution.is_gpu and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+    if execution.is_cuda and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         number = execution.device.partition(":")[2] or "0"
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": number}))
     try:

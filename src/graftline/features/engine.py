@@ -64,7 +64,7 @@ def make_engine(trunk: nn.Module, file: Path, images: Tensor, execution: Executi
         execution: on which device, and with how many threads.
     """
     trunk.eval()
-    if execution.is_gpu:
+    if execution.is_cuda:
         return _gpu_engine(trunk, images, execution)
     try:
         session = _open(trunk, file, images)
@@ -129,8 +129,8 @@ def _on_gpu(trunk: Callable[[Tensor], Tensor], device: torch.device, half: bool)
     lock = threading.Lock()  # the others decode meanwhile
 
     def run(images: Tensor) -> np.ndarray:
-        images = images.pin_memory() if device.type == "cuda" else images
-        with lock, torch.inference_mode(), torch.autocast(device.type, torch.float16, enabled=half):
+        images = images.pin_memory()
+        with lock, torch.inference_mode(), torch.autocast("cuda", torch.float16, enabled=half):
             batch = images.to(device, memory_format=torch.channels_last, non_blocking=True)
             activations: np.ndarray = trunk(batch).float().cpu().numpy()
         return activations

@@ -1,7 +1,7 @@
-"""The freeze contract: proof, on every run, that what is frozen stays as it is, and that all the rest is trained.
+"""The freeze check: proof, on every run, that what is frozen stays as it is, and that all the rest is trained.
 
-It is taken when the plan is applied, before the first step. ``check_gradients`` is for the first steps, ``check`` for
-the end, and also for a resume, which reads the contract of the first start with ``from_json``.
+It is made when the plan is applied, before the first step. ``check_gradients`` is for the first steps, ``check`` for
+the end, and also for a resume, which reads the check of the first start with ``from_json``.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ class FreezeViolationError(UserError):
 
 @dataclass
 class FreezeCheck:
-    """What a freeze plan promises about a network.
+    """What must hold of a network whose freeze plan is kept.
 
     Attributes:
         trainable: names of the parameters that are trained.
@@ -48,7 +48,7 @@ class FreezeCheck:
 
     @classmethod
     def of(cls, network: nn.Module, plan: FreezePlan) -> "FreezeCheck":
-        """Take the contract for a network to which its plan has been applied.
+        """Return the check of a network to which its plan has been applied.
 
         Raises:
             FreezeViolationError: the plan was not applied.
@@ -57,13 +57,13 @@ class FreezeCheck:
         trained = sum(size for name, size in sizes.items() if name in plan.trainable)
         hashes = {name: hash_of(tensor) for name, tensor in _frozen_tensors(network)}
         head = head_parameters(network) & plan.trainable
-        contract = cls(plan.trainable, head, hashes, trained, sum(sizes.values()) - trained)
-        contract._check_names(network)
-        return contract
+        freeze_check = cls(plan.trainable, head, hashes, trained, sum(sizes.values()) - trained)
+        freeze_check._check_names(network)
+        return freeze_check
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "FreezeCheck":
-        """Return the contract that ``to_json`` wrote."""
+        """Return the check that ``to_json`` wrote."""
         return cls(
             frozenset(content["trainable"]),
             frozenset(content["head"]),
@@ -73,7 +73,7 @@ class FreezeCheck:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of the contract, for a later resume."""
+        """Return the check as what JSON knows, for a later resume."""
         return {
             "trainable": sorted(self.trainable),
             "head": sorted(self.head),
@@ -110,12 +110,10 @@ class FreezeCheck:
         now = dict(_frozen_tensors(network))
         for name, expected in self.hashes.items():
             if name not in now:
-                raise FreezeViolationError(
-                    f"The freeze contract is broken: {name} was frozen, and now it is not there."
-                )
+                raise FreezeViolationError(f"The freeze check failed: {name} was frozen, and now it is not there.")
             if hash_of(now[name]) != expected:
                 raise FreezeViolationError(
-                    f"The freeze contract is broken: {name} is frozen, but not what it was when the training began. "
+                    f"The freeze check failed: {name} is frozen, but not what it was when the training began. "
                     "What was trained so far cannot be trusted: train anew."
                 )
         self._check_waiting()
@@ -143,7 +141,7 @@ class FreezeCheck:
             self._check_waiting()
 
     def _fault(self, name: str, parameter: nn.Parameter | None) -> str | None:
-        """Say what is wrong with a gradient."""
+        """Return what is wrong with a gradient; None if nothing is."""
         if parameter is None:
             return "is not in the network that is trained"
         if parameter.grad is None:
@@ -156,18 +154,18 @@ class FreezeCheck:
 
     def _check_waiting(self) -> None:
         for name, fault in self._waiting.items():
-            raise FreezeViolationError(f"The freeze contract is broken: {name} is to be trained, but {fault}.")
+            raise FreezeViolationError(f"The freeze check failed: {name} is to be trained, but {fault}.")
 
     def _check_names(self, network: nn.Module) -> None:
         actual = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
         for name in sorted(actual - self.trainable):
-            raise FreezeViolationError(f"The freeze contract is broken: {name} is trained, but the plan freezes it.")
+            raise FreezeViolationError(f"The freeze check failed: {name} is trained, but the plan freezes it.")
         for name in sorted(self.trainable - actual):
-            raise FreezeViolationError(f"The freeze contract is broken: {name} is frozen, but the plan trains it.")
+            raise FreezeViolationError(f"The freeze check failed: {name} is frozen, but the plan trains it.")
 
 
 def hash_of(tensor: Tensor) -> str:
-    """Return the SHA-256 of a tensor's type, shape and numbers; its device and its layout in memory do not matter.
+    """Return the SHA-256 of type, shape and numbers of a tensor of any shape; device and memory layout do not matter.
 
     >>> weight = torch.ones(1, 2, 3, 4)
     >>> hash_of(weight) == hash_of(weight.contiguous(memory_format=torch.channels_last))

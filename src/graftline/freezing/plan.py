@@ -1,7 +1,7 @@
 """The freeze plan: which layers of a network are frozen, and why; and what it takes to keep them so."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import nn
@@ -39,6 +39,15 @@ class FreezePlan:
         """Whether everything below the head is frozen."""
         return self.frozen_groups == self.num_groups
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as what JSON knows."""
+        return {**asdict(self), "trainable": sorted(self.trainable)}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "FreezePlan":
+        """Return the plan that ``to_json`` wrote."""
+        return cls(**{**content, "trainable": frozenset(content["trainable"])})
+
     def apply(self, network: nn.Module) -> None:
         """Take the gradient from what is frozen and put it into eval mode; the rest into training mode, with gradients.
 
@@ -57,7 +66,7 @@ class FreezePlan:
         return "; ".join([sentence, *self._left_out(network)])
 
     def _left_out(self, network: nn.Module) -> list[str]:
-        """Say which auxiliary heads (GoogLeNet's) are frozen, and thus in eval mode, where they give no output."""
+        """Return which auxiliary heads (GoogLeNet's) are frozen, and thus in eval mode, where they give no output."""
         branches: Sequence[str] = getattr(network, "aux_heads", ())
         return [
             f"auxiliary head {number} lies below the boundary and is left out"
@@ -117,7 +126,7 @@ def plan_from_names(
 
 
 def depth_in_words(network: nn.Module, frozen_groups: int) -> str:
-    """Say how deep a network is frozen.
+    """Return in words how deep a network is frozen.
 
     >>> import timm
     >>> network = timm.create_model("test_efficientnet")

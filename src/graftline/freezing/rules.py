@@ -1,15 +1,15 @@
-"""Freeze rules: from the data and the network to a freeze plan, or to several, one after the other.
+"""The freeze rules that decide at once: from the data and the network to one freeze plan, or to several in turn.
 
 Each rule also recommends how long to train and how fast: the deeper the training goes, the slower. The recommended
 learning rates are AdamW's, for batches of 64.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from math import floor, inf, sqrt
+from math import floor, sqrt
 
 from torch import nn
 from typing_extensions import TypedDict  # pydantic checks only this one before Python 3.12
@@ -17,67 +17,27 @@ from typing_extensions import TypedDict  # pydantic checks only this one before 
 from graftline.backbones.layers import body_groups, group_names, head_parameters
 from graftline.errors import UserError
 from graftline.freezing.plan import FreezePlan, depth_in_words, plan_from_depth, plan_from_names
+from graftline.freezing.rule import FreezeContext, FreezeDecision, FreezeRule, check_recommendation, num_parameters
 
 
-@dataclass(frozen=True)
-class FreezeContext:
-    """What a freeze rule decides by, beside the network.
+class _OnePhase(FreezeRule):
+    """A rule whose training has one phase."""
 
-    Attributes:
-        images_per_class: training images, on average.
-        num_classes: K.
-        pretrained: whether the network's weights know anything.
-        epochs: the user's own number, which every rule keeps to; None: the rule's.
-    """
-
-    images_per_class: float
-    num_classes: int
-    pretrained: bool
-    epochs: int | None = None
-
-    def facts(self, network: nn.Module) -> str:
-        """Say it in words.
-
-        >>> FreezeContext(787, 2, pretrained=True).facts(nn.Linear(1_000_000, 2))
-        '787 images per class, 2 classes, 2.0 M parameters'
-        """
-        millions = num_parameters(network) / 1e6
-        size = f"{millions:.1f}" if millions >= 1 else f"{millions:.1g}"
-        images = f"{self.images_per_class:,.0f} images per class"
-        return f"{images}, {self.num_classes:,} classes, {size} M parameters"
-
-    def finalize(self, network: nn.Module, plan: FreezePlan) -> FreezePlan:
-        """Return a plan with the user's own epochs, where there are such.
-
-        Raises:
-            UserError: the plan freezes layers that know nothing.
-        """
-        if not self.pretrained and any(name not in plan.trainable for name, _ in network.named_parameters()):
-            raise UserError(
-                f"The frozen layers would be random ({plan.reason}, and the backbone has no pretrained weights): "
-                "use freeze=none or freeze=auto, or give the backbone weights."
-            )
-        return plan if self.epochs is None else replace(plan, epochs=self.epochs)
-
-
-class Rule(ABC):
-    """A freeze rule."""
-
-    @abstractmethod
-    def plan(self, network: nn.Module, context: FreezeContext) -> FreezePlan:
-        """Decide what of ``network``, a timm network, is frozen.
+    def decide(self, context: FreezeContext) -> FreezeDecision:
+        """Decide what of the context's network is frozen.
 
         Raises:
             UserError: the rule does not fit the network, or would freeze layers that know nothing.
         """
+        return FreezeDecision((context.finalize(self._plan(context)),), context.epochs)
 
-    def phases(self, network: nn.Module, context: FreezeContext) -> list[FreezePlan]:
-        """Return the plans of a training's phases, in order; all rules but ``Gradual`` have one phase."""
-        return [self.plan(network, context)]
+    @abstractmethod
+    def _plan(self, context: FreezeContext) -> FreezePlan:
+        """Return the plan with the rule's own epochs."""
 
 
 @dataclass(frozen=True)
-class AllButHead(Rule):
+class AllButHead(_OnePhase):
     """Only the new head is trained.
 
     Attributes:
@@ -89,15 +49,14 @@ class AllButHead(Rule):
     learning_rate: float = 0.01
 
     def __post_init__(self) -> None:
-        check_advice(self.epochs, self.learning_rate)
+        _check_own(self, self.epochs, self.learning_rate)
 
-    def plan(self, network: nn.Module, context: FreezeContext) -> FreezePlan:
-        """Freeze every layer group below the head."""
-        return context.finalize(network, _to_depth(network, len(body_groups(network)), self.epochs, self.learning_rate))
+    def _plan(self, context: FreezeContext) -> FreezePlan:
+        return _to_depth(context.network, len(body_groups(context.network)), self.epochs, self.learning_rate)
 
 
 @dataclass(frozen=True)
-class Nothing(Rule):
+class Nothing(_OnePhase):
     """The whole network is trained.
 
     Attributes:
@@ -109,15 +68,14 @@ class Nothing(Rule):
     learning_rate: float = 0.0003
 
     def __post_init__(self) -> None:
-        check_advice(self.epochs, self.learning_rate)
+        _check_own(self, self.epochs, self.learning_rate)
 
-    def plan(self, network: nn.Module, context: FreezeContext) -> FreezePlan:
-        """Freeze nothing."""
-        return context.finalize(network, _to_depth(network, 0, self.epochs, self.learning_rate))
+    def _plan(self, context: FreezeContext) -> FreezePlan:
+        return _to_depth(context.network, 0, self.epochs, self.learning_rate)
 
 
 @dataclass(frozen=True)
-class FirstStages(Rule):
+class FirstStages(_OnePhase):
     """The first layer groups are frozen; one of ``number`` and ``fraction`` is given.
 
     Attributes:
@@ -133,32 +91,27 @@ class FirstStages(Rule):
     learning_rate: float = 0.001
 
     def __post_init__(self) -> None:
-        check_advice(self.epochs, self.learning_rate)
+        _check_own(self, self.epochs, self.learning_rate)
         if (self.number is None) == (self.fraction is None):
-            raise UserError("freeze=first_stages needs either freeze.number (3) or freeze.fraction (0.5).")
+            raise UserError("Give either FirstStages.number (such as 3) or FirstStages.fraction (such as 0.5).")
         if self.number is not None and self.number < 0:
-            raise UserError(f"freeze.number is {self.number}, it must be at least 0.")
+            raise UserError(f"FirstStages.number is {self.number}, it must be at least 0.")
         if self.fraction is not None and not 0 <= self.fraction <= 1:
-            raise UserError(f"freeze.fraction is {self.fraction}, it must be at least 0 and at most 1.")
+            raise UserError(f"FirstStages.fraction is {self.fraction}, it must be at least 0 and at most 1.")
 
-    def plan(self, network: nn.Module, context: FreezeContext) -> FreezePlan:
-        """Freeze so many layer groups, counted from the input.
-
-        Raises:
-            UserError: there are fewer, or they know nothing.
-        """
-        names = group_names(network)
+    def _plan(self, context: FreezeContext) -> FreezePlan:
+        names = group_names(context.network)
         if self.number is not None and self.number > len(names):
             raise UserError(
-                f"freeze.number is {self.number}, but this network has {len(names)} layer groups below the head: "
+                f"FirstStages.number is {self.number}, but this network has {len(names)} layer groups below the head: "
                 f"{', '.join(names)}."
             )
         number = self.number if self.number is not None else share_of(len(names), self.fraction or 0.0)
-        return context.finalize(network, _to_depth(network, number, self.epochs, self.learning_rate))
+        return _to_depth(context.network, number, self.epochs, self.learning_rate)
 
 
 @dataclass(frozen=True)
-class Names(Rule):
+class Names(_OnePhase):
     """The parameters whose names match are frozen; all others are trained.
 
     Attributes:
@@ -172,29 +125,23 @@ class Names(Rule):
     learning_rate: float = 0.001
 
     def __post_init__(self) -> None:
-        check_advice(self.epochs, self.learning_rate)
+        _check_own(self, self.epochs, self.learning_rate)
         if not self.frozen:
-            raise UserError("freeze.frozen names nothing: give patterns ([conv_stem.*]), or take freeze=none.")
+            raise UserError("Names.frozen names nothing: give patterns ([conv_stem.*]), or use Nothing().")
 
-    def plan(self, network: nn.Module, context: FreezeContext) -> FreezePlan:
-        """Freeze what matches.
-
-        Raises:
-            UserError: a pattern matches nothing below the head, or what it matches knows nothing.
-        """
-        head = head_parameters(network)
-        body = [name for name, _ in network.named_parameters() if name not in head]
+    def _plan(self, context: FreezeContext) -> FreezePlan:
+        head = head_parameters(context.network)
+        body = [name for name, _ in context.network.named_parameters() if name not in head]
         for pattern in self.frozen:
             if not any(fnmatchcase(name, pattern) for name in body):
-                raise UserError(f"freeze.frozen: {pattern} matches no parameter below the head.{_near(pattern, body)}")
+                raise UserError(f"Names.frozen: {pattern} matches no parameter below the head.{_near(pattern, body)}")
         frozen = {name for name in body if any(fnmatchcase(name, pattern) for pattern in self.frozen)}
         reason = f"{len(frozen)} of {len(body)} tensors below the head frozen ({', '.join(self.frozen)})"
-        plan = plan_from_names(network, frozen, reason, epochs=self.epochs, learning_rate=self.learning_rate)
-        return context.finalize(network, plan)
+        return plan_from_names(context.network, frozen, reason, epochs=self.epochs, learning_rate=self.learning_rate)
 
 
 @dataclass(frozen=True)
-class Gradual(Rule):
+class Gradual(FreezeRule):
     """First the head is trained alone, then one layer group after the other joins it, from the head down.
 
     Howard and Ruder 2018 (ULMFiT, arXiv 1801.06146, section 3.3) unfreeze one layer per epoch; here a step is several
@@ -219,30 +166,29 @@ class Gradual(Rule):
     learning_rate: float = 0.001
 
     def __post_init__(self) -> None:
-        check_advice(self.epochs, self.learning_rate)
-        check_advice(self.epochs, self.head_learning_rate)
+        _check_own(self, self.epochs, self.learning_rate)
+        check_recommendation(self.epochs, self.head_learning_rate, "Gradual.epochs", "Gradual.head_learning_rate")
         for key in ("head_epochs", "step_epochs", "step_groups"):
             if getattr(self, key) < 1:
-                raise UserError(f"freeze.{key} is {getattr(self, key)}, it must be at least 1.")
+                raise UserError(f"Gradual.{key} is {getattr(self, key)}, it must be at least 1.")
         if not 0 <= self.until <= 1:
-            raise UserError(f"freeze.until is {self.until}, it must be at least 0 and at most 1.")
+            raise UserError(f"Gradual.until is {self.until}, it must be at least 0 and at most 1.")
 
-    def plan(self, network: nn.Module, context: FreezeContext) -> FreezePlan:
-        """Return the plan of the last phase, in which the most is trained."""
-        return self.phases(network, context)[-1]
+    def decide(self, context: FreezeContext) -> FreezeDecision:
+        """Return a plan per phase, as many as there are epochs for; together they have just the epochs given.
 
-    def phases(self, network: nn.Module, context: FreezeContext) -> list[FreezePlan]:
-        """Return a plan per phase, as many as there are epochs for; together they have just the epochs given."""
-        depths = self._depths(len(body_groups(network)))
+        Raises:
+            UserError: layers would be frozen that know nothing.
+        """
+        depths = self._depths(len(body_groups(context.network)))
         epochs = self._epochs(self.epochs if context.epochs is None else context.epochs, len(depths))
         plans = []
         for number, (frozen, phase_epochs) in enumerate(zip(depths, epochs, strict=False), start=1):
-            plan = _to_depth(
-                network, frozen, phase_epochs, self.head_learning_rate if number == 1 else self.learning_rate
-            )
-            settled = replace(context, epochs=None).finalize(network, plan)
-            plans.append(replace(settled, reason=f"phase {number} of {len(epochs)}: {plan.reason}"))
-        return plans
+            learning_rate = self.head_learning_rate if number == 1 else self.learning_rate
+            plan = _to_depth(context.network, frozen, phase_epochs, learning_rate)
+            context.check(plan)
+            plans.append(replace(plan, reason=f"phase {number} of {len(epochs)}: {plan.reason}"))
+        return FreezeDecision(tuple(plans), context.epochs)
 
     def _depths(self, groups: int) -> list[int]:
         """Return how many layer groups are frozen in each phase."""
@@ -271,7 +217,7 @@ class FreezeTableRow(TypedDict):
 
 
 @dataclass(frozen=True)
-class Auto(Rule):
+class Auto(_OnePhase):
     """Looks up in a table what to freeze, by the number of training images per class and the size of the network.
 
     Attributes:
@@ -296,17 +242,19 @@ class Auto(Rule):
         thresholds = [row["images_per_class"] for row in self.table]
         shares = [row["frozen"] for row in self.table]
         if thresholds[:1] != [0] or sorted(set(thresholds)) != thresholds:
-            raise UserError("freeze.table must start at images_per_class: 0 and ascend from row to row.")
+            raise UserError("Auto.table must start at images_per_class: 0 and ascend from row to row.")
         if sorted(shares, reverse=True) != shares or not all(0 <= share <= 1 for share in shares):
-            raise UserError("freeze.table must give shares between 1 and 0 that do not grow with the number of images.")
+            raise UserError("Auto.table must give shares between 1 and 0 that do not grow with the number of images.")
         for row in self.table:
-            check_advice(row["epochs"], row["learning_rate"], "freeze.table")
-        check_advice(self.random_epochs, self.random_learning_rate, "freeze.random")
+            check_recommendation(row["epochs"], row["learning_rate"], "Auto.table.epochs", "Auto.table.learning_rate")
+        check_recommendation(
+            self.random_epochs, self.random_learning_rate, "Auto.random_epochs", "Auto.random_learning_rate"
+        )
         if self.reference_parameters < 1:
-            raise UserError(f"freeze.reference_parameters is {self.reference_parameters}, it must be at least 1.")
+            raise UserError(f"Auto.reference_parameters is {self.reference_parameters}, it must be at least 1.")
 
-    def plan(self, network: nn.Module, context: FreezeContext) -> FreezePlan:
-        """Freeze the share of the layer groups that the table gives, rounded to whole groups."""
+    def _plan(self, context: FreezeContext) -> FreezePlan:
+        network = context.network
         if not context.pretrained:
             plan = _to_depth(network, 0, self.random_epochs, self.random_learning_rate)
             facts = "the weights are random, there is nothing to keep"
@@ -316,8 +264,8 @@ class Auto(Rule):
             if number == len(body_groups(network)):  # of few groups three quarters may be all
                 row = self.table[0]
             plan = _to_depth(network, number, row["epochs"], row["learning_rate"])
-            facts = context.facts(network)
-        return context.finalize(network, replace(plan, reason=f"{facts}: {plan.reason}"))
+            facts = context.facts()
+        return replace(plan, reason=f"{facts}: {plan.reason}")
 
     def row(self, images_per_class: float, parameters: int) -> FreezeTableRow:
         """Return the row of the table for so many images per class and a network of so many parameters."""
@@ -334,21 +282,14 @@ def share_of(groups: int, share: float) -> int:
     return floor(share * groups + 0.5)
 
 
-def num_parameters(network: nn.Module) -> int:
-    """Return how many parameters a network has."""
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
-def check_advice(epochs: int, learning_rate: float, key: str = "freeze") -> None:
-    """Make sure that what a rule recommends can be done.
+def _check_own(rule: FreezeRule, epochs: int, learning_rate: float) -> None:
+    """Make sure that a rule's ``epochs`` and ``learning_rate`` can be done.
 
     Raises:
-        UserError: it cannot.
+        UserError: they cannot.
     """
-    if epochs < 1:
-        raise UserError(f"{key}: epochs is {epochs}, it must be at least 1.")
-    if not 0 < learning_rate < inf:  # also catches NaN
-        raise UserError(f"{key}: the learning rate is {learning_rate}, it must be above 0.")
+    name = type(rule).__name__
+    check_recommendation(epochs, learning_rate, f"{name}.epochs", f"{name}.learning_rate")
 
 
 def _to_depth(network: nn.Module, frozen_groups: int, epochs: int, learning_rate: float) -> FreezePlan:

@@ -6,9 +6,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from graftline.freezing.measurement import BoundaryResult, DepthMeasurement, Difference
 from graftline.report.cost_tables import short_number
 from graftline.report.style import BLUE, INK, MUTED, SKY, VERMILLION, new_figure, short, styled
-from graftline.training.measurement import BoundaryResult, DepthMeasurement, Difference
 
 HEIGHT = 7.4  # inches
 LEAST_WIDTH, BOUNDARY_WIDTH = 8.0, 1.15  # inches

@@ -1,4 +1,4 @@
-"""How long a training will take, on cached activations and live: the two are timed on a few images and added up.
+"""How long a training will take, on cached activations and live: the parts are timed on a few images and added up.
 
 Letters: B batch, C channels, H height, W width.
 """
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from graftline.execution import Execution
 from graftline.features.cut import Cut
 from graftline.freezing.plan import set_frozen_eval
 
@@ -45,8 +46,30 @@ class Work:
 
 
 @dataclass(frozen=True)
+class SecondsPerImage:
+    """How long the parts of a network take for an image.
+
+    Attributes:
+        trunk: the frozen part, as a live training runs it.
+        engine: the frozen part, as the frozen pass runs it.
+        step: the trained part, forward and backward.
+        tail: the trained part in evaluation.
+    """
+
+    trunk: float
+    engine: float
+    step: float
+    tail: float
+
+
+@dataclass(frozen=True)
 class Forecast:
-    """Predicted seconds of a training."""
+    """Predicted seconds of a training.
+
+    Attributes:
+        cached: on activations, the frozen pass included.
+        live: on images.
+    """
 
     cached: float
     live: float
@@ -60,34 +83,45 @@ class Forecast:
         return f"predicted {self.cached:,.0f} s on cached activations, {self.live:,.0f} s live"
 
 
-def forecast(parts: Cut, work: Work, image_size: tuple[int, int], channels: int) -> Forecast:
-    """Time trunk and tail on a few images and predict both ways of training.
+def predict(seconds: SecondsPerImage, work: Work) -> Forecast:
+    """Add up both ways of training.
+
+    >>> seconds = SecondsPerImage(trunk=0.04, engine=0.02, step=0.002, tail=0.001)
+    >>> predict(seconds, Work(1000, 500, 10, to_compute=1500, cached_bytes=0, in_memory=True))
+    Forecast(cached=58.0, live=625.0)
+    """
+    fits = work.epochs * (work.train * seconds.step + work.validation * seconds.tail)
+    reads = 1 if work.in_memory else work.epochs
+    disk = work.cached_bytes / DISK_BYTES_PER_SECOND
+    frozen_pass = EXPORT_SECONDS + work.to_compute * seconds.engine + disk if work.to_compute > 0 else 0.0
+    live = work.epochs * (work.train + work.validation) * seconds.trunk
+    return Forecast(frozen_pass + reads * disk + fits, live + fits)
+
+
+def time_parts(parts: Cut, image_size: tuple[int, int], channels: int, execution: Execution) -> SecondsPerImage:
+    """Time trunk and tail on a few black images (B, C, H, W).
 
     Args:
         parts: on the CPU; copies of them are timed, so that they, and the random numbers, stay as they are.
-        work: what there is to do.
         image_size: (H, W) in pixels.
         channels: C.
+        execution: where the training will run.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = execution.torch_device
     images = torch.zeros(BATCH, channels, *image_size, device=device).contiguous(memory_format=torch.channels_last)
-    below, above = copy.deepcopy(parts.trunk), copy.deepcopy(parts.tail)
-    for part in (below, above):
+    trunk, tail = copy.deepcopy(parts.trunk), copy.deepcopy(parts.tail)
+    for part in (trunk, tail):
         part.to(device).to(memory_format=torch.channels_last)
-    below.eval()
-    activations = _no_gradient(below, images)
-    trunk = _seconds(lambda: _no_gradient(below, images)) / BATCH
-    above.train()
-    set_frozen_eval(above)
-    with torch.random.fork_rng():  # dropout draws lots
-        step = _seconds(lambda: _step(above, activations)) / BATCH
-    tail = _seconds(lambda: _no_gradient(above.eval(), activations)) / BATCH
-    speed_up = 1.0 if device.type == "cuda" else ENGINE_SPEED_UP
-    fits = work.epochs * (work.train * step + work.validation * tail)
-    reads = 1 if work.in_memory else work.epochs
-    disk = work.cached_bytes / DISK_BYTES_PER_SECOND
-    frozen_pass = EXPORT_SECONDS + work.to_compute * trunk / speed_up + disk if work.to_compute > 0 else 0.0
-    return Forecast(frozen_pass + reads * disk + fits, work.epochs * (work.train + work.validation) * trunk + fits)
+    trunk.eval()
+    activations = _no_gradient(trunk, images)
+    trunk_seconds = _seconds(lambda: _no_gradient(trunk, images), device) / BATCH
+    tail.train()
+    set_frozen_eval(tail)
+    with torch.random.fork_rng(devices=[device] if execution.is_cuda else []):  # dropout draws lots
+        step_seconds = _seconds(lambda: _step(tail, activations), device) / BATCH
+    tail_seconds = _seconds(lambda: _no_gradient(tail.eval(), activations), device) / BATCH
+    speed_up = 1.0 if execution.is_cuda else ENGINE_SPEED_UP
+    return SecondsPerImage(trunk_seconds, trunk_seconds / speed_up, step_seconds, tail_seconds)
 
 
 def _no_gradient(module: nn.Module, inputs: Tensor) -> Tensor:
@@ -104,13 +138,13 @@ def _step(tail: nn.Module, activations: Tensor) -> None:
     tail.zero_grad()
 
 
-def _seconds(work: Callable[[], object]) -> float:
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
     """Return the time of the fastest repetition, after one that warms up."""
     times = []
     for _ in range(1 + REPETITIONS):
         start = time.perf_counter()
         work()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
         times.append(time.perf_counter() - start)
     return min(times[1:])

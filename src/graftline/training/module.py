@@ -1,6 +1,6 @@
 """The one LightningModule: it trains a whole network on images, or its tail on cached activations.
 
-Letters: B batch, C channels, H height, W width, K classes.
+Letters: B batch, C channels, H height, W width, F numbers per image that a tail takes, K classes.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from graftline.training.running_mean import WeightedMean
 Optimizer = Callable[..., torch.optim.Optimizer]
 Schedule = Callable[[int, int], float]
 
-# What the loss of a auxiliary head counts beside the network's own (Szegedy et al. 2014, arXiv 1409.4842, section 5).
+# What the loss of an auxiliary head counts beside the network's own (Szegedy et al. 2014, arXiv 1409.4842, section 5).
 AUX_LOSS_WEIGHT = 0.3
 
 
@@ -97,14 +97,21 @@ class GraftModule(pl.LightningModule):
         return self
 
     def forward(self, inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Return the logits (B, K), or a tuple of them and those of the auxiliary heads."""
+        """Return the logits (B, K) of ``inputs`` (B, C, H, W) or (B, F), or a tuple with the auxiliary heads'."""
         if inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         outputs: Tensor | tuple[Tensor, ...] = self.network(inputs)
         return outputs
 
     def step(self, inputs: Tensor, target: Tensor, weights: Tensor, *, smoothing: float) -> Step:
-        """Do the forward pass and the loss per image; ``target`` holds labels (B,) or soft labels (B, K)."""
+        """Do the forward pass and the loss per image.
+
+        Args:
+            inputs: images (B, C, H, W) or activations (B, F).
+            target: labels (B,), or soft labels (B, K).
+            weights: (B,), of the images in the mean.
+            smoothing: share of the label that is spread over all classes.
+        """
         outputs = self(inputs)
         logits, *sides = outputs if isinstance(outputs, tuple) else (outputs,)
         losses = self._losses(logits, target, smoothing)

@@ -3,170 +3,206 @@
 import copy
 import json
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from graftline.backbones.backbone import Graft
 from graftline.errors import UserError
+from graftline.features.precision import MAX_CHANGE
 from graftline.files import write_json
+from graftline.freezing.check import FreezeCheck
 from graftline.freezing.plan import FreezePlan
-from graftline.training.fit import FitHistory, monitored
-from graftline.training.fitting import PhaseResult, TrainingSetup
-from graftline.training.progress import Metrics
+from graftline.training.events import FitEvents, Metrics
+from graftline.training.fit import fit
+from graftline.training.fit_directory import FitDirectory
+from graftline.training.results import FitHistory, PhaseResult, TrainingResult, monitored
+from graftline.training.setup import TrainingSetup
 from graftline.training.source import TrainingSource
+from graftline.training.source_decision import choose_source
 
 logger = logging.getLogger(__name__)
 
-DONE_FILE = "fit.json"  # in the folder of a phase: what came of it; there once the phase is finished
 
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """What came of a training.
-
-    Attributes:
-        fit: all phases as one.
-        last: the last phase; earlier ones would hold their activations on disk.
-        best_phase: which phase's weights the network has, from 0.
-    """
-
-    fit: FitHistory
-    last: PhaseResult
-    best_phase: int
-
-    @property
-    def inputs(self) -> TrainingSource:
-        """What was trained on what, in the last phase."""
-        return self.last.inputs
-
-
-def fit_phases(
-    fitting: TrainingSetup,
-    graft: Graft,
+def train(
+    setup: TrainingSetup,
     plans: Sequence[FreezePlan],
-    directory: Path,
+    directory: FitDirectory,
     *,
-    on_epoch: Callable[[Metrics, int], None],
-    on_start: Callable[[Metrics, int], None],
-    on_source: Callable[[TrainingSource], None],
+    events: FitEvents | None = None,
     resume: bool = False,
 ) -> TrainingResult:
     """Fit a network as several freeze plans say, in turn; afterwards it has the best weights of all phases.
 
     Args:
-        fitting: what is the same in all phases.
-        graft: network, preprocessing and weights.
-        plans: one for each phase.
-        directory: for checkpoints; each phase after the first has a sub-folder.
-        on_epoch: called on rank 0 with an epoch's metrics and the optimizer steps done, both counted over all phases.
-        on_start: called on rank 0 with the learning rates of a phase's first step, and the number of that step.
-        on_source: called in each phase once it is known what is trained on what.
+        setup: what is the same in all phases.
+        plans: one for each phase, at least one.
+        directory: for checkpoints and what a resume needs.
+        events: hears of the training; epochs and optimizer steps are counted over all phases.
         resume: go on where an earlier call left off: phases that are finished are not done again, so that what they
-            unfroze stays unfrozen. Where a plan has more epochs than it had, its phase goes on.
+            unfroze stays unfrozen. Where a plan has more epochs than it had, its phase goes on. Where no epoch was
+            finished, the training begins anew, with the same numbers.
 
     Raises:
         UserError: a resume whose plans have fewer phases or epochs than are done.
+        FreezeViolationError: a frozen tensor changed, or one that is to be trained got no gradient.
     """
     if resume:
         _check_resumable(plans, directory)
-    fits: list[FitHistory] = []
+    results: list[PhaseResult] = []
     best_state: dict[str, Tensor] = {}
     for number, plan in enumerate(plans):
-        folder = phase_folder(directory, number)
-        done = _read(folder, plan) if resume and number + 1 < len(plans) else None
-        if done is not None:
-            load_best(graft.network, folder)
-            fits.append(done)
+        phase = directory.phase(number)
+        finished = _read_result(phase, plan) if resume else None
+        if finished is not None:
+            load_best(setup.graft.network, phase)
+            results.append(finished)
         else:
             if len(plans) > 1:
                 logger.info(f"{plan.decision[0].upper()}{plan.decision[1:]}.")
-            before = _joined(fits)
-            fitted = fitting.run(
-                graft,
-                plan,
-                folder,
-                on_epoch=partial(_tell_epoch, on_epoch, before),
-                on_start=partial(_tell_start, on_start, before),
-                on_source=on_source,
-                resume=resume and (folder / "last.ckpt").exists(),
-            )
-            fits.append(fitted.fit)
+            earlier = [result.history for result in results]
+            results.append(fit_phase(setup, plan, phase, events=events, earlier=earlier, resume=resume))
         if len(plans) > 1:
-            write_json(folder / DONE_FILE, {"planned_epochs": plan.epochs, "fit": asdict(fits[-1])})
-            best_state = _better(best_state, fits, graft.network)
+            best_state = _better(best_state, results, setup.graft.network)
     if best_state:
-        graft.network.load_state_dict(best_state)
-    best_phase = min(range(len(fits)), key=lambda number: monitored(fits[number].best))
-    return TrainingResult(_joined(fits), fitted, best_phase)
+        setup.graft.network.load_state_dict(best_state)
+    return TrainingResult(tuple(results))
 
 
-def phase_folder(directory: Path, number: int) -> Path:
-    """Return where the checkpoints of a phase lie, from 0; a training of one phase has them where others' first has."""
-    return directory if number == 0 else directory / f"phase-{number + 1}"
+def fit_phase(
+    setup: TrainingSetup,
+    plan: FreezePlan,
+    directory: FitDirectory,
+    *,
+    events: FitEvents | None = None,
+    earlier: Sequence[FitHistory] = (),
+    resume: bool = False,
+    show_progress: bool = True,
+) -> PhaseResult:
+    """Fit a network as one freeze plan says; afterwards it has the weights of the best epoch.
+
+    Args:
+        setup: of the training.
+        plan: which part is trained.
+        directory: for the checkpoints and what a resume needs.
+        events: hears of the fit.
+        earlier: phases whose epochs and optimizer steps are counted in.
+        resume: go on from the last checkpoint in ``directory``, if there is one.
+        show_progress: draw the progress bar.
+
+    Raises:
+        FreezeViolationError: a frozen tensor changed, or one that is to be trained got no gradient.
+    """
+    plan.apply(setup.graft.network)
+    freeze_check = _make_freeze_check(setup, plan, directory, resume=resume)
+    source = choose_source(setup, plan, directory.source)
+    told = _PhaseEvents(FitEvents() if events is None else events, freeze_check, earlier)
+    told.on_source(source)
+    history = fit(
+        setup.make_module(source.network, plan),
+        partial(setup.make_trainer, max_epochs=plan.epochs),
+        source.make_loaders(),
+        directory,
+        events=told,
+        seed=setup.seed,
+        patience=setup.recipe.patience,
+        ema_decay=setup.recipe.ema_decay,
+        resume=resume,
+        threads=source.threads,
+        show_progress=show_progress,
+    )
+    freeze_check.check(setup.graft.network)
+    change = _check_cache(source)
+    result = PhaseResult(plan.epochs, history, source.sentence, source.augmented, freeze_check.record(), change)
+    if setup.execution.rank == 0:
+        write_json(directory.result, asdict(result))
+    return result
 
 
-def _better(state: dict[str, Tensor], fits: Sequence[FitHistory], network: nn.Module) -> dict[str, Tensor]:
-    """Return a copy of the network's state if the last fit is the best so far, else the one before."""
-    losses = [monitored(fit.best) for fit in fits]
-    return state if min(losses) < losses[-1] else copy.deepcopy(network.state_dict())
-
-
-def _tell_epoch(on_epoch: Callable[[Metrics, int], None], before: FitHistory, metrics: Metrics, step: int) -> None:
-    on_epoch(_shift(metrics, before), before.steps + step)
-
-
-def _tell_start(on_start: Callable[[Metrics, int], None], before: FitHistory, rates: Metrics) -> None:
-    on_start(rates, before.steps)
-
-
-def load_best(network: nn.Module, folder: Path) -> None:
+def load_best(network: nn.Module, directory: FitDirectory) -> None:
     """Give a network the best weights of a fit of the whole of it or of its tail, whose tensors have the same names."""
-    state = torch.load(folder / "best.ckpt", map_location="cpu", weights_only=True)["state_dict"]
+    state = torch.load(directory.best, map_location="cpu", weights_only=True)["state_dict"]
     found = {name.removeprefix("network."): value for name, value in state.items()}
     network.load_state_dict({**network.state_dict(), **found})
 
 
-def _joined(fits: Sequence[FitHistory]) -> FitHistory:
-    """Return several fits as one."""
-    whole = FitHistory([], {}, 0.0, 0)
-    for fit in fits:
-        history = [*whole.history, *(_shift(metrics, whole) for metrics in fit.history)]
-        whole = FitHistory(history, min(history, key=monitored), whole.seconds + fit.seconds, whole.steps + fit.steps)
-    return whole
+class _PhaseEvents(FitEvents):
+    """Shows the first gradients to the freeze check, and hands all on, counted from the first phase on."""
+
+    def __init__(self, listener: FitEvents, freeze_check: FreezeCheck, earlier: Sequence[FitHistory]) -> None:
+        self._listener = listener
+        self._freeze_check = freeze_check
+        self._epochs = sum(len(history.epochs) for history in earlier)
+        self._steps = sum(history.steps for history in earlier)
+
+    def on_source(self, source: TrainingSource) -> None:
+        self._listener.on_source(source)
+
+    def on_start(self, learning_rates: Metrics, step: int) -> None:
+        self._listener.on_start(learning_rates, self._steps + step)
+
+    def on_gradients(self, network: nn.Module) -> None:
+        self._freeze_check.check_gradients(network)
+        self._listener.on_gradients(network)
+
+    def on_epoch(self, metrics: Metrics, step: int) -> None:
+        self._listener.on_epoch({**metrics, "epoch": metrics["epoch"] + self._epochs}, self._steps + step)
 
 
-def _shift(metrics: Metrics, before: FitHistory) -> Metrics:
-    return {**metrics, "epoch": metrics["epoch"] + len(before.history)}
+def _make_freeze_check(setup: TrainingSetup, plan: FreezePlan, directory: FitDirectory, *, resume: bool) -> FreezeCheck:
+    """Make the freeze check before the first step; a resume is held to that of the first start."""
+    network, file = setup.graft.network, directory.freeze_check
+    if resume and file.exists():
+        freeze_check = FreezeCheck.from_json(json.loads(file.read_text(encoding="utf-8")))
+        freeze_check.check(network)
+        return freeze_check
+    freeze_check = FreezeCheck.of(network, plan)
+    if setup.execution.rank == 0:
+        write_json(file, freeze_check.to_json())
+    return freeze_check
 
 
-def _read(folder: Path, plan: FreezePlan) -> FitHistory | None:
+def _check_cache(source: TrainingSource) -> float | None:
+    """Return by how much cached activations change a probability, and warn where that is too much."""
+    change = source.cache_change()
+    if change is not None and change > MAX_CHANGE:
+        logger.warning(
+            f"Cached activations change a predicted probability by {change:.1e}, more than {MAX_CHANGE}: "
+            "train again with Features.precision=float32."
+        )
+    return change
+
+
+def _better(state: dict[str, Tensor], results: Sequence[PhaseResult], network: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of the network's state if the last phase is the best so far, else the one before."""
+    losses = [monitored(result.history.best) for result in results]
+    return state if min(losses) < losses[-1] else copy.deepcopy(network.state_dict())
+
+
+def _read_result(directory: FitDirectory, plan: FreezePlan) -> PhaseResult | None:
     """Return what came of a phase; None if it is not finished, or was planned with other epochs than now."""
-    file = folder / DONE_FILE
-    if not file.exists():
+    if not directory.result.exists():
         return None
-    content = json.loads(file.read_text(encoding="utf-8"))
-    return FitHistory(**content["fit"]) if content["planned_epochs"] == plan.epochs else None
+    result = PhaseResult.from_json(json.loads(directory.result.read_text(encoding="utf-8")))
+    return result if result.planned_epochs == plan.epochs else None
 
 
-def _check_resumable(plans: Sequence[FreezePlan], directory: Path) -> None:
+def _check_resumable(plans: Sequence[FreezePlan], directory: FitDirectory) -> None:
     """Make sure that no phase has done more than its plan says now.
 
     Raises:
         UserError: one has.
     """
     number = 0
-    while (file := phase_folder(directory, number) / "last.ckpt").exists():
+    while (file := directory.phase(number).last).exists():
         done = int(torch.load(file, map_location="cpu", weights_only=True, mmap=True)["epoch"]) + 1
         planned = plans[number].epochs if number < len(plans) else 0
         if done > planned:
             what = f"phase {number + 1} of the run" if number > 0 or len(plans) > 1 else "the run"
             raise UserError(
-                f"trainer.max_epochs leaves {what} fewer epochs ({planned}) than are done ({done}): "
+                f"Trainer.max_epochs leaves {what} fewer epochs ({planned}) than are done ({done}): "
                 "give more, or leave it out."
             )
         number += 1

@@ -1,45 +1,34 @@
-"""The progress bar of a fit: epoch, loss, validation, images per second."""
+"""The progress of a fit: a bar, a line now and then, and the history of its epochs."""
 
 import logging
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from graftline.console import console
+from graftline.training.events import FitEvents, Metrics
 from graftline.training.module import GraftModule
 
 logger = logging.getLogger(__name__)
-
-Metrics = dict[str, float]
 
 REDRAW_SECONDS = 0.1  # a head's steps take less than a millisecond: drawing at each would be most of the work
 LOG_LINES = 10  # about so many epochs are told in a line of their own
 
 
 class FitProgress(pl.Callback):
-    """Shows one bar for the whole fit, and hands each epoch's metrics on.
+    """Shows one bar for the whole fit, keeps each epoch's metrics and tells them.
 
     Args:
-        on_epoch: called after each validation with the epoch's metrics and the step they belong to; rank 0 only.
-        on_start: called before the first step, not where a fit is taken up again, with the learning rates that it
-            takes; rank 0 only.
+        events: hears of the first step and of each epoch.
         show: draw the bar.
     """
 
-    def __init__(
-        self,
-        on_epoch: Callable[[Metrics, int], None],
-        on_start: Callable[[Metrics], None] | None = None,
-        *,
-        show: bool = True,
-    ) -> None:
-        self.history: list[Metrics] = []
+    def __init__(self, events: FitEvents, *, show: bool = True) -> None:
+        self.epochs: list[Metrics] = []
         self._shows = show
-        self._on_epoch = on_epoch
-        self._on_start = on_start
+        self._events = events
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=24),
@@ -58,14 +47,14 @@ class FitProgress(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the bar."""
-        if self._on_start is not None and trainer.is_global_zero and trainer.global_step == 0:
-            self._on_start(_graft(pl_module).learning_rates())
+        if trainer.is_global_zero and trainer.global_step == 0:
+            self._events.on_start(_graft(pl_module).learning_rates(), 0)
         batches = int(trainer.num_training_batches)
         self._task = self._bar.add_task("training", total=batches * (trainer.max_epochs or 1), figures="")
         self._batches = batches * trainer.current_epoch
         self._bar.start()
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002 - Lightning's signature
         """Start the epoch's clock."""
         self._images, self._epoch_start = 0, time.perf_counter()
 
@@ -75,7 +64,7 @@ class FitProgress(pl.Callback):
         pl_module: pl.LightningModule,
         outputs: Any,  # noqa: ARG002 - Lightning's signature
         batch: Any,
-        batch_idx: int,  # noqa: ARG002
+        batch_idx: int,  # noqa: ARG002 - likewise
     ) -> None:
         """Advance the bar."""
         self._images += len(batch["label"]) * trainer.world_size
@@ -90,33 +79,33 @@ class FitProgress(pl.Callback):
         metrics["epoch"] = float(trainer.current_epoch)
         metrics["learning_rate"] = float(trainer.optimizers[0].param_groups[0]["lr"])
         metrics["images_per_second"] = self._images / (time.perf_counter() - self._epoch_start)
-        self.history.append(metrics)
+        self.epochs.append(metrics)
         if trainer.is_global_zero:
-            self._on_epoch(metrics, trainer.global_step)
+            self._events.on_epoch(metrics, trainer.global_step)
             self._tell(metrics, trainer.max_epochs or 1)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002 - Lightning's signature
         """Take the bar away."""
         self._bar.stop()
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:  # noqa: ARG002 - Lightning's signature
         """Take the bar away, so that the message stands alone."""
         self._bar.stop()
 
     def state_dict(self) -> dict[str, Any]:
-        """Go into the checkpoint, so that a resumed fit knows the epochs before."""
-        return {"history": self.history}
+        """Return the epochs so far for the checkpoint, so that a resumed fit knows them."""
+        return {"epochs": self.epochs}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the epochs before over from the checkpoint."""
-        self.history = state_dict["history"]
+        self.epochs = state_dict["epochs"]
 
     def _draw(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._drawn = time.perf_counter()
         self._bar.update(self._task, completed=self._batches, figures=self._figures(trainer, module))
 
     def _tell(self, metrics: Metrics, max_epochs: int) -> None:
-        """Print a line now and then, which stays when the bar is gone."""
+        """Log a line now and then, which stays when the bar is gone."""
         epoch = int(metrics["epoch"]) + 1
         if self._shows and (epoch == 1 or epoch % max(1, max_epochs // LOG_LINES) == 0):
             logger.info(

@@ -1,4 +1,4 @@
-"""The recipe: what a training run does beside network, optimizer, schedule and trainer."""
+"""The recipe: what a training does beside network, optimizer, schedule and trainer."""
 
 from dataclasses import dataclass
 
@@ -23,11 +23,11 @@ class Recipe:
         sample_weights: weigh each image by the data set's ``weight`` column.
         mixup_alpha: Beta parameter of mixup (Zhang et al. 2018); 0: off.
         cutmix_alpha: Beta parameter of CutMix (Yun et al. 2019); 0: off.
-        ema_decay: decay per step of the averaged weights that are validated and kept; None: off.
+        ema_decay: decay per step of the averaged weights that are validated and kept, warmed up from 0; None: off.
         layer_decay: factor on the learning rate from each layer group, head first, to the next one down (Clark et al.
             2020, section 3.1), above 0; 1: off.
         patience: epochs without a better validation loss before training stops; None: never.
-        resume: id of an MLflow run whose training is to go on.
+        resume: id of an MLflow run whose training is to go on, for whoever tracks it.
     """
 
     batch_size: int = 64
@@ -55,11 +55,11 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and not (low <= value and (high is None or value < high)):  # also catches NaN
                 bound = f"at least {low}" + (f" and below {high}" if high is not None else "")
-                raise UserError(f"train.{name} is {value}, it must be {bound}.")
+                raise UserError(f"Recipe.{name} is {value}, it must be {bound}.")
         if not 0 < self.layer_decay <= 1:
-            raise UserError(f"train.layer_decay is {self.layer_decay}, it must be above 0 and at most 1 (1: off).")
+            raise UserError(f"Recipe.layer_decay is {self.layer_decay}, it must be above 0 and at most 1 (1: off).")
         if (self.mixes_images) and self.batch_size % 2:
-            raise UserError("train.batch_size must be even with mixup or CutMix: images are mixed in pairs.")
+            raise UserError("Recipe.batch_size must be even with mixup or CutMix: images are mixed in pairs.")
 
     @property
     def mixes_images(self) -> bool:

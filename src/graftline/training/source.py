@@ -1,282 +1,242 @@
-"""What is trained on what: the whole network on images, or its tail on activations that are computed once."""
+"""What is trained on what: the whole network on images, or its tail on activations that are computed once.
 
-import json
+Letters: N images, F numbers per image that cross the boundary.
+"""
+
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property, partial
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import nn
-from torch.utils.data import DataLoader
+from torch import Tensor, nn
 
-from graftline.augment.policy import Augment, EvalTransform, Policy
-from graftline.backbones.backbone import Graft
-from graftline.data.loaders import Batch, make_loader
-from graftline.data.version import DatasetVersion, Samples
-from graftline.errors import UserError
-from graftline.execution import Execution
-from graftline.features.cache import (
-    ActivationRequest,
-    Activations,
-    CacheFullError,
-    Features,
-    ImageBatcher,
-    activation_loader,
-)
-from graftline.features.cut import Cut, UncuttableError, cut
-from graftline.features.engine import make_engine
+from graftline.augment.policy import Augment, EvalTransform
+from graftline.data.loaders import make_loader
+from graftline.features.cache import ActivationRequest, Activations, ImageBatcher, activation_loader
+from graftline.features.cut import Cut
+from graftline.features.engine import Engine, make_engine
 from graftline.features.key import trunk_key, view_key
-from graftline.features.loader import fits_in_memory
 from graftline.features.precision import largest_change
 from graftline.features.trace import mode_kept
-from graftline.files import write_json
 from graftline.freezing.plan import FreezePlan, depth_in_words
-from graftline.training.forecast import Forecast, Work, forecast
-from graftline.training.recipe import Recipe
+from graftline.training.fit import Loaders
+from graftline.training.setup import TrainingSetup
 
 CHECKED_IMAGES = 8  # on which the trained tail is asked whether the cache has served it well
 
-Loaders = tuple[DataLoader[Batch], DataLoader[Batch]]
+
+class TrainingSource(Protocol):
+    """A network, or the part of it that is trained, and what it is trained on."""
+
+    @property
+    def network(self) -> nn.Module:
+        """What takes the loaders' batches."""
+        ...
+
+    @property
+    def sentence(self) -> str:
+        """What is trained on what, and why."""
+        ...
+
+    @property
+    def augmented(self) -> bool:
+        """Whether the training images are augmented."""
+        ...
+
+    @property
+    def threads(self) -> int | None:
+        """How many threads of torch the fit should use; None: as many as it likes."""
+        ...
+
+    def make_loaders(self) -> Loaders:
+        """Return this process's loaders of the training and the validation images."""
+        ...
+
+    def cache_change(self) -> float | None:
+        """Return by how much a probability differs between cached activations and images; None: nothing is cached."""
+        ...
 
 
 @dataclass(frozen=True)
-class TrainingSource:
-    """A network, or the part of it that is trained, and what it is trained on.
+class LiveSource:
+    """The whole network, which runs on the images at every step.
 
     Attributes:
-        network: takes what the loaders give.
-        make_loaders: (rank, number of processes) → training and validation loader.
-        sentence: what was decided and why.
-        augmented: whether the training images are augmented.
-        threads: of torch during the fit; None: as many as it likes. The steps of a head are too small to be shared:
-            with two threads, on two cores that others used too, they were 15 times slower.
-        held: entries of the activation cache, which nobody removes while they are held.
-        change: tells by how much a predicted probability is another from cached activations than from the images; None
-            where nothing is cached.
+        setup: of the training.
+        why: nothing is cached, as a part of a sentence.
     """
 
-    network: nn.Module
-    make_loaders: Callable[[int, int], Loaders]
-    sentence: str
-    augmented: bool
-    threads: int | None = None
-    held: Sequence[Activations] = ()
-    change: Callable[[], float] | None = None
-
-
-@dataclass(frozen=True)
-class SourceDecision:
-    """Whether activations are cached, and why; the processes of a training agree on it, and a resume keeps to it."""
-
-    cached: bool
+    setup: TrainingSetup
     why: str
 
+    @property
+    def network(self) -> nn.Module:
+        """The whole network."""
+        return self.setup.graft.network
 
-def choose_source(
-    graft: Graft,
-    plan: FreezePlan,
-    version: DatasetVersion,
-    policy: Policy,
-    features: Features,
-    recipe: Recipe,
-    seed: int,
-    decision_file: Path | None = None,
-) -> TrainingSource:
-    """Train the tail on cached activations where that is possible and wanted, else the network on images.
+    @property
+    def augmented(self) -> bool:
+        """Whether the training images are augmented."""
+        return self.setup.policy.crop is not None or any(self.setup.policy.transforms.values())
 
-    Args:
-        graft: network, preprocessing and weights.
-        plan: already applied to the network, which is in training mode.
-        version: the images; the splits ``train`` and ``validation`` are used.
-        policy: augmentation of the training images.
-        features: whether to cache, and how many augmented views.
-        recipe: batch size, workers, mixing.
-        seed: of augmentation and order.
-        decision_file: file that keeps the choice, for further processes and for a resume. None: nowhere.
+    @property
+    def sentence(self) -> str:
+        """What is trained on what, and why."""
+        images = "images as they are"
+        if self.augmented:
+            images = f"images augmented anew each time ({self.setup.policy.name})"
+        return f"The whole network runs at every step, on {images}: {self.why}."
 
-    Raises:
-        UserError: a training that began on cached activations is to go on, but there is no room for them any more.
-    """
-    ways = _Ways(graft, plan, version, policy, features, recipe, seed)
-    if features.cache is False:
-        return ways.live("features=live")
-    if recipe.mixes_images:
-        return ways.live("mixup and CutMix need the images")
-    try:
-        parts = cut(graft.network, plan.trainable, graft.preprocessing.image_size, graft.preprocessing.channels)
-    except UncuttableError as error:
-        return ways.live(str(error))
-    choice, held = _agree(decision_file, lambda: ways.choose(parts))
-    if not choice.cached:
-        return ways.live(choice.why)
-    try:
-        return ways.cached(parts, held or ways.open(parts), choice.why)
-    except CacheFullError as error:
-        raise UserError(
-            f"The training began on cached activations, but {error}: raise Features.max_gb, or make room "
-            "(make cache lists what there is)."
-        ) from error
+    @property
+    def threads(self) -> None:
+        """As many as torch likes."""
+        return
 
+    def make_loaders(self) -> Loaders:
+        """Return this process's loaders of the training and the validation images."""
+        setup = self.setup
+        augment, plain = _transforms(setup)
+        train, validation = setup.version.samples("train"), setup.version.samples("validation")
+        loader = partial(
+            make_loader,
+            batch_size=setup.recipe.batch_size,
+            seed=setup.seed,
+            workers=setup.recipe.workers,
+            rank=setup.execution.rank,
+            world_size=setup.execution.world_size,
+            pin_memory=setup.execution.is_cuda,
+        )
+        training = loader(train, augment, shuffle=True, drop_last=_leaves_one(setup, len(train.paths)))
+        return training, loader(validation, plain, shuffle=False)
 
-def _agree(
-    decision_file: Path | None, choose: Callable[[], tuple[SourceDecision, list[Activations]]]
-) -> tuple[SourceDecision, list[Activations]]:
-    """Choose, once for all processes of a training.
-
-    Those that are started for the first fit find the decision file; further fits find them all at
-    work, and the first one tells.
-    """
-    at_work = torch.distributed.is_available() and torch.distributed.is_initialized()
-    told: list[Any] = [None]
-    held: list[Activations] = []
-    if not at_work or torch.distributed.get_rank() == 0:
-        if decision_file is not None and decision_file.exists():
-            told = [SourceDecision(**json.loads(decision_file.read_text(encoding="utf-8")))]
-        else:
-            told[0], held = choose()
-            if decision_file is not None:
-                write_json(decision_file, asdict(told[0]))
-    if at_work:
-        torch.distributed.broadcast_object_list(told)
-    return told[0], held
+    def cache_change(self) -> None:
+        """Return None: nothing is cached."""
+        return
 
 
 @dataclass(frozen=True)
-class _Ways:
-    """Both ways of training a network; the fields are the arguments of ``choose_source``."""
+class CachedSource:
+    """The tail of the network, which runs on cached activations.
 
-    graft: Graft
+    Attributes:
+        setup: of the training.
+        plan: which part is trained.
+        parts: the network, cut.
+        activations: of the validation images, then of the training images in each of their views; nobody removes them
+            from the cache while they are held.
+        why: they are cached, as a part of a sentence, or empty.
+    """
+
+    setup: TrainingSetup
     plan: FreezePlan
-    version: DatasetVersion
-    policy: Policy
-    features: Features
-    recipe: Recipe
-    seed: int
+    parts: Cut
+    activations: Sequence[Activations]
+    why: str
 
-    @cached_property
-    def train(self) -> Samples:
-        """The training images."""
-        return self.version.samples("train")
+    @property
+    def network(self) -> nn.Module:
+        """The tail."""
+        return self.parts.tail
 
-    @cached_property
-    def validation(self) -> Samples:
-        """The validation images."""
-        return self.version.samples("validation")
+    @property
+    def augmented(self) -> bool:
+        """Whether the training images are augmented."""
+        return self.setup.features.views > 0
 
-    def choose(self, parts: Cut) -> tuple[SourceDecision, list[Activations]]:
-        """Choose between both by predicted time if that is wanted, and by the room for the activations."""
-        why = parts.note
-        if self.features.cache == "auto":
-            predicted = self._predict(parts)
-            why = "; ".join(filter(None, (why, predicted.sentence())))
-            if predicted.live < predicted.cached:
-                return SourceDecision(cached=False, why=why), []
-        try:
-            return SourceDecision(cached=True, why=why), self.open(parts)
-        except CacheFullError as error:
-            return SourceDecision(cached=False, why=str(error)), []
-
-    def _predict(self, parts: Cut) -> Forecast:
-        train, validation = len(self.train.paths), len(self.validation.paths)
-        views = max(1, self.features.views)
-        images = views * train + validation
-        cached_bytes = self.features.predict_bytes(parts.width, images)
-        in_memory = fits_in_memory(images * parts.width)
-        to_compute = self.features.missing(self._jobs(self._key(parts)))
-        work = Work(train, validation, self.plan.epochs, to_compute, cached_bytes, in_memory)
-        return forecast(parts, work, self.graft.preprocessing.image_size, self.graft.preprocessing.channels)
-
-    def live(self, why: str) -> TrainingSource:
-        """Train the whole network on images."""
-        augment, plain = (
-            Augment(self.policy, self.graft.preprocessing, self.seed),
-            EvalTransform(self.graft.preprocessing),
-        )
-
-        def make_loaders(rank: int, world_size: int) -> Loaders:
-            loader = partial(
-                make_loader,
-                batch_size=self.recipe.batch_size,
-                seed=self.seed,
-                workers=self.recipe.workers,
-                rank=rank,
-                world_size=world_size,
-            )
-            training = loader(self.train, augment, shuffle=True, drop_last=self._leaves_one(world_size))
-            return training, loader(self.validation, plain, shuffle=False)
-
-        augmented = self.policy.crop is not None or any(self.policy.transforms.values())
-        images = f"images augmented anew each time ({self.policy.name})" if augmented else "images as they are"
-        sentence = f"The whole network runs at every step, on {images}: {why}."
-        return TrainingSource(self.graft.network, make_loaders, sentence, augmented)
-
-    def open(self, parts: Cut) -> list[Activations]:
-        """Get the activations of validation and training images, computed now or earlier; the frozen pass is here.
-
-        Raises:
-            CacheFullError: there is no room for them.
-        """
-        key = self._key(parts)
-        engine = partial(make_engine, parts.trunk, self.features.store.trunk_file(key), execution=Execution.local())
-        return self.features.open(self._jobs(key), engine, parts.tail, parts.width)
-
-    def cached(self, parts: Cut, held: list[Activations], why: str) -> TrainingSource:
-        """Train the tail on activations."""
-        validation, *views = [entry.array for entry in held]
-
-        def make_loaders(rank: int, world_size: int) -> Loaders:
-            loader = partial(
-                activation_loader,
-                batch_size=self.recipe.batch_size,
-                seed=self.seed,
-                rank=rank,
-                world_size=world_size,
-            )
-            training = loader(views, self.train, shuffle=True, drop_last=self._leaves_one(world_size))
-            return training, loader([validation], self.validation, shuffle=False)
-
-        def change() -> float:
-            images = ImageBatcher(self._jobs(self._key(parts))[0])(range(min(CHECKED_IMAGES, len(validation))))
-            with mode_kept(parts.trunk), torch.inference_mode():
-                exact = parts.trunk.eval()(images)
-            kept = validation.take(np.arange(len(exact)), axis=0)
-            return largest_change(parts.tail, exact, torch.from_numpy(kept).float())
-
-        seen = f"{self.features.views} augmented views of each image"
-        if self.features.views == 0:
-            seen = f"each image once, without augmentation (features.views=3 would use the policy {self.policy.name})"
+    @property
+    def sentence(self) -> str:
+        """What is trained on what, and why."""
+        seen = f"{self.setup.features.views} augmented views of each image"
+        if not self.augmented:
+            policy = self.setup.policy.name
+            seen = f"each image once, without augmentation (Features.views=3 would use the policy {policy})"
+        because = f" ({self.why})" if self.why else ""
         what = "head" if self.plan.only_head else "tail"
-        because = f" ({why})" if why else ""
-        sentence = f"Trained on cached activations{because}: {seen}; only the {what} runs at each step."
-        threads = 1 if self.plan.only_head else None
-        return TrainingSource(parts.tail, make_loaders, sentence, self.features.views > 0, threads, held, change)
+        return f"Trained on cached activations{because}: {seen}; only the {what} runs at each step."
 
-    def _jobs(self, key: dict[str, Any]) -> list[ActivationRequest]:
-        """Return what is to be computed: the validation images, then the training images, plain or in views."""
-        plain, augment = (
-            EvalTransform(self.graft.preprocessing),
-            Augment(self.policy, self.graft.preprocessing, self.seed),
+    @property
+    def threads(self) -> int | None:
+        """One for a head: on two cores that others used too, its small steps were 15 times slower with two threads."""
+        return 1 if self.plan.only_head else None
+
+    def make_loaders(self) -> Loaders:
+        """Return this process's loaders of the training and the validation images."""
+        setup = self.setup
+        train, validation = setup.version.samples("train"), setup.version.samples("validation")
+        array, *views = [activations.array for activations in self.activations]
+        loader = partial(
+            activation_loader,
+            batch_size=setup.recipe.batch_size,
+            seed=setup.seed,
+            rank=setup.execution.rank,
+            world_size=setup.execution.world_size,
         )
-        jobs = [ActivationRequest(self.validation, plain, 0, key)]
-        if self.features.views == 0:
-            return [*jobs, ActivationRequest(self.train, plain, 0, key)]
-        return jobs + [
-            ActivationRequest(self.train, augment, view, {**key, **view_key(self.policy, self.seed, view)})
-            for view in range(self.features.views)
-        ]
+        training = loader(views, train, shuffle=True, drop_last=_leaves_one(setup, len(train.paths)))
+        return training, loader([array], validation, shuffle=False)
 
-    def _key(self, parts: Cut) -> dict[str, Any]:
-        """Return all that an activation depends on, beside image and augmentation."""
-        network: Any = self.graft.network
-        frozen = self.plan.frozen_groups
-        boundary = depth_in_words(network, frozen) if frozen > 0 else "by names"
-        architecture = network.pretrained_cfg["architecture"]
-        return trunk_key(parts, self.graft.preprocessing, architecture, dict(self.graft.arguments), boundary)
+    def cache_change(self) -> float:
+        """Return by how much a probability of the tail differs between activations (N, F) and a few images."""
+        array = self.activations[0].array
+        images = ImageBatcher(activation_requests(self.setup, self.plan, self.parts)[0])(
+            range(min(CHECKED_IMAGES, len(array)))
+        )
+        with mode_kept(self.parts.trunk), torch.inference_mode():
+            exact = self.parts.trunk.eval()(images)
+        kept = array.take(np.arange(len(exact)), axis=0)
+        return largest_change(self.parts.tail, exact, torch.from_numpy(kept).float())
 
-    def _leaves_one(self, world_size: int) -> bool:
-        """Tell whether an epoch's last batch would be a single image, of which BatchNorm can make no statistics."""
-        share = len(self.train.paths) // world_size
-        return share > 1 and share % self.recipe.batch_size == 1
+
+def open_activations(setup: TrainingSetup, plan: FreezePlan, parts: Cut) -> list[Activations]:
+    """Return the activations that ``activation_requests`` asks for, computed now or earlier; the frozen pass is here.
+
+    Raises:
+        CacheFullError: there is no room for them.
+    """
+    return setup.features.open(
+        activation_requests(setup, plan, parts), _engine_maker(setup, plan, parts), parts.tail, parts.width
+    )
+
+
+def activation_requests(setup: TrainingSetup, plan: FreezePlan, parts: Cut) -> list[ActivationRequest]:
+    """Return what is to be computed: the validation images, then the training images, plain or in views."""
+    augment, plain = _transforms(setup)
+    train, validation = setup.version.samples("train"), setup.version.samples("validation")
+    key = _trunk_key(setup, plan, parts)
+    requests = [ActivationRequest(validation, plain, 0, key)]
+    if setup.features.views == 0:
+        return [*requests, ActivationRequest(train, plain, 0, key)]
+    return requests + [
+        ActivationRequest(train, augment, view, {**key, **view_key(setup.policy, setup.seed, view)})
+        for view in range(setup.features.views)
+    ]
+
+
+def _engine_maker(setup: TrainingSetup, plan: FreezePlan, parts: Cut) -> Callable[[Tensor], Engine]:
+    """Return what prepares the trunk for the frozen pass, from its first images (B, C, H, W)."""
+    exported = setup.features.store.trunk_file(_trunk_key(setup, plan, parts))
+    execution = setup.execution
+    if torch.distributed.is_available() and torch.distributed.is_initialized():  # all processes fill the cache together
+        execution = replace(execution, threads=max(1, execution.num_threads // execution.world_size))
+    return lambda images: make_engine(parts.trunk, exported, images, execution)
+
+
+def _trunk_key(setup: TrainingSetup, plan: FreezePlan, parts: Cut) -> dict[str, Any]:
+    """Return all that an activation depends on, beside the image and its augmentation."""
+    network: Any = setup.graft.network
+    boundary = depth_in_words(network, plan.frozen_groups) if plan.frozen_groups > 0 else "by names"
+    architecture = network.pretrained_cfg["architecture"]
+    return trunk_key(parts, setup.graft.preprocessing, architecture, dict(setup.graft.arguments), boundary)
+
+
+def _transforms(setup: TrainingSetup) -> tuple[Augment, EvalTransform]:
+    """Return what is done to training images, and to all others."""
+    preprocessing = setup.graft.preprocessing
+    return Augment(setup.policy, preprocessing, setup.seed), EvalTransform(preprocessing)
+
+
+def _leaves_one(setup: TrainingSetup, images: int) -> bool:
+    """Tell whether an epoch's last batch would be a single image, of which BatchNorm can make no statistics."""
+    share = images // setup.execution.world_size
+    return share > 1 and share % setup.recipe.batch_size == 1

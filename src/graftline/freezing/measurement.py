@@ -1,10 +1,8 @@
-"""What measuring boundaries gave: a row for each boundary that was tried, and the one that was chosen.
+"""What trying boundaries gave: a row for each boundary that was tried, and which one was chosen.
 
 Letters: N images of the validation split.
 """
 
-import dataclasses
-import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,10 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graftline.backbones.layers import HEAD
-from graftline.console import print_table
 from graftline.freezing.plan import FreezePlan
-
-logger = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float64]
 
@@ -132,65 +127,34 @@ class DepthMeasurement:
     """What was tried and what was chosen.
 
     Attributes:
-        rows: the boundaries in the order in which they were tried, the head first; none if nothing could be measured.
-        plan: the chosen one, for the whole fit.
+        rows: the boundaries in the order in which they were tried, the head first; at least one.
+        frozen_groups: how many layer groups are frozen at the chosen boundary.
         num_images: N.
         stopped: why no deeper boundary was tried, in words.
     """
 
     rows: tuple[BoundaryResult, ...]
-    plan: FreezePlan
+    frozen_groups: int
     num_images: int
     stopped: str
 
     @property
     def chosen(self) -> BoundaryResult:
         """The row of the chosen boundary."""
-        return next(row for row in self.rows if row.frozen_groups == self.plan.frozen_groups)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as what JSON knows, for a resumed run and for further processes, which do not measure again."""
-        content = dataclasses.asdict(self)
-        content["plan"]["trainable"] = sorted(self.plan.trainable)
-        return content
+        return next(row for row in self.rows if row.frozen_groups == self.frozen_groups)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "DepthMeasurement":
-        """Return what ``to_json`` wrote."""
+        """Return the measurement whose ``dataclasses.asdict`` went through JSON."""
         rows = [
             BoundaryResult(**{**row, **{name: Difference(**row[name]) for name in ("more_log_loss", "more_accuracy")}})
             for row in content["rows"]
         ]
-        plan = FreezePlan(**{**content["plan"], "trainable": frozenset(content["plan"]["trainable"])})
-        return cls(tuple(rows), plan, content["num_images"], content["stopped"])
-
-
-def print_measurement(measurement: DepthMeasurement) -> None:
-    """Print the boundaries in a table, and why no deeper one was tried."""
-    if not measurement.rows:
-        return
-    chosen = measurement.chosen
-    print_table(
-        f"Boundaries measured on {measurement.num_images:,} validation images; 95 % intervals of the log loss",
-        ("trained from", "parameters", "accuracy", "log loss", "against the chosen", "pass s", "fit s"),
-        (
-            (
-                row.boundary.partition(" + ")[0],
-                f"{row.trained_parameters:,}",
-                f"{row.accuracy:.3f}",
-                f"{row.log_loss:.3f}",
-                "chosen" if row is chosen else f"{row.more_log_loss.low:+.3f} to {row.more_log_loss.high:+.3f}",
-                f"{row.pass_seconds:.1f}" if row.cached else "live",
-                f"{row.fit_seconds:.1f}",
-            )
-            for row in measurement.rows
-        ),
-    )
-    logger.info(f"No deeper boundary was tried: {measurement.stopped}.")
+        return cls(**{**content, "rows": tuple(rows)})
 
 
 def in_words(boundary: str) -> str:
-    """Say what is trained.
+    """Return in words what is trained.
 
     >>> in_words("head"), in_words("blocks.6 + conv_head + bn2")
     ('the head alone', 'blocks.6 to the head')

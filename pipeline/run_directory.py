@@ -1,0 +1,77 @@
+"""The output directory of a run: what lies where, for all that write there or read it later."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The names of the files in a run's output directory; what lies in ``checkpoints`` is the training's to say.
+
+    Attributes:
+        path: the directory.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The composed configuration."""
+        return self.path / ".hydra" / "config.yaml"
+
+    @property
+    def overrides(self) -> Path:
+        """The overrides that were typed."""
+        return self.path / ".hydra" / "overrides.yaml"
+
+    @property
+    def dataset(self) -> Path:
+        """Digest and folder of the dataset version."""
+        return self.path / "dataset.json"
+
+    @property
+    def freeze_decision(self) -> Path:
+        """What is frozen, phase by phase, and why."""
+        return self.path / "freeze.json"
+
+    @property
+    def measurement(self) -> Path:
+        """The picture of the boundaries that were tried, where any were."""
+        return self.path / "measurement.png"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the training's own files."""
+        return self.path / "checkpoints"
+
+    @property
+    def bundle(self) -> Path:
+        """Folder of the trained model."""
+        return self.path / "bundle"
+
+    @property
+    def test(self) -> Path:
+        """Folder of the predictions on the test split and their figures."""
+        return self.path / "test"
+
+    @property
+    def augmentation(self) -> Path:
+        """The picture of one training image, augmented."""
+        return self.path / "augment.png"
+
+    @property
+    def cost(self) -> Path:
+        """What a forward pass costs."""
+        return self.path / "cost.json"
+
+    @property
+    def result(self) -> Path:
+        """What the stage did; there once it is done."""
+        return self.path / "result.json"
+
+    def discard_training(self) -> None:
+        """Remove what an earlier run in the same directory decided and trained, which a new run must not go on with."""
+        for file in (self.dataset, self.freeze_decision, self.measurement, self.result):
+            file.unlink(missing_ok=True)
+        shutil.rmtree(self.checkpoints, ignore_errors=True)

@@ -1,0 +1,70 @@
+"""What MLflow gets of a training, beside its artifacts: what the network costs, its epochs, that frozen was frozen."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from graftline.backbones.backbone import Graft
+from graftline.backbones.cost import NetworkCost, count
+from graftline.console import say
+from graftline.files import write_json
+from graftline.report.cost_tables import to_json
+from graftline.training.events import FitEvents, Metrics
+from graftline.training.fit_directory import FitDirectory
+from graftline.training.source import TrainingSource
+from pipeline.report import Outcome
+
+if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
+    from graftline.tracking.run import Run
+
+
+class LoggedEvents(FitEvents):
+    """Says what is trained on what, and logs each epoch."""
+
+    def __init__(self, run: "Run") -> None:
+        self._run = run
+
+    def on_source(self, source: TrainingSource) -> None:
+        """Say what is trained on what."""
+        say(source.sentence)
+
+    def on_start(self, learning_rates: Metrics, step: int) -> None:
+        """Log the learning rates of a phase's first step."""
+        self._run.log_metrics(learning_rates, step)
+
+    def on_epoch(self, metrics: Metrics, step: int) -> None:
+        """Log an epoch's metrics."""
+        self._run.log_metrics(metrics, step)
+
+
+def log_cost(run: "Run", graft: Graft, name: str, file: Path) -> None:
+    """Log what a forward pass of the network costs per image, with the head that is trained."""
+    size, channels = graft.preprocessing.image_size, graft.preprocessing.channels
+    cost = count(graft.network, size, channels, name)
+    values = {
+        "cost/parameters": cost.parameters,
+        "cost/gmacs": cost.macs / 1e9,
+        "cost/activation_mb": cost.activation_bytes / 1e6,
+    }
+    run.log_metrics(values, step=0)
+    write_json(file, to_json(NetworkCost(name, cost)))
+    run.log_artifact(file, "cost")
+
+
+def log_freeze_check(run: "Run", outcome: Outcome) -> None:
+    """Say and log that what was frozen has not moved, and what the cache changed."""
+    phase, steps = outcome.trained.last, outcome.trained.history.steps
+    record = phase.freeze_record
+    frozen = "nothing was frozen"
+    if record["frozen_tensors"] > 0:
+        frozen = f"{record['frozen_tensors']} frozen tensors are bit for bit what they were"
+    seen = f"{record['tensors_with_gradient']} of {record['trained_tensors']} trained ones had gradients"
+    say(f"Freeze check: {frozen}, {seen}.")
+    counts = {f"freeze/{name}": float(value) for name, value in record.items() if isinstance(value, int)}
+    run.log_metrics(counts, step=steps)
+    run.set_tags({"graftline.frozen_digest": record["frozen_digest"]})
+    if (change := phase.cache_change) is not None:
+        say(f"Cached activations change a predicted probability by {change:.1e} at most (of those looked at).")
+        run.log_metrics({"features/largest_change": change}, step=steps)
+    checkpoints = outcome.files.checkpoints
+    for file in FitDirectory(checkpoints).freeze_checks():
+        run.log_artifact(file, str(Path("freeze") / file.parent.relative_to(checkpoints)))

@@ -1,0 +1,149 @@
+"""What every freeze rule shares: the context it decides by, and the decision, which is made once per run."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from math import inf
+from typing import Any, ClassVar
+
+from torch import nn
+
+from graftline.errors import UserError
+from graftline.freezing.measurement import BoundaryTrial, DepthMeasurement
+from graftline.freezing.plan import FreezePlan
+
+TryBoundary = Callable[[FreezePlan], BoundaryTrial]
+
+
+@dataclass(frozen=True)
+class FreezeContext:
+    """What a freeze rule decides by.
+
+    Attributes:
+        network: the whole timm network.
+        images_per_class: training images, on average.
+        num_classes: K.
+        pretrained: whether the network's weights know anything.
+        epochs: the user's own number, which every rule keeps to; None: the rule's.
+        try_boundary: fits the network briefly as a plan says, and leaves network and random numbers as they were;
+            None: nothing can be tried.
+    """
+
+    network: nn.Module
+    images_per_class: float
+    num_classes: int
+    pretrained: bool
+    epochs: int | None = None
+    try_boundary: TryBoundary | None = None
+
+    def facts(self) -> str:
+        """Return the context in words.
+
+        >>> FreezeContext(nn.Linear(1_000_000, 2), 787, 2, pretrained=True).facts()
+        '787 images per class, 2 classes, 2.0 M parameters'
+        """
+        millions = num_parameters(self.network) / 1e6
+        size = f"{millions:.1f}" if millions >= 1 else f"{millions:.1g}"
+        images = f"{self.images_per_class:,.0f} images per class"
+        return f"{images}, {self.num_classes:,} classes, {size} M parameters"
+
+    def finalize(self, plan: FreezePlan) -> FreezePlan:
+        """Return a plan with the user's own epochs, where there are such.
+
+        Raises:
+            UserError: the plan freezes layers that know nothing.
+        """
+        self.check(plan)
+        return plan if self.epochs is None else replace(plan, epochs=self.epochs)
+
+    def check(self, plan: FreezePlan) -> None:
+        """Make sure that no layer is frozen whose weights are random.
+
+        Raises:
+            UserError: one is.
+        """
+        if not self.pretrained and any(name not in plan.trainable for name, _ in self.network.named_parameters()):
+            raise UserError(
+                f"The frozen layers would be random ({plan.reason}, and the backbone has no pretrained weights): "
+                "use Nothing() or Auto(), or give the backbone weights."
+            )
+
+
+@dataclass(frozen=True)
+class FreezeDecision:
+    """What a freeze rule decided.
+
+    Attributes:
+        plans: one for each phase of the training, in order.
+        epochs: the user's own number that the rule kept to; None: the rule's.
+        measurement: the evidence, where boundaries were tried.
+    """
+
+    plans: tuple[FreezePlan, ...]
+    epochs: int | None = None
+    measurement: DepthMeasurement | None = None
+
+    @property
+    def reason(self) -> str:
+        """What is frozen and why, phase by phase, in a part of a sentence."""
+        return "; then ".join(plan.decision for plan in self.plans)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the decision as what JSON knows, for a resume and for further processes, which do not decide again."""
+        return {
+            "plans": [plan.to_json() for plan in self.plans],
+            "epochs": self.epochs,
+            "measurement": asdict(self.measurement) if self.measurement is not None else None,
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "FreezeDecision":
+        """Return the decision that ``to_json`` wrote."""
+        plans = tuple(FreezePlan.from_json(plan) for plan in content["plans"])
+        evidence = content["measurement"]
+        return cls(plans, content["epochs"], None if evidence is None else DepthMeasurement.from_json(evidence))
+
+
+class FreezeRule(ABC):
+    """Decides from the data and the network which layers are frozen, in one phase of a training or in several.
+
+    Attributes:
+        needs_trials: whether ``decide`` calls ``FreezeContext.try_boundary``, which takes time.
+    """
+
+    needs_trials: ClassVar[bool] = False
+
+    @abstractmethod
+    def decide(self, context: FreezeContext) -> FreezeDecision:
+        """Decide what of the context's network is frozen.
+
+        Raises:
+            UserError: the rule does not fit the network, or would freeze layers that know nothing.
+        """
+
+    def change_epochs(self, decision: FreezeDecision, context: FreezeContext) -> FreezeDecision:  # noqa: ARG002 - for rules that try boundaries
+        """Return an earlier decision for the context's number of epochs; nothing is tried again."""
+        return self.decide(context)
+
+
+def num_parameters(network: nn.Module) -> int:
+    """Return how many parameters a network has."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def check_recommendation(epochs: int, learning_rate: float, epochs_name: str, learning_rate_name: str) -> None:
+    """Make sure that what a rule recommends can be done.
+
+    Args:
+        epochs: number of epochs.
+        learning_rate: of AdamW.
+        epochs_name: ``Class.argument`` that gives the epochs, for the message.
+        learning_rate_name: likewise.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if epochs < 1:
+        raise UserError(f"{epochs_name} is {epochs}, it must be at least 1.")
+    if not 0 < learning_rate < inf:  # also catches NaN
+        raise UserError(f"{learning_rate_name} is {learning_rate}, it must be above 0.")

@@ -1,0 +1,53 @@
+"""The folder of a training: which files its fits keep there, for a resume and for further processes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class FitDirectory:
+    """The files of one fit; each later phase of a training has a sub-folder of the first one's.
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: Path
+
+    @property
+    def best(self) -> Path:
+        """Checkpoint with the weights of the best epoch."""
+        return self.path / "best.ckpt"
+
+    @property
+    def last(self) -> Path:
+        """Checkpoint of the last whole epoch, from which a resume goes on."""
+        return self.path / "last.ckpt"
+
+    @property
+    def freeze_check(self) -> Path:
+        """The freeze check of the first start."""
+        return self.path / "freeze_check.json"
+
+    @property
+    def source(self) -> Path:
+        """Whether activations are cached, and why."""
+        return self.path / "source.json"
+
+    @property
+    def result(self) -> Path:
+        """What came of the phase; there as soon as it is finished."""
+        return self.path / "phase.json"
+
+    @property
+    def trial(self) -> Path:
+        """Folder of the short fit that tries a boundary, gone when that is over."""
+        return self.path / "trial"
+
+    def phase(self, number: int) -> "FitDirectory":
+        """Return the folder of a phase, from 0, whose files lie where those of a training of one phase do."""
+        return self if number == 0 else FitDirectory(self.path / f"phase-{number + 1}")
+
+    def freeze_checks(self) -> list[Path]:
+        """Return the freeze checks of all phases that were begun."""
+        return sorted(self.path.rglob(self.freeze_check.name))

@@ -1,0 +1,101 @@
+"""What a training gives: the history of its epochs, and what came of each of its phases."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from graftline.training.events import Metrics
+
+MONITOR = "val/loss"  # early stopping and the choice of the checkpoint see validation only, never the test split
+
+
+@dataclass(frozen=True)
+class FitHistory:
+    """The epochs of a fit.
+
+    Attributes:
+        epochs: metrics of each epoch, in order.
+        best: metrics of the epoch whose weights are kept.
+        seconds: wall-clock time, that before a resume left out.
+        steps: optimizer steps done, those before a resume included.
+    """
+
+    epochs: list[Metrics]
+    best: Metrics
+    seconds: float
+    steps: int
+
+    @classmethod
+    def of(cls, epochs: list[Metrics], seconds: float, steps: int) -> "FitHistory":
+        """Return a history whose best epoch is the one with the lowest validation loss."""
+        return cls(epochs, min(epochs, key=monitored), seconds, steps)
+
+    @classmethod
+    def joined(cls, histories: Sequence["FitHistory"]) -> "FitHistory":
+        """Return the histories of at least one phase as one, whose epochs are counted on."""
+        epochs: list[Metrics] = []
+        for history in histories:
+            epochs += [{**metrics, "epoch": metrics["epoch"] + len(epochs)} for metrics in history.epochs]
+        seconds = sum(history.seconds for history in histories)
+        return cls.of(epochs, seconds, sum(history.steps for history in histories))
+
+
+@dataclass(frozen=True)
+class PhaseResult:
+    """What came of one phase: a fit as one freeze plan says.
+
+    Attributes:
+        planned_epochs: how many there were to be at most.
+        history: of the fit.
+        source: what was trained on what, in a sentence.
+        augmented: whether the training images were augmented.
+        freeze_record: what the freeze check counted and hashed.
+        cache_change: by how much a predicted probability differs between cached activations and images; None where
+            nothing is cached.
+    """
+
+    planned_epochs: int
+    history: FitHistory
+    source: str
+    augmented: bool
+    freeze_record: Mapping[str, Any]
+    cache_change: float | None
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "PhaseResult":
+        """Return the result whose ``dataclasses.asdict`` went through JSON."""
+        return cls(**{**content, "history": FitHistory(**content["history"])})
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What came of a training, whose network has the weights of the best epoch of all phases.
+
+    Attributes:
+        phases: in order.
+    """
+
+    phases: tuple[PhaseResult, ...]
+
+    @property
+    def history(self) -> FitHistory:
+        """The epochs of all phases as one fit."""
+        return FitHistory.joined([phase.history for phase in self.phases])
+
+    @property
+    def last(self) -> PhaseResult:
+        """The last phase."""
+        return self.phases[-1]
+
+    @property
+    def best_phase(self) -> int:
+        """Which phase's weights the network has, from 0."""
+        losses = [monitored(phase.history.best) for phase in self.phases]
+        return losses.index(min(losses))
+
+
+def monitored(metrics: Metrics) -> float:
+    """Return the number by which the best epoch is chosen, the lower the better; what is no number is worst."""
+    value = metrics[MONITOR]
+    return math.inf if math.isnan(value) else value

@@ -1,0 +1,139 @@
+"""The decision between cached activations and images: once per fit, and the same for all of its processes."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from graftline.errors import UserError
+from graftline.features.cache import Activations, CacheFullError
+from graftline.features.cut import Cut, UncuttableError, cut
+from graftline.features.loader import fits_in_memory
+from graftline.files import write_json
+from graftline.freezing.plan import FreezePlan
+from graftline.training.forecast import Forecast, Work, predict, time_parts
+from graftline.training.setup import TrainingSetup
+from graftline.training.source import CachedSource, LiveSource, TrainingSource, activation_requests, open_activations
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class SourceDecision:
+    """Whether activations are cached, and why, as a part of a sentence; a resume keeps to it."""
+
+    cached: bool
+    why: str
+
+
+def choose_source(setup: TrainingSetup, plan: FreezePlan, decision_file: Path | None = None) -> TrainingSource:
+    """Train the tail on cached activations where that is possible and wanted, else the network on images.
+
+    All processes of a training call this. They agree on the decision, which takes seconds; then each of them opens the
+    activations, so that the frozen pass, which may take hours, goes on beside no open collective operation.
+
+    Args:
+        setup: of the training.
+        plan: already applied to the network, which is in training mode.
+        decision_file: keeps the decision, for further processes and for a resume. None: it is not kept.
+
+    Raises:
+        UserError: a training that began on cached activations is to go on, but there is no room for them any more.
+    """
+    if setup.features.cache is False:
+        return LiveSource(setup, "Features.cache=False")
+    if setup.recipe.mixes_images:
+        return LiveSource(setup, "mixup and CutMix need the images")
+    preprocessing = setup.graft.preprocessing
+    try:
+        parts = cut(setup.graft.network, plan.trainable, preprocessing.image_size, preprocessing.channels)
+    except UncuttableError as error:
+        return LiveSource(setup, str(error))
+    decision, is_earlier = _from_first(lambda: _read_or_decide(setup, plan, parts, decision_file))
+    activations, refusal = _open(setup, plan, parts) if decision.cached else ([], None)
+    if refusal is not None and is_earlier:
+        raise UserError(
+            f"The training began on cached activations, but {refusal}: raise Features.max_gb, or make room in "
+            "Features.directory."
+        )
+    if refusal is not None:
+        decision = SourceDecision(cached=False, why=refusal)
+    if decision_file is not None and not is_earlier and setup.execution.rank == 0:
+        write_json(decision_file, asdict(decision))
+    if not decision.cached:
+        return LiveSource(setup, decision.why)
+    return CachedSource(setup, plan, parts, activations, decision.why)
+
+
+def _read_or_decide(
+    setup: TrainingSetup, plan: FreezePlan, parts: Cut, decision_file: Path | None
+) -> tuple[SourceDecision, bool]:
+    """Return the decision, and whether it was made earlier."""
+    if decision_file is not None and decision_file.exists():
+        return SourceDecision(**json.loads(decision_file.read_text(encoding="utf-8"))), True
+    why = [parts.note]
+    if setup.features.cache == "auto":
+        requests = activation_requests(setup, plan, parts)
+        if to_compute := setup.features.missing(requests):
+            predicted = forecast(setup, plan, parts, to_compute)
+            why.append(predicted.sentence())
+            if predicted.live < predicted.cached:
+                return SourceDecision(cached=False, why="; ".join(filter(None, why))), False
+        else:
+            why.append("computed earlier")
+    return SourceDecision(cached=True, why="; ".join(filter(None, why))), False
+
+
+def forecast(setup: TrainingSetup, plan: FreezePlan, parts: Cut, to_compute: int) -> Forecast:
+    """Time the parts of a network on a few images, and predict both ways of training.
+
+    Args:
+        setup: of the training.
+        plan: which part is trained, and for how long.
+        parts: the network, cut.
+        to_compute: images, all views of them counted, whose activations are not there yet.
+    """
+    preprocessing = setup.graft.preprocessing
+    seconds = time_parts(parts, preprocessing.image_size, preprocessing.channels, setup.execution)
+    train, validation = (len(setup.version.samples(split).paths) for split in ("train", "validation"))
+    images = max(1, setup.features.views) * train + validation
+    cached_bytes = setup.features.predict_bytes(parts.width, images)
+    in_memory = fits_in_memory(images * parts.width)
+    return predict(seconds, Work(train, validation, plan.epochs, to_compute, cached_bytes, in_memory))
+
+
+def _open(setup: TrainingSetup, plan: FreezePlan, parts: Cut) -> tuple[list[Activations], str | None]:
+    """Open the activations; where a process finds no room for them, none uses them. Returns them, or why not."""
+    activations, refusal = list[Activations](), None
+    try:
+        activations = open_activations(setup, plan, parts)
+    except CacheFullError as error:
+        refusal = str(error)
+    refusal = next(filter(None, _from_all(refusal)), None)
+    return ([] if refusal is not None else activations), refusal
+
+
+def _from_first(make: Callable[[], T]) -> T:
+    """Return what the first process makes. Before they train together, each process is its own first."""
+    if not _at_work():
+        return make()
+    told: list[Any] = [make() if torch.distributed.get_rank() == 0 else None]
+    torch.distributed.broadcast_object_list(told)
+    value: T = told[0]
+    return value
+
+
+def _from_all(value: T) -> list[T]:
+    """Return the values of all processes by rank; of this one alone before they train together."""
+    if not _at_work():
+        return [value]
+    values: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def _at_work() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -1,0 +1,95 @@
+"""A boundary that is tried leaves no trace, and is scored image by image."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from graftline.augment.draw import Draw
+from graftline.augment.policy import EvalTransform
+from graftline.backbones.weights import Weights
+from graftline.data.decode import decode_rgb
+from graftline.data.version import DatasetVersion
+from graftline.features.cache import Features
+from graftline.freezing.measurement import BoundaryTrial
+from graftline.freezing.plan import plan_from_depth
+from graftline.training.events import FitEvents
+from graftline.training.fit_directory import FitDirectory
+from graftline.training.phases import fit_phase
+from graftline.training.setup import TrainingSetup
+from graftline.training.source import TrainingSource
+from graftline.training.trial import make_freeze_context, score_validation, try_boundary
+
+MakeSetup = Callable[..., TrainingSetup]
+DROPOUT = {"drop_rate": 0.2}
+
+
+def attempt(setup: TrainingSetup, frozen_groups: int, directory: Path) -> BoundaryTrial:
+    plan = plan_from_depth(setup.graft.network, frozen_groups, "", epochs=2, learning_rate=0.03)
+    return try_boundary(setup, FitDirectory(directory), plan)
+
+
+def test_a_trial_is_the_same_whatever_was_tried_before(make_setup: MakeSetup, tmp_path: Path) -> None:
+    setup = make_setup(network=DROPOUT, features=Features(cache=False))
+    network = setup.graft.network
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    state = torch.get_rng_state()
+    FitDirectory(tmp_path).trial.mkdir()
+    (FitDirectory(tmp_path).trial / "last.ckpt").write_text("what a killed trial left")
+    first, second, again = (attempt(setup, number, tmp_path) for number in (6, 5, 6))
+    assert all(network.state_dict()[name].equal(tensor) for name, tensor in before.items())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not list(tmp_path.iterdir())
+    other = make_setup(network=DROPOUT, features=Features(cache=False))
+    torch.rand(1)  # dropout must not depend on what drew random numbers before
+    alone = attempt(other, 5, tmp_path)
+    for trial, repeated in ((first, again), (second, alone)):
+        np.testing.assert_array_equal(trial.losses, repeated.losses)
+        np.testing.assert_array_equal(trial.hits, repeated.hits)
+    assert (first.losses != second.losses).all()
+    assert (first.boundary, first.cached) == ("head", False)
+
+
+def test_each_images_loss_is_that_of_the_best_epochs_network(
+    version: DatasetVersion, make_setup: MakeSetup, tmp_path: Path
+) -> None:
+    setup, sources = make_setup(), list[TrainingSource]()
+
+    class Keeping(FitEvents):
+        def on_source(self, source: TrainingSource) -> None:
+            sources.append(source)
+
+    network = setup.graft.network
+    plan = plan_from_depth(network, 6, "", epochs=3, learning_rate=0.03)
+    result = fit_phase(setup, plan, FitDirectory(tmp_path / "fit"), events=Keeping(), show_progress=False)
+    (source,) = sources
+    assert source.network is not network  # the tail, on cached activations
+    losses, hits = score_validation(setup, source)
+    samples, transform = version.samples("validation"), EvalTransform(setup.graft.preprocessing)
+    images = torch.stack(
+        [torch.as_tensor(transform(decode_rgb(path), Draw(0, index))) for index, path in enumerate(samples.paths)]
+    )
+    with torch.inference_mode():
+        logits = network.eval()(images)
+    labels = torch.tensor(samples.labels)
+    expected = functional.cross_entropy(logits, labels, reduction="none").numpy()
+    np.testing.assert_allclose(losses, expected, atol=1e-4)
+    np.testing.assert_array_equal(hits, (logits.argmax(dim=1) == labels).float().numpy())
+    assert losses.mean() == pytest.approx(result.history.best["val/loss"], abs=1e-4)
+
+
+def test_the_context_is_that_of_the_training(make_setup: MakeSetup, tmp_path: Path) -> None:
+    setup = make_setup()
+    setup = replace(
+        setup,
+        graft=replace(setup.graft, weights=Weights("none")),
+        make_trainer=functools.partial(setup.make_trainer, max_epochs=7),
+    )
+    context = make_freeze_context(setup, FitDirectory(tmp_path))
+    assert context.network is setup.graft.network
+    assert (context.images_per_class, context.num_classes, context.pretrained, context.epochs) == (12, 3, False, 7)
