@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from graftline.console import print_table, say
+from graftline.console import print_table, reworded, say
 from graftline.data.version import DatasetVersion
 from graftline.evaluation.evaluation import EvaluationResult
 from graftline.evaluation.metrics import Interval, format_interval, format_score
@@ -90,7 +90,7 @@ def write_run_report(outcome: Outcome, figures: Mapping[str, Path]) -> Path:
         facts=facts,
         scores=result.scores,
         figures={**figures, **sheet},
-        notes=[*result.notes, last.source],
+        notes=[*result.notes, reworded(last.source)],
     )
 
 

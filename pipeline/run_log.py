@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from graftline.backbones.backbone import Graft
 from graftline.backbones.cost import NetworkCost, count
-from graftline.console import say
+from graftline.console import reworded, say
 from graftline.files import write_json
 from graftline.report.cost_tables import to_json
 from graftline.training.events import FitEvents, Metrics
@@ -25,7 +25,7 @@ class LoggedEvents(FitEvents):
 
     def on_source(self, source: TrainingSource) -> None:
         """Say what is trained on what."""
-        say(source.sentence)
+        say(reworded(source.sentence))
 
     def on_start(self, learning_rates: Metrics, step: int) -> None:
         """Log the learning rates of a phase's first step."""

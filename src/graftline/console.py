@@ -126,15 +126,21 @@ class ConsoleHandler(logging.Handler):
 
     def __init__(self, reword: Callable[[str], str] = str) -> None:
         super().__init__(logging.INFO)
-        self._reword = reword
+        self.reword = reword
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one message."""
-        text = self._reword(record.getMessage())
+        text = self.reword(record.getMessage())
         if record.levelno >= logging.WARNING:
             warn(text)
         else:
             say(text)
+
+
+def reworded(text: str) -> str:
+    """Return a sentence of the library in the words of whoever reads the log now; see `show_log`."""
+    handlers = logging.getLogger("graftline").handlers
+    return next((handler.reword(text) for handler in handlers if isinstance(handler, ConsoleHandler)), text)
 
 
 def show_log(reword: Callable[[str], str] = str) -> None:
