@@ -6,7 +6,7 @@ from pathlib import Path
 
 from graftline.console import console, say, show_log
 from graftline.errors import UserError
-from pipeline.cli.guard import EXIT_DONE, EXIT_INTERRUPTED, EXIT_MISTAKE, report_error
+from pipeline.cli.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_MISTAKE, report_error
 from pipeline.worker import WORKER, work
 
 STAGES = (

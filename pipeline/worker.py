@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from graftline.console import console
-from pipeline.cli.guard import EXIT_DONE, EXIT_MISTAKE, report_error
+from pipeline.cli.errors import EXIT_DONE, EXIT_MISTAKE, report_error
 from pipeline.further_process import WORKER
 from pipeline.run_directory import RunDirectory
 
@@ -15,7 +15,7 @@ __all__ = ["WORKER", "work"]
 
 def work(directory: Path) -> int:
     """Train along with the run whose output directory this is; returns the exit code."""
-    from pipeline.cli import build
+    from pipeline.cli.build import build
     from pipeline.cli.wording import worded
 
     console.quiet = True

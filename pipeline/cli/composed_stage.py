@@ -11,20 +11,18 @@ from typing import Any
 
 import yaml
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from graftline.console import console, logged, print_facts, say
 from graftline.errors import UserError, first_line
 from graftline.files import write_json
+from pipeline.cli.build import build
 from pipeline.cli.gather import LIST, gather
 from pipeline.cli.hydra_conf import compose_config, output_directory, session
 from pipeline.cli.resume import resume, resumed_directory
 from pipeline.cli.validate import validate
 from pipeline.cli.wording import worded
 from pipeline.stage import Stage, StageResult
-
-NO_PARTS = ("experiment", "debug", "weights")  # nodes of no stage: overlays, and values that others refer to
 
 
 @dataclass(frozen=True)
@@ -75,14 +73,6 @@ class ComposedStage:
             print_facts(f"{self.name}: done in {seconds:.0f} s", result.table)
             say(str(directory))
         return result
-
-
-def build(config: DictConfig) -> Stage:
-    """Instantiate the stage that a configuration describes."""
-    nodes = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(nodes, dict)
-    stage: Stage = instantiate({key: node for key, node in nodes.items() if key not in NO_PARTS}, _convert_="all")
-    return stage
 
 
 def compose(stage: str, overrides: Sequence[str] = ()) -> ComposedStage:

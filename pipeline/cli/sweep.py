@@ -1,15 +1,18 @@
 """The runs that were asked for, one after the other, and several of them side by side."""
 
 import json
+import signal
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Literal
 
 from hydra.utils import instantiate
 
-from graftline.console import print_table, say
+from graftline.console import logged, print_table, say
+from graftline.errors import find_cause
 from pipeline.cli.composed_stage import ComposedStage
-from pipeline.cli.guard import EXIT_INTERRUPTED, guarded
+from pipeline.cli.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_MISTAKE, report_error
 from pipeline.cli.wording import worded
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
@@ -24,9 +27,33 @@ def run_all(jobs: Sequence[ComposedStage]) -> int:
     A run that fails does not stop the others; Ctrl-C stops all.
     """
     if len(jobs) == 1:
-        return guarded(jobs[0])
+        return _guarded(jobs[0])
     with worded(jobs[0].config):
         return _run_group(jobs)
+
+
+def _guarded(composed: ComposedStage) -> int:
+    """Run a stage, and turn what goes wrong into one clear sentence and an exit code.
+
+    Returns:
+        0 done, 1 a mistake or a fault, 130 interrupted.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)  # a scheduler that stops us is the same as Ctrl-C
+    composed.directory.mkdir(parents=True, exist_ok=True)
+    with logged(composed.directory / "log.txt"):
+        try:
+            composed.run()
+        except (Exception, KeyboardInterrupt) as error:
+            if find_cause(error, KeyboardInterrupt):  # also at a moment that a library made an error of its own of
+                say(f"Interrupted. {composed.directory}")
+                return EXIT_INTERRUPTED
+            report_error(error, composed.directory)
+            return EXIT_MISTAKE
+    return EXIT_DONE
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a signal handler's signature
+    raise KeyboardInterrupt
 
 
 def _run_group(jobs: Sequence[ComposedStage]) -> int:
@@ -38,7 +65,7 @@ def _run_group(jobs: Sequence[ComposedStage]) -> int:
     try:
         for job in jobs:
             say(f"\nRun {job.directory.name}: {' '.join(job.overrides)}")
-            codes.append(guarded(job if parent is None else job.with_value("tracking.parent_run_id", parent.id)))
+            codes.append(_guarded(job if parent is None else job.with_value("tracking.parent_run_id", parent.id)))
             if codes[-1] == EXIT_INTERRUPTED:
                 break
         else:

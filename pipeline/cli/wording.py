@@ -17,9 +17,8 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from graftline.console import show_log
-from graftline.errors import UserError
+from graftline.errors import UserError, find_cause
 from pipeline.cli.gather import GROUP, LIST
-from pipeline.cli.guard import find
 from pipeline.cli.hydra_conf import CONF
 from pipeline.cli.parameters import takes
 
@@ -63,7 +62,7 @@ def worded(config: DictConfig) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if (mistake := find(error, UserError)) is None:
+        if (mistake := find_cause(error, UserError)) is None:
             raise
         raise UserError(reword(config, str(mistake))) from error
     finally:

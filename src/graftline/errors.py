@@ -16,3 +16,12 @@ def first_line(error: BaseException) -> str:
     ('No such file', 'KeyError')
     """
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def find_cause(error: BaseException | None, kind: type[BaseException]) -> BaseException | None:
+    """Return the error of a kind behind an error, itself included: libraries wrap what is raised inside of them."""
+    while error is not None:
+        if isinstance(error, kind):
+            return error
+        error = error.__cause__ or error.__context__
+    return None

@@ -13,14 +13,14 @@ import torch
 
 from graftline.augment.policy import EvalTransform
 from graftline.augment.preprocess import Preprocessing
-from graftline.data.loaders import make_loader
+from graftline.data.loaders import Loaders, make_loader
 from graftline.data.version import Samples
 from graftline.errors import UserError
 from graftline.features.loader import activation_loader
 from graftline.freezing.rule import FreezeContext
 from graftline.freezing.rules import AllButHead, FirstStages, Nothing
 from graftline.training.events import FitEvents, Metrics
-from graftline.training.fit import Loaders, fit
+from graftline.training.fit import fit
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.module import GraftModule
 from graftline.training.recipe import Recipe

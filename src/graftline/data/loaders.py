@@ -8,7 +8,7 @@ import multiprocessing.forkserver
 import sys
 from collections.abc import Iterator
 from multiprocessing.context import ForkServerContext
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypeAlias, TypedDict, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -19,7 +19,7 @@ from graftline.data.decode import DecodeError, decode_rgb
 from graftline.data.version import Samples
 from graftline.errors import UserError
 
-__all__ = ["Batch", "Draw", "DrawSampler", "ImageDataset", "UnreadableImageError", "make_loader"]
+__all__ = ["Batch", "Draw", "DrawSampler", "ImageDataset", "Loaders", "UnreadableImageError", "make_loader"]
 
 Position = TypeVar("Position", int, np.ndarray)  # one or many
 
@@ -31,6 +31,10 @@ class Batch(TypedDict):
     label: Tensor  # (B,) int64
     weight: Tensor  # (B,) float32, 1 when the dataset has no weights
     index: Tensor  # (B,) int64, position of the image in its split
+
+
+Loaders: TypeAlias = tuple[DataLoader[Batch], DataLoader[Batch]]
+"""Those of training and validation."""
 
 
 class UnreadableImageError(UserError):

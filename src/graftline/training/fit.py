@@ -14,7 +14,7 @@ import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from graftline.data.loaders import Batch
+from graftline.data.loaders import Batch, Loaders
 from graftline.freezing.check import FIRST_STEPS
 from graftline.training.averaging import AveragedWeights
 from graftline.training.events import FitEvents
@@ -23,8 +23,6 @@ from graftline.training.module import GraftModule
 from graftline.training.progress import FitProgress
 from graftline.training.results import MONITOR, FitHistory
 from graftline.training.trainer import MakeTrainer, quiet_lightning
-
-Loaders = tuple[DataLoader[Batch], DataLoader[Batch]]  # training, validation
 
 
 def fit(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from graftline.augment.policy import Augment, EvalTransform
-from graftline.data.loaders import make_loader
+from graftline.data.loaders import Loaders, make_loader
 from graftline.features.cache import ActivationRequest, Activations, ImageBatcher, activation_loader
 from graftline.features.cut import Cut
 from graftline.features.engine import Engine, make_engine
@@ -21,7 +21,6 @@ from graftline.features.key import trunk_key, view_key
 from graftline.features.precision import largest_change
 from graftline.features.trace import mode_kept
 from graftline.freezing.plan import FreezePlan, depth_in_words
-from graftline.training.fit import Loaders
 from graftline.training.setup import TrainingSetup
 
 CHECKED_IMAGES = 8  # on which the trained tail is asked whether the cache has served it well

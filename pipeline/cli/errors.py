@@ -1,0 +1,30 @@
+"""What a person is told of a mistake or a fault: one clear sentence; and the exit codes."""
+
+import os
+import traceback
+from pathlib import Path
+
+from graftline.console import console
+from graftline.errors import UserError, find_cause
+
+EXIT_DONE, EXIT_MISTAKE, EXIT_INTERRUPTED = 0, 1, 130
+
+
+def report_error(error: BaseException, directory: Path | None = None) -> None:
+    """Print one sentence for a mistake; for a fault of ours the sentence, and where the traceback lies.
+
+    ``GRAFTLINE_DEBUG=1`` prints the traceback in any case.
+    """
+    if os.environ.get("GRAFTLINE_DEBUG") == "1":
+        console.print("".join(traceback.format_exception(error)), markup=False)
+    if (cause := find_cause(error, UserError)) is not None:
+        console.print(str(cause), style="red", markup=False, soft_wrap=True)
+        return
+    where = ""
+    if directory is not None:
+        file = directory / "traceback.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        where = f" The traceback lies in {file}."
+    text = f"{type(error).__name__}: {error or 'no message'}".strip()
+    console.print(f"graftline failed: {text}{where}", style="red", markup=False, soft_wrap=True)
