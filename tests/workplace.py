@@ -88,7 +88,7 @@ class Workplace:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            preexec_fn=_listen_to_ctrl_c,
+            preexec_fn=listen_to_ctrl_c,
         )
 
     def interrupt(self, pattern: str, stage: str, *overrides: str) -> str:
@@ -121,6 +121,6 @@ class Workplace:
         return MlflowClient(uri, uri)
 
 
-def _listen_to_ctrl_c() -> None:
+def listen_to_ctrl_c() -> None:
     """Undo what a shell does to the processes it starts in the background, which are to ignore Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -15,6 +15,7 @@ import mlflow.utils.validation as limits
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
+from workplace import listen_to_ctrl_c
 
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
@@ -172,7 +173,8 @@ def test_a_signal_leaves_the_run_killed(
     tracking: Tracking, client: MlflowClient, directory: Path, number: signal.Signals
 ) -> None:
     command = [sys.executable, "-c", _SCRIPT, tracking.uri, str(directory)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, preexec_fn=listen_to_ctrl_c)
     assert process.stdout is not None
     run_id = process.stdout.readline().strip()
     process.send_signal(number)

@@ -78,8 +78,15 @@ def test_training_the_tail_trains_the_network(make_setup: MakeSetup, tmp_path: P
     ],
 )
 def test_why_the_network_runs_live_is_said(
-    rule: FreezeRule, changes: dict[str, Any], reason: str, make_setup: MakeSetup, decision_file: Path
+    rule: FreezeRule,
+    changes: dict[str, Any],
+    reason: str,
+    make_setup: MakeSetup,
+    decision_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # where caches of the default directory lie
     source = choose(make_setup(**changes), rule, decision_file)
     assert isinstance(source, LiveSource)
     assert reason in source.sentence
@@ -136,8 +143,9 @@ def test_where_all_activations_are_there_nothing_is_timed(
 
 def test_what_began_on_cached_activations_does_not_go_on_live(make_setup: MakeSetup, decision_file: Path) -> None:
     decision_file.write_text(json.dumps({"cached": True, "why": ""}))
+    full = Features(max_gb=1e-6, directory=str(decision_file.parent))
     with pytest.raises(UserError, match=r"raise Features\.max_gb"):
-        choose(make_setup(features=Features(max_gb=1e-6)), FirstStages(number=1), decision_file)
+        choose(make_setup(features=full), FirstStages(number=1), decision_file)
 
 
 def test_what_the_cache_changes_is_measured_with_the_trained_tail(make_setup: MakeSetup, decision_file: Path) -> None:
