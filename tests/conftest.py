@@ -1,12 +1,16 @@
 """Small real inputs that more than one room uses."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from workplace import Workplace
 
 from graftline.console import show_log
+from graftline.tracking.client import connect
 
 COLORS = {"blue": (40, 60, 200), "green": (60, 180, 70), "red": (210, 50, 40)}
 
@@ -39,3 +43,30 @@ def _no_make_around_us(monkeypatch: pytest.MonkeyPatch) -> None:
 def _log_in_terminal() -> None:
     """Tests read what a user would see."""
     show_log()
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's tables, made once since that takes seconds."""
+    file = tmp_path_factory.mktemp("database") / "mlflow.db"
+    connect(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture(scope="session")
+def make_workplace(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Callable[[str], Workplace]:
+    """Makes folders for stages to run in, each with a tracking database that is ready."""
+
+    def make(name: str) -> Workplace:
+        root = tmp_path_factory.mktemp(name)
+        shutil.copyfile(empty_database, root / "mlflow.db")
+        return Workplace(root)
+
+    return make
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, empty_database: Path) -> Workplace:
+    """A folder for stages to run in, with a tracking database that is ready."""
+    shutil.copyfile(empty_database, tmp_path / "mlflow.db")
+    return Workplace(tmp_path)

@@ -1,12 +1,16 @@
 """What a newcomer does first: the embedded sample with the defaults."""
 
+from pathlib import Path
+
 from workplace import Workplace
 
 from graftline.data.version import DatasetVersion
 
 
-def test_the_defaults_classify_solar_cells(workplace: Workplace) -> None:
+def test_the_defaults_classify_solar_cells(tmp_path: Path) -> None:
+    workplace = Workplace(tmp_path)  # as in a fresh clone: there is no tracking database yet
     ran = workplace.run("train")
+    assert "Creating the tracking database" in ran.output
     assert ran.code == 0, ran.output
     result = ran.result
     assert result["metrics"]["accuracy"]["value"] >= 0.85

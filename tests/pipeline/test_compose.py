@@ -21,14 +21,9 @@ TRAIN = (*TINY, "trainer.max_epochs=1", "tracking.register=false")
 
 
 @pytest.fixture
-def workplace(tmp_path: Path) -> Workplace:
-    return Workplace(tmp_path)
-
-
-@pytest.fixture
-def data(color_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def data(color_folder: Path, workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The overrides for a folder of images, in a working directory of its own."""
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(workplace.root)
     return ["data=folder", f"data.path={color_folder}"]
 
 

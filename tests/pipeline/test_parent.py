@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from workplace import Workplace
 
 from graftline.data.ingest import Ingest
 from graftline.data.sources.folder import Folder
@@ -31,7 +32,8 @@ def made_up(folder: Path, indices: range, parent: DatasetVersion | None = None) 
     return write_version(folder, "set", table, ("a", "b"), parent=parent)[0]
 
 
-def test_a_run_stands_for_the_version_that_it_was_trained_on(tmp_path: Path) -> None:
+def test_a_run_stands_for_the_version_that_it_was_trained_on(workplace: Workplace) -> None:
+    tmp_path = workplace.root
     version = made_up(tmp_path / "set", range(2, 12), parent=made_up(tmp_path / "set", range(10)))
     tracking = Tracking(uri=f"sqlite:///{tmp_path}/mlflow.db", system_metrics=False)
     with tracking.start(run_name="one", experiment="set", directory=tmp_path / "outputs", tags={}) as run:

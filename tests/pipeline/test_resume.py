@@ -11,7 +11,7 @@ import pytest
 from mlflow import MlflowClient
 from omegaconf import OmegaConf
 from PIL import Image
-from workplace import TINY
+from workplace import TINY, Workplace
 
 from graftline.errors import UserError
 from graftline.tracking.names import OUTPUT_DIRECTORY
@@ -32,9 +32,9 @@ class Begun:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an MLflow database, which takes seconds to make."""
-    root = tmp_path_factory.mktemp("resume")
+def place(make_workplace: Callable[[str], Workplace]) -> Path:
+    """A folder with an MLflow database and an experiment."""
+    root = make_workplace("resume").root
     MlflowClient(f"sqlite:///{root / 'mlflow.db'}").create_experiment("photos")
     return root
 

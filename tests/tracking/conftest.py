@@ -23,14 +23,6 @@ from graftline.tracking.client import connect
 from graftline.tracking.tracking import Tracking
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's tables, made once since that takes seconds."""
-    file = tmp_path_factory.mktemp("database") / "mlflow.db"
-    connect(f"sqlite:///{file}")
-    return file
-
-
 @pytest.fixture
 def tracking(empty_database: Path, tmp_path: Path) -> Tracking:
     """A local database of its own."""
