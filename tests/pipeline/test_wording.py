@@ -91,7 +91,12 @@ def test_other_choices_are_looked_at_only_where_the_configuration_has_no_such_ke
 ) -> None:
     """They are all classes that there are, and to import these takes seconds."""
     looked: list[str] = []
-    monkeypatch.setattr(wording, "_choices", lambda: looked.append("all") or [])
+
+    def look() -> list[wording.Target]:
+        looked.append("all")
+        return []
+
+    monkeypatch.setattr(wording, "_choices", look)
     assert reword(config, "Split.validation's share") == "data.split.validation's share"
     assert looked == []
     assert reword(config, "FirstStages.number") == "FirstStages.number"
