@@ -154,7 +154,7 @@ def test_a_format_that_cannot_be_read_here_is_named(changed: Path) -> None:
 
 def test_a_bundle_of_format_1_has_nothing_to_replay(old_bundle: Path) -> None:
     assert find_problem(Predictor.from_directory(old_bundle), old_bundle, Execution()) is None
-    with pytest.raises(UserError, match="has no golden images, it was saved in format 1: train again"):
+    with pytest.raises(UserError, match="has no golden images, it was saved in format 1 or has lost them: train again"):
         verify_bundle(old_bundle)
 
 
