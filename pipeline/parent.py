@@ -2,8 +2,10 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 from graftline.data.ingest import Ingest
+from graftline.errors import UserError
 from graftline.tracking.tracking import Tracking
 
 _REFERENCE = re.compile(r"models:/.+|runs:/.+|[0-9a-f]{32}")  # the last is a run's id
@@ -18,8 +20,14 @@ def with_parent(data: Ingest, tracking: Tracking) -> Ingest:
         tracking: where the run or the model is looked up.
 
     Raises:
-        UserError: there is no such run or model, or it has no dataset version.
+        UserError: there is no such run or model, or it has no dataset version; or the parent is none of all that it can
+            be.
     """
-    if _REFERENCE.fullmatch(data.parent) is None:
+    if _REFERENCE.fullmatch(data.parent) is not None:
+        return replace(data, parent=str(tracking.registry().dataset(data.parent)))
+    if data.parent in ("newest", "none") or Path(data.parent).expanduser().is_dir():
         return data
-    return replace(data, parent=str(tracking.registry().dataset(data.parent)))
+    raise UserError(
+        f"data.parent={data.parent} is no version: give newest, none, a version's directory, an MLflow run's id or "
+        "models:/NAME@ALIAS."
+    )

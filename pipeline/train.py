@@ -12,13 +12,13 @@ from omegaconf import OmegaConf
 from graftline.augment.policy import Policy
 from graftline.augment.preview import preview_sheet
 from graftline.backbones.backbone import Backbone
-from graftline.bundle.golden import BundleOptions, choose_golden
+from graftline.bundle.golden import BundleOptions, choose_golden, read_golden
 from graftline.bundle.predictor import Predictor
 from graftline.bundle.save import add_to_card, save_bundle
 from graftline.console import say, warn
 from graftline.data.decode import decode_rgb
 from graftline.data.ingest import Ingest
-from graftline.data.version import DatasetVersion
+from graftline.data.version import SPLITS, DatasetVersion
 from graftline.errors import UserError
 from graftline.evaluation.evaluation import Evaluation, EvaluationResult
 from graftline.execution import Execution
@@ -108,6 +108,8 @@ class Train:
     def _prepare(self, execution: Execution, files: RunDirectory) -> TrainingSetup:
         """Get the images and build the network."""
         version = with_parent(self.data, self.tracking).run().version
+        for split in SPLITS:
+            version.samples(split)  # it says which one has no images, before the training and not after it
         if self.train.resume is None:
             files.discard_training()
             write_json(files.dataset, {"digest": version.digest, "directory": str(version.directory.absolute())})
@@ -237,7 +239,7 @@ class Train:
         values = log_evaluation(run, result, outcome.files.test, step=outcome.trained.history.steps)
         log_freeze_check(run, outcome)
         run.log_artifact(write_run_report(outcome, figures))
-        example = Path(version.samples("test").paths[0]).read_bytes()
+        example = read_golden(bundle)[0][0].read_bytes()  # a made-up image where real ones may not leave
         tags = {"graftline.bundle_digest": result.predictions.bundle_digest}
         return run.log_model(bundle, registered_name=version.name, input_example=example, metrics=values, tags=tags)
 

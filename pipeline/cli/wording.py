@@ -9,7 +9,7 @@ import functools
 import inspect
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -73,8 +73,11 @@ def _key(config: DictConfig, match: re.Match[str]) -> str:
     """Return the key for ``Class.argument``, or the keys; also of a choice that was not taken."""
     groups: tuple[str | None, ...] = match.groups()
     name, argument, rest, value = (part or "" for part in groups)
-    for targets in (_targets(config), _choices() if name[0].isupper() else ()):
-        found = [target for target in targets if target.name == name and takes(target.node, argument)]
+    places: list[Callable[[], Iterable[Target]]] = [functools.partial(_targets, config)]
+    if name[0].isupper():
+        places.append(_choices)  # after the first, as it imports all that can be chosen, which takes seconds
+    for targets in places:
+        found = [target for target in targets() if target.name == name and takes(target.node, argument)]
         if keys := dict.fromkeys(f"{target.key}.{argument}{rest}".lstrip(".") for target in found):
             given = f"={LITERALS.get(value, value.strip(chr(39)))}" if value else ""
             return " or ".join(f"{key}{given}" for key in keys) if len(keys) <= AT_MOST else match[0]

@@ -208,6 +208,7 @@ def test_a_bundle_of_format_1_still_predicts(bundle: Path, old_bundle: Path, pic
         ("format", "has format 3, but this version of graftline reads up to format 2: update graftline"),
         ("no card", r"is not a bundle: bundle\.json cannot be read \(No such file or directory\)"),
         ("damaged card", r"bundle\.json is damaged"),
+        ("no files", r"bundle\.json is damaged \(it has no 'files'\): save the bundle again"),
         ("damaged network", r"model\.onnx is not what was saved: copy or save the bundle again"),
         ("no network", r"model\.onnx is not what was saved"),
     ],
@@ -221,6 +222,8 @@ def test_what_is_no_bundle_is_refused(bundle: Path, tmp_path: Path, change: str,
         card.unlink()
     elif change == "damaged card":
         card.write_text(card.read_text()[:100])
+    elif change == "no files":
+        change_description(copy, files=None)
     elif change == "damaged network":
         network.write_bytes(network.read_bytes()[:5000])
     else:

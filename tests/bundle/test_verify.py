@@ -154,8 +154,18 @@ def test_a_format_that_cannot_be_read_here_is_named(changed: Path) -> None:
 
 def test_a_bundle_of_format_1_has_nothing_to_replay(old_bundle: Path) -> None:
     assert find_problem(Predictor.from_directory(old_bundle), old_bundle, Execution()) is None
-    with pytest.raises(UserError, match="has no golden images, it was saved in format 1: train again"):
+    with pytest.raises(UserError, match="has no golden images, it was saved in format 1 or has lost them: train again"):
         verify_bundle(old_bundle)
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "bundle.json"])
+def test_a_damaged_bundle_that_cannot_be_loaded_is_named_by_its_damage(changed: Path, file: str) -> None:
+    if file == "model.onnx":
+        (changed / file).write_bytes((changed / file).read_bytes()[:5000])
+    else:
+        change_description(changed, preprocessing={**read_description(changed)["preprocessing"], "mean": "no number"})
+    with pytest.raises(UserError, match=rf"{file} is not what was saved \(.+\): copy or save the bundle again"):
+        verify_bundle(changed)
 
 
 @pytest.mark.parametrize("file", ["golden.json", "values.npz"])

@@ -320,6 +320,7 @@ def test_what_has_changed_is_one_table(tmp_path: Path, pool: Path, capsys: pytes
         "added": 2,
         "removed": 1,
         "relabeled": 1,
+        "moved": 0,
     }
     assert (changes["removed"], changes["relabeled"]) == ({splits[4]: 1}, {splits[6]: 1})
     assert f"since version {first.digest}" in capsys.readouterr().out
@@ -348,6 +349,7 @@ def test_a_source_that_moves_an_image_decides_and_is_told(tmp_path: Path, pool: 
         ("0", "moved_split", "now in test"),
         ("4", "moved_split", "now in train"),
     }
+    assert moved.version.origin["changes"]["moved"] == {"test": 1, "train": 1}
     table = moved.version.table().set_index("path")["split"]
     assert (table[images[0][0]], table[images[4][0]]) == ("test", "train")
     kept = run(splits, existing=False)  # the source's word counts for nothing: what was on both sides is on none

@@ -189,3 +189,6 @@ def test_a_folder_that_is_no_version_is_told(tmp_path: Path) -> None:
     summary.write_text(json.dumps({**json.loads(summary.read_text()), "format": 99}))
     with pytest.raises(UserError, match="later graftline"):
         DatasetVersion.load(version.directory)
+    summary.write_text(summary.read_text()[:20])
+    with pytest.raises(UserError, match=rf"summary.json in {version.directory} is damaged: restore it, or remove"):
+        newest_version(tmp_path)

@@ -148,6 +148,20 @@ def test_many_small_segments_are_merged(samples: Samples, tmp_path: Path) -> Non
     np.testing.assert_array_equal(activations.array, fresh.array)
 
 
+def test_merging_removes_nothing_of_the_table(samples: Samples, tmp_path: Path) -> None:
+    """There is no room for two copies: the segment not used for longest is of the same images, so it must stay."""
+    features = Features(directory=str(tmp_path), precision="float32")
+    open_them(features, samples, "a", 0, 61 - MAX_SEGMENTS)
+    age(tmp_path, "a", 100)
+    for last in range(62 - MAX_SEGMENTS, 61):
+        open_them(features, samples, "a", last - 1, last)
+    assert len(names(tmp_path)) == MAX_SEGMENTS
+    taken = sum(entry.bytes for entry in features.store.entries())
+    full = Features(directory=str(tmp_path), precision="float32", max_gb=(taken + 1_000) / 1e9)
+    assert open_them(full, samples, "a")[1] == 0
+    assert len(names(tmp_path)) == MAX_SEGMENTS
+
+
 def test_what_is_damaged_is_not_merged(samples: Samples, tmp_path: Path) -> None:
     features = Features(directory=str(tmp_path), precision="float32")
     for last in range(1, MAX_SEGMENTS + 1):

@@ -46,6 +46,10 @@ def test_a_run_stands_for_the_version_that_it_was_trained_on(workplace: Workplac
         assert (parent.digest, parent.parent) == (version.digest, version.parent)
         assert parent.history().equals(version.history())  # also of the images that are not there any more
     assert with_parent(data, tracking) is data
-    for reference, message in (("models:/set@champion", "no registered model 'set'"), ("0" * 32, "no run 0000")):
+    for reference, message in (
+        ("models:/set@champion", "no registered model 'set'"),
+        ("0" * 32, "no run 0000"),
+        ("champion", "data.parent=champion is no version: give newest, .* an MLflow run's id or models:/NAME@ALIAS"),
+    ):
         with pytest.raises(UserError, match=message):
             with_parent(Ingest("set", None, Folder(), Split(), reference), tracking)

@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from graftline.console import show_log
 from graftline.errors import UserError
-from pipeline.cli import compose
+from pipeline.cli import compose, wording
 from pipeline.cli.wording import reword, worded
 
 
@@ -84,3 +84,20 @@ def test_errors_and_log_lines_are_worded_while_a_stage_runs(capsys: pytest.Captu
 def test_what_is_wrong_with_a_value_is_said_of_its_key() -> None:
     with pytest.raises(UserError, match=r"features\.views is -1"):
         compose("train", ["features.views=-1"])
+
+
+def test_other_choices_are_looked_at_only_where_the_configuration_has_no_such_key(
+    config: DictConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are all classes that there are, and to import these takes seconds."""
+    looked: list[str] = []
+
+    def look() -> list[wording.Target]:
+        looked.append("all")
+        return []
+
+    monkeypatch.setattr(wording, "_choices", look)
+    assert reword(config, "Split.validation's share") == "data.split.validation's share"
+    assert looked == []
+    assert reword(config, "FirstStages.number") == "FirstStages.number"
+    assert looked == ["all"]

@@ -147,7 +147,8 @@ def read_golden(bundle: Path) -> tuple[list[Path], Replay, dict[str, str]]:
     folder = bundle / GOLDEN_FOLDER
     if not folder.is_dir():
         raise UserError(
-            f"{bundle} has no golden images, it was saved in format 1: train again, or compare predictions by hand."
+            f"{bundle} has no golden images, it was saved in format 1 or has lost them: train again, or compare "
+            "predictions by hand."
         )
     try:
         record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))

@@ -17,6 +17,10 @@ ONNX_FILE = "model.onnx"
 GOLDEN_FOLDER = "golden"
 INPUT, LOGITS, EMBEDDING = "image", "logits", "embedding"  # of the ONNX network, each with the batch first
 
+_ENTRIES, _ENTRIES_OF_FORMAT_2 = (
+    ("timm_name", "class_names", "preprocessing", "card"),
+    ("files", "digest", "embedding_size"),
+)
 _NETWORK_FILES = (WEIGHTS_FILE, CONFIG_FILE, ONNX_FILE)
 
 
@@ -57,6 +61,9 @@ def read_description(directory: Path) -> dict[str, Any]:
             f"{file} has format {content.get('format')}, but this version of graftline reads up to format {FORMAT}: "
             "update graftline, or use the version that wrote it."
         )
+    needed = _ENTRIES if content["format"] == 1 else _ENTRIES + _ENTRIES_OF_FORMAT_2
+    if missing := [entry for entry in needed if entry not in content]:
+        raise UserError(f"{file} is damaged (it has no '{missing[0]}'): save the bundle again.")
     if content["format"] == 1:
         files = hash_files(directory)
         content |= {"files": files, "digest": bundle_digest(content, files), "embedding_size": None}

@@ -13,7 +13,7 @@ import numpy as np
 from graftline.bundle.golden import HASHED_STEPS, Replay, environment, read_golden, replay
 from graftline.bundle.layout import GOLDEN_FOLDER, LOGITS, find_damage, read_description
 from graftline.bundle.predictor import EngineName, Predictor, softmax
-from graftline.errors import first_line
+from graftline.errors import UserError, first_line
 from graftline.execution import Execution
 
 MAX_PROBABILITY_CHANGE = 1e-3
@@ -106,7 +106,14 @@ def verify_bundle(
         UserError: no bundle is there, it cannot be loaded, or it has no golden images.
     """
     damaged = find_damage(directory, read_description(directory))
-    predictor = Predictor.from_directory(directory, engine, execution, check=False)
+    try:
+        predictor = Predictor.from_directory(directory, engine, execution, check=False)
+    except Exception as error:  # whatever a description or a network's file that was changed leads to
+        if not damaged:
+            raise
+        raise UserError(
+            f"{directory / damaged[0]} is not what was saved ({first_line(error)}): copy or save the bundle again."
+        ) from error
     return _replayed(predictor, directory, execution, damaged)
 
 

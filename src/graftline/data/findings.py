@@ -49,7 +49,8 @@ _DESCRIPTIONS: dict[Kind, str] = {
     "duplicate": "the same as an image in its split, kept",
     "wrong_extension": "with an extension that does not fit the content, kept",
     "moved_split": "moved by their source between test and what is trained on, so that models of before have seen them",
-    "mixed_group": "in groups that were in test and in what is trained on, left out (Ingest.parent='none' draws anew)",
+    "mixed_group": "that were, or their group was, in test and in what is trained on, left out (Ingest.parent='none' "
+    "draws anew)",
     "group_in_two_splits": "groups in two of the given splits",
     "few_images": "classes with few images",
     "imbalance": "imbalance of classes",

@@ -292,8 +292,10 @@ def _count(manifest: pd.DataFrame, class_names: tuple[str, ...]) -> dict[str, di
 def _read_summary(directory: Path) -> dict[str, Any]:
     try:
         summary: dict[str, Any] = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise UserError(f"{directory} holds no dataset version: give the folder that has its summary.json.") from error
+    except ValueError as error:  # also of the version that a data set would grow from, which nobody has named
+        raise UserError(f"The summary.json in {directory} is damaged: restore it, or remove the folder.") from error
     if summary["format"] > _FORMAT:
         raise UserError(f"{directory} was written by a later graftline: update graftline, or ingest again.")
     return summary

@@ -129,9 +129,13 @@ class ActivationStore:
         So an image is copied about as often as the number of images doubles, and none is computed again.
         """
         with self.lock(), ExitStack() as locks:
-            segments = table.segments()
+            if len(segments := table.segments()) < MAX_SEGMENTS:
+                return
+            largest, smaller = segments[: len(segments) // 2], segments[len(segments) // 2 :]
+            for segment in largest:  # they are not what makes room for a copy
+                locks.enter_context(segment.lock_for_use())
             free = []
-            for segment in segments[len(segments) // 2 :] if len(segments) >= MAX_SEGMENTS else []:
+            for segment in smaller:
                 with suppress(BlockingIOError):
                     locks.enter_context(segment.lock_for_removal())
                     free.append(segment)
