@@ -13,6 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from graftline.errors import UserError
 from pipeline.cli.mistakes import refusal
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -21,6 +22,8 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 @contextmanager
 def session(stage: str) -> Iterator[None]:
     """Open Hydra on conf/ for a stage; what Hydra does not take is a UserError of one line."""
+    if stage not in (stages := sorted(file.stem for file in CONF.glob("*.yaml"))):
+        raise UserError(f"{stage or 'nothing'} is not a stage: take one of {', '.join(stages)}.")
     overlays = [*CONF.glob("experiment/*.yaml"), *CONF.glob("debug/*.yaml")]  # they may choose one of timm's names
     for name in re.findall(r"override /backbone: *([\w.]+)", "".join(file.read_text("utf-8") for file in overlays)):
         register_backbone(name)

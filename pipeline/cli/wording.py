@@ -24,6 +24,7 @@ from pipeline.cli.parameters import takes
 
 ARGUMENT = re.compile(r"(?<![\w./\\-])([A-Za-z_]\w*)\.(\w+)((?:\.\w+)*)(?:=('[^']*'|(?:True|False|None)\b))?")
 CALL = re.compile(r"\b([A-Za-z_]\w*)\((\w+=[^()]*)?\)")
+ARGUMENTS = re.compile(r"\bthe arguments of ([A-Za-z_]\w*)")
 PHRASES = {  # functions that a stage of their own calls
     r"\bfetch\(\)": "make fetch-weights",
     r"\bfetch\('?([\w.…]+)'?\)": r"make fetch-weights backbone=\1",
@@ -46,7 +47,8 @@ def reword(config: DictConfig, text: str) -> str:
     """Return a message of the library in the words of the command line, for a stage of this configuration."""
     for pattern, phrase in PHRASES.items():
         text = re.sub(pattern, phrase, text)
-    return ARGUMENT.sub(functools.partial(_key, config), CALL.sub(_choice, text))
+    text = ARGUMENTS.sub(functools.partial(_node, config), CALL.sub(_choice, text))
+    return ARGUMENT.sub(functools.partial(_key, config), text)
 
 
 @contextmanager
@@ -82,6 +84,12 @@ def _key(config: DictConfig, match: re.Match[str]) -> str:
             given = f"={LITERALS.get(value, value.strip(chr(39)))}" if value else ""
             return " or ".join(f"{key}{given}" for key in keys) if len(keys) <= AT_MOST else match[0]
     return match[0]
+
+
+def _node(config: DictConfig, match: re.Match[str]) -> str:
+    """Return the key below which the arguments of a class are, if there is one only."""
+    keys = {target.key for target in _targets(config) if target.name == match[1]}
+    return f"what is below {keys.pop()}" if len(keys) == 1 else match[0]
 
 
 def _choice(match: re.Match[str]) -> str:

@@ -116,6 +116,12 @@ def test_one_stage_has_one_value_for_each_key() -> None:
     assert len({one.directory.parent for one in composed}) == 1
 
 
+@pytest.mark.parametrize("stage", ["", "trian", "freeze/none"])
+def test_what_is_no_stage_is_told_the_stages(stage: str) -> None:
+    with pytest.raises(UserError, match=r"is not a stage: take one of augment-preview, cache, .*, train, verify"):
+        compose(stage)
+
+
 def test_values_that_do_not_go_together_are_found_before_the_first_run() -> None:
     with pytest.raises(UserError, match=r"^train\.batch_size must be even"):
         compose_all("train", ["train.mixup_alpha=0.2", "train.batch_size=16,15"])

@@ -30,6 +30,10 @@ def config() -> DictConfig:
         ("Crop.scale and Policy.crop.scale", "augment.crop.scale and augment.crop.scale"),
         ("WeightsStore.dir, Trainer.max_epochs, AdamW.lr", "weights.dir, trainer.max_epochs, optim.lr"),
         ("Backbone.options.phi and ScaledBackbone.phi", "backbone.options.phi and backbone.phi"),  # a base class too
+        (
+            "Change the arguments of AdamW or the arguments of SGD.",
+            "Change what is below optim or the arguments of SGD.",
+        ),
         ("warmup_cosine.final_factor is 2", "schedule.final_factor is 2"),
         ("Train.seed is -1.", "seed is -1."),
         ("Nothing.epochs, FirstStages.number", "freeze.epochs, freeze.number"),  # also of another choice

@@ -70,13 +70,15 @@ def test_a_model_is_logged_and_registered(
     assert not (directory / "outbox" / "models").exists()  # sent
 
 
-def test_each_model_gets_a_version(
+def test_each_model_gets_a_version_and_the_same_one_no_second(
     tracking: Tracking, client: MlflowClient, directory: Path, bundle: Path, photo: bytes
 ) -> None:
     with start(tracking, directory) as run:
-        uris = [run.log_model(bundle, registered_name="pets", input_example=photo, metrics={}) for _ in range(2)]
+        uris = [run.log_model(bundle, registered_name="pets", input_example=photo, metrics={})]
+        (bundle / "model.onnx").write_bytes(b"better" * 1000)
+        uris += [run.log_model(bundle, registered_name="pets", input_example=photo, metrics={}) for _ in range(2)]
         unregistered = run.log_model(bundle, registered_name=None, input_example=photo, metrics={})
-    assert uris == ["models:/pets/1", "models:/pets/2"]
+    assert uris == ["models:/pets/1", "models:/pets/2", "models:/pets/2"], "a resumed run may log its model again"
     assert unregistered is not None
     assert unregistered.startswith("models:/m-")
     never = Tracking(uri=tracking.uri, register=False, system_metrics=False)

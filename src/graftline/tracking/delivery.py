@@ -23,9 +23,8 @@ from typing import Any, TypeVar
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
-from graftline.tracking import client, models
+from graftline.tracking import client, models, names
 from graftline.tracking.journal import JournalEntry, Record
-from graftline.tracking.names import OUTPUT_DIRECTORY
 
 T = TypeVar("T")
 
@@ -137,8 +136,10 @@ class Delivery:
         self._client.log_inputs(self._run_id, datasets=inputs)
 
     def _send_model(self, entry: JournalEntry) -> None:
+        # a run that was killed after it sent its model, and resumed, sends the same files again; old records lack them
+        identity = f"{self._run_id}-{entry.record['tags'].get(names.BUNDLE_FILES, entry.number)}"
         self.model_uris[entry.number] = models.send(
-            self._client, self._run_id, self._directory, entry.record, identity=f"{self._run_id}-{entry.number}"
+            self._client, self._run_id, self._directory, entry.record, identity=identity
         )
 
     def _send_status(self, entry: JournalEntry) -> None:
@@ -166,7 +167,7 @@ class Delivery:
         """Return whether MLflow would refuse every time what it was just sent."""
         if client.is_unclear(error):
             try:  # if something harmless can be written, the server is well and the value is at fault
-                self._client.set_tag(self._run_id, OUTPUT_DIRECTORY, str(self._directory), synchronous=True)
+                self._client.set_tag(self._run_id, names.OUTPUT_DIRECTORY, str(self._directory), synchronous=True)
             except Exception:
                 return False
             return True

@@ -1,7 +1,7 @@
 """Send a model to MLflow: as a LoggedModel of the run and, if wanted, as a version in the registry.
 
 Unlike all else that is sent, MLflow would make a second one if asked twice. So each step first looks whether it is done
-already, by a tag that names the journal record; the server alone remembers, and a crash between two steps does no harm.
+already, by a tag that names run and bundle; the server alone remembers, and a crash between two steps does no harm.
 
 Fields of a "model" record:
 

@@ -170,7 +170,7 @@ class Run:
         metrics: Mapping[str, float],
         tags: Mapping[str, str] | None = None,
     ) -> str | None:
-        """Log a bundle as a model that `mlflow models serve` can run, and register it.
+        """Log a bundle as a model that `mlflow models serve` can run, and register it; the same bundle only once.
 
         Args:
             bundle: the bundle's directory.

@@ -1,10 +1,12 @@
 """Trainer and optimizer before they are used: what this machine can do, what a fit needs, and where it will run."""
 
+import functools
 import inspect
 import logging
 import os
 import warnings
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -124,8 +126,10 @@ def check_optimizer(optimizer: Optimizer) -> None:
     try:
         optimizer([torch.nn.Parameter(torch.zeros(1))])
     except (ValueError, TypeError) as error:
-        name = getattr(getattr(optimizer, "func", optimizer), "__name__", "optimizer")
-        raise UserError(f"The optimizer cannot be made ({error}): change the arguments of {name}.") from error
+        made: Any = optimizer
+        while isinstance(made, functools.partial):
+            made = made.func
+        raise UserError(f"The optimizer cannot be made ({error}): change the arguments of {made.__name__}.") from error
 
 
 def weight_decay_of(optimizer: Optimizer) -> float:
