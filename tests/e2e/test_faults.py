@@ -143,7 +143,8 @@ def test_a_fault_marks_the_run_failed(workplace: Workplace, color_folder: Path) 
     assert only_run(workplace)[1] == "FAILED"
 
 
-def test_mistakes_stop_before_anything_is_read(workplace: Workplace) -> None:
+def test_mistakes_stop_before_anything_is_read(tmp_path: Path) -> None:
+    workplace = Workplace(tmp_path)
     ran = workplace.run("train", "backbone=resnet-18", "trainer.max_epoch=1")
     assert ran.code == 1
     assert "2 mistakes" in ran.output
