@@ -1,7 +1,10 @@
 """One training from images to a registered model, and what it leaves behind."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -124,6 +127,10 @@ def test_the_model_is_registered_and_classifies(trained: Ran, place: Workplace, 
     answers = model.predict(pd.DataFrame({"image": [base64.b64encode(image).decode() for image in images]}))
     assert list(answers["class"].isin(["blue", "green", "red"])) == [True] * 3
     assert not list(Path(place.root / "mlartifacts").rglob("*.pkl")), "nothing is pickled"
+    # the model's few modules of graftline are first on this process's path now, and on that of those it starts
+    child = [sys.executable, "-c", "import graftline.training.running_mean as found; print(found.__file__)"]
+    path = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run(child, env=path, check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module")
