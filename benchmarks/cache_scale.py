@@ -15,9 +15,9 @@ import numpy as np
 
 from graftline.console import print_table
 from graftline.features import segment
+from graftline.features.activation_table import ActivationTable
 from graftline.features.digests import Digests, distinct, read_digests
 from graftline.features.store import ActivationStore, in_words
-from graftline.features.table import ActivationTable
 
 T = TypeVar("T")
 

@@ -35,10 +35,10 @@ from graftline.data.sources.elpv import Elpv
 from graftline.data.split import Split
 from graftline.data.version import Samples
 from graftline.execution import Execution
+from graftline.features.activation_table import Matrix
 from graftline.features.cache import ActivationRequest, Features, activation_loader
 from graftline.features.cut import Cut, cut
 from graftline.features.engine import make_engine
-from graftline.features.table import Matrix
 from graftline.freezing.plan import FreezePlan, plan_from_depth
 from graftline.training.fit import fit
 from graftline.training.fit_directory import FitDirectory

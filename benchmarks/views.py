@@ -30,13 +30,13 @@ from graftline.data.version import DatasetVersion
 from graftline.execution import Execution
 from graftline.features.cache import Features
 from graftline.freezing.rules import AllButHead
+from graftline.pipeline.cli.hydra_conf import CONF
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.phases import fit_phase
 from graftline.training.recipe import Recipe
 from graftline.training.schedule import warmup_cosine
 from graftline.training.setup import TrainingSetup
 from graftline.training.trial import make_freeze_context
-from pipeline.cli.hydra_conf import CONF
 
 VIEWS, SEEDS, IMAGES = (0, 1, 2, 4), (0, 1), 2_000
 SPLIT = Split(train=0.6, validation=0.15, test=0.25, seed=0, existing=True)

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from graftline.console import console, say, show_log
-from pipeline.cli.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_MISTAKE, report_error
-from pipeline.worker import WORKER, work
+from graftline.pipeline.cli.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_MISTAKE, report_error
+from graftline.pipeline.worker import WORKER, work
 
 
 def main(arguments: list[str]) -> int:
@@ -24,9 +24,9 @@ def main(arguments: list[str]) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    from pipeline.cli.composed_stage import compose_all
-    from pipeline.cli.make import from_makeflags
-    from pipeline.cli.sweep import run_all
+    from graftline.pipeline.cli.composed_stage import compose_all
+    from graftline.pipeline.cli.make import from_makeflags
+    from graftline.pipeline.cli.sweep import run_all
 
     stage, *typed = arguments or [""]
     if typed == ["--from-make"]:
@@ -41,8 +41,8 @@ def _show_config(typed: list[str]) -> int:
     from omegaconf import OmegaConf
     from rich.syntax import Syntax
 
-    from pipeline.cli.hydra_conf import session
-    from pipeline.cli.validate import validate
+    from graftline.pipeline.cli.hydra_conf import session
+    from graftline.pipeline.cli.validate import validate
 
     with session("train"):
         text = OmegaConf.to_yaml(validate("train", typed).config)

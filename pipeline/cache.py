@@ -11,7 +11,7 @@ from graftline.errors import UserError
 from graftline.features.cache import Features
 from graftline.features.segment import Segment
 from graftline.features.store import SECONDS_PER_DAY, CacheEntryInfo, in_words
-from pipeline.stage import StageResult
+from graftline.pipeline.stage import StageResult
 
 COLUMNS = ("name", "network", "boundary", "view", "images", "size", "type", "last used")
 

@@ -12,6 +12,7 @@ from graftline.backbones.cost import NetworkCost, count, measure
 from graftline.console import progress, say, warn
 from graftline.errors import UserError
 from graftline.files import write_json
+from graftline.pipeline.stage import StageResult
 from graftline.report.cost_tables import (
     print_comparison,
     print_stages,
@@ -22,7 +23,6 @@ from graftline.report.cost_tables import (
     write_networks,
     write_stages,
 )
-from pipeline.stage import StageResult
 
 IMAGENET_CLASSES = 1000
 

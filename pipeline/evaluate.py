@@ -13,13 +13,13 @@ from graftline.data.ingest import Ingest
 from graftline.data.version import DatasetVersion
 from graftline.evaluation.evaluation import Evaluation, EvaluationResult
 from graftline.execution import Accelerator, Execution
+from graftline.pipeline.bundle_source import open_bundle
+from graftline.pipeline.parent import with_parent
+from graftline.pipeline.scoring import PREDICTIONS_FILE, log_evaluation, write_evaluation
+from graftline.pipeline.stage import StageResult
 from graftline.report.html import write_report
 from graftline.report.tables import print_scores
 from graftline.tracking.tracking import Tracking
-from pipeline.bundle_source import open_bundle
-from pipeline.parent import with_parent
-from pipeline.scoring import PREDICTIONS_FILE, log_evaluation, write_evaluation
-from pipeline.stage import StageResult
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run

@@ -6,7 +6,7 @@ from pathlib import Path
 from graftline.backbones.backbone import Backbone
 from graftline.backbones.fetch import FetchedWeights, fetch
 from graftline.backbones.weights_store import WeightsStore
-from pipeline.stage import StageResult
+from graftline.pipeline.stage import StageResult
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graftline.data.ingest import Ingest
+from graftline.pipeline.parent import with_parent
+from graftline.pipeline.stage import StageResult
 from graftline.tracking.tracking import Tracking
-from pipeline.parent import with_parent
-from pipeline.stage import StageResult
 
 
 @dataclass(frozen=True)

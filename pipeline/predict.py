@@ -9,9 +9,9 @@ from graftline.bundle.predictor import EngineName
 from graftline.console import progress
 from graftline.execution import Accelerator, Execution
 from graftline.files import atomic_file
+from graftline.pipeline.bundle_source import open_bundle
+from graftline.pipeline.stage import StageResult
 from graftline.tracking.tracking import Tracking
-from pipeline.bundle_source import open_bundle
-from pipeline.stage import StageResult
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,11 +7,11 @@ from graftline.backbones.backbone import Graft
 from graftline.backbones.cost import NetworkCost, count
 from graftline.console import reworded, say
 from graftline.files import write_json
+from graftline.pipeline.train_result import TrainOutcome
 from graftline.report.cost_tables import to_json
 from graftline.training.events import FitEvents, Metrics
 from graftline.training.fit_directory import FitDirectory
-from graftline.training.source import TrainingSource
-from pipeline.report import Outcome
+from graftline.training.training_source import TrainingSource
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run
@@ -50,7 +50,7 @@ def log_cost(run: "Run", graft: Graft, name: str, file: Path) -> None:
     run.log_artifact(file, "cost")
 
 
-def log_freeze_check(run: "Run", outcome: Outcome) -> None:
+def log_freeze_check(run: "Run", outcome: TrainOutcome) -> None:
     """Say and log that what was frozen has not moved, and what the cache changed."""
     phase, steps = outcome.trained.last, outcome.trained.history.steps
     record = phase.freeze_record

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graftline.errors import UserError
+from graftline.pipeline.stage import StageResult
 from graftline.tracking.outbox import sync
 from graftline.tracking.tracking import Tracking
-from pipeline.stage import StageResult
 
 
 @dataclass(frozen=True)

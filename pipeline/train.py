@@ -25,6 +25,12 @@ from graftline.execution import Execution
 from graftline.features.cache import Features
 from graftline.files import write_json
 from graftline.freezing.rule import FreezeDecision, FreezeRule
+from graftline.pipeline.further_process import announced
+from graftline.pipeline.parent import with_parent
+from graftline.pipeline.run_directory import RunDirectory
+from graftline.pipeline.run_log import LoggedEvents, log_cost, log_freeze_check
+from graftline.pipeline.scoring import log_evaluation, write_evaluation
+from graftline.pipeline.train_result import TrainOutcome, TrainResult, print_measurement, summarize, write_run_report
 from graftline.report.depth_figure import depth_figure
 from graftline.report.style import save
 from graftline.report.tables import print_scores
@@ -37,12 +43,6 @@ from graftline.training.results import TrainingResult
 from graftline.training.setup import TrainingSetup, with_learning_rate
 from graftline.training.trainer import check_optimizer, check_trainer, make_execution
 from graftline.training.trial import make_freeze_context
-from pipeline.further_process import announced
-from pipeline.parent import with_parent
-from pipeline.report import Outcome, TrainResult, print_measurement, summarize, write_run_report
-from pipeline.run_directory import RunDirectory
-from pipeline.run_log import LoggedEvents, log_cost, log_freeze_check
-from pipeline.scoring import log_evaluation, write_evaluation
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run
@@ -81,7 +81,7 @@ class Train:
             trained = self._train(setup, decision, files, run)
             self._save_bundle(setup, decision, trained, files)
             result = self._evaluate(setup, files)
-            outcome = Outcome(files, self.backbone.name, setup.version, decision, trained, result)
+            outcome = TrainOutcome(files, self.backbone.name, setup.version, decision, trained, result)
             model_uri = self._log_outcome(run, outcome)
         return summarize(outcome, run.id, run.url, model_uri)
 
@@ -230,7 +230,7 @@ class Train:
         predictor = Predictor.from_directory(files.bundle, self.evaluation.engine, setup.execution)
         return self.evaluation.run(predictor, setup.version)
 
-    def _log_outcome(self, run: "Run", outcome: Outcome) -> str | None:
+    def _log_outcome(self, run: "Run", outcome: TrainOutcome) -> str | None:
         """Print, log and register what came of the training; returns the model's URI."""
         version, result, bundle = outcome.version, outcome.result, outcome.files.bundle
         print_scores(result.scores, f"{version.name}: test split")

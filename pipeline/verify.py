@@ -7,10 +7,10 @@ from graftline.bundle.predictor import EngineName
 from graftline.bundle.verify import Verification, verify_bundle
 from graftline.errors import UserError
 from graftline.execution import Accelerator, Execution
+from graftline.pipeline.bundle_source import find_bundle
+from graftline.pipeline.stage import StageResult
 from graftline.report.tables import print_verification
 from graftline.tracking.tracking import Tracking
-from pipeline.bundle_source import find_bundle
-from pipeline.stage import StageResult
 
 
 @dataclass(frozen=True, kw_only=True)

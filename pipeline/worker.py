@@ -6,17 +6,17 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from graftline.console import console
-from pipeline.cli.errors import EXIT_DONE, EXIT_MISTAKE, report_error
-from pipeline.further_process import WORKER
-from pipeline.run_directory import RunDirectory
+from graftline.pipeline.cli.errors import EXIT_DONE, EXIT_MISTAKE, report_error
+from graftline.pipeline.further_process import WORKER
+from graftline.pipeline.run_directory import RunDirectory
 
 __all__ = ["WORKER", "work"]
 
 
 def work(directory: Path) -> int:
     """Train along with the run whose output directory this is; returns the exit code."""
-    from pipeline.cli.build import build
-    from pipeline.cli.wording import worded
+    from graftline.pipeline.cli.build import build
+    from graftline.pipeline.cli.wording import worded
 
     console.quiet = True
     config = OmegaConf.load(RunDirectory(directory).config)

@@ -3,6 +3,6 @@
 texts → parse → resolve → validate → compose → ComposedStage.run(directory) → result
 """
 
-from pipeline.cli.composed_stage import ComposedStage, compose, compose_all
+from graftline.pipeline.cli.composed_stage import ComposedStage, compose, compose_all
 
 __all__ = ["ComposedStage", "compose", "compose_all"]

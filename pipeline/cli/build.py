@@ -3,7 +3,7 @@
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline.stage import Stage
+from graftline.pipeline.stage import Stage
 
 NO_PARTS = ("experiment", "debug", "weights")  # nodes of no stage: overlays, and values that others refer to
 

@@ -16,13 +16,13 @@ from omegaconf import DictConfig, OmegaConf
 from graftline.console import console, logged, print_facts, say
 from graftline.errors import UserError, first_line
 from graftline.files import write_json
-from pipeline.cli.build import build
-from pipeline.cli.gather import LIST, gather
-from pipeline.cli.hydra_conf import compose_config, output_directory, session
-from pipeline.cli.resume import resume, resumed_directory
-from pipeline.cli.validate import validate
-from pipeline.cli.wording import worded
-from pipeline.stage import Stage, StageResult
+from graftline.pipeline.cli.build import build
+from graftline.pipeline.cli.gather import LIST, gather
+from graftline.pipeline.cli.hydra_conf import compose_config, output_directory, session
+from graftline.pipeline.cli.resume import resume, resumed_directory
+from graftline.pipeline.cli.validate import validate
+from graftline.pipeline.cli.wording import worded
+from graftline.pipeline.stage import Stage, StageResult
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class ComposedStage:
             SystemExit: this is a further process of a distributed training, which Lightning started by the program's
                 own command line; it has trained along.
         """
-        from pipeline.worker import WORKER, work  # it reports errors as the command line does
+        from graftline.pipeline.worker import WORKER, work  # it reports errors as the command line does
 
         if work_for := os.environ.get(WORKER):
             sys.exit(work(Path(work_for)))

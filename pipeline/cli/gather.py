@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from pipeline.cli.hydra_conf import compose_config
-from pipeline.cli.parse import expand, line
-from pipeline.cli.validate import ValidatedOverrides, validate
+from graftline.pipeline.cli.hydra_conf import compose_config
+from graftline.pipeline.cli.parse import expand, line
+from graftline.pipeline.cli.validate import ValidatedOverrides, validate
 
 GROUP, LIST = "backbone", "backbones"
 

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from graftline.errors import UserError
-from pipeline.cli.mistakes import refusal
+from graftline.pipeline.cli.mistakes import refusal
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 

@@ -8,8 +8,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import HydraException
 
-from pipeline.cli.hydra_conf import config_loader
-from pipeline.cli.mistakes import MistakeError
+from graftline.pipeline.cli.hydra_conf import config_loader
+from graftline.pipeline.cli.mistakes import MistakeError
 
 
 def parse(text: str) -> Override:

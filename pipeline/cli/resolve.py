@@ -6,9 +6,9 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline.cli.mistakes import MistakeError, did_you_mean, nearest
-from pipeline.cli.parameters import all_keys, has_key, parameters, takes
-from pipeline.cli.parse import line, parse, quoted
+from graftline.pipeline.cli.mistakes import MistakeError, did_you_mean, nearest
+from graftline.pipeline.cli.parameters import all_keys, has_key, parameters, takes
+from graftline.pipeline.cli.parse import line, parse, quoted
 
 FREE = "backbone.options."  # what stands below is the network's own; Backbone.check() knows which keys there are
 DIRECTORIES = ("hydra.run.dir", "hydra.sweep.dir")  # of Hydra's own keys, those that we follow

@@ -12,12 +12,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from graftline.errors import UserError
-from pipeline.cli.hydra_conf import compose_config
-from pipeline.cli.mistakes import collect
-from pipeline.cli.parse import expand, line, parse
-from pipeline.cli.resolve import resolve
-from pipeline.cli.validate import validate
-from pipeline.cli.wording import worded
+from graftline.pipeline.cli.hydra_conf import compose_config
+from graftline.pipeline.cli.mistakes import collect
+from graftline.pipeline.cli.parse import expand, line, parse
+from graftline.pipeline.cli.resolve import resolve
+from graftline.pipeline.cli.validate import validate
+from graftline.pipeline.cli.wording import worded
 
 # What may differ from the run that is resumed. Everything else is in the checkpoint, or would make what follows a
 # different training under the old one's name.

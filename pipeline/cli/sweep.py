@@ -11,9 +11,9 @@ from hydra.utils import instantiate
 
 from graftline.console import logged, print_table, say
 from graftline.errors import find_cause
-from pipeline.cli.composed_stage import ComposedStage
-from pipeline.cli.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_MISTAKE, report_error
-from pipeline.cli.wording import worded
+from graftline.pipeline.cli.composed_stage import ComposedStage
+from graftline.pipeline.cli.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_MISTAKE, report_error
+from graftline.pipeline.cli.wording import worded
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run

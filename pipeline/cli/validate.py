@@ -8,11 +8,11 @@ from pathlib import Path
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline.cli.hydra_conf import CONF, compose_config, config_loader, register_backbone
-from pipeline.cli.mistakes import MistakeError, collect, did_you_mean, nearest, refusal
-from pipeline.cli.parameters import parameters, takes, wanted_type
-from pipeline.cli.parse import expand, parse, values
-from pipeline.cli.resolve import FREE, parent, resolve
+from graftline.pipeline.cli.hydra_conf import CONF, compose_config, config_loader, register_backbone
+from graftline.pipeline.cli.mistakes import MistakeError, collect, did_you_mean, nearest, refusal
+from graftline.pipeline.cli.parameters import parameters, takes, wanted_type
+from graftline.pipeline.cli.parse import expand, parse, values
+from graftline.pipeline.cli.resolve import FREE, parent, resolve
 
 
 @dataclass(frozen=True)

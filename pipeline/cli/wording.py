@@ -18,9 +18,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from graftline.console import show_log
 from graftline.errors import UserError, find_cause
-from pipeline.cli.gather import GROUP, LIST
-from pipeline.cli.hydra_conf import CONF
-from pipeline.cli.parameters import takes
+from graftline.pipeline.cli.gather import GROUP, LIST
+from graftline.pipeline.cli.hydra_conf import CONF
+from graftline.pipeline.cli.parameters import takes
 
 ARGUMENT = re.compile(r"(?<![\w./\\-])([A-Za-z_]\w*)\.(\w+)((?:\.\w+)*)(?:=('[^']*'|(?:True|False|None)\b))?")
 CALL = re.compile(r"\b([A-Za-z_]\w*)\((\w+=[^()]*)?\)")

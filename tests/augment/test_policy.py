@@ -12,7 +12,7 @@ import pytest
 
 from graftline.augment.color import PCAShift
 from graftline.augment.draw import Draw
-from graftline.augment.policy import Augment, Crop, EvalTransform, Policy
+from graftline.augment.policy import Augment, EvalTransform, Policy, RandomCrop
 from graftline.augment.preprocess import Preprocessing
 from graftline.errors import UserError
 
@@ -47,7 +47,7 @@ def test_every_policy_makes_the_networks_input_of_any_image(
 
 def test_standard_holds_all_six_of_the_notes(load_policy: LoadPolicy) -> None:
     policy = load_policy("standard")
-    assert isinstance(policy.crop, Crop)  # random cropping
+    assert isinstance(policy.crop, RandomCrop)  # random cropping
     assert {name: type(transform) for name, transform in policy.transforms.items()} == {
         "mirror": albumentations.HorizontalFlip,
         "rotate": albumentations.Rotate,
@@ -123,7 +123,7 @@ def test_transforms_come_up_independently_and_as_often_as_they_say(load_policy: 
 
 
 def test_crop_is_as_free_on_a_panorama_as_on_a_square() -> None:
-    crop, chance = Crop((0.5, 1.0), (0.8, 1.25)), Random(0)
+    crop, chance = RandomCrop((0.5, 1.0), (0.8, 1.25)), Random(0)
     boxes = np.array([crop.box((100, 900), 1.0, chance) for _ in range(500)])
     left, top, right, bottom = boxes.T
     assert (boxes >= 0).all()
@@ -138,18 +138,18 @@ def test_crop_is_as_free_on_a_panorama_as_on_a_square() -> None:
 
 
 def test_crop_of_a_squashing_network_may_be_the_whole_image(cat: np.ndarray) -> None:
-    whole = Policy("whole", Crop((1.0, 1.0), (1.0, 1.0)), {})
+    whole = Policy("whole", RandomCrop((1.0, 1.0), (1.0, 1.0)), {})
     squash = Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3, crop_pct=1.0, crop_mode="squash")
     np.testing.assert_allclose(Augment(whole, squash, 0)(cat, Draw(0, 0)), squash(cat), atol=0.01)
 
 
 @pytest.mark.parametrize("scale", [(0.0, 1.0), (0.5, 1.1), (0.9, 0.8)])
 def test_impossible_crop_scales_are_refused(scale: tuple[float, float]) -> None:
-    with pytest.raises(UserError, match=r"Crop.scale"):
-        Crop(scale, (1.0, 1.0))
+    with pytest.raises(UserError, match=r"RandomCrop.scale"):
+        RandomCrop(scale, (1.0, 1.0))
 
 
 @pytest.mark.parametrize("ratio", [(0.0, 1.0), (1.2, 1.1)])
 def test_impossible_crop_ratios_are_refused(ratio: tuple[float, float]) -> None:
-    with pytest.raises(UserError, match=r"Crop.ratio"):
-        Crop((0.5, 1.0), ratio)
+    with pytest.raises(UserError, match=r"RandomCrop.ratio"):
+        RandomCrop((0.5, 1.0), ratio)

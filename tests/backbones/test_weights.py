@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from timm.models import get_pretrained_cfg
 
 from graftline.backbones import hub
-from graftline.backbones.weights import PACKAGED, SourceChoice, Weights, locate
+from graftline.backbones.weights import PACKAGED, Weights, WeightsSourceChoice, locate
 from graftline.errors import UserError
 
 WAYS_OUT = r"\(tf_efficientnet_lite0.*fetch\(\).*Backbone\.file.*Backbone\.weights='none'"
@@ -143,7 +143,7 @@ def test_a_network_without_weights_anywhere_is_told_apart(offline: None) -> None
         ("auto", "missing.pth", "missing.pth is not a file"),
     ],
 )
-def test_contradictions_are_refused(wanted: SourceChoice, file: str | None, message: str) -> None:
+def test_contradictions_are_refused(wanted: WeightsSourceChoice, file: str | None, message: str) -> None:
     with pytest.raises(UserError, match=message):
         locate("resnet18", wanted, file)
 

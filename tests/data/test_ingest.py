@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from graftline.data import checks
-from graftline.data.checks import Check, check_images
+from graftline.data.checks import FileCheck, check_images
 from graftline.data.decode import MAX_PIXELS, decode
 from graftline.data.findings import Finding
 from graftline.data.ingest import Ingest, IngestResult
@@ -375,7 +375,7 @@ def test_an_interrupted_pass_goes_on_where_it_was(
     found = check_images(files, MAX_PIXELS, workers=2, memory=memory)
     assert sorted(decoded) == files[20:]
     assert found["path"].tolist() == files
-    assert tuple(found.columns) == Check._fields
+    assert tuple(found.columns) == FileCheck._fields
 
 
 def test_checks_leave_no_thread_behind_and_need_no_torch(tmp_path: Path, make_folder: Any) -> None:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from graftline.augment.policy import Augment, Crop, EvalTransform, Policy, Transform
+from graftline.augment.policy import Augment, EvalTransform, Policy, RandomCrop, Transform
 from graftline.augment.preprocess import Preprocessing
 from graftline.data.loaders import Batch, Draw, DrawSampler, UnreadableImageError, make_loader
 from graftline.data.version import Samples
@@ -38,7 +38,7 @@ def policy() -> Policy:
         "mirror": albumentations.HorizontalFlip(p=0.5),
         "warp": albumentations.ElasticTransform(alpha=20, sigma=4, p=0.5),  # draws from numpy, the others from Python
     }
-    return Policy("test", Crop((0.5, 1.0), (0.8, 1.25)), transforms)
+    return Policy("test", RandomCrop((0.5, 1.0), (0.8, 1.25)), transforms)
 
 
 def looks(loader: DataLoader[Batch], epochs: int) -> dict[Draw, bytes]:

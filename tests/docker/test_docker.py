@@ -329,7 +329,7 @@ def test_the_entry_reads_as_make_does(image_environ: dict[str, str], tmp_path: P
     config = yaml.safe_load(run([*entry, "config", "backbone=efficientnet_b0", "seed=7"], image_environ, tmp_path))
     assert config["backbone"]["name"].startswith("efficientnet_b0")
     assert config["seed"] == 7
-    where = run(["python", "-c", "import pipeline; print(pipeline.__file__)"], image_environ, tmp_path)
+    where = run(["python", "-c", "import graftline.pipeline as found; print(found.__file__)"], image_environ, tmp_path)
     assert where.startswith(image_environ["PYTHONPATH"].partition(":")[0])
 
 

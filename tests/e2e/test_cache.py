@@ -13,7 +13,7 @@ from graftline.errors import UserError
 from graftline.features.cache import Features
 from graftline.features.digests import distinct
 from graftline.features.store import ActivationStore
-from pipeline.cache import Cache
+from graftline.pipeline.cache import Cache
 
 
 def fill(root: Path, name: str, days: float, images: int = 100) -> str:

@@ -10,8 +10,8 @@ from workplace import Workplace
 
 from graftline.backbones.backbone import Backbone
 from graftline.errors import UserError
-from pipeline.cli import compose
-from pipeline.cost import CostStage
+from graftline.pipeline.cli import compose
+from graftline.pipeline.cost import CostStage
 
 
 def test_several_networks_are_one_run(workplace: Workplace) -> None:

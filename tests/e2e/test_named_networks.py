@@ -37,7 +37,7 @@ SGD = ("optim=sgd", "optim.lr=0.001", "optim.momentum=0", "optim.nesterov=false"
 # one process for all: half of the time of a short run is that of its start
 TRAIN_ALL = """
 import json, sys
-from pipeline.__main__ import main
+from graftline.pipeline.__main__ import main
 sys.exit(max(main(["train", *overrides]) for overrides in json.loads(sys.argv[1])))
 """
 

@@ -23,11 +23,11 @@ from graftline.data.loaders import make_loader
 from graftline.data.version import Samples
 from graftline.errors import UserError
 from graftline.features import segment
+from graftline.features.activation_table import GatheredRows
 from graftline.features.cache import ActivationRequest, CacheFullError, Features
 from graftline.features.engine import Engine
 from graftline.features.frozen_pass import content_draw
 from graftline.features.loader import activation_loader
-from graftline.features.table import GatheredRows
 from graftline.files import sha256_file
 
 PREPROCESSING = Preprocessing((8, 8), (0.5,) * 3, (0.5,) * 3)
@@ -242,7 +242,7 @@ def test_checksums_are_verified_once(samples: Samples, tmp_path: Path, monkeypat
     assert 16 not in verified, "to count does not need it"
     for _ in range(2):
         features.open([job(samples)], Pixels(), TAIL, WIDTH)
-    assert [rows for rows in verified if rows > 2] == [16, 16, 16, 12], "beside those of the digests"
+    assert sorted(rows for rows in verified if rows > 2) == [12, 16, 16, 16], "beside those of the digests"
 
 
 def test_a_damaged_index_is_not_believed(samples: Samples, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from graftline.augment.policy import EvalTransform
 from graftline.augment.preprocess import Preprocessing
 from graftline.data.loaders import make_loader
 from graftline.data.version import Samples
+from graftline.features.activation_table import GatheredRows, Matrix
 from graftline.features.loader import activation_loader
-from graftline.features.table import GatheredRows, Matrix
 
 PREPROCESSING = Preprocessing((8, 8), (0.5,) * 3, (0.5,) * 3)
 IMAGES = 60

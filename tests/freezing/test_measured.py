@@ -30,12 +30,12 @@ from graftline.freezing.measured import Measured
 from graftline.freezing.measurement import DepthMeasurement, Difference
 from graftline.freezing.plan import plan_from_depth
 from graftline.freezing.rule import FreezeContext, FreezeDecision
+from graftline.pipeline.train_result import print_measurement
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.recipe import Recipe
 from graftline.training.schedule import constant
 from graftline.training.setup import TrainingSetup
 from graftline.training.trial import make_freeze_context
-from pipeline.report import print_measurement
 
 PREPROCESSING = Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3)
 RULE = Measured(epochs=8, head_learning_rate=0.03, stage_learning_rate=0.03, whole_learning_rate=0.003)

@@ -19,7 +19,7 @@ from graftline.errors import UserError
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rule import FreezeContext, FreezeDecision, FreezeRule
 from graftline.freezing.rules import AllButHead, Auto, FirstStages, FreezeTableRow, Gradual, Names, Nothing
-from pipeline.cli.hydra_conf import CONF
+from graftline.pipeline.cli.hydra_conf import CONF
 
 ROWS: list[FreezeTableRow] = [
     {"images_per_class": 0, "frozen": 1.0, "epochs": 30, "learning_rate": 0.01},

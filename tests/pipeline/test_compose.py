@@ -12,10 +12,10 @@ from omegaconf import OmegaConf
 from workplace import TINY, Workplace
 
 from graftline.errors import UserError
-from pipeline.__main__ import main
-from pipeline.cli import compose, compose_all
-from pipeline.stage import StageResult
-from pipeline.sync import Sync
+from graftline.pipeline.__main__ import main
+from graftline.pipeline.cli import compose, compose_all
+from graftline.pipeline.stage import StageResult
+from graftline.pipeline.sync import Sync
 
 TRAIN = (*TINY, "trainer.max_epochs=1", "tracking.register=false")
 
@@ -52,7 +52,7 @@ def test_three_stages_in_one_process(data: list[str], tmp_path: Path) -> None:
         assert [line.partition(":")[0] for line in done] == [stage], "its own lines only"
         assert set(data) <= set(yaml.safe_load((directory / ".hydra" / "overrides.yaml").read_text()))
         stored = OmegaConf.load(directory / ".hydra" / "config.yaml")
-        assert stored._target_.startswith("pipeline.")
+        assert stored._target_.startswith("graftline.pipeline.")
         assert "hydra" not in stored
 
 
@@ -61,7 +61,7 @@ def test_a_program_of_ones_own_trains_in_two_processes(data: list[str], workplac
     overrides = [*data, *(line for line in TRAIN if not line.startswith("trainer=")), "trainer=ddp_cpu"]
     program = workplace.root / "program.py"
     program.write_text(
-        "from pipeline.cli import compose\n"
+        "from graftline.pipeline.cli import compose\n"
         f"compose('ingest', {data}).run()\n"
         f"print('epochs', compose('train', {overrides}).run().facts['epochs'])\n"
     )
@@ -137,7 +137,7 @@ def test_the_output_directory_can_be_given(tmp_path: Path, monkeypatch: pytest.M
 def test_hydra_of_whoever_calls_is_left_alone() -> None:
     from hydra import initialize_config_dir
 
-    from pipeline.cli.hydra_conf import CONF
+    from graftline.pipeline.cli.hydra_conf import CONF
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         mine = GlobalHydra.instance().hydra

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from pipeline.cli import compose
-from pipeline.cli.hydra_conf import CONF
+from graftline.pipeline.cli import compose
+from graftline.pipeline.cli.hydra_conf import CONF
 
 FILES = sorted(str(path.relative_to(CONF)) for path in CONF.rglob("*.yaml"))
 NEEDS = {  # what a user must say beside the option itself
@@ -47,4 +47,4 @@ def test_it_composes_and_is_what_it_describes(file: str, monkeypatch: pytest.Mon
         stage, overrides = "train", [f"{group}={name}", *NEEDS.get(f"{group}/{name}", [])]
     composed = compose(stage, overrides)
     assert not OmegaConf.missing_keys(composed.config)
-    assert type(composed.stage).__module__.startswith("pipeline.")
+    assert type(composed.stage).__module__.startswith("graftline.pipeline.")

@@ -8,10 +8,10 @@ import pytest
 from hydra.utils import instantiate
 
 from graftline.errors import UserError
-from pipeline.cli.hydra_conf import session
-from pipeline.cli.make import from_makeflags
-from pipeline.cli.parse import line
-from pipeline.cli.validate import ValidatedOverrides, validate
+from graftline.pipeline.cli.hydra_conf import session
+from graftline.pipeline.cli.make import from_makeflags
+from graftline.pipeline.cli.parse import line
+from graftline.pipeline.cli.validate import ValidatedOverrides, validate
 
 
 def check(stage: str, overrides: list[str]) -> ValidatedOverrides:

@@ -11,8 +11,8 @@ from graftline.data.sources.folder import Folder
 from graftline.data.split import Split
 from graftline.data.version import DatasetVersion, write_version
 from graftline.errors import UserError
+from graftline.pipeline.parent import with_parent
 from graftline.tracking.tracking import Tracking
-from pipeline.parent import with_parent
 
 
 def made_up(folder: Path, indices: range, parent: DatasetVersion | None = None) -> DatasetVersion:

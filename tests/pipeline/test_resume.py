@@ -14,8 +14,8 @@ from PIL import Image
 from workplace import TINY, Workplace
 
 from graftline.errors import UserError
+from graftline.pipeline.cli import ComposedStage, compose
 from graftline.tracking.names import OUTPUT_DIRECTORY
-from pipeline.cli import ComposedStage, compose
 
 TYPED = [*(line for line in TINY if not line.startswith("trainer.max")), "data=folder", "data.path=photos", "seed=3"]
 

@@ -10,7 +10,7 @@ from PIL import Image
 from workplace import TINY
 
 from graftline.errors import UserError
-from pipeline.cli import compose
+from graftline.pipeline.cli import compose
 
 
 @pytest.fixture

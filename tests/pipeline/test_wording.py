@@ -7,8 +7,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from graftline.console import show_log
 from graftline.errors import UserError
-from pipeline.cli import compose, wording
-from pipeline.cli.wording import reword, worded
+from graftline.pipeline.cli import compose, wording
+from graftline.pipeline.cli.wording import reword, worded
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def config() -> DictConfig:
         ("Ingest.on_invalid='leave_out' leaves them out.", "data.on_invalid=leave_out leaves them out."),
         ("Recipe.patience=None never stops", "train.patience=null never stops"),
         ("Split.train + Split.test is 0.9", "data.split.train + data.split.test is 0.9"),
-        ("Crop.scale and Policy.crop.scale", "augment.crop.scale and augment.crop.scale"),
+        ("RandomCrop.scale and Policy.crop.scale", "augment.crop.scale and augment.crop.scale"),
         ("WeightsStore.dir, Trainer.max_epochs, AdamW.lr", "weights.dir, trainer.max_epochs, optim.lr"),
         ("Backbone.options.phi and ScaledBackbone.phi", "backbone.options.phi and backbone.phi"),  # a base class too
         (

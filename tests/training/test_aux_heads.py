@@ -13,7 +13,7 @@ from torch import Tensor
 import graftline.backbones.zoo  # noqa: F401  # registers googlenet with timm
 from graftline.data.loaders import Batch
 from graftline.freezing.plan import plan_from_depth
-from graftline.training.module import AUX_LOSS_WEIGHT, GraftModule, Step
+from graftline.training.module import AUX_LOSS_WEIGHT, GraftModule, StepOutput
 from graftline.training.schedule import constant
 
 CLASSES, SIZE, BATCH = 3, 32, 4
@@ -50,7 +50,7 @@ def batch() -> Batch:
     }
 
 
-def step(graft: GraftModule, batch: Batch, target: Tensor | None = None, smoothing: float = 0.0) -> Step:
+def step(graft: GraftModule, batch: Batch, target: Tensor | None = None, smoothing: float = 0.0) -> StepOutput:
     return graft.step(
         batch["image"], batch["label"] if target is None else target, batch["weight"], smoothing=smoothing
     )

@@ -14,9 +14,9 @@ from graftline.data.loaders import make_loader
 from graftline.features.cache import Features
 from graftline.freezing.plan import plan_from_depth
 from graftline.training.setup import TrainingSetup
-from graftline.training.source import LiveSource
 from graftline.training.source_decision import choose_source
 from graftline.training.trainer import check_trainer
+from graftline.training.training_source import LiveSource
 
 
 @pytest.fixture

@@ -13,14 +13,14 @@ from graftline.training.forecast import (
     DISK_BYTES_PER_SECOND,
     EXPORT_SECONDS,
     SecondsPerImage,
-    Work,
+    Workload,
     predict,
     time_parts,
 )
 from graftline.training.setup import TrainingSetup
 
 SECONDS = SecondsPerImage(trunk=0.1, engine=0.04, step=0.01, tail=0.004)
-WORK = Work(train=100, validation=50, epochs=10, to_compute=150, cached_bytes=DISK_BYTES_PER_SECOND, in_memory=True)
+WORK = Workload(train=100, validation=50, epochs=10, to_compute=150, cached_bytes=DISK_BYTES_PER_SECOND, in_memory=True)
 FITS = 10 * (100 * 0.01 + 50 * 0.004)
 
 

@@ -22,7 +22,7 @@ from graftline.training.events import FitEvents
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.phases import fit_phase
 from graftline.training.setup import TrainingSetup
-from graftline.training.source import TrainingSource
+from graftline.training.training_source import TrainingSource
 from graftline.training.trial import make_freeze_context, score_validation, try_boundary
 
 MakeSetup = Callable[..., TrainingSetup]

@@ -14,11 +14,11 @@ from graftline.augment.draw import Draw, Transform
 from graftline.augment.preprocess import Box, Preprocessing
 from graftline.errors import UserError
 
-__all__ = ["Augment", "Crop", "Draw", "EvalTransform", "Policy", "Transform"]
+__all__ = ["Augment", "Draw", "EvalTransform", "Policy", "RandomCrop", "Transform"]
 
 
 @dataclass(frozen=True)
-class Crop:
+class RandomCrop:
     """Crop a random part, stretched to the network's size (Szegedy et al. 2015, arXiv 1409.4842, section 6).
 
     The part always fits: it is measured against the largest box of its shape, not against the whole image, so that a
@@ -38,9 +38,9 @@ class Crop:
 
     def __post_init__(self) -> None:
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise UserError(f"Crop.scale is {list(self.scale)}, but needs 0 < least <= greatest <= 1.")
+            raise UserError(f"RandomCrop.scale is {list(self.scale)}, but needs 0 < least <= greatest <= 1.")
         if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise UserError(f"Crop.ratio is {list(self.ratio)}, but needs 0 < least <= greatest.")
+            raise UserError(f"RandomCrop.ratio is {list(self.ratio)}, but needs 0 < least <= greatest.")
 
     def box(self, size: tuple[int, int], aspect: float, chance: random.Random) -> Box:
         """Return a random box.
@@ -76,7 +76,7 @@ class Policy:
     """
 
     name: str
-    crop: Crop | None
+    crop: RandomCrop | None
     transforms: dict[str, Any]
 
     def __post_init__(self) -> None:
@@ -142,7 +142,7 @@ class Augment:
                 happened.append(name)
         return image[..., :1] if gray else image, happened
 
-    def _crop(self, crop: Crop, image: np.ndarray, chance: random.Random) -> np.ndarray:
+    def _crop(self, crop: RandomCrop, image: np.ndarray, chance: random.Random) -> np.ndarray:
         image_height, image_width, _ = image.shape
         height, width = self.preprocessing.image_size
         # where the evaluation squashes the whole image, the crop has the image's shape, else the network's

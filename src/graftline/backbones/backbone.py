@@ -13,7 +13,7 @@ from graftline.augment.preprocess import Preprocessing
 from graftline.backbones import catalog
 from graftline.backbones.loading import OWN_KEYS, create, create_pretrained
 from graftline.backbones.sizes import check_size, find_refusal
-from graftline.backbones.weights import SourceChoice, Weights, WeightsFile, locate
+from graftline.backbones.weights import Weights, WeightsFile, WeightsSourceChoice, locate
 from graftline.errors import UserError, first_line
 
 MAX_IMAGE_SIZE = 10_000  # px; the first maps of one image alone would take gigabytes
@@ -56,7 +56,7 @@ class Backbone:
     """
 
     name: str
-    weights: SourceChoice = "auto"
+    weights: WeightsSourceChoice = "auto"
     file: str | None = None
     image_size: int | None = None
     channels: int | None = None

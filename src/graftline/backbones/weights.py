@@ -10,8 +10,8 @@ from graftline.backbones.weights_store import WeightsStore, full_name
 from graftline.errors import UserError
 from graftline.files import sha256_file
 
-Source = Literal["packaged", "file", "directory", "hub", "none"]
-SourceChoice = Literal["auto", "packaged", "file", "directory", "hub", "none"]
+WeightsSource = Literal["packaged", "file", "directory", "hub", "none"]
+WeightsSourceChoice = Literal["auto", "packaged", "file", "directory", "hub", "none"]
 
 # timm architecture → (Python package that ships its ImageNet-1k weights, the file in it). They are the authors' own
 # TensorFlow weights, as timm's are, under the names of another port.
@@ -42,7 +42,7 @@ class Weights:
         digest: SHA-256 (hex) of the weights file. None if there is none.
     """
 
-    source: Source
+    source: WeightsSource
     location: str | None = None
     digest: str | None = None
 
@@ -78,7 +78,7 @@ class WeightsFile:
     """
 
     path: Path
-    source: Source
+    source: WeightsSource
     location: str
     digest: str | None = None
 
@@ -87,7 +87,9 @@ class WeightsFile:
         return Weights(self.source, self.location, self.digest or sha256_file(self.path))
 
 
-def locate(name: str, wanted: SourceChoice, file: str | None, directory: str | None = None) -> WeightsFile | None:
+def locate(
+    name: str, wanted: WeightsSourceChoice, file: str | None, directory: str | None = None
+) -> WeightsFile | None:
     """Find a backbone's weights, and download them if need be.
 
     ``auto`` takes the first of: the file, a package, the weights directory, the local hub cache, the hub.
@@ -151,7 +153,7 @@ def _from_directory(name: str, directory: str) -> WeightsFile | None:
     return WeightsFile(store.path(name), "directory", entry.source, entry.sha256)
 
 
-def _nothing_there(name: str, wanted: SourceChoice, directory: str | None) -> str:
+def _nothing_there(name: str, wanted: WeightsSourceChoice, directory: str | None) -> str:
     if wanted == "packaged":
         return f"No installed package has weights for '{name}', only for {', '.join(sorted(PACKAGED))}."
     name = full_name(name)

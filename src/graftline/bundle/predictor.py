@@ -29,7 +29,7 @@ from graftline.data.decode import DecodeError, decode_rgb
 from graftline.errors import UserError, first_line
 from graftline.execution import Execution
 
-Image: TypeAlias = Path | str | bytes | np.ndarray
+ImageLike: TypeAlias = Path | str | bytes | np.ndarray
 """A file, an encoded file's bytes, or uint8 pixels, (H, W, 3) RGB or (H, W) gray."""
 EngineName: TypeAlias = Literal["onnx", "torch"]
 Engine: TypeAlias = Callable[[np.ndarray, Sequence[str]], list[np.ndarray]]
@@ -107,7 +107,7 @@ class Predictor:
         )
 
     def logits(
-        self, images: Iterable[Image], batch_size: int = 32, on_progress: Callable[[int], None] | None = None
+        self, images: Iterable[ImageLike], batch_size: int = 32, on_progress: Callable[[int], None] | None = None
     ) -> np.ndarray:
         """Run the network on N images.
 
@@ -126,7 +126,7 @@ class Predictor:
         return logits
 
     def logits_and_embeddings(
-        self, images: Iterable[Image], batch_size: int = 32, on_progress: Callable[[int], None] | None = None
+        self, images: Iterable[ImageLike], batch_size: int = 32, on_progress: Callable[[int], None] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Run the network on N images, once, and keep what its classifier is given too.
 
@@ -150,7 +150,7 @@ class Predictor:
         return logits, embeddings
 
     def predict(
-        self, images: Iterable[Image], batch_size: int = 32, on_progress: Callable[[int], None] | None = None
+        self, images: Iterable[ImageLike], batch_size: int = 32, on_progress: Callable[[int], None] | None = None
     ) -> np.ndarray:
         """Classify N images.
 
@@ -168,7 +168,7 @@ class Predictor:
         return softmax(self.logits(images, batch_size, on_progress))
 
     def predict_readable(
-        self, images: Iterable[Image], batch_size: int = 32, on_progress: Callable[[int], None] | None = None
+        self, images: Iterable[ImageLike], batch_size: int = 32, on_progress: Callable[[int], None] | None = None
     ) -> tuple[np.ndarray, dict[int, str]]:
         """As ``predict``, but go on where an image cannot be read.
 
@@ -186,7 +186,7 @@ class Predictor:
 
     def _run(
         self,
-        images: Iterable[Image],
+        images: Iterable[ImageLike],
         batch_size: int,
         on_progress: Callable[[int], None] | None,
         on_unreadable: Callable[[int, str, str], None],
@@ -213,7 +213,7 @@ class Predictor:
         return [np.concatenate(parts) for parts in zip(*steps, strict=True)]
 
     def _prepare_ahead(
-        self, images: Iterable[Image], ahead: int
+        self, images: Iterable[ImageLike], ahead: int
     ) -> Generator[tuple[str, np.ndarray | str], None, None]:
         """Yield each image's name and its (C, H, W) float32 input, or why there is none.
 
@@ -232,7 +232,7 @@ class Predictor:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _prepare(self, image: Image) -> np.ndarray | str:
+    def _prepare(self, image: ImageLike) -> np.ndarray | str:
         try:
             return self.preprocessing(_pixels(image))
         except DecodeError as error:
@@ -241,7 +241,7 @@ class Predictor:
             return str(error)
 
 
-def _pixels(image: Image) -> np.ndarray:
+def _pixels(image: ImageLike) -> np.ndarray:
     """Return (H, W, 3) uint8."""
     if not isinstance(image, np.ndarray):
         return decode_rgb(image)
@@ -252,7 +252,7 @@ def _pixels(image: Image) -> np.ndarray:
     raise ValueError(f"an array of {image.dtype} {image.shape} is neither uint8 (H, W, 3) nor uint8 (H, W)")
 
 
-def _name(image: Image, index: int) -> str:
+def _name(image: ImageLike, index: int) -> str:
     return str(image) if isinstance(image, Path | str) else f"Image number {index}, from 0,"
 
 

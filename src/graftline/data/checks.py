@@ -25,7 +25,7 @@ _AT_ONCE = 16  # images per task: enough to make a task's own cost small, few en
 _SETTLED_NS = 100_000_000  # a tick of any kernel's clock is shorter: later than this after a change, a new one shows
 
 
-class Check(NamedTuple):
+class FileCheck(NamedTuple):
     """Hold what was found in one file."""
 
     path: str  # absolute
@@ -52,11 +52,11 @@ def check_images(paths: Sequence[str], max_pixels: int, workers: int, memory: Pa
         memory: a Parquet file of what is known from earlier passes; it is read and renewed.
 
     Returns:
-        One row per path in the given order, with the fields of `Check` as columns.
+        One row per path in the given order, with the fields of `FileCheck` as columns.
     """
     key = f"{_FORMAT} {max_pixels} {PIL.__version__}"  # what else an answer depends on
     known = _recall(memory, key)
-    found: list[Check] = []
+    found: list[FileCheck] = []
     started = time.time_ns()
     try:
         with (
@@ -74,47 +74,49 @@ def check_images(paths: Sequence[str], max_pixels: int, workers: int, memory: Pa
                 pool.shutdown(wait=False, cancel_futures=True)  # on Ctrl-C, else the rest is worked through first
     finally:
         _remember(memory, key, known, found, settled_before=started - _SETTLED_NS)
-    return pd.DataFrame(found, columns=Check._fields)
+    return pd.DataFrame(found, columns=FileCheck._fields)
 
 
-def _check(path: str, max_pixels: int, known: Check | None) -> Check:
+def _check(path: str, max_pixels: int, known: FileCheck | None) -> FileCheck:
     try:
         status = os.stat(path)  # noqa: PTH116 (100,000 Path objects cost as much as the call)
         stamp = (path, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         if known is not None and known[:4] == stamp:
             return known
         if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device might never end
-            return Check(path, 0, 0, 0, "", 0, 0, "", "unreadable", "this is no file")
+            return FileCheck(path, 0, 0, 0, "", 0, 0, "", "unreadable", "this is no file")
         with open(path, "rb") as file:  # noqa: PTH123 (as above)
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)
             try:
                 pixels, content = decode(file, max_pixels)
             except DecodeError as error:
-                return Check(*stamp, sha256, 0, 0, "", error.flaw, error.reason)
-            return Check(*stamp, sha256, pixels.shape[1], pixels.shape[0], content, "", "")
+                return FileCheck(*stamp, sha256, 0, 0, "", error.flaw, error.reason)
+            return FileCheck(*stamp, sha256, pixels.shape[1], pixels.shape[0], content, "", "")
     except FileNotFoundError:
         reason = "its name is not valid UTF-8" if "\ufffd" in path else "there is no such file"
-        return Check(path, 0, 0, 0, "", 0, 0, "", "missing", reason)
+        return FileCheck(path, 0, 0, 0, "", 0, 0, "", "missing", reason)
     except OSError as error:
-        return Check(path, 0, 0, 0, "", 0, 0, "", "unreadable", error.strerror or str(error))
+        return FileCheck(path, 0, 0, 0, "", 0, 0, "", "unreadable", error.strerror or str(error))
 
 
-def _recall(memory: Path, key: str) -> dict[str, Check]:
+def _recall(memory: Path, key: str) -> dict[str, FileCheck]:
     if not memory.exists():
         return {}
     table = pd.read_parquet(memory)
     if table.attrs.get("key") != key:
         return {}
-    return {row.path: row for row in (Check(*values) for values in table.itertuples(index=False, name=None))}
+    return {row.path: row for row in (FileCheck(*values) for values in table.itertuples(index=False, name=None))}
 
 
-def _remember(memory: Path, key: str, known: dict[str, Check], found: Iterable[Check], settled_before: int) -> None:
+def _remember(
+    memory: Path, key: str, known: dict[str, FileCheck], found: Iterable[FileCheck], settled_before: int
+) -> None:
     """Keep sound files, as flawed ones are few and worth a second look, but none that was perhaps still written to."""
     new = {check.path: check for check in found if not check.flaw and check.changed < settled_before}
     if new.items() <= known.items():
         return
-    table = pd.DataFrame((known | new).values(), columns=Check._fields)
+    table = pd.DataFrame((known | new).values(), columns=FileCheck._fields)
     table.attrs["key"] = key
     with atomic_file(memory) as temporary:
         table.to_parquet(temporary, index=False)

@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 FINDINGS_FILE = "findings.json"  # in a version's directory, or beside the versions where there is none
 
-Kind = Literal[
+FindingKind = Literal[
     "missing",
     "empty",
     "unreadable",
@@ -36,7 +36,7 @@ Kind = Literal[
 ]
 
 # What is logged of each kind, in the order in which it is logged; the number of findings comes first.
-_DESCRIPTIONS: dict[Kind, str] = {
+_DESCRIPTIONS: dict[FindingKind, str] = {
     "missing": "listed but not there, left out",
     "empty": "without content, left out",
     "unreadable": "not readable as an image, left out",
@@ -69,12 +69,12 @@ class Finding:
         detail: the particulars, for a person.
     """
 
-    kind: Kind
+    kind: FindingKind
     path: str
     detail: str
 
 
-def from_rows(kind: Kind, rows: pd.DataFrame, details: Sequence[str]) -> list[Finding]:
+def from_rows(kind: FindingKind, rows: pd.DataFrame, details: Sequence[str]) -> list[Finding]:
     """Return one finding of ``kind`` for each of ``rows``, images with a path."""
     return [Finding(kind, path, detail) for path, detail in zip(rows["path"], details, strict=True)]
 

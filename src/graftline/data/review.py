@@ -1,7 +1,7 @@
 """Review a data set: decide which images leave it, and find what the user should know.
 
-The table of images that these functions take has the columns of a dataset version and those of `checks.Check`. Those
-that take images out return the rest of the table beside their findings.
+The table of images that these functions take has the columns of a dataset version and those of `checks.FileCheck`.
+Those that take images out return the rest of the table beside their findings.
 """
 
 from collections import defaultdict

@@ -20,13 +20,13 @@ from torch import Tensor, nn
 
 from graftline.console import progress
 from graftline.data.version import Samples
+from graftline.features.activation_table import ActivationTable, Matrix, Placement
 from graftline.features.digests import NOWHERE, Digests, distinct, read_digests
 from graftline.features.engine import Engine
 from graftline.features.frozen_pass import ActivationRequest, ImageBatcher, run
 from graftline.features.precision import MAX_CHANGE, change_in_half
 from graftline.features.segment import Segment, SegmentHeader
 from graftline.features.store import ActivationStore
-from graftline.features.table import ActivationTable, Matrix, Placement
 from graftline.locks import Lock
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from graftline.data.loaders import Batch, DrawSampler
 from graftline.data.version import Samples
-from graftline.features.table import GatheredRows, Matrix
+from graftline.features.activation_table import GatheredRows, Matrix
 
 MEMORY_SHARE = 0.25  # of the memory that is free: what fits into it is read once and held
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from graftline.features.activation_table import ActivationTable, GatheredRows
 from graftline.features.digests import NOWHERE, Digests, distinct
 from graftline.features.segment import UNWRITTEN, Segment, SegmentHeader, is_written
-from graftline.features.table import ActivationTable, GatheredRows
 from graftline.files import digest
 from graftline.locks import Lock
 

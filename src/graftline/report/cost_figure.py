@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 
 from graftline.backbones.cost import NetworkCost
-from graftline.backbones.cost.timing import ENGINES, EngineName
+from graftline.backbones.cost.timing import ENGINES, TimedEngine
 from graftline.report.cost_tables import short_number
 from graftline.report.style import (
     BLUE,
@@ -113,7 +113,7 @@ def cost_figure(networks: Sequence[NetworkCost], batch_size: int) -> Figure | No
     return figure
 
 
-def _bubbles(networks: Sequence[NetworkCost], batch_size: int) -> tuple[EngineName, list[_Bubble]]:
+def _bubbles(networks: Sequence[NetworkCost], batch_size: int) -> tuple[TimedEngine, list[_Bubble]]:
     """Return the engine whose times are drawn, and the networks that it ran."""
     for engine in ENGINES:
         found = [

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from graftline.backbones.cost import NetworkCost
-from graftline.backbones.cost.counter import KINDS, Cost, Kind, StageCost
-from graftline.backbones.cost.timing import ENGINES, EngineName
+from graftline.backbones.cost.counter import KINDS, Cost, LayerKind, StageCost
+from graftline.backbones.cost.timing import ENGINES, TimedEngine
 from graftline.console import print_table
 from graftline.files import atomic_file
 
 TIMES = "×"  # noqa: RUF001 - the sign of multiplication is meant, not the letter
 MACS = "multi-\nply-\nadds"  # titles are broken so that a table fits into 80 columns with all digits
-TITLES: dict[Kind, str] = {
+TITLES: dict[LayerKind, str] = {
     "conv_1x1": f"1{TIMES}1",
     "depthwise": "depth-\nwise",
     "conv": "other\nconv",
@@ -166,7 +166,7 @@ def _legend(batch_size: int) -> str:
     return f"multiply-adds per image, % of them by kind of layer; activations of {batch_size}"
 
 
-def _kinds(costs: Sequence[Cost]) -> list[Kind]:
+def _kinds(costs: Sequence[Cost]) -> list[LayerKind]:
     """Return the kinds of layers that there are, so that a table has no empty column."""
     return [kind for kind in KINDS if any(cost.macs_of(kind) for cost in costs)]
 
@@ -198,6 +198,6 @@ def _milliseconds(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
 
 
-def _speed(network: NetworkCost, pairs: Sequence[tuple[EngineName, int]]) -> str:
+def _speed(network: NetworkCost, pairs: Sequence[tuple[TimedEngine, int]]) -> str:
     times = [time for engine, size in pairs if (time := network.milliseconds(engine, size)) is not None]
     return f"{network.cost.macs / 1e6 / min(times):,.0f}" if times else NOT_MEASURED

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 if TYPE_CHECKING:
-    from graftline.training.source import TrainingSource
+    from graftline.training.training_source import TrainingSource
 
 Metrics = dict[str, float]
 

@@ -25,7 +25,7 @@ DISK_BYTES_PER_SECOND = 5e8
 
 
 @dataclass(frozen=True)
-class Work:
+class Workload:
     """How much there is to do.
 
     Attributes:
@@ -83,11 +83,11 @@ class Forecast:
         return f"predicted {self.cached:,.0f} s on cached activations, {self.live:,.0f} s live"
 
 
-def predict(seconds: SecondsPerImage, work: Work) -> Forecast:
+def predict(seconds: SecondsPerImage, work: Workload) -> Forecast:
     """Add up both ways of training.
 
     >>> seconds = SecondsPerImage(trunk=0.04, engine=0.02, step=0.002, tail=0.001)
-    >>> predict(seconds, Work(1000, 500, 10, to_compute=1500, cached_bytes=0, in_memory=True))
+    >>> predict(seconds, Workload(1000, 500, 10, to_compute=1500, cached_bytes=0, in_memory=True))
     Forecast(cached=58.0, live=625.0)
     """
     fits = work.epochs * (work.train * seconds.step + work.validation * seconds.tail)

@@ -27,7 +27,7 @@ AUX_LOSS_WEIGHT = 0.3
 
 
 @dataclass(frozen=True)
-class Step:
+class StepOutput:
     """What one batch gave: logits (B, K), the loss per image (B,) and the weight of each image in the mean (B,).
 
     The losses hold those of the auxiliary heads, where the network has any and is in training mode.
@@ -103,7 +103,7 @@ class GraftModule(pl.LightningModule):
         outputs: Tensor | tuple[Tensor, ...] = self.network(inputs)
         return outputs
 
-    def step(self, inputs: Tensor, target: Tensor, weights: Tensor, *, smoothing: float) -> Step:
+    def step(self, inputs: Tensor, target: Tensor, weights: Tensor, *, smoothing: float) -> StepOutput:
         """Do the forward pass and the loss per image.
 
         Args:
@@ -117,7 +117,7 @@ class GraftModule(pl.LightningModule):
         losses = self._losses(logits, target, smoothing)
         for side in sides if self.training else ():  # a tail, being traced, returns them in evaluation too
             losses = losses + AUX_LOSS_WEIGHT * self._losses(side, target, smoothing)
-        return Step(logits, losses, weights if self._use_sample_weights else torch.ones_like(weights))
+        return StepOutput(logits, losses, weights if self._use_sample_weights else torch.ones_like(weights))
 
     def _losses(self, logits: Tensor, target: Tensor, smoothing: float) -> Tensor:
         class_weights = self.class_weights if isinstance(self.class_weights, Tensor) else None

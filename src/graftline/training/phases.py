@@ -20,8 +20,8 @@ from graftline.training.fit import fit
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.results import FitHistory, PhaseResult, TrainingResult, monitored
 from graftline.training.setup import TrainingSetup
-from graftline.training.source import TrainingSource
 from graftline.training.source_decision import choose_source
+from graftline.training.training_source import TrainingSource
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,15 @@ from graftline.features.cut import Cut, UncuttableError, cut
 from graftline.features.loader import fits_in_memory
 from graftline.files import write_json
 from graftline.freezing.plan import FreezePlan
-from graftline.training.forecast import Forecast, Work, predict, time_parts
+from graftline.training.forecast import Forecast, Workload, predict, time_parts
 from graftline.training.setup import TrainingSetup
-from graftline.training.source import CachedSource, LiveSource, TrainingSource, activation_requests, open_activations
+from graftline.training.training_source import (
+    CachedSource,
+    LiveSource,
+    TrainingSource,
+    activation_requests,
+    open_activations,
+)
 
 T = TypeVar("T")
 
@@ -102,7 +108,7 @@ def forecast(setup: TrainingSetup, plan: FreezePlan, parts: Cut, to_compute: int
     images = max(1, setup.features.views) * train + validation
     cached_bytes = setup.features.predict_bytes(parts.width, images)
     in_memory = fits_in_memory(images * parts.width)
-    return predict(seconds, Work(train, validation, plan.epochs, to_compute, cached_bytes, in_memory))
+    return predict(seconds, Workload(train, validation, plan.epochs, to_compute, cached_bytes, in_memory))
 
 
 def _open(setup: TrainingSetup, plan: FreezePlan, parts: Cut) -> tuple[list[Activations], str | None]:

@@ -27,8 +27,8 @@ from graftline.training.events import FitEvents, Metrics
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.phases import fit_phase
 from graftline.training.setup import TrainingSetup
-from graftline.training.source import TrainingSource
 from graftline.training.trainer import own_epochs
+from graftline.training.training_source import TrainingSource
 
 
 def make_freeze_context(setup: TrainingSetup, directory: FitDirectory) -> FreezeContext:

@@ -21,8 +21,8 @@ from graftline.backbones.layers import BODY, HEAD, body_groups, group_names, hea
 
 FLOAT_BYTES = 4  # of a float32
 
-Kind = Literal["conv_1x1", "depthwise", "conv", "fully_connected", "matmul"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+LayerKind = Literal["conv_1x1", "depthwise", "conv", "fully_connected", "matmul"]
+KINDS: tuple[LayerKind, ...] = get_args(LayerKind)
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class LayerCost:
 
     name: str
     stage: str
-    kind: Kind | None
+    kind: LayerKind | None
     parameters: int
     macs: int
     activation_bytes: int
@@ -69,15 +69,15 @@ class StageCost:
         """Bytes of the layers' outputs in float32, per image."""
         return sum(layer.activation_bytes for layer in self.layers)
 
-    def macs_of(self, kind: Kind) -> int:
+    def macs_of(self, kind: LayerKind) -> int:
         """Return the multiply-adds per image in layers of a kind."""
         return sum(layer.macs for layer in self.layers if layer.kind == kind)
 
-    def parameters_of(self, kind: Kind) -> int:
+    def parameters_of(self, kind: LayerKind) -> int:
         """Return the number of parameters in layers of a kind."""
         return sum(layer.parameters for layer in self.layers if layer.kind == kind)
 
-    def share(self, kind: Kind) -> float:
+    def share(self, kind: LayerKind) -> float:
         """Return the share of the multiply-adds in layers of a kind, 0 to 1."""
         return self.macs_of(kind) / self.macs if self.macs else 0.0
 
@@ -177,7 +177,7 @@ class _LayerTrace:
     """What a module's calls have added so far."""
 
     stage: str
-    kind: Kind | None = None
+    kind: LayerKind | None = None
     flops: int = 0
     bytes: int = 0
 
@@ -254,7 +254,7 @@ class _ForwardTrace:
         return any(self.calls[".".join(words[: length + 1])] for length in range(len(words)))
 
 
-def _kind(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Kind:
+def _kind(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> LayerKind:
     """Return the kind of a layer that multiplies.
 
     A convolution whose kernel covers the whole map is a fully connected layer, written otherwise: timm's VGG has such,

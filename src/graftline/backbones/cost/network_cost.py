@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from graftline.backbones.cost.counter import Cost
-from graftline.backbones.cost.timing import EngineName, NetworkTiming
+from graftline.backbones.cost.timing import NetworkTiming, TimedEngine
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,6 @@ class NetworkCost:
     cost: Cost
     timing: NetworkTiming | None = None
 
-    def milliseconds(self, engine: EngineName, batch_size: int) -> float | None:
+    def milliseconds(self, engine: TimedEngine, batch_size: int) -> float | None:
         """Return the time per image, or None if it was not measured."""
         return self.timing.milliseconds(engine, batch_size) if self.timing else None

@@ -20,8 +20,8 @@ from graftline.errors import first_line
 FEWEST_REPETITIONS, MOST_REPETITIONS = 3, 200
 LONGEST_PASS = 3.0  # s; a batch that takes longer is not timed
 
-EngineName = Literal["torch", "onnx"]
-ENGINES: dict[EngineName, str] = {"onnx": "ONNX Runtime", "torch": "torch"}
+TimedEngine = Literal["torch", "onnx"]
+ENGINES: dict[TimedEngine, str] = {"onnx": "ONNX Runtime", "torch": "torch"}
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Timing:
         repetitions: how many passes were timed.
     """
 
-    engine: EngineName
+    engine: TimedEngine
     batch_size: int
     milliseconds: float
     repetitions: int
@@ -53,7 +53,7 @@ class NetworkTiming:
     timings: tuple[Timing, ...]
     notes: tuple[str, ...] = ()
 
-    def milliseconds(self, engine: EngineName, batch_size: int) -> float | None:
+    def milliseconds(self, engine: TimedEngine, batch_size: int) -> float | None:
         """Return the time per image, or None if it was not measured."""
         found = (timing for timing in self.timings if (timing.engine, timing.batch_size) == (engine, batch_size))
         return next((timing.milliseconds for timing in found), None)
@@ -110,7 +110,7 @@ def _torch_runner(network: nn.Module) -> Callable[[Tensor], object]:
 
 
 def _time_batches(
-    engine: EngineName, run: Callable[[Tensor], object], batches: Sequence[Tensor], seconds: float
+    engine: TimedEngine, run: Callable[[Tensor], object], batches: Sequence[Tensor], seconds: float
 ) -> tuple[list[Timing], list[str]]:
     """Time the batches, the smallest first, and leave out those that would take too long, going by the one before."""
     timings: list[Timing] = []
@@ -126,7 +126,7 @@ def _time_batches(
     return timings, notes
 
 
-def _time(engine: EngineName, run: Callable[[Tensor], object], images: Tensor, seconds: float) -> Timing:
+def _time(engine: TimedEngine, run: Callable[[Tensor], object], images: Tensor, seconds: float) -> Timing:
     first = _seconds(run, images)  # it allocates, which only counts where a pass is short
     passes = [first] if first > seconds else []
     while len(passes) < FEWEST_REPETITIONS or (sum(passes) < seconds and len(passes) < MOST_REPETITIONS):

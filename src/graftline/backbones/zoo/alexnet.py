@@ -27,7 +27,7 @@ INIT_STD = 0.01  # section 5
 
 
 @dataclass(frozen=True)
-class Layout:
+class AlexNetConfig:
     """In what the two papers' networks differ.
 
     Attributes:
@@ -43,8 +43,8 @@ class Layout:
 
 
 # The paper says 224 px and 55x55 maps (section 3.5, figure 2), which fit together for 227 px only.
-PAPER = Layout(filters=(96, 256, 384, 384, 256), padding=0, normalized=True)
-ONE_WEIRD_TRICK = Layout(filters=(64, 192, 384, 256, 256), padding=2, normalized=False)
+PAPER = AlexNetConfig(filters=(96, 256, 384, 384, 256), padding=0, normalized=True)
+ONE_WEIRD_TRICK = AlexNetConfig(filters=(64, 192, 384, 256, 256), padding=2, normalized=False)
 
 
 class AlexNet(nn.Module):
@@ -63,7 +63,7 @@ class AlexNet(nn.Module):
 
     def __init__(
         self,
-        cfg: Layout,
+        cfg: AlexNetConfig,
         num_classes: int = 1000,
         in_chans: int = 3,
         drop_rate: float = DROP_RATE,
@@ -247,7 +247,7 @@ def alexnet_owt(pretrained: bool = False, **kwargs: Any) -> AlexNet:
     return _create("alexnet_owt", ONE_WEIRD_TRICK, pretrained, _from_torchvision, **kwargs)
 
 
-def _create(name: str, layout: Layout, pretrained: bool, filter_fn: Any, **kwargs: Any) -> AlexNet:
+def _create(name: str, layout: AlexNetConfig, pretrained: bool, filter_fn: Any, **kwargs: Any) -> AlexNet:
     network: AlexNet = build_model_with_cfg(
         AlexNet,
         name,

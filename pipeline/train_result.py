@@ -11,14 +11,14 @@ from graftline.evaluation.evaluation import EvaluationResult
 from graftline.evaluation.metrics import Interval, format_interval, format_score
 from graftline.freezing.measurement import DepthMeasurement
 from graftline.freezing.rule import FreezeDecision
+from graftline.pipeline.run_directory import RunDirectory
+from graftline.pipeline.stage import StageResult
 from graftline.report.html import write_report
 from graftline.training.results import TrainingResult
-from pipeline.run_directory import RunDirectory
-from pipeline.stage import StageResult
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainOutcome:
     """All that came of a training."""
 
     files: RunDirectory
@@ -70,7 +70,7 @@ def print_measurement(measurement: DepthMeasurement) -> None:
     say(f"No deeper boundary was tried: {measurement.stopped}.")
 
 
-def write_run_report(outcome: Outcome, figures: Mapping[str, Path]) -> Path:
+def write_run_report(outcome: TrainOutcome, figures: Mapping[str, Path]) -> Path:
     """Write ``report.html`` of a training into its output directory, with the figures of its evaluation."""
     version, history, result = outcome.version, outcome.trained.history, outcome.result
     images = {split: sum(classes.values()) for split, classes in version.counts().items()}
@@ -94,7 +94,7 @@ def write_run_report(outcome: Outcome, figures: Mapping[str, Path]) -> Path:
     )
 
 
-def summarize(outcome: Outcome, run_id: str, run_url: str | None, model_uri: str | None) -> TrainResult:
+def summarize(outcome: TrainOutcome, run_id: str, run_url: str | None, model_uri: str | None) -> TrainResult:
     """Return what goes into ``result.json`` and into the table at the end."""
     accuracy, history = outcome.result.scores["accuracy"], outcome.trained.history
     return TrainResult(

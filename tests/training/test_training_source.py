@@ -23,8 +23,8 @@ from graftline.training.forecast import SecondsPerImage
 from graftline.training.phases import fit_phase
 from graftline.training.recipe import Recipe
 from graftline.training.setup import TrainingSetup
-from graftline.training.source import CachedSource, LiveSource, TrainingSource, activation_requests
 from graftline.training.source_decision import choose_source
+from graftline.training.training_source import CachedSource, LiveSource, TrainingSource, activation_requests
 
 MakeSetup = Callable[..., TrainingSetup]
 SLOW_TRUNK = SecondsPerImage(trunk=10.0, engine=1.0, step=0.0, tail=0.0)  # one pass pays, many do not
