@@ -4,7 +4,6 @@ import itertools
 
 from graftline.backbones.cost import Cost, LayerCost, NetworkCost, NetworkTiming, Timing
 from graftline.report.cost_figure import cost_figure
-from graftline.report.style import png
 
 NAMES = [f"net{number}" for number in range(8)]
 
@@ -20,10 +19,10 @@ def test_every_measured_network_is_named_and_no_name_hides_another() -> None:
     networks += [cost_of("large", 20 * 10**9, 200, 140_000_000), cost_of("unmeasured", 10**9, None)]
     figure = cost_figure(networks, batch_size=1)
     assert figure is not None
-    png(figure)
+    figure.draw_without_rendering()
     (axes,) = figure.axes
-    labels = [text for text in axes.texts if text.get_text().startswith(("net", "large", "un"))]
-    assert sorted(text.get_text() for text in labels) == ["large", *NAMES]
+    labels = [text for text in axes.texts if text.get_text().strip().startswith(("net", "large", "un"))]
+    assert sorted(text.get_text().strip() for text in labels) == ["large", *NAMES]
     assert axes.texts[-1].get_text() == "not timed: unmeasured"
     boxes = [text.get_window_extent() for text in labels]
     assert not [pair for pair in itertools.combinations(boxes, 2) if pair[0].overlaps(pair[1])]

@@ -68,7 +68,7 @@ def test_each_boundary_has_its_points_bars_and_seconds() -> None:
     assert stacks == [[20.0, 20.0, 20.0, 0.2], [3.0, 6.0, 9.0, 12.0]]
     assert [text.get_text() for text in seconds.texts] == ["23 s", "26 s", "29 s", "12 s, live"]
     names = [label.get_text() for label in seconds.get_xticklabels()]
-    assert names == ["head alone\n2.56 k", "+ blocks.6\n102 k", "+ blocks.5\n4.10 M", "+ blocks.4 with…\n164 M"]
+    assert names == ["head alone\n2.56 k", "+ blocks.6\n102 k", "+ blocks.5\n4.10 M", "+ blocks.4… name\n164 M"]
 
 
 @pytest.mark.parametrize(

@@ -62,8 +62,8 @@ def number_units(images: pd.DataFrame) -> np.ndarray:
         (N,) int64, numbered as they come up.
     """
     # not at the top, as a mistyped key must not wait for it; scipy ships no types
-    from scipy.sparse import coo_matrix  # type: ignore[import-untyped, unused-ignore]  # as above
-    from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped, unused-ignore]  # as above
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
 
     contents, _ = pd.factorize(images["sha256"])
     groups, _ = pd.factorize(images["group"])  # -1: none

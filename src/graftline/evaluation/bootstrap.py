@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse  # type: ignore[import-untyped, unused-ignore]  # scipy ships no types
+from scipy import sparse
 
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.integer]

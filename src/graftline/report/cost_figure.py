@@ -5,18 +5,20 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from adjustText import adjust_text
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.textpath import TextPath
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 
 from graftline.backbones.cost import NetworkCost
 from graftline.backbones.cost.timing import ENGINES, TimedEngine
 from graftline.report.cost_tables import short_number
+from graftline.report.names import short
 from graftline.report.style import (
     BLUE,
     GREEN,
@@ -28,7 +30,6 @@ from graftline.report.style import (
     SKY,
     VERMILLION,
     new_figure,
-    short,
     styled,
 )
 
@@ -40,10 +41,14 @@ LABEL_SIZE = 9.0  # points
 GUIDE = "#c3c9d3"
 HALO = [withStroke(linewidth=2.5, foreground=PAPER)]  # keeps a name readable on a line
 RATES = (1, 10, 100, 1000)  # GMAC/s of the guiding lines
-DIRECTIONS = [
-    (math.cos(turn), math.sin(turn)) for turn in np.radians([0, 180, 90, 270, 30, 150, 330, 210, 60, 120, 300, 240])
-]
-GAPS = (3.0, 9.0, 18.0, 30.0)  # points from the bubble to its label
+GAP = 3.0  # pixels between a bubble and its name
+SEARCH: dict[str, Any] = {  # for places of names
+    "iter_lim": 1000,  # a number, not a time, so that the picture is the same again
+    "avoid_self": False,
+    "force_text": (0.3, 0.5),  # three times the default: no name may hide another
+    "min_arrow_len": 30,
+    "arrowprops": {"arrowstyle": "-", "color": MUTED, "lw": 0.7},
+}
 
 
 @dataclass(frozen=True)
@@ -214,57 +219,15 @@ def _draw_legend(axes: Axes, most: int) -> None:
 
 def _label(axes: Axes, bubbles: Sequence[_Bubble], areas: Sequence[float]) -> None:
     """Write each name beside its bubble, where it hides no other name and as little as can be of other bubbles."""
-    points = axes.figure.dpi / 72  # pixels per point
-    centers = axes.transData.transform([(bubble.gmacs, bubble.milliseconds) for bubble in bubbles])
-    radii = points * np.sqrt(np.array(areas) / math.pi)
-    taken: list[Bbox] = []
-    for number in np.argsort(-radii):  # the large first: small ones find room more easily
-        text = short(bubbles[number].name, 28)
-        width = points * (TextPath((0, 0), text, size=LABEL_SIZE).get_extents().width + 2)
-        height = points * 1.45 * LABEL_SIZE
-        gap, box = min(
-            _places(centers[number], radii[number], points, width, height),
-            key=lambda place: _penalty(place[1], place[0], axes.bbox, taken, centers, radii),
-        )
-        taken.append(box)
-        middle = ((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2)
-        x, y = axes.transData.inverted().transform(middle)
-        axes.text(x, y, text, ha="center", va="center", size=LABEL_SIZE, color=INK, zorder=6, path_effects=HALO)
-        if gap > GAPS[1]:
-            start = tuple(axes.transData.inverted().transform(_nearest(box, centers[number])))
-            end = (bubbles[number].gmacs, bubbles[number].milliseconds)
-            axes.annotate(
-                "",
-                end,
-                start,
-                arrowprops={"arrowstyle": "-", "color": MUTED, "lw": 0.7, "shrinkA": 0, "shrinkB": 0},
-                zorder=5,
-            )
-
-
-def _places(center: np.ndarray, radius: float, points: float, width: float, height: float) -> list[tuple[float, Bbox]]:
-    """Return where a label could be: the gap in points, and the box in pixels."""
-    places = []
-    for gap, (right, up) in itertools.product(GAPS, DIRECTIONS):
-        reach = radius + gap * points
-        x = center[0] + reach * right + (width / 2) * np.clip(2 * right, -1, 1)
-        y = center[1] + reach * up + (height / 2) * np.clip(2 * up, -1, 1)
-        places.append((gap, Bbox.from_bounds(x - width / 2, y - height / 2, width, height)))
-    return places
-
-
-def _penalty(
-    box: Bbox, gap: float, frame: Bbox, taken: Sequence[Bbox], centers: np.ndarray, radii: np.ndarray
-) -> float:
-    """Return how bad a place is: outside is worst, then on another label, then on bubbles, then far away."""
-    inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
-    on_labels = sum(box.overlaps(other) for other in taken)
-    nearest = np.array([_nearest(box, center) for center in centers])
-    depth = np.clip(radii - np.linalg.norm(nearest - centers, axis=1), 0, None)
-    on_small = np.sum((depth > 0) & (radii < 12))
-    return float(1e4 * (not inside) + 1e3 * on_labels + 60 * on_small + 4 * depth.sum() + gap)
-
-
-def _nearest(box: Bbox, point: np.ndarray) -> np.ndarray:
-    """Return the point of a box that is nearest to another."""
-    return np.array([np.clip(point[0], box.x0, box.x1), np.clip(point[1], box.y0, box.y1)])
+    values = np.array([(bubble.gmacs, bubble.milliseconds) for bubble in bubbles])
+    centers = axes.transData.transform(values)  # pixels
+    radii = axes.figure.dpi / 72 * np.sqrt(np.array(areas) / math.pi)
+    circles = [
+        Bbox.from_extents(*(center - radius), *(center + radius)) for center, radius in zip(centers, radii, strict=True)
+    ]
+    starts = axes.transData.inverted().transform(centers + (radii[:, None] + GAP) * (1, 0))
+    texts = [
+        axes.text(x, y, short(bubble.name, 28), va="center", size=LABEL_SIZE, zorder=6, path_effects=HALO)
+        for bubble, (x, y) in zip(bubbles, starts, strict=True)
+    ]
+    adjust_text(texts, objects=circles, target_x=values[:, 0], target_y=values[:, 1], ax=axes, **SEARCH)

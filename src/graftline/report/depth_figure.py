@@ -8,7 +8,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from graftline.freezing.measurement import BoundaryResult, DepthMeasurement, Difference
 from graftline.report.cost_tables import short_number
-from graftline.report.style import BLUE, INK, MUTED, SKY, VERMILLION, new_figure, short, styled
+from graftline.report.names import short
+from graftline.report.style import BLUE, INK, MUTED, SKY, VERMILLION, new_figure, styled
 
 HEIGHT = 7.4  # inches
 LEAST_WIDTH, BOUNDARY_WIDTH = 8.0, 1.15  # inches

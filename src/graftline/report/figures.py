@@ -10,12 +10,14 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.stats import binomtest
 from sklearn import metrics as sklearn_metrics
 
 from graftline.data.decode import decode_rgb
-from graftline.evaluation.bootstrap import CALIBRATION_BINS, Floats, Ints, confidence_bins, mean_of_defined, normalized
+from graftline.evaluation.bootstrap import CALIBRATION_BINS, Ints, confidence_bins, mean_of_defined, normalized
 from graftline.evaluation.metrics import Interval, class_aurocs, format_interval, format_score
 from graftline.evaluation.predictions import Predictions
+from graftline.report.names import legend_label, short_names
 from graftline.report.style import (
     BLUE,
     CATEGORIES,
@@ -27,7 +29,6 @@ from graftline.report.style import (
     VERMILLION,
     WRONG,
     new_figure,
-    short,
     styled,
     unit_square,
 )
@@ -68,7 +69,7 @@ def confusion_matrix(predictions: Predictions) -> Figure:
     figure = new_figure(width, height, title, subtitle)
     axes = figure.subplots()
     _draw_matrix(axes, shares)
-    names = [short(name, 18) for name in class_names]
+    names = short_names(class_names, 18)
     rows = [f"{name}\n{total:,} images" for name, total in zip(names, counts.sum(axis=1), strict=True)]
     axes.set_xticks(np.arange(num_classes), names, **_slant(names))
     axes.set_yticks(np.arange(num_classes), rows)
@@ -127,8 +128,9 @@ def _large_confusion(
     pairs = [(row, column) for row, column in zip(*np.unravel_index(order, counts.shape), strict=True)]
     pairs = [pair for pair in pairs if mistakes[pair] > 0]
     bars.barh(np.arange(len(pairs)), [mistakes[pair] for pair in pairs], color=VERMILLION, height=0.42)
+    names = short_names(class_names, 28)
     for position, (row, column) in enumerate(pairs):
-        text = f"{short(class_names[row], 28)} → {short(class_names[column], 28)}"
+        text = f"{names[row]} → {names[column]}"
         bars.text(0, position - 0.3, text, va="bottom", size=9)
         share = f" {mistakes[row, column]:,}  ({100 * shares[row, column]:.0f} % of the class)"
         bars.text(mistakes[row, column], position, share, va="center", size=8.5, color=MUTED)
@@ -150,7 +152,8 @@ def roc_curves(predictions: Predictions, auroc: Interval) -> Figure:
     probabilities, labels, class_names = predictions.probabilities, predictions.labels, predictions.class_names
     is_binary = len(class_names) == 2
     area = f"{format_score('auroc', auroc.value)} ({format_interval('auroc', auroc)})"
-    what = f"“{class_names[1]}” against “{class_names[0]}”" if is_binary else "average of each class against the rest"
+    names = short_names(class_names)
+    what = f"“{names[1]}” against “{names[0]}”" if is_binary else "average of each class against the rest"
     figure = new_figure(*SQUARE, f"Area under the ROC curve: {area}", f"95 % interval in brackets; {what}.")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=DASHES)
@@ -228,9 +231,10 @@ def _draw_class_curves(
             axes.plot(grid, curves[number], color="#b5bcc8", linewidth=0.7, alpha=0.55)
     if len(named) < len(curves):
         axes.plot([], [], color="#b5bcc8", label=f"{len(curves) - len(named):,} other classes")
+    names = short_names(class_names)
     for color, number in zip(CATEGORIES, named, strict=False):
-        label = f"{short(class_names[number])}  {areas[number]:.3f}"
-        axes.plot(grid, curves[number], color=color, linewidth=1.5, label=label)
+        label = f"{names[number]}  {areas[number]:.3f}"
+        axes.plot(grid, curves[number], color=color, linewidth=1.5, label=legend_label(label))
     if len(class_names) > 2:
         average = np.mean(list(curves.values()), axis=0)
         axes.plot(grid, average, color=INK, linewidth=2.4, label=f"average  {mean_of_defined(areas):.3f}")
@@ -265,7 +269,7 @@ def reliability_diagram(predictions: Predictions, ece: Interval) -> Figure:
     width, edges = 1 / CALIBRATION_BINS, np.arange(CALIBRATION_BINS) / CALIBRATION_BINS
     top.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=DASHES, label="perfect calibration")
     top.bar(edges[used], right, width, align="edge", color="#cfe3f1", edgecolor=PAPER, linewidth=1.2)
-    low, high = _wilson(right, counts[used])
+    low, high = _wilson(np.bincount(bins, correct, CALIBRATION_BINS)[used], counts[used])
     top.vlines(sure, low, high, color=BLUE, linewidth=1.3)
     top.plot(sure, right, "o", color=BLUE, markersize=6, markeredgecolor=PAPER, label="share that is right")
     top.vlines(
@@ -290,12 +294,11 @@ def reliability_diagram(predictions: Predictions, ece: Interval) -> Figure:
     return figure
 
 
-def _wilson(shares: Floats, counts: Ints) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the 95 % interval of each share (Wilson 1927, JASA 22(158)), for the eye only."""
-    z = 1.96
-    center = (shares + z**2 / (2 * counts)) / (1 + z**2 / counts)
-    half = z / (1 + z**2 / counts) * np.sqrt(shares * (1 - shares) / counts + z**2 / (4 * counts**2))
-    return center - half, center + half
+def _wilson(right: Ints, counts: Ints) -> tuple[list[float], list[float]]:
+    """Return the ends of the 95 % interval of each bin's share that is right."""
+    tests = [binomtest(int(one), int(count)) for one, count in zip(right, counts, strict=True)]
+    intervals = [test.proportion_ci(method="wilson") for test in tests]
+    return [interval.low for interval in intervals], [interval.high for interval in intervals]
 
 
 @styled()
@@ -322,12 +325,13 @@ def confident_mistakes(predictions: Predictions) -> Figure | None:
         f"{len(shown)} of {len(wrong):,}, the surest first. Orange: prediction and probability. Below: label.",
     )
     cells = figure.subplots(rows, MISTAKES_PER_ROW, squeeze=False).ravel()
+    names = short_names(class_names, 15)
     for axes in cells:
         axes.set_axis_off()
     for axes, index in zip(cells, shown, strict=False):
         axes.imshow(_thumbnail(decode_rgb(predictions.paths[index])), interpolation="antialiased")
-        said = f"{short(class_names[predicted[index]], 14)}  {_per_cent(confidences[index])}"
-        label = f"labeled {short(class_names[labels[index]], 16)}"
+        said = f"{names[predicted[index]]}  {_per_cent(confidences[index])}"
+        label = f"labeled {names[labels[index]]}"
         below: dict[str, Any] = {"xy": (0, 0), "xycoords": "axes fraction", "textcoords": "offset points", "va": "top"}
         axes.annotate(said, xytext=(0, -6), color=VERMILLION, weight="bold", **below)
         axes.annotate(label, xytext=(0, -20), color=INK, **below)

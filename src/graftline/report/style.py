@@ -1,7 +1,6 @@
 """The one look of all figures: light paper, one typeface, a palette that color-blind people can tell apart."""
 
 import io
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.text import Text
 
 from graftline.files import atomic_file
+from graftline.report.names import TYPEFACE, font_families, plain
 
 PAPER, INK, MUTED, GRID = "#ffffff", "#1c2331", "#5d6675", "#e4e7ec"
 # Okabe and Ito 2008, "Color Universal Design"; the yellow is left out, as it vanishes on white
@@ -30,6 +31,7 @@ RC: dict[Any, Any] = {
     "figure.facecolor": PAPER,
     "axes.facecolor": PAPER,
     "savefig.facecolor": PAPER,
+    "font.family": TYPEFACE,
     "font.size": 9.5,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -89,26 +91,14 @@ def unit_square(axes: Axes) -> None:
         axis.set_ticks([0, 0.2, 0.4, 0.6, 0.8, 1])
 
 
-def plain(text: str) -> str:
-    """Keep matplotlib from reading a formula between the dollars of a name such as ``5$ and 10$``."""
-    return text.replace("$", r"\$")
-
-
-def short(name: str, most: int = 24) -> str:
-    """Shorten a name to ``most`` characters, for a label in a figure.
-
-    >>> short("a class with an endless name", 12)
-    'a class wit…'
-    """
-    return plain(name if len(name) <= most else name[: most - 1] + "…")
-
-
 def png(figure: Figure) -> bytes:
     """Return ``figure`` as a PNG file's bytes."""
     content = io.BytesIO()
-    with styled(), warnings.catch_warnings():
-        # names in a script that the typeface lacks are drawn as boxes; the report spells them in the reader's own font
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+    for text in figure.findobj(Text):
+        families = font_families(text.get_text())
+        if len(families) > 1:
+            text.set(fontfamily=families, fontweight="normal")  # few of them have a bold face
+    with styled():
         figure.savefig(content, dpi=DPI, format="png")
     return content.getvalue()
 
