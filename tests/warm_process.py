@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from graftline.console import console
+
 IMPORTED = (
     "torch",
     "pytorch_lightning",
@@ -78,4 +80,5 @@ def _enter(target: Callable[[], int], folder: Path, environment: dict[str, str],
     written = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for descriptor in (1, 2):
         os.dup2(written, descriptor)
+    console.width = int(environment["COLUMNS"])  # what it took from the variables when it was made
     sys.exit(target())
