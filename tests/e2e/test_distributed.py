@@ -26,7 +26,7 @@ def test_two_processes(workplace: Workplace, color_folder: Path, tmp_path: Path,
         given = ["backbone.weights=file", f"backbone.file={tmp_path / 'weights.pth'}", "freeze=all_but_head"]
         overrides = [*overrides, *given, "features=cached"]
         overrides = list({line.partition("=")[0]: line for line in overrides}.values())
-    ran = workplace.run("train", *overrides)
+    ran = workplace.run_command("train", *overrides)
     assert ran.code == 0, ran.output
 
     assert not re.search("Warning|recommended|strides", ran.output), ran.output
@@ -63,7 +63,7 @@ def test_two_runs_of_several_phases_with_two_processes(
     ]
     own = ["trainer=ddp_cpu", "trainer.max_epochs=3", "features=auto", "seed=0,1", *weights, *rule]
     given = ["data=folder", f"data.path={color_folder}", *TINY, *own]
-    ran = workplace.run("train", *{line.partition("=")[0]: line for line in given}.values())
+    ran = workplace.run_command("train", *{line.partition("=")[0]: line for line in given}.values())
     assert ran.code == 0, ran.output
     experiment = workplace.mlflow.get_experiment_by_name("colors0")
     assert experiment is not None

@@ -1,0 +1,84 @@
+"""Processes that need not import torch, Lightning and MLflow first: they are forked from one that has.
+
+Such a process has an environment, a working folder, an output and an exit code of its own, as if a shell had started
+it; only the seconds of the imports are saved. What a test wants to see of the start itself (its imports, the processes
+that Lightning starts by the same command line) it starts by its command.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from graftline.console import console
+
+IMPORTED = (
+    "torch",
+    "pytorch_lightning",
+    "timm",
+    "mlflow.pyfunc",
+    "albumentations",
+    "onnxruntime",
+    "onnxscript",
+    "sklearn.metrics",
+    "matplotlib.figure",
+    "graftline.pipeline.train",
+)
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(list(IMPORTED))
+
+
+class WarmProcess:
+    """A running function; what it and all that it starts print goes to a file.
+
+    Args:
+        target: what runs; its result is the exit code.
+        folder: where it runs.
+        environment: all of its variables.
+        output: the file.
+    """
+
+    def __init__(self, target: Callable[[], int], folder: Path, environment: Mapping[str, str], output: Path) -> None:
+        self._output = output
+        self._process = _CONTEXT.Process(target=_enter, args=(target, folder, dict(environment), output))
+        self._process.start()
+
+    @property
+    def output(self) -> str:
+        return self._output.read_text(encoding="utf-8") if self._output.exists() else ""
+
+    @property
+    def code(self) -> int | None:
+        """The exit code, minus the number of the signal that ended it; None while it runs."""
+        return self._process.exitcode
+
+    def send_signal(self, signum: signal.Signals) -> None:
+        assert self._process.pid is not None
+        os.kill(self._process.pid, signum)
+
+    def wait(self, timeout: float) -> int:
+        """Wait for the end and return the exit code.
+
+        Raises:
+            TimeoutError: with the output.
+        """
+        self._process.join(timeout)
+        if self.code is None:
+            self._process.kill()
+            raise TimeoutError(self.output)
+        return self.code
+
+
+def _enter(target: Callable[[], int], folder: Path, environment: dict[str, str], output: Path) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where pytest itself was started to ignore Ctrl-C
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    written = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for descriptor in (1, 2):
+        os.dup2(written, descriptor)
+    console.width = int(environment["COLUMNS"])  # what it took from the variables when it was made
+    sys.exit(target())
