@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check what was typed, or what is given instead, then run the stage; returns the exit code."""
-    sys.path.append(os.getcwd())  # stages of the user's own lie there; last, so that they hide nothing
+    sys.path.append(str(Path.cwd()))  # stages of the user's own lie there; last, so that they hide nothing
     show_log()
     if directory := os.environ.get(WORKER):
         return work(Path(directory))

@@ -42,7 +42,10 @@ def test_a_lock_whose_file_was_removed_while_it_waited_is_taken_on_the_new_file(
 
 
 def test_it_is_free_when_its_process_has_ended(tmp_path: Path) -> None:
-    code = "import os, sys, pathlib; from graftline.locks import Lock; lock = Lock(pathlib.Path(sys.argv[1]), shared=False); os._exit(0)"
+    code = (
+        "import os, pathlib, sys; from graftline.locks import Lock; "
+        "lock = Lock(pathlib.Path(sys.argv[1]), shared=False); os._exit(0)"
+    )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "lock")], check=True)
     Lock(tmp_path / "lock", shared=False).close()
 
@@ -50,5 +53,9 @@ def test_it_is_free_when_its_process_has_ended(tmp_path: Path) -> None:
 def test_no_module_of_ours_needs_posix() -> None:
     source = Path(__file__).resolve().parents[1] / "src" / "graftline"
     folders = (source, source / "pipeline")
-    imports = [line for folder in folders for file in folder.rglob("*.py") for line in file.read_text("utf-8").splitlines()]
-    assert not [line for line in imports if line.lstrip().startswith(("import ", "from ")) and line.split()[1] in POSIX_ONLY]
+    imports = [
+        line for folder in folders for file in folder.rglob("*.py") for line in file.read_text("utf-8").splitlines()
+    ]
+    assert not [
+        line for line in imports if line.lstrip().startswith(("import ", "from ")) and line.split()[1] in POSIX_ONLY
+    ]

@@ -1,7 +1,7 @@
 """Shell completion: a script that holds the words itself, so that a TAB starts no Python.
 
-    source <(graftline --completion bash)        or the same in ~/.bashrc; zsh: ~/.zshrc
-    graftline --completion fish > ~/.config/fish/completions/graftline.fish
+source <(graftline --completion bash)        or the same in ~/.bashrc; zsh: ~/.zshrc
+graftline --completion fish > ~/.config/fish/completions/graftline.fish
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from graftline.pipeline.cli.conf_files import HIDDEN, groups, keys, options, stages
 
-BASH = r"""# bash breaks words at "=": the word that is completed is read off the line, and what stands before is cut again
+BASH = r"""# bash breaks words at "=": the word is read off the line, and what stands before the "=" is cut again
 _graftline() {
     local line="${COMP_LINE:0:COMP_POINT}" words
     local word="${line##* }" stage="${COMP_WORDS[1]}"
@@ -48,7 +48,10 @@ def script(folders: Sequence[Path], shell: str) -> str:
     words["config"] = words["train"]
     if shell == "fish":
         lines = [f"complete -c graftline -n __fish_use_subcommand -f -a '{' '.join(words.pop(''))}'"]
-        lines += [f"complete -c graftline -n '__fish_seen_subcommand_from {stage}' -a '{' '.join(of)}'" for stage, of in words.items()]
+        lines += [
+            f"complete -c graftline -n '__fish_seen_subcommand_from {stage}' -a '{' '.join(of)}'"
+            for stage, of in words.items()
+        ]
         return "\n".join(lines)
     name, template = ("words", BASH) if shell == "bash" else ("words_of_stage", ZSH)
     cases = "\n".join(f"    '{stage}') {name}='{' '.join(of)}' ;;" for stage, of in words.items())

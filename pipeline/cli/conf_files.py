@@ -1,7 +1,7 @@
 """The files of conf/ as text: which folders there are, their stages, groups, options and keys, and what these say.
 
-The first comment of a file is ``# make STAGE key=value        what it does``, with eight blanks between; further lines of
-this form are more examples. Help and completion come from here, and need neither Hydra nor torch.
+The first comment of a file is ``# make STAGE key=value        what it does``, with eight blanks between; further
+lines of this form are more examples. Help and completion come from here, and need neither Hydra nor torch.
 """
 
 import re

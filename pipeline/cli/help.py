@@ -43,7 +43,9 @@ def _choices(folders: Sequence[Path], group: str, default: str | None) -> Text:
     """Return the options of a group, the default in bold and first."""
     names = [name for name in sorted(options(folders, group)) if name not in (*HIDDEN, default)]
     text = Text(f"{default} (default)", style="bold") if default else Text()
-    text.append(Text("".join(f"{', ' if text or number else ''}{name}" for number, name in enumerate(names)), style="not bold"))
+    text.append(
+        Text("".join(f"{', ' if text or number else ''}{name}" for number, name in enumerate(names)), style="not bold")
+    )
     return text.append(", any name of timm's", style="not bold") if group == "backbone" else text
 
 

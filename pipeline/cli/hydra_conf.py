@@ -1,6 +1,4 @@
-"""Hydra on conf/ and a user's own folders: a session in which configurations are composed, and which leaves Hydra as it
-found it.
-"""
+"""Hydra on conf/ and a user's folders: a session that composes configurations, and leaves Hydra as it found it."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -40,7 +38,7 @@ def session(stage: str, config_dir: Path | None = None) -> Iterator[None]:
     version.setbase("1.3")
     search_path = create_config_search_path(str(CONF))
     for folder in folders[1:]:
-        search_path.append("user", f"file://{folder}")
+        search_path.prepend("user", f"file://{folder}", anchor="schema")  # which Hydra wants last
     try:
         Hydra.create_main_hydra2(task_name=stage, config_search_path=search_path)
         yield

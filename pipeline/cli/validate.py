@@ -81,7 +81,11 @@ def _check_group(stage: str, override: Override) -> Override:
             unknown.remove(name)
     if unknown:
         raise MistakeError(*(f"{group}={name}: no such {group}{_suggestion(group, name, options)}" for name in unknown))
-    if not (override.is_add() or override.is_delete()) and not (CONF / group).is_dir() and group not in stage_groups(stage):
+    if (
+        not (override.is_add() or override.is_delete())
+        and not (CONF / group).is_dir()
+        and group not in stage_groups(stage)
+    ):
         return parse(f"+{line(override)}")
     return override
 
@@ -93,7 +97,9 @@ def _suggestion(group: str, wrong: str, options: list[str]) -> str:
     elif group == "backbone":
         from graftline.backbones import catalog
 
-        near = list(dict.fromkeys([*difflib.get_close_matches(wrong, options, cutoff=0.8), *catalog.suggest(wrong)]))[:3]
+        near = list(dict.fromkeys([*difflib.get_close_matches(wrong, options, cutoff=0.8), *catalog.suggest(wrong)]))[
+            :3
+        ]
     return did_you_mean(near)
 
 
