@@ -24,7 +24,12 @@ def test_one_alone_or_any_number(tmp_path: Path) -> None:
 
 def test_it_waits_and_says_so(tmp_path: Path) -> None:
     held, waits = Lock(tmp_path / "lock", shared=False), threading.Event()
-    threading.Thread(target=lambda: (waits.wait(), held.close())).start()
+
+    def release() -> None:
+        waits.wait()
+        held.close()
+
+    threading.Thread(target=release).start()
     with Lock(tmp_path / "lock", shared=True, on_wait=waits.set):
         assert waits.is_set()
 

@@ -18,7 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from graftline.console import warn
 from graftline.errors import UserError
-from graftline.pipeline.cli.conf_files import CONF, directories, options, shadowed, stages
+from graftline.pipeline.cli.conf_files import CONF as CONF
+from graftline.pipeline.cli.conf_files import directories, options, shadowed, stages
 from graftline.pipeline.cli.mistakes import refusal
 
 
