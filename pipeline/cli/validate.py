@@ -81,13 +81,10 @@ def _check_group(stage: str, override: Override) -> Override:
             unknown.remove(name)
     if unknown:
         raise MistakeError(*(f"{group}={name}: no such {group}{_suggestion(group, name, options)}" for name in unknown))
-    if (
-        not (override.is_add() or override.is_delete())
-        and not (CONF / group).is_dir()
-        and group not in stage_groups(stage)
-    ):
-        return parse(f"+{line(override)}")
-    return override
+    is_as_hydra_wants = override.is_add() or override.is_force_add() or override.is_delete()
+    if is_as_hydra_wants or (CONF / group).is_dir() or group in stage_groups(stage):
+        return override
+    return parse(f"+{line(override)}")
 
 
 def _suggestion(group: str, wrong: str, options: list[str]) -> str:
@@ -97,9 +94,8 @@ def _suggestion(group: str, wrong: str, options: list[str]) -> str:
     elif group == "backbone":
         from graftline.backbones import catalog
 
-        near = list(dict.fromkeys([*difflib.get_close_matches(wrong, options, cutoff=0.8), *catalog.suggest(wrong)]))[
-            :3
-        ]
+        near = [*difflib.get_close_matches(wrong, options, cutoff=0.8), *catalog.suggest(wrong)]
+        near = list(dict.fromkeys(near))[:3]
     return did_you_mean(near)
 
 
