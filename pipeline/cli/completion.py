@@ -1,7 +1,8 @@
 """Shell completion: a script that holds the words itself, so that a TAB starts no Python.
 
-source <(graftline --completion bash)        or the same in ~/.bashrc; zsh: ~/.zshrc
+graftline --completion bash > ~/.local/share/bash-completion/completions/graftline
 graftline --completion fish > ~/.config/fish/completions/graftline.fish
+graftline --completion zsh > DIR/_graftline, with DIR in fpath
 """
 
 from collections.abc import Sequence
@@ -36,8 +37,12 @@ _graftline() {
     esac
     compadd -S '' -- ${=words_of_stage} || _files
 }
-(( $+functions[compdef] )) || { autoload -Uz compinit && compinit }
-compdef _graftline graftline
+if [[ $zsh_eval_context[-1] == loadautofunc ]]; then
+    _graftline "$@"
+else
+    (( $+functions[compdef] )) || { autoload -Uz compinit && compinit }
+    compdef _graftline graftline
+fi
 """
 
 
