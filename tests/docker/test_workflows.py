@@ -1,6 +1,7 @@
 """The workflows call what there is: targets of the Makefile, stages, Python versions that pyproject.toml allows."""
 
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -63,3 +64,21 @@ def test_every_pin_of_the_lock_has_hashes() -> None:
 def test_what_was_malware_is_left_out() -> None:
     (lightning,) = (line for line in PROJECT["project"]["dependencies"] if line.startswith("pytorch-lightning"))
     assert {"!=2.6.2", "!=2.6.3"} <= set(lightning.removeprefix("pytorch-lightning").split(","))
+
+
+def test_a_torch_that_is_there_is_not_installed_again(tmp_path: Path) -> None:
+    """`make setup SYSTEM_TORCH=1` leaves out torch and what torch alone needs, with their hashes."""
+    command = ["make", "--just-print", "setup", f"VENV={tmp_path}", "SYSTEM_TORCH=1"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (filtering,) = re.findall(r"^awk (?:.*\\\n)*.*$", printed, re.MULTILINE)
+    subprocess.run(["sh", "-c", filtering], cwd=ROOT, check=True)
+    whole, rest = (
+        file.read_text(encoding="utf-8") for file in (ROOT / "requirements.lock", tmp_path / "requirements.lock")
+    )
+    names, kept = (set(re.findall(r"^([\w.-]+)==", text, re.MULTILINE)) for text in (whole, rest))
+    assert {name for name in names - kept if not name.startswith(("nvidia-", "cuda-"))} == {
+        "torch",
+        "torchvision",
+        "triton",
+    }
+    assert all("--hash=" in pin for pin in re.split(r"\n(?=\S)", rest))
