@@ -14,13 +14,17 @@ SYSTEM_TORCH ?=
 
 python := $(VENV)/bin/python
 ready := $(VENV)/.ready
+STAGES := ingest train evaluate verify predict augment-preview fetch-weights cost cache sync
 
 .DEFAULT_GOAL := help
-.PHONY: help setup ingest train evaluate verify predict augment-preview fetch-weights cost cache config sync ui serve bench test lint format lock clean
+.PHONY: help setup $(STAGES) config ui serve bench test lint format lock clean
 
 help: ## list the commands
 	@printf 'make COMMAND [key=value ...]\n\n'
+	@awk 'FNR == 1 { split($$0, word, " "); printf "  %-18s%s\n", word[3], substr($$0, index($$0, "        ") + 8) }' \
+		$(STAGES:%=conf/%.yaml)
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@printf '\n%s/bin/graftline train --help tells the groups, keys and examples of a stage.\n' $(VENV)
 
 setup: $(ready) ## make the environment (the other commands do it when it is missing)
 
@@ -29,30 +33,16 @@ $(ready): requirements.lock pyproject.toml
 		{ echo 'graftline needs Python 3.11 or later: make $(MAKECMDGOALS) PYTHON=python3.12'; exit 1; }
 	@echo "Setting up $(VENV)$(if $(SYSTEM_TORCH),,: about 3 GB are downloaded the first time, most of it torch)."
 	@test -x $(python) || $(PYTHON) -m venv $(if $(SYSTEM_TORCH),--system-site-packages) $(VENV)
-ifeq ($(SYSTEM_TORCH),)
-	@$(python) -m pip install --quiet --disable-pip-version-check $$(grep -E '^(torch|torchvision)==' requirements.lock)
-	@$(python) -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
-else
-	@grep -vE '^(torch|torchvision|triton|nvidia-|cuda-)' requirements.lock > $(VENV)/requirements.lock
-	@$(python) -m pip install --quiet --disable-pip-version-check --requirement $(VENV)/requirements.lock
-endif
+	@awk '$(if $(SYSTEM_TORCH),/^[a-z]/ { left = /^(torch|torchvision|triton|nvidia-[a-z0-9-]*|cuda-[a-z]*)==/ } !left,1)' \
+		requirements.lock > $(VENV)/requirements.lock
+	@$(python) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $(VENV)/requirements.lock
 	@$(python) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $(ready)
 
-ingest: $(ready) ## images -> checked, split, named dataset version
-train: $(ready) ## dataset -> trained, evaluated, tracked, registered model
-evaluate: $(ready) ## a bundle on the test split: bundle=DIR
-verify: $(ready) ## does a bundle compute here what it did where it was made: bundle=DIR
-predict: $(ready) ## classify a folder of images: bundle=DIR images=DIR
-augment-preview: $(ready) ## one image, twelve variants: augment=strong
-fetch-weights: $(ready) ## weights for a machine without network: backbone=resnet50,dinov2_small
-cost: $(ready) ## what networks cost, counted and measured: backbone=vgg16,resnet50
-cache: $(ready) ## list and clean the activation cache: clear=unused days=30
-config: $(ready) ## print the composed configuration of a run
-sync: $(ready) ## send what a tracking server did not get: run_id=RUN_ID
+config: ## print the composed configuration of a run
 
 # The stages read KEY=VALUE from MAKEFLAGS themselves: no shell stands between, so that brackets and commas survive.
-ingest train evaluate verify predict augment-preview fetch-weights cost cache config sync:
+$(STAGES) config: $(ready)
 	@$(python) -m pipeline $@ --from-make
 
 ui: $(ready) ## compare runs in the MLflow UI on 127.0.0.1: port=5000
@@ -84,7 +74,7 @@ format: $(ready) ## rewrite the code in the house's format
 	@$(VENV)/bin/ruff check --fix .
 
 lock: ## pin the dependencies anew (needs uv)
-	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --no-annotate --no-header --output-file requirements.lock
+	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --output-file requirements.lock
 
 clean: ## remove caches and leftovers of tools; keeps runs (outputs, data, mlflow.db, mlartifacts) and the environment
 	@rm -rf cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

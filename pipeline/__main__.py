@@ -1,21 +1,27 @@
-"""The one entry: ``python -m pipeline STAGE [key=value ...]``, which is what the Makefile calls."""
+"""The one entry: ``graftline STAGE [key=value ...]``; the Makefile calls the same as ``python -m pipeline``."""
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from graftline.console import console, say, show_log
 from graftline.pipeline.cli.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_MISTAKE, report_error
 from graftline.pipeline.worker import WORKER, work
 
+if TYPE_CHECKING:
+    from graftline.pipeline.cli.arguments import Arguments
 
-def main(arguments: list[str]) -> int:
-    """Check what was typed, then run the stage; returns the exit code."""
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Check what was typed, or what is given instead, then run the stage; returns the exit code."""
+    sys.path.append(str(Path.cwd()))  # stages of the user's own lie there; last, so that they hide nothing
     show_log()
     if directory := os.environ.get(WORKER):
         return work(Path(directory))
     try:
-        return _run(arguments)
+        return _run(sys.argv[1:] if arguments is None else arguments)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except Exception as error:
@@ -23,20 +29,38 @@ def main(arguments: list[str]) -> int:
         return EXIT_MISTAKE
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: Sequence[str]) -> int:
+    from graftline.pipeline.cli.arguments import read
+
+    typed = read(arguments)
+    if typed.help or typed.completion or not typed.stage:
+        return _tell(typed)
+    if typed.stage == "config":
+        return _show_config(typed)
+
     from graftline.pipeline.cli.composed_stage import compose_all
-    from graftline.pipeline.cli.make import from_makeflags
     from graftline.pipeline.cli.sweep import run_all
 
-    stage, *typed = arguments or [""]
-    if typed == ["--from-make"]:
-        typed = from_makeflags(os.environ.get("MAKEFLAGS", ""))
-    if stage == "config":
-        return _show_config(typed)
-    return run_all(compose_all(stage, typed))
+    return run_all(compose_all(typed.stage, typed.overrides, typed.config_dir))
 
 
-def _show_config(typed: list[str]) -> int:
+def _tell(typed: "Arguments") -> int:
+    """Print help or a completion script."""
+    from graftline.pipeline.cli import help as told
+    from graftline.pipeline.cli.completion import script
+    from graftline.pipeline.cli.conf_files import directories, stages
+
+    folders = directories(typed.config_dir)
+    if typed.completion:
+        sys.stdout.write(script(folders, typed.completion))
+    elif typed.stage in stages(folders):
+        told.show_stage(folders, typed.stage)
+    else:
+        told.show_stages(folders)
+    return EXIT_DONE if typed.help or typed.completion else EXIT_MISTAKE
+
+
+def _show_config(typed: "Arguments") -> int:
     """Print the composed configuration of a training."""
     from omegaconf import OmegaConf
     from rich.syntax import Syntax
@@ -44,8 +68,8 @@ def _show_config(typed: list[str]) -> int:
     from graftline.pipeline.cli.hydra_conf import session
     from graftline.pipeline.cli.validate import validate
 
-    with session("train"):
-        text = OmegaConf.to_yaml(validate("train", typed).config)
+    with session("train", typed.config_dir):
+        text = OmegaConf.to_yaml(validate("train", typed.overrides).config)
     if console.is_terminal:
         console.print(Syntax(text, "yaml", background_color="default", word_wrap=True))
     else:
@@ -54,4 +78,4 @@ def _show_config(typed: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -6,6 +6,7 @@ from graftline.bundle.predictor import EngineName, Predictor
 from graftline.bundle.verify import find_problem
 from graftline.console import warn
 from graftline.execution import Execution
+from graftline.pipeline.program import program
 from graftline.tracking.tracking import Tracking
 
 REGISTERED = "models:/"
@@ -28,5 +29,5 @@ def open_bundle(reference: str, tracking: Tracking, engine: EngineName, executio
     directory = find_bundle(reference, tracking)
     predictor = Predictor.from_directory(directory, engine, execution)
     if (problem := find_problem(predictor, directory, execution)) is not None:
-        warn(f"{problem} `make verify` shows the steps.")
+        warn(f"{problem} `{program()} verify` shows the steps.")
     return predictor, directory

@@ -11,6 +11,7 @@ from graftline.errors import UserError
 from graftline.features.cache import Features
 from graftline.features.segment import Segment
 from graftline.features.store import SECONDS_PER_DAY, CacheEntryInfo, in_words
+from graftline.pipeline.program import program
 from graftline.pipeline.stage import StageResult
 
 COLUMNS = ("name", "network", "boundary", "view", "images", "size", "type", "last used")
@@ -78,7 +79,7 @@ class Cache:
         chosen = [entry for entry in entries if self.clear in ("all", entry.name)]
         if not chosen and self.clear != "all":
             raise UserError(
-                f"There is no entry {self.clear} to clear: give all, unused, or a name that make cache lists."
+                f"There is no entry {self.clear} to clear: give all, unused, or a name that {program()} cache lists."
             )
         return [segment for entry in chosen for segment in entry.segments]
 

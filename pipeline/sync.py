@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graftline.errors import UserError
+from graftline.pipeline.program import program
 from graftline.pipeline.stage import StageResult
 from graftline.tracking.outbox import sync
 from graftline.tracking.tracking import Tracking
@@ -31,7 +32,7 @@ class Sync:
         if report.problem is not None:
             raise UserError(
                 f"{report.num_unsent:,} records are still unsent ({report.problem}); they are safe, "
-                f"try again when MLflow is there: make sync run_id={self.run_id}"
+                f"try again when MLflow is there: {program()} sync run_id={self.run_id}"
             )
         table = [("sent", f"{report.num_sent:,} records"), ("refused", f"{len(report.refused):,}")]
         facts = {"run_id": self.run_id, "sent": report.num_sent}

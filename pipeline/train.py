@@ -27,6 +27,7 @@ from graftline.files import write_json
 from graftline.freezing.rule import FreezeDecision, FreezeRule
 from graftline.pipeline.further_process import announced
 from graftline.pipeline.parent import with_parent
+from graftline.pipeline.program import program
 from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.run_log import LoggedEvents, log_cost, log_freeze_check
 from graftline.pipeline.scoring import log_evaluation, write_evaluation
@@ -74,7 +75,7 @@ class Train:
         if not self.freeze.needs_trials:
             self._decide(setup, files)  # a rule that does not fit the network is to leave no run behind
         with self._start_run(setup, files) as run:
-            say(f"Run {run.id}; should it be interrupted, make train train.resume={run.id} goes on with it.")
+            say(f"Run {run.id}; should it be interrupted, {program()} train train.resume={run.id} goes on with it.")
             self._log_setup(run, setup, files)
             decision = self._decide(setup, files)
             self._log_decision(run, setup, decision, files)

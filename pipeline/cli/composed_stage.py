@@ -75,25 +75,25 @@ class ComposedStage:
         return result
 
 
-def compose(stage: str, overrides: Sequence[str] = ()) -> ComposedStage:
-    """Compose a stage, named as its file at the root of conf/.
+def compose(stage: str, overrides: Sequence[str] = (), config_dir: Path | None = None) -> ComposedStage:
+    """Compose a stage, named as its file at the root of conf/ or of a folder of your own.
 
     Raises:
         UserError: mistakes in the overrides, all of them; or several values for a key.
     """
-    composed = compose_all(stage, overrides)
+    composed = compose_all(stage, overrides, config_dir)
     if len(composed) > 1:
         raise UserError(f"These overrides ask for {len(composed)} runs: give each key one value.")
     return composed[0]
 
 
-def compose_all(stage: str, overrides: Sequence[str]) -> list[ComposedStage]:
+def compose_all(stage: str, overrides: Sequence[str], config_dir: Path | None = None) -> list[ComposedStage]:
     """Compose a stage once for each combination of values; one that is resumed has the configuration that it had.
 
     Raises:
         UserError: mistakes in the overrides, all of them; or values that do not go together, in any of the runs.
     """
-    with session(stage):
+    with session(stage, config_dir):
         resumed = resumed_directory(stage, overrides)
         if resumed is not None:
             composed = [ComposedStage(stage, *resume(stage, overrides, resumed), resumed)]

@@ -1,4 +1,4 @@
-"""Hydra on conf/: a session in which configurations are composed, and which leaves Hydra as it found it."""
+"""Hydra on conf/ and a user's folders: a session that composes configurations, and leaves Hydra as it found it."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -6,6 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
+from hydra import version
+from hydra._internal.hydra import Hydra  # its public initialize_config_dir() takes one folder
+from hydra._internal.utils import create_config_search_path
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -13,25 +16,33 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from graftline.console import warn
 from graftline.errors import UserError
+from graftline.pipeline.cli.conf_files import CONF as CONF
+from graftline.pipeline.cli.conf_files import directories, options, shadowed, stages
 from graftline.pipeline.cli.mistakes import refusal
-
-CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 @contextmanager
-def session(stage: str) -> Iterator[None]:
-    """Open Hydra on conf/ for a stage; what Hydra does not take is a UserError of one line."""
-    if stage not in (stages := sorted(file.stem for file in CONF.glob("*.yaml"))):
-        raise UserError(f"{stage or 'nothing'} is not a stage: take one of {', '.join(stages)}.")
-    overlays = [*CONF.glob("experiment/*.yaml"), *CONF.glob("debug/*.yaml")]  # they may choose one of timm's names
+def session(stage: str, config_dir: Path | None = None) -> Iterator[None]:
+    """Open Hydra on conf/ and on a user's folders for a stage; what Hydra does not take is a UserError of one line."""
+    folders = directories(config_dir)
+    if stage not in (known := stages(folders)):
+        raise UserError(f"{stage or 'nothing'} is not a stage: take one of {', '.join(known)}.")
+    for file in shadowed(folders):
+        warn(f"{file} is not read: graftline has its own of that name.")
+    overlays = [file for folder in folders for file in folder.glob("*/*.yaml")]  # they may choose one of timm's names
     for name in re.findall(r"override /backbone: *([\w.]+)", "".join(file.read_text("utf-8") for file in overlays)):
-        register_backbone(name)
+        register_backbone(name, folders)
     around = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
+    version.setbase("1.3")
+    search_path = create_config_search_path(str(CONF))
+    for folder in folders[1:]:
+        search_path.prepend("user", f"file://{folder}", anchor="schema")  # which Hydra wants last
     try:
-        with hydra.initialize_config_dir(str(CONF), job_name=stage, version_base="1.3"):
-            yield
+        Hydra.create_main_hydra2(task_name=stage, config_search_path=search_path)
+        yield
     except (HydraException, OmegaConfBaseException) as error:
         raise refusal([" ".join(str(error).split())]) from error
     finally:
@@ -41,6 +52,11 @@ def session(stage: str) -> Iterator[None]:
 def compose_config(stage: str, lines: Sequence[str]) -> DictConfig:
     """Compose the configuration of a stage; within a session."""
     return hydra.compose(stage, list(lines))
+
+
+def stage_groups(stage: str) -> list[str]:
+    """Return the groups that a stage has by itself; within a session."""
+    return list(hydra.compose(stage, return_hydra_config=True).hydra.runtime.choices)
 
 
 def output_directory(stage: str, lines: Sequence[str], *, of_several: bool) -> Path:
@@ -54,8 +70,8 @@ def config_loader() -> ConfigLoader:
     return GlobalHydra.instance().config_loader()
 
 
-def register_backbone(name: str) -> None:
+def register_backbone(name: str, folders: Sequence[Path] = (CONF,)) -> None:
     """Make one of timm's names an option of the group ``backbone``; Hydra copies all options often, so never all."""
-    if not (CONF / "backbone" / f"{name}.yaml").exists():
+    if name not in options(folders, "backbone"):
         node = {"_target_": "graftline.backbones.backbone.Backbone", "name": name}
         ConfigStore.instance().store(group="backbone", name=name, node=node)

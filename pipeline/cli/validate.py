@@ -3,16 +3,18 @@
 import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from graftline.pipeline.cli.hydra_conf import CONF, compose_config, config_loader, register_backbone
+from graftline.pipeline.cli.hydra_conf import CONF, compose_config, config_loader, register_backbone, stage_groups
 from graftline.pipeline.cli.mistakes import MistakeError, collect, did_you_mean, nearest, refusal
 from graftline.pipeline.cli.parameters import parameters, takes, wanted_type
-from graftline.pipeline.cli.parse import expand, parse, values
+from graftline.pipeline.cli.parse import expand, line, parse, values
 from graftline.pipeline.cli.resolve import FREE, parent, resolve
+from graftline.pipeline.program import program
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def validate(stage: str, texts: Sequence[str], base: DictConfig | None = None) -
     parsed, mistakes = collect(parse, texts)
     known = set(config_loader().list_groups(""))
     typed = [override for override in parsed if override.key_or_group not in known]
-    groups, wrong_groups = collect(_check_group, (o for o in parsed if o.key_or_group in known))
+    groups, wrong_groups = collect(partial(_check_group, stage), (o for o in parsed if o.key_or_group in known))
     config = base if base is not None else compose_config(stage, expand(groups)[0])
     swept = {override.key_or_group for override in groups if override.is_sweep_override()}
     checked, wrong_values = collect(lambda override: _check_value(config, resolve(config, override, swept)), typed)
@@ -57,14 +59,17 @@ def validate(stage: str, texts: Sequence[str], base: DictConfig | None = None) -
         config = compose_config(stage, expand([*groups, *checked])[0])
     OmegaConf.to_container(config, resolve=True, throw_on_missing=False)  # an interpolation of nothing fails here
     missing = OmegaConf.missing_keys(config) - {override.key_or_group for override in typed}
-    mistakes += [f"{key}: needed; make {stage} {key}=..." for key in sorted(missing)]
+    mistakes += [f"{key}: needed; {program()} {stage} {key}=..." for key in sorted(missing)]
     if mistakes:
         raise refusal(mistakes)
     return ValidatedOverrides(groups, checked, config)
 
 
-def _check_group(override: Override) -> Override:
-    """Return the override of a group if it has all choices that are named; timm's names become backbones."""
+def _check_group(stage: str, override: Override) -> Override:
+    """Return the override of a group if it has all choices that are named; timm's names become backbones.
+
+    A group that the stage does not have by itself, as one in a user's folder, is added to it.
+    """
     group = override.key_or_group
     options = config_loader().get_group_options(group)
     unknown = [str(choice) for choice in values(override) if choice is not None and str(choice) not in options]
@@ -76,7 +81,10 @@ def _check_group(override: Override) -> Override:
             unknown.remove(name)
     if unknown:
         raise MistakeError(*(f"{group}={name}: no such {group}{_suggestion(group, name, options)}" for name in unknown))
-    return override
+    is_as_hydra_wants = override.is_add() or override.is_force_add() or override.is_delete()
+    if is_as_hydra_wants or (CONF / group).is_dir() or group in stage_groups(stage):
+        return override
+    return parse(f"+{line(override)}")
 
 
 def _suggestion(group: str, wrong: str, options: list[str]) -> str:
@@ -86,8 +94,8 @@ def _suggestion(group: str, wrong: str, options: list[str]) -> str:
     elif group == "backbone":
         from graftline.backbones import catalog
 
-        own = [file.stem for file in (CONF / "backbone").glob("*.yaml")]
-        near = list(dict.fromkeys([*difflib.get_close_matches(wrong, own, cutoff=0.8), *catalog.suggest(wrong)]))[:3]
+        near = [*difflib.get_close_matches(wrong, options, cutoff=0.8), *catalog.suggest(wrong)]
+        near = list(dict.fromkeys(near))[:3]
     return did_you_mean(near)
 
 

@@ -21,11 +21,12 @@ from graftline.errors import UserError, find_cause
 from graftline.pipeline.cli.gather import GROUP, LIST
 from graftline.pipeline.cli.hydra_conf import CONF
 from graftline.pipeline.cli.parameters import takes
+from graftline.pipeline.program import program
 
 ARGUMENT = re.compile(r"(?<![\w./\\-])([A-Za-z_]\w*)\.(\w+)((?:\.\w+)*)(?:=('[^']*'|(?:True|False|None)\b))?")
 CALL = re.compile(r"\b([A-Za-z_]\w*)\((\w+=[^()]*)?\)")
 ARGUMENTS = re.compile(r"\bthe arguments of ([A-Za-z_]\w*)")
-PHRASES = {  # functions that a stage of their own calls
+PHRASES = {  # functions that a stage of their own calls; make is the program that was called
     r"\bfetch\(\)": "make fetch-weights",
     r"\bfetch\('?([\w.…]+)'?\)": r"make fetch-weights backbone=\1",
     r"(\b[Rr]un ([0-9a-f]{32})\b[^!]*)\bsync\(\)": r"\1make sync run_id=\2",
@@ -46,7 +47,7 @@ class Target(NamedTuple):
 def reword(config: DictConfig, text: str) -> str:
     """Return a message of the library in the words of the command line, for a stage of this configuration."""
     for pattern, phrase in PHRASES.items():
-        text = re.sub(pattern, phrase, text)
+        text = re.sub(pattern, phrase.replace("make", program()), text)
     text = ARGUMENTS.sub(functools.partial(_node, config), CALL.sub(_choice, text))
     return ARGUMENT.sub(functools.partial(_key, config), text)
 

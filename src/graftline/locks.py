@@ -1,17 +1,19 @@
 """Locks between processes, which the kernel frees when their holder dies."""
 
-import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
+import portalocker
+from portalocker import LockFlags
+
 
 class Lock:
     """A lock on a file, held until it is closed, its object is gone or its process ends.
 
-    It is ``flock`` itself and not the package filelock: its shared locks are a SQLite database each, and belong to
-    the thread that took them.
+    It is portalocker and not the package filelock, whose shared locks are a SQLite database each, and belong to the
+    thread that took them.
 
     Args:
         file: made if it is not there; its content does not matter.
@@ -23,24 +25,31 @@ class Lock:
     """
 
     def __init__(self, file: Path, *, shared: bool, on_wait: Callable[[], None] | None = None) -> None:
-        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        kind = LockFlags.SHARED if shared else LockFlags.EXCLUSIVE
         while True:
             file.parent.mkdir(parents=True, exist_ok=True)
             try:
                 self._file = file.open("ab")
             except FileNotFoundError:  # its folder was removed this very moment
                 continue
-            try:
-                fcntl.flock(self._file, kind | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not self._try(kind | LockFlags.NON_BLOCKING):
                 if on_wait is None:
                     self._file.close()
-                    raise
+                    raise BlockingIOError(f"{file} is locked by others.")
                 on_wait()
-                fcntl.flock(self._file, kind)
+                while not self._try(kind):  # Windows gives up after 10 s
+                    continue
             if self._is_still(file):
                 return
             self._file.close()
+
+    def _try(self, flags: LockFlags) -> bool:
+        """Tell whether we have the lock now."""
+        try:
+            portalocker.lock(self._file, flags)
+        except portalocker.AlreadyLocked:
+            return False
+        return True
 
     def _is_still(self, file: Path) -> bool:
         """Tell whether what we have locked is what others find under that name."""

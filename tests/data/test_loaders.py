@@ -1,6 +1,7 @@
 """The loaders, with real worker processes: which image when, and which draw of it."""
 
 import importlib
+import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -263,6 +264,19 @@ def test_workers_inherit_no_locks_and_have_one_thread(samples: Samples, report: 
     assert len(batches) == 2
     for batch in batches:
         assert (batch["image"] == 1).all()
+
+
+def test_workers_may_be_spawned(samples: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows, which has nothing else."""
+    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
+    batches = [
+        list(make_loader(samples, EvalTransform(PREPROCESSING), batch_size=5, shuffle=True, seed=0, workers=workers))
+        for workers in (0, 1)
+    ]
+    for here, spawned in zip(*batches, strict=True):
+        assert {name: tensor.tolist() for name, tensor in here.items()} == {
+            name: tensor.tolist() for name, tensor in spawned.items()
+        }
 
 
 def test_workers_stay_from_one_epoch_to_the_next(samples: Samples) -> None:

@@ -59,6 +59,12 @@ def copied() -> list[tuple[list[str], str]]:
     return [(words[:-1], words[-1]) for words in copies]
 
 
+UV = """#!/bin/sh
+hashes=$(grep -A1 '^torch==' "$4" | grep -c hash)
+echo "${UV_TORCH_BACKEND:-the lock}: $1 $2 $3 $5 $6, torch hashes: $hashes"
+"""
+
+
 def mounted() -> list[str]:
     """Return the project's files that the build looks at."""
     return [source for text in arguments_of("RUN") for source in re.findall(r"type=bind,source=([^,\s]+)", text)]
@@ -104,12 +110,11 @@ def test_nothing_else_enters_the_build(path: str) -> None:
 def test_versions_come_from_the_lock() -> None:
     lock: dict[str, set[str]] = {}
     for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines():
-        name, _, version = line.partition(" ;")[0].partition("==")
+        name, _, version = line.partition(" ")[0].partition("==")
         lock.setdefault(name, set()).add(version)
     commands = [text for text in arguments_of("RUN") if "uv pip install" in text and "--no-deps" not in text]
     assert len(commands) == 2
-    for command in commands:
-        assert "--constraint requirements.lock" in command
+    assert all("--constraint" in command and "requirements.lock" in command for command in commands)
     assert set(server_packages()) <= lock.keys()
     for name, version in re.findall(r"\b([a-z][\w-]*)==([\w.]+)", "\n".join(arguments_of("RUN"))):
         assert version in lock.get(name, {version}), f"{name}=={version} is not what requirements.lock says"
@@ -158,20 +163,19 @@ def pipeline_install() -> str:
 
 
 def test_the_choice_of_torch(tmp_path: Path) -> None:
-    """The shell lines of the build, with an `uv` that tells how it is called."""
+    """The shell lines of the build, with an `uv` that tells how it is called, and whether torch must be the lock's."""
     script = re.sub(r"--mount=\S+\s*", "", pipeline_install())
-    (tmp_path / "uv").write_text('#!/bin/sh\necho "${UV_TORCH_BACKEND:-the lock}: $*"\n', encoding="utf-8")
+    (tmp_path / "uv").write_text(UV, encoding="utf-8")
     (tmp_path / "uv").chmod(0o755)
 
     def build(torch: str) -> tuple[int, str]:
         environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "TORCH": torch}
-        done = subprocess.run(["sh", "-c", script], env=environment, capture_output=True, text=True)
+        done = subprocess.run(["sh", "-c", script], env=environment, capture_output=True, text=True, cwd=ROOT)
         return done.returncode, (done.stdout + done.stderr).strip()
 
-    install = "pip install --constraint requirements.lock --requirement pyproject.toml"
     assert arguments_of("ARG") == ["TORCH=cpu"]
-    assert build("cpu") == (0, f"cpu: {install}")
-    assert build("cuda") == (0, f"the lock: {install}")
+    assert build("cpu") == (0, "cpu: pip install --constraint --requirement pyproject.toml, torch hashes: 0")
+    assert build("cuda") == (0, "the lock: pip install --constraint --requirement pyproject.toml, torch hashes: 1")
     assert build("rocm") == (1, "TORCH=rocm: must be cpu or cuda")
 
 

@@ -120,4 +120,4 @@ def test_a_machine_without_network_trains_from_it(
     assert refused.code == 1
     (line,) = refused.output.strip().splitlines()
     assert "is not the file that was fetched for" in line
-    assert line.endswith(f"fetch it again with make fetch-weights backbone={RESNET}.")
+    assert line.endswith(f"fetch it again with graftline fetch-weights backbone={RESNET}.")

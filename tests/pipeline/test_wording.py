@@ -39,10 +39,10 @@ def config() -> DictConfig:
         ("Nothing.epochs, FirstStages.number", "freeze.epochs, freeze.number"),  # also of another choice
         ("Take Nothing() or Auto(), Elpv() or Folder().", "Take freeze=none or freeze=auto, data=elpv or data=folder."),
         ("Features(cache=False) does without", "features=live does without"),
-        ("fetch('resnet50') or fetch()", "make fetch-weights backbone=resnet50 or make fetch-weights"),
+        ("fetch('resnet50') or fetch()", "graftline fetch-weights backbone=resnet50 or graftline fetch-weights"),
         (
             f"Run {'0a' * 16} has unsent records: sync() sends",
-            f"Run {'0a' * 16} has unsent records: make sync run_id={'0a' * 16} sends",
+            f"Run {'0a' * 16} has unsent records: graftline sync run_id={'0a' * 16} sends",
         ),
         ("/x/Features.max_gb and Names(frozen=['a', b])", "/x/Features.max_gb and Names(frozen=['a', b])"),
         # what is none of ours stays

@@ -4,10 +4,9 @@ Letters: ``N`` images, ``B`` batch, ``C`` channels, ``H``, ``W`` size of the net
 """
 
 import multiprocessing
-import multiprocessing.forkserver
 import sys
 from collections.abc import Iterator
-from multiprocessing.context import ForkServerContext
+from multiprocessing.context import BaseContext
 from typing import Any, TypeAlias, TypedDict, TypeVar
 
 import numpy as np
@@ -186,16 +185,21 @@ def _start_worker(_: int) -> None:
     cv2.setNumThreads(0)  # one thread per worker: more would only fight over the cores (torch sees to its own)
 
 
-def _worker_context() -> ForkServerContext:
+def _worker_context() -> BaseContext:
     """Return how workers are started: as forks of a server process that has imported what they need.
 
     By the time a worker starts, this process has threads (torch, ONNX Runtime, tracking, the progress bar), and a fork
     of it waits for ever for a lock that one of them held. In the server nothing but idle pools (OpenBLAS) runs. Until
     the first batch of a loader with 2 workers it takes 0.4 s, as ``fork`` does; ``spawn``, which imports torch in each
-    worker, takes 4.8 s. The server's own start, 2.5 s, goes on beside us while our caller builds the network.
+    worker, takes 4.8 s: where there is no fork (Windows), it must do. The server's own start, 2.5 s, goes on beside us
+    while our caller builds the network.
     """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    from multiprocessing import forkserver  # not there on Windows
+
     main = sys.modules["__main__"].__spec__  # None for a notebook or a script, which workers import themselves
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, "albumentations", *([main.name] if main else [])])
-    multiprocessing.forkserver.ensure_running()
+    forkserver.ensure_running()
     return context

@@ -1,0 +1,10 @@
+"""How commands are called here: by make in a clone, as ``graftline`` anywhere."""
+
+import sys
+
+FROM_MAKE = "--from-make"  # the Makefile's flag: overrides are in MAKEFLAGS
+
+
+def program() -> str:
+    """Return the word that commands begin with, for whoever started this process."""
+    return "make" if FROM_MAKE in sys.argv else "graftline"

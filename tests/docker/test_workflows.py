@@ -1,0 +1,84 @@
+"""The workflows call what there is: targets of the Makefile, stages, Python versions that pyproject.toml allows."""
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from graftline.pipeline.cli.conf_files import CONF, stages
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = sorted((ROOT / ".github" / "workflows").glob("*.yaml"))
+JOBS: dict[str, Any] = {
+    name: job for file in FILES for name, job in yaml.safe_load(file.read_text(encoding="utf-8"))["jobs"].items()
+}
+STEPS = [step for job in JOBS.values() for step in job["steps"]]
+COMMANDS = [line for step in STEPS for line in step.get("run", "").splitlines()]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_their_jobs() -> None:
+    assert set(JOBS) == {"lint", "test", "lowest", "wheel"}
+    assert all("timeout-minutes" in job for job in JOBS.values())
+
+
+def test_targets_and_stages_are_there() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    called = [command.split()[1] for command in COMMANDS if command.startswith("make ")]
+    assert called == ["lint", "test"]
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in called)
+    run = [command.split()[1] for command in COMMANDS if command.startswith("graftline ")]
+    assert set(run) <= {"--help", *stages([CONF])}
+    assert list(PROJECT["project"]["scripts"]) == ["graftline"]
+
+
+def test_python_versions_are_those_that_we_allow() -> None:
+    tested: list[str] = JOBS["test"]["strategy"]["matrix"]["python"]
+    assert PROJECT["project"]["requires-python"] == f">={tested[0]}"
+    fixed = {step["with"]["python-version"] for step in STEPS if "python-version" in step.get("with", {})}
+    assert {version for version in fixed if "$" not in version} <= set(tested)
+    assert tested[0] == JOBS["lowest"]["steps"][1]["with"]["python-version"], "newer ones lack builds of the lowest"
+
+
+@pytest.mark.parametrize("action", sorted({step["uses"] for step in STEPS if "uses" in step}))
+def test_actions_are_pinned(action: str) -> None:
+    assert re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40}", action)
+
+
+def test_uv_is_the_one_of_the_images() -> None:
+    dockerfile = (ROOT / "docker" / "Dockerfile").read_text(encoding="utf-8")
+    found = {version for text in (dockerfile, *COMMANDS) for version in re.findall(r"\buv==([\d.]+)", text)}
+    assert len(found) == 1
+
+
+def test_every_pin_of_the_lock_has_hashes() -> None:
+    pins = re.split(r"\n(?=\S)", (ROOT / "requirements.lock").read_text(encoding="utf-8"))
+    assert len(pins) > 100
+    assert not [pin for pin in pins if "==" not in pin or "--hash=sha256:" not in pin]
+
+
+def test_what_was_malware_is_left_out() -> None:
+    (lightning,) = (line for line in PROJECT["project"]["dependencies"] if line.startswith("pytorch-lightning"))
+    assert {"!=2.6.2", "!=2.6.3"} <= set(lightning.removeprefix("pytorch-lightning").split(","))
+
+
+def test_a_torch_that_is_there_is_not_installed_again(tmp_path: Path) -> None:
+    """`make setup SYSTEM_TORCH=1` leaves out torch and what torch alone needs, with their hashes."""
+    command = ["make", "--just-print", "setup", f"VENV={tmp_path}", "SYSTEM_TORCH=1"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (filtering,) = re.findall(r"^awk (?:.*\\\n)*.*$", printed, re.MULTILINE)
+    subprocess.run(["sh", "-c", filtering], cwd=ROOT, check=True)
+    whole, rest = (
+        file.read_text(encoding="utf-8") for file in (ROOT / "requirements.lock", tmp_path / "requirements.lock")
+    )
+    names, kept = (set(re.findall(r"^([\w.-]+)==", text, re.MULTILINE)) for text in (whole, rest))
+    assert {name for name in names - kept if not name.startswith(("nvidia-", "cuda-"))} == {
+        "torch",
+        "torchvision",
+        "triton",
+    }
+    assert all("--hash=" in pin for pin in re.split(r"\n(?=\S)", rest))
