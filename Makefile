@@ -37,6 +37,7 @@ else
 	@$(python) -m pip install --quiet --disable-pip-version-check --requirement $(VENV)/requirements.lock
 endif
 	@$(python) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@$(python) -c 'from graftline.backbones import catalog; catalog.keep()'
 	@touch $(ready)
 
 ingest: $(ready) ## images -> checked, split, named dataset version
