@@ -37,6 +37,7 @@ $(ready): requirements.lock pyproject.toml
 		requirements.lock > $(VENV)/requirements.lock
 	@$(python) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $(VENV)/requirements.lock
 	@$(python) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@$(python) -c 'from graftline.backbones import catalog; catalog.keep()'
 	@touch $(ready)
 
 config: ## print the composed configuration of a run

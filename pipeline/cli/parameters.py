@@ -12,6 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import SchemaError
 
+from graftline.pipeline.cli.signatures import UnreadableError, read_signature
+
 
 def parameters(node: Any) -> dict[str, Any]:
     """Return the parameters, name to type, of what the node's ``_target_`` names; empty where it names nothing."""
@@ -20,6 +22,14 @@ def parameters(node: Any) -> dict[str, Any]:
 
 @functools.cache
 def _signature(path: str) -> dict[str, Any]:
+    try:
+        return read_signature(path)
+    except UnreadableError:
+        return imported_signature(path)
+
+
+def imported_signature(path: str) -> dict[str, Any]:
+    """Return the parameters, name to type, of the class or function at a dotted path, which is imported."""
     target = get_object(path)
     try:
         hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)

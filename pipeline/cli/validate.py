@@ -9,6 +9,7 @@ from pathlib import Path
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
+from graftline.backbones import catalog
 from graftline.pipeline.cli.hydra_conf import CONF, compose_config, config_loader, register_backbone, stage_groups
 from graftline.pipeline.cli.mistakes import MistakeError, collect, did_you_mean, nearest, refusal
 from graftline.pipeline.cli.parameters import parameters, takes, wanted_type
@@ -74,8 +75,6 @@ def _check_group(stage: str, override: Override) -> Override:
     options = config_loader().get_group_options(group)
     unknown = [str(choice) for choice in values(override) if choice is not None and str(choice) not in options]
     if unknown and group == "backbone":
-        from graftline.backbones import catalog  # timm takes seconds
-
         for name in set(unknown) & set(catalog.names()):
             register_backbone(name)
             unknown.remove(name)
@@ -92,8 +91,6 @@ def _suggestion(group: str, wrong: str, options: list[str]) -> str:
     if group == "data" and Path(wrong).expanduser().exists():
         near = [f"data=folder data.path={wrong}"]
     elif group == "backbone":
-        from graftline.backbones import catalog
-
         near = [*difflib.get_close_matches(wrong, options, cutoff=0.8), *catalog.suggest(wrong)]
         near = list(dict.fromkeys(near))[:3]
     return did_you_mean(near)

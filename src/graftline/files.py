@@ -48,6 +48,11 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def cache_directory() -> Path:
+    """Return the user's folder of what can be made or downloaded again, beside those of torch and the hub's client."""
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "graftline"
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write ``content`` as indented JSON, atomically."""
     with atomic_file(path) as temporary:

@@ -4,7 +4,6 @@ A reference is ``models:/NAME/3`` or ``models:/NAME@ALIAS``; for a run, its id o
 Light to import: MLflow is loaded at the first question.
 """
 
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from graftline.errors import UserError
-from graftline.files import atomic_directory, digest, digest_directory
+from graftline.files import atomic_directory, cache_directory, digest, digest_directory
 from graftline.locks import Lock
 from graftline.tracking.names import BUNDLE, BUNDLE_FILES, DATA
 
@@ -109,7 +108,9 @@ class Registry:
         version = self.version(reference)
         logged = version.tags.get(BUNDLE_FILES)
         key = f"{version.version}-{logged or digest(version.source)}"  # a version of another server has another digest
-        path = self._local(f"{version.source}/{BUNDLE}", (directory or _cache()) / "models" / version.name / key)
+        path = self._local(
+            f"{version.source}/{BUNDLE}", (directory or cache_directory()) / "models" / version.name / key
+        )
         if not (path / "bundle.json").is_file():
             raise UserError(f"{version.uri} has no bundle in {path}: register a model that graftline trained.")
         if logged is not None and digest_directory(path) != logged:
@@ -146,7 +147,7 @@ class Registry:
                 f"Run {run_id} has no {DATA}/manifest.parquet in the {self._store}: "
                 "either an earlier graftline logged it, or its files have yet to be sent with sync()."
             )
-        return self._local(f"{artifacts}/{DATA}", (directory or _cache()) / "runs" / run_id)
+        return self._local(f"{artifacts}/{DATA}", (directory or cache_directory()) / "runs" / run_id)
 
     @property
     def _store(self) -> str:
@@ -262,8 +263,3 @@ def _listed(names: list[str]) -> str:
     ('is none', 'is pets', 'are 1, 2')
     """
     return f"{'are' if len(names) > 1 else 'is'} {', '.join(names) or 'none'}"
-
-
-def _cache() -> Path:
-    """Return the folder of downloads, beside those of torch and of the hub's client."""
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "graftline"
