@@ -1,4 +1,4 @@
-"""Which images a bundle is evaluated on: those that it was not trained on, all of them, matched by the classes' names."""
+"""Which images a bundle is evaluated on: none that it was trained on, all others, matched by the names of classes."""
 
 import shutil
 from collections.abc import Callable

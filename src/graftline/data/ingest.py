@@ -167,7 +167,8 @@ class Ingest:
             draft = self._divide(listing, self._find_parent())
         except UserError:  # no data set that could have been trained on
             return None
-        return draft if digest_splits(draft.images)["test"] in trained else None
+        is_tested = (draft.images["split"] == "test").any() and digest_splits(draft.images)["test"] in trained
+        return draft if is_tested else None
 
     @property
     def _folder(self) -> Path:

@@ -36,7 +36,7 @@ class Folder:
         folders = _folders(root)
         splits = [folder for folder in folders if folder.name.lower() in SPLIT_NAMES]
         has_training = any(SPLIT_NAMES[folder.name.lower()] == "train" for folder in splits)
-        if not (has_training or (splits == folders and all(map(_folders, splits)))):
+        if not has_training and (not splits or splits != folders or not all(map(_folders, splits))):
             return pd.DataFrame(_labeled(root), columns=["path", "label"])
         if len(splits) < len(folders):
             other = next(folder.name for folder in folders if folder not in splits)
