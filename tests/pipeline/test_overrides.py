@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from graftline.errors import UserError
 from graftline.pipeline.cli.hydra_conf import session
@@ -129,8 +130,20 @@ def test_a_path_in_the_place_of_a_source_is_understood(tmp_path: Path) -> None:
     assert mistakes(f"data={tmp_path}")[0].endswith(f"did you mean data=folder data.path={tmp_path}?")
 
 
-def test_a_number_can_be_a_name() -> None:
-    assert check("train", ["data.name=2024"]).config.data.name == "2024"
+@pytest.mark.parametrize(
+    "typed", ["2024", "2024_01", "1e3", "1_000", "007", ".5", "0x10", "nan", "true", "[a,b]", "it's", "int(3)"]
+)
+def test_text_stays_as_it_was_typed(typed: str) -> None:
+    for key in ("name", "data.path", "tracking.experiment"):
+        checked = check("train", ["data=folder", "data.path=photos", f"{key}={typed}"])
+        assert OmegaConf.select(checked.config, key) == typed
+        again = check("train", lines(checked))  # as a run that is resumed reads it
+        assert again.config == checked.config == OmegaConf.create(OmegaConf.to_yaml(checked.config))
+
+
+def test_each_of_several_texts_stays_as_it_was_typed() -> None:
+    assert check("train", ["name=007,1e3,null"]).jobs == [["name='007'"], ["name='1e3'"], ["name=null"]]
+    assert check("train", ["name=null"]).config.name is None
 
 
 @pytest.mark.parametrize("override", ["trainer.max_epochs='${sed}'", "optim.lr=interval(0,1)", "hydra.foo=1"])

@@ -22,7 +22,7 @@ from graftline.training.fit_directory import FitDirectory
 from graftline.training.module import GraftModule
 from graftline.training.progress import FitProgress
 from graftline.training.results import MONITOR, FitHistory
-from graftline.training.trainer import MakeTrainer, quiet_lightning
+from graftline.training.trainer import MakeTrainer, quiet_lightning, refused_by_lightning
 
 
 def fit(
@@ -80,7 +80,7 @@ def fit(
         use_distributed_sampler=False,
     )
     start, checkpoint = time.perf_counter(), directory.last if resume and directory.last.exists() else None
-    with _threads(threads), _plain_interrupt(), _quick_device_check():
+    with _threads(threads), _plain_interrupt(), _quick_device_check(), refused_by_lightning():
         trainer.fit(module, *loaders, ckpt_path=checkpoint, weights_only=True)
     module.load_state_dict(torch.load(directory.best, map_location="cpu", weights_only=True)["state_dict"])
     return FitHistory.of(progress.epochs, time.perf_counter() - start, trainer.global_step)
