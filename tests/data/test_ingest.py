@@ -308,8 +308,13 @@ def test_the_name_comes_from_the_path(tmp_path: Path, make_folder: Any) -> None:
         (tmp_path / "packed.tar.gz", Archive(cache=str(tmp_path / "cache")), "packed"),
     ):
         assert Ingest(None, str(path), source, Split(), directory=str(tmp_path / "v")).run().version.name == name
-    with pytest.raises(UserError, match="is no name"):
-        Ingest("a/b", str(root), Folder(), Split(), directory=str(tmp_path / "v")).run()
+
+
+def test_a_name_that_no_folder_can_have_is_refused_before_anything_is_read() -> None:
+    for name, told in (("a/b", "is no name"), ("n" * 256, "256 bytes, more than the 255"), ("é" * 128, "256 bytes")):
+        with pytest.raises(UserError, match=told):
+            Ingest(name, "nowhere", Folder(), Split())
+    assert Ingest("n" * 255, "nowhere", Folder(), Split()).dataset_name() == "n" * 255
 
 
 def test_a_folder_a_table_and_an_archive_of_it_agree(tmp_path: Path, make_folder: Any) -> None:
