@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from graftline.console import console, logged, print_facts, say
 from graftline.errors import UserError, first_line
-from graftline.files import write_json
+from graftline.files import write_json, write_text
 from graftline.locks import Lock
 from graftline.pipeline.cli.build import build
 from graftline.pipeline.cli.gather import LIST, gather
@@ -63,8 +63,8 @@ class ComposedStage:
             sys.exit(work(Path(work_for)))
         directory = directory or self.directory
         with _claimed(directory) as hydra, logged(directory / "log.txt"), worded(self.config):
-            (hydra / "config.yaml").write_text(OmegaConf.to_yaml(self.config), encoding="utf-8")
-            (hydra / "overrides.yaml").write_text(yaml.safe_dump(self.overrides, allow_unicode=True), encoding="utf-8")
+            write_text(hydra / "config.yaml", OmegaConf.to_yaml(self.config))
+            write_text(hydra / "overrides.yaml", yaml.safe_dump(self.overrides, allow_unicode=True))
             start = time.perf_counter()
             result = self.stage.run(directory)
             seconds = round(time.perf_counter() - start, 1)

@@ -3,7 +3,8 @@
 import logging
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -28,6 +29,7 @@ from graftline.data.sources.source import Source
 from graftline.data.split import Split
 from graftline.data.version import SPLITS, DatasetVersion, digest_splits, newest_version, write_version
 from graftline.errors import UserError
+from graftline.locks import Lock
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +128,8 @@ class Ingest:
         parent = self._find_parent()
         listing = self._list()
         self._require_splits(listing.images, parent, needed)
-        return self._write(self._divide(self._check(listing), parent))
+        with self._alone():
+            return self._write(self._divide(self._check(listing), self._find_parent()))
 
     def run_as_test(
         self, class_names: Sequence[str], trained: Collection[str], split: str | None = None
@@ -150,14 +153,17 @@ class Ingest:
         """
         listing = self._list()
         require_known_classes(listing.class_names, class_names)
-        if split is not None and self.split.existing and split in set(listing.images["split"].dropna()):
-            own = listing.images[listing.images["split"] == split]
-            return self._write(_undivided(self._check(replace(listing, images=own)), split)), split
-        checked = self._check(listing)
-        if split is not None and split != "all":
-            return self._write(self._divide(checked, self._find_parent())), split
-        draft = None if split == "all" else self._divide_as_trained(checked, trained)
-        return self._write(_undivided(checked, "test") if draft is None else draft), "test"
+        is_given = self.split.existing and split in set(listing.images["split"].dropna())
+        if is_given:
+            listing = replace(listing, images=listing.images[listing.images["split"] == split])
+        with self._alone():
+            checked, draft = self._check(listing), None
+            if split is None:
+                draft = self._divide_as_trained(checked, trained)
+            elif split != "all" and not is_given:
+                draft = self._divide(checked, self._find_parent())
+            taken = "test" if split in (None, "all") else str(split)
+            return self._write(draft or _undivided(checked, taken)), taken
 
     def _divide_as_trained(self, listing: "_Listing", trained: Collection[str]) -> "_Listing | None":
         """Divide images as for training; None where they are not of the data set that was trained on."""
@@ -174,6 +180,17 @@ class Ingest:
     def _folder(self) -> Path:
         return Path(self.directory).absolute() / self.dataset_name()
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep others from this data set during the block: a version grows from all that were written before."""
+        file = self._folder / "lock"
+        wait = f"Waiting for another process that reads {self.dataset_name()}"
+        with Lock(file, shared=False, on_wait=lambda: logger.info(wait)):
+            try:
+                yield
+            finally:
+                file.unlink(missing_ok=True)
+
     def _list(self) -> "_Listing":
         """List the images, without a look into them."""
         logger.info(f"Reading {self.dataset_name()}" + (f" from {self.path}" if self.path else ""))
@@ -181,9 +198,9 @@ class Ingest:
         return _Listing(images, class_names)
 
     def _require_splits(self, images: pd.DataFrame, parent: DatasetVersion | None, needed: Sequence[str]) -> None:
-        planned = self.split.planned(images) | (set() if parent is None else set(parent.history()["split"]))
+        planned = self.split.planned(images)
         for split in needed:
-            if split not in planned:
+            if split not in planned and (parent is None or split not in set(parent.history()["split"])):
                 raise UserError(
                     f"No image would be for {split}, which a training needs ({_PURPOSES[split]}): "
                     f"give Split.{split} a share above 0."
