@@ -1,9 +1,9 @@
-"""Evaluate: a bundle on the test split of a dataset version."""
+"""Evaluate: a bundle on the test split of the data set that it was trained on, or on all images of another."""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from omegaconf import OmegaConf
 
@@ -43,20 +43,19 @@ class Evaluate:
     bundle: str
     name: str | None = None
     accelerator: Accelerator = "auto"
+    split: Literal["all", "train", "validation", "test"] | None = None
 
     def run(self, directory: Path) -> EvaluateResult:
-        """Classify the test split, score it and track that."""
+        """Classify the images, score that and track it."""
         self.tracking.check()
         execution = Execution.local(self.accelerator)
         predictor, bundle = open_bundle(self.bundle, self.tracking, self.evaluation.engine, execution)
-        version = with_parent(self.data, self.tracking).run().version
-        if not _was_tested_on(predictor, version):
-            warn("The bundle was trained on another dataset version: some of these test images may have trained it.")
+        version, split = self._images(predictor)
         with self._start_run(version, directory) as run:
             say(f"Run {run.id}.")
             self._log_setup(run, version, directory)
-            result = self.evaluation.run(predictor, version)
-            print_scores(result.scores, f"{version.name}: test split")
+            result = self.evaluation.run(predictor, version, split)
+            print_scores(result.scores, f"{version.name}: {split} split")
             report = self._write_report(result, predictor, bundle, version, directory)
             log_evaluation(run, result, directory, step=0)
             run.log_artifact(report)
@@ -72,6 +71,21 @@ class Evaluate:
             evaluation=result,
             run_id=run.id,
         )
+
+    def _images(self, predictor: Predictor) -> tuple[DatasetVersion, str]:
+        """Return the images to classify: a dataset version, and which split of it."""
+        card, data = predictor.card, with_parent(self.data, self.tracking)
+        trained = [str(card[key]) for key in ("dataset_digest", "test_digest") if key in card]
+        ingested, split = data.run_as_test(predictor.class_names, trained, self.split)
+        version = ingested.version
+        counts = {name: number for name, number in version.counts()[split].items() if number > 0}
+        if (absent := len(predictor.class_names) - len(counts)) > 0:
+            say(f"The model knows {len(predictor.class_names)} classes; there are no images of {absent} of them.")
+        if not {version.digest, version.split_digests["test"]} & set(trained):
+            warn("The bundle was trained on another dataset version: make sure that none of these images trained it.")
+        elif split != "test":
+            warn(f"The bundle was trained with these images of the {split} split: others it will classify worse.")
+        return version, split
 
     def _start_run(self, version: DatasetVersion, directory: Path) -> "Run":
         return self.tracking.start(
@@ -93,21 +107,16 @@ class Evaluate:
     def _write_report(
         self, result: EvaluationResult, predictor: Predictor, bundle: Path, version: DatasetVersion, directory: Path
     ) -> Path:
+        tested = result.predictions
         return write_report(
             directory,
             title=f"{bundle.name} on {version.name}",
             facts={
                 "Bundle": f"{self.bundle}, digest {predictor.digest}",
                 "Data": f"{version.name}, version {version.digest}",
-                "Test images": f"{len(result.predictions.paths):,}, digest {result.predictions.split_digest}",
+                "Images": f"{len(tested.paths):,} ({tested.split} split), digest {tested.split_digest}",
             },
             scores=result.scores,
             figures=write_evaluation(result, directory),
             notes=result.notes,
         )
-
-
-def _was_tested_on(predictor: Predictor, version: DatasetVersion) -> bool:
-    """Tell whether the bundle's training kept the version's test images apart."""
-    card = predictor.card
-    return version.test_digest == card.get("test_digest") or version.digest == card.get("dataset_digest")

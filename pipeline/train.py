@@ -13,14 +13,16 @@ from graftline.augment.policy import Policy
 from graftline.augment.preview import preview_sheet
 from graftline.backbones.backbone import Backbone
 from graftline.bundle.golden import BundleOptions, choose_golden, read_golden
+from graftline.bundle.layout import read_description
 from graftline.bundle.predictor import Predictor
 from graftline.bundle.save import add_to_card, save_bundle
 from graftline.console import say, warn
 from graftline.data.decode import decode_rgb
 from graftline.data.ingest import Ingest
-from graftline.data.version import SPLITS, DatasetVersion
+from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.evaluation.evaluation import Evaluation, EvaluationResult
+from graftline.evaluation.metrics import metrics_json
 from graftline.execution import Execution
 from graftline.features.cache import Features
 from graftline.files import write_json
@@ -31,7 +33,14 @@ from graftline.pipeline.program import program
 from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.run_log import LoggedEvents, log_cost, log_freeze_check
 from graftline.pipeline.scoring import log_evaluation, write_evaluation
-from graftline.pipeline.train_result import TrainOutcome, TrainResult, print_measurement, summarize, write_run_report
+from graftline.pipeline.train_result import (
+    NOT_TESTED,
+    TrainOutcome,
+    TrainResult,
+    print_measurement,
+    summarize,
+    write_run_report,
+)
 from graftline.report.depth_figure import depth_figure
 from graftline.report.style import save
 from graftline.report.tables import print_scores
@@ -47,6 +56,8 @@ from graftline.training.trial import make_freeze_context
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run
+
+NEEDED = ("train", "validation")  # splits without which there is no training
 
 
 @dataclass(frozen=True)
@@ -108,8 +119,8 @@ class Train:
 
     def _prepare(self, execution: Execution, files: RunDirectory) -> TrainingSetup:
         """Get the images and build the network."""
-        version = with_parent(self.data, self.tracking).run().version
-        for split in SPLITS:
+        version = with_parent(self.data, self.tracking).run(NEEDED).version
+        for split in NEEDED:
             version.samples(split)  # it says which one has no images, before the training and not after it
         if self.train.resume is None:
             files.discard_training()
@@ -226,22 +237,28 @@ class Train:
             golden=choose_golden(version.samples("validation"), self.bundle.golden),
         )
 
-    def _evaluate(self, setup: TrainingSetup, files: RunDirectory) -> EvaluationResult:
-        """Classify the test images with what was saved."""
+    def _evaluate(self, setup: TrainingSetup, files: RunDirectory) -> EvaluationResult | None:
+        """Classify the test images, where there are any, with what was saved."""
+        if not any(setup.version.counts()["test"].values()):
+            warn(NOT_TESTED)
+            return None
         predictor = Predictor.from_directory(files.bundle, self.evaluation.engine, setup.execution)
         return self.evaluation.run(predictor, setup.version)
 
     def _log_outcome(self, run: "Run", outcome: TrainOutcome) -> str | None:
         """Print, log and register what came of the training; returns the model's URI."""
         version, result, bundle = outcome.version, outcome.result, outcome.files.bundle
-        print_scores(result.scores, f"{version.name}: test split")
-        add_to_card(bundle, metrics=result.metrics_json())
-        figures = write_evaluation(result, outcome.files.test)
-        values = log_evaluation(run, result, outcome.files.test, step=outcome.trained.history.steps)
+        add_to_card(bundle, metrics=metrics_json(outcome.scores))
+        figures: dict[str, Path] = {}
+        values: dict[str, float] = {}
+        if result is not None:
+            print_scores(result.scores, f"{version.name}: test split")
+            figures = write_evaluation(result, outcome.files.test)
+            values = log_evaluation(run, result, outcome.files.test, step=outcome.trained.history.steps)
         log_freeze_check(run, outcome)
         run.log_artifact(write_run_report(outcome, figures))
         example = read_golden(bundle)[0][0].read_bytes()  # a made-up image where real ones may not leave
-        tags = {"graftline.bundle_digest": result.predictions.bundle_digest}
+        tags = {"graftline.bundle_digest": read_description(bundle)["digest"]}
         return run.log_model(bundle, registered_name=version.name, input_example=example, metrics=values, tags=tags)
 
 

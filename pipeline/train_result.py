@@ -8,7 +8,7 @@ from pathlib import Path
 from graftline.console import print_table, reworded, say
 from graftline.data.version import DatasetVersion
 from graftline.evaluation.evaluation import EvaluationResult
-from graftline.evaluation.metrics import Interval, format_interval, format_score
+from graftline.evaluation.metrics import Interval, format_interval, format_score, metrics_json
 from graftline.freezing.measurement import DepthMeasurement
 from graftline.freezing.rule import FreezeDecision
 from graftline.pipeline.run_directory import RunDirectory
@@ -16,17 +16,24 @@ from graftline.pipeline.stage import StageResult
 from graftline.report.html import write_report
 from graftline.training.results import TrainingResult
 
+NOT_TESTED = "The test split has no images: the model has no test scores, and how good it is was not measured."
+
 
 @dataclass(frozen=True)
 class TrainOutcome:
-    """All that came of a training."""
+    """All that came of a training; no ``result`` where there were no test images."""
 
     files: RunDirectory
     backbone: str
     version: DatasetVersion
     decision: FreezeDecision
     trained: TrainingResult
-    result: EvaluationResult
+    result: EvaluationResult | None
+
+    @property
+    def scores(self) -> Mapping[str, Interval]:
+        """The scores of the test split; empty where it has no images."""
+        return {} if self.result is None else self.result.scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +80,7 @@ def print_measurement(measurement: DepthMeasurement) -> None:
 def write_run_report(outcome: TrainOutcome, figures: Mapping[str, Path]) -> Path:
     """Write ``report.html`` of a training into its output directory, with the figures of its evaluation."""
     version, history, result = outcome.version, outcome.trained.history, outcome.result
+    speed = {} if result is None else {"Speed": f"{result.images_per_second:,.0f} test images per second, one crop"}
     images = {split: sum(classes.values()) for split, classes in version.counts().items()}
     facts = {
         "Data": f"{version.name}, version {version.digest}",
@@ -80,7 +88,7 @@ def write_run_report(outcome: TrainOutcome, figures: Mapping[str, Path]) -> Path
         "Backbone": outcome.backbone,
         "Freeze": outcome.decision.reason,
         "Training": f"epoch {history.best['epoch'] + 1:.0f} of {len(history.epochs)} is kept; {history.seconds:.0f} s",
-        "Speed": f"{result.images_per_second:,.0f} test images per second, one crop",
+        **speed,
     }
     last = outcome.trained.last
     sheet = {"augmentation": outcome.files.augmentation} if last.augmented else {}
@@ -88,21 +96,23 @@ def write_run_report(outcome: TrainOutcome, figures: Mapping[str, Path]) -> Path
         outcome.files.path,
         title=f"{outcome.backbone} on {version.name}",
         facts=facts,
-        scores=result.scores,
+        scores=outcome.scores,
         figures={**figures, **sheet},
-        notes=[*result.notes, reworded(last.source)],
+        notes=[*([NOT_TESTED] if result is None else result.notes), reworded(last.source)],
     )
 
 
 def summarize(outcome: TrainOutcome, run_id: str, run_url: str | None, model_uri: str | None) -> TrainResult:
     """Return what goes into ``result.json`` and into the table at the end."""
-    accuracy, history = outcome.result.scores["accuracy"], outcome.trained.history
+    history, tested = outcome.trained.history, "none, there are no test images"
+    if (accuracy := outcome.scores.get("accuracy")) is not None:
+        tested = f"{format_score('accuracy', accuracy.value)} ({format_interval('accuracy', accuracy)})"
     return TrainResult(
         run_id=run_id,
         model_uri=model_uri,
         bundle=outcome.files.bundle,
         version=outcome.version,
-        scores=outcome.result.scores,
+        scores=outcome.scores,
         facts={
             "dataset_digest": outcome.version.digest,
             "run_id": run_id,
@@ -111,9 +121,9 @@ def summarize(outcome: TrainOutcome, run_id: str, run_url: str | None, model_uri
             "epochs": len(history.epochs),
             "fit_seconds": round(history.seconds, 1),
         },
-        metrics=outcome.result.metrics_json(),
+        metrics=metrics_json(outcome.scores),
         table=[
-            ("test accuracy", f"{format_score('accuracy', accuracy.value)} ({format_interval('accuracy', accuracy)})"),
+            ("test accuracy", tested),
             ("run", run_url or run_id),
             ("model", model_uri or "not in the registry"),
             ("report", os.path.relpath(outcome.files.path / "report.html")),

@@ -3,7 +3,8 @@
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from graftline.console import console, logged, print_facts, say
 from graftline.errors import UserError, first_line
-from graftline.files import write_json
+from graftline.files import write_json, write_text
+from graftline.locks import Lock
 from graftline.pipeline.cli.build import build
 from graftline.pipeline.cli.gather import LIST, gather
 from graftline.pipeline.cli.hydra_conf import compose_config, output_directory, session
@@ -51,6 +53,7 @@ class ComposedStage:
 
         Raises:
             UserError: a mistake of the user's, in the words of the configuration.
+            DirectoryInUseError: another run is writing to the directory, in which nothing was changed.
             SystemExit: this is a further process of a distributed training, which Lightning started by the program's
                 own command line; it has trained along.
         """
@@ -59,11 +62,9 @@ class ComposedStage:
         if work_for := os.environ.get(WORKER):
             sys.exit(work(Path(work_for)))
         directory = directory or self.directory
-        hydra = directory / ".hydra"
-        hydra.mkdir(parents=True, exist_ok=True)
-        (hydra / "config.yaml").write_text(OmegaConf.to_yaml(self.config), encoding="utf-8")
-        (hydra / "overrides.yaml").write_text(yaml.safe_dump(self.overrides, allow_unicode=True), encoding="utf-8")
-        with logged(directory / "log.txt"), worded(self.config):
+        with _claimed(directory) as hydra, logged(directory / "log.txt"), worded(self.config):
+            write_text(hydra / "config.yaml", OmegaConf.to_yaml(self.config))
+            write_text(hydra / "overrides.yaml", yaml.safe_dump(self.overrides, allow_unicode=True))
             start = time.perf_counter()
             result = self.stage.run(directory)
             seconds = round(time.perf_counter() - start, 1)
@@ -73,6 +74,29 @@ class ComposedStage:
             print_facts(f"{self.name}: done in {seconds:.0f} s", result.table)
             say(str(directory))
         return result
+
+
+class DirectoryInUseError(UserError):
+    """Another run is writing to an output directory."""
+
+
+@contextmanager
+def _claimed(directory: Path) -> Iterator[Path]:
+    """Keep others from a run's output directory during the block, and yield the folder in it that says what it is."""
+    hydra = directory / ".hydra"
+    file = hydra / "lock"
+    try:
+        lock = Lock(file, shared=False)  # the kernel frees it, however the run ends
+    except BlockingIOError as error:
+        raise DirectoryInUseError(
+            f"{directory} is the output directory of a run that is still going: wait for it, or give another "
+            "one as hydra.run.dir."
+        ) from error
+    with lock:
+        try:
+            yield hydra
+        finally:
+            file.unlink(missing_ok=True)
 
 
 def compose(stage: str, overrides: Sequence[str] = (), config_dir: Path | None = None) -> ComposedStage:

@@ -5,7 +5,7 @@ import traceback
 from pathlib import Path
 
 from graftline.console import console
-from graftline.errors import UserError, find_cause
+from graftline.errors import UserError, find_cause, no_room
 
 EXIT_DONE, EXIT_MISTAKE, EXIT_INTERRUPTED = 0, 1, 130
 
@@ -17,8 +17,9 @@ def report_error(error: BaseException, directory: Path | None = None) -> None:
     """
     if os.environ.get("GRAFTLINE_DEBUG") == "1":
         console.print("".join(traceback.format_exception(error)), markup=False)
-    if (cause := find_cause(error, UserError)) is not None:
-        console.print(str(cause), style="red", markup=False, soft_wrap=True)
+    mistake = find_cause(error, UserError)
+    if (sentence := no_room(error) if mistake is None else str(mistake)) is not None:
+        console.print(sentence, style="red", markup=False, soft_wrap=True)
         return
     where = ""
     if directory is not None:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra import version
@@ -13,7 +14,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from graftline.console import warn
@@ -21,6 +22,8 @@ from graftline.errors import UserError
 from graftline.pipeline.cli.conf_files import CONF as CONF
 from graftline.pipeline.cli.conf_files import directories, options, shadowed, stages
 from graftline.pipeline.cli.mistakes import refusal
+
+HOME = re.compile(r"^(sqlite:///|file://)?~(?=/|$)")
 
 
 @contextmanager
@@ -50,8 +53,24 @@ def session(stage: str, config_dir: Path | None = None) -> Iterator[None]:
 
 
 def compose_config(stage: str, lines: Sequence[str]) -> DictConfig:
-    """Compose the configuration of a stage; within a session."""
-    return hydra.compose(stage, list(lines))
+    """Compose the configuration of a stage, with the home folder where ``~`` is written; within a session."""
+    config = hydra.compose(stage, list(lines))
+    expand_home(config)
+    return config
+
+
+def expand_home(value: Any) -> Any:
+    """Return a path with the home folder in the place of its ``~``; in a configuration, do that to each path.
+
+    No shell does it behind ``key=``, and no text but a path starts with ``~/``.
+    """
+    if isinstance(value, str):
+        return HOME.sub(lambda match: f"{match[1] or ''}{Path.home()}", value)
+    if isinstance(value, DictConfig | ListConfig) and not value._is_missing() and not value._is_none():
+        for key in range(len(value)) if isinstance(value, ListConfig) else list(value):
+            if not OmegaConf.is_missing(value, key) and not OmegaConf.is_interpolation(value, key):
+                value[key] = expand_home(value[key])
+    return value
 
 
 def stage_groups(stage: str) -> list[str]:
@@ -62,7 +81,7 @@ def stage_groups(stage: str) -> list[str]:
 def output_directory(stage: str, lines: Sequence[str], *, of_several: bool) -> Path:
     """Return where a run writes, or the directory that several runs have theirs in; within a session."""
     node = hydra.compose(stage, list(lines), return_hydra_config=True).hydra
-    return Path(node.sweep.dir if of_several else node.run.dir).absolute()
+    return Path(node.sweep.dir if of_several else node.run.dir).expanduser().absolute()
 
 
 def config_loader() -> ConfigLoader:

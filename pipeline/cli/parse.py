@@ -1,6 +1,7 @@
 """Parse: each text that was typed becomes an override, and overrides of several values become several jobs."""
 
 import itertools
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -36,9 +37,32 @@ def quoted(key: str, value: str) -> str:
     >>> quoted("data.path", "~/photos"), quoted("freeze.names", "[a")
     ("data.path='~/photos'", 'freeze.names=[a')
     """
-    if not value or value[0] in "[{'\"":
-        return f"{key}={value}"
-    return "{}='{}'".format(key, value.replace("'", "\\'"))
+    return f"{key}={value}" if not value or value[0] in "[{'\"" else f"{key}={in_quotes(value)}"
+
+
+def in_quotes(value: str) -> str:
+    r"""Return text as a quoted value of Hydra's grammar, which unescapes quotes, and backslashes before a quote.
+
+    >>> print(in_quotes("it's"), in_quotes("C:\\photos\\"))
+    'it\'s' 'C:\photos\\'
+    """
+    escaped = re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + ("\\'" if match[2] else ""), value)
+    return f"'{escaped}'"
+
+
+def as_text(override: Override) -> Override:
+    """Return the override of a key that takes text with the text that was typed, which Hydra may take for a number.
+
+    What is quoted, null or refers to another key stays as it is. Of several values, each is taken so.
+    """
+    key, _, typed = line(override).partition("=")
+    if any(character in typed for character in "'\"$") or (override.is_sweep_override() and "(" in typed):
+        return override
+    found = values(override)
+    if all(value is None or isinstance(value, str) for value in found):
+        return override
+    parts = typed.split(",") if override.is_sweep_override() else [typed]
+    return parse(f"{key}={','.join(part if part.strip() == 'null' else in_quotes(part.strip()) for part in parts)}")
 
 
 def line(override: Override) -> str:

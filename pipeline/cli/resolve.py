@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from graftline.pipeline.cli.mistakes import MistakeError, did_you_mean, nearest
 from graftline.pipeline.cli.parameters import all_keys, has_key, parameters, takes
-from graftline.pipeline.cli.parse import line, parse, quoted
+from graftline.pipeline.cli.parse import as_text, line, parse
 
 FREE = "backbone.options."  # what stands below is the network's own; Backbone.check() knows which keys there are
 DIRECTORIES = ("hydra.run.dir", "hydra.sweep.dir")  # of Hydra's own keys, those that we follow
@@ -31,9 +31,8 @@ def resolve(config: DictConfig, override: Override, swept: Container[str] = ()) 
     if not is_added and "." not in override.key_or_group and not takes(config, override.key_or_group):
         override = _in_full(config, override)
     key, (node, name) = override.key_or_group, parent(config, override.key_or_group)
-    value, is_text = override.value(), parameters(node).get(name) in (str, str | None)
-    if is_text and isinstance(value, int | float) and not isinstance(value, bool):  # a data set called 2024
-        override = parse(quoted(*line(override).partition("=")[::2]))
+    if parameters(node).get(name) in (str, str | None):  # a data set called 2024_01
+        override = as_text(override)
     if is_added or (has_key(node, name) and key.split(".")[0] not in swept):
         return override
     if not takes(node, name) and not key.startswith(FREE):

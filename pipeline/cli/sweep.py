@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 
 from graftline.console import logged, print_table, say
 from graftline.errors import find_cause
-from graftline.pipeline.cli.composed_stage import ComposedStage
+from graftline.pipeline.cli.composed_stage import ComposedStage, DirectoryInUseError
 from graftline.pipeline.cli.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_MISTAKE, report_error
 from graftline.pipeline.cli.wording import worded
 
@@ -39,16 +39,18 @@ def _guarded(composed: ComposedStage) -> int:
         0 done, 1 a mistake or a fault, 130 interrupted.
     """
     signal.signal(signal.SIGTERM, _interrupt)  # a scheduler that stops us is the same as Ctrl-C
-    composed.directory.mkdir(parents=True, exist_ok=True)
-    with logged(composed.directory / "log.txt"):
-        try:
-            composed.run()
-        except (Exception, KeyboardInterrupt) as error:
+    try:
+        composed.run()
+    except DirectoryInUseError as error:
+        report_error(error)
+        return EXIT_MISTAKE
+    except (Exception, KeyboardInterrupt) as error:
+        with logged(composed.directory / "log.txt"):
             if find_cause(error, KeyboardInterrupt):  # also at a moment that a library made an error of its own of
                 say(f"Interrupted. {composed.directory}")
                 return EXIT_INTERRUPTED
             report_error(error, composed.directory)
-            return EXIT_MISTAKE
+        return EXIT_MISTAKE
     return EXIT_DONE
 
 

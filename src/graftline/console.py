@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -43,7 +43,10 @@ def logged(file: Path) -> Iterator[None]:
 def _flush_log() -> None:
     text = console.export_text()
     if _log_files:
-        with _log_files[-1].open("a", encoding="utf-8") as log:
+        with (
+            suppress(OSError),
+            _log_files[-1].open("a", encoding="utf-8") as log,
+        ):  # the terminal has it, disk full or not
             log.write(text)
 
 

@@ -1,4 +1,15 @@
-"""The exception for a user's mistake, and the first line of other exceptions for its message."""
+"""The exception for a user's mistake, and what other exceptions say, for its message."""
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+# what libraries say that give no error number: torch, safetensors, and SQLite behind MLflow
+_OF_A_DATABASE = re.compile("database or disk is full|disk I/O error", re.IGNORECASE)
+_OF_A_FILE = re.compile("|".join(map(os.strerror, sorted(_NO_ROOM))), re.IGNORECASE)
 
 
 class UserError(ValueError):
@@ -25,3 +36,39 @@ def find_cause(error: BaseException | None, kind: type[BaseException]) -> BaseEx
             return error
         error = error.__cause__ or error.__context__
     return None
+
+
+def no_room(error: BaseException | None) -> str | None:
+    """Return a sentence if a disk that is full, a quota or a limit on file sizes is behind an error, else None.
+
+    >>> no_room(ValueError("x")), no_room(OSError(errno.ENOSPC, "full", "a.ckpt"))[:51]
+    (None, 'a.ckpt cannot be written (No space left on device):')
+    """
+    while error is not None:
+        if (reason := _reason(error)) is not None:
+            file = "The tracking database" if _OF_A_DATABASE.search(reason) else "A file"
+            return (
+                f"{getattr(error, 'filename', None) or file} cannot be written ({reason}): make room on the disk, or "
+                "raise the quota or the limit on the size of files, then run the same command again."
+            )
+        error = error.__cause__ or error.__context__
+    return None
+
+
+@contextmanager
+def writing(file: object) -> Iterator[None]:
+    """Let an error of a full disk during the block name the file: one of writing, unlike one of opening, names none."""
+    try:
+        yield
+    except Exception as error:
+        if getattr(error, "filename", None) is None and _reason(error) is not None:
+            error.filename = str(file)  # type: ignore[attr-defined]  # as OSError has it
+        raise
+
+
+def _reason(error: BaseException) -> str | None:
+    """Return why an error is one of a full disk; None if it is another."""
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        return os.strerror(error.errno)
+    words = _OF_A_FILE.search(str(error)) or _OF_A_DATABASE.search(str(error))
+    return None if words is None or isinstance(error, UserError) else words[0]

@@ -25,6 +25,7 @@ from graftline.data.sources.folder import Folder
 from graftline.data.sources.source import Source
 from graftline.data.sources.table import Table
 from graftline.data.split import Split
+from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 
 
@@ -308,8 +309,13 @@ def test_the_name_comes_from_the_path(tmp_path: Path, make_folder: Any) -> None:
         (tmp_path / "packed.tar.gz", Archive(cache=str(tmp_path / "cache")), "packed"),
     ):
         assert Ingest(None, str(path), source, Split(), directory=str(tmp_path / "v")).run().version.name == name
-    with pytest.raises(UserError, match="is no name"):
-        Ingest("a/b", str(root), Folder(), Split(), directory=str(tmp_path / "v")).run()
+
+
+def test_a_name_that_no_folder_can_have_is_refused_before_anything_is_read() -> None:
+    for name, told in (("a/b", "is no name"), ("n" * 256, "256 bytes, more than the 255"), ("é" * 128, "256 bytes")):
+        with pytest.raises(UserError, match=told):
+            Ingest(name, "nowhere", Folder(), Split())
+    assert Ingest("n" * 255, "nowhere", Folder(), Split()).dataset_name() == "n" * 255
 
 
 def test_a_folder_a_table_and_an_archive_of_it_agree(tmp_path: Path, make_folder: Any) -> None:
@@ -395,3 +401,22 @@ def test_a_copy_in_test_leaves_training_whatever_its_label(tmp_path: Path, make_
     result = ingest(tmp_path, root, on_conflict="keep")
     assert ("leak", "of_test.png") in {(finding.kind, Path(finding.path).name) for finding in result.findings}
     assert result.version.table().groupby("sha256")["split"].nunique().max() == 1
+
+
+def test_several_at_once_are_one_after_the_other(tmp_path: Path, make_folder: Any) -> None:
+    """Each in a process of its own: one version of the same images, and versions that grow from each other."""
+    root = make_folder(tmp_path / "pets", cat=12, dog=12)
+    more = make_folder(tmp_path / "more" / "pets", cat=16, dog=16)
+    program = (
+        "import sys; from graftline.data.ingest import Ingest; from graftline.data.sources.folder import Folder; "
+        "from graftline.data.split import Split; "
+        "Ingest(None, sys.argv[1], Folder(), Split(), directory=sys.argv[2]).run()"
+    )
+    commands = [[sys.executable, "-c", program, str(path), str(tmp_path / "v")] for path in (root, root, more)]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
+    assert [process.communicate()[1] for process in processes] == [""] * 3
+    versions = [DatasetVersion.load(file.parent) for file in (tmp_path / "v" / "pets").glob("*/summary.json")]
+    assert len(versions) == 2
+    assert sum(version.parent is None for version in versions) == 1
+    left = {path.name for path in (tmp_path / "v" / "pets").iterdir()}
+    assert left == {*(version.digest for version in versions), "checked.parquet"}

@@ -118,12 +118,39 @@ def test_an_existing_split_is_kept_and_what_it_lacks_is_drawn_from_training() ->
     assert Split(train=0.7, validation=0.0, test=0.3).assign(images)["split"].tolist() == images["split"].tolist()
 
 
+@pytest.mark.parametrize(
+    ("given", "train", "validation", "test"),
+    [
+        ({"test": 0.2}, 0.65, 0.15, 0.2),  # the example of README: training takes what the others leave
+        ({"validation": 0.1}, 0.65, 0.1, 0.25),
+        ({"test": 0.0}, 0.85, 0.15, 0.0),
+        ({"test": 0.9}, 0.08, 0.02, 0.9),  # nothing would be left for training: what is left is shared as usual
+        ({"train": 0.8}, 0.8, 0.075, 0.125),
+        ({"train": 0.7, "test": 0.2}, 0.7, 0.1, 0.2),
+        ({"train": 0.8, "test": 0.2}, 0.8, 0.0, 0.2),
+    ],
+)
+def test_shares_that_are_not_given_follow_from_those_that_are(
+    given: dict[str, float], train: float, validation: float, test: float
+) -> None:
+    shares = Split(**given).shares  # type: ignore[arg-type]  # some of its fields are no numbers
+    assert shares == pytest.approx({"train": train, "validation": validation, "test": test})
+
+
 def test_mistakes_have_a_way_out() -> None:
     images = table(["a", "b"])
-    assert Split(test=0.4).shares == {"train": 0.45, "validation": 0.15, "test": 0.4}  # what the others leave
-    for shares in ({"train": 0.5}, {"train": 0.0, "test": 0.85}, {"train": 1.1, "validation": -0.35}):
-        with pytest.raises(UserError, match="make it 1"):
-            Split(**shares)  # type: ignore[arg-type]
+    for shares, told in (
+        (
+            {"train": 0.5, "validation": 0.2, "test": 0.2},
+            r"Split\.train=0\.5 \+ Split\.validation=0\.2 \+ Split\.test=0\.2",
+        ),
+        ({"train": 0.0}, r"Split\.train=0"),
+        ({"test": 1.0}, r"Split\.test=1"),
+        ({"train": 1.1, "validation": -0.35}, r"Split\.train=1\.1 \+ Split\.validation=-0\.35"),
+        ({"validation": float("nan")}, "nan"),
+    ):
+        with pytest.raises(UserError, match=rf"{told} cannot be met: together they are at most 1"):
+            Split(**shares)  # type: ignore[arg-type]  # some of its fields are no numbers
     with pytest.raises(UserError, match="no training images, only test"):
         Split().assign(images.assign(split="test"))
     with pytest.raises(UserError, match=r"1 images have no split \(first: /images/000001\)"):

@@ -102,6 +102,34 @@ def test_a_stage_in_the_middle_of_another_keeps_its_own_log(tmp_path: Path, monk
     assert "before" not in inner_log
 
 
+def test_a_directory_in_use_is_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outer = compose("cache", ["hydra.run.dir=shared"])
+
+    class Outer:
+        def run(self, directory: Path) -> StageResult:
+            before = {file: file.read_bytes() for file in directory.rglob("*") if file.is_file()}
+            assert main(["cache", "hydra.run.dir=shared", "days=7"]) == 1
+            assert "is still going" in capsys.readouterr().out
+            assert {file: file.read_bytes() for file in directory.rglob("*") if file.is_file()} == before
+            return StageResult()
+
+    object.__setattr__(outer, "stage", Outer())
+    outer.run()
+    assert sorted(file.name for file in tmp_path.rglob("*.*") if file.is_file()) == [
+        "config.yaml",
+        "log.txt",
+        "overrides.yaml",
+        "result.json",
+    ]
+    assert not list(tmp_path.rglob("lock"))
+    (tmp_path / "shared" / ".hydra" / "lock").touch()  # of a run that was killed
+    assert main(["cache", "hydra.run.dir=shared", "days=7"]) == 0
+    assert "days: 7" in (tmp_path / "shared" / ".hydra" / "config.yaml").read_text()
+
+
 def test_one_stage_has_one_value_for_each_key() -> None:
     with pytest.raises(UserError, match="ask for 6 runs"):
         compose("train", ["seed=0,1", "freeze=none,auto,gradual"])

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from graftline.errors import UserError
-from graftline.pipeline.cli.hydra_conf import session
+from graftline.pipeline.cli.hydra_conf import expand_home, session
 from graftline.pipeline.cli.make import from_makeflags
 from graftline.pipeline.cli.parse import line
 from graftline.pipeline.cli.validate import ValidatedOverrides, validate
@@ -121,16 +122,69 @@ def test_a_mandatory_value_is_named() -> None:
 @pytest.mark.parametrize("path", ["~/photos", "/a b/photos (2)", "/photos/räket", "it's", "C:\\photos"])
 def test_a_path_needs_no_quotes(path: str) -> None:
     checked = check("train", ["data=folder", f"data.path={path}"])
-    assert checked.config.data.path == path
-    assert check("train", lines(checked)).config.data.path == path
+    assert checked.config.data.path == path.replace("~", str(Path.home()))
+    assert check("train", lines(checked)).config == checked.config
+
+
+PATHS = {  # stage → what it needs, and all of its keys that are paths
+    "train": (
+        ["data=archive", "tracking=local"],
+        [
+            "data.path",
+            "data.parent",
+            "data.directory",
+            "data.source.cache",
+            "backbone.file",
+            "weights.dir",
+            "features.directory",
+            "tracking.artifacts",
+        ],
+    ),
+    "predict": ([], ["bundle", "images"]),
+    "evaluate": ([], ["bundle", "data.path"]),
+    "verify": ([], ["bundle"]),
+    "fetch-weights": ([], ["weights.dir"]),
+    "cache": ([], ["features.directory"]),
+}
+
+
+@pytest.mark.parametrize("stage", PATHS)
+def test_a_tilde_is_the_home_folder_in_each_path(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/pat")
+    needs, keys = PATHS[stage]
+    checked = check(stage, [*needs, *(f"{key}=~/x{number}" for number, key in enumerate(keys))])
+    found = [OmegaConf.select(checked.config, key) for key in keys]
+    assert found == [f"/home/pat/x{number}" for number in range(len(keys))]
+    if stage == "train":
+        assert checked.config.backbone.weights_dir == "/home/pat/x5"
+
+
+def test_a_tilde_is_nothing_else_where_it_is_none() -> None:
+    config = OmegaConf.create({"a": ["~/x", {"b": "~"}], "c": "???", "d": None, "e": "${c}", "f": "x~/y", "g": "~x"})
+    home = str(Path.home())
+    assert expand_home(config)["a"] == [f"{home}/x", {"b": home}]
+    assert (config.f, config.g, OmegaConf.is_missing(config, "c")) == ("x~/y", "~x", True)
+    assert expand_home("sqlite:///~/mlflow.db") == f"sqlite:///{home}/mlflow.db"
 
 
 def test_a_path_in_the_place_of_a_source_is_understood(tmp_path: Path) -> None:
     assert mistakes(f"data={tmp_path}")[0].endswith(f"did you mean data=folder data.path={tmp_path}?")
 
 
-def test_a_number_can_be_a_name() -> None:
-    assert check("train", ["data.name=2024"]).config.data.name == "2024"
+@pytest.mark.parametrize(
+    "typed", ["2024", "2024_01", "1e3", "1_000", "007", ".5", "0x10", "nan", "true", "[a,b]", "it's", "int(3)"]
+)
+def test_text_stays_as_it_was_typed(typed: str) -> None:
+    keys = ("name", "data.path", "tracking.experiment")
+    checked = check("train", ["data=folder", *(f"{key}={typed}" for key in keys)])
+    assert [OmegaConf.select(checked.config, key) for key in keys] == [typed] * 3
+    assert check("train", lines(checked)).config == checked.config  # as a run that is resumed reads it
+    assert OmegaConf.create(OmegaConf.to_yaml(checked.config)) == checked.config
+
+
+def test_each_of_several_texts_stays_as_it_was_typed() -> None:
+    assert check("train", ["name=007,1e3,null"]).jobs == [["name='007'"], ["name='1e3'"], ["name=null"]]
+    assert check("train", ["name=null"]).config.name is None
 
 
 @pytest.mark.parametrize("override", ["trainer.max_epochs='${sed}'", "optim.lr=interval(0,1)", "hydra.foo=1"])

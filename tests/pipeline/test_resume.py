@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from conftest import paint
 from mlflow import MlflowClient
 from omegaconf import OmegaConf
 from PIL import Image
@@ -143,6 +144,11 @@ def test_it_goes_on_with_the_images_that_it_began_with(
     with pytest.raises(UserError, match=f"now dataset version [0-9a-f]+, but .* version {result['dataset_digest']}"):
         compose("train", resume).run()
     (images / "green" / "new.png").unlink()
+    shutil.copytree(images / "green", images / "yellow")
+    paint((220, 220, 0), 9).save(images / "yellow" / "own.png")
+    with pytest.raises(UserError, match=f"now dataset version [0-9a-f]+, but .* version {result['dataset_digest']}"):
+        compose("train", resume).run()
+    shutil.rmtree(images / "yellow")
     resumed = compose("train", resume)
     assert resumed.directory == begun.directory
     again = resumed.run().facts

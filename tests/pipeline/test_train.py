@@ -11,6 +11,7 @@ from workplace import TINY
 
 from graftline.errors import UserError
 from graftline.pipeline.cli import compose
+from graftline.pipeline.train_result import TrainResult
 
 
 @pytest.fixture
@@ -20,13 +21,26 @@ def train(color_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return ["data=folder", f"data.path={color_folder}", *TINY, "trainer.max_epochs=1", "tracking.register=false"]
 
 
-@pytest.mark.parametrize("split", ["validation", "test"])
-def test_a_split_without_images_is_refused_before_the_training(train: list[str], tmp_path: Path, split: str) -> None:
-    with pytest.raises(
-        UserError, match=rf"The {split} split .* has no images: ingest with a larger data.split.{split}"
-    ):
-        compose("train", [*train, f"data.split.{split}=0"]).run(tmp_path / "run")
-    assert "epoch" not in (tmp_path / "run" / "log.txt").read_text()
+def test_without_validation_images_nothing_is_read(train: list[str], tmp_path: Path) -> None:
+    for shares in (["data.split.validation=0"], ["data.split.train=0.8", "data.split.test=0.2"]):
+        with pytest.raises(UserError, match=r"for validation, which a training needs .* give data\.split\.validation"):
+            compose("train", [*train, *shares]).run(tmp_path / "run")
+    assert not (tmp_path / "data").exists()
+
+
+def test_without_test_images_the_model_has_no_scores(
+    train: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = compose("train", [*train, "data.split.test=0", "tracking.register=true"]).run(tmp_path / "run")
+    assert isinstance(result, TrainResult)
+    assert (result.scores, result.metrics) == ({}, {})
+    assert result.model_uri == "models:/colors0/1"
+    assert "model has no test scores" in " ".join(capsys.readouterr().out.split())
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert "No test scores" in report
+    assert "model has no test scores" in report
+    with pytest.raises(UserError, match=r"test split of .* has no images"):
+        compose("evaluate", [*train[:2], f"bundle={result.bundle}"]).run()
 
 
 @pytest.mark.parametrize(("golden", "size"), [(1, (40, 40)), (0, (76, 52))])

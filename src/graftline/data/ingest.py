@@ -3,8 +3,9 @@
 import logging
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,17 +21,26 @@ from graftline.data.review import (
     find_wrong_extensions,
     remove_leaks,
     remove_mixed_groups,
+    require_known_classes,
     resolve_conflicts,
     review_splits,
 )
 from graftline.data.sources.source import Source
 from graftline.data.split import Split
-from graftline.data.version import SPLITS, DatasetVersion, newest_version, write_version
+from graftline.data.version import SPLITS, DatasetVersion, digest_splits, newest_version, write_version
 from graftline.errors import UserError
+from graftline.locks import Lock
 
 logger = logging.getLogger(__name__)
 
 _COLUMNS = {"path": "str", "label": "str", "split": "str", "group": "str", "weight": "float32", "stratum": "str"}
+TEST_SETS = "test-sets"  # folder beside the versions of a data set, for those that none grows from
+_LONGEST_NAME = 255  # bytes of a file's name, on all usual file systems
+_PURPOSES = {
+    "train": "it learns from them",
+    "validation": "by them it chooses the best epoch and stops early",
+    "test": "its scores are of them",
+}
 _SHOWN_CLASSES = 20  # a longer table is no overview any more
 
 
@@ -47,6 +57,18 @@ class IngestResult:
     version: DatasetVersion
     findings: list[Finding]
     is_new: bool
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """The images on their way from a source to a version: listed, checked, divided into splits."""
+
+    images: pd.DataFrame
+    class_names: tuple[str, ...]
+    findings: list[Finding] = field(default_factory=list)
+    parent: DatasetVersion | None = None
+    left_out: pd.DataFrame | None = None
+    is_divided: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,19 +104,113 @@ class Ingest:
     workers: int = 0
     directory: str = "data"
 
-    def run(self) -> IngestResult:
+    def __post_init__(self) -> None:
+        if self.name is None:
+            return
+        if not re.fullmatch(r"[\w.-]+", self.name) or self.name.startswith("."):
+            raise UserError(f"Ingest.name={self.name} is no name: use letters, digits, '_', '-' and '.'.")
+        if (size := len(os.fsencode(self.name))) > _LONGEST_NAME:
+            raise UserError(
+                f"Ingest.name={self.name[:20]}… has {size} bytes, more than the {_LONGEST_NAME} that the name of "
+                "a folder can have: give a shorter one."
+            )
+
+    def run(self, needed: Sequence[str] = ()) -> IngestResult:
         """Read, check and split the images, and write the dataset version unless it is there already.
 
+        Args:
+            needed: splits without which the version would be of no use.
+
         Raises:
-            UserError: nothing to read, fewer than two classes with usable images, or bad images with on_invalid="fail".
+            UserError: nothing to read, no share for a split that is needed, fewer than two classes with usable images,
+                or bad images with on_invalid="fail".
         """
-        name = self.dataset_name()
-        folder = Path(self.directory).absolute() / name
-        parent = self._find_parent(folder)
-        history = None if parent is None else parent.history()
-        logger.info(f"Reading {name}" + (f" from {self.path}" if self.path else ""))
+        parent = self._find_parent()
+        listing = self._list()
+        self._require_splits(listing.images, parent, needed)
+        with self._alone():
+            return self._write(self._divide(self._check(listing), self._find_parent()))
+
+    def run_as_test(
+        self, class_names: Sequence[str], trained: Collection[str], split: str | None = None
+    ) -> tuple[IngestResult, str]:
+        """Read and check the images that a model is to be tested on, and write them as a dataset version.
+
+        Of the data set that the model was trained on, these are its test images. Any other is a test split as a whole,
+        in a version that no later one grows from.
+
+        Args:
+            class_names: the classes that the model knows.
+            trained: digests of the version that the model was trained on, and of its test split.
+            split: "train", "validation" or "test": these images only; "all": all images; None: as above.
+
+        Returns:
+            What the ingest gave, and the split that has the images.
+
+        Raises:
+            UserError: nothing to read, a class that the model does not know, no usable image, or bad images with
+                on_invalid="fail".
+        """
+        listing = self._list()
+        require_known_classes(listing.class_names, class_names)
+        is_given = self.split.existing and split in set(listing.images["split"].dropna())
+        if is_given:
+            listing = replace(listing, images=listing.images[listing.images["split"] == split])
+        with self._alone():
+            checked, draft = self._check(listing), None
+            if split is None:
+                draft = self._divide_as_trained(checked, trained)
+            elif split != "all" and not is_given:
+                draft = self._divide(checked, self._find_parent())
+            taken = "test" if split in (None, "all") else str(split)
+            return self._write(draft or _undivided(checked, taken)), taken
+
+    def _divide_as_trained(self, listing: "_Listing", trained: Collection[str]) -> "_Listing | None":
+        """Divide images as for training; None where they are not of the data set that was trained on."""
+        if self.parent != "newest" or any((self._folder / digest).is_dir() for digest in trained):
+            return self._divide(listing, self._find_parent())
+        try:
+            draft = self._divide(listing, self._find_parent())
+        except UserError:  # no data set that could have been trained on
+            return None
+        is_tested = (draft.images["split"] == "test").any() and digest_splits(draft.images)["test"] in trained
+        return draft if is_tested else None
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self.directory).absolute() / self.dataset_name()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep others from this data set during the block: a version grows from all that were written before."""
+        file = self._folder / "lock"
+        wait = f"Waiting for another process that reads {self.dataset_name()}"
+        with Lock(file, shared=False, on_wait=lambda: logger.info(wait)):
+            try:
+                yield
+            finally:
+                file.unlink(missing_ok=True)
+
+    def _list(self) -> "_Listing":
+        """List the images, without a look into them."""
+        logger.info(f"Reading {self.dataset_name()}" + (f" from {self.path}" if self.path else ""))
         images, class_names = _tidy(self.source.read(None if self.path is None else Path(self.path)))
-        images, findings = self._check(images, class_names, folder)
+        return _Listing(images, class_names)
+
+    def _require_splits(self, images: pd.DataFrame, parent: DatasetVersion | None, needed: Sequence[str]) -> None:
+        planned = self.split.planned(images)
+        for split in needed:
+            if split not in planned and (parent is None or split not in set(parent.history()["split"])):
+                raise UserError(
+                    f"No image would be for {split}, which a training needs ({_PURPOSES[split]}): "
+                    f"give Split.{split} a share above 0."
+                )
+
+    def _divide(self, listing: "_Listing", parent: DatasetVersion | None) -> "_Listing":
+        """Split images; those that can be in no split leave, and copies across splits too."""
+        self._require_classes(listing)
+        images, class_names = listing.images, listing.class_names
+        history = None if parent is None else parent.history()
         if parent is not None and self.split.draws(images):
             self._say_what_is_inherited(parent)
         drawn = self.split.lacking(images)
@@ -102,40 +218,50 @@ class Ingest:
         left_out = images[images["split"].isna()]
         images, mixed = remove_mixed_groups(images)
         images, leaks = remove_leaks(images)
-        findings += mixed + leaks + ([] if history is None else find_moved(images, history))
-        findings += review_splits(images, class_names, drawn, self.min_images_per_class)
-        version, is_new = write_version(
-            folder, name, images, class_names, parent=parent, left_out=left_out, split_settings=self.split.settings
-        )
-        write_findings(findings, version.directory / FINDINGS_FILE)
-        (folder / FINDINGS_FILE).unlink(missing_ok=True)  # of an ingest that failed
-        log_findings(findings, version.directory / FINDINGS_FILE)
-        _log_version(version, is_new)
-        return IngestResult(version, findings, is_new)
+        moved = [] if history is None else find_moved(images, history)
+        review = review_splits(images, class_names, drawn, self.min_images_per_class)
+        findings = [*listing.findings, *mixed, *leaks, *moved, *review]
+        return replace(listing, images=images, findings=findings, parent=parent, left_out=left_out, is_divided=True)
 
-    def _find_parent(self, folder: Path) -> DatasetVersion | None:
+    def _write(self, listing: "_Listing") -> IngestResult:
+        folder, divided = self._folder, listing.is_divided
+        version, is_new = write_version(
+            folder if divided else folder / TEST_SETS,
+            self.dataset_name(),
+            listing.images,
+            listing.class_names,
+            parent=listing.parent,
+            left_out=listing.left_out,
+            split_settings=self.split.settings if divided else None,
+        )
+        write_findings(listing.findings, version.directory / FINDINGS_FILE)
+        (folder / FINDINGS_FILE).unlink(missing_ok=True)  # of an ingest that failed
+        log_findings(listing.findings, version.directory / FINDINGS_FILE)
+        _log_version(version, is_new)
+        return IngestResult(version, listing.findings, is_new)
+
+    def _find_parent(self) -> DatasetVersion | None:
         if self.parent == "none":
             return None
         if self.parent == "newest":
-            return newest_version(folder)
+            return newest_version(self._folder)
         directory = Path(self.parent).expanduser().absolute()
         if not directory.is_dir():
             raise UserError(f"Ingest.parent={self.parent} is no version: give newest, none or a version's directory.")
         return DatasetVersion.load(directory)
 
-    def _check(
-        self, images: pd.DataFrame, class_names: Sequence[str], folder: Path
-    ) -> tuple[pd.DataFrame, list[Finding]]:
-        """Look at each image; return those that can be used, and what was found."""
+    def _check(self, listing: "_Listing") -> "_Listing":
+        """Look at each image; keep those that can be used, and what was found."""
+        images = listing.images
         checks = check_images(
-            images["path"].unique().tolist(), self.max_pixels, self.workers, folder / "checked.parquet"
+            images["path"].unique().tolist(), self.max_pixels, self.workers, self._folder / "checked.parquet"
         )
         images, findings = drop_invalid(images.merge(checks, on="path", how="left"), self.min_side_px)
         invalid = len(findings)
         findings += find_wrong_extensions(images)
         images, conflicts = resolve_conflicts(images, keep=self.on_conflict == "keep")
         findings += conflicts
-        file = folder / FINDINGS_FILE
+        file = self._folder / FINDINGS_FILE
         write_findings(findings, file)  # there may be no version that it can belong to
         if invalid and self.on_invalid == "fail":
             first = f"{findings[0].path}: {findings[0].detail}"
@@ -143,8 +269,25 @@ class Ingest:
                 f"{invalid:,} images cannot be used (first: {first}): mend or remove those listed in {file}, "
                 "or leave them out with Ingest.on_invalid='leave_out'."
             )
-        _require_classes(images, class_names, findings, file)
-        return images, findings
+        if images.empty:
+            raise UserError(
+                f"No image can be used (first: {findings[0].path}: {findings[0].detail}): mend those in {file}."
+            )
+        return replace(listing, images=images, findings=findings)
+
+    def _require_classes(self, listing: "_Listing") -> None:
+        """Raise a UserError unless there are two classes, and a usable image of each."""
+        found, class_names = set(listing.images["label"]), listing.class_names
+        for name in class_names:
+            if name not in found:
+                raise UserError(
+                    f"No image of the class '{name}' can be used: mend those in {self._folder / FINDINGS_FILE}, "
+                    "or remove the class."
+                )
+        if len(class_names) < 2:
+            raise UserError(
+                f"There is only the class '{class_names[0]}', and a classifier needs two: give another Ingest.path."
+            )
 
     def _say_what_is_inherited(self, parent: DatasetVersion) -> None:
         if parent.origin["split"] not in (None, self.split.settings):
@@ -156,8 +299,6 @@ class Ingest:
     def dataset_name(self) -> str:
         """Return the name of the data set, fit for folders and for MLflow's registry."""
         if self.name is not None:
-            if not re.fullmatch(r"[\w.-]+", self.name) or self.name.startswith("."):
-                raise UserError(f"Ingest.name={self.name} is no name: use letters, digits, '_', '-' and '.'.")
             return self.name
         path = Path(self.path or type(self.source).__name__.lower()).expanduser().absolute()
         stem = path.name if path.is_dir() else re.sub(r"(\.(csv|parquet|zip|tar|tgz|gz|bz2|xz))+$", "", path.name)
@@ -175,20 +316,12 @@ def _tidy(images: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
     return images.sort_values(["path", "label"], ignore_index=True), class_names
 
 
-def _require_classes(images: pd.DataFrame, class_names: Sequence[str], findings: Sequence[Finding], file: Path) -> None:
-    """Raise a UserError unless there are two classes, and a usable image of each."""
-    if images.empty:
-        raise UserError(
-            f"No image can be used (first: {findings[0].path}: {findings[0].detail}): mend those in {file}."
-        )
+def _undivided(listing: "_Listing", split: str) -> "_Listing":
+    """Make one split of all images."""
+    images, copies = remove_leaks(listing.images.assign(split=split))
     found = set(images["label"])
-    for name in class_names:
-        if name not in found:
-            raise UserError(f"No image of the class '{name}' can be used: mend those in {file}, or remove the class.")
-    if len(class_names) < 2:
-        raise UserError(
-            f"There is only the class '{class_names[0]}', and a classifier needs two: give another Ingest.path."
-        )
+    class_names = tuple(name for name in listing.class_names if name in found)
+    return replace(listing, images=images, class_names=class_names, findings=[*listing.findings, *copies])
 
 
 def _log_version(version: DatasetVersion, is_new: bool) -> None:

@@ -15,6 +15,7 @@ from graftline.data.version import SPLITS
 from graftline.errors import UserError
 
 _IMBALANCE = 10  # times as many images in the largest class as in the smallest: accuracy says little from there on
+_MOST_NAMES = 8  # in one sentence
 
 
 def drop_invalid(images: pd.DataFrame, min_side_px: int) -> tuple[pd.DataFrame, list[Finding]]:
@@ -138,6 +139,29 @@ def review_splits(
         detail = f"{totals.max():,} images, but {smallest} has {totals.min():,}: look at balanced accuracy"
         findings.append(Finding("imbalance", str(largest), detail))
     return findings
+
+
+def require_known_classes(found: Sequence[str], known: Sequence[str]) -> None:
+    """Make sure that a model knows the classes of the images that it is to classify.
+
+    Raises:
+        UserError: it does not.
+    """
+    if unknown := [name for name in found if name not in set(known)]:
+        raise UserError(
+            f"The model does not know the class{'' if len(unknown) == 1 else 'es'} {_names(unknown)}, "
+            f"only {_names(known)}: rename or leave out the images of what it does not know."
+        )
+
+
+def _names(names: Sequence[str]) -> str:
+    """List names, the first few of many.
+
+    >>> _names(["ant", "bee"]), _names([str(number) for number in range(20)])
+    ("'ant', 'bee'", "'0', '1', '2', '3', '4', '5', '6', '7' and 12 more")
+    """
+    hidden = len(names) - _MOST_NAMES
+    return ", ".join(f"'{name}'" for name in names[:_MOST_NAMES]) + (f" and {hidden:,} more" if hidden > 0 else "")
 
 
 def _text(rows: pd.DataFrame, template: str) -> list[str]:

@@ -14,6 +14,8 @@ from graftline.data.inherit import inherit, number_units
 from graftline.data.version import SPLITS
 from graftline.errors import UserError
 
+_USUAL_SHARES = {"train": 0.6, "validation": 0.15, "test": 0.25}
+
 
 @dataclass(frozen=True)
 class Split:
@@ -23,37 +25,51 @@ class Split:
     ones. A source that gives all three splits decides by itself, in each version anew.
 
     Attributes:
-        train: share of the images, 0 to 1; None for what the other two leave.
-        validation: share of the images.
-        test: share of the images.
+        train: share of the images, 0 to 1; None: what the others leave.
+        validation: share of the images; None: 0.15, or its part of what the given shares leave.
+        test: share of the images; None: 0.25, or its part of what the given shares leave.
         seed: another seed draws another split.
         existing: keep the source's own split where it has one, and draw from its training split what it lacks.
 
     Raises:
-        UserError: the shares do not add up to 1, or none is for training.
+        UserError: the shares cannot add up to 1, or none is for training.
     """
 
     train: float | None = None
-    validation: float = 0.15
-    test: float = 0.25
+    validation: float | None = None
+    test: float | None = None
     seed: int = 0
     existing: bool = True
 
     def __post_init__(self) -> None:
         shares = self.shares
-        if min(shares.values()) < 0 or shares["train"] == 0 or abs(sum(shares.values()) - 1) > 1e-6:
-            told = " + ".join(f"{share:g}" for share in shares.values())
+        if min(shares.values()) < 0 or shares["train"] == 0 or not abs(sum(shares.values()) - 1) <= 1e-6:  # also NaN
+            told = " + ".join(f"Split.{split}={share:g}" for split, share in self._given.items())
             raise UserError(
-                f"Split.train + Split.validation + Split.test is {told}: make it 1, with some for training; "
-                "without Split.train, that is what the others leave."
+                f"The shares {told} cannot be met: together they are at most 1, all three exactly 1, and some images "
+                "are for training; what is left out is what the others leave."
             )
 
     @property
+    def _given(self) -> dict[str, float]:
+        return {split: float(share) for split in SPLITS if (share := getattr(self, split)) is not None}
+
+    @property
     def shares(self) -> dict[str, float]:
-        """Return the share of each split."""
+        """Return the share of each split; those that are not given follow from those that are.
+
+        >>> Split(test=0.2).shares, Split(train=0.8).shares
+        ({'train': 0.65, 'validation': 0.15, 'test': 0.2}, {'train': 0.8, 'validation': 0.075, 'test': 0.125})
+        """
+        given = self._given
+        left = 1 - sum(given.values())
+        usual = {split: share for split, share in _USUAL_SHARES.items() if split not in given}
+        if "train" in usual and (rest := left - sum(usual.values()) + usual["train"]) > 0:
+            usual["train"] = rest
+        total = sum(usual.values())
         # rounded, as 1 - 0.15 - 0.25 is not everywhere 0.6 to the last bit, and a draw depends on that
-        train = round(1 - self.validation - self.test, 9) if self.train is None else self.train
-        return {"train": float(train), "validation": float(self.validation), "test": float(self.test)}
+        drawn = {split: round(share / total * left, 9) for split, share in usual.items()}
+        return {split: (given | drawn)[split] for split in SPLITS}
 
     @property
     def settings(self) -> dict[str, float]:
@@ -91,6 +107,11 @@ class Split:
         needed = {split: self.shares[split] for split in ("train", *self.lacking(images))}
         drawn = _inherit_and_draw(images[in_train], needed, self.seed, history)
         return images.assign(split=images["split"].mask(in_train, drawn))
+
+    def planned(self, images: pd.DataFrame) -> set[str]:
+        """Return the splits that can have images of this source: those that it gives, and those that are drawn."""
+        given = set(images["split"].dropna()) if self._is_given(images) else set()
+        return given | {split for split in SPLITS if split not in given and self.shares[split] > 0}
 
     def lacking(self, images: pd.DataFrame) -> list[str]:
         """Return the splits that a source with splits does not give; `assign` draws them from its training images."""

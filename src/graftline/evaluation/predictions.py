@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from graftline.bundle.predictor import softmax
 from graftline.console import progress
+from graftline.data.review import require_known_classes
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.files import atomic_file
@@ -151,23 +152,23 @@ def predict_split(
 ) -> Predictions:
     """Classify the images of a split.
 
+    Classes are matched by name, so that the version may have fewer than the predictor, in any order.
+
     Raises:
-        UserError: the predictor's classes are not the dataset version's, the split is empty, or an image cannot be
+        UserError: the version has a class that the predictor does not know, the split is empty, or an image cannot be
             read.
     """
-    class_names = tuple(version.class_names)
-    if tuple(predictor.class_names) != class_names:
-        raise UserError(
-            f"The model's classes ({', '.join(predictor.class_names)}) are not those of {version.name} "
-            f"({', '.join(class_names)}): evaluate it on a dataset version with the classes it was trained for."
-        )
+    class_names = tuple(predictor.class_names)
+    numbers = {name: number for number, name in enumerate(class_names)}
+    require_known_classes(version.class_names, class_names)
     samples = version.samples(split)
+    labels = np.array([numbers[name] for name in version.class_names])[samples.labels]
     with progress(f"Classifying the {split} images", total=len(samples.paths)) as bar:
         logits = predictor.logits(samples.paths, batch_size, lambda done: bar.advance(bar.task_ids[0], done))
     return Predictions(
         paths=samples.paths,
         logits=logits,
-        labels=samples.labels,
+        labels=labels,
         weights=samples.weights,
         sha256=samples.sha256,
         class_names=class_names,

@@ -3,10 +3,8 @@
 Letters: B batch, C channels, H height, W width, N images, F numbers per image that cross the boundary.
 """
 
-import errno
 import logging
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import Literal
 
 from torch import nn
 
-from graftline.errors import UserError
+from graftline.errors import UserError, no_room
 from graftline.features.fill import Activations, CacheFill, MakeEngine, TableRequest
 from graftline.features.frozen_pass import ActivationRequest, ImageBatcher
 from graftline.features.loader import activation_loader
@@ -23,8 +21,6 @@ from graftline.features.store import GIGABYTE, ActivationStore, CacheFullError, 
 logger = logging.getLogger(__name__)
 
 __all__ = ["ActivationRequest", "Activations", "CacheFullError", "Features", "ImageBatcher", "activation_loader"]
-
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -105,13 +101,9 @@ class Features:
         try:
             return CacheFill(store, wanted, make_engine, tail, width, dtype).run(lambda n: self._announce(n, width))
         except OSError as error:
-            if error.errno not in DISK_FULL:
+            if (sentence := no_room(error)) is None:
                 raise
-            free = in_words(shutil.disk_usage(store.directory).free)
-            raise UserError(
-                f"The disk is full: activations go to {self.directory}, where {free} are left. Make room, choose "
-                "another Features.directory, or Features.cache=False."
-            ) from error
+            raise UserError(f"{sentence} Or choose another Features.directory, or Features.cache=False.") from error
 
     def _by_table(self, requests: Sequence[ActivationRequest]) -> list[TableRequest]:
         """Return what is wanted of each table."""

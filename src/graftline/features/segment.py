@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from graftline.errors import writing
 from graftline.features.digests import Digests
 from graftline.files import write_json
 from graftline.locks import Lock
@@ -129,7 +130,7 @@ class Segment:
             np.save(directory / "digests.npy", digests.values)
             np.save(directory / "order.npy", digests.order.astype(np.uint32))
             segment._states.write_bytes(bytes(8 * header.num_shards))
-            with segment._data.open("wb") as file:
+            with writing(segment._data), segment._data.open("wb") as file:
                 file.truncate(header.data_bytes)
                 if hasattr(os, "posix_fallocate"):  # macOS has none: there a full disk shows while we write
                     os.posix_fallocate(file.fileno(), 0, header.data_bytes)
@@ -214,7 +215,7 @@ class Segment:
         if np.isfinite(activations).all() and not np.isfinite(rows).all():
             self._set_state(shard, TOO_LARGE)
             return False
-        with self._data.open("r+b") as file:
+        with writing(self._data), self._data.open("r+b") as file:
             file.seek(shard * header.shard_images * header.row_bytes)
             file.write(rows.data)
             file.flush()

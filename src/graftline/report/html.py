@@ -71,7 +71,7 @@ def write_report(
         directory: where to write it.
         title: of the page, as plain text.
         facts: label → text, in the order to show.
-        scores: from :func:`graftline.evaluation.metrics.score`; must hold ``accuracy``.
+        scores: from :func:`graftline.evaluation.metrics.score`; empty where nothing was tested.
         figures: name → figure, or the path of its PNG. Those of an evaluation get their captions here, others are
             headed by their name.
         notes: sentences, in the order to show.
@@ -80,7 +80,7 @@ def write_report(
         The file's path.
     """
     sections = [
-        _header(title, scores["accuracy"]),
+        _header(title, scores.get("accuracy")),
         _facts(facts),
         _scores(scores),
         _figures(figures),
@@ -122,7 +122,9 @@ the same kind, not what happens with images of another kind.</footer>
 """
 
 
-def _header(title: str, accuracy: Interval) -> str:
+def _header(title: str, accuracy: Interval | None) -> str:
+    if accuracy is None:
+        return f"<header>\n<h1>{escape(title)}</h1>\n<p>No test scores.</p>\n</header>"
     return f"""<header>
 <h1>{escape(title)}</h1>
 <p class="headline"><strong>{format_score("accuracy", accuracy.value)}</strong>
@@ -140,6 +142,8 @@ def _facts(facts: Mapping[str, str]) -> str:
 
 
 def _scores(scores: Mapping[str, Interval]) -> str:
+    if not scores:
+        return ""
     rows = "\n".join(
         f'<tr><th scope="row">{label}{_direction(name)}<small>{MEANINGS[name]}</small></th>'
         f"{_cells(name, scores[name])}</tr>"
@@ -184,6 +188,8 @@ def _bar(name: str, interval: Interval) -> str:
 def _classes(scores: Mapping[str, Interval]) -> str:
     """Return the table of recall and precision per class, in the order of the classes."""
     names = list(dict.fromkeys(name.split("/", 1)[1] for name in scores if "/" in name))
+    if not names:
+        return ""
     rows = "\n".join(
         f'<tr><th scope="row">{escape(name)}</th>'
         + "".join(_cells(kind, scores.get(f"{kind}/{name}")) for kind in ("recall", "precision"))

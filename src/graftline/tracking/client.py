@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 
-from graftline.errors import UserError
+from graftline.errors import UserError, no_room
 from graftline.locks import Lock
 
 logger = logging.getLogger(__name__)
@@ -159,7 +159,7 @@ def connect_checked(uri: str, ask: Callable[[MlflowClient], T]) -> tuple[MlflowC
     except UserError:
         raise
     except Exception as error:  # MLflow and SQLAlchemy raise a dozen kinds for "not there"
-        raise UserError(_no_answer(uri, error)) from error
+        raise UserError(no_room(error) or _no_answer(uri, error)) from error
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graftline.errors import UserError
+from graftline.errors import UserError, first_line, no_room
 from graftline.tracking.names import HOST, OUTPUT_DIRECTORY, registered_name
 from graftline.tracking.registry import Registry
 
@@ -137,7 +137,8 @@ class Tracking:
                 return client, client.create_experiment(name, artifact_location=self._artifact_location(name))
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another run was faster
-                    raise UserError(f"MLflow does not take the experiment '{name}': {error.message}") from error
+                    told = f"MLflow does not take the experiment '{name}': {first_line(error)}."
+                    raise UserError(no_room(error) or told) from error
                 experiment = client.get_experiment_by_name(name)
                 assert experiment is not None
         if experiment.lifecycle_stage == "deleted":

@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from graftline.data.loaders import Batch, Loaders
+from graftline.errors import writing
 from graftline.freezing.check import FIRST_STEPS
 from graftline.training.averaging import AveragedWeights
 from graftline.training.events import FitEvents
@@ -22,7 +23,7 @@ from graftline.training.fit_directory import FitDirectory
 from graftline.training.module import GraftModule
 from graftline.training.progress import FitProgress
 from graftline.training.results import MONITOR, FitHistory
-from graftline.training.trainer import MakeTrainer, quiet_lightning
+from graftline.training.trainer import MakeTrainer, quiet_lightning, refused_by_lightning
 
 
 def fit(
@@ -80,7 +81,7 @@ def fit(
         use_distributed_sampler=False,
     )
     start, checkpoint = time.perf_counter(), directory.last if resume and directory.last.exists() else None
-    with _threads(threads), _plain_interrupt(), _quick_device_check():
+    with _threads(threads), _plain_interrupt(), _quick_device_check(), refused_by_lightning(), writing(directory.path):
         trainer.fit(module, *loaders, ckpt_path=checkpoint, weights_only=True)
     module.load_state_dict(torch.load(directory.best, map_location="cpu", weights_only=True)["state_dict"])
     return FitHistory.of(progress.epochs, time.perf_counter() - start, trainer.global_step)

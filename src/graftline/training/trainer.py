@@ -5,12 +5,15 @@ import inspect
 import logging
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
+from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 
 from graftline.errors import UserError, first_line
 from graftline.execution import Execution
@@ -18,18 +21,38 @@ from graftline.training.module import Optimizer
 
 MakeTrainer = Callable[..., pl.Trainer]
 
-OURS = frozenset(
-    {
-        "callbacks",
-        "enable_checkpointing",
-        "enable_model_summary",
-        "enable_progress_bar",
-        "fast_dev_run",
-        "logger",
-        "num_sanity_val_steps",
-        "use_distributed_sampler",
-    }
-)
+OURS = "a fit needs it its own way"
+UNUSED = "it would have no effect here"
+VALIDATED = "each epoch is validated once, at its end, so that the best can be kept"
+COUNTED = "a training is counted in whole epochs, each of which is validated: use Trainer.max_epochs"
+REFUSED = {  # arguments that are to stay as they are by default, and why
+    "barebones": OURS,
+    "callbacks": OURS,
+    "check_val_every_n_epoch": VALIDATED,
+    "default_root_dir": UNUSED,
+    "enable_autolog_hparams": UNUSED,
+    "enable_checkpointing": OURS,
+    "enable_model_summary": OURS,
+    "enable_progress_bar": OURS,
+    "fast_dev_run": "nothing would be kept of it: use debug=fast, or Trainer.limit_train_batches",
+    "limit_predict_batches": UNUSED,
+    "limit_test_batches": UNUSED,
+    "log_every_n_steps": UNUSED,
+    "logger": OURS,
+    "max_steps": COUNTED,
+    "max_time": COUNTED,
+    "min_steps": COUNTED.replace("max_epochs", "min_epochs"),
+    "model_registry": UNUSED,
+    "num_nodes": "graftline trains on one machine until a later version",
+    "num_sanity_val_steps": OURS,
+    "overfit_batches": "it would validate on training images: use Trainer.limit_train_batches",
+    "plugins": OURS,
+    "profiler": UNUSED,
+    "reload_dataloaders_every_n_epochs": UNUSED,
+    "sync_batchnorm": "torch would replace timm's layers that normalize and activate by ones that only normalize",
+    "use_distributed_sampler": OURS,
+    "val_check_interval": VALIDATED,
+}
 
 
 def check_trainer(make_trainer: MakeTrainer) -> Execution:
@@ -50,14 +73,11 @@ def check_trainer(make_trainer: MakeTrainer) -> Execution:
             f"This process was started by {launcher}, which graftline cannot train under until a later version: "
             "start one process by itself, it starts those for the other devices of this machine."
         )
-    for key in sorted(OURS & set(getattr(make_trainer, "keywords", {}))):
-        raise UserError(f"Trainer.{key} is not yours to set, a fit needs it its own way: leave it out.")
+    _check_arguments(getattr(make_trainer, "keywords", {}))
     trainer = _make(make_trainer)
-    if trainer.num_nodes > 1:
-        raise UserError(
-            f"Trainer.num_nodes is {trainer.num_nodes}, but graftline trains on one machine until a later version: "
-            "leave it out."
-        )
+    strategy, is_ours = trainer.strategy, isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy)
+    if not is_ours or isinstance(strategy.launcher, _MultiProcessingLauncher):
+        raise UserError("Trainer.strategy must be auto or ddp, with which graftline trains: leave it out.")
     if trainer.precision.endswith("-true") and trainer.precision != "32-true":
         instead = trainer.precision.replace("64-true", "32-true").replace("16-true", "16-mixed")
         raise UserError(
@@ -67,11 +87,20 @@ def check_trainer(make_trainer: MakeTrainer) -> Execution:
     epochs = own_epochs(make_trainer)
     if epochs is not None and epochs < 1:
         raise UserError(f"Trainer.max_epochs is {epochs}: give a number of epochs, at least 1.")
-    if trainer.limit_val_batches == 0 or trainer.check_val_every_n_epoch != 1:
-        raise UserError(
-            "Each epoch is validated: leave Trainer.limit_val_batches and Trainer.check_val_every_n_epoch alone."
-        )
+    for name in ("limit_train_batches", "limit_val_batches"):
+        if getattr(trainer, name) == 0:
+            raise UserError(f"Trainer.{name} is 0, it must be above 0: each epoch trains and validates.")
+    if trainer.accumulate_grad_batches < 1:
+        raise UserError(f"Trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}, it must be at least 1.")
     return _execution(trainer)
+
+
+def _check_arguments(arguments: Mapping[str, Any]) -> None:
+    """Make sure that those are left alone which a fit cannot have otherwise, or which would do nothing."""
+    defaults = inspect.signature(pl.Trainer).parameters
+    for name, reason in REFUSED.items():
+        if arguments.get(name, defaults[name].default) not in (defaults[name].default, None):
+            raise UserError(f"Trainer.{name} is not yours to set ({reason}): leave it out.")
 
 
 def make_execution(make_trainer: MakeTrainer) -> Execution:
@@ -99,6 +128,15 @@ def foreign_launcher(environment: Mapping[str, str]) -> str | None:
     if environment.get("WORLD_SIZE", "1") != "1" or "LOCAL_RANK" in environment:
         return "a launcher (WORLD_SIZE or LOCAL_RANK is set)"
     return None
+
+
+@contextmanager
+def refused_by_lightning() -> Iterator[None]:
+    """Say as a mistake what Lightning finds wrong with a trainer only when it sees the batches."""
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise UserError(f"The training cannot begin ({first_line(error)}): change the arguments of Trainer.") from error
 
 
 def _make(make_trainer: MakeTrainer) -> pl.Trainer:

@@ -35,7 +35,8 @@ class Folder:
             raise UserError(f"{root} is no folder: for a table use Table(), for a zip or tar archive Archive().")
         folders = _folders(root)
         splits = [folder for folder in folders if folder.name.lower() in SPLIT_NAMES]
-        if not any(SPLIT_NAMES[folder.name.lower()] == "train" for folder in splits):
+        has_training = any(SPLIT_NAMES[folder.name.lower()] == "train" for folder in splits)
+        if not has_training and (not splits or splits != folders or not all(map(_folders, splits))):
             return pd.DataFrame(_labeled(root), columns=["path", "label"])
         if len(splits) < len(folders):
             other = next(folder.name for folder in folders if folder not in splits)
