@@ -116,11 +116,11 @@ def _find_encoding(file: Path) -> str:
         for mark, encoding in _MARKS.items():
             if head.startswith(mark):
                 return encoding
-        if head.count(0) > len(head) // 4:  # every second byte of Latin letters in UTF-16
-            return "utf-16-le" if head[1::2].count(0) > head[::2].count(0) else "utf-16-be"
         found = name_content(head)
         if found is not None and found[0] not in {"text", "JSON"}:
             raise UserError(f"{file} is no table but {found[0]}: {found[1]}, or save the table as CSV.")
+        if head.count(0) > len(head) // 4:  # every second byte of Latin letters in UTF-16
+            return "utf-16-le" if head[1::2].count(0) > head[::2].count(0) else "utf-16-be"
         content.seek(0)
         decoder = codecs.getincrementaldecoder("utf-8")()
         try:

@@ -31,8 +31,8 @@ def find_files(paths: "pd.Series[str]", table: Path) -> "pd.Series[str]":
     """Return the absolute paths of the files that a table lists.
 
     Where files are not there, the usual differences between systems are tried: backslashes, capitals, Unicode form, a
-    missing or another extension; where nearly all are not there, the folders around the table too. What finds nearly
-    all of them is used and logged. No file is found for two paths.
+    missing or another extension; where nearly all are not there, also the folders below the table's, and the one above.
+    What finds nearly all of them is used and logged. No file is found for two paths.
 
     Args:
         paths: absolute, or relative to the table's folder.
@@ -55,10 +55,10 @@ def find_files(paths: "pd.Series[str]", table: Path) -> "pd.Series[str]":
         logger.warning(f"{len(repair.found):,} of {len(there):,} paths in {table} are found {repair.in_words(base)}.")
         return absolute.where(there, paths.map(repair.found).fillna(absolute))
     told = f"{(~there).sum():,} of {len(there):,} files that {table} lists are not there (first: {search.texts[0]})"
-    way_out = search.way_out(repair, base)
     if nearly_none:
-        raise UserError(f"{told}: {way_out}.")
-    logger.warning(f"{told}" + (f": {way_out}." if repair.found else "."))
+        raise UserError(f"{told}: {search.way_out(repair, base)}.")
+    if repair.found:
+        logger.warning(f"{told}: {search.way_out(repair, base)}.")
     return absolute
 
 
@@ -213,11 +213,10 @@ def _split(text: str) -> list[str]:
 
 
 def _folders_near(base: Path) -> list[Path]:
-    """Return the folders below a table's, two levels deep, then those beside it and the one above."""
+    """Return the folders below a table's, two levels deep, and the one above; those beside it are other data sets."""
     below = _list(base)
     deeper = [folder for parent in below for folder in _list(parent)]
-    beside = [folder for folder in _list(base.parent) if folder != base]
-    return [*below, *deeper, base.parent, *beside][:_MAX_FOLDERS]
+    return [base.parent, *below, *deeper][:_MAX_FOLDERS]
 
 
 def _list(folder: Path) -> list[Path]:

@@ -73,7 +73,9 @@ class Table:
                 raise UserError(self._no_such_column(table, name, file))
         for name in images.columns.drop("weight", errors="ignore"):
             images[name] = _as_text(images[name])
-        images["label"] = images["label"].map(tidy_label, na_action="ignore").replace("", None)
+        for name in images.columns.intersection(["label", "split", "group", "stratum"]):
+            tidy = images[name].map(tidy_label, na_action="ignore")
+            images[name] = tidy.mask(tidy == "", None)
         require_single_labels(images["label"], file)
         if "split" in images:
             images["split"] = _as_splits(images["split"], file)
@@ -104,8 +106,7 @@ class Table:
     def _no_such_column(self, table: pd.DataFrame, name: str, file: Path) -> str:
         """Say that there is no column for ``name``, and how it comes to be."""
         column, names = getattr(self, name), [str(other) for other in table.columns]
-        separator = f" (separated by {table.attrs['separator']})" if "separator" in table.attrs else ""
-        told = f"{file} has no column '{column}'{separator}"
+        told = f"{file} has no column '{column}'"
         if (classes := find_one_hot(table)) and name in {"path", "label"}:
             return (
                 f"{told}, but a column of 0 and 1 for each class ({join_names(classes)}): write each image's class "
@@ -113,13 +114,11 @@ class Table:
             )
         if any(Path(cell).suffix.lower() in IMAGE_SUFFIXES for cell in names):
             return f"{told}, as its first line is an image's: put a line of column names above, such as path,label."
-        near = get_close_matches(column, names, n=1, cutoff=0.5) or [
-            other for other in names if other.lower() == column.lower()
-        ]
-        argument = f"Table.{name}"
-        if near:
-            return f"{told}: did you mean {argument}='{near[0]}'?"
-        return f"{told}: set {argument} to one of {', '.join(names[:12])}."
+        if near := get_close_matches(column.lower(), [other.lower() for other in names], n=1, cutoff=0.5):
+            nearest = next(other for other in names if other.lower() == near[0])
+            return f"{told}: did you mean Table.{name}='{nearest}'?"
+        separated = f", which {table.attrs['separator']} separate" if "separator" in table.attrs else ""
+        return f"{told}: set Table.{name} to one of {join_names(names, at_most=12)}{separated}."
 
 
 def _only(table: pd.DataFrame, column: str, file: Path) -> "pd.Series[Any]":
@@ -143,7 +142,6 @@ def _require_paths(paths: "pd.Series[str]", file: Path) -> None:
 
 
 def _as_splits(values: "pd.Series[str]", file: Path) -> "pd.Series[str]":
-    values = values.str.strip().replace("", None)
     unknown = values[values.notna() & ~values.str.lower().isin(SPLIT_NAMES)]
     if not unknown.empty:
         raise UserError(
