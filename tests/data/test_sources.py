@@ -114,9 +114,17 @@ def test_a_lone_folder_of_splits_is_gone_into(tmp_path: Path) -> None:
 def test_a_lone_class_stays_a_class(tmp_path: Path) -> None:
     touch(tmp_path, "cat/a.jpg", "cat/deep/b.jpg")
     assert set(Folder().read(tmp_path)["label"]) == {"cat"}
-    touch(tmp_path, "labels.csv")
-    with pytest.raises(UserError, match=r"single class folder and a table, labels\.csv: .*Table\(\)"):
+
+
+def test_folders_of_documents_lie_beside_images(tmp_path: Path) -> None:
+    touch(tmp_path, "images/cat/a.jpg", "images/dog/a.jpg", "annotations/a.xml", "docs/more/b.pdf", "logo.png")
+    images = Folder().read(tmp_path)
+    assert listed(images, tmp_path / "images") == {"cat/a.jpg": "cat", "dog/a.jpg": "dog"}
+    touch(tmp_path, "owl/a.jpg", "emu/a.jpg")
+    with pytest.raises(UserError, match=r"class folder .*annotations holds no images, nor do docs"):
         Folder().read(tmp_path)
+    touch(tmp_path / "set", "train/cat/a.jpg", "train/dog/a.jpg", "annotations/a.xml")
+    assert set(Folder().read(tmp_path / "set")["split"]) == {"train"}
 
 
 def test_leftovers_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -16,6 +16,7 @@ from graftline.data.decode import MAX_PIXELS
 from graftline.data.findings import FINDINGS_FILE, Finding, log_findings, summarize, write_findings
 from graftline.data.review import (
     drop_invalid,
+    explain_single_class,
     find_losses,
     find_moved,
     find_wrong_extensions,
@@ -193,9 +194,7 @@ def _require_classes(images: pd.DataFrame, class_names: Sequence[str], findings:
                 "the class."
             )
     if len(class_names) < 2:
-        raise UserError(
-            f"There is only the class '{class_names[0]}', and a classifier needs two: give another Ingest.path."
-        )
+        raise UserError(explain_single_class(images, class_names[0]))
 
 
 def _log_version(version: DatasetVersion, is_new: bool) -> None:

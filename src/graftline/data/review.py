@@ -4,6 +4,7 @@ The table of images that these functions take has the columns of a dataset versi
 Those that take images out return the rest of the table beside their findings.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -48,6 +49,18 @@ def find_losses(images: pd.DataFrame, usable: pd.DataFrame) -> list[Finding]:
         for label, told in reasons
         if len(told) >= _MANY * total[label]
     ]
+
+
+def explain_single_class(images: pd.DataFrame, name: str) -> str:
+    """Say that all images are of one class, and the way out."""
+    inner = images["path"].str.extract(rf"/{re.escape(name)}/([^/]+)/", expand=False).dropna().unique().tolist()
+    way_out = "give another Ingest.path, or Table() if a table tells the classes"
+    if len(inner) > 1:
+        way_out = (
+            f"if the folders in it ({join_names(sorted(inner))}) are the classes, give '{name}' itself as Ingest.path, "
+            "or as Archive.member in an archive"
+        )
+    return f"There is only the class '{name}', and a classifier needs two: {way_out}."
 
 
 def find_wrong_extensions(images: pd.DataFrame) -> list[Finding]:

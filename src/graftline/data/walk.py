@@ -3,15 +3,16 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from graftline.errors import UserError
 
 # What file managers, network storage and recycle bins put beside files, in small letters; hidden ones start with a dot.
 _LEFTOVERS = re.compile(
-    r"@eadir|#recycle|#snapshot|@recycle|@recently-snapshot|@tmp|~snapshot|synofile_thumb.*"  # network storage
-    r"|\$recycle\.bin|system volume information|found\.\d{3}|thumbs\.db(:.*)?|ehthumbs(_vista)?\.db|desktop\.ini|~\$.*"
+    r"@(eadir|tmp|recycle|recently-snapshot|sharebin|syno.*|__thumb)|#(recycle|snapshot)|~snapshot|synofile_thumb.*"
+    r"|\$recycle\.bin|recycler|system volume information|found\.\d{3}|lost\.dir"
+    r"|thumbs\.db(:.*)?|ehthumbs(_vista)?\.db|desktop\.ini|~\$.*"
     r"|__macosx|icon\r|network trash folder|temporary items"
     r"|lost\+found|__pycache__"
 )
@@ -56,16 +57,21 @@ def walk_files(root: Path, leftovers: Counter[str] | None = None, *, deep: bool 
             inner.clear()
             continue
         seen.add(identity)
-        leftovers.update(_kind(name) for name in (*inner, *names) if is_leftover(name))
-        inner[:] = sorted(name for name in inner if deep and not is_leftover(name))
-        for name in sorted(names):
-            if not is_leftover(name):
-                yield os.path.join(folder, name)  # noqa: PTH118 (speed)
+        kept = _without_leftovers(inner, leftovers)
+        inner[:] = kept if deep else []
+        for name in _without_leftovers(names, leftovers):
+            yield os.path.join(folder, name)  # noqa: PTH118 (speed)
 
 
-def _kind(name: str) -> str:
-    """Return the name under which a leftover is counted: macOS gives each file a companion of its own."""
-    return "._*" if name.startswith("._") else name.rstrip("\r")
+def _without_leftovers(names: Iterable[str], leftovers: Counter[str]) -> list[str]:
+    """Return the other names, sorted; those of leftovers are counted, and all companions of macOS as one."""
+    kept = []
+    for name in names:
+        if is_leftover(name):
+            leftovers["._*" if name.startswith("._") else name.rstrip("\r")] += 1
+        else:
+            kept.append(name)
+    return sorted(kept)
 
 
 def _identify(folder: str | Path) -> tuple[int, int]:

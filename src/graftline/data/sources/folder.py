@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from graftline.data.sources.source import IMAGE_SUFFIXES, SPLIT_NAMES, TABLE_SUFFIXES, join_names, require, tidy_label
+from graftline.data.sources.source import IMAGE_SUFFIXES, SPLIT_NAMES, join_names, require, tidy_label
 from graftline.data.walk import list_folders, walk_files
 from graftline.errors import UserError
 
@@ -26,8 +26,8 @@ _NOT_IMAGES = frozenset(
 class Folder:
     """List a folder of class sub-folders, with or without ``train``, ``val`` and ``test`` above them (Hydra target).
 
-    A class folder may have folders of its own, whose images are of the same class. A lone folder that holds nothing but
-    folders is gone into. What systems and tools leave is passed over, as are files that by their extension are no
+    A class folder may have folders of its own, whose images are of the same class. A lone folder that holds folders and
+    no images is gone into. What systems and tools leave is passed over, as are files that by their extension are no
     images; links are followed.
 
     Attributes:
@@ -54,20 +54,25 @@ class Folder:
             images = pd.DataFrame(_label(root, leftovers), columns=["path", "label"])
             _require_images(images, root)
         if root != given:
-            logger.info(f"The class folders are those in {root.relative_to(given)}, the only folder there.")
+            logger.info(f"The class folders are those in {root.relative_to(given)}, the only folder of images there.")
         if leftovers:
             names = ", ".join(f"{name} {count:,}" for name, count in leftovers.most_common(5))
             logger.info(f"Passed over what systems and tools leave, {leftovers.total():,} in all ({names}).")
         return images
 
     def _go_down(self, root: Path) -> Path:
-        """Return the folder below ``root`` that holds several, where all above it hold one folder and no images."""
+        """Return the first folder with several folders of images, where each above it holds one; else ``root``.
+
+        Documents and folders of them may lie beside; a folder with images of its own is a class.
+        """
         folder = root
-        while len(folders := list_folders(folder)) == 1 and not _loose_images(folder):
+        while len(folders := [inner for inner in list_folders(folder) if not _is_of_documents(inner)]) == 1:
             if self.splits and folders[0].name.lower() in SPLIT_NAMES:
                 return folder
             folder = folders[0]
-        return folder if len(folders) > 1 and not _loose_images(folder) else root
+            if _loose_images(folder):
+                return root
+        return folder if len(folders) > 1 else root
 
     def _find_splits(self, root: Path) -> list[Path]:
         """Return the folders of splits, none if there are class folders.
@@ -79,11 +84,11 @@ class Folder:
         named = [folder for folder in folders if folder.name.lower() in SPLIT_NAMES] if self.splits else []
         of_folders = [folder for folder in named if list_folders(folder)]
         has_train = any(SPLIT_NAMES[folder.name.lower()] == "train" for folder in named)
-        if len(named) == len(folders) and (of_folders or has_train):
+        others = [folder.name for folder in folders if folder not in named and not _is_of_documents(folder)]
+        if not others and (of_folders or has_train):
             return named
         if len(of_folders) < 2 and not any(SPLIT_NAMES[folder.name.lower()] == "train" for folder in of_folders):
             return []
-        others = [folder.name for folder in folders if folder not in named]
         raise UserError(
             f"{root} holds split folders ({join_names([folder.name for folder in of_folders])}) and others "
             f"({join_names(others)}): move away either, or set Folder.splits=False if all of them are classes."
@@ -128,14 +133,17 @@ def _require_images(images: pd.DataFrame, root: Path, found: set[str] | None = N
         raise UserError(f"{root} holds images but no class folders: sort them into one per class, or use Table().")
     if not folders:
         raise UserError(f"{root} holds no images: give the folder that has a sub-folder of images per class.")
-    tables = [entry.name for entry in root.iterdir() if entry.suffix.lower() in TABLE_SUFFIXES]
-    if len(folders) == 1 and tables and found is None:
-        raise UserError(f"{root} holds a single class folder and a table, {tables[0]}: give that, with Table().")
     found = set(images["label"]) if found is None else found
     empty = [folder for folder in folders if tidy_label(_text(folder.name)) not in found]
     if empty:
         more = "" if len(empty) == 1 else f", nor do {join_names([folder.name for folder in empty[1:]])}"
         raise UserError(f"The class folder {empty[0]} holds no images{more}: add some, or remove it.")
+
+
+def _is_of_documents(folder: Path) -> bool:
+    """Tell whether there are files in a folder, or below it, none of which may be an image."""
+    first = next(walk_files(folder), None)
+    return first is not None and not any(map(_may_be_image, walk_files(folder)))
 
 
 def _loose_images(root: Path, leftovers: Counter[str] | None = None) -> list[str]:

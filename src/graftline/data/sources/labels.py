@@ -8,7 +8,7 @@ import pandas as pd
 
 from graftline.errors import UserError
 
-_SEPARATORS = ("|", ";", ",", " ")
+_SEPARATORS = ("|", ";", ",", "+", "/", " ")
 _DECIMAL = re.compile(r"[-+]?\d+,\d+")
 _BRACKETS = {"[": "]", "{": "}", "(": ")"}
 _FLAGS = ({"0", "1"}, {"0.0", "1.0"}, {"0,0", "1,0"}, {"false", "true"})
@@ -50,9 +50,11 @@ def _find_joined(labels: list[str], sign: str) -> str | None:
     if not joined or len(joined) < len(holding) / 2:
         return None
     tags = {part for label in joined for part in holding[label]}
-    if sign == " ":  # also between the words of a name
-        return joined[0] if len(joined) > 2 * len(tags) else None
-    return joined[0] if len(joined) > len(tags) or not tags.isdisjoint(labels) else None
+    if sign == " ":  # also stands between the words of a name
+        is_list = len(joined) > 2 * len(tags) or (len(joined) > 1 and tags <= set(labels))
+    else:
+        is_list = len(joined) > len(tags) or not tags.isdisjoint(labels)
+    return joined[0] if is_list else None
 
 
 def _several(file: Path, label: str, way_out: str) -> UserError:
