@@ -97,6 +97,7 @@ def test_labels_are_compared_without_blanks_and_in_one_unicode_form(root: Path) 
         ("path,label,label\na.png,x,y\n", "2 columns 'label'"),
         ("a.png,x\nb.png,y\n", "first line is an image's: put a line of column names"),
         ("<!DOCTYPE html><html>", "no table but HTML"),
+        ("path label\na.png x\n", "no column 'path', only one column: separate columns by commas"),
         ("Path,Label\na.png,x\n", "did you mean Table.path='Path'"),
         ("path,cat,dog\na.png,1,0\nb.png,0,1\n", r"column of 0 and 1 for each class \(cat, dog\).*one column, 'label'"),
         ("image;MEL;NV\na;1,0;0,0\nb;0,0;1,0\n", r"column of 0 and 1 for each class \(MEL, NV\).*Table\.path"),

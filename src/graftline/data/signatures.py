@@ -10,7 +10,7 @@ HEAD_BYTES = 4096  # what `describe` wants to see: DICOM's mark is behind 128 by
 
 _CONVERT = "convert it to JPEG or PNG"
 _UNPACK = "unpack it, or remove it"
-_REMOVE = "remove it, or download the image again"
+_REMOVE = "put the image itself in its place"
 _FRAMES = "take images from it, as with ffmpeg"
 _DEVELOP = "develop it to JPEG, PNG or TIFF"
 

@@ -91,7 +91,7 @@ def read_delimited(file: Path, form: Form) -> pd.DataFrame:
         except (csv.Error, StopIteration) as error:
             raise UserError(
                 f"{file} cannot be read as a table ({first_line(error)}; line {reader.line_num:,}): "
-                "look there for a quotation mark that is not closed."
+                "look there for a quotation mark that is not closed, or not doubled within a value."
             ) from error
     return pd.DataFrame(dict(enumerate(columns)), dtype="str").set_axis(names, axis=1)
 

@@ -110,10 +110,12 @@ class Table:
         if (classes := find_one_hot(table)) and name in {"path", "label"}:
             return (
                 f"{told}, but a column of 0 and 1 for each class ({join_names(classes)}): write each image's class "
-                f"into one column, '{self.label}', and name the column of paths with Table.path."
+                f"into one column, '{self.label}', and name the column of paths with Table.path if it is not 'path'."
             )
         if any(Path(cell).suffix.lower() in IMAGE_SUFFIXES for cell in names):
             return f"{told}, as its first line is an image's: put a line of column names above, such as path,label."
+        if len(names) == 1:
+            return f"{told}, only one column: separate columns by commas, semicolons, tabs or vertical bars."
         if near := get_close_matches(column.lower(), [other.lower() for other in names], n=1, cutoff=0.5):
             nearest = next(other for other in names if other.lower() == near[0])
             return f"{told}: did you mean Table.{name}='{nearest}'?"
