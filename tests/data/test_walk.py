@@ -60,6 +60,7 @@ def test_links_are_followed_once_and_never_back(tmp_path: Path) -> None:
     (root / "cat/up").symlink_to("../..")
     expected = ["3.png", "gone.png", "here/1.png", "here/deep/2.png", "one.png"]
     assert sorted(walk(root / "cat")) == expected
+    assert [folder.name for folder in list_folders(root / "cat")] == ["here", "there"]
     (tmp_path / "link").symlink_to("set/cat")
     assert sorted(walk(tmp_path / "link")) == expected
 

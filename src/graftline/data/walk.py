@@ -24,16 +24,18 @@ def is_leftover(name: str) -> bool:
 
 
 def list_folders(root: Path) -> list[Path]:
-    """Return the folders in ``root``, sorted, also those that are links, without leftovers.
+    """Return the folders in ``root``, sorted, without leftovers; also links to folders, but to none that holds it.
 
     Raises:
         UserError: the folder cannot be read.
     """
     try:
         with os.scandir(root) as entries:
-            return sorted(Path(entry) for entry in entries if entry.is_dir() and not is_leftover(entry.name))
+            folders = [Path(entry) for entry in entries if entry.is_dir() and not is_leftover(entry.name)]
     except OSError as error:
         raise _unreadable(error) from error
+    above = _identify_above(root / "any")
+    return sorted(folder for folder in folders if not folder.is_symlink() or _identify(folder) not in above)
 
 
 def walk_files(root: Path, leftovers: Counter[str] | None = None, *, deep: bool = True) -> Iterator[str]:
@@ -49,7 +51,7 @@ def walk_files(root: Path, leftovers: Counter[str] | None = None, *, deep: bool 
     Raises:
         UserError: a folder cannot be read.
     """
-    seen = {_identify(above) for path in (root.absolute(), root.resolve()) for above in path.parents}
+    seen = _identify_above(root)
     leftovers = Counter() if leftovers is None else leftovers
     for folder, inner, names in os.walk(root, followlinks=True, onerror=_refuse):
         identity = _identify(folder)
@@ -72,6 +74,11 @@ def _without_leftovers(names: Iterable[str], leftovers: Counter[str]) -> list[st
         else:
             kept.append(name)
     return sorted(kept)
+
+
+def _identify_above(path: Path) -> set[tuple[int, int]]:
+    """Identify the folders above a path, as it is given and where links lead."""
+    return {_identify(folder) for real in (path.absolute(), path.resolve()) for folder in real.parents}
 
 
 def _identify(folder: str | Path) -> tuple[int, int]:

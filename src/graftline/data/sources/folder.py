@@ -142,8 +142,12 @@ def _require_images(images: pd.DataFrame, root: Path, found: set[str] | None = N
 
 def _is_of_documents(folder: Path) -> bool:
     """Tell whether there are files in a folder, or below it, none of which may be an image."""
-    first = next(walk_files(folder), None)
-    return first is not None and not any(map(_may_be_image, walk_files(folder)))
+    found = False
+    for file in walk_files(folder):
+        if _may_be_image(file):
+            return False
+        found = True
+    return found
 
 
 def _loose_images(root: Path, leftovers: Counter[str] | None = None) -> list[str]:
