@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from graftline.bundle.predict import find_images, predict_directory
+from graftline.bundle.predict import find_images, predict_files
 from graftline.bundle.predictor import EngineName
 from graftline.console import progress
 from graftline.execution import Accelerator, Execution
@@ -33,11 +33,10 @@ class Predict:
 
     def run(self, directory: Path) -> PredictResult:
         """Classify every image below a folder and write ``predictions.csv``."""
-        images = Path(self.images)
-        num_images = len(find_images(images))
+        paths = find_images(Path(self.images))
         predictor, _ = open_bundle(self.bundle, self.tracking, self.engine, Execution.local(self.accelerator))
-        with progress("Classifying", total=num_images) as bar:
-            predictions = predict_directory(predictor, images, lambda done: bar.advance(bar.task_ids[0], done))
+        with progress("Classifying", total=len(paths)) as bar:
+            predictions = predict_files(predictor, paths, lambda done: bar.advance(bar.task_ids[0], done))
         file = directory / "predictions.csv"
         with atomic_file(file) as temporary:
             predictions.to_csv(temporary, index=False)

@@ -71,8 +71,42 @@ def test_a_table_in_an_archive(tmp_path: Path) -> None:
         source(tmp_path, inside=Folder(), member="set/img").read(file)
 
 
+def test_class_folders_one_level_deeper_beside_documents(tmp_path: Path) -> None:
+    file = pack(tmp_path / "x.zip", {"report.docx": b"r", "readme.txt": b"r", **MEMBERS})
+    assert source(tmp_path).read(file)["label"].tolist() == ["cat", "cat", "dog"]
+    table = {"set/t.tsv": b"path\tlabel\na.jpg\tcat\n", "set/a.jpg": b"a", "set/._t.tsv": b"-", "about.md": b"-"}
+    assert source(tmp_path).read(pack(tmp_path / "y.zip", table))["label"].tolist() == ["cat"]
+
+
+def pack_in(path: Path, encoding: str, *names: str) -> Path:
+    """Write a zip whose names are in an encoding that it does not tell."""
+    pack(path, {f"set/{number}.jpg": b"x" for number in range(len(names))})
+    content = path.read_bytes()
+    for number, name in enumerate(names):
+        raw = name.encode(encoding)
+        assert len(raw) == len(f"set/{number}.jpg")
+        content = content.replace(f"set/{number}.jpg".encode(), raw)
+    path.write_bytes(content)
+    return path
+
+
+def test_names_of_a_zip_in_another_encoding(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = pack_in(tmp_path / "x.zip", "gbk", "\u6c38/00.jpg", "\u548c/01.jpg")
+    assert not {"\u6c38", "\u548c"} & set(source(tmp_path).read(file)["label"])
+    assert "are not in UTF-8 and are read as code page 437" in caplog.text
+    assert source(tmp_path, encoding="gbk").read(file)["label"].tolist() == ["\u548c", "\u6c38"]
+    with pytest.raises(UserError, match=r"Archive\.encoding=gbq is no encoding"):
+        source(tmp_path, encoding="gbq")
+    caplog.clear()
+    file = pack_in(tmp_path / "y.zip", "utf-8", "\u00e4/00.jpg", "\u00f6/01.jpg")
+    assert source(tmp_path).read(file)["label"].tolist() == ["\u00e4", "\u00f6"]
+    assert not caplog.records
+
+
 def test_a_member_of_an_archive(tmp_path: Path) -> None:
-    file = pack(tmp_path / "x.zip", {"a.csv": b"path,label\nx,1\n", "b.csv": b"path,label\ny,2\n", **MEMBERS})
+    file = pack(
+        tmp_path / "x.zip", {"a.csv": b"path,label\nx,1\n", "b.csv": b"path,label\ny,2\n", "y": b"y", **MEMBERS}
+    )
     assert source(tmp_path, member="b.csv").read(file)["label"].tolist() == ["2"]
     assert source(tmp_path, member="pets").read(file)["label"].tolist() == ["cat", "cat", "dog"]
     with pytest.raises(UserError, match=r"holds no 'c\.csv'"):

@@ -278,11 +278,18 @@ def test_a_class_only_to_be_tested_is_a_mistake(tmp_path: Path, make_folder: Any
     make_folder(root / "test", first_seed=50, cat=5, owl=5)
     with pytest.raises(UserError, match="class 'owl' has no training images"):
         ingest(tmp_path, root)
+    make_folder(root / "val", first_seed=90, cat=5, emu=5)
+    with pytest.raises(UserError, match="classes 'emu', 'owl' have no training images"):
+        ingest(tmp_path, root)
 
 
 def test_one_class_is_not_enough(tmp_path: Path, make_folder: Any) -> None:
+    root = make_folder(tmp_path / "pets", cat=5)
     with pytest.raises(UserError, match="only the class 'cat'"):
-        ingest(tmp_path, make_folder(tmp_path / "pets", cat=5))
+        ingest(tmp_path, root)
+    make_folder(root / "cat", first_seed=50, lion=5, tiger=5)
+    with pytest.raises(UserError, match=r"\(lion, tiger\) are the classes, give 'cat' itself as Ingest\.path, or"):
+        ingest(tmp_path, root)
 
 
 def test_a_class_without_usable_images_is_a_mistake(tmp_path: Path, make_folder: Any) -> None:
@@ -337,11 +344,11 @@ def test_a_table_may_list_an_image_twice(tmp_path: Path, make_folder: Any) -> No
     pd.DataFrame(rows, columns=["path", "label"]).to_csv(root / "labels.csv", index=False)
     result = ingest(tmp_path, root / "labels.csv", Table())
     assert [(f.kind, os.path.relpath(f.path, root)) for f in result.findings] == [
+        ("listed_twice", "cat/000.png"),
         ("conflict", "cat/001.png"),
         ("conflict", "cat/001.png"),
-        ("duplicate", "cat/000.png"),
     ]
-    assert len(result.version.table()) == 20
+    assert len(result.version.table()) == 19
 
 
 def test_odd_names_are_told_as_they_are(tmp_path: Path, make_folder: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """Folders, tables and the sample are read as what they are, and a user's mistake gets one sentence."""
 
 import os
+import unicodedata
 from pathlib import Path
 
 import pandas as pd
@@ -57,11 +58,94 @@ def test_a_class_may_be_called_test(tmp_path: Path) -> None:
     assert set(images["label"]) == {"test", "control"}
 
 
-def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
-    touch(tmp_path, "real/a.jpg", "data/dog/b.jpg")
-    (tmp_path / "data/cat").symlink_to(tmp_path / "real")
-    (tmp_path / "real/back").symlink_to(tmp_path / "real")
-    assert listed(Folder().read(tmp_path / "data"), tmp_path / "data") == {"cat/a.jpg": "cat", "dog/b.jpg": "dog"}
+@pytest.mark.parametrize(
+    "files",
+    [
+        ("train/a.jpg", "bus/a.jpg", "car/a.jpg"),  # train holds images, so it is no split
+        ("train/a.jpg", "test/a.jpg", "bus/a.jpg"),
+        ("test/2020/a.jpg", "control/2020/a.jpg"),
+    ],
+)
+def test_classes_may_have_the_names_of_splits(tmp_path: Path, files: tuple[str, ...]) -> None:
+    touch(tmp_path, *files)
+    images = Folder().read(tmp_path)
+    assert "split" not in images
+    assert listed(images, tmp_path) == {file: file.partition("/")[0] for file in files}
+
+
+def test_split_names_are_classes_if_so_asked(tmp_path: Path) -> None:
+    files = {"train/2020/a.jpg": "train", "test/2021/a.jpg": "test", "bus/2020/a.jpg": "bus"}
+    touch(tmp_path, *files)
+    assert listed(Folder(splits=False).read(tmp_path), tmp_path) == files
+    (tmp_path / "bus").rename(tmp_path / ".bus")
+    assert set(Folder().read(tmp_path)["split"]) == {"train", "test"}
+    assert set(Folder(splits=False).read(tmp_path)["label"]) == {"train", "test"}
+
+
+def test_a_test_set_of_its_own_is_a_split(tmp_path: Path) -> None:
+    touch(tmp_path, "test/cat/a.jpg", "test/dog/a.jpg")
+    assert Folder().read(tmp_path)["split"].tolist() == ["test", "test"]
+
+
+def test_a_class_may_be_missing_in_a_split(tmp_path: Path) -> None:
+    touch(tmp_path, "train/cat/a.jpg", "train/dog/a.jpg", "val/cat/b.jpg", "val/dog/readme.txt")
+    assert Folder().read(tmp_path)["label"].tolist() == ["cat", "dog", "cat"]
+
+
+@pytest.mark.parametrize("above", ["pets", "download/pets", "a/b/c"])
+def test_a_lone_folder_of_folders_is_gone_into(tmp_path: Path, above: str, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "report.docx", "readme[1].txt", "__MACOSX/x/._a.jpg", f"{above}/licence.md")
+    touch(tmp_path / above, "cat/a.jpg", "dog/a.jpg")
+    caplog.set_level("INFO")
+    assert listed(Folder().read(tmp_path), tmp_path / above) == {"cat/a.jpg": "cat", "dog/a.jpg": "dog"}
+    assert f"class folders are those in {above}" in caplog.text
+    touch(tmp_path / above, "train/cat/b.jpg")
+    with pytest.raises(UserError, match="split folders"):
+        Folder().read(tmp_path)
+
+
+def test_a_lone_folder_of_splits_is_gone_into(tmp_path: Path) -> None:
+    touch(tmp_path, "set/train/cat/a.jpg", "set/train/dog/a.jpg", "set/test/cat/b.jpg")
+    assert Folder().read(tmp_path)["split"].tolist() == ["test", "train", "train"]
+    touch(tmp_path, "lone/train/cat/a.jpg", "lone/train/dog/a.jpg")
+    assert Folder().read(tmp_path / "lone")["split"].tolist() == ["train", "train"]
+
+
+def test_a_lone_class_stays_a_class(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/a.jpg", "cat/deep/b.jpg")
+    assert set(Folder().read(tmp_path)["label"]) == {"cat"}
+
+
+def test_folders_of_documents_lie_beside_images(tmp_path: Path) -> None:
+    touch(tmp_path, "images/cat/a.jpg", "images/dog/a.jpg", "annotations/a.xml", "docs/more/b.pdf", "logo.png")
+    images = Folder().read(tmp_path)
+    assert listed(images, tmp_path / "images") == {"cat/a.jpg": "cat", "dog/a.jpg": "dog"}
+    touch(tmp_path, "owl/a.jpg", "emu/a.jpg")
+    with pytest.raises(UserError, match=r"class folder .*annotations holds no images, nor do docs"):
+        Folder().read(tmp_path)
+    touch(tmp_path / "set", "train/cat/a.jpg", "train/dog/a.jpg", "annotations/a.xml")
+    assert set(Folder().read(tmp_path / "set")["split"]) == {"train"}
+
+
+def test_leftovers_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "cat/a.jpg", "dog/a.jpg", "cat/@eaDir/a.jpg", "dog/@eaDir/a.jpg", "$RECYCLE.BIN/x.jpg", "Thumbs.db")
+    caplog.set_level("INFO")
+    assert set(Folder().read(tmp_path)["label"]) == {"cat", "dog"}
+    assert "4 in all (@eaDir 2, " in caplog.text
+
+
+def test_a_name_in_two_unicode_forms_is_one_class(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD"))
+    touch(tmp_path, f"{composed}/a.jpg", f"{decomposed}/b.jpg", f"{decomposed}/{decomposed}.jpg", "dog/a.jpg")
+    images = Folder().read(tmp_path)
+    assert listed(images, tmp_path) == {
+        f"{composed}/a.jpg": composed,
+        f"{decomposed}/b.jpg": composed,
+        f"{decomposed}/{decomposed}.jpg": composed,
+        "dog/a.jpg": "dog",
+    }
+    assert all(Path(path).is_file() for path in images["path"])
+    assert "have one name: one class" in caplog.text
 
 
 def test_names_that_are_not_utf8_can_be_told(tmp_path: Path) -> None:
@@ -73,10 +157,13 @@ def test_names_that_are_not_utf8_can_be_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["cat/a.jpg", "dog/notes.txt"], "class folder .*dog holds no images"),
+        (["cat/a.jpg", "dog/notes.txt"], "class folder .*dog holds no images: add"),
+        (["cat/a.jpg", "dog/notes.txt", "owl/x.csv"], "class folder .*dog holds no images, nor do owl: add"),
+        (["train/cat/a.jpg", "train/dog/a.jpg", "test/a.jpg"], "test holds no class folders: sort its images"),
+        (["train/cat/a.jpg", "val/cat/a.jpg", "runs/exp/a.jpg"], r"\(train, val\) and others \(runs\): move away"),
         (["a.jpg", "b.jpg"], "holds images but no class folders"),
         (["notes.txt"], "holds no images"),
-        (["train/cat/a.jpg", "cat/a.jpg"], r"split folders and others \(cat\)"),
+        (["train/cat/a.jpg", "cat/a.jpg"], r"split folders \(train\) and others \(cat\).*Folder\.splits=False"),
     ],
 )
 def test_a_folder_that_is_none_of_these(tmp_path: Path, names: list[str], message: str) -> None:
@@ -99,7 +186,7 @@ def test_a_path_that_is_not_there(tmp_path: Path) -> None:
 
 TABLE = pd.DataFrame(
     {
-        "path": ["img/a.png", "img/b.png", "/far/c.png"],
+        "path": ["img/a.png", "img/b.png", "/dev/null"],
         "label": ["NA", "10", "9"],
         "split": ["train", "VAL", "test"],
         "group": ["p1", "p2", None],
@@ -110,13 +197,13 @@ TABLE = pd.DataFrame(
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_a_table_with_all_columns(tmp_path: Path, suffix: str) -> None:
-    file = tmp_path / f"labels.{suffix}"
+    file = touch(tmp_path, "img/a.png", "img/b.png") / f"labels.{suffix}"
     if suffix == "csv":
         TABLE.to_csv(file, index=False)
     else:
         TABLE.to_parquet(file)
     images = Table().read(file)
-    assert images["path"].tolist() == [str(tmp_path / "img/a.png"), str(tmp_path / "img/b.png"), "/far/c.png"]
+    assert images["path"].tolist() == [str(tmp_path / "img/a.png"), str(tmp_path / "img/b.png"), "/dev/null"]
     assert images["label"].tolist() == ["NA", "10", "9"]
     assert images["split"].tolist() == ["train", "validation", "test"]
     assert images["group"].tolist()[:2] == ["p1", "p2"]
@@ -124,12 +211,8 @@ def test_a_table_with_all_columns(tmp_path: Path, suffix: str) -> None:
     assert images["weight"].tolist() == [1.0, 0.5, 0.0]
 
 
-def test_a_csv_may_have_a_byte_order_mark_and_spaces_after_commas(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text("path, label\na.png, cat\n", encoding="utf-8-sig")
-    assert Table().read(tmp_path / "t.csv")["label"].tolist() == ["cat"]
-
-
 def test_a_table_with_other_names_of_columns(tmp_path: Path) -> None:
+    touch(tmp_path, "img/a.png", "img/b.png")
     TABLE.rename(columns={"path": "file", "label": "kind", "group": "patient"}).to_csv(tmp_path / "t.csv", index=False)
     images = Table(path="file", label="kind", group="patient", split=None).read(tmp_path / "t.csv")
     assert images["label"].tolist() == ["NA", "10", "9"]
@@ -138,6 +221,7 @@ def test_a_table_with_other_names_of_columns(tmp_path: Path) -> None:
 
 
 def test_whole_numbers_are_labels_without_a_point(tmp_path: Path) -> None:
+    touch(tmp_path, "a", "b", "c")
     pd.DataFrame({"path": ["a", "b", "c"], "label": [3.0, 11.0, None]}).to_parquet(tmp_path / "t.parquet")
     labels = Table().read(tmp_path / "t.parquet")["label"]
     assert labels.tolist()[:2] == ["3", "11"]
@@ -148,10 +232,10 @@ def test_whole_numbers_are_labels_without_a_point(tmp_path: Path) -> None:
     ("content", "table", "message"),
     [
         ("path,label\na,b\n", Table(label="lable"), r"no column 'lable': did you mean Table.label='label'\?"),
-        ("file,kind\na,b\n", Table(), "no column 'path': set Table.path to one of file, kind"),
+        ("file,kind\na,b\n", Table(), "no column 'path': set Table.path to one of file, kind, which commas separate"),
         ("path,label\na,b\n", Table(group="patient"), "no column 'patient'"),
         ("path,label\n", Table(), "has no rows"),
-        ("", Table(), "cannot be read as a table"),
+        ("", Table(), "has no content"),
         ("path,label\n,b\n", Table(), "1 rows without a path"),
         ("path,label,split\na,b,holdout\n", Table(), "has the split 'holdout'"),
         ("path,label,weight\na,b,much\n", Table(), "has the weight 'much'"),
@@ -169,11 +253,15 @@ def test_a_file_that_is_no_table(tmp_path: Path) -> None:
     (tmp_path / "t.parquet").write_bytes(b"PAR1 nonsense")
     with pytest.raises(UserError, match="cannot be read as a table"):
         Table().read(tmp_path / "t.parquet")
-    (tmp_path / "t.csv").write_bytes("path,label\ncaf\u00e9,b\n".encode("latin-1"))
-    with pytest.raises(UserError, match="UTF-8"):
-        Table().read(tmp_path / "t.csv")
-    with pytest.raises(UserError, match=r"\.csv or \.parquet"):
-        Table().read(touch(tmp_path, "t.xlsx") / "t.xlsx")
+    for name, way_out in {"t.xlsx": "save the sheet as CSV", "t.jsonl": "a row per image", "t.xyz": "a .csv"}.items():
+        with pytest.raises(UserError, match=f"no table that we read: .*{way_out}"):
+            Table().read(touch(tmp_path, name) / name)
+    (tmp_path / "sheet.csv").write_bytes(b"PK\3\4" + bytes(20))
+    with pytest.raises(UserError, match="no table but a ZIP archive or an Office document"):
+        Table().read(tmp_path / "sheet.csv")
+    (tmp_path / "pointer.csv").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(UserError, match=r"a pointer of Git LFS.*git lfs pull"):
+        Table().read(tmp_path / "pointer.csv")
 
 
 def test_elpv_is_what_was_published() -> None:

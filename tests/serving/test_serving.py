@@ -98,7 +98,7 @@ def test_base64_as_tools_write_it(predictor: Predictor) -> None:
 def test_each_flaw_is_named(predictor: Predictor) -> None:
     with pytest.raises(ValueError, match=r"^image 1: not base64: .*; image 2: not base64"):
         classify(predictor, [text(photo(1)), "%%%", "ß"])
-    with pytest.raises(ValueError, match=r"^image 0: the content is no image format that we read; image 2: "):
+    with pytest.raises(ValueError, match=r"^image 0: it is text; .*; image 2: "):
         classify(predictor, [text(b"hello"), text(photo(1)), text(photo(1)[:300])])
     with pytest.raises(ValueError, match="holds no images"):
         classify(predictor, [])
@@ -223,7 +223,7 @@ def test_imports_of_functions_and_of_type_checkers_are_left_out(tmp_path: Path) 
         "        import graftline.backbones.zoo\n"
     )
     found = [file.as_posix() for file in imported_modules(script)]
-    assert found == ["__init__.py", "data/__init__.py", "data/decode.py", "errors.py"]
+    assert found == ["__init__.py", "data/__init__.py", "data/decode.py", "data/signatures.py", "errors.py"]
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +283,7 @@ def test_it_answers_over_http(server: str, predictor: Predictor) -> None:
     ("image", "sentence"),
     [
         ("%%%", "image 1: not base64: send the image file's bytes, base64-encoded"),
-        (text(b"hello"), "image 1: the content is no image format that we read"),
+        (text(b"hello"), "image 1: it is text; put the image itself in its place"),
         (text(photo(1)[:300]), "image 1: "),
         ("", "image 1: the file has no content"),
         (7, "image 1: not base64"),

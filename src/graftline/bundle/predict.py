@@ -1,28 +1,30 @@
 """Classify a folder of images into a table."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from graftline.bundle.predictor import Predictor
+from graftline.data.walk import walk_files
 from graftline.errors import UserError
 
 
 def find_images(images: Path) -> list[Path]:
-    """Return all files below a folder, sorted, without hidden ones and those in hidden folders.
+    """Return all files below a folder, sorted, as an ingest walks it: links are followed, leftovers passed over.
 
     Raises:
-        UserError: there is no such folder, or nothing in it.
+        UserError: there is no such folder, or nothing in it, or a folder below it cannot be read.
     """
     if not images.is_dir():
         raise UserError(f"{images} is not a folder: give one that holds images.")
-    files = (path for path in images.rglob("*") if path.is_file())
-    visible = sorted(path for path in files if not any(part.startswith(".") for part in path.relative_to(images).parts))
-    if not visible:
+    files = map(Path, walk_files(images))
+    found = sorted(file for file in files if file.is_file() or not file.exists())  # no pipes: they might never end
+    if not found:
         raise UserError(f"{images} holds no files: give a folder that holds images.")
-    return visible
+    return found
 
 
 def predict_directory(
@@ -42,14 +44,25 @@ def predict_directory(
     Raises:
         UserError: there is no such folder, or nothing in it.
     """
-    paths = find_images(images)
+    return predict_files(predictor, find_images(images), on_progress)
+
+
+def predict_files(
+    predictor: Predictor, paths: Sequence[Path], on_progress: Callable[[int], None] | None = None
+) -> pd.DataFrame:
+    """Classify files as `predict_directory` does."""
     probabilities, reasons = predictor.predict_readable(paths, on_progress=on_progress)  # (N, K)
     table = pd.DataFrame(probabilities, columns=[f"probability/{name}" for name in predictor.class_names])
     best = np.nan_to_num(probabilities).argmax(axis=1)
-    table.insert(0, "path", [str(path) for path in paths])
+    table.insert(0, "path", [_printable(path) for path in paths])
     table.insert(
         1, "class", [None if row in reasons else predictor.class_names[best[row]] for row in range(len(paths))]
     )
     table.insert(2, "probability", probabilities.max(axis=1))
     table["error"] = [reasons.get(row) for row in range(len(paths))]
     return table
+
+
+def _printable(path: Path) -> str:
+    r"""Return a path as text; bytes in it that are not UTF-8, which no table can hold, as \xNN."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -94,7 +94,8 @@ def _check(path: str, max_pixels: int, known: FileCheck | None) -> FileCheck:
                 return FileCheck(*stamp, sha256, 0, 0, "", error.flaw, error.reason)
             return FileCheck(*stamp, sha256, pixels.shape[1], pixels.shape[0], content, "", "")
     except FileNotFoundError:
-        reason = "its name is not valid UTF-8" if "\ufffd" in path else "there is no such file"
+        reason = "the link leads nowhere" if os.path.islink(path) else "there is no such file"  # noqa: PTH114 (as above)
+        reason = "its name is not valid UTF-8" if "\ufffd" in path else reason
         return FileCheck(path, 0, 0, 0, "", 0, 0, "", "missing", reason)
     except OSError as error:
         return FileCheck(path, 0, 0, 0, "", 0, 0, "", "unreadable", error.strerror or str(error))

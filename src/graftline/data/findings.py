@@ -1,7 +1,8 @@
 """List what ingest found: a finding per image or class, all in ``findings.json``, and a line per kind in the log."""
 
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,7 @@ from graftline.files import write_json
 
 logger = logging.getLogger(__name__)
 
+_TOLD = 4  # details in one line
 FINDINGS_FILE = "findings.json"  # in a version's directory, or beside the versions where there is none
 
 FindingKind = Literal[
@@ -22,6 +24,8 @@ FindingKind = Literal[
     "too_large",
     "tiny",
     "no_label",
+    "lost_images",
+    "listed_twice",
     "conflict",
     "leak",
     "duplicate",
@@ -29,6 +33,7 @@ FindingKind = Literal[
     "moved_split",
     "mixed_group",
     "group_in_two_splits",
+    "similar_names",
     "few_images",
     "imbalance",
     "not_in_split",
@@ -44,6 +49,8 @@ _DESCRIPTIONS: dict[FindingKind, str] = {
     "too_large": "with too many pixels (Ingest.max_pixels), left out",
     "tiny": "too small (Ingest.min_side_px), left out",
     "no_label": "without a label, left out",
+    "lost_images": "classes that have lost half of their images or more",
+    "listed_twice": "listed more than once, counted once",
     "conflict": "the same as an image with another label",
     "leak": "the same as an image in another split, taken out of the one that is trained on",
     "duplicate": "the same as an image in its split, kept",
@@ -52,6 +59,7 @@ _DESCRIPTIONS: dict[FindingKind, str] = {
     "mixed_group": "that were, or their group was, in test and in what is trained on, left out (Ingest.parent='none' "
     "draws anew)",
     "group_in_two_splits": "groups in two of the given splits",
+    "similar_names": "classes with almost the same name",
     "few_images": "classes with few images",
     "imbalance": "imbalance of classes",
     "not_in_split": "classes missing in a split",
@@ -79,16 +87,33 @@ def from_rows(kind: FindingKind, rows: pd.DataFrame, details: Sequence[str]) -> 
     return [Finding(kind, path, detail) for path, detail in zip(rows["path"], details, strict=True)]
 
 
+def summarize(details: Iterable[str]) -> str:
+    """Say each detail once, the most frequent first, with how often it occurs where there are several.
+
+    >>> summarize(["it is PDF", "it is HEIC", "it is HEIC"])
+    '2 x it is HEIC; 1 x it is PDF'
+    """
+    counts = Counter(details).most_common()
+    if len(counts) == 1:
+        return counts[0][0]
+    told = "; ".join(f"{count:,} x {detail}" for detail, count in counts[:_TOLD])
+    return told + (f"; {len(counts) - _TOLD:,} others" if len(counts) > _TOLD else "")
+
+
 def write_findings(findings: Sequence[Finding], path: Path) -> None:
     """Write all findings as a JSON list."""
     write_json(path, [asdict(finding) for finding in findings])
 
 
 def log_findings(findings: Sequence[Finding], path: Path) -> None:
-    """Log a line per kind, each with its first finding, and where all of them are listed."""
+    """Log a line per kind, each with its first finding or what several have in common, and where all are listed."""
     for kind, text in _DESCRIPTIONS.items():
         of_kind = [finding for finding in findings if finding.kind == kind]
-        if of_kind:
+        details = {finding.detail for finding in of_kind}
+        if 1 < len(of_kind) != len(details):
+            told = summarize(finding.detail for finding in of_kind)
+            logger.warning(f"{len(of_kind):,} {text}: {told} (first: {of_kind[0].path})")
+        elif of_kind:
             logger.warning(f"{len(of_kind):,} {text}: {of_kind[0].path}: {of_kind[0].detail}")
     if findings:
         logger.warning(f"All of these are listed in {path}")

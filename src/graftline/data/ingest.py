@@ -14,9 +14,11 @@ import pandas as pd
 from graftline.console import format_table
 from graftline.data.checks import check_images
 from graftline.data.decode import MAX_PIXELS
-from graftline.data.findings import FINDINGS_FILE, Finding, log_findings, write_findings
+from graftline.data.findings import FINDINGS_FILE, Finding, log_findings, summarize, write_findings
 from graftline.data.review import (
     drop_invalid,
+    explain_single_class,
+    find_losses,
     find_moved,
     find_wrong_extensions,
     remove_leaks,
@@ -256,38 +258,39 @@ class Ingest:
         checks = check_images(
             images["path"].unique().tolist(), self.max_pixels, self.workers, self._folder / "checked.parquet"
         )
-        images, findings = drop_invalid(images.merge(checks, on="path", how="left"), self.min_side_px)
+        checked = images.merge(checks, on="path", how="left")
+        images, findings = drop_invalid(checked, self.min_side_px)
         invalid = len(findings)
-        findings += find_wrong_extensions(images)
+        losses = find_losses(checked, images)
+        findings += losses + find_wrong_extensions(images)
         images, conflicts = resolve_conflicts(images, keep=self.on_conflict == "keep")
         findings += conflicts
         file = self._folder / FINDINGS_FILE
         write_findings(findings, file)  # there may be no version that it can belong to
         if invalid and self.on_invalid == "fail":
             first = f"{findings[0].path}: {findings[0].detail}"
+            lost = "".join(f"; of '{loss.path}' {loss.detail}" for loss in losses)
             raise UserError(
-                f"{invalid:,} images cannot be used (first: {first}): mend or remove those listed in {file}, "
+                f"{invalid:,} images cannot be used (first: {first}{lost}): replace or remove those listed in {file}, "
                 "or leave them out with Ingest.on_invalid='leave_out'."
             )
         if images.empty:
-            raise UserError(
-                f"No image can be used (first: {findings[0].path}: {findings[0].detail}): mend those in {file}."
-            )
+            told = summarize(finding.detail for finding in findings if finding.kind != "lost_images")
+            raise UserError(f"No image can be used (first: {findings[0].path}; {told}): replace those in {file}.")
         return replace(listing, images=images, findings=findings)
 
     def _require_classes(self, listing: "_Listing") -> None:
         """Raise a UserError unless there are two classes, and a usable image of each."""
         found, class_names = set(listing.images["label"]), listing.class_names
+        lost = {finding.path: f" ({finding.detail})" for finding in listing.findings if finding.kind == "lost_images"}
         for name in class_names:
             if name not in found:
                 raise UserError(
-                    f"No image of the class '{name}' can be used: mend those in {self._folder / FINDINGS_FILE}, "
-                    "or remove the class."
+                    f"No image of the class '{name}' can be used{lost.get(name, '')}: replace those in "
+                    f"{self._folder / FINDINGS_FILE}, or remove the class."
                 )
         if len(class_names) < 2:
-            raise UserError(
-                f"There is only the class '{class_names[0]}', and a classifier needs two: give another Ingest.path."
-            )
+            raise UserError(explain_single_class(listing.images, class_names[0]))
 
     def _say_what_is_inherited(self, parent: DatasetVersion) -> None:
         if parent.origin["split"] not in (None, self.split.settings):
@@ -301,7 +304,7 @@ class Ingest:
         if self.name is not None:
             return self.name
         path = Path(self.path or type(self.source).__name__.lower()).expanduser().absolute()
-        stem = path.name if path.is_dir() else re.sub(r"(\.(csv|parquet|zip|tar|tgz|gz|bz2|xz))+$", "", path.name)
+        stem = path.name if path.is_dir() else re.sub(r"(\.(csv|tsv|parquet|zip|tar|tgz|gz|bz2|xz))+$", "", path.name)
         return re.sub(r"[^\w-]+", "-", stem).strip("-") or "images"
 
 

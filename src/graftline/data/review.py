@@ -4,18 +4,20 @@ The table of images that these functions take has the columns of a dataset versi
 Those that take images out return the rest of the table beside their findings.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 
 import pandas as pd
 from PIL import Image
 
-from graftline.data.findings import Finding, from_rows
+from graftline.data.findings import Finding, from_rows, summarize
+from graftline.data.sources.source import join_names
 from graftline.data.version import SPLITS
 from graftline.errors import UserError
 
 _IMBALANCE = 10  # times as many images in the largest class as in the smallest: accuracy says little from there on
-_MOST_NAMES = 8  # in one sentence
+_MANY = 0.5  # of the images of a class: losing that many is no accident any more
 
 
 def drop_invalid(images: pd.DataFrame, min_side_px: int) -> tuple[pd.DataFrame, list[Finding]]:
@@ -32,6 +34,35 @@ def drop_invalid(images: pd.DataFrame, min_side_px: int) -> tuple[pd.DataFrame, 
     return images[~(flawed | nameless | tiny)], findings
 
 
+def find_losses(images: pd.DataFrame, usable: pd.DataFrame) -> list[Finding]:
+    """Find the classes of which half of the images or more cannot be used, and tell why.
+
+    Args:
+        images: all that were listed.
+        usable: those of them that `drop_invalid` has left.
+    """
+    lost = images.drop(usable.index)
+    reasons = lost["reason"].mask(lost["reason"] == "", "it is too small").groupby(lost["label"])
+    total = images["label"].value_counts()
+    return [
+        Finding("lost_images", str(label), f"{len(told):,} of {total[label]:,}: {summarize(told)}")
+        for label, told in reasons
+        if len(told) >= _MANY * total[label]
+    ]
+
+
+def explain_single_class(images: pd.DataFrame, name: str) -> str:
+    """Say that all images are of one class, and the way out."""
+    inner = images["path"].str.extract(rf"/{re.escape(name)}/([^/]+)/", expand=False).dropna().unique().tolist()
+    way_out = "give another Ingest.path, or Table() if a table tells the classes"
+    if len(inner) > 1:
+        way_out = (
+            f"if the folders in it ({join_names(sorted(inner))}) are the classes, give '{name}' itself as Ingest.path, "
+            "or as Archive.member in an archive"
+        )
+    return f"There is only the class '{name}', and a classifier needs two: {way_out}."
+
+
 def find_wrong_extensions(images: pd.DataFrame) -> list[Finding]:
     """Find files whose extension tells another format than their content has; the content decides."""
     formats = {**Image.registered_extensions(), ".mpo": "JPEG"}
@@ -42,17 +73,21 @@ def find_wrong_extensions(images: pd.DataFrame) -> list[Finding]:
 
 
 def resolve_conflicts(images: pd.DataFrame, keep: bool) -> tuple[pd.DataFrame, list[Finding]]:
-    """Find the same content under different labels, and take out all of its copies unless ``keep``."""
+    """Find the same content under different labels, and take out all of its copies unless ``keep``.
+
+    A file that is listed several times with one label and split is counted once.
+    """
+    repeated = images.duplicated(["path", "label", "split"])
+    twice = from_rows("listed_twice", images[repeated], _text(images[repeated], "as {label}"))
+    images = images[~repeated]
     copies = images[images.duplicated("sha256", keep=False)]
     copies = copies[copies.groupby("sha256")["label"].transform("nunique") > 1]
     named: dict[str, list[str]] = defaultdict(list)
     for content, text in zip(copies["sha256"], _text(copies, "{label} in {path}"), strict=True):
         named[content].append(text)
     done = "kept" if keep else "left out"
-    findings = from_rows(
-        "conflict", copies, [f"{done}; {' and '.join(named[content])}" for content in copies["sha256"]]
-    )
-    return (images if keep else images.drop(copies.index)), findings
+    findings = from_rows("conflict", copies, [f"{done}; {join_names(named[content])}" for content in copies["sha256"]])
+    return (images if keep else images.drop(copies.index)), twice + findings
 
 
 def remove_mixed_groups(images: pd.DataFrame) -> tuple[pd.DataFrame, list[Finding]]:
@@ -122,13 +157,16 @@ def review_splits(
     divided = pairs[pairs.duplicated("group", keep=False)].groupby("group")["split"].agg(", ".join)
     findings += [Finding("group_in_two_splits", str(group), splits) for group, splits in divided.items()]
     counts = images.groupby(["label", "split"]).size().unstack(fill_value=0).reindex(list(class_names), fill_value=0)
+    trained = counts.get("train", pd.Series(0, index=counts.index))
+    if untrained := [f"'{label}'" for label in trained.index[trained == 0]]:
+        subject = f"class {untrained[0]} has" if len(untrained) == 1 else f"classes {join_names(untrained)} have"
+        raise UserError(
+            f"The {subject} no training images: add some, or put some of their images into that split "
+            "where the source gives splits, or draw a new split with Ingest.parent='none'."
+        )
     for label, row in counts.iterrows():
-        if row.get("train", 0) == 0:
-            raise UserError(
-                f"The class '{label}' has no training images: add some, or put some of its images into that split "
-                "where the source gives splits, or draw a new split with Ingest.parent='none'."
-            )
         findings += [Finding("not_in_split", str(label), f"none in {split}") for split in row.index[row == 0]]
+    findings += _find_similar_names(class_names)
     totals = counts.sum(axis=1)
     findings += [
         Finding("few_images", str(label), f"{total} images, fewer than {min_images_per_class}")
@@ -149,19 +187,20 @@ def require_known_classes(found: Sequence[str], known: Sequence[str]) -> None:
     """
     if unknown := [name for name in found if name not in set(known)]:
         raise UserError(
-            f"The model does not know the class{'' if len(unknown) == 1 else 'es'} {_names(unknown)}, "
-            f"only {_names(known)}: rename or leave out the images of what it does not know."
+            f"The model does not know the class{'' if len(unknown) == 1 else 'es'} {join_names(unknown)}, "
+            f"only {join_names(known)}: rename or leave out the images of what it does not know."
         )
 
 
-def _names(names: Sequence[str]) -> str:
-    """List names, the first few of many.
-
-    >>> _names(["ant", "bee"]), _names([str(number) for number in range(20)])
-    ("'ant', 'bee'", "'0', '1', '2', '3', '4', '5', '6', '7' and 12 more")
-    """
-    hidden = len(names) - _MOST_NAMES
-    return ", ".join(f"'{name}'" for name in names[:_MOST_NAMES]) + (f" and {hidden:,} more" if hidden > 0 else "")
+def _find_similar_names(class_names: Sequence[str]) -> list[Finding]:
+    """Find classes whose names differ in capitals and blanks only."""
+    first: dict[str, str] = {}
+    others = [(name, first.setdefault(" ".join(name.casefold().split()), name)) for name in class_names]
+    return [
+        Finding("similar_names", name, f"the same as {other} but for capitals or blanks, yet a class of its own")
+        for name, other in others
+        if name != other
+    ]
 
 
 def _text(rows: pd.DataFrame, template: str) -> list[str]:

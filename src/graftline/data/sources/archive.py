@@ -1,8 +1,10 @@
 """Unpack a zip or tar archive of a folder or a table of images, and refuse a dangerous one."""
 
 import bz2
+import codecs
 import gzip
 import io
+import logging
 import lzma
 import re
 import stat
@@ -17,18 +19,31 @@ from typing import IO, BinaryIO, TypeAlias
 import pandas as pd
 
 from graftline.console import progress
-from graftline.data.sources.folder import Folder, is_hidden
-from graftline.data.sources.source import Source, require
+from graftline.data.sources.folder import Folder
+from graftline.data.sources.source import TABLE_SUFFIXES, Source, require
 from graftline.data.sources.table import Table
+from graftline.data.walk import is_leftover, list_folders
 from graftline.errors import UserError
 from graftline.files import atomic_directory, atomic_file, digest, sha256_file
+
+logger = logging.getLogger(__name__)
 
 # Photographs do not shrink in an archive, and drawings or masks by 10 to 50 times; a bomb grows 1,000 times and more.
 _MAX_GROWTH = 100
 _HARMLESS_BYTES = 100 * 2**20  # less than this fills no disk, whatever the growth
 _PER_FILE = 512  # bytes that even an empty file takes
+_SAYS_UTF_8 = 0x800  # the bit of a zip's flags
 _PIECE = 2**20  # bytes read at once
-_BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, NotImplementedError)
+_BROKEN = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    NotImplementedError,
+    UnicodeError,
+)
 
 
 class _RefusedError(Exception):
@@ -45,12 +60,25 @@ class Archive:
     Attributes:
         inside: the source that reads what was unpacked; None for a table if there is one at the top, else a folder.
         member: the path inside the archive that is given to ``inside``; None for that table, or the top folder.
+        encoding: of names in a zip that does not say it is UTF-8; None for UTF-8 where they are, else code page 437.
         cache: where archives are unpacked.
+
+    Raises:
+        UserError: there is no such encoding.
     """
 
     inside: Source | None = None
     member: str | None = None
+    encoding: str | None = None
     cache: str = "cache/archives"
+
+    def __post_init__(self) -> None:
+        try:
+            codecs.lookup(self.encoding or "utf-8")
+        except LookupError as error:
+            raise UserError(
+                f"Archive.encoding={self.encoding} is no encoding: give one that Python knows, such as gbk or cp1252."
+            ) from error
 
     def read(self, path: Path | None) -> pd.DataFrame:
         """Unpack the archive, unless it is unpacked already, and list the images.
@@ -62,15 +90,15 @@ class Archive:
         if not archive.is_file():
             raise UserError(f"{archive} is no archive: for a folder use Folder().")
         cache = Path(self.cache).absolute()
-        root = cache / _identify(archive, cache)
+        root = cache / (_identify(archive, cache) + (f"-{self.encoding}" if self.encoding else ""))
         if not root.exists():
-            _unpack(archive, root)
+            _unpack(archive, root, self.encoding)
         if self.member is not None:
             target = root / self.member
             if not target.exists():
                 raise UserError(f"{archive} holds no '{self.member}': set Archive.member to a path inside it.")
         else:
-            target = _target(_top(root), self.inside)
+            target = _target(root, self.inside)
         source = self.inside or (Folder() if target.is_dir() else Table())
         return source.read(target)
 
@@ -86,22 +114,22 @@ def _identify(archive: Path, cache: Path) -> str:
     return note.read_text(encoding="ascii")
 
 
-def _top(root: Path) -> Path:
-    """Return the folder inside ``root`` that has more than one entry: many archives hold a single folder of all."""
-    while True:
-        entries = [entry for entry in root.iterdir() if not is_hidden(entry.name)]
-        if len(entries) != 1 or not entries[0].is_dir():
-            return root
-        root = entries[0]
+def _target(root: Path, inside: Source | None) -> Path:
+    """Return the one table at the top, where lone folders are gone into; else what ``inside`` is to read."""
+    folder = root
+    while not isinstance(inside, Folder):
+        entries = [entry for entry in folder.iterdir() if not is_leftover(entry.name)]
+        tables = [entry for entry in entries if entry.suffix.lower() in TABLE_SUFFIXES]
+        if len(tables) == 1:
+            return tables[0]
+        folders = list_folders(folder)
+        if len(folders) != 1:
+            break
+        folder = folders[0]
+    return root if inside is None else folder  # a `Folder` goes into lone folders by itself
 
 
-def _target(top: Path, inside: Source | None) -> Path:
-    """Return the one table in ``top``, else ``top``; a `Folder` always gets ``top``."""
-    tables = [entry for entry in top.iterdir() if entry.suffix.lower() in {".csv", ".parquet"}]
-    return tables[0] if len(tables) == 1 and not isinstance(inside, Folder) else top
-
-
-def _unpack(archive: Path, root: Path) -> None:
+def _unpack(archive: Path, root: Path, encoding: str | None) -> None:
     """Unpack ``archive`` to ``root``, whole or not at all."""
     size = archive.stat().st_size
     limit = max(_HARMLESS_BYTES, _MAX_GROWTH * size)
@@ -114,7 +142,7 @@ def _unpack(archive: Path, root: Path) -> None:
             is_zip = file.read(4) in {b"PK\x03\x04", b"PK\x05\x06"}  # a file's, or an empty archive's signature
             file.seek(0)
             unpacked = 0
-            for name, content in _zip_members(file) if is_zip else _tar_members(file, limit):
+            for name, content in _zip_members(file, encoding) if is_zip else _tar_members(file, limit):
                 target = temporary / _safe(name)
                 folder = target if content is None else target.parent
                 folder.mkdir(parents=True, exist_ok=True)
@@ -137,9 +165,10 @@ def _unpack(archive: Path, root: Path) -> None:
         ) from error
 
 
-def _zip_members(file: BinaryIO) -> Iterator[tuple[str, IO[bytes] | None]]:
+def _zip_members(file: BinaryIO, encoding: str | None) -> Iterator[tuple[str, IO[bytes] | None]]:
     """Yield the name of each folder and regular file, with the latter's content."""
-    with zipfile.ZipFile(file) as archive:
+    encoding = encoding or _guess_encoding(zipfile.ZipFile(file))
+    with zipfile.ZipFile(file, metadata_encoding=encoding) as archive:
         for info in archive.infolist():
             kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where it was packed on Windows
             if kind not in {0, stat.S_IFREG, stat.S_IFDIR}:
@@ -151,6 +180,22 @@ def _zip_members(file: BinaryIO) -> Iterator[tuple[str, IO[bytes] | None]]:
             else:
                 with archive.open(info) as content:
                     yield info.filename, content
+
+
+def _guess_encoding(archive: zipfile.ZipFile) -> str:
+    """Return the encoding of names that a zip does not say to be UTF-8: that if they are, else the format's first."""
+    names = [info.orig_filename for info in archive.infolist() if not info.flag_bits & _SAYS_UTF_8]
+    names = [name for name in names if not name.isascii()]
+    try:
+        for name in names:
+            name.encode("cp437").decode("utf-8")
+    except UnicodeDecodeError:
+        logger.warning(
+            f"{len(names):,} names in the archive are not in UTF-8 and are read as code page 437 (first: {names[0]}): "
+            "if they look wrong, set Archive.encoding, as to 'gbk' or 'cp1252'."
+        )
+        return "cp437"
+    return "utf-8"
 
 
 def _tar_members(file: BinaryIO, limit: int) -> Iterator[tuple[str, IO[bytes] | None]]:

@@ -1,28 +1,41 @@
 """List a folder of images with a sub-folder per class."""
 
+import logging
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from PIL import Image
 
-from graftline.data.decode import FORMATS
-from graftline.data.sources.source import SPLIT_NAMES, require
+from graftline.data.sources.source import IMAGE_SUFFIXES, SPLIT_NAMES, join_names, require, tidy_label
+from graftline.data.walk import list_folders, walk_files
 from graftline.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 # What lies beside images and is not meant as one. Everything else in a class folder is looked into.
-_NOT_IMAGES = frozenset({".csv", ".db", ".html", ".ini", ".json", ".md", ".parquet", ".txt", ".xml", ".yaml", ".yml"})
+_NOT_IMAGES = frozenset(
+    {".csv", ".db", ".doc", ".docx", ".html", ".ini", ".json", ".md", ".parquet", ".pdf", ".tsv", ".txt", ".xls"}
+    | {".xlsx", ".xml", ".yaml", ".yml"}
+)
 
 
 @dataclass(frozen=True)
 class Folder:
     """List a folder of class sub-folders, with or without ``train``, ``val`` and ``test`` above them (Hydra target).
 
-    A class folder may have folders of its own, whose images are of the same class. Hidden files, and those that by
-    their extension are no images, are passed over; links are followed.
+    A class folder may have folders of its own, whose images are of the same class. A lone folder that holds folders and
+    no images is gone into. What systems and tools leave is passed over, as are files that by their extension are no
+    images; links are followed.
+
+    Attributes:
+        splits: whether folders called ``train``, ``val`` and ``test`` that hold folders are splits; False where they
+            are classes.
     """
+
+    splits: bool = True
 
     def read(self, path: Path | None) -> pd.DataFrame:
         """List the images, with column split if the folder has one.
@@ -30,66 +43,120 @@ class Folder:
         Raises:
             UserError: no folder, no class folders, an empty one, or split folders beside class folders.
         """
-        root = require(path, "a folder of images")
-        if not root.is_dir():
-            raise UserError(f"{root} is no folder: for a table use Table(), for a zip or tar archive Archive().")
-        folders = _folders(root)
-        splits = [folder for folder in folders if folder.name.lower() in SPLIT_NAMES]
-        has_training = any(SPLIT_NAMES[folder.name.lower()] == "train" for folder in splits)
-        if not has_training and (not splits or splits != folders or not all(map(_folders, splits))):
-            return pd.DataFrame(_labeled(root), columns=["path", "label"])
-        if len(splits) < len(folders):
-            other = next(folder.name for folder in folders if folder not in splits)
-            raise UserError(f"{root} holds split folders and others ({other}): leave either splits or classes there.")
-        rows = [(*row, SPLIT_NAMES[folder.name.lower()]) for folder in splits for row in _labeled(folder)]
-        return pd.DataFrame(rows, columns=["path", "label", "split"])
+        given = require(path, "a folder of images")
+        if not given.is_dir():
+            raise UserError(f"{given} is no folder: for a table use Table(), for a zip or tar archive Archive().")
+        root = self._go_down(given)
+        leftovers: Counter[str] = Counter()
+        if splits := self._find_splits(root):
+            images = _label_splits(splits, leftovers)
+        else:
+            images = pd.DataFrame(_label(root, leftovers), columns=["path", "label"])
+            _require_images(images, root)
+        if root != given:
+            logger.info(f"The class folders are those in {root.relative_to(given)}, the only folder of images there.")
+        if leftovers:
+            names = ", ".join(f"{name} {count:,}" for name, count in leftovers.most_common(5))
+            logger.info(f"Passed over what systems and tools leave, {leftovers.total():,} in all ({names}).")
+        return images
+
+    def _go_down(self, root: Path) -> Path:
+        """Return the first folder with several folders of images, where each above it holds one; else ``root``.
+
+        Documents and folders of them may lie beside; a folder with images of its own is a class.
+        """
+        folder = root
+        while len(folders := [inner for inner in list_folders(folder) if not _is_of_documents(inner)]) == 1:
+            if self.splits and folders[0].name.lower() in SPLIT_NAMES:
+                return folder
+            folder = folders[0]
+            if _loose_images(folder):
+                return root
+        return folder if len(folders) > 1 else root
+
+    def _find_splits(self, root: Path) -> list[Path]:
+        """Return the folders of splits, none if there are class folders.
+
+        Raises:
+            UserError: some of the folders look like splits and others do not.
+        """
+        folders = list_folders(root)
+        named = [folder for folder in folders if folder.name.lower() in SPLIT_NAMES] if self.splits else []
+        of_folders = [folder for folder in named if list_folders(folder)]
+        has_train = any(SPLIT_NAMES[folder.name.lower()] == "train" for folder in named)
+        others = [folder.name for folder in folders if folder not in named and not _is_of_documents(folder)]
+        if not others and (of_folders or has_train):
+            return named
+        if len(of_folders) < 2 and not any(SPLIT_NAMES[folder.name.lower()] == "train" for folder in of_folders):
+            return []
+        raise UserError(
+            f"{root} holds split folders ({join_names([folder.name for folder in of_folders])}) and others "
+            f"({join_names(others)}): move away either, or set Folder.splits=False if all of them are classes."
+        )
 
 
-def _labeled(root: Path) -> Iterator[tuple[str, str | None]]:
-    """Yield path and label of the images below ``root``; images beside the class folders have no label."""
-    classes = _folders(root)
-    images = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
-    loose = [file for file in _files(root, deep=False) if Path(file).suffix.lower() in images]
-    if not classes and loose:
+def _label_splits(folders: Sequence[Path], leftovers: Counter[str]) -> pd.DataFrame:
+    """List the images in split folders; a class may lack images in a split if it has some in another."""
+    parts = []
+    for folder in folders:
+        part = pd.DataFrame(_label(folder, leftovers), columns=["path", "label"])
+        parts.append(part.assign(split=SPLIT_NAMES[folder.name.lower()]))
+        if not list_folders(folder):
+            raise UserError(
+                f"{folder} holds no class folders: sort its images into one per class, move it away, use Table(), or "
+                f"set Folder.splits=False if '{folder.name}' is a class."
+            )
+    images = pd.concat(parts, ignore_index=True)
+    found = set(images["label"])
+    for folder in folders:
+        _require_images(images, folder, found)
+    return images
+
+
+def _label(root: Path, leftovers: Counter[str]) -> list[tuple[str, str | None]]:
+    """Return path and label of the images below ``root``; images beside the class folders have no label."""
+    rows: list[tuple[str, str | None]] = [(_text(file), None) for file in _loose_images(root, leftovers)]
+    names: dict[str, str] = {}
+    for folder in list_folders(root):
+        label = tidy_label(_text(folder.name))
+        if label in names:
+            logger.warning(f"The folders {names[label]!a} and {folder.name!a} in {root} have one name: one class.")
+        names[label] = folder.name
+        rows += [(_text(file), label) for file in walk_files(folder, leftovers) if _may_be_image(file)]
+    return rows
+
+
+def _require_images(images: pd.DataFrame, root: Path, found: set[str] | None = None) -> None:
+    """Raise a UserError unless there are class folders in ``root``, each with images, or in ``found`` with some."""
+    folders = list_folders(root)
+    if not folders and not images.empty:
         raise UserError(f"{root} holds images but no class folders: sort them into one per class, or use Table().")
-    if not classes:
+    if not folders:
         raise UserError(f"{root} holds no images: give the folder that has a sub-folder of images per class.")
-    yield from ((file, None) for file in loose)
-    for folder in classes:
-        files = [(file, _text(folder.name)) for file in _files(folder)]
-        if not files:
-            raise UserError(f"The class folder {folder} holds no images: add some, or remove the folder.")
-        yield from files
+    found = set(images["label"]) if found is None else found
+    empty = [folder for folder in folders if tidy_label(_text(folder.name)) not in found]
+    if empty:
+        more = "" if len(empty) == 1 else f", nor do {join_names([folder.name for folder in empty[1:]])}"
+        raise UserError(f"The class folder {empty[0]} holds no images{more}: add some, or remove it.")
 
 
-def _folders(root: Path) -> list[Path]:
-    return sorted(entry for entry in root.iterdir() if entry.is_dir() and not is_hidden(entry.name))
+def _is_of_documents(folder: Path) -> bool:
+    """Tell whether there are files in a folder, or below it, none of which may be an image."""
+    found = False
+    for file in walk_files(folder):
+        if _may_be_image(file):
+            return False
+        found = True
+    return found
 
 
-def _files(root: Path, deep: bool = True) -> Iterator[str]:
-    """Yield the absolute paths of the files in ``root``, and below it if ``deep``, that may be images."""
-    seen = set()  # of folders: a link may lead back
-    for folder, inner, names in os.walk(root, followlinks=True, onerror=_refuse):
-        status = Path(folder).stat()
-        if (status.st_dev, status.st_ino) in seen:
-            inner.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        inner[:] = sorted(name for name in inner if deep and not is_hidden(name))
-        for name in sorted(names):
-            if not is_hidden(name) and os.path.splitext(name)[1].lower() not in _NOT_IMAGES:  # noqa: PTH122 (speed)
-                yield _text(os.path.join(folder, name))  # noqa: PTH118 (speed)
+def _loose_images(root: Path, leftovers: Counter[str] | None = None) -> list[str]:
+    files = walk_files(root, leftovers, deep=False)
+    return [file for file in files if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES]  # noqa: PTH122 (speed)
 
 
-def _refuse(error: OSError) -> None:
-    raise UserError(
-        f"The folder {error.filename} cannot be read ({error.strerror}): allow it, or move it away."
-    ) from error
-
-
-def is_hidden(name: str) -> bool:
-    """Tell whether a file or folder is none of the user's: hidden, or what macOS adds to its archives."""
-    return name.startswith(".") or name == "__MACOSX"
+def _may_be_image(file: str) -> bool:
+    return os.path.splitext(file)[1].lower() not in _NOT_IMAGES  # noqa: PTH122 (speed)
 
 
 def _text(name: str) -> str:

@@ -1,12 +1,23 @@
 """Define what a source of images is."""
 
+import unicodedata
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Protocol
 
 import pandas as pd
+from PIL import Image
 
+from graftline.data.decode import FORMATS
 from graftline.errors import UserError
+
+TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".parquet"})
+# of what we read, and of what we name if we do not
+IMAGE_SUFFIXES = frozenset(
+    {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
+    | {".heic", ".heif", ".avif", ".dcm", ".jxl", ".mpo"}
+)
 
 
 class Source(Protocol):
@@ -46,6 +57,23 @@ def require(path: Path | None, what: str) -> Path:
     near = get_close_matches(path.name, [other.name for other in path.parent.glob("*")], n=1)
     hint = f"did you mean '{path.with_name(near[0])}'" if near else f"give the path of {what} as Ingest.path"
     raise UserError(f"There is nothing at {path}: {hint}{'?' if near else '.'}")
+
+
+def tidy_label(label: str) -> str:
+    """Return the one form of a class name: without blanks around it, and each letter with its accent as one sign.
+
+    macOS writes names of folders in two signs where a keyboard writes one (Unicode's NFD and NFC).
+    """
+    return unicodedata.normalize("NFC", label.strip())
+
+
+def join_names(names: Sequence[str], at_most: int = 5) -> str:
+    """Return names as a list for a sentence, cut where it is long.
+
+    >>> join_names(["a", "b", "c"], at_most=2)
+    'a, b and 1 more'
+    """
+    return ", ".join(names[:at_most]) + (f" and {len(names) - at_most:,} more" if len(names) > at_most else "")
 
 
 SPLIT_NAMES = {

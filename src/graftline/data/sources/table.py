@@ -1,6 +1,5 @@
 """Read a CSV or Parquet file that lists images and their labels."""
 
-import os
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -8,11 +7,30 @@ from typing import Any
 
 import pandas as pd
 
-from graftline.data.sources.source import SPLIT_NAMES, require
+from graftline.data.sources.delimited import find_form, read_delimited
+from graftline.data.sources.labels import find_one_hot, require_single_labels
+from graftline.data.sources.repair import find_files
+from graftline.data.sources.source import (
+    IMAGE_SUFFIXES,
+    SPLIT_NAMES,
+    TABLE_SUFFIXES,
+    join_names,
+    require,
+    tidy_label,
+)
 from graftline.errors import UserError, first_line
 
 # An optional column of this name is used where it is there; one of another name was asked for, and must be.
 _DEFAULTS = {"split": "split", "group": "group", "weight": "weight", "stratum": "stratum"}
+
+_SAVE = "save the sheet as CSV"
+_OTHERS = {  # tables that we do not read, and the way out
+    **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".ods", ".numbers"), _SAVE),
+    **dict.fromkeys((".json", ".jsonl", ".ndjson"), "save it as CSV, with a row per image"),
+    **dict.fromkeys((".feather", ".arrow", ".orc"), "save it as Parquet"),
+    ".txt": "name it .csv if it is a table of columns",
+    ".gz": "unpack it",
+}
 
 
 @dataclass(frozen=True)
@@ -39,54 +57,78 @@ class Table:
         """List the images.
 
         Raises:
-            UserError: no table, a missing column, a value that is no split or no weight.
+            UserError: no table, a missing column, a value that is no split or no weight, labels that are lists, or
+                nearly none of the files is there.
         """
-        file = require(path, "a CSV or Parquet table")
-        table = _load(file)
+        file = require(path, "a table, as CSV or Parquet")
+        table = self._load(file)
         if table.empty:
             raise UserError(f"{file} has no rows: list at least one image per class.")
         images = pd.DataFrame(index=table.index)
         for name in ("path", "label", *_DEFAULTS):
             column = getattr(self, name)
             if column in table.columns:
-                images[name] = table[column]
+                images[name] = _only(table, column, file)
             elif column is not None and column != _DEFAULTS.get(name):
-                raise UserError(_no_such_column(file, column, [str(other) for other in table.columns], f"Table.{name}"))
+                raise UserError(self._no_such_column(table, name, file))
         for name in images.columns.drop("weight", errors="ignore"):
             images[name] = _as_text(images[name])
-        images["path"] = _absolute(images["path"], file)
+        for name in images.columns.intersection(["label", "split", "group", "stratum"]):
+            tidy = images[name].map(tidy_label, na_action="ignore")
+            images[name] = tidy.mask(tidy == "", None)
+        require_single_labels(images["label"], file)
         if "split" in images:
             images["split"] = _as_splits(images["split"], file)
         if "weight" in images:
             images["weight"] = _as_weights(images["weight"], file)
+        _require_paths(images["path"], file)
+        images["path"] = find_files(images["path"], file)
         return images
 
+    def _load(self, file: Path) -> pd.DataFrame:
+        suffix = file.suffix.lower()
+        if suffix not in TABLE_SUFFIXES:
+            way_out = _OTHERS.get(suffix, "give a .csv, .tsv or .parquet file")
+            raise UserError(f"{file} is no table that we read: {way_out}.")
+        try:
+            if suffix != ".parquet":
+                form = find_form(file, [self.path, self.label])
+                table = read_delimited(file, form)
+                table.attrs["separator"] = form.in_words
+                return table
+            table = pd.read_parquet(file)
+            return table.set_axis([str(name).strip() for name in table.columns], axis=1)
+        except UserError:
+            raise
+        except (ValueError, OSError) as error:  # pandas' and Arrow's own errors are of these
+            raise UserError(f"{file} cannot be read as a table ({first_line(error)}): mend or replace it.") from error
 
-def _load(file: Path) -> pd.DataFrame:
-    suffix = file.suffix.lower()
-    if suffix not in {".csv", ".parquet"}:
-        raise UserError(f"{file} is no table that we read: give a .csv or .parquet file.")
-    try:
-        if suffix == ".parquet":
-            return pd.read_parquet(file)
-        return pd.read_csv(
-            file,
-            dtype="str",
-            keep_default_na=False,  # "NA" may be the name of a class
-            na_values=[""],
-            skipinitialspace=True,
-            encoding="utf-8-sig",
-        )
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not in UTF-8: save it as such.") from error
-    except (ValueError, OSError) as error:  # pandas' and Arrow's own errors are of these
-        raise UserError(f"{file} cannot be read as a table ({first_line(error)}): mend or replace it.") from error
+    def _no_such_column(self, table: pd.DataFrame, name: str, file: Path) -> str:
+        """Say that there is no column for ``name``, and how it comes to be."""
+        column, names = getattr(self, name), [str(other) for other in table.columns]
+        told = f"{file} has no column '{column}'"
+        if (classes := find_one_hot(table)) and name in {"path", "label"}:
+            return (
+                f"{told}, but a column of 0 and 1 for each class ({join_names(classes)}): write each image's class "
+                f"into one column, '{self.label}', and name the column of paths with Table.path if it is not 'path'."
+            )
+        if any(Path(cell).suffix.lower() in IMAGE_SUFFIXES for cell in names):
+            return f"{told}, as its first line is an image's: put a line of column names above, such as path,label."
+        if len(names) == 1:
+            return f"{told}, only one column: separate columns by commas, semicolons, tabs or vertical bars."
+        if near := get_close_matches(column.lower(), [other.lower() for other in names], n=1, cutoff=0.5):
+            nearest = next(other for other in names if other.lower() == near[0])
+            return f"{told}: did you mean Table.{name}='{nearest}'?"
+        separated = f", which {table.attrs['separator']} separate" if "separator" in table.attrs else ""
+        return f"{told}: set Table.{name} to one of {join_names(names, at_most=12)}{separated}."
 
 
-def _no_such_column(file: Path, column: str, columns: list[str], argument: str) -> str:
-    near = get_close_matches(column, columns, n=1, cutoff=0.5)
-    hint = f"did you mean {argument}='{near[0]}'?" if near else f"set {argument} to one of {', '.join(columns[:12])}."
-    return f"{file} has no column '{column}': {hint}"
+def _only(table: pd.DataFrame, column: str, file: Path) -> "pd.Series[Any]":
+    """Return the one column of a name."""
+    values = table[column]
+    if isinstance(values, pd.DataFrame):
+        raise UserError(f"{file} has {values.shape[1]} columns '{column}': rename all but one.")
+    return values
 
 
 def _as_text(values: "pd.Series[Any]") -> "pd.Series[str]":
@@ -96,10 +138,9 @@ def _as_text(values: "pd.Series[Any]") -> "pd.Series[str]":
     return values.astype("str").mask(values.isna(), None)
 
 
-def _absolute(paths: "pd.Series[str]", file: Path) -> "pd.Series[str]":
+def _require_paths(paths: "pd.Series[str]", file: Path) -> None:
     if paths.isna().any():
         raise UserError(f"{file} has {paths.isna().sum():,} rows without a path: fill or remove them.")
-    return paths.map(lambda path: os.path.normpath(os.path.join(file.parent, path)))  # noqa: PTH118 (speed)
 
 
 def _as_splits(values: "pd.Series[str]", file: Path) -> "pd.Series[str]":
@@ -113,6 +154,8 @@ def _as_splits(values: "pd.Series[str]", file: Path) -> "pd.Series[str]":
 
 
 def _as_weights(values: "pd.Series[Any]", file: Path) -> "pd.Series[float]":
+    if pd.api.types.is_string_dtype(values) and values.dropna().str.fullmatch(r"\s*\d*(,\d+)?\s*").all():
+        values = values.str.replace(",", ".")  # a decimal comma
     numbers = pd.to_numeric(values, errors="coerce")
     wrong = values[~(numbers >= 0)]
     if not wrong.empty:
