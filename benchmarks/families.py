@@ -69,9 +69,9 @@ class FamilyResult:
 
 
 def smallest(family: str) -> tuple[Backbone, int]:
-    """Return a family's network of the fewest parameters that has a classifier, and the smallest image it takes."""
+    """Return a family's network of the fewest parameters that has a classifier, and the smallest image that it takes."""
     sizes = {}
-    for name in timm.list_models(module=family):
+    for name in timm.list_models(module=family, exclude_filters="test_*"):
         with torch.device("meta"):
             network: Any = timm.create_model(name)
         if hasattr(network, "get_classifier") and network.num_classes > 0:
