@@ -69,7 +69,7 @@ class FamilyResult:
 
 
 def smallest(family: str) -> tuple[Backbone, int]:
-    """Return a family's network of the fewest parameters that has a classifier, and the smallest image that it takes."""
+    """Return a family's smallest network that has a classifier, and the side in px of the smallest image it takes."""
     sizes = {}
     for name in timm.list_models(module=family, exclude_filters="test_*"):
         with torch.device("meta"):
@@ -187,17 +187,17 @@ def write_page(results: dict[str, Any]) -> None:
     lines = [
         "# Families of networks",
         "",
-        "What became of the smallest network of each of timm's families, without weights, at the smallest image that it",
-        "takes, on a CPU: trained for an epoch at three depths, *cached* where its frozen part could be computed ahead and",
-        "*live* where the whole network has to run at each step; then saved as a bundle, whose ONNX file predicts as torch",
-        "does. Written by `python benchmarks/families.py`.",
+        "What became of the smallest network of each of timm's families, without weights, at the smallest image that",
+        "it takes, on a CPU: trained for an epoch at three depths, *cached* where its frozen part could be computed",
+        "ahead and *live* where the whole network has to run at each step; then saved as a bundle, whose ONNX file",
+        "predicts as torch does. Written by `python benchmarks/families.py`.",
         "",
         "| family | network | px | " + " | ".join(DEPTHS) + " | bundle |",
         "|---|---|---|---|---|---|---|",
     ]
     for family, row in sorted(results.items()):
         found = FamilyResult(**row)
-        depths = [*found.depths, *("–" for _ in DEPTHS)][: len(DEPTHS)]
+        depths = [*found.depths, *("-" for _ in DEPTHS)][: len(DEPTHS)]
         cells = [family, found.network, str(found.image_size), *depths, found.bundle]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -139,7 +139,7 @@ def test_weights_that_are_no_numbers_end_the_training(tmp_path: Path) -> None:
 
 
 def test_what_was_sound_before_a_training_diverged_stays(tmp_path: Path) -> None:
-    def wild(step: int, total: int) -> float:  # noqa: ARG001 - a schedule's arguments
+    def wild(step: int, total: int) -> float:
         return 1.0 if step < 8 else 1e30
 
     with pytest.raises(DivergenceError, match="in epoch 3"):
