@@ -127,7 +127,7 @@ class Train:
     def _set_up(self, version: DatasetVersion, execution: Execution) -> TrainingSetup:
         """Build the network, with a new head that depends on the seed only."""
         pl.seed_everything(self.seed, workers=True, verbose=False)
-        graft = self.backbone.build(len(version.class_names))
+        graft = self.backbone.build(version.class_names)
         say(f"Backbone {self.backbone.name}: {graft.weights.describe()}.")
         return TrainingSetup(
             graft=graft,

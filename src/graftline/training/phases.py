@@ -18,6 +18,7 @@ from graftline.freezing.plan import FreezePlan
 from graftline.training.events import FitEvents, Metrics
 from graftline.training.fit import fit
 from graftline.training.fit_directory import FitDirectory
+from graftline.training.lost_process import lost_processes_named
 from graftline.training.results import FitHistory, PhaseResult, TrainingResult, monitored
 from graftline.training.setup import TrainingSetup
 from graftline.training.source_decision import choose_source
@@ -46,7 +47,8 @@ def train(
             finished, the training begins anew, with the same numbers.
 
     Raises:
-        UserError: a resume whose plans have fewer phases or epochs than are done.
+        UserError: a resume whose plans have fewer phases or epochs than are done; a training that diverges; a process
+            that the training needs and that is gone.
         FreezeViolationError: a frozen tensor changed, or one that is to be trained got no gradient.
     """
     if resume:
@@ -100,19 +102,20 @@ def fit_phase(
     source = choose_source(setup, plan, directory.source)
     told = _PhaseEvents(FitEvents() if events is None else events, freeze_check, earlier)
     told.on_source(source)
-    history = fit(
-        setup.make_module(source.network, plan),
-        partial(setup.make_trainer, max_epochs=plan.epochs),
-        source.make_loaders(),
-        directory,
-        events=told,
-        seed=setup.seed,
-        patience=setup.recipe.patience,
-        ema_decay=setup.recipe.ema_decay,
-        resume=resume,
-        threads=source.threads,
-        show_progress=show_progress,
-    )
+    with lost_processes_named():
+        history = fit(
+            setup.make_module(source.network, plan),
+            partial(setup.make_trainer, max_epochs=plan.epochs),
+            source.make_loaders(),
+            directory,
+            events=told,
+            seed=setup.seed,
+            patience=setup.recipe.patience,
+            ema_decay=setup.recipe.ema_decay,
+            resume=resume,
+            threads=source.threads,
+            show_progress=show_progress,
+        )
     freeze_check.check(setup.graft.network)
     change = _check_cache(source)
     result = PhaseResult(plan.epochs, history, source.sentence, source.augmented, freeze_check.record(), change)
