@@ -25,6 +25,7 @@ from graftline.execution import Execution
 from graftline.features.cache import Features
 from graftline.files import write_json
 from graftline.freezing.rule import FreezeDecision, FreezeRule
+from graftline.freezing.rules import Nothing
 from graftline.pipeline.further_process import announced
 from graftline.pipeline.parent import with_parent
 from graftline.pipeline.run_directory import RunDirectory
@@ -102,6 +103,8 @@ class Train:
         if self.features.cache is False and self.features.views > 0:
             warn(f"features.views={self.features.views} is for cached activations: features=live leaves it alone.")
         self.backbone.check()
+        if self.train.batch_size == 1 and isinstance(self.freeze, Nothing):
+            self.backbone.check_single_image()
         self.tracking.check()
         return execution
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 from PIL import Image
 from workplace import TINY
 
@@ -27,6 +28,24 @@ def test_a_split_without_images_is_refused_before_the_training(train: list[str],
     ):
         compose("train", [*train, f"data.split.{split}=0"]).run(tmp_path / "run")
     assert "epoch" not in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_batches_of_one_image_are_refused_before_images_are_read(train: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"'test_efficientnet' cannot .* of 32 x 32 px .*: give train\.batch_size=2"):
+        compose("train", [*train, "train.batch_size=1"]).run(tmp_path / "run")
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_training_that_diverges_leaves_no_model(train: list[str], tmp_path: Path) -> None:
+    given = ["backbone=lenet5", "optim=sgd", "optim.lr=1e30", "tracking.register=true"]
+    lines = {line.partition("=")[0]: line for line in [*train, *given]}
+    with pytest.raises(UserError, match=r"diverged: in epoch 1 the .* loss is .* rate of 1e\+30: lower optim\.lr\.$"):
+        compose("train", list(lines.values())).run(tmp_path / "run")
+    assert not list(tmp_path.rglob("bundle*"))
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    assert [run.info.status for run in client.search_runs(experiments)] == ["FAILED"]
+    assert not client.search_registered_models()
 
 
 @pytest.mark.parametrize(("golden", "size"), [(1, (40, 40)), (0, (76, 52))])

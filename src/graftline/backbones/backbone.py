@@ -12,6 +12,7 @@ from torch import nn
 from graftline.augment.preprocess import Preprocessing
 from graftline.backbones import catalog
 from graftline.backbones.loading import OWN_KEYS, create, create_pretrained
+from graftline.backbones.single_image import check_single_image
 from graftline.backbones.sizes import check_size, find_refusal
 from graftline.backbones.weights import Weights, WeightsFile, WeightsSourceChoice, locate
 from graftline.errors import UserError, first_line
@@ -119,6 +120,16 @@ class Backbone:
         if self.image_size is not None or self.arguments():
             self._check_network()
         return locate(self.name, self.weights, self.file, self.weights_dir)
+
+    def check_single_image(self) -> None:
+        """Make sure that the network, all of which is trained, can be trained on batches of one image.
+
+        Raises:
+            UserError: it cannot.
+        """
+        with torch.device("meta"):
+            network = create(self.name, 1, self._timm_options())
+        check_single_image(self.name, network.train(), self._preprocessing(network))
 
     def preprocessing(self) -> Preprocessing:
         """Return what the network wants done to an image, without looking for its weights.

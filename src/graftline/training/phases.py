@@ -6,10 +6,12 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from graftline.backbones.single_image import check_single_image
 from graftline.errors import UserError
 from graftline.features.precision import MAX_CHANGE
 from graftline.files import write_json
@@ -98,6 +100,7 @@ def fit_phase(
         FreezeViolationError: a frozen tensor changed, or one that is to be trained got no gradient.
     """
     plan.apply(setup.graft.network)
+    _check_batch(setup)
     freeze_check = _make_freeze_check(setup, plan, directory, resume=resume)
     source = choose_source(setup, plan, directory.source)
     told = _PhaseEvents(FitEvents() if events is None else events, freeze_check, earlier)
@@ -152,6 +155,18 @@ class _PhaseEvents(FitEvents):
 
     def on_epoch(self, metrics: Metrics, step: int) -> None:
         self._listener.on_epoch({**metrics, "epoch": metrics["epoch"] + self._epochs}, self._steps + step)
+
+
+def _check_batch(setup: TrainingSetup) -> None:
+    """Make sure that the network, to which its plan is applied, can be trained on the smallest batch there is.
+
+    Raises:
+        UserError: that is one image, and it cannot.
+    """
+    share = len(setup.version.samples("train").paths) // setup.execution.world_size
+    if min(share, setup.recipe.batch_size) == 1:
+        network: Any = copy.deepcopy(setup.graft.network).to("meta")
+        check_single_image(network.pretrained_cfg["architecture"], network, setup.graft.preprocessing)
 
 
 def _make_freeze_check(setup: TrainingSetup, plan: FreezePlan, directory: FitDirectory, *, resume: bool) -> FreezeCheck:
