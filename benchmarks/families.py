@@ -74,7 +74,7 @@ def smallest(family: str) -> tuple[Backbone, int]:
     for name in timm.list_models(module=family, exclude_filters="test_*"):
         with torch.device("meta"):
             network: Any = timm.create_model(name)
-        if hasattr(network, "get_classifier") and network.num_classes > 0:
+        if hasattr(network, "get_classifier"):
             sizes[name] = sum(parameter.numel() for parameter in network.parameters())
     plain = Backbone(min(sizes, key=lambda name: (sizes[name], name)), weights="none")
     for size in SIZES:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +12,10 @@ from omegaconf import OmegaConf
 from graftline.augment.policy import Policy
 from graftline.augment.preview import preview_sheet
 from graftline.backbones.backbone import Backbone
+from graftline.backbones.families import is_tried
 from graftline.bundle.golden import BundleOptions, choose_golden, read_golden
 from graftline.bundle.predictor import Predictor
-from graftline.bundle.save import add_to_card, save_bundle
+from graftline.bundle.save import add_to_card, check_savable, save_bundle
 from graftline.console import say, warn
 from graftline.data.decode import decode_rgb
 from graftline.data.ingest import Ingest
@@ -106,6 +107,10 @@ class Train:
         if self.train.batch_size == 1 and isinstance(self.freeze, Nothing):
             self.backbone.check_single_image()
         self.tracking.check()
+        if not is_tried(self.backbone.name):
+            say(f"Nobody has tried the family of {self.backbone.name}: it is saved once as a bundle, untrained.")
+            graft = replace(self.backbone, weights="none", file=None).build(2)
+            check_savable(self.backbone.name, graft.network, graft.preprocessing)
         return execution
 
     def _prepare(self, execution: Execution, files: RunDirectory) -> TrainingSetup:
