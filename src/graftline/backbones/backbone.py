@@ -99,7 +99,7 @@ class Backbone:
             return Graft(network, self._preprocessing(network), Weights("none"), self.arguments())
         network = create_pretrained(self.name, file, self._timm_options())
         weights = file.record()
-        keeps = network.num_classes == num_classes
+        keeps = bool(network.num_classes == num_classes)
         if not isinstance(classes, int):
             keeps = keeps and file.class_names() == list(classes)
             weights = replace(weights, head=_head_in_words(file.class_names(), keeps))

@@ -12,4 +12,4 @@ def is_tried(name: str) -> bool:
     >>> is_tried("lenet5"), is_tried("resnet50.a1_in1k")
     (True, True)
     """
-    return is_model_in_modules(name.partition(".")[0], TRIED)
+    return bool(is_model_in_modules(name.partition(".")[0], TRIED))

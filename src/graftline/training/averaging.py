@@ -58,7 +58,7 @@ def update_average(averaged: Sequence[Tensor], current: Sequence[Tensor], decay:
         decay: of the average.
     """
     if averaged[0].is_floating_point():
-        get_ema_multi_avg_fn(decay)(averaged, current, 0)
+        get_ema_multi_avg_fn(decay)(averaged, current, 0)  # type: ignore[no-untyped-call]  # torch's has no types
         return
     for average, value in zip(averaged, current, strict=True):
         average.copy_(value)
