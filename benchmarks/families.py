@@ -10,7 +10,7 @@ import json
 import multiprocessing
 import sys
 import tempfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ class FamilyResult:
 
     network: str = ""
     image_size: int = 0
-    depths: tuple[str, ...] = ()
+    depths: list[str] = field(default_factory=list)
     bundle: str = ""
 
 
@@ -142,7 +142,7 @@ def examine(family: str, dataset: Path, answer: Path) -> None:
                 how = train(setup, depth, answer.parent)
             except Exception as error:  # whatever a network's own code raises
                 how = f"no: {first_line(error)}"
-            found.depths = (*found.depths, how)
+            found.depths.append(how)
             write_json(answer, asdict(found))
         found.bundle = save(setup, backbone.name, answer.parent)
     except Exception as error:  # likewise
@@ -163,7 +163,7 @@ def examine_apart(family: str, dataset: Path) -> FamilyResult:
             process.join()
             ended = f"no: not done after {TIME_LIMIT} s"
         found = FamilyResult(**json.loads(answer.read_text())) if answer.exists() else FamilyResult()
-        return replace(found, depths=tuple(found.depths), bundle=found.bundle or ended)
+        return replace(found, bundle=found.bundle or ended)
 
 
 def make_dataset(folder: Path) -> Path:

@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from mlflow import MlflowClient
 from PIL import Image
 from workplace import TINY
 
+from graftline.backbones.zoo.lenet5 import LeNet5
 from graftline.errors import UserError
 from graftline.pipeline.cli import compose
 
@@ -34,6 +36,19 @@ def test_batches_of_one_image_are_refused_before_images_are_read(train: list[str
     with pytest.raises(UserError, match=r"'test_efficientnet' cannot .* of 32 x 32 px .*: give train\.batch_size=2"):
         compose("train", [*train, "train.batch_size=1"]).run(tmp_path / "run")
     assert not (tmp_path / "data").exists()
+
+
+def test_a_network_of_an_untried_family_is_saved_before_images_are_read(
+    train: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graftline.backbones.families.TRIED", frozenset())
+    # ONNX has no Bessel functions
+    monkeypatch.setattr(LeNet5, "forward_features", lambda self, x: torch.special.bessel_j0(self.conv2(self.conv1(x))))
+    lines = {line.partition("=")[0]: line for line in [*train, "backbone=lenet5"]}
+    with pytest.raises(UserError, match=r"^'lenet5' cannot be written as ONNX \(.*\): take another backbone\.$"):
+        compose("train", list(lines.values())).run(tmp_path / "run")
+    assert not (tmp_path / "data").exists()
+    assert "Nobody has tried the family of lenet5" in (tmp_path / "run" / "log.txt").read_text()
 
 
 def test_a_training_that_diverges_leaves_no_model(train: list[str], tmp_path: Path) -> None:

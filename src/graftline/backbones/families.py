@@ -2,8 +2,21 @@
 
 from timm.models import is_model_in_modules
 
-# timm's modules, and those of our own networks, whose smallest network became a bundle.
-TRIED = frozenset(["alexnet", "googlenet", "lenet5", "nin"])
+OWN = frozenset({"alexnet", "googlenet", "lenet5", "nin"})  # in `graftline.backbones.zoo`, which has tests of its own
+# timm's modules whose smallest network became a bundle.
+TRIED = OWN | {
+    "beit",
+    "byoanet",
+    "byobnet",
+    "cait",
+    "convnext",
+    "efficientnet",
+    "fastvit",
+    "levit",
+    "mobilenetv3",
+    "resnet",
+    "vision_transformer",
+}
 
 
 def is_tried(name: str) -> bool:
