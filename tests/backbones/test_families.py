@@ -19,9 +19,9 @@ def test_those_that_need_no_trial_are_those_that_work_in_the_table() -> None:
 
 
 def test_a_family_goes_the_whole_way(tmp_path: Path) -> None:
-    """LeViT has two heads, which are trained as one."""
+    """As the table says: StarNet's is the quickest of all."""
     answer = tmp_path / "answer.json"
-    examine("levit", make_dataset(tmp_path), answer)
+    examine("starnet", make_dataset(tmp_path), answer)
     found = FamilyResult(**json.loads(answer.read_text()))
-    assert (found.network, found.image_size, found.bundle) == ("levit_128s", 32, WORKS)
+    assert (found.network, found.image_size, found.bundle) == ("starnet_s050", 32, WORKS)
     assert found.depths == ["live", "cached", "cached"]

@@ -15,6 +15,7 @@ TRIED = OWN | {
     "levit",
     "mobilenetv3",
     "resnet",
+    "starnet",
     "vision_transformer",
 }
 
