@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +12,11 @@ from omegaconf import OmegaConf
 from graftline.augment.policy import Policy
 from graftline.augment.preview import preview_sheet
 from graftline.backbones.backbone import Backbone
+from graftline.backbones.families import is_tried
 from graftline.bundle.golden import BundleOptions, choose_golden, read_golden
 from graftline.bundle.layout import read_description
 from graftline.bundle.predictor import Predictor
-from graftline.bundle.save import add_to_card, save_bundle
+from graftline.bundle.save import add_to_card, check_savable, save_bundle
 from graftline.console import say, warn
 from graftline.data.decode import decode_rgb
 from graftline.data.ingest import Ingest
@@ -27,6 +28,7 @@ from graftline.execution import Execution
 from graftline.features.cache import Features
 from graftline.files import write_json
 from graftline.freezing.rule import FreezeDecision, FreezeRule
+from graftline.freezing.rules import Nothing
 from graftline.pipeline.further_process import announced
 from graftline.pipeline.parent import with_parent
 from graftline.pipeline.program import program
@@ -114,7 +116,13 @@ class Train:
         if self.features.cache is False and self.features.views > 0:
             warn(f"features.views={self.features.views} is for cached activations: features=live leaves it alone.")
         self.backbone.check()
+        if self.train.batch_size == 1 and isinstance(self.freeze, Nothing):
+            self.backbone.check_single_image()
         self.tracking.check()
+        if not is_tried(self.backbone.name):
+            say(f"Nobody has tried the family of {self.backbone.name}: it is saved once as a bundle, untrained.")
+            graft = replace(self.backbone, weights="none", file=None).build(2)
+            check_savable(self.backbone.name, graft.network, graft.preprocessing)
         return execution
 
     def _prepare(self, execution: Execution, files: RunDirectory) -> TrainingSetup:
@@ -139,7 +147,7 @@ class Train:
     def _set_up(self, version: DatasetVersion, execution: Execution) -> TrainingSetup:
         """Build the network, with a new head that depends on the seed only."""
         pl.seed_everything(self.seed, workers=True, verbose=False)
-        graft = self.backbone.build(len(version.class_names))
+        graft = self.backbone.build(version.class_names)
         say(f"Backbone {self.backbone.name}: {graft.weights.describe()}.")
         return TrainingSetup(
             graft=graft,

@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
+from timm.models import save_for_hf
 from torch import Tensor, nn
 
 from graftline.backbones.backbone import Backbone, Graft
@@ -86,6 +87,36 @@ def test_a_head_of_the_same_size_in_a_file_is_kept(donor: nn.Module, tmp_path: P
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(logits(graft, images), donor(images))
+
+
+@pytest.mark.parametrize(
+    ("class_names", "head"),
+    [
+        (("cat", "dog", "owl"), "with their own head, which is for the same classes"),
+        (("ant", "bee", "fly"), "with a new head, as theirs is for other classes"),
+        (("dog", "cat", "owl"), "with a new head, as theirs is for other classes"),
+        (("cat", "dog"), "with a new head, as theirs is for other classes"),
+    ],
+)
+def test_the_head_of_a_bundle_is_kept_for_the_very_same_classes(
+    class_names: tuple[str, ...], head: str, tmp_path: Path
+) -> None:
+    network = timm.create_model(NAME, num_classes=3)
+    save_for_hf(network, str(tmp_path), model_config={"label_names": ["cat", "dog", "owl"]}, safe_serialization=True)
+    graft = Backbone(NAME, file=str(tmp_path / "model.safetensors")).build(class_names)
+    assert_trunk_is_that_of(graft.network, network)
+    assert graft.network.num_classes == len(class_names)
+    assert torch.equal(graft.network.get_classifier().weight, network.get_classifier().weight) == ("own" in head)  # type: ignore[operator]
+    assert graft.weights.describe().endswith(f"({tmp_path / 'model.safetensors'}), {head}")
+
+
+def test_a_head_of_the_right_size_for_who_knows_which_classes_is_replaced(donor: nn.Module, tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file(donor.state_dict(), path)
+    graft = Backbone(NAME, file=str(path)).build([f"class {number}" for number in range(10)])
+    assert_trunk_is_that_of(graft.network, donor)
+    assert not torch.equal(graft.network.get_classifier().weight, donor.get_classifier().weight)  # type: ignore[operator]
+    assert graft.weights.describe().endswith("with a new head")
 
 
 def test_a_file_without_a_head_will_do(donor: nn.Module, tmp_path: Path) -> None:

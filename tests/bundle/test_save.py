@@ -22,7 +22,7 @@ from graftline.backbones.backbone import Backbone
 from graftline.backbones.onnx import export_onnx
 from graftline.bundle.odd_images import make_odd_images
 from graftline.bundle.predictor import Predictor
-from graftline.bundle.save import add_to_card, save_bundle
+from graftline.bundle.save import ExportError, add_to_card, check_savable, save_bundle
 from graftline.errors import UserError
 
 CLASS_NAMES = ("ant", "bee/wasp", "cat")
@@ -269,7 +269,8 @@ def test_an_export_that_computes_something_else_does_not_appear(
 
     monkeypatch.setattr("graftline.bundle.save.export_onnx", export_badly)
     network, preprocessing = make_network(Backbone("test_resnet", weights="none", image_size=64))
-    with pytest.raises(UserError, match=r"model\.onnx of 'test_resnet' computes something else .*allowed 1e-04"):
+    message = r"model\.onnx of 'test_resnet' computes something else .*allowed 1e-04"
+    with pytest.raises(ExportError, match=f"{message}.*Its weights are kept in .*bundle-without-onnx, "):
         save_bundle(
             tmp_path / "bundle",
             network,
@@ -278,7 +279,29 @@ def test_an_export_that_computes_something_else_does_not_appear(
             preprocessing=preprocessing,
             card={},
         )
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle-without-onnx"]
+
+
+def test_the_weights_of_a_network_that_onnx_cannot_express_are_not_lost(tmp_path: Path) -> None:
+    network, preprocessing = make_network(Backbone("test_resnet", weights="none", image_size=64))
+    # ONNX has no Bessel functions
+    network.get_submodule("layer1").register_forward_hook(
+        lambda *given: given[2] + 0 * torch.special.bessel_j0(given[2])
+    )
+    with pytest.raises(UserError, match=r"'test_resnet' cannot be written as ONNX \(.*\): take another backbone\.$"):
+        check_savable("test_resnet", network, preprocessing)
+    with pytest.raises(ExportError):
+        save_bundle(
+            tmp_path / "bundle",
+            network,
+            timm_name="test_resnet",
+            class_names=CLASS_NAMES,
+            preprocessing=preprocessing,
+            card={},
+        )
+    again = timm.create_model(f"local-dir:{tmp_path / 'bundle-without-onnx'}", pretrained=True)
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
 
 
 def test_a_layer_in_two_places_is_in_the_file_twice(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import math
 import re
+import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +75,28 @@ def test_two_runs_of_several_phases_with_two_processes(
     for run in children:
         steps = [metric.step for metric in workplace.mlflow.get_metric_history(run.info.run_id, "val/loss")]
         assert steps == [2, 4, 6], "18 images a process in batches of 16, in three phases"
+
+
+def test_a_process_that_fails_ends_the_run(workplace: Workplace, color_folder: Path, tmp_path: Path) -> None:
+    """It is not the first one, which does not wait for it, and marks the run."""
+    shutil.copytree(color_folder, tmp_path / "colors")
+    given = ["data=folder", f"data.path={tmp_path / 'colors'}", *TINY, "trainer=ddp_cpu", "trainer.max_epochs=4000"]
+    process = workplace.start("train", *{line.partition("=")[0]: line for line in given}.values())
+    while not list(workplace.root.glob("outputs/train/*/checkpoints/last.ckpt")):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.1)
+    (summary,) = workplace.root.glob("data/colors/*/findings.json")
+    path = Path(DatasetVersion.load(summary.parent).samples("validation").paths[1])  # they take turns: the second one's
+    path.unlink()
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 1, output
+    assert f"{path} could be read at ingest but not now" in output.replace("\n", " ")
+    assert "Another process of this training has ended, for the reason that it gave" in output
+    assert "Traceback" not in output
+    experiment = workplace.mlflow.get_experiment_by_name("colors")
+    assert experiment is not None
+    (run,) = workplace.mlflow.search_runs([experiment.experiment_id])
+    assert run.info.status == "FAILED"
 
 
 def unpadded(bundle: Path, version: DatasetVersion, split: str) -> tuple[float, float]:

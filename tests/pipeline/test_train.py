@@ -6,9 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from mlflow import MlflowClient
 from PIL import Image
 from workplace import TINY
 
+from graftline.backbones.zoo.lenet5 import LeNet5
 from graftline.errors import UserError
 from graftline.pipeline.cli import compose
 from graftline.pipeline.train_result import TrainResult
@@ -41,6 +44,37 @@ def test_without_test_images_the_model_has_no_scores(
     assert "model has no test scores" in report
     with pytest.raises(UserError, match=r"test split of .* has no images"):
         compose("evaluate", [*train[:2], f"bundle={result.bundle}"]).run()
+
+
+def test_batches_of_one_image_are_refused_before_images_are_read(train: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"'test_efficientnet' cannot .* of 32 x 32 px .*: give train\.batch_size=2"):
+        compose("train", [*train, "train.batch_size=1"]).run(tmp_path / "run")
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_network_of_an_untried_family_is_saved_before_images_are_read(
+    train: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graftline.backbones.families.TRIED", frozenset())
+    # ONNX has no Bessel functions
+    monkeypatch.setattr(LeNet5, "forward_features", lambda self, x: torch.special.bessel_j0(self.conv2(self.conv1(x))))
+    lines = {line.partition("=")[0]: line for line in [*train, "backbone=lenet5"]}
+    with pytest.raises(UserError, match=r"^'lenet5' cannot be written as ONNX \(.*\): take another backbone\.$"):
+        compose("train", list(lines.values())).run(tmp_path / "run")
+    assert not (tmp_path / "data").exists()
+    assert "Nobody has tried the family of lenet5" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_a_training_that_diverges_leaves_no_model(train: list[str], tmp_path: Path) -> None:
+    given = ["backbone=lenet5", "optim=sgd", "optim.lr=1e30", "tracking.register=true"]
+    lines = {line.partition("=")[0]: line for line in [*train, *given]}
+    with pytest.raises(UserError, match=r"diverged: in epoch 1 the .* loss is .* rate of 1e\+30: lower optim\.lr\.$"):
+        compose("train", list(lines.values())).run(tmp_path / "run")
+    assert not list(tmp_path.rglob("bundle*"))
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    assert [run.info.status for run in client.search_runs(experiments)] == ["FAILED"]
+    assert not client.search_registered_models()
 
 
 @pytest.mark.parametrize(("golden", "size"), [(1, (40, 40)), (0, (76, 52))])

@@ -19,6 +19,7 @@ from graftline.errors import UserError
 from graftline.features.loader import activation_loader
 from graftline.freezing.rule import FreezeContext
 from graftline.freezing.rules import AllButHead, FirstStages, Nothing
+from graftline.training.divergence import DivergenceError
 from graftline.training.events import FitEvents, Metrics
 from graftline.training.fit import fit
 from graftline.training.fit_directory import FitDirectory
@@ -120,12 +121,30 @@ def test_the_training_loss_is_the_mean_over_the_images_of_all_batches(tmp_path: 
     assert [metrics["train/loss"] for metrics in result.epochs] == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_training_loss_that_is_no_number_is_seen(tmp_path: Path) -> None:
+@pytest.mark.parametrize("learning_rate", [1e12, 1e30, 1e38])
+def test_a_training_that_diverges_ends(learning_rate: float, tmp_path: Path) -> None:
+    told = _Told()
+    module = _module(_head(), optimizer=functools.partial(torch.optim.SGD, lr=learning_rate), schedule=constant)
+    with pytest.raises(DivergenceError, match=rf"in epoch 1 the .* loss is .*{learning_rate:.3g}".replace("+", r"\+")):
+        _fit(module, tmp_path, events=told, ema_decay=0.9)
+    assert len(told.epochs) == 1, "what led to it is told"
+    assert not list(tmp_path.iterdir()), "nothing is left that a model could be made of"
+
+
+def test_weights_that_are_no_numbers_end_the_training(tmp_path: Path) -> None:
     head = _head()
     torch.nn.init.constant_(head.bias, float("nan"))
-    result = _fit(_module(head), tmp_path, epochs=1)
-    assert np.isnan(result.best["train/loss"])
-    assert np.isnan(result.best["val/loss"])
+    with pytest.raises(DivergenceError, match=r"the training loss is no number.*lower AdamW\.lr"):
+        _fit(_module(head), tmp_path, epochs=1)
+
+
+def test_what_was_sound_before_a_training_diverged_stays(tmp_path: Path) -> None:
+    def wild(step: int, total: int) -> float:
+        return 1.0 if step < 8 else 1e30
+
+    with pytest.raises(DivergenceError, match="in epoch 3"):
+        _fit(_module(_head(), schedule=wild), tmp_path)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["epoch"] == 1
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

@@ -1,6 +1,6 @@
 """Build a pretrained network with a new head: any of timm's models, its weights and its preprocessing."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import nn
 from graftline.augment.preprocess import Preprocessing
 from graftline.backbones import catalog
 from graftline.backbones.loading import OWN_KEYS, create, create_pretrained
+from graftline.backbones.single_image import check_single_image
 from graftline.backbones.sizes import check_size, find_refusal
 from graftline.backbones.weights import Weights, WeightsFile, WeightsSourceChoice, locate
 from graftline.errors import UserError, first_line
@@ -79,24 +80,31 @@ class Backbone:
         for option in self.options.keys() & OWN_KEYS.keys():
             raise UserError(f"Backbone.options.{option} is an argument of its own: give Backbone.{OWN_KEYS[option]}.")
 
-    def build(self, num_classes: int) -> Graft:
+    def build(self, classes: int | Sequence[str]) -> Graft:
         """Build the network, load its weights and give it a head.
 
         Args:
-            num_classes: K, the size of the head. The head of the weights is kept if it has that size, else replaced.
+            classes: names of the K classes in the order of the head. The weights' own head is kept if it is known to be
+                for the very same ones, as that of a bundle is, else replaced. K, a number: it is kept if it has that
+                size, for whoever looks at a network as it was published.
 
         Raises:
             UserError: unknown name, no such file, weights of another architecture, an image size that the network
                 cannot take, nothing local while offline.
         """
+        num_classes = classes if isinstance(classes, int) else len(classes)
         file = self.check()
         if file is None:
             network = create(self.name, num_classes, self._timm_options())
-        else:
-            network = create_pretrained(self.name, file, self._timm_options())
-        if network.num_classes != num_classes:
+            return Graft(network, self._preprocessing(network), Weights("none"), self.arguments())
+        network = create_pretrained(self.name, file, self._timm_options())
+        weights = file.record()
+        keeps = bool(network.num_classes == num_classes)
+        if not isinstance(classes, int):
+            keeps = keeps and file.class_names() == list(classes)
+            weights = replace(weights, head=_head_in_words(file.class_names(), keeps))
+        if not keeps:
             network.reset_classifier(num_classes)  # type: ignore[operator]  # every timm model has it
-        weights = file.record() if file is not None else Weights("none")
         return Graft(network, self._preprocessing(network), weights, self.arguments())
 
     def check(self) -> WeightsFile | None:
@@ -112,6 +120,16 @@ class Backbone:
         if self.image_size is not None or self.arguments():
             self._check_network()
         return locate(self.name, self.weights, self.file, self.weights_dir)
+
+    def check_single_image(self) -> None:
+        """Make sure that the network, all of which is trained, can be trained on batches of one image.
+
+        Raises:
+            UserError: it cannot.
+        """
+        with torch.device("meta"):
+            network = create(self.name, 1, self._timm_options())
+        check_single_image(self.name, network.train(), self._preprocessing(network))
 
     def preprocessing(self) -> Preprocessing:
         """Return what the network wants done to an image, without looking for its weights.
@@ -186,3 +204,10 @@ class Backbone:
             # as timm does where the number differs: one value for all, the mean of those that there are
             config |= {name: (sum(config[name]) / len(config[name]),) * channels for name in ("mean", "std")}
         return Preprocessing(image_size=tuple(image_size), channels=channels, **config)
+
+
+def _head_in_words(class_names: Sequence[str] | None, keeps: bool) -> str:
+    """Return whether the head of weights for these classes was kept, as a part of a sentence."""
+    if keeps:
+        return "with their own head, which is for the same classes"
+    return "with a new head" + (", as theirs is for other classes" if class_names is not None else "")

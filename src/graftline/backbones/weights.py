@@ -1,5 +1,6 @@
 """Find a backbone's weights: in a file, a package, the weights directory, the hub's cache, or on the hub."""
 
+import json
 from dataclasses import dataclass
 from importlib import metadata, resources, util
 from pathlib import Path
@@ -40,11 +41,14 @@ class Weights:
         location: in words: a path, a package with its version, a hub repository's file, a URL; of weights in the
             weights directory, where they were fetched from. None if there are none.
         digest: SHA-256 (hex) of the weights file. None if there is none.
+        head: whether the network has the head of the weights or a new one, as a part of a sentence; empty if it was not
+            asked for by the names of its classes.
     """
 
     source: WeightsSource
     location: str | None = None
     digest: str | None = None
+    head: str = ""
 
     @property
     def pretrained(self) -> bool:
@@ -63,7 +67,9 @@ class Weights:
             "directory": "from the weights directory",
             "hub": "from the hub",
         }
-        return f"weights {words[self.source]} ({self.location})" if self.pretrained else "random weights"
+        if not self.pretrained:
+            return "random weights"
+        return ", ".join(filter(None, [f"weights {words[self.source]} ({self.location})", self.head]))
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,15 @@ class WeightsFile:
     def record(self) -> Weights:
         """Return the source, location and digest, without the path."""
         return Weights(self.source, self.location, self.digest or sha256_file(self.path))
+
+    def class_names(self) -> list[str] | None:
+        """Return the classes of the weights' head in its order, if a timm ``config.json`` beside them names any."""
+        try:
+            config = json.loads(self.path.with_name("config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        names = config.get("label_names") if isinstance(config, dict) else None
+        return names if isinstance(names, list) else None
 
 
 def locate(

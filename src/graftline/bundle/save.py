@@ -5,7 +5,10 @@ Letters: B batch, C channels, H, W height and width in px, K classes, E numbers 
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from graftline.backbones.onnx import export_onnx
 from graftline.bundle.golden import write_golden
 from graftline.bundle.layout import (
     CARD_FILE,
+    CONFIG_FILE,
     EMBEDDING,
     FORMAT,
     LOGITS,
@@ -66,8 +70,9 @@ def save_bundle(
         and ``golden``.
 
     Raises:
-        UserError: the network's outputs are not finite, ONNX cannot express it, a file computes something else, or a
-            golden image cannot be read.
+        ExportError: ONNX cannot express the network. Its weights are kept, in a folder beside ``directory``.
+        UserError: the network's outputs are not finite, a file computes something else, or a golden image cannot be
+            read.
     """
     with atomic_directory(directory) as folder, torch.random.fork_rng(devices=[]), torch.no_grad():
         network = copy.deepcopy(network).cpu().float().to(memory_format=torch.contiguous_format).eval()
@@ -83,11 +88,12 @@ def save_bundle(
         _write_timm(folder, network, class_names, preprocessing)
         _check_timm(folder, timm_name, batches, expected[LOGITS])
         exported = network if embeddings is None else _WithEmbedding(network)
-        _write_onnx(folder, exported, timm_name, class_names, preprocessing, list(expected))
-        run = onnx_engine(folder, Execution())
-        for number, batch in enumerate(batches):
-            for name, actual in zip(expected, run(batch.numpy(), list(expected)), strict=True):
-                _check_difference(ONNX_FILE, timm_name, actual, expected[name][number], ONNX_TOLERANCE)
+        with _weights_kept(folder, directory, timm_name):
+            _write_onnx(folder, exported, class_names, preprocessing, list(expected))
+            run = onnx_engine(folder, Execution())
+            for number, batch in enumerate(batches):
+                for name, actual in zip(expected, run(batch.numpy(), list(expected)), strict=True):
+                    _check_difference(ONNX_FILE, timm_name, actual, expected[name][number], ONNX_TOLERANCE)
         write_golden(folder, golden, preprocessing, lambda images: run(images, [LOGITS])[0])
         files = hash_files(folder)
         content = {
@@ -101,6 +107,63 @@ def save_bundle(
         }
         write_json(folder / CARD_FILE, {"digest": bundle_digest(content, files), **content})
     return directory
+
+
+def check_savable(timm_name: str, network: nn.Module, preprocessing: Preprocessing) -> None:
+    """Make sure that a network can be saved as a bundle, before it is trained; it takes as long as saving does.
+
+    Args:
+        timm_name: as in ``save_bundle``.
+        network: as in ``save_bundle``, with any weights.
+        preprocessing: as in ``save_bundle``.
+
+    Raises:
+        UserError: as ``save_bundle`` does.
+    """
+    class_names = [str(number) for number in range(network.num_classes)]  # type: ignore[arg-type]  # a timm network
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            save_bundle(
+                Path(folder) / "bundle",
+                network,
+                timm_name=timm_name,
+                class_names=class_names,
+                preprocessing=preprocessing,
+                card={},
+            )
+        except ExportError as error:
+            raise UserError(error.reason) from error
+
+
+class ExportError(UserError):
+    """ONNX cannot express a network.
+
+    Args:
+        reason: a sentence.
+        kept: where the weights are kept.
+    """
+
+    def __init__(self, reason: str, kept: Path) -> None:
+        super().__init__(f"{reason} Its weights are kept in {kept}, as timm lays them out.")
+        self.reason = reason
+
+
+@contextmanager
+def _weights_kept(folder: Path, directory: Path, timm_name: str) -> Iterator[None]:
+    """Keep the weights in ``folder`` beside the bundle that was to be ``directory``, where the block fails.
+
+    Raises:
+        ExportError: it does.
+    """
+    try:
+        yield
+    except Exception as error:  # the exporter's and ONNX Runtime's own, and whatever tracing a network's code may raise
+        reason = f"'{timm_name}' cannot be written as ONNX ({first_line(error)}): take another backbone."
+        kept = directory.with_name(f"{directory.name}-without-onnx")
+        with atomic_directory(kept) as target:
+            for name in (WEIGHTS_FILE, CONFIG_FILE):
+                shutil.copy2(folder / name, target / name)
+        raise ExportError(str(error) if isinstance(error, UserError) else reason, kept) from error
 
 
 class _WithEmbedding(nn.Module):
@@ -177,24 +240,19 @@ def _check_timm(folder: Path, timm_name: str, batches: Sequence[Tensor], expecte
 def _write_onnx(
     folder: Path,
     network: nn.Module,
-    timm_name: str,
     class_names: Sequence[str],
     preprocessing: Preprocessing,
     outputs: Sequence[str],
 ) -> None:
     metadata = {"class_names": list(class_names), "preprocessing": preprocessing.to_dict()}
-    try:
-        export_onnx(
-            network,
-            folder / ONNX_FILE,
-            preprocessing.image_size,
-            preprocessing.channels,
-            outputs=outputs,
-            metadata={key: json.dumps(value) for key, value in metadata.items()},
-        )
-    except Exception as error:  # the exporter's own and anything that tracing a network's code may raise
-        reason = first_line(error)
-        raise UserError(f"'{timm_name}' cannot be written as ONNX ({reason}): take another backbone.") from error
+    export_onnx(
+        network,
+        folder / ONNX_FILE,
+        preprocessing.image_size,
+        preprocessing.channels,
+        outputs=outputs,
+        metadata={key: json.dumps(value) for key, value in metadata.items()},
+    )
 
 
 def _check_difference(file: str, timm_name: str, actual: np.ndarray, expected: np.ndarray, tolerance: float) -> None:

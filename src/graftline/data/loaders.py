@@ -17,6 +17,7 @@ from graftline.augment.draw import Draw, Transform
 from graftline.data.decode import DecodeError, decode_rgb
 from graftline.data.version import Samples
 from graftline.errors import UserError
+from graftline.processes import end_with_parent
 
 __all__ = ["Batch", "Draw", "DrawSampler", "ImageDataset", "Loaders", "UnreadableImageError", "make_loader"]
 
@@ -182,6 +183,7 @@ def make_loader(
 def _start_worker(_: int) -> None:
     import cv2
 
+    end_with_parent()
     cv2.setNumThreads(0)  # one thread per worker: more would only fight over the cores (torch sees to its own)
 
 

@@ -1,10 +1,15 @@
-"""Averaged weights: an exponential moving average that forgets the first steps quickly."""
+"""Averaged weights: an exponential moving average that forgets the first steps quickly.
+
+Lightning's callback and torch's average, with timm's warm-up of the decay. Lightning's own ``EMAWeightAveraging`` has
+none, and timm's ``ModelEmaV3`` knows neither Lightning's checkpoints nor a resume.
+"""
 
 from collections.abc import Sequence
 
 import torch
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 WARMUP_POWER = (
     2 / 3
@@ -44,11 +49,16 @@ class AveragedWeights(WeightAveraging):
 def update_average(averaged: Sequence[Tensor], current: Sequence[Tensor], decay: float) -> None:
     """Move averages towards the current tensors, of any and pairwise equal shapes; those that are equal stay so.
 
-    Linear interpolation leaves what does not change, frozen layers, bit for bit as it is, which ``decay * averaged +
-    (1 - decay) * current`` does not. Counters, those of BatchNorm, are not averaged.
+    torch's own function interpolates, which leaves what does not change, frozen layers, bit for bit as it is. Counters,
+    those of BatchNorm, it would average and cut off: they are copied.
+
+    Args:
+        averaged: of one type, as torch's ``AveragedModel`` groups them.
+        current: likewise.
+        decay: of the average.
     """
+    if averaged[0].is_floating_point():
+        get_ema_multi_avg_fn(decay)(averaged, current, 0)  # type: ignore[no-untyped-call]  # torch's has no types
+        return
     for average, value in zip(averaged, current, strict=True):
-        if average.is_floating_point():
-            average.lerp_(value, 1 - decay)
-        else:
-            average.copy_(value)
+        average.copy_(value)

@@ -56,6 +56,7 @@ def fit(
         show_progress: draw the progress bar.
 
     Raises:
+        DivergenceError: a loss is no number or has grown beyond use; ``last.ckpt`` of the last sound epoch is there.
         KeyboardInterrupt: the user stopped the training; ``last.ckpt`` of the last whole epoch is there.
     """
     quiet_lightning()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from graftline.execution import Execution
 from graftline.features.cut import Cut
 from graftline.freezing.plan import set_frozen_eval
+from graftline.training.memory_format import memory_format
 
 BATCH = 8  # images that are timed
 REPETITIONS = 3  # of which the fastest counts
@@ -108,10 +109,11 @@ def time_parts(parts: Cut, image_size: tuple[int, int], channels: int, execution
         execution: where the training will run.
     """
     device = execution.torch_device
-    images = torch.zeros(BATCH, channels, *image_size, device=device).contiguous(memory_format=torch.channels_last)
+    layout = memory_format(parts.tail, on_cpu=device.type == "cpu")
+    images = torch.zeros(BATCH, channels, *image_size, device=device).contiguous(memory_format=layout)
     trunk, tail = copy.deepcopy(parts.trunk), copy.deepcopy(parts.tail)
     for part in (trunk, tail):
-        part.to(device).to(memory_format=torch.channels_last)
+        part.to(device).to(memory_format=layout)
     trunk.eval()
     activations = _no_gradient(trunk, images)
     trunk_seconds = _seconds(lambda: _no_gradient(trunk, images), device) / BATCH

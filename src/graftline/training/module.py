@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from graftline.data.loaders import Batch
 from graftline.freezing.plan import set_frozen_eval
 from graftline.training.groups import Layers, learning_rates, make_optimizer
+from graftline.training.memory_format import memory_format
 from graftline.training.running_mean import WeightedMean
 
 Optimizer = Callable[..., torch.optim.Optimizer]
@@ -59,6 +60,7 @@ class GraftModule(pl.LightningModule):
         class_weights: (K,), or None.
         use_sample_weights: weigh each image's loss by the batch's ``weight``.
         mixer: mixes the images of a training batch, or None.
+        on_cpu: whether it is trained on a CPU.
     """
 
     def __init__(
@@ -74,9 +76,11 @@ class GraftModule(pl.LightningModule):
         class_weights: Tensor | None = None,
         use_sample_weights: bool = False,
         mixer: Mixup | None = None,
+        on_cpu: bool = True,
     ) -> None:
         super().__init__()
-        self.network = network.to(memory_format=torch.channels_last)
+        self.memory_format = memory_format(network, on_cpu=on_cpu)
+        self.network = network.to(memory_format=self.memory_format)
         self._optimizer = optimizer
         self._schedule = schedule
         self._weight_decay = weight_decay
@@ -99,7 +103,7 @@ class GraftModule(pl.LightningModule):
     def forward(self, inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Return the logits (B, K) of ``inputs`` (B, C, H, W) or (B, F), or a tuple with the auxiliary heads'."""
         if inputs.ndim == 4:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
+            inputs = inputs.contiguous(memory_format=self.memory_format)
         outputs: Tensor | tuple[Tensor, ...] = self.network(inputs)
         return outputs
 

@@ -6,10 +6,12 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from graftline.backbones.single_image import check_single_image
 from graftline.errors import UserError
 from graftline.features.precision import MAX_CHANGE
 from graftline.files import write_json
@@ -18,6 +20,7 @@ from graftline.freezing.plan import FreezePlan
 from graftline.training.events import FitEvents, Metrics
 from graftline.training.fit import fit
 from graftline.training.fit_directory import FitDirectory
+from graftline.training.lost_process import lost_processes_named
 from graftline.training.results import FitHistory, PhaseResult, TrainingResult, monitored
 from graftline.training.setup import TrainingSetup
 from graftline.training.source_decision import choose_source
@@ -46,7 +49,8 @@ def train(
             finished, the training begins anew, with the same numbers.
 
     Raises:
-        UserError: a resume whose plans have fewer phases or epochs than are done.
+        UserError: a resume whose plans have fewer phases or epochs than are done; a training that diverges; a process
+            that the training needs and that is gone.
         FreezeViolationError: a frozen tensor changed, or one that is to be trained got no gradient.
     """
     if resume:
@@ -96,23 +100,25 @@ def fit_phase(
         FreezeViolationError: a frozen tensor changed, or one that is to be trained got no gradient.
     """
     plan.apply(setup.graft.network)
+    _check_batch(setup)
     freeze_check = _make_freeze_check(setup, plan, directory, resume=resume)
     source = choose_source(setup, plan, directory.source)
     told = _PhaseEvents(FitEvents() if events is None else events, freeze_check, earlier)
     told.on_source(source)
-    history = fit(
-        setup.make_module(source.network, plan),
-        partial(setup.make_trainer, max_epochs=plan.epochs),
-        source.make_loaders(),
-        directory,
-        events=told,
-        seed=setup.seed,
-        patience=setup.recipe.patience,
-        ema_decay=setup.recipe.ema_decay,
-        resume=resume,
-        threads=source.threads,
-        show_progress=show_progress,
-    )
+    with lost_processes_named():
+        history = fit(
+            setup.make_module(source.network, plan),
+            partial(setup.make_trainer, max_epochs=plan.epochs),
+            source.make_loaders(),
+            directory,
+            events=told,
+            seed=setup.seed,
+            patience=setup.recipe.patience,
+            ema_decay=setup.recipe.ema_decay,
+            resume=resume,
+            threads=source.threads,
+            show_progress=show_progress,
+        )
     freeze_check.check(setup.graft.network)
     change = _check_cache(source)
     result = PhaseResult(plan.epochs, history, source.sentence, source.augmented, freeze_check.record(), change)
@@ -149,6 +155,18 @@ class _PhaseEvents(FitEvents):
 
     def on_epoch(self, metrics: Metrics, step: int) -> None:
         self._listener.on_epoch({**metrics, "epoch": metrics["epoch"] + self._epochs}, self._steps + step)
+
+
+def _check_batch(setup: TrainingSetup) -> None:
+    """Make sure that the network, to which its plan is applied, can be trained on the smallest batch there is.
+
+    Raises:
+        UserError: that is one image, and it cannot.
+    """
+    share = len(setup.version.samples("train").paths) // setup.execution.world_size
+    if min(share, setup.recipe.batch_size) == 1:
+        network: Any = copy.deepcopy(setup.graft.network).to("meta")
+        check_single_image(network.pretrained_cfg["architecture"], network, setup.graft.preprocessing)
 
 
 def _make_freeze_check(setup: TrainingSetup, plan: FreezePlan, directory: FitDirectory, *, resume: bool) -> FreezeCheck:

@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from graftline.console import console
+from graftline.training.divergence import check_loss
 from graftline.training.events import FitEvents, Metrics
 from graftline.training.module import GraftModule
 
@@ -18,7 +19,7 @@ LOG_LINES = 10  # about so many epochs are told in a line of their own
 
 
 class FitProgress(pl.Callback):
-    """Shows one bar for the whole fit, keeps each epoch's metrics and tells them.
+    """Shows one bar for the whole fit, keeps each epoch's metrics and tells them; ends a fit that diverges.
 
     Args:
         events: hears of the first step and of each epoch.
@@ -83,6 +84,7 @@ class FitProgress(pl.Callback):
         if trainer.is_global_zero:
             self._events.on_epoch(metrics, trainer.global_step)
             self._tell(metrics, trainer.max_epochs or 1)
+        check_loss(metrics, trainer.optimizers[0])
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002 - Lightning's signature
         """Take the bar away."""

@@ -60,6 +60,7 @@ class TrainingSetup:
             class_weights=self.recipe.class_weight_tensor(self.version.samples("train"), num_classes),
             use_sample_weights=self.recipe.sample_weights,
             mixer=self.recipe.mixer(num_classes),
+            on_cpu=self.execution.device == "cpu",
         )
 
 

@@ -1,0 +1,29 @@
+"""Families of networks of which one was tried: docs/families.md, which benchmarks/families.py writes."""
+
+from timm.models import is_model_in_modules
+
+OWN = frozenset({"alexnet", "googlenet", "lenet5", "nin"})  # in `graftline.backbones.zoo`, which has tests of its own
+# timm's modules whose smallest network became a bundle.
+TRIED = OWN | {
+    "beit",
+    "byoanet",
+    "byobnet",
+    "cait",
+    "convnext",
+    "efficientnet",
+    "fastvit",
+    "levit",
+    "mobilenetv3",
+    "resnet",
+    "starnet",
+    "vision_transformer",
+}
+
+
+def is_tried(name: str) -> bool:
+    """Tell whether a network of the same family is known to become a bundle.
+
+    >>> is_tried("lenet5"), is_tried("resnet50.a1_in1k")
+    (True, True)
+    """
+    return bool(is_model_in_modules(name.partition(".")[0], TRIED))

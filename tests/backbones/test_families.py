@@ -1,0 +1,27 @@
+"""The table of families, and a part of what it says."""
+
+import json
+import re
+from pathlib import Path
+
+from timm.models import list_modules
+
+from benchmarks.families import WORKS, FamilyResult, examine, make_dataset
+from graftline.backbones.families import OWN, TRIED
+
+PAGE = Path(__file__).parents[2] / "docs" / "families.md"
+
+
+def test_those_that_need_no_trial_are_those_that_work_in_the_table() -> None:
+    rows = re.findall(r"^\| (\w+) \|.*\| (.*) \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert {family for family, bundle in rows if bundle == WORKS} == TRIED - OWN
+    assert not TRIED - set(list_modules())
+
+
+def test_a_family_goes_the_whole_way(tmp_path: Path) -> None:
+    """As the table says: StarNet's is the quickest of all."""
+    answer = tmp_path / "answer.json"
+    examine("starnet", make_dataset(tmp_path), answer)
+    found = FamilyResult(**json.loads(answer.read_text()))
+    assert (found.network, found.image_size, found.bundle) == ("starnet_s050", 32, WORKS)
+    assert found.depths == ["live", "cached", "cached"]
