@@ -106,9 +106,9 @@ def test_only_new_files_are_decoded_again(tmp_path: Path, make_folder: Any, monk
     make_folder(root, first_seed=500, bird=3)
     decoded: list[str] = []
 
-    def spy(file: Any, decoding: Any) -> Any:
+    def spy(file: Any, *args: Any) -> Any:
         decoded.append(os.path.relpath(file.name, root))
-        return decode(file, decoding)
+        return decode(file, *args)
 
     monkeypatch.setattr(checks, "decode", spy)
     ingest(tmp_path, root)
@@ -353,11 +353,11 @@ def test_an_interrupted_pass_goes_on_where_it_was(
     memory = tmp_path / "checked.parquet"
     decoded: list[str] = []
 
-    def interrupt(file: Any, decoding: Any) -> Any:
+    def interrupt(file: Any, *args: Any) -> Any:
         if file.name == files[20]:
             raise KeyboardInterrupt
         decoded.append(file.name)
-        return decode(file, decoding)
+        return decode(file, *args)
 
     time.sleep(0.15)
     monkeypatch.setattr(checks, "_AT_ONCE", 5)
@@ -367,9 +367,9 @@ def test_an_interrupted_pass_goes_on_where_it_was(
     assert decoded[:20] == files[:20]
     decoded.clear()
 
-    def note(file: Any, decoding: Any) -> Any:
+    def note(file: Any, *args: Any) -> Any:
         decoded.append(file.name)
-        return decode(file, decoding)
+        return decode(file, *args)
 
     monkeypatch.setattr(checks, "decode", note)
     found = check_images(files, Decoding(), workers=2, memory=memory)

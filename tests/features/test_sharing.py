@@ -89,7 +89,9 @@ class Process:
 def expected(folder: Path) -> list[np.ndarray]:
     transform = EvalTransform(Preprocessing((8, 8), (0.5,) * 3, (0.5,) * 3))
     paths = sorted(str(path) for path in folder.rglob("*.png"))
-    images = [transform(decode_rgb(path, Decoding(max_pixels=10**6)), content_draw("0" * 64, 0)).reshape(-1) for path in paths]
+    images = [
+        transform(decode_rgb(path, Decoding(max_pixels=10**6)), content_draw("0" * 64, 0)).reshape(-1) for path in paths
+    ]
     return [np.stack(images[start::2]).astype(np.float16) for start in range(2)]
 
 

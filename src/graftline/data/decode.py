@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
-from graftline.data.decoding import MAX_PIXELS, DecodeError, Decoding, Flaw, Levels, to_8_bits
+from graftline.data.decoding import MAX_PIXELS, PLAIN, DecodeError, Decoding, Flaw, Levels, Look, to_8_bits, to_nothing
 from graftline.data.metadata import orientation, turn, without_metadata
 from graftline.data.readers import (
     HEAD_BYTES,
@@ -28,7 +28,18 @@ from graftline.data.readers import (
     read_tiff_header,
 )
 
-__all__ = ["FORMATS", "MAX_PIXELS", "DecodeError", "Decoded", "Decoding", "Flaw", "Levels", "decode", "decode_rgb"]
+__all__ = [
+    "FORMATS",
+    "MAX_PIXELS",
+    "PLAIN",
+    "DecodeError",
+    "Decoded",
+    "Decoding",
+    "Flaw",
+    "Levels",
+    "decode",
+    "decode_rgb",
+]
 
 # Raster formats with a signature in their first bytes. A list, since Pillow also opens formats that start another
 # program (EPS) or that have no signature, and so match anything (TGA). Pillow before 11.3 has no AVIF.
@@ -47,10 +58,9 @@ class Decoded(NamedTuple):
     pixels: np.ndarray  # (H, W, 3) uint8, writable
     format: str  # what the content is: one of FORMATS, MPO (a JPEG with more pictures behind the first), DICOM or HEIF
     extra: str = ""  # the extra of graftline that has read it; empty for none
-    highest: int = -1  # the largest number found in integers of 16 bits; -1 in anything else
 
 
-def decode_rgb(image: Path | str | bytes, decoding: Decoding = Decoding()) -> np.ndarray:  # noqa: B008 - immutable
+def decode_rgb(image: Path | str | bytes, decoding: Decoding = PLAIN) -> np.ndarray:
     """Decode an image to RGB.
 
     Gray is repeated over the channels, more than 8 bits are scaled to 8, transparency is laid on white, CMYK is
@@ -79,59 +89,71 @@ def decode_rgb(image: Path | str | bytes, decoding: Decoding = Decoding()) -> np
         raise DecodeError("unreadable", error.strerror or str(error)) from error
 
 
-def decode(file: BinaryIO, decoding: Decoding = Decoding()) -> Decoded:  # noqa: B008 - immutable
-    """Decode an open file as `decode_rgb` does, and tell what it was."""
+def decode(
+    file: BinaryIO,
+    decoding: Decoding = PLAIN,
+    look: Look = to_nothing,
+) -> Decoded:
+    """Decode an open file as `decode_rgb` does, and tell what it was.
+
+    Args:
+        file: at its start.
+        decoding: as for `decode_rgb`.
+        look: is given the numbers of a file of more than 8 bits, before they are scaled; of 16-bit color that nothing
+            is asked of, the largest in each channel, roughly.
+    """
     if decoding.max_pixels > MAX_PIXELS:  # the caller asks for more than Pillow's own guard lets through
         Image.MAX_IMAGE_PIXELS = max(decoding.max_pixels, Image.MAX_IMAGE_PIXELS or 0)
     try:
-        return _decode(file, decoding)
+        return _decode(file, decoding, look)
     except DecodeError:
         raise
     except UnidentifiedImageError as error:
         if file.seek(0, io.SEEK_END) == 0:
             raise DecodeError("empty", "the file has no content") from error
-        if (bare := _decode_bare(file, decoding)) is not None:
+        if (bare := _decode_bare(file, decoding, look)) is not None:
             return bare
         raise DecodeError("unreadable", "the content is no image format that we read") from error
     except Image.DecompressionBombError as error:
         raise DecodeError("too_large", f"more than {decoding.max_pixels:,} pixels") from error
     except Exception as error:  # Pillow's decoders raise almost anything on broken data: struct.error, KeyError, ...
-        if (bare := _decode_bare(file, decoding)) is not None:
+        if (bare := _decode_bare(file, decoding, look)) is not None:
             return bare
         raise DecodeError("broken", str(error) or type(error).__name__) from error
 
 
-def _decode_bare(file: BinaryIO, decoding: Decoding) -> Decoded | None:
+def _decode_bare(file: BinaryIO, decoding: Decoding, look: Look) -> Decoded | None:
     """Decode a file once more without its metadata; None if they were not what was wrong."""
     bare = without_metadata(file)
     try:
-        return None if bare is None else _decode_with_pillow(bare, decoding)
+        return None if bare is None else _decode_with_pillow(bare, decoding, look)
     except Exception:  # the first error tells more
         return None
 
 
-def _decode(file: BinaryIO, decoding: Decoding) -> Decoded:
+def _decode(file: BinaryIO, decoding: Decoding, look: Look) -> Decoded:
     head = file.read(HEAD_BYTES)
     file.seek(0)
     if is_dicom(head):
-        return Decoded(_to_rgb(Image.fromarray(read_dicom(file, decoding))), "DICOM", extra="dicom")
+        return Decoded(_to_rgb(Image.fromarray(read_dicom(file, decoding, look))), "DICOM", extra="dicom")
     if is_heif(head):
         return Decoded(_to_rgb(read_heif(file, decoding)), "HEIF", extra="heif")
     header = read_tiff_header(file)
     if header is not None and header.is_read_by_bands(decoding):
         check_size(header.width, header.height, decoding)
         numbers = read_tiff(file, header, decoding)
+        look(numbers)
         image = turn(Image.fromarray(to_8_bits(numbers, decoding.levels.range)), header.orientation)
-        return Decoded(_to_rgb(image), "TIFF", "tiff", _highest(numbers))
+        return Decoded(_to_rgb(image), "TIFF", extra="tiff")
     try:
-        return _decode_with_pillow(file, decoding)
+        return _decode_with_pillow(file, decoding, look)
     except UnidentifiedImageError as error:
         if header is None:
             raise
         raise DecodeError("no_scale", f"{header}") from error
 
 
-def _decode_with_pillow(file: BinaryIO, decoding: Decoding) -> Decoded:
+def _decode_with_pillow(file: BinaryIO, decoding: Decoding, look: Look) -> Decoded:
     with Image.open(file, formats=FORMATS) as image:
         check_size(*image.size, decoding)
         kind, limits = str(image.format), decoding.levels.range
@@ -146,13 +168,16 @@ def _decode_with_pillow(file: BinaryIO, decoding: Decoding) -> Decoded:
             numbers = np.asarray(image)  # (H, W)
         elif limits is not None and ("'RGB;16B'" in layout or "'RGBA;16B'" in layout):  # a PNG
             numbers = _deep_png(file, image)  # (H, W, 3)
-        shown = image if numbers is None else Image.fromarray(to_8_bits(numbers, limits))
-        if numbers is not None and image.mode == "RGBA":
-            shown.putalpha(image.getchannel("A"))
-        pixels = _to_rgb(turn(shown, turned or orientation(image)))
+        shown: Image.Image = image
         if numbers is not None:
-            return Decoded(pixels, kind, highest=_highest(numbers))
-        return Decoded(pixels, kind, highest=257 * int(pixels.max()) if ";16" in layout else -1)
+            look(numbers)
+            shown = Image.fromarray(to_8_bits(numbers, limits))
+            if image.mode == "RGBA":
+                shown.putalpha(image.getchannel("A"))
+        elif ";16" in layout:
+            highest = np.asarray(image)[:, :, :3].max(axis=(0, 1), keepdims=True)
+            look(highest * np.uint16(257))
+        return Decoded(_to_rgb(turn(shown, turned or orientation(image))), kind)
 
 
 def _deep_png(file: BinaryIO, high: Image.Image) -> np.ndarray:
@@ -162,11 +187,8 @@ def _deep_png(file: BinaryIO, high: Image.Image) -> np.ndarray:
     """
     with Image.open(file, formats=("PNG",)) as low:
         low.tile = [tile._replace(args=str(tile.args).replace("16B", "16L")) for tile in low.tile]
-        return np.asarray(high)[:, :, :3] * np.uint16(256) + np.asarray(low)[:, :, :3]
-
-
-def _highest(numbers: np.ndarray) -> int:
-    return -1 if numbers.dtype == np.uint8 or np.issubdtype(numbers.dtype, np.floating) else int(numbers.max())
+        numbers: np.ndarray = np.asarray(high)[:, :, :3] * np.uint16(256) + np.asarray(low)[:, :, :3]
+        return numbers
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:

@@ -5,7 +5,7 @@ Needs numpy only, as the predictor imports it in a small container.
 Legend: H height, W width in pixels, C channels.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from graftline.errors import UserError
 MAX_PIXELS = 89_478_485
 DEEPEST = 65_535  # what the 255 of a picture is in a file of 16 bits
 
+Look = Callable[[np.ndarray], None]  # is given (H, W) or (H, W, C) numbers of more than 8 bits
 Flaw = Literal["missing", "empty", "unreadable", "broken", "too_large", "no_scale"]
 
 
@@ -65,7 +66,9 @@ class Levels:
         if self.percentiles is not None and not (
             len(self.percentiles) == 2 and 0 <= self.percentiles[0] < self.percentiles[1] <= 100
         ):
-            raise UserError(f"Levels.percentiles is {list(self.percentiles)}: give two between 0 and 100, such as 1, 99.")
+            raise UserError(
+                f"Levels.percentiles is {list(self.percentiles)}: give two between 0 and 100, such as 1, 99."
+            )
 
     @property
     def to_measure(self) -> bool:
@@ -116,6 +119,13 @@ class Decoding:
         if self.levels.bands is None and self.levels.range is None:
             return {}
         return {"bands": self.levels.bands, "range": self.levels.range}
+
+
+PLAIN = Decoding()  # pictures of 8 bits, and whatever else has a known scale
+
+
+def to_nothing(_numbers: np.ndarray) -> None:
+    """Look at nothing."""
 
 
 def to_8_bits(numbers: np.ndarray, limits: tuple[float, float] | None) -> np.ndarray:

@@ -4,7 +4,7 @@ import logging
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,11 +12,14 @@ import pandas as pd
 
 from graftline.console import format_table
 from graftline.data.checks import check_images
-from graftline.data.decode import MAX_PIXELS
+from graftline.data.decoding import MAX_PIXELS, PLAIN, Decoding, Levels
 from graftline.data.findings import FINDINGS_FILE, Finding, log_findings, write_findings
+from graftline.data.percentiles import measure_range
+from graftline.data.readers import missing_modules
 from graftline.data.review import (
     drop_invalid,
     find_moved,
+    find_small_range,
     find_wrong_extensions,
     remove_leaks,
     remove_mixed_groups,
@@ -31,6 +34,7 @@ from graftline.errors import UserError
 logger = logging.getLogger(__name__)
 
 _COLUMNS = {"path": "str", "label": "str", "split": "str", "group": "str", "weight": "float32", "stratum": "str"}
+_ANY_RANGE = (0.0, 1.0)  # to tell whether files can be read, before it is measured
 _SHOWN_CLASSES = 20  # a longer table is no overview any more
 
 
@@ -64,7 +68,8 @@ class Ingest:
         on_conflict: what happens with the same image under different labels.
         min_images_per_class: warn of classes with fewer.
         min_side_px: images with a shorter side are bad.
-        max_pixels: images with more pixels are bad, and are not decoded.
+        max_pixels: images with more pixels are bad, and are not decoded; the version's models keep to the same limit.
+        decode: which numbers of a file become which gray levels, in the version's models too.
         workers: threads that check images; 0 for one per core.
         directory: versions are written to ``<directory>/<name>/<digest>``.
     """
@@ -79,6 +84,7 @@ class Ingest:
     min_images_per_class: int = 10
     min_side_px: int = 8
     max_pixels: int = MAX_PIXELS
+    decode: Levels = PLAIN.levels
     workers: int = 0
     directory: str = "data"
 
@@ -88,6 +94,11 @@ class Ingest:
         Raises:
             UserError: nothing to read, fewer than two classes with usable images, or bad images with on_invalid="fail".
         """
+        if self.decode.bands is not None and (missing := missing_modules("tiff")):
+            raise UserError(
+                f"Levels.bands is set, but {missing[0]} is not installed, which reads the bands of TIFFs: "
+                "pip install 'graftline[tiff]'."
+            )
         name = self.dataset_name()
         folder = Path(self.directory).absolute() / name
         parent = self._find_parent(folder)
@@ -104,8 +115,17 @@ class Ingest:
         images, leaks = remove_leaks(images)
         findings += mixed + leaks + ([] if history is None else find_moved(images, history))
         findings += review_splits(images, class_names, drawn, self.min_images_per_class)
+        decoding = self._decoding(images, parent)
+        findings += find_small_range(images, decoding.levels.range)
         version, is_new = write_version(
-            folder, name, images, class_names, parent=parent, left_out=left_out, split_settings=self.split.settings
+            folder,
+            name,
+            images,
+            class_names,
+            parent=parent,
+            left_out=left_out,
+            split_settings=self.split.settings,
+            decoding=decoding,
         )
         write_findings(findings, version.directory / FINDINGS_FILE)
         (folder / FINDINGS_FILE).unlink(missing_ok=True)  # of an ingest that failed
@@ -127,9 +147,9 @@ class Ingest:
         self, images: pd.DataFrame, class_names: Sequence[str], folder: Path
     ) -> tuple[pd.DataFrame, list[Finding]]:
         """Look at each image; return those that can be used, and what was found."""
-        checks = check_images(
-            images["path"].unique().tolist(), self.max_pixels, self.workers, folder / "checked.parquet"
-        )
+        levels = replace(self.decode, range=_ANY_RANGE) if self.decode.to_measure else self.decode
+        decoding = Decoding(levels, self.max_pixels)
+        checks = check_images(images["path"].unique().tolist(), decoding, self.workers, folder / "checked.parquet")
         images, findings = drop_invalid(images.merge(checks, on="path", how="left"), self.min_side_px)
         invalid = len(findings)
         findings += find_wrong_extensions(images)
@@ -145,6 +165,20 @@ class Ingest:
             )
         _require_classes(images, class_names, findings, file)
         return images, findings
+
+    def _decoding(self, images: pd.DataFrame, parent: DatasetVersion | None) -> Decoding:
+        """Return how the version's files become pixels; a range is measured once, and inherited from then on."""
+        extras = tuple(sorted(set(images["extra"]) - {""}))
+        decoding = Decoding(self.decode, self.max_pixels, extras)
+        if not self.decode.to_measure:
+            return decoding
+        before = None if parent is None else parent.decoding.levels
+        if before is not None and replace(before, range=None) == self.decode:
+            return replace(decoding, levels=before)
+        training = images[images["split"] == "train"].sort_values("sha256")
+        limits = measure_range(training["path"].tolist(), decoding, self.workers)
+        logger.info(f"Levels.range is {limits[0]:,.6g} to {limits[1]:,.6g}, measured on training images.")
+        return replace(decoding, levels=replace(self.decode, range=limits))
 
     def _say_what_is_inherited(self, parent: DatasetVersion) -> None:
         if parent.origin["split"] not in (None, self.split.settings):

@@ -11,6 +11,7 @@ from PIL import ExifTags, Image
 ORIENTATION = ExifTags.Base.Orientation
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 _EXIF = b"Exif\0\0"
+_JFIF = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"  # the segment as it is without a resolution and a thumbnail
 _PIXELS_OF_PNG = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _APP0, _APP1, _APP14, _APP15, _COMMENT = 0xE0, 0xE1, 0xEE, 0xEF, 0xFE  # markers of JPEG segments
 _TURNS = {
@@ -84,7 +85,9 @@ def _bare_jpeg(content: bytes) -> Iterator[bytes]:
         if marker == _APP1 and segment[4:].startswith(_EXIF):
             exif = _EXIF + _orientation_only(segment[4:])
             yield struct.pack(">BBH", 0xFF, _APP1, len(exif) + 2) + exif
-        elif marker in (_APP0, _APP14) or not (_APP0 <= marker <= _APP15 or marker == _COMMENT):
+        elif marker == _APP0:
+            yield _JFIF
+        elif marker == _APP14 or not (_APP0 <= marker <= _APP15 or marker == _COMMENT):
             yield segment
         place += 2 + size
     yield content[place:]

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from graftline.data.decoding import DecodeError, Decoding, to_8_bits
+from graftline.data.decoding import DecodeError, Decoding, Look, to_8_bits
 
 # The modules of each extra of graftline, and the packages that a served model needs for them.
 EXTRAS = {
@@ -20,10 +20,20 @@ EXTRAS = {
     "dicom": {"pydicom": "pydicom"},
     "heif": {"pi_heif": "pi-heif"},
 }
+EXTENSIONS = {".dcm": "DICOM", ".heic": "HEIF", ".heif": "HEIF", ".hif": "HEIF"}
 HEAD_BYTES = 132  # of a file, that tell its format
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the latter two: BigTIFF
 _HEIF = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")  # major brands, ISO/IEC 23008-12
-_TAGS = {"width": 256, "height": 257, "bits": 258, "photometric": 262, "bands": 277, "extra": 338, "kind": 339, "turn": 274}
+_TAGS = {
+    "width": 256,
+    "height": 257,
+    "bits": 258,
+    "photometric": 262,
+    "bands": 277,
+    "extra": 338,
+    "kind": 339,
+    "turn": 274,
+}
 _ALPHA = (1, 2)  # of the tag ExtraSamples
 _GRAY, _RGB = (0, 1), 2  # of the tag PhotometricInterpretation
 _KINDS = {1: "bits", 2: "bits with a sign", 3: "bits in floating point"}  # of the tag SampleFormat
@@ -77,7 +87,7 @@ def read_tiff_header(file: BinaryIO) -> TiffHeader | None:
         tags = ImageFileDirectory_v2(start if 43 in start[2:4] else start[:8])
         file.seek(tags.next)
         tags.load(file)
-        found = {name: tags.get(tag) for name, tag in _TAGS.items()}
+        found: dict[str, Any] = {name: tags.get(tag) for name, tag in _TAGS.items()}
         alpha = sum(sample in _ALPHA for sample in found["extra"] or ())
         return TiffHeader(
             int(found["width"]),
@@ -110,11 +120,11 @@ def read_tiff(file: BinaryIO, header: TiffHeader, decoding: Decoding) -> np.ndar
         planes = page.asarray()  # (H, W, B), or band by band
     if page.planarconfig == 2:
         planes = np.moveaxis(planes, 0, -1)
-    planes = planes[:, :, [band - 1 for band in chosen]]
-    return planes if len(chosen) == 3 else planes[:, :, 0]
+    bands: np.ndarray = planes[:, :, [band - 1 for band in chosen]]
+    return bands if len(chosen) == 3 else bands[:, :, 0]
 
 
-def read_dicom(file: BinaryIO, decoding: Decoding) -> np.ndarray:
+def read_dicom(file: BinaryIO, decoding: Decoding, look: Look) -> np.ndarray:
     """Return the first picture of a DICOM file, (H, W) or (H, W, 3) uint8.
 
     Grays are those of the modality (such as Hounsfield units), seen through the file's own window unless the levels
@@ -137,6 +147,7 @@ def read_dicom(file: BinaryIO, decoding: Decoding) -> np.ndarray:
         if stored.ndim == 3:  # in color
             return stored if stored.dtype == np.uint8 else to_8_bits(stored, decoding.levels.range)
         numbers = apply_modality_lut(stored, content)
+        look(numbers)
         limits = decoding.levels.range
         if limits is None:
             numbers = apply_voi_lut(numbers, content)
@@ -146,7 +157,7 @@ def read_dicom(file: BinaryIO, decoding: Decoding) -> np.ndarray:
 
 
 def _dicom_limits(content: Any) -> tuple[float, float]:
-    """Return between which numbers a DICOM file's grays lie, window applied (DICOM PS3.3, sections C.11.1 and C.11.2)."""
+    """Return between which numbers a DICOM file's grays lie, window applied (DICOM PS3.3, C.11.1 and C.11.2)."""
     if table := content.get("VOILUTSequence"):
         return 0, 2 ** int(table[0].LUTDescriptor[2]) - 1
     if table := content.get("ModalityLUTSequence"):
@@ -168,8 +179,10 @@ def read_heif(file: BinaryIO, decoding: Decoding) -> Image.Image:
         from pi_heif import open_heif
 
         content = open_heif(file, convert_hdr_to_8bit=True)
-        check_size(*content.size, decoding)
-        return content.to_pillow()
+        width, height = content.size
+        check_size(width, height, decoding)
+        image: Image.Image = content.to_pillow()
+        return image
 
 
 def check_size(width: int, height: int, decoding: Decoding) -> None:

@@ -325,7 +325,7 @@ def confident_mistakes(predictions: Predictions) -> Figure | None:
     for axes in cells:
         axes.set_axis_off()
     for axes, index in zip(cells, shown, strict=False):
-        axes.imshow(_thumbnail(decode_rgb(predictions.paths[index])), interpolation="antialiased")
+        axes.imshow(_thumbnail(decode_rgb(predictions.paths[index], predictions.decoding)), interpolation="antialiased")
         said = f"{short(class_names[predicted[index]], 14)}  {_per_cent(confidences[index])}"
         label = f"labeled {short(class_names[labels[index]], 16)}"
         below: dict[str, Any] = {"xy": (0, 0), "xycoords": "axes fraction", "textcoords": "offset points", "va": "top"}
