@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from skimage import data
 
+from graftline.augment.preprocess import Preprocessing
 from graftline.data import readers
-from graftline.data.decode import DecodeError, Decoding, Levels, decode_rgb
+from graftline.data.decode import DecodeError, DecodeSettings, Decoding, decode_rgb
 from graftline.data.findings import Finding
 from graftline.data.ingest import Ingest, IngestResult
 from graftline.data.sources.folder import Folder
@@ -81,7 +83,7 @@ def test_what_has_no_known_scale_is_said(content: bytes, reason: str, capfd: pyt
     ],
 )
 def test_three_bands_and_a_range_are_chosen(options: dict[str, Any]) -> None:
-    decoding = Decoding(Levels(bands=(4, 3, 1), range=(0, 4_000)))
+    decoding = Decoding(DecodeSettings(bands=(4, 3, 1), range=(0, 4_000)))
     planes = np.moveaxis(BANDS, -1, 0) if options.get("planarconfig") == "separate" else BANDS
     expected = np.rint(BANDS[:, :, [3, 2, 0]] / 4_000 * 255)
     np.testing.assert_array_equal(decode_rgb(tiff(planes, **options), decoding), expected)
@@ -90,11 +92,11 @@ def test_three_bands_and_a_range_are_chosen(options: dict[str, Any]) -> None:
 def test_compressed_tiffs_are_read_with_imagecodecs() -> None:
     pytest.importorskip("imagecodecs", reason="the extra 'tiff' reads LZW")
     content = tiff(BANDS, compression="lzw", predictor=True)
-    assert decode_rgb(content, Decoding(Levels(bands=(1,), range=(0, 4_000)))).shape == (6, 5, 3)
+    assert decode_rgb(content, Decoding(DecodeSettings(bands=(1,), range=(0, 4_000)))).shape == (6, 5, 3)
 
 
 def test_one_band_is_gray_and_what_lies_outside_the_range_is_cut_off() -> None:
-    pixels = decode_rgb(tiff(BANDS), Decoding(Levels(bands=(13,), range=(1_000, 2_000))))
+    pixels = decode_rgb(tiff(BANDS), Decoding(DecodeSettings(bands=(13,), range=(1_000, 2_000))))
     gray = np.rint(np.clip((BANDS[:, :, 12] - 1_000.0) / 1_000, 0, 1) * 255)
     for channel in range(3):
         np.testing.assert_array_equal(pixels[:, :, channel], gray)
@@ -102,7 +104,7 @@ def test_one_band_is_gray_and_what_lies_outside_the_range_is_cut_off() -> None:
 
 def test_bands_of_8_bits_stay_as_they_are() -> None:
     planes = (BANDS[:, :, :5] // 16).astype(np.uint8)
-    decoding = Decoding(Levels(bands=(5, 1, 2), range=(0, 10)))
+    decoding = Decoding(DecodeSettings(bands=(5, 1, 2), range=(0, 10)))
     np.testing.assert_array_equal(decode_rgb(tiff(planes), decoding), planes[:, :, [4, 0, 1]])
 
 
@@ -119,57 +121,57 @@ def test_bands_of_8_bits_stay_as_they_are() -> None:
 def test_the_range_is_of_everything_deeper_than_8_bits(
     content: bytes, limits: tuple[float, float], expected: list[int]
 ) -> None:
-    np.testing.assert_array_equal(decode_rgb(content, Decoding(Levels(range=limits)))[0, :, 0], expected)
+    np.testing.assert_array_equal(decode_rgb(content, Decoding(DecodeSettings(range=limits)))[0, :, 0], expected)
 
 
 @pytest.mark.parametrize("form", ["png", "tiff"])
 def test_the_range_of_color_of_16_bits_keeps_the_low_bytes(form: str) -> None:
     pixels = BANDS[:, :, :3]
     content = deep_png(pixels) if form == "png" else tiff(pixels, photometric="rgb")
-    found = decode_rgb(content, Decoding(Levels(range=(0, 4_000))))
+    found = decode_rgb(content, Decoding(DecodeSettings(range=(0, 4_000))))
     np.testing.assert_array_equal(found, np.rint(pixels / 4_000 * 255))
     assert len(np.unique(decode_rgb(content))) <= 16  # of 4,000: what is seen without it
 
 
 def test_the_range_leaves_transparency() -> None:
     pixels = np.array([[[1_000, 1_000, 1_000, 65_535], [1_000, 1_000, 1_000, 0]]], np.uint16)
-    found = decode_rgb(deep_png(pixels), Decoding(Levels(range=(0, 2_000))))
+    found = decode_rgb(deep_png(pixels), Decoding(DecodeSettings(range=(0, 2_000))))
     np.testing.assert_array_equal(found[0, :, 0], [128, 255])
 
 
 def test_pictures_have_no_bands_to_choose() -> None:
     rgb = np.random.default_rng(1).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     for form in ("PNG", "TIFF", "BMP"):
-        np.testing.assert_array_equal(decode_rgb(encode(rgb, form), Decoding(Levels(bands=(8, 3, 2)))), rgb)
+        np.testing.assert_array_equal(decode_rgb(encode(rgb, form), Decoding(DecodeSettings(bands=(8, 3, 2)))), rgb)
 
 
 def test_a_band_that_is_not_there_and_too_many_pixels_are_said() -> None:
     with pytest.raises(DecodeError, match="13 bands of 16 bits, without band 14"):
-        decode_rgb(tiff(BANDS), Decoding(Levels(bands=(14,))))
+        decode_rgb(tiff(BANDS), Decoding(DecodeSettings(bands=(14,))))
     with pytest.raises(DecodeError, match="5 x 6 are more than 29 pixels"):
-        decode_rgb(tiff(BANDS), Decoding(Levels(bands=(1,)), max_pixels=29))
+        decode_rgb(tiff(BANDS), Decoding(DecodeSettings(bands=(1,)), max_pixels=29))
 
 
 def test_without_tifffile_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "tifffile", None)
     monkeypatch.setattr(readers, "missing_modules", lambda _: ["tifffile"])
     with pytest.raises(DecodeError, match=r"it is a TIFF of 13 bands of 16 bits: pip install 'graftline\[tiff\]'"):
-        decode_rgb(tiff(BANDS), Decoding(Levels(bands=(1,))))
+        decode_rgb(tiff(BANDS), Decoding(DecodeSettings(bands=(1,))))
 
 
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [
-        ({"bands": (1, 2)}, r"Levels.bands is \[1, 2\]"),
-        ({"bands": (0,)}, "Levels.bands"),
-        ({"range": (5, 5)}, "Levels.range"),
-        ({"percentiles": (99, 1)}, "Levels.percentiles"),
-        ({"percentiles": (0, 101)}, "Levels.percentiles"),
+        ({"bands": (1, 2)}, r"DecodeSettings.bands is \[1, 2\]"),
+        ({"bands": (0,)}, "DecodeSettings.bands"),
+        ({"range": (5, 5)}, "DecodeSettings.range"),
+        ({"percentiles": (99, 1)}, "DecodeSettings.percentiles"),
+        ({"percentiles": (0, 101)}, "DecodeSettings.percentiles"),
     ],
 )
 def test_wrong_levels_are_refused(wrong: dict[str, Any], named: str) -> None:
     with pytest.raises(UserError, match=named):
-        Levels(**wrong)
+        DecodeSettings(**wrong)
 
 
 def write_scans(root: Path, highest: int, count: int = 12) -> Path:
@@ -192,15 +194,18 @@ def test_a_small_part_of_16_bits_is_told(tmp_path: Path, highest: int, warned: b
     root = write_scans(tmp_path / "scans", highest)
     found = [finding.kind for finding in ingest(tmp_path, root).findings]
     assert ("small_range" in found) == warned
-    settled = ingest(tmp_path, root, decode=Levels(range=(0, highest)))
+    settled = ingest(tmp_path, root, decode=DecodeSettings(range=(0, highest)))
     assert "small_range" not in [finding.kind for finding in settled.findings]
 
 
 def test_levels_are_part_of_the_version(tmp_path: Path) -> None:
     root = write_scans(tmp_path / "scans", 60_000)
-    plain, other = ingest(tmp_path, root).version, ingest(tmp_path, root, decode=Levels(range=(0, 4_000))).version
+    plain, other = (
+        ingest(tmp_path, root).version,
+        ingest(tmp_path, root, decode=DecodeSettings(range=(0, 4_000))).version,
+    )
     assert other.digest != plain.digest
-    assert other.samples("train").decoding.levels == Levels(range=(0, 4_000))
+    assert other.samples("train").decoding.settings == DecodeSettings(range=(0, 4_000))
     again = ingest(tmp_path, root, max_pixels=1_000).version
     assert again.digest == plain.digest  # a limit that refuses none of them changes nothing
     assert again.samples("test").decoding == Decoding(max_pixels=1_000)
@@ -208,24 +213,26 @@ def test_levels_are_part_of_the_version(tmp_path: Path) -> None:
 
 def test_percentiles_are_measured_once_and_inherited(tmp_path: Path) -> None:
     root = write_scans(tmp_path / "scans", 4_000)
-    levels = Levels(percentiles=(1, 99))
+    levels = DecodeSettings(percentiles=(1, 99))
     first = ingest(tmp_path, root, decode=levels).version
     training = np.concatenate([np.asarray(Image.open(path)).reshape(-1) for path in first.samples("train").paths])
-    measured = first.decoding.levels.range
+    measured = first.decoding.settings.range
     assert measured is not None
     np.testing.assert_allclose(measured, np.percentile(training, (1, 99)), atol=20)
     write_scans(root, 50_000, count=16)
     second = ingest(tmp_path, root, decode=levels).version
     assert second.digest != first.digest
-    assert second.decoding.levels == first.decoding.levels
+    assert second.decoding.settings == first.decoding.settings
     anew = ingest(tmp_path, root, decode=levels, parent="none").version
-    assert anew.decoding.levels.range != measured
+    assert anew.decoding.settings.range != measured
 
 
 def test_percentiles_of_pictures_are_refused(tmp_path: Path, make_folder: Any) -> None:
     root = make_folder(tmp_path / "pets", cat=12, dog=12)
-    with pytest.raises(UserError, match=r"Levels.percentiles is set, but no training image has more than 8 bits"):
-        ingest(tmp_path, root, decode=Levels(percentiles=(1, 99)))
+    with pytest.raises(
+        UserError, match=r"DecodeSettings.percentiles is set, but no training image has more than 8 bits"
+    ):
+        ingest(tmp_path, root, decode=DecodeSettings(percentiles=(1, 99)))
 
 
 def test_a_tiff_of_bands_is_left_out_with_its_reason_or_used(tmp_path: Path, make_folder: Any) -> None:
@@ -233,6 +240,26 @@ def test_a_tiff_of_bands_is_left_out_with_its_reason_or_used(tmp_path: Path, mak
     (root / "crop" / "bands.tif").write_bytes(tiff(np.tile(BANDS, (2, 2, 1))))
     file = str(root / "crop" / "bands.tif")
     assert Finding("no_scale", file, "a TIFF of 13 bands of 16 bits") in ingest(tmp_path, root).findings
-    version = ingest(tmp_path, root, decode=Levels(bands=(4, 3, 2), range=(0, 4_000))).version
+    version = ingest(tmp_path, root, decode=DecodeSettings(bands=(4, 3, 2), range=(0, 4_000))).version
     assert file in version.table()["path"].tolist()
     assert version.decoding.extras == ("tiff",)
+
+
+def test_large_jpegs_are_decoded_reduced_where_asked(tmp_path: Path) -> None:
+    photo = Image.fromarray(data.coffee()).resize((1_200, 800))
+    buffer = io.BytesIO()
+    photo.save(buffer, "JPEG", quality=90)
+    whole = decode_rgb(buffer.getvalue())
+    reduced = decode_rgb(buffer.getvalue(), Decoding(DecodeSettings(jpeg_side_px=200)))
+    assert (whole.shape, reduced.shape) == ((800, 1_200, 3), (200, 300, 3))
+    preprocessing = Preprocessing((96, 96), (0, 0, 0), (1, 1, 1))
+    difference = np.abs(preprocessing.frame(reduced).astype(float) - preprocessing.frame(whole))
+    assert difference.mean() < 1  # gray levels
+    assert decode_rgb(buffer.getvalue(), Decoding(DecodeSettings(jpeg_side_px=900))).shape == whole.shape
+    for label in ("a", "b"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for number in range(12):
+            photo.rotate(number).save(tmp_path / "photos" / label / f"{label}{number}.jpg")
+    version = ingest(tmp_path, tmp_path / "photos", decode=DecodeSettings(jpeg_side_px=200), on_conflict="keep").version
+    assert set(version.table()["height"]) == {800}
+    assert version.samples("train").decoding.settings.jpeg_side_px == 200

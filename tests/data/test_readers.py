@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from graftline.data import readers
-from graftline.data.decode import DecodeError, Decoding, Levels, decode, decode_rgb
+from graftline.data.decode import DecodeError, DecodeSettings, Decoding, decode, decode_rgb
 from graftline.data.ingest import Ingest
 from graftline.data.sources.folder import Folder
 from graftline.data.split import Split
@@ -53,7 +53,7 @@ def dicom(pixels: np.ndarray, **attributes: Any) -> bytes:
     return buffer.getvalue()
 
 
-def gray(content: bytes, levels: Levels = Levels()) -> list[int]:  # noqa: B008 - immutable
+def gray(content: bytes, levels: DecodeSettings = DecodeSettings()) -> list[int]:  # noqa: B008 - immutable
     pixels = decode_rgb(content, Decoding(levels))
     np.testing.assert_array_equal(pixels, pixels[:, :, :1].repeat(3, axis=2))
     levels_of_first_row: list[int] = pixels[0, :, 0].tolist()
@@ -77,7 +77,7 @@ def test_dicom_is_seen_through_its_own_window() -> None:
 
 def test_the_range_takes_the_place_of_the_window() -> None:
     content = dicom(GRAY, **HOUNSFIELD, WindowCenter=40, WindowWidth=400)
-    assert gray(content, Levels(range=(-1_024, 1_024))) == [0, 125, 128, 137, 255]
+    assert gray(content, DecodeSettings(range=(-1_024, 1_024))) == [0, 125, 128, 137, 255]
 
 
 def test_dicom_in_color_and_of_several_frames() -> None:

@@ -186,7 +186,7 @@ def replay(
         inputs = np.zeros((len(batch), channels, *preprocessing.image_size), dtype=np.float32)
         for number, file in enumerate(batch, start):
             try:
-                pixels = decode_rgb(file, decoding)  # (H, W, 3)
+                pixels = decode_rgb(file, decoding.of_our_own())  # (H, W, 3)
             except DecodeError as error:
                 unreadable[number] = error.reason
                 continue

@@ -32,7 +32,7 @@ def hash_files(directory: Path) -> dict[str, str]:
 
 
 def bundle_digest(content: Mapping[str, Any], files: Mapping[str, str]) -> str:
-    """Return 16 hex digits that name what a bundle computes: its network, class names, levels and preprocessing.
+    """Return 16 hex digits that name what a bundle computes: its network, class names, decoding and preprocessing.
 
     The card's notes (metrics, freeze plan) and the golden images are no part of it.
 
@@ -41,8 +41,8 @@ def bundle_digest(content: Mapping[str, Any], files: Mapping[str, str]) -> str:
         files: SHA-256 by path, of the network's files at least.
     """
     described = {key: content[key] for key in ("timm_name", "class_names", "preprocessing")}
-    if levels := Decoding.from_dict(content.get("decoding")).identity():
-        described["levels"] = levels
+    if decoding := Decoding.from_dict(content.get("decoding")).identity():
+        described["decoding"] = decoding
     return digest({**described, "files": {name: files.get(name) for name in _NETWORK_FILES}})
 
 

@@ -13,9 +13,20 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from graftline.data.decoding import MAX_PIXELS, PLAIN, DecodeError, Decoding, Flaw, Levels, Look, to_8_bits, to_nothing
+from graftline.data.decoding import (
+    MAX_PIXELS,
+    PLAIN,
+    DecodeError,
+    DecodeSettings,
+    Decoding,
+    Flaw,
+    Look,
+    to_8_bits,
+    to_nothing,
+)
 from graftline.data.metadata import orientation, turn, without_metadata
 from graftline.data.readers import (
     HEAD_BYTES,
@@ -33,10 +44,10 @@ __all__ = [
     "MAX_PIXELS",
     "PLAIN",
     "DecodeError",
+    "DecodeSettings",
     "Decoded",
     "Decoding",
     "Flaw",
-    "Levels",
     "decode",
     "decode_rgb",
 ]
@@ -143,7 +154,7 @@ def _decode(file: BinaryIO, decoding: Decoding, look: Look) -> Decoded:
         check_size(header.width, header.height, decoding)
         numbers = read_tiff(file, header, decoding)
         look(numbers)
-        image = turn(Image.fromarray(to_8_bits(numbers, decoding.levels.range)), header.orientation)
+        image = turn(Image.fromarray(to_8_bits(numbers, decoding.settings.range)), header.orientation)
         return Decoded(_to_rgb(image), "TIFF", extra="tiff")
     try:
         return _decode_with_pillow(file, decoding, look)
@@ -156,7 +167,9 @@ def _decode(file: BinaryIO, decoding: Decoding, look: Look) -> Decoded:
 def _decode_with_pillow(file: BinaryIO, decoding: Decoding, look: Look) -> Decoded:
     with Image.open(file, formats=FORMATS) as image:
         check_size(*image.size, decoding)
-        kind, limits = str(image.format), decoding.levels.range
+        kind, limits = str(image.format), decoding.settings.range
+        if decoding.settings.jpeg_side_px is not None and isinstance(image, JpegImageFile):
+            image.draft(None, (decoding.settings.jpeg_side_px,) * 2)
         layout = str(image.tile)  # of the stored pixels; it is empty once they are loaded
         turned = None
         if isinstance(image, TiffImageFile):

@@ -6,7 +6,7 @@ Legend: H height, W width in pixels, C channels.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -36,7 +36,7 @@ class DecodeError(ValueError):
 
 
 @dataclass(frozen=True)
-class Levels:
+class DecodeSettings:
     """Say which numbers of a file become which gray levels (Hydra target); files that hold a plain picture need none.
 
     Attributes:
@@ -46,6 +46,9 @@ class Levels:
             bits stay as they are. None: 0 and 65,535, in floating point 0 and 1, in DICOM the file's own window.
         percentiles: an ingest measures ``range`` at these percentiles of the training images, once: later versions
             inherit the numbers.
+        jpeg_side_px: JPEGs are decoded at a half, a quarter or an eighth of their size, as long as no side becomes
+            shorter than this; with twice the network's side large photographs take a fifth of the time, and its input
+            differs by 2 gray levels at most. None: at their size. An ingest decodes them whole in any case.
 
     Raises:
         UserError: a value that cannot be.
@@ -54,20 +57,23 @@ class Levels:
     bands: tuple[int, ...] | None = None
     range: tuple[float, float] | None = None
     percentiles: tuple[float, float] | None = None
+    jpeg_side_px: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("bands", "range", "percentiles"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, tuple(value))  # a list, where a configuration gave it
+        if self.jpeg_side_px is not None and self.jpeg_side_px < 1:
+            raise UserError(f"DecodeSettings.jpeg_side_px is {self.jpeg_side_px}, it must be at least 1.")
         if self.bands is not None and (len(self.bands) not in (1, 3) or min(self.bands) < 1):
-            raise UserError(f"Levels.bands is {list(self.bands)}: give one band or three, numbered from 1.")
+            raise UserError(f"DecodeSettings.bands is {list(self.bands)}: give one band or three, numbered from 1.")
         if self.range is not None and not (len(self.range) == 2 and self.range[0] < self.range[1]):
-            raise UserError(f"Levels.range is {list(self.range)}: give the lower number, then the higher one.")
+            raise UserError(f"DecodeSettings.range is {list(self.range)}: give the lower number, then the higher one.")
         if self.percentiles is not None and not (
             len(self.percentiles) == 2 and 0 <= self.percentiles[0] < self.percentiles[1] <= 100
         ):
             raise UserError(
-                f"Levels.percentiles is {list(self.percentiles)}: give two between 0 and 100, such as 1, 99."
+                f"DecodeSettings.percentiles is {list(self.percentiles)}: give two between 0 and 100, such as 1, 99."
             )
 
     @property
@@ -81,44 +87,47 @@ class Decoding:
     """Say how image files become pixels; a dataset version and a bundle each carry theirs.
 
     Attributes:
-        levels: which numbers become which gray levels.
+        settings: which numbers become which gray levels, and how large JPEGs are decoded.
         max_pixels: images of more pixels are refused, before any of them is decoded.
         extras: of graftline, which read files of the data set that Pillow does not read.
     """
 
-    levels: Levels = Levels()
+    settings: DecodeSettings = DecodeSettings()
     max_pixels: int = MAX_PIXELS
     extras: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON takes them."""
-        levels = {name: value if value is None else list(value) for name, value in asdict(self.levels).items()}
-        return {"levels": levels, "max_pixels": self.max_pixels, "extras": list(self.extras)}
+        settings = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self.settings).items()}
+        return {"settings": settings, "max_pixels": self.max_pixels, "extras": list(self.extras)}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any] | None) -> "Decoding":
         """Return the decoding that ``to_dict`` wrote; the plain one for what was written before there was any other.
 
-        >>> Decoding.from_dict(Decoding(Levels(bands=(3, 2, 1))).to_dict()).levels.bands
+        >>> Decoding.from_dict(Decoding(DecodeSettings(bands=(3, 2, 1))).to_dict()).settings.bands
         (3, 2, 1)
         >>> Decoding.from_dict(None) == Decoding()
         True
         """
         if fields is None:
             return cls()
-        return cls(Levels(**fields["levels"]), fields["max_pixels"], tuple(fields["extras"]))
+        return cls(DecodeSettings(**fields["settings"]), fields["max_pixels"], tuple(fields["extras"]))
+
+    def of_our_own(self) -> "Decoding":
+        """Return the decoding of images that we made or have let in before, which a low limit is not to refuse."""
+        return replace(self, max_pixels=max(self.max_pixels, MAX_PIXELS))
 
     def identity(self) -> dict[str, Any]:
         """Return what else than a file's content decides on its pixels; empty if nothing does.
 
-        So the digests of data sets that need no levels are what they were before there were any.
+        So the digests of data sets that need no settings are what they were before there were any.
 
-        >>> Decoding(max_pixels=10).identity(), Decoding(Levels(range=(0, 4000))).identity()
-        ({}, {'bands': None, 'range': (0, 4000)})
+        >>> Decoding(max_pixels=10).identity(), Decoding(DecodeSettings(range=(0, 4000))).identity()
+        ({}, {'range': (0, 4000)})
         """
-        if self.levels.bands is None and self.levels.range is None:
-            return {}
-        return {"bands": self.levels.bands, "range": self.levels.range}
+        values = {name: getattr(self.settings, name) for name in ("bands", "range", "jpeg_side_px")}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 PLAIN = Decoding()  # pictures of 8 bits, and whatever else has a known scale

@@ -44,8 +44,8 @@ _DESCRIPTIONS: dict[FindingKind, str] = {
     "unreadable": "not readable as an image, left out",
     "broken": "truncated or broken, left out",
     "too_large": "with too many pixels (Ingest.max_pixels), left out",
-    "no_scale": "that hold numbers of which nobody says how they make a picture (Levels.bands and Levels.range do), "
-    "left out",
+    "no_scale": "that hold numbers of which nobody says how they make a picture (DecodeSettings.bands and "
+    "DecodeSettings.range do), left out",
     "tiny": "too small (Ingest.min_side_px), left out",
     "no_label": "without a label, left out",
     "conflict": "the same as an image with another label",
@@ -60,8 +60,8 @@ _DESCRIPTIONS: dict[FindingKind, str] = {
     "imbalance": "imbalance of classes",
     "not_in_split": "classes missing in a split",
     "drawn_split": "splits not given, so drawn from training",
-    "small_range": "small range used by files of 16 bits, which leaves few of the 256 gray levels (Levels.range or "
-    "Levels.percentiles spread them)",
+    "small_range": "small range used by files of 16 bits, which leaves few of the 256 gray levels "
+    "(DecodeSettings.range or DecodeSettings.percentiles spread them)",
 }
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from graftline.console import format_table
 from graftline.data.checks import check_images
-from graftline.data.decoding import MAX_PIXELS, PLAIN, Decoding, Levels
+from graftline.data.decoding import MAX_PIXELS, PLAIN, DecodeSettings, Decoding
 from graftline.data.findings import FINDINGS_FILE, Finding, log_findings, write_findings
 from graftline.data.percentiles import measure_range
 from graftline.data.readers import missing_modules
@@ -84,7 +84,7 @@ class Ingest:
     min_images_per_class: int = 10
     min_side_px: int = 8
     max_pixels: int = MAX_PIXELS
-    decode: Levels = PLAIN.levels
+    decode: DecodeSettings = PLAIN.settings
     workers: int = 0
     directory: str = "data"
 
@@ -96,7 +96,7 @@ class Ingest:
         """
         if self.decode.bands is not None and (missing := missing_modules("tiff")):
             raise UserError(
-                f"Levels.bands is set, but {missing[0]} is not installed, which reads the bands of TIFFs: "
+                f"DecodeSettings.bands is set, but {missing[0]} is not installed, which reads the bands of TIFFs: "
                 "pip install 'graftline[tiff]'."
             )
         name = self.dataset_name()
@@ -116,7 +116,7 @@ class Ingest:
         findings += mixed + leaks + ([] if history is None else find_moved(images, history))
         findings += review_splits(images, class_names, drawn, self.min_images_per_class)
         decoding = self._decoding(images, parent)
-        findings += find_small_range(images, decoding.levels.range)
+        findings += find_small_range(images, decoding.settings.range)
         version, is_new = write_version(
             folder,
             name,
@@ -147,8 +147,10 @@ class Ingest:
         self, images: pd.DataFrame, class_names: Sequence[str], folder: Path
     ) -> tuple[pd.DataFrame, list[Finding]]:
         """Look at each image; return those that can be used, and what was found."""
-        levels = replace(self.decode, range=_ANY_RANGE) if self.decode.to_measure else self.decode
-        decoding = Decoding(levels, self.max_pixels)
+        settings = replace(self.decode, jpeg_side_px=None)  # each is looked at as a whole
+        if settings.to_measure:
+            settings = replace(settings, range=_ANY_RANGE)
+        decoding = Decoding(settings, self.max_pixels)
         checks = check_images(images["path"].unique().tolist(), decoding, self.workers, folder / "checked.parquet")
         images, findings = drop_invalid(images.merge(checks, on="path", how="left"), self.min_side_px)
         invalid = len(findings)
@@ -172,13 +174,13 @@ class Ingest:
         decoding = Decoding(self.decode, self.max_pixels, extras)
         if not self.decode.to_measure:
             return decoding
-        before = None if parent is None else parent.decoding.levels
+        before = None if parent is None else parent.decoding.settings
         if before is not None and replace(before, range=None) == self.decode:
-            return replace(decoding, levels=before)
+            return replace(decoding, settings=before)
         training = images[images["split"] == "train"].sort_values("sha256")
         limits = measure_range(training["path"].tolist(), decoding, self.workers)
-        logger.info(f"Levels.range is {limits[0]:,.6g} to {limits[1]:,.6g}, measured on training images.")
-        return replace(decoding, levels=replace(self.decode, range=limits))
+        logger.info(f"DecodeSettings.range is {limits[0]:,.6g} to {limits[1]:,.6g}, measured on training images.")
+        return replace(decoding, settings=replace(self.decode, range=limits))
 
     def _say_what_is_inherited(self, parent: DatasetVersion) -> None:
         if parent.origin["split"] not in (None, self.split.settings):

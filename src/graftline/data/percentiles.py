@@ -17,28 +17,31 @@ NUMBERS_PER_IMAGE = 10_000
 
 
 def measure_range(paths: Sequence[str], decoding: Decoding, workers: int) -> tuple[float, float]:
-    """Return the range of numbers between the percentiles that the levels name.
+    """Return the range of numbers between the percentiles that the settings name.
 
     Every image counts the same, whatever its size; of many, as many as are enough are taken, evenly spread.
 
     Args:
         paths: training images that can be decoded, in an order that depends on what they are.
-        decoding: its levels have percentiles and no range yet.
+        decoding: its settings have percentiles and no range yet.
         workers: number of threads; 0 for one per core.
 
     Raises:
         UserError: no image has more than 8 bits, or all have one number only.
     """
-    assert decoding.levels.percentiles is not None
-    anything = replace(decoding, levels=replace(decoding.levels, range=(0.0, 1.0)))
+    assert decoding.settings.percentiles is not None
+    anything = replace(decoding, settings=replace(decoding.settings, range=(0.0, 1.0)))
     taken = [paths[place] for place in np.linspace(0, len(paths) - 1, min(MOST_IMAGES, len(paths))).astype(int)]
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         found = [numbers for numbers in pool.map(lambda path: _sample(path, anything), taken) if numbers.size]
     if not found:
-        raise UserError("Levels.percentiles is set, but no training image has more than 8 bits: leave it out.")
-    low, high = (float(limit) for limit in np.percentile(np.concatenate(found), decoding.levels.percentiles))
+        raise UserError("DecodeSettings.percentiles is set, but no training image has more than 8 bits: leave it out.")
+    low, high = (float(limit) for limit in np.percentile(np.concatenate(found), decoding.settings.percentiles))
     if not low < high:
-        raise UserError(f"Levels.percentiles finds nothing but {low:,.6g} in the training images: give Levels.range.")
+        raise UserError(
+            f"DecodeSettings.percentiles finds nothing but {low:,.6g} in the training images: "
+            "give DecodeSettings.range."
+        )
     return low, high
 
 

@@ -66,10 +66,10 @@ class TiffHeader(NamedTuple):
         return self.bands > 1 and (self.photometric in _GRAY or (self.photometric == _RGB and self.bands != 3))
 
     def is_read_by_bands(self, decoding: Decoding) -> bool:
-        """Tell whether the levels ask for numbers of it that Pillow does not give."""
+        """Tell whether the settings ask for numbers of it that Pillow does not give."""
         is_deep_color = self.photometric == _RGB and self.bands == 3 and (self.bits > 8 or self.kind > 1)
-        return (self.has_bands and decoding.levels.bands is not None) or (
-            is_deep_color and decoding.levels.range is not None
+        return (self.has_bands and decoding.settings.bands is not None) or (
+            is_deep_color and decoding.settings.range is not None
         )
 
     def __str__(self) -> str:
@@ -110,7 +110,7 @@ def read_tiff(file: BinaryIO, header: TiffHeader, decoding: Decoding) -> np.ndar
     Raises:
         DecodeError: it has not got the bands, or no package is there that reads them.
     """
-    chosen = decoding.levels.bands if header.has_bands and decoding.levels.bands else (1, 2, 3)
+    chosen = decoding.settings.bands if header.has_bands and decoding.settings.bands else (1, 2, 3)
     if max(chosen) > header.bands:
         raise DecodeError("no_scale", f"{header}, without band {max(chosen)}")
     with _package("tiff", f"{header}"):
@@ -127,8 +127,8 @@ def read_tiff(file: BinaryIO, header: TiffHeader, decoding: Decoding) -> np.ndar
 def read_dicom(file: BinaryIO, decoding: Decoding, look: Look) -> np.ndarray:
     """Return the first picture of a DICOM file, (H, W) or (H, W, 3) uint8.
 
-    Grays are those of the modality (such as Hounsfield units), seen through the file's own window unless the levels
-    have a range; where the file has none, all that it can hold is seen.
+    Grays are those of the modality (such as Hounsfield units), seen through the file's own window unless the
+    settings have a range; where the file has none, all that it can hold is seen.
 
     Raises:
         DecodeError: it holds too many pixels or none, or pydicom is not there or cannot decode it.
@@ -145,10 +145,10 @@ def read_dicom(file: BinaryIO, decoding: Decoding, look: Look) -> np.ndarray:
         if content.PhotometricInterpretation == "PALETTE COLOR":
             stored = apply_color_lut(stored, content)
         if stored.ndim == 3:  # in color
-            return stored if stored.dtype == np.uint8 else to_8_bits(stored, decoding.levels.range)
+            return stored if stored.dtype == np.uint8 else to_8_bits(stored, decoding.settings.range)
         numbers = apply_modality_lut(stored, content)
         look(numbers)
-        limits = decoding.levels.range
+        limits = decoding.settings.range
         if limits is None:
             numbers = apply_voi_lut(numbers, content)
             limits = _dicom_limits(content)

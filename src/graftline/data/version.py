@@ -55,7 +55,7 @@ class DatasetVersion:
     Attributes:
         name: the data set's name.
         digest: 16 hex digits, of the images' contents, relative paths, labels, splits, groups, weights and strata, and
-            of the levels by which they become pixels where there are any.
+            of the settings by which they become pixels where there are any.
         directory: where its files lie.
         class_names: the classes, in the order of their indices.
         parent: digest of the version that it grew from; None for a first one.
@@ -321,8 +321,8 @@ def _digest(manifest: pd.DataFrame, class_names: tuple[str, ...], decoding: Deco
     """Return 16 hex digits for a manifest with relative paths."""
     missing = manifest.isna()
     rows = zip(*(manifest[column].astype(object).mask(missing[column], None) for column in COLUMNS), strict=True)
-    levels = [identity] if (identity := decoding.identity()) else []
-    return _hash([_DIGEST_FORMAT, class_names, *levels], rows)
+    settings = [identity] if (identity := decoding.identity()) else []
+    return _hash([_DIGEST_FORMAT, class_names, *settings], rows)
 
 
 def _hash(head: Any, rows: Iterable[tuple[Any, ...]]) -> str:

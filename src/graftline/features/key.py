@@ -34,7 +34,7 @@ def trunk_key(
         boundary: where it was cut, for a person.
         decoding: how image files become pixels.
     """
-    levels = {"levels": identity} if (identity := decoding.identity()) else {}
+    settings = {"decoding": identity} if (identity := decoding.identity()) else {}
     return {
         "format": FORMAT,
         "network": [architecture, arguments],
@@ -43,7 +43,7 @@ def trunk_key(
         "weights": digest({name: hash_of(tensor) for name, tensor in parts.trunk.state_dict().items()}),
         "versions": {package: version_of(package) for package in ("timm", "pillow")},
         "preprocessing": asdict(preprocessing),
-        **levels,
+        **settings,
     }
 
 

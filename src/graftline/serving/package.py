@@ -83,7 +83,7 @@ def _requirements(decoding: Decoding) -> list[str]:
 
 def _example(image: bytes, decoding: Decoding) -> str:
     """Return a small JPEG of ``image``, base64-encoded."""
-    small = Image.fromarray(decode_rgb(image, decoding))
+    small = Image.fromarray(decode_rgb(image, decoding.of_our_own()))
     small.thumbnail((_EXAMPLE_SIDE, _EXAMPLE_SIDE))
     file = io.BytesIO()
     small.save(file, "JPEG")
