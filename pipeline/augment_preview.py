@@ -27,7 +27,7 @@ class AugmentPreview:
     def run(self, directory: Path) -> StageResult:
         """Draw the sheet of the first training image."""
         version = with_parent(self.data, self.tracking).run().version
-        image = decode_rgb(Path(version.samples("train").paths[0]))
+        image = decode_rgb(version.samples("train").paths[0], version.decoding)
         sheet = preview_sheet(image, self.augment, self.backbone.preprocessing(), self.seed)
         file = directory / "preview.png"
         sheet.savefig(file)

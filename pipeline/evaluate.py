@@ -54,7 +54,7 @@ class Evaluate:
         with self._start_run(version, directory) as run:
             say(f"Run {run.id}.")
             self._log_setup(run, version, directory)
-            result = self.evaluation.run(predictor, version, split)
+            result = self.evaluation.run(predictor.accepting(version.decoding.max_pixels), version, split)
             print_scores(result.scores, f"{version.name}: {split} split")
             report = self._write_report(result, predictor, bundle, version, directory)
             log_evaluation(run, result, directory, step=0)

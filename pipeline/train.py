@@ -182,7 +182,7 @@ class Train:
         run.log_environment()
         run.log_dataset(setup.version)
         log_cost(run, setup.graft, self.backbone.name, files.cost)
-        image = decode_rgb(setup.version.samples("train").paths[0])
+        image = decode_rgb(setup.version.samples("train").paths[0], setup.version.decoding)
         preview_sheet(image, self.augment, setup.graft.preprocessing, self.seed).savefig(files.augmentation)
         run.log_artifact(files.augmentation, "figures")
 
@@ -243,6 +243,7 @@ class Train:
             preprocessing=graft.preprocessing,
             card=card,
             golden=choose_golden(version.samples("validation"), self.bundle.golden),
+            decoding=version.decoding,
         )
 
     def _evaluate(self, setup: TrainingSetup, files: RunDirectory) -> EvaluationResult | None:

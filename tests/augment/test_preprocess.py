@@ -83,6 +83,31 @@ def test_extreme_shapes_give_an_image_of_the_right_size() -> None:
         assert Preprocessing((16, 16), MEAN, STD, crop_mode=crop_mode)(line).shape == (3, 16, 16)
 
 
+@pytest.mark.parametrize("size", [(700, 60), (60, 700), (4000, 300)])
+def test_of_a_strip_what_the_crop_keeps_is_what_it_would_be_of_the_whole(size: tuple[int, int]) -> None:
+    preprocessing = Preprocessing((32, 48), MEAN, STD)
+    picture = COFFEE.resize(size)
+    ours = preprocessing.frame(np.asarray(picture)).astype(float)
+    whole = timm_transform(Preprocessing((32, 48), (0, 0, 0), (1, 1, 1)), picture).transpose(1, 2, 0) * 255
+    np.testing.assert_allclose(ours, whole, atol=3)  # gray levels: the order of rows and columns is another
+
+
+@pytest.mark.parametrize("size", [(10, 30_000), (30_000, 10), (1, 60_000)])
+def test_of_a_strip_no_more_is_resized_than_is_seen(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    resize = Image.Image.resize
+
+    def note(self: Image.Image, size: tuple[int, int], *args: Any, **options: Any) -> Image.Image:
+        made.append(size[0] * size[1])
+        return resize(self, size, *args, **options)
+
+    monkeypatch.setattr(Image.Image, "resize", note)
+    for channels in (3, 1):
+        preprocessing = Preprocessing((224, 224), MEAN[:channels], STD[:channels], channels=channels)
+        assert preprocessing.frame(np.zeros((*size, 3), np.uint8)).shape == (224, 224, channels)
+    assert max(made) == 224 * 224
+
+
 def test_survives_json() -> None:
     preprocessing = Preprocessing((32, 48), (0.5,), (0.25,), "bilinear", 1.0, "squash", channels=1)
     assert Preprocessing.from_dict(json.loads(json.dumps(preprocessing.to_dict()))) == preprocessing

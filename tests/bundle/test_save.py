@@ -23,6 +23,7 @@ from graftline.backbones.onnx import export_onnx
 from graftline.bundle.odd_images import make_odd_images
 from graftline.bundle.predictor import Predictor
 from graftline.bundle.save import ExportError, add_to_card, check_savable, save_bundle
+from graftline.data.decoding import PLAIN
 from graftline.errors import UserError
 
 CLASS_NAMES = ("ant", "bee/wasp", "cat")
@@ -117,9 +118,10 @@ def test_the_card_says_what_it_is(saved: Saved) -> None:
     files = content.pop("files")
     assert content.pop("digest") == Predictor.from_directory(saved.directory).digest
     assert content == {
-        "format": 2,
+        "format": 3,
         "timm_name": saved.timm_name,
         "class_names": list(CLASS_NAMES),
+        "decoding": PLAIN.to_dict(),
         "preprocessing": saved.preprocessing.to_dict(),
         "embedding_size": saved.network.head_hidden_size,
         "card": CARD,

@@ -131,7 +131,9 @@ def test_a_machine_that_decodes_otherwise_is_named_by_its_versions(
     """As a Pillow would that gave colors in another order: no file is changed, the versions are others."""
     predictor = Predictor.from_directory(bundle)
     assert find_problem(predictor, bundle, Execution()) is None
-    monkeypatch.setattr("graftline.bundle.golden.decode_rgb", lambda file: decode(file.open("rb")).pixels[:, :, ::-1])
+    monkeypatch.setattr(
+        "graftline.bundle.golden.decode_rgb", lambda file, _: decode(file.open("rb")).pixels[:, :, ::-1]
+    )
     assert find_problem(predictor, bundle, Execution()) is None  # same versions: it is not even looked at
     monkeypatch.setattr("PIL.__version__", "11.0.0")
     problem = find_problem(predictor, bundle, Execution())

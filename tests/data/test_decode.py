@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from graftline.data.decode import MAX_PIXELS, DecodeError, decode_rgb
+from graftline.data.decode import MAX_PIXELS, DecodeError, Decoding, decode_rgb
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 GRAY = RGB[:, :, 0]
@@ -220,13 +220,13 @@ def test_truncated_files_are_refused(form: str, share: float) -> None:
 
 def test_the_limit_of_pixels_is_the_callers(monkeypatch: pytest.MonkeyPatch) -> None:
     image = encode(Image.fromarray(RGB), "PNG")  # 35 pixels
-    assert decode_rgb(image, max_pixels=35).shape == RGB.shape
+    assert decode_rgb(image, Decoding(max_pixels=35)).shape == RGB.shape
     with pytest.raises(DecodeError, match="more than 34 pixels") as caught:
-        decode_rgb(image, max_pixels=34)
+        decode_rgb(image, Decoding(max_pixels=34))
     assert caught.value.flaw == "too_large"
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # to be put back after the next line
     with pytest.raises(DecodeError) as caught:
-        decode_rgb(png_header(14_000, 14_000), max_pixels=200_000_000)  # Pillow alone would refuse it
+        decode_rgb(png_header(14_000, 14_000), Decoding(max_pixels=200_000_000))  # Pillow alone would refuse it
     assert caught.value.flaw == "broken"
     assert MAX_PIXELS < 14_000 * 14_000 / 2
 

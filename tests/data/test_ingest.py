@@ -16,7 +16,7 @@ from PIL import Image
 
 from graftline.data import checks
 from graftline.data.checks import FileCheck, check_images
-from graftline.data.decode import MAX_PIXELS, decode
+from graftline.data.decode import Decoding, decode
 from graftline.data.findings import Finding
 from graftline.data.ingest import Ingest, IngestResult
 from graftline.data.sources.archive import Archive
@@ -107,9 +107,9 @@ def test_only_new_files_are_decoded_again(tmp_path: Path, make_folder: Any, monk
     make_folder(root, first_seed=500, bird=3)
     decoded: list[str] = []
 
-    def spy(file: Any, max_pixels: int) -> Any:
+    def spy(file: Any, *args: Any) -> Any:
         decoded.append(os.path.relpath(file.name, root))
-        return decode(file, max_pixels)
+        return decode(file, *args)
 
     monkeypatch.setattr(checks, "decode", spy)
     ingest(tmp_path, root)
@@ -366,26 +366,26 @@ def test_an_interrupted_pass_goes_on_where_it_was(
     memory = tmp_path / "checked.parquet"
     decoded: list[str] = []
 
-    def interrupt(file: Any, max_pixels: int) -> Any:
+    def interrupt(file: Any, *args: Any) -> Any:
         if file.name == files[20]:
             raise KeyboardInterrupt
         decoded.append(file.name)
-        return decode(file, max_pixels)
+        return decode(file, *args)
 
     time.sleep(0.15)
     monkeypatch.setattr(checks, "_AT_ONCE", 5)
     monkeypatch.setattr(checks, "decode", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        check_images(files, MAX_PIXELS, workers=1, memory=memory)
+        check_images(files, Decoding(), workers=1, memory=memory)
     assert decoded[:20] == files[:20]
     decoded.clear()
 
-    def note(file: Any, max_pixels: int) -> Any:
+    def note(file: Any, *args: Any) -> Any:
         decoded.append(file.name)
-        return decode(file, max_pixels)
+        return decode(file, *args)
 
     monkeypatch.setattr(checks, "decode", note)
-    found = check_images(files, MAX_PIXELS, workers=2, memory=memory)
+    found = check_images(files, Decoding(), workers=2, memory=memory)
     assert sorted(decoded) == files[20:]
     assert found["path"].tolist() == files
     assert tuple(found.columns) == FileCheck._fields

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from graftline.augment.policy import Augment, EvalTransform, Policy
 from graftline.augment.preprocess import Preprocessing
 from graftline.console import console
-from graftline.data.decode import decode_rgb
+from graftline.data.decode import Decoding, decode_rgb
 from graftline.data.loaders import make_loader
 from graftline.data.version import Samples
 from graftline.errors import UserError
@@ -361,7 +361,7 @@ def test_an_augmented_view_depends_on_the_image_and_not_on_its_place(samples: Sa
     augment = views_of(samples)[0].transform
     for view, activations in enumerate(opened):
         for row, found in enumerate(np.asarray(activations.array)):
-            image = decode_rgb(samples.paths[row], max_pixels=10**6)
+            image = decode_rgb(samples.paths[row], Decoding(max_pixels=10**6))
             expected = augment(image, content_draw(samples.sha256[row], view))
             np.testing.assert_array_equal(found, expected.reshape(-1))
     assert not np.array_equal(opened[0].array, opened[1].array)

@@ -13,7 +13,7 @@ import pytest
 
 from graftline.augment.policy import EvalTransform
 from graftline.augment.preprocess import Preprocessing
-from graftline.data.decode import decode_rgb
+from graftline.data.decode import Decoding, decode_rgb
 from graftline.features.frozen_pass import content_draw
 
 WIDTH = 3 * 8 * 8
@@ -89,7 +89,9 @@ class Process:
 def expected(folder: Path) -> list[np.ndarray]:
     transform = EvalTransform(Preprocessing((8, 8), (0.5,) * 3, (0.5,) * 3))
     paths = sorted(str(path) for path in folder.rglob("*.png"))
-    images = [transform(decode_rgb(path, max_pixels=10**6), content_draw("0" * 64, 0)).reshape(-1) for path in paths]
+    images = [
+        transform(decode_rgb(path, Decoding(max_pixels=10**6)), content_draw("0" * 64, 0)).reshape(-1) for path in paths
+    ]
     return [np.stack(images[start::2]).astype(np.float16) for start in range(2)]
 
 

@@ -20,6 +20,7 @@ from graftline.errors import UserError
 Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom in px
 
 CROP_MODES = ("center", "squash", "border")
+MOST_SCALED = 8  # times the crop's pixels: of a longer image only what the crop keeps is resized
 INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 
 
@@ -73,9 +74,12 @@ class Preprocessing:
 
     def frame(self, image: np.ndarray) -> np.ndarray:
         """Return the part of an (H, W, 3) uint8 image that the network sees, as (h, w, C) uint8."""
+        size = image.shape[0], image.shape[1]
+        scaled_size = self._scaled_size(*size)
+        if math.prod(scaled_size) > MOST_SCALED * math.prod(self.image_size) / self.crop_pct**2:
+            return self.resample(image, self._center_box(size, scaled_size))
         picture = self._picture(image)
-        scaled_size = self._scaled_size(picture.height, picture.width)
-        if scaled_size != (picture.height, picture.width):
+        if scaled_size != size:
             picture = picture.resize(scaled_size[::-1], self._filter)
         return self._array(self._center_crop(picture))
 
@@ -144,6 +148,22 @@ class Preprocessing:
         ratios = height / target_height, width / target_width
         ratio = min(ratios) if self.crop_mode == "center" else max(ratios)
         return max(1, round(height / ratio)), max(1, round(width / ratio))
+
+    def _center_box(self, size: tuple[int, int], scaled_size: tuple[int, int]) -> Box:
+        """Return what ``_center_crop`` keeps of the resized image, in px of the image before it was resized.
+
+        A strip of 10 x 30,000 px would be resized to 196 million pixels, for a crop of 50,000 of them.
+
+        Args:
+            size: (H, W) of the image.
+            scaled_size: (height, width) of the resized image.
+        """
+        sides: list[float] = []
+        for edge, scaled, target in zip(size, scaled_size, self.image_size, strict=True):
+            start = round((scaled - target) / 2)
+            sides += [max(0, start * edge / scaled), min(edge, (start + target) * edge / scaled)]
+        top, bottom, left, right = sides
+        return left, top, right, bottom
 
     def _center_crop(self, picture: Image.Image) -> Image.Image:
         height, width = self.image_size

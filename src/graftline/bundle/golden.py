@@ -28,7 +28,7 @@ from PIL import features
 from graftline.augment.preprocess import Preprocessing
 from graftline.bundle.layout import GOLDEN_FOLDER
 from graftline.bundle.odd_images import make_odd_images
-from graftline.data.decode import DecodeError, decode_rgb
+from graftline.data.decode import PLAIN, DecodeError, Decoding, decode_rgb
 from graftline.errors import UserError
 from graftline.files import write_json
 
@@ -96,22 +96,28 @@ def choose_golden(samples: "Samples", count: int) -> list[Path]:
         if sha256 not in ranked:
             ranked[sha256] = (turns[label], sha256, Path(path))
             turns[label] += 1
-    fit = (path for _, _, path in sorted(ranked.values()) if _is_fit(path))
+    fit = (path for _, _, path in sorted(ranked.values()) if _is_fit(path, samples.decoding))
     chosen = list(itertools.islice(fit, count))
     if len(chosen) < count:
         logger.info(f"The bundle keeps {len(chosen)} real images: there are no more that have 2 MB at most.")
     return chosen
 
 
-def _is_fit(path: Path) -> bool:
+def _is_fit(path: Path, decoding: Decoding) -> bool:
     """Tell whether a file is small and still readable: a bundle should not fail for one that has vanished since."""
     try:
-        return path.stat().st_size <= MAX_BYTES and decode_rgb(path).size > 0
+        return path.stat().st_size <= MAX_BYTES and decode_rgb(path, decoding).size > 0
     except (OSError, DecodeError):
         return False
 
 
-def write_golden(bundle: Path, real: Sequence[Path], preprocessing: Preprocessing, run: RunNetwork) -> None:
+def write_golden(
+    bundle: Path,
+    real: Sequence[Path],
+    preprocessing: Preprocessing,
+    run: RunNetwork,
+    decoding: Decoding = PLAIN,
+) -> None:
     """Write golden images and what becomes of them here.
 
     Args:
@@ -119,6 +125,7 @@ def write_golden(bundle: Path, real: Sequence[Path], preprocessing: Preprocessin
         real: files of the data set's own images, which are copied.
         preprocessing: what is done to each image.
         run: the network.
+        decoding: how files become pixels.
 
     Raises:
         UserError: a real image cannot be read.
@@ -129,7 +136,7 @@ def write_golden(bundle: Path, real: Sequence[Path], preprocessing: Preprocessin
     (folder / IMAGES_FOLDER).mkdir(parents=True)
     for name, content in images.items():
         (folder / IMAGES_FOLDER / name).write_bytes(content)
-    replayed = replay([folder / IMAGES_FOLDER / name for name in images], preprocessing, run)
+    replayed = replay([folder / IMAGES_FOLDER / name for name in images], preprocessing, run, decoding)
     for number, reason in replayed.unreadable.items():
         raise UserError(f"{[*real, *images][number]} cannot be read ({reason}): repair it or leave it out.")
     entries = [{"file": name, **hashes} for name, hashes in zip(images, replayed.hashes, strict=True)]
@@ -161,7 +168,12 @@ def read_golden(bundle: Path) -> tuple[list[Path], Replay, dict[str, str]]:
     return files, Replay(hashes, **arrays, unreadable={}), record["environment"]
 
 
-def replay(files: Sequence[Path], preprocessing: Preprocessing, run: RunNetwork) -> Replay:
+def replay(
+    files: Sequence[Path],
+    preprocessing: Preprocessing,
+    run: RunNetwork,
+    decoding: Decoding = PLAIN,
+) -> Replay:
     """Decode, resize, normalize and classify images, and keep what each step gave."""
     channels = preprocessing.channels
     hashes: list[dict[str, str]] = [{} for _ in files]
@@ -174,7 +186,7 @@ def replay(files: Sequence[Path], preprocessing: Preprocessing, run: RunNetwork)
         inputs = np.zeros((len(batch), channels, *preprocessing.image_size), dtype=np.float32)
         for number, file in enumerate(batch, start):
             try:
-                pixels = decode_rgb(file)  # (H, W, 3)
+                pixels = decode_rgb(file, decoding.of_our_own())  # (H, W, 3)
             except DecodeError as error:
                 unreadable[number] = error.reason
                 continue

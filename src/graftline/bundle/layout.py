@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from graftline.data.decoding import Decoding
 from graftline.errors import UserError
 from graftline.files import digest, sha256_file
 
-FORMAT = 2  # of bundle.json; raise it when a predictor of today could not read tomorrow's
-READABLE_FORMATS = (1, 2)  # 1 has no digests, no embedding and no golden images
+FORMAT = 3  # of bundle.json; raise it when a predictor of today could not read tomorrow's
+READABLE_FORMATS = (1, 2, 3)  # 1 has no digests, no embedding and no golden images, 2 no decoding
 CARD_FILE = "bundle.json"
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -31,7 +32,7 @@ def hash_files(directory: Path) -> dict[str, str]:
 
 
 def bundle_digest(content: Mapping[str, Any], files: Mapping[str, str]) -> str:
-    """Return 16 hex digits that name what a bundle computes: its network, class names and preprocessing.
+    """Return 16 hex digits that name what a bundle computes: its network, class names, decoding and preprocessing.
 
     The card's notes (metrics, freeze plan) and the golden images are no part of it.
 
@@ -40,6 +41,8 @@ def bundle_digest(content: Mapping[str, Any], files: Mapping[str, str]) -> str:
         files: SHA-256 by path, of the network's files at least.
     """
     described = {key: content[key] for key in ("timm_name", "class_names", "preprocessing")}
+    if decoding := Decoding.from_dict(content.get("decoding")).identity():
+        described["decoding"] = decoding
     return digest({**described, "files": {name: files.get(name) for name in _NETWORK_FILES}})
 
 

@@ -8,7 +8,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -25,7 +25,7 @@ from graftline.bundle.layout import (
     find_damage,
     read_description,
 )
-from graftline.data.decode import DecodeError, decode_rgb
+from graftline.data.decode import PLAIN, DecodeError, Decoding, decode_rgb
 from graftline.errors import UserError, first_line
 from graftline.execution import Execution
 
@@ -59,6 +59,7 @@ class Predictor:
         card: what ``bundle.json`` says about the training (freeze plan, dataset digest, metrics, ...).
         engine: runs the network.
         threads: how many images are prepared at the same time.
+        decoding: how files become pixels.
     """
 
     class_names: tuple[str, ...]
@@ -68,6 +69,7 @@ class Predictor:
     card: dict[str, Any]
     engine: Engine
     threads: int
+    decoding: Decoding = PLAIN
 
     @classmethod
     def from_directory(
@@ -104,7 +106,13 @@ class Predictor:
             card=content["card"],
             engine=(onnx_engine if engine == "onnx" else _torch_engine)(directory, execution),
             threads=execution.num_threads,
+            decoding=Decoding.from_dict(content.get("decoding")),
         )
+
+    def accepting(self, max_pixels: int) -> "Predictor":
+        """Return the predictor for images of at least as many pixels, as a dataset version may hold them."""
+        decoding = replace(self.decoding, max_pixels=max(max_pixels, self.decoding.max_pixels))
+        return replace(self, decoding=decoding)
 
     def logits(
         self, images: Iterable[ImageLike], batch_size: int = 32, on_progress: Callable[[int], None] | None = None
@@ -234,22 +242,21 @@ class Predictor:
 
     def _prepare(self, image: ImageLike) -> np.ndarray | str:
         try:
-            return self.preprocessing(_pixels(image))
+            return self.preprocessing(self._pixels(image))
         except DecodeError as error:
             return error.reason
         except ValueError as error:
             return str(error)
 
-
-def _pixels(image: ImageLike) -> np.ndarray:
-    """Return (H, W, 3) uint8."""
-    if not isinstance(image, np.ndarray):
-        return decode_rgb(image)
-    if image.dtype == np.uint8 and image.ndim == 2 and image.size:
-        return np.repeat(image[:, :, None], 3, axis=2)
-    if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size:
-        return image
-    raise ValueError(f"an array of {image.dtype} {image.shape} is neither uint8 (H, W, 3) nor uint8 (H, W)")
+    def _pixels(self, image: ImageLike) -> np.ndarray:
+        """Return (H, W, 3) uint8."""
+        if not isinstance(image, np.ndarray):
+            return decode_rgb(image, self.decoding)
+        if image.dtype == np.uint8 and image.ndim == 2 and image.size:
+            return np.repeat(image[:, :, None], 3, axis=2)
+        if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size:
+            return image
+        raise ValueError(f"an array of {image.dtype} {image.shape} is neither uint8 (H, W, 3) nor uint8 (H, W)")
 
 
 def _name(image: ImageLike, index: int) -> str:

@@ -33,6 +33,7 @@ from graftline.bundle.layout import (
     hash_files,
 )
 from graftline.bundle.predictor import onnx_engine
+from graftline.data.decoding import PLAIN, Decoding
 from graftline.errors import UserError, first_line
 from graftline.execution import Execution
 from graftline.files import atomic_directory, write_json
@@ -53,6 +54,7 @@ def save_bundle(
     preprocessing: Preprocessing,
     card: Mapping[str, Any],
     golden: Sequence[Path] = (),
+    decoding: Decoding = PLAIN,
 ) -> Path:
     """Write a bundle, check that what it holds computes what the network does, and only then make it visible.
 
@@ -64,6 +66,7 @@ def save_bundle(
         preprocessing: what was done to the images that it was trained on.
         card: what is to be known of the training (freeze plan, dataset digest, metrics, library versions): JSON.
         golden: real images to keep for ``verify_bundle``, beside the made-up ones; see ``choose_golden``.
+        decoding: how the files that it was trained on became pixels, and others are to.
 
     Returns:
         ``directory``, with ``model.safetensors`` and ``config.json`` (timm's layout), ``model.onnx``, ``bundle.json``
@@ -94,12 +97,13 @@ def save_bundle(
             for number, batch in enumerate(batches):
                 for name, actual in zip(expected, run(batch.numpy(), list(expected)), strict=True):
                     _check_difference(ONNX_FILE, timm_name, actual, expected[name][number], ONNX_TOLERANCE)
-        write_golden(folder, golden, preprocessing, lambda images: run(images, [LOGITS])[0])
+        write_golden(folder, golden, preprocessing, lambda images: run(images, [LOGITS])[0], decoding)
         files = hash_files(folder)
         content = {
             "format": FORMAT,
             "timm_name": timm_name,
             "class_names": list(class_names),
+            "decoding": decoding.to_dict(),
             "preprocessing": preprocessing.to_dict(),
             "embedding_size": None if embeddings is None else embeddings[0].shape[1],
             "files": files,

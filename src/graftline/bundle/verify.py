@@ -145,7 +145,7 @@ def _replayed(predictor: Predictor, directory: Path, execution: Execution, damag
             failure = first_line(error)
             return np.full((len(images), len(predictor.class_names)), np.nan, dtype=np.float32)
 
-    actual = replay(files, predictor.preprocessing, run)
+    actual = replay(files, predictor.preprocessing, run, predictor.decoding)
     readable = [number for number in range(len(files)) if number not in actual.unreadable]
     return Verification(
         num_images=len(files),

@@ -13,14 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import PIL
 
 from graftline.console import progress
-from graftline.data.decode import DecodeError, decode
+from graftline.data.decode import DecodeError, Decoding, decode
 from graftline.files import atomic_file
 
-_FORMAT = 1  # raise it when a check changes its answer
+_FORMAT = 2  # raise it when a check changes its answer
 _AT_ONCE = 16  # images per task: enough to make a task's own cost small, few enough for a smooth progress bar
 _SETTLED_NS = 100_000_000  # a tick of any kernel's clock is shorter: later than this after a change, a new one shows
 
@@ -36,25 +37,27 @@ class FileCheck(NamedTuple):
     width: int  # pixels, as decoded (0 where it could not be)
     height: int
     format: str  # what the content is, as in decode.Decoded
-    flaw: str  # a decode.Flaw, or empty
+    flaw: str  # a decoding.Flaw, or empty
     reason: str
+    extra: str = ""  # the extra of graftline that has read it; empty for none
+    highest: int = -1  # the largest number found in integers of 16 bits; -1 in anything else
 
 
-def check_images(paths: Sequence[str], max_pixels: int, workers: int, memory: Path) -> pd.DataFrame:
+def check_images(paths: Sequence[str], decoding: Decoding, workers: int, memory: Path) -> pd.DataFrame:
     """Check image files in parallel, with a progress bar.
 
     Threads are enough: hashing and decoding run outside Python's lock, and there is no fork to fear.
 
     Args:
         paths: absolute paths, each once.
-        max_pixels: images of more pixels are flawed.
+        decoding: how files become pixels; images of more than its pixels are flawed.
         workers: number of threads; 0 for one per core.
         memory: a Parquet file of what is known from earlier passes; it is read and renewed.
 
     Returns:
         One row per path in the given order, with the fields of `FileCheck` as columns.
     """
-    key = f"{_FORMAT} {max_pixels} {PIL.__version__}"  # what else an answer depends on
+    key = f"{_FORMAT} {decoding} {PIL.__version__}"  # what else an answer depends on
     known = _recall(memory, key)
     found: list[FileCheck] = []
     started = time.time_ns()
@@ -65,9 +68,7 @@ def check_images(paths: Sequence[str], max_pixels: int, workers: int, memory: Pa
         ):
             tasks = [paths[start : start + _AT_ONCE] for start in range(0, len(paths), _AT_ONCE)]
             try:
-                for answer in pool.map(
-                    lambda task: [_check(path, max_pixels, known.get(path)) for path in task], tasks
-                ):
+                for answer in pool.map(lambda task: [_check(path, decoding, known.get(path)) for path in task], tasks):
                     found += answer
                     bar.advance(bar.task_ids[0], len(answer))
             finally:
@@ -77,7 +78,7 @@ def check_images(paths: Sequence[str], max_pixels: int, workers: int, memory: Pa
     return pd.DataFrame(found, columns=FileCheck._fields)
 
 
-def _check(path: str, max_pixels: int, known: FileCheck | None) -> FileCheck:
+def _check(path: str, decoding: Decoding, known: FileCheck | None) -> FileCheck:
     try:
         status = os.stat(path)  # noqa: PTH116 (100,000 Path objects cost as much as the call)
         stamp = (path, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
@@ -89,16 +90,25 @@ def _check(path: str, max_pixels: int, known: FileCheck | None) -> FileCheck:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)
             try:
-                pixels, content = decode(file, max_pixels)
+                highest: list[int] = [-1]
+                image = decode(file, decoding, lambda numbers: highest.append(_highest(numbers)))
             except DecodeError as error:
                 return FileCheck(*stamp, sha256, 0, 0, "", error.flaw, error.reason)
-            return FileCheck(*stamp, sha256, pixels.shape[1], pixels.shape[0], content, "", "")
+            height, width, _ = image.pixels.shape
+            return FileCheck(
+                *stamp, sha256, width, height, image.format, "", "", extra=image.extra, highest=highest[-1]
+            )
     except FileNotFoundError:
         reason = "the link leads nowhere" if os.path.islink(path) else "there is no such file"  # noqa: PTH114 (as above)
         reason = "its name is not valid UTF-8" if "\ufffd" in path else reason
         return FileCheck(path, 0, 0, 0, "", 0, 0, "", "missing", reason)
     except OSError as error:
         return FileCheck(path, 0, 0, 0, "", 0, 0, "", "unreadable", error.strerror or str(error))
+
+
+def _highest(numbers: np.ndarray) -> int:
+    """Return the largest of unsigned integers of 16 bits; -1 for any other numbers."""
+    return int(numbers.max()) if numbers.dtype == np.uint16 else -1
 
 
 def _recall(memory: Path, key: str) -> dict[str, FileCheck]:

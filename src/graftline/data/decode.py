@@ -1,22 +1,56 @@
 """Decode any image file to 8-bit RGB pixels, the same way at ingest, in training and in serving.
 
-Needs Pillow and numpy only, as the predictor imports it in a small container.
+Needs Pillow and numpy only, as the predictor imports it in a small container; `readers` has what needs more.
 
 Legend: H height, W width in pixels.
 """
 
 import io
+import logging
 import warnings
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
+from graftline.data.decoding import (
+    MAX_PIXELS,
+    PLAIN,
+    DecodeError,
+    DecodeSettings,
+    Decoding,
+    Flaw,
+    Look,
+    to_8_bits,
+    to_nothing,
+)
+from graftline.data.metadata import orientation, turn, without_metadata
+from graftline.data.readers import (
+    check_size,
+    is_dicom,
+    is_heif,
+    read_dicom,
+    read_heif,
+    read_tiff,
+    read_tiff_header,
+)
 from graftline.data.signatures import HEAD_BYTES, describe
 
-# Pillow's own limit, where it starts to warn: a quarter of a gigabyte at three bytes a pixel (PIL.Image).
-MAX_PIXELS = 89_478_485
+__all__ = [
+    "FORMATS",
+    "MAX_PIXELS",
+    "PLAIN",
+    "DecodeError",
+    "DecodeSettings",
+    "Decoded",
+    "Decoding",
+    "Flaw",
+    "decode",
+    "decode_rgb",
+]
 
 # Raster formats with a signature in their first bytes. A list, since Pillow also opens formats that start another
 # program (EPS) or that have no signature, and so match anything (TGA). Pillow before 11.3 has no AVIF.
@@ -26,107 +60,153 @@ FORMATS = tuple(name for name in _NAMES if name in Image.OPEN)
 
 # Pillow warns of sizes, which we check ourselves, and of odd metadata, which does not change the pixels: only noise.
 warnings.filterwarnings("ignore", module=r"PIL\.")
-
-Flaw = Literal["missing", "empty", "unreadable", "broken", "too_large"]
-
-
-class DecodeError(ValueError):
-    """Raised for an image that cannot be decoded.
-
-    Attributes:
-        flaw: what is wrong, as one word.
-        reason: what is wrong, for a person.
-    """
-
-    def __init__(self, flaw: Flaw, reason: str) -> None:
-        super().__init__(reason)
-        self.flaw: Flaw = flaw
-        self.reason = reason
+logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL)  # of what it cannot read, which we say ourselves
 
 
 class Decoded(NamedTuple):
     """Hold a decoded image."""
 
     pixels: np.ndarray  # (H, W, 3) uint8, writable
-    format: str  # what the content is, one of FORMATS, or MPO: a JPEG with more pictures behind the first
+    format: str  # what the content is: one of FORMATS, MPO (a JPEG with more pictures behind the first), DICOM or HEIF
+    extra: str = ""  # the extra of graftline that has read it; empty for none
 
 
-def decode_rgb(image: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def decode_rgb(image: Path | str | bytes, decoding: Decoding = PLAIN) -> np.ndarray:
     """Decode an image to RGB.
 
-    Gray is repeated over the channels, 16 bits are scaled to 8, transparency is laid on white, CMYK is converted, the
-    first frame of an animation is taken, and the rotation that the camera noted in EXIF is applied.
+    Gray is repeated over the channels, more than 8 bits are scaled to 8, transparency is laid on white, CMYK is
+    converted, the first frame of an animation is taken, and the rotation that the camera noted in EXIF is applied. No
+    other metadata matters, be it damaged or large.
 
     Args:
         image: a file's path, or its bytes.
-        max_pixels: refuse images of more pixels, before any of them is decoded.
+        decoding: how many pixels it may have, and which numbers become which gray levels.
 
     Returns:
         (H, W, 3) uint8, writable.
 
     Raises:
-        DecodeError: the file is missing, empty, no image, truncated or otherwise broken, or has too many pixels.
+        DecodeError: the file is missing, empty, no image, truncated or otherwise broken, has too many pixels, or holds
+            numbers of which nobody says how they make a picture.
     """
     if isinstance(image, bytes):
-        return decode(io.BytesIO(image), max_pixels).pixels
+        return decode(io.BytesIO(image), decoding).pixels
     try:
         with Path(image).open("rb") as file:
-            return decode(file, max_pixels).pixels
+            return decode(file, decoding).pixels
     except FileNotFoundError as error:
         raise DecodeError("missing", "there is no such file") from error
     except OSError as error:
         raise DecodeError("unreadable", error.strerror or str(error)) from error
 
 
-def decode(file: BinaryIO, max_pixels: int = MAX_PIXELS) -> Decoded:
-    """Decode an open file as `decode_rgb` does, and tell its format too."""
-    if max_pixels > MAX_PIXELS:  # the caller asks for more than Pillow's own guard lets through
-        Image.MAX_IMAGE_PIXELS = max(max_pixels, Image.MAX_IMAGE_PIXELS or 0)
+def decode(
+    file: BinaryIO,
+    decoding: Decoding = PLAIN,
+    look: Look = to_nothing,
+) -> Decoded:
+    """Decode an open file as `decode_rgb` does, and tell what it was.
+
+    Args:
+        file: at its start.
+        decoding: as for `decode_rgb`.
+        look: is given the numbers of a file of more than 8 bits, before they are scaled; of 16-bit color that nothing
+            is asked of, the largest in each channel, roughly.
+    """
+    if decoding.max_pixels > MAX_PIXELS:  # the caller asks for more than Pillow's own guard lets through
+        Image.MAX_IMAGE_PIXELS = max(decoding.max_pixels, Image.MAX_IMAGE_PIXELS or 0)
     try:
-        return _read_pixels(file, max_pixels)
+        return _decode(file, decoding, look)
     except DecodeError:
         raise
     except UnidentifiedImageError as error:
         if file.seek(0, io.SEEK_END) == 0:
             raise DecodeError("empty", "the file has no content") from error
+        if (bare := _decode_bare(file, decoding, look)) is not None:
+            return bare
         file.seek(0)
         raise DecodeError(*describe(file.read(HEAD_BYTES))) from error
     except Image.DecompressionBombError as error:
-        raise DecodeError("too_large", f"more than {max_pixels:,} pixels") from error
+        raise DecodeError("too_large", f"more than {decoding.max_pixels:,} pixels") from error
     except Exception as error:  # Pillow's decoders raise almost anything on broken data: struct.error, KeyError, ...
+        if (bare := _decode_bare(file, decoding, look)) is not None:
+            return bare
         raise DecodeError("broken", str(error) or type(error).__name__) from error
 
 
-def _read_pixels(file: BinaryIO, max_pixels: int) -> Decoded:
+def _decode_bare(file: BinaryIO, decoding: Decoding, look: Look) -> Decoded | None:
+    """Decode a file once more without its metadata; None if they were not what was wrong."""
+    bare = without_metadata(file)
+    try:
+        return None if bare is None else _decode_with_pillow(bare, decoding, look)
+    except Exception:  # the first error tells more
+        return None
+
+
+def _decode(file: BinaryIO, decoding: Decoding, look: Look) -> Decoded:
+    head = file.read(HEAD_BYTES)
+    file.seek(0)
+    if is_dicom(head):
+        return Decoded(_to_rgb(Image.fromarray(read_dicom(file, decoding, look))), "DICOM", extra="dicom")
+    if is_heif(head):
+        return Decoded(_to_rgb(read_heif(file, decoding)), "HEIF", extra="heif")
+    header = read_tiff_header(file)
+    if header is not None and header.is_read_by_bands(decoding):
+        check_size(header.width, header.height, decoding)
+        numbers = read_tiff(file, header, decoding)
+        look(numbers)
+        image = turn(Image.fromarray(to_8_bits(numbers, decoding.settings.range)), header.orientation)
+        return Decoded(_to_rgb(image), "TIFF", extra="tiff")
+    try:
+        return _decode_with_pillow(file, decoding, look)
+    except UnidentifiedImageError as error:
+        if header is None:
+            raise
+        raise DecodeError("no_scale", f"{header}") from error
+
+
+def _decode_with_pillow(file: BinaryIO, decoding: Decoding, look: Look) -> Decoded:
     with Image.open(file, formats=FORMATS) as image:
-        width, height = image.size
-        if width * height > max_pixels:  # known from the header alone
-            raise DecodeError("too_large", f"{width:,} x {height:,} are more than {max_pixels:,} pixels")
+        check_size(*image.size, decoding)
+        kind, limits = str(image.format), decoding.settings.range
+        if decoding.settings.jpeg_side_px is not None and isinstance(image, JpegImageFile):
+            image.draft(None, (decoding.settings.jpeg_side_px,) * 2)
+        layout = str(image.tile)  # of the stored pixels; it is empty once they are loaded
+        turned = None
+        if isinstance(image, TiffImageFile):
+            turned = orientation(image)
+            image.load_end = lambda: None  # type: ignore[method-assign]  # it reads metadata, and fails where those do
         image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-        return Decoded(_to_rgb(image), str(image.format))
+        numbers = None
+        if image.mode.startswith(("I", "F")):  # 16 bits, also where Pillow holds them in 32, or floating point
+            numbers = np.asarray(image)  # (H, W)
+        elif limits is not None and ("'RGB;16B'" in layout or "'RGBA;16B'" in layout):  # a PNG
+            numbers = _deep_png(file, image)  # (H, W, 3)
+        shown: Image.Image = image
+        if numbers is not None:
+            look(numbers)
+            shown = Image.fromarray(to_8_bits(numbers, limits))
+            if image.mode == "RGBA":
+                shown.putalpha(image.getchannel("A"))
+        elif ";16" in layout:
+            highest = np.asarray(image)[:, :, :3].max(axis=(0, 1), keepdims=True)
+            look(highest * np.uint16(257))
+        return Decoded(_to_rgb(turn(shown, turned or orientation(image))), kind)
+
+
+def _deep_png(file: BinaryIO, high: Image.Image) -> np.ndarray:
+    """Return the colors of a PNG of 16 bits, (H, W, 3) uint16, without transparency.
+
+    Pillow keeps their high bytes. Told that the bytes come in the other order, it keeps the low ones.
+    """
+    with Image.open(file, formats=("PNG",)) as low:
+        low.tile = [tile._replace(args=str(tile.args).replace("16B", "16L")) for tile in low.tile]
+        numbers: np.ndarray = np.asarray(high)[:, :, :3] * np.uint16(256) + np.asarray(low)[:, :, :3]
+        return numbers
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
-    """Return the pixels of a loaded image as (H, W, 3) uint8."""
-    if image.mode.startswith(("I", "F")):  # 16 bits, also where Pillow holds them in 32, or floating point
-        gray = _to_8_bits(np.asarray(image))  # (H, W)
-        return np.repeat(gray[:, :, np.newaxis], 3, axis=2)  # (H, W, 3)
+    """Return the pixels of a loaded image of at most 8 bits as (H, W, 3) uint8."""
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return np.array(image.convert("RGB"))
-
-
-def _to_8_bits(gray: np.ndarray) -> np.ndarray:
-    """Scale (H, W) integers of 16 bits, or floating point within 0..1, to uint8."""
-    low, high = gray.min(), gray.max()
-    scaled: np.ndarray
-    if np.issubdtype(gray.dtype, np.floating):
-        if not (low >= 0 and high <= 1):  # also catches NaN
-            raise DecodeError("broken", "floating-point pixels outside 0..1 have no known scale")
-        scaled = np.rint(gray * 255)
-    else:
-        if low < 0 or high > 65_535:
-            raise DecodeError("broken", "integer pixels outside 16 bits have no known scale")
-        scaled = (gray.astype(np.uint32) + 128) // 257  # to the nearest: 65,535 / 257 = 255
-    return scaled.astype(np.uint8)

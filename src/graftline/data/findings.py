@@ -22,6 +22,7 @@ FindingKind = Literal[
     "unreadable",
     "broken",
     "too_large",
+    "no_scale",
     "tiny",
     "no_label",
     "lost_images",
@@ -38,6 +39,7 @@ FindingKind = Literal[
     "imbalance",
     "not_in_split",
     "drawn_split",
+    "small_range",
 ]
 
 # What is logged of each kind, in the order in which it is logged; the number of findings comes first.
@@ -47,6 +49,8 @@ _DESCRIPTIONS: dict[FindingKind, str] = {
     "unreadable": "not readable as an image, left out",
     "broken": "truncated or broken, left out",
     "too_large": "with too many pixels (Ingest.max_pixels), left out",
+    "no_scale": "that hold numbers of which nobody says how they make a picture (DecodeSettings.bands and "
+    "DecodeSettings.range do), left out",
     "tiny": "too small (Ingest.min_side_px), left out",
     "no_label": "without a label, left out",
     "lost_images": "classes that have lost half of their images or more",
@@ -64,6 +68,8 @@ _DESCRIPTIONS: dict[FindingKind, str] = {
     "imbalance": "imbalance of classes",
     "not_in_split": "classes missing in a split",
     "drawn_split": "splits not given, so drawn from training",
+    "small_range": "small range used by files of 16 bits, which leaves few of the 256 gray levels "
+    "(DecodeSettings.range or DecodeSettings.percentiles spread them)",
 }
 
 

@@ -13,13 +13,16 @@ import pandas as pd
 
 from graftline.console import format_table
 from graftline.data.checks import check_images
-from graftline.data.decode import MAX_PIXELS
+from graftline.data.decoding import MAX_PIXELS, PLAIN, DecodeSettings, Decoding
 from graftline.data.findings import FINDINGS_FILE, Finding, log_findings, summarize, write_findings
+from graftline.data.percentiles import measure_range
+from graftline.data.readers import missing_modules
 from graftline.data.review import (
     drop_invalid,
     explain_single_class,
     find_losses,
     find_moved,
+    find_small_range,
     find_wrong_extensions,
     remove_leaks,
     remove_mixed_groups,
@@ -43,6 +46,7 @@ _PURPOSES = {
     "validation": "by them it chooses the best epoch and stops early",
     "test": "its scores are of them",
 }
+_ANY_RANGE = (0.0, 1.0)  # to tell whether files can be read, before it is measured
 _SHOWN_CLASSES = 20  # a longer table is no overview any more
 
 
@@ -88,7 +92,8 @@ class Ingest:
         on_conflict: what happens with the same image under different labels.
         min_images_per_class: warn of classes with fewer.
         min_side_px: images with a shorter side are bad.
-        max_pixels: images with more pixels are bad, and are not decoded.
+        max_pixels: images with more pixels are bad, and are not decoded; the version's models keep to the same limit.
+        decode: which numbers of a file become which gray levels, in the version's models too.
         workers: threads that check images; 0 for one per core.
         directory: versions are written to ``<directory>/<name>/<digest>``.
     """
@@ -103,6 +108,7 @@ class Ingest:
     min_images_per_class: int = 10
     min_side_px: int = 8
     max_pixels: int = MAX_PIXELS
+    decode: DecodeSettings = PLAIN.settings
     workers: int = 0
     directory: str = "data"
 
@@ -195,6 +201,11 @@ class Ingest:
 
     def _list(self) -> "_Listing":
         """List the images, without a look into them."""
+        if self.decode.bands is not None and (missing := missing_modules("tiff")):
+            raise UserError(
+                f"DecodeSettings.bands is set, but {missing[0]} is not installed, which reads the bands of TIFFs: "
+                "pip install 'graftline[tiff]'."
+            )
         logger.info(f"Reading {self.dataset_name()}" + (f" from {self.path}" if self.path else ""))
         images, class_names = _tidy(self.source.read(None if self.path is None else Path(self.path)))
         return _Listing(images, class_names)
@@ -227,6 +238,8 @@ class Ingest:
 
     def _write(self, listing: "_Listing") -> IngestResult:
         folder, divided = self._folder, listing.is_divided
+        decoding = self._decoding(listing.images, listing.parent)
+        findings = [*listing.findings, *find_small_range(listing.images, decoding.settings.range)]
         version, is_new = write_version(
             folder if divided else folder / TEST_SETS,
             self.dataset_name(),
@@ -235,12 +248,13 @@ class Ingest:
             parent=listing.parent,
             left_out=listing.left_out,
             split_settings=self.split.settings if divided else None,
+            decoding=decoding,
         )
-        write_findings(listing.findings, version.directory / FINDINGS_FILE)
+        write_findings(findings, version.directory / FINDINGS_FILE)
         (folder / FINDINGS_FILE).unlink(missing_ok=True)  # of an ingest that failed
-        log_findings(listing.findings, version.directory / FINDINGS_FILE)
+        log_findings(findings, version.directory / FINDINGS_FILE)
         _log_version(version, is_new)
-        return IngestResult(version, listing.findings, is_new)
+        return IngestResult(version, findings, is_new)
 
     def _find_parent(self) -> DatasetVersion | None:
         if self.parent == "none":
@@ -255,8 +269,14 @@ class Ingest:
     def _check(self, listing: "_Listing") -> "_Listing":
         """Look at each image; keep those that can be used, and what was found."""
         images = listing.images
+        settings = replace(self.decode, jpeg_side_px=None)  # each is looked at as a whole
+        if settings.to_measure:
+            settings = replace(settings, range=_ANY_RANGE)
         checks = check_images(
-            images["path"].unique().tolist(), self.max_pixels, self.workers, self._folder / "checked.parquet"
+            images["path"].unique().tolist(),
+            Decoding(settings, self.max_pixels),
+            self.workers,
+            self._folder / "checked.parquet",
         )
         checked = images.merge(checks, on="path", how="left")
         images, findings = drop_invalid(checked, self.min_side_px)
@@ -291,6 +311,21 @@ class Ingest:
                 )
         if len(class_names) < 2:
             raise UserError(explain_single_class(listing.images, class_names[0]))
+
+    def _decoding(self, images: pd.DataFrame, parent: DatasetVersion | None) -> Decoding:
+        """Return how the version's files become pixels; a range is measured once, and inherited from then on."""
+        extras = tuple(sorted(set(images["extra"]) - {""}))
+        decoding = Decoding(self.decode, self.max_pixels, extras)
+        if not self.decode.to_measure:
+            return decoding
+        before = None if parent is None else parent.decoding.settings
+        if before is not None and replace(before, range=None) == self.decode:
+            return replace(decoding, settings=before)
+        is_train = images["split"] == "train"
+        training = images[is_train if is_train.any() else slice(None)].sort_values("sha256")
+        limits = measure_range(training["path"].tolist(), decoding, self.workers)
+        logger.info(f"DecodeSettings.range is {limits[0]:,.6g} to {limits[1]:,.6g}, measured on training images.")
+        return replace(decoding, settings=replace(self.decode, range=limits))
 
     def _say_what_is_inherited(self, parent: DatasetVersion) -> None:
         if parent.origin["split"] not in (None, self.split.settings):

@@ -64,7 +64,7 @@ class ImageDataset(Dataset[Any]):
         """
         path = self.samples.paths[draw.index]
         try:
-            image = decode_rgb(path, max_pixels=sys.maxsize)  # how large an image may be was decided at ingest
+            image = decode_rgb(path, self.samples.decoding)
         except DecodeError as error:
             raise UnreadableImageError(
                 f"{path} could be read at ingest but not now ({error}); restore the file or ingest again."

@@ -12,10 +12,12 @@ import pandas as pd
 from PIL import Image
 
 from graftline.data.findings import Finding, from_rows, summarize
+from graftline.data.readers import EXTENSIONS
 from graftline.data.sources.source import join_names
 from graftline.data.version import SPLITS
 from graftline.errors import UserError
 
+_FOURTEEN_BITS = 2**14 - 1
 _IMBALANCE = 10  # times as many images in the largest class as in the smallest: accuracy says little from there on
 _MANY = 0.5  # of the images of a class: losing that many is no accident any more
 
@@ -65,11 +67,20 @@ def explain_single_class(images: pd.DataFrame, name: str) -> str:
 
 def find_wrong_extensions(images: pd.DataFrame) -> list[Finding]:
     """Find files whose extension tells another format than their content has; the content decides."""
-    formats = {**Image.registered_extensions(), ".mpo": "JPEG"}
+    formats = {**Image.registered_extensions(), ".mpo": "JPEG", **EXTENSIONS}
     content = images["format"].replace("MPO", "JPEG")  # phones name both .jpg
     extensions = images["path"].str.extract(r"(\.[^./]*)$", expand=False).str.lower()
     wrong = images[extensions.map(formats) != content]
     return from_rows("wrong_extension", wrong, _text(wrong, "it is {format}"))
+
+
+def find_small_range(images: pd.DataFrame, limits: tuple[float, float] | None) -> list[Finding]:
+    """Find that files of 16 bits hold numbers of 14 bits at most, as many cameras and scanners write them."""
+    deep = images.loc[(images["highest"] >= 0) & (images["extra"] != "dicom")]  # which is seen through a window
+    if limits is not None or deep.empty or (highest := deep["highest"].quantile(0.99)) > _FOURTEEN_BITS:
+        return []
+    detail = f"no more than {highest:,.0f} of 65,535 in {len(deep):,} files of 16 bits"
+    return [Finding("small_range", deep["path"].iloc[0], detail)]
 
 
 def resolve_conflicts(images: pd.DataFrame, keep: bool) -> tuple[pd.DataFrame, list[Finding]]:

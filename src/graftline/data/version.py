@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 
 from graftline.data.changes import count_changes
+from graftline.data.decoding import PLAIN, Decoding
 from graftline.errors import UserError
 from graftline.files import atomic_directory, atomic_file, write_json
 
@@ -44,6 +45,7 @@ class Samples:
     labels: np.ndarray  # (N,) int64, indices into the version's class_names
     weights: np.ndarray | None  # (N,) float32, mean not normalized; None when the dataset has none
     sha256: list[str]  # N digests of the files' bytes, in hex
+    decoding: Decoding = PLAIN  # how the files become pixels
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ class DatasetVersion:
 
     Attributes:
         name: the data set's name.
-        digest: 16 hex digits, of the images' contents, relative paths, labels, splits, groups, weights and strata.
+        digest: 16 hex digits, of the images' contents, relative paths, labels, splits, groups, weights and strata, and
+            of the settings by which they become pixels where there are any.
         directory: where its files lie.
         class_names: the classes, in the order of their indices.
         parent: digest of the version that it grew from; None for a first one.
@@ -95,6 +98,11 @@ class DatasetVersion:
     def origin(self) -> dict[str, Any]:
         """Return how the version came to be: its parent, what the split was asked to be, and what has changed since."""
         return {key: self.summary.get(key) for key in ("parent", "split", "changes")}
+
+    @cached_property
+    def decoding(self) -> Decoding:
+        """Return how the version's files become pixels, for all that looks at them and for the models trained on it."""
+        return Decoding.from_dict(self.summary.get("decoding"))
 
     @property
     def ingested(self) -> str:
@@ -156,9 +164,8 @@ class DatasetVersion:
             raise UserError(f"The {split} split of {self.name} has no images: ingest with a larger Split.{split}.")
         indices = {name: index for index, name in enumerate(self.class_names)}
         weights = None if rows["weight"].isna().all() else rows["weight"].to_numpy(np.float32)
-        return Samples(
-            rows["path"].tolist(), rows["label"].map(indices).to_numpy(np.int64), weights, rows["sha256"].tolist()
-        )
+        labels = rows["label"].map(indices).to_numpy(np.int64)
+        return Samples(rows["path"].tolist(), labels, weights, rows["sha256"].tolist(), self.decoding)
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return the number of images by split and class: ``counts()["train"]["cat"]``."""
@@ -188,6 +195,7 @@ def write_version(
     parent: DatasetVersion | None = None,
     left_out: pd.DataFrame | None = None,
     split_settings: Mapping[str, float] | None = None,
+    decoding: Decoding = PLAIN,
 ) -> tuple[DatasetVersion, bool]:
     """Write the version that holds ``table``, unless it is there already; it becomes the newest one in either case.
 
@@ -199,6 +207,7 @@ def write_version(
         parent: the version that this one grew from.
         left_out: images (columns sha256 and group) that are known but that no split could take.
         split_settings: what the split was asked to be; only kept.
+        decoding: how the files become pixels.
 
     Returns:
         The version, and whether it is new.
@@ -206,7 +215,7 @@ def write_version(
     root = _common_folder(table["path"])
     manifest = table.loc[:, list(COLUMNS)].assign(path=table["path"].str.slice(len(os.path.join(root, ""))))  # noqa: PTH118 (a prefix)
     manifest = manifest.sort_values(["path", "label"], ignore_index=True).astype({"weight": "float32"})
-    digest = _digest(manifest, class_names)
+    digest = _digest(manifest, class_names, decoding)
     directory = folder / digest
     is_new = not all((directory / file).exists() for file in ("manifest.parquet", "summary.json"))
     existing = None if is_new else DatasetVersion.load(directory)
@@ -224,6 +233,7 @@ def write_version(
         "counts": _count(manifest, class_names),
         "split_digests": digest_splits(manifest),
         "departed": len(departed),
+        "decoding": decoding.to_dict(),
         **(_origin(manifest, parent, split_settings) if same is None else same.origin),
     }
     if existing is not None and newest == existing:
@@ -307,11 +317,12 @@ def _common_folder(paths: "pd.Series[str]") -> str:
     return os.path.commonpath([os.path.dirname(first), os.path.dirname(last)])  # noqa: PTH120 (strings)
 
 
-def _digest(manifest: pd.DataFrame, class_names: tuple[str, ...]) -> str:
+def _digest(manifest: pd.DataFrame, class_names: tuple[str, ...], decoding: Decoding) -> str:
     """Return 16 hex digits for a manifest with relative paths."""
     missing = manifest.isna()
     rows = zip(*(manifest[column].astype(object).mask(missing[column], None) for column in COLUMNS), strict=True)
-    return _hash([_DIGEST_FORMAT, class_names], rows)
+    settings = [identity] if (identity := decoding.identity()) else []
+    return _hash([_DIGEST_FORMAT, class_names, *settings], rows)
 
 
 def _hash(head: Any, rows: Iterable[tuple[Any, ...]]) -> str:

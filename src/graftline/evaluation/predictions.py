@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from graftline.bundle.predictor import softmax
 from graftline.console import progress
+from graftline.data.decoding import PLAIN, Decoding
 from graftline.data.review import require_known_classes
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
@@ -60,6 +61,7 @@ class Predictions:
         dataset: name of the data set.
         split_digest: of the split's images and labels; predictions with the same one can be compared.
         bundle_digest: of the classifier.
+        decoding: how the files become pixels, for those who look at them.
     """
 
     paths: list[str]
@@ -72,6 +74,7 @@ class Predictions:
     dataset: str
     split_digest: str
     bundle_digest: str
+    decoding: Decoding = PLAIN
 
     def __post_init__(self) -> None:
         size = len(self.paths)
@@ -112,7 +115,8 @@ class Predictions:
     def save(self, file: Path) -> Path:
         """Write all as one Parquet file: the table, and the rest in its metadata."""
         table = pa.Table.from_pandas(self.table(), preserve_index=False)
-        facts = {"format": _FORMAT, **{name: getattr(self, name) for name in _FACTS}}
+        facts = {"format": _FORMAT, "decoding": self.decoding.to_dict()}
+        facts |= {name: getattr(self, name) for name in _FACTS}
         metadata = {**(table.schema.metadata or {}), _METADATA: json.dumps(facts).encode()}
         with atomic_file(file) as temporary:
             pq.write_table(table.replace_schema_metadata(metadata), temporary)
@@ -143,6 +147,7 @@ class Predictions:
             labels=rows["label"].map(numbers).to_numpy(np.int64),
             weights=rows["weight"].to_numpy() if "weight" in rows else None,
             sha256=rows["sha256"].tolist(),
+            decoding=Decoding.from_dict(facts.get("decoding")),
             **{**{name: facts[name] for name in _FACTS}, "class_names": class_names},
         )
 
@@ -176,4 +181,5 @@ def predict_split(
         dataset=version.name,
         split_digest=version.split_digests[split],
         bundle_digest=predictor.digest,
+        decoding=samples.decoding,
     )

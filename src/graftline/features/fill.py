@@ -71,7 +71,7 @@ class TableRequest:
         """Join requests, each given with its number, and tell which images are the same."""
         parts = [request.samples for request in requests.values()]
         paths, sha256 = (list(chain.from_iterable(c)) for c in ([p.paths for p in parts], [p.sha256 for p in parts]))
-        samples = Samples(paths, np.concatenate([part.labels for part in parts]), None, sha256)
+        samples = Samples(paths, np.concatenate([part.labels for part in parts]), None, sha256, parts[0].decoding)
         digests, first, which = distinct(read_digests(sha256))
         ends = np.cumsum([len(part.sha256) for part in parts])
         by_request = dict(zip(requests, np.split(which, ends[:-1]), strict=True))

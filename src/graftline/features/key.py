@@ -6,6 +6,7 @@ from typing import Any
 
 from graftline.augment.policy import Policy
 from graftline.augment.preprocess import Preprocessing
+from graftline.data.decoding import PLAIN, Decoding
 from graftline.features.cut import Cut
 from graftline.features.segment import FORMAT
 from graftline.files import digest
@@ -13,7 +14,12 @@ from graftline.freezing.check import hash_of
 
 
 def trunk_key(
-    parts: Cut, preprocessing: Preprocessing, architecture: str, arguments: dict[str, Any], boundary: str
+    parts: Cut,
+    preprocessing: Preprocessing,
+    architecture: str,
+    arguments: dict[str, Any],
+    boundary: str,
+    decoding: Decoding = PLAIN,
 ) -> dict[str, Any]:
     """Return all that the activations of plain images depend on; an exported trunk depends on nothing else.
 
@@ -26,7 +32,9 @@ def trunk_key(
         architecture: timm's name of the network.
         arguments: that it was built with.
         boundary: where it was cut, for a person.
+        decoding: how image files become pixels.
     """
+    settings = {"decoding": identity} if (identity := decoding.identity()) else {}
     return {
         "format": FORMAT,
         "network": [architecture, arguments],
@@ -35,6 +43,7 @@ def trunk_key(
         "weights": digest({name: hash_of(tensor) for name, tensor in parts.trunk.state_dict().items()}),
         "versions": {package: version_of(package) for package in ("timm", "pillow")},
         "preprocessing": asdict(preprocessing),
+        **settings,
     }
 
 

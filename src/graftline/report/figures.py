@@ -329,7 +329,8 @@ def confident_mistakes(predictions: Predictions) -> Figure | None:
     for axes in cells:
         axes.set_axis_off()
     for axes, index in zip(cells, shown, strict=False):
-        axes.imshow(_thumbnail(decode_rgb(predictions.paths[index])), interpolation="antialiased")
+        pixels = decode_rgb(predictions.paths[index], predictions.decoding)
+        axes.imshow(_thumbnail(pixels), interpolation="antialiased")
         said = f"{names[predicted[index]]}  {_per_cent(confidences[index])}"
         label = f"labeled {names[labels[index]]}"
         below: dict[str, Any] = {"xy": (0, 0), "xycoords": "axes fraction", "textcoords": "offset points", "va": "top"}

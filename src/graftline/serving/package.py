@@ -4,6 +4,7 @@ import base64
 import io
 import json
 from collections.abc import Mapping
+from importlib.metadata import version as version_of
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,7 +17,8 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 from PIL import Image
 
-from graftline.data.decode import decode_rgb
+from graftline.data.decode import Decoding, decode_rgb
+from graftline.data.readers import EXTRAS
 from graftline.serving.answers import columns
 from graftline.serving.modules import copy_imported_modules
 
@@ -36,8 +38,9 @@ def save_model(bundle: Path, destination: Path, input_example: bytes) -> None:
         destination: a directory that does not exist.
         input_example: an image file's bytes.
     """
-    class_names = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))["class_names"]
-    text, *numbers = columns(class_names)
+    description = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
+    decoding = Decoding.from_dict(description.get("decoding"))
+    text, *numbers = columns(description["class_names"])
     with TemporaryDirectory() as folder:
         mlflow.pyfunc.save_model(
             destination,
@@ -50,18 +53,15 @@ def save_model(bundle: Path, destination: Path, input_example: bytes) -> None:
                     [ColSpec(DataType.string, text), *(ColSpec(DataType.double, number) for number in numbers)]
                 ),
             ),
-            input_example=pd.DataFrame({"image": [_example(input_example)]}),
-            pip_requirements=[
-                f"{name}=={module.__version__}"
-                for name, module in (("numpy", np), ("onnxruntime", onnxruntime), ("pandas", pd), ("pillow", PIL))
-            ],
+            input_example=pd.DataFrame({"image": [_example(input_example, decoding)]}),
+            pip_requirements=_requirements(decoding),
         )
     # MLflow notes paths of this machine, which it does not need
-    description = Model.load(destination)
-    flavor = description.flavors[mlflow.pyfunc.FLAVOR_NAME]
+    model = Model.load(destination)
+    flavor = model.flavors[mlflow.pyfunc.FLAVOR_NAME]
     flavor["model_code_path"] = "model.py"
     flavor["artifacts"]["bundle"]["uri"] = flavor["artifacts"]["bundle"]["path"]
-    description.save(destination / "MLmodel")
+    model.save(destination / "MLmodel")
 
 
 def describe(bundle: Path, run_id: str, metrics: Mapping[str, float]) -> str:
@@ -72,9 +72,18 @@ def describe(bundle: Path, run_id: str, metrics: Mapping[str, float]) -> str:
     return f"{content['timm_name']} with {len(content['class_names'])} classes, trained by run {run_id}{score}."
 
 
-def _example(image: bytes) -> str:
+def _requirements(decoding: Decoding) -> list[str]:
+    """Return what a server installs: what the predictor imports, and what reads such files as the data set had."""
+    modules = {"numpy": np, "onnxruntime": onnxruntime, "pandas": pd, "pillow": PIL}
+    packages = sorted({package for extra in decoding.extras for package in EXTRAS[extra].values()})
+    return [f"{name}=={module.__version__}" for name, module in modules.items()] + [
+        f"{package}=={version_of(package)}" for package in packages
+    ]
+
+
+def _example(image: bytes, decoding: Decoding) -> str:
     """Return a small JPEG of ``image``, base64-encoded."""
-    small = Image.fromarray(decode_rgb(image))
+    small = Image.fromarray(decode_rgb(image, decoding.of_our_own()))
     small.thumbnail((_EXAMPLE_SIDE, _EXAMPLE_SIDE))
     file = io.BytesIO()
     small.save(file, "JPEG")

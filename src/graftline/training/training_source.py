@@ -226,7 +226,8 @@ def _trunk_key(setup: TrainingSetup, plan: FreezePlan, parts: Cut) -> dict[str, 
     network: Any = setup.graft.network
     boundary = depth_in_words(network, plan.frozen_groups) if plan.frozen_groups > 0 else "by names"
     architecture = network.pretrained_cfg["architecture"]
-    return trunk_key(parts, setup.graft.preprocessing, architecture, dict(setup.graft.arguments), boundary)
+    arguments = dict(setup.graft.arguments)
+    return trunk_key(parts, setup.graft.preprocessing, architecture, arguments, boundary, setup.version.decoding)
 
 
 def _transforms(setup: TrainingSetup) -> tuple[Augment, EvalTransform]:

@@ -1,0 +1,61 @@
+"""Measure between which numbers the pixels of a data set lie."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from graftline.data.decode import decode
+from graftline.data.decoding import Decoding
+from graftline.errors import UserError
+
+MOST_IMAGES = 1000
+NUMBERS_PER_IMAGE = 10_000
+
+
+def measure_range(paths: Sequence[str], decoding: Decoding, workers: int) -> tuple[float, float]:
+    """Return the range of numbers between the percentiles that the settings name.
+
+    Every image counts the same, whatever its size; of many, as many as are enough are taken, evenly spread.
+
+    Args:
+        paths: training images that can be decoded, in an order that depends on what they are.
+        decoding: its settings have percentiles and no range yet.
+        workers: number of threads; 0 for one per core.
+
+    Raises:
+        UserError: no image has more than 8 bits, or all have one number only.
+    """
+    assert decoding.settings.percentiles is not None
+    anything = replace(decoding, settings=replace(decoding.settings, range=(0.0, 1.0)))
+    taken = [paths[place] for place in np.linspace(0, len(paths) - 1, min(MOST_IMAGES, len(paths))).astype(int)]
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        found = [numbers for numbers in pool.map(lambda path: _sample(path, anything), taken) if numbers.size]
+    if not found:
+        raise UserError("DecodeSettings.percentiles is set, but no training image has more than 8 bits: leave it out.")
+    low, high = (float(limit) for limit in np.percentile(np.concatenate(found), decoding.settings.percentiles))
+    if not low < high:
+        raise UserError(
+            f"DecodeSettings.percentiles finds nothing but {low:,.6g} in the training images: "
+            "give DecodeSettings.range."
+        )
+    return low, high
+
+
+def _sample(path: str, decoding: Decoding) -> np.ndarray:
+    """Return numbers of one image, evenly spread over it; none of one of 8 bits."""
+    found: list[np.ndarray] = [np.empty(0)]
+
+    def look(numbers: np.ndarray) -> None:
+        if numbers.dtype != np.uint8:
+            flat = numbers.reshape(-1)
+            places = np.linspace(0, flat.size - 1, NUMBERS_PER_IMAGE).astype(int)
+            values = flat[places].astype(np.float64)
+            found.append(values[np.isfinite(values)])
+
+    with Path(path).open("rb") as file:
+        decode(file, decoding, look)
+    return found[-1]
