@@ -42,6 +42,7 @@ from graftline.training.recipe import Recipe
 from graftline.training.results import TrainingResult
 from graftline.training.setup import TrainingSetup, with_learning_rate
 from graftline.training.trainer import check_optimizer, check_trainer, make_execution
+from graftline.training.training_source import TrainingSource
 from graftline.training.trial import make_freeze_context
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
@@ -78,9 +79,10 @@ class Train:
             self._log_setup(run, setup, files)
             decision = self._decide(setup, files)
             self._log_decision(run, setup, decision, files)
-            trained = self._train(setup, decision, files, run)
+            events = LoggedEvents(run)
+            trained = self._train(setup, decision, files, events)
             self._save_bundle(setup, decision, trained, files)
-            result = self._evaluate(setup, files)
+            result = self._evaluate(setup, events.source, files)
             outcome = TrainOutcome(files, self.backbone.name, setup.version, decision, trained, result)
             model_uri = self._log_outcome(run, outcome)
         return summarize(outcome, run.id, run.url, model_uri)
@@ -190,14 +192,16 @@ class Train:
             say(f"Freeze: {plan.sentence(setup.graft.network)}.")
         run.set_tags({"graftline.freeze": decision.reason})
 
-    def _train(self, setup: TrainingSetup, decision: FreezeDecision, files: RunDirectory, run: "Run") -> TrainingResult:
+    def _train(
+        self, setup: TrainingSetup, decision: FreezeDecision, files: RunDirectory, events: LoggedEvents
+    ) -> TrainingResult:
         """Train what the plans say; afterwards the network has the best weights."""
         with announced(files.path):
             return phases.train(
                 setup,
                 decision.plans,
                 FitDirectory(files.checkpoints),
-                events=LoggedEvents(run),
+                events=events,
                 resume=self.train.resume is not None,
             )
 
@@ -225,10 +229,11 @@ class Train:
             golden=choose_golden(version.samples("validation"), self.bundle.golden),
         )
 
-    def _evaluate(self, setup: TrainingSetup, files: RunDirectory) -> EvaluationResult:
-        """Classify the test images with what was saved."""
+    def _evaluate(self, setup: TrainingSetup, source: TrainingSource | None, files: RunDirectory) -> EvaluationResult:
+        """Score what was saved on the test images."""
         predictor = Predictor.from_directory(files.bundle, self.evaluation.engine, setup.execution)
-        return self.evaluation.run(predictor, setup.version)
+        logits = None if source is None else source.logits("test")
+        return self.evaluation.run(predictor, setup.version, known_logits=logits)
 
     def _log_outcome(self, run: "Run", outcome: TrainOutcome) -> str | None:
         """Print, log and register what came of the training; returns the model's URI."""

@@ -147,9 +147,20 @@ class Predictions:
 
 
 def predict_split(
-    predictor: Classifier, version: DatasetVersion, split: str = "test", batch_size: int = 32
+    predictor: Classifier,
+    version: DatasetVersion,
+    split: str = "test",
+    batch_size: int = 32,
+    known_logits: np.ndarray | None = None,
 ) -> Predictions:
     """Classify the images of a split.
+
+    Args:
+        predictor: the classifier.
+        version: has the images.
+        split: its name.
+        batch_size: images per step of the predictor.
+        known_logits: (N, K), what the predictor gives, where that is known; then no image is classified.
 
     Raises:
         UserError: the predictor's classes are not the dataset version's, the split is empty, or an image cannot be
@@ -162,8 +173,10 @@ def predict_split(
             f"({', '.join(class_names)}): evaluate it on a dataset version with the classes it was trained for."
         )
     samples = version.samples(split)
-    with progress(f"Classifying the {split} images", total=len(samples.paths)) as bar:
-        logits = predictor.logits(samples.paths, batch_size, lambda done: bar.advance(bar.task_ids[0], done))
+    logits = known_logits
+    if logits is None:
+        with progress(f"Classifying the {split} images", total=len(samples.paths)) as bar:
+            logits = predictor.logits(samples.paths, batch_size, lambda done: bar.advance(bar.task_ids[0], done))
     return Predictions(
         paths=samples.paths,
         logits=logits,
@@ -176,3 +189,16 @@ def predict_split(
         split_digest=version.split_digests[split],
         bundle_digest=predictor.digest,
     )
+
+
+def largest_difference(predictor: Classifier, paths: Sequence[str], logits: np.ndarray, batch_size: int) -> float:
+    """Return the largest difference of a predictor's logits from others, relative where they exceed 1.
+
+    Args:
+        predictor: the classifier.
+        paths: n image files.
+        logits: (n, K), of the same images.
+        batch_size: images per step of the predictor.
+    """
+    found = predictor.logits(paths, batch_size, None)
+    return float(np.abs(found - logits).max() / max(1.0, float(np.abs(found).max())))
