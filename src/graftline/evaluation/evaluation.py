@@ -17,7 +17,7 @@ from graftline.evaluation.predictions import Classifier, Predictions, largest_di
 logger = logging.getLogger(__name__)
 
 FEWEST_RESAMPLES = 100  # with fewer, the ends of a 95 % interval rest on one or two resamples
-CHECKED_IMAGES = 64  # for which a predictor confirms logits that are known
+CHECKED_IMAGES = 32  # for which a predictor confirms logits that are known
 TOLERANCE = 1e-4  # of such a logit, absolute, or relative where they exceed 1: as for a bundle's ONNX file
 
 

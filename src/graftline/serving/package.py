@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 import mlflow.pyfunc
 import numpy as np
@@ -14,6 +15,7 @@ import pandas as pd
 import PIL
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
+from mlflow.utils import environment
 from PIL import Image
 
 from graftline.data.decode import decode_rgb
@@ -38,7 +40,9 @@ def save_model(bundle: Path, destination: Path, input_example: bytes) -> None:
     """
     class_names = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))["class_names"]
     text, *numbers = columns(class_names)
-    with TemporaryDirectory() as folder:
+    # MLflow would look through all packages, for a second, to see whether what is pinned from here is here
+    no_look = patch.object(environment, "warn_dependency_requirement_mismatches", lambda _pins: None, create=True)
+    with TemporaryDirectory() as folder, no_look:
         mlflow.pyfunc.save_model(
             destination,
             python_model=SCRIPT,
