@@ -27,7 +27,7 @@ import torch
 from graftline.augment.draw import Draw
 from graftline.augment.policy import EvalTransform, Policy
 from graftline.backbones.backbone import Backbone, Graft
-from graftline.backbones.onnx import export_quickly, open_session
+from graftline.backbones.onnx import export_onnx, open_session
 from graftline.console import print_facts, print_table, say
 from graftline.data.ingest import Ingest
 from graftline.data.loaders import ImageDataset
@@ -173,7 +173,7 @@ def bare_pass(bench: Bench, graft: Graft, parts: Cut) -> float:
     samples = [bench.version.samples(split) for split in ("train", "validation")]
     images = np.concatenate([decoded(one, graft) for one in samples])
     if not file.exists():
-        export_quickly(parts.trunk.eval(), file, torch.from_numpy(images[:2]))
+        export_onnx(parts.trunk.eval(), file, images.shape[2:], images.shape[1], outputs=["activations"])
     session = open_session(file)
     session.run(None, {"image": images[:32]})
 

@@ -18,13 +18,19 @@ if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
 
 
 class LoggedEvents(FitEvents):
-    """Says what is trained on what, and logs each epoch."""
+    """Says what is trained on what, and logs each epoch.
+
+    Attributes:
+        source: what the last phase was trained on; None before it, and where a resume found it finished.
+    """
 
     def __init__(self, run: "Run") -> None:
+        self.source: TrainingSource | None = None
         self._run = run
 
     def on_source(self, source: TrainingSource) -> None:
         """Say what is trained on what."""
+        self.source = source
         say(reworded(source.sentence))
 
     def on_start(self, learning_rates: Metrics, step: int) -> None:

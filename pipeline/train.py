@@ -54,6 +54,7 @@ from graftline.training.recipe import Recipe
 from graftline.training.results import TrainingResult
 from graftline.training.setup import TrainingSetup, with_learning_rate
 from graftline.training.trainer import check_optimizer, check_trainer, make_execution
+from graftline.training.training_source import TrainingSource
 from graftline.training.trial import make_freeze_context
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
@@ -92,9 +93,10 @@ class Train:
             self._log_setup(run, setup, files)
             decision = self._decide(setup, files)
             self._log_decision(run, setup, decision, files)
-            trained = self._train(setup, decision, files, run)
+            events = LoggedEvents(run)
+            trained = self._train(setup, decision, files, events)
             self._save_bundle(setup, decision, trained, files)
-            result = self._evaluate(setup, files)
+            result = self._evaluate(setup, events.source, files)
             outcome = TrainOutcome(files, self.backbone.name, setup.version, decision, trained, result)
             model_uri = self._log_outcome(run, outcome)
         return summarize(outcome, run.id, run.url, model_uri)
@@ -210,14 +212,16 @@ class Train:
             say(f"Freeze: {plan.sentence(setup.graft.network)}.")
         run.set_tags({"graftline.freeze": decision.reason})
 
-    def _train(self, setup: TrainingSetup, decision: FreezeDecision, files: RunDirectory, run: "Run") -> TrainingResult:
+    def _train(
+        self, setup: TrainingSetup, decision: FreezeDecision, files: RunDirectory, events: LoggedEvents
+    ) -> TrainingResult:
         """Train what the plans say; afterwards the network has the best weights."""
         with announced(files.path):
             return phases.train(
                 setup,
                 decision.plans,
                 FitDirectory(files.checkpoints),
-                events=LoggedEvents(run),
+                events=events,
                 resume=self.train.resume is not None,
             )
 
@@ -246,13 +250,16 @@ class Train:
             decoding=version.decoding,
         )
 
-    def _evaluate(self, setup: TrainingSetup, files: RunDirectory) -> EvaluationResult | None:
-        """Classify the test images, where there are any, with what was saved."""
+    def _evaluate(
+        self, setup: TrainingSetup, source: TrainingSource | None, files: RunDirectory
+    ) -> EvaluationResult | None:
+        """Score what was saved on the test images, where there are any."""
         if not any(setup.version.counts()["test"].values()):
             warn(NOT_TESTED)
             return None
         predictor = Predictor.from_directory(files.bundle, self.evaluation.engine, setup.execution)
-        return self.evaluation.run(predictor, setup.version)
+        logits = None if source is None else source.logits("test")
+        return self.evaluation.run(predictor, setup.version, known_logits=logits)
 
     def _log_outcome(self, run: "Run", outcome: TrainOutcome) -> str | None:
         """Print, log and register what came of the training; returns the model's URI."""

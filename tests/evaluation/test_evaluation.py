@@ -1,7 +1,10 @@
 import dataclasses
+import logging
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -125,3 +128,39 @@ def test_scores_do_not_depend_on_the_order_of_the_images() -> None:
     other = score(predictions_of(probabilities[order], labels[order], "abc"))
     for name, interval in one.items():
         assert interval.value == pytest.approx(other[name].value, abs=1e-6)
+
+
+class Counting:
+    """Another classifier, that counts the images which it classifies."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        self.inner = classifier
+        self.class_names, self.digest, self.images = classifier.class_names, classifier.digest, 0
+
+    def logits(self, images: Iterable[str], *arguments: Any) -> np.ndarray:
+        paths = list(images)
+        self.images += len(paths)
+        return self.inner.logits(paths, *arguments)
+
+
+@pytest.mark.parametrize("change", [0.0, 9e-5, 0.01, np.nan])
+def test_known_logits_are_scored_where_the_classifier_confirms_them(
+    change: float,
+    result: EvaluationResult,
+    classifier: Classifier,
+    version: DatasetVersion,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("graftline.evaluation.evaluation.CHECKED_IMAGES", 10)
+    counting = Counting(classifier)
+    known = result.predictions.logits + np.float32(change)
+    with caplog.at_level(logging.INFO, "graftline"):
+        found = Evaluation(resamples=100).run(counting, version, known_logits=known)
+    confirmed = change < 1e-4
+    assert counting.images == (10 if confirmed else 70)
+    assert ("scored by their cached activations" in caplog.text) == confirmed
+    assert ("all images are classified" in caplog.text) != confirmed
+    np.testing.assert_array_equal(found.predictions.logits, known if confirmed else result.predictions.logits)
+    assert found.scores.keys() == result.scores.keys()
+    assert found.images_per_second > 0

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from graftline.augment.policy import Policy
+from graftline.augment.draw import Draw
+from graftline.augment.policy import EvalTransform, Policy
+from graftline.data.decode import decode_rgb
 from graftline.errors import UserError
 from graftline.features.cache import Features
 from graftline.features.cut import cut
+from graftline.features.trace import mode_kept
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rule import FreezeContext, FreezeRule
 from graftline.freezing.rules import AllButHead, FirstStages, Nothing
@@ -194,3 +197,41 @@ def test_whatever_activations_depend_on_makes_them_others(
         choose_source(setup, plan)
         assert setup.features.missing(training) == 0
     assert missing == [36, 0, 36]
+
+
+def test_the_logits_of_the_test_images_are_the_trained_network_s(
+    make_setup: MakeSetup, decision_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graftline.training.training_source.FEW_IMAGES", 11)
+    setup = make_setup()
+    source = choose(setup, AllButHead(), decision_file)
+    with torch.no_grad():
+        setup.graft.network.get_parameter("classifier.weight").mul_(3)  # as a training does
+    samples = setup.version.samples("test")
+    images = EvalTransform(setup.graft.preprocessing)
+    batch = np.stack([images(decode_rgb(path), Draw(0, 0)) for path in samples.paths])
+    with mode_kept(setup.graft.network), torch.inference_mode():
+        expected = setup.graft.network.eval()(torch.from_numpy(batch)).numpy()
+    for _ in range(2):  # computed, then read
+        logits = source.logits("test")
+        assert logits is not None
+        np.testing.assert_allclose(logits, expected, atol=1e-5)
+    kept = [header for entry in setup.features.store.entries() for header in entry.headers if header.images == 12]
+    assert [header.dtype for header in kept].count("float32") == 1
+
+
+@pytest.mark.parametrize("case", ["more than a head", "few images", "no room", "nothing is cached"])
+def test_where_the_network_is_to_run_on_the_test_images(
+    case: str, make_setup: MakeSetup, decision_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if case != "few images":
+        monkeypatch.setattr("graftline.training.training_source.FEW_IMAGES", 11)
+    setup = make_setup()
+    source = choose(setup, FirstStages(number=1) if case == "more than a head" else AllButHead(), decision_file)
+    if case == "no room":
+        assert isinstance(source, CachedSource)
+        features = replace(setup.features, max_gb=1e-9, directory=str(tmp_path / "small"))
+        source = replace(source, setup=replace(setup, features=features))
+    if case == "nothing is cached":
+        source = LiveSource(setup, "so it is wanted")
+    assert source.logits("test") is None

@@ -1,17 +1,24 @@
 """The evaluation of a predictor on one split of a dataset version: predict, then score."""
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+import numpy as np
 
 from graftline.bundle.predictor import EngineName
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.evaluation.metrics import Interval, metrics_json, score
 from graftline.evaluation.notes import notes_on
-from graftline.evaluation.predictions import Classifier, Predictions, predict_split
+from graftline.evaluation.predictions import Classifier, Predictions, largest_difference, predict_split
+
+logger = logging.getLogger(__name__)
 
 FEWEST_RESAMPLES = 100  # with fewer, the ends of a 95 % interval rest on one or two resamples
+CHECKED_IMAGES = 32  # for which a predictor confirms logits that are known
+TOLERANCE = 1e-4  # of such a logit, absolute, or relative where they exceed 1: as for a bundle's ONNX file
 
 
 @dataclass(frozen=True)
@@ -61,15 +68,46 @@ class Evaluation:
                 f"use at least {FEWEST_RESAMPLES}, or leave it at 1000."
             )
 
-    def run(self, predictor: Classifier, version: DatasetVersion, split: str = "test") -> EvaluationResult:
+    def run(
+        self,
+        predictor: Classifier,
+        version: DatasetVersion,
+        split: str = "test",
+        known_logits: np.ndarray | None = None,
+    ) -> EvaluationResult:
         """Classify the images of a split and score what the predictor said of them.
+
+        Args:
+            predictor: the classifier.
+            version: has the images.
+            split: its name.
+            known_logits: (N, K), what the predictor should give for the images. Where it does so for some of them, they
+                are scored and no other image is classified.
 
         Raises:
             UserError: the predictor's classes are not the dataset version's, the split is empty, an image cannot be
                 read, or the probabilities or weights are no numbers.
         """
+        speed = None if known_logits is None else self._confirm(known_logits, predictor, version, split)
         start = time.perf_counter()
-        predictions = predict_split(predictor, version, split, self.batch_size)
-        seconds = time.perf_counter() - start
+        predictions = predict_split(
+            predictor, version, split, self.batch_size, known_logits if speed is not None else None
+        )
+        if speed is None:
+            speed = len(predictions.paths) / (time.perf_counter() - start)
         scores = score(predictions, self.resamples, self.seed)
-        return EvaluationResult(predictions, scores, notes_on(predictions, scores), len(predictions.paths) / seconds)
+        return EvaluationResult(predictions, scores, notes_on(predictions, scores), speed)
+
+    def _confirm(self, logits: np.ndarray, predictor: Classifier, version: DatasetVersion, split: str) -> float | None:
+        """Compare logits (N, K) with the predictor's of some images; returns its images/s, None where they differ."""
+        paths = version.samples(split).paths
+        rows = np.unique(np.linspace(0, len(paths) - 1, CHECKED_IMAGES).astype(int))
+        start = time.perf_counter()
+        difference = largest_difference(predictor, [paths[row] for row in rows], logits[rows], self.batch_size)
+        speed = len(rows) / (time.perf_counter() - start)
+        checked = f"for {len(rows)} of {len(paths):,} {split} images the bundle's logits differ by {difference:.1e}"
+        if not difference <= TOLERANCE:  # also catches NaN
+            logger.warning(f"What was computed ahead is not used, {checked}: all images are classified.")
+            return None
+        logger.info(f"The {split} images are scored by their cached activations; {checked}.")
+        return speed

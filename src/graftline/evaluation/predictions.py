@@ -153,11 +153,22 @@ class Predictions:
 
 
 def predict_split(
-    predictor: Classifier, version: DatasetVersion, split: str = "test", batch_size: int = 32
+    predictor: Classifier,
+    version: DatasetVersion,
+    split: str = "test",
+    batch_size: int = 32,
+    known_logits: np.ndarray | None = None,
 ) -> Predictions:
     """Classify the images of a split.
 
     Classes are matched by name, so that the version may have fewer than the predictor, in any order.
+
+    Args:
+        predictor: the classifier.
+        version: has the images.
+        split: its name.
+        batch_size: images per step of the predictor.
+        known_logits: (N, K), what the predictor gives, where that is known; then no image is classified.
 
     Raises:
         UserError: the version has a class that the predictor does not know, the split is empty, or an image cannot be
@@ -168,8 +179,10 @@ def predict_split(
     require_known_classes(version.class_names, class_names)
     samples = version.samples(split)
     labels = np.array([numbers[name] for name in version.class_names])[samples.labels]
-    with progress(f"Classifying the {split} images", total=len(samples.paths)) as bar:
-        logits = predictor.logits(samples.paths, batch_size, lambda done: bar.advance(bar.task_ids[0], done))
+    logits = known_logits
+    if logits is None:
+        with progress(f"Classifying the {split} images", total=len(samples.paths)) as bar:
+            logits = predictor.logits(samples.paths, batch_size, lambda done: bar.advance(bar.task_ids[0], done))
     return Predictions(
         paths=samples.paths,
         logits=logits,
@@ -183,3 +196,16 @@ def predict_split(
         bundle_digest=predictor.digest,
         decoding=samples.decoding,
     )
+
+
+def largest_difference(predictor: Classifier, paths: Sequence[str], logits: np.ndarray, batch_size: int) -> float:
+    """Return the largest difference of a predictor's logits from others, relative where they exceed 1.
+
+    Args:
+        predictor: the classifier.
+        paths: n image files.
+        logits: (n, K), of the same images.
+        batch_size: images per step of the predictor.
+    """
+    found = predictor.logits(paths, batch_size, None)
+    return float(np.abs(found - logits).max() / max(1.0, float(np.abs(found).max())))

@@ -15,7 +15,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from graftline.backbones.onnx import export_quickly, largest_difference, open_session
+from graftline.backbones.onnx import export_onnx, largest_difference, open_session
 from graftline.errors import first_line
 from graftline.execution import Execution
 from graftline.files import atomic_file, sha256_file
@@ -92,7 +92,8 @@ def _open(trunk: nn.Module, file: Path, images: Tensor) -> onnxruntime.Inference
             if file.exists():
                 logger.warning(f"{file} is damaged: the frozen network is exported again.")
             with atomic_file(file) as temporary:
-                export_quickly(trunk, temporary, images[:2])
+                _, channels, *size = images.shape
+                export_onnx(trunk, temporary, (size[0], size[1]), channels, outputs=["activations"])
             with atomic_file(checksum) as temporary:
                 temporary.write_text(sha256_file(file), encoding="ascii")
         return open_session(file, threads=1)

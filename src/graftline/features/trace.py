@@ -78,7 +78,8 @@ def trace(
     traced = fx.GraphModule(network, graph)
     _give_dropout_its_mode(traced)
     given = _values(traced, make_images(2))
-    _number_sizes(graph, given, _values(traced, make_images(3)))
+    if any(isinstance(value, int) for value in given.values()):
+        _number_sizes(graph, given, _values(traced, make_images(3)))
     traced.recompile()
     return traced, given
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from importlib.metadata import version as version_of
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 import mlflow.pyfunc
 import numpy as np
@@ -15,6 +16,7 @@ import pandas as pd
 import PIL
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
+from mlflow.utils import environment
 from PIL import Image
 
 from graftline.data.decode import Decoding, decode_rgb
@@ -41,7 +43,9 @@ def save_model(bundle: Path, destination: Path, input_example: bytes) -> None:
     description = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
     decoding = Decoding.from_dict(description.get("decoding"))
     text, *numbers = columns(description["class_names"])
-    with TemporaryDirectory() as folder:
+    # MLflow would look through all packages, for a second, to see whether what is pinned from here is here
+    no_look = patch.object(environment, "warn_dependency_requirement_mismatches", lambda _pins: None, create=True)
+    with TemporaryDirectory() as folder, no_look:
         mlflow.pyfunc.save_model(
             destination,
             python_model=SCRIPT,

@@ -3,6 +3,7 @@
 Letters: N images, F numbers per image that cross the boundary.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 
 from graftline.augment.policy import Augment, EvalTransform
 from graftline.data.loaders import Loaders, make_loader
-from graftline.features.cache import ActivationRequest, Activations, ImageBatcher, activation_loader
+from graftline.errors import UserError
+from graftline.features.cache import ActivationRequest, Activations, CacheFullError, ImageBatcher, activation_loader
 from graftline.features.cut import Cut
 from graftline.features.engine import Engine, make_engine
 from graftline.features.key import trunk_key, view_key
@@ -23,7 +25,11 @@ from graftline.features.trace import mode_kept
 from graftline.freezing.plan import FreezePlan, depth_in_words
 from graftline.training.setup import TrainingSetup
 
+logger = logging.getLogger(__name__)
+
 CHECKED_IMAGES = 8  # on which the trained tail is asked whether the cache has served it well
+FEW_IMAGES = 64  # that a predictor classifies in less time than it takes to get an engine ready
+TAIL_BATCH = 1024  # activations that a trained head reads at once
 
 
 class TrainingSource(Protocol):
@@ -55,6 +61,10 @@ class TrainingSource(Protocol):
 
     def cache_change(self) -> float | None:
         """Return by how much a probability differs between cached activations and images; None: nothing is cached."""
+        ...
+
+    def logits(self, split: str) -> np.ndarray | None:
+        """Return what the trained network gives for the images of a split, (N, K); None: run the network on them."""
         ...
 
 
@@ -111,6 +121,10 @@ class LiveSource:
         return training, loader(validation, plain, shuffle=False)
 
     def cache_change(self) -> None:
+        """Return None: nothing is cached."""
+        return
+
+    def logits(self, split: str) -> None:  # noqa: ARG002 - the protocol's signature
         """Return None: nothing is cached."""
         return
 
@@ -185,6 +199,28 @@ class CachedSource:
             exact = self.parts.trunk.eval()(images)
         kept = array.take(np.arange(len(exact)), axis=0)
         return largest_change(self.parts.tail, exact, torch.from_numpy(kept).float())
+
+    def logits(self, split: str) -> np.ndarray | None:
+        """Return what the trained head gives for the images of a split, (N, K), from activations kept as float32.
+
+        Returns:
+            None where this is no faster than to run the network, or there is no room for the activations.
+        """
+        setup, tail = self.setup, self.parts.tail
+        samples = setup.version.samples(split)
+        if not self.plan.only_head or setup.execution.is_cuda or len(samples.paths) <= FEW_IMAGES:
+            return None
+        request = ActivationRequest(samples, _transforms(setup)[1], 0, _trunk_key(setup, self.plan, self.parts))
+        features = replace(setup.features, precision="float32")
+        try:
+            (kept,) = features.open([request], _engine_maker(setup, self.plan, self.parts), tail, self.parts.width)
+        except (CacheFullError, UserError) as error:  # the trained network can do without
+            logger.info(f"The activations of the {split} images are not kept: {error}")
+            return None
+        rows = np.array_split(np.arange(len(kept.array)), -(-len(kept.array) // TAIL_BATCH))
+        with mode_kept(tail), torch.inference_mode():
+            tail.eval()
+            return np.concatenate([tail(torch.from_numpy(kept.array.take(some, axis=0))).numpy() for some in rows])
 
 
 def open_activations(setup: TrainingSetup, plan: FreezePlan, parts: Cut) -> list[Activations]:

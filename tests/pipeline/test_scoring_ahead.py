@@ -1,0 +1,44 @@
+"""A training scores its test images by their cached activations; an evaluation of its bundle classifies them all."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import COLORS, paint
+from workplace import TINY, Workplace
+
+from graftline.evaluation.predictions import Predictions
+from graftline.pipeline.cli import compose
+
+TRAIN = (
+    *TINY,
+    "backbone=tf_efficientnet_lite0",
+    "backbone.weights=packaged",
+    "freeze=all_but_head",
+    "features=cached",
+    "tracking.register=false",
+)
+
+
+def test_both_say_the_same(
+    workplace: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(workplace.root)
+    for number, (name, color) in enumerate(COLORS.items()):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for index in range(60):
+            paint(color, 100 * number + index, size=16).save(tmp_path / "images" / name / f"{index:02}.png")
+    data = ["data=folder", f"data.path={tmp_path / 'images'}", "data.split.test=0.5"]
+    trained = compose("train", [*data, *TRAIN]).run(tmp_path / "train")
+    assert "the bundle's logits differ by" in capfd.readouterr().out
+    bundle = f"bundle={tmp_path / 'train' / 'bundle'}"
+    evaluated = compose("evaluate", [*data, bundle, "evaluation.resamples=100"]).run(tmp_path / "evaluate")
+    assert "Classifying the test images: 90" in capfd.readouterr().out
+
+    ahead = Predictions.load(tmp_path / "train" / "test" / "predictions.parquet")
+    after = Predictions.load(tmp_path / "evaluate" / "predictions.parquet")
+    np.testing.assert_allclose(ahead.logits, after.logits, atol=1e-5)
+    assert ahead.sha256 == after.sha256
+    assert ahead.bundle_digest == after.bundle_digest
+    for name, score in evaluated.metrics.items():
+        assert trained.metrics[name] == pytest.approx(score, abs=1e-5), name
