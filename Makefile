@@ -16,7 +16,7 @@ python := $(VENV)/bin/python
 ready := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup ingest train evaluate verify predict augment-preview fetch-weights cost cache config sync ui serve bench test lint format lock clean
+.PHONY: help setup ingest train evaluate verify predict augment-preview fetch-weights cost cache config sync ui serve docs bench test lint format lock clean
 
 help: ## list the commands
 	@printf 'make COMMAND [key=value ...]\n\n'
@@ -65,6 +65,9 @@ serve: $(ready) ## answer over HTTP with a registered model: model=models:/elpv/
 	@PATH="$(abspath $(VENV))/bin:$$PATH" MLFLOW_DISABLE_TELEMETRY=1 MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR=false \
 		MLFLOW_TRACKING_URI="$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" \
 		mlflow models serve --model-uri '$(model)' --host 127.0.0.1 --port $(or $(port),5001) --env-manager local
+
+docs: $(ready) ## build the documentation into site/
+	@$(VENV)/bin/zensical build --strict --config-file mkdocs.yml
 
 bench: $(ready) ## measure what README says about speed (30 minutes on an idle machine)
 	@$(python) benchmarks/speed.py

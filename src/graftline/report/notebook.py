@@ -17,13 +17,14 @@ COLUMNS = ("score", "value", "95 % interval")
 class ScoresTable(Mapping[str, Interval]):
     """Scores by name, each with its 95 % interval; shown as a table.
 
-    >>> scores = ScoresTable({"accuracy": Interval(0.867, 0.843, 0.892), "recall/cat": Interval(0.5, 0.25, 0.75)})
-    >>> scores
-    score        value   95 % interval
-    accuracy    86.7 %  84.3 to 89.2 %
-    recall/cat  50.0 %  25.0 to 75.0 %
-    >>> scores["accuracy"].low
-    0.843
+    Examples:
+        >>> scores = ScoresTable({"accuracy": Interval(0.867, 0.843, 0.892), "recall/cat": Interval(0.5, 0.25, 0.75)})
+        >>> scores
+        score        value   95 % interval
+        accuracy    86.7 %  84.3 to 89.2 %
+        recall/cat  50.0 %  25.0 to 75.0 %
+        >>> scores["accuracy"].low
+        0.843
     """
 
     def __init__(self, scores: Mapping[str, Interval]) -> None:
