@@ -18,8 +18,8 @@ def test_a_notebook_runs_to_its_end(file: Path, workplace: Workplace, monkeypatc
     notebook = nbformat.read(file, as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells), "outputs are not kept: they would be of another day"
     NotebookClient(notebook, timeout=200, resources={"metadata": {"path": str(workplace.root)}}).execute()
-    shown = [output.get("data", {}).get("text/html", "") for cell in notebook.cells for output in cell.get("outputs", [])]
+    shown = [
+        output.get("data", {}).get("text/html", "") for cell in notebook.cells for output in cell.get("outputs", [])
+    ]
     assert any("accuracy</td>" in html for html in shown), "the scores, as a table"
     assert any(html.count("data:image/png") >= 3 for html in shown), "the figures, inline"
-    if (target := workplace.root / "executed.ipynb") is not None:
-        nbformat.write(notebook, target)
