@@ -69,7 +69,7 @@ serve: $(ready) ## answer over HTTP with a registered model: model=models:/elpv/
 docs: $(ready) ## build the documentation into site/
 	@$(VENV)/bin/zensical build --strict --config-file mkdocs.yml
 
-bench: $(ready) ## measure what README says about speed (30 minutes on an idle machine)
+bench: $(ready) ## measure what docs/caching.md says about speed (30 minutes on an idle machine)
 	@$(python) benchmarks/speed.py
 
 test: $(ready) ## run the tests

@@ -16,6 +16,7 @@ True
 """
 
 import re
+import warnings
 from collections.abc import Mapping
 from numbers import Real
 from os import PathLike, fspath
@@ -54,6 +55,9 @@ def train(
     Raises:
         UserError: mistakes in what was given, all of them at once; or what cannot be trained.
     """
+    warnings.filterwarnings(
+        "ignore", message="IProgress not found"
+    )  # of a notebook without tqdm's bars: ours are lines
     from graftline.pipeline.cli import compose
 
     given = {**_data(data), "backbone": backbone, "freeze": freeze}

@@ -13,7 +13,10 @@ PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / 
 _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"(?:^(?: {4}.*)?\n)*^ {4}.*\n", re.MULTILINE)
 _SPAN = re.compile(r"(`+)(.+?)\1", re.DOTALL)
-_COMMAND = re.compile(r"(?:make|graftline|\S*python -m (?:graftline\.)?pipeline) +(.+)")
+_COMMAND = re.compile(
+    r"(?:make|graftline|\S*python -m (?:graftline\.)?pipeline"  # what starts stages, also in containers
+    r"|docker run .* graftline(?::\w+)?|docker compose .* run(?: --\S+| \S+:\S+)*) +([a-z].*)"
+)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ NOTEBOOKS = sorted((PROJECT / "docs" / "notebooks").glob("*.ipynb"))
 def test_a_notebook_runs_to_its_end(file: Path, workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in workplace.environment().items():
         monkeypatch.setenv(name, value)
-    notebook = nbformat.read(file, as_version=4)
+    notebook = nbformat.read(file, as_version=4)  # type: ignore[no-untyped-call]  # it has no types
     assert not any(cell.get("outputs") for cell in notebook.cells), "outputs are not kept: they would be of another day"
     NotebookClient(notebook, timeout=200, resources={"metadata": {"path": str(workplace.root)}}).execute()
     shown = [

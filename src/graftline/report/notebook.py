@@ -44,16 +44,25 @@ class ScoresTable(Mapping[str, Interval]):
         return pd.DataFrame.from_dict({name: vars(interval) for name, interval in self.items()}, orient="index")
 
     def __repr__(self) -> str:
-        return format_table("", COLUMNS, self._rows()).lstrip("\n")
+        return format_table("", COLUMNS, self._rows(self)).lstrip("\n")
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{column}</th>" for column in COLUMNS)
-        rows = "\n".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in self._rows())
-        return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>"
+        of_classes = [name for name in self if "/" in name]
+        headlines = _table(self._rows(name for name in self if "/" not in name))
+        if not of_classes:
+            return headlines
+        return f"{headlines}\n<details><summary>Class by class</summary>{_table(self._rows(of_classes))}</details>"
 
-    def _rows(self) -> Iterator[tuple[str, str, str]]:
-        for name, interval in self.items():
+    def _rows(self, names: Iterable[str]) -> Iterator[tuple[str, str, str]]:
+        for name in names:
+            interval = self[name]
             yield HEADLINES.get(name, name), format_score(name, interval.value), format_interval(name, interval)
+
+
+def _table(rows: Iterable[tuple[str, str, str]]) -> str:
+    head = "".join(f"<th>{column}</th>" for column in COLUMNS)
+    body = "\n".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
 
 
 class Figures(Mapping[str, Path]):
