@@ -13,7 +13,7 @@ from graftline.tracking.client import connect
 def _around_examples(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if isinstance(request.node, pytest.DoctestItem):
         monkeypatch.chdir(tmp_path)
-        if request.node.name == "graftline.pipeline.api":
+        if request.node.name == "graftline.pipeline.api.train":
             _save_digits(tmp_path / "digits")
             connect("sqlite:///mlflow.db")
 

@@ -1,23 +1,8 @@
-"""The stages from Python, as in a notebook: ``graftline.train`` and ``graftline.load``.
-
->>> import graftline
->>> model = graftline.train("digits", backbone="lenet5", debug="fast")  # doctest: +ELLIPSIS
-Reading digits from digits
-...
->>> model.scores["accuracy"].low <= model.scores["accuracy"].value
-True
->>> sorted(model.figures)[0]
-'confident_mistakes'
->>> predictor = graftline.load(model.run_id)
->>> predictor.class_names
-('one', 'three', 'zero')
->>> predictor.predict(["digits/zero/0.png", "digits/one/1.png"]).shape
-(2, 3)
-"""
+"""The stages from Python, as in a notebook: ``graftline.train`` and ``graftline.load``."""
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from numbers import Real
 from os import PathLike, fspath
 from pathlib import Path
@@ -47,22 +32,39 @@ def train(
         backbone: any name of timm's, or an option of ``backbone``.
         freeze: the rule that decides what is frozen, an option of ``freeze``.
         overrides: every other key of the configuration, with a Python value: ``max_epochs=5``, ``patience=None``. A
-            bare key is enough where only one ends so; a dotted one is given as ``**{"optim.lr": 0.01}``.
+            bare key is enough where only one ends so; a dotted one is given as ``**{"optim.lr": 0.01}``. A group, such
+            as ``trainer="cpu"``, is left as configured by None.
 
     Returns:
         The model with its scores, its figures and a predictor; a notebook shows it as a table.
 
     Raises:
         UserError: mistakes in what was given, all of them at once; or what cannot be trained.
+
+    Examples:
+        >>> import graftline
+        >>> model = graftline.train("digits", backbone="lenet5", debug="fast")  # doctest: +ELLIPSIS
+        Reading digits from digits
+        ...
+        >>> model.scores["accuracy"].low <= model.scores["accuracy"].value
+        True
+        >>> sorted(model.figures)[:2]
+        ['confident_mistakes', 'confusion_matrix']
+        >>> predictor = graftline.load(model.run_id)
+        >>> predictor.class_names
+        ('one', 'three', 'zero')
+        >>> predictor.predict(["digits/zero/0.png", "digits/one/1.png"]).shape
+        (2, 3)
     """
     warnings.filterwarnings(
         "ignore", message="IProgress not found"
     )  # of a notebook without tqdm's bars: ours are lines
     from graftline.pipeline.cli import compose
 
-    given = {**_data(data), "backbone": backbone, "freeze": freeze}
-    chosen = {key: value for key, value in given.items() if value is not None}
-    texts = [override(key, value) for key, value in {**chosen, **overrides}.items()]
+    with session("train"):
+        groups, data_options = config_loader().list_groups(""), config_loader().get_group_options("data")
+    given = {**_choose(data, data_options), "backbone": backbone, "freeze": freeze, **overrides}
+    texts = [override(key, value) for key, value in given.items() if value is not None or key not in groups]
     return cast("TrainResult", compose("train", texts).run())
 
 
@@ -115,17 +117,10 @@ def _text(value: Any) -> str:
             return "'" + re.sub(r"(\\+)\Z", r"\1\1", re.sub(r"(\\*)'", r"\1\1\\'", str(value))) + "'"
 
 
-def _data(data: str | PathLike[str] | None) -> dict[str, str]:
+def _choose(data: str | PathLike[str] | None, options: Collection[str]) -> dict[str, str | None]:
     """Return the choice of ``data`` that reads a folder, a table or an archive, with its path."""
-    if data is None:
-        return {}
-    path = Path(data).expanduser()
-    if isinstance(data, str) and (data in _data_options() or not path.exists()):
+    if data is None or (isinstance(data, str) and (data in options or not Path(data).expanduser().exists())):
         return {"data": data}  # an unknown one is answered with the nearest right name
+    path = Path(data).expanduser()
     kind = "table" if path.suffix.lower() in _TABLES else "archive" if path.is_file() else "folder"
     return {"data": kind, "data.path": str(path)}
-
-
-def _data_options() -> list[str]:
-    with session("train"):
-        return config_loader().get_group_options("data")

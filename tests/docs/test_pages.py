@@ -134,7 +134,7 @@ def test_links_of_the_readme_lead_somewhere() -> None:
 
 def test_the_site_is_built_without_a_warning_and_asks_for_nothing_elsewhere(tmp_path: Path) -> None:
     shutil.copytree(PROJECT / "docs", tmp_path / "docs")
-    for name in ("src", "conf", "pipeline", "README.md", "CHANGELOG.md"):
+    for name in ("src", "conf", "pipeline", "README.md", "CHANGELOG.md", "CONTRIBUTING.md"):
         (tmp_path / name).symlink_to(PROJECT / name)
     shutil.copyfile(PROJECT / "mkdocs.yml", tmp_path / "mkdocs.yml")
     program = [str(Path(sys.executable).with_name("zensical")), "build", "--strict", "--config-file", "mkdocs.yml"]

@@ -49,6 +49,7 @@ def model(place: Workplace) -> TrainResult:
             max_epochs=1,
             patience=None,
             trainer="cpu",
+            debug=None,
             system_metrics=False,
             **DOTTED,
         )
@@ -101,7 +102,7 @@ def test_data_is_what_lies_there(data: str | Path, expected: tuple[str, str | No
     for name in ("labels.csv", "photos.tar.gz"):
         (place.root / name).touch()
     (place.root / "elpv").mkdir(exist_ok=True)  # an option's name is the option
-    chosen = api._data(data)
+    chosen = api._choose(data, ["elpv", "folder"])
     texts = [override(key, value) for key, value in {"data.path": "given", **chosen}.items()]
     config = compose("ingest", texts[1:] if data == "elpv" else texts).config
     assert Path(config.data.source._target_).suffix[1:].lower() == expected[0]
