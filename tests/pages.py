@@ -58,5 +58,5 @@ def read_page(file: Path) -> Page:
 
 
 def is_placeholder(word: str) -> bool:
-    """Tell whether a word stands for what the reader has."""
-    return word == "key=value" or re.search(r"(?:…|\.\.\.|=[A-Z]+)$", word) is not None
+    """Tell whether a word stands for what the reader has, or is a flag."""
+    return word == "key=value" or re.search(r"^--|^[A-Z]+$|(?:…|\.\.\.|=[A-Z]+)$", word) is not None

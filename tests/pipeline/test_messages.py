@@ -41,13 +41,20 @@ def strings(tree: ast.Module) -> Iterator[str]:
     parts |= {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):
-            text = "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+            text = "".join(
+                str(part.value) if isinstance(part, ast.Constant) else filled_in(part) for part in node.values
+            )
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts:
             text = node.value
         else:
             continue
         if " " in text and "<" not in text:
             yield text
+
+
+def filled_in(part: ast.expr) -> str:
+    """Return … for what a message is filled in with, or make where that is the word that commands begin with."""
+    return "make" if isinstance(part, ast.FormattedValue) and ast.unparse(part.value) == "program()" else "…"
 
 
 def named(pattern: re.Pattern[str]) -> list[Any]:
