@@ -16,7 +16,7 @@ python := $(VENV)/bin/python
 ready := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup ingest train evaluate verify predict augment-preview fetch-weights cost cache config sync ui serve docs bench test lint format lock clean
+.PHONY: help setup ingest train evaluate verify predict augment-preview fetch-weights cost cache config sync ui serve bench test lint format lock clean
 
 help: ## list the commands
 	@printf 'make COMMAND [key=value ...]\n\n'
@@ -66,6 +66,7 @@ serve: $(ready) ## answer over HTTP with a registered model: model=models:/elpv/
 		MLFLOW_TRACKING_URI="$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" \
 		mlflow models serve --model-uri '$(model)' --host 127.0.0.1 --port $(or $(port),5001) --env-manager local
 
+.PHONY: docs
 docs: $(ready) ## build the documentation into site/
 	@$(VENV)/bin/zensical build --strict --config-file mkdocs.yml
 
