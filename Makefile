@@ -57,7 +57,11 @@ serve: $(ready) ## answer over HTTP with a registered model: model=models:/elpv/
 		MLFLOW_TRACKING_URI="$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" \
 		mlflow models serve --model-uri '$(model)' --host 127.0.0.1 --port $(or $(port),5001) --env-manager local
 
-bench: $(ready) ## measure what README says about speed (30 minutes on an idle machine)
+.PHONY: docs
+docs: $(ready) ## build the documentation into site/
+	@$(VENV)/bin/zensical build --strict --config-file mkdocs.yml
+
+bench: $(ready) ## measure what docs/caching.md says about speed (30 minutes on an idle machine)
 	@$(python) benchmarks/speed.py
 
 test: $(ready) ## run the tests

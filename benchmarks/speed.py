@@ -1,4 +1,4 @@
-"""What README claims about speed: `make bench`. Two things in one run, medians of three, ratios.
+"""What docs/caching.md claims about speed: `make bench`. Two things in one run, medians of three, ratios.
 
 ELPV and EfficientNet-Lite0 at 224 px; on 2 cores it takes about half an hour. Live epochs all do the same work: one is
 timed three times and ten of them are ten times the median.

@@ -3,8 +3,10 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+from graftline.bundle.predictor import Predictor
 from graftline.console import print_table, reworded, say
 from graftline.data.version import DatasetVersion
 from graftline.evaluation.evaluation import EvaluationResult
@@ -12,8 +14,10 @@ from graftline.evaluation.metrics import Interval, format_interval, format_score
 from graftline.freezing.measurement import DepthMeasurement
 from graftline.freezing.rule import FreezeDecision
 from graftline.pipeline.run_directory import RunDirectory
+from graftline.pipeline.scoring import FIGURES_FOLDER
 from graftline.pipeline.stage import StageResult
 from graftline.report.html import write_report
+from graftline.report.notebook import Figures, ScoresTable, facts_html
 from graftline.training.results import TrainingResult
 
 NOT_TESTED = "The test split has no images: the model has no test scores, and how good it is was not measured."
@@ -38,21 +42,48 @@ class TrainOutcome:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult(StageResult):
-    """What the stage ``train`` did.
+    """What the stage ``train`` did; a notebook shows it as a table.
 
     Attributes:
         run_id: of the MLflow run.
         model_uri: of the registered model; None if it is not in the registry.
-        bundle: folder of the trained model.
+        directory: the run's output directory.
         version: the dataset version that it was trained and tested on.
-        scores: of the test split.
+        scores: of the test split, by name; a notebook shows them as a table.
     """
 
     run_id: str
     model_uri: str | None
-    bundle: Path
+    directory: Path
     version: DatasetVersion
-    scores: Mapping[str, Interval]
+    scores: ScoresTable
+
+    @property
+    def bundle(self) -> Path:
+        """Folder of the trained model."""
+        return RunDirectory(self.directory).bundle
+
+    @property
+    def report(self) -> Path:
+        """The report, an HTML file."""
+        return self.directory / "report.html"
+
+    @property
+    def figures(self) -> Figures:
+        """The figures of the test split, by name; a notebook shows them."""
+        return Figures.in_folder(RunDirectory(self.directory).test / FIGURES_FOLDER)
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        """Classifies images with the trained model."""
+        return Predictor.from_directory(self.bundle)
+
+    def __repr__(self) -> str:
+        """Return the short table that the stage ends with."""
+        return "\n".join(f"{name:<14} {text}" for name, text in self.table)
+
+    def _repr_html_(self) -> str:
+        return facts_html(self.table) + self.scores._repr_html_()
 
 
 def print_measurement(measurement: DepthMeasurement) -> None:
@@ -110,9 +141,9 @@ def summarize(outcome: TrainOutcome, run_id: str, run_url: str | None, model_uri
     return TrainResult(
         run_id=run_id,
         model_uri=model_uri,
-        bundle=outcome.files.bundle,
+        directory=outcome.files.path,
         version=outcome.version,
-        scores=outcome.scores,
+        scores=ScoresTable(outcome.scores),
         facts={
             "dataset_digest": outcome.version.digest,
             "run_id": run_id,

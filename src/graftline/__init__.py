@@ -1,7 +1,14 @@
 """graftline grafts a new head onto a pretrained vision network and keeps the result in production."""
 
+import importlib
 import os
 import pkgutil
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from graftline.pipeline.api import load, train
+
+__all__ = ["__version__", "load", "train"]
 
 # MLflow puts the few modules that lie in a registered model first on the path of the process that loads it: the rest of
 # graftline, where it is installed, is still to be found, by processes that this one starts too.
@@ -12,3 +19,10 @@ for _name in ("NO_ALBUMENTATIONS_UPDATE", "MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TR
     os.environ.setdefault(_name, "1")
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import what trains and loads models when it is asked for: ``import graftline`` takes no time."""
+    if name in ("load", "train"):
+        return getattr(importlib.import_module("graftline.pipeline.api"), name)
+    raise AttributeError(f"module 'graftline' has no attribute '{name}'")

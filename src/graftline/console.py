@@ -1,6 +1,7 @@
 """Print to the terminal: lines, tables, progress bars and what the library logs."""
 
 import logging
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,7 +15,13 @@ from rich.text import Text
 
 T = TypeVar("T")
 
-console = Console(highlight=False, record=True)  # recorded for log.txt
+_in_notebook = "ipykernel" in sys.modules  # it says that it is a terminal, but does not move the cursor back
+console = Console(
+    highlight=False,
+    record=True,  # for log.txt
+    force_jupyter=False,  # one text, not an output of its own for each line
+    force_terminal=False if _in_notebook else None,
+)
 _log_files: list[Path] = []  # where what is printed is kept: in the last one
 
 

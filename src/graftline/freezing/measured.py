@@ -89,9 +89,10 @@ class Measured(FreezeRule):
     def learning_rate(self, frozen_groups: int, num_groups: int) -> float:
         """Return the learning rate for a boundary.
 
-        >>> rule = Measured(head_learning_rate=0.1, stage_learning_rate=0.01, whole_learning_rate=0.0001)
-        >>> [round(rule.learning_rate(frozen_groups, 3), 6) for frozen_groups in (3, 2, 1, 0)]
-        [0.1, 0.01, 0.001, 0.0001]
+        Examples:
+            >>> rule = Measured(head_learning_rate=0.1, stage_learning_rate=0.01, whole_learning_rate=0.0001)
+            >>> [round(rule.learning_rate(frozen_groups, 3), 6) for frozen_groups in (3, 2, 1, 0)]
+            [0.1, 0.01, 0.001, 0.0001]
         """
         if frozen_groups == num_groups:
             return self.head_learning_rate

@@ -1,0 +1,126 @@
+"""The stages from Python, as in a notebook: ``graftline.train`` and ``graftline.load``."""
+
+import re
+import warnings
+from collections.abc import Collection, Mapping
+from numbers import Real
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from graftline.pipeline.cli.hydra_conf import config_loader, session
+
+if TYPE_CHECKING:  # these take seconds to import
+    from graftline.bundle.predictor import Predictor
+    from graftline.pipeline.train_result import TrainResult
+
+_TABLES = (".csv", ".parquet")
+
+
+def train(
+    data: str | PathLike[str] | None = None,
+    *,
+    backbone: str | None = None,
+    freeze: str | None = None,
+    **overrides: Any,
+) -> "TrainResult":
+    """Train, test, track and register a model, as ``make train`` does, in this process.
+
+    Args:
+        data: a folder of images with a sub-folder per class, a table (CSV or Parquet), a zip or tar archive, or the
+            name of an option of ``data``; None: the one of conf/train.yaml.
+        backbone: any name of timm's, or an option of ``backbone``.
+        freeze: the rule that decides what is frozen, an option of ``freeze``.
+        overrides: every other key of the configuration, with a Python value: ``max_epochs=5``, ``patience=None``. A
+            bare key is enough where only one ends so; a dotted one is given as ``**{"optim.lr": 0.01}``. A group, such
+            as ``trainer="cpu"``, is left as configured by None.
+
+    Returns:
+        The model with its scores, its figures and a predictor; a notebook shows it as a table.
+
+    Raises:
+        UserError: mistakes in what was given, all of them at once; or what cannot be trained.
+
+    Examples:
+        >>> import graftline
+        >>> model = graftline.train("digits", backbone="lenet5", debug="fast")  # doctest: +ELLIPSIS
+        Reading digits from digits
+        ...
+        >>> model.scores["accuracy"].low <= model.scores["accuracy"].value
+        True
+        >>> sorted(model.figures)[:2]
+        ['confident_mistakes', 'confusion_matrix']
+        >>> predictor = graftline.load(model.run_id)
+        >>> predictor.class_names
+        ('one', 'three', 'zero')
+        >>> predictor.predict(["digits/zero/0.png", "digits/one/1.png"]).shape
+        (2, 3)
+    """
+    warnings.filterwarnings(
+        "ignore", message="IProgress not found"
+    )  # of a notebook without tqdm's bars: ours are lines
+    from graftline.pipeline.cli import compose
+
+    with session("train"):
+        groups, data_options = config_loader().list_groups(""), config_loader().get_group_options("data")
+    given = {**_choose(data, data_options), "backbone": backbone, "freeze": freeze, **overrides}
+    texts = [override(key, value) for key, value in given.items() if value is not None or key not in groups]
+    return cast("TrainResult", compose("train", texts).run())
+
+
+def load(reference: str | PathLike[str], *, tracking_uri: str | None = None) -> "Predictor":
+    """Load a trained model.
+
+    Args:
+        reference: a bundle's directory, a run's output directory or id, ``models:/NAME@ALIAS`` or
+            ``models:/NAME/VERSION``.
+        tracking_uri: where MLflow keeps runs and models; None: ``mlflow.db`` in the working directory.
+
+    Returns:
+        What classifies images: ``load(...).predict(["a.jpg", "b.png"])``.
+
+    Raises:
+        UserError: there is no such model, or it is not what was saved.
+    """
+    from graftline.execution import Execution
+    from graftline.pipeline.bundle_source import open_bundle
+    from graftline.tracking.tracking import Tracking
+
+    tracking = Tracking() if tracking_uri is None else Tracking(uri=tracking_uri)
+    predictor, _ = open_bundle(fspath(reference), tracking, "onnx", Execution())
+    return predictor
+
+
+def override(key: str, value: Any) -> str:
+    r"""Return ``key=value`` as the command line takes it, so that it means this value and nothing else.
+
+    >>> override("name", "a, b's"), override("train.patience", None), override("freeze.frozen", ["stem.*", "2"])
+    ("name='a, b\\'s'", 'train.patience=null', "freeze.frozen=['stem.*','2']")
+    """
+    return f"{key}={_text(value)}"
+
+
+def _text(value: Any) -> str:
+    """Return a value in Hydra's grammar; text is always quoted, or a comma would ask for several runs."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case Real():  # numpy's numbers too
+            return str(value)
+        case Mapping():
+            return "{" + ",".join(f"{name}:{_text(one)}" for name, one in value.items()) + "}"
+        case list() | tuple():
+            return "[" + ",".join(map(_text, value)) + "]"
+        case _:  # a backslash counts only before a quote
+            return "'" + re.sub(r"(\\+)\Z", r"\1\1", re.sub(r"(\\*)'", r"\1\1\\'", str(value))) + "'"
+
+
+def _choose(data: str | PathLike[str] | None, options: Collection[str]) -> dict[str, str | None]:
+    """Return the choice of ``data`` that reads a folder, a table or an archive, with its path."""
+    if data is None or (isinstance(data, str) and (data in options or not Path(data).expanduser().exists())):
+        return {"data": data}  # an unknown one is answered with the nearest right name
+    path = Path(data).expanduser()
+    kind = "table" if path.suffix.lower() in _TABLES else "archive" if path.is_file() else "folder"
+    return {"data": kind, "data.path": str(path)}

@@ -1,0 +1,150 @@
+"""What the documentation tells its readers to type is right: the command line itself checks it, and runs nothing."""
+
+import ast
+import importlib
+import inspect
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from keys import STAGES, contexts, exists
+from pages import PAGES, Command, is_placeholder, read_page
+from workplace import PROJECT
+
+import graftline
+from graftline.errors import UserError
+from graftline.pipeline.api import override
+from graftline.pipeline.cli.hydra_conf import CONF, session
+from graftline.pipeline.cli.validate import validate
+
+MAKEFILE = (PROJECT / "Makefile").read_text(encoding="utf-8")
+OTHER_PROGRAMS = {"git", "curl", "docker", "cp", "mkdir", ".venv/bin/pre-commit", "python"}
+KEY = re.compile(r"[a-z_]+(?:\.[a-z_0-9]+)+")
+OPTIONS = re.compile(r"(?:'?(?:[a-z_]+\.)*[a-z_]+=\S+'? ?)+")
+PYTHON = ("=True", "=False", "=None")
+
+pages = pytest.mark.parametrize("file", PAGES, ids=lambda file: file.name)
+
+
+def refuse(command: Command) -> str | None:
+    """Return what the command line has against a stage's command, or None."""
+    stage = "train" if command.name == "config" else command.name
+    words = [word for word in command.words if not word.partition("=")[0].isupper()]
+    try:
+        with session(stage):
+            validate(stage, words)
+    except UserError as error:
+        _, *mistakes = str(error).splitlines()
+        serious = [mistake for mistake in mistakes if not (command.is_mention and ": needed; " in mistake)]
+        return "\n".join(serious) or None
+    return None
+
+
+@pages
+def test_every_command_is_taken(file: Path) -> None:
+    for command in read_page(file).commands():
+        if command.name in [*STAGES, "config"]:
+            assert refuse(command) is None, command
+            continue
+        rule = re.search(rf"^{command.name}:.*\n((?:\t.*\n)*)", MAKEFILE, re.MULTILINE)
+        assert rule is not None, f"make {command.name}: no such rule"
+        for word in command.words:
+            variable = word.partition("=")[0]
+            assert f"$({variable})" in MAKEFILE or f"$(or $({variable})," in rule[1], f"make {command.name} {word}"
+
+
+@pages
+def test_no_line_of_a_shell_goes_unchecked(file: Path) -> None:
+    for line in read_page(file).shell:
+        first = line.split()[0]
+        assert first in {"make", "graftline"} | OTHER_PROGRAMS, f"{line}: teach this test how to check it"
+
+
+@pages
+def test_every_key_exists(file: Path) -> None:
+    nodes = {str(key) for configs in contexts().values() for config in configs for key in config}
+    for span in read_page(file).spans:
+        if (
+            KEY.fullmatch(span)
+            and span.partition(".")[0] in nodes
+            and Path(span).suffix not in (".yaml", ".json", ".md")
+        ):
+            assert exists(span), f"`{span}`: no such key"
+
+
+@pages
+def test_every_option_is_taken(file: Path) -> None:
+    """Such as `freeze.number=6` in a sentence or a table: by some stage, with some choice of its group."""
+    for span in read_page(file).spans:
+        words = [word.strip("'") for word in span.split(" ")]
+        if OPTIONS.fullmatch(span) and not any(is_placeholder(word) or word.endswith(PYTHON) for word in words):
+            assert any(is_taken(stage, words) for stage in sorted(STAGES, key=lambda name: name != "train")), span
+
+
+def is_taken(stage: str, words: list[str]) -> bool:
+    for config in contexts()[stage]:
+        try:
+            with session(stage):
+                validate(stage, words, base=config)
+        except UserError as error:
+            if any(": needed; " not in line for line in str(error).splitlines()[1:]):
+                continue
+        return True
+    return False
+
+
+def test_the_table_of_options_has_all_of_them() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|(.*)\|$", (PROJECT / "docs" / "options.md").read_text(), re.MULTILINE)
+    told = {group: set(re.findall(r"`([\w.]+)`", text)) for group, text in rows}
+    for folder in sorted(path for path in CONF.iterdir() if path.is_dir() and path.name != "hydra"):
+        options = {file.stem for file in folder.glob("*.yaml")} - {"base"}
+        assert options <= told.get(folder.name, set()), folder.name
+    assert {str(key) for key in contexts()["train"][0]} - {"_target_", "weights", "name"} <= set(told)
+
+
+@pages
+def test_python_is_right(file: Path) -> None:
+    """It compiles, what it imports is there, and what it calls of graftline's takes these arguments."""
+    for source in read_page(file).python:
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.ImportFrom) and node.module is not None:
+                module = importlib.import_module(node.module)
+                assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("graftline.train", "graftline.load"):
+                call = getattr(graftline, ast.unparse(node.func).partition(".")[2])
+                inspect.signature(call).bind(*node.args, **{str(word.arg): word.value for word in node.keywords})
+                values = {str(word.arg): ast.literal_eval(word.value) for word in node.keywords if word.arg}
+                words = tuple(override(key, value) for key, value in values.items())
+                assert refuse(Command("train", words, is_mention=True)) is None, ast.unparse(node)
+
+
+def links(text: str) -> Iterator[str]:
+    yield from (link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link)
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+        for link in links((PROJECT / name).read_text(encoding="utf-8")):
+            assert (PROJECT / link).exists(), f"{name}: {link}"
+
+
+def test_the_site_is_built_without_a_warning_and_asks_for_nothing_elsewhere(tmp_path: Path) -> None:
+    shutil.copytree(PROJECT / "docs", tmp_path / "docs")
+    for name in ("src", "conf", "pipeline", "README.md", "CHANGELOG.md", "CONTRIBUTING.md"):
+        (tmp_path / name).symlink_to(PROJECT / name)
+    shutil.copyfile(PROJECT / "mkdocs.yml", tmp_path / "mkdocs.yml")
+    program = [str(Path(sys.executable).with_name("zensical")), "build", "--strict", "--config-file", "mkdocs.yml"]
+    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    html = {
+        str(file.relative_to(tmp_path / "site")): file.read_text(encoding="utf-8")
+        for file in (tmp_path / "site").rglob("*.html")
+    }
+    assert "test accuracy" in html["index.html"], "README's run is shown"
+    for name, page in html.items():
+        assert not re.findall(r"<(?:script|img|link)[^>]+(?:src|href)=\"?https?://", page), name
+        assert not re.search(r"<p>:::|--8&lt;--", page), name
