@@ -89,6 +89,18 @@ class Workplace:
         )
         return Ran(done.returncode, done.stdout)
 
+    def start_command(self, stage: str, *overrides: str) -> subprocess.Popen[str]:
+        """Start a stage by its command, as a shell does."""
+        return subprocess.Popen(
+            self.command(stage, *overrides),
+            cwd=self.root,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            preexec_fn=listen_to_ctrl_c,
+        )
+
     def start(self, stage: str, *overrides: str) -> WarmProcess:
         """Start a stage in a process of its own, which has its imports done."""
         descriptor, output = tempfile.mkstemp()  # not in the folder, of which tests look at everything

@@ -81,7 +81,7 @@ def test_a_process_that_fails_ends_the_run(workplace: Workplace, color_folder: P
     """It is not the first one, which does not wait for it, and marks the run."""
     shutil.copytree(color_folder, tmp_path / "colors")
     given = ["data=folder", f"data.path={tmp_path / 'colors'}", *TINY, "trainer=ddp_cpu", "trainer.max_epochs=4000"]
-    process = workplace.start("train", *{line.partition("=")[0]: line for line in given}.values())
+    process = workplace.start_command("train", *{line.partition("=")[0]: line for line in given}.values())
     while not list(workplace.root.glob("outputs/train/*/checkpoints/last.ckpt")):
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.1)
