@@ -48,12 +48,12 @@ def _tell(typed: "Arguments") -> int:
     """Print help or a completion script."""
     from graftline.pipeline.cli import help as told
     from graftline.pipeline.cli.completion import script
-    from graftline.pipeline.cli.conf_files import directories, stages
+    from graftline.pipeline.cli.conf_files import directories
 
     folders = directories(typed.config_dir)
     if typed.completion:
         sys.stdout.write(script(folders, typed.completion))
-    elif typed.stage in stages(folders):
+    elif typed.stage not in ("", "config"):
         told.show_stage(folders, typed.stage)
     else:
         told.show_stages(folders)

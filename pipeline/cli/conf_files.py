@@ -55,6 +55,18 @@ def stages(folders: Sequence[Path]) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
+def find_stage(folders: Sequence[Path], name: str) -> Path:
+    """Return the file of a stage.
+
+    Raises:
+        UserError: there is no such stage.
+    """
+    known = stages(folders)
+    if name not in known:
+        raise UserError(f"{name or 'nothing'} is not a stage: take one of {', '.join(known)}.")
+    return known[name]
+
+
 def options(folders: Sequence[Path], group: str) -> dict[str, Path]:
     """Return the options of a group, name to file; of two of one name, the first folder's."""
     files = [file for folder in folders for file in sorted((folder / group).glob("*.yaml"))]

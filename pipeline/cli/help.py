@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from graftline.console import console, say
-from graftline.pipeline.cli.conf_files import HIDDEN, examples, groups, keys, options, stages
+from graftline.pipeline.cli.conf_files import HIDDEN, examples, find_stage, groups, keys, options, stages
 from graftline.pipeline.program import program
 
 
@@ -24,8 +24,8 @@ def show_stages(folders: Sequence[Path]) -> None:
 
 
 def show_stage(folders: Sequence[Path], stage: str) -> None:
-    """Print what can be said to a stage."""
-    file = stages(folders)[stage]
+    """Print what can be said to a stage; a UserError if there is none of that name."""
+    file = find_stage(folders, stage)
     told = examples(file)
     for example in told[:1]:
         say(f"{example.command}        {example.text}")
@@ -42,11 +42,9 @@ def show_stage(folders: Sequence[Path], stage: str) -> None:
 def _choices(folders: Sequence[Path], group: str, default: str | None) -> Text:
     """Return the options of a group, the default in bold and first."""
     names = [name for name in sorted(options(folders, group)) if name not in (*HIDDEN, default)]
-    text = Text(f"{default} (default)", style="bold") if default else Text()
-    text.append(
-        Text("".join(f"{', ' if text or number else ''}{name}" for number, name in enumerate(names)), style="not bold")
-    )
-    return text.append(", any name of timm's", style="not bold") if group == "backbone" else text
+    parts = [Text(f"{default} (default)", style="bold")] if default else []
+    parts += map(Text, [*names, *(["any name of timm's"] if group == "backbone" else [])])
+    return Text(", ").join(parts)
 
 
 def _show(title: str, rows: Iterable[tuple[str, str | Text]]) -> None:

@@ -18,9 +18,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from graftline.console import warn
-from graftline.errors import UserError
 from graftline.pipeline.cli.conf_files import CONF as CONF
-from graftline.pipeline.cli.conf_files import directories, options, shadowed, stages
+from graftline.pipeline.cli.conf_files import directories, find_stage, options, shadowed
 from graftline.pipeline.cli.mistakes import refusal
 
 HOME = re.compile(r"^(sqlite:///|file://)?~(?=/|$)")
@@ -30,8 +29,7 @@ HOME = re.compile(r"^(sqlite:///|file://)?~(?=/|$)")
 def session(stage: str, config_dir: Path | None = None) -> Iterator[None]:
     """Open Hydra on conf/ and on a user's folders for a stage; what Hydra does not take is a UserError of one line."""
     folders = directories(config_dir)
-    if stage not in (known := stages(folders)):
-        raise UserError(f"{stage or 'nothing'} is not a stage: take one of {', '.join(known)}.")
+    find_stage(folders, stage)
     for file in shadowed(folders):
         warn(f"{file} is not read: graftline has its own of that name.")
     overlays = [file for folder in folders for file in folder.glob("*/*.yaml")]  # they may choose one of timm's names

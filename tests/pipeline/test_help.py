@@ -81,6 +81,11 @@ def test_commands_are_those_of_whoever_started_us(
     assert "bundle: needed; make predict bundle=..." in capsys.readouterr().out
 
 
+def test_help_for_what_is_no_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tarin", "--help"]) == 1
+    assert capsys.readouterr().out.startswith("tarin is not a stage: take one of augment-preview, cache,")
+
+
 def test_an_option_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--confdir", "x"]) == 1
     assert capsys.readouterr().out == "unrecognized arguments: --confdir x: graftline --help says what there is.\n"
