@@ -18,7 +18,7 @@ FILES = [
     *sorted(file for file in SOURCE.rglob("*.py") if "pipeline" not in file.relative_to(SOURCE).parts),
     *sorted((PROJECT / "pipeline").rglob("*.py")),
 ]
-MAKE = re.compile(r"\bmake ([a-z-]+)")
+MAKE = re.compile(r"\bmake ([a-z][a-z-]*)")
 ARGUMENT = re.compile(r"(?<![\w./-])([A-Z]\w*)\.([a-z_]\w*)")
 CALL = re.compile(r"\b([A-Z]\w*)\((\w+=[^()]*)?\)")
 KEY = re.compile(r"(?<![\w./=-])([a-z_]+(?:\.[a-z_0-9]+)+)(?![\w(])")
