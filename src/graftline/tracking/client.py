@@ -174,7 +174,10 @@ def _one_creates(file: Path) -> Iterator[None]:
         return
     with Lock(lock_file, shared=False, on_wait=lambda: None):
         if not file.exists():
-            logger.info(f"Creating the tracking database {file} (once, takes some seconds)")
+            logger.info(f"Creating the tracking database {file} (once)")
+            from graftline.tracking.database import create_database  # it loads Alembic, for this once
+
+            create_database(file)
         try:
             yield
         finally:
