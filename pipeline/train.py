@@ -32,7 +32,7 @@ from graftline.pipeline.run_log import LoggedEvents, log_cost, log_freeze_check
 from graftline.pipeline.scoring import log_evaluation, write_evaluation
 from graftline.pipeline.train_result import TrainOutcome, TrainResult, print_measurement, summarize, write_run_report
 from graftline.report.depth_figure import depth_figure
-from graftline.report.style import save
+from graftline.report.style import COMPRESSION, save
 from graftline.report.tables import print_scores
 from graftline.tracking.tracking import Tracking
 from graftline.training import phases
@@ -165,7 +165,8 @@ class Train:
         run.log_dataset(setup.version)
         log_cost(run, setup.graft, self.backbone.name, files.cost)
         image = decode_rgb(setup.version.samples("train").paths[0])
-        preview_sheet(image, self.augment, setup.graft.preprocessing, self.seed).savefig(files.augmentation)
+        sheet = preview_sheet(image, self.augment, setup.graft.preprocessing, self.seed)
+        sheet.savefig(files.augmentation, pil_kwargs={"compress_level": COMPRESSION})
         run.log_artifact(files.augmentation, "figures")
 
     def _decide(self, setup: TrainingSetup, files: RunDirectory) -> FreezeDecision:

@@ -44,7 +44,7 @@ def test_pictures_lie_in_the_sheet_and_not_on_each_other(
     preprocessing = Preprocessing(image_size, (0.5,), (0.5,), channels=1)
     figure = preview_sheet(cat, load_policy("standard"), preprocessing, seed=0)
     figure.draw_without_rendering()
-    boxes = [each.get_window_extent() for each in figure.axes if each.images]
+    boxes = [image.get_window_extent() for each in figure.axes for image in each.images]
     texts = [text.get_window_extent() for each in figure.axes for text in each.texts]
     for box in (*boxes, *texts):
         assert box.x0 >= 0
