@@ -55,6 +55,19 @@ def test_pictures_lie_in_the_sheet_and_not_on_each_other(
         assert not any(box.shrunk(0.99, 0.99).overlaps(other) for other in (*boxes[:number], *texts))
 
 
+def test_the_pictures_can_be_seen(load_policy: LoadPolicy, cat: np.ndarray) -> None:
+    figure = preview_sheet(cat, load_policy("none"), COLOR, seed=0)
+    file = io.BytesIO()
+    figure.savefig(file)
+    seen = np.asarray(Image.open(file).convert("RGB"))
+    for axes in figure.axes:
+        for picture in axes.images:
+            box = picture.get_window_extent()
+            rows = slice(round(len(seen) - box.y1), round(len(seen) - box.y0))
+            found = seen[rows, round(box.x0) : round(box.x1)].mean(axis=(0, 1))
+            np.testing.assert_allclose(found, np.asarray(picture.get_array()).mean(axis=(0, 1)), atol=2)
+
+
 def test_saves_a_png_and_leaves_pyplot_alone(load_policy: LoadPolicy, cat: np.ndarray) -> None:
     file = io.BytesIO()
     preview_sheet(cat, load_policy("none"), COLOR, seed=0).savefig(file)

@@ -87,7 +87,7 @@ class _Sheet:
         height = span * self.cell_height + (span - 1) * _GAP
         left = _MARGIN + column * (_CELL + _GAP)
         bottom = self.height - _HEAD - row * (self.cell_height + _GAP) - height
-        self.axes.add_patch(Rectangle((left, bottom), width, height, color=_PANEL, linewidth=0))
+        self.axes.add_patch(Rectangle((left, bottom), width, height, color=_PANEL, linewidth=0, zorder=-1))
         self.axes.annotate(
             caption,
             (left, bottom),
