@@ -44,7 +44,7 @@ from graftline.pipeline.train_result import (
     write_run_report,
 )
 from graftline.report.depth_figure import depth_figure
-from graftline.report.style import save
+from graftline.report.style import COMPRESSION, save
 from graftline.report.tables import print_scores
 from graftline.tracking.tracking import Tracking
 from graftline.training import phases
@@ -185,7 +185,8 @@ class Train:
         run.log_dataset(setup.version)
         log_cost(run, setup.graft, self.backbone.name, files.cost)
         image = decode_rgb(setup.version.samples("train").paths[0], setup.version.decoding)
-        preview_sheet(image, self.augment, setup.graft.preprocessing, self.seed).savefig(files.augmentation)
+        sheet = preview_sheet(image, self.augment, setup.graft.preprocessing, self.seed)
+        sheet.savefig(files.augmentation, pil_kwargs={"compress_level": COMPRESSION})
         run.log_artifact(files.augmentation, "figures")
 
     def _decide(self, setup: TrainingSetup, files: RunDirectory) -> FreezeDecision:

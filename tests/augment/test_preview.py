@@ -44,7 +44,7 @@ def test_pictures_lie_in_the_sheet_and_not_on_each_other(
     preprocessing = Preprocessing(image_size, (0.5,), (0.5,), channels=1)
     figure = preview_sheet(cat, load_policy("standard"), preprocessing, seed=0)
     figure.draw_without_rendering()
-    boxes = [each.get_window_extent() for each in figure.axes if each.images]
+    boxes = [image.get_window_extent() for each in figure.axes for image in each.images]
     texts = [text.get_window_extent() for each in figure.axes for text in each.texts]
     for box in (*boxes, *texts):
         assert box.x0 >= 0
@@ -53,6 +53,19 @@ def test_pictures_lie_in_the_sheet_and_not_on_each_other(
         assert box.y1 <= figure.bbox.height
     for number, box in enumerate(boxes):
         assert not any(box.shrunk(0.99, 0.99).overlaps(other) for other in (*boxes[:number], *texts))
+
+
+def test_the_pictures_can_be_seen(load_policy: LoadPolicy, cat: np.ndarray) -> None:
+    figure = preview_sheet(cat, load_policy("none"), COLOR, seed=0)
+    file = io.BytesIO()
+    figure.savefig(file)
+    seen = np.asarray(Image.open(file).convert("RGB"))
+    for axes in figure.axes:
+        for picture in axes.images:
+            box = picture.get_window_extent()
+            rows = slice(round(len(seen) - box.y1), round(len(seen) - box.y0))
+            found = seen[rows, round(box.x0) : round(box.x1)].mean(axis=(0, 1))
+            np.testing.assert_allclose(found, np.asarray(picture.get_array()).mean(axis=(0, 1)), atol=2)
 
 
 def test_saves_a_png_and_leaves_pyplot_alone(load_policy: LoadPolicy, cat: np.ndarray) -> None:

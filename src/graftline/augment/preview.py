@@ -1,8 +1,9 @@
 """Draw the preview sheet: what a policy makes of one image, to judge by eye whether the label still holds."""
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
 
 from graftline.augment.draw import Draw
 from graftline.augment.policy import Augment, Policy
@@ -65,13 +66,15 @@ def _caption(names: list[str]) -> str:
 
 
 class _Sheet:
-    """A figure with a title and a grid of pictures with captions, laid out in inches."""
+    """A figure with a title and a grid of pictures with captions, laid out in inches: one Axes, as each takes 10 ms."""
 
     def __init__(self, cell_height: float) -> None:
         self.cell_height = cell_height
         self.width = 2 * _MARGIN + _GRID * _CELL + (_GRID - 1) * _GAP
         self.height = _HEAD + _GRID * (cell_height + _GAP) + _MARGIN / 2
         self.figure = Figure(figsize=(self.width, self.height), dpi=150, facecolor="white")
+        self.axes = self.figure.add_axes((0, 0, 1, 1), xlim=(0, self.width), ylim=(0, self.height))
+        self.axes.set_axis_off()
 
     def title(self, title: str, subtitle: str) -> None:
         left = _MARGIN / self.width
@@ -84,20 +87,23 @@ class _Sheet:
         height = span * self.cell_height + (span - 1) * _GAP
         left = _MARGIN + column * (_CELL + _GAP)
         bottom = self.height - _HEAD - row * (self.cell_height + _GAP) - height
-        place = (left / self.width, bottom / self.height, width / self.width, height / self.height)
-        panel = self.figure.add_axes(place, facecolor=_PANEL, xticks=[], yticks=[])
-        panel.spines[:].set_visible(False)
-        panel.annotate(
+        self.axes.add_patch(Rectangle((left, bottom), width, height, color=_PANEL, linewidth=0, zorder=-1))
+        self.axes.annotate(
             caption,
-            (0, 0),
+            (left, bottom),
             (0, -5),
-            "axes fraction",
+            "data",
             "offset points",
             va="top",
             color=_INK,
             fontsize=8.5,
             linespacing=1.3,
         )
-        axes: Axes = self.figure.add_axes(place)
-        axes.imshow(image, cmap="gray", vmin=0, vmax=255)
-        axes.set_axis_off()
+        scale = min(width / image.shape[1], height / image.shape[0])  # inches per pixel
+        x, y = (width - scale * image.shape[1]) / 2, (height - scale * image.shape[0]) / 2
+        picture = AxesImage(
+            self.axes, cmap="gray", extent=(left + x, left + width - x, bottom + y, bottom + height - y)
+        )
+        picture.set_data(image)
+        picture.set_clim(0, 255)
+        self.axes.add_image(picture)

@@ -50,5 +50,6 @@ def _git(directory: Path, *arguments: str) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python, of the system, and of every installed library."""
-    libraries = {distribution.name.lower(): distribution.version for distribution in distributions()}
+    about = [distribution.metadata for distribution in distributions()]  # each reads and parses a file
+    libraries = {each["Name"].lower(): each["Version"] for each in about}
     return {"python": platform.python_version(), "platform": platform.platform(), **dict(sorted(libraries.items()))}
