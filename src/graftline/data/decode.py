@@ -13,7 +13,7 @@ from typing import BinaryIO, Literal, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from graftline.data.signatures import describe
+from graftline.data.signatures import HEAD_BYTES, describe
 
 # Pillow's own limit, where it starts to warn: a quarter of a gigabyte at three bytes a pixel (PIL.Image).
 MAX_PIXELS = 89_478_485
@@ -89,7 +89,8 @@ def decode(file: BinaryIO, max_pixels: int = MAX_PIXELS) -> Decoded:
     except UnidentifiedImageError as error:
         if file.seek(0, io.SEEK_END) == 0:
             raise DecodeError("empty", "the file has no content") from error
-        raise DecodeError(*describe(file)) from error
+        file.seek(0)
+        raise DecodeError(*describe(file.read(HEAD_BYTES))) from error
     except Image.DecompressionBombError as error:
         raise DecodeError("too_large", f"more than {max_pixels:,} pixels") from error
     except Exception as error:  # Pillow's decoders raise almost anything on broken data: struct.error, KeyError, ...

@@ -4,9 +4,9 @@ Needs nothing but Python, as the predictor imports it in a small container.
 """
 
 import re
-from typing import BinaryIO, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-HEAD_BYTES = 4096  # what tells a content: DICOM's mark is behind 128 bytes, a drawing's behind an XML header
+HEAD_BYTES = 4096  # what `describe` wants to see: DICOM's mark is behind 128 bytes, a drawing's behind an XML header
 
 _CONVERT = "convert it to JPEG or PNG"
 _UNPACK = "unpack it, or remove it"
@@ -85,10 +85,12 @@ def name_content(head: bytes) -> tuple[str, str] | None:
     return ("text", _REMOVE) if _is_text(head) else None
 
 
-def describe(file: BinaryIO) -> tuple[Literal["broken", "unreadable"], str]:
-    """Say why an open file, which no decoder knows, is no image; and the way out."""
-    file.seek(0)
-    head = file.read(HEAD_BYTES)
+def describe(head: bytes) -> tuple[Literal["broken", "unreadable"], str]:
+    """Say why a file that starts with these bytes, and that no decoder knows, is no image; and the way out.
+
+    Args:
+        head: its first `HEAD_BYTES`.
+    """
     if re.match(_IMAGE, head, re.DOTALL):
         return "broken", "the image is damaged, or ends in its header"
     if (found := name_content(head)) is None:
