@@ -78,6 +78,13 @@ def test_class_folders_one_level_deeper_beside_documents(tmp_path: Path) -> None
     assert source(tmp_path).read(pack(tmp_path / "y.zip", table))["label"].tolist() == ["cat"]
 
 
+def test_split_names_are_classes_in_an_archive_too(tmp_path: Path) -> None:
+    file = pack(tmp_path / "x.zip", {"train/2020/a.jpg": b"a", "bus/2020/a.jpg": b"b"})
+    with pytest.raises(UserError, match=r"Folder\.splits=False"):
+        source(tmp_path).read(file)
+    assert source(tmp_path, splits=False).read(file)["label"].tolist() == ["bus", "train"]
+
+
 def pack_in(path: Path, encoding: str, *names: str) -> Path:
     """Write a zip whose names are in an encoding that it does not tell."""
     pack(path, {f"set/{number}.jpg": b"x" for number in range(len(names))})

@@ -94,6 +94,7 @@ def test_labels_are_compared_without_blanks_and_in_one_unicode_form(root: Path) 
             "3 values for 2 columns in line 3, separated by commas: .*quotation",
         ),
         ('path,label\na.png,"x\nb.png,y\n', "quotation mark that is not closed"),
+        (f"path,label\na.png,{'x' * 200_000}\n", "cannot be read as a table"),
         ("path,label,label\na.png,x,y\n", "2 columns 'label'"),
         ("a.png,x\nb.png,y\n", "first line is an image's: put a line of column names"),
         ("<!DOCTYPE html><html>", "no table but HTML"),

@@ -60,6 +60,7 @@ class Archive:
     Attributes:
         inside: the source that reads what was unpacked; None for a table if there is one at the top, else a folder.
         member: the path inside the archive that is given to ``inside``; None for that table, or the top folder.
+        splits: as for `Folder`, where that is what is read.
         encoding: of names in a zip that does not say it is UTF-8; None for UTF-8 where they are, else code page 437.
         cache: where archives are unpacked.
 
@@ -69,6 +70,7 @@ class Archive:
 
     inside: Source | None = None
     member: str | None = None
+    splits: bool = True
     encoding: str | None = None
     cache: str = "cache/archives"
 
@@ -99,7 +101,7 @@ class Archive:
                 raise UserError(f"{archive} holds no '{self.member}': set Archive.member to a path inside it.")
         else:
             target = _target(root, self.inside)
-        source = self.inside or (Folder() if target.is_dir() else Table())
+        source = self.inside or (Folder(splits=self.splits) if target.is_dir() else Table())
         return source.read(target)
 
 

@@ -1,5 +1,6 @@
 """Read a CSV or Parquet file that lists images and their labels."""
 
+import csv
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -100,7 +101,7 @@ class Table:
             return table.set_axis([str(name).strip() for name in table.columns], axis=1)
         except UserError:
             raise
-        except (ValueError, OSError) as error:  # pandas' and Arrow's own errors are of these
+        except (ValueError, OSError, csv.Error) as error:  # pandas' and Arrow's own errors are of the first two
             raise UserError(f"{file} cannot be read as a table ({first_line(error)}): mend or replace it.") from error
 
     def _no_such_column(self, table: pd.DataFrame, name: str, file: Path) -> str:
