@@ -25,7 +25,7 @@ from graftline.evaluation.evaluation import Evaluation, EvaluationResult
 from graftline.evaluation.metrics import metrics_json
 from graftline.execution import Execution
 from graftline.features.cache import Features
-from graftline.files import write_json
+from graftline.files import atomic_file, write_json
 from graftline.freezing.rule import FreezeDecision, FreezeRule
 from graftline.pipeline.further_process import announced
 from graftline.pipeline.parent import with_parent
@@ -174,7 +174,8 @@ class Train:
         run.log_dataset(setup.version)
         log_cost(run, setup.graft, self.backbone.name, files.cost)
         image = decode_rgb(setup.version.samples("train").paths[0])
-        preview_sheet(image, self.augment, setup.graft.preprocessing, self.seed).savefig(files.augmentation)
+        with atomic_file(files.augmentation) as temporary:
+            preview_sheet(image, self.augment, setup.graft.preprocessing, self.seed).savefig(temporary)
         run.log_artifact(files.augmentation, "figures")
 
     def _decide(self, setup: TrainingSetup, files: RunDirectory) -> FreezeDecision:
