@@ -26,7 +26,7 @@ from graftline.evaluation.evaluation import Evaluation, EvaluationResult
 from graftline.evaluation.metrics import metrics_json
 from graftline.execution import Execution
 from graftline.features.cache import Features
-from graftline.files import write_json
+from graftline.files import atomic_file, write_json
 from graftline.freezing.rule import FreezeDecision, FreezeRule
 from graftline.freezing.rules import Nothing
 from graftline.pipeline.further_process import announced
@@ -186,7 +186,8 @@ class Train:
         log_cost(run, setup.graft, self.backbone.name, files.cost)
         image = decode_rgb(setup.version.samples("train").paths[0], setup.version.decoding)
         sheet = preview_sheet(image, self.augment, setup.graft.preprocessing, self.seed)
-        sheet.savefig(files.augmentation, pil_kwargs={"compress_level": COMPRESSION})
+        with atomic_file(files.augmentation) as temporary:
+            sheet.savefig(temporary, format="png", pil_kwargs={"compress_level": COMPRESSION})
         run.log_artifact(files.augmentation, "figures")
 
     def _decide(self, setup: TrainingSetup, files: RunDirectory) -> FreezeDecision:

@@ -2,10 +2,12 @@
 
 import os
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 from graftline.console import console
 from graftline.errors import UserError, find_cause, no_room
+from graftline.files import write_text
 
 EXIT_DONE, EXIT_MISTAKE, EXIT_INTERRUPTED = 0, 1, 130
 
@@ -23,9 +25,8 @@ def report_error(error: BaseException, directory: Path | None = None) -> None:
         return
     where = ""
     if directory is not None:
-        file = directory / "traceback.txt"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-        where = f" The traceback lies in {file}."
+        with suppress(OSError):  # which may be the fault itself
+            write_text(directory / "traceback.txt", "".join(traceback.format_exception(error)))
+            where = f" The traceback lies in {directory / 'traceback.txt'}."
     text = f"{type(error).__name__}: {error or 'no message'}".strip()
     console.print(f"graftline failed: {text}{where}", style="red", markup=False, soft_wrap=True)

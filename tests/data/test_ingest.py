@@ -427,3 +427,10 @@ def test_several_at_once_are_one_after_the_other(tmp_path: Path, make_folder: An
     assert sum(version.parent is None for version in versions) == 1
     left = {path.name for path in (tmp_path / "v" / "pets").iterdir()}
     assert left == {*(version.digest for version in versions), "checked.parquet"}
+
+
+def test_what_is_for_a_test_only_is_told_before_images_are_looked_at(tmp_path: Path, make_folder: Any) -> None:
+    root = make_folder(tmp_path / "new" / "test", cat=3, dog=3).parent
+    with pytest.raises(UserError, match="no training images, only test"):
+        ingest(tmp_path, root)
+    assert not list(tmp_path.rglob("checked.parquet"))

@@ -135,6 +135,7 @@ class Ingest:
         """
         parent = self._find_parent()
         listing = self._list()
+        self.split.check(listing.images)
         self._require_splits(listing.images, parent, needed)
         with self._alone():
             return self._write(self._divide(self._check(listing), self._find_parent()))

@@ -91,6 +91,20 @@ class Split:
         """
         if not self._is_given(images):
             return images.assign(split=_inherit_and_draw(images, self.shares, self.seed, history))
+        self.check(images)
+        in_train = images["split"] == "train"
+        needed = {split: self.shares[split] for split in ("train", *self.lacking(images))}
+        drawn = _inherit_and_draw(images[in_train], needed, self.seed, history)
+        return images.assign(split=images["split"].mask(in_train, drawn))
+
+    def check(self, images: pd.DataFrame) -> None:
+        """Make sure that a split which the source gives can be completed.
+
+        Raises:
+            UserError: it is incomplete or has no training images.
+        """
+        if not self._is_given(images):
+            return
         if images["split"].isna().any():
             first = images.loc[images["split"].isna(), "path"].iloc[0]
             raise UserError(
@@ -103,10 +117,6 @@ class Split:
                 f"The source's own split has no training images, only {' and '.join(sorted(given))}: "
                 "add some, or draw a split with Split.existing=False."
             )
-        in_train = images["split"] == "train"
-        needed = {split: self.shares[split] for split in ("train", *self.lacking(images))}
-        drawn = _inherit_and_draw(images[in_train], needed, self.seed, history)
-        return images.assign(split=images["split"].mask(in_train, drawn))
 
     def planned(self, images: pd.DataFrame) -> set[str]:
         """Return the splits that can have images of this source: those that it gives, and those that are drawn."""
