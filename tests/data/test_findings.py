@@ -23,10 +23,12 @@ def ingest(tmp_path: Path, path: Path, source: Source | None = None, **settings:
 def test_contents_that_are_sound_but_not_read_are_named_in_the_error(tmp_path: Path, make_folder: Any) -> None:
     root = make_folder(tmp_path / "pets", cat=5, dog=5)
     for number in range(5):
-        (root / f"dog/00{number}.png").write_bytes(b"\0\0\0\x18ftypheic" + bytes(number))
-    with pytest.raises(UserError, match=r"class 'dog' can be used \(5 of 5: it is HEIC; convert it to JPEG or PNG\)"):
+        (root / f"dog/00{number}.png").write_bytes(b"%PDF-1." + bytes([number]))
+    with pytest.raises(
+        UserError, match=r"class 'dog' can be used \(5 of 5: it is PDF; save its pages or pictures as PNG\)"
+    ):
         ingest(tmp_path, root)
-    with pytest.raises(UserError, match=r"5 images cannot be used .*; of 'dog' 5 of 5: it is HEIC; convert"):
+    with pytest.raises(UserError, match=r"5 images cannot be used .*; of 'dog' 5 of 5: it is PDF; save"):
         ingest(tmp_path, root, on_invalid="fail")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from graftline.data.decode import DecodeError, decode_rgb
+from graftline.data.signatures import HEAD_BYTES, describe
 
 
 def heif(brand: bytes) -> bytes:
@@ -55,11 +56,16 @@ def array() -> bytes:
     ],
 )
 def test_contents_are_named(content: bytes, name: str) -> None:
-    with pytest.raises(DecodeError) as raised:
-        decode_rgb(content)
+    flaw, reason = describe(content[:HEAD_BYTES])
+    assert flaw == "unreadable"
+    assert reason.startswith(f"it is {name}")
+    assert "; " in reason  # the way out
+
+
+def test_the_decoder_names_a_content() -> None:
+    with pytest.raises(DecodeError, match="it is PDF; save its pages") as raised:
+        decode_rgb(b"%PDF-1.7")
     assert raised.value.flaw == "unreadable"
-    assert raised.value.reason.startswith(f"it is {name}")
-    assert "; " in raised.value.reason  # the way out
 
 
 def test_what_has_no_signature_has_no_name() -> None:
