@@ -82,5 +82,5 @@ lock: ## pin the dependencies anew (needs uv)
 	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --output-file requirements.lock
 
 clean: ## remove caches and leftovers of tools; keeps runs (outputs, data, mlflow.db, mlartifacts) and the environment
-	@rm -rf cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	@rm -rf cache site .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -25,7 +25,9 @@ def contexts() -> dict[str, list[DictConfig]]:
 
 
 def exists(key: str) -> bool:
-    """Tell whether a dotted key is one of a stage, with any choice."""
-    return key in DIRECTORIES or any(
-        takes(*parent(config, key)) for configs in contexts().values() for config in configs
+    """Tell whether a dotted key is one of a stage, with any choice, or a group."""
+    return (
+        key in DIRECTORIES
+        or (CONF / key).is_dir()
+        or any(takes(*parent(config, key)) for configs in contexts().values() for config in configs)
     )

@@ -120,13 +120,13 @@ def test_all_mistakes_are_told_at_once() -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("data.name", "a, b"),
+        ("name", "a, b"),
         ("data.name", "2024"),
-        ("data.name", "it's \\' 'quoted'"),
-        ("data.name", "C:\\photos\\"),
-        ("data.name", "null"),
+        ("name", "it's \\' 'quoted'"),
+        ("name", "C:\\photos\\"),
+        ("name", "null"),
         ("data.name", None),
-        ("data.name", "[x] {y: ~} ü"),
+        ("name", "[x] {y: ~} ü"),
         ("train.class_weights", True),
         ("optim.lr", 1e-5),
         ("freeze.frozen", ["stem.*", "a,b", "1"]),
