@@ -14,8 +14,8 @@ def create_database(file: Path) -> None:
 
     MLflow's own migrations make them, in memory: on a disk each of their hundreds of steps waits until it is written.
     """
-    engine = create_sqlalchemy_engine("sqlite://")
-    _initialize_tables(engine)
+    engine = create_sqlalchemy_engine("sqlite://")  # type: ignore[no-untyped-call]  # MLflow has no types here
+    _initialize_tables(engine)  # type: ignore[no-untyped-call]
     with atomic_file(file) as temporary, closing(sqlite3.connect(temporary)) as target, engine.connect() as tables:
         made = tables.connection.driver_connection
         assert isinstance(made, sqlite3.Connection)
