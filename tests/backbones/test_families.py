@@ -1,20 +1,16 @@
 """The table of families, and a part of what it says."""
 
 import json
-import re
 from pathlib import Path
 
 from timm.models import list_modules
 
-from benchmarks.families import WORKS, FamilyResult, examine, make_dataset
+from benchmarks.families import WORKS, FamilyResult, examine, make_dataset, read_page
 from graftline.backbones.families import OWN, TRIED
-
-PAGE = Path(__file__).parents[2] / "docs" / "families.md"
 
 
 def test_those_that_need_no_trial_are_those_that_work_in_the_table() -> None:
-    rows = re.findall(r"^\| (\w+) \|.*\| (.*) \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    assert {family for family, bundle in rows if bundle == WORKS} == TRIED - OWN
+    assert {family for family, found in read_page().items() if found.bundle == WORKS} == TRIED - OWN
     assert not TRIED - set(list_modules())
 
 

@@ -19,7 +19,7 @@ from graftline.errors import UserError
 from graftline.features.loader import activation_loader
 from graftline.freezing.rule import FreezeContext
 from graftline.freezing.rules import AllButHead, FirstStages, Nothing
-from graftline.training.divergence import DivergenceError
+from graftline.training.divergence import MAX_LOSS, DivergenceError
 from graftline.training.events import FitEvents, Metrics
 from graftline.training.fit import fit
 from graftline.training.fit_directory import FitDirectory
@@ -136,6 +136,22 @@ def test_weights_that_are_no_numbers_end_the_training(tmp_path: Path) -> None:
     torch.nn.init.constant_(head.bias, float("nan"))
     with pytest.raises(DivergenceError, match=r"the training loss is no number.*lower AdamW\.lr"):
         _fit(_module(head), tmp_path, epochs=1)
+
+
+def test_weights_that_a_last_step_has_spoilt_end_the_training(tmp_path: Path) -> None:
+    def wild(step: int, total: int) -> float:
+        return 1.0 if step < total - 1 else float("inf")
+
+    with pytest.raises(DivergenceError, match="in epoch 2 weights are no numbers"):
+        _fit(_module(_head(), schedule=wild), tmp_path, epochs=2)
+
+
+def test_a_validation_loss_that_is_large_at_first_ends_nothing(tmp_path: Path) -> None:
+    """So it is where the statistics of BatchNorm are of a few batches only."""
+    network = torch.nn.Sequential(_head(), torch.nn.BatchNorm1d(CLASSES, momentum=0.0))
+    torch.nn.init.constant_(network[0].weight, 1e9)  # type: ignore[arg-type]
+    result = _fit(_module(network), tmp_path)
+    assert result.epochs[0]["val/loss"] > MAX_LOSS
 
 
 def test_what_was_sound_before_a_training_diverged_stays(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from graftline.console import console
-from graftline.training.divergence import check_loss
+from graftline.training.divergence import check_divergence
 from graftline.training.events import FitEvents, Metrics
 from graftline.training.module import GraftModule
 
@@ -84,7 +84,7 @@ class FitProgress(pl.Callback):
         if trainer.is_global_zero:
             self._events.on_epoch(metrics, trainer.global_step)
             self._tell(metrics, trainer.max_epochs or 1)
-        check_loss(metrics, trainer.optimizers[0])
+        check_divergence(metrics, _graft(pl_module).network, trainer.optimizers[0])
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002 - Lightning's signature
         """Take the bar away."""
