@@ -263,3 +263,8 @@ def test_large_jpegs_are_decoded_reduced_where_asked(tmp_path: Path) -> None:
     version = ingest(tmp_path, tmp_path / "photos", decode=DecodeSettings(jpeg_side_px=200), on_conflict="keep").version
     assert set(version.table()["height"]) == {800}
     assert version.samples("train").decoding.settings.jpeg_side_px == 200
+
+
+def test_a_range_and_percentiles_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"percentiles measures DecodeSettings\.range: give one of the two"):
+        ingest(tmp_path, tmp_path, decode=DecodeSettings(range=(0, 9), percentiles=(1, 99)))

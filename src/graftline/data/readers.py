@@ -208,4 +208,5 @@ def _package(extra: str, what: str) -> Iterator[None]:
             way_out = f"pip install 'graftline[{extra}]' reads it, or convert it"
             raise DecodeError("unreadable", f"it is {what}: {way_out}") from error
         reason = str(error) or type(error).__name__
-        raise DecodeError("broken", f"it is {what} that cannot be decoded: {reason.splitlines()[0]}") from error
+        first = reason.splitlines()[0]
+        raise DecodeError("unreadable", f"it is {what} that cannot be decoded ({first}): convert it") from error
