@@ -73,3 +73,12 @@ def test_saves_a_png_and_leaves_pyplot_alone(load_policy: LoadPolicy, cat: np.nd
     preview_sheet(cat, load_policy("none"), COLOR, seed=0).savefig(file)
     assert Image.open(file).format == "PNG"
     assert pyplot.get_fignums() == []
+
+
+def test_of_a_large_original_no_more_is_drawn_than_is_seen(load_policy: LoadPolicy) -> None:
+    figure = preview_sheet(np.zeros((30_000, 20, 3), np.uint8), load_policy("none"), COLOR, seed=0)
+    original = pictures(figure.axes)[0]
+    assert original.shape[0] <= 1_000
+    assert next(text.get_text() for each in figure.axes for text in each.texts).endswith(
+        "20 \N{MULTIPLICATION SIGN} 30000 px"
+    )

@@ -59,6 +59,7 @@ def encode(array: np.ndarray, form: str) -> bytes:
             tiff(BANDS[:, :, :3] / np.float32(4_000), photometric="rgb"),
             "a TIFF of 3 bands of 32 bits in floating point",
         ),
+        (tiff(np.array([[0, 1_000.0]])), "a TIFF of one band of 64 bits in floating point"),
         (tiff(np.array([[0, 1_000]], np.float32)), "floating-point pixels outside 0..1 (0 to 1,000)"),
         (tiff(np.array([[-1_024, 1_000]], np.int16)), "negative values (-1,024 to 1,000)"),
         (tiff(np.array([[0, 70_000]], np.int32)), "integer pixels outside 16 bits (0 to 70,000)"),
@@ -113,6 +114,7 @@ def test_bands_of_8_bits_stay_as_they_are() -> None:
     [
         (tiff(np.array([[-1_000, 0, 1_000, 5_000]], np.int16)), (-1_000, 1_000), [0, 128, 255, 255]),
         (tiff(np.array([[0.5, 2, np.nan, np.inf]], np.float32)), (0, 2), [64, 255, 0, 255]),
+        (tiff(np.array([[-1.0, 0, 1, 9]])), (-1, 1), [0, 128, 255, 255]),  # float64, which Pillow does not read
         (encode(np.array([[0, 2_000, 4_000, 65_535]], np.uint16), "PNG"), (0, 4_000), [0, 128, 255, 255]),
         (encode(np.array([[0, 2_000, 4_000, 65_535]], np.int32), "TIFF"), (0, 4_000), [0, 128, 255, 255]),
         (encode(np.array([[0, 1, 128, 255]], np.uint8), "PNG"), (0, 4_000), [0, 1, 128, 255]),
@@ -263,3 +265,8 @@ def test_large_jpegs_are_decoded_reduced_where_asked(tmp_path: Path) -> None:
     version = ingest(tmp_path, tmp_path / "photos", decode=DecodeSettings(jpeg_side_px=200), on_conflict="keep").version
     assert set(version.table()["height"]) == {800}
     assert version.samples("train").decoding.settings.jpeg_side_px == 200
+
+
+def test_a_range_and_percentiles_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"percentiles measures DecodeSettings\.range: give one of the two"):
+        ingest(tmp_path, tmp_path, decode=DecodeSettings(range=(0, 9), percentiles=(1, 99)))

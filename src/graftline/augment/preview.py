@@ -13,6 +13,7 @@ VARIANTS = 12
 _INK, _MUTED, _PANEL = "#17202a", "#6b7683", "#f1f3f5"
 _GRID = 4  # rows and columns of cells; the original fills the first 2 x 2, the variants the other 12
 _CELL, _GAP, _MARGIN, _HEAD = 2.3, 0.44, 0.44, 1.0  # inches; the gap below a cell holds its caption
+_MOST_SHOWN = 1000  # px of the original's longer side, roughly: matplotlib makes several copies of what it draws
 _LINE = 40  # characters of a caption that fit under a cell
 
 
@@ -35,8 +36,9 @@ def preview_sheet(image: np.ndarray, policy: Policy, preprocessing: Preprocessin
         f"One image and {VARIANTS} draws of it, {width} \N{MULTIPLICATION SIGN} {height} px as the network sees them. "
         "Would you still give them the same label?",
     )
+    step = max(1, max(image.shape[:2]) // _MOST_SHOWN)
     sheet.show(
-        image,
+        image[::step, ::step],
         column=0,
         row=0,
         span=2,

@@ -29,6 +29,7 @@ from graftline.data.decoding import (
 )
 from graftline.data.metadata import orientation, turn, without_metadata
 from graftline.data.readers import (
+    TiffHeader,
     check_size,
     is_dicom,
     is_heif,
@@ -152,17 +153,23 @@ def _decode(file: BinaryIO, decoding: Decoding, look: Look) -> Decoded:
         return Decoded(_to_rgb(read_heif(file, decoding)), "HEIF", extra="heif")
     header = read_tiff_header(file)
     if header is not None and header.is_read_by_bands(decoding):
-        check_size(header.width, header.height, decoding)
-        numbers = read_tiff(file, header, decoding)
-        look(numbers)
-        image = turn(Image.fromarray(to_8_bits(numbers, decoding.settings.range)), header.orientation)
-        return Decoded(_to_rgb(image), "TIFF", extra="tiff")
+        return _decode_bands(file, header, decoding, look)
     try:
         return _decode_with_pillow(file, decoding, look)
     except UnidentifiedImageError as error:
-        if header is None:
+        if header is None or not header.is_gray_or_rgb:
             raise
-        raise DecodeError("no_scale", f"{header}") from error
+        if header.has_bands or decoding.settings.range is None:
+            raise DecodeError("no_scale", f"{header}") from error
+        return _decode_bands(file, header, decoding, look)
+
+
+def _decode_bands(file: BinaryIO, header: TiffHeader, decoding: Decoding, look: Look) -> Decoded:
+    check_size(header.width, header.height, decoding)
+    numbers = read_tiff(file, header, decoding)
+    look(numbers)
+    image = Image.fromarray(to_8_bits(numbers, decoding.settings.range))
+    return Decoded(_to_rgb(turn(image, header.orientation)), "TIFF", extra="tiff")
 
 
 def _decode_with_pillow(file: BinaryIO, decoding: Decoding, look: Look) -> Decoded:

@@ -202,6 +202,8 @@ class Ingest:
 
     def _list(self) -> "_Listing":
         """List the images, without a look into them."""
+        if self.decode.range is not None and self.decode.percentiles is not None:
+            raise UserError("DecodeSettings.percentiles measures DecodeSettings.range: give one of the two.")
         if self.decode.bands is not None and (missing := missing_modules("tiff")):
             raise UserError(
                 f"DecodeSettings.bands is set, but {missing[0]} is not installed, which reads the bands of TIFFs: "

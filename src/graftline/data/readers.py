@@ -60,6 +60,11 @@ class TiffHeader(NamedTuple):
     orientation: int
 
     @property
+    def is_gray_or_rgb(self) -> bool:
+        """Whether its numbers are light, not indices, inks or a camera's sensor."""
+        return self.photometric in (*_GRAY, _RGB)
+
+    @property
     def has_bands(self) -> bool:
         """Whether it has bands of which nobody says that they are a picture's colors."""
         return self.bands > 1 and (self.photometric in _GRAY or (self.photometric == _RGB and self.bands != 3))
@@ -109,9 +114,12 @@ def read_tiff(file: BinaryIO, header: TiffHeader, decoding: Decoding) -> np.ndar
     Raises:
         DecodeError: it has not got the bands, or no package is there that reads them.
     """
-    chosen = decoding.settings.bands if header.has_bands and decoding.settings.bands else (1, 2, 3)
+    chosen: tuple[int, ...] = (1, 2, 3) if header.bands > 1 else (1,)
+    if header.has_bands and decoding.settings.bands is not None:
+        chosen = decoding.settings.bands
     if max(chosen) > header.bands:
         raise DecodeError("no_scale", f"{header}, without band {max(chosen)}")
+    file.seek(0)
     with _package("tiff", f"{header}"):
         import tifffile
 
@@ -119,6 +127,7 @@ def read_tiff(file: BinaryIO, header: TiffHeader, decoding: Decoding) -> np.ndar
         planes = page.asarray()  # (H, W, B), or band by band
     if page.planarconfig == 2:
         planes = np.moveaxis(planes, 0, -1)
+    planes = planes.reshape(*planes.shape[:2], -1)  # (H, W) where there is one
     bands: np.ndarray = planes[:, :, [band - 1 for band in chosen]]
     return bands if len(chosen) == 3 else bands[:, :, 0]
 
@@ -207,4 +216,5 @@ def _package(extra: str, what: str) -> Iterator[None]:
             way_out = f"pip install 'graftline[{extra}]' reads it, or convert it"
             raise DecodeError("unreadable", f"it is {what}: {way_out}") from error
         reason = str(error) or type(error).__name__
-        raise DecodeError("broken", f"it is {what} that cannot be decoded: {reason.splitlines()[0]}") from error
+        first = reason.splitlines()[0]
+        raise DecodeError("unreadable", f"it is {what} that cannot be decoded ({first}): convert it") from error
