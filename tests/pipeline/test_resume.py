@@ -144,8 +144,9 @@ def test_it_goes_on_with_the_images_that_it_began_with(
     with pytest.raises(UserError, match=f"now dataset version [0-9a-f]+, but .* version {result['dataset_digest']}"):
         compose("train", resume).run()
     (images / "green" / "new.png").unlink()
-    shutil.copytree(images / "green", images / "yellow")
-    paint((220, 220, 0), 9).save(images / "yellow" / "own.png")
+    (images / "yellow").mkdir()
+    for seed in range(12):
+        paint((220, 220, 0), 5000 + seed).save(images / "yellow" / f"{seed}.png")
     with pytest.raises(UserError, match=f"now dataset version [0-9a-f]+, but .* version {result['dataset_digest']}"):
         compose("train", resume).run()
     shutil.rmtree(images / "yellow")
