@@ -75,7 +75,7 @@ def test_the_command_trains_in_an_empty_folder(built: Path, color_folder: Path, 
     assert {path.name for path in installed.iterdir()} == {"bin", "graftline", "graftline-0.1.0.dist-info"}
     empty.mkdir()
     typed = ["debug=fast", "data=folder", f"data.path={color_folder}", "backbone=lenet5", "freeze=none", "augment=none"]
-    typed += ["train.workers=1", "evaluation.resamples=50"]
+    typed += ["train.workers=1", "evaluation.resamples=100"]
     environment = os.environ | {"PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [installed / "bin" / "graftline", "train", *typed],
