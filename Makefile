@@ -65,7 +65,7 @@ bench: $(ready) ## measure what docs/caching.md says about speed (30 minutes on 
 	@$(python) benchmarks/speed.py
 
 test: $(ready) ## run the tests
-	@OMP_NUM_THREADS=1 $(python) -m pytest --numprocesses 2 --dist loadfile --timeout 600
+	@OMP_NUM_THREADS=1 $(python) -m pytest --numprocesses 2 --dist worksteal --timeout 600
 
 lint: $(ready) ## ruff, mypy strict, import-linter, hadolint
 	@$(VENV)/bin/ruff format --check .
