@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from graftline.augment.policy import Augment, EvalTransform, Policy, RandomCrop, Transform
 from graftline.augment.preprocess import Preprocessing
+from graftline.data.decoding import Decoding
 from graftline.data.loaders import Batch, Draw, DrawSampler, UnreadableImageError, make_loader
 from graftline.data.version import Samples
 from graftline.errors import UserError
@@ -229,6 +230,13 @@ def test_an_unreadable_image_is_named_in_one_sentence(
     assert sentence.startswith(f"{path} could be read at ingest but not now (")
     assert sentence.endswith("; restore the file or ingest again.")
     assert "\n" not in sentence
+
+
+def test_a_loader_keeps_to_the_limit_of_the_version(samples: Samples) -> None:
+    limited = Samples(samples.paths, samples.labels, None, samples.sha256, Decoding(max_pixels=1))
+    loader = make_loader(limited, EvalTransform(PREPROCESSING), batch_size=2, shuffle=False, seed=0, workers=0)
+    with pytest.raises(UnreadableImageError, match="are more than 1 pixels"):
+        list(loader)
 
 
 WORKER_MODULE = """
