@@ -176,7 +176,7 @@ def test_a_resume_undoes_nothing(epochs: int, phase: str, make_setup: MakeSetup,
 
 
 def test_phases_that_make_it_worse_are_undone(make_setup: MakeSetup, tmp_path: Path) -> None:
-    wild = functools.partial(torch.optim.SGD, lr=30.0)  # what the head alone survives, the body does not
+    wild = functools.partial(torch.optim.SGD, lr=3.0)  # what the head alone survives, the body does not
     setup = make_setup(optimizer=wild)
     graft, trained = setup.graft, run(setup, tmp_path / "fit", Heard())
     losses = [row["val/loss"] for row in trained.history.epochs]
