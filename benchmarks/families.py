@@ -177,8 +177,8 @@ def make_dataset(folder: Path) -> Path:
                 pixels = generator.integers(0, 120, (40, 40, 3), np.uint8)
                 pixels[..., number] += 120
                 Image.fromarray(pixels).save(target / f"{index}.png")
-    shares = Split(train=0.6, validation=0.2, test=0.2, seed=0, existing=True)
-    ingest = Ingest("squares", str(folder / "images"), Folder(), shares, directory=str(folder / "data"))
+    as_given = Split(train=0.6, validation=0.2, test=0.2, seed=0, existing=True)
+    ingest = Ingest("squares", str(folder / "images"), Folder(), as_given, directory=str(folder / "data"))
     return ingest.run().version.directory
 
 
