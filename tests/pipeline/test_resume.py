@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import paint
 from mlflow import MlflowClient
 from omegaconf import OmegaConf
 from PIL import Image
 from workplace import TINY, Workplace
 
+from conftest import paint
 from graftline.errors import UserError
 from graftline.pipeline.cli import ComposedStage, compose
 from graftline.tracking.names import OUTPUT_DIRECTORY
