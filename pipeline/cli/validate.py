@@ -91,8 +91,9 @@ def _suggestion(group: str, wrong: str, options: list[str]) -> str:
     if group == "data" and Path(wrong).expanduser().exists():
         near = [f"data=folder data.path={wrong}"]
     elif group == "backbone":
-        near = [*difflib.get_close_matches(wrong, options, cutoff=0.8), *catalog.suggest(wrong)]
-        near = list(dict.fromkeys(near))[:3]
+        timms = set(catalog.names())  # of which there are too many to come before those that have a file
+        own = [name for name in options if name not in timms or (CONF / group / f"{name}.yaml").exists()]
+        near = list(dict.fromkeys([*difflib.get_close_matches(wrong, own, cutoff=0.8), *catalog.suggest(wrong)]))[:3]
     return did_you_mean(near)
 
 

@@ -138,7 +138,7 @@ def test_a_fault_marks_the_run_failed(workplace: Workplace, color_folder: Path) 
         "train", *data(color_folder), *TINY, "optim=sgd", "optim.lr=1e30", "trainer.gradient_clip_val=null"
     )
     assert ran.code == 1
-    assert "lower the learning rate" in ran.output
+    assert "lower optim.lr" in ran.output
     assert "Traceback" not in ran.output
     assert only_run(workplace)[1] == "FAILED"
 

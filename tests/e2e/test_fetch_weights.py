@@ -61,7 +61,7 @@ def online(hub: Hub, make_workplace: Callable[[str], Workplace]) -> Networked:
 
 @pytest.fixture(scope="module")
 def fetched(online: Networked) -> Ran:
-    ran = online.run("fetch-weights", "backbone=test_resnet,test_vit,efficientnet_lite0")
+    ran = online.run_command("fetch-weights", "backbone=test_resnet,test_vit,efficientnet_lite0")
     assert ran.code == 0, ran.output
     return ran
 
@@ -97,7 +97,7 @@ def test_the_output_tells_what_came_from_where(fetched: Ran) -> None:
 
 def test_a_second_time_nothing_is_asked_for(fetched: Ran, online: Networked, hub: Hub) -> None:
     asked = len(hub.asked)
-    ran = online.run("fetch-weights", "backbone=test_resnet")
+    ran = online.run_command("fetch-weights", "backbone=test_resnet")
     assert ran.code == 0, ran.output
     assert "nothing to download" in ran.output
     assert ran.result["is_new"] is False
@@ -112,11 +112,11 @@ def test_a_machine_without_network_trains_from_it(
     shutil.copytree(online.root / "weights", brought)
     images = ("data=folder", f"data.path={color_folder}")
     train = ("train", "backbone=test_resnet", "backbone.weights=directory", f"weights.dir={brought}", *images, *TINY)
-    ran = offline.run(*train)
+    ran = offline.run_command(*train)
     assert ran.code == 0, ran.output
     assert f"weights from the weights directory (timm/{RESNET}@{COMMIT}/model.safetensors)" in ran.output
     (brought / f"{RESNET}.safetensors").write_bytes(b"something else")
-    refused = offline.run(*train)
+    refused = offline.run_command(*train)
     assert refused.code == 1
     (line,) = refused.output.strip().splitlines()
     assert "is not the file that was fetched for" in line

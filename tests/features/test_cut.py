@@ -207,3 +207,12 @@ def test_a_trunk_that_changes_what_it_has_given_is_found_out() -> None:
 
     with pytest.raises(UncuttableError, match="something else than the whole"):
         cut(Careless(), {"head.weight", "head.bias"}, (1, 4), 1)
+
+
+def test_a_network_that_cannot_be_traced_is_left_as_it_was() -> None:
+    """ConViT notes at its first use where its patches lie: nothing that was noted while it was traced may stay."""
+    network = build("convit_tiny", img_size=32)
+    plan = freeze(network, 2)
+    with pytest.raises(UncuttableError):
+        cut(network, plan.trainable, (32, 32), 3)
+    assert network(torch.randn(2, 3, 32, 32)).shape == (2, 3)

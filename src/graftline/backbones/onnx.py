@@ -9,6 +9,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import onnx
@@ -26,7 +27,9 @@ def _silence() -> Iterator[None]:
     """Keep the exporter's running commentary to itself."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
     levels = [logger.level for logger in loggers]
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+    # torch prints the whole graph of what it cannot export, from C++, whatever its own switch says
+    no_graph = patch.object(torch._C, "_jit_onnx_log", lambda *_: None, create=True)
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), no_graph:
         warnings.simplefilter("ignore")
         for logger in loggers:
             logger.setLevel(logging.ERROR)
@@ -55,7 +58,7 @@ def export_onnx(
     The file holds nothing of the machine that wrote it, so that the same network gives the same file.
 
     Args:
-        module: on the CPU, in eval mode.
+        module: on the CPU, in eval mode, all of it: torch puts the whole back into the mode of its outermost module.
         path: the file to write.
         image_size: (H, W) in pixels, fixed in the file.
         channels: C.

@@ -90,7 +90,7 @@ def save_bundle(
             expected[EMBEDDING] = embeddings
         _write_timm(folder, network, class_names, preprocessing)
         _check_timm(folder, timm_name, batches, expected[LOGITS])
-        exported = network if embeddings is None else _WithEmbedding(network)
+        exported = network if embeddings is None else _WithEmbedding(network).eval()
         with _weights_kept(folder, directory, timm_name):
             run = _write_onnx(folder, exported, timm_name, class_names, preprocessing, batches, expected)
         write_golden(folder, golden, preprocessing, lambda images: run(images, [LOGITS])[0], decoding)

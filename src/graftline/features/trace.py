@@ -53,6 +53,21 @@ def mode_kept(network: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+@contextmanager
+def _attributes_kept(network: nn.Module) -> Iterator[None]:
+    """Put back what modules note of themselves in the block, such as positions that they compute once (ConViT).
+
+    What a network without content computes has no content either, and would be used ever after.
+    """
+    before = [(module, dict(vars(module))) for module in network.modules()]
+    try:
+        yield
+    finally:
+        for module, attributes in before:
+            vars(module).clear()
+            vars(module).update(attributes)
+
+
 def trace(
     network: nn.Module, trainable: Collection[str], make_images: Callable[[int], torch.Tensor]
 ) -> tuple[fx.GraphModule, Values]:
@@ -70,7 +85,8 @@ def trace(
         Exception: of any kind: the network's own code does something that cannot be traced.
     """
     _, *others = inspect.signature(network.forward).parameters.values()
-    graph = _LayerTracer(network, trainable).trace(network, {other.name: other.default for other in others})
+    with _attributes_kept(network):
+        graph = _LayerTracer(network, trainable).trace(network, {other.name: other.default for other in others})
     for check in (torch._assert, fx._symbolic_trace._assert_is_none):
         for node in graph.find_nodes(op="call_function", target=check):
             graph.erase_node(node)  # what it asserts has held just now
@@ -93,7 +109,7 @@ def _values(traced: fx.GraphModule, images: torch.Tensor) -> Values:
             recorded[n] = super().run_node(n)
             return recorded[n]
 
-    with mode_kept(traced), FakeTensorMode(allow_non_fake_inputs=True) as fake, torch.no_grad():
+    with _attributes_kept(traced), FakeTensorMode(allow_non_fake_inputs=True) as fake, torch.no_grad():
         traced.eval()
         Recorder(traced).run(fake.from_tensor(images))
     return recorded
