@@ -18,6 +18,7 @@ from graftline.data.findings import Finding
 from graftline.data.ingest import Ingest, IngestResult
 from graftline.data.sources.folder import Folder
 from graftline.data.split import Split
+from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 
 tifffile = pytest.importorskip("tifffile", reason="the extra 'tiff' reads bands")
@@ -186,9 +187,12 @@ def write_scans(root: Path, highest: int, count: int = 12) -> Path:
     return root
 
 
+def make_ingest(tmp_path: Path, root: Path, **settings: Any) -> Ingest:
+    return Ingest(root.name, str(root), Folder(), Split(), directory=str(tmp_path / "versions"), **settings)
+
+
 def ingest(tmp_path: Path, root: Path, **settings: Any) -> IngestResult:
-    directory = str(tmp_path / "versions")
-    return Ingest("scans", str(root), Folder(), Split(), directory=directory, **settings).run()
+    return make_ingest(tmp_path, root, **settings).run()
 
 
 @pytest.mark.parametrize(("highest", "warned"), [(4_095, True), (16_383, True), (60_000, False)])
@@ -227,6 +231,26 @@ def test_percentiles_are_measured_once_and_inherited(tmp_path: Path) -> None:
     assert second.decoding.settings == first.decoding.settings
     anew = ingest(tmp_path, root, decode=levels, parent="none").version
     assert anew.decoding.settings.range != measured
+
+
+def test_a_test_set_is_decoded_as_the_model_was_trained(tmp_path: Path) -> None:
+    measured = DecodeSettings(percentiles=(1, 99))
+    root, new = write_scans(tmp_path / "scans", 4_000), write_scans(tmp_path / "new", 60_000)
+    trained = ingest(tmp_path, root, decode=measured, max_pixels=5_000).version
+
+    def as_test(root: Path, **options: Any) -> DatasetVersion:
+        digests = [trained.digest, trained.test_digest]
+        found, _ = make_ingest(tmp_path, root, **options).run_as_test(
+            trained.class_names, digests, None, trained.decoding
+        )
+        return found.version
+
+    assert as_test(root) == trained
+    assert as_test(new).decoding == trained.decoding
+    assert as_test(new, decode=measured).decoding == trained.decoding, "measured on training images, not on these"
+    own = as_test(new, decode=DecodeSettings(range=(0, 60_000)), max_pixels=9_000).decoding
+    assert own == Decoding(DecodeSettings(range=(0, 60_000)), 9_000)
+    assert ingest(tmp_path, root, decode=measured).version.decoding.settings == trained.decoding.settings
 
 
 def test_percentiles_of_pictures_are_refused(tmp_path: Path, make_folder: Any) -> None:
