@@ -34,10 +34,10 @@ def tiff(planes: np.ndarray, **options: Any) -> bytes:
 
 
 def deep_png(pixels: np.ndarray) -> bytes:
-    """A PNG of (H, W, 3 or 4) uint16, which Pillow cannot write."""
+    """A PNG of (H, W, 2 to 4) uint16, which Pillow cannot write."""
     height, width, channels = pixels.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
     chunks = (b"IHDR" + header, b"IDAT" + zlib.compress(rows), b"IEND")
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks
@@ -140,6 +140,13 @@ def test_the_range_leaves_transparency() -> None:
     pixels = np.array([[[1_000, 1_000, 1_000, 65_535], [1_000, 1_000, 1_000, 0]]], np.uint16)
     found = decode_rgb(deep_png(pixels), Decoding(DecodeSettings(range=(0, 2_000))))
     np.testing.assert_array_equal(found[0, :, 0], [128, 255])
+
+
+def test_gray_of_16_bits_with_transparency_has_no_range() -> None:
+    content = deep_png(np.full((4, 5, 2), 1_000, np.uint16))
+    assert decode_rgb(content).shape == (4, 5, 3)
+    with pytest.raises(DecodeError, match="gray of 16 bits with transparency: save it without"):
+        decode_rgb(content, Decoding(DecodeSettings(range=(0, 4_000))))
 
 
 def test_pictures_have_no_bands_to_choose() -> None:

@@ -34,7 +34,7 @@ from graftline.bundle.layout import (
 )
 from graftline.bundle.predictor import Engine, onnx_engine
 from graftline.data.decoding import PLAIN, Decoding
-from graftline.errors import UserError, first_line
+from graftline.errors import UserError, first_line, no_room
 from graftline.execution import Execution
 from graftline.files import atomic_directory, write_json
 
@@ -158,6 +158,8 @@ def _weights_kept(folder: Path, directory: Path, timm_name: str) -> Iterator[Non
     try:
         yield
     except Exception as error:  # the exporter's and ONNX Runtime's own, and whatever tracing a network's code may raise
+        if no_room(error) is not None:  # no fault of the network
+            raise
         reason = f"'{timm_name}' cannot be written as ONNX ({first_line(error)}): take another backbone."
         kept = directory.with_name(f"{directory.name}-without-onnx")
         with atomic_directory(kept) as target:
