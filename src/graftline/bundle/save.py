@@ -82,10 +82,7 @@ def save_bundle(
         batches = _make_batches(preprocessing)
         expected = {LOGITS: [network(batch).numpy() for batch in batches]}  # each (B, K)
         assert expected[LOGITS][0].shape[1] == len(class_names), "one name for each of the network's outputs"
-        if not all(np.isfinite(logits).all() for logits in expected[LOGITS]):
-            raise UserError(
-                f"The outputs of '{timm_name}' are not finite, its training diverged: lower the learning rate."
-            )
+        _require_finite(timm_name, expected[LOGITS])
         if (embeddings := _embed(network, batches, expected[LOGITS])) is not None:
             expected[EMBEDDING] = embeddings
         _write_timm(folder, network, class_names, preprocessing)
@@ -231,6 +228,11 @@ def _write_timm(folder: Path, network: nn.Module, class_names: Sequence[str], pr
 def _separate(_network: nn.Module, state: dict[str, Tensor], _prefix: str, _metadata: dict[str, Any]) -> None:
     """Give a layer that a network uses in several places (CoaT) its tensors for each: safetensors shares none."""
     state.update({key: tensor.clone() for key, tensor in state.items()})
+
+
+def _require_finite(timm_name: str, batches: Sequence[np.ndarray]) -> None:
+    if not all(np.isfinite(logits).all() for logits in batches):
+        raise UserError(f"The outputs of '{timm_name}' are not finite, its training diverged: lower the learning rate.")
 
 
 def _check_timm(folder: Path, timm_name: str, batches: Sequence[Tensor], expected: Sequence[np.ndarray]) -> None:
