@@ -1,7 +1,7 @@
 """Evaluate: a bundle on the test split of the data set that it was trained on, or on all images of another."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -54,7 +54,7 @@ class Evaluate:
         with self._start_run(version, directory) as run:
             say(f"Run {run.id}.")
             self._log_setup(run, version, directory)
-            result = self.evaluation.run(predictor.accepting(version.decoding.max_pixels), version, split)
+            result = self.evaluation.run(replace(predictor, decoding=version.decoding), version, split)
             print_scores(result.scores, f"{version.name}: {split} split")
             report = self._write_report(result, predictor, bundle, version, directory)
             log_evaluation(run, result, directory, step=0)
@@ -76,8 +76,10 @@ class Evaluate:
         """Return the images to classify: a dataset version, and which split of it."""
         card, data = predictor.card, with_parent(self.data, self.tracking)
         trained = [str(card[key]) for key in ("dataset_digest", "test_digest") if key in card]
-        ingested, split = data.run_as_test(predictor.class_names, trained, self.split)
+        ingested, split = data.run_as_test(predictor.class_names, trained, self.split, predictor.decoding)
         version = ingested.version
+        if version.decoding.identity() != predictor.decoding.identity():
+            warn("The images are decoded as data.decode says, not as the bundle was trained: leave it out for that.")
         counts = {name: number for name, number in version.counts()[split].items() if number > 0}
         if (absent := len(predictor.class_names) - len(counts)) > 0:
             say(f"The model knows {len(predictor.class_names)} classes; there are no images of {absent} of them.")

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -282,6 +283,25 @@ def test_an_export_that_computes_something_else_does_not_appear(
             card={},
         )
     assert [path.name for path in tmp_path.iterdir()] == ["bundle-without-onnx"]
+
+
+def test_a_disk_that_is_full_before_onnx_is_written_is_no_fault_of_the_network(tmp_path: Path) -> None:
+    network, preprocessing = make_network(Backbone("test_resnet", weights="none", image_size=64))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_520_000, before[1]))  # the weights have 1,508,188 bytes
+    try:
+        with pytest.raises((OSError, RuntimeError), match="File too large"):  # ours are of another kind, UserError
+            save_bundle(
+                tmp_path / "bundle",
+                network,
+                timm_name="test_resnet",
+                class_names=[letter * 20_000 for letter in "abc"],  # they are in the ONNX file too
+                preprocessing=preprocessing,
+                card={},
+            )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_weights_of_a_network_that_onnx_cannot_express_are_not_lost(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from graftline.data.findings import Finding
 from graftline.data.ingest import Ingest, IngestResult
 from graftline.data.sources.folder import Folder
 from graftline.data.split import Split
+from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 
 tifffile = pytest.importorskip("tifffile", reason="the extra 'tiff' reads bands")
@@ -33,10 +34,10 @@ def tiff(planes: np.ndarray, **options: Any) -> bytes:
 
 
 def deep_png(pixels: np.ndarray) -> bytes:
-    """A PNG of (H, W, 3 or 4) uint16, which Pillow cannot write."""
+    """A PNG of (H, W, 2 to 4) uint16, which Pillow cannot write."""
     height, width, channels = pixels.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
     chunks = (b"IHDR" + header, b"IDAT" + zlib.compress(rows), b"IEND")
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks
@@ -141,6 +142,13 @@ def test_the_range_leaves_transparency() -> None:
     np.testing.assert_array_equal(found[0, :, 0], [128, 255])
 
 
+def test_gray_of_16_bits_with_transparency_has_no_range() -> None:
+    content = deep_png(np.full((4, 5, 2), 1_000, np.uint16))
+    assert decode_rgb(content).shape == (4, 5, 3)
+    with pytest.raises(DecodeError, match="gray of 16 bits with transparency: save it without"):
+        decode_rgb(content, Decoding(DecodeSettings(range=(0, 4_000))))
+
+
 def test_pictures_have_no_bands_to_choose() -> None:
     rgb = np.random.default_rng(1).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     for form in ("PNG", "TIFF", "BMP"):
@@ -186,9 +194,12 @@ def write_scans(root: Path, highest: int, count: int = 12) -> Path:
     return root
 
 
+def make_ingest(tmp_path: Path, root: Path, **settings: Any) -> Ingest:
+    return Ingest(root.name, str(root), Folder(), Split(), directory=str(tmp_path / "versions"), **settings)
+
+
 def ingest(tmp_path: Path, root: Path, **settings: Any) -> IngestResult:
-    directory = str(tmp_path / "versions")
-    return Ingest("scans", str(root), Folder(), Split(), directory=directory, **settings).run()
+    return make_ingest(tmp_path, root, **settings).run()
 
 
 @pytest.mark.parametrize(("highest", "warned"), [(4_095, True), (16_383, True), (60_000, False)])
@@ -227,6 +238,26 @@ def test_percentiles_are_measured_once_and_inherited(tmp_path: Path) -> None:
     assert second.decoding.settings == first.decoding.settings
     anew = ingest(tmp_path, root, decode=levels, parent="none").version
     assert anew.decoding.settings.range != measured
+
+
+def test_a_test_set_is_decoded_as_the_model_was_trained(tmp_path: Path) -> None:
+    measured = DecodeSettings(percentiles=(1, 99))
+    root, new = write_scans(tmp_path / "scans", 4_000), write_scans(tmp_path / "new", 60_000)
+    trained = ingest(tmp_path, root, decode=measured, max_pixels=5_000).version
+
+    def as_test(root: Path, **options: Any) -> DatasetVersion:
+        digests = [trained.digest, trained.test_digest]
+        found, _ = make_ingest(tmp_path, root, **options).run_as_test(
+            trained.class_names, digests, None, trained.decoding
+        )
+        return found.version
+
+    assert as_test(root) == trained
+    assert as_test(new).decoding == trained.decoding
+    assert as_test(new, decode=measured).decoding == trained.decoding, "measured on training images, not on these"
+    own = as_test(new, decode=DecodeSettings(range=(0, 60_000)), max_pixels=9_000).decoding
+    assert own == Decoding(DecodeSettings(range=(0, 60_000)), 9_000)
+    assert ingest(tmp_path, root, decode=measured).version.decoding.settings == trained.decoding.settings
 
 
 def test_percentiles_of_pictures_are_refused(tmp_path: Path, make_folder: Any) -> None:

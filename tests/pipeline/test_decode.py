@@ -13,7 +13,7 @@ from workplace import TINY
 
 from graftline.bundle.predictor import Predictor
 from graftline.bundle.verify import verify_bundle
-from graftline.data.decode import DecodeSettings
+from graftline.data.decode import DecodeSettings, Decoding
 from graftline.errors import UserError
 from graftline.pipeline.cli import compose
 from graftline.pipeline.train_result import TrainResult
@@ -25,16 +25,16 @@ pytest.importorskip("imagecodecs", reason="the extra 'tiff' reads bands")
 DECODE = ["data.decode.bands=[3,2,1]", "data.decode.range=[0,4000]", "data.max_pixels=2000"]
 
 
-def write_tiles(root: Path) -> Path:
+def write_tiles(root: Path, seed: int = 0) -> Path:
     """Five bands of 12 bits in files of 16, of which the first tells the classes apart, and pictures of 8 bits."""
     for label, first in (("crop", 900), ("forest", 3_000)):
         (root / label).mkdir(parents=True)
         for number in range(20):
-            rng = np.random.default_rng([first, number])
+            rng = np.random.default_rng([first, number, seed])
             tile = rng.integers(0, 4_000, (32, 32, 5)).astype(np.uint16)
             tile[:, :, 0] = first + rng.integers(0, 100, (32, 32))
             tifffile.imwrite(root / label / f"{number}.tif", tile, photometric="minisblack", planarconfig="contig")
-        picture = np.full((32, 32, 3), (first // 16, 120, 120), np.uint8)
+        picture = np.full((32, 32, 3), (first // 16, 120, 120 + seed), np.uint8)
         Image.fromarray(picture).save(root / label / "picture.png")
     return root
 
@@ -93,6 +93,28 @@ def test_evaluation_and_preview_read_the_same(
     assert preview.facts["dataset_digest"] == evaluated.facts["dataset_digest"]
 
 
+def test_new_images_are_evaluated_as_the_bundle_decodes_unless_told_otherwise(
+    trained: tuple[TrainResult, Path, list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result, folder, _ = trained
+    new = write_tiles(folder / "others", seed=1)
+    Image.new("RGB", (50, 50)).save(new / "crop" / "large.png")
+    given = [f"bundle={result.bundle}", "data=folder", f"data.path={new}", "evaluation.resamples=100"]
+    found = run("evaluate", given, folder, monkeypatch).evaluation.predictions
+    assert found.decoding == Predictor.from_directory(result.bundle).decoding
+    assert len(found.paths) == 42
+    assert "large.png" not in " ".join(found.paths)
+    assert "not as the bundle was trained" not in capsys.readouterr().out
+    settings = ["data.decode.bands=[4,4,4]", "data.decode.range=[0,4000]", "data.max_pixels=9000"]
+    other = run("evaluate", [*given, *settings], folder, monkeypatch).evaluation.predictions
+    assert other.decoding.settings == DecodeSettings(bands=(4, 4, 4), range=(0, 4_000))
+    assert len(other.paths) == 43
+    both = [path for path in found.paths if path.endswith(".tif")]
+    logits = {path: [one.logits[one.paths.index(path)].tolist() for one in (found, other)] for path in both}
+    assert all(one != another for one, another in logits.values()), "they were classified by other bands"
+    assert "not as the bundle was trained" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_served_model_asks_for_what_reads_such_files(trained: tuple[TrainResult, Path, list[str]]) -> None:
     _, folder, _ = trained
     example = (folder / "tiles" / "crop" / "0.tif").read_bytes()
@@ -111,9 +133,7 @@ def test_a_bundle_of_before_decodes_as_it_did(trained: tuple[TrainResult, Path, 
     del content["decoding"]
     content |= {"format": 2, "digest": bundle_digest(content, content["files"])}
     (bundle / "bundle.json").write_text(json.dumps(content))
-    predictor = Predictor.from_directory(bundle)
-    assert predictor.decoding.settings == DecodeSettings()
-    assert predictor.accepting(10**9).decoding.max_pixels == 10**9
+    assert Predictor.from_directory(bundle).decoding == Decoding()
 
 
 def test_bands_without_their_package_are_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -108,11 +108,6 @@ class Predictor:
             threads=execution.num_threads,
             decoding=Decoding.from_dict(content.get("decoding")),
         )
-
-    def accepting(self, max_pixels: int) -> "Predictor":
-        """Return the predictor for images of at least as many pixels, as a dataset version may hold them."""
-        decoding = replace(self.decoding, max_pixels=max(max_pixels, self.decoding.max_pixels))
-        return replace(self, decoding=decoding)
 
     def logits(
         self, images: Iterable[ImageLike], batch_size: int = 32, on_progress: Callable[[int], None] | None = None

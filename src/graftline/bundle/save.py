@@ -34,7 +34,7 @@ from graftline.bundle.layout import (
 )
 from graftline.bundle.predictor import Engine, onnx_engine
 from graftline.data.decoding import PLAIN, Decoding
-from graftline.errors import UserError, first_line
+from graftline.errors import UserError, first_line, no_room
 from graftline.execution import Execution
 from graftline.files import atomic_directory, write_json
 
@@ -82,10 +82,7 @@ def save_bundle(
         batches = _make_batches(preprocessing)
         expected = {LOGITS: [network(batch).numpy() for batch in batches]}  # each (B, K)
         assert expected[LOGITS][0].shape[1] == len(class_names), "one name for each of the network's outputs"
-        if not all(np.isfinite(logits).all() for logits in expected[LOGITS]):
-            raise UserError(
-                f"The outputs of '{timm_name}' are not finite, its training diverged: lower the learning rate."
-            )
+        _require_finite(timm_name, expected[LOGITS])
         if (embeddings := _embed(network, batches, expected[LOGITS])) is not None:
             expected[EMBEDDING] = embeddings
         _write_timm(folder, network, class_names, preprocessing)
@@ -158,6 +155,8 @@ def _weights_kept(folder: Path, directory: Path, timm_name: str) -> Iterator[Non
     try:
         yield
     except Exception as error:  # the exporter's and ONNX Runtime's own, and whatever tracing a network's code may raise
+        if no_room(error) is not None:  # no fault of the network
+            raise
         reason = f"'{timm_name}' cannot be written as ONNX ({first_line(error)}): take another backbone."
         kept = directory.with_name(f"{directory.name}-without-onnx")
         with atomic_directory(kept) as target:
@@ -229,6 +228,11 @@ def _write_timm(folder: Path, network: nn.Module, class_names: Sequence[str], pr
 def _separate(_network: nn.Module, state: dict[str, Tensor], _prefix: str, _metadata: dict[str, Any]) -> None:
     """Give a layer that a network uses in several places (CoaT) its tensors for each: safetensors shares none."""
     state.update({key: tensor.clone() for key, tensor in state.items()})
+
+
+def _require_finite(timm_name: str, batches: Sequence[np.ndarray]) -> None:
+    if not all(np.isfinite(logits).all() for logits in batches):
+        raise UserError(f"The outputs of '{timm_name}' are not finite, its training diverged: lower the learning rate.")
 
 
 def _check_timm(folder: Path, timm_name: str, batches: Sequence[Tensor], expected: Sequence[np.ndarray]) -> None:

@@ -195,6 +195,8 @@ def _decode_with_pillow(file: BinaryIO, decoding: Decoding, look: Look) -> Decod
             shown = Image.fromarray(to_8_bits(numbers, limits))
             if image.mode == "RGBA":
                 shown.putalpha(image.getchannel("A"))
+        elif limits is not None and "LA;16" in layout:
+            raise DecodeError("no_scale", "gray of 16 bits with transparency: save it without, or leave out the range")
         elif ";16" in layout:
             highest = np.asarray(image)[:, :, :3].max(axis=(0, 1), keepdims=True)
             look(highest * np.uint16(257))

@@ -133,6 +133,7 @@ class Ingest:
             UserError: nothing to read, no share for a split that is needed, fewer than two classes with usable images,
                 or bad images with on_invalid="fail".
         """
+        self._check_settings()
         parent = self._find_parent()
         listing = self._list()
         self.split.check(listing.images)
@@ -141,7 +142,11 @@ class Ingest:
             return self._write(self._divide(self._check(listing), self._find_parent()))
 
     def run_as_test(
-        self, class_names: Sequence[str], trained: Collection[str], split: str | None = None
+        self,
+        class_names: Sequence[str],
+        trained: Collection[str],
+        split: str | None = None,
+        decoding: Decoding = PLAIN,
     ) -> tuple[IngestResult, str]:
         """Read and check the images that a model is to be tested on, and write them as a dataset version.
 
@@ -152,6 +157,8 @@ class Ingest:
             class_names: the classes that the model knows.
             trained: digests of the version that the model was trained on, and of its test split.
             split: "train", "validation" or "test": these images only; "all": all images; None: as above.
+            decoding: of the model. The images are decoded likewise, and may be as large, unless this ingest has
+                settings or a limit of its own.
 
         Returns:
             What the ingest gave, and the split that has the images.
@@ -160,19 +167,30 @@ class Ingest:
             UserError: nothing to read, a class that the model does not know, no usable image, or bad images with
                 on_invalid="fail".
         """
+        self._check_settings()
+        as_model = self._decoding_as(decoding)
         listing = self._list()
         require_known_classes(listing.class_names, class_names)
         is_given = self.split.existing and split in set(listing.images["split"].dropna())
         if is_given:
             listing = replace(listing, images=listing.images[listing.images["split"] == split])
         with self._alone():
-            checked, draft = self._check(listing), None
+            checked, draft = as_model._check(listing), None
             if split is None:
                 draft = self._divide_as_trained(checked, trained)
             elif split != "all" and not is_given:
                 draft = self._divide(checked, self._find_parent())
             taken = "test" if split in (None, "all") else str(split)
-            return self._write(draft or _undivided(checked, taken)), taken
+            return as_model._write(draft or _undivided(checked, taken)), taken
+
+    def _decoding_as(self, model: Decoding) -> "Ingest":
+        """Return this ingest with a model's settings and limit, where it has none of its own."""
+        is_measured = self.decode.to_measure and replace(model.settings, range=None) == self.decode
+        return replace(
+            self,
+            decode=model.settings if is_measured or self.decode == PLAIN.settings else self.decode,
+            max_pixels=model.max_pixels if self.max_pixels == MAX_PIXELS else self.max_pixels,
+        )
 
     def _divide_as_trained(self, listing: "_Listing", trained: Collection[str]) -> "_Listing | None":
         """Divide images as for training; None where they are not of the data set that was trained on."""
@@ -200,8 +218,8 @@ class Ingest:
             finally:
                 file.unlink(missing_ok=True)
 
-    def _list(self) -> "_Listing":
-        """List the images, without a look into them."""
+    def _check_settings(self) -> None:
+        """Make sure that the settings of decoding go together, and that what they ask for is installed."""
         if self.decode.range is not None and self.decode.percentiles is not None:
             raise UserError("DecodeSettings.percentiles measures DecodeSettings.range: give one of the two.")
         if self.decode.bands is not None and (missing := missing_modules("tiff")):
@@ -209,6 +227,9 @@ class Ingest:
                 f"DecodeSettings.bands is set, but {missing[0]} is not installed, which reads the bands of TIFFs: "
                 "pip install 'graftline[tiff]'."
             )
+
+    def _list(self) -> "_Listing":
+        """List the images, without a look into them."""
         logger.info(f"Reading {self.dataset_name()}" + (f" from {self.path}" if self.path else ""))
         images, class_names = _tidy(self.source.read(None if self.path is None else Path(self.path)))
         return _Listing(images, class_names)

@@ -227,7 +227,7 @@ def write_version(
         "format": _FORMAT,
         "name": name,
         "digest": digest,
-        "ingested": _moment_after(newest),
+        "ingested": existing.ingested if existing is not None and newest == existing else _moment_after(newest),
         "root": root,
         "class_names": list(class_names),
         "counts": _count(manifest, class_names),
@@ -236,8 +236,6 @@ def write_version(
         "decoding": decoding.to_dict(),
         **(_origin(manifest, parent, split_settings) if same is None else same.origin),
     }
-    if existing is not None and newest == existing:
-        summary["ingested"] = existing.ingested
     if is_new:
         with atomic_directory(directory) as temporary:
             manifest.to_parquet(temporary / "manifest.parquet", index=False)

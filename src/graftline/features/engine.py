@@ -68,20 +68,24 @@ def make_engine(trunk: nn.Module, file: Path, images: Tensor, execution: Executi
         return _gpu_engine(trunk, images, execution)
     try:
         session = _open(trunk, file, images)
-        difference = largest_difference(trunk, session, images)
+        _check(trunk, session, images)
     except OSError:
         raise  # a full or read-only disk is no reason to run slowly
     except Exception as error:  # whatever an exporter or ONNX Runtime raises on operations that it does not know
-        return _torch_engine(trunk, f"torch (no ONNX export: {first_line(error)})")
-    if not difference <= MAX_RELATIVE_DIFFERENCE:  # also catches NaN
-        limit = f"{difference:.1e}, more than {MAX_RELATIVE_DIFFERENCE}"
-        return _torch_engine(trunk, f"torch (ONNX Runtime differs from it by {limit})")
+        return _torch_engine(trunk, f"torch (no sound ONNX export: {first_line(error)})")
 
     def run(images: Tensor) -> np.ndarray:
         activations: np.ndarray = session.run(None, {"image": images.numpy()})[0]
         return activations
 
     return Engine(run, "ONNX Runtime", execution.num_threads, CPU_BATCH)
+
+
+def _check(trunk: nn.Module, session: onnxruntime.InferenceSession, images: Tensor) -> None:
+    """Raise an ArithmeticError where ONNX Runtime gives others than torch."""
+    difference = largest_difference(trunk, session, images)
+    if not difference <= MAX_RELATIVE_DIFFERENCE:  # also catches NaN
+        raise ArithmeticError(f"ONNX Runtime differs by {difference:.1e}, more than {MAX_RELATIVE_DIFFERENCE}")
 
 
 def _open(trunk: nn.Module, file: Path, images: Tensor) -> onnxruntime.InferenceSession:
@@ -93,7 +97,14 @@ def _open(trunk: nn.Module, file: Path, images: Tensor) -> onnxruntime.Inference
                 logger.warning(f"{file} is damaged: the frozen network is exported again.")
             with atomic_file(file) as temporary:
                 _, channels, *size = images.shape
-                export_onnx(trunk, temporary, (size[0], size[1]), channels, outputs=["activations"])
+                export_onnx(
+                    trunk,
+                    temporary,
+                    (size[0], size[1]),
+                    channels,
+                    outputs=["activations"],
+                    check=lambda exported: _check(trunk, open_session(exported, threads=1), images),
+                )
             with atomic_file(checksum) as temporary:
                 temporary.write_text(sha256_file(file), encoding="ascii")
         return open_session(file, threads=1)
