@@ -26,8 +26,8 @@ def train(
     """Train, test, track and register a model, as ``make train`` does, in this process.
 
     Args:
-        data: a folder of images with a sub-folder per class, a table (CSV, TSV or Parquet), a zip or tar archive, or the
-            name of an option of ``data``; None: the one of conf/train.yaml.
+        data: a folder of images with a sub-folder per class, a table (CSV, TSV or Parquet), a zip or tar archive, or
+            the name of an option of ``data``; None: the one of conf/train.yaml.
         backbone: any name of timm's, or an option of ``backbone``.
         freeze: the rule that decides what is frozen, an option of ``freeze``.
         overrides: every other key of the configuration, with a Python value: ``max_epochs=5``, ``patience=None``. A
