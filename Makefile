@@ -17,7 +17,7 @@ ready := $(VENV)/.ready
 STAGES := ingest train evaluate verify predict augment-preview fetch-weights cost cache sync
 
 .DEFAULT_GOAL := help
-.PHONY: help setup $(STAGES) config ui serve bench test lint format lock clean
+.PHONY: help setup $(STAGES) config ui serve bench test test-fast lint format lock clean
 
 help: ## list the commands
 	@printf 'make COMMAND [key=value ...]\n\n'
@@ -66,6 +66,9 @@ bench: $(ready) ## measure what docs/caching.md says about speed (30 minutes on 
 
 test: $(ready) ## run the tests
 	@OMP_NUM_THREADS=1 $(python) -m pytest --numprocesses 2 --dist worksteal --timeout 600
+
+test-fast: $(ready) ## run the tests without those that take more than 20 s
+	@OMP_NUM_THREADS=1 $(python) -m pytest -m "not slow" --numprocesses 2 --dist worksteal --timeout 600
 
 lint: $(ready) ## ruff, mypy strict, import-linter, hadolint
 	@$(VENV)/bin/ruff format --check .

@@ -184,11 +184,11 @@ def make_dataset(folder: Path) -> Path:
 
 HEADER = f"""# Families of networks
 
-What became of the smallest network of each of timm's families, without weights, at the smallest image that it takes, on
-a CPU: trained for an epoch at three depths, *cached* where its frozen part could be computed ahead and *live* where the
-whole network has to run at each step; then saved as a bundle, whose ONNX file predicts as torch does. A family that is
-not here is no worse for it: its networks are saved once, untrained, before a training reads its images. Written by
-`python benchmarks/families.py`.
+What became of the smallest network of each of these families of timm's, without weights, at the smallest image that it
+takes, on a CPU: trained for an epoch at three depths, *cached* where its frozen part could be computed ahead and *live*
+where the whole network has to run at each step; then saved as a bundle, whose ONNX file predicts as torch does. A
+family that is not here is no worse for it: its networks are saved once, untrained, before a training reads its images.
+Written by `python benchmarks/families.py`.
 
 | family | network | px | {" | ".join(DEPTHS)} | bundle |
 |---|---|---|---|---|---|---|

@@ -1,6 +1,5 @@
 """The stages from Python, as in a notebook: ``graftline.train`` and ``graftline.load``."""
 
-import re
 import warnings
 from collections.abc import Collection, Mapping
 from numbers import Real
@@ -9,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from graftline.pipeline.cli.hydra_conf import config_loader, session
+from graftline.pipeline.cli.parse import in_quotes
+from graftline.pipeline.cli.validate import data_option
 
 if TYPE_CHECKING:  # these take seconds to import
     from graftline.bundle.predictor import Predictor
     from graftline.pipeline.train_result import TrainResult
-
-_TABLES = (".csv", ".parquet")
 
 
 def train(
@@ -27,8 +26,8 @@ def train(
     """Train, test, track and register a model, as ``make train`` does, in this process.
 
     Args:
-        data: a folder of images with a sub-folder per class, a table (CSV or Parquet), a zip or tar archive, or the
-            name of an option of ``data``; None: the one of conf/train.yaml.
+        data: a folder of images with a sub-folder per class, a table (CSV, TSV or Parquet), a zip or tar archive, or
+            the name of an option of ``data``; None: the one of conf/train.yaml.
         backbone: any name of timm's, or an option of ``backbone``.
         freeze: the rule that decides what is frozen, an option of ``freeze``.
         overrides: every other key of the configuration, with a Python value: ``max_epochs=5``, ``patience=None``. A
@@ -56,10 +55,10 @@ def train(
         >>> predictor.predict(["digits/zero/0.png", "digits/one/1.png"]).shape
         (2, 3)
     """
-    warnings.filterwarnings(
-        "ignore", message="IProgress not found"
-    )  # of a notebook without tqdm's bars: ours are lines
     from graftline.pipeline.cli import compose
+
+    # of a notebook without tqdm's bars: ours are lines
+    warnings.filterwarnings("ignore", message="IProgress not found")
 
     with session("train"):
         groups, data_options = config_loader().list_groups(""), config_loader().get_group_options("data")
@@ -113,8 +112,8 @@ def _text(value: Any) -> str:
             return "{" + ",".join(f"{name}:{_text(one)}" for name, one in value.items()) + "}"
         case list() | tuple():
             return "[" + ",".join(map(_text, value)) + "]"
-        case _:  # a backslash counts only before a quote
-            return "'" + re.sub(r"(\\+)\Z", r"\1\1", re.sub(r"(\\*)'", r"\1\1\\'", str(value))) + "'"
+        case _:
+            return in_quotes(str(value))
 
 
 def _choose(data: str | PathLike[str] | None, options: Collection[str]) -> dict[str, str | None]:
@@ -122,5 +121,4 @@ def _choose(data: str | PathLike[str] | None, options: Collection[str]) -> dict[
     if data is None or (isinstance(data, str) and (data in options or not Path(data).expanduser().exists())):
         return {"data": data}  # an unknown one is answered with the nearest right name
     path = Path(data).expanduser()
-    kind = "table" if path.suffix.lower() in _TABLES else "archive" if path.is_file() else "folder"
-    return {"data": kind, "data.path": str(path)}
+    return {"data": data_option(path), "data.path": str(path)}

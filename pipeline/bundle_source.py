@@ -37,5 +37,5 @@ def open_bundle(reference: str, tracking: Tracking, engine: EngineName, executio
     directory = find_bundle(reference, tracking)
     predictor = Predictor.from_directory(directory, engine, execution)
     if (problem := find_problem(predictor, directory, execution)) is not None:
-        warn(f"{problem} `{program()} verify` shows the steps.")
+        warn(f"{problem} `{program()} verify bundle={reference}` shows the steps.")
     return predictor, directory

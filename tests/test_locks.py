@@ -46,6 +46,17 @@ def test_a_lock_whose_file_was_removed_while_it_waited_is_taken_on_the_new_file(
         Lock(file, shared=False)
 
 
+def test_a_temporary_one_takes_its_file_along_once(tmp_path: Path) -> None:
+    file = tmp_path / "lock"
+    first = Lock(file, shared=False, temporary=True)
+    assert file.exists()
+    first.close()
+    assert not file.exists()
+    with Lock(file, shared=False):
+        first.close()
+        assert file.exists(), "it is another one's now"
+
+
 def test_it_is_free_when_its_process_has_ended(tmp_path: Path) -> None:
     code = (
         "import os, pathlib, sys; from graftline.locks import Lock; "

@@ -84,19 +84,15 @@ class DirectoryInUseError(UserError):
 def _claimed(directory: Path) -> Iterator[Path]:
     """Keep others from a run's output directory during the block, and yield the folder in it that says what it is."""
     hydra = directory / ".hydra"
-    file = hydra / "lock"
     try:
-        lock = Lock(file, shared=False)  # the kernel frees it, however the run ends
+        lock = Lock(hydra / "lock", shared=False, temporary=True)  # the kernel frees it, however the run ends
     except BlockingIOError as error:
         raise DirectoryInUseError(
             f"{directory} is the output directory of a run that is still going: wait for it, or give another "
             "one as hydra.run.dir."
         ) from error
     with lock:
-        try:
-            yield hydra
-        finally:
-            file.unlink(missing_ok=True)
+        yield hydra
 
 
 def compose(stage: str, overrides: Sequence[str] = (), config_dir: Path | None = None) -> ComposedStage:

@@ -46,7 +46,7 @@ def in_quotes(value: str) -> str:
     >>> print(in_quotes("it's"), in_quotes("C:\\photos\\"))
     'it\'s' 'C:\photos\\'
     """
-    escaped = re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + ("\\'" if match[2] else ""), value)
+    escaped = re.sub(r"(\\*)('|\Z)", lambda match: 2 * match[1] + ("\\'" if match[2] else ""), value)
     return f"'{escaped}'"
 
 

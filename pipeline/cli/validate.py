@@ -89,12 +89,21 @@ def _check_group(stage: str, override: Override) -> Override:
 def _suggestion(group: str, wrong: str, options: list[str]) -> str:
     near = nearest(wrong, options)
     if group == "data" and Path(wrong).expanduser().exists():
-        near = [f"data=folder data.path={wrong}"]
+        near = [f"data={data_option(Path(wrong).expanduser())} data.path={wrong}"]
     elif group == "backbone":
         timms = set(catalog.names())  # of which there are too many to come before those that have a file
         own = [name for name in options if name not in timms or (CONF / group / f"{name}.yaml").exists()]
         near = list(dict.fromkeys([*difflib.get_close_matches(wrong, own, cutoff=0.8), *catalog.suggest(wrong)]))[:3]
     return did_you_mean(near)
+
+
+def data_option(path: Path) -> str:
+    """Return the option of ``data`` that reads what lies at a path: folder, table or archive."""
+    from graftline.data.sources.source import TABLE_SUFFIXES  # with pandas, which a mistyped key must not wait for
+
+    if path.suffix.lower() in TABLE_SUFFIXES:
+        return "table"
+    return "archive" if path.is_file() else "folder"
 
 
 def _check_value(config: DictConfig, override: Override) -> Override:

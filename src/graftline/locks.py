@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -19,12 +20,16 @@ class Lock:
         file: made if it is not there; its content does not matter.
         shared: any number of processes may share it; False: one alone has it.
         on_wait: called before we wait for others.
+        temporary: remove the file with the lock.
 
     Raises:
         BlockingIOError: others have it, and ``on_wait`` is None.
     """
 
-    def __init__(self, file: Path, *, shared: bool, on_wait: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, file: Path, *, shared: bool, on_wait: Callable[[], None] | None = None, temporary: bool = False
+    ) -> None:
+        self._temporary = file if temporary else None
         kind = LockFlags.SHARED if shared else LockFlags.EXCLUSIVE
         while True:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -60,6 +65,9 @@ class Lock:
 
     def close(self) -> None:
         """Let others have it."""
+        if self._temporary is not None and not self._file.closed:
+            with suppress(PermissionError):  # Windows keeps a file that is open
+                self._temporary.unlink(missing_ok=True)
         self._file.close()
 
     def __enter__(self) -> Self:

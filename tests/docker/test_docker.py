@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -61,7 +62,7 @@ def copied() -> list[tuple[list[str], str]]:
 
 UV = """#!/bin/sh
 hashes=$(grep -A1 '^torch==' "$4" | grep -c hash)
-echo "${UV_TORCH_BACKEND:-the lock}: $1 $2 $3 $5 $6, torch hashes: $hashes"
+echo "${UV_TORCH_BACKEND:-the lock}: $1 $2 $3 $5 $6 $7, torch hashes: $hashes"
 """
 
 
@@ -174,8 +175,14 @@ def test_the_choice_of_torch(tmp_path: Path) -> None:
         return done.returncode, (done.stdout + done.stderr).strip()
 
     assert arguments_of("ARG") == ["TORCH=cpu"]
-    assert build("cpu") == (0, "cpu: pip install --constraint --requirement pyproject.toml, torch hashes: 0")
-    assert build("cuda") == (0, "the lock: pip install --constraint --requirement pyproject.toml, torch hashes: 1")
+    assert build("cpu") == (
+        0,
+        "cpu: pip install --constraint --requirement pyproject.toml --all-extras, torch hashes: 0",
+    )
+    assert build("cuda") == (
+        0,
+        "the lock: pip install --constraint --requirement pyproject.toml --all-extras, torch hashes: 1",
+    )
     assert build("rocm") == (1, "TORCH=rocm: must be cpu or cuda")
 
 
@@ -313,15 +320,17 @@ def image_environ(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     for sources, destination in copied():
         for source in sources:
             if (ROOT / source).is_dir():
-                shutil.copytree(ROOT / source, root / destination, ignore=shutil.ignore_patterns("__pycache__"))
+                skip = shutil.ignore_patterns("__pycache__")
+                shutil.copytree(ROOT / source, root / destination, symlinks=True, ignore=skip)
             else:
                 shutil.copy2(ROOT / source, root / destination)
     environment = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"}
-    return environment | image_environment("pipeline") | {"PYTHONPATH": f"{root}:{root / 'src'}"}
+    return environment | image_environment("pipeline") | {"PYTHONPATH": str(root / "src")}  # as installed in the image
 
 
 def run(words: list[str], environment: dict[str, str], directory: Path) -> str:
-    command = [sys.executable if word == "python" else word for word in words]
+    programs = {"python": [sys.executable], "graftline": [sys.executable, "-m", "graftline"]}
+    command = [part for word in words for part in programs.get(word, [word])]
     done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -334,7 +343,9 @@ def test_the_entry_reads_as_make_does(image_environ: dict[str, str], tmp_path: P
     assert config["backbone"]["name"].startswith("efficientnet_b0")
     assert config["seed"] == 7
     where = run(["python", "-c", "import graftline.pipeline as found; print(found.__file__)"], image_environ, tmp_path)
-    assert where.startswith(image_environ["PYTHONPATH"].partition(":")[0])
+    assert where.startswith(image_environ["PYTHONPATH"])
+    assert entry[0] in tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+    assert SERVICES["train"]["entrypoint"][: len(entry)] == entry
 
 
 def test_a_training_is_tracked_by_the_server(

@@ -22,7 +22,7 @@ from graftline.pipeline.cli.hydra_conf import CONF, session
 from graftline.pipeline.cli.validate import validate
 
 MAKEFILE = (PROJECT / "Makefile").read_text(encoding="utf-8")
-OTHER_PROGRAMS = {"git", "curl", "docker", "cp", "mkdir", ".venv/bin/pre-commit", "python"}
+OTHER_PROGRAMS = {"git", "pip", "curl", "docker", "cp", "mkdir", ".venv/bin/pre-commit", "python"}
 KEY = re.compile(r"[a-z_]+(?:\.[a-z_0-9]+)+")
 OPTIONS = re.compile(r"(?:'?(?:[a-z_]+\.)*[a-z_]+=\S+'? ?)+")
 PYTHON = ("=True", "=False", "=None")

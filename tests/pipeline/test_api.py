@@ -93,13 +93,14 @@ def test_what_cannot_be_loaded_is_a_sentence(reference: str) -> None:
     [
         (PHOTOS, ("folder", PHOTOS)),
         (Path("labels.csv"), ("table", "labels.csv")),
+        ("labels.tsv", ("table", "labels.tsv")),
         ("photos.tar.gz", ("archive", "photos.tar.gz")),
         ("elpv", ("elpv", None)),
         ("folder", ("folder", "given")),
     ],
 )
 def test_data_is_what_lies_there(data: str | Path, expected: tuple[str, str | None], place: Workplace) -> None:
-    for name in ("labels.csv", "photos.tar.gz"):
+    for name in ("labels.csv", "labels.tsv", "photos.tar.gz"):
         (place.root / name).touch()
     (place.root / "elpv").mkdir(exist_ok=True)  # an option's name is the option
     chosen = api._choose(data, ["elpv", "folder"])

@@ -168,7 +168,11 @@ def test_a_tilde_is_nothing_else_where_it_is_none() -> None:
 
 
 def test_a_path_in_the_place_of_a_source_is_understood(tmp_path: Path) -> None:
-    assert mistakes(f"data={tmp_path}")[0].endswith(f"did you mean data=folder data.path={tmp_path}?")
+    for name in ("labels.tsv", "photos.zip"):
+        (tmp_path / name).touch()
+    meant = {tmp_path: "folder", tmp_path / "labels.tsv": "table", tmp_path / "photos.zip": "archive"}
+    for path, option in meant.items():
+        assert mistakes(f"data={path}")[0].endswith(f"did you mean data={option} data.path={path}?")
 
 
 @pytest.mark.parametrize(

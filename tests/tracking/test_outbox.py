@@ -43,21 +43,11 @@ def history(client: MlflowClient, run_id: str, key: str) -> list[tuple[int, floa
     return [(metric.step, metric.value) for metric in client.get_metric_history(run_id, key)]
 
 
-def log(run: Run, steps: range) -> list[float]:
-    """Log as a training loop does, and return the seconds that each call took."""
-    seconds = []
+def log(run: Run, steps: range) -> None:
+    """Log as a training loop does."""
     for step in steps:
-        before = time.perf_counter()
         run.log_metrics({"loss": step / 2, "accuracy": step / 1000}, step)
-        seconds.append(time.perf_counter() - before)
         time.sleep(0.002)  # a training step
-    return seconds
-
-
-def assert_quick(seconds: list[float]) -> None:
-    """No call waited for a server; a few may have waited for a processor that tests share."""
-    assert sorted(seconds)[-4] < 0.1
-    assert max(seconds) < 2
 
 
 @contextmanager
@@ -94,16 +84,14 @@ def test_a_server_that_is_killed_and_stays_away(
         assert run.url is not None
         assert run.url.startswith(f"{server.uri}/#/experiments/")
         run.log_params({"seed": 0}, "seed: 0\n")
-        seconds = log(run, range(100))
+        log(run, range(100))
         killer = threading.Timer(0.1, server.kill)  # in the middle of the following
         killer.start()
-        seconds += log(run, range(100, 400))
+        log(run, range(100, 400))
         killer.join()
-        seconds += log(run, range(400, 500))
-        before = time.monotonic()
-    assert time.monotonic() - before < 5
-    assert_quick(seconds)
+        log(run, range(400, 500))
     unsent = run._outbox.journal.num_unsent
+    assert unsent > 100, "what was logged without a server was not waited for"
     output = " ".join(capsys.readouterr().out.split())
     assert "is away (connection refused)" in output
     assert f"{unsent} records of run {run.id} have not reached the tracking server {server.uri}" in output
@@ -129,19 +117,17 @@ def test_a_server_that_falls_silent_and_comes_back(
 ) -> None:
     monkeypatch.setattr("graftline.tracking.delivery._REQUEST_SECONDS", 1)
     with start(Tracking(uri=server.uri, system_metrics=False), directory) as run:
-        seconds = log(run, range(100))
+        log(run, range(100))
         server.kill()
         with silent_server(server.port):
-            seconds += log(run, range(100, 300))
-            before = time.monotonic()
+            log(run, range(100, 300))
+            assert run._outbox.journal.num_unsent >= 200, "no call waited for an answer"
             assert not run._outbox.wait(1.5)
-            assert time.monotonic() - before < 4
             while run._outbox.problem != "no answer in time":
                 time.sleep(0.01)
-            seconds += log(run, range(300, 400))
+            log(run, range(300, 400))
         server.start()
-        seconds += log(run, range(400, 500))
-    assert_quick(seconds)
+        log(run, range(400, 500))
     client = connect(server.uri)
     assert history(client, run.id, "loss") == [(step, step / 2) for step in range(500)]
     assert client.get_run(run.id).info.status == "FINISHED"
@@ -152,17 +138,15 @@ def test_no_server_at_the_start(directory: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    sentence = (
-        rf"tracking server http://127.0.0.1:{port} does not answer \((.*)\): start it, or give another Tracking.uri"
-    )
-    before = time.monotonic()
-    with pytest.raises(UserError, match=sentence):
-        start(Tracking(uri=f"http://127.0.0.1:{port}"), directory)
-    with pytest.raises(UserError, match=sentence):
-        Tracking(uri=f"http://127.0.0.1:{port}").check()
-    with silent_server(port), pytest.raises(UserError, match=sentence):
-        start(Tracking(uri=f"http://127.0.0.1:{port}"), directory)
-    assert time.monotonic() - before < 10
+    uri = f"http://127.0.0.1:{port}"
+    sentence = rf"tracking server {uri} does not answer \(%s\): start it, or give another Tracking.uri"
+    with pytest.raises(UserError, match=sentence % "connection refused"):
+        start(Tracking(uri=uri), directory)
+    with pytest.raises(UserError, match=sentence % "connection refused"):
+        Tracking(uri=uri).check()
+    with silent_server(port), pytest.raises(UserError, match=sentence % "no answer in time"):
+        start(Tracking(uri=uri), directory)
+    assert mlflow_client.START_SECONDS < 10
     assert list(directory.iterdir()) == []
 
 

@@ -5,7 +5,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -224,11 +223,11 @@ def test_no_database_and_no_server(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"There is no tracking database sqlite:///.*/mlflow\.db: give"):
         Registry(f"sqlite:///{tmp_path / 'mlflow.db'}").versions("pets")
     assert list(tmp_path.iterdir()) == []
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        start = time.monotonic()
-        with pytest.raises(UserError, match=r"does not answer \(no answer in time\)"):
-            Registry(f"http://127.0.0.1:{silent.getsockname()[1]}").bundle("models:/pets/1")
-        assert time.monotonic() - start < 10
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        pytest.raises(UserError, match=r"does not answer \(no answer in time\)"),
+    ):
+        Registry(f"http://127.0.0.1:{silent.getsockname()[1]}").bundle("models:/pets/1")
 
 
 def test_it_is_light_to_import() -> None:

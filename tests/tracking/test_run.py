@@ -290,12 +290,18 @@ def test_system_metrics(
 ) -> None:
     monkeypatch.setattr(system, "SECONDS", 0.05)
     tracking = Tracking(uri=tracking.uri)
+
+    def steps_of(run: Run) -> list[int]:
+        return [step for step, _ in history(client, run.id, "system/cpu_utilization_percentage")]
+
     with start(tracking, directory) as run:
-        time.sleep(0.3)
+        while len(steps_of(run)) < 2:
+            time.sleep(0.05)
+    before = steps_of(run)
     with start(tracking, directory, resume_run_id=run.id):
-        time.sleep(0.3)
-    steps = [step for step, _ in history(client, run.id, "system/cpu_utilization_percentage")]
-    assert len(steps) >= 4
+        while len(steps_of(run)) < len(before) + 2:
+            time.sleep(0.05)
+    steps = steps_of(run)
     assert steps == list(range(len(steps)))
     assert client.get_run(run.id).data.metrics["system/system_memory_usage_megabytes"] > 0
 
@@ -356,7 +362,8 @@ def test_a_database_that_is_none(tmp_path: Path, directory: Path) -> None:
 def test_runs_that_start_together_make_one_database(tmp_path: Path) -> None:
     """MLflow's own creation fails in all processes but one."""
     ready = tmp_path / "ready"
-    wait = "import time; from pathlib import Path\nimport graftline.tracking.run\n"
+    wait = "import os, time; from pathlib import Path\nimport graftline.tracking.run\n"
+    wait += "Path(f'waits.{os.getpid()}').touch()\n"
     wait += f"while not Path({str(ready)!r}).exists(): time.sleep(0.001)\n"
     script = wait + _SCRIPT.replace("time.sleep(60)", "")
     commands = [[sys.executable, "-c", script, "sqlite:///mlflow.db", f"outputs/{number}"] for number in range(3)]
@@ -364,7 +371,8 @@ def test_runs_that_start_together_make_one_database(tmp_path: Path) -> None:
         subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for command in commands
     ]
-    time.sleep(5)  # until all of them wait
+    while len(list(tmp_path.glob("waits.*"))) < len(processes) and all(process.poll() is None for process in processes):
+        time.sleep(0.01)
     ready.touch()
     outputs = [process.communicate(timeout=120)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], outputs

@@ -210,13 +210,9 @@ class Ingest:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Keep others from this data set during the block: a version grows from all that were written before."""
-        file = self._folder / "lock"
         wait = f"Waiting for another process that reads {self.dataset_name()}"
-        with Lock(file, shared=False, on_wait=lambda: logger.info(wait)):
-            try:
-                yield
-            finally:
-                file.unlink(missing_ok=True)
+        with Lock(self._folder / "lock", shared=False, on_wait=lambda: logger.info(wait), temporary=True):
+            yield
 
     def _check_settings(self) -> None:
         """Make sure that the settings of decoding go together, and that what they ask for is installed."""

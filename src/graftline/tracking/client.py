@@ -172,16 +172,13 @@ def _one_creates(file: Path) -> Iterator[None]:
     if file.exists() and not lock_file.exists():
         yield
         return
-    with Lock(lock_file, shared=False, on_wait=lambda: None):
+    with Lock(lock_file, shared=False, on_wait=lambda: None, temporary=True):
         if not file.exists():
             logger.info(f"Creating the tracking database {file} (once)")
             from graftline.tracking.database import create_database  # it loads Alembic, for this once
 
             create_database(file)
-        try:
-            yield
-        finally:
-            lock_file.unlink(missing_ok=True)
+        yield
 
 
 def find_run(client: MlflowClient, run_id: str, store: str) -> MlflowRun:
