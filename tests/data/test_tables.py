@@ -108,7 +108,7 @@ def test_labels_are_compared_without_blanks_and_in_one_unicode_form(root: Path) 
         ("path,label,label\na.png,x,y\n", "2 columns 'label'"),
         ("a.png,x\nb.png,y\n", "first line is an image's: put a line of column names"),
         ("<!DOCTYPE html><html>", "no table but HTML"),
-        ("exported in 2024\npath,label\na.png,x\n", "2 values in line 2.*remove what stands above the line of column"),
+        ("exported in 2024\npath,label\na.png,x\n", "2 values in line 2.*remove what stands over the line of column"),
         ("path label\na.png x\n", "no column 'path', only one column: separate columns by commas"),
         ("Path,Label\na.png,x\n", "did you mean Table.path='Path'"),
         ("path,cat,dog\na.png,1,0\nb.png,0,1\n", r"column of 0 and 1 for each class \(cat, dog\).*one column, 'label'"),

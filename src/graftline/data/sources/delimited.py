@@ -96,8 +96,8 @@ def read_delimited(file: Path, form: Form) -> pd.DataFrame:
 def _too_many(file: Path, form: Form, number: int, names: Sequence[str], line: int) -> UserError:
     if len(names) == 1:
         return UserError(
-            f"{file} has {number:,} values in line {line:,}, separated by {form.in_words}, but only '{names[0]}' above: "
-            "remove what stands above the line of column names."
+            f"{file} has {number:,} values in line {line:,}, separated by {form.in_words}, but only '{names[0]}' "
+            "above: remove what stands over the line of column names."
         )
     return UserError(
         f"{file} has {number:,} values for {len(names):,} columns in line {line:,}, separated by {form.in_words}: "

@@ -64,12 +64,12 @@ def require(path: Path | None, what: str) -> Path:
 
 
 def tidy_label(label: str) -> str:
-    """Return the one form of a class name: without blanks around it, and each letter with its accent as one sign.
+    r"""Return the one form of a class name: without blanks around it, and each letter with its accent as one sign.
 
     macOS writes names of folders in two signs where a keyboard writes one (Unicode's NFD and NFC). Blanks are also
     those without width, which come along when cells are copied from a page.
 
-    >>> tidy_label(" boots\\u200b ")
+    >>> tidy_label(" boots\u200b ")
     'boots'
     """
     return unicodedata.normalize("NFC", _BLANKS_AROUND.sub("", label))
