@@ -13,6 +13,7 @@ from graftline.data.decoding import PLAIN, Decoding
 from graftline.data.ingest import Ingest
 from graftline.data.version import DatasetVersion
 from graftline.evaluation.evaluation import Evaluation, EvaluationResult
+from graftline.errors import UserError
 from graftline.execution import Accelerator, Execution
 from graftline.pipeline.bundle_source import open_bundle
 from graftline.pipeline.parent import with_parent
@@ -80,6 +81,11 @@ class Evaluate:
         ingested, split = data.run_as_test(predictor.class_names, trained, self.split)
         version = ingested.version
         counts = {name: number for name, number in version.counts()[split].items() if number > 0}
+        if not counts:
+            raise UserError(
+                f"There are no {split} images in {version.name}, as the bundle was trained: evaluate it on other images, "
+                "or take split=validation or split=all."
+            )
         if (absent := len(predictor.class_names) - len(counts)) > 0:
             say(f"The model knows {len(predictor.class_names)} classes; there are no images of {absent} of them.")
         if not {version.digest, version.split_digests["test"]} & set(trained):
