@@ -12,8 +12,8 @@ from graftline.console import say, warn
 from graftline.data.decoding import PLAIN, Decoding
 from graftline.data.ingest import Ingest
 from graftline.data.version import DatasetVersion
-from graftline.evaluation.evaluation import Evaluation, EvaluationResult
 from graftline.errors import UserError
+from graftline.evaluation.evaluation import Evaluation, EvaluationResult
 from graftline.execution import Accelerator, Execution
 from graftline.pipeline.bundle_source import open_bundle
 from graftline.pipeline.parent import with_parent
@@ -83,8 +83,8 @@ class Evaluate:
         counts = {name: number for name, number in version.counts()[split].items() if number > 0}
         if not counts:
             raise UserError(
-                f"There are no {split} images in {version.name}, as the bundle was trained: evaluate it on other images, "
-                "or take split=validation or split=all."
+                f"There are no {split} images in {version.name}, as the bundle was trained: evaluate it on other "
+                "images, or take split=validation or split=all."
             )
         if (absent := len(predictor.class_names) - len(counts)) > 0:
             say(f"The model knows {len(predictor.class_names)} classes; there are no images of {absent} of them.")

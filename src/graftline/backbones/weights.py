@@ -124,8 +124,8 @@ def locate(
     """
     if file is not None and wanted not in ("auto", "file"):
         raise UserError(
-            f"Backbone.file is given, but Backbone.weights='{wanted}' reads none: set Backbone.weights='file', or leave "
-            "Backbone.file out."
+            f"Backbone.file is given, but Backbone.weights='{wanted}' reads none: set Backbone.weights='file', or "
+            "leave Backbone.file out."
         )
     if wanted == "none":
         return None
