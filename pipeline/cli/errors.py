@@ -1,6 +1,7 @@
 """What a person is told of a mistake or a fault: one clear sentence; and the exit codes."""
 
 import os
+import sys
 import traceback
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +21,7 @@ def report_error(error: BaseException, directory: Path | None = None) -> None:
     if os.environ.get("GRAFTLINE_DEBUG") == "1":
         console.print("".join(traceback.format_exception(error)), markup=False)
     mistake = find_cause(error, UserError)
-    if (sentence := no_room(error) if mistake is None else str(mistake)) is not None:
+    if (sentence := _explain(error) if mistake is None else str(mistake)) is not None:
         console.print(sentence, style="red", markup=False, soft_wrap=True)
         return
     where = ""
@@ -30,3 +31,14 @@ def report_error(error: BaseException, directory: Path | None = None) -> None:
             where = f" The traceback lies in {directory / 'traceback.txt'}."
     text = f"{type(error).__name__}: {error or 'no message'}".strip()
     console.print(f"graftline failed: {text}{where}", style="red", markup=False, soft_wrap=True)
+
+
+def _explain(error: BaseException) -> str | None:
+    """Return a sentence if the surroundings are behind an error: a full disk, or a locale without such letters."""
+    encoding = sys.getfilesystemencoding()
+    if encoding != "utf-8" and find_cause(error, UnicodeEncodeError) is not None:
+        return (
+            f"The locale says that names of files are in {encoding}, and one is not: set PYTHONUTF8=1, or a locale of "
+            "UTF-8 such as LC_ALL=C.UTF-8."
+        )
+    return no_room(error)

@@ -76,6 +76,8 @@ def _run_group(jobs: Sequence[ComposedStage]) -> int:
         if parent is not None:
             parent.finish(status)
     _print_comparison(jobs[: len(codes)])
+    if any(codes) and len({str(job.config.data.path) for job in jobs if "data" in job.config}) > 1:
+        say("Should a comma belong to the path, put quotes around it: data.path='cats, dogs'.")
     return max(codes)
 
 

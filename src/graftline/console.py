@@ -52,7 +52,7 @@ def _flush_log() -> None:
     if _log_files:
         with (
             suppress(OSError),
-            _log_files[-1].open("a", encoding="utf-8") as log,
+            _log_files[-1].open("a", encoding="utf-8", errors="backslashreplace") as log,
         ):  # the terminal has it, disk full or not
             log.write(text)
 

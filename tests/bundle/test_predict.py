@@ -64,9 +64,17 @@ def test_a_name_that_is_not_utf8_is_escaped_in_the_table(bundle: Path, tmp_path:
     assert table["error"].isna().all()
 
 
+def test_one_image_is_enough(bundle: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (70, 90)).save(tmp_path / "x.png")
+    Image.new("RGB", (70, 90)).save(tmp_path / "y.png")
+    table = predict_directory(Predictor.from_directory(bundle), tmp_path / "x.png")
+    assert table["path"].tolist() == [str(tmp_path / "x.png")]
+    assert table["error"].isna().all()
+
+
 def test_a_folder_without_images_is_refused(bundle: Path, tmp_path: Path) -> None:
     predictor = Predictor.from_directory(bundle)
     with pytest.raises(UserError, match="holds no files"):
         predict_directory(predictor, tmp_path)
-    with pytest.raises(UserError, match="missing is not a folder"):
+    with pytest.raises(UserError, match="nothing at .*missing: give an image, or a folder"):
         predict_directory(predictor, tmp_path / "missing")

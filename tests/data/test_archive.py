@@ -236,9 +236,19 @@ def test_broken_archives_are_told(tmp_path: Path, name: str, mode: str) -> None:
     assert unpacked(tmp_path) == []
 
 
-def test_what_is_no_archive_is_told(tmp_path: Path) -> None:
-    (tmp_path / "x.zip").write_text("no archive")
-    with pytest.raises(UserError, match="cannot be unpacked"):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"not packed", "is no zip or tar archive but text"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "Git LFS.*git lfs pull"),
+        (b"Rar!\x1a\x07\x00", "is no zip or tar archive but a 7z or RAR archive: unpack it"),
+        (b"\x80" * 600, "cannot be unpacked"),
+        (b"", "has no content"),
+    ],
+)
+def test_what_is_no_archive_is_told(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "x.zip").write_bytes(content)
+    with pytest.raises(UserError, match=message):
         source(tmp_path).read(tmp_path / "x.zip")
     with pytest.raises(UserError, match=r"Folder\(\)"):
         source(tmp_path).read(tmp_path)

@@ -6,9 +6,16 @@ import zipfile
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from graftline.data.decode import DecodeError, decode_rgb
 from graftline.data.signatures import HEAD_BYTES, describe
+
+
+def image(form: str) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(file, form)
+    return file.getvalue()
 
 
 def heif(brand: bytes) -> bytes:
@@ -47,6 +54,9 @@ def array() -> bytes:
         (b"/annex/objects/SHA256E-s1--0.png\n", "a pointer of git-annex"),
         (packed(), "a ZIP archive"),
         (gzip.compress(b"x", mtime=0), "an archive"),
+        (b"Rar!\x1a\x07\x01\0", "a 7z or RAR archive"),
+        (image("TGA"), "TGA"),
+        (image("ICO"), "a Windows icon"),
         (array(), "a NumPy array"),
         (b"II*\0\x10\0\0\0CR\2\0", "camera raw (CR2)"),
         (b"8BPS\0\1", "a Photoshop document"),

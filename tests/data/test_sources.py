@@ -41,7 +41,10 @@ def test_images_beside_class_folders_have_no_label(tmp_path: Path) -> None:
     assert str(tmp_path / "LICENSE") not in images
 
 
-@pytest.mark.parametrize(("train", "validation", "test"), [("train", "val", "test"), ("Training", "valid", "testing")])
+@pytest.mark.parametrize(
+    ("train", "validation", "test"),
+    [("train", "val", "test"), ("Training", "valid", "testing"), ("Training_Set", "val-set", "test images")],
+)
 def test_a_folder_of_split_folders(tmp_path: Path, train: str, validation: str, test: str) -> None:
     touch(tmp_path, f"{train}/cat/a.jpg", f"{train}/dog/a.jpg", f"{validation}/cat/b.jpg", f"{test}/dog/c.jpg")
     images = Folder().read(tmp_path)

@@ -58,6 +58,16 @@ def test_encoding_and_separator_are_recognized(root: Path, content: bytes) -> No
     assert images["label"].tolist() == ["Kratzer", "gut, sauber"]
 
 
+def test_labels_are_compared_without_blanks_that_have_no_width(root: Path) -> None:
+    images = read(root, "path,label\na.png,\ufeffboots\nb.png,boots\u200b\nc.png,boots\u00a0\n")
+    assert images["label"].tolist() == ["boots"] * 3
+
+
+def test_absolute_addresses_of_files_are_paths(root: Path) -> None:
+    images = read(root, f"path,label\nfile://{root}/a.png,x\nfile://{root}/b.png,y\n")
+    assert names(images) == ["a.png", "b.png"]
+
+
 def test_a_tsv_is_a_table(root: Path) -> None:
     assert read(root, PLAIN.replace(";", "\t"), "t.tsv")["label"].tolist() == ["Kratzer", "gut, sauber"]
 
@@ -98,6 +108,7 @@ def test_labels_are_compared_without_blanks_and_in_one_unicode_form(root: Path) 
         ("path,label,label\na.png,x,y\n", "2 columns 'label'"),
         ("a.png,x\nb.png,y\n", "first line is an image's: put a line of column names"),
         ("<!DOCTYPE html><html>", "no table but HTML"),
+        ("exported in 2024\npath,label\na.png,x\n", "2 values in line 2.*remove what stands over the line of column"),
         ("path label\na.png x\n", "no column 'path', only one column: separate columns by commas"),
         ("Path,Label\na.png,x\n", "did you mean Table.path='Path'"),
         ("path,cat,dog\na.png,1,0\nb.png,0,1\n", r"column of 0 and 1 for each class \(cat, dog\).*one column, 'label'"),
@@ -141,6 +152,7 @@ NFC, NFD = unicodedata.normalize("NFC", "\u00e4"), unicodedata.normalize("NFD", 
         (["dcim/i1.jpg", "dcim/i2.jpg"], ["DCIM/I1.JPG", "DCIM/I2.JPG"], "with other capitals"),
         (["1", "2.5"], ["1.png", "2.5.png"], "with another extension"),
         (["1.jpg", "2.jpg"], ["1.png", "2.png"], "with another extension"),
+        (["1.png ", "2.png "], ["1.png", "2.png"], "without blanks around them"),
         ([f"{NFC}/1.png", f"{NFC}2.png"], [f"{NFD}/1.png", f"{NFD}2.png"], "in another Unicode form"),
         (["1.png", "2.png"], ["images/1.png", "images/2.png"], "below images/"),
         (["1.png", "2.png"], ["data/images/1.png", "data/images/2.png"], "below data/images/"),

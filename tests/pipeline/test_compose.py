@@ -11,9 +11,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from workplace import TINY, Workplace
 
+from graftline.console import console, logged
 from graftline.errors import UserError
 from graftline.pipeline.__main__ import main
 from graftline.pipeline.cli import compose, compose_all
+from graftline.pipeline.cli.errors import report_error
 from graftline.pipeline.stage import StageResult
 from graftline.pipeline.sync import Sync
 
@@ -192,3 +194,26 @@ def test_a_run_that_fails_does_not_stop_the_others(
     output = capsys.readouterr().out
     table = output[output.rindex("2 runs") :].splitlines()
     assert [line.split() for line in table[2:4]] == [["0", "clear=nothing", "failed"], ["1", "clear=all", "done"]]
+
+
+def test_a_path_that_a_comma_divides_is_told_to_need_quotes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["ingest", "data=folder", "data.path=cats, dogs"]) == 1
+    assert "put quotes around it: data.path='cats, dogs'" in capsys.readouterr().out
+
+
+def test_names_that_the_locale_does_not_know_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+    report_error(UnicodeEncodeError("ascii", "gr\u00f6\u00dfe", 2, 4, "ordinal not in range(128)"))
+    assert "are in ascii, and one is not: set PYTHONUTF8=1" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_log_escapes_a_name_that_is_not_utf8(tmp_path: Path) -> None:
+    with logged(tmp_path / "log.txt"):
+        console.print("caf\udce9", markup=False)
+    assert (tmp_path / "log.txt").read_text() == "caf\\udce9\n"

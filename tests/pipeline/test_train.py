@@ -43,7 +43,7 @@ def test_without_test_images_the_model_has_no_scores(
     report = (tmp_path / "run" / "report.html").read_text()
     assert "No test scores" in report
     assert "model has no test scores" in report
-    with pytest.raises(UserError, match=r"test split of .* has no images"):
+    with pytest.raises(UserError, match=r"no test images in .*, as the bundle was trained: .* split=validation"):
         compose("evaluate", [*train[:2], f"bundle={result.bundle}"]).run()
 
 

@@ -284,7 +284,7 @@ def test_it_answers_over_http(server: str, predictor: Predictor) -> None:
     ("image", "sentence"),
     [
         ("%%%", "image 1: not base64: send the image file's bytes, base64-encoded"),
-        (text(b"hello"), "image 1: it is text; put the image itself in its place"),
+        (text(b"hello"), "image 1: it is text; put the file itself in its place"),
         (text(photo(1)[:300]), "image 1: "),
         ("", "image 1: the file has no content"),
         (7, "image 1: not base64"),

@@ -123,7 +123,10 @@ def locate(
             is in the weights directory is not what was fetched.
     """
     if file is not None and wanted not in ("auto", "file"):
-        raise UserError(f"Backbone.file is given, but Backbone.weights='{wanted}': leave one of the two out.")
+        raise UserError(
+            f"Backbone.file is given, but Backbone.weights='{wanted}' reads none: set Backbone.weights='file', or "
+            "leave Backbone.file out."
+        )
     if wanted == "none":
         return None
     if file is not None or wanted == "file":

@@ -15,11 +15,16 @@ from graftline.errors import UserError
 def find_images(images: Path) -> list[Path]:
     """Return all files below a folder, sorted, as an ingest walks it: links are followed, leftovers passed over.
 
+    Args:
+        images: a folder, or one file.
+
     Raises:
         UserError: there is no such folder, or nothing in it, or a folder below it cannot be read.
     """
+    if images.is_file():
+        return [images]
     if not images.is_dir():
-        raise UserError(f"{images} is not a folder: give one that holds images.")
+        raise UserError(f"There is nothing at {images}: give an image, or a folder that holds images.")
     files = map(Path, walk_files(images))
     found = sorted(file for file in files if file.is_file() or not file.exists())  # no pipes: they might never end
     if not found:
@@ -30,11 +35,11 @@ def find_images(images: Path) -> list[Path]:
 def predict_directory(
     predictor: Predictor, images: Path, on_progress: Callable[[int], None] | None = None
 ) -> pd.DataFrame:
-    """Classify each file below a folder.
+    """Classify a file, or each file below a folder.
 
     Args:
         predictor: a bundle's.
-        images: a folder; see ``find_images``.
+        images: a folder or a file; see ``find_images``.
         on_progress: is given the number of images just done, now and then.
 
     Returns:

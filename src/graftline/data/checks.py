@@ -100,7 +100,7 @@ def _check(path: str, decoding: Decoding, known: FileCheck | None) -> FileCheck:
             )
     except FileNotFoundError:
         reason = "the link leads nowhere" if os.path.islink(path) else "there is no such file"  # noqa: PTH114 (as above)
-        reason = "its name is not valid UTF-8" if "\ufffd" in path else reason
+        reason = "its name, or that of a folder above, is not in UTF-8; rename it" if "\ufffd" in path else reason
         return FileCheck(path, 0, 0, 0, "", 0, 0, "", "missing", reason)
     except OSError as error:
         return FileCheck(path, 0, 0, 0, "", 0, 0, "", "unreadable", error.strerror or str(error))

@@ -10,7 +10,7 @@ HEAD_BYTES = 4096  # what `describe` wants to see: DICOM's mark is behind 128 by
 
 _CONVERT = "convert it to JPEG or PNG"
 _UNPACK = "unpack it, or remove it"
-_REMOVE = "put the image itself in its place"
+_REMOVE = "put the file itself in its place"
 _FRAMES = "take images from it, as with ffmpeg"
 _DEVELOP = "develop it to JPEG, PNG or TIFF"
 
@@ -44,7 +44,8 @@ _SIGNATURES = (
     _Signature(rb"gimp xcf", "a GIMP document", _CONVERT),
     _Signature(rb"v/1\x01", "OpenEXR", _CONVERT),
     _Signature(rb"#\?R", "Radiance HDR", _CONVERT),
-    _Signature(rb"\x00\x00[\x01\x02]\x00", "a Windows icon", _CONVERT),
+    _Signature(rb"\x00\x00[\x01\x02]\x00[^\x00]\x00", "a Windows icon", _CONVERT),
+    _Signature(rb".\x00[\x02\x03\x0a\x0b]\x00{5}|.\x01[\x01\x09]\x00\x00", "TGA", _CONVERT),
     _Signature(rb"II\*\x00.{4}CR", "camera raw (CR2)", _DEVELOP),
     _Signature(rb"II(?:U\x00|RO|RS)|MMOR|FUJIFILMCCD-RAW|FOVb|\x00MRM", "camera raw", _DEVELOP),
     _Signature(rb"II[*+]\x00|MM\x00[*+]", "TIFF of a kind that we do not read, perhaps camera raw", _DEVELOP),
@@ -66,7 +67,8 @@ _SIGNATURES = (
     _Signature(rb"\xd7\xcd\xc6\x9a|\x01\x00\x00\x00.{36} EMF", "a Windows metafile", _CONVERT),
     _Signature(rb"AT&TFORM", "DjVu", _CONVERT),
     _Signature(rb"PK(?:\x03\x04|\x05\x06)", "a ZIP archive or an Office document", _UNPACK),
-    _Signature(rb"\x1f\x8b|BZh\d|\xfd7zXZ|7z\xbc\xaf\x27\x1c|Rar!|.{257}ustar", "an archive or compressed", _UNPACK),
+    _Signature(rb"7z\xbc\xaf\x27\x1c|Rar!", "a 7z or RAR archive", _UNPACK),
+    _Signature(rb"\x1f\x8b|BZh\d|\xfd7zXZ|.{257}ustar", "an archive or compressed", _UNPACK),
     _Signature(rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Office document or a thumbnail cache", "remove it"),
     _Signature(rb"\x00\x05\x16[\x00\x07]", "a companion file of macOS without content", "remove it"),
     _Signature(rb"\x00+\Z", "nothing but zeros, perhaps an incomplete copy", "copy it again"),

@@ -111,8 +111,8 @@ class FitProgress(pl.Callback):
         epoch = int(metrics["epoch"]) + 1
         if self._shows and (epoch == 1 or epoch % max(1, max_epochs // LOG_LINES) == 0):
             logger.info(
-                f"  epoch {epoch:>3} of {max_epochs}: train loss {metrics['train/loss']:.3f}, "
-                f"val loss {metrics['val/loss']:.3f}, val accuracy {metrics['val/accuracy']:.3f}, "
+                f"  epoch {epoch:>3} of {max_epochs}: train loss {_brief(metrics['train/loss'])}, "
+                f"val loss {_brief(metrics['val/loss'])}, val accuracy {metrics['val/accuracy']:.3f}, "
                 f"{metrics['images_per_second']:,.0f} images/s"
             )
 
@@ -120,8 +120,13 @@ class FitProgress(pl.Callback):
         shown = {f"train/{name}": value for name, value in _graft(module).trained.local().items()}
         shown.update({name: float(value) for name, value in trainer.progress_bar_metrics.items()})
         speed = self._images / max(1e-9, time.perf_counter() - self._epoch_start)
-        figures = [f"epoch {trainer.current_epoch + 1}", *(f"{name} {value:.3f}" for name, value in shown.items())]
+        figures = [f"epoch {trainer.current_epoch + 1}", *(f"{name} {_brief(value)}" for name, value in shown.items())]
         return "  ".join([*figures, f"{speed:,.0f} images/s"])
+
+
+def _brief(value: float) -> str:
+    """Write a number with three decimals, or briefly where a training that diverges has made it large."""
+    return f"{value:.3f}" if abs(value) < 1e6 else f"{value:.1e}"
 
 
 def _graft(module: pl.LightningModule) -> GraftModule:

@@ -19,6 +19,7 @@ from typing import IO, BinaryIO, TypeAlias
 import pandas as pd
 
 from graftline.console import progress
+from graftline.data.signatures import HEAD_BYTES, name_content
 from graftline.data.sources.folder import Folder
 from graftline.data.sources.source import TABLE_SUFFIXES, Source, require
 from graftline.data.sources.table import Table
@@ -34,6 +35,7 @@ _HARMLESS_BYTES = 100 * 2**20  # less than this fills no disk, whatever the grow
 _PER_FILE = 512  # bytes that even an empty file takes
 _SAYS_UTF_8 = 0x800  # the bit of a zip's flags
 _PIECE = 2**20  # bytes read at once
+_READ = re.compile(rb"PK|\x1f\x8b|BZh|\xfd7zXZ|.{257}ustar", re.DOTALL)  # how what we unpack starts
 _BROKEN = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -161,10 +163,19 @@ def _unpack(archive: Path, root: Path, encoding: str | None) -> None:
     except _RefusedError as error:
         raise UserError(f"The archive {archive} is refused: {error}; pack it anew without.") from error
     except _BROKEN as error:
-        raise UserError(
-            f"The archive {archive} cannot be unpacked ({error}): "
-            "check that it is a whole zip or tar, and that the disk has room."
-        ) from error
+        raise UserError(_explain(archive, error)) from error
+
+
+def _explain(archive: Path, error: Exception) -> str:
+    """Say why an archive cannot be unpacked: it is something else by its first bytes, or it is broken."""
+    with archive.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    if not head:
+        return f"The archive {archive} has no content: get it again."
+    found = name_content(head)
+    if found is not None and not _READ.match(head):
+        return f"{archive} is no zip or tar archive but {found[0]}: {found[1]}."
+    return f"The archive {archive} cannot be unpacked ({error}): check that it is whole, and that the disk has room."
 
 
 def _zip_members(file: BinaryIO, encoding: str | None) -> Iterator[tuple[str, IO[bytes] | None]]:

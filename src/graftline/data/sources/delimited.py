@@ -82,10 +82,7 @@ def read_delimited(file: Path, form: Form) -> pd.DataFrame:
             columns: list[list[str | None]] = [[] for _ in names]
             for row in rows:
                 if any(row[len(names) :]):
-                    raise UserError(
-                        f"{file} has {len(row):,} values for {len(names):,} columns in line {reader.line_num:,}, "
-                        f"separated by {form.in_words}: put values that hold '{form.separator}' into quotation marks."
-                    )
+                    raise _too_many(file, form, len(row), names, reader.line_num)
                 for column, cell in itertools.zip_longest(columns, row[: len(names)]):
                     column.append(cell or None)
         except (csv.Error, StopIteration) as error:
@@ -94,6 +91,18 @@ def read_delimited(file: Path, form: Form) -> pd.DataFrame:
                 "look there for a quotation mark that is not closed, or not doubled within a value."
             ) from error
     return pd.DataFrame(dict(enumerate(columns)), dtype="str").set_axis(names, axis=1)
+
+
+def _too_many(file: Path, form: Form, number: int, names: Sequence[str], line: int) -> UserError:
+    if len(names) == 1:
+        return UserError(
+            f"{file} has {number:,} values in line {line:,}, separated by {form.in_words}, but only '{names[0]}' "
+            "above: remove what stands over the line of column names."
+        )
+    return UserError(
+        f"{file} has {number:,} values for {len(names):,} columns in line {line:,}, separated by {form.in_words}: "
+        f"put values that hold '{form.separator}' into quotation marks."
+    )
 
 
 def _name_columns(row: Sequence[str]) -> list[str]:

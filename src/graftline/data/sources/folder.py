@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from graftline.data.sources.source import IMAGE_SUFFIXES, SPLIT_NAMES, join_names, require, tidy_label
+from graftline.data.sources.source import IMAGE_SUFFIXES, find_split, join_names, require, tidy_label
 from graftline.data.walk import list_folders, walk_files
 from graftline.errors import UserError
 
@@ -67,7 +67,7 @@ class Folder:
         """
         folder = root
         while len(folders := [inner for inner in list_folders(folder) if not _is_of_documents(inner)]) == 1:
-            if self.splits and folders[0].name.lower() in SPLIT_NAMES:
+            if self.splits and find_split(folders[0].name):
                 return folder
             folder = folders[0]
             if _loose_images(folder):
@@ -81,13 +81,13 @@ class Folder:
             UserError: some of the folders look like splits and others do not.
         """
         folders = list_folders(root)
-        named = [folder for folder in folders if folder.name.lower() in SPLIT_NAMES] if self.splits else []
+        named = [folder for folder in folders if find_split(folder.name)] if self.splits else []
         of_folders = [folder for folder in named if list_folders(folder)]
-        has_train = any(SPLIT_NAMES[folder.name.lower()] == "train" for folder in named)
+        has_train = any(find_split(folder.name) == "train" for folder in named)
         others = [folder.name for folder in folders if folder not in named and not _is_of_documents(folder)]
         if not others and (of_folders or has_train):
             return named
-        if len(of_folders) < 2 and not any(SPLIT_NAMES[folder.name.lower()] == "train" for folder in of_folders):
+        if len(of_folders) < 2 and not any(find_split(folder.name) == "train" for folder in of_folders):
             return []
         raise UserError(
             f"{root} holds split folders ({join_names([folder.name for folder in of_folders])}) and others "
@@ -100,7 +100,7 @@ def _label_splits(folders: Sequence[Path], leftovers: Counter[str]) -> pd.DataFr
     parts = []
     for folder in folders:
         part = pd.DataFrame(_label(folder, leftovers), columns=["path", "label"])
-        parts.append(part.assign(split=SPLIT_NAMES[folder.name.lower()]))
+        parts.append(part.assign(split=find_split(folder.name)))
         if not list_folders(folder):
             raise UserError(
                 f"{folder} holds no class folders: sort its images into one per class, move it away, use Table(), or "

@@ -84,6 +84,8 @@ class _Repair(NamedTuple):
                     continue
                 if unicodedata.normalize("NFC", written) == unicodedata.normalize("NFC", name):
                     yield "in another Unicode form"
+                elif written.strip() == name:
+                    yield "without blanks around them"
                 else:
                     yield "with other capitals" if _fold(written) == _fold(name) else "with another extension"
 
@@ -138,7 +140,8 @@ class _Search:
         for text in texts:
             if dropped == 0 and _DRIVE.match(text):
                 continue
-            root = "/" if text.startswith("/") and dropped == 0 else str(start)
+            is_absolute = text.removeprefix("file://").startswith("/")
+            root = "/" if is_absolute and dropped == 0 else str(start)
             file = self._follow(root, _split(text)[dropped:])
             if file is not None and file not in self._taken:
                 found[text] = file

@@ -1,5 +1,6 @@
 """Define what a source of images is."""
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -18,6 +19,9 @@ IMAGE_SUFFIXES = frozenset(
     {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
     | {".heic", ".heif", ".avif", ".dcm", ".jxl", ".mpo"}
 )
+
+
+_BLANKS_AROUND = re.compile(r"^[\s\u200b\u2060\ufeff]+|[\s\u200b\u2060\ufeff]+$")
 
 
 class Source(Protocol):
@@ -60,11 +64,15 @@ def require(path: Path | None, what: str) -> Path:
 
 
 def tidy_label(label: str) -> str:
-    """Return the one form of a class name: without blanks around it, and each letter with its accent as one sign.
+    r"""Return the one form of a class name: without blanks around it, and each letter with its accent as one sign.
 
-    macOS writes names of folders in two signs where a keyboard writes one (Unicode's NFD and NFC).
+    macOS writes names of folders in two signs where a keyboard writes one (Unicode's NFD and NFC). Blanks are also
+    those without width, which come along when cells are copied from a page.
+
+    >>> tidy_label(" boots\u200b ")
+    'boots'
     """
-    return unicodedata.normalize("NFC", label.strip())
+    return unicodedata.normalize("NFC", _BLANKS_AROUND.sub("", label))
 
 
 def join_names(names: Sequence[str], at_most: int = 5) -> str:
@@ -76,7 +84,7 @@ def join_names(names: Sequence[str], at_most: int = 5) -> str:
     return ", ".join(names[:at_most]) + (f" and {len(names) - at_most:,} more" if len(names) > at_most else "")
 
 
-SPLIT_NAMES = {
+_SPLITS = {
     "train": "train",
     "training": "train",
     "val": "validation",
@@ -86,3 +94,13 @@ SPLIT_NAMES = {
     "test": "test",
     "testing": "test",
 }
+_SET = re.compile(r"[\W_]*(data|images)?[\W_]*(set)?$")  # training_set, Test-Images, valset
+
+
+def find_split(name: str) -> str | None:
+    """Return the split that a folder's or a table's word for it means, None for another word.
+
+    >>> find_split("Training_Set"), find_split("val"), find_split("cat")
+    ('train', 'validation', None)
+    """
+    return _SPLITS.get(_SET.sub("", name.strip().lower()))

@@ -13,8 +13,8 @@ from graftline.data.sources.labels import find_one_hot, require_single_labels
 from graftline.data.sources.repair import find_files
 from graftline.data.sources.source import (
     IMAGE_SUFFIXES,
-    SPLIT_NAMES,
     TABLE_SUFFIXES,
+    find_split,
     join_names,
     require,
     tidy_label,
@@ -145,13 +145,14 @@ def _require_paths(paths: "pd.Series[str]", file: Path) -> None:
 
 
 def _as_splits(values: "pd.Series[str]", file: Path) -> "pd.Series[str]":
-    unknown = values[values.notna() & ~values.str.lower().isin(SPLIT_NAMES)]
+    splits = values.map(find_split, na_action="ignore")
+    unknown = values[values.notna() & splits.isna()]
     if not unknown.empty:
         raise UserError(
             f"{file} has the split '{unknown.iloc[0]}': use train, validation and test, "
             "or ignore the column with Table.split=None."
         )
-    return values.str.lower().map(SPLIT_NAMES)
+    return splits
 
 
 def _as_weights(values: "pd.Series[Any]", file: Path) -> "pd.Series[float]":
