@@ -9,7 +9,6 @@ from omegaconf import OmegaConf
 
 from graftline.bundle.predictor import Predictor
 from graftline.console import say, warn
-from graftline.data.decoding import PLAIN, Decoding
 from graftline.data.ingest import Ingest
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
@@ -76,7 +75,7 @@ class Evaluate:
 
     def _images(self, predictor: Predictor) -> tuple[DatasetVersion, str]:
         """Return the images to classify: a dataset version, and which split of it."""
-        card, data = predictor.card, with_parent(self._data_as_trained(predictor.decoding), self.tracking)
+        card, data = predictor.card, with_parent(self.data, self.tracking)
         trained = [str(card[key]) for key in ("dataset_digest", "test_digest") if key in card]
         ingested, split = data.run_as_test(predictor.class_names, trained, self.split, predictor.decoding)
         version = ingested.version
@@ -95,15 +94,6 @@ class Evaluate:
         elif split != "test":
             warn(f"The bundle was trained with these images of the {split} split: others it will classify worse.")
         return version, split
-
-    def _data_as_trained(self, decoding: Decoding) -> Ingest:
-        """Return the data with files that become pixels as those that the bundle was trained on."""
-        settings = decoding.settings
-        if self.data.decode not in (PLAIN.settings, settings, replace(settings, range=None)):
-            warn("data.decode is left aside: the bundle decodes images as those that it was trained on.")
-        as_measured = replace(settings, percentiles=None) if settings.range is not None else settings
-        max_pixels = max(self.data.max_pixels, decoding.max_pixels)
-        return replace(self.data, decode=as_measured, max_pixels=max_pixels)
 
     def _start_run(self, version: DatasetVersion, directory: Path) -> "Run":
         return self.tracking.start(

@@ -28,7 +28,8 @@ class Slow(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         time.sleep(0.02 * len(images))
-        return torch.special.bessel_j0(images)
+        computed: Tensor = torch.special.bessel_j0(images)
+        return computed
 
 
 def test_time_is_per_image_and_a_failed_export_leaves_torchs() -> None:
