@@ -9,7 +9,16 @@ TRIED = OWN | {
     "byoanet",
     "byobnet",
     "cait",
+    "coat",
+    "convit",
+    "convmixer",
     "convnext",
+    "cpubone",
+    "crossvit",
+    "csatv2",
+    "cspnet",
+    "cspnext",
+    "davit",
     "densenet",
     "efficientnet",
     "fastvit",
@@ -18,7 +27,10 @@ TRIED = OWN | {
     "regnet",
     "resnet",
     "starnet",
+    "swin_transformer",
+    "vgg",
     "vision_transformer",
+    "volo",
 }
 
 

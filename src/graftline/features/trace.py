@@ -59,7 +59,7 @@ def _attributes_kept(network: nn.Module) -> Iterator[None]:
 
     What a network without content computes has no content either, and would be used ever after.
     """
-    before = [(module, dict(vars(module))) for module in network.modules()]
+    before = [(module, vars(module) | {"_buffers": dict(module._buffers)}) for module in network.modules()]
     try:
         yield
     finally:
