@@ -89,7 +89,10 @@ class Evaluate:
             )
         if (absent := len(predictor.class_names) - len(counts)) > 0:
             say(f"The model knows {len(predictor.class_names)} classes; there are no images of {absent} of them.")
-        if not {version.digest, version.split_digests["test"]} & set(trained):
+        digests = {version.digest}
+        if any(version.counts()["test"].values()):  # all splits without images have one digest
+            digests.add(version.test_digest)
+        if not digests & set(trained):
             warn("The bundle was trained on another dataset version: make sure that none of these images trained it.")
         elif split != "test":
             warn(f"The bundle was trained with these images of the {split} split: others it will classify worse.")

@@ -24,7 +24,7 @@ CALL = re.compile(r"\b([A-Z]\w*)\((\w+=[^()]*)?\)")
 KEY = re.compile(r"(?<![\w./=-])([a-z_]+(?:\.[a-z_0-9]+)+)(?![\w(])")
 OPTION = re.compile(r"(?<![\w./<-])([a-z_]+)=[\w…]")
 FILE_NAMES = (".csv", ".json", ".parquet", ".onnx", ".html", ".yaml")
-ENGLISH = {"a", "it", "room", "sure", "them"}  # make room
+ENGLISH = {"a", "it", "room", "sure", "them"}  # make room, make a picture
 OF_A_NETWORK = {"groups"}  # the argument of alexnet that the text is about
 OF_PYTHON, OF_HTML = {"weights_only"}, {"class"}
 

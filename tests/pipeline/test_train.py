@@ -45,6 +45,12 @@ def test_without_test_images_the_model_has_no_scores(
     assert "model has no test scores" in report
     with pytest.raises(UserError, match=r"no test images in .*, as the bundle was trained: .* split=validation"):
         compose("evaluate", [*train[:2], f"bundle={result.bundle}"]).run()
+    for color in ("red", "green"):
+        (tmp_path / "new" / "val" / color).mkdir(parents=True)
+        Image.new("RGB", (20, 20), color).save(tmp_path / "new" / "val" / color / "0.png")
+    new = ["data=folder", f"data.path={tmp_path / 'new'}", "split=validation", "evaluation.resamples=100"]
+    compose("evaluate", [*new, f"bundle={result.bundle}"]).run()
+    assert "was trained on another dataset version" in " ".join(capsys.readouterr().out.split())
 
 
 def test_batches_of_one_image_are_refused_before_images_are_read(train: list[str], tmp_path: Path) -> None:
