@@ -76,5 +76,5 @@ def test_a_folder_without_images_is_refused(bundle: Path, tmp_path: Path) -> Non
     predictor = Predictor.from_directory(bundle)
     with pytest.raises(UserError, match="holds no files"):
         predict_directory(predictor, tmp_path)
-    with pytest.raises(UserError, match="nothing at .*missing: give an image, or a folder"):
+    with pytest.raises(UserError, match=r"nothing at .*missing: give an image, or a folder"):
         predict_directory(predictor, tmp_path / "missing")
