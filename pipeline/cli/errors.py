@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from graftline.console import console
-from graftline.errors import UserError, find_cause, no_room
+from graftline.errors import UserError, find_cause, no_access, no_room
 from graftline.files import write_text
 
 EXIT_DONE, EXIT_MISTAKE, EXIT_INTERRUPTED = 0, 1, 130
@@ -34,11 +34,11 @@ def report_error(error: BaseException, directory: Path | None = None) -> None:
 
 
 def _explain(error: BaseException) -> str | None:
-    """Return a sentence if the surroundings are behind an error: a full disk, or a locale without such letters."""
+    """Return a sentence if the surroundings are behind an error: a disk that is full or closed, or a locale."""
     encoding = sys.getfilesystemencoding()
     if encoding != "utf-8" and find_cause(error, UnicodeEncodeError) is not None:
         return (
             f"The locale says that names of files are in {encoding}, and one is not: set PYTHONUTF8=1, or a locale of "
             "UTF-8 such as LC_ALL=C.UTF-8."
         )
-    return no_room(error)
+    return no_room(error) or no_access(error)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_NO_ACCESS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # what libraries say that give no error number: torch, safetensors, and SQLite behind MLflow
 _OF_A_DATABASE = re.compile("database or disk is full|disk I/O error", re.IGNORECASE)
@@ -51,6 +52,20 @@ def no_room(error: BaseException | None) -> str | None:
                 f"{getattr(error, 'filename', None) or file} cannot be written ({reason}): make room on the disk, or "
                 "raise the quota or the limit on the size of files, then run the same command again."
             )
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def no_access(error: BaseException | None) -> str | None:
+    """Return a sentence if a file or folder that may not be read or written is behind an error, else None.
+
+    >>> no_access(ValueError("x")), no_access(PermissionError(errno.EACCES, "denied", "data/pets"))[:39]
+    (None, 'There is no access to data/pets (Permis')
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _NO_ACCESS and error.filename is not None:
+            reason = os.strerror(error.errno)
+            return f"There is no access to {error.filename} ({reason}): allow it, or choose another directory."
         error = error.__cause__ or error.__context__
     return None
 

@@ -130,6 +130,19 @@ def test_folders_of_documents_lie_beside_images(tmp_path: Path) -> None:
     assert set(Folder().read(tmp_path / "set")["split"]) == {"train"}
 
 
+@pytest.mark.parametrize(("inner", "is_told"), [(("ok", "nok"), True), (("ok", "other"), False), (("ok",), False)])
+def test_folders_that_all_classes_hold_are_told(
+    tmp_path: Path, inner: tuple[str, ...], is_told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    touch(
+        tmp_path,
+        *(f"2023/{name}/a.jpg" for name in inner),
+        *(f"2024/{name}/a.jpg" for name in inner if name != "other"),
+    )
+    assert set(Folder().read(tmp_path)["label"]) == {"2023", "2024"}
+    assert ("holds the folders nok, ok, whose images are all of the class above" in caplog.text) == is_told
+
+
 def test_leftovers_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     touch(tmp_path, "cat/a.jpg", "dog/a.jpg", "cat/@eaDir/a.jpg", "dog/@eaDir/a.jpg", "$RECYCLE.BIN/x.jpg", "Thumbs.db")
     caplog.set_level("INFO")

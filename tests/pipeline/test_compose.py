@@ -1,5 +1,6 @@
 """Stages that are composed and run from Python, several in one process, as a stage that calls stages does it."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -217,3 +218,14 @@ def test_the_log_escapes_a_name_that_is_not_utf8(tmp_path: Path) -> None:
     with logged(tmp_path / "log.txt"):
         console.print("caf\udce9", markup=False)
     assert (tmp_path / "log.txt").read_text() == "caf\\udce9\n"
+
+
+def test_a_directory_that_may_not_be_written_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    outer = ValueError("a library's own words")
+    outer.__cause__ = PermissionError(errno.EACCES, "Permission denied", "/mnt/photos/outputs")
+    report_error(outer)
+    output = " ".join(capsys.readouterr().out.split())
+    assert (
+        output
+        == "There is no access to /mnt/photos/outputs (Permission denied): allow it, or choose another directory."
+    )

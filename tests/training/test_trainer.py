@@ -122,6 +122,11 @@ def test_nothing_at_all_is_refused(changes: dict[str, Any]) -> None:
         check_trainer(_trainer(1, **changes))
 
 
+def test_gradients_are_not_turned_around() -> None:
+    with pytest.raises(UserError, match=r"Trainer.gradient_clip_val is -1, it must be at least 0"):
+        check_trainer(_trainer(1, gradient_clip_val=-1))
+
+
 @pytest.mark.parametrize(("precision", "instead"), [("bf16-true", "bf16-mixed"), ("64-true", "32-true")])
 def test_a_precision_that_changes_frozen_numbers_is_refused(precision: str, instead: str) -> None:
     with pytest.raises(UserError, match=instead):

@@ -325,8 +325,9 @@ class Ingest:
         lost = {finding.path: f" ({finding.detail})" for finding in listing.findings if finding.kind == "lost_images"}
         for name in class_names:
             if name not in found:
+                reason = lost.get(name, " (each is the same as one with another label)")
                 raise UserError(
-                    f"No image of the class '{name}' can be used{lost.get(name, '')}: replace those in "
+                    f"No image of the class '{name}' can be used{reason}: replace those in "
                     f"{self._folder / FINDINGS_FILE}, or remove the class."
                 )
         if len(class_names) < 2:
@@ -340,11 +341,12 @@ class Ingest:
             return decoding
         before = None if parent is None else parent.decoding.settings
         if before is not None and replace(before, range=None) == self.decode:
+            logger.info(f"DecodeSettings.range is {_in_words(before.range)}, as the versions before have it.")
             return replace(decoding, settings=before)
         is_train = images["split"] == "train"
         training = images[is_train if is_train.any() else slice(None)].sort_values("sha256")
         limits = measure_range(training["path"].tolist(), decoding, self.workers)
-        logger.info(f"DecodeSettings.range is {limits[0]:,.6g} to {limits[1]:,.6g}, measured on training images.")
+        logger.info(f"DecodeSettings.range is {_in_words(limits)}, measured on training images.")
         return replace(decoding, settings=replace(self.decode, range=limits))
 
     def _say_what_is_inherited(self, parent: DatasetVersion) -> None:
@@ -361,6 +363,10 @@ class Ingest:
         path = Path(self.path or type(self.source).__name__.lower()).expanduser().absolute()
         stem = path.name if path.is_dir() else re.sub(r"(\.(csv|tsv|parquet|zip|tar|tgz|gz|bz2|xz))+$", "", path.name)
         return re.sub(r"[^\w-]+", "-", stem).strip("-") or "images"
+
+
+def _in_words(limits: tuple[float, float] | None) -> str:
+    return "" if limits is None else f"{limits[0]:,.6g} to {limits[1]:,.6g}"
 
 
 def _tidy(images: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:

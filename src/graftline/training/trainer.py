@@ -90,6 +90,8 @@ def check_trainer(make_trainer: MakeTrainer) -> Execution:
     for name in ("limit_train_batches", "limit_val_batches"):
         if getattr(trainer, name) == 0:
             raise UserError(f"Trainer.{name} is 0, it must be above 0: each epoch trains and validates.")
+    if trainer.gradient_clip_val is not None and trainer.gradient_clip_val < 0:  # torch would turn the gradients around
+        raise UserError(f"Trainer.gradient_clip_val is {trainer.gradient_clip_val}, it must be at least 0.")
     if trainer.accumulate_grad_batches < 1:
         raise UserError(f"Trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}, it must be at least 1.")
     return _execution(trainer)

@@ -53,6 +53,7 @@ class Folder:
         else:
             images = pd.DataFrame(_label(root, leftovers), columns=["path", "label"])
             _require_images(images, root)
+            _warn_of_equal_folders(root)
         if root != given:
             logger.info(f"The class folders are those in {root.relative_to(given)}, the only folder of images there.")
         if leftovers:
@@ -92,6 +93,17 @@ class Folder:
         raise UserError(
             f"{root} holds split folders ({join_names([folder.name for folder in of_folders])}) and others "
             f"({join_names(others)}): move away either, or set Folder.splits=False if all of them are classes."
+        )
+
+
+def _warn_of_equal_folders(root: Path) -> None:
+    """Warn where each class folder holds the same ones: years that hold the classes, or images beside masks."""
+    inner = {tuple(below.name for below in list_folders(folder)) for folder in list_folders(root)}
+    names = next(iter(inner))
+    if len(inner) == 1 and len(names) > 1:
+        logger.warning(
+            f"Each class folder in {root} holds the folders {join_names(names)}, whose images are all of the class "
+            "above them: list the images and their labels in a table for Table() if that is not meant."
         )
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from graftline.errors import UserError
 
 _SEPARATORS = ("|", ";", ",", "+", "/", " ")
+_OF_LISTS = {"|", ";"}  # that hardly any name holds
 _DECIMAL = re.compile(r"[-+]?\d+,\d+")
 _BRACKETS = {"[": "]", "{": "}", "(": ")"}
 _FLAGS = ({"0", "1"}, {"0.0", "1.0"}, {"0,0", "1,0"}, {"false", "true"})
@@ -46,9 +47,12 @@ def _find_joined(labels: list[str], sign: str) -> str | None:
     parts = {label: [part.strip() for part in label.split(sign)] for label in labels if not _DECIMAL.fullmatch(label)}
     holding = {label: several for label, several in parts.items() if len(several) > 1}
     times = Counter(part for several in parts.values() for part in set(several))
-    joined = [label for label, several in holding.items() if all(times[part] > 1 for part in several)]
+    enough = any if sign in _OF_LISTS else all
+    joined = [label for label, several in holding.items() if enough(times[part] > 1 for part in several)]
     if not joined or len(joined) < len(holding) / 2:
         return None
+    if sign in _OF_LISTS:
+        return joined[0]
     tags = {part for label in joined for part in holding[label]}
     if sign == " ":  # also stands between the words of a name
         is_list = len(joined) > 2 * len(tags) or (len(joined) > 1 and tags <= set(labels))

@@ -1,6 +1,7 @@
 """Read a CSV or Parquet file that lists images and their labels."""
 
 import csv
+import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -115,6 +116,8 @@ class Table:
             )
         if any(Path(cell).suffix.lower() in IMAGE_SUFFIXES for cell in names):
             return f"{told}, as its first line is an image's: put a line of column names above, such as path,label."
+        if len(names) == 1 and column in re.split(r"[,;\t|]", names[0]):
+            return f"{told}, as each of its lines is in quotation marks as a whole: remove those."
         if len(names) == 1:
             return f"{told}, only one column: separate columns by commas, semicolons, tabs or vertical bars."
         if near := get_close_matches(column.lower(), [other.lower() for other in names], n=1, cutoff=0.5):
