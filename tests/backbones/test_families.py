@@ -5,6 +5,7 @@ from pathlib import Path
 
 from timm.models import list_modules
 
+import graftline.backbones.zoo  # noqa: F401 - its modules are among timm's from then on
 from benchmarks.families import WORKS, FamilyResult, examine, make_dataset, read_page
 from graftline.backbones.families import OWN, TRIED
 
