@@ -93,10 +93,21 @@ class Evaluate:
         if any(version.counts()["test"].values()):  # all splits without images have one digest
             digests.add(version.test_digest)
         if not digests & set(trained):
-            warn("The bundle was trained on another dataset version: make sure that none of these images trained it.")
+            self._warn_of_seen_images(version, split, str(card.get("dataset_digest")))
         elif split != "test":
             warn(f"The bundle was trained with these images of the {split} split: others it will classify worse.")
         return version, split
+
+    def _warn_of_seen_images(self, version: DatasetVersion, split: str, trained: str) -> None:
+        """Say how many of the images the bundle was trained with, where the version that it was trained on is here."""
+        directory = Path(self.data.directory) / self.data.dataset_name() / trained
+        if not directory.is_dir():
+            warn("The bundle was trained on another dataset version: make sure that none of these images trained it.")
+            return
+        before = DatasetVersion.load(directory)
+        seen = {sha256 for name in ("train", "validation") for sha256 in before.samples(name).sha256}
+        if number := len(seen & set(version.samples(split).sha256)):
+            warn(f"{number:,} of these images trained the bundle, or chose its epoch: it will classify others worse.")
 
     def _start_run(self, version: DatasetVersion, directory: Path) -> "Run":
         return self.tracking.start(

@@ -1,5 +1,6 @@
 """From overrides to a stage that can be run, in this process, once or as often as one likes."""
 
+import multiprocessing
 import os
 import sys
 import time
@@ -55,12 +56,17 @@ class ComposedStage:
             UserError: a mistake of the user's, in the words of the configuration.
             DirectoryInUseError: another run is writing to the directory, in which nothing was changed.
             SystemExit: this is a further process of a distributed training, which Lightning started by the program's
-                own command line; it has trained along.
+                own command line; it has trained along. Or it is a loader process, which imports the program.
         """
         from graftline.pipeline.worker import WORKER, work  # it reports errors as the command line does
 
         if work_for := os.environ.get(WORKER):
             sys.exit(work(Path(work_for)))
+        if getattr(multiprocessing.current_process(), "_inheriting", False):  # as multiprocessing itself asks
+            sys.exit(
+                "The processes that load images import this program and would train again: "
+                'put what it does under if __name__ == "__main__":'
+            )
         directory = directory or self.directory
         with _claimed(directory) as hydra, logged(directory / "log.txt"), worded(self.config):
             write_text(hydra / "config.yaml", OmegaConf.to_yaml(self.config))

@@ -1,6 +1,7 @@
 """Stages that are composed and run from Python, several in one process, as a stage that calls stages does it."""
 
 import errno
+import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
@@ -229,3 +230,12 @@ def test_a_directory_that_may_not_be_written_is_told(capsys: pytest.CaptureFixtu
         output
         == "There is no access to /mnt/photos/outputs (Permission denied): allow it, or choose another directory."
     )
+
+
+def test_a_loader_process_that_imports_the_program_does_not_train(
+    data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    with pytest.raises(SystemExit, match='under if __name__ == "__main__":'):
+        compose("ingest", data).run(tmp_path / "ingest")
+    assert not (tmp_path / "ingest").exists()

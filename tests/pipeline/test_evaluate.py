@@ -52,7 +52,11 @@ def new_images(root: Path, *classes: str, number: int = 6) -> Path:
 
 
 def test_of_the_data_set_that_was_trained_on_it_takes_the_test_images(
-    evaluate: Callable[..., EvaluateResult], trained: TrainResult, color_folder: Path, tmp_path: Path
+    evaluate: Callable[..., EvaluateResult],
+    trained: TrainResult,
+    color_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert evaluate(color_folder).metrics == {
         name: {"value": one.value, "low": one.low, "high": one.high} for name, one in trained.scores.items()
@@ -62,6 +66,8 @@ def test_of_the_data_set_that_was_trained_on_it_takes_the_test_images(
     with_split = evaluate(color_folder, "split=validation")
     assert len(with_split.evaluation.predictions.paths) == sum(trained.version.counts()["validation"].values())
     assert len(evaluate(color_folder, "split=all").evaluation.predictions.paths) == 60
+    tested = sum(trained.version.counts()["test"].values())
+    assert f"{60 - tested} of these images trained the bundle" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("below", ["", "test"])
