@@ -77,6 +77,8 @@ class _Repair(NamedTuple):
 
     def _differences(self) -> Iterator[str]:
         for text, found in self.found.items():
+            if text.startswith("file://"):
+                yield "without 'file://'"
             if "\\" in text:
                 yield "with '/' for '\\'"
             for written, name in zip(reversed(_split(text)), reversed(found.split("/")), strict=False):
