@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import COLORS, paint
 from workplace import TINY, Workplace
 
+from conftest import COLORS, paint
 from graftline.errors import UserError
 from graftline.pipeline.cli import compose
 from graftline.pipeline.evaluate import EvaluateResult

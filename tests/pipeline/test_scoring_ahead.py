@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import COLORS, paint
 from workplace import TINY, Workplace
 
+from conftest import COLORS, paint
 from graftline.evaluation.predictions import Predictions
 from graftline.pipeline.cli import compose
 
