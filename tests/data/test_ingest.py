@@ -16,7 +16,7 @@ from PIL import Image
 
 from graftline.data import checks
 from graftline.data.checks import FileCheck, check_images
-from graftline.data.decode import Decoding, decode
+from graftline.data.decode import Decoding, decode, decode_rgb
 from graftline.data.findings import Finding
 from graftline.data.ingest import Ingest, IngestResult
 from graftline.data.sources.archive import Archive
@@ -290,6 +290,19 @@ def test_one_class_is_not_enough(tmp_path: Path, make_folder: Any) -> None:
     make_folder(root / "cat", first_seed=50, lion=5, tiger=5)
     with pytest.raises(UserError, match=r"\(lion, tiger\) are the classes, give 'cat' itself as Ingest\.path, or"):
         ingest(tmp_path, root)
+
+
+def test_files_whose_names_are_not_utf8_are_read(tmp_path: Path, make_folder: Any) -> None:
+    root = make_folder(tmp_path / "pets", cat=5, dog=5)
+    (root / "cat/000.png").rename(root / "cat" / os.fsdecode(b"caf\xe9.png"))
+    (root / "dog").rename(root / os.fsdecode(b"d\xf6g"))
+    result = ingest(tmp_path, root)
+    assert result.version.class_names == ("cat", r"d\xf6g")
+    samples = [result.version.samples(split) for split in ("train", "validation", "test")]
+    files = [path for part in samples for path in part.paths]
+    assert len(files) == 10
+    assert str(root / r"cat/caf\xe9.png") in files
+    assert all(decode_rgb(file).size > 0 for file in files)
 
 
 def test_a_class_without_usable_images_is_a_mistake(tmp_path: Path, make_folder: Any) -> None:

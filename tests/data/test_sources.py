@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from graftline.data.file_names import to_path
 from graftline.data.sources.elpv import Elpv
 from graftline.data.sources.folder import Folder
 from graftline.data.sources.table import Table
@@ -164,10 +165,16 @@ def test_a_name_in_two_unicode_forms_is_one_class(tmp_path: Path, caplog: pytest
     assert "have one name: one class" in caplog.text
 
 
-def test_names_that_are_not_utf8_can_be_told(tmp_path: Path) -> None:
-    touch(tmp_path, "cat/a.jpg", "dog/b.jpg")
-    touch(tmp_path, os.fsdecode(b"cat/caf\xe9.jpg"))
-    assert str(tmp_path / "cat/caf\ufffd.jpg") in Folder().read(tmp_path)["path"].tolist()
+def test_names_that_are_not_utf8_are_escaped(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/a.jpg", os.fsdecode(b"cat/caf\xe9.jpg"), os.fsdecode(b"\xe9t\xe9/b.jpg"), r"cat/\xe9.jpg")
+    images = Folder().read(tmp_path)
+    assert listed(images, tmp_path) == {
+        "cat/a.jpg": "cat",
+        r"cat/caf\xe9.jpg": "cat",
+        r"cat/\xe9.jpg": "cat",
+        r"\xe9t\xe9/b.jpg": r"\xe9t\xe9",
+    }
+    assert all(os.path.isfile(to_path(path)) for path in images["path"])  # noqa: PTH113 (as to_path gives it)
 
 
 @pytest.mark.parametrize(

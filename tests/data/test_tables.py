@@ -206,10 +206,10 @@ def test_no_file_is_taken_for_two_paths(tmp_path: Path) -> None:
     [
         (
             ["D:\\lab\\set 3\\img\\1.png", "D:\\lab\\set 3\\img\\2.png"],
-            "Windows drive, so make them relative.*'img/1.png'",
+            "Windows drive, so write them relative.*'img/1.png'",
         ),
-        (["/home/ann/img/1.png", "/home/ann/img/2.png"], "make them relative to the table's folder, as 'img/1.png'"),
-        (["x/1.png", "y/2.png"], "make them relative to the table's folder, as 'img/1.png'"),
+        (["/home/ann/img/1.png", "/home/ann/img/2.png"], "write them relative to the table's folder, as 'img/1.png'"),
+        (["x/1.png", "y/2.png"], "write them relative to the table's folder, as 'img/1.png'"),
         (["8.png", "9.png"], "give them relative to"),
         (["C:\\8.png", "C:\\9.png"], "Windows drive, so give them relative to"),
         (["3.png", "4.png"], "several folders hold these, so write the right one in front, as 'left/3.png'"),

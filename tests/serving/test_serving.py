@@ -223,7 +223,10 @@ def test_imports_of_functions_and_of_type_checkers_are_left_out(tmp_path: Path) 
         "        import graftline.backbones.zoo\n"
     )
     found = [file.as_posix() for file in imported_modules(script)]
-    decoding = [f"data/{name}.py" for name in ("__init__", "decode", "decoding", "metadata", "readers", "signatures")]
+    decoding = [
+        f"data/{name}.py"
+        for name in ("__init__", "decode", "decoding", "file_names", "metadata", "readers", "signatures")
+    ]
     assert found == ["__init__.py", *decoding, "errors.py"]
 
 

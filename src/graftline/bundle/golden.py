@@ -29,6 +29,7 @@ from graftline.augment.preprocess import Preprocessing
 from graftline.bundle.layout import GOLDEN_FOLDER
 from graftline.bundle.odd_images import make_odd_images
 from graftline.data.decode import PLAIN, DecodeError, Decoding, decode_rgb
+from graftline.data.file_names import to_path
 from graftline.errors import UserError
 from graftline.files import write_json
 
@@ -94,7 +95,7 @@ def choose_golden(samples: "Samples", count: int) -> list[Path]:
     turns, ranked = Counter[int](), dict[str, tuple[int, str, Path]]()  # ranked by sha256, so that no image is twice
     for sha256, path, label in sorted(zip(samples.sha256, samples.paths, samples.labels.tolist(), strict=True)):
         if sha256 not in ranked:
-            ranked[sha256] = (turns[label], sha256, Path(path))
+            ranked[sha256] = (turns[label], sha256, Path(to_path(path)))
             turns[label] += 1
     fit = (path for _, _, path in sorted(ranked.values()) if _is_fit(path, samples.decoding))
     chosen = list(itertools.islice(fit, count))

@@ -1,6 +1,5 @@
 """Classify a folder of images into a table."""
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from graftline.bundle.predictor import Predictor
+from graftline.data.file_names import to_text
 from graftline.data.walk import walk_files
 from graftline.errors import UserError
 
@@ -59,15 +59,10 @@ def predict_files(
     probabilities, reasons = predictor.predict_readable(paths, on_progress=on_progress)  # (N, K)
     table = pd.DataFrame(probabilities, columns=[f"probability/{name}" for name in predictor.class_names])
     best = np.nan_to_num(probabilities).argmax(axis=1)
-    table.insert(0, "path", [_printable(path) for path in paths])
+    table.insert(0, "path", [to_text(path) for path in paths])
     table.insert(
         1, "class", [None if row in reasons else predictor.class_names[best[row]] for row in range(len(paths))]
     )
     table.insert(2, "probability", probabilities.max(axis=1))
     table["error"] = [reasons.get(row) for row in range(len(paths))]
     return table
-
-
-def _printable(path: Path) -> str:
-    r"""Return a path as text; bytes in it that are not UTF-8, which no table can hold, as \xNN."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -19,6 +19,7 @@ import PIL
 
 from graftline.console import progress
 from graftline.data.decode import DecodeError, Decoding, decode
+from graftline.data.file_names import to_path
 from graftline.files import atomic_file
 
 _FORMAT = 2  # raise it when a check changes its answer
@@ -80,13 +81,14 @@ def check_images(paths: Sequence[str], decoding: Decoding, workers: int, memory:
 
 def _check(path: str, decoding: Decoding, known: FileCheck | None) -> FileCheck:
     try:
-        status = os.stat(path)  # noqa: PTH116 (100,000 Path objects cost as much as the call)
+        real = to_path(path)
+        status = os.stat(real)  # noqa: PTH116 (100,000 Path objects cost as much as the call)
         stamp = (path, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         if known is not None and known[:4] == stamp:
             return known
         if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device might never end
             return FileCheck(path, 0, 0, 0, "", 0, 0, "", "unreadable", "this is no file")
-        with open(path, "rb") as file:  # noqa: PTH123 (as above)
+        with open(real, "rb") as file:  # noqa: PTH123 (as above)
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)
             try:
@@ -99,8 +101,7 @@ def _check(path: str, decoding: Decoding, known: FileCheck | None) -> FileCheck:
                 *stamp, sha256, width, height, image.format, "", "", extra=image.extra, highest=highest[-1]
             )
     except FileNotFoundError:
-        reason = "the link leads nowhere" if os.path.islink(path) else "there is no such file"  # noqa: PTH114 (as above)
-        reason = "its name, or that of a folder above, is not in UTF-8; rename it" if "\ufffd" in path else reason
+        reason = "the link leads nowhere" if os.path.islink(real) else "there is no such file"  # noqa: PTH114 (as above)
         return FileCheck(path, 0, 0, 0, "", 0, 0, "", "missing", reason)
     except OSError as error:
         return FileCheck(path, 0, 0, 0, "", 0, 0, "", "unreadable", error.strerror or str(error))

@@ -27,6 +27,7 @@ from graftline.data.decoding import (
     to_8_bits,
     to_nothing,
 )
+from graftline.data.file_names import to_path
 from graftline.data.metadata import orientation, turn, without_metadata
 from graftline.data.readers import (
     TiffHeader,
@@ -93,7 +94,7 @@ def decode_rgb(image: Path | str | bytes, decoding: Decoding = PLAIN) -> np.ndar
     if isinstance(image, bytes):
         return decode(io.BytesIO(image), decoding).pixels
     try:
-        with Path(image).open("rb") as file:
+        with Path(to_path(image)).open("rb") as file:
             return decode(file, decoding).pixels
     except FileNotFoundError as error:
         raise DecodeError("missing", "there is no such file") from error

@@ -49,7 +49,7 @@ _DESCRIPTIONS: dict[FindingKind, str] = {
     "unreadable": "not readable as an image, left out",
     "broken": "truncated or broken, left out",
     "too_large": "with too many pixels (Ingest.max_pixels), left out",
-    "no_scale": "that hold numbers of which nobody says how they make a picture (DecodeSettings.bands and "
+    "no_scale": "that hold numbers of which nobody says how they become a picture (DecodeSettings.bands and "
     "DecodeSettings.range do), left out",
     "tiny": "too small (Ingest.min_side_px), left out",
     "no_label": "without a label, left out",

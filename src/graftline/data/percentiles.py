@@ -10,6 +10,7 @@ import numpy as np
 
 from graftline.data.decode import decode
 from graftline.data.decoding import Decoding
+from graftline.data.file_names import to_path
 from graftline.errors import UserError
 
 MOST_IMAGES = 1000
@@ -56,6 +57,6 @@ def _sample(path: str, decoding: Decoding) -> np.ndarray:
             values = flat[places].astype(np.float64)
             found.append(values[np.isfinite(values)])
 
-    with Path(path).open("rb") as file:
+    with Path(to_path(path)).open("rb") as file:
         decode(file, decoding, look)
     return found[-1]

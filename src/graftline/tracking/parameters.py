@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from graftline.data.file_names import to_text
 from graftline.tracking.client import without_password
 from graftline.tracking.names import key
 
@@ -13,7 +14,7 @@ MAX_LENGTH = 6000  # of a value, in characters (mlflow.utils.validation.MAX_PARA
 def flatten(config: Mapping[str, Any], *, whole: str) -> dict[str, str]:
     """Return dotted keys and values as text, without passwords.
 
-    MLflow would cut a long value; a note replaces it.
+    MLflow would cut a long value; a note replaces it. Bytes of a path that are not UTF-8 are escaped.
 
     Args:
         config: nested mappings of anything that has a JSON form.
@@ -27,7 +28,7 @@ def flatten(config: Mapping[str, Any], *, whole: str) -> dict[str, str]:
         text = without_password(value if isinstance(value, str) else json.dumps(value, default=str))
         if len(text) > MAX_LENGTH:
             text = f"({len(text):,} characters: see the artifact {whole})"
-        params[key(name)] = text
+        params[key(name)] = to_text(text)
     return params
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from graftline.data.file_names import to_text
 from graftline.data.sources.source import IMAGE_SUFFIXES, find_split, join_names, require, tidy_label
 from graftline.data.walk import list_folders, walk_files
 from graftline.errors import UserError
@@ -127,14 +128,14 @@ def _label_splits(folders: Sequence[Path], leftovers: Counter[str]) -> pd.DataFr
 
 def _label(root: Path, leftovers: Counter[str]) -> list[tuple[str, str | None]]:
     """Return path and label of the images below ``root``; images beside the class folders have no label."""
-    rows: list[tuple[str, str | None]] = [(_text(file), None) for file in _loose_images(root, leftovers)]
+    rows: list[tuple[str, str | None]] = [(to_text(file), None) for file in _loose_images(root, leftovers)]
     names: dict[str, str] = {}
     for folder in list_folders(root):
-        label = tidy_label(_text(folder.name))
+        label = tidy_label(to_text(folder.name))
         if label in names:
             logger.warning(f"The folders {names[label]!a} and {folder.name!a} in {root} have one name: one class.")
         names[label] = folder.name
-        rows += [(_text(file), label) for file in walk_files(folder, leftovers) if _may_be_image(file)]
+        rows += [(to_text(file), label) for file in walk_files(folder, leftovers) if _may_be_image(file)]
     return rows
 
 
@@ -146,7 +147,7 @@ def _require_images(images: pd.DataFrame, root: Path, found: set[str] | None = N
     if not folders:
         raise UserError(f"{root} holds no images: give the folder that has a sub-folder of images per class.")
     found = set(images["label"]) if found is None else found
-    empty = [folder for folder in folders if tidy_label(_text(folder.name)) not in found]
+    empty = [folder for folder in folders if tidy_label(to_text(folder.name)) not in found]
     if empty:
         more = "" if len(empty) == 1 else f", nor do {join_names([folder.name for folder in empty[1:]])}"
         raise UserError(f"The class folder {empty[0]} holds no images{more}: add some, or remove it.")
@@ -169,8 +170,3 @@ def _loose_images(root: Path, leftovers: Counter[str] | None = None) -> list[str
 
 def _may_be_image(file: str) -> bool:
     return os.path.splitext(file)[1].lower() not in _NOT_IMAGES  # noqa: PTH122 (speed)
-
-
-def _text(name: str) -> str:
-    """Replace bytes in a file's name that are not UTF-8, which no table can hold; the check then misses the file."""
-    return os.fsencode(name).decode("utf-8", "replace")

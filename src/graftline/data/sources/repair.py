@@ -77,6 +77,8 @@ class _Repair(NamedTuple):
 
     def _differences(self) -> Iterator[str]:
         for text, found in self.found.items():
+            if text.startswith("file://"):
+                yield "without 'file://'"
             if "\\" in text:
                 yield "with '/' for '\\'"
             for written, name in zip(reversed(_split(text)), reversed(found.split("/")), strict=False):
@@ -123,7 +125,7 @@ class _Search:
             for dropped in range(1, len(_split(first))):
                 if self._suits(start, dropped):
                     rest = "/".join(_split(first)[dropped:])
-                    return f"{kind}make them relative to the table's folder, as '{_below(start, base)}{rest}'"
+                    return f"{kind}write them relative to the table's folder, as '{_below(start, base)}{rest}'"
         for start in _folders_near(base):
             if self._suits(start):
                 return f"several folders hold these, so write the right one in front, as '{_below(start, base)}{first}'"
