@@ -115,6 +115,6 @@ def test_a_split_of_the_source_can_be_asked_for(evaluate: Callable[..., Evaluate
 def test_a_class_that_the_model_does_not_know_is_told_before_images_are_read(
     evaluate: Callable[..., EvaluateResult], tmp_path: Path, place: Path
 ) -> None:
-    with pytest.raises(UserError, match=r"does not know the class yellow, only blue, green, red"):
+    with pytest.raises(UserError, match=r"does not know the class yellow, only blue, green, red: rename"):
         evaluate(new_images(tmp_path / "unknown", "red", "yellow"))
     assert not (place / "data" / "unknown").exists()
