@@ -67,7 +67,7 @@ bench: $(ready) ## measure what docs/caching.md says about speed (30 minutes on 
 test: $(ready) ## run the tests
 	@OMP_NUM_THREADS=1 $(python) -m pytest --numprocesses 2 --dist worksteal --timeout 600
 
-test-fast: $(ready) ## run the tests without those that take more than 20 s
+test-fast: $(ready) ## run the tests that start no processes and train nothing large
 	@OMP_NUM_THREADS=1 $(python) -m pytest -m "not slow" --numprocesses 2 --dist worksteal --timeout 600
 
 lint: $(ready) ## ruff, mypy strict, import-linter, hadolint

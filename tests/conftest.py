@@ -21,6 +21,47 @@ def paint(color: tuple[int, int, int], seed: int, size: int = 40) -> Image.Image
     return Image.fromarray((np.array(color) + noise).clip(0, 255).astype(np.uint8))
 
 
+# What starts processes, trains, or builds large networks, in full folders and files below tests/: `make test-fast` leaves
+# it out.
+SLOW = (
+    "backbones/test_families.py",
+    "backbones/test_hub.py",
+    "backbones/test_scaling.py",
+    "backbones/test_sizes.py",
+    "backbones/zoo/test_alexnet.py",
+    "backbones/zoo/test_contract.py",
+    "bundle/test_save.py",
+    "data/test_loaders.py",
+    "data/test_worker_processes.py",
+    "docker",
+    "docs",
+    "e2e",
+    "features/test_cut.py",
+    "features/test_sharing.py",
+    "freezing/test_measured.py",
+    "integration",
+    "pipeline/test_compose.py",
+    "pipeline/test_decode.py",
+    "pipeline/test_evaluate.py",
+    "pipeline/test_full_disk.py",
+    "pipeline/test_resume.py",
+    "pipeline/test_scoring_ahead.py",
+    "pipeline/test_train.py",
+    "serving",
+    "tracking",
+    "training/test_lost_process.py",
+    "training/test_memory_format.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is slow."""
+    slow = [Path(__file__).parent / name for name in SLOW]
+    for item in items:
+        if any(item.path.is_relative_to(place) for place in slow):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def color_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 3 classes with 20 images each, which any network learns at once."""

@@ -10,7 +10,6 @@ from workplace import PROJECT, Workplace
 NOTEBOOKS = sorted((PROJECT / "docs" / "notebooks").glob("*.ipynb"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
 def test_a_notebook_runs_to_its_end(file: Path, workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in workplace.environment().items():

@@ -63,7 +63,6 @@ KILLED = {  # what is seen last of a run that is killed → what it trains
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seen", KILLED)
 def test_a_run_that_is_killed_at_any_time_goes_on(
     seen: str, workplace: Workplace, color_folder: Path, tmp_path: Path

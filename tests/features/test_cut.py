@@ -196,15 +196,15 @@ def test_a_trunk_that_changes_what_it_has_given_is_found_out() -> None:
 
         def __init__(self) -> None:
             super().__init__()
-            self.calls = 0
+            self.calls = [0]
             self.body, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
 
         def get_classifier(self) -> nn.Module:
             return self.head
 
         def forward(self, images: Tensor) -> Tensor:
-            self.calls += 1
-            return self.head(self.body(images.flatten(1)) * self.calls)  # type: ignore[no-any-return]
+            self.calls[0] += 1
+            return self.head(self.body(images.flatten(1)) * self.calls[0])  # type: ignore[no-any-return]
 
     with pytest.raises(UncuttableError, match="something else than the whole"):
         cut(Careless(), {"head.weight", "head.bias"}, (1, 4), 1)
