@@ -21,8 +21,7 @@ def paint(color: tuple[int, int, int], seed: int, size: int = 40) -> Image.Image
     return Image.fromarray((np.array(color) + noise).clip(0, 255).astype(np.uint8))
 
 
-# What starts processes, trains, or builds large networks, in full folders and files below tests/: `make test-fast` leaves
-# it out.
+# Folders and files of tests that start processes, train, or build large networks: `make test-fast` leaves them out.
 SLOW = (
     "backbones/test_families.py",
     "backbones/test_hub.py",
