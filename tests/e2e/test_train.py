@@ -114,12 +114,12 @@ def test_the_run_says_what_its_network_costs(trained: Ran, place: Workplace) -> 
     assert sum(stage["macs"] for stage in cost["stages"]) == cost["macs"] == counter.get_total_flops() // 2
 
 
-def test_the_model_is_registered_and_classifies(trained: Ran, place: Workplace, color_folder: Path) -> None:
+def test_the_model_is_registered_and_classifies(
+    trained: Ran, place: Workplace, color_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     uri = trained.result["model_uri"]
     assert uri == "models:/colors0/1"
-    tracking = f"sqlite:///{place.root / 'mlflow.db'}"
-    mlflow.set_tracking_uri(tracking)
-    mlflow.set_registry_uri(tracking)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place.root / 'mlflow.db'}")
     model = mlflow.pyfunc.load_model(uri)
     import base64
 

@@ -78,7 +78,8 @@ def test_a_training_that_diverges_leaves_no_model(train: list[str], tmp_path: Pa
     with pytest.raises(UserError, match=r"diverged: in epoch 1 the .* loss is .* rate of 1e\+30: lower optim\.lr\.$"):
         compose("train", list(lines.values())).run(tmp_path / "run")
     assert not list(tmp_path.rglob("bundle*"))
-    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    database = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    client = MlflowClient(database, database)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     assert [run.info.status for run in client.search_runs(experiments)] == ["FAILED"]
     assert not client.search_registered_models()
