@@ -32,11 +32,14 @@ def first_line(error: BaseException) -> str:
 
 def find_cause(error: BaseException | None, kind: type[BaseException]) -> BaseException | None:
     """Return the error of a kind behind an error, itself included: libraries wrap what is raised inside of them."""
+    return next((one for one in _with_causes(error) if isinstance(one, kind)), None)
+
+
+def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, then what is behind it, one after the other."""
     while error is not None:
-        if isinstance(error, kind):
-            return error
+        yield error
         error = error.__cause__ or error.__context__
-    return None
 
 
 def no_room(error: BaseException | None) -> str | None:
@@ -45,14 +48,13 @@ def no_room(error: BaseException | None) -> str | None:
     >>> no_room(ValueError("x")), no_room(OSError(errno.ENOSPC, "full", "a.ckpt"))[:51]
     (None, 'a.ckpt cannot be written (No space left on device):')
     """
-    while error is not None:
-        if (reason := _reason(error)) is not None:
+    for one in _with_causes(error):
+        if (reason := _reason(one)) is not None:
             file = "The tracking database" if _OF_A_DATABASE.search(reason) else "A file"
             return (
-                f"{getattr(error, 'filename', None) or file} cannot be written ({reason}): make room on the disk, or "
+                f"{getattr(one, 'filename', None) or file} cannot be written ({reason}): make room on the disk, or "
                 "raise the quota or the limit on the size of files, then run the same command again."
             )
-        error = error.__cause__ or error.__context__
     return None
 
 
@@ -62,11 +64,10 @@ def no_access(error: BaseException | None) -> str | None:
     >>> no_access(ValueError("x")), no_access(PermissionError(errno.EACCES, "denied", "data/pets"))[:39]
     (None, 'There is no access to data/pets (Permis')
     """
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in _NO_ACCESS and error.filename is not None:
-            reason = os.strerror(error.errno)
-            return f"There is no access to {error.filename} ({reason}): allow it, or choose another directory."
-        error = error.__cause__ or error.__context__
+    for one in _with_causes(error):
+        if isinstance(one, OSError) and one.errno in _NO_ACCESS and one.filename is not None:
+            reason = os.strerror(one.errno)
+            return f"There is no access to {one.filename} ({reason}): allow it, or choose another directory."
     return None
 
 

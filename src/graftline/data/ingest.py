@@ -11,10 +11,10 @@ from typing import Literal
 
 import pandas as pd
 
-from graftline.console import format_table
 from graftline.data.checks import check_images
 from graftline.data.decoding import MAX_PIXELS, PLAIN, DecodeSettings, Decoding
 from graftline.data.findings import FINDINGS_FILE, Finding, log_findings, summarize, write_findings
+from graftline.data.overview import log_version
 from graftline.data.percentiles import measure_range
 from graftline.data.readers import missing_modules
 from graftline.data.review import (
@@ -32,7 +32,7 @@ from graftline.data.review import (
 )
 from graftline.data.sources.source import Source
 from graftline.data.split import Split
-from graftline.data.version import SPLITS, DatasetVersion, digest_splits, newest_version, write_version
+from graftline.data.version import DatasetVersion, digest_splits, newest_version, write_version
 from graftline.errors import UserError
 from graftline.locks import Lock
 
@@ -47,7 +47,6 @@ _PURPOSES = {
     "test": "its scores are of them",
 }
 _ANY_RANGE = (0.0, 1.0)  # to tell whether files can be read, before it is measured
-_SHOWN_CLASSES = 20  # a longer table is no overview any more
 
 
 @dataclass(frozen=True)
@@ -273,7 +272,7 @@ class Ingest:
         write_findings(findings, version.directory / FINDINGS_FILE)
         (folder / FINDINGS_FILE).unlink(missing_ok=True)  # of an ingest that failed
         log_findings(findings, version.directory / FINDINGS_FILE)
-        _log_version(version, is_new)
+        log_version(version, is_new)
         return IngestResult(version, findings, is_new)
 
     def _find_parent(self) -> DatasetVersion | None:
@@ -386,19 +385,3 @@ def _undivided(listing: "_Listing", split: str) -> "_Listing":
     found = set(images["label"])
     class_names = tuple(name for name in listing.class_names if name in found)
     return replace(listing, images=images, class_names=class_names, findings=[*listing.findings, *copies])
-
-
-def _log_version(version: DatasetVersion, is_new: bool) -> None:
-    """Log the images by class, what has changed since the parent, and the version."""
-    counts = version.counts()
-    labels = list(version.class_names) if len(version.class_names) <= _SHOWN_CLASSES else []
-    rows = [(label, *(f"{counts[split][label]:,}" for split in SPLITS)) for label in labels]
-    rows.append(("all", *(f"{sum(counts[split].values()):,}" for split in SPLITS)))
-    title = f"{version.name}: {len(version.class_names)} classes"
-    logger.info(format_table(title, ("images", *SPLITS), rows))
-    changes = version.origin["changes"]
-    if is_new and changes is not None:
-        rows = [(kind, *(f"{changes[kind].get(split, 0):,}" for split in SPLITS)) for kind in changes]
-        logger.info(format_table(f"since version {version.parent}", ("images", *SPLITS), rows))
-    state = "new dataset version" if is_new else "nothing is new, dataset version"
-    logger.info(f"{version.name}: {state} {version.digest} ({os.path.relpath(version.directory)})")

@@ -1,0 +1,27 @@
+"""Tell what a dataset version holds: the images by class and split, and what has changed since its parent."""
+
+import logging
+import os
+
+from graftline.console import format_table
+from graftline.data.version import SPLITS, DatasetVersion
+
+logger = logging.getLogger(__name__)
+
+_SHOWN_CLASSES = 20  # a longer table is no overview any more
+
+
+def log_version(version: DatasetVersion, is_new: bool) -> None:
+    """Log the images by class, what has changed since the parent if the version is new, and its digest."""
+    counts = version.counts()
+    labels = list(version.class_names) if len(version.class_names) <= _SHOWN_CLASSES else []
+    rows = [(label, *(f"{counts[split][label]:,}" for split in SPLITS)) for label in labels]
+    rows.append(("all", *(f"{sum(counts[split].values()):,}" for split in SPLITS)))
+    title = f"{version.name}: {len(version.class_names)} classes"
+    logger.info(format_table(title, ("images", *SPLITS), rows))
+    changes = version.origin["changes"]
+    if is_new and changes is not None:
+        rows = [(kind, *(f"{changes[kind].get(split, 0):,}" for split in SPLITS)) for kind in changes]
+        logger.info(format_table(f"since version {version.parent}", ("images", *SPLITS), rows))
+    state = "new dataset version" if is_new else "nothing is new, dataset version"
+    logger.info(f"{version.name}: {state} {version.digest} ({os.path.relpath(version.directory)})")
