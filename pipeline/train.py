@@ -51,6 +51,7 @@ from graftline.tracking.tracking import Tracking
 from graftline.training import phases
 from graftline.training.budget import check_budget, end_seconds
 from graftline.training.fit_directory import FitDirectory
+from graftline.training.known_depth import KnownDepth
 from graftline.training.module import Optimizer, Schedule
 from graftline.training.recipe import Recipe
 from graftline.training.results import TrainingResult
@@ -209,8 +210,10 @@ class Train:
                 return decision
             decision = self.freeze.change_epochs(decision, context)
         else:
-            decision = self.freeze.decide(context)
+            known = KnownDepth(setup, self.freeze)
+            decision = known.read() or self.freeze.decide(context)
             keep_trials(decision, FitDirectory(files.checkpoints))
+            known.write(decision)
         write_json(files.freeze_decision, decision.to_json())
         return decision
 

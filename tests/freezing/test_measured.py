@@ -118,7 +118,9 @@ def test_it_goes_deeper_where_that_pays(deeper: FreezeDecision) -> None:
     assert measurement.chosen in others
     assert measurement.chosen.log_loss == min(row.log_loss for row in others)
     network = blinded().network
-    assert plan == plan_from_depth(network, measurement.chosen.frozen_groups, plan.reason, epochs=30, learning_rate=1e-4)
+    assert plan == plan_from_depth(
+        network, measurement.chosen.frozen_groups, plan.reason, epochs=30, learning_rate=1e-4
+    )
     assert tried.trainable == plan.trainable  # what was tried is the first phase, from which the training goes on
     assert tried.reason.startswith(f"measured, validation log loss {measurement.chosen.log_loss:.3f} with ")
     assert f"{head.more_log_loss.text()} with the head alone" in tried.reason
@@ -199,7 +201,9 @@ def test_the_paired_interval_is_scipys() -> None:
 
 
 def test_the_time_bounds_the_trials(version: DatasetVersion, tmp_path: Path) -> None:
-    context = make_freeze_context(make_setup(graft(), version), FitDirectory(tmp_path), deadline=time.monotonic() + 0.01)
+    context = make_freeze_context(
+        make_setup(graft(), version), FitDirectory(tmp_path), deadline=time.monotonic() + 0.01
+    )
     decision = RULE.decide(context)
     measurement, (plan,) = measured(decision), decision.plans
     assert len(measurement.rows) == 1

@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 import timm
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +17,7 @@ from graftline.errors import UserError
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rule import FreezeContext, FreezeDecision, FreezeRule
 from graftline.freezing.rules import AllButHead, FirstStages, Gradual, Names, Nothing
-from graftline.pipeline.cli.hydra_conf import CONF
+
 
 def make(name: str) -> Any:
     with torch.device("meta"):
