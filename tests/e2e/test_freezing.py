@@ -56,19 +56,29 @@ def test_gradual_unfreezes_and_a_resume_keeps_what_was(
 
 
 def test_measured_says_draws_and_records_its_choice(workplace: Workplace, overrides: Callable[..., list[str]]) -> None:
-    ran = workplace.run("train", *overrides("freeze=measured", "freeze.epochs=2", "features=cached"))
+    many = ["data.split.train=0.4", "data.split.validation=0.5", "data.split.test=0.1"]
+    asked = overrides("freeze=measured", "freeze.depths=[0.5]", "features=cached", *many)
+    ran = workplace.run("train", *asked)
     assert ran.code == 0, ran.output
-    assert "from the head down" in ran.output
+    assert "against the head alone" in ran.output
     decision = json.loads((ran.directory / "freeze.json").read_text())
-    assert len(decision["measurement"]["rows"]) >= 2
+    assert len(decision["measurement"]["rows"]) == 2
     assert (ran.directory / "measurement.png").read_bytes().startswith(b"\x89PNG")
     run = workplace.mlflow.get_run(ran.result["run_id"])
     artifacts = {file.path for file in workplace.mlflow.list_artifacts(ran.result["run_id"], "freeze")}
-    assert artifacts == {"freeze/freeze.json", "freeze/measurement.png", "freeze/freeze_check.json"}
+    phases = {f"freeze/phase-{number}" for number in range(2, len(decision["plans"]) + 1)}
+    assert artifacts == {"freeze/freeze.json", "freeze/measurement.png", "freeze/freeze_check.json", *phases}
     assert run.data.tags["graftline.freeze"] == ran.result["freeze"]
+    assert not (ran.directory / "checkpoints" / "trial").exists()
     freeze_check = json.loads((ran.directory / "checkpoints" / "freeze_check.json").read_text())
     assert set(freeze_check["trainable"]) == set(decision["plans"][0]["trainable"])
-    assert run.data.metrics["freeze/trained_parameters"] == freeze_check["trained_parameters"]
+    history = workplace.mlflow.get_metric_history(ran.result["run_id"], "val/loss")
+    assert len(history) == ran.result["epochs"], "the epochs of a trial that became a phase are in the run"
+    again = workplace.run("train", *asked)
+    assert again.code == 0, again.output
+    if ran.result["freeze"].endswith("30 epochs") and len(decision["plans"]) == 1:  # the head alone: it is known
+        assert "Epochs, " not in again.output
+    assert again.result["metrics"] == ran.result["metrics"]
 
 
 def test_auto_trains_all_of_a_random_network(workplace: Workplace, overrides: Callable[..., list[str]]) -> None:

@@ -129,8 +129,8 @@ def test_it_goes_deeper_where_that_pays(deeper: FreezeDecision) -> None:
 
 def test_the_whole_network_may_be_trained_after_a_trial_that_pays(version: DatasetVersion, tmp_path: Path) -> None:
     rule = Measured(depths=(0.75,), trial_images=24, final_depth=0.0)
-    *_, plan = decide(rule, blinded(), version, tmp_path, epochs=2).plans
-    assert (plan.frozen_groups, plan.epochs) == (0, 2)
+    *_, plan = decide(rule, blinded(), version, tmp_path).plans
+    assert (plan.frozen_groups, plan.epochs) == (0, 30)
 
 
 def test_the_better_half_goes_on_with_twice_the_images(version: DatasetVersion, tmp_path: Path) -> None:
@@ -140,8 +140,8 @@ def test_the_better_half_goes_on_with_twice_the_images(version: DatasetVersion, 
     paying = sorted((row for row in first if row.more_log_loss.value <= head_loss(measurement)), key=loss)
     assert len(second) in (0, 2)
     assert {row.frozen_groups for row in second} <= {row.frozen_groups for row in paying[:2]}
-    assert [row.trained_images for row in first] == [24] * 4
-    assert [row.trained_images for row in second] == [24 + 2 * 24] * len(second)
+    assert [row.trained_images for row in first] == [36] * 4
+    assert [row.trained_images for row in second] == [36 + 3 * 24] * len(second)
     directory = FitDirectory(tmp_path)
     keep_trials(decision, directory)
     assert directory.best.exists()

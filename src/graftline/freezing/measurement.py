@@ -17,6 +17,7 @@ from graftline.freezing.plan import FreezePlan
 Floats = npt.NDArray[np.float64]
 
 NORMAL_QUANTILE = 1.96  # half the width of a 95 % interval in standard errors
+NINE_IN_TEN = 1.28  # standard errors, one-sided
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,12 @@ class Difference:
     def is_below_zero(self) -> bool:
         """Whether the whole interval is."""
         return self.high < 0
+
+    @property
+    def is_likely_below_zero(self) -> bool:
+        """Whether it is with a probability of nine in ten, one-sided."""
+        error = (self.high - self.value) / NORMAL_QUANTILE
+        return self.value + NINE_IN_TEN * error < 0
 
     def text(self) -> str:
         """Return it as people read it."""

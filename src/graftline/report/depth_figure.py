@@ -148,6 +148,6 @@ def _name_boundaries(axes: Axes, measurement: DepthMeasurement) -> None:
 
 
 def _from(row: BoundaryResult, earlier: Sequence[BoundaryResult]) -> str:
-    """Return what is trained beside the head, and whether it had been tried before: then this one went on from there."""
+    """Return what is trained beside the head, and whether it was tried before: then this one went on from there."""
     name = short(row.boundary.partition(" + ")[0], 14)
     return f"+ {name}, longer" if any(one.boundary == row.boundary for one in earlier) else f"+ {name}"

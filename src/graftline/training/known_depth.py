@@ -1,4 +1,4 @@
-"""What was measured is known: the same data, network and settings are not tried again where the head alone was enough."""
+"""What was measured is known: the same data, network and settings are not tried again where the head was enough."""
 
 import functools
 import hashlib

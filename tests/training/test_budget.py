@@ -1,0 +1,75 @@
+"""A training with a time limit: its last fit is cut to it, and its learning rate falls by the clock."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from graftline.data.version import DatasetVersion
+from graftline.errors import UserError
+from graftline.features.cache import Features
+from graftline.freezing.plan import plan_from_depth
+from graftline.training.budget import OVERHEAD_SECONDS, by_clock, check_budget, cut_to, end_seconds, seconds_per_image
+from graftline.training.fit_directory import FitDirectory
+from graftline.training.phases import train
+from graftline.training.schedule import warmup_cosine
+from graftline.training.setup import TrainingSetup
+
+MakeSetup = Callable[..., TrainingSetup]
+
+
+def test_the_last_fit_ends_when_its_time_is_over(make_setup: MakeSetup, tmp_path: Path) -> None:
+    setup = make_setup(features=Features(cache=False))
+    plan = plan_from_depth(setup.graft.network, 0, "", epochs=2, learning_rate=0.001)
+    directory = FitDirectory(tmp_path)
+    result = train(setup, [plan], directory, deadline=time.monotonic() + 2.0)
+    longer = train(setup, [plan], FitDirectory(tmp_path / "longer"), deadline=time.monotonic() + 4.0)
+    assert result.last.planned_epochs == 2  # of the plan, not of the clock
+    assert 1 <= len(result.history.epochs) <= 30
+    assert longer.history.steps > result.history.steps
+    unlimited = train(setup, [plan], FitDirectory(tmp_path / "unlimited"))
+    assert len(unlimited.history.epochs) == 2
+
+
+def test_a_head_takes_its_epochs_whatever_the_time(make_setup: MakeSetup, tmp_path: Path) -> None:
+    setup = make_setup(features=Features(cache=False))
+    plan = plan_from_depth(setup.graft.network, 6, "", epochs=3, learning_rate=0.01)
+    assert len(train(setup, [plan], FitDirectory(tmp_path), deadline=time.monotonic()).history.epochs) == 3
+
+
+def test_an_epoch_may_take_a_part_of_the_images(make_setup: MakeSetup, tmp_path: Path) -> None:
+    setup = make_setup(features=Features(cache=False))
+    plan = plan_from_depth(setup.graft.network, 6, "", epochs=2, learning_rate=0.01)
+    whole = train(setup, [plan], FitDirectory(tmp_path / "whole"))
+    part = train(setup, [replace(plan, epoch_images=12)], FitDirectory(tmp_path / "part"))
+    assert (whole.history.steps, part.history.steps) == (6, 2)  # batches of 12 of 36 images
+
+
+def test_the_schedule_goes_by_steps_or_by_the_clock() -> None:
+    slow = by_clock(warmup_cosine, 1000.0)
+    assert [slow(step, 10) for step in range(10)] == [warmup_cosine(step, 10) for step in range(10)]
+    late = by_clock(warmup_cosine, 0.02)
+    assert late(0, 100) == warmup_cosine(0, 100)
+    late(1, 100)  # the clock starts here
+    time.sleep(0.03)
+    assert late(2, 100) == warmup_cosine(100, 100)
+
+
+def test_a_plan_is_cut_to_rounds_of_equal_length(make_setup: MakeSetup) -> None:
+    plan = plan_from_depth(make_setup().graft.network, 0, "it pays", epochs=9)
+    short = cut_to(plan, seconds=40, images=1_000, image_seconds=0.1)
+    assert (short.epochs, short.epoch_images, short.seconds) == (8, 50, 40)
+    assert short.decision == "it pays, for 40 s"
+    assert cut_to(plan, seconds=1_600, images=1_000, image_seconds=0.1).epochs == 16
+
+
+def test_a_time_that_is_too_short_for_one_pass_is_refused(make_setup: MakeSetup, version: DatasetVersion) -> None:
+    setup = make_setup()
+    assert seconds_per_image(setup) > 0
+    tested = sum(version.counts()["test"].values())
+    assert OVERHEAD_SECONDS < end_seconds(setup) < OVERHEAD_SECONDS + tested
+    check_budget(setup, 60.0)
+    with pytest.raises(UserError, match=r"48 images take about .* s to pass .*: give Train\.minutes=1, or a smaller"):
+        check_budget(setup, 0.0)
