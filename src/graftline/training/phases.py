@@ -21,6 +21,7 @@ from graftline.training.events import FitEvents, Metrics
 from graftline.training.fit import fit
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.lost_process import lost_processes_named
+from graftline.training.lower_rates import fit_at_lower_rates
 from graftline.training.results import FitHistory, PhaseResult, TrainingResult, monitored
 from graftline.training.setup import TrainingSetup
 from graftline.training.source_decision import choose_source
@@ -38,6 +39,8 @@ def train(
     resume: bool = False,
 ) -> TrainingResult:
     """Fit a network as several freeze plans say, in turn; afterwards it has the best weights of all phases.
+
+    A phase that diverges at a rate that the user did not give begins anew with a lower one (`fit_at_lower_rates`).
 
     Args:
         setup: what is the same in all phases.
@@ -67,7 +70,8 @@ def train(
             if len(plans) > 1:
                 logger.info(f"{plan.decision[0].upper()}{plan.decision[1:]}.")
             earlier = [result.history for result in results]
-            results.append(fit_phase(setup, plan, phase, events=events, earlier=earlier, resume=resume))
+            fit_once = partial(fit_phase, setup, directory=phase, events=events, earlier=earlier)
+            results.append(fit_at_lower_rates(fit_once, setup, plan, phase, resume=resume))
         if len(plans) > 1:
             best_state = _better(best_state, results, setup.graft.network)
     if best_state:

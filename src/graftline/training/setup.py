@@ -1,6 +1,5 @@
 """What a training needs, however much of the network is frozen."""
 
-import functools
 from dataclasses import dataclass
 
 from torch import nn
@@ -13,6 +12,7 @@ from graftline.features.cache import Features
 from graftline.freezing.plan import FreezePlan
 from graftline.training.groups import Layers
 from graftline.training.module import GraftModule, Optimizer, Schedule
+from graftline.training.optimizers import with_learning_rate
 from graftline.training.recipe import Recipe
 from graftline.training.trainer import MakeTrainer, weight_decay_of
 
@@ -27,7 +27,7 @@ class TrainingSetup:
         policy: augmentation of the training images.
         features: whether and how activations are cached.
         recipe: batch size, losses, patience.
-        optimizer: ``functools.partial`` of a torch optimizer's class; ``lr=None``: as the freeze plan recommends.
+        optimizer: ``functools.partial`` of a torch optimizer's class; ``lr=None``: what goes with the freeze plan's.
         schedule: (step, total steps) → factor on the learning rate.
         make_trainer: ``functools.partial`` of ``pytorch_lightning.Trainer``; how many epochs is the plan's to say.
         execution: where ``make_trainer``'s trainers run.
@@ -62,15 +62,3 @@ class TrainingSetup:
             mixer=self.recipe.mixer(num_classes),
             on_cpu=self.execution.device == "cpu",
         )
-
-
-def with_learning_rate(optimizer: Optimizer, learning_rate: float) -> Optimizer:
-    """Return the optimizer with the recommended learning rate where it has none of its own.
-
-    >>> import torch
-    >>> adamw = functools.partial(torch.optim.AdamW, lr=None)
-    >>> with_learning_rate(adamw, 0.5).keywords, with_learning_rate(functools.partial(adamw, lr=0.1), 0.5).keywords
-    ({'lr': 0.5}, {'lr': 0.1})
-    """
-    has_none = isinstance(optimizer, functools.partial) and optimizer.keywords.get("lr", 0) is None
-    return functools.partial(optimizer, lr=learning_rate) if has_none else optimizer
