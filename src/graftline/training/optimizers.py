@@ -34,40 +34,51 @@ class Settings(NamedTuple):
     Attributes:
         rate: factor on AdamW's learning rate; of one with momentum, at a momentum of 0.9.
         decoupled: whether it takes weight decay off the weights, as AdamW does, and not as part of the gradient.
+        follows_momentum: whether a step grows with momentum, so that without it the rate is ten times as high.
     """
 
     rate: float
     decoupled: bool = False
+    follows_momentum: bool = False
 
 
-# The papers' own advice stands behind each; docs/options.md says what was measured.
 SETTINGS: dict[type[Optimizer], Settings] = {
-    # a step per weight of about the rate, as AdamW's
+    # a step of about the rate for each weight, as AdamW's
     torch.optim.AdamW: Settings(1, decoupled=True),
     torch.optim.Adam: Settings(1),
-    torch.optim.Adamax: Settings(2),  # Kingma and Ba 2015, algorithm 2: 0.002 where Adam has 0.001
+    torch.optim.Adamax: Settings(2),  # as Kingma and Ba 2015 (algorithm 2) have it: 0.002 where Adam has 0.001
     torch.optim.NAdam: Settings(1),
-    torch.optim.RAdam: Settings(1),
+    torch.optim.RAdam: Settings(2),  # its first steps are short: those are many of a short fit
     timm.optim.AdamWLegacy: Settings(1, decoupled=True),
     timm.optim.AdamP: Settings(1, decoupled=True),
-    timm.optim.Adopt: Settings(1),  # Taniguchi et al. 2024, a drop-in for Adam
+    timm.optim.Adopt: Settings(1),
     timm.optim.AdaBelief: Settings(1, decoupled=True),
     timm.optim.NAdamLegacy: Settings(1),
     timm.optim.NAdamW: Settings(1, decoupled=True),
-    timm.optim.RAdamLegacy: Settings(1),
+    timm.optim.RAdamLegacy: Settings(2),
     timm.optim.LaProp: Settings(1, decoupled=True),
-    timm.optim.Adafactor: Settings(1, decoupled=True),  # timm's takes a given rate as it is, without the weights' size
+    timm.optim.Adafactor: Settings(1, decoupled=True),  # timm's takes a rate as it is, without the weights' size
     timm.optim.AdafactorBigVision: Settings(1, decoupled=True),
-    timm.optim.Adan: Settings(1, decoupled=True),
+    timm.optim.Adan: Settings(1, decoupled=True),  # Xie et al. 2022 take 5 to 10, for batches of thousands
+    timm.optim.MADGRAD: Settings(1),
     timm.optim.Mars: Settings(1, decoupled=True),
-    # timm scales its orthogonal step to the size of AdamW's (Liu et al. 2025, "Muon is scalable", section 2.2)
+    torch.optim.RMSprop: Settings(0.1, follows_momentum=True),
+    timm.optim.RMSpropTF: Settings(0.2, follows_momentum=True),
+    # its orthogonal step is scaled to the size of AdamW's (Liu et al. 2025, arXiv 2502.16982, section 2.2)
     timm.optim.Muon: Settings(1, decoupled=True),
-    # its step is the rate itself for each weight, so a third to a tenth (Chen et al. 2023, section 5)
+    # its step is the rate itself for each weight: 3 to 10 times smaller (Chen et al. 2023, arXiv 2302.06675, section 5)
     timm.optim.Lion: Settings(0.2, decoupled=True),
-    # a step in proportion to the gradient
-    torch.optim.SGD: Settings(100),
-    timm.optim.SGDW: Settings(100, decoupled=True),
-    timm.optim.SGDP: Settings(100, decoupled=True),
+    # a step in proportion to the gradient: 0.1 for a new head, 0.01 for pretrained layers, as is usual
+    torch.optim.SGD: Settings(10, follows_momentum=True),
+    torch.optim.ASGD: Settings(100),
+    timm.optim.SGDW: Settings(10, decoupled=True, follows_momentum=True),
+    timm.optim.SGDP: Settings(10, decoupled=True, follows_momentum=True),
+    # a step in proportion to a layer's weights, or to what was seen so far
+    timm.optim.Lamb: Settings(3),
+    timm.optim.Lars: Settings(2000, follows_momentum=True),  # its own factor is 0.001
+    timm.optim.NvNovoGrad: Settings(2),
+    torch.optim.Adagrad: Settings(3),
+    torch.optim.Adadelta: Settings(300),
 }
 
 
@@ -133,18 +144,16 @@ def find(name: str) -> NamedOptimizer:
 def settings_of(optimizer: Callable[..., Optimizer]) -> Settings | None:
     """Return how an optimizer is set to go as fast as AdamW; None if nobody has matched it.
 
-    Without momentum a step is a tenth as long as with 0.9, so the rate is ten times as high.
-
     Args:
         optimizer: a class, or a ``functools.partial`` of one with settings.
 
     >>> settings_of(partial(torch.optim.SGD, momentum=0.9)).rate, round(settings_of(torch.optim.SGD).rate)
-    (100.0, 1000)
+    (10.0, 100)
     >>> settings_of(torch.optim.Rprop)
     """
     made = optimizer_class(optimizer)
     found = next((SETTINGS[one] for one in getattr(made, "__mro__", ()) if one in SETTINGS), None)
-    if found is None or not issubclass(made, torch.optim.SGD | timm.optim.SGDW | timm.optim.SGDP):
+    if found is None or not found.follows_momentum:
         return found
     momentum = inspect.signature(optimizer).parameters["momentum"].default
     return found._replace(rate=found.rate * (1 - momentum) / (1 - MOMENTUM))
@@ -153,6 +162,16 @@ def settings_of(optimizer: Callable[..., Optimizer]) -> Settings | None:
 def optimizer_class(optimizer: Callable[..., Optimizer]) -> Any:
     """Return the class behind its settings."""
     return optimizer_class(optimizer.func) if isinstance(optimizer, partial) else optimizer
+
+
+def wants_head_apart(optimizer: Callable[..., Optimizer]) -> bool:
+    """Tell whether an optimizer is to take ordinary steps on the head: Muon, as its author has it (Jordan et al. 2024).
+
+    >>> wants_head_apart(timm.optim.Muon), wants_head_apart(torch.optim.AdamW)
+    (True, False)
+    """
+    made = optimizer_class(optimizer)
+    return inspect.isclass(made) and issubclass(made, timm.optim.Muon)
 
 
 def takes_recommendation(optimizer: Callable[..., Optimizer]) -> bool:
@@ -167,7 +186,7 @@ def with_learning_rate(optimizer: Callable[..., Optimizer], learning_rate: float
     >>> with_learning_rate(adamw, 0.5).keywords, with_learning_rate(partial(adamw, lr=0.1), 0.5).keywords
     ({'lr': 0.5}, {'lr': 0.1})
     >>> with_learning_rate(sgd, 0.001).keywords
-    {'lr': 0.1, 'momentum': 0.9}
+    {'lr': 0.01, 'momentum': 0.9}
     """
     if not takes_recommendation(optimizer):
         return optimizer
