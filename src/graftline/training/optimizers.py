@@ -48,14 +48,14 @@ SETTINGS: dict[type[Optimizer], Settings] = {
     torch.optim.Adam: Settings(1),
     torch.optim.Adamax: Settings(2),  # as Kingma and Ba 2015 (algorithm 2) have it: 0.002 where Adam has 0.001
     torch.optim.NAdam: Settings(1),
-    torch.optim.RAdam: Settings(2),  # its first steps are short: those are many of a short fit
+    torch.optim.RAdam: Settings(3),  # its first steps are short: those are many of a short fit
     timm.optim.AdamWLegacy: Settings(1, decoupled=True),
     timm.optim.AdamP: Settings(1, decoupled=True),
     timm.optim.Adopt: Settings(1),
     timm.optim.AdaBelief: Settings(1, decoupled=True),
     timm.optim.NAdamLegacy: Settings(1),
     timm.optim.NAdamW: Settings(1, decoupled=True),
-    timm.optim.RAdamLegacy: Settings(2),
+    timm.optim.RAdamLegacy: Settings(3),
     timm.optim.LaProp: Settings(1, decoupled=True),
     timm.optim.Adafactor: Settings(1, decoupled=True),  # timm's takes a rate as it is, without the weights' size
     timm.optim.AdafactorBigVision: Settings(1, decoupled=True),
@@ -63,7 +63,7 @@ SETTINGS: dict[type[Optimizer], Settings] = {
     timm.optim.MADGRAD: Settings(1),
     timm.optim.Mars: Settings(1, decoupled=True),
     torch.optim.RMSprop: Settings(0.1, follows_momentum=True),
-    timm.optim.RMSpropTF: Settings(0.2, follows_momentum=True),
+    timm.optim.RMSpropTF: Settings(0.3, follows_momentum=True),
     # its orthogonal step is scaled to the size of AdamW's (Liu et al. 2025, arXiv 2502.16982, section 2.2)
     timm.optim.Muon: Settings(1, decoupled=True),
     # its step is the rate itself for each weight: 3 to 10 times smaller (Chen et al. 2023, arXiv 2302.06675, section 5)
@@ -75,10 +75,10 @@ SETTINGS: dict[type[Optimizer], Settings] = {
     timm.optim.SGDP: Settings(10, decoupled=True, follows_momentum=True),
     # a step in proportion to a layer's weights, or to what was seen so far
     timm.optim.Lamb: Settings(3),
-    timm.optim.Lars: Settings(2000, follows_momentum=True),  # its own factor is 0.001
+    timm.optim.Lars: Settings(3000, follows_momentum=True),  # its own factor is 0.001
     timm.optim.NvNovoGrad: Settings(2),
-    torch.optim.Adagrad: Settings(3),
-    torch.optim.Adadelta: Settings(300),
+    torch.optim.Adagrad: Settings(5),
+    torch.optim.Adadelta: Settings(500),
 }
 
 
