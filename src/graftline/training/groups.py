@@ -13,6 +13,7 @@ from graftline.backbones.layers import HEAD, body_groups, group_names
 from graftline.training.optimizers import wants_head_apart
 
 ALL = "all"  # what stands for the layer groups where they have one rate
+CORRECTED = "max_lr_snapshot"  # the highest rate, by which some of timm's optimizers scale their weight decay
 ORDINARY = "use_fallback"  # what timm's Muon calls a group that it takes AdamW's steps on
 
 
@@ -80,13 +81,19 @@ def make_optimizer(
     keys = sorted(groups, key=lambda key: layers.distances.get(key[0], 0))
     optimizer = make(
         [
-            {"params": groups[key], "weight_decay": decay, "layer": layer, **({ORDINARY: True} if is_ordinary else {})}
-            for key in keys
-            for layer, decay, is_ordinary in (key,)
+            {
+                "params": groups[layer, decay, head],
+                "weight_decay": decay,
+                "layer": layer,
+                **({ORDINARY: True} if head else {}),
+            }
+            for layer, decay, head in keys
         ]
     )
     for group in optimizer.param_groups:
         group["lr"] = group["lr"] * layers.factor(group["layer"], layer_decay)
+        if CORRECTED in group:
+            group[CORRECTED] = group["lr"]
     return optimizer
 
 

@@ -72,7 +72,7 @@ SETTINGS: dict[type[Optimizer], Settings] = {
     torch.optim.SGD: Settings(10, follows_momentum=True),
     torch.optim.ASGD: Settings(100),
     timm.optim.SGDW: Settings(10, decoupled=True, follows_momentum=True),
-    timm.optim.SGDP: Settings(10, decoupled=True, follows_momentum=True),
+    timm.optim.SGDP: Settings(10, follows_momentum=True),  # its decay is divided by 1 - momentum: as SGD's
     # a step in proportion to a layer's weights, or to what was seen so far
     timm.optim.Lamb: Settings(3),
     timm.optim.Lars: Settings(3000, follows_momentum=True),  # its own factor is 0.001
