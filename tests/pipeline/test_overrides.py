@@ -57,15 +57,11 @@ def test_any_timm_name_is_an_optimizer_with_settings_of_its_own() -> None:
         "betas": [0.95, 0.98],
     }
     swept = check("train", ["optim=muon,asgd,adamw", "lr=0.1"])
-    assert swept.jobs == [
-        ["optim=muon", "optim.lr=0.1"],
-        ["optim=asgd", "optim.lr=0.1"],
-        ["optim=adamw", "optim.lr=0.1"],
-    ]
+    assert swept.jobs == [[f"optim={name}", "++optim.lr=0.1"] for name in ("muon", "asgd", "adamw")]
 
 
 def test_an_optimizer_that_cannot_be_had_is_refused_with_the_reason_or_the_nearest() -> None:
-    assert mistakes("optim=lionn") == ["optim=lionn: no such optim; did you mean lion or clion or lionc?"]
+    assert mistakes("optim=lionn") == ["optim=lionn: no such optim; did you mean lion?"]
     assert mistakes("optim=AdamW,adahessian") == [
         "optim=adahessian: it needs second derivatives, which no fit computes"
     ]
