@@ -106,7 +106,7 @@ def test_it_is_said_where_nobody_knows_the_rate(caplog: pytest.LogCaptureFixture
     assert caplog.messages == ["Nobody has matched Own with AdamW, whose learning rates it takes: Own.lr sets its own."]
     assert optimizers.with_learning_rate(unknown, 0.25).keywords == {"lr": 0.25}  # type: ignore[attr-defined]
     with pytest.raises(UserError, match="arguments of Own"):
-        check_optimizer(functools.partial(Own, lr=0.1, size=3))
+        check_optimizer(functools.partial(Own, lr=0.1, size=3))  # type: ignore[call-arg]  # the mistake
 
 
 @pytest.mark.parametrize("name", ["lion", "muon"])

@@ -196,6 +196,6 @@ def with_learning_rate(optimizer: Callable[..., Optimizer], learning_rate: float
 
 def _torchs() -> dict[str, type[Optimizer]]:
     """Return torch's own optimizers that timm has no name for."""
-    classes = (made for made in vars(torch.optim).values() if inspect.isclass(made) and made is not Optimizer)
+    classes = [made for made in vars(torch.optim).values() if inspect.isclass(made) and issubclass(made, Optimizer)]
     known = set(timm.optim.list_optimizers())
-    return {made.__name__.lower(): made for made in classes if made.__name__.lower() not in known}
+    return {made.__name__.lower(): made for made in classes if made.__name__.lower() not in {*known, "optimizer"}}
