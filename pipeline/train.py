@@ -55,7 +55,7 @@ from graftline.training.known_depth import KnownDepth
 from graftline.training.module import Optimizer, Schedule
 from graftline.training.recipe import Recipe
 from graftline.training.results import TrainingResult
-from graftline.training.setup import TrainingSetup, with_learning_rate
+from graftline.training.setup import TrainingSetup
 from graftline.training.trainer import check_optimizer, check_trainer, make_execution
 from graftline.training.training_source import TrainingSource
 from graftline.training.trial import keep_trials, make_freeze_context
@@ -120,7 +120,7 @@ class Train:
             raise UserError(f"minutes is {self.minutes}, it must be above 0.")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed is {self.seed}, it must be at least 0 and below 2^32.")
-        check_optimizer(with_learning_rate(self.optim, learning_rate=1.0))
+        check_optimizer(self.optim)
         execution = check_trainer(self.trainer)
         if self.features.cache is False and self.features.views > 0:
             warn(f"features.views={self.features.views} is for cached activations: features=live leaves it alone.")

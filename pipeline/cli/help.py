@@ -43,7 +43,7 @@ def _choices(folders: Sequence[Path], group: str, default: str | None) -> Text:
     """Return the options of a group, the default in bold and first."""
     names = [name for name in sorted(options(folders, group)) if name not in (*HIDDEN, default)]
     parts = [Text(f"{default} (default)", style="bold")] if default else []
-    parts += map(Text, [*names, *(["any name of timm's"] if group == "backbone" else [])])
+    parts += map(Text, [*names, *(["any name of timm's"] if group in ("backbone", "optim") else [])])
     return Text(", ").join(parts)
 
 

@@ -33,8 +33,10 @@ def session(stage: str, config_dir: Path | None = None) -> Iterator[None]:
     for file in shadowed(folders):
         warn(f"{file} is not read: graftline has its own of that name.")
     overlays = [file for folder in folders for file in folder.glob("*/*.yaml")]  # they may choose one of timm's names
-    for name in re.findall(r"override /backbone: *([\w.]+)", "".join(file.read_text("utf-8") for file in overlays)):
-        register_backbone(name, folders)
+    for group, name in re.findall(
+        r"override /(backbone|optim): *([\w.]+)", "".join(file.read_text("utf-8") for file in overlays)
+    ):
+        register(group, name, folders)
     around = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     version.setbase("1.3")
@@ -87,8 +89,16 @@ def config_loader() -> ConfigLoader:
     return GlobalHydra.instance().config_loader()
 
 
-def register_backbone(name: str, folders: Sequence[Path] = (CONF,)) -> None:
-    """Make one of timm's names an option of the group ``backbone``; Hydra copies all options often, so never all."""
-    if name not in options(folders, "backbone"):
-        node = {"_target_": "graftline.backbones.backbone.Backbone", "name": name}
-        ConfigStore.instance().store(group="backbone", name=name, node=node)
+def register(group: str, name: str, folders: Sequence[Path] = (CONF,)) -> None:
+    """Make one of timm's names an option of ``backbone`` or ``optim``; Hydra copies all options often, so never all."""
+    if name in options(folders, group):
+        return
+    node: dict[str, Any] = {"_target_": "graftline.backbones.backbone.Backbone", "name": name}
+    if group == "optim":
+        from graftline.training import optimizers  # with timm and torch, which a mistyped key must not wait for
+
+        if name not in optimizers.names() or optimizers.refusal(name) is not None:
+            return
+        target, arguments = optimizers.find(name)
+        node = {"_target_": target, "_partial_": True, "lr": None, **arguments}
+    ConfigStore.instance().store(group=group, name=name, node=node)

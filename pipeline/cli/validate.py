@@ -10,7 +10,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from graftline.backbones import catalog
-from graftline.pipeline.cli.hydra_conf import CONF, compose_config, config_loader, register_backbone, stage_groups
+from graftline.pipeline.cli.hydra_conf import CONF, compose_config, config_loader, register, stage_groups
 from graftline.pipeline.cli.mistakes import MistakeError, collect, did_you_mean, nearest, refusal
 from graftline.pipeline.cli.parameters import parameters, takes, wanted_type
 from graftline.pipeline.cli.parse import expand, line, parse, values
@@ -67,17 +67,14 @@ def validate(stage: str, texts: Sequence[str], base: DictConfig | None = None) -
 
 
 def _check_group(stage: str, override: Override) -> Override:
-    """Return the override of a group if it has all choices that are named; timm's names become backbones.
+    """Return the override of a group if it has all choices that are named; timm's names become choices.
 
     A group that the stage does not have by itself, as one in a user's folder, is added to it.
     """
     group = override.key_or_group
     options = config_loader().get_group_options(group)
     unknown = [str(choice) for choice in values(override) if choice is not None and str(choice) not in options]
-    if unknown and group == "backbone":
-        for name in set(unknown) & set(catalog.names()):
-            register_backbone(name)
-            unknown.remove(name)
+    unknown = _register_timms(group, unknown)
     if unknown:
         raise MistakeError(*(f"{group}={name}: no such {group}{_suggestion(group, name, options)}" for name in unknown))
     is_as_hydra_wants = override.is_add() or override.is_force_add() or override.is_delete()
@@ -94,7 +91,32 @@ def _suggestion(group: str, wrong: str, options: list[str]) -> str:
         timms = set(catalog.names())  # of which there are too many to come before those that have a file
         own = [name for name in options if name not in timms or (CONF / group / f"{name}.yaml").exists()]
         near = list(dict.fromkeys([*difflib.get_close_matches(wrong, own, cutoff=0.8), *catalog.suggest(wrong)]))[:3]
+    elif group == "optim":
+        from graftline.training import optimizers  # as above
+
+        near = nearest(wrong.lower(), {*options, *optimizers.names()})
     return did_you_mean(near)
+
+
+def _register_timms(group: str, names: list[str]) -> list[str]:
+    """Make those of some names that are timm's options of ``backbone`` or ``optim``, and return the others.
+
+    Raises:
+        MistakeError: timm has such an optimizer, but a fit cannot have it.
+    """
+    if not names or group not in ("backbone", "optim"):
+        return names
+    if group == "backbone":
+        known = set(names) & set(catalog.names())
+    else:
+        from graftline.training import optimizers  # with timm and torch, which a mistyped key must not wait for
+
+        known = set(names) & set(optimizers.names())
+        if refused := [f"optim={name}: {reason}" for name in sorted(known) if (reason := optimizers.refusal(name))]:
+            raise MistakeError(*refused)
+    for name in known:
+        register(group, name)
+    return [name for name in names if name not in known]
 
 
 def data_option(path: Path) -> str:

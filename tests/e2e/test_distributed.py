@@ -112,3 +112,16 @@ def unpadded(bundle: Path, version: DatasetVersion, split: str) -> tuple[float, 
         losses.append(-math.log(probabilities[label]))
         hits.append(int(probabilities.argmax()) == label)
     return float(np.mean(losses)), float(np.mean(hits))
+
+
+def test_two_processes_lower_a_rate_that_diverges_together(workplace: Workplace, color_folder: Path) -> None:
+    """Three times, as no rate is low enough here; then both end, and say why once."""
+    diverging = ["optim=sgd", "freeze.learning_rate=1e30", "trainer.gradient_clip_val=null"]
+    tiny = [word for word in TINY if not word.startswith("optim.lr")]
+    ran = workplace.run_command(
+        "train", "data=folder", f"data.path={color_folder}", *tiny, *diverging, "trainer=ddp_cpu"
+    )
+    assert ran.code == 1, ran.output
+    told = " ".join(ran.output.split())
+    assert told.count("begins anew with a third of that") == 2
+    assert told.count("lower optim.lr") == 1

@@ -46,6 +46,29 @@ def test_any_timm_name_is_a_backbone_with_and_without_its_tag() -> None:
         assert check("train", [f"backbone={name}"]).config.backbone.name == name
 
 
+def test_any_timm_name_is_an_optimizer_with_settings_of_its_own() -> None:
+    """The keys are the optimizer's; no learning rate is what goes with the recommended one."""
+    config = check("train", ["optim=lion", "optim.betas=[0.95,0.98]"]).config
+    assert OmegaConf.to_container(config.optim) == {
+        "_target_": "timm.optim.Lion",
+        "_partial_": True,
+        "lr": None,
+        "weight_decay": 0.25,
+        "betas": [0.95, 0.98],
+    }
+    swept = check("train", ["optim=muon,asgd,adamw", "lr=0.1"])
+    assert swept.jobs == [[f"optim={name}", "++optim.lr=0.1"] for name in ("muon", "asgd", "adamw")]
+
+
+def test_an_optimizer_that_cannot_be_had_is_refused_with_the_reason_or_the_nearest() -> None:
+    assert mistakes("optim=lionn") == ["optim=lionn: no such optim; did you mean lion?"]
+    assert mistakes("optim=AdamW,adahessian") == [
+        "optim=adahessian: it needs second derivatives, which no fit computes"
+    ]
+    assert mistakes("optim=AdamW")[0].startswith("optim=AdamW: no such optim; did you mean adamw")
+    assert mistakes("optim=muon", "optim.beta=1") == ["optim.beta=1: no such key; did you mean optim.betas?"]
+
+
 def test_our_files_take_precedence_over_timms_names() -> None:
     assert check("train", ["backbone=efficientnet_lite0"]).config.backbone.name == "tf_efficientnet_lite0"
 

@@ -73,6 +73,14 @@ def test_a_folder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out.startswith("--config-dir")
 
 
+def test_an_overlay_may_choose_an_optimizer_by_name(folder: Path) -> None:
+    (folder / "experiment").mkdir(exist_ok=True)
+    overlay = folder / "experiment" / "lion.yaml"
+    overlay.write_text("# @package _global_\ndefaults:\n  - override /optim: lion\n", encoding="utf-8")
+    (folder / "experiment" / "none.yaml").write_text("defaults:\n  - override /optim: adahessian\n", encoding="utf-8")
+    assert compose("train", ["experiment=lion"], folder).config.optim["_target_"] == "timm.optim.Lion"
+
+
 def test_ours_stay_ours(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "optim").mkdir()
     (folder / "optim" / "sgd.yaml").write_text("_target_: torch.optim.LBFGS\n", encoding="utf-8")

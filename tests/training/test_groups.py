@@ -190,3 +190,23 @@ def test_layers_have_names_of_their_own(name: str) -> None:
 def test_a_decay_that_makes_no_sense_is_refused(decay: float) -> None:
     with pytest.raises(UserError, match=r"Recipe\.layer_decay"):
         Recipe(layer_decay=decay)
+
+
+def test_muon_takes_adamws_steps_on_the_head() -> None:
+    """As its author has it, whether the head has rates of its own or not; the convolutions have orthogonal steps."""
+    network = build(0)
+    for layer_decay in (1.0, 0.5):
+        optimizer = make_optimizer(
+            network, timm.optim.Muon, weight_decay=0.05, layers=Layers.of(network), layer_decay=layer_decay
+        )
+        names = {id(parameter): name for name, parameter in network.named_parameters()}
+        ordinary = [group for group in optimizer.param_groups if group.get("use_fallback")]
+        assert {names[id(p)] for group in ordinary for p in group["params"]} == {"classifier.weight", "classifier.bias"}
+
+
+def test_corrected_weight_decay_goes_by_the_rate_of_each_layer() -> None:
+    make = functools.partial(timm.optim.AdamWLegacy, lr=0.01, corrected_weight_decay=True)
+    network = build(0)
+    optimizer = make_optimizer(network, make, weight_decay=0.05, layers=Layers.of(network), layer_decay=0.5)
+    assert all(group["max_lr_snapshot"] == group["lr"] for group in optimizer.param_groups)
+    assert len({group["lr"] for group in optimizer.param_groups}) == 7

@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 LEAST_VALIDATION = 30
 LEAST_TRIAL = 64  # training images: fewer are two steps
 TRIALS_SHARE = 0.3  # of the time, where there is a limit
-# To go deeper for nothing costs time, to stop at the head may cost many points: the evidence asked for is one-sided, nine
-# in ten, and a gain that many images make certain must still be worth the time.
+# To go deeper for nothing costs time, to stop at the head may cost many points: the evidence asked for is nine in ten,
+# one-sided; and a gain that many images make certain must still be worth the time.
 LEAST_GAIN = 0.05  # of the head's log loss
 TRIAL_EPOCHS = 3  # of a trial's part of the images
 
@@ -31,8 +31,8 @@ class Measured(FreezeRule):
 
     Each trial begins with the network's own weights and a new head, on a part of the training images. If none has a log
     loss on the validation split that is likely (nine in ten, image by image) and notably (a twentieth) lower than that
-    of the head alone, the head alone is the answer, and it is trained already. Else the better half of the trials goes on, each from its own weights, until one is left; the
-    training goes on from there. Of several trials that cannot be told apart, the ones with the lower loss stay.
+    of the head alone, the head alone is the answer, and it is trained already. Else the better half of the trials goes
+    on, each from its own weights, until one is left; the training goes on from there.
 
     Attributes:
         depths: shares of the layer groups below the head that are frozen in the trials, 0 to 1; 0 is the whole network.

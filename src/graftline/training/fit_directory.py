@@ -40,6 +40,11 @@ class FitDirectory:
         return self.path / "phase.json"
 
     @property
+    def lowered(self) -> Path:
+        """How often the learning rate was lowered since the phase diverged; there if it was."""
+        return self.path / "lowered.json"
+
+    @property
     def trial(self) -> Path:
         """Folder of the short fit that tries a boundary, gone when that is over."""
         return self.path / "trial"

@@ -10,8 +10,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from graftline.backbones.layers import HEAD, body_groups, group_names
+from graftline.training.optimizers import wants_head_apart
 
 ALL = "all"  # what stands for the layer groups where they have one rate
+CORRECTED = "max_lr_snapshot"  # the highest rate, by which some of timm's optimizers scale their weight decay
+ORDINARY = "use_fallback"  # what timm's Muon calls a group that it takes AdamW's steps on
 
 
 @dataclass(frozen=True)
@@ -68,15 +71,29 @@ def make_optimizer(
         layer_decay: factor on the learning rate from each layer group to the next one down; 1: the same for all.
     """
     names = {id(parameter): name for name, parameter in network.named_parameters()}
-    groups: dict[tuple[str, float], list[nn.Parameter]] = defaultdict(list)
+    groups: dict[tuple[str, float, bool], list[nn.Parameter]] = defaultdict(list)
+    apart = wants_head_apart(make)
     for part in param_groups_weight_decay(network, weight_decay, no_weight_decay_list=layers.undecayed):
         for parameter in part["params"]:
-            layer = ALL if layer_decay == 1 else layers.layer(names[id(parameter)])
-            groups[layer, part["weight_decay"]].append(parameter)
+            layer = layers.layer(names[id(parameter)])
+            key = (ALL if layer_decay == 1 else layer, part["weight_decay"], apart and layer == HEAD)
+            groups[key].append(parameter)
     keys = sorted(groups, key=lambda key: layers.distances.get(key[0], 0))
-    optimizer = make([{"params": groups[key], "weight_decay": key[1], "layer": key[0]} for key in keys])
+    optimizer = make(
+        [
+            {
+                "params": groups[layer, decay, head],
+                "weight_decay": decay,
+                "layer": layer,
+                **({ORDINARY: True} if head else {}),
+            }
+            for layer, decay, head in keys
+        ]
+    )
     for group in optimizer.param_groups:
         group["lr"] = group["lr"] * layers.factor(group["layer"], layer_decay)
+        if CORRECTED in group:
+            group[CORRECTED] = group["lr"]
     return optimizer
 
 

@@ -23,6 +23,7 @@ from graftline.training.events import FitEvents, Metrics
 from graftline.training.fit import fit
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.lost_process import lost_processes_named
+from graftline.training.lower_rates import fit_at_lower_rates
 from graftline.training.results import FitHistory, PhaseResult, TrainingResult, monitored
 from graftline.training.setup import TrainingSetup
 from graftline.training.source_decision import choose_source
@@ -42,6 +43,8 @@ def train(
     deadline: float | None = None,
 ) -> TrainingResult:
     """Fit a network as several freeze plans say, in turn; afterwards it has the best weights of all phases.
+
+    A phase that diverges at a rate that the user did not give begins anew with a lower one (`fit_at_lower_rates`).
 
     Args:
         setup: what is the same in all phases.
@@ -76,10 +79,9 @@ def train(
             if len(plans) > 1:
                 logger.info(f"{plan.decision[0].upper()}{plan.decision[1:]}.")
             earlier = [result.history for result in results]
-            seconds = None if deadline is None or number < len(plans) - 1 else deadline - time.monotonic()
-            results.append(
-                fit_phase(setup, plan, phase, events=events, earlier=earlier, resume=resume, seconds=seconds)
-            )
+            end = deadline if number == len(plans) - 1 else None
+            fit_once = partial(fit_phase, setup, directory=phase, events=events, earlier=earlier, deadline=end)
+            results.append(fit_at_lower_rates(fit_once, setup, plan, phase, resume=resume))
         if len(plans) > 1:
             best_state = _better(best_state, results, setup.graft.network)
     if best_state:
@@ -95,7 +97,7 @@ def fit_phase(
     events: FitEvents | None = None,
     earlier: Sequence[FitHistory] = (),
     resume: bool = False,
-    seconds: float | None = None,
+    deadline: float | None = None,
     show_progress: bool = True,
 ) -> PhaseResult:
     """Fit a network as one freeze plan says; afterwards it has the weights of the best epoch.
@@ -107,16 +109,18 @@ def fit_phase(
         events: hears of the fit.
         earlier: phases whose epochs and optimizer steps are counted in.
         resume: go on from the last checkpoint in ``directory``, if there is one.
-        seconds: that the fit may take where more than the head is trained; None: as long as its epochs take.
+        deadline: moment of ``time.monotonic`` at which it is to end where more than the head is trained; None: whenever
+            its epochs are done.
         show_progress: draw the progress bar.
 
     Raises:
         FreezeViolationError: a frozen tensor changed, or one that is to be trained got no gradient.
     """
     setup, planned_epochs = setup.for_plan(plan), plan.epochs
-    if seconds is not None and not plan.only_head:
-        images = len(setup.version.samples("train").paths)
-        plan = cut_to(plan, seconds, images, seconds_per_image(setup))
+    if deadline is not None and not plan.only_head:
+        images, image_seconds = len(setup.version.samples("train").paths), seconds_per_image(setup)
+        seconds = deadline - time.monotonic()
+        plan = cut_to(plan, seconds, images, image_seconds)
         setup = replace(setup, schedule=by_clock(setup.schedule, seconds))
     plan.apply(setup.graft.network)
     _check_batch(setup)

@@ -30,7 +30,7 @@ class Recipe:
         cutmix_alpha: Beta parameter of CutMix (Yun et al. 2019); 0: off.
         ema_decay: decay per step of the averaged weights that are validated and kept, warmed up from 0; None: off.
         layer_decay: factor on the learning rate from each layer group, head first, to the next one down (Clark et al.
-            2020, section 3.1), above 0; 1: off.
+            2020, section 3.1), above 0; 1: off; None: as suits the network (`graftline.freezing.rates.layer_decay`).
         patience: epochs without a better validation loss before training stops; None: never.
         resume: id of an MLflow run whose training is to go on, for whoever tracks it.
     """
@@ -43,7 +43,7 @@ class Recipe:
     mixup_alpha: float = 0.0
     cutmix_alpha: float = 0.0
     ema_decay: float | None = None
-    layer_decay: float = 1.0
+    layer_decay: float | None = None
     patience: int | None = 10
     resume: str | None = None
 
@@ -61,7 +61,7 @@ class Recipe:
             if value is not None and not (low <= value and (high is None or value < high)):  # also catches NaN
                 bound = f"at least {low}" + (f" and below {high}" if high is not None else "")
                 raise UserError(f"Recipe.{name} is {value}, it must be {bound}.")
-        if not 0 < self.layer_decay <= 1:
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             raise UserError(f"Recipe.layer_decay is {self.layer_decay}, it must be above 0 and at most 1 (1: off).")
         if self.mixes_images and self.batch_size is not None and self.batch_size % 2:
             raise UserError("Recipe.batch_size must be even with mixup or CutMix: images are mixed in pairs.")

@@ -1,6 +1,5 @@
 """What a training needs, however much of the network is frozen."""
 
-import functools
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -11,8 +10,10 @@ from graftline.data.version import DatasetVersion
 from graftline.execution import Execution
 from graftline.features.cache import Features
 from graftline.freezing.plan import FreezePlan
+from graftline.freezing.rates import layer_decay
 from graftline.training.groups import Layers
 from graftline.training.module import GraftModule, Optimizer, Schedule
+from graftline.training.optimizers import with_learning_rate
 from graftline.training.recipe import Recipe
 from graftline.training.trainer import MakeTrainer, weight_decay_of
 
@@ -27,7 +28,7 @@ class TrainingSetup:
         policy: augmentation of the training images.
         features: whether and how activations are cached.
         recipe: batch size, losses, patience.
-        optimizer: ``functools.partial`` of a torch optimizer's class; ``lr=None``: as the freeze plan recommends.
+        optimizer: ``functools.partial`` of a torch optimizer's class; ``lr=None``: what goes with the freeze plan's.
         schedule: (step, total steps) → factor on the learning rate.
         make_trainer: ``functools.partial`` of ``pytorch_lightning.Trainer``; how many epochs is the plan's to say.
         execution: where ``make_trainer``'s trainers run.
@@ -53,11 +54,14 @@ class TrainingSetup:
 
     def for_plan(self, plan: FreezePlan) -> "TrainingSetup":
         """Return the setup with what the recipe leaves to the depth of a plan."""
-        return replace(self, recipe=self.recipe.for_depth(only_head=plan.only_head))
+        recipe = self.recipe.for_depth(only_head=plan.only_head)
+        if recipe.layer_decay is None:
+            recipe = replace(recipe, layer_decay=1.0 if plan.only_head else layer_decay(self.graft.network))
+        return replace(self, recipe=recipe)
 
     def make_module(self, network: nn.Module, plan: FreezePlan) -> GraftModule:
         """Return what trains a network, the setup's own or a tail of it, as a plan says."""
-        num_classes = len(self.version.class_names)
+        num_classes, recipe = len(self.version.class_names), self.for_plan(plan).recipe
         optimizer = with_learning_rate(self.optimizer, plan.learning_rate)
         return GraftModule(
             network,
@@ -65,22 +69,10 @@ class TrainingSetup:
             schedule=self.schedule,
             weight_decay=weight_decay_of(optimizer),
             layers=Layers.of(self.graft.network),
-            layer_decay=self.recipe.layer_decay,
-            label_smoothing=self.recipe.label_smoothing,
-            class_weights=self.recipe.class_weight_tensor(self.version.samples("train"), num_classes),
-            use_sample_weights=self.recipe.sample_weights,
-            mixer=self.recipe.mixer(num_classes),
+            layer_decay=1.0 if recipe.layer_decay is None else recipe.layer_decay,
+            label_smoothing=recipe.label_smoothing,
+            class_weights=recipe.class_weight_tensor(self.version.samples("train"), num_classes),
+            use_sample_weights=recipe.sample_weights,
+            mixer=recipe.mixer(num_classes),
             on_cpu=self.execution.device == "cpu",
         )
-
-
-def with_learning_rate(optimizer: Optimizer, learning_rate: float) -> Optimizer:
-    """Return the optimizer with the recommended learning rate where it has none of its own.
-
-    >>> import torch
-    >>> adamw = functools.partial(torch.optim.AdamW, lr=None)
-    >>> with_learning_rate(adamw, 0.5).keywords, with_learning_rate(functools.partial(adamw, lr=0.1), 0.5).keywords
-    ({'lr': 0.5}, {'lr': 0.1})
-    """
-    has_none = isinstance(optimizer, functools.partial) and optimizer.keywords.get("lr", 0) is None
-    return functools.partial(optimizer, lr=learning_rate) if has_none else optimizer

@@ -1,6 +1,5 @@
 """Trainer and optimizer before they are used: what this machine can do, what a fit needs, and where it will run."""
 
-import functools
 import inspect
 import logging
 import os
@@ -18,6 +17,9 @@ from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from graftline.errors import UserError, first_line
 from graftline.execution import Execution
 from graftline.training.module import Optimizer
+from graftline.training.optimizers import optimizer_class, settings_of, takes_recommendation, with_learning_rate
+
+logger = logging.getLogger(__name__)
 
 MakeTrainer = Callable[..., pl.Trainer]
 
@@ -158,18 +160,18 @@ def _execution(trainer: pl.Trainer) -> Execution:
 
 
 def check_optimizer(optimizer: Optimizer) -> None:
-    """Make sure that the optimizer takes its settings.
+    """Make sure that the optimizer takes its settings, and warn where nobody knows which learning rate suits it.
 
     Raises:
         UserError: it does not.
     """
+    name = optimizer_class(optimizer).__name__
     try:
-        optimizer([torch.nn.Parameter(torch.zeros(1))])
+        with_learning_rate(optimizer, learning_rate=1.0)([torch.nn.Parameter(torch.zeros(1))])
     except (ValueError, TypeError) as error:
-        made: Any = optimizer
-        while isinstance(made, functools.partial):
-            made = made.func
-        raise UserError(f"The optimizer cannot be made ({error}): change the arguments of {made.__name__}.") from error
+        raise UserError(f"The optimizer cannot be made ({error}): change the arguments of {name}.") from error
+    if takes_recommendation(optimizer) and settings_of(optimizer) is None:
+        logger.warning(f"Nobody has matched {name} with AdamW, whose learning rates it takes: {name}.lr sets its own.")
 
 
 def weight_decay_of(optimizer: Optimizer) -> float:
