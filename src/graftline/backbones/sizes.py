@@ -13,6 +13,25 @@ MAX_STEPS = 8  # how far to look, in steps
 MAX_SECONDS = 3.0  # of work, to look for other sizes; one that was not tried until then is not named
 
 
+# Images that are enlarged more than this many times cost time and show nothing new.
+MOST_ENLARGED = 4
+SMALLEST = 96  # px; the last maps of networks that halve their maps five times are 3 x 3 then
+
+
+def size_for_images(side: int, usual: int) -> int:
+    """Return the size in px at which a network is to see images: its usual one, smaller where the images are small.
+
+    Args:
+        side: the shorter side of nearly all images, in px.
+        usual: the size that the network was made for, in px.
+
+    >>> [size_for_images(side, usual=224) for side in (8, 28, 32, 48, 64, 300)]
+    [96, 128, 128, 192, 224, 224]
+    """
+    enlarged = -(-MOST_ENLARGED * side // STEP) * STEP
+    return min(usual, max(SMALLEST, enlarged))
+
+
 def check_size(name: str, size: int, usual: int, channels: int, network_for: Callable[[int], nn.Module]) -> None:
     """Make sure that a network takes square images of a size.
 

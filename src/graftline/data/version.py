@@ -167,6 +167,15 @@ class DatasetVersion:
         labels = rows["label"].map(indices).to_numpy(np.int64)
         return Samples(rows["path"].tolist(), labels, weights, rows["sha256"].tolist(), self.decoding)
 
+    def typical_side(self) -> int:
+        """Return the length in px that the shorter side of nine in ten training images does not exceed.
+
+        Raises:
+            UserError: the version has lost its manifest.
+        """
+        sides = self._table.loc[self._table["split"] == "train", ["width", "height"]].min(axis=1)
+        return int(sides.quantile(0.9, interpolation="lower"))
+
     def counts(self) -> dict[str, dict[str, int]]:
         """Return the number of images by split and class: ``counts()["train"]["cat"]``."""
         counts: dict[str, dict[str, int]] = self.summary["counts"]
