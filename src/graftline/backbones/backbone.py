@@ -13,7 +13,7 @@ from graftline.augment.preprocess import Preprocessing
 from graftline.backbones import catalog
 from graftline.backbones.loading import OWN_KEYS, create, create_pretrained
 from graftline.backbones.single_image import check_single_image
-from graftline.backbones.sizes import check_size, find_refusal, size_for_images
+from graftline.backbones.sizes import check_size, find_refusal, size_for_images, takes_as_it_is
 from graftline.backbones.weights import Weights, WeightsFile, WeightsSourceChoice, locate
 from graftline.errors import UserError, first_line
 
@@ -89,8 +89,8 @@ class Backbone:
     def for_images(self, side: int) -> Self:
         """Return the backbone for images of a size, which decides what ``image_size="auto"`` is.
 
-        It is the network's own size, or the smaller one that ``size_for_images`` gives if the network takes it as it is:
-        the positions of a transformer, for one, are of a single size.
+        It is the network's own size, or the smaller one of ``size_for_images`` where the network takes it as it is: the
+        positions of a transformer, for one, are of a single size.
 
         Args:
             side: the shorter side of nearly all images, in px.
@@ -102,9 +102,8 @@ class Backbone:
         size = size_for_images(side, usual)
         if size == usual or (config is not None and config.fixed_input_size):
             return self
-        network = self._build_on_meta()
-        refusal = find_refusal(lambda _: network, size, preprocessing.channels)
-        return self if refusal is not None else replace(self, image_size=size)
+        fits = takes_as_it_is(self._build_on_meta(), size, preprocessing.channels)
+        return replace(self, image_size=size) if fits else self
 
     def build(self, classes: int | Sequence[str]) -> Graft:
         """Build the network, load its weights and give it a head.

@@ -49,9 +49,7 @@ def check_size(name: str, size: int, usual: int, channels: int, network_for: Cal
         patch = _patch_size(network_for(usual))
 
     def refusal(size: int) -> str | None:
-        if left_over := size % patch:  # some of timm's code would not see the border
-            return f"its patches of {patch} px leave {left_over} px over"
-        return find_refusal(network_for, size, channels)
+        return _left_over(size, patch) or find_refusal(network_for, size, channels)
 
     if (reason := refusal(size)) is None:
         return
@@ -65,6 +63,11 @@ def check_size(name: str, size: int, usual: int, channels: int, network_for: Cal
     raise UserError(
         f"The backbone '{name}' cannot take images of {size} px ({reason}): {takes}; it was made for {usual} px."
     )
+
+
+def takes_as_it_is(network: nn.Module, size: int, channels: int) -> bool:
+    """Tell whether a network, built on the meta device for its usual size, takes square images of another, in px."""
+    return _left_over(size, _patch_size(network)) is None and find_refusal(lambda _: network, size, channels) is None
 
 
 def nearest_sizes(size: int, accepts: Callable[[int], bool], step: int = STEP) -> list[int]:
@@ -108,6 +111,11 @@ def find_refusal(network_for: Callable[[int], nn.Module], size: int, channels: i
     except Exception as error:  # a convolution's, a pooling's, a window's: each has its own
         return first_line(error)
     return None
+
+
+def _left_over(size: int, patch: int) -> str | None:
+    """Return what patches leave over of an image, as a part of a sentence: some of timm's code would not see it."""
+    return f"its patches of {patch} px leave {size % patch} px over" if size % patch else None
 
 
 def _patch_size(network: nn.Module) -> int:

@@ -1,7 +1,7 @@
 """How good a classifier is on a split: each number with its 95 % bootstrap interval.
 
-scikit-learn and torchmetrics compute the values, ``curves.py`` the areas under curves; ``bootstrap.py`` computes the same
-statistics of the resamples.
+scikit-learn and torchmetrics compute the values, and ``curves.py`` the areas under curves; ``bootstrap.py`` computes
+the same statistics of the resamples.
 Legend of letters: N images, K classes, R resamples.
 """
 
