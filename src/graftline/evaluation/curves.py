@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.floating]
+Rates = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 
 
-def roc_curve(positive: npt.NDArray[np.bool_], scores: Floats) -> tuple[Floats, Floats]:
+def roc_curve(positive: npt.NDArray[np.bool_], scores: Floats) -> tuple[Rates, Rates]:
     """Return false-positive and true-positive rates as the threshold falls, (T + 1,) each, from 0 to 1.
 
     Args:
@@ -27,7 +28,7 @@ def roc_curve(positive: npt.NDArray[np.bool_], scores: Floats) -> tuple[Floats, 
     return np.append(0.0, wrong / wrong[-1]), np.append(0.0, found / found[-1])
 
 
-def precision_recall_curve(positive: npt.NDArray[np.bool_], scores: Floats) -> tuple[Floats, Floats]:
+def precision_recall_curve(positive: npt.NDArray[np.bool_], scores: Floats) -> tuple[Rates, Rates]:
     """Return precisions and recalls as the threshold falls, (T,) each; arguments as for ``roc_curve``."""
     found, taken = _counts(positive, scores)
     return found / taken, found / found[-1]
