@@ -160,7 +160,7 @@ class Train:
     def _set_up(self, version: DatasetVersion, execution: Execution) -> TrainingSetup:
         """Build the network, with a new head that depends on the seed only."""
         pl.seed_everything(self.seed, workers=True, verbose=False)
-        graft = self.backbone.build(version.class_names)
+        graft = self._fit_to_images(version).build(version.class_names)
         say(f"Backbone {self.backbone.name}: {graft.weights.describe()}.")
         return TrainingSetup(
             graft=graft,
@@ -174,6 +174,18 @@ class Train:
             execution=execution,
             seed=self.seed,
         )
+
+    def _fit_to_images(self, version: DatasetVersion) -> Backbone:
+        """Return the backbone with the image size that suits the training images, where none was given."""
+        side = version.typical_side()
+        backbone = self.backbone.for_images(side)
+        if backbone != self.backbone:
+            own = min(self.backbone.preprocessing().image_size)
+            say(
+                f"Nine in ten images are at most {side} px wide or high: the network sees them at "
+                f"{backbone.image_size} px, not at its own {own} px, which backbone.image_size={own} asks for."
+            )
+        return backbone
 
     def _start_run(self, setup: TrainingSetup, files: RunDirectory) -> "Run":
         return self.tracking.start(

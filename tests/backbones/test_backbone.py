@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from graftline.backbones.backbone import Backbone, Graft
 from graftline.backbones.loading import create
 from graftline.backbones.scaling import ScaledBackbone
+from graftline.backbones.sizes import size_for_images
 from graftline.errors import UserError
 
 NAME = "test_resnet"
@@ -257,6 +258,27 @@ def test_an_image_size_and_crop_pct_of_a_convolutional_network() -> None:
     preprocessing = Backbone("tf_efficientnet_lite0", image_size=128, crop_pct=1.0).build(2).preprocessing
     assert (preprocessing.image_size, preprocessing.crop_pct) == ((128, 128), 1.0)
     assert preprocessing.mean == (0.5, 0.5, 0.5)
+
+
+def test_small_images_are_seen_at_a_smaller_size_where_none_is_given() -> None:
+    backbone = Backbone("tf_efficientnet_lite0", weights="none", image_size="auto")
+    assert backbone.preprocessing().image_size == (224, 224), "as long as nobody knows the images"
+    assert backbone.for_images(28).build(2).preprocessing.image_size == (size_for_images(28, 224),) * 2
+    assert backbone.for_images(300).build(2).preprocessing.image_size == (224, 224)
+    for image_size in (None, 192):
+        given = Backbone("tf_efficientnet_lite0", weights="none", image_size=image_size)
+        assert given.for_images(28) is given
+
+
+@pytest.mark.parametrize("name", ["test_vit", "lenet5", "pvt_v2_b0"])
+def test_a_network_of_one_size_keeps_it_for_small_images(name: str) -> None:
+    backbone = Backbone(name, weights="none", image_size="auto")
+    assert backbone.for_images(28).preprocessing() == Backbone(name, weights="none").preprocessing()
+
+
+def test_a_scaled_network_keeps_the_size_of_its_phi() -> None:
+    backbone = ScaledBackbone("efficientnet", weights="none", image_size="auto", phi=0.5)
+    assert backbone.for_images(28) is backbone
 
 
 def test_drop_rates_reach_the_network() -> None:

@@ -50,6 +50,15 @@ def test_it_reads_as_it_was_written(tmp_path: Path) -> None:
     }
 
 
+def test_the_typical_side_is_of_most_training_images(tmp_path: Path) -> None:
+    sides = [*range(20, 29), 900]  # one is unlike the others
+    rows = {column: [value] * 11 for column, value in table().iloc[1].items()}
+    paths = [f"/photos/{number}.png" for number in range(11)]
+    rows |= {"path": paths, "split": ["train"] * 10 + ["test"], "width": [*sides, 5], "height": [2000] * 11}
+    version, _ = write_version(tmp_path, "pets", pd.DataFrame(rows), CLASSES)
+    assert version.typical_side() == 28
+
+
 def test_the_table_is_read_once_and_is_the_callers_own(tmp_path: Path) -> None:
     written, _ = write_version(tmp_path, "pets", table(), CLASSES)
     version = DatasetVersion.load(written.directory)

@@ -5,6 +5,7 @@ import matplotlib
 import numpy as np
 import pytest
 from made_predictions import predictions_of
+from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
@@ -48,6 +49,19 @@ def test_every_figure_is_drawn_for_any_number_of_classes(num_classes: int) -> No
         image = Image.open(io.BytesIO(png(figure)))
         assert image.format == "PNG"
         assert min(image.size) > 800
+
+
+def test_the_curves_of_many_classes_are_one_object() -> None:
+    predictions = predictions_of(*random_predictions(600, 300))
+    for figure in (
+        figures.roc_curves(predictions, Interval(0.9, 0.8, 0.95)),
+        figures.precision_recall_curves(predictions),
+    ):
+        (axes,) = figure.axes
+        (others,) = (each for each in axes.collections if isinstance(each, LineCollection))
+        assert len(others.get_segments()) == 297, "of 300 classes, three are named"
+        assert len(axes.lines) < 10
+        assert "297 other classes" in texts(figure)
 
 
 def test_confusion_matrix_shows_counts_and_row_shares() -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, Self
 
 import timm
 import torch
@@ -13,7 +13,7 @@ from graftline.augment.preprocess import Preprocessing
 from graftline.backbones import catalog
 from graftline.backbones.loading import OWN_KEYS, create, create_pretrained
 from graftline.backbones.single_image import check_single_image
-from graftline.backbones.sizes import check_size, find_refusal
+from graftline.backbones.sizes import check_size, find_refusal, size_for_images, takes_as_it_is
 from graftline.backbones.weights import Weights, WeightsFile, WeightsSourceChoice, locate
 from graftline.errors import UserError, first_line
 
@@ -46,7 +46,8 @@ class Backbone:
         name: a timm model, with or without a tag (``resnet50``, ``resnet50.a1_in1k``).
         weights: ``auto`` takes the first of: the file, a package, the weights directory, the local hub cache, the hub.
         file: a .safetensors, .pth, .pt or .bin file with the network's weights.
-        image_size: side of the square input, in pixels; None: what the weights were trained with.
+        image_size: side of the square input, in pixels; None: what the weights were trained with; ``auto``: the same,
+            but less for small images, once ``for_images`` is told of them.
         channels: of the input: 3, or 1 for gray images, for which the weights of the first convolution are summed;
             None: what the weights were trained with.
         crop_pct: share of the resized image's edge that the evaluation crop keeps, 0 to 1; None: as the weights ask.
@@ -59,7 +60,7 @@ class Backbone:
     name: str
     weights: WeightsSourceChoice = "auto"
     file: str | None = None
-    image_size: int | None = None
+    image_size: int | Literal["auto"] | None = None
     channels: int | None = None
     crop_pct: float | None = None
     drop_rate: float = 0.0
@@ -71,14 +72,38 @@ class Backbone:
         for key in ("drop_rate", "drop_path_rate"):
             if not 0 <= getattr(self, key) < 1:
                 raise UserError(f"Backbone.{key} is {getattr(self, key)}, but must be at least 0 and below 1.")
-        if self.image_size is not None and not 1 <= self.image_size <= MAX_IMAGE_SIZE:
+        if self.given_size is not None and not 1 <= self.given_size <= MAX_IMAGE_SIZE:
             raise UserError(
-                f"Backbone.image_size is {self.image_size} px, but must be above 0 and at most {MAX_IMAGE_SIZE}."
+                f"Backbone.image_size is {self.given_size} px, but must be above 0 and at most {MAX_IMAGE_SIZE}."
             )
         if self.channels not in (None, 1, 3):
             raise UserError(f"Backbone.channels is {self.channels}, but images have 3, or 1 if gray.")
         for option in self.options.keys() & OWN_KEYS.keys():
             raise UserError(f"Backbone.options.{option} is an argument of its own: give Backbone.{OWN_KEYS[option]}.")
+
+    @property
+    def given_size(self) -> int | None:
+        """The image size in px, None for the network's own, which is what ``auto`` means until there are images."""
+        return None if self.image_size == "auto" else self.image_size
+
+    def for_images(self, side: int) -> Self:
+        """Return the backbone for images of a size, which decides what ``image_size="auto"`` is.
+
+        It is the network's own size, or the smaller one of ``size_for_images`` where the network takes it as it is: the
+        positions of a transformer, for one, are of a single size.
+
+        Args:
+            side: the shorter side of nearly all images, in px.
+        """
+        if self.image_size != "auto":
+            return self
+        preprocessing, config = self.preprocessing(), get_pretrained_cfg(self.name)
+        usual = min(preprocessing.image_size)
+        size = size_for_images(side, usual)
+        if size == usual or (config is not None and config.fixed_input_size):
+            return self
+        fits = takes_as_it_is(self._build_on_meta(), size, preprocessing.channels)
+        return replace(self, image_size=size) if fits else self
 
     def build(self, classes: int | Sequence[str]) -> Graft:
         """Build the network, load its weights and give it a head.
@@ -117,7 +142,7 @@ class Backbone:
             UserError: as ``build`` does, but for a file of another architecture.
         """
         catalog.check(self.name)
-        if self.image_size is not None or self.arguments():
+        if self.given_size is not None or self.arguments():
             self._check_network()
         return locate(self.name, self.weights, self.file, self.weights_dir)
 
@@ -147,8 +172,8 @@ class Backbone:
         if self.channels is not None:
             arguments["in_chans"] = self.channels
         config = get_pretrained_cfg(self.name)
-        if self.image_size is not None and config is not None and config.fixed_input_size:
-            arguments["img_size"] = self.image_size  # else any size will do: a convolutional network
+        if self.given_size is not None and config is not None and config.fixed_input_size:
+            arguments["img_size"] = self.given_size  # else any size will do: a convolutional network
         return arguments
 
     def _timm_options(self) -> dict[str, Any]:
@@ -158,14 +183,14 @@ class Backbone:
         """Build and run the network on the meta device: shapes only, neither memory nor time for the weights."""
         network = self._build_on_meta()
         channels, usual, _ = network.pretrained_cfg["input_size"]  # type: ignore[index]  # a timm model has it
-        channels, size = self.channels or channels, self.image_size or usual
+        channels, size = self.channels or channels, self.given_size or usual
         reason = find_refusal(self._for_size(network), size, channels) if self.options else None
         if reason is not None:
             plain = replace(self, options={})
             if find_refusal(plain._for_size(plain._build_on_meta()), size, channels) is None:
                 raise UserError(self._wrong_options("used", reason))
-        if self.image_size is not None:
-            check_size(self.name, self.image_size, usual, channels, self._for_size(network))
+        if self.given_size is not None:
+            check_size(self.name, self.given_size, usual, channels, self._for_size(network))
 
     def _build_on_meta(self) -> nn.Module:
         """Build the network for images of its usual size.
@@ -197,8 +222,8 @@ class Backbone:
     def _preprocessing(self, network: nn.Module) -> Preprocessing:
         config = timm.data.resolve_model_data_config(network, args={"crop_pct": self.crop_pct})
         channels, *image_size = config.pop("input_size")
-        if self.image_size is not None:
-            image_size = [self.image_size, self.image_size]
+        if self.given_size is not None:
+            image_size = [self.given_size, self.given_size]
         if self.channels not in (None, channels):
             channels = self.channels
             # as timm does where the number differs: one value for all, the mean of those that there are

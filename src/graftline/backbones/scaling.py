@@ -8,7 +8,7 @@ import math
 from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -63,7 +63,7 @@ class ScaledBackbone(Backbone):
             phi = self._largest_within(self.budget_gmacs)
         logger.info(
             f"Budget {self.budget_gmacs:g} GMACs: phi {phi:.2f} (width {width(phi):.2f}, depth {depth(phi):.2f}, "
-            f"{self.image_size or resolution(phi)} px) costs {self._count_gmacs(phi):.3g} GMACs."
+            f"{self.given_size or resolution(phi)} px) costs {self._count_gmacs(phi):.3g} GMACs."
         )
         if phi == PHI_LIMITS[1]:
             logger.warning(
@@ -74,6 +74,10 @@ class ScaledBackbone(Backbone):
     def arguments(self) -> dict[str, Any]:
         """Return what timm needs to build the network again, phi included."""
         return {**super().arguments(), "phi": self.chosen_phi}
+
+    def for_images(self, side: int) -> Self:  # noqa: ARG002 - the parent's signature
+        """Return the backbone as it is: its image size belongs to its phi."""
+        return self
 
     def _largest_within(self, budget: float) -> float:
         """Return the largest phi that costs ``budget`` or less, by bisection: the cost never falls as phi grows."""
@@ -90,7 +94,7 @@ class ScaledBackbone(Backbone):
 
     def _count_gmacs(self, phi: float) -> float:
         """Return the measured 10⁹ multiply-adds for one image."""
-        size, channels = self.image_size or resolution(phi), self.channels or 3
+        size, channels = self.given_size or resolution(phi), self.channels or 3
         with torch.device("meta"):  # shapes only
             network = create(self.name, NUM_CLASSES, {**super().arguments(), "phi": phi})
         return count(network, (size, size), channels).macs / 1e9

@@ -13,6 +13,26 @@ MAX_STEPS = 8  # how far to look, in steps
 MAX_SECONDS = 3.0  # of work, to look for other sizes; one that was not tried until then is not named
 
 
+# A trade of accuracy for time: the head alone on EfficientNet-Lite0, 600 images of Fashion-MNIST (28 px), has 84.2 % at
+# 224 px and 79.7 % at 128 px in a third of the time, as the frozen filters know things of the size of ImageNet's.
+MOST_ENLARGED = 4
+SMALLEST = 96  # px; the last maps of networks that halve their maps five times are 3 x 3 then
+
+
+def size_for_images(side: int, usual: int) -> int:
+    """Return the size in px at which a network is to see images: its usual one, smaller where the images are small.
+
+    Args:
+        side: the shorter side of nearly all images, in px.
+        usual: the size that the network was made for, in px.
+
+    >>> [size_for_images(side, usual=224) for side in (8, 28, 32, 48, 64, 300)]
+    [96, 128, 128, 192, 224, 224]
+    """
+    enlarged = -(-MOST_ENLARGED * side // STEP) * STEP
+    return min(usual, max(SMALLEST, enlarged))
+
+
 def check_size(name: str, size: int, usual: int, channels: int, network_for: Callable[[int], nn.Module]) -> None:
     """Make sure that a network takes square images of a size.
 
@@ -30,9 +50,7 @@ def check_size(name: str, size: int, usual: int, channels: int, network_for: Cal
         patch = _patch_size(network_for(usual))
 
     def refusal(size: int) -> str | None:
-        if left_over := size % patch:  # some of timm's code would not see the border
-            return f"its patches of {patch} px leave {left_over} px over"
-        return find_refusal(network_for, size, channels)
+        return _left_over(size, patch) or find_refusal(network_for, size, channels)
 
     if (reason := refusal(size)) is None:
         return
@@ -46,6 +64,11 @@ def check_size(name: str, size: int, usual: int, channels: int, network_for: Cal
     raise UserError(
         f"The backbone '{name}' cannot take images of {size} px ({reason}): {takes}; it was made for {usual} px."
     )
+
+
+def takes_as_it_is(network: nn.Module, size: int, channels: int) -> bool:
+    """Tell whether a network, built on the meta device for its usual size, takes square images of another, in px."""
+    return _left_over(size, _patch_size(network)) is None and find_refusal(lambda _: network, size, channels) is None
 
 
 def nearest_sizes(size: int, accepts: Callable[[int], bool], step: int = STEP) -> list[int]:
@@ -89,6 +112,11 @@ def find_refusal(network_for: Callable[[int], nn.Module], size: int, channels: i
     except Exception as error:  # a convolution's, a pooling's, a window's: each has its own
         return first_line(error)
     return None
+
+
+def _left_over(size: int, patch: int) -> str | None:
+    """Return what patches leave over of an image, as a part of a sentence: some of timm's code would not see it."""
+    return f"its patches of {patch} px leave {size % patch} px over" if size % patch else None
 
 
 def _patch_size(network: nn.Module) -> int:

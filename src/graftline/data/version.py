@@ -186,6 +186,15 @@ class DatasetVersion:
         part.__dict__["_table"] = table[rank <= np.ceil(share * of_class)]  # where the cached property keeps its value
         return part
 
+    def typical_side(self) -> int:
+        """Return the length in px that the shorter side of nine in ten training images does not exceed.
+
+        Raises:
+            UserError: the version has lost its manifest.
+        """
+        sides = self._table.loc[self._table["split"] == "train", ["width", "height"]].min(axis=1)
+        return int(sides.quantile(0.9, interpolation="lower"))
+
     def counts(self) -> dict[str, dict[str, int]]:
         """Return the number of images by split and class: ``counts()["train"]["cat"]``."""
         counts: dict[str, dict[str, int]] = self.summary["counts"]

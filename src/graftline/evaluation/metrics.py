@@ -1,6 +1,7 @@
 """How good a classifier is on a split: each number with its 95 % bootstrap interval.
 
-scikit-learn and torchmetrics compute the values; ``bootstrap.py`` computes the same statistics of the resamples.
+scikit-learn and torchmetrics compute the values, and ``curves.py`` the areas under curves; ``bootstrap.py`` computes
+the same statistics of the resamples.
 Legend of letters: N images, K classes, R resamples.
 """
 
@@ -16,7 +17,6 @@ from sklearn.metrics import (
     log_loss,
     precision_score,
     recall_score,
-    roc_auc_score,
 )
 
 from graftline.console import track
@@ -31,6 +31,7 @@ from graftline.evaluation.bootstrap import (
     multiplicities,
     normalized,
 )
+from graftline.evaluation.curves import roc_area
 from graftline.evaluation.predictions import Predictions
 
 TAILS = (0.025, 0.975)  # percentile interval, Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13
@@ -117,7 +118,7 @@ def _check(probabilities: Floats, weights: Floats | None) -> None:
 def point_values(
     probabilities: Floats, labels: Ints, weights: Floats | None = None
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """Return the scores themselves, by scikit-learn and torchmetrics, with NaN for what is not defined.
+    """Return the scores themselves, with NaN for what is not defined.
 
     Args:
         probabilities: (N, K).
@@ -155,7 +156,7 @@ def class_aurocs(probabilities: Floats, labels: Ints) -> npt.NDArray[np.float64]
     for number in range(len(areas)):
         positive = labels == number
         if 0 < np.count_nonzero(positive) < len(labels):
-            areas[number] = roc_auc_score(positive, probabilities[:, number])
+            areas[number] = roc_area(positive, probabilities[:, number])
     return areas
 
 

@@ -1,0 +1,29 @@
+"""Whether the validation images suffice to choose by."""
+
+from collections.abc import Sequence
+
+FEWEST_IMAGES = (
+    20  # one image is five points of accuracy then, and a paired 95 % interval has 2.1 standard errors, not 12.7
+)
+
+
+def too_few_to_choose(images: Sequence[int]) -> str | None:
+    """Return why one training cannot be preferred to another by these validation images; None if it can.
+
+    Whoever would choose takes the choice that needs no proof, the head alone: what deeper training wins shows on few
+    images by chance as often as not, and what it loses does not.
+
+    Args:
+        images: how many validation images there are of each class.
+
+    >>> too_few_to_choose([1, 1])
+    'there are 2 validation images, too few to choose by (20 would do)'
+    >>> too_few_to_choose([60, 0])
+    'the validation images are of one class'
+    >>> too_few_to_choose([30, 30, 0])
+    """
+    if (number := sum(images)) < FEWEST_IMAGES:
+        return f"there are {number} validation images, too few to choose by ({FEWEST_IMAGES} would do)"
+    if sum(count > 0 for count in images) < 2:
+        return "the validation images are of one class"
+    return None
