@@ -26,6 +26,7 @@ from graftline.freezing.rule import FreezeContext
 from graftline.training.events import FitEvents, Metrics
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.phases import fit_phase
+from graftline.training.results import PhaseResult
 from graftline.training.setup import TrainingSetup
 from graftline.training.trainer import own_epochs
 from graftline.training.training_source import TrainingSource
@@ -59,19 +60,11 @@ def try_boundary(setup: TrainingSetup, directory: FitDirectory, plan: FreezePlan
     """
     network = setup.graft.network
     boundary = [*group_names(network), HEAD][plan.frozen_groups]
-    alone = functools.partial(setup.make_trainer, devices=1, num_nodes=1, strategy="auto")
-    execution = dataclasses.replace(setup.execution, rank=0, world_size=1)
-    setup = dataclasses.replace(setup, make_trainer=alone, execution=execution)
     start = time.perf_counter()
-    with (
-        _weights_kept(network),
-        isolate_rng(include_cuda=execution.is_cuda),
-        _emptied(directory) as folder,
-        _TrialEvents(f"Epochs, {in_words(boundary)}", plan.epochs) as events,
-    ):
-        result = fit_phase(setup, plan, folder, events=events, show_progress=False)
+    with fitted(setup, directory, plan, f"Epochs, {in_words(boundary)}") as fit:
         seconds = time.perf_counter() - start
-        losses, hits = score_validation(setup, events.source)
+        losses, hits = score_validation(fit.setup, fit.source)
+    result = fit.result
     return BoundaryTrial(
         boundary=boundary,
         plan=plan,
@@ -82,6 +75,41 @@ def try_boundary(setup: TrainingSetup, directory: FitDirectory, plan: FreezePlan
         pass_seconds=seconds - result.history.seconds,
         fit_seconds=result.history.seconds,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrialFit:
+    """A fit that leaves nothing behind: by which setup, on what, and what came of it."""
+
+    setup: TrainingSetup
+    source: TrainingSource
+    result: PhaseResult
+
+
+@contextlib.contextmanager
+def fitted(setup: TrainingSetup, directory: FitDirectory, plan: FreezePlan, description: str) -> Iterator[TrialFit]:
+    """Fit a network as a plan says, for the block only: weights and random numbers are then as they were.
+
+    Args:
+        setup: of the training. The fit is done by this process alone, on one device.
+        directory: for the checkpoints, which do not stay.
+        plan: what is trained, and for how many epochs.
+        description: of the bar of the epochs.
+
+    Yields:
+        The fit. During the block the network has the weights of the best epoch.
+    """
+    alone = functools.partial(setup.make_trainer, devices=1, num_nodes=1, strategy="auto")
+    execution = dataclasses.replace(setup.execution, rank=0, world_size=1)
+    setup = dataclasses.replace(setup, make_trainer=alone, execution=execution)
+    with (
+        _weights_kept(setup.graft.network),
+        isolate_rng(include_cuda=execution.is_cuda),
+        _emptied(directory) as folder,
+        _TrialEvents(description, plan.epochs) as events,
+    ):
+        result = fit_phase(setup, plan, folder, events=events, show_progress=False)
+        yield TrialFit(setup, events.source, result)
 
 
 def score_validation(setup: TrainingSetup, source: TrainingSource) -> tuple[Floats, Floats]:
