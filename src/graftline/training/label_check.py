@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from graftline.augment.policy import Augment, CandidatePolicy
 from graftline.backbones.layers import body_groups
 from graftline.data.decode import decode_rgb
-from graftline.data.version import Samples
+from graftline.data.version import DatasetVersion, Samples
 from graftline.features.cache import CacheFullError
 from graftline.features.frozen_pass import content_draw
 from graftline.freezing.plan import FreezePlan, plan_from_depth
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 LOOKS = 128, 512  # validation images; the second number of them where the first leaves it open
 LOOKED_AT = 16  # images of which pixels are compared
+HEAD_IMAGES, HEAD_IMAGES_OF_CLASS = 4000, 20  # training images of the head, or so many per class if that is more
 VISIBLE = 2  # gray levels: a smaller change is what a JPEG's rounding makes of gray
 
 
@@ -72,10 +73,24 @@ def needs_choice(setup: TrainingSetup, plans: Sequence[FreezePlan] | None) -> bo
     return isinstance(setup.policy, CandidatePolicy) and (live or deep or setup.features.views > 0)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Excerpt(DatasetVersion):
+    """So many images of each split of a version, chosen by their content: mostly the same ones while it grows."""
+
+    most: Mapping[str, int] = dataclasses.field(kw_only=True)
+
+    def samples(self, split: str) -> Samples:
+        samples = super().samples(split)
+        return _chosen(samples, np.sort(np.argsort(samples.sha256)[: self.most[split]]))
+
+
 def _for_the_head(setup: TrainingSetup) -> TrainingSetup:
     """Return the setup of a training of the head alone, whatever is given for that of the rest."""
+    version = setup.version
+    most = {"train": max(HEAD_IMAGES, HEAD_IMAGES_OF_CLASS * len(version.class_names)), "validation": max(LOOKS)}
     return dataclasses.replace(
         setup,
+        version=_Excerpt(version.name, version.digest, version.directory, version.class_names, most=most),
         features=dataclasses.replace(setup.features, cache=True, views=0),
         recipe=Recipe(),
         optimizer=functools.partial(torch.optim.AdamW, lr=None),
@@ -107,7 +122,7 @@ def _try_candidates(source: CachedSource) -> PolicyChoice:
     if knowledge.known.low <= 0:
         why = "the head alone knows too little of these classes to tell which transforms keep the label"
         return PolicyChoice.nothing(policy.names, why)
-    order = np.argsort(validation.sha256)  # by content: mostly the same images while the data set grows
+    order = np.argsort(validation.sha256)
     rows = _without_effect(setup, _chosen(validation, order[:LOOKED_AT]))
     for look in sorted({min(look, len(order)) for look in LOOKS}):
         names = [name for name in policy.names if name not in rows or rows[name].is_open]
