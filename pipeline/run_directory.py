@@ -36,6 +36,11 @@ class RunDirectory:
         return self.path / "freeze.json"
 
     @property
+    def policy_choice(self) -> Path:
+        """Which transforms of a policy keep the label, where that was found out."""
+        return self.path / "augment.json"
+
+    @property
     def measurement(self) -> Path:
         """The picture of the boundaries that were tried, where any were."""
         return self.path / "measurement.png"
@@ -72,6 +77,6 @@ class RunDirectory:
 
     def discard_training(self) -> None:
         """Remove what an earlier run in the same directory decided and trained, which a new run must not go on with."""
-        for file in (self.dataset, self.freeze_decision, self.measurement, self.result):
+        for file in (self.dataset, self.freeze_decision, self.policy_choice, self.measurement, self.result):
             file.unlink(missing_ok=True)
         shutil.rmtree(self.checkpoints, ignore_errors=True)

@@ -7,10 +7,12 @@ from graftline.backbones.backbone import Graft
 from graftline.backbones.cost import NetworkCost, count
 from graftline.console import reworded, say
 from graftline.files import write_json
-from graftline.pipeline.train_result import TrainOutcome
+from graftline.pipeline.run_directory import RunDirectory
+from graftline.pipeline.train_result import TrainOutcome, print_policy_choice
 from graftline.report.cost_tables import to_json
 from graftline.training.events import FitEvents, Metrics
 from graftline.training.fit_directory import FitDirectory
+from graftline.training.policy_choice import PolicyChoice
 from graftline.training.training_source import TrainingSource
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
@@ -54,6 +56,14 @@ def log_cost(run: "Run", graft: Graft, name: str, file: Path) -> None:
     run.log_metrics(values, step=0)
     write_json(file, to_json(NetworkCost(name, cost)))
     run.log_artifact(file, "cost")
+
+
+def log_policy_choice(run: "Run", choice: PolicyChoice, files: RunDirectory) -> None:
+    """Say and log which transforms are used and why."""
+    print_policy_choice(choice)
+    say(f"Augmentation: {choice.sentence()}.")
+    run.log_artifact(files.policy_choice, "augment")
+    run.set_tags({"graftline.augment": ", ".join(choice.kept) or "none"})
 
 
 def log_freeze_check(run: "Run", outcome: TrainOutcome) -> None:

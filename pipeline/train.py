@@ -34,7 +34,7 @@ from graftline.pipeline.further_process import announced
 from graftline.pipeline.parent import with_parent
 from graftline.pipeline.program import program
 from graftline.pipeline.run_directory import RunDirectory
-from graftline.pipeline.run_log import LoggedEvents, log_cost, log_freeze_check
+from graftline.pipeline.run_log import LoggedEvents, log_cost, log_freeze_check, log_policy_choice
 from graftline.pipeline.scoring import log_evaluation, write_evaluation
 from graftline.pipeline.train_result import (
     NOT_TESTED,
@@ -52,7 +52,9 @@ from graftline.training import phases
 from graftline.training.budget import check_budget, end_seconds
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.known_depth import KnownDepth
+from graftline.training.label_check import find_policy, needs_choice, with_choice
 from graftline.training.module import Optimizer, Schedule
+from graftline.training.policy_choice import PolicyChoice
 from graftline.training.recipe import Recipe
 from graftline.training.results import TrainingResult
 from graftline.training.setup import TrainingSetup
@@ -95,14 +97,18 @@ class Train:
             self._decide(setup, files, deadline)  # a rule that does not fit the network is to leave no run behind
         with self._start_run(setup, files) as run:
             say(f"Run {run.id}; should it be interrupted, {program()} train train.resume={run.id} goes on with it.")
-            self._log_setup(run, setup, files)
             decision = self._decide(setup, files, deadline)
             self._log_decision(run, setup, decision, files)
+            choice = self._choose_policy(setup, decision, files)
+            if choice is not None:
+                setup = with_choice(setup, choice)
+                log_policy_choice(run, choice, files)
+            self._log_setup(run, setup, files)
             events = LoggedEvents(run)
             trained = self._train(setup, decision, files, events, deadline)
             self._save_bundle(setup, decision, trained, files)
             result = self._evaluate(setup, events.source, files)
-            outcome = TrainOutcome(files, self.backbone.name, setup.version, decision, trained, result)
+            outcome = TrainOutcome(files, self.backbone.name, setup.version, decision, trained, result, choice)
             model_uri = self._log_outcome(run, outcome)
         return summarize(outcome, run.id, run.url, model_uri)
 
@@ -111,6 +117,8 @@ class Train:
         files = RunDirectory(directory)
         version = DatasetVersion.load(Path(_read_dataset(files)["directory"]))
         setup = self._set_up(version, make_execution(self.trainer))
+        if files.policy_choice.exists():
+            setup = with_choice(setup, _read_choice(files))
         # what lies in the directory is this run's, or the first process would have removed it
         phases.train(setup, _read_decision(files).plans, FitDirectory(files.checkpoints), resume=True)
 
@@ -208,10 +216,20 @@ class Train:
         run.log_dataset(setup.version)
         log_cost(run, setup.graft, self.backbone.name, files.cost)
         image = decode_rgb(setup.version.samples("train").paths[0], setup.version.decoding)
-        sheet = preview_sheet(image, self.augment, setup.graft.preprocessing, self.seed)
+        sheet = preview_sheet(image, setup.policy, setup.graft.preprocessing, self.seed)
         with atomic_file(files.augmentation) as temporary:
             sheet.savefig(temporary, format="png", pil_kwargs={"compress_level": COMPRESSION})
         run.log_artifact(files.augmentation, "figures")
+
+    def _choose_policy(
+        self, setup: TrainingSetup, decision: FreezeDecision, files: RunDirectory
+    ) -> PolicyChoice | None:
+        """Find out which of a policy's candidates are used, if that matters: once per run, as for freezing."""
+        if not needs_choice(setup, decision.plans):
+            return None
+        if not files.policy_choice.exists():
+            write_json(files.policy_choice, find_policy(setup, FitDirectory(files.checkpoints)).to_json())
+        return _read_choice(files)
 
     def _decide(self, setup: TrainingSetup, files: RunDirectory, deadline: float | None) -> FreezeDecision:
         """Decide what of the network is frozen, in each phase of the training: once per run, a resume keeps to it."""
@@ -332,3 +350,7 @@ def _read_dataset(files: RunDirectory) -> dict[str, str]:
 
 def _read_decision(files: RunDirectory) -> FreezeDecision:
     return FreezeDecision.from_json(json.loads(files.freeze_decision.read_text(encoding="utf-8")))
+
+
+def _read_choice(files: RunDirectory) -> PolicyChoice:
+    return PolicyChoice.from_json(json.loads(files.policy_choice.read_text(encoding="utf-8")))

@@ -18,6 +18,7 @@ from graftline.pipeline.scoring import FIGURES_FOLDER
 from graftline.pipeline.stage import StageResult
 from graftline.report.html import write_report
 from graftline.report.notebook import Figures, ScoresTable, facts_html
+from graftline.training.policy_choice import PolicyChoice
 from graftline.training.results import TrainingResult
 
 NOT_TESTED = "The test split has no images: the model has no test scores, and how good it is was not measured."
@@ -25,7 +26,7 @@ NOT_TESTED = "The test split has no images: the model has no test scores, and ho
 
 @dataclass(frozen=True)
 class TrainOutcome:
-    """All that came of a training; no ``result`` where there were no test images."""
+    """All that came of a training; no ``result`` where there were no test images, no ``choice`` where none was made."""
 
     files: RunDirectory
     backbone: str
@@ -33,6 +34,7 @@ class TrainOutcome:
     decision: FreezeDecision
     trained: TrainingResult
     result: EvaluationResult | None
+    choice: PolicyChoice | None = None
 
     @property
     def scores(self) -> Mapping[str, Interval]:
@@ -109,6 +111,25 @@ def print_measurement(measurement: DepthMeasurement) -> None:
     say(f"{measurement.stopped[0].upper()}{measurement.stopped[1:]}.")
 
 
+def print_policy_choice(choice: PolicyChoice) -> None:
+    """Print what each transform that was tried does to the predictions, in a table."""
+    rows = [
+        (
+            row.name,
+            f"{row.images:,}",
+            f"{100 * row.lost.value:.0f} % ({100 * row.lost.low:.0f} to {100 * row.lost.high:.0f} %)",
+            f"{row.log_loss.value:+.3f}",
+            f"{row.accuracy.value:+.3f}",
+            "used" if row.kept else "left out",
+        )
+        for row in choice.rows
+        if row.lost is not None and row.log_loss is not None and row.accuracy is not None
+    ]
+    if rows:
+        columns = ("transform", "images", "knowledge lost", "log loss", "accuracy", "")
+        print_table(f"What a transform changes for the head ({choice.seconds:.0f} s); 95 % intervals", columns, rows)
+
+
 def write_run_report(outcome: TrainOutcome, figures: Mapping[str, Path]) -> Path:
     """Write ``report.html`` of a training into its output directory, with the figures of its evaluation."""
     version, history, result = outcome.version, outcome.trained.history, outcome.result
@@ -120,6 +141,7 @@ def write_run_report(outcome: TrainOutcome, figures: Mapping[str, Path]) -> Path
         "Backbone": outcome.backbone,
         "Freeze": outcome.decision.reason,
         "Training": f"epoch {history.best['epoch'] + 1:.0f} of {len(history.epochs)} is kept; {history.seconds:.0f} s",
+        **({} if outcome.choice is None else {"Augmentation": outcome.choice.sentence()}),
         **speed,
     }
     last = outcome.trained.last

@@ -24,8 +24,8 @@ COLOR = Preprocessing((48, 64), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 GRAY = Preprocessing((32, 32), (0.5,), (0.25,), channels=1)
 
 
-def test_four_policies_are_shipped() -> None:
-    assert NAMES == ["light", "none", "standard", "strong"]
+def test_five_policies_are_shipped() -> None:
+    assert NAMES == ["auto", "light", "none", "standard", "strong"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -27,7 +27,7 @@ from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.execution import Execution
 from graftline.features.cache import Features
-from graftline.freezing.measured import LEAST_VALIDATION, Measured
+from graftline.freezing.measured import Measured
 from graftline.freezing.measurement import BoundaryResult, DepthMeasurement, Difference
 from graftline.freezing.plan import plan_from_depth
 from graftline.freezing.rule import FreezeContext, FreezeDecision
@@ -167,10 +167,10 @@ def test_it_stops_where_the_head_is_enough(version: DatasetVersion, tmp_path: Pa
 
 def test_few_validation_images_choose_nothing(version: DatasetVersion, tmp_path: Path) -> None:
     context = make_freeze_context(make_setup(graft(), version), FitDirectory(tmp_path))
-    decision = RULE.decide(replace(context, validation_images=LEAST_VALIDATION - 1))
+    decision = RULE.decide(replace(context, validation_counts=(6, 6, 7)))
     (plan,) = decision.plans
     assert plan.only_head
-    assert plan.reason.startswith("29 validation images are too few to choose by (below 30): all 6 layer groups")
+    assert plan.reason.startswith("there are 19 validation images, too few to choose by (20 would do): all 6")
     assert decision.measurement is None
 
 
@@ -218,7 +218,7 @@ def test_other_epochs_measure_nothing_again(deeper: FreezeDecision) -> None:
     assert changed.measurement == deeper.measurement
     assert RULE.change_epochs(changed, replace(context, epochs=None)) == deeper
     with pytest.raises(ValueError, match="try_boundary"):
-        RULE.decide(replace(context, validation_images=99))
+        RULE.decide(replace(context, validation_counts=(9, 9, 9)))
 
 
 def test_random_weights_are_not_measured(version: DatasetVersion, tmp_path: Path) -> None:

@@ -1,20 +1,24 @@
 """What a training refuses before it starts, and what its model holds."""
 
 import base64
+import html
 import io
 import json
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from mlflow import MlflowClient
 from PIL import Image
+from safetensors.torch import save_file
 from workplace import TINY
 
 from graftline.backbones.zoo.lenet5 import LeNet5
 from graftline.errors import UserError
 from graftline.pipeline.cli import compose
 from graftline.pipeline.train_result import TrainResult
+from graftline.training.policy_choice import PolicyChoice
 
 
 @pytest.fixture
@@ -93,3 +97,34 @@ def test_a_model_shows_a_real_image_only_if_its_bundle_may(
     (file,) = tmp_path.rglob("artifacts/input_example.json")
     example = json.loads(file.read_text())["data"][0][0]
     assert Image.open(io.BytesIO(base64.b64decode(example))).size == size  # of the pictures, and of the made-up ones
+
+
+def test_a_run_finds_once_which_transforms_keep_the_label(
+    train: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shares = ["data.split.train=0.4", "data.split.validation=0.5", "data.split.test=0.1"]
+    lines = {line.partition("=")[0]: line for line in [*train, *shares, "augment=auto"]}
+    result = compose("train", list(lines.values())).run(tmp_path / "run")
+    assert isinstance(result, TrainResult)
+    choice = PolicyChoice.from_json(json.loads((result.directory / "augment.json").read_text()))
+    assert [row.name for row in choice.rows] == ["crop", "mirror", "flip", "rotate", "brightness", "color"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"Augmentation: {choice.sentence()}." in said
+    assert html.escape(choice.sentence()) in (result.directory / "report.html").read_text()
+    assert list(tmp_path.rglob("artifacts/augment/augment.json"))
+    policy = ", ".join(choice.kept) or "none"
+    client = MlflowClient(*2 * (f"sqlite:///{tmp_path / 'mlflow.db'}",))
+    assert client.get_run(result.run_id).data.tags["graftline.augment"] == policy
+    compose("train", [f"train.resume={result.run_id}", "trainer.max_epochs=2"]).run()
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"Augmentation: {choice.sentence()}." in said
+    assert "Finding out" not in said  # it goes on with what was found
+
+
+def test_a_head_on_cached_activations_needs_no_look_at_transforms(train: list[str], tmp_path: Path) -> None:
+    given = ["augment=auto", "features=cached", f"features.directory={tmp_path / 'cache'}", "freeze=all_but_head"]
+    weights = tmp_path / "weights.safetensors"
+    save_file(timm.create_model("test_efficientnet", num_classes=3).state_dict(), weights)
+    lines = {line.partition("=")[0]: line for line in [*train, *given, "backbone.weights=file"]}
+    compose("train", [*lines.values(), f"backbone.file={weights}"]).run(tmp_path / "run")
+    assert not (tmp_path / "run" / "augment.json").exists()

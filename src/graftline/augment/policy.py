@@ -3,9 +3,11 @@
 Letters: ``H``, ``W`` size of an image in px, ``h``, ``w`` size of the network's input in px, ``C`` its channels.
 """
 
+import copy
 import math
 import random
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,9 @@ from graftline.augment.draw import Draw, Transform
 from graftline.augment.preprocess import Box, Preprocessing
 from graftline.errors import UserError
 
-__all__ = ["Augment", "Draw", "EvalTransform", "Policy", "RandomCrop", "Transform"]
+__all__ = ["CROP", "Augment", "CandidatePolicy", "Draw", "EvalTransform", "Policy", "RandomCrop", "Transform"]
+
+CROP = "crop"  # what a policy's crop is called beside the names of its transforms
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,31 @@ class Policy:
                 kind = type(transform).__name__
                 raise UserError(f"Policy.transforms.{name} ({kind}) has no setting {', '.join(map(repr, unknown))}.")
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return what may happen, in the order in which it does: ``crop`` and the names of the transforms."""
+        crop = () if self.crop is None else (CROP,)
+        return (*crop, *(name for name, transform in self.transforms.items() if transform is not None))
+
+    def only(self, names: Collection[str]) -> "Policy":
+        """Return the policy with nothing left in but what is named."""
+        transforms = {name: transform for name, transform in self.transforms.items() if name in names}
+        return Policy(self.name, self.crop if CROP in names else None, transforms)
+
+    def certain(self) -> "Policy":
+        """Return the policy with each transform happening to each image."""
+        transforms = {name: copy.copy(transform) for name, transform in self.transforms.items()}
+        for transform in filter(None, transforms.values()):
+            transform.p = 1.0
+        return replace(self, transforms=transforms)
+
+
+class CandidatePolicy(Policy):
+    """A policy of which only those transforms are to be used that are found to keep the label.
+
+    Which these are is found on the validation images, by ``graftline.training.label_check.choose_policy``.
+    """
+
 
 class EvalTransform:
     """Transform without chance: every draw of an image is the same."""
@@ -129,7 +158,7 @@ class Augment:
             image = self.preprocessing.frame(image)
         else:
             image = self._crop(self.policy.crop, image, chance)
-            happened.append("crop")
+            happened.append(CROP)
         gray = image.shape[2] == 1
         if gray:
             image = image.repeat(3, axis=2)  # many transforms take color images only

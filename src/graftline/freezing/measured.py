@@ -9,14 +9,13 @@ from typing import ClassVar
 from graftline.backbones.layers import HEAD, body_groups, group_names
 from graftline.errors import UserError
 from graftline.freezing.depth import deep_epochs, deep_plan, head_plan, random_plan
+from graftline.freezing.evidence import too_few_to_choose
 from graftline.freezing.measurement import BoundaryResult, BoundaryTrial, DepthMeasurement, Difference, in_words
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rule import FreezeContext, FreezeDecision, FreezeRule, TryBoundary
 
 logger = logging.getLogger(__name__)
 
-# Fewer validation images tell nothing: of 30, the 95 % interval of an accuracy is 30 points wide.
-LEAST_VALIDATION = 30
 LEAST_TRIAL = 64  # training images: fewer are two steps
 TRIALS_SHARE = 0.3  # of the time, where there is a limit
 # To go deeper for nothing costs time, to stop at the head may cost many points: the evidence asked for is nine in ten,
@@ -59,8 +58,7 @@ class Measured(FreezeRule):
         network = context.network
         if not context.pretrained:
             return FreezeDecision((context.finalize(random_plan(network)),), context.epochs)
-        if context.validation_images < LEAST_VALIDATION:
-            few = f"{context.validation_images} validation images are too few to choose by (below {LEAST_VALIDATION})"
+        if (few := too_few_to_choose(context.validation_counts)) is not None:
             return FreezeDecision((context.finalize(_because(head_plan(network), few)),), context.epochs)
         return _Search(self, context).decide()
 

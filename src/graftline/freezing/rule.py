@@ -1,7 +1,7 @@
 """What every freeze rule shares: the context it decides by, and the decision, which is made once per run."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import inf
 from typing import Any, ClassVar, Protocol
@@ -42,7 +42,7 @@ class FreezeContext:
         num_classes: K.
         pretrained: whether the network's weights know anything.
         epochs: the user's own number, which every rule keeps to; None: the rule's.
-        validation_images: of the validation split, by which trials are judged.
+        validation_counts: how many images of each class the validation split has, by which trials are judged.
         try_boundary: None: nothing can be tried.
         seconds_left: for all that is still to be trained; None: there is no limit.
         image_seconds: how long an image takes to train the whole network, forward and backward.
@@ -53,7 +53,7 @@ class FreezeContext:
     num_classes: int
     pretrained: bool
     epochs: int | None = None
-    validation_images: int = 0
+    validation_counts: Sequence[int] = ()
     try_boundary: TryBoundary | None = None
     seconds_left: Callable[[], float] | None = None
     image_seconds: Callable[[], float] | None = None

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from graftline.augment.policy import Augment, EvalTransform
+from graftline.augment.policy import Augment, EvalTransform, Policy
 from graftline.data.loaders import Loaders, make_loader
+from graftline.data.version import Samples
 from graftline.errors import UserError
 from graftline.features.cache import ActivationRequest, Activations, CacheFullError, ImageBatcher, activation_loader
 from graftline.features.cut import Cut
@@ -217,10 +218,48 @@ class CachedSource:
         except (CacheFullError, UserError) as error:  # the trained network can do without
             logger.info(f"The activations of the {split} images are not kept: {error}")
             return None
-        rows = np.array_split(np.arange(len(kept.array)), -(-len(kept.array) // TAIL_BATCH))
+        return self._tail_logits(kept)
+
+    def validation_logits(self) -> np.ndarray:
+        """Return what the trained tail gives for the validation images, (N, K)."""
+        return self._tail_logits(self.activations[0])
+
+    def augmented_logits(self, samples: Samples, policies: Sequence[Policy]) -> list[np.ndarray]:
+        """Return what the trained tail gives for images that are augmented by one policy after the other.
+
+        Args:
+            samples: N images.
+            policies: what happens to each of them, the same in each call.
+
+        Returns:
+            (N, K) for each policy.
+
+        Raises:
+            CacheFullError: there is no room for the activations.
+        """
+        setup = self.setup
+        key = _trunk_key(setup, self.plan, self.parts)
+        requests = [
+            ActivationRequest(
+                samples,
+                Augment(policy, setup.graft.preprocessing, setup.seed),
+                0,
+                {**key, **view_key(policy, setup.seed, 0)},
+            )
+            for policy in policies
+        ]
+        engine_maker = _engine_maker(setup, self.plan, self.parts)
+        opened = setup.features.open(requests, engine_maker, self.parts.tail, self.parts.width)
+        return [self._tail_logits(activations) for activations in opened]
+
+    def _tail_logits(self, activations: Activations) -> np.ndarray:
+        """Return what the tail gives for activations (N, F): logits (N, K)."""
+        tail, array = self.parts.tail, activations.array
+        rows = np.array_split(np.arange(len(array)), -(-len(array) // TAIL_BATCH))
         with mode_kept(tail), torch.inference_mode():
             tail.eval()
-            return np.concatenate([tail(torch.from_numpy(kept.array.take(some, axis=0))).numpy() for some in rows])
+            given = [tail(torch.from_numpy(array.take(some, axis=0)).float()) for some in rows]
+            return np.concatenate([(one[0] if isinstance(one, tuple) else one).numpy() for one in given])
 
 
 def open_activations(setup: TrainingSetup, plan: FreezePlan, parts: Cut) -> list[Activations]:

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytorch_lightning as pl
@@ -17,6 +17,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from rich.progress import Progress
 from torch import nn
 
+from graftline.augment.policy import CandidatePolicy
 from graftline.backbones.layers import HEAD, group_names
 from graftline.console import progress
 from graftline.data.loaders import Batch
@@ -29,6 +30,7 @@ from graftline.training.divergence import DivergenceError
 from graftline.training.events import FitEvents, Metrics
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.phases import fit_phase, load_best
+from graftline.training.results import PhaseResult
 from graftline.training.setup import TrainingSetup
 from graftline.training.trainer import own_epochs
 from graftline.training.training_source import TrainingSource
@@ -45,14 +47,13 @@ def make_freeze_context(setup: TrainingSetup, directory: FitDirectory, deadline:
         deadline: moment of ``time.monotonic`` at which the training is to end; None: there is no limit.
     """
     num_classes = len(setup.version.class_names)
-    images, validation = (setup.version.samples(split).labels for split in ("train", "validation"))
     return FreezeContext(
         setup.graft.network,
-        len(images),
+        len(setup.version.samples("train").paths),
         num_classes,
         setup.graft.weights.pretrained,
         own_epochs(setup.make_trainer),
-        validation_images=len(validation),
+        validation_counts=tuple(setup.version.counts()["validation"].values()),
         try_boundary=Trials(setup, directory),
         seconds_left=None if deadline is None else lambda: deadline - time.monotonic(),
         image_seconds=functools.cache(functools.partial(seconds_per_image, setup)),
@@ -85,9 +86,8 @@ class Trials:
     """
 
     def __init__(self, setup: TrainingSetup, directory: FitDirectory) -> None:
-        alone = functools.partial(setup.make_trainer, devices=1, num_nodes=1, strategy="auto")
-        execution = dataclasses.replace(setup.execution, rank=0, world_size=1)
-        self._setup = dataclasses.replace(setup, make_trainer=alone, execution=execution)
+        plain = setup.policy.only(()) if isinstance(setup.policy, CandidatePolicy) else setup.policy
+        self._setup = dataclasses.replace(setup, policy=plain)
         self._directory = directory
 
     def __call__(
@@ -109,21 +109,15 @@ class Trials:
             setup = dataclasses.replace(setup, version=part)
         boundary = [*group_names(network), HEAD][plan.frozen_groups]
         name = f"{plan.frozen_groups:02}" + ("" if start is None else f"-from-{start.folder}")
-        began = time.perf_counter()
-        with (
-            _weights_kept(network),
-            isolate_rng(include_cuda=setup.execution.is_cuda),
-            _TrialEvents(f"Epochs, {in_words(boundary)}", plan.epochs) as events,
-        ):
-            for earlier in () if start is None else start.chain():
-                load_best(network, self._folder(earlier.folder))
-            try:
-                result = fit_phase(setup, plan, self._emptied(name), events=events, show_progress=False)
-            except DivergenceError:
-                return None
-            seconds = time.perf_counter() - began
-            losses, hits = score_validation(setup, events.source)
-        judged = _judged(setup.version)
+        began, chain = time.perf_counter(), [] if start is None else start.chain()
+        folders, description = [self._folder(one.folder) for one in chain], f"Epochs, {in_words(boundary)}"
+        try:
+            with fitted(setup, self._emptied(name), plan, description, folders) as fit:
+                seconds = time.perf_counter() - began
+                losses, hits = score_validation(fit.setup, fit.source)
+        except DivergenceError:
+            return None
+        judged, result = _judged(setup.version), fit.result
         return BoundaryTrial(
             boundary=boundary,
             plan=plan,
@@ -146,6 +140,52 @@ class Trials:
         folder = self._folder(name)
         shutil.rmtree(folder.path, ignore_errors=True)
         return folder
+
+
+@dataclasses.dataclass(frozen=True)
+class TrialFit:
+    """A fit of a network that is then as it was: by which setup, on what, and what came of it."""
+
+    setup: TrainingSetup
+    source: TrainingSource
+    result: PhaseResult
+
+
+@contextlib.contextmanager
+def fitted(
+    setup: TrainingSetup,
+    directory: FitDirectory,
+    plan: FreezePlan,
+    description: str,
+    earlier: Sequence[FitDirectory] = (),
+) -> Iterator[TrialFit]:
+    """Fit a network as a plan says, for the block only: weights and random numbers are then as they were.
+
+    Args:
+        setup: of the training. The fit is done by this process alone, on one device.
+        directory: for the checkpoints, which stay.
+        plan: what is trained, and for how many epochs.
+        description: of the bar of the epochs.
+        earlier: fits whose weights it begins with, in order.
+
+    Yields:
+        The fit. During the block the network has the weights of the best epoch.
+
+    Raises:
+        DivergenceError: it diverged.
+    """
+    alone = functools.partial(setup.make_trainer, devices=1, num_nodes=1, strategy="auto")
+    execution = dataclasses.replace(setup.execution, rank=0, world_size=1)
+    setup = dataclasses.replace(setup, make_trainer=alone, execution=execution)
+    with (
+        _weights_kept(setup.graft.network),
+        isolate_rng(include_cuda=execution.is_cuda),
+        _TrialEvents(description, plan.epochs) as events,
+    ):
+        for one in earlier:
+            load_best(setup.graft.network, one)
+        result = fit_phase(setup, plan, directory, events=events, show_progress=False)
+        yield TrialFit(setup, events.source, result)
 
 
 def score_validation(setup: TrainingSetup, source: TrainingSource) -> tuple[Floats, Floats]:
@@ -197,8 +237,10 @@ class _TrialEvents(FitEvents, contextlib.ExitStack):
 def _weights_kept(network: nn.Module) -> Iterator[None]:
     """Give a network the weights and buffers again that it had before the block."""
     initial = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    yield
-    network.load_state_dict(initial)
+    try:
+        yield
+    finally:
+        network.load_state_dict(initial)
 
 
 class _ImageScores(pl.LightningModule):
