@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 FEWEST_IMAGES = (
-    20  # one image is five points of accuracy then; a paired 95 % interval has 2.1 standard errors, not 12.7
+    20  # one is five points of accuracy then; a paired 95 % interval has 2.1 standard errors, not 12.7
 )
 
 

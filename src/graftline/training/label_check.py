@@ -96,7 +96,7 @@ def _check(setup: TrainingSetup, directory: FitDirectory) -> PolicyChoice:
     source = choose_source(setup, plan)
     if not isinstance(source, CachedSource):
         return PolicyChoice.nothing(policy.names, "the head cannot be trained on cached activations")
-    folder = FitDirectory(directory.trial / "label-check")
+    folder = FitDirectory(directory.trial)
     try:
         with fitted(setup, folder, plan, "Epochs, the head alone") as fit:
             assert isinstance(fit.source, CachedSource)
