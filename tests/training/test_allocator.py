@@ -9,13 +9,14 @@ import torch
 
 from graftline.training.allocator import freed_memory_kept
 
-NUMBERS = 2**25  # 128 MiB as float32, more than glibc ever keeps by itself
+NUMBERS = 2**24  # 64 MiB as float32, more than glibc ever keeps by itself
+STEPS = 5
 
 
 def faults() -> int:
-    """Return how many pages the process had to ask the system for while it filled a large tensor twice."""
+    """Return how many pages the process had to ask the system for while it filled large tensors in turn."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(2):
+    for _ in range(STEPS):
         torch.ones(NUMBERS)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
@@ -25,10 +26,11 @@ def test_memory_is_kept_within_the_block_and_given_back_after_it() -> None:
     pages = 4 * NUMBERS / resource.getpagesize()
     before = psutil.Process().memory_info().rss
     with freed_memory_kept():
-        torch.ones(NUMBERS)
-        assert faults() < 0.01 * pages
+        for _ in range(3):  # glibc 2.36 leaves up to seven crumbs behind aligned blocks before it uses them
+            faults()
+        assert faults() < pages
     assert psutil.Process().memory_info().rss < before + 2 * NUMBERS
-    assert faults() > 0.01 * pages
+    assert faults() > (STEPS - 1) * pages
 
 
 def test_an_error_passes_through() -> None:

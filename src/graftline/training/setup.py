@@ -1,12 +1,13 @@
 """What a training needs, however much of the network is frozen."""
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 
 from graftline.augment.policy import Policy
 from graftline.backbones.backbone import Graft
+from graftline.data.image_memory import ImageMemory
 from graftline.data.version import DatasetVersion
 from graftline.execution import Execution
 from graftline.features.cache import Features
@@ -32,6 +33,7 @@ class TrainingSetup:
         make_trainer: ``functools.partial`` of ``pytorch_lightning.Trainer``; how many epochs is the plan's to say.
         execution: where ``make_trainer``'s trainers run.
         seed: of order, augmentation, dropout and the mixing of images.
+        images: decoded, kept from one epoch and one fit to the next.
     """
 
     graft: Graft
@@ -44,6 +46,7 @@ class TrainingSetup:
     make_trainer: MakeTrainer
     execution: Execution
     seed: int
+    images: ImageMemory = field(default_factory=ImageMemory, repr=False, compare=False)
 
     def make_module(self, network: nn.Module, plan: FreezePlan) -> GraftModule:
         """Return what trains a network, the setup's own or a tail of it, as a plan says."""
