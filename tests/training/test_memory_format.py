@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 
-from graftline.training.memory_format import memory_format
+from graftline.training.memory_format import avoid_copies, memory_format
 from graftline.training.module import GraftModule
 from graftline.training.schedule import constant
 
@@ -69,3 +69,21 @@ def test_weights_and_images_are_in_that_order(channels: int, order: torch.memory
     )
     module(torch.randn(2, channels, 8, 8).to(memory_format=torch.channels_last))
     assert network.orders == [order]
+
+
+def test_no_input_of_an_activation_is_copied() -> None:
+    images, steps = torch.randn(2, 3, 32, 32), []
+    for name in ("test_efficientnet", "test_mambaout"):  # SiLU in place; none in place
+        for avoid in (False, True):
+            torch.manual_seed(0)
+            network = timm.create_model(name, num_classes=3)
+            if avoid:
+                avoid_copies(network)
+            with torch.profiler.profile() as profile:
+                network(images).square().sum().backward()
+            copies = sum(event.count for event in profile.key_averages() if event.key == "aten::clone")
+            steps.append((copies, [parameter.grad for parameter in network.parameters()]))
+    (copied, before), (left, after), (usual, _), (still, _) = steps
+    assert copied - left >= 6
+    assert usual == still
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True) if one is not None)

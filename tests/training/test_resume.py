@@ -9,6 +9,7 @@ import albumentations as A
 import pytest
 
 from graftline.augment.policy import Policy
+from graftline.data.image_memory import ImageMemory
 from graftline.features.cache import Features
 from graftline.freezing.plan import FreezePlan, plan_from_depth
 from graftline.training.events import FitEvents, Metrics
@@ -19,6 +20,7 @@ from graftline.training.results import FitHistory
 from graftline.training.setup import TrainingSetup
 
 LIVE = Features(cache=False)
+WORKERS = Recipe(batch_size=12, workers=2)
 MIRRORED = Policy("mirrored", None, {"mirror": A.HorizontalFlip(p=0.5), "rotate": A.Rotate(p=0.5)})
 
 
@@ -43,9 +45,10 @@ class KilledIn(FitEvents):
         ({"network": {"drop_rate": 0.5, "drop_path_rate": 0.3}, "features": LIVE}, 4),
         ({"network": {"drop_rate": 0.5}}, 6),  # on cached activations
         ({"recipe": Recipe(batch_size=12, workers=0, mixup_alpha=0.4, cutmix_alpha=1.0, ema_decay=0.9)}, 3),
-        ({"recipe": Recipe(batch_size=12, workers=2), "policy": MIRRORED, "features": LIVE}, 6),
+        ({"policy": MIRRORED, "features": LIVE}, 6),
+        ({"recipe": WORKERS, "policy": MIRRORED, "features": LIVE, "images": ImageMemory(share=0)}, 6),
     ],
-    ids=["dropout", "dropout on activations", "mixup, CutMix and averaging", "worker processes"],
+    ids=["dropout", "dropout on activations", "mixup, CutMix and averaging", "images in memory", "worker processes"],
 )
 def test_a_resumed_training_is_the_uninterrupted_one(
     changes: dict[str, Any], frozen_groups: int, make_setup: Callable[..., TrainingSetup], tmp_path: Path

@@ -30,3 +30,39 @@ class Transform(Protocol):
             (C, h, w) float32, normalized.
         """
         ...
+
+
+class PreparedTransform(Transform, Protocol):
+    """A transform in two steps: the first one leaves nothing to chance, so that what it gives may be kept."""
+
+    @property
+    def preparation(self) -> str:
+        """What the first step depends on: two transforms of which it is the same prepare the same."""
+        ...
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """Return what ``finish`` needs of an image (H, W, 3) uint8, likewise uint8 and not larger."""
+        ...
+
+    def finish(self, picture: np.ndarray, draw: Draw) -> np.ndarray:
+        """Return the network's input (C, h, w) float32, normalized, for what ``prepare`` gave."""
+        ...
+
+    def prepared_size(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """Return the shape of what ``prepare`` gives for an image of (H, W) px."""
+        ...
+
+
+class InTwoSteps:
+    """A transform that does at once what its two steps do.
+
+    Args:
+        transform: with the steps.
+    """
+
+    def __init__(self, transform: PreparedTransform) -> None:
+        self._transform = transform
+
+    def __call__(self, image: np.ndarray, draw: Draw) -> np.ndarray:
+        """Return the network's input (C, h, w) float32 for an image (H, W, 3) uint8."""
+        return self._transform.finish(self._transform.prepare(image), draw)

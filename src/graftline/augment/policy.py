@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from graftline.augment.draw import Draw, Transform
 from graftline.augment.preprocess import Box, Preprocessing
@@ -19,6 +20,10 @@ from graftline.errors import UserError
 __all__ = ["CROP", "Augment", "CandidatePolicy", "Draw", "EvalTransform", "Policy", "RandomCrop", "Transform"]
 
 CROP = "crop"  # what a policy's crop is called beside the names of its transforms
+
+# How many pixels of a kept picture the least crop has for each of the network's, per edge. At 1.5, crops of photographs
+# are by half a gray level other than those of the file, 99 % of the pixels by less than 3, and 2 % less sharp.
+SPARE = 1.5
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,12 @@ class RandomCrop:
         left = chance.uniform(0, image_width - width)
         top = chance.uniform(0, image_height - height)
         return left, top, min(left + width, image_width), min(top + height, image_height)
+
+    def least(self, size: tuple[int, int], aspect: float) -> tuple[float, float]:
+        """Return (height, width) that no box of ``box`` falls below, px; the arguments are the same."""
+        shrink = math.sqrt(self.scale[0])
+        height = min(size[0], size[1] / (aspect * self.ratio[1])) * shrink
+        return height, min(size[1], size[0] * aspect * self.ratio[0]) * shrink
 
 
 @dataclass(frozen=True)
@@ -122,9 +133,26 @@ class EvalTransform:
     def __init__(self, preprocessing: Preprocessing) -> None:
         self.preprocessing = preprocessing
 
-    def __call__(self, image: np.ndarray, draw: Draw) -> np.ndarray:  # noqa: ARG002 - the draw makes no difference
+    def __call__(self, image: np.ndarray, draw: Draw) -> np.ndarray:
         """Return (C, h, w) float32 for an (H, W, 3) uint8 image."""
-        return self.preprocessing(image)
+        return self.finish(self.prepare(image), draw)
+
+    @property
+    def preparation(self) -> str:
+        """What ``prepare`` depends on."""
+        return repr(self.preprocessing)
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """Return (h, w, C) uint8, all that is needed of an (H, W, 3) uint8 image."""
+        return self.preprocessing.frame(image)
+
+    def finish(self, picture: np.ndarray, draw: Draw) -> np.ndarray:  # noqa: ARG002 - the draw makes no difference
+        """Return (C, h, w) float32 for what ``prepare`` gave."""
+        return self.preprocessing.normalize(picture)
+
+    def prepared_size(self, size: tuple[int, int]) -> tuple[int, int, int]:  # noqa: ARG002 - all give the same
+        """Return the shape of what ``prepare`` gives for an image of (H, W) px."""
+        return *self.preprocessing.image_size, self.preprocessing.channels
 
 
 class Augment:
@@ -147,15 +175,56 @@ class Augment:
         augmented, _ = self.augment(image, draw)
         return self.preprocessing.normalize(augmented)
 
-    def augment(self, image: np.ndarray, draw: Draw) -> tuple[np.ndarray, list[str]]:
-        """Return the augmented image before normalization, (h, w, C) uint8, and the names of what happened to it."""
+    @property
+    def preparation(self) -> str:
+        """What ``prepare`` depends on."""
+        crop = self.policy.crop
+        return repr(self.preprocessing) if crop is None else repr((self.preprocessing, crop))
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """Return what ``finish`` needs of an (H, W, 3) uint8 image, uint8.
+
+        Without a random crop that is the frame (h, w, C), and ``finish`` gives what a call gives to the last bit. With
+        one it is the image, made smaller (H, W, 3) where even its least crop has more than ``SPARE`` times the pixels
+        per edge that the network takes: the crops are those of a call, resampled twice.
+        """
+        if self.policy.crop is None:
+            return self.preprocessing.frame(image)
+        height, width, _ = self.prepared_size(image.shape[:2])
+        if (height, width) == image.shape[:2]:
+            return image
+        picture = Image.fromarray(image).resize((width, height), self.preprocessing.filter)
+        return np.array(picture)
+
+    def finish(self, picture: np.ndarray, draw: Draw) -> np.ndarray:
+        """Return (C, h, w) float32 for what ``prepare`` gave."""
+        augmented, _ = self.augment(picture, draw, framed=True)
+        return self.preprocessing.normalize(augmented)
+
+    def prepared_size(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """Return the shape of what ``prepare`` gives for an image of (H, W) px."""
+        crop, wanted = self.policy.crop, self.preprocessing.image_size
+        if crop is None:
+            return *wanted, self.preprocessing.channels
+        least = crop.least(size, self._aspect(size))
+        factor = min(1.0, SPARE * max(edge / smallest for edge, smallest in zip(wanted, least, strict=True)))
+        return math.ceil(size[0] * factor), math.ceil(size[1] * factor), 3
+
+    def augment(self, image: np.ndarray, draw: Draw, *, framed: bool = False) -> tuple[np.ndarray, list[str]]:
+        """Return the augmented image before normalization, (h, w, C) uint8, and the names of what happened to it.
+
+        Args:
+            image: (H, W, 3) uint8, or what ``prepare`` made of it.
+            draw: which version of the image is wanted.
+            framed: whether ``prepare`` has been there.
+        """
         # One generator for all transforms: Compose.set_random_seed gives each its own with the same seed, and then all
         # transforms of the same p happen together or not at all. It is also slower: 0.11 ms an image instead of 0.02.
         generator = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=draw))
         chance = random.Random(int(generator.integers(2**63)))  # noqa: S311 - not for secrets
         happened = []
         if self.policy.crop is None:
-            image = self.preprocessing.frame(image)
+            image = image if framed else self.preprocessing.frame(image)
         else:
             image = self._crop(self.policy.crop, image, chance)
             happened.append(CROP)
@@ -172,9 +241,11 @@ class Augment:
         return image[..., :1] if gray else image, happened
 
     def _crop(self, crop: RandomCrop, image: np.ndarray, chance: random.Random) -> np.ndarray:
-        image_height, image_width, _ = image.shape
-        height, width = self.preprocessing.image_size
+        size = image.shape[0], image.shape[1]
+        return self.preprocessing.resample(image, crop.box(size, self._aspect(size), chance))
+
+    def _aspect(self, size: tuple[int, int]) -> float:
+        """Return width / height of a crop that is not stretched, of an image of (H, W) px."""
         # where the evaluation squashes the whole image, the crop has the image's shape, else the network's
-        squash = self.preprocessing.crop_mode == "squash"
-        aspect = image_width / image_height if squash else width / height
-        return self.preprocessing.resample(image, crop.box((image_height, image_width), aspect, chance))
+        height, width = size if self.preprocessing.crop_mode == "squash" else self.preprocessing.image_size
+        return width / height

@@ -80,7 +80,7 @@ class Preprocessing:
             return self.resample(image, self._center_box(size, scaled_size))
         picture = self._picture(image)
         if scaled_size != size:
-            picture = picture.resize(scaled_size[::-1], self._filter)
+            picture = picture.resize(scaled_size[::-1], self.filter)
         return self._array(self._center_crop(picture))
 
     def resample(self, image: np.ndarray, box: Box) -> np.ndarray:
@@ -89,7 +89,7 @@ class Preprocessing:
         The filter is that of ``frame``, so that augmented images are exactly as sharp as those of the evaluation.
         """
         height, width = self.image_size
-        return self._array(self._picture(image).resize((width, height), self._filter, box=box))
+        return self._array(self._picture(image).resize((width, height), self.filter, box=box))
 
     def normalize(self, image: np.ndarray) -> np.ndarray:
         """Return an (h, w, C) uint8 image as (C, h, w) float32 with the mean taken off and divided by std."""
@@ -117,7 +117,8 @@ class Preprocessing:
         return cls(**values)
 
     @property
-    def _filter(self) -> Image.Resampling:
+    def filter(self) -> Image.Resampling:
+        """The filter by Pillow's name."""
         return Image.Resampling[self.interpolation.upper()]
 
     @cached_property

@@ -19,7 +19,16 @@ from graftline.data.version import Samples
 from graftline.errors import UserError
 from graftline.processes import end_with_parent
 
-__all__ = ["Batch", "Draw", "DrawSampler", "ImageDataset", "Loaders", "UnreadableImageError", "make_loader"]
+__all__ = [
+    "Batch",
+    "Draw",
+    "DrawSampler",
+    "ImageDataset",
+    "Loaders",
+    "UnreadableImageError",
+    "decode_sample",
+    "make_loader",
+]
 
 Position = TypeVar("Position", int, np.ndarray)  # one or many
 
@@ -46,6 +55,21 @@ class UnreadableImageError(UserError):
         super().__init__(message.rsplit(f"{type(self).__name__}: ", 1)[-1].strip())
 
 
+def decode_sample(samples: Samples, index: int) -> np.ndarray:
+    """Return an image of a split, (H, W, 3) uint8.
+
+    Raises:
+        UnreadableImageError: the file cannot be read or decoded.
+    """
+    path = samples.paths[index]
+    try:
+        return decode_rgb(path, samples.decoding)
+    except DecodeError as error:
+        raise UnreadableImageError(
+            f"{path} could be read at ingest but not now ({error}); restore the file or ingest again."
+        ) from error
+
+
 class ImageDataset(Dataset[Any]):
     """Decode and transform the images of a split, each when it is asked for by its draw."""
 
@@ -62,16 +86,9 @@ class ImageDataset(Dataset[Any]):
         Raises:
             UnreadableImageError: the file cannot be read or decoded.
         """
-        path = self.samples.paths[draw.index]
-        try:
-            image = decode_rgb(path, self.samples.decoding)
-        except DecodeError as error:
-            raise UnreadableImageError(
-                f"{path} could be read at ingest but not now ({error}); restore the file or ingest again."
-            ) from error
         weights = self.samples.weights
         return {
-            "image": self.transform(image, draw),
+            "image": self.transform(decode_sample(self.samples, draw.index), draw),
             "label": np.int64(self.samples.labels[draw.index]),
             "weight": np.float32(1 if weights is None else weights[draw.index]),
             "index": np.int64(draw.index),

@@ -46,6 +46,7 @@ class Samples:
     weights: np.ndarray | None  # (N,) float32, mean not normalized; None when the dataset has none
     sha256: list[str]  # N digests of the files' bytes, in hex
     decoding: Decoding = PLAIN  # how the files become pixels
+    sizes: np.ndarray | None = None  # (N, 2) int64, height and width in px as ingest decoded them
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,8 @@ class DatasetVersion:
         indices = {name: index for index, name in enumerate(self.class_names)}
         weights = None if rows["weight"].isna().all() else rows["weight"].to_numpy(np.float32)
         labels = rows["label"].map(indices).to_numpy(np.int64)
-        return Samples(rows["path"].tolist(), labels, weights, rows["sha256"].tolist(), self.decoding)
+        sizes = rows[["height", "width"]].to_numpy(np.int64)
+        return Samples(rows["path"].tolist(), labels, weights, rows["sha256"].tolist(), self.decoding, sizes)
 
     def part(self, **images: int) -> "DatasetVersion":
         """Return the version with about so many images of the splits named, each class in proportion, none lost.

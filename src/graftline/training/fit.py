@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from graftline.data.loaders import Batch, Loaders
 from graftline.errors import writing
 from graftline.freezing.check import FIRST_STEPS
+from graftline.training.allocator import freed_memory_kept
 from graftline.training.averaging import AveragedWeights
 from graftline.training.budget import Clock
 from graftline.training.events import FitEvents
@@ -88,7 +89,14 @@ def fit(
         use_distributed_sampler=False,
     )
     start, checkpoint = time.perf_counter(), directory.last if resume and directory.last.exists() else None
-    with _threads(threads), _plain_interrupt(), _quick_device_check(), refused_by_lightning(), writing(directory.path):
+    with (
+        freed_memory_kept(),
+        _threads(threads),
+        _plain_interrupt(),
+        _quick_device_check(),
+        refused_by_lightning(),
+        writing(directory.path),
+    ):
         trainer.fit(module, *loaders, ckpt_path=checkpoint, weights_only=True)
     module.load_state_dict(torch.load(directory.best, map_location="cpu", weights_only=True)["state_dict"])
     return FitHistory.of(progress.epochs, time.perf_counter() - start, trainer.global_step)

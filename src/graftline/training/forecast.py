@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from graftline.execution import Execution
 from graftline.features.cut import Cut
 from graftline.freezing.plan import set_frozen_eval
-from graftline.training.memory_format import memory_format
+from graftline.training.allocator import freed_memory_kept
+from graftline.training.memory_format import avoid_copies, memory_format
 
 BATCH = 8  # images that are timed
 REPETITIONS = 3  # of which the fastest counts
@@ -114,12 +115,13 @@ def time_parts(parts: Cut, image_size: tuple[int, int], channels: int, execution
     trunk, tail = copy.deepcopy(parts.trunk), copy.deepcopy(parts.tail)
     for part in (trunk, tail):
         part.to(device).to(memory_format=layout)
+        avoid_copies(part)
     trunk.eval()
     activations = _no_gradient(trunk, images)
     trunk_seconds = _seconds(lambda: _no_gradient(trunk, images), device) / BATCH
     tail.train()
     set_frozen_eval(tail)
-    with torch.random.fork_rng(devices=[device] if execution.is_cuda else []):  # dropout draws lots
+    with freed_memory_kept(), torch.random.fork_rng(devices=[device] if execution.is_cuda else []):  # dropout draws
         step_seconds = _seconds(lambda: _step(tail, activations), device) / BATCH
     tail_seconds = _seconds(lambda: _no_gradient(tail.eval(), activations), device) / BATCH
     speed_up = 1.0 if execution.is_cuda else ENGINE_SPEED_UP

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from graftline.data.loaders import Batch
 from graftline.freezing.plan import set_frozen_eval
 from graftline.training.groups import Layers, learning_rates, make_optimizer
-from graftline.training.memory_format import memory_format
+from graftline.training.memory_format import avoid_copies, memory_format
 from graftline.training.running_mean import WeightedMean
 
 Optimizer = Callable[..., torch.optim.Optimizer]
@@ -81,6 +81,7 @@ class GraftModule(pl.LightningModule):
         super().__init__()
         self.memory_format = memory_format(network, on_cpu=on_cpu)
         self.network = network.to(memory_format=self.memory_format)
+        avoid_copies(self.network)
         self._optimizer = optimizer
         self._schedule = schedule
         self._weight_decay = weight_decay

@@ -1,11 +1,12 @@
 """What a training needs, however much of the network is frozen."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
 from graftline.augment.policy import Policy
 from graftline.backbones.backbone import Graft
+from graftline.data.image_memory import ImageMemory
 from graftline.data.version import DatasetVersion
 from graftline.execution import Execution
 from graftline.features.cache import Features
@@ -33,6 +34,7 @@ class TrainingSetup:
         make_trainer: ``functools.partial`` of ``pytorch_lightning.Trainer``; how many epochs is the plan's to say.
         execution: where ``make_trainer``'s trainers run.
         seed: of order, augmentation, dropout and the mixing of images.
+        images: decoded, kept from one epoch and one fit to the next.
     """
 
     graft: Graft
@@ -45,6 +47,7 @@ class TrainingSetup:
     make_trainer: MakeTrainer
     execution: Execution
     seed: int
+    images: ImageMemory = field(default_factory=ImageMemory, repr=False, compare=False)
 
     @property
     def batch_size(self) -> int:

@@ -12,9 +12,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
+from graftline.augment.draw import InTwoSteps
 from graftline.augment.policy import Augment, EvalTransform, Policy
-from graftline.data.loaders import Loaders, make_loader
+from graftline.data.loaders import Batch, Loaders, make_loader
+from graftline.data.picture_loader import picture_loader
 from graftline.data.version import Samples
 from graftline.errors import UserError
 from graftline.features.cache import ActivationRequest, Activations, CacheFullError, ImageBatcher, activation_loader
@@ -109,17 +112,32 @@ class LiveSource:
         setup = self.setup
         augment, plain = _transforms(setup)
         train, validation = setup.version.samples("train"), setup.version.samples("validation")
-        loader = partial(
-            make_loader,
-            batch_size=setup.batch_size,
-            seed=setup.seed,
-            workers=setup.recipe.workers,
-            rank=setup.execution.rank,
-            world_size=setup.execution.world_size,
-            pin_memory=setup.execution.is_cuda,
-        )
-        training = loader(train, augment, shuffle=True, drop_last=_leaves_one(setup, len(train.paths)))
-        return training, loader(validation, plain, shuffle=False)
+        training = self._loader(train, augment, shuffle=True, drop_last=_leaves_one(setup, len(train.paths)))
+        return training, self._loader(validation, plain, shuffle=False, drop_last=False)
+
+    def _loader(
+        self, samples: Samples, transform: Augment | EvalTransform, *, shuffle: bool, drop_last: bool
+    ) -> DataLoader[Batch]:
+        """Return a loader that keeps the images in memory, or one that decodes them in worker processes.
+
+        On a CPU, workers and training have the same cores: each batch is made between two steps, by a thread per core.
+        A GPU trains on while workers decode.
+        """
+        setup, execution = self.setup, self.setup.execution
+        common: dict[str, Any] = {
+            "batch_size": setup.batch_size,
+            "shuffle": shuffle,
+            "seed": setup.seed,
+            "rank": execution.rank,
+            "world_size": execution.world_size,
+            "drop_last": drop_last,
+        }
+        on_cpu = execution.device == "cpu"
+        if on_cpu and (pictures := setup.images.open(samples, transform, processes=execution.world_size)) is not None:
+            threads = max(1, execution.num_threads // execution.world_size)
+            return picture_loader(samples, transform, pictures, threads=threads, **common)
+        workers = setup.recipe.workers
+        return make_loader(samples, InTwoSteps(transform), workers=workers, pin_memory=execution.is_cuda, **common)
 
     def cache_change(self) -> None:
         """Return None: nothing is cached."""
