@@ -24,6 +24,7 @@ COLORS = {
 }
 MARKERS = {"graftline": "*", "graftline-minutes": "o", "graftline-search": "D"}
 COLUMNS, PANEL_INCHES = 3, (3.4, 2.7)
+SUBTITLE = "EfficientNet-Lite0, 2 cores, same images and weights; seconds until the model is trained; bars: 95 %"
 SECONDS = (15, 30, 60, 120, 300, 600, 1200, 3600, 7200)  # that may have a tick
 
 
@@ -34,7 +35,7 @@ def draw_picture(results: Mapping[Run, Result], file: Path) -> None:
     columns = min(COLUMNS, len(sets))
     rows = math.ceil(len(sets) / columns)
     size = (PANEL_INCHES[0] * columns + 0.3, PANEL_INCHES[1] * rows + 1.3)
-    figure = new_figure(*size, "Test accuracy for the seconds spent", _subtitle(results))
+    figure = new_figure(*size, "Test accuracy for the seconds spent", SUBTITLE)
     grid = figure.subplots(rows, columns, squeeze=False)
     for number, axes in enumerate(grid.flat):
         if number < len(sets):
@@ -46,10 +47,6 @@ def draw_picture(results: Mapping[Run, Result], file: Path) -> None:
     handles = [Line2D([], [], label=PEERS[peer].title, **_look(peer)) for peer in present]
     figure.legend(handles=handles, loc="outside lower left", ncols=min(4, len(handles)))
     save(figure, file)
-
-
-def _subtitle(results: Mapping[Run, Result]) -> str:
-    return "EfficientNet-Lite0, 2 cores, same images and weights; seconds until the model is trained; bars: 95 %"
 
 
 def _draw_panel(axes: Axes, title: str, results: Sequence[Result]) -> None:

@@ -16,9 +16,10 @@ import psutil
 import timm
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 ARCHITECTURE = "tf_efficientnet_lite0"
-_TEST_BATCH = 50
+_FEWEST = 100  # images of an epoch
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Task:
         """Return as many epochs as fit, and how many images each of them has: all, or one epoch's part of them."""
         images = len(self.files("train"))
         epochs = int(seconds / (seconds_per_image * images))
-        return max(epochs, 1), images if epochs else max(int(seconds / seconds_per_image), 2 * _TEST_BATCH)
+        return max(epochs, 1), images if epochs else max(int(seconds / seconds_per_image), _FEWEST)
 
     def some(self, count: int) -> list[Path]:
         """Return so many training images, drawn at random."""
@@ -117,17 +118,23 @@ def predict(network: nn.Module, batches: Iterable[Tensor]) -> np.ndarray:
 
     Args:
         network: the trained one.
-        batches: each (B, 3, H, W), in order.
+        batches: each (B, 3, H, W), in order; the last one may be smaller.
     """
-    images = torch.cat([batch.as_subclass(Tensor).cpu() for batch in batches])
-    size = min(_TEST_BATCH, len(images))
+    session, parts = None, []
+    for batch in batches:
+        images = batch.as_subclass(Tensor).cpu()
+        if session is None:
+            session = _open_session(network.cpu().eval(), images)
+            size = len(images)
+        padded = F.pad(images, (0, 0, 0, 0, 0, 0, 0, size - len(images))).contiguous()
+        (logits,) = session.run(None, {"images": padded.numpy()})
+        parts.append(logits[: len(images)].argmax(axis=1))
+    return np.concatenate(parts)
+
+
+def _open_session(network: nn.Module, images: Tensor) -> onnxruntime.InferenceSession:
+    """Return the network as ONNX Runtime runs it, for batches of this size."""
     with tempfile.TemporaryDirectory() as folder:
         file = f"{folder}/network.onnx"
-        torch.onnx.export(network.cpu().eval(), (images[:size],), file, dynamo=True, input_names=["images"])
-        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-        parts = []
-        for start in range(0, len(images), size):
-            first = min(start, len(images) - size)  # the last batch is as large as the others
-            (logits,) = session.run(None, {"images": images[first : first + size].contiguous().numpy()})
-            parts.append(logits.argmax(axis=1)[start - first :])
-    return np.concatenate(parts)
+        torch.onnx.export(network, (images,), file, dynamo=True, input_names=["images"])
+        return onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])

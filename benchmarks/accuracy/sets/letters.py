@@ -15,20 +15,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.accuracy.sets.folders import Pixels, Sample
 
-PACKAGES = tuple(
-    f"fonts-{name}"
-    for name in """
-    adf-accanthis adf-baskervald adf-berenis adf-gillius adf-ikarius adf-irianis adf-libris adf-mekanus adf-oldania
-    adf-romande adf-switzera adf-tribun adf-universalis agave allerta anonymous-pro arapey averia-serif-gwf b612
-    bebas-neue breip cabin cantarell century-catalogue clear-sans comfortaa comic-neue courier-prime crosextra-caladea
-    dancingscript dejavu-core dosis ebgaramond essays1743 fantasque-sans fanwood femkeklaver firacode gfs-artemisia
-    gfs-didot gfs-neohellenic go goudybookletter humor-sans inconsolata inter isabella jetbrains-mono junction junicode
-    jura karla klaudia-berenika lato league-spartan liberation lindenhill linuxlibertine lobstertwo manrope millimetre
-    monofur mononoki national-park okolaks oldstandard open-sans opendyslexic oxygen paratype play prociono quattrocento
-    quicksand radisnoir roboto-unhinted rufscript sil-andika sil-charis sil-gentium sora summersby tiresias tuffy
-    urw-base35 vollkorn yanone-kaffeesatz yrsa-rasa
-    """.split()
-)
+FONTS = Path(__file__).parent / "fonts.txt"  # packages, one a line
+PACKAGES = FONTS.read_text(encoding="utf-8").split()
 GROUPS = {"train": 40, "validation": 14, "test": 34}  # packages
 COPIES = {"train": 2, "validation": 1, "test": 1}  # of each letter, in any font of the package
 SIDE, MARGIN = 128, 6  # px
@@ -59,7 +47,7 @@ def find_fonts(package: str) -> list[Path]:
     files = [Path(line) for line in listing.stdout.splitlines() if line.endswith((".ttf", ".otf"))]
     fonts = [file for file in sorted(files, key=lambda file: file.name) if _is_upright(file)]
     if not fonts:
-        raise SystemExit(f"{package} is not installed: apt-get install --no-install-recommends {' '.join(PACKAGES)}")
+        raise SystemExit(f"{package} is not installed: xargs apt-get install --no-install-recommends < {FONTS}")
     return fonts
 
 
