@@ -58,8 +58,8 @@ def _draw_panel(axes: Axes, title: str, results: Sequence[Result]) -> None:
             continue
         seconds, scores, sizes = zip(*points, strict=True)
         limits = [wilson(score, size) for score, size in zip(scores, sizes, strict=True)]
-        below = [score - low for score, (low, _) in zip(scores, limits, strict=True)]
-        above = [high - score for score, (_, high) in zip(scores, limits, strict=True)]
+        below = [max(score - low, 0) for score, (low, _) in zip(scores, limits, strict=True)]
+        above = [max(high - score, 0) for score, (_, high) in zip(scores, limits, strict=True)]
         look = _look(peer)
         axes.errorbar(seconds, scores, yerr=[below, above], elinewidth=0.9, capsize=0, **look)
     axes.set_title(title, loc="left", fontsize=10, color=INK, weight="bold")

@@ -35,18 +35,25 @@ class RunFailedError(RuntimeError):
 
 
 def run_graftline(stage: str, run: Run, place: Place) -> Result:
-    """Run ``graftline train`` or ``graftline search`` from nothing: no cache, no dataset version, no runs."""
+    """Run ``graftline train`` or ``graftline search`` from nothing: no cache, no dataset version, no runs.
+
+    The search chooses among all networks whose weights are there; here it has the one that the peers have too.
+    """
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "graftline", stage, "data=folder", f"data.path={place.sets / run.image_set}"]
-        command += [f"seed={run.seed}"] + ([] if run.minutes is None else [f"minutes={run.minutes:g}"])
+        command += [f"seed={run.seed}"] + (["backbone=efficientnet_lite0"] if stage == "search" else [])
+        command += [] if run.minutes is None else [f"minutes={run.minutes:g}"]
         started = time.time()
         seconds, _ = _start(command, run, Path(folder))
         answer = max(Path(folder).glob("outputs/*/*/result.json"), key=lambda file: file.stat().st_mtime)
         said = json.loads(answer.read_text(encoding="utf-8"))
         file = max(Path(folder).rglob("test/predictions.parquet"), key=lambda file: file.stat().st_mtime)
         trained = (file.parents[1] / "bundle" / "model.safetensors").stat().st_mtime - started
-        rows = Predictions.load(file).table().sort_values("path")
-    correct = rows["correct"].to_numpy(bool)
+        rows = Predictions.load(file).table()
+    right = dict(zip(map(Path, rows["path"]), rows["correct"], strict=True))
+    files = sorted((place.sets / run.image_set / "test").glob("*/*.png"))
+    assert right.keys() == set(files), "the test split is that of the folder"
+    correct = np.array([right[file] for file in files])
     _save(correct, place, run)
     facts = {name: said[name] for name in ("freeze", "epochs") if name in said}
     return Result(run, seconds, round(trained, 1), float(correct.mean()), len(correct), facts)
