@@ -14,10 +14,12 @@ SYSTEM_TORCH ?=
 
 python := $(VENV)/bin/python
 ready := $(VENV)/.ready
+peers-ready := .venv-peers/.ready
+site-packages := 'import sysconfig; print(sysconfig.get_path("purelib"))'
 STAGES := ingest train evaluate verify predict augment-preview fetch-weights cost cache sync
 
 .DEFAULT_GOAL := help
-.PHONY: help setup $(STAGES) config ui serve bench test test-fast lint format lock clean
+.PHONY: help setup $(STAGES) config ui serve bench bench-accuracy test test-fast lint format lock clean
 
 help: ## list the commands
 	@printf 'make COMMAND [key=value ...]\n\n'
@@ -63,6 +65,16 @@ docs: $(ready) ## build the documentation into site/
 
 bench: $(ready) ## measure what docs/caching.md says about speed (30 minutes on an idle machine)
 	@$(python) benchmarks/speed.py
+
+bench-accuracy: $(peers-ready) ## accuracy against seconds, beside other libraries: sets="elpv digits" peers=plain minutes="1 5" seeds=0
+	@PYTHONPATH=. $(python) -m benchmarks.accuracy $(foreach key,sets peers minutes seeds,$(if $($(key)),--$(key) $($(key))))
+
+$(peers-ready): benchmarks/accuracy/peers/requirements.txt $(ready)
+	@echo "Setting up .venv-peers beside $(VENV), whose packages it sees: AutoGluon, fastai and what they need."
+	@$(python) -m venv .venv-peers
+	@$(python) -c $(site-packages) > "$$(.venv-peers/bin/python -c $(site-packages))/graftline-environment.pth"
+	@.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $<
+	@touch $@
 
 test: $(ready) ## run the tests
 	@OMP_NUM_THREADS=1 $(python) -m pytest --numprocesses 2 --dist worksteal --timeout 600

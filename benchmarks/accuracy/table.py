@@ -1,0 +1,44 @@
+"""The table of a benchmark, in Markdown."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from benchmarks.accuracy.comparison import Row, compare
+from benchmarks.accuracy.picture import draw_picture
+from benchmarks.accuracy.results import Result, Run
+from benchmarks.accuracy.runners import PEERS
+
+START, END = "<!-- table: written by make bench-accuracy -->", "<!-- end of the table -->"
+HEAD = "| set | minutes | who | test accuracy | seconds | graftline is ahead by |\n|---|---|---|---|---|---|\n"
+
+
+def markdown(results: Mapping[Run, Result], folder: Path) -> str:
+    """Return the table, and a line that counts where graftline is ahead, level or behind."""
+    rows = compare(results, folder)
+    measured = [row.ahead for row in rows if row.ahead is not None]
+    above = sum(low > 0 for _, low, _ in measured)
+    below = sum(high < 0 for _, _, high in measured)
+    count = (
+        f"Of {len(measured)} comparisons with a peer, graftline is above in {above}, below in {below}, and in "
+        f"{len(measured) - above - below} the paired 95 % interval holds zero.\n\n"
+    )
+    return count + HEAD + "".join(map(_line, rows))
+
+
+def write_page(results: Mapping[Run, Result], folder: Path, root: Path) -> None:
+    """Replace the table in docs/accuracy.md and the picture beside it."""
+    page = root / "docs" / "accuracy.md"
+    head, _, rest = page.read_text(encoding="utf-8").partition(START)
+    tail = rest.partition(END)[2]
+    page.write_text(f"{head}{START}\n{markdown(results, folder)}{END}{tail}", encoding="utf-8")
+    draw_picture(results, root / "docs" / "images" / "accuracy.png")
+
+
+def _line(row: Row) -> str:
+    low, high = row.interval
+    score = f"{row.accuracy:.1%} ({low:.1%} to {high:.1%})" + (f", {row.seeds} seeds" if row.seeds > 1 else "")
+    ahead = "-"
+    if row.ahead is not None:
+        ahead = "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * value for value in row.ahead))
+    cells = (row.image_set, f"{row.minutes:g}", PEERS[row.peer].title, score, f"{row.seconds:,.0f}", ahead)
+    return f"| {' | '.join(cells)} |\n"
