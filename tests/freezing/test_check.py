@@ -236,7 +236,7 @@ def test_a_resume_is_held_to_the_first_start() -> None:
 
 def test_each_phase_has_a_freeze_check_of_its_own() -> None:
     network, _ = make()
-    context = FreezeContext(network, 100, 3, pretrained=True)
+    context = FreezeContext(network, 100, pretrained=True)
     earlier: list[FreezeCheck] = []
     for plan in Gradual(until=0.5).decide(context).plans:
         network.eval()  # as validation left it
@@ -254,7 +254,7 @@ def test_each_phase_has_a_freeze_check_of_its_own() -> None:
 
 def test_what_is_frozen_in_a_trained_module_is_held_to_as_well() -> None:
     network, _ = make()
-    (plan,) = Names(["bn1.weight"]).decide(FreezeContext(network, 100, 3, pretrained=True)).plans
+    (plan,) = Names(["bn1.weight"]).decide(FreezeContext(network, 100, pretrained=True)).plans
     plan.apply(network)
     freeze_check = FreezeCheck.of(network, plan)
     assert set(freeze_check.hashes) == {"bn1.weight"}  # its bias is trained, so its statistics move

@@ -15,7 +15,7 @@ from graftline.freezing.rules import AllButHead, FirstStages, Nothing
 
 
 def only_plan(rule: FreezeRule, network: Any, epochs: int | None = None) -> FreezePlan:
-    (plan,) = rule.decide(FreezeContext(network, 100, 3, pretrained=True, epochs=epochs)).plans
+    (plan,) = rule.decide(FreezeContext(network, 100, pretrained=True, epochs=epochs)).plans
     return plan
 
 

@@ -212,7 +212,7 @@ def test_the_time_bounds_the_trials(version: DatasetVersion, tmp_path: Path) -> 
 
 
 def test_other_epochs_measure_nothing_again(deeper: FreezeDecision) -> None:
-    context = FreezeContext(blinded().network, 24, 3, pretrained=True, epochs=7)  # in which nothing can be tried
+    context = FreezeContext(blinded().network, 24, pretrained=True, epochs=7)  # in which nothing can be tried
     changed = RULE.change_epochs(deeper, context)
     assert changed.plans == (deeper.plans[0], replace(deeper.plans[1], epochs=7))
     assert changed.measurement == deeper.measurement

@@ -30,7 +30,7 @@ TINY = {name: make(name) for name in ("test_efficientnet", "test_resnet", "test_
 def decide(
     rule: FreezeRule, network: Any, images: int = 100, *, pretrained: bool = True, epochs: int | None = None
 ) -> FreezeDecision:
-    return rule.decide(FreezeContext(network, images, 3, pretrained, epochs))
+    return rule.decide(FreezeContext(network, images, pretrained, epochs))
 
 
 def only_plan(rule: FreezeRule, network: Any, images: int = 100, **changes: Any) -> FreezePlan:
@@ -180,7 +180,7 @@ def test_a_decision_comes_back_from_json_and_takes_other_epochs(rule: FreezeRule
     network = TINY["test_efficientnet"]
     decision = decide(rule, network, epochs=12)
     assert FreezeDecision.from_json(json.loads(json.dumps(decision.to_json()))) == decision
-    more = rule.change_epochs(decision, FreezeContext(network, 100, 3, pretrained=True, epochs=20))
+    more = rule.change_epochs(decision, FreezeContext(network, 100, pretrained=True, epochs=20))
     assert sum(plan.epochs for plan in more.plans) == more.epochs == 20
     assert decision.reason == "; then ".join(plan.decision for plan in decision.plans)
 

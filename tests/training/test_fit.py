@@ -284,7 +284,7 @@ def _image_loaders(folder: Path, batch_size: int = 8) -> Loaders:
 @pytest.mark.parametrize("rule", [AllButHead(), FirstStages(number=3), Nothing()])
 def test_frozen_is_frozen_through_a_whole_fit(rule: Any, color_folder: Path, tmp_path: Path) -> None:
     network = timm.create_model("test_efficientnet", num_classes=CLASSES, drop_rate=0.2)
-    (plan,) = rule.decide(FreezeContext(network, 10, CLASSES, pretrained=True)).plans
+    (plan,) = rule.decide(FreezeContext(network, 10, pretrained=True)).plans
     plan.apply(network)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     _fit(_module(network), tmp_path, epochs=2, loaders=_image_loaders(color_folder))

@@ -30,7 +30,7 @@ RULE = Gradual(head_epochs=2, step_epochs=1, step_groups=2, until=0.3, epochs=4)
 
 
 def make_plans(setup: TrainingSetup, epochs: int | None = None) -> tuple[FreezePlan, ...]:
-    return RULE.decide(FreezeContext(setup.graft.network, 12, 3, pretrained=True, epochs=epochs)).plans
+    return RULE.decide(FreezeContext(setup.graft.network, 12, pretrained=True, epochs=epochs)).plans
 
 
 class Heard(FitEvents):

@@ -35,7 +35,7 @@ SLOW_ENGINE = SecondsPerImage(trunk=0.1, engine=100.0, step=0.0, tail=0.0)
 
 
 def apply(rule: FreezeRule, setup: TrainingSetup) -> FreezePlan:
-    (plan,) = rule.decide(FreezeContext(setup.graft.network, 12, 3, pretrained=True)).plans
+    (plan,) = rule.decide(FreezeContext(setup.graft.network, 12, pretrained=True)).plans
     plan.apply(setup.graft.network)
     return plan
 

@@ -97,7 +97,12 @@ def test_the_context_is_that_of_the_training(make_setup: MakeSetup, tmp_path: Pa
     )
     context = make_freeze_context(setup, FitDirectory(tmp_path))
     assert context.network is setup.graft.network
-    assert (context.images_per_class, context.num_classes, context.pretrained, context.epochs) == (12, 3, False, 7)
+    assert (context.num_images, context.validation_counts, context.pretrained, context.epochs) == (
+        36,
+        (4, 4, 4),
+        False,
+        7,
+    )
 
 
 def test_a_trial_goes_on_from_another_and_becomes_a_phase(make_setup: MakeSetup, tmp_path: Path) -> None:

@@ -6,6 +6,6 @@ treats copies.
 
 By their scores, some of them have decided what graftline does by default; the others only confirm it:
 
-- to choose: ``fashion1k`` and ``textures``;
-- to confirm: ``elpv``, ``fashion10k``, ``fashion60k``, ``letters``, ``digits`` and ``textures9``.
+- to choose: ``fashion1k``, ``letters`` and ``textures``;
+- to confirm: ``elpv``, ``fashion10k``, ``fashion60k``, ``digits`` and ``textures9``.
 """

@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 
-FEWEST_IMAGES = (
-    20  # one is five points of accuracy then; a paired 95 % interval has 2.1 standard errors, not 12.7
-)
+FEWEST_IMAGES = 20  # one is five points of accuracy then; a paired 95 % interval has 2.1 standard errors, not 12.7
 
 
 def too_few_to_choose(images: Sequence[int]) -> str | None:

@@ -39,7 +39,6 @@ class FreezeContext:
     Attributes:
         network: the whole timm network.
         num_images: of the training split.
-        num_classes: K.
         pretrained: whether the network's weights know anything.
         epochs: the user's own number, which every rule keeps to; None: the rule's.
         validation_counts: how many images of each class the validation split has, by which trials are judged.
@@ -50,29 +49,12 @@ class FreezeContext:
 
     network: nn.Module
     num_images: int
-    num_classes: int
     pretrained: bool
     epochs: int | None = None
     validation_counts: Sequence[int] = ()
     try_boundary: TryBoundary | None = None
     seconds_left: Callable[[], float] | None = None
     image_seconds: Callable[[], float] | None = None
-
-    @property
-    def images_per_class(self) -> float:
-        """Training images, on average."""
-        return self.num_images / self.num_classes
-
-    def facts(self) -> str:
-        """Return the context in words.
-
-        >>> FreezeContext(nn.Linear(1_000_000, 2), 1574, 2, pretrained=True).facts()
-        '787 images per class, 2 classes, 2.0 M parameters'
-        """
-        millions = num_parameters(self.network) / 1e6
-        size = f"{millions:.1f}" if millions >= 1 else f"{millions:.1g}"
-        images = f"{self.images_per_class:,.0f} images per class"
-        return f"{images}, {self.num_classes:,} classes, {size} M parameters"
 
     def finalize(self, plan: FreezePlan) -> FreezePlan:
         """Return a plan with the user's own epochs, where there are such.
@@ -155,11 +137,6 @@ class FreezeRule(ABC):
     def change_epochs(self, decision: FreezeDecision, context: FreezeContext) -> FreezeDecision:  # noqa: ARG002 - for rules that try boundaries
         """Return an earlier decision for the context's number of epochs; nothing is tried again."""
         return self.decide(context)
-
-
-def num_parameters(network: nn.Module) -> int:
-    """Return how many parameters a network has."""
-    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def check_recommendation(epochs: int, learning_rate: float, epochs_name: str, learning_rate_name: str) -> None:

@@ -46,11 +46,9 @@ def make_freeze_context(setup: TrainingSetup, directory: FitDirectory, deadline:
         directory: for the checkpoints of trials.
         deadline: moment of ``time.monotonic`` at which the training is to end; None: there is no limit.
     """
-    num_classes = len(setup.version.class_names)
     return FreezeContext(
         setup.graft.network,
         len(setup.version.samples("train").paths),
-        num_classes,
         setup.graft.weights.pretrained,
         own_epochs(setup.make_trainer),
         validation_counts=tuple(setup.version.counts()["validation"].values()),
