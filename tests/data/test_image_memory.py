@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from graftline.augment.draw import InTwoSteps
+from graftline.augment.draw import InTwoSteps, PreparedTransform
 from graftline.augment.policy import SPARE, Augment, EvalTransform, Policy, RandomCrop
 from graftline.augment.preprocess import Preprocessing
 from graftline.data.decoding import Decoding
@@ -24,7 +24,7 @@ from graftline.data.version import Samples
 PREPROCESSING = Preprocessing((24, 24), (0.5,) * 3, (0.4, 0.5, 0.6))
 TRANSFORMS = {"mirror": albumentations.HorizontalFlip(p=0.5), "jitter": albumentations.ColorJitter(p=0.5)}
 CROP = RandomCrop((0.8, 1.0), (0.9, 1.11))
-STEPS = {
+STEPS: dict[str, PreparedTransform] = {
     "plain": EvalTransform(PREPROCESSING),
     "gray": Augment(Policy("", None, TRANSFORMS), Preprocessing((24, 24), (0.5,), (0.5,), channels=1), 0),
     "transforms": Augment(Policy("", None, TRANSFORMS), PREPROCESSING, 0),

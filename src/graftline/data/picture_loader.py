@@ -51,8 +51,8 @@ class PictureLoader(DataLoader[Batch]):
         self._threads = threads
         self._local = _OfThread(transform)
         weights = np.ones(len(samples.labels), np.float32) if samples.weights is None else samples.weights
-        self._weights = torch.from_numpy(weights)
-        self._labels = torch.from_numpy(samples.labels)
+        self._weights = torch.tensor(weights)
+        self._labels = torch.tensor(samples.labels)
         dataset = ImageDataset(samples, InTwoSteps(transform))
         super().__init__(dataset, batch_size=batch_size, sampler=sampler, drop_last=drop_last)
 
