@@ -20,12 +20,13 @@ from graftline.data.version import DatasetVersion, Samples
 from graftline.features.cache import CacheFullError
 from graftline.features.frozen_pass import content_draw
 from graftline.freezing.plan import FreezePlan, plan_from_depth
+from graftline.freezing.rules import AllButHead
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.policy_choice import FEWEST_IMAGES, CandidateResult, HeadKnowledge, PolicyChoice
 from graftline.training.recipe import Recipe
 from graftline.training.setup import TrainingSetup
 from graftline.training.source_decision import choose_source
-from graftline.training.training_source import CachedSource
+from graftline.training.training_source import CachedSource, LiveSource
 from graftline.training.trial import fitted
 
 logger = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ def _for_the_head(setup: TrainingSetup) -> TrainingSetup:
         version=_Excerpt(version.name, version.digest, version.directory, version.class_names, most=most),
         features=dataclasses.replace(setup.features, cache=True, views=0),
         recipe=Recipe(),
-        optimizer=functools.partial(torch.optim.AdamW, lr=None),
+        optimizer=functools.partial(torch.optim.AdamW, lr=AllButHead().learning_rate),
     )
 
 
@@ -103,7 +104,7 @@ def _check(setup: TrainingSetup, directory: FitDirectory) -> PolicyChoice:
     logger.info("Finding out on validation images which transforms keep the label.")
     plan = plan_from_depth(network, len(body_groups(network)), "the label check: the head alone")
     plan.apply(network)
-    if not isinstance(source := choose_source(setup, plan), CachedSource):
+    if isinstance(source := choose_source(setup, plan), LiveSource):
         return PolicyChoice.nothing(policy.names, f"the head cannot be trained on cached activations ({source.why})")
     with fitted(setup, directory, plan, "Epochs, the head alone") as fit:
         assert isinstance(fit.source, CachedSource)

@@ -157,7 +157,7 @@ class HeadKnowledge:
 def _class_that_loses(losses: Floats, labels: np.ndarray, class_names: Sequence[str]) -> str:
     """Return which class loses most, as a part of a sentence; empty where none does for certain."""
     worst, what = CLASS_MARGIN, ""
-    for number in np.flatnonzero(np.bincount(labels) >= FEWEST_OF_CLASS):
+    for number in np.flatnonzero(np.bincount(labels) >= FEWEST_OF_CLASS).tolist():
         lost = _mean(losses[labels == number])
         if lost.low > worst:
             worst, what = lost.low, f"of class {class_names[number]} {_in_words(lost)}"
