@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from pytorch_lightning.utilities.seed import isolate_rng
 
-from graftline.augment.policy import Augment, CandidatePolicy
+from graftline.augment.policy import CROP, Augment, CandidatePolicy
 from graftline.backbones.layers import body_groups
 from graftline.data.decode import decode_rgb
 from graftline.data.version import DatasetVersion, Samples
@@ -22,7 +22,7 @@ from graftline.features.frozen_pass import content_draw
 from graftline.freezing.plan import FreezePlan, plan_from_depth
 from graftline.freezing.rules import AllButHead
 from graftline.training.fit_directory import FitDirectory
-from graftline.training.policy_choice import FEWEST_IMAGES, CandidateResult, HeadKnowledge, PolicyChoice
+from graftline.training.policy_choice import FEWEST_IMAGES, CandidateResult, HeadKnowledge, PolicyChoice, within_margin
 from graftline.training.recipe import Recipe
 from graftline.training.setup import TrainingSetup
 from graftline.training.source_decision import choose_source
@@ -132,7 +132,11 @@ def _try_candidates(source: CachedSource) -> PolicyChoice:
         logits = source.augmented_logits(_chosen(validation, chosen), candidates) if names else []
         for name, given in zip(names, logits, strict=True):
             rows[name] = knowledge.judge(name, given, chosen, setup.version.class_names)
-    return PolicyChoice(tuple(rows[name] for name in policy.names))
+    chances = {
+        CROP: 1.0,
+        **{name: transform.p for name, transform in policy.transforms.items() if transform is not None},
+    }
+    return PolicyChoice(within_margin([rows[name] for name in policy.names], chances))
 
 
 def _chosen(samples: Samples, rows: np.ndarray) -> Samples:
