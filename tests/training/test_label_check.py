@@ -104,7 +104,8 @@ def learn(network: torch.nn.Module, preprocessing: Preprocessing, samples: Sampl
     optimizer = torch.optim.Adam(network.parameters(), lr=0.002)
     for _ in range(60):
         optimizer.zero_grad()
-        functional.cross_entropy(network(images), torch.tensor(samples.labels)).backward()  # type: ignore[no-untyped-call]  # as torch has it
+        loss = functional.cross_entropy(network(images), torch.tensor(samples.labels))
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's
         optimizer.step()
 
 

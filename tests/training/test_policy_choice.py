@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from graftline.freezing.measurement import Difference
-from graftline.training.policy_choice import CandidateResult, HeadKnowledge, PolicyChoice
+from graftline.training.policy_choice import CandidateResult, HeadKnowledge, PolicyChoice, within_margin
 
 NAMES = ("a", "b", "c", "d")
 LABELS = np.repeat(np.arange(4), 50)
@@ -85,6 +85,18 @@ def test_a_better_prediction_is_no_loss() -> None:
     assert result.kept
     assert result.lost is not None
     assert result.lost.value < 0
+
+
+def test_all_that_is_used_together_loses_less_than_a_tenth() -> None:
+    def row(name: str, lost: float) -> CandidateResult:
+        return CandidateResult(name, kept=True, images=128, lost=Difference(lost, lost, lost))
+
+    chances = {"crop": 1.0, "mirror": 0.5, "rotate": 0.5, "blur": 0.5}
+    rows = [row("crop", 0.056), row("mirror", 0.04), row("rotate", 0.08), row("blur", -0.02)]
+    assert [one.name for one in within_margin(rows, chances) if one.kept] == ["mirror", "rotate", "blur"]
+    assert within_margin(rows[1:], chances) == tuple(rows[1:])
+    unused = CandidateResult("color", kept=False, why="the images are gray")
+    assert within_margin([unused], {}) == (unused,)
 
 
 def test_a_choice_goes_through_json() -> None:

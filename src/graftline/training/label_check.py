@@ -14,19 +14,20 @@ import numpy as np
 import torch
 from pytorch_lightning.utilities.seed import isolate_rng
 
-from graftline.augment.policy import Augment, CandidatePolicy
+from graftline.augment.policy import CROP, Augment, CandidatePolicy
 from graftline.backbones.layers import body_groups
 from graftline.data.decode import decode_rgb
 from graftline.data.version import Samples
 from graftline.features.cache import CacheFullError
 from graftline.features.frozen_pass import content_draw
+from graftline.freezing.depth import HEAD_RATE
 from graftline.freezing.plan import FreezePlan, plan_from_depth
 from graftline.training.fit_directory import FitDirectory
-from graftline.training.policy_choice import FEWEST_IMAGES, CandidateResult, HeadKnowledge, PolicyChoice
+from graftline.training.policy_choice import FEWEST_IMAGES, CandidateResult, HeadKnowledge, PolicyChoice, within_margin
 from graftline.training.recipe import Recipe
 from graftline.training.setup import TrainingSetup
 from graftline.training.source_decision import choose_source
-from graftline.training.training_source import CachedSource
+from graftline.training.training_source import CachedSource, LiveSource
 from graftline.training.trial import fitted
 
 logger = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ def _for_the_head(setup: TrainingSetup) -> TrainingSetup:
         version=version.part(**most),
         features=dataclasses.replace(setup.features, cache=True, views=0),
         recipe=Recipe(),
-        optimizer=functools.partial(torch.optim.AdamW, lr=None),  # type: ignore[arg-type]  # as the plan recommends
+        optimizer=functools.partial(torch.optim.AdamW, lr=HEAD_RATE),
     )
 
 
@@ -93,9 +94,8 @@ def _check(setup: TrainingSetup, directory: FitDirectory) -> PolicyChoice:
     logger.info("Finding out on validation images which transforms keep the label.")
     plan = plan_from_depth(network, len(body_groups(network)), "the label check: the head alone")
     plan.apply(network)
-    source = choose_source(setup, plan)
-    if not isinstance(source, CachedSource):
-        return PolicyChoice.nothing(policy.names, "the head cannot be trained on cached activations")
+    if isinstance(source := choose_source(setup, plan), LiveSource):
+        return PolicyChoice.nothing(policy.names, f"the head cannot be trained on cached activations ({source.why})")
     folder = FitDirectory(directory.trial)
     try:
         with fitted(setup, folder, plan, "Epochs, the head alone") as fit:
@@ -125,7 +125,11 @@ def _try_candidates(source: CachedSource) -> PolicyChoice:
         logits = source.augmented_logits(_chosen(validation, chosen), candidates) if names else []
         for name, given in zip(names, logits, strict=True):
             rows[name] = knowledge.judge(name, given, chosen, setup.version.class_names)
-    return PolicyChoice(tuple(rows[name] for name in policy.names))
+    chances = {
+        CROP: 1.0,
+        **{name: transform.p for name, transform in policy.transforms.items() if transform is not None},
+    }
+    return PolicyChoice(within_margin([rows[name] for name in policy.names], chances))
 
 
 def _chosen(samples: Samples, rows: np.ndarray) -> Samples:

@@ -5,7 +5,7 @@ Letters: N images, K classes.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -152,6 +152,22 @@ class HeadKnowledge:
         right = [(one.argmax(axis=1) == labels).astype(np.float64) for one in (after, before)]
         log_loss = Difference.of(-_of_truth(after, labels), -_of_truth(before, labels))
         return CandidateResult(name, not why, why, len(losses), lost, log_loss, Difference.of(*right))
+
+
+def within_margin(rows: Sequence[CandidateResult], chances: Mapping[str, float]) -> tuple[CandidateResult, ...]:
+    """Leave out the costliest transforms until all that are used, together, lose less than ``MARGIN``.
+
+    Args:
+        rows: of all candidates.
+        chances: name → how likely the transform happens to a training image.
+    """
+    costs = {row.name: chances[row.name] * row.lost.value for row in rows if row.kept and row.lost is not None}
+    left_out = set[str]()
+    while costs and sum(costs.values()) >= MARGIN:
+        costs.pop(worst := max(costs, key=lambda name: costs[name]))
+        left_out.add(worst)
+    why = "with the others more than a tenth of what the head knows would be lost"
+    return tuple(replace(row, kept=False, why=why) if row.name in left_out else row for row in rows)
 
 
 def _class_that_loses(losses: Floats, labels: np.ndarray, class_names: Sequence[str]) -> str:
