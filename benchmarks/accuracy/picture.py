@@ -115,5 +115,19 @@ def _scale(axes: Axes, results: Sequence[Result]) -> None:
     axes.set_yscale("logit")
     axes.set_ylim(bottom, top)
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.set_yticks([tick for tick in ACCURACIES if bottom <= tick <= top])
+    axes.set_yticks(_apart(bottom, top))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+
+
+def _apart(bottom: float, top: float) -> list[float]:
+    """Return the accuracies between two that get a tick: so far apart that their numbers do not touch."""
+    least = (_logit(top) - _logit(bottom)) / 12
+    ticks: list[float] = []
+    for tick in reversed(ACCURACIES):
+        if bottom <= tick <= top and (not ticks or _logit(ticks[-1]) - _logit(tick) > least):
+            ticks.append(tick)
+    return ticks
+
+
+def _logit(accuracy: float) -> float:
+    return math.log(accuracy / (1 - accuracy))
