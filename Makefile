@@ -67,7 +67,7 @@ bench: $(ready) ## measure what docs/caching.md says about speed (30 minutes on 
 	@$(python) benchmarks/speed.py
 
 bench-accuracy: $(peers-ready) ## accuracy against seconds, beside other libraries: sets="elpv digits" peers=plain minutes="1 5" seeds=0
-	@PYTHONPATH=. $(python) -m benchmarks.accuracy $(foreach key,sets peers minutes seeds,$(if $($(key)),--$(key) $($(key))))
+	@PYTHONPATH=. $(python) -m benchmarks.accuracy $(foreach key,sets peers minutes seeds,$(if $($(key)),--$(key) $($(key)))) $(if $(page),--page)
 
 $(peers-ready): benchmarks/accuracy/peers/requirements.txt $(ready)
 	@echo "Setting up .venv-peers beside $(VENV), whose packages it sees: AutoGluon, fastai and what they need."

@@ -26,6 +26,8 @@ MARKERS = {"graftline": "*", "graftline-minutes": "o", "graftline-search": "D"}
 COLUMNS, PANEL_INCHES = 3, (3.4, 2.7)
 SUBTITLE = "EfficientNet-Lite0, 2 cores, same images and weights; seconds until the model is trained; bars: 95 %"
 SECONDS = (15, 30, 60, 120, 300, 600, 1200, 3600, 7200)  # that may have a tick
+ACCURACIES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998)  # likewise
+BEST = 0.9985  # where the scale ends: the logit of 1 is infinite
 
 
 @styled()
@@ -58,11 +60,14 @@ def _draw_panel(axes: Axes, title: str, results: Sequence[Result]) -> None:
             continue
         seconds, scores, sizes = zip(*points, strict=True)
         limits = [wilson(score, size) for score, size in zip(scores, sizes, strict=True)]
-        below = [max(score - low, 0) for score, (low, _) in zip(scores, limits, strict=True)]
-        above = [max(high - score, 0) for score, (_, high) in zip(scores, limits, strict=True)]
+        scores = [min(score, BEST) for score in scores]
+        below = [max(score - low, 0.0) for score, (low, _) in zip(scores, limits, strict=True)]
+        above = [max(min(high, BEST) - score, 0.0) for score, (_, high) in zip(scores, limits, strict=True)]
         look = _look(peer)
         axes.errorbar(seconds, scores, yerr=[below, above], elinewidth=0.9, capsize=0, **look)
-    axes.set_title(title, loc="left", fontsize=10, color=INK, weight="bold")
+    axes.set_title(
+        f"{title}, {max(result.num_images for result in results):,} test images", loc="left", fontsize=10, color=INK
+    )
     _scale(axes, results)
 
 
@@ -96,7 +101,7 @@ def _look(peer: str) -> dict[str, object]:
 
 
 def _scale(axes: Axes, results: Sequence[Result]) -> None:
-    """Scale seconds by their logarithm, and accuracy so that the good ones are apart; who is far below is cut off."""
+    """Scale seconds by their logarithm and accuracy by its logit, so that half the errors is a step anywhere."""
     seconds = [result.trained_seconds for result in results]
     low, high = min(seconds) / 1.25, max(seconds) * 1.25
     axes.set(xscale="log", xlim=(low, high))
@@ -105,4 +110,24 @@ def _scale(axes: Axes, results: Sequence[Result]) -> None:
     axes.xaxis.set_major_formatter(
         FuncFormatter(lambda value, _: f"{value:g} s" if value < 60 else f"{value / 60:g} min")
     )
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+    limits = [limit for result in results for limit in wilson(result.accuracy, result.num_images)]
+    bottom, top = max(min(limits) / 1.02, 0.02), 1 - (1 - min(max(limits), BEST)) / 1.15  # with some room
+    axes.set_yscale("logit")
+    axes.set_ylim(bottom, top)
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_yticks(_apart(bottom, top))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+
+
+def _apart(bottom: float, top: float) -> list[float]:
+    """Return the accuracies between two that get a tick: so far apart that their numbers do not touch."""
+    least = (_logit(top) - _logit(bottom)) / 12
+    ticks: list[float] = []
+    for tick in reversed(ACCURACIES):
+        if bottom <= tick <= top and (not ticks or _logit(ticks[-1]) - _logit(tick) > least):
+            ticks.append(tick)
+    return ticks
+
+
+def _logit(accuracy: float) -> float:
+    return math.log(accuracy / (1 - accuracy))

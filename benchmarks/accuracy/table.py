@@ -9,6 +9,7 @@ from benchmarks.accuracy.results import Result, Run
 from benchmarks.accuracy.runners import PEERS
 
 START, END = "<!-- table: written by make bench-accuracy -->", "<!-- end of the table -->"
+PICTURE = "![Test accuracy against seconds, a panel per set, a line per library](images/accuracy.png)"
 HEAD = "| set | minutes | who | test accuracy | seconds | graftline is ahead by |\n|---|---|---|---|---|---|\n"
 
 
@@ -30,7 +31,7 @@ def write_page(results: Mapping[Run, Result], folder: Path, root: Path) -> None:
     page = root / "docs" / "accuracy.md"
     head, _, rest = page.read_text(encoding="utf-8").partition(START)
     tail = rest.partition(END)[2]
-    page.write_text(f"{head}{START}\n{markdown(results, folder)}{END}{tail}", encoding="utf-8")
+    page.write_text(f"{head}{START}\n{PICTURE}\n\n{markdown(results, folder)}{END}{tail}", encoding="utf-8")
     draw_picture(results, root / "docs" / "images" / "accuracy.png")
 
 

@@ -33,7 +33,8 @@ def time_epochs(task):
     for change in (learner.freeze, learner.unfreeze):
         change()
         start = time.monotonic()
-        learner.fit_one_cycle(1, 1e-4)
+        with learner.no_bar():
+            learner.fit_one_cycle(1, 1e-4)
         seconds.append((time.monotonic() - start) / (_TRIED + 8))  # an image of the validation takes half
     return seconds
 
@@ -50,9 +51,10 @@ def main():
     if epochs < 1:  # an epoch of each, of as many images as there is time for
         fits = task.left / (of_head + of_all)
         epochs, count, validation = 1, int(fits * count / images), validation[: int(len(validation) * fits / images)]
-        count = max(count, _TRIED)
+        count = min(max(count, _TRIED), len(task.files("train")))
     learner = make_learner(task, task.some(count), validation or task.files("validation")[:16])
-    learner.fine_tune(epochs)
+    with learner.no_bar():
+        learner.fine_tune(epochs)
     trained = task.elapsed
     batches = (batch[0] for batch in learner.dls.test_dl(task.files("test")))
     predicted = predict(learner.model, batches)

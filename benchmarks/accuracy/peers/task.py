@@ -92,7 +92,7 @@ class Task:
         """Return as many epochs as fit, and how many images each of them has: all, or one epoch's part of them."""
         images = len(self.files("train"))
         epochs = int(seconds / (seconds_per_image * images))
-        return max(epochs, 1), images if epochs else max(int(seconds / seconds_per_image), _FEWEST)
+        return max(epochs, 1), images if epochs else min(images, max(int(seconds / seconds_per_image), _FEWEST))
 
     def some(self, count: int) -> list[Path]:
         """Return so many training images, drawn at random."""
