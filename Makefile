@@ -14,7 +14,7 @@ SYSTEM_TORCH ?=
 
 python := $(VENV)/bin/python
 ready := $(VENV)/.ready
-STAGES := ingest train evaluate verify predict augment-preview fetch-weights cost cache sync
+STAGES := ingest train search evaluate verify predict augment-preview fetch-weights cost cache sync
 
 .DEFAULT_GOAL := help
 .PHONY: help setup $(STAGES) config ui serve bench test test-fast lint format lock clean

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from graftline.augment.policy import Augment, EvalTransform
 from graftline.data.loaders import Loaders, make_loader
+from graftline.data.version import Samples
 from graftline.errors import UserError
 from graftline.features.cache import ActivationRequest, Activations, CacheFullError, ImageBatcher, activation_loader
 from graftline.features.cut import Cut
@@ -210,10 +211,9 @@ class CachedSource:
         samples = setup.version.samples(split)
         if not self.plan.only_head or setup.execution.is_cuda or len(samples.paths) <= FEW_IMAGES:
             return None
-        request = ActivationRequest(samples, _transforms(setup)[1], 0, _trunk_key(setup, self.plan, self.parts))
-        features = replace(setup.features, precision="float32")
+        exact = replace(setup, features=replace(setup.features, precision="float32"))
         try:
-            (kept,) = features.open([request], _engine_maker(setup, self.plan, self.parts), tail, self.parts.width)
+            kept = open_plain(exact, self.plan, self.parts, samples)
         except (CacheFullError, UserError) as error:  # the trained network can do without
             logger.info(f"The activations of the {split} images are not kept: {error}")
             return None
@@ -232,6 +232,17 @@ def open_activations(setup: TrainingSetup, plan: FreezePlan, parts: Cut) -> list
     return setup.features.open(
         activation_requests(setup, plan, parts), _engine_maker(setup, plan, parts), parts.tail, parts.width
     )
+
+
+def open_plain(setup: TrainingSetup, plan: FreezePlan, parts: Cut, samples: Samples) -> Activations:
+    """Return the activations of images that are not augmented, computed now or earlier.
+
+    Raises:
+        CacheFullError: there is no room for them.
+    """
+    request = ActivationRequest(samples, _transforms(setup)[1], 0, _trunk_key(setup, plan, parts))
+    (kept,) = setup.features.open([request], _engine_maker(setup, plan, parts), parts.tail, parts.width)
+    return kept
 
 
 def activation_requests(setup: TrainingSetup, plan: FreezePlan, parts: Cut) -> list[ActivationRequest]:

@@ -1,0 +1,226 @@
+"""Search: the best model within a time: candidates → scores of their heads → the winner, trained as any other."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from graftline.backbones.backbone import Backbone
+from graftline.console import say, warn
+from graftline.errors import UserError
+from graftline.features.cut import UncuttableError
+from graftline.pipeline.run_directory import RunDirectory
+from graftline.pipeline.search_result import Found, SearchResult, log_search, print_trials, summarize_search
+from graftline.pipeline.train import Train
+from graftline.pipeline.train_result import TrainResult
+from graftline.pipeline.winner import Winner
+from graftline.report.search_figure import search_figure
+from graftline.report.style import save
+from graftline.search.candidates import Candidate, find_backbones, list_candidates
+from graftline.search.contestant import Contestant
+from graftline.search.halving import first_images
+from graftline.search.ledger import Ledger, in_words, nice_minutes
+from graftline.search.options import SearchOptions
+from graftline.search.rounds import EXPORT_SECONDS, PREPARE_SECONDS, HeadRounds, TrainingImages
+from graftline.search.scored import ScoreFiles, Trials
+from graftline.training.setup import TrainingSetup
+
+if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
+    from graftline.tracking.run import Run
+
+START_SECONDS = 5.0  # before the stage begins: imports, the configuration
+END_SECONDS = 5.0  # table and picture, after the winner's training
+LEAST_TRAINING_SECONDS = 25.0  # of a winner beside the frozen pass: head, bundle, test, report (README: 43 s in all)
+SCORING_SHARE = 0.25  # of the time for scores: the winner's own training is worth more than a better choice
+PASS_SHARE = 0.5  # of the time that one pass over all images may take, or a candidate is left out
+
+
+@dataclass(frozen=True)
+class Search(Train):
+    """The stage ``search`` (Hydra target of conf/search.yaml): a training whose network and image size are found.
+
+    Attributes:
+        minutes: of the whole command.
+        backbones: to choose from; none: all networks whose weights are on this machine.
+        search: how to search.
+    """
+
+    minutes: float = 30.0
+    backbones: Sequence[Backbone] = ()
+    search: SearchOptions = field(default_factory=SearchOptions)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.minutes < float("inf"):  # also catches NaN
+            raise UserError(f"Search.minutes is {self.minutes}, it must be above 0.")
+
+    def run(self, directory: Path) -> SearchResult:
+        """Search, train the winner, test it once, track and register it."""
+        ledger = Ledger(60 * self.minutes - START_SECONDS)
+        files = RunDirectory(directory)
+        with ledger.spend("images, networks"):
+            setup = self._prepare(self._check(), files)
+            trials = Trials(self._candidates(setup))
+        with self._start_search(setup, files) as run:
+            say(f"Run {run.id}; should it be interrupted, search.resume={directory} takes its scores over.")
+            was_interrupted = self._score(trials, setup, ledger, files)
+            chosen = trials.best() or next(one for one in trials.candidates if one.name not in trials.outcomes)
+            self._tell_choice(trials, chosen, setup, run)
+            with ledger.spend("training and test of the winner"):
+                winner = Winner(self, directory, chosen.backbone, setup.version, run.id)
+                trained = self._train_winner(winner, ledger, head_alone=was_interrupted)
+            found = Found(trials, chosen, trained, ledger, self.minutes)
+            run.log_artifact(save(search_figure(found.picture()), directory / "search.png"))
+            log_search(run, found)
+        return summarize_search(found, run.id, os.path.relpath(directory / "search.png"))
+
+    def _candidates(self, setup: TrainingSetup) -> list[Candidate]:
+        """List what there is to choose from."""
+        backbones = list(self.backbones) or find_backbones(self.backbone)
+        table = setup.version.table()
+        shorter_side = float(np.minimum(table["width"], table["height"]).median())
+        candidates = list_candidates(backbones, self.backbone.name, shorter_side)
+        if not candidates:
+            raise UserError(
+                "There are no weights on this machine to choose from: name networks with backbone, of which those that "
+                "are missing are downloaded, or fetch some with fetch()."
+            )
+        networks = {one.network for one in candidates}
+        sides = sorted({one.side for one in candidates})
+        say(f"{len(candidates)} candidates: {', '.join(sorted(networks))}; images of {', '.join(map(str, sides))} px.")
+        return candidates
+
+    def _start_search(self, setup: TrainingSetup, files: RunDirectory) -> "Run":
+        run = self.tracking.start_group(
+            name=self.name or f"search {files.path.name}", experiment=setup.version.name, directory=files.path
+        )
+        run.log_dataset(setup.version)
+        run.set_tags({"graftline.stage": "search"})
+        return run
+
+    def _score(self, trials: Trials, setup: TrainingSetup, ledger: Ledger, files: RunDirectory) -> bool:
+        """Score the heads of the candidates in rounds; returns whether that was interrupted.
+
+        Raises:
+            UserError: the time is too short for any of them.
+            KeyboardInterrupt: that came before anything was scored.
+        """
+        scores = ScoreFiles(files.path / "scores", setup.version.digest)
+        if self.search.resume is not None:
+            number = scores.take_over(self._earlier(self.search.resume) / "scores")
+            say(f"{number} scores of the earlier search are taken over.")
+        images = TrainingImages.of(setup)
+        seconds_per_image = self._time_first(trials, setup, images)
+        self._leave_out_slow(trials, setup, ledger, seconds_per_image)
+        until = ledger.now + SCORING_SHARE * ledger.left
+        left = [one for one in trials.candidates if one.name not in trials.outcomes]
+        if (reason := _no_rounds(left, images, seconds_per_image, until - ledger.now)) is not None:
+            say(f"Nothing is searched, as {reason}: {left[0].name} is trained.")
+            return False
+        rounds = HeadRounds(setup, trials, images, ledger, scores, seconds_per_image)
+        try:
+            rounds.run(until)
+        except KeyboardInterrupt:
+            if trials.best() is None:
+                raise
+            warn("Interrupted: the head of the best candidate so far is trained. Ctrl-C again ends that too.")
+            return True
+        return False
+
+    def _earlier(self, reference: str) -> Path:
+        """Return the output directory of an interrupted search."""
+        directory = Path(reference).expanduser()
+        if not directory.is_dir():
+            directory = self.tracking.find_output_directory(reference)
+        if not (directory / "scores").is_dir():
+            raise UserError(f"SearchOptions.resume={reference} is no search that has scored anything: leave it out.")
+        return directory
+
+    def _time_first(self, trials: Trials, setup: TrainingSetup, images: TrainingImages) -> float:
+        """Predict how long the first candidate that can be cut takes for an image, in seconds."""
+        for candidate in trials.candidates:
+            try:
+                contestant = Contestant.of(candidate, setup)
+            except UncuttableError as error:
+                trials.outcomes[candidate.name] = f"not tried: {error}"
+                continue
+            seconds = contestant.seconds_per_image(images.samples)
+            return seconds * trials.candidates[0].macs / candidate.macs
+        raise UserError("None of these networks can be divided into a frozen part and a head: train one with Train.")
+
+    def _leave_out_slow(self, trials: Trials, setup: TrainingSetup, ledger: Ledger, seconds_per_image: float) -> None:
+        """Leave out the candidates whose pass over all images would take too much of the time.
+
+        Raises:
+            UserError: that is all of them.
+        """
+        images = sum(sum(classes.values()) for classes in setup.version.counts().values())
+        per_mac = seconds_per_image / trials.candidates[0].macs
+        passes = {one.name: images * per_mac * one.macs for one in trials.candidates if one.name not in trials.outcomes}
+        fastest = min(passes, key=passes.__getitem__)
+        if passes[fastest] + LEAST_TRAINING_SECONDS > ledger.left:
+            enough = nice_minutes(ledger.budget - ledger.left + (passes[fastest] + LEAST_TRAINING_SECONDS) / PASS_SHARE)
+            raise UserError(
+                f"{self.minutes:g} minute{'s are' if self.minutes != 1 else ' is'} not enough for {images:,} images: "
+                f"one pass of {fastest}, the fastest, takes about {in_words(passes[fastest])}; give "
+                f"Search.minutes={enough}."
+            )
+        for name, seconds in passes.items():
+            if seconds > max(PASS_SHARE * ledger.left, passes[fastest]):
+                trials.outcomes[name] = f"not tried: one pass over all images would take {in_words(seconds)}"
+
+    def _tell_choice(self, trials: Trials, chosen: Candidate, setup: TrainingSetup, run: "Run") -> None:
+        """Print and log what was tried."""
+        if trials.scored:
+            print_trials(trials, chosen)
+            trials.outcomes[chosen.name] = "chosen"
+            self._log_trials(trials, setup, run)
+
+    def _log_trials(self, trials: Trials, setup: TrainingSetup, run: "Run") -> None:
+        """Give each candidate that was scored a run below that of the search."""
+        tracking = replace(self.tracking, parent_run_id=run.id, system_metrics=False)
+        for candidate in trials.candidates:
+            scored = [one for one in trials.scored if one.candidate is candidate]
+            if not scored:
+                continue
+            folder = run.directory / "trials" / f"{candidate.backbone.name}-{candidate.side}px"
+            folder.mkdir(parents=True, exist_ok=True)
+            outcome = trials.outcomes.get(candidate.name, "in the last round")
+            tags = {"graftline.stage": "search trial", "graftline.outcome": outcome}
+            with tracking.start(
+                run_name=candidate.name, experiment=setup.version.name, directory=folder, tags=tags
+            ) as child:
+                facts = {"backbone": candidate.backbone.name, "image_size": candidate.side}
+                child.log_params(facts, "".join(f"{key}: {value}\n" for key, value in facts.items()))
+                for one in scored:
+                    values = {"log_loss": one.score.log_loss, "accuracy": one.score.accuracy, "seconds": one.seconds}
+                    child.log_metrics({f"out_of_fold/{key}": value for key, value in values.items()}, step=one.images)
+
+    def _train_winner(self, winner: Winner, ledger: Ledger, *, head_alone: bool) -> TrainResult:
+        """Train the winner for the rest of the time; its head alone where that, or the search, is interrupted."""
+        if head_alone:
+            return winner.train_head()
+        say(f"\nTraining {winner.backbone.name} with the {in_words(ledger.left)} that are left.")
+        try:
+            return winner.train()
+        except KeyboardInterrupt:
+            warn("Interrupted: only the head of the winner is trained. Ctrl-C again ends that too.")
+            return winner.train_head()
+
+
+def _no_rounds(left: Sequence[Candidate], images: TrainingImages, per_image: float, seconds: float) -> str | None:
+    """Return why there is nothing to compare, as a part of a sentence; None where there is something."""
+    if len(left) == 1:
+        return "there is only one candidate that can be trained in the time"
+    number = first_images(len(images), images.num_classes)
+    if number < 2:
+        return "one training image tells nothing"
+    needed = 2 * (PREPARE_SECONDS + EXPORT_SECONDS) + 2 * number * per_image
+    if needed > seconds:
+        return (
+            f"comparing two candidates takes about {in_words(needed)}, more than the {in_words(max(seconds, 0))} that "
+            "a search may take of this time"
+        )
+    return None

@@ -1,0 +1,189 @@
+"""The picture of a search: score against time spent, what was tried when, and what became of the winner."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from scipy.stats import binomtest
+
+from graftline.report.names import short
+from graftline.report.style import CATEGORIES, GRID, INK, MUTED, SKY, VERMILLION, new_figure, styled
+from graftline.search.candidates import Candidate
+from graftline.search.ledger import Span
+from graftline.search.scored import ScoredCandidate, Trials
+
+WIDTH, HEIGHT = 9.6, 6.2  # inches
+PANELS = (4.6, 1.0)  # heights of scores and time, relative to each other
+LEAST_SIZE, LARGEST_SIZE = 22.0, 120.0  # of points, in square points, by the number of images
+COLORS = tuple(color for color in CATEGORIES if color != VERMILLION)  # of networks; that one is the winner's
+LINE = 118  # characters of the sentence below
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What is drawn of a search.
+
+    Attributes:
+        trials: what was tried.
+        chosen: the winner.
+        spans: what was done when, in seconds since the search began.
+        budget: seconds that there were.
+        validation: the winner's metrics on the validation split.
+        num_validation: how many images that has.
+        outlook: what more time would likely bring, in a sentence.
+    """
+
+    trials: Trials
+    chosen: Candidate
+    spans: Sequence[Span]
+    budget: float
+    validation: Mapping[str, float]
+    num_validation: int
+    outlook: str
+
+
+@styled()
+def search_figure(picture: Picture) -> Figure:
+    """Draw the out-of-fold accuracy of each candidate at the time it was known, and the winner's in the end."""
+    accuracy = picture.validation["val/accuracy"]
+    tried = len({one.candidate.name for one in picture.trials.scored})
+    compared = f"best of {tried} candidates" if tried > 1 else "the plain answer"
+    figure = new_figure(
+        WIDTH,
+        HEIGHT,
+        f"{short(picture.chosen.name, 40)}, {compared}: {100 * accuracy:.1f} % right on validation images",
+        "points: heads, each image scored by a fit without it, on as many training images as the number says; "
+        "lines join a candidate's rounds",
+    )
+    scores, time = figure.subplots(2, sharex=True, gridspec_kw={"height_ratios": PANELS})
+    colors = _colors(picture)
+    _draw_scores(scores, picture, colors)
+    _draw_winner(scores, picture)
+    _draw_time(time, picture, colors)
+    scores.set_ylabel("accuracy")
+    scores.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    scores.yaxis.set_major_locator(MaxNLocator(6))
+    scores.margins(y=0.12)
+    minutes = FuncFormatter(lambda seconds, _: f"{seconds / 60:g}")
+    time.xaxis.set_major_locator(MaxNLocator(10, steps=[1, 2, 3, 6, 10]))
+    time.xaxis.set_major_formatter(minutes)
+    time.set_xlabel("minutes\n" + "\n".join(textwrap.wrap(picture.outlook, LINE)), color=MUTED)
+    end = max([picture.budget, *(span.end for span in picture.spans)])
+    time.set_xlim(-0.01 * end, 1.02 * end)
+    return figure
+
+
+def _colors(picture: Picture) -> dict[str, str]:
+    """Return the color of each network."""
+    networks = dict.fromkeys(one.network for one in picture.trials.candidates)
+    return {network: COLORS[number % len(COLORS)] for number, network in enumerate(networks)}
+
+
+def _draw_scores(axes: Axes, picture: Picture, colors: Mapping[str, str]) -> None:
+    """Draw a point for each score, and join those of a candidate."""
+    scored = picture.trials.scored
+    most = max((one.images for one in scored), default=1)
+    named: set[str] = set()
+    for candidate in picture.trials.candidates:
+        points = [one for one in scored if one.candidate is candidate]
+        if not points:
+            continue
+        is_chosen = candidate is picture.chosen
+        color = VERMILLION if is_chosen else colors[candidate.network]
+        label = candidate.name + ", chosen" if is_chosen else candidate.network
+        places, values = [one.at for one in points], [one.score.accuracy for one in points]
+        axes.plot(places, values, color=color, linewidth=1.6 if is_chosen else 0.9, alpha=0.55, zorder=2)
+        axes.scatter(
+            places,
+            values,
+            s=[_size(one, most) for one in points],
+            color=color,
+            edgecolor="white",
+            linewidth=0.6,
+            zorder=4 if is_chosen else 3,
+            label=None if label in named else label,
+        )
+        named.add(label)
+        _name_point(axes, points[-1], color)
+    if named:
+        axes.legend(loc="lower right", ncols=1, labelcolor=INK)
+
+
+def _size(one: ScoredCandidate, most: int) -> float:
+    return LEAST_SIZE + (LARGEST_SIZE - LEAST_SIZE) * (one.images / most) ** 0.5
+
+
+def _name_point(axes: Axes, one: ScoredCandidate, color: str) -> None:
+    axes.annotate(
+        f"{one.candidate.side} px\n{one.images:,}",
+        (one.at, one.score.accuracy),
+        (0, -9),
+        textcoords="offset points",
+        ha="center",
+        va="top",
+        size=7,
+        color=color,
+        linespacing=0.95,
+    )
+
+
+def _draw_winner(axes: Axes, picture: Picture) -> None:
+    """Draw the winner's accuracy on the validation split, with its interval, where its training ended."""
+    accuracy, count = picture.validation["val/accuracy"], picture.num_validation
+    test = binomtest(min(count, round(accuracy * count)), count).proportion_ci(method="wilson")
+    end = picture.spans[-1].end
+    axes.errorbar(
+        end,
+        accuracy,
+        [[max(0.0, accuracy - test.low)], [max(0.0, test.high - accuracy)]],
+        fmt="D",
+        color=VERMILLION,
+        markersize=8,
+        elinewidth=2.0,
+        zorder=5,
+    )
+    axes.annotate(
+        f"trained: {100 * accuracy:.1f} %\n{count:,} validation images",
+        (end, accuracy),
+        (-10, 0),
+        textcoords="offset points",
+        ha="right",
+        va="center",
+        size=9,
+        weight="bold",
+        color=VERMILLION,
+    )
+
+
+def _draw_time(axes: Axes, picture: Picture, colors: Mapping[str, str]) -> None:
+    """Draw what was done when as bars in one row, and where the time ends."""
+    by_name = {one.name: one for one in picture.trials.candidates}
+    last = picture.spans[-1]
+    for span in picture.spans:
+        candidate = by_name.get(span.what)
+        color = SKY if candidate is None else colors[candidate.network]
+        if span is last or candidate is picture.chosen:
+            color = VERMILLION
+        axes.barh(0, span.end - span.start, 0.8, span.start, color=color, alpha=0.85, edgecolor="white", linewidth=0.5)
+    middle = (last.start + last.end) / 2
+    axes.annotate(last.what, (middle, 0), ha="center", va="center", size=8.5, color="white", weight="bold")
+    axes.axvline(picture.budget, color=INK, linewidth=1.2)
+    axes.annotate(
+        f"{picture.budget / 60:g} min",
+        (picture.budget, 1),
+        (-4, -1),
+        ("data", "axes fraction"),
+        "offset points",
+        ha="right",
+        va="top",
+        size=8,
+        color=INK,
+    )
+    axes.set_ylim(-0.55, 0.85)
+    axes.set_yticks([0], ["time"])
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=False)
+    axes.axhline(-0.5, color=GRID, linewidth=0.8)

@@ -1,0 +1,126 @@
+"""The scores that a search has given so far, in memory and on disk, so that an interrupted one goes on."""
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from graftline.files import atomic_file
+from graftline.freezing.measurement import Difference
+from graftline.search.candidates import Candidate
+from graftline.search.halving import Verdict
+from graftline.search.head_score import HeadScore
+
+
+@dataclass(frozen=True)
+class ScoredCandidate:
+    """What one round found of a candidate.
+
+    Attributes:
+        candidate: which one.
+        images: of the training split that its head was fitted and tested on, in folds.
+        score: out of fold.
+        seconds: that it took.
+        at: seconds since the search began when it was known.
+    """
+
+    candidate: Candidate
+    images: int
+    score: HeadScore
+    seconds: float
+    at: float
+
+
+@dataclass
+class Trials:
+    """What was tried and what became of it.
+
+    Attributes:
+        candidates: all there were, in the order in which they are tried.
+        scored: the scores in the order in which they were known.
+        outcomes: name of a candidate → what became of it, in words.
+        verdicts: of the last round that was complete, the best first.
+    """
+
+    candidates: Sequence[Candidate]
+    scored: list[ScoredCandidate] = field(default_factory=list)
+    outcomes: dict[str, str] = field(default_factory=dict)
+    verdicts: list[Verdict] = field(default_factory=list)
+
+    def last(self, name: str) -> ScoredCandidate | None:
+        """Return the last score of a candidate, None where it has none."""
+        return next((one for one in reversed(self.scored) if one.candidate.name == name), None)
+
+    def seconds(self, name: str) -> float:
+        """Return how long all scores of a candidate took."""
+        return sum(one.seconds for one in self.scored if one.candidate.name == name)
+
+    def best(self) -> Candidate | None:
+        """Return the best candidate of the largest round, complete or not; None where nothing is scored."""
+        if not self.scored:
+            return None
+        most = max(one.images for one in self.scored)
+        largest = [one for one in self.scored if one.images == most]
+        return min(largest, key=lambda one: one.score.log_loss).candidate
+
+    def difference(self, name: str, chosen: str) -> Difference | None:
+        """Return how much more log loss a candidate has than the chosen one, on the images that both were scored on."""
+        by_images = {one.images: one for one in self.scored if one.candidate.name == name}
+        for other in reversed([one for one in self.scored if one.candidate.name == chosen]):
+            if (one := by_images.get(other.images)) is not None:
+                return Difference.of(one.score.losses, other.score.losses)
+        return None
+
+
+@dataclass(frozen=True)
+class ScoreFiles:
+    """Scores on disk: a file for each candidate and number of images.
+
+    Attributes:
+        directory: where they lie.
+        digest: of the dataset version that they are of.
+    """
+
+    directory: Path
+    digest: str
+
+    def save(self, scored: ScoredCandidate) -> None:
+        """Write a score."""
+        score = scored.score
+        with atomic_file(self._path(scored.candidate, scored.images)) as temporary:
+            np.savez(
+                temporary,
+                digest=self.digest,
+                losses=score.losses,
+                hits=score.hits,
+                strength=score.strength,
+                seconds=scored.seconds,
+            )
+
+    def load(self, candidate: Candidate, images: int, at: float) -> ScoredCandidate | None:
+        """Return a score that was written before; None where there is none of these images."""
+        with contextlib.suppress(OSError, KeyError, ValueError, BadZipFile), self._open(candidate, images) as file:
+            if str(file["digest"]) == self.digest:
+                score = HeadScore(file["losses"], file["hits"], float(file["strength"]))
+                return ScoredCandidate(candidate, images, score, float(file["seconds"]), at)
+        return None
+
+    def take_over(self, other: Path) -> int:
+        """Copy the scores of another search; returns how many there are."""
+        files = sorted(other.glob("*.npz"))
+        self.directory.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            shutil.copyfile(file, self.directory / file.name)
+        return len(files)
+
+    @contextlib.contextmanager
+    def _open(self, candidate: Candidate, images: int) -> Iterator[np.lib.npyio.NpzFile]:
+        with np.load(self._path(candidate, images), allow_pickle=False) as file:
+            yield file
+
+    def _path(self, candidate: Candidate, images: int) -> Path:
+        return self.directory / f"{candidate.backbone.name}-{candidate.side}px-{images}.npz"
