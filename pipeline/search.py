@@ -12,6 +12,7 @@ from graftline.backbones.backbone import Backbone
 from graftline.console import say, warn
 from graftline.errors import UserError
 from graftline.features.cut import UncuttableError
+from graftline.freezing.rules import AllButHead
 from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.search_result import Found, SearchResult, log_search, print_trials, summarize_search
 from graftline.pipeline.train import Train
@@ -21,6 +22,7 @@ from graftline.report.search_figure import search_figure
 from graftline.report.style import save
 from graftline.search.candidates import Candidate, find_backbones, list_candidates
 from graftline.search.contestant import Contestant
+from graftline.search.deeper import choose, train_deeper
 from graftline.search.halving import first_images
 from graftline.search.ledger import Ledger, in_words, nice_minutes
 from graftline.search.options import SearchOptions
@@ -35,6 +37,7 @@ START_SECONDS = 5.0  # before the stage begins: imports, the configuration
 END_SECONDS = 5.0  # table and picture, after the winner's training
 LEAST_TRAINING_SECONDS = 25.0  # of a winner beside the frozen pass: head, bundle, test, report (README: 43 s in all)
 SCORING_SHARE = 0.25  # of the time for scores: the winner's own training is worth more than a better choice
+DEEPER_SHARE = 0.25  # of what is then left, to compare the best of them trained as a whole
 PASS_SHARE = 0.5  # of the time that one pass over all images may take, or a candidate is left out
 
 
@@ -66,7 +69,7 @@ class Search(Train):
         with self._start_search(setup, files) as run:
             say(f"Run {run.id}; should it be interrupted, search.resume={directory} takes its scores over.")
             was_interrupted = self._score(trials, setup, ledger, files)
-            chosen = trials.best() or next(one for one in trials.candidates if one.name not in trials.outcomes)
+            chosen = choose(trials) or next(one for one in trials.candidates if one.name not in trials.outcomes)
             self._tell_choice(trials, chosen, setup, run)
             with ledger.spend("training and test of the winner"):
                 winner = Winner(self, directory, chosen.backbone, setup.version, run.id)
@@ -101,7 +104,10 @@ class Search(Train):
         return run
 
     def _score(self, trials: Trials, setup: TrainingSetup, ledger: Ledger, files: RunDirectory) -> bool:
-        """Score the heads of the candidates in rounds; returns whether that was interrupted.
+        """Score the candidates, first by their heads, then the best trained as a whole.
+
+        Returns:
+            Whether that was interrupted.
 
         Raises:
             UserError: the time is too short for any of them.
@@ -112,18 +118,23 @@ class Search(Train):
             number = scores.take_over(self._earlier(self.search.resume) / "scores")
             say(f"{number} scores of the earlier search are taken over.")
         images = TrainingImages.of(setup)
-        seconds_per_image = self._time_first(trials, setup, images)
-        self._leave_out_slow(trials, setup, ledger, seconds_per_image)
+        first = self._first(trials, setup)
+        seconds_per_mac = first.seconds_per_image(images.samples) / first.candidate.macs
+        self._leave_out_slow(trials, setup, ledger, seconds_per_mac)
         until = ledger.now + SCORING_SHARE * ledger.left
         left = [one for one in trials.candidates if one.name not in trials.outcomes]
-        if (reason := _no_rounds(left, images, seconds_per_image, until - ledger.now)) is not None:
+        if (reason := _no_rounds(left, images, seconds_per_mac, until - ledger.now)) is not None:
             say(f"Nothing is searched, as {reason}: {left[0].name} is trained.")
             return False
-        rounds = HeadRounds(setup, trials, images, ledger, scores, seconds_per_image)
+        built = {first.candidate.name: first}
+        rounds = HeadRounds(setup, trials, images, ledger, scores, built, seconds_per_mac)
         try:
             rounds.run(until)
+            if not isinstance(self.freeze, AllButHead):
+                end = ledger.now + DEEPER_SHARE * ledger.left
+                train_deeper(setup, trials, images, ledger, scores, files.checkpoints, end)
         except KeyboardInterrupt:
-            if trials.best() is None:
+            if choose(trials) is None:
                 raise
             warn("Interrupted: the head of the best candidate so far is trained. Ctrl-C again ends that too.")
             return True
@@ -138,27 +149,27 @@ class Search(Train):
             raise UserError(f"SearchOptions.resume={reference} is no search that has scored anything: leave it out.")
         return directory
 
-    def _time_first(self, trials: Trials, setup: TrainingSetup, images: TrainingImages) -> float:
-        """Predict how long the first candidate that can be cut takes for an image, in seconds."""
+    def _first(self, trials: Trials, setup: TrainingSetup) -> Contestant:
+        """Build the first candidate whose activations can be computed ahead; those before it are left out."""
         for candidate in trials.candidates:
             try:
-                contestant = Contestant.of(candidate, setup)
+                return Contestant.of(candidate, setup)
             except UncuttableError as error:
                 trials.outcomes[candidate.name] = f"not tried: {error}"
-                continue
-            seconds = contestant.seconds_per_image(images.samples)
-            return seconds * trials.candidates[0].macs / candidate.macs
-        raise UserError("None of these networks can be divided into a frozen part and a head: train one with Train.")
+        raise UserError("None of these networks can be divided into a frozen part and a head: train one of them.")
 
-    def _leave_out_slow(self, trials: Trials, setup: TrainingSetup, ledger: Ledger, seconds_per_image: float) -> None:
+    def _leave_out_slow(self, trials: Trials, setup: TrainingSetup, ledger: Ledger, seconds_per_mac: float) -> None:
         """Leave out the candidates whose pass over all images would take too much of the time.
 
         Raises:
             UserError: that is all of them.
         """
         images = sum(sum(classes.values()) for classes in setup.version.counts().values())
-        per_mac = seconds_per_image / trials.candidates[0].macs
-        passes = {one.name: images * per_mac * one.macs for one in trials.candidates if one.name not in trials.outcomes}
+        passes = {
+            one.name: images * seconds_per_mac * one.macs
+            for one in trials.candidates
+            if one.name not in trials.outcomes
+        }
         fastest = min(passes, key=passes.__getitem__)
         if passes[fastest] + LEAST_TRAINING_SECONDS > ledger.left:
             enough = nice_minutes(ledger.budget - ledger.left + (passes[fastest] + LEAST_TRAINING_SECONDS) / PASS_SHARE)
@@ -196,7 +207,7 @@ class Search(Train):
                 child.log_params(facts, "".join(f"{key}: {value}\n" for key, value in facts.items()))
                 for one in scored:
                     values = {"log_loss": one.score.log_loss, "accuracy": one.score.accuracy, "seconds": one.seconds}
-                    child.log_metrics({f"out_of_fold/{key}": value for key, value in values.items()}, step=one.images)
+                    child.log_metrics({f"{one.depth}/{key}": value for key, value in values.items()}, step=one.images)
 
     def _train_winner(self, winner: Winner, ledger: Ledger, *, head_alone: bool) -> TrainResult:
         """Train the winner for the rest of the time; its head alone where that, or the search, is interrupted."""
@@ -210,14 +221,14 @@ class Search(Train):
             return winner.train_head()
 
 
-def _no_rounds(left: Sequence[Candidate], images: TrainingImages, per_image: float, seconds: float) -> str | None:
+def _no_rounds(left: Sequence[Candidate], images: TrainingImages, seconds_per_mac: float, seconds: float) -> str | None:
     """Return why there is nothing to compare, as a part of a sentence; None where there is something."""
     if len(left) == 1:
         return "there is only one candidate that can be trained in the time"
     number = first_images(len(images), images.num_classes)
     if number < 2:
         return "one training image tells nothing"
-    needed = 2 * (PREPARE_SECONDS + EXPORT_SECONDS) + 2 * number * per_image
+    needed = 2 * (PREPARE_SECONDS + EXPORT_SECONDS) + number * seconds_per_mac * (left[0].macs + left[1].macs)
     if needed > seconds:
         return (
             f"comparing two candidates takes about {in_words(needed)}, more than the {in_words(max(seconds, 0))} that "

@@ -1,7 +1,6 @@
 """What a search leaves for people: the table of what was tried, the entries in MLflow, and the typed result."""
 
 import json
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from graftline.report.search_figure import Picture
 from graftline.search.candidates import Candidate
 from graftline.search.ledger import Ledger, in_words
 from graftline.search.outlook import Outlook, look_ahead
-from graftline.search.scored import Trials
+from graftline.search.scored import WHOLE, Trials
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.results import PhaseResult
 
@@ -23,8 +22,8 @@ if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
 
 MORE_SECONDS = 1800.0  # of the outlook
 FRESH = (
-    "The search has seen training images only: the validation score is not biased by it (it has chosen the epoch, as in "
-    "any training)."
+    "The search has seen training images only, so that the validation score is not biased by it: by these images only "
+    "the training was steered, as ever."
 )
 
 
@@ -93,38 +92,43 @@ class Found:
 
 
 def print_trials(trials: Trials, chosen: Candidate) -> None:
-    """Print what was tried in a table, the best of the largest round first."""
-    rows = []
-    for candidate in sorted(trials.candidates, key=lambda one: _rank(trials, one)):
-        last = trials.last(candidate.name)
-        outcome = "chosen" if candidate is chosen else trials.outcomes.get(candidate.name, "in the last round")
-        if last is None:
-            rows.append((candidate.name, "", "", "", "", "", outcome))
-            continue
-        more = trials.difference(candidate.name, chosen.name)
-        against = "" if more is None or candidate is chosen else f"{more.low:+.3f} to {more.high:+.3f}"
-        score = last.score
-        rows.append(
-            (
-                candidate.name,
-                f"{last.images:,}",
-                f"{score.accuracy:.3f}",
-                f"{score.log_loss:.3f}",
-                against,
-                f"{trials.seconds(candidate.name):.1f}",
-                outcome,
-            )
-        )
+    """Print what was tried in a table, the best of the largest round first; then, why others were not."""
+    tried = [one for one in trials.candidates if trials.last(one.name) is not None]
     print_table(
-        "Candidates, scored out of fold on training images; 95 % intervals of the log loss",
-        ("candidate", "images", "accuracy", "log loss", "against the chosen", "seconds", "outcome"),
-        rows,
+        "Candidates, each image scored by a fit without it; 95 % intervals of the log loss against the chosen one",
+        ("network", "px", "images", "accuracy", "log loss", "interval", "whole: log loss", "seconds", "outcome"),
+        [_cells(trials, one, chosen) for one in sorted(tried, key=lambda one: _rank(trials, one))],
+    )
+    reasons: dict[str, list[str]] = {}
+    for one in trials.candidates:
+        if one not in tried:
+            reasons.setdefault(trials.outcomes.get(one.name, "not tried"), []).append(one.name)
+    for reason, names in reasons.items():
+        say(f"{reason[0].upper()}{reason[1:]}: {', '.join(names)}.")
+
+
+def _cells(trials: Trials, candidate: Candidate, chosen: Candidate) -> tuple[str, ...]:
+    """Return a row of the table."""
+    last, whole = trials.last(candidate.name), trials.last(candidate.name, WHOLE)
+    assert last is not None
+    more = trials.difference(candidate.name, chosen.name)
+    outcome = trials.outcomes.get(candidate.name, "in the last round")
+    return (
+        candidate.network,
+        str(candidate.side),
+        f"{last.images:,}",
+        f"{last.score.accuracy:.3f}",
+        f"{last.score.log_loss:.3f}",
+        "" if more is None or candidate is chosen else f"{more.low:+.3f} to {more.high:+.3f}",
+        "" if whole is None else f"{whole.score.log_loss:.3f}",
+        f"{trials.seconds(candidate.name):.0f}",
+        "chosen" if candidate is chosen else outcome,
     )
 
 
 def _rank(trials: Trials, candidate: Candidate) -> tuple[float, float]:
     last = trials.last(candidate.name)
-    return (-last.images, last.score.log_loss) if last is not None else (math.inf, candidate.macs)
+    return (-last.images, last.score.log_loss) if last is not None else (0.0, candidate.macs)
 
 
 def log_search(run: "Run", found: Found) -> None:
@@ -172,6 +176,7 @@ def _row(trials: Trials, candidate: Candidate) -> dict[str, Any]:
         "outcome": trials.outcomes.get(candidate.name, "in the last round"),
         "scores": [
             {
+                "depth": one.depth,
                 "images": one.images,
                 "log_loss": one.score.log_loss,
                 "accuracy": one.score.accuracy,

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from scipy.stats import binomtest
 
 from graftline.report.names import short
-from graftline.report.style import CATEGORIES, GRID, INK, MUTED, SKY, VERMILLION, new_figure, styled
+from graftline.report.style import CATEGORIES, INK, MUTED, VERMILLION, new_figure, styled
 from graftline.search.candidates import Candidate
 from graftline.search.ledger import Span
 from graftline.search.scored import ScoredCandidate, Trials
@@ -64,14 +64,12 @@ def search_figure(picture: Picture) -> Figure:
     _draw_winner(scores, picture)
     _draw_time(time, picture, colors)
     scores.set_ylabel("accuracy")
-    scores.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    scores.yaxis.set_major_formatter(PercentFormatter(1.0))
     scores.yaxis.set_major_locator(MaxNLocator(6))
     scores.margins(y=0.12)
-    minutes = FuncFormatter(lambda seconds, _: f"{seconds / 60:g}")
-    time.xaxis.set_major_locator(MaxNLocator(10, steps=[1, 2, 3, 6, 10]))
-    time.xaxis.set_major_formatter(minutes)
+    scores.xaxis.set_major_locator(MaxNLocator(10))
     time.set_xlabel("minutes\n" + "\n".join(textwrap.wrap(picture.outlook, LINE)), color=MUTED)
-    end = max([picture.budget, *(span.end for span in picture.spans)])
+    end = max([picture.budget, *(span.end for span in picture.spans)]) / 60
     time.set_xlim(-0.01 * end, 1.02 * end)
     return figure
 
@@ -94,7 +92,7 @@ def _draw_scores(axes: Axes, picture: Picture, colors: Mapping[str, str]) -> Non
         is_chosen = candidate is picture.chosen
         color = VERMILLION if is_chosen else colors[candidate.network]
         label = candidate.name + ", chosen" if is_chosen else candidate.network
-        places, values = [one.at for one in points], [one.score.accuracy for one in points]
+        places, values = [one.at / 60 for one in points], [one.score.accuracy for one in points]
         axes.plot(places, values, color=color, linewidth=1.6 if is_chosen else 0.9, alpha=0.55, zorder=2)
         axes.scatter(
             places,
@@ -119,8 +117,8 @@ def _size(one: ScoredCandidate, most: int) -> float:
 def _name_point(axes: Axes, one: ScoredCandidate, color: str) -> None:
     axes.annotate(
         f"{one.candidate.side} px\n{one.images:,}",
-        (one.at, one.score.accuracy),
-        (0, -9),
+        (one.at / 60, one.score.accuracy),
+        (0, -8),
         textcoords="offset points",
         ha="center",
         va="top",
@@ -134,7 +132,7 @@ def _draw_winner(axes: Axes, picture: Picture) -> None:
     """Draw the winner's accuracy on the validation split, with its interval, where its training ended."""
     accuracy, count = picture.validation["val/accuracy"], picture.num_validation
     test = binomtest(min(count, round(accuracy * count)), count).proportion_ci(method="wilson")
-    end = picture.spans[-1].end
+    end = picture.spans[-1].end / 60
     axes.errorbar(
         end,
         accuracy,
@@ -164,26 +162,16 @@ def _draw_time(axes: Axes, picture: Picture, colors: Mapping[str, str]) -> None:
     last = picture.spans[-1]
     for span in picture.spans:
         candidate = by_name.get(span.what)
-        color = SKY if candidate is None else colors[candidate.network]
+        color = MUTED if candidate is None else colors[candidate.network]
         if span is last or candidate is picture.chosen:
             color = VERMILLION
-        axes.barh(0, span.end - span.start, 0.8, span.start, color=color, alpha=0.85, edgecolor="white", linewidth=0.5)
-    middle = (last.start + last.end) / 2
-    axes.annotate(last.what, (middle, 0), ha="center", va="center", size=8.5, color="white", weight="bold")
-    axes.axvline(picture.budget, color=INK, linewidth=1.2)
-    axes.annotate(
-        f"{picture.budget / 60:g} min",
-        (picture.budget, 1),
-        (-4, -1),
-        ("data", "axes fraction"),
-        "offset points",
-        ha="right",
-        va="top",
-        size=8,
-        color=INK,
-    )
-    axes.set_ylim(-0.55, 0.85)
+        start, end = span.start / 60, span.end / 60
+        axes.barh(0, end - start, 0.7, start, color=color, alpha=0.85, edgecolor="white", linewidth=0.5)
+        if candidate is None:
+            left, size = (start, 0.42), 8.0
+            axes.annotate(span.what, left, (1, 0), textcoords="offset points", va="bottom", size=size, color=color)
+    axes.axvline(picture.budget / 60, color=INK, linewidth=1.2)
+    axes.set_ylim(-0.5, 0.95)
     axes.set_yticks([0], ["time"])
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False)
-    axes.axhline(-0.5, color=GRID, linewidth=0.8)

@@ -56,8 +56,8 @@ def find_backbones(template: Backbone) -> list[Backbone]:
             dropout, the weights directory.
 
     Returns:
-        Those with weights in a package, the weights directory or the hub's cache, each once, by name; the template itself
-        where it is among them.
+        Those with weights in a package, the weights directory or the hub's cache, each once, by name; the template
+        itself where it is among them.
     """
     packaged = [full_name(name) for name in PACKAGED if from_package(name) is not None]
     in_directory = list(WeightsStore(template.weights_dir).entries())

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from graftline.data.version import Samples
 from graftline.features.cut import Cut, cut
 from graftline.freezing.plan import FreezePlan, plan_from_depth
 from graftline.search.candidates import Candidate
-from graftline.training.forecast import time_parts
+from graftline.training.forecast import SecondsPerImage, time_parts
 from graftline.training.setup import TrainingSetup
 from graftline.training.training_source import open_plain
 
@@ -71,13 +72,24 @@ class Contestant:
 
     def seconds_per_image(self, samples: Samples) -> float:
         """Predict how long an image takes in the frozen pass, from a few that are decoded and a few black ones."""
-        preprocessing, execution = self.setup.graft.preprocessing, self.setup.execution
-        engine = time_parts(self.parts, preprocessing.image_size, preprocessing.channels, execution).engine
+        return self._seconds.engine + self._decode_seconds(samples)
+
+    def forward_seconds(self, samples: Samples) -> float:
+        """Predict how long an image takes in the forward pass of a training, likewise."""
+        return self._seconds.trunk + self._decode_seconds(samples)
+
+    @cached_property
+    def _seconds(self) -> SecondsPerImage:
+        preprocessing = self.setup.graft.preprocessing
+        return time_parts(self.parts, preprocessing.image_size, preprocessing.channels, self.setup.execution)
+
+    def _decode_seconds(self, samples: Samples) -> float:
+        """Return how long an image takes to be decoded, where all threads decode."""
         paths = samples.paths[:: max(1, len(samples.paths) // TIMED_IMAGES)][:TIMED_IMAGES]
         start = time.perf_counter()
         for path in paths:
             decode_rgb(path, samples.decoding)
-        return engine + (time.perf_counter() - start) / len(paths) / execution.num_threads
+        return (time.perf_counter() - start) / len(paths) / self.setup.execution.num_threads
 
 
 @contextmanager

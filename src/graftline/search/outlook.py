@@ -8,6 +8,7 @@ import numpy as np
 from scipy.stats import t as student
 
 LEAST_EPOCHS = 4  # of which the last half is carried on: from fewer, nothing is said
+STALL_SHARE = 5  # a curve whose last fifth has no better epoch is at its end
 WORTH_SAYING = 0.01  # of the log loss: a change of less than 1 % of it is called little
 
 
@@ -49,7 +50,7 @@ def look_ahead(seconds: Sequence[float], losses: Sequence[float], more_seconds: 
     best = float(reached[-1])
     since = len(reached) - 1 - int(np.argmin(losses))
     more = f"Another {more_seconds / 60:.0f} minutes"
-    if since >= len(reached) / 3:
+    if since >= max(2, len(reached) / STALL_SHARE):
         return (
             f"{more} of the same training would likely bring nothing: its validation log loss, {best:.3f}, has not "
             f"fallen for the last {since} of {len(reached)} epochs."

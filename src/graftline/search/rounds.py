@@ -61,7 +61,8 @@ class HeadRounds:
         images: that are scored.
         ledger: of the search.
         files: of scores.
-        seconds_per_image: of the first candidate in the frozen pass, predicted.
+        contestants: those that are built already, by name.
+        seconds_per_mac: of an image in the frozen pass, per multiply-add, predicted.
     """
 
     def __init__(
@@ -71,15 +72,16 @@ class HeadRounds:
         images: TrainingImages,
         ledger: Ledger,
         files: ScoreFiles,
-        seconds_per_image: float,
+        contestants: dict[str, Contestant],
+        seconds_per_mac: float,
     ) -> None:
         self._setup = setup
         self._trials = trials
         self._images = images
         self._ledger = ledger
         self._files = files
-        self._seconds_per_mac = seconds_per_image / trials.candidates[0].macs
-        self._contestants: dict[str, Contestant] = {}
+        self._contestants = contestants
+        self._seconds_per_mac = seconds_per_mac
 
     def run(self, until: float) -> None:
         """Score candidates until one is left, all images are scored, or the next round would not end in time.
@@ -107,7 +109,7 @@ class HeadRounds:
                 continue
             if (scored := self._score(candidate, images)) is not None:
                 scores[candidate.name] = scored.score
-                logger.info(_line(scored))
+                logger.info(scored.line())
         if not scores:
             return []
         self._trials.verdicts = judge(scores)
@@ -146,11 +148,3 @@ class HeadRounds:
         if last is not None:
             return last.seconds * images / last.images
         return PREPARE_SECONDS + EXPORT_SECONDS + images * self._seconds_per_mac * candidate.macs
-
-
-def _line(scored: ScoredCandidate) -> str:
-    score = scored.score
-    return (
-        f"  {scored.candidate.name:<32} accuracy {score.accuracy:.3f}, log loss {score.log_loss:.3f}  "
-        f"({scored.seconds:.1f} s)"
-    )

@@ -2,9 +2,10 @@
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, get_args
 from zipfile import BadZipFile
 
 import numpy as np
@@ -15,6 +16,9 @@ from graftline.search.candidates import Candidate
 from graftline.search.halving import Verdict
 from graftline.search.head_score import HeadScore
 
+Depth = Literal["head", "whole"]
+HEAD, WHOLE = get_args(Depth)
+
 
 @dataclass(frozen=True)
 class ScoredCandidate:
@@ -22,10 +26,11 @@ class ScoredCandidate:
 
     Attributes:
         candidate: which one.
-        images: of the training split that its head was fitted and tested on, in folds.
-        score: out of fold.
+        images: of the training split that it was fitted to.
+        score: of images that it was not fitted to.
         seconds: that it took.
         at: seconds since the search began when it was known.
+        depth: what was fitted.
     """
 
     candidate: Candidate
@@ -33,6 +38,15 @@ class ScoredCandidate:
     score: HeadScore
     seconds: float
     at: float
+    depth: Depth = HEAD
+
+    def line(self) -> str:
+        """Return it as a line of the log."""
+        score = self.score
+        return (
+            f"  {self.candidate.name:<32} accuracy {score.accuracy:.3f}, log loss {score.log_loss:.3f}; "
+            f"{self.seconds:.1f} s"
+        )
 
 
 @dataclass
@@ -51,29 +65,31 @@ class Trials:
     outcomes: dict[str, str] = field(default_factory=dict)
     verdicts: list[Verdict] = field(default_factory=list)
 
-    def last(self, name: str) -> ScoredCandidate | None:
+    def last(self, name: str, depth: Depth = HEAD) -> ScoredCandidate | None:
         """Return the last score of a candidate, None where it has none."""
-        return next((one for one in reversed(self.scored) if one.candidate.name == name), None)
+        return next(iter(reversed(self._scores(name, depth))), None)
 
     def seconds(self, name: str) -> float:
         """Return how long all scores of a candidate took."""
         return sum(one.seconds for one in self.scored if one.candidate.name == name)
 
-    def best(self) -> Candidate | None:
+    def best_by_head(self) -> Candidate | None:
         """Return the best candidate of the largest round, complete or not; None where nothing is scored."""
-        if not self.scored:
-            return None
-        most = max(one.images for one in self.scored)
-        largest = [one for one in self.scored if one.images == most]
-        return min(largest, key=lambda one: one.score.log_loss).candidate
+        heads = [one for one in self.scored if one.depth == HEAD]
+        most = max((one.images for one in heads), default=0)
+        largest = [one for one in heads if one.images == most]
+        return min(largest, key=lambda one: one.score.log_loss).candidate if largest else None
 
-    def difference(self, name: str, chosen: str) -> Difference | None:
-        """Return how much more log loss a candidate has than the chosen one, on the images that both were scored on."""
-        by_images = {one.images: one for one in self.scored if one.candidate.name == name}
-        for other in reversed([one for one in self.scored if one.candidate.name == chosen]):
+    def difference(self, name: str, chosen: str, depth: Depth = HEAD) -> Difference | None:
+        """Return how much more log loss a candidate has than the chosen one, in the last round that both were in."""
+        by_images = {one.images: one for one in self._scores(name, depth)}
+        for other in reversed(self._scores(chosen, depth)):
             if (one := by_images.get(other.images)) is not None:
                 return Difference.of(one.score.losses, other.score.losses)
         return None
+
+    def _scores(self, name: str, depth: Depth) -> list[ScoredCandidate]:
+        return [one for one in self.scored if one.candidate.name == name and one.depth == depth]
 
 
 @dataclass(frozen=True)
@@ -91,7 +107,7 @@ class ScoreFiles:
     def save(self, scored: ScoredCandidate) -> None:
         """Write a score."""
         score = scored.score
-        with atomic_file(self._path(scored.candidate, scored.images)) as temporary:
+        with atomic_file(self._path(scored.candidate, scored.images, scored.depth)) as temporary:
             np.savez(
                 temporary,
                 digest=self.digest,
@@ -101,12 +117,16 @@ class ScoreFiles:
                 seconds=scored.seconds,
             )
 
-    def load(self, candidate: Candidate, images: int, at: float) -> ScoredCandidate | None:
+    def load(self, candidate: Candidate, images: int, at: float, depth: Depth = HEAD) -> ScoredCandidate | None:
         """Return a score that was written before; None where there is none of these images."""
-        with contextlib.suppress(OSError, KeyError, ValueError, BadZipFile), self._open(candidate, images) as file:
+        path = self._path(candidate, images, depth)
+        with (
+            contextlib.suppress(OSError, KeyError, ValueError, BadZipFile),
+            np.load(path, allow_pickle=False) as file,
+        ):
             if str(file["digest"]) == self.digest:
                 score = HeadScore(file["losses"], file["hits"], float(file["strength"]))
-                return ScoredCandidate(candidate, images, score, float(file["seconds"]), at)
+                return ScoredCandidate(candidate, images, score, float(file["seconds"]), at, depth)
         return None
 
     def take_over(self, other: Path) -> int:
@@ -117,10 +137,5 @@ class ScoreFiles:
             shutil.copyfile(file, self.directory / file.name)
         return len(files)
 
-    @contextlib.contextmanager
-    def _open(self, candidate: Candidate, images: int) -> Iterator[np.lib.npyio.NpzFile]:
-        with np.load(self._path(candidate, images), allow_pickle=False) as file:
-            yield file
-
-    def _path(self, candidate: Candidate, images: int) -> Path:
-        return self.directory / f"{candidate.backbone.name}-{candidate.side}px-{images}.npz"
+    def _path(self, candidate: Candidate, images: int, depth: Depth) -> Path:
+        return self.directory / f"{candidate.backbone.name}-{candidate.side}px-{depth}-{images}.npz"
