@@ -26,8 +26,9 @@ from graftline.search.deeper import choose, train_deeper
 from graftline.search.halving import first_images
 from graftline.search.ledger import Ledger, in_words, nice_minutes
 from graftline.search.options import SearchOptions
-from graftline.search.rounds import EXPORT_SECONDS, PREPARE_SECONDS, HeadRounds, TrainingImages
+from graftline.search.rounds import PREPARE_SECONDS, HeadRounds, TrainingImages
 from graftline.search.scored import ScoreFiles, Trials
+from graftline.training.forecast import EXPORT_SECONDS
 from graftline.training.setup import TrainingSetup
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
@@ -83,7 +84,7 @@ class Search(Train):
         """List what there is to choose from."""
         backbones = list(self.backbones) or find_backbones(self.backbone)
         table = setup.version.table()
-        shorter_side = float(np.minimum(table["width"], table["height"]).median())
+        shorter_side = float(np.median(np.minimum(table["width"], table["height"])))
         candidates = list_candidates(backbones, self.backbone.name, shorter_side)
         if not candidates:
             raise UserError(

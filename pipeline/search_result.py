@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from graftline.bundle.layout import read_description
 from graftline.console import print_table, say
 from graftline.pipeline.run_directory import RunDirectory
-from graftline.pipeline.stage import StageResult
 from graftline.pipeline.train_result import TrainResult
 from graftline.report.search_figure import Picture
 from graftline.search.candidates import Candidate
@@ -28,15 +27,13 @@ FRESH = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchResult(StageResult):
-    """What the stage ``search`` did.
+class SearchResult(TrainResult):
+    """What the stage ``search`` did: that of the winner's training, and which one that is.
 
     Attributes:
-        trained: the winner.
-        chosen: its network and image size.
+        chosen: network and image size.
     """
 
-    trained: TrainResult
     chosen: Candidate
 
 
@@ -147,7 +144,11 @@ def summarize_search(found: Found, run_id: str, picture: str) -> SearchResult:
     say(found.sentence)
     say(FRESH)
     return SearchResult(
-        trained=trained,
+        run_id=trained.run_id,
+        model_uri=trained.model_uri,
+        directory=trained.directory,
+        version=trained.version,
+        scores=trained.scores,
         chosen=found.chosen,
         facts={
             **trained.facts,

@@ -1,5 +1,6 @@
 """The picture of a search: score against time spent, what was tried when, and what became of the winner."""
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -111,7 +112,7 @@ def _draw_scores(axes: Axes, picture: Picture, colors: Mapping[str, str]) -> Non
 
 
 def _size(one: ScoredCandidate, most: int) -> float:
-    return LEAST_SIZE + (LARGEST_SIZE - LEAST_SIZE) * (one.images / most) ** 0.5
+    return LEAST_SIZE + (LARGEST_SIZE - LEAST_SIZE) * math.sqrt(one.images / most)
 
 
 def _name_point(axes: Axes, one: ScoredCandidate, color: str) -> None:

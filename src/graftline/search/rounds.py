@@ -13,7 +13,7 @@ from graftline.features.cut import UncuttableError
 from graftline.search.candidates import Candidate
 from graftline.search.contestant import Contestant, take
 from graftline.search.halving import contenders, first_images, judge, next_images
-from graftline.search.head_score import score_head
+from graftline.search.head_score import HeadScore, score_head
 from graftline.search.ledger import Ledger
 from graftline.search.scored import ScoredCandidate, ScoreFiles, Trials
 from graftline.search.subset import assign_folds, stratified_order
@@ -102,7 +102,7 @@ class HeadRounds:
     def _round(self, active: Sequence[Candidate], images: int, until: float) -> list[str]:
         """Score candidates on as many images; returns the names of those that stay, the best first."""
         logger.info(f"Scoring {len(active)} candidate{'s' if len(active) > 1 else ''} on {images:,} training images:")
-        scores = {}
+        scores: dict[str, HeadScore] = {}
         for candidate in active:
             if scores and self._ledger.now + self._forecast(candidate, images) > until:
                 self._trials.outcomes[candidate.name] = "not tried, for lack of time"

@@ -19,7 +19,7 @@ def stratified_order(labels: Ints, sha256: Sequence[str]) -> Ints:
     Within a class it is that of the images' digests, which is as good as random, and the same wherever they lie.
 
     >>> stratified_order(np.array([0, 0, 0, 0, 1, 1]), list("dcbafe")).tolist()
-    [3, 2, 5, 1, 4, 0]
+    [3, 5, 2, 1, 4, 0]
     """
     order = np.lexsort([np.array(sha256), labels])
     counts = np.bincount(labels)
