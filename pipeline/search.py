@@ -82,6 +82,11 @@ class Search(Train):
 
     def _candidates(self, setup: TrainingSetup) -> list[Candidate]:
         """List what there is to choose from."""
+        if self.backbone.weights == "none":
+            raise UserError(
+                "A search compares what networks know already, and with Backbone.weights='none' they know nothing: "
+                "leave that out."
+            )
         backbones = list(self.backbones) or find_backbones(self.backbone)
         table = setup.version.table()
         shorter_side = float(np.median(np.minimum(table["width"], table["height"])))

@@ -1,7 +1,9 @@
 """What a search leaves for people: the table of what was tried, the entries in MLflow, and the typed result."""
 
 import json
+import time
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from graftline.bundle.layout import read_description
@@ -13,6 +15,7 @@ from graftline.search.candidates import Candidate
 from graftline.search.ledger import Ledger, in_words
 from graftline.search.outlook import Outlook, look_ahead
 from graftline.search.scored import WHOLE, Trials
+from graftline.training.events import Metrics
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.results import PhaseResult
 
@@ -61,19 +64,26 @@ class Found:
         metrics: dict[str, float] = read_description(self.trained.bundle)["card"]["validation"]
         return metrics
 
+    @cached_property
+    def epochs(self) -> list[tuple[float, Metrics]]:
+        """The epochs of the winner's training, each with the seconds since the search began after which it was done."""
+        first = FitDirectory(RunDirectory(self.trained.directory).checkpoints)
+        found, number = list[tuple[float, Metrics]](), 0
+        while (file := first.phase(number).result).exists():
+            history = PhaseResult.from_json(json.loads(file.read_text(encoding="utf-8"))).history
+            end = self.ledger.now - (time.time() - file.stat().st_mtime)
+            each = history.seconds / max(1, len(history.epochs))
+            later = range(len(history.epochs) - 1, -1, -1)
+            found += [(end - each * after, metrics) for after, metrics in zip(later, history.epochs, strict=True)]
+            number += 1
+        return found
+
     @property
     def outlook(self) -> Outlook | str:
         """What more time would likely bring."""
-        first = FitDirectory(RunDirectory(self.trained.directory).checkpoints)
-        seconds, losses = list[float](), list[float]()
-        number, before = 0, 0.0
-        while (file := first.phase(number).result).exists():
-            history = PhaseResult.from_json(json.loads(file.read_text(encoding="utf-8"))).history
-            each = history.seconds / max(1, len(history.epochs))
-            seconds += [before + each * (epoch + 1) for epoch in range(len(history.epochs))]
-            losses += [metrics["val/loss"] for metrics in history.epochs]
-            number, before = number + 1, before + history.seconds
-        return look_ahead(seconds, losses, MORE_SECONDS)
+        start = self.ledger.spans[-1].start
+        seconds = [max(at - start, 1e-3) for at, _ in self.epochs]
+        return look_ahead(seconds, [metrics["val/loss"] for _, metrics in self.epochs], MORE_SECONDS)
 
     @property
     def sentence(self) -> str:
@@ -83,8 +93,9 @@ class Found:
     def picture(self) -> Picture:
         """Return what is drawn."""
         count = sum(self.trained.version.counts()["validation"].values())
+        curve = [(at, metrics["val/accuracy"]) for at, metrics in self.epochs]
         return Picture(
-            self.trials, self.chosen, self.ledger.spans, self.minutes * 60, self.validation, count, self.sentence
+            self.trials, self.chosen, self.ledger.spans, 60 * self.minutes, self.validation, count, curve, self.sentence
         )
 
 

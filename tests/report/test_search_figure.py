@@ -24,7 +24,16 @@ def scored(candidate: Candidate, images: int, accuracy: float, at: float) -> Sco
 def picture() -> Picture:
     trials = Trials([A, B], [scored(A, 100, 0.8, 30), scored(B, 100, 0.85, 60), scored(B, 200, 0.9, 90)])
     spans = [Span("images, networks", 0, 20), Span(A.name, 20, 30), Span(B.name, 30, 90), Span("training", 90, 170)]
-    return Picture(trials, B, spans, 180.0, {"val/accuracy": 0.95, "val/loss": 0.1}, 400, "More time: little. " * 12)
+    return Picture(
+        trials,
+        B,
+        spans,
+        180.0,
+        {"val/accuracy": 0.95, "val/loss": 0.1},
+        400,
+        [(120, 0.9), (150, 0.95)],
+        "More time: little. " * 12,
+    )
 
 
 def test_it_shows_the_scores_the_winner_and_the_time(picture: Picture) -> None:
@@ -43,7 +52,7 @@ def test_it_shows_the_scores_the_winner_and_the_time(picture: Picture) -> None:
 
 
 def test_without_scores_it_is_the_plain_answer(picture: Picture) -> None:
-    plain = Picture(Trials([A]), A, picture.spans, 180.0, picture.validation, 400, "")
+    plain = Picture(Trials([A]), A, picture.spans, 180.0, picture.validation, 400, [], "")
     figure = search_figure(plain)
     assert "the plain answer: 95.0 % right" in figure.texts[0].get_text()
     assert png(figure).startswith(b"\x89PNG")

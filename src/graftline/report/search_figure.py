@@ -14,7 +14,7 @@ from graftline.report.names import short
 from graftline.report.style import CATEGORIES, INK, MUTED, VERMILLION, new_figure, styled
 from graftline.search.candidates import Candidate
 from graftline.search.ledger import Span
-from graftline.search.scored import ScoredCandidate, Trials
+from graftline.search.scored import HEAD, WHOLE, ScoredCandidate, Trials
 
 WIDTH, HEIGHT = 9.6, 6.2  # inches
 PANELS = (4.6, 1.0)  # heights of scores and time, relative to each other
@@ -34,6 +34,7 @@ class Picture:
         budget: seconds that there were.
         validation: the winner's metrics on the validation split.
         num_validation: how many images that has.
+        curve: of the winner's training, (seconds since the search began, accuracy on the validation split) per epoch.
         outlook: what more time would likely bring, in a sentence.
     """
 
@@ -43,6 +44,7 @@ class Picture:
     budget: float
     validation: Mapping[str, float]
     num_validation: int
+    curve: Sequence[tuple[float, float]]
     outlook: str
 
 
@@ -56,8 +58,7 @@ def search_figure(picture: Picture) -> Figure:
         WIDTH,
         HEIGHT,
         f"{short(picture.chosen.name, 40)}, {compared}: {100 * accuracy:.1f} % right on validation images",
-        "points: heads, each image scored by a fit without it, on as many training images as the number says; "
-        "lines join a candidate's rounds",
+        _subtitle(picture.trials.scored),
     )
     scores, time = figure.subplots(2, sharex=True, gridspec_kw={"height_ratios": PANELS})
     colors = _colors(picture)
@@ -73,6 +74,16 @@ def search_figure(picture: Picture) -> Figure:
     end = max([picture.budget, *(span.end for span in picture.spans)]) / 60
     time.set_xlim(-0.01 * end, 1.02 * end)
     return figure
+
+
+def _subtitle(scored: Sequence[ScoredCandidate]) -> str:
+    heads = [one.images for one in scored if one.depth == HEAD]
+    if not heads:
+        return "nothing was compared"
+    few, many = f"{min(heads):,}", f"{max(heads):,}"
+    number = few if few == many else f"{few} (small) to {many} (large)"
+    squares = "; squares: trained as a whole" if len(heads) < len(scored) else ""
+    return f"circles: heads on {number} training images, each scored by a fit without it{squares}"
 
 
 def _colors(picture: Picture) -> dict[str, str]:
@@ -93,22 +104,28 @@ def _draw_scores(axes: Axes, picture: Picture, colors: Mapping[str, str]) -> Non
         is_chosen = candidate is picture.chosen
         color = VERMILLION if is_chosen else colors[candidate.network]
         label = candidate.name + ", chosen" if is_chosen else candidate.network
-        places, values = [one.at / 60 for one in points], [one.score.accuracy for one in points]
-        axes.plot(places, values, color=color, linewidth=1.6 if is_chosen else 0.9, alpha=0.55, zorder=2)
-        axes.scatter(
-            places,
-            values,
-            s=[_size(one, most) for one in points],
-            color=color,
-            edgecolor="white",
-            linewidth=0.6,
-            zorder=4 if is_chosen else 3,
-            label=None if label in named else label,
-        )
+        axes.plot(*_places(points), color=color, linewidth=1.6 if is_chosen else 0.9, alpha=0.55, zorder=2)
+        for depth, marker in ((HEAD, "o"), (WHOLE, "s")):
+            some = [one for one in points if one.depth == depth]
+            axes.scatter(
+                *_places(some),
+                s=[_size(one, most) for one in some],
+                marker=marker,
+                color=color,
+                edgecolor="white",
+                linewidth=0.6,
+                zorder=4 if is_chosen else 3,
+                label=label if depth == HEAD and label not in named else None,
+            )
         named.add(label)
         _name_point(axes, points[-1], color)
     if named:
-        axes.legend(loc="lower right", ncols=1, labelcolor=INK)
+        axes.legend(loc="lower right", labelcolor=INK)
+
+
+def _places(points: Sequence[ScoredCandidate]) -> tuple[list[float], list[float]]:
+    """Return the minutes and accuracies of some points."""
+    return [one.at / 60 for one in points], [one.score.accuracy for one in points]
 
 
 def _size(one: ScoredCandidate, most: int) -> float:
@@ -117,15 +134,14 @@ def _size(one: ScoredCandidate, most: int) -> float:
 
 def _name_point(axes: Axes, one: ScoredCandidate, color: str) -> None:
     axes.annotate(
-        f"{one.candidate.side} px\n{one.images:,}",
+        str(one.candidate.side),
         (one.at / 60, one.score.accuracy),
-        (0, -8),
+        (0, -6),
         textcoords="offset points",
         ha="center",
         va="top",
-        size=7,
+        size=7.5,
         color=color,
-        linespacing=0.95,
     )
 
 
@@ -134,6 +150,11 @@ def _draw_winner(axes: Axes, picture: Picture) -> None:
     accuracy, count = picture.validation["val/accuracy"], picture.num_validation
     test = binomtest(min(count, round(accuracy * count)), count).proportion_ci(method="wilson")
     end = picture.spans[-1].end / 60
+    if picture.curve:
+        places, values = zip(*picture.curve, strict=True)
+        axes.plot(
+            [at / 60 for at in places], values, color=VERMILLION, linewidth=1.6, marker=".", markersize=4, zorder=3
+        )
     axes.errorbar(
         end,
         accuracy,
@@ -145,12 +166,12 @@ def _draw_winner(axes: Axes, picture: Picture) -> None:
         zorder=5,
     )
     axes.annotate(
-        f"trained: {100 * accuracy:.1f} %\n{count:,} validation images",
-        (end, accuracy),
-        (-10, 0),
+        f"trained: {100 * accuracy:.1f} % of {count:,} validation images",
+        (end, test.high),
+        (4, 5),
         textcoords="offset points",
         ha="right",
-        va="center",
+        va="bottom",
         size=9,
         weight="bold",
         color=VERMILLION,

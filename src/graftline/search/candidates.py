@@ -59,12 +59,19 @@ def find_backbones(template: Backbone) -> list[Backbone]:
         Those with weights in a package, the weights directory or the hub's cache, each once, by name; the template
         itself where it is among them.
     """
-    packaged = [full_name(name) for name in PACKAGED if from_package(name) is not None]
-    in_directory = list(WeightsStore(template.weights_dir).entries())
-    in_cache = [name for name in timm.list_pretrained() if hub.find_local(name) is not None]
-    names = dict.fromkeys([*packaged, *map(full_name, in_directory), *map(full_name, in_cache)])
-    others = [replace(template, name=name, options={}) for name in sorted(names) if name != full_name(template.name)]
-    return [template, *others] if full_name(template.name) in names or template.file is not None else others
+    if template.file is not None:
+        return [template]
+    sources = {
+        "packaged": lambda: [name for name in PACKAGED if from_package(name) is not None],
+        "directory": lambda: list(WeightsStore(template.weights_dir).entries()),
+        "hub": lambda: [name for name in timm.list_pretrained() if hub.find_local(name) is not None],
+    }
+    found = {
+        full_name(name) for source, names in sources.items() if template.weights in ("auto", source) for name in names()
+    }
+    own = full_name(template.name)
+    others = [replace(template, name=name, options={}) for name in sorted(found - {own})]
+    return [template, *others] if own in found else others
 
 
 def list_candidates(backbones: Sequence[Backbone], plain: str, shorter_side: float) -> list[Candidate]:

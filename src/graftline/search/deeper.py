@@ -124,19 +124,17 @@ def train_deeper(
     version = HeldOut.of(setup.version, images)
     held_out, training = len(version.samples("validation").paths), len(version.samples("train").paths)
     each = (until - ledger.now) / len(left)
-    contestants = [Contestant.of(candidate, replace(setup, version=version)) for candidate in left]
-    fits = [ShortFit.within(each, one.forward_seconds(images.samples), training, held_out) for one in contestants]
-    if None in fits:
-        logger.info("No time to compare them trained as a whole: the heads decide.")
-        return
     logger.info(
-        f"Training the best {len(left)} as a whole, {each:.0f} s each; {held_out:,} training images are held out:"
+        f"Comparing the best {len(left)} trained as a whole, {each:.0f} s each, on {held_out:,} images held out:"
     )
-    for contestant, short in zip(contestants, fits, strict=True):
-        assert short is not None
-        with ledger.spend(contestant.candidate.name):
-            scored = _train(contestant, version, short, ledger, files, directory)
-        if scored is not None:
+    for candidate in left:
+        with ledger.spend(candidate.name):
+            contestant = Contestant.of(candidate, replace(setup, version=version))
+            short = ShortFit.within(each, contestant.forward_seconds(images.samples), training, held_out)
+            scored = None if short is None else _train(contestant, version, short, ledger, files, directory)
+        if short is None:
+            logger.info(f"  {candidate.name:<32} no time")
+        elif scored is not None:
             trials.scored.append(scored)
             logger.info(f"{scored.line()}; {short.epochs} epoch{'s' if short.epochs > 1 else ''} of {short.images:,}")
 

@@ -61,7 +61,7 @@ class HeadRounds:
         images: that are scored.
         ledger: of the search.
         files: of scores.
-        contestants: those that are built already, by name.
+        built: candidates that are built already, by name.
         seconds_per_mac: of an image in the frozen pass, per multiply-add, predicted.
     """
 
@@ -72,7 +72,7 @@ class HeadRounds:
         images: TrainingImages,
         ledger: Ledger,
         files: ScoreFiles,
-        contestants: dict[str, Contestant],
+        built: dict[str, Contestant],
         seconds_per_mac: float,
     ) -> None:
         self._setup = setup
@@ -80,7 +80,7 @@ class HeadRounds:
         self._images = images
         self._ledger = ledger
         self._files = files
-        self._contestants = contestants
+        self._built = built  # used once: all networks at a time might not fit into memory
         self._seconds_per_mac = seconds_per_mac
 
     def run(self, until: float) -> None:
@@ -117,7 +117,6 @@ class HeadRounds:
             if not verdict.stays:
                 why = "clearly worse" if verdict.is_clearly_worse else "in the worse half"
                 self._trials.outcomes[verdict.name] = f"{why} on {images:,} images"
-                self._contestants.pop(verdict.name, None)
         return contenders(self._trials.verdicts)
 
     def _score(self, candidate: Candidate, images: int) -> ScoredCandidate | None:
@@ -127,8 +126,7 @@ class HeadRounds:
             start = self._ledger.now
             with self._ledger.spend(candidate.name):
                 try:
-                    contestant = self._contestants.get(candidate.name) or Contestant.of(candidate, self._setup)
-                    self._contestants[candidate.name] = contestant
+                    contestant = self._built.pop(candidate.name, None) or Contestant.of(candidate, self._setup)
                     samples = take(self._images.samples, np.arange(images))
                     activations = contestant.activations(samples)
                 except (UncuttableError, CacheFullError, UserError) as error:
