@@ -1,6 +1,6 @@
 """What a search chooses from: networks whose weights are on this machine, at image sizes that are worth a try."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import timm
@@ -61,7 +61,7 @@ def find_backbones(template: Backbone) -> list[Backbone]:
     """
     if template.file is not None:
         return [template]
-    sources = {
+    sources: dict[str, Callable[[], Iterable[str]]] = {
         "packaged": lambda: [name for name in PACKAGED if from_package(name) is not None],
         "directory": lambda: list(WeightsStore(template.weights_dir).entries()),
         "hub": lambda: [name for name in timm.list_pretrained() if hub.find_local(name) is not None],

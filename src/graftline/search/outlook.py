@@ -1,10 +1,10 @@
 """What more time would likely bring: the learning curve of the winner, carried on."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy.stats import t as student
 
 LEAST_EPOCHS = 4  # of which the last half is carried on: from fewer, nothing is said
@@ -29,7 +29,7 @@ class Outlook:
     sentence: str
 
 
-def look_ahead(seconds: Sequence[float], losses: Sequence[float], more_seconds: float) -> Outlook | str:
+def look_ahead(seconds: npt.ArrayLike, losses: npt.ArrayLike, more_seconds: float) -> Outlook | str:
     """Carry a learning curve on, as a straight line over the logarithm of the time.
 
     Short of its end a loss falls about as a power of the time (Hestness et al. 2017, arXiv 1712.00409), of which a
@@ -37,18 +37,19 @@ def look_ahead(seconds: Sequence[float], losses: Sequence[float], more_seconds: 
     bends up in the end.
 
     Args:
-        seconds: after which each epoch was done, since the training began.
-        losses: on the validation split, of each epoch.
+        seconds: (N,) after which each epoch was done, since the training began.
+        losses: (N,) on the validation split, of each epoch.
         more_seconds: how much longer.
 
     Returns:
         The outlook, or why there is none, in a sentence.
     """
-    reached = np.minimum.accumulate(np.asarray(losses, np.float64))
+    times, losses = np.asarray(seconds, np.float64), np.asarray(losses, np.float64)
+    reached = np.minimum.accumulate(losses)
     if len(reached) < LEAST_EPOCHS:
         return f"What more time would bring cannot be told from {len(reached)} epochs."
     best = float(reached[-1])
-    since = len(reached) - 1 - int(np.argmin(losses))
+    since = len(reached) - 1 - int(losses.argmin())
     more = f"Another {more_seconds / 60:.0f} minutes"
     if since >= max(2, len(reached) / STALL_SHARE):
         return (
@@ -56,9 +57,7 @@ def look_ahead(seconds: Sequence[float], losses: Sequence[float], more_seconds: 
             f"fallen for the last {since} of {len(reached)} epochs."
         )
     half = len(reached) // 2
-    outlook = _line(
-        np.log(np.asarray(seconds, np.float64)[half:]), reached[half:], math.log(seconds[-1] + more_seconds)
-    )
+    outlook = _line(np.log(times[half:]), reached[half:], math.log(times[-1] + more_seconds))
     expected, low, high = (min(max(value, 0.0), best) for value in outlook)
     interval = f"{expected:.3f} ({low:.3f} to {high:.3f})"
     if best - expected < WORTH_SAYING * best:
