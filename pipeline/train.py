@@ -1,6 +1,7 @@
 """Train: dataset version + backbone → freeze plan → fit → bundle → test → MLflow run → registered version."""
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,14 +49,16 @@ from graftline.report.style import COMPRESSION, save
 from graftline.report.tables import print_scores
 from graftline.tracking.tracking import Tracking
 from graftline.training import phases
+from graftline.training.budget import check_budget, end_seconds
 from graftline.training.fit_directory import FitDirectory
+from graftline.training.known_depth import KnownDepth
 from graftline.training.module import Optimizer, Schedule
 from graftline.training.recipe import Recipe
 from graftline.training.results import TrainingResult
 from graftline.training.setup import TrainingSetup, with_learning_rate
 from graftline.training.trainer import check_optimizer, check_trainer, make_execution
 from graftline.training.training_source import TrainingSource
-from graftline.training.trial import make_freeze_context
+from graftline.training.trial import keep_trials, make_freeze_context
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run
@@ -81,20 +84,22 @@ class Train:
     bundle: BundleOptions
     name: str | None = None
     seed: int = 0
+    minutes: float | None = None
 
     def run(self, directory: Path) -> TrainResult:
         """Train, test, track and register a model."""
-        files = RunDirectory(directory)
+        began, files = time.monotonic(), RunDirectory(directory)
         setup = self._prepare(self._check(), files)
+        deadline = self._deadline(setup, began)
         if not self.freeze.needs_trials:
-            self._decide(setup, files)  # a rule that does not fit the network is to leave no run behind
+            self._decide(setup, files, deadline)  # a rule that does not fit the network is to leave no run behind
         with self._start_run(setup, files) as run:
             say(f"Run {run.id}; should it be interrupted, {program()} train train.resume={run.id} goes on with it.")
             self._log_setup(run, setup, files)
-            decision = self._decide(setup, files)
+            decision = self._decide(setup, files, deadline)
             self._log_decision(run, setup, decision, files)
             events = LoggedEvents(run)
-            trained = self._train(setup, decision, files, events)
+            trained = self._train(setup, decision, files, events, deadline)
             self._save_bundle(setup, decision, trained, files)
             result = self._evaluate(setup, events.source, files)
             outcome = TrainOutcome(files, self.backbone.name, setup.version, decision, trained, result)
@@ -111,12 +116,18 @@ class Train:
 
     def _check(self) -> Execution:
         """Find out now, not after the images were read, what can't go well: devices, weights, a server that is away."""
+        if self.minutes is not None and not self.minutes > 0:  # also catches NaN
+            raise UserError(f"minutes is {self.minutes}, it must be above 0.")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed is {self.seed}, it must be at least 0 and below 2^32.")
         check_optimizer(with_learning_rate(self.optim, learning_rate=1.0))
         execution = check_trainer(self.trainer)
         if self.features.cache is False and self.features.views > 0:
             warn(f"features.views={self.features.views} is for cached activations: features=live leaves it alone.")
+        if self.minutes is not None and execution.world_size > 1:
+            raise UserError(
+                "minutes is for a training in one process: each would go by a clock of its own. Leave it out."
+            )
         self.backbone.check()
         if self.train.batch_size == 1 and isinstance(self.freeze, Nothing):
             self.backbone.check_single_image()
@@ -190,18 +201,33 @@ class Train:
             sheet.savefig(temporary, format="png", pil_kwargs={"compress_level": COMPRESSION})
         run.log_artifact(files.augmentation, "figures")
 
-    def _decide(self, setup: TrainingSetup, files: RunDirectory) -> FreezeDecision:
+    def _decide(self, setup: TrainingSetup, files: RunDirectory, deadline: float | None) -> FreezeDecision:
         """Decide what of the network is frozen, in each phase of the training: once per run, a resume keeps to it."""
-        context = make_freeze_context(setup, FitDirectory(files.checkpoints))
+        context = make_freeze_context(setup, FitDirectory(files.checkpoints), deadline)
         if files.freeze_decision.exists():
             decision = _read_decision(files)
             if decision.epochs == context.epochs:
                 return decision
             decision = self.freeze.change_epochs(decision, context)
         else:
-            decision = self.freeze.decide(context)
+            known = KnownDepth(setup, self.freeze)
+            decision = known.read() or self.freeze.decide(context)
+            keep_trials(decision, FitDirectory(files.checkpoints))
+            known.write(decision)
         write_json(files.freeze_decision, decision.to_json())
         return decision
+
+    def _deadline(self, setup: TrainingSetup, began: float) -> float | None:
+        """Return the moment of ``time.monotonic`` at which the training is to end, where there are ``minutes``.
+
+        Raises:
+            UserError: they do not suffice for a pass of the network over all images.
+        """
+        if self.minutes is None:
+            return None
+        deadline = began + 60 * self.minutes - end_seconds(setup)
+        check_budget(setup, deadline - time.monotonic())
+        return deadline
 
     def _log_decision(self, run: "Run", setup: TrainingSetup, decision: FreezeDecision, files: RunDirectory) -> None:
         """Say, draw and log what is frozen and why."""
@@ -215,7 +241,12 @@ class Train:
         run.set_tags({"graftline.freeze": decision.reason})
 
     def _train(
-        self, setup: TrainingSetup, decision: FreezeDecision, files: RunDirectory, events: LoggedEvents
+        self,
+        setup: TrainingSetup,
+        decision: FreezeDecision,
+        files: RunDirectory,
+        events: LoggedEvents,
+        deadline: float | None,
     ) -> TrainingResult:
         """Train what the plans say; afterwards the network has the best weights."""
         with announced(files.path):
@@ -225,6 +256,8 @@ class Train:
                 FitDirectory(files.checkpoints),
                 events=events,
                 resume=self.train.resume is not None,
+                finished=len(decision.tried),
+                deadline=deadline,
             )
 
     def _save_bundle(

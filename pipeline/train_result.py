@@ -91,11 +91,12 @@ def print_measurement(measurement: DepthMeasurement) -> None:
     chosen = measurement.chosen
     print_table(
         f"Boundaries measured on {measurement.num_images:,} validation images; 95 % intervals of the log loss",
-        ("trained from", "parameters", "accuracy", "log loss", "against the chosen", "pass s", "fit s"),
+        ("trained from", "parameters", "images", "accuracy", "log loss", "against the chosen", "pass s", "fit s"),
         (
             (
                 row.boundary.partition(" + ")[0],
                 f"{row.trained_parameters:,}",
+                f"{row.trained_images:,}",
                 f"{row.accuracy:.3f}",
                 f"{row.log_loss:.3f}",
                 "chosen" if row is chosen else f"{row.more_log_loss.low:+.3f} to {row.more_log_loss.high:+.3f}",
@@ -105,7 +106,7 @@ def print_measurement(measurement: DepthMeasurement) -> None:
             for row in measurement.rows
         ),
     )
-    say(f"No deeper boundary was tried: {measurement.stopped}.")
+    say(f"{measurement.stopped[0].upper()}{measurement.stopped[1:]}.")
 
 
 def write_run_report(outcome: TrainOutcome, figures: Mapping[str, Path]) -> Path:

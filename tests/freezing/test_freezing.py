@@ -9,6 +9,7 @@ import torch
 from graftline.backbones.layers import body_groups, group_names, head_parameters
 from graftline.errors import UserError
 from graftline.freezing.plan import FreezePlan, set_frozen_eval
+from graftline.freezing.rates import whole_network_rate
 from graftline.freezing.rule import FreezeContext, FreezeRule
 from graftline.freezing.rules import AllButHead, FirstStages, Nothing
 
@@ -97,7 +98,7 @@ def test_the_sentence_says_what_for_how_long_and_how_much(network: Any) -> None:
     assert plan.sentence(network) == f"{plan.decision}; {trained:,} of {total:,} parameters are trained"
     described = plan.describe(network)
     assert (described["trained_parameters"], described["frozen_parameters"]) == (trained, total - trained)
-    assert (described["epochs"], described["learning_rate"]) == (1, 0.001)
+    assert (described["epochs"], described["learning_rate"]) == (1, whole_network_rate(network))
 
 
 def test_groups_have_names_of_their_own(network: Any) -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,8 +27,8 @@ from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.execution import Execution
 from graftline.features.cache import Features
-from graftline.freezing.measured import Measured
-from graftline.freezing.measurement import DepthMeasurement, Difference
+from graftline.freezing.measured import LEAST_VALIDATION, Measured
+from graftline.freezing.measurement import BoundaryResult, DepthMeasurement, Difference
 from graftline.freezing.plan import plan_from_depth
 from graftline.freezing.rule import FreezeContext, FreezeDecision
 from graftline.pipeline.train_result import print_measurement
@@ -35,36 +36,39 @@ from graftline.training.fit_directory import FitDirectory
 from graftline.training.recipe import Recipe
 from graftline.training.schedule import constant
 from graftline.training.setup import TrainingSetup
-from graftline.training.trial import make_freeze_context
+from graftline.training.trial import keep_trials, make_freeze_context
 
 PREPROCESSING = Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3)
-RULE = Measured(epochs=8, head_learning_rate=0.03, stage_learning_rate=0.03, whole_learning_rate=0.003)
+RULE = Measured(depths=(0.75, 0.5), trial_images=24)
 
 
 @pytest.fixture(scope="module")
 def version(color_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> DatasetVersion:
-    split = Split(train=0.5, validation=0.4, test=0.1, seed=0, existing=True)
+    split = Split(train=0.4, validation=0.5, test=0.1, seed=0, existing=True)
     ingest = Ingest(None, str(color_folder), Folder(), split, directory=str(tmp_path_factory.mktemp("data")))
     return ingest.run().version
+
+
+def make_setup(graft: Graft, version: DatasetVersion, epochs: int | None = None) -> TrainingSetup:
+    return TrainingSetup(
+        graft=graft,
+        version=version,
+        policy=Policy("none", None, {}),
+        features=Features(cache=False),  # a trunk's export takes longer than the rest
+        recipe=Recipe(batch_size=3, workers=0),
+        optimizer=functools.partial(torch.optim.AdamW, lr=0.01),
+        schedule=constant,
+        make_trainer=functools.partial(pl.Trainer, accelerator="cpu", max_epochs=epochs),
+        execution=Execution(),
+        seed=0,
+    )
 
 
 def decide(
     rule: Measured, graft: Graft, version: DatasetVersion, directory: Path, epochs: int | None = None
 ) -> FreezeDecision:
     """Let the rule decide by real short fits."""
-    setup = TrainingSetup(
-        graft=graft,
-        version=version,
-        policy=Policy("none", None, {}),
-        features=Features(cache=False),  # a trunk's export takes longer than the rest
-        recipe=Recipe(batch_size=10, workers=0),
-        optimizer=functools.partial(torch.optim.AdamW, lr=None),  # type: ignore[arg-type]  # as the plan recommends
-        schedule=constant,
-        make_trainer=functools.partial(pl.Trainer, accelerator="cpu", max_epochs=epochs),
-        execution=Execution(),
-        seed=0,
-    )
-    context = make_freeze_context(setup, FitDirectory(directory))
+    context = make_freeze_context(make_setup(graft, version, epochs), FitDirectory(directory))
     assert context.epochs == epochs
     return rule.decide(context)
 
@@ -105,38 +109,78 @@ def deeper(version: DatasetVersion, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_it_goes_deeper_where_that_pays(deeper: FreezeDecision) -> None:
-    measurement, (plan,) = measured(deeper), deeper.plans
-    head, norm, *others = measurement.rows
-    assert [row.boundary for row in measurement.rows] == ["head", "head.norm", "stages.3", "stages.2"]
-    assert [row.frozen_groups for row in measurement.rows] == [6, 5, 4, 3]
+    measurement, (tried, plan) = measured(deeper), deeper.plans
+    head, *others = measurement.rows
+    assert [row.boundary for row in measurement.rows[:3]] == ["head", "head.norm", "stages.2"]
+    assert [row.frozen_groups for row in measurement.rows[:3]] == [6, 5, 3]
     assert head.log_loss > np.log(3) - 1e-3  # it knows nothing of the images
-    assert measurement.chosen is norm
     assert head.more_log_loss.low > 0  # the paired interval excludes 0
-    assert all(other.more_log_loss.high > 0 for other in others)
-    assert measurement.stopped == "2 in a row did not pay"
+    assert measurement.chosen in others
+    assert measurement.chosen.log_loss == min(row.log_loss for row in others)
     network = blinded().network
-    assert plan == plan_from_depth(network, 5, plan.reason, epochs=12, learning_rate=0.03)
-    assert plan.reason == (
-        f"measured, validation log loss {norm.log_loss:.3f} with head.norm to the head, "
-        f"{head.more_log_loss.text()} with the head alone, {others[0].more_log_loss.text()} with stages.3 to the head, "
-        f"{others[1].more_log_loss.text()} with stages.2 to the head: stem to stages.3 (5 of 6 layer groups) frozen"
+    assert plan == plan_from_depth(
+        network, measurement.chosen.frozen_groups, plan.reason, epochs=30, learning_rate=1e-4
     )
-    assert [row.trained_parameters for row in measurement.rows[:2]] == [195, 195 + 128]
+    assert tried.trainable == plan.trainable  # what was tried is the first phase, from which the training goes on
+    assert tried.reason.startswith(f"measured, validation log loss {measurement.chosen.log_loss:.3f} with ")
+    assert f"{head.more_log_loss.text()} with the head alone" in tried.reason
+    assert len(deeper.tried) == 1
+
+
+def test_the_whole_network_may_be_trained_after_a_trial_that_pays(version: DatasetVersion, tmp_path: Path) -> None:
+    rule = Measured(depths=(0.75,), trial_images=24, final_depth=0.0)
+    *_, plan = decide(rule, blinded(), version, tmp_path, epochs=2).plans
+    assert (plan.frozen_groups, plan.epochs) == (0, 2)
+
+
+def test_the_better_half_goes_on_with_twice_the_images(version: DatasetVersion, tmp_path: Path) -> None:
+    decision = decide(Measured(depths=(0.75, 0.5, 0.25, 0.0), trial_images=12), blinded(), version, tmp_path)
+    measurement = measured(decision)
+    first, second = measurement.rows[1:5], measurement.rows[5:]
+    paying = sorted((row for row in first if row.more_log_loss.value <= head_loss(measurement)), key=loss)
+    assert len(second) in (0, 2)
+    assert {row.frozen_groups for row in second} <= {row.frozen_groups for row in paying[:2]}
+    assert [row.trained_images for row in first] == [24] * 4
+    assert [row.trained_images for row in second] == [24 + 2 * 24] * len(second)
+    directory = FitDirectory(tmp_path)
+    keep_trials(decision, directory)
+    assert directory.best.exists()
+    assert not directory.trial.exists()
 
 
 def test_it_stops_where_the_head_is_enough(version: DatasetVersion, tmp_path: Path) -> None:
-    slow = replace(RULE, stage_learning_rate=1e-6, whole_learning_rate=1e-7)  # the head that comes along learns nothing
     grafted = graft("test_resnet")
     before = {name: tensor.clone() for name, tensor in grafted.network.state_dict().items()}
-    decision = decide(slow, grafted, version, tmp_path)
+    useless = functools.partial(torch.optim.AdamW, lr=0.0)  # nothing is learned at any depth
+    setup = replace(make_setup(grafted, version), optimizer=useless)
+    decision = RULE.decide(make_freeze_context(setup, FitDirectory(tmp_path)))
     measurement, (plan,) = measured(decision), decision.plans
     assert [row.boundary for row in measurement.rows] == ["head", "layer4", "layer3"]
     assert plan.only_head
-    assert (plan.epochs, plan.learning_rate) == (30, 0.03)
+    assert (plan.epochs, plan.learning_rate) == (30, 0.01)
     assert measurement.chosen.more_log_loss == Difference(0, 0, 0)
-    assert not list(tmp_path.iterdir())
+    assert measurement.stopped == "more than the head did not pay"
+    assert decision.tried == ("06",) or decision.tried == ("05",)  # it is trained already
     after = grafted.network.state_dict()
     assert all(after[name].equal(tensor) for name, tensor in before.items())
+
+
+def test_few_validation_images_choose_nothing(version: DatasetVersion, tmp_path: Path) -> None:
+    context = make_freeze_context(make_setup(graft(), version), FitDirectory(tmp_path))
+    decision = RULE.decide(replace(context, validation_images=LEAST_VALIDATION - 1))
+    (plan,) = decision.plans
+    assert plan.only_head
+    assert plan.reason.startswith("29 validation images are too few to choose by (below 30): all 6 layer groups")
+    assert decision.measurement is None
+
+
+def head_loss(measurement: DepthMeasurement) -> float:
+    """Return by how much the head's log loss is above that of the chosen boundary."""
+    return measurement.rows[0].more_log_loss.value
+
+
+def loss(row: BoundaryResult) -> float:
+    return row.log_loss
 
 
 def test_the_paired_interval_is_scipys() -> None:
@@ -156,32 +200,25 @@ def test_the_paired_interval_is_scipys() -> None:
     assert not Difference(-0.1, -0.3, 0.1).is_below_zero
 
 
-def test_a_users_epochs_and_the_time_bound_the_search(version: DatasetVersion, tmp_path: Path) -> None:
-    hasty = replace(RULE, max_seconds=1e-3)
-    decision = decide(hasty, graft(), version, tmp_path, epochs=1)
+def test_the_time_bounds_the_trials(version: DatasetVersion, tmp_path: Path) -> None:
+    context = make_freeze_context(
+        make_setup(graft(), version), FitDirectory(tmp_path), deadline=time.monotonic() + 0.01
+    )
+    decision = RULE.decide(context)
     measurement, (plan,) = measured(decision), decision.plans
     assert len(measurement.rows) == 1
-    assert measurement.stopped == "the next one would not end within the 0.001 s that are allowed"
-    assert plan.epochs == decision.epochs == 1
-    longer = decide(hasty, graft(), version, tmp_path, epochs=4)
-    assert measured(longer).rows[0].log_loss < measurement.rows[0].log_loss  # after four epochs
+    assert measurement.stopped == "the time does not allow for more"
+    assert plan.only_head
 
 
 def test_other_epochs_measure_nothing_again(deeper: FreezeDecision) -> None:
-    network = blinded().network
-    context = FreezeContext(network, 12, 3, pretrained=True, epochs=7)  # in which nothing can be tried
+    context = FreezeContext(blinded().network, 24, 3, pretrained=True, epochs=7)  # in which nothing can be tried
     changed = RULE.change_epochs(deeper, context)
-    assert changed.plans == (replace(deeper.plans[0], epochs=7),)
+    assert changed.plans == (deeper.plans[0], replace(deeper.plans[1], epochs=7))
     assert changed.measurement == deeper.measurement
     assert RULE.change_epochs(changed, replace(context, epochs=None)) == deeper
     with pytest.raises(ValueError, match="try_boundary"):
-        RULE.decide(context)
-
-
-def test_the_input_ends_the_search(version: DatasetVersion, tmp_path: Path) -> None:
-    measurement = measured(decide(replace(RULE, patience=99), graft(), version, tmp_path, epochs=1))
-    assert [row.frozen_groups for row in measurement.rows] == [6, 5, 4, 3, 2, 1, 0]
-    assert measurement.stopped == "nothing is left to unfreeze"
+        RULE.decide(replace(context, validation_images=99))
 
 
 def test_random_weights_are_not_measured(version: DatasetVersion, tmp_path: Path) -> None:
@@ -199,20 +236,17 @@ def test_it_comes_back_from_json_and_is_printed(deeper: FreezeDecision) -> None:
     with console.capture() as capture:
         print_measurement(measured(deeper))
     lines = capture.get().splitlines()
-    assert [line.split()[0] for line in lines[2:-1]] == ["head", "head.norm", "stages.3", "stages.2"]
-    assert [line.split()[0] for line in lines if "chosen  " in line and "against" not in line] == ["head.norm"]
-    assert lines[-1] == "No deeper boundary was tried: 2 in a row did not pay."
+    assert [word for line in lines if (word := line.split()[0]) in ("head", "head.norm", "stages.2")][:3] == [
+        "head",
+        "head.norm",
+        "stages.2",
+    ]
+    assert lines[-1] == "The best of each round went on."
 
 
 @pytest.mark.parametrize(
     "changes",
-    [
-        {"epochs": 0},
-        {"patience": 0},
-        {"max_seconds": 0.0},
-        {"max_seconds": float("nan")},
-        {"whole_learning_rate": -1.0},
-    ],
+    [{"depths": ()}, {"depths": (1.0,)}, {"depths": (float("nan"),)}, {"final_depth": 1.5}, {"trial_images": 0}],
 )
 def test_what_cannot_be_measured_with_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="Measured"):

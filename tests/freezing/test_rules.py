@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 import timm
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,13 +16,7 @@ from graftline.backbones.layers import body_groups, head_parameters
 from graftline.errors import UserError
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rule import FreezeContext, FreezeDecision, FreezeRule
-from graftline.freezing.rules import AllButHead, Auto, FirstStages, FreezeTableRow, Gradual, Names, Nothing
-from graftline.pipeline.cli.hydra_conf import CONF
-
-ROWS: list[FreezeTableRow] = [
-    {"images_per_class": 0, "frozen": 1.0, "epochs": 30, "learning_rate": 0.01},
-    {"images_per_class": 1000, "frozen": 0.5, "epochs": 12, "learning_rate": 0.001},
-]
+from graftline.freezing.rules import AllButHead, FirstStages, Gradual, Names, Nothing
 
 
 def make(name: str) -> Any:
@@ -33,24 +25,15 @@ def make(name: str) -> Any:
 
 
 TINY = {name: make(name) for name in ("test_efficientnet", "test_resnet", "test_vit", "test_convnext")}
-RESNETS = [make(name) for name in ("test_resnet", "resnet18", "resnet50", "resnet152")]  # of five groups each
-
-
-@pytest.fixture(scope="module")
-def shipped() -> Auto:
-    """The rule of conf/freeze/auto.yaml."""
-    with initialize_config_dir(str(CONF / "freeze"), version_base="1.3"):
-        rule: Auto = instantiate(compose("auto"))
-    return rule
 
 
 def decide(
-    rule: FreezeRule, network: Any, images: float = 100, *, pretrained: bool = True, epochs: int | None = None
+    rule: FreezeRule, network: Any, images: int = 100, *, pretrained: bool = True, epochs: int | None = None
 ) -> FreezeDecision:
     return rule.decide(FreezeContext(network, images, 3, pretrained, epochs))
 
 
-def only_plan(rule: FreezeRule, network: Any, images: float = 100, **changes: Any) -> FreezePlan:
+def only_plan(rule: FreezeRule, network: Any, images: int = 100, **changes: Any) -> FreezePlan:
     """Return the plan of a rule whose training has one phase."""
     (plan,) = decide(rule, network, images, **changes).plans
     return plan
@@ -60,64 +43,23 @@ def everything(network: Any) -> set[str]:
     return {name for name, _ in network.named_parameters()}
 
 
-@settings(deadline=None)
-@given(st.sampled_from(sorted(TINY)), st.floats(0, 1e6), st.floats(0, 1e6))
-def test_auto_freezes_no_more_with_more_images(shipped: Auto, name: str, a: float, b: float) -> None:
-    fewer, more = (only_plan(shipped, TINY[name], images) for images in sorted((a, b)))
-    assert fewer.frozen_groups >= more.frozen_groups
-    assert fewer.trainable <= more.trainable
-
-
-@settings(deadline=None)
-@given(st.floats(0, 1e6), st.integers(1, 10**9), st.integers(1, 10**9))
-def test_auto_freezes_no_less_of_a_larger_network(shipped: Auto, images: float, a: int, b: int) -> None:
-    smaller, larger = (shipped.row(images, parameters) for parameters in sorted((a, b)))
-    assert smaller["frozen"] <= larger["frozen"]
-
-
-@settings(deadline=None, max_examples=30)
-@given(st.floats(0, 1e6))
-def test_auto_freezes_no_fewer_layers_of_a_larger_resnet(shipped: Auto, images: float) -> None:
-    frozen = [only_plan(shipped, network, images).frozen_groups for network in RESNETS]
-    assert frozen == sorted(frozen)
-
-
 @pytest.mark.parametrize(
-    ("images", "frozen", "epochs", "learning_rate"),
-    [(999, 6, 30, 0.01), (1000, 5, 12, 0.001), (5000, 3, 10, 0.0005), (20000, 0, 10, 0.0003)],
+    ("images", "epochs"), [(1, 30), (300, 30), (1_000, 10), (1_400, 8), (5_000, 3), (1_000_000, 3)]
 )
-def test_autos_rows(shipped: Auto, images: int, frozen: int, epochs: int, learning_rate: float) -> None:
-    plan = only_plan(shipped, TINY["test_efficientnet"], images)
-    assert (plan.frozen_groups, plan.epochs, plan.learning_rate) == (frozen, epochs, learning_rate)
+def test_the_more_images_the_fewer_epochs(images: int, epochs: int) -> None:
+    for rule in (Nothing(), FirstStages(number=1), Names(["conv_stem.*"])):
+        assert only_plan(rule, TINY["test_efficientnet"], images).epochs == epochs
 
 
-def test_a_network_four_times_the_reference_needs_twice_the_images(shipped: Auto) -> None:
-    assert shipped.row(1999, 16_000_000)["frozen"] == 1.0
-    assert shipped.row(2000, 16_000_000)["frozen"] == 0.75
-    assert shipped.row(999, 1000)["frozen"] == 1.0  # but a small one no fewer
-
-
-def test_auto_trains_the_head_alone_on_the_embedded_sample(shipped: Auto) -> None:
-    network = make("tf_efficientnet_lite0")
-    plan = only_plan(shipped, network, 787)
-    assert plan.only_head
-    expected = "787 images per class, 3 classes, 3.4 M parameters: all 8 layer groups below the head frozen, 30 epochs"
-    assert plan.decision == expected
-    deeper = only_plan(shipped, network, 1500).decision
-    assert deeper.endswith("parameters: stem to blocks.4 (6 of 8 layer groups) frozen, 12 epochs")
-
-
-def test_auto_freezes_no_random_weights_and_says_so(shipped: Auto) -> None:
-    network = TINY["test_resnet"]
-    plan = only_plan(shipped, network, pretrained=False)
-    assert plan.trainable == everything(network)
-    assert plan.decision == "the weights are random, there is nothing to keep: nothing frozen, 60 epochs"
+def test_random_weights_are_trained_for_longer() -> None:
+    plan = only_plan(Nothing(), TINY["test_resnet"], pretrained=False)
+    assert (plan.epochs, plan.learning_rate) == (60, 0.001)
 
 
 @pytest.mark.parametrize("rule", [AllButHead(), FirstStages(number=1), Names(["blocks.5.*"]), Gradual()])
 def test_the_other_rules_refuse_to_freeze_random_weights(rule: FreezeRule) -> None:
     network = TINY["test_vit"]
-    with pytest.raises(UserError, match=r"Nothing\(\) or Auto\(\)"):
+    with pytest.raises(UserError, match=r"Nothing\(\)"):
         decide(rule, network, pretrained=False)
     assert decide(rule, network).plans
 
@@ -126,23 +68,6 @@ def test_the_other_rules_refuse_to_freeze_random_weights(rule: FreezeRule) -> No
 def test_rules_that_freeze_nothing_take_random_weights(rule: FreezeRule) -> None:
     network = TINY["test_resnet"]
     assert only_plan(rule, network, pretrained=False).trainable == everything(network)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda _: [], "must start at"),
-        (lambda rows: rows[1:], "must start at"),
-        (lambda rows: [rows[0], rows[0]], "ascend"),
-        (lambda rows: [rows[0], {**rows[1], "frozen": 1.1}], "shares between"),
-        (lambda rows: [{**rows[0], "frozen": 0.1}, rows[1]], "shares between"),
-        (lambda rows: [rows[0], {**rows[1], "epochs": 0}], r"Auto\.table\.epochs is 0"),
-        (lambda rows: [rows[0], {**rows[1], "learning_rate": float("nan")}], r"Auto\.table\.learning_rate is nan"),
-    ],
-)
-def test_auto_refuses_a_table_that_makes_no_sense(change: Any, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        Auto(change(ROWS))
 
 
 @pytest.mark.parametrize("name", sorted(TINY))
@@ -232,15 +157,13 @@ def test_the_phases_have_just_the_epochs_given(
     assert all(earlier.trainable < later.trainable for earlier, later in pairwise(plans))
 
 
-@pytest.mark.parametrize("rule", [AllButHead(), Nothing(), FirstStages(number=1), Names(["*.weight"]), Auto(ROWS)])
+@pytest.mark.parametrize("rule", [AllButHead(), Nothing(), FirstStages(number=1), Names(["*.weight"])])
 def test_the_users_number_of_epochs_wins(rule: FreezeRule) -> None:
     network = TINY["test_convnext"]
     plan = only_plan(rule, network, epochs=7)
     assert plan.epochs == 7
     assert plan.decision.endswith(", 7 epochs")
     assert plan.trainable == only_plan(rule, network).trainable
-    if isinstance(rule, Auto):
-        assert only_plan(rule, network, pretrained=False, epochs=7).epochs == 7
 
 
 @pytest.mark.parametrize(
@@ -268,7 +191,6 @@ def test_a_decision_comes_back_from_json_and_takes_other_epochs(rule: FreezeRule
         (lambda: AllButHead(epochs=0), "AllButHead.epochs"),
         (lambda: Nothing(learning_rate=-1.0), "Nothing.learning_rate"),
         (lambda: Gradual(head_learning_rate=0.0), "Gradual.head_learning_rate"),
-        (lambda: Auto(ROWS, random_epochs=0), "Auto.random_epochs"),
         (lambda: Names([]), "Names.frozen"),
     ],
 )

@@ -33,7 +33,7 @@ def measurement(chosen: int, tried: int = 4) -> DepthMeasurement:
         )
         for number in range(tried)
     )
-    return DepthMeasurement(rows, 7 - chosen, 394, "2 in a row did not pay")
+    return DepthMeasurement(rows, chosen, 394, "the best of each round went on")
 
 
 def _difference(values: Sequence[float], number: int, chosen: int) -> Difference:

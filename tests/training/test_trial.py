@@ -18,12 +18,13 @@ from graftline.data.version import DatasetVersion
 from graftline.features.cache import Features
 from graftline.freezing.measurement import BoundaryTrial
 from graftline.freezing.plan import plan_from_depth
-from graftline.training.events import FitEvents
+from graftline.freezing.rule import FreezeDecision
+from graftline.training.events import FitEvents, Metrics
 from graftline.training.fit_directory import FitDirectory
-from graftline.training.phases import fit_phase
+from graftline.training.phases import fit_phase, train
 from graftline.training.setup import TrainingSetup
-from graftline.training.training_source import TrainingSource
-from graftline.training.trial import make_freeze_context, score_validation, try_boundary
+from graftline.training.training_source import LiveSource, TrainingSource
+from graftline.training.trial import Trials, keep_trials, make_freeze_context, score_validation
 
 MakeSetup = Callable[..., TrainingSetup]
 DROPOUT = {"drop_rate": 0.2}
@@ -31,7 +32,9 @@ DROPOUT = {"drop_rate": 0.2}
 
 def attempt(setup: TrainingSetup, frozen_groups: int, directory: Path) -> BoundaryTrial:
     plan = plan_from_depth(setup.graft.network, frozen_groups, "", epochs=2, learning_rate=0.03)
-    return try_boundary(setup, FitDirectory(directory), plan)
+    trial = Trials(setup, FitDirectory(directory))(plan)
+    assert trial is not None
+    return trial
 
 
 def test_a_trial_is_the_same_whatever_was_tried_before(make_setup: MakeSetup, tmp_path: Path) -> None:
@@ -39,11 +42,13 @@ def test_a_trial_is_the_same_whatever_was_tried_before(make_setup: MakeSetup, tm
     network = setup.graft.network
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     state = torch.get_rng_state()
-    FitDirectory(tmp_path).trial.mkdir()
-    (FitDirectory(tmp_path).trial / "last.ckpt").write_text("what a killed trial left")
+    left = FitDirectory(tmp_path).trial / "06" / "last.ckpt"
+    left.parent.mkdir(parents=True)
+    left.write_text("what a killed trial left")
     first, second, again = (attempt(setup, number, tmp_path) for number in (6, 5, 6))
     assert all(network.state_dict()[name].equal(tensor) for name, tensor in before.items())
     assert torch.equal(torch.get_rng_state(), state)
+    keep_trials(FreezeDecision((first.plan,), tried=()), FitDirectory(tmp_path))
     assert not list(tmp_path.iterdir())
     other = make_setup(network=DROPOUT, features=Features(cache=False))
     torch.rand(1)  # dropout must not depend on what drew random numbers before
@@ -93,3 +98,57 @@ def test_the_context_is_that_of_the_training(make_setup: MakeSetup, tmp_path: Pa
     context = make_freeze_context(setup, FitDirectory(tmp_path))
     assert context.network is setup.graft.network
     assert (context.images_per_class, context.num_classes, context.pretrained, context.epochs) == (12, 3, False, 7)
+
+
+def test_a_trial_goes_on_from_another_and_becomes_a_phase(make_setup: MakeSetup, tmp_path: Path) -> None:
+    setup, directory = make_setup(features=Features(cache=False)), FitDirectory(tmp_path)
+    trials, network = Trials(setup, directory), setup.graft.network
+    plan = plan_from_depth(network, 6, "", epochs=3, learning_rate=0.03)
+    first = trials(plan)
+    second = trials(plan, start=first)
+    assert first is not None
+    assert second is not None
+    assert second.chain() == [first, second]
+    assert second.losses.mean() < first.losses.mean()  # six epochs in place of three
+    assert first.trained_images == 3 * 36
+    decision = FreezeDecision((plan, plan), tried=(first.folder, second.folder))
+    keep_trials(decision, directory)
+    heard = _Heard()
+    result = train(setup, decision.plans, directory, events=heard, finished=2)
+    assert [phase.history.best["val/loss"] for phase in result.phases] == pytest.approx(
+        [first.losses.mean(), second.losses.mean()], abs=1e-5
+    )
+    assert heard.epochs == [0, 1, 2, 3, 4, 5]  # they are told as if they had been trained just now
+    assert heard.steps == [3, 6, 9, 12, 15, 18]
+    losses, _ = score_validation(setup, LiveSource(setup, ""))
+    np.testing.assert_allclose(losses, second.losses, atol=1e-5)
+
+
+def test_a_trial_may_use_a_part_of_the_images(make_setup: MakeSetup, tmp_path: Path) -> None:
+    setup = make_setup(features=Features(cache=False))
+    plan = plan_from_depth(setup.graft.network, 6, "", epochs=1, learning_rate=0.03)
+    trial = Trials(setup, FitDirectory(tmp_path))(plan, max_images=12)
+    assert trial is not None
+    assert trial.trained_images == 12
+    assert len(trial.losses) == 12  # of the validation split, which stays whole
+
+
+def test_a_trial_that_diverges_gives_nothing(make_setup: MakeSetup, tmp_path: Path) -> None:
+    setup = make_setup(features=Features(cache=False))
+    before = {name: tensor.clone() for name, tensor in setup.graft.network.state_dict().items()}
+    plan = plan_from_depth(setup.graft.network, 0, "", epochs=3, learning_rate=1e30)
+    assert Trials(setup, FitDirectory(tmp_path))(plan) is None
+    after = setup.graft.network.state_dict()
+    assert all(after[name].equal(tensor) for name, tensor in before.items())
+
+
+class _Heard(FitEvents):
+    """Keeps the number and the step of each epoch."""
+
+    def __init__(self) -> None:
+        self.epochs: list[float] = []
+        self.steps: list[int] = []
+
+    def on_epoch(self, metrics: Metrics, step: int) -> None:
+        self.epochs.append(metrics["epoch"])
+        self.steps.append(step)

@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -166,6 +166,25 @@ class DatasetVersion:
         weights = None if rows["weight"].isna().all() else rows["weight"].to_numpy(np.float32)
         labels = rows["label"].map(indices).to_numpy(np.int64)
         return Samples(rows["path"].tolist(), labels, weights, rows["sha256"].tolist(), self.decoding)
+
+    def part(self, **images: int) -> "DatasetVersion":
+        """Return the version with about so many images of the splits named, each class in proportion, none lost.
+
+        Their contents decide which ones, so that a data set that grows keeps most of them.
+
+        Args:
+            images: by split: ``part(train=1000)``; a split that has no more stays whole, and one that is not named.
+        """
+        table = self._table
+        rank = table.groupby(["split", "label"])["sha256"].rank(method="first")
+        sizes = {str(split): size for split, size in table["split"].value_counts().items()}
+        share = table["split"].map(
+            {split: min(1.0, images.get(str(split), size) / size) for split, size in sizes.items()}
+        )
+        of_class = table.groupby(["split", "label"])["sha256"].transform("size")
+        part = DatasetVersion(**{field.name: getattr(self, field.name) for field in fields(self)})
+        part.__dict__["_table"] = table[rank <= np.ceil(share * of_class)]  # where the cached property keeps its value
+        return part
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return the number of images by split and class: ``counts()["train"]["cat"]``."""

@@ -1,159 +1,201 @@
-"""The freeze rule that tries boundaries from the head down with short fits, until going deeper no longer pays."""
+"""The freeze rule that finds the depth: both ends and some boundaries between them, by successive halving."""
 
 import logging
-import time
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from torch import nn
-
-from graftline.backbones.layers import HEAD, group_names
+from graftline.backbones.layers import HEAD, body_groups, group_names
 from graftline.errors import UserError
+from graftline.freezing.depth import deep_epochs, deep_plan, head_plan, random_plan
 from graftline.freezing.measurement import BoundaryResult, BoundaryTrial, DepthMeasurement, Difference, in_words
-from graftline.freezing.plan import FreezePlan, depth_in_words, plan_from_depth
-from graftline.freezing.rule import FreezeContext, FreezeDecision, FreezeRule, check_recommendation
+from graftline.freezing.plan import FreezePlan
+from graftline.freezing.rule import FreezeContext, FreezeDecision, FreezeRule, TryBoundary
 
 logger = logging.getLogger(__name__)
+
+# Fewer validation images tell nothing: of 30, the 95 % interval of an accuracy is 30 points wide.
+LEAST_VALIDATION = 30
+LEAST_TRIAL = 64  # training images: fewer are two steps
+TRIALS_SHARE = 0.3  # of the time, where there is a limit
+TRIAL_EPOCHS = 2  # of a trial's part of the images, from the weights of the head that was trained alone
 
 
 @dataclass(frozen=True)
 class Measured(FreezeRule):
-    """Tries one boundary after another from the head down, and takes the last that paid (Hydra target).
+    """Trains the head alone, tries what more than that brings, and goes on from what is best (Hydra target).
 
-    A deeper boundary pays if its log loss on the validation split is lower than that of the best one so far, with a
-    paired 95 % interval that excludes 0. After ``patience`` boundaries in a row that did not pay, the search ends.
+    Each trial begins with the trained head, on a part of the training images. If none has a lower log loss on the
+    validation split than the head alone, with a paired 95 % interval that excludes 0, the head alone is the answer, and
+    it is trained already. Else the better half of the trials goes on, each from its own weights, until one is left; the
+    training goes on from there. Of several trials that cannot be told apart, the ones with the lower loss stay.
 
     Attributes:
-        epochs: of each short fit.
-        patience: boundaries in a row that do not pay before the search ends.
-        head_epochs: recommended for the whole fit where only the head is trained.
-        deeper_epochs: recommended for the whole fit where more is trained.
-        head_learning_rate: of short and whole fit where only the head is trained.
-        stage_learning_rate: where the last layer group is trained too.
-        whole_learning_rate: where nothing is frozen; between these two the rate falls geometrically.
-        random_epochs: recommended where the weights are random: nothing is measured, and nothing frozen.
-        random_learning_rate: likewise.
-        max_seconds: no boundary is begun that would end later, if it takes as long as the last one; None: no limit.
+        depths: shares of the layer groups below the head that are frozen in the trials, 0 to 1; 0 is the whole network.
+        trial_images: of the training split that a trial uses in its first round; each further round doubles them.
+        final_depth: share that is frozen in the training that follows, where more than the head pays; None: that of the
+            best trial.
     """
 
     needs_trials: ClassVar[bool] = True
 
-    epochs: int = 8
-    patience: int = 2
-    head_epochs: int = 30
-    deeper_epochs: int = 12
-    head_learning_rate: float = 0.01
-    stage_learning_rate: float = 0.001
-    whole_learning_rate: float = 0.0003
-    random_epochs: int = 60
-    random_learning_rate: float = 0.001
-    max_seconds: float | None = None
+    depths: Sequence[float] = (0.75, 0.5, 0.25, 0.0)
+    trial_images: int = 1_000
+    final_depth: float | None = None
 
     def __post_init__(self) -> None:
-        for epochs, learning_rate in (
-            ("head_epochs", "head_learning_rate"),
-            ("deeper_epochs", "stage_learning_rate"),
-            ("epochs", "whole_learning_rate"),
-            ("random_epochs", "random_learning_rate"),
-        ):
-            check_recommendation(
-                getattr(self, epochs), getattr(self, learning_rate), f"Measured.{epochs}", f"Measured.{learning_rate}"
-            )
-        if self.patience < 1:
-            raise UserError(f"Measured.patience is {self.patience}, it must be at least 1.")
-        if self.max_seconds is not None and not self.max_seconds > 0:  # also catches NaN
-            raise UserError(f"Measured.max_seconds is {self.max_seconds}, it must be above 0.")
+        shares = [*self.depths, *([] if self.final_depth is None else [self.final_depth])]
+        if not self.depths or not all(0 <= share < 1 for share in shares):  # also catches NaN
+            raise UserError("Measured.depths and Measured.final_depth need shares from 0 to below 1, such as [0.5, 0].")
+        if self.trial_images < 1:
+            raise UserError(f"Measured.trial_images is {self.trial_images}, it must be at least 1.")
 
     def decide(self, context: FreezeContext) -> FreezeDecision:
-        """Try boundaries and choose one; a user's own number of epochs bounds that of the short fits too."""
+        """Try boundaries and choose one; a user's own number of epochs is that of the training that follows."""
         network = context.network
         if not context.pretrained:
-            plan = self._plan(network, 0, "the weights are random, there is nothing to keep and nothing to measure")
-            plan = replace(plan, epochs=self.random_epochs, learning_rate=self.random_learning_rate)
-            return FreezeDecision((context.finalize(plan),), context.epochs)
-        trials, chosen, stopped = self._search(context)
-        rows = tuple(BoundaryResult.of(trial, chosen) for trial in trials)
-        measurement = DepthMeasurement(rows, chosen.plan.frozen_groups, len(chosen.losses), stopped)
-        plan = self._plan(network, measurement.frozen_groups, _reason(rows, measurement.chosen))
-        return FreezeDecision((context.finalize(plan),), context.epochs, measurement)
+            return FreezeDecision((context.finalize(random_plan(network)),), context.epochs)
+        if context.validation_images < LEAST_VALIDATION:
+            few = f"{context.validation_images} validation images are too few to choose by (below {LEAST_VALIDATION})"
+            return FreezeDecision((context.finalize(_because(head_plan(network), few)),), context.epochs)
+        return _Search(self, context).decide()
 
     def change_epochs(self, decision: FreezeDecision, context: FreezeContext) -> FreezeDecision:
         """Return an earlier decision for the context's number of epochs; nothing is tried again."""
         if decision.measurement is None:
             return self.decide(context)
-        network, frozen_groups = context.network, decision.measurement.frozen_groups
-        plan = replace(decision.plans[0], epochs=self._plan(network, frozen_groups, "").epochs)
-        return FreezeDecision((context.finalize(plan),), context.epochs, decision.measurement)
+        *tried, last = decision.plans
+        if len(tried) == len(decision.tried):  # what was tried is done
+            last = replace(last, epochs=context.epochs or deep_epochs(context.num_images))
+        return replace(decision, plans=(*tried, last), epochs=context.epochs)
 
-    def learning_rate(self, frozen_groups: int, num_groups: int) -> float:
-        """Return the learning rate for a boundary.
+    def boundaries(self, num_groups: int) -> list[int]:
+        """Return how many layer groups are frozen in each trial, the most first.
 
-        Examples:
-            >>> rule = Measured(head_learning_rate=0.1, stage_learning_rate=0.01, whole_learning_rate=0.0001)
-            >>> [round(rule.learning_rate(frozen_groups, 3), 6) for frozen_groups in (3, 2, 1, 0)]
-            [0.1, 0.01, 0.001, 0.0001]
+        >>> Measured().boundaries(8), Measured(depths=(0.9, 0.5)).boundaries(2)
+        ([6, 4, 2, 0], [1])
         """
-        if frozen_groups == num_groups:
-            return self.head_learning_rate
-        share = (num_groups - 1 - frozen_groups) / (num_groups - 1) if num_groups > 1 else 1.0
-        return float(self.stage_learning_rate * (self.whole_learning_rate / self.stage_learning_rate) ** share)
+        return sorted({frozen_at(share, num_groups) for share in self.depths}, reverse=True)
 
-    def _search(self, context: FreezeContext) -> tuple[list[BoundaryTrial], BoundaryTrial, str]:
-        """Return the trials from the head down, the one that is chosen, and why there are no more."""
+
+def frozen_at(share: float, num_groups: int) -> int:
+    """Return a share of the layer groups as a number that leaves at least one to train."""
+    return min(math.floor(share * num_groups + 0.5), max(0, num_groups - 1))
+
+
+class _Search:
+    """One search of ``Measured``: the trials, and what is decided from them."""
+
+    def __init__(self, rule: Measured, context: FreezeContext) -> None:
         if context.try_boundary is None:
             raise ValueError("Measured decides by trials: give it a FreezeContext with try_boundary.")
-        epochs = self.epochs if context.epochs is None else min(self.epochs, context.epochs)
-        logger.info(
-            f"Measuring how much of the network to train: {epochs} epochs at each boundary, from the head down."
-        )
-        trials, unpaid, start = list[BoundaryTrial](), 0, time.perf_counter()
-        boundaries = [*group_names(context.network), HEAD]
-        for frozen_groups in range(len(boundaries) - 1, -1, -1):
-            plan = self._plan(context.network, frozen_groups, f"tried: {boundaries[frozen_groups]}")
-            trial = context.try_boundary(replace(plan, epochs=epochs))
-            best = trials[-1 - unpaid] if trials else trial
-            difference = Difference.of(trial.losses, best.losses)
-            logger.info(_line(trial, best, difference))
-            trials.append(trial)
-            unpaid = 0 if trial is best or difference.is_below_zero else unpaid + 1
-            if stopped := self._stopped(trial, unpaid, time.perf_counter() - start):
+        self._rule, self._context, self._network = rule, context, context.network
+        self._try: TryBoundary = context.try_boundary
+        self._num_groups = len(body_groups(context.network))
+        self._trials: list[BoundaryTrial] = []
+
+    def decide(self) -> FreezeDecision:
+        """Try, halve, and choose."""
+        head = self._try(self._context.finalize(head_plan(self._network)))
+        if head is None:
+            raise UserError("The head alone diverged at its learning rate: give a lower one (AdamW.lr).")
+        self._trials.append(head)
+        logger.info(f"  {_scores(head)}")
+        images = self._trial_images()
+        if images is None:
+            return self._decision(head, None, "the time does not allow for more")
+        paying = self._first_round(head, images)
+        if not paying:
+            return self._decision(head, None, "more than the head did not pay")
+        best = self._halve(paying, images)
+        final = self._final_plan(best)
+        return self._decision(best, final, "the best of each round went on")
+
+    def _trial_images(self) -> int | None:
+        """Return how many training images a trial uses: fewer where the time is short, None where it is too short."""
+        left, image_seconds = self._context.seconds_left, self._context.image_seconds
+        if left is None or image_seconds is None:
+            return self._rule.trial_images
+        trials = len(self._rule.boundaries(self._num_groups))
+        affordable = TRIALS_SHARE * left() / (image_seconds() * TRIAL_EPOCHS * trials)
+        return None if affordable < LEAST_TRIAL else min(self._rule.trial_images, int(affordable))
+
+    def _first_round(self, head: BoundaryTrial, images: int) -> list[BoundaryTrial]:
+        """Return the trials that are better than the head alone, the best first."""
+        paying = []
+        for frozen_groups in self._rule.boundaries(self._num_groups):
+            trial = self._attempt(frozen_groups, None, images)
+            if trial is None:
+                continue
+            difference = Difference.of(trial.losses, head.losses)
+            logger.info(f"  {_scores(trial)}, {difference.text()} against the head alone")
+            if difference.is_below_zero:
+                paying.append(trial)
+        return sorted(paying, key=_loss)
+
+    def _halve(self, trials: Sequence[BoundaryTrial], images: int) -> BoundaryTrial:
+        """Return the best trial after as many rounds as it takes, each with twice the images of the one before."""
+        while len(trials) > 1:
+            images *= 2
+            kept = trials[: len(trials) // 2 + len(trials) % 2]
+            if len(kept) == 1:
                 break
-        return trials, trials[-1 - unpaid], stopped
+            further = [trial for one in kept if (trial := self._attempt(one.plan.frozen_groups, one, images))]
+            for trial in further:
+                logger.info(f"  {_scores(trial)}, after {images:,} more images")
+            trials = sorted(further or kept, key=_loss)
+        return trials[0]
 
-    def _plan(self, network: nn.Module, frozen_groups: int, why: str) -> FreezePlan:
-        num_groups = len(group_names(network))
-        return plan_from_depth(
-            network,
-            frozen_groups,
-            f"{why}: {depth_in_words(network, frozen_groups)}",
-            epochs=self.head_epochs if frozen_groups == num_groups else self.deeper_epochs,
-            learning_rate=self.learning_rate(frozen_groups, num_groups),
-        )
+    def _attempt(self, frozen_groups: int, start: BoundaryTrial | None, images: int) -> BoundaryTrial | None:
+        boundary = [*group_names(self._network), HEAD][frozen_groups]
+        plan = deep_plan(self._network, frozen_groups, f"tried {in_words(boundary)}", TRIAL_EPOCHS)
+        trial = self._try(plan, start, images)
+        if trial is None:
+            logger.info(
+                f"  {in_words(boundary)} diverged at a learning rate of {plan.learning_rate:g} and is left out."
+            )
+            return None
+        self._trials.append(trial)
+        return trial
 
-    def _stopped(self, trial: BoundaryTrial, unpaid: int, seconds: float) -> str:
-        """Return why the search ends here; empty if it does not."""
-        if unpaid == self.patience:
-            return f"{unpaid} in a row did not pay" if unpaid > 1 else "the last one did not pay"
-        if trial.plan.frozen_groups == 0:
-            return "nothing is left to unfreeze"
-        if self.max_seconds is not None and seconds + trial.seconds > self.max_seconds:
-            return f"the next one would not end within the {self.max_seconds:g} s that are allowed"
-        return ""
+    def _final_plan(self, best: BoundaryTrial) -> FreezePlan:
+        """Return the plan of the training that goes on from the best trial."""
+        share, frozen_groups = self._rule.final_depth, best.plan.frozen_groups
+        if share is not None:
+            frozen_groups = min(frozen_groups, frozen_at(share, self._num_groups))
+        plan = deep_plan(self._network, frozen_groups, "it pays", deep_epochs(self._context.num_images))
+        return self._context.finalize(plan)
+
+    def _decision(self, chosen: BoundaryTrial, final: FreezePlan | None, stopped: str) -> FreezeDecision:
+        rows = tuple(BoundaryResult.of(trial, chosen) for trial in self._trials)
+        measurement = DepthMeasurement(rows, self._trials.index(chosen), len(chosen.losses), stopped)
+        chain = chosen.chain()
+        plans = [trial.plan for trial in chain]
+        plans[-1] = _because(plans[-1], _reason(rows, measurement.chosen))
+        tried = tuple(trial.folder for trial in chain)
+        return FreezeDecision((*plans, *([] if final is None else [final])), self._context.epochs, measurement, tried)
+
+
+def _because(plan: FreezePlan, reason: str) -> FreezePlan:
+    return replace(plan, reason=f"{reason}: {plan.reason}")
+
+
+def _loss(trial: BoundaryTrial) -> float:
+    return float(trial.losses.mean())
 
 
 def _reason(rows: Sequence[BoundaryResult], chosen: BoundaryResult) -> str:
-    """Return what was measured in words: the chosen boundary, and against it the head alone and the deeper ones."""
-    others = [row for row in rows if row.frozen_groups < chosen.frozen_groups or row is rows[0] is not chosen]
+    """Return what was measured in words: the chosen boundary, and against it the others."""
     own = f"measured, validation log loss {chosen.log_loss:.3f} with {in_words(chosen.boundary)}"
+    others = [row for row in rows if row.boundary != chosen.boundary]
     return ", ".join([own, *(f"{row.more_log_loss.text()} with {in_words(row.boundary)}" for row in others)])
 
 
-def _line(trial: BoundaryTrial, best: BoundaryTrial, difference: Difference) -> str:
+def _scores(trial: BoundaryTrial) -> str:
     """Return what is said when a trial is over."""
-    against = "" if trial is best else f", {difference.text()} against {in_words(best.boundary)}"
     how = f"{trial.pass_seconds:.1f} s frozen pass" if trial.cached else "live"
     return (
-        f"  {in_words(trial.boundary)}: {trial.trained_parameters:,} parameters, accuracy {trial.hits.mean():.3f}, "
-        f"log loss {trial.losses.mean():.3f}{against}; {how}, {trial.fit_seconds:.1f} s fit"
+        f"{in_words(trial.boundary)}: {trial.trained_parameters:,} parameters, accuracy {trial.hits.mean():.3f}, "
+        f"log loss {trial.losses.mean():.3f}; {how}, {trial.fit_seconds:.1f} s fit"
     )

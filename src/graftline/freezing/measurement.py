@@ -52,7 +52,7 @@ class Difference:
         return f"{self.value:+.3f} ({self.low:+.3f} to {self.high:+.3f})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BoundaryTrial:
     """What a short fit at one boundary gave.
 
@@ -65,6 +65,9 @@ class BoundaryTrial:
         cached: whether the fit was on cached activations.
         pass_seconds: until the first step: cutting, and running the frozen trunk unless its activations were there.
         fit_seconds: of the epochs.
+        trained_images: how many images were passed forward and backward, those of its start included.
+        folder: where its checkpoints lie, among those of all trials.
+        start: the trial whose weights it began with; None: the network's own.
     """
 
     boundary: str
@@ -75,11 +78,18 @@ class BoundaryTrial:
     cached: bool
     pass_seconds: float
     fit_seconds: float
+    trained_images: int = 0
+    folder: str = ""
+    start: "BoundaryTrial | None" = None
 
     @property
     def seconds(self) -> float:
         """Of all."""
         return self.pass_seconds + self.fit_seconds
+
+    def chain(self) -> "list[BoundaryTrial]":
+        """Return the trials that led to its weights, in order, itself the last."""
+        return [*([] if self.start is None else self.start.chain()), self]
 
 
 @dataclass(frozen=True)
@@ -104,6 +114,7 @@ class BoundaryResult:
     cached: bool
     pass_seconds: float
     fit_seconds: float
+    trained_images: int = 0
 
     @classmethod
     def of(cls, trial: BoundaryTrial, chosen: BoundaryTrial) -> "BoundaryResult":
@@ -119,6 +130,7 @@ class BoundaryResult:
             trial.cached,
             trial.pass_seconds,
             trial.fit_seconds,
+            trial.trained_images,
         )
 
 
@@ -128,20 +140,20 @@ class DepthMeasurement:
 
     Attributes:
         rows: the boundaries in the order in which they were tried, the head first; at least one.
-        frozen_groups: how many layer groups are frozen at the chosen boundary.
+        chosen_row: which of the rows was chosen.
         num_images: N.
-        stopped: why no deeper boundary was tried, in words.
+        stopped: why no more was tried, in words.
     """
 
     rows: tuple[BoundaryResult, ...]
-    frozen_groups: int
+    chosen_row: int
     num_images: int
     stopped: str
 
     @property
     def chosen(self) -> BoundaryResult:
         """The row of the chosen boundary."""
-        return next(row for row in self.rows if row.frozen_groups == self.frozen_groups)
+        return self.rows[self.chosen_row]
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "DepthMeasurement":

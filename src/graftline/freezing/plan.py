@@ -18,8 +18,11 @@ class FreezePlan:
         frozen_groups: how many of the network's layer groups, counted from the input, are frozen.
         num_groups: how many layer groups lie below the head.
         reason: what is frozen and why, in words, for the log and for the run.
-        epochs: how many to train for: the user's number, else the rule's.
-        learning_rate: that the rule recommends, for AdamW and batches of 64; it is the user's to overrule.
+        epochs: how many to train for at most: the user's number, else the rule's.
+        learning_rate: that the rule recommends, for AdamW; it is the user's to overrule.
+        epoch_images: of the training split that an epoch takes, others each time; None: all.
+        seconds: that the fit may take: its learning rate falls by the clock, and it ends when they are over; None: as
+            many as the epochs need.
     """
 
     trainable: frozenset[str]
@@ -28,10 +31,14 @@ class FreezePlan:
     reason: str
     epochs: int = 30
     learning_rate: float = 0.01
+    epoch_images: int | None = None
+    seconds: float | None = None
 
     @property
     def decision(self) -> str:
         """What was decided, in a part of a sentence: what is frozen and why, and for how long the rest is trained."""
+        if self.seconds is not None:
+            return f"{self.reason}, for {self.seconds:,.0f} s"
         return f"{self.reason}, {self.epochs} epoch{'s' if self.epochs != 1 else ''}"
 
     @property

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from math import inf
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from torch import nn
 
@@ -12,7 +12,24 @@ from graftline.errors import UserError
 from graftline.freezing.measurement import BoundaryTrial, DepthMeasurement
 from graftline.freezing.plan import FreezePlan
 
-TryBoundary = Callable[[FreezePlan], BoundaryTrial]
+
+class TryBoundary(Protocol):
+    """Fits a network as plans say, and leaves it and the random numbers as they were."""
+
+    def __call__(
+        self, plan: FreezePlan, start: BoundaryTrial | None = None, max_images: int | None = None
+    ) -> BoundaryTrial | None:
+        """Fit the network, from the weights of an earlier trial or its own.
+
+        Args:
+            plan: what is trained, and for how long.
+            start: the trial whose weights it begins with.
+            max_images: of the training split that are used; None: all.
+
+        Returns:
+            What came of it; None where the training diverged.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -21,25 +38,35 @@ class FreezeContext:
 
     Attributes:
         network: the whole timm network.
-        images_per_class: training images, on average.
+        num_images: of the training split.
         num_classes: K.
         pretrained: whether the network's weights know anything.
         epochs: the user's own number, which every rule keeps to; None: the rule's.
-        try_boundary: fits the network briefly as a plan says, and leaves network and random numbers as they were;
-            None: nothing can be tried.
+        validation_images: of the validation split, by which trials are judged.
+        try_boundary: None: nothing can be tried.
+        seconds_left: for all that is still to be trained; None: there is no limit.
+        image_seconds: how long an image takes to train the whole network, forward and backward.
     """
 
     network: nn.Module
-    images_per_class: float
+    num_images: int
     num_classes: int
     pretrained: bool
     epochs: int | None = None
+    validation_images: int = 0
     try_boundary: TryBoundary | None = None
+    seconds_left: Callable[[], float] | None = None
+    image_seconds: Callable[[], float] | None = None
+
+    @property
+    def images_per_class(self) -> float:
+        """Training images, on average."""
+        return self.num_images / self.num_classes
 
     def facts(self) -> str:
         """Return the context in words.
 
-        >>> FreezeContext(nn.Linear(1_000_000, 2), 787, 2, pretrained=True).facts()
+        >>> FreezeContext(nn.Linear(1_000_000, 2), 1574, 2, pretrained=True).facts()
         '787 images per class, 2 classes, 2.0 M parameters'
         """
         millions = num_parameters(self.network) / 1e6
@@ -65,7 +92,7 @@ class FreezeContext:
         if not self.pretrained and any(name not in plan.trainable for name, _ in self.network.named_parameters()):
             raise UserError(
                 f"The frozen layers would be random ({plan.reason}, and the backbone has no pretrained weights): "
-                "use Nothing() or Auto(), or give the backbone weights."
+                "use Nothing(), or give the backbone weights."
             )
 
 
@@ -77,11 +104,13 @@ class FreezeDecision:
         plans: one for each phase of the training, in order.
         epochs: the user's own number that the rule kept to; None: the rule's.
         measurement: the evidence, where boundaries were tried.
+        tried: folders of the trials that are the first phases already, in order.
     """
 
     plans: tuple[FreezePlan, ...]
     epochs: int | None = None
     measurement: DepthMeasurement | None = None
+    tried: tuple[str, ...] = ()
 
     @property
     def reason(self) -> str:
@@ -94,6 +123,7 @@ class FreezeDecision:
             "plans": [plan.to_json() for plan in self.plans],
             "epochs": self.epochs,
             "measurement": asdict(self.measurement) if self.measurement is not None else None,
+            "tried": self.tried,
         }
 
     @classmethod
@@ -101,7 +131,8 @@ class FreezeDecision:
         """Return the decision that ``to_json`` wrote."""
         plans = tuple(FreezePlan.from_json(plan) for plan in content["plans"])
         evidence = content["measurement"]
-        return cls(plans, content["epochs"], None if evidence is None else DepthMeasurement.from_json(evidence))
+        measurement = None if evidence is None else DepthMeasurement.from_json(evidence)
+        return cls(plans, content["epochs"], measurement, tuple(content.get("tried", ())))
 
 
 class FreezeRule(ABC):

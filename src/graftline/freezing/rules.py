@@ -9,19 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from math import floor, sqrt
-
-from torch import nn
-from typing_extensions import TypedDict  # pydantic checks only this one before Python 3.12
+from math import floor
 
 from graftline.backbones.layers import body_groups, group_names, head_parameters
 from graftline.errors import UserError
+from graftline.freezing.depth import HEAD_EPOCHS, HEAD_RATE, deep_epochs, deep_plan, head_plan, random_plan
 from graftline.freezing.plan import FreezePlan, depth_in_words, plan_from_depth, plan_from_names
-from graftline.freezing.rule import FreezeContext, FreezeDecision, FreezeRule, check_recommendation, num_parameters
+from graftline.freezing.rule import FreezeContext, FreezeDecision, FreezeRule, check_recommendation
 
 
-class _OnePhase(FreezeRule):
-    """A rule whose training has one phase."""
+class _OneDepth(FreezeRule):
+    """A rule that decides on one depth."""
 
     def decide(self, context: FreezeContext) -> FreezeDecision:
         """Decide what of the context's network is frozen.
@@ -37,7 +35,7 @@ class _OnePhase(FreezeRule):
 
 
 @dataclass(frozen=True)
-class AllButHead(_OnePhase):
+class AllButHead(_OneDepth):
     """Only the new head is trained.
 
     Attributes:
@@ -45,37 +43,37 @@ class AllButHead(_OnePhase):
         learning_rate: recommended.
     """
 
-    epochs: int = 30
-    learning_rate: float = 0.01
+    epochs: int = HEAD_EPOCHS
+    learning_rate: float = HEAD_RATE
 
     def __post_init__(self) -> None:
         _check_own(self, self.epochs, self.learning_rate)
 
     def _plan(self, context: FreezeContext) -> FreezePlan:
-        return _to_depth(context.network, len(body_groups(context.network)), self.epochs, self.learning_rate)
+        return head_plan(context.network, epochs=self.epochs, learning_rate=self.learning_rate)
 
 
 @dataclass(frozen=True)
-class Nothing(_OnePhase):
+class Nothing(_OneDepth):
     """The whole network is trained.
 
     Attributes:
-        epochs: recommended.
-        learning_rate: recommended.
+        epochs: recommended; None: by the number of training images.
+        learning_rate: recommended; None: by the network.
     """
 
-    epochs: int = 20
-    learning_rate: float = 0.0003
+    epochs: int | None = None
+    learning_rate: float | None = None
 
     def __post_init__(self) -> None:
         _check_own(self, self.epochs, self.learning_rate)
 
     def _plan(self, context: FreezeContext) -> FreezePlan:
-        return _to_depth(context.network, 0, self.epochs, self.learning_rate)
+        return _to_depth(context, 0, self.epochs, self.learning_rate)
 
 
 @dataclass(frozen=True)
-class FirstStages(_OnePhase):
+class FirstStages(_OneDepth):
     """The first layer groups are frozen; one of ``number`` and ``fraction`` is given.
 
     Attributes:
@@ -87,8 +85,8 @@ class FirstStages(_OnePhase):
 
     number: int | None = None
     fraction: float | None = None
-    epochs: int = 12
-    learning_rate: float = 0.001
+    epochs: int | None = None
+    learning_rate: float | None = None
 
     def __post_init__(self) -> None:
         _check_own(self, self.epochs, self.learning_rate)
@@ -107,11 +105,11 @@ class FirstStages(_OnePhase):
                 f"{', '.join(names)}."
             )
         number = self.number if self.number is not None else share_of(len(names), self.fraction or 0.0)
-        return _to_depth(context.network, number, self.epochs, self.learning_rate)
+        return _to_depth(context, number, self.epochs, self.learning_rate)
 
 
 @dataclass(frozen=True)
-class Names(_OnePhase):
+class Names(_OneDepth):
     """The parameters whose names match are frozen; all others are trained.
 
     Attributes:
@@ -121,8 +119,8 @@ class Names(_OnePhase):
     """
 
     frozen: Sequence[str]
-    epochs: int = 12
-    learning_rate: float = 0.001
+    epochs: int | None = None
+    learning_rate: float | None = None
 
     def __post_init__(self) -> None:
         _check_own(self, self.epochs, self.learning_rate)
@@ -137,7 +135,8 @@ class Names(_OnePhase):
                 raise UserError(f"Names.frozen: {pattern} matches no parameter below the head.{_near(pattern, body)}")
         frozen = {name for name in body if any(fnmatchcase(name, pattern) for pattern in self.frozen)}
         reason = f"{len(frozen)} of {len(body)} tensors below the head frozen ({', '.join(self.frozen)})"
-        return plan_from_names(context.network, frozen, reason, epochs=self.epochs, learning_rate=self.learning_rate)
+        usual = _to_depth(context, 0, self.epochs, self.learning_rate)
+        return plan_from_names(context.network, frozen, reason, epochs=usual.epochs, learning_rate=usual.learning_rate)
 
 
 @dataclass(frozen=True)
@@ -162,8 +161,8 @@ class Gradual(FreezeRule):
     step_groups: int = 1
     until: float = 0.5
     epochs: int = 30
-    head_learning_rate: float = 0.01
-    learning_rate: float = 0.001
+    head_learning_rate: float = HEAD_RATE
+    learning_rate: float | None = None
 
     def __post_init__(self) -> None:
         _check_own(self, self.epochs, self.learning_rate)
@@ -185,7 +184,7 @@ class Gradual(FreezeRule):
         plans = []
         for number, (frozen, phase_epochs) in enumerate(zip(depths, epochs, strict=False), start=1):
             learning_rate = self.head_learning_rate if number == 1 else self.learning_rate
-            plan = _to_depth(context.network, frozen, phase_epochs, learning_rate)
+            plan = _to_depth(context, frozen, phase_epochs, learning_rate)
             context.check(plan)
             plans.append(replace(plan, reason=f"phase {number} of {len(epochs)}: {plan.reason}"))
         return FreezeDecision(tuple(plans), context.epochs)
@@ -207,72 +206,6 @@ class Gradual(FreezeRule):
         return [*epochs[:-1], total - sum(epochs[:-1])]
 
 
-class FreezeTableRow(TypedDict):
-    """One row of the table of ``Auto``."""
-
-    images_per_class: int
-    frozen: float
-    epochs: int
-    learning_rate: float
-
-
-@dataclass(frozen=True)
-class Auto(_OnePhase):
-    """Looks up in a table what to freeze, by the number of training images per class and the size of the network.
-
-    Attributes:
-        table: rows of ``images_per_class`` (from this many on), ``frozen`` (share of the layer groups, 0 to 1),
-            ``epochs`` and ``learning_rate`` (recommended).
-        reference_parameters: size of network that the table is for. A larger one needs more images for the same row:
-            as many times more as the square root of how many times it is larger.
-        random_epochs: recommended where the weights are random, so that nothing is frozen.
-        random_learning_rate: the same.
-
-    Raises:
-        UserError: the table does not start at 0 images, is not ascending, has a share outside 0 to 1, or freezes more
-            where there are more images.
-    """
-
-    table: Sequence[FreezeTableRow]
-    reference_parameters: int = 4_000_000
-    random_epochs: int = 60
-    random_learning_rate: float = 0.001
-
-    def __post_init__(self) -> None:
-        thresholds = [row["images_per_class"] for row in self.table]
-        shares = [row["frozen"] for row in self.table]
-        if thresholds[:1] != [0] or sorted(set(thresholds)) != thresholds:
-            raise UserError("Auto.table must start at images_per_class: 0 and ascend from row to row.")
-        if sorted(shares, reverse=True) != shares or not all(0 <= share <= 1 for share in shares):
-            raise UserError("Auto.table must give shares between 1 and 0 that do not grow with the number of images.")
-        for row in self.table:
-            check_recommendation(row["epochs"], row["learning_rate"], "Auto.table.epochs", "Auto.table.learning_rate")
-        check_recommendation(
-            self.random_epochs, self.random_learning_rate, "Auto.random_epochs", "Auto.random_learning_rate"
-        )
-        if self.reference_parameters < 1:
-            raise UserError(f"Auto.reference_parameters is {self.reference_parameters}, it must be at least 1.")
-
-    def _plan(self, context: FreezeContext) -> FreezePlan:
-        network = context.network
-        if not context.pretrained:
-            plan = _to_depth(network, 0, self.random_epochs, self.random_learning_rate)
-            facts = "the weights are random, there is nothing to keep"
-        else:
-            row = self.row(context.images_per_class, num_parameters(network))
-            number = share_of(len(body_groups(network)), row["frozen"])
-            if number == len(body_groups(network)):  # of few groups three quarters may be all
-                row = self.table[0]
-            plan = _to_depth(network, number, row["epochs"], row["learning_rate"])
-            facts = context.facts()
-        return replace(plan, reason=f"{facts}: {plan.reason}")
-
-    def row(self, images_per_class: float, parameters: int) -> FreezeTableRow:
-        """Return the row of the table for so many images per class and a network of so many parameters."""
-        worth = images_per_class / max(1.0, sqrt(parameters / self.reference_parameters))
-        return next(row for row in reversed(self.table) if worth >= row["images_per_class"])
-
-
 def share_of(groups: int, share: float) -> int:
     """Return a share of the layer groups as a number, halves upwards.
 
@@ -282,19 +215,39 @@ def share_of(groups: int, share: float) -> int:
     return floor(share * groups + 0.5)
 
 
-def _check_own(rule: FreezeRule, epochs: int, learning_rate: float) -> None:
-    """Make sure that a rule's ``epochs`` and ``learning_rate`` can be done.
+def _check_own(rule: FreezeRule, epochs: int | None, learning_rate: float | None) -> None:
+    """Make sure that a rule's ``epochs`` and ``learning_rate`` can be done, where they are given.
 
     Raises:
         UserError: they cannot.
     """
     name = type(rule).__name__
-    check_recommendation(epochs, learning_rate, f"{name}.epochs", f"{name}.learning_rate")
+    check_recommendation(
+        HEAD_EPOCHS if epochs is None else epochs,
+        HEAD_RATE if learning_rate is None else learning_rate,
+        f"{name}.epochs",
+        f"{name}.learning_rate",
+    )
 
 
-def _to_depth(network: nn.Module, frozen_groups: int, epochs: int, learning_rate: float) -> FreezePlan:
-    reason = depth_in_words(network, frozen_groups)
-    return plan_from_depth(network, frozen_groups, reason, epochs=epochs, learning_rate=learning_rate)
+def _to_depth(
+    context: FreezeContext, frozen_groups: int, epochs: int | None, learning_rate: float | None
+) -> FreezePlan:
+    """Return the plan for a depth; what is None is as `graftline.freezing.depth` recommends."""
+    network = context.network
+    if frozen_groups == len(body_groups(network)):
+        usual = head_plan(network)
+    elif context.pretrained:
+        usual = deep_plan(network, frozen_groups, "", deep_epochs(context.num_images))
+    else:
+        usual = random_plan(network)
+    return plan_from_depth(
+        network,
+        frozen_groups,
+        depth_in_words(network, frozen_groups),
+        epochs=usual.epochs if epochs is None else epochs,
+        learning_rate=usual.learning_rate if learning_rate is None else learning_rate,
+    )
 
 
 def _near(pattern: str, names: Sequence[str]) -> str:

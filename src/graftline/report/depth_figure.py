@@ -140,8 +140,14 @@ def _draw_chosen(panels: Sequence[Axes], number: int) -> None:
 def _name_boundaries(axes: Axes, measurement: DepthMeasurement) -> None:
     """Write below each boundary what is trained, how many parameters that is, and below all why it ends there."""
     rows = measurement.rows
-    parts = ["head alone", *(f"+ {short(row.boundary.partition(' + ')[0], 14)}" for row in rows[1:])]
+    parts = ["head alone", *(_from(row, rows[:number]) for number, row in enumerate(rows[1:], start=1))]
     parameters = [short_number(row.trained_parameters) for row in rows]
     axes.set_xticks(range(len(rows)), [f"{part}\n{number}" for part, number in zip(parts, parameters, strict=True)])
     axes.set_xlim(-0.6, len(rows) - 0.4)
-    axes.set_xlabel(f"trained parameters; no deeper boundary was tried: {measurement.stopped}", color=MUTED)
+    axes.set_xlabel(f"trained parameters; {measurement.stopped}", color=MUTED)
+
+
+def _from(row: BoundaryResult, earlier: Sequence[BoundaryResult]) -> str:
+    """Return what is trained beside the head, and whether it had been tried before: then this one went on from there."""
+    name = short(row.boundary.partition(" + ")[0], 14)
+    return f"+ {name}, longer" if any(one.boundary == row.boundary for one in earlier) else f"+ {name}"

@@ -18,6 +18,7 @@ from graftline.data.loaders import Batch, Loaders
 from graftline.errors import writing
 from graftline.freezing.check import FIRST_STEPS
 from graftline.training.averaging import AveragedWeights
+from graftline.training.budget import Clock
 from graftline.training.events import FitEvents
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.module import GraftModule
@@ -37,6 +38,7 @@ def fit(
     patience: int | None = None,
     ema_decay: float | None = None,
     resume: bool = False,
+    seconds: float | None = None,
     threads: int | None = None,
     show_progress: bool = True,
 ) -> FitHistory:
@@ -49,9 +51,11 @@ def fit(
         directory: where ``best.ckpt`` and ``last.ckpt`` lie.
         events: hears of the fit.
         seed: of what the network and the mixing of images draw in each epoch.
-        patience: epochs without a better validation loss before the fit stops; None: never.
+        patience: epochs without a better validation loss before the fit stops, counted in their second half;
+            None: never.
         ema_decay: decay of the averaged weights; None: no averaging.
         resume: go on from ``last.ckpt``, if there is one: what follows is bit for bit what would have followed.
+        seconds: after which the fit ends, at the end of the epoch that is nearest; None: when its epochs are done.
         threads: of torch during the fit; None: as they are.
         show_progress: draw the progress bar.
 
@@ -70,7 +74,9 @@ def fit(
     ]
     wanted: list[pl.Callback] = [EpochDraws(seed, loaders[0]), FirstGradients(events)]
     if patience is not None:
-        wanted.append(EarlyStopping(MONITOR, patience=patience))
+        wanted.append(PatientStopping(MONITOR, patience=patience))
+    if seconds is not None:
+        wanted.append(Clock(seconds))
     if ema_decay is not None:
         wanted.append(AveragedWeights(ema_decay))
     trainer = make_trainer(
@@ -127,6 +133,19 @@ class EpochDraws(pl.Callback):
         random.seed(of_python)
         np.random.seed(of_numpy)  # noqa: NPY002 - timm's Mixup draws from NumPy's global generator
         torch.manual_seed(of_torch)
+
+
+class PatientStopping(EarlyStopping):
+    """Early stopping that does not stop before the learning rate has fallen.
+
+    At a high rate the validation loss wanders, and a better one comes when the rate falls: a fit that is stopped before
+    was not seen at its best. So only the second half of the epochs counts; a cosine is at half of its peak there.
+    """
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Count an epoch of the second half."""
+        if trainer.max_epochs is None or 2 * (trainer.current_epoch + 1) > trainer.max_epochs:
+            super().on_train_epoch_end(trainer, pl_module)
 
 
 class FirstGradients(pl.Callback):

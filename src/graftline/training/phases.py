@@ -3,8 +3,9 @@
 import copy
 import json
 import logging
+import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ from graftline.features.precision import MAX_CHANGE
 from graftline.files import write_json
 from graftline.freezing.check import FreezeCheck
 from graftline.freezing.plan import FreezePlan
+from graftline.training.budget import by_clock, cut_to, seconds_per_image
 from graftline.training.events import FitEvents, Metrics
 from graftline.training.fit import fit
 from graftline.training.fit_directory import FitDirectory
@@ -36,6 +38,8 @@ def train(
     *,
     events: FitEvents | None = None,
     resume: bool = False,
+    finished: int = 0,
+    deadline: float | None = None,
 ) -> TrainingResult:
     """Fit a network as several freeze plans say, in turn; afterwards it has the best weights of all phases.
 
@@ -47,27 +51,35 @@ def train(
         resume: go on where an earlier call left off: phases that are finished are not done again, so that what they
             unfroze stays unfrozen. Where a plan has more epochs than it had, its phase goes on. Where no epoch was
             finished, the training begins anew, with the same numbers.
+        finished: so many of the first phases are done already, by trials that the training goes on from.
+        deadline: moment of ``time.monotonic`` at which the last phase is to end, if more than the head is trained then;
+            None: whenever its epochs are done.
 
     Raises:
         UserError: a resume whose plans have fewer phases or epochs than are done; a training that diverges; a process
             that the training needs and that is gone.
         FreezeViolationError: a frozen tensor changed, or one that is to be trained got no gradient.
     """
-    if resume:
+    if resume and deadline is None:
         _check_resumable(plans, directory)
     results: list[PhaseResult] = []
     best_state: dict[str, Tensor] = {}
     for number, plan in enumerate(plans):
         phase = directory.phase(number)
-        finished = _read_result(phase, plan) if resume else None
-        if finished is not None:
+        earlier_result = _read_result(phase, plan) if resume or number < finished else None
+        if earlier_result is not None:
             load_best(setup.graft.network, phase)
-            results.append(finished)
+            if not resume:
+                _tell(setup, plan, phase, earlier_result, events, [result.history for result in results])
+            results.append(earlier_result)
         else:
             if len(plans) > 1:
                 logger.info(f"{plan.decision[0].upper()}{plan.decision[1:]}.")
             earlier = [result.history for result in results]
-            results.append(fit_phase(setup, plan, phase, events=events, earlier=earlier, resume=resume))
+            seconds = None if deadline is None or number < len(plans) - 1 else deadline - time.monotonic()
+            results.append(
+                fit_phase(setup, plan, phase, events=events, earlier=earlier, resume=resume, seconds=seconds)
+            )
         if len(plans) > 1:
             best_state = _better(best_state, results, setup.graft.network)
     if best_state:
@@ -83,6 +95,7 @@ def fit_phase(
     events: FitEvents | None = None,
     earlier: Sequence[FitHistory] = (),
     resume: bool = False,
+    seconds: float | None = None,
     show_progress: bool = True,
 ) -> PhaseResult:
     """Fit a network as one freeze plan says; afterwards it has the weights of the best epoch.
@@ -94,11 +107,17 @@ def fit_phase(
         events: hears of the fit.
         earlier: phases whose epochs and optimizer steps are counted in.
         resume: go on from the last checkpoint in ``directory``, if there is one.
+        seconds: that the fit may take where more than the head is trained; None: as long as its epochs take.
         show_progress: draw the progress bar.
 
     Raises:
         FreezeViolationError: a frozen tensor changed, or one that is to be trained got no gradient.
     """
+    setup, planned_epochs = setup.for_plan(plan), plan.epochs
+    if seconds is not None and not plan.only_head:
+        images = len(setup.version.samples("train").paths)
+        plan = cut_to(plan, seconds, images, seconds_per_image(setup))
+        setup = replace(setup, schedule=by_clock(setup.schedule, seconds))
     plan.apply(setup.graft.network)
     _check_batch(setup)
     freeze_check = _make_freeze_check(setup, plan, directory, resume=resume)
@@ -108,7 +127,7 @@ def fit_phase(
     with lost_processes_named():
         history = fit(
             setup.make_module(source.network, plan),
-            partial(setup.make_trainer, max_epochs=plan.epochs),
+            partial(setup.make_trainer, max_epochs=plan.epochs, **_limits(setup, plan)),
             source.make_loaders(),
             directory,
             events=told,
@@ -116,15 +135,35 @@ def fit_phase(
             patience=setup.recipe.patience,
             ema_decay=setup.recipe.ema_decay,
             resume=resume,
+            seconds=plan.seconds,
             threads=source.threads,
             show_progress=show_progress,
         )
     freeze_check.check(setup.graft.network)
     change = _check_cache(source)
-    result = PhaseResult(plan.epochs, history, source.sentence, source.augmented, freeze_check.record(), change)
+    result = PhaseResult(planned_epochs, history, source.sentence, source.augmented, freeze_check.record(), change)
     if setup.execution.rank == 0:
         write_json(directory.result, asdict(result))
     return result
+
+
+def _tell(
+    setup: TrainingSetup,
+    plan: FreezePlan,
+    directory: FitDirectory,
+    result: PhaseResult,
+    events: FitEvents | None,
+    earlier: Sequence[FitHistory],
+) -> None:
+    """Tell of a phase that a trial has done: what it was trained on, and its epochs."""
+    listener = FitEvents() if events is None else events
+    plan.apply(setup.graft.network)
+    listener.on_source(choose_source(setup, plan, directory.source))
+    first_epoch, first_step = sum(len(one.epochs) for one in earlier), sum(one.steps for one in earlier)
+    history = result.history
+    for number, metrics in enumerate(history.epochs, start=1):
+        step = first_step + round(history.steps * number / len(history.epochs))
+        listener.on_epoch({**metrics, "epoch": metrics["epoch"] + first_epoch}, step)
 
 
 def load_best(network: nn.Module, directory: FitDirectory) -> None:
@@ -157,6 +196,13 @@ class _PhaseEvents(FitEvents):
         self._listener.on_epoch({**metrics, "epoch": metrics["epoch"] + self._epochs}, self._steps + step)
 
 
+def _limits(setup: TrainingSetup, plan: FreezePlan) -> dict[str, int]:
+    """Return how many batches an epoch of the plan has at most, as Lightning's argument; nothing where it has all."""
+    if plan.epoch_images is None:
+        return {}
+    return {"limit_train_batches": max(1, plan.epoch_images // (setup.batch_size * setup.execution.world_size))}
+
+
 def _check_batch(setup: TrainingSetup) -> None:
     """Make sure that the network, to which its plan is applied, can be trained on the smallest batch there is.
 
@@ -164,7 +210,7 @@ def _check_batch(setup: TrainingSetup) -> None:
         UserError: that is one image, and it cannot.
     """
     share = len(setup.version.samples("train").paths) // setup.execution.world_size
-    if min(share, setup.recipe.batch_size) == 1:
+    if min(share, setup.batch_size) == 1:
         network: Any = copy.deepcopy(setup.graft.network).to("meta")
         check_single_image(network.pretrained_cfg["architecture"], network, setup.graft.preprocessing)
 

@@ -1,7 +1,7 @@
 """What a training needs, however much of the network is frozen."""
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -44,6 +44,16 @@ class TrainingSetup:
     make_trainer: MakeTrainer
     execution: Execution
     seed: int
+
+    @property
+    def batch_size(self) -> int:
+        """Images per optimizer step and process, of a setup that ``for_plan`` returned or whose recipe says it."""
+        assert self.recipe.batch_size is not None
+        return self.recipe.batch_size
+
+    def for_plan(self, plan: FreezePlan) -> "TrainingSetup":
+        """Return the setup with what the recipe leaves to the depth of a plan."""
+        return replace(self, recipe=self.recipe.for_depth(only_head=plan.only_head))
 
     def make_module(self, network: nn.Module, plan: FreezePlan) -> GraftModule:
         """Return what trains a network, the setup's own or a tail of it, as a plan says."""

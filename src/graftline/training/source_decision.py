@@ -49,6 +49,7 @@ def choose_source(setup: TrainingSetup, plan: FreezePlan, decision_file: Path | 
     Raises:
         UserError: a training that began on cached activations is to go on, but there is no room for them any more.
     """
+    setup = setup.for_plan(plan)
     if setup.features.cache is False:
         return LiveSource(setup, "Features.cache=False")
     if setup.recipe.mixes_images:

@@ -111,7 +111,7 @@ class LiveSource:
         train, validation = setup.version.samples("train"), setup.version.samples("validation")
         loader = partial(
             make_loader,
-            batch_size=setup.recipe.batch_size,
+            batch_size=setup.batch_size,
             seed=setup.seed,
             workers=setup.recipe.workers,
             rank=setup.execution.rank,
@@ -182,7 +182,7 @@ class CachedSource:
         array, *views = [activations.array for activations in self.activations]
         loader = partial(
             activation_loader,
-            batch_size=setup.recipe.batch_size,
+            batch_size=setup.batch_size,
             seed=setup.seed,
             rank=setup.execution.rank,
             world_size=setup.execution.world_size,
@@ -286,4 +286,4 @@ def _transforms(setup: TrainingSetup) -> tuple[Augment, EvalTransform]:
 def _leaves_one(setup: TrainingSetup, images: int) -> bool:
     """Tell whether an epoch's last batch would be a single image, of which BatchNorm can make no statistics."""
     share = images // setup.execution.world_size
-    return share > 1 and share % setup.recipe.batch_size == 1
+    return share > 1 and share % setup.batch_size == 1

@@ -1,4 +1,4 @@
-"""Trying a boundary: a short fit as a freeze plan says, after which the network is as it was.
+"""Trying a boundary: a fit as a freeze plan says, whose work is kept until it is known which one goes on.
 
 Letters: B batch, C channels, H height, W width, N images of the validation split, K classes.
 """
@@ -20,68 +20,132 @@ from torch import nn
 from graftline.backbones.layers import HEAD, group_names
 from graftline.console import progress
 from graftline.data.loaders import Batch
+from graftline.data.version import DatasetVersion
 from graftline.freezing.measurement import BoundaryTrial, Floats, in_words
 from graftline.freezing.plan import FreezePlan
-from graftline.freezing.rule import FreezeContext
+from graftline.freezing.rule import FreezeContext, FreezeDecision
+from graftline.training.budget import seconds_per_image
+from graftline.training.divergence import DivergenceError
 from graftline.training.events import FitEvents, Metrics
 from graftline.training.fit_directory import FitDirectory
-from graftline.training.phases import fit_phase
+from graftline.training.phases import fit_phase, load_best
 from graftline.training.setup import TrainingSetup
 from graftline.training.trainer import own_epochs
 from graftline.training.training_source import TrainingSource
 
+MOST_JUDGED = 2_000  # validation images that a trial is judged by: they tell 1 point of accuracy apart
 
-def make_freeze_context(setup: TrainingSetup, directory: FitDirectory) -> FreezeContext:
+
+def make_freeze_context(setup: TrainingSetup, directory: FitDirectory, deadline: float | None = None) -> FreezeContext:
     """Return what a freeze rule decides by, for a training that is still to begin.
 
     Args:
         setup: of the training.
-        directory: for the checkpoints of short fits, which do not stay.
+        directory: for the checkpoints of trials.
+        deadline: moment of ``time.monotonic`` at which the training is to end; None: there is no limit.
     """
     num_classes = len(setup.version.class_names)
+    images, validation = (setup.version.samples(split).labels for split in ("train", "validation"))
     return FreezeContext(
         setup.graft.network,
-        len(setup.version.samples("train").paths) / num_classes,
+        len(images),
         num_classes,
         setup.graft.weights.pretrained,
         own_epochs(setup.make_trainer),
-        functools.partial(try_boundary, setup, directory),
+        validation_images=len(validation),
+        try_boundary=Trials(setup, directory),
+        seconds_left=None if deadline is None else lambda: deadline - time.monotonic(),
+        image_seconds=functools.cache(functools.partial(seconds_per_image, setup)),
     )
 
 
-def try_boundary(setup: TrainingSetup, directory: FitDirectory, plan: FreezePlan) -> BoundaryTrial:
-    """Fit a network as a plan says; afterwards weights and random numbers are as if nothing had been tried.
+def keep_trials(decision: FreezeDecision, directory: FitDirectory) -> None:
+    """Make the trials that a decision builds on its first phases, and remove what the others left.
 
     Args:
-        setup: of the training. The fit is done by this process alone, on one device.
-        directory: for the checkpoints, which do not stay.
-        plan: what is trained, and for how many epochs.
+        decision: ``decision.tried`` names their folders, in order.
+        directory: of the training.
     """
-    network = setup.graft.network
-    boundary = [*group_names(network), HEAD][plan.frozen_groups]
-    alone = functools.partial(setup.make_trainer, devices=1, num_nodes=1, strategy="auto")
-    execution = dataclasses.replace(setup.execution, rank=0, world_size=1)
-    setup = dataclasses.replace(setup, make_trainer=alone, execution=execution)
-    start = time.perf_counter()
-    with (
-        _weights_kept(network),
-        isolate_rng(include_cuda=execution.is_cuda),
-        _emptied(directory) as folder,
-        _TrialEvents(f"Epochs, {in_words(boundary)}", plan.epochs) as events,
-    ):
-        result = fit_phase(setup, plan, folder, events=events, show_progress=False)
-        seconds = time.perf_counter() - start
-        losses, hits = score_validation(setup, events.source)
-    return BoundaryTrial(
-        boundary=boundary,
-        plan=plan,
-        trained_parameters=plan.describe(network)["trained_parameters"],
-        losses=losses,
-        hits=hits,
-        cached=result.cache_change is not None,
-        pass_seconds=seconds - result.history.seconds,
-        fit_seconds=result.history.seconds,
-    )
+    for number, name in enumerate(decision.tried):
+        phase, files = directory.phase(number), sorted((directory.trial / name).iterdir())
+        phase.path.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            file.replace(phase.path / file.name)
+    shutil.rmtree(directory.trial, ignore_errors=True)
+
+
+class Trials:
+    """Fits a network as plans say; after each, weights and random numbers are as if nothing had been tried.
+
+    The fits are done by this process alone, on one device.
+
+    Args:
+        setup: of the training.
+        directory: for the checkpoints, which ``keep_trials`` keeps or removes.
+    """
+
+    def __init__(self, setup: TrainingSetup, directory: FitDirectory) -> None:
+        alone = functools.partial(setup.make_trainer, devices=1, num_nodes=1, strategy="auto")
+        execution = dataclasses.replace(setup.execution, rank=0, world_size=1)
+        self._setup = dataclasses.replace(setup, make_trainer=alone, execution=execution)
+        self._directory = directory
+
+    def __call__(
+        self, plan: FreezePlan, start: BoundaryTrial | None = None, max_images: int | None = None
+    ) -> BoundaryTrial | None:
+        """Fit the network.
+
+        Args:
+            plan: what is trained, and for how many epochs.
+            start: the trial whose weights the fit begins with; None: the network's own.
+            max_images: of the training split that are used, each class in proportion; None: all.
+
+        Returns:
+            What came of it; None where the training diverged.
+        """
+        setup, network = self._setup, self._setup.graft.network
+        if max_images is not None:
+            part = setup.version.part(train=max_images, validation=MOST_JUDGED)
+            setup = dataclasses.replace(setup, version=part)
+        boundary = [*group_names(network), HEAD][plan.frozen_groups]
+        name = f"{plan.frozen_groups:02}" + ("" if start is None else f"-from-{start.folder}")
+        began = time.perf_counter()
+        with (
+            _weights_kept(network),
+            isolate_rng(include_cuda=setup.execution.is_cuda),
+            _TrialEvents(f"Epochs, {in_words(boundary)}", plan.epochs) as events,
+        ):
+            for earlier in () if start is None else start.chain():
+                load_best(network, self._folder(earlier.folder))
+            try:
+                result = fit_phase(setup, plan, self._emptied(name), events=events, show_progress=False)
+            except DivergenceError:
+                return None
+            seconds = time.perf_counter() - began
+            losses, hits = score_validation(setup, events.source)
+        judged = _judged(setup.version)
+        return BoundaryTrial(
+            boundary=boundary,
+            plan=plan,
+            trained_parameters=plan.describe(network)["trained_parameters"],
+            losses=losses[judged[: len(losses)]],  # of fewer, where Trainer.limit_val_batches leaves some out
+            hits=hits[judged[: len(hits)]],
+            cached=result.cache_change is not None,
+            pass_seconds=seconds - result.history.seconds,
+            fit_seconds=result.history.seconds,
+            trained_images=plan.epochs * len(setup.version.samples("train").paths) + _trained_images(start),
+            folder=name,
+            start=start,
+        )
+
+    def _folder(self, name: str) -> FitDirectory:
+        return FitDirectory(self._directory.trial / name)
+
+    def _emptied(self, name: str) -> FitDirectory:
+        """Return the folder of a trial; what a killed one has left there goes."""
+        folder = self._folder(name)
+        shutil.rmtree(folder.path, ignore_errors=True)
+        return folder
 
 
 def score_validation(setup: TrainingSetup, source: TrainingSource) -> tuple[Floats, Floats]:
@@ -97,6 +161,17 @@ def score_validation(setup: TrainingSetup, source: TrainingSource) -> tuple[Floa
     _, validation = source.make_loaders()
     trainer.validate(scores, validation, verbose=False)
     return np.concatenate(scores.losses), np.concatenate(scores.hits)
+
+
+def _trained_images(start: BoundaryTrial | None) -> int:
+    """Return how many images a trial's start was trained on, where that was more than the head."""
+    return 0 if start is None or start.plan.only_head else start.trained_images
+
+
+def _judged(version: DatasetVersion) -> np.ndarray:
+    """Return which validation images trials are judged by, (N,) bool: those that a part of the version has."""
+    part = set(version.part(validation=MOST_JUDGED).samples("validation").paths)
+    return np.array([path in part for path in version.samples("validation").paths])
 
 
 class _TrialEvents(FitEvents, contextlib.ExitStack):
@@ -116,16 +191,6 @@ class _TrialEvents(FitEvents, contextlib.ExitStack):
     def on_epoch(self, metrics: Metrics, step: int) -> None:  # noqa: ARG002 - the event's signature
         assert self._bar is not None
         self._bar.advance(self._bar.task_ids[0])
-
-
-@contextlib.contextmanager
-def _emptied(directory: FitDirectory) -> Iterator[FitDirectory]:
-    """Yield an empty folder for a trial; what a killed one has left there goes, and so does all at the end."""
-    shutil.rmtree(directory.trial, ignore_errors=True)
-    try:
-        yield FitDirectory(directory.trial)
-    finally:
-        shutil.rmtree(directory.trial, ignore_errors=True)
 
 
 @contextlib.contextmanager
