@@ -1,5 +1,6 @@
 """Search: the best model within a time: candidates → scores of their heads → the winner, trained as any other."""
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -24,10 +25,10 @@ from graftline.search.candidates import Candidate, find_backbones, list_candidat
 from graftline.search.contestant import Contestant
 from graftline.search.deeper import choose, train_deeper
 from graftline.search.halving import first_images
+from graftline.search.history import ScoreFiles, SearchHistory
 from graftline.search.ledger import Ledger, in_words, nice_minutes
 from graftline.search.options import SearchOptions
 from graftline.search.rounds import PREPARE_SECONDS, HeadRounds, TrainingImages
-from graftline.search.scored import ScoreFiles, Trials
 from graftline.training.forecast import EXPORT_SECONDS
 from graftline.training.setup import TrainingSetup
 
@@ -57,7 +58,7 @@ class Search(Train):
     search: SearchOptions = field(default_factory=SearchOptions)
 
     def __post_init__(self) -> None:
-        if not 0 < self.minutes < float("inf"):  # also catches NaN
+        if not 0 < self.minutes < math.inf:  # also catches NaN
             raise UserError(f"Search.minutes is {self.minutes}, it must be above 0.")
 
     def run(self, directory: Path) -> SearchResult:
@@ -66,16 +67,16 @@ class Search(Train):
         files = RunDirectory(directory)
         with ledger.spend("images, networks"):
             setup = self._prepare(self._check(), files)
-            trials = Trials(self._candidates(setup))
+            history = SearchHistory(self._candidates(setup))
         with self._start_search(setup, files) as run:
             say(f"Run {run.id}; should it be interrupted, search.resume={directory} takes its scores over.")
-            was_interrupted = self._score(trials, setup, ledger, files)
-            chosen = choose(trials) or next(one for one in trials.candidates if one.name not in trials.outcomes)
-            self._tell_choice(trials, chosen, setup, run)
+            was_interrupted = self._score(history, setup, ledger, files)
+            chosen = choose(history) or _left_of(history)[0]
+            self._tell_choice(history, chosen, setup, run)
             with ledger.spend("training and test of the winner"):
                 winner = Winner(self, directory, chosen.backbone, setup.version, run.id)
                 trained = self._train_winner(winner, ledger, head_alone=was_interrupted)
-            found = Found(trials, chosen, trained, ledger, self.minutes)
+            found = Found(history, chosen, trained, ledger, self.minutes)
             run.log_artifact(save(search_figure(found.picture()), directory / "search.png"))
             log_search(run, found)
         return summarize_search(found, run.id, os.path.relpath(directory / "search.png"))
@@ -109,7 +110,7 @@ class Search(Train):
         run.set_tags({"graftline.stage": "search"})
         return run
 
-    def _score(self, trials: Trials, setup: TrainingSetup, ledger: Ledger, files: RunDirectory) -> bool:
+    def _score(self, history: SearchHistory, setup: TrainingSetup, ledger: Ledger, files: RunDirectory) -> bool:
         """Score the candidates, first by their heads, then the best trained as a whole.
 
         Returns:
@@ -124,23 +125,23 @@ class Search(Train):
             number = scores.take_over(self._earlier(self.search.resume) / "scores")
             say(f"{number} scores of the earlier search are taken over.")
         images = TrainingImages.of(setup)
-        first = self._first(trials, setup)
+        first = self._first(history, setup)
         seconds_per_mac = first.seconds_per_image(images.samples) / first.candidate.macs
-        self._leave_out_slow(trials, setup, ledger, seconds_per_mac)
+        self._leave_out_slow(history, setup, ledger, seconds_per_mac)
         until = ledger.now + SCORING_SHARE * ledger.left
-        left = [one for one in trials.candidates if one.name not in trials.outcomes]
+        left = _left_of(history)
         if (reason := _no_rounds(left, images, seconds_per_mac, until - ledger.now)) is not None:
             say(f"Nothing is searched, as {reason}: {left[0].name} is trained.")
             return False
         built = {first.candidate.name: first}
-        rounds = HeadRounds(setup, trials, images, ledger, scores, built, seconds_per_mac)
+        rounds = HeadRounds(setup, history, images, ledger, scores, built, seconds_per_mac)
         try:
             rounds.run(until)
             if not isinstance(self.freeze, AllButHead):
                 end = ledger.now + DEEPER_SHARE * ledger.left
-                train_deeper(setup, trials, images, ledger, scores, files.checkpoints, end)
+                train_deeper(setup, history, images, ledger, scores, files.checkpoints, end)
         except KeyboardInterrupt:
-            if choose(trials) is None:
+            if choose(history) is None:
                 raise
             warn("Interrupted: the head of the best candidate so far is trained. Ctrl-C again ends that too.")
             return True
@@ -155,16 +156,18 @@ class Search(Train):
             raise UserError(f"SearchOptions.resume={reference} is no search that has scored anything: leave it out.")
         return directory
 
-    def _first(self, trials: Trials, setup: TrainingSetup) -> Contestant:
+    def _first(self, history: SearchHistory, setup: TrainingSetup) -> Contestant:
         """Build the first candidate whose activations can be computed ahead; those before it are left out."""
-        for candidate in trials.candidates:
+        for candidate in history.candidates:
             try:
                 return Contestant.of(candidate, setup)
             except UncuttableError as error:
-                trials.outcomes[candidate.name] = f"not tried: {error}"
+                history.outcomes[candidate.name] = f"not tried: {error}"
         raise UserError("None of these networks can be divided into a frozen part and a head: train one of them.")
 
-    def _leave_out_slow(self, trials: Trials, setup: TrainingSetup, ledger: Ledger, seconds_per_mac: float) -> None:
+    def _leave_out_slow(
+        self, history: SearchHistory, setup: TrainingSetup, ledger: Ledger, seconds_per_mac: float
+    ) -> None:
         """Leave out the candidates whose pass over all images would take too much of the time.
 
         Raises:
@@ -173,8 +176,8 @@ class Search(Train):
         images = sum(sum(classes.values()) for classes in setup.version.counts().values())
         passes = {
             one.name: images * seconds_per_mac * one.macs
-            for one in trials.candidates
-            if one.name not in trials.outcomes
+            for one in history.candidates
+            if one.name not in history.outcomes
         }
         fastest = min(passes, key=passes.__getitem__)
         if passes[fastest] + LEAST_TRAINING_SECONDS > ledger.left:
@@ -186,25 +189,25 @@ class Search(Train):
             )
         for name, seconds in passes.items():
             if seconds > max(PASS_SHARE * ledger.left, passes[fastest]):
-                trials.outcomes[name] = f"not tried: one pass over all images would take {in_words(seconds)}"
+                history.outcomes[name] = f"not tried: one pass over all images would take {in_words(seconds)}"
 
-    def _tell_choice(self, trials: Trials, chosen: Candidate, setup: TrainingSetup, run: "Run") -> None:
+    def _tell_choice(self, history: SearchHistory, chosen: Candidate, setup: TrainingSetup, run: "Run") -> None:
         """Print and log what was tried."""
-        if trials.scored:
-            print_trials(trials, chosen)
-            trials.outcomes[chosen.name] = "chosen"
-            self._log_trials(trials, setup, run)
+        if history.scored:
+            print_trials(history, chosen)
+            history.outcomes[chosen.name] = "chosen"
+            self._log_trials(history, setup, run)
 
-    def _log_trials(self, trials: Trials, setup: TrainingSetup, run: "Run") -> None:
+    def _log_trials(self, history: SearchHistory, setup: TrainingSetup, run: "Run") -> None:
         """Give each candidate that was scored a run below that of the search."""
         tracking = replace(self.tracking, parent_run_id=run.id, system_metrics=False)
-        for candidate in trials.candidates:
-            scored = [one for one in trials.scored if one.candidate is candidate]
+        for candidate in history.candidates:
+            scored = [one for one in history.scored if one.candidate is candidate]
             if not scored:
                 continue
             folder = run.directory / "trials" / f"{candidate.backbone.name}-{candidate.side}px"
             folder.mkdir(parents=True, exist_ok=True)
-            outcome = trials.outcomes.get(candidate.name, "in the last round")
+            outcome = history.outcomes.get(candidate.name, "in the last round")
             tags = {"graftline.stage": "search trial", "graftline.outcome": outcome}
             with tracking.start(
                 run_name=candidate.name, experiment=setup.version.name, directory=folder, tags=tags
@@ -219,12 +222,18 @@ class Search(Train):
         """Train the winner for the rest of the time; its head alone where that, or the search, is interrupted."""
         if head_alone:
             return winner.train_head()
+        minutes = max(LEAST_TRAINING_SECONDS, ledger.left - END_SECONDS) / 60
         say(f"\nTraining {winner.backbone.name} with the {in_words(ledger.left)} that are left.")
         try:
-            return winner.train()
+            return winner.train(minutes)
         except KeyboardInterrupt:
             warn("Interrupted: only the head of the winner is trained. Ctrl-C again ends that too.")
             return winner.train_head()
+
+
+def _left_of(history: SearchHistory) -> Sequence[Candidate]:
+    """Return the candidates that were not left out; all where none is left."""
+    return [one for one in history.candidates if one.name not in history.outcomes] or history.candidates
 
 
 def _no_rounds(left: Sequence[Candidate], images: TrainingImages, seconds_per_mac: float, seconds: float) -> str | None:

@@ -12,9 +12,9 @@ from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.train_result import TrainResult
 from graftline.report.search_figure import Picture
 from graftline.search.candidates import Candidate
+from graftline.search.history import WHOLE, SearchHistory
 from graftline.search.ledger import Ledger, in_words
 from graftline.search.outlook import Outlook, look_ahead
-from graftline.search.scored import WHOLE, Trials
 from graftline.training.events import Metrics
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.results import PhaseResult
@@ -45,14 +45,14 @@ class Found:
     """All that came of a search.
 
     Attributes:
-        trials: what was tried.
+        history: what was tried.
         chosen: the winner.
         trained: of it.
         ledger: of the time.
         minutes: that there were.
     """
 
-    trials: Trials
+    history: SearchHistory
     chosen: Candidate
     trained: TrainResult
     ledger: Ledger
@@ -95,32 +95,39 @@ class Found:
         count = sum(self.trained.version.counts()["validation"].values())
         curve = [(at, metrics["val/accuracy"]) for at, metrics in self.epochs]
         return Picture(
-            self.trials, self.chosen, self.ledger.spans, 60 * self.minutes, self.validation, count, curve, self.sentence
+            self.history,
+            self.chosen,
+            self.ledger.spans,
+            60 * self.minutes,
+            self.validation,
+            count,
+            curve,
+            self.sentence,
         )
 
 
-def print_trials(trials: Trials, chosen: Candidate) -> None:
+def print_trials(history: SearchHistory, chosen: Candidate) -> None:
     """Print what was tried in a table, the best of the largest round first; then, why others were not."""
-    tried = [one for one in trials.candidates if trials.last(one.name) is not None]
+    tried = [one for one in history.candidates if history.last(one.name) is not None]
     print_table(
         "Candidates, each image scored by a fit without it; 95 % intervals of the log loss against the chosen one",
         ("network", "px", "images", "accuracy", "log loss", "interval", "whole: log loss", "seconds", "outcome"),
-        [_cells(trials, one, chosen) for one in sorted(tried, key=lambda one: _rank(trials, one))],
+        [_cells(history, one, chosen) for one in sorted(tried, key=lambda one: _rank(history, one))],
     )
     reasons: dict[str, list[str]] = {}
-    for one in trials.candidates:
+    for one in history.candidates:
         if one not in tried:
-            reasons.setdefault(trials.outcomes.get(one.name, "not tried"), []).append(one.name)
+            reasons.setdefault(history.outcomes.get(one.name, "not tried"), []).append(one.name)
     for reason, names in reasons.items():
         say(f"{reason[0].upper()}{reason[1:]}: {', '.join(names)}.")
 
 
-def _cells(trials: Trials, candidate: Candidate, chosen: Candidate) -> tuple[str, ...]:
+def _cells(history: SearchHistory, candidate: Candidate, chosen: Candidate) -> tuple[str, ...]:
     """Return a row of the table."""
-    last, whole = trials.last(candidate.name), trials.last(candidate.name, WHOLE)
+    last, whole = history.last(candidate.name), history.last(candidate.name, WHOLE)
     assert last is not None
-    more = trials.difference(candidate.name, chosen.name)
-    outcome = trials.outcomes.get(candidate.name, "in the last round")
+    more = history.difference(candidate.name, chosen.name)
+    outcome = history.outcomes.get(candidate.name, "in the last round")
     return (
         candidate.network,
         str(candidate.side),
@@ -129,13 +136,13 @@ def _cells(trials: Trials, candidate: Candidate, chosen: Candidate) -> tuple[str
         f"{last.score.log_loss:.3f}",
         "" if more is None or candidate is chosen else f"{more.low:+.3f} to {more.high:+.3f}",
         "" if whole is None else f"{whole.score.log_loss:.3f}",
-        f"{trials.seconds(candidate.name):.0f}",
+        f"{history.seconds(candidate.name):.0f}",
         "chosen" if candidate is chosen else outcome,
     )
 
 
-def _rank(trials: Trials, candidate: Candidate) -> tuple[float, float]:
-    last = trials.last(candidate.name)
+def _rank(history: SearchHistory, candidate: Candidate) -> tuple[float, float]:
+    last = history.last(candidate.name)
     return (-last.images, last.score.log_loss) if last is not None else (0.0, candidate.macs)
 
 
@@ -167,7 +174,7 @@ def summarize_search(found: Found, run_id: str, picture: str) -> SearchResult:
             "chosen": {"backbone": found.chosen.backbone.name, "image_size": found.chosen.side},
             "validation": {"accuracy": validation["val/accuracy"], "log_loss": validation["val/loss"]},
             "outlook": found.sentence,
-            "trials": [_row(found.trials, one) for one in found.trials.candidates],
+            "trials": [_row(found.history, one) for one in found.history.candidates],
         },
         metrics=trained.metrics,
         table=[
@@ -179,13 +186,13 @@ def summarize_search(found: Found, run_id: str, picture: str) -> SearchResult:
     )
 
 
-def _row(trials: Trials, candidate: Candidate) -> dict[str, Any]:
+def _row(history: SearchHistory, candidate: Candidate) -> dict[str, Any]:
     """Return a candidate as what JSON knows."""
-    rounds = [one for one in trials.scored if one.candidate is candidate]
+    rounds = [one for one in history.scored if one.candidate is candidate]
     return {
         "backbone": candidate.backbone.name,
         "image_size": candidate.side,
-        "outcome": trials.outcomes.get(candidate.name, "in the last round"),
+        "outcome": history.outcomes.get(candidate.name, "in the last round"),
         "scores": [
             {
                 "depth": one.depth,

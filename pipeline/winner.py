@@ -60,13 +60,13 @@ class Winner:
     version: DatasetVersion
     parent_run_id: str
 
-    def train(self) -> TrainResult:
-        """Train, test, track and register the model as it was configured."""
-        return self._run("train", {}, {})
+    def train(self, minutes: float) -> TrainResult:
+        """Train, test, track and register the model as it was configured, in so many minutes."""
+        return self._run("train", {"minutes": minutes}, {"minutes": minutes})
 
     def train_head(self) -> TrainResult:
         """Do the same with its head alone, which takes seconds where the activations are there."""
-        return self._run("head", {"freeze": AllButHead()}, {"freeze": HEAD_ALONE})
+        return self._run("head", {"freeze": AllButHead(), "minutes": None}, {"freeze": HEAD_ALONE, "minutes": None})
 
     def _run(self, folder: str, changes: Mapping[str, Any], configured: Mapping[str, Any]) -> TrainResult:
         """Run the stage in a folder of the search; ``configured`` is what ``changes`` is in the configuration."""

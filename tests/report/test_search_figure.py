@@ -10,8 +10,8 @@ from graftline.report.search_figure import Picture, search_figure
 from graftline.report.style import png
 from graftline.search.candidates import Candidate
 from graftline.search.head_score import HeadScore
+from graftline.search.history import ScoredCandidate, SearchHistory
 from graftline.search.ledger import Span
-from graftline.search.scored import ScoredCandidate, Trials
 
 A, B = (Candidate(Backbone(name), 64, 1.0, 0) for name in ("test_resnet", "test_efficientnet"))
 
@@ -23,10 +23,10 @@ def scored(candidate: Candidate, images: int, accuracy: float, at: float) -> Sco
 
 @pytest.fixture
 def picture() -> Picture:
-    trials = Trials([A, B], [scored(A, 100, 0.8, 30), scored(B, 100, 0.85, 60), scored(B, 200, 0.9, 90)])
+    history = SearchHistory([A, B], [scored(A, 100, 0.8, 30), scored(B, 100, 0.85, 60), scored(B, 200, 0.9, 90)])
     spans = [Span("images, networks", 0, 20), Span(A.name, 20, 30), Span(B.name, 30, 90), Span("training", 90, 170)]
     return Picture(
-        trials,
+        history,
         B,
         spans,
         180.0,
@@ -53,7 +53,7 @@ def test_it_shows_the_scores_the_winner_and_the_time(picture: Picture) -> None:
 
 
 def test_without_scores_it_is_the_plain_answer(picture: Picture) -> None:
-    plain = Picture(Trials([A]), A, picture.spans, 180.0, picture.validation, 400, [], "")
+    plain = Picture(SearchHistory([A]), A, picture.spans, 180.0, picture.validation, 400, [], "")
     figure = search_figure(plain)
     assert "the plain answer: 95.0 % right" in figure.texts[0].get_text()
     assert png(figure).startswith(b"\x89PNG")

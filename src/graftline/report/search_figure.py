@@ -13,8 +13,8 @@ from scipy.stats import binomtest
 from graftline.report.names import short
 from graftline.report.style import CATEGORIES, INK, MUTED, VERMILLION, new_figure, styled
 from graftline.search.candidates import Candidate
+from graftline.search.history import HEAD, WHOLE, ScoredCandidate, SearchHistory
 from graftline.search.ledger import Span
-from graftline.search.scored import HEAD, WHOLE, ScoredCandidate, Trials
 
 WIDTH, HEIGHT = 9.6, 6.2  # inches
 PANELS = (4.6, 1.0)  # heights of scores and time, relative to each other
@@ -28,7 +28,7 @@ class Picture:
     """What is drawn of a search.
 
     Attributes:
-        trials: what was tried.
+        history: what was tried.
         chosen: the winner.
         spans: what was done when, in seconds since the search began.
         budget: seconds that there were.
@@ -38,7 +38,7 @@ class Picture:
         outlook: what more time would likely bring, in a sentence.
     """
 
-    trials: Trials
+    history: SearchHistory
     chosen: Candidate
     spans: Sequence[Span]
     budget: float
@@ -52,13 +52,13 @@ class Picture:
 def search_figure(picture: Picture) -> Figure:
     """Draw the out-of-fold accuracy of each candidate at the time it was known, and the winner's in the end."""
     accuracy = picture.validation["val/accuracy"]
-    tried = len({one.candidate.name for one in picture.trials.scored})
+    tried = len({one.candidate.name for one in picture.history.scored})
     compared = f"best of {tried} candidates" if tried > 1 else "the plain answer"
     figure = new_figure(
         WIDTH,
         HEIGHT,
         f"{short(picture.chosen.name, 40)}, {compared}: {100 * accuracy:.1f} % right on validation images",
-        _subtitle(picture.trials.scored),
+        _subtitle(picture.history.scored),
     )
     scores, time = figure.subplots(2, sharex=True, gridspec_kw={"height_ratios": PANELS})
     colors = _colors(picture)
@@ -88,16 +88,16 @@ def _subtitle(scored: Sequence[ScoredCandidate]) -> str:
 
 def _colors(picture: Picture) -> dict[str, str]:
     """Return the color of each network."""
-    networks = dict.fromkeys(one.network for one in picture.trials.candidates)
+    networks = dict.fromkeys(one.network for one in picture.history.candidates)
     return {network: COLORS[number % len(COLORS)] for number, network in enumerate(networks)}
 
 
 def _draw_scores(axes: Axes, picture: Picture, colors: Mapping[str, str]) -> None:
     """Draw a point for each score, and join those of a candidate."""
-    scored = picture.trials.scored
-    most = max((one.images for one in scored), default=1)
+    scored = picture.history.scored
+    most = max((one.images for one in scored if one.depth == HEAD), default=1)
     named: set[str] = set()
-    for candidate in picture.trials.candidates:
+    for candidate in picture.history.candidates:
         points = [one for one in scored if one.candidate is candidate]
         if not points:
             continue
@@ -129,7 +129,7 @@ def _places(points: Sequence[ScoredCandidate]) -> tuple[list[float], list[float]
 
 
 def _size(one: ScoredCandidate, most: int) -> float:
-    return LEAST_SIZE + (LARGEST_SIZE - LEAST_SIZE) * math.sqrt(one.images / most)
+    return LEAST_SIZE + (LARGEST_SIZE - LEAST_SIZE) * math.sqrt(min(1.0, one.images / most))
 
 
 def _name_point(axes: Axes, one: ScoredCandidate, color: str) -> None:
@@ -180,7 +180,7 @@ def _draw_winner(axes: Axes, picture: Picture) -> None:
 
 def _draw_time(axes: Axes, picture: Picture, colors: Mapping[str, str]) -> None:
     """Draw what was done when as bars in one row, and where the time ends."""
-    by_name = {one.name: one for one in picture.trials.candidates}
+    by_name = {one.name: one for one in picture.history.candidates}
     last = picture.spans[-1]
     for span in picture.spans:
         candidate = by_name.get(span.what)

@@ -14,8 +14,8 @@ from graftline.search.candidates import Candidate
 from graftline.search.contestant import Contestant, take
 from graftline.search.halving import contenders, first_images, judge, next_images
 from graftline.search.head_score import HeadScore, score_head
+from graftline.search.history import HEAD, ScoredCandidate, ScoreFiles, SearchHistory
 from graftline.search.ledger import Ledger
-from graftline.search.scored import ScoredCandidate, ScoreFiles, Trials
 from graftline.search.subset import assign_folds, stratified_order
 from graftline.training.forecast import EXPORT_SECONDS
 from graftline.training.setup import TrainingSetup
@@ -57,7 +57,7 @@ class HeadRounds:
 
     Args:
         setup: of a training on the images.
-        trials: takes what is found; it is there also when the rounds are interrupted.
+        history: takes what is found; it is there also when the rounds are interrupted.
         images: that are scored.
         ledger: of the search.
         files: of scores.
@@ -68,7 +68,7 @@ class HeadRounds:
     def __init__(
         self,
         setup: TrainingSetup,
-        trials: Trials,
+        history: SearchHistory,
         images: TrainingImages,
         ledger: Ledger,
         files: ScoreFiles,
@@ -76,7 +76,7 @@ class HeadRounds:
         seconds_per_mac: float,
     ) -> None:
         self._setup = setup
-        self._trials = trials
+        self._history = history
         self._images = images
         self._ledger = ledger
         self._files = files
@@ -89,7 +89,7 @@ class HeadRounds:
         Args:
             until: seconds since the search began.
         """
-        active = [one for one in self._trials.candidates if one.name not in self._trials.outcomes]
+        active = [one for one in self._history.candidates if one.name not in self._history.outcomes]
         images: int | None = first_images(len(self._images), self._images.num_classes)
         while images is not None and active:
             names = self._round(active, images, until)
@@ -104,24 +104,25 @@ class HeadRounds:
         logger.info(f"Scoring {len(active)} candidate{'s' if len(active) > 1 else ''} on {images:,} training images:")
         scores: dict[str, HeadScore] = {}
         for candidate in active:
-            if scores and self._ledger.now + self._forecast(candidate, images) > until:
-                self._trials.outcomes[candidate.name] = "not tried, for lack of time"
+            is_new = self._history.last(candidate.name) is None
+            if scores and is_new and self._ledger.now + self._forecast(candidate, images) > until:
+                self._history.outcomes[candidate.name] = "not tried, for lack of time"
                 continue
             if (scored := self._score(candidate, images)) is not None:
                 scores[candidate.name] = scored.score
                 logger.info(scored.line())
         if not scores:
             return []
-        self._trials.verdicts = judge(scores)
-        for verdict in self._trials.verdicts:
+        self._history.verdicts = judge(scores)
+        for verdict in self._history.verdicts:
             if not verdict.stays:
                 why = "clearly worse" if verdict.is_clearly_worse else "in the worse half"
-                self._trials.outcomes[verdict.name] = f"{why} on {images:,} images"
-        return contenders(self._trials.verdicts)
+                self._history.outcomes[verdict.name] = f"{why} on {images:,} images"
+        return contenders(self._history.verdicts)
 
     def _score(self, candidate: Candidate, images: int) -> ScoredCandidate | None:
         """Return the score of a candidate, from disk or found now; None where it cannot be."""
-        scored = self._files.load(candidate, images, self._ledger.now)
+        scored = self._files.load(candidate, HEAD, images, self._ledger.now)
         if scored is None:
             start = self._ledger.now
             with self._ledger.spend(candidate.name):
@@ -130,19 +131,19 @@ class HeadRounds:
                     samples = take(self._images.samples, np.arange(images))
                     activations = contestant.activations(samples)
                 except (UncuttableError, CacheFullError, UserError) as error:
-                    self._trials.outcomes[candidate.name] = f"not tried: {first_line(error)}"
+                    self._history.outcomes[candidate.name] = f"not tried: {first_line(error)}"
                     logger.warning(f"{candidate.name} is left out: {first_line(error)}.")
                     return None
                 folds = assign_folds(samples.labels, self._images.groups[:images])
                 score = score_head(activations, samples.labels, self._images.num_classes, folds)
             scored = ScoredCandidate(candidate, images, score, self._ledger.now - start, self._ledger.now)
             self._files.save(scored)
-        self._trials.scored.append(scored)
+        self._history.scored.append(scored)
         return scored
 
     def _forecast(self, candidate: Candidate, images: int) -> float:
         """Predict how many seconds a score will take; at worst, as what was computed before may be there already."""
-        last = self._trials.last(candidate.name)
+        last = self._history.last(candidate.name)
         if last is not None:
             return last.seconds * images / last.images
         return PREPARE_SECONDS + EXPORT_SECONDS + images * self._seconds_per_mac * candidate.macs

@@ -26,7 +26,7 @@ class ScoredCandidate:
 
     Attributes:
         candidate: which one.
-        images: of the training split that it was fitted to.
+        images: that it was fitted to, all epochs of a whole network counted.
         score: of images that it was not fitted to.
         seconds: that it took.
         at: seconds since the search began when it was known.
@@ -50,7 +50,7 @@ class ScoredCandidate:
 
 
 @dataclass
-class Trials:
+class SearchHistory:
     """What was tried and what became of it.
 
     Attributes:
@@ -107,26 +107,34 @@ class ScoreFiles:
     def save(self, scored: ScoredCandidate) -> None:
         """Write a score."""
         score = scored.score
-        with atomic_file(self._path(scored.candidate, scored.images, scored.depth)) as temporary:
+        with atomic_file(self._path(scored.candidate, scored.depth, scored.images)) as temporary:
             np.savez(
                 temporary,
                 digest=self.digest,
+                images=scored.images,
                 losses=score.losses,
                 hits=score.hits,
                 strength=score.strength,
                 seconds=scored.seconds,
             )
 
-    def load(self, candidate: Candidate, images: int, at: float, depth: Depth = HEAD) -> ScoredCandidate | None:
-        """Return a score that was written before; None where there is none of these images."""
-        path = self._path(candidate, images, depth)
+    def load(self, candidate: Candidate, depth: Depth, images: int, at: float) -> ScoredCandidate | None:
+        """Return a score that was written before; None where there is none.
+
+        Args:
+            candidate: which one.
+            depth: what was fitted.
+            images: that it was fitted to, where it was a head; a network was to as many as there was time for.
+            at: seconds since the search began.
+        """
+        path = self._path(candidate, depth, images)
         with (
             contextlib.suppress(OSError, KeyError, ValueError, BadZipFile),
             np.load(path, allow_pickle=False) as file,
         ):
             if str(file["digest"]) == self.digest:
                 score = HeadScore(file["losses"], file["hits"], float(file["strength"]))
-                return ScoredCandidate(candidate, images, score, float(file["seconds"]), at, depth)
+                return ScoredCandidate(candidate, int(file["images"]), score, float(file["seconds"]), at, depth)
         return None
 
     def take_over(self, other: Path) -> int:
@@ -137,5 +145,6 @@ class ScoreFiles:
             shutil.copyfile(file, self.directory / file.name)
         return len(files)
 
-    def _path(self, candidate: Candidate, images: int, depth: Depth) -> Path:
-        return self.directory / f"{candidate.backbone.name}-{candidate.side}px-{depth}-{images}.npz"
+    def _path(self, candidate: Candidate, depth: Depth, images: int) -> Path:
+        number = f"-{images}" if depth == HEAD else ""
+        return self.directory / f"{candidate.backbone.name}-{candidate.side}px-{depth}{number}.npz"
