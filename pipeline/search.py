@@ -15,7 +15,14 @@ from graftline.errors import UserError
 from graftline.features.cut import UncuttableError
 from graftline.freezing.rules import AllButHead
 from graftline.pipeline.run_directory import RunDirectory
-from graftline.pipeline.search_result import Found, SearchResult, log_search, print_trials, summarize_search
+from graftline.pipeline.search_result import (
+    IN_LAST_ROUND,
+    Found,
+    SearchResult,
+    log_search,
+    print_trials,
+    summarize_search,
+)
 from graftline.pipeline.train import Train
 from graftline.pipeline.train_result import TrainResult
 from graftline.pipeline.winner import Winner
@@ -38,7 +45,7 @@ if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
 START_SECONDS = 5.0  # before the stage begins: imports, the configuration
 END_SECONDS = 5.0  # table and picture, after the winner's training
 LEAST_TRAINING_SECONDS = 25.0  # of a winner beside the frozen pass: head, bundle, test, report (README: 43 s in all)
-SCORING_SHARE = 0.25  # of the time for scores: the winner's own training is worth more than a better choice
+SCORING_SHARE = 1 / 3  # of the time, for heads; a training for half as long is worth less than a good choice
 DEEPER_SHARE = 0.25  # of what is then left, to compare the best of them trained as a whole
 PASS_SHARE = 0.5  # of the time that one pass over all images may take, or a candidate is left out
 
@@ -207,7 +214,7 @@ class Search(Train):
                 continue
             folder = run.directory / "trials" / f"{candidate.backbone.name}-{candidate.side}px"
             folder.mkdir(parents=True, exist_ok=True)
-            outcome = history.outcomes.get(candidate.name, "in the last round")
+            outcome = history.outcomes.get(candidate.name, IN_LAST_ROUND)
             tags = {"graftline.stage": "search trial", "graftline.outcome": outcome}
             with tracking.start(
                 run_name=candidate.name, experiment=setup.version.name, directory=folder, tags=tags

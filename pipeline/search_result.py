@@ -7,14 +7,16 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from graftline.bundle.layout import read_description
-from graftline.console import print_table, say
+from graftline.console import format_table, say
+from graftline.evaluation.metrics import format_score
 from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.train_result import TrainResult
 from graftline.report.search_figure import Picture
 from graftline.search.candidates import Candidate
-from graftline.search.history import WHOLE, SearchHistory
+from graftline.search.history import HEAD, WHOLE, Depth, SearchHistory
 from graftline.search.ledger import Ledger, in_words
 from graftline.search.outlook import Outlook, look_ahead
+from graftline.search.rounds import NO_TIME
 from graftline.training.events import Metrics
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.results import PhaseResult
@@ -23,10 +25,7 @@ if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run
 
 MORE_SECONDS = 1800.0  # of the outlook
-FRESH = (
-    "The search has seen training images only, so that the validation score is not biased by it: by these images only "
-    "the training was steered, as ever."
-)
+IN_LAST_ROUND = "in the last round"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +86,12 @@ class Found:
 
     @property
     def sentence(self) -> str:
-        """The outlook, in words."""
-        return self.outlook if isinstance(self.outlook, str) else self.outlook.sentence
+        """The outlook, in words, and what was not tried."""
+        sentence = self.outlook if isinstance(self.outlook, str) else self.outlook.sentence
+        untried = sum(outcome == NO_TIME for outcome in self.history.outcomes.values())
+        if untried == 0:
+            return sentence
+        return f"{sentence} {untried} candidate{'s were' if untried > 1 else ' was'} not tried, for lack of time."
 
     def picture(self) -> Picture:
         """Return what is drawn."""
@@ -109,11 +112,11 @@ class Found:
 def print_trials(history: SearchHistory, chosen: Candidate) -> None:
     """Print what was tried in a table, the best of the largest round first; then, why others were not."""
     tried = [one for one in history.candidates if history.last(one.name) is not None]
-    print_table(
-        "Candidates, each image scored by a fit without it; 95 % intervals of the log loss against the chosen one",
-        ("network", "px", "images", "accuracy", "log loss", "interval", "whole: log loss", "seconds", "outcome"),
-        [_cells(history, one, chosen) for one in sorted(tried, key=lambda one: _rank(history, one))],
-    )
+    columns = ("candidate", "images", "accuracy", "log loss", "against the chosen", "seconds", "outcome")
+    rows = [_cells(history, one, chosen) for one in sorted(tried, key=lambda one: _rank(history, one))]
+    title = "Heads, each training image scored by a fit without it; 95 % intervals of the log loss"
+    say(f"\n{format_table(title, columns, rows)}")
+    _print_whole(history, chosen)
     reasons: dict[str, list[str]] = {}
     for one in history.candidates:
         if one not in tried:
@@ -124,21 +127,40 @@ def print_trials(history: SearchHistory, chosen: Candidate) -> None:
 
 def _cells(history: SearchHistory, candidate: Candidate, chosen: Candidate) -> tuple[str, ...]:
     """Return a row of the table."""
-    last, whole = history.last(candidate.name), history.last(candidate.name, WHOLE)
+    last = history.last(candidate.name)
     assert last is not None
-    more = history.difference(candidate.name, chosen.name)
-    outcome = history.outcomes.get(candidate.name, "in the last round")
     return (
-        candidate.network,
-        str(candidate.side),
+        candidate.name,
         f"{last.images:,}",
         f"{last.score.accuracy:.3f}",
         f"{last.score.log_loss:.3f}",
-        "" if more is None or candidate is chosen else f"{more.low:+.3f} to {more.high:+.3f}",
-        "" if whole is None else f"{whole.score.log_loss:.3f}",
+        _against(history, candidate, chosen, HEAD),
         f"{history.seconds(candidate.name):.0f}",
-        "chosen" if candidate is chosen else outcome,
+        "chosen" if candidate is chosen else history.outcomes.get(candidate.name, IN_LAST_ROUND),
     )
+
+
+def _against(history: SearchHistory, candidate: Candidate, chosen: Candidate, depth: Depth) -> str:
+    more = history.difference(candidate.name, chosen.name, depth)
+    return "" if more is None or candidate is chosen else f"{more.low:+.3f} to {more.high:+.3f}"
+
+
+def _print_whole(history: SearchHistory, chosen: Candidate) -> None:
+    """Print what the candidates that were trained as a whole came to, where there are any."""
+    columns = ("candidate", "accuracy", "log loss", "against the chosen", "seconds")
+    rows = [
+        (
+            one.candidate.name,
+            f"{one.score.accuracy:.3f}",
+            f"{one.score.log_loss:.3f}",
+            _against(history, one.candidate, chosen, WHOLE),
+            f"{one.seconds:.0f}",
+        )
+        for one in history.scored
+        if one.depth == WHOLE
+    ]
+    if rows:
+        say(f"\n{format_table('Trained as a whole, scored on training images that were held out', columns, rows)}")
 
 
 def _rank(history: SearchHistory, candidate: Candidate) -> tuple[float, float]:
@@ -160,7 +182,6 @@ def summarize_search(found: Found, run_id: str, picture: str) -> SearchResult:
     """Return what goes into ``result.json`` and into the table at the end."""
     trained, validation = found.trained, found.validation
     say(found.sentence)
-    say(FRESH)
     return SearchResult(
         run_id=trained.run_id,
         model_uri=trained.model_uri,
@@ -179,6 +200,7 @@ def summarize_search(found: Found, run_id: str, picture: str) -> SearchResult:
         metrics=trained.metrics,
         table=[
             ("chosen", found.chosen.name),
+            ("validation", f"{format_score('accuracy', validation['val/accuracy'])}, which the choice has not seen"),
             *trained.table,
             ("time", f"{in_words(found.ledger.now)} of {in_words(found.ledger.budget)}"),
             ("picture", picture),
@@ -192,7 +214,7 @@ def _row(history: SearchHistory, candidate: Candidate) -> dict[str, Any]:
     return {
         "backbone": candidate.backbone.name,
         "image_size": candidate.side,
-        "outcome": history.outcomes.get(candidate.name, "in the last round"),
+        "outcome": history.outcomes.get(candidate.name, IN_LAST_ROUND),
         "scores": [
             {
                 "depth": one.depth,

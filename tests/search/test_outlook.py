@@ -42,3 +42,7 @@ def test_nothing_is_promised_where_the_loss_rises_or_epochs_are_few() -> None:
         "fallen for the last 10 of 20 epochs."
     )
     assert look_ahead(SECONDS[:2], [1.0, 0.5], 1800.0) == "What more time would bring cannot be told from 2 epochs."
+    falling = 1.0 - 0.1 * np.log(SECONDS)
+    assert look_ahead(SECONDS / 10, falling, 1800.0) == (
+        "What another 30 minutes would bring cannot be told from a training of 60 s."
+    )

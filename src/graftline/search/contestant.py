@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from graftline.backbones.layers import body_groups
+from graftline.console import console
 from graftline.data.decode import decode_rgb
 from graftline.data.version import Samples
 from graftline.features.cut import Cut, cut
@@ -98,9 +99,11 @@ def _quiet() -> Iterator[None]:
     logger = logging.getLogger("graftline.features")
     before = logger.level
     logger.setLevel(logging.WARNING)
+    console.quiet = not console.is_terminal  # there, the bar is a line, too
     try:
         yield
     finally:
+        console.quiet = False
         logger.setLevel(before)
 
 

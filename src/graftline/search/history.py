@@ -82,9 +82,9 @@ class SearchHistory:
 
     def difference(self, name: str, chosen: str, depth: Depth = HEAD) -> Difference | None:
         """Return how much more log loss a candidate has than the chosen one, in the last round that both were in."""
-        by_images = {one.images: one for one in self._scores(name, depth)}
+        by_number = {len(one.score.losses): one for one in self._scores(name, depth)}
         for other in reversed(self._scores(chosen, depth)):
-            if (one := by_images.get(other.images)) is not None:
+            if (one := by_number.get(len(other.score.losses))) is not None:
                 return Difference.of(one.score.losses, other.score.losses)
         return None
 

@@ -7,8 +7,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import t as student
 
+from graftline.search.ledger import in_words
+
 LEAST_EPOCHS = 4  # of which the last half is carried on: from fewer, nothing is said
 STALL_SHARE = 5  # a curve whose last fifth has no better epoch is at its end
+FARTHEST = 5.0  # times the length of the curve: beyond, a straight line promises anything
 WORTH_SAYING = 0.01  # of the log loss: a change of less than 1 % of it is called little
 
 
@@ -48,6 +51,11 @@ def look_ahead(seconds: npt.ArrayLike, losses: npt.ArrayLike, more_seconds: floa
     reached = np.minimum.accumulate(losses)
     if len(reached) < LEAST_EPOCHS:
         return f"What more time would bring cannot be told from {len(reached)} epochs."
+    if more_seconds > FARTHEST * times[-1]:
+        return (
+            f"What another {more_seconds / 60:.0f} minutes would bring cannot be told from a training of "
+            f"{in_words(float(times[-1]))}."
+        )
     best = float(reached[-1])
     since = len(reached) - 1 - int(losses.argmin())
     more = f"Another {more_seconds / 60:.0f} minutes"

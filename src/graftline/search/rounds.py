@@ -22,6 +22,7 @@ from graftline.training.setup import TrainingSetup
 
 logger = logging.getLogger(__name__)
 
+NO_TIME = "not tried, for lack of time"
 PREPARE_SECONDS = 3.0  # to build, cut and open a network, beside its export
 
 
@@ -106,7 +107,7 @@ class HeadRounds:
         for candidate in active:
             is_new = self._history.last(candidate.name) is None
             if scores and is_new and self._ledger.now + self._forecast(candidate, images) > until:
-                self._history.outcomes[candidate.name] = "not tried, for lack of time"
+                self._history.outcomes[candidate.name] = NO_TIME
                 continue
             if (scored := self._score(candidate, images)) is not None:
                 scores[candidate.name] = scored.score
