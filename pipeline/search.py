@@ -2,12 +2,14 @@
 
 import math
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import psutil
 
 from graftline.backbones.backbone import Backbone
 from graftline.console import say, warn
@@ -42,7 +44,7 @@ from graftline.training.setup import TrainingSetup
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run
 
-START_SECONDS = 5.0  # before the stage begins: imports, the configuration
+LONGEST_START = 120.0  # seconds: a process that is older has not been started for the search
 END_SECONDS = 5.0  # table and picture, after the winner's training
 LEAST_TRAINING_SECONDS = 25.0  # of a winner beside the frozen pass: head, bundle, test, report (README: 43 s in all)
 SCORING_SHARE = 1 / 3  # of the time, for heads; a training for half as long is worth less than a good choice
@@ -70,7 +72,7 @@ class Search(Train):
 
     def run(self, directory: Path) -> SearchResult:
         """Search, train the winner, test it once, track and register it."""
-        ledger = Ledger(60 * self.minutes - START_SECONDS)
+        ledger = Ledger(60 * self.minutes, began=time.perf_counter() - _start_seconds())
         files = RunDirectory(directory)
         with ledger.spend("images, networks"):
             setup = self._prepare(self._check(), files)
@@ -146,7 +148,7 @@ class Search(Train):
             rounds.run(until)
             if not isinstance(self.freeze, AllButHead):
                 end = ledger.now + DEEPER_SHARE * ledger.left
-                train_deeper(setup, history, images, ledger, scores, files.checkpoints, end)
+                train_deeper(setup, history, images, ledger, scores, files.checkpoints, end, seconds_per_mac)
         except KeyboardInterrupt:
             if choose(history) is None:
                 raise
@@ -194,9 +196,12 @@ class Search(Train):
                 f"one pass of {fastest}, the fastest, takes about {in_words(passes[fastest])}; give "
                 f"Search.minutes={enough}."
             )
+        limit = max(PASS_SHARE * ledger.left, passes[fastest])
         for name, seconds in passes.items():
-            if seconds > max(PASS_SHARE * ledger.left, passes[fastest]):
-                history.outcomes[name] = f"not tried: one pass over all images would take {in_words(seconds)}"
+            if seconds > limit:
+                history.outcomes[name] = (
+                    f"not tried, as one pass over all images would take more than {in_words(limit)}"
+                )
 
     def _tell_choice(self, history: SearchHistory, chosen: Candidate, setup: TrainingSetup, run: "Run") -> None:
         """Print and log what was tried."""
@@ -236,6 +241,12 @@ class Search(Train):
         except KeyboardInterrupt:
             warn("Interrupted: only the head of the winner is trained. Ctrl-C again ends that too.")
             return winner.train_head()
+
+
+def _start_seconds() -> float:
+    """Return how long this process has taken until now, where it was started for the search: imports, configuration."""
+    age = time.time() - psutil.Process().create_time()
+    return age if age < LONGEST_START else 0.0
 
 
 def _left_of(history: SearchHistory) -> Sequence[Candidate]:

@@ -21,7 +21,7 @@ from graftline.search.history import WHOLE, ScoredCandidate, ScoreFiles, SearchH
 from graftline.search.ledger import Ledger
 from graftline.search.rounds import TrainingImages
 from graftline.search.subset import assign_folds
-from graftline.training.budget import cut_to, seconds_per_image
+from graftline.training.budget import PASSES_PER_STEP, cut_to, seconds_per_image
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.setup import TrainingSetup
 from graftline.training.trial import Trials
@@ -47,6 +47,7 @@ def train_deeper(
     files: ScoreFiles,
     directory: Path,
     until: float,
+    seconds_per_mac: float,
 ) -> None:
     """Train the best candidates as a whole, briefly, and add their scores; nothing is done where time is too short.
 
@@ -58,12 +59,17 @@ def train_deeper(
         files: of scores.
         directory: for checkpoints, which do not stay.
         until: seconds since the search began.
+        seconds_per_mac: of an image in the frozen pass, per multiply-add, predicted.
     """
     left = finalists(history)
     if len(left) < 2:
         return
-    version = hold_out(setup.version, images)
     each = (until - ledger.now) / len(left)
+    steps = PASSES_PER_STEP * seconds_per_mac * min(FIRST_IMAGES, len(images))
+    if max(steps * candidate.macs for candidate in left) > each:
+        logger.info(f"No time to compare the best {len(left)} trained as a whole: their heads decide.")
+        return
+    version = hold_out(setup.version, images)
     logger.info(
         f"Comparing the best {len(left)} trained as a whole, {each:.0f} s each, on "
         f"{len(version.samples('validation').paths):,} training images that are held out:"
