@@ -45,6 +45,7 @@ SLOW = (
     "pipeline/test_full_disk.py",
     "pipeline/test_resume.py",
     "pipeline/test_scoring_ahead.py",
+    "pipeline/test_search.py",
     "pipeline/test_train.py",
     "serving",
     "tracking",

@@ -82,11 +82,13 @@ def shadowed(folders: Sequence[Path]) -> list[Path]:
 
 
 def groups(file: Path) -> dict[str, str | None]:
-    """Return the groups of a stage and the option that each has by default."""
+    """Return the groups of a stage and the option that each has by default, with those of a stage that it builds on."""
     chosen: dict[str, str | None] = {}
     for entry in _load(file).get("defaults", []):
         if isinstance(entry, dict):
             chosen |= entry
+        elif entry != "_self_":
+            chosen |= groups(file.with_name(f"{entry}.yaml"))
     return {group: option for group, option in chosen.items() if group not in HIDDEN}
 
 
@@ -98,12 +100,19 @@ def examples(file: Path) -> list[Example]:
 
 
 def keys(file: Path) -> list[Key]:
-    """Return the keys of a file, dotted where they are in a node, without those of Hydra."""
+    """Return the keys of a file, dotted where they are in a node, without those of Hydra.
+
+    Those of a file that it builds on come after its own.
+    """
     comments, path = {}, list[tuple[int, str]]()
     for match in filter(None, map(KEY.match, file.read_text("utf-8").splitlines())):
         path = [(indent, name) for indent, name in path if indent < len(match[1])] + [(len(match[1]), match[2])]
         comments[".".join(name for _, name in path)] = match[3] or ""
-    return [Key(name, value, _as_called(comments.get(name, ""))) for name, value in _leaves(_load(file))]
+    content = _load(file)
+    own = {name: Key(name, value, _as_called(comments.get(name, ""))) for name, value in _leaves(content)}
+    built_on = [one for one in content.get("defaults", []) if isinstance(one, str) and one != "_self_"]
+    below = [key for one in built_on for key in keys(file.with_name(f"{one}.yaml")) if key.name not in own]
+    return [*own.values(), *below]
 
 
 def _as_called(text: str) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from graftline.pipeline.cli.hydra_conf import compose_config
+from graftline.pipeline.cli.parameters import parameters
 from graftline.pipeline.cli.parse import expand, line
 from graftline.pipeline.cli.validate import ValidatedOverrides, validate
 
@@ -14,7 +15,8 @@ GROUP, LIST = "backbone", "backbones"
 def gather(stage: str, texts: Sequence[str], checked: ValidatedOverrides) -> list[tuple[DictConfig, list[str]]]:
     """Return configuration and overrides of each run of a stage that compares backbones.
 
-    Each run has all backbones that were named, or those of the stage's file. Of several values for several keys of the
+    Each run has all backbones that were named, or those of the stage's file, which may be none. Of several values for
+    several keys of the
     backbone, every combination is one; what comes twice is taken once.
 
     Args:
@@ -23,6 +25,8 @@ def gather(stage: str, texts: Sequence[str], checked: ValidatedOverrides) -> lis
         checked: the same without mistakes.
     """
     are_named = any(override.key_or_group == GROUP for override in checked.groups)
+    if not are_named and not checked.config[LIST]:
+        return [(compose_config(stage, lines), lines) for lines in checked.jobs]
     sizes = {} if are_named else _size_by_name(checked.config[LIST])
     if not are_named:
         checked = validate(stage, [*texts, f"{GROUP}={','.join(sizes)}"])
@@ -32,9 +36,12 @@ def gather(stage: str, texts: Sequence[str], checked: ValidatedOverrides) -> lis
         config = compose_config(stage, others)
         nodes = [_node(compose_config(stage, [*others, *choice]), sizes) for choice in expand(own)]
         with open_dict(config):
-            del config[GROUP]
             config[LIST] = [node for number, node in enumerate(nodes) if node not in nodes[:number]]
-            if are_named:
+            if GROUP in parameters(config):  # what it does without a comparison is done with the first
+                config[GROUP] = nodes[0]
+            else:
+                del config[GROUP]
+            if are_named and "by_stage" in parameters(config):
                 config.setdefault("by_stage", True)
         jobs.append((config, [*others, *(line(override) for override in own if are_named)]))
     return jobs

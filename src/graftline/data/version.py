@@ -184,9 +184,21 @@ class DatasetVersion:
             {split: min(1.0, images.get(str(split), size) / size) for split, size in sizes.items()}
         )
         of_class = table.groupby(["split", "label"])["sha256"].transform("size")
-        part = DatasetVersion(**{field.name: getattr(self, field.name) for field in fields(self)})
-        part.__dict__["_table"] = table[rank <= np.ceil(share * of_class)]  # where the cached property keeps its value
-        return part
+        return self._with_table(table[rank <= np.ceil(share * of_class)])
+
+    def divided(self, splits: Mapping[str, str]) -> "DatasetVersion":
+        """Return the version with some of its images only, in other splits.
+
+        Args:
+            splits: digest of an image's file → split.
+        """
+        table = self._table[self._table["sha256"].isin(list(splits))]
+        return self._with_table(table.assign(split=table["sha256"].map(dict(splits))))
+
+    def _with_table(self, table: pd.DataFrame) -> "DatasetVersion":
+        other = DatasetVersion(**{field.name: getattr(self, field.name) for field in fields(self)})
+        other.__dict__["_table"] = table  # where the cached property keeps its value
+        return other
 
     def typical_side(self) -> int:
         """Return the length in px that the shorter side of nine in ten training images does not exceed.

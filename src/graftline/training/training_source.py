@@ -225,14 +225,13 @@ class CachedSource:
         Returns:
             None where this is no faster than to run the network, or there is no room for the activations.
         """
-        setup, tail = self.setup, self.parts.tail
+        setup = self.setup
         samples = setup.version.samples(split)
         if not self.plan.only_head or setup.execution.is_cuda or len(samples.paths) <= FEW_IMAGES:
             return None
-        request = ActivationRequest(samples, _transforms(setup)[1], 0, _trunk_key(setup, self.plan, self.parts))
-        features = replace(setup.features, precision="float32")
+        exact = replace(setup, features=replace(setup.features, precision="float32"))
         try:
-            (kept,) = features.open([request], _engine_maker(setup, self.plan, self.parts), tail, self.parts.width)
+            kept = open_plain(exact, self.plan, self.parts, samples)
         except (CacheFullError, UserError) as error:  # the trained network can do without
             logger.info(f"The activations of the {split} images are not kept: {error}")
             return None
@@ -289,6 +288,17 @@ def open_activations(setup: TrainingSetup, plan: FreezePlan, parts: Cut) -> list
     return setup.features.open(
         activation_requests(setup, plan, parts), _engine_maker(setup, plan, parts), parts.tail, parts.width
     )
+
+
+def open_plain(setup: TrainingSetup, plan: FreezePlan, parts: Cut, samples: Samples) -> Activations:
+    """Return the activations of images that are not augmented, computed now or earlier.
+
+    Raises:
+        CacheFullError: there is no room for them.
+    """
+    request = ActivationRequest(samples, _transforms(setup)[1], 0, _trunk_key(setup, plan, parts))
+    (kept,) = setup.features.open([request], _engine_maker(setup, plan, parts), parts.tail, parts.width)
+    return kept
 
 
 def activation_requests(setup: TrainingSetup, plan: FreezePlan, parts: Cut) -> list[ActivationRequest]:

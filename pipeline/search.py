@@ -1,0 +1,270 @@
+"""Search: the best model within a time: candidates → scores of their heads → the winner, trained as any other."""
+
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import psutil
+
+from graftline.backbones.backbone import Backbone
+from graftline.console import say, warn
+from graftline.errors import UserError
+from graftline.features.cut import UncuttableError
+from graftline.freezing.rules import AllButHead
+from graftline.pipeline.run_directory import RunDirectory
+from graftline.pipeline.search_result import (
+    IN_LAST_ROUND,
+    Found,
+    SearchResult,
+    log_search,
+    print_trials,
+    summarize_search,
+)
+from graftline.pipeline.train import Train
+from graftline.pipeline.train_result import TrainResult
+from graftline.pipeline.winner import Winner
+from graftline.report.search_figure import search_figure
+from graftline.report.style import save
+from graftline.search.candidates import Candidate, find_backbones, list_candidates
+from graftline.search.contestant import Contestant
+from graftline.search.deeper import choose, train_deeper
+from graftline.search.halving import first_images
+from graftline.search.history import ScoreFiles, SearchHistory
+from graftline.search.ledger import Ledger, in_words, nice_minutes
+from graftline.search.options import SearchOptions
+from graftline.search.rounds import PREPARE_SECONDS, HeadRounds, TrainingImages
+from graftline.training.forecast import EXPORT_SECONDS
+from graftline.training.setup import TrainingSetup
+
+if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
+    from graftline.tracking.run import Run
+
+LONGEST_START = 120.0  # seconds: a process that is older has not been started for the search
+END_SECONDS = 5.0  # table and picture, after the winner's training
+LEAST_TRAINING_SECONDS = 25.0  # of a winner beside the frozen pass: head, bundle, test, report (README: 43 s in all)
+SCORING_SHARE = 1 / 3  # of the time, for heads; a training for half as long is worth less than a good choice
+DEEPER_SHARE = 0.25  # of what is then left, to compare the best of them trained as a whole
+PASS_SHARE = 0.5  # of the time that one pass over all images may take, or a candidate is left out
+
+
+@dataclass(frozen=True)
+class Search(Train):
+    """The stage ``search`` (Hydra target of conf/search.yaml): a training whose network and image size are found.
+
+    Attributes:
+        minutes: of the whole command.
+        backbones: to choose from; none: all networks whose weights are on this machine.
+        search: how to search.
+    """
+
+    minutes: float = 30.0
+    backbones: Sequence[Backbone] = ()
+    search: SearchOptions = field(default_factory=SearchOptions)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.minutes < math.inf:  # also catches NaN
+            raise UserError(f"Search.minutes is {self.minutes}, it must be above 0.")
+
+    def run(self, directory: Path) -> SearchResult:
+        """Search, train the winner, test it once, track and register it."""
+        ledger = Ledger(60 * self.minutes, began=time.perf_counter() - _start_seconds())
+        files = RunDirectory(directory)
+        with ledger.spend("images, networks"):
+            setup = self._prepare(self._check(), files)
+            history = SearchHistory(self._candidates(setup))
+        with self._start_search(setup, files) as run:
+            say(f"Run {run.id}; should it be interrupted, search.resume={directory} takes its scores over.")
+            was_interrupted = self._score(history, setup, ledger, files)
+            chosen = choose(history) or _left_of(history)[0]
+            self._tell_choice(history, chosen, setup, run)
+            with ledger.spend("training and test of the winner"):
+                winner = Winner(self, directory, chosen.backbone, setup.version, run.id)
+                trained = self._train_winner(winner, ledger, head_alone=was_interrupted)
+            found = Found(history, chosen, trained, ledger, self.minutes)
+            run.log_artifact(save(search_figure(found.picture()), directory / "search.png"))
+            log_search(run, found)
+        return summarize_search(found, run.id, os.path.relpath(directory / "search.png"))
+
+    def _candidates(self, setup: TrainingSetup) -> list[Candidate]:
+        """List what there is to choose from."""
+        if self.backbone.weights == "none":
+            raise UserError(
+                "A search compares what networks know already, and with Backbone.weights='none' they know nothing: "
+                "leave that out."
+            )
+        backbones = list(self.backbones) or find_backbones(self.backbone)
+        table = setup.version.table()
+        shorter_side = float(np.median(np.minimum(table["width"], table["height"])))
+        candidates = list_candidates(backbones, self.backbone.name, shorter_side)
+        if not candidates:
+            raise UserError(
+                "There are no weights on this machine to choose from: name networks with backbone, of which those that "
+                "are missing are downloaded, or fetch some with fetch()."
+            )
+        networks = {one.network for one in candidates}
+        sides = sorted({one.side for one in candidates})
+        say(f"{len(candidates)} candidates: {', '.join(sorted(networks))}; images of {', '.join(map(str, sides))} px.")
+        return candidates
+
+    def _start_search(self, setup: TrainingSetup, files: RunDirectory) -> "Run":
+        run = self.tracking.start_group(
+            name=self.name or f"search {files.path.name}", experiment=setup.version.name, directory=files.path
+        )
+        run.log_dataset(setup.version)
+        run.set_tags({"graftline.stage": "search"})
+        return run
+
+    def _score(self, history: SearchHistory, setup: TrainingSetup, ledger: Ledger, files: RunDirectory) -> bool:
+        """Score the candidates, first by their heads, then the best trained as a whole.
+
+        Returns:
+            Whether that was interrupted.
+
+        Raises:
+            UserError: the time is too short for any of them.
+            KeyboardInterrupt: that came before anything was scored.
+        """
+        scores = ScoreFiles(files.path / "scores", setup.version.digest)
+        if self.search.resume is not None:
+            number = scores.take_over(self._earlier(self.search.resume) / "scores")
+            say(f"{number} scores of the earlier search are taken over.")
+        images = TrainingImages.of(setup)
+        first = self._first(history, setup)
+        seconds_per_mac = first.seconds_per_image(images.samples) / first.candidate.macs
+        self._leave_out_slow(history, setup, ledger, seconds_per_mac)
+        until = ledger.now + SCORING_SHARE * ledger.left
+        left = _left_of(history)
+        if (reason := _no_rounds(left, images, seconds_per_mac, until - ledger.now)) is not None:
+            say(f"Nothing is searched, as {reason}: {left[0].name} is trained.")
+            return False
+        built = {first.candidate.name: first}
+        rounds = HeadRounds(setup, history, images, ledger, scores, built, seconds_per_mac)
+        try:
+            rounds.run(until)
+            if not isinstance(self.freeze, AllButHead):
+                end = ledger.now + DEEPER_SHARE * ledger.left
+                train_deeper(setup, history, images, ledger, scores, files.checkpoints, end, seconds_per_mac)
+        except KeyboardInterrupt:
+            if choose(history) is None:
+                raise
+            warn("Interrupted: the head of the best candidate so far is trained. Ctrl-C again ends that too.")
+            return True
+        return False
+
+    def _earlier(self, reference: str) -> Path:
+        """Return the output directory of an interrupted search."""
+        directory = Path(reference).expanduser()
+        if not directory.is_dir():
+            directory = self.tracking.find_output_directory(reference)
+        if not (directory / "scores").is_dir():
+            raise UserError(f"SearchOptions.resume={reference} is no search that has scored anything: leave it out.")
+        return directory
+
+    def _first(self, history: SearchHistory, setup: TrainingSetup) -> Contestant:
+        """Build the first candidate whose activations can be computed ahead; those before it are left out."""
+        for candidate in history.candidates:
+            try:
+                return Contestant.of(candidate, setup)
+            except UncuttableError as error:
+                history.outcomes[candidate.name] = f"not tried: {error}"
+        raise UserError("None of these networks can be divided into a frozen part and a head: train one of them.")
+
+    def _leave_out_slow(
+        self, history: SearchHistory, setup: TrainingSetup, ledger: Ledger, seconds_per_mac: float
+    ) -> None:
+        """Leave out the candidates whose pass over all images would take too much of the time.
+
+        Raises:
+            UserError: that is all of them.
+        """
+        images = sum(sum(classes.values()) for classes in setup.version.counts().values())
+        passes = {
+            one.name: images * seconds_per_mac * one.macs
+            for one in history.candidates
+            if one.name not in history.outcomes
+        }
+        fastest = min(passes, key=passes.__getitem__)
+        if passes[fastest] + LEAST_TRAINING_SECONDS > ledger.left:
+            enough = nice_minutes(ledger.budget - ledger.left + (passes[fastest] + LEAST_TRAINING_SECONDS) / PASS_SHARE)
+            raise UserError(
+                f"{self.minutes:g} minute{'s are' if self.minutes != 1 else ' is'} not enough for {images:,} images: "
+                f"one pass of {fastest}, the fastest, takes about {in_words(passes[fastest])}; give "
+                f"Search.minutes={enough}."
+            )
+        limit = max(PASS_SHARE * ledger.left, passes[fastest])
+        for name, seconds in passes.items():
+            if seconds > limit:
+                history.outcomes[name] = (
+                    f"not tried, as one pass over all images would take more than {in_words(limit)}"
+                )
+
+    def _tell_choice(self, history: SearchHistory, chosen: Candidate, setup: TrainingSetup, run: "Run") -> None:
+        """Print and log what was tried."""
+        if history.scored:
+            print_trials(history, chosen)
+            history.outcomes[chosen.name] = "chosen"
+            self._log_trials(history, setup, run)
+
+    def _log_trials(self, history: SearchHistory, setup: TrainingSetup, run: "Run") -> None:
+        """Give each candidate that was scored a run below that of the search."""
+        tracking = replace(self.tracking, parent_run_id=run.id, system_metrics=False)
+        for candidate in history.candidates:
+            scored = [one for one in history.scored if one.candidate is candidate]
+            if not scored:
+                continue
+            folder = run.directory / "trials" / f"{candidate.backbone.name}-{candidate.side}px"
+            folder.mkdir(parents=True, exist_ok=True)
+            outcome = history.outcomes.get(candidate.name, IN_LAST_ROUND)
+            tags = {"graftline.stage": "search trial", "graftline.outcome": outcome}
+            with tracking.start(
+                run_name=candidate.name, experiment=setup.version.name, directory=folder, tags=tags
+            ) as child:
+                facts = {"backbone": candidate.backbone.name, "image_size": candidate.side}
+                child.log_params(facts, "".join(f"{key}: {value}\n" for key, value in facts.items()))
+                for one in scored:
+                    values = {"log_loss": one.score.log_loss, "accuracy": one.score.accuracy, "seconds": one.seconds}
+                    child.log_metrics({f"{one.depth}/{key}": value for key, value in values.items()}, step=one.images)
+
+    def _train_winner(self, winner: Winner, ledger: Ledger, *, head_alone: bool) -> TrainResult:
+        """Train the winner for the rest of the time; its head alone where that, or the search, is interrupted."""
+        if head_alone:
+            return winner.train_head()
+        minutes = max(LEAST_TRAINING_SECONDS, ledger.left - END_SECONDS) / 60
+        say(f"\nTraining {winner.backbone.name} with the {in_words(ledger.left)} that are left.")
+        try:
+            return winner.train(minutes)
+        except KeyboardInterrupt:
+            warn("Interrupted: only the head of the winner is trained. Ctrl-C again ends that too.")
+            return winner.train_head()
+
+
+def _start_seconds() -> float:
+    """Return how long this process has taken until now, where it was started for the search: imports, configuration."""
+    age = time.time() - psutil.Process().create_time()
+    return age if age < LONGEST_START else 0.0
+
+
+def _left_of(history: SearchHistory) -> Sequence[Candidate]:
+    """Return the candidates that were not left out; all where none is left."""
+    return [one for one in history.candidates if one.name not in history.outcomes] or history.candidates
+
+
+def _no_rounds(left: Sequence[Candidate], images: TrainingImages, seconds_per_mac: float, seconds: float) -> str | None:
+    """Return why there is nothing to compare, as a part of a sentence; None where there is something."""
+    if len(left) == 1:
+        return "there is only one candidate that can be trained in the time"
+    number = first_images(len(images), images.num_classes)
+    if number < 2:
+        return "one training image tells nothing"
+    needed = 2 * (PREPARE_SECONDS + EXPORT_SECONDS) + number * seconds_per_mac * (left[0].macs + left[1].macs)
+    if needed > seconds:
+        return (
+            f"comparing two candidates takes about {in_words(needed)}, more than the {in_words(max(seconds, 0))} that "
+            "a search may take of this time"
+        )
+    return None

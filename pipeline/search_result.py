@@ -1,0 +1,228 @@
+"""What a search leaves for people: the table of what was tried, the entries in MLflow, and the typed result."""
+
+import json
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from graftline.bundle.layout import read_description
+from graftline.console import format_table, say
+from graftline.evaluation.metrics import format_score
+from graftline.pipeline.run_directory import RunDirectory
+from graftline.pipeline.train_result import TrainResult
+from graftline.report.search_figure import Picture
+from graftline.search.candidates import Candidate
+from graftline.search.history import HEAD, WHOLE, Depth, SearchHistory
+from graftline.search.ledger import Ledger, in_words
+from graftline.search.outlook import Outlook, look_ahead
+from graftline.search.rounds import NO_TIME
+from graftline.training.events import Metrics
+from graftline.training.fit_directory import FitDirectory
+from graftline.training.results import PhaseResult
+
+if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
+    from graftline.tracking.run import Run
+
+MORE_SECONDS = 1800.0  # of the outlook
+IN_LAST_ROUND = "in the last round"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchResult(TrainResult):
+    """What the stage ``search`` did: that of the winner's training, and which one that is.
+
+    Attributes:
+        chosen: network and image size.
+    """
+
+    chosen: Candidate
+
+
+@dataclass(frozen=True)
+class Found:
+    """All that came of a search.
+
+    Attributes:
+        history: what was tried.
+        chosen: the winner.
+        trained: of it.
+        ledger: of the time.
+        minutes: that there were.
+    """
+
+    history: SearchHistory
+    chosen: Candidate
+    trained: TrainResult
+    ledger: Ledger
+    minutes: float
+
+    @property
+    def validation(self) -> dict[str, float]:
+        """The winner's metrics on the validation split, of its best epoch."""
+        metrics: dict[str, float] = read_description(self.trained.bundle)["card"]["validation"]
+        return metrics
+
+    @cached_property
+    def epochs(self) -> list[tuple[float, Metrics]]:
+        """The epochs of the winner's training, each with the seconds since the search began after which it was done."""
+        first = FitDirectory(RunDirectory(self.trained.directory).checkpoints)
+        found, number = list[tuple[float, Metrics]](), 0
+        while (file := first.phase(number).result).exists():
+            history = PhaseResult.from_json(json.loads(file.read_text(encoding="utf-8"))).history
+            end = self.ledger.now - (time.time() - file.stat().st_mtime)
+            each = history.seconds / max(1, len(history.epochs))
+            later = range(len(history.epochs) - 1, -1, -1)
+            found += [(end - each * after, metrics) for after, metrics in zip(later, history.epochs, strict=True)]
+            number += 1
+        return found
+
+    @property
+    def outlook(self) -> Outlook | str:
+        """What more time would likely bring."""
+        start = self.ledger.spans[-1].start
+        seconds = [max(at - start, 1e-3) for at, _ in self.epochs]
+        return look_ahead(seconds, [metrics["val/loss"] for _, metrics in self.epochs], MORE_SECONDS)
+
+    @property
+    def sentence(self) -> str:
+        """The outlook, in words, and what was not tried."""
+        sentence = self.outlook if isinstance(self.outlook, str) else self.outlook.sentence
+        untried = sum(outcome == NO_TIME for outcome in self.history.outcomes.values())
+        if untried == 0:
+            return sentence
+        return f"{sentence} {untried} candidate{'s were' if untried > 1 else ' was'} not tried, for lack of time."
+
+    def picture(self) -> Picture:
+        """Return what is drawn."""
+        count = sum(self.trained.version.counts()["validation"].values())
+        curve = [(at, metrics["val/accuracy"]) for at, metrics in self.epochs]
+        return Picture(
+            self.history,
+            self.chosen,
+            self.ledger.spans,
+            60 * self.minutes,
+            self.validation,
+            count,
+            curve,
+            self.sentence,
+        )
+
+
+def print_trials(history: SearchHistory, chosen: Candidate) -> None:
+    """Print what was tried in a table, the best of the largest round first; then, why others were not."""
+    tried = [one for one in history.candidates if history.last(one.name) is not None]
+    columns = ("candidate", "images", "accuracy", "log loss", "against the chosen", "seconds", "outcome")
+    rows = [_cells(history, one, chosen) for one in sorted(tried, key=lambda one: _rank(history, one))]
+    title = "Heads, each training image scored by a fit without it; 95 % intervals of the log loss"
+    say(f"\n{format_table(title, columns, rows)}")
+    _print_whole(history, chosen)
+    reasons: dict[str, list[str]] = {}
+    for one in history.candidates:
+        if one not in tried:
+            reasons.setdefault(history.outcomes.get(one.name, "not tried"), []).append(one.name)
+    for reason, names in reasons.items():
+        say(f"{reason[0].upper()}{reason[1:]}: {', '.join(names)}.")
+
+
+def _cells(history: SearchHistory, candidate: Candidate, chosen: Candidate) -> tuple[str, ...]:
+    """Return a row of the table."""
+    last = history.last(candidate.name)
+    assert last is not None
+    return (
+        candidate.name,
+        f"{last.images:,}",
+        f"{last.score.accuracy:.3f}",
+        f"{last.score.log_loss:.3f}",
+        _against(history, candidate, chosen, HEAD),
+        f"{history.seconds(candidate.name):.0f}",
+        "chosen" if candidate is chosen else history.outcomes.get(candidate.name, IN_LAST_ROUND),
+    )
+
+
+def _against(history: SearchHistory, candidate: Candidate, chosen: Candidate, depth: Depth) -> str:
+    more = history.difference(candidate.name, chosen.name, depth)
+    return "" if more is None or candidate is chosen else f"{more.low:+.3f} to {more.high:+.3f}"
+
+
+def _print_whole(history: SearchHistory, chosen: Candidate) -> None:
+    """Print what the candidates that were trained as a whole came to, where there are any."""
+    columns = ("candidate", "accuracy", "log loss", "against the chosen", "seconds")
+    rows = [
+        (
+            one.candidate.name,
+            f"{one.score.accuracy:.3f}",
+            f"{one.score.log_loss:.3f}",
+            _against(history, one.candidate, chosen, WHOLE),
+            f"{one.seconds:.0f}",
+        )
+        for one in history.scored
+        if one.depth == WHOLE
+    ]
+    if rows:
+        say(f"\n{format_table('Trained as a whole, scored on training images that were held out', columns, rows)}")
+
+
+def _rank(history: SearchHistory, candidate: Candidate) -> tuple[float, float]:
+    last = history.last(candidate.name)
+    return (-last.images, last.score.log_loss) if last is not None else (0.0, candidate.macs)
+
+
+def log_search(run: "Run", found: Found) -> None:
+    """Log what the search came to."""
+    metrics = {
+        "validation/accuracy": found.validation["val/accuracy"],
+        "validation/log_loss": found.validation["val/loss"],
+    }
+    run.log_metrics({**metrics, "search/seconds": found.ledger.now}, step=0)
+    run.set_tags({"graftline.chosen": found.chosen.name, "graftline.winner_run_id": found.trained.run_id})
+
+
+def summarize_search(found: Found, run_id: str, picture: str) -> SearchResult:
+    """Return what goes into ``result.json`` and into the table at the end."""
+    trained, validation = found.trained, found.validation
+    say(found.sentence)
+    return SearchResult(
+        run_id=trained.run_id,
+        model_uri=trained.model_uri,
+        directory=trained.directory,
+        version=trained.version,
+        scores=trained.scores,
+        chosen=found.chosen,
+        facts={
+            **trained.facts,
+            "search_run_id": run_id,
+            "chosen": {"backbone": found.chosen.backbone.name, "image_size": found.chosen.side},
+            "validation": {"accuracy": validation["val/accuracy"], "log_loss": validation["val/loss"]},
+            "outlook": found.sentence,
+            "trials": [_row(found.history, one) for one in found.history.candidates],
+        },
+        metrics=trained.metrics,
+        table=[
+            ("chosen", found.chosen.name),
+            ("validation", f"{format_score('accuracy', validation['val/accuracy'])}, which the choice has not seen"),
+            *trained.table,
+            ("time", f"{in_words(found.ledger.now)} of {in_words(found.ledger.budget)}"),
+            ("picture", picture),
+        ],
+    )
+
+
+def _row(history: SearchHistory, candidate: Candidate) -> dict[str, Any]:
+    """Return a candidate as what JSON knows."""
+    rounds = [one for one in history.scored if one.candidate is candidate]
+    return {
+        "backbone": candidate.backbone.name,
+        "image_size": candidate.side,
+        "outcome": history.outcomes.get(candidate.name, IN_LAST_ROUND),
+        "scores": [
+            {
+                "depth": one.depth,
+                "images": one.images,
+                "log_loss": one.score.log_loss,
+                "accuracy": one.score.accuracy,
+                "seconds": round(one.seconds, 2),
+            }
+            for one in rounds
+        ],
+    }

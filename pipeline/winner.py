@@ -1,0 +1,100 @@
+"""Training what a search has found: a run of the stage ``train`` as any other, in a directory of its own."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from graftline.backbones.backbone import Backbone
+from graftline.data.ingest import Ingest, IngestResult
+from graftline.data.version import DatasetVersion
+from graftline.files import write_json, write_text
+from graftline.freezing.rules import AllButHead
+from graftline.pipeline.run_directory import RunDirectory
+from graftline.pipeline.train import Train
+from graftline.pipeline.train_result import TrainResult
+
+OTHERS = {"_target_", "weights", "experiment", "debug"}  # of a configuration, beside the fields of Train
+HEAD_ALONE = {"_target_": f"{AllButHead.__module__}.{AllButHead.__name__}"}
+
+
+@dataclass(frozen=True)
+class IngestOnce(Ingest):
+    """An ingest that is done already; its images are not looked at again.
+
+    Attributes:
+        version: that it gave.
+    """
+
+    version: DatasetVersion | None = None
+
+    def run(self, needed: Sequence[str] = ()) -> IngestResult:  # noqa: ARG002 - that of an ingest
+        """Return the version that is there."""
+        assert self.version is not None
+        return IngestResult(self.version, [], is_new=False)
+
+    @classmethod
+    def of(cls, ingest: Ingest, version: DatasetVersion) -> "IngestOnce":
+        """Return an ingest as one that is done."""
+        return cls(**{field.name: getattr(ingest, field.name) for field in fields(Ingest)}, version=version)
+
+
+@dataclass(frozen=True)
+class Winner:
+    """What a search trains in the end.
+
+    Attributes:
+        search: its settings: a training, and more.
+        directory: output directory of the search, which has its configuration.
+        backbone: that was chosen, with its image size.
+        version: the dataset version.
+        parent_run_id: of the search in MLflow.
+    """
+
+    search: Train
+    directory: Path
+    backbone: Backbone
+    version: DatasetVersion
+    parent_run_id: str
+
+    def train(self, minutes: float) -> TrainResult:
+        """Train, test, track and register the model as it was configured, in so many minutes."""
+        return self._run("train", {"minutes": minutes}, {"minutes": minutes})
+
+    def train_head(self) -> TrainResult:
+        """Do the same with its head alone, which takes seconds where the activations are there."""
+        return self._run("head", {"freeze": AllButHead(), "minutes": None}, {"freeze": HEAD_ALONE, "minutes": None})
+
+    def _run(self, folder: str, changes: Mapping[str, Any], configured: Mapping[str, Any]) -> TrainResult:
+        """Run the stage in a folder of the search; ``configured`` is what ``changes`` is in the configuration."""
+        files = RunDirectory(self.directory / folder)
+        self._configure(files, configured)
+        own = {field.name: getattr(self.search, field.name) for field in fields(Train)}
+        tracking = replace(self.search.tracking, parent_run_id=self.parent_run_id)
+        data = IngestOnce.of(self.search.data, self.version)
+        stage = Train(**{**own, "backbone": self.backbone, "data": data, "tracking": tracking, **changes})
+        result = stage.run(files.path)
+        write_json(files.result, {"stage": "train", **result.facts, "metrics": result.metrics})
+        return result
+
+    def _configure(self, files: RunDirectory, configured: Mapping[str, Any]) -> None:
+        """Write configuration and overrides of the run, by which it can be resumed."""
+        of_search = RunDirectory(self.directory)
+        config = OmegaConf.load(of_search.config)
+        assert isinstance(config, DictConfig)
+        known = {field.name for field in fields(Train)} | OTHERS
+        chosen = {"name": self.backbone.name, "image_size": self.backbone.image_size}
+        values = {f"backbone.{key}": value for key, value in chosen.items()}
+        with open_dict(config):
+            for key in config.keys() - known:
+                del config[key]
+            config["_target_"] = f"{Train.__module__}.{Train.__name__}"
+            for key, value in {**values, "tracking.parent_run_id": self.parent_run_id, **configured}.items():
+                OmegaConf.update(config, key, value, merge=False, force_add=True)
+        typed: list[str] = yaml.safe_load(of_search.overrides.read_text(encoding="utf-8"))
+        kept = [text for text in typed if text.lstrip("+").split("=")[0].split(".")[0] in known - {"minutes"}]
+        write_text(files.config, OmegaConf.to_yaml(config))
+        write_text(files.overrides, yaml.safe_dump(kept, allow_unicode=True))

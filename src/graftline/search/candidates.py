@@ -1,0 +1,129 @@
+"""What a search chooses from: networks whose weights are on this machine, at image sizes that are worth a try."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import timm
+
+from graftline.backbones import hub
+from graftline.backbones.backbone import Backbone
+from graftline.backbones.cost import count
+from graftline.backbones.weights import PACKAGED, from_package
+from graftline.backbones.weights_store import WeightsStore, full_name
+from graftline.errors import UserError
+
+STEP = 16  # px; sizes are multiples of it, which halve often enough, and fit the patches of most transformers
+# Sides relative to a network's own, with half, a quarter and an eighth of its multiply-adds.
+SMALLER = (0.5**0.5, 0.5, 0.125**0.5)
+LEAST_SIDE = 64  # px; below, the last maps of a usual network are two pixels wide or less
+# Networks classify better at a somewhat larger size than they were trained at (Touvron et al. 2019, arXiv 1906.06423).
+LARGER = 1.29
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network at an image size.
+
+    Attributes:
+        backbone: with its image size.
+        side: of the square images, in px.
+        macs: multiply-adds per image.
+        changes: in how many of the two it differs from the plain answer, network and size.
+    """
+
+    backbone: Backbone
+    side: int
+    macs: float
+    changes: int
+
+    @property
+    def network(self) -> str:
+        """Name of the network, without the tag of its weights where it has the default ones."""
+        name, _, tag = self.backbone.name.partition(".")
+        return name if not tag or full_name(name) == self.backbone.name else self.backbone.name
+
+    @property
+    def name(self) -> str:
+        """What it is called in tables and runs."""
+        return f"{self.network} {self.side} px"
+
+
+def find_backbones(template: Backbone) -> list[Backbone]:
+    """Return the networks whose weights are on this machine; nothing is downloaded.
+
+    Args:
+        template: the network of a training without a search. It gives what they have in common: channels, crop,
+            dropout, the weights directory.
+
+    Returns:
+        Those with weights in a package, the weights directory or the hub's cache, each once, by name; the template
+        itself where it is among them.
+    """
+    if template.file is not None:
+        return [template]
+    sources: dict[str, Callable[[], Iterable[str]]] = {
+        "packaged": lambda: [name for name in PACKAGED if from_package(name) is not None],
+        "directory": lambda: list(WeightsStore(template.weights_dir).entries()),
+        "hub": lambda: [name for name in timm.list_pretrained() if hub.find_local(name) is not None],
+    }
+    found = {
+        full_name(name) for source, names in sources.items() if template.weights in ("auto", source) for name in names()
+    }
+    own = full_name(template.name)
+    others = [replace(template, name=name, options={}) for name in sorted(found - {own})]
+    return [template, *others] if own in found else others
+
+
+def list_candidates(backbones: Sequence[Backbone], plain: str, shorter_side: float) -> list[Candidate]:
+    """Return the candidates, the plain answer first, then those that differ least from it, of these the cheapest first.
+
+    Args:
+        backbones: the networks; one that has an image size is a candidate at that size only.
+        plain: name of the one among them that would be trained without a search.
+        shorter_side: of a usual image of the data set, in px.
+    """
+    found = []
+    for backbone in backbones:
+        found += _sizes(backbone, shorter_side, is_plain=full_name(backbone.name) == full_name(plain))
+    return sorted(found, key=lambda candidate: (candidate.changes, candidate.macs))
+
+
+def _sizes(backbone: Backbone, shorter_side: float, *, is_plain: bool) -> list[Candidate]:
+    """Return a network at its own size and at the others that it takes."""
+    preprocessing = backbone.preprocessing()
+    own = min(preprocessing.image_size)
+    graft = replace(backbone, weights="none", file=None).build(2)
+    macs = count(graft.network, preprocessing.image_size, preprocessing.channels, backbone.name).macs
+    sides = [own] if backbone.image_size is not None else [own, *other_sides(own, shorter_side)]
+    found = []
+    for side in sides:
+        sized = backbone if side == own else replace(backbone, image_size=side)
+        try:
+            sized.check()
+        except UserError:
+            if side == own:
+                raise
+            continue  # a transformer whose patches or windows would leave something over
+        changes = (0 if is_plain else 1) + (0 if side == own else 1)
+        found.append(Candidate(sized, side, macs * (side / own) ** 2, changes))
+    return found
+
+
+def other_sides(own: int, shorter_side: float) -> list[int]:
+    """Return image sizes that are worth a try beside a network's own.
+
+    Smaller ones cost half, a quarter and an eighth; the last is for images that are themselves not larger, as
+    enlarging them adds no detail. A larger one is for images that have more detail than the network's own size shows.
+
+    Args:
+        own: side that the network was trained with, in px.
+        shorter_side: of a usual image of the data set, in px.
+
+    >>> other_sides(224, shorter_side=600), other_sides(224, shorter_side=28)
+    ([160, 112, 288], [160, 112, 80])
+    """
+    smaller = [STEP * round(own * factor / STEP) for factor in SMALLER]
+    if shorter_side > own * SMALLER[-1]:
+        smaller = smaller[:-1]
+    larger = [STEP * round(own * LARGER / STEP)] if shorter_side > own else []
+    return [side for side in dict.fromkeys([*smaller, *larger]) if side >= LEAST_SIDE and side != own]

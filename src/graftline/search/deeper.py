@@ -1,0 +1,145 @@
+"""The last comparison of a search: the candidates that are left, trained as a whole for the same time each.
+
+A head tells what a network knows already, not what it would learn, and nothing of the steps that a smaller image size
+leaves time for. Training and score are on training images: the validation split stays unseen.
+"""
+
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from graftline.data.version import DatasetVersion
+from graftline.errors import UserError, first_line
+from graftline.freezing.depth import deep_plan, head_plan
+from graftline.freezing.measurement import BoundaryTrial, Difference
+from graftline.search.candidates import Candidate
+from graftline.search.halving import FIRST_IMAGES
+from graftline.search.head_score import HeadScore
+from graftline.search.history import WHOLE, ScoredCandidate, ScoreFiles, SearchHistory
+from graftline.search.ledger import Ledger
+from graftline.search.rounds import TrainingImages
+from graftline.search.subset import assign_folds
+from graftline.training.budget import PASSES_PER_STEP, cut_to, seconds_per_image
+from graftline.training.fit_directory import FitDirectory
+from graftline.training.setup import TrainingSetup
+from graftline.training.trial import Trials
+
+logger = logging.getLogger(__name__)
+
+MOST_CANDIDATES = 3  # that are trained: the time of each is that of all divided by their number
+
+
+def hold_out(version: DatasetVersion, images: TrainingImages) -> DatasetVersion:
+    """Return a version of the training images alone: a fold is its validation split, the others its training split."""
+    folds = assign_folds(images.samples.labels, images.groups)
+    splits = {sha256: "train" for sha256, fold in zip(images.samples.sha256, folds, strict=True) if fold > 0}
+    held_out = [sha256 for sha256, fold in zip(images.samples.sha256, folds, strict=True) if fold == 0]
+    return version.divided({**dict.fromkeys(held_out[:FIRST_IMAGES], "validation"), **splits})
+
+
+def train_deeper(
+    setup: TrainingSetup,
+    history: SearchHistory,
+    images: TrainingImages,
+    ledger: Ledger,
+    files: ScoreFiles,
+    directory: Path,
+    until: float,
+    seconds_per_mac: float,
+) -> None:
+    """Train the best candidates as a whole, briefly, and add their scores; nothing is done where time is too short.
+
+    Args:
+        setup: of a training on the images.
+        history: whose best candidates are trained.
+        images: of the training split.
+        ledger: of the search.
+        files: of scores.
+        directory: for checkpoints, which do not stay.
+        until: seconds since the search began.
+        seconds_per_mac: of an image in the frozen pass, per multiply-add, predicted.
+    """
+    left = finalists(history)
+    if len(left) < 2:
+        return
+    each = (until - ledger.now) / len(left)
+    steps = PASSES_PER_STEP * seconds_per_mac * min(FIRST_IMAGES, len(images))
+    if max(steps * candidate.macs for candidate in left) > each:
+        logger.info(f"No time to compare the best {len(left)} trained as a whole: their heads decide.")
+        return
+    version = hold_out(setup.version, images)
+    logger.info(
+        f"Comparing the best {len(left)} trained as a whole, {each:.0f} s each, on "
+        f"{len(version.samples('validation').paths):,} training images that are held out:"
+    )
+    for candidate in left:
+        if (scored := files.load(candidate, WHOLE, 0, ledger.now)) is None:
+            with ledger.spend(candidate.name):
+                scored = _train(candidate, replace(setup, version=version), each, ledger, directory)
+            if scored is None:
+                continue
+            files.save(scored)
+        history.scored.append(scored)
+        logger.info(scored.line())
+
+
+def finalists(history: SearchHistory) -> Sequence[Candidate]:
+    """Return the candidates of the last round that are not clearly worse than its best, the best first."""
+    by_name = {one.name: one for one in history.candidates}
+    good = [by_name[verdict.name] for verdict in history.verdicts if not verdict.is_clearly_worse]
+    return good[:MOST_CANDIDATES]
+
+
+def _train(
+    candidate: Candidate, setup: TrainingSetup, seconds: float, ledger: Ledger, directory: Path
+) -> ScoredCandidate | None:
+    """Train a candidate's head, then all of it, for a time; None where that is too short, or the training fails."""
+    start = ledger.now
+    try:
+        setup = replace(setup, graft=candidate.backbone.build(setup.version.class_names))
+        count, each = len(setup.version.samples("train").paths), seconds_per_image(setup)
+        if min(FIRST_IMAGES, count) * each > seconds:
+            logger.info(
+                f"  {candidate.name:<32} no time, as {FIRST_IMAGES} images would take {FIRST_IMAGES * each:.0f} s"
+            )
+            return None
+        trial = _fit(setup, directory, lambda: seconds - (ledger.now - start), each)
+    except UserError as error:
+        logger.warning(f"{candidate.name} is not compared: {first_line(error)}.")
+        return None
+    if trial is None:
+        logger.info(f"  {candidate.name:<32} diverged")
+        return None
+    score = HeadScore(trial.losses, trial.hits, 0.0)
+    return ScoredCandidate(candidate, trial.trained_images, score, ledger.now - start, ledger.now, WHOLE)
+
+
+def _fit(
+    setup: TrainingSetup, directory: Path, seconds_left: Callable[[], float], image_seconds: float
+) -> BoundaryTrial | None:
+    """Fit the head, then go on with the whole network; None where either diverged."""
+    network, files = setup.graft.network, FitDirectory(directory)
+    attempt = Trials(setup, files)
+    try:
+        if (head := attempt(head_plan(network))) is None:
+            return None
+        plan = deep_plan(network, 0, "compared", epochs=1)
+        images = len(setup.version.samples("train").paths)
+        return attempt(cut_to(plan, max(1.0, seconds_left()), images, image_seconds), head)
+    finally:
+        shutil.rmtree(files.trial, ignore_errors=True)
+
+
+def choose(history: SearchHistory) -> Candidate | None:
+    """Return the candidate to train: the best by its head, unless another one trained as a whole is clearly better."""
+    by_head = history.best_by_head()
+    whole = {one.candidate.name: one for one in history.scored if one.depth == WHOLE}
+    if by_head is None or by_head.name not in whole:
+        return by_head
+    reference = whole[by_head.name]
+    comparable = [one for one in whole.values() if len(one.score.losses) == len(reference.score.losses)]
+    best = min(comparable, key=lambda one: one.score.log_loss)
+    better = Difference.of(best.score.losses, reference.score.losses).is_below_zero
+    return best.candidate if better else by_head

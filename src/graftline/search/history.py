@@ -1,0 +1,150 @@
+"""The scores that a search has given so far, in memory and on disk, so that an interrupted one goes on."""
+
+import contextlib
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+from zipfile import BadZipFile
+
+import numpy as np
+
+from graftline.files import atomic_file
+from graftline.freezing.measurement import Difference
+from graftline.search.candidates import Candidate
+from graftline.search.halving import Verdict
+from graftline.search.head_score import HeadScore
+
+Depth = Literal["head", "whole"]
+HEAD, WHOLE = get_args(Depth)
+
+
+@dataclass(frozen=True)
+class ScoredCandidate:
+    """What one round found of a candidate.
+
+    Attributes:
+        candidate: which one.
+        images: that it was fitted to, all epochs of a whole network counted.
+        score: of images that it was not fitted to.
+        seconds: that it took.
+        at: seconds since the search began when it was known.
+        depth: what was fitted.
+    """
+
+    candidate: Candidate
+    images: int
+    score: HeadScore
+    seconds: float
+    at: float
+    depth: Depth = HEAD
+
+    def line(self) -> str:
+        """Return it as a line of the log."""
+        score = self.score
+        return (
+            f"  {self.candidate.name:<32} accuracy {score.accuracy:.3f}, log loss {score.log_loss:.3f}; "
+            f"{self.seconds:.1f} s"
+        )
+
+
+@dataclass
+class SearchHistory:
+    """What was tried and what became of it.
+
+    Attributes:
+        candidates: all there were, in the order in which they are tried.
+        scored: the scores in the order in which they were known.
+        outcomes: name of a candidate → what became of it, in words.
+        verdicts: of the last round that was complete, the best first.
+    """
+
+    candidates: Sequence[Candidate]
+    scored: list[ScoredCandidate] = field(default_factory=list)
+    outcomes: dict[str, str] = field(default_factory=dict)
+    verdicts: list[Verdict] = field(default_factory=list)
+
+    def last(self, name: str, depth: Depth = HEAD) -> ScoredCandidate | None:
+        """Return the last score of a candidate, None where it has none."""
+        return next(iter(reversed(self._scores(name, depth))), None)
+
+    def seconds(self, name: str) -> float:
+        """Return how long all scores of a candidate took."""
+        return sum(one.seconds for one in self.scored if one.candidate.name == name)
+
+    def best_by_head(self) -> Candidate | None:
+        """Return the best candidate of the largest round, complete or not; None where nothing is scored."""
+        heads = [one for one in self.scored if one.depth == HEAD]
+        most = max((one.images for one in heads), default=0)
+        largest = [one for one in heads if one.images == most]
+        return min(largest, key=lambda one: one.score.log_loss).candidate if largest else None
+
+    def difference(self, name: str, chosen: str, depth: Depth = HEAD) -> Difference | None:
+        """Return how much more log loss a candidate has than the chosen one, in the last round that both were in."""
+        by_number = {len(one.score.losses): one for one in self._scores(name, depth)}
+        for other in reversed(self._scores(chosen, depth)):
+            if (one := by_number.get(len(other.score.losses))) is not None:
+                return Difference.of(one.score.losses, other.score.losses)
+        return None
+
+    def _scores(self, name: str, depth: Depth) -> list[ScoredCandidate]:
+        return [one for one in self.scored if one.candidate.name == name and one.depth == depth]
+
+
+@dataclass(frozen=True)
+class ScoreFiles:
+    """Scores on disk: a file for each candidate and number of images.
+
+    Attributes:
+        directory: where they lie.
+        digest: of the dataset version that they are of.
+    """
+
+    directory: Path
+    digest: str
+
+    def save(self, scored: ScoredCandidate) -> None:
+        """Write a score."""
+        score = scored.score
+        with atomic_file(self._path(scored.candidate, scored.depth, scored.images)) as temporary:
+            np.savez(
+                temporary,
+                digest=self.digest,
+                images=scored.images,
+                losses=score.losses,
+                hits=score.hits,
+                strength=score.strength,
+                seconds=scored.seconds,
+            )
+
+    def load(self, candidate: Candidate, depth: Depth, images: int, at: float) -> ScoredCandidate | None:
+        """Return a score that was written before; None where there is none.
+
+        Args:
+            candidate: which one.
+            depth: what was fitted.
+            images: that it was fitted to, where it was a head; a network was to as many as there was time for.
+            at: seconds since the search began.
+        """
+        path = self._path(candidate, depth, images)
+        with (
+            contextlib.suppress(OSError, KeyError, ValueError, BadZipFile),
+            np.load(path, allow_pickle=False) as file,
+        ):
+            if str(file["digest"]) == self.digest:
+                score = HeadScore(file["losses"], file["hits"], float(file["strength"]))
+                return ScoredCandidate(candidate, int(file["images"]), score, float(file["seconds"]), at, depth)
+        return None
+
+    def take_over(self, other: Path) -> int:
+        """Copy the scores of another search; returns how many there are."""
+        files = sorted(other.glob("*.npz"))
+        self.directory.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            shutil.copyfile(file, self.directory / file.name)
+        return len(files)
+
+    def _path(self, candidate: Candidate, depth: Depth, images: int) -> Path:
+        number = f"-{images}" if depth == HEAD else ""
+        return self.directory / f"{candidate.backbone.name}-{candidate.side}px-{depth}{number}.npz"

@@ -1,0 +1,150 @@
+"""The rounds of a search: heads of all candidates on a few images, of those that stay on twice as many, and so on."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from graftline.data.version import Samples
+from graftline.errors import UserError, first_line
+from graftline.features.cache import CacheFullError
+from graftline.features.cut import UncuttableError
+from graftline.search.candidates import Candidate
+from graftline.search.contestant import Contestant, take
+from graftline.search.halving import contenders, first_images, judge, next_images
+from graftline.search.head_score import HeadScore, score_head
+from graftline.search.history import HEAD, ScoredCandidate, ScoreFiles, SearchHistory
+from graftline.search.ledger import Ledger
+from graftline.search.subset import assign_folds, stratified_order
+from graftline.training.forecast import EXPORT_SECONDS
+from graftline.training.setup import TrainingSetup
+
+logger = logging.getLogger(__name__)
+
+NO_TIME = "not tried, for lack of time"
+PREPARE_SECONDS = 3.0  # to build, cut and open a network, beside its export
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """The training images that heads are fitted to and scored on; no others are ever looked at.
+
+    Attributes:
+        samples: in an order each beginning of which has the classes in proportion.
+        groups: of each image; those of one group look alike and are never in two folds.
+        num_classes: how many the data set has.
+    """
+
+    samples: Samples
+    groups: Sequence[str]
+    num_classes: int
+
+    @classmethod
+    def of(cls, setup: TrainingSetup) -> "TrainingImages":
+        """Order the training images of a setup."""
+        samples = setup.version.samples("train")
+        table = setup.version.table().query("split == 'train'")
+        groups = np.where(table["group"].isna(), "sha256:" + table["sha256"], table["group"])
+        order = stratified_order(samples.labels, samples.sha256)
+        return cls(take(samples, order), groups[order].tolist(), len(setup.version.class_names))
+
+    def __len__(self) -> int:
+        return len(self.samples.paths)
+
+
+class HeadRounds:
+    """Scores the heads of candidates in rounds of ever more images.
+
+    Args:
+        setup: of a training on the images.
+        history: takes what is found; it is there also when the rounds are interrupted.
+        images: that are scored.
+        ledger: of the search.
+        files: of scores.
+        built: candidates that are built already, by name.
+        seconds_per_mac: of an image in the frozen pass, per multiply-add, predicted.
+    """
+
+    def __init__(
+        self,
+        setup: TrainingSetup,
+        history: SearchHistory,
+        images: TrainingImages,
+        ledger: Ledger,
+        files: ScoreFiles,
+        built: dict[str, Contestant],
+        seconds_per_mac: float,
+    ) -> None:
+        self._setup = setup
+        self._history = history
+        self._images = images
+        self._ledger = ledger
+        self._files = files
+        self._built = built  # used once: all networks at a time might not fit into memory
+        self._seconds_per_mac = seconds_per_mac
+
+    def run(self, until: float) -> None:
+        """Score candidates until one is left, all images are scored, or the next round would not end in time.
+
+        Args:
+            until: seconds since the search began.
+        """
+        active = [one for one in self._history.candidates if one.name not in self._history.outcomes]
+        images: int | None = first_images(len(self._images), self._images.num_classes)
+        while images is not None and active:
+            names = self._round(active, images, until)
+            active = [one for name in names for one in active if one.name == name]
+            images = next_images(images, len(self._images)) if len(active) > 1 else None
+            if images is not None and self._ledger.now + sum(self._forecast(one, images) for one in active) > until:
+                logger.info(f"  No time for a round of {images:,} images: what is known has to do.")
+                break
+
+    def _round(self, active: Sequence[Candidate], images: int, until: float) -> list[str]:
+        """Score candidates on as many images; returns the names of those that stay, the best first."""
+        logger.info(f"Scoring {len(active)} candidate{'s' if len(active) > 1 else ''} on {images:,} training images:")
+        scores: dict[str, HeadScore] = {}
+        for candidate in active:
+            is_new = self._history.last(candidate.name) is None
+            if scores and is_new and self._ledger.now + self._forecast(candidate, images) > until:
+                self._history.outcomes[candidate.name] = NO_TIME
+                continue
+            if (scored := self._score(candidate, images)) is not None:
+                scores[candidate.name] = scored.score
+                logger.info(scored.line())
+        if not scores:
+            return []
+        self._history.verdicts = judge(scores)
+        for verdict in self._history.verdicts:
+            if not verdict.stays:
+                why = "clearly worse" if verdict.is_clearly_worse else "in the worse half"
+                self._history.outcomes[verdict.name] = f"{why} on {images:,} images"
+        return contenders(self._history.verdicts)
+
+    def _score(self, candidate: Candidate, images: int) -> ScoredCandidate | None:
+        """Return the score of a candidate, from disk or found now; None where it cannot be."""
+        scored = self._files.load(candidate, HEAD, images, self._ledger.now)
+        if scored is None:
+            start = self._ledger.now
+            with self._ledger.spend(candidate.name):
+                try:
+                    contestant = self._built.pop(candidate.name, None) or Contestant.of(candidate, self._setup)
+                    samples = take(self._images.samples, np.arange(images))
+                    activations = contestant.activations(samples)
+                except (UncuttableError, CacheFullError, UserError) as error:
+                    self._history.outcomes[candidate.name] = f"not tried: {first_line(error)}"
+                    logger.warning(f"{candidate.name} is left out: {first_line(error)}.")
+                    return None
+                folds = assign_folds(samples.labels, self._images.groups[:images])
+                score = score_head(activations, samples.labels, self._images.num_classes, folds)
+            scored = ScoredCandidate(candidate, images, score, self._ledger.now - start, self._ledger.now)
+            self._files.save(scored)
+        self._history.scored.append(scored)
+        return scored
+
+    def _forecast(self, candidate: Candidate, images: int) -> float:
+        """Predict how many seconds a score will take; at worst, as what was computed before may be there already."""
+        last = self._history.last(candidate.name)
+        if last is not None:
+            return last.seconds * images / last.images
+        return PREPARE_SECONDS + EXPORT_SECONDS + images * self._seconds_per_mac * candidate.macs

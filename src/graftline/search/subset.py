@@ -1,0 +1,62 @@
+"""Which training images a score is made of: nested subsets with all classes in proportion, and their folds.
+
+Letters: N images, K classes, G groups.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from graftline.search.head_score import NUM_FOLDS
+
+Ints = npt.NDArray[np.int64]
+
+
+def stratified_order(labels: Ints, sha256: Sequence[str]) -> Ints:
+    """Return an order of the images (N,) each beginning of which has the classes in proportion.
+
+    Within a class it is that of the images' digests, which is as good as random, and the same wherever they lie.
+
+    >>> stratified_order(np.array([0, 0, 0, 0, 1, 1]), list("dcbafe")).tolist()
+    [3, 5, 2, 1, 4, 0]
+    """
+    order = np.lexsort([np.array(sha256), labels])
+    counts = np.bincount(labels)
+    starts = np.cumsum(counts) - counts
+    ranks = np.arange(len(labels)) - starts[labels[order]]
+    places = (ranks + 0.5) / counts[labels[order]]
+    by_place: Ints = order[np.argsort(places, kind="stable")]
+    return by_place
+
+
+def assign_folds(labels: Ints, groups: Sequence[str], num_folds: int = NUM_FOLDS) -> Ints:
+    """Divide images into folds: no group is in two of them, and each class is spread as evenly as its groups allow.
+
+    A class of fewer groups than folds is in some folds only; one of a single group is never known where it is tested.
+
+    Args:
+        labels: (N,) from 0.
+        groups: of each image; those of the same one look alike.
+        num_folds: how many there are to be; fewer where there are fewer groups.
+
+    Returns:
+        (N,) the fold of each image, from 0.
+
+    >>> assign_folds(np.array([0, 0, 0, 1, 1, 1]), list("aabcdd"), num_folds=2).tolist()
+    [0, 0, 1, 0, 1, 1]
+    """
+    names, group = np.unique(np.array(groups), return_inverse=True)
+    num_classes = int(labels.max()) + 1
+    num_folds = min(num_folds, len(names))
+    members = np.argsort(group, kind="stable")
+    parts = np.split(members, np.cumsum(np.bincount(group))[:-1])
+    folds = np.empty(len(labels), np.int64)
+    filled = np.zeros((num_folds, num_classes), np.int64)
+    for part in sorted(parts, key=len, reverse=True):  # the largest first: the small ones even out what these leave
+        counts = np.bincount(labels[part], minlength=num_classes)
+        main = int(counts.argmax())
+        fold = int(np.lexsort([filled.sum(axis=1), filled[:, main]])[0])
+        folds[part] = fold
+        filled[fold] += counts
+    return folds

@@ -1,0 +1,136 @@
+"""The stage search as a user runs it: two tiny networks at one size, the winner trained as any other model."""
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_weights import write_weights
+from workplace import TINY, Workplace
+
+from graftline.errors import UserError
+from graftline.pipeline.cli import compose
+
+SEARCH = (
+    "backbone=test_efficientnet,test_resnet",
+    "backbone.image_size=64",
+    *(
+        one
+        for one in TINY
+        if one.split("=")[0] not in ("backbone", "backbone.weights", "backbone.image_size", "freeze")
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def place(make_workplace: Callable[[str], Workplace]) -> Workplace:
+    workplace = make_workplace("search")
+    write_weights(workplace.root / "weights")
+    return workplace
+
+
+@pytest.fixture(scope="module")
+def data(color_folder: Path) -> tuple[str, ...]:
+    return "data=folder", f"data.path={color_folder}"
+
+
+@pytest.fixture(scope="module")
+def searched(place: Workplace, data: tuple[str, ...]) -> dict[str, Any]:
+    """The result of a search, with its output and directory."""
+    ran = place.run("search", "minutes=3", *data, *SEARCH)
+    assert ran.code == 0, ran.output
+    return {**ran.result, "output": ran.output, "directory": ran.directory}
+
+
+def test_all_are_scored_and_the_best_is_chosen(searched: dict[str, Any]) -> None:
+    trials = searched["trials"]
+    assert {(one["backbone"].partition(".")[0], one["image_size"]) for one in trials} == {
+        ("test_efficientnet", 64),
+        ("test_resnet", 64),
+    }
+    heads = [one["scores"][0] for one in trials if one["scores"]]
+    assert len(heads) == 2
+    assert {score["images"] for score in heads} == {36}  # all training images, and no others
+    (chosen,) = [one for one in trials if one["outcome"] == "chosen"]
+    assert searched["chosen"] == {key: chosen[key] for key in ("backbone", "image_size")}
+    assert "2 candidates: test_efficientnet, test_resnet; images of 64 px." in searched["output"]
+    assert 0 <= searched["validation"]["accuracy"] <= 1
+    assert (searched["directory"] / "search.png").stat().st_size > 10_000
+
+
+def test_the_winner_is_a_run_as_any_other(searched: dict[str, Any], place: Workplace) -> None:
+    client = place.mlflow
+    winner, parent = client.get_run(searched["run_id"]), client.get_run(searched["search_run_id"])
+    assert winner.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert winner.data.params["backbone.name"].partition(".")[0] == searched["chosen"]["backbone"].partition(".")[0]
+    assert winner.data.tags["graftline.stage"] == "train"
+    assert {parent.info.status, winner.info.status} == {"FINISHED"}
+    children = client.search_runs([parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+    trials = [run for run in children if run.data.tags["graftline.stage"] == "search trial"]
+    assert len(trials) == 2
+    assert len(children) == 3
+    assert all({"head/log_loss", "head/accuracy", "head/seconds"} <= {*run.data.metrics} for run in trials)
+    versions = client.search_model_versions("name = 'colors0'")
+    assert [version.run_id for version in versions] == [winner.info.run_id]
+    assert searched["metrics"]["accuracy"]["value"] == winner.data.metrics["test/accuracy"]
+
+
+def test_the_winner_can_be_evaluated_and_resumed(searched: dict[str, Any], place: Workplace) -> None:
+    evaluated = place.run("evaluate", f"bundle={searched['directory'] / 'train'}", "evaluation.resamples=100")
+    assert evaluated.code == 1  # another data set is the default
+    resumed = place.run("train", f"train.resume={searched['run_id']}", "trainer.max_epochs=3")
+    assert resumed.code == 0, resumed.output
+    assert resumed.result["epochs"] == 3
+    assert resumed.directory == searched["directory"] / "train"
+
+
+def test_a_resumed_search_scores_nothing_twice(
+    searched: dict[str, Any], place: Workplace, data: tuple[str, ...]
+) -> None:
+    ran = place.run("search", "minutes=3", *data, *SEARCH, f"search.resume={searched['search_run_id']}")
+    assert ran.code == 0, ran.output
+    assert "scores of the earlier search are taken over." in ran.output
+    for before, after in zip(searched["trials"], ran.result["trials"], strict=True):
+        assert [one["seconds"] for one in before["scores"]] == [one["seconds"] for one in after["scores"]]
+    assert ran.result["chosen"] == searched["chosen"]
+
+
+def test_ctrl_c_gives_the_best_so_far(place: Workplace, data: tuple[str, ...], tmp_path: Path) -> None:
+    place.root.joinpath("outputs").rename(tmp_path / "outputs")
+    process = place._stop(signal.SIGINT, "outputs/search/*/scores/*.npz", "search", "minutes=3", *data, *SEARCH)
+    assert process.code == 0, process.output
+    assert "Interrupted: the head of the best candidate so far is trained." in process.output
+    (result,) = place.root.glob("outputs/search/*/result.json")
+    found = json.loads(result.read_text())
+    assert found["model_uri"].startswith("models:/colors0/")
+    assert (result.parent / "head" / "bundle").is_dir()
+    assert not (result.parent / "train").exists()
+
+
+def test_too_little_time_is_said_before_anything_is_trained(place: Workplace, data: tuple[str, ...]) -> None:
+    ran = place.run("search", "minutes=0.3", *data, *SEARCH)
+    assert ran.code == 1
+    assert "0.3 minutes are not enough for 60 images: one pass of test_" in ran.output
+    assert "give minutes=" in ran.output
+
+
+def test_a_little_more_trains_the_plain_answer(place: Workplace, data: tuple[str, ...]) -> None:
+    ran = place.run("search", "minutes=0.75", *data, *SEARCH)
+    assert ran.code == 0, ran.output
+    assert "Nothing is searched, as comparing two candidates takes about" in ran.output
+    assert ran.result["chosen"] == {"backbone": "test_efficientnet", "image_size": 64}
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan"])
+def test_no_time_is_refused(minutes: str) -> None:
+    with pytest.raises(UserError, match=r"^minutes is .*, it must be above 0\.$"):
+        compose("search", [f"minutes={minutes}"])
+
+
+def test_named_networks_are_one_search() -> None:
+    stage: Any = compose("search", ["backbone=resnet50,vgg16", "minutes=10"]).stage
+    assert [backbone.name.partition(".")[0] for backbone in stage.backbones] == ["resnet50", "vgg16"]
+    assert stage.backbone == stage.backbones[0]
+    assert compose("search", []).stage.backbones == []  # type: ignore[attr-defined]

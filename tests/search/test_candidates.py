@@ -1,0 +1,53 @@
+"""What a search chooses from: weights that are here, at sizes that suit the images."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from graftline.backbones.backbone import Backbone
+from graftline.search.candidates import find_backbones, list_candidates
+
+
+@pytest.fixture
+def plain(weights_dir: Path) -> Backbone:
+    return Backbone("tf_efficientnet_lite0", weights_dir=str(weights_dir), drop_rate=0.1)
+
+
+def test_packages_and_the_weights_directory_are_found(plain: Backbone) -> None:
+    found = find_backbones(plain)
+    names = [backbone.name.partition(".")[0] for backbone in found]
+    assert found[0] is plain
+    assert {"tf_efficientnet_lite1", "tf_efficientnet_lite2", "test_efficientnet", "test_resnet"} <= {*names}
+    assert len({*names}) == len(names)
+    assert {backbone.drop_rate for backbone in found} == {0.1}
+    for backbone in found:
+        assert backbone.check() is not None  # without a download
+
+
+def test_the_plain_answer_comes_first_then_what_differs_least(plain: Backbone) -> None:
+    backbones = [plain, replace(plain, name="tf_efficientnet_lite1")]
+    candidates = list_candidates(backbones, plain.name, shorter_side=100)
+    assert candidates[0].backbone is plain
+    assert [(one.network[-5:], one.side, one.changes) for one in candidates] == [
+        ("lite0", 224, 0),
+        ("lite0", 112, 1),
+        ("lite0", 160, 1),
+        ("lite1", 240, 1),
+        ("lite1", 128, 2),
+        ("lite1", 176, 2),
+    ]
+    by_name = {one.name: one.macs for one in candidates}
+    assert by_name["tf_efficientnet_lite0 112 px"] == pytest.approx(by_name["tf_efficientnet_lite0 224 px"] / 4)
+
+
+def test_a_size_that_is_given_is_the_only_one(plain: Backbone) -> None:
+    sized = replace(plain, image_size=96)
+    assert [one.name for one in list_candidates([sized], plain.name, 300)] == ["tf_efficientnet_lite0 96 px"]
+
+
+def test_sizes_that_a_network_does_not_take_are_left_out(plain: Backbone) -> None:
+    vit = replace(plain, name="test_vit", weights="none")
+    sides = {one.side for one in list_candidates([vit], "test_vit", shorter_side=40)}
+    assert 160 in sides
+    assert all(side % 16 == 0 for side in sides)

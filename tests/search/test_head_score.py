@@ -1,0 +1,77 @@
+"""Heads scored in closed form: the same as refits without the fold, as scikit-learn does them."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import log_loss
+from sklearn.model_selection import cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from graftline.search.head_score import INTERCEPT, score_head
+
+NUM_CLASSES = 4
+
+
+def made_up(images: int, width: int, noise: float, num_classes: int = NUM_CLASSES) -> tuple[np.ndarray, np.ndarray]:
+    """Return activations (N, F), each class around a mean of its own, and labels (N,)."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(images) % num_classes
+    means = generator.normal(size=(num_classes, width))
+    return means[labels] + noise * generator.normal(size=(images, width)), labels
+
+
+@pytest.mark.parametrize(("images", "width"), [(60, 90), (200, 30)])  # either form of the equations
+def test_each_image_is_scored_by_a_fit_without_its_fold(images: int, width: int) -> None:
+    activations, labels = made_up(images, width, noise=3.0)
+    folds = np.arange(images) // NUM_CLASSES % 5
+    score = score_head(activations, labels, NUM_CLASSES, folds)
+    scaled = (activations - activations.mean(axis=0)) / activations.std(axis=0)
+    inputs = np.hstack([scaled, np.full((images, 1), INTERCEPT)])
+    outputs = np.empty((images, NUM_CLASSES))
+    for fold in range(5):
+        out = folds == fold
+        ridge = Ridge(alpha=score.strength * (~out).sum(), fit_intercept=False)
+        outputs[out] = ridge.fit(inputs[~out], np.eye(NUM_CLASSES)[labels[~out]]).predict(inputs[out])
+    np.testing.assert_array_equal(score.hits, outputs.argmax(axis=1) == labels)
+    best = min(_softmax_loss(scale * outputs, labels).mean() for scale in np.geomspace(0.2, 300, 2000))
+    assert score.log_loss == pytest.approx(best, abs=1e-3)
+    assert score.accuracy == score.hits.mean()
+
+
+def test_it_is_near_logistic_regression_and_ranks_as_that_does() -> None:
+    losses = []
+    for noise in (2.0, 4.0, 6.0):
+        activations, labels = made_up(300, 40, noise)
+        ours = score_head(activations, labels, NUM_CLASSES, np.arange(300) // NUM_CLASSES % 5).log_loss
+        heads = [make_pipeline(StandardScaler(), LogisticRegression(C=c)) for c in (0.003, 0.01, 0.03, 0.1, 1.0)]
+        theirs = min(
+            log_loss(labels, cross_val_predict(head, activations, labels, cv=5, method="predict_proba"))
+            for head in heads
+        )
+        assert ours == pytest.approx(theirs, abs=0.1)
+        losses.append(ours)
+    assert losses == sorted(losses)
+
+
+def test_a_thousand_classes_of_which_some_have_no_image_in_a_fit() -> None:
+    activations, labels = made_up(3000, 64, noise=0.3, num_classes=1000)
+    labels[labels == 7] = 8  # class 7 has no image at all
+    folds = np.arange(3000) // 1000
+    score = score_head(activations, labels, 1000, folds)
+    assert np.isfinite(score.losses).all()
+    assert score.accuracy > 0.9
+
+
+def test_what_is_the_same_for_all_images_says_nothing() -> None:
+    activations, labels = made_up(100, 20, noise=1.0)
+    folds = np.arange(100) // NUM_CLASSES % 5
+    plain = score_head(activations, labels, NUM_CLASSES, folds)
+    padded = score_head(np.hstack([activations, np.full((100, 3), 7.0)]), labels, NUM_CLASSES, folds)
+    np.testing.assert_allclose(padded.losses, plain.losses, atol=1e-6)
+
+
+def _softmax_loss(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    losses: np.ndarray = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]
+    return losses

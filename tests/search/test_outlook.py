@@ -1,0 +1,48 @@
+"""What more time would bring: carried on where a curve falls, nothing where it does not."""
+
+import numpy as np
+import pytest
+
+from graftline.search.outlook import Outlook, look_ahead
+
+SECONDS = np.arange(1, 21) * 30.0
+
+
+def test_a_curve_over_the_logarithm_of_time_is_carried_on_exactly() -> None:
+    losses = 1.0 - 0.1 * np.log(SECONDS)
+    outlook = look_ahead(SECONDS, losses, 600.0)
+    assert isinstance(outlook, Outlook)
+    expected = 1.0 - 0.1 * np.log(1200.0)
+    assert (outlook.log_loss, outlook.low, outlook.high) == pytest.approx((expected,) * 3, abs=1e-6)
+    assert outlook.sentence == (
+        f"Another 10 minutes would likely lower the validation log loss from {losses[-1]:.3f} to {expected:.3f} "
+        f"({expected:.3f} to {expected:.3f})."
+    )
+
+
+def test_a_rough_curve_has_a_wide_interval_that_ends_at_what_is_reached() -> None:
+    losses = 1.0 - 0.1 * np.log(SECONDS) + np.random.default_rng(0).normal(0, 0.03, 20)
+    losses[-1] = losses.min() - 0.001
+    outlook = look_ahead(SECONDS, losses, 1800.0)
+    assert isinstance(outlook, Outlook)
+    assert 0.0 <= outlook.low < outlook.log_loss <= outlook.high <= losses.min()
+
+
+def test_a_flat_end_would_bring_little() -> None:
+    losses = np.concatenate([np.linspace(1.0, 0.5, 10), 0.5 - 1e-4 * np.arange(10)])
+    outlook = look_ahead(SECONDS, losses, 1800.0)
+    assert isinstance(outlook, Outlook)
+    assert "would likely bring little" in outlook.sentence
+
+
+def test_nothing_is_promised_where_the_loss_rises_or_epochs_are_few() -> None:
+    rising = np.concatenate([np.linspace(1.0, 0.5, 10), np.linspace(0.51, 0.9, 10)])
+    assert look_ahead(SECONDS, rising, 1800.0) == (
+        "Another 30 minutes of the same training would likely bring nothing: its validation log loss, 0.500, has not "
+        "fallen for the last 10 of 20 epochs."
+    )
+    assert look_ahead(SECONDS[:2], [1.0, 0.5], 1800.0) == "What more time would bring cannot be told from 2 epochs."
+    falling = 1.0 - 0.1 * np.log(SECONDS)
+    assert look_ahead(SECONDS / 10, falling, 1800.0) == (
+        "What another 30 minutes would bring cannot be told from a training of 60 s."
+    )
