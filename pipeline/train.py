@@ -228,7 +228,9 @@ class Train:
         if not needs_choice(setup, decision.plans):
             return None
         if not files.policy_choice.exists():
-            write_json(files.policy_choice, find_policy(setup, FitDirectory(files.checkpoints)).to_json())
+            epochs = max(plan.epochs for plan in decision.plans if not plan.only_head or len(decision.plans) == 1)
+            choice = find_policy(setup, FitDirectory(files.checkpoints), epochs)
+            write_json(files.policy_choice, choice.to_json())
         return _read_choice(files)
 
     def _decide(self, setup: TrainingSetup, files: RunDirectory, deadline: float | None) -> FreezeDecision:

@@ -120,7 +120,7 @@ def setup_for(make_setup: MakeSetup, version: DatasetVersion) -> TrainingSetup:
 
 
 def find(make_setup: MakeSetup, draw: Painter, folder: Path) -> PolicyChoice:
-    choice = find_policy(setup_for(make_setup, make_version(draw, folder)), FitDirectory(folder / "fit"))
+    choice = find_policy(setup_for(make_setup, make_version(draw, folder)), FitDirectory(folder / "fit"), 30)
     assert not choice.reason
     return choice
 
@@ -159,7 +159,7 @@ def test_nothing_stays_of_it(make_setup: MakeSetup, tmp_path: Path) -> None:
     network = setup.graft.network
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     state = torch.get_rng_state()
-    first, second = (find_policy(setup, FitDirectory(tmp_path / "fit")) for _ in range(2))
+    first, second = (find_policy(setup, FitDirectory(tmp_path / "fit"), epochs=30) for _ in range(2))
     assert all(network.state_dict()[name].equal(tensor) for name, tensor in before.items())
     assert torch.equal(torch.get_rng_state(), state)
     assert not (tmp_path / "fit" / "trial").exists()
@@ -171,17 +171,21 @@ def test_what_cannot_be_told_is_not_used(make_setup: MakeSetup, tmp_path: Path) 
     def noise(chance: np.random.Generator, label: int) -> np.ndarray:
         return canvas(chance)
 
-    few = find_policy(setup_for(make_setup, make_version(arrow, tmp_path / "few", 20)), FitDirectory(tmp_path / "fit"))
+    few = find_policy(
+        setup_for(make_setup, make_version(arrow, tmp_path / "few", 20)), FitDirectory(tmp_path / "fit"), 30
+    )
     assert few.sentence().startswith("none, as ")
     assert "cannot show which transforms keep the label (30 can)" in few.sentence()
-    blind = find_policy(setup_for(make_setup, make_version(noise, tmp_path / "noise")), FitDirectory(tmp_path / "fit"))
+    blind = find_policy(
+        setup_for(make_setup, make_version(noise, tmp_path / "noise")), FitDirectory(tmp_path / "fit"), 30
+    )
     assert blind.sentence().startswith("none, as the head alone knows too little")
 
 
 def test_without_room_for_activations_nothing_is_used(make_setup: MakeSetup, tmp_path: Path) -> None:
     setup = setup_for(make_setup, make_version(blob, tmp_path))
     setup = replace(setup, features=replace(setup.features, max_gb=1e-6))
-    choice = find_policy(setup, FitDirectory(tmp_path / "fit"))
+    choice = find_policy(setup, FitDirectory(tmp_path / "fit"), epochs=30)
     assert choice.sentence().startswith("none, as the head cannot be trained on cached activations (")
 
 
@@ -209,3 +213,10 @@ def test_only_what_was_chosen_happens_as_often_as_the_policy_says(make_setup: Ma
     assert policy.transforms["mirror"].p == 0.5
     assert not isinstance(policy, CandidatePolicy)
     assert with_choice(setup, choice).policy.names == ()
+
+
+def test_a_short_training_augments_nothing(make_setup: MakeSetup, tmp_path: Path) -> None:
+    choice = find_policy(make_setup(policy=candidates()), FitDirectory(tmp_path / "fit"), epochs=19)
+    assert choice.kept == ()
+    assert "in 19 epochs no image is learned by heart" in choice.sentence()
+    assert not (tmp_path / "fit").exists(), "nothing is tried"

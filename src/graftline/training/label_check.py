@@ -32,13 +32,16 @@ from graftline.training.trial import fitted
 
 logger = logging.getLogger(__name__)
 
+# Everything trained on 1,078 digits at 40 px, 450 test images: after 3 epochs 98.7 % without augmentation and 97.3 % with it
+# (crop, mirror, rotation, brightness), after 10 epochs 99.8 and 99.1 %, log loss 0.004 and 0.040 (docs/augmentation.md).
+FEWEST_EPOCHS = 20
 LOOKS = 128, 512  # validation images; the second number of them where the first leaves it open
 LOOKED_AT = 16  # images of which pixels are compared
 HEAD_IMAGES, HEAD_IMAGES_OF_CLASS = 4000, 20  # training images of the head, or so many per class if that is more
 VISIBLE = 2  # gray levels: a smaller change is what a JPEG's rounding makes of gray
 
 
-def find_policy(setup: TrainingSetup, directory: FitDirectory) -> PolicyChoice:
+def find_policy(setup: TrainingSetup, directory: FitDirectory, epochs: int) -> PolicyChoice:
     """Find out which candidates of a setup's policy keep the label; network and random numbers are then as before.
 
     The head alone is trained on plain images, on cached activations. Then each candidate happens to each of some
@@ -47,9 +50,13 @@ def find_policy(setup: TrainingSetup, directory: FitDirectory) -> PolicyChoice:
     Args:
         setup: of a training that is still to begin, with a ``CandidatePolicy``.
         directory: for checkpoints, which do not stay.
+        epochs: of the training: how often an image is seen at most.
     """
     start = time.perf_counter()
     names = setup.policy.names
+    if epochs < FEWEST_EPOCHS:
+        why = f"in {epochs} epochs no image is learned by heart, and one that is changed takes longer to learn from"
+        return PolicyChoice.nothing(names, f"{why} (from {FEWEST_EPOCHS} epochs on it is found out)")
     if (count := len(setup.version.samples("validation").paths)) < FEWEST_IMAGES:
         why = f"{count} validation images cannot show which transforms keep the label ({FEWEST_IMAGES} can)"
         return PolicyChoice.nothing(names, why)
