@@ -100,8 +100,8 @@ class Train:
             decision = self._decide(setup, files, deadline)
             self._log_decision(run, setup, decision, files)
             choice = self._choose_policy(setup, decision, files)
+            setup = with_choice(setup, choice)
             if choice is not None:
-                setup = with_choice(setup, choice)
                 log_policy_choice(run, choice, files)
             self._log_setup(run, setup, files)
             events = LoggedEvents(run)
@@ -117,10 +117,11 @@ class Train:
         files = RunDirectory(directory)
         version = DatasetVersion.load(Path(_read_dataset(files)["directory"]))
         setup = self._set_up(version, make_execution(self.trainer))
-        if files.policy_choice.exists():
-            setup = with_choice(setup, _read_choice(files))
+        setup = with_choice(setup, _read_choice(files) if files.policy_choice.exists() else None)
         # what lies in the directory is this run's, or the first process would have removed it
-        phases.train(setup, _read_decision(files).plans, FitDirectory(files.checkpoints), resume=True)
+        decision = _read_decision(files)
+        checkpoints = FitDirectory(files.checkpoints)
+        phases.train(setup, decision.plans, checkpoints, resume=True, finished=len(decision.tried))
 
     def _check(self) -> Execution:
         """Find out now, not after the images were read, what can't go well: devices, weights, a server that is away."""
@@ -244,8 +245,11 @@ class Train:
         else:
             known = KnownDepth(setup, self.freeze)
             decision = known.read() or self.freeze.decide(context)
+            if decision.plans[-1].only_head and needs_choice(setup, decision.plans):
+                decision = replace(decision, tried=())  # the head was tried on plain images
             keep_trials(decision, FitDirectory(files.checkpoints))
-            known.write(decision)
+            if deadline is None:  # with one, it may have been the time that did not allow for more
+                known.write(decision)
         write_json(files.freeze_decision, decision.to_json())
         return decision
 
@@ -258,7 +262,7 @@ class Train:
         if self.minutes is None:
             return None
         deadline = began + 60 * self.minutes - end_seconds(setup)
-        check_budget(setup, deadline - time.monotonic())
+        check_budget(setup, deadline - time.monotonic(), self.minutes)
         return deadline
 
     def _log_decision(self, run: "Run", setup: TrainingSetup, decision: FreezeDecision, files: RunDirectory) -> None:

@@ -103,7 +103,8 @@ def test_a_run_finds_once_which_transforms_keep_the_label(
     train: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shares = ["data.split.train=0.4", "data.split.validation=0.5", "data.split.test=0.1"]
-    lines = {line.partition("=")[0]: line for line in [*train, *shares, "augment=auto"]}
+    long = ["augment=auto", "trainer.max_epochs=20"]
+    lines = {line.partition("=")[0]: line for line in [*train, *shares, *long]}
     result = compose("train", list(lines.values())).run(tmp_path / "run")
     assert isinstance(result, TrainResult)
     choice = PolicyChoice.from_json(json.loads((result.directory / "augment.json").read_text()))
@@ -115,7 +116,7 @@ def test_a_run_finds_once_which_transforms_keep_the_label(
     policy = ", ".join(choice.kept) or "none"
     client = MlflowClient(*2 * (f"sqlite:///{tmp_path / 'mlflow.db'}",))
     assert client.get_run(result.run_id).data.tags["graftline.augment"] == policy
-    compose("train", [f"train.resume={result.run_id}", "trainer.max_epochs=2"]).run()
+    compose("train", [f"train.resume={result.run_id}", "trainer.max_epochs=21"]).run()
     said = " ".join(capsys.readouterr().out.split())
     assert f"Augmentation: {choice.sentence()}." in said
     assert "Finding out" not in said  # it goes on with what was found

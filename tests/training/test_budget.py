@@ -59,10 +59,13 @@ def test_the_schedule_goes_by_steps_or_by_the_clock() -> None:
 
 def test_a_plan_is_cut_to_rounds_of_equal_length(make_setup: MakeSetup) -> None:
     plan = plan_from_depth(make_setup().graft.network, 0, "it pays", epochs=9)
-    short = cut_to(plan, seconds=40, images=1_000, image_seconds=0.1)
+    short = cut_to(plan, seconds=40, images=(1_000, 0), image_seconds=0.1, most=30)
     assert (short.epochs, short.epoch_images, short.seconds) == (8, 50, 40)
     assert short.decision == "it pays, for 40 s"
-    assert cut_to(plan, seconds=1_600, images=1_000, image_seconds=0.1).epochs == 16
+    assert cut_to(plan, seconds=1_600, images=(1_000, 0), image_seconds=0.1, most=30).epochs == 16
+    assert cut_to(plan, seconds=1_600, images=(1_000, 0), image_seconds=0.1, most=5).epochs == 5
+    slow = cut_to(plan, seconds=100, images=(1_000, 300), image_seconds=0.1, most=30)
+    assert (slow.epochs, slow.epoch_images) == (2, 400)  # a validation takes 10 s
 
 
 def test_a_time_that_is_too_short_for_one_pass_is_refused(make_setup: MakeSetup, version: DatasetVersion) -> None:
@@ -70,6 +73,6 @@ def test_a_time_that_is_too_short_for_one_pass_is_refused(make_setup: MakeSetup,
     assert seconds_per_image(setup) > 0
     tested = sum(version.counts()["test"].values())
     assert OVERHEAD_SECONDS < end_seconds(setup) < OVERHEAD_SECONDS + tested
-    check_budget(setup, 60.0)
-    with pytest.raises(UserError, match=r"48 images take about .* s to pass .*: give Train\.minutes=1, or a smaller"):
-        check_budget(setup, 0.0)
+    check_budget(setup, 60.0, minutes=2)
+    with pytest.raises(UserError, match=r"48 images take about .* s to pass .*: give Train\.minutes=2, or a smaller"):
+        check_budget(setup, 0.0, minutes=1)

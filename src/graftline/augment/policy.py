@@ -123,7 +123,7 @@ class Policy:
 class CandidatePolicy(Policy):
     """A policy of which only those transforms are to be used that are found to keep the label.
 
-    Which these are is found on the validation images, by ``graftline.training.label_check.choose_policy``.
+    Which these are is found on the validation images, by ``graftline.training.label_check.find_policy``.
     """
 
 

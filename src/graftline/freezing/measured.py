@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from graftline.backbones.layers import HEAD, body_groups, group_names
 from graftline.errors import UserError
-from graftline.freezing.depth import deep_epochs, deep_plan, head_plan, random_plan
+from graftline.freezing.depth import HEAD_EPOCHS, deep_epochs, deep_plan, head_plan, random_plan
 from graftline.freezing.evidence import too_few_to_choose
 from graftline.freezing.measurement import BoundaryResult, BoundaryTrial, DepthMeasurement, Difference, in_words
 from graftline.freezing.plan import FreezePlan
@@ -67,8 +67,8 @@ class Measured(FreezeRule):
         if decision.measurement is None:
             return self.decide(context)
         *tried, last = decision.plans
-        if len(tried) == len(decision.tried):  # what was tried is done
-            last = replace(last, epochs=context.epochs or deep_epochs(context.num_images))
+        own = HEAD_EPOCHS if last.only_head else deep_epochs(context.num_images)
+        last = replace(last, epochs=own if context.epochs is None else context.epochs)
         return replace(decision, plans=(*tried, last), epochs=context.epochs)
 
     def boundaries(self, num_groups: int) -> list[int]:
@@ -111,7 +111,8 @@ class _Search:
             return self._decision(head, None, "more than the head did not pay")
         best = self._halve(paying, images)
         final = self._final_plan(best)
-        return self._decision(best, final, "the best of each round went on")
+        tried = "the trial" if len(self._trials) == 2 else "the best trial"
+        return self._decision(best, final, f"{tried} goes on")
 
     def _trial_images(self) -> int | None:
         """Return how many training images a trial uses: fewer where the time is short, None where it is too short."""
@@ -119,7 +120,8 @@ class _Search:
         if left is None or image_seconds is None:
             return self._rule.trial_images
         trials = len(self._rule.boundaries(self._num_groups))
-        affordable = TRIALS_SHARE * left() / (image_seconds() * TRIAL_EPOCHS * trials)
+        rounds = 2 if trials > 1 else 1  # those that go on take as long again, if all of them pay
+        affordable = TRIALS_SHARE * left() / (image_seconds() * TRIAL_EPOCHS * trials * rounds)
         return None if affordable < LEAST_TRIAL else min(self._rule.trial_images, int(affordable))
 
     def _first_round(self, head: BoundaryTrial, images: int) -> list[BoundaryTrial]:

@@ -89,11 +89,6 @@ class BoundaryTrial:
     folder: str = ""
     start: "BoundaryTrial | None" = None
 
-    @property
-    def seconds(self) -> float:
-        """Of all."""
-        return self.pass_seconds + self.fit_seconds
-
     def chain(self) -> "list[BoundaryTrial]":
         """Return the trials that led to its weights, in order, itself the last."""
         return [*([] if self.start is None else self.start.chain()), self]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError, first_line
-from graftline.freezing.depth import deep_plan, head_plan
+from graftline.freezing.depth import MOST_DEEP_EPOCHS, deep_plan
 from graftline.freezing.measurement import BoundaryTrial, Difference
 from graftline.search.candidates import Candidate
 from graftline.search.halving import FIRST_IMAGES
@@ -119,15 +119,12 @@ def _train(
 def _fit(
     setup: TrainingSetup, directory: Path, seconds_left: Callable[[], float], image_seconds: float
 ) -> BoundaryTrial | None:
-    """Fit the head, then go on with the whole network; None where either diverged."""
-    network, files = setup.graft.network, FitDirectory(directory)
-    attempt = Trials(setup, files)
+    """Fit the whole network for the time that is left; None where it diverged."""
+    files, plan = FitDirectory(directory), deep_plan(setup.graft.network, 0, "compared", epochs=1)
     try:
-        if (head := attempt(head_plan(network))) is None:
-            return None
-        plan = deep_plan(network, 0, "compared", epochs=1)
-        images = len(setup.version.samples("train").paths)
-        return attempt(cut_to(plan, max(1.0, seconds_left()), images, image_seconds), head)
+        images = len(setup.version.samples("train").paths), len(setup.version.samples("validation").paths)
+        cut = cut_to(plan, max(1.0, seconds_left()), images, image_seconds, MOST_DEEP_EPOCHS)
+        return Trials(setup, files)(cut)
     finally:
         shutil.rmtree(files.trial, ignore_errors=True)
 

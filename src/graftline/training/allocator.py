@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 # glibc's <malloc.h>: parameters of mallopt(3), and the largest values to which it raises two of them by itself
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
-NEVER_TRIM = 2**31 - 1
+NEVER_TRIM = -1
 USUAL = ((M_MMAP_MAX, 65_536), (M_MMAP_THRESHOLD, 32 * 2**20), (M_TRIM_THRESHOLD, 64 * 2**20))
 
 

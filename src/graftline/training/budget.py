@@ -6,71 +6,98 @@ Letters: B batch, C channels, H height, W width.
 import copy
 import math
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch import nn
 from torch.nn import functional
 
 from graftline.errors import UserError
-from graftline.freezing.depth import MOST_DEEP_EPOCHS
 from graftline.freezing.plan import FreezePlan
+from graftline.training.allocator import freed_memory_kept
 from graftline.training.memory_format import memory_format
 from graftline.training.setup import TrainingSetup
 
-ROUNDS = 8  # validations within the time: one that is half too long or too short changes it by a sixteenth
+ROUNDS = 8  # validations at most within the time: one that is half too long or too short changes it by a sixteenth
 OVERHEAD_SECONDS = 15.0  # of start, export, figures and tracking
 # How many images the engine passes through the frozen network in the time that a step takes for one: 6 to 8 were
 # measured for EfficientNet-Lite0 (benchmarks/speed.py), and a forecast had better be too long.
 PASSES_PER_STEP = 5
-STEPS = 2  # that are timed, after one that warms up
+VALIDATION_SHARE = 0.25  # of the time that validations may take
+FORWARD_PER_STEP = 3  # a pass forward and backward takes about three times as long as one forward
+STEPS, TIMED_BATCH = 2, 16  # that are timed, after one that warms up; images of each
+
+
+_measured: "weakref.WeakKeyDictionary[nn.Module, float]" = weakref.WeakKeyDictionary()
 
 
 def seconds_per_image(setup: TrainingSetup) -> float:
-    """Return how long an image takes to train the whole network, forward and backward, on black images (B, C, H, W)."""
+    """Return how long an image takes to train the whole network, forward and backward; measured once per network."""
+    network = setup.graft.network
+    if network not in _measured:
+        with freed_memory_kept():
+            _measured[network] = _time_steps(setup)
+    return _measured[network]
+
+
+def _time_steps(setup: TrainingSetup) -> float:
+    """Time the steps on black images (B, C, H, W)."""
     preprocessing, device = setup.graft.preprocessing, setup.execution.torch_device
     network: Any = copy.deepcopy(setup.graft.network).requires_grad_(True).train()
     layout = memory_format(network, on_cpu=device.type == "cpu")
     network.to(device).to(memory_format=layout)
-    batch = setup.for_plan(_whole(setup)).batch_size
-    images = torch.zeros(batch, preprocessing.channels, *preprocessing.image_size, device=device)
+    images = torch.zeros(TIMED_BATCH, preprocessing.channels, *preprocessing.image_size, device=device)
     images, seconds = images.contiguous(memory_format=layout), []
     with torch.random.fork_rng(devices=[device] if setup.execution.is_cuda else []):  # dropout draws lots
         for _ in range(1 + STEPS):
             start = time.perf_counter()
             outputs = network(images)
             logits = outputs[0] if isinstance(outputs, tuple) else outputs
-            functional.cross_entropy(logits, torch.zeros(batch, dtype=torch.long, device=device)).backward()  # type: ignore[no-untyped-call]  # as torch has it
+            functional.cross_entropy(logits, torch.zeros(TIMED_BATCH, dtype=torch.long, device=device)).backward()  # type: ignore[no-untyped-call]  # as torch has it
             if device.type != "cpu":
                 torch.accelerator.synchronize(device)
             seconds.append(time.perf_counter() - start)
-    return min(seconds[1:]) / batch
+    return min(seconds[1:]) / TIMED_BATCH
 
 
-def cut_to(plan: FreezePlan, seconds: float, images: int, image_seconds: float) -> FreezePlan:
-    """Return a plan whose fit takes so many seconds, in about ``ROUNDS`` epochs of equal length.
+def cut_to(plan: FreezePlan, seconds: float, images: tuple[int, int], image_seconds: float, most: int) -> FreezePlan:
+    """Return a plan whose fit takes so many seconds, in up to ``ROUNDS`` epochs of equal length.
 
     Args:
         plan: of the fit.
         seconds: it may take, validation included.
-        images: of the training split.
+        images: of the training and of the validation split.
         image_seconds: how long an image takes, as ``seconds_per_image`` tells; a tail's take less.
+        most: epochs over all training images.
 
     >>> plan = FreezePlan(frozenset(), 0, 8, "")
-    >>> [(p.epochs, p.epoch_images) for s in (80, 8000) for p in (cut_to(plan, s, 1000, 0.1),)]
+    >>> [(p.epochs, p.epoch_images) for s in (80, 8000) for p in (cut_to(plan, s, (1000, 0), 0.1, 30),)]
     [(8, 100), (30, None)]
+    >>> cut_to(plan, 80, (1000, 300), 0.1, 30).epochs  # a validation takes 10 s: no more than two of them
+    2
     """
-    affordable = seconds / image_seconds
-    each = math.ceil(affordable / ROUNDS)
-    if each >= images:
-        return replace(plan, epochs=min(MOST_DEEP_EPOCHS, max(1, int(affordable / images))), seconds=seconds)
-    return replace(plan, epochs=ROUNDS, epoch_images=each, seconds=seconds)
+    train, validation = images
+    validated = max(validation * image_seconds / FORWARD_PER_STEP, 1e-9)
+    rounds = max(2, min(ROUNDS, int(VALIDATION_SHARE * seconds / validated)))
+    affordable = max(1.0, (seconds - rounds * validated) / image_seconds)
+    each = math.ceil(affordable / rounds)
+    if each >= train:
+        epochs = math.floor(seconds / (train * image_seconds + validated) + 1e-6)
+        return replace(plan, epochs=min(most, max(1, epochs)), seconds=seconds)
+    return replace(plan, epochs=rounds, epoch_images=each, seconds=seconds)
 
 
-def check_budget(setup: TrainingSetup, seconds: float) -> None:
+def check_budget(setup: TrainingSetup, seconds: float, minutes: float) -> None:
     """Make sure that one pass of the frozen network over all images fits into the time.
+
+    Args:
+        setup: of the training.
+        seconds: that are left for it.
+        minutes: that were given.
 
     Raises:
         UserError: it does not; it says what would do.
@@ -78,7 +105,7 @@ def check_budget(setup: TrainingSetup, seconds: float) -> None:
     images = sum(len(setup.version.samples(split).paths) for split in ("train", "validation"))
     needed = images * seconds_per_image(setup) / PASSES_PER_STEP
     if needed > seconds:
-        enough = math.ceil((2 * needed + OVERHEAD_SECONDS) / 60)
+        enough = math.ceil((60 * minutes - seconds + 2 * needed) / 60)
         raise UserError(
             f"{images:,} images take about {needed:,.0f} s to pass through the network once, more than Train.minutes "
             f"leaves ({max(0, seconds):,.0f} s): give Train.minutes={enough}, or a smaller Backbone.image_size."
@@ -130,8 +157,3 @@ def by_clock(schedule: Callable[[int, int], float], seconds: float) -> Callable[
         return schedule(max(step, round(min(1.0, share) * total_steps)), total_steps)
 
     return factor
-
-
-def _whole(setup: TrainingSetup) -> FreezePlan:
-    names = frozenset(name for name, _ in setup.graft.network.named_parameters())
-    return FreezePlan(names, 0, 1, "")

@@ -92,7 +92,7 @@ def fit(
     with (
         freed_memory_kept(),
         _threads(threads),
-        _plain_interrupt(),
+        plain_interrupt(),
         _quick_device_check(),
         refused_by_lightning(),
         writing(directory.path),
@@ -204,7 +204,7 @@ def _quick_device_check() -> Iterator[None]:
 
 
 @contextmanager
-def _plain_interrupt() -> Iterator[None]:
+def plain_interrupt() -> Iterator[None]:
     """Give Ctrl-C back as what it is: Lightning makes a SystemExit of it, and ignores further ones from there on."""
     try:
         yield

@@ -46,7 +46,7 @@ class FitDirectory:
 
     @property
     def trial(self) -> Path:
-        """Folder of the short fit that tries a boundary, gone when that is over."""
+        """Folder of the fits that try boundaries, gone when it is decided which of them go on."""
         return self.path / "trial"
 
     def phase(self, number: int) -> "FitDirectory":

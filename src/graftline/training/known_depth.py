@@ -1,5 +1,6 @@
 """What was measured is known: the same data, network and settings are not tried again where the head was enough."""
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -7,9 +8,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from graftline.features.key import view_key
 from graftline.files import write_json
 from graftline.freezing.rule import FreezeDecision, FreezeRule
 from graftline.training.setup import TrainingSetup
+
+FORMAT = 1  # raise it when the rule that decides, or what is kept of a decision, changes
 
 
 class KnownDepth:
@@ -34,25 +40,33 @@ class KnownDepth:
             "rule": repr(rule),
             "fit": [_settings(part) for part in (setup.optimizer, setup.schedule, setup.make_trainer)],
             "features": [setup.features.cache, setup.features.views, setup.features.precision],
+            "augmentation": view_key(setup.policy, setup.seed, view=0),
+            "execution": [setup.execution.device, setup.execution.world_size],
             "seed": setup.seed,
+            "format": FORMAT,
+            "torch": torch.__version__,
         }
         key = hashlib.sha256(json.dumps(depends_on, sort_keys=True, default=repr).encode()).hexdigest()[:16]
         self._file = Path(setup.features.directory).parent / "depths" / f"{key}.json"
 
     def read(self) -> FreezeDecision | None:
         """Return the decision; None if it is not known."""
-        if not self._file.exists():
+        try:
+            decision = FreezeDecision.from_json(json.loads(self._file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, KeyError):  # it is not there, or not whole: it is found out once more
             return None
-        decision = FreezeDecision.from_json(json.loads(self._file.read_text(encoding="utf-8")))
         return replace(decision, tried=())  # what was trained then is another run's
 
     def write(self, decision: FreezeDecision) -> None:
         """Keep the decision if the head alone was found to be enough."""
         if decision.measurement is not None and decision.plans[-1].only_head:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self._file, decision.to_json())
+            with contextlib.suppress(OSError):  # where nothing can be written, it is found out once more
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+                write_json(self._file, decision.to_json())
 
 
 def _settings(part: Any) -> Any:
     """Return what a part of the setup was made with, as far as its training depends on it."""
-    return part.keywords if isinstance(part, functools.partial) else repr(part)
+    if not isinstance(part, functools.partial):
+        return repr(part)
+    return [f"{part.func.__module__}.{part.func.__qualname__}", part.keywords]

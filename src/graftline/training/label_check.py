@@ -65,9 +65,11 @@ def find_policy(setup: TrainingSetup, directory: FitDirectory, epochs: int) -> P
     return dataclasses.replace(choice, seconds=time.perf_counter() - start)
 
 
-def with_choice(setup: TrainingSetup, choice: PolicyChoice) -> TrainingSetup:
-    """Return a setup whose policy is what was chosen of its candidates."""
-    return dataclasses.replace(setup, policy=setup.policy.only(choice.kept))
+def with_choice(setup: TrainingSetup, choice: PolicyChoice | None) -> TrainingSetup:
+    """Return a setup whose policy is what was chosen of its candidates; none of them where nothing was chosen."""
+    if not isinstance(setup.policy, CandidatePolicy):
+        return setup
+    return dataclasses.replace(setup, policy=setup.policy.only(() if choice is None else choice.kept))
 
 
 def needs_choice(setup: TrainingSetup, plans: Sequence[FreezePlan]) -> bool:

@@ -155,8 +155,10 @@ def settings_of(optimizer: Callable[..., Optimizer]) -> Settings | None:
     found = next((SETTINGS[one] for one in getattr(made, "__mro__", ()) if one in SETTINGS), None)
     if found is None or not found.follows_momentum:
         return found
-    momentum = inspect.signature(optimizer).parameters["momentum"].default
-    return found._replace(rate=found.rate * (1 - momentum) / (1 - MOMENTUM))
+    momentum = inspect.signature(optimizer).parameters.get("momentum")
+    if momentum is None:  # a class of one's own that takes none
+        return found
+    return found._replace(rate=found.rate * (1 - momentum.default) / (1 - MOMENTUM))
 
 
 def optimizer_class(optimizer: Callable[..., Optimizer]) -> Any:

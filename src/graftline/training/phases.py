@@ -17,6 +17,7 @@ from graftline.errors import UserError
 from graftline.features.precision import MAX_CHANGE
 from graftline.files import write_json
 from graftline.freezing.check import FreezeCheck
+from graftline.freezing.depth import MOST_DEEP_EPOCHS
 from graftline.freezing.plan import FreezePlan
 from graftline.training.budget import by_clock, cut_to, seconds_per_image
 from graftline.training.events import FitEvents, Metrics
@@ -27,9 +28,12 @@ from graftline.training.lower_rates import fit_at_lower_rates
 from graftline.training.results import FitHistory, PhaseResult, TrainingResult, monitored
 from graftline.training.setup import TrainingSetup
 from graftline.training.source_decision import choose_source
-from graftline.training.training_source import TrainingSource
+from graftline.training.trainer import own_epochs
+from graftline.training.training_source import LiveSource, TrainingSource
 
 logger = logging.getLogger(__name__)
+
+MOST_VALIDATED = 2_000  # validation images of a training with a time limit, each class in proportion
 
 
 def train(
@@ -55,8 +59,8 @@ def train(
             unfroze stays unfrozen. Where a plan has more epochs than it had, its phase goes on. Where no epoch was
             finished, the training begins anew, with the same numbers.
         finished: so many of the first phases are done already, by trials that the training goes on from.
-        deadline: moment of ``time.monotonic`` at which the last phase is to end, if more than the head is trained then;
-            None: whenever its epochs are done.
+        deadline: moment of ``time.monotonic`` at which the training is to end; phases that are still to be done share
+            what is left. A head on cached activations takes its epochs, which are seconds. None: there is no limit.
 
     Raises:
         UserError: a resume whose plans have fewer phases or epochs than are done; a training that diverges; a process
@@ -79,14 +83,15 @@ def train(
             if len(plans) > 1:
                 logger.info(f"{plan.decision[0].upper()}{plan.decision[1:]}.")
             earlier = [result.history for result in results]
-            end = deadline if number == len(plans) - 1 else None
+            now = time.monotonic()
+            end = None if deadline is None else now + (deadline - now) / (len(plans) - number)
             fit_once = partial(fit_phase, setup, directory=phase, events=events, earlier=earlier, deadline=end)
             results.append(fit_at_lower_rates(fit_once, setup, plan, phase, resume=resume))
         if len(plans) > 1:
-            best_state = _better(best_state, results, setup.graft.network)
+            best_state = _better(best_state, results[_first_judged(len(plans), finished) :], setup.graft.network)
     if best_state:
         setup.graft.network.load_state_dict(best_state)
-    return TrainingResult(tuple(results))
+    return TrainingResult(tuple(results), _first_judged(len(plans), finished))
 
 
 def fit_phase(
@@ -109,23 +114,24 @@ def fit_phase(
         events: hears of the fit.
         earlier: phases whose epochs and optimizer steps are counted in.
         resume: go on from the last checkpoint in ``directory``, if there is one.
-        deadline: moment of ``time.monotonic`` at which it is to end where more than the head is trained; None: whenever
-            its epochs are done.
+        deadline: moment of ``time.monotonic`` at which it is to end, but for a head on cached activations; None:
+            whenever its epochs are done.
         show_progress: draw the progress bar.
 
     Raises:
         FreezeViolationError: a frozen tensor changed, or one that is to be trained got no gradient.
     """
     setup, planned_epochs = setup.for_plan(plan), plan.epochs
-    if deadline is not None and not plan.only_head:
-        images, image_seconds = len(setup.version.samples("train").paths), seconds_per_image(setup)
-        seconds = deadline - time.monotonic()
-        plan = cut_to(plan, seconds, images, image_seconds)
-        setup = replace(setup, schedule=by_clock(setup.schedule, seconds))
+    if deadline is not None:
+        setup = replace(setup, version=setup.version.part(validation=MOST_VALIDATED))
     plan.apply(setup.graft.network)
     _check_batch(setup)
     freeze_check = _make_freeze_check(setup, plan, directory, resume=resume)
     source = choose_source(setup, plan, directory.source)
+    if deadline is not None and (not plan.only_head or isinstance(source, LiveSource)):
+        plan = _cut(setup, plan, deadline, directory if resume else None)
+    if plan.seconds is not None:
+        setup = replace(setup, schedule=by_clock(setup.schedule, plan.seconds))
     told = _PhaseEvents(FitEvents() if events is None else events, freeze_check, earlier)
     told.on_source(source)
     with lost_processes_named():
@@ -161,8 +167,9 @@ def _tell(
 ) -> None:
     """Tell of a phase that a trial has done: what it was trained on, and its epochs."""
     listener = FitEvents() if events is None else events
-    plan.apply(setup.graft.network)
-    listener.on_source(choose_source(setup, plan, directory.source))
+    if plan.only_head:  # it may be the last phase, whose source gives the test images' logits
+        plan.apply(setup.graft.network)
+        listener.on_source(choose_source(setup, plan, directory.source))
     first_epoch, first_step = sum(len(one.epochs) for one in earlier), sum(one.steps for one in earlier)
     history = result.history
     for number, metrics in enumerate(history.epochs, start=1):
@@ -198,6 +205,16 @@ class _PhaseEvents(FitEvents):
 
     def on_epoch(self, metrics: Metrics, step: int) -> None:
         self._listener.on_epoch({**metrics, "epoch": metrics["epoch"] + self._epochs}, self._steps + step)
+
+
+def _cut(setup: TrainingSetup, plan: FreezePlan, deadline: float, resumed: FitDirectory | None) -> FreezePlan:
+    """Return the plan for the time that is left; the user's number of epochs is the most, and a resume goes on."""
+    images = len(setup.version.samples("train").paths), len(setup.version.samples("validation").paths)
+    own = own_epochs(setup.make_trainer)
+    seconds = max(1.0, deadline - time.monotonic())
+    cut = cut_to(plan, seconds, images, seconds_per_image(setup), MOST_DEEP_EPOCHS if own is None else own)
+    done = 0 if resumed is None or not resumed.last.exists() else _epochs_done(resumed)
+    return replace(cut, epochs=done + cut.epochs)
 
 
 def _limits(setup: TrainingSetup, plan: FreezePlan) -> dict[str, int]:
@@ -243,10 +260,15 @@ def _check_cache(source: TrainingSource) -> float | None:
     return change
 
 
+def _first_judged(phases: int, finished: int) -> int:
+    """Return the first phase whose weights may be the best: trials were validated on a part of the images."""
+    return min(finished, phases - 1)
+
+
 def _better(state: dict[str, Tensor], results: Sequence[PhaseResult], network: nn.Module) -> dict[str, Tensor]:
     """Return a copy of the network's state if the last phase is the best so far, else the one before."""
     losses = [monitored(result.history.best) for result in results]
-    return state if min(losses) < losses[-1] else copy.deepcopy(network.state_dict())
+    return state if not losses or min(losses) < losses[-1] else copy.deepcopy(network.state_dict())
 
 
 def _read_result(directory: FitDirectory, plan: FreezePlan) -> PhaseResult | None:
@@ -257,6 +279,11 @@ def _read_result(directory: FitDirectory, plan: FreezePlan) -> PhaseResult | Non
     return result if result.planned_epochs == plan.epochs else None
 
 
+def _epochs_done(directory: FitDirectory) -> int:
+    """Return how many epochs the last checkpoint of a fit has behind it."""
+    return int(torch.load(directory.last, map_location="cpu", weights_only=True, mmap=True)["epoch"]) + 1
+
+
 def _check_resumable(plans: Sequence[FreezePlan], directory: FitDirectory) -> None:
     """Make sure that no phase has done more than its plan says now.
 
@@ -264,8 +291,8 @@ def _check_resumable(plans: Sequence[FreezePlan], directory: FitDirectory) -> No
         UserError: one has.
     """
     number = 0
-    while (file := directory.phase(number).last).exists():
-        done = int(torch.load(file, map_location="cpu", weights_only=True, mmap=True)["epoch"]) + 1
+    while directory.phase(number).last.exists():
+        done = _epochs_done(directory.phase(number))
         planned = plans[number].epochs if number < len(plans) else 0
         if done > planned:
             what = f"phase {number + 1} of the run" if number > 0 or len(plans) > 1 else "the run"

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from graftline.training.events import Metrics
@@ -74,14 +74,19 @@ class TrainingResult:
 
     Attributes:
         phases: in order.
+        first_judged: the first of them whose weights may be the best; those before it are trials that led there.
     """
 
     phases: tuple[PhaseResult, ...]
+    first_judged: int = 0
 
     @property
     def history(self) -> FitHistory:
-        """The epochs of all phases as one fit."""
-        return FitHistory.joined([phase.history for phase in self.phases])
+        """The epochs of all phases as one fit, whose best is that of the best phase."""
+        joined = FitHistory.joined([phase.history for phase in self.phases])
+        before = sum(len(phase.history.epochs) for phase in self.phases[: self.best_phase])
+        best = self.phases[self.best_phase].history.best
+        return replace(joined, best={**best, "epoch": best["epoch"] + before})
 
     @property
     def last(self) -> PhaseResult:
@@ -91,8 +96,8 @@ class TrainingResult:
     @property
     def best_phase(self) -> int:
         """Which phase's weights the network has, from 0."""
-        losses = [monitored(phase.history.best) for phase in self.phases]
-        return losses.index(min(losses))
+        losses = [monitored(phase.history.best) for phase in self.phases[self.first_judged :]]
+        return self.first_judged + losses.index(min(losses))
 
 
 def monitored(metrics: Metrics) -> float:

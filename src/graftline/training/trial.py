@@ -21,14 +21,15 @@ from graftline.augment.policy import CandidatePolicy
 from graftline.backbones.layers import HEAD, group_names
 from graftline.console import progress
 from graftline.data.loaders import Batch
-from graftline.data.version import DatasetVersion
 from graftline.freezing.measurement import BoundaryTrial, Floats, in_words
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rule import FreezeContext, FreezeDecision
 from graftline.training.budget import seconds_per_image
 from graftline.training.divergence import DivergenceError
 from graftline.training.events import FitEvents, Metrics
+from graftline.training.fit import plain_interrupt
 from graftline.training.fit_directory import FitDirectory
+from graftline.training.lower_rates import fit_at_lower_rates
 from graftline.training.phases import fit_phase, load_best
 from graftline.training.results import PhaseResult
 from graftline.training.setup import TrainingSetup
@@ -86,6 +87,7 @@ class Trials:
     def __init__(self, setup: TrainingSetup, directory: FitDirectory) -> None:
         plain = setup.policy.only(()) if isinstance(setup.policy, CandidatePolicy) else setup.policy
         self._setup = dataclasses.replace(setup, policy=plain)
+        self._judged = frozenset(setup.version.part(validation=MOST_JUDGED).samples("validation").paths)
         self._directory = directory
 
     def __call__(
@@ -115,17 +117,18 @@ class Trials:
                 losses, hits = score_validation(fit.setup, fit.source)
         except DivergenceError:
             return None
-        judged, result = _judged(setup.version), fit.result
+        judged = np.array([path in self._judged for path in setup.version.samples("validation").paths])
+        result = fit.result
         return BoundaryTrial(
             boundary=boundary,
             plan=plan,
             trained_parameters=plan.describe(network)["trained_parameters"],
-            losses=losses[judged[: len(losses)]],  # of fewer, where Trainer.limit_val_batches leaves some out
-            hits=hits[judged[: len(hits)]],
+            losses=losses[judged],
+            hits=hits[judged],
             cached=result.cache_change is not None,
             pass_seconds=seconds - result.history.seconds,
             fit_seconds=result.history.seconds,
-            trained_images=plan.epochs * len(setup.version.samples("train").paths) + _trained_images(start),
+            trained_images=result.history.steps * fit.setup.for_plan(plan).batch_size + _trained_images(start),
             folder=name,
             start=start,
         )
@@ -182,7 +185,8 @@ def fitted(
     ):
         for one in earlier:
             load_best(setup.graft.network, one)
-        result = fit_phase(setup, plan, directory, events=events, show_progress=False)
+        fit_once = functools.partial(fit_phase, setup, directory=directory, events=events, show_progress=False)
+        result = fit_at_lower_rates(fit_once, setup, plan, directory, resume=False)
         yield TrialFit(setup, events.source, result)
 
 
@@ -195,21 +199,17 @@ def score_validation(setup: TrainingSetup, source: TrainingSource) -> tuple[Floa
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
+        limit_val_batches=1.0,  # all, or two trials could not be compared image by image
     )
     _, validation = source.make_loaders()
-    trainer.validate(scores, validation, verbose=False)
+    with plain_interrupt():
+        trainer.validate(scores, validation, verbose=False)
     return np.concatenate(scores.losses), np.concatenate(scores.hits)
 
 
 def _trained_images(start: BoundaryTrial | None) -> int:
     """Return how many images a trial's start was trained on, where that was more than the head."""
     return 0 if start is None or start.plan.only_head else start.trained_images
-
-
-def _judged(version: DatasetVersion) -> np.ndarray:
-    """Return which validation images trials are judged by, (N,) bool: those that a part of the version has."""
-    part = set(version.part(validation=MOST_JUDGED).samples("validation").paths)
-    return np.array([path in part for path in version.samples("validation").paths])
 
 
 class _TrialEvents(FitEvents, contextlib.ExitStack):
