@@ -11,6 +11,7 @@ from graftline.console import format_table, say
 from graftline.evaluation.metrics import format_score
 from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.train_result import TrainResult
+from graftline.pipeline.winner import HEAD_FOLDER
 from graftline.report.search_figure import Picture
 from graftline.search.candidates import Candidate
 from graftline.search.history import HEAD, WHOLE, Depth, SearchHistory
@@ -25,6 +26,7 @@ if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run
 
 MORE_SECONDS = 1800.0  # of the outlook
+EARLY = 0.8  # of the time: a training that ended before was not ended by it
 IN_LAST_ROUND = "in the last round"
 
 
@@ -88,6 +90,10 @@ class Found:
     def sentence(self) -> str:
         """The outlook, in words, and what was not tried."""
         sentence = self.outlook if isinstance(self.outlook, str) else self.outlook.sentence
+        if self.trained.directory.name == HEAD_FOLDER:
+            sentence = "The search was interrupted: its head alone is trained, and more was to come."
+        elif self.ledger.spans[-1].end < EARLY * self.ledger.budget:
+            sentence = "The winner's training came to its end before the time did: more of it would bring nothing."
         untried = sum(outcome == NO_TIME for outcome in self.history.outcomes.values())
         if untried == 0:
             return sentence

@@ -18,6 +18,7 @@ from graftline.pipeline.train import Train
 from graftline.pipeline.train_result import TrainResult
 
 OTHERS = {"_target_", "weights", "experiment", "debug"}  # of a configuration, beside the fields of Train
+TRAIN_FOLDER, HEAD_FOLDER = "train", "head"  # in the output directory of a search
 HEAD_ALONE = {"_target_": f"{AllButHead.__module__}.{AllButHead.__name__}"}
 
 
@@ -62,11 +63,13 @@ class Winner:
 
     def train(self, minutes: float) -> TrainResult:
         """Train, test, track and register the model as it was configured, in so many minutes."""
-        return self._run("train", {"minutes": minutes}, {"minutes": minutes})
+        return self._run(TRAIN_FOLDER, {"minutes": minutes}, {"minutes": minutes})
 
     def train_head(self) -> TrainResult:
         """Do the same with its head alone, which takes seconds where the activations are there."""
-        return self._run("head", {"freeze": AllButHead(), "minutes": None}, {"freeze": HEAD_ALONE, "minutes": None})
+        return self._run(
+            HEAD_FOLDER, {"freeze": AllButHead(), "minutes": None}, {"freeze": HEAD_ALONE, "minutes": None}
+        )
 
     def _run(self, folder: str, changes: Mapping[str, Any], configured: Mapping[str, Any]) -> TrainResult:
         """Run the stage in a folder of the search; ``configured`` is what ``changes`` is in the configuration."""

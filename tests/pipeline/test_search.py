@@ -53,6 +53,8 @@ def test_all_are_scored_and_the_best_is_chosen(searched: dict[str, Any]) -> None
     heads = [one["scores"][0] for one in trials if one["scores"]]
     assert len(heads) == 2
     assert {score["images"] for score in heads} == {36}  # all training images, and no others
+    whole = [score for one in trials for score in one["scores"] if score["depth"] == "whole"]
+    assert len(whole) in (0, 2)  # none where one of the heads is clearly worse
     (chosen,) = [one for one in trials if one["outcome"] == "chosen"]
     assert searched["chosen"] == {key: chosen[key] for key in ("backbone", "image_size")}
     assert "2 candidates: test_efficientnet, test_resnet; images of 64 px." in searched["output"]

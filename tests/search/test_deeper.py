@@ -1,17 +1,32 @@
 """The short fits of whole networks: on training images only, and as long as there is time for."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
+import torch
 
+from graftline.augment.policy import Policy
+from graftline.backbones.backbone import Backbone
 from graftline.data.ingest import Ingest
 from graftline.data.sources.folder import Folder
 from graftline.data.split import Split
 from graftline.data.version import DatasetVersion, Samples
 from graftline.errors import UserError
-from graftline.search.deeper import hold_out
+from graftline.execution import Execution
+from graftline.features.cache import Features
+from graftline.search.candidates import Candidate
+from graftline.search.deeper import choose, hold_out, train_deeper
+from graftline.search.halving import judge
+from graftline.search.head_score import HeadScore
+from graftline.search.history import HEAD, WHOLE, ScoredCandidate, ScoreFiles, SearchHistory
+from graftline.search.ledger import Ledger
 from graftline.search.rounds import TrainingImages
+from graftline.training.recipe import Recipe
+from graftline.training.schedule import constant
+from graftline.training.setup import TrainingSetup
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +63,61 @@ def test_no_group_is_on_both_sides(version: DatasetVersion) -> None:
     by_digest = dict(zip(digests, groups, strict=True))
     sides = [{by_digest[one] for one in divided.samples(split).sha256} for split in ("train", "validation")]
     assert not sides[0] & sides[1]
+
+
+@pytest.fixture
+def setup(version: DatasetVersion, weights_dir: Path, tmp_path: Path) -> TrainingSetup:
+    """That of a training of one of the tiny networks."""
+    backbone = Backbone("test_efficientnet", weights_dir=str(weights_dir), image_size=32)
+    return TrainingSetup(
+        graft=backbone.build(version.class_names),
+        version=version,
+        policy=Policy("none", None, {}),
+        features=Features(cache=False, directory=str(tmp_path / "cache")),
+        recipe=Recipe(workers=0),
+        optimizer=functools.partial(torch.optim.AdamW, lr=None),  # type: ignore[arg-type]  # as the plan recommends
+        schedule=constant,
+        make_trainer=functools.partial(pl.Trainer, accelerator="cpu"),
+        execution=Execution(),
+        seed=0,
+    )
+
+
+@pytest.fixture
+def history(weights_dir: Path) -> SearchHistory:
+    """Two candidates whose heads cannot be told apart."""
+    names = ("test_efficientnet", "test_resnet")
+    backbones = [Backbone(name, weights_dir=str(weights_dir), image_size=32) for name in names]
+    candidates = [Candidate(backbone, 32, 1e6, 0) for backbone in backbones]
+    score = HeadScore(np.full(36, 0.5), np.ones(36), 1.0)
+    verdicts = judge({candidate.name: score for candidate in candidates})
+    scored = [ScoredCandidate(candidate, 36, score, 1.0, 1.0) for candidate in candidates]
+    return SearchHistory(candidates, scored, {}, verdicts)
+
+
+def test_those_that_heads_cannot_tell_apart_are_trained(
+    setup: TrainingSetup, history: SearchHistory, tmp_path: Path
+) -> None:
+    images, ledger = TrainingImages.of(setup), Ledger(60.0)
+    files = ScoreFiles(tmp_path / "scores", setup.version.digest)
+    train_deeper(setup, history, images, ledger, files, tmp_path / "fits", until=6.0, seconds_per_mac=1e-12)
+    whole = [one for one in history.scored if one.depth == WHOLE]
+    assert [one.candidate for one in whole] == list(history.candidates)
+    held_out = len(hold_out(setup.version, images).samples("validation").paths)
+    for one in whole:
+        assert one.score.losses.shape == (held_out,)
+        assert one.score.accuracy > 0.6  # three colors
+        assert one.images > 36
+        known = files.load(one.candidate, WHOLE, 0, at=0.0)
+        assert known is not None
+        assert known.images == one.images
+    assert not list((tmp_path / "fits").glob("trial/*"))
+    assert choose(history) in history.candidates
+
+
+def test_without_time_the_heads_decide(setup: TrainingSetup, history: SearchHistory, tmp_path: Path) -> None:
+    files = ScoreFiles(tmp_path / "scores", setup.version.digest)
+    images = TrainingImages.of(setup)
+    train_deeper(setup, history, images, Ledger(60.0), files, tmp_path / "fits", until=1.0, seconds_per_mac=1.0)
+    assert all(one.depth == HEAD for one in history.scored)
+    assert choose(history) is history.candidates[0]

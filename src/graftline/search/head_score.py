@@ -3,16 +3,17 @@
 Letters: N images, F numbers per image, K classes.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import solve
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 NUM_FOLDS = 5  # Hastie, Tibshirani and Friedman 2009, section 7.10: five or ten, of which five take half the time
 # Strengths of the penalty, relative to the number of images: the activations have unit variance, so that at 1 the mean
@@ -63,9 +64,9 @@ def score_head(activations: npt.ArrayLike, labels: Ints, num_classes: int, folds
     inputs = _standardize(np.asarray(activations, np.float64))
     targets = np.eye(num_classes)[labels]  # (N, K)
     outputs = np.empty((len(STRENGTHS), *targets.shape))
-    for fold in np.unique(folds):
-        held_out = folds == fold
-        outputs[:, held_out] = _fit_and_predict(inputs[~held_out], targets[~held_out], inputs[held_out])
+    solve_without = _without_by_image if len(inputs) <= inputs.shape[1] else _without_by_number
+    for held_out, predictions in solve_without(inputs, targets, folds):
+        outputs[:, held_out] = predictions
     scores = [_score(logits, labels, strength) for logits, strength in zip(outputs, STRENGTHS, strict=True)]
     return min(scores, key=lambda score: score.log_loss)
 
@@ -78,31 +79,45 @@ def _standardize(activations: Floats) -> Floats:
     return np.hstack([(activations - activations.mean(axis=0)) / scale, constant])
 
 
-def _fit_and_predict(inputs: Floats, targets: Floats, held_out: Floats) -> Floats:
-    """Return what ridge regression of each strength gives for other inputs (M, F): (strengths, M, K).
+def _without_by_image(inputs: Floats, targets: Floats, folds: Ints) -> Iterator[tuple[Bools, Floats]]:
+    """Yield each fold, and what ridge regressions without it give for it: (strengths, M, K); an equation per image."""
+    products = inputs @ inputs.T
+    for held_out in (folds == fold for fold in np.unique(folds)):
+        fitted = ~held_out
+        solutions = _solve(products[np.ix_(fitted, fitted)], targets[fitted], int(fitted.sum()))
+        yield held_out, products[np.ix_(held_out, fitted)] @ solutions
 
-    Of both forms of the equations, which give the same, the smaller one is solved.
-    """
-    images, width = inputs.shape
-    by_image = images <= width
-    gram = inputs @ inputs.T if by_image else inputs.T @ inputs
-    right_side = targets if by_image else inputs.T @ targets
-    read = held_out @ inputs.T if by_image else held_out
-    predictions = []
+
+def _without_by_number(inputs: Floats, targets: Floats, folds: Ints) -> Iterator[tuple[Bools, Floats]]:
+    """Yield the same, by an equation per number of an image."""
+    products, sums = inputs.T @ inputs, inputs.T @ targets
+    for held_out in (folds == fold for fold in np.unique(folds)):
+        own = inputs[held_out]
+        solutions = _solve(products - own.T @ own, sums - own.T @ targets[held_out], int((~held_out).sum()))
+        yield held_out, own @ solutions
+
+
+def _solve(products: Floats, right_side: Floats, images: int) -> Floats:
+    """Return the solutions of the equations with the penalty of each strength, (strengths, …, K)."""
+    solutions = []
     for strength in STRENGTHS:
-        penalized = gram + images * strength * np.eye(len(gram))
-        predictions.append(read @ solve(penalized, right_side, assume_a="pos", overwrite_a=True, check_finite=False))
-    return np.stack(predictions)
+        penalized = products.copy()
+        penalized.flat[:: len(products) + 1] += images * strength
+        solutions.append(solve(penalized, right_side, assume_a="pos", overwrite_a=True, check_finite=False))
+    return np.stack(solutions)
 
 
 def _score(outputs: Floats, labels: Ints, strength: float) -> HeadScore:
     """Score outputs (N, K) that are as sure as is best for them."""
-    rows = np.arange(len(labels))
+    below_best = outputs - outputs.max(axis=1, keepdims=True)
+    of_label = below_best[np.arange(len(labels)), labels]
 
     def log_losses(log_scale: float) -> Floats:
-        losses: Floats = -log_softmax(np.exp(log_scale) * outputs, axis=1)[rows, labels]
+        scale = np.exp(log_scale)
+        losses: Floats = np.log(np.exp(scale * below_best).sum(axis=1)) - scale * of_label
         return losses
 
-    best = minimize_scalar(lambda scale: log_losses(scale).mean(), bounds=LOG_SCALES, method="bounded")
-    hits = (outputs.argmax(axis=1) == labels).astype(np.float64)
-    return HeadScore(log_losses(float(best.x)), hits, strength)
+    best = minimize_scalar(
+        lambda scale: log_losses(scale).mean(), bounds=LOG_SCALES, method="bounded", options={"xatol": 0.01}
+    )
+    return HeadScore(log_losses(float(best.x)), (of_label == 0).astype(np.float64), strength)
