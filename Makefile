@@ -67,7 +67,8 @@ bench: $(ready) ## measure what docs/caching.md says about speed (30 minutes on 
 	@$(python) benchmarks/speed.py
 
 bench-accuracy: $(peers-ready) ## accuracy against seconds, beside other libraries: sets="elpv digits" peers=plain minutes="1 5" seeds=0
-	@PYTHONPATH=. $(python) -m benchmarks.accuracy $(foreach key,sets peers minutes seeds,$(if $($(key)),--$(key) $($(key)))) $(if $(page),--page)
+	@PYTHONPATH=. $(python) -m benchmarks.accuracy $(if $(sets),--sets $(sets)) $(if $(peers),--peers $(peers)) \
+		$(if $(minutes),--minutes $(minutes)) $(if $(seeds),--seeds $(seeds)) $(if $(page),--page)
 
 $(peers-ready): benchmarks/accuracy/peers/requirements.txt $(ready)
 	@echo "Setting up .venv-peers beside $(VENV), whose packages it sees: AutoGluon, fastai and what they need."

@@ -47,7 +47,7 @@ def run_graftline(stage: str, run: Run, place: Place) -> Result:
         seconds, _ = _start(command, run, Path(folder))
         answer = max(Path(folder).glob("outputs/*/*/result.json"), key=lambda file: file.stat().st_mtime)
         said = json.loads(answer.read_text(encoding="utf-8"))
-        file = max(Path(folder).rglob("test/predictions.parquet"), key=lambda file: file.stat().st_mtime)
+        file = max(Path(folder).glob("outputs/**/test/predictions.parquet"), key=lambda file: file.stat().st_mtime)
         trained = (file.parents[1] / "bundle" / "model.safetensors").stat().st_mtime - started
         rows = Predictions.load(file).table()
     right = dict(zip(map(Path, rows["path"]), rows["correct"], strict=True))

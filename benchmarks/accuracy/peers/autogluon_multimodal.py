@@ -33,7 +33,7 @@ def main():
         )
         trained = task.elapsed
         names = predictor.predict(test.drop(columns="label"), as_pandas=False)
-    predicted = pd.Index(task.class_names).get_indexer(names)
+    predicted = pd.Index(task.class_names).get_indexer([str(name) for name in names])
     task.finish(trained, predicted)
 
 
