@@ -33,8 +33,8 @@ def test_the_last_fit_ends_when_its_time_is_over(make_setup: MakeSetup, tmp_path
     assert len(unlimited.history.epochs) == 2
 
 
-def test_a_head_takes_its_epochs_whatever_the_time(make_setup: MakeSetup, tmp_path: Path) -> None:
-    setup = make_setup(features=Features(cache=False))
+def test_a_head_on_cached_activations_takes_its_epochs_whatever_the_time(make_setup: MakeSetup, tmp_path: Path) -> None:
+    setup = make_setup()
     plan = plan_from_depth(setup.graft.network, 6, "", epochs=3, learning_rate=0.01)
     assert len(train(setup, [plan], FitDirectory(tmp_path), deadline=time.monotonic()).history.epochs) == 3
 

@@ -161,9 +161,8 @@ def within_margin(rows: Sequence[CandidateResult], chances: Mapping[str, float])
         rows: of all candidates.
         chances: name → how likely the transform happens to a training image.
     """
-    costs = {
-        row.name: chances[row.name] * max(0.0, row.lost.value) for row in rows if row.kept and row.lost is not None
-    }
+    kept = {row.name: row.lost.value for row in rows if row.kept and row.lost is not None}
+    costs = {name: chances[name] * max(0.0, lost) for name, lost in kept.items()}  # a gain pays for no loss
     left_out = set[str]()
     while costs and sum(costs.values()) >= MARGIN:
         costs.pop(worst := max(costs, key=lambda name: costs[name]))
