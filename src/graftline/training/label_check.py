@@ -32,8 +32,8 @@ from graftline.training.trial import fitted
 
 logger = logging.getLogger(__name__)
 
-# Everything trained on 1,078 digits: 98.7 % right without augmentation and 97.3 % with it after 3 epochs, after 10 epochs
-# 99.8 and 99.1 %, log loss 0.004 and 0.040 (docs/augmentation.md).
+# Everything trained on 1,078 digits: 98.7 % right without augmentation, 97.3 % with it after 3 epochs; 99.8 and 99.1 %
+# after 10 epochs (docs/augmentation.md).
 FEWEST_EPOCHS = 20
 LOOKS = 128, 512  # validation images; the second number of them where the first leaves it open
 LOOKED_AT = 16  # images of which pixels are compared
