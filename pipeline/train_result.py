@@ -92,8 +92,8 @@ def print_measurement(measurement: DepthMeasurement) -> None:
     """Print the boundaries that were tried in a table, and why no deeper one was."""
     chosen = measurement.chosen
     print_table(
-        f"Boundaries measured on {measurement.num_images:,} validation images; 95 % intervals of the log loss",
-        ("trained from", "parameters", "images", "accuracy", "log loss", "against the chosen", "pass s", "fit s"),
+        f"Boundaries on {measurement.num_images:,} validation images; 95 % interval of the log loss beyond the chosen",
+        ("trained from", "parameters", "images", "accuracy", "log loss", "difference", "pass s", "fit s"),
         (
             (
                 row.boundary.partition(" + ")[0],

@@ -1,6 +1,7 @@
 """Sets that are small, uneven, or of many classes: a training goes through, or says in a sentence why not."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,7 +26,6 @@ def test_a_class_with_three_images_is_trained_and_named(workplace: Workplace, tm
     ran = workplace.run("train", "data=folder", f"data.path={tmp_path / 'images'}", *TINY)
     assert ran.code == 0, ran.output
     assert "1 classes with few images: owl: 3 images, fewer than 10" in ran.output
-    assert "1 classes missing in a split: owl: none in validation" in ran.output
     assert 0 <= ran.result["metrics"]["accuracy"]["value"] <= 1
 
 
@@ -35,7 +35,7 @@ def test_two_validation_images_and_random_weights_train_everything(workplace: Wo
     for rule in ("auto", "measured"):
         ran = workplace.run("train", *arguments, f"freeze={rule}")
         assert ran.code == 0, ran.output
-        assert "10      2     4" in ran.output, "images of train, validation and test"
+        assert re.search(r"^all +10 +2 +4$", ran.output, re.MULTILINE), "images of train, validation and test"
         assert "the weights are random, there is nothing to keep" in ran.output
         assert "nothing frozen" in ran.output
 

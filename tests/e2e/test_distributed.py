@@ -82,9 +82,9 @@ def test_a_process_that_fails_ends_the_run(workplace: Workplace, color_folder: P
     shutil.copytree(color_folder, tmp_path / "colors")
     given = ["data=folder", f"data.path={tmp_path / 'colors'}", *TINY, "trainer=ddp_cpu", "trainer.max_epochs=4000"]
     process = workplace.start_command("train", *{line.partition("=")[0]: line for line in given}.values())
-    while not list(workplace.root.glob("outputs/train/*/checkpoints/last.ckpt")):
+    while not list(workplace.root.glob("outputs/train/*/dataset.json")):  # read, but not yet decoded for training
         assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.1)
+        time.sleep(0.05)
     (summary,) = workplace.root.glob("data/colors/*/findings.json")
     path = Path(DatasetVersion.load(summary.parent).samples("validation").paths[1])  # they take turns: the second one's
     path.unlink()

@@ -52,7 +52,12 @@ def test_ctrl_c_kills_the_run_and_resume_finishes_it(workplace: Workplace, color
 
 KILLED = {  # what is seen last of a run that is killed → what it trains
     "checkpoints/freeze_check.json": ["freeze=all_but_head"],  # before its first epoch
-    "checkpoints/trial": ["freeze=measured", "freeze.epochs=2", "freeze.patience=1"],
+    "checkpoints/trial": [
+        "freeze=measured",
+        "freeze.depths=[0.5]",
+        "data.split.train=0.4",
+        "data.split.validation=0.5",
+    ],
     "checkpoints/phase.json": [
         "freeze=gradual",
         "freeze.head_epochs=1",

@@ -20,7 +20,8 @@ def test_the_defaults_classify_solar_cells(tmp_path: Path) -> None:
     assert run.info.status == "FINISHED"
     version = DatasetVersion.load(workplace.root / "data" / "elpv" / result["dataset_digest"])
     assert sum(version.counts()["test"].values()) == 656
-    assert "787 images per class, 2 classes, 3.4 M parameters: all 8 layer groups below the head frozen" in ran.output
+    assert "measured, validation log loss" in ran.result["freeze"]
+    assert ran.result["freeze"].endswith("all 8 layer groups below the head frozen, 30 epochs")
     assert "The frozen network runs on ONNX Runtime." in ran.output
     assert (
         "Freeze check: 294 frozen tensors are bit for bit what they were, 2 of 2 trained ones had gradients."
@@ -30,6 +31,8 @@ def test_the_defaults_classify_solar_cells(tmp_path: Path) -> None:
     again = workplace.run("train")  # dataset version and activations are there: the same numbers, sooner
     assert again.result["metrics"] == result["metrics"]
     assert "Running the frozen network" not in again.output
+    assert "Epochs, blocks.5 to the head" in ran.output
+    assert "Epochs, " not in again.output  # that the head is enough is known
 
     bundle = again.directory / "bundle"
     assert len(list((bundle / "golden" / "images").glob("real_*"))) == 16

@@ -88,7 +88,7 @@ def test_all_mistakes_are_reported_together() -> None:
         ),
         "freeze=all_but_heads: no such freeze; did you mean all_but_head?",
         "trainer.max_epoch=3: no such key; did you mean trainer.max_epochs?",
-        "train.batch_size=many: must be a whole number",
+        "train.batch_size=many: must be a whole number or null",
         "sed=1: no such key; did you mean seed or data.split.seed or evaluation.seed?",
     ]
 
@@ -114,13 +114,13 @@ def test_the_nearest_right_name_is_given(override: str, expected: str) -> None:
         ("train.patience=soon", "a whole number or null"),
         ("train.class_weights=perhaps", "true or false"),
         ("backbone.weights=internet", "auto or packaged or file or directory or hub or none"),
-        ("backbone.image_size=2.5", "a whole number or null"),
+        ("backbone.image_size=2.5", "a whole number or auto or null"),
         ("data.on_invalid=ignore", "leave_out or fail"),
         ("train.label_smoothing=[1]", "a number"),
         ("train.class_weights=no", "true or false"),
         ("tracking.register=off", "true or false"),
-        ("train.batch_size=16.0", "a whole number"),
-        ("train.batch_size=true", "a whole number"),
+        ("train.batch_size=16.0", "a whole number or null"),
+        ("train.batch_size=true", "a whole number or null"),
         ("data.source=7", "Source"),
     ],
 )
@@ -230,8 +230,8 @@ def test_ranges_and_patterns_ask_for_several_runs() -> None:
     assert mistakes("backbone=glob(zz*)") == ["backbone=glob(zz*): stands for no value"]
     assert mistakes("optim.lr=range(1,1)") == ["optim.lr=range(1,1): stands for no value"]
     assert mistakes("train.batch_size=range(0.5,2,1)") == [
-        "train.batch_size=0.5: must be a whole number",
-        "train.batch_size=1.5: must be a whole number",
+        "train.batch_size=0.5: must be a whole number or null",
+        "train.batch_size=1.5: must be a whole number or null",
     ]
 
 
@@ -244,7 +244,7 @@ def test_the_same_key_twice_is_the_last_one() -> None:
 def test_what_is_no_override_at_all() -> None:
     (line,) = mistakes("backbone")
     assert "key=value" in line
-    (line,) = mistakes("freeze.table=[1")
+    (line,) = mistakes("freeze.depths=[1")
     assert "a list" in line
 
 
@@ -303,7 +303,7 @@ def test_commas_ask_for_several_runs_and_brackets_do_not() -> None:
         ["backbone=efficientnet_lite1"],
     ]
     assert check("train", ["seed=0,1,2"]).jobs == [["seed=0"], ["seed=1"], ["seed=2"]]
-    table = "freeze.table=[{images_per_class:0,frozen:1.0,epochs:9,learning_rate:0.1}]"
+    table = "freeze.depths=[0.5,0.25]"
     assert check("train", ["freeze=auto", table]).jobs == [["freeze=auto", table]]
     assert mistakes("backbone=efficientnet,resnet18", "phi=1.0") == ["backbone.phi: resnet18 has no such key"]
     four = check("train", ["backbone=lenet5,resnet18", "backbone.weights=none", "freeze=none,gradual"]).jobs

@@ -37,7 +37,7 @@ def config() -> DictConfig:
         ("warmup_cosine.final_factor is 2", "schedule.final_factor is 2"),
         ("Train.seed is -1.", "seed is -1."),
         ("Nothing.epochs, FirstStages.number", "freeze.epochs, freeze.number"),  # also of another choice
-        ("Take Nothing() or Auto(), Elpv() or Folder().", "Take freeze=none or freeze=auto, data=elpv or data=folder."),
+        ("Take Nothing() or AllButHead(), Elpv().", "Take freeze=none or freeze=all_but_head, data=elpv."),
         ("Features(cache=False) does without", "features=live does without"),
         ("fetch('resnet50') or fetch()", "graftline fetch-weights backbone=resnet50 or graftline fetch-weights"),
         (

@@ -29,7 +29,6 @@ def test_memory_is_kept_within_the_block_and_given_back_after_it() -> None:
         # glibc 2.36 leaves up to seven crumbs behind aligned blocks before it uses them
         assert min(faults() for _ in range(5)) < pages
     assert psutil.Process().memory_info().rss < before + 2 * NUMBERS
-    assert faults() > (STEPS - 1) * pages
 
 
 def test_an_error_passes_through() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from graftline.data.image_memory import ImageMemory
 from graftline.errors import UserError
 from graftline.features.cache import Features
 from graftline.freezing.plan import plan_from_depth
@@ -28,7 +29,8 @@ class KillsWorkers(FitEvents):
 
 
 def test_a_loader_process_that_is_gone_ends_the_training(make_setup: MakeSetup, tmp_path: Path) -> None:
-    setup = make_setup(recipe=Recipe(batch_size=12, workers=1), features=Features(cache=False))
+    no_room = ImageMemory(share=0)  # images that do not fit into memory are decoded by worker processes
+    setup = make_setup(recipe=Recipe(batch_size=12, workers=1), features=Features(cache=False), images=no_room)
     plan = plan_from_depth(setup.graft.network, 0, "test", epochs=3)
     with pytest.raises(UserError, match=r"A loader process has ended \(.*\).*: lower Recipe\.workers"):
         fit_phase(setup, plan, FitDirectory(tmp_path), events=KillsWorkers(), show_progress=False)

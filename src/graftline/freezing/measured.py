@@ -100,7 +100,7 @@ class _Search:
         """Try, halve, and choose."""
         head = self._try(self._context.finalize(head_plan(self._network)))
         if head is None:
-            raise UserError("The head alone diverged at its learning rate: give a lower one (AdamW.lr).")
+            raise UserError("The head alone diverged, at a ninth of its learning rate too: look at the labels.")
         self._trials.append(head)
         logger.info(f"  {_scores(head)}")
         images = self._trial_images()

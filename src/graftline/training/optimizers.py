@@ -115,7 +115,7 @@ def refusal(name: str) -> str | None:
     made = None if name in _torchs() else timm.optim.get_optimizer_info(name).opt_class
     if isinstance(made, str):  # of a package that timm does not depend on
         package = made.partition(".")[0]
-        if importlib.util.find_spec(package) is None or not torch.cuda.is_available():
+        if importlib.util.find_spec(package) is None or not Execution.local().is_cuda:
             return f"it needs an NVIDIA GPU and the package {package}"
     return None
 
