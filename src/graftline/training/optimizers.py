@@ -16,6 +16,8 @@ import timm.optim
 import torch
 from torch.optim import Optimizer
 
+from graftline.execution import Execution
+
 ADAMW_DECAY = 0.05  # of conf/optim/adamw.yaml
 L2_DECAY = 1e-4  # of conf/optim/sgd.yaml, for all that add the decay to the gradient (He et al. 2016, section 3.4)
 MOMENTUM = 0.9  # what timm's create_optimizer_v2 gives an optimizer whose own default is none
