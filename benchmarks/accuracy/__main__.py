@@ -1,19 +1,32 @@
 """Run what is not there yet, print the table, draw the picture: `python -m benchmarks.accuracy`.
 
 Each run starts from nothing on an idle machine: let nothing else run beside it. A run that is in the results is not
-done again, so an interrupted benchmark goes on where it was; it is where the set, the number of cores or, for graftline
-itself, its code is another. A run that fails is kept as such, and the others go on.
+done again, so an interrupted benchmark goes on where it was; it is done again where the set, the number of cores or the
+code (graftline's for its own runs, the scripts' for the peers) is another. A run that fails is kept as such, and the
+others go on.
 """
 
 import argparse
 import itertools
 import json
+import signal
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from benchmarks.accuracy.picture import draw_picture
 from benchmarks.accuracy.results import RESULTS, Failure, Result, Run, add, read
-from benchmarks.accuracy.runners import PEERS, PEERS_PYTHON, ROOT, Place, RunFailedError, is_current, origin, start
+from benchmarks.accuracy.runners import (
+    PEERS,
+    PEERS_PYTHON,
+    ROOT,
+    Place,
+    RunFailedError,
+    is_current,
+    origin,
+    set_digest,
+    start,
+)
 from benchmarks.accuracy.sets.catalog import SETS
 from benchmarks.accuracy.sets.folders import DIGEST, write
 from benchmarks.accuracy.table import markdown, write_page
@@ -34,6 +47,7 @@ def plan(sets: Iterable[str], peers: Iterable[str], minutes: Iterable[float], se
 def main() -> None:
     """Do what the command line says."""
     given = _parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: the run that is going on ends too
     place = Place(given.folder / "sets", given.folder / "weights", given.folder)
     for name in given.sets:
         if not (place.sets / name / DIGEST).exists():
@@ -56,8 +70,11 @@ def main() -> None:
 
 def on_these_images(results: Mapping[Run, Result], place: Place) -> dict[Run, Result]:
     """Return the results on the sets as they lie here: only those can be compared, image by image."""
-    digests = {name: origin(name, place).set_digest for name in {run.image_set for run in results}}
-    return {run: result for run, result in results.items() if result.origin.set_digest == digests[run.image_set] != ""}
+    return {
+        run: result
+        for run, result in results.items()
+        if result.origin.set_digest == set_digest(run.image_set, place) != ""
+    }
 
 
 def _attempt(run: Run, place: Place) -> Result | Failure:
@@ -66,7 +83,7 @@ def _attempt(run: Run, place: Place) -> Result | Failure:
         result = start(run, place)
     except RunFailedError as error:
         print(f"  failed: {error}", flush=True)
-        return Failure(run, str(error), origin(run.image_set, place))
+        return Failure(run, str(error), origin(run, place))
     facts = json.dumps(result.facts)
     print(f"  {result.accuracy:.2%} after {result.trained_seconds:.0f} s ({result.seconds:.0f} s) {facts}", flush=True)
     return result

@@ -44,7 +44,7 @@ class Origin:
 
     Attributes:
         set_digest: of the images, as it lies beside them.
-        code: digest of graftline's code.
+        code: digest of graftline's code, or of the peers'.
         commit: graftline's version and commit, to be read.
         cores: that the run could use.
     """

@@ -24,7 +24,8 @@ from graftline.tracking.environment import git_state
 
 ROOT = Path(__file__).parents[2]
 PEERS_PYTHON = ROOT / ".venv-peers" / "bin" / "python"
-_CODE = {"src/graftline": "*.py", "pipeline": "*.py", "conf": "*.yaml"}  # what can change a result of graftline
+_CODE, _CODE_OF_PEERS = ("src/graftline", "pipeline", "conf"), ("benchmarks/accuracy/peers",)
+_CODE_SUFFIXES = (".py", ".yaml", ".txt")
 _PATIENCE_S = 3_600  # that a process may take beyond its budget, with the test
 
 
@@ -41,25 +42,27 @@ class RunFailedError(RuntimeError):
     """A process ended without a result; the message is the end of what it printed."""
 
 
-def origin(image_set: str, place: Place) -> Origin:
-    """Return what a run on a set would be made with now."""
-    file = place.sets / image_set / DIGEST
-    set_digest = file.read_text(encoding="utf-8").strip() if file.exists() else ""
+def origin(run: Run, place: Place) -> Origin:
+    """Return what a run would be made with now."""
     code = hashlib.sha256()
-    for folder, pattern in _CODE.items():
-        for source in sorted((ROOT / folder).rglob(pattern)):
-            code.update(f"{source.relative_to(ROOT)}\n".encode() + source.read_bytes())
+    for folder in _CODE if run.peer in OURS else _CODE_OF_PEERS:
+        for file in sorted((ROOT / folder).rglob("*")):
+            if file.suffix in _CODE_SUFFIXES:
+                code.update(f"{file.relative_to(ROOT)}\n".encode() + file.read_bytes())
     commit, is_changed = git_state(ROOT)
     said = f"{__version__}, {commit[:10]}" + (" with changes" if is_changed == "true" else "")
-    return Origin(set_digest, code.hexdigest()[:16], said, available_cores())
+    return Origin(set_digest(run.image_set, place), code.hexdigest()[:16], said, available_cores())
+
+
+def set_digest(image_set: str, place: Place) -> str:
+    """Return the digest of a set as it lies there; nothing if it does not."""
+    file = place.sets / image_set / DIGEST
+    return file.read_text(encoding="utf-8").strip() if file.exists() else ""
 
 
 def is_current(result: Result, place: Place) -> bool:
-    """Return whether a result stands for a run of today: same images and cores, and for graftline the same code."""
-    now = origin(result.run.image_set, place)
-    return result.origin == replace(
-        now, commit=result.origin.commit, code=now.code if result.run.peer in OURS else result.origin.code
-    )
+    """Return whether a result stands for a run of today: same images, code and cores."""
+    return result.origin == replace(origin(result.run, place), commit=result.origin.commit)
 
 
 def start(run: Run, place: Place) -> Result:
@@ -68,7 +71,7 @@ def start(run: Run, place: Place) -> Result:
     Raises:
         RunFailedError: it came to no result.
     """
-    now = origin(run.image_set, place)
+    now = origin(run, place)
     try:
         return replace(PEERS[run.peer].start(run, place), origin=now)
     except (LookupError, ValueError, OSError) as error:  # what should be there after a run is not, or is not whole
