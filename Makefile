@@ -72,7 +72,8 @@ bench-accuracy: $(peers-ready) ## accuracy against seconds, beside other librari
 
 $(peers-ready): benchmarks/accuracy/peers/requirements.txt $(ready)
 	@echo "Setting up .venv-peers beside $(VENV), whose packages it sees: AutoGluon, fastai and what they need."
-	@$(python) -m venv .venv-peers
+	@$(python) -m venv .venv-peers \
+		$$(grep -qs '^include-system-site-packages = true' $(VENV)/pyvenv.cfg && echo --system-site-packages)
 	@$(python) -c $(site-packages) > "$$(.venv-peers/bin/python -c $(site-packages))/graftline-environment.pth"
 	@.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $<
 	@touch $@

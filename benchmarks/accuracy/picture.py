@@ -24,7 +24,7 @@ COLORS = {
 }
 MARKERS = {"graftline": "*", "graftline-minutes": "o", "graftline-search": "D"}
 COLUMNS, PANEL_INCHES = 3, (3.4, 2.7)
-SUBTITLE = "EfficientNet-Lite0, 2 cores, same images and weights; seconds until the model is trained; bars: 95 %"
+SUBTITLE = "EfficientNet-Lite0, same cores, images and weights; seconds until the model is trained; bars: 95 %"
 SECONDS = (15, 30, 60, 120, 300, 600, 1200, 3600, 7200)  # that may have a tick
 ACCURACIES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998)  # likewise
 BEST = 0.9985  # where the scale ends: the logit of 1 is infinite

@@ -1,4 +1,7 @@
-"""The results: one JSON line per run, in a file that is only added to, and which test images were right beside it."""
+"""The results: one JSON line per run, failed ones included, and which test images were right beside it.
+
+The file is only added to: of a run that is there twice, the later line counts.
+"""
 
 import json
 from collections.abc import Iterable
@@ -36,6 +39,23 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What a run was made with.
+
+    Attributes:
+        set_digest: of the images, as it lies beside them.
+        code: digest of graftline's code, or of the peers'.
+        commit: graftline's version and commit, to be read.
+        cores: that the run could use.
+    """
+
+    set_digest: str = ""
+    code: str = ""
+    commit: str = ""
+    cores: int = 0
+
+
+@dataclass(frozen=True)
 class Result:
     """What came of it.
 
@@ -46,6 +66,7 @@ class Result:
         accuracy: of the test split, 0 to 1.
         num_images: of the test split.
         facts: what the peer said about itself, such as epochs.
+        origin: what it was made with.
     """
 
     run: Run
@@ -54,21 +75,48 @@ class Result:
     accuracy: float
     num_images: int
     facts: dict[str, Any] = field(default_factory=dict)
+    origin: Origin = Origin()
 
 
-def add(folder: Path, result: Result) -> None:
-    """Append a result."""
+@dataclass(frozen=True)
+class Failure:
+    """A run without a result.
+
+    Attributes:
+        run: what was asked for.
+        message: why it ended.
+        origin: what it was made with.
+    """
+
+    run: Run
+    message: str
+    origin: Origin = Origin()
+
+
+def add(folder: Path, one: Result | Failure) -> None:
+    """Append a result or a failure."""
     with (folder / RESULTS).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(result)) + "\n")
+        file.write(json.dumps(asdict(one)) + "\n")
 
 
 def read(folder: Path) -> dict[Run, Result]:
-    """Return the results that are there; of a run that is there twice, the later one."""
-    file = folder / RESULTS
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    found = [json.loads(line) for line in lines]
-    results = [Result(**{**values, "run": Run(**values["run"])}) for values in found]
-    return {result.run: result for result in results}
+    """Return the results that are there."""
+    return {run: last for run, last in _read_all(folder).items() if isinstance(last, Result)}
+
+
+def read_failures(folder: Path) -> dict[Run, Failure]:
+    """Return the runs that failed when they were last tried."""
+    return {run: last for run, last in _read_all(folder).items() if isinstance(last, Failure)}
+
+
+def _read_all(folder: Path) -> dict[Run, Result | Failure]:
+    file, found = folder / RESULTS, {}
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+        values = json.loads(line)
+        run, origin = Run(**values.pop("run")), Origin(**values.pop("origin", {}))
+        kind: type[Result | Failure] = Failure if "message" in values else Result
+        found[run] = kind(run=run, origin=origin, **values)
+    return found
 
 
 def correct_file(folder: Path, run: Run) -> Path:

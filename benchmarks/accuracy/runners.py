@@ -1,23 +1,31 @@
 """Start graftline or a peer, each in a process and a folder of its own, and read what came of it."""
 
+import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.accuracy.results import Result, Run, correct_file
+from benchmarks.accuracy.results import Origin, Result, Run, correct_file
+from benchmarks.accuracy.sets.folders import DIGEST
+from graftline import __version__
 from graftline.evaluation.predictions import Predictions
+from graftline.execution import available_cores
+from graftline.tracking.environment import git_state
 
 ROOT = Path(__file__).parents[2]
 PEERS_PYTHON = ROOT / ".venv-peers" / "bin" / "python"
+_CODE, _CODE_OF_PEERS = ("src/graftline", "pipeline", "conf"), ("benchmarks/accuracy/peers",)
+_CODE_SUFFIXES = (".py", ".yaml", ".txt")
 _PATIENCE_S = 3_600  # that a process may take beyond its budget, with the test
 
 
@@ -32,6 +40,42 @@ class Place:
 
 class RunFailedError(RuntimeError):
     """A process ended without a result; the message is the end of what it printed."""
+
+
+def origin(run: Run, place: Place) -> Origin:
+    """Return what a run would be made with now."""
+    code = hashlib.sha256()
+    for folder in _CODE if run.peer in OURS else _CODE_OF_PEERS:
+        for file in sorted((ROOT / folder).rglob("*")):
+            if file.suffix in _CODE_SUFFIXES:
+                code.update(f"{file.relative_to(ROOT)}\n".encode() + file.read_bytes())
+    commit, is_changed = git_state(ROOT)
+    said = f"{__version__}, {commit[:10]}" + (" with changes" if is_changed == "true" else "")
+    return Origin(set_digest(run.image_set, place), code.hexdigest()[:16], said, available_cores())
+
+
+def set_digest(image_set: str, place: Place) -> str:
+    """Return the digest of a set as it lies there; nothing if it does not."""
+    file = place.sets / image_set / DIGEST
+    return file.read_text(encoding="utf-8").strip() if file.exists() else ""
+
+
+def is_current(result: Result, place: Place) -> bool:
+    """Return whether a result stands for a run of today: same images, code and cores."""
+    return result.origin == replace(origin(result.run, place), commit=result.origin.commit)
+
+
+def start(run: Run, place: Place) -> Result:
+    """Do a run.
+
+    Raises:
+        RunFailedError: it came to no result.
+    """
+    now = origin(run, place)
+    try:
+        return replace(PEERS[run.peer].start(run, place), origin=now)
+    except (LookupError, ValueError, OSError) as error:  # what should be there after a run is not, or is not whole
+        raise RunFailedError(f"{run.name} ended without a result: {error!r}") from error
 
 
 def run_graftline(stage: str, run: Run, place: Place) -> Result:
@@ -79,13 +123,27 @@ def _start(command: Sequence[str], run: Run, folder: Path) -> tuple[float, list[
     environment = {**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1"}
     limit = 60 * (run.minutes or 0) + _PATIENCE_S
     started = time.monotonic()
-    ended = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=limit, check=False
-    )
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # so that its workers end with it
+    ) as process:
+        try:
+            printed, complaints = process.communicate(timeout=limit)
+        except BaseException as error:
+            os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise RunFailedError(f"{run.name} was stopped after {limit:,.0f} s") from error
+            raise
     seconds = round(time.monotonic() - started, 1)
-    if ended.returncode != 0:
-        raise RunFailedError(f"{run.name}: " + "\n".join((ended.stdout + ended.stderr).splitlines()[-15:]))
-    return seconds, ended.stdout.splitlines()
+    if process.returncode != 0:
+        last = "\n".join((printed + complaints).splitlines()[-15:])
+        raise RunFailedError(f"{run.name} ended with {process.returncode}: {last}")
+    return seconds, printed.splitlines()
 
 
 def _save(correct: "np.ndarray[Any, np.dtype[np.bool_]]", place: Place, run: Run) -> None:

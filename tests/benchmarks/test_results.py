@@ -1,17 +1,24 @@
 """Results of the accuracy benchmark: kept, compared on the same images, shown."""
 
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 from scipy.stats import binomtest
 
-from benchmarks.accuracy.__main__ import plan
+from benchmarks.accuracy import runners
+from benchmarks.accuracy.__main__ import on_these_images, plan
 from benchmarks.accuracy.comparison import compare
 from benchmarks.accuracy.intervals import paired, wilson
+from benchmarks.accuracy.peers.task import Task
 from benchmarks.accuracy.picture import draw_picture
-from benchmarks.accuracy.results import Result, Run, add, correct_file, read
+from benchmarks.accuracy.results import Failure, Origin, Result, Run, add, correct_file, read, read_failures
+from benchmarks.accuracy.runners import Place, RunFailedError, is_current, origin
+from benchmarks.accuracy.sets.folders import DIGEST
 from benchmarks.accuracy.table import markdown
 
 NUM_IMAGES = 400
@@ -83,6 +90,71 @@ def test_a_default_that_takes_longer_than_the_budget_is_not_compared(folder: Pat
     rows = {(row.image_set, row.minutes, row.peer): row.ahead for row in compare(read(folder), folder)}
     assert rows["letters", 1, "plain"] is None
     assert rows["letters", 5, "plain"] is not None
+
+
+def test_a_peer_that_takes_longer_than_the_budget_is_not_compared_either(folder: Path) -> None:
+    put(folder, Run("letters", "plain", 1), 0.80, 67)
+    rows = {(row.image_set, row.minutes, row.peer): row for row in compare(read(folder), folder)}
+    assert rows["letters", 1, "plain"].ahead is None
+    text = markdown(read(folder), folder)
+    assert "| letters | 1 | plain loop | 80.0% (75.8% to 83.6%) | 67 | took too long |" in text
+    assert "more than 1.1 times the minutes is not compared (1 of " in text
+
+
+def test_a_failed_run_is_kept_named_and_done_again(folder: Path) -> None:
+    run = Run("letters", "plain", 1)
+    add(folder, Failure(run, "ended with 1", Origin("abc")))
+    assert run not in read(folder)
+    assert read_failures(folder)[run].message == "ended with 1"
+    assert "Without a result, as they failed: letters-plain-1min-0." in markdown(read(folder), folder)
+    put(folder, run, 0.8, 60)
+    assert run in read(folder)
+    assert not read_failures(folder)
+
+
+def test_a_process_that_hangs_is_stopped_with_its_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runners, "_PATIENCE_S", 1)
+    with pytest.raises(RunFailedError, match="was stopped after 1 s"):
+        runners._start(["sh", "-c", "sleep 600 & echo $! > child; wait"], Run("letters", "graftline", None), tmp_path)
+    child = int((tmp_path / "child").read_text())
+    deadline = time.monotonic() + 10
+    while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_only_results_of_the_same_images_cores_and_code_stand(tmp_path: Path) -> None:
+    place = Place(tmp_path / "sets", tmp_path / "weights", tmp_path)
+    (place.sets / "letters").mkdir(parents=True)
+    (place.sets / "letters" / DIGEST).write_text("abc\n")
+    ours, theirs = Run("letters", "graftline", None), Run("letters", "plain", 1)
+    now, now_of_theirs = origin(ours, place), origin(theirs, place)
+    assert now.set_digest == now_of_theirs.set_digest == "abc"
+    assert now.code != now_of_theirs.code
+    for run, made, stands in (
+        (ours, now, True),
+        (theirs, now_of_theirs, True),
+        (ours, replace(now, commit="of a later day"), True),
+        (ours, replace(now, code="of another day"), False),
+        (theirs, replace(now_of_theirs, cores=now.cores + 1), False),
+        (theirs, replace(now_of_theirs, set_digest="def"), False),
+        (theirs, Origin(), False),
+    ):
+        result = Result(run, 70, 60, 0.8, NUM_IMAGES, origin=made)
+        assert is_current(result, place) == stands
+        assert bool(on_these_images({run: result}, place)) == (made.set_digest == "abc")
+
+
+def test_a_peer_without_time_left_trains_one_small_epoch(tmp_path: Path) -> None:
+    for number in range(300):
+        file = tmp_path / "train" / "a" / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    task = Task(tmp_path, tmp_path, tmp_path / "out.npy", seconds=0.001, seed=0)
+    assert task.left == 0
+    assert task.fit_into(task.left, 0.01) == (1, 100)
+    assert task.fit_into(2, 0.01) == (1, 200)
+    assert task.fit_into(7, 0.01) == (2, 300)
 
 
 def test_the_table_counts_and_the_picture_is_drawn(folder: Path) -> None:

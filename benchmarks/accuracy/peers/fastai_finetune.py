@@ -2,7 +2,6 @@
 
 import time
 
-import torch
 from fastai.vision.all import CategoryBlock, DataBlock, ImageBlock, Resize, parent_label, set_seed, vision_learner
 
 from benchmarks.accuracy.peers.task import ARCHITECTURE, Task, predict
@@ -43,7 +42,6 @@ def main():
     """Train and test."""
     task = Task.from_command_line()
     set_seed(task.seed)
-    torch.set_num_threads(2)
     of_head, of_all = time_epochs(task)
     validation = task.files("validation")
     images = len(task.files("train")) + len(validation) / 2

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import tempfile
 import time
 from collections.abc import Iterable
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 ARCHITECTURE = "tf_efficientnet_lite0"
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # as graftline counts
 _FEWEST = 100  # images of an epoch
 
 
@@ -42,7 +44,7 @@ class Task:
 
     @classmethod
     def from_command_line(cls) -> "Task":
-        """Read the command line and seed torch."""
+        """Read the command line, seed torch, and give it all cores."""
         parser = argparse.ArgumentParser()
         parser.add_argument("folder", type=Path)
         parser.add_argument("weights", type=Path)
@@ -51,6 +53,7 @@ class Task:
         parser.add_argument("seed", type=int)
         task = cls(**vars(parser.parse_args()))
         torch.manual_seed(task.seed)
+        torch.set_num_threads(CORES)
         return task
 
     @property
@@ -60,8 +63,8 @@ class Task:
 
     @property
     def left(self) -> float:
-        """Seconds that are left for the training."""
-        return self.seconds - self.elapsed
+        """Seconds that are left for the training; 0 where the imports took them all."""
+        return max(0.0, self.seconds - self.elapsed)
 
     @cached_property
     def class_names(self) -> list[str]:
@@ -78,7 +81,6 @@ class Task:
 
     def network(self) -> Any:
         """Return the pretrained network with a new head."""
-        torch.set_num_threads(psutil.cpu_count())
         return timm.create_model(
             ARCHITECTURE, pretrained=True, num_classes=len(self.class_names), pretrained_cfg_overlay=self.overlay
         )
@@ -89,7 +91,10 @@ class Task:
         return {"file": str(self.weights / f"{ARCHITECTURE}.safetensors")}
 
     def fit_into(self, seconds: float, seconds_per_image: float) -> tuple[int, int]:
-        """Return as many epochs as fit, and how many images each of them has: all, or one epoch's part of them."""
+        """Return as many epochs as fit, and how many images each of them has: all, or one epoch's part of them.
+
+        Never fewer than one epoch of 100 images: a task without time left still ends with a trained model.
+        """
         images = len(self.files("train"))
         epochs = int(seconds / (seconds_per_image * images))
         return max(epochs, 1), images if epochs else min(images, max(int(seconds / seconds_per_image), _FEWEST))
@@ -136,5 +141,7 @@ def _open_session(network: nn.Module, images: Tensor) -> onnxruntime.InferenceSe
     """Return the network as ONNX Runtime runs it, for batches of this size."""
     with tempfile.TemporaryDirectory() as folder:
         file = f"{folder}/network.onnx"
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = CORES
         torch.onnx.export(network, (images,), file, dynamo=True, input_names=["images"])
-        return onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])

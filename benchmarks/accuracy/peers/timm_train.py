@@ -15,7 +15,7 @@ from timm.loss import LabelSmoothingCrossEntropy
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 
-from benchmarks.accuracy.peers.task import Task, predict
+from benchmarks.accuracy.peers.task import CORES, Task, predict
 
 _BATCH = 32
 
@@ -32,7 +32,7 @@ def make_loader(task, config, files, is_training):
         batch_size=_BATCH,
         is_training=is_training,
         use_prefetcher=False,
-        num_workers=2,
+        num_workers=CORES,
         device=torch.device("cpu"),
         **sizes,
         **augmentation,

@@ -43,7 +43,13 @@ def _of_package(package: str, split: str) -> Iterator[Sample]:
 
 def find_fonts(package: str) -> list[Path]:
     """Return the files of a package's upright fonts that have 26 different capitals, ordered by name."""
-    listing = subprocess.run(["dpkg-query", "--listfiles", package], capture_output=True, text=True, check=False)
+    try:
+        listing = subprocess.run(["dpkg-query", "--listfiles", package], capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise SystemExit(
+            "dpkg-query is not there, and the letters are drawn from fonts of Debian packages: write the set on Debian "
+            'or Ubuntu, or name the other sets (make bench-accuracy sets="elpv digits")'
+        ) from error
     files = [Path(line) for line in listing.stdout.splitlines() if line.endswith((".ttf", ".otf"))]
     fonts = [file for file in sorted(files, key=lambda file: file.name) if _is_upright(file)]
     if not fonts:
