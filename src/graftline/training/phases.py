@@ -76,7 +76,7 @@ def train(
         earlier_result = _read_result(phase, plan) if resume or number < finished else None
         if earlier_result is not None:
             load_best(setup.graft.network, phase)
-            if not resume:
+            if number < finished and not directory.phase(finished).last.exists():  # told already, once that is begun
                 _tell(setup, plan, phase, earlier_result, events, [result.history for result in results])
             results.append(earlier_result)
         else:
