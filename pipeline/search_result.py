@@ -91,7 +91,7 @@ class Found:
         """The outlook, in words, and what was not tried."""
         sentence = self.outlook if isinstance(self.outlook, str) else self.outlook.sentence
         if self.trained.directory.name == HEAD_FOLDER:
-            sentence = "The search was interrupted: its head alone is trained, and more was to come."
+            sentence = "For lack of time, or interrupted, only the head of the winner is trained: more was to come."
         elif self.ledger.spans[-1].end < EARLY * self.ledger.budget:
             sentence = "The winner's training came to its end before the time did: more of it would bring nothing."
         untried = sum(outcome == NO_TIME for outcome in self.history.outcomes.values())

@@ -18,6 +18,7 @@ from graftline.errors import UserError
 from graftline.execution import Execution
 from graftline.features.cache import Features
 from graftline.search.candidates import Candidate
+from graftline.search.contestant import PassSeconds
 from graftline.search.deeper import choose, hold_out, train_deeper
 from graftline.search.halving import judge
 from graftline.search.head_score import HeadScore
@@ -100,7 +101,9 @@ def test_those_that_heads_cannot_tell_apart_are_trained(
 ) -> None:
     images, ledger = TrainingImages.of(setup), Ledger(60.0)
     files = ScoreFiles(tmp_path / "scores", setup.version.digest)
-    train_deeper(setup, history, images, ledger, files, tmp_path / "fits", until=6.0, seconds_per_mac=1e-12)
+    train_deeper(
+        setup, history, images, ledger, files, tmp_path / "fits", until=6.0, pass_seconds=PassSeconds(0.0, 1e-12)
+    )
     whole = [one for one in history.scored if one.depth == WHOLE]
     assert [one.candidate for one in whole] == list(history.candidates)
     held_out = len(hold_out(setup.version, images).samples("validation").paths)
@@ -118,6 +121,8 @@ def test_those_that_heads_cannot_tell_apart_are_trained(
 def test_without_time_the_heads_decide(setup: TrainingSetup, history: SearchHistory, tmp_path: Path) -> None:
     files = ScoreFiles(tmp_path / "scores", setup.version.digest)
     images = TrainingImages.of(setup)
-    train_deeper(setup, history, images, Ledger(60.0), files, tmp_path / "fits", until=1.0, seconds_per_mac=1.0)
+    train_deeper(
+        setup, history, images, Ledger(60.0), files, tmp_path / "fits", until=1.0, pass_seconds=PassSeconds(0.0, 1.0)
+    )
     assert all(one.depth == HEAD for one in history.scored)
     assert choose(history) is history.candidates[0]
