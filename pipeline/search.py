@@ -95,8 +95,11 @@ class Search(Train):
             self._tell_choice(history, chosen, setup, run)
             with ledger.spend("training and test of the winner"):
                 winner = Winner(self, directory, chosen.backbone, setup.version, run.id)
-                trained = self._train_winner(winner, setup, ledger, head_alone=was_interrupted)
-            found = Found(history, chosen, trained, ledger, self.minutes)
+                if was_interrupted:
+                    trained = winner.train_head()
+                else:
+                    trained, was_interrupted = self._train_winner(winner, setup, ledger)
+            found = Found(history, chosen, trained, ledger, self.minutes, was_interrupted)
             run.log_artifact(save(search_figure(found.picture()), directory / "search.png"))
             log_search(run, found)
         return summarize_search(found, run.id, os.path.relpath(directory / "search.png"))
@@ -232,22 +235,23 @@ class Search(Train):
                     values = {"log_loss": one.score.log_loss, "accuracy": one.score.accuracy, "seconds": one.seconds}
                     child.log_metrics({f"{one.depth}/{key}": value for key, value in values.items()}, step=one.images)
 
-    def _train_winner(self, winner: Winner, setup: TrainingSetup, ledger: Ledger, *, head_alone: bool) -> TrainResult:
-        """Train the winner for the rest of the time; its head alone where that, or the search, is interrupted.
+    def _train_winner(self, winner: Winner, setup: TrainingSetup, ledger: Ledger) -> tuple[TrainResult, bool]:
+        """Train the winner for the rest of the time; its head alone where that is too short, or interrupted.
+
+        Returns:
+            What was trained, and whether it was interrupted.
 
         Raises:
             KeyboardInterrupt: the model was saved already, or the process is to end.
         """
-        if head_alone:
-            return winner.train_head()
         setup = replace(setup, graft=winner.backbone.build(setup.version.class_names))
         seconds = ledger.left - END_SECONDS
         if not _is_enough(setup, seconds):
             warn("There is no time left but for the head of the winner.")
-            return winner.train_head()
+            return winner.train_head(), False
         say(f"\nTraining {winner.backbone.name} with the {in_words(ledger.left)} that are left.")
         try:
-            return winner.train(seconds / 60)
+            return winner.train(seconds / 60), False
         except KeyboardInterrupt as interrupt:
             if _ends_process(interrupt):
                 raise
@@ -259,7 +263,7 @@ class Search(Train):
                 f"Interrupted: only the head of the winner is trained now. Its training stays; {goes_on}. "
                 "Ctrl-C again ends this, too."
             )
-            return winner.train_head()
+            return winner.train_head(), True
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The short fits of whole networks: on training images only, and as long as there is time for."""
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,10 @@ from graftline.data.version import DatasetVersion, Samples
 from graftline.errors import UserError
 from graftline.execution import Execution
 from graftline.features.cache import Features
+from graftline.pipeline.search import _is_enough
 from graftline.search.candidates import Candidate
 from graftline.search.contestant import PassSeconds
-from graftline.search.deeper import choose, hold_out, train_deeper
+from graftline.search.deeper import choose, digest_recipe, hold_out, train_deeper
 from graftline.search.halving import judge
 from graftline.search.head_score import HeadScore
 from graftline.search.history import HEAD, WHOLE, ScoredCandidate, ScoreFiles, SearchHistory
@@ -114,8 +116,20 @@ def test_those_that_heads_cannot_tell_apart_are_trained(
         known = files.load(one.candidate, WHOLE, 0, at=0.0)
         assert known is not None
         assert known.images == one.images
+        assert 2.0 < known.allowed <= 3.0
     assert not list((tmp_path / "fits").glob("trial/*"))
     assert choose(history) in history.candidates
+    again = SearchHistory(history.candidates, [], {}, history.verdicts)  # a little more time: nothing is trained anew
+    train_deeper(setup, again, images, Ledger(60.0), files, tmp_path / "fits", 7.0, PassSeconds(0.0, 1e-12))
+    assert [one.seconds for one in again.scored] == [one.seconds for one in whole]
+
+
+def test_a_recipe_is_known_by_what_a_training_depends_on(setup: TrainingSetup) -> None:
+    other = replace(setup, optimizer=functools.partial(torch.optim.SGD, lr=0.1))
+    same = replace(setup, recipe=replace(setup.recipe, resume="abc"))
+    assert digest_recipe(same) == digest_recipe(setup)
+    assert digest_recipe(other) != digest_recipe(setup)
+    assert digest_recipe(replace(setup, recipe=Recipe(workers=0, label_smoothing=0.1))) != digest_recipe(setup)
 
 
 def test_without_time_the_heads_decide(setup: TrainingSetup, history: SearchHistory, tmp_path: Path) -> None:
@@ -126,3 +140,8 @@ def test_without_time_the_heads_decide(setup: TrainingSetup, history: SearchHist
     )
     assert all(one.depth == HEAD for one in history.scored)
     assert choose(history) is history.candidates[0]
+
+
+def test_what_is_left_is_enough_for_a_training_or_for_its_head_alone(setup: TrainingSetup) -> None:
+    assert _is_enough(setup, 120.0)
+    assert not _is_enough(setup, 15.0)  # which its end alone takes
