@@ -18,7 +18,7 @@ from graftline.data.version import DatasetVersion, Samples
 from graftline.errors import UserError
 from graftline.execution import Execution
 from graftline.features.cache import Features
-from graftline.pipeline.search import _is_enough
+from graftline.pipeline.search import _is_enough, _no_rounds
 from graftline.search.candidates import Candidate
 from graftline.search.contestant import PassSeconds
 from graftline.search.deeper import choose, digest_recipe, hold_out, train_deeper
@@ -145,3 +145,11 @@ def test_without_time_the_heads_decide(setup: TrainingSetup, history: SearchHist
 def test_what_is_left_is_enough_for_a_training_or_for_its_head_alone(setup: TrainingSetup) -> None:
     assert _is_enough(setup, 120.0)
     assert not _is_enough(setup, 15.0)  # which its end alone takes
+
+
+def test_two_candidates_are_compared_where_there_is_time(version: DatasetVersion, history: SearchHistory) -> None:
+    fast = PassSeconds(0.0, 1e-12)
+    assert _no_rounds(history.candidates, images(version), fast, seconds=60.0) is None
+    reason = _no_rounds(history.candidates, images(version), fast, seconds=5.0)
+    assert reason is not None
+    assert reason.startswith("comparing two candidates takes about 12 s, more than the 5 s")
