@@ -257,7 +257,7 @@ class Search(Train):
                 raise
             goes_on = "train.resume with the id of its run, which is told above, goes on with it"
             if winner.is_saved:
-                warn(f"Interrupted: the winner is trained and saved, but not tested and registered; {goes_on}.")
+                warn(f"Interrupted: the winner is saved, but it may not be tested or registered; {goes_on}.")
                 raise
             warn(
                 f"Interrupted: only the head of the winner is trained now. Its training stays; {goes_on}. "
