@@ -1,5 +1,6 @@
 """Search: the best model within a time: candidates → scores of their heads → the winner, trained as any other."""
 
+import logging
 import math
 import os
 import time
@@ -8,12 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import psutil
-
 from graftline.backbones.backbone import Backbone
 from graftline.console import say, warn
-from graftline.errors import UserError
+from graftline.data.version import DatasetVersion
+from graftline.errors import UserError, find_cause, first_line
 from graftline.features.cut import UncuttableError
 from graftline.freezing.rules import AllButHead
 from graftline.pipeline.run_directory import RunDirectory
@@ -31,24 +30,28 @@ from graftline.pipeline.winner import Winner
 from graftline.report.search_figure import search_figure
 from graftline.report.style import save
 from graftline.search.candidates import Candidate, find_backbones, list_candidates
-from graftline.search.contestant import Contestant
-from graftline.search.deeper import choose, train_deeper
+from graftline.search.contestant import Contestant, PassSeconds
+from graftline.search.deeper import choose, digest_recipe, train_deeper
 from graftline.search.halving import first_images
 from graftline.search.history import ScoreFiles, SearchHistory
 from graftline.search.ledger import Ledger, in_words, nice_minutes
 from graftline.search.options import SearchOptions
 from graftline.search.rounds import PREPARE_SECONDS, HeadRounds, TrainingImages
+from graftline.training.budget import check_budget, end_seconds
 from graftline.training.forecast import EXPORT_SECONDS
 from graftline.training.setup import TrainingSetup
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run
 
-LONGEST_START = 120.0  # seconds: a process that is older has not been started for the search
+logger = logging.getLogger(__name__)
+
+START_SECONDS = 5.0  # imports and configuration, before the stage runs
 END_SECONDS = 5.0  # table and picture, after the winner's training
 LEAST_TRAINING_SECONDS = 25.0  # of a winner beside the frozen pass: head, bundle, test, report (README: 43 s in all)
 SCORING_SHARE = 1 / 3  # of the time, for heads; a training for half as long is worth less than a good choice
 DEEPER_SHARE = 0.25  # of what is then left, to compare the best of them trained as a whole
+SURE_SHARE = 0.8  # of the time left, in which the winner's pass must fit: it is measured once more when it is trained
 PASS_SHARE = 0.5  # of the time that one pass over all images may take, or a candidate is left out
 
 
@@ -68,38 +71,71 @@ class Search(Train):
 
     def __post_init__(self) -> None:
         if not 0 < self.minutes < math.inf:  # also catches NaN
-            raise UserError(f"Search.minutes is {self.minutes}, it must be above 0.")
+            raise UserError(f"Search.minutes is {self.minutes}, it must be above 0 and finite.")
 
     def run(self, directory: Path) -> SearchResult:
         """Search, train the winner, test it once, track and register it."""
-        ledger = Ledger(60 * self.minutes, began=time.perf_counter() - _start_seconds())
+        return self._without_bad_networks()._search(directory)
+
+    def _search(self, directory: Path) -> SearchResult:
+        ledger = Ledger(60 * self.minutes, began=time.perf_counter() - START_SECONDS)
         files = RunDirectory(directory)
         with ledger.spend("images, networks"):
             setup = self._prepare(self._check(), files)
-            history = SearchHistory(self._candidates(setup))
+            scores = self._score_files(setup, files)
+            history, images = SearchHistory(self._candidates(setup)), TrainingImages.of(setup)
+            first = self._first(history, setup)
+            pass_seconds = first.pass_seconds(images.samples)
+            self._leave_out_slow(history, setup, ledger, pass_seconds)  # too little time is to leave no run behind
         with self._start_search(setup, files) as run:
             say(f"Run {run.id}; should it be interrupted, search.resume={directory} takes its scores over.")
-            was_interrupted = self._score(history, setup, ledger, files)
+            work = _Scoring(self, history, setup, images, ledger, scores, first, pass_seconds)
+            was_interrupted = work.run(files.checkpoints)
             chosen = choose(history) or _left_of(history)[0]
             self._tell_choice(history, chosen, setup, run)
             with ledger.spend("training and test of the winner"):
                 winner = Winner(self, directory, chosen.backbone, setup.version, run.id)
-                trained = self._train_winner(winner, ledger, head_alone=was_interrupted)
-            found = Found(history, chosen, trained, ledger, self.minutes)
+                if was_interrupted:
+                    trained = winner.train_head()
+                else:
+                    trained, was_interrupted = self._train_winner(winner, setup, ledger)
+            found = Found(history, chosen, trained, ledger, self.minutes, was_interrupted)
             run.log_artifact(save(search_figure(found.picture()), directory / "search.png"))
             log_search(run, found)
         return summarize_search(found, run.id, os.path.relpath(directory / "search.png"))
 
+    def _without_bad_networks(self) -> "Search":
+        """Return the search without those of several named networks that cannot be used.
+
+        Raises:
+            UserError: none of them can.
+        """
+        good, errors = list[Backbone](), list[UserError]()
+        for backbone in self.backbones:
+            try:
+                _require_knowledge(backbone)
+                backbone.check()
+                good.append(backbone)
+            except UserError as error:
+                errors.append(error)
+        if errors and not good:
+            raise errors[0]
+        if not errors:
+            return self
+        for backbone, why in zip([one for one in self.backbones if one not in good], errors, strict=True):
+            logger.warning(f"{backbone.name} is left out: {first_line(why)}.")
+        return replace(self, backbone=good[0], backbones=good)
+
+    def _fit_to_images(self, version: DatasetVersion) -> Backbone:  # noqa: ARG002 - that of a training
+        """Return the backbone at its own size where it is to suit the images: the search finds out."""
+        return replace(self.backbone, image_size=self.backbone.given_size)
+
     def _candidates(self, setup: TrainingSetup) -> list[Candidate]:
         """List what there is to choose from."""
-        if self.backbone.weights == "none":
-            raise UserError(
-                "A search compares what networks know already, and with Backbone.weights='none' they know nothing: "
-                "leave that out."
-            )
+        _require_knowledge(self.backbone)
         backbones = list(self.backbones) or find_backbones(self.backbone)
-        table = setup.version.table()
-        shorter_side = float(np.median(np.minimum(table["width"], table["height"])))
+        table = setup.version.table().query("split == 'train'")
+        shorter_side = float(table[["width", "height"]].min(axis=1).median())
         candidates = list_candidates(backbones, self.backbone.name, shorter_side)
         if not candidates:
             raise UserError(
@@ -119,42 +155,13 @@ class Search(Train):
         run.set_tags({"graftline.stage": "search"})
         return run
 
-    def _score(self, history: SearchHistory, setup: TrainingSetup, ledger: Ledger, files: RunDirectory) -> bool:
-        """Score the candidates, first by their heads, then the best trained as a whole.
-
-        Returns:
-            Whether that was interrupted.
-
-        Raises:
-            UserError: the time is too short for any of them.
-            KeyboardInterrupt: that came before anything was scored.
-        """
-        scores = ScoreFiles(files.path / "scores", setup.version.digest)
+    def _score_files(self, setup: TrainingSetup, files: RunDirectory) -> ScoreFiles:
+        """Return the files of scores, those of an earlier search among them if there was one."""
+        scores = ScoreFiles(files.path / "scores", setup.version.digest, digest_recipe(setup))
         if self.search.resume is not None:
             number = scores.take_over(self._earlier(self.search.resume) / "scores")
             say(f"{number} scores of the earlier search are taken over.")
-        images = TrainingImages.of(setup)
-        first = self._first(history, setup)
-        seconds_per_mac = first.seconds_per_image(images.samples) / first.candidate.macs
-        self._leave_out_slow(history, setup, ledger, seconds_per_mac)
-        until = ledger.now + SCORING_SHARE * ledger.left
-        left = _left_of(history)
-        if (reason := _no_rounds(left, images, seconds_per_mac, until - ledger.now)) is not None:
-            say(f"Nothing is searched, as {reason}: {left[0].name} is trained.")
-            return False
-        built = {first.candidate.name: first}
-        rounds = HeadRounds(setup, history, images, ledger, scores, built, seconds_per_mac)
-        try:
-            rounds.run(until)
-            if not isinstance(self.freeze, AllButHead):
-                end = ledger.now + DEEPER_SHARE * ledger.left
-                train_deeper(setup, history, images, ledger, scores, files.checkpoints, end, seconds_per_mac)
-        except KeyboardInterrupt:
-            if choose(history) is None:
-                raise
-            warn("Interrupted: the head of the best candidate so far is trained. Ctrl-C again ends that too.")
-            return True
-        return False
+        return scores
 
     def _earlier(self, reference: str) -> Path:
         """Return the output directory of an interrupted search."""
@@ -175,7 +182,7 @@ class Search(Train):
         raise UserError("None of these networks can be divided into a frozen part and a head: train one of them.")
 
     def _leave_out_slow(
-        self, history: SearchHistory, setup: TrainingSetup, ledger: Ledger, seconds_per_mac: float
+        self, history: SearchHistory, setup: TrainingSetup, ledger: Ledger, pass_seconds: PassSeconds
     ) -> None:
         """Leave out the candidates whose pass over all images would take too much of the time.
 
@@ -184,9 +191,7 @@ class Search(Train):
         """
         images = sum(sum(classes.values()) for classes in setup.version.counts().values())
         passes = {
-            one.name: images * seconds_per_mac * one.macs
-            for one in history.candidates
-            if one.name not in history.outcomes
+            one.name: images * pass_seconds.of(one) for one in history.candidates if one.name not in history.outcomes
         }
         fastest = min(passes, key=passes.__getitem__)
         if passes[fastest] + LEAST_TRAINING_SECONDS > ledger.left:
@@ -217,7 +222,7 @@ class Search(Train):
             scored = [one for one in history.scored if one.candidate is candidate]
             if not scored:
                 continue
-            folder = run.directory / "trials" / f"{candidate.backbone.name}-{candidate.side}px"
+            folder = run.directory / "trials" / candidate.key
             folder.mkdir(parents=True, exist_ok=True)
             outcome = history.outcomes.get(candidate.name, IN_LAST_ROUND)
             tags = {"graftline.stage": "search trial", "graftline.outcome": outcome}
@@ -230,23 +235,113 @@ class Search(Train):
                     values = {"log_loss": one.score.log_loss, "accuracy": one.score.accuracy, "seconds": one.seconds}
                     child.log_metrics({f"{one.depth}/{key}": value for key, value in values.items()}, step=one.images)
 
-    def _train_winner(self, winner: Winner, ledger: Ledger, *, head_alone: bool) -> TrainResult:
-        """Train the winner for the rest of the time; its head alone where that, or the search, is interrupted."""
-        if head_alone:
-            return winner.train_head()
-        minutes = max(LEAST_TRAINING_SECONDS, ledger.left - END_SECONDS) / 60
+    def _train_winner(self, winner: Winner, setup: TrainingSetup, ledger: Ledger) -> tuple[TrainResult, bool]:
+        """Train the winner for the rest of the time; its head alone where that is too short, or interrupted.
+
+        Returns:
+            What was trained, and whether it was interrupted.
+
+        Raises:
+            KeyboardInterrupt: the model was saved already, or the process is to end.
+        """
+        setup = replace(setup, graft=winner.backbone.build(setup.version.class_names))
+        seconds = ledger.left - END_SECONDS
+        if not _is_enough(setup, seconds):
+            warn("There is no time left but for the head of the winner.")
+            return winner.train_head(), False
         say(f"\nTraining {winner.backbone.name} with the {in_words(ledger.left)} that are left.")
         try:
-            return winner.train(minutes)
-        except KeyboardInterrupt:
-            warn("Interrupted: only the head of the winner is trained. Ctrl-C again ends that too.")
-            return winner.train_head()
+            return winner.train(seconds / 60), False
+        except KeyboardInterrupt as interrupt:
+            if _ends_process(interrupt):
+                raise
+            goes_on = "train.resume with the id of its run, which is told above, goes on with it"
+            if winner.is_saved:
+                warn(f"Interrupted: the winner is saved, but it may not be tested or registered; {goes_on}.")
+                raise
+            warn(
+                f"Interrupted: only the head of the winner is trained now. Its training stays; {goes_on}. "
+                "Ctrl-C again ends this, too."
+            )
+            return winner.train_head(), True
 
 
-def _start_seconds() -> float:
-    """Return how long this process has taken until now, where it was started for the search: imports, configuration."""
-    age = time.time() - psutil.Process().create_time()
-    return age if age < LONGEST_START else 0.0
+@dataclass(frozen=True)
+class _Scoring:
+    """The comparisons of a search.
+
+    Attributes:
+        search: its settings.
+        history: takes what is found.
+        setup: of a training on the images.
+        images: that are scored.
+        ledger: of the time.
+        scores: files of scores.
+        first: candidate that is built already.
+        pass_seconds: of an image in the frozen pass, predicted.
+    """
+
+    search: Search
+    history: SearchHistory
+    setup: TrainingSetup
+    images: TrainingImages
+    ledger: Ledger
+    scores: ScoreFiles
+    first: Contestant
+    pass_seconds: PassSeconds
+
+    def run(self, checkpoints: Path) -> bool:
+        """Score the candidates, first by their heads, then the best trained as a whole.
+
+        Returns:
+            Whether that was interrupted.
+
+        Raises:
+            KeyboardInterrupt: that came before anything was scored, or the process is to end.
+        """
+        ledger, history = self.ledger, self.history
+        until = ledger.now + SCORING_SHARE * ledger.left
+        left = _left_of(history)
+        if (reason := _no_rounds(left, self.images, self.pass_seconds, until - ledger.now)) is not None:
+            say(f"Nothing is searched, as {reason}: {left[0].name} is trained.")
+            return False
+        common = self.setup, history, self.images, ledger, self.scores
+        built = {self.first.candidate.name: self.first}
+        try:
+            HeadRounds(*common, built, self.pass_seconds).run(until)
+            if not isinstance(self.search.freeze, AllButHead):
+                end = ledger.now + DEEPER_SHARE * ledger.left
+                train_deeper(*common, checkpoints, end, self.pass_seconds)
+        except KeyboardInterrupt as interrupt:
+            if _ends_process(interrupt) or choose(history) is None:
+                raise
+            warn("Interrupted: the head of the best candidate so far is trained. Ctrl-C again ends that too.")
+            return True
+        return False
+
+
+def _ends_process(interrupt: KeyboardInterrupt) -> bool:
+    """Return whether it was SIGTERM, after which there is no time for another training."""
+    from graftline.tracking.run import Terminated
+
+    return find_cause(interrupt, Terminated) is not None
+
+
+def _is_enough(setup: TrainingSetup, seconds: float) -> bool:
+    """Return whether a training of so many seconds would not be refused: end and a pass over the images fit in."""
+    try:
+        check_budget(setup, SURE_SHARE * (seconds - PREPARE_SECONDS - end_seconds(setup)), seconds / 60)
+    except UserError:
+        return False
+    return True
+
+
+def _require_knowledge(backbone: Backbone) -> None:
+    if backbone.weights == "none":
+        raise UserError(
+            "A search compares what networks know already, and with Backbone.weights='none' they know nothing: "
+            "leave that out."
+        )
 
 
 def _left_of(history: SearchHistory) -> Sequence[Candidate]:
@@ -254,14 +349,16 @@ def _left_of(history: SearchHistory) -> Sequence[Candidate]:
     return [one for one in history.candidates if one.name not in history.outcomes] or history.candidates
 
 
-def _no_rounds(left: Sequence[Candidate], images: TrainingImages, seconds_per_mac: float, seconds: float) -> str | None:
+def _no_rounds(
+    left: Sequence[Candidate], images: TrainingImages, pass_seconds: PassSeconds, seconds: float
+) -> str | None:
     """Return why there is nothing to compare, as a part of a sentence; None where there is something."""
     if len(left) == 1:
         return "there is only one candidate that can be trained in the time"
     number = first_images(len(images), images.num_classes)
     if number < 2:
         return "one training image tells nothing"
-    needed = 2 * (PREPARE_SECONDS + EXPORT_SECONDS) + number * seconds_per_mac * (left[0].macs + left[1].macs)
+    needed = 2 * (PREPARE_SECONDS + EXPORT_SECONDS) + number * sum(map(pass_seconds.of, left[:2]))
     if needed > seconds:
         return (
             f"comparing two candidates takes about {in_words(needed)}, more than the {in_words(max(seconds, 0))} that "

@@ -51,6 +51,7 @@ class Found:
         trained: of it.
         ledger: of the time.
         minutes: that there were.
+        interrupted: whether Ctrl-C ended it.
     """
 
     history: SearchHistory
@@ -58,6 +59,7 @@ class Found:
     trained: TrainResult
     ledger: Ledger
     minutes: float
+    interrupted: bool = False
 
     @property
     def validation(self) -> dict[str, float]:
@@ -91,7 +93,8 @@ class Found:
         """The outlook, in words, and what was not tried."""
         sentence = self.outlook if isinstance(self.outlook, str) else self.outlook.sentence
         if self.trained.directory.name == HEAD_FOLDER:
-            sentence = "The search was interrupted: its head alone is trained, and more was to come."
+            why = "The search was interrupted" if self.interrupted else "There was no time for more"
+            sentence = f"{why}: the head of the winner alone is trained."
         elif self.ledger.spans[-1].end < EARLY * self.ledger.budget:
             sentence = "The winner's training came to its end before the time did: more of it would bring nothing."
         untried = sum(outcome == NO_TIME for outcome in self.history.outcomes.values())
@@ -201,6 +204,7 @@ def summarize_search(found: Found, run_id: str, picture: str) -> SearchResult:
             "chosen": {"backbone": found.chosen.backbone.name, "image_size": found.chosen.side},
             "validation": {"accuracy": validation["val/accuracy"], "log_loss": validation["val/loss"]},
             "outlook": found.sentence,
+            "interrupted": found.interrupted,
             "trials": [_row(found.history, one) for one in found.history.candidates],
         },
         metrics=trained.metrics,

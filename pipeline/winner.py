@@ -1,7 +1,9 @@
 """Training what a search has found: a run of the stage ``train`` as any other, in a directory of its own."""
 
+import shutil
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,11 @@ class Winner:
     version: DatasetVersion
     parent_run_id: str
 
+    @property
+    def is_saved(self) -> bool:
+        """Whether ``train`` has come as far as to save the model, of which there is to be no other one then."""
+        return RunDirectory(self.directory / TRAIN_FOLDER).bundle.is_dir()
+
     def train(self, minutes: float) -> TrainResult:
         """Train, test, track and register the model as it was configured, in so many minutes."""
         return self._run(TRAIN_FOLDER, {"minutes": minutes}, {"minutes": minutes})
@@ -74,13 +81,16 @@ class Winner:
     def _run(self, folder: str, changes: Mapping[str, Any], configured: Mapping[str, Any]) -> TrainResult:
         """Run the stage in a folder of the search; ``configured`` is what ``changes`` is in the configuration."""
         files = RunDirectory(self.directory / folder)
+        shutil.rmtree(files.bundle, ignore_errors=True)  # of an earlier search in the same directory
         self._configure(files, configured)
+        start = time.perf_counter()
         own = {field.name: getattr(self.search, field.name) for field in fields(Train)}
         tracking = replace(self.search.tracking, parent_run_id=self.parent_run_id)
         data = IngestOnce.of(self.search.data, self.version)
         stage = Train(**{**own, "backbone": self.backbone, "data": data, "tracking": tracking, **changes})
         result = stage.run(files.path)
-        write_json(files.result, {"stage": "train", **result.facts, "metrics": result.metrics})
+        seconds = round(time.perf_counter() - start, 1)
+        write_json(files.result, {"stage": "train", "seconds": seconds, **result.facts, "metrics": result.metrics})
         return result
 
     def _configure(self, files: RunDirectory, configured: Mapping[str, Any]) -> None:
@@ -89,8 +99,8 @@ class Winner:
         config = OmegaConf.load(of_search.config)
         assert isinstance(config, DictConfig)
         known = {field.name for field in fields(Train)} | OTHERS
-        chosen = {"name": self.backbone.name, "image_size": self.backbone.image_size}
-        values = {f"backbone.{key}": value for key, value in chosen.items()}
+        kind = type(self.backbone)
+        values = {"backbone": {"_target_": f"{kind.__module__}.{kind.__name__}", **asdict(self.backbone)}}
         with open_dict(config):
             for key in config.keys() - known:
                 del config[key]

@@ -5,7 +5,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from hydra.utils import instantiate
 
@@ -68,6 +68,8 @@ def _run_group(jobs: Sequence[ComposedStage]) -> int:
         for job in jobs:
             say(f"\nRun {job.directory.name}: {' '.join(job.overrides)}")
             codes.append(_guarded(job if parent is None else job.with_value("tracking.parent_run_id", parent.id)))
+            if codes[-1] == EXIT_DONE and _read_result(job.directory).get("interrupted"):  # it has a model nevertheless
+                codes[-1] = EXIT_INTERRUPTED
             if codes[-1] == EXIT_INTERRUPTED:
                 break
         else:
@@ -105,13 +107,20 @@ def _print_comparison(jobs: Sequence[ComposedStage]) -> None:
     say(str(jobs[0].directory.parent))
 
 
+def _read_result(directory: Path) -> dict[str, Any]:
+    """Return a run's result.json; empty where it has none."""
+    file = directory / "result.json"
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return content
+
+
 def _accuracy(directory: Path) -> tuple[str, ...]:
     """Return a run's test accuracy and its interval, in words, from its result.json."""
     from graftline.evaluation.metrics import Interval, format_interval, format_score  # scikit-learn takes a second
 
-    file = directory / "result.json"
-    found = json.loads(file.read_text(encoding="utf-8"))["metrics"].get("accuracy") if file.exists() else None
+    result = _read_result(directory)
+    found = result["metrics"].get("accuracy") if result else None
     if found is None:
-        return "failed" if not file.exists() else "", ""
+        return "failed" if not result else "", ""
     accuracy = Interval(**found)
     return format_score("accuracy", accuracy.value), format_interval("accuracy", accuracy)

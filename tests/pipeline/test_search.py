@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 from tiny_weights import write_weights
 from workplace import TINY, Workplace
 
 from graftline.errors import UserError
 from graftline.pipeline.cli import compose
+from graftline.pipeline.search import _ends_process
+from graftline.tracking.run import Terminated
+from graftline.training.fit import plain_interrupt
 
 SEARCH = (
     "backbone=test_efficientnet,test_resnet",
@@ -79,12 +83,20 @@ def test_the_winner_is_a_run_as_any_other(searched: dict[str, Any], place: Workp
     assert searched["metrics"]["accuracy"]["value"] == winner.data.metrics["test/accuracy"]
 
 
-def test_the_winner_can_be_evaluated_and_resumed(searched: dict[str, Any], place: Workplace) -> None:
-    evaluated = place.run("evaluate", f"bundle={searched['directory'] / 'train'}", "evaluation.resamples=100")
-    assert evaluated.code == 1  # another data set is the default
+def test_the_winner_can_be_evaluated_and_resumed(
+    searched: dict[str, Any], place: Workplace, data: tuple[str, ...]
+) -> None:
+    evaluated = place.run("evaluate", f"bundle={searched['directory'] / 'train'}", *data, "evaluation.resamples=100")
+    assert evaluated.code == 0, evaluated.output
+    assert evaluated.result["metrics"]["accuracy"]["value"] == searched["metrics"]["accuracy"]["value"]
+    config = OmegaConf.load(searched["directory"] / "train" / ".hydra" / "config.yaml")
+    assert config.backbone._target_ == "graftline.backbones.backbone.Backbone"
+    chosen = searched["chosen"]
+    assert (config.backbone.name, config.backbone.image_size) == (chosen["backbone"], chosen["image_size"])
+    assert json.loads((searched["directory"] / "train" / "result.json").read_text())["seconds"] > 0
     resumed = place.run("train", f"train.resume={searched['run_id']}", "trainer.max_epochs=3")
     assert resumed.code == 0, resumed.output
-    assert resumed.result["epochs"] == 3
+    assert resumed.result["epochs"] > searched["epochs"]
     assert resumed.directory == searched["directory"] / "train"
 
 
@@ -100,13 +112,15 @@ def test_a_resumed_search_scores_nothing_twice(
 
 
 def test_ctrl_c_gives_the_best_so_far(place: Workplace, data: tuple[str, ...], tmp_path: Path) -> None:
-    place.root.joinpath("outputs").rename(tmp_path / "outputs")
+    if (outputs := place.root / "outputs").exists():  # of other tests
+        outputs.rename(tmp_path / "outputs")
     process = place._stop(signal.SIGINT, "outputs/search/*/scores/*.npz", "search", "minutes=3", *data, *SEARCH)
     assert process.code == 0, process.output
     assert "Interrupted: the head of the best candidate so far is trained." in process.output
     (result,) = place.root.glob("outputs/search/*/result.json")
     found = json.loads(result.read_text())
     assert found["model_uri"].startswith("models:/colors0/")
+    assert found["interrupted"]  # of several searches it is the last, then
     assert (result.parent / "head" / "bundle").is_dir()
     assert not (result.parent / "train").exists()
 
@@ -116,18 +130,32 @@ def test_too_little_time_is_said_before_anything_is_trained(place: Workplace, da
     assert ran.code == 1
     assert "0.3 minutes are not enough for 60 images: one pass of test_" in ran.output
     assert "give minutes=" in ran.output
+    experiment = place.mlflow.get_experiment_by_name("colors0")
+    if experiment is not None:  # no run is left behind
+        failed = place.mlflow.search_runs([experiment.experiment_id], "attributes.status = 'FAILED'")
+        assert not failed
 
 
-def test_a_little_more_trains_the_plain_answer(place: Workplace, data: tuple[str, ...]) -> None:
-    ran = place.run("search", "minutes=0.75", *data, *SEARCH)
+def test_where_nothing_can_be_compared_the_plain_answer_is_trained(place: Workplace, data: tuple[str, ...]) -> None:
+    ran = place.run("search", "minutes=3", *data, "backbone=test_efficientnet", *SEARCH[1:])
     assert ran.code == 0, ran.output
-    assert "Nothing is searched, as comparing two candidates takes about" in ran.output
+    assert "Nothing is searched, as there is only one candidate that can be trained in the time" in ran.output
+    assert not ran.result["interrupted"]
     assert ran.result["chosen"] == {"backbone": "test_efficientnet", "image_size": 64}
 
 
-@pytest.mark.parametrize("minutes", ["0", "-1", "nan"])
+def test_sigterm_ends_a_search_whatever_is_going_on() -> None:
+    stopped = SystemExit(1)  # what Lightning makes of it
+    stopped.__context__ = Terminated("SIGTERM")
+    with pytest.raises(KeyboardInterrupt) as error, plain_interrupt():
+        raise stopped
+    assert _ends_process(error.value)
+    assert not _ends_process(KeyboardInterrupt())
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf"])
 def test_no_time_is_refused(minutes: str) -> None:
-    with pytest.raises(UserError, match=r"^minutes is .*, it must be above 0\.$"):
+    with pytest.raises(UserError, match=r"^minutes is .*, it must be above 0 and finite\.$"):
         compose("search", [f"minutes={minutes}"])
 
 

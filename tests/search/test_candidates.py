@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from graftline.backbones.backbone import Backbone
+from graftline.errors import UserError
 from graftline.search.candidates import find_backbones, list_candidates
 
 
@@ -51,3 +52,29 @@ def test_sizes_that_a_network_does_not_take_are_left_out(plain: Backbone) -> Non
     sides = {one.side for one in list_candidates([vit], "test_vit", shorter_side=40)}
     assert 160 in sides
     assert all(side % 16 == 0 for side in sides)
+
+
+def test_settings_tell_candidates_apart(plain: Backbone) -> None:
+    sized = replace(plain, name="test_resnet", image_size=64)
+    backbones = [replace(sized, crop_pct=crop) for crop in (0.875, 1.0, 1.0)]
+    found = list_candidates(backbones, "test_resnet", 64)
+    assert [one.name for one in found] == ["test_resnet 64 px, crop_pct=0.875", "test_resnet 64 px, crop_pct=1.0"]
+    assert len({one.key for one in found}) == 2
+
+
+def test_a_size_that_suits_the_images_is_one_that_the_search_finds(weights_dir: Path) -> None:
+    plain = Backbone("test_resnet", weights_dir=str(weights_dir))
+    found, auto = (
+        list_candidates([one], "test_resnet", shorter_side=40) for one in (plain, replace(plain, image_size="auto"))
+    )
+    assert auto == found
+    assert len(auto) > 1
+
+
+def test_a_network_that_cannot_be_built_is_left_out(plain: Backbone, caplog: pytest.LogCaptureFixture) -> None:
+    good = replace(plain, name="test_resnet", image_size=64)
+    bad = replace(plain, name="test_vit", image_size=50)
+    assert [one.network for one in list_candidates([good, bad], "test_resnet", 64)] == ["test_resnet"]
+    assert "test_vit is left out: " in caplog.text
+    with pytest.raises(UserError):
+        list_candidates([bad], "test_vit", 64)

@@ -1,5 +1,6 @@
 """Scores in memory and on disk: which candidate they speak for, and that they are found again."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,10 @@ A, B, C = (Candidate(Backbone("test_resnet"), side, 1.0, 0) for side in (64, 96,
 
 
 def scored(candidate: Candidate, loss: float, images: int = 500, depth: Depth = HEAD) -> ScoredCandidate:
-    own = np.random.default_rng(candidate.side).normal(0, 0.1, 200)
-    losses = np.random.default_rng(images).exponential(1.0, 200) + loss + own - own.mean()
-    return ScoredCandidate(candidate, images, HeadScore(losses, np.ones(200), 0.3), 2.0, 10.0, depth)
+    number = images if depth == HEAD else 200
+    own = np.random.default_rng(candidate.side).normal(0, 0.1, number)
+    losses = np.random.default_rng(number).exponential(1.0, number) + loss + own - own.mean()
+    return ScoredCandidate(candidate, images, HeadScore(losses, np.ones(number), 0.3), 2.0, 10.0, depth, 25.0)
 
 
 def test_the_best_is_that_of_the_largest_round() -> None:
@@ -53,10 +55,17 @@ def test_a_score_is_found_again(tmp_path: Path) -> None:
     assert (again.candidate, again.seconds, again.at, again.score.strength) == (A, 2.0, 3.0, 0.3)
     assert again.images == 500
     assert files.load(A, HEAD, 1000, 0.0) is None
+    assert again.allowed == 25.0
     assert files.load(A, WHOLE, 500, 0.0) is None
+    cropped = replace(A, backbone=replace(A.backbone, crop_pct=1.0))
+    assert files.load(cropped, HEAD, 500, 0.0) is None
+    assert files.load(replace(A, backbone=replace(A.backbone, weights_dir="moved")), HEAD, 500, 0.0) is not None
+    ScoreFiles(files.directory, "version 1", "recipe 1").save(scored(A, 0.5, depth=WHOLE))
+    assert ScoreFiles(files.directory, "version 1", "recipe 1").load(A, WHOLE, 0, 0.0) is not None
+    assert ScoreFiles(files.directory, "version 1", "recipe 2").load(A, WHOLE, 0, 0.0) is None
     assert files.load(B, HEAD, 500, 0.0) is None
     other = ScoreFiles(tmp_path / "other", "version 2")
-    assert other.take_over(tmp_path / "new" / "scores") == 1
+    assert other.take_over(tmp_path / "new" / "scores") == 2
     assert other.load(A, HEAD, 500, 0.0) is None  # of other images
     for file in files.directory.iterdir():
         file.write_bytes(file.read_bytes()[:50])

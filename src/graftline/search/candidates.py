@@ -1,7 +1,9 @@
 """What a search chooses from: networks whose weights are on this machine, at image sizes that are worth a try."""
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 
 import timm
 
@@ -10,7 +12,10 @@ from graftline.backbones.backbone import Backbone
 from graftline.backbones.cost import count
 from graftline.backbones.weights import PACKAGED, from_package
 from graftline.backbones.weights_store import WeightsStore, full_name
-from graftline.errors import UserError
+from graftline.errors import UserError, first_line
+from graftline.files import digest
+
+logger = logging.getLogger(__name__)
 
 STEP = 16  # px; sizes are multiples of it, which halve often enough, and fit the patches of most transformers
 # Sides relative to a network's own, with half, a quarter and an eighth of its multiply-adds.
@@ -18,6 +23,10 @@ SMALLER = (0.5**0.5, 0.5, 0.125**0.5)
 LEAST_SIDE = 64  # px; below, the last maps of a usual network are two pixels wide or less
 # Networks classify better at a somewhat larger size than they were trained at (Touvron et al. 2019, arXiv 1906.06423).
 LARGER = 1.29
+
+
+# Settings of a backbone that make it no other candidate: its name and size are told, and weights may lie anywhere.
+SAME_ANYWAY = ("name", "image_size", "weights_dir")
 
 
 @dataclass(frozen=True)
@@ -29,12 +38,14 @@ class Candidate:
         side: of the square images, in px.
         macs: multiply-adds per image.
         changes: in how many of the two it differs from the plain answer, network and size.
+        variant: what tells it from others of its network and size, if there are any.
     """
 
     backbone: Backbone
     side: int
     macs: float
     changes: int
+    variant: str = ""
 
     @property
     def network(self) -> str:
@@ -45,7 +56,13 @@ class Candidate:
     @property
     def name(self) -> str:
         """What it is called in tables and runs."""
-        return f"{self.network} {self.side} px"
+        return f"{self.network} {self.side} px{self.variant}"
+
+    @cached_property
+    def key(self) -> str:
+        """Name for files: that of the network, its size, and a digest of all that makes it what it is."""
+        settings = {key: value for key, value in asdict(self.backbone).items() if key not in SAME_ANYWAY}
+        return f"{self.network}-{self.side}px-{digest({**settings, 'kind': type(self.backbone).__name__})[:8]}"
 
 
 def find_backbones(template: Backbone) -> list[Backbone]:
@@ -81,15 +98,46 @@ def list_candidates(backbones: Sequence[Backbone], plain: str, shorter_side: flo
         backbones: the networks; one that has an image size is a candidate at that size only.
         plain: name of the one among them that would be trained without a search.
         shorter_side: of a usual image of the data set, in px.
+
+    Raises:
+        UserError: not one of the networks can be built.
     """
-    found = []
+    found: dict[str, Candidate] = {}
+    errors: list[UserError] = []
     for backbone in backbones:
-        found += _sizes(backbone, shorter_side, is_plain=full_name(backbone.name) == full_name(plain))
-    return sorted(found, key=lambda candidate: (candidate.changes, candidate.macs))
+        is_plain = full_name(backbone.name) == full_name(plain)
+        try:
+            sizes = _sizes(backbone, shorter_side, is_plain=is_plain)
+        except UserError as error:
+            logger.warning(f"{backbone.name} is left out: {first_line(error)}.")
+            errors.append(error)
+            continue
+        for one in sizes:
+            found.setdefault(one.key, one)  # what is named twice is one candidate
+    if errors and not found:
+        raise errors[0]
+    return sorted(_told_apart([*found.values()]), key=lambda candidate: (candidate.changes, candidate.macs))
+
+
+def _told_apart(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Give those that share network and size the settings in which they differ, for their names."""
+    told = []
+    for one in candidates:
+        own = asdict(one.backbone)
+        others = [asdict(other.backbone) for other in candidates if other.name == one.name and other is not one]
+        differing = [
+            f"{key}={value}"
+            for key, value in own.items()
+            if key not in SAME_ANYWAY and any(other.get(key) != value for other in others)
+        ]
+        told.append(replace(one, variant=", " + " ".join(differing)) if differing else one)
+    return told
 
 
 def _sizes(backbone: Backbone, shorter_side: float, *, is_plain: bool) -> list[Candidate]:
     """Return a network at its own size and at the others that it takes."""
+    if backbone.image_size == "auto":  # the search finds out
+        backbone = replace(backbone, image_size=None)
     preprocessing = backbone.preprocessing()
     own = min(preprocessing.image_size)
     graft = replace(backbone, weights="none", file=None).build(2)

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 
@@ -19,11 +18,33 @@ from graftline.data.version import Samples
 from graftline.features.cut import Cut, cut
 from graftline.freezing.plan import FreezePlan, plan_from_depth
 from graftline.search.candidates import Candidate
-from graftline.training.forecast import SecondsPerImage, time_parts
+from graftline.training.forecast import time_parts
 from graftline.training.setup import TrainingSetup
 from graftline.training.training_source import open_plain
 
 TIMED_IMAGES = 8  # decoded to learn how long that takes
+
+
+@dataclass(frozen=True)
+class PassSeconds:
+    """How long an image takes in the frozen pass, predicted for any network from what one of them takes.
+
+    Attributes:
+        decode: to decode it, whatever the network.
+        per_mac: for each multiply-add.
+    """
+
+    decode: float
+    per_mac: float
+
+    def of(self, candidate: Candidate) -> float:
+        """Return it for a candidate.
+
+        >>> from graftline.backbones.backbone import Backbone
+        >>> PassSeconds(0.001, 1e-11).of(Candidate(Backbone("resnet18"), 224, 2e9, 0))
+        0.021
+        """
+        return self.decode + self.per_mac * candidate.macs
 
 
 @dataclass(frozen=True)
@@ -71,18 +92,11 @@ class Contestant:
             kept = open_plain(self.setup, self.plan, self.parts, samples)
         return np.array(kept.array)
 
-    def seconds_per_image(self, samples: Samples) -> float:
+    def pass_seconds(self, samples: Samples) -> PassSeconds:
         """Predict how long an image takes in the frozen pass, from a few that are decoded and a few black ones."""
-        return self._seconds.engine + self._decode_seconds(samples)
-
-    def forward_seconds(self, samples: Samples) -> float:
-        """Predict how long an image takes in the forward pass of a training, likewise."""
-        return self._seconds.trunk + self._decode_seconds(samples)
-
-    @cached_property
-    def _seconds(self) -> SecondsPerImage:
         preprocessing = self.setup.graft.preprocessing
-        return time_parts(self.parts, preprocessing.image_size, preprocessing.channels, self.setup.execution)
+        seconds = time_parts(self.parts, preprocessing.image_size, preprocessing.channels, self.setup.execution)
+        return PassSeconds(self._decode_seconds(samples), seconds.engine / self.candidate.macs)
 
     def _decode_seconds(self, samples: Samples) -> float:
         """Return how long an image takes to be decoded, where all threads decode."""
@@ -97,14 +111,14 @@ class Contestant:
 def _quiet() -> Iterator[None]:
     """Leave out what the cache says of each pass, which is of interest for one training and not for many scores."""
     logger = logging.getLogger("graftline.features")
-    before = logger.level
+    before = logger.level, console.quiet
     logger.setLevel(logging.WARNING)
-    console.quiet = not console.is_terminal  # there, the bar is a line, too
+    console.quiet = console.quiet or not console.is_terminal  # there, the bar is a line, too
     try:
         yield
     finally:
-        console.quiet = False
-        logger.setLevel(before)
+        console.quiet = before[1]
+        logger.setLevel(before[0])
 
 
 def take(samples: Samples, rows: np.ndarray) -> Samples:

@@ -4,17 +4,21 @@ A head tells what a network knows already, not what it would learn, and nothing 
 leaves time for. Training and score are on training images: the validation split stays unseen.
 """
 
+import functools
 import logging
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError, first_line
+from graftline.files import digest
 from graftline.freezing.depth import MOST_DEEP_EPOCHS, deep_plan
 from graftline.freezing.measurement import BoundaryTrial, Difference
 from graftline.search.candidates import Candidate
+from graftline.search.contestant import PassSeconds
 from graftline.search.halving import FIRST_IMAGES
 from graftline.search.head_score import HeadScore
 from graftline.search.history import WHOLE, ScoredCandidate, ScoreFiles, SearchHistory
@@ -28,6 +32,7 @@ from graftline.training.trial import Trials
 
 logger = logging.getLogger(__name__)
 
+SAME_TIME = 0.1  # scores of trainings whose times differ by no more than this share are compared
 MOST_CANDIDATES = 3  # that are trained: the time of each is that of all divided by their number
 
 
@@ -47,7 +52,7 @@ def train_deeper(
     files: ScoreFiles,
     directory: Path,
     until: float,
-    seconds_per_mac: float,
+    pass_seconds: PassSeconds,
 ) -> None:
     """Train the best candidates as a whole, briefly, and add their scores; nothing is done where time is too short.
 
@@ -59,14 +64,16 @@ def train_deeper(
         files: of scores.
         directory: for checkpoints, which do not stay.
         until: seconds since the search began.
-        seconds_per_mac: of an image in the frozen pass, per multiply-add, predicted.
+        pass_seconds: of an image in the frozen pass, predicted.
     """
     left = finalists(history)
     if len(left) < 2:
         return
     each = (until - ledger.now) / len(left)
-    steps = PASSES_PER_STEP * seconds_per_mac * min(FIRST_IMAGES, len(images))
-    if max(steps * candidate.macs for candidate in left) > each:
+    known = {one.name: found for one in left if (found := files.load(one, WHOLE, 0, ledger.now)) is not None}
+    each = _as_before([one.allowed for one in known.values()], each)
+    steps = PASSES_PER_STEP * min(FIRST_IMAGES, len(images))
+    if max(steps * pass_seconds.of(candidate) for candidate in left) > each:
         logger.info(f"No time to compare the best {len(left)} trained as a whole: their heads decide.")
         return
     version = hold_out(setup.version, images)
@@ -75,7 +82,8 @@ def train_deeper(
         f"{len(version.samples('validation').paths):,} training images that are held out:"
     )
     for candidate in left:
-        if (scored := files.load(candidate, WHOLE, 0, ledger.now)) is None:
+        scored = known.get(candidate.name)
+        if scored is None or abs(scored.allowed - each) > SAME_TIME * each:  # more steps, another score
             with ledger.spend(candidate.name):
                 scored = _train(candidate, replace(setup, version=version), each, ledger, directory)
             if scored is None:
@@ -83,6 +91,28 @@ def train_deeper(
             files.save(scored)
         history.scored.append(scored)
         logger.info(scored.line())
+
+
+def digest_recipe(setup: TrainingSetup) -> str:
+    """Return a short digest of all that a whole network's training depends on, beside the network and the images."""
+    parts = {"optimizer": setup.optimizer, "schedule": setup.schedule, "trainer": setup.make_trainer}
+    settings = {name: _settings(part) for name, part in parts.items()}
+    return digest({**settings, "recipe": asdict(replace(setup.recipe, resume=None)), "seed": setup.seed})[:8]
+
+
+def _settings(part: Any) -> str:
+    if isinstance(part, functools.partial):
+        return f"{_settings(part.func)} {sorted(part.keywords.items())}"
+    return f"{part.__module__}.{part.__qualname__}" if hasattr(part, "__qualname__") else repr(part)
+
+
+def _as_before(allowed: Sequence[float], each: float) -> float:
+    """Return the time for each network: that of an interrupted comparison, where it is most of what there is now.
+
+    >>> _as_before([25.0], 30.0), _as_before([25.0], 300.0), _as_before([], 30.0)
+    (25.0, 300.0, 30.0)
+    """
+    return next((seconds for seconds in allowed if each / 2 <= seconds <= each), each)
 
 
 def finalists(history: SearchHistory) -> Sequence[Candidate]:
@@ -113,7 +143,7 @@ def _train(
         logger.info(f"  {candidate.name:<32} diverged")
         return None
     score = HeadScore(trial.losses, trial.hits, 0.0)
-    return ScoredCandidate(candidate, trial.trained_images, score, ledger.now - start, ledger.now, WHOLE)
+    return ScoredCandidate(candidate, trial.trained_images, score, ledger.now - start, ledger.now, WHOLE, seconds)
 
 
 def _fit(

@@ -48,12 +48,37 @@ class HeadScore:
         return float(self.hits.mean())
 
 
+@dataclass(frozen=True)
+class _Equations:
+    """The linear equations of a ridge regression without a fold.
+
+    Attributes:
+        held_out: (N,) the images of the fold, M of them.
+        products: (E, E) left side, without the penalty.
+        right_side: (E, K).
+        own: (M, E) what a solution is multiplied with to give the outputs of the fold.
+    """
+
+    held_out: Bools
+    products: Floats
+    right_side: Floats
+    own: Floats
+
+    def predict(self, strength: float) -> Floats:
+        """Return what the regression with a penalty gives for the fold: (M, K)."""
+        penalized = self.products.copy()
+        penalized.flat[:: len(penalized) + 1] += int((~self.held_out).sum()) * strength
+        solution = solve(penalized, self.right_side, assume_a="pos", overwrite_a=True, check_finite=False)
+        outputs: Floats = self.own @ solution
+        return outputs
+
+
 def score_head(activations: npt.ArrayLike, labels: Ints, num_classes: int, folds: Ints) -> HeadScore:
     """Score a head on activations (N, F), each image by a fit without the images of its fold.
 
-    The head is ridge regression to the classes, one solution of linear equations per fold and strength, so that a
-    thousand classes take as long as two. Its outputs, times one factor, are the logits. The strength and the factor,
-    two numbers for all images, are those with the lowest log loss.
+    The head is ridge regression to the classes, one solution of linear equations per fold and strength. Its outputs,
+    times one factor, are the logits. The strength and the factor, two numbers for all images, are those with the lowest
+    log loss.
 
     Args:
         activations: (N, F), finite.
@@ -63,12 +88,17 @@ def score_head(activations: npt.ArrayLike, labels: Ints, num_classes: int, folds
     """
     inputs = _standardize(np.asarray(activations, np.float64))
     targets = np.eye(num_classes)[labels]  # (N, K)
-    outputs = np.empty((len(STRENGTHS), *targets.shape))
-    solve_without = _without_by_image if len(inputs) <= inputs.shape[1] else _without_by_number
-    for held_out, predictions in solve_without(inputs, targets, folds):
-        outputs[:, held_out] = predictions
-    scores = [_score(logits, labels, strength) for logits, strength in zip(outputs, STRENGTHS, strict=True)]
-    return min(scores, key=lambda score: score.log_loss)
+    fold_equations = _equations_by_image if len(inputs) <= inputs.shape[1] else _equations_by_number
+    equations = list(fold_equations(inputs, targets, folds))
+    best: HeadScore | None = None
+    for strength in STRENGTHS:  # one at a time: the outputs of all are gigabytes where the classes are many
+        outputs = np.empty_like(targets)
+        for one in equations:
+            outputs[one.held_out] = one.predict(strength)
+        score = _score(outputs, labels, strength)
+        best = score if best is None or score.log_loss < best.log_loss else best
+    assert best is not None
+    return best
 
 
 def _standardize(activations: Floats) -> Floats:
@@ -79,32 +109,21 @@ def _standardize(activations: Floats) -> Floats:
     return np.hstack([(activations - activations.mean(axis=0)) / scale, constant])
 
 
-def _without_by_image(inputs: Floats, targets: Floats, folds: Ints) -> Iterator[tuple[Bools, Floats]]:
-    """Yield each fold, and what ridge regressions without it give for it: (strengths, M, K); an equation per image."""
+def _equations_by_image(inputs: Floats, targets: Floats, folds: Ints) -> Iterator[_Equations]:
+    """Yield the equations of each fold, one per image that is fitted."""
     products = inputs @ inputs.T
     for held_out in (folds == fold for fold in np.unique(folds)):
         fitted = ~held_out
-        solutions = _solve(products[np.ix_(fitted, fitted)], targets[fitted], int(fitted.sum()))
-        yield held_out, products[np.ix_(held_out, fitted)] @ solutions
+        own = products[np.ix_(held_out, fitted)]
+        yield _Equations(held_out, products[np.ix_(fitted, fitted)], targets[fitted], own)
 
 
-def _without_by_number(inputs: Floats, targets: Floats, folds: Ints) -> Iterator[tuple[Bools, Floats]]:
-    """Yield the same, by an equation per number of an image."""
+def _equations_by_number(inputs: Floats, targets: Floats, folds: Ints) -> Iterator[_Equations]:
+    """Yield the same, one per number of an image."""
     products, sums = inputs.T @ inputs, inputs.T @ targets
     for held_out in (folds == fold for fold in np.unique(folds)):
         own = inputs[held_out]
-        solutions = _solve(products - own.T @ own, sums - own.T @ targets[held_out], int((~held_out).sum()))
-        yield held_out, own @ solutions
-
-
-def _solve(products: Floats, right_side: Floats, images: int) -> Floats:
-    """Return the solutions of the equations with the penalty of each strength, (strengths, …, K)."""
-    solutions = []
-    for strength in STRENGTHS:
-        penalized = products.copy()
-        penalized.flat[:: len(products) + 1] += images * strength
-        solutions.append(solve(penalized, right_side, assume_a="pos", overwrite_a=True, check_finite=False))
-    return np.stack(solutions)
+        yield _Equations(held_out, products - own.T @ own, sums - own.T @ targets[held_out], own)
 
 
 def _score(outputs: Floats, labels: Ints, strength: float) -> HeadScore:

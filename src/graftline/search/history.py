@@ -31,6 +31,7 @@ class ScoredCandidate:
         seconds: that it took.
         at: seconds since the search began when it was known.
         depth: what was fitted.
+        allowed: seconds that it might take, where it was trained as a whole.
     """
 
     candidate: Candidate
@@ -39,6 +40,7 @@ class ScoredCandidate:
     seconds: float
     at: float
     depth: Depth = HEAD
+    allowed: float = 0.0
 
     def line(self) -> str:
         """Return it as a line of the log."""
@@ -99,10 +101,12 @@ class ScoreFiles:
     Attributes:
         directory: where they lie.
         digest: of the dataset version that they are of.
+        recipe: digest of how whole networks are trained; a head knows no recipe.
     """
 
     directory: Path
     digest: str
+    recipe: str = ""
 
     def save(self, scored: ScoredCandidate) -> None:
         """Write a score."""
@@ -116,6 +120,7 @@ class ScoreFiles:
                 hits=score.hits,
                 strength=score.strength,
                 seconds=scored.seconds,
+                allowed=scored.allowed,
             )
 
     def load(self, candidate: Candidate, depth: Depth, images: int, at: float) -> ScoredCandidate | None:
@@ -134,7 +139,8 @@ class ScoreFiles:
         ):
             if str(file["digest"]) == self.digest:
                 score = HeadScore(file["losses"], file["hits"], float(file["strength"]))
-                return ScoredCandidate(candidate, int(file["images"]), score, float(file["seconds"]), at, depth)
+                seconds, allowed = float(file["seconds"]), float(file["allowed"])
+                return ScoredCandidate(candidate, int(file["images"]), score, seconds, at, depth, allowed)
         return None
 
     def take_over(self, other: Path) -> int:
@@ -146,5 +152,4 @@ class ScoreFiles:
         return len(files)
 
     def _path(self, candidate: Candidate, depth: Depth, images: int) -> Path:
-        number = f"-{images}" if depth == HEAD else ""
-        return self.directory / f"{candidate.backbone.name}-{candidate.side}px-{depth}{number}.npz"
+        return self.directory / f"{candidate.key}-{depth}-{images if depth == HEAD else self.recipe}.npz"

@@ -11,7 +11,7 @@ from graftline.errors import UserError, first_line
 from graftline.features.cache import CacheFullError
 from graftline.features.cut import UncuttableError
 from graftline.search.candidates import Candidate
-from graftline.search.contestant import Contestant, take
+from graftline.search.contestant import Contestant, PassSeconds, take
 from graftline.search.halving import contenders, first_images, judge, next_images
 from graftline.search.head_score import HeadScore, score_head
 from graftline.search.history import HEAD, ScoredCandidate, ScoreFiles, SearchHistory
@@ -63,7 +63,7 @@ class HeadRounds:
         ledger: of the search.
         files: of scores.
         built: candidates that are built already, by name.
-        seconds_per_mac: of an image in the frozen pass, per multiply-add, predicted.
+        pass_seconds: of an image in the frozen pass, predicted.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class HeadRounds:
         ledger: Ledger,
         files: ScoreFiles,
         built: dict[str, Contestant],
-        seconds_per_mac: float,
+        pass_seconds: PassSeconds,
     ) -> None:
         self._setup = setup
         self._history = history
@@ -82,7 +82,8 @@ class HeadRounds:
         self._ledger = ledger
         self._files = files
         self._built = built  # used once: all networks at a time might not fit into memory
-        self._seconds_per_mac = seconds_per_mac
+        self._pass_seconds = pass_seconds
+        self._head_seconds = 0.0  # per image, of the head that was scored last; many classes take long
 
     def run(self, until: float) -> None:
         """Score candidates until one is left, all images are scored, or the next round would not end in time.
@@ -136,7 +137,9 @@ class HeadRounds:
                     logger.warning(f"{candidate.name} is left out: {first_line(error)}.")
                     return None
                 folds = assign_folds(samples.labels, self._images.groups[:images])
+                before = self._ledger.now
                 score = score_head(activations, samples.labels, self._images.num_classes, folds)
+                self._head_seconds = (self._ledger.now - before) / images
             scored = ScoredCandidate(candidate, images, score, self._ledger.now - start, self._ledger.now)
             self._files.save(scored)
         self._history.scored.append(scored)
@@ -147,4 +150,4 @@ class HeadRounds:
         last = self._history.last(candidate.name)
         if last is not None:
             return last.seconds * images / last.images
-        return PREPARE_SECONDS + EXPORT_SECONDS + images * self._seconds_per_mac * candidate.macs
+        return PREPARE_SECONDS + EXPORT_SECONDS + images * (self._pass_seconds.of(candidate) + self._head_seconds)

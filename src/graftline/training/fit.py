@@ -209,7 +209,8 @@ def plain_interrupt() -> Iterator[None]:
     try:
         yield
     except SystemExit as error:
-        if not isinstance(error.__context__, KeyboardInterrupt):
+        interrupt = error.__context__
+        if not isinstance(interrupt, KeyboardInterrupt):
             raise
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        raise KeyboardInterrupt from None
+        raise type(interrupt)(*interrupt.args) from None  # SIGTERM's is a kind of its own
