@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -60,11 +61,11 @@ def _draw_panel(axes: Axes, title: str, results: Sequence[Result]) -> None:
             continue
         seconds, scores, sizes = zip(*points, strict=True)
         limits = [wilson(score, size) for score, size in zip(scores, sizes, strict=True)]
-        scores = [min(score, BEST) for score in scores]
-        below = [max(score - low, 0.0) for score, (low, _) in zip(scores, limits, strict=True)]
-        above = [max(min(high, BEST) - score, 0.0) for score, (_, high) in zip(scores, limits, strict=True)]
+        shown = [min(score, BEST) for score in scores]
+        below = [max(score - low, 0.0) for score, (low, _) in zip(shown, limits, strict=True)]
+        above = [max(min(high, BEST) - score, 0.0) for score, (_, high) in zip(shown, limits, strict=True)]
         look = _look(peer)
-        axes.errorbar(seconds, scores, yerr=[below, above], elinewidth=0.9, capsize=0, **look)
+        axes.errorbar(seconds, shown, yerr=[below, above], elinewidth=0.9, capsize=0, **look)
     axes.set_title(
         f"{title}, {max(result.num_images for result in results):,} test images", loc="left", fontsize=10, color=INK
     )
@@ -86,7 +87,7 @@ def _means(results: Sequence[Result]) -> list[tuple[float, float, int]]:
     )
 
 
-def _look(peer: str) -> dict[str, object]:
+def _look(peer: str) -> dict[str, Any]:
     is_ours = peer in OURS
     return {
         "color": COLORS[peer],

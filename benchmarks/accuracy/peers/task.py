@@ -59,7 +59,7 @@ class Task:
     @property
     def elapsed(self) -> float:
         """Seconds since the process was started, what it took to import included."""
-        return time.time() - psutil.Process().create_time()
+        return time.time() - float(psutil.Process().create_time())
 
     @property
     def left(self) -> float:

@@ -17,5 +17,6 @@ def samples() -> Iterator[Sample]:
     """Yield the 2,624 gray images, 300 x 300 px, functional or defective; without the weights of doubtful cells."""
     with tempfile.TemporaryDirectory() as folder:
         table = Ingest("elpv", None, Elpv(), Split(), directory=folder).run().version.table()
-    for row in table.itertuples():
-        yield Sample(row.split, row.label, Path(row.path).stem, np.asarray(Image.open(row.path).convert("L")))
+    columns = (table[name].tolist() for name in ("split", "label", "path"))
+    for split, label, path in zip(*columns, strict=True):
+        yield Sample(split, label, Path(path).stem, np.asarray(Image.open(path).convert("L")))

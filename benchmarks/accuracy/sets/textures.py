@@ -48,7 +48,8 @@ def draw_surface(label: str, generator: np.random.Generator) -> Pixels:
     elif label == "pit":
         deviation += 1.25 * contrast * _pit(generator)
     level = generator.uniform(0.4, 0.6)
-    return np.clip(np.round(255 * (level + deviation)), 0, 255).astype(np.uint8)
+    image: np.ndarray = np.clip(np.round(255 * (level + deviation)), 0, 255).astype(np.uint8)
+    return image
 
 
 def grid() -> tuple[Floats, Floats]:
@@ -60,7 +61,8 @@ def grid() -> tuple[Floats, Floats]:
 def noise(generator: np.random.Generator, rows: float, columns: float) -> Floats:
     """Return noise (S, S) that is smooth over so many pixels downwards and to the right; standard deviation 1."""
     smooth: Floats = ndimage.gaussian_filter(generator.normal(size=(SIDE, SIDE)), (rows, columns), mode="wrap")
-    return smooth / smooth.std()
+    noisy: Floats = smooth / smooth.std()
+    return noisy
 
 
 def turn(image: Floats, degrees: float) -> Floats:
@@ -94,7 +96,8 @@ def _light(generator: np.random.Generator) -> Floats:
     rows, columns = grid()
     angle = generator.uniform(0, 2 * math.pi)
     across = (rows * math.sin(angle) + columns * math.cos(angle)) / SIDE
-    return generator.uniform(0, 0.12) * (across - across.mean())
+    light: Floats = generator.uniform(0, 0.12) * (across - across.mean())
+    return light
 
 
 def _stains(generator: np.random.Generator) -> Floats:

@@ -29,7 +29,8 @@ def draw_pattern(label: str, generator: np.random.Generator) -> Pixels:
     smooth = ndimage.gaussian_filter(pattern, generator.uniform(0, 1.5))
     deviation = generator.uniform(0.04, 0.10) * smooth + 0.05 * noise(generator, 20, 20)
     deviation += generator.uniform(0.03, 0.08) * generator.normal(size=(SIDE, SIDE))
-    return np.clip(np.round(255 * (generator.uniform(0.35, 0.65) + deviation)), 0, 255).astype(np.uint8)
+    image: np.ndarray = np.clip(np.round(255 * (generator.uniform(0.35, 0.65) + deviation)), 0, 255).astype(np.uint8)
+    return image
 
 
 def _wave(position: Floats, pitch: float) -> Floats:
