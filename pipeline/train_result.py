@@ -92,13 +92,12 @@ def print_measurement(measurement: DepthMeasurement) -> None:
     """Print the boundaries that were tried in a table, and why no deeper one was."""
     chosen = measurement.chosen
     print_table(
-        f"Boundaries on {measurement.num_images:,} validation images; 95 % interval of the log loss beyond the chosen",
-        ("trained from", "parameters", "images", "accuracy", "log loss", "difference", "pass s", "fit s"),
+        f"Log loss on {measurement.num_images:,} validation images, and 95 % interval beyond the chosen",
+        ("trained from", "parameters", "accuracy", "log loss", "difference", "pass s", "fit s"),
         (
             (
                 row.boundary.partition(" + ")[0],
                 f"{row.trained_parameters:,}",
-                f"{row.trained_images:,}",
                 f"{row.accuracy:.3f}",
                 f"{row.log_loss:.3f}",
                 "chosen" if row is chosen else f"{row.more_log_loss.low:+.3f} to {row.more_log_loss.high:+.3f}",

@@ -55,7 +55,7 @@ def make_setup(graft: Graft, version: DatasetVersion, epochs: int | None = None)
         version=version,
         policy=Policy("none", None, {}),
         features=Features(cache=False),  # a trunk's export takes longer than the rest
-        recipe=Recipe(batch_size=3, workers=0),
+        recipe=Recipe(batch_size=3, workers=0, patience=1),
         optimizer=functools.partial(torch.optim.AdamW, lr=0.01),
         schedule=constant,
         make_trainer=functools.partial(pl.Trainer, accelerator="cpu", max_epochs=epochs),
