@@ -96,7 +96,7 @@ class Found:
             why = "The search was interrupted" if self.interrupted else "There was no time for more"
             sentence = f"{why}: the head of the winner alone is trained."
         elif self.ledger.spans[-1].end < EARLY * self.ledger.budget:
-            sentence = "The winner's training came to its end before the time did: more of it would bring nothing."
+            sentence = "The winner's training ended before the time did; how deep it was tried stands above."
         untried = sum(outcome == NO_TIME for outcome in self.history.outcomes.values())
         if untried == 0:
             return sentence
