@@ -49,7 +49,7 @@ from graftline.report.style import COMPRESSION, save
 from graftline.report.tables import print_scores
 from graftline.tracking.tracking import Tracking
 from graftline.training import phases
-from graftline.training.budget import check_budget, end_seconds
+from graftline.training.budget import check_budget, check_clock, end_seconds
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.known_depth import KnownDepth
 from graftline.training.label_check import find_policy, needs_choice, with_choice
@@ -133,10 +133,8 @@ class Train:
         execution = check_trainer(self.trainer)
         if self.features.cache is False and self.features.views > 0:
             warn(f"features.views={self.features.views} is for cached activations: features=live leaves it alone.")
-        if self.minutes is not None and execution.world_size > 1:
-            raise UserError(
-                "minutes is for a training in one process: each would go by a clock of its own. Leave it out."
-            )
+        if self.minutes is not None:
+            check_clock(self.trainer, execution)
         self.backbone.check()
         if self.train.batch_size == 1 and isinstance(self.freeze, Nothing):
             self.backbone.check_single_image()

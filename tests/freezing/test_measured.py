@@ -138,10 +138,10 @@ def test_the_better_half_goes_on_with_twice_the_images(version: DatasetVersion, 
     measurement = measured(decision)
     first, second = measurement.rows[1:5], measurement.rows[5:]
     paying = sorted((row for row in first if row.more_log_loss.value <= head_loss(measurement)), key=loss)
-    assert len(second) in (0, 2)
+    assert len(second) == 2
     assert {row.frozen_groups for row in second} <= {row.frozen_groups for row in paying[:2]}
     assert [row.trained_images for row in first] == [36] * 4
-    assert [row.trained_images for row in second] == [36 + 3 * 24] * len(second)
+    assert [row.trained_images for row in second] == [36 + 3 * 24] * 2
     directory = FitDirectory(tmp_path)
     keep_trials(decision, directory)
     assert directory.best.exists()
@@ -160,7 +160,7 @@ def test_it_stops_where_the_head_is_enough(version: DatasetVersion, tmp_path: Pa
     assert (plan.epochs, plan.learning_rate) == (30, 0.01)
     assert measurement.chosen.more_log_loss == Difference(0, 0, 0)
     assert measurement.stopped == "more than the head did not pay"
-    assert decision.tried == ("06",) or decision.tried == ("05",)  # it is trained already
+    assert decision.tried == ("05",)  # it is trained already
     after = grafted.network.state_dict()
     assert all(after[name].equal(tensor) for name, tensor in before.items())
 

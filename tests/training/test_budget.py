@@ -1,20 +1,30 @@
 """A training with a time limit: its last fit is cut to it, and its learning rate falls by the clock."""
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
+from graftline.execution import Execution
 from graftline.features.cache import Features
 from graftline.freezing.plan import plan_from_depth
-from graftline.training.budget import OVERHEAD_SECONDS, by_clock, check_budget, cut_to, end_seconds, seconds_per_image
+from graftline.training.budget import (
+    OVERHEAD_SECONDS,
+    check_budget,
+    check_clock,
+    cut_to,
+    end_seconds,
+    seconds_per_image,
+)
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.phases import train
-from graftline.training.schedule import warmup_cosine
+from graftline.training.schedule import by_clock, warmup_cosine
 from graftline.training.setup import TrainingSetup
 
 MakeSetup = Callable[..., TrainingSetup]
@@ -45,6 +55,15 @@ def test_an_epoch_may_take_a_part_of_the_images(make_setup: MakeSetup, tmp_path:
     whole = train(setup, [plan], FitDirectory(tmp_path / "whole"))
     part = train(setup, [replace(plan, epoch_images=12)], FitDirectory(tmp_path / "part"))
     assert (whole.history.steps, part.history.steps) == (6, 2)  # batches of 12 of 36 images
+
+
+def test_what_a_clock_cannot_end_is_refused() -> None:
+    trainer = functools.partial(pl.Trainer, accelerator="cpu")
+    check_clock(trainer, Execution())
+    with pytest.raises(UserError, match=r"Train\.minutes is for a training in one process"):
+        check_clock(trainer, Execution(world_size=2))
+    with pytest.raises(UserError, match=r"Trainer\.min_epochs: leave one of them out"):
+        check_clock(functools.partial(trainer, min_epochs=3), Execution())
 
 
 def test_the_schedule_goes_by_steps_or_by_the_clock() -> None:

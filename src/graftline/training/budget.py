@@ -7,7 +7,6 @@ import copy
 import math
 import time
 import weakref
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -17,10 +16,12 @@ from torch import nn
 from torch.nn import functional
 
 from graftline.errors import UserError
+from graftline.execution import Execution
 from graftline.freezing.plan import FreezePlan
 from graftline.training.allocator import freed_memory_kept
 from graftline.training.memory_format import memory_format
 from graftline.training.setup import TrainingSetup
+from graftline.training.trainer import MakeTrainer
 
 ROUNDS = 8  # validations at most within the time: one that is half too long or too short changes it by a sixteenth
 OVERHEAD_SECONDS = 15.0  # of start, export, figures and tracking
@@ -112,6 +113,24 @@ def check_budget(setup: TrainingSetup, seconds: float, minutes: float) -> None:
         )
 
 
+def check_clock(make_trainer: MakeTrainer, execution: Execution) -> None:
+    """Make sure that a training can go by the clock, before images are read.
+
+    Args:
+        make_trainer: ``functools.partial`` of ``pytorch_lightning.Trainer``.
+        execution: where it runs.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if execution.world_size > 1:
+        raise UserError(
+            "Train.minutes is for a training in one process: each would go by a clock of its own. Leave it out."
+        )
+    if getattr(make_trainer, "keywords", {}).get("min_epochs") is not None:
+        raise UserError("Train.minutes may end a training before Trainer.min_epochs: leave one of them out.")
+
+
 def end_seconds(setup: TrainingSetup) -> float:
     """Return what to leave for the end of a run: export, test images, figures and tracking."""
     tested = sum(setup.version.counts()["test"].values())
@@ -139,21 +158,3 @@ class Clock(pl.Callback):
         last, self._epoch = now - self._epoch, now
         if now - self._start + last / 2 > self._seconds:
             trainer.should_stop = True
-
-
-def by_clock(schedule: Callable[[int, int], float], seconds: float) -> Callable[[int, int], float]:
-    """Return a schedule that goes by steps or by the clock, whichever is further; its clock starts with the first step.
-
-    Args:
-        schedule: (step, total steps) → factor.
-        seconds: after which it is at its end.
-    """
-    start: list[float] = []
-
-    def factor(step: int, total_steps: int) -> float:
-        if step > 0 and not start:  # step 0 is asked for before the loaders have started
-            start.append(time.perf_counter())
-        share = (time.perf_counter() - start[0]) / seconds if start else 0.0
-        return schedule(max(step, round(min(1.0, share) * total_steps)), total_steps)
-
-    return factor

@@ -67,21 +67,9 @@ def fit(
     quiet_lightning()
     events = FitEvents() if events is None else events
     progress = FitProgress(events, show=show_progress)
-    checkpoints = [
-        ModelCheckpoint(
-            directory.path, file.stem, monitor=monitor, save_on_train_epoch_end=True, enable_version_counter=False
-        )
-        for file, monitor in ((directory.best, MONITOR), (directory.last, None))
-    ]
-    wanted: list[pl.Callback] = [EpochDraws(seed, loaders[0]), FirstGradients(events)]
-    if patience is not None:
-        wanted.append(PatientStopping(MONITOR, patience=patience))
-    if seconds is not None:
-        wanted.append(Clock(seconds))
-    if ema_decay is not None:
-        wanted.append(AveragedWeights(ema_decay))
+    optional = _optional_callbacks(patience, seconds, ema_decay)
     trainer = make_trainer(
-        callbacks=[progress, *checkpoints, *wanted],
+        callbacks=[progress, *_checkpoints(directory), EpochDraws(seed, loaders[0]), FirstGradients(events), *optional],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -100,6 +88,28 @@ def fit(
         trainer.fit(module, *loaders, ckpt_path=checkpoint, weights_only=True)
     module.load_state_dict(torch.load(directory.best, map_location="cpu", weights_only=True)["state_dict"])
     return FitHistory.of(progress.epochs, time.perf_counter() - start, trainer.global_step)
+
+
+def _checkpoints(directory: FitDirectory) -> list[pl.Callback]:
+    """Return what writes the checkpoints of the best epoch and of the last one."""
+    return [
+        ModelCheckpoint(
+            directory.path, file.stem, monitor=monitor, save_on_train_epoch_end=True, enable_version_counter=False
+        )
+        for file, monitor in ((directory.best, MONITOR), (directory.last, None))
+    ]
+
+
+def _optional_callbacks(patience: int | None, seconds: float | None, ema_decay: float | None) -> list[pl.Callback]:
+    """Return what stops a fit early or averages its weights, as far as it is wanted."""
+    wanted: list[pl.Callback] = []
+    if patience is not None:
+        wanted.append(PatientStopping(MONITOR, patience=patience))
+    if seconds is not None:
+        wanted.append(Clock(seconds))
+    if ema_decay is not None:
+        wanted.append(AveragedWeights(ema_decay))
+    return wanted
 
 
 class EpochDraws(pl.Callback):

@@ -19,7 +19,7 @@ from graftline.files import write_json
 from graftline.freezing.check import FreezeCheck
 from graftline.freezing.depth import MOST_DEEP_EPOCHS
 from graftline.freezing.plan import FreezePlan
-from graftline.training.budget import by_clock, cut_to, seconds_per_image
+from graftline.training.budget import cut_to, seconds_per_image
 from graftline.training.events import FitEvents, Metrics
 from graftline.training.fit import fit
 from graftline.training.fit_directory import FitDirectory
@@ -130,8 +130,6 @@ def fit_phase(
     source = choose_source(setup, plan, directory.source)
     if deadline is not None and (not plan.only_head or isinstance(source, LiveSource)):
         plan = _cut(setup, plan, deadline, directory if resume else None)
-    if plan.seconds is not None:
-        setup = replace(setup, schedule=by_clock(setup.schedule, plan.seconds))
     told = _PhaseEvents(FitEvents() if events is None else events, freeze_check, earlier)
     told.on_source(source)
     with lost_processes_named():

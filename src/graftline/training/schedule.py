@@ -1,6 +1,8 @@
-"""Learning-rate schedules: pure functions ``step -> factor`` on the base learning rate."""
+"""Learning-rate schedules: ``step -> factor`` on the base learning rate; pure functions, but for one by the clock."""
 
 import math
+import time
+from collections.abc import Callable
 
 
 def warmup_cosine(step: int, total_steps: int, *, warmup_fraction: float = 0.1, final_factor: float = 0.01) -> float:
@@ -33,3 +35,21 @@ def constant(step: int, total_steps: int, *, warmup_fraction: float = 0.0) -> fl
     """
     warmup_steps = round(warmup_fraction * total_steps)
     return (step + 1) / warmup_steps if step < warmup_steps else 1.0
+
+
+def by_clock(schedule: Callable[[int, int], float], seconds: float) -> Callable[[int, int], float]:
+    """Return a schedule that goes by steps or by the clock, whichever is further; its clock starts with the first step.
+
+    Args:
+        schedule: (step, total steps) → factor.
+        seconds: after which it is at its end.
+    """
+    start: list[float] = []
+
+    def factor(step: int, total_steps: int) -> float:
+        if step > 0 and not start:  # step 0 is asked for before the loaders have started
+            start.append(time.perf_counter())
+        share = (time.perf_counter() - start[0]) / seconds if start else 0.0
+        return schedule(max(step, round(min(1.0, share) * total_steps)), total_steps)
+
+    return factor

@@ -16,6 +16,7 @@ from graftline.training.groups import Layers
 from graftline.training.module import GraftModule, Optimizer, Schedule
 from graftline.training.optimizers import with_learning_rate
 from graftline.training.recipe import Recipe
+from graftline.training.schedule import by_clock
 from graftline.training.trainer import MakeTrainer, weight_decay_of
 
 
@@ -69,7 +70,7 @@ class TrainingSetup:
         return GraftModule(
             network,
             optimizer=optimizer,
-            schedule=self.schedule,
+            schedule=self.schedule if plan.seconds is None else by_clock(self.schedule, plan.seconds),
             weight_decay=weight_decay_of(optimizer),
             layers=Layers.of(self.graft.network),
             layer_decay=1.0 if recipe.layer_decay is None else recipe.layer_decay,
