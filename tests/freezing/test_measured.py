@@ -140,6 +140,7 @@ def test_the_better_half_goes_on_with_twice_the_images(version: DatasetVersion, 
     paying = sorted((row for row in first if row.more_log_loss.value <= head_loss(measurement)), key=loss)
     assert len(second) == 2
     assert {row.frozen_groups for row in second} <= {row.frozen_groups for row in paying[:2]}
+    assert measurement.rows[0].trained_images <= 30 * 12  # the head alone is compared on the same images
     assert [row.trained_images for row in first] == [36] * 4
     assert [row.trained_images for row in second] == [36 + 3 * 24] * 2
     directory = FitDirectory(tmp_path)
@@ -163,6 +164,21 @@ def test_it_stops_where_the_head_is_enough(version: DatasetVersion, tmp_path: Pa
     assert decision.tried == ("05",)  # it is trained already
     after = grafted.network.state_dict()
     assert all(after[name].equal(tensor) for name, tensor in before.items())
+
+
+def test_a_head_tried_on_a_part_is_still_to_be_trained(version: DatasetVersion, tmp_path: Path) -> None:
+    useless = functools.partial(torch.optim.AdamW, lr=0.0)
+    setup = replace(make_setup(graft("test_resnet"), version), optimizer=useless)
+    context = make_freeze_context(setup, FitDirectory(tmp_path))
+    decision = Measured(depths=(0.5,), trial_images=12).decide(context)
+    (plan,) = decision.plans
+    assert plan.only_head
+    assert decision.tried == ()
+    head, deeper = (row.trained_images for row in measured(decision).rows)
+    assert head <= 30 * 12  # on all 24 images the second half of its epochs, in which it may stop early, begins at 384
+    assert deeper == 3 * 12
+    decision = Measured(depths=(0.5,), trial_images=1).decide(context)  # a tenth of 24 images, one of each class
+    assert measured(decision).rows[1].trained_images == 3 * 3
 
 
 def test_few_validation_images_choose_nothing(version: DatasetVersion, tmp_path: Path) -> None:

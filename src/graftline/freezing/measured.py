@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 LEAST_TRIAL = 64  # training images: fewer are two steps
 TRIALS_SHARE = 0.3  # of the time, where there is a limit
+LARGE_PART = 0.1  # of a large training split, for a trial: it takes about as long as the frozen pass over all of it
 # To go deeper for nothing costs time, to stop at the head may cost many points: the evidence asked for is nine in ten,
 # one-sided; and a gain that many images make certain must still be worth the time.
 LEAST_GAIN = 0.05  # of the head's log loss
@@ -26,16 +27,17 @@ TRIAL_EPOCHS = 3  # of a trial's part of the images
 
 @dataclass(frozen=True)
 class Measured(FreezeRule):
-    """Trains the head alone, tries what more than that brings, and goes on from what is best (Hydra target).
+    """Tries the head alone and what more than that brings, and goes on from what is best (Hydra target).
 
-    Each trial begins with the network's own weights and a new head, on a part of the training images. If none has a log
-    loss on the validation split that is likely (nine in ten, image by image) and notably (a twentieth) lower than that
-    of the head alone, the head alone is the answer, and it is trained already. Else the better half of the trials goes
-    on, each from its own weights, until one is left; the training goes on from there.
+    Each trial begins with the network's own weights and a new head, on the same part of the training images. If none
+    has a log loss on the validation split that is likely (nine in ten, image by image) and notably (a twentieth) lower
+    than that of the head alone, the head alone is the answer. Else the better half of the trials goes on, each from its
+    own weights, until one is left; the training goes on from there.
 
     Attributes:
         depths: shares of the layer groups below the head that are frozen in the trials, 0 to 1; 0 is the whole network.
-        trial_images: of the training split that a trial uses in its first round; each further round doubles them.
+        trial_images: of the training split that a trial uses in its first round, or a tenth of the split if that is
+            more; each further round doubles them.
         final_depth: share that is frozen in the training that follows, where more than the head pays; None: that of the
             best trial.
     """
@@ -98,31 +100,41 @@ class _Search:
 
     def decide(self) -> FreezeDecision:
         """Try, halve, and choose."""
-        head = self._try(self._context.finalize(head_plan(self._network)))
+        images = self._trial_images()
+        if images is None:
+            return self._decision(self._try_head(None), None, "the time does not allow for more")
+        on_all = images >= self._context.num_images
+        if not on_all:
+            logger.info(f"Depths are tried on {images:,} of the {self._context.num_images:,} training images.")
+        head = self._try_head(None if on_all else images)
+        paying = self._first_round(head, images)
+        if not paying:
+            decision = self._decision(head, None, "more than the head did not pay")
+            return decision if on_all else replace(decision, tried=())  # it is still to be trained on the other images
+        best = self._halve(paying, images)
+        tried = "the trial" if len(self._trials) == 2 else "the best trial"
+        return self._decision(best, self._final_plan(best), f"{tried} goes on")
+
+    def _try_head(self, images: int | None) -> BoundaryTrial:
+        """Fit the head alone on so many training images; None: on all."""
+        head = self._try(self._context.finalize(head_plan(self._network)), None, images)
         if head is None:
             raise UserError("The head alone diverged, at a ninth of its learning rate too: look at the labels.")
         self._trials.append(head)
         logger.info(f"  {_scores(head)}")
-        images = self._trial_images()
-        if images is None:
-            return self._decision(head, None, "the time does not allow for more")
-        paying = self._first_round(head, images)
-        if not paying:
-            return self._decision(head, None, "more than the head did not pay")
-        best = self._halve(paying, images)
-        final = self._final_plan(best)
-        tried = "the trial" if len(self._trials) == 2 else "the best trial"
-        return self._decision(best, final, f"{tried} goes on")
+        return head
 
     def _trial_images(self) -> int | None:
         """Return how many training images a trial uses: fewer where the time is short, None where it is too short."""
+        there = self._context.num_images
+        wanted = min(there, max(self._rule.trial_images, int(LARGE_PART * there)))
         left, image_seconds = self._context.seconds_left, self._context.image_seconds
         if left is None or image_seconds is None:
-            return self._rule.trial_images
+            return wanted
         trials = len(self._rule.boundaries(self._num_groups))
         rounds = 2 if trials > 1 else 1  # those that go on take as long again, if all of them pay
         affordable = TRIALS_SHARE * left() / (image_seconds() * TRIAL_EPOCHS * trials * rounds)
-        return None if affordable < LEAST_TRIAL else min(self._rule.trial_images, int(affordable))
+        return None if affordable < LEAST_TRIAL else min(wanted, int(affordable))
 
     def _first_round(self, head: BoundaryTrial, images: int) -> list[BoundaryTrial]:
         """Return the trials that are better than the head alone, the best first."""
