@@ -1,9 +1,6 @@
 """Each network of the notes goes the whole way: images, training, a bundle that timm and ONNX Runtime agree with."""
 
 import json
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -34,12 +31,6 @@ NETWORKS: dict[str, tuple[int, dict[str, float]]] = {
     "efficientnet": (32, {"phi": -1.0}),  # phi=0 is efficientnet_b0
 }
 SGD = ("optim=sgd", "optim.lr=0.001", "optim.momentum=0", "optim.nesterov=false")  # keeps large checkpoints small
-# one process for all: half of the time of a short run is that of its start
-TRAIN_ALL = """
-import json, sys
-from graftline.pipeline.__main__ import main
-sys.exit(max(main(["train", *overrides]) for overrides in json.loads(sys.argv[1])))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -55,38 +46,19 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def trained(make_workplace: Callable[[str], Workplace], digits: Path) -> Path:
-    """All networks after an epoch, each in the folder of its name."""
-    workplace = make_workplace("networks")
-    replaced = ("backbone=", "backbone.image_size", "trainer.max_epochs", "optim.lr")
-    shared = [line for line in TINY if not line.startswith(replaced)]
-    shared += ["trainer.max_epochs=1", "data=folder", f"data.path={digits}", *SGD]
-    commands = [
-        [
-            *shared,
-            *(f"backbone={name}", f"backbone.image_size={size}", f"hydra.run.dir={workplace.root / name}"),
-            *(f"backbone.{key}={value}" for key, value in options.items()),
-        ]
-        for name, (size, options) in NETWORKS.items()
-    ]
-    done = subprocess.run(
-        [sys.executable, "-c", TRAIN_ALL, json.dumps(commands)],
-        cwd=workplace.root,
-        env=workplace.environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=500,
-    )
-    assert done.returncode == 0, done.stdout
-    return workplace.root
-
-
 @pytest.mark.parametrize("name", NETWORKS)
-def test_it_trains_an_epoch_and_reloads_in_timm(trained: Path, digits: Path, name: str) -> None:
-    bundle = trained / name / "bundle"
+def test_it_trains_an_epoch_and_reloads_in_timm(workplace: Workplace, digits: Path, name: str) -> None:
     size, options = NETWORKS[name]
+    replaced = ("backbone=", "backbone.image_size", "trainer.max_epochs", "optim.lr")
+    ran = workplace.run(
+        "train",
+        *(line for line in TINY if not line.startswith(replaced)),
+        *("trainer.max_epochs=1", "data=folder", f"data.path={digits}", *SGD),
+        *(f"backbone={name}", f"backbone.image_size={size}"),
+        *(f"backbone.{key}={value}" for key, value in options.items()),
+    )
+    assert ran.code == 0, ran.output
+    bundle = ran.directory / "bundle"
     network = timm.create_model(f"local-dir:{bundle}", pretrained=True).eval()
     assert network.pretrained_cfg["architecture"] == name
     arguments = json.loads((bundle / "config.json").read_text()).get("model_args", {})
