@@ -46,6 +46,18 @@ def test_trained_as_a_whole_another_one_must_be_clearly_better() -> None:
     assert choose(history) is B
 
 
+def test_the_cheapest_is_trained_however_good_its_head_is() -> None:
+    cheap = replace(C, macs=0.1)
+    history = SearchHistory([A, B, cheap], [scored(A, 0.1), scored(B, 0.11), scored(cheap, 0.9)])
+    history.verdicts = judge({one.candidate.name: one.score for one in history.scored})
+    assert history.verdicts[-1].is_clearly_worse
+    assert finalists(history) == [A, B, cheap]
+    history.scored.append(scored(cheap, 0.0, 900, WHOLE))  # there was no time for the others
+    assert choose(history) is A  # it is better than the head of the best, but not clearly
+    history.scored[-1] = scored(cheap, -1.5, 900, WHOLE)
+    assert choose(history) is cheap
+
+
 def test_a_score_is_found_again(tmp_path: Path) -> None:
     files, one = ScoreFiles(tmp_path / "new" / "scores", "version 1"), scored(A, 0.5)
     files.save(one)

@@ -70,15 +70,17 @@ def train_deeper(
     if len(left) < 2:
         return
     each = (until - ledger.now) / len(left)
-    known = {one.name: found for one in left if (found := files.load(one, WHOLE, 0, ledger.now)) is not None}
-    each = _as_before([one.allowed for one in known.values()], each)
-    steps = PASSES_PER_STEP * min(FIRST_IMAGES, len(images))
-    if max(steps * pass_seconds.of(candidate) for candidate in left) > each:
+    seconds_for_first = PASSES_PER_STEP * min(FIRST_IMAGES, len(images))
+    affordable = [one for one in left if seconds_for_first * pass_seconds.of(one) <= each]
+    if affordable in ([], [history.best_by_head()]):
         logger.info(f"No time to compare the best {len(left)} trained as a whole: their heads decide.")
         return
+    left, each = affordable, (until - ledger.now) / len(affordable)
+    known = {one.name: found for one in left if (found := files.load(one, WHOLE, 0, ledger.now)) is not None}
+    each = _as_before([one.allowed for one in known.values()], each)
     version = hold_out(setup.version, images)
     logger.info(
-        f"Comparing the best {len(left)} trained as a whole, {each:.0f} s each, on "
+        f"Comparing {', '.join(one.name for one in left)}, trained as a whole, {each:.0f} s each, on "
         f"{len(version.samples('validation').paths):,} training images that are held out:"
     )
     for candidate in left:
@@ -116,10 +118,17 @@ def _as_before(allowed: Sequence[float], each: float) -> float:
 
 
 def finalists(history: SearchHistory) -> Sequence[Candidate]:
-    """Return the candidates of the last round that are not clearly worse than its best, the best first."""
+    """Return the candidates of the last round that are not clearly worse than its best, and the one of fewest steps.
+
+    The best come first. The last is the cheapest of those that were scored, however good its head is: it takes the most
+    steps in a given time, which is what teaches a network about images that are unlike those it knows.
+    """
     by_name = {one.name: one for one in history.candidates}
-    good = [by_name[verdict.name] for verdict in history.verdicts if not verdict.is_clearly_worse]
-    return good[:MOST_CANDIDATES]
+    good = [by_name[verdict.name] for verdict in history.verdicts if not verdict.is_clearly_worse][:MOST_CANDIDATES]
+    cheapest = min((one.candidate for one in history.scored), key=lambda candidate: candidate.macs, default=None)
+    if cheapest is None or cheapest in good:
+        return good
+    return [*good[: MOST_CANDIDATES - 1], cheapest]
 
 
 def _train(
@@ -160,13 +169,19 @@ def _fit(
 
 
 def choose(history: SearchHistory) -> Candidate | None:
-    """Return the candidate to train: the best by its head, unless another one trained as a whole is clearly better."""
+    """Return the candidate to train: the best by its head, unless another one trained as a whole is clearly better.
+
+    Where there was no time to train the best by its head as a whole, its head is what the others have to beat.
+    """
     by_head = history.best_by_head()
-    whole = {one.candidate.name: one for one in history.scored if one.depth == WHOLE}
-    if by_head is None or by_head.name not in whole:
+    whole = [one for one in history.scored if one.depth == WHOLE]
+    if by_head is None or not whole:
         return by_head
-    reference = whole[by_head.name]
-    comparable = [one for one in whole.values() if len(one.score.losses) == len(reference.score.losses)]
-    best = min(comparable, key=lambda one: one.score.log_loss)
-    better = Difference.of(best.score.losses, reference.score.losses).is_below_zero
-    return best.candidate if better else by_head
+    best = min(whole, key=lambda one: one.score.log_loss)
+    reference = history.last(by_head.name, WHOLE) or history.last(by_head.name)
+    assert reference is not None, "the best by its head has a score"
+    on_same_images = reference.depth == WHOLE and len(best.score.losses) == len(reference.score.losses)
+    difference = (Difference.of if on_same_images else Difference.of_independent)(
+        best.score.losses, reference.score.losses
+    )
+    return best.candidate if difference.is_below_zero else by_head
