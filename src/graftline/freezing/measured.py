@@ -16,13 +16,14 @@ from graftline.freezing.rule import FreezeContext, FreezeDecision, FreezeRule, T
 
 logger = logging.getLogger(__name__)
 
-LEAST_TRIAL = 64  # training images: fewer are two steps
+LEAST_TRIAL = 500  # training images, where time is short: after fewer steps a new head has not found its place yet
 TRIALS_SHARE = 0.3  # of the time, where there is a limit
+FROZEN_PASS = 0.2  # of the time of a step: an image's way through the frozen part, once
 LARGE_PART = 0.1  # of a large training split, for a trial: it takes about as long as the frozen pass over all of it
 # To go deeper for nothing costs time, to stop at the head may cost many points: the evidence asked for is nine in ten,
 # one-sided; and a gain that many images make certain must still be worth the time.
 LEAST_GAIN = 0.05  # of the head's log loss
-TRIAL_EPOCHS = 3  # of a trial's part of the images
+TRIAL_EPOCHS = 3  # of a trial's part of the images; more of a small set, for as many steps
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,17 @@ class Measured(FreezeRule):
         """
         return sorted({frozen_at(share, num_groups) for share in self.depths}, reverse=True)
 
+    def trial_epochs(self, images: int) -> int:
+        """Return how often a trial sees each of its images: three times, a few more often for as many steps.
+
+        But not more than half as often as the training that would follow.
+
+        >>> [Measured().trial_epochs(images) for images in (50, 300, 1_000, 5_000)]
+        [15, 10, 3, 3]
+        """
+        as_many_steps = math.ceil(TRIAL_EPOCHS * self.trial_images / images)
+        return max(TRIAL_EPOCHS, min(deep_epochs(images) // 2, as_many_steps))
+
 
 def frozen_at(share: float, num_groups: int) -> int:
     """Return a share of the layer groups as a number that leaves at least one to train."""
@@ -97,6 +109,9 @@ class _Search:
         self._try: TryBoundary = context.try_boundary
         self._num_groups = len(body_groups(context.network))
         self._trials: list[BoundaryTrial] = []
+        large_part = int(LARGE_PART * context.num_images)
+        self._wanted = min(context.num_images, max(rule.trial_images, large_part))  # training images of a trial
+        self._epochs = rule.trial_epochs(self._wanted)
 
     def decide(self) -> FreezeDecision:
         """Try, halve, and choose."""
@@ -126,15 +141,16 @@ class _Search:
 
     def _trial_images(self) -> int | None:
         """Return how many training images a trial uses: fewer where the time is short, None where it is too short."""
-        there = self._context.num_images
-        wanted = min(there, max(self._rule.trial_images, int(LARGE_PART * there)))
         left, image_seconds = self._context.seconds_left, self._context.image_seconds
         if left is None or image_seconds is None:
-            return wanted
-        trials = len(self._rule.boundaries(self._num_groups))
-        rounds = 2 if trials > 1 else 1  # those that go on take as long again, if all of them pay
-        affordable = TRIALS_SHARE * left() / (image_seconds() * TRIAL_EPOCHS * trials * rounds)
-        return None if affordable < LEAST_TRIAL else min(wanted, int(affordable))
+            return self._wanted
+        trained = [1 - frozen / self._num_groups for frozen in self._rule.boundaries(self._num_groups)]
+        steps = sum(FROZEN_PASS + self._epochs * share for share in trained)
+        rounds = 2 if len(trained) > 1 else 1  # those that go on take as long again, if all of them pay
+        affordable = int(TRIALS_SHARE * left() / (image_seconds() * steps * rounds))
+        if affordable >= self._wanted:
+            return self._wanted
+        return affordable if affordable >= LEAST_TRIAL else None
 
     def _first_round(self, head: BoundaryTrial, images: int) -> list[BoundaryTrial]:
         """Return the trials that are better than the head alone, the best first."""
@@ -164,7 +180,7 @@ class _Search:
 
     def _attempt(self, frozen_groups: int, start: BoundaryTrial | None, images: int) -> BoundaryTrial | None:
         boundary = [*group_names(self._network), HEAD][frozen_groups]
-        plan = deep_plan(self._network, frozen_groups, f"tried {in_words(boundary)}", TRIAL_EPOCHS)
+        plan = deep_plan(self._network, frozen_groups, f"tried {in_words(boundary)}", self._epochs)
         trial = self._try(plan, start, images)
         if trial is None:
             logger.info(
