@@ -93,11 +93,12 @@ def print_measurement(measurement: DepthMeasurement) -> None:
     chosen = measurement.chosen
     print_table(
         f"Log loss on {measurement.num_images:,} validation images, and 95 % interval beyond the chosen",
-        ("trained from", "parameters", "accuracy", "log loss", "difference", "pass s", "fit s"),
+        ("trained from", "parameters", "images", "accuracy", "log loss", "difference", "pass s", "fit s"),
         (
             (
                 row.boundary.partition(" + ")[0],
                 f"{row.trained_parameters:,}",
+                f"{row.images:,}",
                 f"{row.accuracy:.3f}",
                 f"{row.log_loss:.3f}",
                 "chosen" if row is chosen else f"{row.more_log_loss.low:+.3f} to {row.more_log_loss.high:+.3f}",

@@ -28,8 +28,8 @@ from graftline.errors import UserError
 from graftline.execution import Execution
 from graftline.features.cache import Features
 from graftline.freezing.measured import LEAST_GAIN, Measured
-from graftline.freezing.measurement import BoundaryResult, DepthMeasurement, Difference
-from graftline.freezing.plan import plan_from_depth
+from graftline.freezing.measurement import BoundaryResult, BoundaryTrial, DepthMeasurement, Difference
+from graftline.freezing.plan import FreezePlan, plan_from_depth
 from graftline.freezing.rule import FreezeContext, FreezeDecision
 from graftline.pipeline.train_result import print_measurement
 from graftline.training.fit_directory import FitDirectory
@@ -179,6 +179,37 @@ def test_a_head_tried_on_a_part_is_still_to_be_trained(version: DatasetVersion, 
     assert deeper == 3 * 12
     decision = Measured(depths=(0.5,), trial_images=1).decide(context)  # a tenth of 24 images, one of each class
     assert measured(decision).rows[1].trained_images == 3 * 3
+
+
+def scripted(losses: dict[tuple[bool, int | None], float], tried: list[tuple[bool, int | None]]) -> Any:
+    """Return trials whose log loss is given by whether only the head was trained and on how many images."""
+    noise = np.random.default_rng(0).normal(0, 0.3, (2, 200))
+
+    def attempt(plan: FreezePlan, start: BoundaryTrial | None = None, max_images: int | None = None) -> BoundaryTrial:
+        key = (plan.only_head, max_images)
+        tried.append(key)
+        values = losses[key] + noise[int(plan.only_head)] - noise[int(plan.only_head)].mean()
+        name = "head" if plan.only_head else "blocks.1"
+        return BoundaryTrial(name, plan, 1, values, np.ones(200), True, 1.0, 1.0, start=start, folder=name)
+
+    return attempt
+
+
+@pytest.mark.parametrize(("later", "goes_deep"), [(0.3, True), (0.49, False)])
+def test_what_is_not_settled_is_tried_with_twice_the_images(later: float, *, goes_deep: bool) -> None:
+    tried: list[tuple[bool, int | None]] = []
+    losses = {(True, 100): 0.5, (False, 100): 0.49, (True, 200): 0.5, (False, 200): later}
+    context = FreezeContext(
+        graft().network, 1_000, pretrained=True, validation_counts=(100, 100), try_boundary=scripted(losses, tried)
+    )
+    decision = Measured(depths=(0.5,), trial_images=100, final_depth=0.0).decide(context)
+    assert tried == [(True, 100), (False, 100), (True, 200), (False, 200)]
+    assert decision.plans[-1].only_head is not goes_deep
+    assert len(decision.tried) == (2 if goes_deep else 0)  # the trial went on from its own weights
+    tried.clear()
+    losses[False, 100] = 0.51  # worse than the head: that is settled
+    assert Measured(depths=(0.5,), trial_images=100).decide(context).plans[-1].only_head
+    assert tried == [(True, 100), (False, 100)]
 
 
 def test_few_validation_images_choose_nothing(version: DatasetVersion, tmp_path: Path) -> None:

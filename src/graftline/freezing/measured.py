@@ -117,22 +117,27 @@ class _Search:
         """Try, halve, and choose."""
         images = self._trial_images()
         if images is None:
-            return self._decision(self._try_head(None), None, "the time does not allow for more")
-        on_all = images >= self._context.num_images
-        if not on_all:
+            head = self._try_head(self._context.num_images)
+            return self._decision(head, None, "the time does not allow for more")
+        if images < self._context.num_images:
             logger.info(f"Depths are tried on {images:,} of the {self._context.num_images:,} training images.")
-        head = self._try_head(None if on_all else images)
-        paying = self._first_round(head, images)
+        head = self._try_head(images)
+        trials = self._first_round(images)
+        paying = [trial for trial in trials if _pays(trial, head)]
+        if not paying and (again := self._try_again(trials, head, images)) is not None:
+            head, images, paying = again
         if not paying:
             decision = self._decision(head, None, "more than the head did not pay")
-            return decision if on_all else replace(decision, tried=())  # it is still to be trained on the other images
-        best = self._halve(paying, images)
+            is_trained = images >= self._context.num_images
+            return decision if is_trained else replace(decision, tried=())
+        best = self._halve(sorted(paying, key=_loss), images)
         tried = "the trial" if len(self._trials) == 2 else "the best trial"
         return self._decision(best, self._final_plan(best), f"{tried} goes on")
 
-    def _try_head(self, images: int | None) -> BoundaryTrial:
-        """Fit the head alone on so many training images; None: on all."""
-        head = self._try(self._context.finalize(head_plan(self._network)), None, images)
+    def _try_head(self, images: int) -> BoundaryTrial:
+        """Fit the head alone on so many training images."""
+        part = images if images < self._context.num_images else None
+        head = self._try(self._context.finalize(head_plan(self._network)), None, part)
         if head is None:
             raise UserError("The head alone diverged, at a ninth of its learning rate too: look at the labels.")
         self._trials.append(head)
@@ -141,29 +146,48 @@ class _Search:
 
     def _trial_images(self) -> int | None:
         """Return how many training images a trial uses: fewer where the time is short, None where it is too short."""
-        left, image_seconds = self._context.seconds_left, self._context.image_seconds
-        if left is None or image_seconds is None:
-            return self._wanted
-        trained = [1 - frozen / self._num_groups for frozen in self._rule.boundaries(self._num_groups)]
-        steps = sum(FROZEN_PASS + self._epochs * share for share in trained)
-        rounds = 2 if len(trained) > 1 else 1  # those that go on take as long again, if all of them pay
-        affordable = int(TRIALS_SHARE * left() / (image_seconds() * steps * rounds))
+        frozen = self._rule.boundaries(self._num_groups)
+        rounds = 2 if len(frozen) > 1 else 1  # those that go on take as long again, if all of them pay
+        affordable = self._affordable(frozen * rounds)
         if affordable >= self._wanted:
             return self._wanted
-        return affordable if affordable >= LEAST_TRIAL else None
+        return int(affordable) if affordable >= LEAST_TRIAL else None
 
-    def _first_round(self, head: BoundaryTrial, images: int) -> list[BoundaryTrial]:
-        """Return the trials that are better than the head alone, the best first."""
-        paying = []
-        for frozen_groups in self._rule.boundaries(self._num_groups):
-            trial = self._attempt(frozen_groups, None, images)
-            if trial is None:
-                continue
-            difference = Difference.of(trial.losses, head.losses)
-            logger.info(f"  {_scores(trial)}, {difference.text()} against the head alone")
-            if difference.is_likely_below_zero and difference.value <= -LEAST_GAIN * _loss(head):
-                paying.append(trial)
-        return sorted(paying, key=_loss)
+    def _affordable(self, frozen_groups: Sequence[int]) -> float:
+        """Return on how many images each of several trials may be, for the time that is left."""
+        left, image_seconds = self._context.seconds_left, self._context.image_seconds
+        if left is None or image_seconds is None:
+            return math.inf
+        trained = [1 - frozen / self._num_groups for frozen in frozen_groups]
+        steps = sum(FROZEN_PASS + self._epochs * share for share in trained)
+        return TRIALS_SHARE * left() / (image_seconds() * steps)
+
+    def _first_round(self, images: int) -> list[BoundaryTrial]:
+        """Return the trials of all boundaries that did not diverge."""
+        tried = [self._attempt(frozen, None, images) for frozen in self._rule.boundaries(self._num_groups)]
+        return [trial for trial in tried if trial is not None]
+
+    def _try_again(
+        self, trials: Sequence[BoundaryTrial], head: BoundaryTrial, images: int
+    ) -> tuple[BoundaryTrial, int, list[BoundaryTrial]] | None:
+        """Let the best trial go on with twice the images where it is as good as the head and may be notably better.
+
+        The head has learned all that it can by then, the trial has only begun.
+
+        Returns:
+            The head fitted to those images, how many they are, and the trial if it pays now; None where nothing was
+            tried, as it would not tell more or there is no time for it.
+        """
+        best = min(trials, key=_loss, default=None)
+        if best is None or not _may_pay(best, head):
+            return None
+        more = min(2 * images, self._context.num_images)
+        if self._affordable([best.plan.frozen_groups]) < more:
+            return None
+        logger.info(f"It is not settled yet: {in_words(best.boundary)} goes on with {more:,} images.")
+        head = self._try_head(more) if more > images else head
+        again = self._attempt(best.plan.frozen_groups, best, more)
+        return head, more, [again] if again is not None and _pays(again, head) else []
 
     def _halve(self, trials: Sequence[BoundaryTrial], images: int) -> BoundaryTrial:
         """Return the best trial after as many rounds as it takes, each with twice the images of the one before."""
@@ -173,8 +197,6 @@ class _Search:
             if len(kept) == 1:
                 break
             further = [trial for one in kept if (trial := self._attempt(one.plan.frozen_groups, one, images))]
-            for trial in further:
-                logger.info(f"  {_scores(trial)}, after {images:,} more images")
             trials = sorted(further or kept, key=_loss)
         return trials[0]
 
@@ -188,6 +210,8 @@ class _Search:
             )
             return None
         self._trials.append(trial)
+        head = next(one for one in reversed(self._trials) if one.plan.only_head)
+        logger.info(f"  {_scores(trial)}, {Difference.of(trial.losses, head.losses).text()} against the head alone")
         return trial
 
     def _final_plan(self, best: BoundaryTrial) -> FreezePlan:
@@ -212,6 +236,18 @@ def _because(plan: FreezePlan, reason: str) -> FreezePlan:
     return replace(plan, reason=f"{reason}: {plan.reason}")
 
 
+def _pays(trial: BoundaryTrial, head: BoundaryTrial) -> bool:
+    """Tell whether a trial is likely and notably better than the head alone."""
+    difference = Difference.of(trial.losses, head.losses)
+    return difference.is_likely_below_zero and difference.value <= -LEAST_GAIN * _loss(head)
+
+
+def _may_pay(trial: BoundaryTrial, head: BoundaryTrial) -> bool:
+    """Tell whether a trial is not worse than the head alone, and may well be notably better."""
+    difference = Difference.of(trial.losses, head.losses)
+    return difference.value <= 0 and difference.low <= -LEAST_GAIN * _loss(head)
+
+
 def _loss(trial: BoundaryTrial) -> float:
     return float(trial.losses.mean())
 
@@ -219,7 +255,8 @@ def _loss(trial: BoundaryTrial) -> float:
 def _reason(rows: Sequence[BoundaryResult], chosen: BoundaryResult) -> str:
     """Return what was measured in words: the chosen boundary, and against it the others."""
     own = f"measured, validation log loss {chosen.log_loss:.3f} with {in_words(chosen.boundary)}"
-    others = [row for row in rows if row.boundary != chosen.boundary]
+    last = {row.boundary: row for row in rows}
+    others = [row for row in last.values() if row.boundary != chosen.boundary]
     return ", ".join([own, *(f"{row.more_log_loss.text()} with {in_words(row.boundary)}" for row in others)])
 
 

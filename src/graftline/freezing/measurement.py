@@ -85,6 +85,7 @@ class BoundaryTrial:
         cached: whether the fit was on cached activations.
         pass_seconds: until the first step: cutting, and running the frozen trunk unless its activations were there.
         fit_seconds: of the epochs.
+        images: how many training images the fit had.
         trained_images: how many images were passed forward and backward, those of its start included.
         folder: where its checkpoints lie, among those of all trials.
         start: the trial whose weights it began with; None: the network's own.
@@ -98,6 +99,7 @@ class BoundaryTrial:
     cached: bool
     pass_seconds: float
     fit_seconds: float
+    images: int = 0
     trained_images: int = 0
     folder: str = ""
     start: "BoundaryTrial | None" = None
@@ -129,6 +131,7 @@ class BoundaryResult:
     cached: bool
     pass_seconds: float
     fit_seconds: float
+    images: int = 0
     trained_images: int = 0
 
     @classmethod
@@ -145,6 +148,7 @@ class BoundaryResult:
             trial.cached,
             trial.pass_seconds,
             trial.fit_seconds,
+            trial.images,
             trial.trained_images,
         )
 

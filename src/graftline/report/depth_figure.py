@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from graftline.backbones.layers import HEAD
 from graftline.freezing.measurement import BoundaryResult, DepthMeasurement, Difference
 from graftline.report.cost_tables import short_number
 from graftline.report.names import short
@@ -57,7 +58,7 @@ def depth_figure(measurement: DepthMeasurement) -> Figure | None:
 
 def _title(rows: Sequence[BoundaryResult], chosen: BoundaryResult) -> str:
     """Say what was found, with its number."""
-    head = rows[0]
+    head = [row for row in rows if row.boundary == HEAD][-1]
     if chosen is head:
         return f"More than the head did not pay: {100 * head.accuracy:.1f} % right with the head alone"
     lowest = short(chosen.boundary.partition(" + ")[0], 18)
@@ -140,7 +141,7 @@ def _draw_chosen(panels: Sequence[Axes], number: int) -> None:
 def _name_boundaries(axes: Axes, measurement: DepthMeasurement) -> None:
     """Write below each boundary what is trained, how many parameters that is, and below all why it ends there."""
     rows = measurement.rows
-    parts = ["head alone", *(_from(row, rows[:number]) for number, row in enumerate(rows[1:], start=1))]
+    parts = [_from(row, rows[:number]) for number, row in enumerate(rows)]
     parameters = [short_number(row.trained_parameters) for row in rows]
     axes.set_xticks(range(len(rows)), [f"{part}\n{number}" for part, number in zip(parts, parameters, strict=True)])
     axes.set_xlim(-0.6, len(rows) - 0.4)
@@ -148,6 +149,8 @@ def _name_boundaries(axes: Axes, measurement: DepthMeasurement) -> None:
 
 
 def _from(row: BoundaryResult, earlier: Sequence[BoundaryResult]) -> str:
-    """Return what is trained beside the head, and whether it was tried before: then this one went on from there."""
+    """Return what is trained, and whether it was tried before: on fewer images, or then this one went on from there."""
+    if row.boundary == HEAD:
+        return "head alone, again" if earlier else "head alone"
     name = short(row.boundary.partition(" + ")[0], 14)
     return f"+ {name}, longer" if any(one.boundary == row.boundary for one in earlier) else f"+ {name}"

@@ -128,6 +128,7 @@ class Trials:
             cached=result.cache_change is not None,
             pass_seconds=seconds - result.history.seconds,
             fit_seconds=result.history.seconds,
+            images=len(setup.version.samples("train").paths),
             trained_images=result.history.steps * fit.setup.for_plan(plan).batch_size + _trained_images(start),
             folder=name,
             start=start,
