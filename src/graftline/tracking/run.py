@@ -32,6 +32,7 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 _END_SECONDS = {"FINISHED": 10.0, "FAILED": 10.0, "KILLED": 5.0}  # to send the rest; `docker stop` kills after 10
 _MODEL_SECONDS = 10.0  # to learn the version that a model gets
 _ERROR = "graftline.error"
+_NAME, _DESCRIPTION = "mlflow.runName", "mlflow.note.content"  # MLflow's own
 _CONFIG = "config.yaml"
 
 
@@ -125,6 +126,14 @@ class Run:
         """Set tags; a later value replaces an earlier one."""
         self._outbox.put("tags", values=dict(tags))
 
+    def rename(self, name: str) -> None:
+        """Give the run another name, as when it is known at last what is special about it."""
+        self.set_tags({_NAME: name})
+
+    def describe(self, text: str) -> None:
+        """Set the run's description, Markdown that its page shows first."""
+        self.set_tags({_DESCRIPTION: text})
+
     def log_artifact(self, path: Path, folder: str = "") -> None:
         """Log a file, or what is in a directory. It is read when it is sent, and has to stay until then.
 
@@ -146,7 +155,7 @@ class Run:
         digests = {names.DATASET_DIGEST: version.digest, names.TEST_DIGEST: version.test_digest}
         self._model_tags.update(digests)
         self._outbox.put("dataset", datasets=dataset_inputs(version))
-        self.set_tags({"graftline.dataset": version.name, **digests})
+        self.set_tags({names.DATASET: version.name, **digests})
         for file in version.files:
             self.log_artifact(file, names.DATA)
 
