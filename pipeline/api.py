@@ -12,7 +12,7 @@ from graftline.pipeline.cli.parse import in_quotes
 from graftline.pipeline.cli.validate import data_option
 
 if TYPE_CHECKING:  # these take seconds to import
-    from graftline.bundle.predictor import Predictor
+    from graftline.bundle.ensemble import AnyPredictor
     from graftline.pipeline.compare import CompareResult
     from graftline.pipeline.train_result import TrainResult
 
@@ -88,7 +88,7 @@ def compare(*runs: str | PathLike[str], **overrides: Any) -> "CompareResult":
     return cast("CompareResult", compose("compare", [override(key, value) for key, value in given.items()]).run())
 
 
-def load(reference: str | PathLike[str], *, tracking_uri: str | None = None) -> "Predictor":
+def load(reference: str | PathLike[str], *, tracking_uri: str | None = None) -> "AnyPredictor":
     """Load a trained model.
 
     Args:

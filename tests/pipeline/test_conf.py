@@ -18,6 +18,7 @@ NEEDS = {  # what a user must say beside the option itself
 }
 MANDATORY = {
     "evaluate": ["bundle=b"],
+    "ensemble": ["runs=[a,b]"],
     "predict": ["bundle=b", "images=i"],
     "sync": ["run_id=r"],
     "verify": ["bundle=b"],
