@@ -23,6 +23,7 @@ from graftline.data.decode import decode_rgb
 from graftline.data.ingest import Ingest
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
+from graftline.evaluation.calibration import CalibrationFit
 from graftline.evaluation.evaluation import Evaluation, EvaluationResult
 from graftline.evaluation.metrics import metrics_json
 from graftline.execution import Execution
@@ -30,11 +31,12 @@ from graftline.features.cache import Features
 from graftline.files import atomic_file, write_json
 from graftline.freezing.rule import FreezeDecision, FreezeRule
 from graftline.freezing.rules import Nothing
+from graftline.pipeline.calibration import calibrate
 from graftline.pipeline.further_process import announced
 from graftline.pipeline.parent import with_parent
 from graftline.pipeline.program import program
 from graftline.pipeline.run_directory import RunDirectory
-from graftline.pipeline.run_log import LoggedEvents, log_cost, log_freeze_check, log_policy_choice
+from graftline.pipeline.run_log import LoggedEvents, log_calibration, log_cost, log_freeze_check, log_policy_choice
 from graftline.pipeline.scoring import log_evaluation, write_evaluation
 from graftline.pipeline.train_result import (
     NOT_TESTED,
@@ -107,8 +109,11 @@ class Train:
             events = LoggedEvents(run)
             trained = self._train(setup, decision, files, events, deadline)
             self._save_bundle(setup, decision, trained, files)
-            result = self._evaluate(setup, events.source, files)
-            outcome = TrainOutcome(files, self.backbone.name, setup.version, decision, trained, result, choice)
+            predictor, calibration = self._calibrate(setup, events.source, files)
+            result = self._evaluate(setup, events.source, predictor)
+            outcome = TrainOutcome(
+                files, self.backbone.name, setup.version, decision, trained, calibration, result, choice
+            )
             model_uri = self._log_outcome(run, outcome)
         return summarize(outcome, run.id, run.url, model_uri)
 
@@ -319,16 +324,25 @@ class Train:
             decoding=version.decoding,
         )
 
-    def _evaluate(
+    def _calibrate(
         self, setup: TrainingSetup, source: TrainingSource | None, files: RunDirectory
+    ) -> tuple[Predictor, CalibrationFit]:
+        """Calibrate what was saved on the validation images; returns its predictor."""
+        predictor = Predictor.from_directory(files.bundle, self.evaluation.engine, setup.execution)
+        predictor, fit = calibrate(predictor, files.bundle, setup.version, source, self.seed)
+        say(fit.sentence)
+        return predictor, fit
+
+    def _evaluate(
+        self, setup: TrainingSetup, source: TrainingSource | None, predictor: Predictor
     ) -> EvaluationResult | None:
         """Score what was saved on the test images, where there are any."""
         if not any(setup.version.counts()["test"].values()):
             warn(NOT_TESTED)
             return None
-        predictor = Predictor.from_directory(files.bundle, self.evaluation.engine, setup.execution)
         logits = None if source is None else source.logits("test")
-        return self.evaluation.run(predictor, setup.version, known_logits=logits)
+        known = None if logits is None else predictor.calibration.apply(logits)
+        return self.evaluation.run(predictor, setup.version, known_logits=known)
 
     def _log_outcome(self, run: "Run", outcome: TrainOutcome) -> str | None:
         """Print, log and register what came of the training; returns the model's URI."""
@@ -340,6 +354,7 @@ class Train:
             print_scores(result.scores, f"{version.name}: test split")
             figures = write_evaluation(result, outcome.files.test)
             values = log_evaluation(run, result, outcome.files.test, step=outcome.trained.history.steps)
+        log_calibration(run, outcome)
         log_freeze_check(run, outcome)
         run.log_artifact(write_run_report(outcome, figures))
         example = read_golden(bundle)[0][0].read_bytes()  # a made-up image where real ones may not leave

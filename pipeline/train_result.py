@@ -9,6 +9,7 @@ from pathlib import Path
 from graftline.bundle.predictor import Predictor
 from graftline.console import print_table, reworded, say
 from graftline.data.version import DatasetVersion
+from graftline.evaluation.calibration import CalibrationFit
 from graftline.evaluation.evaluation import EvaluationResult
 from graftline.evaluation.metrics import Interval, format_interval, format_score, metrics_json
 from graftline.freezing.measurement import DepthMeasurement
@@ -33,6 +34,7 @@ class TrainOutcome:
     version: DatasetVersion
     decision: FreezeDecision
     trained: TrainingResult
+    calibration: CalibrationFit
     result: EvaluationResult | None
     choice: PolicyChoice | None = None
 
@@ -142,6 +144,7 @@ def write_run_report(outcome: TrainOutcome, figures: Mapping[str, Path]) -> Path
         "Freeze": outcome.decision.reason,
         "Training": f"epoch {history.best['epoch'] + 1:.0f} of {len(history.epochs)} is kept; {history.seconds:.0f} s",
         **({} if outcome.choice is None else {"Augmentation": outcome.choice.sentence()}),
+        "Calibration": outcome.calibration.sentence.removesuffix("."),
         **speed,
     }
     last = outcome.trained.last

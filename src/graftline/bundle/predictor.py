@@ -16,6 +16,7 @@ import numpy as np
 import onnxruntime
 
 from graftline.augment.preprocess import Preprocessing
+from graftline.bundle.calibration import UNCALIBRATED, Calibration
 from graftline.bundle.layout import (
     EMBEDDING,
     INPUT,
@@ -54,12 +55,13 @@ class Predictor:
     Attributes:
         class_names: K names, in the order of the columns that ``predict`` returns.
         preprocessing: what is done to each image.
-        digest: 16 hex digits that name what the bundle computes: network, class names and preprocessing.
+        digest: 16 hex digits that name what the bundle computes: network, class names, preprocessing, calibration.
         embedding_size: E; None where the network gives no embedding.
         card: what ``bundle.json`` says about the training (freeze plan, dataset digest, metrics, ...).
-        engine: runs the network.
+        engine: runs the network; its logits are not calibrated.
         threads: how many images are prepared at the same time.
         decoding: how files become pixels.
+        calibration: what becomes of the network's logits before anybody sees them.
     """
 
     class_names: tuple[str, ...]
@@ -70,6 +72,7 @@ class Predictor:
     engine: Engine
     threads: int
     decoding: Decoding = PLAIN
+    calibration: Calibration = UNCALIBRATED
 
     @classmethod
     def from_directory(
@@ -107,6 +110,7 @@ class Predictor:
             engine=(onnx_engine if engine == "onnx" else _torch_engine)(directory, execution),
             threads=execution.num_threads,
             decoding=Decoding.from_dict(content.get("decoding")),
+            calibration=Calibration.from_dict(content.get("calibration")),
         )
 
     def logits(
@@ -120,7 +124,7 @@ class Predictor:
             on_progress: is given the number of images just done, after each step.
 
         Returns:
-            (N, K) float32 logits.
+            (N, K) float32 logits, calibrated, so that their softmax is what ``predict`` returns.
 
         Raises:
             UserError: an image cannot be read; it is named.
@@ -139,7 +143,7 @@ class Predictor:
             on_progress: is given the number of images just done, after each step.
 
         Returns:
-            (N, K) float32 logits and (N, E) float32 embeddings.
+            (N, K) float32 logits, calibrated, and (N, E) float32 embeddings.
 
         Raises:
             UserError: an image cannot be read, or the bundle gives no embedding.
@@ -207,8 +211,8 @@ class Predictor:
                 outputs = [np.full((len(batch), size), np.nan, dtype=np.float32) for size in sizes.values()]
                 if inputs:
                     found = self.engine(np.stack(list(inputs.values())), list(sizes))
-                    for output, values in zip(outputs, found, strict=True):
-                        output[list(inputs)] = values
+                    for name, output, values in zip(sizes, outputs, found, strict=True):
+                        output[list(inputs)] = self.calibration.apply(values) if name == LOGITS else values
                 steps.append(outputs)
                 done += len(batch)
                 if on_progress is not None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from graftline.augment.preprocess import Preprocessing
 from graftline.backbones.onnx import export_onnx
+from graftline.bundle.calibration import Calibration
 from graftline.bundle.golden import write_golden
 from graftline.bundle.layout import (
     CARD_FILE,
@@ -98,6 +99,7 @@ def save_bundle(
             "class_names": list(class_names),
             "decoding": decoding.to_dict(),
             "preprocessing": preprocessing.to_dict(),
+            "calibration": None,
             "embedding_size": None if embeddings is None else embeddings[0].shape[1],
             "files": files,
             "card": dict(card),
@@ -201,6 +203,16 @@ def add_to_card(directory: Path, **entries: Any) -> None:
     content = json.loads((directory / CARD_FILE).read_text(encoding="utf-8"))
     content["card"].update(entries)
     write_json(directory / CARD_FILE, content)
+
+
+def write_calibration(directory: Path, calibration: Calibration) -> str:
+    """Make all predictors of a bundle calibrate what the network gives; returns the bundle's new digest."""
+    content = json.loads((directory / CARD_FILE).read_text(encoding="utf-8"))
+    content["calibration"] = calibration.to_dict()
+    content["digest"] = bundle_digest(content, content["files"])
+    write_json(directory / CARD_FILE, content)
+    digest: str = content["digest"]
+    return digest
 
 
 def _make_batches(preprocessing: Preprocessing) -> list[Tensor]:

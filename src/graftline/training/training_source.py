@@ -40,6 +40,11 @@ class TrainingSource(Protocol):
     """A network, or the part of it that is trained, and what it is trained on."""
 
     @property
+    def setup(self) -> TrainingSetup:
+        """Of the training, with the images that it sees."""
+        ...
+
+    @property
     def network(self) -> nn.Module:
         """What takes the loaders' batches."""
         ...
@@ -69,6 +74,10 @@ class TrainingSource(Protocol):
 
     def logits(self, split: str) -> np.ndarray | None:
         """Return what the trained network gives for the images of a split, (N, K); None: run the network on them."""
+        ...
+
+    def validation_logits(self) -> np.ndarray | None:
+        """Return what it gives for the validation images of ``setup`` as it was trained, (N, K); None: as above."""
         ...
 
 
@@ -144,6 +153,10 @@ class LiveSource:
         return
 
     def logits(self, split: str) -> None:  # noqa: ARG002 - the protocol's signature
+        """Return None: nothing is cached."""
+        return
+
+    def validation_logits(self) -> None:
         """Return None: nothing is cached."""
         return
 
