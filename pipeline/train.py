@@ -23,7 +23,7 @@ from graftline.data.decode import decode_rgb
 from graftline.data.ingest import Ingest
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
-from graftline.evaluation.calibration import CalibrationFit
+from graftline.evaluation.decision import DecisionRule, MostProbable
 from graftline.evaluation.evaluation import Evaluation, EvaluationResult
 from graftline.evaluation.metrics import metrics_json
 from graftline.execution import Execution
@@ -31,7 +31,7 @@ from graftline.features.cache import Features
 from graftline.files import atomic_file, write_json
 from graftline.freezing.rule import FreezeDecision, FreezeRule
 from graftline.freezing.rules import Nothing
-from graftline.pipeline.calibration import calibrate
+from graftline.pipeline.calibration import Adjustment, adjust
 from graftline.pipeline.further_process import announced
 from graftline.pipeline.parent import with_parent
 from graftline.pipeline.program import program
@@ -89,6 +89,7 @@ class Train:
     name: str | None = None
     seed: int = 0
     minutes: float | None = None
+    decision: DecisionRule = MostProbable()  # noqa: RUF009 - immutable
 
     def run(self, directory: Path) -> TrainResult:
         """Train, test, track and register a model."""
@@ -109,10 +110,10 @@ class Train:
             events = LoggedEvents(run)
             trained = self._train(setup, decision, files, events, deadline)
             self._save_bundle(setup, decision, trained, files)
-            predictor, calibration = self._calibrate(setup, events.source, files)
-            result = self._evaluate(setup, events.source, predictor)
+            adjusted = self._adjust(setup, events.source, files)
+            result = self._evaluate(setup, events.source, adjusted.predictor)
             outcome = TrainOutcome(
-                files, self.backbone.name, setup.version, decision, trained, calibration, result, choice
+                files, self.backbone.name, setup.version, decision, trained, adjusted, result, choice
             )
             model_uri = self._log_outcome(run, outcome)
         return summarize(outcome, run.id, run.url, model_uri)
@@ -155,6 +156,7 @@ class Train:
         version = with_parent(self.data, self.tracking).run(NEEDED).version
         for split in NEEDED:
             version.samples(split)  # it says which one has no images, before the training and not after it
+        self.decision.check(version.counts()["validation"])
         if self.train.resume is None:
             files.discard_training()
             write_json(files.dataset, {"digest": version.digest, "directory": str(version.directory.absolute())})
@@ -324,14 +326,13 @@ class Train:
             decoding=version.decoding,
         )
 
-    def _calibrate(
-        self, setup: TrainingSetup, source: TrainingSource | None, files: RunDirectory
-    ) -> tuple[Predictor, CalibrationFit]:
-        """Calibrate what was saved on the validation images; returns its predictor."""
+    def _adjust(self, setup: TrainingSetup, source: TrainingSource | None, files: RunDirectory) -> Adjustment:
+        """Calibrate what was saved and choose which class it answers, on validation images."""
         predictor = Predictor.from_directory(files.bundle, self.evaluation.engine, setup.execution)
-        predictor, fit = calibrate(predictor, files.bundle, setup.version, source, self.seed)
-        say(fit.sentence)
-        return predictor, fit
+        adjusted = adjust(predictor, files.bundle, setup.version, source, self.decision, self.seed)
+        for sentence in adjusted.sentences:
+            say(sentence)
+        return adjusted
 
     def _evaluate(
         self, setup: TrainingSetup, source: TrainingSource | None, predictor: Predictor

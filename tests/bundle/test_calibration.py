@@ -1,4 +1,4 @@
-"""A bundle's calibration: every predictor applies it, and the digest names it."""
+"""A bundle's calibration and decision: every predictor applies them, and the digest names them."""
 
 import base64
 import json
@@ -12,10 +12,11 @@ import pytest
 from bundles import change_description
 
 from graftline.bundle.calibration import Calibration
+from graftline.bundle.decision import Decision
 from graftline.bundle.layout import read_description
 from graftline.bundle.predict import predict_directory
 from graftline.bundle.predictor import EngineName, Predictor, softmax
-from graftline.bundle.save import write_calibration
+from graftline.bundle.save import change_answers
 from graftline.bundle.verify import verify_bundle
 from graftline.errors import UserError
 from graftline.serving.answers import classify
@@ -34,7 +35,7 @@ def calibration(request: pytest.FixtureRequest) -> Calibration:
 @pytest.fixture
 def calibrated(bundle: Path, tmp_path: Path, calibration: Calibration) -> Path:
     copy = shutil.copytree(bundle, tmp_path / "calibrated")
-    write_calibration(copy, calibration)
+    change_answers(copy, calibration)
     return copy
 
 
@@ -61,9 +62,9 @@ def test_the_digest_names_it(bundle: Path, calibrated: Path, calibration: Calibr
     before = read_description(bundle)["digest"]
     after = read_description(calibrated)["digest"]
     assert before != after == Predictor.from_directory(calibrated).digest
-    assert write_calibration(calibrated, Calibration(temperature=3.0)) not in (before, after)
-    assert write_calibration(calibrated, Calibration()) == before
-    assert write_calibration(calibrated, calibration) == after
+    assert change_answers(calibrated, Calibration(temperature=3.0)) not in (before, after)
+    assert change_answers(calibrated, Calibration()) == before
+    assert change_answers(calibrated, calibration) == after
     changed = {**(calibration.to_dict() or {}), "temperature": 1.1}
     change_description(calibrated, calibration=changed)
     with pytest.raises(UserError, match=r"bundle\.json is not what was saved"):
@@ -107,3 +108,24 @@ def test_tables_and_served_models_are_calibrated(bundle: Path, calibrated: Path,
     save_model(calibrated, tmp_path / "model", images[0].read_bytes())
     served = mlflow.pyfunc.load_model(str(tmp_path / "model")).predict(pd.DataFrame({"image": encoded}))
     pd.testing.assert_frame_equal(served, answer)
+
+
+@pytest.mark.parametrize(
+    "decision", [Decision(thresholds=(1e-9, 0.5, 0.5)), Decision(costs=((0.0, 9, 9), (0, 9, 9), (0, 9, 9)))]
+)
+def test_answers_are_the_decisions(bundle: Path, tmp_path: Path, decision: Decision) -> None:
+    copy = shutil.copytree(bundle, tmp_path / "decided")
+    digest = change_answers(copy, TEMPERATURE, decision)
+    ours = Predictor.from_directory(copy)
+    assert ours.digest == digest != change_answers(copy, TEMPERATURE, Decision())
+    assert (ours.calibration, ours.decision) == (TEMPERATURE, decision)
+    images = golden(bundle)
+    probabilities = ours.predict(images)
+    assert set(probabilities.argmax(axis=1)) != {0}
+    answer = classify(ours, [base64.b64encode(image.read_bytes()).decode() for image in images])
+    table = predict_directory(ours, bundle / "golden" / "images")
+    table = table[table["path"].str.contains("real_")]
+    for one in (answer, table):
+        assert set(one["class"]) == {"ant"}
+        np.testing.assert_allclose(one["probability"], probabilities[:, 0], atol=1e-6)
+        np.testing.assert_allclose(one["probability/cat"], probabilities[:, 2], atol=1e-6)

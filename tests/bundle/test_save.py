@@ -125,6 +125,7 @@ def test_the_card_says_what_it_is(saved: Saved) -> None:
         "decoding": PLAIN.to_dict(),
         "preprocessing": saved.preprocessing.to_dict(),
         "calibration": None,
+        "decision": None,
         "embedding_size": saved.network.head_hidden_size,
         "card": CARD,
     }

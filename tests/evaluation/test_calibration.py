@@ -35,7 +35,7 @@ def made(logits: np.ndarray, labels: np.ndarray) -> Predictions:
     return predictions_of(softmax(logits, axis=1), labels)
 
 
-class Given(ClassifierMixin, BaseEstimator):
+class Given(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """A classifier for scikit-learn whose inputs are the logits."""
 
     def fit(self, logits: np.ndarray, labels: np.ndarray) -> "Given":  # noqa: ARG002 - scikit-learn's signature
@@ -64,7 +64,7 @@ def test_the_vector_is_that_of_a_search_without_derivatives() -> None:
     logits, labels = draw(300, 3, 2.0, bias=1.5)
 
     def loss(parameters: np.ndarray) -> float:
-        return log_loss(labels, softmax(parameters[:3] * logits + parameters[3:], axis=1))
+        return float(log_loss(labels, softmax(parameters[:3] * logits + parameters[3:], axis=1)))
 
     ours = fit_vector(logits, labels)
     found = minimize(loss, np.array([0.5, 0.5, 0.5, 0, 0, 0]), method="Powell", options={"ftol": 1e-10, "maxfev": 9000})

@@ -13,9 +13,10 @@ from graftline.bundle.layout import read_description
 from graftline.bundle.predictor import Predictor
 from graftline.bundle.save import save_bundle
 from graftline.data.version import DatasetVersion, write_version
+from graftline.evaluation.decision import MostProbable
 from graftline.evaluation.predictions import predict_split
 from graftline.files import sha256_file
-from graftline.pipeline.calibration import calibrate
+from graftline.pipeline.calibration import adjust
 
 
 def make_version(folder: Path, validation: int) -> DatasetVersion:
@@ -53,7 +54,8 @@ def test_it_is_calibrated_by_what_it_gives(bundle: Path, tmp_path: Path) -> None
     version = make_version(tmp_path, validation=60)
     before = Predictor.from_directory(bundle)
     raw = predict_split(before, version, "validation").logits
-    predictor, fit = calibrate(before, bundle, version, None, seed=0)
+    adjusted = adjust(before, bundle, version, None, MostProbable(), seed=0)
+    predictor, fit = adjusted.predictor, adjusted.calibration
     assert fit.sentence.startswith("The probabilities are calibrated by")
     described, loaded = read_description(bundle), Predictor.from_directory(bundle)
     assert predictor.digest == loaded.digest == described["digest"] != before.digest
@@ -66,6 +68,8 @@ def test_it_is_calibrated_by_what_it_gives(bundle: Path, tmp_path: Path) -> None
 
 def test_three_images_calibrate_nothing(bundle: Path, tmp_path: Path) -> None:
     before = Predictor.from_directory(bundle)
-    predictor, fit = calibrate(before, bundle, make_version(tmp_path, validation=3), None, seed=0)
-    assert "3 validation images are too few" in fit.sentence
+    adjusted = adjust(before, bundle, make_version(tmp_path, validation=3), None, MostProbable(), seed=0)
+    predictor = adjusted.predictor
+    assert len(adjusted.sentences) == 1
+    assert "3 validation images are too few" in adjusted.sentences[0]
     assert predictor.digest == before.digest == Predictor.from_directory(bundle).digest

@@ -10,7 +10,12 @@ from graftline.errors import UserError
 from graftline.files import digest, sha256_file
 
 FORMAT = 4  # of bundle.json; raise it when a predictor of today could not read tomorrow's
-READABLE_FORMATS = (1, 2, 3, 4)  # 1 has no digests, no embedding and no golden images, 2 no decoding, 3 no calibration
+READABLE_FORMATS = (
+    1,
+    2,
+    3,
+    4,
+)  # 1 has no digests, no embedding and no golden images, 2 no decoding, 3 no calibration, no decision
 CARD_FILE = "bundle.json"
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -32,7 +37,7 @@ def hash_files(directory: Path) -> dict[str, str]:
 
 
 def bundle_digest(content: Mapping[str, Any], files: Mapping[str, str]) -> str:
-    """Return 16 hex digits that name what a bundle computes: network, classes, decoding, preprocessing, calibration.
+    """Return 16 hex digits that name what a bundle computes: what it does from a file to its answer.
 
     The card's notes (metrics, freeze plan) and the golden images are no part of it.
 
@@ -43,8 +48,7 @@ def bundle_digest(content: Mapping[str, Any], files: Mapping[str, str]) -> str:
     described = {key: content[key] for key in ("timm_name", "class_names", "preprocessing")}
     if decoding := Decoding.from_dict(content.get("decoding")).identity():
         described["decoding"] = decoding
-    if calibration := content.get("calibration"):
-        described["calibration"] = calibration
+    described |= {key: content[key] for key in ("calibration", "decision") if content.get(key) is not None}
     return digest({**described, "files": {name: files.get(name) for name in _NETWORK_FILES}})
 
 

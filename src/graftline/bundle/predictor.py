@@ -17,6 +17,7 @@ import onnxruntime
 
 from graftline.augment.preprocess import Preprocessing
 from graftline.bundle.calibration import UNCALIBRATED, Calibration
+from graftline.bundle.decision import MOST_PROBABLE, Decision
 from graftline.bundle.layout import (
     EMBEDDING,
     INPUT,
@@ -55,13 +56,15 @@ class Predictor:
     Attributes:
         class_names: K names, in the order of the columns that ``predict`` returns.
         preprocessing: what is done to each image.
-        digest: 16 hex digits that name what the bundle computes: network, class names, preprocessing, calibration.
+        digest: 16 hex digits that name what the bundle computes: network, class names, preprocessing, calibration,
+            decision.
         embedding_size: E; None where the network gives no embedding.
         card: what ``bundle.json`` says about the training (freeze plan, dataset digest, metrics, ...).
         engine: runs the network; its logits are not calibrated.
         threads: how many images are prepared at the same time.
         decoding: how files become pixels.
         calibration: what becomes of the network's logits before anybody sees them.
+        decision: which class is answered, given the probabilities.
     """
 
     class_names: tuple[str, ...]
@@ -73,6 +76,7 @@ class Predictor:
     threads: int
     decoding: Decoding = PLAIN
     calibration: Calibration = UNCALIBRATED
+    decision: Decision = MOST_PROBABLE
 
     @classmethod
     def from_directory(
@@ -111,6 +115,7 @@ class Predictor:
             threads=execution.num_threads,
             decoding=Decoding.from_dict(content.get("decoding")),
             calibration=Calibration.from_dict(content.get("calibration")),
+            decision=Decision.from_dict(content.get("decision")),
         )
 
     def logits(

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from graftline.augment.preprocess import Preprocessing
 from graftline.backbones.onnx import export_onnx
 from graftline.bundle.calibration import Calibration
+from graftline.bundle.decision import Decision
 from graftline.bundle.golden import write_golden
 from graftline.bundle.layout import (
     CARD_FILE,
@@ -100,6 +101,7 @@ def save_bundle(
             "decoding": decoding.to_dict(),
             "preprocessing": preprocessing.to_dict(),
             "calibration": None,
+            "decision": None,
             "embedding_size": None if embeddings is None else embeddings[0].shape[1],
             "files": files,
             "card": dict(card),
@@ -205,10 +207,22 @@ def add_to_card(directory: Path, **entries: Any) -> None:
     write_json(directory / CARD_FILE, content)
 
 
-def write_calibration(directory: Path, calibration: Calibration) -> str:
-    """Make all predictors of a bundle calibrate what the network gives; returns the bundle's new digest."""
+def change_answers(directory: Path, calibration: Calibration | None = None, decision: Decision | None = None) -> str:
+    """Change what all predictors of a bundle make of what the network gives.
+
+    Args:
+        directory: the bundle.
+        calibration: of the logits; None: as it is.
+        decision: which class is answered; None: as it is.
+
+    Returns:
+        The bundle's new digest.
+    """
     content = json.loads((directory / CARD_FILE).read_text(encoding="utf-8"))
-    content["calibration"] = calibration.to_dict()
+    if calibration is not None:
+        content["calibration"] = calibration.to_dict()
+    if decision is not None:
+        content["decision"] = decision.to_dict()
     content["digest"] = bundle_digest(content, content["files"])
     write_json(directory / CARD_FILE, content)
     digest: str = content["digest"]

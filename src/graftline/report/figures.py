@@ -314,7 +314,7 @@ def confident_mistakes(predictions: Predictions) -> Figure | None:
         graftline.data.decode.DecodeError: an image has vanished since it was classified.
     """
     predicted, labels, class_names = predictions.predicted, predictions.labels, predictions.class_names
-    confidences = predictions.probabilities.max(axis=1)
+    confidences = predictions.confidences
     wrong = np.flatnonzero(predicted != labels)
     if len(wrong) == 0:
         return None

@@ -23,6 +23,7 @@ MEANINGS = {
     "accuracy_weighted": "The same, each image counting by its weight.",
     "balanced_accuracy": "Recall averaged over the classes, so that rare ones count as much as common ones.",
     "f1_macro": "Precision and recall in one number, averaged over the classes.",
+    "cost": "What an answer costs on average, by the costs that the model was given.",
     "auroc": "How often an image of a class is ranked above one of another class; guessing gives 0.5.",
     "log_loss": "Surprise at the true class, in nats; confident mistakes cost most.",
     "brier": "Squared error of the probabilities.",

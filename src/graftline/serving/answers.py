@@ -28,7 +28,8 @@ def classify(predictor: Predictor, images: Sequence[object]) -> pd.DataFrame:
         images: N image files (JPEG, PNG, ...) as base64, with or without a ``data:image/...;base64,`` in front.
 
     Returns:
-        (N, 2 + K): the most probable class, its probability, and the probabilities of all K classes; see `columns`.
+        (N, 2 + K): the class that the bundle's decision answers, its probability, and the probabilities of all K
+        classes; see `columns`.
 
     Raises:
         ValueError: some are no base64 or no images; each is named by its number, from 0.
@@ -47,9 +48,9 @@ def classify(predictor: Predictor, images: Sequence[object]) -> pd.DataFrame:
         probabilities, flaws = predictor.predict_readable(files)
     if flaws:
         raise ValueError("; ".join(f"image {row}: {flaw}" for row, flaw in flaws.items()))
-    best = probabilities.argmax(axis=1)  # (N,)
+    best = predictor.decision.answer(probabilities)  # (N,)
     answer = pd.DataFrame(
-        np.column_stack([probabilities.max(axis=1), probabilities]).astype(np.float64),
+        np.column_stack([probabilities[np.arange(len(best)), best], probabilities]).astype(np.float64),
         columns=columns(predictor.class_names)[1:],
     )
     answer.insert(0, "class", [predictor.class_names[index] for index in best])
