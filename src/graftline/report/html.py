@@ -35,6 +35,7 @@ HEADINGS = {
     "roc_curves": "How well the classes separate",
     "precision_recall_curves": "What finding more would cost",
     "reliability_diagram": "Whether the probabilities can be believed",
+    "coverage_curve": "What the surest answers are worth",
     "confident_mistakes": "Where the model is sure and wrong",
 }
 
@@ -49,6 +50,8 @@ CAPTIONS = {
     "It tells more than the ROC curve where a class is rare: look where the curve begins to fall.",
     "reliability_diagram": "On the dashed line, of the predictions made with 80 %, 80 % are right. Below it the model "
     "is too sure of itself, above it too modest. Thin lines are 95 % intervals; the histogram shows which bins matter.",
+    "coverage_curve": "If only the images that the model is surest of were answered, and the others left to people, "
+    "how many would be right? The steeper the curve falls to the right, the more it brings to leave the last ones out.",
     "confident_mistakes": "Look at these first. Often they are wrong labels, images that nobody could tell apart, or "
     "something that the training images do not show.",
 }
