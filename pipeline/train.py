@@ -26,6 +26,7 @@ from graftline.errors import UserError
 from graftline.evaluation.decision import DecisionRule, MostProbable
 from graftline.evaluation.evaluation import Evaluation, EvaluationResult
 from graftline.evaluation.metrics import metrics_json
+from graftline.evaluation.refusal import check_refuse
 from graftline.execution import Execution
 from graftline.features.cache import Features
 from graftline.files import atomic_file, write_json
@@ -90,6 +91,7 @@ class Train:
     seed: int = 0
     minutes: float | None = None
     decision: DecisionRule = MostProbable()  # noqa: RUF009 - immutable
+    refuse: float | None = None
 
     def run(self, directory: Path) -> TrainResult:
         """Train, test, track and register a model."""
@@ -157,6 +159,8 @@ class Train:
         for split in NEEDED:
             version.samples(split)  # it says which one has no images, before the training and not after it
         self.decision.check(version.counts()["validation"])
+        if self.refuse is not None:
+            check_refuse(self.refuse, len(version.samples("validation").paths))
         if self.train.resume is None:
             files.discard_training()
             write_json(files.dataset, {"digest": version.digest, "directory": str(version.directory.absolute())})
@@ -329,7 +333,7 @@ class Train:
     def _adjust(self, setup: TrainingSetup, source: TrainingSource | None, files: RunDirectory) -> Adjustment:
         """Calibrate what was saved and choose which class it answers, on validation images."""
         predictor = Predictor.from_directory(files.bundle, self.evaluation.engine, setup.execution)
-        adjusted = adjust(predictor, files.bundle, setup.version, source, self.decision, self.seed)
+        adjusted = adjust(predictor, files.bundle, setup.version, source, self.decision, self.refuse, self.seed)
         for sentence in adjusted.sentences:
             say(sentence)
         return adjusted

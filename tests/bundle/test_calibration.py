@@ -16,6 +16,7 @@ from graftline.bundle.decision import Decision
 from graftline.bundle.layout import read_description
 from graftline.bundle.predict import predict_directory
 from graftline.bundle.predictor import EngineName, Predictor, softmax
+from graftline.bundle.refusal import Refusal, neighbor_distances, unit
 from graftline.bundle.save import change_answers
 from graftline.bundle.verify import verify_bundle
 from graftline.errors import UserError
@@ -129,3 +130,34 @@ def test_answers_are_the_decisions(bundle: Path, tmp_path: Path, decision: Decis
         assert set(one["class"]) == {"ant"}
         np.testing.assert_allclose(one["probability"], probabilities[:, 0], atol=1e-6)
         np.testing.assert_allclose(one["probability/cat"], probabilities[:, 2], atol=1e-6)
+
+
+def test_images_far_from_the_training_images_are_refused(bundle: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(bundle, tmp_path / "refusing")
+    images, plain = golden(bundle), Predictor.from_directory(bundle)
+    embeddings = plain.logits_and_embeddings(images)[1]
+    references = unit(embeddings[:2])
+    distances = neighbor_distances(references, embeddings, 1)
+    change_answers(copy, refusal=Refusal(references, 1, float(distances[2]) / 2, 0.05))
+    images_folder = tmp_path / "images"
+    images_folder.mkdir()
+    for image in images:
+        shutil.copy(image, images_folder)
+    (images_folder / "text.txt").write_text("no image")
+    expected = [False, False, True]
+    for engine in ("onnx", "torch"):
+        ours = Predictor.from_directory(copy, engine)  # type: ignore[arg-type]  # one of the two
+        assert ours.digest != plain.digest
+        table = predict_directory(ours, images_folder)
+        assert table["refused"].tolist() == [*expected, None]
+        np.testing.assert_allclose(table["probability"][:3], plain.predict(images).max(axis=1), atol=1e-5)
+    assert "refused" not in predict_directory(plain, images_folder)
+    encoded = [base64.b64encode(image.read_bytes()).decode() for image in images]
+    assert classify(ours, encoded)["refused"].tolist() == expected
+    save_model(copy, tmp_path / "model", images[0].read_bytes())
+    served = mlflow.pyfunc.load_model(str(tmp_path / "model"))
+    assert served.predict(pd.DataFrame({"image": encoded}))["refused"].tolist() == expected
+    assert served.metadata.signature.outputs.input_names()[-1] == "refused"
+    (copy / "references.npy").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"references\.npy is not what was saved"):
+        Predictor.from_directory(copy)

@@ -126,6 +126,7 @@ def test_the_card_says_what_it_is(saved: Saved) -> None:
         "preprocessing": saved.preprocessing.to_dict(),
         "calibration": None,
         "decision": None,
+        "refusal": None,
         "embedding_size": saved.network.head_hidden_size,
         "card": CARD,
     }

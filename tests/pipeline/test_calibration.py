@@ -19,9 +19,9 @@ from graftline.files import sha256_file
 from graftline.pipeline.calibration import adjust
 
 
-def make_version(folder: Path, validation: int) -> DatasetVersion:
+def make_version(folder: Path, validation: int, training: int = 3) -> DatasetVersion:
     rows = []
-    for number in range(validation + 3):
+    for number in range(validation + training):
         label, color = list(COLORS.items())[number % 3]
         path = folder / f"{number}.png"
         paint(color, number, size=16).save(path)
@@ -54,7 +54,7 @@ def test_it_is_calibrated_by_what_it_gives(bundle: Path, tmp_path: Path) -> None
     version = make_version(tmp_path, validation=60)
     before = Predictor.from_directory(bundle)
     raw = predict_split(before, version, "validation").logits
-    adjusted = adjust(before, bundle, version, None, MostProbable(), seed=0)
+    adjusted = adjust(before, bundle, version, None, MostProbable(), None, seed=0)
     predictor, fit = adjusted.predictor, adjusted.calibration
     assert fit.sentence.startswith("The probabilities are calibrated by")
     described, loaded = read_description(bundle), Predictor.from_directory(bundle)
@@ -66,9 +66,23 @@ def test_it_is_calibrated_by_what_it_gives(bundle: Path, tmp_path: Path) -> None
     np.testing.assert_allclose(after, fit.calibration.apply(raw), rtol=1e-5, atol=1e-5)
 
 
+def test_what_it_refuses_is_chosen_and_kept(bundle: Path, tmp_path: Path) -> None:
+    version = make_version(tmp_path, validation=60, training=30)
+    before = Predictor.from_directory(bundle)
+    adjusted = adjust(before, bundle, version, None, MostProbable(), 0.1, seed=0)
+    assert adjusted.refusal is not None
+    assert "from 30 training images than all but 10 %" in adjusted.sentences[-1]
+    loaded = Predictor.from_directory(bundle)
+    assert loaded.digest == adjusted.predictor.digest != before.digest
+    refused = loaded.predict_refusing(version.samples("validation").paths)[1]
+    assert refused is not None
+    assert refused.sum() in (5, 6)  # of 60, floor(61 / 10)
+    assert read_description(bundle)["card"]["refusal"]["left_out"].keys() == COLORS.keys()
+
+
 def test_three_images_calibrate_nothing(bundle: Path, tmp_path: Path) -> None:
     before = Predictor.from_directory(bundle)
-    adjusted = adjust(before, bundle, make_version(tmp_path, validation=3), None, MostProbable(), seed=0)
+    adjusted = adjust(before, bundle, make_version(tmp_path, validation=3), None, MostProbable(), None, seed=0)
     predictor = adjusted.predictor
     assert len(adjusted.sentences) == 1
     assert "3 validation images are too few" in adjusted.sentences[0]

@@ -15,11 +15,12 @@ READABLE_FORMATS = (
     2,
     3,
     4,
-)  # 1 has no digests, no embedding and no golden images, 2 no decoding, 3 no calibration, no decision
+)  # 1 has no digests, no embedding and no golden images, 2 no decoding, 3 nothing learned on validation images
 CARD_FILE = "bundle.json"
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 ONNX_FILE = "model.onnx"
+REFERENCES_FILE = "references.npy"
 GOLDEN_FOLDER = "golden"
 INPUT, LOGITS, EMBEDDING = "image", "logits", "embedding"  # of the ONNX network, each with the batch first
 
@@ -48,8 +49,9 @@ def bundle_digest(content: Mapping[str, Any], files: Mapping[str, str]) -> str:
     described = {key: content[key] for key in ("timm_name", "class_names", "preprocessing")}
     if decoding := Decoding.from_dict(content.get("decoding")).identity():
         described["decoding"] = decoding
-    described |= {key: content[key] for key in ("calibration", "decision") if content.get(key) is not None}
-    return digest({**described, "files": {name: files.get(name) for name in _NETWORK_FILES}})
+    described |= {key: content[key] for key in ("calibration", "decision", "refusal") if content.get(key) is not None}
+    named = _NETWORK_FILES if content.get("refusal") is None else (*_NETWORK_FILES, REFERENCES_FILE)
+    return digest({**described, "files": {name: files.get(name) for name in named}})
 
 
 def read_description(directory: Path) -> dict[str, Any]:

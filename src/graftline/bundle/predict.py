@@ -46,6 +46,7 @@ def predict_directory(
         One row per file: path; class and probability, of the class that the bundle's decision answers;
         ``probability/CLASS`` for each class; and error: why the file could not be read, with class and probabilities
         missing, else None.
+        Where the bundle refuses images as none of its classes: refused, before error.
 
     Raises:
         UserError: there is no such folder, or nothing in it.
@@ -57,7 +58,7 @@ def predict_files(
     predictor: Predictor, paths: Sequence[Path], on_progress: Callable[[int], None] | None = None
 ) -> pd.DataFrame:
     """Classify files as `predict_directory` does."""
-    probabilities, reasons = predictor.predict_readable(paths, on_progress=on_progress)  # (N, K)
+    probabilities, refused, reasons = predictor.predict_refusing(paths, on_progress=on_progress)  # (N, K), (N,)
     table = pd.DataFrame(probabilities, columns=[f"probability/{name}" for name in predictor.class_names])
     best = predictor.decision.answer(np.nan_to_num(probabilities))
     table.insert(0, "path", [to_text(path) for path in paths])
@@ -65,5 +66,7 @@ def predict_files(
         1, "class", [None if row in reasons else predictor.class_names[best[row]] for row in range(len(paths))]
     )
     table.insert(2, "probability", probabilities[np.arange(len(paths)), best])
+    if refused is not None:
+        table["refused"] = [None if row in reasons else bool(refused[row]) for row in range(len(paths))]
     table["error"] = [reasons.get(row) for row in range(len(paths))]
     return table

@@ -30,15 +30,17 @@ from graftline.bundle.layout import (
     FORMAT,
     LOGITS,
     ONNX_FILE,
+    REFERENCES_FILE,
     WEIGHTS_FILE,
     bundle_digest,
     hash_files,
 )
 from graftline.bundle.predictor import Engine, onnx_engine
+from graftline.bundle.refusal import Refusal
 from graftline.data.decoding import PLAIN, Decoding
 from graftline.errors import UserError, first_line, no_room
 from graftline.execution import Execution
-from graftline.files import atomic_directory, write_json
+from graftline.files import atomic_directory, sha256_file, write_json
 
 # Largest difference that a file's logits may have from the network's, absolute, or relative where they exceed 1: the
 # first runs the same operations, the second the same in another order.
@@ -102,6 +104,7 @@ def save_bundle(
             "preprocessing": preprocessing.to_dict(),
             "calibration": None,
             "decision": None,
+            "refusal": None,
             "embedding_size": None if embeddings is None else embeddings[0].shape[1],
             "files": files,
             "card": dict(card),
@@ -207,13 +210,19 @@ def add_to_card(directory: Path, **entries: Any) -> None:
     write_json(directory / CARD_FILE, content)
 
 
-def change_answers(directory: Path, calibration: Calibration | None = None, decision: Decision | None = None) -> str:
+def change_answers(
+    directory: Path,
+    calibration: Calibration | None = None,
+    decision: Decision | None = None,
+    refusal: Refusal | None = None,
+) -> str:
     """Change what all predictors of a bundle make of what the network gives.
 
     Args:
         directory: the bundle.
         calibration: of the logits; None: as it is.
         decision: which class is answered; None: as it is.
+        refusal: which images are none of the classes; None: as it is.
 
     Returns:
         The bundle's new digest.
@@ -223,6 +232,9 @@ def change_answers(directory: Path, calibration: Calibration | None = None, deci
         content["calibration"] = calibration.to_dict()
     if decision is not None:
         content["decision"] = decision.to_dict()
+    if refusal is not None:
+        content["refusal"] = refusal.save(directory / REFERENCES_FILE)
+        content["files"][REFERENCES_FILE] = sha256_file(directory / REFERENCES_FILE)
     content["digest"] = bundle_digest(content, content["files"])
     write_json(directory / CARD_FILE, content)
     digest: str = content["digest"]
