@@ -52,6 +52,7 @@ class Predict:
             },
             table=[
                 *((str(name), f"{count:,}") for name, count in counts.items()),
+                *([("refused", f"{readable['refused'].sum():,}")] if "refused" in readable else []),
                 ("unreadable", f"{unreadable:,}"),
                 ("table", os.path.relpath(file)),
             ],

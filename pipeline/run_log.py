@@ -100,6 +100,14 @@ def log_policy_choice(run: "Run", choice: PolicyChoice, files: RunDirectory) -> 
     run.set_tags({"graftline.augment": ", ".join(choice.kept) or "none"})
 
 
+def log_calibration(run: "Run", outcome: TrainOutcome) -> None:
+    """Log how the probabilities are calibrated and what that does to validation images it was not fitted on."""
+    fit = outcome.adjusted.calibration
+    values = {"temperature": fit.calibration.temperature, "log_loss_change": fit.log_loss_change}
+    metrics = {f"calibration/{name}": value for name, value in values.items() if value is not None}
+    run.log_metrics(metrics, step=outcome.trained.history.steps)
+
+
 def log_freeze_check(run: "Run", outcome: TrainOutcome) -> None:
     """Say and log that what was frozen has not moved, and what the cache changed."""
     phase, steps = outcome.trained.last, outcome.trained.history.steps

@@ -23,13 +23,16 @@ from graftline.data.decode import decode_rgb
 from graftline.data.ingest import Ingest
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
+from graftline.evaluation.decision import DecisionRule, MostProbable
 from graftline.evaluation.evaluation import Evaluation, EvaluationResult
 from graftline.evaluation.metrics import metrics_json
+from graftline.evaluation.refusal import check_refuse
 from graftline.execution import Execution
 from graftline.features.cache import Features
 from graftline.files import atomic_file, write_json
 from graftline.freezing.rule import FreezeDecision, FreezeRule
 from graftline.freezing.rules import Nothing
+from graftline.pipeline.calibration import Adjustment, adjust
 from graftline.pipeline.further_process import announced
 from graftline.pipeline.parent import with_parent
 from graftline.pipeline.program import program
@@ -37,6 +40,7 @@ from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.run_log import (
     LoggedEvents,
     log_best_epoch,
+    log_calibration,
     log_cost,
     log_freeze_check,
     log_policy_choice,
@@ -95,6 +99,8 @@ class Train:
     name: str | None = None
     seed: int = 0
     minutes: float | None = None
+    decision: DecisionRule = MostProbable()  # noqa: RUF009 - immutable
+    refuse: float | None = None
 
     def run(self, directory: Path) -> TrainResult:
         """Train, test, track and register a model."""
@@ -115,8 +121,11 @@ class Train:
             events = LoggedEvents(run)
             trained = self._train(setup, decision, files, events, deadline)
             self._save_bundle(setup, decision, trained, files)
-            result = self._evaluate(setup, events.source, files)
-            outcome = TrainOutcome(files, self.backbone.name, setup.version, decision, trained, result, choice, name)
+            adjusted = self._adjust(setup, events.source, files)
+            result = self._evaluate(setup, events.source, adjusted.predictor)
+            outcome = TrainOutcome(
+                files, self.backbone.name, setup.version, decision, trained, adjusted, result, choice, name
+            )
             model_uri = self._log_outcome(run, outcome)
         return summarize(outcome, run.id, run.url, model_uri)
 
@@ -158,6 +167,9 @@ class Train:
         version = with_parent(self.data, self.tracking).run(NEEDED).version
         for split in NEEDED:
             version.samples(split)  # it says which one has no images, before the training and not after it
+        self.decision.check(version.counts()["validation"])
+        if self.refuse is not None:
+            check_refuse(self.refuse, len(version.samples("validation").paths))
         if self.train.resume is None:
             files.discard_training()
             write_json(files.dataset, {"digest": version.digest, "directory": str(version.directory.absolute())})
@@ -333,16 +345,24 @@ class Train:
             decoding=version.decoding,
         )
 
+    def _adjust(self, setup: TrainingSetup, source: TrainingSource | None, files: RunDirectory) -> Adjustment:
+        """Calibrate what was saved and choose which class it answers, on validation images."""
+        predictor = Predictor.from_directory(files.bundle, self.evaluation.engine, setup.execution)
+        adjusted = adjust(predictor, files.bundle, setup.version, source, self.decision, self.refuse, self.seed)
+        for sentence in adjusted.sentences:
+            say(sentence)
+        return adjusted
+
     def _evaluate(
-        self, setup: TrainingSetup, source: TrainingSource | None, files: RunDirectory
+        self, setup: TrainingSetup, source: TrainingSource | None, predictor: Predictor
     ) -> EvaluationResult | None:
         """Score what was saved on the test images, where there are any."""
         if not any(setup.version.counts()["test"].values()):
             warn(NOT_TESTED)
             return None
-        predictor = Predictor.from_directory(files.bundle, self.evaluation.engine, setup.execution)
         logits = None if source is None else source.logits("test")
-        return self.evaluation.run(predictor, setup.version, known_logits=logits)
+        known = None if logits is None else predictor.calibration.apply(logits)
+        return self.evaluation.run(predictor, setup.version, known_logits=known)
 
     def _log_outcome(self, run: "Run", outcome: TrainOutcome) -> str | None:
         """Print, log and register what came of the training; returns the model's URI."""
@@ -354,6 +374,7 @@ class Train:
             print_scores(result.scores, f"{version.name}: test split")
             figures = write_evaluation(result, outcome.files.test)
             values = log_evaluation(run, result, outcome.files.test, step=outcome.trained.history.steps)
+        log_calibration(run, outcome)
         log_freeze_check(run, outcome)
         log_best_epoch(run, outcome.trained)
         run.describe(outcome.description(run.id))

@@ -13,6 +13,7 @@ from graftline.evaluation.evaluation import EvaluationResult
 from graftline.evaluation.metrics import Interval, format_interval, format_score, metrics_json
 from graftline.freezing.measurement import DepthMeasurement
 from graftline.freezing.rule import FreezeDecision
+from graftline.pipeline.calibration import Adjustment
 from graftline.pipeline.program import program
 from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.scoring import FIGURES_FOLDER
@@ -38,6 +39,7 @@ class TrainOutcome:
     version: DatasetVersion
     decision: FreezeDecision
     trained: TrainingResult
+    adjusted: Adjustment
     result: EvaluationResult | None
     choice: PolicyChoice | None = None
     name: str = ""
@@ -151,6 +153,7 @@ def print_policy_choice(choice: PolicyChoice) -> None:
 def write_run_report(outcome: TrainOutcome, figures: Mapping[str, Path]) -> Path:
     """Write ``report.html`` of a training into its output directory, with the figures of its evaluation."""
     version, history, result = outcome.version, outcome.trained.history, outcome.result
+    decision = outcome.adjusted.decision.sentence
     speed = {} if result is None else {"Speed": f"{result.images_per_second:,.0f} test images per second, one crop"}
     images = {split: sum(classes.values()) for split, classes in version.counts().items()}
     facts = {
@@ -160,6 +163,8 @@ def write_run_report(outcome: TrainOutcome, figures: Mapping[str, Path]) -> Path
         "Freeze": outcome.decision.reason,
         "Training": f"epoch {history.best['epoch'] + 1:.0f} of {len(history.epochs)} is kept; {history.seconds:.0f} s",
         **({} if outcome.choice is None else {"Augmentation": outcome.choice.sentence()}),
+        "Calibration": outcome.adjusted.calibration.sentence.removesuffix("."),
+        **({} if not decision else {"Decision": decision.removesuffix(".")}),
         **speed,
     }
     last = outcome.trained.last

@@ -205,7 +205,7 @@ def test_a_bundle_of_format_1_still_predicts(bundle: Path, old_bundle: Path, pic
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("format", "has format 4, but this version of graftline reads up to format 3: update graftline"),
+        ("format", "has format 5, but this version of graftline reads up to format 4: update graftline"),
         ("no card", r"is not a bundle: bundle\.json cannot be read \(No such file or directory\)"),
         ("damaged card", r"bundle\.json is damaged"),
         ("no files", r"bundle\.json is damaged \(it has no 'files'\): save the bundle again"),
@@ -217,7 +217,7 @@ def test_what_is_no_bundle_is_refused(bundle: Path, tmp_path: Path, change: str,
     copy = shutil.copytree(bundle, tmp_path / "bundle")
     card, network = copy / "bundle.json", copy / "model.onnx"
     if change == "format":
-        change_description(copy, format=4)
+        change_description(copy, format=5)
     elif change == "no card":
         card.unlink()
     elif change == "damaged card":

@@ -119,11 +119,14 @@ def test_the_card_says_what_it_is(saved: Saved) -> None:
     files = content.pop("files")
     assert content.pop("digest") == Predictor.from_directory(saved.directory).digest
     assert content == {
-        "format": 3,
+        "format": 4,
         "timm_name": saved.timm_name,
         "class_names": list(CLASS_NAMES),
         "decoding": PLAIN.to_dict(),
         "preprocessing": saved.preprocessing.to_dict(),
+        "calibration": None,
+        "decision": None,
+        "refusal": None,
         "embedding_size": saved.network.head_hidden_size,
         "card": CARD,
     }

@@ -65,6 +65,7 @@ def test_the_output_directory_holds_exactly_this(trained: Ran) -> None:
         "result.json",
         "test/figures/confusion_matrix.png",
         "test/figures/precision_recall_curves.png",
+        "test/figures/coverage_curve.png",
         "test/figures/reliability_diagram.png",
         "test/figures/roc_curves.png",
         "test/predictions.parquet",

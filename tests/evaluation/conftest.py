@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from graftline.bundle.decision import MOST_PROBABLE
 from graftline.data.decode import decode_rgb
 from graftline.data.version import DatasetVersion, write_version
 from graftline.files import sha256_file
@@ -22,6 +23,7 @@ class NearestColor:
     def __init__(self, class_names: tuple[str, ...] = CLASS_NAMES) -> None:
         self.class_names = class_names
         self.digest = "nearest color"
+        self.decision = MOST_PROBABLE
 
     def logits(
         self, images: Iterable[str], batch_size: int, on_progress: Callable[[int], None] | None = None

@@ -136,6 +136,7 @@ class Counting:
     def __init__(self, classifier: Classifier) -> None:
         self.inner = classifier
         self.class_names, self.digest, self.images = classifier.class_names, classifier.digest, 0
+        self.decision = classifier.decision
 
     def logits(self, images: Iterable[str], *arguments: Any) -> np.ndarray:
         paths = list(images)

@@ -13,6 +13,8 @@ NEEDS = {  # what a user must say beside the option itself
     "data/folder": ["data.path=photos"],
     "data/table": ["data.path=labels.csv"],
     "data/archive": ["data.path=photos.zip"],
+    "decision/cost": ["decision.costs={bad: {good: 10}}"],
+    "decision/recall": ["decision.class_name=bad"],
     "freeze/first_stages": ["freeze.number=2"],
     "freeze/names": ["freeze.frozen=[conv_stem.*]"],
 }

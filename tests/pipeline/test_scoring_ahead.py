@@ -7,6 +7,8 @@ import pytest
 from workplace import TINY, Workplace
 
 from conftest import COLORS, paint
+from graftline.bundle.decision import MOST_PROBABLE
+from graftline.bundle.layout import read_description
 from graftline.evaluation.predictions import Predictions
 from graftline.pipeline.cli import compose
 
@@ -27,18 +29,31 @@ def test_both_say_the_same(
     for number, (name, color) in enumerate(COLORS.items()):
         (tmp_path / "images" / name).mkdir(parents=True)
         for index in range(60):
-            paint(color, 100 * number + index, size=16).save(tmp_path / "images" / name / f"{index:02}.png")
-    data = ["data=folder", f"data.path={tmp_path / 'images'}", "data.split.test=0.5"]
-    trained = compose("train", [*data, *TRAIN]).run(tmp_path / "train")
-    assert "the bundle's logits differ by" in capfd.readouterr().out
+            other = list(COLORS.values())[(number + 1) % 3] if index % 5 == 0 else color  # every fifth label is wrong
+            paint(other, 100 * number + index, size=16).save(tmp_path / "images" / name / f"{index:02}.png")
+    data = ["data=folder", f"data.path={tmp_path / 'images'}", "data.split.test=0.4", "data.split.validation=0.35"]
+    decision = ["decision=recall", "decision.class_name=red", "decision.recall=0.9", "refuse=0.1"]
+    trained = compose("train", [*data, *TRAIN, *decision]).run(tmp_path / "train")
+    output = capfd.readouterr().out
+    assert "the bundle's logits differ by" in output
+    assert "The probabilities are calibrated by" in output
+    assert "“red” is answered where its probability is" in output
+    assert "are marked as refused; of a class that was left out" in output
+    assert "Embedding train images" not in output
+    assert "Classifying the validation images" not in output
     bundle = f"bundle={tmp_path / 'train' / 'bundle'}"
     evaluated = compose("evaluate", [*data, bundle, "evaluation.resamples=100"]).run(tmp_path / "evaluate")
-    assert "Classifying the test images: 90" in capfd.readouterr().out
+    assert "Classifying the test images: 7" in capfd.readouterr().out
 
+    described = read_description(tmp_path / "train" / "bundle")
+    assert described["calibration"] is not None
+    assert described["card"]["calibration"]["num_images"] >= 50
     ahead = Predictions.load(tmp_path / "train" / "test" / "predictions.parquet")
     after = Predictions.load(tmp_path / "evaluate" / "predictions.parquet")
     np.testing.assert_allclose(ahead.logits, after.logits, atol=1e-5)
     assert ahead.sha256 == after.sha256
+    assert ahead.decision == after.decision != MOST_PROBABLE
+    np.testing.assert_array_equal(ahead.predicted, after.predicted)
     assert ahead.bundle_digest == after.bundle_digest
     for name, score in evaluated.metrics.items():
         assert trained.metrics[name] == pytest.approx(score, abs=1e-5), name

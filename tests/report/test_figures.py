@@ -174,7 +174,8 @@ def test_colors_differ_for_color_blind_people() -> None:
 def test_an_evaluation_is_drawn_and_reported(classifier: Classifier, version: DatasetVersion, tmp_path: Path) -> None:
     result = Evaluation(resamples=100).run(classifier, version)
     drawn = figures.draw_evaluation(result.predictions, result.scores)
-    names = ["confusion_matrix", "roc_curves", "precision_recall_curves", "reliability_diagram", "confident_mistakes"]
+    names = ["confusion_matrix", "roc_curves", "precision_recall_curves", "reliability_diagram", "coverage_curve"]
+    names.append("confident_mistakes")
     assert list(drawn) == names
     files = save_all(drawn, tmp_path / "figures")
     assert files == {name: tmp_path / "figures" / f"{name}.png" for name in names}
@@ -182,7 +183,7 @@ def test_an_evaluation_is_drawn_and_reported(classifier: Classifier, version: Da
     assert all(png(again[name]) == file.read_bytes() for name, file in files.items())
     path = write_report(tmp_path, title="Squares", facts={}, scores=result.scores, figures=files, notes=result.notes)
     text = path.read_text(encoding="utf-8")
-    assert text.count("<figure") == 5
+    assert text.count("<figure") == 6
     assert "<script>" not in text
     assert text.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 1
 

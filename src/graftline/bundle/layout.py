@@ -9,12 +9,18 @@ from graftline.data.decoding import Decoding
 from graftline.errors import UserError
 from graftline.files import digest, sha256_file
 
-FORMAT = 3  # of bundle.json; raise it when a predictor of today could not read tomorrow's
-READABLE_FORMATS = (1, 2, 3)  # 1 has no digests, no embedding and no golden images, 2 no decoding
+FORMAT = 4  # of bundle.json; raise it when a predictor of today could not read tomorrow's
+READABLE_FORMATS = (
+    1,
+    2,
+    3,
+    4,
+)  # 1 has no digests, no embedding and no golden images, 2 no decoding, 3 nothing learned on validation images
 CARD_FILE = "bundle.json"
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 ONNX_FILE = "model.onnx"
+REFERENCES_FILE = "references.npy"
 GOLDEN_FOLDER = "golden"
 INPUT, LOGITS, EMBEDDING = "image", "logits", "embedding"  # of the ONNX network, each with the batch first
 
@@ -32,7 +38,7 @@ def hash_files(directory: Path) -> dict[str, str]:
 
 
 def bundle_digest(content: Mapping[str, Any], files: Mapping[str, str]) -> str:
-    """Return 16 hex digits that name what a bundle computes: its network, class names, decoding and preprocessing.
+    """Return 16 hex digits that name what a bundle computes: what it does from a file to its answer.
 
     The card's notes (metrics, freeze plan) and the golden images are no part of it.
 
@@ -43,7 +49,9 @@ def bundle_digest(content: Mapping[str, Any], files: Mapping[str, str]) -> str:
     described = {key: content[key] for key in ("timm_name", "class_names", "preprocessing")}
     if decoding := Decoding.from_dict(content.get("decoding")).identity():
         described["decoding"] = decoding
-    return digest({**described, "files": {name: files.get(name) for name in _NETWORK_FILES}})
+    described |= {key: content[key] for key in ("calibration", "decision", "refusal") if content.get(key) is not None}
+    named = _NETWORK_FILES if content.get("refusal") is None else (*_NETWORK_FILES, REFERENCES_FILE)
+    return digest({**described, "files": {name: files.get(name) for name in named}})
 
 
 def read_description(directory: Path) -> dict[str, Any]:

@@ -43,8 +43,10 @@ def predict_directory(
         on_progress: is given the number of images just done, now and then.
 
     Returns:
-        One row per file: path, class and probability of the most probable class, ``probability/CLASS`` for each class,
-        and error: why the file could not be read, with class and probabilities missing; else None.
+        One row per file: path; class and probability, of the class that the bundle's decision answers;
+        ``probability/CLASS`` for each class; and error: why the file could not be read, with class and probabilities
+        missing, else None.
+        Where the bundle refuses images as none of its classes: refused, before error.
 
     Raises:
         UserError: there is no such folder, or nothing in it.
@@ -56,13 +58,15 @@ def predict_files(
     predictor: AnyPredictor, paths: Sequence[Path], on_progress: Callable[[int], None] | None = None
 ) -> pd.DataFrame:
     """Classify files as `predict_directory` does."""
-    probabilities, reasons = predictor.predict_readable(paths, on_progress=on_progress)  # (N, K)
+    probabilities, refused, reasons = predictor.predict_refusing(paths, on_progress=on_progress)  # (N, K), (N,)
     table = pd.DataFrame(probabilities, columns=[f"probability/{name}" for name in predictor.class_names])
-    best = np.nan_to_num(probabilities).argmax(axis=1)
+    best = predictor.decision.answer(np.nan_to_num(probabilities))
     table.insert(0, "path", [to_text(path) for path in paths])
     table.insert(
         1, "class", [None if row in reasons else predictor.class_names[best[row]] for row in range(len(paths))]
     )
-    table.insert(2, "probability", probabilities.max(axis=1))
+    table.insert(2, "probability", probabilities[np.arange(len(paths)), best])
+    if refused is not None:
+        table["refused"] = [None if row in reasons else bool(refused[row]) for row in range(len(paths))]
     table["error"] = [reasons.get(row) for row in range(len(paths))]
     return table

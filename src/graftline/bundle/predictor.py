@@ -16,15 +16,19 @@ import numpy as np
 import onnxruntime
 
 from graftline.augment.preprocess import Preprocessing
+from graftline.bundle.calibration import UNCALIBRATED, Calibration
+from graftline.bundle.decision import MOST_PROBABLE, Decision
 from graftline.bundle.layout import (
     EMBEDDING,
     INPUT,
     LOGITS,
     ONNX_FILE,
+    REFERENCES_FILE,
     WEIGHTS_FILE,
     find_damage,
     read_description,
 )
+from graftline.bundle.refusal import Refusal
 from graftline.data.decode import PLAIN, DecodeError, Decoding, decode_rgb
 from graftline.errors import UserError, first_line
 from graftline.execution import Execution
@@ -57,12 +61,16 @@ class Predictor:
     Attributes:
         class_names: K names, in the order of the columns that ``predict`` returns.
         preprocessing: what is done to each image.
-        digest: 16 hex digits that name what the bundle computes: network, class names and preprocessing.
+        digest: 16 hex digits that name what the bundle computes: network, class names, preprocessing, calibration,
+            decision, refusal.
         embedding_size: E; None where the network gives no embedding.
         card: what ``bundle.json`` says about the training (freeze plan, dataset digest, metrics, ...).
-        engine: runs the network.
+        engine: runs the network; its logits are not calibrated.
         threads: how many images are prepared at the same time.
         decoding: how files become pixels.
+        calibration: what becomes of the network's logits before anybody sees them.
+        decision: which class is answered, given the probabilities.
+        refusal: which images are none of the classes; None: it does not tell.
     """
 
     class_names: tuple[str, ...]
@@ -73,6 +81,9 @@ class Predictor:
     engine: Engine
     threads: int
     decoding: Decoding = PLAIN
+    calibration: Calibration = UNCALIBRATED
+    decision: Decision = MOST_PROBABLE
+    refusal: Refusal | None = None
 
     @classmethod
     def from_directory(
@@ -99,7 +110,8 @@ class Predictor:
         directory = Path(directory)
         content = read_description(directory)
         file = ONNX_FILE if engine == "onnx" else WEIGHTS_FILE
-        if check and (damaged := find_damage(directory, content, file)):
+        files = [file] if content.get("refusal") is None else [file, REFERENCES_FILE]
+        if check and (damaged := find_damage(directory, content, *files)):
             raise UserError(f"{directory / damaged[0]} is not what was saved: copy or save the bundle again.")
         return cls(
             class_names=tuple(content["class_names"]),
@@ -110,6 +122,9 @@ class Predictor:
             engine=(onnx_engine if engine == "onnx" else _torch_engine)(directory, execution),
             threads=execution.num_threads,
             decoding=Decoding.from_dict(content.get("decoding")),
+            calibration=Calibration.from_dict(content.get("calibration")),
+            decision=Decision.from_dict(content.get("decision")),
+            refusal=Refusal.load(directory / REFERENCES_FILE, content.get("refusal")),
         )
 
     def logits(
@@ -123,7 +138,7 @@ class Predictor:
             on_progress: is given the number of images just done, after each step.
 
         Returns:
-            (N, K) float32 logits.
+            (N, K) float32 logits, calibrated, so that their softmax is what ``predict`` returns.
 
         Raises:
             UserError: an image cannot be read; it is named.
@@ -142,7 +157,7 @@ class Predictor:
             on_progress: is given the number of images just done, after each step.
 
         Returns:
-            (N, K) float32 logits and (N, E) float32 embeddings.
+            (N, K) float32 logits, calibrated, and (N, E) float32 embeddings.
 
         Raises:
             UserError: an image cannot be read, or the bundle gives no embedding.
@@ -182,13 +197,29 @@ class Predictor:
             (N, K) float32 probabilities with a row of NaN for each unreadable image, and by the number of the image
             (from 0) the reason.
         """
+        probabilities, _, reasons = self.predict_refusing(images, batch_size, on_progress)
+        return probabilities, reasons
+
+    def predict_refusing(
+        self, images: Iterable[ImageLike], batch_size: int = 32, on_progress: Callable[[int], None] | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None, dict[int, str]]:
+        """As ``predict_readable``, and tell which images are refused as none of the classes.
+
+        Returns:
+            Probabilities (N, K); (N,) whether the image is refused, None where the bundle does not tell; reasons.
+        """
         reasons: dict[int, str] = {}
 
         def note(index: int, _name: str, reason: str) -> None:
             reasons[index] = reason
 
-        (logits,) = self._run(images, batch_size, on_progress, note, {LOGITS: len(self.class_names)})
-        return softmax(logits), reasons
+        sizes = {LOGITS: len(self.class_names)}
+        if self.refusal is None:
+            (logits,) = self._run(images, batch_size, on_progress, note, sizes)
+            return softmax(logits), None, reasons
+        assert self.embedding_size is not None, "a refusal needs embeddings"
+        logits, embeddings = self._run(images, batch_size, on_progress, note, {**sizes, EMBEDDING: self.embedding_size})
+        return softmax(logits), self.refusal.refused(embeddings), reasons
 
     def _run(
         self,
@@ -211,8 +242,8 @@ class Predictor:
                 outputs = [np.full((len(batch), size), np.nan, dtype=np.float32) for size in sizes.values()]
                 if inputs:
                     found = self.engine(np.stack(list(inputs.values())), list(sizes))
-                    for output, values in zip(outputs, found, strict=True):
-                        output[list(inputs)] = values
+                    for name, output, values in zip(sizes, outputs, found, strict=True):
+                        output[list(inputs)] = self.calibration.apply(values) if name == LOGITS else values
                 steps.append(outputs)
                 done += len(batch)
                 if on_progress is not None:

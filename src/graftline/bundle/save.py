@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from graftline.augment.preprocess import Preprocessing
 from graftline.backbones.onnx import export_onnx
+from graftline.bundle.calibration import Calibration
+from graftline.bundle.decision import Decision
 from graftline.bundle.golden import write_golden
 from graftline.bundle.layout import (
     CARD_FILE,
@@ -28,15 +30,17 @@ from graftline.bundle.layout import (
     FORMAT,
     LOGITS,
     ONNX_FILE,
+    REFERENCES_FILE,
     WEIGHTS_FILE,
     bundle_digest,
     hash_files,
 )
 from graftline.bundle.predictor import Engine, onnx_engine
+from graftline.bundle.refusal import Refusal
 from graftline.data.decoding import PLAIN, Decoding
 from graftline.errors import UserError, first_line, no_room
 from graftline.execution import Execution
-from graftline.files import atomic_directory, write_json
+from graftline.files import atomic_directory, sha256_file, write_json
 
 # Largest difference that a file's logits may have from the network's, absolute, or relative where they exceed 1: the
 # first runs the same operations, the second the same in another order.
@@ -98,6 +102,9 @@ def save_bundle(
             "class_names": list(class_names),
             "decoding": decoding.to_dict(),
             "preprocessing": preprocessing.to_dict(),
+            "calibration": None,
+            "decision": None,
+            "refusal": None,
             "embedding_size": None if embeddings is None else embeddings[0].shape[1],
             "files": files,
             "card": dict(card),
@@ -201,6 +208,37 @@ def add_to_card(directory: Path, **entries: Any) -> None:
     content = json.loads((directory / CARD_FILE).read_text(encoding="utf-8"))
     content["card"].update(entries)
     write_json(directory / CARD_FILE, content)
+
+
+def change_answers(
+    directory: Path,
+    calibration: Calibration | None = None,
+    decision: Decision | None = None,
+    refusal: Refusal | None = None,
+) -> str:
+    """Change what all predictors of a bundle make of what the network gives.
+
+    Args:
+        directory: the bundle.
+        calibration: of the logits; None: as it is.
+        decision: which class is answered; None: as it is.
+        refusal: which images are none of the classes; None: as it is.
+
+    Returns:
+        The bundle's new digest.
+    """
+    content = json.loads((directory / CARD_FILE).read_text(encoding="utf-8"))
+    if calibration is not None:
+        content["calibration"] = calibration.to_dict()
+    if decision is not None:
+        content["decision"] = decision.to_dict()
+    if refusal is not None:
+        content["refusal"] = refusal.save(directory / REFERENCES_FILE)
+        content["files"][REFERENCES_FILE] = sha256_file(directory / REFERENCES_FILE)
+    content["digest"] = bundle_digest(content, content["files"])
+    write_json(directory / CARD_FILE, content)
+    digest: str = content["digest"]
+    return digest
 
 
 def _make_batches(preprocessing: Preprocessing) -> list[Tensor]:

@@ -197,7 +197,9 @@ def _replayed(predictor: Predictor, directory: Path, execution: Execution, damag
     return Verification(
         num_images=len(files),
         steps=_compare(actual, expected, readable),
-        largest_probability_change=_largest(softmax(actual.logits[readable]), softmax(expected.logits[readable])),
+        largest_probability_change=_largest(
+            *(softmax(predictor.calibration.apply(one.logits[readable])) for one in (actual, expected))
+        ),
         damaged=tuple(damaged),
         unreadable={files[number].name: reason for number, reason in actual.unreadable.items()},
         writer=writer,

@@ -126,16 +126,26 @@ def _sums_by_row(rows: Ints, num_rows: int, values: Floats | None = None) -> spa
 class Bootstrap:
     """What all resamples of one evaluation share: correctness, losses, bins and ranks, computed once."""
 
-    def __init__(self, probabilities: Floats, labels: Ints, weights: Floats | None = None) -> None:
+    def __init__(
+        self,
+        probabilities: Floats,
+        labels: Ints,
+        weights: Floats | None = None,
+        predicted: Ints | None = None,
+        costs: Floats | None = None,
+    ) -> None:
         """Prepare.
 
         Args:
             probabilities: (N, K).
             labels: (N,) in 0..K-1.
             weights: (N,) how much each image counts in the weighted accuracy, or None.
+            predicted: (N,) the class that is answered; None: the most probable one.
+            costs: (N,) what each answer costs, or None.
         """
         num_images, self.num_classes = probabilities.shape
-        predicted = probabilities.argmax(axis=1)
+        most_probable = probabilities.argmax(axis=1)
+        predicted = most_probable if predicted is None else predicted
         correct = predicted == labels
         exact = normalized(probabilities)
         confidences = exact.max(axis=1).astype(np.float32)  # as torchmetrics takes them
@@ -143,11 +153,15 @@ class Bootstrap:
         self.sums = {"log_loss": _log_losses(exact, labels), "brier": _brier_terms(exact, labels)}
         if weights is not None:
             self.sums |= {"weight": weights.astype(np.float64), "weight_correct": weights * correct}
+        if costs is not None:
+            self.sums["cost"] = costs.astype(np.float64)
         self.true_sums = _sums_by_row(labels, self.num_classes)
         self.predicted_sums = _sums_by_row(predicted, self.num_classes)
         self.correct_sums = _sums_by_row(labels, self.num_classes, correct.astype(np.int32))
         self.gap_sums = _sums_by_row(
-            confidence_bins(confidences), CALIBRATION_BINS + 1, correct - confidences.astype(np.float64)
+            confidence_bins(confidences),
+            CALIBRATION_BINS + 1,
+            (most_probable == labels) - confidences.astype(np.float64),
         )
         ranked = [1] if self.num_classes == 2 else range(self.num_classes)
         present = [number for number in ranked if 0 < np.count_nonzero(labels == number) < num_images]
@@ -188,6 +202,8 @@ class Bootstrap:
         }
         if "weight" in sums:
             result["accuracy_weighted"] = ratio(sums["weight_correct"], sums["weight"])
+        if "cost" in sums:
+            result["cost"] = ratio(sums["cost"], size)
         return result
 
 

@@ -43,13 +43,14 @@ HEADLINES = {
     "accuracy_weighted": "accuracy, weighted",
     "balanced_accuracy": "balanced accuracy",
     "f1_macro": "macro F1",
+    "cost": "mean cost",
     "auroc": "AUROC",
     "log_loss": "log loss",
     "brier": "Brier score",
     "ece": "calibration error (ECE)",
 }
 SHARES = frozenset({"accuracy", "accuracy_weighted", "balanced_accuracy", "precision", "recall"})
-LOWER_IS_BETTER = frozenset({"log_loss", "brier", "ece"})
+LOWER_IS_BETTER = frozenset({"cost", "log_loss", "brier", "ece"})
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,12 @@ def score(predictions: Predictions, resamples: int = 1000, seed: int = 0) -> dic
     What the names mean:
         accuracy, accuracy_weighted: share of images classified rightly; weighted by their weights (if they have any).
         balanced_accuracy, f1_macro: recall and F1 averaged over the classes, each class counting alike.
+        cost: what an answer costs on average, where the classifier's decision has costs.
         auroc: area under the ROC curve, of the second class against the first; with more classes, the average over
             the classes of one against the rest.
         log_loss: in nats. brier: mean squared error of the probabilities (Brier 1950, Monthly Weather Review 78(1)),
             0..1 for two classes and 0..2 for more, as scikit-learn scales it.
-        ece: expected calibration error of the predicted class, 15 bins of equal width (Guo et al. 2017, arXiv
+        ece: expected calibration error of the most probable class, 15 bins of equal width (Guo et al. 2017, arXiv
             1706.04599), as torchmetrics bins.
         precision/CLASS, recall/CLASS: one of each per class.
 
@@ -117,8 +119,20 @@ def resampled_scores(
     """
     probabilities, labels, weights = predictions.probabilities, predictions.labels, predictions.weights
     _check(probabilities, weights)
-    values = point_values(probabilities, labels, weights)
-    return values, _resampled(Bootstrap(probabilities, labels, weights), len(labels), resamples, seed)
+    predicted, costs = predictions.predicted, _costs(predictions)
+    values = point_values(probabilities, labels, weights, predicted)
+    if costs is not None:
+        values["cost"] = costs.mean()
+    return values, _resampled(Bootstrap(probabilities, labels, weights, predicted, costs), len(labels), resamples, seed)
+
+
+def _costs(predictions: Predictions) -> npt.NDArray[np.float64] | None:
+    """Return what each answer costs (N,); None where the decision has no costs."""
+    if not (costs := predictions.decision.costs):
+        return None
+    matrix = np.array(costs, dtype=np.float64)
+    paid: npt.NDArray[np.float64] = matrix[predictions.labels, predictions.predicted]
+    return paid
 
 
 def _check(probabilities: Floats, weights: Floats | None) -> None:
@@ -135,7 +149,7 @@ def _check(probabilities: Floats, weights: Floats | None) -> None:
 
 
 def point_values(
-    probabilities: Floats, labels: Ints, weights: Floats | None = None
+    probabilities: Floats, labels: Ints, weights: Floats | None = None, predicted: Ints | None = None
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Return the scores themselves, with NaN for what is not defined.
 
@@ -143,12 +157,13 @@ def point_values(
         probabilities: (N, K).
         labels: (N,).
         weights: (N,) or None.
+        predicted: (N,) the class that is answered; None: the most probable one.
 
     Returns:
         A scalar array per name, and (K,) for ``precision`` and ``recall``; names and order as in :func:`score`.
     """
     classes = np.arange(probabilities.shape[1])
-    predicted = probabilities.argmax(axis=1)
+    predicted = probabilities.argmax(axis=1) if predicted is None else predicted
     exact = normalized(probabilities)
     per_class = {"labels": classes, "average": None, "zero_division": np.nan}
     macro = per_class | {"average": "macro"}

@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from graftline.bundle.decision import MOST_PROBABLE, Decision
 from graftline.bundle.predictor import softmax
 from graftline.console import progress
 from graftline.data.decoding import PLAIN, Decoding
@@ -34,6 +35,11 @@ class Classifier(Protocol):
     @property
     def class_names(self) -> Sequence[str]:
         """K names, in the order of the columns that ``logits`` returns."""
+        ...
+
+    @property
+    def decision(self) -> Decision:
+        """Which class it answers, given the probabilities."""
         ...
 
     @property
@@ -62,6 +68,7 @@ class Predictions:
         split_digest: of the split's images and labels; predictions with the same one can be compared.
         bundle_digest: of the classifier.
         decoding: how the files become pixels, for those who look at them.
+        decision: of the classifier: which class it answers.
     """
 
     paths: list[str]
@@ -75,6 +82,7 @@ class Predictions:
     split_digest: str
     bundle_digest: str
     decoding: Decoding = PLAIN
+    decision: Decision = MOST_PROBABLE
 
     def __post_init__(self) -> None:
         size = len(self.paths)
@@ -88,9 +96,14 @@ class Predictions:
 
     @cached_property
     def predicted(self) -> np.ndarray:
-        """(N,) int64, the number of the most probable class."""
-        best: np.ndarray = self.probabilities.argmax(axis=1)
-        return best
+        """(N,) int64, the number of the class that is answered."""
+        return self.decision.answer(self.probabilities)
+
+    @cached_property
+    def confidences(self) -> np.ndarray:
+        """(N,), the probability of the class that is answered."""
+        confidences: np.ndarray = self.probabilities[np.arange(len(self.predicted)), self.predicted]
+        return confidences
 
     def table(self) -> pd.DataFrame:
         """Return one row per image, in order, to sort, filter and join.
@@ -115,7 +128,7 @@ class Predictions:
     def save(self, file: Path) -> Path:
         """Write all as one Parquet file: the table, and the rest in its metadata."""
         table = pa.Table.from_pandas(self.table(), preserve_index=False)
-        facts = {"format": _FORMAT, "decoding": self.decoding.to_dict()}
+        facts = {"format": _FORMAT, "decoding": self.decoding.to_dict(), "decision": self.decision.to_dict()}
         facts |= {name: getattr(self, name) for name in _FACTS}
         metadata = {**(table.schema.metadata or {}), _METADATA: json.dumps(facts).encode()}
         with atomic_file(file) as temporary:
@@ -148,6 +161,7 @@ class Predictions:
             weights=rows["weight"].to_numpy() if "weight" in rows else None,
             sha256=rows["sha256"].tolist(),
             decoding=Decoding.from_dict(facts.get("decoding")),
+            decision=Decision.from_dict(facts.get("decision")),
             **{**{name: facts[name] for name in _FACTS}, "class_names": class_names},
         )
 
@@ -195,6 +209,7 @@ def predict_split(
         split_digest=version.split_digests[split],
         bundle_digest=predictor.digest,
         decoding=samples.decoding,
+        decision=predictor.decision,
     )
 
 

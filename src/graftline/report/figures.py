@@ -14,11 +14,13 @@ from matplotlib.figure import Figure
 from scipy.stats import binomtest
 from sklearn import metrics as sklearn_metrics
 
+from graftline.bundle.decision import MOST_PROBABLE
 from graftline.data.decode import decode_rgb
 from graftline.evaluation.bootstrap import CALIBRATION_BINS, Ints, confidence_bins, mean_of_defined, normalized
 from graftline.evaluation.curves import average_precision, precision_recall_curve, roc_curve
 from graftline.evaluation.metrics import Interval, class_aurocs, format_interval, format_score
 from graftline.evaluation.predictions import Predictions
+from graftline.report.coverage_figure import coverage_figure
 from graftline.report.names import legend_label, short_names
 from graftline.report.style import (
     BLUE,
@@ -50,6 +52,7 @@ def draw_evaluation(predictions: Predictions, scores: Mapping[str, Interval]) ->
         drawn["roc_curves"] = roc_curves(predictions, scores["auroc"])
     drawn["precision_recall_curves"] = precision_recall_curves(predictions)
     drawn["reliability_diagram"] = reliability_diagram(predictions, scores["ece"])
+    drawn["coverage_curve"] = coverage_figure(predictions)
     if (mistakes := confident_mistakes(predictions)) is not None:
         drawn["confident_mistakes"] = mistakes
     return drawn
@@ -168,7 +171,8 @@ def roc_curves(predictions: Predictions, auroc: Interval) -> Figure:
         said = predictions.predicted == 1
         point = (np.mean(said[~positive]), np.mean(said[positive]))
         axes.plot(*point, "o", color=VERMILLION, markersize=8, markeredgecolor=PAPER, zorder=5)
-        axes.annotate("  as classified (p = 0.5)", point, color=VERMILLION, va="top", xytext=(4, -5), **_OFFSET)
+        said_at = "  as classified (p = 0.5)" if predictions.decision == MOST_PROBABLE else "  as classified"
+        axes.annotate(said_at, point, color=VERMILLION, va="top", xytext=(4, -5), **_OFFSET)
     else:
         areas = class_aurocs(probabilities, labels)
         rates = np.linspace(0, 1, GRID_POINTS)
@@ -314,7 +318,7 @@ def confident_mistakes(predictions: Predictions) -> Figure | None:
         graftline.data.decode.DecodeError: an image has vanished since it was classified.
     """
     predicted, labels, class_names = predictions.predicted, predictions.labels, predictions.class_names
-    confidences = predictions.probabilities.max(axis=1)
+    confidences = predictions.confidences
     wrong = np.flatnonzero(predicted != labels)
     if len(wrong) == 0:
         return None

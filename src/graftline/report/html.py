@@ -23,6 +23,7 @@ MEANINGS = {
     "accuracy_weighted": "The same, each image counting by its weight.",
     "balanced_accuracy": "Recall averaged over the classes, so that rare ones count as much as common ones.",
     "f1_macro": "Precision and recall in one number, averaged over the classes.",
+    "cost": "What an answer costs on average, by the costs that the model was given.",
     "auroc": "How often an image of a class is ranked above one of another class; guessing gives 0.5.",
     "log_loss": "Surprise at the true class, in nats; confident mistakes cost most.",
     "brier": "Squared error of the probabilities.",
@@ -36,6 +37,7 @@ HEADINGS = {
     "roc_curves": "How well the classes separate",
     "precision_recall_curves": "What finding more would cost",
     "reliability_diagram": "Whether the probabilities can be believed",
+    "coverage_curve": "What the surest answers are worth",
     "confident_mistakes": "Where the model is sure and wrong",
 }
 
@@ -53,6 +55,8 @@ CAPTIONS = {
     "It tells more than the ROC curve where a class is rare: look where the curve begins to fall.",
     "reliability_diagram": "On the dashed line, of the predictions made with 80 %, 80 % are right. Below it the model "
     "is too sure of itself, above it too modest. Thin lines are 95 % intervals; the histogram shows which bins matter.",
+    "coverage_curve": "If only the images that the model is surest of were answered, and the others left to people, "
+    "how many would be right? The steeper the curve falls to the right, the more it brings to leave the last ones out.",
     "confident_mistakes": "Look at these first. Often they are wrong labels, images that nobody could tell apart, or "
     "something that the training images do not show.",
 }

@@ -11,8 +11,11 @@ from graftline.bundle.ensemble import AnyPredictor
 _NOT_BASE64 = "not base64: send the image file's bytes, base64-encoded"
 
 
+REFUSED = "refused"  # column of an answer, where the bundle tells which images are none of its classes
+
+
 def columns(class_names: Sequence[str]) -> list[str]:
-    """Return the columns of an answer.
+    """Return the columns of an answer, but for `REFUSED`.
 
     >>> columns(["cat", "dog"])
     ['class', 'probability', 'probability/cat', 'probability/dog']
@@ -28,7 +31,8 @@ def classify(predictor: AnyPredictor, images: Sequence[object]) -> pd.DataFrame:
         images: N image files (JPEG, PNG, ...) as base64, with or without a ``data:image/...;base64,`` in front.
 
     Returns:
-        (N, 2 + K): the most probable class, its probability, and the probabilities of all K classes; see `columns`.
+        (N, 2 + K): the class that the bundle's decision answers, its probability, and the probabilities of all K
+        classes; see `columns`; then `REFUSED`, where the bundle tells.
 
     Raises:
         ValueError: some are no base64 or no images; each is named by its number, from 0.
@@ -44,15 +48,17 @@ def classify(predictor: AnyPredictor, images: Sequence[object]) -> pd.DataFrame:
             files.append(b"")
             flaws[row] = str(error)
     if not flaws:
-        probabilities, flaws = predictor.predict_readable(files)
+        probabilities, refused, flaws = predictor.predict_refusing(files)
     if flaws:
         raise ValueError("; ".join(f"image {row}: {flaw}" for row, flaw in flaws.items()))
-    best = probabilities.argmax(axis=1)  # (N,)
+    best = predictor.decision.answer(probabilities)  # (N,)
     answer = pd.DataFrame(
-        np.column_stack([probabilities.max(axis=1), probabilities]).astype(np.float64),
+        np.column_stack([probabilities[np.arange(len(best)), best], probabilities]).astype(np.float64),
         columns=columns(predictor.class_names)[1:],
     )
     answer.insert(0, "class", [predictor.class_names[index] for index in best])
+    if refused is not None:
+        answer[REFUSED] = refused
     return answer
 
 

@@ -25,6 +25,7 @@ from graftline.training.trainer import MakeTrainer
 
 ROUNDS = 8  # validations at most within the time: one that is half too long or too short changes it by a sixteenth
 OVERHEAD_SECONDS = 15.0  # of start, export, figures and tracking
+MOST_CALIBRATED = 2_000  # validation images that a bundle classifies for its calibration
 # How many images the engine passes through the frozen network in the time that a step takes for one: 6 to 8 were
 # measured for EfficientNet-Lite0 (benchmarks/speed.py), and a forecast had better be too long.
 PASSES_PER_STEP = 5
@@ -132,8 +133,9 @@ def check_clock(make_trainer: MakeTrainer, execution: Execution) -> None:
 
 
 def end_seconds(setup: TrainingSetup) -> float:
-    """Return what to leave for the end of a run: export, test images, figures and tracking."""
-    tested = sum(setup.version.counts()["test"].values())
+    """Return what to leave for the end of a run: export, calibration, test images, figures and tracking."""
+    counts = setup.version.counts()
+    tested = sum(counts["test"].values()) + min(MOST_CALIBRATED, sum(counts["validation"].values()))
     return OVERHEAD_SECONDS + tested * seconds_per_image(setup) / PASSES_PER_STEP
 
 

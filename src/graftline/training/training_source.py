@@ -40,6 +40,11 @@ class TrainingSource(Protocol):
     """A network, or the part of it that is trained, and what it is trained on."""
 
     @property
+    def setup(self) -> TrainingSetup:
+        """Of the training, with the images that it sees."""
+        ...
+
+    @property
     def network(self) -> nn.Module:
         """What takes the loaders' batches."""
         ...
@@ -69,6 +74,17 @@ class TrainingSource(Protocol):
 
     def logits(self, split: str) -> np.ndarray | None:
         """Return what the trained network gives for the images of a split, (N, K); None: run the network on them."""
+        ...
+
+    def validation_logits(self) -> np.ndarray | None:
+        """Return what it gives for the validation images of ``setup`` as it was trained, (N, K); None: as above."""
+        ...
+
+    def head_inputs(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return what the head is given for training and validation images of ``setup``, (N, E) each; None: as above.
+
+        The training images are as they are, not augmented.
+        """
         ...
 
 
@@ -144,6 +160,14 @@ class LiveSource:
         return
 
     def logits(self, split: str) -> None:  # noqa: ARG002 - the protocol's signature
+        """Return None: nothing is cached."""
+        return
+
+    def validation_logits(self) -> None:
+        """Return None: nothing is cached."""
+        return
+
+    def head_inputs(self) -> None:
         """Return None: nothing is cached."""
         return
 
@@ -240,6 +264,13 @@ class CachedSource:
     def validation_logits(self) -> np.ndarray:
         """Return what the trained tail gives for the validation images, (N, K)."""
         return self._tail_logits(self.activations[0])
+
+    def head_inputs(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return the activations (N, E) of training and validation images; None where more than a head is trained."""
+        if not self.plan.only_head or self.augmented:
+            return None
+        validation, training = (one.array.take(np.arange(len(one.array)), axis=0) for one in self.activations)
+        return training.astype(np.float32), validation.astype(np.float32)
 
     def augmented_logits(self, samples: Samples, policies: Sequence[Policy]) -> list[np.ndarray]:
         """Return what the trained tail gives for images that are augmented by one policy after the other.

@@ -1,0 +1,133 @@
+"""What a bundle learns from validation images once it is trained, before it sees any of the test split."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from graftline.bundle.predictor import Predictor
+from graftline.bundle.refusal import unit
+from graftline.bundle.save import add_to_card, change_answers
+from graftline.console import progress, warn
+from graftline.data.version import DatasetVersion
+from graftline.evaluation.calibration import FEWEST_IMAGES, CalibrationFit, fit_calibration, too_few
+from graftline.evaluation.decision import NOT_CHOSEN, DecisionFit, DecisionRule, MostProbable
+from graftline.evaluation.predictions import Predictions, predict_split
+from graftline.evaluation.refusal import MOST_REFERENCES, RefusalFit, fit_refusal
+from graftline.training.budget import MOST_CALIBRATED
+from graftline.training.training_source import TrainingSource
+
+COMPARED = 4  # images whose cached activations are compared with the predictor's embeddings
+SAME_DIRECTION = 0.9999  # cosine; activations kept as float16 have more
+
+
+@dataclass(frozen=True)
+class Adjustment:
+    """What was learned from validation images.
+
+    Attributes:
+        predictor: that does what was learned.
+        calibration: of its probabilities.
+        decision: which class it answers.
+        refusal: which images are none of its classes; None where that was not asked.
+    """
+
+    predictor: Predictor
+    calibration: CalibrationFit
+    decision: DecisionFit
+    refusal: RefusalFit | None
+
+    @property
+    def sentences(self) -> list[str]:
+        """What was learned, for people."""
+        refusal = "" if self.refusal is None else self.refusal.sentence
+        return [sentence for sentence in (self.calibration.sentence, self.decision.sentence, refusal) if sentence]
+
+
+def adjust(
+    predictor: Predictor,
+    bundle: Path,
+    version: DatasetVersion,
+    source: TrainingSource | None,
+    rule: DecisionRule,
+    refuse: float | None,
+    seed: int,
+) -> Adjustment:
+    """Calibrate a bundle, choose its decision and what it refuses, and write that into it.
+
+    Args:
+        predictor: the bundle's, as it was saved.
+        bundle: its directory.
+        version: has the validation images.
+        source: what it was trained on last; where that knows the validation images' logits, no image is classified.
+        rule: chooses the decision.
+        refuse: share of the images of known classes that is refused as none of them; None: nothing is refused.
+        seed: of the folds.
+    """
+    num_images = len(version.samples("validation").paths)
+    calibration, decision, few_do = too_few(num_images), NOT_CHOSEN, isinstance(rule, MostProbable)
+    if num_images >= FEWEST_IMAGES or not few_do:
+        predictions = _validation(predictor, version, source, MOST_CALIBRATED if few_do else num_images)
+        calibration = fit_calibration(predictions, seed)
+        decision = rule.choose(replace(predictions, logits=calibration.calibration.apply(predictions.logits)))
+    refusal = None
+    if refuse is not None and predictor.embedding_size is None:
+        warn("refuse is left alone: this network gives no embedding, by which images could be compared.")
+    elif refuse is not None:
+        refusal = _fit_refusal(predictor, version, source, refuse)
+    notes = {"calibration": calibration.to_json()}
+    if decision.sentence:
+        notes["decision"] = {"sentence": decision.sentence}
+    if refusal is not None:
+        notes["refusal"] = {"sentence": refusal.sentence, "left_out": refusal.left_out}
+    add_to_card(bundle, **notes)
+    refused = None if refusal is None else refusal.refusal
+    changed = replace(
+        predictor,
+        calibration=calibration.calibration,
+        decision=decision.decision,
+        refusal=refused,
+        digest=change_answers(bundle, calibration.calibration, decision.decision, refused),
+    )
+    return Adjustment(changed, calibration, decision, refusal)
+
+
+def _validation(predictor: Predictor, version: DatasetVersion, source: TrainingSource | None, most: int) -> Predictions:
+    """Return what the predictor gives for the validation images, for ``most`` of them at least."""
+    version = version.part(validation=most)
+    known = None if source is None else source.validation_logits()
+    if known is not None and source is not None and len(known) >= len(version.samples("validation").paths):
+        return predict_split(predictor, source.setup.version, "validation", known_logits=known)
+    return predict_split(predictor, version, "validation")
+
+
+def _fit_refusal(
+    predictor: Predictor, version: DatasetVersion, source: TrainingSource | None, share: float
+) -> RefusalFit:
+    """Choose what is refused, by the embeddings that a head was trained on where they are known."""
+    known = None if source is None else source.head_inputs()
+    if known is not None and source is not None and _are_embeddings(known[1], predictor, source.setup.version):
+        version, training, validation = source.setup.version, *known
+        rows = np.sort(np.argsort(version.samples("train").sha256, kind="stable")[:MOST_REFERENCES])
+        labels = version.samples("train").labels[rows]
+        of_validation = version.samples("validation").labels
+        return fit_refusal((training[rows], labels), (validation, of_validation), version.class_names, share)
+    version = version.part(train=MOST_REFERENCES)
+    found = []
+    for split in ("train", "validation"):
+        samples = version.samples(split)
+        with progress(f"Embedding {split} images", total=len(samples.paths)) as bar:
+            embeddings = predictor.logits_and_embeddings(
+                samples.paths, on_progress=lambda done: bar.advance(bar.task_ids[0], done)
+            )[1]
+        found.append((embeddings, samples.labels))
+    return fit_refusal(found[0], found[1], version.class_names, share)
+
+
+def _are_embeddings(known: np.ndarray, predictor: Predictor, version: DatasetVersion) -> bool:
+    """Tell whether what a head was given for the validation images is the predictor's embedding of a few of them."""
+    embeddings = predictor.logits_and_embeddings(version.samples("validation").paths[:COMPARED])[1]
+    if known.shape[1] != embeddings.shape[1]:
+        return False
+    cosines = (unit(known[:COMPARED]) * unit(embeddings)).sum(axis=1)
+    return bool((cosines > SAME_DIRECTION).all())

@@ -1,0 +1,60 @@
+"""Which class is answered, given probabilities.
+
+Letters: N images, K classes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Answers the most probable class, or as thresholds or costs say.
+
+    Attributes:
+        thresholds: K numbers; the class with the largest ratio of probability to threshold is answered. Of two classes
+            whose thresholds sum to 1, that is the one whose probability reaches its threshold. Empty: there are none.
+        costs: K rows of K: what it costs to answer a class (column) for an image of another (row); the class with the
+            lowest expected cost is answered (Elkan 2001, The Foundations of Cost-Sensitive Learning). Empty: no costs.
+    """
+
+    thresholds: tuple[float, ...] = ()
+    costs: tuple[tuple[float, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        assert not (self.thresholds and self.costs), "thresholds or costs"
+
+    def answer(self, probabilities: np.ndarray) -> np.ndarray:
+        """Return the numbers (N,) of the classes that are answered, for probabilities (N, K) without NaN.
+
+        >>> Decision(thresholds=(0.8, 0.2)).answer(np.array([[0.7, 0.3], [0.9, 0.1]]))
+        array([1, 0])
+        """
+        if self.costs:
+            least: np.ndarray = (probabilities @ np.array(self.costs)).argmin(axis=1)
+            return least
+        weighed = probabilities / np.array(self.thresholds) if self.thresholds else probabilities
+        best: np.ndarray = weighed.argmax(axis=1)
+        return best
+
+    def to_dict(self) -> dict[str, Any] | None:
+        """Return JSON for ``bundle.json``; None where the most probable class is answered."""
+        if self.costs:
+            return {"costs": [list(row) for row in self.costs]}
+        return {"thresholds": list(self.thresholds)} if self.thresholds else None
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any] | None) -> "Decision":
+        """Return what ``to_dict`` wrote; bundles before format 4 have none.
+
+        >>> Decision.from_dict(Decision(costs=((0.0, 1.0), (5.0, 0.0))).to_dict())
+        Decision(thresholds=(), costs=((0.0, 1.0), (5.0, 0.0)))
+        """
+        content = content or {}
+        return cls(tuple(content.get("thresholds", ())), tuple(map(tuple, content.get("costs", ()))))
+
+
+MOST_PROBABLE = Decision()

@@ -1,0 +1,95 @@
+"""Choose from which distance on an image is refused as none of the classes, and find out what that is worth.
+
+Letters: M training images, N validation images, E numbers of an embedding.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from graftline.bundle.refusal import Refusal, neighbor_distances, unit
+from graftline.errors import UserError
+
+NEIGHBOR = 5  # one odd training image does not vouch for others
+MOST_REFERENCES = 2_000  # training images that a bundle keeps the embeddings of: 5 MB of 1,280 numbers each
+MOST_LEFT_OUT = 20  # classes; the largest are left out one after the other
+
+
+@dataclass(frozen=True)
+class RefusalFit:
+    """What was chosen.
+
+    Attributes:
+        refusal: to be used.
+        left_out: share of a class's validation images that are refused where no image of it is known, by name.
+        sentence: about both.
+    """
+
+    refusal: Refusal
+    left_out: dict[str, float]
+    sentence: str
+
+
+def check_refuse(refuse: float, num_images: int) -> None:
+    """Make sure that so many validation images can set a threshold that refuses a share of them.
+
+    Raises:
+        UserError: they cannot, or it is no share.
+    """
+    if not 0 < refuse < 1:
+        raise UserError(f"refuse is {refuse}, it must be above 0 and below 1, such as 0.01, or null.")
+    if _kept(refuse, num_images) > num_images:
+        needed = int(np.ceil(1 / refuse - 1 - 1e-9))
+        raise UserError(
+            f"refuse={refuse} needs {needed:,} validation images, and there are {num_images:,}: give a larger "
+            "share, or more images to the validation split."
+        )
+
+
+def fit_refusal(
+    training: tuple[np.ndarray, np.ndarray],
+    validation: tuple[np.ndarray, np.ndarray],
+    class_names: Sequence[str],
+    share: float,
+) -> RefusalFit:
+    """Choose the distance that a share of new images of the known classes exceeds, on average.
+
+    A new image is as likely the farthest of N + 1 as each validation image: the threshold is the distance of the
+    ceil((N + 1) (1 - share))-th (split conformal prediction: Bates et al. 2023, arXiv 2104.08279, section 2). What it
+    refuses of a class that is not known is found out by leaving out each class in turn, from the references and the
+    threshold; its network was trained on the class, where more than its head was trained.
+
+    Args:
+        training: embeddings (M, E) and labels (M,).
+        validation: embeddings (N, E) and labels (N,).
+        class_names: of the labels.
+        share: of the images of known classes that is to be refused.
+    """
+    references, labels = unit(training[0]).astype(np.float16).astype(np.float32), training[1]  # as a bundle keeps them
+    refusal = _fit(references, validation[0], share)
+    counts = np.bincount(validation[1], minlength=len(class_names))
+    left_out = {}
+    for number in np.argsort(-counts, kind="stable")[:MOST_LEFT_OUT]:
+        known, kept = labels != number, validation[1] != number
+        if counts[number] > 0 and known.sum() >= NEIGHBOR and _kept(share, int(kept.sum())) <= kept.sum():
+            without = _fit(references[known], validation[0][kept], share)
+            left_out[class_names[number]] = float(without.refused(validation[0][~kept]).mean())
+    found = ", ".join(f"{100 * refused:.0f} % of “{name}”" for name, refused in list(left_out.items())[:8])
+    sentence = (
+        f"Images that lie farther from {len(references):,} training images than all but {100 * share:g} % of those of "
+        "known classes are marked as refused"
+    )
+    checked = f"; of a class that was left out, they would be {found}" if found else ""
+    return RefusalFit(refusal, left_out, f"{sentence}{checked}.")
+
+
+def _fit(references: np.ndarray, embeddings: np.ndarray, share: float) -> Refusal:
+    neighbor = min(NEIGHBOR, len(references))
+    distances = np.sort(neighbor_distances(references, embeddings, neighbor))
+    return Refusal(references, neighbor, float(distances[_kept(share, len(distances)) - 1]), share)
+
+
+def _kept(share: float, num_images: int) -> int:
+    """Return which image, from the nearest, sets the threshold; beyond the last one where there are too few."""
+    return int(np.ceil((num_images + 1) * (1 - share) - 1e-9))

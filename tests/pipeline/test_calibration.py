@@ -1,0 +1,89 @@
+"""A trained bundle is calibrated by classifying validation images, where nobody knows their logits."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from conftest import COLORS, paint
+from graftline.backbones.backbone import Backbone
+from graftline.bundle.layout import read_description
+from graftline.bundle.predictor import Predictor
+from graftline.bundle.save import save_bundle
+from graftline.data.version import DatasetVersion, write_version
+from graftline.evaluation.decision import MostProbable
+from graftline.evaluation.predictions import predict_split
+from graftline.files import sha256_file
+from graftline.pipeline.calibration import adjust
+
+
+def make_version(folder: Path, validation: int, training: int = 3) -> DatasetVersion:
+    rows = []
+    for number in range(validation + training):
+        label, color = list(COLORS.items())[number % 3]
+        path = folder / f"{number}.png"
+        paint(color, number, size=16).save(path)
+        split = "validation" if number < validation else "train"
+        rows.append((str(path), label, split, None, None, None, sha256_file(path), 16, 16))
+    columns = ["path", "label", "split", "group", "weight", "stratum", "sha256", "width", "height"]
+    version, _ = write_version(folder, "squares", pd.DataFrame(rows, columns=columns), tuple(sorted(COLORS)))
+    return version
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """A network with random weights, that is sure of what it does not know."""
+    torch.manual_seed(0)
+    graft = Backbone("test_efficientnet", weights="none", image_size=32).build(3)
+    with torch.no_grad():
+        graft.network.get_classifier().weight.mul_(1000)  # type: ignore[operator]
+    names, preprocessing = sorted(COLORS), graft.preprocessing
+    return save_bundle(
+        tmp_path / "bundle",
+        graft.network,
+        timm_name="test_efficientnet",
+        class_names=names,
+        preprocessing=preprocessing,
+        card={"dataset": "squares"},
+    )
+
+
+def test_it_is_calibrated_by_what_it_gives(bundle: Path, tmp_path: Path) -> None:
+    version = make_version(tmp_path, validation=60)
+    before = Predictor.from_directory(bundle)
+    raw = predict_split(before, version, "validation").logits
+    adjusted = adjust(before, bundle, version, None, MostProbable(), None, seed=0)
+    predictor, fit = adjusted.predictor, adjusted.calibration
+    assert fit.sentence.startswith("The probabilities are calibrated by")
+    described, loaded = read_description(bundle), Predictor.from_directory(bundle)
+    assert predictor.digest == loaded.digest == described["digest"] != before.digest
+    assert predictor.calibration == loaded.calibration == fit.calibration
+    assert described["card"]["calibration"]["sentence"] == fit.sentence
+    assert described["card"]["dataset"] == "squares"
+    after = predict_split(predictor, version, "validation").logits
+    np.testing.assert_allclose(after, fit.calibration.apply(raw), rtol=1e-5, atol=1e-5)
+
+
+def test_what_it_refuses_is_chosen_and_kept(bundle: Path, tmp_path: Path) -> None:
+    version = make_version(tmp_path, validation=60, training=30)
+    before = Predictor.from_directory(bundle)
+    adjusted = adjust(before, bundle, version, None, MostProbable(), 0.1, seed=0)
+    assert adjusted.refusal is not None
+    assert "from 30 training images than all but 10 %" in adjusted.sentences[-1]
+    loaded = Predictor.from_directory(bundle)
+    assert loaded.digest == adjusted.predictor.digest != before.digest
+    refused = loaded.predict_refusing(version.samples("validation").paths)[1]
+    assert refused is not None
+    assert refused.sum() in (5, 6)  # of 60, floor(61 / 10)
+    assert read_description(bundle)["card"]["refusal"]["left_out"].keys() == COLORS.keys()
+
+
+def test_three_images_calibrate_nothing(bundle: Path, tmp_path: Path) -> None:
+    before = Predictor.from_directory(bundle)
+    adjusted = adjust(before, bundle, make_version(tmp_path, validation=3), None, MostProbable(), None, seed=0)
+    predictor = adjusted.predictor
+    assert len(adjusted.sentences) == 1
+    assert "3 validation images are too few" in adjusted.sentences[0]
+    assert predictor.digest == before.digest == Predictor.from_directory(bundle).digest
