@@ -17,8 +17,11 @@ from graftline.bundle.grid import Grid, log_mean
 from graftline.console import progress, say, warn
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
+from graftline.evaluation.calibration import CalibrationFit, fit_calibration
+from graftline.evaluation.decision import DecisionFit
 from graftline.evaluation.evaluation import EvaluationResult
 from graftline.evaluation.grid import Candidate, GridRow, measure, score_candidates
+from graftline.evaluation.predictions import predict_split
 from graftline.evaluation.selection import Selection, select_all, select_greedily
 from graftline.execution import Accelerator, Execution
 from graftline.pipeline.members import Members, open_members
@@ -77,6 +80,8 @@ class MakeEnsemble(Train):
             raise UserError("MakeEnsemble.runs or MakeEnsemble.members is needed, and not both: say what is averaged.")
         if self.members is not None and self.members < 2:
             raise UserError(f"MakeEnsemble.members is {self.members}, but an ensemble has at least 2.")
+        if self.refuse is not None:
+            raise UserError("MakeEnsemble.refuse is for a model of one network: leave it out.")
         if self.crops not in CROP_SETS:
             raise UserError(f"MakeEnsemble.crops is {self.crops}: take one of {', '.join(CROP_SETS)}.")
         if self.ms_per_image is not None and self.choose == "all":
@@ -97,9 +102,10 @@ class MakeEnsemble(Train):
         with self._start_ensemble(version, files) as run:
             members = opened or self._open(self._train_members(version, files, run.id), execution)
             self._log_ensemble_setup(run, version, files)
-            selection, times = self._select(members, version)
+            selection, times, logits = self._select(members, version)
             print_selection(members.labels, members.references, selection, times.tolist(), crops_in_words(self.crops))
-            bundle = self._save(members, selection, version, files)
+            adjusted = self._calibrate_mean(members, selection, logits, version)
+            bundle = self._save(members, selection, adjusted, version, files)
             return self._finish(run, bundle, members, selection, version, execution)
 
     def _open(self, references: Sequence[str], execution: Execution) -> Members:
@@ -122,8 +128,11 @@ class MakeEnsemble(Train):
             folders.append(str(files.path / folder))
         return folders
 
-    def _select(self, members: Members, version: DatasetVersion) -> tuple[Selection, np.ndarray]:
-        """Return which members are chosen by the validation images, and the ms (M,) that each takes."""
+    def _select(self, members: Members, version: DatasetVersion) -> tuple[Selection, np.ndarray, np.ndarray]:
+        """Return which members are chosen by the validation images, the ms (M,) that each takes, and the logits.
+
+        Those are (N, K), of the chosen members together, for the validation images.
+        """
         samples = version.samples("validation")
         grid = Grid(members.predictors, (self.crops,), version.decoding, members.references)
         times = measure(grid, samples.paths, self.evaluation.batch_size)[:, 0]
@@ -131,8 +140,21 @@ class MakeEnsemble(Train):
         numbers = [grid.class_names.index(name) for name in version.class_names]
         labels = np.array(numbers)[samples.labels]
         if self.choose == "all":
-            return select_all(logits, labels), times
-        return select_greedily(logits, labels, times.tolist(), self.ms_per_image), times
+            selection = select_all(logits, labels)
+        else:
+            selection = select_greedily(logits, labels, times.tolist(), self.ms_per_image)
+        return selection, times, log_mean(logits, np.array(selection.shares))
+
+    def _calibrate_mean(
+        self, members: Members, selection: Selection, logits: np.ndarray, version: DatasetVersion
+    ) -> tuple[CalibrationFit, DecisionFit]:
+        """Calibrate the mean (N, K) on the validation images and choose the decision, as a training does."""
+        everyone = members.ensemble(selection.shares, self.crops, {})
+        predictions = predict_split(everyone, version, "validation", known_logits=logits)
+        fit = fit_calibration(predictions, self.seed)
+        decision = self.decision.choose(replace(predictions, logits=fit.calibration.apply(logits)))
+        say(" ".join(one for one in (fit.sentence, decision.sentence) if one))
+        return fit, decision
 
     def _logits(self, grid: Grid, version: DatasetVersion, split: str) -> np.ndarray:
         """Return the logits (M, S, N, K) of the images of a split."""
@@ -140,17 +162,26 @@ class MakeEnsemble(Train):
         with progress(f"Classifying the {split} images with {len(grid.members)} models", total=len(paths)) as bar:
             return grid.logits(paths, self.evaluation.batch_size, lambda done: bar.advance(bar.task_ids[0], done))
 
-    def _save(self, members: Members, selection: Selection, version: DatasetVersion, files: RunDirectory) -> Path:
+    def _save(
+        self,
+        members: Members,
+        selection: Selection,
+        adjusted: tuple[CalibrationFit, DecisionFit],
+        version: DatasetVersion,
+        files: RunDirectory,
+    ) -> Path:
+        fit, decision = adjusted
         card = {
             "dataset": version.name,
             "dataset_digest": version.digest,
             "test_digest": version.test_digest,
             "validation": {"val/loss": selection.loss},
             "members": [members.references[number] for number in selection.chosen],
+            "calibration": fit.to_json(),
         }
         folders = [members.directories[number] for number in selection.chosen]
         shares = [selection.shares[number] for number in selection.chosen]
-        return save_ensemble(files.bundle, folders, shares, self.crops, card)
+        return save_ensemble(files.bundle, folders, shares, self.crops, card, fit.calibration, decision.decision)
 
     def _finish(
         self,
@@ -210,7 +241,7 @@ class MakeEnsemble(Train):
         sets = tuple(dict.fromkeys(("1", self.crops)))
         grid = Grid(predictor.members, sets, version.decoding, predictor.names)
         logits = self._logits(grid, version, "test")  # (M, S, N, K)
-        mean = log_mean(logits[:, -1], np.array(predictor.shares))
+        mean = predictor.calibration.apply(log_mean(logits[:, -1], np.array(predictor.shares)))
         result = self.evaluation.run(predictor, version, known_logits=mean)
         times = measure(grid, version.samples("test").paths, self.evaluation.batch_size)
         best, everyone = selection.chosen.index(selection.best), tuple(range(len(predictor.members)))

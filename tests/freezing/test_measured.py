@@ -198,7 +198,12 @@ def scripted(losses: dict[tuple[bool, int | None], float], tried: list[tuple[boo
 @pytest.mark.parametrize(("later", "goes_deep"), [(0.3, True), (0.49, False)])
 def test_what_is_not_settled_is_tried_with_twice_the_images(later: float, *, goes_deep: bool) -> None:
     tried: list[tuple[bool, int | None]] = []
-    losses = {(True, 100): 0.5, (False, 100): 0.49, (True, 200): 0.5, (False, 200): later}
+    losses: dict[tuple[bool, int | None], float] = {
+        (True, 100): 0.5,
+        (False, 100): 0.49,
+        (True, 200): 0.5,
+        (False, 200): later,
+    }
     context = FreezeContext(
         graft().network, 1_000, pretrained=True, validation_counts=(100, 100), try_boundary=scripted(losses, tried)
     )

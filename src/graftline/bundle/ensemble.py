@@ -17,6 +17,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from graftline.bundle.calibration import UNCALIBRATED, Calibration
+from graftline.bundle.decision import MOST_PROBABLE, Decision
 from graftline.bundle.golden import environment, read_golden
 from graftline.bundle.grid import Grid, log_mean
 from graftline.bundle.layout import CARD_FILE, GOLDEN_FOLDER, find_damage, hash_files, read_description
@@ -26,7 +28,7 @@ from graftline.errors import UserError
 from graftline.execution import Execution
 from graftline.files import atomic_directory, digest, write_json
 
-FORMAT = 4  # of bundle.json: formats up to 3 are of one network
+FORMAT = 4  # of an ensemble's bundle.json
 MEMBERS_FOLDER, REPLAY_FILE, RECORD_FILE = "members", "logits.npy", "golden.json"
 
 _ENTRIES = ("digest", "class_names", "decoding", "crops", "members", "files", "card")
@@ -43,6 +45,8 @@ class Ensemble:
         crops: name of a set of `graftline.augment.crops.CROP_SETS`, over which each member is averaged first.
         card: what is known of the training.
         decoding: how files become pixels, for all members.
+        calibration: what becomes of the mean, as logits, before anybody sees it.
+        decision: which class is answered, given the probabilities; what the members would answer does not count.
 
     Raises:
         UserError: members of other classes, or crops that a network cannot take.
@@ -54,6 +58,8 @@ class Ensemble:
     crops: str
     card: dict[str, Any]
     decoding: Decoding
+    calibration: Calibration = UNCALIBRATED
+    decision: Decision = MOST_PROBABLE
 
     def __post_init__(self) -> None:
         assert len(self.members) == len(self.shares) == len(self.names), "a share and a name for each member"
@@ -87,6 +93,8 @@ class Ensemble:
             crops=content["crops"],
             card=content["card"],
             decoding=Decoding.from_dict(content["decoding"]),
+            calibration=Calibration.from_dict(content.get("calibration")),
+            decision=Decision.from_dict(content.get("decision")),
         )
 
     @property
@@ -97,7 +105,8 @@ class Ensemble:
     @property
     def digest(self) -> str:
         """16 hex digits that name what the ensemble computes."""
-        return _digest([member.digest for member in self.members], self.shares, self.crops, self.class_names)
+        answers = {"calibration": self.calibration.to_dict(), "decision": self.decision.to_dict()}
+        return _digest([member.digest for member in self.members], self.shares, self.crops, self.class_names, answers)
 
     @cached_property
     def _grid(self) -> Grid:
@@ -119,12 +128,19 @@ class Ensemble:
         self, images: Iterable[ImageLike], batch_size: int = 32, on_progress: Callable[[int], None] | None = None
     ) -> tuple[np.ndarray, dict[int, str]]:
         """As ``predict``, but go on where an image cannot be read; see `Predictor.predict_readable`."""
+        probabilities, _, reasons = self.predict_refusing(images, batch_size, on_progress)
+        return probabilities, reasons
+
+    def predict_refusing(
+        self, images: Iterable[ImageLike], batch_size: int = 32, on_progress: Callable[[int], None] | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None, dict[int, str]]:
+        """As ``predict_readable``; an ensemble does not tell which images are none of the classes."""
         reasons: dict[int, str] = {}
 
         def note(index: int, _name: str, reason: str) -> None:
             reasons[index] = reason
 
-        return softmax(self._run(images, batch_size, on_progress, note)), reasons
+        return softmax(self._run(images, batch_size, on_progress, note)), None, reasons
 
     def _run(
         self,
@@ -134,7 +150,7 @@ class Ensemble:
         on_unreadable: Callable[[int, str, str], None],
     ) -> np.ndarray:
         found = self._grid.logits(images, batch_size, on_progress, on_unreadable)[:, 0]  # (M, N, K)
-        return log_mean(found, np.array(self.shares))
+        return self.calibration.apply(log_mean(found, np.array(self.shares)))
 
 
 AnyPredictor: TypeAlias = Predictor | Ensemble
@@ -167,7 +183,13 @@ def common_decoding(members: Sequence[Predictor], names: Sequence[str]) -> Decod
 
 
 def save_ensemble(
-    directory: Path, folders: Sequence[Path], shares: Sequence[float], crops: str, card: Mapping[str, Any]
+    directory: Path,
+    folders: Sequence[Path],
+    shares: Sequence[float],
+    crops: str,
+    card: Mapping[str, Any],
+    calibration: Calibration = UNCALIBRATED,
+    decision: Decision = MOST_PROBABLE,
 ) -> Path:
     """Write an ensemble, replay golden images with it, and only then make it visible.
 
@@ -177,6 +199,8 @@ def save_ensemble(
         shares: of the members.
         crops: the set of crops.
         card: what is to be known of the training.
+        calibration: of the mean.
+        decision: which class is answered.
 
     Returns:
         ``directory``.
@@ -190,7 +214,8 @@ def save_ensemble(
             shutil.copytree(source, folder / place)
         members = tuple(Predictor.from_directory(folder / place) for place in places)
         names = tuple(map(str, folders))
-        ensemble = Ensemble(members, names, tuple(shares), crops, dict(card), common_decoding(members, names))
+        decoding = common_decoding(members, names)
+        ensemble = Ensemble(members, names, tuple(shares), crops, dict(card), decoding, calibration, decision)
         _write_golden(folder, ensemble)
         entries = [
             {
@@ -207,7 +232,9 @@ def save_ensemble(
             "crops": crops,
             "members": entries,
             "class_names": list(ensemble.class_names),
-            "decoding": ensemble.decoding.to_dict(),
+            "decoding": decoding.to_dict(),
+            "calibration": calibration.to_dict(),
+            "decision": decision.to_dict(),
             "files": {f"{GOLDEN_FOLDER}/{name}": sha for name, sha in hash_files(folder / GOLDEN_FOLDER).items()},
             "card": dict(card),
         }
@@ -282,9 +309,12 @@ def _write_golden(folder: Path, ensemble: Ensemble) -> None:
 def _described_digest(content: Mapping[str, Any]) -> str:
     entries = content["members"]
     digests, shares = [entry["digest"] for entry in entries], [entry["share"] for entry in entries]
-    return _digest(digests, shares, content["crops"], content["class_names"])
+    answers = {key: content.get(key) for key in ("calibration", "decision")}
+    return _digest(digests, shares, content["crops"], content["class_names"], answers)
 
 
-def _digest(digests: Sequence[str], shares: Sequence[float], crops: str, class_names: Sequence[str]) -> str:
+def _digest(
+    digests: Sequence[str], shares: Sequence[float], crops: str, class_names: Sequence[str], answers: Mapping[str, Any]
+) -> str:
     members = [[name, round(share, 12)] for name, share in zip(digests, shares, strict=True)]
-    return digest({"members": members, "crops": crops, "class_names": list(class_names)})
+    return digest({"members": members, "crops": crops, "class_names": list(class_names), **answers})

@@ -113,8 +113,8 @@ class Grid:
             on_unreadable: is given number, name and reason of an image that cannot be read, whose results are NaN.
 
         Returns:
-            (M, S, N, K) float32 logits; their softmax is the mean of the crops' probabilities, those of a single crop
-            are the network's own.
+            (M, S, N, K) float32 logits, each member's calibrated as when it is alone; their softmax is the mean of the
+            crops' probabilities, those of a single crop are the member's own.
 
         Raises:
             UserError: an image cannot be read, unless ``on_unreadable`` lets it pass.
@@ -154,7 +154,8 @@ class Grid:
         own = [one[member.preprocessing] for one in cuts]
         inputs = np.concatenate([one.inputs for one in own])  # (sum of n, C, h, w)
         batches = np.array_split(inputs, math.ceil(len(inputs) / batch_size))
-        logits = np.concatenate([member.engine(batch, [LOGITS])[0] for batch in batches])[:, self._orders[number]]
+        found = np.concatenate([member.engine(batch, [LOGITS])[0] for batch in batches])
+        logits = member.calibration.apply(found)[:, self._orders[number]]
         of_images = np.split(logits, np.cumsum([len(one.inputs) for one in own])[:-1])  # each (n, K)
         return np.stack(
             [[log_mean(rows, shares) for shares in one.shares] for rows, one in zip(of_images, own, strict=True)],
