@@ -40,6 +40,7 @@ SLOW = (
     "freezing/test_measured.py",
     "integration",
     "pipeline/test_audit.py",
+    "pipeline/test_compare.py",
     "pipeline/test_compose.py",
     "pipeline/test_decode.py",
     "pipeline/test_ensemble.py",
