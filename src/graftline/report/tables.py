@@ -33,7 +33,7 @@ def print_comparison(comparison: Comparison) -> None:
         (
             row.name,
             f"{format_score(metric, row.scores[metric].value)} ({format_interval(metric, row.scores[metric])})",
-            *(_against(comparison, row) if isinstance(row, PairedComparison) else ("", "", "compared with")),
+            *(_against(comparison, row) if isinstance(row, PairedComparison) else ("", "", "reference")),
         )
         for row in (comparison.reference, *comparison.rows)
     ]
