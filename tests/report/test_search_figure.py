@@ -6,10 +6,10 @@ from matplotlib.collections import PathCollection
 from matplotlib.container import BarContainer, ErrorbarContainer
 
 from graftline.backbones.backbone import Backbone
+from graftline.evaluation.head_score import HeadScore
 from graftline.report.search_figure import Picture, search_figure
 from graftline.report.style import png
 from graftline.search.candidates import Candidate
-from graftline.search.head_score import HeadScore
 from graftline.search.history import ScoredCandidate, SearchHistory
 from graftline.search.ledger import Span
 

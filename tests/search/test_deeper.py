@@ -16,6 +16,7 @@ from graftline.data.sources.folder import Folder
 from graftline.data.split import Split
 from graftline.data.version import DatasetVersion, Samples
 from graftline.errors import UserError
+from graftline.evaluation.head_score import HeadScore
 from graftline.execution import Execution
 from graftline.features.cache import Features
 from graftline.pipeline.search import _is_enough, _no_rounds
@@ -23,7 +24,6 @@ from graftline.search.candidates import Candidate
 from graftline.search.contestant import PassSeconds
 from graftline.search.deeper import choose, digest_recipe, hold_out, train_deeper
 from graftline.search.halving import judge
-from graftline.search.head_score import HeadScore
 from graftline.search.history import HEAD, WHOLE, ScoredCandidate, ScoreFiles, SearchHistory
 from graftline.search.ledger import Ledger
 from graftline.search.rounds import TrainingImages

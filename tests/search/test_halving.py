@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from graftline.evaluation.head_score import HeadScore
 from graftline.search.halving import contenders, judge, next_images
-from graftline.search.head_score import HeadScore
 
 
 def score(more: float, spread: float = 0.1) -> HeadScore:

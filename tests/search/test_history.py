@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from graftline.backbones.backbone import Backbone
+from graftline.evaluation.head_score import HeadScore
 from graftline.search.candidates import Candidate
 from graftline.search.deeper import choose, finalists
 from graftline.search.halving import judge
-from graftline.search.head_score import HeadScore
 from graftline.search.history import HEAD, WHOLE, Depth, ScoredCandidate, ScoreFiles, SearchHistory
 
 A, B, C = (Candidate(Backbone("test_resnet"), side, 1.0, 0) for side in (64, 96, 128))

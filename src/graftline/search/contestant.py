@@ -3,24 +3,17 @@
 Letters: N images, F numbers per image.
 """
 
-import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from graftline.backbones.layers import body_groups
-from graftline.console import console
 from graftline.data.decode import decode_rgb
 from graftline.data.version import Samples
-from graftline.features.cut import Cut, cut
-from graftline.freezing.plan import FreezePlan, plan_from_depth
 from graftline.search.candidates import Candidate
 from graftline.training.forecast import time_parts
+from graftline.training.head_trunk import HeadTrunk
 from graftline.training.setup import TrainingSetup
-from graftline.training.training_source import open_plain
 
 TIMED_IMAGES = 8  # decoded to learn how long that takes
 
@@ -53,15 +46,11 @@ class Contestant:
 
     Attributes:
         candidate: which one.
-        setup: of a training of it.
-        plan: everything below the head is frozen.
-        parts: the network, cut.
+        trunk: what lies below its head.
     """
 
     candidate: Candidate
-    setup: TrainingSetup
-    plan: FreezePlan
-    parts: Cut
+    trunk: HeadTrunk
 
     @classmethod
     def of(cls, candidate: Candidate, setup: TrainingSetup) -> "Contestant":
@@ -76,11 +65,7 @@ class Contestant:
             UserError: its weights do not fit.
         """
         graft = candidate.backbone.build(setup.version.class_names)
-        plan = plan_from_depth(graft.network, len(body_groups(graft.network)), "scored by its head")
-        plan.apply(graft.network)
-        preprocessing = graft.preprocessing
-        parts = cut(graft.network, plan.trainable, preprocessing.image_size, preprocessing.channels)
-        return cls(candidate, replace(setup, graft=graft), plan, parts)
+        return cls(candidate, HeadTrunk.of(replace(setup, graft=graft), "scored by its head"))
 
     def activations(self, samples: Samples) -> np.ndarray:
         """Return the activations (N, F) of images, from the cache or computed now; they stay there for the training.
@@ -88,14 +73,13 @@ class Contestant:
         Raises:
             CacheFullError: there is no room for them.
         """
-        with _quiet():
-            kept = open_plain(self.setup, self.plan, self.parts, samples)
-        return np.array(kept.array)
+        return self.trunk.activations_quietly(samples)
 
     def pass_seconds(self, samples: Samples) -> PassSeconds:
         """Predict how long an image takes in the frozen pass, from a few that are decoded and a few black ones."""
-        preprocessing = self.setup.graft.preprocessing
-        seconds = time_parts(self.parts, preprocessing.image_size, preprocessing.channels, self.setup.execution)
+        setup = self.trunk.setup
+        preprocessing = setup.graft.preprocessing
+        seconds = time_parts(self.trunk.parts, preprocessing.image_size, preprocessing.channels, setup.execution)
         return PassSeconds(self._decode_seconds(samples), seconds.engine / self.candidate.macs)
 
     def _decode_seconds(self, samples: Samples) -> float:
@@ -104,21 +88,7 @@ class Contestant:
         start = time.perf_counter()
         for path in paths:
             decode_rgb(path, samples.decoding)
-        return (time.perf_counter() - start) / len(paths) / self.setup.execution.num_threads
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Leave out what the cache says of each pass, which is of interest for one training and not for many scores."""
-    logger = logging.getLogger("graftline.features")
-    before = logger.level, console.quiet
-    logger.setLevel(logging.WARNING)
-    console.quiet = console.quiet or not console.is_terminal  # there, the bar is a line, too
-    try:
-        yield
-    finally:
-        console.quiet = before[1]
-        logger.setLevel(before[0])
+        return (time.perf_counter() - start) / len(paths) / self.trunk.setup.execution.num_threads
 
 
 def take(samples: Samples, rows: np.ndarray) -> Samples:

@@ -14,17 +14,17 @@ from typing import Any
 
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError, first_line
+from graftline.evaluation.head_score import HeadScore
+from graftline.evaluation.subset import assign_folds
 from graftline.files import digest
 from graftline.freezing.depth import MOST_DEEP_EPOCHS, deep_plan
 from graftline.freezing.measurement import BoundaryTrial, Difference
 from graftline.search.candidates import Candidate
 from graftline.search.contestant import PassSeconds
 from graftline.search.halving import FIRST_IMAGES
-from graftline.search.head_score import HeadScore
 from graftline.search.history import WHOLE, ScoredCandidate, ScoreFiles, SearchHistory
 from graftline.search.ledger import Ledger
 from graftline.search.rounds import TrainingImages
-from graftline.search.subset import assign_folds
 from graftline.training.budget import PASSES_PER_STEP, cut_to, seconds_per_image
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.setup import TrainingSetup

@@ -8,8 +8,8 @@ Letters: N images.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from graftline.evaluation.head_score import HeadScore
 from graftline.freezing.measurement import Difference
-from graftline.search.head_score import HeadScore
 
 FIRST_IMAGES = 500  # of the first round; at 80 % right, an accuracy of them is known to 3.5 points, a difference better
 IMAGES_PER_CLASS = 5  # of the first round at least, where there are many classes

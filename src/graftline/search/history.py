@@ -10,11 +10,11 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from graftline.evaluation.head_score import HeadScore
 from graftline.files import atomic_file
 from graftline.freezing.measurement import Difference
 from graftline.search.candidates import Candidate
 from graftline.search.halving import Verdict
-from graftline.search.head_score import HeadScore
 
 Depth = Literal["head", "whole"]
 HEAD, WHOLE = get_args(Depth)

@@ -8,15 +8,15 @@ import numpy as np
 
 from graftline.data.version import Samples
 from graftline.errors import UserError, first_line
+from graftline.evaluation.head_score import HeadScore, score_head
+from graftline.evaluation.subset import assign_folds, stratified_order
 from graftline.features.cache import CacheFullError
 from graftline.features.cut import UncuttableError
 from graftline.search.candidates import Candidate
 from graftline.search.contestant import Contestant, PassSeconds, take
 from graftline.search.halving import contenders, first_images, judge, next_images
-from graftline.search.head_score import HeadScore, score_head
 from graftline.search.history import HEAD, ScoredCandidate, ScoreFiles, SearchHistory
 from graftline.search.ledger import Ledger
-from graftline.search.subset import assign_folds, stratified_order
 from graftline.training.forecast import EXPORT_SECONDS
 from graftline.training.setup import TrainingSetup
 

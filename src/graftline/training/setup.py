@@ -21,32 +21,41 @@ from graftline.training.trainer import MakeTrainer, weight_decay_of
 
 
 @dataclass(frozen=True)
-class TrainingSetup:
-    """All that is the same however much of the network is frozen.
+class PassSetup:
+    """What the frozen pass of a network over images needs.
 
     Attributes:
         graft: network, preprocessing and weights.
-        version: the images; the splits ``train`` and ``validation`` are used.
-        policy: augmentation of the training images.
+        version: the images.
         features: whether and how activations are cached.
-        recipe: batch size, losses, patience.
-        optimizer: ``functools.partial`` of a torch optimizer's class; ``lr=None``: what goes with the freeze plan's.
-        schedule: (step, total steps) → factor on the learning rate.
-        make_trainer: ``functools.partial`` of ``pytorch_lightning.Trainer``; how many epochs is the plan's to say.
-        execution: where ``make_trainer``'s trainers run.
-        seed: of order, augmentation, dropout and the mixing of images.
-        images: decoded, kept from one epoch and one fit to the next.
+        execution: where the pass runs.
     """
 
     graft: Graft
     version: DatasetVersion
-    policy: Policy
     features: Features
+    execution: Execution
+
+
+@dataclass(frozen=True)
+class TrainingSetup(PassSetup):
+    """All that is the same however much of the network is frozen; of the images, train and validation are used.
+
+    Attributes:
+        policy: augmentation of the training images.
+        recipe: batch size, losses, patience.
+        optimizer: ``functools.partial`` of a torch optimizer's class; ``lr=None``: what goes with the freeze plan's.
+        schedule: (step, total steps) → factor on the learning rate.
+        make_trainer: ``functools.partial`` of ``pytorch_lightning.Trainer``; how many epochs is the plan's to say.
+        seed: of order, augmentation, dropout and the mixing of images.
+        images: decoded, kept from one epoch and one fit to the next.
+    """
+
+    policy: Policy
     recipe: Recipe
     optimizer: Optimizer
     schedule: Schedule
     make_trainer: MakeTrainer
-    execution: Execution
     seed: int
     images: ImageMemory = field(default_factory=ImageMemory, repr=False, compare=False)
 

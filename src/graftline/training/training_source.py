@@ -27,7 +27,7 @@ from graftline.features.key import trunk_key, view_key
 from graftline.features.precision import largest_change
 from graftline.features.trace import mode_kept
 from graftline.freezing.plan import FreezePlan, depth_in_words
-from graftline.training.setup import TrainingSetup
+from graftline.training.setup import PassSetup, TrainingSetup
 
 logger = logging.getLogger(__name__)
 
@@ -290,13 +290,13 @@ def open_activations(setup: TrainingSetup, plan: FreezePlan, parts: Cut) -> list
     )
 
 
-def open_plain(setup: TrainingSetup, plan: FreezePlan, parts: Cut, samples: Samples) -> Activations:
+def open_plain(setup: PassSetup, plan: FreezePlan, parts: Cut, samples: Samples) -> Activations:
     """Return the activations of images that are not augmented, computed now or earlier.
 
     Raises:
         CacheFullError: there is no room for them.
     """
-    request = ActivationRequest(samples, _transforms(setup)[1], 0, _trunk_key(setup, plan, parts))
+    request = ActivationRequest(samples, EvalTransform(setup.graft.preprocessing), 0, _trunk_key(setup, plan, parts))
     (kept,) = setup.features.open([request], _engine_maker(setup, plan, parts), parts.tail, parts.width)
     return kept
 
@@ -315,7 +315,7 @@ def activation_requests(setup: TrainingSetup, plan: FreezePlan, parts: Cut) -> l
     ]
 
 
-def _engine_maker(setup: TrainingSetup, plan: FreezePlan, parts: Cut) -> Callable[[Tensor], Engine]:
+def _engine_maker(setup: PassSetup, plan: FreezePlan, parts: Cut) -> Callable[[Tensor], Engine]:
     """Return what prepares the trunk for the frozen pass, from its first images (B, C, H, W)."""
     exported = setup.features.store.trunk_file(_trunk_key(setup, plan, parts))
     execution = setup.execution
@@ -324,7 +324,7 @@ def _engine_maker(setup: TrainingSetup, plan: FreezePlan, parts: Cut) -> Callabl
     return lambda images: make_engine(parts.trunk, exported, images, execution)
 
 
-def _trunk_key(setup: TrainingSetup, plan: FreezePlan, parts: Cut) -> dict[str, Any]:
+def _trunk_key(setup: PassSetup, plan: FreezePlan, parts: Cut) -> dict[str, Any]:
     """Return all that an activation depends on, beside the image and its augmentation."""
     network: Any = setup.graft.network
     boundary = depth_in_words(network, plan.frozen_groups) if plan.frozen_groups > 0 else "by names"

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from graftline.search.subset import assign_folds, stratified_order
+from graftline.evaluation.subset import assign_folds, stratified_order
 
 GENERATOR = np.random.default_rng(0)
 

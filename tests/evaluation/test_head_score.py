@@ -8,7 +8,7 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from graftline.search.head_score import INTERCEPT, score_head
+from graftline.evaluation.head_score import INTERCEPT, score_head
 
 NUM_CLASSES = 4
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from graftline.search.head_score import NUM_FOLDS
+from graftline.evaluation.head_score import NUM_FOLDS
 
 Ints = npt.NDArray[np.int64]
 
