@@ -43,6 +43,7 @@ SLOW = (
     "pipeline/test_decode.py",
     "pipeline/test_evaluate.py",
     "pipeline/test_full_disk.py",
+    "pipeline/test_learning_curve.py",
     "pipeline/test_resume.py",
     "pipeline/test_scoring_ahead.py",
     "pipeline/test_search.py",

@@ -8,7 +8,7 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from graftline.evaluation.head_score import INTERCEPT, score_head
+from graftline.evaluation.head_score import INTERCEPT, fit_head, out_of_fold, score_head
 
 NUM_CLASSES = 4
 
@@ -75,3 +75,16 @@ def _softmax_loss(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     shifted = logits - logits.max(axis=1, keepdims=True)
     losses: np.ndarray = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]
     return losses
+
+
+@pytest.mark.parametrize(("images", "width"), [(60, 90), (200, 30)])  # either form of the equations
+def test_a_head_is_the_ridge_regression_of_all_images(images: int, width: int) -> None:
+    activations, labels = made_up(images, width, noise=3.0)
+    folds = np.arange(images) // NUM_CLASSES % 5
+    chosen = out_of_fold(activations, labels, NUM_CLASSES, folds)
+    head = fit_head(activations, labels, NUM_CLASSES, folds)
+    new, _ = made_up(50, width, noise=5.0)
+    mean, scale = activations.mean(axis=0), activations.std(axis=0)
+    inputs, others = (np.hstack([(a - mean) / scale, np.full((len(a), 1), INTERCEPT)]) for a in (activations, new))
+    ridge = Ridge(alpha=chosen.strength * images, fit_intercept=False).fit(inputs, np.eye(NUM_CLASSES)[labels])
+    np.testing.assert_allclose(head.logits(new), chosen.sureness * ridge.predict(others), atol=1e-8)

@@ -169,6 +169,15 @@ class DatasetVersion:
         sizes = rows[["height", "width"]].to_numpy(np.int64)
         return Samples(rows["path"].tolist(), labels, weights, rows["sha256"].tolist(), self.decoding, sizes)
 
+    def groups(self, split: str) -> list[str]:
+        """Return a name for what each image of a split must stay together with, in the order of ``samples``.
+
+        It is the image's group, or where it has none its content.
+        """
+        rows = self._table[self._table["split"] == split]
+        groups: list[str] = rows["group"].mask(rows["group"].isna(), "sha256:" + rows["sha256"]).tolist()
+        return groups
+
     def part(self, **images: int) -> "DatasetVersion":
         """Return the version with about so many images of the splits named, each class in proportion, none lost.
 

@@ -1,6 +1,6 @@
-"""How good a head would be on given activations, in seconds: ridge regression solved in closed form, fold by fold.
+"""Heads in closed form, in seconds: ridge regression to the classes, whose outputs times one factor are the logits.
 
-Letters: N images, F numbers per image, K classes.
+Letters: N images, F numbers per image, K classes, E equations.
 """
 
 from collections.abc import Iterator
@@ -49,6 +49,49 @@ class HeadScore:
 
 
 @dataclass(frozen=True)
+class OutOfFold:
+    """What heads give for images that they were not fitted to.
+
+    Attributes:
+        logits: (N, K), as sure as is best for their log loss.
+        strength: of the penalty.
+        sureness: the factor from a regression's outputs to logits.
+    """
+
+    logits: Floats
+    strength: float
+    sureness: float
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head that was fitted to activations.
+
+    Attributes:
+        mean: (F,) of the activations that it was fitted to.
+        scale: (F,) their standard deviations; infinite for what is the same for all images.
+        solution: (F + 1, K).
+        strength: of the penalty.
+        sureness: the factor from its outputs to logits.
+    """
+
+    mean: Floats
+    scale: Floats
+    solution: Floats
+    strength: float
+    sureness: float
+
+    def inputs(self, activations: npt.ArrayLike) -> Floats:
+        """Return what the solution is multiplied with, for activations (M, F): (M, F + 1)."""
+        return _standardize(activations, self.mean, self.scale)
+
+    def logits(self, activations: npt.ArrayLike) -> Floats:
+        """Return what the head gives for activations (M, F): logits (M, K)."""
+        logits: Floats = self.sureness * (self.inputs(activations) @ self.solution)
+        return logits
+
+
+@dataclass(frozen=True)
 class _Equations:
     """The linear equations of a ridge regression without a fold.
 
@@ -76,7 +119,22 @@ class _Equations:
 def score_head(activations: npt.ArrayLike, labels: Ints, num_classes: int, folds: Ints) -> HeadScore:
     """Score a head on activations (N, F), each image by a fit without the images of its fold.
 
-    The head is ridge regression to the classes, one solution of linear equations per fold and strength. Its outputs,
+    Args:
+        activations: (N, F), finite.
+        labels: (N,) from 0 to K - 1.
+        num_classes: K.
+        folds: (N,) the fold of each image, at least two different ones.
+    """
+    given = out_of_fold(activations, labels, num_classes, folds)
+    below_best = given.logits - given.logits.max(axis=1, keepdims=True)
+    hits = (below_best[np.arange(len(labels)), labels] == 0).astype(np.float64)
+    return HeadScore(losses_of(given.logits, labels), hits, given.strength)
+
+
+def out_of_fold(activations: npt.ArrayLike, labels: Ints, num_classes: int, folds: Ints) -> OutOfFold:
+    """Return what heads give for activations (N, F), each image by a fit without the images of its fold.
+
+    A head is ridge regression to the classes, one solution of linear equations per fold and strength. Its outputs,
     times one factor, are the logits. The strength and the factor, two numbers for all images, are those with the lowest
     log loss.
 
@@ -86,27 +144,68 @@ def score_head(activations: npt.ArrayLike, labels: Ints, num_classes: int, folds
         num_classes: K.
         folds: (N,) the fold of each image, at least two different ones.
     """
-    inputs = _standardize(np.asarray(activations, np.float64))
+    inputs = _standardize(activations, *_statistics(activations))
     targets = np.eye(num_classes)[labels]  # (N, K)
     fold_equations = _equations_by_image if len(inputs) <= inputs.shape[1] else _equations_by_number
     equations = list(fold_equations(inputs, targets, folds))
-    best: HeadScore | None = None
+    best, lowest = None, np.inf
     for strength in STRENGTHS:  # one at a time: the outputs of all are gigabytes where the classes are many
         outputs = np.empty_like(targets)
         for one in equations:
             outputs[one.held_out] = one.predict(strength)
-        score = _score(outputs, labels, strength)
-        best = score if best is None or score.log_loss < best.log_loss else best
+        sureness, loss = _find_sureness(outputs, labels)
+        if loss < lowest:
+            best, lowest = OutOfFold(sureness * outputs, strength, sureness), loss
     assert best is not None
     return best
 
 
-def _standardize(activations: Floats) -> Floats:
-    """Return activations (N, F) with mean 0 and variance 1, and a constant beside them, (N, F + 1)."""
-    scale = activations.std(axis=0)
+def fit_head(activations: npt.ArrayLike, labels: Ints, num_classes: int, folds: Ints) -> Head:
+    """Fit a head to activations (N, F); the strength of its penalty and its sureness are chosen by the folds.
+
+    Args:
+        activations: (N, F), finite.
+        labels: (N,) from 0 to K - 1.
+        num_classes: K.
+        folds: (N,) the fold of each image, at least two different ones.
+    """
+    chosen = out_of_fold(activations, labels, num_classes, folds)
+    mean, scale = _statistics(activations)
+    inputs = _standardize(activations, mean, scale)
+    solution = _solve_ridge(inputs, np.eye(num_classes)[labels], chosen.strength)
+    return Head(mean, scale, solution, chosen.strength, chosen.sureness)
+
+
+def losses_of(logits: Floats, labels: Ints) -> Floats:
+    """Return the log loss of each image (N,), given logits (N, K)."""
+    below_best = logits - logits.max(axis=1, keepdims=True)
+    losses: Floats = np.log(np.exp(below_best).sum(axis=1)) - below_best[np.arange(len(labels)), labels]
+    return losses
+
+
+def _solve_ridge(inputs: Floats, targets: Floats, strength: float) -> Floats:
+    """Return the solution (E, K) for inputs (N, E) and targets (N, K), by the smaller of two equivalent systems."""
+    num_images, width = inputs.shape
+    by_image = num_images <= width
+    products = inputs @ inputs.T if by_image else inputs.T @ inputs
+    products.flat[:: len(products) + 1] += num_images * strength
+    right_side = targets if by_image else inputs.T @ targets
+    solution: Floats = solve(products, right_side, assume_a="pos", overwrite_a=True, check_finite=False)
+    return inputs.T @ solution if by_image else solution
+
+
+def _statistics(activations: npt.ArrayLike) -> tuple[Floats, Floats]:
+    """Return mean and scale (F,) of activations (N, F)."""
+    values = np.asarray(activations, np.float64)
+    scale = values.std(axis=0)
     scale[scale < 1e-6 * max(1.0, float(scale.max()))] = np.inf  # what is the same for all images says nothing
-    constant = np.full((len(activations), 1), INTERCEPT)
-    return np.hstack([(activations - activations.mean(axis=0)) / scale, constant])
+    return values.mean(axis=0), scale
+
+
+def _standardize(activations: npt.ArrayLike, mean: Floats, scale: Floats) -> Floats:
+    """Return activations (N, F) less the mean, in units of the scale, and a constant beside them, (N, F + 1)."""
+    values = np.asarray(activations, np.float64)
+    return np.hstack([(values - mean) / scale, np.full((len(values), 1), INTERCEPT)])
 
 
 def _equations_by_image(inputs: Floats, targets: Floats, folds: Ints) -> Iterator[_Equations]:
@@ -126,17 +225,14 @@ def _equations_by_number(inputs: Floats, targets: Floats, folds: Ints) -> Iterat
         yield _Equations(held_out, products - own.T @ own, sums - own.T @ targets[held_out], own)
 
 
-def _score(outputs: Floats, labels: Ints, strength: float) -> HeadScore:
-    """Score outputs (N, K) that are as sure as is best for them."""
+def _find_sureness(outputs: Floats, labels: Ints) -> tuple[float, float]:
+    """Return the factor from outputs (N, K) to logits with the lowest mean log loss, and that loss."""
     below_best = outputs - outputs.max(axis=1, keepdims=True)
     of_label = below_best[np.arange(len(labels)), labels]
 
-    def log_losses(log_scale: float) -> Floats:
+    def log_loss(log_scale: float) -> float:
         scale = np.exp(log_scale)
-        losses: Floats = np.log(np.exp(scale * below_best).sum(axis=1)) - scale * of_label
-        return losses
+        return float((np.log(np.exp(scale * below_best).sum(axis=1)) - scale * of_label).mean())
 
-    best = minimize_scalar(
-        lambda scale: log_losses(scale).mean(), bounds=LOG_SCALES, method="bounded", options={"xatol": 0.01}
-    )
-    return HeadScore(log_losses(float(best.x)), (of_label == 0).astype(np.float64), strength)
+    best = minimize_scalar(log_loss, bounds=LOG_SCALES, method="bounded", options={"xatol": 0.01})
+    return float(np.exp(best.x)), float(best.fun)

@@ -13,15 +13,15 @@ from graftline.evaluation.head_score import NUM_FOLDS
 Ints = npt.NDArray[np.int64]
 
 
-def stratified_order(labels: Ints, sha256: Sequence[str]) -> Ints:
+def stratified_order(labels: Ints, keys: Sequence[str] | Ints) -> Ints:
     """Return an order of the images (N,) each beginning of which has the classes in proportion.
 
-    Within a class it is that of the images' digests, which is as good as random, and the same wherever they lie.
+    Within a class it is that of the keys: digests of the images are as good as random, and the same wherever they lie.
 
     >>> stratified_order(np.array([0, 0, 0, 0, 1, 1]), list("dcbafe")).tolist()
     [3, 5, 2, 1, 4, 0]
     """
-    order = np.lexsort([np.array(sha256), labels])
+    order = np.lexsort([np.array(keys), labels])
     counts = np.bincount(labels)
     starts = np.cumsum(counts) - counts
     ranks = np.arange(len(labels)) - starts[labels[order]]

@@ -44,10 +44,9 @@ class TrainingImages:
     def of(cls, setup: TrainingSetup) -> "TrainingImages":
         """Order the training images of a setup."""
         samples = setup.version.samples("train")
-        table = setup.version.table().query("split == 'train'")
-        groups = np.where(table["group"].isna(), "sha256:" + table["sha256"], table["group"])
+        groups = setup.version.groups("train")
         order = stratified_order(samples.labels, samples.sha256)
-        return cls(take(samples, order), groups[order].tolist(), len(setup.version.class_names))
+        return cls(take(samples, order), [groups[row] for row in order.tolist()], len(setup.version.class_names))
 
     def __len__(self) -> int:
         return len(self.samples.paths)

@@ -1,0 +1,227 @@
+"""Learning curve: activations → heads on ever more training images → what twice the labels would bring."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from omegaconf import OmegaConf
+
+from graftline.backbones.backbone import Backbone
+from graftline.console import print_table, progress, say, warn
+from graftline.data.ingest import Ingest
+from graftline.data.version import DatasetVersion
+from graftline.errors import UserError
+from graftline.evaluation.class_value import PER_LABELS, ClassValues, class_values, num_fits
+from graftline.evaluation.head_score import fit_head
+from graftline.evaluation.learning_curve import (
+    Activated,
+    LearningCurve,
+    check_validation,
+    measure_curve,
+    num_heads,
+    subset_sizes,
+)
+from graftline.evaluation.metrics import Interval, metrics_json
+from graftline.evaluation.subset import assign_folds
+from graftline.execution import Accelerator, Execution
+from graftline.features.cache import Features
+from graftline.files import atomic_file
+from graftline.pipeline.head_activations import activate, cut_below_head
+from graftline.pipeline.parent import with_parent
+from graftline.pipeline.stage import StageResult
+from graftline.report.learning_curve_figure import gain_in_words, learning_curve_figure
+from graftline.report.style import save
+from graftline.tracking.tracking import Tracking
+
+if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
+    from graftline.tracking.run import Run
+
+FACTORS = (1.5, 2, 4)  # times the labels that there are
+FEWEST_SEEDS = 3  # fewer say nothing of how much parts of one size differ
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningCurveResult(StageResult):
+    """What the stage ``learning-curve`` found.
+
+    Attributes:
+        curve: what was measured, and what follows from it.
+        classes: what the labels of each class are worth.
+        run_id: of the MLflow run.
+    """
+
+    curve: LearningCurve
+    classes: ClassValues
+    run_id: str
+
+
+@dataclass(frozen=True)
+class LearningCurveStage:
+    """The stage ``learning-curve`` (Hydra target of conf/learning-curve.yaml)."""
+
+    data: Ingest
+    backbone: Backbone
+    features: Features
+    tracking: Tracking
+    seeds: int = 10
+    resamples: int = 1000
+    name: str | None = None
+    accelerator: Accelerator = "auto"
+
+    def __post_init__(self) -> None:
+        if self.seeds < FEWEST_SEEDS:
+            raise UserError(f"seeds is {self.seeds}, but it takes {FEWEST_SEEDS} or more to see how parts differ.")
+        if self.resamples < 100:
+            raise UserError(f"resamples is {self.resamples}, too few for a 95 % interval: use at least 100.")
+
+    def run(self, directory: Path) -> LearningCurveResult:
+        """Measure the curve, carry it on, print and draw it."""
+        self.tracking.check()
+        self.backbone.check()
+        version = with_parent(self.data, self.tracking).run(("train", "validation")).version
+        counts = {split: sum(classes.values()) for split, classes in version.counts().items()}
+        check_validation(counts["validation"])
+        subset_sizes(counts["train"], len(version.class_names))  # it says if there are too few
+        trunk = cut_below_head(self.backbone, version, self.features, Execution.local(self.accelerator))
+        train, validation = activate(trunk, "train"), activate(trunk, "validation")
+        curve = self._measure(train, validation, len(version.class_names))
+        classes = self._value_classes(train, validation, version.class_names)
+        _print_curve(curve)
+        _print_classes(classes)
+        subtitle = f"heads on {self.backbone.name}, {version.name}; {len(validation):,} validation images"
+        picture = save(learning_curve_figure(curve, subtitle), directory / "learning_curve.png")
+        table = _write_points(curve, directory / "learning_curve.csv")
+        with self._start_run(version, directory) as run:
+            _log(run, version, curve, directory, [picture, table])
+        return LearningCurveResult(
+            curve=curve,
+            classes=classes,
+            run_id=run.id,
+            facts={
+                "dataset_digest": version.digest,
+                "run_id": run.id,
+                "sizes": curve.sizes.tolist(),
+                "accuracy": [round(1 - error, 5) for error in curve.errors.tolist()],
+                "check_holds": curve.check.holds,
+                "label_next": classes.best,
+            },
+            metrics=_metrics(curve),
+            table=[
+                ("twice the labels", gain_in_words(curve, 2)),
+                ("label next", classes.best or "no class in particular"),
+                ("run", run.url or run.id),
+                ("picture", os.path.relpath(picture)),
+            ],
+        )
+
+    def _measure(self, train: Activated, validation: Activated, num_classes: int) -> LearningCurve:
+        with _counted("Fitting heads to parts", num_heads(len(train), num_classes, self.seeds)) as advance:
+            return measure_curve(
+                train, validation, num_classes, self.seeds, resamples=self.resamples, on_progress=advance
+            )
+
+    def _value_classes(self, train: Activated, validation: Activated, class_names: Sequence[str]) -> ClassValues:
+        folds = assign_folds(train.labels, train.groups)
+        head = fit_head(train.activations, train.labels, len(class_names), folds)
+        with _counted("Leaving out half of a class", num_fits(train, class_names, self.seeds)) as advance:
+            return class_values(
+                head, train, validation, class_names, self.seeds, resamples=self.resamples, on_progress=advance
+            )
+
+    def _start_run(self, version: DatasetVersion, directory: Path) -> "Run":
+        return self.tracking.start(
+            run_name=self.name or f"learning curve {directory.name}",
+            experiment=version.name,
+            directory=directory,
+            tags={"graftline.stage": "learning-curve"},
+        )
+
+
+@contextmanager
+def _counted(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show progress; yields what takes the number of heads just fitted."""
+    with progress(description, total=total) as bar:
+        yield lambda done: bar.advance(bar.task_ids[0], done)
+
+
+def _print_curve(curve: LearningCurve) -> None:
+    """Print the accuracy at each size and what more labels would bring, and whether such a forecast has held here."""
+    rows = [
+        (
+            f"{size:,}",
+            f"{100 * (1 - error):.1f} %",
+            f"{100 * (1 - curve.law.error(size)[0]):.1f} %",
+            f"{100 * spread:.1f}",
+        )
+        for size, error, spread in zip(
+            curve.sizes.tolist(), curve.errors.tolist(), curve.by_seed.std(axis=0, ddof=1).tolist(), strict=True
+        )
+    ]
+    print_table(
+        "Accuracy on validation images", ("labels", "measured", "power law", "spread of the parts, points"), rows
+    )
+    gains = [(f"{factor:g}", f"{factor * curve.images:,.0f}", gain_in_words(curve, factor)) for factor in FACTORS]
+    print_table("What more labels would bring; 95 % intervals", ("times the labels", "labels", "accuracy"), gains)
+    check = curve.check
+    told, low, high = (100 * value for value in (check.predicted.value, check.predicted.low, check.predicted.high))
+    sentence = (
+        f"Checked where it is known: from up to {check.size:,} labels, {curve.images:,} were expected to bring "
+        f"{told:+.1f} [{low:.1f}, {high:.1f}] points; they brought {100 * check.measured:+.1f}."
+    )
+    if check.holds:
+        say(sentence)
+    else:
+        warn(f"{sentence} The curve is no power law here: trust the forecast less than its interval.")
+
+
+def _print_classes(classes: ClassValues) -> None:
+    print_table(
+        f"What {PER_LABELS} labels of a class are worth in log loss, from what half of them did; 95 % intervals",
+        ("class", "images", "log loss", "interval"),
+        [
+            (
+                one.name,
+                f"{one.images:,}",
+                f"{-one.worth.value:+.4f}",
+                f"{-one.worth.high:+.4f} to {-one.worth.low:+.4f}",
+            )
+            for one in classes.values
+        ],
+    )
+    say(classes.sentence)
+
+
+def _write_points(curve: LearningCurve, file: Path) -> Path:
+    """Write the accuracy of each size and seed as a table."""
+    seeds = [f"seed_{seed}" for seed in range(len(curve.by_seed))]
+    table = pd.DataFrame({"labels": curve.sizes, **dict(zip(seeds, 1 - curve.by_seed, strict=True))})
+    with atomic_file(file) as temporary:
+        table.to_csv(temporary, index=False)
+    return file
+
+
+def _metrics(curve: LearningCurve) -> dict[str, dict[str, float]]:
+    """Return what more labels would bring, as ``result.json`` has it; shares of 1, not points."""
+    gains: dict[str, Interval] = {f"gain/times_{factor:g}": curve.gain(factor) for factor in FACTORS}
+    return metrics_json({**gains, "check/predicted": curve.check.predicted})
+
+
+def _log(run: "Run", version: DatasetVersion, curve: LearningCurve, directory: Path, files: Sequence[Path]) -> None:
+    """Log configuration, images, the curve over the number of labels as steps, what it promises, and its files."""
+    config = OmegaConf.load(directory / ".hydra" / "config.yaml")
+    nested = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(nested, dict)
+    run.log_params({str(key): value for key, value in nested.items()}, OmegaConf.to_yaml(config))
+    run.log_environment()
+    run.log_dataset(version)
+    for size, error in zip(curve.sizes.tolist(), curve.errors.tolist(), strict=True):
+        run.log_metrics({"learning_curve/accuracy": 1 - error}, step=size)
+    gain = curve.gain(2)
+    gains = {"": gain.value, "_low": gain.low, "_high": gain.high}
+    run.log_metrics({f"learning_curve/gain_of_twice{end}": value for end, value in gains.items()}, step=curve.images)
+    for file in files:
+        run.log_artifact(file, "learning_curve")
