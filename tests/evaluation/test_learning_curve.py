@@ -89,7 +89,7 @@ def test_each_point_is_the_error_of_a_head_on_a_part_of_the_images() -> None:
     rows = order[: curve.sizes[4]]
     assert set(order[:71]) <= set(rows)
     assert np.bincount(train.labels[rows]).tolist() == [34, 33, 33] or np.ptp(np.bincount(train.labels[rows])) <= 1
-    folds = assign_folds(train.labels[rows], [train.groups[row] for row in rows])
+    folds = assign_folds(train.labels[rows], [train.groups[row] for row in rows.tolist()])
     head = fit_head(train.activations[rows], train.labels[rows], 3, folds)
     wrong = head.logits(validation.activations).argmax(axis=1) != validation.labels
     np.testing.assert_array_equal(curve.wrong[1, 4], wrong)
@@ -125,7 +125,9 @@ def test_the_worth_of_labels_is_what_is_lost_without_them() -> None:
     expected = []
     for seed in range(2):
         rows = np.flatnonzero(train.labels == 2)
-        images_of_class = Activated(train.activations[rows], train.labels[rows], [train.groups[row] for row in rows])
+        images_of_class = Activated(
+            train.activations[rows], train.labels[rows], [train.groups[row] for row in rows.tolist()]
+        )
         kept = rows[draw_order(images_of_class, seed)[:40]]
         part = np.concatenate([np.flatnonzero(train.labels != 2), kept, kept])
         inputs, targets = head.inputs(train.activations[part]), np.eye(3)[train.labels[part]]
@@ -143,7 +145,7 @@ def test_the_class_that_is_known_least_of_is_named() -> None:
     """A class in two places, of which there are few images, and two easy ones with many."""
     few = np.flatnonzero((np.arange(1200) % 3 != 2) | (np.arange(1200) < 240))
     many, validation = images(1200, 3), images(900, 4)
-    train = Activated(many.activations[few], many.labels[few], [many.groups[row] for row in few])
+    train = Activated(many.activations[few], many.labels[few], [many.groups[row] for row in few.tolist()])
     head = fit_head(train.activations, train.labels, 3, assign_folds(train.labels, train.groups))
     found = class_values(head, train, validation, ["one", "two", "hard"], seeds=10, resamples=200)
     assert found.best == "hard"

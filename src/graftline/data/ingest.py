@@ -12,6 +12,7 @@ from typing import Literal
 import pandas as pd
 
 from graftline.data.checks import check_images
+from graftline.data.decisions import NO_DECISIONS, apply_decisions, find_decisions
 from graftline.data.decoding import MAX_PIXELS, PLAIN, DecodeSettings, Decoding
 from graftline.data.findings import FINDINGS_FILE, Finding, log_findings, summarize, write_findings
 from graftline.data.overview import log_version
@@ -74,6 +75,7 @@ class _Listing:
     parent: DatasetVersion | None = None
     left_out: pd.DataFrame | None = None
     is_divided: bool = False
+    decisions: pd.DataFrame = field(default_factory=lambda: NO_DECISIONS)
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ class Ingest:
         split: how it is divided.
         parent: the version whose images keep their splits: "newest" of this name, "none" to draw all of them anew, or a
             version's directory.
+        decisions: table of an audit that a person has filled in: which images are relabeled or dropped, from this version
+            on; None: those of the version that it grows from.
         on_invalid: what happens with images that cannot be used.
         on_conflict: what happens with the same image under different labels.
         min_images_per_class: warn of classes with fewer.
@@ -102,6 +106,7 @@ class Ingest:
     source: Source
     split: Split
     parent: str = "newest"
+    decisions: str | None = None
     on_invalid: Literal["leave_out", "fail"] = "leave_out"
     on_conflict: Literal["exclude", "keep"] = "exclude"
     min_images_per_class: int = 10
@@ -214,7 +219,8 @@ class Ingest:
             yield
 
     def _check_settings(self) -> None:
-        """Make sure that the settings of decoding go together, and that what they ask for is installed."""
+        """Make sure that decisions can be read, that settings of decoding go together, and nothing is missing."""
+        find_decisions(None, self.decisions)  # it says what is wrong with them
         if self.decode.range is not None and self.decode.percentiles is not None:
             raise UserError("DecodeSettings.percentiles measures DecodeSettings.range: give one of the two.")
         if self.decode.bands is not None and (missing := missing_modules("tiff")):
@@ -268,6 +274,7 @@ class Ingest:
             left_out=listing.left_out,
             split_settings=self.split.settings if divided else None,
             decoding=decoding,
+            decisions=listing.decisions,
         )
         write_findings(findings, version.directory / FINDINGS_FILE)
         (folder / FINDINGS_FILE).unlink(missing_ok=True)  # of an ingest that failed
@@ -302,6 +309,10 @@ class Ingest:
         invalid = len(findings)
         losses = find_losses(checked, images)
         findings += losses + find_wrong_extensions(images)
+        parent = self._find_parent()
+        decisions = find_decisions(None if parent is None else parent.decisions(), self.decisions)
+        images, decided = apply_decisions(images, decisions, listing.class_names)
+        findings += decided
         images, conflicts = resolve_conflicts(images, keep=self.on_conflict == "keep")
         findings += conflicts
         file = self._folder / FINDINGS_FILE
@@ -316,7 +327,7 @@ class Ingest:
         if images.empty:
             told = summarize(finding.detail for finding in findings if finding.kind != "lost_images")
             raise UserError(f"No image can be used (first: {findings[0].path}; {told}): replace those in {file}.")
-        return replace(listing, images=images, findings=findings)
+        return replace(listing, images=images, findings=findings, decisions=decisions)
 
     def _require_classes(self, listing: "_Listing") -> None:
         """Raise a UserError unless there are two classes, and a usable image of each."""

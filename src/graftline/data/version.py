@@ -7,6 +7,7 @@ On disk it is a folder ``<name>/<digest>/``:
     summary.json      the root, classes, counts, a digest per split, the parent and what has changed since
     findings.json     what ingest found
     departed.parquet  where images were that earlier versions had and this one has not; only if there are any
+    decisions.parquet what people have decided on its images (`graftline.data.decisions`); only if they have
 
 Manifest and digest never change. The rest is bookkeeping: a version that comes up again in another chain of versions
 gains what that chain knows of departed images.
@@ -26,6 +27,7 @@ import numpy as np
 import pandas as pd
 
 from graftline.data.changes import count_changes
+from graftline.data.decisions import NO_DECISIONS, write_decisions
 from graftline.data.decoding import PLAIN, Decoding
 from graftline.errors import UserError
 from graftline.files import atomic_directory, atomic_file, write_json
@@ -146,10 +148,21 @@ class DatasetVersion:
             rows.append(self._read("departed.parquet"))
         return pd.concat(rows, ignore_index=True).drop_duplicates(ignore_index=True)
 
+    def decisions(self) -> pd.DataFrame:
+        """Return what people have decided on images, for this version or one that it grew from.
+
+        Returns:
+            Rows of sha256, label (the one that it had), suggested and decision ("keep", "relabel" or "drop").
+
+        Raises:
+            UserError: the version has lost the file.
+        """
+        return self._read("decisions.parquet") if self.summary.get("decisions") else NO_DECISIONS
+
     @property
     def files(self) -> list[Path]:
         """Return the files that `load` needs on another machine, and that with what was found."""
-        names = ("manifest.parquet", "summary.json", "departed.parquet", "findings.json")
+        names = ("manifest.parquet", "summary.json", "departed.parquet", "decisions.parquet", "findings.json")
         return [file for name in names if (file := self.directory / name).exists()]
 
     def samples(self, split: str) -> Samples:
@@ -247,6 +260,7 @@ def write_version(
     left_out: pd.DataFrame | None = None,
     split_settings: Mapping[str, float] | None = None,
     decoding: Decoding = PLAIN,
+    decisions: pd.DataFrame = NO_DECISIONS,
 ) -> tuple[DatasetVersion, bool]:
     """Write the version that holds ``table``, unless it is there already; it becomes the newest one in either case.
 
@@ -259,6 +273,7 @@ def write_version(
         left_out: images (columns sha256 and group) that are known but that no split could take.
         split_settings: what the split was asked to be; only kept.
         decoding: how the files become pixels.
+        decisions: what people have decided on images, as `DatasetVersion.decisions` returns it; kept.
 
     Returns:
         The version, and whether it is new.
@@ -284,6 +299,7 @@ def write_version(
         "counts": _count(manifest, class_names),
         "split_digests": digest_splits(manifest),
         "departed": len(departed),
+        **({} if decisions.empty else {"decisions": decisions["decision"].value_counts().to_dict()}),
         "decoding": decoding.to_dict(),
         **(_origin(manifest, parent, split_settings) if same is None else same.origin),
     }
@@ -291,9 +307,11 @@ def write_version(
         with atomic_directory(directory) as temporary:
             manifest.to_parquet(temporary / "manifest.parquet", index=False)
             _write_departed(departed, temporary / "departed.parquet")
+            write_decisions(decisions, temporary / "decisions.parquet")
             write_json(temporary / "summary.json", summary)
     elif existing is not None and existing.summary != summary:
         _write_departed(departed, directory / "departed.parquet")
+        write_decisions(decisions, directory / "decisions.parquet")
         write_json(directory / "summary.json", summary)
     return DatasetVersion.load(directory), is_new
 

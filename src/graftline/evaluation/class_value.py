@@ -140,7 +140,9 @@ class _Refits:
     def without_half(self, class_number: int, seeds: int) -> Iterator[Floats]:
         """Yield solutions (E, K) without half of a class, a different one for each seed; the others count double."""
         rows = np.flatnonzero(self.train.labels == class_number)
-        images = Activated(self.train.activations[rows], self.train.labels[rows], [self.train.groups[r] for r in rows])
+        images = Activated(
+            self.train.activations[rows], self.train.labels[rows], [self.train.groups[row] for row in rows.tolist()]
+        )
         own = self.inputs[rows]
         for seed in range(seeds):
             kept = own[draw_order(images, seed)[: len(rows) // 2]]

@@ -216,7 +216,7 @@ def measure_curve(
                 wrong[seed, number] = wrong[0, number]
                 continue
             rows = order[:size]
-            folds = assign_folds(train.labels[rows], [train.groups[row] for row in rows], NUM_FOLDS)
+            folds = assign_folds(train.labels[rows], [train.groups[row] for row in rows.tolist()], NUM_FOLDS)
             head = fit_head(train.activations[rows], train.labels[rows], num_classes, folds)
             wrong[seed, number] = head.logits(validation.activations).argmax(axis=1) != validation.labels
             if on_progress is not None:

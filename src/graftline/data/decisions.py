@@ -1,0 +1,124 @@
+"""Apply what a person has decided on images: a table with a row per image, which says keep, relabel or drop.
+
+`make audit` writes such a table without decisions; a person fills them in, and an ingest applies them. A version keeps
+its decisions, and the versions that grow from it inherit them: an image that was relabeled stays so, for as long as its
+source gives it the label that was found wrong. Once that gives another one, its word counts.
+"""
+
+import logging
+from pathlib import Path
+from typing import Literal, get_args
+
+import pandas as pd
+
+from graftline.data.findings import Finding, from_rows
+from graftline.errors import UserError
+from graftline.files import atomic_file
+
+logger = logging.getLogger(__name__)
+
+Decision = Literal["keep", "relabel", "drop"]
+NEEDED = ("sha256", "label", "suggested", "decision")
+COLUMNS = ("sha256", "path", "label", "suggested", "score", "reason", "decision")  # of the table that an audit writes
+_KEPT = ("sha256", "label", "suggested", "decision")  # by a version
+NO_DECISIONS = pd.DataFrame(columns=list(_KEPT), dtype="str")
+
+
+def find_decisions(before: pd.DataFrame | None, file: str | None) -> pd.DataFrame:
+    """Return what counts for a version: the decisions of that which it grows from, and those of a file.
+
+    Raises:
+        UserError: the file is no table of decisions.
+    """
+    known = NO_DECISIONS if before is None else before
+    return known if file is None else join_decisions(known, read_decisions(Path(file).expanduser()))
+
+
+def read_decisions(file: Path) -> pd.DataFrame:
+    """Read the table that a person has filled in; rows without a decision are left out, as the image is kept then.
+
+    Returns:
+        Columns sha256, label, suggested and decision; the last is "keep", "relabel" or "drop".
+
+    Raises:
+        UserError: there is no such file, a column is missing, or a decision is none or cannot be applied.
+    """
+    try:
+        table = pd.read_csv(file, dtype="str", keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"Ingest.decisions={file} cannot be read as a table: give an audit's .csv.") from error
+    if missing := [column for column in NEEDED if column not in table]:
+        raise UserError(
+            f"Ingest.decisions={file} has no column {' or '.join(missing)}: give the .csv of an audit, with the column "
+            "decision filled in."
+        )
+    table["decision"] = table["decision"].str.strip().str.lower()
+    decided = table[table["decision"] != ""]
+    known = get_args(Decision)
+    if len(wrong := decided[~decided["decision"].isin(known)]):
+        raise UserError(
+            f"Ingest.decisions: '{wrong['decision'].iloc[0]}' in line {wrong.index[0] + 2} of {file} is no decision: "
+            f"write {', '.join(known)}, or nothing to keep the image as it is."
+        )
+    relabeled = decided[decided["decision"] == "relabel"]
+    if len(wrong := relabeled[relabeled["suggested"] == ""]):
+        raise UserError(
+            f"Ingest.decisions: line {wrong.index[0] + 2} of {file} is to be relabeled, but says no label: fill in the "
+            "column suggested."
+        )
+    twice = decided[decided.duplicated(["sha256", "label"], keep=False)]
+    if len(wrong := twice[twice.groupby(["sha256", "label"])["decision"].transform("nunique") > 1]):
+        raise UserError(
+            f"Ingest.decisions: lines {wrong.index[0] + 2} and {wrong.index[1] + 2} of {file} decide differently on the "
+            "same image: clear one."
+        )
+    return decided[list(_KEPT)].drop_duplicates(["sha256", "label"], ignore_index=True)
+
+
+def join_decisions(before: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+    """Add decisions to those of before; where there are two on an image with the same label, the new one counts.
+
+    One on an image that was relabeled before counts for the label that its source gives, too.
+    """
+    changed = before.loc[before["decision"] == "relabel", ["sha256", "label", "suggested"]]
+    changed = changed.rename(columns={"label": "first", "suggested": "label"})
+    again = new[new["decision"] != "keep"].merge(changed, on=["sha256", "label"])
+    again = again.assign(label=again["first"])[list(_KEPT)]
+    both = pd.concat([before, again, new], ignore_index=True)
+    kept = both.drop_duplicates(["sha256", "label"], keep="last")
+    return kept.sort_values(["sha256", "label"], ignore_index=True)
+
+
+def write_decisions(decisions: pd.DataFrame, file: Path) -> None:
+    """Write decisions into a version; no file where there are none."""
+    if not decisions.empty:
+        with atomic_file(file) as temporary:
+            decisions.astype("str").to_parquet(temporary, index=False)
+
+
+def apply_decisions(
+    images: pd.DataFrame, decisions: pd.DataFrame, class_names: tuple[str, ...]
+) -> tuple[pd.DataFrame, list[Finding]]:
+    """Relabel and take out images, those that have the label on which was decided.
+
+    Args:
+        images: with columns path, sha256 and label.
+        decisions: as `read_decisions` returns them.
+        class_names: all classes.
+
+    Raises:
+        UserError: an image is relabeled to what is no class.
+    """
+    if len(wrong := decisions[(decisions["decision"] == "relabel") & ~decisions["suggested"].isin(class_names)]):
+        raise UserError(
+            f"Ingest.decisions relabels an image to '{wrong['suggested'].iloc[0]}', which is none of the classes "
+            f"({', '.join(class_names[:10])}{', …' if len(class_names) > 10 else ''}): correct the column suggested."
+        )
+    found = images[["sha256", "label"]].merge(decisions, on=["sha256", "label"], how="left").set_index(images.index)
+    relabeled = (found["decision"] == "relabel") & (found["suggested"] != found["label"])
+    dropped = found["decision"] == "drop"
+    was = images.loc[relabeled, "label"]
+    images = images.assign(label=images["label"].mask(relabeled, found["suggested"]))
+    findings = from_rows("relabeled", images[relabeled], [f"{before} before" for before in was])
+    findings += from_rows("dropped", images[dropped], [f"it was {label}" for label in images.loc[dropped, "label"]])
+    return images[~dropped], findings

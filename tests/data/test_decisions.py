@@ -1,0 +1,138 @@
+"""What a person decides on images: read, applied, kept by the version, inherited by those that grow from it."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from graftline.data.decisions import COLUMNS, join_decisions, read_decisions
+from graftline.data.ingest import Ingest, IngestResult
+from graftline.data.sources.folder import Folder
+from graftline.data.split import Split
+from graftline.errors import UserError
+from graftline.files import sha256_file
+
+
+@pytest.fixture
+def pets(tmp_path: Path, make_folder: Any) -> Path:
+    root: Path = make_folder(tmp_path / "pets", cat=12, dog=12)
+    return root
+
+
+def ingest(root: Path, **settings: Any) -> IngestResult:
+    return Ingest("pets", str(root), Folder(), Split(), directory=str(root.parent / "versions"), **settings).run()
+
+
+def write(root: Path, *rows: tuple[str, str, str, str]) -> str:
+    """Write a table of decisions: image, label, suggested, decision."""
+    table = pd.DataFrame(columns=list(COLUMNS))
+    for number, (name, label, suggested, decision) in enumerate(rows):
+        path = root / name
+        table.loc[number] = [sha256_file(path), str(path), label, suggested, "0.1", "made up", decision]
+    file = root.parent / "decisions.csv"
+    table.to_csv(file, index=False)
+    return str(file)
+
+
+def labels(result: IngestResult) -> dict[str, str]:
+    table = result.version.table()
+    return {
+        Path(path).parent.name + "/" + Path(path).name: label
+        for path, label in zip(table.path, table.label, strict=False)
+    }
+
+
+def test_images_are_relabeled_dropped_and_kept(pets: Path) -> None:
+    before = ingest(pets)
+    decisions = write(
+        pets,
+        ("cat/000.png", "cat", "dog", "Relabel "),
+        ("cat/001.png", "cat", "dog", "drop"),
+        ("cat/002.png", "cat", "dog", "keep"),
+        ("cat/003.png", "cat", "dog", ""),
+    )
+    after = ingest(pets, decisions=decisions)
+    assert after.version.digest != before.version.digest
+    expected = labels(before) | {"cat/000.png": "dog"}
+    del expected["cat/001.png"]
+    assert labels(after) == expected
+    splits = before.version.table().set_index("sha256")["split"]
+    table = after.version.table().set_index("sha256")
+    pd.testing.assert_series_equal(table["split"], splits.loc[table.index])
+    kinds = {(finding.kind, Path(finding.path).name, finding.detail) for finding in after.findings}
+    assert ("relabeled", "000.png", "cat before") in kinds
+    assert ("dropped", "001.png", "it was cat") in kinds
+    assert after.version.summary["decisions"] == {"drop": 1, "keep": 1, "relabel": 1}
+    assert after.version.decisions()["decision"].value_counts().to_dict() == {"drop": 1, "keep": 1, "relabel": 1}
+    assert after.version.directory / "decisions.parquet" in after.version.files
+    changes = after.version.origin["changes"]
+    assert sum(changes["relabeled"].values()) == sum(changes["removed"].values()) == 1
+
+
+def test_the_next_version_inherits_them_until_the_source_is_mended(pets: Path) -> None:
+    first = ingest(pets)
+    after = ingest(pets, decisions=write(pets, ("cat/000.png", "cat", "dog", "relabel")))
+    again = ingest(pets)
+    assert (again.version.digest, again.is_new) == (after.version.digest, False)
+    (pets / "cat/000.png").rename(pets / "dog/zero.png")  # the source says so itself now
+    mended = ingest(pets)
+    assert labels(mended)["dog/zero.png"] == "dog"
+    assert not [finding for finding in mended.findings if finding.kind == "relabeled"]
+    (pets / "dog/zero.png").rename(pets / "cat/000.png")
+    anew = ingest(pets, parent="none")
+    assert labels(anew) == labels(first)
+
+
+def test_a_decision_can_be_taken_back(pets: Path) -> None:
+    first = ingest(pets)
+    ingest(pets, decisions=write(pets, ("cat/000.png", "cat", "dog", "relabel")))
+    back = ingest(pets, decisions=write(pets, ("cat/000.png", "dog", "cat", "relabel")))
+    assert labels(back) == labels(first)
+    dropped = ingest(pets, decisions=write(pets, ("cat/000.png", "cat", "", "drop")))
+    assert "cat/000.png" not in labels(dropped)
+
+
+def test_a_conflict_is_settled(pets: Path) -> None:
+    (pets / "dog/copy.png").write_bytes((pets / "cat/000.png").read_bytes())
+    assert "cat/000.png" not in labels(ingest(pets))
+    settled = ingest(pets, decisions=write(pets, ("dog/copy.png", "dog", "cat", "relabel")))
+    assert labels(settled)["cat/000.png"] == "cat"
+
+
+def test_without_decisions_a_version_is_what_it_was(pets: Path) -> None:
+    version = ingest(pets).version
+    assert "decisions" not in version.summary
+    assert version.decisions().empty
+    assert ingest(pets, decisions=write(pets, ("cat/003.png", "cat", "dog", ""))).version.digest == version.digest
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        (("cat/000.png", "cat", "dog", "delete"), "'delete' in line 2 of .* is no decision: write keep, relabel, drop"),
+        (("cat/000.png", "cat", "", "relabel"), "line 2 of .* is to be relabeled, but says no label"),
+        (("cat/000.png", "cat", "cow", "relabel"), r"to 'cow', which is none of the classes \(cat, dog\)"),
+    ],
+)
+def test_mistakes_are_told(pets: Path, row: tuple[str, str, str, str], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        ingest(pets, decisions=write(pets, row))
+
+
+def test_a_file_that_is_none_is_refused_before_images_are_read(pets: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"Ingest.decisions=no\.csv cannot be read as a table"):
+        ingest(pets, decisions="no.csv")
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match=r"has no column sha256 or label or suggested or decision"):
+        ingest(pets, decisions=str(tmp_path / "other.csv"))
+    assert not (tmp_path / "versions").exists()
+    file = write(pets, ("cat/000.png", "cat", "dog", "drop"), ("cat/000.png", "cat", "dog", "keep"))
+    with pytest.raises(UserError, match=r"lines 2 and 3 of .* decide differently on the same image"):
+        read_decisions(Path(file))
+
+
+def test_the_last_decision_counts(pets: Path) -> None:
+    first = read_decisions(Path(write(pets, ("cat/000.png", "cat", "dog", "relabel"))))
+    second = read_decisions(Path(write(pets, ("cat/000.png", "cat", "dog", "keep"))))
+    assert join_decisions(first, second)["decision"].tolist() == ["keep"]
