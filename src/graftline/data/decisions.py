@@ -68,9 +68,9 @@ def read_decisions(file: Path) -> pd.DataFrame:
         )
     twice = decided[decided.duplicated(["sha256", "label"], keep=False)]
     if len(wrong := twice[twice.groupby(["sha256", "label"])["decision"].transform("nunique") > 1]):
+        first, second = (wrong.index[:2] + 2).tolist()
         raise UserError(
-            f"Ingest.decisions: lines {wrong.index[0] + 2} and {wrong.index[1] + 2} of {file} decide differently on the "
-            "same image: clear one."
+            f"Ingest.decisions: lines {first} and {second} of {file} decide differently on the same image: clear one."
         )
     return decided[list(_KEPT)].drop_duplicates(["sha256", "label"], ignore_index=True)
 

@@ -89,8 +89,8 @@ class Ingest:
         split: how it is divided.
         parent: the version whose images keep their splits: "newest" of this name, "none" to draw all of them anew, or a
             version's directory.
-        decisions: table of an audit that a person has filled in: which images are relabeled or dropped, from this version
-            on; None: those of the version that it grows from.
+        decisions: table of an audit that a person has filled in: which images are relabeled or dropped, here and in the
+            versions that follow; None: what was decided for the version that this one grows from.
         on_invalid: what happens with images that cannot be used.
         on_conflict: what happens with the same image under different labels.
         min_images_per_class: warn of classes with fewer.

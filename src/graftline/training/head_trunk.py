@@ -4,19 +4,23 @@ Letters: N images, F numbers per image.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from graftline.backbones.layers import body_groups
 from graftline.console import console
 from graftline.data.version import Samples
 from graftline.features.cut import Cut, cut
+from graftline.features.trace import mode_kept
 from graftline.freezing.plan import FreezePlan, plan_from_depth
 from graftline.training.setup import PassSetup
 from graftline.training.training_source import open_plain
+
+BATCH = 32  # images that are embedded at a time
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,17 @@ class HeadTrunk:
             CacheFullError: there is no room for them.
         """
         return np.array(open_plain(self.setup, self.plan, self.parts, samples).array)
+
+    def embed(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the activations (N, F) of a few images (H, W, 3) uint8 that are no files; nothing of them is kept."""
+        preprocessing, trunk = self.setup.graft.preprocessing, self.parts.trunk
+        with mode_kept(trunk), torch.inference_mode():
+            trunk.eval()
+            parts = [
+                trunk(torch.from_numpy(np.stack([preprocessing.normalize(preprocessing.frame(one)) for one in some])))
+                for some in (images[start : start + BATCH] for start in range(0, len(images), BATCH))
+            ]
+            return np.concatenate([part.numpy() for part in parts])
 
     def activations_quietly(self, samples: Samples) -> np.ndarray:
         """Return the activations without a word on the pass, which is of no interest where there are many of them."""

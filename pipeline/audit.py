@@ -1,0 +1,173 @@
+"""Audit: activations → label errors, near duplicates, odd images → a sheet to look at, a table of decisions."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from graftline.backbones.backbone import Backbone
+from graftline.console import print_table, progress
+from graftline.data.decode import decode_rgb
+from graftline.data.image_facts import ImageFacts, find_facts
+from graftline.data.ingest import Ingest
+from graftline.data.version import SPLITS, DatasetVersion
+from graftline.errors import UserError
+from graftline.evaluation.audit import Audit, audit
+from graftline.evaluation.label_errors import require_cleanlab
+from graftline.evaluation.learning_curve import Activated
+from graftline.evaluation.near_duplicates import SAMPLE, Likeness, measure_likeness
+from graftline.execution import Accelerator, Execution
+from graftline.features.cache import Features
+from graftline.files import atomic_file
+from graftline.pipeline.head_activations import activate, cut_below_head
+from graftline.pipeline.parent import with_parent
+from graftline.pipeline.stage import StageResult
+from graftline.report.audit_sheet import write_sheet
+from graftline.tracking.tracking import Tracking
+from graftline.training.head_trunk import HeadTrunk
+
+DECISIONS_FILE, SHEET_FILE = "decisions.csv", "audit.html"
+MOST_TOLD = 10  # probable label errors in the terminal
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditResult(StageResult):
+    """What the stage ``audit`` found.
+
+    Attributes:
+        audit: of each image.
+        decisions: the table to fill in, a file.
+        sheet: the page to look at, a file.
+    """
+
+    audit: Audit
+    decisions: Path
+    sheet: Path
+
+
+@dataclass(frozen=True)
+class AuditStage:
+    """The stage ``audit`` (Hydra target of conf/audit.yaml)."""
+
+    data: Ingest
+    backbone: Backbone
+    features: Features
+    tracking: Tracking
+    splits: Sequence[str] = field(default_factory=lambda: list(SPLITS))
+    accelerator: Accelerator = "auto"
+
+    def __post_init__(self) -> None:
+        if not self.splits or not set(self.splits) <= set(SPLITS):
+            raise UserError(f"splits is {list(self.splits)}: give one or more of {', '.join(SPLITS)}.")
+
+    def run(self, directory: Path) -> AuditResult:
+        """Audit the images, and write the sheet and the table."""
+        require_cleanlab()
+        self.backbone.check()
+        version = with_parent(self.data, self.tracking).run().version
+        splits = [split for split in self.splits if any(version.counts()[split].values())]
+        if not splits:
+            raise UserError(f"There are no images in {' and '.join(self.splits)} of {version.name}: give other splits.")
+        trunk = cut_below_head(self.backbone, version, self.features, Execution.local(self.accelerator))
+        images = _rows(version, splits)
+        parts = [activate(trunk, split) for split in splits]
+        facts, likeness = self._look(images, version), _measure_likeness(trunk, images, version)
+        found = audit(
+            images,
+            np.concatenate([part.activations for part in parts]),
+            np.concatenate([part.labels for part in parts]),
+            version.class_names,
+            _groups(parts),
+            facts,
+            likeness,
+        )
+        table = _write_table(found.decisions(version.decisions()), directory / DECISIONS_FILE)
+        _print(found)
+        sheet = write_sheet(found, f"Audit of {version.name}", table, version.decoding, directory / SHEET_FILE)
+        return _summarize(found, version, table, sheet)
+
+    def _look(self, images: pd.DataFrame, version: DatasetVersion) -> ImageFacts:
+        with progress("Looking at images", total=len(images)) as bar:
+            return find_facts(
+                images["path"].tolist(),
+                version.decoding,
+                self.data.workers,
+                lambda done: bar.advance(bar.task_ids[0], done),
+            )
+
+
+def _rows(version: DatasetVersion, splits: Sequence[str]) -> pd.DataFrame:
+    """Return a row per image in the order of the splits, and in them of the version."""
+    table = version.table()
+    parts = [table[table["split"] == split] for split in splits]
+    return pd.concat(parts, ignore_index=True)[["sha256", "path", "label", "split"]]
+
+
+def _groups(parts: Sequence[Activated]) -> list[str]:
+    return [group for part in parts for group in part.groups]
+
+
+def _measure_likeness(trunk: HeadTrunk, images: pd.DataFrame, version: DatasetVersion) -> Likeness:
+    """Find out how alike copies of some images are, which ones their contents decide."""
+    sample = images.sort_values("sha256")["path"].head(SAMPLE)
+    return measure_likeness([decode_rgb(path, version.decoding) for path in sample], trunk.embed)
+
+
+def _write_table(table: pd.DataFrame, file: Path) -> Path:
+    with atomic_file(file) as temporary:
+        table.to_csv(temporary, index=False)
+    return file
+
+
+def _print(found: Audit) -> None:
+    """Print the likeliest label errors, and how many pairs and odd images there are."""
+    rows = found.likely_errors[:MOST_TOLD].tolist()
+    print_table(
+        f"{len(found.likely_errors):,} labels that are probably wrong" + (", the likeliest" if rows else ""),
+        ("image", "split", "label", "suggested", "probability of the label"),
+        [
+            (
+                Path(found.images["path"].iloc[row]).name,
+                found.images["split"].iloc[row],
+                found.images["label"].iloc[row],
+                found.class_names[int(found.errors.suggested[row])],
+                f"{found.errors.quality[row]:.3f}",
+            )
+            for row in rows
+        ],
+    )
+    counts = found.odd["name"].value_counts()
+    print_table(
+        "Other findings",
+        ("what", "images"),
+        [
+            ("almost the same, pairs", f"{len(found.pairs):,}"),
+            ("of these in two splits", f"{int(found.across.sum()):,}"),
+            *((str(name), f"{number:,}") for name, number in counts.items()),
+        ],
+    )
+
+
+def _summarize(found: Audit, version: DatasetVersion, table: Path, sheet: Path) -> AuditResult:
+    return AuditResult(
+        audit=found,
+        decisions=table,
+        sheet=sheet,
+        facts={
+            "dataset_digest": version.digest,
+            "images": len(found.images),
+            "label_errors": len(found.likely_errors),
+            "near_duplicates": len(found.pairs),
+            "near_duplicates_across_splits": int(found.across.sum()),
+            "odd_images": found.odd["name"].value_counts().to_dict(),
+        },
+        table=[
+            ("probably wrong labels", f"{len(found.likely_errors):,} of {len(found.images):,}"),
+            ("near duplicates", f"{len(found.pairs):,} pairs"),
+            ("sheet to look at", os.path.relpath(sheet)),
+            ("table to fill in", os.path.relpath(table)),
+        ],
+    )
