@@ -1,6 +1,7 @@
 """Evaluate: a bundle on the test split of the data set that it was trained on, or on all images of another."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -17,6 +18,7 @@ from graftline.execution import Accelerator, Execution
 from graftline.pipeline.bundle_source import open_bundle
 from graftline.pipeline.parent import with_parent
 from graftline.pipeline.scoring import PREDICTIONS_FILE, log_evaluation, write_evaluation
+from graftline.pipeline.slices import write_slices
 from graftline.pipeline.stage import StageResult
 from graftline.report.html import write_report
 from graftline.report.tables import print_scores
@@ -57,7 +59,11 @@ class Evaluate:
             self._log_setup(run, version, directory)
             result = self.evaluation.run(replace(predictor, decoding=version.decoding), version, split)
             print_scores(result.scores, f"{version.name}: {split} split")
-            report = self._write_report(result, predictor, bundle, version, directory)
+            figures = write_evaluation(result, directory)
+            slices = write_slices(result.predictions, version, directory)
+            report = self._write_report(
+                result, predictor, bundle, version, directory, {**figures, **slices.figures}, slices.sentence
+            )
             log_evaluation(run, result, directory, step=0)
             run.log_artifact(report)
         return EvaluateResult(
@@ -127,7 +133,14 @@ class Evaluate:
         run.log_dataset(version)
 
     def _write_report(
-        self, result: EvaluationResult, predictor: Predictor, bundle: Path, version: DatasetVersion, directory: Path
+        self,
+        result: EvaluationResult,
+        predictor: Predictor,
+        bundle: Path,
+        version: DatasetVersion,
+        directory: Path,
+        figures: Mapping[str, Path],
+        slices: str,
     ) -> Path:
         tested = result.predictions
         return write_report(
@@ -139,6 +152,6 @@ class Evaluate:
                 "Images": f"{len(tested.paths):,} ({tested.split} split), digest {tested.split_digest}",
             },
             scores=result.scores,
-            figures=write_evaluation(result, directory),
-            notes=result.notes,
+            figures=figures,
+            notes=[*result.notes, slices],
         )

@@ -35,6 +35,7 @@ HEADINGS = {
     "precision_recall_curves": "What finding more would cost",
     "reliability_diagram": "Whether the probabilities can be believed",
     "confident_mistakes": "Where the model is sure and wrong",
+    "slices": "On which images it is worse",
 }
 
 CAPTIONS = {
@@ -50,6 +51,9 @@ CAPTIONS = {
     "is too sure of itself, above it too modest. Thin lines are 95 % intervals; the histogram shows which bins matter.",
     "confident_mistakes": "Look at these first. Often they are wrong labels, images that nobody could tell apart, or "
     "something that the training images do not show.",
+    "slices": "The accuracy on images that share something: a group, how bright or sharp they are, their shape. Red: "
+    "surely worse than the rest, corrected for looking at all slices. More training images like these would help "
+    "there.",
 }
 
 
