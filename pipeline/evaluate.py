@@ -23,6 +23,7 @@ from graftline.pipeline.grid_scoring import GRID_FIGURE, GRID_TABLE, log_grid, w
 from graftline.pipeline.members import open_members
 from graftline.pipeline.parent import with_parent
 from graftline.pipeline.scoring import FIGURES_FOLDER, PREDICTIONS_FILE, log_evaluation, write_evaluation
+from graftline.pipeline.slices import write_slices
 from graftline.pipeline.stage import StageResult
 from graftline.report.grid_tables import print_grid, print_members, sentence
 from graftline.report.html import write_report
@@ -78,7 +79,11 @@ class Evaluate:
             self._log_setup(run, version, directory)
             result = self.evaluation.run(replace(predictor, decoding=version.decoding), version, split)
             print_scores(result.scores, f"{version.name}: {split} split")
-            report = self._write_report(result, predictor, bundle, version, directory)
+            figures = write_evaluation(result, directory)
+            slices = write_slices(result.predictions, version, directory)
+            report = self._write_report(
+                result, predictor, bundle, version, directory, {**figures, **slices.figures}, slices.sentence
+            )
             log_evaluation(run, result, directory, step=0)
             run.log_artifact(report)
             run.describe(self._note(run.id, result))
@@ -200,7 +205,14 @@ class Evaluate:
         return run_note(run_id, result.scores, {"Bundle": f"`{self.bundle}`", "Images": images})
 
     def _write_report(
-        self, result: EvaluationResult, predictor: AnyPredictor, bundle: Path, version: DatasetVersion, directory: Path
+        self,
+        result: EvaluationResult,
+        predictor: AnyPredictor,
+        bundle: Path,
+        version: DatasetVersion,
+        directory: Path,
+        figures: Mapping[str, Path],
+        slices: str,
     ) -> Path:
         tested = result.predictions
         return write_report(
@@ -212,8 +224,8 @@ class Evaluate:
                 "Images": f"{len(tested.paths):,} ({tested.split} split), digest {tested.split_digest}",
             },
             scores=result.scores,
-            figures=write_evaluation(result, directory),
-            notes=result.notes,
+            figures=figures,
+            notes=[*result.notes, slices],
         )
 
 

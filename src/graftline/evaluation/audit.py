@@ -66,7 +66,7 @@ class Audit:
         reasons: dict[int, list[str]] = {}
         for row in self.likely_errors.tolist():
             reasons.setdefault(row, []).append("the label is probably wrong")
-        for row, reason in self._duplicates():
+        for row, reason in self._duplicates().items():
             reasons.setdefault(row, []).append(reason)
         for row, name, value, usual in self.odd[["row", "name", "value", "usual"]].itertuples(index=False, name=None):
             reasons.setdefault(int(row), []).append(f"{name}: {value:.3g}, usual is {usual:.3g}")
@@ -83,15 +83,15 @@ class Audit:
     def _suggestion(self, row: int) -> str:
         return self.class_names[int(self.errors.suggested[row])] if self.errors.likely[row] else ""
 
-    def _duplicates(self) -> list[tuple[int, str]]:
-        """Return for each pair the image that could go, that of the split which is trained on, and why."""
-        found = []
+    def _duplicates(self) -> dict[int, str]:
+        """Return the images that could go, of each pair that of the split which is trained on, and their best likes."""
+        found: dict[int, str] = {}
         for first, second in self.pairs[["first", "second"]].itertuples(index=False, name=None):
             place = [SPLITS.index(split) for split in self.images["split"].iloc[[first, second]]]
             goes, stays = (first, second) if place[0] < place[1] else (second, first)
             other = self.images.iloc[stays]
             label = "" if other["label"] == self.images["label"].iloc[goes] else f", labeled {other['label']}"
-            found.append((int(goes), f"almost the same as {other['path']} ({other['split']}{label})"))
+            found.setdefault(int(goes), f"almost the same as {other['path']} ({other['split']}{label})")
         return found
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image, ImageEnhance
 
-from graftline.data.image_facts import thumbnail_of
+from graftline.data.image_facts import THUMBNAIL, thumbnail_of
 
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
@@ -26,9 +26,10 @@ REACHED = 0.05  # quantile of the copies' likeness: 19 of 20 copies are as alike
 SAMPLE = (
     48  # images of which copies are made: three kinds of each are 144, of which the quantile is the 7th least alike
 )
-PROJECTED = 64  # P; a bound by so many numbers leaves few pairs to look at
+PROJECTED = 256  # P; a bound by so many numbers leaves few pairs to look at
 BLOCK = 512  # images that are compared with all others at a time
 FEW_SHARE = 0.02  # of the pairs of a block: more of them are multiplied out faster all together
+AT_ONCE = 10_000  # pairs that are multiplied out, 140 MB of thumbnails
 MOST_PER_IMAGE = (
     20  # pairs that are kept of an image, the most alike: a thousand copies of one are not to fill the memory
 )
@@ -41,7 +42,9 @@ def _as_jpeg(picture: Image.Image) -> Image.Image:
 
 
 def _shrunk(picture: Image.Image) -> Image.Image:
-    size = max(8, picture.width // 2), max(8, picture.height // 2)
+    """Return it half as large, but not so small that there is less to see than in a thumbnail."""
+    factor = min(1.0, max(0.5, 2 * THUMBNAIL / min(picture.size)))
+    size = round(factor * picture.width), round(factor * picture.height)
     return picture.resize(size, Image.Resampling.LANCZOS)
 
 
@@ -134,10 +137,19 @@ def alike_pairs(vectors: Vectors, least: float) -> Iterator[tuple[Rows, Rows]]:
         if len(rows) > FEW_SHARE * bounds.size:
             products = (block @ vectors[start:].T)[rows, columns]
         else:
-            products = np.einsum("nf,nf->n", block[rows], vectors[start + columns])
+            products = _products(block, rows, vectors, start + columns)
         reached = products >= least
         rows, columns = _highest(products[reached], rows[reached], columns[reached])
         yield rows + start, columns + start
+
+
+def _products(some: Vectors, rows: Rows, others: Vectors, columns: Rows) -> Vectors:
+    """Return the products of pairs of vectors, a few pairs at a time, as each takes the memory of two vectors."""
+    parts = [
+        np.einsum("nf,nf->n", some[rows[start : start + AT_ONCE]], others[columns[start : start + AT_ONCE]])
+        for start in range(0, len(rows), AT_ONCE)
+    ]
+    return np.concatenate(parts) if parts else np.empty(0, np.float32)
 
 
 def _with_rest(vectors: Vectors) -> Vectors:

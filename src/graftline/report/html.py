@@ -39,6 +39,7 @@ HEADINGS = {
     "reliability_diagram": "Whether the probabilities can be believed",
     "coverage_curve": "What the surest answers are worth",
     "confident_mistakes": "Where the model is sure and wrong",
+    "slices": "On which images it is worse",
 }
 
 CAPTIONS = {
@@ -59,6 +60,9 @@ CAPTIONS = {
     "how many would be right? The steeper the curve falls to the right, the more it brings to leave the last ones out.",
     "confident_mistakes": "Look at these first. Often they are wrong labels, images that nobody could tell apart, or "
     "something that the training images do not show.",
+    "slices": "The accuracy on images that share something: a group, how bright or sharp they are, their shape. Red: "
+    "surely worse than the rest, corrected for looking at all slices. More training images like these would help "
+    "there.",
 }
 
 

@@ -1,0 +1,89 @@
+"""Slices of an evaluation: on which images the model is worse, as a table, a picture and a sentence."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from graftline.console import print_table, progress, say
+from graftline.data.image_facts import FACTS, find_facts
+from graftline.data.version import DatasetVersion
+from graftline.evaluation.predictions import Predictions
+from graftline.evaluation.slices import Slice, score_slices, sentence
+from graftline.files import atomic_file
+from graftline.report.slices_figure import slices_figure
+from graftline.report.style import save
+
+COLUMNS = ("group", "stratum", "weight")  # of a version, beside the facts of its images
+MOST_LOOKED_AT = 5000  # images whose facts are found: enough to show what is worse, in half a minute
+MOST_TOLD = 6  # slices in the terminal
+
+
+@dataclass(frozen=True)
+class SliceReport:
+    """What the report of an evaluation shows of slices.
+
+    Attributes:
+        figures: none where there is nothing to slice by.
+        sentence: on which images the model is worse.
+    """
+
+    figures: dict[str, Path]
+    sentence: str
+
+
+def write_slices(predictions: Predictions, version: DatasetVersion, directory: Path) -> SliceReport:
+    """Score slices of the images that were predicted; print the worst, write all into ``slices.csv`` and a picture."""
+    table = version.table().drop_duplicates("sha256").set_index("sha256")
+    columns = table.loc[predictions.sha256, list(COLUMNS)].reset_index(drop=True)
+    slices = score_slices(predictions, pd.concat([columns, _facts(predictions)], axis=1))
+    _write_table(slices, directory / "slices.csv")
+    told = sentence(slices)
+    if slices:
+        rows = [(one.name, f"{one.images:,}", _percent(one), f"{100 * one.rest:.1f} %") for one in slices[:MOST_TOLD]]
+        print_table(
+            f"Slices with the lowest accuracy, of {len(slices)}", ("images with", "number", "accuracy", "others"), rows
+        )
+    say(told)
+    figure = slices_figure(slices, float((predictions.predicted == predictions.labels).mean()))
+    figures = {} if figure is None else {"slices": save(figure, directory / "figures" / "slices.png")}
+    return SliceReport(figures, told)
+
+
+def _facts(predictions: Predictions) -> pd.DataFrame:
+    """Return the facts of the images, NaN for those beyond the first so many, by their contents."""
+    rows = np.sort(np.argsort(np.array(predictions.sha256), kind="stable")[:MOST_LOOKED_AT])
+    with progress("Looking at images", total=len(rows)) as bar:
+        found = find_facts(
+            [predictions.paths[row] for row in rows.tolist()],
+            predictions.decoding,
+            on_progress=lambda done: bar.advance(bar.task_ids[0], done),
+        )
+    facts = pd.DataFrame(np.nan, range(len(predictions.paths)), list(FACTS))
+    facts.iloc[rows] = found.table.to_numpy()
+    return facts
+
+
+def _percent(one: Slice) -> str:
+    accuracy = one.accuracy
+    return f"{100 * accuracy.value:.1f} % ({100 * accuracy.low:.1f} to {100 * accuracy.high:.1f} %)"
+
+
+def _write_table(slices: list[Slice], file: Path) -> None:
+    rows = [
+        (
+            one.column,
+            one.value,
+            one.images,
+            one.accuracy.value,
+            one.accuracy.low,
+            one.accuracy.high,
+            one.rest,
+            one.p_value,
+        )
+        for one in slices
+    ]
+    columns = ["column", "value", "images", "accuracy", "low", "high", "rest", "p_value"]
+    with atomic_file(file) as temporary:
+        pd.DataFrame(rows, columns=columns).to_csv(temporary, index=False)

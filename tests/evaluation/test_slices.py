@@ -1,0 +1,75 @@
+"""Slices: each accuracy is that of its images, and a slice that is no worse is hardly ever called so."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_predictions import predictions_of
+from scipy.stats import fisher_exact
+
+from graftline.evaluation.predictions import Predictions
+from graftline.evaluation.slices import score_slices, sentence
+from graftline.report.slices_figure import slices_figure
+from graftline.report.style import png
+
+
+def predictions(hits: np.ndarray) -> Predictions:
+    """Predictions of two classes of which some are right."""
+    labels = np.arange(len(hits)) % 2
+    given = np.where(hits, labels, 1 - labels)
+    return predictions_of(np.where(np.eye(2)[given] == 1, 0.9, 0.1), labels)
+
+
+def test_a_slice_has_the_accuracy_of_its_images() -> None:
+    generator = np.random.default_rng(0)
+    kind = np.where(np.arange(400) < 120, "poly", "mono")
+    hits = generator.random(400) < np.where(kind == "poly", 0.6, 0.95)
+    columns = pd.DataFrame(
+        {"type": kind, "brightness": generator.random(400), "same": 1.0, "name": [*map(str, range(400))]}
+    )
+    slices = score_slices(predictions(hits), columns)
+    assert {one.column for one in slices} == {"type", "brightness"}
+    worst = slices[0]
+    assert (worst.name, worst.images, worst.is_worse) == ("type poly", 120, True)
+    assert worst.accuracy.value == hits[:120].mean()
+    assert worst.rest == hits[120:].mean()
+    table = [[hits[:120].sum(), (~hits[:120]).sum()], [hits[120:].sum(), (~hits[120:]).sum()]]
+    assert worst.p_value == pytest.approx(6 * fisher_exact(table, alternative="less").pvalue)  # the smallest of six
+    assert worst.accuracy.low < worst.accuracy.value < worst.accuracy.high
+    quarters = [one for one in slices if one.column == "brightness"]
+    assert sum(one.images for one in quarters) == 400
+    assert "type poly" in sentence(slices)
+    assert "mono" not in sentence(slices)
+
+
+def test_few_are_called_worse_that_are_not() -> None:
+    """Twelve slices of the same accuracy, 120 times: any of them is called worse at most once in twenty times."""
+    generator = np.random.default_rng(1)
+    false_alarms = 0
+    for _ in range(120):
+        hits = generator.random(240) < 0.85
+        columns = pd.DataFrame({name: generator.random(240) for name in ("a", "b", "c")})
+        false_alarms += any(one.is_worse for one in score_slices(predictions(hits), columns))
+    assert false_alarms <= 11  # more would be seen once in a hundred such tests if it were one in twenty
+
+
+def test_small_slices_and_missing_values() -> None:
+    hits = np.ones(60, bool)
+    columns = pd.DataFrame({"group": ["rare"] * 4 + ["a"] * 26 + [None] * 30, "empty": [None] * 60})
+    slices = score_slices(predictions(hits), columns)
+    assert [(one.value, one.images) for one in slices] == [("a", 26)]
+    assert sentence(slices) == "On none of 1 slices is the model surely worse than on the other images."
+    assert score_slices(predictions(hits), columns[["empty"]]) == []
+    assert "nothing to slice" in sentence([])
+
+
+def test_the_picture_shows_the_worst_first() -> None:
+    hits = np.arange(200) % 10 > 1
+    hits[:40] = np.arange(40) % 2 == 0
+    slices = score_slices(predictions(hits), pd.DataFrame({"type": np.where(np.arange(200) < 40, "poly", "mono")}))
+    figure = slices_figure(slices, float(hits.mean()))
+    assert figure is not None
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["type mono, 160", "type poly, 40"]
+    assert figure.texts[0].get_text() == "1 of 2 slices are worse"
+    assert png(figure).startswith(b"\x89PNG")
+    assert slices_figure([], 0.5) is None
