@@ -163,7 +163,7 @@ def test_images_far_from_the_training_images_are_refused(bundle: Path, tmp_path:
     (images_folder / "text.txt").write_text("no image")
     expected = [False, False, True]
     for engine in ("onnx", "torch"):
-        ours = Predictor.from_directory(copy, engine)  # type: ignore[arg-type]  # one of the two
+        ours = Predictor.from_directory(copy, engine)
         assert ours.digest != plain.digest
         table = predict_directory(ours, images_folder)
         assert table["refused"].tolist() == [*expected, None]
