@@ -100,11 +100,7 @@ def adjust(
     calibration, decision = too_few(num_images), NOT_CHOSEN
     if num_images >= FEWEST_IMAGES or wanted.chooses:
         raw = _validation(predictor, version, source, num_images if wanted.chooses else MOST_CALIBRATED)
-        calibration = fit_calibration(raw, seed)
-        predictions = replace(raw, logits=calibration.calibration.apply(raw.logits))
-        decision = wanted.rule.choose(predictions)
-        if wanted.sets is not None:
-            decision = with_sets(decision, predictions, wanted.sets)
+        calibration, decision = learn(raw, wanted, seed)
     refusal = None
     if wanted.refuse is not None and predictor.embedding_size is None:
         warn("refuse is left alone: this network gives no embedding, by which images could be compared.")
@@ -125,6 +121,16 @@ def adjust(
         digest=change_answers(bundle, calibration.calibration, decision.decision, refused),
     )
     return Adjustment(changed, calibration, decision, refusal)
+
+
+def learn(raw: Predictions, wanted: Wanted, seed: int) -> tuple[CalibrationFit, DecisionFit]:
+    """Fit a calibration on uncalibrated predictions of validation images, and choose a decision on calibrated ones."""
+    calibration = fit_calibration(raw, seed)
+    predictions = replace(raw, logits=calibration.calibration.apply(raw.logits))
+    decision = wanted.rule.choose(predictions)
+    if wanted.sets is not None:
+        decision = with_sets(decision, predictions, wanted.sets)
+    return calibration, decision
 
 
 def _validation(predictor: Predictor, version: DatasetVersion, source: TrainingSource | None, most: int) -> Predictions:
