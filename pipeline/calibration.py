@@ -1,5 +1,6 @@
 """What a bundle learns from validation images once it is trained, before it sees any of the test split."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,14 +12,47 @@ from graftline.bundle.save import add_to_card, change_answers
 from graftline.console import progress, warn
 from graftline.data.version import DatasetVersion
 from graftline.evaluation.calibration import FEWEST_IMAGES, CalibrationFit, fit_calibration, too_few
+from graftline.evaluation.conformal import check_sets, with_sets
 from graftline.evaluation.decision import NOT_CHOSEN, DecisionFit, DecisionRule, MostProbable
 from graftline.evaluation.predictions import Predictions, predict_split
-from graftline.evaluation.refusal import MOST_REFERENCES, RefusalFit, fit_refusal
+from graftline.evaluation.refusal import MOST_REFERENCES, RefusalFit, check_refuse, fit_refusal
 from graftline.training.budget import MOST_CALIBRATED
 from graftline.training.training_source import TrainingSource
 
 COMPARED = 4  # images whose cached activations are compared with the predictor's embeddings
 SAME_DIRECTION = 0.9999  # cosine; activations kept as float16 have more
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a bundle is to learn from validation images, beside its calibration.
+
+    Attributes:
+        rule: chooses which class is answered.
+        sets: share of new images whose set of classes is to hold the true one; None: no sets are given.
+        refuse: share of the images of known classes that may be refused as none of them; None: nothing is refused.
+    """
+
+    rule: DecisionRule = MostProbable()  # noqa: RUF009 - immutable
+    sets: float | None = None
+    refuse: float | None = None
+
+    @property
+    def chooses(self) -> bool:
+        """Whether there is more to choose than the calibration, for which all images are wanted."""
+        return self.sets is not None or not isinstance(self.rule, MostProbable)
+
+    def check(self, counts: Mapping[str, int]) -> None:
+        """Make sure that so many validation images of each class suffice, before a training.
+
+        Raises:
+            UserError: they do not.
+        """
+        self.rule.check(counts)
+        if self.sets is not None:
+            check_sets(self.sets, sum(counts.values()))
+        if self.refuse is not None:
+            check_refuse(self.refuse, sum(counts.values()))
 
 
 @dataclass(frozen=True)
@@ -49,8 +83,7 @@ def adjust(
     bundle: Path,
     version: DatasetVersion,
     source: TrainingSource | None,
-    rule: DecisionRule,
-    refuse: float | None,
+    wanted: Wanted,
     seed: int,
 ) -> Adjustment:
     """Calibrate a bundle, choose its decision and what it refuses, and write that into it.
@@ -60,21 +93,19 @@ def adjust(
         bundle: its directory.
         version: has the validation images.
         source: what it was trained on last; where that knows the validation images' logits, no image is classified.
-        rule: chooses the decision.
-        refuse: share of the images of known classes that is refused as none of them; None: nothing is refused.
+        wanted: what is to be learned, beside the calibration.
         seed: of the folds.
     """
     num_images = len(version.samples("validation").paths)
-    calibration, decision, few_do = too_few(num_images), NOT_CHOSEN, isinstance(rule, MostProbable)
-    if num_images >= FEWEST_IMAGES or not few_do:
-        predictions = _validation(predictor, version, source, MOST_CALIBRATED if few_do else num_images)
-        calibration = fit_calibration(predictions, seed)
-        decision = rule.choose(replace(predictions, logits=calibration.calibration.apply(predictions.logits)))
+    calibration, decision = too_few(num_images), NOT_CHOSEN
+    if num_images >= FEWEST_IMAGES or wanted.chooses:
+        raw = _validation(predictor, version, source, num_images if wanted.chooses else MOST_CALIBRATED)
+        calibration, decision = learn(raw, wanted, seed)
     refusal = None
-    if refuse is not None and predictor.embedding_size is None:
+    if wanted.refuse is not None and predictor.embedding_size is None:
         warn("refuse is left alone: this network gives no embedding, by which images could be compared.")
-    elif refuse is not None:
-        refusal = _fit_refusal(predictor, version, source, refuse)
+    elif wanted.refuse is not None:
+        refusal = _fit_refusal(predictor, version, source, wanted.refuse)
     notes = {"calibration": calibration.to_json()}
     if decision.sentence:
         notes["decision"] = {"sentence": decision.sentence}
@@ -90,6 +121,16 @@ def adjust(
         digest=change_answers(bundle, calibration.calibration, decision.decision, refused),
     )
     return Adjustment(changed, calibration, decision, refusal)
+
+
+def learn(raw: Predictions, wanted: Wanted, seed: int) -> tuple[CalibrationFit, DecisionFit]:
+    """Fit a calibration on uncalibrated predictions of validation images, and choose a decision on calibrated ones."""
+    calibration = fit_calibration(raw, seed)
+    predictions = replace(raw, logits=calibration.calibration.apply(raw.logits))
+    decision = wanted.rule.choose(predictions)
+    if wanted.sets is not None:
+        decision = with_sets(decision, predictions, wanted.sets)
+    return calibration, decision
 
 
 def _validation(predictor: Predictor, version: DatasetVersion, source: TrainingSource | None, most: int) -> Predictions:

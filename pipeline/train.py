@@ -26,13 +26,12 @@ from graftline.errors import UserError
 from graftline.evaluation.decision import DecisionRule, MostProbable
 from graftline.evaluation.evaluation import Evaluation, EvaluationResult
 from graftline.evaluation.metrics import metrics_json
-from graftline.evaluation.refusal import check_refuse
 from graftline.execution import Execution
 from graftline.features.cache import Features
 from graftline.files import atomic_file, write_json
 from graftline.freezing.rule import FreezeDecision, FreezeRule
 from graftline.freezing.rules import Nothing
-from graftline.pipeline.calibration import Adjustment, adjust
+from graftline.pipeline.calibration import Adjustment, Wanted, adjust
 from graftline.pipeline.further_process import announced
 from graftline.pipeline.parent import with_parent
 from graftline.pipeline.program import program
@@ -100,6 +99,7 @@ class Train:
     seed: int = 0
     minutes: float | None = None
     decision: DecisionRule = MostProbable()  # noqa: RUF009 - immutable
+    sets: float | None = None
     refuse: float | None = None
 
     def run(self, directory: Path) -> TrainResult:
@@ -167,9 +167,7 @@ class Train:
         version = with_parent(self.data, self.tracking).run(NEEDED).version
         for split in NEEDED:
             version.samples(split)  # it says which one has no images, before the training and not after it
-        self.decision.check(version.counts()["validation"])
-        if self.refuse is not None:
-            check_refuse(self.refuse, len(version.samples("validation").paths))
+        self._wanted.check(version.counts()["validation"])
         if self.train.resume is None:
             files.discard_training()
             write_json(files.dataset, {"digest": version.digest, "directory": str(version.directory.absolute())})
@@ -345,10 +343,14 @@ class Train:
             decoding=version.decoding,
         )
 
+    @property
+    def _wanted(self) -> Wanted:
+        return Wanted(self.decision, self.sets, self.refuse)
+
     def _adjust(self, setup: TrainingSetup, source: TrainingSource | None, files: RunDirectory) -> Adjustment:
         """Calibrate what was saved and choose which class it answers, on validation images."""
         predictor = Predictor.from_directory(files.bundle, self.evaluation.engine, setup.execution)
-        adjusted = adjust(predictor, files.bundle, setup.version, source, self.decision, self.refuse, self.seed)
+        adjusted = adjust(predictor, files.bundle, setup.version, source, self._wanted, self.seed)
         for sentence in adjusted.sentences:
             say(sentence)
         return adjusted

@@ -132,6 +132,23 @@ def test_answers_are_the_decisions(bundle: Path, tmp_path: Path, decision: Decis
         np.testing.assert_allclose(one["probability/cat"], probabilities[:, 2], atol=1e-6)
 
 
+def test_sets_are_given(bundle: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(bundle, tmp_path / "sets")
+    change_answers(copy, TEMPERATURE, Decision(set_threshold=0.15))
+    ours, images = Predictor.from_directory(copy), golden(bundle)
+    answer = classify(ours, [base64.b64encode(image.read_bytes()).decode() for image in images])
+    probabilities = ours.predict(images)
+    for text, row in zip(answer["set"], probabilities, strict=True):
+        order = np.argsort(-row)
+        assert json.loads(text) == [ours.class_names[number] for number in order if row[number] >= 0.15]
+    assert (probabilities >= 0.15).sum(axis=1).max() > 1
+    table = predict_directory(ours, bundle / "golden" / "images")
+    assert table[table["path"].str.contains("real_")]["set"].tolist() == answer["set"].tolist()
+    save_model(copy, tmp_path / "model", images[0].read_bytes())
+    outputs = mlflow.pyfunc.load_model(str(tmp_path / "model")).metadata.signature.outputs
+    assert outputs.input_names()[-1] == "set"
+
+
 def test_images_far_from_the_training_images_are_refused(bundle: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(bundle, tmp_path / "refusing")
     images, plain = golden(bundle), Predictor.from_directory(bundle)

@@ -13,10 +13,9 @@ from graftline.bundle.layout import read_description
 from graftline.bundle.predictor import Predictor
 from graftline.bundle.save import save_bundle
 from graftline.data.version import DatasetVersion, write_version
-from graftline.evaluation.decision import MostProbable
 from graftline.evaluation.predictions import predict_split
 from graftline.files import sha256_file
-from graftline.pipeline.calibration import adjust
+from graftline.pipeline.calibration import Wanted, adjust
 
 
 def make_version(folder: Path, validation: int, training: int = 3) -> DatasetVersion:
@@ -54,7 +53,7 @@ def test_it_is_calibrated_by_what_it_gives(bundle: Path, tmp_path: Path) -> None
     version = make_version(tmp_path, validation=60)
     before = Predictor.from_directory(bundle)
     raw = predict_split(before, version, "validation").logits
-    adjusted = adjust(before, bundle, version, None, MostProbable(), None, seed=0)
+    adjusted = adjust(before, bundle, version, None, Wanted(), seed=0)
     predictor, fit = adjusted.predictor, adjusted.calibration
     assert fit.sentence.startswith("The probabilities are calibrated by")
     described, loaded = read_description(bundle), Predictor.from_directory(bundle)
@@ -69,7 +68,7 @@ def test_it_is_calibrated_by_what_it_gives(bundle: Path, tmp_path: Path) -> None
 def test_what_it_refuses_is_chosen_and_kept(bundle: Path, tmp_path: Path) -> None:
     version = make_version(tmp_path, validation=60, training=30)
     before = Predictor.from_directory(bundle)
-    adjusted = adjust(before, bundle, version, None, MostProbable(), 0.1, seed=0)
+    adjusted = adjust(before, bundle, version, None, Wanted(refuse=0.1), seed=0)
     assert adjusted.refusal is not None
     assert "from 30 training images than all but 10 %" in adjusted.sentences[-1]
     loaded = Predictor.from_directory(bundle)
@@ -82,7 +81,7 @@ def test_what_it_refuses_is_chosen_and_kept(bundle: Path, tmp_path: Path) -> Non
 
 def test_three_images_calibrate_nothing(bundle: Path, tmp_path: Path) -> None:
     before = Predictor.from_directory(bundle)
-    adjusted = adjust(before, bundle, make_version(tmp_path, validation=3), None, MostProbable(), None, seed=0)
+    adjusted = adjust(before, bundle, make_version(tmp_path, validation=3), None, Wanted(), seed=0)
     predictor = adjusted.predictor
     assert len(adjusted.sentences) == 1
     assert "3 validation images are too few" in adjusted.sentences[0]

@@ -32,12 +32,14 @@ def test_both_say_the_same(
             other = list(COLORS.values())[(number + 1) % 3] if index % 5 == 0 else color  # every fifth label is wrong
             paint(other, 100 * number + index, size=16).save(tmp_path / "images" / name / f"{index:02}.png")
     data = ["data=folder", f"data.path={tmp_path / 'images'}", "data.split.test=0.4", "data.split.validation=0.35"]
-    decision = ["decision=recall", "decision.class_name=red", "decision.recall=0.9", "refuse=0.1"]
+    decision = ["decision=recall", "decision.class_name=red", "decision.recall=0.9", "refuse=0.1", "sets=0.9"]
     trained = compose("train", [*data, *TRAIN, *decision]).run(tmp_path / "train")
     output = capfd.readouterr().out
     assert "the bundle's logits differ by" in output
     assert "The probabilities are calibrated by" in output
     assert "“red” is answered where its probability is" in output
+    assert "Sets of classes that hold the true one for 90 % of new images" in output
+    assert trained.metrics["set_coverage"]["value"] > 0.75
     assert "are marked as refused; of a class that was left out" in output
     assert "Embedding train images" not in output
     assert "Classifying the validation images" not in output

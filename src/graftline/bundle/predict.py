@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from graftline.bundle.ensemble import AnyPredictor
+from graftline.bundle.predictor import class_sets
 from graftline.data.file_names import to_text
 from graftline.data.walk import walk_files
 from graftline.errors import UserError
@@ -46,7 +47,8 @@ def predict_directory(
         One row per file: path; class and probability, of the class that the bundle's decision answers;
         ``probability/CLASS`` for each class; and error: why the file could not be read, with class and probabilities
         missing, else None.
-        Where the bundle refuses images as none of its classes: refused, before error.
+        Where the bundle refuses images as none of its classes: refused, before error;
+        where it gives sets of classes: set, a JSON list of their names.
 
     Raises:
         UserError: there is no such folder, or nothing in it.
@@ -66,6 +68,9 @@ def predict_files(
         1, "class", [None if row in reasons else predictor.class_names[best[row]] for row in range(len(paths))]
     )
     table.insert(2, "probability", probabilities[np.arange(len(paths)), best])
+    if predictor.decision.set_threshold is not None:
+        sets = class_sets(predictor, np.nan_to_num(probabilities))
+        table["set"] = [None if row in reasons else sets[row] for row in range(len(paths))]
     if refused is not None:
         table["refused"] = [None if row in reasons else bool(refused[row]) for row in range(len(paths))]
     table["error"] = [reasons.get(row) for row in range(len(paths))]

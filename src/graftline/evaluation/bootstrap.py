@@ -8,7 +8,7 @@ functions on resamples that are written out.
 Legend of letters: N images, K classes, B resamples of a chunk.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -132,7 +132,7 @@ class Bootstrap:
         labels: Ints,
         weights: Floats | None = None,
         predicted: Ints | None = None,
-        costs: Floats | None = None,
+        means: Mapping[str, Floats] | None = None,
     ) -> None:
         """Prepare.
 
@@ -141,7 +141,7 @@ class Bootstrap:
             labels: (N,) in 0..K-1.
             weights: (N,) how much each image counts in the weighted accuracy, or None.
             predicted: (N,) the class that is answered; None: the most probable one.
-            costs: (N,) what each answer costs, or None.
+            means: (N,) numbers by name, of which the mean is wanted too.
         """
         num_images, self.num_classes = probabilities.shape
         most_probable = probabilities.argmax(axis=1)
@@ -153,8 +153,8 @@ class Bootstrap:
         self.sums = {"log_loss": _log_losses(exact, labels), "brier": _brier_terms(exact, labels)}
         if weights is not None:
             self.sums |= {"weight": weights.astype(np.float64), "weight_correct": weights * correct}
-        if costs is not None:
-            self.sums["cost"] = costs.astype(np.float64)
+        self.means = tuple(means or {})
+        self.sums |= {name: values.astype(np.float64) for name, values in (means or {}).items()}
         self.true_sums = _sums_by_row(labels, self.num_classes)
         self.predicted_sums = _sums_by_row(predicted, self.num_classes)
         self.correct_sums = _sums_by_row(labels, self.num_classes, correct.astype(np.int32))
@@ -202,9 +202,7 @@ class Bootstrap:
         }
         if "weight" in sums:
             result["accuracy_weighted"] = ratio(sums["weight_correct"], sums["weight"])
-        if "cost" in sums:
-            result["cost"] = ratio(sums["cost"], size)
-        return result
+        return result | {name: ratio(sums[name], size) for name in self.means}
 
 
 def _log_losses(probabilities: npt.NDArray[np.float64], labels: Ints) -> npt.NDArray[np.float64]:

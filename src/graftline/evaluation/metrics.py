@@ -44,13 +44,15 @@ HEADLINES = {
     "balanced_accuracy": "balanced accuracy",
     "f1_macro": "macro F1",
     "cost": "mean cost",
+    "set_coverage": "coverage of the sets",
+    "set_size": "classes in a set",
     "auroc": "AUROC",
     "log_loss": "log loss",
     "brier": "Brier score",
     "ece": "calibration error (ECE)",
 }
-SHARES = frozenset({"accuracy", "accuracy_weighted", "balanced_accuracy", "precision", "recall"})
-LOWER_IS_BETTER = frozenset({"cost", "log_loss", "brier", "ece"})
+SHARES = frozenset({"accuracy", "accuracy_weighted", "balanced_accuracy", "precision", "recall", "set_coverage"})
+LOWER_IS_BETTER = frozenset({"cost", "set_size", "log_loss", "brier", "ece"})
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ def score(predictions: Predictions, resamples: int = 1000, seed: int = 0) -> dic
         accuracy, accuracy_weighted: share of images classified rightly; weighted by their weights (if they have any).
         balanced_accuracy, f1_macro: recall and F1 averaged over the classes, each class counting alike.
         cost: what an answer costs on average, where the classifier's decision has costs.
+        set_coverage, set_size: share of the images whose set of classes holds the true one, and how many classes are in
+            a set on average, where the decision gives sets.
         auroc: area under the ROC curve, of the second class against the first; with more classes, the average over
             the classes of one against the rest.
         log_loss: in nats. brier: mean squared error of the probabilities (Brier 1950, Monthly Weather Review 78(1)),
@@ -119,20 +123,25 @@ def resampled_scores(
     """
     probabilities, labels, weights = predictions.probabilities, predictions.labels, predictions.weights
     _check(probabilities, weights)
-    predicted, costs = predictions.predicted, _costs(predictions)
+    predicted, means = predictions.predicted, _means(predictions)
     values = point_values(probabilities, labels, weights, predicted)
-    if costs is not None:
-        values["cost"] = costs.mean()
-    return values, _resampled(Bootstrap(probabilities, labels, weights, predicted, costs), len(labels), resamples, seed)
+    values |= {name: np.asarray(one.mean()) for name, one in means.items()}
+    return values, _resampled(Bootstrap(probabilities, labels, weights, predicted, means), len(labels), resamples, seed)
 
 
-def _costs(predictions: Predictions) -> npt.NDArray[np.float64] | None:
-    """Return what each answer costs (N,); None where the decision has no costs."""
-    if not (costs := predictions.decision.costs):
-        return None
-    matrix = np.array(costs, dtype=np.float64)
-    paid: npt.NDArray[np.float64] = matrix[predictions.labels, predictions.predicted]
-    return paid
+def _means(predictions: Predictions) -> dict[str, npt.NDArray[np.float64]]:
+    """Return what is averaged over the images by name, (N,) each: costs and sets, where the decision has them."""
+    decision, labels = predictions.decision, predictions.labels
+    means: dict[str, npt.NDArray[np.float64]] = {}
+    if decision.costs:
+        means["cost"] = np.array(decision.costs, dtype=np.float64)[labels, predictions.predicted]
+    if decision.set_threshold is not None:
+        sets = decision.sets(predictions.probabilities)
+        means |= {
+            "set_coverage": sets[np.arange(len(labels)), labels].astype(np.float64),
+            "set_size": sets.sum(axis=1).astype(np.float64),
+        }
+    return means
 
 
 def _check(probabilities: Floats, weights: Floats | None) -> None:

@@ -87,7 +87,8 @@ def fit_refusal(
 def _fit(references: np.ndarray, embeddings: np.ndarray, share: float) -> Refusal:
     neighbor = min(NEIGHBOR, len(references))
     distances = np.sort(neighbor_distances(references, embeddings, neighbor))
-    return Refusal(references, neighbor, float(distances[_kept(share, len(distances)) - 1]), share)
+    kept = min(_kept(share, len(distances)), len(distances))
+    return Refusal(references, neighbor, float(distances[kept - 1]), share)
 
 
 def _kept(share: float, num_images: int) -> int:

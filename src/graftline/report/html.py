@@ -24,6 +24,8 @@ MEANINGS = {
     "balanced_accuracy": "Recall averaged over the classes, so that rare ones count as much as common ones.",
     "f1_macro": "Precision and recall in one number, averaged over the classes.",
     "cost": "What an answer costs on average, by the costs that the model was given.",
+    "set_coverage": "Share of the images whose set of classes holds the true one.",
+    "set_size": "How many classes are in a set, on average.",
     "auroc": "How often an image of a class is ranked above one of another class; guessing gives 0.5.",
     "log_loss": "Surprise at the true class, in nats; confident mistakes cost most.",
     "brier": "Squared error of the probabilities.",

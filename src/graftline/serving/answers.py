@@ -7,15 +7,17 @@ import numpy as np
 import pandas as pd
 
 from graftline.bundle.ensemble import AnyPredictor
+from graftline.bundle.predictor import class_sets
 
 _NOT_BASE64 = "not base64: send the image file's bytes, base64-encoded"
 
 
-REFUSED = "refused"  # column of an answer, where the bundle tells which images are none of its classes
+SET = "set"  # column of an answer, where the bundle gives sets of classes: a JSON list of their names
+REFUSED = "refused"  # likewise, where it tells which images are none of its classes
 
 
 def columns(class_names: Sequence[str]) -> list[str]:
-    """Return the columns of an answer, but for `REFUSED`.
+    """Return the columns of an answer, but for `SET` and `REFUSED`.
 
     >>> columns(["cat", "dog"])
     ['class', 'probability', 'probability/cat', 'probability/dog']
@@ -32,7 +34,7 @@ def classify(predictor: AnyPredictor, images: Sequence[object]) -> pd.DataFrame:
 
     Returns:
         (N, 2 + K): the class that the bundle's decision answers, its probability, and the probabilities of all K
-        classes; see `columns`; then `REFUSED`, where the bundle tells.
+        classes; see `columns`; then `SET` and `REFUSED`, where the bundle has them.
 
     Raises:
         ValueError: some are no base64 or no images; each is named by its number, from 0.
@@ -57,6 +59,8 @@ def classify(predictor: AnyPredictor, images: Sequence[object]) -> pd.DataFrame:
         columns=columns(predictor.class_names)[1:],
     )
     answer.insert(0, "class", [predictor.class_names[index] for index in best])
+    if predictor.decision.set_threshold is not None:
+        answer[SET] = class_sets(predictor, probabilities)
     if refused is not None:
         answer[REFUSED] = refused
     return answer

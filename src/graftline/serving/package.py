@@ -21,7 +21,7 @@ from PIL import Image
 
 from graftline.data.decode import Decoding, decode_rgb
 from graftline.data.readers import EXTRAS
-from graftline.serving.answers import REFUSED, columns
+from graftline.serving.answers import REFUSED, SET, columns
 from graftline.serving.modules import copy_imported_modules
 
 SCRIPT = Path(__file__).with_name("model.py")
@@ -43,7 +43,11 @@ def save_model(bundle: Path, destination: Path, input_example: bytes) -> None:
     description = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
     decoding = Decoding.from_dict(description.get("decoding"))
     text, *numbers = columns(description["class_names"])
-    refused = [] if description.get("refusal") is None else [ColSpec(DataType.boolean, REFUSED)]
+    further = []
+    if "set_threshold" in (description.get("decision") or {}):
+        further.append(ColSpec(DataType.string, SET))
+    if description.get("refusal") is not None:
+        further.append(ColSpec(DataType.boolean, REFUSED))
     # MLflow would look through all packages, for a second, to see whether what is pinned from here is here
     no_look = patch.object(environment, "warn_dependency_requirement_mismatches", lambda _pins: None, create=True)
     with TemporaryDirectory() as folder, no_look:
@@ -58,7 +62,7 @@ def save_model(bundle: Path, destination: Path, input_example: bytes) -> None:
                     [
                         ColSpec(DataType.string, text),
                         *(ColSpec(DataType.double, number) for number in numbers),
-                        *refused,
+                        *further,
                     ]
                 ),
             ),
