@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import onnxruntime
@@ -34,6 +34,9 @@ ImageLike: TypeAlias = Path | str | bytes | np.ndarray
 EngineName: TypeAlias = Literal["onnx", "torch"]
 Engine: TypeAlias = Callable[[np.ndarray, Sequence[str]], list[np.ndarray]]
 """Runs the network: images (B, C, H, W) float32 and names of outputs → these: logits (B, K), embedding (B, E)."""
+
+
+T = TypeVar("T")
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -125,7 +128,7 @@ class Predictor:
         Raises:
             UserError: an image cannot be read; it is named.
         """
-        (logits,) = self._run(images, batch_size, on_progress, _refuse, {LOGITS: len(self.class_names)})
+        (logits,) = self._run(images, batch_size, on_progress, refuse, {LOGITS: len(self.class_names)})
         return logits
 
     def logits_and_embeddings(
@@ -149,7 +152,7 @@ class Predictor:
                 "This bundle gives no embedding: its format is 1, or its network has no features below one classifier."
             )
         sizes = {LOGITS: len(self.class_names), EMBEDDING: self.embedding_size}
-        logits, embeddings = self._run(images, batch_size, on_progress, _refuse, sizes)
+        logits, embeddings = self._run(images, batch_size, on_progress, refuse, sizes)
         return logits, embeddings
 
     def predict(
@@ -198,7 +201,8 @@ class Predictor:
         """Return an array (N, size) float32 for each output of the network in ``sizes``; NaN where unreadable."""
         steps = [[np.empty((0, size), dtype=np.float32) for size in sizes.values()]]
         done = 0
-        with contextlib.closing(self._prepare_ahead(images, ahead=2 * batch_size)) as prepared:
+        ahead = 2 * batch_size
+        with contextlib.closing(prepare_ahead(images, self._prepare, self.threads, ahead)) as prepared:
             while batch := list(itertools.islice(prepared, batch_size)):
                 inputs = {row: item for row, (_, item) in enumerate(batch) if isinstance(item, np.ndarray)}
                 for row, (name, reason) in enumerate(batch):
@@ -215,50 +219,62 @@ class Predictor:
                     on_progress(len(batch))
         return [np.concatenate(parts) for parts in zip(*steps, strict=True)]
 
-    def _prepare_ahead(
-        self, images: Iterable[ImageLike], ahead: int
-    ) -> Generator[tuple[str, np.ndarray | str], None, None]:
-        """Yield each image's name and its (C, H, W) float32 input, or why there is none.
+    def _prepare(self, image: ImageLike) -> np.ndarray:
+        """Return the network's input (C, H, W) float32."""
+        return self.preprocessing(read_pixels(image, self.decoding))
 
-        Threads work on the next ``ahead`` images while the caller is busy with those it has.
-        """
-        pending: deque[tuple[str, Future[np.ndarray | str]]] = deque()
-        pool = ThreadPoolExecutor(self.threads)
-        try:
-            for index, image in enumerate(images):
-                pending.append((_name(image, index), pool.submit(self._prepare, image)))
-                if len(pending) > ahead:
-                    name, item = pending.popleft()
-                    yield name, item.result()
-            for name, item in pending:
-                yield name, item.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
 
-    def _prepare(self, image: ImageLike) -> np.ndarray | str:
+def prepare_ahead(
+    images: Iterable[ImageLike], prepare: Callable[[ImageLike], T], threads: int, ahead: int
+) -> Generator[tuple[str, T | str], None, None]:
+    """Yield each image's name and what is prepared of it, or why it cannot be read.
+
+    Threads work on the next ``ahead`` images while the caller is busy with those it has.
+    """
+
+    def work(image: ImageLike) -> T | str:
         try:
-            return self.preprocessing(self._pixels(image))
+            return prepare(image)
         except DecodeError as error:
             return error.reason
         except ValueError as error:
             return str(error)
 
-    def _pixels(self, image: ImageLike) -> np.ndarray:
-        """Return (H, W, 3) uint8."""
-        if not isinstance(image, np.ndarray):
-            return decode_rgb(image, self.decoding)
-        if image.dtype == np.uint8 and image.ndim == 2 and image.size:
-            return np.repeat(image[:, :, None], 3, axis=2)
-        if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size:
-            return image
-        raise ValueError(f"an array of {image.dtype} {image.shape} is neither uint8 (H, W, 3) nor uint8 (H, W)")
+    pending: deque[tuple[str, Future[T | str]]] = deque()
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for index, image in enumerate(images):
+            pending.append((_name(image, index), pool.submit(work, image)))
+            if len(pending) > ahead:
+                name, item = pending.popleft()
+                yield name, item.result()
+        for name, item in pending:
+            yield name, item.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def read_pixels(image: ImageLike, decoding: Decoding) -> np.ndarray:
+    """Return an image as (H, W, 3) uint8.
+
+    Raises:
+        ValueError: it cannot be read; ``DecodeError`` for a file.
+    """
+    if not isinstance(image, np.ndarray):
+        return decode_rgb(image, decoding)
+    if image.dtype == np.uint8 and image.ndim == 2 and image.size:
+        return np.repeat(image[:, :, None], 3, axis=2)
+    if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size:
+        return image
+    raise ValueError(f"an array of {image.dtype} {image.shape} is neither uint8 (H, W, 3) nor uint8 (H, W)")
 
 
 def _name(image: ImageLike, index: int) -> str:
     return str(image) if isinstance(image, Path | str) else f"Image number {index}, from 0,"
 
 
-def _refuse(_index: int, name: str, reason: str) -> None:
+def refuse(_index: int, name: str, reason: str) -> None:
+    """Say that an image cannot be read."""
     raise UserError(f"{name} cannot be read ({reason}): repair it or leave it out.")
 
 

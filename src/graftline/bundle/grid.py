@@ -1,0 +1,192 @@
+"""Run several networks on several crops of each image, which is decoded once.
+
+Letters: N images, M members, S sets of crops, K classes, n different crops of an image, C channels, h, w size of a
+network's input in px.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
+
+import numpy as np
+
+from graftline.augment.crops import CROP_SETS, Cut, check, cut
+from graftline.augment.preprocess import Preprocessing
+from graftline.bundle.layout import LOGITS
+from graftline.bundle.predictor import ImageLike, Predictor, prepare_ahead, read_pixels, refuse
+from graftline.data.decode import Decoding
+from graftline.errors import UserError
+
+MOST_BYTES_AHEAD = 256_000_000  # of inputs that threads prepare while the networks run
+
+Cuts: TypeAlias = Mapping[Preprocessing, Cut]
+"""The crops of one image, for each way to prepare it that a member has."""
+
+
+def log_mean(logits: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Return the logarithm of the mean of probabilities, as logits.
+
+    Args:
+        logits: (m, ..., K) float32, each of which stands for its softmax.
+        shares: (m,), of each in the mean; they sum to 1.
+
+    Returns:
+        (..., K) float32, whose softmax is the mean. Of one that has all the share, these are its own logits.
+
+    >>> mean = log_mean(np.log(np.array([[0.2, 0.8], [0.6, 0.4]], np.float32)), np.array([0.5, 0.5]))
+    >>> np.exp(mean).round(3).tolist()
+    [0.4000000059604645, 0.6000000238418579]
+    """
+    used = np.flatnonzero(shares)
+    if len(used) == 1:
+        only: np.ndarray = logits[used[0]]
+        return only
+    terms = log_softmax(logits[used])
+    terms += np.log(shares[used]).reshape(-1, *[1] * (logits.ndim - 1))
+    top = terms.max(axis=0)
+    mean: np.ndarray = (top + np.log(np.exp(terms - top).sum(axis=0))).astype(np.float32)
+    return mean
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Return the logarithms (..., K) float64 of the probabilities that logits (..., K) stand for."""
+    exact = logits.astype(np.float64)
+    exact -= exact.max(axis=-1, keepdims=True)
+    exact -= np.log(np.exp(exact).sum(axis=-1, keepdims=True))
+    return exact
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Members x sets of crops. Members may have image sizes and orders of classes of their own.
+
+    Attributes:
+        members: loaded bundles of the same classes; the first one's order of classes is that of all results.
+        crops: names of `graftline.augment.crops.CROP_SETS`.
+        decoding: how files become pixels.
+        names: of the members, for messages.
+
+    Raises:
+        UserError: members of other classes, or crops that a network cannot take.
+    """
+
+    members: tuple[Predictor, ...]
+    crops: tuple[str, ...]
+    decoding: Decoding
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        first = set(self.class_names)
+        for name, member in zip(self.names, self.members, strict=True):
+            for crops in self.crops:
+                try:
+                    check(crops, member.preprocessing)
+                except UserError as error:
+                    raise UserError(f"{name}: {error}") from error
+            if missing := sorted(first ^ set(member.class_names)):
+                raise UserError(
+                    f"{name} does not know the same classes as {self.names[0]}: one of them has no {missing[0]!r}; "
+                    "take members that were trained on the same classes."
+                )
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """K names, in the order of the results' last axis."""
+        return self.members[0].class_names
+
+    def logits(
+        self,
+        images: Iterable[ImageLike],
+        batch_size: int = 32,
+        on_progress: Callable[[int], None] | None = None,
+        on_unreadable: Callable[[int, str, str], None] = refuse,
+    ) -> np.ndarray:
+        """Run all members on all crops of N images.
+
+        Args:
+            images: taken one after the other; few of them are in memory at a time.
+            batch_size: inputs per step of a network, at most.
+            on_progress: is given the number of images just done.
+            on_unreadable: is given number, name and reason of an image that cannot be read, whose results are NaN.
+
+        Returns:
+            (M, S, N, K) float32 logits; their softmax is the mean of the crops' probabilities, those of a single crop
+            are the network's own.
+
+        Raises:
+            UserError: an image cannot be read, unless ``on_unreadable`` lets it pass.
+        """
+        shape = (len(self.members), len(self.crops), 1, len(self.class_names))
+        done = 0
+        steps = [np.empty((*shape[:2], 0, shape[3]), dtype=np.float32)]
+        prepared = prepare_ahead(images, self._cut, self.members[0].threads, self._ahead(batch_size))
+        with contextlib.closing(prepared):
+            for group in _groups(prepared, batch_size):
+                found = np.full((*shape[:2], len(group), shape[3]), np.nan, dtype=np.float32)
+                for row, (name, item) in enumerate(group):
+                    if isinstance(item, str):
+                        on_unreadable(done + row, name, item)
+                readable = [row for row, (_, item) in enumerate(group) if not isinstance(item, str)]
+                cuts = [item for _, item in group if not isinstance(item, str)]
+                for number in range(len(self.members)) if cuts else ():
+                    found[number][:, readable] = self._run(number, cuts, batch_size)
+                steps.append(found)
+                done += len(group)
+                if on_progress is not None:
+                    on_progress(len(group))
+        return np.concatenate(steps, axis=2)
+
+    def passes(self, image: np.ndarray) -> list[list[int]]:
+        """Return how many different crops an (H, W, 3) uint8 image has, for each member and set: M times S."""
+        cuts = self._cut(image)
+        return [np.count_nonzero(cuts[member.preprocessing].shares, axis=1).tolist() for member in self.members]
+
+    def _cut(self, image: ImageLike) -> Cuts:
+        pixels = read_pixels(image, self.decoding)
+        return {way: cut(pixels, way, self.crops) for way in self._ways}
+
+    def _run(self, number: int, cuts: Sequence[Cuts], batch_size: int) -> np.ndarray:
+        """Return the logits (S, images, K) of a member."""
+        member = self.members[number]
+        own = [one[member.preprocessing] for one in cuts]
+        inputs = np.concatenate([one.inputs for one in own])  # (sum of n, C, h, w)
+        batches = np.array_split(inputs, math.ceil(len(inputs) / batch_size))
+        logits = np.concatenate([member.engine(batch, [LOGITS])[0] for batch in batches])[:, self._orders[number]]
+        of_images = np.split(logits, np.cumsum([len(one.inputs) for one in own])[:-1])  # each (n, K)
+        return np.stack(
+            [[log_mean(rows, shares) for shares in one.shares] for rows, one in zip(of_images, own, strict=True)],
+            axis=1,
+        )
+
+    @cached_property
+    def _ways(self) -> list[Preprocessing]:
+        """The different ways to prepare an image."""
+        return list(dict.fromkeys(member.preprocessing for member in self.members))
+
+    @cached_property
+    def _orders(self) -> list[list[int]]:
+        """Where each member has the classes, in the order of the results."""
+        return [[member.class_names.index(name) for name in self.class_names] for member in self.members]
+
+    def _ahead(self, batch_size: int) -> int:
+        """Return how many images may be prepared ahead of the networks."""
+        crops = sum(CROP_SETS[name].count for name in self.crops)
+        of_image = sum(4 * crops * way.channels * math.prod(way.image_size) for way in self._ways)
+        return max(1, min(2 * batch_size, MOST_BYTES_AHEAD // of_image))
+
+
+def _groups(prepared: Iterator[tuple[str, Cuts | str]], batch_size: int) -> Iterator[list[tuple[str, Cuts | str]]]:
+    """Yield images together that have as many crops as a network should take at once."""
+    group: list[tuple[str, Cuts | str]] = []
+    num_inputs = 0
+    for name, item in prepared:
+        group.append((name, item))
+        num_inputs += 1 if isinstance(item, str) else max(len(one.inputs) for one in item.values())
+        if num_inputs >= batch_size:
+            yield group
+            group, num_inputs = [], 0
+    if group:
+        yield group

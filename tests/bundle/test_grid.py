@@ -1,0 +1,107 @@
+"""Members and crops together give what each gives alone, averaged."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.special import log_softmax as scipys_log_softmax
+from scipy.special import softmax as scipys_softmax
+
+from graftline.augment.crops import cut
+from graftline.bundle.grid import Grid, log_mean, log_softmax
+from graftline.bundle.predictor import Predictor
+from graftline.data.decoding import PLAIN
+from graftline.errors import UserError
+from graftline.execution import Execution
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[np.ndarray]:
+    generator = np.random.default_rng(0)
+    sizes = generator.integers(40, 120, (9, 2))
+    return [
+        (generator.random((height, width, 3)) * generator.integers(50, 256, 3)).astype(np.uint8)
+        for height, width in sizes
+    ]
+
+
+@pytest.fixture
+def member(bundle: Path) -> Predictor:
+    return Predictor.from_directory(bundle, execution=Execution(threads=2))
+
+
+def grid(*members: Predictor, crops: tuple[str, ...]) -> Grid:
+    return Grid(members, crops, PLAIN, tuple(f"member {number}" for number in range(len(members))))
+
+
+def other(member: Predictor) -> Predictor:
+    """A member with another order of classes, and another way to prepare images."""
+    engine, order = member.engine, [2, 0, 1]
+    return replace(
+        member,
+        class_names=tuple(member.class_names[number] for number in order),
+        preprocessing=replace(member.preprocessing, crop_pct=0.7),
+        engine=lambda images, outputs: [engine(images, outputs)[0][:, order]],
+    )
+
+
+def test_means_of_probabilities_are_those_of_scipy() -> None:
+    logits = np.random.default_rng(0).normal(0, 30, (4, 5, 3)).astype(np.float32)
+    shares = np.array([0.5, 0.0, 0.25, 0.25])
+    expected = np.tensordot(shares, scipys_softmax(logits.astype(np.float64), axis=-1), axes=1)
+    np.testing.assert_allclose(np.exp(log_mean(logits, shares).astype(np.float64)), expected, rtol=1e-5)
+    np.testing.assert_array_equal(log_mean(logits, np.array([0, 1.0, 0, 0])), logits[1])
+    np.testing.assert_allclose(log_softmax(logits), scipys_log_softmax(logits.astype(np.float64), axis=-1))
+
+
+def test_one_crop_of_one_member_is_bit_for_bit_what_it_predicts(member: Predictor, pictures: list[np.ndarray]) -> None:
+    found = grid(member, crops=("1",)).logits(pictures, batch_size=4)
+    np.testing.assert_array_equal(found[0, 0], member.logits(pictures, batch_size=4))
+
+
+def test_each_cell_is_the_mean_over_its_own_crops(member: Predictor, pictures: list[np.ndarray]) -> None:
+    members = (member, other(member))
+    sets = ("1", "5", "10", "144")
+    done: list[int] = []
+    found = grid(*members, crops=sets).logits(iter(pictures), batch_size=7, on_progress=done.append)
+    assert sum(done) == len(pictures)
+    for number, one in enumerate(members):
+        order = [one.class_names.index(name) for name in member.class_names]
+        for column, name in enumerate(sets):
+            for row, picture in enumerate(pictures):
+                inputs = cut(picture, one.preprocessing, [name]).inputs
+                (logits,) = one.engine(inputs, ["logits"])
+                expected = scipys_softmax(logits, axis=1).mean(axis=0)[order]
+                actual = scipys_softmax(found[number, column, row])
+                np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+def test_unreadable_images_are_passed_over_or_named(member: Predictor, pictures: list[np.ndarray]) -> None:
+    images = [pictures[0], b"", pictures[1], b"no image"]
+    reasons: dict[int, str] = {}
+    crops = grid(member, crops=("1", "10"))
+    found = crops.logits(images, 2, on_unreadable=lambda row, _name, reason: reasons.update({row: reason}))
+    assert sorted(reasons) == [1, 3]
+    assert np.isnan(found[:, :, [1, 3]]).all()
+    assert np.isfinite(found[:, :, [0, 2]]).all()
+    with pytest.raises(UserError, match="Image number 1, from 0, cannot be read"):
+        crops.logits(images)
+
+
+def test_no_images_are_no_rows(member: Predictor) -> None:
+    assert grid(member, crops=("1", "5")).logits([]).shape == (1, 2, 0, 3)
+
+
+def test_passes_are_the_different_crops(member: Predictor) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (80, 80, 3), dtype=np.uint8)
+    assert grid(member, crops=("1", "10", "144")).passes(image) == [[1, 10, 48]]
+
+
+def test_members_that_do_not_go_together_are_refused(member: Predictor) -> None:
+    stranger = replace(member, class_names=("ant", "bee/wasp", "dog"))
+    with pytest.raises(UserError, match=r"member 1 does not know the same classes as member 0: .* has no 'cat'"):
+        grid(member, stranger, crops=("1",))
+    wide = replace(member, preprocessing=replace(member.preprocessing, image_size=(64, 96)))
+    with pytest.raises(UserError, match=r"member 1: The crops 'd4' are squares"):
+        grid(member, wide, crops=("1", "d4"))
