@@ -12,7 +12,7 @@ from graftline.pipeline.cli.parse import in_quotes
 from graftline.pipeline.cli.validate import data_option
 
 if TYPE_CHECKING:  # these take seconds to import
-    from graftline.bundle.predictor import Predictor
+    from graftline.bundle.ensemble import AnyPredictor
     from graftline.pipeline.train_result import TrainResult
 
 
@@ -67,7 +67,7 @@ def train(
     return cast("TrainResult", compose("train", texts).run())
 
 
-def load(reference: str | PathLike[str], *, tracking_uri: str | None = None) -> "Predictor":
+def load(reference: str | PathLike[str], *, tracking_uri: str | None = None) -> "AnyPredictor":
     """Load a trained model.
 
     Args:

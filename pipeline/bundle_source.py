@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from graftline.bundle.predictor import EngineName, Predictor
+from graftline.bundle.ensemble import AnyPredictor, load_predictor
+from graftline.bundle.predictor import EngineName
 from graftline.bundle.verify import find_problem
 from graftline.console import warn
 from graftline.execution import Execution
@@ -32,10 +33,12 @@ def find_bundle(reference: str, tracking: Tracking) -> Path:
     return of_run if of_run.is_dir() else directory
 
 
-def open_bundle(reference: str, tracking: Tracking, engine: EngineName, execution: Execution) -> tuple[Predictor, Path]:
+def open_bundle(
+    reference: str, tracking: Tracking, engine: EngineName, execution: Execution
+) -> tuple[AnyPredictor, Path]:
     """Load a bundle; warn if it gives other probabilities here than where it was saved."""
     directory = find_bundle(reference, tracking)
-    predictor = Predictor.from_directory(directory, engine, execution)
+    predictor = load_predictor(directory, engine, execution)
     if (problem := find_problem(predictor, directory, execution)) is not None:
         warn(f"{problem} `{program()} verify bundle={reference}` shows the steps.")
     return predictor, directory

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from omegaconf import OmegaConf
 
-from graftline.bundle.predictor import Predictor
+from graftline.bundle.ensemble import AnyPredictor
 from graftline.console import say, warn
 from graftline.data.ingest import Ingest
 from graftline.data.version import DatasetVersion
@@ -73,7 +73,7 @@ class Evaluate:
             run_id=run.id,
         )
 
-    def _images(self, predictor: Predictor) -> tuple[DatasetVersion, str]:
+    def _images(self, predictor: AnyPredictor) -> tuple[DatasetVersion, str]:
         """Return the images to classify: a dataset version, and which split of it."""
         card, data = predictor.card, with_parent(self.data, self.tracking)
         trained = [str(card[key]) for key in ("dataset_digest", "test_digest") if key in card]
@@ -127,7 +127,7 @@ class Evaluate:
         run.log_dataset(version)
 
     def _write_report(
-        self, result: EvaluationResult, predictor: Predictor, bundle: Path, version: DatasetVersion, directory: Path
+        self, result: EvaluationResult, predictor: AnyPredictor, bundle: Path, version: DatasetVersion, directory: Path
     ) -> Path:
         tested = result.predictions
         return write_report(

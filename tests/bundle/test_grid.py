@@ -62,7 +62,7 @@ def test_one_crop_of_one_member_is_bit_for_bit_what_it_predicts(member: Predicto
 
 def test_each_cell_is_the_mean_over_its_own_crops(member: Predictor, pictures: list[np.ndarray]) -> None:
     members = (member, other(member))
-    sets = ("1", "5", "10", "144")
+    sets, pictures = ("1", "5", "10", "144"), pictures[:4]
     done: list[int] = []
     found = grid(*members, crops=sets).logits(iter(pictures), batch_size=7, on_progress=done.append)
     assert sum(done) == len(pictures)
@@ -78,7 +78,7 @@ def test_each_cell_is_the_mean_over_its_own_crops(member: Predictor, pictures: l
 
 
 def test_unreadable_images_are_passed_over_or_named(member: Predictor, pictures: list[np.ndarray]) -> None:
-    images = [pictures[0], b"", pictures[1], b"no image"]
+    images: list[np.ndarray | bytes] = [pictures[0], b"", pictures[1], b"no image"]
     reasons: dict[int, str] = {}
     crops = grid(member, crops=("1", "10"))
     found = crops.logits(images, 2, on_unreadable=lambda row, _name, reason: reasons.update({row: reason}))

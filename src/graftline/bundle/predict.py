@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from graftline.bundle.predictor import Predictor
+from graftline.bundle.ensemble import AnyPredictor
 from graftline.data.file_names import to_text
 from graftline.data.walk import walk_files
 from graftline.errors import UserError
@@ -33,7 +33,7 @@ def find_images(images: Path) -> list[Path]:
 
 
 def predict_directory(
-    predictor: Predictor, images: Path, on_progress: Callable[[int], None] | None = None
+    predictor: AnyPredictor, images: Path, on_progress: Callable[[int], None] | None = None
 ) -> pd.DataFrame:
     """Classify a file, or each file below a folder.
 
@@ -53,7 +53,7 @@ def predict_directory(
 
 
 def predict_files(
-    predictor: Predictor, paths: Sequence[Path], on_progress: Callable[[int], None] | None = None
+    predictor: AnyPredictor, paths: Sequence[Path], on_progress: Callable[[int], None] | None = None
 ) -> pd.DataFrame:
     """Classify files as `predict_directory` does."""
     probabilities, reasons = predictor.predict_readable(paths, on_progress=on_progress)  # (N, K)

@@ -4,12 +4,20 @@ Letters: M golden images, K classes, C channels of the network's input.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from graftline.bundle.ensemble import (
+    AnyPredictor,
+    Ensemble,
+    find_ensemble_damage,
+    is_ensemble,
+    read_ensemble,
+    read_replay,
+)
 from graftline.bundle.golden import HASHED_STEPS, Replay, environment, read_golden, replay
 from graftline.bundle.layout import GOLDEN_FOLDER, LOGITS, find_damage, read_description
 from graftline.bundle.predictor import EngineName, Predictor, softmax
@@ -97,14 +105,19 @@ def verify_bundle(
 ) -> Verification:
     """Check a bundle's files and replay its golden images.
 
+    Of an ensemble, these are those of each member; the steps are those of the worst one, and the probabilities those of
+    all together.
+
     Args:
-        directory: what ``save_bundle`` wrote.
+        directory: what ``save_bundle`` or ``save_ensemble`` wrote.
         engine: what runs the network, see ``Predictor.from_directory``.
         execution: on what device, with how many threads.
 
     Raises:
         UserError: no bundle is there, it cannot be loaded, or it has no golden images.
     """
+    if is_ensemble(directory):
+        return _verify_ensemble(directory, engine, execution)
     damaged = find_damage(directory, read_description(directory))
     try:
         predictor = Predictor.from_directory(directory, engine, execution, check=False)
@@ -117,7 +130,34 @@ def verify_bundle(
     return _replayed(predictor, directory, execution, damaged)
 
 
-def find_problem(predictor: Predictor, directory: Path, execution: Execution) -> str | None:
+def _verify_ensemble(directory: Path, engine: EngineName, execution: Execution) -> Verification:
+    damaged = find_ensemble_damage(directory)
+    folders = [directory / entry["folder"] for entry in read_ensemble(directory)["members"]]
+    parts = [verify_bundle(folder, engine, execution) for folder in folders]
+    change = float("inf")
+    if not any(part.unreadable or part.failure for part in parts):
+        change = _replay_ensemble(Ensemble.from_directory(directory, engine, execution, check=False), directory)
+    by_step = zip(*(part.steps for part in parts), strict=True)
+    worst = tuple(max(steps, key=lambda step: (step.largest, step.num_differing)) for steps in by_step)
+    failure = next((part.failure for part in parts if part.failure is not None), None)
+    return replace(
+        parts[0],
+        steps=worst,
+        largest_probability_change=change,
+        damaged=tuple(damaged),
+        unreadable={name: reason for part in parts for name, reason in part.unreadable.items()},
+        failure=failure,
+    )
+
+
+def _replay_ensemble(ensemble: Ensemble, directory: Path) -> float:
+    """Return by how much a probability of a golden image differs from the writer's."""
+    files, expected, _ = read_replay(directory)
+    ours = replace(ensemble, decoding=ensemble.decoding.of_our_own())
+    return _largest(ours.predict(files), softmax(expected))
+
+
+def find_problem(predictor: AnyPredictor, directory: Path, execution: Execution) -> str | None:
     """Replay golden images only where something here differs from the bundle's writer, which takes no time elsewhere.
 
     Args:
@@ -128,7 +168,14 @@ def find_problem(predictor: Predictor, directory: Path, execution: Execution) ->
     Returns:
         What is wrong with the predictor on this machine, as a sentence, or None.
     """
-    if not (directory / GOLDEN_FOLDER).is_dir() or read_golden(directory)[2] == environment(execution.device):
+    if not (directory / GOLDEN_FOLDER).is_dir():
+        return None
+    if isinstance(predictor, Ensemble):
+        writer = read_replay(directory)[2]
+        return (
+            None if writer == environment(execution.device) else _verify_ensemble(directory, "onnx", execution).problem
+        )
+    if read_golden(directory)[2] == environment(execution.device):
         return None
     return _replayed(predictor, directory, execution, []).problem
 

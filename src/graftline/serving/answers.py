@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from graftline.bundle.predictor import Predictor
+from graftline.bundle.ensemble import AnyPredictor
 
 _NOT_BASE64 = "not base64: send the image file's bytes, base64-encoded"
 
@@ -20,7 +20,7 @@ def columns(class_names: Sequence[str]) -> list[str]:
     return ["class", "probability", *(f"probability/{name}" for name in class_names)]
 
 
-def classify(predictor: Predictor, images: Sequence[object]) -> pd.DataFrame:
+def classify(predictor: AnyPredictor, images: Sequence[object]) -> pd.DataFrame:
     """Classify images.
 
     Args:

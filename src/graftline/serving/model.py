@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
-from graftline.bundle.predictor import Predictor
+from graftline.bundle.ensemble import load_predictor
 from graftline.serving.answers import classify
 
 
@@ -22,7 +22,7 @@ class ImageClassifier(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the bundle."""
-        self._predictor = Predictor.from_directory(context.artifacts["bundle"])
+        self._predictor = load_predictor(context.artifacts["bundle"])
 
     def predict(
         self,

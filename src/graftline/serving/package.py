@@ -73,7 +73,12 @@ def describe(bundle: Path, run_id: str, metrics: Mapping[str, float]) -> str:
     content = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
     accuracy = metrics.get("test/accuracy")
     score = f", test accuracy {accuracy:.3f}" if accuracy is not None else ""
-    return f"{content['timm_name']} with {len(content['class_names'])} classes, trained by run {run_id}{score}."
+    if "members" in content:
+        names = ", ".join(f"{entry['name']} ({entry['share']:.0%})" for entry in content["members"])
+        described = f"Ensemble of {names}, crops {content['crops']},"
+    else:
+        described = str(content["timm_name"])
+    return f"{described} with {len(content['class_names'])} classes, trained by run {run_id}{score}."
 
 
 def _requirements(decoding: Decoding) -> list[str]:

@@ -1,0 +1,290 @@
+"""An ensemble: several bundles and a set of crops whose probabilities are averaged; on disk it is a bundle itself.
+
+Its folder holds ``bundle.json``, which names the members with their digests and shares, the members as folders, and
+what came of golden images. It is loaded, verified, served and registered like one network. As light to import as the
+predictor.
+
+Letters: N images, K classes.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from graftline.bundle.golden import environment, read_golden
+from graftline.bundle.grid import Grid, log_mean
+from graftline.bundle.layout import CARD_FILE, GOLDEN_FOLDER, find_damage, hash_files, read_description
+from graftline.bundle.predictor import EngineName, ImageLike, Predictor, refuse, softmax
+from graftline.data.decode import Decoding
+from graftline.errors import UserError
+from graftline.execution import Execution
+from graftline.files import atomic_directory, digest, write_json
+
+FORMAT = 4  # of bundle.json: formats up to 3 are of one network
+MEMBERS_FOLDER, REPLAY_FILE, RECORD_FILE = "members", "logits.npy", "golden.json"
+
+_ENTRIES = ("digest", "class_names", "decoding", "crops", "members", "files", "card")
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Classifies images by the mean of its members' probabilities; it is used as a `Predictor` is.
+
+    Attributes:
+        members: loaded bundles; the first one's order of classes is that of the results.
+        names: of the members, for messages.
+        shares: of each member in the mean; they sum to 1.
+        crops: name of a set of `graftline.augment.crops.CROP_SETS`, over which each member is averaged first.
+        card: what is known of the training.
+        decoding: how files become pixels, for all members.
+
+    Raises:
+        UserError: members of other classes, or crops that a network cannot take.
+    """
+
+    members: tuple[Predictor, ...]
+    names: tuple[str, ...]
+    shares: tuple[float, ...]
+    crops: str
+    card: dict[str, Any]
+    decoding: Decoding
+
+    def __post_init__(self) -> None:
+        assert len(self.members) == len(self.shares) == len(self.names), "a share and a name for each member"
+        _ = self._grid  # refuses what does not go together
+
+    @classmethod
+    def from_directory(
+        cls,
+        directory: Path,
+        engine: EngineName = "onnx",
+        execution: Execution = Execution(),  # noqa: B008 - immutable
+        *,
+        check: bool = True,
+    ) -> "Ensemble":
+        """Load what ``save`` wrote; the arguments are those of `Predictor.from_directory`.
+
+        Raises:
+            UserError: a member is missing or not what was saved.
+        """
+        content = read_ensemble(directory)
+        entries = content["members"]
+        folders = [directory / entry["folder"] for entry in entries]
+        members = tuple(Predictor.from_directory(folder, engine, execution, check=check) for folder in folders)
+        for folder, member, entry in zip(folders, members, entries, strict=True):
+            if check and member.digest != entry["digest"]:
+                raise UserError(f"{folder} is not the member that was saved: copy or save the ensemble again.")
+        return cls(
+            members=members,
+            names=tuple(map(str, folders)),
+            shares=tuple(entry["share"] for entry in entries),
+            crops=content["crops"],
+            card=content["card"],
+            decoding=Decoding.from_dict(content["decoding"]),
+        )
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """K names, in the order of the columns that ``predict`` returns."""
+        return self.members[0].class_names
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits that name what the ensemble computes."""
+        return _digest([member.digest for member in self.members], self.shares, self.crops, self.class_names)
+
+    @cached_property
+    def _grid(self) -> Grid:
+        return Grid(self.members, (self.crops,), self.decoding, self.names)
+
+    def logits(
+        self, images: Iterable[ImageLike], batch_size: int = 32, on_progress: Callable[[int], None] | None = None
+    ) -> np.ndarray:
+        """Return (N, K) float32 logits, whose softmax is the mean of probabilities; see `Predictor.logits`."""
+        return self._run(images, batch_size, on_progress, refuse)
+
+    def predict(
+        self, images: Iterable[ImageLike], batch_size: int = 32, on_progress: Callable[[int], None] | None = None
+    ) -> np.ndarray:
+        """Return (N, K) float32 probabilities; see `Predictor.predict`."""
+        return softmax(self.logits(images, batch_size, on_progress))
+
+    def predict_readable(
+        self, images: Iterable[ImageLike], batch_size: int = 32, on_progress: Callable[[int], None] | None = None
+    ) -> tuple[np.ndarray, dict[int, str]]:
+        """As ``predict``, but go on where an image cannot be read; see `Predictor.predict_readable`."""
+        reasons: dict[int, str] = {}
+
+        def note(index: int, _name: str, reason: str) -> None:
+            reasons[index] = reason
+
+        return softmax(self._run(images, batch_size, on_progress, note)), reasons
+
+    def _run(
+        self,
+        images: Iterable[ImageLike],
+        batch_size: int,
+        on_progress: Callable[[int], None] | None,
+        on_unreadable: Callable[[int, str, str], None],
+    ) -> np.ndarray:
+        found = self._grid.logits(images, batch_size, on_progress, on_unreadable)[:, 0]  # (M, N, K)
+        return log_mean(found, np.array(self.shares))
+
+
+AnyPredictor: TypeAlias = Predictor | Ensemble
+"""What a bundle becomes, be it of one network or of several."""
+
+
+def load_predictor(
+    directory: Path | str,
+    engine: EngineName = "onnx",
+    execution: Execution = Execution(),  # noqa: B008 - immutable
+) -> AnyPredictor:
+    """Load a bundle of one network or of several; see `Predictor.from_directory`."""
+    kind = Ensemble if is_ensemble(Path(directory)) else Predictor
+    return kind.from_directory(Path(directory), engine, execution)
+
+
+def common_decoding(members: Sequence[Predictor], names: Sequence[str]) -> Decoding:
+    """Return how all members' files become pixels, which happens once for all.
+
+    Raises:
+        UserError: they are decoded in different ways.
+    """
+    for name, member in zip(names, members, strict=True):
+        if member.decoding.identity() != members[0].decoding.identity():
+            raise UserError(
+                f"{name} decodes images with other settings than {names[0]}: train both on data with the same "
+                "DecodeSettings."
+            )
+    return members[0].decoding
+
+
+def save_ensemble(
+    directory: Path, folders: Sequence[Path], shares: Sequence[float], crops: str, card: Mapping[str, Any]
+) -> Path:
+    """Write an ensemble, replay golden images with it, and only then make it visible.
+
+    Args:
+        directory: where it appears; a bundle that is there is replaced.
+        folders: the members' bundles, which are copied.
+        shares: of the members.
+        crops: the set of crops.
+        card: what is to be known of the training.
+
+    Returns:
+        ``directory``.
+
+    Raises:
+        UserError: members that do not go together, or that are damaged.
+    """
+    with atomic_directory(directory) as folder:
+        places = [f"{MEMBERS_FOLDER}/{number}" for number in range(1, len(folders) + 1)]
+        for source, place in zip(folders, places, strict=True):
+            shutil.copytree(source, folder / place)
+        members = tuple(Predictor.from_directory(folder / place) for place in places)
+        names = tuple(map(str, folders))
+        ensemble = Ensemble(members, names, tuple(shares), crops, dict(card), common_decoding(members, names))
+        _write_golden(folder, ensemble)
+        entries = [
+            {
+                "folder": place,
+                "digest": member.digest,
+                "share": share,
+                "name": read_description(folder / place)["timm_name"],
+            }
+            for place, member, share in zip(places, members, shares, strict=True)
+        ]
+        content = {
+            "digest": ensemble.digest,
+            "format": FORMAT,
+            "crops": crops,
+            "members": entries,
+            "class_names": list(ensemble.class_names),
+            "decoding": ensemble.decoding.to_dict(),
+            "files": {f"{GOLDEN_FOLDER}/{name}": sha for name, sha in hash_files(folder / GOLDEN_FOLDER).items()},
+            "card": dict(card),
+        }
+        write_json(folder / CARD_FILE, content)
+    return directory
+
+
+def is_ensemble(directory: Path) -> bool:
+    """Tell whether a folder holds the bundle of an ensemble."""
+    try:
+        return "members" in json.loads((directory / CARD_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+
+
+def read_ensemble(directory: Path) -> dict[str, Any]:
+    """Return the content of an ensemble's ``bundle.json``.
+
+    Raises:
+        UserError: it is damaged, or a later graftline wrote it.
+    """
+    file = directory / CARD_FILE
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    if content.get("format") != FORMAT:
+        raise UserError(
+            f"{file} has format {content.get('format')}, but this version of graftline reads ensembles of format "
+            f"{FORMAT}: update graftline, or use the version that wrote it."
+        )
+    if missing := [entry for entry in _ENTRIES if entry not in content]:
+        raise UserError(f"{file} is damaged (it has no '{missing[0]}'): save the bundle again.")
+    return content
+
+
+def find_ensemble_damage(directory: Path) -> list[str]:
+    """Return which files of an ensemble are missing or not what was saved, those of its members included."""
+    content = read_ensemble(directory)
+    entries = content["members"]
+    found = [] if content["digest"] == _described_digest(content) else [CARD_FILE]
+    now = hash_files(directory / GOLDEN_FOLDER)
+    saved = {name.removeprefix(f"{GOLDEN_FOLDER}/"): sha for name, sha in content["files"].items()}
+    found += [f"{GOLDEN_FOLDER}/{name}" for name in saved if now.get(name) != saved[name]]
+    for entry in entries:
+        folder = directory / entry["folder"]
+        description = read_description(folder)
+        damaged = find_damage(folder, description) or ([CARD_FILE] if description["digest"] != entry["digest"] else [])
+        found += [f"{entry['folder']}/{name}" for name in damaged]
+    return found
+
+
+def read_replay(directory: Path) -> tuple[list[Path], np.ndarray, dict[str, str]]:
+    """Return golden images (the first member's), an ensemble's logits (N, K) of them, and where it was written.
+
+    Raises:
+        UserError: they are damaged.
+    """
+    files = read_golden(directory / MEMBERS_FOLDER / "1")[0]
+    folder = directory / GOLDEN_FOLDER
+    try:
+        record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+        return files, np.load(folder / REPLAY_FILE, allow_pickle=False), record["environment"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"The golden images in {folder} are damaged ({error}): save the bundle again.") from error
+
+
+def _write_golden(folder: Path, ensemble: Ensemble) -> None:
+    files = read_golden(folder / MEMBERS_FOLDER / "1")[0]
+    (folder / GOLDEN_FOLDER).mkdir()
+    np.save(folder / GOLDEN_FOLDER / REPLAY_FILE, ensemble.logits(files), allow_pickle=False)
+    write_json(folder / GOLDEN_FOLDER / RECORD_FILE, {"environment": environment()})
+
+
+def _described_digest(content: Mapping[str, Any]) -> str:
+    entries = content["members"]
+    digests, shares = [entry["digest"] for entry in entries], [entry["share"] for entry in entries]
+    return _digest(digests, shares, content["crops"], content["class_names"])
+
+
+def _digest(digests: Sequence[str], shares: Sequence[float], crops: str, class_names: Sequence[str]) -> str:
+    members = [[name, round(share, 12)] for name, share in zip(digests, shares, strict=True)]
+    return digest({"members": members, "crops": crops, "class_names": list(class_names)})

@@ -1,0 +1,160 @@
+"""An ensemble is a bundle: saved, loaded, verified and damaged like one."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from bundles import change_description
+
+from graftline.backbones.backbone import Backbone
+from graftline.bundle.ensemble import Ensemble, common_decoding, load_predictor, save_ensemble
+from graftline.bundle.predict import predict_directory
+from graftline.bundle.predictor import Predictor
+from graftline.bundle.save import add_to_card, save_bundle
+from graftline.bundle.verify import find_problem, verify_bundle
+from graftline.data.decoding import DecodeSettings, Decoding
+from graftline.errors import UserError
+from graftline.execution import Execution
+
+SHARES = (0.25, 0.75)
+
+
+@pytest.fixture(scope="module")
+def smaller(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with another image size and another order of classes."""
+    torch.manual_seed(1)
+    graft = Backbone("test_efficientnet", weights="none", image_size=48).build(3)
+    return save_bundle(
+        tmp_path_factory.mktemp("smaller") / "bundle",
+        graft.network,
+        timm_name="test_efficientnet",
+        class_names=["cat", "ant", "bee/wasp"],
+        preprocessing=graft.preprocessing,
+        card={},
+    )
+
+
+@pytest.fixture(scope="module")
+def saved(bundle: Path, smaller: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("ensembles") / "bundle"
+    return save_ensemble(directory, [bundle, smaller], SHARES, "5", {"dataset_digest": "0123456789abcdef"})
+
+
+@pytest.fixture
+def copy(saved: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(saved, tmp_path / "bundle")
+
+
+def load(directory: Path) -> Ensemble:
+    ensemble = load_predictor(directory)
+    assert isinstance(ensemble, Ensemble)
+    return ensemble
+
+
+def test_it_predicts_the_weighted_mean_of_its_members(saved: Path, bundle: Path, smaller: Path) -> None:
+    files = sorted((bundle / "golden" / "images").iterdir())
+    alone = [
+        load_predictor(save_ensemble(saved.parent / name, [member], [1.0], "5", {})).predict(files)
+        for name, member in (("first", bundle), ("second", smaller))
+    ]
+    ensemble = load(saved)
+    expected = SHARES[0] * alone[0] + SHARES[1] * alone[1][:, [1, 2, 0]]
+    np.testing.assert_allclose(ensemble.predict(files), expected, atol=1e-6)
+    assert ensemble.class_names == ("ant", "bee/wasp", "cat")
+    assert ensemble.card == {"dataset_digest": "0123456789abcdef"}
+    table = predict_directory(ensemble, bundle / "golden" / "images")
+    assert list(table.columns[:3]) == ["path", "class", "probability"]
+    probabilities, reasons = ensemble.predict_readable([files[0], b"", files[1]])
+    assert list(reasons) == [1]
+    np.testing.assert_allclose(probabilities[[0, 2]], expected[:2], atol=1e-6)
+
+
+def test_one_member_and_crop_are_bit_for_bit_the_member(bundle: Path, tmp_path: Path) -> None:
+    files = sorted((bundle / "golden" / "images").iterdir())
+    ensemble = load(save_ensemble(tmp_path / "one", [bundle], [1.0], "1", {}))
+    np.testing.assert_array_equal(ensemble.logits(files), Predictor.from_directory(bundle).logits(files))
+
+
+def test_its_digest_names_what_it_computes(saved: Path, copy: Path, bundle: Path, smaller: Path) -> None:
+    digest = load(saved).digest
+    add_to_card(copy, metrics={"accuracy": 0.9})
+    assert load(copy).digest == digest
+    others = [
+        save_ensemble(copy.parent / f"{number}", [bundle, smaller], shares, crops, {})
+        for number, (shares, crops) in enumerate([((0.5, 0.5), "5"), (SHARES, "10")])
+    ]
+    assert len({digest, *(load(other).digest for other in others)}) == 3
+
+
+def test_it_is_verified_with_its_members(saved: Path) -> None:
+    verification = verify_bundle(saved)
+    assert verification.problem is None
+    assert verification.largest_probability_change == 0
+    assert find_problem(load(saved), saved, Execution()) is None
+    torchs = verify_bundle(saved, "torch")
+    assert torchs.problem is None
+    assert 0 < torchs.largest_probability_change < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("file", "named"),
+    [
+        ("members/2/model.onnx", "members/2/model.onnx"),
+        ("golden/logits.npy", "golden/logits.npy"),
+        ("members/1/golden/values.npz", "members/1/golden/values.npz"),
+    ],
+)
+def test_damage_is_named(copy: Path, file: str, named: str) -> None:
+    content = bytearray((copy / file).read_bytes())
+    content[-1] ^= 1
+    (copy / file).write_bytes(content)
+    problem = verify_bundle(copy).problem if "model" not in file else None
+    if problem is None:
+        with pytest.raises(UserError, match=rf"{named} is not what was saved"):
+            load(copy)
+    else:
+        assert named in problem
+
+
+def test_another_member_in_its_place_is_refused(copy: Path, bundle: Path) -> None:
+    shutil.rmtree(copy / "members" / "2")
+    shutil.copytree(bundle, copy / "members" / "2")
+    with pytest.raises(UserError, match="members/2 is not the member that was saved"):
+        load(copy)
+    shutil.rmtree(copy / "members" / "2")
+    with pytest.raises(UserError, match=r"members/2 is not a bundle"):
+        load(copy)
+
+
+def test_probabilities_that_have_changed_are_a_problem(copy: Path) -> None:
+    file = copy / "golden" / "logits.npy"
+    np.save(file, np.load(file)[:, ::-1])
+    assert verify_bundle(copy).largest_probability_change > 0.01
+    record = copy / "golden" / "golden.json"
+    content = json.loads(record.read_text())
+    record.write_text(json.dumps({"environment": {**content["environment"], "numpy": "1.0"}}))
+    problem = find_problem(load(copy), copy, Execution())
+    assert problem is not None
+    assert "is not what was saved" in problem
+
+
+def test_descriptions_that_cannot_be_are_refused(copy: Path) -> None:
+    change_description(copy, crops="d4")
+    assert "bundle.json" in verify_bundle(copy).damaged
+    change_description(copy, format=5)
+    with pytest.raises(UserError, match="has format 5, but this version of graftline reads ensembles of format 4"):
+        load(copy)
+    change_description(copy, format=4, crops=None)
+    with pytest.raises(UserError, match=r"is damaged \(it has no 'crops'\)"):
+        load(copy)
+
+
+def test_members_that_decode_otherwise_are_refused(bundle: Path) -> None:
+    member = Predictor.from_directory(bundle)
+    other = replace(member, decoding=Decoding(DecodeSettings(range=(0, 4000))))
+    with pytest.raises(UserError, match="two decodes images with other settings than one"):
+        common_decoding([member, other], ["one", "two"])
