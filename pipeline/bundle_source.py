@@ -7,6 +7,7 @@ from graftline.bundle.ensemble import AnyPredictor, load_predictor
 from graftline.bundle.predictor import EngineName
 from graftline.bundle.verify import find_problem
 from graftline.console import warn
+from graftline.errors import UserError
 from graftline.execution import Execution
 from graftline.pipeline.program import program
 from graftline.pipeline.run_directory import RunDirectory
@@ -27,7 +28,10 @@ def find_bundle(reference: str, tracking: Tracking) -> Path:
     if reference.startswith(REGISTERED):
         return tracking.registry().bundle(reference)
     if (run := _RUN.fullmatch(reference)) is not None:
-        return RunDirectory(tracking.find_output_directory(run[1])).bundle
+        bundle = RunDirectory(tracking.find_output_directory(run[1])).bundle
+        if not bundle.is_dir():
+            raise UserError(f"Run {run[1]} has no bundle in {bundle}: take a run that has trained a model to its end.")
+        return bundle
     directory = Path(reference).expanduser()
     of_run = RunDirectory(directory).bundle
     return of_run if of_run.is_dir() else directory

@@ -1,23 +1,30 @@
 """Evaluate: a bundle on the test split of the data set that it was trained on, or on all images of another."""
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import OmegaConf
 
+from graftline.augment.crops import CROP_SETS
 from graftline.bundle.ensemble import AnyPredictor
+from graftline.bundle.grid import Grid
 from graftline.console import say, warn
 from graftline.data.ingest import Ingest
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.evaluation.evaluation import Evaluation, EvaluationResult
+from graftline.evaluation.grid import evaluate_grid
 from graftline.execution import Accelerator, Execution
 from graftline.pipeline.bundle_source import open_bundle
+from graftline.pipeline.grid_scoring import GRID_FIGURE, GRID_TABLE, log_grid, write_grid
+from graftline.pipeline.members import open_members
 from graftline.pipeline.parent import with_parent
-from graftline.pipeline.scoring import PREDICTIONS_FILE, log_evaluation, write_evaluation
+from graftline.pipeline.scoring import FIGURES_FOLDER, PREDICTIONS_FILE, log_evaluation, write_evaluation
 from graftline.pipeline.stage import StageResult
+from graftline.report.grid_tables import print_grid, print_members, sentence
 from graftline.report.html import write_report
 from graftline.report.tables import print_scores
 from graftline.tracking.tracking import Tracking
@@ -41,17 +48,30 @@ class Evaluate:
     data: Ingest
     evaluation: Evaluation
     tracking: Tracking
-    bundle: str
+    bundle: str | None = None
+    runs: Sequence[str] = ()
+    crops: Sequence[str] = ("1",)
     name: str | None = None
     accelerator: Accelerator = "auto"
     split: Literal["all", "train", "validation", "test"] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.bundle is None) == (not self.runs):
+            raise UserError("Evaluate.bundle or Evaluate.runs is needed, and not both: say what is to be evaluated.")
+        if unknown := [name for name in self.crops if name not in CROP_SETS] or ([] if self.crops else ["nothing"]):
+            raise UserError(f"Evaluate.crops has {unknown[0]}: take some of {', '.join(CROP_SETS)}.")
+        for name in ("crops", "runs"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise UserError(f"Evaluate.{name} names the same twice: leave one out.")
 
     def run(self, directory: Path) -> EvaluateResult:
         """Classify the images, score that and track it."""
         self.tracking.check()
         execution = Execution.local(self.accelerator)
+        if self.bundle is None or list(self.crops) != ["1"]:
+            return self._run_grid(directory, execution)
         predictor, bundle = open_bundle(self.bundle, self.tracking, self.evaluation.engine, execution)
-        version, split = self._images(predictor)
+        version, split = self._images(predictor, [predictor.card])
         with self._start_run(version, directory) as run:
             say(f"Run {run.id}.")
             self._log_setup(run, version, directory)
@@ -73,10 +93,50 @@ class Evaluate:
             run_id=run.id,
         )
 
-    def _images(self, predictor: AnyPredictor) -> tuple[DatasetVersion, str]:
-        """Return the images to classify: a dataset version, and which split of it."""
-        card, data = predictor.card, with_parent(self.data, self.tracking)
-        trained = [str(card[key]) for key in ("dataset_digest", "test_digest") if key in card]
+    def _run_grid(self, directory: Path, execution: Execution) -> EvaluateResult:
+        """Do the same with several members or sets of crops, all on the same images."""
+        references = self.runs or [str(self.bundle)]
+        experiment = self.tracking.experiment or self.data.dataset_name()
+        members = open_members(references, self.tracking, experiment, self.evaluation.engine, execution)
+        whole = members.everyone(self.crops[-1])
+        _ = Grid(members.predictors, tuple(self.crops), whole.decoding, members.references)  # what they cannot take
+        version, split = self._images(whole, [predictor.card for predictor in members.predictors])
+        whole = replace(whole, decoding=version.decoding)
+        grid = Grid(members.predictors, tuple(self.crops), version.decoding, members.references)
+        with self._start_run(version, directory) as run:
+            say(f"Run {run.id}.")
+            self._log_setup(run, version, directory)
+            result = evaluate_grid(self.evaluation, grid, whole, version, split)
+            print_members(members.labels, members.references)
+            print_grid(result.rows, f"{version.name}: {split} split, {len(result.whole.predictions.paths):,} images")
+            say(sentence(result.whole_row, result.rows[0]))
+            report = write_grid(result, members, version, directory)
+            log_evaluation(run, result.whole, directory, step=0)
+            log_grid(run, result, directory)
+            run.log_artifact(report)
+        return EvaluateResult(
+            facts={"dataset_digest": version.digest, "run_id": run.id, "members": list(members.references)},
+            metrics=result.whole.metrics_json(),
+            table=[
+                ("run", run.url or run.id),
+                ("report", os.path.relpath(report)),
+                ("all combinations", os.path.relpath(directory / GRID_TABLE)),
+                ("picture", os.path.relpath(directory / FIGURES_FOLDER / GRID_FIGURE)),
+                ("images", f"{result.whole.images_per_second:,.1f} per second, on all crops"),
+            ],
+            evaluation=result.whole,
+            run_id=run.id,
+        )
+
+    def _images(self, predictor: AnyPredictor, cards: Sequence[Mapping[str, Any]]) -> tuple[DatasetVersion, str]:
+        """Return the images to classify: a dataset version, and which split of it.
+
+        Args:
+            predictor: has the classes and the decoding.
+            cards: what is known of the training of each member; the first one's test images are taken.
+        """
+        data = with_parent(self.data, self.tracking)
+        trained = _trained_digests(cards[0])
         ingested, split = data.run_as_test(predictor.class_names, trained, self.split, predictor.decoding)
         version = ingested.version
         if version.decoding.identity() != predictor.decoding.identity():
@@ -92,9 +152,10 @@ class Evaluate:
         digests = {version.digest}
         if any(version.counts()["test"].values()):  # all splits without images have one digest
             digests.add(version.test_digest)
-        if not digests & set(trained):
-            self._warn_of_seen_images(version, split, str(card.get("dataset_digest")))
-        elif split != "test":
+        others = {str(card.get("dataset_digest")) for card in cards if not digests & set(_trained_digests(card))}
+        for digest in sorted(others):
+            self._warn_of_seen_images(version, split, digest)
+        if not others and split != "test":
             warn(f"The bundle was trained with these images of the {split} split: others it will classify worse.")
         return version, split
 
@@ -142,3 +203,8 @@ class Evaluate:
             figures=write_evaluation(result, directory),
             notes=result.notes,
         )
+
+
+def _trained_digests(card: Mapping[str, Any]) -> list[str]:
+    """Return the digests of the version that a model was trained on, and of its test split."""
+    return [str(card[key]) for key in ("dataset_digest", "test_digest") if key in card]

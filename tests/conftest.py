@@ -42,6 +42,7 @@ SLOW = (
     "pipeline/test_compose.py",
     "pipeline/test_decode.py",
     "pipeline/test_evaluate.py",
+    "pipeline/test_evaluate_grid.py",
     "pipeline/test_full_disk.py",
     "pipeline/test_resume.py",
     "pipeline/test_scoring_ahead.py",

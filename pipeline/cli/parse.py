@@ -65,6 +65,19 @@ def as_text(override: Override) -> Override:
     return parse(f"{key}={','.join(part if part.strip() == 'null' else in_quotes(part.strip()) for part in parts)}")
 
 
+def as_list(override: Override) -> Override:
+    """Return the override of a key that takes a list of texts, whose commas stand between the texts.
+
+    A list in brackets, null and what refers to another key stay as they are.
+    """
+    key, _, typed = line(override).partition("=")
+    if typed[:1] in ("[", "$") or typed.strip() == "null" or override.is_delete():
+        return override
+    if not any(quote in typed for quote in "'\""):
+        typed = ",".join(in_quotes(part.strip()) for part in typed.split(","))
+    return parse(f"{key}=[{typed}]")
+
+
 def line(override: Override) -> str:
     """Return the override as text."""
     return str(override.input_line)

@@ -1,6 +1,6 @@
 """Resolve: which key of the configuration an override means, and how Hydra wants it written."""
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from typing import Any
 
 from hydra.core.override_parser.types import Override
@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from graftline.pipeline.cli.mistakes import MistakeError, did_you_mean, nearest
 from graftline.pipeline.cli.parameters import all_keys, has_key, parameters, takes
-from graftline.pipeline.cli.parse import as_text, line, parse
+from graftline.pipeline.cli.parse import as_list, as_text, line, parse
 
 FREE = "backbone.options."  # what stands below is the network's own; Backbone.check() knows which keys there are
 DIRECTORIES = ("hydra.run.dir", "hydra.sweep.dir")  # of Hydra's own keys, those that we follow
@@ -33,6 +33,8 @@ def resolve(config: DictConfig, override: Override, swept: Container[str] = ()) 
     key, (node, name) = override.key_or_group, parent(config, override.key_or_group)
     if parameters(node).get(name) in (str, str | None):  # a data set called 2024_01
         override = as_text(override)
+    elif parameters(node).get(name) == Sequence[str]:  # runs=a,b are the runs of one comparison
+        override = as_list(override)
     if is_added or (has_key(node, name) and key.split(".")[0] not in swept):
         return override
     if not takes(node, name) and not key.startswith(FREE):

@@ -30,6 +30,7 @@ MEANINGS = {
 }
 
 HEADINGS = {
+    "members_and_crops": "What members and crops bring, and cost",
     "confusion_matrix": "Which classes are confused",
     "roc_curves": "How well the classes separate",
     "precision_recall_curves": "What finding more would cost",
@@ -38,6 +39,9 @@ HEADINGS = {
 }
 
 CAPTIONS = {
+    "members_and_crops": "Each point is a combination of members and crops whose probabilities are averaged. Those on "
+    "the line are worth their time on this machine: no other combination is as accurate in as little. Intervals that "
+    "overlap do not say that two are alike; the table's gains are of the same images and tell more.",
     "confusion_matrix": "Follow a row: where do the images of that class end up? A dark blue diagonal is the goal. An "
     "orange cell is a confusion; if its mirror image across the diagonal is orange too, the two classes look alike to "
     "the model.",

@@ -15,7 +15,7 @@ from urllib.request import url2pathname
 from graftline.errors import UserError
 from graftline.files import atomic_directory, cache_directory, digest, digest_directory
 from graftline.locks import Lock
-from graftline.tracking.names import BUNDLE, BUNDLE_FILES, DATA
+from graftline.tracking.names import BUNDLE, BUNDLE_FILES, DATA, DATASET_DIGEST, OUTPUT_DIRECTORY
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 NUM_LISTED = 10  # names that a message lists at most
 
+_MOST_RUNS = 1000  # of an experiment, the newest ones: as many as MLflow gives at once
 _DOWNLOAD_SECONDS = 20  # without a byte from the server
 _MODEL = re.compile(r"models:/(?P<name>[^/@:'\"]+)(/(?P<version>\d+)|@(?P<alias>[^/@]+))")
 
@@ -55,6 +56,14 @@ class RegisteredVersion:
     def uri(self) -> str:
         """The reference that always means this version."""
         return f"models:/{self.name}/{self.version}"
+
+
+class TrainedRun(NamedTuple):
+    """A run that has trained a model: its id, the digest of its dataset version, and its output directory."""
+
+    id: str
+    dataset_digest: str
+    directory: str | None
 
 
 @dataclass(frozen=True)
@@ -148,6 +157,33 @@ class Registry:
                 "either an earlier graftline logged it, or its files have yet to be sent with sync()."
             )
         return self._local(f"{artifacts}/{DATA}", (directory or cache_directory()) / "runs" / run_id)
+
+    def trained_runs(self, experiment: str) -> list[TrainedRun]:
+        """Return the runs of an experiment that have trained a model to its end, the newest first.
+
+        Raises:
+            UserError: there is no such experiment, or MLflow does not answer.
+        """
+
+        def find(client: "MlflowClient") -> list[TrainedRun] | None:
+            found = client.get_experiment_by_name(experiment)
+            if found is None:
+                return None
+            runs = client.search_runs(
+                [found.experiment_id],
+                filter_string="attributes.status = 'FINISHED' and tags.`graftline.stage` = 'train'",
+                order_by=["attributes.start_time DESC"],
+                max_results=_MOST_RUNS,
+            )
+            return [
+                TrainedRun(run.info.run_id, str(run.data.tags.get(DATASET_DIGEST)), run.data.tags.get(OUTPUT_DIRECTORY))
+                for run in runs
+            ]
+
+        runs = self._ask(find)
+        if not runs:
+            raise UserError(f"The {self._store} has no finished training of '{experiment}': train first.")
+        return runs
 
     @property
     def _store(self) -> str:

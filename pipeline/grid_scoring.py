@@ -1,0 +1,48 @@
+"""What becomes of members x crops in a stage: a table, a picture, a report, and entries in its MLflow run."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from graftline.data.version import DatasetVersion
+from graftline.evaluation.grid import GridResult
+from graftline.pipeline.members import Members
+from graftline.pipeline.scoring import FIGURES_FOLDER, write_evaluation
+from graftline.report.grid_figure import grid_figure
+from graftline.report.grid_tables import describe, sentence, write_grid_table
+from graftline.report.html import write_report
+from graftline.report.style import save
+
+if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
+    from graftline.tracking.run import Run
+
+GRID_TABLE, GRID_FIGURE = "grid.csv", "members_and_crops.png"
+
+
+def write_grid(result: GridResult, members: Members, version: DatasetVersion, directory: Path) -> Path:
+    """Write table, picture, predictions of the whole and a report; returns the report."""
+    tested = result.whole.predictions
+    write_grid_table(result.rows, directory / GRID_TABLE)
+    figure = save(grid_figure(result.rows, len(tested.paths)), directory / FIGURES_FOLDER / GRID_FIGURE)
+    drawn = write_evaluation(result.whole, directory)
+    row, first = result.whole_row, result.rows[0]
+    named = zip(members.labels, members.references, strict=True)
+    return write_report(
+        directory,
+        title=f"{describe(row)} on {version.name}",
+        facts={
+            **{f"Member {number}": f"{label}, {reference}" for number, (label, reference) in enumerate(named, 1)},
+            "Data": f"{version.name}, version {version.digest}",
+            "Images": f"{len(tested.paths):,} ({tested.split} split), digest {tested.split_digest}",
+        },
+        scores=result.whole.scores,
+        figures={figure.stem: figure, **drawn},
+        notes=[sentence(row, first), *result.whole.notes],
+    )
+
+
+def log_grid(run: "Run", result: GridResult, directory: Path) -> None:
+    """Log what the whole gains and costs, and the table."""
+    row = result.whole_row
+    gains = {"gain/accuracy": row.accuracy_gain.value, "gain/log_loss": row.log_loss_gain.value}
+    run.log_metrics({**gains, "cost/ms_per_image": row.milliseconds}, step=0)
+    run.log_artifact(directory / GRID_TABLE)

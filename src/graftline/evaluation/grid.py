@@ -1,0 +1,218 @@
+"""Members x crops on one split: how good each combination is, what it costs, and which are worth their time.
+
+Letters: N images, M members, S sets of crops, K classes, R rows of the table, B resamples of a chunk.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from graftline.bundle.ensemble import Ensemble
+from graftline.bundle.grid import Grid, log_mean, log_softmax
+from graftline.console import progress
+from graftline.data.version import DatasetVersion
+from graftline.evaluation.bootstrap import multiplicities
+from graftline.evaluation.evaluation import Evaluation, EvaluationResult
+from graftline.evaluation.metrics import TAILS, Interval, score
+from graftline.evaluation.notes import notes_on
+from graftline.evaluation.predictions import predict_split
+
+MOST_TIMED, TIMED_SECONDS = 32, 1.0  # images behind each measured time: as many as take about a second
+LARGEST_LOSS = float(-np.log(np.finfo(np.float64).eps))  # as scikit-learn's log_loss clips
+
+
+@dataclass(frozen=True)
+class GridRow:
+    """A combination of members, and of crops that each is averaged over.
+
+    Attributes:
+        members: their numbers.
+        crops: name of the set.
+        accuracy: with its interval.
+        log_loss: in nats, with its interval.
+        accuracy_gain: what is gained over the first row, on the same resamples.
+        log_loss_gain: likewise; less loss is a negative gain.
+        milliseconds: per image, files to probabilities.
+        is_on_frontier: whether no row that takes as little time is as accurate.
+    """
+
+    members: tuple[int, ...]
+    crops: str
+    accuracy: Interval
+    log_loss: Interval
+    accuracy_gain: Interval
+    log_loss_gain: Interval
+    milliseconds: float
+    is_on_frontier: bool
+
+
+@dataclass(frozen=True)
+class GridResult:
+    """What members x crops gave.
+
+    Attributes:
+        whole: the evaluation of all members together with the last set of crops, which is the row that was decided on
+            before any was seen.
+        rows: of the table.
+    """
+
+    whole: EvaluationResult
+    rows: list[GridRow]
+
+    @property
+    def whole_row(self) -> GridRow:
+        """The row of all members with the last set of crops."""
+        return self.rows[-1]
+
+
+def evaluate_grid(
+    evaluation: Evaluation, grid: Grid, whole: Ensemble, version: DatasetVersion, split: str
+) -> GridResult:
+    """Classify the images of a split once, each decoded once, and score every combination.
+
+    Args:
+        evaluation: batch size, resamples and seed.
+        grid: members and sets of crops.
+        whole: all members of the grid with its last set of crops.
+        version: has the images.
+        split: its name.
+
+    Raises:
+        UserError: as `Evaluation.run`.
+    """
+    paths = version.samples(split).paths
+    start = time.perf_counter()
+    with progress(f"Classifying the {split} images, on all crops", total=len(paths)) as bar:
+        logits = grid.logits(paths, evaluation.batch_size, lambda done: bar.advance(bar.task_ids[0], done))
+    speed = len(paths) / (time.perf_counter() - start)
+    everyone = range(len(grid.members))
+    predictions = predict_split(whole, version, split, known_logits=mean_over(logits[:, -1], everyone))
+    scores = score(predictions, evaluation.resamples, evaluation.seed)
+    times = measure(grid, paths, evaluation.batch_size)
+    rows = compare(logits, predictions.labels, grid.crops, times, evaluation.resamples, evaluation.seed)
+    return GridResult(EvaluationResult(predictions, scores, notes_on(predictions, scores), speed), rows)
+
+
+def combinations(num_members: int) -> list[tuple[int, ...]]:
+    """Return the ensembles that are compared: each member alone, then the first two, three, ... of them together.
+
+    >>> combinations(3)
+    [(0,), (1,), (2,), (0, 1), (0, 1, 2)]
+    """
+    alone = [(number,) for number in range(num_members)]
+    return alone + [tuple(range(size)) for size in range(2, num_members + 1)]
+
+
+def mean_over(logits: np.ndarray, members: Sequence[int]) -> np.ndarray:
+    """Return the logits (..., K) of the plain mean of the probabilities of some members.
+
+    Args:
+        logits: (M, ..., K).
+        members: their numbers; one that comes twice counts twice.
+    """
+    return log_mean(logits, np.bincount(members, minlength=len(logits)) / len(members))
+
+
+def compare(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    crops: Sequence[str],
+    milliseconds: np.ndarray,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> list[GridRow]:
+    """Score each combination of members with each set of crops, all on the same resamples of the images.
+
+    Args:
+        logits: (M, S, N, K), what `graftline.bundle.grid.Grid.logits` returned.
+        labels: (N,) numbers of classes.
+        crops: names of the S sets.
+        milliseconds: (M, S) per image. An ensemble is taken to need the time of all its members.
+        resamples: behind each interval.
+        seed: of the resamples, which are those of the other scores of the same seed.
+
+    Returns:
+        The rows, those of the first combination first.
+    """
+    places = [(members, column) for members in combinations(len(logits)) for column in range(len(crops))]
+    means = [mean_over(logits[:, column], members) for members, column in places]  # each (N, K)
+    correct = np.array([mean.argmax(axis=1) == labels for mean in means], dtype=np.float64)  # (R, N)
+    losses = np.array([_losses(mean, labels) for mean in means])  # (R, N)
+    accuracy, accuracy_gain = _with_gain(correct, resamples, seed)
+    log_loss, log_loss_gain = _with_gain(losses, resamples, seed)
+    times = [float(milliseconds[list(members), column].sum()) for members, column in places]
+    on_frontier = frontier(times, [one.value for one in accuracy])
+    return [
+        GridRow(
+            members=members,
+            crops=crops[column],
+            accuracy=accuracy[row],
+            log_loss=log_loss[row],
+            accuracy_gain=accuracy_gain[row],
+            log_loss_gain=log_loss_gain[row],
+            milliseconds=times[row],
+            is_on_frontier=row in on_frontier,
+        )
+        for row, (members, column) in enumerate(places)
+    ]
+
+
+def frontier(costs: Sequence[float], scores: Sequence[float]) -> list[int]:
+    """Return the numbers of those that score higher than all that cost as little or less, the cheapest first.
+
+    >>> frontier([3.0, 1.0, 2.0, 2.0], [0.9, 0.8, 0.7, 0.85])
+    [1, 3, 0]
+    """
+    best, found = -np.inf, []
+    for number in sorted(range(len(costs)), key=lambda number: (costs[number], -scores[number])):
+        if scores[number] > best:
+            best = scores[number]
+            found.append(number)
+    return found
+
+
+def measure(grid: Grid, paths: Sequence[str], batch_size: int) -> np.ndarray:
+    """Return how many milliseconds (M, S) an image takes each member with each set of crops, from file to probability.
+
+    Each is timed alone, as it would serve, on up to 32 images and for about a second.
+    """
+    times = np.empty((len(grid.members), len(grid.crops)))
+    for row in range(len(grid.members)):
+        for column, crops in enumerate(grid.crops):
+            alone = Grid((grid.members[row],), (crops,), grid.decoding, (grid.names[row],))
+            seconds = _seconds(alone, paths[:1], batch_size)  # the first call also allocates
+            count = int(np.clip(TIMED_SECONDS / seconds, 2, min(MOST_TIMED, len(paths))))
+            times[row, column] = 1000 * _seconds(alone, paths[:count], batch_size) / len(paths[:count])
+    return times
+
+
+def _seconds(grid: Grid, paths: Sequence[str], batch_size: int) -> float:
+    start = time.perf_counter()
+    grid.logits(paths, batch_size)
+    return time.perf_counter() - start
+
+
+def _losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the log loss (N,) of each image."""
+    losses: np.ndarray = np.minimum(-log_softmax(logits)[np.arange(len(labels)), labels], LARGEST_LOSS)
+    return losses
+
+
+def _with_gain(terms: np.ndarray, resamples: int, seed: int) -> tuple[list[Interval], list[Interval]]:
+    """Return the mean of each row of terms (R, N) and its difference from the first row's, each with its interval.
+
+    The intervals are percentiles over the same resamples for all rows (paired: Efron and Tibshirani 1993, chapter 13),
+    so that what all rows share cancels.
+    """
+    num_images = terms.shape[1]
+    drawn = [terms @ counts / num_images for counts in multiplicities(num_images, resamples, seed)]  # each (R, B)
+    resampled = np.concatenate(drawn, axis=1)
+    means = terms.mean(axis=1)
+    return _intervals(means, resampled), _intervals(means - means[0], resampled - resampled[0])
+
+
+def _intervals(values: np.ndarray, resampled: np.ndarray) -> list[Interval]:
+    low, high = np.quantile(resampled, TAILS, axis=1)
+    return [Interval(*map(float, ends)) for ends in zip(values, low, high, strict=True)]

@@ -1,0 +1,116 @@
+"""Tables of members x crops: what each combination scores and costs, for the terminal and as CSV."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from graftline.console import print_table
+from graftline.evaluation.grid import GridRow
+from graftline.evaluation.metrics import Interval, format_interval, format_score
+from graftline.files import atomic_file
+
+MOST_PRINTED = 24  # rows; of more, the first, the last and those of the frontier
+
+
+def print_members(labels: Sequence[str], references: Sequence[str]) -> None:
+    """Print which number is which member."""
+    if len(labels) > 1:
+        numbers = map(str, range(1, len(labels) + 1))
+        print_table("Members", ("", "network", "from"), list(zip(numbers, labels, references, strict=True)))
+
+
+def print_grid(rows: Sequence[GridRow], title: str) -> None:
+    """Print score, gain over the first row, and time of each combination; a star marks those worth their time."""
+    shown = rows
+    if len(rows) > MOST_PRINTED:
+        shown = [row for row in rows if row.is_on_frontier or row in (rows[0], rows[-1])]
+    print_table(
+        title,
+        (
+            "members",
+            "crops",
+            "accuracy",
+            "95 % interval",
+            "gain, points",
+            "log loss",
+            "ms per image",
+            "time",
+            "worth it",
+        ),
+        [_cells(row, rows[0]) for row in shown],
+    )
+
+
+def sentence(row: GridRow, first: GridRow) -> str:
+    """Say what a row gains over the first, and for how much more time."""
+    gained = points(row.accuracy_gain) if row is not first else format_score("accuracy", row.accuracy.value)
+    unit = f" points for {_times(row, first)} the time" if row is not first else f" at {row.milliseconds:.1f} ms"
+    return f"{describe(row)}: {gained}{unit}."
+
+
+def describe(row: GridRow) -> str:
+    """Name a row by how many members and crops it has."""
+    members = "1 member" if len(row.members) == 1 else f"{len(row.members)} members"
+    return f"{members} x {crops_in_words(row.crops)}"
+
+
+def crops_in_words(crops: str) -> str:
+    """Name a set of crops.
+
+    >>> crops_in_words("1"), crops_in_words("10"), crops_in_words("d4")
+    ('1 crop', '10 crops', 'd4')
+    """
+    return f"{crops} crop{'' if crops == '1' else 's'}" if crops.isdigit() else crops
+
+
+def points(gain: Interval) -> str:
+    """Write a difference of accuracy in points, with its interval.
+
+    >>> points(Interval(0.019, 0.004, 0.033))
+    '+1.9 [0.4, 3.3]'
+    """
+    return f"{100 * gain.value:+.1f} [{100 * gain.low:.1f}, {100 * gain.high:.1f}]"
+
+
+def write_grid_table(rows: Sequence[GridRow], file: Path) -> Path:
+    """Write all rows as CSV."""
+    table = pd.DataFrame(
+        {
+            "members": [_numbers(row) for row in rows],
+            "crops": [row.crops for row in rows],
+            **{
+                f"{name}{end}": [getattr(getattr(row, name), field) for row in rows]
+                for name in ("accuracy", "accuracy_gain", "log_loss", "log_loss_gain")
+                for field, end in (("value", ""), ("low", "_low"), ("high", "_high"))
+            },
+            "ms_per_image": [row.milliseconds for row in rows],
+            "on_frontier": [row.is_on_frontier for row in rows],
+        }
+    )
+    with atomic_file(file) as temporary:
+        table.to_csv(temporary, index=False)
+    return file
+
+
+def _cells(row: GridRow, first: GridRow) -> tuple[str, ...]:
+    return (
+        _numbers(row),
+        row.crops,
+        format_score("accuracy", row.accuracy.value),
+        format_interval("accuracy", row.accuracy),
+        "" if row is first else points(row.accuracy_gain),
+        format_score("log_loss", row.log_loss.value),
+        f"{row.milliseconds:.1f}",
+        _times(row, first),
+        "*" if row.is_on_frontier else "",
+    )
+
+
+def _numbers(row: GridRow) -> str:
+    return "+".join(str(number + 1) for number in row.members)
+
+
+def _times(row: GridRow, first: GridRow) -> str:
+    ratio = row.milliseconds / first.milliseconds
+    return f"{ratio:.0f}x" if ratio >= 9.5 else f"{ratio:.1f}x"

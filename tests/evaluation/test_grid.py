@@ -1,0 +1,74 @@
+"""Members x crops: scores and gains are those of single scores, intervals those of a simulation with known truth."""
+
+import numpy as np
+import pytest
+from made_predictions import predictions_of
+from sklearn.metrics import accuracy_score, log_loss
+
+from graftline.bundle.predictor import softmax
+from graftline.evaluation.grid import compare, frontier, mean_over
+from graftline.evaluation.metrics import score
+
+
+def grid_logits(members: int, sets: int, images: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return logits (M, S, N, K) of members that are right more often the more crops there are, and labels (N,)."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, classes, images)
+    logits = generator.normal(0, 1, (members, sets, images, classes)).astype(np.float32)
+    for column in range(sets):
+        logits[:, column, np.arange(images), labels] += 1 + column
+    return logits, labels
+
+
+def test_rows_are_scikit_learns_scores_of_the_mean_probabilities() -> None:
+    logits, labels = grid_logits(3, 2, 80, 4)
+    times = np.array([[1.0, 5.0], [2.0, 9.0], [1.5, 6.0]])
+    rows = compare(logits, labels, ["1", "5"], times, resamples=100)
+    assert [(row.members, row.crops) for row in rows] == [
+        (members, crops) for members in [(0,), (1,), (2,), (0, 1), (0, 1, 2)] for crops in ("1", "5")
+    ]
+    for row in rows:
+        column = ["1", "5"].index(row.crops)
+        mean = softmax(logits[list(row.members), column].reshape(-1, 4)).reshape(len(row.members), -1, 4).mean(axis=0)
+        assert row.accuracy.value == pytest.approx(accuracy_score(labels, mean.argmax(axis=1)))
+        assert row.log_loss.value == pytest.approx(log_loss(labels, mean, labels=range(4)), rel=1e-5)
+        assert row.accuracy_gain.value == pytest.approx(row.accuracy.value - rows[0].accuracy.value)
+        assert row.milliseconds == times[list(row.members), column].sum()
+    first = rows[0].accuracy_gain
+    assert (first.value, first.low, first.high) == (0, 0, 0)
+
+
+def test_intervals_are_those_of_the_other_scores() -> None:
+    logits, labels = grid_logits(1, 1, 60, 3)
+    predictions = predictions_of(softmax(logits[0, 0]), labels)
+    rows = compare(predictions.logits[None, None], predictions.labels, ["1"], np.ones((1, 1)), resamples=200, seed=4)
+    scores = score(predictions, resamples=200, seed=4)
+    for name in ("accuracy", "log_loss"):
+        ours, others = getattr(rows[0], name), scores[name]
+        assert (ours.value, ours.low, ours.high) == pytest.approx((others.value, others.low, others.high), rel=1e-5)
+
+
+def test_the_interval_of_a_gain_has_the_truth_in_it_19_times_in_20() -> None:
+    """Two classifiers that err together on some images and alone on others, 300 times; the true gain is 4 points."""
+    generator = np.random.default_rng(0)
+    hits = 0
+    for _ in range(300):
+        drawn = generator.random(400)
+        correct = np.array([drawn < 0.80, (drawn < 0.77) | (drawn > 0.93)])  # 80 % and 84 %
+        logits = np.where(correct, 2.0, -2.0)[:, None, :, None] * np.array([1.0, -1.0])
+        rows = compare(logits.astype(np.float32), np.zeros(400, int), ["1"], np.ones((2, 1)), resamples=200)
+        gain = rows[1].accuracy_gain
+        hits += gain.low <= 0.04 <= gain.high
+    assert 0.91 < hits / 300 < 0.98
+
+
+def test_the_mean_is_over_members_as_often_as_they_are_named() -> None:
+    logits, _ = grid_logits(2, 1, 10, 3)
+    expected = (2 * softmax(logits[0, 0]) + softmax(logits[1, 0])) / 3
+    np.testing.assert_allclose(softmax(mean_over(logits[:, 0], [0, 1, 0])), expected, atol=1e-6)
+    np.testing.assert_array_equal(mean_over(logits[:, 0], [1]), logits[1, 0])
+
+
+def test_the_frontier_has_what_nothing_cheaper_equals() -> None:
+    assert frontier([1, 2, 3, 4, 2], [0.5, 0.5, 0.7, 0.6, 0.6]) == [0, 4, 2]
+    assert frontier([1, 1], [0.5, 0.5]) == [0]

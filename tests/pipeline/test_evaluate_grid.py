@@ -1,0 +1,152 @@
+"""Several runs and crops in one evaluation: which models they are, and what is said, drawn and logged of them."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from bundles import change_description
+from workplace import TINY, Workplace
+
+from graftline.bundle.predictor import Predictor
+from graftline.errors import UserError
+from graftline.pipeline.cli import compose, compose_all
+from graftline.pipeline.evaluate import EvaluateResult
+from graftline.pipeline.train_result import TrainResult
+
+FEW = ("evaluation.resamples=100", "tracking.system_metrics=false")
+
+
+@pytest.fixture(scope="module")
+def place(make_workplace: Callable[[str], Workplace]) -> Workplace:
+    return make_workplace("grid")
+
+
+@pytest.fixture(scope="module")
+def trained(place: Workplace, color_folder: Path) -> list[TrainResult]:
+    """Two models of different image sizes."""
+    results = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place.root)
+        for number, size in enumerate((32, 48)):
+            own = [*TINY, "trainer.max_epochs=1", f"seed={number}", f"backbone.image_size={size}"]
+            stage = compose("train", [*own, "data=folder", f"data.path={color_folder}", "tracking.register=false"])
+            result = stage.run(place.root / f"run{number}")
+            assert isinstance(result, TrainResult)
+            results.append(result)
+    return results
+
+
+@pytest.fixture
+def evaluate(
+    place: Workplace, trained: list[TrainResult], color_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., EvaluateResult]:
+    monkeypatch.chdir(place.root)
+
+    def run(*overrides: str) -> EvaluateResult:
+        result = compose("evaluate", [*FEW, "data=folder", f"data.path={color_folder}", *overrides]).run()
+        assert isinstance(result, EvaluateResult)
+        return result
+
+    return run
+
+
+def test_runs_and_crops_are_compared_on_the_same_images(
+    evaluate: Callable[..., EvaluateResult],
+    trained: list[TrainResult],
+    place: Workplace,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ids = [one.run_id for one in trained]
+    result = evaluate(f"runs={','.join(ids)}", "crops=1,10", "hydra.run.dir=outputs/grid")
+    predictions = result.evaluation.predictions
+    assert predictions.split_digest == trained[0].version.test_digest
+    directory = place.root / "outputs" / "grid"
+    table = pd.read_csv(directory / "grid.csv")
+    assert table["members"].tolist() == ["1", "1", "2", "2", "1+2", "1+2"]
+    assert table["accuracy"][0] == pytest.approx(trained[0].scores["accuracy"].value)
+    assert table["accuracy"][2] == pytest.approx(trained[1].scores["accuracy"].value)
+    assert table["accuracy"].iloc[-1] == pytest.approx(result.metrics["accuracy"]["value"])
+    assert (table["ms_per_image"] > 0).all()
+    told = " ".join(capsys.readouterr().out.split())
+    assert "2 members x 10 crops: " in told
+    assert "points for" in told
+    assert "test_efficientnet 48 px" in told
+    run = place.mlflow.get_run(result.run_id)
+    assert run.data.metrics["test/accuracy"] == pytest.approx(table["accuracy"].iloc[-1])
+    assert run.data.metrics["gain/accuracy"] == pytest.approx(table["accuracy_gain"].iloc[-1])
+    files = {item.path for item in place.mlflow.list_artifacts(result.run_id)}
+    assert {"grid.csv", "report.html", "figures", "test"} <= files
+    assert "What members and crops bring, and cost" in (directory / "report.html").read_text()
+    assert json.loads((directory / "result.json").read_text())["members"] == ids
+
+
+def test_the_latest_and_the_best_are_looked_up(
+    evaluate: Callable[..., EvaluateResult], trained: list[TrainResult], color_folder: Path
+) -> None:
+    alone = evaluate("runs=latest", "crops=mirror")
+    assert alone.facts["members"] == [trained[1].run_id]
+    losses = [Predictor.from_directory(one.bundle).card["validation"]["val/loss"] for one in trained]
+    best = evaluate("runs=best:2")
+    order = sorted((0, 1), key=lambda number: losses[number])
+    assert best.facts["members"] == [trained[number].run_id for number in order]
+    with pytest.raises(UserError, match="There are 2 different models with a bundle on this machine"):
+        evaluate("runs=best:3")
+
+
+def test_one_crop_of_one_run_is_the_usual_evaluation_and_trains_nothing(
+    evaluate: Callable[..., EvaluateResult], trained: list[TrainResult]
+) -> None:
+    result = evaluate(f"runs={trained[0].run_id}")
+    for name, interval in trained[0].scores.items():
+        assert result.metrics[name]["value"] == pytest.approx(interval.value, abs=1e-5)
+    with pytest.raises(
+        UserError, match=f"Run {result.run_id} has no bundle in .*: take a run that has trained a model"
+    ):
+        evaluate(f"runs={result.run_id},{trained[0].run_id}")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["runs={0},{0}"], "runs names the same twice"),
+        (["runs={0},run0"], "run0 is the same model as"),
+        (["runs=stranger,{0}"], "does not know the same classes as .*stranger"),
+        (["runs={0},nowhere"], "nowhere is not a bundle"),
+        (["runs={0},lost"], r"is not a bundle: bundle\.json cannot be read"),
+        (["runs={0}", "crops=12"], "crops has 12: take some of 1, mirror"),
+        (["runs={0}", "bundle={0}"], "bundle or runs is needed, and not both"),
+        ([], "bundle or runs is needed, and not both"),
+        (["bundle=tiny", "crops=10"], "lie in the corners of a larger image, for which 4 x 4 px are too few"),
+    ],
+)
+def test_what_cannot_be_is_said_before_images_are_read(
+    evaluate: Callable[..., EvaluateResult],
+    trained: list[TrainResult],
+    place: Workplace,
+    overrides: list[str],
+    message: str,
+    tmp_path: Path,
+) -> None:
+    stranger, tiny, lost = (place.root / name for name in ("stranger", "tiny", "lost"))
+    for copy in (stranger, tiny):
+        if not copy.exists():
+            shutil.copytree(trained[0].bundle, copy)
+            (copy / "golden").rename(copy / "no-golden")
+    content = json.loads((stranger / "bundle.json").read_text())
+    change_description(stranger, format=1, class_names=["blue", "green", "violet"])
+    change_description(tiny, format=1, preprocessing={**content["preprocessing"], "image_size": [4, 4]})
+    lost.mkdir(exist_ok=True)
+    typed = [one.format(trained[0].run_id) for one in overrides]
+    with pytest.raises(UserError, match=message) as error:
+        evaluate(*typed, f"data.directory={tmp_path}")
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_commas_make_a_list_and_no_sweep(trained: list[TrainResult], place: Workplace) -> None:
+    (one,) = compose_all("evaluate", ["runs=models:/a@champion,models:/a/2,best:3", "crops=1,d4"])
+    assert list(one.config.runs) == ["models:/a@champion", "models:/a/2", "best:3"]
+    assert list(one.config.crops) == ["1", "d4"]

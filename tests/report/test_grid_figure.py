@@ -1,0 +1,55 @@
+"""Tables and picture of members x crops: what they say."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from graftline.evaluation.grid import GridRow, compare
+from graftline.report.grid_figure import grid_figure
+from graftline.report.grid_tables import print_grid, print_members, sentence, write_grid_table
+
+
+@pytest.fixture
+def rows() -> list[GridRow]:
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 2, 200)
+    logits = generator.normal(0, 1, (3, 2, 200, 2)).astype(np.float32)
+    logits[:, :, np.arange(200), labels] += 1
+    return compare(logits, labels, ["1", "10"], np.array([[3.0, 31.0]] * 3), resamples=100)
+
+
+def test_the_sentence_says_gain_and_price(rows: list[GridRow]) -> None:
+    gain = rows[-1].accuracy_gain
+    expected = f"{100 * gain.value:+.1f} [{100 * gain.low:.1f}, {100 * gain.high:.1f}] points for 31x the time."
+    assert sentence(rows[-1], rows[0]) == f"3 members x 10 crops: {expected}"
+    assert sentence(rows[0], rows[0]).endswith(" % at 3.0 ms.")
+
+
+def test_the_table_has_all_rows_and_marks_the_frontier(
+    rows: list[GridRow], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    print_members(["resnet18 224 px", "[red] 64 px", "c"], ["runs:/a", "b", "c"])
+    print_grid(rows, "pets: test split")
+    told = capsys.readouterr().out
+    assert "[red] 64 px" in told
+    assert told.count("*") == sum(row.is_on_frontier for row in rows)
+    table = pd.read_csv(write_grid_table(rows, tmp_path / "grid.csv"))
+    assert len(table) == len(rows) == 10
+    assert table["members"].tolist()[-1] == "1+2+3"
+    assert table["accuracy_gain"].tolist() == pytest.approx([row.accuracy_gain.value for row in rows])
+
+
+def test_the_picture_joins_the_frontier_and_names_its_crops(rows: list[GridRow]) -> None:
+    figure = grid_figure(rows, 200)
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    best = sorted((row for row in rows if row.is_on_frontier), key=lambda row: row.milliseconds)
+    assert [text.get_text() for text in axes.texts] == [row.crops for row in best]
+    (line,) = (one for one in axes.lines if len(one.get_xdata()) == len(best) and one.get_linestyle() == "-")
+    np.testing.assert_allclose(line.get_ydata(), [row.accuracy.value for row in best])
+    assert axes.get_xscale() == "log"
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["1 member", "2 members", "3 members"]
