@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from graftline.bundle.predictor import Predictor
+from graftline.bundle.ensemble import AnyPredictor, load_predictor
 from graftline.console import print_table, reworded, say
 from graftline.data.version import DatasetVersion
 from graftline.evaluation.evaluation import EvaluationResult
@@ -76,9 +76,9 @@ class TrainResult(StageResult):
         return Figures.in_folder(RunDirectory(self.directory).test / FIGURES_FOLDER)
 
     @cached_property
-    def predictor(self) -> Predictor:
+    def predictor(self) -> AnyPredictor:
         """Classifies images with the trained model."""
-        return Predictor.from_directory(self.bundle)
+        return load_predictor(self.bundle)
 
     def __repr__(self) -> str:
         """Return the short table that the stage ends with."""

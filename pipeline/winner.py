@@ -78,6 +78,11 @@ class Winner:
             HEAD_FOLDER, {"freeze": AllButHead(), "minutes": None}, {"freeze": HEAD_ALONE, "minutes": None}
         )
 
+    def train_member(self, folder: str, seed: int) -> TrainResult:
+        """Train a model of the same settings with another seed, which is not registered by itself."""
+        tracking = replace(self.search.tracking, parent_run_id=self.parent_run_id, register=False)
+        return self._run(folder, {"seed": seed, "tracking": tracking}, {"seed": seed, "tracking.register": False})
+
     def _run(self, folder: str, changes: Mapping[str, Any], configured: Mapping[str, Any]) -> TrainResult:
         """Run the stage in a folder of the search; ``configured`` is what ``changes`` is in the configuration."""
         files = RunDirectory(self.directory / folder)

@@ -41,6 +41,7 @@ SLOW = (
     "integration",
     "pipeline/test_compose.py",
     "pipeline/test_decode.py",
+    "pipeline/test_ensemble.py",
     "pipeline/test_evaluate.py",
     "pipeline/test_evaluate_grid.py",
     "pipeline/test_full_disk.py",

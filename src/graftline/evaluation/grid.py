@@ -49,6 +49,23 @@ class GridRow:
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """A combination before it is scored.
+
+    Attributes:
+        members: their numbers.
+        crops: name of the set.
+        logits: (N, K) of the mean of probabilities.
+        milliseconds: per image.
+    """
+
+    members: tuple[int, ...]
+    crops: str
+    logits: np.ndarray
+    milliseconds: float
+
+
+@dataclass(frozen=True)
 class GridResult:
     """What members x crops gave.
 
@@ -136,26 +153,47 @@ def compare(
     Returns:
         The rows, those of the first combination first.
     """
-    places = [(members, column) for members in combinations(len(logits)) for column in range(len(crops))]
-    means = [mean_over(logits[:, column], members) for members, column in places]  # each (N, K)
-    correct = np.array([mean.argmax(axis=1) == labels for mean in means], dtype=np.float64)  # (R, N)
-    losses = np.array([_losses(mean, labels) for mean in means])  # (R, N)
-    accuracy, accuracy_gain = _with_gain(correct, resamples, seed)
-    log_loss, log_loss_gain = _with_gain(losses, resamples, seed)
-    times = [float(milliseconds[list(members), column].sum()) for members, column in places]
-    on_frontier = frontier(times, [one.value for one in accuracy])
-    return [
-        GridRow(
+    candidates = [
+        Candidate(
             members=members,
             crops=crops[column],
+            logits=mean_over(logits[:, column], members),
+            milliseconds=float(milliseconds[list(members), column].sum()),
+        )
+        for members in combinations(len(logits))
+        for column in range(len(crops))
+    ]
+    return score_candidates(candidates, labels, resamples, seed)
+
+
+def score_candidates(
+    candidates: Sequence[Candidate], labels: np.ndarray, resamples: int = 1000, seed: int = 0
+) -> list[GridRow]:
+    """Score combinations on the same resamples of the images; what each gains is over the first one.
+
+    Args:
+        candidates: R of them.
+        labels: (N,) numbers of classes.
+        resamples: behind each interval.
+        seed: of the resamples, which are those of the other scores of the same seed.
+    """
+    correct = np.array([one.logits.argmax(axis=1) == labels for one in candidates], dtype=np.float64)  # (R, N)
+    losses = np.array([_losses(one.logits, labels) for one in candidates])  # (R, N)
+    accuracy, accuracy_gain = _with_gain(correct, resamples, seed)
+    log_loss, log_loss_gain = _with_gain(losses, resamples, seed)
+    on_frontier = frontier([one.milliseconds for one in candidates], [one.value for one in accuracy])
+    return [
+        GridRow(
+            members=candidate.members,
+            crops=candidate.crops,
             accuracy=accuracy[row],
             log_loss=log_loss[row],
             accuracy_gain=accuracy_gain[row],
             log_loss_gain=log_loss_gain[row],
-            milliseconds=times[row],
+            milliseconds=candidate.milliseconds,
             is_on_frontier=row in on_frontier,
         )
-        for row, (members, column) in enumerate(places)
+        for row, candidate in enumerate(candidates)
     ]
 
 

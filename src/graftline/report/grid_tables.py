@@ -8,6 +8,7 @@ import pandas as pd
 from graftline.console import print_table
 from graftline.evaluation.grid import GridRow
 from graftline.evaluation.metrics import Interval, format_interval, format_score
+from graftline.evaluation.selection import Selection
 from graftline.files import atomic_file
 
 MOST_PRINTED = 24  # rows; of more, the first, the last and those of the frontier
@@ -114,3 +115,18 @@ def _numbers(row: GridRow) -> str:
 def _times(row: GridRow, first: GridRow) -> str:
     ratio = row.milliseconds / first.milliseconds
     return f"{ratio:.0f}x" if ratio >= 9.5 else f"{ratio:.1f}x"
+
+
+def print_selection(
+    labels: Sequence[str], references: Sequence[str], selection: Selection, times: Sequence[float], crops: str
+) -> None:
+    """Print each member's validation log loss and share, and that of all together."""
+    rows = [
+        (str(number + 1), label, reference, f"{loss:.3f}", f"{time:.1f}", f"{100 * share:.0f} %")
+        for number, (label, reference, loss, time, share) in enumerate(
+            zip(labels, references, selection.alone, times, selection.shares, strict=True)
+        )
+    ]
+    spent = sum(times[number] for number in selection.chosen)
+    rows.append(("", "together", "", f"{selection.loss:.3f}", f"{spent:.1f}", "100 %"))
+    print_table(f"Validation images, {crops}", ("", "network", "from", "log loss", "ms per image", "share"), rows)

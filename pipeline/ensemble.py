@@ -1,0 +1,253 @@
+"""Ensemble: trained models → those that are better together, chosen on validation → one bundle → test → registered."""
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from graftline.augment.crops import CROP_SETS
+from graftline.backbones.backbone import Backbone
+from graftline.bundle.ensemble import Ensemble, read_replay, save_ensemble
+from graftline.bundle.grid import Grid, log_mean
+from graftline.console import progress, say, warn
+from graftline.data.version import DatasetVersion
+from graftline.errors import UserError
+from graftline.evaluation.evaluation import EvaluationResult
+from graftline.evaluation.grid import Candidate, GridRow, measure, score_candidates
+from graftline.evaluation.selection import Selection, select_all, select_greedily
+from graftline.execution import Accelerator, Execution
+from graftline.pipeline.members import Members, open_members
+from graftline.pipeline.parent import with_parent
+from graftline.pipeline.run_directory import RunDirectory
+from graftline.pipeline.scoring import log_evaluation, write_evaluation
+from graftline.pipeline.train import NEEDED, Train
+from graftline.pipeline.train_result import NOT_TESTED, TrainResult
+from graftline.pipeline.winner import IngestOnce, Winner
+from graftline.report.grid_tables import crops_in_words, print_selection, sentence
+from graftline.report.html import write_report
+from graftline.report.notebook import ScoresTable
+from graftline.report.tables import print_scores
+
+if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
+    from graftline.tracking.run import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleResult(TrainResult):
+    """What the stage ``ensemble`` made, beside what a training gives.
+
+    Attributes:
+        selection: which members were chosen.
+        rows: the best member with one crop, and the ensemble, on the test images; none where there are none.
+    """
+
+    selection: Selection
+    rows: Sequence[GridRow]
+
+
+@dataclass(frozen=True)
+class MakeEnsemble(Train):
+    """The stage ``ensemble`` (Hydra target of conf/ensemble.yaml): trainings whose models become one.
+
+    Attributes:
+        runs: of models that are trained already.
+        members: how many to train instead.
+        backbones: that members take turns with; none: the one of a training.
+        crops: name of a set of crops.
+        choose: how members are chosen.
+        ms_per_image: that the ensemble may take; None: any.
+        accelerator: where the members are run.
+    """
+
+    runs: Sequence[str] = ()
+    members: int | None = None
+    backbones: Sequence[Backbone] = ()
+    crops: str = "1"
+    choose: Literal["greedy", "all"] = "greedy"
+    ms_per_image: float | None = None
+    accelerator: Accelerator = "auto"
+
+    def __post_init__(self) -> None:
+        if (self.members is None) == (not self.runs):
+            raise UserError("MakeEnsemble.runs or MakeEnsemble.members is needed, and not both: say what is averaged.")
+        if self.members is not None and self.members < 2:
+            raise UserError(f"MakeEnsemble.members is {self.members}, but an ensemble has at least 2.")
+        if self.crops not in CROP_SETS:
+            raise UserError(f"MakeEnsemble.crops is {self.crops}: take one of {', '.join(CROP_SETS)}.")
+        if self.ms_per_image is not None and self.choose == "all":
+            raise UserError("MakeEnsemble.ms_per_image is for choose=greedy: leave it out to average all members.")
+        if self.ms_per_image is not None and not 0 < self.ms_per_image < math.inf:
+            raise UserError(f"MakeEnsemble.ms_per_image is {self.ms_per_image}, it must be above 0 and finite.")
+
+    def run(self, directory: Path) -> EnsembleResult:
+        """Train members where none are given, choose among them, save, test, track and register the ensemble."""
+        files = RunDirectory(directory)
+        execution = Execution.local(self.accelerator)
+        opened = None if self.members is not None else self._open(self.runs, execution)
+        if opened is None:
+            self._check()
+        version = with_parent(self.data, self.tracking).run(NEEDED).version
+        if opened is not None:
+            _require_version(opened, version)
+        with self._start_ensemble(version, files) as run:
+            members = opened or self._open(self._train_members(version, files, run.id), execution)
+            self._log_ensemble_setup(run, version, files)
+            selection, times = self._select(members, version)
+            print_selection(members.labels, members.references, selection, times.tolist(), crops_in_words(self.crops))
+            bundle = self._save(members, selection, version, files)
+            return self._finish(run, bundle, members, selection, version, execution)
+
+    def _open(self, references: Sequence[str], execution: Execution) -> Members:
+        experiment = self.tracking.experiment or self.data.dataset_name()
+        members = open_members(references, self.tracking, experiment, self.evaluation.engine, execution)
+        members.everyone(self.crops)  # refuses what does not go together
+        return members
+
+    def _train_members(self, version: DatasetVersion, files: RunDirectory, run_id: str) -> list[str]:
+        """Train the members one after the other, on the same images and cache; returns their directories."""
+        assert self.members is not None
+        backbones = list(self.backbones) or [self.backbone]
+        stage = replace(self, data=IngestOnce.of(self.data, version))
+        folders = []
+        for number in range(self.members):
+            backbone, seed = backbones[number % len(backbones)], self.seed + number // len(backbones)
+            say(f"\nMember {number + 1} of {self.members}: {backbone.name}, seed {seed}.")
+            folder = f"members/{number + 1}"
+            Winner(stage, files.path, backbone, version, run_id).train_member(folder, seed)
+            folders.append(str(files.path / folder))
+        return folders
+
+    def _select(self, members: Members, version: DatasetVersion) -> tuple[Selection, np.ndarray]:
+        """Return which members are chosen by the validation images, and the ms (M,) that each takes."""
+        samples = version.samples("validation")
+        grid = Grid(members.predictors, (self.crops,), version.decoding, members.references)
+        times = measure(grid, samples.paths, self.evaluation.batch_size)[:, 0]
+        logits = self._logits(grid, version, "validation")[:, 0]  # (M, N, K)
+        numbers = [grid.class_names.index(name) for name in version.class_names]
+        labels = np.array(numbers)[samples.labels]
+        if self.choose == "all":
+            return select_all(logits, labels), times
+        return select_greedily(logits, labels, times.tolist(), self.ms_per_image), times
+
+    def _logits(self, grid: Grid, version: DatasetVersion, split: str) -> np.ndarray:
+        """Return the logits (M, S, N, K) of the images of a split."""
+        paths = version.samples(split).paths
+        with progress(f"Classifying the {split} images with {len(grid.members)} models", total=len(paths)) as bar:
+            return grid.logits(paths, self.evaluation.batch_size, lambda done: bar.advance(bar.task_ids[0], done))
+
+    def _save(self, members: Members, selection: Selection, version: DatasetVersion, files: RunDirectory) -> Path:
+        card = {
+            "dataset": version.name,
+            "dataset_digest": version.digest,
+            "test_digest": version.test_digest,
+            "validation": {"val/loss": selection.loss},
+            "members": [members.references[number] for number in selection.chosen],
+        }
+        folders = [members.directories[number] for number in selection.chosen]
+        shares = [selection.shares[number] for number in selection.chosen]
+        return save_ensemble(files.bundle, folders, shares, self.crops, card)
+
+    def _finish(
+        self,
+        run: "Run",
+        bundle: Path,
+        members: Members,
+        selection: Selection,
+        version: DatasetVersion,
+        execution: Execution,
+    ) -> EnsembleResult:
+        """Test the ensemble once, beside its best member; print, log and register it."""
+        predictor = Ensemble.from_directory(bundle, self.evaluation.engine, execution)
+        result, rows, values = None, list[GridRow](), dict[str, float]()
+        files = RunDirectory(run.directory)
+        if not any(version.counts()["test"].values()):
+            warn(NOT_TESTED)
+        else:
+            result, rows = self._test(predictor, selection, version)
+            print_scores(result.scores, f"{version.name}: test split")
+            say(f"On the test images, over its best member with one crop: {sentence(rows[-1], rows[0])}")
+            figures = write_evaluation(result, files.test)
+            values = log_evaluation(run, result, files.test, step=0)
+            run.log_metrics(
+                {"gain/accuracy": rows[-1].accuracy_gain.value, "cost/ms_per_image": rows[-1].milliseconds}, 0
+            )
+            facts = {f"Member {number + 1}": members.labels[number] for number in selection.chosen}
+            notes = [f"Over its best member with one crop: {sentence(rows[-1], rows[0])}", *result.notes]
+            title = f"{len(predictor.members)} models on {version.name}, {crops_in_words(self.crops)}"
+            page = write_report(
+                files.path, title=title, facts=facts, scores=result.scores, figures=figures, notes=notes
+            )
+            run.log_artifact(page)
+        example = read_replay(bundle)[0][0].read_bytes()
+        tags = {"graftline.bundle_digest": predictor.digest}
+        uri = run.log_model(bundle, registered_name=version.name, input_example=example, metrics=values, tags=tags)
+        return EnsembleResult(
+            selection=selection,
+            rows=rows,
+            run_id=run.id,
+            model_uri=uri,
+            directory=files.path,
+            version=version,
+            scores=ScoresTable({} if result is None else result.scores),
+            facts={"dataset_digest": version.digest, "run_id": run.id, "model_uri": uri, "shares": selection.shares},
+            metrics={} if result is None else result.metrics_json(),
+            table=[
+                ("ensemble", os.path.relpath(bundle)),
+                ("run", run.url or run.id),
+                ("model", uri or "not in the registry"),
+            ],
+        )
+
+    def _test(
+        self, predictor: Ensemble, selection: Selection, version: DatasetVersion
+    ) -> tuple[EvaluationResult, list[GridRow]]:
+        """Return the ensemble's scores, and the rows of its best member with one crop and of itself."""
+        sets = tuple(dict.fromkeys(("1", self.crops)))
+        grid = Grid(predictor.members, sets, version.decoding, predictor.names)
+        logits = self._logits(grid, version, "test")  # (M, S, N, K)
+        mean = log_mean(logits[:, -1], np.array(predictor.shares))
+        result = self.evaluation.run(predictor, version, known_logits=mean)
+        times = measure(grid, version.samples("test").paths, self.evaluation.batch_size)
+        best, everyone = selection.chosen.index(selection.best), tuple(range(len(predictor.members)))
+        candidates = [
+            Candidate((best,), "1", logits[best, 0], float(times[best, 0])),
+            Candidate(everyone, self.crops, mean, float(times[:, -1].sum())),
+        ]
+        labels = result.predictions.labels
+        return result, score_candidates(candidates, labels, self.evaluation.resamples, self.evaluation.seed)
+
+    def _start_ensemble(self, version: DatasetVersion, files: RunDirectory) -> "Run":
+        return self.tracking.start(
+            run_name=self.name or f"ensemble {files.path.name}",
+            experiment=version.name,
+            directory=files.path,
+            tags={"graftline.stage": "ensemble"},
+        )
+
+    def _log_ensemble_setup(self, run: "Run", version: DatasetVersion, files: RunDirectory) -> None:
+        config = OmegaConf.load(files.config)
+        nested = OmegaConf.to_container(config, resolve=True)
+        assert isinstance(nested, dict)
+        run.log_params({str(key): value for key, value in nested.items()}, OmegaConf.to_yaml(config))
+        run.log_environment()
+        run.log_dataset(version)
+
+
+def _require_version(members: Members, version: DatasetVersion) -> None:
+    """Make sure that no member has been trained on the images that choose among them, or test them.
+
+    Raises:
+        UserError: a member was trained on another version.
+    """
+    for reference, predictor in zip(members.references, members.predictors, strict=True):
+        trained = predictor.card.get("dataset_digest")
+        if trained != version.digest:
+            raise UserError(
+                f"{reference} was trained on dataset version {trained}, but the images are now version "
+                f"{version.digest}, of which it may have seen those that test it: leave it out, or train it anew."
+            )

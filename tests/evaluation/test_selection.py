@@ -1,0 +1,69 @@
+"""Greedy selection against all that could have been chosen."""
+
+from itertools import combinations_with_replacement
+
+import numpy as np
+import pytest
+from sklearn.metrics import log_loss
+
+from graftline.bundle.predictor import softmax
+from graftline.errors import UserError
+from graftline.evaluation.selection import select_all, select_greedily
+
+
+@pytest.fixture(scope="module")
+def made() -> tuple[np.ndarray, np.ndarray]:
+    """Five members of 120 images and 3 classes: two that err on different images, two copies, one that guesses."""
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 3, 120)
+    truth = np.eye(3)[labels]
+    logits = generator.normal(0, 1, (5, 120, 3))
+    logits[0, :80] += 4 * truth[:80]
+    logits[1, 40:] += 4 * truth[40:]
+    logits[2:4] = logits[0]
+    return logits.astype(np.float32), labels
+
+
+def loss_of(logits: np.ndarray, labels: np.ndarray, members: tuple[int, ...]) -> float:
+    mean = np.mean([softmax(logits[number].astype(np.float64)) for number in members], axis=0)
+    return float(log_loss(labels, mean))
+
+
+def test_what_is_chosen_is_as_good_as_the_best_of_all_ensembles(made: tuple[np.ndarray, np.ndarray]) -> None:
+    logits, labels = made
+    chosen = select_greedily(logits, labels, [1.0] * 5)
+    best = min(
+        loss_of(logits, labels, members)
+        for size in range(1, 7)
+        for members in combinations_with_replacement((0, 1, 4), size)  # 2 and 3 are as 0
+    )
+    assert chosen.loss <= best + 1e-4
+    assert chosen.loss < min(chosen.alone)
+    assert {0, 1} <= set(chosen.chosen) <= {0, 1, 4}
+    assert sum(chosen.shares) == pytest.approx(1)
+    assert chosen.alone[chosen.best] == min(chosen.alone)
+
+
+def test_losses_are_scikit_learns(made: tuple[np.ndarray, np.ndarray]) -> None:
+    logits, labels = made
+    everyone = select_all(logits, labels)
+    assert everyone.shares == (0.2,) * 5
+    assert everyone.loss == pytest.approx(loss_of(logits, labels, (0, 1, 2, 3, 4)))
+    assert everyone.alone == pytest.approx([loss_of(logits, labels, (number,)) for number in range(5)])
+
+
+def test_a_budget_is_kept_and_a_member_taken_again_costs_nothing(made: tuple[np.ndarray, np.ndarray]) -> None:
+    logits, labels = made
+    times = [3.0, 5.0, 9.0, 9.0, 2.0]
+    for budget in (3.0, 5.0, 7.0, 8.0, 30.0):
+        chosen = select_greedily(logits, labels, times, budget).chosen
+        assert sum(times[number] for number in chosen) <= budget
+    assert select_greedily(logits, labels, times, 8.0).loss < select_greedily(logits, labels, times, 5.0).loss
+    with pytest.raises(UserError, match=r"of 1 ms per image cannot be: the fastest member alone takes 2\.0 ms here"):
+        select_greedily(logits, labels, times, 1.0)
+
+
+def test_one_member_is_itself(made: tuple[np.ndarray, np.ndarray]) -> None:
+    logits, labels = made
+    assert select_greedily(logits[:1], labels, [1.0]).shares == (1.0,)
+    assert select_greedily(logits[[0, 2]], labels, [1.0, 1.0]).shares == (1.0, 0.0)

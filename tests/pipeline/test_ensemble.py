@@ -1,0 +1,125 @@
+"""Trained models become one: chosen on validation, tested once, registered, and used like any other."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from workplace import TINY, Workplace
+
+from graftline.bundle.ensemble import Ensemble
+from graftline.bundle.predictor import Predictor
+from graftline.errors import UserError
+from graftline.pipeline.cli import compose
+from graftline.pipeline.ensemble import EnsembleResult
+
+MODEL = [*TINY, "trainer.max_epochs=1"]
+
+
+@pytest.fixture(scope="module")
+def place(make_workplace: Callable[[str], Workplace]) -> Workplace:
+    return make_workplace("ensemble")
+
+
+@pytest.fixture(scope="module")
+def made(place: Workplace, color_folder: Path) -> EnsembleResult:
+    """Three members of two image sizes, trained and averaged."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place.root)
+        own = ["members=3", "backbone=test_efficientnet", "backbone.image_size=32,48", "crops=mirror", "choose=all"]
+        data = ["data=folder", f"data.path={color_folder}"]
+        result = compose("ensemble", [*MODEL, *own, *data]).run(place.root / "made")
+    assert isinstance(result, EnsembleResult)
+    return result
+
+
+@pytest.fixture
+def run(
+    place: Workplace, made: EnsembleResult, color_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., EnsembleResult]:
+    monkeypatch.chdir(place.root)
+
+    def compose_and_run(*overrides: str) -> EnsembleResult:
+        data = ["data=folder", f"data.path={color_folder}", "evaluation.resamples=100", "tracking.system_metrics=false"]
+        result = compose("ensemble", [*data, *overrides]).run()
+        assert isinstance(result, EnsembleResult)
+        return result
+
+    return compose_and_run
+
+
+def test_members_differ_by_network_then_seed_and_are_averaged(made: EnsembleResult, place: Workplace) -> None:
+    ensemble = made.predictor
+    assert isinstance(ensemble, Ensemble)
+    assert [member.preprocessing.image_size[0] for member in ensemble.members] == [32, 48, 32]
+    assert len({member.digest for member in ensemble.members}) == 3
+    assert made.selection.shares == pytest.approx([1 / 3] * 3)
+    samples = made.version.samples("test")
+    alone = [
+        load.predict(samples.paths)
+        for load in (Predictor.from_directory(made.directory / f"members/{n}/bundle") for n in (1, 2, 3))
+    ]
+    assert not np.allclose(alone[0], alone[2])  # another seed
+    found = (ensemble.predict(samples.paths).argmax(axis=1) == samples.labels).mean()
+    assert made.metrics["accuracy"]["value"] == pytest.approx(found)
+    assert [row.crops for row in made.rows] == ["1", "mirror"]
+
+
+def test_it_is_registered_as_one_model_and_its_members_are_not(made: EnsembleResult, place: Workplace) -> None:
+    assert made.model_uri is not None
+    name = made.model_uri.split("/")[1]
+    (version,) = place.mlflow.search_model_versions(f"name = '{name}'")
+    assert version.run_id == made.run_id
+    assert version.description.startswith("Ensemble of test_efficientnet (33%), ")
+    experiment = place.mlflow.get_run(made.run_id).info.experiment_id
+    runs = place.mlflow.search_runs([experiment])
+    children = [one for one in runs if one.data.tags.get("mlflow.parentRunId") == made.run_id]
+    assert len(children) == 3
+    assert {one.data.tags["graftline.stage"] for one in children} == {"train"}
+
+
+def test_every_stage_takes_it_as_one_model(
+    made: EnsembleResult, run: Callable[..., EnsembleResult], color_folder: Path, place: Workplace
+) -> None:
+    assert made.model_uri is not None
+    verified = compose("verify", [f"bundle={made.model_uri}"]).run()
+    assert verified.facts["largest_probability_change"] == 0
+    data = ["data=folder", f"data.path={color_folder}", "evaluation.resamples=100", "tracking.system_metrics=false"]
+    evaluated = compose("evaluate", [f"bundle={made.run_id}", *data]).run()
+    assert evaluated.metrics["accuracy"] == made.metrics["accuracy"]
+    images = [f"images={color_folder / 'red'}", f"bundle={made.directory}"]
+    assert compose("predict", images).run().facts["images"] == 20
+    with pytest.raises(UserError, match="is an ensemble already: give its members, or evaluate it alone"):
+        run(f"runs={made.run_id}")
+
+
+def test_greedy_takes_what_helps_and_keeps_to_its_time(run: Callable[..., EnsembleResult]) -> None:
+    chosen = run("runs=best:3", "crops=5", "tracking.register=false")
+    assert chosen.selection.loss <= min(chosen.selection.alone)
+    assert json.loads((chosen.bundle / "bundle.json").read_text())["crops"] == "5"
+    with pytest.raises(UserError, match=r"An ensemble of 0\.001 ms per image cannot be: the fastest member alone"):
+        run("runs=best:2", "ms_per_image=0.001")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([], "runs or members is needed, and not both"),
+        (["runs=a", "members=2"], "runs or members is needed, and not both"),
+        (["members=1"], "members is 1, but an ensemble has at least 2"),
+        (["members=2", "crops=12"], "crops is 12: take one of 1, mirror"),
+        (["runs=a", "choose=all", "ms_per_image=3"], "ms_per_image is for choose=greedy"),
+        (["runs=a", "ms_per_image=0"], "it must be above 0 and finite"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_at_once(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        compose("ensemble", overrides)
+
+
+def test_members_of_other_images_are_refused(
+    run: Callable[..., EnsembleResult], made: EnsembleResult, color_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"was trained on dataset version .*, but the images are now version"):
+        run("runs=best:2", "data.split.seed=5", f"data.directory={tmp_path}")
