@@ -108,7 +108,11 @@ class Evaluate:
             self._log_setup(run, version, directory)
             result = evaluate_grid(self.evaluation, grid, whole, version, split)
             print_members(members.labels, members.references)
-            print_grid(result.rows, f"{version.name}: {split} split, {len(result.whole.predictions.paths):,} images")
+            print_grid(
+                result.rows,
+                f"{version.name}: {split} split, {len(result.whole.predictions.paths):,} images; [95 % intervals]",
+            )
+            say("* as accurate as nothing else that takes as little time.")
             say(sentence(result.whole_row, result.rows[0]))
             report = write_grid(result, members, version, directory)
             log_evaluation(run, result.whole, directory, step=0)

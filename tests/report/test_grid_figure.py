@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from graftline.augment.preprocess import Preprocessing
 from graftline.evaluation.grid import GridRow, compare
+from graftline.report.crops_figure import boxes, crops_figure
 from graftline.report.grid_figure import grid_figure
 from graftline.report.grid_tables import print_grid, print_members, sentence, write_grid_table
 
@@ -37,7 +39,7 @@ def test_the_table_has_all_rows_and_marks_the_frontier(
     assert told.count("*") == sum(row.is_on_frontier for row in rows)
     table = pd.read_csv(write_grid_table(rows, tmp_path / "grid.csv"))
     assert len(table) == len(rows) == 10
-    assert table["members"].tolist()[-1] == "1+2+3"
+    assert table["members"].tolist()[-1] == "1-3"
     assert table["accuracy_gain"].tolist() == pytest.approx([row.accuracy_gain.value for row in rows])
 
 
@@ -46,10 +48,25 @@ def test_the_picture_joins_the_frontier_and_names_its_crops(rows: list[GridRow])
     figure.draw_without_rendering()
     (axes,) = figure.axes
     best = sorted((row for row in rows if row.is_on_frontier), key=lambda row: row.milliseconds)
-    assert [text.get_text() for text in axes.texts] == [row.crops for row in best]
+    assert [text.get_text() for text in axes.texts] == [row.crops for row in rows]
     drawn = [np.asarray(line.get_ydata()).tolist() for line in axes.lines]
     assert [row.accuracy.value for row in best] in drawn
     assert axes.get_xscale() == "log"
     legend = axes.get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["1 member", "2 members", "3 members"]
+
+
+def test_boxes_are_where_the_crops_were_cut() -> None:
+    own = Preprocessing(image_size=(224, 224), mean=(0.5,), std=(0.5,), channels=1)
+    image = np.zeros((256, 256, 3), dtype=np.uint8)
+    edge = 223 / 255
+    corners = [(x, y, x + edge, y + edge) for y in (0, 32 / 255) for x in (0, 32 / 255)]
+    middle = 16 / 255
+    expected = [(middle, middle, middle + edge, middle + edge), *corners]
+    np.testing.assert_allclose(boxes(image, own, "5"), expected, atol=1e-9)
+    np.testing.assert_allclose(boxes(image, own, "10"), expected, atol=1e-9)
+    figure = crops_figure(image, own, ["1", "5", "144"])
+    figure.draw_without_rendering()
+    assert [axes.get_title() for axes in figure.axes] == ["1 crop", "5 crops", "144 crops"]
+    assert [len(axes.patches) for axes in figure.axes[:2]] == [2, 6]

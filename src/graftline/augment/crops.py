@@ -192,7 +192,7 @@ def _shrunk(square: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
 _MIRRORED = "where left and right differ: text, signs, one side of a body"
 
 CROP_SETS: dict[str, CropSet] = {
-    "1": CropSet(1, "the center, as in training and serving", "nothing beyond the model's own mistakes", _center),
+    "1": CropSet(1, "the center, as in training and serving", "nowhere beyond the model itself", _center),
     "mirror": CropSet(2, "the center and its mirror image", _MIRRORED, _mirror),
     "scales": CropSet(
         4,

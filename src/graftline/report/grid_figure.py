@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
 from graftline.evaluation.grid import GridRow
 from graftline.report.grid_tables import describe, points
@@ -12,6 +12,7 @@ from graftline.report.style import CATEGORIES, INK, MUTED, new_figure, styled
 
 WIDTH, HEIGHT = 8.4, 5.8  # inches
 MARKERS = "osD^vP"  # told apart without color
+MOST_NAMED = 24  # points with the name of their crops; more would hide each other
 NARROWEST = 4.0  # of the longest time to the shortest, over which a logarithmic axis is readable
 
 
@@ -43,21 +44,16 @@ def grid_figure(rows: Sequence[GridRow], num_images: int) -> Figure:
         label = legend_label(f"{size} member{'' if size == 1 else 's'}")
         axes.errorbar(times, values, reach, fmt="none", ecolor=color, elinewidth=1.0, alpha=0.35)
         axes.scatter(times, values, s=42, color=color, marker=marker, zorder=4, label=label)
+    for row in rows if len(rows) <= MOST_NAMED else ():
+        color = INK if row.is_on_frontier else MUTED
+        place = (row.milliseconds, row.accuracy.value)
+        axes.annotate(row.crops, place, (7, 4), textcoords="offset points", color=color, size=9)
     best = sorted((row for row in rows if row.is_on_frontier), key=lambda row: row.milliseconds)
     axes.plot([row.milliseconds for row in best], [row.accuracy.value for row in best], color=INK, lw=1.2, zorder=3)
-    for row in best:
-        axes.annotate(
-            row.crops,
-            (row.milliseconds, row.accuracy.value),
-            (0, 9),
-            textcoords="offset points",
-            ha="center",
-            color=INK,
-            size=9,
-        )
     times = [row.milliseconds for row in rows]
     if max(times) > NARROWEST * min(times):
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))

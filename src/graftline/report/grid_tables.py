@@ -7,7 +7,7 @@ import pandas as pd
 
 from graftline.console import print_table
 from graftline.evaluation.grid import GridRow
-from graftline.evaluation.metrics import Interval, format_interval, format_score
+from graftline.evaluation.metrics import Interval, format_score
 from graftline.evaluation.selection import Selection
 from graftline.files import atomic_file
 
@@ -22,23 +22,13 @@ def print_members(labels: Sequence[str], references: Sequence[str]) -> None:
 
 
 def print_grid(rows: Sequence[GridRow], title: str) -> None:
-    """Print score, gain over the first row, and time of each combination; a star marks those worth their time."""
+    """Print score, gain over the first row, and time, with 95 % intervals; stars mark what is worth its time."""
     shown = rows
     if len(rows) > MOST_PRINTED:
         shown = [row for row in rows if row.is_on_frontier or row in (rows[0], rows[-1])]
     print_table(
         title,
-        (
-            "members",
-            "crops",
-            "accuracy",
-            "95 % interval",
-            "gain, points",
-            "log loss",
-            "ms per image",
-            "time",
-            "worth it",
-        ),
+        ("models", "crops", "accuracy, %", "gain, points", "log\nloss", "ms per\nimage", "time", ""),
         [_cells(row, rows[0]) for row in shown],
     )
 
@@ -78,7 +68,7 @@ def write_grid_table(rows: Sequence[GridRow], file: Path) -> Path:
     """Write all rows as CSV."""
     table = pd.DataFrame(
         {
-            "members": [_numbers(row) for row in rows],
+            "members": [_numbers(row.members) for row in rows],
             "crops": [row.crops for row in rows],
             **{
                 f"{name}{end}": [getattr(getattr(row, name), field) for row in rows]
@@ -96,10 +86,9 @@ def write_grid_table(rows: Sequence[GridRow], file: Path) -> Path:
 
 def _cells(row: GridRow, first: GridRow) -> tuple[str, ...]:
     return (
-        _numbers(row),
+        _numbers(row.members),
         row.crops,
-        format_score("accuracy", row.accuracy.value),
-        format_interval("accuracy", row.accuracy),
+        points(row.accuracy).lstrip("+"),
         "" if row is first else points(row.accuracy_gain),
         format_score("log_loss", row.log_loss.value),
         f"{row.milliseconds:.1f}",
@@ -108,8 +97,15 @@ def _cells(row: GridRow, first: GridRow) -> tuple[str, ...]:
     )
 
 
-def _numbers(row: GridRow) -> str:
-    return "+".join(str(number + 1) for number in row.members)
+def _numbers(members: Sequence[int]) -> str:
+    """Name the members by their numbers.
+
+    >>> [_numbers(members) for members in [(1,), (0, 1), (0, 1, 2, 3)]]
+    ['2', '1+2', '1-4']
+    """
+    if len(members) > 2 and members == tuple(range(members[0], members[-1] + 1)):
+        return f"{members[0] + 1}-{members[-1] + 1}"
+    return "+".join(str(number + 1) for number in members)
 
 
 def _times(row: GridRow, first: GridRow) -> str:

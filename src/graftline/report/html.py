@@ -31,6 +31,7 @@ MEANINGS = {
 
 HEADINGS = {
     "members_and_crops": "What members and crops bring, and cost",
+    "crops": "Where the crops lie",
     "confusion_matrix": "Which classes are confused",
     "roc_curves": "How well the classes separate",
     "precision_recall_curves": "What finding more would cost",
