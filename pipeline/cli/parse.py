@@ -65,17 +65,19 @@ def as_text(override: Override) -> Override:
     return parse(f"{key}={','.join(part if part.strip() == 'null' else in_quotes(part.strip()) for part in parts)}")
 
 
-def as_list(override: Override) -> Override:
-    """Return the override of a key that takes a list of texts, whose commas stand between the texts.
+def as_list(override: Override, *, of_text: bool) -> Override:
+    """Return the override of a key that takes a list with one: several values are its elements, not several runs.
 
-    A list in brackets, null and what refers to another key stay as they are.
+    What is a list, null or refers to another key stays as it is; several lists are several runs.
     """
     key, _, typed = line(override).partition("=")
-    if typed[:1] in ("[", "$") or typed.strip() == "null" or override.is_delete():
+    if "$" in typed or (override.is_sweep_override() and "(" in typed):
         return override
-    if not any(quote in typed for quote in "'\""):
-        typed = ",".join(in_quotes(part.strip()) for part in typed.split(","))
-    return parse(f"{key}=[{typed}]")
+    if not all(isinstance(one, str | int | float) for one in values(override)):
+        return override
+    typed = typed if override.is_sweep_override() else str(override.value())
+    parts = [part.strip().strip("'\"") for part in typed.split(",")]
+    return parse(f"{key}=[{','.join(in_quotes(part) if of_text else part for part in parts if part)}]")
 
 
 def line(override: Override) -> str:
