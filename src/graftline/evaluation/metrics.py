@@ -88,18 +88,37 @@ def score(predictions: Predictions, resamples: int = 1000, seed: int = 0) -> dic
     Raises:
         UserError: a probability is not finite, or a weight is missing or negative, or all are zero.
     """
-    probabilities, labels, weights = predictions.probabilities, predictions.labels, predictions.weights
-    _check(probabilities, weights)
-    values = point_values(probabilities, labels, weights)
-    spread = _resampled(Bootstrap(probabilities, labels, weights), len(labels), resamples, seed)
+    values, spread = resampled_scores(predictions, resamples, seed)
     scores: dict[str, Interval] = {}
     for name, value in values.items():
         if name in ("precision", "recall"):
             of_classes = zip(predictions.class_names, value, spread[name].T, strict=True)
-            scores |= {f"{name}/{class_name}": _interval(one, some) for class_name, one, some in of_classes}
+            scores |= {f"{name}/{class_name}": percentile_interval(one, some) for class_name, one, some in of_classes}
         else:
-            scores[name] = _interval(value, spread[name])
+            scores[name] = percentile_interval(value, spread[name])
     return {name: interval for name, interval in scores.items() if not np.isnan(interval.value)}
+
+
+def resampled_scores(
+    predictions: Predictions, resamples: int, seed: int
+) -> tuple[dict[str, npt.NDArray[np.float64]], dict[str, npt.NDArray[np.float64]]]:
+    """Return the scores themselves, and those of the resamples: of N images the same ones for the same seed.
+
+    Args:
+        predictions: of N images and K classes.
+        resamples: R.
+        seed: of the resampling.
+
+    Returns:
+        By name, a scalar array or (K,), as :func:`point_values` gives them; and (R,) or (R, K).
+
+    Raises:
+        UserError: as :func:`score`.
+    """
+    probabilities, labels, weights = predictions.probabilities, predictions.labels, predictions.weights
+    _check(probabilities, weights)
+    values = point_values(probabilities, labels, weights)
+    return values, _resampled(Bootstrap(probabilities, labels, weights), len(labels), resamples, seed)
 
 
 def _check(probabilities: Floats, weights: Floats | None) -> None:
@@ -189,7 +208,8 @@ def _resampled(bootstrap: Bootstrap, num_images: int, resamples: int, seed: int)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _interval(value: npt.NDArray[np.float64], resampled: npt.NDArray[np.float64]) -> Interval:
+def percentile_interval(value: npt.NDArray[np.float64], resampled: npt.NDArray[np.float64]) -> Interval:
+    """Return a value (scalar array) with the 95 % interval of its resamples (R,), those without the score left out."""
     defined = resampled[~np.isnan(resampled)]
     low, high = np.quantile(defined, TAILS) if len(defined) else (np.nan, np.nan)
     return Interval(float(value), float(low), float(high))

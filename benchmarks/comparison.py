@@ -1,0 +1,129 @@
+"""How far comparisons can be trusted: simulated classifiers whose true difference is known.
+
+    python benchmarks/comparison.py [--tests 2000]
+
+Prints how often the 95 % interval of a difference has the true one in it, how often one of several equally good
+classifiers is called better or worse, and how often a difference of the size that is said to be found is found.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy.integrate import quad
+from scipy.stats import norm
+
+from graftline.evaluation.comparison import Comparison, compare
+from graftline.evaluation.predictions import Predictions
+
+NUM_IMAGES = 400
+OWN_NOISE = 0.7  # of a classifier, beside what makes an image hard for all: two disagree about one image in six or so
+SPREAD = math.sqrt(2 * (1 + OWN_NOISE**2))  # of the difference of the two logits
+
+
+def classifiers(skills: Sequence[float], generator: np.random.Generator, images: int = NUM_IMAGES) -> list[Predictions]:
+    """Make up predictions of two classes: the logit of the true one is higher by a skill, and by noise."""
+    labels = generator.integers(0, 2, images)
+    common = generator.normal(size=(images, 2))
+    made = []
+    for skill in skills:
+        logits = common + OWN_NOISE * generator.normal(size=(images, 2))
+        logits[np.arange(images), labels] += skill
+        made.append(
+            Predictions(
+                paths=[f"/{number}.png" for number in range(images)],
+                logits=logits,
+                labels=labels,
+                weights=None,
+                sha256=[f"{number:064x}" for number in range(images)],
+                class_names=("no", "yes"),
+                split="test",
+                dataset="made up",
+                split_digest="made up",
+                bundle_digest="made up",
+            )
+        )
+    return made
+
+
+def true_accuracy(skill: float) -> float:
+    """Return the share of all images that a classifier is right about."""
+    return float(norm.cdf(skill / SPREAD))
+
+
+def true_log_loss(skill: float) -> float:
+    """Return the log loss over all images."""
+    return float(quad(lambda margin: np.logaddexp(0, -margin) * norm.pdf(margin, skill, SPREAD), -30, 30)[0])
+
+
+def coverage(tests: int, skills: tuple[float, float] = (1.5, 1.8)) -> dict[str, float]:
+    """Return how often the interval of the difference has the true one in it, for accuracy and log loss."""
+    truth = {
+        "accuracy": true_accuracy(skills[1]) - true_accuracy(skills[0]),
+        "log_loss": true_log_loss(skills[1]) - true_log_loss(skills[0]),
+    }
+    inside = dict.fromkeys(truth, 0)
+    for seed in range(tests):
+        one, other = classifiers(skills, np.random.default_rng(seed))
+        (row,) = compare({"one": one, "other": other}, seed=seed).rows
+        for name, value in truth.items():
+            inside[name] += row.differences[name].low <= value <= row.differences[name].high
+    return {name: number / tests for name, number in inside.items()}
+
+
+def false_alarms(tests: int, models: int, *, best_first: bool, metric: str = "accuracy") -> float:
+    """Return how often any of several equally good classifiers is told apart from the first, or from the best."""
+    alarms = 0
+    for seed in range(tests):
+        made = classifiers([1.5] * models, np.random.default_rng(seed))
+        if best_first:
+            made.sort(key=lambda one: -(one.predicted == one.labels).sum())
+        pairs = models * (models - 1) // 2
+        found = _compared(made, metric, pairs if best_first else None)
+        alarms += any(row.verdict != "no difference shown" for row in found.rows)
+    return alarms / tests
+
+
+def power(tests: int, skills: tuple[float, float] = (1.5, 1.8)) -> tuple[float, float, float]:
+    """Return the true difference in accuracy, the one that is said to be found four times in five, and how often it is.
+
+    The number of images is such that the two are about the same.
+    """
+    truth = true_accuracy(skills[1]) - true_accuracy(skills[0])
+    images, claimed, found = 700, list[float](), 0
+    for seed in range(tests):
+        comparison = _compared(classifiers(skills, np.random.default_rng(seed), images), "accuracy", None)
+        claimed.append(comparison.findable_difference(comparison.rows[0]))
+        found += comparison.rows[0].verdict == "better"
+    return truth, float(np.mean(claimed)), found / tests
+
+
+def _compared(made: Sequence[Predictions], metric: str, num_comparisons: int | None) -> Comparison:
+    models = {str(number): one for number, one in enumerate(made)}
+    return compare(models, metric, num_comparisons, resamples=400)  # type: ignore[arg-type]  # one of its metrics
+
+
+def main(tests: int) -> None:
+    """Print the table."""
+    for name, share in coverage(tests).items():
+        print(f"interval of the difference in {name}: has the true one in it in {100 * share:.1f} % of {tests:,} tests")
+    for metric in ("accuracy", "log_loss"):
+        share = false_alarms(tests, 2, best_first=False, metric=metric)
+        print(f"two equally good, {metric}: one called better in {100 * share:.1f} %")
+    for best_first in (False, True):
+        share = false_alarms(tests // 2, 5, best_first=best_first)
+        against = "the best of them" if best_first else "the first"
+        print(f"five equally good against {against}: any called better or worse in {100 * share:.1f} %")
+    truth, claimed, found = power(tests // 2)
+    said = f"true difference {100 * truth:.1f} points, said to be found in 80 %: {100 * claimed:.1f}"
+    print(f"{said}; found in {100 * found:.0f} %")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tests", type=int, default=2000)
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+    main(parser.parse_args().tests)

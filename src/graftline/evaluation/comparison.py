@@ -1,0 +1,284 @@
+"""Which of several classifiers is better, by what they gave for the same images, and how sure that is.
+
+The differences are paired: what makes an image hard for both falls out. Letters: N images, K classes, R resamples.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from graftline.errors import UserError
+from graftline.evaluation.metrics import (
+    HEADLINES,
+    LOWER_IS_BETTER,
+    SHARES,
+    Interval,
+    percentile_interval,
+    resampled_scores,
+)
+from graftline.evaluation.predictions import Predictions
+from graftline.evaluation.significance import (
+    ALPHA,
+    critical_level,
+    findable_difference,
+    holm,
+    mcnemar,
+    smallest_difference,
+    two_sided,
+)
+
+# Those of a score table whose differences resampling can judge; the calibration error's resamples have a bias of their
+# own (Kumar et al. 2019, arXiv 1909.10155, section 2).
+Metric = Literal["accuracy", "accuracy_weighted", "balanced_accuracy", "f1_macro", "auroc", "log_loss", "brier"]
+Verdict = Literal["better", "worse", "no difference shown"]
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+MOST_NAMES = 8  # in one sentence
+
+
+@dataclass(frozen=True)
+class ScoredModel:
+    """A classifier and how good it is.
+
+    Attributes:
+        name: as it was given.
+        scores: by name, each with its 95 % interval.
+    """
+
+    name: str
+    scores: Mapping[str, Interval]
+
+
+@dataclass(frozen=True)
+class PairedComparison(ScoredModel):
+    """A classifier beside the reference.
+
+    Attributes:
+        differences: by name, how much more of each score it has than the reference, with the paired 95 % interval.
+        won: images for which only it is right.
+        lost: images for which only the reference is.
+        p_value: of no difference in the score that is judged: McNemar's for the accuracy, for others by the spread of
+            the resamples.
+        corrected_p_value: with Holm's correction for all comparisons.
+        level: p-value that would still have been called a difference, beside those of the other comparisons.
+        verdict: what can be said.
+    """
+
+    differences: Mapping[str, Interval]
+    won: int
+    lost: int
+    p_value: float
+    corrected_p_value: float
+    level: float
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Several classifiers, each compared with the first.
+
+    Attributes:
+        metric: the score that decides.
+        num_images: N.
+        dataset: name of the data set.
+        split: name of the split.
+        split_digest: of its images and labels.
+        reference: the first.
+        rows: the others, in their order.
+        num_comparisons: that are corrected for.
+    """
+
+    metric: Metric
+    num_images: int
+    dataset: str
+    split: str
+    split_digest: str
+    reference: ScoredModel
+    rows: tuple[PairedComparison, ...]
+    num_comparisons: int
+
+    def smallest_difference(self, row: PairedComparison) -> float | None:
+        """Return the smallest difference in accuracy that these images could have shown for two that differ so often.
+
+        None where none could: the two disagree about the right answer for too few images.
+        """
+        return smallest_difference(self.num_images, row.won + row.lost, row.level)
+
+    def findable_difference(self, row: PairedComparison) -> float:
+        """Return the true difference in accuracy that as many images find four times in five."""
+        return findable_difference(self.num_images, row.won + row.lost, row.level)
+
+
+def compare(
+    models: Mapping[str, Predictions],
+    metric: Metric = "accuracy",
+    num_comparisons: int | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Comparison:
+    """Compare classifiers with the first of them.
+
+    The interval of a difference is that of the percentiles of R resamples, the same for all classifiers. One is called
+    better or worse only if the p-value, corrected for all comparisons, is at most 5 % and the interval leaves out 0.
+
+    Args:
+        models: by name, what two or more classifiers gave for the same images; classes may be in another order.
+        metric: the score that decides.
+        num_comparisons: to correct for; None: as many as are made. Where the first one was chosen by its score on these
+            images, it is the number of pairs that it was chosen from.
+        resamples: R.
+        seed: of the resampling.
+
+    Raises:
+        UserError: there is only one, their images or classes are not the same, or the images have no such score.
+    """
+    reference, *others = [_Sampled(name, one, resamples, seed) for name, one in _aligned(models).items()]
+    if metric not in reference.scores:
+        raise UserError(f"These {len(reference.labels):,} images define no {HEADLINES[metric]}: compare another score.")
+    number = len(others) if num_comparisons is None else num_comparisons
+    p_values = [_p_value(metric, one, reference) for one in others]
+    rows = []
+    for place, (model, corrected) in enumerate(zip(others, holm(p_values, number), strict=True)):
+        differences = model.differences(reference)
+        won, lost = model.discordant(reference)
+        rows.append(
+            PairedComparison(
+                name=model.name,
+                scores=model.scores,
+                differences=differences,
+                won=won,
+                lost=lost,
+                p_value=p_values[place],
+                corrected_p_value=corrected,
+                level=critical_level([*p_values[:place], *p_values[place + 1 :]], number),
+                verdict=_verdict(metric, differences[metric], corrected),
+            )
+        )
+    tested = next(iter(models.values()))
+    return Comparison(
+        metric=metric,
+        num_images=len(tested.labels),
+        dataset=tested.dataset,
+        split=tested.split,
+        split_digest=tested.split_digest,
+        reference=ScoredModel(reference.name, reference.scores),
+        rows=tuple(rows),
+        num_comparisons=number,
+    )
+
+
+class _Sampled:
+    """A classifier's scores, of its test images and of the resamples of them that all classifiers share."""
+
+    def __init__(self, name: str, predictions: Predictions, resamples: int, seed: int) -> None:
+        self.name, self.labels = name, predictions.labels
+        self.correct = predictions.predicted == predictions.labels
+        values, spread = resampled_scores(predictions, resamples, seed)
+        self.values = {one: float(values[one]) for one in get_args(Metric) if one in values}
+        self.spread = {one: spread[one] for one in self.values}
+
+    @property
+    def scores(self) -> dict[str, Interval]:
+        """Each score with its interval."""
+        return _intervals(self.values, self.spread)
+
+    def differences(self, reference: "_Sampled") -> dict[str, Interval]:
+        """Return how much more of each score it has, with the interval."""
+        more = {one: value - reference.values[one] for one, value in self.values.items()}
+        return _intervals(more, {one: self.spread[one] - reference.spread[one] for one in more})
+
+    def discordant(self, reference: "_Sampled") -> tuple[int, int]:
+        """Return for how many images only it is right, and for how many only the reference."""
+        return int((self.correct & ~reference.correct).sum()), int((reference.correct & ~self.correct).sum())
+
+
+def _intervals(values: Mapping[str, float], spread: Mapping[str, Floats]) -> dict[str, Interval]:
+    defined = {name: value for name, value in values.items() if not math.isnan(value)}
+    return {name: percentile_interval(np.asarray(value), spread[name]) for name, value in defined.items()}
+
+
+def _p_value(metric: Metric, model: _Sampled, reference: _Sampled) -> float:
+    """Return the p-value of no difference."""
+    if metric == "accuracy":
+        return mcnemar(*model.discordant(reference))
+    # the bootstrap's standard error: Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 12.4
+    standard_error = float(np.nanstd(model.spread[metric] - reference.spread[metric], ddof=1))
+    return two_sided(model.values[metric] - reference.values[metric], standard_error)
+
+
+def _verdict(metric: Metric, difference: Interval, corrected_p_value: float) -> Verdict:
+    if corrected_p_value > ALPHA or difference.low <= 0 <= difference.high:
+        return "no difference shown"
+    return "better" if (difference.value > 0) != (metric in LOWER_IS_BETTER) else "worse"
+
+
+def _aligned(models: Mapping[str, Predictions]) -> dict[str, Predictions]:
+    """Return the predictions with images and classes in the order of the first.
+
+    Raises:
+        UserError: there is only one, or their images or classes are not the same.
+    """
+    if len(models) < 2:
+        raise UserError(
+            f"A comparison needs two models, and there is only {', '.join(models) or 'none'}: name another."
+        )
+    (name, reference), *others = models.items()
+    aligned = {name: reference}
+    for other_name, other in others:
+        if other.split_digest != reference.split_digest:
+            raise UserError(
+                f"{other_name} was tested on other images (digest {other.split_digest}) than {name} (digest "
+                f"{reference.split_digest}), so that their scores cannot be compared: test both on the same images."
+            )
+        aligned[other_name] = _in_order(other_name, other, name, reference)
+    return aligned
+
+
+def _in_order(name: str, predictions: Predictions, reference_name: str, reference: Predictions) -> Predictions:
+    """Return predictions with the images and classes in the reference's order."""
+    if set(predictions.class_names) != set(reference.class_names):
+        differing = sorted(set(predictions.class_names) ^ set(reference.class_names))
+        raise UserError(
+            f"{name} and {reference_name} do not know the same classes ({', '.join(differing[:MOST_NAMES])}"
+            f"{' and more' if len(differing) > MOST_NAMES else ''} only one of them does): compare those that do."
+        )
+    columns = [predictions.class_names.index(one) for one in reference.class_names]
+    numbers = np.argsort(columns)  # the new number of each class
+    labels = numbers[predictions.labels]
+    rows = np.empty(len(labels), dtype=np.int64)
+    rows[_by_content(reference.sha256, reference.labels)] = _by_content(predictions.sha256, labels)
+    return replace(
+        predictions,
+        paths=[predictions.paths[row] for row in rows],
+        logits=predictions.logits[rows][:, columns],
+        labels=labels[rows],
+        weights=reference.weights,
+        sha256=[predictions.sha256[row] for row in rows],
+        class_names=reference.class_names,
+    )
+
+
+def _by_content(sha256: Sequence[str], labels: Ints) -> Ints:
+    """Return the order of images by their content and label; of copies, as they are."""
+    order: Ints = np.lexsort((labels, np.asarray(sha256)))
+    return order
+
+
+def format_difference(metric: str, difference: Interval) -> str:
+    """Write a difference with its interval: points of a per cent for shares of images, else three decimals.
+
+    >>> format_difference("accuracy", Interval(0.0191, 0.0044, 0.0332))
+    '+1.9 [+0.4, +3.3] points'
+    >>> format_difference("log_loss", Interval(-0.012, -0.03, 0.004))
+    '-0.012 [-0.030, +0.004]'
+    """
+    scale, digits, unit = (100, 1, " points") if metric in SHARES else (1, 3, "")
+    value, low, high = (
+        f"{scale * one + 0.0:+.{digits}f}" for one in (difference.value, difference.low, difference.high)
+    )
+    return f"{value} [{low}, {high}]{unit}"

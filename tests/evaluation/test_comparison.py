@@ -1,0 +1,159 @@
+"""Comparisons: paired, whatever the order of images and classes; refused where they would compare other things."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from made_predictions import predictions_of
+from sklearn.metrics import log_loss, roc_auc_score
+
+from benchmarks.comparison import classifiers, coverage, false_alarms, power
+from graftline.errors import UserError
+from graftline.evaluation.bootstrap import multiplicities
+from graftline.evaluation.comparison import Comparison, compare
+from graftline.evaluation.metrics import score
+from graftline.evaluation.predictions import Predictions
+
+
+def made(num_models: int = 2, num_images: int = 200, num_classes: int = 3, seed: int = 0) -> dict[str, Predictions]:
+    """Return models of the same images, each better than the one before it."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, num_classes, num_images)
+    common = generator.normal(size=(num_images, num_classes))
+    models = {}
+    for number in range(num_models):
+        logits = common + generator.normal(size=(num_images, num_classes))
+        logits[np.arange(num_images), labels] += 1 + number
+        weights = generator.choice([1.0, 1 / 3], num_images) if number == 0 else None
+        probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        models[f"model {number}"] = predictions_of(probabilities, labels, ["ant", "bee", "cow"][:num_classes], weights)
+    return models
+
+
+def in_other_order(predictions: Predictions, seed: int = 1) -> Predictions:
+    """Return the same with images and classes shuffled."""
+    generator = np.random.default_rng(seed)
+    rows, columns = generator.permutation(len(predictions.labels)), [2, 0, 1]
+    return replace(
+        predictions,
+        paths=[predictions.paths[row] for row in rows],
+        logits=predictions.logits[rows][:, columns],
+        labels=np.argsort(columns)[predictions.labels[rows]],
+        sha256=[predictions.sha256[row] for row in rows],
+        class_names=tuple(predictions.class_names[column] for column in columns),
+    )
+
+
+def test_differences_are_those_of_the_same_resamples() -> None:
+    models = made(num_classes=2)
+    (row,) = compare(models, resamples=60, seed=3).rows
+    one, other = models.values()
+    counts = np.concatenate(list(multiplicities(200, 60, 3)), axis=1)
+    drawn = [np.repeat(np.arange(200), column) for column in counts.T]
+    for name, metric in (
+        ("accuracy", lambda p, rows: (p.predicted == p.labels)[rows].mean()),
+        ("log_loss", lambda p, rows: log_loss(p.labels[rows], p.probabilities[rows])),
+        ("auroc", lambda p, rows: roc_auc_score(p.labels[rows], p.probabilities[rows, 1])),
+    ):
+        everything = np.arange(200)
+        assert row.differences[name].value == pytest.approx(metric(other, everything) - metric(one, everything))
+        resampled = [metric(other, rows) - metric(one, rows) for rows in drawn]
+        expected = np.quantile(resampled, [0.025, 0.975])
+        assert [row.differences[name].low, row.differences[name].high] == pytest.approx(expected)
+
+
+def test_scores_are_those_of_each_model_alone() -> None:
+    models = made()
+    comparison = compare(models, resamples=200)
+    for name, found in zip(models, (comparison.reference, *comparison.rows), strict=True):
+        alone = score(models[name], 200)
+        assert found.name == name
+        for metric in ("accuracy", "auroc", "log_loss"):
+            assert found.scores[metric] == alone[metric]
+
+
+def test_the_order_of_images_and_classes_does_not_matter() -> None:
+    models = made()
+    shuffled = {**models, "model 1": in_other_order(models["model 1"])}
+    straight, found = compare(models, resamples=200), compare(shuffled, resamples=200)
+    assert (found.rows[0].won, found.rows[0].lost) == (straight.rows[0].won, straight.rows[0].lost)
+    for name, difference in straight.rows[0].differences.items():
+        assert found.rows[0].differences[name].value == pytest.approx(difference.value)
+        assert found.rows[0].differences[name].high == pytest.approx(difference.high)
+
+
+def test_weights_are_those_of_the_first() -> None:
+    assert "accuracy_weighted" in compare(made(), resamples=100).rows[0].differences
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "log_loss", "auroc"])
+def test_what_is_much_better_is_called_so_and_from_the_other_side_worse(metric: str) -> None:
+    one, other = made(num_images=400).items()
+    assert verdicts(compare(dict([one, other]), metric, resamples=200)) == ["better"]  # type: ignore[arg-type]
+    assert verdicts(compare(dict([other, one]), metric, resamples=200)) == ["worse"]  # type: ignore[arg-type]
+
+
+def test_the_same_answers_are_no_difference() -> None:
+    model = made()["model 0"]
+    (row,) = compare({"one": model, "other": model}, "log_loss", resamples=100).rows
+    assert (row.won, row.lost, row.p_value, row.verdict) == (0, 0, 1.0, "no difference shown")
+
+
+def test_several_comparisons_are_corrected() -> None:
+    models = made(4, num_images=120)
+    rows = compare(models, resamples=100).rows
+    smallest = min(rows, key=lambda row: row.p_value)
+    assert smallest.corrected_p_value == pytest.approx(3 * smallest.p_value)
+    one, other = list(models.items())[:2]
+    alone = compare(dict([one, other]), resamples=100).rows[0]
+    chosen = compare(dict([one, other]), num_comparisons=6, resamples=100).rows[0]
+    assert chosen.corrected_p_value == pytest.approx(min(1, 6 * alone.p_value))
+
+
+def test_a_verdict_never_contradicts_what_the_images_could_show() -> None:
+    for seed in range(12):
+        comparison = compare(made(3, num_images=100, seed=seed), resamples=100)
+        for row in comparison.rows:
+            least = comparison.smallest_difference(row)
+            shown = least is not None and abs(row.differences["accuracy"].value) >= least - 1e-12
+            assert (row.verdict != "no difference shown") == shown
+
+
+def test_intervals_have_the_truth_in_them_and_alarms_are_rare() -> None:
+    """The rates of benchmarks/comparison.py, within three standard errors of so few tests."""
+    assert all(0.85 <= share <= 1 for share in coverage(50).values())
+    assert false_alarms(30, 2, best_first=False, metric="log_loss") <= 0.17
+    assert false_alarms(20, 4, best_first=True) <= 0.2
+    truth, claimed, found = power(20)
+    assert claimed == pytest.approx(truth, rel=0.15)
+    assert 0.5 <= found <= 1
+
+
+def test_other_images_are_refused() -> None:
+    one, other = classifiers([1.5, 1.5], np.random.default_rng(0), images=50)
+    with pytest.raises(
+        UserError, match=r"^b was tested on other images \(digest elsewhere\) than a \(digest made up\)"
+    ):
+        compare({"a": one, "b": replace(other, split_digest="elsewhere")})
+
+
+def test_other_classes_are_refused() -> None:
+    one, other = classifiers([1.5, 1.5], np.random.default_rng(0), images=50)
+    with pytest.raises(UserError, match=r"^b and a do not know the same classes \(maybe, yes only one of them does\)"):
+        compare({"a": one, "b": replace(other, class_names=("no", "maybe"))})
+
+
+def test_one_alone_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^A comparison needs two models, and there is only a: name another\.$"):
+        compare({"a": classifiers([1.5], np.random.default_rng(0), images=50)[0]})
+
+
+def test_a_score_that_the_images_do_not_define_is_refused() -> None:
+    models = made(num_classes=2)
+    models = {name: replace(one, labels=np.zeros_like(one.labels)) for name, one in models.items()}
+    with pytest.raises(UserError, match=r"^These 200 images define no AUROC: compare another score\.$"):
+        compare(models, "auroc", resamples=100)
+
+
+def verdicts(comparison: Comparison) -> list[str]:
+    return [row.verdict for row in comparison.rows]
