@@ -1,4 +1,4 @@
-"""The stages from Python, as in a notebook: ``graftline.train`` and ``graftline.load``."""
+"""The stages from Python, as in a notebook: ``graftline.train``, ``graftline.compare`` and ``graftline.load``."""
 
 import warnings
 from collections.abc import Collection, Mapping
@@ -13,6 +13,7 @@ from graftline.pipeline.cli.validate import data_option
 
 if TYPE_CHECKING:  # these take seconds to import
     from graftline.bundle.predictor import Predictor
+    from graftline.pipeline.compare import CompareResult
     from graftline.pipeline.train_result import TrainResult
 
 
@@ -65,6 +66,26 @@ def train(
     given = {**_choose(data, data_options), "backbone": backbone, "freeze": freeze, **overrides}
     texts = [override(key, value) for key, value in given.items() if value is not None or key not in groups]
     return cast("TrainResult", compose("train", texts).run())
+
+
+def compare(*runs: str | PathLike[str], **overrides: Any) -> "CompareResult":
+    """Compare models by what they gave for the same test images, as ``make compare`` does.
+
+    Args:
+        runs: ids, output directories, ``models:/NAME@ALIAS``, ``latest`` or ``best:N``, the first being what the others
+            are compared with; none: the newest run and the champion.
+        overrides: every other key of the configuration: ``metric="auroc"``, ``resamples=2000``.
+
+    Returns:
+        The comparison; its ``comparison.rows`` have differences with intervals, p-values and verdicts.
+
+    Raises:
+        UserError: mistakes in what was given; or there is nothing to compare.
+    """
+    from graftline.pipeline.cli import compose
+
+    given = {"runs": [fspath(one) for one in runs] or None, **overrides}
+    return cast("CompareResult", compose("compare", [override(key, value) for key, value in given.items()]).run())
 
 
 def load(reference: str | PathLike[str], *, tracking_uri: str | None = None) -> "Predictor":

@@ -12,7 +12,7 @@ from graftline.pipeline.run_directory import RunDirectory
 from graftline.tracking.tracking import Tracking
 
 REGISTERED = "models:/"
-_RUN = re.compile(r"(?:runs:/)?([0-9a-f]{32})")
+RUN = re.compile(r"(?:runs:/)?([0-9a-f]{32})")
 
 
 def find_bundle(reference: str, tracking: Tracking) -> Path:
@@ -25,7 +25,7 @@ def find_bundle(reference: str, tracking: Tracking) -> Path:
     """
     if reference.startswith(REGISTERED):
         return tracking.registry().bundle(reference)
-    if (run := _RUN.fullmatch(reference)) is not None:
+    if (run := RUN.fullmatch(reference)) is not None:
         return RunDirectory(tracking.find_output_directory(run[1])).bundle
     directory = Path(reference).expanduser()
     of_run = RunDirectory(directory).bundle

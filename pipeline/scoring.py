@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 from graftline.evaluation.evaluation import EvaluationResult
 from graftline.report.figures import draw_evaluation
 from graftline.report.style import save_all
+from graftline.tracking.names import BUNDLE_DIGEST, PREDICTIONS, TEST, TEST_DIGEST
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run
 
-PREDICTIONS_FILE, FIGURES_FOLDER = "predictions.parquet", "figures"
+PREDICTIONS_FILE, FIGURES_FOLDER = PREDICTIONS, "figures"
 
 
 def write_evaluation(result: EvaluationResult, directory: Path) -> dict[str, Path]:
@@ -28,9 +29,7 @@ def log_evaluation(run: "Run", result: EvaluationResult, directory: Path, step: 
     metrics = {f"test/{name}": interval.value for name, interval in result.scores.items()}
     run.log_metrics(metrics, step=step)
     predictions = result.predictions
-    run.set_tags(
-        {"graftline.bundle_digest": predictions.bundle_digest, "graftline.test_digest": predictions.split_digest}
-    )
-    run.log_artifact(directory / PREDICTIONS_FILE, "test")
+    run.set_tags({BUNDLE_DIGEST: predictions.bundle_digest, TEST_DIGEST: predictions.split_digest})
+    run.log_artifact(directory / PREDICTIONS_FILE, TEST)
     run.log_artifact(directory / FIGURES_FOLDER, "figures")
     return metrics

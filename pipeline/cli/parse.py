@@ -65,6 +65,21 @@ def as_text(override: Override) -> Override:
     return parse(f"{key}={','.join(part if part.strip() == 'null' else in_quotes(part.strip()) for part in parts)}")
 
 
+def as_list(override: Override, *, of_text: bool) -> Override:
+    """Return the override of a key that takes a list with one: several values are its elements, not several runs.
+
+    What is a list, null or refers to another key stays as it is; several lists are several runs.
+    """
+    key, _, typed = line(override).partition("=")
+    if "$" in typed or (override.is_sweep_override() and "(" in typed):
+        return override
+    if not all(isinstance(one, str | int | float) for one in values(override)):
+        return override
+    typed = typed if override.is_sweep_override() else str(override.value())
+    parts = [part.strip().strip("'\"") for part in typed.split(",")]
+    return parse(f"{key}=[{','.join(in_quotes(part) if of_text else part for part in parts if part)}]")
+
+
 def line(override: Override) -> str:
     """Return the override as text."""
     return str(override.input_line)

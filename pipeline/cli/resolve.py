@@ -1,14 +1,15 @@
 """Resolve: which key of the configuration an override means, and how Hydra wants it written."""
 
-from collections.abc import Container
-from typing import Any
+from collections.abc import Container, Sequence
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from graftline.pipeline.cli.mistakes import MistakeError, did_you_mean, nearest
 from graftline.pipeline.cli.parameters import all_keys, has_key, parameters, takes
-from graftline.pipeline.cli.parse import as_text, line, parse
+from graftline.pipeline.cli.parse import as_list, as_text, line, parse
 
 FREE = "backbone.options."  # what stands below is the network's own; Backbone.check() knows which keys there are
 DIRECTORIES = ("hydra.run.dir", "hydra.sweep.dir")  # of Hydra's own keys, those that we follow
@@ -31,14 +32,29 @@ def resolve(config: DictConfig, override: Override, swept: Container[str] = ()) 
     if not is_added and "." not in override.key_or_group and not takes(config, override.key_or_group):
         override = _in_full(config, override)
     key, (node, name) = override.key_or_group, parent(config, override.key_or_group)
-    if parameters(node).get(name) in (str, str | None):  # a data set called 2024_01
+    hint = parameters(node).get(name)
+    if hint in (str, str | None):  # a data set called 2024_01
         override = as_text(override)
+    elif (element := _element_type(hint)) is not None:
+        override = as_list(override, of_text=element is str)
     if is_added or (has_key(node, name) and key.split(".")[0] not in swept):
         return override
     if not takes(node, name) and not key.startswith(FREE):
         raise MistakeError(f"{line(override)}: no such key{did_you_mean(nearest(key, all_keys(config)))}")
     # an argument of the target (or the network) that the file, or another choice's, leaves at its default
     return parse(f"++{line(override)}")
+
+
+def _element_type(hint: Any) -> Any:
+    """Return what a sequence of any length holds, None where a type is no such sequence.
+
+    >>> _element_type(Sequence[str] | None), _element_type(str), _element_type(tuple[float, float])
+    (<class 'str'>, None, None)
+    """
+    for one in get_args(hint) if get_origin(hint) in (Union, UnionType) else [hint]:
+        if get_origin(one) in (Sequence, list):
+            return get_args(one)[0]
+    return None
 
 
 def parent(config: DictConfig, key: str) -> tuple[Any, str]:

@@ -6,9 +6,9 @@ import pkgutil
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from graftline.pipeline.api import load, train
+    from graftline.pipeline.api import compare, load, train
 
-__all__ = ["__version__", "load", "train"]
+__all__ = ["__version__", "compare", "load", "train"]
 
 # MLflow puts the few modules that lie in a registered model first on the path of the process that loads it: the rest of
 # graftline, where it is installed, is still to be found, by processes that this one starts too.
@@ -22,7 +22,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Import what trains and loads models when it is asked for: ``import graftline`` takes no time."""
-    if name in ("load", "train"):
+    """Import what trains, compares and loads models when it is asked for: ``import graftline`` takes no time."""
+    if name in ("compare", "load", "train"):
         return getattr(importlib.import_module("graftline.pipeline.api"), name)
     raise AttributeError(f"module 'graftline' has no attribute '{name}'")

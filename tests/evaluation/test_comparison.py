@@ -1,5 +1,6 @@
 """Comparisons: paired, whatever the order of images and classes; refused where they would compare other things."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -44,17 +45,21 @@ def in_other_order(predictions: Predictions, seed: int = 1) -> Predictions:
     )
 
 
+Metric = Callable[[Predictions, np.ndarray], float]
+BY_THE_BOOK: dict[str, Metric] = {
+    "accuracy": lambda p, rows: float((p.predicted == p.labels)[rows].mean()),
+    "log_loss": lambda p, rows: float(log_loss(p.labels[rows], p.probabilities[rows])),
+    "auroc": lambda p, rows: float(roc_auc_score(p.labels[rows], p.probabilities[rows, 1])),
+}
+
+
 def test_differences_are_those_of_the_same_resamples() -> None:
     models = made(num_classes=2)
     (row,) = compare(models, resamples=60, seed=3).rows
     one, other = models.values()
     counts = np.concatenate(list(multiplicities(200, 60, 3)), axis=1)
     drawn = [np.repeat(np.arange(200), column) for column in counts.T]
-    for name, metric in (
-        ("accuracy", lambda p, rows: (p.predicted == p.labels)[rows].mean()),
-        ("log_loss", lambda p, rows: log_loss(p.labels[rows], p.probabilities[rows])),
-        ("auroc", lambda p, rows: roc_auc_score(p.labels[rows], p.probabilities[rows, 1])),
-    ):
+    for name, metric in BY_THE_BOOK.items():
         everything = np.arange(200)
         assert row.differences[name].value == pytest.approx(metric(other, everything) - metric(one, everything))
         resampled = [metric(other, rows) - metric(one, rows) for rows in drawn]

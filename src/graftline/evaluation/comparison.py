@@ -113,6 +113,41 @@ class Comparison:
         """Return the true difference in accuracy that as many images find four times in five."""
         return findable_difference(self.num_images, row.won + row.lost, row.level)
 
+    @property
+    def notes(self) -> list[str]:
+        """What a reader must know before believing the verdicts, in sentences."""
+        notes = [self._power_note()] if self.metric == "accuracy" else []
+        if self.num_comparisons > len(self.rows):
+            notes.append(
+                "Which ones are compared was chosen by their scores on these very images, which flatters the best: the "
+                f"p-values are corrected for all {self.num_comparisons:,} comparisons that were possible (Holm)."
+            )
+        elif len(self.rows) > 1:
+            notes.append(f"The p-values are corrected for {self.num_comparisons} comparisons (Holm).")
+        return notes
+
+    def _power_note(self) -> str:
+        """Say what differences in accuracy as many images show at all."""
+        least = [found for row in self.rows if (found := self.smallest_difference(row)) is not None]
+        images = f"{self.num_images:,} images"
+        if not least:
+            return f"{images} show no difference in accuracy at all between models that agree about nearly all of them."
+        findable = [self.findable_difference(row) for row in self.rows]
+        return (
+            f"{images} show differences in accuracy of {_range(least)} points or more, and a true one of "
+            f"{_range(findable)} points four times in five."
+        )
+
+
+def _range(shares: Sequence[float]) -> str:
+    """Write the ends of some shares as points of a per cent.
+
+    >>> _range([0.0261, 0.0304]), _range([0.026])
+    ('2.6 to 3.0', '2.6')
+    """
+    low, high = f"{100 * min(shares):.1f}", f"{100 * max(shares):.1f}"
+    return low if low == high else f"{low} to {high}"
+
 
 def compare(
     models: Mapping[str, Predictions],
@@ -282,3 +317,12 @@ def format_difference(metric: str, difference: Interval) -> str:
         f"{scale * one + 0.0:+.{digits}f}" for one in (difference.value, difference.low, difference.high)
     )
     return f"{value} [{low}, {high}]{unit}"
+
+
+def format_p_value(p_value: float) -> str:
+    """Write a p-value, not more exactly than it can be known.
+
+    >>> format_p_value(0.0301), format_p_value(0.00004), format_p_value(1.0)
+    ('0.030', '< 0.001', '1.000')
+    """
+    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"

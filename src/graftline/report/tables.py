@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from graftline.bundle.golden import GRID
 from graftline.bundle.verify import StepDifference, StepName, Verification
 from graftline.console import print_table, say
+from graftline.evaluation.comparison import Comparison, PairedComparison, format_difference, format_p_value
 from graftline.evaluation.metrics import HEADLINES, Interval, format_interval, format_score
 
 UNITS: dict[StepName, str] = {
@@ -23,6 +24,31 @@ def print_scores(scores: Mapping[str, Interval], title: str) -> None:
         if name in scores
     ]
     print_table(title, ["score", "value", "95 % interval"], rows)
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """Print what is known of each model beside the reference, and what to know before believing it."""
+    metric = comparison.metric
+    rows = [
+        (
+            row.name,
+            f"{format_score(metric, row.scores[metric].value)} ({format_interval(metric, row.scores[metric])})",
+            *(_against(comparison, row) if isinstance(row, PairedComparison) else ("", "", "compared with")),
+        )
+        for row in (comparison.reference, *comparison.rows)
+    ]
+    title = f"{comparison.num_images:,} images of {comparison.dataset} ({comparison.split}); 95 % intervals"
+    print_table(title, ("model", HEADLINES[metric], "difference", "p", ""), rows)
+    for note in comparison.notes:
+        say(note)
+
+
+def _against(comparison: Comparison, row: PairedComparison) -> tuple[str, str, str]:
+    return (
+        format_difference(comparison.metric, row.differences[comparison.metric]),
+        format_p_value(row.corrected_p_value),
+        row.verdict,
+    )
 
 
 def print_verification(verification: Verification) -> None:

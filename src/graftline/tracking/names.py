@@ -9,10 +9,13 @@ MAX_KEY_LENGTH = 250  # of a metric, parameter or tag (mlflow.utils.validation.M
 # tags of a run
 OUTPUT_DIRECTORY = "graftline.output_dir"
 HOST = "graftline.host"
+DATASET = "graftline.dataset"
 DATASET_DIGEST, TEST_DIGEST = "graftline.dataset_digest", "graftline.test_digest"  # of its registered models too
+BUNDLE_DIGEST = "graftline.bundle_digest"  # of runs that were tested, and of registered models
 # tag of a registered model: see `graftline.files.digest_directory`
 BUNDLE_FILES = "graftline.bundle_files"
 
+TEST, PREDICTIONS = "test", "predictions.parquet"  # folder of a run's artifacts, and the file in it, with what it gave
 DATA = "data"  # folder of a run's artifacts that holds the files of its dataset version
 BUNDLE = "artifacts/bundle"  # folder of a model that holds its bundle
 

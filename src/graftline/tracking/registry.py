@@ -15,11 +15,13 @@ from urllib.request import url2pathname
 from graftline.errors import UserError
 from graftline.files import atomic_directory, cache_directory, digest, digest_directory
 from graftline.locks import Lock
-from graftline.tracking.names import BUNDLE, BUNDLE_FILES, DATA
+from graftline.tracking.names import BUNDLE, BUNDLE_FILES, DATA, PREDICTIONS, TEST
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
+
+    from graftline.tracking.tested_runs import TestedRun
 
 T = TypeVar("T")
 
@@ -94,6 +96,20 @@ class Registry:
             raise UserError(_not_found(wanted, versions))
         return found[0]
 
+    def aliased(self, name: str, alias: str) -> RegisteredVersion | None:
+        """Return the version of a registered model that an alias points to, None where there is none.
+
+        Raises:
+            UserError: MLflow does not answer.
+        """
+
+        def find(client: "MlflowClient") -> str | None:
+            models = client.search_registered_models(filter_string=f"name = '{name}'")
+            return str(models[0].aliases[alias]) if models and alias in models[0].aliases else None
+
+        number = self._ask(find)
+        return None if number is None else self.version(f"models:/{name}/{number}")
+
     def bundle(self, reference: str, directory: Path | None = None) -> Path:
         """Return the folder of a registered model's bundle, checked against the digest that was logged with it.
 
@@ -148,6 +164,69 @@ class Registry:
                 "either an earlier graftline logged it, or its files have yet to be sent with sync()."
             )
         return self._local(f"{artifacts}/{DATA}", (directory or cache_directory()) / "runs" / run_id)
+
+    def tested_run(self, reference: str) -> "TestedRun":
+        """Return what MLflow knows of a run and its test.
+
+        Args:
+            reference: a run's id, ``runs:/ID``, ``models:/NAME/3`` or ``models:/NAME@ALIAS``.
+
+        Raises:
+            UserError: there is no such run, model, version or alias, or MLflow does not answer.
+        """
+        from graftline.tracking.client import find_run
+        from graftline.tracking.tested_runs import describe
+
+        run_id = self._run_id(reference)
+
+        def find(client: "MlflowClient") -> "TestedRun":
+            run = find_run(client, run_id, self._store)
+            return describe(run, client.get_experiment(run.info.experiment_id).name)
+
+        return self._ask(find)
+
+    def newest_tested(self, experiment: str | None = None, skip: str | None = None) -> "TestedRun":
+        """Return the newest run that was tested.
+
+        Args:
+            experiment: name of its experiment; None: any.
+            skip: digest of a bundle that is not meant.
+
+        Raises:
+            UserError: there is no such experiment or run, or MLflow does not answer.
+        """
+        from graftline.tracking.tested_runs import find_newest
+
+        return self._ask(lambda client: find_newest(client, experiment, self._store, skip))
+
+    def tested_runs(self, experiment: str, score: str, *, lower_is_better: bool) -> "list[TestedRun]":
+        """Return the tested runs of an experiment, the best by a score first, each model once for the same images.
+
+        Raises:
+            UserError: there is no such experiment, no run in it has such a score, or MLflow does not answer.
+        """
+        from graftline.tracking.tested_runs import find_all
+
+        return self._ask(
+            lambda client: find_all(client, experiment, self._store, score, lower_is_better=lower_is_better)
+        )
+
+    def predictions(self, run: "TestedRun", directory: Path | None = None) -> Path | None:
+        """Return the file with what a run's model gave for its test images, None where the run has logged none.
+
+        Args:
+            run: that was tested.
+            directory: where downloads are kept; None: the user's cache.
+
+        Raises:
+            UserError: MLflow does not answer, or the download fails.
+        """
+        files = self._ask(lambda client: [Path(item.path).name for item in client.list_artifacts(run.id, TEST)])
+        if PREDICTIONS not in files:
+            return None
+        # a run that is resumed has another model afterwards
+        folder = (directory or cache_directory()) / "predictions" / f"{run.id}-{run.bundle_digest}"
+        return self._local(f"{run.artifacts}/{TEST}", folder) / PREDICTIONS
 
     @property
     def _store(self) -> str:

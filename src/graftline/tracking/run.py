@@ -146,7 +146,7 @@ class Run:
         digests = {names.DATASET_DIGEST: version.digest, names.TEST_DIGEST: version.test_digest}
         self._model_tags.update(digests)
         self._outbox.put("dataset", datasets=dataset_inputs(version))
-        self.set_tags({"graftline.dataset": version.name, **digests})
+        self.set_tags({names.DATASET: version.name, **digests})
         for file in version.files:
             self.log_artifact(file, names.DATA)
 

@@ -1,0 +1,99 @@
+"""Compare: runs and models by what they gave for the same test images, which MLflow has: no network is run."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from graftline.errors import UserError
+from graftline.evaluation.comparison import Comparison, Metric, compare, format_difference
+from graftline.evaluation.evaluation import FEWEST_RESAMPLES
+from graftline.evaluation.metrics import HEADLINES
+from graftline.execution import Accelerator
+from graftline.pipeline.contender import CommonTest, find_contender, with_own_names
+from graftline.pipeline.run_choice import choose_runs, newest_against_champion
+from graftline.pipeline.stage import StageResult
+from graftline.report.tables import print_comparison
+from graftline.tracking.tracking import Tracking
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareResult(StageResult):
+    """What the stage ``compare`` found.
+
+    Attributes:
+        comparison: each model beside the first.
+        figure: the picture of it, a PNG file.
+    """
+
+    comparison: Comparison
+    figure: Path
+
+
+@dataclass(frozen=True)
+class Compare:
+    """The stage ``compare`` (Hydra target of conf/compare.yaml).
+
+    Attributes:
+        tracking: where the runs are.
+        runs: what is compared with the first of them; None: the newest run with the champion.
+        metric: the score that decides.
+        resamples: how many give an interval.
+        seed: of the resampling.
+        accelerator: where a bundle is run whose run was tested on other images.
+    """
+
+    tracking: Tracking
+    runs: Sequence[str] | None = None
+    metric: Metric = "accuracy"
+    resamples: int = 1000
+    seed: int = 0
+    accelerator: Accelerator = "auto"
+
+    def __post_init__(self) -> None:
+        if self.resamples < FEWEST_RESAMPLES:
+            raise UserError(
+                f"Compare.resamples is {self.resamples}, too few for a 95 % interval: "
+                f"use at least {FEWEST_RESAMPLES}, or leave it at 1000."
+            )
+
+    def run(self, directory: Path) -> CompareResult:
+        """Compare, print the table and draw it."""
+        from graftline.report.comparison_figure import comparison_figure  # matplotlib takes a second
+        from graftline.report.style import save
+
+        if self.runs is None:
+            chosen = newest_against_champion(self.tracking, self.metric)
+        else:
+            chosen = choose_runs(self.runs, self.tracking, self.metric)
+        if len(chosen.references) < 2:
+            raise UserError(
+                f"A comparison needs two models, and Compare.runs leads to {len(chosen.references)}: name another one."
+            )
+        contenders = with_own_names([find_contender(one, self.tracking) for one in chosen.references])
+        test = CommonTest(contenders[chosen.tested], self.tracking, self.accelerator)
+        models = {one.name: test.predictions(one) for one in contenders}
+        comparison = compare(models, self.metric, chosen.comparisons, self.resamples, self.seed)
+        print_comparison(comparison)
+        figure = save(comparison_figure(comparison), directory / "comparison.png")
+        return CompareResult(
+            facts={"test_digest": comparison.split_digest, **asdict(comparison), "notes": comparison.notes},
+            metrics={
+                f"{self.metric}_difference/{row.name}": asdict(row.differences[self.metric]) for row in comparison.rows
+            },
+            table=[("verdict", _verdict(comparison)), ("picture", os.path.relpath(figure))],
+            comparison=comparison,
+            figure=figure,
+        )
+
+
+def _verdict(comparison: Comparison) -> str:
+    """Return the outcome in a part of a sentence."""
+    metric, reference = comparison.metric, comparison.reference.name
+    if len(comparison.rows) == 1:
+        (row,) = comparison.rows
+        difference = format_difference(metric, row.differences[metric])
+        return f"{row.name}: {row.verdict} ({HEADLINES[metric]} {difference} against {reference})"
+    told = [row.verdict for row in comparison.rows]
+    better, worse = told.count("better"), told.count("worse")
+    return f"{better} better, {worse} worse than {reference}, {len(told) - better - worse} without a difference shown"

@@ -1,0 +1,173 @@
+"""What a comparison is told to compare: a run, a registered model or a directory, and the predictions that it has."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from graftline.console import say, warn
+from graftline.data.version import DatasetVersion
+from graftline.errors import UserError, first_line
+from graftline.evaluation.predictions import Predictions, predict_split
+from graftline.execution import Accelerator, Execution
+from graftline.pipeline.bundle_source import REGISTERED, RUN, open_bundle
+from graftline.pipeline.program import program
+from graftline.pipeline.run_directory import RunDirectory
+from graftline.pipeline.scoring import PREDICTIONS_FILE
+from graftline.tracking.names import BUNDLE_DIGEST
+from graftline.tracking.tracking import Tracking
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model that was tested.
+
+    Attributes:
+        name: for people.
+        reference: what was typed; leads to its bundle.
+        predictions: what it gave for its test images; None if it has left none.
+        run_id: of its run in MLflow; None if it is a directory.
+    """
+
+    name: str
+    reference: str
+    predictions: Predictions | None
+    run_id: str | None = None
+
+
+def find_contender(reference: str, tracking: Tracking) -> Contender:
+    """Return what a reference leads to.
+
+    Args:
+        reference: a run's id, ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, or the output directory of a run.
+        tracking: knows the runs and the models.
+
+    Raises:
+        UserError: it leads nowhere, or its predictions cannot be read.
+    """
+    if not reference.startswith(REGISTERED) and RUN.fullmatch(reference) is None:
+        return _in_directory(reference)
+    registry = tracking.registry()
+    run, name = registry.tested_run(reference), None
+    is_of_run = True
+    if reference.startswith(REGISTERED):
+        version = registry.version(reference)
+        name = f"{run.name} ({reference.removeprefix(REGISTERED)})"
+        is_of_run = version.tags.get(BUNDLE_DIGEST) in (None, run.bundle_digest)  # a run that went on has another model
+    file = registry.predictions(run) if is_of_run else None
+    return Contender(name or run.name, reference, None if file is None else Predictions.load(file), run.id)
+
+
+def _in_directory(reference: str) -> Contender:
+    """Return the contender of an output directory of a training or an evaluation, or of a bundle."""
+    directory = Path(reference).expanduser()
+    if not directory.is_dir():
+        raise UserError(
+            f"{reference} is no model to compare: give a run's id or output directory, models:/NAME@ALIAS, latest or "
+            "best:5."
+        )
+    of_run = _of_run(directory)
+    files = [RunDirectory(of_run).test / PREDICTIONS_FILE, of_run / PREDICTIONS_FILE]
+    file = next((file for file in files if file.is_file()), None)
+    result = RunDirectory(of_run).result
+    known = json.loads(result.read_text(encoding="utf-8")) if result.is_file() else {}
+    name = known.get("run_name", of_run.name)
+    return Contender(name, reference, None if file is None else Predictions.load(file))
+
+
+def with_own_names(contenders: Sequence[Contender]) -> list[Contender]:
+    """Return the contenders, those of the same name with what was typed behind it."""
+    names = [one.name for one in contenders]
+    return [
+        replace(one, name=f"{one.name} ({one.reference[:8] if one.run_id else one.reference})")
+        if names.count(one.name) > 1
+        else one
+        for one in contenders
+    ]
+
+
+@dataclass(frozen=True)
+class CommonTest:
+    """The images that all contenders are compared on: those that one of them was tested on.
+
+    Attributes:
+        holder: that contender, which has predictions.
+        tracking: knows the runs and the models.
+        accelerator: where bundles are run.
+    """
+
+    holder: Contender
+    tracking: Tracking
+    accelerator: Accelerator = "auto"
+
+    def predictions(self, contender: Contender) -> Predictions:
+        """Return what a contender gave for the images, or gives now if its bundle and the images are here.
+
+        Raises:
+            UserError: it was tested on others, or not at all, and cannot be tested on these now.
+        """
+        test, found = self._test, contender.predictions
+        if found is not None and found.split_digest == test.split_digest:
+            return found
+        why = f"{contender.name} has no logged predictions"
+        if found is not None:
+            why = (
+                f"{contender.name} was tested on other images (digest {found.split_digest}) than {self.holder.name} "
+                f"(digest {test.split_digest})"
+            )
+        try:
+            version = self._version()
+            execution = Execution.local(self.accelerator)
+            predictor, bundle = open_bundle(contender.reference, self.tracking, "onnx", execution)
+            self._refuse_seen_images(contender, version)
+        except UserError as error:
+            raise UserError(f"{why}, and it cannot be tested on those now: {first_line(error)}.") from error
+        say(f"{why}: {bundle} classifies those now.")
+        return predict_split(replace(predictor, decoding=version.decoding), version, test.split)
+
+    @property
+    def _test(self) -> Predictions:
+        if self.holder.predictions is None:
+            raise UserError(
+                f"{self.holder.name} has no logged predictions to compare others with: "
+                f"`{program()} evaluate bundle={self.holder.reference}` tests it, in a run that has them."
+            )
+        return self.holder.predictions
+
+    def _version(self) -> DatasetVersion:
+        """Return the dataset version that has the images."""
+        version = _trained_on(self.holder, self.tracking)
+        if version.split_digests.get(self._test.split) != self._test.split_digest:
+            raise UserError(f"{version.directory} has other {self._test.split} images")
+        return version
+
+    def _refuse_seen_images(self, contender: Contender, version: DatasetVersion) -> None:
+        """Make sure that none of the images trained a model, where that can be known."""
+        try:
+            before = _trained_on(contender, self.tracking)
+        except UserError:
+            warn(f"What {contender.name} was trained on is not known: make sure that it was none of these images.")
+            return
+        table = before.table()
+        seen = set(table.loc[table["split"] != "test", "sha256"]) & set(version.samples(self._test.split).sha256)
+        if seen:
+            raise UserError(f"{len(seen):,} of them trained it, or chose its epoch")
+
+
+def _trained_on(contender: Contender, tracking: Tracking) -> DatasetVersion:
+    """Return the dataset version that a contender's run has logged or its directory names.
+
+    Raises:
+        UserError: there is none.
+    """
+    if contender.run_id is not None:
+        return DatasetVersion.load(tracking.registry().dataset(contender.run_id))
+    file = RunDirectory(_of_run(Path(contender.reference).expanduser())).dataset
+    if not file.is_file():
+        raise UserError(f"{contender.reference} names no dataset version")
+    return DatasetVersion.load(Path(json.loads(file.read_text(encoding="utf-8"))["directory"]))
+
+
+def _of_run(directory: Path) -> Path:
+    """Return the output directory of the run that made a bundle, or the directory itself if it is no bundle."""
+    return directory.parent if (directory / "bundle.json").is_file() else directory

@@ -1,0 +1,238 @@
+"""Comparing runs by what MLflow has of them: which are meant, what is refused, what is computed anew."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from workplace import TINY, Workplace
+
+from conftest import paint
+import graftline
+from graftline.errors import UserError
+from graftline.evaluation.evaluation import EvaluationResult
+from graftline.evaluation.metrics import score
+from graftline.evaluation.predictions import Predictions
+from graftline.pipeline.cli import compose
+from graftline.pipeline.cli.hydra_conf import session
+from graftline.pipeline.cli.validate import validate
+from graftline.pipeline.compare import CompareResult
+from graftline.pipeline.scoring import PREDICTIONS_FILE, log_evaluation
+from graftline.pipeline.train_result import TrainResult
+from graftline.tracking.client import connect
+from graftline.tracking.tracking import Tracking
+
+COLORS = {"blue": (90, 100, 130), "red": (130, 95, 90)}  # so alike that a network of two epochs does not know them all
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("images") / "dusk"
+    for number, (name, color) in enumerate(COLORS.items()):
+        (root / name).mkdir(parents=True)
+        for index in range(40):
+            paint(color, 1000 * number + index).save(root / name / f"{index:02}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def place(make_workplace: Callable[[str], Workplace]) -> Iterator[Path]:
+    root = make_workplace("compare").root
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        yield root
+
+
+@pytest.fixture(scope="module")
+def trained(place: Path, images: Path) -> TrainResult:
+    """A run called good."""
+    typed = [*TINY, "data=folder", f"data.path={images}", "name=good", "trainer.max_epochs=4"]
+    result = compose("train", typed).run(place / "outputs" / "good")
+    assert isinstance(result, TrainResult)
+    return result
+
+
+@pytest.fixture(scope="module")
+def runs(place: Path, trained: TrainResult) -> dict[str, str]:
+    """The ids of runs: good, two others on the same images, and between these one on other images."""
+    found = {"good": trained.run_id}
+    predictions = Predictions.load(trained.directory / "test" / PREDICTIONS_FILE)
+    generator = np.random.default_rng(0)
+    for name in ("weak", "other", "new"):
+        noise = generator.normal(0, 3, predictions.logits.shape)
+        digest = "elsewhere" if name == "other" else predictions.split_digest
+        mine = replace(predictions, logits=predictions.logits + noise, bundle_digest=name, split_digest=digest)
+        directory = place / "outputs" / name
+        (directory / "figures").mkdir(parents=True)
+        mine.save(directory / PREDICTIONS_FILE)
+        tags = {"graftline.stage": "train"}
+        with Tracking(system_metrics=False).start(
+            run_name=name, experiment="dusk", directory=directory, tags=tags
+        ) as run:
+            run.log_dataset(trained.version)
+            log_evaluation(run, EvaluationResult(mine, score(mine, 100), [], 1.0), directory, step=0)
+        found[name] = run.id
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _in_place(place: Path, runs: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+
+
+def compared(*overrides: str) -> CompareResult:
+    result = compose("compare", [*overrides, "resamples=100"]).run()
+    assert isinstance(result, CompareResult)
+    return result
+
+
+def names(result: CompareResult) -> list[str]:
+    return [result.comparison.reference.name, *(row.name for row in result.comparison.rows)]
+
+
+def accuracy(place: Path, name: str) -> float:
+    predictions = Predictions.load(place / "outputs" / name / PREDICTIONS_FILE)
+    return float((predictions.predicted == predictions.labels).mean())
+
+
+def test_runs_are_compared_with_the_first(
+    trained: TrainResult, runs: dict[str, str], place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = compared(f"runs={runs['good']},runs:/{runs['weak']},{place}/outputs/new")
+    assert names(result) == ["good", "weak", "new"]
+    assert result.comparison.reference.scores["log_loss"].value == trained.scores["log_loss"].value
+    assert result.comparison.rows[0].scores["accuracy"].value == accuracy(place, "weak")
+    assert result.comparison.split_digest == trained.version.test_digest
+    assert result.figure.read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert "20 images of dusk (test)" in printed
+    assert "compared with" in printed
+    from_python = graftline.compare(trained.run_id, runs["weak"], place / "outputs" / "new", resamples=100)
+    assert from_python.comparison == result.comparison
+    written = json.loads((result.figure.parent / "result.json").read_text(encoding="utf-8"))
+    assert written["reference"]["name"] == "good"
+    row = result.comparison.rows[0]
+    assert written["rows"][0]["verdict"] == row.verdict
+    assert written["metrics"]["accuracy_difference/weak"] == vars(row.differences["accuracy"])
+
+
+def test_the_best_of_the_experiment_are_those_on_the_same_images(
+    trained: TrainResult, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = compared("runs=best:2", "metric=log_loss")
+    assert names(result)[0] == "good"
+    assert result.comparison.reference.scores["log_loss"].value < result.comparison.rows[0].scores["log_loss"].value
+    assert result.comparison.num_comparisons == 3, "the best of three may have come from any pair"
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "1 more of the experiment 'dusk' were tested on other images and are left out." in printed
+    assert "corrected for all 3 comparisons that were possible" in printed
+
+
+def test_models_and_directories_are_references(trained: TrainResult, runs: dict[str, str]) -> None:
+    result = compared(f"runs={trained.model_uri},{trained.bundle},latest,{runs['weak']}")
+    assert names(result) == ["good (dusk/1)", "good", "new", "weak"]
+    same = result.comparison.rows[0]
+    assert (same.won, same.lost, same.verdict) == (0, 0, "no difference shown")
+
+
+def test_alone_it_is_the_newest_against_the_best_and_then_against_the_champion(
+    runs: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert names(compared()) == ["good", "new"]
+    assert "dusk has no champion: the newest run is compared with the best other one." in capsys.readouterr().out
+    client = connect(Tracking().uri)
+    client.set_registered_model_alias("dusk", "champion", "1")
+    try:
+        assert names(compared()) == ["good (dusk@champion)", "new"]
+        client.set_model_version_tag("dusk", "1", "graftline.bundle_digest", "new")  # as if that were the champion
+        with pytest.raises(
+            UserError, match=r"^good \(dusk@champion\) has no logged predictions, and it cannot be tested"
+        ):
+            compared()  # the newest other one is that on other images
+    finally:
+        client.delete_registered_model_alias("dusk", "champion")
+
+
+def test_a_model_that_was_tested_on_other_images_classifies_these(
+    trained: TrainResult, runs: dict[str, str], images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(trained.directory, elsewhere)
+    predictions = Predictions.load(elsewhere / "test" / PREDICTIONS_FILE)
+    replace(predictions, split_digest="elsewhere").save(elsewhere / "test" / PREDICTIONS_FILE)
+    result = compared(f"runs={runs['good']},{elsewhere}")
+    (row,) = result.comparison.rows
+    assert (row.won, row.lost) == (0, 0), "they are the same model"
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "was tested on other images (digest elsewhere) than good (digest " in printed
+    assert f"{elsewhere}/bundle classifies those now." in printed
+
+    typed = [
+        "data=folder",
+        f"data.path={images}",
+        "data.split.seed=1",
+        "data.parent=none",
+        f"data.directory={tmp_path}",
+    ]
+    digest = compose("ingest", typed).run().facts["dataset_digest"]
+    (elsewhere / "dataset.json").write_text(json.dumps({"directory": str(tmp_path / "dusk" / digest)}))
+    with pytest.raises(
+        UserError, match=r"cannot be tested on those now: \d+ of them trained it, or chose its epoch\.$"
+    ):
+        compared(f"runs={runs['good']},{elsewhere}")
+
+
+def test_a_run_without_predictions(trained: TrainResult, runs: dict[str, str], tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(trained.directory, bare)
+    shutil.rmtree(bare / "test")
+    assert compared(f"runs={runs['good']},{bare}").comparison.rows[0].won == 0, "its bundle gives them"
+    with pytest.raises(
+        UserError, match=r"has no logged predictions to compare others with: `graftline evaluate bundle=/"
+    ):
+        compared(f"runs={bare},{runs['good']}")
+    shutil.rmtree(bare / "bundle")
+    with pytest.raises(UserError, match=r"has no logged predictions, and it cannot be tested on those now: .*bare"):
+        compared(f"runs={runs['good']},{bare}")
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("runs=" + "0" * 32 + ",latest", r"^There is no run 0{32} in the tracking database .*; the newest are "),
+        ("runs=latest", r"^A comparison needs two models, and runs leads to 1: name another one\.$"),
+        ("runs=best:1", r"^A comparison needs two models, and runs leads to 1: name another one\.$"),
+        (
+            "runs=latest,nowhere",
+            r"^nowhere is no model to compare: give a run's id or output directory, models:/NAME@A",
+        ),
+        ("runs=latest,models:/dusk/77", r"^The registered model 'dusk' has no version 77"),
+        ("resamples=10", r"^resamples is 10, too few for a 95 % interval: use at least 100, or leave it at 1000\.$"),
+        ("tracking.experiment=dawn", r"^There is no experiment 'dawn' in the tracking database .*: there are dusk"),
+        ("metric=precision", "metric=precision: must be accuracy or accuracy_weighted or balanced_accuracy or "),
+        ("metric=accuracy_weighted", r"^No run of the experiment 'dusk' has logged test/accuracy_weighted: take"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_sentence(typed: str, said: str) -> None:
+    overrides = [] if typed.startswith("resamples") else ["resamples=100"]
+    with pytest.raises(UserError, match=said):
+        compose("compare", [*overrides, *(["runs=best:3"] if "runs=" not in typed else []), typed]).run()
+
+
+def test_a_comma_in_a_key_that_takes_a_list_is_not_several_runs() -> None:
+    with session("compare"):
+        for typed, expected in {
+            "runs=a,b": ["a", "b"],
+            "runs=models:/a@b,best:10": ["models:/a@b", "best:10"],
+            "runs=[a,b]": ["a", "b"],
+            "runs='my run/x'": ["my run/x"],
+            "runs=00000000000000000000000000000012,1e5": ["00000000000000000000000000000012", "1e5"],
+        }.items():
+            checked = validate("compare", [typed])
+            assert len(checked.jobs) == 1
+            assert list(checked.config.runs) == expected
+    with session("train"):
+        assert len(validate("train", ["seed=0,1"]).jobs) == 2
