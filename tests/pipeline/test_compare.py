@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from workplace import TINY, Workplace
 
-from conftest import paint
 import graftline
+from conftest import paint
 from graftline.errors import UserError
 from graftline.evaluation.evaluation import EvaluationResult
 from graftline.evaluation.metrics import score
