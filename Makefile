@@ -49,9 +49,7 @@ $(STAGES) config: $(ready)
 	@$(python) -m pipeline $@ --from-make
 
 ui: $(ready) ## compare runs in the MLflow UI on 127.0.0.1: port=5000
-	@echo "MLflow will be at http://127.0.0.1:$(or $(port),5000) in some seconds; Ctrl-C stops it."
-	@PYTHONWARNINGS=ignore MLFLOW_DISABLE_TELEMETRY=1 MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(python) -m mlflow ui \
-		--backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $(or $(port),5000) --workers 1
+	@$(python) -m pipeline.ui $(or $(port),5000)
 
 serve: $(ready) ## answer over HTTP with a registered model: model=models:/elpv/1 port=5001
 	@$(if $(model),,echo 'Which model? make serve model=models:/elpv/1'; exit 1)

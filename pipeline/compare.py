@@ -62,10 +62,7 @@ class Compare:
         from graftline.report.comparison_figure import comparison_figure  # matplotlib takes a second
         from graftline.report.style import save
 
-        if self.runs is None:
-            chosen = newest_against_champion(self.tracking, self.metric)
-        else:
-            chosen = choose_runs(self.runs, self.tracking, self.metric)
+        chosen = choose_runs(self.runs, self.tracking) if self.runs else newest_against_champion(self.tracking)
         if len(chosen.references) < 2:
             raise UserError(
                 f"A comparison needs two models, and Compare.runs leads to {len(chosen.references)}: name another one."
@@ -73,7 +70,7 @@ class Compare:
         contenders = with_own_names([find_contender(one, self.tracking) for one in chosen.references])
         test = CommonTest(contenders[chosen.tested], self.tracking, self.accelerator)
         models = {one.name: test.predictions(one) for one in contenders}
-        comparison = compare(models, self.metric, chosen.comparisons, self.resamples, self.seed)
+        comparison = compare(models, self.metric, self.resamples, self.seed)
         print_comparison(comparison)
         figure = save(comparison_figure(comparison), directory / "comparison.png")
         return CompareResult(

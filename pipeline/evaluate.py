@@ -19,6 +19,7 @@ from graftline.pipeline.parent import with_parent
 from graftline.pipeline.scoring import PREDICTIONS_FILE, log_evaluation, write_evaluation
 from graftline.pipeline.stage import StageResult
 from graftline.report.html import write_report
+from graftline.report.run_note import run_note
 from graftline.report.tables import print_scores
 from graftline.tracking.tracking import Tracking
 
@@ -60,6 +61,7 @@ class Evaluate:
             report = self._write_report(result, predictor, bundle, version, directory)
             log_evaluation(run, result, directory, step=0)
             run.log_artifact(report)
+            run.describe(self._note(run.id, result))
         return EvaluateResult(
             facts={"dataset_digest": version.digest, "run_id": run.id, "bundle": self.bundle},
             metrics=result.metrics_json(),
@@ -111,7 +113,7 @@ class Evaluate:
 
     def _start_run(self, version: DatasetVersion, directory: Path) -> "Run":
         return self.tracking.start(
-            run_name=self.name or f"evaluate {directory.name}",
+            run_name=self.name or f"{self.bundle} on {version.name}",
             experiment=version.name,
             directory=directory,
             tags={"graftline.stage": "evaluate"},
@@ -125,6 +127,12 @@ class Evaluate:
         run.log_params({str(key): value for key, value in nested.items()}, OmegaConf.to_yaml(config))
         run.log_environment()
         run.log_dataset(version)
+
+    def _note(self, run_id: str, result: EvaluationResult) -> str:
+        """Return what the page of the run shows first."""
+        tested = result.predictions
+        images = f"{len(tested.paths):,} of {tested.dataset} ({tested.split} split), digest `{tested.split_digest}`"
+        return run_note(run_id, result.scores, {"Bundle": f"`{self.bundle}`", "Images": images})
 
     def _write_report(
         self, result: EvaluationResult, predictor: Predictor, bundle: Path, version: DatasetVersion, directory: Path

@@ -1,8 +1,11 @@
 """The output directory of a run: what lies where, for all that write there or read it later."""
 
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+
+import yaml
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,11 @@ class RunDirectory:
     def overrides(self) -> Path:
         """The overrides that were typed."""
         return self.path / ".hydra" / "overrides.yaml"
+
+    def command(self, program: str, stage: str) -> str:
+        """Return the command that does the same again."""
+        typed: list[str] = yaml.safe_load(self.overrides.read_text(encoding="utf-8"))
+        return shlex.join([program, stage, *(text.lstrip("+") for text in typed)])
 
     @property
     def dataset(self) -> Path:

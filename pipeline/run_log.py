@@ -1,5 +1,6 @@
 """What MLflow gets of a training, beside its artifacts: what the network costs, its epochs, that frozen was frozen."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -7,12 +8,17 @@ from graftline.backbones.backbone import Graft
 from graftline.backbones.cost import NetworkCost, count
 from graftline.console import reworded, say
 from graftline.files import write_json
+from graftline.freezing.rule import FreezeDecision
 from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.train_result import TrainOutcome, print_policy_choice
 from graftline.report.cost_tables import to_json
+from graftline.tracking.names import VALIDATION_ACCURACY, VALIDATION_LOSS
 from graftline.training.events import FitEvents, Metrics
 from graftline.training.fit_directory import FitDirectory
+from graftline.training.optimizers import optimizer_class
 from graftline.training.policy_choice import PolicyChoice
+from graftline.training.results import TrainingResult
+from graftline.training.setup import TrainingSetup
 from graftline.training.training_source import TrainingSource
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
@@ -42,6 +48,34 @@ class LoggedEvents(FitEvents):
     def on_epoch(self, metrics: Metrics, step: int) -> None:
         """Log an epoch's metrics."""
         self._run.log_metrics(metrics, step)
+
+
+def summary(setup: TrainingSetup, decision: FreezeDecision, backbone: str) -> dict[str, str | int]:
+    """Return what tells runs apart, for the first parameters of the run and for its name."""
+    height, width = setup.graft.preprocessing.image_size
+    return {
+        "network": backbone,
+        "trained": decision.trained_part(setup.graft.network),
+        "image_size": height if height == width else f"{height} x {width}",
+        "epochs": sum(plan.epochs for plan in decision.plans),
+        "optimizer": optimizer_class(setup.optimizer).__name__,
+        "seed": setup.seed,
+    }
+
+
+def own_name(facts: Mapping[str, str | int]) -> str:
+    """Return a name that says what is special about a run.
+
+    >>> own_name({"network": "resnet50.a1_in1k", "trained": "head", "image_size": 224, "epochs": 30, "seed": 0})
+    'resnet50.a1_in1k head 224px seed0'
+    """
+    return f"{facts['network']} {facts['trained']} {facts['image_size']}px seed{facts['seed']}"
+
+
+def log_best_epoch(run: "Run", trained: TrainingResult) -> None:
+    """Log what the epoch that is kept came to on validation images, by which runs are chosen."""
+    best, steps = trained.history.best, trained.history.steps
+    run.log_metrics({VALIDATION_LOSS: best["val/loss"], VALIDATION_ACCURACY: best["val/accuracy"]}, step=steps)
 
 
 def log_cost(run: "Run", graft: Graft, name: str, file: Path) -> None:

@@ -149,7 +149,9 @@ class Search(Train):
 
     def _start_search(self, setup: TrainingSetup, files: RunDirectory) -> "Run":
         run = self.tracking.start_group(
-            name=self.name or f"search {files.path.name}", experiment=setup.version.name, directory=files.path
+            name=self.name or f"search {self.minutes:g} min seed{self.seed}",
+            experiment=setup.version.name,
+            directory=files.path,
         )
         run.log_dataset(setup.version)
         run.set_tags({"graftline.stage": "search"})

@@ -34,7 +34,15 @@ from graftline.pipeline.further_process import announced
 from graftline.pipeline.parent import with_parent
 from graftline.pipeline.program import program
 from graftline.pipeline.run_directory import RunDirectory
-from graftline.pipeline.run_log import LoggedEvents, log_cost, log_freeze_check, log_policy_choice
+from graftline.pipeline.run_log import (
+    LoggedEvents,
+    log_best_epoch,
+    log_cost,
+    log_freeze_check,
+    log_policy_choice,
+    own_name,
+    summary,
+)
 from graftline.pipeline.scoring import log_evaluation, write_evaluation
 from graftline.pipeline.train_result import (
     NOT_TESTED,
@@ -103,12 +111,12 @@ class Train:
             setup = with_choice(setup, choice)
             if choice is not None:
                 log_policy_choice(run, choice, files)
-            self._log_setup(run, setup, files)
+            name = self._log_setup(run, setup, decision, files)
             events = LoggedEvents(run)
             trained = self._train(setup, decision, files, events, deadline)
             self._save_bundle(setup, decision, trained, files)
             result = self._evaluate(setup, events.source, files)
-            outcome = TrainOutcome(files, self.backbone.name, setup.version, decision, trained, result, choice)
+            outcome = TrainOutcome(files, self.backbone.name, setup.version, decision, trained, result, choice, name)
             model_uri = self._log_outcome(run, outcome)
         return summarize(outcome, run.id, run.url, model_uri)
 
@@ -196,21 +204,26 @@ class Train:
 
     def _start_run(self, setup: TrainingSetup, files: RunDirectory) -> "Run":
         return self.tracking.start(
-            run_name=self.name or f"{self.backbone.name} {files.path.name}",
+            run_name=self.name or f"{self.backbone.name} seed{self.seed}",  # until it is known what is frozen
             experiment=setup.version.name,
             directory=files.path,
             tags={"graftline.stage": "train"},
             resume_run_id=self.train.resume,
         )
 
-    def _log_setup(self, run: "Run", setup: TrainingSetup, files: RunDirectory) -> None:
-        """Log what the run is made of: configuration, code, images, and a look at their augmentation."""
+    def _log_setup(self, run: "Run", setup: TrainingSetup, decision: FreezeDecision, files: RunDirectory) -> str:
+        """Log configuration, code, images, and a look at their augmentation; returns the run's name."""
         config = OmegaConf.load(files.config)
         nested = OmegaConf.to_container(config, resolve=True)
         assert isinstance(nested, dict)
+        facts = summary(setup, decision, self.backbone.name)
         # what the network was built with: the configuration does not say which phi a budget came to
-        params = {**{str(key): value for key, value in nested.items()}, "network": dict(setup.graft.arguments)}
-        run.log_params(params, OmegaConf.to_yaml(config))
+        built = {f"network.{key}": value for key, value in setup.graft.arguments.items()}
+        run.log_params(
+            {**{str(key): value for key, value in nested.items()}, **facts, **built}, OmegaConf.to_yaml(config)
+        )
+        if self.name is None:
+            run.rename(own_name(facts))
         run.log_environment()
         run.log_dataset(setup.version)
         log_cost(run, setup.graft, self.backbone.name, files.cost)
@@ -219,6 +232,7 @@ class Train:
         with atomic_file(files.augmentation) as temporary:
             sheet.savefig(temporary, format="png", pil_kwargs={"compress_level": COMPRESSION})
         run.log_artifact(files.augmentation, "figures")
+        return self.name or own_name(facts)
 
     def _choose_policy(
         self, setup: TrainingSetup, decision: FreezeDecision, files: RunDirectory
@@ -341,6 +355,8 @@ class Train:
             figures = write_evaluation(result, outcome.files.test)
             values = log_evaluation(run, result, outcome.files.test, step=outcome.trained.history.steps)
         log_freeze_check(run, outcome)
+        log_best_epoch(run, outcome.trained)
+        run.describe(outcome.description(run.id))
         run.log_artifact(write_run_report(outcome, figures))
         example = read_golden(bundle)[0][0].read_bytes()  # a made-up image where real ones may not leave
         tags = {"graftline.bundle_digest": read_description(bundle)["digest"]}

@@ -13,11 +13,13 @@ from graftline.evaluation.evaluation import EvaluationResult
 from graftline.evaluation.metrics import Interval, format_interval, format_score, metrics_json
 from graftline.freezing.measurement import DepthMeasurement
 from graftline.freezing.rule import FreezeDecision
+from graftline.pipeline.program import program
 from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.scoring import FIGURES_FOLDER
 from graftline.pipeline.stage import StageResult
 from graftline.report.html import write_report
 from graftline.report.notebook import Figures, ScoresTable, facts_html
+from graftline.report.run_note import run_note
 from graftline.training.policy_choice import PolicyChoice
 from graftline.training.results import TrainingResult
 
@@ -26,7 +28,10 @@ NOT_TESTED = "The test split has no images: the model has no test scores, and ho
 
 @dataclass(frozen=True)
 class TrainOutcome:
-    """All that came of a training; no ``result`` where there were no test images, no ``choice`` where none was made."""
+    """All that came of a training; no ``result`` where there were no test images, no ``choice`` where none was made.
+
+    ``name`` is that of its run.
+    """
 
     files: RunDirectory
     backbone: str
@@ -35,6 +40,19 @@ class TrainOutcome:
     trained: TrainingResult
     result: EvaluationResult | None
     choice: PolicyChoice | None = None
+    name: str = ""
+
+    def description(self, run_id: str) -> str:
+        """Return what the page of the run shows first."""
+        images = {split: sum(classes.values()) for split, classes in self.version.counts().items()}
+        facts = {
+            "Freeze": self.decision.reason,
+            "Images": f"{self.version.name}, version `{self.version.digest}`: "
+            + ", ".join(f"{count:,} {split}" for split, count in images.items()),
+            **({} if self.result is None else {"Test images": f"digest `{self.version.test_digest}`"}),
+            "Again": f"`{self.files.command(program(), 'train')}`",
+        }
+        return run_note(run_id, self.scores, facts)
 
     @property
     def scores(self) -> Mapping[str, Interval]:
@@ -170,6 +188,7 @@ def summarize(outcome: TrainOutcome, run_id: str, run_url: str | None, model_uri
         facts={
             "dataset_digest": outcome.version.digest,
             "run_id": run_id,
+            "run_name": outcome.name,
             "model_uri": model_uri,
             "freeze": outcome.decision.reason,
             "epochs": len(history.epochs),

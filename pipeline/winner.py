@@ -108,6 +108,10 @@ class Winner:
             for key, value in {**values, "tracking.parent_run_id": self.parent_run_id, **configured}.items():
                 OmegaConf.update(config, key, value, merge=False, force_add=True)
         typed: list[str] = yaml.safe_load(of_search.overrides.read_text(encoding="utf-8"))
-        kept = [text for text in typed if text.lstrip("+").split("=")[0].split(".")[0] in known - {"minutes"}]
+        own = {"backbone": self.backbone.name, "backbone.image_size": self.backbone.given_size}
+        kept = [
+            text for text in typed if text.lstrip("+").split("=")[0].split(".")[0] in known - {"minutes", "backbone"}
+        ]
+        kept += [f"{key}={value}" for key, value in own.items() if value is not None]
         write_text(files.config, OmegaConf.to_yaml(config))
         write_text(files.overrides, yaml.safe_dump(kept, allow_unicode=True))

@@ -60,13 +60,16 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - 
 
 def _run_group(jobs: Sequence[ComposedStage]) -> int:
     is_tracked = jobs[0].name in TRACKED
+    differing = _differing(jobs)
     say(f"Several values for a key: one run each{', grouped under one parent run' if is_tracked else ''}.")
-    parent = _start_parent(jobs[0]) if is_tracked else None
+    parent = _start_parent(jobs, differing) if is_tracked else None
     codes: list[int] = []
     status: Literal["FINISHED", "FAILED", "KILLED"] = "KILLED"
     try:
-        for job in jobs:
+        for job, own in zip(jobs, differing, strict=True):
             say(f"\nRun {job.directory.name}: {' '.join(job.overrides)}")
+            if is_tracked and job.config.name is None:
+                job = job.with_value("name", " ".join(own))
             codes.append(_guarded(job if parent is None else job.with_value("tracking.parent_run_id", parent.id)))
             if codes[-1] == EXIT_DONE and _read_result(job.directory).get("interrupted"):  # it has a model nevertheless
                 codes[-1] = EXIT_INTERRUPTED
@@ -83,25 +86,30 @@ def _run_group(jobs: Sequence[ComposedStage]) -> int:
     return max(codes)
 
 
-def _start_parent(job: ComposedStage) -> "Run":
-    """Start the run under which the others are grouped, where the first of them is tracked."""
-    group = job.directory.parent
+def _differing(jobs: Sequence[ComposedStage]) -> list[list[str]]:
+    """Return for each job those of its overrides that not all of them have, in the order typed."""
+    common = set.intersection(*(set(job.overrides) for job in jobs))
+    return [[one.lstrip("+") for one in job.overrides if one not in common] for job in jobs]
+
+
+def _start_parent(jobs: Sequence[ComposedStage], differing: Sequence[Sequence[str]]) -> "Run":
+    """Start the run under which the others are grouped, named after the keys that were given several values."""
+    job, keys = jobs[0], dict.fromkeys(one.partition("=")[0] for own in differing for one in own)
     experiment = instantiate(job.config.data).dataset_name()  # as its runs have it, or MLflow would not nest them
     parent: Run = instantiate(job.config.tracking).start_group(
-        name=f"{job.name} {group.name}", experiment=experiment, directory=group
+        name=f"{len(jobs)} runs: {', '.join(keys)}", experiment=experiment, directory=job.directory.parent
     )
     return parent
 
 
 def _print_comparison(jobs: Sequence[ComposedStage]) -> None:
-    common = set.intersection(*(set(job.overrides) for job in jobs))
     outcomes = [_accuracy(job.directory) for job in jobs]
     columns: tuple[str, ...] = ("test accuracy", "95 % interval")
     if not any(outcome[1] for outcome in outcomes):  # a stage that tests nothing
         columns, outcomes = ("outcome",), [(outcome[0] or "done",) for outcome in outcomes]
     rows = [
-        (job.directory.name, ", ".join(sorted({*job.overrides} - common)), *outcome)
-        for job, outcome in zip(jobs, outcomes, strict=True)
+        (job.directory.name, ", ".join(own), *outcome)
+        for job, own, outcome in zip(jobs, _differing(jobs), outcomes, strict=True)
     ]
     print_table(f"{len(rows)} runs", ("run", "what differs", *columns), rows)
     say(str(jobs[0].directory.parent))

@@ -23,6 +23,7 @@ from graftline.pipeline.compare import CompareResult
 from graftline.pipeline.scoring import PREDICTIONS_FILE, log_evaluation
 from graftline.pipeline.train_result import TrainResult
 from graftline.tracking.client import connect
+from graftline.tracking.names import VALIDATION_LOSS
 from graftline.tracking.tracking import Tracking
 
 COLORS = {"blue": (90, 100, 130), "red": (130, 95, 90)}  # so alike that a network of two epochs does not know them all
@@ -74,6 +75,7 @@ def runs(place: Path, trained: TrainResult) -> dict[str, str]:
         ) as run:
             run.log_dataset(trained.version)
             log_evaluation(run, EvaluationResult(mine, score(mine, 100), [], 1.0), directory, step=0)
+            run.log_metrics({VALIDATION_LOSS: 0.001 if name == "weak" else 9.0}, step=0)
         found[name] = run.id
     return found
 
@@ -119,16 +121,15 @@ def test_runs_are_compared_with_the_first(
     assert written["metrics"]["accuracy_difference/weak"] == vars(row.differences["accuracy"])
 
 
-def test_the_best_of_the_experiment_are_those_on_the_same_images(
+def test_the_best_of_the_experiment_are_so_on_validation_images_and_tested_on_the_same(
     trained: TrainResult, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = compared("runs=best:2", "metric=log_loss")
-    assert names(result)[0] == "good"
-    assert result.comparison.reference.scores["log_loss"].value < result.comparison.rows[0].scores["log_loss"].value
-    assert result.comparison.num_comparisons == 3, "the best of three may have come from any pair"
+    assert names(result) == ["weak", "good"], "by validation log loss, whatever the test says"
     printed = " ".join(capsys.readouterr().out.split())
     assert "1 more of the experiment 'dusk' were tested on other images and are left out." in printed
-    assert "corrected for all 3 comparisons that were possible" in printed
+    assert names(compared("runs=best:9")) == ["weak", "good", "new"]
+    assert "corrected for 2 comparisons (Holm)" in capsys.readouterr().out
 
 
 def test_models_and_directories_are_references(trained: TrainResult, runs: dict[str, str]) -> None:
@@ -141,8 +142,8 @@ def test_models_and_directories_are_references(trained: TrainResult, runs: dict[
 def test_alone_it_is_the_newest_against_the_best_and_then_against_the_champion(
     runs: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert names(compared()) == ["good", "new"]
-    assert "dusk has no champion: the newest run is compared with the best other one." in capsys.readouterr().out
+    assert names(compared()) == ["weak", "new"]
+    assert "dusk has no champion: the newest run is compared with the best other one, by v" in capsys.readouterr().out
     client = connect(Tracking().uri)
     client.set_registered_model_alias("dusk", "champion", "1")
     try:
@@ -213,7 +214,7 @@ def test_a_run_without_predictions(trained: TrainResult, runs: dict[str, str], t
         ("resamples=10", r"^resamples is 10, too few for a 95 % interval: use at least 100, or leave it at 1000\.$"),
         ("tracking.experiment=dawn", r"^There is no experiment 'dawn' in the tracking database .*: there are dusk"),
         ("metric=precision", "metric=precision: must be accuracy or accuracy_weighted or balanced_accuracy or "),
-        ("metric=accuracy_weighted", r"^No run of the experiment 'dusk' has logged test/accuracy_weighted: take"),
+        ("metric=accuracy_weighted", r"^These 20 images define no accuracy, weighted: compare another score\.$"),
     ],
 )
 def test_what_cannot_be_compared_is_one_sentence(typed: str, said: str) -> None:

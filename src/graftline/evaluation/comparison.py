@@ -90,7 +90,6 @@ class Comparison:
         split_digest: of its images and labels.
         reference: the first.
         rows: the others, in their order.
-        num_comparisons: that are corrected for.
     """
 
     metric: Metric
@@ -100,7 +99,6 @@ class Comparison:
     split_digest: str
     reference: ScoredModel
     rows: tuple[PairedComparison, ...]
-    num_comparisons: int
 
     def smallest_difference(self, row: PairedComparison) -> float | None:
         """Return the smallest difference in accuracy that these images could have shown for two that differ so often.
@@ -117,13 +115,8 @@ class Comparison:
     def notes(self) -> list[str]:
         """What a reader must know before believing the verdicts, in sentences."""
         notes = [self._power_note()] if self.metric == "accuracy" else []
-        if self.num_comparisons > len(self.rows):
-            notes.append(
-                "Which ones are compared was chosen by their scores on these very images, which flatters the best: the "
-                f"p-values are corrected for all {self.num_comparisons:,} comparisons that were possible (Holm)."
-            )
-        elif len(self.rows) > 1:
-            notes.append(f"The p-values are corrected for {self.num_comparisons} comparisons (Holm).")
+        if len(self.rows) > 1:
+            notes.append(f"The p-values are corrected for {len(self.rows)} comparisons (Holm).")
         return notes
 
     def _power_note(self) -> str:
@@ -152,7 +145,6 @@ def _range(shares: Sequence[float]) -> str:
 def compare(
     models: Mapping[str, Predictions],
     metric: Metric = "accuracy",
-    num_comparisons: int | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Comparison:
@@ -162,10 +154,9 @@ def compare(
     better or worse only if the p-value, corrected for all comparisons, is at most 5 % and the interval leaves out 0.
 
     Args:
-        models: by name, what two or more classifiers gave for the same images; classes may be in another order.
+        models: by name, what two or more classifiers gave for the same images; classes may be in another order. That
+            they are the ones that are compared was not decided by these images, or luck flatters the best.
         metric: the score that decides.
-        num_comparisons: to correct for; None: as many as are made. Where the first one was chosen by its score on these
-            images, it is the number of pairs that it was chosen from.
         resamples: R.
         seed: of the resampling.
 
@@ -175,10 +166,9 @@ def compare(
     reference, *others = [_Sampled(name, one, resamples, seed) for name, one in _aligned(models).items()]
     if metric not in reference.scores:
         raise UserError(f"These {len(reference.labels):,} images define no {HEADLINES[metric]}: compare another score.")
-    number = len(others) if num_comparisons is None else num_comparisons
     p_values = [_p_value(metric, one, reference) for one in others]
     rows = []
-    for place, (model, corrected) in enumerate(zip(others, holm(p_values, number), strict=True)):
+    for place, (model, corrected) in enumerate(zip(others, holm(p_values), strict=True)):
         differences = model.differences(reference)
         won, lost = model.discordant(reference)
         rows.append(
@@ -190,7 +180,7 @@ def compare(
                 lost=lost,
                 p_value=p_values[place],
                 corrected_p_value=corrected,
-                level=critical_level([*p_values[:place], *p_values[place + 1 :]], number),
+                level=critical_level([*p_values[:place], *p_values[place + 1 :]]),
                 verdict=_verdict(metric, differences[metric], corrected),
             )
         )
@@ -203,7 +193,6 @@ def compare(
         split_digest=tested.split_digest,
         reference=ScoredModel(reference.name, reference.scores),
         rows=tuple(rows),
-        num_comparisons=number,
     )
 
 

@@ -42,40 +42,34 @@ def two_sided(difference: float, standard_error: float) -> float:
     return float(2 * norm.sf(abs(difference) / standard_error)) if standard_error > 0 else 0.0
 
 
-def holm(p_values: Sequence[float], comparisons: int | None = None) -> list[float]:
+def holm(p_values: Sequence[float]) -> list[float]:
     """Correct p-values for being several, so that the chance of any false find stays below a level.
 
     The smallest is multiplied by m, the next by m - 1, and so on (Holm 1979, Scandinavian Journal of Statistics 6(2)).
 
     Args:
-        p_values: of the comparisons that were made.
-        comparisons: m, if there are more from which these were chosen; they count as if they had found nothing.
+        p_values: m of them.
 
     >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
     [0.03, 0.06, 0.06]
-    >>> holm([0.01], comparisons=3)
-    [0.03]
     """
-    size = len(p_values) if comparisons is None else comparisons
-    assert size >= len(p_values), "no fewer than were made"
     adjusted, highest = [1.0] * len(p_values), 0.0
     for rank, number in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        highest = max(highest, min(1.0, (size - rank) * p_values[number]))
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[number]))
         adjusted[number] = highest
     return adjusted
 
 
-def critical_level(others: Sequence[float], comparisons: int) -> float:
+def critical_level(others: Sequence[float]) -> float:
     """Return the largest p-value that Holm's correction would accept as a find beside those of other comparisons.
 
     Args:
-        others: their p-values.
-        comparisons: m, this one included.
+        others: their m - 1 p-values.
 
-    >>> critical_level([], 1), critical_level([0.2, 0.001], 3)
+    >>> critical_level([]), critical_level([0.2, 0.001])
     (0.05, 0.025)
     """
-    found = 0
+    comparisons, found = len(others) + 1, 0
     for p_value in sorted(others):
         if p_value > ALPHA / (comparisons - found):
             break

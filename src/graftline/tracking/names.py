@@ -16,6 +16,10 @@ BUNDLE_DIGEST = "graftline.bundle_digest"  # of runs that were tested, and of re
 BUNDLE_FILES = "graftline.bundle_files"
 
 TEST, PREDICTIONS = "test", "predictions.parquet"  # folder of a run's artifacts, and the file in it, with what it gave
+VALIDATION_LOSS, VALIDATION_ACCURACY = (
+    "validation/log_loss",
+    "validation/accuracy",
+)  # metrics, of the epoch that is kept
 DATA = "data"  # folder of a run's artifacts that holds the files of its dataset version
 BUNDLE = "artifacts/bundle"  # folder of a model that holds its bundle
 

@@ -199,17 +199,17 @@ class Registry:
 
         return self._ask(lambda client: find_newest(client, experiment, self._store, skip))
 
-    def tested_runs(self, experiment: str, score: str, *, lower_is_better: bool) -> "list[TestedRun]":
-        """Return the tested runs of an experiment, the best by a score first, each model once for the same images.
+    def best_tested(self, experiment: str) -> "list[TestedRun]":
+        """Return the tested runs of an experiment, the lowest log loss on validation images first.
+
+        Each model is there once for the same test images.
 
         Raises:
-            UserError: there is no such experiment, no run in it has such a score, or MLflow does not answer.
+            UserError: there is no such experiment, no run in it has a validation log loss, or MLflow does not answer.
         """
-        from graftline.tracking.tested_runs import find_all
+        from graftline.tracking.tested_runs import find_best
 
-        return self._ask(
-            lambda client: find_all(client, experiment, self._store, score, lower_is_better=lower_is_better)
-        )
+        return self._ask(lambda client: find_best(client, experiment, self._store))
 
     def predictions(self, run: "TestedRun", directory: Path | None = None) -> Path | None:
         """Return the file with what a run's model gave for its test images, None where the run has logged none.

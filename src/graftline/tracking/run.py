@@ -32,6 +32,7 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 _END_SECONDS = {"FINISHED": 10.0, "FAILED": 10.0, "KILLED": 5.0}  # to send the rest; `docker stop` kills after 10
 _MODEL_SECONDS = 10.0  # to learn the version that a model gets
 _ERROR = "graftline.error"
+_NAME, _DESCRIPTION = "mlflow.runName", "mlflow.note.content"  # MLflow's own
 _CONFIG = "config.yaml"
 
 
@@ -124,6 +125,14 @@ class Run:
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags; a later value replaces an earlier one."""
         self._outbox.put("tags", values=dict(tags))
+
+    def rename(self, name: str) -> None:
+        """Give the run another name, as when it is known at last what is special about it."""
+        self.set_tags({_NAME: name})
+
+    def describe(self, text: str) -> None:
+        """Set the run's description, Markdown that its page shows first."""
+        self.set_tags({_DESCRIPTION: text})
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
         """Log a file, or what is in a directory. It is read when it is sent, and has to stay until then.

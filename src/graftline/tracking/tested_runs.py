@@ -1,11 +1,10 @@
 """The runs that were tested, as MLflow has them: which is the newest, which are the best, what they were tested on."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from graftline.errors import UserError
-from graftline.tracking.names import BUNDLE_DIGEST, DATASET, TEST_DIGEST
+from graftline.tracking.names import BUNDLE_DIGEST, DATASET, TEST_DIGEST, VALIDATION_LOSS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -26,7 +25,6 @@ class TestedRun:
         dataset: name of the data set.
         test_digest: of the images and labels that it was tested on; None if it was not.
         bundle_digest: of the model; None if it was not tested.
-        scores: of the test, by name.
         artifacts: URI of its files.
     """
 
@@ -38,13 +36,12 @@ class TestedRun:
     dataset: str
     test_digest: str | None
     bundle_digest: str | None
-    scores: Mapping[str, float]
     artifacts: str
 
 
 def describe(run: "MlflowRun", experiment: str) -> TestedRun:
     """Return what is known of a run."""
-    tags, metrics = run.data.tags, run.data.metrics
+    tags = run.data.tags
     return TestedRun(
         id=run.info.run_id,
         name=run.info.run_name or run.info.run_id,
@@ -52,7 +49,6 @@ def describe(run: "MlflowRun", experiment: str) -> TestedRun:
         dataset=tags.get(DATASET, experiment),
         test_digest=tags.get(TEST_DIGEST) if BUNDLE_DIGEST in tags else None,
         bundle_digest=tags.get(BUNDLE_DIGEST),
-        scores={name.removeprefix("test/"): value for name, value in metrics.items() if name.startswith("test/")},
         artifacts=str(run.info.artifact_uri),
     )
 
@@ -78,34 +74,35 @@ def find_newest(client: "MlflowClient", experiment: str | None, store: str, skip
     return describe(found[0], names[found[0].info.experiment_id])
 
 
-def find_all(
-    client: "MlflowClient", experiment: str, store: str, score: str, *, lower_is_better: bool
-) -> list[TestedRun]:
-    """Return the tested runs of an experiment, the best first; of the same model on the same images, the oldest.
+def find_best(client: "MlflowClient", experiment: str, store: str) -> list[TestedRun]:
+    """Return the tested runs of an experiment, the lowest log loss on validation images first.
+
+    Of the same model on the same test images, the oldest is there.
 
     Args:
         client: where to look.
         experiment: name of the experiment.
         store: name of where ``client`` looks, for the message.
-        score: name of the score, without ``test/``.
-        lower_is_better: whether a lower one is better.
 
     Raises:
-        UserError: there is no such experiment, or no run in it with such a score.
+        UserError: there is no such experiment, or no run in it with a validation log loss.
     """
     names = _experiments(client, experiment, store)
-    order = [f"metrics.`test/{score}` {'ASC' if lower_is_better else 'DESC'}", "attributes.start_time ASC"]
-    page = client.search_runs(list(names), _TESTED, max_results=_PAGE, order_by=order)
-    runs: Sequence[MlflowRun] = page
+    order = [f"metrics.`{VALIDATION_LOSS}` ASC", "attributes.start_time ASC"]
+    filter_string = f"{_TESTED} and metrics.`{VALIDATION_LOSS}` >= 0"
+    page = client.search_runs(list(names), filter_string, max_results=_PAGE, order_by=order)
+    runs: list[MlflowRun] = [*page]
     while page.token:
-        page = client.search_runs(list(names), _TESTED, max_results=_PAGE, order_by=order, page_token=page.token)
-        runs = [*runs, *page]
+        page = client.search_runs(list(names), filter_string, max_results=_PAGE, order_by=order, page_token=page.token)
+        runs += page
+    if not runs:
+        raise UserError(
+            f"No run of the experiment '{experiment}' has logged {VALIDATION_LOSS}, by which the best would be chosen: "
+            "name the runs."
+        )
     found: dict[tuple[str | None, str | None], TestedRun] = {}
     for run in (describe(one, experiment) for one in runs):
-        if score in run.scores:
-            found.setdefault((run.bundle_digest, run.test_digest), run)
-    if not found:
-        raise UserError(f"No run of the experiment '{experiment}' has logged test/{score}: take another score.")
+        found.setdefault((run.bundle_digest, run.test_digest), run)
     return list(found.values())
 
 

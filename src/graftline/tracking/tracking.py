@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from graftline.errors import UserError, first_line, no_room
 from graftline.tracking.names import HOST, OUTPUT_DIRECTORY, registered_name
 from graftline.tracking.registry import Registry
+from graftline.tracking.views import missing_tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -134,7 +135,9 @@ class Tracking:
         client, experiment = connect_checked(absolute_uri(self.uri), lambda client: client.get_experiment_by_name(name))
         if experiment is None:
             try:
-                return client, client.create_experiment(name, artifact_location=self._artifact_location(name))
+                location = self._artifact_location(name)
+                created = client.create_experiment(name, artifact_location=location)
+                experiment = client.get_experiment(created)
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another run was faster
                     told = f"MLflow does not take the experiment '{name}': {first_line(error)}."
@@ -146,6 +149,8 @@ class Tracking:
             raise UserError(
                 f"The experiment '{name}' is deleted: restore it with `{restore}`, or take another Tracking.experiment."
             )
+        for key, value in missing_tags(experiment.tags).items():
+            client.set_experiment_tag(experiment.experiment_id, key, value)
         return client, experiment.experiment_id
 
     def _artifact_location(self, experiment: str) -> str | None:
