@@ -8,6 +8,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
 from hydra.utils import instantiate
+from omegaconf import DictConfig
 
 from graftline.console import logged, print_table, say
 from graftline.errors import find_cause
@@ -69,7 +70,7 @@ def _run_group(jobs: Sequence[ComposedStage]) -> int:
         for job, own in zip(jobs, differing, strict=True):
             say(f"\nRun {job.directory.name}: {' '.join(job.overrides)}")
             if is_tracked and job.config.name is None:
-                job = job.with_value("name", " ".join(own))
+                job = job.with_value("name", " ".join(_in_short(job, one) for one in own))
             codes.append(_guarded(job if parent is None else job.with_value("tracking.parent_run_id", parent.id)))
             if codes[-1] == EXIT_DONE and _read_result(job.directory).get("interrupted"):  # it has a model nevertheless
                 codes[-1] = EXIT_INTERRUPTED
@@ -90,6 +91,12 @@ def _differing(jobs: Sequence[ComposedStage]) -> list[list[str]]:
     """Return for each job those of its overrides that not all of them have, in the order typed."""
     common = set.intersection(*(set(job.overrides) for job in jobs))
     return [[one.lstrip("+") for one in job.overrides if one not in common] for job in jobs]
+
+
+def _in_short(job: ComposedStage, override: str) -> str:
+    """Return an override as a part of a run's name: of a group its choice, of another key its last part and value."""
+    key, _, value = override.partition("=")
+    return value if isinstance(job.config.get(key), DictConfig) else f"{key.rpartition('.')[2]}={value}"
 
 
 def _start_parent(jobs: Sequence[ComposedStage], differing: Sequence[Sequence[str]]) -> "Run":

@@ -16,12 +16,15 @@ ACCURACY = "test/accuracy"
 METRICS = (ACCURACY, "test/auroc", "test/log_loss", VALIDATION_LOSS, "cost/gmacs")
 PARAMETERS = ("network", "trained", "image_size", "epochs", "seed")  # see pipeline/run_log.py
 
-_TAG = "mlflow.sharedViewState."
+_VIEW = "mlflow.sharedViewState."
+_KIND = "mlflow.experimentKind"  # else MLflow's pages are those for language models until a first run is there
+_NAME_WIDTH, _WIDTH = 290, 112  # px, of the column with the run's name and of the others
 
 
 def view_tags() -> dict[str, str]:
-    """Return the tags that an experiment needs for the links of `view_links`."""
-    return {_TAG + TABLE: json.dumps(_table()), _TAG + PARALLEL: json.dumps({**_table(), **_parallel_coordinates()})}
+    """Return the tags that an experiment needs for the links of `view_links`, and to be shown as one of models."""
+    views = {TABLE: _table(), PARALLEL: {**_table(), **_parallel_coordinates()}}
+    return {_KIND: "custom_model_development", **{_VIEW + key: json.dumps(view) for key, view in views.items()}}
 
 
 def missing_tags(tags: Mapping[str, str]) -> dict[str, str]:
@@ -45,11 +48,14 @@ def view_links(address: str, experiment_id: str) -> dict[str, str]:
 
 def _table() -> dict[str, Any]:
     """Return the table of runs, the highest test accuracy first."""
-    columns = [f"params.`{name}`" for name in PARAMETERS] + [f"metrics.`{name}`" for name in METRICS]
+    columns = [f"metrics.`{name}`" for name in METRICS] + [f"params.`{name}`" for name in PARAMETERS]
+    name = "attributes.`Run Name`"
     return {
-        "orderByKey": f"metrics.`{ACCURACY}`",
+        "orderByKey": columns[0],
         "orderByAsc": False,
         "selectedColumns": columns,
+        "columnOrder": [name, *columns],
+        "columnWidths": {name: _NAME_WIDTH, **dict.fromkeys(columns, _WIDTH)},
     }
 
 
