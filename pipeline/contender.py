@@ -76,10 +76,10 @@ def _in_directory(reference: str) -> Contender:
 
 
 def with_own_names(contenders: Sequence[Contender]) -> list[Contender]:
-    """Return the contenders, those of the same name with what was typed behind it."""
+    """Return the contenders, those of the same name with the run's id or the directory behind it."""
     names = [one.name for one in contenders]
     return [
-        replace(one, name=f"{one.name} ({one.reference[:8] if one.run_id else one.reference})")
+        replace(one, name=f"{one.name} ({one.run_id[:8] if one.run_id else Path(one.reference).name})")
         if names.count(one.name) > 1
         else one
         for one in contenders

@@ -70,7 +70,7 @@ def _run_group(jobs: Sequence[ComposedStage]) -> int:
         for job, own in zip(jobs, differing, strict=True):
             say(f"\nRun {job.directory.name}: {' '.join(job.overrides)}")
             if is_tracked and job.config.name is None:
-                job = job.with_value("name", " ".join(_in_short(job, one) for one in own))
+                job = job.with_value("name", _name(job, own))
             codes.append(_guarded(job if parent is None else job.with_value("tracking.parent_run_id", parent.id)))
             if codes[-1] == EXIT_DONE and _read_result(job.directory).get("interrupted"):  # it has a model nevertheless
                 codes[-1] = EXIT_INTERRUPTED
@@ -93,10 +93,14 @@ def _differing(jobs: Sequence[ComposedStage]) -> list[list[str]]:
     return [[one.lstrip("+") for one in job.overrides if one not in common] for job in jobs]
 
 
-def _in_short(job: ComposedStage, override: str) -> str:
-    """Return an override as a part of a run's name: of a group its choice, of another key its last part and value."""
-    key, _, value = override.partition("=")
-    return value if isinstance(job.config.get(key), DictConfig) else f"{key.rpartition('.')[2]}={value}"
+def _name(job: ComposedStage, own: Sequence[str]) -> str:
+    """Return a name for a run of several: its network and its own values; of a group the choice, else key and value."""
+    parts = []
+    for key, _, value in (one.partition("=") for one in own):
+        is_group = isinstance(job.config.get(key), DictConfig)
+        parts.append(value if is_group else f"{key.rpartition('.')[2]}={value}")
+    is_told = "backbone" not in job.config or any(one.startswith("backbone=") for one in own)
+    return " ".join(parts if is_told else [job.config.backbone.name, *parts])
 
 
 def _start_parent(jobs: Sequence[ComposedStage], differing: Sequence[Sequence[str]]) -> "Run":

@@ -168,7 +168,7 @@ def test_a_model_that_was_tested_on_other_images_classifies_these(
     (row,) = result.comparison.rows
     assert (row.won, row.lost) == (0, 0), "they are the same model"
     printed = " ".join(capsys.readouterr().out.split())
-    assert "was tested on other images (digest elsewhere) than good (digest " in printed
+    assert "was tested on other images (digest elsewhere) than good (" in printed
     assert f"{elsewhere}/bundle classifies those now." in printed
 
     typed = [

@@ -63,7 +63,9 @@ def _parallel_coordinates() -> dict[str, Any]:
     """Return the charts: a line for each run through what was chosen and what came of it."""
     section = "graftline"
     return {
+        "searchFilter": f"metrics.`{ACCURACY}` >= 0",
         "runsHiddenMode": "SHOW_ALL",
+        "isAccordionReordered": True,  # else MLflow sorts the sections, and puts this one last
         "compareRunCharts": [
             {
                 "uuid": PARALLEL,
@@ -86,6 +88,8 @@ def _parallel_coordinates() -> dict[str, Any]:
                 "isReordered": False,
                 "deleted": False,
                 "isGenerated": False,
+                "columns": 1,
+                "cardHeight": 460,
             }
         ],
     }
