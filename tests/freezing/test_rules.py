@@ -175,6 +175,20 @@ def test_gradual_refuses(arguments: dict[str, Any], message: str) -> None:
         Gradual(**arguments)
 
 
+@pytest.mark.parametrize(
+    ("rule", "part"),
+    [
+        (AllButHead(), "head"),
+        (Nothing(), "all"),
+        (FirstStages(number=2), "blocks.1+"),
+        (Gradual(), "head then blocks.2+"),
+    ],
+)
+def test_what_is_trained_in_a_word(rule: FreezeRule, part: str) -> None:
+    network = TINY["test_efficientnet"]
+    assert decide(rule, network).trained_part(network) == part
+
+
 @pytest.mark.parametrize("rule", [AllButHead(), Gradual()])
 def test_a_decision_comes_back_from_json_and_takes_other_epochs(rule: FreezeRule) -> None:
     network = TINY["test_efficientnet"]

@@ -25,6 +25,7 @@ from graftline.pipeline.train_result import TrainResult
 from graftline.tracking.client import connect
 from graftline.tracking.names import VALIDATION_LOSS
 from graftline.tracking.tracking import Tracking
+from graftline.tracking.views import METRICS, PARAMETERS
 
 COLORS = {"blue": (90, 100, 130), "red": (130, 95, 90)}  # so alike that a network of two epochs does not know them all
 
@@ -198,6 +199,24 @@ def test_a_run_without_predictions(trained: TrainResult, runs: dict[str, str], t
     shutil.rmtree(bare / "bundle")
     with pytest.raises(UserError, match=r"has no logged predictions, and it cannot be tested on those now: .*bare"):
         compared(f"runs={runs['good']},{bare}")
+
+
+def test_a_training_logs_what_runs_are_compared_by(trained: TrainResult) -> None:
+    run = connect(Tracking().uri).get_run(trained.run_id)
+    assert list(run.data.params)[: len(PARAMETERS)] == ["network", "trained", "image_size", "epochs", "optimizer"]
+    assert {name: run.data.params[name] for name in PARAMETERS} == {
+        "network": "test_efficientnet",
+        "trained": "all",
+        "image_size": "32",
+        "epochs": "4",
+        "seed": "0",
+    }
+    assert not [name for name in run.data.params if "_target_" in name]
+    assert set(METRICS) <= run.data.metrics.keys()
+    assert run.info.run_name == "good", "as the user says"
+    note = run.data.tags["mlflow.note.content"]
+    assert "- **Again**: `graftline train backbone=test_efficientnet " in note
+    assert f"(get-artifact?path=figures%2Fconfusion_matrix.png&run_uuid={trained.run_id})" in note
 
 
 @pytest.mark.parametrize(

@@ -233,3 +233,32 @@ def test_no_database_and_no_server(tmp_path: Path) -> None:
 def test_it_is_light_to_import() -> None:
     script = "import graftline.tracking.registry, graftline.tracking.tracking, sys; sys.exit('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False, timeout=60).returncode == 0
+
+
+def test_what_a_tested_run_gave_is_found_on_every_machine(uri: str, directory: Path, cache: Path) -> None:
+    name = f"tested-{directory.parent.parent.name}"
+    tracking, registry, ids = Tracking(uri=uri, system_metrics=False, experiment=name), Registry(uri), list[str]()
+    for number, loss in enumerate((0.5, 0.1, 0.3)):
+        folder = directory / str(number)
+        folder.mkdir()
+        (folder / "predictions.parquet").write_bytes(b"parquet %d" % number)
+        with tracking.start(run_name=f"run {number}", experiment=name, directory=folder, tags={}) as run:
+            run.set_tags({"graftline.bundle_digest": f"bundle {number % 2}", "graftline.test_digest": "images"})
+            run.log_metrics({"test/accuracy": 0.9, "validation/log_loss": loss}, step=0)
+            if number != 1:
+                run.log_artifact(folder / "predictions.parquet", "test")
+        ids.append(run.id)
+    assert [run.id for run in registry.best_tested(name)] == [ids[1], ids[2]], "runs 0 and 2 have the same model"
+    newest = registry.newest_tested(name)
+    assert (newest.id, newest.name, newest.test_digest, newest.dataset) == (ids[2], "run 2", "images", name)
+    assert registry.newest_tested(name, skip="bundle 0").id == ids[1]
+    assert registry.tested_run(ids[0]).bundle_digest == "bundle 0"
+    file = registry.predictions(newest, cache)
+    assert file is not None
+    assert file.read_bytes() == b"parquet 2"
+    assert file.is_relative_to(cache) == uri.startswith("http")
+    assert registry.predictions(registry.tested_run(ids[1]), cache) is None
+    assert registry.aliased("nothing", "champion") is None
+    connect(uri).delete_run(ids[1])
+    with pytest.raises(UserError, match=f"^The experiment '{name}' has no run that was tested beside the champion"):
+        registry.newest_tested(name, skip="bundle 0")

@@ -47,10 +47,10 @@ class FreezePlan:
         return self.frozen_groups == self.num_groups
 
     def trained_part(self, network: nn.Module) -> str:
-        """Return in a word what is trained: ``head``, ``all``, or from which layer group upwards."""
+        """Return in a word what is trained: ``head``, ``all``, or ``blocks.5+`` for that layer group and those above."""
         if self.only_head:
             return "head"
-        return "all" if self.frozen_groups == 0 else f"from {group_names(network)[self.frozen_groups].split(' + ')[0]}"
+        return "all" if self.frozen_groups == 0 else f"{group_names(network)[self.frozen_groups].split(' + ')[0]}+"
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as what JSON knows."""

@@ -102,7 +102,7 @@ class FreezeDecision:
     def trained_part(self, network: nn.Module) -> str:
         """Return in a few words what is trained, in the first phase and in the last."""
         parts = [plan.trained_part(network) for plan in self.plans]
-        return parts[0] if parts[0] == parts[-1] else f"{parts[0]} to {parts[-1]}"
+        return parts[0] if parts[0] == parts[-1] else f"{parts[0]} then {parts[-1]}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the decision as what JSON knows, for a resume and for further processes, which do not decide again."""

@@ -1,0 +1,64 @@
+"""The ready-made views of an experiment: its tags, and the links that name them."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from graftline.pipeline.ui import show_links
+from graftline.tracking.tracking import Tracking
+from graftline.tracking.views import METRICS, PARAMETERS, missing_tags, view_links, view_tags
+
+
+def test_an_experiment_has_the_views_that_links_name(
+    tracking: Tracking, client: MlflowClient, directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with tracking.start(run_name="first", experiment="pets", directory=directory, tags={}):
+        pass
+    experiment = client.get_experiment_by_name("pets")
+    assert experiment is not None
+    assert missing_tags(experiment.tags) == {}
+    show_links(tracking, "http://127.0.0.1:5000")
+    printed = capsys.readouterr().out
+    for name, link in view_links("http://127.0.0.1:5000", experiment.experiment_id).items():
+        assert f"pets, {name}: {link}\n" in printed
+        key = link.partition("viewStateShareKey=")[2].partition("&")[0]
+        view = json.loads(experiment.tags[f"mlflow.sharedViewState.{key}"])
+        assert view["orderByKey"] == "metrics.`test/accuracy`"
+        assert not view["orderByAsc"]
+        assert view["columnOrder"][1:] == view["selectedColumns"]
+    assert "Default" not in printed, "an experiment without runs"
+
+
+def test_views_of_an_earlier_version_are_renewed(tracking: Tracking, client: MlflowClient, directory: Path) -> None:
+    with tracking.start(run_name="first", experiment="pets", directory=directory, tags={}):
+        pass
+    experiment_id = client.get_experiment_by_name("pets").experiment_id  # type: ignore[union-attr]
+    key = next(iter(view_tags()))
+    client.set_experiment_tag(experiment_id, key, "of before")
+    show_links(tracking, "http://127.0.0.1:5000")
+    assert client.get_experiment(experiment_id).tags[key] == view_tags()[key]
+
+
+def test_there_are_no_links_without_a_database(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    show_links(replace(Tracking(), uri=f"sqlite:///{tmp_path / 'none.db'}"), "http://127.0.0.1:5000")
+    assert capsys.readouterr().out == ""
+    assert not (tmp_path / "none.db").exists()
+
+
+def test_a_run_gets_another_name_and_a_description(tracking: Tracking, client: MlflowClient, directory: Path) -> None:
+    with tracking.start(run_name="first", experiment="pets", directory=directory, tags={}) as run:
+        run.rename("resnet18 head 224px seed0")
+        run.describe("**90 %** right")
+    logged = client.get_run(run.id)
+    assert logged.info.run_name == "resnet18 head 224px seed0"
+    assert logged.data.tags["mlflow.note.content"] == "**90 %** right"
+    assert client.search_runs([logged.info.experiment_id], "attributes.run_name = 'resnet18 head 224px seed0'")
+
+
+def test_the_columns_are_what_a_training_logs() -> None:
+    """tests/pipeline/test_compare.py looks whether a training logs them."""
+    assert "validation/log_loss" in METRICS
+    assert "network" in PARAMETERS
