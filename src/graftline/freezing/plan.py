@@ -47,7 +47,7 @@ class FreezePlan:
         return self.frozen_groups == self.num_groups
 
     def trained_part(self, network: nn.Module) -> str:
-        """Return in a word what is trained: ``head``, ``all``, or ``blocks.5+`` for that layer group and those above."""
+        """Return in a word what is trained: ``head``, ``all``, or ``blocks.5+``: that layer group and those above."""
         if self.only_head:
             return "head"
         return "all" if self.frozen_groups == 0 else f"{group_names(network)[self.frozen_groups].split(' + ')[0]}+"
