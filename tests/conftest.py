@@ -39,6 +39,7 @@ SLOW = (
     "features/test_sharing.py",
     "freezing/test_measured.py",
     "integration",
+    "pipeline/test_compare.py",
     "pipeline/test_compose.py",
     "pipeline/test_decode.py",
     "pipeline/test_evaluate.py",

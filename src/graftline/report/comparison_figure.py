@@ -33,6 +33,7 @@ def comparison_figure(comparison: Comparison) -> Figure:
     axes.set_ylim(len(rows) - 0.45, -0.55)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
+    axes.use_sticky_edges = False  # else a band at the edge has no margin
     axes.margins(x=0.08)
     axes.set_xlabel(_axis_label(comparison))
     return figure
