@@ -17,14 +17,13 @@ METRICS = (ACCURACY, "test/auroc", "test/log_loss", VALIDATION_LOSS, "cost/gmacs
 PARAMETERS = ("network", "trained", "image_size", "epochs", "seed")  # see pipeline/run_log.py
 
 _VIEW = "mlflow.sharedViewState."
-_KIND = "mlflow.experimentKind"  # else MLflow's pages are those for language models until a first run is there
 _NAME_WIDTH, _WIDTH = 290, 112  # px, of the column with the run's name and of the others
 
 
 def view_tags() -> dict[str, str]:
-    """Return the tags that an experiment needs for the links of `view_links`, and to be shown as one of models."""
+    """Return the tags that an experiment needs for the links of `view_links`."""
     views = {TABLE: _table(), PARALLEL: {**_table(), **_parallel_coordinates()}}
-    return {_KIND: "custom_model_development", **{_VIEW + key: json.dumps(view) for key, view in views.items()}}
+    return {_VIEW + key: json.dumps(view) for key, view in views.items()}
 
 
 def missing_tags(tags: Mapping[str, str]) -> dict[str, str]:
