@@ -17,13 +17,14 @@ from graftline.bundle.grid import Grid, log_mean
 from graftline.console import progress, say, warn
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
-from graftline.evaluation.calibration import CalibrationFit, fit_calibration
+from graftline.evaluation.calibration import CalibrationFit
 from graftline.evaluation.decision import DecisionFit
 from graftline.evaluation.evaluation import EvaluationResult
 from graftline.evaluation.grid import Candidate, GridRow, measure, score_candidates
 from graftline.evaluation.predictions import predict_split
 from graftline.evaluation.selection import Selection, select_all, select_greedily
 from graftline.execution import Accelerator, Execution
+from graftline.pipeline.calibration import learn
 from graftline.pipeline.members import Members, open_members
 from graftline.pipeline.parent import with_parent
 from graftline.pipeline.run_directory import RunDirectory
@@ -151,8 +152,7 @@ class MakeEnsemble(Train):
         """Calibrate the mean (N, K) on the validation images and choose the decision, as a training does."""
         everyone = members.ensemble(selection.shares, self.crops, {})
         predictions = predict_split(everyone, version, "validation", known_logits=logits)
-        fit = fit_calibration(predictions, self.seed)
-        decision = self.decision.choose(replace(predictions, logits=fit.calibration.apply(logits)))
+        fit, decision = learn(predictions, self._wanted, self.seed)
         say(" ".join(one for one in (fit.sentence, decision.sentence) if one))
         return fit, decision
 

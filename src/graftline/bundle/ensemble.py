@@ -167,6 +167,15 @@ def load_predictor(
     return kind.from_directory(Path(directory), engine, execution)
 
 
+def class_sets(predictor: AnyPredictor, probabilities: np.ndarray) -> list[str]:
+    """Return the set of classes of each image as JSON, the most probable class first, for probabilities (N, K)."""
+    members, orders = predictor.decision.sets(probabilities), np.argsort(-probabilities, axis=1, kind="stable")
+    return [
+        json.dumps([predictor.class_names[number] for number in order if row[number]], ensure_ascii=False)
+        for row, order in zip(members, orders, strict=True)
+    ]
+
+
 def common_decoding(members: Sequence[Predictor], names: Sequence[str]) -> Decoding:
     """Return how all members' files become pixels, which happens once for all.
 

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from graftline.bundle.ensemble import AnyPredictor
-from graftline.bundle.predictor import class_sets
+from graftline.bundle.ensemble import AnyPredictor, class_sets
 from graftline.data.file_names import to_text
 from graftline.data.walk import walk_files
 from graftline.errors import UserError

@@ -5,7 +5,6 @@ Letters: N images, B batch, C channels, H, W height and width in px, K classes, 
 
 import contextlib
 import itertools
-import json
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -299,15 +298,6 @@ def read_pixels(image: ImageLike, decoding: Decoding) -> np.ndarray:
     if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size:
         return image
     raise ValueError(f"an array of {image.dtype} {image.shape} is neither uint8 (H, W, 3) nor uint8 (H, W)")
-
-
-def class_sets(predictor: Predictor, probabilities: np.ndarray) -> list[str]:
-    """Return the set of classes of each image as JSON, the most probable class first, for probabilities (N, K)."""
-    members, orders = predictor.decision.sets(probabilities), np.argsort(-probabilities, axis=1, kind="stable")
-    return [
-        json.dumps([predictor.class_names[number] for number in order if row[number]], ensure_ascii=False)
-        for row, order in zip(members, orders, strict=True)
-    ]
 
 
 def _name(image: ImageLike, index: int) -> str:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from graftline.bundle.ensemble import AnyPredictor
-from graftline.bundle.predictor import class_sets
+from graftline.bundle.ensemble import AnyPredictor, class_sets
 
 _NOT_BASE64 = "not base64: send the image file's bytes, base64-encoded"
 
