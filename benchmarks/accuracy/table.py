@@ -33,7 +33,9 @@ def _origins(results: Mapping[Run, Result]) -> str:
     """Return with which code and on how many cores the results were made."""
     codes = dict.fromkeys(result.origin.commit for run, result in results.items() if run.peer in OURS)
     cores = " or ".join(str(number) for number in sorted({result.origin.cores for result in results.values()}))
-    return (f"graftline is {' and '.join(codes)}. " if codes else "") + f"Measured on {cores} cores."
+    return (
+        f"graftline is {' and '.join(codes)}. " if codes else ""
+    ) + f"Measured on {cores} core{'' if cores == '1' else 's'}."
 
 
 def _failed(folder: Path) -> str:
