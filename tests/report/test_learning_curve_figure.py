@@ -15,7 +15,7 @@ def test_it_shows_the_points_and_the_gain() -> None:
     figure = learning_curve_figure(curve, "made up")
     (axes,) = figure.axes
     (points,) = [line for line in axes.lines if line.get_marker() == "o"]
-    np.testing.assert_allclose(points.get_xydata(), np.column_stack([sizes, 1 - curve.errors]))
+    np.testing.assert_allclose(np.asarray(points.get_xydata(), np.float64), np.column_stack([sizes, 1 - curve.errors]))
     assert figure.texts[0].get_text() == f"Twice the labels: {gain_in_words(curve, 2)} of accuracy"
     gain = curve.gain(2)
     assert gain_in_words(curve, 2).startswith(f"{100 * gain.value:+.1f} [{100 * gain.low:.1f}, ")
