@@ -69,10 +69,10 @@ def main(bundle: str, directory: str) -> None:
             rows[strength].append(judge(*made))
     print_table(
         f"Mean over {SPLITS} splits of {len(labels):,} images",
-        ("head", "kept", "vector", "temperature", "log loss", "calibrated", "error", "calibrated", "covered"),
+        ("C", "kept", "vector", "temperature", "log loss", "after", "error", "after", "covered"),
         [
             (
-                f"C = {strength:g}",
+                f"{strength:g}",
                 f"{sum(row.kept for row in some)} of {SPLITS}",
                 f"{sum(row.vector for row in some)}",
                 f"{np.mean([row.temperature for row in some]):.2f}",
