@@ -13,6 +13,7 @@ from scipy.stats import binomtest, fisher_exact
 
 from graftline.evaluation.metrics import Interval
 from graftline.evaluation.predictions import Predictions
+from graftline.evaluation.significance import holm
 
 FEWEST_IMAGES = 10  # of a slice and of the rest: fewer can hardly be shown to be worse
 MOST_VALUES = (
@@ -71,7 +72,7 @@ def score_slices(predictions: Predictions, columns: pd.DataFrame) -> list[Slice]
         for value, rows in _values(columns[column])
         if min(rows.sum(), (~rows).sum()) >= FEWEST_IMAGES
     ]
-    p_values = _holm([_p_value(hits, rows) for _, _, rows in found])
+    p_values = holm([_p_value(hits, rows) for _, _, rows in found])
     slices = [
         Slice(str(column), value, int(rows.sum()), _accuracy(hits[rows]), float(hits[~rows].mean()), p_value)
         for (column, value, rows), p_value in zip(found, p_values, strict=True)
@@ -119,16 +120,3 @@ def _p_value(hits: Bools, rows: Bools) -> float:
     inside, outside = hits[rows], hits[~rows]
     counts = [[inside.sum(), (~inside).sum()], [outside.sum(), (~outside).sum()]]
     return float(fisher_exact(counts, alternative="less").pvalue)
-
-
-def _holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values that are corrected for being several, in their order.
-
-    >>> [round(value, 3) for value in _holm([0.01, 0.04, 0.03])]
-    [0.03, 0.06, 0.06]
-    """
-    order = np.argsort(p_values, kind="stable")
-    raised = np.asarray(p_values)[order] * np.arange(len(p_values), 0, -1)
-    corrected = np.empty(len(p_values))
-    corrected[order] = np.minimum(np.maximum.accumulate(raised), 1.0)
-    return [float(value) for value in corrected]
