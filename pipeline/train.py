@@ -229,9 +229,8 @@ class Train:
         facts = summary(setup, decision, self.backbone.name)
         # what the network was built with: the configuration does not say which phi a budget came to
         built = {f"network.{key}": value for key, value in setup.graft.arguments.items()}
-        run.log_params(
-            {**{str(key): value for key, value in nested.items()}, **facts, **built}, OmegaConf.to_yaml(config)
-        )
+        configured = {str(key): value for key, value in nested.items()}
+        run.log_params({**facts, **built, **configured}, OmegaConf.to_yaml(config))  # MLflow shows them in this order
         if self.name is None:
             run.rename(own_name(facts))
         run.log_environment()

@@ -183,6 +183,8 @@ def test_several_values_are_several_runs_under_one_parent(workplace: Workplace, 
     assert len(parents) == 1
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parents[0].info.run_id}
     assert {run.data.params["seed"] for run in children} == {"0", "1"}
+    assert {run.info.run_name for run in children} == {"test_efficientnet seed=0", "test_efficientnet seed=1"}
+    assert parents[0].info.run_name == "2 runs: seed"
     assert {run.info.status for run in runs} == {"FINISHED"}
     (directory,) = workplace.root.glob("outputs/train/*")
     assert {"0", "1"} <= {path.name for path in directory.iterdir()}
