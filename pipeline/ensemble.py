@@ -112,6 +112,10 @@ class MakeEnsemble(Train):
         experiment = self.tracking.experiment or self.data.dataset_name()
         members = open_members(references, self.tracking, experiment, self.evaluation.engine, execution)
         members.everyone(self.crops)  # refuses what does not go together
+        if self.choose in SOUPS:
+            from graftline.bundle.soup import check_soup  # torch and timm, which no other choice needs
+
+            check_soup(members.directories)
         return members
 
     def _train_members(self, version: DatasetVersion, files: RunDirectory, run_id: str) -> list[str]:
@@ -153,7 +157,7 @@ class MakeEnsemble(Train):
         execution: Execution,
     ) -> Members:
         """Return the members and, as the last, one whose weights are the mean of theirs."""
-        from graftline.pipeline.soup import make_soup, make_uniform_soup  # torch and timm, which no other choice needs
+        from graftline.pipeline.soup import make_soup, make_uniform_soup  # as above
 
         folder = files.path / "soup"
         if self.choose == "soup":

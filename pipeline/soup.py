@@ -39,7 +39,7 @@ def make_soup(
         evaluation: batch size and engine.
 
     Raises:
-        UserError: they are of different architectures, or the best one is better alone.
+        UserError: the best one is better alone.
     """
     order = sorted(range(len(losses)), key=lambda number: losses[number])
     networks = load_networks(members.directories)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from graftline.bundle.soup import average_weights, load_networks
+from graftline.bundle.soup import average_weights, check_soup, load_networks
 from graftline.errors import UserError
 
 
@@ -73,4 +73,6 @@ def test_only_one_architecture_can_be_averaged(bundle: Path, tmp_path: Path) -> 
     other.mkdir()
     (other / "bundle.json").write_text((bundle / "bundle.json").read_text().replace("test_efficientnet", "resnet18"))
     with pytest.raises(UserError, match=r"other has another timm_name than .*, and a soup averages the weights of one"):
-        load_networks([bundle, other])
+        check_soup([bundle, other])
+    with pytest.raises(UserError, match="A soup is of 2 models at least"):
+        check_soup([bundle])

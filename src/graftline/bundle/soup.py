@@ -21,12 +21,14 @@ from graftline.errors import UserError
 STATISTICS = ("running_mean", "running_var")
 
 
-def load_networks(directories: Sequence[Path]) -> list[nn.Module]:
-    """Load the networks of bundles whose weights can be averaged, in eval mode.
+def check_soup(directories: Sequence[Path]) -> None:
+    """Make sure that the weights of bundles can be averaged.
 
     Raises:
-        UserError: they are of different architectures, image sizes or classes.
+        UserError: there is only one, or they are of different architectures, image sizes or classes.
     """
+    if len(directories) < 2:
+        raise UserError(f"A soup is of 2 models at least, and there is {directories[0]} alone: give more.")
     descriptions = [read_description(directory) for directory in directories]
     for directory, own in zip(directories, descriptions, strict=True):
         for key in ("timm_name", "preprocessing", "class_names"):
@@ -35,6 +37,10 @@ def load_networks(directories: Sequence[Path]) -> list[nn.Module]:
                     f"{directory} has another {key} than {directories[0]}, and a soup averages the weights of one "
                     "network: leave it out, or average probabilities instead."
                 )
+
+
+def load_networks(directories: Sequence[Path]) -> list[nn.Module]:
+    """Load the networks of bundles that `check_soup` has let pass, in eval mode."""
     return [timm.create_model(f"local-dir:{directory}", pretrained=True).eval() for directory in directories]
 
 
