@@ -22,7 +22,7 @@ from graftline.evaluation.decision import DecisionFit
 from graftline.evaluation.evaluation import EvaluationResult
 from graftline.evaluation.grid import Candidate, GridRow, measure, score_candidates
 from graftline.evaluation.predictions import predict_split
-from graftline.evaluation.selection import Selection, select_all, select_greedily
+from graftline.evaluation.selection import Selection, select_all, select_greedily, select_last
 from graftline.execution import Accelerator, Execution
 from graftline.pipeline.calibration import learn
 from graftline.pipeline.members import Members, open_members
@@ -39,6 +39,9 @@ from graftline.report.tables import print_scores
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run
+
+
+SOUPS = ("soup", "greedy_soup")  # ways to choose that average weights, not probabilities
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +75,7 @@ class MakeEnsemble(Train):
     members: int | None = None
     backbones: Sequence[Backbone] = ()
     crops: str = "1"
-    choose: Literal["greedy", "all"] = "greedy"
+    choose: Literal["greedy", "all", "soup", "greedy_soup"] = "greedy"
     ms_per_image: float | None = None
     accelerator: Accelerator = "auto"
 
@@ -85,8 +88,8 @@ class MakeEnsemble(Train):
             raise UserError("MakeEnsemble.refuse is for a model of one network: leave it out.")
         if self.crops not in CROP_SETS:
             raise UserError(f"MakeEnsemble.crops is {self.crops}: take one of {', '.join(CROP_SETS)}.")
-        if self.ms_per_image is not None and self.choose == "all":
-            raise UserError("MakeEnsemble.ms_per_image is for choose=greedy: leave it out to average all members.")
+        if self.ms_per_image is not None and self.choose != "greedy":
+            raise UserError(f"MakeEnsemble.ms_per_image is for choose=greedy: leave it out for choose={self.choose}.")
         if self.ms_per_image is not None and not 0 < self.ms_per_image < math.inf:
             raise UserError(f"MakeEnsemble.ms_per_image is {self.ms_per_image}, it must be above 0 and finite.")
 
@@ -104,6 +107,9 @@ class MakeEnsemble(Train):
             members = opened or self._open(self._train_members(version, files, run.id), execution)
             self._log_ensemble_setup(run, version, files)
             selection, times, logits = self._select(members, version)
+            if self.choose in SOUPS:
+                members = self._with_soup(members, selection, version, files, execution)
+                selection, times, logits = self._select(members, version)
             print_selection(members.labels, members.references, selection, times.tolist(), crops_in_words(self.crops))
             adjusted = self._calibrate_mean(members, selection, logits, version)
             bundle = self._save(members, selection, adjusted, version, files)
@@ -113,6 +119,10 @@ class MakeEnsemble(Train):
         experiment = self.tracking.experiment or self.data.dataset_name()
         members = open_members(references, self.tracking, experiment, self.evaluation.engine, execution)
         members.everyone(self.crops)  # refuses what does not go together
+        if self.choose in SOUPS:
+            from graftline.bundle.soup import check_soup  # torch and timm, which no other choice needs
+
+            check_soup(members.directories)
         return members
 
     def _train_members(self, version: DatasetVersion, files: RunDirectory, run_id: str) -> list[str]:
@@ -140,11 +150,31 @@ class MakeEnsemble(Train):
         logits = self._logits(grid, version, "validation")[:, 0]  # (M, N, K)
         numbers = [grid.class_names.index(name) for name in version.class_names]
         labels = np.array(numbers)[samples.labels]
-        if self.choose == "all":
+        if self.choose in SOUPS:
+            selection = select_last(logits, labels)
+        elif self.choose == "all":
             selection = select_all(logits, labels)
         else:
             selection = select_greedily(logits, labels, times.tolist(), self.ms_per_image)
         return selection, times, log_mean(logits, np.array(selection.shares))
+
+    def _with_soup(
+        self,
+        members: Members,
+        selection: Selection,
+        version: DatasetVersion,
+        files: RunDirectory,
+        execution: Execution,
+    ) -> Members:
+        """Return the members and, as the last, one whose weights are the mean of theirs."""
+        from graftline.pipeline.soup import make_soup, make_uniform_soup  # as above
+
+        folder = files.path / "soup"
+        if self.choose == "soup":
+            make_uniform_soup(members, version, folder, self.evaluation)
+        else:
+            make_soup(members, selection.alone, version, folder, self.evaluation)
+        return self._open([*members.references, str(folder)], execution)
 
     def _calibrate_mean(
         self, members: Members, selection: Selection, logits: np.ndarray, version: DatasetVersion
@@ -199,7 +229,7 @@ class MakeEnsemble(Train):
         if not any(version.counts()["test"].values()):
             warn(NOT_TESTED)
         else:
-            result, rows = self._test(predictor, selection, version)
+            result, rows = self._test(predictor, members, selection, version)
             print_scores(result.scores, f"{version.name}: test split")
             say(f"On the test images, over its best member with one crop: {sentence(rows[-1], rows[0])}")
             figures = write_evaluation(result, files.test)
@@ -235,19 +265,22 @@ class MakeEnsemble(Train):
         )
 
     def _test(
-        self, predictor: Ensemble, selection: Selection, version: DatasetVersion
+        self, predictor: Ensemble, members: Members, selection: Selection, version: DatasetVersion
     ) -> tuple[EvaluationResult, list[GridRow]]:
         """Return the ensemble's scores, and the rows of its best member with one crop and of itself."""
         sets = tuple(dict.fromkeys(("1", self.crops)))
-        grid = Grid(predictor.members, sets, version.decoding, predictor.names)
+        numbers = sorted({*selection.chosen, selection.best})
+        tested = tuple(members.predictors[number] for number in numbers)
+        grid = Grid(tested, sets, version.decoding, tuple(members.references[number] for number in numbers))
+        shares = np.array([selection.shares[number] for number in numbers])
         logits = self._logits(grid, version, "test")  # (M, S, N, K)
-        mean = predictor.calibration.apply(log_mean(logits[:, -1], np.array(predictor.shares)))
+        mean = predictor.calibration.apply(log_mean(logits[:, -1], shares))
         result = self.evaluation.run(predictor, version, known_logits=mean)
         times = measure(grid, version.samples("test").paths, self.evaluation.batch_size)
-        best, everyone = selection.chosen.index(selection.best), tuple(range(len(predictor.members)))
+        best, used = numbers.index(selection.best), shares > 0
         candidates = [
-            Candidate((best,), "1", logits[best, 0], float(times[best, 0])),
-            Candidate(everyone, self.crops, mean, float(times[:, -1].sum())),
+            Candidate((selection.best,), "1", logits[best, 0], float(times[best, 0])),
+            Candidate(tuple(selection.chosen), self.crops, mean, float(times[used, -1].sum())),
         ]
         labels = result.predictions.labels
         return result, score_candidates(candidates, labels, self.evaluation.resamples, self.evaluation.seed)

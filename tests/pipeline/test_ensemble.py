@@ -1,10 +1,13 @@
 """Trained models become one: chosen on validation, tested once, registered, and used like any other."""
 
+import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
 
+import mlflow
 import numpy as np
+import pandas as pd
 import pytest
 from workplace import TINY, Workplace
 
@@ -71,7 +74,7 @@ def test_it_is_registered_as_one_model_and_its_members_are_not(made: EnsembleRes
     name = made.model_uri.split("/")[1]
     (version,) = place.mlflow.search_model_versions(f"name = '{name}'")
     assert version.run_id == made.run_id
-    assert (version.description or "").startswith("Ensemble of test_efficientnet (33%), ")
+    assert str(version.description).startswith("Ensemble of test_efficientnet (33%), ")
     experiment = place.mlflow.get_run(made.run_id).info.experiment_id
     runs = place.mlflow.search_runs([experiment])
     children = [one for one in runs if one.data.tags.get("mlflow.parentRunId") == made.run_id]
@@ -90,6 +93,14 @@ def test_every_stage_takes_it_as_one_model(
     assert evaluated.metrics["accuracy"] == made.metrics["accuracy"]
     images = [f"images={color_folder / 'red'}", f"bundle={made.directory}"]
     assert compose("predict", images).run().facts["images"] == 20
+    source = place.mlflow.get_model_version(*made.model_uri.removeprefix("models:/").split("/")).source
+    assert source is not None
+    image = color_folder / "red" / "00.png"
+    served = mlflow.pyfunc.load_model(source).predict(
+        pd.DataFrame({"image": [base64.b64encode(image.read_bytes()).decode()]})
+    )
+    expected = made.predictor.predict([image])[0]
+    np.testing.assert_allclose(served.iloc[0, 2:5].to_numpy(float), expected, atol=1e-6)
     with pytest.raises(UserError, match="is an ensemble already: give its members, or evaluate it alone"):
         run(f"runs={made.run_id}")
 
@@ -100,6 +111,20 @@ def test_greedy_takes_what_helps_and_keeps_to_its_time(run: Callable[..., Ensemb
     assert json.loads((chosen.bundle / "bundle.json").read_text())["crops"] == "5"
     with pytest.raises(UserError, match=r"An ensemble of 0\.001 ms per image cannot be: the fastest member alone"):
         run("runs=best:2", "ms_per_image=0.001")
+
+
+def test_a_soup_is_one_network_of_mean_weights(run: Callable[..., EnsembleResult], made: EnsembleResult) -> None:
+    same = [str(made.directory / "members" / number) for number in ("1", "3")]
+    cooked = run(f"runs={','.join(same)}", "choose=soup", "crops=mirror", "tracking.register=false")
+    assert cooked.selection.shares == (0.0, 0.0, 1.0)
+    assert isinstance(cooked.predictor, Ensemble)
+    assert len(cooked.predictor.members) == 1
+    assert cooked.rows[0].members == (cooked.selection.best,) != (2,)
+    with pytest.raises(UserError, match="No soup of these members is as good as the best of them"):  # of other weights
+        run(f"runs={','.join(same)}", "choose=greedy_soup")
+    other = str(made.directory / "members" / "2")
+    with pytest.raises(UserError, match=r"has another preprocessing than .*, and a soup averages the weights of one"):
+        run(f"runs={same[0]},{other}", "choose=soup")
 
 
 @pytest.mark.parametrize(

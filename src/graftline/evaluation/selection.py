@@ -4,7 +4,7 @@ Letters: M members, N images, K classes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,21 +22,18 @@ class Selection:
         shares: (M,) of each member in the mean; they sum to 1, those that were left out have 0.
         loss: log loss of the mean on the validation images, nats.
         alone: (M,) log loss of each member by itself.
+        best: the number of the member that is best by itself.
     """
 
     shares: tuple[float, ...]
     loss: float
     alone: tuple[float, ...]
+    best: int
 
     @property
     def chosen(self) -> list[int]:
         """The numbers of the members that have a share."""
         return [number for number, share in enumerate(self.shares) if share > 0]
-
-    @property
-    def best(self) -> int:
-        """The number of the member that is best by itself."""
-        return int(np.argmin(self.alone))
 
 
 def select_all(logits: np.ndarray, labels: np.ndarray) -> Selection:
@@ -48,6 +45,13 @@ def select_all(logits: np.ndarray, labels: np.ndarray) -> Selection:
     """
     true = _true_probabilities(logits, labels)
     return _selection(true, np.ones(len(true)))
+
+
+def select_last(logits: np.ndarray, labels: np.ndarray) -> Selection:
+    """Give all the share to the last member, and call the best of the others the best; arguments as for the others."""
+    true = _true_probabilities(logits, labels)
+    selection = _selection(true, np.eye(len(true))[-1])
+    return replace(selection, best=int(np.argmin(selection.alone[:-1])))
 
 
 def select_greedily(
@@ -100,4 +104,5 @@ def _true_probabilities(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def _selection(true: np.ndarray, counts: np.ndarray) -> Selection:
     shares = counts / counts.sum()
     alone = -np.log(true).mean(axis=1)
-    return Selection(tuple(shares.tolist()), float(-np.log(shares @ true).mean()), tuple(alone.tolist()))
+    loss = float(-np.log(shares @ true).mean())
+    return Selection(tuple(shares.tolist()), loss, tuple(alone.tolist()), int(alone.argmin()))
