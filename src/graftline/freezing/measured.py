@@ -87,8 +87,8 @@ class Measured(FreezeRule):
 
         But not more than half as often as the training that would follow.
 
-        >>> [Measured().trial_epochs(images) for images in (50, 300, 1_000, 5_000)]
-        [15, 10, 3, 3]
+        >>> tuple(Measured().trial_epochs(images) for images in (50, 300, 1_000, 5_000))
+        (15, 10, 3, 3)
         """
         as_many_steps = math.ceil(TRIAL_EPOCHS * self.trial_images / images)
         return max(TRIAL_EPOCHS, min(deep_epochs(images) // 2, as_many_steps))
