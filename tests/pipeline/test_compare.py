@@ -112,7 +112,7 @@ def test_runs_are_compared_with_the_first(
     assert result.figure.read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
     assert "20 images of dusk (test)" in printed
-    assert "compared with" in printed
+    assert "reference" in printed
     from_python = graftline.compare(trained.run_id, runs["weak"], place / "outputs" / "new", resamples=100)
     assert from_python.comparison == result.comparison
     written = json.loads((result.figure.parent / "result.json").read_text(encoding="utf-8"))

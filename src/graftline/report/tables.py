@@ -1,6 +1,6 @@
 """Short tables for the terminal: scores, a replay of golden images."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from graftline.bundle.golden import GRID
 from graftline.bundle.verify import StepDifference, StepName, Verification
@@ -28,19 +28,33 @@ def print_scores(scores: Mapping[str, Interval], title: str) -> None:
 
 def print_comparison(comparison: Comparison) -> None:
     """Print what is known of each model beside the reference, and what to know before believing it."""
-    metric = comparison.metric
+    metric, models = comparison.metric, (comparison.reference, *comparison.rows)
+    shared, names = _without_shared_words([model.name for model in models])
     rows = [
         (
-            row.name,
+            name,
             f"{format_score(metric, row.scores[metric].value)} ({format_interval(metric, row.scores[metric])})",
             *(_against(comparison, row) if isinstance(row, PairedComparison) else ("", "", "reference")),
         )
-        for row in (comparison.reference, *comparison.rows)
+        for name, row in zip(names, models, strict=True)
     ]
     title = f"{comparison.num_images:,} images of {comparison.dataset} ({comparison.split}); 95 % intervals"
-    print_table(title, ("model", HEADLINES[metric], "difference", "p", ""), rows)
+    print_table(title, (shared or "model", HEADLINES[metric], "difference", "p", ""), rows)
     for note in comparison.notes:
         say(note)
+
+
+def _without_shared_words(names: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the words that all names begin with, and the names without them, for a narrow terminal.
+
+    >>> _without_shared_words(["lite0 seed=0", "lite0 seed=1"]), _without_shared_words(["a b", "a"])
+    (('lite0', ['seed=0', 'seed=1']), ('', ['a b', 'a']))
+    """
+    words = [name.split(" ") for name in names]
+    count = 0
+    while all(len(one) > count + 1 and one[count] == words[0][count] for one in words):
+        count += 1
+    return " ".join(words[0][:count]), [" ".join(one[count:]) for one in words]
 
 
 def _against(comparison: Comparison, row: PairedComparison) -> tuple[str, str, str]:
