@@ -15,7 +15,7 @@ def _around_examples(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch
         monkeypatch.chdir(tmp_path)
         if request.node.name == "graftline.pipeline.api.train":
             _save_digits(tmp_path / "digits")
-            connect("sqlite:///mlflow.db")
+            connect(f"sqlite:///{tmp_path / 'mlflow.db'}")
 
 
 def _save_digits(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Small real inputs that more than one room uses."""
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,6 +77,12 @@ def color_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for index in range(20):
             paint(color, 100 * number + index).save(root / name / f"{index:02}.png")
     return root
+
+
+@pytest.fixture(autouse=True)
+def _own_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A served model that a test loads puts the modules that it ships before ours, for spawned processes too."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
 
 
 @pytest.fixture(autouse=True)

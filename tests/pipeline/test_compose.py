@@ -150,7 +150,7 @@ def test_one_stage_has_one_value_for_each_key() -> None:
 
 @pytest.mark.parametrize("stage", ["", "trian", "freeze/none"])
 def test_what_is_no_stage_is_told_the_stages(stage: str) -> None:
-    with pytest.raises(UserError, match=r"is not a stage: take one of augment-preview, cache, .*, train, verify"):
+    with pytest.raises(UserError, match=r"is not a stage: take one of audit, .*, cache, .*, train, verify"):
         compose(stage)
 
 

@@ -83,7 +83,7 @@ def test_commands_are_those_of_whoever_started_us(
 
 def test_help_for_what_is_no_stage(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tarin", "--help"]) == 1
-    assert capsys.readouterr().out.startswith("tarin is not a stage: take one of augment-preview, cache,")
+    assert capsys.readouterr().out.startswith("tarin is not a stage: take one of audit, augment-preview, cache,")
 
 
 def test_an_option_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,7 +45,7 @@ def test_two_models_are_a_sentence() -> None:
 def test_the_table_says_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     print_comparison(comparison())
     printed = capsys.readouterr().out
-    assert "compared with" in printed
+    assert "reference" in printed
     assert "better" in printed
     assert "300 images show differences in accuracy of" in " ".join(printed.split())
     print_comparison(comparison("log_loss", 2))
