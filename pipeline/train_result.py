@@ -113,7 +113,7 @@ def print_measurement(measurement: DepthMeasurement) -> None:
     chosen = measurement.chosen
     print_table(
         f"Log loss on {measurement.num_images:,} validation images, and 95 % interval beyond the chosen",
-        ("trained from", "parameters", "images", "accuracy", "log loss", "difference", "pass s", "fit s"),
+        ("trained from", "parameters", "images", "accuracy", "log loss", "difference", "seconds"),
         (
             (
                 row.boundary.partition(" + ")[0],
@@ -122,8 +122,7 @@ def print_measurement(measurement: DepthMeasurement) -> None:
                 f"{row.accuracy:.3f}",
                 f"{row.log_loss:.3f}",
                 "chosen" if row is chosen else f"{row.more_log_loss.low:+.3f} to {row.more_log_loss.high:+.3f}",
-                f"{row.pass_seconds:.1f}" if row.cached else "live",
-                f"{row.fit_seconds:.1f}",
+                f"{row.pass_seconds + row.fit_seconds:.1f}{'' if row.cached else ', live'}",
             )
             for row in measurement.rows
         ),
