@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from graftline.augment.crops import CROP_SETS
 from graftline.backbones.backbone import Backbone
@@ -28,6 +27,7 @@ from graftline.pipeline.calibration import learn
 from graftline.pipeline.members import Members, open_members
 from graftline.pipeline.parent import with_parent
 from graftline.pipeline.run_directory import RunDirectory
+from graftline.pipeline.run_setup import log_setup
 from graftline.pipeline.scoring import log_evaluation, write_evaluation
 from graftline.pipeline.train import NEEDED, Train
 from graftline.pipeline.train_result import NOT_TESTED, TrainResult
@@ -105,7 +105,7 @@ class MakeEnsemble(Train):
             _require_version(opened, version)
         with self._start_ensemble(version, files) as run:
             members = opened or self._open(self._train_members(version, files, run.id), execution)
-            self._log_ensemble_setup(run, version, files)
+            log_setup(run, version)
             selection, times, logits = self._select(members, version)
             if self.choose in SOUPS:
                 members = self._with_soup(members, selection, version, files, execution)
@@ -292,14 +292,6 @@ class MakeEnsemble(Train):
             directory=files.path,
             tags={"graftline.stage": "ensemble"},
         )
-
-    def _log_ensemble_setup(self, run: "Run", version: DatasetVersion, files: RunDirectory) -> None:
-        config = OmegaConf.load(files.config)
-        nested = OmegaConf.to_container(config, resolve=True)
-        assert isinstance(nested, dict)
-        run.log_params({str(key): value for key, value in nested.items()}, OmegaConf.to_yaml(config))
-        run.log_environment()
-        run.log_dataset(version)
 
 
 def _require_version(members: Members, version: DatasetVersion) -> None:

@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from omegaconf import OmegaConf
-
 from graftline.augment.crops import CROP_SETS
 from graftline.bundle.ensemble import AnyPredictor
 from graftline.bundle.grid import Grid
@@ -22,6 +20,7 @@ from graftline.pipeline.bundle_source import open_bundle
 from graftline.pipeline.grid_scoring import GRID_FIGURE, GRID_TABLE, log_grid, write_grid
 from graftline.pipeline.members import open_members
 from graftline.pipeline.parent import with_parent
+from graftline.pipeline.run_setup import log_setup
 from graftline.pipeline.scoring import FIGURES_FOLDER, PREDICTIONS_FILE, log_evaluation, write_evaluation
 from graftline.pipeline.slices import write_slices
 from graftline.pipeline.stage import StageResult
@@ -76,7 +75,7 @@ class Evaluate:
         version, split = self._images(predictor, [predictor.card])
         with self._start_run(version, directory) as run:
             say(f"Run {run.id}.")
-            self._log_setup(run, version, directory)
+            log_setup(run, version)
             result = self.evaluation.run(replace(predictor, decoding=version.decoding), version, split)
             print_scores(result.scores, f"{version.name}: {split} split")
             figures = write_evaluation(result, directory)
@@ -112,7 +111,7 @@ class Evaluate:
         grid = Grid(members.predictors, tuple(self.crops), version.decoding, members.references)
         with self._start_run(version, directory) as run:
             say(f"Run {run.id}.")
-            self._log_setup(run, version, directory)
+            log_setup(run, version)
             result = evaluate_grid(self.evaluation, grid, whole, version, split)
             print_members(members.labels, members.references)
             print_grid(
@@ -188,15 +187,6 @@ class Evaluate:
             directory=directory,
             tags={"graftline.stage": "evaluate"},
         )
-
-    def _log_setup(self, run: "Run", version: DatasetVersion, directory: Path) -> None:
-        """Log what the run is made of: configuration, code and images."""
-        config = OmegaConf.load(directory / ".hydra" / "config.yaml")
-        nested = OmegaConf.to_container(config, resolve=True)
-        assert isinstance(nested, dict)
-        run.log_params({str(key): value for key, value in nested.items()}, OmegaConf.to_yaml(config))
-        run.log_environment()
-        run.log_dataset(version)
 
     def _note(self, run_id: str, result: EvaluationResult) -> str:
         """Return what the page of the run shows first."""

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
-from omegaconf import OmegaConf
 
 from graftline.backbones.backbone import Backbone
 from graftline.console import print_table, progress, say, warn
@@ -32,6 +31,7 @@ from graftline.features.cache import Features
 from graftline.files import atomic_file
 from graftline.pipeline.head_activations import activate, cut_below_head
 from graftline.pipeline.parent import with_parent
+from graftline.pipeline.run_setup import log_setup
 from graftline.pipeline.stage import StageResult
 from graftline.report.learning_curve_figure import gain_in_words, learning_curve_figure
 from graftline.report.style import save
@@ -96,7 +96,7 @@ class LearningCurveStage:
         picture = save(learning_curve_figure(curve, subtitle), directory / "learning_curve.png")
         table = _write_points(curve, directory / "learning_curve.csv")
         with self._start_run(version, directory) as run:
-            _log(run, version, curve, directory, [picture, table])
+            _log(run, version, curve, [picture, table])
         return LearningCurveResult(
             curve=curve,
             classes=classes,
@@ -210,14 +210,9 @@ def _metrics(curve: LearningCurve) -> dict[str, dict[str, float]]:
     return metrics_json({**gains, "check/predicted": curve.check.predicted})
 
 
-def _log(run: "Run", version: DatasetVersion, curve: LearningCurve, directory: Path, files: Sequence[Path]) -> None:
+def _log(run: "Run", version: DatasetVersion, curve: LearningCurve, files: Sequence[Path]) -> None:
     """Log configuration, images, the curve over the number of labels as steps, what it promises, and its files."""
-    config = OmegaConf.load(directory / ".hydra" / "config.yaml")
-    nested = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(nested, dict)
-    run.log_params({str(key): value for key, value in nested.items()}, OmegaConf.to_yaml(config))
-    run.log_environment()
-    run.log_dataset(version)
+    log_setup(run, version)
     for size, error in zip(curve.sizes.tolist(), curve.errors.tolist(), strict=True):
         run.log_metrics({"learning_curve/accuracy": 1 - error}, step=size)
     gain = curve.gain(2)

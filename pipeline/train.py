@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytorch_lightning as pl
-from omegaconf import OmegaConf
 
 from graftline.augment.policy import Policy
 from graftline.augment.preview import preview_sheet
@@ -46,6 +45,7 @@ from graftline.pipeline.run_log import (
     own_name,
     summary,
 )
+from graftline.pipeline.run_setup import log_setup
 from graftline.pipeline.scoring import log_evaluation, write_evaluation
 from graftline.pipeline.train_result import (
     NOT_TESTED,
@@ -223,18 +223,12 @@ class Train:
 
     def _log_setup(self, run: "Run", setup: TrainingSetup, decision: FreezeDecision, files: RunDirectory) -> str:
         """Log configuration, code, images, and a look at their augmentation; returns the run's name."""
-        config = OmegaConf.load(files.config)
-        nested = OmegaConf.to_container(config, resolve=True)
-        assert isinstance(nested, dict)
         facts = summary(setup, decision, self.backbone.name)
         # what the network was built with: the configuration does not say which phi a budget came to
         built = {f"network.{key}": value for key, value in setup.graft.arguments.items()}
-        configured = {str(key): value for key, value in nested.items()}
-        run.log_params({**facts, **built, **configured}, OmegaConf.to_yaml(config))  # MLflow shows them in this order
+        log_setup(run, setup.version, first={**facts, **built})
         if self.name is None:
             run.rename(own_name(facts))
-        run.log_environment()
-        run.log_dataset(setup.version)
         log_cost(run, setup.graft, self.backbone.name, files.cost)
         image = decode_rgb(setup.version.samples("train").paths[0], setup.version.decoding)
         sheet = preview_sheet(image, setup.policy, setup.graft.preprocessing, self.seed)

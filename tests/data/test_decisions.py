@@ -132,6 +132,14 @@ def test_a_file_that_is_none_is_refused_before_images_are_read(pets: Path, tmp_p
         read_decisions(Path(file))
 
 
+@pytest.mark.parametrize(("encoding", "separator"), [("utf-16", "\t"), ("utf-8-sig", ";"), ("cp1252", ";")])
+def test_a_table_that_a_spreadsheet_has_saved_is_read(pets: Path, encoding: str, separator: str) -> None:
+    file = Path(write(pets, ("cat/000.png", "cat", "dog", "relabel"), ("cat/001.png", "cat", "Köter", "drop")))
+    plain = read_decisions(file)
+    pd.read_csv(file, dtype="str").to_csv(file, index=False, sep=separator, encoding=encoding)
+    pd.testing.assert_frame_equal(read_decisions(file), plain)
+
+
 def test_the_last_decision_counts(pets: Path) -> None:
     first = read_decisions(Path(write(pets, ("cat/000.png", "cat", "dog", "relabel"))))
     second = read_decisions(Path(write(pets, ("cat/000.png", "cat", "dog", "keep"))))

@@ -12,6 +12,7 @@ from typing import Literal, get_args
 import pandas as pd
 
 from graftline.data.findings import Finding, from_rows
+from graftline.data.sources.delimited import find_form, read_delimited
 from graftline.errors import UserError
 from graftline.files import atomic_file
 
@@ -37,6 +38,8 @@ def find_decisions(before: pd.DataFrame | None, file: str | None) -> pd.DataFram
 def read_decisions(file: Path) -> pd.DataFrame:
     """Read the table that a person has filled in; rows without a decision are left out, as the image is kept then.
 
+    It may be saved as spreadsheets do: any usual separator and encoding.
+
     Returns:
         Columns sha256, label, suggested and decision; the last is "keep", "relabel" or "drop".
 
@@ -44,8 +47,8 @@ def read_decisions(file: Path) -> pd.DataFrame:
         UserError: there is no such file, a column is missing, or a decision is none or cannot be applied.
     """
     try:
-        table = pd.read_csv(file, dtype="str", keep_default_na=False)
-    except (OSError, ValueError) as error:
+        table = read_delimited(file, find_form(file, NEEDED)).fillna("")
+    except OSError as error:
         raise UserError(f"Ingest.decisions={file} cannot be read as a table: give an audit's .csv.") from error
     if missing := [column for column in NEEDED if column not in table]:
         raise UserError(

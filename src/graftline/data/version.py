@@ -306,14 +306,17 @@ def write_version(
     if is_new:
         with atomic_directory(directory) as temporary:
             manifest.to_parquet(temporary / "manifest.parquet", index=False)
-            _write_departed(departed, temporary / "departed.parquet")
-            write_decisions(decisions, temporary / "decisions.parquet")
-            write_json(temporary / "summary.json", summary)
+            _write_facts(temporary, departed, decisions, summary)
     elif existing is not None and existing.summary != summary:
-        _write_departed(departed, directory / "departed.parquet")
-        write_decisions(decisions, directory / "decisions.parquet")
-        write_json(directory / "summary.json", summary)
+        _write_facts(directory, departed, decisions, summary)
     return DatasetVersion.load(directory), is_new
+
+
+def _write_facts(directory: Path, departed: pd.DataFrame, decisions: pd.DataFrame, summary: Mapping[str, Any]) -> None:
+    """Write what a version knows beside its manifest; the summary is last, as it says that all is there."""
+    _write_departed(departed, directory / "departed.parquet")
+    write_decisions(decisions, directory / "decisions.parquet")
+    write_json(directory / "summary.json", summary)
 
 
 def _origin(

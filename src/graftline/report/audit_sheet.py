@@ -4,7 +4,6 @@ import base64
 import io
 from collections.abc import Iterable, Sequence
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +14,7 @@ from graftline.data.decode import decode_rgb
 from graftline.data.decoding import Decoding
 from graftline.evaluation.audit import Audit
 from graftline.files import write_text
+from graftline.report.page import page
 
 SIDE = 144  # px of a picture, its longer side
 MOST_ERRORS, MOST_PAIRS, MOST_ODD = 120, 60, 60  # that are shown; the table has all
@@ -26,28 +26,6 @@ STYLE = """
 .card img { vertical-align: top; margin: 0 4px 4px 0; border-radius: 4px; }
 .card p { margin: 0; font-size: .8rem; line-height: 1.35; overflow-wrap: anywhere; color: var(--muted); }
 .card strong { color: var(--ink); }
-"""
-
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>
-{style}</style>
-</head>
-<body>
-<main>
-<header><h1>{title}</h1>
-<p>{lead}</p></header>
-{sections}
-</main>
-<footer>Written by graftline {version}. Label ranking by cleanlab, from heads that have not seen the image.</footer>
-</body>
-</html>
 """
 
 
@@ -66,14 +44,10 @@ def write_sheet(audit: Audit, title: str, table: Path, decoding: Decoding, file:
         f"Look at the images, write keep, relabel or drop into the column decision of {table.name}, correct the column "
         f"suggested where it is wrong, and let the next ingest apply that: data.decisions={table}"
     )
-    page = PAGE.format(
-        title=escape(title),
-        lead=escape(lead),
-        style=files("graftline.report").joinpath("report.css").read_text(encoding="utf-8") + STYLE,
-        sections="\n".join(sections),
-        version=escape(graftline.__version__),
-    )
-    write_text(file, page)
+    header = f"<header><h1>{escape(title)}</h1>\n<p>{escape(lead)}</p></header>"
+    written = f"Written by graftline {escape(graftline.__version__)}."
+    footer = f"{written} Label ranking by cleanlab, from heads that have not seen the image."
+    write_text(file, page(title, "\n".join([header, *sections]), footer, STYLE))
     return file
 
 

@@ -4,7 +4,6 @@ import base64
 import struct
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -12,6 +11,7 @@ from matplotlib.figure import Figure
 import graftline
 from graftline.evaluation.metrics import HEADLINES, LOWER_IS_BETTER, Interval, format_interval, format_score
 from graftline.files import atomic_file
+from graftline.report.page import page
 from graftline.report.style import DPI, png
 
 WIDE_INCHES = 8  # figures at least this wide get a row of their own
@@ -102,39 +102,16 @@ def write_report(
         _classes(scores),
         _notes(notes),
     ]
-    page = PAGE.format(
-        title=escape(title),
-        style=files("graftline.report").joinpath("report.css").read_text(encoding="utf-8"),
-        body="\n".join(section for section in sections if section),
-        version=escape(graftline.__version__),
-    )
+    body = "\n".join(section for section in sections if section)
     path = directory / "report.html"
     with atomic_file(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(page(title, body, FOOTER.format(version=escape(graftline.__version__))), encoding="utf-8")
     return path
 
 
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>
-{style}</style>
-</head>
-<body>
-<main>
-{body}
-</main>
-<footer>Written by graftline {version}. Scores by scikit-learn and torchmetrics. Intervals: 95 %, percentiles of the
+FOOTER = """Written by graftline {version}. Scores by scikit-learn and torchmetrics. Intervals: 95 %, percentiles of the
 same score on resampled sets of these images (bootstrap). They say how much the score would change with other images of
-the same kind, not what happens with images of another kind.</footer>
-</body>
-</html>
-"""
+the same kind, not what happens with images of another kind."""
 
 
 def _header(title: str, accuracy: Interval | None) -> str:
