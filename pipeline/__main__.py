@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from graftline.console import console, say, show_log
 from graftline.pipeline.cli.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_MISTAKE, report_error
+from graftline.pipeline.cli.interrupts import keep_interrupts
 from graftline.pipeline.worker import WORKER, work
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Check what was typed, or what is given instead, then run the stage; returns the exit code."""
     sys.path.append(str(Path.cwd()))  # stages of the user's own lie there; last, so that they hide nothing
     show_log()
+    keep_interrupts()
     if directory := os.environ.get(WORKER):
         return work(Path(directory))
     try:

@@ -140,8 +140,10 @@ class HeadRounds:
                 score = score_head(activations, samples.labels, self._images.num_classes, folds)
                 self._head_seconds = (self._ledger.now - before) / images
             scored = ScoredCandidate(candidate, images, score, self._ledger.now - start, self._ledger.now)
+            self._history.scored.append(scored)  # before the file is there: what is seen there counts
             self._files.save(scored)
-        self._history.scored.append(scored)
+        else:
+            self._history.scored.append(scored)
         return scored
 
     def _forecast(self, candidate: Candidate, images: int) -> float:
