@@ -47,7 +47,7 @@ def test_a_stage_tells_its_groups_keys_and_examples(capsys: pytest.CaptureFixtur
     assert re.search(
         r"^freeze +auto \(default\), all_but_head, first_stages, gradual, measured, names, none", told, re.M
     )
-    assert re.search(r"^experiment +finetune *$", told, re.MULTILINE)
+    assert re.search(r"^experiment +elpv_paper, finetune *$", told, re.MULTILINE)
     assert re.search(r"^train.batch_size=null +images per step and process;", told, re.MULTILINE)
     assert re.search(r"^bundle.golden=16 .*that the bundle keeps for graftline verify;", told, re.MULTILINE)
     assert "\ngraftline train debug=fast  # two epochs of two batches: does everything hold together?\n" in told
