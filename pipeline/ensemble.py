@@ -116,8 +116,7 @@ class MakeEnsemble(Train):
             return self._finish(run, bundle, members, selection, version, execution)
 
     def _open(self, references: Sequence[str], execution: Execution) -> Members:
-        experiment = self.tracking.experiment or self.data.dataset_name()
-        members = open_members(references, self.tracking, experiment, self.evaluation.engine, execution)
+        members = open_members(references, self.tracking, self.data.dataset_name(), self.evaluation.engine, execution)
         members.everyone(self.crops)  # refuses what does not go together
         if self.choose in SOUPS:
             from graftline.bundle.soup import check_soup  # torch and timm, which no other choice needs
@@ -204,6 +203,7 @@ class MakeEnsemble(Train):
         card = {
             "dataset": version.name,
             "dataset_digest": version.digest,
+            "validation_digest": version.split_digests["validation"],
             "test_digest": version.test_digest,
             "validation": {"val/loss": selection.loss},
             "members": [members.references[number] for number in selection.chosen],
@@ -298,11 +298,12 @@ def _require_version(members: Members, version: DatasetVersion) -> None:
     """Make sure that no member has been trained on the images that choose among them, or test them.
 
     Raises:
-        UserError: a member was trained on another version.
+        UserError: a member was trained on a version with other validation or test images.
     """
+    held_out = {"validation_digest": version.split_digests["validation"], "test_digest": version.test_digest}
     for reference, predictor in zip(members.references, members.predictors, strict=True):
         trained = predictor.card.get("dataset_digest")
-        if trained != version.digest:
+        if trained != version.digest and any(predictor.card.get(key) != held_out[key] for key in held_out):
             raise UserError(
                 f"{reference} was trained on dataset version {trained}, but the images are now version "
                 f"{version.digest}, of which it may have seen those that test it: leave it out, or train it anew."

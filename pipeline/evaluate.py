@@ -102,8 +102,7 @@ class Evaluate:
     def _run_grid(self, directory: Path, execution: Execution) -> EvaluateResult:
         """Do the same with several members or sets of crops, all on the same images."""
         references = self.runs or [str(self.bundle)]
-        experiment = self.tracking.experiment or self.data.dataset_name()
-        members = open_members(references, self.tracking, experiment, self.evaluation.engine, execution)
+        members = open_members(references, self.tracking, self.data.dataset_name(), self.evaluation.engine, execution)
         whole = members.everyone(self.crops[-1])
         _ = Grid(members.predictors, tuple(self.crops), whole.decoding, members.references)  # what they cannot take
         version, split = self._images(whole, [predictor.card for predictor in members.predictors])

@@ -58,6 +58,7 @@ from graftline.pipeline.train_result import (
 from graftline.report.depth_figure import depth_figure
 from graftline.report.style import COMPRESSION, save
 from graftline.report.tables import print_scores
+from graftline.tracking.names import BUNDLE_DIGEST
 from graftline.tracking.tracking import Tracking
 from graftline.training import phases
 from graftline.training.budget import check_budget, check_clock, end_seconds
@@ -320,6 +321,7 @@ class Train:
         card = {
             "dataset": version.name,
             "dataset_digest": version.digest,
+            "validation_digest": version.split_digests["validation"],
             "test_digest": version.test_digest,
             "freeze_plan": decision.plans[trained.best_phase].describe(graft.network),
             "weights": graft.weights.describe(),
@@ -375,7 +377,8 @@ class Train:
         run.describe(outcome.description(run.id))
         run.log_artifact(write_run_report(outcome, figures))
         example = read_golden(bundle)[0][0].read_bytes()  # a made-up image where real ones may not leave
-        tags = {"graftline.bundle_digest": read_description(bundle)["digest"]}
+        tags = {BUNDLE_DIGEST: read_description(bundle)["digest"]}
+        run.set_tags(tags)
         return run.log_model(bundle, registered_name=version.name, input_example=example, metrics=values, tags=tags)
 
 
