@@ -87,7 +87,12 @@ class Evaluate:
             run.log_artifact(report)
             run.describe(self._note(run.id, result))
         return EvaluateResult(
-            facts={"dataset_digest": version.digest, "run_id": run.id, "bundle": self.bundle},
+            facts={
+                "dataset_digest": version.digest,
+                "run_id": run.id,
+                "bundle": self.bundle,
+                "worse_slices": slices.flagged,
+            },
             metrics=result.metrics_json(),
             table=[
                 ("run", run.url or run.id),

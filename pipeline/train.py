@@ -30,6 +30,7 @@ from graftline.features.cache import Features
 from graftline.files import atomic_file, write_json
 from graftline.freezing.rule import FreezeDecision, FreezeRule
 from graftline.freezing.rules import Nothing
+from graftline.pipeline.beyond_scores import look_beyond
 from graftline.pipeline.calibration import Adjustment, Wanted, adjust
 from graftline.pipeline.further_process import announced
 from graftline.pipeline.parent import with_parent
@@ -124,8 +125,9 @@ class Train:
             self._save_bundle(setup, decision, trained, files)
             adjusted = self._adjust(setup, events.source, files)
             result = self._evaluate(setup, events.source, adjusted.predictor)
+            beyond = look_beyond(result, setup.version, files.test, self.evaluation, self.tracking)
             outcome = TrainOutcome(
-                files, self.backbone.name, setup.version, decision, trained, adjusted, result, choice, name
+                files, self.backbone.name, setup.version, decision, trained, adjusted, result, choice, name, beyond
             )
             model_uri = self._log_outcome(run, outcome)
         return summarize(outcome, run.id, run.url, model_uri)
@@ -353,22 +355,23 @@ class Train:
     def _evaluate(
         self, setup: TrainingSetup, source: TrainingSource | None, predictor: Predictor
     ) -> EvaluationResult | None:
-        """Score what was saved on the test images, where there are any."""
+        """Score what was saved on the test images, where there are any, and print that."""
         if not any(setup.version.counts()["test"].values()):
             warn(NOT_TESTED)
             return None
         logits = None if source is None else source.logits("test")
         known = None if logits is None else predictor.calibration.apply(logits)
-        return self.evaluation.run(predictor, setup.version, known_logits=known)
+        result = self.evaluation.run(predictor, setup.version, known_logits=known)
+        print_scores(result.scores, f"{setup.version.name}: test split")
+        return result
 
     def _log_outcome(self, run: "Run", outcome: TrainOutcome) -> str | None:
-        """Print, log and register what came of the training; returns the model's URI."""
+        """Log and register what came of the training; returns the model's URI."""
         version, result, bundle = outcome.version, outcome.result, outcome.files.bundle
         add_to_card(bundle, metrics=metrics_json(outcome.scores))
         figures: dict[str, Path] = {}
         values: dict[str, float] = {}
         if result is not None:
-            print_scores(result.scores, f"{version.name}: test split")
             figures = write_evaluation(result, outcome.files.test)
             values = log_evaluation(run, result, outcome.files.test, step=outcome.trained.history.steps)
         log_calibration(run, outcome)
