@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from graftline.bundle.ensemble import Ensemble, common_decoding, is_ensemble
+from graftline.bundle.grid import Average
 from graftline.bundle.layout import read_description
 from graftline.bundle.predictor import EngineName, Predictor
 from graftline.errors import UserError
@@ -31,15 +32,15 @@ class Members:
     labels: tuple[str, ...]
     predictors: tuple[Predictor, ...]
 
-    def ensemble(self, shares: Sequence[float], crops: str, card: dict[str, Any]) -> Ensemble:
+    def ensemble(self, shares: Sequence[float], crops: str, card: dict[str, Any], average: Average) -> Ensemble:
         """Return the members as one predictor."""
         decoding = common_decoding(self.predictors, self.references)
-        return Ensemble(self.predictors, self.references, tuple(shares), crops, card, decoding)
+        return Ensemble(self.predictors, self.references, tuple(shares), crops, card, decoding, average=average)
 
-    def everyone(self, crops: str) -> Ensemble:
+    def everyone(self, crops: str, average: Average) -> Ensemble:
         """Return the plain average of all members, with what the first one's card says."""
         count = len(self.predictors)
-        return self.ensemble([1 / count] * count, crops, self.predictors[0].card)
+        return self.ensemble([1 / count] * count, crops, self.predictors[0].card, average)
 
 
 def open_members(

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from bundles import change_description
@@ -111,6 +112,18 @@ def test_the_latest_and_the_best_are_the_same_in_every_stage(
         assert "Models of the experiment 'colors0' that have no bundle on this machine are left out: 1." in printed
     finally:
         bundle.with_name("moved").rename(bundle)
+
+
+def test_logits_are_averaged_where_that_is_asked(
+    evaluate: Callable[..., EvaluateResult], trained: list[TrainResult], capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = f"runs={','.join(one.run_id for one in trained)}"
+    found = evaluate(runs, "average=logits").evaluation.predictions
+    alone = [evaluate(f"runs={one.run_id}").evaluation.predictions.probabilities for one in trained]
+    mean = np.sqrt(alone[0] * alone[1])
+    np.testing.assert_allclose(found.probabilities, mean / mean.sum(axis=1, keepdims=True), atol=1e-5)
+    evaluate(f"bundle={trained[0].run_id}", "average=logits")
+    assert "average is left alone: one bundle with one crop" in " ".join(capsys.readouterr().out.split())
 
 
 def test_one_crop_of_one_run_is_the_usual_evaluation_and_trains_nothing(
