@@ -19,6 +19,7 @@ from graftline.bundle.predictor import Predictor
 from graftline.bundle.save import add_to_card, check_savable, save_bundle
 from graftline.console import say, warn
 from graftline.data.decode import decode_rgb
+from graftline.data.folds import without_fold
 from graftline.data.ingest import Ingest
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
@@ -120,7 +121,7 @@ class Train:
             if choice is not None:
                 log_policy_choice(run, choice, files)
             name = self._log_setup(run, setup, decision, files)
-            events = LoggedEvents(run)
+            events = self._listen(run)
             trained = self._train(setup, decision, files, events, deadline)
             self._save_bundle(setup, decision, trained, files)
             adjusted = self._adjust(setup, events.source, files)
@@ -135,7 +136,7 @@ class Train:
     def work(self, directory: Path) -> None:
         """Train along as a further process of a distributed training; the first one does the rest."""
         files = RunDirectory(directory)
-        version = DatasetVersion.load(Path(_read_dataset(files)["directory"]))
+        version = DatasetVersion.load(Path(files.read_dataset()["directory"]))
         setup = self._set_up(version, make_execution(self.trainer))
         setup = with_choice(setup, _read_choice(files) if files.policy_choice.exists() else None)
         # what lies in the directory is this run's, or the first process would have removed it
@@ -178,7 +179,7 @@ class Train:
             raise UserError(
                 "The run was started by an earlier graftline, which noted no dataset version: start it anew."
             )
-        elif (before := _read_dataset(files)["digest"]) != version.digest:
+        elif (before := files.read_dataset()["digest"]) != version.digest:
             raise UserError(
                 f"The images are now dataset version {version.digest}, but the run began with version {before}: "
                 "bring those back, or start a new run."
@@ -188,6 +189,7 @@ class Train:
     def _set_up(self, version: DatasetVersion, execution: Execution) -> TrainingSetup:
         """Build the network, with a new head that depends on the seed only."""
         pl.seed_everything(self.seed, workers=True, verbose=False)
+        version = without_fold(version, self.train.fold)
         graft = self._fit_to_images(version).build(version.class_names)
         say(f"Backbone {self.backbone.name}: {graft.weights.describe()}.")
         return TrainingSetup(
@@ -314,6 +316,9 @@ class Train:
                 deadline=deadline,
             )
 
+    def _listen(self, run: "Run") -> LoggedEvents:
+        return LoggedEvents(run)
+
     def _save_bundle(
         self, setup: TrainingSetup, decision: FreezeDecision, trained: TrainingResult, files: RunDirectory
     ) -> None:
@@ -327,6 +332,7 @@ class Train:
             "test_digest": version.test_digest,
             "freeze_plan": decision.plans[trained.best_phase].describe(graft.network),
             "weights": graft.weights.describe(),
+            "fold": self.train.fold,
             "validation": best,
         }
         save_bundle(
@@ -383,11 +389,6 @@ class Train:
         tags = {BUNDLE_DIGEST: read_description(bundle)["digest"]}
         run.set_tags(tags)
         return run.log_model(bundle, registered_name=version.name, input_example=example, metrics=values, tags=tags)
-
-
-def _read_dataset(files: RunDirectory) -> dict[str, str]:
-    content: dict[str, str] = json.loads(files.dataset.read_text(encoding="utf-8"))
-    return content
 
 
 def _read_decision(files: RunDirectory) -> FreezeDecision:
