@@ -11,7 +11,7 @@ from graftline.evaluation.evaluation import FEWEST_RESAMPLES
 from graftline.evaluation.metrics import HEADLINES
 from graftline.execution import Accelerator
 from graftline.pipeline.contender import CommonTest, find_contender, with_own_names
-from graftline.pipeline.run_choice import choose_runs, newest_against_champion
+from graftline.pipeline.run_choice import A_TEST, choose_runs, newest_against_champion
 from graftline.pipeline.stage import StageResult
 from graftline.report.tables import print_comparison
 from graftline.tracking.tracking import Tracking
@@ -62,7 +62,7 @@ class Compare:
         from graftline.report.comparison_figure import comparison_figure  # matplotlib takes a second
         from graftline.report.style import save
 
-        chosen = choose_runs(self.runs, self.tracking) if self.runs else newest_against_champion(self.tracking)
+        chosen = choose_runs(self.runs, self.tracking, A_TEST) if self.runs else newest_against_champion(self.tracking)
         if len(chosen.references) < 2:
             raise UserError(
                 f"A comparison needs two models, and Compare.runs leads to {len(chosen.references)}: name another one."

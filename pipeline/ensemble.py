@@ -12,11 +12,11 @@ import numpy as np
 from graftline.augment.crops import CROP_SETS
 from graftline.backbones.backbone import Backbone
 from graftline.bundle.ensemble import Ensemble, read_replay, save_ensemble
-from graftline.bundle.grid import Grid, log_mean
+from graftline.bundle.grid import Average, Grid, mean_logits
 from graftline.console import progress, say, warn
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
-from graftline.evaluation.calibration import CalibrationFit
+from graftline.evaluation.calibration import FEWEST_IMAGES, CalibrationFit
 from graftline.evaluation.decision import DecisionFit
 from graftline.evaluation.evaluation import EvaluationResult
 from graftline.evaluation.grid import Candidate, GridRow, measure, score_candidates
@@ -64,18 +64,22 @@ class MakeEnsemble(Train):
     Attributes:
         runs: of models that are trained already.
         members: how many to train instead.
+        folds: whether each of these is trained without another part of the training images.
         backbones: that members take turns with; none: the one of a training.
         crops: name of a set of crops.
         choose: how members are chosen.
+        average: what of the crops and members is averaged.
         ms_per_image: that the ensemble may take; None: any.
         accelerator: where the members are run.
     """
 
     runs: Sequence[str] = ()
     members: int | None = None
+    folds: bool = False
     backbones: Sequence[Backbone] = ()
     crops: str = "1"
     choose: Literal["greedy", "all", "soup", "greedy_soup"] = "greedy"
+    average: Average = "probabilities"
     ms_per_image: float | None = None
     accelerator: Accelerator = "auto"
 
@@ -84,6 +88,10 @@ class MakeEnsemble(Train):
             raise UserError("MakeEnsemble.runs or MakeEnsemble.members is needed, and not both: say what is averaged.")
         if self.members is not None and self.members < 2:
             raise UserError(f"MakeEnsemble.members is {self.members}, but an ensemble has at least 2.")
+        if self.folds and self.runs:
+            raise UserError("MakeEnsemble.folds is for members that are trained: give MakeEnsemble.members, not runs.")
+        if self.train.fold is not None:
+            raise UserError("Recipe.fold is each member's own here: leave it out, MakeEnsemble.folds sets it.")
         if self.refuse is not None:
             raise UserError("MakeEnsemble.refuse is for a model of one network: leave it out.")
         if self.crops not in CROP_SETS:
@@ -103,6 +111,7 @@ class MakeEnsemble(Train):
         version = with_parent(self.data, self.tracking).run(NEEDED).version
         if opened is not None:
             _require_version(opened, version)
+        self._check_validation(version)
         with self._start_ensemble(version, files) as run:
             members = opened or self._open(self._train_members(version, files, run.id), execution)
             log_setup(run, version)
@@ -115,10 +124,19 @@ class MakeEnsemble(Train):
             bundle = self._save(members, selection, adjusted, version, files)
             return self._finish(run, bundle, members, selection, version, execution)
 
+    def _check_validation(self, version: DatasetVersion) -> None:
+        """Make sure that the validation images suffice for what they are to decide; warn where they tell little."""
+        counts = version.counts()["validation"]
+        self._wanted.check(counts)
+        if self.choose != "all" and sum(counts.values()) < FEWEST_IMAGES:
+            warn(
+                f"Members are chosen by {sum(counts.values())} validation images, which tell little: "
+                "choose=all averages all members."
+            )
+
     def _open(self, references: Sequence[str], execution: Execution) -> Members:
-        experiment = self.tracking.experiment or self.data.dataset_name()
-        members = open_members(references, self.tracking, experiment, self.evaluation.engine, execution)
-        members.everyone(self.crops)  # refuses what does not go together
+        members = open_members(references, self.tracking, self.data.dataset_name(), self.evaluation.engine, execution)
+        members.everyone(self.crops, self.average)  # refuses what does not go together
         if self.choose in SOUPS:
             from graftline.bundle.soup import check_soup  # torch and timm, which no other choice needs
 
@@ -133,9 +151,11 @@ class MakeEnsemble(Train):
         folders = []
         for number in range(self.members):
             backbone, seed = backbones[number % len(backbones)], self.seed + number // len(backbones)
-            say(f"\nMember {number + 1} of {self.members}: {backbone.name}, seed {seed}.")
+            fold = f"{number + 1}/{self.members}" if self.folds else None
+            without = "" if fold is None else f", without part {fold} of the training images"
+            say(f"\nMember {number + 1} of {self.members}: {backbone.name}, seed {seed}{without}.")
             folder = f"members/{number + 1}"
-            Winner(stage, files.path, backbone, version, run_id).train_member(folder, seed)
+            Winner(stage, files.path, backbone, version, run_id).train_member(folder, seed, fold)
             folders.append(str(files.path / folder))
         return folders
 
@@ -145,7 +165,7 @@ class MakeEnsemble(Train):
         Those are (N, K), of the chosen members together, for the validation images.
         """
         samples = version.samples("validation")
-        grid = Grid(members.predictors, (self.crops,), version.decoding, members.references)
+        grid = Grid(members.predictors, (self.crops,), version.decoding, members.references, self.average)
         times = measure(grid, samples.paths, self.evaluation.batch_size)[:, 0]
         logits = self._logits(grid, version, "validation")[:, 0]  # (M, N, K)
         numbers = [grid.class_names.index(name) for name in version.class_names]
@@ -153,10 +173,10 @@ class MakeEnsemble(Train):
         if self.choose in SOUPS:
             selection = select_last(logits, labels)
         elif self.choose == "all":
-            selection = select_all(logits, labels)
+            selection = select_all(logits, labels, self.average)
         else:
-            selection = select_greedily(logits, labels, times.tolist(), self.ms_per_image)
-        return selection, times, log_mean(logits, np.array(selection.shares))
+            selection = select_greedily(logits, labels, times.tolist(), self.ms_per_image, self.average)
+        return selection, times, mean_logits(logits, np.array(selection.shares), self.average)
 
     def _with_soup(
         self,
@@ -180,7 +200,7 @@ class MakeEnsemble(Train):
         self, members: Members, selection: Selection, logits: np.ndarray, version: DatasetVersion
     ) -> tuple[CalibrationFit, DecisionFit]:
         """Calibrate the mean (N, K) on the validation images and choose the decision, as a training does."""
-        everyone = members.ensemble(selection.shares, self.crops, {})
+        everyone = members.ensemble(selection.shares, self.crops, {}, self.average)
         predictions = predict_split(everyone, version, "validation", known_logits=logits)
         fit, decision = learn(predictions, self._wanted, self.seed)
         say(" ".join(one for one in (fit.sentence, decision.sentence) if one))
@@ -204,6 +224,7 @@ class MakeEnsemble(Train):
         card = {
             "dataset": version.name,
             "dataset_digest": version.digest,
+            "validation_digest": version.split_digests["validation"],
             "test_digest": version.test_digest,
             "validation": {"val/loss": selection.loss},
             "members": [members.references[number] for number in selection.chosen],
@@ -211,7 +232,8 @@ class MakeEnsemble(Train):
         }
         folders = [members.directories[number] for number in selection.chosen]
         shares = [selection.shares[number] for number in selection.chosen]
-        return save_ensemble(files.bundle, folders, shares, self.crops, card, fit.calibration, decision.decision)
+        adjustment = fit.calibration, decision.decision
+        return save_ensemble(files.bundle, folders, shares, self.crops, card, *adjustment, self.average)
 
     def _finish(
         self,
@@ -238,6 +260,7 @@ class MakeEnsemble(Train):
                 {"gain/accuracy": rows[-1].accuracy_gain.value, "cost/ms_per_image": rows[-1].milliseconds}, 0
             )
             facts = {f"Member {number + 1}": members.labels[number] for number in selection.chosen}
+            facts["Average"] = f"of {self.average}"
             notes = [f"Over its best member with one crop: {sentence(rows[-1], rows[0])}", *result.notes]
             title = f"{len(predictor.members)} models on {version.name}, {crops_in_words(self.crops)}"
             page = write_report(
@@ -271,10 +294,11 @@ class MakeEnsemble(Train):
         sets = tuple(dict.fromkeys(("1", self.crops)))
         numbers = sorted({*selection.chosen, selection.best})
         tested = tuple(members.predictors[number] for number in numbers)
-        grid = Grid(tested, sets, version.decoding, tuple(members.references[number] for number in numbers))
+        names = tuple(members.references[number] for number in numbers)
+        grid = Grid(tested, sets, version.decoding, names, self.average)
         shares = np.array([selection.shares[number] for number in numbers])
         logits = self._logits(grid, version, "test")  # (M, S, N, K)
-        mean = predictor.calibration.apply(log_mean(logits[:, -1], shares))
+        mean = predictor.calibration.apply(mean_logits(logits[:, -1], shares, self.average))
         result = self.evaluation.run(predictor, version, known_logits=mean)
         times = measure(grid, version.samples("test").paths, self.evaluation.batch_size)
         best, used = numbers.index(selection.best), shares > 0
@@ -298,11 +322,12 @@ def _require_version(members: Members, version: DatasetVersion) -> None:
     """Make sure that no member has been trained on the images that choose among them, or test them.
 
     Raises:
-        UserError: a member was trained on another version.
+        UserError: a member was trained on a version with other validation or test images.
     """
+    held_out = {"validation_digest": version.split_digests["validation"], "test_digest": version.test_digest}
     for reference, predictor in zip(members.references, members.predictors, strict=True):
         trained = predictor.card.get("dataset_digest")
-        if trained != version.digest:
+        if trained != version.digest and any(predictor.card.get(key) != held_out[key] for key in held_out):
             raise UserError(
                 f"{reference} was trained on dataset version {trained}, but the images are now version "
                 f"{version.digest}, of which it may have seen those that test it: leave it out, or train it anew."

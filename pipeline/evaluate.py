@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from graftline.augment.crops import CROP_SETS
 from graftline.bundle.ensemble import AnyPredictor
-from graftline.bundle.grid import Grid
+from graftline.bundle.grid import Average, Grid
 from graftline.console import say, warn
 from graftline.data.ingest import Ingest
 from graftline.data.version import DatasetVersion
@@ -52,6 +52,7 @@ class Evaluate:
     bundle: str | None = None
     runs: Sequence[str] = ()
     crops: Sequence[str] = ("1",)
+    average: Average = "probabilities"
     name: str | None = None
     accelerator: Accelerator = "auto"
     split: Literal["all", "train", "validation", "test"] | None = None
@@ -71,6 +72,8 @@ class Evaluate:
         execution = Execution.local(self.accelerator)
         if self.bundle is None or list(self.crops) != ["1"]:
             return self._run_grid(directory, execution)
+        if self.average != "probabilities":
+            warn("average is left alone: one bundle with one crop is evaluated, and nothing is averaged.")
         predictor, bundle = open_bundle(self.bundle, self.tracking, self.evaluation.engine, execution)
         version, split = self._images(predictor, [predictor.card])
         with self._start_run(version, directory) as run:
@@ -87,7 +90,12 @@ class Evaluate:
             run.log_artifact(report)
             run.describe(self._note(run.id, result))
         return EvaluateResult(
-            facts={"dataset_digest": version.digest, "run_id": run.id, "bundle": self.bundle},
+            facts={
+                "dataset_digest": version.digest,
+                "run_id": run.id,
+                "bundle": self.bundle,
+                "worse_slices": slices.flagged,
+            },
             metrics=result.metrics_json(),
             table=[
                 ("run", run.url or run.id),
@@ -102,13 +110,13 @@ class Evaluate:
     def _run_grid(self, directory: Path, execution: Execution) -> EvaluateResult:
         """Do the same with several members or sets of crops, all on the same images."""
         references = self.runs or [str(self.bundle)]
-        experiment = self.tracking.experiment or self.data.dataset_name()
-        members = open_members(references, self.tracking, experiment, self.evaluation.engine, execution)
-        whole = members.everyone(self.crops[-1])
-        _ = Grid(members.predictors, tuple(self.crops), whole.decoding, members.references)  # what they cannot take
+        members = open_members(references, self.tracking, self.data.dataset_name(), self.evaluation.engine, execution)
+        whole = members.everyone(self.crops[-1], self.average)
+        # it refuses what they cannot take
+        grid = Grid(members.predictors, tuple(self.crops), whole.decoding, members.references, self.average)
         version, split = self._images(whole, [predictor.card for predictor in members.predictors])
         whole = replace(whole, decoding=version.decoding)
-        grid = Grid(members.predictors, tuple(self.crops), version.decoding, members.references)
+        grid = replace(grid, decoding=version.decoding)
         with self._start_run(version, directory) as run:
             say(f"Run {run.id}.")
             log_setup(run, version)
@@ -120,7 +128,7 @@ class Evaluate:
             )
             say("* as accurate as nothing else that takes as little time.")
             say(sentence(result.whole_row, result.rows[0]))
-            report = write_grid(result, members, version, directory)
+            report = write_grid(result, members, self.average, version, directory)
             log_evaluation(run, result.whole, directory, step=0)
             log_grid(run, result, directory)
             run.log_artifact(report)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graftline.augment.crops import CROP_SETS
+from graftline.bundle.grid import Average
 from graftline.data.decode import decode_rgb
 from graftline.data.file_names import to_path
 from graftline.data.version import DatasetVersion
@@ -23,7 +24,9 @@ if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
 GRID_TABLE, GRID_FIGURE, CROPS_FIGURE = "grid.csv", "members_and_crops.png", "crops.png"
 
 
-def write_grid(result: GridResult, members: Members, version: DatasetVersion, directory: Path) -> Path:
+def write_grid(
+    result: GridResult, members: Members, average: Average, version: DatasetVersion, directory: Path
+) -> Path:
     """Write table, picture, predictions of the whole and a report; returns the report."""
     tested = result.whole.predictions
     write_grid_table(result.rows, directory / GRID_TABLE)
@@ -40,6 +43,7 @@ def write_grid(result: GridResult, members: Members, version: DatasetVersion, di
         title=f"{describe(row)} on {version.name}",
         facts={
             **{f"Member {number}": f"{label}, {reference}" for number, (label, reference) in enumerate(named, 1)},
+            "Average": f"of {average}",
             "Data": f"{version.name}, version {version.digest}",
             "Images": f"{len(tested.paths):,} ({tested.split} split), digest {tested.split_digest}",
         },

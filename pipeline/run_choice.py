@@ -1,19 +1,48 @@
-"""Which runs are meant where one says ``best:5``, ``latest`` or nothing: of the tested ones that MLflow knows."""
+"""Which runs are meant where one says ``best:5``, ``latest`` or nothing: the one notion of all stages.
+
+``latest`` is the newest finished training of the experiment. ``best:N`` are the N different models with the lowest log
+loss on validation images, among the finished trainings with the validation and test images of that newest one. What a
+stage cannot use (no test, no bundle on this machine) is left out, which it says.
+"""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from graftline.bundle.layout import CARD_FILE
 from graftline.console import say
 from graftline.errors import UserError
-from graftline.tracking.names import BUNDLE_DIGEST, registered_name
+from graftline.pipeline.run_directory import RunDirectory
+from graftline.tracking.names import BUNDLE_DIGEST, VALIDATION_LOSS, registered_name
 from graftline.tracking.registry import Registry
 from graftline.tracking.tested_runs import TestedRun
 from graftline.tracking.tracking import Tracking
 
 CHAMPION = "champion"
 LATEST = "latest"
+MOST_ASKED = 50  # of the best trainings: among them is one that was tested, and is another model
 _BEST = re.compile(r"best:([1-9]\d*)")
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a stage needs of a run to use it.
+
+    Attributes:
+        is_met: whether a run has it.
+        lack: what runs are that have it not, after their number.
+    """
+
+    is_met: Callable[[TestedRun], bool]
+    lack: str
+
+
+def _has_bundle(run: TestedRun) -> bool:
+    return run.directory is not None and (RunDirectory(run.directory).bundle / CARD_FILE).is_file()
+
+
+A_TEST = Need(lambda run: run.is_tested, "were not tested")
+A_BUNDLE = Need(_has_bundle, "have no bundle on this machine")
 
 
 @dataclass(frozen=True)
@@ -29,27 +58,27 @@ class RunChoice:
     tested: int = 0
 
 
-def choose_runs(typed: Sequence[str], tracking: Tracking) -> RunChoice:
+def choose_runs(typed: Sequence[str], tracking: Tracking, need: Need, experiment: str | None = None) -> RunChoice:
     """Return the runs and models that are meant, each once.
 
     Args:
-        typed: references, ``latest``, or ``best:N``: the N runs of the experiment that have the lowest log loss on
-            validation images, among those that were tested on the same images as its newest run.
-        tracking: knows the runs; its experiment, or that of the newest run.
+        typed: references, ``latest``, or ``best:N``, as above.
+        tracking: knows the runs; its experiment is meant where it names one.
+        need: what the best ones are to have.
+        experiment: whose runs are meant else; None: that of the newest training.
 
     Raises:
         UserError: there are no such runs.
     """
     registry, references = tracking.registry(), list[str]()
     for one in typed:
-        if one == LATEST:
-            references.append(registry.newest_tested(tracking.experiment).id)
-        elif (best := _BEST.fullmatch(one)) is not None:
-            references += [
-                run.id for run in _best(registry, registry.newest_tested(tracking.experiment))[: int(best[1])]
-            ]
-        else:
+        best = _BEST.fullmatch(one)
+        if one != LATEST and best is None:
             references.append(one)
+            continue
+        newest = registry.newest_training(tracking.experiment or experiment)
+        chosen = [newest] if best is None else _choose_best(registry, newest, int(best[1]), need)
+        references += [run.id for run in chosen]
     return RunChoice(list(dict.fromkeys(references)))
 
 
@@ -71,23 +100,57 @@ def newest_against_champion(tracking: Tracking) -> RunChoice:
         if newest.bundle_digest == digest:
             newest = registry.newest_tested(newest.experiment, skip=digest)
         return RunChoice([f"models:/{name}@{CHAMPION}", newest.id], tested=1)  # the data set may have grown since
-    others = [run for run in _best(registry, newest) if run.bundle_digest != newest.bundle_digest]
-    if not others:
+    best = best_other(registry, newest.experiment, newest.images, newest.bundle_digest)
+    if best is None:
         raise UserError(
             f"{newest.name} is the only model of the experiment '{newest.experiment}' that was tested on its images: "
             "train another, or name the runs to compare."
         )
     say(f"{name} has no champion: the newest run is compared with the best other one, by validation log loss.")
-    return RunChoice([others[0].id, newest.id])
+    return RunChoice([best.id, newest.id])
 
 
-def _best(registry: Registry, newest: TestedRun) -> list[TestedRun]:
-    """Return the runs of a run's experiment that were tested on the same images, the best on validation images first.
+def best_other(
+    registry: Registry, experiment: str, images: Mapping[str, str], bundle_digest: str | None
+) -> TestedRun | None:
+    """Return what a model is to be compared with: the best other training on its images that was tested, or None.
+
+    Args:
+        registry: knows the runs.
+        experiment: of the model.
+        images: its images, as ``TestedRun.images`` has them.
+        bundle_digest: of the model.
+    """
+    ranked = _different(registry.best_trainings(experiment, images, most=MOST_ASKED))
+    return next((run for run in ranked if run.is_tested and run.bundle_digest != bundle_digest), None)
+
+
+def _choose_best(registry: Registry, newest: TestedRun, count: int, need: Need) -> list[TestedRun]:
+    """Return the best of the trainings on the newest one's images, as many as there are.
 
     Were they chosen by their test scores, luck would flatter the best, and no p-value would hold.
+
+    Raises:
+        UserError: there is none.
     """
-    runs = registry.best_tested(newest.experiment)
-    same = [run for run in runs if run.test_digest == newest.test_digest]
-    if left_out := len(runs) - len(same):
-        say(f"{left_out:,} more of the experiment '{newest.experiment}' were tested on other images and are left out.")
-    return same
+    experiment = newest.experiment
+    ranked = _different(registry.best_trainings(experiment, newest.images))
+    usable = [run for run in ranked if need.is_met(run)]
+    if not usable:
+        why = f"is of any use: they {need.lack}" if ranked else f"has logged {VALIDATION_LOSS}, which tells the best"
+        raise UserError(f"No training of the experiment '{experiment}' {why}; name the runs, or train again.")
+    if lacking := len(ranked) - len(usable):
+        say(f"Models of the experiment '{experiment}' that {need.lack} are left out: {lacking:,}.")
+    chosen = usable[:count]
+    of = f"The {len(chosen)} best of {len(usable)}" if len(usable) > count else f"All {len(usable)}"
+    losses = ", ".join(f"{run.validation_loss:.3f}" for run in chosen)
+    say(f"{of} models of '{experiment}' on the newest one's images, by validation log loss: {losses}.")
+    return chosen
+
+
+def _different(runs: Sequence[TestedRun]) -> list[TestedRun]:
+    """Return each model once, by the first of its runs."""
+    models: dict[str, TestedRun] = {}
+    for run in runs:
+        models.setdefault(run.bundle_digest or run.id, run)
+    return list(models.values())

@@ -1,5 +1,6 @@
 """The output directory of a run: what lies where, for all that write there or read it later."""
 
+import json
 import shlex
 import shutil
 from dataclasses import dataclass
@@ -37,6 +38,11 @@ class RunDirectory:
     def dataset(self) -> Path:
         """Digest and folder of the dataset version."""
         return self.path / "dataset.json"
+
+    def read_dataset(self) -> dict[str, str]:
+        """Return what the file has: ``digest`` and ``directory``."""
+        content: dict[str, str] = json.loads(self.dataset.read_text(encoding="utf-8"))
+        return content
 
     @property
     def freeze_decision(self) -> Path:

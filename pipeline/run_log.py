@@ -1,6 +1,6 @@
 """What MLflow gets of a training, beside its artifacts: what the network costs, its epochs, that frozen was frozen."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,9 +32,15 @@ class LoggedEvents(FitEvents):
         source: what the last phase was trained on; None before it, and where a resume found it finished.
     """
 
-    def __init__(self, run: "Run") -> None:
+    def __init__(self, run: "Run", ends: Callable[[KeyboardInterrupt], bool] = lambda _: False) -> None:
+        """Listen.
+
+        Args:
+            run: that is told.
+            ends: whether an interrupt ends a fit with its best epoch so far, not the whole run.
+        """
         self.source: TrainingSource | None = None
-        self._run = run
+        self._run, self._ends = run, ends
 
     def on_source(self, source: TrainingSource) -> None:
         """Say what is trained on what."""
@@ -48,6 +54,10 @@ class LoggedEvents(FitEvents):
     def on_epoch(self, metrics: Metrics, step: int) -> None:
         """Log an epoch's metrics."""
         self._run.log_metrics(metrics, step)
+
+    def on_interrupt(self, interrupt: KeyboardInterrupt) -> bool:
+        """Ask whoever started the run."""
+        return self._ends(interrupt)
 
 
 def summary(setup: TrainingSetup, decision: FreezeDecision, backbone: str) -> dict[str, str | int]:

@@ -238,7 +238,9 @@ class Search(Train):
                     child.log_metrics({f"{one.depth}/{key}": value for key, value in values.items()}, step=one.images)
 
     def _train_winner(self, winner: Winner, setup: TrainingSetup, ledger: Ledger) -> tuple[TrainResult, bool]:
-        """Train the winner for the rest of the time; its head alone where that is too short, or interrupted.
+        """Train the winner for the rest of the time; its head alone where that is too short.
+
+        An interrupt ends the training with the best epoch so far; with its head alone where no epoch is done.
 
         Returns:
             What was trained, and whether it was interrupted.
@@ -252,14 +254,23 @@ class Search(Train):
             warn("There is no time left but for the head of the winner.")
             return winner.train_head(), False
         say(f"\nTraining {winner.backbone.name} with the {in_words(ledger.left)} that are left.")
+        kept: list[KeyboardInterrupt] = []
+
+        def ends(interrupt: KeyboardInterrupt) -> bool:
+            if not _ends_process(interrupt):
+                kept.append(interrupt)
+                warn(
+                    "Interrupted: the winner is saved and tested as its best epoch left it. Ctrl-C again ends that too."
+                )
+            return bool(kept)
+
         try:
-            return winner.train(seconds / 60), False
+            return winner.train(seconds / 60, ends), bool(kept)
         except KeyboardInterrupt as interrupt:
-            if _ends_process(interrupt):
-                raise
             goes_on = "train.resume with the id of its run, which is told above, goes on with it"
-            if winner.is_saved:
+            if winner.is_saved and not _ends_process(interrupt):
                 warn(f"Interrupted: the winner is saved, but it may not be tested or registered; {goes_on}.")
+            if winner.is_saved or kept or _ends_process(interrupt):
                 raise
             warn(
                 f"Interrupted: only the head of the winner is trained now. Its training stays; {goes_on}. "

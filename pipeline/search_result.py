@@ -95,6 +95,8 @@ class Found:
         if self.trained.directory.name == HEAD_FOLDER:
             why = "The search was interrupted" if self.interrupted else "There was no time for more"
             sentence = f"{why}: the head of the winner alone is trained."
+        elif self.interrupted:
+            sentence = "The search was interrupted: the winner is as the best epoch until then left it."
         elif self.ledger.spans[-1].end < EARLY * self.ledger.budget:
             sentence = "The winner's training ended before the time did; how deep it was tried stands above."
         untried = sum(outcome == NO_TIME for outcome in self.history.outcomes.values())

@@ -1,7 +1,9 @@
 """Slices of an evaluation: on which images the model is worse, as a table, a picture and a sentence."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,11 +14,13 @@ from graftline.data.version import DatasetVersion
 from graftline.evaluation.predictions import Predictions
 from graftline.evaluation.slices import Slice, score_slices, sentence
 from graftline.files import atomic_file
+from graftline.pipeline.scoring import FIGURES_FOLDER
 from graftline.report.slices_figure import slices_figure
 from graftline.report.style import save
 
 COLUMNS = ("group", "stratum", "weight")  # of a version, beside the facts of its images
 MOST_LOOKED_AT = 5000  # images whose facts are found: enough to show what is worse, in half a minute
+SLICES_FILE = "slices.csv"
 MOST_TOLD = 6  # slices in the terminal
 
 
@@ -27,28 +31,50 @@ class SliceReport:
     Attributes:
         figures: none where there is nothing to slice by.
         sentence: on which images the model is worse.
+        flagged: the slices that are surely worse, as ``result.json`` has them.
     """
 
     figures: dict[str, Path]
     sentence: str
+    flagged: list[dict[str, Any]]
 
 
 def write_slices(predictions: Predictions, version: DatasetVersion, directory: Path) -> SliceReport:
     """Score slices of the images that were predicted; print the worst, write all into ``slices.csv`` and a picture."""
-    table = version.table().drop_duplicates("sha256").set_index("sha256")
-    columns = table.loc[predictions.sha256, list(COLUMNS)].reset_index(drop=True)
-    slices = score_slices(predictions, pd.concat([columns, _facts(predictions)], axis=1))
-    _write_table(slices, directory / "slices.csv")
-    told = sentence(slices)
+    columns = pd.concat([_of_manifest(predictions, version, COLUMNS), _facts(predictions)], axis=1)
+    slices = score_slices(predictions, columns)
     if slices:
         rows = [(one.name, f"{one.images:,}", _percent(one), f"{100 * one.rest:.1f} %") for one in slices[:MOST_TOLD]]
         print_table(
             f"Slices with the lowest accuracy, of {len(slices)}", ("images with", "number", "accuracy", "others"), rows
         )
-    say(told)
+    say(sentence(slices))
+    return _write(slices, predictions, directory)
+
+
+def write_known_slices(predictions: Predictions, version: DatasetVersion, directory: Path) -> SliceReport | None:
+    """Do the same by what the ingest knows of the images, none of which is opened; None where that divides nothing."""
+    columns = _of_manifest(predictions, version, (*COLUMNS, "width", "height"))
+    width, height = columns.pop("width"), columns.pop("height")
+    shape = pd.DataFrame({"aspect": width / height, "megapixels": width * height / 1e6})
+    slices = score_slices(predictions, pd.concat([columns, shape], axis=1))
+    if not slices:
+        return None
+    say(sentence(slices))
+    return _write(slices, predictions, directory)
+
+
+def _of_manifest(predictions: Predictions, version: DatasetVersion, columns: Sequence[str]) -> pd.DataFrame:
+    """Return what a version knows of the images that were predicted, a row each."""
+    table = version.table().drop_duplicates("sha256").set_index("sha256")
+    return table.loc[predictions.sha256, list(columns)].reset_index(drop=True)
+
+
+def _write(slices: list[Slice], predictions: Predictions, directory: Path) -> SliceReport:
+    _write_table(slices, directory / SLICES_FILE)
     figure = slices_figure(slices, float((predictions.predicted == predictions.labels).mean()))
-    figures = {} if figure is None else {"slices": save(figure, directory / "figures" / "slices.png")}
-    return SliceReport(figures, told)
+    figures = {} if figure is None else {"slices": save(figure, directory / FIGURES_FOLDER / "slices.png")}
+    return SliceReport(figures, sentence(slices), [asdict(one) for one in slices if one.is_worse])
 
 
 def _facts(predictions: Predictions) -> pd.DataFrame:

@@ -19,6 +19,7 @@ from graftline.bundle.predictor import Predictor
 from graftline.bundle.save import add_to_card, check_savable, save_bundle
 from graftline.console import say, warn
 from graftline.data.decode import decode_rgb
+from graftline.data.folds import without_fold
 from graftline.data.ingest import Ingest
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
@@ -30,6 +31,7 @@ from graftline.features.cache import Features
 from graftline.files import atomic_file, write_json
 from graftline.freezing.rule import FreezeDecision, FreezeRule
 from graftline.freezing.rules import Nothing
+from graftline.pipeline.beyond_scores import look_beyond
 from graftline.pipeline.calibration import Adjustment, Wanted, adjust
 from graftline.pipeline.further_process import announced
 from graftline.pipeline.parent import with_parent
@@ -58,6 +60,7 @@ from graftline.pipeline.train_result import (
 from graftline.report.depth_figure import depth_figure
 from graftline.report.style import COMPRESSION, save
 from graftline.report.tables import print_scores
+from graftline.tracking.names import BUNDLE_DIGEST
 from graftline.tracking.tracking import Tracking
 from graftline.training import phases
 from graftline.training.budget import check_budget, check_clock, end_seconds
@@ -118,13 +121,14 @@ class Train:
             if choice is not None:
                 log_policy_choice(run, choice, files)
             name = self._log_setup(run, setup, decision, files)
-            events = LoggedEvents(run)
+            events = self._listen(run)
             trained = self._train(setup, decision, files, events, deadline)
             self._save_bundle(setup, decision, trained, files)
             adjusted = self._adjust(setup, events.source, files)
             result = self._evaluate(setup, events.source, adjusted.predictor)
+            beyond = look_beyond(result, setup.version, files.test, self.evaluation, self.tracking)
             outcome = TrainOutcome(
-                files, self.backbone.name, setup.version, decision, trained, adjusted, result, choice, name
+                files, self.backbone.name, setup.version, decision, trained, adjusted, result, choice, name, beyond
             )
             model_uri = self._log_outcome(run, outcome)
         return summarize(outcome, run.id, run.url, model_uri)
@@ -132,7 +136,7 @@ class Train:
     def work(self, directory: Path) -> None:
         """Train along as a further process of a distributed training; the first one does the rest."""
         files = RunDirectory(directory)
-        version = DatasetVersion.load(Path(_read_dataset(files)["directory"]))
+        version = DatasetVersion.load(Path(files.read_dataset()["directory"]))
         setup = self._set_up(version, make_execution(self.trainer))
         setup = with_choice(setup, _read_choice(files) if files.policy_choice.exists() else None)
         # what lies in the directory is this run's, or the first process would have removed it
@@ -175,7 +179,7 @@ class Train:
             raise UserError(
                 "The run was started by an earlier graftline, which noted no dataset version: start it anew."
             )
-        elif (before := _read_dataset(files)["digest"]) != version.digest:
+        elif (before := files.read_dataset()["digest"]) != version.digest:
             raise UserError(
                 f"The images are now dataset version {version.digest}, but the run began with version {before}: "
                 "bring those back, or start a new run."
@@ -185,6 +189,7 @@ class Train:
     def _set_up(self, version: DatasetVersion, execution: Execution) -> TrainingSetup:
         """Build the network, with a new head that depends on the seed only."""
         pl.seed_everything(self.seed, workers=True, verbose=False)
+        version = without_fold(version, self.train.fold)
         graft = self._fit_to_images(version).build(version.class_names)
         say(f"Backbone {self.backbone.name}: {graft.weights.describe()}.")
         return TrainingSetup(
@@ -311,6 +316,9 @@ class Train:
                 deadline=deadline,
             )
 
+    def _listen(self, run: "Run") -> LoggedEvents:
+        return LoggedEvents(run)
+
     def _save_bundle(
         self, setup: TrainingSetup, decision: FreezeDecision, trained: TrainingResult, files: RunDirectory
     ) -> None:
@@ -320,9 +328,11 @@ class Train:
         card = {
             "dataset": version.name,
             "dataset_digest": version.digest,
+            "validation_digest": version.split_digests["validation"],
             "test_digest": version.test_digest,
             "freeze_plan": decision.plans[trained.best_phase].describe(graft.network),
             "weights": graft.weights.describe(),
+            "fold": self.train.fold,
             "validation": best,
         }
         save_bundle(
@@ -351,22 +361,23 @@ class Train:
     def _evaluate(
         self, setup: TrainingSetup, source: TrainingSource | None, predictor: Predictor
     ) -> EvaluationResult | None:
-        """Score what was saved on the test images, where there are any."""
+        """Score what was saved on the test images, where there are any, and print that."""
         if not any(setup.version.counts()["test"].values()):
             warn(NOT_TESTED)
             return None
         logits = None if source is None else source.logits("test")
         known = None if logits is None else predictor.calibration.apply(logits)
-        return self.evaluation.run(predictor, setup.version, known_logits=known)
+        result = self.evaluation.run(predictor, setup.version, known_logits=known)
+        print_scores(result.scores, f"{setup.version.name}: test split")
+        return result
 
     def _log_outcome(self, run: "Run", outcome: TrainOutcome) -> str | None:
-        """Print, log and register what came of the training; returns the model's URI."""
+        """Log and register what came of the training; returns the model's URI."""
         version, result, bundle = outcome.version, outcome.result, outcome.files.bundle
         add_to_card(bundle, metrics=metrics_json(outcome.scores))
         figures: dict[str, Path] = {}
         values: dict[str, float] = {}
         if result is not None:
-            print_scores(result.scores, f"{version.name}: test split")
             figures = write_evaluation(result, outcome.files.test)
             values = log_evaluation(run, result, outcome.files.test, step=outcome.trained.history.steps)
         log_calibration(run, outcome)
@@ -375,13 +386,9 @@ class Train:
         run.describe(outcome.description(run.id))
         run.log_artifact(write_run_report(outcome, figures))
         example = read_golden(bundle)[0][0].read_bytes()  # a made-up image where real ones may not leave
-        tags = {"graftline.bundle_digest": read_description(bundle)["digest"]}
+        tags = {BUNDLE_DIGEST: read_description(bundle)["digest"]}
+        run.set_tags(tags)
         return run.log_model(bundle, registered_name=version.name, input_example=example, metrics=values, tags=tags)
-
-
-def _read_dataset(files: RunDirectory) -> dict[str, str]:
-    content: dict[str, str] = json.loads(files.dataset.read_text(encoding="utf-8"))
-    return content
 
 
 def _read_decision(files: RunDirectory) -> FreezeDecision:

@@ -13,6 +13,7 @@ from graftline.evaluation.evaluation import EvaluationResult
 from graftline.evaluation.metrics import Interval, format_interval, format_score, metrics_json
 from graftline.freezing.measurement import DepthMeasurement
 from graftline.freezing.rule import FreezeDecision
+from graftline.pipeline.beyond_scores import BeyondScores
 from graftline.pipeline.calibration import Adjustment
 from graftline.pipeline.program import program
 from graftline.pipeline.run_directory import RunDirectory
@@ -31,7 +32,7 @@ NOT_TESTED = "The test split has no images: the model has no test scores, and ho
 class TrainOutcome:
     """All that came of a training; no ``result`` where there were no test images, no ``choice`` where none was made.
 
-    ``name`` is that of its run.
+    ``name`` is that of its run, ``beyond`` what the test tells beyond the scores.
     """
 
     files: RunDirectory
@@ -43,6 +44,7 @@ class TrainOutcome:
     result: EvaluationResult | None
     choice: PolicyChoice | None = None
     name: str = ""
+    beyond: BeyondScores = BeyondScores()  # noqa: RUF009 - immutable
 
     def description(self, run_id: str) -> str:
         """Return what the page of the run shows first."""
@@ -164,6 +166,7 @@ def write_run_report(outcome: TrainOutcome, figures: Mapping[str, Path]) -> Path
         **({} if outcome.choice is None else {"Augmentation": outcome.choice.sentence()}),
         "Calibration": outcome.adjusted.calibration.sentence.removesuffix("."),
         **({} if not decision else {"Decision": decision.removesuffix(".")}),
+        **({} if outcome.beyond.earlier is None else {"Compared": outcome.beyond.earlier.sentence.removesuffix(".")}),
         **speed,
     }
     last = outcome.trained.last
@@ -173,8 +176,8 @@ def write_run_report(outcome: TrainOutcome, figures: Mapping[str, Path]) -> Path
         title=f"{outcome.backbone} on {version.name}",
         facts=facts,
         scores=outcome.scores,
-        figures={**figures, **sheet},
-        notes=[*([NOT_TESTED] if result is None else result.notes), reworded(last.source)],
+        figures={**figures, **outcome.beyond.figures, **sheet},
+        notes=[*([NOT_TESTED] if result is None else result.notes), *outcome.beyond.notes, reworded(last.source)],
     )
 
 
@@ -197,6 +200,7 @@ def summarize(outcome: TrainOutcome, run_id: str, run_url: str | None, model_uri
             "freeze": outcome.decision.reason,
             "epochs": len(history.epochs),
             "fit_seconds": round(history.seconds, 1),
+            **outcome.beyond.to_json(),
         },
         metrics=metrics_json(outcome.scores),
         table=[

@@ -2,10 +2,11 @@
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -16,8 +17,12 @@ from graftline.data.version import DatasetVersion
 from graftline.files import write_json, write_text
 from graftline.freezing.rules import AllButHead
 from graftline.pipeline.run_directory import RunDirectory
+from graftline.pipeline.run_log import LoggedEvents
 from graftline.pipeline.train import Train
 from graftline.pipeline.train_result import TrainResult
+
+if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
+    from graftline.tracking.run import Run
 
 OTHERS = {"_target_", "weights", "experiment", "debug"}  # of a configuration, beside the fields of Train
 TRAIN_FOLDER, HEAD_FOLDER = "train", "head"  # in the output directory of a search
@@ -46,6 +51,20 @@ class IngestOnce(Ingest):
 
 
 @dataclass(frozen=True)
+class WinnerTraining(Train):
+    """A training that an interrupt may end with its best epoch so far: saved, tested and registered as any other.
+
+    Attributes:
+        ends: decides that, once an epoch is done.
+    """
+
+    ends: Callable[[KeyboardInterrupt], bool] = lambda _: False
+
+    def _listen(self, run: "Run") -> LoggedEvents:
+        return LoggedEvents(run, self.ends)
+
+
+@dataclass(frozen=True)
 class Winner:
     """What a search trains in the end.
 
@@ -68,9 +87,15 @@ class Winner:
         """Whether ``train`` has come as far as to save the model, of which there is to be no other one then."""
         return RunDirectory(self.directory / TRAIN_FOLDER).bundle.is_dir()
 
-    def train(self, minutes: float) -> TrainResult:
-        """Train, test, track and register the model as it was configured, in so many minutes."""
-        return self._run(TRAIN_FOLDER, {"minutes": minutes}, {"minutes": minutes})
+    def train(self, minutes: float, ends: Callable[[KeyboardInterrupt], bool]) -> TrainResult:
+        """Train, test, track and register the model as it was configured, in so many minutes.
+
+        Args:
+            minutes: that it takes.
+            ends: as for ``WinnerTraining``.
+        """
+        kind = partial(WinnerTraining, ends=ends)
+        return self._run(TRAIN_FOLDER, {"minutes": minutes}, {"minutes": minutes}, kind)
 
     def train_head(self) -> TrainResult:
         """Do the same with its head alone, which takes seconds where the activations are there."""
@@ -78,12 +103,20 @@ class Winner:
             HEAD_FOLDER, {"freeze": AllButHead(), "minutes": None}, {"freeze": HEAD_ALONE, "minutes": None}
         )
 
-    def train_member(self, folder: str, seed: int) -> TrainResult:
-        """Train a model of the same settings with another seed, which is not registered by itself."""
+    def train_member(self, folder: str, seed: int, fold: str | None) -> TrainResult:
+        """Train a model of the same settings with another seed or fold, which is not registered by itself."""
         tracking = replace(self.search.tracking, parent_run_id=self.parent_run_id, register=False)
-        return self._run(folder, {"seed": seed, "tracking": tracking}, {"seed": seed, "tracking.register": False})
+        recipe = replace(self.search.train, fold=fold)
+        changes = {"seed": seed, "tracking": tracking, "train": recipe}
+        return self._run(folder, changes, {"seed": seed, "tracking.register": False, "train.fold": fold})
 
-    def _run(self, folder: str, changes: Mapping[str, Any], configured: Mapping[str, Any]) -> TrainResult:
+    def _run(
+        self,
+        folder: str,
+        changes: Mapping[str, Any],
+        configured: Mapping[str, Any],
+        kind: Callable[..., Train] = Train,
+    ) -> TrainResult:
         """Run the stage in a folder of the search; ``configured`` is what ``changes`` is in the configuration."""
         files = RunDirectory(self.directory / folder)
         shutil.rmtree(files.bundle, ignore_errors=True)  # of an earlier search in the same directory
@@ -92,7 +125,7 @@ class Winner:
         own = {field.name: getattr(self.search, field.name) for field in fields(Train)}
         tracking = replace(self.search.tracking, parent_run_id=self.parent_run_id)
         data = IngestOnce.of(self.search.data, self.version)
-        stage = Train(**{**own, "backbone": self.backbone, "data": data, "tracking": tracking, **changes})
+        stage = kind(**{**own, "backbone": self.backbone, "data": data, "tracking": tracking, **changes})
         result = stage.run(files.path)
         seconds = round(time.perf_counter() - start, 1)
         write_json(files.result, {"stage": "train", "seconds": seconds, **result.facts, "metrics": result.metrics})

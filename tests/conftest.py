@@ -41,6 +41,7 @@ SLOW = (
     "freezing/test_measured.py",
     "integration",
     "pipeline/test_audit.py",
+    "pipeline/test_beyond_scores.py",
     "pipeline/test_compare.py",
     "pipeline/test_compose.py",
     "pipeline/test_decode.py",

@@ -12,6 +12,7 @@ from bundles import change_description
 
 from graftline.backbones.backbone import Backbone
 from graftline.bundle.ensemble import Ensemble, common_decoding, load_predictor, save_ensemble
+from graftline.bundle.grid import log_softmax
 from graftline.bundle.predict import predict_directory
 from graftline.bundle.predictor import Predictor
 from graftline.bundle.save import add_to_card, save_bundle
@@ -71,6 +72,27 @@ def test_it_predicts_the_weighted_mean_of_its_members(saved: Path, bundle: Path,
     probabilities, reasons = ensemble.predict_readable([files[0], b"", files[1]])
     assert list(reasons) == [1]
     np.testing.assert_allclose(probabilities[[0, 2]], expected[:2], atol=1e-6)
+
+
+def test_it_predicts_the_mean_of_logits_where_that_was_asked(
+    saved: Path, bundle: Path, smaller: Path, tmp_path: Path
+) -> None:
+    files = sorted((bundle / "golden" / "images").iterdir())
+    directory = save_ensemble(tmp_path / "logits", [bundle, smaller], SHARES, "1", {}, average="logits")
+    ensemble = load(directory)
+    alone = [Predictor.from_directory(folder).logits(files) for folder in (bundle, smaller)]
+    expected = SHARES[0] * alone[0] + SHARES[1] * alone[1][:, [1, 2, 0]]
+    np.testing.assert_allclose(log_softmax(ensemble.logits(files)), log_softmax(expected), rtol=1e-4, atol=1e-4)
+    assert verify_bundle(directory).problem is None
+    change_description(directory, average="probabilities")
+    assert "bundle.json" in verify_bundle(directory).damaged, "it names what it computes"
+
+
+def test_one_of_an_earlier_graftline_averages_probabilities(copy: Path) -> None:
+    before = load(copy)
+    change_description(copy, format=4, average=None)
+    assert (load(copy).average, load(copy).digest) == ("probabilities", before.digest)
+    assert verify_bundle(copy).problem is None
 
 
 def test_one_member_and_crop_are_bit_for_bit_the_member(bundle: Path, tmp_path: Path) -> None:
@@ -145,10 +167,10 @@ def test_probabilities_that_have_changed_are_a_problem(copy: Path) -> None:
 def test_descriptions_that_cannot_be_are_refused(copy: Path) -> None:
     change_description(copy, crops="d4")
     assert "bundle.json" in verify_bundle(copy).damaged
-    change_description(copy, format=5)
-    with pytest.raises(UserError, match="has format 5, but this version of graftline reads ensembles of format 4"):
+    change_description(copy, format=6)
+    with pytest.raises(UserError, match=r"has format 6, but this version of graftline reads .* of formats 4 to 5"):
         load(copy)
-    change_description(copy, format=4, crops=None)
+    change_description(copy, format=5, crops=None)
     with pytest.raises(UserError, match=r"is damaged \(it has no 'crops'\)"):
         load(copy)
 

@@ -55,6 +55,16 @@ def test_means_of_probabilities_are_those_of_scipy() -> None:
     np.testing.assert_allclose(log_softmax(logits), scipys_log_softmax(logits.astype(np.float64), axis=-1))
 
 
+def test_logits_of_crops_are_averaged_where_that_was_asked(member: Predictor, pictures: list[np.ndarray]) -> None:
+    found = replace(grid(member, crops=("1", "mirror")), average="logits").logits(pictures)[0]
+    np.testing.assert_array_equal(found[0], member.logits(pictures))
+    for row, picture in enumerate(pictures):
+        mirrored = member.engine(cut(picture, member.preprocessing, ("mirror",)).inputs, ["logits"])[0]
+        assert len(mirrored) == 2
+        expected = log_softmax(member.calibration.apply(mirrored)).mean(axis=0)
+        np.testing.assert_allclose(log_softmax(found[1, row]), log_softmax(expected), rtol=1e-4, atol=1e-3)
+
+
 def test_one_crop_of_one_member_is_bit_for_bit_what_it_predicts(member: Predictor, pictures: list[np.ndarray]) -> None:
     found = grid(member, crops=("1",)).logits(pictures, batch_size=4)
     np.testing.assert_array_equal(found[0, 0], member.logits(pictures, batch_size=4))

@@ -52,6 +52,27 @@ def test_losses_are_scikit_learns(made: tuple[np.ndarray, np.ndarray]) -> None:
     assert everyone.alone == pytest.approx([loss_of(logits, labels, (number,)) for number in range(5)])
 
 
+def geometric_loss(logits: np.ndarray, labels: np.ndarray, members: tuple[int, ...]) -> float:
+    """By the book: the product of the probabilities, to the power of one over their number, rescaled."""
+    mean = np.prod([softmax(logits[number].astype(np.float64)) for number in members], axis=0) ** (1 / len(members))
+    return float(log_loss(labels, mean / mean.sum(axis=1, keepdims=True)))
+
+
+def test_logits_are_averaged_likewise(made: tuple[np.ndarray, np.ndarray]) -> None:
+    logits, labels = made
+    everyone = select_all(logits, labels, "logits")
+    assert everyone.loss == pytest.approx(geometric_loss(logits, labels, (0, 1, 2, 3, 4)))
+    assert everyone.alone == pytest.approx(select_all(logits, labels).alone)
+    chosen = select_greedily(logits, labels, [1.0] * 5, average="logits")
+    best = min(
+        geometric_loss(logits, labels, members)
+        for size in range(1, 7)
+        for members in combinations_with_replacement((0, 1, 4), size)
+    )
+    assert chosen.loss <= best + 1e-4
+    assert chosen.loss != pytest.approx(select_greedily(logits, labels, [1.0] * 5).loss, abs=1e-3)
+
+
 def test_a_budget_is_kept_and_a_member_taken_again_costs_nothing(made: tuple[np.ndarray, np.ndarray]) -> None:
     logits, labels = made
     times = [3.0, 5.0, 9.0, 9.0, 2.0]

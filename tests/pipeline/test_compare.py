@@ -128,8 +128,8 @@ def test_the_best_of_the_experiment_are_so_on_validation_images_and_tested_on_th
     result = compared("runs=best:2", "metric=log_loss")
     assert names(result) == ["weak", "good"], "by validation log loss, whatever the test says"
     printed = " ".join(capsys.readouterr().out.split())
-    assert "1 more of the experiment 'dusk' were tested on other images and are left out." in printed
-    assert names(compared("runs=best:9")) == ["weak", "good", "new"]
+    assert "The 2 best of 3 models of 'dusk' on the newest one's images, by validation log loss: 0.001, " in printed
+    assert names(compared("runs=best:9")) == ["weak", "good", "new"], "as many as there are"
     assert "corrected for 2 comparisons (Holm)" in capsys.readouterr().out
 
 

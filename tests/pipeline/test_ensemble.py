@@ -9,11 +9,16 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+import timm
+from omegaconf import OmegaConf
+from safetensors.torch import save_file
 from workplace import TINY, Workplace
 
 from graftline.bundle.ensemble import Ensemble
-from graftline.bundle.predictor import Predictor
+from graftline.bundle.grid import Grid
+from graftline.bundle.predictor import Predictor, softmax
 from graftline.errors import UserError
+from graftline.features.store import ActivationStore
 from graftline.pipeline.cli import compose
 from graftline.pipeline.ensemble import EnsembleResult
 
@@ -113,6 +118,47 @@ def test_greedy_takes_what_helps_and_keeps_to_its_time(run: Callable[..., Ensemb
         run("runs=best:2", "ms_per_image=0.001")
 
 
+def test_logits_are_averaged_calibrated_and_served_alike(
+    run: Callable[..., EnsembleResult], color_folder: Path, place: Workplace
+) -> None:
+    made = run("runs=best:3", "choose=all", "average=logits", "crops=mirror")
+    assert json.loads((made.bundle / "bundle.json").read_text())["average"] == "logits"
+    samples = made.version.samples("test")
+    members = [Predictor.from_directory(made.bundle / "members" / str(n)) for n in (1, 2, 3)]
+    grid = Grid(tuple(members), ("mirror",), made.version.decoding, ("1", "2", "3"), "logits")
+    mean = grid.logits(samples.paths)[:, 0].mean(axis=0)
+    expected = softmax(made.predictor.calibration.apply(mean))
+    np.testing.assert_allclose(made.predictor.predict(samples.paths), expected, atol=1e-6)
+    assert made.metrics["accuracy"]["value"] == (expected.argmax(axis=1) == samples.labels).mean()
+    assert made.model_uri is not None
+    assert compose("verify", [f"bundle={made.model_uri}"]).run().facts["largest_probability_change"] == 0
+    source = place.mlflow.get_model_version(*made.model_uri.removeprefix("models:/").split("/")).source
+    images = [{"image": base64.b64encode(Path(path).read_bytes()).decode()} for path in samples.paths[:3]]
+    served = mlflow.pyfunc.load_model(str(source)).predict(pd.DataFrame(images))
+    np.testing.assert_allclose(served.iloc[:, 2:5].to_numpy(float), expected[:3], atol=1e-6)
+
+
+def test_members_leave_other_folds_out_and_share_one_cache(
+    place: Workplace, color_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place.root)
+    weights = place.root / "weights.safetensors"
+    save_file(timm.create_model("test_efficientnet", num_classes=3).state_dict(), weights)
+    given = ["freeze=all_but_head", "features=cached", "backbone.weights=file", f"backbone.file={weights}"]
+    keys = {one.partition("=")[0] for one in given}
+    own = [*(one for one in MODEL if one.partition("=")[0] not in keys), *given, "members=3", "folds=true"]
+    made = compose("ensemble", [*own, "data=folder", f"data.path={color_folder}", "tracking.register=false"]).run()
+    assert isinstance(made, EnsembleResult)
+    told = " ".join(capsys.readouterr().out.split())
+    assert "Member 2 of 3: test_efficientnet, seed 1, without part 2/3 of the training images." in told
+    folders = [made.directory / "members" / str(number) for number in (1, 2, 3)]
+    assert [Predictor.from_directory(one / "bundle").card["fold"] for one in folders] == ["1/3", "2/3", "3/3"]
+    assert [OmegaConf.load(one / ".hydra" / "config.yaml").train.fold for one in folders] == ["1/3", "2/3", "3/3"]
+    (entry,) = ActivationStore(place.root / "cache" / "activations", 1e9).entries()
+    seen = sum(len(made.version.samples(split).paths) for split in ("train", "validation"))
+    assert sum(header.images for header in entry.headers) == seen, "each image went through the trunk once"
+
+
 def test_a_soup_is_one_network_of_mean_weights(run: Callable[..., EnsembleResult], made: EnsembleResult) -> None:
     same = [str(made.directory / "members" / number) for number in ("1", "3")]
     cooked = run(f"runs={','.join(same)}", "choose=soup", "crops=mirror", "tracking.register=false")
@@ -136,11 +182,24 @@ def test_a_soup_is_one_network_of_mean_weights(run: Callable[..., EnsembleResult
         (["members=2", "crops=12"], "crops is 12: take one of 1, mirror"),
         (["runs=a", "choose=all", "ms_per_image=3"], "ms_per_image is for choose=greedy"),
         (["runs=a", "ms_per_image=0"], "it must be above 0 and finite"),
+        (["runs=a", "folds=true"], "folds is for members that are trained: give members, not runs"),
+        (["members=2", "train.fold=1/2"], "train.fold is each member's own here: leave it out, folds sets it"),
+        (["members=2", "average=odds"], "average=odds: must be probabilities or logits"),
     ],
 )
 def test_what_does_not_go_together_is_refused_at_once(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         compose("ensemble", overrides)
+
+
+def test_validation_images_that_do_not_suffice_are_told_before_a_network_runs(
+    run: Callable[..., EnsembleResult], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match=r"recall=0\.99 needs 99 validation images of “red”, and there"):
+        run("runs=best:2", "decision=recall", "decision.class_name=red", "decision.recall=0.99")
+    told = " ".join(capsys.readouterr().out.split())
+    assert "validation images, which tell little: choose=all averages all members." not in told
+    assert "Classifying" not in told
 
 
 def test_members_of_other_images_are_refused(

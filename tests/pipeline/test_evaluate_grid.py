@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from bundles import change_description
@@ -13,6 +14,7 @@ from workplace import TINY, Workplace
 from graftline.bundle.predictor import Predictor
 from graftline.errors import UserError
 from graftline.pipeline.cli import compose, compose_all
+from graftline.pipeline.compare import CompareResult
 from graftline.pipeline.evaluate import EvaluateResult
 from graftline.pipeline.train_result import TrainResult
 
@@ -83,8 +85,11 @@ def test_runs_and_crops_are_compared_on_the_same_images(
     assert json.loads((directory / "result.json").read_text())["members"] == ids
 
 
-def test_the_latest_and_the_best_are_looked_up(
-    evaluate: Callable[..., EvaluateResult], trained: list[TrainResult], color_folder: Path
+def test_the_latest_and_the_best_are_the_same_in_every_stage(
+    evaluate: Callable[..., EvaluateResult],
+    trained: list[TrainResult],
+    place: Workplace,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     alone = evaluate("runs=latest", "crops=mirror")
     assert alone.facts["members"] == [trained[1].run_id]
@@ -92,8 +97,33 @@ def test_the_latest_and_the_best_are_looked_up(
     best = evaluate("runs=best:2")
     order = sorted((0, 1), key=lambda number: losses[number])
     assert best.facts["members"] == [trained[number].run_id for number in order]
-    with pytest.raises(UserError, match="There are 2 different models with a bundle on this machine"):
-        evaluate("runs=best:3")
+    assert evaluate("runs=best:3").facts["members"] == best.facts["members"], "as many as there are"
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "All 2 models of 'colors0' on the newest one's images, by validation log loss: " in printed
+    compared = compose("compare", ["runs=best:2,latest", "resamples=100"]).run()
+    assert isinstance(compared, CompareResult)
+    names = [place.mlflow.get_run(run_id).info.run_name for run_id in best.facts["members"]]
+    assert [compared.comparison.reference.name, compared.comparison.rows[0].name] == names
+    bundle = trained[1].bundle
+    bundle.rename(bundle.with_name("moved"))
+    try:
+        assert evaluate("runs=best:2").facts["members"] == [trained[0].run_id]
+        printed = " ".join(capsys.readouterr().out.split())
+        assert "Models of the experiment 'colors0' that have no bundle on this machine are left out: 1." in printed
+    finally:
+        bundle.with_name("moved").rename(bundle)
+
+
+def test_logits_are_averaged_where_that_is_asked(
+    evaluate: Callable[..., EvaluateResult], trained: list[TrainResult], capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = f"runs={','.join(one.run_id for one in trained)}"
+    found = evaluate(runs, "average=logits").evaluation.predictions
+    alone = [evaluate(f"runs={one.run_id}").evaluation.predictions.probabilities for one in trained]
+    mean = np.sqrt(alone[0] * alone[1])
+    np.testing.assert_allclose(found.probabilities, mean / mean.sum(axis=1, keepdims=True), atol=1e-5)
+    evaluate(f"bundle={trained[0].run_id}", "average=logits")
+    assert "average is left alone: one bundle with one crop" in " ".join(capsys.readouterr().out.split())
 
 
 def test_one_crop_of_one_run_is_the_usual_evaluation_and_trains_nothing(

@@ -125,6 +125,38 @@ def test_ctrl_c_gives_the_best_so_far(place: Workplace, data: tuple[str, ...], t
     assert not (result.parent / "train").exists()
 
 
+def test_ctrl_c_in_the_winners_training_keeps_its_best_epoch(
+    place: Workplace, data: tuple[str, ...], tmp_path: Path
+) -> None:
+    if (outputs := place.root / "outputs").exists():
+        outputs.rename(tmp_path / "outputs")
+    own = [one for one in SEARCH[2:] if not one.startswith("trainer.max_epochs")]
+    one = ["backbone=test_efficientnet", "backbone.image_size=64", "freeze=none", "trainer.max_epochs=500", *own]
+    pattern = "outputs/search/*/train/checkpoints/last.ckpt"
+    process = place._stop(signal.SIGINT, pattern, "search", "minutes=3", "train.patience=null", *data, *one)
+    assert process.code == 0, process.output
+    assert "Interrupted: the winner is saved and tested as its best epoch left it." in process.output
+    (result,) = place.root.glob("outputs/search/*/result.json")
+    found = json.loads(result.read_text())
+    assert found["interrupted"]
+    assert found["outlook"].startswith(
+        "The search was interrupted: the winner is as the best epoch until then left it."
+    )
+    assert found["model_uri"].startswith("models:/colors0/")
+    assert found["metrics"]["accuracy"]["value"] > 0
+    assert not (result.parent / "head").exists()
+    run = place.mlflow.get_run(found["run_id"])
+    assert run.info.status == "FINISHED"
+    phase = result.parent / "train" / "checkpoints" / "phase.json"
+    before = json.loads(phase.read_text())["history"]
+    assert before["interrupted"]
+    more = place.run("train", f"train.resume={found['run_id']}", "trainer.max_epochs=2")
+    assert more.code == 0, more.output
+    after = json.loads(phase.read_text())["history"]
+    assert after["epochs"][: len(before["epochs"])] == before["epochs"], "a resume goes on where that ended"
+    assert not after["interrupted"]
+
+
 def test_too_little_time_is_said_before_anything_is_trained(place: Workplace, data: tuple[str, ...]) -> None:
     ran = place.run("search", "minutes=0.3", *data, *SEARCH)
     assert ran.code == 1

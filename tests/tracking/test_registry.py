@@ -238,17 +238,25 @@ def test_it_is_light_to_import() -> None:
 def test_what_a_tested_run_gave_is_found_on_every_machine(uri: str, directory: Path, cache: Path) -> None:
     name = f"tested-{directory.parent.parent.name}"
     tracking, registry, ids = Tracking(uri=uri, system_metrics=False, experiment=name), Registry(uri), list[str]()
+    trained = {"graftline.stage": "train"}
+    with pytest.raises(UserError, match=f"^There is no experiment '{name}' in the "):
+        registry.newest_training(name)
     for number, loss in enumerate((0.5, 0.1, 0.3)):
         folder = directory / str(number)
         folder.mkdir()
         (folder / "predictions.parquet").write_bytes(b"parquet %d" % number)
-        with tracking.start(run_name=f"run {number}", experiment=name, directory=folder, tags={}) as run:
+        with tracking.start(run_name=f"run {number}", experiment=name, directory=folder, tags=trained) as run:
             run.set_tags({"graftline.bundle_digest": f"bundle {number % 2}", "graftline.test_digest": "images"})
             run.log_metrics({"test/accuracy": 0.9, "validation/log_loss": loss}, step=0)
             if number != 1:
                 run.log_artifact(folder / "predictions.parquet", "test")
         ids.append(run.id)
-    assert [run.id for run in registry.best_tested(name)] == [ids[1], ids[2]], "runs 0 and 2 have the same model"
+    assert registry.newest_training(name).id == registry.newest_training().id == ids[2]
+    images = registry.newest_training(name).images
+    best = registry.best_trainings(name, images)
+    assert [(run.id, run.validation_loss) for run in best] == [(ids[1], 0.1), (ids[2], 0.3), (ids[0], 0.5)]
+    assert [run.id for run in registry.best_trainings(name, images, most=1)] == [ids[1]]
+    assert registry.best_trainings(name, {**images, "graftline.validation_digest": "others"}) == []
     newest = registry.newest_tested(name)
     assert (newest.id, newest.name, newest.test_digest, newest.dataset) == (ids[2], "run 2", "images", name)
     assert registry.newest_tested(name, skip="bundle 0").id == ids[1]

@@ -1,4 +1,4 @@
-"""An ensemble: several bundles and a set of crops whose probabilities are averaged; on disk it is a bundle itself.
+"""An ensemble: several bundles and a set of crops whose answers are averaged; on disk it is a bundle itself.
 
 Its folder holds ``bundle.json``, which names the members with their digests and shares, the members as folders, and
 what came of golden images. It is loaded, verified, served and registered like one network. As light to import as the
@@ -20,7 +20,7 @@ import numpy as np
 from graftline.bundle.calibration import UNCALIBRATED, Calibration
 from graftline.bundle.decision import MOST_PROBABLE, Decision
 from graftline.bundle.golden import environment, read_golden
-from graftline.bundle.grid import Grid, log_mean
+from graftline.bundle.grid import Average, Grid, mean_logits
 from graftline.bundle.layout import CARD_FILE, GOLDEN_FOLDER, find_damage, hash_files, read_description
 from graftline.bundle.predictor import EngineName, ImageLike, Predictor, refuse, softmax
 from graftline.data.decode import Decoding
@@ -28,7 +28,7 @@ from graftline.errors import UserError
 from graftline.execution import Execution
 from graftline.files import atomic_directory, digest, write_json
 
-FORMAT = 4  # of an ensemble's bundle.json
+FORMAT, OLDEST = 5, 4  # of an ensemble's bundle.json; one of format 4 averages probabilities
 MEMBERS_FOLDER, REPLAY_FILE, RECORD_FILE = "members", "logits.npy", "golden.json"
 
 _ENTRIES = ("digest", "class_names", "decoding", "crops", "members", "files", "card")
@@ -36,7 +36,7 @@ _ENTRIES = ("digest", "class_names", "decoding", "crops", "members", "files", "c
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Classifies images by the mean of its members' probabilities; it is used as a `Predictor` is.
+    """Classifies images by the average of its members' answers; it is used as a `Predictor` is.
 
     Attributes:
         members: loaded bundles; the first one's order of classes is that of the results.
@@ -47,6 +47,7 @@ class Ensemble:
         decoding: how files become pixels, for all members.
         calibration: what becomes of the mean, as logits, before anybody sees it.
         decision: which class is answered, given the probabilities; what the members would answer does not count.
+        average: what is averaged, over crops and over members.
 
     Raises:
         UserError: members of other classes, or crops that a network cannot take.
@@ -60,6 +61,7 @@ class Ensemble:
     decoding: Decoding
     calibration: Calibration = UNCALIBRATED
     decision: Decision = MOST_PROBABLE
+    average: Average = "probabilities"
 
     def __post_init__(self) -> None:
         assert len(self.members) == len(self.shares) == len(self.names), "a share and a name for each member"
@@ -95,6 +97,7 @@ class Ensemble:
             decoding=Decoding.from_dict(content["decoding"]),
             calibration=Calibration.from_dict(content.get("calibration")),
             decision=Decision.from_dict(content.get("decision")),
+            average=content.get("average", "probabilities"),
         )
 
     @property
@@ -106,16 +109,17 @@ class Ensemble:
     def digest(self) -> str:
         """16 hex digits that name what the ensemble computes."""
         answers = {"calibration": self.calibration.to_dict(), "decision": self.decision.to_dict()}
+        answers |= _named(self.average)
         return _digest([member.digest for member in self.members], self.shares, self.crops, self.class_names, answers)
 
     @cached_property
     def _grid(self) -> Grid:
-        return Grid(self.members, (self.crops,), self.decoding, self.names)
+        return Grid(self.members, (self.crops,), self.decoding, self.names, self.average)
 
     def logits(
         self, images: Iterable[ImageLike], batch_size: int = 32, on_progress: Callable[[int], None] | None = None
     ) -> np.ndarray:
-        """Return (N, K) float32 logits, whose softmax is the mean of probabilities; see `Predictor.logits`."""
+        """Return (N, K) float32 logits, whose softmax are the probabilities; see `Predictor.logits`."""
         return self._run(images, batch_size, on_progress, refuse)
 
     def predict(
@@ -150,7 +154,7 @@ class Ensemble:
         on_unreadable: Callable[[int, str, str], None],
     ) -> np.ndarray:
         found = self._grid.logits(images, batch_size, on_progress, on_unreadable)[:, 0]  # (M, N, K)
-        return self.calibration.apply(log_mean(found, np.array(self.shares)))
+        return self.calibration.apply(mean_logits(found, np.array(self.shares), self.average))
 
 
 AnyPredictor: TypeAlias = Predictor | Ensemble
@@ -199,6 +203,7 @@ def save_ensemble(
     card: Mapping[str, Any],
     calibration: Calibration = UNCALIBRATED,
     decision: Decision = MOST_PROBABLE,
+    average: Average = "probabilities",
 ) -> Path:
     """Write an ensemble, replay golden images with it, and only then make it visible.
 
@@ -210,6 +215,7 @@ def save_ensemble(
         card: what is to be known of the training.
         calibration: of the mean.
         decision: which class is answered.
+        average: what is averaged.
 
     Returns:
         ``directory``.
@@ -224,7 +230,7 @@ def save_ensemble(
         members = tuple(Predictor.from_directory(folder / place) for place in places)
         names = tuple(map(str, folders))
         decoding = common_decoding(members, names)
-        ensemble = Ensemble(members, names, tuple(shares), crops, dict(card), decoding, calibration, decision)
+        ensemble = Ensemble(members, names, tuple(shares), crops, dict(card), decoding, calibration, decision, average)
         _write_golden(folder, ensemble)
         entries = [
             {
@@ -239,6 +245,7 @@ def save_ensemble(
             "digest": ensemble.digest,
             "format": FORMAT,
             "crops": crops,
+            "average": average,
             "members": entries,
             "class_names": list(ensemble.class_names),
             "decoding": decoding.to_dict(),
@@ -267,10 +274,10 @@ def read_ensemble(directory: Path) -> dict[str, Any]:
     """
     file = directory / CARD_FILE
     content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    if content.get("format") != FORMAT:
+    if content.get("format") not in range(OLDEST, FORMAT + 1):
         raise UserError(
-            f"{file} has format {content.get('format')}, but this version of graftline reads ensembles of format "
-            f"{FORMAT}: update graftline, or use the version that wrote it."
+            f"{file} has format {content.get('format')}, but this version of graftline reads ensembles of formats "
+            f"{OLDEST} to {FORMAT}: update graftline, or use the version that wrote it."
         )
     if missing := [entry for entry in _ENTRIES if entry not in content]:
         raise UserError(f"{file} is damaged (it has no '{missing[0]}'): save the bundle again.")
@@ -315,10 +322,16 @@ def _write_golden(folder: Path, ensemble: Ensemble) -> None:
     write_json(folder / GOLDEN_FOLDER / RECORD_FILE, {"environment": environment()})
 
 
+def _named(average: Average) -> dict[str, Any]:
+    """Return what a digest has of the average: nothing of probabilities, as before there was a choice."""
+    return {} if average == "probabilities" else {"average": average}
+
+
 def _described_digest(content: Mapping[str, Any]) -> str:
     entries = content["members"]
     digests, shares = [entry["digest"] for entry in entries], [entry["share"] for entry in entries]
     answers = {key: content.get(key) for key in ("calibration", "decision")}
+    answers |= _named(content.get("average", "probabilities"))
     return _digest(digests, shares, content["crops"], content["class_names"], answers)
 
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -24,6 +24,36 @@ MOST_BYTES_AHEAD = 256_000_000  # of inputs that threads prepare while the netwo
 
 Cuts: TypeAlias = Mapping[Preprocessing, Cut]
 """The crops of one image, for each way to prepare it that a member has."""
+
+Average: TypeAlias = Literal["probabilities", "logits"]
+"""What of several crops or members is averaged."""
+
+
+def mean_logits(logits: np.ndarray, shares: np.ndarray, average: Average) -> np.ndarray:
+    """Return the logits of a weighted average of several answers.
+
+    Args:
+        logits: (m, ..., K) float32, each of which stands for its softmax.
+        shares: (m,), of each in the average; they sum to 1.
+        average: "probabilities", or "logits": the geometric mean of the probabilities, rescaled to sum to 1
+            (logarithmic opinion pool: Genest and Zidek 1986, Statistical Science 1(1), section 3).
+
+    Returns:
+        (..., K) float32. Of one that has all the share, these are its own logits.
+
+    >>> logits = np.log(np.array([[0.2, 0.8], [0.6, 0.4]], np.float32))
+    >>> odds = np.exp(mean_logits(logits, np.array([0.5, 0.5]), "logits"))
+    >>> round(float(odds[0] / odds[1]), 4), (0.2 / 0.8 * 0.6 / 0.4) ** 0.5
+    (0.6124, 0.6123724356957945)
+    """
+    if average == "probabilities":
+        return log_mean(logits, shares)
+    used = np.flatnonzero(shares)
+    if len(used) == 1:
+        only: np.ndarray = logits[used[0]]
+        return only
+    mean: np.ndarray = np.tensordot(shares[used], log_softmax(logits[used]), axes=1).astype(np.float32)
+    return mean
 
 
 def log_mean(logits: np.ndarray, shares: np.ndarray) -> np.ndarray:
@@ -68,6 +98,7 @@ class Grid:
         crops: names of `graftline.augment.crops.CROP_SETS`.
         decoding: how files become pixels.
         names: of the members, for messages.
+        average: what of an image's crops is averaged.
 
     Raises:
         UserError: members of other classes, or crops that a network cannot take.
@@ -77,6 +108,7 @@ class Grid:
     crops: tuple[str, ...]
     decoding: Decoding
     names: tuple[str, ...]
+    average: Average = "probabilities"
 
     def __post_init__(self) -> None:
         first = set(self.class_names)
@@ -113,8 +145,8 @@ class Grid:
             on_unreadable: is given number, name and reason of an image that cannot be read, whose results are NaN.
 
         Returns:
-            (M, S, N, K) float32 logits, each member's calibrated as when it is alone; their softmax is the mean of the
-            crops' probabilities, those of a single crop are the member's own.
+            (M, S, N, K) float32 logits, each member's calibrated as when it is alone. They stand for the average of the
+            crops; those of a single crop are the member's own.
 
         Raises:
             UserError: an image cannot be read, unless ``on_unreadable`` lets it pass.
@@ -158,7 +190,10 @@ class Grid:
         logits = member.calibration.apply(found)[:, self._orders[number]]
         of_images = np.split(logits, np.cumsum([len(one.inputs) for one in own])[:-1])  # each (n, K)
         return np.stack(
-            [[log_mean(rows, shares) for shares in one.shares] for rows, one in zip(of_images, own, strict=True)],
+            [
+                [mean_logits(rows, shares, self.average) for shares in one.shares]
+                for rows, one in zip(of_images, own, strict=True)
+            ],
             axis=1,
         )
 

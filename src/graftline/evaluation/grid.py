@@ -5,12 +5,12 @@ Letters: N images, M members, S sets of crops, K classes, R rows of the table, B
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from graftline.bundle.ensemble import Ensemble
-from graftline.bundle.grid import Grid, log_mean, log_softmax
+from graftline.bundle.grid import Average, Grid, log_softmax, mean_logits
 from graftline.console import progress
 from graftline.data.version import DatasetVersion
 from graftline.evaluation.bootstrap import multiplicities
@@ -55,7 +55,7 @@ class Candidate:
     Attributes:
         members: their numbers.
         crops: name of the set.
-        logits: (N, K) of the mean of probabilities.
+        logits: (N, K) of the average.
         milliseconds: per image.
     """
 
@@ -105,10 +105,11 @@ def evaluate_grid(
         logits = grid.logits(paths, evaluation.batch_size, lambda done: bar.advance(bar.task_ids[0], done))
     speed = len(paths) / (time.perf_counter() - start)
     everyone = range(len(grid.members))
-    predictions = predict_split(whole, version, split, known_logits=mean_over(logits[:, -1], everyone))
+    predictions = predict_split(whole, version, split, known_logits=mean_over(logits[:, -1], everyone, grid.average))
     scores = score(predictions, evaluation.resamples, evaluation.seed)
     times = measure(grid, paths, evaluation.batch_size)
-    rows = compare(logits, predictions.labels, grid.crops, times, evaluation.resamples, evaluation.seed)
+    labels, seed = predictions.labels, evaluation.seed
+    rows = compare(logits, labels, grid.crops, times, evaluation.resamples, seed, grid.average)
     return GridResult(EvaluationResult(predictions, scores, notes_on(predictions, scores), speed), rows)
 
 
@@ -122,14 +123,15 @@ def combinations(num_members: int) -> list[tuple[int, ...]]:
     return alone + [tuple(range(size)) for size in range(2, num_members + 1)]
 
 
-def mean_over(logits: np.ndarray, members: Sequence[int]) -> np.ndarray:
-    """Return the logits (..., K) of the plain mean of the probabilities of some members.
+def mean_over(logits: np.ndarray, members: Sequence[int], average: Average = "probabilities") -> np.ndarray:
+    """Return the logits (..., K) of the plain average of some members.
 
     Args:
         logits: (M, ..., K).
         members: their numbers; one that comes twice counts twice.
+        average: what is averaged.
     """
-    return log_mean(logits, np.bincount(members, minlength=len(logits)) / len(members))
+    return mean_logits(logits, np.bincount(members, minlength=len(logits)) / len(members), average)
 
 
 def compare(
@@ -139,6 +141,7 @@ def compare(
     milliseconds: np.ndarray,
     resamples: int = 1000,
     seed: int = 0,
+    average: Average = "probabilities",
 ) -> list[GridRow]:
     """Score each combination of members with each set of crops, all on the same resamples of the images.
 
@@ -149,6 +152,7 @@ def compare(
         milliseconds: (M, S) per image. An ensemble is taken to need the time of all its members.
         resamples: behind each interval.
         seed: of the resamples, which are those of the other scores of the same seed.
+        average: what of the members is averaged.
 
     Returns:
         The rows, those of the first combination first.
@@ -157,7 +161,7 @@ def compare(
         Candidate(
             members=members,
             crops=crops[column],
-            logits=mean_over(logits[:, column], members),
+            logits=mean_over(logits[:, column], members, average),
             milliseconds=float(milliseconds[list(members), column].sum()),
         )
         for members in combinations(len(logits))
@@ -219,7 +223,7 @@ def measure(grid: Grid, paths: Sequence[str], batch_size: int) -> np.ndarray:
     times = np.empty((len(grid.members), len(grid.crops)))
     for row in range(len(grid.members)):
         for column, crops in enumerate(grid.crops):
-            alone = Grid((grid.members[row],), (crops,), grid.decoding, (grid.names[row],))
+            alone = replace(grid, members=(grid.members[row],), crops=(crops,), names=(grid.names[row],))
             seconds = _seconds(alone, paths[:1], batch_size)  # the first call also allocates
             count = int(np.clip(TIMED_SECONDS / seconds, 2, min(MOST_TIMED, len(paths))))
             times[row, column] = 1000 * _seconds(alone, paths[:count], batch_size) / len(paths[:count])

@@ -204,8 +204,13 @@ def _statistics(activations: npt.ArrayLike) -> tuple[Floats, Floats]:
 
 def _standardize(activations: npt.ArrayLike, mean: Floats, scale: Floats) -> Floats:
     """Return activations (N, F) less the mean, in units of the scale, and a constant beside them, (N, F + 1)."""
-    values = np.asarray(activations, np.float64)
-    return np.hstack([(values - mean) / scale, np.full((len(values), 1), INTERCEPT)])
+    values = np.asarray(activations)
+    inputs = np.empty((len(values), values.shape[1] + 1))  # filled in place: of many images each copy is a gigabyte
+    inputs[:, :-1] = values
+    inputs[:, :-1] -= mean
+    inputs[:, :-1] /= scale
+    inputs[:, -1] = INTERCEPT
+    return inputs
 
 
 def _equations_by_image(inputs: Floats, targets: Floats, folds: Ints) -> Iterator[_Equations]:

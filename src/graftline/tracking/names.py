@@ -11,7 +11,8 @@ OUTPUT_DIRECTORY = "graftline.output_dir"
 HOST = "graftline.host"
 DATASET = "graftline.dataset"
 DATASET_DIGEST, TEST_DIGEST = "graftline.dataset_digest", "graftline.test_digest"  # of its registered models too
-BUNDLE_DIGEST = "graftline.bundle_digest"  # of runs that were tested, and of registered models
+VALIDATION_DIGEST = "graftline.validation_digest"
+BUNDLE_DIGEST = "graftline.bundle_digest"  # of runs that have a model, and of registered models
 # tag of a registered model: see `graftline.files.digest_directory`
 BUNDLE_FILES = "graftline.bundle_files"
 

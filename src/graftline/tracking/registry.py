@@ -15,7 +15,7 @@ from urllib.request import url2pathname
 from graftline.errors import UserError
 from graftline.files import atomic_directory, cache_directory, digest, digest_directory
 from graftline.locks import Lock
-from graftline.tracking.names import BUNDLE, BUNDLE_FILES, DATA, DATASET_DIGEST, OUTPUT_DIRECTORY, PREDICTIONS, TEST
+from graftline.tracking.names import BUNDLE, BUNDLE_FILES, DATA, PREDICTIONS, TEST
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -27,7 +27,6 @@ T = TypeVar("T")
 
 NUM_LISTED = 10  # names that a message lists at most
 
-_MOST_RUNS = 1000  # of an experiment, the newest ones: as many as MLflow gives at once
 _DOWNLOAD_SECONDS = 20  # without a byte from the server
 _MODEL = re.compile(r"models:/(?P<name>[^/@:'\"]+)(/(?P<version>\d+)|@(?P<alias>[^/@]+))")
 
@@ -58,14 +57,6 @@ class RegisteredVersion:
     def uri(self) -> str:
         """The reference that always means this version."""
         return f"models:/{self.name}/{self.version}"
-
-
-class TrainedRun(NamedTuple):
-    """A run that has trained a model: its id, the digest of its dataset version, and its output directory."""
-
-    id: str
-    dataset_digest: str
-    directory: str | None
 
 
 @dataclass(frozen=True)
@@ -208,17 +199,33 @@ class Registry:
 
         return self._ask(lambda client: find_newest(client, experiment, self._store, skip))
 
-    def best_tested(self, experiment: str) -> "list[TestedRun]":
-        """Return the tested runs of an experiment, the lowest log loss on validation images first.
+    def newest_training(self, experiment: str | None = None) -> "TestedRun":
+        """Return the newest training that came to its end, tested or not.
 
-        Each model is there once for the same test images.
+        Args:
+            experiment: name of its experiment; None: any.
 
         Raises:
-            UserError: there is no such experiment, no run in it has a validation log loss, or MLflow does not answer.
+            UserError: there is no such experiment, no such training, or MLflow does not answer.
         """
-        from graftline.tracking.tested_runs import find_best
+        from graftline.tracking.tested_runs import find_newest_training
 
-        return self._ask(lambda client: find_best(client, experiment, self._store))
+        return self._ask(lambda client: find_newest_training(client, experiment, self._store))
+
+    def best_trainings(self, experiment: str, images: Mapping[str, str], most: int | None = None) -> "list[TestedRun]":
+        """Return the finished trainings of an experiment on the same images, the lowest validation log loss first.
+
+        Args:
+            experiment: its name.
+            images: digests of the validation and the test images, as ``TestedRun.images`` has them.
+            most: how many are enough; None: all.
+
+        Raises:
+            UserError: there is no such experiment, or MLflow does not answer.
+        """
+        from graftline.tracking.tested_runs import find_best_trainings
+
+        return self._ask(lambda client: find_best_trainings(client, experiment, self._store, images, most))
 
     def predictions(self, run: "TestedRun", directory: Path | None = None) -> Path | None:
         """Return the file with what a run's model gave for its test images, None where the run has logged none.
@@ -236,33 +243,6 @@ class Registry:
         # a run that is resumed has another model afterwards
         folder = (directory or cache_directory()) / "predictions" / f"{run.id}-{run.bundle_digest}"
         return self._local(f"{run.artifacts}/{TEST}", folder) / PREDICTIONS
-
-    def trained_runs(self, experiment: str) -> list[TrainedRun]:
-        """Return the runs of an experiment that have trained a model to its end, the newest first.
-
-        Raises:
-            UserError: there is no such experiment, or MLflow does not answer.
-        """
-
-        def find(client: "MlflowClient") -> list[TrainedRun] | None:
-            found = client.get_experiment_by_name(experiment)
-            if found is None:
-                return None
-            runs = client.search_runs(
-                [found.experiment_id],
-                filter_string="attributes.status = 'FINISHED' and tags.`graftline.stage` = 'train'",
-                order_by=["attributes.start_time DESC"],
-                max_results=_MOST_RUNS,
-            )
-            return [
-                TrainedRun(run.info.run_id, str(run.data.tags.get(DATASET_DIGEST)), run.data.tags.get(OUTPUT_DIRECTORY))
-                for run in runs
-            ]
-
-        runs = self._ask(find)
-        if not runs:
-            raise UserError(f"The {self._store} has no finished training of '{experiment}': train first.")
-        return runs
 
     @property
     def _store(self) -> str:

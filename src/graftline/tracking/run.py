@@ -155,7 +155,8 @@ class Run:
         digests = {names.DATASET_DIGEST: version.digest, names.TEST_DIGEST: version.test_digest}
         self._model_tags.update(digests)
         self._outbox.put("dataset", datasets=dataset_inputs(version))
-        self.set_tags({names.DATASET: version.name, **digests})
+        validation = {names.VALIDATION_DIGEST: version.split_digests["validation"]}
+        self.set_tags({names.DATASET: version.name, **digests, **validation})
         for file in version.files:
             self.log_artifact(file, names.DATA)
 

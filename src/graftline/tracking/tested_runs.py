@@ -1,30 +1,45 @@
-"""The runs that were tested, as MLflow has them: which is the newest, which are the best, what they were tested on."""
+"""The runs with a model, as MLflow has them: which is the newest, which were trained, what they were tested on."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graftline.errors import UserError
-from graftline.tracking.names import BUNDLE_DIGEST, DATASET, TEST_DIGEST, VALIDATION_LOSS
+from graftline.tracking.names import (
+    BUNDLE_DIGEST,
+    DATASET,
+    OUTPUT_DIRECTORY,
+    TEST_DIGEST,
+    VALIDATION_DIGEST,
+    VALIDATION_LOSS,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
 
 _PAGE = 500  # runs per question
-_TESTED = "attributes.status = 'FINISHED' and metrics.`test/accuracy` >= 0"
+_TEST_SCORE = "test/accuracy"
+_TESTED = f"attributes.status = 'FINISHED' and metrics.`{_TEST_SCORE}` >= 0"
+_TRAINED = "attributes.status = 'FINISHED' and tags.`graftline.stage` = 'train'"
 
 
 @dataclass(frozen=True)
 class TestedRun:
-    """A run whose model was tested.
+    """A run that has a model, which was tested or may be.
 
     Attributes:
         id: MLflow's id.
         name: in MLflow's user interface.
         experiment: name of its experiment.
         dataset: name of the data set.
-        test_digest: of the images and labels that it was tested on; None if it was not.
-        bundle_digest: of the model; None if it was not tested.
+        validation_digest: of the images and labels that chose its epoch; None if an earlier graftline logged it.
+        test_digest: of the images and labels that it was or would be tested on; None if it was made by others.
+        is_tested: whether it has test scores.
+        bundle_digest: of the model; None if there is none.
+        validation_loss: log loss on the validation images, nats; None if none was logged.
+        directory: its output directory, on the machine that it ran on.
         artifacts: URI of its files.
     """
 
@@ -34,21 +49,35 @@ class TestedRun:
     name: str
     experiment: str
     dataset: str
+    validation_digest: str | None
     test_digest: str | None
+    is_tested: bool
     bundle_digest: str | None
+    validation_loss: float | None
+    directory: Path | None
     artifacts: str
+
+    @property
+    def images(self) -> dict[str, str]:
+        """The digests of its validation and test images, where they are known, by tag."""
+        digests = {VALIDATION_DIGEST: self.validation_digest, TEST_DIGEST: self.test_digest}
+        return {tag: digest for tag, digest in digests.items() if digest is not None}
 
 
 def describe(run: "MlflowRun", experiment: str) -> TestedRun:
     """Return what is known of a run."""
-    tags = run.data.tags
+    tags, metrics = run.data.tags, run.data.metrics
     return TestedRun(
         id=run.info.run_id,
         name=run.info.run_name or run.info.run_id,
         experiment=experiment,
         dataset=tags.get(DATASET, experiment),
-        test_digest=tags.get(TEST_DIGEST) if BUNDLE_DIGEST in tags else None,
+        validation_digest=tags.get(VALIDATION_DIGEST),
+        test_digest=tags.get(TEST_DIGEST),
+        is_tested=_TEST_SCORE in metrics,
         bundle_digest=tags.get(BUNDLE_DIGEST),
+        validation_loss=metrics.get(VALIDATION_LOSS),
+        directory=Path(tags[OUTPUT_DIRECTORY]) if OUTPUT_DIRECTORY in tags else None,
         artifacts=str(run.info.artifact_uri),
     )
 
@@ -74,36 +103,46 @@ def find_newest(client: "MlflowClient", experiment: str | None, store: str, skip
     return describe(found[0], names[found[0].info.experiment_id])
 
 
-def find_best(client: "MlflowClient", experiment: str, store: str) -> list[TestedRun]:
-    """Return the tested runs of an experiment, the lowest log loss on validation images first.
+def find_newest_training(client: "MlflowClient", experiment: str | None, store: str) -> TestedRun:
+    """Return the newest training that came to its end, of an experiment or of all; arguments as for the newest run.
 
-    Of the same model on the same test images, the oldest is there.
+    Raises:
+        UserError: there is no such experiment, or no such run.
+    """
+    names = _experiments(client, experiment, store)
+    found = client.search_runs(list(names), _TRAINED, max_results=1, order_by=["attributes.start_time DESC"])
+    if not found:
+        where = f"experiment '{experiment}'" if experiment is not None else store
+        raise UserError(f"The {where} has no finished training: train first.")
+    return describe(found[0], names[found[0].info.experiment_id])
+
+
+def find_best_trainings(
+    client: "MlflowClient", experiment: str, store: str, images: Mapping[str, str], most: int | None = None
+) -> list[TestedRun]:
+    """Return the finished trainings of an experiment on the same images, the lowest validation log loss first.
 
     Args:
         client: where to look.
-        experiment: name of the experiment.
+        experiment: its name.
         store: name of where ``client`` looks, for the message.
+        images: digests of the validation and the test images, by tag.
+        most: how many are enough; None: all.
 
     Raises:
-        UserError: there is no such experiment, or no run in it with a validation log loss.
+        UserError: there is no such experiment.
     """
-    names = _experiments(client, experiment, store)
+    (place,) = _experiments(client, experiment, store)
+    same = [f"tags.`{tag}` = '{value}'" for tag, value in images.items()]
+    filter_string = " and ".join([_TRAINED, f"metrics.`{VALIDATION_LOSS}` >= 0", *same])
     order = [f"metrics.`{VALIDATION_LOSS}` ASC", "attributes.start_time ASC"]
-    filter_string = f"{_TESTED} and metrics.`{VALIDATION_LOSS}` >= 0"
-    page = client.search_runs(list(names), filter_string, max_results=_PAGE, order_by=order)
+    size = min(most or _PAGE, _PAGE)
+    page = client.search_runs([place], filter_string, max_results=size, order_by=order)
     runs: list[MlflowRun] = [*page]
-    while page.token:
-        page = client.search_runs(list(names), filter_string, max_results=_PAGE, order_by=order, page_token=page.token)
+    while page.token and (most is None or len(runs) < most):
+        page = client.search_runs([place], filter_string, max_results=size, order_by=order, page_token=page.token)
         runs += page
-    if not runs:
-        raise UserError(
-            f"No run of the experiment '{experiment}' has logged {VALIDATION_LOSS}, by which the best would be chosen: "
-            "name the runs."
-        )
-    found: dict[tuple[str | None, str | None], TestedRun] = {}
-    for run in (describe(one, experiment) for one in runs):
-        found.setdefault((run.bundle_digest, run.test_digest), run)
-    return list(found.values())
+    return [describe(run, experiment) for run in runs]
 
 
 def _experiments(client: "MlflowClient", name: str | None, store: str) -> dict[str, str]:

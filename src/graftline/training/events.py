@@ -27,3 +27,7 @@ class FitEvents:
 
     def on_epoch(self, metrics: Metrics, step: int) -> None:
         """Hear an epoch's metrics and the optimizer steps done so far; on rank 0, after the epoch's validation."""
+
+    def on_interrupt(self, interrupt: KeyboardInterrupt) -> bool:  # noqa: ARG002 - for those who override it
+        """Decide whether a fit that the user ends, in its only process, is kept as it was after its best epoch."""
+        return False

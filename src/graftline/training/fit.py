@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,8 @@ def fit(
 
     Raises:
         DivergenceError: a loss is no number or has grown beyond use; ``last.ckpt`` of the last sound epoch is there.
-        KeyboardInterrupt: the user stopped the training; ``last.ckpt`` of the last whole epoch is there.
+        KeyboardInterrupt: the user stopped the training, and ``events`` want no part of it; ``last.ckpt`` of the last
+            whole epoch is there.
     """
     quiet_lightning()
     events = FitEvents() if events is None else events
@@ -77,17 +79,30 @@ def fit(
         use_distributed_sampler=False,
     )
     start, checkpoint = time.perf_counter(), directory.last if resume and directory.last.exists() else None
-    with (
-        freed_memory_kept(),
-        _threads(threads),
-        plain_interrupt(),
-        _quick_device_check(),
-        refused_by_lightning(),
-        writing(directory.path),
-    ):
-        trainer.fit(module, *loaders, ckpt_path=checkpoint, weights_only=True)
-    module.load_state_dict(torch.load(directory.best, map_location="cpu", weights_only=True)["state_dict"])
-    return FitHistory.of(progress.epochs, time.perf_counter() - start, trainer.global_step)
+    interrupted = False
+    try:
+        with (
+            freed_memory_kept(),
+            _threads(threads),
+            plain_interrupt(),
+            _quick_device_check(),
+            refused_by_lightning(),
+            writing(directory.path),
+        ):
+            trainer.fit(module, *loaders, ckpt_path=checkpoint, weights_only=True)
+    except KeyboardInterrupt as interrupt:
+        can_end = bool(progress.epochs) and directory.best.exists() and trainer.world_size == 1
+        interrupted = can_end and events.on_interrupt(interrupt)
+        if not interrupted:
+            raise
+    best = torch.load(directory.best, map_location="cpu", weights_only=True)
+    module.load_state_dict(best["state_dict"])
+    seconds = time.perf_counter() - start
+    history = FitHistory.of(progress.epochs, seconds, trainer.global_step, interrupted=interrupted)
+    if not interrupted:
+        return history
+    (saved,) = [metrics for metrics in history.epochs if metrics["epoch"] == best["epoch"]]
+    return replace(history, best=saved)  # that of a better one may have been about to be saved
 
 
 def _checkpoints(directory: FitDirectory) -> list[pl.Callback]:

@@ -89,9 +89,11 @@ def train(
             results.append(fit_at_lower_rates(fit_once, setup, plan, phase, resume=resume))
         if len(plans) > 1:
             best_state = _better(best_state, results[_first_judged(len(plans), finished) :], setup.graft.network)
+        if results[-1].history.interrupted:
+            break
     if best_state:
         setup.graft.network.load_state_dict(best_state)
-    return TrainingResult(tuple(results), _first_judged(len(plans), finished))
+    return TrainingResult(tuple(results), _first_judged(len(results), finished))
 
 
 def fit_phase(
@@ -204,6 +206,9 @@ class _PhaseEvents(FitEvents):
     def on_epoch(self, metrics: Metrics, step: int) -> None:
         self._listener.on_epoch({**metrics, "epoch": metrics["epoch"] + self._epochs}, self._steps + step)
 
+    def on_interrupt(self, interrupt: KeyboardInterrupt) -> bool:
+        return self._listener.on_interrupt(interrupt)
+
 
 def _cut(setup: TrainingSetup, plan: FreezePlan, deadline: float, resumed: FitDirectory | None) -> FreezePlan:
     """Return the plan for the time that is left; the user's number of epochs is the most, and a resume goes on."""
@@ -270,11 +275,11 @@ def _better(state: dict[str, Tensor], results: Sequence[PhaseResult], network: n
 
 
 def _read_result(directory: FitDirectory, plan: FreezePlan) -> PhaseResult | None:
-    """Return what came of a phase; None if it is not finished, or was planned with other epochs than now."""
+    """Return what came of a phase; None if it is not finished, was interrupted, or was planned with other epochs."""
     if not directory.result.exists():
         return None
     result = PhaseResult.from_json(json.loads(directory.result.read_text(encoding="utf-8")))
-    return result if result.planned_epochs == plan.epochs else None
+    return result if result.planned_epochs == plan.epochs and not result.history.interrupted else None
 
 
 def _epochs_done(directory: FitDirectory) -> int:

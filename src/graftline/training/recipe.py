@@ -7,6 +7,7 @@ import torch
 from timm.data import Mixup
 from torch import Tensor
 
+from graftline.data.folds import check_fold
 from graftline.data.version import Samples
 from graftline.errors import UserError
 
@@ -32,6 +33,7 @@ class Recipe:
         layer_decay: factor on the learning rate from each layer group, head first, to the next one down (Clark et al.
             2020, section 3.1), above 0; 1: off; None: as suits the network (`graftline.freezing.rates.layer_decay`).
         patience: epochs without a better validation loss before training stops; None: never.
+        fold: which of how many parts of the training images is left out, such as ``2/5``; None: none.
         resume: id of an MLflow run whose training is to go on, for whoever tracks it.
     """
 
@@ -45,6 +47,7 @@ class Recipe:
     ema_decay: float | None = None
     layer_decay: float | None = None
     patience: int | None = 10
+    fold: str | None = None
     resume: str | None = None
 
     def __post_init__(self) -> None:
@@ -63,6 +66,8 @@ class Recipe:
                 raise UserError(f"Recipe.{name} is {value}, it must be {bound}.")
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             raise UserError(f"Recipe.layer_decay is {self.layer_decay}, it must be above 0 and at most 1 (1: off).")
+        if self.fold is not None:
+            check_fold(self.fold)
         if self.mixes_images and self.batch_size is not None and self.batch_size % 2:
             raise UserError("Recipe.batch_size must be even with mixup or CutMix: images are mixed in pairs.")
 

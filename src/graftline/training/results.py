@@ -19,17 +19,19 @@ class FitHistory:
         best: metrics of the epoch whose weights are kept.
         seconds: wall-clock time, that before a resume left out.
         steps: optimizer steps done, those before a resume included.
+        interrupted: whether the user has ended it, after the best of its epochs so far.
     """
 
     epochs: list[Metrics]
     best: Metrics
     seconds: float
     steps: int
+    interrupted: bool = False
 
     @classmethod
-    def of(cls, epochs: list[Metrics], seconds: float, steps: int) -> "FitHistory":
+    def of(cls, epochs: list[Metrics], seconds: float, steps: int, *, interrupted: bool = False) -> "FitHistory":
         """Return a history whose best epoch is the one with the lowest validation loss."""
-        return cls(epochs, min(epochs, key=monitored), seconds, steps)
+        return cls(epochs, min(epochs, key=monitored), seconds, steps, interrupted)
 
     @classmethod
     def joined(cls, histories: Sequence["FitHistory"]) -> "FitHistory":
@@ -38,7 +40,8 @@ class FitHistory:
         for history in histories:
             epochs += [{**metrics, "epoch": metrics["epoch"] + len(epochs)} for metrics in history.epochs]
         seconds = sum(history.seconds for history in histories)
-        return cls.of(epochs, seconds, sum(history.steps for history in histories))
+        steps = sum(history.steps for history in histories)
+        return cls.of(epochs, seconds, steps, interrupted=histories[-1].interrupted)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,109 @@
+"""What a training tells of its test beyond the scores: where it is worse, and whether it beats an earlier one."""
+
+import html
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from workplace import TINY, Workplace
+
+from conftest import COLORS, paint
+from graftline.evaluation.predictions import Predictions
+from graftline.pipeline.cli import compose
+from graftline.pipeline.earlier_model import compare_with_earlier
+from graftline.pipeline.scoring import PREDICTIONS_FILE
+from graftline.pipeline.train_result import TrainResult
+from graftline.tracking.tracking import Tracking
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two colors; every third image is wide and as gray as those of the other color."""
+    root = tmp_path_factory.mktemp("images") / "mixed"
+    generator = np.random.default_rng(0)
+    for number, (name, color) in enumerate(list(COLORS.items())[:2]):
+        (root / name).mkdir(parents=True)
+        for index in range(75):
+            picture = paint(color, 1000 * number + index)
+            if index % 3 == 0:
+                picture = Image.fromarray(generator.integers(80, 170, (40, 60, 3), dtype=np.uint8))
+            picture.save(root / name / f"{index:02}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def place(make_workplace: Callable[[str], Workplace]) -> Workplace:
+    return make_workplace("beyond")
+
+
+@pytest.fixture
+def train(place: Workplace, images: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrainResult]:
+    monkeypatch.chdir(place.root)
+
+    def run(*overrides: str) -> TrainResult:
+        data = ["data=folder", f"data.path={images}", "data.split.train=0.3", "data.split.test=0.6"]
+        result = compose("train", [*TINY, *data, "data.split.validation=0.1", "train.batch_size=8", *overrides]).run()
+        assert isinstance(result, TrainResult)
+        return result
+
+    return run
+
+
+def written(result: TrainResult) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((result.directory / "result.json").read_text(encoding="utf-8"))
+    return content
+
+
+def test_the_slices_and_the_earlier_model_are_told_after_the_scores(
+    train: Callable[..., TrainResult], place: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = train("name=first", "trainer.max_epochs=6")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Surely worse, of 4 slices that were looked at: aspect 1.5 (" in said
+    assert "Against" not in said, "there is nothing to compare the first model with"
+    found = written(first)
+    assert {(one["column"], one["value"]) for one in found["worse_slices"]} == {
+        ("aspect", "1.5"),
+        ("megapixels", "0.0024"),
+    }
+    assert found["worse_slices"][0]["accuracy"]["value"] < found["worse_slices"][0]["rest"]
+    assert "compared_with" not in found
+    table = pd.read_csv(first.directory / "test" / "slices.csv")
+    assert table["value"].tolist() == [1.5, 0.0024, 1.0, 0.0016]
+    assert table["images"].sum() == 2 * 90
+    assert "slices" in first.figures
+    page = first.report.read_text(encoding="utf-8")
+    assert "On which images it is worse" in page
+    assert "Surely worse, of 4 slices" in page
+    assert "figures/slices.png" in {item.path for item in place.mlflow.list_artifacts(first.run_id, "figures")}
+
+    second = train("name=second", "seed=1", "trainer.max_epochs=1", "optim.lr=1e-9")
+    said = " ".join(capsys.readouterr().out.split())
+    compared = written(second)["compared_with"]
+    assert (compared["reference"], compared["verdict"]) == (first.run_id, "worse")
+    sentence = "Against the best earlier model, first: accuracy -"
+    assert sentence in said
+    assert html.escape(sentence) in second.report.read_text(encoding="utf-8")
+    again = compose("compare", [f"runs={first.run_id},{second.run_id}", "resamples=100"]).run()
+    assert again.metrics["accuracy_difference/second"] == pytest.approx(compared["difference"]), "as make compare"
+
+    version, tracking = second.version, Tracking(system_metrics=False)
+    of_first, of_second = (Predictions.load(one.directory / "test" / PREDICTIONS_FILE) for one in (first, second))
+    place.mlflow.set_registered_model_alias("mixed", "champion", "1")
+    earlier = compare_with_earlier(of_second, version, tracking, 100, 0)
+    assert earlier is not None
+    assert earlier.sentence.startswith("Against the champion mixed/1: accuracy -")
+    assert earlier.to_json()["reference"] == "models:/mixed/1"
+    assert compare_with_earlier(of_first, version, tracking, 100, 0) is None, "that is the champion itself"
+    assert compare_with_earlier(replace(of_second, split_digest="elsewhere"), version, tracking, 100, 0) is None
+    broken = Tracking(uri=f"sqlite:///{place.root}/nothing.db")
+    assert compare_with_earlier(of_second, version, broken, 100, 0) is None, "a training does not fail by that"
+    told = " ".join(capsys.readouterr().out.split())
+    assert "There is no comparison with the champion mixed/1, which was tested on other images" in told
+    assert "The model is not compared with an earlier one: There is no tracking database" in told
