@@ -323,6 +323,7 @@ class Train:
             "test_digest": version.test_digest,
             "freeze_plan": decision.plans[trained.best_phase].describe(graft.network),
             "weights": graft.weights.describe(),
+            "arguments": dict(graft.arguments),
             "validation": best,
         }
         save_bundle(
