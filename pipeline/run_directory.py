@@ -1,5 +1,6 @@
 """The output directory of a run: what lies where, for all that write there or read it later."""
 
+import json
 import shlex
 import shutil
 from dataclasses import dataclass
@@ -77,6 +78,11 @@ class RunDirectory:
     def cost(self) -> Path:
         """What a forward pass costs."""
         return self.path / "cost.json"
+
+    def read_cost(self) -> dict[str, int]:
+        """Return parameters and multiply-adds of the network, from that file."""
+        content = json.loads(self.cost.read_text(encoding="utf-8"))
+        return {key: content[key] for key in ("parameters", "macs")}
 
     @property
     def result(self) -> Path:

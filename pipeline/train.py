@@ -32,6 +32,7 @@ from graftline.freezing.rule import FreezeDecision, FreezeRule
 from graftline.freezing.rules import Nothing
 from graftline.pipeline.calibration import Adjustment, Wanted, adjust
 from graftline.pipeline.further_process import announced
+from graftline.pipeline.model_card import write_model_card
 from graftline.pipeline.parent import with_parent
 from graftline.pipeline.program import program
 from graftline.pipeline.run_directory import RunDirectory
@@ -323,7 +324,9 @@ class Train:
             "test_digest": version.test_digest,
             "freeze_plan": decision.plans[trained.best_phase].describe(graft.network),
             "weights": graft.weights.describe(),
+            "weights_license": graft.weights.license,
             "arguments": dict(graft.arguments),
+            "cost": files.read_cost(),
             "validation": best,
         }
         save_bundle(
@@ -375,6 +378,7 @@ class Train:
         log_best_epoch(run, outcome.trained)
         run.describe(outcome.description(run.id))
         run.log_artifact(write_run_report(outcome, figures))
+        write_model_card(bundle, self.data, version, result, run.id)
         example = read_golden(bundle)[0][0].read_bytes()  # a made-up image where real ones may not leave
         tags = {"graftline.bundle_digest": read_description(bundle)["digest"]}
         return run.log_model(bundle, registered_name=version.name, input_example=example, metrics=values, tags=tags)
