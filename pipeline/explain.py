@@ -152,7 +152,7 @@ def _explain(model: BundleTrunk, chosen: _Chosen, execution: Execution) -> tuple
             lambda done: bar.advance(bar.task_ids[0], done),
         )
     maps = enlarge(heat.maps, preprocessing.image_size)
-    neighbors = _neighbors(model, chosen.embeddings) or [()] * len(views)
+    neighbors = _neighbors(model, chosen.embeddings) or [list[Neighbor]()] * len(views)
     explanations = [
         Explanation(
             path=path,

@@ -59,6 +59,9 @@ def _heat(axes: Axes, one: Explanation) -> None:
     colors = HEAT(0.2 + 0.75 * gray[..., 0])[..., :3]  # (H, W, 3)
     axes.imshow((1 - heat) * DARKEST * gray + heat * colors, interpolation="antialiased")
     _below(axes, 0, f"{_name(one.answer)}  {_per_cent(one.probability)}", _color(one.answer, one), bold=True)
+    if one.heat.max() == 0:
+        _below(axes, 1, "no place speaks for it", MUTED)
+        return
     _below(axes, 1, f"bright part covered: {_per_cent(one.covered)}", MUTED)
     _below(axes, 2, f"dark part covered: {_per_cent(one.elsewhere)}", MUTED)
 

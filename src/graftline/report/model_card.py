@@ -13,6 +13,7 @@ import yaml
 from timm.models import is_model_in_modules
 
 import graftline
+import graftline.backbones.zoo  # registers our own networks with timm, which tells which ones these are
 from graftline.augment.crops import CROP_SETS
 from graftline.augment.preprocess import Preprocessing
 from graftline.backbones.families import OWN
