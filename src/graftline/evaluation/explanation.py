@@ -194,7 +194,7 @@ def _as_map(network: Any, tensor: Tensor, images: Tensor) -> Tensor | None:
             places = tensor.shape[1] - prefix
             rows = round((max(places, 0) * height / width) ** 0.5)
             if rows > 0 and places % rows == 0 and _is_alike(rows, places // rows, height / width):
-                return tensor[:, prefix:].transpose(1, 2).unflatten(2, (rows, places // rows))
+                return tensor[:, prefix:].transpose(1, 2).reshape(len(tensor), -1, rows, places // rows)
     return None
 
 
