@@ -25,6 +25,7 @@ from graftline.evaluation.selection import Selection, select_all, select_greedil
 from graftline.execution import Accelerator, Execution
 from graftline.pipeline.calibration import learn
 from graftline.pipeline.members import Members, open_members
+from graftline.pipeline.model_card import write_model_card
 from graftline.pipeline.parent import with_parent
 from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.run_setup import log_setup
@@ -229,6 +230,7 @@ class MakeEnsemble(Train):
             "validation": {"val/loss": selection.loss},
             "members": [members.references[number] for number in selection.chosen],
             "calibration": fit.to_json(),
+            "decision": {"sentence": decision.sentence},
         }
         folders = [members.directories[number] for number in selection.chosen]
         shares = [selection.shares[number] for number in selection.chosen]
@@ -267,6 +269,7 @@ class MakeEnsemble(Train):
                 files.path, title=title, facts=facts, scores=result.scores, figures=figures, notes=notes
             )
             run.log_artifact(page)
+        write_model_card(bundle, self.data, version, result, run.id)
         example = read_replay(bundle)[0][0].read_bytes()
         tags = {"graftline.bundle_digest": predictor.digest}
         uri = run.log_model(bundle, registered_name=version.name, input_example=example, metrics=values, tags=tags)

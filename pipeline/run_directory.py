@@ -84,6 +84,11 @@ class RunDirectory:
         """What a forward pass costs."""
         return self.path / "cost.json"
 
+    def read_cost(self) -> dict[str, int]:
+        """Return parameters and multiply-adds of the network, from that file."""
+        content = json.loads(self.cost.read_text(encoding="utf-8"))
+        return {key: content[key] for key in ("parameters", "macs")}
+
     @property
     def result(self) -> Path:
         """What the stage did; there once it is done."""

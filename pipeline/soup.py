@@ -21,6 +21,7 @@ from graftline.evaluation.predictions import predict_split
 from graftline.evaluation.selection import select_all
 from graftline.pipeline.members import Members
 
+INHERITED = ("weights", "weights_license", "arguments", "cost")  # of a card, from the first member
 MOST_MEASURED = 1_024  # training images, for the statistics of BatchNorm
 
 
@@ -82,6 +83,7 @@ def _save(network: nn.Module, members: Members, directory: Path, version: Datase
             "dataset_digest": version.digest,
             "test_digest": version.test_digest,
             "soup": list(members.references),
+            **{key: first.card[key] for key in INHERITED if key in first.card},
         },
         decoding=version.decoding,
     )

@@ -34,6 +34,7 @@ from graftline.freezing.rules import Nothing
 from graftline.pipeline.beyond_scores import look_beyond
 from graftline.pipeline.calibration import Adjustment, Wanted, adjust
 from graftline.pipeline.further_process import announced
+from graftline.pipeline.model_card import write_model_card
 from graftline.pipeline.parent import with_parent
 from graftline.pipeline.program import program
 from graftline.pipeline.run_directory import RunDirectory
@@ -333,6 +334,9 @@ class Train:
             "freeze_plan": decision.plans[trained.best_phase].describe(graft.network),
             "weights": graft.weights.describe(),
             "fold": self.train.fold,
+            "weights_license": graft.weights.license,
+            "arguments": dict(graft.arguments),
+            "cost": files.read_cost(),
             "validation": best,
         }
         save_bundle(
@@ -385,6 +389,7 @@ class Train:
         log_best_epoch(run, outcome.trained)
         run.describe(outcome.description(run.id))
         run.log_artifact(write_run_report(outcome, figures))
+        write_model_card(bundle, self.data, version, result, run.id)
         example = read_golden(bundle)[0][0].read_bytes()  # a made-up image where real ones may not leave
         tags = {BUNDLE_DIGEST: read_description(bundle)["digest"]}
         run.set_tags(tags)

@@ -48,6 +48,7 @@ SLOW = (
     "pipeline/test_ensemble.py",
     "pipeline/test_evaluate.py",
     "pipeline/test_evaluate_grid.py",
+    "pipeline/test_explain.py",
     "pipeline/test_full_disk.py",
     "pipeline/test_learning_curve.py",
     "pipeline/test_resume.py",

@@ -21,6 +21,7 @@ NEEDS = {  # what a user must say beside the option itself
 MANDATORY = {
     "evaluate": ["bundle=b"],
     "ensemble": ["runs=[a,b]"],
+    "explain": ["bundle=b"],
     "predict": ["bundle=b", "images=i"],
     "sync": ["run_id=r"],
     "verify": ["bundle=b"],

@@ -79,7 +79,8 @@ def test_it_is_registered_as_one_model_and_its_members_are_not(made: EnsembleRes
     name = made.model_uri.split("/")[1]
     (version,) = place.mlflow.search_model_versions(f"name = '{name}'")
     assert version.run_id == made.run_id
-    assert str(version.description).startswith("Ensemble of test_efficientnet (33%), ")
+    assert str(version.description).startswith("# Ensemble of 3 on ")
+    assert "- 33 %: test_efficientnet at 32 x 32 px" in str(version.description)
     experiment = place.mlflow.get_run(made.run_id).info.experiment_id
     runs = place.mlflow.search_runs([experiment])
     children = [one for one in runs if one.data.tags.get("mlflow.parentRunId") == made.run_id]

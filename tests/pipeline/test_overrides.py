@@ -163,6 +163,7 @@ PATHS = {  # stage → what it needs, and all of its keys that are paths
             "tracking.artifacts",
         ],
     ),
+    "explain": ([], ["bundle"]),
     "predict": ([], ["bundle", "images"]),
     "evaluate": ([], ["bundle", "data.path"]),
     "verify": ([], ["bundle"]),

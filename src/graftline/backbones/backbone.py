@@ -121,7 +121,7 @@ class Backbone:
         file = self.check()
         if file is None:
             network = create(self.name, num_classes, self._timm_options())
-            return Graft(network, self._preprocessing(network), Weights("none"), self.arguments())
+            return Graft(network, self._preprocessing(network), Weights("none", license="none"), self.arguments())
         network = create_pretrained(self.name, file, self._timm_options())
         weights = file.record()
         keeps = bool(network.num_classes == num_classes)

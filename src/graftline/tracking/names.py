@@ -17,6 +17,7 @@ BUNDLE_DIGEST = "graftline.bundle_digest"  # of runs that have a model, and of r
 BUNDLE_FILES = "graftline.bundle_files"
 
 TEST, PREDICTIONS = "test", "predictions.parquet"  # folder of a run's artifacts, and the file in it, with what it gave
+MAX_DESCRIPTION = 5000  # characters of a version's (SqlModelVersion in mlflow.store.model_registry.dbmodels.models)
 VALIDATION_LOSS, VALIDATION_ACCURACY = (
     "validation/log_loss",
     "validation/accuracy",

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -25,9 +26,11 @@ class Elpv:
 
     Attributes:
         threshold: a cell is defective if its probability is larger.
+        origin: of the images where no path is given, for the cards of models.
     """
 
     threshold: float = 0.5
+    origin: ClassVar[str] = "the Python package elpv-dataset"
 
     def read(self, path: Path | None) -> pd.DataFrame:
         """List the images of the installed package ``elpv-dataset``, or those below ``path``, which has a labels.csv.

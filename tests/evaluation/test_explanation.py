@@ -1,0 +1,131 @@
+"""Heat maps and nearest images: both find what is known to be there, and are those of other libraries."""
+
+from functools import cache, partial
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from captum.attr import LayerAttribution, LayerGradCam, Occlusion
+from timm.models.resnet import BasicBlock, ResNet
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from graftline.evaluation.explanation import (
+    CELLS,
+    CHUNK,
+    GRAD_CAM,
+    OCCLUSION,
+    NoMapError,
+    enlarge,
+    find_heat,
+    grad_cam,
+    nearest,
+    occlusion,
+)
+
+CLASSES = 6  # one of three channels is brighter in one quarter, or darker
+SIDE, QUARTER = 32, 16  # px
+COUNT = 24  # images that are explained
+
+
+def make_images(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return images (N, 3, SIDE, SIDE) of noise, which class each is, and in which quarter one sees that."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(count, 3, SIDE, SIDE, generator=generator)
+    classes, quarters = (torch.randint(high, (count,), generator=generator) for high in (CLASSES, 4))
+    for image, one, quarter in zip(images, classes.tolist(), quarters.tolist(), strict=True):
+        top, left = 4 + QUARTER * (quarter // 2), 4 + QUARTER * (quarter % 2)
+        image[one // 2, top : top + 8, left : left + 8] += 3 if one % 2 == 0 else -3
+    return images, classes, quarters
+
+
+@cache
+def train(kind: str) -> nn.Module:
+    """Return a tiny network that tells the classes apart."""
+    torch.manual_seed(0)
+    if kind == "resnet":
+        network: nn.Module = ResNet(
+            BasicBlock, (1, 1, 1, 1), CLASSES, output_stride=8, stem_width=8, channels=(8, 16, 16, 32)
+        )
+    elif kind == "vit":
+        network = VisionTransformer(SIDE, 4, num_classes=CLASSES, embed_dim=32, depth=3, num_heads=2)
+    else:
+        network = SwinTransformer(
+            SIDE, 4, num_classes=CLASSES, embed_dim=32, depths=(1, 1), num_heads=(2, 4), window_size=4
+        )
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    for step in range(120):
+        images, classes, _ = make_images(32, seed=step)
+        optimizer.zero_grad()
+        torch.autograd.backward(F.cross_entropy(network(images), classes))
+        optimizer.step()
+    return network.eval()
+
+
+@pytest.mark.parametrize("kind", ["resnet", "vit", "swin"])
+def test_the_heat_lies_where_the_class_is_seen(kind: str) -> None:
+    network, done = train(kind), list[int]()
+    images, classes, quarters = make_images(COUNT, seed=10_000)
+    with torch.no_grad():
+        before = F.softmax(network(images), dim=1)
+    assert (before.argmax(dim=1) == classes).float().mean() > 0.9
+    find = partial(find_heat, network, images, classes.tolist(), lambda logits: logits)
+    heat = find(done.append)
+    assert heat.method == GRAD_CAM
+    assert done == [1] * COUNT
+    assert (heat.maps.min(axis=(1, 2)) == 0).all()
+    found = F.adaptive_avg_pool2d(torch.from_numpy(heat.maps), 2).flatten(1)  # (N, 4), of each quarter
+    assert (found.argmax(dim=1) == quarters).float().mean() > 0.75  # by chance 0.25
+    if kind != "swin":  # its last map is a single window, in which all places know of each other: its heat is weak
+        assert heat.covered.mean() < heat.elsewhere.mean() - 0.2
+    np.testing.assert_array_equal(find(done.append).maps, heat.maps)
+
+
+def test_grad_cam_is_that_of_captum() -> None:
+    network = train("resnet")
+    images, classes, _ = make_images(8, seed=1)
+    found = LayerGradCam(network, network.layer4).attribute(images, target=classes, relu_attributions=True)
+    lowest, highest = found.amin(dim=(1, 2, 3), keepdim=True), found.amax(dim=(1, 2, 3), keepdim=True)
+    expected = ((found - lowest) / (highest - lowest)).detach()
+    np.testing.assert_allclose(grad_cam(network, images, classes.tolist()), expected[:, 0], atol=1e-5)
+    larger = LayerAttribution.interpolate(expected, (SIDE, SIDE), interpolate_mode="bilinear")
+    np.testing.assert_allclose(enlarge(expected[:, 0].numpy(), (SIDE, SIDE)), larger[:, 0], atol=1e-6)
+
+
+def test_occlusion_is_that_of_captum() -> None:
+    network = train("vit")
+    images, classes, _ = make_images(4, seed=2)
+    mean = images.mean(dim=(2, 3), keepdim=True).expand_as(images)
+    other = Occlusion(lambda some: F.log_softmax(network(some), dim=1))
+    found = other.attribute(images, (3, 8, 8), strides=(3, 4, 4), baselines=mean, target=classes)
+    cells = F.avg_pool2d(found[:, 0], SIDE // CELLS).clamp_min(0)
+    lowest, highest = cells.amin(dim=(1, 2), keepdim=True), cells.amax(dim=(1, 2), keepdim=True)
+    expected = (cells - lowest) / (highest - lowest)
+    np.testing.assert_allclose(occlusion(network, images, classes.tolist()), expected, atol=1e-4)
+
+
+def test_a_network_without_a_map_is_asked_with_places_covered() -> None:
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE * SIDE, CLASSES))
+    images, classes, _ = make_images(2, seed=3)
+    with pytest.raises(NoMapError):
+        grad_cam(plain, images, classes.tolist())
+    heat = find_heat(plain, images, classes.tolist(), lambda logits: logits, lambda _: None)
+    assert heat.method == OCCLUSION
+    np.testing.assert_allclose(heat.maps, occlusion(plain, images, classes.tolist()), atol=1e-5)
+
+
+def test_the_nearest_of_a_copy_is_the_image_itself() -> None:
+    generator = np.random.default_rng(0)
+    references = generator.normal(size=(CHUNK + 500, 16)).astype(np.float32)
+    references[7] = references[3]
+    copies = np.array([3, CHUNK + 1, CHUNK + 499])
+    rows, distances = nearest(references, 2 * references[copies], 3)
+    assert rows[:, 0].tolist() == copies.tolist()  # of the two alike, the first
+    assert rows[0, 1] == 7
+    assert distances[:, 0] == pytest.approx(0, abs=1e-3)
+    directions = references / np.linalg.norm(references, axis=1, keepdims=True)
+    expected = np.linalg.norm(directions[copies][:, None] - directions[None], axis=2)
+    np.testing.assert_allclose(distances, np.sort(expected, axis=1)[:, :3], atol=1e-3)
+    assert nearest(references[:2], references[:1], 3)[0].tolist() == [[0, 1]]
