@@ -25,11 +25,11 @@ class SliceReport:
     """What the report of an evaluation shows of slices.
 
     Attributes:
-        figures: none where there is nothing to slice by.
+        slices: the worst first; none where there is nothing to slice by.
         sentence: on which images the model is worse.
     """
 
-    figures: dict[str, Path]
+    slices: list[Slice]
     sentence: str
 
 
@@ -47,8 +47,9 @@ def write_slices(predictions: Predictions, version: DatasetVersion, directory: P
         )
     say(told)
     figure = slices_figure(slices, float((predictions.predicted == predictions.labels).mean()))
-    figures = {} if figure is None else {"slices": save(figure, directory / "figures" / "slices.png")}
-    return SliceReport(figures, told)
+    if figure is not None:
+        save(figure, directory / "figures" / "slices.png")
+    return SliceReport(slices, told)
 
 
 def _facts(predictions: Predictions) -> pd.DataFrame:

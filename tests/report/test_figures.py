@@ -4,6 +4,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+from graftline.report.html import write_report
 from made_predictions import predictions_of
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
@@ -15,7 +16,6 @@ from graftline.evaluation.evaluation import Evaluation
 from graftline.evaluation.metrics import Interval, score
 from graftline.evaluation.predictions import Classifier
 from graftline.report import figures
-from graftline.report.html import write_report
 from graftline.report.style import BLUE, CATEGORIES, VERMILLION, png, save, save_all
 
 pytestmark = pytest.mark.filterwarnings("error")

@@ -3,10 +3,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from graftline.report.html import write_report
 from matplotlib.figure import Figure
 
 from graftline.evaluation.metrics import Interval
-from graftline.report.html import write_report
 from graftline.report.style import save
 
 EVIL = '<script>alert("1")</script>'
