@@ -4,14 +4,14 @@ Letters: N images, K classes, C classes with images, P points of a curve, B bins
 """
 
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest
 
 from graftline.evaluation.bootstrap import CALIBRATION_BINS, confidence_bins, mean_of_defined, normalized
-from graftline.evaluation.curves import average_precision, precision_recall_curve, roc_curve
-from graftline.evaluation.metrics import class_aurocs
+from graftline.evaluation.curves import counts_by_threshold
 from graftline.evaluation.predictions import Predictions
 
 GRID_POINTS = 501  # of a curve that is averaged over the classes
@@ -53,31 +53,47 @@ class ClassCurves:
         return sorted(self.curves, key=lambda number: float(self.areas[number]))[:WORST_NAMED]
 
 
-def roc_of_classes(predictions: Predictions) -> ClassCurves:
-    """Return true-positive rates over false-positive rates, of classes that some images are of and some are not."""
-    probabilities, labels = predictions.probabilities, predictions.labels
-    areas = class_aurocs(probabilities, labels)
-    rates = np.linspace(0, 1, GRID_POINTS)
-    curves = {}
-    for number in np.flatnonzero(~np.isnan(areas)):
-        false, true = roc_curve(labels == number, probabilities[:, number])
-        curves[int(number)] = np.concatenate([[0.0], np.interp(rates, false, true)[1:], [1.0]])
-    return ClassCurves(np.append(rates, 1.0), curves, areas)
+@dataclass(frozen=True, eq=False)
+class CurvesOfClasses:
+    """Both kinds of curves.
+
+    Attributes:
+        roc: true-positive over false-positive rates, of classes that some images are of and some are not.
+        precision_recall: precisions over recalls, and average precisions, of classes with images.
+    """
+
+    roc: ClassCurves
+    precision_recall: ClassCurves
 
 
-def precision_recall_of_classes(predictions: Predictions) -> ClassCurves:
-    """Return precisions over recalls, and average precisions, of classes with images."""
-    probabilities, labels = predictions.probabilities, predictions.labels
-    recalls = np.linspace(0, 1, GRID_POINTS)[1:]  # a precision needs something found
-    curves = {}
-    areas = np.full(len(predictions.class_names), np.nan)
-    for number in np.unique(labels):
-        positive = labels == number
-        areas[number] = average_precision(positive, probabilities[:, number])
-        precision, recall = precision_recall_curve(positive, probabilities[:, number])
+# with a thousand classes they take half a minute, and figures and report both draw them
+_known: WeakKeyDictionary[Predictions, CurvesOfClasses] = WeakKeyDictionary()
+
+
+def curves_of_classes(predictions: Predictions) -> CurvesOfClasses:
+    """Return the curves of each class against the rest; the images are sorted once per class."""
+    if (known := _known.get(predictions)) is not None:
+        return known
+    rates, recalls = np.linspace(0, 1, GRID_POINTS), np.linspace(0, 1, GRID_POINTS)[1:]  # a precision needs a find
+    roc, precisions = dict[int, Floats](), dict[int, Floats]()
+    roc_areas, precision_areas = (np.full(len(predictions.class_names), np.nan) for _ in range(2))
+    for number in np.unique(predictions.labels).tolist():
+        positive = predictions.labels == number
+        found, taken = counts_by_threshold(positive, predictions.probabilities[:, number])
+        recall, precision = found / found[-1], found / taken
         # the precision at the highest threshold that reaches a recall: the steps that average precision sums
-        curves[int(number)] = precision[np.searchsorted(recall, recalls, side="left")]
-    return ClassCurves(recalls, curves, areas)
+        precisions[number] = precision[np.searchsorted(recall, recalls, side="left")]
+        precision_areas[number] = np.diff(recall, prepend=0.0) @ precision
+        wrong = taken - found
+        if wrong[-1] > 0:
+            false, true = np.append(0.0, wrong / wrong[-1]), np.append(0.0, recall)
+            roc[number] = np.concatenate([[0.0], np.interp(rates, false, true)[1:], [1.0]])
+            roc_areas[number] = np.trapezoid(true, false)
+    curves = CurvesOfClasses(
+        ClassCurves(np.append(rates, 1.0), roc, roc_areas), ClassCurves(recalls, precisions, precision_areas)
+    )
+    _known[predictions] = curves
+    return curves
 
 
 @dataclass(frozen=True, eq=False)

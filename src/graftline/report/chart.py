@@ -51,7 +51,8 @@ class Axis:
         low, high = float(np.min(values)), float(np.max(values))
         span = max(high - low, 1e-3 * max(1.0, abs(high)))
         step = min((one for one in _steps(span) if span / one <= 5), default=span)
-        ticks = np.arange(math.floor(low / step), math.ceil(high / step) + 1) * step
+        first = math.floor(low / step)
+        ticks = np.arange(first, max(math.ceil(high / step), first + 1) + 1) * step
         return cls(label, float(ticks[0]), float(ticks[-1]), tuple(ticks.tolist()), unit)
 
     @classmethod

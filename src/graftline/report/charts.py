@@ -8,12 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from graftline.evaluation.bootstrap import CALIBRATION_BINS
-from graftline.evaluation.class_curves import (
-    ClassCurves,
-    precision_recall_of_classes,
-    reliability,
-    roc_of_classes,
-)
+from graftline.evaluation.class_curves import ClassCurves, curves_of_classes, reliability
 from graftline.evaluation.coverage import accuracy_at, coverage_curve
 from graftline.evaluation.grid import GridRow
 from graftline.evaluation.metrics import Interval, format_interval, format_score
@@ -35,7 +30,7 @@ def curve_charts(predictions: Predictions, scores: Mapping[str, Interval]) -> li
 
 
 def _roc(predictions: Predictions, auroc: Interval) -> Chart:
-    found, names = roc_of_classes(predictions), predictions.class_names
+    found, names = curves_of_classes(predictions).roc, predictions.class_names
     area = f"{format_score('auroc', auroc.value)}, 95 % interval {format_interval('auroc', auroc)}"
     series = [Series("guessing", (0.0, 1.0), (0.0, 1.0), GRAY)]
     if len(names) == 2:
@@ -59,7 +54,7 @@ def _roc(predictions: Predictions, auroc: Interval) -> Chart:
 
 
 def _precision_recall(predictions: Predictions) -> Chart:
-    found, names = precision_recall_of_classes(predictions), predictions.class_names
+    found, names = curves_of_classes(predictions).precision_recall, predictions.class_names
     series = _class_series(found, names)
     mean = f"{found.mean_area:.3f}"
     lowest = min(float(one.y[len(one.y) // 2 :].min()) for one in series if isinstance(one.y, np.ndarray))

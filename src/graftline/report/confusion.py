@@ -3,7 +3,7 @@
 Letters: N images, K classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,8 +14,8 @@ from graftline.report.thumbnails import Thumbnail, thumbnails
 
 MOST_IN_MATRIX = 20  # classes; of more, the most frequent confusions are listed
 MOST_LISTED = 40  # confusions
-MOST_PER_CELL, MOST_WRONG = 24, 400  # images of a confusion, and of all: about 2 MB
-MOST_PER_CLASS, MOST_RIGHT = 8, 100  # images that are classified rightly
+MOST_PER_CELL, MOST_WRONG = 24, 400  # images of a confusion, and about so many of all: 2 MB
+MOST_PER_CLASS = 8  # images that are classified rightly
 SIDE = 144  # px of a thumbnail
 LEVELS = 5  # of shading
 
@@ -104,9 +104,10 @@ def confusion(predictions: Predictions) -> Confusion:
     on_diagonal = [(one, one) for one in range(num_classes) if in_matrix and counts[one, one]]
     wrong = [_cell(predictions, counts, *place) for place in places]
     right = [_cell(predictions, counts, *place) for place in on_diagonal]
+    shown = _shares([one.count for one in wrong])
     chosen = {
-        **_choose(predictions, places, _cap([one.count for one in wrong], MOST_PER_CELL, MOST_WRONG), surest=True),
-        **_choose(predictions, on_diagonal, _cap([one.count for one in right], MOST_PER_CLASS, MOST_RIGHT)),
+        **_choose(predictions, dict(zip(places, shown, strict=True)), surest=True),
+        **_choose(predictions, dict.fromkeys(on_diagonal, MOST_PER_CLASS)),
     }
     read = _read(predictions, [row for rows in chosen.values() for row in rows])
     wrong = [
@@ -115,11 +116,11 @@ def confusion(predictions: Predictions) -> Confusion:
     right = [
         replace(one, images=[read[row] for row in chosen[place]]) for one, place in zip(right, on_diagonal, strict=True)
     ]
-    rows = [[_cell(predictions, counts, row, column) for column in range(num_classes)] for row in range(num_classes)]
+    matrix = range(num_classes if in_matrix else 0)
     return Confusion(
         class_names=predictions.class_names,
         totals=counts.sum(axis=1).tolist(),
-        rows=rows if in_matrix else [],
+        rows=[[_cell(predictions, counts, row, column) for column in matrix] for row in matrix],
         wrong=wrong,
         right=right,
         num_wrong=int(mistakes.sum()),
@@ -136,25 +137,25 @@ def _cell(predictions: Predictions, counts: np.ndarray, row: int, column: int) -
     return Cell(names[row], names[column], count, share, level, row == column, anchor, int(counts[column, row]))
 
 
-def _cap(counts: Sequence[int], most: int, total: int) -> int:
-    """Return how many images of each cell can be shown where all cells together show at most ``total``, 1 at least.
+def _shares(counts: Sequence[int]) -> list[int]:
+    """Return how many images of each confusion are shown: its share of all that are, one at least.
 
-    >>> _cap([30, 2], 24, 400), _cap([30, 30, 2], 24, 42), _cap([5] * 9, 24, 4)
-    (24, 20, 1)
+    >>> _shares([30, 2]), _shares([900, 90, 9, 1])
+    ([24, 2], [24, 24, 4, 1])
     """
-    fitting = (cap for cap in range(most, 1, -1) if sum(min(count, cap) for count in counts) <= total)
-    return next(fitting, 1)
+    part = min(1.0, MOST_WRONG / max(1, sum(counts)))
+    return [min(int(np.ceil(part * count)), MOST_PER_CELL) for count in counts]
 
 
 def _choose(
-    predictions: Predictions, places: Sequence[tuple[int, int]], cap: int, *, surest: bool = False
+    predictions: Predictions, places: Mapping[tuple[int, int], int], *, surest: bool = False
 ) -> dict[tuple[int, int], list[int]]:
-    """Return the rows of the surest, or of the least sure, images of each cell."""
+    """Return the rows of so many of the surest, or of the least sure, images of each cell."""
     order = np.argsort(-predictions.confidences if surest else predictions.confidences, kind="stable")
     labels, answers = predictions.labels[order], predictions.predicted[order]
     return {
-        (row, column): order[np.flatnonzero((labels == row) & (answers == column))[:cap]].tolist()
-        for row, column in places
+        (row, column): order[np.flatnonzero((labels == row) & (answers == column))[:most]].tolist()
+        for (row, column), most in places.items()
     }
 
 

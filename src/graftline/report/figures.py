@@ -16,12 +16,7 @@ from sklearn import metrics as sklearn_metrics
 from graftline.bundle.decision import MOST_PROBABLE
 from graftline.data.decode import decode_rgb
 from graftline.evaluation.bootstrap import CALIBRATION_BINS, Ints
-from graftline.evaluation.class_curves import (
-    ClassCurves,
-    precision_recall_of_classes,
-    reliability,
-    roc_of_classes,
-)
+from graftline.evaluation.class_curves import ClassCurves, curves_of_classes, reliability
 from graftline.evaluation.curves import roc_curve
 from graftline.evaluation.metrics import Interval, format_interval, format_score
 from graftline.evaluation.predictions import Predictions
@@ -178,7 +173,7 @@ def roc_curves(predictions: Predictions, auroc: Interval) -> Figure:
         said_at = "  as classified (p = 0.5)" if predictions.decision == MOST_PROBABLE else "  as classified"
         axes.annotate(said_at, point, color=VERMILLION, va="top", xytext=(4, -5), **_OFFSET)
     else:
-        _draw_class_curves(axes, roc_of_classes(predictions), class_names, "lower right")
+        _draw_class_curves(axes, curves_of_classes(predictions).roc, class_names, "lower right")
     unit_square(axes)
     axes.set(xlabel="false-positive rate", ylabel="true-positive rate (recall)")
     return figure
@@ -194,7 +189,7 @@ def precision_recall_curves(predictions: Predictions) -> Figure:
     Two classes get a curve each as well: which of them is the interesting one is the reader's to say.
     """
     labels, class_names = predictions.labels, predictions.class_names
-    curves = precision_recall_of_classes(predictions)
+    curves = curves_of_classes(predictions).precision_recall
     figure = new_figure(
         *SQUARE,
         f"Average precision: {curves.mean_area:.3f}",

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,8 +19,10 @@ from graftline.report.mistakes import surest_mistakes
 from graftline.report.page import write_page
 from graftline.report.thumbnails import Thumbnail, picture
 
+T = TypeVar("T")
+
 REPORT_FILE = "report.html"
-MOST_OPEN_ROWS = 14  # of a table; the others are folded
+MOST_OPEN, WITH_FOLD = 20, 12  # rows of a table; of more, so many are open and the others folded
 TILES = ("balanced_accuracy", "auroc", "log_loss", "ece")  # beside the accuracy, at the top
 
 
@@ -45,7 +47,7 @@ def write_report(directory: Path, report: Report) -> Path:
         "captions": CAPTIONS,
         "headings": HEADINGS,
         "tiles": [name for name in TILES if name in report.scores],
-        "most_open": MOST_OPEN_ROWS,
+        "slices": _folded(report.slices or []),
         "training_charts": _charts_of(report.training),
         "training_pictures": _pictures(report.training),
         "crop_pictures": _pictures(report.members_and_crops),
@@ -70,7 +72,7 @@ def _tested(report: Report, result: EvaluationResult) -> dict[str, Any]:
         "guess": float(counts.max() / counts.sum()),
         "confusion": confusion(predictions),
         "mistakes": surest_mistakes(predictions, report.explanations),
-        "classes": _classes(scores, predictions.class_names, counts.tolist()),
+        "classes": _folded(_classes(scores, predictions.class_names, counts.tolist())),
         "curve_charts": curve_charts(predictions, scores),
         "probability_charts": [*reliability_charts(predictions, scores["ece"]), coverage_chart(predictions)],
     }
@@ -84,7 +86,7 @@ def _classes(
         (name, count, scores.get(f"recall/{name}"), scores.get(f"precision/{name}"))
         for name, count in zip(class_names, counts, strict=True)
     ]
-    if len(rows) > MOST_OPEN_ROWS:
+    if len(rows) > MOST_OPEN:
         rows.sort(key=lambda row: 2.0 if row[2] is None else row[2].value)
     return rows
 
@@ -102,3 +104,8 @@ def _reach(compared: Comparison) -> float:
     """Return how far the line of the differences reaches on both sides of zero."""
     differences = [row.differences[compared.metric] for row in compared.rows]
     return 1.1 * max([abs(end) for one in differences for end in (one.low, one.high)], default=1.0) or 1.0
+
+
+def _folded(rows: Sequence[T]) -> tuple[Sequence[T], Sequence[T]]:
+    """Return the rows of a table that are open, and those that are folded."""
+    return (rows, []) if len(rows) <= MOST_OPEN else (rows[:WITH_FOLD], rows[WITH_FOLD:])
