@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import Any, Self
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = ("--headless=new", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu", "--no-first-run")
 SILENT = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage")
-TIMEOUT_MS = 20_000  # of the script that is evaluated
+PATIENCE_S = 60  # with an answer, and a page that loads
 
 
 def find_chromium() -> str | None:
@@ -87,14 +88,14 @@ class Browser:
 
     def evaluate(self, expression: str) -> Any:
         """Return the value of an expression of the page, awaited where it is a promise."""
-        answer = self.call(
-            "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True, timeout=TIMEOUT_MS
-        )
+        answer = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
     def _read(self) -> dict[str, Any]:
         while b"\0" not in self._rest:
+            ready, _, _ = select.select([self._from], [], [], PATIENCE_S)
+            assert ready, f"Chromium has not answered within {PATIENCE_S} s"
             part = os.read(self._from.fileno(), 1 << 16)
             assert part, "Chromium has ended"
             self._rest += part
