@@ -24,16 +24,6 @@ class BeyondScores:
     slices: SliceReport | None = None
     earlier: EarlierModel | None = None
 
-    @property
-    def figures(self) -> dict[str, Path]:
-        """The pictures, by name."""
-        return {} if self.slices is None else self.slices.figures
-
-    @property
-    def notes(self) -> list[str]:
-        """Sentences for the report."""
-        return [] if self.slices is None else [self.slices.sentence]
-
     def to_json(self) -> dict[str, Any]:
         """Return what goes into ``result.json``."""
         slices = {} if self.slices is None else {"worse_slices": self.slices.flagged}

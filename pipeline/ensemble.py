@@ -25,6 +25,7 @@ from graftline.evaluation.selection import Selection, select_all, select_greedil
 from graftline.execution import Accelerator, Execution
 from graftline.pipeline.calibration import learn
 from graftline.pipeline.members import Members, open_members
+from graftline.pipeline.missing import comparison_of
 from graftline.pipeline.model_card import write_model_card
 from graftline.pipeline.parent import with_parent
 from graftline.pipeline.run_directory import RunDirectory
@@ -33,9 +34,10 @@ from graftline.pipeline.scoring import log_evaluation, write_evaluation
 from graftline.pipeline.train import NEEDED, Train
 from graftline.pipeline.train_result import NOT_TESTED, TrainResult
 from graftline.pipeline.winner import IngestOnce, Winner
+from graftline.report.content import Calibrated, MembersAndCrops, Report
 from graftline.report.grid_tables import crops_in_words, print_selection, sentence
-from graftline.report.html import write_report
 from graftline.report.notebook import ScoresTable
+from graftline.report.run_report import write_report
 from graftline.report.tables import print_scores
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
@@ -256,18 +258,12 @@ class MakeEnsemble(Train):
             result, rows = self._test(predictor, members, selection, version)
             print_scores(result.scores, f"{version.name}: test split")
             say(f"On the test images, over its best member with one crop: {sentence(rows[-1], rows[0])}")
-            figures = write_evaluation(result, files.test)
+            write_evaluation(result, files.test)
             values = log_evaluation(run, result, files.test, step=0)
             run.log_metrics(
                 {"gain/accuracy": rows[-1].accuracy_gain.value, "cost/ms_per_image": rows[-1].milliseconds}, 0
             )
-            facts = {f"Member {number + 1}": members.labels[number] for number in selection.chosen}
-            facts["Average"] = f"of {self.average}"
-            notes = [f"Over its best member with one crop: {sentence(rows[-1], rows[0])}", *result.notes]
-            title = f"{len(predictor.members)} models on {version.name}, {crops_in_words(self.crops)}"
-            page = write_report(
-                files.path, title=title, facts=facts, scores=result.scores, figures=figures, notes=notes
-            )
+            page = self._write_report(predictor, members, result, rows, version, run)
             run.log_artifact(page)
         write_model_card(bundle, self.data, version, result, run.id)
         example = read_replay(bundle)[0][0].read_bytes()
@@ -289,6 +285,36 @@ class MakeEnsemble(Train):
                 ("model", uri or "not in the registry"),
             ],
         )
+
+    def _write_report(
+        self,
+        predictor: Ensemble,
+        members: Members,
+        result: EvaluationResult,
+        rows: Sequence[GridRow],
+        version: DatasetVersion,
+        run: "Run",
+    ) -> Path:
+        tested = result.predictions
+        report = Report(
+            title=f"{len(predictor.members)} models on {version.name}, {crops_in_words(self.crops)}",
+            kind="ensemble",
+            facts={
+                "Data": f"{version.name}, version {version.digest}",
+                "Images": f"{len(tested.paths):,} ({tested.split} split), digest {tested.split_digest}",
+                "Average": f"of {self.average}",
+                "Run": run.id,
+            },
+            result=result,
+            calibrated=Calibrated.of_card(predictor.card),
+            members_and_crops=MembersAndCrops(
+                rows,
+                [f"{label}, {reference}" for label, reference in zip(members.labels, members.references, strict=True)],
+                [f"Over its best member with one crop: {sentence(rows[-1], rows[0])}"],
+            ),
+            missing=[comparison_of(run.id)],
+        )
+        return write_report(run.directory, report)
 
     def _test(
         self, predictor: Ensemble, members: Members, selection: Selection, version: DatasetVersion

@@ -19,14 +19,17 @@ from graftline.execution import Accelerator, Execution
 from graftline.pipeline.bundle_source import open_bundle
 from graftline.pipeline.grid_scoring import GRID_FIGURE, GRID_TABLE, log_grid, write_grid
 from graftline.pipeline.members import open_members
+from graftline.pipeline.missing import comparison_of, crops_of
 from graftline.pipeline.parent import with_parent
 from graftline.pipeline.run_setup import log_setup
 from graftline.pipeline.scoring import FIGURES_FOLDER, PREDICTIONS_FILE, log_evaluation, write_evaluation
-from graftline.pipeline.slices import write_slices
+from graftline.pipeline.slices import SliceReport, write_slices
 from graftline.pipeline.stage import StageResult
+from graftline.pipeline.train_result import MOST_PROBABLE_ANSWER
+from graftline.report.content import Calibrated, Report
 from graftline.report.grid_tables import print_grid, print_members, sentence
-from graftline.report.html import write_report
 from graftline.report.run_note import run_note
+from graftline.report.run_report import write_report
 from graftline.report.tables import print_scores
 from graftline.tracking.tracking import Tracking
 
@@ -81,11 +84,9 @@ class Evaluate:
             log_setup(run, version)
             result = self.evaluation.run(replace(predictor, decoding=version.decoding), version, split)
             print_scores(result.scores, f"{version.name}: {split} split")
-            figures = write_evaluation(result, directory)
+            write_evaluation(result, directory)
             slices = write_slices(result.predictions, version, directory)
-            report = self._write_report(
-                result, predictor, bundle, version, directory, {**figures, **slices.figures}, slices.sentence
-            )
+            report = self._write_report(result, predictor, bundle, version, directory, slices, run.id)
             log_evaluation(run, result, directory, step=0)
             run.log_artifact(report)
             run.describe(self._note(run.id, result))
@@ -128,7 +129,7 @@ class Evaluate:
             )
             say("* as accurate as nothing else that takes as little time.")
             say(sentence(result.whole_row, result.rows[0]))
-            report = write_grid(result, members, self.average, version, directory)
+            report = write_grid(result, members, self.average, version, directory, run.id)
             log_evaluation(run, result.whole, directory, step=0)
             log_grid(run, result, directory)
             run.log_artifact(report)
@@ -209,22 +210,29 @@ class Evaluate:
         bundle: Path,
         version: DatasetVersion,
         directory: Path,
-        figures: Mapping[str, Path],
-        slices: str,
+        slices: SliceReport,
+        run_id: str,
     ) -> Path:
-        tested = result.predictions
-        return write_report(
-            directory,
+        tested, card = result.predictions, predictor.card
+        told = [card[name]["sentence"] for name in ("decision", "refusal") if name in card]
+        report = Report(
             title=f"{bundle.name} on {version.name}",
+            kind="evaluation",
             facts={
                 "Bundle": f"{self.bundle}, digest {predictor.digest}",
                 "Data": f"{version.name}, version {version.digest}",
                 "Images": f"{len(tested.paths):,} ({tested.split} split), digest {tested.split_digest}",
+                "Speed": f"{result.images_per_second:,.0f} images per second, one crop",
+                "Run": run_id,
             },
-            scores=result.scores,
-            figures=figures,
-            notes=[*result.notes, slices],
+            result=result,
+            calibrated=Calibrated.of_card(card),
+            decision=told or [MOST_PROBABLE_ANSWER],
+            slices=slices.slices,
+            notes=[slices.sentence],
+            missing=[crops_of(str(self.bundle)), comparison_of(run_id)],
         )
+        return write_report(directory, report)
 
 
 def _trained_digests(card: Mapping[str, Any]) -> list[str]:

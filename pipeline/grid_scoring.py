@@ -11,46 +11,57 @@ from graftline.data.file_names import to_path
 from graftline.data.version import DatasetVersion
 from graftline.evaluation.grid import GridResult
 from graftline.pipeline.members import Members
+from graftline.pipeline.missing import comparison_of
 from graftline.pipeline.scoring import FIGURES_FOLDER, write_evaluation
+from graftline.report.captions import HEADINGS
+from graftline.report.content import MembersAndCrops, Picture, Report
 from graftline.report.crops_figure import crops_figure
 from graftline.report.grid_figure import grid_figure
 from graftline.report.grid_tables import crops_in_words, describe, sentence, write_grid_table
-from graftline.report.html import write_report
+from graftline.report.run_report import write_report
 from graftline.report.style import save
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run
 
+CROPS_CAPTION = "The first image, and what of it the network sees in each pass; the probabilities are averaged."
 GRID_TABLE, GRID_FIGURE, CROPS_FIGURE = "grid.csv", "members_and_crops.png", "crops.png"
 
 
 def write_grid(
-    result: GridResult, members: Members, average: Average, version: DatasetVersion, directory: Path
+    result: GridResult, members: Members, average: Average, version: DatasetVersion, directory: Path, run_id: str
 ) -> Path:
     """Write table, picture, predictions of the whole and a report; returns the report."""
     tested = result.whole.predictions
     write_grid_table(result.rows, directory / GRID_TABLE)
-    figure = save(grid_figure(result.rows, len(tested.paths)), directory / FIGURES_FOLDER / GRID_FIGURE)
+    save(grid_figure(result.rows, len(tested.paths)), directory / FIGURES_FOLDER / GRID_FIGURE)
     image = decode_rgb(to_path(tested.paths[0]), tested.decoding)
     sets = list(dict.fromkeys(row.crops for row in result.rows))
     where = crops_figure(image, members.predictors[0].preprocessing, sets)
     crops = save(where, directory / FIGURES_FOLDER / CROPS_FIGURE)
-    drawn = write_evaluation(result.whole, directory)
+    write_evaluation(result.whole, directory)
     row, first = result.whole_row, result.rows[0]
     named = zip(members.labels, members.references, strict=True)
-    return write_report(
-        directory,
+    report = Report(
         title=f"{describe(row)} on {version.name}",
+        kind="evaluation",
         facts={
-            **{f"Member {number}": f"{label}, {reference}" for number, (label, reference) in enumerate(named, 1)},
             "Average": f"of {average}",
             "Data": f"{version.name}, version {version.digest}",
             "Images": f"{len(tested.paths):,} ({tested.split} split), digest {tested.split_digest}",
+            "Speed": f"{result.whole.images_per_second:,.1f} images per second, on all crops",
+            "Run": run_id,
         },
-        scores=result.whole.scores,
-        figures={figure.stem: figure, crops.stem: crops, **drawn},
-        notes=[sentence(row, first), *_warnings(sets), *result.whole.notes],
+        result=result.whole,
+        members_and_crops=MembersAndCrops(
+            result.rows,
+            [f"{label}, {reference}" for label, reference in named],
+            [sentence(row, first), *_warnings(sets)],
+            [Picture(crops, HEADINGS["crops"], CROPS_CAPTION)],
+        ),
+        missing=[comparison_of(run_id)],
     )
+    return write_report(directory, report)
 
 
 def log_grid(run: "Run", result: GridResult, directory: Path) -> None:

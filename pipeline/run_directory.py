@@ -1,6 +1,7 @@
 """The output directory of a run: what lies where, for all that write there or read it later."""
 
 import json
+import re
 import shlex
 import shutil
 from dataclasses import dataclass
@@ -29,10 +30,18 @@ class RunDirectory:
         """The overrides that were typed."""
         return self.path / ".hydra" / "overrides.yaml"
 
-    def command(self, program: str, stage: str) -> str:
-        """Return the command that does the same again."""
+    def command(self, program: str, stage: str, *more: str, group: str = "") -> str:
+        """Return the command that does the same again.
+
+        Args:
+            program: the word that it begins with.
+            stage: the stage.
+            more: overrides that are added.
+            group: the node of the configuration whose overrides are repeated; empty: all are.
+        """
         typed: list[str] = yaml.safe_load(self.overrides.read_text(encoding="utf-8"))
-        return shlex.join([program, stage, *(text.lstrip("+") for text in typed)])
+        words = [text.lstrip("+") for text in typed]
+        return shlex.join([program, stage, *(one for one in words if re.match(rf"{group}\b", one)), *more])
 
     @property
     def dataset(self) -> Path:

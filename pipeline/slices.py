@@ -29,12 +29,12 @@ class SliceReport:
     """What the report of an evaluation shows of slices.
 
     Attributes:
-        figures: none where there is nothing to slice by.
+        slices: the worst first; none where there is nothing to slice by.
         sentence: on which images the model is worse.
         flagged: the slices that are surely worse, as ``result.json`` has them.
     """
 
-    figures: dict[str, Path]
+    slices: list[Slice]
     sentence: str
     flagged: list[dict[str, Any]]
 
@@ -73,8 +73,9 @@ def _of_manifest(predictions: Predictions, version: DatasetVersion, columns: Seq
 def _write(slices: list[Slice], predictions: Predictions, directory: Path) -> SliceReport:
     _write_table(slices, directory / SLICES_FILE)
     figure = slices_figure(slices, float((predictions.predicted == predictions.labels).mean()))
-    figures = {} if figure is None else {"slices": save(figure, directory / FIGURES_FOLDER / "slices.png")}
-    return SliceReport(figures, sentence(slices), [asdict(one) for one in slices if one.is_worse])
+    if figure is not None:
+        save(figure, directory / FIGURES_FOLDER / "slices.png")
+    return SliceReport(slices, sentence(slices), [asdict(one) for one in slices if one.is_worse])
 
 
 def _facts(predictions: Predictions) -> pd.DataFrame:

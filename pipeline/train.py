@@ -379,16 +379,15 @@ class Train:
         """Log and register what came of the training; returns the model's URI."""
         version, result, bundle = outcome.version, outcome.result, outcome.files.bundle
         add_to_card(bundle, metrics=metrics_json(outcome.scores))
-        figures: dict[str, Path] = {}
         values: dict[str, float] = {}
         if result is not None:
-            figures = write_evaluation(result, outcome.files.test)
+            write_evaluation(result, outcome.files.test)
             values = log_evaluation(run, result, outcome.files.test, step=outcome.trained.history.steps)
         log_calibration(run, outcome)
         log_freeze_check(run, outcome)
         log_best_epoch(run, outcome.trained)
         run.describe(outcome.description(run.id))
-        run.log_artifact(write_run_report(outcome, figures))
+        run.log_artifact(write_run_report(outcome, run.id))
         write_model_card(bundle, self.data, version, result, run.id)
         example = read_golden(bundle)[0][0].read_bytes()  # a made-up image where real ones may not leave
         tags = {BUNDLE_DIGEST: read_description(bundle)["digest"]}

@@ -1,7 +1,7 @@
 """What a training leaves for people: tables, the report, and the typed result."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,16 +15,26 @@ from graftline.freezing.measurement import DepthMeasurement
 from graftline.freezing.rule import FreezeDecision
 from graftline.pipeline.beyond_scores import BeyondScores
 from graftline.pipeline.calibration import Adjustment
+from graftline.pipeline.missing import missing_of_training
 from graftline.pipeline.program import program
 from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.scoring import FIGURES_FOLDER
 from graftline.pipeline.stage import StageResult
-from graftline.report.html import write_report
+from graftline.report.content import Calibrated, Picture, Report, Training
 from graftline.report.notebook import Figures, ScoresTable, facts_html
 from graftline.report.run_note import run_note
+from graftline.report.run_report import write_report
 from graftline.training.policy_choice import PolicyChoice
 from graftline.training.results import TrainingResult
 
+MOST_PROBABLE_ANSWER = "The most probable class is answered, and no image is refused."
+DEPTH_CAPTION = (
+    "What training more of the network than its head brings on validation images, against what it costs. More is "
+    "trained only where the interval says that it helps."
+)
+AUGMENTATION_CAPTION = (
+    "One training image, and as the network sees it, augmented at random. All of them are to deserve the same label."
+)
 NOT_TESTED = "The test split has no images: the model has no test scores, and how good it is was not measured."
 
 
@@ -151,10 +161,10 @@ def print_policy_choice(choice: PolicyChoice) -> None:
         print_table(f"What a transform changes for the head ({choice.seconds:.0f} s); 95 % intervals", columns, rows)
 
 
-def write_run_report(outcome: TrainOutcome, figures: Mapping[str, Path]) -> Path:
-    """Write ``report.html`` of a training into its output directory, with the figures of its evaluation."""
-    version, history, result = outcome.version, outcome.trained.history, outcome.result
-    decision = outcome.adjusted.decision.sentence
+def write_run_report(outcome: TrainOutcome, run_id: str) -> Path:
+    """Write ``report.html`` of a training into its output directory."""
+    version, history, result, adjusted = outcome.version, outcome.trained.history, outcome.result, outcome.adjusted
+    slices = None if outcome.beyond.slices is None else outcome.beyond.slices.slices
     speed = {} if result is None else {"Speed": f"{result.images_per_second:,.0f} test images per second, one crop"}
     images = {split: sum(classes.values()) for split, classes in version.counts().items()}
     facts = {
@@ -164,21 +174,39 @@ def write_run_report(outcome: TrainOutcome, figures: Mapping[str, Path]) -> Path
         "Freeze": outcome.decision.reason,
         "Training": f"epoch {history.best['epoch'] + 1:.0f} of {len(history.epochs)} is kept; {history.seconds:.0f} s",
         **({} if outcome.choice is None else {"Augmentation": outcome.choice.sentence()}),
-        "Calibration": outcome.adjusted.calibration.sentence.removesuffix("."),
-        **({} if not decision else {"Decision": decision.removesuffix(".")}),
         **({} if outcome.beyond.earlier is None else {"Compared": outcome.beyond.earlier.sentence.removesuffix(".")}),
         **speed,
+        "Run": run_id,
+        "Again": outcome.files.command(program(), "train"),
     }
-    last = outcome.trained.last
-    sheet = {"augmentation": outcome.files.augmentation} if last.augmented else {}
-    return write_report(
-        outcome.files.path,
+    fit, chooses = adjusted.calibration, bool(adjusted.decision.sentence) or adjusted.refusal is not None
+    report = Report(
         title=f"{outcome.backbone} on {version.name}",
+        kind="training",
         facts=facts,
-        scores=outcome.scores,
-        figures={**figures, **outcome.beyond.figures, **sheet},
-        notes=[*([NOT_TESTED] if result is None else result.notes), *outcome.beyond.notes, reworded(last.source)],
+        result=result,
+        calibrated=Calibrated(fit.sentence, fit.error_before, fit.error_after),
+        decision=adjusted.sentences[1:] or [MOST_PROBABLE_ANSWER],
+        slices=slices,
+        training=_training(outcome),
+        notes=[NOT_TESTED] if result is None else [],
+        missing=missing_of_training(outcome.files, run_id, has_slices=slices is not None, chooses=chooses),
     )
+    return write_report(outcome.files.path, report)
+
+
+def _training(outcome: TrainOutcome) -> Training:
+    """Return what the report shows of the fit."""
+    history, last, files = outcome.trained.history, outcome.trained.last, outcome.files
+    pictures = []
+    if outcome.decision.measurement is not None and files.measurement.exists():
+        pictures.append(Picture(files.measurement, "How deep to train", DEPTH_CAPTION))
+    if last.augmented:
+        pictures.append(Picture(files.augmentation, "What the network sees of a training image", AUGMENTATION_CAPTION))
+    sentences = [f"Freeze: {outcome.decision.reason}.", reworded(last.source)]
+    if outcome.choice is not None:
+        sentences.append(f"Augmentation: {outcome.choice.sentence()}.")
+    return Training(history.epochs, history.best, sentences, pictures)
 
 
 def summarize(outcome: TrainOutcome, run_id: str, run_url: str | None, model_uri: str | None) -> TrainResult:

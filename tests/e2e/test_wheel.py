@@ -41,7 +41,7 @@ def ours() -> set[str]:
 def test_the_wheel_is_graftline_and_nothing_else(built: Path) -> None:
     files = wheel_files(built)
     assert {name for name in files if not name.startswith("graftline-")} == ours()
-    assert {"graftline/conf/train.yaml", "graftline/pipeline/train.py", "graftline/report/report.css"} <= files
+    assert {"graftline/conf/train.yaml", "graftline/pipeline/train.py", "graftline/report/templates/page.css"} <= files
 
 
 def test_the_sdist_builds_the_same_wheel_without_links(built: Path, tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+from made_predictions import predictions_of
 from sklearn import metrics
 
-from graftline.evaluation.curves import average_precision, precision_recall_curve, roc_area, roc_curve
+from graftline.evaluation.class_curves import curves_of_classes
+from graftline.evaluation.curves import counts_by_threshold, roc_area, roc_curve
 
 
 @pytest.mark.parametrize("levels", [2, 7, 1000])
@@ -17,7 +19,27 @@ def test_curves_and_areas_are_those_of_scikit_learn_ties_included(images: int, l
     assert roc_area(positive, scores) == pytest.approx(metrics.roc_auc_score(positive, scores), abs=1e-12)
 
     precision, recall, _ = metrics.precision_recall_curve(positive, scores)  # as the threshold rises, then (1, 0)
-    ours = np.stack(precision_recall_curve(positive, scores))
+    found, taken = counts_by_threshold(positive, scores)
+    ours = np.stack([found / taken, found / found[-1]])
     assert np.array_equal(ours, np.stack([precision[-2::-1], recall[-2::-1]]))
-    expected = metrics.average_precision_score(positive, scores)
-    assert average_precision(positive, scores) == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_areas_of_all_classes_are_those_of_scikit_learn() -> None:
+    generator = np.random.default_rng(0)
+    labels = np.arange(90) % 3
+    probabilities = generator.dirichlet(np.ones(4), 90)
+    predictions = predictions_of(probabilities, labels, ["a", "b", "c", "absent"])
+    curves = curves_of_classes(predictions)
+    assert curves_of_classes(predictions) is curves, "they are found once"
+    for number in range(3):
+        scores = predictions.probabilities[:, number]
+        positive = labels == number
+        assert curves.roc.areas[number] == pytest.approx(metrics.roc_auc_score(positive, scores), abs=1e-12)
+        expected = metrics.average_precision_score(positive, scores)
+        assert curves.precision_recall.areas[number] == pytest.approx(expected, abs=1e-12)
+    assert np.isnan([curves.roc.areas[3], curves.precision_recall.areas[3]]).all()
+    assert sorted(curves.roc.curves) == sorted(curves.precision_recall.curves) == [0, 1, 2]
+    assert curves.roc.named(2) == np.argsort(curves.roc.areas[:3]).tolist()
+    single = curves_of_classes(predictions_of(probabilities, np.zeros(90, int)))
+    assert not single.roc.curves
+    assert list(single.precision_recall.curves) == [0]

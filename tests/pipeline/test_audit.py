@@ -72,7 +72,7 @@ def test_the_sheet_shows_them(ran: dict[str, Any]) -> None:
 
     Reader().feed(page)
     assert len(images) >= ran["label_errors"] + 2 * ran["near_duplicates"]
-    assert all(image is not None and image.startswith("data:image/jpeg;base64,") for image in images)
+    assert all(image is not None and image.startswith("data:image/webp;base64,") for image in images)
     assert "wrong3.png (" in page
     assert str(ran["directory"] / "decisions.csv") in page
 

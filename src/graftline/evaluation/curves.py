@@ -1,4 +1,4 @@
-"""ROC and precision-recall curves of one class against the rest.
+"""The ROC curve of one class against the rest, and what it and the precision-recall curve are made of.
 
 They are scikit-learn's, point for point, without the checks of its arguments: those take milliseconds per call, which
 with a thousand classes come to a minute. Letters: N images, T distinct scores.
@@ -23,15 +23,9 @@ def roc_curve(positive: npt.NDArray[np.bool_], scores: Floats) -> tuple[Rates, R
     >>> false.tolist(), true.tolist()
     ([0.0, 0.0, 1.0, 1.0], [0.0, 0.5, 0.5, 1.0])
     """
-    found, taken = _counts(positive, scores)
+    found, taken = counts_by_threshold(positive, scores)
     wrong = taken - found
     return np.append(0.0, wrong / wrong[-1]), np.append(0.0, found / found[-1])
-
-
-def precision_recall_curve(positive: npt.NDArray[np.bool_], scores: Floats) -> tuple[Rates, Rates]:
-    """Return precisions and recalls as the threshold falls, (T,) each; arguments as for ``roc_curve``."""
-    found, taken = _counts(positive, scores)
-    return found / taken, found / found[-1]
 
 
 def roc_area(positive: npt.NDArray[np.bool_], scores: Floats) -> float:
@@ -40,13 +34,7 @@ def roc_area(positive: npt.NDArray[np.bool_], scores: Floats) -> float:
     return float(np.trapezoid(true, false))
 
 
-def average_precision(positive: npt.NDArray[np.bool_], scores: Floats) -> float:
-    """Return the mean of the precisions, each weighted by the recall that it adds; arguments as for ``roc_curve``."""
-    precision, recall = precision_recall_curve(positive, scores)
-    return float(np.diff(recall, prepend=0.0) @ precision)
-
-
-def _counts(positive: npt.NDArray[np.bool_], scores: Floats) -> tuple[Counts, Counts]:
+def counts_by_threshold(positive: npt.NDArray[np.bool_], scores: Floats) -> tuple[Counts, Counts]:
     """Return how many images of the class, and how many at all, have at least each distinct score, from the highest."""
     order = np.argsort(-scores, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # (T,) the last image of each score

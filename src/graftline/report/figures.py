@@ -11,14 +11,14 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from scipy.stats import binomtest
 from sklearn import metrics as sklearn_metrics
 
 from graftline.bundle.decision import MOST_PROBABLE
 from graftline.data.decode import decode_rgb
-from graftline.evaluation.bootstrap import CALIBRATION_BINS, Ints, confidence_bins, mean_of_defined, normalized
-from graftline.evaluation.curves import average_precision, precision_recall_curve, roc_curve
-from graftline.evaluation.metrics import Interval, class_aurocs, format_interval, format_score
+from graftline.evaluation.bootstrap import CALIBRATION_BINS, Ints
+from graftline.evaluation.class_curves import ClassCurves, curves_of_classes, reliability
+from graftline.evaluation.curves import roc_curve
+from graftline.evaluation.metrics import Interval, format_interval, format_score
 from graftline.evaluation.predictions import Predictions
 from graftline.report.coverage_figure import coverage_figure
 from graftline.report.names import legend_label, short_names
@@ -40,7 +40,6 @@ from graftline.report.style import (
 MOST_ANNOTATED = 20  # classes; beyond, numbers in the cells cannot be read
 TOP_CONFUSIONS = 12
 MISTAKES_SHOWN, MISTAKES_PER_ROW = 12, 4
-GRID_POINTS = 501  # of an averaged curve
 DASHES = (0, (4, 4))
 SQUARE = (6.4, 6.8)  # inches; the usual size, so that pictures line up side by side
 
@@ -174,13 +173,7 @@ def roc_curves(predictions: Predictions, auroc: Interval) -> Figure:
         said_at = "  as classified (p = 0.5)" if predictions.decision == MOST_PROBABLE else "  as classified"
         axes.annotate(said_at, point, color=VERMILLION, va="top", xytext=(4, -5), **_OFFSET)
     else:
-        areas = class_aurocs(probabilities, labels)
-        rates = np.linspace(0, 1, GRID_POINTS)
-        curves = {}
-        for number in np.flatnonzero(~np.isnan(areas)):
-            false, true = roc_curve(labels == number, probabilities[:, number])
-            curves[int(number)] = np.concatenate([[0.0], np.interp(rates, false, true)[1:], [1.0]])
-        _draw_class_curves(axes, np.append(rates, 1.0), curves, areas, class_names, "lower right")
+        _draw_class_curves(axes, curves_of_classes(predictions).roc, class_names, "lower right")
     unit_square(axes)
     axes.set(xlabel="false-positive rate", ylabel="true-positive rate (recall)")
     return figure
@@ -195,56 +188,42 @@ def precision_recall_curves(predictions: Predictions) -> Figure:
 
     Two classes get a curve each as well: which of them is the interesting one is the reader's to say.
     """
-    probabilities, labels, class_names = predictions.probabilities, predictions.labels, predictions.class_names
-    recalls = np.linspace(0, 1, GRID_POINTS)[1:]  # a precision needs something found
-    curves = {}
-    precisions = np.full(len(class_names), np.nan)
-    for number in np.unique(labels):
-        positive = labels == number
-        precisions[number] = average_precision(positive, probabilities[:, number])
-        precision, recall = precision_recall_curve(positive, probabilities[:, number])
-        # the precision at the highest threshold that reaches a recall: the steps that average precision sums
-        curves[int(number)] = precision[np.searchsorted(recall, recalls, side="left")]
+    labels, class_names = predictions.labels, predictions.class_names
+    curves = curves_of_classes(predictions).precision_recall
     figure = new_figure(
         *SQUARE,
-        f"Average precision: {mean_of_defined(precisions):.3f}",
+        f"Average precision: {curves.mean_area:.3f}",
         "Mean over the classes, each against the rest. Further to the upper right is better.",
     )
     axes = figure.subplots()
     if len(class_names) == 2:
-        for number in curves:
+        for number in curves.curves:
             axes.axhline(np.mean(labels == number), color=CATEGORIES[number], linewidth=1, linestyle=DASHES)
         axes.plot([], [], color=MUTED, linewidth=1, linestyle=DASHES, label="guessing")
-    _draw_class_curves(axes, recalls, curves, precisions, class_names, "lower left")
+    _draw_class_curves(axes, curves, class_names, "lower left")
     unit_square(axes)
     axes.set(xlabel="recall", ylabel="precision")
     return figure
 
 
 def _draw_class_curves(
-    axes: Axes,
-    grid: npt.NDArray[np.float64],
-    curves: dict[int, npt.NDArray[np.float64]],
-    areas: npt.NDArray[np.float64],
-    class_names: Sequence[str],
-    corner: Literal["lower left", "lower right"],
+    axes: Axes, found: ClassCurves, class_names: Sequence[str], corner: Literal["lower left", "lower right"]
 ) -> None:
     """Draw a curve per class, of many classes only the worst few in color, and from three on their average."""
-    worst_first = sorted(curves, key=lambda number: float(areas[number]))
-    named = sorted(curves) if len(curves) <= len(CATEGORIES) else worst_first[:3]
-    others = [np.column_stack([grid, curves[number]]) for number in curves if number not in named]
+    named = found.named(len(CATEGORIES))
+    others = [np.column_stack([found.grid, curve]) for number, curve in found.curves.items() if number not in named]
     # one object for all: a line each takes seconds where there are a thousand
     axes.add_collection(LineCollection(others, colors="#b5bcc8", linewidths=0.7, alpha=0.55), autolim=False)
     if others:
         axes.plot([], [], color="#b5bcc8", label=f"{len(others):,} other classes")
     names = short_names(class_names)
     for color, number in zip(CATEGORIES, named, strict=False):
-        label = f"{names[number]}  {areas[number]:.3f}"
-        axes.plot(grid, curves[number], color=color, linewidth=1.5, label=legend_label(label))
+        label = f"{names[number]}  {found.areas[number]:.3f}"
+        axes.plot(found.grid, found.curves[number], color=color, linewidth=1.5, label=legend_label(label))
     if len(class_names) > 2:
-        average = np.mean(list(curves.values()), axis=0)
-        axes.plot(grid, average, color=INK, linewidth=2.4, label=f"average  {mean_of_defined(areas):.3f}")
-    heading = "area under the curve" if len(named) == len(curves) else "area under the curve, worst classes"
+        label = f"average  {found.mean_area:.3f}"
+        axes.plot(found.grid, found.average, color=INK, linewidth=2.4, label=label)
+    heading = "area under the curve" if not others else "area under the curve, worst classes"
     axes.legend(loc=corner, title=heading, alignment="left")
 
 
@@ -259,24 +238,16 @@ def reliability_diagram(predictions: Predictions, ece: Interval) -> Figure:
         predictions: of N images.
         ece: the expected calibration error with its interval.
     """
-    exact = normalized(predictions.probabilities)
-    confidences, correct = exact.max(axis=1).astype(np.float32), exact.argmax(axis=1) == predictions.labels
-    bins = np.minimum(confidence_bins(confidences), CALIBRATION_BINS - 1)
-    counts = np.bincount(bins, minlength=CALIBRATION_BINS)
-    used = np.flatnonzero(counts)
-    sure = np.bincount(bins, confidences, CALIBRATION_BINS)[used] / counts[used]
-    right = np.bincount(bins, correct, CALIBRATION_BINS)[used] / counts[used]
-    gap = float(confidences.mean() - correct.mean())
-    verdict = f"On average {100 * abs(gap):.1f} points too {'sure' if gap > 0 else 'unsure'} of its predictions."
+    found = reliability(predictions)
+    used, sure, right = found.used, found.sure, found.right
     area = f"{ece.value:.3f} ({format_interval('ece', ece)})"
-    figure = new_figure(*SQUARE, f"Calibration error: {area}", f"95 % interval in brackets. {verdict}")
+    figure = new_figure(*SQUARE, f"Calibration error: {area}", f"95 % interval in brackets. {found.sentence}")
     top, bottom = figure.subplots(2, 1, height_ratios=[3, 1], sharex=True)
 
     width, edges = 1 / CALIBRATION_BINS, np.arange(CALIBRATION_BINS) / CALIBRATION_BINS
     top.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=DASHES, label="perfect calibration")
     top.bar(edges[used], right, width, align="edge", color="#cfe3f1", edgecolor=PAPER, linewidth=1.2)
-    low, high = _wilson(np.bincount(bins, correct, CALIBRATION_BINS)[used], counts[used])
-    top.vlines(sure, low, high, color=BLUE, linewidth=1.3)
+    top.vlines(sure, found.low, found.high, color=BLUE, linewidth=1.3)
     top.plot(sure, right, "o", color=BLUE, markersize=6, markeredgecolor=PAPER, label="share that is right")
     top.vlines(
         sure,
@@ -291,20 +262,13 @@ def reliability_diagram(predictions: Predictions, ece: Interval) -> Figure:
     top.set(ylim=(-0.015, 1.015), ylabel="share of predictions that are right")
     top.legend(loc="upper left")
 
-    bottom.bar(edges, counts, width, align="edge", color="#aab4c3", edgecolor=PAPER, linewidth=1.2)
-    bottom.axvline(float(confidences.mean()), color=INK, linewidth=1.4, label="mean probability")
-    bottom.axvline(float(correct.mean()), color=BLUE, linewidth=1.4, label="accuracy")
+    bottom.bar(edges, found.counts, width, align="edge", color="#aab4c3", edgecolor=PAPER, linewidth=1.2)
+    bottom.axvline(found.mean_sure, color=INK, linewidth=1.4, label="mean probability")
+    bottom.axvline(found.mean_right, color=BLUE, linewidth=1.4, label="accuracy")
     bottom.set(ylabel="images", xlabel="probability of the predicted class", xlim=(edges[used[0]] - 0.01, 1.01))
     bottom.grid(visible=False, axis="x")
     bottom.legend(loc="best")
     return figure
-
-
-def _wilson(right: Ints, counts: Ints) -> tuple[list[float], list[float]]:
-    """Return the ends of the 95 % interval of each bin's share that is right."""
-    tests = [binomtest(int(one), int(count)) for one, count in zip(right, counts, strict=True)]
-    intervals = [test.proportion_ci(method="wilson") for test in tests]
-    return [interval.low for interval in intervals], [interval.high for interval in intervals]
 
 
 @styled()

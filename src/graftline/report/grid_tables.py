@@ -33,6 +33,11 @@ def print_grid(rows: Sequence[GridRow], title: str) -> None:
     )
 
 
+def grid_cells(rows: Sequence[GridRow]) -> list[tuple[str, ...]]:
+    """Return members, crops, accuracy, gain, log loss, milliseconds, time and a star of each row, as they are read."""
+    return [_cells(row, rows[0]) for row in rows]
+
+
 def sentence(row: GridRow, first: GridRow) -> str:
     """Say what a row gains over the first, and for how much more time."""
     gained = points(row.accuracy_gain) if row is not first else format_score("accuracy", row.accuracy.value)

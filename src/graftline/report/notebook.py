@@ -9,7 +9,7 @@ import pandas as pd
 
 from graftline.console import format_table
 from graftline.evaluation.metrics import HEADLINES, Interval, format_interval, format_score
-from graftline.report.html import CAPTIONS, HEADINGS
+from graftline.report.captions import CAPTIONS, HEADINGS
 
 COLUMNS = ("score", "value", "95 % interval")
 

@@ -1,0 +1,45 @@
+"""What a run did not compute, and the commands that do."""
+
+import os
+
+from graftline.pipeline.program import program
+from graftline.pipeline.run_directory import RunDirectory
+from graftline.report.content import Missing
+
+
+def missing_of_training(files: RunDirectory, run_id: str, *, has_slices: bool, chooses: bool) -> list[Missing]:
+    """Return what a training leaves to other commands.
+
+    Args:
+        files: of the training.
+        run_id: of its run.
+        has_slices: whether slices were scored.
+        chooses: whether more was chosen than the most probable class.
+    """
+    word, bundle = program(), os.path.relpath(files.path)
+    slices = Missing("On which images the model is worse", f"{word} evaluate bundle={bundle}")
+    chosen = [
+        Missing(
+            "Sets of classes that hold the true one for 95 % of new images", files.command(word, "train", "sets=0.95")
+        ),
+        Missing("Images that are none of the classes", files.command(word, "train", "refuse=0.01")),
+    ]
+    return [
+        *([] if has_slices else [slices]),
+        crops_of(bundle),
+        comparison_of(run_id),
+        Missing("Which labels are probably wrong", files.command(word, "audit", group="data")),
+        Missing("What more labels would bring", files.command(word, "learning-curve", group="data")),
+        *([] if chooses else chosen),
+    ]
+
+
+def crops_of(bundle: str) -> Missing:
+    """Return how to get what crops bring to a bundle."""
+    command = f"{program()} evaluate bundle={bundle} crops=1,5,10"
+    return Missing("What averaging over crops would bring, and cost", command)
+
+
+def comparison_of(run_id: str) -> Missing:
+    """Return how to compare a run with others."""
+    return Missing("Whether other runs are better", f"{program()} compare runs={run_id},best:5")

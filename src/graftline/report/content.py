@@ -1,0 +1,187 @@
+"""What the report of a run shows. A stage fills in what it computed; what it leaves out gets no section.
+
+Letters: N images.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graftline.evaluation.comparison import Comparison
+from graftline.evaluation.evaluation import EvaluationResult
+from graftline.evaluation.grid import GridRow
+from graftline.evaluation.metrics import Interval
+from graftline.evaluation.slices import Slice
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """How the probabilities were calibrated, on validation images.
+
+    Attributes:
+        sentence: what was done and why.
+        before: calibration error of the network's own probabilities; None where nothing was fitted.
+        after: with the calibration.
+    """
+
+    sentence: str
+    before: Interval | None = None
+    after: Interval | None = None
+
+    @classmethod
+    def of_card(cls, card: Mapping[str, Any]) -> "Calibrated | None":
+        """Return what a bundle's card says of it; None where it says nothing.
+
+        >>> Calibrated.of_card({"calibration": {"sentence": "By a temperature.", "num_images": 100}})
+        Calibrated(sentence='By a temperature.', before=None, after=None)
+        """
+        content = card.get("calibration")
+        if not content:
+            return None
+        ends = [content.get(name) for name in ("error_before", "error_after")]
+        before, after = (None if one is None else Interval(**one) for one in ends)
+        return cls(content["sentence"], before, after)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that was drawn elsewhere.
+
+    Attributes:
+        file: a PNG.
+        heading: what it shows.
+        caption: how to read it.
+    """
+
+    file: Path
+    heading: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a model was trained.
+
+    Attributes:
+        epochs: the metrics of each epoch.
+        best: of the epoch that is kept.
+        sentences: what was frozen and why, on what it was trained.
+        pictures: such as of the augmentation.
+    """
+
+    epochs: Sequence[Mapping[str, float]]
+    best: Mapping[str, float]
+    sentences: Sequence[str]
+    pictures: Sequence[Picture] = ()
+
+
+@dataclass(frozen=True)
+class MembersAndCrops:
+    """What members and crops bring, and cost.
+
+    Attributes:
+        rows: every combination.
+        members: what each member is, in the order of their numbers.
+        sentences: what is gained, and where crops do harm.
+        pictures: where the crops lie.
+    """
+
+    rows: Sequence[GridRow]
+    members: Sequence[str] = ()
+    sentences: Sequence[str] = ()
+    pictures: Sequence[Picture] = ()
+
+
+@dataclass(frozen=True)
+class Neighbor:
+    """A training image that is near an image in the space of embeddings.
+
+    Attributes:
+        path: its file.
+        words: what is said below it, such as its label.
+    """
+
+    path: str
+    words: str
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Why the model may have answered so.
+
+    Attributes:
+        pixels: (H, W, 3) uint8, the image with the parts marked that decided; None where that cannot be found.
+        neighbors: the training images nearest to it.
+    """
+
+    pixels: np.ndarray | None = None
+    neighbors: Sequence[Neighbor] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Explanations:
+    """Why the model may have answered so for some images.
+
+    Attributes:
+        of_rows: number of the image in the predictions → its explanation.
+        sentence: how they were found, and what they cannot say.
+    """
+
+    of_rows: Mapping[int, Explanation]
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What was not computed.
+
+    Attributes:
+        heading: what it would show.
+        command: that computes it.
+    """
+
+    heading: str
+    command: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All that the report of a run shows.
+
+    Attributes:
+        title: of the page.
+        kind: what the run did, such as ``training``.
+        facts: label → text, in the order to show.
+        result: the evaluation; None where there were no test images.
+        calibrated: how the probabilities were calibrated.
+        decision: sentences on which class is answered, on sets of classes, and on what is refused.
+        slices: scores on parts of the images.
+        members_and_crops: what they bring.
+        comparison: with other models.
+        explanations: of mistakes.
+        training: how the model was trained.
+        notes: sentences beside those of the evaluation.
+        missing: what was not computed.
+    """
+
+    title: str
+    kind: str
+    facts: Mapping[str, str]
+    result: EvaluationResult | None
+    calibrated: Calibrated | None = None
+    decision: Sequence[str] = ()
+    slices: Sequence[Slice] | None = None
+    members_and_crops: MembersAndCrops | None = None
+    comparison: Comparison | None = None
+    explanations: Explanations | None = None
+    training: Training | None = None
+    notes: Sequence[str] = ()
+    missing: Sequence[Missing] = field(default_factory=tuple)
+
+    @property
+    def scores(self) -> Mapping[str, Interval]:
+        """The scores; empty where nothing was tested."""
+        return {} if self.result is None else self.result.scores

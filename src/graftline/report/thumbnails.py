@@ -1,0 +1,75 @@
+"""Small versions of images, as text that a page holds."""
+
+import base64
+import io
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from graftline.console import progress
+from graftline.data.decode import decode_rgb
+from graftline.data.decoding import Decoding
+from graftline.data.file_names import to_path
+
+QUALITY = 78  # of 100: at this size nothing is seen of the loss; 144 px take 3 to 5 kB
+SHARP_SIDE = 64  # px; images up to this size are shown larger, pixel by pixel, and kept as they are
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A small image.
+
+    Attributes:
+        source: a data URI.
+        width: in px.
+        height: in px.
+        is_tiny: whether the image itself is so small that its pixels are to be seen.
+    """
+
+    source: str
+    width: int
+    height: int
+    is_tiny: bool = False
+
+
+def thumbnail(pixels: np.ndarray, side: int) -> Thumbnail:
+    """Return an image (H, W, 3) uint8 whose longer side is at most ``side`` px."""
+    picture = Image.fromarray(pixels)
+    is_tiny = max(picture.size) <= SHARP_SIDE
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return Thumbnail(_encode(picture, lossless=is_tiny), picture.width, picture.height, is_tiny)
+
+
+def thumbnails(paths: Sequence[str], decoding: Decoding, side: int) -> list[Thumbnail]:
+    """Return a thumbnail of each image file, in parallel.
+
+    Raises:
+        graftline.data.decode.DecodeError: an image has vanished since it was classified.
+    """
+    found = []
+    with (
+        progress("Images for the report", total=len(paths)) as bar,
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
+        for one in pool.map(lambda path: thumbnail(decode_rgb(to_path(path), decoding), side), paths):
+            found.append(one)
+            bar.advance(bar.task_ids[0])
+    return found
+
+
+def picture(file: Path) -> Thumbnail:
+    """Return a picture that was drawn, in its own size."""
+    with Image.open(file) as drawn:
+        image = drawn.convert("RGB")
+    return Thumbnail(_encode(image), image.width, image.height)
+
+
+def _encode(image: Image.Image, *, lossless: bool = False) -> str:
+    content = io.BytesIO()
+    image.save(content, "WEBP", quality=QUALITY, lossless=lossless, method=4)
+    return f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode('ascii')}"

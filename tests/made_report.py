@@ -1,0 +1,95 @@
+"""A report with everything in it, of made-up numbers and a few small images."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from graftline.data.version import DatasetVersion
+from graftline.evaluation.comparison import Comparison, PairedComparison, ScoredModel
+from graftline.evaluation.evaluation import EvaluationResult
+from graftline.evaluation.grid import GridRow
+from graftline.evaluation.metrics import Interval
+from graftline.evaluation.notes import notes_on
+from graftline.evaluation.predictions import Predictions
+from graftline.evaluation.slices import Slice
+from graftline.report.content import (
+    Calibrated,
+    Explanation,
+    Explanations,
+    MembersAndCrops,
+    Missing,
+    Neighbor,
+    Picture,
+    Report,
+    Training,
+)
+
+EVIL = '<script>alert("1")</script>'
+MIDDLE = Interval(0.8, 0.7, 0.9)
+
+
+def scores_of(predictions: Predictions) -> dict[str, Interval]:
+    """Return scores with intervals as they might be: what is shown does not depend on how they were found."""
+    right = predictions.predicted == predictions.labels
+    accuracy = float(right.mean())
+    names = ("accuracy", "balanced_accuracy", "f1_macro", "auroc", "log_loss", "brier", "ece")
+    scores = {name: Interval(accuracy, 0.9 * accuracy, min(1.0, 1.1 * accuracy)) for name in names}
+    scores["log_loss"] = Interval(1.8, 1.7, 2.0)
+    for number, name in enumerate(predictions.class_names):
+        if (of_class := predictions.labels == number).any():
+            found = float(right[of_class].mean())
+            scores[f"recall/{name}"] = Interval(found, 0.9 * found, found)
+    return scores
+
+
+def made_result(predictions: Predictions) -> EvaluationResult:
+    scores = scores_of(predictions)
+    return EvaluationResult(predictions, scores, notes_on(predictions, scores), 100.0)
+
+
+def made_report(predictions: Predictions, version: DatasetVersion, folder: Path) -> Report:
+    """Return a report that has every section."""
+    wrong = int(np.flatnonzero(predictions.predicted != predictions.labels)[0])
+    training = version.samples("train").paths
+    heat = np.zeros((24, 30, 3), np.uint8)
+    Image.new("RGB", (640, 480), "orange").save(folder / "sheet.png")
+    picture = Picture(folder / "sheet.png", "The augmentation", f"A picture of {EVIL}.")
+    return Report(
+        title=f"Squares {EVIL}",
+        kind="training",
+        facts={"data set": EVIL, EVIL: "fact", "freeze": "all but the head, since " + 60 * "x"},
+        result=made_result(predictions),
+        calibrated=Calibrated("By a temperature.", Interval(0.08, 0.02, 0.12), Interval(0.03, 0.0, 0.09)),
+        decision=["The most probable class is answered."],
+        slices=[Slice("stratum", EVIL, 30, MIDDLE, 0.95, 0.01), Slice("brightness", "low", 30, MIDDLE, 0.7, 1.0)],
+        members_and_crops=MembersAndCrops(_rows(), ["one", "two"], ["It gains."], [picture]),
+        comparison=_comparison(),
+        explanations=Explanations({wrong: Explanation(heat, [Neighbor(training[0], EVIL)])}, "By Grad-CAM."),
+        training=Training(*_epochs(), ["All but the head is frozen."], [picture]),
+        notes=[f"A note on {EVIL}."],
+        missing=[Missing("What more labels would bring", "make learning-curve")],
+    )
+
+
+def _epochs() -> tuple[Sequence[dict[str, float]], dict[str, float]]:
+    epochs = [
+        {"epoch": float(one), "train/loss": 1 / (one + 1), "val/loss": 0.5 + 0.01 * (one - 4) ** 2, "val/accuracy": 0.8}
+        for one in range(9)
+    ]
+    return epochs, epochs[4]
+
+
+def _rows() -> list[GridRow]:
+    gain = Interval(0.02, -0.01, 0.05)
+    first = GridRow((0,), "1", MIDDLE, MIDDLE, gain, gain, 6.0, is_on_frontier=True)
+    return [first, replace(first, crops="10", milliseconds=60.0, is_on_frontier=False), replace(first, members=(0, 1))]
+
+
+def _comparison() -> Comparison:
+    gain = {"accuracy": Interval(0.02, -0.01, 0.05)}
+    row = PairedComparison("a challenger", {"accuracy": MIDDLE}, gain, 12, 9, 0.5, 0.5, 0.05, "no difference shown")
+    reference = ScoredModel("the champion", {"accuracy": MIDDLE})
+    return Comparison("accuracy", 60, "squares", "test", "0" * 16, reference, (row,))

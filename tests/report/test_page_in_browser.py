@@ -1,0 +1,107 @@
+"""The report as people see it: in a real Chromium."""
+
+import base64
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from browser import Browser, find_chromium
+from made_report import made_report
+
+from graftline.data.version import DatasetVersion
+from graftline.evaluation.predictions import Classifier, predict_split
+from graftline.report.run_report import write_report
+
+pytestmark = pytest.mark.skipif(find_chromium() is None, reason="needs Chromium: apt-get install chromium")
+
+PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+DESKTOP = {"width": 1280, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+SHOWN = "[...document.querySelectorAll('.panel')].filter(one => one.offsetParent).map(one => one.id)"
+BROKEN = """Promise.all([...document.images].map(image => image.decode().then(() => '', () => image.alt)))
+    .then(found => found.filter(Boolean))"""
+
+
+@pytest.fixture(scope="module")
+def url(classifier: Classifier, version: DatasetVersion, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("page")
+    return write_report(folder, made_report(predict_split(classifier, version), version, folder)).as_uri()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with Browser(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser: Browser, url: str) -> Browser:
+    browser.call("Emulation.setDeviceMetricsOverride", **DESKTOP)
+    browser.messages.clear()
+    browser.open("about:blank")
+    browser.open(url)
+    return browser
+
+
+def test_every_image_loads_without_a_word(page: Browser) -> None:
+    assert page.evaluate("document.images.length") > 30
+    assert page.evaluate(BROKEN) == []
+    assert page.messages == []
+
+
+def test_a_script_of_others_does_not_run(page: Browser) -> None:
+    page.evaluate("document.body.append(Object.assign(document.createElement('script'), {text: 'window.ran = true'}))")
+    assert page.evaluate("window.ran") is None
+    assert any("Content Security Policy" in message for message in page.messages)
+
+
+def test_a_click_on_a_cell_shows_its_images(page: Browser) -> None:
+    (first,) = page.evaluate(SHOWN)
+    other = page.evaluate(f"[...document.querySelectorAll('.matrix a')].find(one => one.hash != '#{first}').hash")
+    page.evaluate(
+        f"document.querySelector('a[href=\"{other}\"]').scrollIntoView({{block: 'center', behavior: 'instant'}})"
+    )
+    box = page.evaluate(f"document.querySelector('a[href=\"{other}\"]').getBoundingClientRect().toJSON()")
+    for kind in ("mousePressed", "mouseReleased"):
+        page.call("Input.dispatchMouseEvent", type=kind, x=box["x"] + 20, y=box["y"] + 20, button="left", clickCount=1)
+    assert page.evaluate(SHOWN) == [other.removeprefix("#")]
+    assert page.evaluate(f"document.querySelector('{other} img').getBoundingClientRect().height") > 20
+    assert page.evaluate("document.querySelector('.matrix [aria-current]').hash") == other
+    assert page.messages == []
+
+
+def test_the_keyboard_opens_a_cell_and_works_without_scripts(page: Browser, url: str, tmp_path: Path) -> None:
+    text = Path(url.removeprefix("file://")).read_text(encoding="utf-8")
+    plain = re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)
+    assert len(plain) < len(text)
+    (tmp_path / "plain.html").write_text(plain, encoding="utf-8")
+    page.open((tmp_path / "plain.html").as_uri())
+    other = page.evaluate("document.querySelector('.matrix a').hash")
+    page.evaluate("document.querySelector('.matrix a').focus()")
+    for kind in ("keyDown", "keyUp"):
+        page.call("Input.dispatchKeyEvent", type=kind, key="Enter", windowsVirtualKeyCode=13, text="\r")
+    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    assert page.evaluate(SHOWN) == [other.removeprefix("#")]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_on_a_phone_nothing_hangs_over_the_edge(page: Browser, scheme: str) -> None:
+    page.call("Emulation.setDeviceMetricsOverride", **PHONE)
+    page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    sizes = page.evaluate(
+        "[...document.querySelectorAll('.chart text')].map(one => one.getBoundingClientRect().height)"
+    )
+    assert min(sizes) > 9, "text of a chart can be read"
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (background == "rgb(244, 246, 248)") == (scheme == "light")
+
+
+def test_it_can_be_printed(page: Browser) -> None:
+    printed = page.call("Page.printToPDF", printBackground=True, preferCSSPageSize=True)
+    content = base64.b64decode(printed["data"])
+    assert content.startswith(b"%PDF-")
+    assert 3 <= content.count(b"/Type /Page\n") <= 12
+    page.call("Emulation.setEmulatedMedia", media="print")
+    assert len(page.evaluate(SHOWN)) > 1, "all confusions are printed"
+    page.call("Emulation.setEmulatedMedia", media="")
