@@ -45,7 +45,16 @@ def history_figure(model: str, lines: Sequence[LedgerLine]) -> Figure:
     axes.set_xticks(range(len(versions)), [str(version) for version in versions])
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
-    axes.annotate("version", (-0.75, -0.6), (0, 6), textcoords="offset points", ha="right", size=9, color=MUTED, annotation_clip=False)
+    axes.annotate(
+        "version",
+        (-0.75, -0.6),
+        (0, 6),
+        textcoords="offset points",
+        ha="right",
+        size=9,
+        color=MUTED,
+        annotation_clip=False,
+    )
     axes.set_yticks(range(len(shown)), [_when(line) for line in shown])
     share = min(MOST_LANES_WIDTH, LANE * max(2, len(versions))) / WIDTH
     axes.set_xlim(-0.6, (len(versions) - 0.4) / (share / 0.86))
