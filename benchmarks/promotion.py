@@ -93,7 +93,7 @@ def main(tests: int) -> None:
     gate = Gate(resamples=400)
     print(f"of {tests:,} challengers, in per cent")
     print("images  log loss  promoted: not_worse  better  a guard refuses")
-    for images, change in itertools.product((650, 5000), CHANGES):
+    for images, change in itertools.product((650, 3000), CHANGES):
         found = results(tests, gate, change, images)
         shares = [
             np.mean([one.passed for one in found]),
@@ -103,7 +103,7 @@ def main(tests: int) -> None:
         numbers = "".join(f"{100 * share:>{width}.1f}" for share, width in zip(shares, (21, 8, 17), strict=True))
         print(f"{images:>6,}  {100 * change:>+6.0f} %{numbers}", flush=True)
     print("images  points lost on one slice of 32  a guard refuses")
-    for images, lost in itertools.product((650, 5000), (0.3, 0.6, 1.0)):
+    for images, lost in itertools.product((650, 3000), (0.3, 0.6, 1.0)):
         found = results(tests, gate, -0.02, images, lost_on_slice=lost)
         refused = np.mean([not guards_hold(one) for one in found])
         drop = 100 * (norm.cdf(SKILL) - norm.cdf(SKILL - lost))
