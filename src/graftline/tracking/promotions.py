@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 from graftline.errors import UserError, first_line
 from graftline.files import digest, write_text
 from graftline.tracking.ledger import Author, Decision, LedgerLine, find_break, predecessors
-from graftline.tracking.names import HOST, OUTPUT_DIRECTORY, registered_name
+from graftline.tracking.names import CHALLENGER, CHAMPION, HOST, OUTPUT_DIRECTORY, PREVIOUS, registered_name
 from graftline.tracking.registry import RegisteredVersion, Registry
 from graftline.tracking.tracking import Tracking
 
@@ -33,7 +33,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"  # aliases
 LEDGER = "graftline.ledger"  # tag of the experiment: the run that has the lines
 SCHEDULER = "GRAFTLINE_SCHEDULER"  # environment variable: what started the job
 
