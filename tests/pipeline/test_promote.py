@@ -171,7 +171,7 @@ def test_the_champion_is_a_bundle_wherever_one_is_asked_for(place: Workplace, tr
         ("graftline.pipeline.examination:Examination._contestant", "after", False),
         ("graftline.tracking.promotions:Promotions.append", "before", False),
         ("graftline.tracking.promotions:Promotions.append", "after", True),
-        ("graftline.tracking.promotions:Promotions.finish", "before", True),
+        ("mlflow.tracking.client:MlflowClient.set_registered_model_alias", "after 2", True),  # after that of "previous"
     ],
 )
 def test_a_gate_that_is_killed_leaves_the_champion_and_finishes_when_run_again(
