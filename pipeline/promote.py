@@ -237,7 +237,7 @@ class Promote:
             decision = self._log(run, decision, examined, directory)
             run.settle()  # nothing is decided on half the facts
             line = _append(promotions, standing, decision)
-            promotions.finish(standing, line)
+            promotions.finish(line)
             promotions.note(challenger.version, line)
             run.set_tags({"graftline.ledger_line": str(line.number)})
         return Verdict(

@@ -99,7 +99,7 @@ class Rollback:
             run.describe("\n\n".join(["**rolled back**", *decision.reasons]))
             run.settle()
             line = promotions.append(standing, replace(decision, run_id=run.id))
-            promotions.finish(standing, line)
+            promotions.finish(line)
             promotions.note(decision.after or 0, line)
             run.set_tags({"graftline.ledger_line": str(line.number)})
         return line

@@ -78,7 +78,7 @@ def crown(version: int) -> None:
     promotions = Promotions(Tracking(), "dusk", Path("ledger"))
     standing = promotions.read_sound()
     made = Decision("dusk", "promoted", version, standing.champion, version, author(), now())
-    promotions.finish(standing, promotions.append(standing, made))
+    promotions.finish(promotions.append(standing, made))
 
 
 def aliases(client: MlflowClient) -> dict[str, str]:

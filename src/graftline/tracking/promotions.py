@@ -103,6 +103,12 @@ class Standing:
         """The champion by the ledger."""
         return self.lines[-1].decision.after if self.lines else None
 
+    @property
+    def last_change(self) -> int | None:
+        """The number of the line since which the champion is who it is; None: there is none."""
+        changes = [line.number for line in self.lines if line.decision.after != line.decision.before]
+        return changes[-1] if changes else None
+
     @cached_property
     def interrupted(self) -> LedgerLine | None:
         """The decision whose alias is yet to be moved: whoever wrote it did not come as far."""
@@ -191,12 +197,12 @@ class Promotions:
             raise UserError(f"{damage} Nothing is decided on such a ledger.")
         if (line := standing.interrupted) is not None:
             logger.info(f"{line.sentence} It was interrupted before the alias moved: that is done now.")
-            self.finish(standing, line)
+            self.finish(line)
             standing = self.read()
         if standing.was_moved_by_hand:
             decision = self._by_hand(standing)
             logger.warning(f"{decision.reasons[0]} The ledger notes it.")
-            self.finish(standing, self.append(standing, decision))
+            self.finish(self.append(standing, decision))
             standing = self.read()
         self._keep_copy(standing)
         return standing
@@ -236,32 +242,42 @@ class Promotions:
             )
         return line
 
-    def finish(self, standing: Standing, line: LedgerLine) -> None:
+    def finish(self, line: LedgerLine) -> None:
         """Move the aliases if a line says so, and note that it is done; doing it twice changes nothing.
+
+        Whoever comes late, after others have finished the line and decided anew, moves nothing.
 
         Raises:
             UserError: the version was deleted, or MLflow does not answer.
         """
-        after = line.decision.after
-        lines = standing.lines if line in standing.lines else (*standing.lines, line)
-        before = replace(standing, lines=lines).predecessors
-        run = standing.ledger_run or self._ask(self._ledger_run)
-        assert run is not None
+        standing = self.read()
+        run = standing.ledger_run
+        assert run is not None, "a line is in a ledger"
+        if line.number in standing.done:
+            return
+        if line.decision.moves and standing.last_change == line.number:
+            self._move(standing)
+            standing = self.read()
+            if standing.last_change != line.number and standing.decided is not None:
+                self._move(standing)  # others have decided anew while we moved
+        self._ask(lambda client: _write_once(client, run, _key(line.number) + _DONE, line.hash))
+        self._keep_copy(standing)
+
+    def _move(self, standing: Standing) -> None:
+        """Let the aliases be as the ledger has it."""
+        assert standing.decided is not None
+        champion, before = standing.version(standing.decided).version, standing.predecessors
 
         def move(client: "MlflowClient") -> None:
             if before:
                 client.set_registered_model_alias(self.model, PREVIOUS, str(before[0]))
             elif PREVIOUS in standing.aliases:
                 client.delete_registered_model_alias(self.model, PREVIOUS)
-            client.set_registered_model_alias(self.model, CHAMPION, str(after))
-            if str(client.get_registered_model(self.model).aliases.get(CHALLENGER)) == str(after):
+            client.set_registered_model_alias(self.model, CHAMPION, str(champion))
+            if standing.aliases.get(CHALLENGER) == champion:
                 client.delete_registered_model_alias(self.model, CHALLENGER)
 
-        if line.decision.moves:
-            standing.version(after or 0)
-            self._ask(move)
-        self._ask(lambda client: _write_once(client, run, _key(line.number) + _DONE, line.hash))
-        self._keep_copy(replace(standing, lines=lines))
+        self._ask(move)
 
     def set_challenger(self, version: int) -> None:
         """Let the alias ``challenger`` name a version."""
