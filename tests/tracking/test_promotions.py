@@ -121,7 +121,7 @@ def test_of_two_who_write_the_same_line_one_wins_and_the_other_is_told(pets: Pro
     decide(pets, "promoted", 1)
     standing = pets.read_sound()
     made = [decision(pets, "promoted", version) for version in (2, 3)]
-    found = at_once(*(lambda one=one: pets.append(standing, one) for one in made))  # type: ignore[misc]
+    found = at_once(*(lambda one=one: pets.append(standing, one) for one in made))
     assert sorted(type(one).__name__ for one in found) == ["LedgerLine", "OvertakenError"]
     (error,) = [one for one in found if isinstance(one, OvertakenError)]
     assert "Another decision on pets was faster (line 2 of the ledger)" in str(error)
@@ -254,6 +254,7 @@ def test_a_ledger_that_was_deleted(pets: Promotions, client: MlflowClient) -> No
         pets.read()
     client.restore_run(run)
     experiment = client.get_experiment_by_name("pets promotions")
+    assert experiment is not None
     client.delete_experiment(experiment.experiment_id)
     with pytest.raises(
         UserError, match=r"^The experiment 'pets promotions' holds the ledger of pets, but it was deleted: "
