@@ -16,7 +16,7 @@ from graftline.data.file_names import to_path
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError, first_line
 from graftline.evaluation.contestant import Contestant, ModelFacts, TestImages, frequencies
-from graftline.evaluation.gate import FLIP_COLUMNS, Gate, GateResult, examine
+from graftline.evaluation.gate import NO_FLIPS, Gate, GateResult, examine
 from graftline.evaluation.gate_guards import Guard, percent
 from graftline.evaluation.paired import measure_both
 from graftline.execution import Accelerator, Execution
@@ -62,7 +62,7 @@ class Examined:
     def failed(cls, name: str, reason: str) -> "Examined":
         """Return an examination that came to nothing."""
         guard = Guard(name, "", "", "", passed=False, reason=reason)
-        return cls(GateResult((guard,), "Nothing was compared.", 0, pd.DataFrame(columns=list(FLIP_COLUMNS))))
+        return cls(GateResult((guard,), "Nothing was compared.", 0, NO_FLIPS))
 
     def flips_table(self, file: Path) -> None:
         """Write the images that turn from right to wrong."""

@@ -12,7 +12,8 @@ from graftline.pipeline.promote import only_model
 from graftline.pipeline.stage import StageResult
 from graftline.report.history_tables import print_history
 from graftline.tracking.names import CHAMPION
-from graftline.tracking.promotions import Promotions, Standing
+from graftline.tracking.promotions import Promotions
+from graftline.tracking.standing import Standing
 from graftline.tracking.tracking import Tracking
 
 

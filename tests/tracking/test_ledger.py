@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from graftline.errors import UserError
 from graftline.tracking.ledger import START, Author, Decision, Kind, LedgerLine, find_break, predecessors, reigns
-from graftline.tracking.promotions import find_loss
+from graftline.tracking.standing import find_loss
 
 
 def chain(*steps: tuple[Kind, int | None, int | None]) -> list[LedgerLine]:
