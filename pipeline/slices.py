@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from graftline.console import print_table, progress, say
+from graftline.data.decoding import Decoding
 from graftline.data.image_facts import FACTS, find_facts
 from graftline.data.version import DatasetVersion
 from graftline.evaluation.predictions import Predictions
@@ -41,7 +42,7 @@ class SliceReport:
 
 def write_slices(predictions: Predictions, version: DatasetVersion, directory: Path) -> SliceReport:
     """Score slices of the images that were predicted; print the worst, write all into ``slices.csv`` and a picture."""
-    columns = pd.concat([_of_manifest(predictions, version, COLUMNS), _facts(predictions)], axis=1)
+    columns = slice_columns(version, predictions.paths, predictions.sha256, predictions.decoding)
     slices = score_slices(predictions, columns)
     if slices:
         rows = [(one.name, f"{one.images:,}", _percent(one), f"{100 * one.rest:.1f} %") for one in slices[:MOST_TOLD]]
@@ -54,7 +55,7 @@ def write_slices(predictions: Predictions, version: DatasetVersion, directory: P
 
 def write_known_slices(predictions: Predictions, version: DatasetVersion, directory: Path) -> SliceReport | None:
     """Do the same by what the ingest knows of the images, none of which is opened; None where that divides nothing."""
-    columns = _of_manifest(predictions, version, (*COLUMNS, "width", "height"))
+    columns = _of_manifest(version, predictions.sha256, (*COLUMNS, "width", "height"))
     width, height = columns.pop("width"), columns.pop("height")
     shape = pd.DataFrame({"aspect": width / height, "megapixels": width * height / 1e6})
     slices = score_slices(predictions, pd.concat([columns, shape], axis=1))
@@ -64,10 +65,10 @@ def write_known_slices(predictions: Predictions, version: DatasetVersion, direct
     return _write(slices, predictions, directory)
 
 
-def _of_manifest(predictions: Predictions, version: DatasetVersion, columns: Sequence[str]) -> pd.DataFrame:
-    """Return what a version knows of the images that were predicted, a row each."""
+def _of_manifest(version: DatasetVersion, sha256: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
+    """Return what a version knows of images, a row each."""
     table = version.table().drop_duplicates("sha256").set_index("sha256")
-    return table.loc[predictions.sha256, list(columns)].reset_index(drop=True)
+    return table.loc[list(sha256), list(columns)].reset_index(drop=True)
 
 
 def _write(slices: list[Slice], predictions: Predictions, directory: Path) -> SliceReport:
@@ -78,16 +79,23 @@ def _write(slices: list[Slice], predictions: Predictions, directory: Path) -> Sl
     return SliceReport(slices, sentence(slices), [asdict(one) for one in slices if one.is_worse])
 
 
-def _facts(predictions: Predictions) -> pd.DataFrame:
+def slice_columns(
+    version: DatasetVersion, paths: Sequence[str], sha256: Sequence[str], decoding: Decoding
+) -> pd.DataFrame:
+    """Return what there is to slice images by, a row for each: columns of the version, and facts of the images."""
+    return pd.concat([_of_manifest(version, sha256, COLUMNS), _facts(paths, sha256, decoding)], axis=1)
+
+
+def _facts(paths: Sequence[str], sha256: Sequence[str], decoding: Decoding) -> pd.DataFrame:
     """Return the facts of the images, NaN for those beyond the first so many, by their contents."""
-    rows = np.sort(np.argsort(np.array(predictions.sha256), kind="stable")[:MOST_LOOKED_AT])
+    rows = np.sort(np.argsort(np.array(sha256), kind="stable")[:MOST_LOOKED_AT])
     with progress("Looking at images", total=len(rows)) as bar:
         found = find_facts(
-            [predictions.paths[row] for row in rows.tolist()],
-            predictions.decoding,
+            [paths[row] for row in rows.tolist()],
+            decoding,
             on_progress=lambda done: bar.advance(bar.task_ids[0], done),
         )
-    facts = pd.DataFrame(np.nan, range(len(predictions.paths)), list(FACTS))
+    facts = pd.DataFrame(np.nan, range(len(paths)), list(FACTS))
     facts.iloc[rows] = found.table.to_numpy()
     return facts
 

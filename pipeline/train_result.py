@@ -1,7 +1,7 @@
 """What a training leaves for people: tables, the report, and the typed result."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path

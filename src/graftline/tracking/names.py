@@ -6,6 +6,8 @@ import re
 
 MAX_KEY_LENGTH = 250  # of a metric, parameter or tag (mlflow.utils.validation.MAX_ENTITY_KEY_LENGTH)
 
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"  # aliases of a registered model
+
 # tags of a run
 OUTPUT_DIRECTORY = "graftline.output_dir"
 HOST = "graftline.host"
@@ -13,8 +15,11 @@ DATASET = "graftline.dataset"
 DATASET_DIGEST, TEST_DIGEST = "graftline.dataset_digest", "graftline.test_digest"  # of its registered models too
 VALIDATION_DIGEST = "graftline.validation_digest"
 BUNDLE_DIGEST = "graftline.bundle_digest"  # of runs that have a model, and of registered models
+FROZEN_DIGEST = "graftline.frozen_digest"  # of a run whose freeze check has held
 # tag of a registered model: see `graftline.files.digest_directory`
 BUNDLE_FILES = "graftline.bundle_files"
+# likewise: the version that was champion when it was registered; it has none where there was no champion
+PARENT_VERSION = "graftline.parent_version"
 
 TEST, PREDICTIONS = "test", "predictions.parquet"  # folder of a run's artifacts, and the file in it, with what it gave
 MAX_DESCRIPTION = 5000  # characters of a version's (SqlModelVersion in mlflow.store.model_registry.dbmodels.models)
