@@ -1,4 +1,4 @@
-"""Retrain: ingest → train → evaluate → promote as one job; it does nothing when nothing is new, and goes on when killed.
+"""Retrain: ingest → train → evaluate → promote as one job. It does nothing if nothing is new, and goes on if killed.
 
 What is done is done once: the dataset version, cached activations, checkpoints, the bundle, the registered version and
 the verdict are each there as a whole or not at all, and a retraining that finds them goes on from them.
@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -17,9 +17,11 @@ from hydra.utils import instantiate
 
 from graftline.console import reworded, say, warn
 from graftline.data.ingest import Ingest
-from graftline.errors import UserError, find_cause
+from graftline.errors import UserError, find_cause, first_line
+from graftline.features.store import GIGABYTE, ActivationStore
 from graftline.files import write_json
 from graftline.pipeline.program import program
+from graftline.pipeline.retraining.keep import Keep, remove_leftovers
 from graftline.pipeline.retraining.notify import Notify
 from graftline.pipeline.retraining.options import RetrainOptions
 from graftline.pipeline.retraining.recipe_digest import recipe_digest
@@ -36,7 +38,8 @@ if TYPE_CHECKING:  # these load torch and MLflow, which a retraining that has no
 
 Outcome = Literal["promoted", "refused", "nothing new", "not due", "held", "failed"]
 Node = Mapping[str, Any]
-OWN = ("retrain", "notify")  # nodes that are not those of a training
+OWN = ("retrain", "notify", "keep")  # nodes that are not those of a training
+WAIT_SECONDS = 5.0  # between two looks whether another retraining has ended
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +57,10 @@ class RetrainResult(StageResult):
 
 @dataclass(frozen=True)
 class Retrain:
-    """The stage ``retrain`` (Hydra target of conf/retrain.yaml): nodes of a training that are built only if one begins."""
+    """The stage ``retrain`` (Hydra target of conf/retrain.yaml).
+
+    Its nodes are given as they are written; those of a training are built only if one begins.
+    """
 
     data: Node
     augment: Node
@@ -71,6 +77,7 @@ class Retrain:
     bundle: Node
     retrain: Node
     notify: Node
+    keep: Node
     name: str | None = None
     seed: int = 0
     minutes: float | None = None
@@ -78,7 +85,7 @@ class Retrain:
     refuse: float | None = None
 
     def __post_init__(self) -> None:
-        _ = self._options, self._notify, self._images  # a mistake in them is found now
+        _ = self._options, self._notify, self._keep, self._images  # a mistake in them is found now
         if not self._tracking.register:
             raise UserError("Tracking.register is False, but a model that is not registered cannot be promoted.")
 
@@ -90,13 +97,11 @@ class Retrain:
         try:
             result = self._run(directory)
         except LeaseHeldError as held:
-            say(f"{held}")
-            return RetrainResult(
-                outcome="held", facts={"outcome": "held", "reason": str(held)}, table=[("outcome", "held by another")]
-            )
+            return _nothing("held", f"by {held.holder}")
         except Exception as error:
             self._tell_failure(error, directory, began)
             raise
+        self._tidy()
         if result.outcome in ("promoted", "refused"):
             seconds = round(time.perf_counter() - began, 1)
             self._notify.tell({"stage": "retrain", "seconds": seconds, **result.facts, "metrics": result.metrics})
@@ -108,15 +113,14 @@ class Retrain:
             if dead := now.retrainings.end_dead():
                 say(f"Marked as KILLED, since their process is gone: {', '.join(dead)}.")
             if (reason := now.why_not_due(self._options.when)) is not None:
-                return self._nothing("not due", reason)
+                return _nothing("not due", reason)
             if not self._options.allow_shrink and now.changes is not None:
-                now.changes.refuse_shrink(
-                    self._options.max_shrink, f"{self._images.path or self._images.dataset_name()}"
-                )
+                now.changes.refuse_shrink(self._options.max_shrink, self._images.path or now.model)
             if (known := now.retrainings.decided(now.key)) is not None:
-                return self._nothing(
-                    "nothing new", f"run {known.run_id} has decided on these images: {known.outcome}", now
-                )
+                if now.champion is None:
+                    warn(f"{now.model} has no champion: {program()} promote decides anew on its newest version.")
+                reason = f"run {known.run_id} had these images, settings and code, and its model was {known.outcome}"
+                return _nothing("nothing new", reason, dataset_digest=now.version.digest)
             self._say_changes(now)
             with self._begin(now, directory) as run:
                 return self._challenge(run, now, lease)
@@ -134,51 +138,45 @@ class Retrain:
 
         tracking, name = self._tracking, self._images.dataset_name()
         client, _ = connect_checked(absolute_uri(tracking.uri), lambda client: client.search_experiments(max_results=1))
-        folder, end = Path(self._images.directory) / name, time.monotonic() + self._options.wait
+        lease = Lease(client, name, Path(self._images.directory) / name, f"The retraining of {name}")
+        end = time.monotonic() + self._options.wait
         while True:
             try:
-                with Lease(client, name, folder, f"The retraining of {name}") as lease:
-                    recipe = recipe_digest(vars(self), self._options.start)
-                    yield (
-                        lease,
-                        Situation(self._images, tracking, Retrainings(client, tracking.experiment or name), recipe),
-                    )
-                    return
+                lease.acquire()
+                break
             except LeaseHeldError as held:
-                if time.monotonic() >= end:
+                if (left := end - time.monotonic()) <= 0:
                     raise
-                say(f"Waiting for {held.holder}.")
-                time.sleep(min(5.0, max(0.1, end - time.monotonic())))
+                say(f"Waiting for {held.holder}, for {left:.0f} s at most.")
+                time.sleep(min(WAIT_SECONDS, left))
+        with lease:
+            known = Retrainings(client, tracking.experiment or name)
+            yield lease, Situation(self._images, tracking, known, self._recipe)
 
     def _say_changes(self, now: Situation) -> None:
         if now.changes is None:
-            say("This is the first retraining of these images, and there is no champion.")
+            say("Nothing was retrained on these images before, and there is no champion.")
             return
         say(f"Since the last time: {'; '.join(now.changes.sentences) or 'the same images, other settings or code'}.")
         if self._options.start != "fresh" and now.changes.removed + now.changes.relabeled > 0:
             warn(
-                "The champion was trained on images that are gone, or with labels that have changed: a warm start keeps "
-                "what it has learned from them. retrain.start=fresh forgets it."
+                "The champion was trained on images that are gone, or with labels that have changed: a warm start "
+                "keeps what it has learned from them. RetrainOptions.start='fresh' forgets it."
             )
 
     def _begin(self, now: Situation, directory: Path) -> "Run":
         """Start the run of the retraining, or go on with one of the same images and settings that was interrupted."""
-        from dataclasses import replace
-
         from graftline.tracking.retrainings import KEY, RETRAIN, STAGE
 
-        tracking = replace(self._tracking, system_metrics=False)  # each training records its own
-        tags = {STAGE: RETRAIN, KEY: now.key, "graftline.group": "true"}
         begun = now.retrainings.unfinished(now.key)
         if begun is not None:
-            say(
-                f"Going on with run {begun.run_id}, which was interrupted: what lies in {begun.directory} is not done again."
-            )
+            say(f"Going on with run {begun.run_id}, which was interrupted; what it has done lies in {begun.directory}.")
+        tracking = replace(self._tracking, system_metrics=False)  # each training records its own
         run = tracking.start(
             run_name=self.name or f"retrain {now.version.digest[:8]}",
             experiment=now.version.name,
             directory=directory if begun is None else begun.directory,
-            tags=tags,
+            tags={STAGE: RETRAIN, KEY: now.key, "graftline.group": "true"},
             resume_run_id=None if begun is None else begun.run_id,
         )
         run.log_dataset(now.version)
@@ -193,7 +191,7 @@ class Retrain:
         lease.check()
         model_uri = challengers.register(chosen)
         lease.check()
-        outcome, reason = self._judge(model_uri, run)
+        outcome, reason = self._judge(model_uri)
         run.set_tags({OUTCOME: outcome})
         if not run.is_sent():
             raise UserError(f"MLflow has not taken all of run {run.id}: start the retraining again when it answers.")
@@ -222,7 +220,7 @@ class Retrain:
         champion = None if now.champion is None else self._tracking.registry().bundle(now.champion.uri)
         return Challengers(self._train_stage(), run.directory, now.version, run.id, champion)
 
-    def _judge(self, model_uri: str, run: "Run") -> tuple[Outcome, str]:
+    def _judge(self, model_uri: str) -> tuple[Outcome, str]:
         """Let the gate decide on the version that was registered."""
         from graftline.tracking.client import connect
 
@@ -231,21 +229,24 @@ class Retrain:
         client.set_registered_model_alias(name, "champion", number)
         return "promoted", "first"
 
-    def _nothing(self, outcome: Outcome, reason: str, now: Situation | None = None) -> RetrainResult:
-        say(f"{outcome.capitalize()}: {reason.removeprefix(f'{outcome} ')}.")
-        if now is not None and now.champion is None:
-            warn(f"{now.model} has no champion: {program()} promote decides anew on the newest version.")
-        facts = {"outcome": outcome, "reason": reason}
-        if now is not None:
-            facts["dataset_digest"] = now.version.digest
-        return RetrainResult(outcome=outcome, facts=facts, table=[("outcome", outcome), ("why", reason)])
+    def _tidy(self) -> None:
+        """Remove what is old and not needed; what goes wrong with it is no fault of the retraining."""
+        from graftline.tracking.models_in_use import find_used_runs
+
+        folder = str(self.features.get("directory", "cache/activations"))
+        store = ActivationStore(Path(folder), float(self.features.get("max_gb", 0)) * GIGABYTE)
+        try:
+            if removed := remove_leftovers(self._keep, find_used_runs(self._tracking.uri), store):
+                say(f"Removed, as old and needed by no model in use: {removed}.")
+        except (UserError, OSError) as error:
+            warn(f"Old files could not be removed ({first_line(error)}): {program()} prune tries again.")
 
     def _tell_failure(self, error: Exception, directory: Path, began: float) -> None:
         """Write and tell what went wrong; the command line prints it."""
         mistake = find_cause(error, UserError)
-        reason = reworded(str(mistake)) if mistake is not None else f"{type(error).__name__}: {error}"
-        facts = {"outcome": "failed", "reason": reason}
-        result = {"stage": "retrain", "seconds": round(time.perf_counter() - began, 1), **facts, "metrics": {}}
+        reason = reworded(str(mistake)) if mistake is not None else f"{type(error).__name__}: {first_line(error)}"
+        seconds = round(time.perf_counter() - began, 1)
+        result = {"stage": "retrain", "seconds": seconds, "outcome": "failed", "reason": reason, "metrics": {}}
         try:
             write_json(RunDirectory(directory).result, result)
         except OSError:  # a full disk may be what went wrong
@@ -261,6 +262,10 @@ class Retrain:
         return cast("Notify", _build(self.notify))
 
     @cached_property
+    def _keep(self) -> Keep:
+        return cast("Keep", _build(self.keep))
+
+    @cached_property
     def _images(self) -> Ingest:
         return cast("Ingest", _build(self.data))
 
@@ -268,10 +273,24 @@ class Retrain:
     def _tracking(self) -> Tracking:
         return cast("Tracking", _build(self.tracking))
 
+    @property
+    def _nodes(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in OWN}
+
+    @property
+    def _recipe(self) -> str:
+        return recipe_digest(self._nodes, self._options.start)
+
     def _train_stage(self) -> "Train":
         """Build the training."""
-        nodes = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in OWN}
-        return cast("Train", _build({**nodes, "_target_": "graftline.pipeline.train.Train"}))
+        return cast("Train", _build({**self._nodes, "_target_": "graftline.pipeline.train.Train"}))
+
+
+def _nothing(outcome: Outcome, reason: str, **facts: str) -> RetrainResult:
+    """Return what came of a retraining that had nothing to do."""
+    say(f"{outcome.capitalize()}: {reason}.")
+    facts = {"outcome": outcome, "reason": reason, **facts}
+    return RetrainResult(outcome=outcome, facts=facts, table=[("outcome", outcome), ("why", reason)])
 
 
 def _build(node: Node) -> Any:

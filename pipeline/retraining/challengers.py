@@ -131,7 +131,11 @@ class Challengers:
             return uri
         bundle = RunDirectory(chosen.directory).bundle
         with tracking.start(
-            run_name="", experiment=self.version.name, directory=chosen.directory, tags={}, resume_run_id=chosen.run_id
+            run_name="",
+            experiment=self.version.name,
+            directory=chosen.directory,
+            tags={},
+            resume_run_id=chosen.run_id,
         ) as run:
             run.log_dataset(self.version)
             run.log_environment()
@@ -144,8 +148,8 @@ class Challengers:
             )
         if registered is None:
             raise UserError(
-                f"MLflow has not taken the model of run {chosen.run_id}: nothing is promoted. Start the retraining again "
-                "when it answers; it goes on from here."
+                f"MLflow has not taken the model of run {chosen.run_id}, and nothing is promoted: start the retraining "
+                "again when it answers, it goes on from here."
             )
         return registered
 

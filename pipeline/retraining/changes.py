@@ -82,7 +82,7 @@ class Changes:
         Raises:
             UserError: more of them are, or a whole class is.
         """
-        way_out = f"See that {source} is all there and mounted; if it is meant, let it be with RetrainOptions.allow_shrink=True."
+        way_out = f"See that {source} is all there; where it is meant, give RetrainOptions.allow_shrink=True."
         if self.lost_classes:
             raise UserError(f"All images of the {_classes(self.lost_classes)} are gone: nothing is trained. {way_out}")
         if self.removed > most * self.before:

@@ -52,8 +52,7 @@ class Notify:
 
     def _run(self, command: str, content: bytes) -> None:
         subprocess.run(
-            command,
-            shell=True,  # the user's own line, as in a crontab
+            ["/bin/sh", "-c", command],  # the user's own line, as in a crontab
             input=content,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -67,7 +67,7 @@ class Situation:
 
     @cached_property
     def changes(self) -> Changes | None:
-        """What has changed since the retraining that was decided last, or the champion's training; None: there was none."""
+        """What has changed since the last retraining, or the champion's training; None: there was none."""
         before = self._before
         return None if before is None else Changes.between(before, self.version)
 
@@ -105,7 +105,7 @@ class Situation:
         if Trigger(when).holds(values):
             say(f"Due by '{when}': {_in_words(asked)}.")
             return None
-        return f"not due by '{when}': {_in_words(asked)}"
+        return f"{_in_words(asked)}, and it is due by '{when}'"
 
     def _age(self) -> float:
         """Return the seconds since the last retraining was decided, or the champion trained."""
@@ -114,7 +114,8 @@ class Situation:
             return float("inf")
         if (age := time.time() - moment / 1000) < 0:
             warn(
-                f"The last retraining ended {-age / 3600:,.1f} hours after now: a clock was set back. It counts as due by age."
+                f"The last retraining ended {-age / 3600:,.1f} hours after now, so a clock was set back: it counts as due "
+                "by age."
             )
             return float("inf")
         return age
@@ -154,5 +155,6 @@ def require_images(data: Ingest) -> None:
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         what = "is empty" if path.exists() else "is not there"
         raise UserError(
-            f"Ingest.path={data.path} {what}: nothing is trained, and no image counts as removed. See that it is mounted."
+            f"Ingest.path={data.path} {what}: nothing is trained, and no image counts as removed. See that it is "
+            "mounted."
         )

@@ -84,16 +84,13 @@ class LeaseHeldError(UserError):
 
 
 class Lease:
-    """Hold the lease of a model during a ``with`` block.
+    """The lease of a model: held from ``acquire`` to the end of a ``with`` block.
 
     Args:
         client: of MLflow.
         model: name of the data set, or of the registered model.
         folder: on this machine, for the file that is locked.
         what: as a subject of a sentence: "The retraining of pets".
-
-    Raises:
-        LeaseHeldError: (of ``with``) another one holds it.
     """
 
     def __init__(self, client: "MlflowClient", model: str, folder: Path, what: str) -> None:
@@ -105,7 +102,12 @@ class Lease:
         self._stops = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def __enter__(self) -> Self:
+    def acquire(self) -> None:
+        """Take the lease; to be used as a context manager then.
+
+        Raises:
+            LeaseHeldError: another one holds it.
+        """
         file = self._folder / "retraining.lock"
         try:
             self._lock = Lock(file, shared=False)
@@ -121,6 +123,8 @@ class Lease:
             raise
         self._thread = threading.Thread(target=self._beat, daemon=True, name="lease")
         self._thread.start()
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -103,7 +103,8 @@ class Retrainings:
         report = sync(_directory(run))
         if report.problem is not None:
             raise UserError(
-                f"{report.num_unsent:,} records of run {run.info.run_id}, which was killed, are unsent ({report.problem})."
+                f"{report.num_unsent:,} records of run {run.info.run_id}, which was killed, are still unsent "
+                f"({report.problem}): start again when MLflow takes them."
             )
         now = self._client.get_run(run.info.run_id)
         if now.data.tags.get(OUTCOME):  # the last that is written, but for the end itself
