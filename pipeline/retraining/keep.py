@@ -137,10 +137,7 @@ def _is_output(path: Path) -> bool:
 def _holds_needed(path: Path, needed: Sequence[UsedRun]) -> bool:
     """Tell whether a folder is, holds or is held by one that is needed, or has values that MLflow did not get."""
     whole = path.resolve()
-    if any(
-        one == whole or one.is_relative_to(whole) or whole.is_relative_to(one)
-        for one in (one.directory for one in needed)
-    ):
+    if any(one.directory.is_relative_to(whole) or whole.is_relative_to(one.directory) for one in needed):
         return True
     return any(map(_has_unsent, path.glob("**/outbox")))
 

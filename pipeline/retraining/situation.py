@@ -114,7 +114,7 @@ class Situation:
             return float("inf")
         if (age := time.time() - moment / 1000) < 0:
             warn(
-                f"The last retraining ended {-age / 3600:,.1f} hours after now, so a clock was set back: it counts as due "
+                f"The last retraining ended {-age / 3600:,.1f} hours from now, a clock was set back: this one is due "
                 "by age."
             )
             return float("inf")
