@@ -12,6 +12,7 @@ HOST = "graftline.host"
 DATASET = "graftline.dataset"
 DATASET_DIGEST, TEST_DIGEST = "graftline.dataset_digest", "graftline.test_digest"  # of its registered models too
 BUNDLE_DIGEST = "graftline.bundle_digest"  # of runs that were tested, and of registered models
+FROZEN_DIGEST = "graftline.frozen_digest"  # of a run whose freeze check has held
 # tag of a registered model: see `graftline.files.digest_directory`
 BUNDLE_FILES = "graftline.bundle_files"
 

@@ -135,7 +135,7 @@ class Tracking:
         client, experiment = connect_checked(absolute_uri(self.uri), lambda client: client.get_experiment_by_name(name))
         if experiment is None:
             try:
-                location = self._artifact_location(name)
+                location = self.artifact_location(name)
                 created = client.create_experiment(name, artifact_location=location)
                 experiment = client.get_experiment(created)
             except MlflowException as error:
@@ -153,7 +153,8 @@ class Tracking:
             client.set_experiment_tag(experiment.experiment_id, key, value)
         return client, experiment.experiment_id
 
-    def _artifact_location(self, experiment: str) -> str | None:
+    def artifact_location(self, experiment: str) -> str | None:
+        """Return where a new experiment keeps its files; None: where the server says."""
         from graftline.tracking.client import absolute_uri, sqlite_file
 
         root = self.artifacts
