@@ -31,6 +31,8 @@ from graftline.pipeline.stage import StageResult
 from graftline.tracking.tracking import Tracking
 
 if TYPE_CHECKING:  # these load torch and MLflow, which a retraining that has nothing to do must not wait for
+    from graftline.evaluation.gate import Gate
+    from graftline.pipeline.promote import Verdict
     from graftline.pipeline.retraining.challengers import Challengers
     from graftline.pipeline.train import Train
     from graftline.tracking.lease import Lease
@@ -38,7 +40,7 @@ if TYPE_CHECKING:  # these load torch and MLflow, which a retraining that has no
 
 Outcome = Literal["promoted", "refused", "nothing new", "not due", "held", "failed"]
 Node = Mapping[str, Any]
-OWN = ("retrain", "notify", "keep")  # nodes that are not those of a training
+OWN = ("retrain", "gate", "notify", "keep")  # nodes that are not those of a training
 WAIT_SECONDS = 5.0  # between two looks whether another retraining has ended
 
 
@@ -76,6 +78,7 @@ class Retrain:
     train: Node
     bundle: Node
     retrain: Node
+    gate: Node
     notify: Node
     keep: Node
     name: str | None = None
@@ -191,13 +194,16 @@ class Retrain:
         lease.check()
         model_uri = challengers.register(chosen)
         lease.check()
-        outcome, reason = self._judge(model_uri)
+        verdict = self._judge(model_uri, run.directory / "promote")
+        outcome: Outcome = "promoted" if verdict.promoted else "refused"
         run.set_tags({OUTCOME: outcome})
-        if not run.is_sent():
-            raise UserError(f"MLflow has not taken all of run {run.id}: start the retraining again when it answers.")
+        run.settle()  # else it would be decided on once more
         facts = {
             "outcome": outcome,
-            "reason": reason,
+            "reason": verdict.sentence,
+            "reasons": list(verdict.reasons),
+            "ledger_line": verdict.line.number,
+            "champion": verdict.challenger if verdict.promoted else verdict.champion,
             "run_id": run.id,
             "training_run_id": chosen.run_id,
             "start": chosen.start,
@@ -207,7 +213,9 @@ class Retrain:
             "changes": None if now.changes is None else now.changes.to_json(),
         }
         table = [
-            ("outcome", f"{outcome}: {reason}"),
+            ("outcome", outcome),
+            ("why", verdict.sentence),
+            *(("because", reason) for reason in verdict.reasons),
             ("model", model_uri),
             ("run", run.url or run.id),
             ("report", os.path.relpath(chosen.directory / "report.html")),
@@ -220,14 +228,13 @@ class Retrain:
         champion = None if now.champion is None else self._tracking.registry().bundle(now.champion.uri)
         return Challengers(self._train_stage(), run.directory, now.version, run.id, champion)
 
-    def _judge(self, model_uri: str) -> tuple[Outcome, str]:
-        """Let the gate decide on the version that was registered."""
-        from graftline.tracking.client import connect
+    def _judge(self, model_uri: str, directory: Path) -> "Verdict":
+        """Let the gate decide on the version that was registered; what it has decided before, the ledger knows."""
+        from graftline.pipeline.promote import Promote
 
-        client = connect(self._tracking.uri)
         _, name, number = model_uri.split("/")
-        client.set_registered_model_alias(name, "champion", number)
-        return "promoted", "first"
+        gate = cast("Gate", _build(self.gate))
+        return Promote(self._tracking, gate, model=name, version=int(number)).decide(directory)
 
     def _tidy(self) -> None:
         """Remove what is old and not needed; what goes wrong with it is no fault of the retraining."""
@@ -279,7 +286,7 @@ class Retrain:
 
     @property
     def _recipe(self) -> str:
-        return recipe_digest(self._nodes, self._options.start)
+        return recipe_digest({**self._nodes, "gate": self.gate}, self._options.start)
 
     def _train_stage(self) -> "Train":
         """Build the training."""

@@ -1,7 +1,8 @@
 """A place where images arrive and models are retrained, as on a machine that nobody looks at."""
 
 import json
-import shutil
+import signal
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,16 @@ from safetensors.torch import save_file
 from workplace import TINY, Ran, Workplace
 
 from conftest import COLORS, paint
+from graftline.bundle.ensemble import load_predictor
 from graftline.data.version import DatasetVersion, newest_version
+from graftline.tracking.ledger import find_break
+from graftline.tracking.promotions import Promotions
 from graftline.tracking.registry import RegisteredVersion, Registry
+from graftline.tracking.retrainings import OUTCOME
+from graftline.tracking.tracking import Tracking
 
 NAME = "colors"
+REPLACED = ("backbone.weights", "freeze", "features", "optim.lr", "trainer.max_epochs")  # of `TINY`
 
 
 @dataclass
@@ -38,9 +45,11 @@ class Factory:
         weights = self.place.root / "weights.safetensors"
         save_file(timm.create_model("test_efficientnet").state_dict(), weights)
         self.settings = [
-            *(line for line in TINY if line.partition("=")[0] not in ("backbone.weights", "freeze", "features")),
+            *(line for line in TINY if line.partition("=")[0] not in REPLACED),
             f"backbone.file={weights}",
-            "freeze=all_but_head",
+            "freeze=all_but_head",  # of random weights, whose features tell colors apart
+            "optim.lr=0.1",
+            "trainer.max_epochs=30",
             "features=cached",
             "data=folder",
             "data.path=images",
@@ -105,5 +114,37 @@ class Factory:
         files = sorted(self.place.root.glob("outputs/retrain/*/result.json"))
         return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 
-    def clear(self) -> None:
-        shutil.rmtree(self.images)
+    def kill(self, seconds: float, *overrides: str) -> Ran:
+        """Retrain, and kill the process after some seconds; it may be done by then."""
+        process = self.place.start("retrain", *self.settings, *overrides)
+        end = time.monotonic() + seconds
+        while process.code is None and time.monotonic() < end:
+            time.sleep(0.01)
+        if process.code is None:
+            process.send_signal(signal.SIGKILL)
+        return Ran(process.wait(60), process.output)
+
+    def check(self, retrainings: int) -> None:
+        """Make sure that nothing is lost, nothing is there twice, and nothing is there by half.
+
+        Args:
+            retrainings: that were decided so far, each on images of its own.
+        """
+        runs = self.runs(stage="retrain")
+        decided = [run for run in runs if run.data.tags.get(OUTCOME)]
+        assert len(decided) == retrainings
+        assert {run.info.status for run in decided} == {"FINISHED"}
+        assert {run.info.status for run in runs if run not in decided} <= {"KILLED"}
+        assert [one.name for one in self.place.mlflow.search_registered_models()] == [NAME], "the lease is given back"
+        assert len(self.versions) == retrainings, "a version of each, and no other"
+        for version in self.versions:
+            load_predictor(self.registry.bundle(version.uri))  # checked against the digest that was logged
+        standing = Promotions(Tracking(self.registry.uri), NAME).read()
+        assert find_break(standing.lines) is None
+        decisions = [line.decision.version for line in standing.lines if line.decision.kind != "rolled back"]
+        assert decisions == list(range(1, retrainings + 1)), "decided once on each, in this order"
+        assert standing.champion == standing.decided
+        for run in [run for run in self.runs() if run.data.tags.get("graftline.stage") != "ledger"]:
+            assert run.info.status != "RUNNING", run.data.tags
+        trained = [run for run in self.runs(stage="train") if run.info.status == "FINISHED"]
+        assert len(trained) == retrainings, "each was trained once"

@@ -16,11 +16,11 @@ from graftline.pipeline.parent import with_parent
 from graftline.pipeline.retraining.changes import Changes
 from graftline.pipeline.retraining.trigger import Trigger
 from graftline.tracking.names import registered_name
+from graftline.tracking.promotions import CHAMPION
 from graftline.tracking.registry import RegisteredVersion
 from graftline.tracking.retrainings import Retraining, Retrainings
 from graftline.tracking.tracking import Tracking
 
-CHAMPION = "champion"
 NEEDED = ("train", "validation", "test")  # splits: without test images nothing can be promoted
 
 

@@ -106,7 +106,7 @@ def test_a_slow_one_is_not_dead_and_a_lost_lease_is_noticed(
         for offset in (3600.0, -3600.0):
             now = time.time
             with monkeypatch.context() as other:
-                other.setattr(module.time, "time", lambda now=now, offset=offset: now() + offset)
+                other.setattr("graftline.tracking.lease.time.time", lambda now=now, offset=offset: now() + offset)
                 with pytest.raises(LeaseHeldError):
                     make("there").acquire()
         workplace.mlflow.rename_registered_model("pets.retraining", "pets.retraining.taken")

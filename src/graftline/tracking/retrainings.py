@@ -100,12 +100,14 @@ class Retrainings:
         if not _is_here(run) or not (_directory(run) / FOLDER / "run.json").exists():
             self._client.set_terminated(run.info.run_id, "KILLED")
             return
-        report = sync(_directory(run))
-        if report.problem is not None:
-            raise UserError(
-                f"{report.num_unsent:,} records of run {run.info.run_id}, which was killed, are still unsent "
-                f"({report.problem}): start again when MLflow takes them."
-            )
+        below = [file.parent.parent for file in sorted(_directory(run).glob(f"*/{FOLDER}/run.json"))]
+        for directory in (_directory(run), *below):  # its trainings, and the decision of the gate
+            report = sync(directory)
+            if report.problem is not None:
+                raise UserError(
+                    f"{report.num_unsent:,} records of run {report.run_id}, which was killed, are still unsent "
+                    f"({report.problem}): start again when MLflow takes them."
+                )
         now = self._client.get_run(run.info.run_id)
         if now.data.tags.get(OUTCOME):  # the last that is written, but for the end itself
             self._client.set_terminated(run.info.run_id, "FINISHED")

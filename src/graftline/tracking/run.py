@@ -236,10 +236,6 @@ class Run:
             fields.append((key, value, at, step) if before == value else (key, value, _now(), 0))
         return fields
 
-    def is_sent(self, seconds: float = _MODEL_SECONDS) -> bool:
-        """Wait until MLflow has all, but at most some seconds without a success; returns whether it has."""
-        return self._outbox.wait(seconds)
-
     def finish(self, status: Status = "FINISHED", error: BaseException | None = None) -> None:
         """End the run, and warn if MLflow has not got everything after a bounded wait.
 
