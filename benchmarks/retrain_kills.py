@@ -1,6 +1,6 @@
 """SIGKILL at random moments of `make retrain`: what is there afterwards, and does the next one go on from it?
 
-    PYTHONPATH=.:tests python benchmarks/retrain_kills.py [kills] [seed]
+    PYTHONPATH=tests:. python benchmarks/retrain_kills.py [kills] [seed]
 
 Each time images arrive, a retraining of a tiny network is killed at a random moment of the time that a whole one takes,
 and started again; then it is looked at whether anything is lost, there twice, or there by half (tests/factory.py).
@@ -18,7 +18,7 @@ from workplace import Workplace
 
 def main(kills: int = 20, seed: int = 0) -> None:
     """Print a line for each kill, and a sum in the end."""
-    chance = random.Random(seed)
+    chance = random.Random(seed)  # noqa: S311 - moments, no secrets
     factory = Factory(Workplace(Path(tempfile.mkdtemp(prefix="retrain-kills-"))))
     factory.paint(20)
     factory.outcome()  # the first one loads the libraries

@@ -124,6 +124,16 @@ class Factory:
             process.send_signal(signal.SIGKILL)
         return Ran(process.wait(60), process.output)
 
+    def kill_at(self, file: str, *overrides: str) -> Ran:
+        """Retrain, and kill the process as soon as a new file is in the output directory."""
+        before = set(self.place.root.glob(f"outputs/retrain/*/{file}"))
+        process = self.place.start("retrain", *self.settings, *overrides)
+        while not set(self.place.root.glob(f"outputs/retrain/*/{file}")) - before:
+            assert process.code is None, process.output
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        return Ran(process.wait(60), process.output)
+
     def check(self, retrainings: int) -> None:
         """Make sure that nothing is lost, nothing is there twice, and nothing is there by half.
 
