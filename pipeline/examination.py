@@ -61,7 +61,7 @@ class Examined:
     def failed(cls, name: str, reason: str) -> "Examined":
         """Return an examination that came to nothing."""
         guard = Guard(name, "", "", "", passed=False, reason=reason)
-        return cls(GateResult((guard,), "Nothing was compared.", pd.DataFrame(columns=list(FLIP_COLUMNS))))
+        return cls(GateResult((guard,), "Nothing was compared.", 0, pd.DataFrame(columns=list(FLIP_COLUMNS))))
 
     def flips_table(self, file: Path) -> None:
         """Write the images that turn from right to wrong."""
@@ -108,6 +108,7 @@ class Examination:
             sha256=samples.sha256,
             dataset=version.name,
             split_digest=version.test_digest,
+            decoding=version.decoding,
             columns=slice_columns(version, samples.paths, samples.sha256, samples.decoding),
             seen=None if before is None else _seen(before, samples.sha256),
         )
@@ -161,7 +162,7 @@ class Examination:
     def _frozen(self, opened: _Opened) -> str | None:
         """Return what the freeze check came to, which a training notes after it has held."""
         if isinstance(opened.predictor, Ensemble):
-            return f"of {len(opened.predictor.members)} members"
+            return f"{len(opened.predictor.members)} members"
         run_id = opened.version.run_id
         if run_id is None:
             return None
@@ -169,7 +170,7 @@ class Examination:
         if FROZEN_DIGEST not in run.data.tags:
             return None
         count = run.data.metrics.get("freeze/frozen_tensors", 0)
-        return f"{count:.0f} tensors held" if count else "nothing frozen"
+        return f"{count:.0f} frozen"
 
     def _not_rolled_back(self) -> list[Guard]:
         reason = self.was_rolled_back

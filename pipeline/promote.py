@@ -1,6 +1,7 @@
 """Promote: newest version → the gate, against the champion → a line in the ledger → the alias."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,6 +89,7 @@ class Promote:
         model: name of the registered model; None: the only one.
         version: the challenger; None: the newest version.
         force: why it is promoted even if the gate refuses it; None: it is not.
+        copies: folder where this machine keeps the lines of the ledger that it has seen; None: it keeps none.
         accelerator: where both models are run.
     """
 
@@ -96,6 +98,7 @@ class Promote:
     model: str | None = None
     version: int | None = None
     force: str | None = None
+    copies: str | None = "ledger"
     accelerator: Accelerator = "auto"
 
     def __post_init__(self) -> None:
@@ -138,7 +141,9 @@ class Promote:
             UserError: there is no such model or version, the images are not here, or MLflow does not answer; nothing is
                 decided then.
         """
-        promotions = Promotions(self.tracking, self.model or _only_model(self.tracking))
+        model = self.model or only_model(self.tracking)
+        promotions = Promotions(self.tracking, model, None if self.copies is None else Path(self.copies))
+        promotions.end_dead_runs()
         standing = promotions.read_sound()
         challenger = standing.version(self.version or standing.newest)
         if challenger.version == standing.champion:
@@ -232,8 +237,7 @@ class Promote:
             decision = self._log(run, decision, examined, directory)
             run.settle()  # nothing is decided on half the facts
             line = _append(promotions, standing, decision)
-            if decision.moves:
-                promotions.finish(standing, line)
+            promotions.finish(standing, line)
             promotions.note(challenger.version, line)
             run.set_tags({"graftline.ledger_line": str(line.number)})
         return Verdict(
@@ -268,6 +272,7 @@ class Promote:
             compared_with=None if champion is None else champion.version,
             reasons=result.reasons,
             forced=self.force if kind == "forced" else None,
+            headline=_headline(result.guards),
             digests={**digests, "gate": self._gate_digest},
             figures={guard.name: guard.figures for guard in result.guards if guard.told and guard.figures},
             run_id=run_id,
@@ -280,7 +285,7 @@ class Promote:
         guards = [asdict(guard) for guard in result.guards]
         write_json(file, {**asdict(decision), "compared": result.compared, "guards": guards, "gate": asdict(self.gate)})
         examined.flips_table(directory / "flips.csv")
-        for path in (file, directory / "flips.csv"):
+        for path in (file, directory / "flips.csv", *_draw_flips(decision, examined, directory)):
             run.log_artifact(path)
         config: dict[str, Any] = {"gate": asdict(self.gate), "challenger": decision.version}
         run.log_params({**config, "champion": decision.compared_with}, yaml.safe_dump(config))
@@ -291,6 +296,19 @@ class Promote:
             "\n\n".join([f"**{decision.kind}**", *result.reasons, result.compared, gate_markdown(result.guards)])
         )
         return replace(decision, digests={**(decision.digests or {}), "verdict": sha256_file(file)})
+
+
+def _draw_flips(decision: Decision, examined: Examined, directory: Path) -> list[Path]:
+    """Draw the images that turn from right to wrong, if there are any; returns the file."""
+    flips, images = examined.result.flips, examined.images
+    if images is None or flips.empty:
+        return []
+    from graftline.report.flips_figure import flips_figure  # matplotlib takes a second
+    from graftline.report.style import save
+
+    title = f"version {decision.compared_with} is right, version {decision.version} answers as it says in red"
+    figure = flips_figure(flips, examined.result.num_images, title, images.decoding)
+    return [save(figure, directory / "flips.png")]
 
 
 def _append(promotions: Promotions, standing: Standing, decision: Decision) -> LedgerLine:
@@ -338,6 +356,12 @@ def _already(standing: Standing) -> Verdict:
     )
 
 
+def _headline(guards: Sequence[Guard]) -> str:
+    """Return what the score that decides came to."""
+    first = guards[0]
+    return f"{first.name} {first.difference}".strip()
+
+
 def _title(standing: Standing, examination: Examination) -> str:
     champion = examination.champion
     against = "no champion" if champion is None else f"version {champion.version}"
@@ -351,7 +375,7 @@ def _told(line: LedgerLine) -> str:
     return f"Version {decision.before} was champion and was rolled back (line {line.number} of the ledger){why}"
 
 
-def _only_model(tracking: Tracking) -> str:
+def only_model(tracking: Tracking) -> str:
     """Return the name of the only registered model.
 
     Raises:
@@ -360,7 +384,7 @@ def _only_model(tracking: Tracking) -> str:
     names = tracking.registry().names()
     if len(names) != 1:
         told = (
-            f"there are {', '.join(names[:NUM_LISTED])}: name one as Promote.model"
+            f"there are {', '.join(names[:NUM_LISTED])}: give its name as model=NAME"
             if names
             else "there is none: train one"
         )

@@ -13,6 +13,7 @@ import pandas as pd
 
 from graftline.bundle.decision import MOST_PROBABLE, Decision
 from graftline.bundle.predictor import softmax
+from graftline.data.decoding import PLAIN, Decoding
 from graftline.evaluation.predictions import Predictions
 
 Bools = npt.NDArray[np.bool_]
@@ -82,6 +83,7 @@ class TestImages:
         sha256: N digests of the files' bytes.
         dataset: name of the data set.
         split_digest: of images and labels.
+        decoding: how the files become pixels, for those who look at them.
         columns: N rows, what there is to slice by; None: nothing.
         seen: (N,) whether an image trained the champion, or chose its epoch; None: none did.
     """
@@ -93,6 +95,7 @@ class TestImages:
     sha256: list[str]
     dataset: str
     split_digest: str
+    decoding: Decoding = PLAIN
     columns: pd.DataFrame | None = None
     seen: Bools | None = None
 

@@ -16,7 +16,7 @@ import pandas as pd
 from graftline.errors import UserError
 from graftline.evaluation.comparison import Metric
 from graftline.evaluation.contestant import Contestant, TestImages, given_common_classes
-from graftline.evaluation.gate_guards import Compared, Guard, score_guards
+from graftline.evaluation.gate_guards import Compared, Guard, merged_reasons, score_guards
 from graftline.evaluation.model_guards import ModelLimits, model_guards
 from graftline.evaluation.primary import Rule, primary_guard
 
@@ -77,12 +77,14 @@ class GateResult:
     Attributes:
         guards: all of them, those of people's table first.
         compared: on what, in a sentence.
+        num_images: that were compared.
         flips: the images that the champion has right and the challenger wrong, the surest first: columns path, label,
             champion, challenger (their answers) and probability (of the challenger's).
     """
 
     guards: tuple[Guard, ...]
     compared: str
+    num_images: int
     flips: pd.DataFrame
 
     @property
@@ -93,7 +95,7 @@ class GateResult:
     @property
     def reasons(self) -> tuple[str, ...]:
         """Why not, in sentences."""
-        return tuple(guard.reason for guard in self.guards if not guard.passed)
+        return merged_reasons(self.guards)
 
 
 def examine(
@@ -129,10 +131,10 @@ def examine(
             seed=gate.seed,
         )
     guards += model_guards(gate, gate.classes, compared)
-    return GateResult((*guards, *facts), _sentence(compared), flips_of(compared))
+    return GateResult((*guards, *facts), _sentence(compared), int(compared.rows.sum()), _flips(compared))
 
 
-def flips_of(compared: Compared) -> pd.DataFrame:
+def _flips(compared: Compared) -> pd.DataFrame:
     """Return the images that only the champion has right, the challenger's surest answers first."""
     rows = np.flatnonzero(compared.rows)[compared.champion_right & ~compared.challenger_right]
     images, challenger = compared.images, compared.challenger

@@ -3,9 +3,10 @@
 Letters: N images that are compared, R resamples.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,9 @@ from graftline.evaluation.paired import accuracy_difference, family_quantile, fr
 from graftline.evaluation.predictions import Predictions
 from graftline.evaluation.significance import ALPHA
 from graftline.evaluation.slices import FEWEST_IMAGES, cut
+
+ACCURACY, CLASS, SLICE = "accuracy", "class", "slice"  # kinds
+MOST_TOLD, MOST_NAMED = 5, 3  # of classes or slices that fail: rows of the table, names in a sentence
 
 Bools = npt.NDArray[np.bool_]
 
@@ -34,6 +38,8 @@ class Guard:
         reason: why not, a sentence; empty where it passes.
         figures: the difference and the ends of its interval; empty where there is none.
         told: whether it is a row of people's table; of many classes or slices, the worst is.
+        kind: what it is one of several of: accuracy, class or slice.
+        label: its name in the table, where that is another.
     """
 
     name: str
@@ -44,6 +50,8 @@ class Guard:
     reason: str = ""
     figures: tuple[float, ...] = ()
     told: bool = True
+    kind: str = ""
+    label: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,10 +96,14 @@ class Compared:
 
 @dataclass(frozen=True)
 class _Part:
-    """Some of the images, and how much of the accuracy on them may surely be lost."""
+    """Some of the images, and how much of the accuracy on them may surely be lost.
+
+    ``short`` is the name without what a table has no room for.
+    """
 
     kind: str
     name: str
+    short: str
     rows: Bools
     margin: float
 
@@ -113,56 +125,75 @@ def score_guards(
     """
     parts = list(_parts(compared, accuracy, class_recall, slice_accuracy))
     quantile = family_quantile(ALPHA, len(parts) + 1)
-    guards = [_part_guard(compared, part, quantile) for part in parts]
-    told = [guards[0]]
-    for kind, plural in (("recall of", "classes"), ("accuracy on", "slices")):
-        of_kind = [guard for guard, part in zip(guards, parts, strict=True) if part.kind == kind]
-        told += _worst_told(of_kind, plural)
-    return [*told, _calibration(compared, calibration, quantile, resamples, seed), _flips(compared, flips)]
+    guards = []
+    for kind in (ACCURACY, CLASS, SLICE):
+        of_kind = [part for part in parts if part.kind == kind]
+        guards += _worst_told([_part_guard(compared, part, quantile) for part in of_kind], of_kind)
+    return [*guards, _calibration(compared, calibration, quantile, resamples, seed), _flips(compared, flips)]
 
 
 def _parts(compared: Compared, accuracy: float, class_recall: float, slice_accuracy: float) -> Iterator[_Part]:
-    yield _Part("", "accuracy", np.ones(len(compared.labels), dtype=bool), accuracy)
+    yield _Part(ACCURACY, "", "", np.ones(len(compared.labels), dtype=bool), accuracy)
     for name in compared.common:
         rows = compared.labels == name
         if rows.sum() >= FEWEST_IMAGES:
-            yield _Part("recall of", f"recall of {name}", rows, class_recall)
+            yield _Part(CLASS, name, name, rows, class_recall)
     if compared.images.columns is not None:
         columns = compared.images.columns[compared.rows].reset_index(drop=True)
         for column, value, rows in cut(columns):
-            yield _Part("accuracy on", f"accuracy on {column} {value}", rows, slice_accuracy)
+            yield _Part(SLICE, f"{column} {value}", f"{column} {value.split(' (')[0]}", rows, slice_accuracy)
 
 
 def _part_guard(compared: Compared, part: _Part, quantile: float) -> Guard:
     ours, theirs = compared.challenger_right[part.rows], compared.champion_right[part.rows]
     difference = accuracy_difference(ours, theirs, quantile)
     passed = difference.high >= -part.margin
-    more = f" by more than {_points(part.margin)}" if part.margin else ""
-    lost = f"{_points(-difference.high)} to {_points(-difference.low)}"
+    name = f"{part.kind} {part.name}".strip()
+    what = "accuracy" if part.kind == ACCURACY else f"accuracy on {name}"
+    more = f" by more than {100 * part.margin:g} points" if part.margin else ""
+    lost = f"{-100 * difference.high:.1f} to {-100 * difference.low:.1f} points are lost on {len(ours):,} images"
     return Guard(
-        name=part.name,
+        name=name,
         champion=percent(theirs.mean()),
         challenger=percent(ours.mean()),
         difference=points(difference),
         passed=passed,
-        reason="" if passed else f"The {part.name} is surely worse{more}: by {lost} of {len(ours):,} images.",
+        reason="" if passed else f"The {what} is surely worse{more}: {lost}.",
         figures=(difference.value, difference.low, difference.high),
+        kind=part.kind,
     )
 
 
-def _worst_told(guards: list[Guard], plural: str) -> list[Guard]:
-    """Return the guards, of which those that fail are told, or else the one that is nearest to it."""
-    if not guards:
-        return []
-    worst = min(guards, key=lambda guard: (guard.passed, guard.figures[2]))
+def _worst_told(guards: list[Guard], parts: list[_Part]) -> list[Guard]:
+    """Return the guards of a kind, the worst first; those that fail are told, or else the first one."""
+    order = sorted(range(len(guards)), key=lambda place: (guards[place].passed, guards[place].figures[2]))
     marked = []
-    for guard in guards:
-        name = guard.name
-        if guard is worst and guard.passed and len(guards) > 1:
-            name = f"{guard.name} (worst of {len(guards)} {plural})"
-        told = not guard.passed or guard is worst
-        marked.append(Guard(**{**vars(guard), "name": name, "told": told}))
-    return sorted(marked, key=lambda guard: (guard.passed, guard.figures[2]))
+    for rank, place in enumerate(order):
+        guard, part = guards[place], parts[place]
+        told = rank == 0 or (not guard.passed and rank < MOST_TOLD)
+        label = f"{part.kind} {part.short}".strip()
+        if rank == 0 and guard.passed and len(guards) > 1:
+            label = f"worst {part.kind} of {len(guards)}: {part.short}"
+        marked.append(replace(guard, told=told, label=label))
+    return marked
+
+
+def merged_reasons(guards: Sequence[Guard]) -> tuple[str, ...]:
+    """Return why guards fail, in a sentence each; of many classes or slices, in one for all."""
+    reasons = []
+    for kind, of_kind in groupby(guards, key=lambda guard: guard.kind):
+        same = list(of_kind)
+        failing = [guard for guard in same if not guard.passed]
+        if kind in (CLASS, SLICE) and len(failing) > 1:
+            names = ", ".join(guard.name.removeprefix(f"{kind} ") for guard in failing[:MOST_NAMED])
+            more = f" and {len(failing) - MOST_NAMED} more" if len(failing) > MOST_NAMED else ""
+            plural = "classes" if kind == CLASS else "slices"
+            reasons.append(
+                f"The accuracy is surely worse than it may be on {len(failing)} of {len(same)} {plural}: {names}{more}."
+            )
+        else:
+            reasons += [guard.reason for guard in failing]
+    return tuple(reasons)
 
 
 def _calibration(compared: Compared, margin: float, quantile: float, resamples: int, seed: int) -> Guard:
@@ -194,10 +225,10 @@ def _flips(compared: Compared, most: float | None) -> Guard:
     share = lost / len(compared.labels)
     passed = most is None or share <= most
     return Guard(
-        name="turn wrong",
+        name="right, now wrong",
         champion="",
-        challenger=f"{lost:,} ({percent(share)})",
-        difference=f"{won:,} turn right",
+        challenger=f"{lost:,}",
+        difference=f"{won:,} wrong, now right",
         passed=passed,
         reason=""
         if passed
@@ -215,18 +246,14 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _points(share: float) -> str:
-    return f"{100 * share:.1f} points"
-
-
 def points(difference: Interval) -> str:
-    """Write a difference of shares with its interval.
+    """Write a difference of shares in points, with its interval.
 
     >>> points(Interval(0.0191, 0.0044, 0.0332))
-    '+1.9 [+0.4, +3.3] points'
+    '+1.9 [+0.4, +3.3]'
     """
     value, low, high = (f"{100 * one + 0.0:+.1f}" for one in (difference.value, difference.low, difference.high))
-    return f"{value} [{low}, {high}] points"
+    return f"{value} [{low}, {high}]"
 
 
 def signed(difference: Interval) -> str:

@@ -58,7 +58,7 @@ def _cost(name: str, ours: float, theirs: float | None, times: float | None, mos
         name=name,
         champion="" if theirs is None else f"{theirs:.1f}",
         challenger=f"{ours:.1f}",
-        difference="" if theirs is None else f"x {ours / theirs:.2f}",
+        difference="" if theirs is None else f"{ours / theirs:.2f} x",
         passed=not reason,
         reason=reason,
         figures=() if theirs is None else (ours / theirs,),

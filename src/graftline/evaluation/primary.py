@@ -59,7 +59,7 @@ def primary_guard(
         name=HEADLINES[metric],
         champion=format_score(metric, theirs),
         challenger=format_score(metric, ours),
-        difference=format_difference(metric, difference),
+        difference=format_difference(metric, difference).removesuffix(" points"),
         passed=not reason,
         reason=reason,
         figures=(difference.value, difference.low, difference.high),

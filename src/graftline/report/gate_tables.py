@@ -11,7 +11,13 @@ COLUMNS = ("guard", "champion", "challenger", "difference", "verdict")
 def gate_rows(guards: Sequence[Guard]) -> list[tuple[str, ...]]:
     """Return the rows of the guards that are told."""
     return [
-        (guard.name, guard.champion, guard.challenger, guard.difference, "holds" if guard.passed else "FAILS")
+        (
+            guard.label or guard.name,
+            guard.champion,
+            guard.challenger,
+            guard.difference,
+            "holds" if guard.passed else "FAILS",
+        )
         for guard in guards
         if guard.told
     ]

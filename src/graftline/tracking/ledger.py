@@ -52,6 +52,7 @@ class Decision:
         reasons: sentences.
         forced: why the gate was overridden; None: it was not.
         digests: of the dataset version, its test split, both bundles, the gate's settings and the verdict's file.
+        headline: the score that decided, with the difference and its interval, for people.
         figures: by guard, the difference and the ends of its interval.
         run_id: of the decision's run in MLflow; None: there is none.
         author: who decided.
@@ -69,8 +70,21 @@ class Decision:
     reasons: tuple[str, ...] = ()
     forced: str | None = None
     digests: Mapping[str, str] | None = None
+    headline: str = ""
     figures: Mapping[str, Sequence[float]] | None = None
     run_id: str | None = None
+
+    @property
+    def why(self) -> str:
+        """Why it was decided so, in a few words."""
+        if self.kind == "promoted":
+            return f"first model, {self.headline}" if self.compared_with is None else self.headline
+        if self.kind == "forced":
+            return f"forced: {self.forced}"
+        if not self.reasons:
+            return "no reason given"
+        more = len(self.reasons) - 1
+        return self.reasons[0] + (f" And {more} more." if more else "")
 
     @property
     def moves(self) -> bool:
@@ -93,6 +107,18 @@ class LedgerLine:
     previous: str
     decision: Decision
     text: str
+
+    @property
+    def sentence(self) -> str:
+        """What was decided, for people."""
+        decision = self.decision
+        at = f"Line {self.number} of the ledger"
+        if decision.kind == "refused":
+            return f"{at} refuses version {decision.version} of {decision.model}."
+        if decision.kind == "moved by hand":
+            return f"{at} notes that the alias was moved by hand."
+        back = " back" if decision.kind == "rolled back" else ""
+        return f"{at} makes version {decision.version} of {decision.model} champion{back}."
 
     @property
     def hash(self) -> str:

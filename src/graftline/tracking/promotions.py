@@ -1,28 +1,35 @@
 """Who is champion, by MLflow's aliases and by the ledger, which lies in MLflow too, where all machines see it.
 
 A model has the experiment "NAME promotions", with a run for each decision and one that is the ledger: its parameter
-``000007`` is line 7, and ``000007 done`` says that the alias was moved after it. MLflow never changes a parameter that
-is there: of two who write the same line at once, one wins and the other is told.
+``000007`` is line 7, and ``000007 done`` holds its hash once the alias was moved after it. MLflow never changes a
+parameter that is there: of two who write the same line at once, one wins and the other is told.
 
 A promotion is decided when its line is there. The alias moves after that; if it does not, whoever comes next moves it.
 """
 
 import getpass
+import logging
 import os
 import platform
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from graftline.errors import UserError
+from graftline.errors import UserError, first_line
+from graftline.files import digest, write_text
 from graftline.tracking.ledger import Author, Decision, LedgerLine, find_break, predecessors
+from graftline.tracking.names import HOST, OUTPUT_DIRECTORY, registered_name
 from graftline.tracking.registry import RegisteredVersion, Registry
 from graftline.tracking.tracking import Tracking
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -66,7 +73,7 @@ class Standing:
         versions: all of them, the oldest first.
         aliases: number of the version by alias.
         lines: of the ledger.
-        done: numbers of the lines whose alias was moved.
+        done: by number of a line whose consequences are drawn, the hash that it had then.
         ledger_run: that has the lines; None: nothing was decided yet.
     """
 
@@ -74,8 +81,18 @@ class Standing:
     versions: tuple[RegisteredVersion, ...]
     aliases: dict[str, int]
     lines: tuple[LedgerLine, ...] = ()
-    done: frozenset[int] = frozenset()
+    done: Mapping[int, str] = field(default_factory=dict)
     ledger_run: str | None = None
+
+    @property
+    def damage(self) -> str | None:
+        """What is wrong with the chain of lines, a sentence; None if it holds."""
+        if (broken := find_break(self.lines)) is not None:
+            return broken
+        for line in self.lines:
+            if self.done.get(line.number, line.hash) != line.hash:
+                return f"Line {line.number} of the ledger was changed after it was written."
+        return None
 
     @property
     def champion(self) -> int | None:
@@ -146,10 +163,12 @@ class Promotions:
     Attributes:
         tracking: where the model is registered.
         model: its name.
+        copies: folder where this machine keeps the lines that it has seen; None: it keeps none.
     """
 
     tracking: Tracking
     model: str
+    copies: Path | None = None
 
     def read(self) -> Standing:
         """Return how things stand.
@@ -169,15 +188,23 @@ class Promotions:
             UserError: as `read`; or the chain is broken.
         """
         standing = self.read()
-        if (broken := find_break(standing.lines)) is not None:
-            raise UserError(f"{broken} Nothing is decided on it: `history model={self.model}` shows the lines.")
-        if standing.interrupted is not None:
-            self.finish(standing, standing.interrupted)
+        if (damage := self.damage(standing)) is not None:
+            raise UserError(f"{damage} Nothing is decided on such a ledger.")
+        if (line := standing.interrupted) is not None:
+            logger.info(f"{line.sentence} It was interrupted before the alias moved: that is done now.")
+            self.finish(standing, line)
             standing = self.read()
         if standing.was_moved_by_hand:
-            self.append(standing, self._by_hand(standing))
+            decision = self._by_hand(standing)
+            logger.warning(f"{decision.reasons[0]} The ledger notes it.")
+            self.finish(standing, self.append(standing, decision))
             standing = self.read()
+        self._keep_copy(standing)
         return standing
+
+    def damage(self, standing: Standing) -> str | None:
+        """Return what is wrong with the ledger, by itself or by what this machine has seen of it; None: nothing."""
+        return standing.damage or find_loss(self._copied(), standing.lines, self._copy)
 
     def open(self) -> None:
         """Make the ledger, where there is none yet.
@@ -211,14 +238,12 @@ class Promotions:
         return line
 
     def finish(self, standing: Standing, line: LedgerLine) -> None:
-        """Move the aliases as a line says, and note that it is done; doing it twice changes nothing.
+        """Move the aliases if a line says so, and note that it is done; doing it twice changes nothing.
 
         Raises:
             UserError: the version was deleted, or MLflow does not answer.
         """
-        decision = line.decision
-        assert decision.after is not None
-        version = standing.version(decision.after)
+        after = line.decision.after
         lines = standing.lines if line in standing.lines else (*standing.lines, line)
         before = replace(standing, lines=lines).predecessors
         run = standing.ledger_run or self._ask(self._ledger_run)
@@ -229,12 +254,15 @@ class Promotions:
                 client.set_registered_model_alias(self.model, PREVIOUS, str(before[0]))
             elif PREVIOUS in standing.aliases:
                 client.delete_registered_model_alias(self.model, PREVIOUS)
-            client.set_registered_model_alias(self.model, CHAMPION, str(version.version))
-            if standing.aliases.get(CHALLENGER) == version.version:
+            client.set_registered_model_alias(self.model, CHAMPION, str(after))
+            if client.get_registered_model(self.model).aliases.get(CHALLENGER) == str(after):
                 client.delete_registered_model_alias(self.model, CHALLENGER)
-            _write_once(client, run, _key(line.number) + _DONE, now())
 
-        self._ask(move)
+        if line.decision.moves:
+            standing.version(after or 0)
+            self._ask(move)
+        self._ask(lambda client: _write_once(client, run, _key(line.number) + _DONE, line.hash))
+        self._keep_copy(replace(standing, lines=lines))
 
     def set_challenger(self, version: int) -> None:
         """Let the alias ``challenger`` name a version."""
@@ -262,8 +290,46 @@ class Promotions:
             after=now_is,
             author=author(),
             at=now(),
-            reasons=(f"{reason} It was noticed then, by {author()}.",),
+            reasons=(reason,),
         )
+
+    def end_dead_runs(self) -> None:
+        """Mark the decisions KILLED whose process on this machine ended without a word."""
+        from graftline.tracking.outbox import sync
+
+        def find(client: "MlflowClient") -> list[str]:
+            experiment = client.get_experiment_by_name(experiment_name(self.model))
+            if experiment is None:
+                return []
+            here = f"attributes.status = 'RUNNING' and tags.`{HOST}` = '{platform.node()}'"
+            runs = client.search_runs([experiment.experiment_id], here)
+            return [directory for run in runs if (directory := run.data.tags.get(OUTPUT_DIRECTORY)) is not None]
+
+        for directory in self._ask(find):
+            with suppress(UserError):  # it is still going, or its directory is gone
+                sync(Path(directory))
+
+    @property
+    def _copy(self) -> Path | None:
+        """The file with the lines that this machine has seen, of this model in this store."""
+        if self.copies is None:
+            return None
+        from graftline.tracking.client import absolute_uri
+
+        return self.copies / f"{registered_name(self.model)}-{digest(absolute_uri(self.tracking.uri))[:8]}.jsonl"
+
+    def _copied(self) -> list[str]:
+        file = self._copy
+        return file.read_text(encoding="utf-8").splitlines() if file is not None and file.is_file() else []
+
+    def _keep_copy(self, standing: Standing) -> None:
+        texts = [line.text for line in standing.lines]
+        if self._copy is None or texts == self._copied():
+            return
+        try:
+            write_text(self._copy, "".join(f"{text}\n" for text in texts))
+        except OSError as error:
+            logger.warning(f"The copy of the ledger cannot be written ({first_line(error)}).")
 
     @property
     def _registry(self) -> Registry:
@@ -278,8 +344,8 @@ class Promotions:
             return standing
         params = client.get_run(run).data.params
         lines = [LedgerLine.read(text) for key, text in sorted(params.items()) if key.isdigit()]
-        done = {int(key.removesuffix(_DONE)) for key in params if key.endswith(_DONE)}
-        return replace(standing, lines=tuple(lines), done=frozenset(done), ledger_run=run)
+        done = {int(key.removesuffix(_DONE)): value for key, value in params.items() if key.endswith(_DONE)}
+        return replace(standing, lines=tuple(lines), done=done, ledger_run=run)
 
     def _ledger_run(self, client: "MlflowClient") -> str | None:
         """Return the run that is the ledger, None where there is none yet."""
@@ -324,6 +390,24 @@ class Promotions:
             return run
 
         return self._ask(create)
+
+
+def find_loss(seen: Sequence[str], lines: Sequence[LedgerLine], file: Path | None) -> str | None:
+    """Return what of the lines that a machine has seen is not there any more, as a sentence; None: nothing.
+
+    Args:
+        seen: the lines as they were.
+        lines: as they are.
+        file: where what was seen is kept.
+    """
+    for place, text in enumerate(seen, 1):
+        if place > len(lines) or lines[place - 1].text != text:
+            what = "is gone" if place > len(lines) else "is another now"
+            return (
+                f"Line {place} of the ledger {what}, which this machine has seen and kept in {file}: "
+                "if the tracking database was made anew, move that file away."
+            )
+    return None
 
 
 def _key(number: int) -> str:
