@@ -17,6 +17,7 @@ from conftest import COLORS, paint
 from graftline.bundle.ensemble import load_predictor
 from graftline.data.version import DatasetVersion, newest_version
 from graftline.tracking.ledger import find_break
+from graftline.tracking.names import LEASE
 from graftline.tracking.promotions import Promotions
 from graftline.tracking.registry import RegisteredVersion, Registry
 from graftline.tracking.retrainings import OUTCOME
@@ -145,7 +146,9 @@ class Factory:
         assert len(decided) == retrainings
         assert {run.info.status for run in decided} == {"FINISHED"}
         assert {run.info.status for run in runs if run not in decided} <= {"KILLED"}
-        assert [one.name for one in self.place.mlflow.search_registered_models()] == [NAME], "the lease is given back"
+        models = [one.name for one in self.place.mlflow.search_registered_models()]
+        assert NAME + LEASE not in models, "the lease is given back"
+        assert self.registry.names() == [NAME]
         assert len(self.versions) == retrainings, "a version of each, and no other"
         for version in self.versions:
             load_predictor(self.registry.bundle(version.uri))  # checked against the digest that was logged

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,13 @@ from workplace import Workplace
 from graftline.tracking.client import connect
 from graftline.tracking.lease import Lease
 
+NOTHING_NEW = """
+import sys
+from graftline.pipeline.__main__ import main
+assert main(sys.argv[1:]) == 0
+print("loaded:", *sorted({"torch", "pytorch_lightning", "timm", "albumentations", "sklearn"} & set(sys.modules)))
+"""
+
 
 @pytest.fixture(scope="module")
 def factory(make_workplace: Callable[[str], Workplace]) -> Factory:
@@ -22,6 +31,7 @@ def factory(make_workplace: Callable[[str], Workplace]) -> Factory:
 def test_a_year(factory: Factory) -> None:
     """One test, since each month begins with what the one before has left."""
     _the_first_model_becomes_champion(factory)
+    _nothing_heavy_is_loaded_where_nothing_is_new(factory)
     _a_better_one_takes_its_place(factory)
     _shuffled_labels_are_refused(factory)
     _images_that_cannot_be_seen_are_not_removed_ones(factory)
@@ -47,8 +57,16 @@ def _the_first_model_becomes_champion(factory: Factory) -> None:
     factory.check(1)
 
 
+def _nothing_heavy_is_loaded_where_nothing_is_new(factory: Factory) -> None:
+    command = [sys.executable, "-c", NOTHING_NEW, "retrain", *factory.settings, "trainer.max_epochs=6"]
+    environment = factory.place.environment()
+    done = subprocess.run(command, cwd=factory.place.root, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert factory.results()[-1]["outcome"] == "nothing new"
+    assert done.stdout.splitlines()[-1] == "loaded:"
+
+
 def _a_better_one_takes_its_place(factory: Factory) -> None:
-    assert factory.outcome("trainer.max_epochs=6") == "nothing new"
     tested = set(factory.newest.samples("test").sha256)
     factory.paint(10)
     assert factory.outcome("retrain.when=new_images>=50 or age>=30d") == "not due"

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Self
 
 from graftline.errors import UserError
 from graftline.locks import Lock
-from graftline.tracking.names import registered_name
+from graftline.tracking.names import LEASE, registered_name
 from graftline.tracking.tracking import user_name
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Lease:
 
     def __init__(self, client: "MlflowClient", model: str, folder: Path, what: str) -> None:
         self._client, self._what = client, what
-        self.name = f"{registered_name(model)}.retraining"
+        self.name = registered_name(model) + LEASE
         self._folder = folder
         self._lock: Lock | None = None
         self._holder: Holder | None = None
