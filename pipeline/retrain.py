@@ -135,13 +135,11 @@ class Retrain:
         Raises:
             LeaseHeldError: there is another one, also after the seconds that are to be waited.
         """
-        from graftline.tracking.client import absolute_uri, connect_checked
         from graftline.tracking.lease import Lease, LeaseHeldError
         from graftline.tracking.retrainings import Retrainings
 
         tracking, name = self._tracking, self._images.dataset_name()
-        client, _ = connect_checked(absolute_uri(tracking.uri), lambda client: client.search_experiments(max_results=1))
-        lease = Lease(client, name, Path(self._images.directory) / name, f"The retraining of {name}")
+        lease = Lease(tracking.uri, name, Path(self._images.directory) / name, f"The retraining of {name}")
         end = time.monotonic() + self._options.wait
         while True:
             try:
@@ -153,7 +151,7 @@ class Retrain:
                 say(f"Waiting for {held.holder}, for {left:.0f} s at most.")
                 time.sleep(min(WAIT_SECONDS, left))
         with lease:
-            known = Retrainings(client, tracking.experiment or name)
+            known = Retrainings(tracking.uri, tracking.experiment or name)
             yield lease, Situation(self._images, tracking, known, self._recipe)
 
     def _say_changes(self, now: Situation) -> None:
@@ -225,8 +223,7 @@ class Retrain:
     def _challengers(self, run: "Run", now: Situation) -> "Challengers":
         from graftline.pipeline.retraining.challengers import Challengers  # here torch and Lightning are loaded
 
-        champion = None if now.champion is None else self._tracking.registry().bundle(now.champion.uri)
-        return Challengers(self._train_stage(), run.directory, now.version, run.id, champion)
+        return Challengers(self._train_stage(), run.directory, now.version, run.id, now.champion)
 
     def _judge(self, model_uri: str, directory: Path) -> "Verdict":
         """Let the gate decide on the version that was registered; what it has decided before, the ledger knows."""

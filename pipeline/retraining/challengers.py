@@ -7,7 +7,7 @@ from typing import Any
 
 from graftline.backbones.backbone import Backbone
 from graftline.bundle.golden import read_golden
-from graftline.bundle.layout import CONFIG_FILE, WEIGHTS_FILE, read_description
+from graftline.bundle.layout import WEIGHTS_FILE, read_description
 from graftline.console import print_table, say, warn
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError, first_line
@@ -16,6 +16,7 @@ from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.train import Train
 from graftline.pipeline.winner import Winner
 from graftline.tracking.outbox import FOLDER
+from graftline.tracking.registry import RegisteredVersion
 from graftline.tracking.retrainings import find_registered
 
 
@@ -57,14 +58,14 @@ class Challengers:
         directory: output directory of the retraining, which has its configuration.
         version: the images.
         run_id: of the retraining in MLflow.
-        champion: folder of the champion's bundle; None: there is none.
+        champion: the version that is in use; None: there is none.
     """
 
     stage: Train
     directory: Path
     version: DatasetVersion
     run_id: str
-    champion: Path | None
+    champion: RegisteredVersion | None
 
     def train(self, start: Start) -> Challenger:
         """Train one or two challengers; returns the better one on the validation images."""
@@ -81,31 +82,29 @@ class Challengers:
         if start in ("fresh", "both"):
             chosen["fresh"] = fresh
         if start in ("warm", "both"):
-            if (reason := self._why_not_warm()) is None:
-                chosen["warm"] = self._warm
-            else:
-                warn(f"No warm start: {reason}. The training begins with the pretrained weights.")
+            try:
+                chosen["warm"] = self._find_warm()
+            except UserError as error:
+                warn(f"No warm start ({first_line(error)}): the training begins with the pretrained weights.")
         return chosen or {"fresh": fresh}
 
-    @property
-    def _warm(self) -> Backbone:
-        assert self.champion is not None
-        return replace(self.stage.backbone, weights="file", file=str(self.champion / WEIGHTS_FILE))
+    def _find_warm(self) -> Backbone:
+        """Return the backbone with the champion's weights.
 
-    def _why_not_warm(self) -> str | None:
-        """Return why the champion's weights cannot be gone on from, as a part of a sentence; None if they can."""
+        Raises:
+            UserError: there are none that it could have.
+        """
         if self.champion is None:
-            return "there is no champion yet"
-        if not (self.champion / WEIGHTS_FILE).is_file() or not (self.champion / CONFIG_FILE).is_file():
-            return "the champion is an ensemble"
-        network = read_description(self.champion)["timm_name"]
-        if network.partition(".")[0] != self.stage.backbone.name.partition(".")[0]:
-            return f"the champion is a {network}, not a {self.stage.backbone.name}"
-        try:
-            self._warm.build(self.version.class_names)
-        except UserError as error:
-            return f"the champion's weights do not fit ({first_line(error)})"
-        return None
+            raise UserError("there is no champion yet.")
+        bundle, name = self.stage.tracking.registry().bundle(self.champion.uri), self.stage.backbone.name
+        if not (bundle / WEIGHTS_FILE).is_file():
+            raise UserError("the champion is an ensemble.")
+        network = read_description(bundle)["timm_name"]
+        if network.partition(".")[0] != name.partition(".")[0]:
+            raise UserError(f"the champion is a {network}, not a {name}.")
+        backbone = replace(self.stage.backbone, weights="file", file=str(bundle / WEIGHTS_FILE))
+        backbone.build(self.version.class_names)
+        return backbone
 
     def _train(self, start: Start, backbone: Backbone) -> Challenger:
         directory = self.directory / start

@@ -12,7 +12,6 @@ import pytest
 from factory import NAME, Factory
 from workplace import Workplace
 
-from graftline.tracking.client import connect
 from graftline.tracking.lease import Lease
 
 NOTHING_NEW = """
@@ -154,8 +153,7 @@ def _it_is_rolled_back(factory: Factory) -> None:
 
 def _others_are_at_it(factory: Factory) -> None:
     factory.paint(1, "red")
-    client = connect(f"sqlite:///{factory.place.root / 'mlflow.db'}")
-    lease = Lease(client, NAME, factory.place.root / "another-machine", "The retraining of colors")
+    lease = Lease(factory.registry.uri, NAME, factory.place.root / "another-machine", "The retraining of colors")
     lease.acquire()
     with lease:
         ran = factory.retrain("retrain.wait=1")

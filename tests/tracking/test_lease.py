@@ -11,7 +11,6 @@ from mlflow import MlflowClient
 from workplace import Workplace
 
 from graftline.tracking import lease as module
-from graftline.tracking.client import connect
 from graftline.tracking.lease import Lease, LeaseHeldError
 
 
@@ -28,7 +27,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def make(workplace: Workplace, tmp_path: Path) -> Callable[[str], Lease]:
     """Makes the lease as a process on some machine has it, each with a disk of its own."""
     uri = f"sqlite:///{workplace.root / 'mlflow.db'}"
-    return lambda machine: Lease(connect(uri), "pets", tmp_path / machine, "The retraining of pets")
+    return lambda machine: Lease(uri, "pets", tmp_path / machine, "The retraining of pets")
 
 
 def names(client: MlflowClient) -> list[str]:

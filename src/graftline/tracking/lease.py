@@ -20,11 +20,13 @@ import platform
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from graftline.errors import UserError
 from graftline.locks import Lock
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 BEAT_SECONDS = 5.0  # between two signs of life
 SILENT_SECONDS = 3 * BEAT_SECONDS  # without one, seen with our own eyes, a holder is dead
@@ -87,14 +91,16 @@ class Lease:
     """The lease of a model: held from ``acquire`` to the end of a ``with`` block.
 
     Args:
-        client: of MLflow.
+        uri: of MLflow, a database or a server.
         model: name of the data set, or of the registered model.
         folder: on this machine, for the file that is locked.
         what: as a subject of a sentence: "The retraining of pets".
     """
 
-    def __init__(self, client: "MlflowClient", model: str, folder: Path, what: str) -> None:
-        self._client, self._what = client, what
+    def __init__(self, uri: str, model: str, folder: Path, what: str) -> None:
+        from graftline.tracking.client import absolute_uri  # with MLflow
+
+        self._uri, self._what = absolute_uri(uri), what
         self.name = registered_name(model) + LEASE
         self._folder = folder
         self._lock: Lock | None = None
@@ -137,7 +143,8 @@ class Lease:
         assert self._holder is not None
         with suppress(Exception):  # a server that is away: who comes next finds the holder dead
             if self._is_ours() and self._bury(self._holder):
-                self._client.delete_registered_model(self._grave(self._holder))
+                grave = self._grave(self._holder)
+                self._ask(lambda client: client.delete_registered_model(grave))
         self._lock.close()
 
     def check(self) -> None:
@@ -180,16 +187,10 @@ class Lease:
 
     def _create(self, holder: Holder) -> bool:
         """Make the registered model; returns whether we were the first."""
-        from mlflow.exceptions import MlflowException
-
         tags = {_HOLDER: json.dumps(asdict(holder)), _BEAT: _beat_text(0)}
-        try:
-            self._client.create_registered_model(self.name, tags=tags, description=f"{self._what} is under way.")
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-            return False
-        return True
+        told = f"{self._what} is under way."
+        create = partial(_done, lambda client: client.create_registered_model(self.name, tags=tags, description=told))
+        return self._ask(create)
 
     def _lives(self, holder: Holder, beat: str) -> bool:
         """Tell whether a holder on another machine gives signs of life."""
@@ -207,37 +208,42 @@ class Lease:
 
     def _bury(self, holder: Holder) -> bool:
         """Take the name from the lease of a dead holder; returns whether we were the first."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            self._client.rename_registered_model(self.name, self._grave(holder))
-        except MlflowException as error:
-            if error.error_code in ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"):
-                return False
-            raise
-        return True
+        grave = self._grave(holder)
+        return self._ask(partial(_done, lambda client: client.rename_registered_model(self.name, grave)))
 
     def _grave(self, holder: Holder) -> str:
         return f"{self.name}.{holder.token}"
 
     def _clear_graves(self) -> None:
         """Remove what was renamed so long ago that nobody takes its holder for the one that is there now."""
-        now = self._client.get_registered_model(self.name).creation_timestamp
-        for model in self._client.search_registered_models(filter_string=f"name LIKE '{self.name}.%'"):
-            if now - model.last_updated_timestamp > 1000 * _GRAVE_SECONDS:  # both by MLflow's clock
-                self._client.delete_registered_model(model.name)
+
+        def clear(client: "MlflowClient") -> None:
+            now = client.get_registered_model(self.name).creation_timestamp
+            for model in client.search_registered_models(filter_string=f"name LIKE '{self.name}.%'"):
+                if now - model.last_updated_timestamp > 1000 * _GRAVE_SECONDS:  # both by MLflow's clock
+                    client.delete_registered_model(model.name)
+
+        self._ask(clear)
 
     def _read(self) -> tuple[Holder, str] | None:
         """Return who holds the lease, and the last sign of life; None if it is free."""
-        from mlflow.exceptions import MlflowException
 
-        try:
-            tags = self._client.get_registered_model(self.name).tags
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return None
-        return Holder(**json.loads(tags[_HOLDER])), tags[_BEAT]
+        def read(client: "MlflowClient") -> dict[str, str] | None:
+            found = client.search_registered_models(filter_string=f"name = '{self.name}'")
+            return dict(found[0].tags) if found else None
+
+        tags = self._ask(read)
+        return None if tags is None else (Holder(**json.loads(tags[_HOLDER])), tags[_BEAT])
+
+    def _ask(self, question: "Callable[[MlflowClient], T]") -> T:
+        """Return what a question to MLflow gives.
+
+        Raises:
+            UserError: MLflow does not answer within a bounded time, or with an error.
+        """
+        from graftline.tracking.client import connect_checked
+
+        return connect_checked(self._uri, question)[1]
 
     def _beat(self) -> None:
         """Give signs of life until the lease is given back; a server that is away does not end it."""
@@ -246,7 +252,24 @@ class Lease:
             number += 1
             with suppress(Exception):  # MLflow's own kinds; `check` tells whether the lease was lost meanwhile
                 if self._is_ours():
-                    self._client.set_registered_model_tag(self.name, _BEAT, _beat_text(number))
+                    self._give_sign(number)
+
+    def _give_sign(self, number: int) -> None:
+        sign = _beat_text(number)
+        self._ask(lambda client: client.set_registered_model_tag(self.name, _BEAT, sign))
+
+
+def _done(change: "Callable[[MlflowClient], object]", client: "MlflowClient") -> bool:
+    """Make a change that only one of several can make; returns whether we were the one."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        change(client)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"):
+            return False
+        raise
+    return True
 
 
 def _beat_text(number: int) -> str:

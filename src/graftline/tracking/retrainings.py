@@ -6,9 +6,10 @@ therefore that of a process that was killed.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from graftline.errors import UserError
 from graftline.tracking.names import DATASET_DIGEST, OUTPUT_DIRECTORY, registered_name
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 STAGE, RETRAIN = "graftline.stage", "retrain"
 KEY, OUTCOME = "graftline.retrain.key", "graftline.retrain.outcome"  # tags
 _PARENT = "mlflow.parentRunId"
+T = TypeVar("T")
 _MOST = 100  # runs that are looked at, the newest
 
 
@@ -48,13 +50,16 @@ class Retrainings:
     """Find the retrainings of an experiment, and mark those that have died.
 
     Args:
-        client: of MLflow.
+        uri: of MLflow, a database or a server.
         experiment: its name; it need not exist.
+
+    Raises:
+        UserError: (of each call) MLflow does not answer within a bounded time, or with an error.
     """
 
-    def __init__(self, client: "MlflowClient", experiment: str) -> None:
-        self._client = client
-        found = client.get_experiment_by_name(experiment)
+    def __init__(self, uri: str, experiment: str) -> None:
+        self._uri = uri
+        found = self._ask(lambda client: client.get_experiment_by_name(experiment))
         self._experiments = [] if found is None else [found.experiment_id]
 
     def decided(self, key: str | None = None) -> Retraining | None:
@@ -73,7 +78,7 @@ class Retrainings:
 
     def registered_at(self, model: str, version: int) -> int:
         """Return when a version was registered, in ms since 1970."""
-        return int(self._client.get_model_version(model, str(version)).creation_timestamp)
+        return int(self._ask(lambda client: client.get_model_version(model, str(version))).creation_timestamp)
 
     def end_dead(self) -> list[str]:
         """Mark the runs of retrainings whose process has died as KILLED, with what they left unsent.
@@ -92,13 +97,15 @@ class Retrainings:
 
     def _is_of_retraining(self, run: "MlflowRun") -> bool:
         parent = run.data.tags.get(_PARENT)
-        return parent is not None and self._client.get_run(parent).data.tags.get(STAGE) == RETRAIN
+        if parent is None:
+            return False
+        return self._ask(lambda client: client.get_run(parent)).data.tags.get(STAGE) == RETRAIN
 
     def _end(self, run: "MlflowRun") -> None:
         from graftline.tracking.outbox import FOLDER, sync
 
         if not _is_here(run) or not (_directory(run) / FOLDER / "run.json").exists():
-            self._client.set_terminated(run.info.run_id, "KILLED")
+            self._ask(lambda client: client.set_terminated(run.info.run_id, "KILLED"))
             return
         below = [file.parent.parent for file in sorted(_directory(run).glob(f"*/{FOLDER}/run.json"))]
         for directory in (_directory(run), *below):  # its trainings, and the decision of the gate
@@ -108,11 +115,11 @@ class Retrainings:
                     f"{report.num_unsent:,} records of run {report.run_id}, which was killed, are still unsent "
                     f"({report.problem}): start again when MLflow takes them."
                 )
-        now = self._client.get_run(run.info.run_id)
+        now = self._ask(lambda client: client.get_run(run.info.run_id))
         if now.data.tags.get(OUTCOME):  # the last that is written, but for the end itself
-            self._client.set_terminated(run.info.run_id, "FINISHED")
+            self._ask(lambda client: client.set_terminated(run.info.run_id, "FINISHED"))
         elif now.info.status == "RUNNING":  # it had ended before, and was begun anew
-            self._client.set_terminated(run.info.run_id, "KILLED")
+            self._ask(lambda client: client.set_terminated(run.info.run_id, "KILLED"))
 
     def _search(self, filter_string: str, most: int) -> "list[MlflowRun]":
         return self._search_all(f"tags.`{STAGE}` = '{RETRAIN}' and {filter_string}", most)
@@ -120,8 +127,13 @@ class Retrainings:
     def _search_all(self, filter_string: str, most: int = _MOST) -> "list[MlflowRun]":
         if not self._experiments:
             return []
-        order = ["attributes.start_time DESC"]
-        return list(self._client.search_runs(self._experiments, filter_string, max_results=most, order_by=order))
+        order, where = ["attributes.start_time DESC"], self._experiments
+        return self._ask(lambda client: [*client.search_runs(where, filter_string, max_results=most, order_by=order)])
+
+    def _ask(self, question: "Callable[[MlflowClient], T]") -> T:
+        from graftline.tracking.client import absolute_uri, connect_checked
+
+        return connect_checked(absolute_uri(self._uri), question)[1]
 
 
 def _directory(run: "MlflowRun") -> Path:
