@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,8 @@ from graftline.augment.policy import Policy
 from graftline.augment.preview import preview_sheet
 from graftline.backbones.backbone import Backbone
 from graftline.backbones.families import is_tried
+from graftline.bundle.calibration import UNCALIBRATED
+from graftline.bundle.decision import MOST_PROBABLE
 from graftline.bundle.golden import BundleOptions, choose_golden, read_golden
 from graftline.bundle.layout import read_description
 from graftline.bundle.predictor import Predictor
@@ -324,8 +326,11 @@ class Train:
         self, setup: TrainingSetup, decision: FreezeDecision, trained: TrainingResult, files: RunDirectory
     ) -> None:
         best, epochs = trained.history.best, len(trained.history.epochs)
-        say(f"Best epoch {best['epoch'] + 1:.0f} of {epochs}; saving the bundle.")
         version, graft = setup.version, setup.graft
+        if self.train.resume is not None and _is_saved(files.bundle, version.digest, best):
+            say(f"Best epoch {best['epoch'] + 1:.0f} of {epochs}; its bundle was saved before the run was interrupted.")
+            return
+        say(f"Best epoch {best['epoch'] + 1:.0f} of {epochs}; saving the bundle.")
         card = {
             "dataset": version.name,
             "dataset_digest": version.digest,
@@ -356,7 +361,9 @@ class Train:
 
     def _adjust(self, setup: TrainingSetup, source: TrainingSource | None, files: RunDirectory) -> Adjustment:
         """Calibrate what was saved and choose which class it answers, on validation images."""
-        predictor = Predictor.from_directory(files.bundle, self.evaluation.engine, setup.execution)
+        saved = Predictor.from_directory(files.bundle, self.evaluation.engine, setup.execution)
+        # a run that was interrupted may have adjusted it before
+        predictor = replace(saved, calibration=UNCALIBRATED, decision=MOST_PROBABLE, refusal=None)
         adjusted = adjust(predictor, files.bundle, setup.version, source, self._wanted, self.seed)
         for sentence in adjusted.sentences:
             say(sentence)
@@ -393,6 +400,14 @@ class Train:
         run.set_tags({BUNDLE_DIGEST: read_description(bundle)["digest"]})
         tags = {BUNDLE_DIGEST: read_description(bundle)["digest"], **score_tags(outcome.scores)}
         return run.log_model(bundle, registered_name=version.name, input_example=example, metrics=values, tags=tags)
+
+
+def _is_saved(bundle: Path, dataset_digest: str, best: Mapping[str, float]) -> bool:
+    """Tell whether a bundle is of this epoch on these images; one that is there is whole."""
+    if not bundle.is_dir():
+        return False
+    card = read_description(bundle)["card"]
+    return bool(card["dataset_digest"] == dataset_digest and card["validation"] == best)
 
 
 def _read_decision(files: RunDirectory) -> FreezeDecision:

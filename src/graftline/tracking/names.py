@@ -29,6 +29,7 @@ VALIDATION_LOSS, VALIDATION_ACCURACY = (
 )  # metrics, of the epoch that is kept
 DATA = "data"  # folder of a run's artifacts that holds the files of its dataset version
 BUNDLE = "artifacts/bundle"  # folder of a model that holds its bundle
+LEASE = ".retraining"  # behind the name of a model: what `graftline.tracking.lease` holds
 
 _NOT_IN_KEYS = re.compile(r"[^/\w.\- :]")
 _NOT_IN_MODEL_NAMES = re.compile(r"[^\w.\-]+")

@@ -15,7 +15,14 @@ from urllib.request import url2pathname
 from graftline.errors import UserError
 from graftline.files import atomic_directory, cache_directory, digest, digest_directory
 from graftline.locks import Lock
-from graftline.tracking.names import BUNDLE, BUNDLE_FILES, DATA, PREDICTIONS, TEST
+from graftline.tracking.names import (
+    BUNDLE,
+    BUNDLE_FILES,
+    DATA,
+    LEASE,
+    PREDICTIONS,
+    TEST,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -121,7 +128,7 @@ class Registry:
             while page.token:
                 page = client.search_registered_models(page_token=page.token)
                 found += page
-            return sorted(model.name for model in found)
+            return sorted(model.name for model in found if LEASE not in model.name)
 
         return self._ask(find)
 

@@ -87,7 +87,7 @@ class Tracking:
         else:
             client, experiment_id = self._experiment(self.experiment or experiment)
             clear_outbox(directory)
-            tags["mlflow.user"] = _user()
+            tags["mlflow.user"] = user_name()
             tags["mlflow.source.name"] = tags.get("graftline.stage", Path(sys.argv[0]).name)
             if self.parent_run_id is not None:
                 tags["mlflow.parentRunId"] = self.parent_run_id
@@ -174,7 +174,8 @@ class Tracking:
         return connect_checked(uri, lambda client: find_run(client, run_id, store_name(uri)))[1]
 
 
-def _user() -> str:
+def user_name() -> str:
+    """Return who works on this machine."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user without a name
