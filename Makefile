@@ -16,7 +16,7 @@ python := $(VENV)/bin/python
 ready := $(VENV)/.ready
 peers-ready := .venv-peers/.ready
 site-packages := 'import sysconfig; print(sysconfig.get_path("purelib"))'
-STAGES := ingest train search evaluate compare ensemble audit learning-curve verify predict augment-preview fetch-weights cost cache sync
+STAGES := ingest train search evaluate compare ensemble audit learning-curve verify predict augment-preview fetch-weights cost cache sync schedule
 
 .DEFAULT_GOAL := help
 .PHONY: help setup $(STAGES) config ui serve bench bench-accuracy test test-fast lint format lock clean

@@ -1,0 +1,171 @@
+"""Schedule: the retraining at set times, by an engine that exists."""
+
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+import yaml
+
+from graftline.console import say
+from graftline.errors import UserError
+from graftline.files import write_text
+from graftline.pipeline.program import program
+from graftline.pipeline.run_directory import RunDirectory
+from graftline.pipeline.stage import StageResult
+from graftline.pipeline.train import Train
+from graftline.scheduling import cron, kubernetes, systemd
+from graftline.scheduling.job import Job, JobOptions
+from graftline.scheduling.kubernetes import KubernetesOptions
+from graftline.scheduling.local_time import local_timezone
+from graftline.scheduling.times import EXAMPLES, Times, parse_times
+
+logger = logging.getLogger(__name__)
+
+STAGE = "train"  # what runs
+# variables that the run needs where they are set now, as no engine hands them on
+VARIABLES = (
+    *("PYTHONPATH", "MLFLOW_TRACKING_URI", "HF_HOME", "HF_HUB_OFFLINE", "TORCH_HOME", "XDG_CACHE_HOME"),
+    *("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"),
+)
+OWN = ("every", "engine", "install", "remove", "job", "kubernetes")  # keys that are not the run's
+
+
+@dataclass(frozen=True)
+class ScheduleResult(StageResult):
+    """What was printed, by file name, and the names of the schedules that were taken away."""
+
+    files: dict[str, str]
+    removed: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class ScheduleStage(Train):
+    """The stage ``schedule`` (Hydra target of conf/schedule.yaml): a retraining that is written down, not done.
+
+    Attributes:
+        every: when; parts that a comma divides.
+        engine: what runs it.
+        install: whether it is installed, too.
+        remove: whether schedules of this directory are taken away instead.
+        job: name and time-out.
+        kubernetes: image, volumes and limits of a CronJob.
+    """
+
+    every: Sequence[str] | None = None
+    engine: Literal["cron", "systemd", "kubernetes", "dagster"] = "cron"
+    install: bool = False
+    remove: bool = False
+    job: JobOptions = field(default_factory=JobOptions)
+    kubernetes: KubernetesOptions = field(default_factory=KubernetesOptions)
+
+    def __post_init__(self) -> None:
+        if self.remove:
+            return
+        if not self.every:
+            raise UserError(f"ScheduleStage.every is not given: write {EXAMPLES}.")
+        self._times()
+        if self.install and self.engine == "kubernetes":
+            raise UserError(f"ScheduleStage.install: kubectl apply --filename {kubernetes.FILE} does that.")
+
+    def run(self, directory: Path) -> ScheduleResult:  # type: ignore[override]  # it has the run's keys, and runs nothing
+        """Print the schedule and install it, or take schedules away."""
+        if self.remove:
+            return self._remove(Path.cwd())
+        job, times = self._job(directory), self._times()
+        files = self._files(job, times)
+        for name, text in files.items():
+            write_text(directory / name, text)
+            say(f"\n{name}\n{text}")
+        in_cluster = self.engine == "kubernetes"
+        table = [
+            ("runs", shlex.join(["graftline", job.stage, *job.overrides])),
+            ("in", str(kubernetes.WORK if in_cluster else job.directory)),
+            ("next", ", ".join(f"{moment:%a %Y-%m-%d %H:%M}" for moment in islice(times.after(_now()), 3))),
+            ("log", "kubectl logs of the pod" if in_cluster else str(job.directory / job.log)),
+            ("installed", self._install(job, times, directory)),
+        ]
+        return ScheduleResult(files=files, facts={"engine": self.engine, "name": job.name}, table=table)
+
+    def _times(self) -> Times:
+        text = ",".join(self.every or ())
+        try:
+            return parse_times(text)
+        except ValueError as error:
+            raise UserError(f"ScheduleStage.every={text}: {error}; write {EXAMPLES}.") from error
+
+    def _job(self, directory: Path) -> Job:
+        typed: list[str] = yaml.safe_load(RunDirectory(directory).overrides.read_text(encoding="utf-8"))
+        return Job(
+            name=self.job.name or self.data.dataset_name(),
+            stage=STAGE,
+            overrides=tuple(text.lstrip("+") for text in typed if not _is_own(text)),
+            python=Path(sys.executable),
+            directory=Path.cwd(),
+            seconds=self.job.seconds,
+            variables=_variables(self.engine),
+        )
+
+    def _files(self, job: Job, times: Times) -> dict[str, str]:
+        """Return what the engine reads, by file name."""
+        if self.engine == "cron":
+            return {"crontab": cron.cron_block(job, times)}
+        if self.engine == "systemd":
+            units = {f"{job.slug}.service": systemd.service_unit(job)}
+            return units | {f"{job.slug}.timer": systemd.timer_unit(job, times)}
+        source = self.data.path
+        return {kubernetes.FILE: kubernetes.cron_job(job, times, source, self.kubernetes, local_timezone())}
+
+    def _install(self, job: Job, times: Times, directory: Path) -> str:
+        """Install the schedule if that is wanted, and say what became of it or is left to do."""
+        if self.engine == "kubernetes":
+            return f"no: kubectl apply --filename {shlex.quote(str(directory / kubernetes.FILE))}"
+        if not self.install:
+            return f"no: {program()} schedule with install=true does"
+        if self.engine == "systemd":
+            return systemd.install(job, times)
+        cron.install(job, times)
+        return f"in the crontab; {program()} schedule remove=true takes it out"
+
+    def _remove(self, directory: Path) -> ScheduleResult:
+        found = [(engine, name) for engine, take in ENGINES.items() for name in take(str(directory), self.job.name)]
+        for engine, name in found:
+            say(f"{name} is taken out of {engine}.")
+        if not found:
+            of = "" if self.job.name is None else f"called {self.job.name} "
+            say(f"No schedule {of}of {directory} is installed: nothing to take away.")
+        names = [name for _, name in found]
+        return ScheduleResult(files={}, removed=names, facts={"removed": names}, table=[("removed", f"{len(names)}")])
+
+
+ENGINES = {"cron": cron.remove, "systemd": systemd.remove}  # those that a schedule can be taken away from
+
+
+def _is_own(text: str) -> bool:
+    """Tell whether an override is the schedule's own, and not the run's."""
+    key = text.lstrip("+~").partition("=")[0].partition(".")[0]
+    return key == "hydra" or key in OWN
+
+
+def _variables(engine: str) -> dict[str, str]:
+    """Return the variables that a run needs and no engine hands on, but none with a password."""
+    names = ("MLFLOW_TRACKING_URI",) if engine == "kubernetes" else VARIABLES
+    found = {name: os.environ[name] for name in names if os.environ.get(name)}
+    if urlsplit(found.get("MLFLOW_TRACKING_URI", "")).password is not None:
+        del found["MLFLOW_TRACKING_URI"]
+        logger.warning(
+            "MLFLOW_TRACKING_URI holds a password and stays out of the schedule: keep user and password in "
+            "~/.mlflow/credentials, and give the address without them as tracking.uri."
+        )
+    return found
+
+
+def _now() -> datetime:
+    return datetime.now()  # local, as the times of a schedule
