@@ -4,7 +4,7 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
@@ -21,7 +21,8 @@ from graftline.pipeline.program import program
 from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.stage import StageResult
 from graftline.pipeline.train import Train
-from graftline.scheduling import cron, kubernetes, systemd
+from graftline.scheduling import cron, dagster, kubernetes, systemd
+from graftline.scheduling.dagster import DagsterOptions
 from graftline.scheduling.job import Job, JobOptions
 from graftline.scheduling.kubernetes import KubernetesOptions
 from graftline.scheduling.local_time import local_timezone
@@ -35,7 +36,9 @@ VARIABLES = (
     *("PYTHONPATH", "MLFLOW_TRACKING_URI", "HF_HOME", "HF_HUB_OFFLINE", "TORCH_HOME", "XDG_CACHE_HOME"),
     *("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"),
 )
-OWN = ("every", "engine", "install", "remove", "job", "kubernetes")  # keys that are not the run's
+OWN = ("every", "engine", "install", "remove", "job", "kubernetes", "dagster")  # keys that are not the run's
+
+DAGSTER = Path(__file__).with_name("dagster")  # what Dagster reads, in an environment of its own
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class ScheduleStage(Train):
         remove: whether schedules of this directory are taken away instead.
         job: name and time-out.
         kubernetes: image, volumes and limits of a CronJob.
+        dagster: when new images start a run there.
     """
 
     every: Sequence[str] | None = None
@@ -65,6 +69,7 @@ class ScheduleStage(Train):
     remove: bool = False
     job: JobOptions = field(default_factory=JobOptions)
     kubernetes: KubernetesOptions = field(default_factory=KubernetesOptions)
+    dagster: DagsterOptions = field(default_factory=DagsterOptions)
 
     def __post_init__(self) -> None:
         if self.remove:
@@ -90,7 +95,7 @@ class ScheduleStage(Train):
             ("in", str(kubernetes.WORK if in_cluster else job.directory)),
             ("next", ", ".join(f"{moment:%a %Y-%m-%d %H:%M}" for moment in islice(times.after(_now()), 3))),
             ("log", "kubectl logs of the pod" if in_cluster else str(job.directory / job.log)),
-            ("installed", self._install(job, times, directory)),
+            ("installed", self._install(job, times, directory, files)),
         ]
         return ScheduleResult(files=files, facts={"engine": self.engine, "name": job.name}, table=table)
 
@@ -120,10 +125,13 @@ class ScheduleStage(Train):
         if self.engine == "systemd":
             units = {f"{job.slug}.service": systemd.service_unit(job)}
             return units | {f"{job.slug}.timer": systemd.timer_unit(job, times)}
-        source = self.data.path
-        return {kubernetes.FILE: kubernetes.cron_job(job, times, source, self.kubernetes, local_timezone())}
+        source, timezone = self.data.path, local_timezone()
+        if self.engine == "dagster":
+            text = dagster.dagster_schedule(job, times, source, self.dagster, timezone)
+            return {dagster.file_name(job): text}
+        return {kubernetes.FILE: kubernetes.cron_job(job, times, source, self.kubernetes, timezone)}
 
-    def _install(self, job: Job, times: Times, directory: Path) -> str:
+    def _install(self, job: Job, times: Times, directory: Path, files: Mapping[str, str]) -> str:
         """Install the schedule if that is wanted, and say what became of it or is left to do."""
         if self.engine == "kubernetes":
             return f"no: kubectl apply --filename {shlex.quote(str(directory / kubernetes.FILE))}"
@@ -131,6 +139,11 @@ class ScheduleStage(Train):
             return f"no: {program()} schedule with install=true does"
         if self.engine == "systemd":
             return systemd.install(job, times)
+        if self.engine == "dagster":
+            (text,) = files.values()
+            dagster.install(job, text, DAGSTER)
+            start = "make dagster" if program() == "make" else dagster.command(job.directory, DAGSTER)
+            return f"for {start}, which shows it on http://127.0.0.1:3000 and runs it while it runs itself"
         cron.install(job, times)
         return f"in the crontab; {program()} schedule remove=true takes it out"
 
@@ -145,7 +158,11 @@ class ScheduleStage(Train):
         return ScheduleResult(files={}, removed=names, facts={"removed": names}, table=[("removed", f"{len(names)}")])
 
 
-ENGINES = {"cron": cron.remove, "systemd": systemd.remove}  # those that a schedule can be taken away from
+ENGINES = {
+    "cron": cron.remove,
+    "systemd": systemd.remove,
+    "Dagster": dagster.remove,
+}  # those that a schedule can be taken away from
 
 
 def _is_own(text: str) -> bool:
