@@ -17,7 +17,7 @@ ready := $(VENV)/.ready
 peers-ready := .venv-peers/.ready
 dagster-ready := .venv-dagster/.ready
 site-packages := 'import sysconfig; print(sysconfig.get_path("purelib"))'
-STAGES := ingest train search evaluate compare ensemble audit learning-curve verify predict augment-preview fetch-weights cost cache sync schedule
+STAGES := ingest train search evaluate compare ensemble audit learning-curve verify predict augment-preview fetch-weights cost cache sync promote history rollback retrain prune schedule
 
 .DEFAULT_GOAL := help
 .PHONY: help setup $(STAGES) config ui dagster serve bench bench-accuracy test test-fast lint format lock clean

@@ -12,7 +12,7 @@ from graftline.freezing.rule import FreezeDecision
 from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.train_result import TrainOutcome, print_policy_choice
 from graftline.report.cost_tables import to_json
-from graftline.tracking.names import VALIDATION_ACCURACY, VALIDATION_LOSS
+from graftline.tracking.names import FROZEN_DIGEST, VALIDATION_ACCURACY, VALIDATION_LOSS
 from graftline.training.events import FitEvents, Metrics
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.optimizers import optimizer_class
@@ -119,7 +119,7 @@ def log_freeze_check(run: "Run", outcome: TrainOutcome) -> None:
     say(f"Freeze check: {frozen}, {seen}.")
     counts = {f"freeze/{name}": float(value) for name, value in record.items() if isinstance(value, int)}
     run.log_metrics(counts, step=steps)
-    run.set_tags({"graftline.frozen_digest": record["frozen_digest"]})
+    run.set_tags({FROZEN_DIGEST: record["frozen_digest"]})
     if (change := phase.cache_change) is not None:
         say(f"Cached activations change a predicted probability by {change:.1e} at most (of those looked at).")
         run.log_metrics({"features/largest_change": change}, step=steps)

@@ -18,9 +18,9 @@ from graftline.console import say
 from graftline.errors import UserError
 from graftline.files import write_text
 from graftline.pipeline.program import program
+from graftline.pipeline.retrain import Node, Retrain
 from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.stage import StageResult
-from graftline.pipeline.train import Train
 from graftline.scheduling import cron, dagster, kubernetes, systemd
 from graftline.scheduling.dagster import DagsterOptions
 from graftline.scheduling.job import Job, JobOptions
@@ -30,7 +30,7 @@ from graftline.scheduling.times import EXAMPLES, Times, parse_times
 
 logger = logging.getLogger(__name__)
 
-STAGE = "train"  # what runs
+STAGE = "retrain"  # what runs
 # variables that the run needs where they are set now, as no engine hands them on
 VARIABLES = (
     *("PYTHONPATH", "MLFLOW_TRACKING_URI", "HF_HOME", "HF_HUB_OFFLINE", "TORCH_HOME", "XDG_CACHE_HOME"),
@@ -50,7 +50,7 @@ class ScheduleResult(StageResult):
 
 
 @dataclass(frozen=True)
-class ScheduleStage(Train):
+class ScheduleStage(Retrain):
     """The stage ``schedule`` (Hydra target of conf/schedule.yaml): a retraining that is written down, not done.
 
     Attributes:

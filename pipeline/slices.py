@@ -1,5 +1,6 @@
 """Slices of an evaluation: on which images the model is worse, as a table, a picture and a sentence."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from graftline.console import print_table, progress, say
+from graftline.data.decoding import Decoding
 from graftline.data.image_facts import FACTS, find_facts
 from graftline.data.version import DatasetVersion
 from graftline.evaluation.predictions import Predictions
@@ -35,9 +37,9 @@ class SliceReport:
 
 def write_slices(predictions: Predictions, version: DatasetVersion, directory: Path) -> SliceReport:
     """Score slices of the images that were predicted; print the worst, write all into ``slices.csv`` and a picture."""
-    table = version.table().drop_duplicates("sha256").set_index("sha256")
-    columns = table.loc[predictions.sha256, list(COLUMNS)].reset_index(drop=True)
-    slices = score_slices(predictions, pd.concat([columns, _facts(predictions)], axis=1))
+    slices = score_slices(
+        predictions, slice_columns(version, predictions.paths, predictions.sha256, predictions.decoding)
+    )
     _write_table(slices, directory / "slices.csv")
     told = sentence(slices)
     if slices:
@@ -51,16 +53,25 @@ def write_slices(predictions: Predictions, version: DatasetVersion, directory: P
     return SliceReport(figures, told)
 
 
-def _facts(predictions: Predictions) -> pd.DataFrame:
+def slice_columns(
+    version: DatasetVersion, paths: Sequence[str], sha256: Sequence[str], decoding: Decoding
+) -> pd.DataFrame:
+    """Return what there is to slice images by, a row for each: columns of the version, and facts of the images."""
+    table = version.table().drop_duplicates("sha256").set_index("sha256")
+    columns = table.loc[list(sha256), list(COLUMNS)].reset_index(drop=True)
+    return pd.concat([columns, _facts(paths, sha256, decoding)], axis=1)
+
+
+def _facts(paths: Sequence[str], sha256: Sequence[str], decoding: Decoding) -> pd.DataFrame:
     """Return the facts of the images, NaN for those beyond the first so many, by their contents."""
-    rows = np.sort(np.argsort(np.array(predictions.sha256), kind="stable")[:MOST_LOOKED_AT])
+    rows = np.sort(np.argsort(np.array(sha256), kind="stable")[:MOST_LOOKED_AT])
     with progress("Looking at images", total=len(rows)) as bar:
         found = find_facts(
-            [predictions.paths[row] for row in rows.tolist()],
-            predictions.decoding,
+            [paths[row] for row in rows.tolist()],
+            decoding,
             on_progress=lambda done: bar.advance(bar.task_ids[0], done),
         )
-    facts = pd.DataFrame(np.nan, range(len(predictions.paths)), list(FACTS))
+    facts = pd.DataFrame(np.nan, range(len(paths)), list(FACTS))
     facts.iloc[rows] = found.table.to_numpy()
     return facts
 

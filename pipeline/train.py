@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -315,8 +315,11 @@ class Train:
         self, setup: TrainingSetup, decision: FreezeDecision, trained: TrainingResult, files: RunDirectory
     ) -> None:
         best, epochs = trained.history.best, len(trained.history.epochs)
-        say(f"Best epoch {best['epoch'] + 1:.0f} of {epochs}; saving the bundle.")
         version, graft = setup.version, setup.graft
+        if self.train.resume is not None and _is_saved(files.bundle, version.digest, best):
+            say(f"Best epoch {best['epoch'] + 1:.0f} of {epochs}; its bundle was saved before the run was interrupted.")
+            return
+        say(f"Best epoch {best['epoch'] + 1:.0f} of {epochs}; saving the bundle.")
         card = {
             "dataset": version.name,
             "dataset_digest": version.digest,
@@ -382,6 +385,14 @@ class Train:
 def _read_dataset(files: RunDirectory) -> dict[str, str]:
     content: dict[str, str] = json.loads(files.dataset.read_text(encoding="utf-8"))
     return content
+
+
+def _is_saved(bundle: Path, dataset_digest: str, best: Mapping[str, float]) -> bool:
+    """Tell whether a bundle is of this epoch on these images; one that is there is whole."""
+    if not bundle.is_dir():
+        return False
+    card = read_description(bundle)["card"]
+    return bool(card["dataset_digest"] == dataset_digest and card["validation"] == best)
 
 
 def _read_decision(files: RunDirectory) -> FreezeDecision:

@@ -83,10 +83,18 @@ class Winner:
         tracking = replace(self.search.tracking, parent_run_id=self.parent_run_id, register=False)
         return self._run(folder, {"seed": seed, "tracking": tracking}, {"seed": seed, "tracking.register": False})
 
+    def train_challenger(self, folder: str, resume: str | None) -> TrainResult:
+        """Train a model, or go on with the run that was begun in the folder; it is not registered by itself."""
+        tracking = replace(self.search.tracking, parent_run_id=self.parent_run_id, register=False)
+        recipe = replace(self.search.train, resume=resume)
+        configured = {"tracking.register": False, "train.resume": resume}
+        return self._run(folder, {"train": recipe, "tracking": tracking}, configured)
+
     def _run(self, folder: str, changes: Mapping[str, Any], configured: Mapping[str, Any]) -> TrainResult:
         """Run the stage in a folder of the search; ``configured`` is what ``changes`` is in the configuration."""
         files = RunDirectory(self.directory / folder)
-        shutil.rmtree(files.bundle, ignore_errors=True)  # of an earlier search in the same directory
+        if configured.get("train.resume") is None:
+            shutil.rmtree(files.bundle, ignore_errors=True)  # of an earlier search in the same directory
         self._configure(files, configured)
         start = time.perf_counter()
         own = {field.name: getattr(self.search, field.name) for field in fields(Train)}

@@ -76,6 +76,8 @@ def _key(config: DictConfig, match: re.Match[str]) -> str:
     """Return the key for ``Class.argument``, or the keys; also of a choice that was not taken."""
     groups: tuple[str | None, ...] = match.groups()
     name, argument, rest, value = (part or "" for part in groups)
+    if name[0].islower() and name not in _target_names(config):  # a file's name; to look closer imports all targets
+        return match[0]
     places: list[Callable[[], Iterable[Target]]] = [functools.partial(_targets, config)]
     if name[0].isupper():
         places.append(_choices)  # after the first, as it imports all that can be chosen, which takes seconds
@@ -105,6 +107,15 @@ def _choice(match: re.Match[str]) -> str:
         if all(key in node and str(node[key]) == value.strip("'") for key, value in given.items())
     ]
     return made[0] if len(made) == 1 else match[0]
+
+
+def _target_names(node: Any) -> Iterator[str]:
+    """Yield the last part of each ``_target_`` of a configuration."""
+    for name, child in node.items_ex(resolve=False) if isinstance(node, DictConfig) else enumerate(node):
+        if name == "_target_":
+            yield str(child).rpartition(".")[2]
+        elif isinstance(child, DictConfig | ListConfig) and not child._is_missing() and not child._is_none():
+            yield from _target_names(child)
 
 
 def _targets(node: Any, key: str = "") -> Iterator[Target]:

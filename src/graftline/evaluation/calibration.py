@@ -185,17 +185,27 @@ def calibration_error(
         resamples: R.
         seed: of the resampling.
     """
+    value, drawn = square_gaps(probabilities, labels, resamples, seed)
+    low, high = np.quantile(drawn, TAILS) - (drawn.mean() - value)
+    return Interval(*(float(np.sqrt(max(0.0, square))) for square in (value, low, high)))
+
+
+def square_gaps(
+    probabilities: npt.NDArray[np.floating], labels: Ints, resamples: int, seed: int
+) -> tuple[float, Floats]:
+    """Return the square of the calibration error, which may come out below 0, and those of resamples (R,).
+
+    The arguments are those of :func:`calibration_error`; of N images the resamples are the same for the same seed.
+    """
     confidences = probabilities.max(axis=1).astype(np.float64)
     gaps = (probabilities.argmax(axis=1) == labels) - confidences
     num_bins = max(1, min(MOST_BINS, len(labels) // FEWEST_IN_BIN))
     edges = np.quantile(confidences, np.arange(1, num_bins) / num_bins)
     bins = np.searchsorted(edges, confidences, side="right")  # equal confidences share a bin
     members = (bins == np.arange(num_bins)[:, None]).astype(np.float64)  # (bins, N)
-    value = _mean_square_gap(members, gaps, np.ones((len(labels), 1)))[0]
+    value = float(_mean_square_gap(members, gaps, np.ones((len(labels), 1)))[0])
     chunks = multiplicities(len(labels), resamples, seed)
-    drawn = np.concatenate([_mean_square_gap(members, gaps, counts.astype(np.float64)) for counts in chunks])
-    low, high = np.quantile(drawn, TAILS) - (drawn.mean() - value)
-    return Interval(*(float(np.sqrt(max(0.0, square))) for square in (value, low, high)))
+    return value, np.concatenate([_mean_square_gap(members, gaps, counts.astype(np.float64)) for counts in chunks])
 
 
 def _mean_square_gap(members: Floats, gaps: Floats, counts: Floats) -> Floats:

@@ -66,18 +66,23 @@ def score_slices(predictions: Predictions, columns: pd.DataFrame) -> list[Slice]
             with one value, or with too many, is left out, and so are slices of few images.
     """
     hits = predictions.predicted == predictions.labels
-    found = [
-        (column, value, rows)
+    found = cut(columns)
+    p_values = holm([_p_value(hits, rows) for _, _, rows in found])
+    slices = [
+        Slice(column, value, int(rows.sum()), _accuracy(hits[rows]), float(hits[~rows].mean()), p_value)
+        for (column, value, rows), p_value in zip(found, p_values, strict=True)
+    ]
+    return sorted(slices, key=lambda one: (not one.is_worse, one.accuracy.value, one.name))
+
+
+def cut(columns: pd.DataFrame) -> list[tuple[str, str, Bools]]:
+    """Return the slices that columns (N rows) give: the column, the value, and the images (N,) that have it."""
+    return [
+        (str(column), value, rows)
         for column in columns
         for value, rows in _values(columns[column])
         if min(rows.sum(), (~rows).sum()) >= FEWEST_IMAGES
     ]
-    p_values = holm([_p_value(hits, rows) for _, _, rows in found])
-    slices = [
-        Slice(str(column), value, int(rows.sum()), _accuracy(hits[rows]), float(hits[~rows].mean()), p_value)
-        for (column, value, rows), p_value in zip(found, p_values, strict=True)
-    ]
-    return sorted(slices, key=lambda one: (not one.is_worse, one.accuracy.value, one.name))
 
 
 def sentence(slices: Sequence[Slice]) -> str:

@@ -12,6 +12,7 @@ HOST = "graftline.host"
 DATASET = "graftline.dataset"
 DATASET_DIGEST, TEST_DIGEST = "graftline.dataset_digest", "graftline.test_digest"  # of its registered models too
 BUNDLE_DIGEST = "graftline.bundle_digest"  # of runs that were tested, and of registered models
+FROZEN_DIGEST = "graftline.frozen_digest"  # of a run whose freeze check has held
 # tag of a registered model: see `graftline.files.digest_directory`
 BUNDLE_FILES = "graftline.bundle_files"
 
@@ -22,6 +23,7 @@ VALIDATION_LOSS, VALIDATION_ACCURACY = (
 )  # metrics, of the epoch that is kept
 DATA = "data"  # folder of a run's artifacts that holds the files of its dataset version
 BUNDLE = "artifacts/bundle"  # folder of a model that holds its bundle
+LEASE = ".retraining"  # behind the name of a model: what `graftline.tracking.lease` holds
 
 _NOT_IN_KEYS = re.compile(r"[^/\w.\- :]")
 _NOT_IN_MODEL_NAMES = re.compile(r"[^\w.\-]+")

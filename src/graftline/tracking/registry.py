@@ -15,7 +15,16 @@ from urllib.request import url2pathname
 from graftline.errors import UserError
 from graftline.files import atomic_directory, cache_directory, digest, digest_directory
 from graftline.locks import Lock
-from graftline.tracking.names import BUNDLE, BUNDLE_FILES, DATA, DATASET_DIGEST, OUTPUT_DIRECTORY, PREDICTIONS, TEST
+from graftline.tracking.names import (
+    BUNDLE,
+    BUNDLE_FILES,
+    DATA,
+    DATASET_DIGEST,
+    LEASE,
+    OUTPUT_DIRECTORY,
+    PREDICTIONS,
+    TEST,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,6 +39,18 @@ NUM_LISTED = 10  # names that a message lists at most
 _MOST_RUNS = 1000  # of an experiment, the newest ones: as many as MLflow gives at once
 _DOWNLOAD_SECONDS = 20  # without a byte from the server
 _MODEL = re.compile(r"models:/(?P<name>[^/@:'\"]+)(/(?P<version>\d+)|@(?P<alias>[^/@]+))")
+
+
+class ChangedBundleError(UserError):
+    """The files of a registered bundle are not those that were logged.
+
+    Attributes:
+        uri: of the version.
+    """
+
+    def __init__(self, message: str, uri: str) -> None:
+        super().__init__(message)
+        self.uri = uri
 
 
 @dataclass(frozen=True)
@@ -105,6 +126,23 @@ class Registry:
             raise UserError(_not_found(wanted, versions))
         return found[0]
 
+    def names(self) -> list[str]:
+        """Return the names of all registered models.
+
+        Raises:
+            UserError: MLflow does not answer.
+        """
+
+        def find(client: "MlflowClient") -> list[str]:
+            page = client.search_registered_models()
+            found = [*page]
+            while page.token:
+                page = client.search_registered_models(page_token=page.token)
+                found += page
+            return sorted(model.name for model in found if LEASE not in model.name)
+
+        return self._ask(find)
+
     def aliased(self, name: str, alias: str) -> RegisteredVersion | None:
         """Return the version of a registered model that an alias points to, None where there is none.
 
@@ -139,9 +177,10 @@ class Registry:
         if not (path / "bundle.json").is_file():
             raise UserError(f"{version.uri} has no bundle in {path}: register a model that graftline trained.")
         if logged is not None and digest_directory(path) != logged:
-            raise UserError(
+            raise ChangedBundleError(
                 f"{path} is not the bundle that was logged as {version.uri}: put its files back from a copy "
-                "(what was downloaded is downloaded again once that folder is removed)."
+                "(what was downloaded is downloaded again once that folder is removed).",
+                version.uri,
             )
         return path
 
@@ -269,6 +308,14 @@ class Registry:
         from graftline.tracking.client import absolute_uri, store_name
 
         return store_name(absolute_uri(self.uri))
+
+    def ask(self, question: "Callable[[MlflowClient], T]") -> T:
+        """Return what a question gives that is asked of MLflow's client, within a bounded time.
+
+        Raises:
+            UserError: MLflow does not answer, or with an error.
+        """
+        return self._ask(question)
 
     def _ask(self, question: "Callable[[MlflowClient], T]") -> T:
         from graftline.tracking.client import absolute_uri, connect_checked, sqlite_file

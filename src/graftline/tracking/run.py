@@ -17,6 +17,7 @@ from typing import Any, Literal, Self
 from mlflow.entities import Run as MlflowRun
 
 from graftline.data.version import DatasetVersion
+from graftline.errors import UserError
 from graftline.files import digest_directory, write_json
 from graftline.tracking import names, parameters
 from graftline.tracking.client import reason, store_name, without_password
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 _END_SECONDS = {"FINISHED": 10.0, "FAILED": 10.0, "KILLED": 5.0}  # to send the rest; `docker stop` kills after 10
+_SETTLE_SECONDS = 10.0  # without a success, for who goes on only when all is there
 _MODEL_SECONDS = 10.0  # to learn the version that a model gets
 _ERROR = "graftline.error"
 _NAME, _DESCRIPTION = "mlflow.runName", "mlflow.note.content"  # MLflow's own
@@ -210,6 +212,20 @@ class Run:
         )
         self._outbox.wait(_MODEL_SECONDS)
         return self._outbox.delivery.model_uris.get(number)
+
+    def settle(self) -> None:
+        """Wait until MLflow has all that was logged, for who goes on only if it has.
+
+        Raises:
+            UserError: it has not after a bounded wait, or it refused some of it.
+        """
+        self._outbox.wait(_SETTLE_SECONDS)
+        refused = self._outbox.delivery.refused
+        if unsent := self._outbox.journal.num_unsent:
+            why = self._outbox.problem or "no answer in time"
+            raise UserError(f"The {self._store} has not got {unsent:,} records of run {self.id} ({why}).")
+        if refused:
+            raise UserError(f"The {self._store} refused a value of run {self.id}: {refused[0]}.")
 
     def _model_metrics(self, metrics: Mapping[str, float]) -> list[tuple[str, float, int, int]]:
         """Return MLflow's fields; a value that the run has logged keeps its time, else MLflow would have it twice."""

@@ -87,7 +87,7 @@ class Tracking:
         else:
             client, experiment_id = self._experiment(self.experiment or experiment)
             clear_outbox(directory)
-            tags["mlflow.user"] = _user()
+            tags["mlflow.user"] = user_name()
             tags["mlflow.source.name"] = tags.get("graftline.stage", Path(sys.argv[0]).name)
             if self.parent_run_id is not None:
                 tags["mlflow.parentRunId"] = self.parent_run_id
@@ -135,7 +135,7 @@ class Tracking:
         client, experiment = connect_checked(absolute_uri(self.uri), lambda client: client.get_experiment_by_name(name))
         if experiment is None:
             try:
-                location = self._artifact_location(name)
+                location = self.artifact_location(name)
                 created = client.create_experiment(name, artifact_location=location)
                 experiment = client.get_experiment(created)
             except MlflowException as error:
@@ -153,7 +153,8 @@ class Tracking:
             client.set_experiment_tag(experiment.experiment_id, key, value)
         return client, experiment.experiment_id
 
-    def _artifact_location(self, experiment: str) -> str | None:
+    def artifact_location(self, experiment: str) -> str | None:
+        """Return where a new experiment keeps its files; None: where the server says."""
         from graftline.tracking.client import absolute_uri, sqlite_file
 
         root = self.artifacts
@@ -173,7 +174,8 @@ class Tracking:
         return connect_checked(uri, lambda client: find_run(client, run_id, store_name(uri)))[1]
 
 
-def _user() -> str:
+def user_name() -> str:
+    """Return who works on this machine."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user without a name

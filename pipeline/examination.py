@@ -1,0 +1,247 @@
+"""What the gate looks at: both bundles, opened and run now on the same test images, and what is known of each."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from graftline.bundle.ensemble import AnyPredictor, Ensemble, load_predictor
+from graftline.bundle.verify import verify_bundle
+from graftline.console import progress, warn
+from graftline.data.version import DatasetVersion
+from graftline.errors import UserError, first_line
+from graftline.evaluation.contestant import Contestant, ModelFacts, TestImages, frequencies
+from graftline.evaluation.gate import FLIP_COLUMNS, Gate, GateResult, examine
+from graftline.evaluation.gate_guards import Guard, percent
+from graftline.evaluation.paired import measure_both
+from graftline.execution import Accelerator, Execution
+from graftline.files import atomic_file
+from graftline.pipeline.slices import slice_columns
+from graftline.serving.answers import REFUSED, SET
+from graftline.tracking.names import FROZEN_DIGEST
+from graftline.tracking.registry import RegisteredVersion
+from graftline.tracking.tracking import Tracking
+
+TIMED_SECONDS, TIMED_ROUNDS, MOST_TIMED = 0.3, 5, 32  # of one measurement, how many, and the images of each
+BATCH_SIZE = 32
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A registered version that is open."""
+
+    version: RegisteredVersion
+    bundle: Path
+    predictor: AnyPredictor
+
+    @property
+    def name(self) -> str:
+        return f"version {self.version.version}"
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What an examination found.
+
+    Attributes:
+        result: of the gate.
+        images: the test images; None where it came to nothing.
+        version: of the data set that they are of.
+    """
+
+    result: GateResult
+    images: TestImages | None = None
+    version: DatasetVersion | None = None
+
+    @classmethod
+    def failed(cls, name: str, reason: str) -> "Examined":
+        """Return an examination that came to nothing."""
+        guard = Guard(name, "", "", "", passed=False, reason=reason)
+        return cls(GateResult((guard,), "Nothing was compared.", 0, pd.DataFrame(columns=list(FLIP_COLUMNS))))
+
+    def flips_table(self, file: Path) -> None:
+        """Write the images that turn from right to wrong."""
+        with atomic_file(file) as temporary:
+            self.result.flips.to_csv(temporary, index=False)
+
+
+@dataclass(frozen=True)
+class Examination:
+    """Run both models on the same test images, and hold the challenger against the champion.
+
+    Attributes:
+        gate: what it must show.
+        tracking: where the versions are registered.
+        challenger: the new version.
+        champion: the version that it is compared with; None: it is the first.
+        was_rolled_back: whether the challenger has been champion, and was rolled back.
+        accelerator: where they are run.
+    """
+
+    gate: Gate
+    tracking: Tracking
+    challenger: RegisteredVersion
+    champion: RegisteredVersion | None
+    was_rolled_back: str = ""
+    accelerator: Accelerator = "auto"
+
+    def run(self) -> Examined:
+        """Return what was found.
+
+        Raises:
+            ChangedBundleError: the files of a bundle are not those that were logged.
+            UserError: the images are not on this machine, or they cannot be compared on, or MLflow does not answer.
+        """
+        challenger = self._open(self.challenger)
+        champion = None if self.champion is None else self._open(self.champion)
+        version = self._dataset(self.challenger)
+        samples = version.samples("test")
+        labels = np.asarray(version.class_names, dtype=object)[samples.labels]
+        before = None if self.champion is None else self._known_dataset(self.champion)
+        images = TestImages(
+            paths=samples.paths,
+            labels=labels,
+            sha256=samples.sha256,
+            dataset=version.name,
+            split_digest=version.test_digest,
+            decoding=version.decoding,
+            columns=slice_columns(version, samples.paths, samples.sha256, samples.decoding),
+            seen=None if before is None else _seen(before, samples.sha256),
+        )
+        opened = [challenger] if champion is None else [challenger, champion]
+        times = _measure(opened, samples.paths)
+        models = [self._contestant(one, images, seconds) for one, seconds in zip(opened, times, strict=True)]
+        other = models[1] if champion is not None else frequencies(version.counts()["train"], images)
+        facts = [*_same_test(before, version, self.gate.relabeled), *self._not_rolled_back()]
+        return Examined(examine(self.gate, images, models[0], other, facts), images, version)
+
+    def _open(self, version: RegisteredVersion) -> _Opened:
+        bundle = self.tracking.registry().bundle(version.uri)
+        return _Opened(version, bundle, load_predictor(bundle, "onnx", self._execution))
+
+    @property
+    def _execution(self) -> Execution:
+        return Execution.local(self.accelerator)
+
+    def _dataset(self, version: RegisteredVersion) -> DatasetVersion:
+        return DatasetVersion.load(self.tracking.registry().dataset(version.uri))
+
+    def _known_dataset(self, version: RegisteredVersion) -> DatasetVersion | None:
+        """Return what a champion was trained on; None with a warning where that is not known."""
+        try:
+            return self._dataset(version)
+        except UserError as error:
+            warn(f"What version {version.version} was trained on is not known ({first_line(error)}).")
+            return None
+
+    def _contestant(self, opened: _Opened, images: TestImages, seconds: float) -> Contestant:
+        predictor = opened.predictor
+        with progress(f"Classifying the test images with {opened.name}", total=len(images.paths)) as bar:
+            logits = predictor.logits(images.paths, BATCH_SIZE, lambda done: bar.advance(bar.task_ids[0], done))
+        verification = verify_bundle(opened.bundle, "onnx", self._execution)
+        return Contestant(
+            name=opened.name,
+            class_names=tuple(predictor.class_names),
+            logits=logits,
+            bundle_digest=predictor.digest,
+            decision=predictor.decision,
+            facts=ModelFacts(
+                milliseconds=1000 * seconds,
+                megabytes=_megabytes(opened.bundle),
+                input=_input(predictor),
+                output=_output(predictor),
+                golden_problem=verification.problem,
+                frozen=self._frozen(opened),
+            ),
+        )
+
+    def _frozen(self, opened: _Opened) -> str | None:
+        """Return what the freeze check came to, which a training notes after it has held."""
+        if isinstance(opened.predictor, Ensemble):
+            return f"{len(opened.predictor.members)} members"
+        run_id = opened.version.run_id
+        if run_id is None:
+            return None
+        run = self.tracking.registry().ask(lambda client: client.get_run(run_id))
+        if FROZEN_DIGEST not in run.data.tags:
+            return None
+        count = run.data.metrics.get("freeze/frozen_tensors", 0)
+        return f"{count:.0f} frozen"
+
+    def _not_rolled_back(self) -> list[Guard]:
+        reason = self.was_rolled_back
+        return [Guard("rolled back", "", "yes", "", passed=False, reason=reason)] if reason else []
+
+
+def _seen(before: DatasetVersion, sha256: Sequence[str]) -> np.ndarray:
+    """Return (N,) whether an image trained a model, or chose its epoch."""
+    table = before.table()
+    return np.isin(np.array(sha256), table.loc[table["split"] != "test", "sha256"].to_numpy(str))
+
+
+def _same_test(before: DatasetVersion | None, now: DatasetVersion, most: float) -> list[Guard]:
+    """Return the guard on the champion's test images: whether they still test, with the labels that they had."""
+    if before is None or not any(before.counts()["test"].values()):
+        return []
+    tables = [version.table() for version in (before, now)]
+    was, is_now = (table.loc[table["split"] == "test"].drop_duplicates("sha256") for table in tables)
+    labels = pd.Series(is_now["label"].to_numpy(), index=is_now["sha256"]).reindex(was["sha256"])
+    gone = int(labels.isna().sum())
+    relabeled = int((labels.notna().to_numpy() & (labels.to_numpy() != was["label"].to_numpy())).sum())
+    share = (gone + relabeled) / len(was)
+    passed = share <= most
+    reason = (
+        f"Of the {len(was):,} images that tested the champion {gone:,} are gone and {relabeled:,} have another label, "
+        f"{percent(share)} together, more than {percent(most)}: look at the data before the model."
+    )
+    return [
+        Guard(
+            name="test images",
+            champion=f"{len(was):,}",
+            challenger=f"{len(is_now):,}",
+            difference=f"{gone:,} gone, {relabeled:,} relabeled",
+            passed=passed,
+            reason="" if passed else reason,
+            figures=(share,),
+        )
+    ]
+
+
+def _measure(opened: Sequence[_Opened], paths: Sequence[str]) -> list[float]:
+    """Return the seconds per image of each model, taken in turns."""
+
+    def seconds(one: _Opened, count: int) -> float:
+        start = time.perf_counter()
+        one.predictor.logits(paths[:count], BATCH_SIZE)
+        return (time.perf_counter() - start) / count
+
+    timed: list[Callable[[], float]] = []
+    for one in opened:
+        seconds(one, 1)  # the first call also allocates
+        count = int(np.clip(TIMED_SECONDS / seconds(one, 1), 1, min(MOST_TIMED, len(paths))))
+        timed.append(partial(seconds, one, count))
+    if len(timed) == 1:
+        return [min(timed[0]() for _ in range(TIMED_ROUNDS))]
+    return list(measure_both(timed[0], timed[1], TIMED_ROUNDS))
+
+
+def _megabytes(bundle: Path) -> float:
+    """Return the size of the networks, and of what else is loaded to answer."""
+    files = [file for pattern in ("*.onnx*", "references.npy") for file in bundle.rglob(pattern)]
+    return sum(file.stat().st_size for file in files) / 1e6
+
+
+def _input(predictor: AnyPredictor) -> str:
+    one = predictor.members[0] if isinstance(predictor, Ensemble) else predictor
+    settings = ", ".join(f"{name} {value}" for name, value in predictor.decoding.identity().items())
+    color = "gray" if one.preprocessing.channels == 1 else "RGB"
+    return f"{color}, {settings}" if settings else color
+
+
+def _output(predictor: AnyPredictor) -> tuple[str, ...]:
+    refuses = not isinstance(predictor, Ensemble) and predictor.refusal is not None
+    return (*([SET] if predictor.decision.set_threshold is not None else []), *([REFUSED] if refuses else []))

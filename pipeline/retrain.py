@@ -1,0 +1,301 @@
+"""Retrain: ingest → train → evaluate → promote as one job. It does nothing if nothing is new, and goes on if killed.
+
+What is done is done once: the dataset version, cached activations, checkpoints, the bundle, the registered version and
+the verdict are each there as a whole or not at all, and a retraining that finds them goes on from them.
+"""
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from hydra.utils import instantiate
+
+from graftline.console import reworded, say, warn
+from graftline.data.ingest import Ingest
+from graftline.errors import UserError, find_cause, first_line
+from graftline.features.store import GIGABYTE, ActivationStore
+from graftline.files import write_json
+from graftline.pipeline.program import program
+from graftline.pipeline.retraining.keep import Keep, remove_leftovers
+from graftline.pipeline.retraining.notify import Notify
+from graftline.pipeline.retraining.options import RetrainOptions
+from graftline.pipeline.retraining.recipe_digest import recipe_digest
+from graftline.pipeline.retraining.situation import Situation, require_images
+from graftline.pipeline.run_directory import RunDirectory
+from graftline.pipeline.stage import StageResult
+from graftline.tracking.tracking import Tracking
+
+if TYPE_CHECKING:  # these load torch and MLflow, which a retraining that has nothing to do must not wait for
+    from graftline.evaluation.gate import Gate
+    from graftline.pipeline.promote import Verdict
+    from graftline.pipeline.retraining.challengers import Challengers
+    from graftline.pipeline.train import Train
+    from graftline.tracking.lease import Lease
+    from graftline.tracking.run import Run
+
+Outcome = Literal["promoted", "refused", "nothing new", "not due", "held", "failed"]
+Node = Mapping[str, Any]
+OWN = ("retrain", "gate", "notify", "keep")  # nodes that are not those of a training
+WAIT_SECONDS = 5.0  # between two looks whether another retraining has ended
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrainResult(StageResult):
+    """What a retraining came to.
+
+    Attributes:
+        outcome: promoted, refused, nothing new, not due, or held by another process.
+        model_uri: of the version that it registered; None if it trained none.
+    """
+
+    outcome: Outcome
+    model_uri: str | None = None
+
+
+@dataclass(frozen=True)
+class Retrain:
+    """The stage ``retrain`` (Hydra target of conf/retrain.yaml).
+
+    Its nodes are given as they are written; those of a training are built only if one begins.
+    """
+
+    data: Node
+    augment: Node
+    backbone: Node
+    freeze: Node
+    features: Node
+    optim: Node
+    schedule: Node
+    trainer: Node
+    evaluation: Node
+    decision: Node
+    tracking: Node
+    train: Node
+    bundle: Node
+    retrain: Node
+    gate: Node
+    notify: Node
+    keep: Node
+    name: str | None = None
+    seed: int = 0
+    minutes: float | None = None
+    sets: float | None = None
+    refuse: float | None = None
+
+    def __post_init__(self) -> None:
+        _ = self._options, self._notify, self._keep, self._images  # a mistake in them is found now
+        if not self._tracking.register:
+            raise UserError("Tracking.register is False, but a model that is not registered cannot be promoted.")
+
+    def run(self, directory: Path) -> RetrainResult:
+        """Retrain if something is new and no other process does; tell of what came of it."""
+        from graftline.tracking.lease import LeaseHeldError  # with MLflow
+
+        began = time.perf_counter()
+        try:
+            result = self._run(directory)
+        except LeaseHeldError as held:
+            return _nothing("held", f"by {held.holder}")
+        except Exception as error:
+            self._tell_failure(error, directory, began)
+            raise
+        self._tidy()
+        if result.outcome in ("promoted", "refused"):
+            seconds = round(time.perf_counter() - began, 1)
+            self._notify.tell({"stage": "retrain", "seconds": seconds, **result.facts, "metrics": result.metrics})
+        return result
+
+    def _run(self, directory: Path) -> RetrainResult:
+        require_images(self._images)
+        with self._alone() as (lease, now):
+            if dead := now.retrainings.end_dead():
+                say(f"Marked as KILLED, since their process is gone: {', '.join(dead)}.")
+            if (reason := now.why_not_due(self._options.when)) is not None:
+                return _nothing("not due", reason)
+            if not self._options.allow_shrink and now.changes is not None:
+                now.changes.refuse_shrink(self._options.max_shrink, self._images.path or now.model)
+            if (known := now.retrainings.decided(now.key)) is not None:
+                if now.champion is None:
+                    warn(f"{now.model} has no champion: {program()} promote decides anew on its newest version.")
+                reason = f"run {known.run_id} had these images, settings and code, and its model was {known.outcome}"
+                return _nothing("nothing new", reason, dataset_digest=now.version.digest)
+            self._say_changes(now)
+            with self._begin(now, directory) as run:
+                return self._challenge(run, now, lease)
+
+    @contextmanager
+    def _alone(self) -> Iterator[tuple["Lease", Situation]]:
+        """Keep other retrainings of the model from beginning, on whatever machine, and look at where this one begins.
+
+        Raises:
+            LeaseHeldError: there is another one, also after the seconds that are to be waited.
+        """
+        from graftline.tracking.lease import Lease, LeaseHeldError
+        from graftline.tracking.retrainings import Retrainings
+
+        tracking, name = self._tracking, self._images.dataset_name()
+        lease = Lease(tracking.uri, name, Path(self._images.directory) / name, f"The retraining of {name}")
+        end = time.monotonic() + self._options.wait
+        while True:
+            try:
+                lease.acquire()
+                break
+            except LeaseHeldError as held:
+                if (left := end - time.monotonic()) <= 0:
+                    raise
+                say(f"Waiting for {held.holder}, for {left:.0f} s at most.")
+                time.sleep(min(WAIT_SECONDS, left))
+        with lease:
+            known = Retrainings(tracking.uri, tracking.experiment or name)
+            yield lease, Situation(self._images, tracking, known, self._recipe)
+
+    def _say_changes(self, now: Situation) -> None:
+        if now.changes is None:
+            say("Nothing was retrained on these images before, and there is no champion.")
+            return
+        say(f"Since the last time: {'; '.join(now.changes.sentences) or 'the same images, other settings or code'}.")
+        if self._options.start != "fresh" and now.changes.removed + now.changes.relabeled > 0:
+            warn(
+                "The champion was trained on images that are gone, or with labels that have changed: a warm start "
+                "keeps what it has learned from them. RetrainOptions.start='fresh' forgets it."
+            )
+
+    def _begin(self, now: Situation, directory: Path) -> "Run":
+        """Start the run of the retraining, or go on with one of the same images and settings that was interrupted."""
+        from graftline.tracking.retrainings import KEY, RETRAIN, STAGE
+
+        begun = now.retrainings.unfinished(now.key)
+        if begun is not None:
+            say(f"Going on with run {begun.run_id}, which was interrupted; what it has done lies in {begun.directory}.")
+        tracking = replace(self._tracking, system_metrics=False)  # each training records its own
+        run = tracking.start(
+            run_name=self.name or f"retrain {now.version.digest[:8]}",
+            experiment=now.version.name,
+            directory=directory if begun is None else begun.directory,
+            tags={STAGE: RETRAIN, KEY: now.key, "graftline.group": "true"},
+            resume_run_id=None if begun is None else begun.run_id,
+        )
+        run.log_dataset(now.version)
+        return run
+
+    def _challenge(self, run: "Run", now: Situation, lease: "Lease") -> RetrainResult:
+        """Train a challenger, register it and let the gate decide."""
+        from graftline.tracking.retrainings import OUTCOME
+
+        challengers = self._challengers(run, now)
+        chosen = challengers.train(self._options.start)
+        lease.check()
+        model_uri = challengers.register(chosen)
+        lease.check()
+        verdict = self._judge(model_uri, run.directory / "promote")
+        outcome: Outcome = "promoted" if verdict.promoted else "refused"
+        run.set_tags({OUTCOME: outcome})
+        run.settle()  # else it would be decided on once more
+        facts = {
+            "outcome": outcome,
+            "reason": verdict.sentence,
+            "reasons": list(verdict.reasons),
+            "ledger_line": verdict.line.number,
+            "champion": verdict.challenger if verdict.promoted else verdict.champion,
+            "run_id": run.id,
+            "training_run_id": chosen.run_id,
+            "start": chosen.start,
+            "dataset_digest": now.version.digest,
+            "test_digest": now.version.test_digest,
+            "model_uri": model_uri,
+            "changes": None if now.changes is None else now.changes.to_json(),
+        }
+        table = [
+            ("outcome", outcome),
+            ("why", verdict.sentence),
+            *(("because", reason) for reason in verdict.reasons),
+            ("model", model_uri),
+            ("run", run.url or run.id),
+            ("report", os.path.relpath(chosen.directory / "report.html")),
+        ]
+        return RetrainResult(outcome=outcome, model_uri=model_uri, facts=facts, metrics=chosen.metrics, table=table)
+
+    def _challengers(self, run: "Run", now: Situation) -> "Challengers":
+        from graftline.pipeline.retraining.challengers import Challengers  # here torch and Lightning are loaded
+
+        return Challengers(self._train_stage(), run.directory, now.version, run.id, now.champion)
+
+    def _judge(self, model_uri: str, directory: Path) -> "Verdict":
+        """Let the gate decide on the version that was registered; what it has decided before, the ledger knows."""
+        from graftline.pipeline.promote import Promote
+
+        _, name, number = model_uri.split("/")
+        gate = cast("Gate", _build(self.gate))
+        return Promote(self._tracking, gate, model=name, version=int(number)).decide(directory)
+
+    def _tidy(self) -> None:
+        """Remove what is old and not needed; what goes wrong with it is no fault of the retraining."""
+        from graftline.tracking.models_in_use import find_used_runs
+
+        folder = str(self.features.get("directory", "cache/activations"))
+        store = ActivationStore(Path(folder), float(self.features.get("max_gb", 0)) * GIGABYTE)
+        try:
+            if removed := remove_leftovers(self._keep, find_used_runs(self._tracking.uri), store):
+                say(f"Removed, as old and needed by no model in use: {removed}.")
+        except (UserError, OSError) as error:
+            warn(f"Old files could not be removed ({first_line(error)}): {program()} prune tries again.")
+
+    def _tell_failure(self, error: Exception, directory: Path, began: float) -> None:
+        """Write and tell what went wrong; the command line prints it."""
+        mistake = find_cause(error, UserError)
+        reason = reworded(str(mistake)) if mistake is not None else f"{type(error).__name__}: {first_line(error)}"
+        seconds = round(time.perf_counter() - began, 1)
+        result = {"stage": "retrain", "seconds": seconds, "outcome": "failed", "reason": reason, "metrics": {}}
+        try:
+            write_json(RunDirectory(directory).result, result)
+        except OSError:  # a full disk may be what went wrong
+            warn("There is no room for result.json either.")
+        self._notify.tell(result)
+
+    @cached_property
+    def _options(self) -> RetrainOptions:
+        return cast("RetrainOptions", _build(self.retrain))
+
+    @cached_property
+    def _notify(self) -> Notify:
+        return cast("Notify", _build(self.notify))
+
+    @cached_property
+    def _keep(self) -> Keep:
+        return cast("Keep", _build(self.keep))
+
+    @cached_property
+    def _images(self) -> Ingest:
+        return cast("Ingest", _build(self.data))
+
+    @cached_property
+    def _tracking(self) -> Tracking:
+        return cast("Tracking", _build(self.tracking))
+
+    @property
+    def _nodes(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in OWN}
+
+    @property
+    def _recipe(self) -> str:
+        return recipe_digest({**self._nodes, "gate": self.gate}, self._options.start)
+
+    def _train_stage(self) -> "Train":
+        """Build the training."""
+        return cast("Train", _build({**self._nodes, "_target_": "graftline.pipeline.train.Train"}))
+
+
+def _nothing(outcome: Outcome, reason: str, **facts: str) -> RetrainResult:
+    """Return what came of a retraining that had nothing to do."""
+    say(f"{outcome.capitalize()}: {reason}.")
+    facts = {"outcome": outcome, "reason": reason, **facts}
+    return RetrainResult(outcome=outcome, facts=facts, table=[("outcome", outcome), ("why", reason)])
+
+
+def _build(node: Node) -> Any:
+    return instantiate(dict(node), _convert_="all")

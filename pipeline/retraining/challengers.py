@@ -1,0 +1,159 @@
+"""Train what is to challenge the champion: from the pretrained weights, from the champion's own, or both."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from graftline.backbones.backbone import Backbone
+from graftline.bundle.golden import read_golden
+from graftline.bundle.layout import WEIGHTS_FILE, read_description
+from graftline.console import print_table, say, warn
+from graftline.data.version import DatasetVersion
+from graftline.errors import UserError, first_line
+from graftline.pipeline.retraining.options import Start
+from graftline.pipeline.run_directory import RunDirectory
+from graftline.pipeline.train import Train
+from graftline.pipeline.winner import Winner
+from graftline.tracking.outbox import FOLDER
+from graftline.tracking.registry import RegisteredVersion
+from graftline.tracking.retrainings import find_registered
+
+
+@dataclass(frozen=True)
+class Challenger:
+    """A model that was trained.
+
+    Attributes:
+        start: what its training began with.
+        directory: of its run.
+        run_id: of its run.
+        loss: log loss on the validation images, by which challengers are chosen.
+        metrics: of the test images, as in ``result.json``.
+    """
+
+    start: Start
+    directory: Path
+    run_id: str
+    loss: float
+    metrics: dict[str, Any]
+
+    @classmethod
+    def read(cls, start: Start, directory: Path) -> "Challenger | None":
+        """Return the challenger that was trained in a directory; None if that has not come to its end."""
+        files = RunDirectory(directory)
+        if not files.result.exists():
+            return None
+        result = json.loads(files.result.read_text(encoding="utf-8"))
+        loss = read_description(files.bundle)["card"]["validation"]["val/loss"]
+        return cls(start, directory, result["run_id"], float(loss), result["metrics"])
+
+
+@dataclass(frozen=True)
+class Challengers:
+    """Trains challengers, each in a folder of the retraining; what is trained already is not trained again.
+
+    Attributes:
+        stage: the settings of the trainings.
+        directory: output directory of the retraining, which has its configuration.
+        version: the images.
+        run_id: of the retraining in MLflow.
+        champion: the version that is in use; None: there is none.
+    """
+
+    stage: Train
+    directory: Path
+    version: DatasetVersion
+    run_id: str
+    champion: RegisteredVersion | None
+
+    def train(self, start: Start) -> Challenger:
+        """Train one or two challengers; returns the better one on the validation images."""
+        found = [self._train(one, backbone) for one, backbone in self._starts(start).items()]
+        best = min(found, key=lambda one: one.loss)
+        if len(found) > 1:
+            rows = [(one.start, f"{one.loss:.4f}", "goes on" if one is best else "") for one in found]
+            print_table("Challengers, by log loss on the validation images", ("start", "log loss", ""), rows)
+        return best
+
+    def _starts(self, start: Start) -> dict[Start, Backbone]:
+        """Return what trainings begin with, and the backbone that says so."""
+        fresh, chosen = self.stage.backbone, dict[Start, Backbone]()
+        if start in ("fresh", "both"):
+            chosen["fresh"] = fresh
+        if start in ("warm", "both"):
+            try:
+                chosen["warm"] = self._find_warm()
+            except UserError as error:
+                warn(f"No warm start ({first_line(error)}): the training begins with the pretrained weights.")
+        return chosen or {"fresh": fresh}
+
+    def _find_warm(self) -> Backbone:
+        """Return the backbone with the champion's weights.
+
+        Raises:
+            UserError: there are none that it could have.
+        """
+        if self.champion is None:
+            raise UserError("there is no champion yet.")
+        bundle, name = self.stage.tracking.registry().bundle(self.champion.uri), self.stage.backbone.name
+        if not (bundle / WEIGHTS_FILE).is_file():
+            raise UserError("the champion is an ensemble.")
+        network = read_description(bundle)["timm_name"]
+        if network.partition(".")[0] != name.partition(".")[0]:
+            raise UserError(f"the champion is a {network}, not a {name}.")
+        backbone = replace(self.stage.backbone, weights="file", file=str(bundle / WEIGHTS_FILE))
+        backbone.build(self.version.class_names)
+        return backbone
+
+    def _train(self, start: Start, backbone: Backbone) -> Challenger:
+        directory = self.directory / start
+        if (done := Challenger.read(start, directory)) is not None:
+            say(f"The challenger with a {start} start was trained before: run {done.run_id}.")
+            return done
+        resume = _begun(directory)
+        say(f"\nChallenger, {start} start{'' if resume is None else f': goes on with run {resume}'}.")
+        stage = replace(self.stage, tracking=replace(self.stage.tracking, parent_run_id=self.run_id))
+        Winner(stage, self.directory, backbone, self.version, self.run_id).train_challenger(start, resume)
+        trained = Challenger.read(start, directory)
+        assert trained is not None
+        return trained
+
+    def register(self, chosen: Challenger) -> str:
+        """Put a challenger into the registry, once; returns its URI.
+
+        Raises:
+            UserError: MLflow has not taken it.
+        """
+        tracking = replace(self.stage.tracking, parent_run_id=self.run_id, register=True, system_metrics=False)
+        if (uri := find_registered(tracking.uri, self.version.name, chosen.run_id)) is not None:
+            return uri
+        bundle = RunDirectory(chosen.directory).bundle
+        with tracking.start(
+            run_name="",
+            experiment=self.version.name,
+            directory=chosen.directory,
+            tags={},
+            resume_run_id=chosen.run_id,
+        ) as run:
+            run.log_dataset(self.version)
+            run.log_environment()
+            registered = run.log_model(
+                bundle,
+                registered_name=self.version.name,
+                input_example=read_golden(bundle)[0][0].read_bytes(),
+                metrics={f"test/{name}": score["value"] for name, score in chosen.metrics.items()},
+                tags={"graftline.bundle_digest": read_description(bundle)["digest"]},
+            )
+        if registered is None:
+            raise UserError(
+                f"MLflow has not taken the model of run {chosen.run_id}, and nothing is promoted: start the retraining "
+                "again when it answers, it goes on from here."
+            )
+        return registered
+
+
+def _begun(directory: Path) -> str | None:
+    """Return the id of the run that was begun in a directory; None if none was."""
+    file = directory / FOLDER / "run.json"
+    return str(json.loads(file.read_text(encoding="utf-8"))["run_id"]) if file.exists() else None

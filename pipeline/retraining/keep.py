@@ -1,0 +1,193 @@
+"""What is kept of old runs, and what is removed: by age and number, and never what a model in use needs.
+
+Three kinds of things grow with each retraining: output directories, the checkpoints in those of trainings that have
+come to their end, and cached activations. None of them is part of a registered model, whose bundle MLflow keeps.
+"""
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from graftline.errors import UserError
+from graftline.features.segment import Segment
+from graftline.features.store import SECONDS_PER_DAY, ActivationStore, in_words
+from graftline.locks import Lock
+from graftline.pipeline.run_directory import RunDirectory
+from graftline.tracking.models_in_use import UsedRun
+
+CONFIG, LOCK = ".hydra/config.yaml", ".hydra/lock"
+
+
+@dataclass(frozen=True)
+class Keep:
+    """What is kept (Hydra target of the node ``keep``).
+
+    Attributes:
+        runs: output directories of each stage that are kept whatever their age, the newest.
+        days: that output directories and cached activations are kept, however many there are.
+        checkpoint_days: that the checkpoints of trainings that have ended are kept.
+        outputs: folder of the stages' output directories.
+    """
+
+    runs: int = 20
+    days: float = 90.0
+    checkpoint_days: float = 14.0
+    outputs: str = "outputs"
+
+    def __post_init__(self) -> None:
+        for name in ("runs", "days", "checkpoint_days"):
+            if not getattr(self, name) >= 0:  # also catches NaN
+                raise UserError(f"Keep.{name} is {getattr(self, name)}, it must be at least 0.")
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """Something to be removed.
+
+    Attributes:
+        kind: outputs, checkpoints or activations.
+        path: of a folder.
+        bytes: that it takes.
+        days: since it was used.
+        segment: of the activation cache, where it is one.
+    """
+
+    kind: str
+    path: Path
+    bytes: int
+    days: float
+    segment: Segment | None = None
+
+    def remove(self, store: ActivationStore) -> bool:
+        """Remove it; returns whether nobody uses it."""
+        if self.segment is not None:
+            return bool(store.remove([self.segment]))
+        try:
+            with _unused(self.path):
+                shutil.rmtree(self.path, ignore_errors=True)
+        except BlockingIOError:
+            return False
+        return not self.path.exists()
+
+
+def find_leftovers(keep: Keep, needed: Sequence[UsedRun], store: ActivationStore) -> list[Leftover]:
+    """Return what is to be removed.
+
+    Args:
+        keep: what is kept by age and number.
+        needed: what is kept however old it is: the output directories of models in use. Activations that were used
+            since the first of them was trained are theirs or newer, and stay too.
+        store: of the activations.
+    """
+    now = time.time()
+    outputs = list(_outputs(keep, needed, now))
+    gone = {one.path for one in outputs}
+    checkpoints = [one for one in _checkpoints(keep, needed, now) if gone.isdisjoint(one.path.parents)]
+    return [*outputs, *checkpoints, *_activations(keep, needed, store, now)]
+
+
+def remove_leftovers(keep: Keep, needed: Sequence[UsedRun], store: ActivationStore) -> str:
+    """Remove what is to be removed; returns in words what it was, empty if it was nothing."""
+    removed = [one for one in find_leftovers(keep, needed, store) if one.remove(store)]
+    return summarize(removed) if removed else ""
+
+
+def _outputs(keep: Keep, needed: Sequence[UsedRun], now: float) -> Iterator[Leftover]:
+    for stage in sorted(path for path in Path(keep.outputs).glob("*") if path.is_dir()):
+        # their names are times
+        directories = [path for path in sorted(stage.iterdir(), reverse=True) if _is_output(path)]
+        for path in directories[keep.runs :]:
+            days = (now - _used(path)) / SECONDS_PER_DAY
+            if days >= keep.days and not _is_used(path) and not _holds_needed(path, needed):
+                yield Leftover("outputs", path, _size(path), days)
+
+
+def _checkpoints(keep: Keep, needed: Sequence[UsedRun], now: float) -> Iterator[Leftover]:
+    """Yield the checkpoints of trainings that have ended: the bundle has the best of them."""
+    for path in sorted(Path(keep.outputs).glob("**/checkpoints")):
+        files = RunDirectory(path.parent)
+        if not files.result.exists() or not files.bundle.is_dir() or path.is_symlink():
+            continue
+        days = (now - _used(path.parent)) / SECONDS_PER_DAY
+        if days >= keep.checkpoint_days and not _holds_needed(path.parent, needed):
+            yield Leftover("checkpoints", path, _size(path), days)
+
+
+def _activations(keep: Keep, needed: Sequence[UsedRun], store: ActivationStore, now: float) -> Iterator[Leftover]:
+    if not store.directory.exists():
+        return
+    since = min((one.started for one in needed), default=now)
+    for segment in store.unused(keep.days):
+        if segment.used() < since:
+            days = (now - segment.used()) / SECONDS_PER_DAY
+            yield Leftover("activations", segment.directory, segment.bytes(), days, segment)
+
+
+def _is_output(path: Path) -> bool:
+    """Tell whether a folder is an output directory, or that of several runs: nothing else is ever removed."""
+    if not path.is_dir() or path.is_symlink():
+        return False
+    return any(chain.from_iterable(path.glob(pattern) for pattern in (CONFIG, f"*/{CONFIG}")))
+
+
+def _holds_needed(path: Path, needed: Sequence[UsedRun]) -> bool:
+    """Tell whether a folder is, holds or is held by one that is needed, or has values that MLflow did not get."""
+    whole = path.resolve()
+    if any(one.directory.is_relative_to(whole) or whole.is_relative_to(one.directory) for one in needed):
+        return True
+    return any(map(_has_unsent, path.glob("**/outbox")))
+
+
+def _has_unsent(outbox: Path) -> bool:
+    with suppress(OSError, ValueError):
+        journal, mark = outbox / "journal.jsonl", outbox / "sent"
+        sent = int(mark.read_text(encoding="utf-8").split()[0]) if mark.exists() else 0
+        return journal.exists() and journal.stat().st_size > sent
+    return False
+
+
+@contextmanager
+def _unused(path: Path) -> Iterator[None]:
+    """Keep runs from writing into an output directory during the block.
+
+    Raises:
+        BlockingIOError: one does.
+    """
+    with ExitStack() as locks:
+        for file in path.glob(f"**/{LOCK}"):
+            locks.enter_context(Lock(file, shared=False))
+        yield
+
+
+def _is_used(path: Path) -> bool:
+    try:
+        with _unused(path):
+            return False
+    except BlockingIOError:
+        return True
+
+
+def _used(path: Path) -> float:
+    """Return when something was last written into an output directory, seconds since 1970."""
+    return max((file.stat().st_mtime for file in [path, *path.iterdir()]), default=0.0)
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file() and not file.is_symlink())
+
+
+def summarize(leftovers: Sequence[Leftover]) -> str:
+    """Return in words how much it is.
+
+    >>> summarize([])
+    'nothing'
+    """
+    parts = []
+    for kind in dict.fromkeys(one.kind for one in leftovers):
+        some = [one for one in leftovers if one.kind == kind]
+        parts.append(f"{len(some)} x {kind} ({in_words(sum(one.bytes for one in some))})")
+    return ", ".join(parts) or "nothing"

@@ -1,0 +1,76 @@
+"""Tell others what became of a retraining: a command that is given the result as JSON, or a web address."""
+
+import json
+import os
+import subprocess
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from graftline.console import say, warn
+from graftline.errors import UserError, first_line
+
+
+@dataclass(frozen=True)
+class Notify:
+    """Whom to tell (Hydra target of the node ``notify``).
+
+    Attributes:
+        command: of the shell; it gets the JSON on its standard input.
+        url: an http or https address; it gets the JSON by POST.
+        seconds: that either may take.
+    """
+
+    command: str | None = None
+    url: str | None = None
+    seconds: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.url is not None and urlsplit(self.url).scheme not in ("http", "https"):
+            raise UserError(f"Notify.url={self.url} is no web address: give one that begins with http:// or https://.")
+        if not 0 < self.seconds < 1e6:  # also catches NaN
+            raise UserError(f"Notify.seconds is {self.seconds}, it must be above 0.")
+
+    def tell(self, result: Mapping[str, Any]) -> None:
+        """Tell of a result; whoever does not answer costs a warning."""
+        content = json.dumps(result, default=str).encode()
+        if self.command is not None:
+            try:
+                self._run(self.command, content)
+                say(f"Notified: {self.command}")
+            except (OSError, subprocess.SubprocessError) as error:
+                warn(f"notify.command has failed ({_reason(error)}): the result is not affected.")
+        if self.url is not None:
+            host = urlsplit(self.url).hostname
+            try:
+                self._post(self.url, content)
+                say(f"Notified: {host}")
+            except (OSError, ValueError) as error:  # urllib's are OSErrors
+                warn(f"notify.url at {host} was not reached ({first_line(error)}): the result is not affected.")
+
+    def _run(self, command: str, content: bytes) -> None:
+        subprocess.run(
+            ["/bin/sh", "-c", command],  # the user's own line, as in a crontab
+            input=content,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            timeout=self.seconds,
+            check=True,
+            env={name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))},
+        )
+
+    def _post(self, url: str, content: bytes) -> None:
+        request = urllib.request.Request(url, data=content, headers={"Content-Type": "application/json"}, method="POST")  # noqa: S310 - checked above
+        with urllib.request.urlopen(request, timeout=self.seconds):  # noqa: S310 - likewise
+            pass
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, subprocess.CalledProcessError):
+        told = error.stderr.decode(errors="replace").strip().splitlines()
+        return f"exit code {error.returncode}" + (f": {told[-1]}" if told else "")
+    if isinstance(error, subprocess.TimeoutExpired):
+        return f"no end after {error.timeout:g} s"
+    return first_line(error)

@@ -1,0 +1,48 @@
+"""What a retraining depends on beside the images: configuration, code and libraries, as one digest."""
+
+import hashlib
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import graftline
+from graftline.files import digest
+from graftline.tracking.environment import MAIN_LIBRARIES
+
+# packages whose code decides what a training gives; the rest shows, tracks or serves it
+CODE = ("augment", "backbones", "bundle", "data", "evaluation", "execution.py", "features", "freezing", "training")
+# nodes that do not: who is told, where it is tracked, when it happens; images have a digest of their own
+OTHERS = {"data", "name", "tracking"}
+
+
+def recipe_digest(config: Mapping[str, Any], start: str) -> str:
+    """Return 16 hex digits for all that a retraining on given images depends on.
+
+    Args:
+        config: nodes of the composed configuration.
+        start: what trainings begin with.
+    """
+    used = {key: value for key, value in config.items() if key not in OTHERS}
+    return digest({"config": used, "start": start, "code": _code_digest(), "libraries": _libraries()})
+
+
+def _code_digest() -> str:
+    """Return a digest of graftline's own source files: of a clone that was changed too, which has no version for it."""
+    root = Path(graftline.__file__).parent
+    files = [file for name in CODE for file in (sorted((root / name).rglob("*.py")) or [root / name])]
+    total = hashlib.sha256()
+    for file in files:
+        total.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
+    return total.hexdigest()
+
+
+def _libraries() -> dict[str, str]:
+    found = {}
+    for name in MAIN_LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # a torch that the system gives may have no metadata
+            found[name] = ""
+    del found["graftline"]  # its code says more
+    return found

@@ -1,0 +1,160 @@
+"""Where a retraining begins: what was decided last, which images there are now, and whether it is due."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from graftline.console import say, warn
+from graftline.data.ingest import Ingest
+from graftline.data.version import DatasetVersion
+from graftline.errors import UserError
+from graftline.files import digest
+from graftline.pipeline.parent import with_parent
+from graftline.pipeline.retraining.changes import Changes
+from graftline.pipeline.retraining.trigger import Trigger
+from graftline.tracking.names import registered_name
+from graftline.tracking.promotions import CHAMPION
+from graftline.tracking.registry import RegisteredVersion
+from graftline.tracking.retrainings import Retraining, Retrainings
+from graftline.tracking.tracking import Tracking
+
+NEEDED = ("train", "validation", "test")  # splits: without test images nothing can be promoted
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What is known before anything is trained; each part is looked at when it is asked for.
+
+    Attributes:
+        data: the images.
+        tracking: knows the models.
+        retrainings: those that there were.
+        recipe: digest of what a retraining depends on beside the images.
+    """
+
+    data: Ingest
+    tracking: Tracking
+    retrainings: Retrainings
+    recipe: str
+
+    @cached_property
+    def model(self) -> str:
+        """Name of the registered model."""
+        return registered_name(self.data.dataset_name())
+
+    @cached_property
+    def champion(self) -> RegisteredVersion | None:
+        """The version that is in use."""
+        return self.tracking.registry().aliased(self.model, CHAMPION)
+
+    @cached_property
+    def last(self) -> Retraining | None:
+        """The retraining that was decided last."""
+        return self.retrainings.decided()
+
+    @cached_property
+    def version(self) -> DatasetVersion:
+        """The images, read, checked and split now."""
+        return with_parent(self.data, self.tracking).run(NEEDED).version
+
+    @cached_property
+    def key(self) -> str:
+        """Digest of all that a retraining depends on now."""
+        return digest({"dataset": self.version.digest, "recipe": self.recipe})
+
+    @cached_property
+    def changes(self) -> Changes | None:
+        """What has changed since the last retraining, or the champion's training; None: there was none."""
+        before = self._before
+        return None if before is None else Changes.between(before, self.version)
+
+    @property
+    def _before(self) -> DatasetVersion | None:
+        """Return the images of the last retraining, or of the champion's training, or those that these grew from."""
+        if self.last is not None and self.last.dataset_digest is not None:
+            return self._load(self.last.dataset_digest, self.last.run_id)
+        if self.champion is not None:
+            return DatasetVersion.load(self.tracking.registry().dataset(self.champion.uri))
+        return None
+
+    def _load(self, dataset_digest: str, run_id: str) -> DatasetVersion:
+        here = Path(self.data.directory) / self.data.dataset_name() / dataset_digest
+        return DatasetVersion.load(here if here.is_dir() else self.tracking.registry().dataset(run_id))
+
+    def why_not_due(self, when: str | None) -> str | None:
+        """Return why nothing is to be done yet, in words; None if it is due."""
+        if when is None or (self.last is None and self.champion is None):
+            return None
+        asked: dict[str, float] = {}
+
+        def note(name: str, value: float) -> float:
+            asked[name] = value
+            return value
+
+        sources = {
+            "age": lambda: self._age(),
+            "new_images": lambda: self._changed("added"),
+            "removed_images": lambda: self._changed("removed"),
+            "changed_labels": lambda: self._changed("relabeled"),
+            "new_classes": lambda: self._changed("new_classes"),
+        }
+        values = {name: (lambda name=name, ask=ask: note(name, ask())) for name, ask in sources.items()}
+        if Trigger(when).holds(values):
+            say(f"Due by '{when}': {_in_words(asked)}.")
+            return None
+        return f"{_in_words(asked)}, and it is due by '{when}'"
+
+    def _age(self) -> float:
+        """Return the seconds since the last retraining was decided, or the champion trained."""
+        moment = self._last_moment()
+        if moment is None:
+            return float("inf")
+        if (age := time.time() - moment / 1000) < 0:
+            warn(
+                f"The last retraining ended {-age / 3600:,.1f} hours from now, a clock was set back: this one is due "
+                "by age."
+            )
+            return float("inf")
+        return age
+
+    def _last_moment(self) -> int | None:
+        """Return when the last retraining was decided, or the champion registered, in ms since 1970."""
+        if self.last is not None:
+            return self.last.ended
+        return None if self.champion is None else self.retrainings.registered_at(self.model, self.champion.version)
+
+    def _changed(self, what: str) -> float:
+        value: Any = 0 if self.changes is None else getattr(self.changes, what)
+        return float(len(value) if isinstance(value, Sequence) else value)
+
+
+def _in_words(values: Mapping[str, float]) -> str:
+    """Name values as a condition does.
+
+    >>> _in_words({"age": 3 * 86_400.0, "new_images": 12.0})
+    'age is 3.0d, new_images is 12'
+    """
+    return ", ".join(
+        f"{name} is " + (f"{value / 86_400:.1f}d" if name == "age" else f"{value:,.0f}")
+        for name, value in values.items()
+    )
+
+
+def require_images(data: Ingest) -> None:
+    """Make sure that there is something where the images are to be.
+
+    Raises:
+        UserError: the folder or file is not there, or the folder is empty, as that of a disk that is not mounted.
+    """
+    if data.path is None:
+        return
+    path = Path(data.path).expanduser()
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        what = "is empty" if path.exists() else "is not there"
+        raise UserError(
+            f"Ingest.path={data.path} {what}: nothing is trained, and no image counts as removed. See that it is "
+            "mounted."
+        )

@@ -1,0 +1,200 @@
+"""The gate: whether a model may take the place of the champion, by what both give for the same test images.
+
+Two kinds of burden. On the one score that decides, the challenger has to prove itself: as long as the images do not
+show that it is good enough, it is not promoted. Of everything else (classes, slices, calibration, …) there are so many,
+each of so few images, that no model could prove itself on all of them: a guard refuses what is proved to be worse, and
+all guards together refuse an equal model at most once in twenty times. docs/promotion.md has the rates.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from graftline.errors import UserError
+from graftline.evaluation.comparison import Metric
+from graftline.evaluation.contestant import Contestant, TestImages, given_common_classes
+from graftline.evaluation.gate_guards import Compared, Guard, merged_reasons, score_guards
+from graftline.evaluation.model_guards import ModelLimits, model_guards
+from graftline.evaluation.primary import Rule, primary_guard
+
+FEWEST_RESAMPLES = 100
+FLIP_COLUMNS = ("path", "label", "champion", "challenger", "probability")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate(ModelLimits):
+    """What a challenger must show, and what it must not do (Hydra target of conf/gate/*.yaml).
+
+    Attributes:
+        metric: the score that decides.
+        rule: ``better``: its interval leaves out that the challenger is no better. ``not_worse``: it is no worse by the
+            score itself, and its interval leaves out that it is worse by ``margin``.
+        margin: share of the champion's loss, or of what it lacks of 1, that counts as no worse.
+        floor: of the metric, which every model must surely reach; None: no more than the champion's.
+        accuracy: how much of the accuracy may surely be lost.
+        class_recall: of the recall of any class.
+        slice_accuracy: of the accuracy on any slice of the images.
+        calibration: how much larger the calibration error may surely be.
+        flips: share of the images that may turn from right to wrong; None: any, they are listed.
+        classes: ``grow``: classes may be added; ``same``: none may; ``any``: they may be lost too.
+        relabeled: share of the champion's test images that may be gone or have another label.
+        resamples: that give an interval.
+        seed: of the resampling.
+    """
+
+    metric: Metric = "log_loss"
+    rule: Rule = "not_worse"
+    margin: float = 0.05
+    floor: float | None = None
+    accuracy: float = 0.0
+    class_recall: float = 0.05
+    slice_accuracy: float = 0.05
+    calibration: float = 0.02
+    flips: float | None = None
+    classes: Literal["grow", "same", "any"] = "grow"
+    relabeled: float = 0.1
+    resamples: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.resamples < FEWEST_RESAMPLES:
+            raise UserError(
+                f"Gate.resamples is {self.resamples}, too few for a 95 % interval: "
+                f"use at least {FEWEST_RESAMPLES}, or leave it at 1000."
+            )
+        for name in ("margin", "accuracy", "class_recall", "slice_accuracy", "calibration", "relabeled"):
+            if not 0 <= getattr(self, name) <= 1:  # also catches NaN
+                raise UserError(f"Gate.{name} is {getattr(self, name)}, it must be a share between 0 and 1.")
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """What the gate found.
+
+    Attributes:
+        guards: all of them, those of people's table first.
+        compared: on what, in a sentence.
+        num_images: that were compared.
+        flips: the images that the champion has right and the challenger wrong, the surest first: columns path, label,
+            champion, challenger (their answers) and probability (of the challenger's).
+    """
+
+    guards: tuple[Guard, ...]
+    compared: str
+    num_images: int
+    flips: pd.DataFrame
+
+    @property
+    def passed(self) -> bool:
+        """Whether the challenger may be promoted."""
+        return all(guard.passed for guard in self.guards)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why not, in sentences."""
+        return merged_reasons(self.guards)
+
+
+def examine(
+    gate: Gate,
+    images: TestImages,
+    challenger: Contestant,
+    champion: Contestant,
+    facts: Sequence[Guard] = (),
+) -> GateResult:
+    """Hold a challenger against the champion, or against the frequencies of the classes where it is the first model.
+
+    Args:
+        gate: what it must show.
+        images: that both have classified.
+        challenger: the new model.
+        champion: the model of today, or `frequencies`.
+        facts: guards on what the images do not tell, found elsewhere.
+
+    Raises:
+        UserError: there are no images that both can be compared on, or they do not define the metric.
+    """
+    compared = _compare(images, challenger, champion)
+    guards = [primary_guard(gate.metric, gate.rule, gate.margin, gate.floor, gate.resamples, gate.seed, compared)]
+    if champion.facts is not None:
+        guards += score_guards(
+            compared,
+            accuracy=gate.accuracy,
+            class_recall=gate.class_recall,
+            slice_accuracy=gate.slice_accuracy,
+            calibration=gate.calibration,
+            flips=gate.flips,
+            resamples=gate.resamples,
+            seed=gate.seed,
+        )
+    guards += model_guards(gate, gate.classes, compared)
+    return GateResult((*guards, *facts), _sentence(compared), int(compared.rows.sum()), _flips(compared))
+
+
+def _flips(compared: Compared) -> pd.DataFrame:
+    """Return the images that only the champion has right, the challenger's surest answers first."""
+    rows = np.flatnonzero(compared.rows)[compared.champion_right & ~compared.challenger_right]
+    images, challenger = compared.images, compared.challenger
+    flips = pd.DataFrame(
+        {
+            "path": [images.paths[row] for row in rows],
+            "label": images.labels[rows],
+            "champion": compared.champion.answers[rows],
+            "challenger": challenger.answers[rows],
+            "probability": [
+                float(challenger.probabilities[row, challenger.class_names.index(challenger.answers[row])])
+                for row in rows
+            ],
+        }
+    )
+    return flips.sort_values("probability", ascending=False, kind="stable", ignore_index=True)
+
+
+def _compare(images: TestImages, challenger: Contestant, champion: Contestant) -> Compared:
+    """Return what can be compared: the images of classes that both know, and that the champion has not seen."""
+    common = [name for name in challenger.class_names if name in champion.class_names]
+    if len(common) < 2:
+        raise UserError(
+            f"{challenger.name} and {champion.name} have {len(common)} classes in common, so that nothing can be "
+            "compared: force the promotion with a reason, if it is meant to replace it."
+        )
+    rows = images.of_classes(common)
+    if images.seen is not None:
+        rows &= ~images.seen
+    if not rows.any():
+        raise UserError(
+            f"None of the {len(images.paths):,} test images can be compared on: {champion.name} was trained on all of "
+            "those whose class it knows."
+        )
+    return Compared(
+        images=images,
+        challenger=challenger,
+        champion=champion,
+        rows=rows,
+        common=tuple(common),
+        challenger_given=given_common_classes(challenger, common, images, rows),
+        champion_given=given_common_classes(champion, common, images, rows),
+    )
+
+
+def _sentence(compared: Compared) -> str:
+    """Say what was compared with what, on which images."""
+    images, common = compared.images, compared.common
+    count, total = int(compared.rows.sum()), len(images.paths)
+    of = f"all {total:,}" if count == total else f"{count:,} of {total:,}"
+    parts = [f"{compared.challenger.name} and {compared.champion.name} on {of} test images of {images.dataset}"]
+    new = [name for name in compared.challenger.class_names if name not in common]
+    gone = [name for name in compared.champion.class_names if name not in common]
+    if new:
+        parts.append(
+            f"{compared.champion.name} does not know {', '.join(new)}, so that both are compared on the "
+            f"{len(common)} classes that both know"
+        )
+    if gone:
+        parts.append(f"{compared.challenger.name} does not know {', '.join(gone)}")
+    if images.seen is not None and (number := int(images.seen.sum())):
+        parts.append(f"{number:,} images that trained {compared.champion.name} are left out")
+    return "; ".join(parts) + "."

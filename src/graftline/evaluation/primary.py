@@ -1,0 +1,89 @@
+"""The score that decides: whether a challenger has proved itself on it.
+
+Letters: N images, R resamples.
+"""
+
+from typing import Literal
+
+import numpy as np
+
+from graftline.errors import UserError
+from graftline.evaluation.comparison import Metric, format_difference
+from graftline.evaluation.gate_guards import Compared, Guard
+from graftline.evaluation.metrics import (
+    HEADLINES,
+    LOWER_IS_BETTER,
+    Interval,
+    format_score,
+    percentile_interval,
+    resampled_scores,
+)
+
+Rule = Literal["better", "not_worse"]
+
+
+def primary_guard(
+    metric: Metric,
+    rule: Rule,
+    margin: float,
+    floor: float | None,
+    resamples: int,
+    seed: int,
+    compared: Compared,
+) -> Guard:
+    """Return the guard on the score that decides; the arguments are those of `Gate`.
+
+    The difference is that of the same resamples for both, which takes out what makes an image hard for both; its
+    interval is that of the percentiles (Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13), whose
+    worse end is passed by chance once in forty times. With ``not_worse`` the score itself may be no worse either, or
+    many models that each are a little worse would follow on one another ("biocreep", D'Agostino et al. 2003, Statistics
+    in Medicine 22(2)).
+
+    Raises:
+        UserError: the images do not define the metric.
+    """
+    values, spread = resampled_scores(compared.challenger_given, resamples, seed)
+    others, other_spread = resampled_scores(compared.champion_given, resamples, seed)
+    if metric not in values or np.isnan(values[metric]) or np.isnan(others[metric]):
+        raise UserError(
+            f"These {len(compared.labels):,} images define no {HEADLINES[metric]}: take another Gate.metric."
+        )
+    ours, theirs = float(values[metric]), float(others[metric])
+    difference = percentile_interval(np.asarray(ours - theirs), spread[metric] - other_spread[metric])
+    score = percentile_interval(np.asarray(ours), spread[metric])
+    is_first = compared.champion.facts is None
+    reason = _why_not(metric, "better" if is_first else rule, margin, difference, theirs, compared.champion.name)
+    if not reason and floor is not None:
+        reason = _below_floor(metric, floor, score)
+    return Guard(
+        name=HEADLINES[metric],
+        champion=format_score(metric, theirs),
+        challenger=format_score(metric, ours),
+        difference=format_difference(metric, difference).removesuffix(" points"),
+        passed=not reason,
+        reason=reason,
+        figures=(difference.value, difference.low, difference.high),
+    )
+
+
+def _why_not(metric: Metric, rule: Rule, margin: float, difference: Interval, theirs: float, name: str) -> str:
+    """Return why a challenger has not proved itself; empty if it has."""
+    lower = metric in LOWER_IS_BETTER
+    worse, worst = (difference.value, difference.high) if lower else (-difference.value, -difference.low)
+    told = f"the {HEADLINES[metric]} differs by {format_difference(metric, difference)}"
+    if rule == "better":
+        return "" if worst < 0 else f"It is not shown to be better than {name}: {told}."
+    allowed = margin * (theirs if lower else 1 - theirs)
+    if worse > 0:
+        return f"It is not as good as {name}: {told}."
+    if worst > allowed:
+        what = format_difference(metric, Interval(allowed, allowed, allowed)).split(" [")[0]
+        return f"It may be worse than {name} by more than the margin of {what.lstrip('+')}: {told}."
+    return ""
+
+
+def _below_floor(metric: Metric, floor: float, score: Interval) -> str:
+    lower = metric in LOWER_IS_BETTER
+    reached = score.high <= floor if lower else score.low >= floor
+    ends = f"{format_score(metric, score.low)} to {format_score(metric, score.high)}"
+    return "" if reached else f"It does not surely reach the floor of {format_score(metric, floor)}: {ends}."

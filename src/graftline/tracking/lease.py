@@ -1,0 +1,285 @@
+"""A lease in MLflow: one process at a time does something for a model, whatever machine it is on, and all can see who.
+
+MLflow has no locks. It has one thing that only one of several can do: make a registered model of a name that is not
+there yet, or give one that name. So the lease of the model ``pets`` is a registered model ``pets.retraining`` without
+versions, which exists while it is held; its tags say by whom, and its holder changes one of them every few seconds.
+
+A holder that was killed leaves it. Who finds it dead may not simply remove it, since another one may have done that a
+moment before and hold the lease now: it renames it to the token of the dead holder. That succeeds once only, the second
+one finds the new name taken or the old one gone. What was renamed is then removed.
+
+Whether a holder is dead or slow: on the same machine a lock on a file tells at once, which the kernel frees. From
+another machine it is watched: dead is who does not change the tag for as long as three beats. Clocks are asked only
+whether it is worth to watch: they may differ between machines, or be set back.
+"""
+
+import json
+import logging
+import os
+import platform
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeVar
+
+from graftline.errors import UserError
+from graftline.locks import Lock
+from graftline.tracking.names import LEASE, registered_name
+from graftline.tracking.tracking import user_name
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+BEAT_SECONDS = 5.0  # between two signs of life
+SILENT_SECONDS = 3 * BEAT_SECONDS  # without one, seen with our own eyes, a holder is dead
+FRESH_SECONDS = 12 * BEAT_SECONDS  # a sign of life that is no older needs no watching
+_POLL_SECONDS = 0.5
+_HOLDER, _BEAT = "graftline.holder", "graftline.beat"
+_GRAVE_SECONDS = 600.0  # long after the last one that could have seen the dead holder has given up
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lease.
+
+    Attributes:
+        token: names this holding, and no other.
+        user: of the system.
+        host: name of the machine.
+        process: its number.
+        place: names the folder whose file the holder has locked; of two machines that share no disk it differs.
+        since: ms since 1970, by the holder's clock.
+    """
+
+    token: str
+    user: str
+    host: str
+    process: int
+    place: str
+    since: int
+
+    @property
+    def sentence(self) -> str:
+        """Who it is, and since when, as a part of a sentence."""
+        began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since / 1000))
+        return f"{self.user} on {self.host} (process {self.process}) since {began}"
+
+
+class LeaseHeldError(UserError):
+    """Another one holds the lease.
+
+    Attributes:
+        holder: who.
+    """
+
+    def __init__(self, what: str, holder: str) -> None:
+        super().__init__(f"{what} is under way: {holder}. Wait for it, or let this one wait with RetrainOptions.wait.")
+        self.holder = holder
+
+
+class Lease:
+    """The lease of a model: held from ``acquire`` to the end of a ``with`` block.
+
+    Args:
+        uri: of MLflow, a database or a server.
+        model: name of the data set, or of the registered model.
+        folder: on this machine, for the file that is locked.
+        what: as a subject of a sentence: "The retraining of pets".
+    """
+
+    def __init__(self, uri: str, model: str, folder: Path, what: str) -> None:
+        from graftline.tracking.client import absolute_uri  # with MLflow
+
+        self._uri, self._what = absolute_uri(uri), what
+        self.name = registered_name(model) + LEASE
+        self._folder = folder
+        self._lock: Lock | None = None
+        self._holder: Holder | None = None
+        self._stops = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def acquire(self) -> None:
+        """Take the lease; to be used as a context manager then.
+
+        Raises:
+            LeaseHeldError: another one holds it.
+        """
+        file = self._folder / "retraining.lock"
+        try:
+            self._lock = Lock(file, shared=False)
+        except BlockingIOError as error:
+            found = self._read()
+            raise LeaseHeldError(
+                self._what, "another process of this machine" if found is None else found[0].sentence
+            ) from error
+        try:
+            self._take(_identify(file))
+        except BaseException:
+            self._lock.close()
+            raise
+        self._thread = threading.Thread(target=self._beat, daemon=True, name="lease")
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._thread is not None
+        assert self._lock is not None
+        self._stops.set()
+        self._thread.join()
+        assert self._holder is not None
+        with suppress(Exception):  # a server that is away: who comes next finds the holder dead
+            if self._is_ours() and self._bury(self._holder):
+                grave = self._grave(self._holder)
+                self._ask(lambda client: client.delete_registered_model(grave))
+        self._lock.close()
+
+    def check(self) -> None:
+        """Make sure that the lease is still ours, before what only its holder may do.
+
+        Raises:
+            UserError: another one found this process dead, as while it was suspended; or MLflow does not answer.
+        """
+        if not self._is_ours():
+            found = self._read()
+            by = "nobody" if found is None else found[0].sentence
+            raise UserError(
+                f"{self._what} was taken over while this process gave no sign of life, now by {by}: start it again."
+            )
+
+    def _is_ours(self) -> bool:
+        found = self._read()
+        return found is not None and found[0] == self._holder
+
+    def _take(self, place: str) -> None:
+        """Make the registered model that is the lease, after removing that of a dead holder.
+
+        Raises:
+            LeaseHeldError: another one has it.
+        """
+        now = time.time_ns() // 1_000_000
+        mine = Holder(uuid.uuid4().hex, user_name(), platform.node(), os.getpid(), place, now)
+        while not self._create(mine):
+            found = self._read()
+            if found is None:  # given back this very moment
+                continue
+            holder, beat = found
+            if holder.place != place and self._lives(holder, beat):  # at our own place the lock says that it is dead
+                raise LeaseHeldError(self._what, holder.sentence)
+            if self._bury(holder):
+                logger.warning(f"{self._what} by {holder.sentence} has died: this one takes over.")
+        self._holder = mine
+        with suppress(Exception):  # they do no harm
+            self._clear_graves()
+
+    def _create(self, holder: Holder) -> bool:
+        """Make the registered model; returns whether we were the first."""
+        tags = {_HOLDER: json.dumps(asdict(holder)), _BEAT: _beat_text(0)}
+        told = f"{self._what} is under way."
+        create = partial(_done, lambda client: client.create_registered_model(self.name, tags=tags, description=told))
+        return self._ask(create)
+
+    def _lives(self, holder: Holder, beat: str) -> bool:
+        """Tell whether a holder on another machine gives signs of life."""
+        if 0 <= time.time() - float(beat.partition(" ")[2]) < FRESH_SECONDS:
+            return True
+        logger.info(
+            f"{self._what} by {holder.sentence} is silent: watching for {SILENT_SECONDS:.0f} s whether it is dead."
+        )
+        end = time.monotonic() + SILENT_SECONDS
+        while time.monotonic() < end:
+            time.sleep(_POLL_SECONDS)
+            if self._read() != (holder, beat):
+                return True
+        return False
+
+    def _bury(self, holder: Holder) -> bool:
+        """Take the name from the lease of a dead holder; returns whether we were the first."""
+        grave = self._grave(holder)
+        return self._ask(partial(_done, lambda client: client.rename_registered_model(self.name, grave)))
+
+    def _grave(self, holder: Holder) -> str:
+        return f"{self.name}.{holder.token}"
+
+    def _clear_graves(self) -> None:
+        """Remove what was renamed so long ago that nobody takes its holder for the one that is there now."""
+
+        def clear(client: "MlflowClient") -> None:
+            now = client.get_registered_model(self.name).creation_timestamp
+            for model in client.search_registered_models(filter_string=f"name LIKE '{self.name}.%'"):
+                if now - model.last_updated_timestamp > 1000 * _GRAVE_SECONDS:  # both by MLflow's clock
+                    client.delete_registered_model(model.name)
+
+        self._ask(clear)
+
+    def _read(self) -> tuple[Holder, str] | None:
+        """Return who holds the lease, and the last sign of life; None if it is free."""
+
+        def read(client: "MlflowClient") -> dict[str, str] | None:
+            found = client.search_registered_models(filter_string=f"name = '{self.name}'")
+            return dict(found[0].tags) if found else None
+
+        tags = self._ask(read)
+        return None if tags is None else (Holder(**json.loads(tags[_HOLDER])), tags[_BEAT])
+
+    def _ask(self, question: "Callable[[MlflowClient], T]") -> T:
+        """Return what a question to MLflow gives.
+
+        Raises:
+            UserError: MLflow does not answer within a bounded time, or with an error.
+        """
+        from graftline.tracking.client import connect_checked
+
+        return connect_checked(self._uri, question)[1]
+
+    def _beat(self) -> None:
+        """Give signs of life until the lease is given back; a server that is away does not end it."""
+        number = 0
+        while not self._stops.wait(BEAT_SECONDS):
+            number += 1
+            with suppress(Exception):  # MLflow's own kinds; `check` tells whether the lease was lost meanwhile
+                if self._is_ours():
+                    self._give_sign(number)
+
+    def _give_sign(self, number: int) -> None:
+        sign = _beat_text(number)
+        self._ask(lambda client: client.set_registered_model_tag(self.name, _BEAT, sign))
+
+
+def _done(change: "Callable[[MlflowClient], object]", client: "MlflowClient") -> bool:
+    """Make a change that only one of several can make; returns whether we were the one."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        change(client)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"):
+            return False
+        raise
+    return True
+
+
+def _beat_text(number: int) -> str:
+    """Return a sign of life that differs from the one before it, even if the clock is set back."""
+    return f"{number} {time.time():.3f}"
+
+
+def _identify(file: Path) -> str:
+    """Return what names a file on all machines: what is written in it, at first by its first holder."""
+    if not (name := file.read_text(encoding="utf-8").strip()):
+        name = uuid.uuid4().hex
+        file.write_text(name + "\n", encoding="utf-8")
+    return name

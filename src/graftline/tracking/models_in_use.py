@@ -1,0 +1,67 @@
+"""Which runs have made the models in use: those that an alias of any registered model points to, and what runs now."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from graftline.tracking.names import OUTPUT_DIRECTORY
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run as MlflowRun
+
+_PARENT = "mlflow.parentRunId"
+
+
+@dataclass(frozen=True)
+class UsedRun:
+    """A run whose files are not to be removed.
+
+    Attributes:
+        id: of the run.
+        directory: its output directory, where it was made.
+        started: seconds since 1970.
+    """
+
+    id: str
+    directory: Path
+    started: float
+
+
+def find_used_runs(uri: str) -> list[UsedRun]:
+    """Return the runs behind all aliases of all registered models, those that group them, and those that are running.
+
+    Raises:
+        UserError: MLflow does not answer.
+    """
+    from graftline.tracking.client import absolute_uri, connect_checked
+
+    runs = connect_checked(absolute_uri(uri), _find)[1]
+    return [
+        UsedRun(run.info.run_id, Path(directory).resolve(), run.info.start_time / 1000)
+        for run in runs
+        if (directory := run.data.tags.get(OUTPUT_DIRECTORY)) is not None
+    ]
+
+
+def _find(client: "MlflowClient") -> "list[MlflowRun]":
+    ids = dict.fromkeys(
+        version.run_id
+        for model in _all_models(client)
+        for number in set(model.aliases.values())
+        if (version := client.get_model_version(model.name, str(number))).run_id
+    )
+    runs = [client.get_run(str(run_id)) for run_id in ids]
+    parents = dict.fromkeys(parent for run in runs if (parent := run.data.tags.get(_PARENT)) is not None)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    running = client.search_runs(experiments, "attributes.status = 'RUNNING'") if experiments else []
+    return [*runs, *map(client.get_run, parents), *running]
+
+
+def _all_models(client: "MlflowClient") -> list:  # type: ignore[type-arg]
+    page = client.search_registered_models()
+    found = [*page]
+    while page.token:
+        page = client.search_registered_models(page_token=page.token)
+        found += page
+    return found

@@ -1,0 +1,433 @@
+"""Who is champion, by MLflow's aliases and by the ledger, which lies in MLflow too, where all machines see it.
+
+A model has the experiment "NAME promotions", with a run for each decision and one that is the ledger: its parameter
+``000007`` is line 7, and ``000007 done`` holds its hash once the alias was moved after it. MLflow never changes a
+parameter that is there: of two who write the same line at once, one wins and the other is told.
+
+A promotion is decided when its line is there. The alias moves after that; if it does not, whoever comes next moves it.
+"""
+
+import getpass
+import logging
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from graftline.errors import UserError, first_line
+from graftline.files import digest, write_text
+from graftline.tracking.ledger import Author, Decision, LedgerLine, find_break, predecessors
+from graftline.tracking.names import HOST, OUTPUT_DIRECTORY, registered_name
+from graftline.tracking.registry import RegisteredVersion, Registry
+from graftline.tracking.tracking import Tracking
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"  # aliases
+LEDGER = "graftline.ledger"  # tag of the experiment: the run that has the lines
+SCHEDULER = "GRAFTLINE_SCHEDULER"  # environment variable: what started the job
+
+MOST_LETTERS = 6000  # of a parameter (mlflow.utils.validation.MAX_PARAM_VAL_LENGTH); MLflow cuts what is longer
+_DONE = " done"
+
+
+class OvertakenError(UserError):
+    """Another decision on the same model was faster."""
+
+
+def experiment_name(model: str) -> str:
+    """Return the name of the experiment with the decisions on a model."""
+    return f"{model} promotions"
+
+
+def author() -> Author:
+    """Return who decides in this process."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        user = "unknown"
+    return Author(user, platform.node(), os.environ.get(SCHEDULER))
+
+
+def now() -> str:
+    """Return the present, as a decision notes it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How things stand with a model: its versions and aliases, and what the ledger says, read at one moment.
+
+    Attributes:
+        model: name of the registered model.
+        versions: all of them, the oldest first.
+        aliases: number of the version by alias.
+        lines: of the ledger.
+        done: by number of a line whose consequences are drawn, the hash that it had then.
+        ledger_run: that has the lines; None: nothing was decided yet.
+    """
+
+    model: str
+    versions: tuple[RegisteredVersion, ...]
+    aliases: dict[str, int]
+    lines: tuple[LedgerLine, ...] = ()
+    done: Mapping[int, str] = field(default_factory=dict)
+    ledger_run: str | None = None
+
+    @property
+    def damage(self) -> str | None:
+        """What is wrong with the chain of lines, a sentence; None if it holds."""
+        if (broken := find_break(self.lines)) is not None:
+            return broken
+        for line in self.lines:
+            if self.done.get(line.number, line.hash) != line.hash:
+                return f"Line {line.number} of the ledger was changed after it was written."
+        return None
+
+    @property
+    def champion(self) -> int | None:
+        """The version that the alias points to."""
+        return self.aliases.get(CHAMPION)
+
+    @property
+    def decided(self) -> int | None:
+        """The champion by the ledger."""
+        return self.lines[-1].decision.after if self.lines else None
+
+    @cached_property
+    def interrupted(self) -> LedgerLine | None:
+        """The decision whose alias is yet to be moved: whoever wrote it did not come as far."""
+        moves = [line for line in self.lines if line.decision.moves]
+        if not moves or moves[-1].number in self.done or self.champion == self.decided:
+            return None
+        return moves[-1] if self.champion == moves[-1].decision.before else None
+
+    @property
+    def was_moved_by_hand(self) -> bool:
+        """Whether somebody else moved the alias, without the ledger."""
+        return self.champion != self.decided and self.interrupted is None
+
+    @property
+    def newest(self) -> int:
+        """The version that was registered last.
+
+        Raises:
+            UserError: there is none.
+        """
+        if not self.versions:
+            raise UserError(f"The registered model '{self.model}' has no versions: train one.")
+        return self.versions[-1].version
+
+    @property
+    def predecessors(self) -> list[int]:
+        """Former champions that are still registered, the last one first."""
+        known = {version.version for version in self.versions}
+        return [number for number in predecessors(self.lines) if number in known]
+
+    def rollback_of(self, version: int) -> LedgerLine | None:
+        """Return the line that rolled a version back, None if it never was or has become champion again."""
+        for line in reversed(self.lines):
+            if line.decision.after == version != line.decision.before:
+                return None
+            if line.decision.kind == "rolled back" and line.decision.before == version:
+                return line
+        return None
+
+    def version(self, number: int) -> RegisteredVersion:
+        """Return a version.
+
+        Raises:
+            UserError: it is not registered, or was deleted.
+        """
+        for version in self.versions:
+            if version.version == number:
+                return version
+        there = ", ".join(str(version.version) for version in self.versions) or "none"
+        raise UserError(f"The registered model '{self.model}' has no version {number}: there are {there}.")
+
+
+@dataclass(frozen=True)
+class Promotions:
+    """Read and write the decisions on a registered model.
+
+    Attributes:
+        tracking: where the model is registered.
+        model: its name.
+        copies: folder where this machine keeps the lines that it has seen; None: it keeps none.
+    """
+
+    tracking: Tracking
+    model: str
+    copies: Path | None = None
+
+    def read(self) -> Standing:
+        """Return how things stand.
+
+        Raises:
+            UserError: there is no such model, its ledger was deleted, or MLflow does not answer.
+        """
+        versions = self._registry.versions(self.model)
+        aliases = {alias: version.version for version in versions for alias in version.aliases}
+        standing = Standing(self.model, versions, aliases)
+        return self._ask(lambda client: self._with_lines(client, standing))
+
+    def read_sound(self) -> Standing:
+        """Return how things stand, once what was interrupted is done and what was done by hand is noted.
+
+        Raises:
+            UserError: as `read`; or the chain is broken.
+        """
+        standing = self.read()
+        if (damage := self.damage(standing)) is not None:
+            raise UserError(f"{damage} Nothing is decided on such a ledger.")
+        if (line := standing.interrupted) is not None:
+            logger.info(f"{line.sentence} It was interrupted before the alias moved: that is done now.")
+            self.finish(standing, line)
+            standing = self.read()
+        if standing.was_moved_by_hand:
+            decision = self._by_hand(standing)
+            logger.warning(f"{decision.reasons[0]} The ledger notes it.")
+            self.finish(standing, self.append(standing, decision))
+            standing = self.read()
+        self._keep_copy(standing)
+        return standing
+
+    def damage(self, standing: Standing) -> str | None:
+        """Return what is wrong with the ledger, by itself or by what this machine has seen of it; None: nothing."""
+        return standing.damage or find_loss(self._copied(), standing.lines, self._copy)
+
+    def open(self) -> None:
+        """Make the ledger, where there is none yet.
+
+        Raises:
+            UserError: MLflow does not answer.
+        """
+        if self._ask(self._ledger_run) is None:
+            self._create_ledger()
+
+    def append(self, standing: Standing, decision: Decision) -> LedgerLine:
+        """Write a decision as the next line.
+
+        Args:
+            standing: that the decision was made on.
+            decision: what is decided.
+
+        Raises:
+            OvertakenError: the next line is there already, another one than this.
+            UserError: MLflow does not answer.
+        """
+        line = LedgerLine.after(standing.lines[-1] if standing.lines else None, decision)
+        if len(line.text) > MOST_LETTERS:
+            line = LedgerLine.after(standing.lines[-1] if standing.lines else None, _shortened(decision))
+        run = standing.ledger_run or self._create_ledger()
+        if not self._ask(lambda client: _write_once(client, run, _key(line.number), line.text)):
+            raise OvertakenError(
+                f"Another decision on {self.model} was faster (line {line.number} of the ledger), on which this one is "
+                "not based: run the same command again."
+            )
+        return line
+
+    def finish(self, standing: Standing, line: LedgerLine) -> None:
+        """Move the aliases if a line says so, and note that it is done; doing it twice changes nothing.
+
+        Raises:
+            UserError: the version was deleted, or MLflow does not answer.
+        """
+        after = line.decision.after
+        lines = standing.lines if line in standing.lines else (*standing.lines, line)
+        before = replace(standing, lines=lines).predecessors
+        run = standing.ledger_run or self._ask(self._ledger_run)
+        assert run is not None
+
+        def move(client: "MlflowClient") -> None:
+            if before:
+                client.set_registered_model_alias(self.model, PREVIOUS, str(before[0]))
+            elif PREVIOUS in standing.aliases:
+                client.delete_registered_model_alias(self.model, PREVIOUS)
+            client.set_registered_model_alias(self.model, CHAMPION, str(after))
+            if client.get_registered_model(self.model).aliases.get(CHALLENGER) == str(after):
+                client.delete_registered_model_alias(self.model, CHALLENGER)
+
+        if line.decision.moves:
+            standing.version(after or 0)
+            self._ask(move)
+        self._ask(lambda client: _write_once(client, run, _key(line.number) + _DONE, line.hash))
+        self._keep_copy(replace(standing, lines=lines))
+
+    def set_challenger(self, version: int) -> None:
+        """Let the alias ``challenger`` name a version."""
+        self._ask(lambda client: client.set_registered_model_alias(self.model, CHALLENGER, str(version)))
+
+    def note(self, version: int, line: LedgerLine) -> None:
+        """Note on a version what was decided on it."""
+        text = f"{line.decision.kind} (line {line.number})"
+        self._ask(lambda client: client.set_model_version_tag(self.model, str(version), "graftline.decision", text))
+
+    def _by_hand(self, standing: Standing) -> Decision:
+        """Return the line that says that somebody moved the alias."""
+        now_is, was = standing.champion, standing.decided
+        if was is not None and was not in {version.version for version in standing.versions}:
+            reason = f"Version {was} was deleted from the registry."
+        elif now_is is None:
+            reason = f"The alias '{CHAMPION}' was removed from version {was} by hand."
+        else:
+            reason = f"The alias '{CHAMPION}' was set to version {now_is} by hand."
+        return Decision(
+            model=self.model,
+            kind="moved by hand",
+            version=now_is,
+            before=was,
+            after=now_is,
+            author=author(),
+            at=now(),
+            reasons=(reason,),
+        )
+
+    def end_dead_runs(self) -> None:
+        """Mark the decisions KILLED whose process on this machine ended without a word."""
+        from graftline.tracking.outbox import sync
+
+        def find(client: "MlflowClient") -> list[str]:
+            experiment = client.get_experiment_by_name(experiment_name(self.model))
+            if experiment is None:
+                return []
+            here = f"attributes.status = 'RUNNING' and tags.`{HOST}` = '{platform.node()}'"
+            runs = client.search_runs([experiment.experiment_id], here)
+            return [directory for run in runs if (directory := run.data.tags.get(OUTPUT_DIRECTORY)) is not None]
+
+        for directory in self._ask(find):
+            with suppress(UserError):  # it is still going, or its directory is gone
+                sync(Path(directory))
+
+    @property
+    def _copy(self) -> Path | None:
+        """The file with the lines that this machine has seen, of this model in this store."""
+        if self.copies is None:
+            return None
+        from graftline.tracking.client import absolute_uri
+
+        return self.copies / f"{registered_name(self.model)}-{digest(absolute_uri(self.tracking.uri))[:8]}.jsonl"
+
+    def _copied(self) -> list[str]:
+        file = self._copy
+        return file.read_text(encoding="utf-8").splitlines() if file is not None and file.is_file() else []
+
+    def _keep_copy(self, standing: Standing) -> None:
+        texts = [line.text for line in standing.lines]
+        if self._copy is None or texts == self._copied():
+            return
+        try:
+            write_text(self._copy, "".join(f"{text}\n" for text in texts))
+        except OSError as error:
+            logger.warning(f"The copy of the ledger cannot be written ({first_line(error)}).")
+
+    @property
+    def _registry(self) -> Registry:
+        return self.tracking.registry()
+
+    def _ask(self, question: "Callable[[MlflowClient], T]") -> T:
+        return self._registry.ask(question)
+
+    def _with_lines(self, client: "MlflowClient", standing: Standing) -> Standing:
+        run = self._ledger_run(client)
+        if run is None:
+            return standing
+        params = client.get_run(run).data.params
+        lines = [LedgerLine.read(text) for key, text in sorted(params.items()) if key.isdigit()]
+        done = {int(key.removesuffix(_DONE)): value for key, value in params.items() if key.endswith(_DONE)}
+        return replace(standing, lines=tuple(lines), done=done, ledger_run=run)
+
+    def _ledger_run(self, client: "MlflowClient") -> str | None:
+        """Return the run that is the ledger, None where there is none yet."""
+        experiment = client.get_experiment_by_name(experiment_name(self.model))
+        if experiment is None:
+            return None
+        run = experiment.tags.get(LEDGER)
+        if experiment.lifecycle_stage == "deleted" or run is None:
+            raise UserError(
+                f"The experiment '{experiment.name}' holds the ledger of {self.model}, but it was "
+                f"{'deleted' if run else 'made by others'}: restore it with `mlflow experiments restore -x "
+                f"{experiment.experiment_id}`, or rename it."
+            )
+        if client.get_run(run).info.lifecycle_stage == "deleted":
+            raise UserError(
+                f"The ledger of {self.model} was deleted: restore it with `mlflow runs restore --run-id {run}`."
+            )
+        return run
+
+    def _create_ledger(self) -> str:
+        """Make the experiment with its ledger; of two who do so at once, both get the one that was first.
+
+        It is made under another name and renamed when it is whole, as files are that must not be seen half.
+        """
+        name = experiment_name(self.model)
+
+        def create(client: "MlflowClient") -> str:
+            identity = os.urandom(4).hex()
+            location = self.tracking.artifact_location(name)
+            experiment = client.create_experiment(f"{name}, being made {identity}", artifact_location=location)
+            run: str = client.create_run(experiment, run_name="ledger", tags={"graftline.stage": "ledger"}).info.run_id
+            client.set_experiment_tag(experiment, LEDGER, run)
+            try:
+                client.rename_experiment(experiment, name)
+                client.set_terminated(run)
+            except Exception:  # MLflow has no class of its own for a name that is taken
+                client.delete_experiment(experiment)
+                first = self._ledger_run(client)
+                if first is None:
+                    raise
+                return first
+            return run
+
+        return self._ask(create)
+
+
+def find_loss(seen: Sequence[str], lines: Sequence[LedgerLine], file: Path | None) -> str | None:
+    """Return what of the lines that a machine has seen is not there any more, as a sentence; None: nothing.
+
+    Args:
+        seen: the lines as they were.
+        lines: as they are.
+        file: where what was seen is kept.
+    """
+    for place, text in enumerate(seen, 1):
+        if place > len(lines) or lines[place - 1].text != text:
+            what = "is gone" if place > len(lines) else "is another now"
+            return (
+                f"Line {place} of the ledger {what}, which this machine has seen and kept in {file}: "
+                "if the tracking database was made anew, move that file away."
+            )
+    return None
+
+
+def _key(number: int) -> str:
+    return f"{number:06}"
+
+
+def _write_once(client: "MlflowClient", run_id: str, key: str, value: str) -> bool:
+    """Set a parameter; returns False where it is there with another value."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.log_param(run_id, key, value)
+    except MlflowException:
+        there = client.get_run(run_id).data.params.get(key)
+        if there is None:
+            raise
+        return there == value or key.endswith(_DONE)
+    return client.get_run(run_id).data.params.get(key) == value
+
+
+def _shortened(decision: Decision) -> Decision:
+    """Return a decision that fits into a line: the verdict's file, whose digest it has, tells the rest."""
+    return replace(decision, reasons=(*(reason[:300] for reason in decision.reasons[:5]), "…"), figures=None)

@@ -1,0 +1,177 @@
+"""The retrainings of a data set, as MLflow has them: which were decided, and which one is still to come to its end.
+
+A retraining is a run that groups those of its trainings. It is decided once it has an outcome, which is the last that
+is written. Only the holder of the model's lease calls what changes something here: a run that claims to go on is
+therefore that of a process that was killed.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from graftline.errors import UserError
+from graftline.tracking.names import DATASET_DIGEST, OUTPUT_DIRECTORY, registered_name
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run as MlflowRun
+
+STAGE, RETRAIN = "graftline.stage", "retrain"
+KEY, OUTCOME = "graftline.retrain.key", "graftline.retrain.outcome"  # tags
+_PARENT = "mlflow.parentRunId"
+T = TypeVar("T")
+_MOST = 100  # runs that are looked at, the newest
+
+
+@dataclass(frozen=True)
+class Retraining:
+    """A retraining.
+
+    Attributes:
+        run_id: of its run.
+        key: digest of all that it depends on: images, configuration and code.
+        dataset_digest: of the images; None if it did not come so far as to log them.
+        outcome: what became of it; None if it is not decided.
+        ended: when, in ms since 1970; None if it has not ended.
+        directory: its output directory, where it was made.
+    """
+
+    run_id: str
+    key: str | None
+    dataset_digest: str | None
+    outcome: str | None
+    ended: int | None
+    directory: Path
+
+
+class Retrainings:
+    """Find the retrainings of an experiment, and mark those that have died.
+
+    Args:
+        uri: of MLflow, a database or a server.
+        experiment: its name; it need not exist.
+
+    Raises:
+        UserError: (of each call) MLflow does not answer within a bounded time, or with an error.
+    """
+
+    def __init__(self, uri: str, experiment: str) -> None:
+        self._uri = uri
+        found = self._ask(lambda client: client.get_experiment_by_name(experiment))
+        self._experiments = [] if found is None else [found.experiment_id]
+
+    def decided(self, key: str | None = None) -> Retraining | None:
+        """Return the newest retraining that was decided, of a key or of any; None where there is none."""
+        which = "" if key is None else f" and tags.`{KEY}` = '{key}'"
+        found = self._search(f"tags.`{OUTCOME}` != ''{which}", 1)
+        return _describe(found[0]) if found else None
+
+    def unfinished(self, key: str) -> Retraining | None:
+        """Return the newest retraining of a key that was begun on this machine and is not decided, if there is one."""
+        for run in self._search(f"attributes.status != 'FINISHED' and tags.`{KEY}` = '{key}'", _MOST):
+            retraining = _describe(run)
+            if retraining.outcome is None and _is_here(run):
+                return retraining
+        return None
+
+    def registered_at(self, model: str, version: int) -> int:
+        """Return when a version was registered, in ms since 1970."""
+        return int(self._ask(lambda client: client.get_model_version(model, str(version))).creation_timestamp)
+
+    def end_dead(self) -> list[str]:
+        """Mark the runs of retrainings whose process has died as KILLED, with what they left unsent.
+
+        Returns:
+            Their ids.
+
+        Raises:
+            UserError: not all that they left unsent could be sent.
+        """
+        running = self._search_all("attributes.status = 'RUNNING'")
+        dead = [run for run in running if run.data.tags.get(STAGE) == RETRAIN or self._is_of_retraining(run)]
+        for run in dead:
+            self._end(run)
+        return [run.info.run_id for run in dead]
+
+    def _is_of_retraining(self, run: "MlflowRun") -> bool:
+        parent = run.data.tags.get(_PARENT)
+        if parent is None:
+            return False
+        return self._ask(lambda client: client.get_run(parent)).data.tags.get(STAGE) == RETRAIN
+
+    def _end(self, run: "MlflowRun") -> None:
+        from graftline.tracking.outbox import FOLDER, sync
+
+        if not _is_here(run) or not (_directory(run) / FOLDER / "run.json").exists():
+            self._ask(lambda client: client.set_terminated(run.info.run_id, "KILLED"))
+            return
+        below = [file.parent.parent for file in sorted(_directory(run).glob(f"*/{FOLDER}/run.json"))]
+        for directory in (_directory(run), *below):  # its trainings, and the decision of the gate
+            report = sync(directory)
+            if report.problem is not None:
+                raise UserError(
+                    f"{report.num_unsent:,} records of run {report.run_id}, which was killed, are still unsent "
+                    f"({report.problem}): start again when MLflow takes them."
+                )
+        now = self._ask(lambda client: client.get_run(run.info.run_id))
+        if now.data.tags.get(OUTCOME):  # the last that is written, but for the end itself
+            self._ask(lambda client: client.set_terminated(run.info.run_id, "FINISHED"))
+        elif now.info.status == "RUNNING":  # it had ended before, and was begun anew
+            self._ask(lambda client: client.set_terminated(run.info.run_id, "KILLED"))
+
+    def _search(self, filter_string: str, most: int) -> "list[MlflowRun]":
+        return self._search_all(f"tags.`{STAGE}` = '{RETRAIN}' and {filter_string}", most)
+
+    def _search_all(self, filter_string: str, most: int = _MOST) -> "list[MlflowRun]":
+        if not self._experiments:
+            return []
+        order, where = ["attributes.start_time DESC"], self._experiments
+        return self._ask(lambda client: [*client.search_runs(where, filter_string, max_results=most, order_by=order)])
+
+    def _ask(self, question: "Callable[[MlflowClient], T]") -> T:
+        from graftline.tracking.client import absolute_uri, connect_checked
+
+        return connect_checked(absolute_uri(self._uri), question)[1]
+
+
+def _directory(run: "MlflowRun") -> Path:
+    return Path(run.data.tags.get(OUTPUT_DIRECTORY, ""))
+
+
+def _is_here(run: "MlflowRun") -> bool:
+    """Tell whether the output directory of a run is on this machine, and not another one of the same name."""
+    from graftline.tracking.outbox import FOLDER
+
+    try:
+        known = json.loads((_directory(run) / FOLDER / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(known.get("run_id") == run.info.run_id)
+
+
+def _describe(run: "MlflowRun") -> Retraining:
+    tags = run.data.tags
+    return Retraining(
+        run_id=run.info.run_id,
+        key=tags.get(KEY),
+        dataset_digest=tags.get(DATASET_DIGEST),
+        outcome=tags.get(OUTCOME) or None,
+        ended=run.info.end_time,
+        directory=_directory(run),
+    )
+
+
+def find_registered(uri: str, name: str, run_id: str) -> str | None:
+    """Return the URI of the registered version that a run has made; None if it has made none.
+
+    Raises:
+        UserError: MLflow does not answer.
+    """
+    from graftline.tracking.client import absolute_uri, connect_checked
+
+    name = registered_name(name)
+    which = f"name = '{name}' and run_id = '{run_id}'"
+    _, versions = connect_checked(absolute_uri(uri), lambda client: client.search_model_versions(which))
+    return f"models:/{name}/{versions[0].version}" if versions else None

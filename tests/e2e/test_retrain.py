@@ -1,0 +1,186 @@
+"""A year of a model that nobody looks at: images arrive, it is retrained, judged, killed, rolled back, and goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from factory import NAME, Factory
+from workplace import Workplace
+
+from graftline.tracking.lease import Lease
+
+NOTHING_NEW = """
+import sys
+from graftline.pipeline.__main__ import main
+assert main(sys.argv[1:]) == 0
+print("loaded:", *sorted({"torch", "pytorch_lightning", "timm", "albumentations", "sklearn"} & set(sys.modules)))
+"""
+
+
+@pytest.fixture(scope="module")
+def factory(make_workplace: Callable[[str], Workplace]) -> Factory:
+    return Factory(make_workplace("year"))
+
+
+def test_a_year(factory: Factory) -> None:
+    """One test, since each month begins with what the one before has left."""
+    _the_first_model_becomes_champion(factory)
+    _nothing_heavy_is_loaded_where_nothing_is_new(factory)
+    _a_better_one_takes_its_place(factory)
+    _shuffled_labels_are_refused(factory)
+    _images_that_cannot_be_seen_are_not_removed_ones(factory)
+    _a_new_class_arrives(factory)
+    _it_is_rolled_back(factory)
+    _others_are_at_it(factory)
+    _what_is_old_is_removed(factory)
+
+
+def _the_first_model_becomes_champion(factory: Factory) -> None:
+    factory.paint(20)
+    killed = factory.kill_at("fresh/checkpoints/last.ckpt", "trainer.max_epochs=6")
+    assert killed.code == -signal.SIGKILL
+    ran = factory.retrain("trainer.max_epochs=6", "notify.command=cat > told.json", "notify.url=http://127.0.0.1:9/")
+    assert ran.code == 0, ran.output
+    assert "Going on with run" in ran.output
+    assert "goes on with run" in ran.output, "its training, too"
+    assert "is killed" not in ran.output
+    assert ran.result["outcome"] == "promoted", ran.output
+    told = json.loads((factory.place.root / "told.json").read_text())
+    assert (told["outcome"], told["model_uri"]) == ("promoted", f"models:/{NAME}/1")
+    assert "! notify.url at 127.0.0.1 was not reached" in ran.output
+    factory.check(1)
+
+
+def _nothing_heavy_is_loaded_where_nothing_is_new(factory: Factory) -> None:
+    command = [sys.executable, "-c", NOTHING_NEW, "retrain", *factory.settings, "trainer.max_epochs=6"]
+    environment = factory.place.environment()
+    done = subprocess.run(command, cwd=factory.place.root, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert factory.results()[-1]["outcome"] == "nothing new"
+    assert done.stdout.splitlines()[-1] == "loaded:"
+
+
+def _a_better_one_takes_its_place(factory: Factory) -> None:
+    tested = set(factory.newest.samples("test").sha256)
+    factory.paint(10)
+    assert factory.outcome("retrain.when=new_images>=50 or age>=30d") == "not due"
+    when = "retrain.when=new_images>=30 and age<1d"
+    killed = factory.kill_at("promote/verdict.json", "retrain.start=both", when)
+    assert killed.code == -signal.SIGKILL
+    assert "30 new images" in killed.output
+    assert "Running the frozen network once: 22" in killed.output, "the new training and validation images, no other"
+    assert "with their own head, which is for the same classes" in killed.output, "the warm start"
+    ran = factory.retrain("retrain.start=both", when)
+    assert "The challenger with a warm start was trained before" in ran.output
+    assert "Epoch" not in ran.output
+    assert ran.result["outcome"] == "promoted", ran.output
+    assert ran.result["start"] in ("fresh", "warm")
+    assert tested < set(factory.newest.samples("test").sha256), "the test split has grown and lost nothing"
+
+
+def _shuffled_labels_are_refused(factory: Factory) -> None:
+    folders = sorted(factory.images.iterdir())
+    for folder, other in zip(folders, folders[1:] + folders[:1], strict=True):
+        for file in sorted(folder.glob("*.png"))[:20]:
+            file.rename(other / f"shuffled-{file.name}")
+    ran = factory.retrain()
+    assert ran.code == 0, ran.output
+    assert "images with another label, in the split that they were in" in ran.output
+    assert (ran.result["outcome"], ran.result["champion"]) == ("refused", 2)
+    for folder, other in zip(folders, folders[1:] + folders[:1], strict=True):
+        for file in other.glob("shuffled-*"):
+            file.rename(folder / file.name.removeprefix("shuffled-"))
+
+
+def _images_that_cannot_be_seen_are_not_removed_ones(factory: Factory) -> None:
+    away = factory.images.rename(factory.place.root / "unmounted")
+    factory.images.mkdir()
+    ran = factory.retrain("notify.command=cat > told.json")
+    assert ran.code == 1
+    assert "data.path=images is empty: nothing is trained" in ran.output.splitlines()[-1]
+    assert factory.results()[-1]["outcome"] == "failed"
+    assert json.loads((factory.place.root / "told.json").read_text())["outcome"] == "failed"
+    factory.images.rmdir()
+    away.rename(factory.images)
+
+    hidden = factory.place.root / "hidden"
+    for folder in sorted(factory.images.iterdir()):
+        (hidden / folder.name).mkdir(parents=True)
+        for file in sorted(folder.iterdir())[5:]:
+            file.rename(hidden / folder.name / file.name)
+    ran = factory.retrain()
+    assert ran.code == 1
+    assert "75 of 90 images are gone, more than 20 % (retrain.max_shrink)" in ran.output
+    assert "retrain.allow_shrink=true" in ran.output
+    for file in hidden.glob("*/*"):
+        file.rename(factory.images / file.parent.name / file.name)
+    assert factory.newest is not None
+
+
+def _a_new_class_arrives(factory: Factory) -> None:
+    factory.paint(24, "yellow")
+    killed = factory.kill_at("fresh/bundle/bundle.json")
+    assert "new: class 'yellow', so that the head is a new one" in killed.output
+    ran = factory.retrain()
+    assert ran.code == 0, ran.output
+    assert "its bundle was saved before the run was interrupted" in ran.output
+    assert (ran.result["outcome"], ran.result["champion"]) == ("promoted", 4), ran.output
+    factory.check(4)
+
+
+def _it_is_rolled_back(factory: Factory) -> None:
+    ran = factory.place.run("rollback", f"model={NAME}", "reason=yellow is not wanted")
+    assert ran.code == 0, ran.output
+    champion = factory.champion
+    assert champion is not None
+    assert champion.version == 2
+    assert factory.outcome() == "nothing new", "what was rolled back does not come back by itself"
+    factory.paint(6)
+    killed = factory.kill_at("fresh/result.json", "retrain.start=warm")
+    assert killed.code == -signal.SIGKILL
+    ran = factory.retrain("retrain.start=warm")
+    assert ran.code == 0, ran.output
+    assert "The challenger with a warm start was trained before" in ran.output
+    history = factory.place.run("history", f"model={NAME}")
+    assert history.code == 0, history.output
+    factory.check(5)
+
+
+def _others_are_at_it(factory: Factory) -> None:
+    factory.paint(1, "red")
+    lease = Lease(factory.registry.uri, NAME, factory.place.root / "another-machine", "The retraining of colors")
+    lease.acquire()
+    with lease:
+        ran = factory.retrain("retrain.wait=1")
+        assert (ran.code, ran.result["outcome"]) == (0, "held")
+        assert f"(process {os.getpid()})" in ran.output
+    away = factory.retrain("tracking=server", "tracking.uri=http://127.0.0.1:9")
+    assert away.code == 1
+    assert "does not answer" in away.output.splitlines()[-1]
+    assert "Traceback" not in away.output
+
+
+def _what_is_old_is_removed(factory: Factory) -> None:
+    outputs = factory.place.root / "outputs" / "retrain"
+    for path in [*outputs.glob("*"), *outputs.glob("*/*"), *outputs.glob("*/*/*")]:
+        os.utime(path, (1.7e9, 1.7e9))
+    before = set(outputs.iterdir())
+    prune = ("prune", "keep.runs=0", "keep.days=30", "keep.checkpoint_days=30")
+    ran = factory.place.run(*prune, "dry_run=true")
+    assert ran.code == 0, ran.output
+    assert set(outputs.iterdir()) == before
+    listed = {Path(one["path"]) for one in ran.result["removed"]}
+    ran = factory.place.run(*prune)
+    assert {Path(one["path"]) for one in ran.result["removed"]} == listed
+    gone = before - set(outputs.iterdir())
+    assert gone
+    assert {Path(path).name for path in gone} <= {path.name for path in listed}
+    used = {factory.registry.version(f"models:/{NAME}@{alias}").run_id for alias in ("champion", "previous")}
+    for run in (factory.place.mlflow.get_run(str(run_id)) for run_id in used):
+        assert Path(run.data.tags["graftline.output_dir"], "checkpoints", "best.ckpt").is_file()
+    assert factory.outcome() in ("promoted", "refused"), "it goes on with what is left"

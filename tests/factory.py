@@ -1,0 +1,163 @@
+"""A place where images arrive and models are retrained, as on a machine that nobody looks at."""
+
+import json
+import signal
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from mlflow.entities import Run
+from safetensors.torch import save_file
+from workplace import TINY, Ran, Workplace
+
+from conftest import COLORS, paint
+from graftline.bundle.ensemble import load_predictor
+from graftline.data.version import DatasetVersion, newest_version
+from graftline.tracking.ledger import find_break
+from graftline.tracking.names import LEASE
+from graftline.tracking.promotions import Promotions
+from graftline.tracking.registry import RegisteredVersion, Registry
+from graftline.tracking.retrainings import OUTCOME
+from graftline.tracking.tracking import Tracking
+
+NAME = "colors"
+REPLACED = ("backbone.weights", "freeze", "features", "optim.lr", "trainer.max_epochs")  # of `TINY`
+
+
+@dataclass
+class Factory:
+    """Images by color, which come and go, and what `make retrain` makes of them.
+
+    Attributes:
+        place: where stages run.
+        painted: number of images that were painted.
+        settings: overrides of each retraining.
+    """
+
+    place: Workplace
+    painted: int = 0
+    settings: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        torch.manual_seed(0)
+        weights = self.place.root / "weights.safetensors"
+        save_file(timm.create_model("test_efficientnet").state_dict(), weights)
+        self.settings = [
+            *(line for line in TINY if line.partition("=")[0] not in REPLACED),
+            f"backbone.file={weights}",
+            "freeze=all_but_head",  # of random weights, whose features tell colors apart
+            "optim.lr=0.1",
+            "trainer.max_epochs=30",
+            "features=cached",
+            "data=folder",
+            "data.path=images",
+            f"data.name={NAME}",
+        ]
+
+    @property
+    def images(self) -> Path:
+        return self.place.root / "images"
+
+    def paint(self, number: int, *names: str) -> None:
+        """Let images of some colors arrive, so many of each."""
+        for name in names or tuple(COLORS):
+            (self.images / name).mkdir(parents=True, exist_ok=True)
+            for _ in range(number):
+                self.painted += 1
+                paint(COLORS.get(name, (220, 220, 40)), self.painted).save(
+                    self.images / name / f"{self.painted:04}.png"
+                )
+
+    def remove(self, name: str, number: int) -> None:
+        for file in sorted((self.images / name).iterdir())[:number]:
+            file.unlink()
+
+    def retrain(self, *overrides: str, stage: str = "retrain") -> Ran:
+        """Retrain in a process of its own."""
+        return self.place.run(stage, *self.settings, *overrides)
+
+    def outcome(self, *overrides: str) -> str:
+        """Retrain, and return what came of it."""
+        ran = self.retrain(*overrides)
+        assert ran.code == 0, ran.output
+        outcome: str = ran.result["outcome"]
+        return outcome
+
+    @property
+    def registry(self) -> Registry:
+        return Registry(f"sqlite:///{self.place.root / 'mlflow.db'}")
+
+    @property
+    def champion(self) -> RegisteredVersion | None:
+        return self.registry.aliased(NAME, "champion")
+
+    @property
+    def versions(self) -> tuple[RegisteredVersion, ...]:
+        return self.registry.versions(NAME)
+
+    @property
+    def newest(self) -> DatasetVersion:
+        found = newest_version(self.place.root / "data" / NAME)
+        assert found is not None
+        return found
+
+    def runs(self, **tags: str) -> list[Run]:
+        """Return the runs of all experiments that have some tags, the oldest first."""
+        experiments = [one.experiment_id for one in self.place.mlflow.search_experiments()]
+        which = " and ".join(f"tags.`graftline.{name}` = '{value}'" for name, value in tags.items())
+        return list(self.place.mlflow.search_runs(experiments, which, order_by=["attributes.start_time ASC"]))
+
+    def results(self) -> list[dict[str, Any]]:
+        """Return what each retraining said it came to, the oldest first."""
+        files = sorted(self.place.root.glob("outputs/retrain/*/result.json"))
+        return [json.loads(file.read_text(encoding="utf-8")) for file in files]
+
+    def kill(self, seconds: float, *overrides: str) -> Ran:
+        """Retrain, and kill the process after some seconds; it may be done by then."""
+        process = self.place.start("retrain", *self.settings, *overrides)
+        end = time.monotonic() + seconds
+        while process.code is None and time.monotonic() < end:
+            time.sleep(0.01)
+        if process.code is None:
+            process.send_signal(signal.SIGKILL)
+        return Ran(process.wait(60), process.output)
+
+    def kill_at(self, file: str, *overrides: str) -> Ran:
+        """Retrain, and kill the process as soon as a new file is in the output directory."""
+        before = set(self.place.root.glob(f"outputs/retrain/*/{file}"))
+        process = self.place.start("retrain", *self.settings, *overrides)
+        while not set(self.place.root.glob(f"outputs/retrain/*/{file}")) - before:
+            assert process.code is None, process.output
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        return Ran(process.wait(60), process.output)
+
+    def check(self, retrainings: int) -> None:
+        """Make sure that nothing is lost, nothing is there twice, and nothing is there by half.
+
+        Args:
+            retrainings: that were decided so far, each on images of its own.
+        """
+        runs = self.runs(stage="retrain")
+        decided = [run for run in runs if run.data.tags.get(OUTCOME)]
+        assert len(decided) == retrainings
+        assert {run.info.status for run in decided} == {"FINISHED"}
+        assert {run.info.status for run in runs if run not in decided} <= {"KILLED"}
+        models = [one.name for one in self.place.mlflow.search_registered_models()]
+        assert NAME + LEASE not in models, "the lease is given back"
+        assert self.registry.names() == [NAME]
+        assert len(self.versions) == retrainings, "a version of each, and no other"
+        for version in self.versions:
+            load_predictor(self.registry.bundle(version.uri))  # checked against the digest that was logged
+        standing = Promotions(Tracking(self.registry.uri), NAME).read()
+        assert find_break(standing.lines) is None
+        decisions = [line.decision.version for line in standing.lines if line.decision.kind != "rolled back"]
+        assert decisions == list(range(1, retrainings + 1)), "decided once on each, in this order"
+        assert standing.champion == standing.decided
+        for run in [run for run in self.runs() if run.data.tags.get("graftline.stage") != "ledger"]:
+            assert run.info.status != "RUNNING", run.data.tags
+        trained = [run for run in self.runs(stage="train") if run.info.status == "FINISHED"]
+        assert len(trained) == retrainings, "each was trained once"

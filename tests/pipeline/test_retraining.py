@@ -1,0 +1,232 @@
+"""The parts of a retraining: when it is due, what has changed, who is told, what is kept, and what it does not load."""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from graftline.data.ingest import Ingest
+from graftline.data.sources.folder import Folder
+from graftline.data.split import Split
+from graftline.data.version import DatasetVersion
+from graftline.errors import UserError
+from graftline.features.store import ActivationStore
+from graftline.pipeline.cli import compose
+from graftline.pipeline.retraining.changes import Changes
+from graftline.pipeline.retraining.keep import Keep, find_leftovers
+from graftline.pipeline.retraining.notify import Notify
+from graftline.pipeline.retraining.options import RetrainOptions
+from graftline.pipeline.retraining.recipe_digest import recipe_digest
+from graftline.pipeline.retraining.situation import require_images
+from graftline.pipeline.retraining.trigger import NAMES, Trigger
+from graftline.tracking.models_in_use import UsedRun
+
+DAY = 86_400.0
+
+
+@pytest.mark.parametrize(
+    ("text", "holds"),
+    [
+        ("new_images>=200 or age>=30d", True),
+        ("new_images >= 13", False),
+        ("new_images>=12 and not age < 6w", False),
+        ("(new_images<3 or new_classes==1) and age>900h", True),
+        ("not (age>1min) or removed_images!=0", False),
+        ("changed_labels>0.5", True),
+    ],
+)
+def test_a_condition_is_what_it_says(text: str, holds: bool) -> None:
+    values = {"new_images": 12.0, "new_classes": 1.0, "removed_images": 0.0, "changed_labels": 1.0, "age": 40 * DAY}
+    assert Trigger(text).holds({name: partial(float, value) for name, value in values.items()}) is holds
+
+
+def test_a_condition_asks_for_no_more_than_it_needs() -> None:
+    """New images are counted by an ingest; the age is known."""
+
+    def fail() -> float:
+        raise AssertionError
+
+    values = {**dict.fromkeys(NAMES, fail), "age": lambda: 3 * DAY}
+    assert Trigger("age>=2d or new_images>=200").holds(values)
+    assert not Trigger("age>=30d and (new_images>=200 or new_classes>0)").holds(values)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "age>=30", "images>3", "new_images>=3d", "new_images>=", "age>=3d or", "(age>3d", "age>3d)", "age=3d"),
+        *("new_images>=1;age>1d", "3<new_images", "age>=-3d", "new_images>1 age>1d", "os.system(1)>0"),
+    ],
+)
+def test_what_is_no_condition_is_refused_before_anything_is_read(text: str) -> None:
+    with pytest.raises(UserError, match=r"retrain\.when=.* is no condition: compare new_images, .* 'new_images>=200"):
+        compose("retrain", [f'retrain.when="{text}"'])
+
+
+def ingest(folder: Path) -> Ingest:
+    return Ingest("colors", str(folder), Folder(), Split(), directory=str(folder.parent / "data"))
+
+
+def made_version(tmp_path: Path, labels: dict[str, str]) -> DatasetVersion:
+    """Return a version with a table of its own: content → label."""
+    from graftline.data.version import write_version
+
+    rows = [
+        (f"/images/{sha}.png", label, ("train", "validation", "test")[number % 3], None, None, None, sha, 8, 8)
+        for number, (sha, label) in enumerate(sorted(labels.items()))
+    ]
+    columns = ["path", "label", "split", "group", "weight", "stratum", "sha256", "width", "height"]
+    return write_version(tmp_path, "pets", pd.DataFrame(rows, columns=columns), tuple(sorted(set(labels.values()))))[0]
+
+
+def test_changes_are_told_with_what_follows_from_them(tmp_path: Path) -> None:
+    before = made_version(tmp_path, {f"{number:02}": ("cat", "dog")[number % 2] for number in range(20)})
+    labels = {f"{number:02}": ("cat", "dog", "cow")[number % 3] for number in range(2, 26)}
+    changes = Changes.between(before, made_version(tmp_path, labels))
+    assert (changes.before, changes.added, changes.removed, changes.relabeled) == (20, 6, 2, 12)
+    changes.refuse_shrink(0.2, "photos")
+    assert changes.sentences == [
+        f"6 new images, {changes.tested} of them test images",
+        "12 images with another label, in the split that they were in",
+        "2 images gone, which are not trained or tested on any more",
+        "new: class 'cow', so that the head is a new one",
+    ]
+    with pytest.raises(UserError, match=r"2 of 20 images are gone, more than 5 % .* See that photos is all there"):
+        changes.refuse_shrink(0.05, "photos")
+
+
+def test_a_class_that_is_gone_with_its_images_is_no_class_that_was_renamed(tmp_path: Path) -> None:
+    before = made_version(tmp_path, {f"{number:02}": ("cat", "cow", "dog")[number % 3] for number in range(30)})
+    renamed = {f"{number:02}": ("pet", "cow", "pet")[number % 3] for number in range(30)}
+    changes = Changes.between(before, made_version(tmp_path, renamed))
+    assert (changes.merged, changes.lost_classes, changes.new_classes) == (("cat", "dog"), (), ("pet",))
+    changes.refuse_shrink(0.2, "photos")
+    assert "gone: classes 'cat', 'dog', whose images have another label now" in changes.sentences
+    gone = {f"{number:02}": ("cat", "cow", "dog")[number % 3] for number in range(30) if number % 3}
+    changes = Changes.between(before, made_version(tmp_path, gone))
+    with pytest.raises(UserError, match="All images of the class 'cat' are gone: nothing is trained"):
+        changes.refuse_shrink(0.9, "photos")
+
+
+def test_an_empty_folder_is_one_that_is_not_mounted(tmp_path: Path) -> None:
+    for folder, what in ((tmp_path / "nowhere", "is not there"), (tmp_path / "empty", "is empty")):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        with pytest.raises(UserError, match=rf"{what}: nothing is trained, and no image counts as removed"):
+            require_images(ingest(folder))
+
+
+class _Hook(BaseHTTPRequestHandler):
+    told: list[dict[str, str]]
+
+    def do_POST(self) -> None:
+        self.told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        pass
+
+
+@pytest.fixture
+def hook() -> Iterator[tuple[str, list[dict[str, str]]]]:
+    """The address of a web server and what it was told."""
+    _Hook.told = []
+    server = HTTPServer(("127.0.0.1", 0), _Hook)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/hook", _Hook.told
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_web_address_and_a_command_are_told(
+    hook: tuple[str, list[dict[str, str]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    url, told = hook
+    Notify(command="cat > told.json", url=url).tell({"outcome": "promoted", "directory": tmp_path})
+    expected = {"outcome": "promoted", "directory": str(tmp_path)}
+    assert told == [expected]
+    assert json.loads((tmp_path / "told.json").read_text()) == expected
+
+
+@pytest.mark.parametrize(
+    ("notify", "warning"),
+    [
+        (Notify(command="echo no such room >&2; exit 3"), "notify.command has failed (exit code 3: no such room)"),
+        (Notify(command="sleep 60", seconds=0.2), "notify.command has failed (no end after 0.2 s)"),
+        (Notify(url="http://127.0.0.1:9/"), "notify.url at 127.0.0.1 was not reached"),
+    ],
+)
+def test_who_does_not_answer_costs_a_warning(notify: Notify, warning: str, capsys: pytest.CaptureFixture[str]) -> None:
+    began = time.monotonic()
+    notify.tell({"outcome": "promoted"})
+    assert time.monotonic() - began < 5
+    assert f"! {warning}" in capsys.readouterr().out
+
+
+def test_mistakes_are_found_before_anything_is_read() -> None:
+    with pytest.raises(UserError, match=r"notify\.url=host is no web address"):
+        compose("retrain", ["notify.url=host"])
+    with pytest.raises(UserError, match=r"tracking\.register"):
+        compose("retrain", ["debug=fast"])
+    for wrong in ({"wait": -1.0}, {"max_shrink": 1.0}, {"max_shrink": float("nan")}):
+        with pytest.raises(UserError, match="RetrainOptions"):
+            RetrainOptions(**wrong)  # type: ignore[arg-type]
+
+
+def test_what_a_retraining_depends_on_and_what_not() -> None:
+    def recipe(*overrides: str) -> str:
+        stage = compose("retrain", ["data=folder", "data.path=photos", *overrides]).stage
+        return str(stage._recipe)  # type: ignore[attr-defined]
+
+    plain = recipe()
+    assert recipe("name=x", "tracking=server", "retrain.when=age>1d", "notify.command=true", "keep.days=3") == plain
+    changed = [recipe(one) for one in ("seed=1", "backbone=resnet50", "gate.margin=0.1", "retrain.start=both")]
+    assert len({plain, *changed}) == 5
+    assert recipe_digest({"a": 1}, "fresh") != recipe_digest({"a": 2}, "fresh")
+
+
+def make_output(path: Path, days: float, *, finished: bool = True) -> Path:
+    (path / ".hydra").mkdir(parents=True)
+    (path / "bundle").mkdir()
+    (path / "checkpoints").mkdir()
+    for file in (".hydra/config.yaml", "checkpoints/best.ckpt", *(["result.json"] if finished else [])):
+        (path / file).write_text("x" * 1000)
+    for one in [path, *path.iterdir()]:
+        os.utime(one, (time.time() - days * DAY,) * 2)
+    return path
+
+
+def test_what_is_old_goes_and_what_is_needed_stays(tmp_path: Path) -> None:
+    root = tmp_path / "outputs" / "train"
+    old = [make_output(root / f"2020-0{number}", days=100 - number) for number in range(1, 7)]
+    young = make_output(root / "2026-01", days=20)
+    unfinished = make_output(root / "2026-02", days=20, finished=False)
+    (root / "2019-of-somebody").mkdir()
+    unsent = old[0] / "outbox"
+    unsent.mkdir()
+    (unsent / "journal.jsonl").write_text("{}\n")
+    os.utime(old[0], (time.time() - 100 * DAY,) * 2)
+    champion = UsedRun("c", old[1].resolve(), time.time() - 99 * DAY)
+    keep = Keep(runs=3, days=90, checkpoint_days=14, outputs=str(tmp_path / "outputs"))
+    store = ActivationStore(tmp_path / "cache", 1e9)
+    found = find_leftovers(keep, [champion], store)
+    assert {one.path for one in found if one.kind == "outputs"} == set(old[2:5]), "not the 3 newest, nor what is needed"
+    assert {one.path for one in found if one.kind == "checkpoints"} == {
+        old[5] / "checkpoints",
+        young / "checkpoints",
+    }
+    assert all(one.remove(store) for one in found)
+    assert (unfinished / "checkpoints" / "best.ckpt").exists(), "it may be resumed"
+    assert sorted(path.name for path in root.iterdir()) == sorted(
+        path.name for path in (old[0], old[1], old[5], young, unfinished, root / "2019-of-somebody")
+    )
+    assert (old[1] / "checkpoints").is_dir()
+    assert not (young / "checkpoints").exists()

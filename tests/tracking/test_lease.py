@@ -1,0 +1,114 @@
+"""One process at a time retrains a model, on whatever machine it is."""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from workplace import Workplace
+
+from graftline.tracking import lease as module
+from graftline.tracking.lease import Lease, LeaseHeldError
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same in a tenth of the time."""
+    monkeypatch.setattr(module, "BEAT_SECONDS", 0.2)
+    monkeypatch.setattr(module, "SILENT_SECONDS", 1.0)
+    monkeypatch.setattr(module, "FRESH_SECONDS", 0.5)
+    monkeypatch.setattr(module, "_POLL_SECONDS", 0.1)
+
+
+@pytest.fixture
+def make(workplace: Workplace, tmp_path: Path) -> Callable[[str], Lease]:
+    """Makes the lease as a process on some machine has it, each with a disk of its own."""
+    uri = f"sqlite:///{workplace.root / 'mlflow.db'}"
+    return lambda machine: Lease(uri, "pets", tmp_path / machine, "The retraining of pets")
+
+
+def names(client: MlflowClient) -> list[str]:
+    return [model.name for model in client.search_registered_models()]
+
+
+def test_a_second_one_is_told_who_has_it(make: Callable[[str], Lease], workplace: Workplace) -> None:
+    first = make("here")
+    first.acquire()
+    with first:
+        first.check()
+        for machine in ("here", "there"):
+            with pytest.raises(
+                LeaseHeldError, match=rf"The retraining of pets is under way.*\(process {os.getpid()}\)"
+            ):
+                make(machine).acquire()
+    assert names(workplace.mlflow) == []
+    second = make("there")
+    second.acquire()
+    with second:
+        assert names(workplace.mlflow) == ["pets.retraining"]
+
+
+def die(lease: Lease) -> None:
+    """Leave a lease as a process does that is killed: the kernel frees its lock, and nothing else happens."""
+    assert lease._thread is not None
+    assert lease._lock is not None
+    lease._stops.set()
+    lease._thread.join()
+    lease._lock.close()
+
+
+def test_of_two_that_find_a_dead_one_one_takes_over(
+    make: Callable[[str], Lease], workplace: Workplace, quick: None
+) -> None:
+    """On the same machine at once, on others once they have seen it silent; never two of them."""
+    dead = make("here")
+    dead.acquire()
+    die(dead)
+    assert names(workplace.mlflow) == ["pets.retraining"]
+    again = make("here")
+    began = time.monotonic()
+    again.acquire()
+    assert time.monotonic() - began < 1, "the kernel has freed the lock on its file"
+    die(again)
+    time.sleep(module.FRESH_SECONDS)
+    held, barrier, refused = list[Lease](), threading.Barrier(3), list[LeaseHeldError]()
+
+    def try_it(machine: str) -> None:
+        mine = make(machine)
+        barrier.wait()
+        try:
+            mine.acquire()
+            held.append(mine)
+        except LeaseHeldError as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=try_it, args=(machine,)) for machine in ("there", "yonder", "far")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(held), len(refused)) == (1, 2)
+    with held[0]:
+        held[0].check()
+
+
+def test_a_slow_one_is_not_dead_and_a_lost_lease_is_noticed(
+    make: Callable[[str], Lease], workplace: Workplace, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = make("here")
+    slow.acquire()
+    with slow:
+        # another machine's clock may be an hour ahead, or behind
+        for offset in (3600.0, -3600.0):
+            now = time.time
+            with monkeypatch.context() as other:
+                other.setattr("graftline.tracking.lease.time.time", lambda now=now, offset=offset: now() + offset)
+                with pytest.raises(LeaseHeldError):
+                    make("there").acquire()
+        workplace.mlflow.rename_registered_model("pets.retraining", "pets.retraining.taken")
+        with pytest.raises(Exception, match="was taken over"):
+            slow.check()
+    assert names(workplace.mlflow) == ["pets.retraining.taken"], "what is not ours is left alone"
