@@ -55,7 +55,7 @@ ui: $(ready) ## compare runs in the MLflow UI on 127.0.0.1: port=5000
 dagster: $(dagster-ready) ## run and show the schedules of engine=dagster on 127.0.0.1: port=3000
 	@test -f .dagster/dagster.yaml || \
 		{ echo 'No schedule is there yet: make schedule every="Mon 03:00" engine=dagster install=true'; exit 1; }
-	@DAGSTER_HOME='$(CURDIR)/.dagster' DAGSTER_DISABLE_TELEMETRY=yes .venv-dagster/bin/dagster dev --host 127.0.0.1 \
+	@DAGSTER_HOME='$(CURDIR)/.dagster' PYTHONWARNINGS=ignore .venv-dagster/bin/dagster dev --host 127.0.0.1 \
 		--port $(or $(port),3000) --python-file pipeline/dagster/definitions.py --working-directory pipeline/dagster
 
 schedule: $(if $(filter dagster,$(engine)),$(dagster-ready))

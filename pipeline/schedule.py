@@ -5,14 +5,16 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 from urllib.parse import urlsplit
 
 import yaml
+from hydra.utils import instantiate
 
 from graftline.console import say
 from graftline.errors import UserError
@@ -49,7 +51,7 @@ class ScheduleResult(StageResult):
     removed: Sequence[str] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ScheduleStage(Retrain):
     """The stage ``schedule`` (Hydra target of conf/schedule.yaml): a retraining that is written down, not done.
 
@@ -58,22 +60,24 @@ class ScheduleStage(Retrain):
         engine: what runs it.
         install: whether it is installed, too.
         remove: whether schedules of this directory are taken away instead.
-        job: name and time-out.
-        kubernetes: image, volumes and limits of a CronJob.
-        dagster: when new images start a run there.
+        job: a `JobOptions`, as it is written.
+        kubernetes: a `KubernetesOptions`, likewise.
+        dagster: a `DagsterOptions`, likewise.
     """
 
+    job: Node
+    kubernetes: Node
+    dagster: Node
     every: Sequence[str] | None = None
     engine: Literal["cron", "systemd", "kubernetes", "dagster"] = "cron"
     install: bool = False
     remove: bool = False
-    job: JobOptions = field(default_factory=JobOptions)
-    kubernetes: KubernetesOptions = field(default_factory=KubernetesOptions)
-    dagster: DagsterOptions = field(default_factory=DagsterOptions)
 
     def __post_init__(self) -> None:
+        _ = self._job_options, self._kubernetes, self._dagster  # a mistake in them is found now
         if self.remove:
             return
+        super().__post_init__()
         if not self.every:
             raise UserError(f"ScheduleStage.every is not given: write {EXAMPLES}.")
         self._times()
@@ -109,12 +113,12 @@ class ScheduleStage(Retrain):
     def _job(self, directory: Path) -> Job:
         typed: list[str] = yaml.safe_load(RunDirectory(directory).overrides.read_text(encoding="utf-8"))
         return Job(
-            name=self.job.name or self.data.dataset_name(),
+            name=self._job_options.name or self._images.dataset_name(),
             stage=STAGE,
             overrides=tuple(text.lstrip("+") for text in typed if not _is_own(text)),
             python=Path(sys.executable),
             directory=Path.cwd(),
-            seconds=self.job.seconds,
+            seconds=self._job_options.seconds,
             variables=_variables(self.engine),
         )
 
@@ -125,11 +129,11 @@ class ScheduleStage(Retrain):
         if self.engine == "systemd":
             units = {f"{job.slug}.service": systemd.service_unit(job)}
             return units | {f"{job.slug}.timer": systemd.timer_unit(job, times)}
-        source, timezone = self.data.path, local_timezone()
+        source, timezone = self._images.path, local_timezone()
         if self.engine == "dagster":
-            text = dagster.dagster_schedule(job, times, source, self.dagster, timezone)
+            text = dagster.dagster_schedule(job, times, source, self._dagster, timezone)
             return {dagster.file_name(job): text}
-        return {kubernetes.FILE: kubernetes.cron_job(job, times, source, self.kubernetes, timezone)}
+        return {kubernetes.FILE: kubernetes.cron_job(job, times, source, self._kubernetes, timezone)}
 
     def _install(self, job: Job, times: Times, directory: Path, files: Mapping[str, str]) -> str:
         """Install the schedule if that is wanted, and say what became of it or is left to do."""
@@ -148,14 +152,27 @@ class ScheduleStage(Retrain):
         return f"in the crontab; {program()} schedule remove=true takes it out"
 
     def _remove(self, directory: Path) -> ScheduleResult:
-        found = [(engine, name) for engine, take in ENGINES.items() for name in take(str(directory), self.job.name)]
+        wanted = self._job_options.name
+        found = [(engine, name) for engine, take in ENGINES.items() for name in take(str(directory), wanted)]
         for engine, name in found:
             say(f"{name} is taken out of {engine}.")
         if not found:
-            of = "" if self.job.name is None else f"called {self.job.name} "
+            of = "" if wanted is None else f"called {wanted} "
             say(f"No schedule {of}of {directory} is installed: nothing to take away.")
         names = [name for _, name in found]
         return ScheduleResult(files={}, removed=names, facts={"removed": names}, table=[("removed", f"{len(names)}")])
+
+    @cached_property
+    def _job_options(self) -> JobOptions:
+        return cast("JobOptions", instantiate(dict(self.job)))
+
+    @cached_property
+    def _kubernetes(self) -> KubernetesOptions:
+        return cast("KubernetesOptions", instantiate(dict(self.kubernetes)))
+
+    @cached_property
+    def _dagster(self) -> DagsterOptions:
+        return cast("DagsterOptions", instantiate(dict(self.dagster)))
 
 
 ENGINES = {

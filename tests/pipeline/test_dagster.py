@@ -9,6 +9,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,17 @@ def server(place: Workplace) -> Iterator[str]:
         port = probe.getsockname()[1]
     command = [str(PROGRAMS / "dagster"), "dev", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--python-file", str(DAGSTER / "definitions.py"), "--working-directory", str(DAGSTER)]
-    environment = os.environ | {"DAGSTER_HOME": str(place.root / dagster.HOME), "DAGSTER_DISABLE_TELEMETRY": "yes"}
+    environment = os.environ | {"DAGSTER_HOME": str(place.root / dagster.HOME), "PYTHONWARNINGS": "ignore"}
     with (place.root / "dagster.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=place.root, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            command, cwd=place.root, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
     yield f"http://127.0.0.1:{port}"
     process.send_signal(signal.SIGINT)
-    process.wait(timeout=60)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=60)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # what may be left of it
 
 
 def ask(server: str, query: str, **variables: Any) -> Any:
@@ -76,7 +82,7 @@ def runs(server: str) -> list[tuple[str, dict[str, str]]]:
     return [(run["status"], {tag["key"]: tag["value"] for tag in run["tags"]}) for run in found]
 
 
-def wait_for(condition: Callable[[], bool], log: Path, seconds: float = 400) -> None:
+def wait_for(condition: Callable[[], bool], log: Path, seconds: float = 900) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, log.read_text()[-5000:]
