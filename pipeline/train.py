@@ -13,6 +13,8 @@ from graftline.augment.policy import Policy
 from graftline.augment.preview import preview_sheet
 from graftline.backbones.backbone import Backbone
 from graftline.backbones.families import is_tried
+from graftline.bundle.calibration import UNCALIBRATED
+from graftline.bundle.decision import MOST_PROBABLE
 from graftline.bundle.golden import BundleOptions, choose_golden, read_golden
 from graftline.bundle.layout import read_description
 from graftline.bundle.predictor import Predictor
@@ -345,7 +347,9 @@ class Train:
 
     def _adjust(self, setup: TrainingSetup, source: TrainingSource | None, files: RunDirectory) -> Adjustment:
         """Calibrate what was saved and choose which class it answers, on validation images."""
-        predictor = Predictor.from_directory(files.bundle, self.evaluation.engine, setup.execution)
+        saved = Predictor.from_directory(files.bundle, self.evaluation.engine, setup.execution)
+        # a run that was interrupted may have adjusted it before
+        predictor = replace(saved, calibration=UNCALIBRATED, decision=MOST_PROBABLE, refusal=None)
         adjusted = adjust(predictor, files.bundle, setup.version, source, self._wanted, self.seed)
         for sentence in adjusted.sentences:
             say(sentence)

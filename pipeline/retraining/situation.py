@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,20 @@ from graftline.errors import UserError
 from graftline.files import digest
 from graftline.pipeline.parent import with_parent
 from graftline.pipeline.retraining.changes import Changes
-from graftline.pipeline.retraining.trigger import Trigger
+from graftline.pipeline.retraining.trigger import NAMES, Trigger
 from graftline.tracking.names import registered_name
 from graftline.tracking.promotions import CHAMPION
 from graftline.tracking.registry import RegisteredVersion
 from graftline.tracking.retrainings import Retraining, Retrainings
 from graftline.tracking.tracking import Tracking
 
+# name in a condition → field of the changes
+CHANGED = {
+    "new_images": "added",
+    "removed_images": "removed",
+    "changed_labels": "relabeled",
+    "new_classes": "new_classes",
+}
 NEEDED = ("train", "validation", "test")  # splits: without test images nothing can be promoted
 
 
@@ -90,18 +97,11 @@ class Situation:
             return None
         asked: dict[str, float] = {}
 
-        def note(name: str, value: float) -> float:
-            asked[name] = value
-            return value
+        def ask(name: str) -> float:
+            asked[name] = self._age() if name == "age" else self._changed(CHANGED[name])
+            return asked[name]
 
-        sources = {
-            "age": lambda: self._age(),
-            "new_images": lambda: self._changed("added"),
-            "removed_images": lambda: self._changed("removed"),
-            "changed_labels": lambda: self._changed("relabeled"),
-            "new_classes": lambda: self._changed("new_classes"),
-        }
-        values = {name: (lambda name=name, ask=ask: note(name, ask())) for name, ask in sources.items()}
+        values = {name: partial(ask, name) for name in NAMES}
         if Trigger(when).holds(values):
             say(f"Due by '{when}': {_in_words(asked)}.")
             return None
