@@ -25,7 +25,7 @@ from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.stage import StageResult
 from graftline.scheduling import cron, dagster, kubernetes, systemd
 from graftline.scheduling.dagster import DagsterOptions
-from graftline.scheduling.job import Job, JobOptions
+from graftline.scheduling.job import Job, JobOptions, shell_word
 from graftline.scheduling.kubernetes import KubernetesOptions
 from graftline.scheduling.local_time import local_timezone
 from graftline.scheduling.times import EXAMPLES, Times, parse_times
@@ -95,7 +95,7 @@ class ScheduleStage(Retrain):
             say(f"\n{name}\n{text}")
         in_cluster = self.engine == "kubernetes"
         table = [
-            ("runs", shlex.join(["graftline", job.stage, *job.overrides])),
+            ("runs", " ".join(map(shell_word, ["graftline", job.stage, *job.overrides]))),
             ("in", str(kubernetes.WORK if in_cluster else job.directory)),
             ("next", ", ".join(f"{moment:%a %Y-%m-%d %H:%M}" for moment in islice(times.after(_now()), 3))),
             ("log", "kubectl logs of the pod" if in_cluster else str(job.directory / job.log)),
@@ -147,7 +147,7 @@ class ScheduleStage(Retrain):
             (text,) = files.values()
             dagster.install(job, text, DAGSTER)
             start = "make dagster" if program() == "make" else dagster.command(job.directory, DAGSTER)
-            return f"for {start}, which shows it on http://127.0.0.1:3000 and runs it while it runs itself"
+            return f"for {start}, which runs it and shows it on http://127.0.0.1:3000"
         cron.install(job, times)
         return f"in the crontab; {program()} schedule remove=true takes it out"
 

@@ -5,12 +5,11 @@ The line is one for ``/bin/sh``, from which cron takes ``%`` for itself unless a
 """
 
 import re
-import shlex
 import shutil
 import subprocess
 
 from graftline.errors import UserError
-from graftline.scheduling.job import MARK, Job
+from graftline.scheduling.job import MARK, Job, shell_word
 from graftline.scheduling.times import Times
 
 LONGEST_COMMAND = 998  # characters that Debian's cron takes (MAX_COMMAND of its cron.h, with the newline and the end)
@@ -24,16 +23,15 @@ def cron_line(job: Job, times: Times) -> str:
     Raises:
         UserError: it is longer than cron takes.
     """
-    quoted = shlex.quote
-    variables = [f"{name}={quoted(value)}" for name, value in job.variables.items()]
+    variables = [f"{name}={shell_word(value)}" for name, value in job.variables.items()]
     words = [
-        *("cd", quoted(str(job.directory)), "&&", "mkdir", "-p", quoted(str(job.log.parent)), "&&"),
+        *("cd", shell_word(str(job.directory)), "&&", "mkdir", "-p", shell_word(str(job.log.parent)), "&&"),
         *(("env", *variables) if variables else ()),
         # --close: what a killed run leaves behind is not to keep the next one from starting
-        *("flock", "--close", "--nonblock", quoted(str(job.log.with_suffix(".lock")))),
+        *("flock", "--close", "--nonblock", shell_word(str(job.log.with_suffix(".lock")))),
         *("timeout", f"--kill-after={GRACE_SECONDS}", str(job.seconds)),
-        *map(quoted, job.words),
-        *(">>", quoted(str(job.log)), "2>&1"),
+        *map(shell_word, job.words),
+        *(">>", shell_word(str(job.log)), "2>&1"),
     ]
     command = " ".join(words).replace("%", r"\%")
     if len(command.encode()) > LONGEST_COMMAND:

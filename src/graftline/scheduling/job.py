@@ -1,6 +1,7 @@
 """What a schedule runs: a command with its directory, variables, time-out and log, whatever the engine."""
 
 import re
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -83,3 +84,12 @@ class Job:
     def mark(self) -> str:
         """The sentence by which what was installed is found again."""
         return f"{MARK} {self.name} in {self.directory}"
+
+
+def shell_word(text: str) -> str:
+    """Return a word as a shell takes it, in the quotes that are easier to read.
+
+    >>> print(shell_word("seed=1"), shell_word("data.path='my photos'"), shell_word("name='$5'"))
+    seed=1 "data.path='my photos'" 'name='"'"'$5'"'"''
+    """
+    return f'"{text}"' if "'" in text and not re.search(r"""["$`\\!]""", text) else shlex.quote(text)
