@@ -76,34 +76,6 @@ def cron_job(job: Job, times: Times, source: str | None, options: KubernetesOpti
         raise UserError(f"{homes[0]}: in a pod the home folder is {WORK}: give the path that it is to have there.")
     name = job.slug[:LONGEST_NAME].rstrip("-")
     labels = {"app.kubernetes.io/name": "graftline", "app.kubernetes.io/component": job.stage}
-    volumes, mounts = _volumes(source, options)
-    container = {
-        "name": "graftline",
-        "image": options.image,
-        "args": [word.replace("$(", "$$(") for word in (job.stage, *job.overrides)],
-        "env": [{"name": key, "value": value.replace("$(", "$$(")} for key, value in job.variables.items()],
-        "envFrom": [{"secretRef": {"name": options.secret, "optional": True}}],
-        "resources": {
-            "requests": {"cpu": options.cpus, "memory": options.memory},
-            "limits": {"cpu": options.cpus, "memory": options.memory},
-        },
-        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-        "volumeMounts": mounts,
-    }
-    pod = {
-        "restartPolicy": "Never",
-        "automountServiceAccountToken": False,
-        "terminationGracePeriodSeconds": 60,  # until a run has said that it was killed
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "containers": [{key: value for key, value in container.items() if value}],
-        "volumes": volumes,
-    }
     manifest = {
         "apiVersion": "batch/v1",
         "kind": "CronJob",
@@ -119,12 +91,43 @@ def cron_job(job: Job, times: Times, source: str | None, options: KubernetesOpti
                 "spec": {
                     "activeDeadlineSeconds": job.seconds,
                     "backoffLimit": 2,  # a run that was killed goes on
-                    "template": {"metadata": {"labels": labels}, "spec": pod},
+                    "template": {"metadata": {"labels": labels}, "spec": _pod(job, source, options)},
                 }
             },
         },
     }
     return yaml.dump(manifest, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000)
+
+
+def _pod(job: Job, source: str | None, options: KubernetesOptions) -> dict[str, Any]:
+    volumes, mounts = _volumes(source, options)
+    container = {
+        "name": "graftline",
+        "image": options.image,
+        "args": [word.replace("$(", "$$(") for word in (job.stage, *job.overrides)],
+        "env": [{"name": key, "value": value.replace("$(", "$$(")} for key, value in job.variables.items()],
+        "envFrom": [{"secretRef": {"name": options.secret, "optional": True}}],
+        "resources": {
+            "requests": {"cpu": options.cpus, "memory": options.memory},
+            "limits": {"cpu": options.cpus, "memory": options.memory},
+        },
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "volumeMounts": mounts,
+    }
+    return {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "terminationGracePeriodSeconds": 60,  # until a run has said that it was killed
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [{key: value for key, value in container.items() if value}],
+        "volumes": volumes,
+    }
 
 
 class _Dumper(yaml.SafeDumper):
