@@ -28,7 +28,7 @@ from graftline.pipeline.members import Members, open_members
 from graftline.pipeline.parent import with_parent
 from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.run_setup import log_setup
-from graftline.pipeline.scoring import log_evaluation, write_evaluation
+from graftline.pipeline.scoring import log_evaluation, score_tags, write_evaluation
 from graftline.pipeline.train import NEEDED, Train
 from graftline.pipeline.train_result import NOT_TESTED, TrainResult
 from graftline.pipeline.winner import IngestOnce, Winner
@@ -245,7 +245,7 @@ class MakeEnsemble(Train):
             )
             run.log_artifact(page)
         example = read_replay(bundle)[0][0].read_bytes()
-        tags = {"graftline.bundle_digest": predictor.digest}
+        tags = {"graftline.bundle_digest": predictor.digest, **score_tags({} if result is None else result.scores)}
         uri = run.log_model(bundle, registered_name=version.name, input_example=example, metrics=values, tags=tags)
         return EnsembleResult(
             selection=selection,

@@ -1,9 +1,11 @@
 """What becomes of an evaluation in a stage: files in its output directory, entries in its MLflow run."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graftline.evaluation.evaluation import EvaluationResult
+from graftline.evaluation.metrics import HEADLINES, Interval
 from graftline.report.figures import draw_evaluation
 from graftline.report.style import save_all
 from graftline.tracking.names import BUNDLE_DIGEST, PREDICTIONS, TEST, TEST_DIGEST
@@ -11,6 +13,7 @@ from graftline.tracking.names import BUNDLE_DIGEST, PREDICTIONS, TEST, TEST_DIGE
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run
 
+SCORE_TAG = "graftline.score"  # of a registered version, followed by the name of the score
 PREDICTIONS_FILE, FIGURES_FOLDER = PREDICTIONS, "figures"
 
 
@@ -18,6 +21,19 @@ def write_evaluation(result: EvaluationResult, directory: Path) -> dict[str, Pat
     """Write the predictions and the figures that are drawn of them; returns the figures' files by name."""
     result.predictions.save(directory / PREDICTIONS_FILE)
     return save_all(draw_evaluation(result.predictions, result.scores), directory / FIGURES_FOLDER)
+
+
+def score_tags(scores: Mapping[str, Interval]) -> dict[str, str]:
+    """Return the scores of the test with their intervals, as tags of a registered version.
+
+    >>> score_tags({"accuracy": Interval(0.8842, 0.8604, 0.9091), "recall/cat": Interval(1, 1, 1)})
+    {'graftline.score.accuracy': '0.8842 [0.8604, 0.9091]'}
+    """
+    return {
+        f"{SCORE_TAG}.{name}": f"{one.value:.4f} [{one.low:.4f}, {one.high:.4f}]"
+        for name, one in scores.items()
+        if name in HEADLINES
+    }
 
 
 def log_evaluation(run: "Run", result: EvaluationResult, directory: Path, step: int) -> dict[str, float]:

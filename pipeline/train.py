@@ -48,7 +48,7 @@ from graftline.pipeline.run_log import (
     summary,
 )
 from graftline.pipeline.run_setup import log_setup
-from graftline.pipeline.scoring import log_evaluation, write_evaluation
+from graftline.pipeline.scoring import log_evaluation, score_tags, write_evaluation
 from graftline.pipeline.train_result import (
     NOT_TESTED,
     TrainOutcome,
@@ -382,7 +382,7 @@ class Train:
         run.describe(outcome.description(run.id))
         run.log_artifact(write_run_report(outcome, figures))
         example = read_golden(bundle)[0][0].read_bytes()  # a made-up image where real ones may not leave
-        tags = {"graftline.bundle_digest": read_description(bundle)["digest"]}
+        tags = {"graftline.bundle_digest": read_description(bundle)["digest"], **score_tags(outcome.scores)}
         return run.log_model(bundle, registered_name=version.name, input_example=example, metrics=values, tags=tags)
 
 

@@ -11,10 +11,13 @@ from graftline.bundle.layout import WEIGHTS_FILE, read_description
 from graftline.console import print_table, say, warn
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError, first_line
+from graftline.evaluation.metrics import Interval
 from graftline.pipeline.retraining.options import Start
 from graftline.pipeline.run_directory import RunDirectory
+from graftline.pipeline.scoring import score_tags
 from graftline.pipeline.train import Train
 from graftline.pipeline.winner import Winner
+from graftline.tracking.names import BUNDLE_DIGEST
 from graftline.tracking.outbox import FOLDER
 from graftline.tracking.registry import RegisteredVersion
 from graftline.tracking.retrainings import find_registered
@@ -143,7 +146,10 @@ class Challengers:
                 registered_name=self.version.name,
                 input_example=read_golden(bundle)[0][0].read_bytes(),
                 metrics={f"test/{name}": score["value"] for name, score in chosen.metrics.items()},
-                tags={"graftline.bundle_digest": read_description(bundle)["digest"]},
+                tags={
+                    BUNDLE_DIGEST: read_description(bundle)["digest"],
+                    **score_tags({name: Interval(**score) for name, score in chosen.metrics.items()}),
+                },
             )
         if registered is None:
             raise UserError(

@@ -127,9 +127,10 @@ def _images_that_cannot_be_seen_are_not_removed_ones(factory: Factory) -> None:
 
 def _a_new_class_arrives(factory: Factory) -> None:
     factory.paint(24, "yellow")
-    killed = factory.kill_at("fresh/bundle/bundle.json")
+    longer = "trainer.max_epochs=200"  # than the champion, which went on from the one before it
+    killed = factory.kill_at("fresh/bundle/bundle.json", longer)
     assert "new: class 'yellow', so that the head is a new one" in killed.output
-    ran = factory.retrain()
+    ran = factory.retrain(longer)
     assert ran.code == 0, ran.output
     assert "its bundle was saved before the run was interrupted" in ran.output
     assert (ran.result["outcome"], ran.result["champion"]) == ("promoted", 4), ran.output
@@ -142,7 +143,7 @@ def _it_is_rolled_back(factory: Factory) -> None:
     champion = factory.champion
     assert champion is not None
     assert champion.version == 2
-    assert factory.outcome() == "nothing new", "what was rolled back does not come back by itself"
+    assert factory.outcome("trainer.max_epochs=200") == "nothing new", "what was rolled back does not come back"
     factory.paint(6)
     killed = factory.kill_at("fresh/result.json", "retrain.start=warm")
     assert killed.code == -signal.SIGKILL

@@ -150,7 +150,7 @@ class Bootstrap:
         exact = normalized(probabilities)
         confidences = exact.max(axis=1).astype(np.float32)  # as torchmetrics takes them
 
-        self.sums = {"log_loss": _log_losses(exact, labels), "brier": _brier_terms(exact, labels)}
+        self.sums = {"log_loss": log_losses(exact, labels), "brier": brier_terms(exact, labels)}
         if weights is not None:
             self.sums |= {"weight": weights.astype(np.float64), "weight_correct": weights * correct}
         self.means = tuple(means or {})
@@ -205,13 +205,13 @@ class Bootstrap:
         return result | {name: ratio(sums[name], size) for name in self.means}
 
 
-def _log_losses(probabilities: npt.NDArray[np.float64], labels: Ints) -> npt.NDArray[np.float64]:
+def log_losses(probabilities: npt.NDArray[np.float64], labels: Ints) -> npt.NDArray[np.float64]:
     """Return each image's loss (N,), clipped as scikit-learn's log_loss clips."""
     smallest = np.finfo(np.float64).eps
     return -np.log(np.clip(probabilities[np.arange(len(labels)), labels], smallest, 1 - smallest))
 
 
-def _brier_terms(probabilities: npt.NDArray[np.float64], labels: Ints) -> npt.NDArray[np.float64]:
+def brier_terms(probabilities: npt.NDArray[np.float64], labels: Ints) -> npt.NDArray[np.float64]:
     """Return each image's squared error (N,), halved for two classes as scikit-learn's brier_score_loss does."""
     squares = np.einsum("nk,nk->n", probabilities, probabilities)
     scale = 0.5 if probabilities.shape[1] == 2 else 1.0

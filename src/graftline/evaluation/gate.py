@@ -3,7 +3,7 @@
 Two kinds of burden. On the one score that decides, the challenger has to prove itself: as long as the images do not
 show that it is good enough, it is not promoted. Of everything else (classes, slices, calibration, …) there are so many,
 each of so few images, that no model could prove itself on all of them: a guard refuses what is proved to be worse, and
-all guards together refuse an equal model at most once in twenty times. docs/promotion.md has the rates.
+all guards together hardly ever refuse an equal model. docs/promotion.md has the rates.
 """
 
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ class Gate(ModelLimits):
 
     metric: Metric = "log_loss"
     rule: Rule = "not_worse"
-    margin: float = 0.05
+    margin: float = 0.1
     floor: float | None = None
     accuracy: float = 0.0
     class_recall: float = 0.05

@@ -121,19 +121,20 @@ def score_guards(
 ) -> list[Guard]:
     """Return the guards on accuracy, classes, slices, calibration and flips; the arguments are those of `Gate`.
 
-    Their intervals hold all at once, in the direction that speaks against the challenger, 95 times of 100.
+    The accuracy has its own 95 % interval, as the score that decides has. The intervals of all the others hold at once,
+    in the direction that speaks against the challenger, 95 times of 100.
     """
-    parts = list(_parts(compared, accuracy, class_recall, slice_accuracy))
+    parts = list(_parts(compared, class_recall, slice_accuracy))
     quantile = family_quantile(ALPHA, len(parts) + 1)
-    guards = []
-    for kind in (ACCURACY, CLASS, SLICE):
+    whole = _Part(ACCURACY, "", "", np.ones(len(compared.labels), dtype=bool), accuracy)
+    guards = [replace(_part_guard(compared, whole, family_quantile(ALPHA / 2, 1)), label=ACCURACY)]
+    for kind in (CLASS, SLICE):
         of_kind = [part for part in parts if part.kind == kind]
         guards += _worst_told([_part_guard(compared, part, quantile) for part in of_kind], of_kind)
     return [*guards, _calibration(compared, calibration, quantile, resamples, seed), _flips(compared, flips)]
 
 
-def _parts(compared: Compared, accuracy: float, class_recall: float, slice_accuracy: float) -> Iterator[_Part]:
-    yield _Part(ACCURACY, "", "", np.ones(len(compared.labels), dtype=bool), accuracy)
+def _parts(compared: Compared, class_recall: float, slice_accuracy: float) -> Iterator[_Part]:
     for name in compared.common:
         rows = compared.labels == name
         if rows.sum() >= FEWEST_IMAGES:

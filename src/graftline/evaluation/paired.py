@@ -41,7 +41,7 @@ def accuracy_difference(right: Bools, other_right: Bools, quantile: float) -> In
     >>> import numpy as np
     >>> one, two = np.array([True] * 90 + [False] * 10), np.array([True] * 95 + [False] * 5)
     >>> [round(part, 3) for part in vars(accuracy_difference(one, two, 1.96)).values()]
-    [-0.05, -0.101, 0.003]
+    [-0.05, -0.099, 0.001]
     """
     size = len(right)
     won, lost = int((right & ~other_right).sum()), int((other_right & ~right).sum())

@@ -6,8 +6,10 @@ Letters: N images, R resamples.
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from graftline.errors import UserError
+from graftline.evaluation.bootstrap import brier_terms, log_losses, multiplicities, normalized
 from graftline.evaluation.comparison import Metric, format_difference
 from graftline.evaluation.gate_guards import Compared, Guard
 from graftline.evaluation.metrics import (
@@ -18,7 +20,9 @@ from graftline.evaluation.metrics import (
     percentile_interval,
     resampled_scores,
 )
+from graftline.evaluation.predictions import Predictions
 
+Floats = npt.NDArray[np.float64]
 Rule = Literal["better", "not_worse"]
 
 
@@ -42,15 +46,10 @@ def primary_guard(
     Raises:
         UserError: the images do not define the metric.
     """
-    values, spread = resampled_scores(compared.challenger_given, resamples, seed)
-    others, other_spread = resampled_scores(compared.champion_given, resamples, seed)
-    if metric not in values or np.isnan(values[metric]) or np.isnan(others[metric]):
-        raise UserError(
-            f"These {len(compared.labels):,} images define no {HEADLINES[metric]}: take another Gate.metric."
-        )
-    ours, theirs = float(values[metric]), float(others[metric])
-    difference = percentile_interval(np.asarray(ours - theirs), spread[metric] - other_spread[metric])
-    score = percentile_interval(np.asarray(ours), spread[metric])
+    ours, spread = _score(metric, compared.challenger_given, resamples, seed)
+    theirs, other_spread = _score(metric, compared.champion_given, resamples, seed)
+    difference = percentile_interval(np.asarray(ours - theirs), spread - other_spread)
+    score = percentile_interval(np.asarray(ours), spread)
     is_first = compared.champion.facts is None
     reason = _why_not(metric, "better" if is_first else rule, margin, difference, theirs, compared.champion.name)
     if not reason and floor is not None:
@@ -64,6 +63,34 @@ def primary_guard(
         reason=reason,
         figures=(difference.value, difference.low, difference.high),
     )
+
+
+def _score(metric: Metric, predictions: Predictions, resamples: int, seed: int) -> tuple[float, Floats]:
+    """Return a score, and that of resamples (R,), which for the same seed are the same for all models.
+
+    Raises:
+        UserError: the images do not define it.
+    """
+    terms = _terms(metric, predictions)
+    if terms is not None:  # a mean over images: the other scores would take most of the time
+        chunks = multiplicities(len(terms), resamples, seed)
+        return float(terms.mean()), np.concatenate([terms @ counts for counts in chunks]) / len(terms)
+    values, spread = resampled_scores(predictions, resamples, seed)
+    if metric not in values or np.isnan(values[metric]):
+        raise UserError(
+            f"These {len(predictions.labels):,} images define no {HEADLINES[metric]}: take another Gate.metric."
+        )
+    return float(values[metric]), spread[metric]
+
+
+def _terms(metric: Metric, predictions: Predictions) -> Floats | None:
+    """Return the numbers (N,) that a score is the mean of, None for one that is no mean."""
+    if metric == "accuracy":
+        return (predictions.predicted == predictions.labels).astype(np.float64)
+    if metric in ("log_loss", "brier"):
+        terms = log_losses if metric == "log_loss" else brier_terms
+        return terms(normalized(predictions.probabilities), predictions.labels)
+    return None
 
 
 def _why_not(metric: Metric, rule: Rule, margin: float, difference: Interval, theirs: float, name: str) -> str:

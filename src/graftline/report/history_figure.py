@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from graftline.report.names import plain, short
-from graftline.report.style import BLUE, GREEN, GRID, INK, ORANGE, PURPLE, VERMILLION, new_figure, styled
+from graftline.report.style import BLUE, GREEN, GRID, INK, MUTED, ORANGE, PURPLE, VERMILLION, new_figure, styled
 from graftline.tracking.ledger import Kind, LedgerLine, reigns
 
 WIDTH, ROW, FRAME = 12.0, 0.4, 1.75  # inches: of the figure, of a decision, of what is around them
@@ -45,6 +45,16 @@ def history_figure(model: str, lines: Sequence[LedgerLine]) -> Figure:
     axes.set_xticks(range(len(versions)), [str(version) for version in versions])
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
+    axes.annotate(
+        "version",
+        (-0.75, -0.6),
+        (0, 6),
+        textcoords="offset points",
+        ha="right",
+        size=9,
+        color=MUTED,
+        annotation_clip=False,
+    )
     axes.set_yticks(range(len(shown)), [_when(line) for line in shown])
     share = min(MOST_LANES_WIDTH, LANE * max(2, len(versions))) / WIDTH
     axes.set_xlim(-0.6, (len(versions) - 0.4) / (share / 0.86))

@@ -15,6 +15,8 @@ BUNDLE_DIGEST = "graftline.bundle_digest"  # of runs that were tested, and of re
 FROZEN_DIGEST = "graftline.frozen_digest"  # of a run whose freeze check has held
 # tag of a registered model: see `graftline.files.digest_directory`
 BUNDLE_FILES = "graftline.bundle_files"
+# likewise: the version that was champion when it was registered; it has none where there was no champion
+PARENT_VERSION = "graftline.parent_version"
 
 TEST, PREDICTIONS = "test", "predictions.parquet"  # folder of a run's artifacts, and the file in it, with what it gave
 VALIDATION_LOSS, VALIDATION_ACCURACY = (

@@ -15,6 +15,7 @@ import logging
 import shutil
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -194,11 +195,12 @@ def sync(directory: Path) -> SyncReport:
     before, problem = journal.num_sent, None
     try:
         _end_if_killed(journal)
-        with progress("Sending", total=journal.num_unsent) as bar:
+        with progress("Sending", total=journal.num_unsent) if journal.num_unsent else nullcontext() as bar:
             while entries := journal.unsent():
                 last = delivery.send(entries)
                 journal.mark_sent(last)
-                bar.update(bar.task_ids[0], completed=journal.num_sent - before)
+                if bar is not None:
+                    bar.update(bar.task_ids[0], completed=journal.num_sent - before)
     except Exception as error:  # as in the outbox: whatever it is, the records are safe
         problem = reason(error)
     finally:

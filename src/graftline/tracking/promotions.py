@@ -255,7 +255,7 @@ class Promotions:
             elif PREVIOUS in standing.aliases:
                 client.delete_registered_model_alias(self.model, PREVIOUS)
             client.set_registered_model_alias(self.model, CHAMPION, str(after))
-            if client.get_registered_model(self.model).aliases.get(CHALLENGER) == str(after):
+            if str(client.get_registered_model(self.model).aliases.get(CHALLENGER)) == str(after):
                 client.delete_registered_model_alias(self.model, CHALLENGER)
 
         if line.decision.moves:

@@ -1,0 +1,287 @@
+"""The champion and the ledger in a real MLflow: the first one wins, and what was interrupted or changed is seen."""
+
+import sqlite3
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+from mlflow import MlflowClient
+
+from graftline.errors import UserError
+from graftline.tracking import promotions as module
+from graftline.tracking.client import connect
+from graftline.tracking.ledger import Decision, Kind, LedgerLine
+from graftline.tracking.promotions import MOST_LETTERS, SCHEDULER, OvertakenError, Promotions, author
+from graftline.tracking.tracking import Tracking
+
+
+class Server(Protocol):
+    """The fixture's class, which tests cannot import."""
+
+    uri: str
+
+
+def model(client: MlflowClient, name: str, versions: int) -> None:
+    client.create_registered_model(name)
+    run = client.create_run("0").info
+    for _ in range(versions):
+        client.create_model_version(name, str(run.artifact_uri), run.run_id, await_creation_for=0)
+
+
+@pytest.fixture
+def pets(tracking: Tracking, client: MlflowClient, tmp_path: Path) -> Promotions:
+    """Four versions on which nothing was decided, and a folder for copies."""
+    model(client, "pets", 4)
+    return Promotions(tracking, "pets", tmp_path / "ledger")
+
+
+def decision(promotions: Promotions, kind: Kind, version: int) -> Decision:
+    champion = promotions.read().champion
+    after = champion if kind == "refused" else version
+    return Decision(promotions.model, kind, version, champion, after, author(), module.now(), champion, ("Because.",))
+
+
+def decide(promotions: Promotions, kind: Kind, version: int) -> LedgerLine:
+    """Write a decision and draw its consequences."""
+    standing = promotions.read_sound()
+    line = promotions.append(standing, decision(promotions, kind, version))
+    promotions.finish(standing, line)
+    return line
+
+
+def aliases(promotions: Promotions) -> dict[str, int]:
+    return promotions.read().aliases
+
+
+def at_once(*functions: Callable[[], object]) -> list[object]:
+    """Call functions at the same moment and return what they returned or raised."""
+    barrier, found = threading.Barrier(len(functions)), list[object]()
+
+    def call(function: Callable[[], object]) -> None:
+        barrier.wait()
+        try:
+            found.append(function())
+        except Exception as error:
+            found.append(error)
+
+    threads = [threading.Thread(target=call, args=(function,)) for function in functions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+@pytest.mark.parametrize("kind", ["database", "server"])
+def test_the_alias_follows_the_ledger(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    if kind == "database":
+        tracking: Tracking = request.getfixturevalue("tracking")
+    else:
+        server: Server = request.getfixturevalue("server")
+        tracking = Tracking(uri=server.uri, system_metrics=False)
+    name = f"pets-{tmp_path.name}"
+    model(connect(tracking.uri), name, 4)
+    pets = Promotions(tracking, name, tmp_path / "ledger")
+    assert pets.read().champion is None
+    pets.open()
+    pets.set_challenger(1)
+    decide(pets, "promoted", 1)
+    assert aliases(pets) == {"champion": 1}
+    decide(pets, "refused", 2)
+    decide(pets, "promoted", 3)
+    assert aliases(pets) == {"champion": 3, "previous": 1}
+    decide(pets, "forced", 4)
+    assert aliases(pets) == {"champion": 4, "previous": 3}
+    decide(pets, "rolled back", 3)
+    assert aliases(pets) == {"champion": 3, "previous": 1}
+    decide(pets, "rolled back", 1)
+    assert aliases(pets) == {"champion": 1}
+    standing = pets.read()
+    assert [line.decision.kind for line in standing.lines] == [
+        "promoted",
+        "refused",
+        "promoted",
+        "forced",
+        "rolled back",
+        "rolled back",
+    ]
+    assert pets.damage(standing) is None
+    assert standing.interrupted is None
+    assert standing.rollback_of(4) == standing.lines[4]
+    assert standing.rollback_of(1) is None
+    (copy,) = (tmp_path / "ledger").iterdir()
+    assert copy.read_text().splitlines() == [line.text for line in standing.lines]
+
+
+def test_of_two_who_write_the_same_line_one_wins_and_the_other_is_told(pets: Promotions) -> None:
+    decide(pets, "promoted", 1)
+    standing = pets.read_sound()
+    made = [decision(pets, "promoted", version) for version in (2, 3)]
+    found = at_once(*(lambda one=one: pets.append(standing, one) for one in made))  # type: ignore[misc]
+    assert sorted(type(one).__name__ for one in found) == ["LedgerLine", "OvertakenError"]
+    (error,) = [one for one in found if isinstance(one, OvertakenError)]
+    assert "Another decision on pets was faster (line 2 of the ledger)" in str(error)
+    (line,) = [one for one in found if isinstance(one, LedgerLine)]
+    assert pets.read().lines[1] == line
+
+
+def test_a_ledger_that_two_make_at_once_is_one(pets: Promotions, client: MlflowClient) -> None:
+    found = at_once(*[pets._create_ledger] * 3)
+    assert len(set(map(str, found))) == 1, found
+    names = [one.name for one in client.search_experiments() if "promotions" in one.name]
+    assert names == ["pets promotions"]
+    assert client.get_run(str(found[0])).info.status == "FINISHED"
+
+
+def test_what_was_interrupted_before_the_alias_moved_is_finished(
+    pets: Promotions, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    decide(pets, "promoted", 1)
+    line = pets.append(pets.read_sound(), decision(pets, "promoted", 2))
+    assert aliases(pets) == {"champion": 1}, "the old champion stays until then"
+    assert pets.read().interrupted == line
+    standing = pets.read_sound()
+    assert standing.aliases == {"champion": 2, "previous": 1}
+    assert standing.interrupted is None
+    told = capsys.readouterr().out
+    assert "Line 2 of the ledger makes version 2 of pets champion. It was interrupted before the alias moved" in told
+    pets.finish(standing, line)
+    assert pets.read() == standing, "doing it twice changes nothing"
+
+
+def test_interrupted_between_the_two_aliases(pets: Promotions, client: MlflowClient) -> None:
+    decide(pets, "promoted", 1)
+    decide(pets, "promoted", 2)
+    pets.append(pets.read_sound(), decision(pets, "promoted", 3))
+    client.set_registered_model_alias("pets", "previous", "2")
+    assert pets.read_sound().aliases == {"champion": 3, "previous": 2}
+
+
+def test_an_alias_that_was_moved_back_by_hand_stays_there(pets: Promotions, client: MlflowClient) -> None:
+    decide(pets, "promoted", 1)
+    decide(pets, "promoted", 2)
+    client.set_registered_model_alias("pets", "champion", "1")
+    standing = pets.read()
+    assert standing.was_moved_by_hand
+    assert standing.interrupted is None, "its line is done"
+    standing = pets.read_sound()
+    assert standing.champion == 1
+    assert standing.lines[-1].decision.kind == "moved by hand"
+    assert standing.lines[-1].decision.reasons == ("The alias 'champion' was set to version 1 by hand.",)
+    assert not standing.was_moved_by_hand
+    assert len(pets.read_sound().lines) == 3, "it is noted once"
+
+
+def test_an_alias_that_is_older_than_the_ledger_or_gone(pets: Promotions, client: MlflowClient) -> None:
+    client.set_registered_model_alias("pets", "champion", "2")
+    assert pets.read_sound().lines[0].decision.after == 2
+    client.delete_registered_model_alias("pets", "champion")
+    standing = pets.read_sound()
+    assert standing.lines[-1].decision.why == "The alias 'champion' was removed from version 2 by hand."
+    assert standing.predecessors == [2], "with which the next one is compared"
+
+
+def test_a_champion_that_was_deleted(pets: Promotions, client: MlflowClient) -> None:
+    decide(pets, "promoted", 1)
+    decide(pets, "promoted", 2)
+    client.delete_model_version("pets", "2")
+    standing = pets.read_sound()
+    assert standing.lines[-1].decision.why == "Version 2 was deleted from the registry."
+    assert (standing.champion, standing.predecessors) == (None, [1])
+    with pytest.raises(UserError, match=r"^The registered model 'pets' has no version 2: there are 1, 3, 4\.$"):
+        standing.version(2)
+
+
+def change(tracking: Tracking, statement: str, *values: str) -> None:
+    """Do to the database what somebody does who has its password."""
+    with closing(sqlite3.connect(tracking.uri.removeprefix("sqlite:///"))) as database:
+        database.execute(statement, values)
+        database.commit()
+
+
+@pytest.mark.parametrize("place", [1, 2, 3])
+def test_a_line_that_was_changed_in_the_database(pets: Promotions, tracking: Tracking, place: int) -> None:
+    for version in (1, 2, 3):
+        decide(pets, "promoted", version)
+    text = pets.read().lines[place - 1].text
+    changed = text.replace("Because.", "Of course")
+    change(tracking, "UPDATE params SET value = ? WHERE key = ?", changed, f"{place:06}")
+    standing = pets.read()
+    damage = str(standing.damage)
+    assert f"line {place}" in damage.lower(), "the last one too, which no other line follows"
+    with pytest.raises(UserError, match=r"Nothing is decided on such a ledger\.$"):
+        pets.read_sound()
+
+
+def test_a_ledger_that_was_written_anew_or_cut_is_found_by_the_copy(
+    pets: Promotions, tracking: Tracking, client: MlflowClient
+) -> None:
+    for version in (1, 2):
+        decide(pets, "promoted", version)
+    change(tracking, "DELETE FROM params WHERE key LIKE '000002%'")
+    client.set_registered_model_alias("pets", "champion", "1")
+    standing = pets.read()
+    assert standing.damage is None
+    assert "Line 2 of the ledger is gone, which this machine has seen" in str(pets.damage(standing))
+    assert replace(pets, copies=None).damage(standing) is None
+
+
+def test_a_ledger_that_was_deleted(pets: Promotions, client: MlflowClient) -> None:
+    decide(pets, "promoted", 1)
+    run = pets.read().ledger_run
+    assert run is not None
+    client.delete_run(run)
+    with pytest.raises(
+        UserError, match=rf"^The ledger of pets was deleted: restore it with `mlflow runs restore --run-id {run}`"
+    ):
+        pets.read()
+    client.restore_run(run)
+    experiment = client.get_experiment_by_name("pets promotions")
+    client.delete_experiment(experiment.experiment_id)
+    with pytest.raises(
+        UserError, match=r"^The experiment 'pets promotions' holds the ledger of pets, but it was deleted: "
+    ):
+        pets.read()
+
+
+def test_a_clock_that_was_moved_back_changes_nothing(pets: Promotions, monkeypatch: pytest.MonkeyPatch) -> None:
+    decide(pets, "promoted", 1)
+    monkeypatch.setattr(module, "now", lambda: "1999-01-01T00:00:00+00:00")
+    decide(pets, "promoted", 2)
+    standing = pets.read_sound()
+    assert standing.champion == standing.decided == 2
+    assert [line.decision.at[:4] for line in standing.lines][1:] == ["1999"]
+
+
+def test_a_line_that_is_too_long_for_mlflow_is_shortened(pets: Promotions) -> None:
+    standing = pets.read_sound()
+    long = replace(decision(pets, "refused", 1), reasons=tuple("x" * 900 for _ in range(20)))
+    line = pets.append(standing, long)
+    assert len(line.text) < MOST_LETTERS
+    assert pets.read().lines == (line,)
+    assert line.decision.reasons[-1] == "…"
+
+
+def test_who_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SCHEDULER, "dagster run 12")
+    assert str(author()).startswith("dagster run 12 (")
+
+
+def test_a_server_that_is_away_and_a_database_that_is_locked(pets: Promotions, tracking: Tracking) -> None:
+    decide(pets, "promoted", 1)
+    away = Promotions(replace(tracking, uri="http://127.0.0.1:9"), "pets")
+    with pytest.raises(
+        UserError, match=r"^The tracking server http://127\.0\.0\.1:9 does not answer \(connection refused"
+    ):
+        away.read()
+    standing, made = pets.read_sound(), decision(pets, "promoted", 2)
+    with closing(sqlite3.connect(tracking.uri.removeprefix("sqlite:///"))) as database:
+        database.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(UserError, match=r"^The tracking database .* cannot be used \(.*locked.*\): give another"):
+            pets.append(standing, made)
+    assert pets.read().lines == standing.lines
+    assert aliases(pets) == {"champion": 1}
