@@ -15,11 +15,12 @@ SYSTEM_TORCH ?=
 python := $(VENV)/bin/python
 ready := $(VENV)/.ready
 peers-ready := .venv-peers/.ready
+dagster-ready := .venv-dagster/.ready
 site-packages := 'import sysconfig; print(sysconfig.get_path("purelib"))'
-STAGES := ingest train search evaluate compare ensemble explain audit learning-curve verify predict augment-preview fetch-weights cost cache sync promote history rollback retrain prune
+STAGES := ingest train search evaluate compare ensemble explain audit learning-curve promote history rollback retrain prune schedule verify predict augment-preview fetch-weights cost cache sync
 
 .DEFAULT_GOAL := help
-.PHONY: help setup $(STAGES) config ui serve bench bench-accuracy test test-fast lint format lock clean
+.PHONY: help setup $(STAGES) config ui dagster serve bench bench-accuracy test test-fast lint format lock clean
 
 help: ## list the commands
 	@printf 'make COMMAND [key=value ...]\n\n'
@@ -50,6 +51,20 @@ $(STAGES) config: $(ready)
 
 ui: $(ready) ## compare runs in the MLflow UI on 127.0.0.1: port=5000
 	@$(python) -m pipeline.ui $(or $(port),5000)
+
+dagster: $(dagster-ready) ## run and show the schedules of engine=dagster on 127.0.0.1: port=3000
+	@test -f .dagster/dagster.yaml || \
+		{ echo 'No schedule is there yet: make schedule every="Mon 03:00" engine=dagster install=true'; exit 1; }
+	@DAGSTER_HOME='$(CURDIR)/.dagster' PYTHONWARNINGS=ignore .venv-dagster/bin/dagster dev --host 127.0.0.1 \
+		--port $(or $(port),3000) --python-file pipeline/dagster/definitions.py --working-directory pipeline/dagster
+
+schedule: $(if $(filter dagster,$(engine)),$(dagster-ready))
+
+$(dagster-ready): pipeline/dagster/requirements.txt
+	@echo "Setting up .venv-dagster: Dagster, about 150 MB."
+	@$(PYTHON) -m venv .venv-dagster
+	@.venv-dagster/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $<
+	@touch $@
 
 serve: $(ready) ## answer over HTTP with a registered model: model=models:/elpv/1 port=5001
 	@$(if $(model),,echo 'Which model? make serve model=models:/elpv/1'; exit 1)

@@ -8,6 +8,8 @@ from sklearn.datasets import load_digits
 
 from graftline.tracking.client import connect
 
+collect_ignore_glob = ["src/graftline/pipeline/dagster/*.py"]  # of Dagster's environment
+
 
 @pytest.fixture(autouse=True)
 def _around_examples(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,6 +54,7 @@ SLOW = (
     "pipeline/test_promote.py",
     "pipeline/test_resume.py",
     "pipeline/test_scoring_ahead.py",
+    "pipeline/test_schedule.py",
     "pipeline/test_search.py",
     "pipeline/test_train.py",
     "serving",

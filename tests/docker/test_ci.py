@@ -30,7 +30,8 @@ def test_ci_lints_then_tests(tmp_path: Path, failing: str, calls: list[str], cod
     """With a `make` that notes how it is called, since these tests run below the real one."""
     (tmp_path / "make").write_text(MAKE.format(calls=tmp_path / "calls"), encoding="utf-8")
     (tmp_path / "postgres").write_text("#!/bin/sh\n", encoding="utf-8")  # there: nothing is to be installed
-    for program in ("make", "postgres"):
+    (tmp_path / "crontab").write_text("#!/bin/sh\n", encoding="utf-8")
+    for program in ("make", "postgres", "crontab"):
         (tmp_path / program).chmod(0o755)
     environment = os.environ | {
         "PATH": f"{tmp_path}:{os.environ['PATH']}",

@@ -1,0 +1,205 @@
+"""Schedule: the retraining at set times, by an engine that exists."""
+
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Literal, cast
+from urllib.parse import urlsplit
+
+import yaml
+from hydra.utils import instantiate
+
+from graftline.console import say
+from graftline.errors import UserError
+from graftline.files import write_text
+from graftline.pipeline.program import program
+from graftline.pipeline.retrain import Node, Retrain
+from graftline.pipeline.run_directory import RunDirectory
+from graftline.pipeline.stage import StageResult
+from graftline.scheduling import cron, dagster, kubernetes, systemd
+from graftline.scheduling.dagster import DagsterOptions
+from graftline.scheduling.job import Job, JobOptions, shell_word
+from graftline.scheduling.kubernetes import KubernetesOptions
+from graftline.scheduling.local_time import local_timezone
+from graftline.scheduling.times import EXAMPLES, Times, parse_times
+
+logger = logging.getLogger(__name__)
+
+STAGE = "retrain"  # what runs
+# variables that the run needs where they are set now, as no engine hands them on
+VARIABLES = (
+    *("PYTHONPATH", "MLFLOW_TRACKING_URI", "HF_HOME", "HF_HUB_OFFLINE", "TORCH_HOME", "XDG_CACHE_HOME"),
+    *("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"),
+)
+OWN = ("every", "engine", "install", "remove", "job", "kubernetes", "dagster")  # keys that are not the run's
+
+DAGSTER = Path(__file__).with_name("dagster")  # what Dagster reads, in an environment of its own
+
+
+@dataclass(frozen=True)
+class ScheduleResult(StageResult):
+    """What was printed, by file name, and the names of the schedules that were taken away."""
+
+    files: dict[str, str]
+    removed: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleStage(Retrain):
+    """The stage ``schedule`` (Hydra target of conf/schedule.yaml): a retraining that is written down, not done.
+
+    Attributes:
+        every: when; parts that a comma divides.
+        engine: what runs it.
+        install: whether it is installed, too.
+        remove: whether schedules of this directory are taken away instead.
+        job: a `JobOptions`, as it is written.
+        kubernetes: a `KubernetesOptions`, likewise.
+        dagster: a `DagsterOptions`, likewise.
+    """
+
+    job: Node
+    kubernetes: Node
+    dagster: Node
+    every: Sequence[str] | None = None
+    engine: Literal["cron", "systemd", "kubernetes", "dagster"] = "cron"
+    install: bool = False
+    remove: bool = False
+
+    def __post_init__(self) -> None:
+        _ = self._job_options, self._kubernetes, self._dagster  # a mistake in them is found now
+        if self.remove:
+            return
+        super().__post_init__()
+        if not self.every:
+            raise UserError(f"ScheduleStage.every is not given: write {EXAMPLES}.")
+        self._times()
+        if self.install and self.engine == "kubernetes":
+            raise UserError(f"ScheduleStage.install: kubectl apply --filename {kubernetes.FILE} does that.")
+
+    def run(self, directory: Path) -> ScheduleResult:  # type: ignore[override]  # it has the run's keys, and runs nothing
+        """Print the schedule and install it, or take schedules away."""
+        if self.remove:
+            return self._remove(Path.cwd())
+        job, times = self._job(directory), self._times()
+        files = self._files(job, times)
+        for name, text in files.items():
+            write_text(directory / name, text)
+            say(f"\n{name}\n{text}")
+        in_cluster = self.engine == "kubernetes"
+        table = [
+            ("runs", " ".join(map(shell_word, ["graftline", job.stage, *job.overrides]))),
+            ("in", str(kubernetes.WORK if in_cluster else job.directory)),
+            ("next", ", ".join(f"{moment:%a %Y-%m-%d %H:%M}" for moment in islice(times.after(_now()), 3))),
+            ("log", "kubectl logs of the pod" if in_cluster else str(job.directory / job.log)),
+            ("installed", self._install(job, times, directory, files)),
+        ]
+        return ScheduleResult(files=files, facts={"engine": self.engine, "name": job.name}, table=table)
+
+    def _times(self) -> Times:
+        text = ",".join(self.every or ())
+        try:
+            return parse_times(text)
+        except ValueError as error:
+            raise UserError(f"ScheduleStage.every={text}: {error}; write {EXAMPLES}.") from error
+
+    def _job(self, directory: Path) -> Job:
+        typed: list[str] = yaml.safe_load(RunDirectory(directory).overrides.read_text(encoding="utf-8"))
+        return Job(
+            name=self._job_options.name or self._images.dataset_name(),
+            stage=STAGE,
+            overrides=tuple(text.lstrip("+") for text in typed if not _is_own(text)),
+            python=Path(sys.executable),
+            directory=Path.cwd(),
+            seconds=self._job_options.seconds,
+            variables=_variables(self.engine),
+        )
+
+    def _files(self, job: Job, times: Times) -> dict[str, str]:
+        """Return what the engine reads, by file name."""
+        if self.engine == "cron":
+            return {"crontab": cron.cron_block(job, times)}
+        if self.engine == "systemd":
+            units = {f"{job.slug}.service": systemd.service_unit(job)}
+            return units | {f"{job.slug}.timer": systemd.timer_unit(job, times)}
+        source, timezone = self._images.path, local_timezone()
+        if self.engine == "dagster":
+            text = dagster.dagster_schedule(job, times, source, self._dagster, timezone)
+            return {dagster.file_name(job): text}
+        return {kubernetes.FILE: kubernetes.cron_job(job, times, source, self._kubernetes, timezone)}
+
+    def _install(self, job: Job, times: Times, directory: Path, files: Mapping[str, str]) -> str:
+        """Install the schedule if that is wanted, and say what became of it or is left to do."""
+        if self.engine == "kubernetes":
+            return f"no: kubectl apply --filename {shlex.quote(str(directory / kubernetes.FILE))}"
+        if not self.install:
+            return f"no: {program()} schedule with install=true does"
+        if self.engine == "systemd":
+            return systemd.install(job, times)
+        if self.engine == "dagster":
+            (text,) = files.values()
+            dagster.install(job, text, DAGSTER)
+            start = "make dagster" if program() == "make" else dagster.command(job.directory, DAGSTER)
+            return f"for {start}, which runs it and shows it on http://127.0.0.1:3000"
+        cron.install(job, times)
+        return f"in the crontab; {program()} schedule remove=true takes it out"
+
+    def _remove(self, directory: Path) -> ScheduleResult:
+        wanted = self._job_options.name
+        found = [(engine, name) for engine, take in ENGINES.items() for name in take(str(directory), wanted)]
+        for engine, name in found:
+            say(f"{name} is taken out of {engine}.")
+        if not found:
+            of = "" if wanted is None else f"called {wanted} "
+            say(f"No schedule {of}of {directory} is installed: nothing to take away.")
+        names = [name for _, name in found]
+        return ScheduleResult(files={}, removed=names, facts={"removed": names}, table=[("removed", f"{len(names)}")])
+
+    @cached_property
+    def _job_options(self) -> JobOptions:
+        return cast("JobOptions", instantiate(dict(self.job)))
+
+    @cached_property
+    def _kubernetes(self) -> KubernetesOptions:
+        return cast("KubernetesOptions", instantiate(dict(self.kubernetes)))
+
+    @cached_property
+    def _dagster(self) -> DagsterOptions:
+        return cast("DagsterOptions", instantiate(dict(self.dagster)))
+
+
+ENGINES = {
+    "cron": cron.remove,
+    "systemd": systemd.remove,
+    "Dagster": dagster.remove,
+}  # those that a schedule can be taken away from
+
+
+def _is_own(text: str) -> bool:
+    """Tell whether an override is the schedule's own, and not the run's."""
+    key = text.lstrip("+~").partition("=")[0].partition(".")[0]
+    return key == "hydra" or key in OWN
+
+
+def _variables(engine: str) -> dict[str, str]:
+    """Return the variables that a run needs and no engine hands on, but none with a password."""
+    names = ("MLFLOW_TRACKING_URI",) if engine == "kubernetes" else VARIABLES
+    found = {name: os.environ[name] for name in names if os.environ.get(name)}
+    if urlsplit(found.get("MLFLOW_TRACKING_URI", "")).password is not None:
+        del found["MLFLOW_TRACKING_URI"]
+        logger.warning(
+            "MLFLOW_TRACKING_URI holds a password and stays out of the schedule: keep user and password in "
+            "~/.mlflow/credentials, and give the address without them as tracking.uri."
+        )
+    return found
+
+
+def _now() -> datetime:
+    return datetime.now()  # local, as the times of a schedule

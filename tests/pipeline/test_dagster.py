@@ -1,0 +1,128 @@
+"""A schedule in Dagster: its real daemon fires clock and sensor, and its own API tells what they made."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from workplace import PROJECT, TINY, Workplace
+
+from graftline.pipeline.schedule import DAGSTER, STAGE
+from graftline.scheduling import dagster
+
+PROGRAMS = PROJECT / ".venv-dagster" / "bin"
+pytestmark = pytest.mark.skipif(
+    not (PROGRAMS / "dagster").exists(), reason="Dagster is not installed: make .venv-dagster/.ready"
+)
+
+RUNS = "{runsOrError{...on Runs{results{status tags{key value}}}}}"
+ASSET = """query($path: [String!]!) {assetOrError(assetKey: {path: $path}) {...on Asset {assetMaterializations {
+    metadataEntries {label ...on TextMetadataEntry {text} ...on FloatMetadataEntry {floatValue}
+    ...on UrlMetadataEntry {url} ...on MarkdownMetadataEntry {mdStr}}}}}}"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, color_folder: Path, empty_database: Path) -> Workplace:
+    """A folder with images and a schedule for each minute, whose sensor looks each few seconds."""
+    shutil.copyfile(empty_database, tmp_path / "mlflow.db")
+    shutil.copytree(color_folder, tmp_path / "colors")
+    found = Workplace(tmp_path)
+    typed = [*TINY, "trainer.max_epochs=1", "data=folder", "data.path=colors", "dagster.new_images=5"]
+    done = found.run("schedule", "every=* * * * *", "engine=dagster", "install=true", *typed)
+    assert done.code == 0, done.output
+    file = tmp_path / dagster.HOME / dagster.SCHEDULES / "colors.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(content | {"look_seconds": 3}), encoding="utf-8")
+    return found
+
+
+@pytest.fixture
+def server(place: Workplace) -> Iterator[str]:
+    """Dagster as make dagster starts it; its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [str(PROGRAMS / "dagster"), "dev", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--python-file", str(DAGSTER / "definitions.py"), "--working-directory", str(DAGSTER)]
+    environment = os.environ | {"DAGSTER_HOME": str(place.root / dagster.HOME), "PYTHONWARNINGS": "ignore"}
+    with (place.root / "dagster.log").open("wb") as log:
+        process = subprocess.Popen(
+            command, cwd=place.root, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+    yield f"http://127.0.0.1:{port}"
+    process.send_signal(signal.SIGINT)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=60)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # what may be left of it
+
+
+def ask(server: str, query: str, **variables: Any) -> Any:
+    body = json.dumps({"query": query, "variables": variables}).encode()
+    request = urllib.request.Request(f"{server}/graphql", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)["data"]
+
+
+def runs(server: str) -> list[tuple[str, dict[str, str]]]:
+    """Return status and tags of all runs; none while the server starts."""
+    try:
+        found = ask(server, RUNS)["runsOrError"]["results"]
+    except OSError:
+        return []
+    return [(run["status"], {tag["key"]: tag["value"] for tag in run["tags"]}) for run in found]
+
+
+def wait_for(condition: Callable[[], bool], log: Path, seconds: float = 1500) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, log.read_text()[-5000:]
+        time.sleep(1)
+
+
+def has_made(server: str, by: str, number: int = 1) -> bool:
+    return len([tags for status, tags in runs(server) if status == "SUCCESS" and by in tags]) >= number
+
+
+def test_clock_and_sensor_start_runs_one_at_a_time(place: Workplace, server: str) -> None:
+    log = place.root / "dagster.log"
+    wait_for(lambda: has_made(server, "dagster/sensor_name"), log)
+    wait_for(lambda: has_made(server, "dagster/schedule_name"), log)
+    found = runs(server)
+    assert {tags["graftline/model"] for _, tags in found} == {"colors"}
+    assert [tags["graftline/why"] for _, tags in found if "graftline/why" in tags] == ["60 of 60 files are new"]
+    assert len([status for status, _ in found if status in ("STARTED", "STARTING")]) <= 1
+    assert not [status for status, _ in found if status == "FAILURE"], log.read_text()[-5000:]
+
+    results = [json.loads(file.read_text()) for file in sorted(place.root.glob(f"outputs/{STAGE}/*/result.json"))]
+    first = results[0]
+    (dataset, *_) = reversed(materializations(server, "dataset"))
+    assert dataset["digest"] == first["dataset_digest"]
+    (model, *_) = reversed(materializations(server, "model"))
+    assert model["model"] == first["model_uri"]
+    assert model["accuracy"] == first["metrics"]["accuracy"]["value"]
+    assert model["run"].startswith("http://127.0.0.1:5000/#/runs/")
+    assert model["figure"].startswith("![confusion_matrix](data:image/png;base64,")
+    assert " to " in model["scores"]
+
+
+def materializations(server: str, asset: str) -> list[dict[str, Any]]:
+    """Return the metadata of each time that an asset was made, the newest first."""
+    found = ask(server, ASSET, path=["colors", asset])["assetOrError"]["assetMaterializations"]
+    kinds = ("text", "floatValue", "url", "mdStr")
+    return [
+        {
+            entry["label"]: next((entry[kind] for kind in kinds if kind in entry), None)
+            for entry in one["metadataEntries"]
+        }
+        for one in found
+    ]

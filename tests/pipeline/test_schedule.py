@@ -1,0 +1,143 @@
+"""A schedule as a user makes it: printed, installed, fired by a real cron, removed."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from workplace import TINY, Workplace
+
+from graftline.pipeline import schedule
+from graftline.pipeline.__main__ import main
+
+DAEMON = shutil.which("cron", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+# tables of its own: the daemon reads no other, and no other daemon reads these
+ALONE = """
+mount -t tmpfs none /var/spool/cron/crontabs && mount -t tmpfs none /etc/cron.d && mount -t tmpfs none /run &&
+: > {empty} && mount --bind {empty} /etc/crontab && exec {cron} -f
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def last(folder: Path) -> Path:
+    return max((folder / "outputs" / "schedule").glob("20*"))
+
+
+def test_the_run_gets_what_was_typed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    typed = ["data=folder", "data.path=photos of 50%", "freeze=none", "seed=3", "optim.lr=1e-3"]
+    assert main(["schedule", "every=Mon,Thu 03:00", "job.name=pets", "job.hours=2", *typed]) == 0
+    out = capsys.readouterr().out
+    line = next(line for line in out.splitlines() if line.startswith("0 3 * * 1,4 cd "))
+    assert "timeout --kill-after=60 7200 " in line
+    words = shlex.split(line.replace(r"\%", "%"))
+    begin = words.index("graftline") + 2
+    assert sorted(words[begin : words.index(">>")]) == sorted(typed)
+    assert (last(folder) / "crontab").read_text() in out
+    assert "graftline schedule with install=true does" in out
+
+
+@pytest.mark.parametrize("engine", ["systemd", "kubernetes"])
+def test_other_engines_get_their_files(folder: Path, engine: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schedule", "every=1st 03:00", f"engine={engine}", "freeze=none"]) == 0
+    files = sorted(file for file in last(folder).iterdir() if file.suffix in (".service", ".timer", ".yaml"))
+    assert len(files) == {"systemd": 2, "kubernetes": 1}[engine]
+    out = capsys.readouterr().out
+    assert all(file.read_text() in out for file in files)
+    if engine == "kubernetes":
+        spec = yaml.safe_load(files[0].read_text())["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+        assert spec["containers"][0]["args"] == [schedule.STAGE, "freeze=none"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([], "every is not given: write hourly, "),
+        (["every=Mon 25:00"], "every=Mon 25:00: 25:00 is no time of day from 00:00 to 23:59; write hourly, "),
+        (["every=hourly", "engine=kubernetes", "install=true"], "install: kubectl apply --filename cronjob.yaml"),
+        (["every=hourly", "engine=at"], "engine=at: must be cron or systemd or kubernetes"),
+    ],
+)
+def test_a_mistake_is_told_in_a_sentence(
+    folder: Path, overrides: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["schedule", *overrides]) == 1
+    assert message in capsys.readouterr().out
+
+
+def test_there_may_be_nothing_to_take_away(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")  # the user's own crontab is not even read
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(folder))
+    assert main(["schedule", "remove=true"]) == 0
+    assert f"No schedule of {folder} is installed: nothing to take away." in capsys.readouterr().out
+
+
+def test_a_password_stays_out(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@server:5000")
+    assert main(["schedule", "every=hourly"]) == 0
+    out = capsys.readouterr().out
+    assert "MLFLOW_TRACKING_URI holds a password and stays out of the schedule" in out
+    assert "secret" not in out
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
+    assert main(["schedule", "every=hourly"]) == 0
+    assert "MLFLOW_TRACKING_URI=http://server:5000 " in capsys.readouterr().out
+
+
+def can_unshare() -> bool:
+    return subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0
+
+
+@pytest.fixture
+def cron(tmp_path: Path) -> Iterator[list[str]]:
+    """A real cron daemon in a mount namespace of its own; what to put before a command to run it there."""
+    script = ALONE.format(empty=shlex.quote(str(tmp_path / "empty")), cron=DAEMON)
+    process = subprocess.Popen(["unshare", "--mount", "sh", "-c", script], stderr=subprocess.PIPE)
+    yield ["nsenter", f"--mount=/proc/{process.pid}/ns/mnt"]
+    process.kill()
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    process.wait()
+
+
+@pytest.mark.skipif(
+    DAEMON is None or os.geteuid() != 0 or shutil.which("unshare") is None or not can_unshare(),
+    reason="needs cron, and root who may have a mount namespace: on Debian, apt-get install cron",
+)
+def test_cron_fires_a_run_within_a_minute(color_folder: Path, tmp_path: Path, cron: list[str]) -> None:
+    """In a folder with a difficult name, as in an environment of cron's own."""
+    place = Workplace(tmp_path / "50% of it's $HOME")
+    place.root.mkdir()
+    images = place.root / "colors (100%)"
+    shutil.copytree(color_folder, images)
+    begin = [*cron, f"--wdns={place.root}"]
+
+    def run(*overrides: str) -> str:
+        command = [*begin, *place.command("schedule", *overrides)]
+        done = subprocess.run(command, env=place.environment(), capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    typed = [*TINY, "trainer.max_epochs=1", "data=folder", f"data.path={images}"]
+    run("every=* * * * *", "install=true", "job.name=colors", *typed)
+    log = place.root / "outputs" / "schedule" / "colors.log"
+    deadline = time.monotonic() + 900
+    while time.monotonic() < deadline and not (log.exists() and f"{schedule.STAGE}: done in" in log.read_text()):
+        time.sleep(0.5)
+    text = log.read_text()
+    assert f"{schedule.STAGE}: done in" in text
+    assert len(list((place.root / "outputs" / schedule.STAGE).glob("20*/result.json"))) >= 1
+    assert "colors is taken out of cron." in run("remove=true")
+    assert subprocess.run([*begin, "crontab", "-l"], capture_output=True).returncode == 1, "none is left"
