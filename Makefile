@@ -16,10 +16,10 @@ python := $(VENV)/bin/python
 ready := $(VENV)/.ready
 peers-ready := .venv-peers/.ready
 site-packages := 'import sysconfig; print(sysconfig.get_path("purelib"))'
-STAGES := ingest train search evaluate compare ensemble audit learning-curve verify predict augment-preview fetch-weights cost cache sync
+STAGES := ingest train search evaluate compare ensemble audit learning-curve verify predict serve augment-preview fetch-weights cost cache sync
 
 .DEFAULT_GOAL := help
-.PHONY: help setup $(STAGES) config ui serve bench bench-accuracy test test-fast lint format lock clean
+.PHONY: help setup $(STAGES) config ui bench bench-accuracy test test-fast lint format lock clean
 
 help: ## list the commands
 	@printf 'make COMMAND [key=value ...]\n\n'
@@ -50,12 +50,6 @@ $(STAGES) config: $(ready)
 
 ui: $(ready) ## compare runs in the MLflow UI on 127.0.0.1: port=5000
 	@$(python) -m pipeline.ui $(or $(port),5000)
-
-serve: $(ready) ## answer over HTTP with a registered model: model=models:/elpv/1 port=5001
-	@$(if $(model),,echo 'Which model? make serve model=models:/elpv/1'; exit 1)
-	@PATH="$(abspath $(VENV))/bin:$$PATH" MLFLOW_DISABLE_TELEMETRY=1 MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR=false \
-		MLFLOW_TRACKING_URI="$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" \
-		mlflow models serve --model-uri '$(model)' --host 127.0.0.1 --port $(or $(port),5001) --env-manager local
 
 .PHONY: docs
 docs: $(ready) ## build the documentation into site/
