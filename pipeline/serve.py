@@ -98,8 +98,9 @@ class Serve:
                 say(note)
             model = slot.model
             print_facts(
-                f"{slot.source.name} answers with {model.origin.uri}",
+                slot.source.name,
                 [
+                    ("model", model.origin.uri),
                     ("classes", f"{len(model.predictor.class_names)}: {', '.join(model.predictor.class_names[:6])}"),
                     ("digest", model.predictor.digest),
                     (

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
@@ -20,7 +21,6 @@ from graftline.serving.slot import Slot
 
 logger = logging.getLogger(__name__)
 
-HEADER_SECONDS = 30.0  # until the header of a request must be there
 _KEEP_SECONDS = 30  # a connection stays open between requests; load balancers keep theirs for longer than 5 s
 _LAST_SECONDS = 30  # for answers that are being computed when the server is told to stop
 
@@ -28,6 +28,7 @@ _LAST_SECONDS = 30  # for answers that are being computed when the server is tol
 class PatientProtocol(H11Protocol):
     """HTTP/1.1 that closes a connection whose header does not come; uvicorn would wait forever."""
 
+    header_seconds: float
     _deadline: float | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -45,7 +46,7 @@ class PatientProtocol(H11Protocol):
 
     def _wait(self) -> None:
         if self._deadline is None:
-            self._deadline = self.loop.time() + HEADER_SECONDS
+            self._deadline = self.loop.time() + self.header_seconds
         if self.timeout_keep_alive_task is None:
             self.timeout_keep_alive_task = self.loop.call_at(self._deadline, self.timeout_keep_alive_handler)
 
@@ -94,9 +95,10 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=1024)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else first_line(error)
         raise UserError(
-            f"{host}:{port} cannot be listened on ({first_line(error)}): choose another Serve.port, 0 for any free one."
+            f"{host}:{port} cannot be listened on ({reason}): choose another Serve.port, 0 for any free one."
         ) from error
 
 
@@ -115,7 +117,7 @@ async def _serve(
             await slot.start()
         config = uvicorn.Config(
             Service(slots, limits, measures).app(),
-            http=PatientProtocol,
+            http=type("Protocol", (PatientProtocol,), {"header_seconds": limits.request_seconds}),
             ws="none",
             lifespan="off",
             log_config=None,
