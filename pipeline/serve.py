@@ -96,18 +96,15 @@ class Serve:
         for slot in slots.values():
             if isinstance(slot.source, Registered) and (note := slot.source.note(slot.model.origin)) is not None:
                 say(note)
-            model = slot.model
+            model, golden = slot.model, slot.model.verification
+            change = golden.largest_probability_change
             print_facts(
                 slot.source.name,
                 [
                     ("model", model.origin.uri),
                     ("classes", f"{len(model.predictor.class_names)}: {', '.join(model.predictor.class_names[:6])}"),
                     ("digest", model.predictor.digest),
-                    (
-                        "golden images",
-                        f"{model.verification.num_images} reproduced, largest change of a probability "
-                        f"{model.verification.largest_probability_change:.1g}",
-                    ),
+                    ("golden images", f"{golden.num_images} reproduced, a probability changes by {change:.1g} at most"),
                     ("follows", f"looked up every {self.poll_seconds:g} s" if slot.source.moves else "stays as it is"),
                 ],
             )

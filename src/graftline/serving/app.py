@@ -178,7 +178,11 @@ def _answering(content: Callable[[], Mapping[str, Any]]) -> Handler:
 
 def _file(name: str, media_type: str) -> Handler:
     content = files("graftline.serving").joinpath("site", name).read_bytes()
-    headers = {"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+    headers = {
+        "Content-Security-Policy": _POLICY,
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+    }
 
     async def answer(_request: Request) -> Response:
         return Response(content, media_type=media_type, headers=headers)

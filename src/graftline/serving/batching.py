@@ -83,7 +83,7 @@ class Batcher:
         """
         self.check_room(len(images))
         loop = asyncio.get_running_loop()
-        futures = [loop.create_future() for _ in images]
+        futures: list[asyncio.Future[Answer]] = [loop.create_future() for _ in images]
         self._waiting.extend(zip(images, futures, strict=True))
         self._arrived.set()
         return await asyncio.gather(*futures)

@@ -71,8 +71,8 @@ class ServerCheck:
             first = next((step for step in STEPS if self.num_differing.get(step)), "answer")
             return (
                 f"{self.address} changes a probability by {self.largest_probability_change:.1g}, more than "
-                f"{MAX_PROBABILITY_CHANGE:g}, and differs from the step '{first}' on: install there what the bundle was "
-                "saved with, or serve it again."
+                f"{MAX_PROBABILITY_CHANGE:g}, and differs from the step '{first}' on: install there what the bundle "
+                "was saved with, or serve it again."
             )
         return None
 
@@ -195,7 +195,9 @@ def _ask(url: str, body: bytes | None, kind: str = "") -> tuple[int, Any]:
         except urllib.error.HTTPError as error:
             status, content = error.code, error.read()
     except (OSError, ValueError) as error:
-        raise UserError(f"{url} does not answer ({first_line(error)}): start the server, or check the address.") from error
+        raise UserError(
+            f"{url} does not answer ({first_line(error)}): start the server, or check the address."
+        ) from error
     try:
         return status, json.loads(content)
     except ValueError:

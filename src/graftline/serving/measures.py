@@ -98,8 +98,10 @@ class Measures:
         models = list(models)
         names = [(("model", str(one["model"])),) for one in models]
         info = [(*((key, str(one[key])) for key in ("model", "version", "digest")),) for one in models]
-        gauges = {
-            "graftline_waiting_images": [(labels, one["waiting_images"]) for labels, one in zip(names, models, strict=True)],
+        gauges: dict[str, list[tuple[Labels, int]]] = {
+            "graftline_waiting_images": [
+                (labels, one["waiting_images"]) for labels, one in zip(names, models, strict=True)
+            ],
             "graftline_model_info": [(labels, 1) for labels in info],
             "graftline_model_problem": [
                 (labels, int(one["problem"] is not None)) for labels, one in zip(names, models, strict=True)

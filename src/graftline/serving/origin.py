@@ -7,7 +7,6 @@ from typing import Protocol
 from graftline.errors import UserError
 from graftline.tracking.registry import Registry
 
-
 CHAMPION = "champion"
 
 

@@ -1,4 +1,4 @@
-"""The place of one model in a server: another version is loaded beside it, takes its place, and it answers to its end."""
+"""The place of one model in a server: another version is loaded beside it and takes its place."""
 
 import asyncio
 import logging
