@@ -9,7 +9,7 @@ from graftline.console import print_table
 from graftline.errors import UserError
 from graftline.execution import Accelerator, Execution
 from graftline.pipeline.bundle_source import find_bundle
-from graftline.pipeline.cli.arguments import ADDRESSES
+from graftline.pipeline.program import ADDRESSES
 from graftline.pipeline.stage import StageResult
 from graftline.report.tables import print_verification
 from graftline.serving.check import STEPS, ServerCheck, check_server, describe_server

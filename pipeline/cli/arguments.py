@@ -10,7 +10,6 @@ from graftline.errors import UserError
 from graftline.pipeline.cli.make import from_makeflags
 from graftline.pipeline.program import FROM_MAKE, program
 
-ADDRESSES = ("http://", "https://")
 SHELLS = ("bash", "zsh", "fish")
 
 
@@ -45,6 +44,4 @@ def read(arguments: Sequence[str]) -> Arguments:
     found = parser.parse_intermixed_args(arguments, Arguments())
     if found.from_make:
         found.overrides = from_makeflags(os.environ.get("MAKEFLAGS", ""))
-    if found.stage == "verify":  # graftline verify http://127.0.0.1:5001
-        found.overrides = [f"bundle={one}" if one.startswith(ADDRESSES) else one for one in found.overrides]
     return found

@@ -18,10 +18,10 @@ import pytest
 from http_server import CLASS_NAMES, FORM, HttpServer, form, photo, text
 from mlflow import MlflowClient
 from mlflow.pyfunc.scoring_server.client import ScoringServerClient
-from workplace import Workplace
 
 from graftline.bundle.predictor import Predictor
 from graftline.errors import UserError
+from graftline.pipeline.cli import compose
 from graftline.serving.check import check_server, describe_server
 from graftline.serving.limits import Limits
 from graftline.tracking.client import connect
@@ -122,7 +122,7 @@ def test_what_it_says_of_itself(server: HttpServer, predictor: Predictor, bundle
     described = server.ask("/openapi.json").content
     for path, methods in described["paths"].items():
         for method in methods:
-            status = server.ask(path, b"" if method == "post" else None).status
+            status = server.ask(path, b"" if method == "post" else None, "application/json").status
             assert status == (400 if method == "post" else 200), path
     lines = server.ask("/metrics").content.splitlines()
     assert all(re.fullmatch(r'# (HELP|TYPE) \w+ .+|\w+(\{(\w+="[^"]*",?)+\})? [\d.e+-]+', line) for line in lines)
@@ -333,33 +333,41 @@ def test_verify_tells_the_step_at_which_a_server_differs(
     assert f"and differs from the step '{step}' on" in problem
 
 
-def test_verify_from_the_command_line(server: HttpServer, place: Path, calibrated: Path) -> None:
-    ran = Workplace(place).run("verify", server.url)
-    assert ran.code == 0, ran.output
-    assert "answer" in ran.output
-    ran = Workplace(place).run("verify", server.url, f"against={calibrated}")
-    assert ran.code == 1
-    assert "serves another bundle" in ran.output
-    ran = Workplace(place).run("verify", "bundle=http://127.0.0.1:9")
-    assert (ran.code, ran.output.count("\n")) == (1, 1)
-    assert "does not answer (" in ran.output
+def test_verify_as_a_stage(
+    server: HttpServer,
+    place: Path,
+    calibrated: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(place)
+    result = compose("verify", [server.url]).run()
+    assert result.facts["bundle"] == "models:/pets/1"
+    assert re.search(r"^answer +0$", capsys.readouterr().out, re.MULTILINE)
+    with pytest.raises(UserError, match="serves another bundle"):
+        compose("verify", [f"bundle={server.url}", f"against={calibrated}"]).run()
+    with pytest.raises(UserError, match=r"^http://127\.0\.0\.1:9/model does not answer \("):
+        compose("verify", ["http://127.0.0.1:9"]).run()
 
 
-def test_what_does_not_start(server: HttpServer, place: Path, bundle: Path, tmp_path: Path) -> None:
+def test_what_does_not_start(
+    server: HttpServer, place: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
     other = Path(shutil.copytree(bundle, tmp_path / "bundle"))
     spoil_golden(other, "resize")
     port = urlsplit(server.url).port
-    for override, sentence in {
-        f"model={other}": "of this bundle is not what was saved",
-        "model=dogs": "There is no registered model 'dogs': there is pets.",
-        "model=models:/pets/9": "The registered model 'pets' has no version 9",
-        "model=[pets,models:/pets/1]": "model names pets twice",
+    for overrides, sentence in {
+        (f"model={other}", "port=0"): "of this bundle is not what was saved",
+        ("model=dogs", "port=0"): "There is no registered model 'dogs': there is pets.",
+        ("model=models:/pets/9", "port=0"): "The registered model 'pets' has no version 9",
+        ("model=[pets,models:/pets/1]",): "model names pets twice",
+        ("model=pets", f"port={port}"): f"127.0.0.1:{port} cannot be listened on (Address already in use): choose",
+        ("model=pets", "port=70000"): "port is 70000: choose one up to 65535",
     }.items():
-        ran = Workplace(place).run("serve", override, "port=0")
-        assert ran.code == 1, ran.output
-        assert sentence in ran.output
-    ran = Workplace(place).run("serve", "model=pets", f"port={port}")
-    assert f"127.0.0.1:{port} cannot be listened on (Address already in use): choose another port" in ran.output
+        with pytest.raises(UserError) as caught:
+            compose("serve", ["accelerator=cpu", *overrides]).run()
+        assert sentence in str(caught.value)
 
 
 def test_without_a_champion_the_newest_version_answers(empty_database: Path, bundle: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from graftline.errors import UserError, first_line
+from graftline.errors import first_line
 from graftline.execution import Execution
 from graftline.serving.batching import Answer, Batcher
 from graftline.serving.limits import Limits
@@ -69,7 +69,7 @@ class Slot:
         """Load what the name means now, if that is another model; one that cannot be loaded changes nothing."""
         try:
             origin = await asyncio.to_thread(self.source.find)
-        except UserError as error:
+        except Exception as error:  # whatever a database may lead to
             self._report(f"Where '{self.source.name}' leads cannot be looked up ({first_line(error)})")
             return
         if origin == self.model.origin:
