@@ -17,10 +17,10 @@ ready := $(VENV)/.ready
 peers-ready := .venv-peers/.ready
 dagster-ready := .venv-dagster/.ready
 site-packages := 'import sysconfig; print(sysconfig.get_path("purelib"))'
-STAGES := ingest train search evaluate compare ensemble explain audit learning-curve promote history rollback retrain prune schedule verify predict augment-preview fetch-weights cost cache sync
+STAGES := ingest train search evaluate compare ensemble explain audit learning-curve promote history rollback retrain prune schedule verify predict serve augment-preview fetch-weights cost cache sync
 
 .DEFAULT_GOAL := help
-.PHONY: help setup $(STAGES) config ui dagster serve bench bench-accuracy test test-fast lint format lock clean
+.PHONY: help setup $(STAGES) config ui dagster bench bench-accuracy test test-fast lint format lock clean
 
 help: ## list the commands
 	@printf 'make COMMAND [key=value ...]\n\n'
@@ -65,12 +65,6 @@ $(dagster-ready): pipeline/dagster/requirements.txt
 	@$(PYTHON) -m venv .venv-dagster
 	@.venv-dagster/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $<
 	@touch $@
-
-serve: $(ready) ## answer over HTTP with a registered model: model=models:/elpv/1 port=5001
-	@$(if $(model),,echo 'Which model? make serve model=models:/elpv/1'; exit 1)
-	@PATH="$(abspath $(VENV))/bin:$$PATH" MLFLOW_DISABLE_TELEMETRY=1 MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR=false \
-		MLFLOW_TRACKING_URI="$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" \
-		mlflow models serve --model-uri '$(model)' --host 127.0.0.1 --port $(or $(port),5001) --env-manager local
 
 .PHONY: docs
 docs: $(ready) ## build the documentation into site/

@@ -2,6 +2,7 @@
 
 import sys
 
+ADDRESSES = ("http://", "https://")  # what the address of a server starts with
 FROM_MAKE = "--from-make"  # the Makefile's flag: overrides are in MAKEFLAGS
 
 

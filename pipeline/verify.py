@@ -1,15 +1,18 @@
-"""Verify: whether a bundle is whole, and gives the probabilities here that it gave where it was saved."""
+"""Verify: whether a bundle, here or behind a server, gives the probabilities that it gave where it was saved."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from graftline.bundle.predictor import EngineName
 from graftline.bundle.verify import Verification, verify_bundle
+from graftline.console import print_table
 from graftline.errors import UserError
 from graftline.execution import Accelerator, Execution
 from graftline.pipeline.bundle_source import find_bundle
+from graftline.pipeline.program import ADDRESSES
 from graftline.pipeline.stage import StageResult
 from graftline.report.tables import print_verification
+from graftline.serving.check import STEPS, ServerCheck, check_server, describe_server
 from graftline.tracking.tracking import Tracking
 
 
@@ -17,24 +20,35 @@ from graftline.tracking.tracking import Tracking
 class VerifyResult(StageResult):
     """What the stage ``verify`` found."""
 
-    verification: Verification
+    verification: Verification | ServerCheck
 
 
 @dataclass(frozen=True)
 class Verify:
-    """The stage ``verify`` (Hydra target of conf/verify.yaml)."""
+    """The stage ``verify`` (Hydra target of conf/verify.yaml).
+
+    Attributes:
+        tracking: where models are registered.
+        bundle: what is verified: a bundle, or the address of a server.
+        against: the bundle that a server should serve; None: the one that it says it does.
+        engine: what a bundle is run with.
+        accelerator: where a bundle is run.
+    """
 
     tracking: Tracking
     bundle: str
+    against: str | None = None
     engine: EngineName = "onnx"
     accelerator: Accelerator = "auto"
 
     def run(self, directory: Path) -> VerifyResult:  # noqa: ARG002 - a stage's signature; this one writes no file
-        """Check the bundle's files and replay its golden images.
+        """Check the bundle's files and replay its golden images, or replay them on a server.
 
         Raises:
             UserError: a file is not what was saved, or a probability differs by more than 0.001.
         """
+        if self.bundle.startswith(ADDRESSES):
+            return self._verify_server(self.bundle.rstrip("/"))
         bundle = find_bundle(self.bundle, self.tracking)
         verification = verify_bundle(bundle, self.engine, Execution.local(self.accelerator))
         print_verification(verification)
@@ -49,3 +63,33 @@ class Verify:
             table=[("files", "as they were saved"), ("probabilities", "as they were where the bundle was saved")],
             verification=verification,
         )
+
+    def _verify_server(self, address: str) -> VerifyResult:
+        served = describe_server(address)
+        against = self.against or served.get("uri")
+        if against is None:
+            raise UserError(f"{address} does not tell which bundle it serves: name it as Verify.against.")
+        check = check_server(address, served, find_bundle(against, self.tracking))
+        _print_server_check(check)
+        if (problem := check.problem) is not None:
+            raise UserError(problem)
+        return VerifyResult(
+            facts={
+                "bundle": against,
+                "server": address,
+                "golden_images": check.num_images,
+                "largest_probability_change": check.largest_probability_change,
+            },
+            table=[("server", address), ("probabilities", "as they were where the bundle was saved")],
+            verification=check,
+        )
+
+
+def _print_server_check(check: ServerCheck) -> None:
+    """Print at which steps a server differs."""
+    rows = [(step, str(check.num_differing[step])) for step in STEPS if step in check.num_differing]
+    print_table(
+        f"{check.num_images} golden images, {check.address}",
+        ("step", "images that differ"),
+        [*rows, ("largest change of a probability", f"{check.largest_probability_change:.2g}")],
+    )

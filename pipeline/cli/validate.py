@@ -15,7 +15,7 @@ from graftline.pipeline.cli.mistakes import MistakeError, collect, did_you_mean,
 from graftline.pipeline.cli.parameters import parameters, takes, wanted_type
 from graftline.pipeline.cli.parse import expand, line, parse, values
 from graftline.pipeline.cli.resolve import FREE, parent, resolve
-from graftline.pipeline.program import program
+from graftline.pipeline.program import ADDRESSES, program
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,8 @@ def validate(stage: str, texts: Sequence[str], base: DictConfig | None = None) -
     Raises:
         UserError: lists every mistake, each with its key and the nearest right name.
     """
+    if stage == "verify":  # graftline verify http://127.0.0.1:5001
+        texts = [f"bundle={text}" if text.startswith(ADDRESSES) else text for text in texts]
     parsed, mistakes = collect(parse, texts)
     known = set(config_loader().list_groups(""))
     typed = [override for override in parsed if override.key_or_group not in known]

@@ -21,48 +21,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import timm
-import torch
 import yaml
+from http_server import CLASS_NAMES, photo, text
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image
 
-from graftline.augment.preprocess import Preprocessing
 from graftline.bundle.predictor import Predictor
-from graftline.bundle.save import save_bundle
 from graftline.serving.answers import classify
 from graftline.serving.modules import imported_modules
 from graftline.serving.package import save_model
 
 SOURCE = Path(__file__).parents[2] / "src"
-CLASS_NAMES = ("cat", "class", "döner & co")  # one is named like a column of the answer
-
-
-def photo(seed: int, kind: str = "JPEG") -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).resize((140, 100)).save(file, kind)
-    return file.getvalue()
-
-
-def text(content: bytes) -> str:
-    return base64.b64encode(content).decode()
-
-
-@pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    network = timm.create_model("test_efficientnet", num_classes=3)
-    half = (0.5, 0.5, 0.5)
-    return save_bundle(
-        tmp_path_factory.mktemp("bundle") / "bundle",
-        network,
-        timm_name="test_efficientnet",
-        class_names=CLASS_NAMES,
-        preprocessing=Preprocessing(image_size=(64, 64), mean=half, std=half),
-        card={},
-    )
 
 
 @pytest.fixture(scope="session")
@@ -70,11 +40,6 @@ def model(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "model"
     save_model(bundle, path, photo(0, "PNG"))
     return path
-
-
-@pytest.fixture(scope="session")
-def predictor(bundle: Path) -> Predictor:
-    return Predictor.from_directory(bundle)
 
 
 def test_the_answer_is_the_predictors(predictor: Predictor) -> None:

@@ -170,13 +170,25 @@ def read_golden(bundle: Path) -> tuple[list[Path], Replay, dict[str, str]]:
 
 
 def replay(
-    files: Sequence[Path],
+    files: Sequence[Path | bytes],
     preprocessing: Preprocessing,
     run: RunNetwork,
     decoding: Decoding = PLAIN,
+    *,
+    of_our_own: bool = True,
 ) -> Replay:
-    """Decode, resize, normalize and classify images, and keep what each step gave."""
+    """Decode, resize, normalize and classify images, and keep what each step gave.
+
+    Args:
+        files: image files, or their bytes.
+        preprocessing: what is done to each image.
+        run: the network.
+        decoding: how files become pixels.
+        of_our_own: whether they are golden images, which a low limit on pixels does not refuse.
+    """
     channels = preprocessing.channels
+    if of_our_own:
+        decoding = decoding.of_our_own()
     hashes: list[dict[str, str]] = [{} for _ in files]
     decoded = np.zeros((len(files), GRID, GRID, 3), dtype=np.uint8)
     resized = np.zeros((len(files), GRID, GRID, channels), dtype=np.uint8)
@@ -187,7 +199,7 @@ def replay(
         inputs = np.zeros((len(batch), channels, *preprocessing.image_size), dtype=np.float32)
         for number, file in enumerate(batch, start):
             try:
-                pixels = decode_rgb(file, decoding.of_our_own())  # (H, W, 3)
+                pixels = decode_rgb(file, decoding)  # (H, W, 3)
             except DecodeError as error:
                 unreadable[number] = error.reason
                 continue

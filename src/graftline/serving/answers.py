@@ -8,6 +8,7 @@ import pandas as pd
 
 from graftline.bundle.ensemble import AnyPredictor, class_sets
 
+_WHITESPACE = b" \t\n\r\v\f"
 _NOT_BASE64 = "not base64: send the image file's bytes, base64-encoded"
 
 
@@ -79,6 +80,6 @@ def decode_base64(text: object) -> bytes:
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:
-        return base64.b64decode("".join(text.split()), validate=True)
+        return base64.b64decode(text.encode("ascii").translate(None, _WHITESPACE), validate=True)
     except ValueError as error:
         raise ValueError(_NOT_BASE64) from error

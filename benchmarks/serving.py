@@ -1,0 +1,202 @@
+"""Measure the server beside a bare ONNX Runtime loop and MLflow's server: JPEGs of 500 x 500, asked for by wrk.
+
+    python benchmarks/serving.py BUNDLE            needs wrk (Debian: wrk) and about 3 minutes of idle cores
+    taskset -c 1 python benchmarks/serving.py BUNDLE --seconds 5 --clients 1 16
+
+All of it shares the cores that this process may use, wrk included. CPU is the processor time of a server and its
+children for each image, which other programs on the machine change less than the rates.
+"""
+
+import argparse
+import base64
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import psutil
+from PIL import Image
+
+from graftline.bundle.layout import LOGITS
+from graftline.bundle.predictor import Predictor, onnx_engine
+from graftline.data.decode import decode_rgb
+from graftline.execution import Execution
+from graftline.serving.package import save_model
+
+CLIENTS = (1, 4, 16, 64)
+SIDE = 500  # px
+BATCH = 16
+NUM_PHOTOS = 8
+SCRIPT = """
+local bodies, number = {{}}, 0
+for index = 0, {count} - 1 do
+    local file = io.open("{folder}/" .. index, "rb")
+    bodies[index] = file:read("*all")
+    file:close()
+end
+local headers = {{["Content-Type"] = "{kind}"}}
+request = function()
+    number = (number + 1) % {count}
+    return wrk.format("POST", nil, headers, bodies[number])
+end
+done = function(summary, latency)
+    io.write(string.format("found %d %d %d %d %d\\n", summary.requests, summary.duration, latency:percentile(50),
+        latency:percentile(99), summary.errors.status + summary.errors.connect + summary.errors.read
+        + summary.errors.write + summary.errors.timeout))
+end
+"""
+
+
+class Rate(NamedTuple):
+    """Images a second, milliseconds of a request and of processor time for an image, and failed requests."""
+
+    images: float
+    p50: float
+    p99: float
+    cpu: float
+    failed: int
+
+
+def photos() -> list[bytes]:
+    """Return JPEGs of a photograph's detail: smooth color with grain."""
+    files = []
+    for seed in range(NUM_PHOTOS):
+        generator = np.random.default_rng(seed)
+        smooth = Image.fromarray(generator.integers(0, 256, (12, 12, 3), dtype=np.uint8)).resize((SIDE, SIDE))
+        pixels = np.asarray(smooth) + generator.normal(0, 8, (SIDE, SIDE, 3))
+        file = io.BytesIO()
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=85)
+        files.append(file.getvalue())
+    return files
+
+
+def bare(bundle: Path, files: Sequence[bytes], seconds: float) -> Rate:
+    """Decode, prepare and classify in batches, in this process, without a server."""
+    predictor = Predictor.from_directory(bundle)
+    execution = Execution.local("cpu")
+    engine = onnx_engine(bundle, execution)
+
+    def prepare(number: int) -> np.ndarray:
+        return predictor.preprocessing(decode_rgb(files[number % len(files)], predictor.decoding))
+
+    with ThreadPoolExecutor(execution.num_threads) as pool:
+        done, start, process = 0, 0.0, time.process_time()
+        for turn in range(1_000_000):
+            if turn == 2:  # warm
+                done, start, process = 0, time.perf_counter(), time.process_time()
+            if turn > 2 and time.perf_counter() - start > seconds:
+                break
+            engine(np.stack(list(pool.map(prepare, range(BATCH)))), [LOGITS])
+            done += BATCH
+        took = time.perf_counter() - start
+    return Rate(done / took, float("nan"), float("nan"), 1000 * (time.process_time() - process) / done, 0)
+
+
+@contextmanager
+def running(command: Sequence[str], port: int, folder: Path) -> Iterator[psutil.Process]:
+    """Run a server until the block ends."""
+    environment = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+    with (folder / "server.log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=5).close()
+                break
+            except OSError:
+                assert process.poll() is None, (folder / "server.log").read_text()
+                time.sleep(0.2)
+        yield psutil.Process(process.pid)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def processor_seconds(process: psutil.Process) -> float:
+    """Return the processor time of a process and its children."""
+    times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
+    return sum(one.user + one.system for one in times)
+
+
+def load(url: str, kind: str, bodies: Sequence[bytes], clients: int, seconds: float, process: psutil.Process) -> Rate:
+    """Let wrk ask with so many clients at a time."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for number, body in enumerate(bodies):
+            (folder / str(number)).write_bytes(body)
+        script = folder / "script.lua"
+        script.write_text(SCRIPT.format(count=len(bodies), folder=folder, kind=kind))
+        before = processor_seconds(process)
+        command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "60s", "-s", str(script), url]
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        used = processor_seconds(process) - before
+    found = re.search(r"found (\d+) (\d+) (\d+) (\d+) (\d+)", output)
+    assert found is not None, output
+    requests, microseconds, p50, p99, failed = map(int, found.groups())
+    return Rate(requests / microseconds * 1e6, p50 / 1000, p99 / 1000, 1000 * used / max(1, requests), failed)
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def main() -> None:
+    """Measure, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--seconds", type=int, default=10)
+    parser.add_argument("--clients", type=int, nargs="+", default=CLIENTS)
+    asked = parser.parse_args()
+    if shutil.which("wrk") is None:
+        sys.exit("wrk is missing: apt-get install wrk")
+    files, bundle = photos(), asked.bundle.resolve()
+    print(f"{len(os.sched_getaffinity(0))} cores; JPEGs of {sum(map(len, files)) / len(files) / 1000:.0f} kB")
+    show("bare loop", 0, bare(bundle, files, asked.seconds))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        port = free_port()
+        command = [sys.executable, "-m", "graftline.pipeline", "serve", f"model={bundle}", f"port={port}"]
+        with running([*command, "accelerator=cpu"], port, folder) as process:
+            for clients in asked.clients:
+                url = f"http://127.0.0.1:{port}/predict"
+                load(url, "image/jpeg", files, clients, 1, process)
+                show("graftline", clients, load(url, "image/jpeg", files, clients, asked.seconds, process))
+        save_model(bundle, folder / "model", files[0])
+        port = free_port()
+        command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local", "--model-uri"]
+        texts = [base64.b64encode(file).decode() for file in files]
+        bodies = [json.dumps({"dataframe_records": [{"image": one}]}).encode() for one in texts]
+        with running([*command, str(folder / "model"), "--port", str(port)], port, folder) as process:
+            for clients in asked.clients:
+                url = f"http://127.0.0.1:{port}/invocations"
+                load(url, "application/json", bodies, clients, 1, process)
+                show("mlflow", clients, load(url, "application/json", bodies, clients, asked.seconds, process))
+
+
+def show(name: str, clients: int, rate: Rate) -> None:
+    """Print a line."""
+    told = f"{rate.images:7.1f} images/s   CPU {rate.cpu:6.1f} ms an image"
+    if clients:
+        told += f"   p50 {rate.p50:7.0f} ms   p99 {rate.p99:7.0f} ms   {rate.failed} failed"
+    print(f"{name:10}{clients or '':>3} {told}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""Serve: models over HTTP, each as the registry names it, until it is told to stop."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from graftline.console import print_facts, say
+from graftline.errors import UserError
+from graftline.execution import Accelerator, Execution
+from graftline.pipeline.bundle_source import RUN, find_bundle
+from graftline.pipeline.stage import StageResult
+from graftline.serving.limits import Limits
+from graftline.serving.origin import Folder, Registered, Source
+from graftline.serving.slot import Slot
+from graftline.tracking.tracking import Tracking
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeResult(StageResult):
+    """What the stage ``serve`` answered until it was stopped."""
+
+    requests: int
+    images: int
+
+
+@dataclass(frozen=True)
+class Serve:
+    """The stage ``serve`` (Hydra target of conf/serve.yaml).
+
+    Attributes:
+        tracking: where the models are registered.
+        model: name of a registered model, which stands for its champion, or for its newest version while it has none;
+            ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, a run's id, directory or bundle; several of them.
+        host: address to listen on: 127.0.0.1 is reached from this machine only.
+        port: 0 takes a free one.
+        poll_seconds: between two looks at a name or alias, which may have moved.
+        accelerator: where the models run.
+        limits: what is taken in.
+    """
+
+    tracking: Tracking
+    model: str | Sequence[str]
+    host: str = "127.0.0.1"
+    port: int = 5001
+    poll_seconds: float = 10.0
+    accelerator: Accelerator = "auto"
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65_535:
+            raise UserError(f"Serve.port is {self.port}: choose one up to 65535, or 0 for any free one.")
+        if self.poll_seconds <= 0:
+            raise UserError(f"Serve.poll_seconds is {self.poll_seconds}, it must be above 0.")
+        if not self.model:
+            raise UserError("Serve.model is empty: name a registered model.")
+
+    def run(self, directory: Path) -> ServeResult:  # noqa: ARG002 - a stage's signature; this one writes no file
+        """Load the models, replay their golden images, and answer until Ctrl-C or SIGTERM.
+
+        Raises:
+            UserError: a model is missing or does not give here what it gave where it was saved, or the port is taken.
+        """
+        from graftline.serving.server import serve
+
+        asked = [self.model] if isinstance(self.model, str) else list(self.model)
+        sources = [self._source(reference) for reference in asked]
+        names = [source.name for source in sources]
+        if doubled := sorted({name for name in names if names.count(name) > 1}):
+            raise UserError(f"Serve.model names {doubled[0]} twice: an address could mean either; leave one out.")
+        counted = serve(
+            sources,
+            host=self.host,
+            port=self.port,
+            limits=self.limits,
+            execution=Execution.local(self.accelerator),
+            poll_seconds=self.poll_seconds,
+            on_start=self._tell,
+        )
+        return ServeResult(
+            facts={"requests": counted.num_requests, "images": counted.num_predictions},
+            table=[("requests", f"{counted.num_requests:,}"), ("images", f"{counted.num_predictions:,}")],
+            requests=counted.num_requests,
+            images=counted.num_predictions,
+        )
+
+    def _source(self, reference: str) -> Source:
+        if reference.startswith("models:/"):
+            return Registered(reference, self.tracking.registry())
+        if RUN.fullmatch(reference) or "/" in reference or Path(reference).expanduser().is_dir():
+            bundle = find_bundle(reference, self.tracking)
+            name = bundle.resolve().parent.name if bundle.name == "bundle" else bundle.resolve().name
+            return Folder(bundle, name)
+        return Registered(reference, self.tracking.registry())
+
+    def _tell(self, address: str, slots: Mapping[str, Slot]) -> None:
+        for slot in slots.values():
+            if isinstance(slot.source, Registered) and (note := slot.source.note(slot.model.origin)) is not None:
+                say(note)
+            model, golden = slot.model, slot.model.verification
+            change = golden.largest_probability_change
+            print_facts(
+                slot.source.name,
+                [
+                    ("model", model.origin.uri),
+                    ("classes", f"{len(model.predictor.class_names)}: {', '.join(model.predictor.class_names[:6])}"),
+                    ("digest", model.predictor.digest),
+                    ("golden images", f"{golden.num_images} reproduced, a probability changes by {change:.1g} at most"),
+                    ("follows", f"looked up every {self.poll_seconds:g} s" if slot.source.moves else "stays as it is"),
+                ],
+            )
+        if self.host not in ("127.0.0.1", "localhost", "::1"):
+            say(f"{self.host} may be reached by others, who need no password: let a proxy with one stand before it.")
+        say(f"{address}/        drop a photo here")
+        say(f"curl -F image=@photo.jpg {address}/predict        or ask from a shell; {address}/docs has the rest")
+        say("Ctrl-C stops it, once what waits is answered.")

@@ -1,0 +1,221 @@
+"""The addresses of a server, and what each of them answers."""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as version_of
+from importlib.resources import files
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+
+from graftline.serving.batching import Answer
+from graftline.serving.limits import Limits, RefusedRequest, Room
+from graftline.serving.measures import Measures
+from graftline.serving.openapi import specification
+from graftline.serving.requests import flawed, parse_images, parse_table, read_images
+from graftline.serving.served import ServedModel
+from graftline.serving.slot import Slot
+
+logger = logging.getLogger(__name__)
+
+SITE = {
+    "": ("index.html", "text/html"),
+    "docs": ("docs.html", "text/html"),
+    "site/page.js": ("page.js", "text/javascript"),
+    "site/docs.js": ("docs.js", "text/javascript"),
+    "site/page.css": ("page.css", "text/css"),
+}
+_POLICY = "default-src 'none'; connect-src 'self'; img-src 'self' blob: data:; script-src 'self'; style-src 'self'"
+_ERROR_CODES = {404: "ENDPOINT_NOT_FOUND", 500: "INTERNAL_ERROR", 503: "TEMPORARILY_UNAVAILABLE"}  # MLflow's names
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True)
+class Service:
+    """What answers requests.
+
+    Attributes:
+        slots: the models by name; the first one is meant where an address names none.
+        limits: what is taken in.
+        measures: what is counted.
+    """
+
+    slots: Mapping[str, Slot]
+    limits: Limits
+    measures: Measures
+
+    def app(self) -> Starlette:
+        """Return the application of these models."""
+        room = Room(self.limits.waiting_mb * 1_000_000)
+        own = [Mount(f"/models/{name}", routes=self._routes(slot, room)) for name, slot in self.slots.items()]
+        routes: list[BaseRoute] = [*self._routes(next(iter(self.slots.values())), room), *own, *self._shared_routes()]
+        app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error, Exception: _fault})
+        app.add_middleware(_Counting, measures=self.measures)
+        return app
+
+    def _routes(self, slot: Slot, room: Room) -> list[Route]:
+        """Return the addresses of one model."""
+        guarded = partial(self._guarded, slot, room)
+        return [
+            Route("/predict", guarded(self._predict), methods=["POST"]),
+            Route("/invocations", guarded(self._invocations), methods=["POST"]),
+            Route("/replay", guarded(self._replay), methods=["POST"]),
+            Route("/model", _answering(lambda: slot.model.about()), methods=["GET"]),
+        ]
+
+    def _shared_routes(self) -> list[Route]:
+        async def metrics(_request: Request) -> Response:
+            return PlainTextResponse(self.measures.text(self._health()), media_type="text/plain; version=0.0.4")
+
+        async def ping(_request: Request) -> Response:
+            return Response("\n", media_type="application/json")
+
+        async def version(_request: Request) -> Response:
+            return Response(_mlflow_version(), media_type="application/json")
+
+        addresses: dict[str, Handler] = {
+            "/ping": ping,
+            "/version": version,
+            "/metrics": metrics,
+            "/health": _answering(self._told_health),
+            "/models": _answering(lambda: {"models": [slot.model.identity() for slot in self.slots.values()]}),
+            "/openapi.json": _answering(lambda: specification(list(self.slots), self.limits)),
+        }
+        site = [Route(f"/{path}", _file(*entry), methods=["GET"]) for path, entry in SITE.items()]
+        return [*(Route(path, handler, methods=["GET"]) for path, handler in addresses.items()), *site]
+
+    def _health(self) -> list[dict[str, Any]]:
+        return [slot.health() for slot in self.slots.values()]
+
+    def _told_health(self) -> dict[str, Any]:
+        models = self._health()
+        return {"status": "degraded" if any(one["problem"] for one in models) else "ok", "models": models}
+
+    def _guarded(self, slot: Slot, room: Room, handler: Callable[..., Awaitable[Any]]) -> Handler:
+        """Return a handler that answers what cannot be done with its status and one sentence."""
+
+        async def answer(request: Request) -> Response:
+            try:
+                slot.running.batcher.check_room()  # before megabytes are read
+                with room.share() as share:
+                    return JSONResponse(await handler(slot, partial(read_images, request, self.limits, share)))
+            except RefusedRequest as refused:
+                return _error(refused.status, refused.sentence, refused.headers)
+
+        return answer
+
+    async def _predict(self, slot: Slot, read: Callable[..., Awaitable[list[bytes]]]) -> dict[str, Any]:
+        model, answers = await slot.answer(await read(parse_images))
+        return {**model.identity(), "predictions": self._counted(model, answers)}
+
+    async def _invocations(self, slot: Slot, read: Callable[..., Awaitable[list[bytes]]]) -> dict[str, Any]:
+        model, answers = await slot.answer(await read(parse_table))
+        return {"predictions": model.rows(self._counted(model, answers))}
+
+    async def _replay(self, slot: Slot, read: Callable[..., Awaitable[list[bytes]]]) -> dict[str, Any]:
+        (image, *others) = await read(parse_images)
+        if others:
+            raise RefusedRequest(400, "This address takes one image.")
+        model = slot.model
+        try:
+            steps = await run_in_threadpool(model.steps, image)
+        except ValueError as error:
+            raise flawed({0: str(error)}) from error
+        return {**model.identity(), "steps": steps}
+
+    def _counted(self, model: ServedModel, answers: list[Answer]) -> list[dict[str, Any]]:
+        flaws = {number: answer.flaw for number, answer in enumerate(answers) if answer.flaw is not None}
+        if flaws:
+            raise flawed(flaws)
+        predictions = model.predictions(answers)
+        self.measures.predictions(model.name, predictions)
+        return predictions
+
+
+class _Counting:
+    """Counts requests by address and status, as ASGI calls it."""
+
+    def __init__(self, app: Any, measures: Measures) -> None:
+        self._app = app
+        self._measures = measures
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start, status = time.perf_counter(), 500
+
+        async def noting(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        finally:
+            # an address that is none of ours would give a line of its own to each one that somebody tries
+            path = "other" if status in (404, 405) else scope["path"]
+            self._measures.request(path, status, time.perf_counter() - start)
+
+
+def _answering(content: Callable[[], Mapping[str, Any]]) -> Handler:
+    async def answer(_request: Request) -> Response:
+        return JSONResponse(content())
+
+    return answer
+
+
+def _file(name: str, media_type: str) -> Handler:
+    content = files("graftline.serving").joinpath("site", name).read_bytes()
+    headers = {
+        "Content-Security-Policy": _POLICY,
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+    }
+
+    async def answer(_request: Request) -> Response:
+        return Response(content, media_type=media_type, headers=headers)
+
+    return answer
+
+
+def _error(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> Response:
+    """Return an error as MLflow's clients read it."""
+    content = {"error_code": _ERROR_CODES.get(status, "BAD_REQUEST"), "message": sentence}
+    return JSONResponse(content, status, dict(headers or {}))
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """Answer an address or a method that there is not."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        return _error(405, f"{request.url.path} takes {allowed}, not {request.method}.", error.headers)
+    if error.status_code == 404:
+        return _error(404, "There is no such address: /docs lists them.")
+    return _error(error.status_code, str(error.detail), error.headers)
+
+
+async def _fault(request: Request, error: Exception) -> Response:
+    """Answer what we did not think of; the log has the rest."""
+    logger.error(f"{request.url.path} failed: {type(error).__name__}: {error}")
+    return _error(500, "The server has failed at this request: its log says more.")
+
+
+def _mlflow_version() -> str:
+    """Return the version of MLflow here, which its clients ask for; of graftline where there is none."""
+    try:
+        return version_of("mlflow")
+    except PackageNotFoundError:
+        return version_of("graftline")

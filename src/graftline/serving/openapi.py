@@ -1,0 +1,128 @@
+"""The description of the addresses, as OpenAPI 3.1 (https://spec.openapis.org/oas/v3.1.0)."""
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+from graftline.serving.limits import Limits
+
+_IMAGE = {"type": "string", "format": "binary"}
+_BASE64 = {"type": "string", "contentEncoding": "base64"}
+_PREDICTION = {
+    "type": "object",
+    "required": ["class", "probability", "probabilities", "refused"],
+    "properties": {
+        "class": {"type": "string", "description": "what the model answers"},
+        "probability": {"type": "number", "description": "its calibrated probability"},
+        "probabilities": {"type": "object", "additionalProperties": {"type": "number"}},
+        "refused": {"type": ["boolean", "null"], "description": "none of the classes; null: the model does not tell"},
+        "set": {"type": "array", "items": {"type": "string"}, "description": "classes that it may be, if it has sets"},
+    },
+}
+_IDENTITY = {
+    "model": {"type": "string"},
+    "version": {"type": ["integer", "null"]},
+    "uri": {"type": "string"},
+    "digest": {"type": "string", "description": "names what the bundle computes"},
+}
+_ERROR = {
+    "type": "object",
+    "properties": {"error_code": {"type": "string"}, "message": {"type": "string", "description": "one sentence"}},
+}
+
+
+def specification(models: Sequence[str], limits: Limits) -> dict[str, Any]:
+    """Return the description of a server.
+
+    Args:
+        models: their names; each has the addresses of the first below ``/models/NAME`` too.
+        limits: what is taken in.
+    """
+    paths = {
+        "/predict": {"post": _predict(limits)},
+        "/invocations": {"post": _invocations()},
+        "/replay": {"post": _replay()},
+        "/model": {"get": _get("What the model is: classes, digests, calibration, preprocessing, training, card")},
+        "/models": {"get": _get("Which models answer here")},
+        "/health": {"get": _get("Which version answers, and what is wrong with one that should")},
+        "/ping": {"get": _get("200 while the server answers")},
+        "/version": {"get": _get("The version of MLflow whose clients this server answers")},
+        "/metrics": {"get": _get("Counts for Prometheus", "text/plain")},
+    }
+    of_each = {
+        f"/models/{name}{path}": paths[path]
+        for name in (models if len(models) > 1 else ())
+        for path in ("/predict", "/invocations", "/replay", "/model")
+    }
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": f"graftline: {', '.join(models)}", "version": version("graftline")},
+        "paths": paths | of_each,
+        "components": {
+            "schemas": {
+                "Answer": {
+                    "type": "object",
+                    "properties": {**_IDENTITY, "predictions": {"type": "array", "items": _PREDICTION}},
+                },
+                "Error": _ERROR,
+            }
+        },
+    }
+
+
+def _predict(limits: Limits) -> dict[str, Any]:
+    many = {"type": "array", "items": _BASE64, "minItems": 1, "maxItems": limits.images}
+    return {
+        "summary": "Classify images",
+        "description": f"One image or up to {limits.images}, {limits.request_mb} MB together.",
+        "requestBody": {
+            "required": True,
+            "content": {
+                "image/*": {"schema": _IMAGE},
+                "application/octet-stream": {"schema": _IMAGE},
+                "multipart/form-data": {
+                    "schema": {"type": "object", "properties": {"image": {"type": "array", "items": _IMAGE}}}
+                },
+                "application/json": {"schema": {"type": "object", "properties": {"images": many, "image": _BASE64}}},
+            },
+        },
+        "responses": _responses({"$ref": "#/components/schemas/Answer"}),
+    }
+
+
+def _invocations() -> dict[str, Any]:
+    row = {"type": "object", "required": ["image"], "properties": {"image": _BASE64}}
+    table = {"type": "object", "properties": {"dataframe_records": {"type": "array", "items": row}}}
+    return {
+        "summary": "Classify a table of images, as MLflow's clients send it",
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": table}, "text/csv": {"schema": {"type": "string"}}},
+        },
+        "responses": _responses({"type": "object", "properties": {"predictions": {"type": "array"}}}),
+    }
+
+
+def _replay() -> dict[str, Any]:
+    return {
+        "summary": "What becomes of one image, step by step: graftline verify compares it with a golden image",
+        "requestBody": {"required": True, "content": {"application/octet-stream": {"schema": _IMAGE}}},
+        "responses": _responses({"type": "object"}),
+    }
+
+
+def _get(summary: str, media_type: str = "application/json") -> dict[str, Any]:
+    return {"summary": summary, "responses": {"200": {"description": "OK", "content": {media_type: {}}}}}
+
+
+def _responses(schema: dict[str, Any]) -> dict[str, Any]:
+    told = {
+        "400": "no image, or not what it says",
+        "408": "it has not arrived in time",
+        "413": "too large, or too many images",
+        "415": "of a type that is not taken",
+        "503": "too many wait: ask again after Retry-After seconds",
+    }
+    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    failures = {status: {"description": text, "content": error} for status, text in told.items()}
+    return {"200": {"description": "OK", "content": {"application/json": {"schema": schema}}}, **failures}

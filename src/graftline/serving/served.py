@@ -1,0 +1,156 @@
+"""A loaded model that has reproduced its golden images, and what it says of itself and of images.
+
+Letters: K classes.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graftline.bundle.ensemble import AnyPredictor, Ensemble, class_sets, load_predictor
+from graftline.bundle.golden import HASHED_STEPS, replay
+from graftline.bundle.layout import CARD_FILE, LOGITS
+from graftline.bundle.verify import Verification, verify_bundle
+from graftline.errors import UserError
+from graftline.execution import Execution
+from graftline.serving.answers import REFUSED, SET, columns
+from graftline.serving.batching import Answer
+from graftline.serving.origin import Origin
+
+_MILLION = 1_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class ServedModel:
+    """A loaded model.
+
+    Attributes:
+        name: in addresses.
+        origin: where it comes from.
+        predictor: what classifies.
+        description: content of ``bundle.json``.
+        verification: what the replay of its golden images gave.
+        card: the model card in Markdown; None where the bundle has none.
+    """
+
+    name: str
+    origin: Origin
+    predictor: AnyPredictor
+    description: Mapping[str, Any]
+    verification: Verification
+    card: str | None
+
+    @classmethod
+    def load(cls, name: str, origin: Origin, bundle: Path, execution: Execution, megapixels: int) -> "ServedModel":
+        """Load a bundle and replay its golden images.
+
+        Raises:
+            UserError: it cannot be loaded, or does not give here what it gave where it was saved.
+        """
+        verification = verify_bundle(bundle, "onnx", execution)
+        if verification.problem is not None:
+            raise UserError(verification.problem)
+        predictor = load_predictor(bundle, "onnx", execution)
+        pixels = min(predictor.decoding.max_pixels, megapixels * _MILLION)
+        cards = sorted(bundle.glob("*.md"))
+        return cls(
+            name,
+            origin,
+            replace(predictor, decoding=replace(predictor.decoding, max_pixels=pixels)),
+            json.loads((bundle / CARD_FILE).read_text(encoding="utf-8")),
+            verification,
+            cards[0].read_text(encoding="utf-8") if cards else None,
+        )
+
+    def predict(self, images: Sequence[bytes]) -> list[Answer]:
+        """Classify image files."""
+        probabilities, refused, flaws = self.predictor.predict_refusing(images, batch_size=len(images))
+        return [
+            Answer(row, None if refused is None else bool(refused[number]), flaws.get(number))
+            for number, row in enumerate(probabilities)
+        ]
+
+    def identity(self) -> dict[str, Any]:
+        """Return what each answer says of the model."""
+        return {
+            "model": self.name,
+            "version": self.origin.version,
+            "uri": self.origin.uri,
+            "digest": self.predictor.digest,
+        }
+
+    def about(self) -> dict[str, Any]:
+        """Return what there is to know of the model."""
+        predictor, golden = self.predictor, self.verification
+        return {
+            **self.identity(),
+            "class_names": list(predictor.class_names),
+            "calibration": predictor.calibration.to_dict(),
+            "decision": predictor.decision.to_dict(),
+            "refusal": self.description.get("refusal"),
+            "preprocessing": self.description.get("preprocessing"),
+            "decoding": {"max_pixels": predictor.decoding.max_pixels, **predictor.decoding.identity()},
+            "golden_images": {
+                "images": golden.num_images,
+                "largest_probability_change": golden.largest_probability_change,
+            },
+            "environment": dict(golden.here),
+            "training": self.description.get("card"),
+            "card": self.card,
+        }
+
+    def predictions(self, answers: Sequence[Answer]) -> list[dict[str, Any]]:
+        """Return a prediction for each answer of an image that could be read."""
+        probabilities = np.stack([answer.probabilities for answer in answers])  # (images, K)
+        names, best = self.predictor.class_names, self.predictor.decision.answer(probabilities)
+        found: list[dict[str, Any]] = [
+            {
+                "class": names[index],
+                "probability": float(row[index]),
+                "probabilities": dict(zip(names, row.tolist(), strict=True)),
+                "refused": answer.refused,
+            }
+            for answer, row, index in zip(answers, probabilities, best, strict=True)
+        ]
+        if self.predictor.decision.set_threshold is not None:
+            for prediction, classes in zip(found, class_sets(self.predictor, probabilities), strict=True):
+                prediction["set"] = json.loads(classes)
+        return found
+
+    def rows(self, predictions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Return predictions as the rows of the table that the same model answers behind MLflow's own server."""
+        names = columns(self.predictor.class_names)
+        rows = []
+        for one in predictions:
+            row = dict(zip(names, (one["class"], one["probability"], *one["probabilities"].values()), strict=True))
+            if "set" in one:
+                row[SET] = json.dumps(one["set"], ensure_ascii=False)
+            if one["refused"] is not None:
+                row[REFUSED] = one["refused"]
+            rows.append(row)
+        return rows
+
+    def steps(self, image: bytes) -> dict[str, Any] | None:
+        """Return what becomes of an image step by step, to be compared with a golden image; None of an ensemble.
+
+        Raises:
+            ValueError: it cannot be read.
+        """
+        if isinstance(self.predictor, Ensemble):
+            return None
+        engine = self.predictor.engine
+        found = replay(
+            [image],
+            self.predictor.preprocessing,
+            lambda inputs: engine(inputs, [LOGITS])[0],
+            self.predictor.decoding,
+            of_our_own=False,
+        )
+        for reason in found.unreadable.values():
+            raise ValueError(reason)
+        hashes = found.hashes[0]
+        return {**{step: hashes[step] for step in HASHED_STEPS}, "logits": found.logits[0].tolist()}

@@ -1,0 +1,146 @@
+"""Run a service over HTTP until it is told to stop, and look after names that move meanwhile."""
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from graftline.errors import UserError, first_line
+from graftline.execution import Execution
+from graftline.serving.app import Service
+from graftline.serving.limits import Limits
+from graftline.serving.measures import Measures
+from graftline.serving.origin import Source
+from graftline.serving.slot import Slot
+
+logger = logging.getLogger(__name__)
+
+_KEEP_SECONDS = 30  # a connection stays open between requests; load balancers keep theirs for longer than 5 s
+_LAST_SECONDS = 30  # for answers that are being computed when the server is told to stop
+
+
+class PatientProtocol(H11Protocol):
+    """HTTP/1.1 that closes a connection whose header does not come; uvicorn would wait forever."""
+
+    header_seconds: float
+    _deadline: float | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for the first header."""
+        super().connection_made(transport)
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        """Take data, and go on waiting if no header is whole."""
+        super().data_received(data)
+        if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+            self._wait()
+        else:
+            self._deadline = None
+
+    def _wait(self) -> None:
+        if self._deadline is None:
+            self._deadline = self.loop.time() + self.header_seconds
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_at(self._deadline, self.timeout_keep_alive_handler)
+
+
+class _Server(uvicorn.Server):
+    """Ends with its answers when it is told to stop, and does not pass the signal on."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        self._captured_signals.clear()
+
+
+def serve(
+    sources: Sequence[Source],
+    *,
+    host: str,
+    port: int,
+    limits: Limits,
+    execution: Execution,
+    poll_seconds: float,
+    on_start: Callable[[str, Mapping[str, Slot]], None],
+) -> Measures:
+    """Load models and answer over HTTP until SIGINT or SIGTERM.
+
+    Args:
+        sources: what is served; the first one is meant where an address names none.
+        host: address to listen on.
+        port: 0 takes a free one.
+        limits: what is taken in.
+        execution: where the networks run.
+        poll_seconds: between two looks at names that may have moved.
+        on_start: is called with the address once it answers.
+
+    Returns:
+        What was counted.
+
+    Raises:
+        UserError: a model is missing or does not give here what it gave where it was saved, or the port is taken.
+    """
+    listening = _listen(host, port)
+    with listening:
+        return asyncio.run(_serve(sources, listening, limits, execution, poll_seconds, on_start))
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else first_line(error)
+        raise UserError(
+            f"{host}:{port} cannot be listened on ({reason}): choose another Serve.port, 0 for any free one."
+        ) from error
+
+
+async def _serve(
+    sources: Sequence[Source],
+    listening: socket.socket,
+    limits: Limits,
+    execution: Execution,
+    poll_seconds: float,
+    on_start: Callable[[str, Mapping[str, Slot]], None],
+) -> Measures:
+    measures = Measures()
+    slots = {source.name: Slot(source, execution, limits, measures) for source in sources}
+    try:
+        for slot in slots.values():
+            await slot.start()
+        config = uvicorn.Config(
+            Service(slots, limits, measures).app(),
+            http=type("Protocol", (PatientProtocol,), {"header_seconds": limits.request_seconds}),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level="critical",
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=_KEEP_SECONDS,
+            timeout_graceful_shutdown=_LAST_SECONDS,
+        )
+        host, port = listening.getsockname()[:2]
+        on_start(f"http://{f'[{host}]' if ':' in host else host}:{port}", slots)
+        watching = asyncio.create_task(_watch(list(slots.values()), poll_seconds))
+        await _Server(config).serve(sockets=[listening])
+        watching.cancel()
+    finally:
+        for slot in slots.values():
+            await slot.close()
+    return measures
+
+
+async def _watch(slots: Sequence[Slot], poll_seconds: float) -> None:
+    moving = [slot for slot in slots if slot.source.moves]
+    while moving:
+        await asyncio.sleep(poll_seconds)
+        for slot in moving:
+            await slot.refresh()

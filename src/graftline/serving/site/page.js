@@ -1,0 +1,139 @@
+"use strict";
+
+const MOST_SHOWN = 8; // classes of an image
+const AT_ONCE = 2; // requests
+const find = (id) => document.getElementById(id);
+const percent = (share) => `${(100 * share).toFixed(share > 0.9995 || share < 0.0005 ? 2 : 1)} %`;
+const waiting = [];
+let base = "";
+let running = 0;
+
+function tell(text) {
+  find("told").textContent = text;
+  find("told").hidden = !text;
+}
+
+async function ask(address, options) {
+  const answer = await fetch(address, options).catch(() => {
+    throw new Error("The file cannot be read, or the server does not answer.");
+  });
+  const content = await answer.json();
+  if (!answer.ok) throw new Error(content.message);
+  return content;
+}
+
+async function showModel() {
+  const model = await ask(`${base}model`);
+  const version = model.version === null ? "" : `version ${model.version}, `;
+  const names = model.class_names;
+  const listed = names.length > 6 ? `${names.slice(0, 6).join(", ")} …` : names.join(", ");
+  document.title = model.model;
+  find("name").textContent = model.model;
+  find("facts").textContent = `${version}${names.length} classes: ${listed}`;
+  find("digest").textContent = `bundle ${model.digest}`;
+}
+
+async function start() {
+  const { models } = await ask("models");
+  const select = find("models");
+  for (const { model } of models) select.add(new Option(model));
+  select.hidden = models.length < 2;
+  select.addEventListener("change", () => {
+    base = `models/${encodeURIComponent(select.value)}/`;
+    showModel().catch((error) => tell(error.message));
+  });
+  await showModel();
+}
+
+function card(file) {
+  const article = find("card").content.firstElementChild.cloneNode(true);
+  const picture = article.querySelector("img");
+  picture.src = URL.createObjectURL(file);
+  picture.addEventListener("load", () => URL.revokeObjectURL(picture.src));
+  picture.addEventListener("error", () => {
+    picture.removeAttribute("src");
+    picture.alt = "no preview";
+  });
+  article.querySelector(".file").textContent = file.name;
+  article.querySelector(".verdict strong").textContent = "waits …";
+  article.classList.add("waits");
+  find("answers").prepend(article);
+  return article;
+}
+
+function fill(article, answer, milliseconds) {
+  const [prediction] = answer.predictions;
+  article.classList.remove("waits");
+  article.querySelector(".verdict strong").textContent = prediction.class;
+  article.querySelector(".percent").textContent = percent(prediction.probability);
+  article.querySelector(".refused").hidden = prediction.refused !== true;
+  const sorted = Object.entries(prediction.probabilities).sort((a, b) => b[1] - a[1]);
+  for (const [name, share] of sorted.slice(0, MOST_SHOWN)) {
+    const line = document.createElement("li");
+    const [label, number, bar] = ["span", "b", "div"].map((kind) => document.createElement(kind));
+    label.textContent = name;
+    number.textContent = percent(share);
+    bar.className = "bar";
+    bar.append(document.createElement("i"));
+    line.classList.toggle("best", name === prediction.class);
+    line.append(label, number, bar);
+    article.querySelector("ol").append(line);
+    requestAnimationFrame(() => (bar.firstChild.style.width = `${100 * share}%`));
+  }
+  const more = sorted.length - MOST_SHOWN;
+  const version = answer.version === null ? answer.uri : `version ${answer.version}`;
+  const rest = more > 0 ? `${more} more classes · ` : "";
+  article.querySelector(".from").textContent = `${rest}${version} · ${Math.round(milliseconds)} ms`;
+}
+
+async function classify({ file, article }) {
+  const begun = performance.now();
+  try {
+    const options = { method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" } };
+    fill(article, await ask(`${base}predict`, options), performance.now() - begun);
+  } catch (error) {
+    article.querySelector(".verdict").hidden = true;
+    const told = article.querySelector(".refused");
+    told.textContent = error.message.replace(/^image 0: /, "");
+    told.hidden = false;
+  }
+}
+
+async function work() {
+  if (running >= AT_ONCE || !waiting.length) return;
+  running += 1;
+  await classify(waiting.shift());
+  running -= 1;
+  work();
+}
+
+function take(files) {
+  tell("");
+  for (const file of files) {
+    waiting.push({ file, article: card(file) });
+    work();
+  }
+}
+
+const drop = find("drop");
+for (const kind of ["dragenter", "dragover"]) {
+  document.addEventListener(kind, (event) => {
+    event.preventDefault();
+    drop.classList.add("over");
+  });
+}
+document.addEventListener("dragleave", (event) => event.relatedTarget || drop.classList.remove("over"));
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  drop.classList.remove("over");
+  take(event.dataTransfer.files);
+});
+document.addEventListener("paste", (event) => take(event.clipboardData.files));
+drop.addEventListener("keydown", (event) => {
+  if (event.target === drop && (event.key === "Enter" || event.key === " ")) find("files").click();
+});
+find("files").addEventListener("change", (event) => {
+  take(event.target.files);
+  event.target.value = "";
+});
+start().catch((error) => tell(error.message));

@@ -1,0 +1,124 @@
+"""The place of one model in a server: another version is loaded beside it and takes its place."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from graftline.errors import first_line
+from graftline.execution import Execution
+from graftline.serving.batching import Answer, Batcher
+from graftline.serving.limits import Limits
+from graftline.serving.measures import Measures
+from graftline.serving.origin import Origin, Source
+from graftline.serving.served import ServedModel
+
+logger = logging.getLogger(__name__)
+
+MOST_TURNS_SKIPPED = 32  # looks at a moved alias between two tries to load what could not be loaded
+
+
+class Running(NamedTuple):
+    """A loaded model with the queue before it."""
+
+    model: ServedModel
+    batcher: Batcher
+
+
+class Slot:
+    """The place of one model.
+
+    Args:
+        source: what was asked for.
+        execution: where it runs.
+        limits: of its queue, and of images.
+        measures: what it counts.
+    """
+
+    def __init__(self, source: Source, execution: Execution, limits: Limits, measures: Measures) -> None:
+        self.source = source
+        self._execution = execution
+        self._limits = limits
+        self._measures = measures
+        self._running: Running | None = None
+        self._failed: Origin | None = None
+        self._skip, self._next_skip = 0, 1
+        self.problem: str | None = None
+
+    @property
+    def model(self) -> ServedModel:
+        """The model that answers now."""
+        return self.running.model
+
+    @property
+    def running(self) -> Running:
+        """The model that answers now, with its queue: a request takes it once, and all its images go there."""
+        assert self._running is not None, "start() comes first"
+        return self._running
+
+    async def start(self) -> None:
+        """Load the model.
+
+        Raises:
+            UserError: there is none, or it does not give here what it gave where it was saved.
+        """
+        origin = await asyncio.to_thread(self.source.find)
+        self._put(await asyncio.to_thread(self._load, origin))
+
+    async def refresh(self) -> None:
+        """Load what the name means now, if that is another model; one that cannot be loaded changes nothing."""
+        try:
+            origin = await asyncio.to_thread(self.source.find)
+        except Exception as error:  # whatever a database may lead to
+            self._report(f"Where '{self.source.name}' leads cannot be looked up ({first_line(error)})")
+            return
+        if origin == self.model.origin:
+            self._failed, self.problem = None, None
+            return
+        if origin == self._failed and self._skip > 0:
+            self._skip -= 1
+            return
+        try:
+            model = await asyncio.to_thread(self._load, origin)
+        except Exception as error:  # whatever a bundle may lead to: the old model goes on
+            self._next_skip = min(2 * self._next_skip, MOST_TURNS_SKIPPED) if origin == self._failed else 1
+            self._failed, self._skip = origin, self._next_skip
+            self._report(f"{origin.uri} cannot take over ({first_line(error)})")
+            return
+        before = self.running
+        self._put(model)
+        self._failed, self.problem = None, None
+        logger.info(f"{origin.uri} answers now, in place of {before.model.origin.uri}.")
+        await before.batcher.close()
+
+    async def answer(self, images: Sequence[bytes]) -> tuple[ServedModel, list[Answer]]:
+        """Classify the images of one request, all of them with the same model.
+
+        Raises:
+            RefusedRequest: too many wait.
+        """
+        model, batcher = self.running
+        return model, await batcher.answer(images)
+
+    async def close(self) -> None:
+        """Answer what waits, and stop."""
+        if self._running is not None:
+            await self._running.batcher.close()
+
+    def health(self) -> dict[str, Any]:
+        """Return which model answers, and what is wrong with the one that should."""
+        return {**self.model.identity(), "waiting_images": self.running.batcher.num_waiting, "problem": self.problem}
+
+    def _load(self, origin: Origin) -> ServedModel:
+        bundle = self.source.fetch(origin)
+        return ServedModel.load(self.source.name, origin, bundle, self._execution, self._limits.megapixels)
+
+    def _put(self, model: ServedModel) -> None:
+        batcher = Batcher(model.predict, self._limits, self._measures.batch)
+        self._running = Running(model, batcher)
+
+    def _report(self, what: str) -> None:
+        problem = f"{what}: {self.model.origin.uri} goes on."
+        if problem != self.problem:
+            logger.warning(problem)
+        self.problem = problem
