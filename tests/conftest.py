@@ -53,6 +53,7 @@ SLOW = (
     "pipeline/test_scoring_ahead.py",
     "pipeline/test_search.py",
     "pipeline/test_train.py",
+    "report/test_page_in_browser.py",
     "serving",
     "tracking",
     "training/test_lost_process.py",
