@@ -14,7 +14,7 @@ from graftline.pipeline.members import Members
 from graftline.pipeline.missing import comparison_of
 from graftline.pipeline.scoring import FIGURES_FOLDER, write_evaluation
 from graftline.report.captions import HEADINGS
-from graftline.report.content import MembersAndCrops, Picture, Report
+from graftline.report.content import MembersAndCrops, PictureFile, Report
 from graftline.report.crops_figure import crops_figure
 from graftline.report.grid_figure import grid_figure
 from graftline.report.grid_tables import crops_in_words, describe, sentence, write_grid_table
@@ -57,7 +57,7 @@ def write_grid(
             result.rows,
             [f"{label}, {reference}" for label, reference in named],
             [sentence(row, first), *_warnings(sets)],
-            [Picture(crops, HEADINGS["crops"], CROPS_CAPTION)],
+            [PictureFile(crops, HEADINGS["crops"], CROPS_CAPTION)],
         ),
         missing=[comparison_of(run_id)],
     )

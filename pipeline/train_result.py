@@ -20,7 +20,7 @@ from graftline.pipeline.program import program
 from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.scoring import FIGURES_FOLDER
 from graftline.pipeline.stage import StageResult
-from graftline.report.content import Calibrated, Picture, Report, Training
+from graftline.report.content import Calibrated, PictureFile, Report, Training
 from graftline.report.notebook import Figures, ScoresTable, facts_html
 from graftline.report.run_note import run_note
 from graftline.report.run_report import write_report
@@ -28,10 +28,7 @@ from graftline.training.policy_choice import PolicyChoice
 from graftline.training.results import TrainingResult
 
 MOST_PROBABLE_ANSWER = "The most probable class is answered, and no image is refused."
-DEPTH_CAPTION = (
-    "What training more of the network than its head brings on validation images, against what it costs. More is "
-    "trained only where the interval says that it helps."
-)
+DEPTH_CAPTION = "What training more of the network than its head brings on validation images, against what it costs."
 AUGMENTATION_CAPTION = (
     "One training image, and as the network sees it, augmented at random. All of them are to deserve the same label."
 )
@@ -200,9 +197,11 @@ def _training(outcome: TrainOutcome) -> Training:
     history, last, files = outcome.trained.history, outcome.trained.last, outcome.files
     pictures = []
     if outcome.decision.measurement is not None and files.measurement.exists():
-        pictures.append(Picture(files.measurement, "How deep to train", DEPTH_CAPTION))
+        pictures.append(PictureFile(files.measurement, "How deep to train", DEPTH_CAPTION))
     if last.augmented:
-        pictures.append(Picture(files.augmentation, "What the network sees of a training image", AUGMENTATION_CAPTION))
+        pictures.append(
+            PictureFile(files.augmentation, "What the network sees of a training image", AUGMENTATION_CAPTION)
+        )
     sentences = [f"Freeze: {outcome.decision.reason}.", reworded(last.source)]
     if outcome.choice is not None:
         sentences.append(f"Augmentation: {outcome.choice.sentence()}.")

@@ -57,6 +57,7 @@ SLOW = (
     "pipeline/test_schedule.py",
     "pipeline/test_search.py",
     "pipeline/test_train.py",
+    "report/test_page_in_browser.py",
     "serving",
     "tracking",
     "training/test_lost_process.py",

@@ -17,12 +17,12 @@ from graftline.evaluation.predictions import Predictions
 from graftline.evaluation.slices import Slice
 from graftline.report.content import (
     Calibrated,
-    Explanation,
+    ExplainedMistake,
     Explanations,
     MembersAndCrops,
     Missing,
-    Neighbor,
-    Picture,
+    NearImage,
+    PictureFile,
     Report,
     Training,
 )
@@ -56,7 +56,7 @@ def made_report(predictions: Predictions, version: DatasetVersion, folder: Path)
     training = version.samples("train").paths
     heat = np.zeros((24, 30, 3), np.uint8)
     Image.new("RGB", (640, 480), "orange").save(folder / "sheet.png")
-    picture = Picture(folder / "sheet.png", "The augmentation", f"A picture of {EVIL}.")
+    picture = PictureFile(folder / "sheet.png", "The augmentation", f"A picture of {EVIL}.")
     return Report(
         title=f"Squares {EVIL}",
         kind="training",
@@ -67,7 +67,7 @@ def made_report(predictions: Predictions, version: DatasetVersion, folder: Path)
         slices=[Slice("stratum", EVIL, 30, MIDDLE, 0.95, 0.01), Slice("brightness", "low", 30, MIDDLE, 0.7, 1.0)],
         members_and_crops=MembersAndCrops(_rows(), ["one", "two"], ["It gains."], [picture]),
         comparison=_comparison(),
-        explanations=Explanations({wrong: Explanation(heat, [Neighbor(training[0], EVIL)])}, "By Grad-CAM."),
+        explanations=Explanations({wrong: ExplainedMistake(heat, [NearImage(training[0], EVIL)])}, "By Grad-CAM."),
         training=Training(*_epochs(), ["All but the head is frozen."], [picture]),
         notes=[f"A note on {EVIL}."],
         missing=[Missing("What more labels would bring", "make learning-curve")],

@@ -43,7 +43,7 @@ class AuditImage:
 
 
 @dataclass(frozen=True)
-class Finding:
+class AuditPart:
     """A kind of what is odd, with its images."""
 
     heading: str
@@ -66,7 +66,7 @@ def write_sheet(audit: Audit, title: str, table: Path, decoding: Decoding, file:
     return write_page(file, "audit.html.j2", {"title": title, "table": table, "findings": findings})
 
 
-def _errors(audit: Audit, decoding: Decoding) -> Finding:
+def _errors(audit: Audit, decoding: Decoding) -> AuditPart:
     rows = audit.likely_errors
     cards = [
         Card(
@@ -77,25 +77,25 @@ def _errors(audit: Audit, decoding: Decoding) -> Finding:
         for row in rows[:MOST_ERRORS].tolist()
     ]
     shown = _with_images(cards, audit.images, decoding)
-    return Finding("Probably wrong labels", "the least probable label first", len(rows), shown)
+    return AuditPart("Probably wrong labels", "the least probable label first", len(rows), shown)
 
 
-def _pairs(audit: Audit, decoding: Decoding) -> Finding:
+def _pairs(audit: Audit, decoding: Decoding) -> AuditPart:
     pairs = audit.pairs.assign(across=audit.across).sort_values("across", ascending=False, kind="stable")
     rows = pairs.head(MOST_PAIRS)[["first", "second"]].to_numpy(int).tolist()
     cards = [Card(tuple(pair), " and ".join(audit.images["label"].iloc[row] for row in pair), "") for pair in rows]
     shown = _with_images(cards, audit.images, decoding)
-    return Finding("Almost the same images", "pairs in two splits first", len(pairs), shown)
+    return AuditPart("Almost the same images", "pairs in two splits first", len(pairs), shown)
 
 
-def _odd(audit: Audit, decoding: Decoding) -> Finding:
+def _odd(audit: Audit, decoding: Decoding) -> AuditPart:
     odd = audit.odd.sort_values("distance", ascending=False, kind="stable")
     cards = [
         Card((int(row),), str(name), f"{value:.3g}, usual is {usual:.3g}.")
         for row, name, value, usual in odd.head(MOST_ODD)[["row", "name", "value", "usual"]].itertuples(index=False)
     ]
     shown = _with_images(cards, audit.images, decoding)
-    return Finding("Odd images", "those farthest from the others first", len(odd), shown)
+    return AuditPart("Odd images", "those farthest from the others first", len(odd), shown)
 
 
 def _with_images(cards: Sequence[Card], images: pd.DataFrame, decoding: Decoding) -> list[Card]:

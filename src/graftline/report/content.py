@@ -47,7 +47,7 @@ class Calibrated:
 
 
 @dataclass(frozen=True)
-class Picture:
+class PictureFile:
     """A picture that was drawn elsewhere.
 
     Attributes:
@@ -75,7 +75,7 @@ class Training:
     epochs: Sequence[Mapping[str, float]]
     best: Mapping[str, float]
     sentences: Sequence[str]
-    pictures: Sequence[Picture] = ()
+    pictures: Sequence[PictureFile] = ()
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,11 @@ class MembersAndCrops:
     rows: Sequence[GridRow]
     members: Sequence[str] = ()
     sentences: Sequence[str] = ()
-    pictures: Sequence[Picture] = ()
+    pictures: Sequence[PictureFile] = ()
 
 
 @dataclass(frozen=True)
-class Neighbor:
+class NearImage:
     """A training image that is near an image in the space of embeddings.
 
     Attributes:
@@ -109,7 +109,7 @@ class Neighbor:
 
 
 @dataclass(frozen=True, eq=False)
-class Explanation:
+class ExplainedMistake:
     """Why the model may have answered so.
 
     Attributes:
@@ -118,7 +118,7 @@ class Explanation:
     """
 
     pixels: np.ndarray | None = None
-    neighbors: Sequence[Neighbor] = ()
+    neighbors: Sequence[NearImage] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +130,7 @@ class Explanations:
         sentence: how they were found, and what they cannot say.
     """
 
-    of_rows: Mapping[int, Explanation]
+    of_rows: Mapping[int, ExplainedMistake]
     sentence: str
 
 

@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from typing import TYPE_CHECKING, Any
 
 import graftline
 from graftline.evaluation.comparison import format_difference, format_p_value
 from graftline.evaluation.metrics import Interval, format_interval, format_score
 from graftline.files import write_text
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 SHORTEST = 0.3  # % of a bar's length that an interval takes at least
 
@@ -31,7 +32,9 @@ def write_page(file: Path, template: str, content: Mapping[str, Any]) -> Path:
 
 
 @cache
-def _environment() -> Environment:
+def _environment() -> "Environment":
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # here: a mistyped key need not wait for it
+
     environment = Environment(
         loader=PackageLoader("graftline.report"),
         autoescape=True,

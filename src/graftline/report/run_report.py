@@ -13,7 +13,7 @@ from graftline.evaluation.metrics import HEADLINES, LOWER_IS_BETTER, Interval
 from graftline.report.captions import CAPTIONS, HEADINGS, MEANINGS
 from graftline.report.charts import coverage_chart, curve_charts, grid_chart, reliability_charts, training_charts
 from graftline.report.confusion import confusion
-from graftline.report.content import MembersAndCrops, Picture, Report, Training
+from graftline.report.content import MembersAndCrops, PictureFile, Report, Training
 from graftline.report.grid_tables import grid_cells
 from graftline.report.mistakes import surest_mistakes
 from graftline.report.page import write_page
@@ -95,7 +95,7 @@ def _charts_of(training: Training | None) -> list[Any]:
     return [] if training is None else training_charts(training.epochs, training.best)
 
 
-def _pictures(part: Training | MembersAndCrops | None) -> list[tuple[Picture, Thumbnail]]:
+def _pictures(part: Training | MembersAndCrops | None) -> list[tuple[PictureFile, Thumbnail]]:
     """Return the pictures that were drawn elsewhere, as the page holds them."""
     return [] if part is None else [(one, picture(one.file)) for one in part.pictures]
 
