@@ -44,6 +44,7 @@ SLOW = (
     "pipeline/test_beyond_scores.py",
     "pipeline/test_compare.py",
     "pipeline/test_compose.py",
+    "pipeline/test_dagster.py",
     "pipeline/test_decode.py",
     "pipeline/test_ensemble.py",
     "pipeline/test_evaluate.py",

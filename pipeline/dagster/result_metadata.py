@@ -38,17 +38,18 @@ def _dataset(result: dict[str, Any]) -> Metadata:
 
 def _model(result: dict[str, Any], directory: Path, address: str) -> Metadata:
     """Describe the model: its scores with their intervals, each also as a number that Dagster plots, and a figure."""
+    scores = {name: score for name, score in result["metrics"].items() if "/" not in name}  # without those of classes
     found: Metadata = {
         "model": ("text", result["model_uri"]),
         "outcome": ("text", result.get("outcome", "trained")),
         "verdict": ("text", result.get("reason", "")),
-        "scores": ("md", score_table(result["metrics"])),
+        "scores": ("md", score_table(scores)),
         "run": ("url", f"{address}/#/runs/{result.get('training_run_id') or result['run_id']}"),
         "directory": ("path", str(directory)),
     }
     if reasons := result.get("reasons"):
         found["reasons"] = ("md", "\n".join(f"- {reason}" for reason in reasons))
-    found |= {name: ("float", float(score["value"])) for name, score in result["metrics"].items()}
+    found |= {name: ("float", float(score["value"])) for name, score in scores.items()}
     figure = next((file for name in FIGURES for file in sorted(directory.glob(f"**/{name}"))), None)
     if figure is not None and figure.stat().st_size <= LARGEST_FIGURE:
         image = base64.b64encode(figure.read_bytes()).decode()

@@ -82,7 +82,7 @@ def runs(server: str) -> list[tuple[str, dict[str, str]]]:
     return [(run["status"], {tag["key"]: tag["value"] for tag in run["tags"]}) for run in found]
 
 
-def wait_for(condition: Callable[[], bool], log: Path, seconds: float = 1500) -> None:
+def wait_for(condition: Callable[[], bool], log: Path, seconds: float = 500) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, log.read_text()[-5000:]

@@ -63,7 +63,12 @@ def test_of_fewer_files_none_is_new(tmp_path: Path) -> None:
 def test_only_what_has_changed_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listed: list[str] = []
     whole = source_watch._list
-    monkeypatch.setattr(source_watch, "_list", lambda folder: (listed.append(Path(folder).name), whole(folder))[1])
+
+    def noted(folder: str) -> tuple[int, list[str]]:
+        listed.append(Path(folder).name)
+        return whole(folder)
+
+    monkeypatch.setattr(source_watch, "_list", noted)
     add(tmp_path, "cat/1", "dog/2")
     watch = look(Watch(), tmp_path, time.time())
     assert sorted(listed[1:]) == ["cat", "dog"]
