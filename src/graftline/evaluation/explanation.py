@@ -1,10 +1,10 @@
 """Explain what a network answers: where in the image it found its class, and which training images are like it.
 
-Letters: N images, C channels, H, W height and width in px; h, w height and width of a map, D its channels; M training
-images, E numbers of an embedding, K classes.
+Letters: N images, C channels, H, W height and width in px; h, w height and width of a map, D its channels, T tokens of
+a transformer; M training images, E numbers of an embedding, K classes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from graftline.bundle.refusal import unit
 
-GRAD_CAM = "it speaks for the answer (Grad-CAM, last convolution)"
-OCCLUSION = "covering it makes the answer less sure (occlusion); the network has no map of convolutions"
+GRAD_CAM = "it speaks for the answer (Grad-CAM)"
+OCCLUSION = "covering it makes the answer less sure (occlusion; the network has no map of the image)"
 
 CELLS, WINDOW = 8, 2  # occlusion covers 2 x 2 of 8 x 8 cells at a time, at each of 7 x 7 places
 COVERED = 0.25  # share of the image, its warmest places, without which the network is asked again
@@ -24,7 +24,7 @@ CHUNK = 4096  # training images that are compared at once
 
 
 class NoMapError(Exception):
-    """A network has no map of the image that convolutions have made, on which its answer depends."""
+    """A network has no map of the image on which its answer depends."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +97,8 @@ def find_heat(
 ) -> Heat:
     """Find out where in images a network found classes.
 
-    Convolutional networks tell by Grad-CAM. In a transformer each place of the last map knows of all others, so that
-    Grad-CAM points anywhere: there, places are covered one after the other, which takes 49 times as long.
+    It is told by Grad-CAM. Where the network has no map of the image, places are covered one after the other, which
+    takes 49 times as long.
 
     Args:
         network: a timm network, on the device and in the type of the images; it is put into eval mode.
@@ -109,7 +109,7 @@ def find_heat(
     """
     network.eval()
     maps, probabilities, method = [], [], GRAD_CAM
-    for image, number in zip(images.split(1), classes, strict=True):
+    for image, number in zip(images[:, None], classes, strict=True):  # image: (1, C, H, W)
         try:
             heat = grad_cam(network, image, [number])
         except NoMapError:
@@ -127,35 +127,80 @@ def find_heat(
 def grad_cam(network: nn.Module, images: Tensor, classes: Sequence[int]) -> np.ndarray:
     """Return where in each image its class was found: Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391, section 3).
 
+    It is computed on the network's last map of the image on which the answer depends: behind the last convolution, or,
+    where a transformer answers by its class token, on what its last block compares.
+
     Args:
         network: as in ``find_heat``, and so are the others.
         images: (N, C, H, W).
         classes: of which the logits are explained.
 
     Returns:
-        (N, h, w) float32 from 0 to 1, of the network's last map.
+        (N, h, w) float32 from 0 to 1.
 
     Raises:
-        NoMapError: what timm calls its features are no map (N, D, h, w) with h or w above 1 on which the logits depend.
+        NoMapError: there is no such map.
     """
     with torch.enable_grad():
-        activations, logits = _features_and_logits(network, images.detach().requires_grad_())
+        images = images.detach().requires_grad_()
+        outputs, logits = _run(network, images)
         score = logits[torch.arange(len(images)), torch.as_tensor(classes)].sum()
-        (slopes,) = torch.autograd.grad(score, activations)
-    weights = slopes.mean(dim=(2, 3), keepdim=True)  # (N, D, 1, 1), equation 1
-    return _from_0_to_1((weights * activations.detach()).sum(dim=1).clamp_min(0))  # (N, h, w), equation 2
+        gradients = torch.autograd.grad(score, outputs, allow_unused=True) if outputs else ()
+    for output, gradient in zip(outputs, gradients, strict=True):
+        slopes = None if gradient is None else _as_map(network, gradient, images)
+        activations = _as_map(network, output.detach(), images)
+        if slopes is not None and activations is not None and bool((slopes != 0).any()):
+            weights = slopes.mean(dim=(2, 3), keepdim=True)  # (N, D, 1, 1), equation 1
+            return _from_0_to_1((weights * activations).sum(dim=1).clamp_min(0))  # (N, h, w), equation 2
+    raise NoMapError
 
 
-def _features_and_logits(network: Any, images: Tensor) -> tuple[Tensor, Tensor]:
+def _run(network: Any, images: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Return what the parts of a network give for images, the last first, and the logits."""
+    named, outputs = dict(network.named_modules()), list[Tensor]()
+
+    def keep(_module: nn.Module, _inputs: object, output: object) -> None:
+        if isinstance(output, Tensor) and output.requires_grad:
+            outputs.append(output)
+
+    hooks = [named[name].register_forward_hook(keep) for name in _parts(network) if name in named]
     try:
+        if not hasattr(network, "forward_features"):
+            logits = network(images)
+            return outputs[::-1], logits
         features = network.forward_features(images)
-        logits = network.forward_head(features)
-    except (AttributeError, NotImplementedError) as error:
-        raise NoMapError from error
-    is_map = isinstance(features, Tensor) and features.ndim == 4 and getattr(network, "output_fmt", "NCHW") == "NCHW"
-    if not is_map or features.shape[2] * features.shape[3] == 1:
-        raise NoMapError
-    return features, logits
+        return [*([features] if isinstance(features, Tensor) else []), *outputs[::-1]], network.forward_head(features)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _parts(network: Any) -> Iterator[str]:
+    """Yield the names of the modules that end a stage, as timm lists them, and of a block's norm before attention."""
+    info = getattr(network, "feature_info", ())
+    for entry in getattr(info, "info", info):
+        yield from (str(entry.get("module", "")), f"{entry.get('module', '')}.norm1")
+
+
+def _as_map(network: Any, tensor: Tensor, images: Tensor) -> Tensor | None:
+    """Return a tensor as (N, D, h, w) with h or w above 1, None where it is no map of the images (N, C, H, W)."""
+    height, width = images.shape[2:]
+    if tensor.ndim == 4:
+        last = tensor.permute(0, 3, 1, 2)  # Swin's are (N, h, w, D)
+        shapes = (last, tensor) if getattr(network, "output_fmt", "NCHW") == "NHWC" else (tensor, last)
+        return next((one for one in shapes if _is_alike(one.shape[2], one.shape[3], height / width)), None)
+    if tensor.ndim == 3:  # (N, T, D)
+        for prefix in (getattr(network, "num_prefix_tokens", 0), 0, 1):  # CaiT counts none, and its class joins late
+            places = tensor.shape[1] - prefix
+            rows = round((max(places, 0) * height / width) ** 0.5)
+            if rows > 0 and places % rows == 0 and _is_alike(rows, places // rows, height / width):
+                return tensor[:, prefix:].transpose(1, 2).reshape(len(tensor), -1, rows, places // rows)
+    return None
+
+
+def _is_alike(rows: int, columns: int, ratio: float) -> bool:
+    """Tell whether a map has more than one place, and the form of an image of this height by width, but for a row."""
+    return rows * columns > 1 and abs(rows - columns * ratio) <= max(1.0, ratio)
 
 
 def occlusion(network: nn.Module, images: Tensor, classes: Sequence[int]) -> np.ndarray:
