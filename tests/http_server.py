@@ -8,7 +8,7 @@ import signal
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from email.message import Message
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -33,7 +33,7 @@ def text(content: bytes) -> str:
 
 class Answer(NamedTuple):
     status: int
-    headers: Mapping[str, str]
+    headers: Message
     content: Any
 
 
@@ -104,7 +104,7 @@ def form(*files: bytes, boundary: str = "b0undary") -> bytes:
 FORM = "multipart/form-data; boundary=b0undary"
 
 
-def _taken(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
+def _taken(status: int, headers: Message, body: bytes) -> Answer:
     try:
         return Answer(status, headers, json.loads(body))
     except ValueError:

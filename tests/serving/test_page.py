@@ -32,9 +32,9 @@ def choose(browser: Browser, *files: Path) -> None:
 
 
 DROP = """
-const drop = new DragEvent("drop", {bubbles: true, cancelable: true, dataTransfer: new DataTransfer()});
-drop.dataTransfer.items.add(new File(["hello"], "dropped.txt"));
-document.getElementById("drop").dispatchEvent(drop)
+const event = new DragEvent("drop", {bubbles: true, cancelable: true, dataTransfer: new DataTransfer()});
+event.dataTransfer.items.add(new File(["hello"], "dropped.txt"));
+document.getElementById("drop").dispatchEvent(event)
 """
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import mlflow
@@ -27,6 +28,9 @@ from graftline.serving.limits import Limits
 from graftline.tracking.client import connect
 
 LIMITS = ("limits.images=8", "limits.waiting_images=64", "limits.request_mb=2", "limits.waiting_mb=16")
+
+
+METRIC = re.compile(r'# (HELP|TYPE) \w+ .+|\w+(\{(\w+="[^"]*",?)+\})? [\d.e+-]+')
 
 
 def register(client: MlflowClient, bundle: Path, folder: Path) -> int:
@@ -95,7 +99,7 @@ def test_all_ways_to_ask_are_answered_as_the_predictor_answers(server: HttpServe
 
 def test_mlflows_own_client_reads_it(server: HttpServer, predictor: Predictor) -> None:
     photos = [photo(1), photo(2, "PNG")]
-    client = ScoringServerClient(*urlsplit(server.url).netloc.split(":"))
+    client: Any = ScoringServerClient(*urlsplit(server.url).netloc.split(":"))  # type: ignore[no-untyped-call]
     client.ping()
     assert client.get_version() == mlflow.__version__
     found = client.invoke(pd.DataFrame({"image": [text(one) for one in photos]})).get_predictions()
@@ -125,7 +129,7 @@ def test_what_it_says_of_itself(server: HttpServer, predictor: Predictor, bundle
             status = server.ask(path, b"" if method == "post" else None, "application/json").status
             assert status == (400 if method == "post" else 200), path
     lines = server.ask("/metrics").content.splitlines()
-    assert all(re.fullmatch(r'# (HELP|TYPE) \w+ .+|\w+(\{(\w+="[^"]*",?)+\})? [\d.e+-]+', line) for line in lines)
+    assert [line for line in lines if not METRIC.fullmatch(line)] == []
     assert any(line.startswith('graftline_predictions_total{model="pets",class="') for line in lines)
 
 
@@ -314,7 +318,7 @@ def spoil_golden(bundle: Path, step: str) -> None:
     record.write_text(json.dumps(content))
     with np.load(values) as arrays:
         changed = dict(arrays)
-    changed["logits"] = changed["logits"] + np.float32([1, 0, 0])
+    changed["logits"] = changed["logits"] + np.array([1, 0, 0], np.float32)
     np.savez_compressed(values, **changed)
 
 

@@ -8,6 +8,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
@@ -89,14 +90,14 @@ class Measures:
         """Count a batch."""
         self._batches.add(size)
 
-    def text(self, models: Iterable[Mapping[str, object]]) -> str:
+    def text(self, models: Iterable[Mapping[str, Any]]) -> str:
         """Return everything as Prometheus reads it.
 
         Args:
             models: the health of each.
         """
         models = list(models)
-        names = [(("model", str(one["model"])),) for one in models]
+        names: list[Labels] = [(("model", str(one["model"])),) for one in models]
         info = [(*((key, str(one[key])) for key in ("model", "version", "digest")),) for one in models]
         gauges: dict[str, list[tuple[Labels, int]]] = {
             "graftline_waiting_images": [

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from graftline.bundle.ensemble import AnyPredictor, Ensemble, class_sets, load_predictor
 from graftline.bundle.golden import HASHED_STEPS, replay
 from graftline.bundle.layout import CARD_FILE, LOGITS
+from graftline.bundle.predictor import Engine
 from graftline.bundle.verify import Verification, verify_bundle
 from graftline.errors import UserError
 from graftline.execution import Execution
@@ -54,7 +56,7 @@ class ServedModel:
         verification = verify_bundle(bundle, "onnx", execution)
         if verification.problem is not None:
             raise UserError(verification.problem)
-        predictor = load_predictor(bundle, "onnx", execution)
+        predictor = _one_at_a_time(load_predictor(bundle, "onnx", execution))
         pixels = min(predictor.decoding.max_pixels, megapixels * _MILLION)
         cards = sorted(bundle.glob("*.md"))
         return cls(
@@ -154,3 +156,21 @@ class ServedModel:
             raise ValueError(reason)
         hashes = found.hashes[0]
         return {**{step: hashes[step] for step in HASHED_STEPS}, "logits": found.logits[0].tolist()}
+
+
+def _one_at_a_time(predictor: AnyPredictor) -> AnyPredictor:
+    """Let each network run on one batch at a time, with all threads and one batch's memory; others decode meanwhile."""
+    if isinstance(predictor, Ensemble):
+        members = tuple(replace(member, engine=_locked(member.engine)) for member in predictor.members)
+        return replace(predictor, members=members)
+    return replace(predictor, engine=_locked(predictor.engine))
+
+
+def _locked(engine: Engine) -> Engine:
+    lock = Lock()
+
+    def run(images: np.ndarray, outputs: Sequence[str]) -> list[np.ndarray]:
+        with lock:
+            return engine(images, outputs)
+
+    return run
