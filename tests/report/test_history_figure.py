@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.collections import LineCollection
@@ -38,7 +39,7 @@ def bands(figure: Figure) -> list[tuple[float, float, float]]:
     """Return the lane of each band, and the rows where it begins and ends."""
     found = []
     for lines in figure.axes[0].collections:
-        if isinstance(lines, LineCollection) and lines.get_linewidth()[0] == 7:
+        if isinstance(lines, LineCollection) and np.isclose(lines.get_linewidth(), 7).all():
             (segment,) = lines.get_segments()
             found.append((float(segment[0][0]), float(segment[0][1]), float(segment[1][1])))
     return found

@@ -131,7 +131,7 @@ class LedgerLine:
         number, previous = (1, START) if line is None else (line.number + 1, line.hash)
         content = {"format": FORMAT, "number": number, "previous": previous, **asdict(decision)}
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-        return cls(number, previous, decision, text)
+        return cls.read(text)  # as it will be read: lists in the place of tuples
 
     @classmethod
     def read(cls, text: str) -> "LedgerLine":
