@@ -12,10 +12,11 @@ import pandas as pd
 from graftline.bundle.ensemble import AnyPredictor, Ensemble, load_predictor
 from graftline.bundle.verify import verify_bundle
 from graftline.console import progress, warn
+from graftline.data.file_names import to_path
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError, first_line
 from graftline.evaluation.contestant import Contestant, ModelFacts, TestImages, frequencies
-from graftline.evaluation.gate import FLIP_COLUMNS, Gate, GateResult, examine
+from graftline.evaluation.gate import NO_FLIPS, Gate, GateResult, examine
 from graftline.evaluation.gate_guards import Guard, percent
 from graftline.evaluation.paired import measure_both
 from graftline.execution import Accelerator, Execution
@@ -61,7 +62,7 @@ class Examined:
     def failed(cls, name: str, reason: str) -> "Examined":
         """Return an examination that came to nothing."""
         guard = Guard(name, "", "", "", passed=False, reason=reason)
-        return cls(GateResult((guard,), "Nothing was compared.", 0, pd.DataFrame(columns=list(FLIP_COLUMNS))))
+        return cls(GateResult((guard,), "Nothing was compared.", 0, NO_FLIPS))
 
     def flips_table(self, file: Path) -> None:
         """Write the images that turn from right to wrong."""
@@ -100,6 +101,11 @@ class Examination:
         champion = None if self.champion is None else self._open(self.champion)
         version = self._dataset(self.challenger)
         samples = version.samples("test")
+        if not Path(to_path(samples.paths[0])).exists():
+            raise UserError(
+                f"The test images of version {self.challenger.version} are not on this machine ({samples.paths[0]}): "
+                "promote it where they are."
+            )
         labels = np.asarray(version.class_names, dtype=object)[samples.labels]
         before = None if self.champion is None else self._known_dataset(self.champion)
         images = TestImages(
@@ -109,7 +115,9 @@ class Examination:
             dataset=version.name,
             split_digest=version.test_digest,
             decoding=version.decoding,
-            columns=slice_columns(version, samples.paths, samples.sha256, samples.decoding),
+            columns=None
+            if champion is None
+            else slice_columns(version, samples.paths, samples.sha256, samples.decoding),
             seen=None if before is None else _seen(before, samples.sha256),
         )
         opened = [challenger] if champion is None else [challenger, champion]

@@ -11,7 +11,9 @@ from graftline.pipeline.program import program
 from graftline.pipeline.promote import only_model
 from graftline.pipeline.stage import StageResult
 from graftline.report.history_tables import print_history
-from graftline.tracking.promotions import CHAMPION, Promotions, Standing
+from graftline.tracking.names import CHAMPION
+from graftline.tracking.promotions import Promotions
+from graftline.tracking.standing import Standing
 from graftline.tracking.tracking import Tracking
 
 

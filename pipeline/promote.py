@@ -19,8 +19,9 @@ from graftline.pipeline.stage import StageResult
 from graftline.report.gate_tables import gate_markdown, print_gate
 from graftline.tracking.ledger import Decision, Kind, LedgerLine
 from graftline.tracking.names import BUNDLE_DIGEST, DATASET_DIGEST, TEST_DIGEST
-from graftline.tracking.promotions import OvertakenError, Promotions, Standing, author, experiment_name, now
+from graftline.tracking.promotions import OvertakenError, Promotions, author, experiment_name, now
 from graftline.tracking.registry import NUM_LISTED, ChangedBundleError, RegisteredVersion
+from graftline.tracking.standing import Standing
 from graftline.tracking.tracking import Tracking
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
@@ -145,7 +146,7 @@ class Promote:
         promotions = Promotions(self.tracking, model, None if self.copies is None else Path(self.copies))
         promotions.end_dead_runs()
         standing = promotions.read_sound()
-        challenger = standing.version(self.version or standing.newest)
+        challenger = standing.version(standing.newest if self.version is None else self.version)
         if challenger.version == standing.champion:
             return _already(standing)
         if (known := self._known(standing, challenger)) is not None:
@@ -162,7 +163,7 @@ class Promote:
             return None
         decision = lines[-1].decision
         same = decision.before == standing.champion and (decision.digests or {}).get("gate") == self._gate_digest
-        if decision.kind != "refused" or not same:
+        if decision.kind != "refused" or not same or not decision.figures:  # else nothing was compared
             return None
         say(f"Version {challenger.version} was refused before, by the same gate against the same champion.")
         return Verdict(
@@ -228,18 +229,19 @@ class Promote:
             say("The gate lets it pass: nothing has to be forced.")
         tracking = replace(self.tracking, experiment=None, parent_run_id=None, system_metrics=False)
         with tracking.start(
-            run_name=f"{title}: {kind}",
+            run_name=title,
             experiment=experiment_name(standing.model),
             directory=directory,
-            tags={"graftline.stage": "promote", "graftline.verdict": kind},
+            tags={"graftline.stage": "promote"},
         ) as run:
             decision = self._decision(standing, examination, examined, kind, run.id)
             decision = self._log(run, decision, examined, directory)
             run.settle()  # nothing is decided on half the facts
             line = _append(promotions, standing, decision)
-            promotions.finish(standing, line)
+            promotions.finish(line)
             promotions.note(challenger.version, line)
-            run.set_tags({"graftline.ledger_line": str(line.number)})
+            run.rename(f"{title}: {kind}")
+            run.set_tags({"graftline.verdict": kind, "graftline.ledger_line": str(line.number)})
         return Verdict(
             model=standing.model,
             challenger=challenger.version,

@@ -8,8 +8,9 @@ from graftline.errors import UserError
 from graftline.pipeline.promote import only_model
 from graftline.pipeline.stage import StageResult
 from graftline.tracking.ledger import Decision, LedgerLine
-from graftline.tracking.promotions import Promotions, Standing, author, experiment_name, now
+from graftline.tracking.promotions import Promotions, author, experiment_name, now
 from graftline.tracking.registry import RegisteredVersion
+from graftline.tracking.standing import Standing
 from graftline.tracking.tracking import Tracking
 
 
@@ -99,7 +100,7 @@ class Rollback:
             run.describe("\n\n".join(["**rolled back**", *decision.reasons]))
             run.settle()
             line = promotions.append(standing, replace(decision, run_id=run.id))
-            promotions.finish(standing, line)
+            promotions.finish(line)
             promotions.note(decision.after or 0, line)
             run.set_tags({"graftline.ledger_line": str(line.number)})
         return line

@@ -49,6 +49,7 @@ SLOW = (
     "pipeline/test_evaluate_grid.py",
     "pipeline/test_full_disk.py",
     "pipeline/test_learning_curve.py",
+    "pipeline/test_promote.py",
     "pipeline/test_resume.py",
     "pipeline/test_scoring_ahead.py",
     "pipeline/test_search.py",

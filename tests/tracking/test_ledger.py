@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from graftline.errors import UserError
 from graftline.tracking.ledger import START, Author, Decision, Kind, LedgerLine, find_break, predecessors, reigns
-from graftline.tracking.promotions import find_loss
+from graftline.tracking.standing import find_loss
 
 
 def chain(*steps: tuple[Kind, int | None, int | None]) -> list[LedgerLine]:
@@ -32,7 +32,13 @@ def chain(*steps: tuple[Kind, int | None, int | None]) -> list[LedgerLine]:
     return lines
 
 
-STORY = (("promoted", 1, 1), ("refused", 2, 1), ("promoted", 3, 3), ("forced", 4, 4), ("rolled back", 3, 3))
+STORY: tuple[tuple[Kind, int | None, int | None], ...] = (
+    ("promoted", 1, 1),
+    ("refused", 2, 1),
+    ("promoted", 3, 3),
+    ("forced", 4, 4),
+    ("rolled back", 3, 3),
+)
 
 
 def test_a_line_is_read_as_it_was_written() -> None:

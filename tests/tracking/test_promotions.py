@@ -49,7 +49,7 @@ def decide(promotions: Promotions, kind: Kind, version: int) -> LedgerLine:
     """Write a decision and draw its consequences."""
     standing = promotions.read_sound()
     line = promotions.append(standing, decision(promotions, kind, version))
-    promotions.finish(standing, line)
+    promotions.finish(line)
     return line
 
 
@@ -121,7 +121,7 @@ def test_of_two_who_write_the_same_line_one_wins_and_the_other_is_told(pets: Pro
     decide(pets, "promoted", 1)
     standing = pets.read_sound()
     made = [decision(pets, "promoted", version) for version in (2, 3)]
-    found = at_once(*(lambda one=one: pets.append(standing, one) for one in made))  # type: ignore[misc]
+    found = at_once(*(lambda one=one: pets.append(standing, one) for one in made))
     assert sorted(type(one).__name__ for one in found) == ["LedgerLine", "OvertakenError"]
     (error,) = [one for one in found if isinstance(one, OvertakenError)]
     assert "Another decision on pets was faster (line 2 of the ledger)" in str(error)
@@ -149,8 +149,21 @@ def test_what_was_interrupted_before_the_alias_moved_is_finished(
     assert standing.interrupted is None
     told = capsys.readouterr().out
     assert "Line 2 of the ledger makes version 2 of pets champion. It was interrupted before the alias moved" in told
-    pets.finish(standing, line)
+    pets.finish(line)
     assert pets.read() == standing, "doing it twice changes nothing"
+
+
+def test_who_comes_late_does_not_undo_what_was_decided_since(pets: Promotions, client: MlflowClient) -> None:
+    late = pets.append(pets.read_sound(), decision(pets, "promoted", 1))
+    decide(pets, "promoted", 2)  # which finishes the other one first
+    pets.finish(late)
+    assert aliases(pets) == {"champion": 2, "previous": 1}
+    later = pets.append(pets.read_sound(), decision(pets, "promoted", 3))
+    pets.read_sound()
+    client.set_registered_model_alias("pets", "champion", "4")
+    pets.read_sound()
+    pets.finish(later)
+    assert aliases(pets)["champion"] == 4
 
 
 def test_interrupted_between_the_two_aliases(pets: Promotions, client: MlflowClient) -> None:
@@ -241,6 +254,7 @@ def test_a_ledger_that_was_deleted(pets: Promotions, client: MlflowClient) -> No
         pets.read()
     client.restore_run(run)
     experiment = client.get_experiment_by_name("pets promotions")
+    assert experiment is not None
     client.delete_experiment(experiment.experiment_id)
     with pytest.raises(
         UserError, match=r"^The experiment 'pets promotions' holds the ledger of pets, but it was deleted: "

@@ -21,7 +21,7 @@ from graftline.evaluation.model_guards import ModelLimits, model_guards
 from graftline.evaluation.primary import Rule, primary_guard
 
 FEWEST_RESAMPLES = 100
-FLIP_COLUMNS = ("path", "label", "champion", "challenger", "probability")
+NO_FLIPS = pd.DataFrame(columns=["path", "label", "champion", "challenger", "probability"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +131,8 @@ def examine(
             seed=gate.seed,
         )
     guards += model_guards(gate, gate.classes, compared)
-    return GateResult((*guards, *facts), _sentence(compared), int(compared.rows.sum()), _flips(compared))
+    flips = NO_FLIPS if champion.facts is None else _flips(compared)
+    return GateResult((*guards, *facts), _sentence(compared), int(compared.rows.sum()), flips)
 
 
 def _flips(compared: Compared) -> pd.DataFrame:

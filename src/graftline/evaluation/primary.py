@@ -85,12 +85,13 @@ def _score(metric: Metric, predictions: Predictions, resamples: int, seed: int) 
 
 def _terms(metric: Metric, predictions: Predictions) -> Floats | None:
     """Return the numbers (N,) that a score is the mean of, None for one that is no mean."""
+    terms: Floats | None = None
     if metric == "accuracy":
-        return (predictions.predicted == predictions.labels).astype(np.float64)
-    if metric in ("log_loss", "brier"):
-        terms = log_losses if metric == "log_loss" else brier_terms
-        return terms(normalized(predictions.probabilities), predictions.labels)
-    return None
+        terms = (predictions.predicted == predictions.labels).astype(np.float64)
+    elif metric in ("log_loss", "brier"):
+        of = log_losses if metric == "log_loss" else brier_terms
+        terms = of(normalized(predictions.probabilities), predictions.labels)
+    return terms
 
 
 def _why_not(metric: Metric, rule: Rule, margin: float, difference: Interval, theirs: float, name: str) -> str:

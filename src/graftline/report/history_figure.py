@@ -81,9 +81,9 @@ def _draw_bands(axes: Axes, shown: Sequence[LedgerLine], lanes: dict[int, int]) 
         axes.vlines(lanes[before], -0.6, until, color=BLUE, linewidth=7, alpha=0.35, zorder=2)
     for reign in reigns(shown):
         if reign.version is not None:
-            until = rows[reign.last.number] if reign.last is not None else len(shown) - 0.5
+            end = rows[reign.last.number] if reign.last is not None else len(shown) - 0.5
             axes.vlines(
-                lanes[reign.version], rows[reign.first.number], until, color=BLUE, linewidth=7, alpha=0.35, zorder=2
+                lanes[reign.version], rows[reign.first.number], end, color=BLUE, linewidth=7, alpha=0.35, zorder=2
             )
 
 

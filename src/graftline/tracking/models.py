@@ -23,7 +23,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 from graftline.tracking.journal import Record
-from graftline.tracking.names import PARENT_VERSION
+from graftline.tracking.names import CHAMPION, PARENT_VERSION
 
 MAX_METRICS = 1000  # per request (mlflow.utils.validation.MAX_METRICS_PER_BATCH)
 
@@ -86,7 +86,7 @@ def _registered_version(
     versions = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
     version = next((version for version in versions if version.tags.get(_IDENTITY) == identity), None)
     if version is None:
-        parent = client.get_registered_model(name).aliases.get("champion")
+        parent = client.get_registered_model(name).aliases.get(CHAMPION)
         version = client.create_model_version(
             name,
             # not "models:/ID": on a database without a server MLflow would look that up at its global tracking URI

@@ -6,6 +6,8 @@ import re
 
 MAX_KEY_LENGTH = 250  # of a metric, parameter or tag (mlflow.utils.validation.MAX_ENTITY_KEY_LENGTH)
 
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"  # aliases of a registered model
+
 # tags of a run
 OUTPUT_DIRECTORY = "graftline.output_dir"
 HOST = "graftline.host"

@@ -11,19 +11,19 @@ import getpass
 import logging
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from graftline.errors import UserError, first_line
 from graftline.files import digest, write_text
-from graftline.tracking.ledger import Author, Decision, LedgerLine, find_break, predecessors
-from graftline.tracking.names import HOST, OUTPUT_DIRECTORY, registered_name
-from graftline.tracking.registry import RegisteredVersion, Registry
+from graftline.tracking.ledger import Author, Decision, LedgerLine
+from graftline.tracking.names import CHALLENGER, CHAMPION, HOST, OUTPUT_DIRECTORY, PREVIOUS, registered_name
+from graftline.tracking.registry import Registry
+from graftline.tracking.standing import Standing, find_loss
 from graftline.tracking.tracking import Tracking
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"  # aliases
 LEDGER = "graftline.ledger"  # tag of the experiment: the run that has the lines
 SCHEDULER = "GRAFTLINE_SCHEDULER"  # environment variable: what started the job
 
@@ -62,98 +61,6 @@ def author() -> Author:
 def now() -> str:
     """Return the present, as a decision notes it."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-@dataclass(frozen=True)
-class Standing:
-    """How things stand with a model: its versions and aliases, and what the ledger says, read at one moment.
-
-    Attributes:
-        model: name of the registered model.
-        versions: all of them, the oldest first.
-        aliases: number of the version by alias.
-        lines: of the ledger.
-        done: by number of a line whose consequences are drawn, the hash that it had then.
-        ledger_run: that has the lines; None: nothing was decided yet.
-    """
-
-    model: str
-    versions: tuple[RegisteredVersion, ...]
-    aliases: dict[str, int]
-    lines: tuple[LedgerLine, ...] = ()
-    done: Mapping[int, str] = field(default_factory=dict)
-    ledger_run: str | None = None
-
-    @property
-    def damage(self) -> str | None:
-        """What is wrong with the chain of lines, a sentence; None if it holds."""
-        if (broken := find_break(self.lines)) is not None:
-            return broken
-        for line in self.lines:
-            if self.done.get(line.number, line.hash) != line.hash:
-                return f"Line {line.number} of the ledger was changed after it was written."
-        return None
-
-    @property
-    def champion(self) -> int | None:
-        """The version that the alias points to."""
-        return self.aliases.get(CHAMPION)
-
-    @property
-    def decided(self) -> int | None:
-        """The champion by the ledger."""
-        return self.lines[-1].decision.after if self.lines else None
-
-    @cached_property
-    def interrupted(self) -> LedgerLine | None:
-        """The decision whose alias is yet to be moved: whoever wrote it did not come as far."""
-        moves = [line for line in self.lines if line.decision.moves]
-        if not moves or moves[-1].number in self.done or self.champion == self.decided:
-            return None
-        return moves[-1] if self.champion == moves[-1].decision.before else None
-
-    @property
-    def was_moved_by_hand(self) -> bool:
-        """Whether somebody else moved the alias, without the ledger."""
-        return self.champion != self.decided and self.interrupted is None
-
-    @property
-    def newest(self) -> int:
-        """The version that was registered last.
-
-        Raises:
-            UserError: there is none.
-        """
-        if not self.versions:
-            raise UserError(f"The registered model '{self.model}' has no versions: train one.")
-        return self.versions[-1].version
-
-    @property
-    def predecessors(self) -> list[int]:
-        """Former champions that are still registered, the last one first."""
-        known = {version.version for version in self.versions}
-        return [number for number in predecessors(self.lines) if number in known]
-
-    def rollback_of(self, version: int) -> LedgerLine | None:
-        """Return the line that rolled a version back, None if it never was or has become champion again."""
-        for line in reversed(self.lines):
-            if line.decision.after == version != line.decision.before:
-                return None
-            if line.decision.kind == "rolled back" and line.decision.before == version:
-                return line
-        return None
-
-    def version(self, number: int) -> RegisteredVersion:
-        """Return a version.
-
-        Raises:
-            UserError: it is not registered, or was deleted.
-        """
-        for version in self.versions:
-            if version.version == number:
-                return version
-        there = ", ".join(str(version.version) for version in self.versions) or "none"
-        raise UserError(f"The registered model '{self.model}' has no version {number}: there are {there}.")
 
 
 @dataclass(frozen=True)
@@ -192,12 +99,12 @@ class Promotions:
             raise UserError(f"{damage} Nothing is decided on such a ledger.")
         if (line := standing.interrupted) is not None:
             logger.info(f"{line.sentence} It was interrupted before the alias moved: that is done now.")
-            self.finish(standing, line)
+            self.finish(line)
             standing = self.read()
         if standing.was_moved_by_hand:
             decision = self._by_hand(standing)
             logger.warning(f"{decision.reasons[0]} The ledger notes it.")
-            self.finish(standing, self.append(standing, decision))
+            self.finish(self.append(standing, decision))
             standing = self.read()
         self._keep_copy(standing)
         return standing
@@ -237,32 +144,42 @@ class Promotions:
             )
         return line
 
-    def finish(self, standing: Standing, line: LedgerLine) -> None:
+    def finish(self, line: LedgerLine) -> None:
         """Move the aliases if a line says so, and note that it is done; doing it twice changes nothing.
+
+        Whoever comes late, after others have finished the line and decided anew, moves nothing.
 
         Raises:
             UserError: the version was deleted, or MLflow does not answer.
         """
-        after = line.decision.after
-        lines = standing.lines if line in standing.lines else (*standing.lines, line)
-        before = replace(standing, lines=lines).predecessors
-        run = standing.ledger_run or self._ask(self._ledger_run)
-        assert run is not None
+        standing = self.read()
+        run = standing.ledger_run
+        assert run is not None, "a line is in a ledger"
+        if line.number in standing.done:
+            return
+        if line.decision.moves and standing.last_change == line.number:
+            self._move(standing)
+            standing = self.read()
+            if standing.last_change != line.number and standing.decided is not None:
+                self._move(standing)  # others have decided anew while we moved
+        self._ask(lambda client: _write_once(client, run, _key(line.number) + _DONE, line.hash))
+        self._keep_copy(standing)
+
+    def _move(self, standing: Standing) -> None:
+        """Let the aliases be as the ledger has it."""
+        assert standing.decided is not None
+        champion, before = standing.version(standing.decided).version, standing.predecessors
 
         def move(client: "MlflowClient") -> None:
             if before:
                 client.set_registered_model_alias(self.model, PREVIOUS, str(before[0]))
             elif PREVIOUS in standing.aliases:
                 client.delete_registered_model_alias(self.model, PREVIOUS)
-            client.set_registered_model_alias(self.model, CHAMPION, str(after))
-            if str(client.get_registered_model(self.model).aliases.get(CHALLENGER)) == str(after):
+            client.set_registered_model_alias(self.model, CHAMPION, str(champion))
+            if standing.aliases.get(CHALLENGER) == champion:
                 client.delete_registered_model_alias(self.model, CHALLENGER)
 
-        if line.decision.moves:
-            standing.version(after or 0)
-            self._ask(move)
-        self._ask(lambda client: _write_once(client, run, _key(line.number) + _DONE, line.hash))
-        self._keep_copy(replace(standing, lines=lines))
+        self._ask(move)
 
     def set_challenger(self, version: int) -> None:
         """Let the alias ``challenger`` name a version."""
@@ -390,24 +307,6 @@ class Promotions:
             return run
 
         return self._ask(create)
-
-
-def find_loss(seen: Sequence[str], lines: Sequence[LedgerLine], file: Path | None) -> str | None:
-    """Return what of the lines that a machine has seen is not there any more, as a sentence; None: nothing.
-
-    Args:
-        seen: the lines as they were.
-        lines: as they are.
-        file: where what was seen is kept.
-    """
-    for place, text in enumerate(seen, 1):
-        if place > len(lines) or lines[place - 1].text != text:
-            what = "is gone" if place > len(lines) else "is another now"
-            return (
-                f"Line {place} of the ledger {what}, which this machine has seen and kept in {file}: "
-                "if the tracking database was made anew, move that file away."
-            )
-    return None
 
 
 def _key(number: int) -> str:

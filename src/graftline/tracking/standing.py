@@ -1,0 +1,127 @@
+"""How things stand with a model at one moment: its versions and aliases, and what its ledger says."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from graftline.errors import UserError
+from graftline.tracking.ledger import LedgerLine, find_break, predecessors
+from graftline.tracking.names import CHAMPION
+from graftline.tracking.registry import RegisteredVersion
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How things stand with a model: its versions and aliases, and what the ledger says, read at one moment.
+
+    Attributes:
+        model: name of the registered model.
+        versions: all of them, the oldest first.
+        aliases: number of the version by alias.
+        lines: of the ledger.
+        done: by number of a line whose consequences are drawn, the hash that it had then.
+        ledger_run: that has the lines; None: nothing was decided yet.
+    """
+
+    model: str
+    versions: tuple[RegisteredVersion, ...]
+    aliases: dict[str, int]
+    lines: tuple[LedgerLine, ...] = ()
+    done: Mapping[int, str] = field(default_factory=dict)
+    ledger_run: str | None = None
+
+    @property
+    def damage(self) -> str | None:
+        """What is wrong with the chain of lines, a sentence; None if it holds."""
+        if (broken := find_break(self.lines)) is not None:
+            return broken
+        for line in self.lines:
+            if self.done.get(line.number, line.hash) != line.hash:
+                return f"Line {line.number} of the ledger was changed after it was written."
+        return None
+
+    @property
+    def champion(self) -> int | None:
+        """The version that the alias points to."""
+        return self.aliases.get(CHAMPION)
+
+    @property
+    def decided(self) -> int | None:
+        """The champion by the ledger."""
+        return self.lines[-1].decision.after if self.lines else None
+
+    @property
+    def last_change(self) -> int | None:
+        """The number of the line since which the champion is who it is; None: there is none."""
+        changes = [line.number for line in self.lines if line.decision.after != line.decision.before]
+        return changes[-1] if changes else None
+
+    @cached_property
+    def interrupted(self) -> LedgerLine | None:
+        """The decision whose alias is yet to be moved: whoever wrote it did not come as far."""
+        moves = [line for line in self.lines if line.decision.moves]
+        if not moves or moves[-1].number in self.done or self.champion == self.decided:
+            return None
+        return moves[-1] if self.champion == moves[-1].decision.before else None
+
+    @property
+    def was_moved_by_hand(self) -> bool:
+        """Whether somebody else moved the alias, without the ledger."""
+        return self.champion != self.decided and self.interrupted is None
+
+    @property
+    def newest(self) -> int:
+        """The version that was registered last.
+
+        Raises:
+            UserError: there is none.
+        """
+        if not self.versions:
+            raise UserError(f"The registered model '{self.model}' has no versions: train one.")
+        return self.versions[-1].version
+
+    @property
+    def predecessors(self) -> list[int]:
+        """Former champions that are still registered, the last one first."""
+        known = {version.version for version in self.versions}
+        return [number for number in predecessors(self.lines) if number in known]
+
+    def rollback_of(self, version: int) -> LedgerLine | None:
+        """Return the line that rolled a version back, None if it never was or has become champion again."""
+        for line in reversed(self.lines):
+            if line.decision.after == version != line.decision.before:
+                return None
+            if line.decision.kind == "rolled back" and line.decision.before == version:
+                return line
+        return None
+
+    def version(self, number: int) -> RegisteredVersion:
+        """Return a version.
+
+        Raises:
+            UserError: it is not registered, or was deleted.
+        """
+        for version in self.versions:
+            if version.version == number:
+                return version
+        there = ", ".join(str(version.version) for version in self.versions) or "none"
+        raise UserError(f"The registered model '{self.model}' has no version {number}: there are {there}.")
+
+
+def find_loss(seen: Sequence[str], lines: Sequence[LedgerLine], file: Path | None) -> str | None:
+    """Return what of the lines that a machine has seen is not there any more, as a sentence; None: nothing.
+
+    Args:
+        seen: the lines as they were.
+        lines: as they are.
+        file: where what was seen is kept.
+    """
+    for place, text in enumerate(seen, 1):
+        if place > len(lines) or lines[place - 1].text != text:
+            what = "is gone" if place > len(lines) else "is another now"
+            return (
+                f"Line {place} of the ledger {what}, which this machine has seen and kept in {file}: "
+                "if the tracking database was made anew, move that file away."
+            )
+    return None
