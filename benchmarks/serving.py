@@ -176,8 +176,9 @@ def main() -> None:
         with running([*command, "accelerator=cpu"], port, folder) as process:
             for clients in asked.clients:
                 url = f"http://127.0.0.1:{port}/predict"
-                load(url, "image/jpeg", files, clients, 1, process)
+                load(url, "image/jpeg", files, clients, asked.seconds // 2, process)  # warm
                 show("graftline", clients, load(url, "image/jpeg", files, clients, asked.seconds, process))
+        os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
         save_model(bundle, folder / "model", files[0])
         port = free_port()
         command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local", "--model-uri"]
@@ -186,7 +187,7 @@ def main() -> None:
         with running([*command, str(folder / "model"), "--port", str(port)], port, folder) as process:
             for clients in asked.clients:
                 url = f"http://127.0.0.1:{port}/invocations"
-                load(url, "application/json", bodies, clients, 1, process)
+                load(url, "application/json", bodies, clients, asked.seconds // 2, process)
                 show("mlflow", clients, load(url, "application/json", bodies, clients, asked.seconds, process))
 
 

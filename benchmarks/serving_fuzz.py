@@ -22,11 +22,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 BOUNDARY = "b0undary"
+FORM = f"multipart/form-data; boundary={BOUNDARY}"
 KINDS = (
     "image/jpeg",
     "application/octet-stream",
     "application/json",
-    f"multipart/form-data; boundary={BOUNDARY}",
+    FORM,
     "multipart/form-data; boundary=",
     "text/csv",
     "text/plain",
@@ -101,7 +102,11 @@ def requests() -> st.SearchStrategy[tuple[str, str, bytes]]:
     """Draw address, content type and body."""
     valid = bodies(images())
     body = mutated(valid) | mutated(valid) | other_json()
-    return st.tuples(st.sampled_from(PATHS), st.sampled_from(KINDS), body)
+    wild = st.tuples(st.sampled_from(PATHS), st.sampled_from(KINDS), body)
+    file = st.tuples(st.sampled_from(("/predict", "/replay")), st.just("image/jpeg"), mutated(images()))
+    form = st.tuples(st.just("/predict"), st.just(FORM), mutated(valid[len(FORMATS) : len(FORMATS) + 1]))
+    table = st.tuples(st.sampled_from(PATHS), st.just("application/json"), mutated(valid[-7:-1]))
+    return wild | file | form | table
 
 
 def fuzz(url: str, count: int) -> Counter[int]:

@@ -128,6 +128,7 @@ def test_what_it_says_of_itself(server: HttpServer, predictor: Predictor, bundle
         for method in methods:
             status = server.ask(path, b"" if method == "post" else None, "application/json").status
             assert status == (400 if method == "post" else 200), path
+    assert server.ask("/predict", photo(1)).status == 200
     lines = server.ask("/metrics").content.splitlines()
     assert [line for line in lines if not METRIC.fullmatch(line)] == []
     assert any(line.startswith('graftline_predictions_total{model="pets",class="') for line in lines)

@@ -88,7 +88,7 @@ class Registered:
     @property
     def moves(self) -> bool:
         """Whether it is a name or an alias."""
-        return not self.reference.rpartition("/")[2].isdigit()
+        return not (self.reference.startswith("models:/") and self.reference.rpartition("/")[2].isdigit())
 
     def find(self) -> Origin:
         """Return the version that is meant now.

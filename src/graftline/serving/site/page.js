@@ -3,7 +3,13 @@
 const MOST_SHOWN = 8; // classes of an image
 const AT_ONCE = 2; // requests
 const find = (id) => document.getElementById(id);
-const percent = (share) => `${(100 * share).toFixed(share > 0.9995 || share < 0.0005 ? 2 : 1)} %`;
+
+function percent(share) {
+  if (share > 0.9999) return "> 99.99 %";
+  if (share < 0.0001) return "< 0.01 %";
+  return `${(100 * share).toFixed(share > 0.9995 || share < 0.0005 ? 2 : 1)} %`;
+}
+
 const waiting = [];
 let base = "";
 let running = 0;
