@@ -13,7 +13,7 @@ from graftline.tracking.names import BUNDLE_DIGEST, PREDICTIONS, TEST, TEST_DIGE
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run
 
-SCORE_TAG = "graftline.score"  # of a registered version, followed by the name of the score
+SCORES_TAG = "graftline.scores"  # of a registered version: one, as MLflow gives each a line of its table
 PREDICTIONS_FILE, FIGURES_FOLDER = PREDICTIONS, "figures"
 
 
@@ -24,16 +24,15 @@ def write_evaluation(result: EvaluationResult, directory: Path) -> dict[str, Pat
 
 
 def score_tags(scores: Mapping[str, Interval]) -> dict[str, str]:
-    """Return the scores of the test with their intervals, as tags of a registered version.
+    """Return the scores of the test with their intervals, as a tag of a registered version; none without a test.
 
     >>> score_tags({"accuracy": Interval(0.8842, 0.8604, 0.9091), "recall/cat": Interval(1, 1, 1)})
-    {'graftline.score.accuracy': '0.8842 [0.8604, 0.9091]'}
+    {'graftline.scores': 'accuracy 0.8842 [0.8604, 0.9091]'}
     """
-    return {
-        f"{SCORE_TAG}.{name}": f"{one.value:.4f} [{one.low:.4f}, {one.high:.4f}]"
-        for name, one in scores.items()
-        if name in HEADLINES
-    }
+    told = [
+        f"{name} {one.value:.4f} [{one.low:.4f}, {one.high:.4f}]" for name, one in scores.items() if name in HEADLINES
+    ]
+    return {SCORES_TAG: ", ".join(told)} if told else {}
 
 
 def log_evaluation(run: "Run", result: EvaluationResult, directory: Path, step: int) -> dict[str, float]:

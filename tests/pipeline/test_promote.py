@@ -150,8 +150,8 @@ def test_what_a_version_carries(place: Workplace, client: MlflowClient, trained:
     notes = card["card"]
     assert (tags[DATASET_DIGEST], tags[TEST_DIGEST]) == (notes["dataset_digest"], notes["test_digest"])
     accuracy = notes["metrics"]["accuracy"]
-    assert tags["graftline.score.accuracy"] == (
-        f"{accuracy['value']:.4f} [{accuracy['low']:.4f}, {accuracy['high']:.4f}]"
+    assert tags["graftline.scores"].startswith(
+        f"accuracy {accuracy['value']:.4f} [{accuracy['low']:.4f}, {accuracy['high']:.4f}], "
     )
     assert len(tags["mlflow.source.git.commit"]) in (7, 40)
 
