@@ -145,7 +145,7 @@ def _it_is_rolled_back(factory: Factory) -> None:
     assert champion.version == 2
     assert factory.outcome("trainer.max_epochs=200") == "nothing new", "what was rolled back does not come back"
     factory.paint(6)
-    killed = factory.kill_at("fresh/result.json", "retrain.start=warm")
+    killed = factory.kill_at("warm/result.json", "retrain.start=warm")
     assert killed.code == -signal.SIGKILL
     ran = factory.retrain("retrain.start=warm")
     assert ran.code == 0, ran.output
