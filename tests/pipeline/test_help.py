@@ -1,6 +1,7 @@
 """Help and completion say what conf/ says, in the words of how we were called."""
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -65,7 +66,7 @@ def test_what_help_tells_is_so(stage: str) -> None:
     for group, option in groups(STAGES[stage]).items():
         assert option is None or option in options([CONF], group)
     for example in told[1:]:
-        _, name, *overrides = example.command.split()
+        _, name, *overrides = shlex.split(example.command)
         assert name == stage
         needed = [f"{key}=x" for key in OmegaConf.missing_keys(config)]
         with session(stage):
