@@ -10,6 +10,7 @@ from typing import Protocol
 
 import pytest
 from mlflow import MlflowClient
+from sqlalchemy import text
 
 from graftline.errors import UserError
 from graftline.tracking import promotions as module
@@ -285,7 +286,9 @@ def test_who_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(author()).startswith("dagster run 12 (")
 
 
-def test_a_server_that_is_away_and_a_database_that_is_locked(pets: Promotions, tracking: Tracking) -> None:
+def test_a_server_that_is_away_and_a_database_that_is_locked(
+    pets: Promotions, tracking: Tracking, monkeypatch: pytest.MonkeyPatch
+) -> None:
     decide(pets, "promoted", 1)
     away = Promotions(replace(tracking, uri="http://127.0.0.1:9"), "pets")
     with pytest.raises(
@@ -295,6 +298,8 @@ def test_a_server_that_is_away_and_a_database_that_is_locked(pets: Promotions, t
     standing, made = pets.read_sound(), decision(pets, "promoted", 2)
     with closing(sqlite3.connect(tracking.uri.removeprefix("sqlite:///"))) as database:
         database.execute("BEGIN EXCLUSIVE")
+        sooner = "mlflow.store.db.utils.sql.text"  # MLflow waits for 20 s at each question
+        monkeypatch.setattr(sooner, lambda statement: text(statement.replace("20000", "200")))
         with pytest.raises(UserError, match=r"^The tracking database .* cannot be used \(.*locked.*\): give another"):
             pets.append(standing, made)
     assert pets.read().lines == standing.lines
