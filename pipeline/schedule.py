@@ -29,6 +29,7 @@ from graftline.scheduling.job import Job, JobOptions, shell_word
 from graftline.scheduling.kubernetes import KubernetesOptions
 from graftline.scheduling.local_time import local_timezone
 from graftline.scheduling.times import EXAMPLES, Times, parse_times
+from graftline.tracking.names import SCHEDULER
 
 logger = logging.getLogger(__name__)
 
@@ -189,9 +190,9 @@ def _is_own(text: str) -> bool:
 
 
 def _variables(engine: str) -> dict[str, str]:
-    """Return the variables that a run needs and no engine hands on, but none with a password."""
+    """Return the variables that a run needs and no engine hands on, but none with a password; and what started it."""
     names = ("MLFLOW_TRACKING_URI",) if engine == "kubernetes" else VARIABLES
-    found = {name: os.environ[name] for name in names if os.environ.get(name)}
+    found = {SCHEDULER: engine} | {name: os.environ[name] for name in names if os.environ.get(name)}
     if urlsplit(found.get("MLFLOW_TRACKING_URI", "")).password is not None:
         del found["MLFLOW_TRACKING_URI"]
         logger.warning(

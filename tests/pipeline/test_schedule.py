@@ -42,6 +42,7 @@ def test_the_run_gets_what_was_typed(folder: Path, capsys: pytest.CaptureFixture
     words = shlex.split(line.replace(r"\%", "%"))
     begin = words.index("graftline") + 2
     assert sorted(words[begin : words.index(">>")]) == sorted(typed)
+    assert "GRAFTLINE_SCHEDULER=cron" in words  # the ledger says who decided
     assert (last(folder) / "crontab").read_text() in out
     assert "graftline schedule with install=true does" in out
 

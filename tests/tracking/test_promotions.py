@@ -16,7 +16,8 @@ from graftline.errors import UserError
 from graftline.tracking import promotions as module
 from graftline.tracking.client import connect
 from graftline.tracking.ledger import Decision, Kind, LedgerLine
-from graftline.tracking.promotions import MOST_LETTERS, SCHEDULER, OvertakenError, Promotions, author
+from graftline.tracking.names import SCHEDULER
+from graftline.tracking.promotions import MOST_LETTERS, OvertakenError, Promotions, author
 from graftline.tracking.tracking import Tracking
 
 

@@ -7,6 +7,7 @@ import re
 MAX_KEY_LENGTH = 250  # of a metric, parameter or tag (mlflow.utils.validation.MAX_ENTITY_KEY_LENGTH)
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"  # aliases of a registered model
+SCHEDULER = "GRAFTLINE_SCHEDULER"  # environment variable: what started the job, for the ledger
 
 # tags of a run
 OUTPUT_DIRECTORY = "graftline.output_dir"

@@ -21,7 +21,15 @@ from typing import TYPE_CHECKING, TypeVar
 from graftline.errors import UserError, first_line
 from graftline.files import digest, write_text
 from graftline.tracking.ledger import Author, Decision, LedgerLine
-from graftline.tracking.names import CHALLENGER, CHAMPION, HOST, OUTPUT_DIRECTORY, PREVIOUS, registered_name
+from graftline.tracking.names import (
+    CHALLENGER,
+    CHAMPION,
+    HOST,
+    OUTPUT_DIRECTORY,
+    PREVIOUS,
+    SCHEDULER,
+    registered_name,
+)
 from graftline.tracking.registry import Registry
 from graftline.tracking.standing import Standing, find_loss
 from graftline.tracking.tracking import Tracking
@@ -34,7 +42,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 LEDGER = "graftline.ledger"  # tag of the experiment: the run that has the lines
-SCHEDULER = "GRAFTLINE_SCHEDULER"  # environment variable: what started the job
 
 MOST_LETTERS = 6000  # of a parameter (mlflow.utils.validation.MAX_PARAM_VAL_LENGTH); MLflow cuts what is longer
 _DONE = " done"
