@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,6 +60,7 @@ from graftline.pipeline.train_result import (
     summarize,
     write_run_report,
 )
+from graftline.pipeline.trained_bundle import card_of, is_saved
 from graftline.report.depth_figure import depth_figure
 from graftline.report.style import COMPRESSION, save
 from graftline.report.tables import print_scores
@@ -325,25 +326,13 @@ class Train:
     def _save_bundle(
         self, setup: TrainingSetup, decision: FreezeDecision, trained: TrainingResult, files: RunDirectory
     ) -> None:
-        best, epochs = trained.history.best, len(trained.history.epochs)
-        version, graft = setup.version, setup.graft
-        if self.train.resume is not None and _is_saved(files.bundle, version.digest, best):
-            say(f"Best epoch {best['epoch'] + 1:.0f} of {epochs}; its bundle was saved before the run was interrupted.")
+        version, graft, epochs = setup.version, setup.graft, len(trained.history.epochs)
+        card = card_of(setup, decision, trained, fold=self.train.fold, cost=files.read_cost())
+        told = f"Best epoch {trained.history.best['epoch'] + 1:.0f} of {epochs}"
+        if self.train.resume is not None and is_saved(files.bundle, card):
+            say(f"{told}; its bundle was saved before the run was interrupted.")
             return
-        say(f"Best epoch {best['epoch'] + 1:.0f} of {epochs}; saving the bundle.")
-        card = {
-            "dataset": version.name,
-            "dataset_digest": version.digest,
-            "validation_digest": version.split_digests["validation"],
-            "test_digest": version.test_digest,
-            "freeze_plan": decision.plans[trained.best_phase].describe(graft.network),
-            "weights": graft.weights.describe(),
-            "fold": self.train.fold,
-            "weights_license": graft.weights.license,
-            "arguments": dict(graft.arguments),
-            "cost": files.read_cost(),
-            "validation": best,
-        }
+        say(f"{told}; saving the bundle.")
         save_bundle(
             files.bundle,
             graft.network,
@@ -400,14 +389,6 @@ class Train:
         run.set_tags({BUNDLE_DIGEST: read_description(bundle)["digest"]})
         tags = {BUNDLE_DIGEST: read_description(bundle)["digest"], **score_tags(outcome.scores)}
         return run.log_model(bundle, registered_name=version.name, input_example=example, metrics=values, tags=tags)
-
-
-def _is_saved(bundle: Path, dataset_digest: str, best: Mapping[str, float]) -> bool:
-    """Tell whether a bundle is of this epoch on these images; one that is there is whole."""
-    if not bundle.is_dir():
-        return False
-    card = read_description(bundle)["card"]
-    return bool(card["dataset_digest"] == dataset_digest and card["validation"] == best)
 
 
 def _read_decision(files: RunDirectory) -> FreezeDecision:
