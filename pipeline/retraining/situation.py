@@ -15,8 +15,7 @@ from graftline.files import digest
 from graftline.pipeline.parent import with_parent
 from graftline.pipeline.retraining.changes import Changes
 from graftline.pipeline.retraining.trigger import NAMES, Trigger
-from graftline.tracking.names import registered_name
-from graftline.tracking.promotions import CHAMPION
+from graftline.tracking.names import CHAMPION, registered_name
 from graftline.tracking.registry import RegisteredVersion
 from graftline.tracking.retrainings import Retraining, Retrainings
 from graftline.tracking.tracking import Tracking
