@@ -174,7 +174,7 @@ def test_who_does_not_answer_costs_a_warning(notify: Notify, warning: str, capsy
 
 
 def test_mistakes_are_found_before_anything_is_read() -> None:
-    with pytest.raises(UserError, match=r"retrain\.when='age>3' is no condition"):
+    with pytest.raises(UserError, match=r"retrain\.when=age>3 is no condition"):
         compose("retrain", ["retrain.when=age>3"])
     with pytest.raises(UserError, match=r"notify\.url=host is no web address"):
         compose("retrain", ["notify.url=host"])
