@@ -14,6 +14,7 @@ from graftline.augment.color import PCAShift
 from graftline.augment.draw import Draw
 from graftline.augment.policy import Augment, EvalTransform, Policy, RandomCrop
 from graftline.augment.preprocess import Preprocessing
+from graftline.augment.symmetry import D4
 from graftline.errors import UserError
 
 LoadPolicy = Callable[..., Policy]
@@ -24,8 +25,17 @@ COLOR = Preprocessing((48, 64), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 GRAY = Preprocessing((32, 32), (0.5,), (0.25,), channels=1)
 
 
-def test_five_policies_are_shipped() -> None:
-    assert NAMES == ["auto", "light", "none", "standard", "strong"]
+def test_d4_draws_all_symmetries_that_keep_the_shape() -> None:
+    d4 = D4(p=1.0)
+    for shape, number in (((4, 4, 3), 8), ((4, 6, 3), 4)):
+        image = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
+        results = {d4(image=image)["image"].tobytes() for _ in range(100)}
+        assert len(results) == number
+        assert all(d4(image=image)["image"].shape == shape for _ in range(20))
+
+
+def test_six_policies_are_shipped() -> None:
+    assert NAMES == ["auto", "d4", "light", "none", "standard", "strong"]
 
 
 @pytest.mark.parametrize("name", NAMES)

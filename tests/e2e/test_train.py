@@ -47,6 +47,7 @@ def test_the_output_directory_holds_exactly_this(trained: Ran) -> None:
         ".hydra/config.yaml",
         ".hydra/overrides.yaml",
         "augment.png",
+        "bundle/README.md",
         "bundle/bundle.json",
         "bundle/config.json",
         "bundle/golden/golden.json",

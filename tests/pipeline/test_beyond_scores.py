@@ -80,7 +80,7 @@ def test_the_slices_and_the_earlier_model_are_told_after_the_scores(
     assert "slices" in first.figures
     page = first.report.read_text(encoding="utf-8")
     assert "On which images it is worse" in page
-    assert "Surely worse, of 4 slices" in page
+    assert "▼ worse</span> aspect <b>1.5</b>" in page
     assert "figures/slices.png" in {item.path for item in place.mlflow.list_artifacts(first.run_id, "figures")}
 
     second = train("name=second", "seed=1", "trainer.max_epochs=1", "optim.lr=1e-9")
