@@ -122,7 +122,6 @@ def test_the_model_is_registered_and_classifies(
     uri = trained.result["model_uri"]
     assert uri == "models:/colors0/1"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place.root / 'mlflow.db'}")
-    mlflow.set_tracking_uri(f"sqlite:///{place.root / 'mlflow.db'}")  # whatever another test has set
     model = mlflow.pyfunc.load_model(uri)
     import base64
 

@@ -156,7 +156,9 @@ def test_what_a_version_carries(place: Workplace, client: MlflowClient, trained:
     assert len(tags["mlflow.source.git.commit"]) in (7, 40)
 
 
-def test_the_champion_is_a_bundle_wherever_one_is_asked_for(place: Workplace, trained: Workplace) -> None:
+def test_the_champion_is_a_bundle_wherever_one_is_asked_for(
+    place: Workplace, trained: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     crown(2)
     crown(1)
     champion, images = "models:/dusk@champion", trained.root / "dusk"
@@ -168,7 +170,7 @@ def test_the_champion_is_a_bundle_wherever_one_is_asked_for(place: Workplace, tr
     assert evaluated.facts["bundle"] == champion
     typed = [*TINY, *data, f"runs=[{champion},models:/dusk@previous]", "choose=all", "tracking.register=false"]
     assert list(run("ensemble", *typed).facts["shares"]) == [0.5, 0.5]
-    mlflow.set_tracking_uri(f"sqlite:///{place.root}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place.root}/mlflow.db")
     served = mlflow.pyfunc.load_model(champion)  # what `mlflow models serve` does first
     assert served.metadata.model_id in str(Promotions(Tracking(), "dusk").read().version(1).source)
 

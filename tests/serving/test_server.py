@@ -143,6 +143,7 @@ MANY = {"images": [text(b"a")] * 10_000}
         ("/predict", b"", "image/jpeg", 400, "The request is empty"),
         ("/predict", b"hello", "image/jpeg", 400, "image 0: it is text"),
         ("/predict", photo(1)[:300], "image/jpeg", 400, "image 0: "),
+        ("/predict", b"\0" * 2_000_001, "image/jpeg", 413, "The request is larger than 2 MB"),
         ("/predict", photo(1), "text/plain", 415, "Content-Type is text/plain, but this address takes an image"),
         ("/predict", b"{", "application/json", 400, "The request is no JSON (Expecting property name"),
         ("/predict", b"[" * 100_000, "application/json", 413, "more than 8 images"),

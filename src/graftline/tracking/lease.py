@@ -208,8 +208,20 @@ class Lease:
 
     def _bury(self, holder: Holder) -> bool:
         """Take the name from the lease of a dead holder; returns whether we were the first."""
+        from mlflow.exceptions import MlflowException
+
         grave = self._grave(holder)
-        return self._ask(partial(_done, lambda client: client.rename_registered_model(self.name, grave)))
+
+        def bury(client: "MlflowClient") -> bool:
+            try:
+                return _done(lambda client: client.rename_registered_model(self.name, grave), client)
+            except MlflowException:
+                # of two that rename at the same moment, the second may get an error of the database
+                if (found := self._find(client)) is not None and found[0] == holder:
+                    raise
+                return False
+
+        return self._ask(bury)
 
     def _grave(self, holder: Holder) -> str:
         return f"{self.name}.{holder.token}"
@@ -227,13 +239,11 @@ class Lease:
 
     def _read(self) -> tuple[Holder, str] | None:
         """Return who holds the lease, and the last sign of life; None if it is free."""
+        return self._ask(self._find)
 
-        def read(client: "MlflowClient") -> dict[str, str] | None:
-            found = client.search_registered_models(filter_string=f"name = '{self.name}'")
-            return dict(found[0].tags) if found else None
-
-        tags = self._ask(read)
-        return None if tags is None else (Holder(**json.loads(tags[_HOLDER])), tags[_BEAT])
+    def _find(self, client: "MlflowClient") -> tuple[Holder, str] | None:
+        found = client.search_registered_models(filter_string=f"name = '{self.name}'")
+        return (Holder(**json.loads(found[0].tags[_HOLDER])), found[0].tags[_BEAT]) if found else None
 
     def _ask(self, question: "Callable[[MlflowClient], T]") -> T:
         """Return what a question to MLflow gives.
