@@ -232,14 +232,10 @@ def save_ensemble(
         decoding = common_decoding(members, names)
         ensemble = Ensemble(members, names, tuple(shares), crops, dict(card), decoding, calibration, decision, average)
         _write_golden(folder, ensemble)
+        timm_names = [read_description(folder / place)["timm_name"] for place in places]
         entries = [
-            {
-                "folder": place,
-                "digest": member.digest,
-                "share": share,
-                "name": read_description(folder / place)["timm_name"],
-            }
-            for place, member, share in zip(places, members, shares, strict=True)
+            {"folder": place, "digest": member.digest, "share": share, "name": timm_name}
+            for place, member, share, timm_name in zip(places, members, shares, timm_names, strict=True)
         ]
         content = {
             "digest": ensemble.digest,

@@ -97,7 +97,7 @@ class Registry:
         Raises:
             UserError: there is no such model, or MLflow does not answer.
         """
-        return self._ask(lambda client: _find_versions(client, name))
+        return self.ask(lambda client: _find_versions(client, name))
 
     def version(self, reference: str) -> RegisteredVersion:
         """Return the version that ``models:/NAME/3`` or ``models:/NAME@ALIAS`` refers to.
@@ -130,7 +130,7 @@ class Registry:
                 found += page
             return sorted(model.name for model in found if LEASE not in model.name)
 
-        return self._ask(find)
+        return self.ask(find)
 
     def aliased(self, name: str, alias: str) -> RegisteredVersion | None:
         """Return the version of a registered model that an alias points to, None where there is none.
@@ -143,7 +143,7 @@ class Registry:
             models = client.search_registered_models(filter_string=f"name = '{name}'")
             return str(models[0].aliases[alias]) if models and alias in models[0].aliases else None
 
-        number = self._ask(find)
+        number = self.ask(find)
         return None if number is None else self.version(f"models:/{name}/{number}")
 
     def bundle(self, reference: str, directory: Path | None = None) -> Path:
@@ -194,7 +194,7 @@ class Registry:
             run = find_run(client, run_id, self._store)
             return str(run.info.artifact_uri), {Path(item.path).name for item in client.list_artifacts(run_id, DATA)}
 
-        artifacts, files = self._ask(find)
+        artifacts, files = self.ask(find)
         if not {"manifest.parquet", "summary.json"} <= files:
             raise UserError(
                 f"Run {run_id} has no {DATA}/manifest.parquet in the {self._store}: "
@@ -220,7 +220,7 @@ class Registry:
             run = find_run(client, run_id, self._store)
             return describe(run, client.get_experiment(run.info.experiment_id).name)
 
-        return self._ask(find)
+        return self.ask(find)
 
     def newest_tested(self, experiment: str | None = None, skip: str | None = None) -> "TestedRun":
         """Return the newest run that was tested.
@@ -234,7 +234,7 @@ class Registry:
         """
         from graftline.tracking.tested_runs import find_newest
 
-        return self._ask(lambda client: find_newest(client, experiment, self._store, skip))
+        return self.ask(lambda client: find_newest(client, experiment, self._store, skip))
 
     def newest_training(self, experiment: str | None = None) -> "TestedRun":
         """Return the newest training that came to its end, tested or not.
@@ -247,7 +247,7 @@ class Registry:
         """
         from graftline.tracking.tested_runs import find_newest_training
 
-        return self._ask(lambda client: find_newest_training(client, experiment, self._store))
+        return self.ask(lambda client: find_newest_training(client, experiment, self._store))
 
     def best_trainings(self, experiment: str, images: Mapping[str, str], most: int | None = None) -> "list[TestedRun]":
         """Return the finished trainings of an experiment on the same images, the lowest validation log loss first.
@@ -262,7 +262,7 @@ class Registry:
         """
         from graftline.tracking.tested_runs import find_best_trainings
 
-        return self._ask(lambda client: find_best_trainings(client, experiment, self._store, images, most))
+        return self.ask(lambda client: find_best_trainings(client, experiment, self._store, images, most))
 
     def predictions(self, run: "TestedRun", directory: Path | None = None) -> Path | None:
         """Return the file with what a run's model gave for its test images, None where the run has logged none.
@@ -274,7 +274,7 @@ class Registry:
         Raises:
             UserError: MLflow does not answer, or the download fails.
         """
-        files = self._ask(lambda client: [Path(item.path).name for item in client.list_artifacts(run.id, TEST)])
+        files = self.ask(lambda client: [Path(item.path).name for item in client.list_artifacts(run.id, TEST)])
         if PREDICTIONS not in files:
             return None
         # a run that is resumed has another model afterwards
@@ -293,9 +293,6 @@ class Registry:
         Raises:
             UserError: MLflow does not answer, or with an error.
         """
-        return self._ask(question)
-
-    def _ask(self, question: "Callable[[MlflowClient], T]") -> T:
         from graftline.tracking.client import absolute_uri, connect_checked, sqlite_file
 
         uri = absolute_uri(self.uri)

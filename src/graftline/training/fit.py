@@ -81,14 +81,7 @@ def fit(
     start, checkpoint = time.perf_counter(), directory.last if resume and directory.last.exists() else None
     interrupted = False
     try:
-        with (
-            freed_memory_kept(),
-            _threads(threads),
-            plain_interrupt(),
-            _quick_device_check(),
-            refused_by_lightning(),
-            writing(directory.path),
-        ):
+        with _surroundings(directory, threads):
             trainer.fit(module, *loaders, ckpt_path=checkpoint, weights_only=True)
     except KeyboardInterrupt as interrupt:
         can_end = bool(progress.epochs) and directory.best.exists() and trainer.world_size == 1
@@ -103,6 +96,20 @@ def fit(
         return history
     (saved,) = [metrics for metrics in history.epochs if metrics["epoch"] == best["epoch"]]
     return replace(history, best=saved)  # that of a better one may have been about to be saved
+
+
+@contextmanager
+def _surroundings(directory: FitDirectory, threads: int | None) -> Iterator[None]:
+    """Let Lightning's fit run with our settings, and its errors be ours."""
+    with (
+        freed_memory_kept(),
+        _threads(threads),
+        plain_interrupt(),
+        _quick_device_check(),
+        refused_by_lightning(),
+        writing(directory.path),
+    ):
+        yield
 
 
 def _checkpoints(directory: FitDirectory) -> list[pl.Callback]:
