@@ -61,6 +61,7 @@ from graftline.pipeline.train_result import (
     write_run_report,
 )
 from graftline.pipeline.trained_bundle import card_of, is_saved
+from graftline.ray_engine import LocalEngine, RayEngine
 from graftline.report.depth_figure import depth_figure
 from graftline.report.style import COMPRESSION, save
 from graftline.report.tables import print_scores
@@ -71,6 +72,7 @@ from graftline.training.budget import check_budget, check_clock, end_seconds
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.known_depth import KnownDepth
 from graftline.training.label_check import find_policy, needs_choice, with_choice
+from graftline.training.launch import current_launch, with_launch
 from graftline.training.module import Optimizer, Schedule
 from graftline.training.policy_choice import PolicyChoice
 from graftline.training.recipe import Recipe
@@ -108,6 +110,7 @@ class Train:
     decision: DecisionRule = MostProbable()  # noqa: RUF009 - immutable
     sets: float | None = None
     refuse: float | None = None
+    engine: LocalEngine | RayEngine = LocalEngine()  # noqa: RUF009 - immutable
 
     def run(self, directory: Path) -> TrainResult:
         """Train, test, track and register a model."""
@@ -141,12 +144,22 @@ class Train:
         """Train along as a further process of a distributed training; the first one does the rest."""
         files = RunDirectory(directory)
         version = DatasetVersion.load(Path(files.read_dataset()["directory"]))
-        setup = self._set_up(version, make_execution(self.trainer))
+        setup = self._set_up(version, make_execution(self._launched_trainer))
         setup = with_choice(setup, _read_choice(files) if files.policy_choice.exists() else None)
         # what lies in the directory is this run's, or the first process would have removed it
         decision = _read_decision(files)
         checkpoints = FitDirectory(files.checkpoints)
         phases.train(setup, decision.plans, checkpoints, resume=True, finished=len(decision.tried))
+
+    @property
+    def device(self) -> str:
+        """Torch's name of the device of this process."""
+        return make_execution(self._launched_trainer).device
+
+    @property
+    def _launched_trainer(self) -> Callable[..., pl.Trainer]:
+        """The trainer, in the processes that torchrun or srun has started, if one has."""
+        return with_launch(self.trainer, current_launch())
 
     def _check(self) -> Execution:
         """Find out now, not after the images were read, what can't go well: devices, weights, a server that is away."""
@@ -154,6 +167,7 @@ class Train:
             raise UserError(f"minutes is {self.minutes}, it must be above 0.")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed is {self.seed}, it must be at least 0 and below 2^32.")
+        self.engine.check()
         check_optimizer(self.optim)
         execution = check_trainer(self.trainer)
         if self.features.cache is False and self.features.views > 0:
@@ -204,8 +218,8 @@ class Train:
             recipe=self.train,
             optimizer=self.optim,
             schedule=self.schedule,
-            make_trainer=self.trainer,
-            execution=execution,
+            make_trainer=self._launched_trainer,
+            execution=replace(execution, engine=self.engine if execution.rank == 0 else LocalEngine()),
             seed=self.seed,
         )
 
@@ -309,7 +323,7 @@ class Train:
         deadline: float | None,
     ) -> TrainingResult:
         """Train what the plans say; afterwards the network has the best weights."""
-        with announced(files.path):
+        with announced(files.path, setup.execution):
             return phases.train(
                 setup,
                 decision.plans,
