@@ -34,6 +34,15 @@ OBJECT_STORE_BYTES = 200_000_000  # of a Ray of this machine's own: what is unde
 
 
 @dataclass(frozen=True)
+class Slots:
+    """How many tasks run at a time, and what each of them gets."""
+
+    number: int
+    cores: int
+    gpus: float
+
+
+@dataclass(frozen=True)
 class LocalEngine:
     """Do all work in this process, with the threads that it has (Hydra target of conf/engine/local.yaml)."""
 
@@ -94,6 +103,20 @@ class RayEngine:
         cores = int(ray.cluster_resources().get("CPU", 1))
         return cores if self.num_workers is None else min(cores, self.num_workers)
 
+    def slots(self) -> "Slots":
+        """Return how many runs of their own take place at a time: as many as GPUs, else as nodes, if it is not given.
+
+        A training uses all cores that it gets, or one GPU.
+        """
+        import ray
+
+        self.connect()
+        resources = ray.cluster_resources()
+        cores, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
+        nodes = sum(node["Alive"] and node["Resources"].get("CPU", 0) > 0 for node in ray.nodes())
+        number = self.num_workers or gpus or nodes
+        return Slots(number, max(1, cores // max(number, nodes)), min(1.0, gpus / number))
+
     def share(self, value: Any) -> Any:
         """Send a value to the cluster, for all tasks that are given what this returns."""
         import ray
@@ -101,11 +124,23 @@ class RayEngine:
         self.connect()
         return ray.put(value)
 
-    def map(self, function: Callable[..., R], items: Iterable[tuple[Any, ...]]) -> Iterator[R]:
+    def map(
+        self,
+        function: Callable[..., R],
+        items: Iterable[tuple[Any, ...]],
+        slots: "Slots | None" = None,
+        seconds_to_end: float = 0.0,
+    ) -> Iterator[R]:
         """Yield what a function of one of our modules returns for each tuple of arguments, in order.
 
         A few items ahead of what was asked for are taken. A task whose worker or node is lost is done again elsewhere;
         what is not asked for any more is cancelled.
+
+        Args:
+            function: of one of our modules, or of one that the workers have.
+            items: its arguments.
+            slots: how many tasks run at a time, and on what; None: ``workers``, each on one core.
+            seconds_to_end: that a task which is cancelled may take to end by itself.
 
         Raises:
             UserError: a task raised it; other errors are raised as they are.
@@ -113,9 +148,10 @@ class RayEngine:
         import ray
 
         self.connect()
-        task: Any = ray.remote(num_cpus=1, max_retries=-1)(function)
+        cores, gpus = (1, 0.0) if slots is None else (slots.cores, slots.gpus)
+        task: Any = ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=-1)(function)
         waiting, running = iter(items), deque["ray.ObjectRef"]()
-        most = AHEAD * self.workers if self.num_workers is None else self.workers
+        most = self._most_ahead() if slots is None else slots.number
         try:
             while True:
                 while len(running) < most and (item := next(waiting, None)) is not None:
@@ -125,8 +161,19 @@ class RayEngine:
                 yield _get(running[0])
                 running.popleft()
         finally:
+            if running and seconds_to_end > 0:
+                for left in running:
+                    ray.cancel(left)
+                ray.wait(list(running), num_returns=len(running), timeout=seconds_to_end)
             for left in running:
                 ray.cancel(left, force=True)
+
+    def _most_ahead(self) -> int:
+        """Return how many tasks of one core may be under way: more than run, unless fewer are to run than could."""
+        import ray
+
+        cores = int(ray.cluster_resources().get("CPU", 1))
+        return AHEAD * cores if self.workers == cores else self.workers
 
     def check_paths(self, paths: Sequence[Path]) -> None:
         """Make sure that each node sees some files.
@@ -168,9 +215,6 @@ class RayEngine:
                 )
 
 
-Engine = LocalEngine | RayEngine
-
-
 def _make_look() -> Callable[[list[str]], tuple[str, str | None, list[str]]]:
     """Return what looks at a node; a function of its own, as graftline itself may be missing there."""
 
@@ -204,6 +248,7 @@ def _knock(address: str) -> None:
 
 def _start(address: str | None, num_workers: int | None) -> None:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it tells how its own cluster is protected
     import ray
 
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}

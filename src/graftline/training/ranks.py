@@ -226,6 +226,7 @@ class FirstRank(_Ranks):
         """Raise a LostProcessError if another process is known to be gone."""
         if (rank := self._gone()) is not None:
             self._has_noticed = True
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, which comes now: the run is to be marked first
             raise LostProcessError(f"Rank {rank} on {self._members[rank].host} has ended{LOST}")
 
     def _raise_lost(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler's signature
