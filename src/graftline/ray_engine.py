@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-T, R = TypeVar("T"), TypeVar("R")
+R = TypeVar("R")
 
 SECONDS_TO_ANSWER = 10.0  # for the cluster's address
 SECONDS_TO_LOOK = 45.0  # for a look at each of its nodes

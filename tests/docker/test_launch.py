@@ -31,7 +31,7 @@ def test_torchrun_understands_the_script(tmp_path: Path) -> None:
     (tmp_path / "torchrun").write_text(f'#!/bin/sh\nexec {sys.executable} -m torch.distributed.run "$@"\n')
     (tmp_path / "torchrun").chmod(0o755)
     own = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(tmp_path), "PROCESSES": "2", "PORT": "0"}
-    command = ["bash", LAUNCH / "torchrun.sh", "data.path=/a b"]
+    command = ["bash", str(LAUNCH / "torchrun.sh"), "data.path=/a b"]
     done = subprocess.run(command, env={**os.environ, **own}, capture_output=True, text=True, timeout=120)
     assert done.stdout.splitlines() == ["['train', 'data.path=/a b'] 2"] * 2, done.stderr
 

@@ -1,7 +1,6 @@
 """The frozen pass on a Ray cluster of two nodes, one of which is killed: bit for bit what one process gives."""
 
 import socket
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -122,18 +121,3 @@ def test_what_a_task_raises_is_told(cluster: Any, samples: Samples, tmp_path: Pa
         list(ray_engine.map(remote_pass.compute, [(file.read_bytes(), one, [4])]))
     assert engine.is_exported
     cluster.remove_node(node, allow_graceful=False)
-
-
-def test_an_address_that_does_not_answer_is_told_at_once() -> None:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))  # and does not listen
-        address = f"127.0.0.1:{listener.getsockname()[1]}"
-        start = time.monotonic()
-        with pytest.raises(UserError, match=f"RayEngine.address={address} does not answer"):
-            RayEngine(address).check()
-    assert time.monotonic() - start < 30
-
-
-def test_an_address_is_a_host_and_a_port() -> None:
-    with pytest.raises(UserError, match="give HOST:PORT"):
-        RayEngine("somewhere").check()

@@ -54,8 +54,8 @@ class Launch:
         if is_slurm_job(environment) and "SLURM_STEP_ID" in environment:  # without: the job's own script
             tasks_per_node = re.match(r"\d+", environment.get("SLURM_TASKS_PER_NODE", ""))
             local = tasks_per_node[0] if tasks_per_node is not None else environment["SLURM_NTASKS"]
-            names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
-            return cls("srun", *(int(environment[name]) for name in names), int(local))
+            rank, world_size = int(environment["SLURM_PROCID"]), int(environment["SLURM_NTASKS"])
+            return cls("srun", rank, world_size, int(environment["SLURM_LOCALID"]), int(local))
         return None
 
 
@@ -123,7 +123,7 @@ def with_launch(make_trainer: Callable[..., T], launch: Launch | None) -> Callab
 def main_address(launch: Launch) -> tuple[str, int]:
     """Return host and port at which the processes find each other: torchrun's, or what Lightning takes under SLURM."""
     if launch.launcher == "srun":
-        from pytorch_lightning.plugins.environments import SLURMEnvironment
+        from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
         os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(launch.local_world_size))  # Lightning wants to be told
         environment = SLURMEnvironment()

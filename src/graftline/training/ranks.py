@@ -25,7 +25,8 @@ from typing import NoReturn
 
 import psutil
 import torch
-from torch.distributed import PrefixStore, Store, rendezvous
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from graftline.console import console, say
 from graftline.errors import UserError, first_line
