@@ -1,12 +1,13 @@
 """What Ray costs: `python benchmarks/ray_engine.py`, with the extra: `pip install graftline[ray]`.
 
 First, the frozen pass of EfficientNet-Lite0 over images of ELPV, by threads of one process (engine=local) and by tasks
-of a Ray of this machine's own (engine=ray), in turn; the ratio is of the medians. With --workers 8, work that sleeps, on so many
-workers: how much of the ideal speed-up is left of Ray's own work.
+of a Ray of this machine's own (engine=ray), in turn; the ratio is of the medians. With --workers 8, work that sleeps on
+so many workers: how much of the ideal speed-up is left of Ray's own work.
 """
 
 import argparse
 import logging
+import os
 import statistics
 import tempfile
 import time
@@ -26,7 +27,7 @@ from graftline.features.frozen_pass import ActivationRequest, ImageBatcher, run
 from graftline.features.remote_pass import spread_over
 from graftline.ray_engine import RayEngine
 
-SECONDS = 0.5  # of a made-up task
+SECONDS = 1.0  # of a made-up task
 TASKS = 20  # per worker
 
 
@@ -71,21 +72,22 @@ def measure_pass(images: int, repetitions: int) -> None:
     print_table(f"frozen pass over {len(passes.rows):,} images", ("engine", "median", "ratio"), rows)
 
 
-def sleep(seconds: float) -> float:
-    """Do nothing for some seconds, as a worker that computes would from Ray's point of view."""
+def sleep(seconds: float) -> int:
+    """Do nothing for some seconds, which looks like work from Ray's point of view; returns the worker's number."""
     time.sleep(seconds)
-    return seconds
+    return os.getpid()
 
 
 def measure_sleep(workers: int) -> None:
     """Print what is left of the ideal speed-up on so many workers."""
     ray_engine = RayEngine(num_workers=workers)
-    list(ray_engine.map(sleep, ((3 * SECONDS,) for _ in range(3 * workers))))  # starts the workers
+    while len(set(ray_engine.map(sleep, ((4 * SECONDS,) for _ in range(2 * workers))))) < workers:
+        say("The workers are still starting.")
     start = time.perf_counter()
-    done = list(ray_engine.map(sleep, ((SECONDS,) for _ in range(TASKS * workers))))
+    done = len(list(ray_engine.map(sleep, ((SECONDS,) for _ in range(TASKS * workers)))))
     seconds = time.perf_counter() - start
-    share = sum(done) / workers / seconds
-    say(f"{workers} workers: {sum(done):,.0f} s of sleep in {seconds:.1f} s, {share:.0%} of ideal")
+    share = done * SECONDS / workers / seconds
+    say(f"{workers} workers: {done:,} tasks of {SECONDS} s in {seconds:.1f} s, {share:.0%} of ideal")
 
 
 if __name__ == "__main__":

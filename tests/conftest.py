@@ -37,6 +37,7 @@ SLOW = (
     "docs",
     "e2e",
     "features/test_cut.py",
+    "features/test_remote_pass.py",
     "features/test_sharing.py",
     "freezing/test_measured.py",
     "integration",
@@ -53,6 +54,7 @@ SLOW = (
     "pipeline/test_full_disk.py",
     "pipeline/test_learning_curve.py",
     "pipeline/test_promote.py",
+    "pipeline/test_ray_sweep.py",
     "pipeline/test_resume.py",
     "pipeline/test_scoring_ahead.py",
     "pipeline/test_schedule.py",
@@ -61,6 +63,7 @@ SLOW = (
     "report/test_page_in_browser.py",
     "serving",
     "tracking",
+    "test_ray_engine.py",
     "training/test_lost_process.py",
     "training/test_memory_format.py",
 )
