@@ -61,7 +61,7 @@ from graftline.pipeline.train_result import (
     write_run_report,
 )
 from graftline.pipeline.trained_bundle import card_of, is_saved
-from graftline.ray_engine import LocalEngine, RayEngine
+from graftline.ray_cluster import NoCluster, RayCluster
 from graftline.report.depth_figure import depth_figure
 from graftline.report.style import COMPRESSION, save
 from graftline.report.tables import print_scores
@@ -110,7 +110,7 @@ class Train:
     decision: DecisionRule = MostProbable()  # noqa: RUF009 - immutable
     sets: float | None = None
     refuse: float | None = None
-    engine: LocalEngine | RayEngine = LocalEngine()  # noqa: RUF009 - immutable
+    cluster: NoCluster | RayCluster = NoCluster()  # noqa: RUF009 - immutable
 
     def run(self, directory: Path) -> TrainResult:
         """Train, test, track and register a model."""
@@ -167,7 +167,7 @@ class Train:
             raise UserError(f"minutes is {self.minutes}, it must be above 0.")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed is {self.seed}, it must be at least 0 and below 2^32.")
-        self.engine.check()
+        self.cluster.check()
         check_optimizer(self.optim)
         execution = check_trainer(self.trainer)
         if self.features.cache is False and self.features.views > 0:
@@ -219,7 +219,7 @@ class Train:
             optimizer=self.optim,
             schedule=self.schedule,
             make_trainer=self._launched_trainer,
-            execution=replace(execution, engine=self.engine if execution.rank == 0 else LocalEngine()),
+            execution=replace(execution, cluster=self.cluster if execution.rank == 0 else NoCluster()),
             seed=self.seed,
         )
 

@@ -63,7 +63,7 @@ SLOW = (
     "report/test_page_in_browser.py",
     "serving",
     "tracking",
-    "test_ray_engine.py",
+    "test_ray_cluster.py",
     "training/test_lost_process.py",
     "training/test_memory_format.py",
 )

@@ -7,36 +7,35 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from graftline.console import console
 from graftline.pipeline.cli.composed_stage import ComposedStage
 from graftline.pipeline.cli.errors import EXIT_DONE
-from graftline.ray_engine import RayEngine
+from graftline.ray_cluster import RayCluster
 
-LOCAL = {"_target_": "graftline.ray_engine.LocalEngine"}  # of the runs themselves, which are spread already
+HERE = {"_target_": "graftline.ray_cluster.NoCluster"}  # of the runs themselves, which are spread already
 SECONDS_TO_END = 20.0  # that a run which is interrupted may take to say so to MLflow
 
 
-def ray_engine_of(job: ComposedStage) -> RayEngine | None:
+def ray_cluster_of(job: ComposedStage) -> RayCluster | None:
     """Return the cluster over which runs are to be spread; None: they run here."""
-    engine = instantiate(job.config.engine) if "engine" in job.config and job.name == "train" else None
-    return engine if isinstance(engine, RayEngine) else None
+    cluster = instantiate(job.config.cluster) if "cluster" in job.config and job.name == "train" else None
+    return cluster if isinstance(cluster, RayCluster) else None
 
 
-def run_spread(jobs: Sequence[ComposedStage], ray_engine: RayEngine) -> Iterator[int]:
+def run_spread(jobs: Sequence[ComposedStage], ray_cluster: RayCluster) -> Iterator[int]:
     """Run jobs, several at a time; yields their exit codes, in order.
 
     The nodes need the output directory, the images and the tracking database, all at the same place.
     """
-    ray_engine.check_paths([Path.cwd()])
+    ray_cluster.check_paths([Path.cwd()])
     folder = str(Path.cwd())
     tasks = ((folder, job.name, _local_config(job), job.overrides, str(job.directory)) for job in jobs)
-    return ray_engine.map(run_job, tasks, slots=ray_engine.slots(), seconds_to_end=SECONDS_TO_END)
+    return ray_cluster.map(run_job, tasks, slots=ray_cluster.slots(), seconds_to_end=SECONDS_TO_END)
 
 
 def _local_config(job: ComposedStage) -> str:
     """Return the configuration of a job that does not spread its own work."""
     config = job.config.copy()
-    OmegaConf.update(config, "engine", LOCAL, merge=False)
+    OmegaConf.update(config, "cluster", HERE, merge=False)
     return OmegaConf.to_yaml(config)
 
 
@@ -45,7 +44,6 @@ def run_job(folder: str, name: str, config: str, overrides: list[str], directory
     from graftline.pipeline.cli.sweep import guarded
 
     os.chdir(folder)
-    console.quiet = True  # what it says is in its log.txt
     node = OmegaConf.create(config)
     job = ComposedStage(name, node, overrides, Path(directory))  # type: ignore[arg-type]  # a mapping is a DictConfig
     if (job.directory / "result.json").exists():

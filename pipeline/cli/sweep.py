@@ -14,7 +14,7 @@ from graftline.console import logged, print_table, say
 from graftline.errors import find_cause
 from graftline.pipeline.cli.composed_stage import ComposedStage, DirectoryInUseError
 from graftline.pipeline.cli.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_MISTAKE, report_error
-from graftline.pipeline.cli.ray_sweep import ray_engine_of, run_spread
+from graftline.pipeline.cli.ray_sweep import ray_cluster_of, run_spread
 from graftline.pipeline.cli.wording import worded
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
@@ -93,13 +93,13 @@ def _run_group(jobs: Sequence[ComposedStage]) -> int:
 
 def _run_each(jobs: Sequence[ComposedStage]) -> Iterator[int]:
     """Run jobs, here one after the other or spread over a cluster; yields their exit codes, in order."""
-    if (ray_engine := ray_engine_of(jobs[0])) is None:
+    if (ray_cluster := ray_cluster_of(jobs[0])) is None:
         for job in jobs:
             say(f"\nRun {job.directory.name}: {' '.join(job.overrides)}")
             yield guarded(job)
         return
-    say(f"Spread over Ray, {ray_engine.slots().number} at a time; each says what it does in its own log.txt.")
-    for job, code in zip(jobs, run_spread(jobs, ray_engine), strict=True):
+    say(f"Spread over Ray, {ray_cluster.slots().number} at a time; each says what it does in its own log.txt.")
+    for job, code in zip(jobs, run_spread(jobs, ray_cluster), strict=True):
         say(f"Run {job.directory.name}: {' '.join(job.overrides)}: {'done' if code == EXIT_DONE else 'failed'}")
         yield code
 

@@ -12,8 +12,8 @@ from graftline.tracking.environment import MAIN_LIBRARIES
 
 # packages whose code decides what a training gives; the rest shows, tracks or serves it
 CODE = ("augment", "backbones", "bundle", "data", "evaluation", "execution.py", "features", "freezing", "training")
-# nodes that do not: who is told, where it is tracked, when it happens; images have a digest of their own
-OTHERS = {"data", "name", "tracking"}
+# nodes that do not: who is told, where it runs and is tracked, when it happens; images have a digest of their own
+OTHERS = {"data", "cluster", "name", "tracking"}
 
 
 def recipe_digest(config: Mapping[str, Any], start: str) -> str:

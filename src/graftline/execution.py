@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from graftline.errors import UserError
-from graftline.ray_engine import LocalEngine, RayEngine
+from graftline.ray_cluster import NoCluster, RayCluster
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,7 @@ class Execution:
         rank: number of this process, from 0.
         world_size: number of processes that train together.
         num_nodes: number of machines on which they do, as many on each.
-        engine: where independent work runs.
+        cluster: over which independent work is spread.
         threads: how many threads of this process should compute at a time; None: one per core.
     """
 
@@ -43,7 +43,7 @@ class Execution:
     world_size: int = 1
     num_nodes: int = 1
     threads: int | None = None
-    engine: LocalEngine | RayEngine = LocalEngine()  # noqa: RUF009 - immutable
+    cluster: NoCluster | RayCluster = NoCluster()  # noqa: RUF009 - immutable
 
     @classmethod
     def local(cls, accelerator: Accelerator = "auto", threads: int | None = None) -> "Execution":

@@ -22,7 +22,7 @@ from graftline.features.cache import ActivationRequest, Features
 from graftline.features.engine import Batches, Engine, make_engine
 from graftline.features.remote_pass import spread_over
 from graftline.files import sha256_file
-from graftline.ray_engine import RayEngine
+from graftline.ray_cluster import RayCluster
 
 ray = pytest.importorskip("ray", reason="ray is missing: pip install graftline[ray]")
 
@@ -76,14 +76,14 @@ def test_a_node_that_is_killed_changes_nothing(cluster: Any, samples: Samples, t
     cluster.wait_for_nodes()
     torch.manual_seed(0)
     trunk = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten())
-    ray_engine = RayEngine(cluster.address)
+    ray_cluster = RayCluster(cluster.address)
     given = 0
 
     def here(images: Tensor) -> Engine:
         return make_engine(trunk, tmp_path / "trunk.onnx", images, Execution(threads=1))
 
     def spread(images: Tensor) -> Engine:
-        engine = spread_over(ray_engine, here(images), tmp_path / "trunk.onnx")
+        engine = spread_over(ray_cluster, here(images), tmp_path / "trunk.onnx")
         assert engine.run_all is not None
         assert "2 workers of Ray" in engine.runs_on
         run_all = engine.run_all
@@ -110,14 +110,14 @@ def test_a_node_that_is_killed_changes_nothing(cluster: Any, samples: Samples, t
 def test_what_a_task_raises_is_told(cluster: Any, samples: Samples, tmp_path: Path) -> None:
     node = cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
     cluster.wait_for_nodes()
-    ray_engine = RayEngine(cluster.address)
+    ray_cluster = RayCluster(cluster.address)
     missing = str(tmp_path / "away.png")
     with pytest.raises(UserError, match=rf"Node {socket.gethostname()} .* does not see {missing}.* same place"):
-        ray_engine.check_paths([Path(missing)])
+        ray_cluster.check_paths([Path(missing)])
     one = replace(requests(samples)[0], samples=replace(samples, paths=[missing, *samples.paths[1:]]))
     file = tmp_path / "trunk.onnx"
     engine = make_engine(nn.Flatten(), file, torch.zeros(1, 3, 16, 16), Execution(threads=1))
     with pytest.raises(UserError, match=f"{missing} could be read at ingest but not now"):
-        list(ray_engine.map(remote_pass.compute, [(file.read_bytes(), one, [4])]))
+        list(ray_cluster.map(remote_pass.compute, [(file.read_bytes(), one, [4])]))
     assert engine.is_exported
     cluster.remove_node(node, allow_graceful=False)

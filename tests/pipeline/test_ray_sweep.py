@@ -13,7 +13,7 @@ SECONDS = 200
 
 
 def test_a_worker_that_is_killed_loses_no_run(workplace: Workplace, color_folder: Path) -> None:
-    own = ["seed=0,1", "engine=ray", "engine.num_workers=2", "trainer.max_epochs=30", "train.patience=null"]
+    own = ["seed=0,1", "cluster=ray", "cluster.num_workers=2", "trainer.max_epochs=30", "train.patience=null"]
     given = ["data=folder", f"data.path={color_folder}", *TINY, *own]
     process = workplace.start_command("train", *{line.partition("=")[0]: line for line in given}.values())
     deadline = time.monotonic() + SECONDS

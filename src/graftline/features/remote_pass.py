@@ -22,18 +22,18 @@ from graftline.backbones.onnx import open_session
 from graftline.data.version import Samples
 from graftline.features.engine import Batches, Engine
 from graftline.features.frozen_pass import ActivationRequest, ImageBatcher
-from graftline.ray_engine import RayEngine
+from graftline.ray_cluster import RayCluster
 
 logger = logging.getLogger(__name__)
 
 BATCHES = 8  # of a task: seconds of work, beside which a few milliseconds of Ray's do not count
 
 
-def spread_over(ray_engine: RayEngine, engine: Engine, exported: Path) -> Engine:
+def spread_over(ray_cluster: RayCluster, engine: Engine, exported: Path) -> Engine:
     """Return an engine whose batches are computed by the cluster.
 
     Args:
-        ray_engine: the cluster.
+        ray_cluster: the cluster.
         engine: as it would run here; one that is not ONNX Runtime stays here.
         exported: the trunk as an ONNX file.
     """
@@ -41,20 +41,20 @@ def spread_over(ray_engine: RayEngine, engine: Engine, exported: Path) -> Engine
         logger.warning(f"The frozen network runs on {engine.runs_on}, which is not spread over Ray.")
         return engine
     content = exported.read_bytes()
-    workers = ray_engine.workers
+    workers = ray_cluster.workers
 
     def run_all(batches: Batches) -> Iterator[np.ndarray]:
         sizes: deque[list[int]] = deque()
-        trunk = ray_engine.share(content)
+        trunk = ray_cluster.share(content)
 
         def tasks() -> Iterator[tuple[Any, ActivationRequest, list[int]]]:
             for images, parts in _in_tasks(batches):
                 if not sizes:
-                    ray_engine.check_paths([Path(images.request.samples.paths[parts[0][0]])])
+                    ray_cluster.check_paths([Path(images.request.samples.paths[parts[0][0]])])
                 sizes.append([len(rows) for rows in parts])
                 yield trunk, _part(images.request, [row for rows in parts for row in rows]), sizes[-1]
 
-        for activations in ray_engine.map(compute, tasks()):
+        for activations in ray_cluster.map(compute, tasks()):
             yield from np.split(activations, np.cumsum(sizes.popleft())[:-1])
 
     return replace(engine, runs_on=f"{engine.runs_on}, spread over {workers} workers of Ray", run_all=run_all)

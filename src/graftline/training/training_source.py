@@ -28,7 +28,7 @@ from graftline.features.precision import largest_change
 from graftline.features.remote_pass import spread_over
 from graftline.features.trace import mode_kept
 from graftline.freezing.plan import FreezePlan, depth_in_words
-from graftline.ray_engine import RayEngine
+from graftline.ray_cluster import RayCluster
 from graftline.training.setup import PassSetup, TrainingSetup
 
 logger = logging.getLogger(__name__)
@@ -360,7 +360,7 @@ def _engine_maker(setup: PassSetup, plan: FreezePlan, parts: Cut) -> Callable[[T
 
     def make(images: Tensor) -> Engine:
         engine = make_engine(parts.trunk, exported, images, execution)
-        return spread_over(execution.engine, engine, exported) if isinstance(execution.engine, RayEngine) else engine
+        return spread_over(execution.cluster, engine, exported) if isinstance(execution.cluster, RayCluster) else engine
 
     return make
 

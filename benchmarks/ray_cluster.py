@@ -1,8 +1,8 @@
-"""What Ray costs: `python benchmarks/ray_engine.py`, with the extra: `pip install graftline[ray]`.
+"""What Ray costs: `python benchmarks/ray_cluster.py`, with the extra: `pip install graftline[ray]`.
 
-First, the frozen pass of EfficientNet-Lite0 over images of ELPV, by threads of one process (engine=local) and by tasks
-of a Ray of this machine's own (engine=ray), in turn; the ratio is of the medians. With --workers 8, work that sleeps on
-so many workers: how much of the ideal speed-up is left of Ray's own work.
+First, the frozen pass of EfficientNet-Lite0 over images of ELPV, by threads of one process (cluster=none) and by tasks
+of a Ray of this machine's own (cluster=ray), in turn; the ratio is of the medians. With --workers 8, work that sleeps
+on so many workers: how much of the ideal speed-up is left of Ray's own work.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from graftline.features.cut import cut
 from graftline.features.engine import Engine, make_engine
 from graftline.features.frozen_pass import ActivationRequest, ImageBatcher, run
 from graftline.features.remote_pass import spread_over
-from graftline.ray_engine import RayEngine
+from graftline.ray_cluster import RayCluster
 
 SECONDS = 1.0  # of a made-up task
 TASKS = 20  # per worker
@@ -34,7 +34,7 @@ TASKS = 20  # per worker
 class Passes:
     """The frozen pass over some images, here and on Ray."""
 
-    def __init__(self, images: int, folder: Path, ray_engine: RayEngine) -> None:
+    def __init__(self, images: int, folder: Path, ray_cluster: RayCluster) -> None:
         split = Split(train=0.6, validation=0.15, test=0.25, seed=0, existing=True)
         version = Ingest("elpv", None, Elpv(threshold=0.5), split, directory=str(folder / "data")).run().version
         samples = version.samples("train")
@@ -48,7 +48,7 @@ class Passes:
         self.batcher = ImageBatcher(ActivationRequest(part, EvalTransform(graft.preprocessing), 0, {}))
         first, exported = self.batcher(range(4)), folder / "trunk.onnx"
         here = make_engine(parts.trunk, exported, first, Execution())
-        self.engines = {"local": here, "ray": spread_over(ray_engine, here, exported)}
+        self.engines = {"local": here, "ray": spread_over(ray_cluster, here, exported)}
 
     def seconds(self, engine: Engine) -> float:
         """Return how long an engine takes for all images."""
@@ -61,7 +61,7 @@ class Passes:
 def measure_pass(images: int, repetitions: int) -> None:
     """Print the seconds of the frozen pass, here and on Ray, in turn."""
     with tempfile.TemporaryDirectory() as folder:
-        passes = Passes(images, Path(folder), RayEngine())
+        passes = Passes(images, Path(folder), RayCluster())
         times: dict[str, list[float]] = {name: [] for name in passes.engines}
         passes.seconds(passes.engines["ray"])  # starts the workers
         for _ in range(repetitions):
@@ -80,11 +80,11 @@ def sleep(seconds: float) -> int:
 
 def measure_sleep(workers: int) -> None:
     """Print what is left of the ideal speed-up on so many workers."""
-    ray_engine = RayEngine(num_workers=workers)
-    while len(set(ray_engine.map(sleep, ((4 * SECONDS,) for _ in range(2 * workers))))) < workers:
+    ray_cluster = RayCluster(num_workers=workers)
+    while len(set(ray_cluster.map(sleep, ((4 * SECONDS,) for _ in range(2 * workers))))) < workers:
         say("The workers are still starting.")
     start = time.perf_counter()
-    done = len(list(ray_engine.map(sleep, ((SECONDS,) for _ in range(TASKS * workers)))))
+    done = len(list(ray_cluster.map(sleep, ((SECONDS,) for _ in range(TASKS * workers)))))
     seconds = time.perf_counter() - start
     share = done * SECONDS / workers / seconds
     say(f"{workers} workers: {done:,} tasks of {SECONDS} s in {seconds:.1f} s, {share:.0%} of ideal")

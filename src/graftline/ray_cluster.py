@@ -43,16 +43,16 @@ class Slots:
 
 
 @dataclass(frozen=True)
-class LocalEngine:
-    """Do all work in this process, with the threads that it has (Hydra target of conf/engine/local.yaml)."""
+class NoCluster:
+    """Do all work in this process, with the threads that it has (Hydra target of conf/cluster/none.yaml)."""
 
     def check(self) -> None:
         """Return: there is nothing that could be missing."""
 
 
 @dataclass(frozen=True)
-class RayEngine:
-    """Spread work over a Ray cluster (Hydra target of conf/engine/ray.yaml).
+class RayCluster:
+    """Spread work over a Ray cluster (Hydra target of conf/cluster/ray.yaml).
 
     Attributes:
         address: of the cluster, ``HOST:PORT`` or ``auto``; None: a Ray of this machine's own, for as long as we run.
@@ -67,7 +67,7 @@ class RayEngine:
 
     def __post_init__(self) -> None:
         if self.num_workers is not None and self.num_workers < 1:
-            raise UserError(f"RayEngine.num_workers is {self.num_workers}, it must be at least 1.")
+            raise UserError(f"RayCluster.num_workers is {self.num_workers}, it must be at least 1.")
 
     def check(self) -> None:
         """Make sure that Ray is installed and the cluster answers, before anything slow.
@@ -237,11 +237,11 @@ def _knock(address: str) -> None:
     host, _, port = address.rpartition("//")[2].rpartition(":")
     try:
         if not (host and port.isdigit()):
-            raise UserError(f"RayEngine.address is {address!r}: give HOST:PORT, as ray start prints it, or auto.")
+            raise UserError(f"RayCluster.address is {address!r}: give HOST:PORT, as ray start prints it, or auto.")
         socket.create_connection((host, int(port)), SECONDS_TO_ANSWER).close()
     except OSError as error:
         raise UserError(
-            f"RayEngine.address={address} does not answer ({first_line(error)}): start the cluster with ray start "
+            f"RayCluster.address={address} does not answer ({first_line(error)}): start the cluster with ray start "
             "--head, or leave the address out for a Ray of this machine's own."
         ) from error
 
@@ -271,7 +271,7 @@ def _start(address: str | None, num_workers: int | None) -> None:
                 f"The Ray cluster at {address} runs another Python or Ray than this process, which has Python "
                 f"{platform.python_version()} and Ray {ray.__version__}: all nodes need the same."
             ) from error
-        raise UserError(f"Ray cannot be reached ({first_line(error)}): look at RayEngine.address.") from error
+        raise UserError(f"Ray cannot be reached ({first_line(error)}): look at RayCluster.address.") from error
     finally:
         if is_main:
             signal.signal(signal.SIGTERM, before)  # Ray would make a SystemExit of it
