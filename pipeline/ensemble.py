@@ -114,6 +114,8 @@ class MakeEnsemble(Train):
         version = with_parent(self.data, self.tracking).run(NEEDED).version
         if opened is not None:
             _require_version(opened, version)
+            if not self._wanted.chooses:
+                opened.warn_of_decisions()
         self._check_validation(version)
         with self._start_ensemble(version, files) as run:
             members = opened or self._open(self._train_members(version, files, run.id), execution)
@@ -332,8 +334,8 @@ class MakeEnsemble(Train):
         times = measure(grid, version.samples("test").paths, self.evaluation.batch_size)
         best, used = numbers.index(selection.best), shares > 0
         candidates = [
-            Candidate((selection.best,), "1", logits[best, 0], float(times[best, 0])),
-            Candidate(tuple(selection.chosen), self.crops, mean, float(times[used, -1].sum())),
+            Candidate((selection.best,), "1", logits[best, 0], grid.decisions[best], float(times[best, 0])),
+            Candidate(tuple(selection.chosen), self.crops, mean, predictor.decision, float(times[used, -1].sum())),
         ]
         labels = result.predictions.labels
         return result, score_candidates(candidates, labels, self.evaluation.resamples, self.evaluation.seed)

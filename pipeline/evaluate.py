@@ -112,6 +112,7 @@ class Evaluate:
         """Do the same with several members or sets of crops, all on the same images."""
         references = self.runs or [str(self.bundle)]
         members = open_members(references, self.tracking, self.data.dataset_name(), self.evaluation.engine, execution)
+        members.warn_of_decisions()
         whole = members.everyone(self.crops[-1], self.average)
         # it refuses what they cannot take
         grid = Grid(members.predictors, tuple(self.crops), whole.decoding, members.references, self.average)

@@ -1,14 +1,16 @@
 """The members of an ensemble, or of a comparison: what ``runs=`` leads to."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from graftline.bundle.decision import MOST_PROBABLE
 from graftline.bundle.ensemble import Ensemble, common_decoding, is_ensemble
 from graftline.bundle.grid import Average
 from graftline.bundle.layout import read_description
 from graftline.bundle.predictor import EngineName, Predictor
+from graftline.console import warn
 from graftline.errors import UserError
 from graftline.execution import Execution
 from graftline.pipeline.bundle_source import find_bundle, open_bundle
@@ -38,9 +40,21 @@ class Members:
         return Ensemble(self.predictors, self.references, tuple(shares), crops, card, decoding, average=average)
 
     def everyone(self, crops: str, average: Average) -> Ensemble:
-        """Return the plain average of all members, with what the first one's card says."""
-        count = len(self.predictors)
-        return self.ensemble([1 / count] * count, crops, self.predictors[0].card, average)
+        """Return the plain average of all members, with what the first one's card says.
+
+        A single member answers as its own decision says, an average of several its most probable class.
+        """
+        count, first = len(self.predictors), self.predictors[0]
+        whole = self.ensemble([1 / count] * count, crops, first.card, average)
+        return replace(whole, decision=first.decision) if count == 1 else whole
+
+    def warn_of_decisions(self) -> None:
+        """Say that the members' own decisions are left alone, where they are averaged and have some."""
+        if len(self.predictors) > 1 and any(one.decision != MOST_PROBABLE for one in self.predictors):
+            warn(
+                "The members' own decisions are left alone, an average answers its most probable class: the stage "
+                "ensemble chooses a decision for it."
+            )
 
 
 def open_members(

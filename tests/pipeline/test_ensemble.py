@@ -139,6 +139,22 @@ def test_logits_are_averaged_calibrated_and_served_alike(
     np.testing.assert_allclose(served.iloc[:, 2:5].to_numpy(float), expected[:3], atol=1e-6)
 
 
+def test_the_decision_of_the_average_is_what_its_row_and_its_metrics_have(
+    run: Callable[..., EnsembleResult], place: Workplace
+) -> None:
+    own = ["decision=recall", "decision.class_name=red", "decision.recall=0.75", "tracking.register=false"]
+    made = run("runs=best:2", "choose=all", *own)
+    decision, samples = made.predictor.decision, made.version.samples("test")
+    probabilities = made.predictor.predict(samples.paths)
+    found = decision.answer(probabilities)
+    assert (found != probabilities.argmax(axis=1)).any(), "the decision changes answers"
+    accuracy = made.metrics["accuracy"]["value"]
+    assert accuracy == pytest.approx((found == samples.labels).mean())
+    assert made.rows[-1].accuracy.value == pytest.approx(accuracy)
+    logged = place.mlflow.get_run(made.run_id).data.metrics
+    assert logged["gain/accuracy"] == pytest.approx(accuracy - made.rows[0].accuracy.value)
+
+
 def test_members_leave_other_folds_out_and_share_one_cache(
     place: Workplace, color_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

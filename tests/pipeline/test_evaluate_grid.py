@@ -11,7 +11,9 @@ import pytest
 from bundles import change_description
 from workplace import TINY, Workplace
 
+from graftline.bundle.decision import Decision
 from graftline.bundle.predictor import Predictor
+from graftline.bundle.save import change_answers
 from graftline.errors import UserError
 from graftline.pipeline.cli import compose, compose_all
 from graftline.pipeline.compare import CompareResult
@@ -136,6 +138,29 @@ def test_one_crop_of_one_run_is_the_usual_evaluation_and_trains_nothing(
         UserError, match=f"Run {result.run_id} has no bundle in .*: take a run that has trained a model"
     ):
         evaluate(f"runs={result.run_id},{trained[0].run_id}")
+
+
+def test_a_decision_is_kept_by_its_own_model_and_said_to_be_left_alone_in_an_average(
+    evaluate: Callable[..., EvaluateResult],
+    trained: list[TrainResult],
+    place: Workplace,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    decided = place.root / "decided"
+    shutil.copytree(trained[0].bundle, decided)
+    change_answers(decided, decision=Decision(thresholds=(1e-6, 1.0, 1.0)))  # nearly always the first class
+    expected = evaluate("bundle=decided").metrics
+    assert expected["accuracy"]["value"] < 0.7
+    for runs in ("runs=decided", f"runs=decided,{trained[1].run_id}"):
+        result = evaluate(runs, f"hydra.run.dir=outputs/{runs.count(',')}")
+        table = pd.read_csv(place.root / "outputs" / str(runs.count(",")) / "grid.csv")
+        assert table["accuracy"][0] == pytest.approx(expected["accuracy"]["value"])
+        assert table["accuracy"].iloc[-1] == pytest.approx(result.metrics["accuracy"]["value"])
+        warned = "The members' own decisions are left alone" in " ".join(capsys.readouterr().out.split())
+        assert warned == ("," in runs)
+        if not warned:
+            assert result.metrics.keys() == expected.keys()
+            assert all(result.metrics[name] == pytest.approx(expected[name], abs=1e-5) for name in expected)
 
 
 @pytest.mark.parametrize(
