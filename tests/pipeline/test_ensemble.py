@@ -2,25 +2,35 @@
 
 import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import mlflow
 import numpy as np
 import pandas as pd
 import pytest
 import timm
+import torch
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
+from scipy.optimize import minimize_scalar
+from sklearn.metrics import log_loss
+from torch import nn
 from workplace import TINY, Workplace
 
+from graftline.bundle.calibration import UNCALIBRATED, Calibration
 from graftline.bundle.ensemble import Ensemble
 from graftline.bundle.grid import Grid
+from graftline.bundle.layout import read_description
 from graftline.bundle.predictor import Predictor, softmax
+from graftline.bundle.save import change_answers, save_bundle
+from graftline.bundle.soup import load_networks
 from graftline.errors import UserError
 from graftline.features.store import ActivationStore
 from graftline.pipeline.cli import compose
-from graftline.pipeline.ensemble import EnsembleResult
+from graftline.pipeline.ensemble_result import EnsembleResult
 
 MODEL = [*TINY, "trainer.max_epochs=1"]
 
@@ -111,10 +121,22 @@ def test_every_stage_takes_it_as_one_model(
         run(f"runs={made.run_id}")
 
 
-def test_greedy_takes_what_helps_and_keeps_to_its_time(run: Callable[..., EnsembleResult]) -> None:
+def test_greedy_takes_what_helps_and_keeps_to_its_time(
+    run: Callable[..., EnsembleResult], made: EnsembleResult
+) -> None:
     chosen = run("runs=best:3", "crops=5", "tracking.register=false")
-    assert chosen.selection.loss <= min(chosen.selection.alone)
-    assert json.loads((chosen.bundle / "bundle.json").read_text())["crops"] == "5"
+    samples, saved = made.version.samples("validation"), chosen.predictor
+    assert isinstance(saved, Ensemble)
+    together = replace(saved, calibration=UNCALIBRATED).predict(samples.paths)
+    alone = [
+        Ensemble((one,), ("",), (1.0,), "5", {}, saved.decoding).predict(samples.paths)
+        for one in (Predictor.from_directory(made.directory / f"members/{n}/bundle") for n in (1, 2, 3))
+    ]
+    losses = [log_loss(samples.labels, one.astype(float)) for one in alone]
+    assert sorted(chosen.selection.alone) == pytest.approx(sorted(losses), abs=1e-5)
+    loss = log_loss(samples.labels, together.astype(float))
+    assert loss == pytest.approx(chosen.selection.loss, abs=1e-5)
+    assert loss <= min(losses) + 1e-5
     with pytest.raises(UserError, match=r"An ensemble of 0\.001 ms per image cannot be: the fastest member alone"):
         run("runs=best:2", "ms_per_image=0.001")
 
@@ -188,6 +210,66 @@ def test_a_soup_is_one_network_of_mean_weights(run: Callable[..., EnsembleResult
     other = str(made.directory / "members" / "2")
     with pytest.raises(UserError, match=r"has another preprocessing than .*, and a soup averages the weights of one"):
         run(f"runs={same[0]},{other}", "choose=soup")
+
+
+def shifted(source: Path, target: Path, shift: np.ndarray, temperature: float) -> Path:
+    """Write a bundle with other biases of its head, and a calibration."""
+    predictor, (network,) = Predictor.from_directory(source), load_networks([source])
+    with torch.no_grad():
+        cast(nn.Linear, network.get_submodule("classifier")).bias.add_(torch.from_numpy(shift).float())
+    save_bundle(
+        target,
+        network,
+        timm_name="test_efficientnet",
+        class_names=predictor.class_names,
+        preprocessing=predictor.preprocessing,
+        card=predictor.card,
+        decoding=predictor.decoding,
+    )
+    change_answers(target, calibration=Calibration(temperature))
+    return target
+
+
+def test_a_greedy_soup_takes_what_makes_it_better_however_members_are_calibrated(
+    run: Callable[..., EnsembleResult], made: EnsembleResult, place: Workplace
+) -> None:
+    """The biases of two members lie on both sides of the best ones, those of a third far away."""
+    source, samples = made.directory / "members" / "1" / "bundle", made.version.samples("validation")
+    plain = replace(Predictor.from_directory(source), calibration=UNCALIBRATED)
+    logits, line = plain.logits(samples.paths).astype(float), np.array([1.0, -1.0, 0.0])
+
+    def loss(step: float, temperature: float = 1) -> float:
+        return float(log_loss(samples.labels, softmax((logits + step * line) / temperature)))
+
+    best = minimize_scalar(loss).x
+    temperature = minimize_scalar(lambda given: loss(best, given), bounds=(0.1, 10)).x
+    steps = [best - 0.01, best + 5, best + 0.01]
+    members = [shifted(source, place.root / f"at{step:.2f}", step * line, temperature) for step in steps]
+    assert max(loss(steps[0], temperature), loss(steps[2], temperature)) < loss(best), "calibrated they look better"
+    cooked = run(f"runs={','.join(map(str, members))}", "choose=greedy_soup", "tracking.register=false")
+    assert cooked.selection.alone == pytest.approx([loss(step) for step in [*steps, best]], abs=1e-5)
+    card = read_description(cooked.directory / "soup")["card"]
+    assert sorted(card["soup"]) == sorted(map(str, members[::2]))
+    trained = read_description(source)["card"]
+    for key in ("dataset_digest", "validation_digest", "test_digest"):  # which tell what it may be used with
+        assert card[key] == trained[key]
+
+
+def test_a_soup_classifies_the_validation_images_once_with_each_network(
+    run: Callable[..., EnsembleResult], made: EnsembleResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes, classify = list[tuple[int, int]](), Grid.logits
+
+    def counted(grid: Grid, images: Sequence[str], *rest: Any) -> np.ndarray:
+        if rest[1:]:  # progress is shown: not the few images whose time is taken
+            passes.append((len(grid.members), len(images)))
+        return classify(grid, images, *rest)
+
+    monkeypatch.setattr(Grid, "logits", counted)
+    same = [str(made.directory / "members" / number) for number in ("1", "3")]
+    cooked = run(f"runs={','.join(same)}", "choose=soup", "tracking.register=false")
+    count = len(cooked.version.samples("validation").paths)
+    assert [members for members, images in passes if images == count] == [2, 1]
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def evaluate_grid(
     scores = score(predictions, evaluation.resamples, evaluation.seed)
     times = measure(grid, paths, evaluation.batch_size)
     labels, seed = predictions.labels, evaluation.seed
-    decisions = {(number,): decision for number, decision in enumerate(grid.decisions)}
+    decisions: dict[tuple[int, ...], Decision] = {(number,): one for number, one in enumerate(grid.decisions)}
     decisions[tuple(everyone)] = whole.decision
     rows = compare(logits, labels, grid.crops, times, evaluation.resamples, seed, grid.average, decisions)
     return GridResult(EvaluationResult(predictions, scores, notes_on(predictions, scores), speed), rows)
