@@ -4,6 +4,7 @@ import base64
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,6 +32,9 @@ from graftline.errors import UserError
 from graftline.features.store import ActivationStore
 from graftline.pipeline.cli import compose
 from graftline.pipeline.ensemble_result import EnsembleResult
+from graftline.pipeline.train_result import MOST_PROBABLE_ANSWER, NOT_TESTED
+from graftline.report.grid_tables import sentence
+from graftline.tracking.names import BUNDLE_DIGEST
 
 MODEL = [*TINY, "trainer.max_epochs=1"]
 
@@ -96,6 +100,40 @@ def test_it_is_registered_as_one_model_and_its_members_are_not(made: EnsembleRes
     children = [one for one in runs if one.data.tags.get("mlflow.parentRunId") == made.run_id]
     assert len(children) == 3
     assert {one.data.tags["graftline.stage"] for one in children} == {"train"}
+
+
+def test_its_run_says_what_it_is_and_its_report_how_it_answers(made: EnsembleResult, place: Workplace) -> None:
+    run = place.mlflow.get_run(made.run_id)
+    assert run.info.run_name == "ensemble of 2 x test_efficientnet 32 px + test_efficientnet 48 px, mirror"
+    assert run.data.tags[BUNDLE_DIGEST] == made.predictor.digest
+    gain = f"Over its best member with one crop: {sentence(made.rows[-1], made.rows[0])}"
+    for text in ("right** (", "\n    - 33 %: test_efficientnet 48 px, ", gain, "**Again**: `graftline ensemble "):
+        assert text in run.data.tags["mlflow.note.content"]
+    page = unescape(made.report.read_text())
+    for text in (gain, MOST_PROBABLE_ANSWER, "On which images the model is worse", " sets=0.95</code>"):
+        assert text in page
+
+
+def test_without_test_images_it_is_reported_and_registered_all_the_same(
+    run: Callable[..., EnsembleResult], place: Workplace
+) -> None:
+    apart = ["data.directory=untested", "tracking.experiment=untested"]
+    made = run(*MODEL, "members=2", "choose=soup", "data.split.test=0", *apart)
+    page = unescape(made.report.read_text())
+    for text in (
+        NOT_TESTED,
+        "Soup of 2 x test_efficientnet 32 px, 1 crop on colors0",
+        "0 %: test_efficientnet 32 px, ",
+    ):
+        assert text in page
+    assert "compare runs=" not in page
+    found = place.mlflow.get_run(made.run_id)
+    assert found.data.tags[BUNDLE_DIGEST] == made.predictor.digest
+    assert found.data.tags["mlflow.note.content"].startswith("Not tested")
+    assert "report.html" in {item.path for item in place.mlflow.list_artifacts(made.run_id)}
+    card = (made.bundle / "README.md").read_text()
+    assert "# Soup of 2 on colors0" in card
+    assert "- One network, whose weights are the mean of those of 2 networks (a soup), on 1 crop of each image:" in card
 
 
 def test_every_stage_takes_it_as_one_model(
@@ -175,6 +213,7 @@ def test_the_decision_of_the_average_is_what_its_row_and_its_metrics_have(
     assert made.rows[-1].accuracy.value == pytest.approx(accuracy)
     logged = place.mlflow.get_run(made.run_id).data.metrics
     assert logged["gain/accuracy"] == pytest.approx(accuracy - made.rows[0].accuracy.value)
+    assert made.predictor.card["decision"]["sentence"] in unescape(made.report.read_text())
 
 
 def test_members_leave_other_folds_out_and_share_one_cache(
@@ -289,6 +328,42 @@ def test_a_soup_classifies_the_validation_images_once_with_each_network(
 def test_what_does_not_go_together_is_refused_at_once(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         compose("ensemble", overrides)
+
+
+@pytest.mark.parametrize(
+    ("own", "message", "before_images"),
+    [
+        (["backbone.image_size=4", "crops=10"], "test_efficientnet: The crops '10' lie in the corners of", True),
+        (["backbone.image_size=32,48", "choose=soup"], r"averages the weights of one network, .* at 48 px\)", True),
+        (["backbone=efficientnet_lite0,resnet18", "backbone.weights=auto"], "resnet18", True),
+        (
+            ["backbone.image_size=auto,48", "choose=greedy_soup"],
+            r"averages the weights of one network, .* 48 px",
+            False,
+        ),
+        (
+            ["backbone=test_efficientnet,test_vit", "backbone.weights=file", "backbone.file=own.safetensors"],
+            "test_vit",
+            False,
+        ),
+        (["backbone=test_efficientnet,test_vit", "freeze=names", "freeze.frozen=[conv_stem.*]"], "cls_token", False),
+    ],
+)
+def test_members_that_cannot_be_trained_or_averaged_are_refused_before_the_first_is_trained(
+    run: Callable[..., EnsembleResult],
+    place: Workplace,
+    own: list[str],
+    message: str,
+    before_images: bool,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    save_file(timm.create_model("test_efficientnet", num_classes=3).state_dict(), place.root / "own.safetensors")
+    typed = {one.partition("=")[0]: one for one in [*MODEL, "members=2", *own]}.values()
+    with pytest.raises(UserError, match=message):
+        run(*typed, f"data.directory={tmp_path}")
+    assert any(tmp_path.iterdir()) != before_images
+    assert "Member 1 of 2" not in capsys.readouterr().out
 
 
 def test_validation_images_that_do_not_suffice_are_told_before_a_network_runs(
