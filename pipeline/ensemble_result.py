@@ -78,8 +78,7 @@ class EnsembleOutcome:
     @property
     def name(self) -> str:
         """What is special about the run: how many of which networks are averaged, and how."""
-        labels = [self.members.labels[number] for number in self.selection.chosen]
-        labels *= len(self.predictor.members[0].card["soup"]) if self.choose in SOUPS else 1
+        labels = [self.members.labels[number] for number in self._averaged_members]
         of_logits = ", mean of logits" if self.predictor.average == "logits" else ""
         return f"{KINDS[self.choose]} of {counted(labels)}, {crops_in_words(self.predictor.crops)}{of_logits}"
 
@@ -94,10 +93,21 @@ class EnsembleOutcome:
         return f"Over its best member with one crop: {sentence(self.rows[-1], self.rows[0])}" if self.rows else ""
 
     @property
-    def shares(self) -> list[str]:
-        """Each member with its part in the average."""
-        parts = zip(self.selection.shares, self.members.described, strict=True)
-        return [f"{100 * share:.0f} %: {member}" for share, member in parts]
+    def parts(self) -> list[str]:
+        """The members of a soup, or each member with its part in the average."""
+        described = self.members.described
+        if self.choose in SOUPS:
+            return [described[number] for number in self._averaged_members]
+        shares = zip(self.selection.shares, described, strict=True)
+        return [f"{100 * share:.0f} %: {member}" for share, member in shares]
+
+    @property
+    def _averaged_members(self) -> list[int]:
+        """The numbers of those that are averaged."""
+        if self.choose not in SOUPS:
+            return self.selection.chosen
+        taken = self.predictor.members[0].card["soup"]
+        return [number for number, reference in enumerate(self.members.references) if reference in taken]
 
     @property
     def averaged(self) -> str:
@@ -107,7 +117,7 @@ class EnsembleOutcome:
     def description(self, run_id: str) -> str:
         """Return what the page of the run shows first."""
         facts = {
-            "Members": "".join(f"\n    - {member}" for member in self.shares),
+            "Members": "".join(f"\n    - {member}" for member in self.parts),
             "Average": f"of {self.averaged}, {crops_in_words(self.predictor.crops)}",
             **({"Gain": self.gain} if self.rows else {}),
             **self._facts("`"),
@@ -135,7 +145,7 @@ def write_ensemble_report(outcome: EnsembleOutcome, run_id: str) -> Path:
         facts={
             **outcome._facts(""),
             "Average": f"of {outcome.averaged}",
-            "Shares": "; ".join(outcome.shares),
+            "Members": "; ".join(outcome.parts),
             "Chosen": f"on validation images, where the log loss is {outcome.selection.loss:.3f}",
             **({} if beyond.earlier is None else {"Compared": beyond.earlier.sentence.removesuffix(".")}),
             "Run": run_id,

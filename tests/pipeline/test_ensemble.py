@@ -123,7 +123,7 @@ def test_without_test_images_it_is_reported_and_registered_all_the_same(
     for text in (
         NOT_TESTED,
         "Soup of 2 x test_efficientnet 32 px, 1 crop on colors0",
-        "0 %: test_efficientnet 32 px, ",
+        f", {made.directory}/members/1; test_efficientnet 32 px, {made.directory}/members/2<",
     ):
         assert text in page
     assert "compare runs=" not in page
