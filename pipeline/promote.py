@@ -17,7 +17,7 @@ from graftline.files import digest, sha256_file, write_json
 from graftline.pipeline.examination import Examination, Examined
 from graftline.pipeline.stage import StageResult
 from graftline.report.gate_tables import gate_markdown, print_gate
-from graftline.tracking.ledger import Decision, Kind, LedgerLine
+from graftline.tracking.ledger import Decision, Kind, LedgerLine, require_short
 from graftline.tracking.names import BUNDLE_DIGEST, DATASET_DIGEST, TEST_DIGEST
 from graftline.tracking.promotions import OvertakenError, Promotions, author, experiment_name, now
 from graftline.tracking.registry import NUM_LISTED, ChangedBundleError, RegisteredVersion
@@ -105,6 +105,7 @@ class Promote:
     def __post_init__(self) -> None:
         if self.force is not None and not self.force.strip():
             raise UserError("Promote.force is empty: give the reason, which the ledger keeps.")
+        require_short("Promote.force", self.force)
 
     def run(self, directory: Path) -> PromoteResult:
         """Decide on a version, and let the alias follow."""
@@ -163,7 +164,7 @@ class Promote:
             return None
         decision = lines[-1].decision
         same = decision.before == standing.champion and (decision.digests or {}).get("gate") == self._gate_digest
-        if decision.kind != "refused" or not same or not decision.figures:  # else nothing was compared
+        if decision.kind != "refused" or not same:
             return None
         say(f"Version {challenger.version} was refused before, by the same gate against the same champion.")
         return Verdict(
@@ -263,6 +264,8 @@ class Promote:
         digests = {name: version.tags.get(BUNDLE_DIGEST, "unknown") for name, version in bundles.items()}
         for name, tag in (("dataset", DATASET_DIGEST), ("test", TEST_DIGEST)):
             digests[name] = challenger.tags.get(tag, "unknown")
+        if examined.images is not None:  # else nothing was compared, and it may be another time
+            digests["gate"] = self._gate_digest
         return Decision(
             model=standing.model,
             kind=kind,
@@ -275,7 +278,7 @@ class Promote:
             reasons=result.reasons,
             forced=self.force if kind == "forced" else None,
             headline=_headline(result.guards),
-            digests={**digests, "gate": self._gate_digest},
+            digests=digests,
             figures={guard.name: guard.figures for guard in result.guards if guard.told and guard.figures},
             run_id=run_id,
         )

@@ -7,7 +7,7 @@ from graftline.console import say
 from graftline.errors import UserError
 from graftline.pipeline.promote import only_model
 from graftline.pipeline.stage import StageResult
-from graftline.tracking.ledger import Decision, LedgerLine
+from graftline.tracking.ledger import Decision, LedgerLine, require_short
 from graftline.tracking.promotions import Promotions, author, experiment_name, now
 from graftline.tracking.registry import RegisteredVersion
 from graftline.tracking.standing import Standing
@@ -38,6 +38,9 @@ class Rollback:
     to: int | None = None
     reason: str | None = None
     copies: str | None = "ledger"
+
+    def __post_init__(self) -> None:
+        require_short("Rollback.reason", self.reason)
 
     def run(self, directory: Path) -> RollbackResult:
         """Move the alias back and record it."""

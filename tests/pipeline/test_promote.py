@@ -258,6 +258,16 @@ def test_a_bundle_that_was_changed_is_refused_on_record(place: Workplace, client
         assert aliases(client)["champion"] == "1"
     finally:
         file.write_text(content)
+    assert promote().promoted, "nothing was compared before, so that it is examined anew"
+
+
+def test_a_refusal_whose_figures_were_cut_is_known(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    crown(2)
+    whole = promote("version=1", "gate.margin=0.2").line
+    monkeypatch.setattr("graftline.tracking.promotions.MOST_LETTERS", len(whole.text) - 100)
+    refused = promote("version=1")
+    assert refused.line.decision.figures is None
+    assert promote("version=1").line == refused.line
 
 
 @pytest.mark.parametrize(
@@ -271,6 +281,8 @@ def test_a_bundle_that_was_changed_is_refused_on_record(place: Workplace, client
         ("promote", ["model=cats"], r"^There is no registered model 'cats': there is dusk\.$"),
         ("promote", ["version=7"], r"^The registered model 'dusk' has no version 7: there are 1, 2\.$"),
         ("promote", ["force=' '"], r"^force is empty: give the reason, which the ledger keeps\.$"),
+        ("promote", [f"force={'ж' * 1001}"], r"^force has 1,001 characters, the ledger has room for 1,000: give a sho"),
+        ("rollback", [f"reason={'ж' * 1001}"], r"^reason has 1,001 characters, the ledger has room for 1,000: give a "),
         ("promote", ["gate.resamples=5"], r"^gate.resamples is 5, too few for a 95 % interval: use at least 100"),
         ("rollback", [], r"^dusk has no champion before this that is still registered: give a version as to\.$"),
         ("history", [], r"^Nothing was decided on dusk yet: `graftline promote model=dusk` does\.$"),

@@ -15,7 +15,7 @@ from sqlalchemy import text
 from graftline.errors import UserError
 from graftline.tracking import promotions as module
 from graftline.tracking.client import connect
-from graftline.tracking.ledger import Decision, Kind, LedgerLine
+from graftline.tracking.ledger import MOST_OF_REASON, Decision, Kind, LedgerLine
 from graftline.tracking.names import SCHEDULER
 from graftline.tracking.promotions import MOST_LETTERS, OvertakenError, Promotions, author
 from graftline.tracking.tracking import Tracking
@@ -280,6 +280,26 @@ def test_a_line_that_is_too_long_for_mlflow_is_shortened(pets: Promotions) -> No
     assert len(line.text) < MOST_LETTERS
     assert pets.read().lines == (line,)
     assert line.decision.reasons[-1] == "…"
+
+
+@pytest.mark.parametrize("letter", ["ж", "\u2028", "\udcff", '"'])
+def test_a_long_reason_of_any_letters_is_kept_whole(pets: Promotions, letter: str) -> None:
+    text = letter * MOST_OF_REASON if letter != "\udcff" else letter
+    line = pets.append(pets.read_sound(), replace(decision(pets, "forced", 1), forced=text))
+    pets.finish(line)
+    assert pets.read_sound().lines[0].decision.forced == text
+    assert pets.damage(pets.read()) is None, "the copy is the same"
+
+
+def test_what_does_not_fit_is_refused_before_it_is_written(pets: Promotions) -> None:
+    decide(pets, "promoted", 1)
+    standing, many = pets.read_sound(), tuple("x" * 900 for _ in range(20))
+    line = pets.append(standing, replace(decision(pets, "forced", 2), forced="ж" * 5300, reasons=many))
+    assert line.decision.reasons == ("…",)
+    standing = pets.read_sound()
+    with pytest.raises(UserError, match=r"^The decision does not fit into a line of the ledger of pets \(6,\d+ char"):
+        pets.append(standing, replace(decision(pets, "forced", 3), forced="ж" * 6000))
+    assert pets.read().lines == standing.lines
 
 
 def test_who_decides(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,7 @@ T = TypeVar("T")
 LEDGER = "graftline.ledger"  # tag of the experiment: the run that has the lines
 
 MOST_LETTERS = 6000  # of a parameter (mlflow.utils.validation.MAX_PARAM_VAL_LENGTH); MLflow cuts what is longer
+_CUTS = (300, 100, 0)  # letters of a reason, until the line fits
 _DONE = " done"
 
 
@@ -138,11 +139,9 @@ class Promotions:
 
         Raises:
             OvertakenError: the next line is there already, another one than this.
-            UserError: MLflow does not answer.
+            UserError: the decision does not fit into a line, or MLflow does not answer.
         """
-        line = LedgerLine.after(standing.lines[-1] if standing.lines else None, decision)
-        if len(line.text) > MOST_LETTERS:
-            line = LedgerLine.after(standing.lines[-1] if standing.lines else None, _shortened(decision))
+        line = _next_line(standing, decision)
         run = standing.ledger_run or self._create_ledger()
         if not self._ask(lambda client: _write_once(client, run, _key(line.number), line.text)):
             raise OvertakenError(
@@ -244,7 +243,9 @@ class Promotions:
 
     def _copied(self) -> list[str]:
         file = self._copy
-        return file.read_text(encoding="utf-8").splitlines() if file is not None and file.is_file() else []
+        if file is None or not file.is_file():
+            return []
+        return file.read_text(encoding="utf-8").split("\n")[:-1]  # a line may have other separators in it, as U+2028
 
     def _keep_copy(self, standing: Standing) -> None:
         texts = [line.text for line in standing.lines]
@@ -334,6 +335,21 @@ def _write_once(client: "MlflowClient", run_id: str, key: str, value: str) -> bo
     return client.get_run(run_id).data.params.get(key) == value
 
 
-def _shortened(decision: Decision) -> Decision:
-    """Return a decision that fits into a line: the verdict's file, whose digest it has, tells the rest."""
-    return replace(decision, reasons=(*(reason[:300] for reason in decision.reasons[:5]), "…"), figures=None)
+def _next_line(standing: Standing, decision: Decision) -> LedgerLine:
+    """Return the next line, shortened until it fits: the verdict's file, whose digest it has, tells the rest.
+
+    Raises:
+        UserError: it does not fit even so.
+    """
+    before = standing.lines[-1] if standing.lines else None
+    line = LedgerLine.after(before, decision)
+    for most in _CUTS:
+        if len(line.text) > MOST_LETTERS:
+            reasons = (*(reason[:most] for reason in decision.reasons[:5] if most), "…")
+            line = LedgerLine.after(before, replace(decision, reasons=reasons, figures=None))
+    if len(line.text) > MOST_LETTERS:
+        raise UserError(
+            f"The decision does not fit into a line of the ledger of {decision.model} ({len(line.text):,} characters, "
+            f"there is room for {MOST_LETTERS:,}): give a shorter reason."
+        )
+    return line
