@@ -14,13 +14,14 @@ from graftline.evaluation.gate import Gate
 from graftline.evaluation.gate_guards import Guard
 from graftline.execution import Accelerator
 from graftline.files import digest, sha256_file, write_json
+from graftline.pipeline.decided_model import open_promotions
 from graftline.pipeline.examination import Examination, Examined
 from graftline.pipeline.stage import StageResult
 from graftline.report.gate_tables import gate_markdown, print_gate
 from graftline.tracking.ledger import Decision, Kind, LedgerLine, require_short
 from graftline.tracking.names import BUNDLE_DIGEST, DATASET_DIGEST, TEST_DIGEST
 from graftline.tracking.promotions import OvertakenError, Promotions, author, experiment_name, now
-from graftline.tracking.registry import NUM_LISTED, ChangedBundleError, RegisteredVersion
+from graftline.tracking.registry import ChangedBundleError, RegisteredVersion
 from graftline.tracking.standing import Standing
 from graftline.tracking.tracking import Tracking
 
@@ -117,6 +118,7 @@ class Promote:
                 "champion": verdict.challenger if verdict.promoted else verdict.champion,
                 "verdict": "promoted" if verdict.promoted else "refused",
                 "reasons": list(verdict.reasons),
+                "compared": verdict.compared,
                 "forced": verdict.forced,
                 "is_new": verdict.is_new,
                 "line": verdict.line.number,
@@ -143,8 +145,7 @@ class Promote:
             UserError: there is no such model or version, the images are not here, or MLflow does not answer; nothing is
                 decided then.
         """
-        model = self.model or only_model(self.tracking)
-        promotions = Promotions(self.tracking, model, None if self.copies is None else Path(self.copies))
+        promotions = open_promotions(self.tracking, self.model, self.copies)
         promotions.end_dead_runs()
         standing = promotions.read_sound()
         challenger = standing.version(standing.newest if self.version is None else self.version)
@@ -240,7 +241,7 @@ class Promote:
             run.settle()  # nothing is decided on half the facts
             line = _append(promotions, standing, decision)
             promotions.finish(line)
-            promotions.note(challenger.version, line)
+            promotions.tag(challenger.version, line)
             run.rename(f"{title}: {kind}")
             run.set_tags({"graftline.verdict": kind, "graftline.ledger_line": str(line.number)})
         return Verdict(
@@ -378,20 +379,3 @@ def _told(line: LedgerLine) -> str:
     decision = line.decision
     why = f": {' '.join(decision.reasons)}" if decision.reasons else "."
     return f"Version {decision.before} was champion and was rolled back (line {line.number} of the ledger){why}"
-
-
-def only_model(tracking: Tracking) -> str:
-    """Return the name of the only registered model.
-
-    Raises:
-        UserError: there is none, or there are several.
-    """
-    names = tracking.registry().names()
-    if len(names) != 1:
-        told = (
-            f"there are {', '.join(names[:NUM_LISTED])}: give its name as model=NAME"
-            if names
-            else "there is none: train one"
-        )
-        raise UserError(f"Which registered model is meant is not clear, {told}.")
-    return names[0]

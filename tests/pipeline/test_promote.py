@@ -204,6 +204,61 @@ def test_a_gate_that_is_killed_leaves_the_champion_and_finishes_when_run_again(
     assert "RUNNING" not in {one.info.status for one in runs}, "the dead one is marked"
 
 
+@pytest.mark.parametrize(
+    ("method", "when"), [("append", "after"), ("_move", "after"), ("tag", "before"), ("end", "before")]
+)
+def test_a_rollback_that_is_killed_goes_back_once_when_run_again(
+    place: Workplace, client: MlflowClient, monkeypatch: pytest.MonkeyPatch, method: str, when: str
+) -> None:
+    add_version(client)
+    for version in (1, 2, 3):
+        crown(version)
+    original = getattr(Promotions, method)
+
+    def dying(*arguments: object) -> None:
+        if when == "after":
+            original(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Promotions, method, dying)
+        with pytest.raises(KeyboardInterrupt):
+            run("rollback", "reason=misses dark cells")
+    again = run("rollback", "reason=misses dark cells")
+    assert (again.facts["version"], again.facts["before"], again.facts["line"]) == (2, 3, 4)
+    assert aliases(client) == {"champion": "2", "previous": "1"}
+    assert client.get_model_version("dusk", "2").tags["graftline.decision"] == "rolled back (line 4)"
+    with pytest.raises(UserError, match=r"^Version 2 of dusk is the champion already\.$"):
+        run("rollback", "to=2")
+    assert run("rollback").facts["version"] == 1, "once more is a decision of its own"
+    assert aliases(client) == {"champion": "1"}
+
+
+def add_version(client: MlflowClient) -> None:
+    """Register version 2 once more, as version 3."""
+    known = client.get_model_version("dusk", "2")
+    client.create_model_version("dusk", str(known.source), known.run_id, tags=known.tags, await_creation_for=0)
+
+
+def test_a_rollback_to_another_version_is_another_one(
+    place: Workplace, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_version(client)
+    for version in (1, 2, 3):
+        crown(version)
+    with monkeypatch.context() as patch:
+        patch.setattr(Promotions, "finish", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run("rollback")
+    assert aliases(client)["champion"] == "3"
+    assert run("rollback", "to=1").facts["line"] == 5
+    assert aliases(client) == {"champion": "1"}
+
+
+def interrupted(*_arguments: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_two_at_once_one_wins_and_the_other_is_told(
     place: Workplace, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ from graftline.tracking.client import connect
 from graftline.tracking.ledger import MOST_OF_REASON, Decision, Kind, LedgerLine
 from graftline.tracking.names import SCHEDULER
 from graftline.tracking.promotions import MOST_LETTERS, OvertakenError, Promotions, author
+from graftline.tracking.registry import RegisteredVersion, Registry
 from graftline.tracking.tracking import Tracking
 
 
@@ -174,6 +175,70 @@ def test_interrupted_between_the_two_aliases(pets: Promotions, client: MlflowCli
     pets.append(pets.read_sound(), decision(pets, "promoted", 3))
     client.set_registered_model_alias("pets", "previous", "2")
     assert pets.read_sound().aliases == {"champion": 3, "previous": 2}
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_interrupted_before_it_was_noted_and_then_moved_back_by_hand(
+    pets: Promotions, client: MlflowClient, monkeypatch: pytest.MonkeyPatch, is_first: bool
+) -> None:
+    """The next command that reads the ledger notes it, and from then on the alias is the user's."""
+    if not is_first:
+        decide(pets, "promoted", 1)
+    before = pets.read().champion
+    line = pets.append(pets.read_sound(), decision(pets, "promoted", 2))
+    with monkeypatch.context() as patch:
+        patch.setattr(Promotions, "_note", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pets.finish(line)
+    standing = pets.read()
+    assert (standing.champion, standing.unfinished, standing.interrupted) == (2, line, None)
+    assert pets.read_sound().unfinished is None
+    if before is None:
+        client.delete_registered_model_alias("pets", "champion")
+    else:
+        client.set_registered_model_alias("pets", "champion", "1")
+    for _ in range(2):
+        standing = pets.read_sound()
+        assert standing.champion == before
+        assert [line.decision.kind for line in standing.lines[-2:]] == ["promoted", "moved by hand"]
+
+
+def interrupted(*_arguments: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_moved_by_hand_to_a_third_version_while_a_decision_was_unfinished(
+    pets: Promotions, client: MlflowClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    decide(pets, "promoted", 1)
+    pets.append(pets.read_sound(), decision(pets, "promoted", 2))
+    client.set_registered_model_alias("pets", "champion", "3")
+    assert pets.read_sound().champion == 3
+    client.set_registered_model_alias("pets", "champion", "1")  # where the unfinished one began
+    standing = pets.read_sound()
+    assert [line.decision.kind for line in standing.lines[2:]] == ["moved by hand", "moved by hand"]
+    assert standing.champion == 1
+    assert "It was interrupted" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_promotion_between_two_questions_is_not_taken_for_a_hand(
+    pets: Promotions, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """MLflow tells of aliases and of the ledger by two answers: between them another one may have promoted."""
+    decide(pets, "promoted", 1)
+    ask = Registry.versions
+
+    def overtaken(self: Registry, name: str) -> tuple[RegisteredVersion, ...]:
+        monkeypatch.setattr(Registry, "versions", ask)
+        found = ask(self, name)
+        decide(pets, "promoted", 2)
+        return found if when == "after" else ask(self, name)
+
+    monkeypatch.setattr(Registry, "versions", overtaken)
+    standing = pets.read_sound()
+    assert [line.decision.kind for line in standing.lines] == ["promoted", "promoted"]
+    assert standing.aliases == {"champion": 2, "previous": 1}
 
 
 def test_an_alias_that_was_moved_back_by_hand_stays_there(pets: Promotions, client: MlflowClient) -> None:

@@ -169,7 +169,8 @@ def require_short(argument: str, reason: str | None) -> None:
     """
     if reason is not None and len(reason) > MOST_OF_REASON:
         raise UserError(
-            f"{argument} has {len(reason):,} characters, the ledger has room for {MOST_OF_REASON:,}: give a shorter one."
+            f"{argument} has {len(reason):,} characters, the ledger has room for {MOST_OF_REASON:,}: "
+            "give a shorter one."
         )
 
 

@@ -1,17 +1,17 @@
 """Who is champion, by MLflow's aliases and by the ledger, which lies in MLflow too, where all machines see it.
 
 A model has the experiment "NAME promotions", with a run for each decision and one that is the ledger: its parameter
-``000007`` is line 7, and ``000007 done`` holds its hash once the alias was moved after it. MLflow never changes a
-parameter that is there: of two who write the same line at once, one wins and the other is told.
+``000007`` is line 7, ``000007 done`` holds its hash once the alias was moved after it, and ``000007 ended`` once the
+rollback that it is came to its end. MLflow never changes a parameter that is there: of two who write the same line at
+once, one wins and the other is told.
 
 A promotion is decided when its line is there. The alias moves after that; if it does not, whoever comes next moves it.
 """
 
-import getpass
 import logging
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -32,7 +32,7 @@ from graftline.tracking.names import (
 )
 from graftline.tracking.registry import Registry
 from graftline.tracking.standing import Standing, find_loss
-from graftline.tracking.tracking import Tracking
+from graftline.tracking.tracking import Tracking, user_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -45,7 +45,7 @@ LEDGER = "graftline.ledger"  # tag of the experiment: the run that has the lines
 
 MOST_LETTERS = 6000  # of a parameter (mlflow.utils.validation.MAX_PARAM_VAL_LENGTH); MLflow cuts what is longer
 _CUTS = (300, 100, 0)  # letters of a reason, until the line fits
-_DONE = " done"
+_DONE, _ENDED = " done", " ended"
 
 
 class OvertakenError(UserError):
@@ -59,11 +59,7 @@ def experiment_name(model: str) -> str:
 
 def author() -> Author:
     """Return who decides in this process."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        user = "unknown"
-    return Author(user, platform.node(), os.environ.get(SCHEDULER))
+    return Author(user_name(), platform.node(), os.environ.get(SCHEDULER))
 
 
 def now() -> str:
@@ -86,15 +82,28 @@ class Promotions:
     copies: Path | None = None
 
     def read(self) -> Standing:
-        """Return how things stand.
+        """Return how things stand at one moment: while the aliases were read, the ledger has not changed.
 
         Raises:
             UserError: there is no such model, its ledger was deleted, or MLflow does not answer.
         """
-        versions = self._registry.versions(self.model)
+        found = self._ask(self._find_ledger)
+        while True:
+            versions = self._registry.versions(self.model)
+            before, found = found, self._ask(self._find_ledger)
+            if found == before:
+                break
         aliases = {alias: version.version for version in versions for alias in version.aliases}
-        standing = Standing(self.model, versions, aliases)
-        return self._ask(lambda client: self._with_lines(client, standing))
+        run, params = found
+        return Standing(
+            self.model,
+            versions,
+            aliases,
+            lines=tuple(LedgerLine.read(text) for key, text in sorted(params.items()) if key.isdigit()),
+            done=dict(_ending(params, _DONE)),
+            ended=frozenset(number for number, _ in _ending(params, _ENDED)),
+            ledger_run=run,
+        )
 
     def read_sound(self) -> Standing:
         """Return how things stand, once what was interrupted is done and what was done by hand is noted.
@@ -105,8 +114,9 @@ class Promotions:
         standing = self.read()
         if (damage := self.damage(standing)) is not None:
             raise UserError(f"{damage} Nothing is decided on such a ledger.")
-        if (line := standing.interrupted) is not None:
-            logger.info(f"{line.sentence} It was interrupted before the alias moved: that is done now.")
+        if (line := standing.unfinished) is not None:
+            if standing.interrupted is not None:
+                logger.info(f"{line.sentence} It was interrupted before the alias moved: that is done now.")
             self.finish(line)
             standing = self.read()
         if standing.was_moved_by_hand:
@@ -127,7 +137,7 @@ class Promotions:
         Raises:
             UserError: MLflow does not answer.
         """
-        if self._ask(self._ledger_run) is None:
+        if self._ask(self._find_ledger)[0] is None:
             self._create_ledger()
 
     def append(self, standing: Standing, decision: Decision) -> LedgerLine:
@@ -153,26 +163,39 @@ class Promotions:
     def finish(self, line: LedgerLine) -> None:
         """Move the aliases if a line says so, and note that it is done; doing it twice changes nothing.
 
-        Whoever comes late, after others have finished the line and decided anew, moves nothing.
+        Whoever comes late, after others have finished the line and decided anew, moves nothing. Nor does who finds the
+        alias where it belongs, or moved by hand since.
 
         Raises:
             UserError: the version was deleted, or MLflow does not answer.
         """
         standing = self.read()
-        run = standing.ledger_run
-        assert run is not None, "a line is in a ledger"
         if line.number in standing.done:
             return
-        if line.decision.moves and standing.last_change == line.number:
-            self._move(standing)
+        if standing.interrupted == line:
+            self._move(standing, line)
             standing = self.read()
-            if standing.last_change != line.number and standing.decided is not None:
-                self._move(standing)  # others have decided anew while we moved
-        self._ask(lambda client: _write_once(client, run, _key(line.number) + _DONE, line.hash))
+            latest = standing.last_change
+            if latest is not None and latest != line and standing.decided is not None:
+                self._move(standing, latest)  # others have decided anew while we moved
+        else:
+            self._note(standing, line, _DONE)
         self._keep_copy(standing)
 
-    def _move(self, standing: Standing) -> None:
-        """Let the aliases be as the ledger has it."""
+    def end(self, line: LedgerLine) -> None:
+        """Note that the stage which a line is of has come to its end: whoever runs it again means another decision.
+
+        Raises:
+            UserError: MLflow does not answer.
+        """
+        self._note(self.read(), line, _ENDED)
+
+    def _move(self, standing: Standing, line: LedgerLine) -> None:
+        """Let the aliases be as a line has it, the last change, and note that it is done.
+
+        The champion's comes last, and the note right after it: whoever finds that the alias is not as a line without a
+        note has it may then take it for one that was not moved yet, not for one that was moved back by hand.
+        """
         assert standing.decided is not None
         champion, before = standing.version(standing.decided).version, standing.predecessors
 
@@ -181,17 +204,23 @@ class Promotions:
                 client.set_registered_model_alias(self.model, PREVIOUS, str(before[0]))
             elif PREVIOUS in standing.aliases:
                 client.delete_registered_model_alias(self.model, PREVIOUS)
-            client.set_registered_model_alias(self.model, CHAMPION, str(champion))
             if standing.aliases.get(CHALLENGER) == champion:
                 client.delete_registered_model_alias(self.model, CHALLENGER)
+            client.set_registered_model_alias(self.model, CHAMPION, str(champion))
 
         self._ask(move)
+        self._note(standing, line, _DONE)
+
+    def _note(self, standing: Standing, line: LedgerLine, what: str) -> None:
+        run = standing.ledger_run
+        assert run is not None, "a line is in a ledger"
+        self._ask(lambda client: _write_once(client, run, _key(line.number) + what, line.hash))
 
     def set_challenger(self, version: int) -> None:
         """Let the alias ``challenger`` name a version."""
         self._ask(lambda client: client.set_registered_model_alias(self.model, CHALLENGER, str(version)))
 
-    def note(self, version: int, line: LedgerLine) -> None:
+    def tag(self, version: int, line: LedgerLine) -> None:
         """Note on a version what was decided on it."""
         text = f"{line.decision.kind} (line {line.number})"
         self._ask(lambda client: client.set_model_version_tag(self.model, str(version), "graftline.decision", text))
@@ -263,20 +292,11 @@ class Promotions:
     def _ask(self, question: "Callable[[MlflowClient], T]") -> T:
         return self._registry.ask(question)
 
-    def _with_lines(self, client: "MlflowClient", standing: Standing) -> Standing:
-        run = self._ledger_run(client)
-        if run is None:
-            return standing
-        params = client.get_run(run).data.params
-        lines = [LedgerLine.read(text) for key, text in sorted(params.items()) if key.isdigit()]
-        done = {int(key.removesuffix(_DONE)): value for key, value in params.items() if key.endswith(_DONE)}
-        return replace(standing, lines=tuple(lines), done=done, ledger_run=run)
-
-    def _ledger_run(self, client: "MlflowClient") -> str | None:
-        """Return the run that is the ledger, None where there is none yet."""
+    def _find_ledger(self, client: "MlflowClient") -> tuple[str | None, Mapping[str, str]]:
+        """Return the run that is the ledger and its parameters; None and nothing where there is none yet."""
         experiment = client.get_experiment_by_name(experiment_name(self.model))
         if experiment is None:
-            return None
+            return None, {}
         run = experiment.tags.get(LEDGER)
         if experiment.lifecycle_stage == "deleted" or run is None:
             raise UserError(
@@ -284,11 +304,12 @@ class Promotions:
                 f"{'deleted' if run else 'made by others'}: restore it with `mlflow experiments restore -x "
                 f"{experiment.experiment_id}`, or rename it."
             )
-        if client.get_run(run).info.lifecycle_stage == "deleted":
+        found = client.get_run(run)
+        if found.info.lifecycle_stage == "deleted":
             raise UserError(
                 f"The ledger of {self.model} was deleted: restore it with `mlflow runs restore --run-id {run}`."
             )
-        return run
+        return run, found.data.params
 
     def _create_ledger(self) -> str:
         """Make the experiment with its ledger; of two who do so at once, both get the one that was first.
@@ -308,7 +329,7 @@ class Promotions:
                 client.set_terminated(run)
             except Exception:  # MLflow has no class of its own for a name that is taken
                 client.delete_experiment(experiment)
-                first = self._ledger_run(client)
+                first, _ = self._find_ledger(client)
                 if first is None:
                     raise
                 return first
@@ -321,6 +342,11 @@ def _key(number: int) -> str:
     return f"{number:06}"
 
 
+def _ending(params: Mapping[str, str], what: str) -> list[tuple[int, str]]:
+    """Return the numbers of the lines with a note, and what it holds."""
+    return [(int(key.removesuffix(what)), value) for key, value in params.items() if key.endswith(what)]
+
+
 def _write_once(client: "MlflowClient", run_id: str, key: str, value: str) -> bool:
     """Set a parameter; returns False where it is there with another value."""
     from mlflow.exceptions import MlflowException
@@ -331,7 +357,7 @@ def _write_once(client: "MlflowClient", run_id: str, key: str, value: str) -> bo
         there = client.get_run(run_id).data.params.get(key)
         if there is None:
             raise
-        return there == value or key.endswith(_DONE)
+        return there == value or not key.isdigit()
     return client.get_run(run_id).data.params.get(key) == value
 
 
