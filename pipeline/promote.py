@@ -19,7 +19,7 @@ from graftline.pipeline.examination import Examination, Examined
 from graftline.pipeline.stage import StageResult
 from graftline.report.gate_tables import gate_markdown, print_gate
 from graftline.tracking.ledger import Decision, Kind, LedgerLine, require_short
-from graftline.tracking.names import BUNDLE_DIGEST, DATASET_DIGEST, TEST_DIGEST
+from graftline.tracking.names import BUNDLE_DIGEST, DATASET_DIGEST, STAGE, TEST_DIGEST
 from graftline.tracking.promotions import OvertakenError, Promotions, author, experiment_name, now
 from graftline.tracking.registry import ChangedBundleError, RegisteredVersion
 from graftline.tracking.standing import Standing
@@ -234,7 +234,7 @@ class Promote:
             run_name=title,
             experiment=experiment_name(standing.model),
             directory=directory,
-            tags={"graftline.stage": "promote"},
+            tags={STAGE: "promote"},
         ) as run:
             decision = self._decision(standing, examination, examined, kind, run.id)
             decision = self._log(run, decision, examined, directory)

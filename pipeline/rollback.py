@@ -8,6 +8,7 @@ from graftline.errors import UserError
 from graftline.pipeline.decided_model import open_promotions
 from graftline.pipeline.stage import StageResult
 from graftline.tracking.ledger import Decision, LedgerLine, require_short
+from graftline.tracking.names import STAGE
 from graftline.tracking.promotions import Promotions, author, experiment_name, now
 from graftline.tracking.registry import RegisteredVersion
 from graftline.tracking.standing import Standing
@@ -99,7 +100,7 @@ class Rollback:
             run_name=title,
             experiment=experiment_name(standing.model),
             directory=directory,
-            tags={"graftline.stage": "rollback", "graftline.verdict": "rolled back"},
+            tags={STAGE: "rollback", "graftline.verdict": "rolled back"},
         ) as run:
             decision = self._decision(standing, target, run.id)
             run.describe("\n\n".join(["**rolled back**", *decision.reasons]))

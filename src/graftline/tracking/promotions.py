@@ -28,6 +28,7 @@ from graftline.tracking.names import (
     OUTPUT_DIRECTORY,
     PREVIOUS,
     SCHEDULER,
+    STAGE,
     registered_name,
 )
 from graftline.tracking.registry import Registry
@@ -322,7 +323,7 @@ class Promotions:
             identity = os.urandom(4).hex()
             location = self.tracking.artifact_location(name)
             experiment = client.create_experiment(f"{name}, being made {identity}", artifact_location=location)
-            run: str = client.create_run(experiment, run_name="ledger", tags={"graftline.stage": "ledger"}).info.run_id
+            run: str = client.create_run(experiment, run_name="ledger", tags={STAGE: "ledger"}).info.run_id
             client.set_experiment_tag(experiment, LEDGER, run)
             try:
                 client.rename_experiment(experiment, name)
