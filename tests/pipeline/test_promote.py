@@ -12,6 +12,7 @@ import mlflow.pyfunc
 import pandas as pd
 import pytest
 from dying import die_at
+from manifest import manifest
 from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
 from warm_process import WarmProcess
@@ -373,20 +374,7 @@ def versions(tmp_path: Path, *tables: pd.DataFrame) -> list[DatasetVersion]:
 
 
 def test_test_images_that_are_gone_or_relabeled(tmp_path: Path) -> None:
-    splits = ["train"] * 10 + ["test"] * 20
-    table = pd.DataFrame(
-        {
-            "path": [str(tmp_path / "images" / f"{index:02}.png") for index in range(30)],
-            "label": ["cat", "dog"] * 15,
-            "split": splits,
-            "group": None,
-            "weight": float("nan"),
-            "stratum": None,
-            "sha256": [f"{index:064x}" for index in range(30)],
-            "width": 8,
-            "height": 8,
-        }
-    )
+    table = manifest(["cat", "dog"] * 15, ["train"] * 10 + ["test"] * 20)
     shuffled = table.assign(label=["cat", "dog"] * 5 + ["dog", "cat"] * 10)
     fewer = table.iloc[:19]
     more = pd.concat([table, table.assign(sha256=lambda rows: "a" + rows["sha256"].str[1:], path=table["path"] + "x")])

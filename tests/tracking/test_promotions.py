@@ -6,10 +6,10 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 from mlflow import MlflowClient
+from mlflow_server import Server
 from sqlalchemy import text
 
 from graftline.errors import UserError
@@ -20,12 +20,6 @@ from graftline.tracking.names import SCHEDULER
 from graftline.tracking.promotions import MOST_LETTERS, OvertakenError, Promotions, author
 from graftline.tracking.registry import RegisteredVersion, Registry
 from graftline.tracking.tracking import Tracking
-
-
-class Server(Protocol):
-    """The fixture's class, which tests cannot import."""
-
-    uri: str
 
 
 def model(client: MlflowClient, name: str, versions: int) -> None:
