@@ -3,7 +3,9 @@
 import json
 import shutil
 import signal
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,9 +14,12 @@ import mlflow.pyfunc
 import pandas as pd
 import pytest
 from dying import die_at
+from full_disk import files_up_to
 from manifest import manifest
 from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
+from mlflow_server import Server
+from sqlalchemy import text
 from warm_process import WarmProcess
 from workplace import TINY, Workplace
 
@@ -23,17 +28,22 @@ from graftline.data.version import DatasetVersion, write_version
 from graftline.errors import UserError
 from graftline.evaluation.gate import Gate
 from graftline.pipeline import examination
+from graftline.pipeline import promote as promote_module
+from graftline.pipeline.__main__ import main
 from graftline.pipeline.cli import compose
 from graftline.pipeline.examination import Examination, Examined
 from graftline.pipeline.promote import Promote, PromoteResult, Verdict
 from graftline.pipeline.stage import StageResult
+from graftline.tracking import run as run_module
+from graftline.tracking.client import connect
 from graftline.tracking.ledger import Decision, find_break
 from graftline.tracking.names import BUNDLE_DIGEST, DATASET_DIGEST, TEST_DIGEST
 from graftline.tracking.promotions import OvertakenError, Promotions, author, now
 from graftline.tracking.tracking import Tracking
 
 COLORS = {"blue": (90, 100, 130), "red": (130, 95, 90)}
-QUICK = "gate.resamples=100"
+QUICK = ("gate.resamples=100", "gate.slower=null")  # no timing decides a test
+GATE = Gate(resamples=100, slower=None)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +80,7 @@ def run(stage: str, *typed: str) -> StageResult:
 
 
 def promote(*typed: str) -> Verdict:
-    result = run("promote", QUICK, *typed)
+    result = run("promote", *QUICK, *typed)
     assert isinstance(result, PromoteResult)
     return result.verdict
 
@@ -189,7 +199,7 @@ def test_a_gate_that_is_killed_leaves_the_champion_and_finishes_when_run_again(
     place: Workplace, client: MlflowClient, where: str, when: str, is_decided: bool
 ) -> None:
     crown(1)
-    typed = ["promote", QUICK, "version=2"]
+    typed = ["promote", *QUICK, "version=2"]
     process = WarmProcess(partial(die_at, where, when, typed), place.root, place.environment(), place.root / "out.txt")
     assert process.wait(200) == -signal.SIGKILL, process.output
     assert aliases(client)["champion"] == "1", "the old champion stays"
@@ -269,7 +279,7 @@ def test_two_at_once_one_wins_and_the_other_is_told(
         examined = examine(self)
         if "rival" not in done:
             done.append("rival")
-            done.append(Promote(Tracking(), Gate(resamples=100), "dusk", 2).decide(place.root / "rival"))
+            done.append(Promote(Tracking(), GATE, "dusk", 2).decide(place.root / "rival"))
         return examined
 
     done: list[object] = []
@@ -277,7 +287,7 @@ def test_two_at_once_one_wins_and_the_other_is_told(
     with pytest.raises(
         OvertakenError, match=r"^The champion of dusk or this version was decided on meanwhile \(promoted "
     ):
-        Promote(Tracking(), Gate(resamples=100), "dusk", 1, force="so").decide(place.root / "ours")
+        Promote(Tracking(), GATE, "dusk", 1, force="so").decide(place.root / "ours")
     assert isinstance(done[1], Verdict)
     assert aliases(client)["champion"] == "2"
     assert len(Promotions(Tracking(), "dusk").read().lines) == 1
@@ -289,11 +299,11 @@ def test_a_refusal_that_comes_between_changes_nothing(place: Workplace, monkeypa
     def beside(self: Examination) -> Examined:
         examined = examine(self)
         if self.challenger.version == 2:
-            Promote(Tracking(), Gate(resamples=100), "dusk", 1).decide(place.root / "beside")
+            Promote(Tracking(), GATE, "dusk", 1).decide(place.root / "beside")
         return examined
 
     monkeypatch.setattr(Examination, "run", beside)
-    verdict = Promote(Tracking(), Gate(resamples=100), "dusk", 2).decide(place.root / "ours")
+    verdict = Promote(Tracking(), GATE, "dusk", 2).decide(place.root / "ours")
     assert (verdict.promoted, verdict.line.number) == (True, 2)
 
 
@@ -326,11 +336,115 @@ def test_a_refusal_whose_figures_were_cut_is_known(place: Workplace, monkeypatch
     assert promote("version=1").line == refused.line
 
 
+def fails_once(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, fail: Callable[[], None]) -> None:
+    """Let something happen after the next call of a function, and never again."""
+    original = getattr(owner, name)
+
+    def failing(*arguments: object, **named: object) -> object:
+        monkeypatch.setattr(owner, name, original)
+        result = original(*arguments, **named)
+        fail()
+        return result
+
+    monkeypatch.setattr(owner, name, failing)
+
+
+def fail_to_promote(capsys: pytest.CaptureFixture[str], *typed: str) -> str:
+    """Run the stage on the command line, which ends with 1 and one sentence; returns the sentence."""
+    capsys.readouterr()
+    assert main(["promote", *QUICK, "version=2", *typed]) == 1
+    output = capsys.readouterr().out
+    assert "raceback" not in output
+    return output.strip().splitlines()[-1]
+
+
+def test_a_server_that_goes_away_in_the_middle_of_a_gate(
+    place: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before the line is written nothing is decided, after it everything; run again, it goes on from there."""
+    monkeypatch.setitem(run_module._END_SECONDS, "FAILED", 0.5)
+    (tmp_path / "server").mkdir()
+    server = Server(tmp_path / "server", place.root / "mlflow.db")
+    promotions, at = Promotions(Tracking(uri=server.uri), "dusk"), f"tracking.uri={server.uri}"
+    try:
+        server.start()
+        fails_once(monkeypatch, Examination, "run", server.kill)
+        assert f"The tracking server {server.uri} does not answer" in fail_to_promote(capsys, at)
+        server.start()
+        standing = promotions.read()
+        assert (standing.lines, standing.champion) == ((), None)
+
+        fails_once(monkeypatch, Promotions, "append", server.kill)
+        assert f"The tracking server {server.uri} does not answer" in fail_to_promote(capsys, at)
+        server.start()
+        standing = promotions.read()
+        assert standing.champion is None
+        assert standing.interrupted == standing.lines[0]
+        assert not promote("version=2", at).is_new
+        assert promotions.read().champion == 2
+        assert {one.info.status for one in decisions(connect(server.uri))} == {"FINISHED", "FAILED"}
+    finally:
+        server.kill()
+
+
+def test_a_database_that_is_locked_in_the_middle_of_a_gate(
+    place: Workplace, client: MlflowClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(sqlite3.connect(place.root / "mlflow.db", isolation_level=None)) as database:
+        sooner = "mlflow.store.db.utils.sql.text"  # MLflow waits for 20 s at each question
+        monkeypatch.setattr(sooner, lambda statement: text(statement.replace("20000", "200")))
+        fails_once(monkeypatch, Examination, "run", lambda: database.execute("BEGIN EXCLUSIVE") and None)
+        told = fail_to_promote(capsys)
+        assert told.startswith("The tracking database ")
+        assert "locked" in told
+    assert aliases(client) == {"challenger": "2"}
+    assert promote("version=2").line.number == 1
+
+
+def test_a_disk_that_is_full_when_the_verdict_is_written(
+    place: Workplace, client: MlflowClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write = promote_module.write_json
+
+    def to_full_disk(file: Path, content: object) -> None:
+        with files_up_to(1000):
+            write(file, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(promote_module, "write_json", to_full_disk)
+        assert "verdict.json cannot be written (File too large): make room on the disk" in fail_to_promote(capsys)
+    assert Promotions(Tracking(), "dusk").read().lines == ()
+    assert aliases(client) == {"challenger": "2"}
+    assert {one.info.status for one in decisions(client)} == {"FINISHED", "FAILED"}
+    assert promote("version=2").line.number == 1
+
+
+def test_a_clock_that_was_moved_back(
+    place: Workplace, client: MlflowClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The order is that of the lines: also for what is rolled back, and for who is told of it."""
+    crown(1)
+    crown(2)
+    monkeypatch.setattr("graftline.pipeline.rollback.now", lambda: "1999-01-01T00:00:00+00:00")
+    assert run("rollback").facts["version"] == 1
+    assert run("history").facts["champion"] == 1
+    told = capsys.readouterr().out
+    assert "The chain holds: 3 lines" in told
+    assert "1999-01-01 00:00" in told
+    refused = promote("version=2")
+    assert refused.reasons[-1].startswith("Version 2 was champion and was rolled back (line 3 of the ledger)")
+
+
 @pytest.mark.parametrize(
     ("stage", "typed", "said"),
     [
         (
             "promote",
+            ["tracking.uri=http://127.0.0.1:9"],
+            r"^The tracking server .* does not answer \(connection refused",
+        ),
+        (
+            "rollback",
             ["tracking.uri=http://127.0.0.1:9"],
             r"^The tracking server .* does not answer \(connection refused",
         ),
