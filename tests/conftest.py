@@ -54,6 +54,7 @@ SLOW = (
     "pipeline/test_full_disk.py",
     "pipeline/test_learning_curve.py",
     "pipeline/test_promote.py",
+    "pipeline/test_promote_faults.py",
     "pipeline/test_resume.py",
     "pipeline/test_scoring_ahead.py",
     "pipeline/test_schedule.py",
