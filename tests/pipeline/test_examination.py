@@ -4,13 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
-from dusk import client, place, trained
 from manifest import manifest
 
 from graftline.data.version import DatasetVersion, write_version
 from graftline.pipeline import examination
-
-__all__ = ["client", "place", "trained"]  # fixtures
 
 
 def versions(tmp_path: Path, *tables: pd.DataFrame) -> list[DatasetVersion]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import mlflow.pyfunc
 import pytest
-from dusk import GATE, aliases, client, crown, decisions, place, promote, run, trained
+from dusk import GATE, aliases, crown, decisions, promote, run
 from mlflow import MlflowClient
 from workplace import TINY, Workplace
 
@@ -15,8 +15,6 @@ from graftline.pipeline.promote import Promote, Verdict
 from graftline.tracking.names import BUNDLE_DIGEST, DATASET_DIGEST, TEST_DIGEST
 from graftline.tracking.promotions import OvertakenError, Promotions
 from graftline.tracking.tracking import Tracking
-
-__all__ = ["client", "place", "trained"]  # fixtures
 
 
 def test_a_story(place: Workplace, client: MlflowClient, capsys: pytest.CaptureFixture[str]) -> None:

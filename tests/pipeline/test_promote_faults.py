@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from dusk import QUICK, aliases, client, crown, decisions, place, promote, run, trained
+from dusk import QUICK, aliases, crown, decisions, promote, run
 from dying import die_at
 from full_disk import files_up_to
 from mlflow import MlflowClient
@@ -26,8 +26,6 @@ from graftline.tracking.client import connect
 from graftline.tracking.ledger import find_break
 from graftline.tracking.promotions import Promotions
 from graftline.tracking.tracking import Tracking
-
-__all__ = ["client", "place", "trained"]  # fixtures
 
 
 @pytest.mark.parametrize(
