@@ -55,15 +55,20 @@ class TrainOutcome:
 
     def description(self, run_id: str) -> str:
         """Return what the page of the run shows first."""
-        images = {split: sum(classes.values()) for split, classes in self.version.counts().items()}
         facts = {
             "Freeze": self.decision.reason,
-            "Images": f"{self.version.name}, version `{self.version.digest}`: "
-            + ", ".join(f"{count:,} {split}" for split, count in images.items()),
+            "Images": f"{self.version.name}, version `{self.version.digest}`: {self.images}",
             **({} if self.result is None else {"Test images": f"digest `{self.version.test_digest}`"}),
             "Again": f"`{self.files.command(program(), 'train')}`",
         }
         return run_note(run_id, self.scores, facts)
+
+    @property
+    def images(self) -> str:
+        """How many images there were, and which part of them was left out."""
+        counts = ", ".join(f"{sum(classes.values()):,} {split}" for split, classes in self.version.counts().items())
+        fold = self.adjusted.predictor.card.get("fold")
+        return counts if fold is None else f"{counts}; without part {fold} of the training images"
 
     @property
     def scores(self) -> Mapping[str, Interval]:
@@ -163,10 +168,9 @@ def write_run_report(outcome: TrainOutcome, run_id: str) -> Path:
     version, history, result, adjusted = outcome.version, outcome.trained.history, outcome.result, outcome.adjusted
     slices = None if outcome.beyond.slices is None else outcome.beyond.slices.slices
     speed = {} if result is None else {"Speed": f"{result.images_per_second:,.0f} test images per second, one crop"}
-    images = {split: sum(classes.values()) for split, classes in version.counts().items()}
     facts = {
         "Data": f"{version.name}, version {version.digest}",
-        "Images": ", ".join(f"{count:,} {split}" for split, count in images.items()),
+        "Images": outcome.images,
         "Backbone": outcome.backbone,
         "Freeze": outcome.decision.reason,
         "Training": f"epoch {history.best['epoch'] + 1:.0f} of {len(history.epochs)} is kept; {history.seconds:.0f} s",

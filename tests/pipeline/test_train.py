@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 from workplace import TINY
 
 from graftline.backbones.zoo.lenet5 import LeNet5
+from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.pipeline.cli import compose
 from graftline.pipeline.train_result import TrainResult
@@ -55,6 +57,19 @@ def test_without_test_images_the_model_has_no_scores(
     new = ["data=folder", f"data.path={tmp_path / 'new'}", "split=validation", "evaluation.resamples=100"]
     compose("evaluate", [*new, f"bundle={result.bundle}"]).run()
     assert "was trained on another dataset version" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_training_without_a_part_of_the_images_says_how_many_it_had(train: list[str], tmp_path: Path) -> None:
+    result = compose("train", [*train, "train.fold=1/3"]).run(tmp_path / "run")
+    assert isinstance(result, TrainResult)
+    images = len(result.version.samples("train").paths)
+    assert images < len(DatasetVersion.load(result.version.directory).samples("train").paths)
+    left_out = "without part 1/3 of the training images"
+    assert re.search(rf"{images} train, .*; {left_out}</dd>", result.report.read_text())
+    card = (result.bundle / "README.md").read_text()
+    assert f"| all | {images} |" in card
+    assert f"`{result.version.split_digests['train']}`" in card
+    assert left_out in card
 
 
 def test_batches_of_one_image_are_refused_before_images_are_read(train: list[str], tmp_path: Path) -> None:
