@@ -56,6 +56,7 @@ class _Chosen:
         logits: (N, K).
         labels: (N,) numbers of classes; None where they are not known.
         embeddings: (N, E); None where they are not known.
+        sha256: N digests of images of the data set, which are no examples of themselves; empty for others.
         title: what they are.
     """
 
@@ -63,6 +64,7 @@ class _Chosen:
     logits: np.ndarray
     labels: np.ndarray | None
     embeddings: np.ndarray | None
+    sha256: Sequence[str]
     title: str
 
 
@@ -115,14 +117,14 @@ class Explain:
         """Return the images of the split that the model got wrong, the surest first."""
         activations = model.activations(self.split)
         found = model.predictions(self.split, activations)
-        wrong = np.flatnonzero(found.predicted != found.labels)
-        rows = wrong[np.argsort(-found.confidences[wrong], kind="stable")][: self.number]
+        rows = found.surest_mistakes[: self.number]
         return _Chosen(
             [found.paths[row] for row in rows],
             found.logits[rows],
             found.labels[rows],
             None if activations is None else activations[rows],
-            f"{len(rows)} of {len(wrong):,} mistakes on the {self.split} images, the surest first",
+            [found.sha256[row] for row in rows],
+            f"{len(rows)} of {len(found.surest_mistakes):,} mistakes on the {self.split} images, the surest first",
         )
 
     def _own(self, model: BundleTrunk, files: Sequence[Path]) -> _Chosen:
@@ -132,7 +134,7 @@ class Explain:
         paths = [to_text(file) for file in files[: self.number]]
         pixels = [decode_rgb(path, model.predictor.decoding) for path in paths]
         logits, embeddings = model.answer(pixels)
-        return _Chosen(paths, logits, None, embeddings, f"{len(paths)} images")
+        return _Chosen(paths, logits, None, embeddings, [""] * len(paths), f"{len(paths)} images")
 
 
 def _explain(model: BundleTrunk, chosen: _Chosen, execution: Execution) -> tuple[list[Explanation], str]:
@@ -152,7 +154,7 @@ def _explain(model: BundleTrunk, chosen: _Chosen, execution: Execution) -> tuple
             lambda done: bar.advance(bar.task_ids[0], done),
         )
     maps = enlarge(heat.maps, preprocessing.image_size)
-    neighbors = _neighbors(model, chosen.embeddings) or [list[Neighbor]()] * len(views)
+    neighbors = _neighbors(model, chosen) or [list[Neighbor]()] * len(views)
     explanations = [
         Explanation(
             path=path,
@@ -170,20 +172,26 @@ def _explain(model: BundleTrunk, chosen: _Chosen, execution: Execution) -> tuple
     return explanations, heat.method
 
 
-def _neighbors(model: BundleTrunk, embeddings: np.ndarray | None) -> list[list[Neighbor]]:
-    """Return the training images nearest to each of N; an empty list where the network does not tell."""
+def _neighbors(model: BundleTrunk, chosen: _Chosen) -> list[list[Neighbor]]:
+    """Return the training images nearest to each of N, itself left out; none where the network does not tell."""
+    embeddings = chosen.embeddings
     references = None if embeddings is None else model.activations("train")
     if embeddings is None or references is None:
         warn(f"No training images are shown, as the network cannot be cut below its head: {model.why}.")
         return []
     samples, names = model.version.samples("train"), model.version.class_names
+    counts = Counter(samples.sha256)
+    copies = max(counts[sha256] for sha256 in chosen.sha256)
     return [
         [
             Neighbor(samples.paths[row], names[samples.labels[row]], distance, _view(model, samples.paths[row]))
             for row, distance in zip(rows, distances, strict=True)
-        ]
-        for rows, distances in zip(
-            *(found.tolist() for found in nearest(references, embeddings, NEIGHBORS)), strict=True
+            if samples.sha256[row] != sha256
+        ][:NEIGHBORS]
+        for sha256, rows, distances in zip(
+            chosen.sha256,
+            *(found.tolist() for found in nearest(references, embeddings, NEIGHBORS + copies)),
+            strict=True,
         )
     ]
 
