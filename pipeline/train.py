@@ -384,7 +384,7 @@ class Train:
         log_best_epoch(run, outcome.trained)
         run.describe(outcome.description(run.id))
         run.log_artifact(write_run_report(outcome, run.id))
-        write_model_card(bundle, self.data, version, result, run.id)
+        write_model_card(bundle, self.data, version, result, run.id, outcome.slices)
         example = read_golden(bundle)[0][0].read_bytes()  # a made-up image where real ones may not leave
         run.set_tags({BUNDLE_DIGEST: read_description(bundle)["digest"]})
         tags = {BUNDLE_DIGEST: read_description(bundle)["digest"], **score_tags(outcome.scores)}
