@@ -45,7 +45,7 @@ from graftline.pipeline.train_result import NOT_TESTED
 from graftline.pipeline.winner import IngestOnce, Winner
 from graftline.report.grid_tables import crops_in_words, print_selection
 from graftline.report.tables import print_scores
-from graftline.tracking.names import BUNDLE_DIGEST
+from graftline.tracking.names import BUNDLE_DIGEST, STAGE
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.trainer import make_execution
 from graftline.training.trial import make_freeze_context
@@ -345,7 +345,7 @@ class MakeEnsemble(Train):
             run.rename(outcome.name)
         run.describe(outcome.description(run.id))
         run.log_artifact(write_ensemble_report(outcome, run.id))
-        write_model_card(bundle, self.data, version, outcome.result, run.id)
+        write_model_card(bundle, self.data, version, outcome.result, run.id, outcome.slices)
         example = read_replay(bundle)[0][0].read_bytes()
         run.set_tags({BUNDLE_DIGEST: outcome.predictor.digest})
         tags = {BUNDLE_DIGEST: outcome.predictor.digest, **score_tags(outcome.scores)}
@@ -356,7 +356,7 @@ class MakeEnsemble(Train):
             run_name=self.name or f"{KINDS[self.choose]}, {crops_in_words(self.crops)}",  # until it is known of what
             experiment=version.name,
             directory=files.path,
-            tags={"graftline.stage": "ensemble"},
+            tags={STAGE: "ensemble"},
         )
 
 

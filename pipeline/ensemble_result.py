@@ -12,6 +12,7 @@ from graftline.evaluation.evaluation import EvaluationResult
 from graftline.evaluation.grid import GridRow
 from graftline.evaluation.metrics import Interval, metrics_json
 from graftline.evaluation.selection import Selection
+from graftline.evaluation.slices import Slice
 from graftline.pipeline.beyond_scores import BeyondScores
 from graftline.pipeline.members import Members, counted
 from graftline.pipeline.missing import missing_of_ensemble
@@ -88,6 +89,11 @@ class EnsembleOutcome:
         return {} if self.result is None else self.result.scores
 
     @property
+    def slices(self) -> Sequence[Slice]:
+        """Scores on parts of the test images; none where there is nothing to divide them by."""
+        return () if self.beyond.slices is None else self.beyond.slices.slices
+
+    @property
     def gain(self) -> str:
         """What the ensemble gains on the test images, a sentence; empty where there are none."""
         return f"Over its best member with one crop: {sentence(self.rows[-1], self.rows[0])}" if self.rows else ""
@@ -136,7 +142,8 @@ class EnsembleOutcome:
 
 def write_ensemble_report(outcome: EnsembleOutcome, run_id: str) -> Path:
     """Write ``report.html`` of an ensemble into its output directory."""
-    card, result, beyond = outcome.predictor.card, outcome.result, outcome.beyond
+    card, result, earlier = outcome.predictor.card, outcome.result, outcome.beyond.earlier
+    comparison = None if earlier is None else earlier.comparison
     decision = card["decision"]["sentence"]
     combined = MembersAndCrops(outcome.rows, outcome.members.described, [outcome.gain])
     report = Report(
@@ -147,21 +154,22 @@ def write_ensemble_report(outcome: EnsembleOutcome, run_id: str) -> Path:
             "Average": f"of {outcome.averaged}",
             "Members": "; ".join(outcome.parts),
             "Chosen": f"on validation images, where the log loss is {outcome.selection.loss:.3f}",
-            **({} if beyond.earlier is None else {"Compared": beyond.earlier.sentence.removesuffix(".")}),
             "Run": run_id,
             "Again": outcome.files.command(program(), "ensemble"),
         },
         result=result,
         calibrated=Calibrated.of_card(card),
         decision=[decision or MOST_PROBABLE_ANSWER],
-        slices=None if beyond.slices is None else beyond.slices.slices,
+        slices=outcome.slices,
+        comparison=comparison,
         members_and_crops=combined if outcome.rows else None,
         notes=[NOT_TESTED] if result is None else [],
         missing=missing_of_ensemble(
             outcome.files,
             run_id,
             is_tested=result is not None,
-            has_slices=beyond.slices is not None,
+            has_slices=bool(outcome.slices),
+            is_compared=comparison is not None,
             chooses=bool(decision),
         ),
     )
