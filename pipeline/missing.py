@@ -1,6 +1,7 @@
 """What a run did not compute, and the commands that do."""
 
 import os
+from collections.abc import Sequence
 
 from graftline.pipeline.program import program
 from graftline.pipeline.run_directory import RunDirectory
@@ -51,3 +52,43 @@ def crops_of(bundle: str) -> Missing:
 def comparison_of(run_id: str) -> Missing:
     """Return how to compare a run with others."""
     return Missing("Whether other runs are better", f"{program()} compare runs={run_id},best:5")
+
+
+def missing_of_ensemble(
+    files: RunDirectory, run_id: str, *, is_tested: bool, has_slices: bool, is_compared: bool, chooses: bool
+) -> list[Missing]:
+    """Return what the stage that makes an ensemble leaves to other commands; arguments as for a training."""
+    word, bundle = program(), os.path.relpath(files.path)
+    of_test = [
+        *([] if has_slices else [Missing("On which images the model is worse", f"{word} evaluate bundle={bundle}")]),
+        *([] if is_compared else [comparison_of(run_id)]),
+    ]
+    sets = Missing(
+        "Sets of classes that hold the true one for 95 % of new images", files.command(word, "ensemble", "sets=0.95")
+    )
+    return [*(of_test if is_tested else []), *([] if chooses else [sets])]
+
+
+def missing_of_grid(
+    files: RunDirectory, run_id: str, members: Sequence[str], *, crops: str, average: str, split: str
+) -> list[Missing]:
+    """Return what an evaluation of members x crops leaves to other commands.
+
+    Args:
+        files: of the evaluation.
+        run_id: of its run.
+        members: where they came from.
+        crops: that the whole is averaged over.
+        average: what is averaged.
+        split: of the images; on those of the test split members can become an ensemble.
+    """
+    own = [f"runs={','.join(members)}", "choose=all", f"crops={crops}"]
+    own += [] if average == "probabilities" else [f"average={average}"]
+    command = files.command(program(), "ensemble", *own, group="data")
+    as_one = Missing("The average as one model, calibrated and with a decision of its own", command)
+    is_average = len(members) > 1 or crops != "1"
+    return [
+        *([as_one] if is_average and split == "test" else []),
+        *([] if is_average else [crops_of(members[0])]),
+        comparison_of(run_id),
+    ]

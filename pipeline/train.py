@@ -160,15 +160,19 @@ class Train:
             warn(f"features.views={self.features.views} is for cached activations: features=live leaves it alone.")
         if self.minutes is not None:
             check_clock(self.trainer, execution)
+        self._check_backbone()
+        self.tracking.check()
+        return execution
+
+    def _check_backbone(self) -> None:
+        """Do that for the network."""
         self.backbone.check()
         if self.train.batch_size == 1 and isinstance(self.freeze, Nothing):
             self.backbone.check_single_image()
-        self.tracking.check()
         if not is_tried(self.backbone.name):
             say(f"Nobody has tried the family of {self.backbone.name}: it is saved once as a bundle, untrained.")
             graft = replace(self.backbone, weights="none", file=None).build(2)
             check_savable(self.backbone.name, graft.network, graft.preprocessing)
-        return execution
 
     def _prepare(self, execution: Execution, files: RunDirectory) -> TrainingSetup:
         """Get the images and build the network."""
