@@ -160,7 +160,7 @@ def _it_is_rolled_back_and_its_class_goes(factory: Factory) -> None:
     assert "All images of the class 'yellow' are gone: nothing is trained" in refused.output.splitlines()[-1]
     typed = (FEW, "retrain.start=warm", "retrain.allow_shrink=true")
     killed = factory.die("graftline.pipeline.train:Train._save_bundle", "after", *typed)
-    assert "gone: class 'yellow'" in killed.output
+    assert "gone with all of its images: class 'yellow'" in killed.output
     ran = factory.retrain(*typed)
     assert ran.code == 0, ran.output
     assert "its bundle was saved before the run was interrupted" in ran.output

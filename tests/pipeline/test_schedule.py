@@ -20,7 +20,7 @@ DAEMON = shutil.which("cron", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 # tables of its own: the daemon reads no other, and no other daemon reads these
 ALONE = """
 mount -t tmpfs none /var/spool/cron/crontabs && mount -t tmpfs none /etc/cron.d && mount -t tmpfs none /run &&
-: > {empty} && mount --bind {empty} /etc/crontab && exec {cron} -f
+: > {empty} && mount --bind {empty} /etc/crontab && echo ready && exec {cron} -f
 """
 
 
@@ -61,7 +61,10 @@ def _installed(
     place = Workplace(folder / "50% of it's $HOME")
     shutil.copytree(color_folder, images := place.root / "colors (100%)")
     script = ALONE.format(empty=shlex.quote(str(folder / "empty")), cron=DAEMON)
-    process = subprocess.Popen(["unshare", "--mount", "sh", "-c", script], stderr=subprocess.PIPE)
+    command = ["unshare", "--mount", "sh", "-c", script]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"  # from now on no table but its own is in reach
     cron = Cron(place, ["nsenter", f"--mount=/proc/{process.pid}/ns/mnt", f"--wdns={place.root}"])
     typed = [*TINY, "trainer.max_epochs=1", "data=folder", f"data.path={images}"]
     cron.run("every=* * * * *", "install=true", "job.name=colors", *typed)
