@@ -39,6 +39,7 @@ from graftline.report.grid_tables import crops_in_words, print_selection, senten
 from graftline.report.notebook import ScoresTable
 from graftline.report.run_report import write_report
 from graftline.report.tables import print_scores
+from graftline.tracking.names import STAGE
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run
@@ -343,7 +344,7 @@ class MakeEnsemble(Train):
             run_name=self.name or f"ensemble {files.path.name}",
             experiment=version.name,
             directory=files.path,
-            tags={"graftline.stage": "ensemble"},
+            tags={STAGE: "ensemble"},
         )
 
 

@@ -31,6 +31,7 @@ from graftline.report.grid_tables import print_grid, print_members, sentence
 from graftline.report.run_note import run_note
 from graftline.report.run_report import write_report
 from graftline.report.tables import print_scores
+from graftline.tracking.names import STAGE
 from graftline.tracking.tracking import Tracking
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
@@ -194,7 +195,7 @@ class Evaluate:
             run_name=self.name or f"{self.bundle} on {version.name}",
             experiment=version.name,
             directory=directory,
-            tags={"graftline.stage": "evaluate"},
+            tags={STAGE: "evaluate"},
         )
 
     def _note(self, run_id: str, result: EvaluationResult) -> str:

@@ -13,7 +13,7 @@ from graftline.evaluation.grid import GridResult
 from graftline.pipeline.members import Members
 from graftline.pipeline.missing import comparison_of
 from graftline.pipeline.scoring import FIGURES_FOLDER, write_evaluation
-from graftline.report.captions import HEADINGS
+from graftline.report.captions import CAPTIONS, HEADINGS
 from graftline.report.content import MembersAndCrops, PictureFile, Report
 from graftline.report.crops_figure import crops_figure
 from graftline.report.grid_figure import grid_figure
@@ -24,7 +24,6 @@ from graftline.report.style import save
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run
 
-CROPS_CAPTION = "The first image, and what of it the network sees in each pass; the probabilities are averaged."
 GRID_TABLE, GRID_FIGURE, CROPS_FIGURE = "grid.csv", "members_and_crops.png", "crops.png"
 
 
@@ -57,7 +56,7 @@ def write_grid(
             result.rows,
             [f"{label}, {reference}" for label, reference in named],
             [sentence(row, first), *_warnings(sets)],
-            [PictureFile(crops, HEADINGS["crops"], CROPS_CAPTION)],
+            [PictureFile(crops, HEADINGS["crops"], CAPTIONS["crops"])],
         ),
         missing=[comparison_of(run_id)],
     )

@@ -7,17 +7,27 @@ from graftline.pipeline.run_directory import RunDirectory
 from graftline.report.content import Missing
 
 
-def missing_of_training(files: RunDirectory, run_id: str, *, has_slices: bool, chooses: bool) -> list[Missing]:
+def missing_of_training(
+    files: RunDirectory, run_id: str, *, is_tested: bool, has_slices: bool, is_compared: bool, chooses: bool
+) -> list[Missing]:
     """Return what a training leaves to other commands.
 
     Args:
         files: of the training.
         run_id: of its run.
+        is_tested: whether there were test images, without which nothing can be said of them.
         has_slices: whether slices were scored.
+        is_compared: whether the model was compared with another.
         chooses: whether more was chosen than the most probable class.
     """
     word, bundle = program(), os.path.relpath(files.path)
     slices = Missing("On which images the model is worse", f"{word} evaluate bundle={bundle}")
+    of_test = [
+        *([] if has_slices else [slices]),
+        Missing("Where in the images the mistakes were seen", f"{word} explain bundle={bundle}"),
+        crops_of(bundle),
+        *([] if is_compared else [comparison_of(run_id)]),
+    ]
     chosen = [
         Missing(
             "Sets of classes that hold the true one for 95 % of new images", files.command(word, "train", "sets=0.95")
@@ -25,9 +35,7 @@ def missing_of_training(files: RunDirectory, run_id: str, *, has_slices: bool, c
         Missing("Images that are none of the classes", files.command(word, "train", "refuse=0.01")),
     ]
     return [
-        *([] if has_slices else [slices]),
-        crops_of(bundle),
-        comparison_of(run_id),
+        *(of_test if is_tested else []),
         Missing("Which labels are probably wrong", files.command(word, "audit", group="data")),
         Missing("What more labels would bring", files.command(word, "learning-curve", group="data")),
         *([] if chooses else chosen),

@@ -64,7 +64,7 @@ from graftline.pipeline.trained_bundle import card_of, is_saved
 from graftline.report.depth_figure import depth_figure
 from graftline.report.style import COMPRESSION, save
 from graftline.report.tables import print_scores
-from graftline.tracking.names import BUNDLE_DIGEST
+from graftline.tracking.names import BUNDLE_DIGEST, STAGE
 from graftline.tracking.tracking import Tracking
 from graftline.training import phases
 from graftline.training.budget import check_budget, check_clock, end_seconds
@@ -226,7 +226,7 @@ class Train:
             run_name=self.name or f"{self.backbone.name} seed{self.seed}",  # until it is known what is frozen
             experiment=setup.version.name,
             directory=files.path,
-            tags={"graftline.stage": "train"},
+            tags={STAGE: "train"},
             resume_run_id=self.train.resume,
         )
 
@@ -384,7 +384,7 @@ class Train:
         log_best_epoch(run, outcome.trained)
         run.describe(outcome.description(run.id))
         run.log_artifact(write_run_report(outcome, run.id))
-        write_model_card(bundle, self.data, version, result, run.id)
+        write_model_card(bundle, self.data, version, result, run.id, outcome.slices)
         example = read_golden(bundle)[0][0].read_bytes()  # a made-up image where real ones may not leave
         run.set_tags({BUNDLE_DIGEST: read_description(bundle)["digest"]})
         tags = {BUNDLE_DIGEST: read_description(bundle)["digest"], **score_tags(outcome.scores)}

@@ -174,7 +174,7 @@ def _history_tells_the_story(factory: Factory) -> None:
     assert history.code == 0, history.output
     assert "The chain holds: 6 lines" in history.output
     lines = [json.loads(line) for line in (history.directory / "ledger.jsonl").read_text().splitlines()]
-    told = [(line["decision"]["kind"], line["decision"]["version"], line["decision"]["after"]) for line in lines]
+    told = [(line["kind"], line["version"], line["after"]) for line in lines]
     assert told == [
         ("promoted", 1, 1),
         ("promoted", 2, 2),

@@ -1,26 +1,14 @@
 """A full disk, for which a limit on the size of files stands in: one sentence, and nothing that is half there."""
 
 import json
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from full_disk import files_up_to
 from workplace import TINY, Workplace
 
 from graftline.errors import no_room
 from graftline.pipeline.__main__ import main
-
-
-@contextmanager
-def files_up_to(size: int) -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize(

@@ -2,26 +2,15 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
 
 from dying import lose_server_at
 from factory import NAME, Factory
 from mlflow import MlflowClient
+from mlflow_server import Server
 from workplace import Workplace
 
 from graftline.tracking.names import CHAMPION
 from graftline.tracking.registry import Registry
-
-
-class Server(Protocol):
-    """The fixture's class, which tests cannot import."""
-
-    uri: str
-    group: int
-
-    def start(self) -> None: ...
-
-    def kill(self) -> None: ...
 
 
 def test_a_retraining_goes_on_when_the_server_is_back(

@@ -244,6 +244,8 @@ class _Card:
         else:
             card = self.content["card"]
             yield f"Network: {_text(self.content['timm_name'])}, {_text(card.get('weights', 'weights unknown'))}."
+            if (fold := card.get("fold")) is not None:
+                yield f"It was trained without part {fold} of the training images."
             if (plan := card.get("freeze_plan")) is not None:
                 trained, frozen = plan["trained_parameters"], plan["frozen_parameters"]
                 yield f"Freeze: {_text(plan['reason'])}; {trained:,} of {trained + frozen:,} parameters are trained."
