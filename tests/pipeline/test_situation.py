@@ -152,7 +152,7 @@ def test_after_a_clock_was_set_back_a_retraining_is_due_by_age(
     assert "hours from now, a clock was set back: this one is due by age" in capsys.readouterr().out
 
 
-def test_removed_images_are_refused_unless_they_may_be_gone(past: Past) -> None:
+def test_images_that_are_gone_are_counted_from_the_last_retraining(past: Past) -> None:
     past.retrain("promoted")
     past.remove(6, 12)
     changes = past.look().changes
