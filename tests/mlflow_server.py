@@ -42,6 +42,12 @@ class Server:
                 return
         raise AssertionError((self._directory / "server.log").read_text())
 
+    @property
+    def group(self) -> int:
+        """The number of its group of processes."""
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> None:
         """End it without a word, as a power cut would."""
         if self._process is not None:
