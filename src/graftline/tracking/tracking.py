@@ -133,7 +133,7 @@ class Tracking:
         assert self.parent_run_id is not None
         client = connect(absolute_uri(self.uri))
         experiment_id = client.get_run(self.parent_run_id).info.experiment_id
-        query = f"tags.`mlflow.parentRunId` = '{self.parent_run_id}'"
+        query = f"tags.`{PARENT_RUN}` = '{self.parent_run_id}'"
         runs = client.search_runs([experiment_id], query, max_results=10_000)
         ours = (run for run in runs if run.data.tags.get(OUTPUT_DIRECTORY) == str(directory.resolve()))
         return next((str(run.info.run_id) for run in ours), None)
