@@ -144,22 +144,12 @@ class Train:
         """Train along as a further process of a distributed training; the first one does the rest."""
         files = RunDirectory(directory)
         version = DatasetVersion.load(Path(files.read_dataset()["directory"]))
-        setup = self._set_up(version, make_execution(self._launched_trainer))
+        setup = self._set_up(version, make_execution(self.trainer))
         setup = with_choice(setup, _read_choice(files) if files.policy_choice.exists() else None)
         # what lies in the directory is this run's, or the first process would have removed it
         decision = _read_decision(files)
         checkpoints = FitDirectory(files.checkpoints)
         phases.train(setup, decision.plans, checkpoints, resume=True, finished=len(decision.tried))
-
-    @property
-    def device(self) -> str:
-        """Torch's name of the device of this process."""
-        return make_execution(self._launched_trainer).device
-
-    @property
-    def _launched_trainer(self) -> Callable[..., pl.Trainer]:
-        """The trainer, in the processes that torchrun or srun has started, if one has."""
-        return with_launch(self.trainer, current_launch())
 
     def _check(self) -> Execution:
         """Find out now, not after the images were read, what can't go well: devices, weights, a server that is away."""
@@ -222,7 +212,7 @@ class Train:
             recipe=self.train,
             optimizer=self.optim,
             schedule=self.schedule,
-            make_trainer=self._launched_trainer,
+            make_trainer=with_launch(self.trainer, current_launch()),
             execution=replace(execution, cluster=self.cluster if execution.rank == 0 else NoCluster()),
             seed=self.seed,
         )

@@ -61,6 +61,7 @@ def follow(launch: Launch) -> int:
 def _train_along(directory: Path, rank: "FurtherRank | None" = None) -> int:
     from graftline.pipeline.cli.build import build
     from graftline.pipeline.cli.wording import worded
+    from graftline.training.trainer import make_execution
 
     try:
         _find(directory)
@@ -68,7 +69,7 @@ def _train_along(directory: Path, rank: "FurtherRank | None" = None) -> int:
         assert isinstance(config, DictConfig)
         with worded(config):
             stage: Any = build(config)  # the stage train: no other starts further processes
-            with nullcontext() if rank is None else rank.training(stage.device):
+            with nullcontext() if rank is None else rank.training(make_execution(stage.trainer).device):
                 stage.work(directory)
     except Exception as error:
         from graftline.training.divergence import DivergenceError

@@ -189,7 +189,8 @@ def test_slurm_fills_the_cache_by_all_processes(
         list({line.partition("=")[0]: line for line in [*words, *frozen, "features=cached"]}.values()), nodes=2
     )
     assert [node.wait(300) for node in nodes] == [0, 0], output(workplace, 0) + output(workplace, 1)
-    assert output(workplace, 0).count("The frozen network runs on") == 1
+    told = ("The frozen network runs on", "Another process computes these activations")  # whoever claims the one shard
+    assert any(sentence in output(workplace, 0) for sentence in told), output(workplace, 0)
     assert output(workplace, 1) == ""
     assert only_run(workplace).info.status == "FINISHED"
     assert len(list(workplace.root.glob("outputs/train/*"))) == 1

@@ -106,7 +106,7 @@ def _check_arguments(arguments: Mapping[str, Any]) -> None:
 
 def make_execution(make_trainer: MakeTrainer) -> Execution:
     """Return where this process of a training runs; the first one gets it from ``check_trainer``."""
-    return _execution(_make(make_trainer))
+    return _execution(_make(with_launch(make_trainer, current_launch())))
 
 
 def own_epochs(make_trainer: MakeTrainer) -> int | None:
