@@ -47,6 +47,7 @@ SLOW = (
     "pipeline/test_dagster.py",
     "pipeline/test_decode.py",
     "pipeline/test_ensemble.py",
+    "pipeline/test_doctor.py",
     "pipeline/test_evaluate.py",
     "pipeline/test_evaluate_grid.py",
     "pipeline/test_explain.py",

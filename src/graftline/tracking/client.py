@@ -18,6 +18,7 @@ import requests
 from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
+from mlflow.utils.credentials import read_mlflow_creds
 
 from graftline.errors import UserError, no_room
 from graftline.locks import Lock
@@ -50,6 +51,9 @@ _PASSWORD = re.compile(r"(://[^/\s:@]*:)[^/\s@]+@")
 # locked database) may pass.
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "MALFORMED_REQUEST", "RESOURCE_ALREADY_EXISTS"}
 _HTTP_REFUSALS = {400, 413, 422}
+
+# What a server with a login says: HTTP's 401 and 403.
+_LOGIN, _PERMISSION = "UNAUTHENTICATED", "PERMISSION_DENIED"
 
 # What MLflow says both when its database will not take a value and when its database is out of order.
 _UNCLEAR = {"BAD_REQUEST", "INTERNAL_ERROR"}
@@ -159,7 +163,7 @@ def connect_checked(uri: str, ask: Callable[[MlflowClient], T]) -> tuple[MlflowC
     except UserError:
         raise
     except Exception as error:  # MLflow and SQLAlchemy raise a dozen kinds for "not there"
-        raise UserError(no_room(error) or _no_answer(uri, error)) from error
+        raise UserError(no_room(error) or no_answer(uri, error)) from error
 
 
 @contextmanager
@@ -227,7 +231,10 @@ def _within(seconds: float, function: Callable[[], T]) -> T:
     return future.result(timeout=seconds)
 
 
-def _no_answer(uri: str, error: Exception) -> str:
+def no_answer(uri: str, error: Exception) -> str:
+    """Return a sentence for an error that a first question ended with, and the way out."""
+    if (sentence := no_right(uri, error)) is not None:
+        return sentence
     if "out-of-date database schema" in str(error):
         return (
             f"The {store_name(uri)} was made by another MLflow: "
@@ -239,6 +246,32 @@ def _no_answer(uri: str, error: Exception) -> str:
         f"The {store_name(uri)} does not answer ({reason(error)}): "
         "start it, or give another Tracking.uri; sqlite:///mlflow.db tracks on this machine."
     )
+
+
+def no_right(uri: str, error: BaseException) -> str | None:
+    """Return a sentence if a server does not let us in, or not do what was asked of it; None for another error."""
+    code = _right_that_lacks(error)
+    if code == _LOGIN:
+        user = read_mlflow_creds().username
+        told = f"does not take the login of '{user}'" if user else "wants a login"
+        return (
+            f"The {store_name(uri)} {told}: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or write both "
+            "to ~/.mlflow/credentials."
+        )
+    if code == _PERMISSION:
+        user = read_mlflow_creds().username or "whoever has no login"
+        return (
+            f"The {store_name(uri)} does not allow this to '{user}': ask its administrator for the right to edit, or "
+            "take another Tracking.experiment."
+        )
+    return None
+
+
+def _right_that_lacks(error: BaseException) -> str | None:
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return {401: _LOGIN, 403: _PERMISSION}.get(error.response.status_code)
+    code = error.error_code if isinstance(error, MlflowException) else None
+    return code if code in (_LOGIN, _PERMISSION) else None
 
 
 def is_refusal(error: Exception) -> bool:
