@@ -1,5 +1,7 @@
 """Serve: models over HTTP, each as the registry names it, until it is told to stop."""
 
+import ipaddress
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +15,8 @@ from graftline.serving.limits import Limits
 from graftline.serving.origin import Folder, Registered, Source
 from graftline.serving.slot import Slot
 from graftline.tracking.tracking import Tracking
+
+PASSWORD = "GRAFTLINE_SERVE_PASSWORD"  # noqa: S105 - the variable that holds it: a key of the command line others could read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,8 @@ class Serve:
         tracking: where the models are registered.
         model: name of a registered model, which stands for its champion, or for its newest version while it has none;
             ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, a run's id, directory or bundle; several of them.
-        host: address to listen on: 127.0.0.1 is reached from this machine only.
+        host: address to listen on: 127.0.0.1 is reached from this machine only. Any other takes a password, which is
+            read from the environment.
         port: 0 takes a free one.
         poll_seconds: between two looks at a name or alias, which may have moved.
         accelerator: where the models run.
@@ -53,6 +58,22 @@ class Serve:
             raise UserError(f"Serve.poll_seconds is {self.poll_seconds}, it must be above 0.")
         if not self.model:
             raise UserError("Serve.model is empty: name a registered model.")
+        self._check_password()
+
+    def _check_password(self) -> None:
+        from graftline.serving.login import MIN_LENGTH
+
+        password = os.environ.get(PASSWORD)
+        if password is None and not _is_loopback(self.host):
+            raise UserError(
+                f"Serve.host is {self.host}, which others may reach, and there is no password: set {PASSWORD}, or "
+                "listen on 127.0.0.1 and let a proxy with a login stand before it (docs/docker.md)."
+            )
+        if password is not None and len(password) < MIN_LENGTH:
+            raise UserError(
+                f"{PASSWORD} has {len(password)} characters, it must have {MIN_LENGTH}: python3 -c 'import secrets; "
+                "print(secrets.token_hex(16))' makes one; unset it where none is wanted."
+            )
 
     def run(self, directory: Path) -> ServeResult:  # noqa: ARG002 - a stage's signature; this one writes no file
         """Load the models, replay their golden images, and answer until Ctrl-C or SIGTERM.
@@ -75,6 +96,7 @@ class Serve:
             execution=Execution.local(self.accelerator),
             poll_seconds=self.poll_seconds,
             on_start=self._tell,
+            password=os.environ.get(PASSWORD),
         )
         return ServeResult(
             facts={"requests": counted.num_requests, "images": counted.num_predictions},
@@ -108,8 +130,20 @@ class Serve:
                     ("follows", f"looked up every {self.poll_seconds:g} s" if slot.source.moves else "stays as it is"),
                 ],
             )
-        if self.host not in ("127.0.0.1", "localhost", "::1"):
-            say(f"{self.host} may be reached by others, who need no password: let a proxy with one stand before it.")
+        if not _is_loopback(self.host):
+            say(
+                f"{self.host} may be reached by others. The password goes unencrypted: let a proxy with TLS stand before."
+            )
         say(f"{address}/        drop a photo here")
-        say(f"curl -F image=@photo.jpg {address}/predict        or ask from a shell; {address}/docs has the rest")
+        login = f'-u ":${PASSWORD}" ' if PASSWORD in os.environ else ""
+        say(
+            f"curl {login}-F image=@photo.jpg {address}/predict        or ask from a shell; {address}/docs has the rest"
+        )
         say("Ctrl-C stops it, once what waits is answered.")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

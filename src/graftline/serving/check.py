@@ -5,6 +5,7 @@ Letters: M golden images, K classes.
 
 import base64
 import json
+import os
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -188,6 +189,8 @@ def _steps(address: str, bundle: Path, numbers: Sequence[int]) -> dict[str, int]
 def _ask(url: str, body: bytes | None, kind: str = "") -> tuple[int, Any]:
     """Return status and content of an answer; text where it is no JSON."""
     request = urllib.request.Request(url, body, {"Content-Type": kind} if body is not None else {})  # noqa: S310 - http
+    if password := os.environ.get("GRAFTLINE_SERVE_PASSWORD"):  # the server's, where it asks for one
+        request.add_header("Authorization", f"Basic {base64.b64encode(f':{password}'.encode()).decode()}")
     try:
         try:
             with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310 - likewise
@@ -198,6 +201,8 @@ def _ask(url: str, body: bytes | None, kind: str = "") -> tuple[int, Any]:
         raise UserError(
             f"{url} does not answer ({first_line(error)}): start the server, or check the address."
         ) from error
+    if status == 401:
+        raise UserError(f"{url} wants its password: set GRAFTLINE_SERVE_PASSWORD.")
     try:
         return status, json.loads(content)
     except ValueError:

@@ -1,0 +1,41 @@
+"""Let only those ask who know the server's password (HTTP Basic, RFC 7617; any user name)."""
+
+import base64
+import binascii
+import hmac
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+MIN_LENGTH = 12  # characters: whoever reaches the server may try as many as they like
+OPEN = ("/ping",)  # says that the server lives, for health checks, and no more
+CHALLENGE = {"WWW-Authenticate": 'Basic realm="graftline", charset="UTF-8"'}
+
+
+class Login:
+    """Answers 401 to requests without the password (ASGI middleware).
+
+    Args:
+        app: what answers the others.
+        password: that is asked for.
+    """
+
+    def __init__(self, app: ASGIApp, password: str) -> None:
+        self._app = app
+        self._password = password.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on what may pass."""
+        if scope["type"] != "http" or scope["path"] in OPEN or self._is_known(dict(scope["headers"])):
+            await self._app(scope, receive, send)
+            return
+        sentence = "This server wants its password: send it by HTTP Basic, with any user name."
+        await JSONResponse({"error_code": "UNAUTHENTICATED", "message": sentence}, 401, CHALLENGE)(scope, receive, send)
+
+    def _is_known(self, headers: dict[bytes, bytes]) -> bool:
+        kind, _, encoded = headers.get(b"authorization", b"").partition(b" ")
+        try:
+            _, _, password = base64.b64decode(encoded, validate=True).partition(b":")
+        except binascii.Error:
+            return False
+        return kind.lower() == b"basic" and hmac.compare_digest(password, self._password)
