@@ -131,9 +131,7 @@ class Serve:
                 ],
             )
         if not _is_loopback(self.host):
-            say(
-                f"{self.host} may be reached by others. The password goes unencrypted: let a proxy with TLS stand before."
-            )
+            say(f"{self.host} may be reached by others, and the password is sent as it is: let a proxy add TLS.")
         say(f"{address}/        drop a photo here")
         login = f'-u ":${PASSWORD}" ' if PASSWORD in os.environ else ""
         say(

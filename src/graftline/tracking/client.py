@@ -54,6 +54,7 @@ _HTTP_REFUSALS = {400, 413, 422}
 
 # What a server with a login says: HTTP's 401 and 403.
 _LOGIN, _PERMISSION = "UNAUTHENTICATED", "PERMISSION_DENIED"
+_HOST_REFUSED = "Invalid Host header"
 
 # What MLflow says both when its database will not take a value and when its database is out of order.
 _UNCLEAR = {"BAD_REQUEST", "INTERNAL_ERROR"}
@@ -167,6 +168,21 @@ def connect_checked(uri: str, ask: Callable[[MlflowClient], T]) -> tuple[MlflowC
 
 
 @contextmanager
+def with_rights(uri: str) -> Iterator[None]:
+    """Let what is asked of MLflow during the block fail with a sentence where a right lacks.
+
+    Raises:
+        UserError: the server does not let us in, or not do this.
+    """
+    try:
+        yield
+    except MlflowException as error:
+        if (sentence := no_right(store_name(uri), error)) is None:
+            raise
+        raise UserError(sentence) from error
+
+
+@contextmanager
 def _one_creates(file: Path) -> Iterator[None]:
     """Let one process alone create a database; MLflow's own lock does not keep two from making the same tables.
 
@@ -233,7 +249,7 @@ def _within(seconds: float, function: Callable[[], T]) -> T:
 
 def no_answer(uri: str, error: Exception) -> str:
     """Return a sentence for an error that a first question ended with, and the way out."""
-    if (sentence := no_right(uri, error)) is not None:
+    if (sentence := no_right(store_name(uri), error)) is not None:
         return sentence
     if "out-of-date database schema" in str(error):
         return (
@@ -248,26 +264,37 @@ def no_answer(uri: str, error: Exception) -> str:
     )
 
 
-def no_right(uri: str, error: BaseException) -> str | None:
-    """Return a sentence if a server does not let us in, or not do what was asked of it; None for another error."""
-    code = _right_that_lacks(error)
+def no_right(store: str, error: BaseException) -> str | None:
+    """Return a sentence if a server does not let us in, or not do what was asked of it; None for another error.
+
+    Args:
+        store: `store_name` of the server.
+        error: what was raised.
+    """
+    if _HOST_REFUSED in str(error):
+        return f"The {store} does not answer to this name: let its --allowed-hosts have it, or call it by another."
+    user = read_mlflow_creds().username
+    code = _lacking_right(error)
     if code == _LOGIN:
-        user = read_mlflow_creds().username
         told = f"does not take the login of '{user}'" if user else "wants a login"
         return (
-            f"The {store_name(uri)} {told}: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or write both "
-            "to ~/.mlflow/credentials."
+            f"The {store} {told}: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or write both to "
+            "~/.mlflow/credentials."
         )
     if code == _PERMISSION:
-        user = read_mlflow_creds().username or "whoever has no login"
         return (
-            f"The {store_name(uri)} does not allow this to '{user}': ask its administrator for the right to edit, or "
-            "take another Tracking.experiment."
+            f"The {store} does not allow this to '{user or 'nobody'}', as it belongs to another user: ask its "
+            "administrator for the right to edit it, or take another Tracking.experiment and Ingest.name."
         )
     return None
 
 
-def _right_that_lacks(error: BaseException) -> str | None:
+def lacks_right(error: BaseException) -> bool:
+    """Return whether a server did not let us in, or not do what was asked of it."""
+    return _lacking_right(error) is not None
+
+
+def _lacking_right(error: BaseException) -> str | None:
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return {401: _LOGIN, 403: _PERMISSION}.get(error.response.status_code)
     code = error.error_code if isinstance(error, MlflowException) else None
@@ -292,6 +319,8 @@ def is_unclear(error: Exception) -> bool:
 
 def reason(error: BaseException) -> str:
     """Return an error as a few words, without passwords."""
+    if (code := _lacking_right(error)) is not None:
+        return {_LOGIN: "the login is not taken", _PERMISSION: "no permission"}[code]
     text = str(error)
     for sign, meaning in (
         ("timed out", "no answer in time"),
