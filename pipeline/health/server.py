@@ -68,7 +68,8 @@ def _ask(uri: str, path: str, *, with_login: bool) -> "Response":
         if not with_login:
             return requests.get(uri + path, timeout=_REQUEST_SECONDS, auth=_anonymous)
         with request_limit(_REQUEST_SECONDS):
-            return http_request(get_default_host_creds(uri), path, "GET")  # type: ignore[no-untyped-call]
+            answer: Response = http_request(get_default_host_creds(uri), path, "GET")  # type: ignore[no-untyped-call]
+            return answer
     except Exception as error:  # MLflow and requests have a dozen kinds for "not there"
         raise UserError(no_answer(uri, error)) from error
 

@@ -17,6 +17,7 @@ from tracking_server import ADMIN, DATABASE_PASSWORD, PASSWORD, TrackingServer
 from workplace import TINY, Workplace
 
 from graftline.errors import UserError
+from graftline.pipeline.health.server import check_tracking
 from graftline.tracking.client import connect
 from graftline.tracking.outbox import sync
 from graftline.tracking.run import Run
@@ -220,3 +221,9 @@ def test_passwords_are_nowhere(
     texts |= {"run": repr(run.to_dictionary()).encode(), "processes": "\n".join(processes.seen).encode()}
     for secret in (PASSWORD, DATABASE_PASSWORD):
         assert not [name for name, content in texts.items() if secret.encode() in content]
+
+
+def test_the_doctor_of_a_server(server: str) -> None:
+    findings = list(check_tracking(Tracking(uri=server)))
+    assert [(one.name, one.state) for one in findings] == [("tracking", "ok"), ("login", "ok"), ("clock", "ok")]
+    assert findings[1].text == "the server wants one, and takes ours"
