@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Protocol
 
 from graftline.errors import UserError
+from graftline.tracking.names import CHAMPION
 from graftline.tracking.registry import Registry
-
-CHAMPION = "champion"
 
 
 @dataclass(frozen=True)
