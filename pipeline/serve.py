@@ -12,11 +12,10 @@ from graftline.execution import Accelerator, Execution
 from graftline.pipeline.bundle_source import RUN, find_bundle
 from graftline.pipeline.stage import StageResult
 from graftline.serving.limits import Limits
+from graftline.serving.login import MIN_LENGTH, PASSWORD
 from graftline.serving.origin import Folder, Registered, Source
 from graftline.serving.slot import Slot
 from graftline.tracking.tracking import Tracking
-
-PASSWORD = "GRAFTLINE_SERVE_PASSWORD"  # noqa: S105 - the variable that holds it: a key of the command line others could read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +60,6 @@ class Serve:
         self._check_password()
 
     def _check_password(self) -> None:
-        from graftline.serving.login import MIN_LENGTH
-
         password = os.environ.get(PASSWORD)
         if password is None and not _is_loopback(self.host):
             raise UserError(

@@ -71,12 +71,10 @@ def check_versions(
     bounds: dict[str, SpecifierSet] = {canonicalize_name(one.name): one.specifier for one in required}
     for name in SHOWN:
         yield _judge(name, installed.get(name), bounds.get(name, SpecifierSet()), lock.get(name))
-    others = {name: _judge(name, installed.get(name), bounds[name], lock.get(name)) for name in bounds}
-    others |= {name: _judge(name, installed[name], SpecifierSet(), lock[name]) for name in lock if name in installed}
-    others |= {
-        name: _judge(name, installed[name], bounds[name], lock.get(name)) for name in bounds if name in installed
-    }
-    rest = [one for name, one in sorted(others.items()) if name not in SHOWN]
+    names = (bounds.keys() | (lock.keys() & installed.keys())) - set(SHOWN)
+    rest = [
+        _judge(name, installed.get(name), bounds.get(name, SpecifierSet()), lock.get(name)) for name in sorted(names)
+    ]
     bad, odd = ([one for one in rest if one.state == state] for state in ("broken", "warning"))
     if bad:
         yield broken("other packages", f"{_listed(bad)}: make setup anew")
