@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from bundles import tiny_bundle
 from packaging.requirements import Requirement
 from workplace import Workplace
 
@@ -16,7 +17,7 @@ from graftline.errors import UserError
 from graftline.pipeline.health import machine, packages, server
 from graftline.pipeline.health.finding import Finding, State, checked
 from graftline.pipeline.health.machine import Gpus
-from graftline.pipeline.health.models import check_weights
+from graftline.pipeline.health.models import check_model, check_weights
 from graftline.tracking.tracking import Tracking
 
 GOOD = dict.fromkeys(packages.SHOWN, "2.0")
@@ -221,6 +222,15 @@ def test_weights_directory(tmp_path: Path) -> None:
     assert "make fetch-weights backbone=a.b" in list(check_weights(str(tmp_path)))[-1].text
     (tmp_path / "a.b.safetensors").write_bytes(b"1234")
     assert [one.state for one in check_weights(str(tmp_path))] == ["ok", "ok"]
+
+
+def test_a_model(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path / "bundle")
+    (found,) = check_model(str(bundle), Tracking())
+    assert (found.state, "golden images reproduced" in found.text) == ("ok", True)
+    (bundle / "model.onnx").write_bytes(b"another")
+    (found,) = checked("pets", lambda: check_model(str(bundle), Tracking()))
+    assert (found.state, "is not what was saved" in found.text) == ("broken", True)
 
 
 def test_the_stage(tmp_path: Path) -> None:
