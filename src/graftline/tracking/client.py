@@ -20,7 +20,7 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import read_mlflow_creds
 
-from graftline.errors import UserError, no_room
+from graftline.errors import UserError, find_cause, no_room
 from graftline.locks import Lock
 
 logger = logging.getLogger(__name__)
@@ -317,6 +317,11 @@ def is_unclear(error: Exception) -> bool:
     return isinstance(error, ValueError | TypeError)
 
 
+def is_of_an_upload(error: Exception) -> bool:
+    """Return whether the line or the server's own store may be at fault where a file was sent: that may pass."""
+    return find_cause(error, requests.RequestException) is not None and not is_refusal(error)
+
+
 def reason(error: BaseException) -> str:
     """Return an error as a few words, without passwords."""
     if (code := _lacking_right(error)) is not None:
@@ -326,6 +331,10 @@ def reason(error: BaseException) -> str:
         ("timed out", "no answer in time"),
         ("timeout exception", "no answer in time"),
         ("Connection refused", "connection refused"),
+        ("Connection aborted", "the connection broke"),
+        ("Connection reset", "the connection broke"),
+        ("Broken pipe", "the connection broke"),
+        ("error responses", "the server fails at it"),
         ("Failed to resolve", "no such host"),
         ("Name or service not known", "no such host"),
     ):
