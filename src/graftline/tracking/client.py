@@ -334,7 +334,7 @@ def reason(error: BaseException) -> str:
         ("Connection aborted", "the connection broke"),
         ("Connection reset", "the connection broke"),
         ("Broken pipe", "the connection broke"),
-        ("error responses", "the server fails at it"),
+        ("error responses", "an error inside the server"),
         ("Failed to resolve", "no such host"),
         ("Name or service not known", "no such host"),
     ):
