@@ -22,7 +22,7 @@ MANDATORY = {
     "evaluate": ["bundle=b"],
     "ensemble": ["runs=[a,b]"],
     "explain": ["bundle=b"],
-    "predict": ["bundle=b", "images=i"],
+    "predict": ["model=m", "images=i"],
     "schedule": ["every=hourly"],
     "serve": ["model=m"],
     "sync": ["run_id=r"],
