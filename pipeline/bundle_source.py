@@ -58,11 +58,13 @@ class OpenModel(NamedTuple):
     """A loaded model.
 
     Attributes:
-        predictor: it.
+        name: of the registered model, or of the run's or bundle's folder.
+        predictor: what classifies.
         directory: of its bundle.
         origin: what it was asked for by means now.
     """
 
+    name: str
     predictor: AnyPredictor
     directory: Path
     origin: Origin
@@ -75,7 +77,7 @@ def open_model(reference: str, tracking: Tracking, engine: EngineName, execution
     if isinstance(source, Registered) and (note := source.note(origin)) is not None:
         say(note)
     directory = source.fetch(origin)
-    return OpenModel(_load(directory, origin.uri, engine, execution), directory, origin)
+    return OpenModel(source.name, _load(directory, origin.uri, engine, execution), directory, origin)
 
 
 def open_bundle(
