@@ -1,4 +1,4 @@
-"""Export: a model for others to run, as one ONNX file, an MLflow model or a folder that a server's image is built of."""
+"""Export: a model for others to run, as one ONNX file, an MLflow model or the folder of a server's image."""
 
 import os
 from dataclasses import dataclass
@@ -102,6 +102,6 @@ def _write_docker(model: OpenModel, out: Path) -> tuple[Path, list[tuple[str, st
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return folder, [
         ("size", f"{size / 1e6:,.0f} MB, and no torch"),
-        ("build it", f"docker build --tag {model.name.lower()} {os.path.relpath(folder)}"),
-        ("run it", f"docker run --rm --init --publish 127.0.0.1:5001:5001 {model.name.lower()}"),
+        ("build it", f"docker build --tag graftline-server {os.path.relpath(folder)}"),
+        ("run it", "docker run --rm --init --publish 127.0.0.1:5001:5001 graftline-server"),
     ]
