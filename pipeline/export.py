@@ -84,6 +84,7 @@ def _write_onnx(model: OpenModel, out: Path) -> tuple[Path, list[tuple[str, str]
 
 def _write_mlflow(model: OpenModel, out: Path) -> tuple[Path, list[tuple[str, str]]]:
     from graftline.serving.package import save_model
+    from graftline.tracking import client  # noqa: F401 - keeps MLflow's progress bars to itself
 
     read = read_replay if is_ensemble(model.directory) else read_golden
     example = read(model.directory)[0][0].read_bytes()
