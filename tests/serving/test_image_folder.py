@@ -96,7 +96,7 @@ def test_what_lies_in_the_folder(folder: Path, bundle: Path) -> None:
     for file in filter(Path.is_file, bundle.rglob("*")):
         assert (folder / "models" / "pets" / file.relative_to(bundle)).read_bytes() == file.read_bytes()
     code = {path.relative_to(folder / "graftline").parts[0] for path in (folder / "graftline").iterdir()}
-    assert not code & {"training", "backbones", "tracking", "report", "evaluation", "pipeline"}
+    assert not code & {"training", "backbones", "report", "evaluation", "pipeline"}
     lines = (folder / "requirements.txt").read_text(encoding="utf-8").splitlines()
     assert all(re.fullmatch(r"[a-z0-9-]+==[\w.+]+", line) for line in lines)
     assert {line.partition("==")[0] for line in lines} >= {"numpy", "onnxruntime", "pillow", "starlette", "uvicorn"}
