@@ -40,7 +40,7 @@ def run_without_torch(place: Workplace, stage: str, *overrides: str) -> str:
 
 def test_predict(workplace: Workplace, bundle: Path) -> None:
     told = run_without_torch(workplace, "predict", f"model={bundle}", f"images={bundle / 'golden' / 'images'}")
-    assert "of the folder images" in told
+    assert "in the folder images" in told
     assert list(workplace.root.glob("predictions/images-*/part-00000.csv"))
 
 
