@@ -88,9 +88,9 @@ class Predict:
             UserError: there is no such model, or no image; or another process does the same.
         """
         out = Path(self.out).expanduser()
-        images = ImageLister(self.table, self.archive).read(self._images(), out)
         execution = (Execution.onnx if self.engine == "onnx" else Execution.local)(self.accelerator)
         model = open_model(self.model, self.tracking, self.engine, execution)
+        images = ImageLister(self.table, self.archive).read(self._images(), out)
         job = BatchJob(model.predictor, images, out, self.format, self.engine, self.part_rows)
         parts, before = job.done()
         self._tell(model, job, before)
