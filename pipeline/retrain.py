@@ -172,7 +172,8 @@ class Retrain:
 
     def _begin(self, now: Situation, directory: Path) -> "Run":
         """Start the run of the retraining, or go on with one of the same images and settings that was interrupted."""
-        from graftline.tracking.retrainings import KEY, MODEL, RETRAIN, STAGE
+        from graftline.tracking.names import STAGE
+        from graftline.tracking.retrainings import KEY, MODEL, RETRAIN
 
         begun = now.retrainings.unfinished(now.key)
         if begun is not None:

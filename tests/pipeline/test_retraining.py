@@ -14,8 +14,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
+from manifest import manifest
 from one_answer import answering
 
 import graftline
@@ -88,12 +88,9 @@ def made_version(tmp_path: Path, labels: dict[str, str]) -> DatasetVersion:
     """Return a version with a table of its own: content → label."""
     from graftline.data.version import write_version
 
-    rows = [
-        (f"/images/{sha}.png", label, ("train", "validation", "test")[number % 3], None, None, None, sha, 8, 8)
-        for number, (sha, label) in enumerate(sorted(labels.items()))
-    ]
-    columns = ["path", "label", "split", "group", "weight", "stratum", "sha256", "width", "height"]
-    return write_version(tmp_path, "pets", pd.DataFrame(rows, columns=columns), tuple(sorted(set(labels.values()))))[0]
+    shas, names = zip(*sorted(labels.items()), strict=True)
+    splits = [("train", "validation", "test")[number % 3] for number in range(len(shas))]
+    return write_version(tmp_path, "pets", manifest(names, splits, sha256=shas), tuple(sorted(set(labels.values()))))[0]
 
 
 def test_changes_are_told_with_what_follows_from_them(tmp_path: Path) -> None:

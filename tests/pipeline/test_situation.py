@@ -14,8 +14,9 @@ from graftline.data.split import Split
 from graftline.errors import UserError
 from graftline.pipeline.retraining.situation import Situation
 from graftline.tracking.ledger import Decision, Kind
+from graftline.tracking.names import STAGE
 from graftline.tracking.promotions import Promotions, author, now
-from graftline.tracking.retrainings import KEY, MODEL, RETRAIN, STAGE, Retrainings, decided_tags
+from graftline.tracking.retrainings import KEY, MODEL, RETRAIN, Retrainings, decided_tags
 from graftline.tracking.tracking import Tracking
 
 NAME = "colors"

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from graftline.tracking.names import HOST, OUTPUT_DIRECTORY
-from graftline.tracking.retrainings import KEY, MODEL, OUTCOME, RETRAIN, STAGE, Retrainings, decided_tags
+from graftline.tracking.names import HOST, OUTPUT_DIRECTORY, STAGE
+from graftline.tracking.retrainings import KEY, MODEL, OUTCOME, RETRAIN, Retrainings, decided_tags
 from graftline.tracking.tracking import Tracking
 
 SHARED = "production"  # an experiment of several models

@@ -12,17 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from graftline.errors import UserError
-from graftline.tracking.names import DATASET_DIGEST, OUTPUT_DIRECTORY, registered_name
+from graftline.tracking.names import DATASET_DIGEST, OUTPUT_DIRECTORY, PARENT_RUN, STAGE, registered_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
 
-STAGE, RETRAIN = "graftline.stage", "retrain"
+RETRAIN = "retrain"
 # tags; an experiment may have the retrainings of several models, and clocks may be set back
 MODEL, KEY, OUTCOME = "graftline.retrain.model", "graftline.retrain.key", "graftline.retrain.outcome"
 VERSION, NUMBER = "graftline.retrain.version", "graftline.retrain.number"  # of the model, and among those decided
-_PARENT = "mlflow.parentRunId"
 T = TypeVar("T")
 _MOST = 100  # runs that are looked at, the newest
 _NUMBER_DIGITS = 8  # MLflow orders tags as text
@@ -107,7 +106,7 @@ class Retrainings:
         return run.data.tags.get(STAGE) == RETRAIN and run.data.tags.get(MODEL) == self._model
 
     def _is_of_ours(self, run: "MlflowRun") -> bool:
-        parent = run.data.tags.get(_PARENT)
+        parent = run.data.tags.get(PARENT_RUN)
         return parent is not None and self._is_ours(self._ask(lambda client: client.get_run(parent)))
 
     def _end(self, run: "MlflowRun") -> None:
