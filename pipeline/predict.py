@@ -22,7 +22,7 @@ from graftline.tracking.tracking import Tracking
 
 STANDARD_INPUT = "-"
 _ORIGINS: dict[Kind, str] = {
-    "image": "alone, {}",
+    "image": "image, {}",
     "folder": "in the folder {}",
     "table": "listed in the table {}",
     "archive": "in the archive {}",
