@@ -1,6 +1,5 @@
 """Serve: models over HTTP, each as the registry names it, until it is told to stop."""
 
-import ipaddress
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,11 +8,11 @@ from pathlib import Path
 from graftline.console import print_facts, say
 from graftline.errors import UserError
 from graftline.execution import Accelerator, Execution
-from graftline.pipeline.bundle_source import RUN, find_bundle
+from graftline.pipeline.bundle_source import find_source
 from graftline.pipeline.stage import StageResult
 from graftline.serving.limits import Limits
-from graftline.serving.login import MIN_LENGTH, PASSWORD
-from graftline.serving.origin import Folder, Registered, Source
+from graftline.serving.login import PASSWORD, find_password, is_loopback
+from graftline.serving.origin import Registered
 from graftline.serving.slot import Slot
 from graftline.tracking.tracking import Tracking
 
@@ -57,20 +56,7 @@ class Serve:
             raise UserError(f"Serve.poll_seconds is {self.poll_seconds}, it must be above 0.")
         if not self.model:
             raise UserError("Serve.model is empty: name a registered model.")
-        self._check_password()
-
-    def _check_password(self) -> None:
-        password = os.environ.get(PASSWORD)
-        if password is None and not _is_loopback(self.host):
-            raise UserError(
-                f"Serve.host is {self.host}, which others may reach, and there is no password: set {PASSWORD}, or "
-                "listen on 127.0.0.1 and let a proxy with a login stand before it (docs/docker.md)."
-            )
-        if password is not None and len(password) < MIN_LENGTH:
-            raise UserError(
-                f"{PASSWORD} has {len(password)} characters, it must have {MIN_LENGTH}: python3 -c 'import secrets; "
-                "print(secrets.token_hex(16))' makes one; unset it where none is wanted."
-            )
+        find_password(self.host)
 
     def run(self, directory: Path) -> ServeResult:  # noqa: ARG002 - a stage's signature; this one writes no file
         """Load the models, replay their golden images, and answer until Ctrl-C or SIGTERM.
@@ -81,7 +67,7 @@ class Serve:
         from graftline.serving.server import serve
 
         asked = [self.model] if isinstance(self.model, str) else list(self.model)
-        sources = [self._source(reference) for reference in asked]
+        sources = [find_source(reference, self.tracking) for reference in asked]
         names = [source.name for source in sources]
         if doubled := sorted({name for name in names if names.count(name) > 1}):
             raise UserError(f"Serve.model names {doubled[0]} twice: an address could mean either; leave one out.")
@@ -90,10 +76,10 @@ class Serve:
             host=self.host,
             port=self.port,
             limits=self.limits,
-            execution=Execution.local(self.accelerator),
+            execution=Execution.onnx(self.accelerator),
             poll_seconds=self.poll_seconds,
             on_start=self._tell,
-            password=os.environ.get(PASSWORD),
+            password=find_password(self.host),
         )
         return ServeResult(
             facts={"requests": counted.num_requests, "images": counted.num_predictions},
@@ -101,15 +87,6 @@ class Serve:
             requests=counted.num_requests,
             images=counted.num_predictions,
         )
-
-    def _source(self, reference: str) -> Source:
-        if reference.startswith("models:/"):
-            return Registered(reference, self.tracking.registry())
-        if RUN.fullmatch(reference) or "/" in reference or Path(reference).expanduser().is_dir():
-            bundle = find_bundle(reference, self.tracking)
-            name = bundle.resolve().parent.name if bundle.name == "bundle" else bundle.resolve().name
-            return Folder(bundle, name)
-        return Registered(reference, self.tracking.registry())
 
     def _tell(self, address: str, slots: Mapping[str, Slot]) -> None:
         for slot in slots.values():
@@ -127,7 +104,7 @@ class Serve:
                     ("follows", f"looked up every {self.poll_seconds:g} s" if slot.source.moves else "stays as it is"),
                 ],
             )
-        if not _is_loopback(self.host):
+        if not is_loopback(self.host):
             say(f"{self.host} may be reached by others, and the password is sent as it is: let a proxy add TLS.")
         say(f"{address}/        drop a photo here")
         login = f'-u ":${PASSWORD}" ' if PASSWORD in os.environ else ""
@@ -135,10 +112,3 @@ class Serve:
             f"curl {login}-F image=@photo.jpg {address}/predict        or ask from a shell; {address}/docs has the rest"
         )
         say("Ctrl-C stops it, once what waits is answered.")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

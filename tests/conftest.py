@@ -31,6 +31,8 @@ SLOW = (
     "backbones/test_sizes.py",
     "backbones/zoo/test_alexnet.py",
     "backbones/zoo/test_contract.py",
+    "bundle/test_batch.py",
+    "bundle/test_export.py",
     "bundle/test_save.py",
     "data/test_loaders.py",
     "data/test_worker_processes.py",

@@ -1,16 +1,14 @@
 """Weights on this machine, and a model that must give here what it gave where it was saved."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from graftline.backbones.weights import PACKAGED, from_package
 from graftline.backbones.weights_store import WeightsStore
 from graftline.bundle.verify import verify_bundle
 from graftline.execution import Execution
 from graftline.files import sha256_file
-from graftline.pipeline.bundle_source import REGISTERED, RUN, find_bundle
+from graftline.pipeline.bundle_source import find_source
 from graftline.pipeline.health.finding import Finding, broken, ok
-from graftline.serving.origin import Registered
 from graftline.tracking.tracking import Tracking
 
 
@@ -45,7 +43,8 @@ def _check_directory(store: WeightsStore, sizes: dict[str, int]) -> Finding:
 
 def check_model(model: str, tracking: Tracking) -> Iterator[Finding]:
     """Replay a model's golden images."""
-    verification = verify_bundle(_find(model, tracking), execution=Execution.local())
+    source = find_source(model, tracking)
+    verification = verify_bundle(source.fetch(source.find()), execution=Execution.local())
     if verification.problem is not None:
         yield broken(model, verification.problem.rstrip("."))
         return
@@ -53,12 +52,3 @@ def check_model(model: str, tracking: Tracking) -> Iterator[Finding]:
     yield ok(
         model, f"{verification.num_images} golden images reproduced, a probability changes by {change:.1g} at most"
     )
-
-
-def _find(model: str, tracking: Tracking) -> Path:
-    """Return the bundle's folder; a plain name is that of a registered model, as for the stage ``serve``."""
-    is_name = not (RUN.fullmatch(model) or "/" in model or Path(model).expanduser().is_dir())
-    if is_name and not model.startswith(REGISTERED):
-        source = Registered(model, tracking.registry())
-        return source.fetch(source.find())
-    return find_bundle(model, tracking)
