@@ -107,4 +107,5 @@ def _write_docker(model: OpenModel, out: Path) -> tuple[Path, list[tuple[str, st
             "run it",
             "docker run --env GRAFTLINE_SERVE_PASSWORD --rm --init --publish 127.0.0.1:5001:5001 graftline-server",
         ),
+        ("password", "12 characters or more in GRAFTLINE_SERVE_PASSWORD, which requests must send"),
     ]
