@@ -1,5 +1,6 @@
 """Serve: models over HTTP, each as the registry names it, until it is told to stop."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,10 +8,11 @@ from pathlib import Path
 from graftline.console import print_facts, say
 from graftline.errors import UserError
 from graftline.execution import Accelerator, Execution
-from graftline.pipeline.bundle_source import RUN, find_bundle
+from graftline.pipeline.bundle_source import find_source
 from graftline.pipeline.stage import StageResult
 from graftline.serving.limits import Limits
-from graftline.serving.origin import Folder, Registered, Source
+from graftline.serving.login import PASSWORD, find_password, is_loopback
+from graftline.serving.origin import Registered
 from graftline.serving.slot import Slot
 from graftline.tracking.tracking import Tracking
 
@@ -31,7 +33,8 @@ class Serve:
         tracking: where the models are registered.
         model: name of a registered model, which stands for its champion, or for its newest version while it has none;
             ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, a run's id, directory or bundle; several of them.
-        host: address to listen on: 127.0.0.1 is reached from this machine only.
+        host: address to listen on: 127.0.0.1 is reached from this machine only. Any other takes a password, which is
+            read from the environment.
         port: 0 takes a free one.
         poll_seconds: between two looks at a name or alias, which may have moved.
         accelerator: where the models run.
@@ -53,6 +56,7 @@ class Serve:
             raise UserError(f"Serve.poll_seconds is {self.poll_seconds}, it must be above 0.")
         if not self.model:
             raise UserError("Serve.model is empty: name a registered model.")
+        find_password(self.host)
 
     def run(self, directory: Path) -> ServeResult:  # noqa: ARG002 - a stage's signature; this one writes no file
         """Load the models, replay their golden images, and answer until Ctrl-C or SIGTERM.
@@ -63,7 +67,7 @@ class Serve:
         from graftline.serving.server import serve
 
         asked = [self.model] if isinstance(self.model, str) else list(self.model)
-        sources = [self._source(reference) for reference in asked]
+        sources = [find_source(reference, self.tracking) for reference in asked]
         names = [source.name for source in sources]
         if doubled := sorted({name for name in names if names.count(name) > 1}):
             raise UserError(f"Serve.model names {doubled[0]} twice: an address could mean either; leave one out.")
@@ -72,9 +76,10 @@ class Serve:
             host=self.host,
             port=self.port,
             limits=self.limits,
-            execution=Execution.local(self.accelerator),
+            execution=Execution.onnx(self.accelerator),
             poll_seconds=self.poll_seconds,
             on_start=self._tell,
+            password=find_password(self.host),
         )
         return ServeResult(
             facts={"requests": counted.num_requests, "images": counted.num_predictions},
@@ -82,15 +87,6 @@ class Serve:
             requests=counted.num_requests,
             images=counted.num_predictions,
         )
-
-    def _source(self, reference: str) -> Source:
-        if reference.startswith("models:/"):
-            return Registered(reference, self.tracking.registry())
-        if RUN.fullmatch(reference) or "/" in reference or Path(reference).expanduser().is_dir():
-            bundle = find_bundle(reference, self.tracking)
-            name = bundle.resolve().parent.name if bundle.name == "bundle" else bundle.resolve().name
-            return Folder(bundle, name)
-        return Registered(reference, self.tracking.registry())
 
     def _tell(self, address: str, slots: Mapping[str, Slot]) -> None:
         for slot in slots.values():
@@ -108,8 +104,11 @@ class Serve:
                     ("follows", f"looked up every {self.poll_seconds:g} s" if slot.source.moves else "stays as it is"),
                 ],
             )
-        if self.host not in ("127.0.0.1", "localhost", "::1"):
-            say(f"{self.host} may be reached by others, who need no password: let a proxy with one stand before it.")
+        if not is_loopback(self.host):
+            say(f"{self.host} may be reached by others, and the password is sent as it is: let a proxy add TLS.")
         say(f"{address}/        drop a photo here")
-        say(f"curl -F image=@photo.jpg {address}/predict        or ask from a shell; {address}/docs has the rest")
+        login = f'-u ":${PASSWORD}" ' if PASSWORD in os.environ else ""
+        say(
+            f"curl {login}-F image=@photo.jpg {address}/predict        or ask from a shell; {address}/docs has the rest"
+        )
         say("Ctrl-C stops it, once what waits is answered.")

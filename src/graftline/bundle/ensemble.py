@@ -7,9 +7,10 @@ predictor.
 Letters: N images, K classes.
 """
 
+import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +23,7 @@ from graftline.bundle.decision import MOST_PROBABLE, Decision
 from graftline.bundle.golden import environment, read_golden
 from graftline.bundle.grid import Average, Grid, mean_logits
 from graftline.bundle.layout import CARD_FILE, GOLDEN_FOLDER, find_damage, hash_files, read_description
-from graftline.bundle.predictor import EngineName, ImageLike, Predictor, refuse, softmax
+from graftline.bundle.predictor import Answers, EngineName, ImageLike, Predictor, join_answers, softmax, told
 from graftline.data.decode import Decoding
 from graftline.errors import UserError
 from graftline.execution import Execution
@@ -120,7 +121,7 @@ class Ensemble:
         self, images: Iterable[ImageLike], batch_size: int = 32, on_progress: Callable[[int], None] | None = None
     ) -> np.ndarray:
         """Return (N, K) float32 logits, whose softmax are the probabilities; see `Predictor.logits`."""
-        return self._run(images, batch_size, on_progress, refuse)
+        return self._mean(self._grid.logits(images, batch_size, on_progress))
 
     def predict(
         self, images: Iterable[ImageLike], batch_size: int = 32, on_progress: Callable[[int], None] | None = None
@@ -137,24 +138,21 @@ class Ensemble:
 
     def predict_refusing(
         self, images: Iterable[ImageLike], batch_size: int = 32, on_progress: Callable[[int], None] | None = None
-    ) -> tuple[np.ndarray, np.ndarray | None, dict[int, str]]:
+    ) -> Answers:
         """As ``predict_readable``; an ensemble does not tell which images are none of the classes."""
-        reasons: dict[int, str] = {}
+        none = Answers(np.empty((0, len(self.class_names)), np.float32), None, {})
+        return join_answers([none, *told(self.stream(images, batch_size), on_progress)])
 
-        def note(index: int, _name: str, reason: str) -> None:
-            reasons[index] = reason
+    def stream(self, images: Iterable[ImageLike], batch_size: int = 32) -> Generator[Answers, None, None]:
+        """As ``predict_refusing``, but yield the answers batch by batch; see `Predictor.stream`."""
+        with contextlib.closing(self._grid.steps(images, batch_size)) as steps:
+            for found, flaws in steps:
+                reasons = {row: reason for row, (_, reason) in flaws.items()}
+                yield Answers(softmax(self._mean(found)), None, reasons)
 
-        return softmax(self._run(images, batch_size, on_progress, note)), None, reasons
-
-    def _run(
-        self,
-        images: Iterable[ImageLike],
-        batch_size: int,
-        on_progress: Callable[[int], None] | None,
-        on_unreadable: Callable[[int, str, str], None],
-    ) -> np.ndarray:
-        found = self._grid.logits(images, batch_size, on_progress, on_unreadable)[:, 0]  # (M, N, K)
-        return self.calibration.apply(mean_logits(found, np.array(self.shares), self.average))
+    def _mean(self, found: np.ndarray) -> np.ndarray:
+        """Return the logits (N, K) of the members' (M, 1, N, K)."""
+        return self.calibration.apply(mean_logits(found[:, 0], np.array(self.shares), self.average))
 
 
 AnyPredictor: TypeAlias = Predictor | Ensemble

@@ -68,6 +68,7 @@ def serve(
     execution: Execution,
     poll_seconds: float,
     on_start: Callable[[str, Mapping[str, Slot]], None],
+    password: str | None = None,
 ) -> Measures:
     """Load models and answer over HTTP until SIGINT or SIGTERM.
 
@@ -79,6 +80,7 @@ def serve(
         execution: where the networks run.
         poll_seconds: between two looks at names that may have moved.
         on_start: is called with the address once it answers.
+        password: that requests must have; None: nobody is asked for one.
 
     Returns:
         What was counted.
@@ -88,7 +90,7 @@ def serve(
     """
     listening = _listen(host, port)
     with listening:
-        return asyncio.run(_serve(sources, listening, limits, execution, poll_seconds, on_start))
+        return asyncio.run(_serve(sources, listening, limits, execution, poll_seconds, on_start, password))
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -109,6 +111,7 @@ async def _serve(
     execution: Execution,
     poll_seconds: float,
     on_start: Callable[[str, Mapping[str, Slot]], None],
+    password: str | None,
 ) -> Measures:
     measures = Measures()
     slots = {source.name: Slot(source, execution, limits, measures) for source in sources}
@@ -116,7 +119,7 @@ async def _serve(
         for slot in slots.values():
             await slot.start()
         config = uvicorn.Config(
-            Service(slots, limits, measures).app(),
+            Service(slots, limits, measures, password).app(),
             http=type("Protocol", (PatientProtocol,), {"header_seconds": limits.request_seconds}),
             ws="none",
             lifespan="off",
