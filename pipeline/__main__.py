@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from graftline.console import console, say, show_log
 from graftline.pipeline.cli.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_MISTAKE, report_error
 from graftline.pipeline.cli.interrupts import keep_interrupts
-from graftline.pipeline.worker import WORKER, work
+from graftline.pipeline.further_process import further_launch
+from graftline.pipeline.worker import WORKER, follow, work
 
 if TYPE_CHECKING:
     from graftline.pipeline.cli.arguments import Arguments
@@ -21,9 +22,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.path.append(str(Path.cwd()))  # stages of the user's own lie there; last, so that they hide nothing
     show_log()
     keep_interrupts()
-    if directory := os.environ.get(WORKER):
-        return work(Path(directory))
     try:
+        if (directory := os.environ.get(WORKER)) is not None:
+            return work(Path(directory))
+        if (launch := further_launch()) is not None:
+            return follow(launch)
         return _run(sys.argv[1:] if arguments is None else arguments)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

@@ -78,6 +78,7 @@ class Retrain:
     tracking: Node
     train: Node
     bundle: Node
+    cluster: Node
     retrain: Node
     gate: Node
     notify: Node

@@ -61,6 +61,7 @@ from graftline.pipeline.train_result import (
     write_run_report,
 )
 from graftline.pipeline.trained_bundle import card_of, is_saved
+from graftline.ray_cluster import NoCluster, RayCluster
 from graftline.report.depth_figure import depth_figure
 from graftline.report.style import COMPRESSION, save
 from graftline.report.tables import print_scores
@@ -71,6 +72,7 @@ from graftline.training.budget import check_budget, check_clock, end_seconds
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.known_depth import KnownDepth
 from graftline.training.label_check import find_policy, needs_choice, with_choice
+from graftline.training.launch import current_launch, with_launch
 from graftline.training.module import Optimizer, Schedule
 from graftline.training.policy_choice import PolicyChoice
 from graftline.training.recipe import Recipe
@@ -108,6 +110,7 @@ class Train:
     decision: DecisionRule = MostProbable()  # noqa: RUF009 - immutable
     sets: float | None = None
     refuse: float | None = None
+    cluster: NoCluster | RayCluster = NoCluster()  # noqa: RUF009 - immutable
 
     def run(self, directory: Path) -> TrainResult:
         """Train, test, track and register a model."""
@@ -154,6 +157,7 @@ class Train:
             raise UserError(f"minutes is {self.minutes}, it must be above 0.")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed is {self.seed}, it must be at least 0 and below 2^32.")
+        self.cluster.check()
         check_optimizer(self.optim)
         execution = check_trainer(self.trainer)
         if self.features.cache is False and self.features.views > 0:
@@ -208,8 +212,8 @@ class Train:
             recipe=self.train,
             optimizer=self.optim,
             schedule=self.schedule,
-            make_trainer=self.trainer,
-            execution=execution,
+            make_trainer=with_launch(self.trainer, current_launch()),
+            execution=replace(execution, cluster=self.cluster if execution.rank == 0 else NoCluster()),
             seed=self.seed,
         )
 
@@ -313,7 +317,7 @@ class Train:
         deadline: float | None,
     ) -> TrainingResult:
         """Train what the plans say; afterwards the network has the best weights."""
-        with announced(files.path):
+        with announced(files.path, setup.execution):
             return phases.train(
                 setup,
                 decision.plans,

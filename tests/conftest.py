@@ -40,6 +40,7 @@ SLOW = (
     "docs",
     "e2e",
     "features/test_cut.py",
+    "features/test_remote_pass.py",
     "features/test_sharing.py",
     "freezing/test_measured.py",
     "integration",
@@ -58,6 +59,7 @@ SLOW = (
     "pipeline/test_learning_curve.py",
     "pipeline/test_promote.py",
     "pipeline/test_promote_faults.py",
+    "pipeline/test_ray_sweep.py",
     "pipeline/test_resume.py",
     "pipeline/test_scoring_ahead.py",
     "pipeline/test_schedule.py",
@@ -69,6 +71,7 @@ SLOW = (
     "security/test_offline.py",
     "serving",
     "tracking",
+    "test_ray_cluster.py",
     "training/test_lost_process.py",
     "training/test_memory_format.py",
 )

@@ -15,7 +15,7 @@ STAGES = sorted(file.stem for file in CONF.glob("*.yaml"))
 def contexts() -> dict[str, list[DictConfig]]:
     """Return each stage's configuration, and that with choices that have keys of their own."""
     own = [*CONF.glob("data/*.yaml"), *CONF.glob("freeze/*.yaml"), *CONF.glob("decision/*.yaml")]
-    own.append(CONF / "backbone/efficientnet.yaml")
+    own += [CONF / "backbone/efficientnet.yaml", CONF / "cluster/ray.yaml"]
     choices = [f"{file.parent.name}={file.stem}" for file in own if file.stem != "base"]
     found: dict[str, list[DictConfig]] = {}
     for stage in STAGES:

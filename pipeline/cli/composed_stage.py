@@ -25,6 +25,7 @@ from graftline.pipeline.cli.hydra_conf import compose_config, output_directory, 
 from graftline.pipeline.cli.resume import resume, resumed_directory
 from graftline.pipeline.cli.validate import validate
 from graftline.pipeline.cli.wording import worded
+from graftline.pipeline.further_process import first_rank, further_launch
 from graftline.pipeline.stage import Stage, StageResult
 
 SINGLE = ("schedule",)  # stages that write down or install one thing of a name
@@ -57,18 +58,22 @@ class ComposedStage:
         Raises:
             UserError: a mistake of the user's, in the words of the configuration.
             DirectoryInUseError: another run is writing to the directory, in which nothing was changed.
-            SystemExit: this is a further process of a distributed training, which Lightning started by the program's
-                own command line; it has trained along. Or it is a loader process, which imports the program.
+            SystemExit: this is a further process of a distributed training, which Lightning, torchrun or srun started
+                by the program's own command line; it has trained along. Or it is a loader process, which imports the
+                program.
         """
-        from graftline.pipeline.worker import WORKER, work  # it reports errors as the command line does
+        from graftline.pipeline.worker import WORKER, follow, work  # it reports errors as the command line does
 
         if work_for := os.environ.get(WORKER):
             sys.exit(work(Path(work_for)))
+        if (launch := further_launch()) is not None:
+            sys.exit(follow(launch))
         if getattr(multiprocessing.current_process(), "_inheriting", False):  # as multiprocessing itself asks
             sys.exit(
                 "The processes that load images import this program and would train again: "
                 'put what it does under if __name__ == "__main__":'
             )
+        _ = first_rank()
         directory = directory or self.directory
         with _claimed(directory) as hydra, logged(directory / "log.txt"), worded(self.config):
             write_text(hydra / "config.yaml", OmegaConf.to_yaml(self.config))

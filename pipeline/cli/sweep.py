@@ -2,7 +2,7 @@
 
 import json
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +14,7 @@ from graftline.console import logged, print_table, say
 from graftline.errors import find_cause
 from graftline.pipeline.cli.composed_stage import ComposedStage, DirectoryInUseError
 from graftline.pipeline.cli.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_MISTAKE, report_error
+from graftline.pipeline.cli.ray_sweep import ray_cluster_of, run_spread
 from graftline.pipeline.cli.wording import worded
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
@@ -28,12 +29,12 @@ def run_all(jobs: Sequence[ComposedStage]) -> int:
     A run that fails does not stop the others; Ctrl-C stops all.
     """
     if len(jobs) == 1:
-        return _guarded(jobs[0])
+        return guarded(jobs[0])
     with worded(jobs[0].config):
         return _run_group(jobs)
 
 
-def _guarded(composed: ComposedStage) -> int:
+def guarded(composed: ComposedStage) -> int:
     """Run a stage, and turn what goes wrong into one clear sentence and an exit code.
 
     Returns:
@@ -66,12 +67,15 @@ def _run_group(jobs: Sequence[ComposedStage]) -> int:
     parent = _start_parent(jobs, differing) if is_tracked else None
     codes: list[int] = []
     status: Literal["FINISHED", "FAILED", "KILLED"] = "KILLED"
+    named = [
+        job.with_value("name", _name(job, own)) if is_tracked and job.config.name is None else job
+        for job, own in zip(jobs, differing, strict=True)
+    ]
+    if parent is not None:
+        named = [job.with_value("tracking.parent_run_id", parent.id) for job in named]
     try:
-        for job, own in zip(jobs, differing, strict=True):
-            say(f"\nRun {job.directory.name}: {' '.join(job.overrides)}")
-            if is_tracked and job.config.name is None:
-                job = job.with_value("name", _name(job, own))
-            codes.append(_guarded(job if parent is None else job.with_value("tracking.parent_run_id", parent.id)))
+        for job, code in zip(jobs, _run_each(named), strict=False):
+            codes.append(code)
             if codes[-1] == EXIT_DONE and _read_result(job.directory).get("interrupted"):  # it has a model nevertheless
                 codes[-1] = EXIT_INTERRUPTED
             if codes[-1] == EXIT_INTERRUPTED:
@@ -85,6 +89,19 @@ def _run_group(jobs: Sequence[ComposedStage]) -> int:
     if any(codes) and len({str(job.config.data.path) for job in jobs if "data" in job.config}) > 1:
         say("Should a comma belong to the path, put quotes around it: data.path='cats, dogs'.")
     return max(codes)
+
+
+def _run_each(jobs: Sequence[ComposedStage]) -> Iterator[int]:
+    """Run jobs, here one after the other or spread over a cluster; yields their exit codes, in order."""
+    if (ray_cluster := ray_cluster_of(jobs[0])) is None:
+        for job in jobs:
+            say(f"\nRun {job.directory.name}: {' '.join(job.overrides)}")
+            yield guarded(job)
+        return
+    say(f"Spread over Ray, {ray_cluster.slots().number} at a time; each says what it does in its own log.txt.")
+    for job, code in zip(jobs, run_spread(jobs, ray_cluster), strict=True):
+        say(f"Run {job.directory.name}: {' '.join(job.overrides)}: {'done' if code == EXIT_DONE else 'failed'}")
+        yield code
 
 
 def _differing(jobs: Sequence[ComposedStage]) -> list[list[str]]:

@@ -17,8 +17,8 @@ CODE = (
     *("pipeline/train.py", "pipeline/winner.py", "pipeline/retraining/challengers.py"),
     *("pipeline/trained_bundle.py", "pipeline/calibration.py"),
 )
-# nodes that do not: who is told, where it is tracked, when it happens; images have a digest of their own
-OTHERS = {"data", "name", "tracking"}
+# nodes that do not: who is told, where it runs and is tracked, when it happens; images have a digest of their own
+OTHERS = {"cluster", "data", "name", "tracking"}
 
 
 def recipe_digest(config: Mapping[str, Any], start: str) -> str:

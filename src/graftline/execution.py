@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from graftline.errors import UserError
+from graftline.ray_cluster import NoCluster, RayCluster
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +32,8 @@ class Execution:
         precision: Lightning's name of the precision that a fit computes in, such as ``32-true`` or ``bf16-mixed``.
         rank: number of this process, from 0.
         world_size: number of processes that train together.
+        num_nodes: number of machines on which they do, as many on each.
+        cluster: over which independent work is spread.
         threads: how many threads of this process should compute at a time; None: one per core.
     """
 
@@ -38,7 +41,9 @@ class Execution:
     precision: str = "32-true"
     rank: int = 0
     world_size: int = 1
+    num_nodes: int = 1
     threads: int | None = None
+    cluster: NoCluster | RayCluster = NoCluster()  # noqa: RUF009 - immutable
 
     @classmethod
     def local(cls, accelerator: Accelerator = "auto", threads: int | None = None) -> "Execution":
@@ -85,6 +90,11 @@ class Execution:
     def is_cuda(self) -> bool:
         """Whether the device is a GPU that CUDA or ROCm runs: the only kind with pinned memory and float16 autocast."""
         return self.device.startswith("cuda")
+
+    @property
+    def local_world_size(self) -> int:
+        """How many of the processes that train together share this machine."""
+        return self.world_size // self.num_nodes
 
     @property
     def num_threads(self) -> int:

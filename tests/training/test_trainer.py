@@ -15,6 +15,7 @@ from graftline.execution import Execution
 from graftline.features.cache import Features
 from graftline.freezing.rules import Nothing
 from graftline.training.fit_directory import FitDirectory
+from graftline.training.launch import check_launch
 from graftline.training.phases import fit_phase
 from graftline.training.recipe import Recipe
 from graftline.training.setup import TrainingSetup
@@ -39,7 +40,7 @@ ARGUMENTS: dict[str, tuple[Any, str | None]] = {
     "accelerator": ("cpu", None),
     "strategy": ("ddp_spawn", "auto or ddp"),
     "devices": ("auto", None),
-    "num_nodes": (2, "one machine"),
+    "num_nodes": (2, "several machines"),
     "precision": ("bf16-mixed", None),
     "logger": (True, "its own way"),
     "callbacks": ([], "its own way"),
@@ -156,23 +157,38 @@ def test_a_further_process_knows_its_rank(monkeypatch: pytest.MonkeyPatch) -> No
     assert make_execution(_trainer(devices=2, strategy="ddp")) == Execution("cpu", "32-true", rank=1, world_size=2)
 
 
+def test_torchrun_says_how_many_devices_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "1"}
+    for name, value in {**given, "TORCHELASTIC_RUN_ID": "none"}.items():
+        monkeypatch.setenv(name, value)
+    assert check_trainer(_trainer()) == Execution("cpu", "32-true", rank=3, world_size=4, num_nodes=2)
+    with pytest.raises(
+        UserError, match=r"Trainer\.devices is 4, but torchrun has started 2 .* give Trainer\.devices=2"
+    ):
+        check_trainer(_trainer(devices=4, strategy="ddp"))
+
+
 @pytest.mark.parametrize(
-    ("environment", "launcher"),
+    ("environment", "told"),
     [
-        ({"TORCHELASTIC_RUN_ID": "none", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, "torchrun"),
-        ({"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0"}, "srun"),
-        ({"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_PROCID": "1"}, "srun"),
-        ({"RANK": "1", "WORLD_SIZE": "2"}, "a launcher"),
-        ({"LOCAL_RANK": "1"}, "a launcher"),
+        ({"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0"}, "put srun in front"),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, "neither torchrun nor srun"),
+        ({"LOCAL_RANK": "1"}, "neither torchrun nor srun"),
     ],
 )
-def test_processes_that_something_else_started_are_refused(
-    environment: dict[str, str], launcher: str, monkeypatch: pytest.MonkeyPatch
+def test_processes_that_would_wait_for_ever_are_refused(
+    environment: dict[str, str], told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=f"started by .*{launcher}.* until a later version"):
+    with pytest.raises(UserError, match=told):
         check_trainer(_trainer())
+
+
+def test_uneven_nodes_are_refused() -> None:
+    step = {"SLURM_NTASKS": "3", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+    with pytest.raises(UserError, match="not the same number on each node"):
+        check_launch({**step, "SLURM_TASKS_PER_NODE": "2,1"})
 
 
 @pytest.mark.parametrize(
@@ -185,6 +201,6 @@ def test_one_process_by_itself_is_not(environment: dict[str, str], monkeypatch: 
     assert check_trainer(_trainer()).world_size == 1
 
 
-def test_several_machines_are_refused() -> None:
-    with pytest.raises(UserError, match=r"Trainer\.num_nodes .* until a later version"):
+def test_a_number_of_machines_is_not_the_trainers_to_say() -> None:
+    with pytest.raises(UserError, match=r"Trainer\.num_nodes .*torchrun or SLURM's srun"):
         check_trainer(_trainer(num_nodes=2, strategy="ddp"))

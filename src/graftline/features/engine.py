@@ -6,9 +6,10 @@ Letters: B batch, C channels, H height, W width, F numbers per image that the tr
 import copy
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -30,6 +31,7 @@ MAX_RELATIVE_DIFFERENCE = 1e-3  # of the engine from torch in float32, before we
 CPU_BATCH, GPU_BATCH = 8, 128
 MAX_DECODERS = 16  # threads that feed a GPU
 
+Batches = Iterable[tuple[Any, Sequence[int]]]  # what decodes images, and which rows of its request a batch has
 RunTrunk = Callable[[Tensor], np.ndarray]  # images (B, C, H, W) float32 → activations (B, F) float32
 
 
@@ -42,12 +44,16 @@ class Engine:
         runs_on: in words.
         callers: how many threads should call ``run`` at a time.
         batch_size: B at which it is fastest.
+        is_exported: whether it is ONNX Runtime on the exported file.
+        run_all: batches of images → the activations of each, in order; None: ``callers`` threads call ``run``.
     """
 
     run: RunTrunk
     runs_on: str
     callers: int
     batch_size: int
+    is_exported: bool = False
+    run_all: Callable[[Batches], Iterator[np.ndarray]] | None = None
 
 
 def make_engine(trunk: nn.Module, file: Path, images: Tensor, execution: Execution) -> Engine:
@@ -78,7 +84,7 @@ def make_engine(trunk: nn.Module, file: Path, images: Tensor, execution: Executi
         activations: np.ndarray = session.run(None, {"image": images.numpy()})[0]
         return activations
 
-    return Engine(run, "ONNX Runtime", execution.num_threads, CPU_BATCH)
+    return Engine(run, "ONNX Runtime", execution.num_threads, CPU_BATCH, is_exported=True)
 
 
 def _check(trunk: nn.Module, session: onnxruntime.InferenceSession, images: Tensor) -> None:

@@ -7,7 +7,7 @@ import copy
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ from torch import Tensor
 from graftline.augment.draw import Draw, Transform
 from graftline.data.loaders import ImageDataset
 from graftline.data.version import Samples
-from graftline.features.engine import Engine
+from graftline.features.engine import Batches, Engine
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ class ImageBatcher(threading.local):
     """Decodes and transforms images; each thread has a transform of its own."""
 
     def __init__(self, request: ActivationRequest) -> None:
+        self.request = request
         self._images = ImageDataset(request.samples, _ByContent(request.transform, request.samples.sha256))
         self._view = request.view
 
@@ -79,11 +80,14 @@ class ImageBatcher(threading.local):
         return torch.from_numpy(np.stack([self._images[Draw(self._view, row)]["image"] for row in rows]))
 
 
-def run(engine: Engine, batches: Iterable[tuple[ImageBatcher, Sequence[int]]]) -> Iterator[np.ndarray]:
+def run(engine: Engine, batches: Batches) -> Iterator[np.ndarray]:
     """Return the activations (B, F) float32 of each batch of rows, in order.
 
     A few batches ahead of what was asked for are taken and worked on; the rest is left when nobody asks any more.
     """
+    if engine.run_all is not None:
+        yield from engine.run_all(batches)
+        return
     if (cv2 := sys.modules.get("cv2")) is not None:
         cv2.setNumThreads(0)  # our threads take all cores already
     waiting = iter(batches)

@@ -5,6 +5,11 @@ from contextlib import contextmanager
 
 from graftline.errors import UserError, first_line
 
+LOST = (  # what follows on the name of a process that has ended
+    ", for the reason that it gave above; if it gave none, it was killed, most likely since there was not enough "
+    "memory."
+)
+
 
 class LostProcessError(UserError):
     """A process that trains along has ended."""
@@ -30,8 +35,5 @@ def lost_processes_named() -> Iterator[None]:
                 "lower Recipe.workers or Recipe.batch_size."
             ) from error
         if any(sign in text for sign in ("gloo", "NCCL", "onnection closed by peer", "onnection reset by peer")):
-            raise LostProcessError(
-                "Another process of this training has ended, for the reason that it gave above; if it gave none, it "
-                "was killed, most likely since there was not enough memory."
-            ) from error
+            raise LostProcessError(f"Another process of this training has ended{LOST}") from error
         raise

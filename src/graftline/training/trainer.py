@@ -16,6 +16,7 @@ from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 
 from graftline.errors import UserError, first_line
 from graftline.execution import Execution
+from graftline.training.launch import check_launch, current_launch, with_launch
 from graftline.training.module import Optimizer
 from graftline.training.optimizers import optimizer_class, settings_of, takes_recommendation, with_learning_rate
 
@@ -45,7 +46,7 @@ REFUSED = {  # arguments that are to stay as they are by default, and why
     "max_time": COUNTED,
     "min_steps": COUNTED.replace("max_epochs", "min_epochs"),
     "model_registry": UNUSED,
-    "num_nodes": "graftline trains on one machine until a later version",
+    "num_nodes": "torchrun or SLURM's srun, which start processes on several machines, say how many",
     "num_sanity_val_steps": OURS,
     "overfit_batches": "it would validate on training images: use Trainer.limit_train_batches",
     "plugins": OURS,
@@ -67,16 +68,12 @@ def check_trainer(make_trainer: MakeTrainer) -> Execution:
         Where the first process of the training runs.
 
     Raises:
-        UserError: no such device here, settings that contradict each other, a training without end, or one on several
-            machines or in processes that something else has started.
+        UserError: no such device here, settings that contradict each other, a training without end, or processes that
+            were started in a way in which they cannot train together.
     """
-    if (launcher := foreign_launcher(os.environ)) is not None:
-        raise UserError(
-            f"This process was started by {launcher}, which graftline cannot train under until a later version: "
-            "start one process by itself, it starts those for the other devices of this machine."
-        )
+    check_launch(os.environ)
     _check_arguments(getattr(make_trainer, "keywords", {}))
-    trainer = _make(make_trainer)
+    trainer = _make(with_launch(make_trainer, current_launch()))
     strategy, is_ours = trainer.strategy, isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy)
     if not is_ours or isinstance(strategy.launcher, _MultiProcessingLauncher):
         raise UserError("Trainer.strategy must be auto or ddp, with which graftline trains: leave it out.")
@@ -109,29 +106,13 @@ def _check_arguments(arguments: Mapping[str, Any]) -> None:
 
 def make_execution(make_trainer: MakeTrainer) -> Execution:
     """Return where this process of a training runs; the first one gets it from ``check_trainer``."""
-    return _execution(_make(make_trainer))
+    return _execution(_make(with_launch(make_trainer, current_launch())))
 
 
 def own_epochs(make_trainer: MakeTrainer) -> int | None:
     """Return the number of epochs that the trainer was given; None: as the freeze rule recommends."""
     epochs: int | None = getattr(make_trainer, "keywords", {}).get("max_epochs")
     return epochs
-
-
-def foreign_launcher(environment: Mapping[str, str]) -> str | None:
-    """Return what has started this process as one of several; None if nothing has.
-
-    >>> foreign_launcher({"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "train"}), foreign_launcher({"SLURM_NTASKS": "1"})
-    ("SLURM's srun", None)
-    """
-    if "TORCHELASTIC_RUN_ID" in environment:
-        return "torchrun"
-    interactive = environment.get("SLURM_JOB_NAME") in ("bash", "interactive")  # as in Lightning's SLURMEnvironment
-    if environment.get("SLURM_NTASKS", "1") != "1" and not interactive:
-        return "SLURM's srun"
-    if environment.get("WORLD_SIZE", "1") != "1" or "LOCAL_RANK" in environment:
-        return "a launcher (WORLD_SIZE or LOCAL_RANK is set)"
-    return None
 
 
 @contextmanager
@@ -155,8 +136,8 @@ def _make(make_trainer: MakeTrainer) -> pl.Trainer:
 
 
 def _execution(trainer: pl.Trainer) -> Execution:
-    device = str(trainer.strategy.root_device)
-    return Execution(device, str(trainer.precision), rank=trainer.global_rank, world_size=trainer.world_size)
+    device, precision = str(trainer.strategy.root_device), str(trainer.precision)
+    return Execution(device, precision, trainer.global_rank, trainer.world_size, trainer.num_nodes)
 
 
 def check_optimizer(optimizer: Optimizer) -> None:
@@ -194,6 +175,7 @@ def quiet_lightning() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",  # so it is when a run is resumed
         ".*module\\(s\\) in eval mode at the start of training.*",  # the frozen ones, on purpose
         ".*The number of training batches .* is smaller than the logging interval.*",
+        ".*The `srun` command is available on your system but is not used.*",  # who has it need not use it
         ".*`isinstance.treespec, LeafSpec.` is deprecated.*",  # Lightning inside, nothing a user can act on
         ".*Detected call of `lr_scheduler.step\\(\\)` before.*",  # Lightning's order of the first call after a resume
     ):

@@ -25,8 +25,10 @@ from graftline.features.cut import Cut
 from graftline.features.engine import Engine, make_engine
 from graftline.features.key import trunk_key, view_key
 from graftline.features.precision import largest_change
+from graftline.features.remote_pass import spread_over
 from graftline.features.trace import mode_kept
 from graftline.freezing.plan import FreezePlan, depth_in_words
+from graftline.ray_cluster import RayCluster
 from graftline.training.setup import PassSetup, TrainingSetup
 
 logger = logging.getLogger(__name__)
@@ -149,8 +151,11 @@ class LiveSource:
             "drop_last": drop_last,
         }
         on_cpu = execution.device == "cpu"
-        if on_cpu and (pictures := setup.images.open(samples, transform, processes=execution.world_size)) is not None:
-            threads = max(1, execution.num_threads // execution.world_size)
+        if (
+            on_cpu
+            and (pictures := setup.images.open(samples, transform, processes=execution.local_world_size)) is not None
+        ):
+            threads = max(1, execution.num_threads // execution.local_world_size)
             return picture_loader(samples, transform, pictures, threads=threads, **common)
         workers = setup.recipe.workers
         return make_loader(samples, InTwoSteps(transform), workers=workers, pin_memory=execution.is_cuda, **common)
@@ -351,8 +356,13 @@ def _engine_maker(setup: PassSetup, plan: FreezePlan, parts: Cut) -> Callable[[T
     exported = setup.features.store.trunk_file(_trunk_key(setup, plan, parts))
     execution = setup.execution
     if torch.distributed.is_available() and torch.distributed.is_initialized():  # all processes fill the cache together
-        execution = replace(execution, threads=max(1, execution.num_threads // execution.world_size))
-    return lambda images: make_engine(parts.trunk, exported, images, execution)
+        execution = replace(execution, threads=max(1, execution.num_threads // execution.local_world_size))
+
+    def make(images: Tensor) -> Engine:
+        engine = make_engine(parts.trunk, exported, images, execution)
+        return spread_over(execution.cluster, engine, exported) if isinstance(execution.cluster, RayCluster) else engine
+
+    return make
 
 
 def _trunk_key(setup: PassSetup, plan: FreezePlan, parts: Cut) -> dict[str, Any]:

@@ -177,7 +177,7 @@ def fitted(
         DivergenceError: it diverged.
     """
     alone = functools.partial(setup.make_trainer, devices=1, num_nodes=1, strategy="auto")
-    execution = dataclasses.replace(setup.execution, rank=0, world_size=1)
+    execution = dataclasses.replace(setup.execution, rank=0, world_size=1, num_nodes=1)
     setup = dataclasses.replace(setup, make_trainer=alone, execution=execution)
     with (
         _weights_kept(setup.graft.network),

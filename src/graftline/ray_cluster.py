@@ -1,0 +1,290 @@
+"""Where independent work runs: here, or spread over the processes and machines of a Ray cluster.
+
+Ray is an extra, and imported only where it is used: ``pip install graftline[ray]``. Its tasks are done again elsewhere
+where a worker or a machine is lost (https://docs.ray.io/en/latest/ray-core/fault_tolerance/tasks.html).
+"""
+
+import importlib.util
+import logging
+import os
+import platform
+import signal
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from graftline.errors import UserError, find_cause, first_line
+
+if TYPE_CHECKING:
+    import ray
+
+logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
+
+SECONDS_TO_ANSWER = 10.0  # for the cluster's address
+SECONDS_TO_LOOK = 45.0  # for a look at each of its nodes
+AHEAD = 3  # tasks per worker that are under way: one runs, the others wait beside it
+OBJECT_STORE_BYTES = 200_000_000  # of a Ray of this machine's own: what is under way is far less
+
+
+@dataclass(frozen=True)
+class Slots:
+    """How many tasks run at a time, and what each of them gets."""
+
+    number: int
+    cores: int
+    gpus: float
+
+
+@dataclass(frozen=True)
+class NoCluster:
+    """Do all work in this process, with the threads that it has (Hydra target of conf/cluster/none.yaml)."""
+
+    def check(self) -> None:
+        """Return: there is nothing that could be missing."""
+
+
+@dataclass(frozen=True)
+class RayCluster:
+    """Spread work over a Ray cluster (Hydra target of conf/cluster/ray.yaml).
+
+    Attributes:
+        address: of the cluster, ``HOST:PORT`` or ``auto``; None: a Ray of this machine's own, for as long as we run.
+        num_workers: tasks at a time, each on one core; None: as many as the cluster has cores.
+
+    Raises:
+        UserError: a number that cannot be.
+    """
+
+    address: str | None = None
+    num_workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_workers is not None and self.num_workers < 1:
+            raise UserError(f"RayCluster.num_workers is {self.num_workers}, it must be at least 1.")
+
+    def check(self) -> None:
+        """Make sure that Ray is installed and the cluster answers, before anything slow.
+
+        Raises:
+            UserError: it is not, or does not.
+        """
+        if importlib.util.find_spec("ray") is None:
+            raise UserError("Ray is not installed: pip install graftline[ray].")
+        self.connect()
+
+    def connect(self) -> None:
+        """Connect with the cluster, once per process.
+
+        Raises:
+            UserError: it does not answer, has other versions than we have, or its nodes have no graftline.
+        """
+        import ray
+
+        if ray.is_initialized():
+            return
+        if self.address is not None and self.address != "auto":
+            _knock(self.address)
+        _start(self.address, self.num_workers)
+        self._check_nodes([])
+
+    @property
+    def workers(self) -> int:
+        """How many tasks run at a time."""
+        import ray
+
+        self.connect()
+        cores = int(ray.cluster_resources().get("CPU", 1))
+        return cores if self.num_workers is None else min(cores, self.num_workers)
+
+    def slots(self) -> "Slots":
+        """Return how many runs of their own take place at a time: as many as GPUs, else as nodes, if it is not given.
+
+        A training uses all cores that it gets, or one GPU.
+        """
+        import ray
+
+        self.connect()
+        resources = ray.cluster_resources()
+        cores, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
+        nodes = sum(node["Alive"] and node["Resources"].get("CPU", 0) > 0 for node in ray.nodes())
+        number = self.num_workers or gpus or nodes
+        return Slots(number, max(1, cores // max(number, nodes)), min(1.0, gpus / number))
+
+    def share(self, value: Any) -> Any:
+        """Send a value to the cluster, for all tasks that are given what this returns."""
+        import ray
+
+        self.connect()
+        return ray.put(value)
+
+    def map(
+        self,
+        function: Callable[..., R],
+        items: Iterable[tuple[Any, ...]],
+        slots: "Slots | None" = None,
+        seconds_to_end: float = 0.0,
+    ) -> Iterator[R]:
+        """Yield what a function of one of our modules returns for each tuple of arguments, in order.
+
+        A few items ahead of what was asked for are taken. A task whose worker or node is lost is done again elsewhere;
+        what is not asked for any more is cancelled.
+
+        Args:
+            function: of one of our modules, or of one that the workers have.
+            items: its arguments.
+            slots: how many tasks run at a time, and on what; None: ``workers``, each on one core.
+            seconds_to_end: that a task which is cancelled may take to end by itself.
+
+        Raises:
+            UserError: a task raised it; other errors are raised as they are.
+        """
+        import ray
+
+        self.connect()
+        cores, gpus = (1, 0.0) if slots is None else (slots.cores, slots.gpus)
+        task: Any = ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=-1)(function)
+        waiting, running = iter(items), deque["ray.ObjectRef"]()
+        most = self._most_ahead() if slots is None else slots.number
+        try:
+            while True:
+                while len(running) < most and (item := next(waiting, None)) is not None:
+                    running.append(task.remote(*item))
+                if not running:
+                    return
+                yield _get(running[0])
+                running.popleft()
+        finally:
+            if running and seconds_to_end > 0:
+                for left in running:
+                    ray.cancel(left)
+                ray.wait(list(running), num_returns=len(running), timeout=seconds_to_end)
+            for left in running:
+                ray.cancel(left, force=True)
+
+    def _most_ahead(self) -> int:
+        """Return how many tasks of one core may be under way: more than run, unless fewer are to run than could."""
+        import ray
+
+        cores = int(ray.cluster_resources().get("CPU", 1))
+        return AHEAD * cores if self.workers == cores else self.workers
+
+    def check_paths(self, paths: Sequence[Path]) -> None:
+        """Make sure that each node sees some files.
+
+        Raises:
+            UserError: one does not.
+        """
+        self.connect()
+        self._check_nodes(paths)
+
+    def _check_nodes(self, paths: Sequence[Path]) -> None:
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        texts = [str(path.absolute()) for path in paths]
+        nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
+        looks: list[Any] = [
+            ray.remote(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=True))(
+                _make_look()
+            ).remote(texts)
+            for node in nodes
+        ]
+        done, late = ray.wait(looks, num_returns=len(looks), timeout=SECONDS_TO_LOOK)
+        if late:
+            raise UserError(
+                f"{len(late)} of {len(nodes)} nodes of the Ray cluster did not answer within {SECONDS_TO_LOOK:.0f} s: "
+                "look at them with ray status, and take away those that hang."
+            )
+        for host, theirs, missing in map(_get, done):
+            if theirs != version("graftline"):
+                has = "no graftline" if theirs is None else f"graftline {theirs}"
+                raise UserError(
+                    f"Node {host} of the Ray cluster has {has}, here is {version('graftline')}: install it."
+                )
+            if missing:
+                raise UserError(
+                    f"Node {host} of the Ray cluster does not see {missing[0]}: all nodes need the images at the same "
+                    "place, by a file system that they share."
+                )
+
+
+def _make_look() -> Callable[[list[str]], tuple[str, str | None, list[str]]]:
+    """Return what looks at a node; a function of its own, as graftline itself may be missing there."""
+
+    def look(paths: list[str]) -> tuple[str, str | None, list[str]]:
+        import importlib.metadata
+        import os
+        import socket
+
+        try:
+            theirs = importlib.metadata.version("graftline")
+        except importlib.metadata.PackageNotFoundError:
+            theirs = None
+        return socket.gethostname(), theirs, [path for path in paths if not os.path.exists(path)]  # noqa: PTH110
+
+    return look
+
+
+def _knock(address: str) -> None:
+    """Raise a UserError if nobody listens there: Ray itself would ask for minutes."""
+    host, _, port = address.rpartition("//")[2].rpartition(":")
+    try:
+        if not (host and port.isdigit()):
+            raise UserError(f"RayCluster.address is {address!r}: give HOST:PORT, as ray start prints it, or auto.")
+        socket.create_connection((host, int(port)), SECONDS_TO_ANSWER).close()
+    except OSError as error:
+        raise UserError(
+            f"RayCluster.address={address} does not answer ({first_line(error)}): start the cluster with ray start "
+            "--head, or leave the address out for a Ray of this machine's own."
+        ) from error
+
+
+def _start(address: str | None, num_workers: int | None) -> None:
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it tells how its own cluster is protected
+    import ray
+
+    settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+    if address is None:
+        settings |= {
+            "num_cpus": num_workers,
+            "include_dashboard": False,
+            "dashboard_host": "127.0.0.1",
+            "object_store_memory": OBJECT_STORE_BYTES,
+            "_node_ip_address": "127.0.0.1",
+        }
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(address="local" if address is None else address, **settings)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        text = " ".join(str(error).split())
+        if "ersion mismatch" in text:
+            raise UserError(
+                f"The Ray cluster at {address} runs another Python or Ray than this process, which has Python "
+                f"{platform.python_version()} and Ray {ray.__version__}: all nodes need the same."
+            ) from error
+        raise UserError(f"Ray cannot be reached ({first_line(error)}): look at RayCluster.address.") from error
+    finally:
+        if is_main:
+            signal.signal(signal.SIGTERM, before)  # Ray would make a SystemExit of it
+
+
+def _get(result: Any) -> Any:
+    """Return what a task returns; what it raises is raised as it was."""
+    import ray
+
+    try:
+        return ray.get(result)
+    except ray.exceptions.RayTaskError as error:
+        mistake = find_cause(error, UserError) or getattr(error, "cause", None)
+        raise (mistake or error) from None
+    except ray.exceptions.RayError as error:
+        raise UserError(f"The Ray cluster lost a task for good ({first_line(error)}): look at ray status.") from error

@@ -1,0 +1,47 @@
+"""The templates by which trainings on several machines are started, read by the tools that will read them."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+LAUNCH = Path(__file__).resolve().parents[2] / "docker" / "launch"
+SCRIPTS = ("torchrun.sh", "slurm.sbatch")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_shell_reads_the_scripts(name: str) -> None:
+    subprocess.run(["bash", "-n", LAUNCH / name], check=True)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is missing: apt-get install shellcheck")
+def test_shellcheck_finds_nothing(name: str) -> None:
+    done = subprocess.run(["shellcheck", LAUNCH / name], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_torchrun_understands_the_script(tmp_path: Path) -> None:
+    """Without graftline: another program of that name says what it was started with."""
+    (tmp_path / "graftline.py").write_text("import os, sys; print(sys.argv[1:], os.environ['WORLD_SIZE'])")
+    (tmp_path / "torchrun").write_text(f'#!/bin/sh\nexec {sys.executable} -m torch.distributed.run "$@"\n')
+    (tmp_path / "torchrun").chmod(0o755)
+    own = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(tmp_path), "PROCESSES": "2", "PORT": "0"}
+    command = ["bash", str(LAUNCH / "torchrun.sh"), "data.path=/a b"]
+    done = subprocess.run(command, env={**os.environ, **own}, capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines() == ["['train', 'data.path=/a b'] 2"] * 2, done.stderr
+
+
+def test_kubernetes_reads_the_manifests() -> None:
+    validate = pytest.importorskip("kubernetes_validate").validate
+    manifests = list(yaml.safe_load_all((LAUNCH / "kubernetes.yaml").read_text()))
+    for manifest in manifests:
+        validate(manifest, "1.37", strict=True)
+    service, job = manifests
+    pod = job["spec"]["template"]["spec"]
+    assert pod["subdomain"] == service["metadata"]["name"] == job["metadata"]["name"]
+    assert f"--nnodes={job['spec']['completions']}" in pod["containers"][0]["command"]

@@ -1,0 +1,245 @@
+"""Processes that torchrun or SLURM's srun starts: one run, one output directory, and the numbers of one process."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from mlflow.entities import Run
+from safetensors.torch import load_file
+from workplace import TINY, Workplace
+
+Start = Callable[..., list[subprocess.Popen[str]]]
+
+SECONDS = 60  # within which whoever is left ends
+needs_slurm = pytest.mark.skipif(
+    any(shutil.which(name) is None for name in ("srun", "slurmctld", "slurmd", "munged")) or os.geteuid() != 0,
+    reason="SLURM is missing, or this is not root, who alone starts it: apt-get install slurm-wlm",
+)
+
+
+@pytest.fixture
+def words(color_folder: Path) -> list[str]:
+    """A network without batch statistics, so that the share of a process does not matter."""
+    given = ["data=folder", f"data.path={color_folder}", *TINY, "backbone=test_vit"]
+    return list({line.partition("=")[0]: line for line in given}.values())
+
+
+@pytest.fixture
+def torchrun(workplace: Workplace) -> Start:
+    """Start nodes on this machine, which find each other by its loopback."""
+
+    def start(words: Sequence[str], nodes: int, processes: int) -> list[subprocess.Popen[str]]:
+        endpoint = f"127.0.0.1:{free_port()}"
+        how = [
+            f"--nnodes={nodes}",
+            f"--nproc-per-node={processes}",
+            "--rdzv-backend=c10d",
+            f"--rdzv-endpoint={endpoint}",
+        ]
+        command = [sys.executable, "-m", "torch.distributed.run", *how, "-m", "graftline", "train", *words]
+        return [_start(workplace, command, node, {}) for node in range(nodes)]
+
+    return start
+
+
+@pytest.fixture
+def slurm(workplace: Workplace) -> Start:
+    """Start processes with the variables that srun sets, one on each of several nodes."""
+
+    def start(words: Sequence[str], nodes: int) -> list[subprocess.Popen[str]]:
+        step = {
+            "SLURM_JOB_ID": "1234",
+            "SLURM_JOB_NAME": "train",
+            "SLURM_STEP_ID": "0",
+            "SLURM_NNODES": str(nodes),
+            "SLURM_NTASKS": str(nodes),
+            "SLURM_TASKS_PER_NODE": f"1(x{nodes})",
+            "SLURM_NODELIST": "127.0.0.1",
+            "MASTER_PORT": str(free_port()),
+        }
+        command = [sys.executable, "-m", "graftline", "train", *words]
+        return [
+            _start(
+                workplace,
+                command,
+                node,
+                {**step, "SLURM_PROCID": f"{node}", "SLURM_NODEID": f"{node}", "SLURM_LOCALID": "0"},
+            )
+            for node in range(nodes)
+        ]
+
+    return start
+
+
+@pytest.fixture
+def slurm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A real SLURM of two nodes, both of which are this machine; yields the variables that srun finds it by."""
+    folder, host = tmp_path_factory.mktemp("slurm"), socket.gethostname().partition(".")[0]
+    key, sock = folder / "munge.key", folder / "munge.socket"
+    key.write_bytes(os.urandom(1024))
+    key.chmod(0o400)
+    settings = {
+        "ClusterName": "test",
+        "SlurmctldHost": f"{host}(127.0.0.1)",
+        "SlurmctldPort": free_port(),
+        "AuthType": "auth/munge",
+        "AuthInfo": f"socket={sock}",
+        "SlurmUser": "root",
+        "StateSaveLocation": folder / "state",
+        "SlurmdSpoolDir": f"{folder}/spool-%n",
+        "SlurmctldPidFile": folder / "slurmctld.pid",
+        "SlurmdPidFile": f"{folder}/slurmd-%n.pid",
+        "SlurmctldLogFile": folder / "slurmctld.log",
+        "SlurmdLogFile": f"{folder}/slurmd-%n.log",
+        "ProctrackType": "proctrack/linuxproc",
+        "TaskPlugin": "task/none",
+        "SelectType": "select/cons_tres",
+        "ReturnToService": 2,
+    }
+    nodes = [f"NodeName=n{n} NodeHostname={host} NodeAddr=127.0.0.1 Port={free_port()} CPUs=2" for n in range(2)]
+    lines = [*(f"{name}={value}" for name, value in settings.items()), *nodes, "PartitionName=p Nodes=ALL Default=YES"]
+    (folder / "slurm.conf").write_text("\n".join(lines) + "\n")
+    variables = {"SLURM_CONF": str(folder / "slurm.conf"), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    own = [f"--{name}-file={folder / name}" for name in ("pid", "log", "seed")]
+    commands = [
+        ["munged", "--foreground", "--force", f"--key-file={key}", f"--socket={sock}", *own],
+        ["slurmctld", "-D", "-i"],
+    ]
+    commands += [["slurmd", "-D", "-N", node] for node in ("n0", "n1")]
+    daemons = []
+    try:
+        for command in commands:
+            log = subprocess.DEVNULL
+            daemons.append(subprocess.Popen(command, env={**os.environ, **variables}, stdout=log, stderr=log))
+            time.sleep(1)
+        yield variables
+    finally:
+        for daemon in reversed(daemons):
+            daemon.terminate()
+            daemon.wait(30)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _start(place: Workplace, command: Sequence[str], node: int, variables: dict[str, str]) -> subprocess.Popen[str]:
+    with (place.root / f"node{node}.log").open("w") as log:
+        return subprocess.Popen(
+            command,
+            cwd=place.root,
+            env={**place.environment(), **variables},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+
+def output(place: Workplace, node: int) -> str:
+    return (place.root / f"node{node}.log").read_text()
+
+
+def only_run(place: Workplace) -> Run:
+    experiment = place.mlflow.get_experiment_by_name("colors0")
+    assert experiment is not None
+    (run,) = place.mlflow.search_runs([experiment.experiment_id])
+    return run
+
+
+def test_two_nodes_of_two_processes_give_the_numbers_of_one(
+    workplace: Workplace, make_workplace: Callable[[str], Workplace], words: list[str], torchrun: Start
+) -> None:
+    nodes = torchrun([*words, "train.batch_size=3"], nodes=2, processes=2)
+    assert [node.wait(300) for node in nodes] == [0, 0], output(workplace, 0) + output(workplace, 1)
+    assert "epoch" not in output(workplace, 1), "rank 0 speaks for all"
+    run = only_run(workplace)
+    (directory,) = workplace.root.glob("outputs/train/*")
+
+    alone = make_workplace("alone")
+    ran = alone.run("train", *words, "train.batch_size=12")
+    assert ran.code == 0, ran.output
+    assert run.info.status == "FINISHED"
+    expected = only_run(alone).data.metrics
+    for name in ("train/loss", "val/loss", "val/accuracy", "test/accuracy"):
+        assert run.data.metrics[name] == pytest.approx(expected[name], abs=1e-6)
+    weights, of_one = (load_file(one / "bundle" / "model.safetensors") for one in (directory, ran.directory))
+    assert max(float((weights[name] - of_one[name]).abs().max()) for name in of_one) < 1e-5
+
+
+def test_slurm_fills_the_cache_by_all_processes(
+    workplace: Workplace, words: list[str], slurm: Start, tmp_path: Path
+) -> None:
+    import timm
+
+    torch.save(timm.create_model("test_vit").state_dict(), tmp_path / "weights.pth")
+    frozen = ["backbone.weights=file", f"backbone.file={tmp_path / 'weights.pth'}", "freeze=all_but_head"]
+    nodes = slurm(
+        list({line.partition("=")[0]: line for line in [*words, *frozen, "features=cached"]}.values()), nodes=2
+    )
+    assert [node.wait(300) for node in nodes] == [0, 0], output(workplace, 0) + output(workplace, 1)
+    told = ("The frozen network runs on", "Another process computes these activations")  # whoever claims the one shard
+    assert any(sentence in output(workplace, 0) for sentence in told), output(workplace, 0)
+    assert output(workplace, 1) == ""
+    assert only_run(workplace).info.status == "FINISHED"
+    assert len(list(workplace.root.glob("outputs/train/*"))) == 1
+
+
+@pytest.mark.parametrize(("lost", "left"), [(1, 0), (0, 1)])
+def test_the_end_of_a_process_ends_the_others(
+    workplace: Workplace, words: list[str], slurm: Start, lost: int, left: int
+) -> None:
+    nodes = slurm([*words, "trainer.max_epochs=4000", "train.patience=null"], nodes=2)
+    while not list(workplace.root.glob("outputs/train/*/checkpoints/last.ckpt")):
+        assert all(node.poll() is None for node in nodes), output(workplace, 0) + output(workplace, 1)
+        time.sleep(0.05)
+    nodes[lost].kill()
+    assert nodes[left].wait(SECONDS) == 1
+    told = output(workplace, left)
+    assert told.count(f"Rank {lost}") == 1, told
+    assert "has ended" in told
+    assert "Traceback" not in told
+    assert only_run(workplace).info.status == ("FAILED" if left == 0 else "RUNNING")
+
+
+def test_torchrun_names_the_process_that_is_gone(workplace: Workplace, words: list[str], torchrun: Start) -> None:
+    (node,) = torchrun([*words, "trainer.max_epochs=4000", "train.patience=null"], nodes=1, processes=2)
+    while not list(workplace.root.glob("outputs/train/*/checkpoints/last.ckpt")):
+        assert node.poll() is None, output(workplace, 0)
+        time.sleep(0.05)
+    (second,) = (one for one in psutil.Process(node.pid).children() if one.environ().get("RANK") == "1")
+    second.send_signal(signal.SIGKILL)
+    assert node.wait(SECONDS) == 1
+    assert output(workplace, 0).count("Rank 1 on") == 1, output(workplace, 0)
+    assert only_run(workplace).info.status == "FAILED"
+
+
+@needs_slurm
+def test_srun_starts_a_training(workplace: Workplace, words: list[str], slurm_cluster: dict[str, str]) -> None:
+    how = ["--nodes=2", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
+    done = subprocess.run(
+        ["srun", *how, sys.executable, "-m", "graftline", "train", *words],
+        cwd=workplace.root,
+        env={**workplace.environment(), **slurm_cluster},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "Warning" not in done.stdout
+    run = only_run(workplace)
+    assert run.info.status == "FINISHED"
+    steps = [metric.step for metric in workplace.mlflow.get_metric_history(run.info.run_id, "val/loss")]
+    assert steps == [2, 4], "18 images a process in batches of 16"

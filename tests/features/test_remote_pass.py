@@ -1,0 +1,123 @@
+"""The frozen pass on a Ray cluster of two nodes, one of which is killed: bit for bit what one process gives."""
+
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import albumentations
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from graftline.augment.policy import Augment, EvalTransform, Policy
+from graftline.augment.preprocess import Preprocessing
+from graftline.data.version import Samples
+from graftline.errors import UserError
+from graftline.execution import Execution
+from graftline.features import remote_pass, segment
+from graftline.features.cache import ActivationRequest, Features
+from graftline.features.engine import Batches, Engine, make_engine
+from graftline.features.remote_pass import spread_over
+from graftline.files import sha256_file
+from graftline.ray_cluster import RayCluster
+
+ray = pytest.importorskip("ray", reason="ray is missing: pip install graftline[ray]")
+
+PREPROCESSING = Preprocessing((16, 16), (0.5,) * 3, (0.5,) * 3)
+FLIPPED = Policy("flipped", None, {"flip": albumentations.HorizontalFlip(p=0.5)})
+TAIL = nn.Linear(4 * 16 * 16, 3)
+MEMORY = 100_000_000  # bytes of each node's object store
+QUICK = {  # notice within seconds that a node is gone
+    "health_check_failure_threshold": 3,
+    "health_check_period_ms": 500,
+    "health_check_timeout_ms": 500,
+    "health_check_initial_delay_ms": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A head without cores; each test adds its nodes."""
+    from ray.cluster_utils import Cluster
+
+    head = {"num_cpus": 0, "object_store_memory": MEMORY, "include_dashboard": False, "_system_config": QUICK}
+    made = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        yield made
+    finally:
+        ray.shutdown()
+        made.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def _small_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segment, "MAX_SHARD_IMAGES", 20)
+    monkeypatch.setattr(remote_pass, "BATCHES", 1)
+
+
+@pytest.fixture
+def samples(color_folder: Path) -> Samples:
+    paths = sorted(str(path) for path in color_folder.rglob("*.png"))
+    return Samples(paths, np.zeros(len(paths), np.int64), None, [sha256_file(Path(path)) for path in paths])
+
+
+def requests(samples: Samples) -> list[ActivationRequest]:
+    """Return those for the images as they are, and for an augmented view of them."""
+    plain = ActivationRequest(samples, EvalTransform(PREPROCESSING), 0, {"network": "conv"})
+    augment = Augment(FLIPPED, PREPROCESSING, 0)
+    return [plain, ActivationRequest(samples, augment, 1, {"network": "conv", "view": 1})]
+
+
+def test_a_node_that_is_killed_changes_nothing(cluster: Any, samples: Samples, tmp_path: Path) -> None:
+    nodes = [cluster.add_node(num_cpus=1, object_store_memory=MEMORY) for _ in range(2)]
+    cluster.wait_for_nodes()
+    torch.manual_seed(0)
+    trunk = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten())
+    ray_cluster = RayCluster(cluster.address)
+    given = 0
+
+    def here(images: Tensor) -> Engine:
+        return make_engine(trunk, tmp_path / "trunk.onnx", images, Execution(threads=1))
+
+    def spread(images: Tensor) -> Engine:
+        engine = spread_over(ray_cluster, here(images), tmp_path / "trunk.onnx")
+        assert engine.run_all is not None
+        assert "2 workers of Ray" in engine.runs_on
+        run_all = engine.run_all
+
+        def run(batches: Batches) -> Iterator[np.ndarray]:
+            nonlocal given
+            for activations in run_all(batches):
+                yield activations
+                given += 1
+                if given == 2:  # more tasks are under way on both nodes
+                    cluster.remove_node(nodes[0], allow_graceful=False)  # SIGKILL
+
+        return replace(engine, run_all=run)
+
+    wanted = requests(samples)
+    expected = Features(directory=str(tmp_path / "here")).open(wanted, here, TAIL, 4 * 16 * 16)
+    actual = Features(directory=str(tmp_path / "spread")).open(wanted, spread, TAIL, 4 * 16 * 16)
+    assert given == 2 * -(-20 // 8) * 3, "no batch twice"
+    for ours, theirs in zip(actual, expected, strict=True):
+        np.testing.assert_array_equal(np.asarray(ours.array), np.asarray(theirs.array))
+    cluster.remove_node(nodes[1], allow_graceful=False)
+
+
+def test_what_a_task_raises_is_told(cluster: Any, samples: Samples, tmp_path: Path) -> None:
+    node = cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
+    cluster.wait_for_nodes()
+    ray_cluster = RayCluster(cluster.address)
+    missing = str(tmp_path / "away.png")
+    with pytest.raises(UserError, match=rf"Node {socket.gethostname()} .* does not see {missing}.* same place"):
+        ray_cluster.check_paths([Path(missing)])
+    one = replace(requests(samples)[0], samples=replace(samples, paths=[missing, *samples.paths[1:]]))
+    file = tmp_path / "trunk.onnx"
+    engine = make_engine(nn.Flatten(), file, torch.zeros(1, 3, 16, 16), Execution(threads=1))
+    with pytest.raises(UserError, match=f"{missing} could be read at ingest but not now"):
+        list(ray_cluster.map(remote_pass.compute, [(file.read_bytes(), one, [4])]))
+    assert engine.is_exported
+    cluster.remove_node(node, allow_graceful=False)

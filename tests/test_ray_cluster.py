@@ -1,0 +1,49 @@
+"""What is told of a cluster that cannot be had, before anything slow; and that Ray is left alone where nobody asks."""
+
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from graftline.errors import UserError
+from graftline.ray_cluster import RayCluster
+
+needs_ray = pytest.mark.skipif(
+    subprocess.run([sys.executable, "-c", "import ray"], capture_output=True).returncode != 0,
+    reason="ray is missing: pip install graftline[ray]",
+)
+
+
+@needs_ray
+def test_an_address_that_does_not_answer_is_told_at_once() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        start = time.monotonic()
+        with pytest.raises(UserError, match=f"RayCluster.address={address} does not answer"):
+            RayCluster(address).check()
+    assert time.monotonic() - start < 30
+
+
+@needs_ray
+def test_an_address_is_a_host_and_a_port() -> None:
+    with pytest.raises(UserError, match="give HOST:PORT"):
+        RayCluster("somewhere").check()
+
+
+def test_a_number_of_workers_is_at_least_one() -> None:
+    with pytest.raises(UserError, match=r"RayCluster\.num_workers is 0"):
+        RayCluster(num_workers=0)
+
+
+@pytest.mark.skipif(not needs_ray.args[0], reason="ray is there")
+def test_what_is_missing_is_named() -> None:
+    with pytest.raises(UserError, match=r"pip install graftline\[ray\]"):
+        RayCluster().check()
+
+
+def test_ray_is_not_imported_where_it_is_not_used() -> None:
+    program = "import sys, graftline.pipeline.train, graftline.features.remote_pass; sys.exit('ray' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)
