@@ -7,10 +7,10 @@ from pathlib import Path
 from graftline.console import print_facts, say
 from graftline.errors import UserError
 from graftline.execution import Accelerator, Execution
-from graftline.pipeline.bundle_source import RUN, find_bundle
+from graftline.pipeline.model_source import find_source
 from graftline.pipeline.stage import StageResult
 from graftline.serving.limits import Limits
-from graftline.serving.origin import Folder, Registered, Source
+from graftline.serving.origin import Registered
 from graftline.serving.slot import Slot
 from graftline.tracking.tracking import Tracking
 
@@ -63,7 +63,7 @@ class Serve:
         from graftline.serving.server import serve
 
         asked = [self.model] if isinstance(self.model, str) else list(self.model)
-        sources = [self._source(reference) for reference in asked]
+        sources = [find_source(reference, self.tracking) for reference in asked]
         names = [source.name for source in sources]
         if doubled := sorted({name for name in names if names.count(name) > 1}):
             raise UserError(f"Serve.model names {doubled[0]} twice: an address could mean either; leave one out.")
@@ -82,15 +82,6 @@ class Serve:
             requests=counted.num_requests,
             images=counted.num_predictions,
         )
-
-    def _source(self, reference: str) -> Source:
-        if reference.startswith("models:/"):
-            return Registered(reference, self.tracking.registry())
-        if RUN.fullmatch(reference) or "/" in reference or Path(reference).expanduser().is_dir():
-            bundle = find_bundle(reference, self.tracking)
-            name = bundle.resolve().parent.name if bundle.name == "bundle" else bundle.resolve().name
-            return Folder(bundle, name)
-        return Registered(reference, self.tracking.registry())
 
     def _tell(self, address: str, slots: Mapping[str, Slot]) -> None:
         for slot in slots.values():

@@ -26,10 +26,21 @@ OPERATORS: dict[str, Callable[[float, float], bool]] = {
 }
 TIMES = ("age",)
 NAMES = ("new_images", "removed_images", "changed_labels", "new_classes", *TIMES)
+_TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(min|s|h|d|w)")
 _TOKEN = re.compile(r"\s*(?:(>=|<=|==|!=|>|<|\(|\))|(\d+(?:\.\d+)?)\s*(min|s|h|d|w)?\b|([A-Za-z_]\w*)|(\S))")
 
 Values = Mapping[str, Callable[[], float]]
 """What each name stands for now; asked only where the condition depends on it."""
+
+
+def read_time(text: str) -> float | None:
+    """Return a time in seconds; None if it is none.
+
+    >>> read_time("7d"), read_time("soon")
+    (604800.0, None)
+    """
+    match = _TIME.fullmatch(text)
+    return None if match is None else float(match[1]) * UNITS[match[2]]
 
 
 class _Token(NamedTuple):

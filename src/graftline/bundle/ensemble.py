@@ -22,7 +22,7 @@ from graftline.bundle.decision import MOST_PROBABLE, Decision
 from graftline.bundle.golden import environment, read_golden
 from graftline.bundle.grid import Average, Grid, mean_logits
 from graftline.bundle.layout import CARD_FILE, GOLDEN_FOLDER, find_damage, hash_files, read_description
-from graftline.bundle.predictor import EngineName, ImageLike, Predictor, refuse, softmax
+from graftline.bundle.predictor import Answers, EngineName, ImageLike, Predictor, refuse, softmax
 from graftline.data.decode import Decoding
 from graftline.errors import UserError
 from graftline.execution import Execution
@@ -139,12 +139,19 @@ class Ensemble:
         self, images: Iterable[ImageLike], batch_size: int = 32, on_progress: Callable[[int], None] | None = None
     ) -> tuple[np.ndarray, np.ndarray | None, dict[int, str]]:
         """As ``predict_readable``; an ensemble does not tell which images are none of the classes."""
+        answers = self.answers(images, batch_size, on_progress)
+        return answers.probabilities, answers.refused, answers.reasons
+
+    def answers(
+        self, images: Iterable[ImageLike], batch_size: int = 32, on_progress: Callable[[int], None] | None = None
+    ) -> Answers:
+        """As ``predict_refusing``, as the answers of a `Predictor`; an ensemble gives no embedding."""
         reasons: dict[int, str] = {}
 
         def note(index: int, _name: str, reason: str) -> None:
             reasons[index] = reason
 
-        return softmax(self._run(images, batch_size, on_progress, note)), None, reasons
+        return Answers(softmax(self._run(images, batch_size, on_progress, note)), None, reasons, None)
 
     def _run(
         self,

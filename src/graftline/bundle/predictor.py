@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import onnxruntime
@@ -42,6 +42,22 @@ Engine: TypeAlias = Callable[[np.ndarray, Sequence[str]], list[np.ndarray]]
 
 
 T = TypeVar("T")
+
+
+class Answers(NamedTuple):
+    """What a model gives for N images.
+
+    Attributes:
+        probabilities: (N, K) float32; NaN where an image cannot be read, as in the embeddings.
+        refused: (N,) whether an image is none of the classes; None where the bundle does not tell.
+        reasons: why images cannot be read, by their number from 0.
+        embeddings: (N, E) float32; None where the model gives none.
+    """
+
+    probabilities: np.ndarray
+    refused: np.ndarray | None
+    reasons: dict[int, str]
+    embeddings: np.ndarray | None
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -209,18 +225,35 @@ class Predictor:
         Returns:
             Probabilities (N, K); (N,) whether the image is refused, None where the bundle does not tell; reasons.
         """
+        answers = self._answers(images, batch_size, on_progress, embed=self.refusal is not None)
+        return answers.probabilities, answers.refused, answers.reasons
+
+    def answers(
+        self, images: Iterable[ImageLike], batch_size: int = 32, on_progress: Callable[[int], None] | None = None
+    ) -> Answers:
+        """As ``predict_refusing``, with the embeddings where the network gives some."""
+        return self._answers(images, batch_size, on_progress, embed=True)
+
+    def _answers(
+        self,
+        images: Iterable[ImageLike],
+        batch_size: int,
+        on_progress: Callable[[int], None] | None,
+        *,
+        embed: bool,
+    ) -> Answers:
         reasons: dict[int, str] = {}
 
         def note(index: int, _name: str, reason: str) -> None:
             reasons[index] = reason
 
         sizes = {LOGITS: len(self.class_names)}
-        if self.refusal is None:
+        if not embed or self.embedding_size is None:
             (logits,) = self._run(images, batch_size, on_progress, note, sizes)
-            return softmax(logits), None, reasons
-        assert self.embedding_size is not None, "a refusal needs embeddings"
+            return Answers(softmax(logits), None, reasons, None)
         logits, embeddings = self._run(images, batch_size, on_progress, note, {**sizes, EMBEDDING: self.embedding_size})
-        return softmax(logits), self.refusal.refused(embeddings), reasons
+        refused = None if self.refusal is None else self.refusal.refused(embeddings)
+        return Answers(softmax(logits), refused, reasons, embeddings)
 
     def _run(
         self,
