@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from graftline.bundle.ensemble import AnyPredictor, is_ensemble
-from graftline.bundle.layout import DRIFT_FILE, read_description
+from graftline.bundle.ensemble import AnyPredictor
 from graftline.bundle.predict import find_images
 from graftline.bundle.reference import Reference
 from graftline.console import print_table, progress, say, warn
@@ -24,7 +23,7 @@ from graftline.monitoring.gauges import write_gauges
 from graftline.monitoring.store import read_window
 from graftline.monitoring.window import Window, look_at_files
 from graftline.pipeline.bundle_source import open_bundle
-from graftline.pipeline.model_source import find_source
+from graftline.pipeline.model_source import find_source, load_reference
 from graftline.pipeline.program import program
 from graftline.pipeline.retraining.trigger import UNITS, read_time
 from graftline.pipeline.stage import StageResult
@@ -181,26 +180,6 @@ class DriftStage:
             run.log_artifact(directory / PAGE_FILE)
             run.log_artifact(directory / GAUGES_FILE)
             return run.id
-
-
-def load_reference(bundle: Path, uri: str) -> Reference:
-    """Return what a bundle's images are compared with.
-
-    Raises:
-        UserError: it has none.
-    """
-    content = None if is_ensemble(bundle) else read_description(bundle).get("reference")
-    if (reference := Reference.load(bundle / DRIFT_FILE, content)) is not None:
-        return reference
-    if is_ensemble(bundle):
-        raise UserError(
-            f"{uri} is an ensemble, which has no reference of its own to compare with: give one of its members as "
-            f"DriftStage.model, such as {bundle}/members/1."
-        )
-    raise UserError(
-        f"{uri} was trained by an earlier graftline, or by a stage that leaves no reference to compare with: "
-        f"`{program()} train` leaves one, with the settings it was trained with."
-    )
 
 
 def _proposal(drift: Drift, predictor: AnyPredictor) -> str:

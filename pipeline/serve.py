@@ -9,6 +9,7 @@ from graftline.errors import UserError
 from graftline.execution import Accelerator, Execution
 from graftline.pipeline.model_source import find_source
 from graftline.pipeline.stage import StageResult
+from graftline.pipeline.watch import check_watch, make_watch
 from graftline.serving.limits import Limits
 from graftline.serving.origin import Registered
 from graftline.serving.slot import Slot
@@ -36,6 +37,8 @@ class Serve:
         poll_seconds: between two looks at a name or alias, which may have moved.
         accelerator: where the models run.
         limits: what is taken in.
+        monitor: directory that a small sample of what the models see is kept in, for `drift`; None: nothing is kept.
+        monitor_images: of which small versions are kept, in an hour; 0: none.
     """
 
     tracking: Tracking
@@ -45,12 +48,15 @@ class Serve:
     poll_seconds: float = 10.0
     accelerator: Accelerator = "auto"
     limits: Limits = field(default_factory=Limits)
+    monitor: str | None = None
+    monitor_images: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65_535:
             raise UserError(f"Serve.port is {self.port}: choose one up to 65535, or 0 for any free one.")
         if self.poll_seconds <= 0:
             raise UserError(f"Serve.poll_seconds is {self.poll_seconds}, it must be above 0.")
+        check_watch(self.monitor, self.monitor_images)
         if not self.model:
             raise UserError("Serve.model is empty: name a registered model.")
 
@@ -75,6 +81,7 @@ class Serve:
             execution=Execution.local(self.accelerator),
             poll_seconds=self.poll_seconds,
             on_start=self._tell,
+            watch=make_watch(self.monitor, self.monitor_images),
         )
         return ServeResult(
             facts={"requests": counted.num_requests, "images": counted.num_predictions},

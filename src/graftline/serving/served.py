@@ -4,18 +4,18 @@ Letters: K classes.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from graftline.bundle.ensemble import AnyPredictor, Ensemble, class_sets, load_predictor
 from graftline.bundle.golden import HASHED_STEPS, replay
 from graftline.bundle.layout import CARD_FILE, LOGITS
-from graftline.bundle.predictor import Engine
+from graftline.bundle.predictor import Answers, Engine
 from graftline.bundle.verify import Verification, verify_bundle
 from graftline.errors import UserError
 from graftline.execution import Execution
@@ -24,6 +24,18 @@ from graftline.serving.batching import Answer
 from graftline.serving.origin import Origin
 
 _MILLION = 1_000_000
+
+
+class Watch(Protocol):
+    """What is shown each answer."""
+
+    def observe(self, images: Sequence[bytes], answers: Answers) -> None:
+        """Take note of images and their answers, in no time and without an error."""
+        ...
+
+    def close(self) -> None:
+        """Come to an end."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +49,7 @@ class ServedModel:
         description: content of ``bundle.json``.
         verification: what the replay of its golden images gave.
         card: the model card in Markdown; None where the bundle has none.
+        watch: is shown each answer; None: nothing is.
     """
 
     name: str
@@ -45,10 +58,27 @@ class ServedModel:
     description: Mapping[str, Any]
     verification: Verification
     card: str | None
+    watch: Watch | None = None
 
     @classmethod
-    def load(cls, name: str, origin: Origin, bundle: Path, execution: Execution, megapixels: int) -> "ServedModel":
+    def load(
+        cls,
+        name: str,
+        origin: Origin,
+        bundle: Path,
+        execution: Execution,
+        megapixels: int,
+        watch: Callable[[AnyPredictor, Path], Watch | None] | None = None,
+    ) -> "ServedModel":
         """Load a bundle and replay its golden images.
+
+        Args:
+            name: in addresses.
+            origin: where it comes from.
+            bundle: its folder.
+            execution: where it runs.
+            megapixels: of an image, at most.
+            watch: makes what is shown each answer, from the predictor and the bundle; None: nothing is.
 
         Raises:
             UserError: it cannot be loaded, or does not give here what it gave where it was saved.
@@ -59,22 +89,34 @@ class ServedModel:
         predictor = _one_at_a_time(load_predictor(bundle, "onnx", execution))
         pixels = min(predictor.decoding.max_pixels, megapixels * _MILLION)
         cards = sorted(bundle.glob("*.md"))
+        predictor = replace(predictor, decoding=replace(predictor.decoding, max_pixels=pixels))
         return cls(
             name,
             origin,
-            replace(predictor, decoding=replace(predictor.decoding, max_pixels=pixels)),
+            predictor,
             json.loads((bundle / CARD_FILE).read_text(encoding="utf-8")),
             verification,
             cards[0].read_text(encoding="utf-8") if cards else None,
+            None if watch is None else watch(predictor, bundle),
         )
 
     def predict(self, images: Sequence[bytes]) -> list[Answer]:
         """Classify image files."""
-        probabilities, refused, flaws = self.predictor.predict_refusing(images, batch_size=len(images))
+        if self.watch is None:
+            probabilities, refused, flaws = self.predictor.predict_refusing(images, batch_size=len(images))
+        else:
+            answers = self.predictor.answers(images, batch_size=len(images))
+            self.watch.observe(images, answers)
+            probabilities, refused, flaws = answers.probabilities, answers.refused, answers.reasons
         return [
             Answer(row, None if refused is None else bool(refused[number]), flaws.get(number))
             for number, row in enumerate(probabilities)
         ]
+
+    def close(self) -> None:
+        """Let what was shown the answers come to its end."""
+        if self.watch is not None:
+            self.watch.close()
 
     def identity(self) -> dict[str, Any]:
         """Return what each answer says of the model."""
