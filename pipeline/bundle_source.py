@@ -1,16 +1,18 @@
-"""Where a stage's ``bundle=`` leads: to a directory, or by way of MLflow's runs and models to one."""
+"""Where a stage's ``bundle=`` or ``model=`` leads: to a directory, or by way of MLflow's runs and models to one."""
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from graftline.bundle.ensemble import AnyPredictor, load_predictor
 from graftline.bundle.predictor import EngineName
 from graftline.bundle.verify import find_problem
-from graftline.console import warn
+from graftline.console import say, warn
 from graftline.errors import UserError
 from graftline.execution import Execution
 from graftline.pipeline.program import program
 from graftline.pipeline.run_directory import RunDirectory
+from graftline.serving.origin import Folder, Origin, Registered, Source
 from graftline.tracking.tracking import Tracking
 
 REGISTERED = "models:/"
@@ -37,12 +39,57 @@ def find_bundle(reference: str, tracking: Tracking) -> Path:
     return of_run if of_run.is_dir() else directory
 
 
+def find_source(reference: str, tracking: Tracking) -> Source:
+    """Return where a model comes from.
+
+    Args:
+        reference: what `find_bundle` takes, or the name of a registered model, which stands for its champion, or for
+            its newest version while it has none.
+        tracking: knows the runs and the names.
+    """
+    is_name = "/" not in reference and RUN.fullmatch(reference) is None and not Path(reference).expanduser().is_dir()
+    if is_name or reference.startswith(REGISTERED):
+        return Registered(reference, tracking.registry())
+    bundle = find_bundle(reference, tracking)
+    return Folder(bundle, bundle.resolve().parent.name if bundle.name == "bundle" else bundle.resolve().name)
+
+
+class OpenModel(NamedTuple):
+    """A loaded model.
+
+    Attributes:
+        name: of the registered model, or of the run's or bundle's folder.
+        predictor: what classifies.
+        directory: of its bundle.
+        origin: what it was asked for by means now.
+    """
+
+    name: str
+    predictor: AnyPredictor
+    directory: Path
+    origin: Origin
+
+
+def open_model(reference: str, tracking: Tracking, engine: EngineName, execution: Execution) -> OpenModel:
+    """Load what `find_source` finds; warn if it gives other probabilities here than where it was saved."""
+    source = find_source(reference, tracking)
+    origin = source.find()
+    if isinstance(source, Registered) and (note := source.note(origin)) is not None:
+        say(note)
+    directory = source.fetch(origin)
+    return OpenModel(source.name, _load(directory, origin.uri, engine, execution), directory, origin)
+
+
 def open_bundle(
     reference: str, tracking: Tracking, engine: EngineName, execution: Execution
 ) -> tuple[AnyPredictor, Path]:
     """Load a bundle; warn if it gives other probabilities here than where it was saved."""
     directory = find_bundle(reference, tracking)
+    return _load(directory, reference, engine, execution), directory
+
+
+def _load(directory: Path, reference: str, engine: EngineName, execution: Execution) -> AnyPredictor:
     predictor = load_predictor(directory, engine, execution)
     if (problem := find_problem(predictor, directory, execution)) is not None:
         warn(f"{problem} `{program()} verify bundle={reference}` shows the steps.")
-    return predictor, directory
+    return predictor

@@ -22,14 +22,13 @@ from graftline.monitoring.drift import MOST_COMPARED, Drift, check_budget, find_
 from graftline.monitoring.gauges import write_gauges
 from graftline.monitoring.store import read_window
 from graftline.monitoring.window import Window, look_at_files
-from graftline.pipeline.bundle_source import open_bundle
-from graftline.pipeline.model_source import find_source, load_reference
+from graftline.pipeline.bundle_source import open_model
+from graftline.pipeline.load_reference import load_reference
 from graftline.pipeline.program import program
 from graftline.pipeline.retraining.trigger import UNITS, read_time
 from graftline.pipeline.stage import StageResult
 from graftline.report.drift_page import NAMES, DriftReport, in_words, write_drift_page
 from graftline.report.thumbnails import Thumbnail, picture, thumbnails
-from graftline.serving.origin import Registered
 from graftline.tracking.drift_checks import drift_tags
 from graftline.tracking.tracking import Tracking
 
@@ -93,16 +92,14 @@ class DriftStage:
     def run(self, directory: Path) -> DriftResult:
         """Compare the window with the model's reference, and write, log and print what that gives."""
         files = None if self.images is None else find_images(Path(self.images).expanduser())
-        source = find_source(self.model, self.tracking)
-        origin = source.find()
-        bundle = source.fetch(origin)
+        name, predictor, bundle, origin = open_model(
+            self.model, self.tracking, "onnx", Execution.onnx(self.accelerator)
+        )
         reference = load_reference(bundle, origin.uri)
-        predictor, _ = open_bundle(str(bundle), self.tracking, "onnx", Execution.local(self.accelerator))
         window = self._look_back(predictor, origin.uri) if files is None else self._look(predictor, reference, files)
         drift = find_drift(reference, window.observed, self.checks_per_alarm, self.seed)
         accuracy = estimate_accuracy(reference, window.observed, self.seed)
         now = datetime.now(UTC)
-        name = source.name if isinstance(source, Registered) else str(predictor.card.get("dataset", source.name))
         proposal = _proposal(drift, predictor)
         report = DriftReport(
             model=origin.uri,

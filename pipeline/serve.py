@@ -7,7 +7,7 @@ from pathlib import Path
 from graftline.console import print_facts, say
 from graftline.errors import UserError
 from graftline.execution import Accelerator, Execution
-from graftline.pipeline.model_source import find_source
+from graftline.pipeline.bundle_source import find_source
 from graftline.pipeline.stage import StageResult
 from graftline.pipeline.watch import check_watch, make_watch
 from graftline.serving.limits import Limits
@@ -78,7 +78,7 @@ class Serve:
             host=self.host,
             port=self.port,
             limits=self.limits,
-            execution=Execution.local(self.accelerator),
+            execution=Execution.onnx(self.accelerator),
             poll_seconds=self.poll_seconds,
             on_start=self._tell,
             watch=make_watch(self.monitor, self.monitor_images),

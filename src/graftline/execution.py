@@ -63,6 +63,24 @@ class Execution:
             raise UserError("There is no GPU here that torch can use: take accelerator=cpu or auto.")
         return cls(threads=threads)
 
+    @classmethod
+    def onnx(cls, accelerator: Accelerator = "auto") -> "Execution":
+        """Return that of ONNX Runtime in this process; torch is imported only where there may be a GPU for it.
+
+        Raises:
+            UserError: a GPU is asked for, and there is none, or ONNX Runtime was not built for one.
+        """
+        import onnxruntime
+
+        if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+            return cls.local(accelerator)
+        if accelerator == "gpu":
+            raise UserError(
+                "ONNX Runtime was built without GPUs here: take accelerator=cpu or auto, or install onnxruntime-gpu in "
+                "its place."
+            )
+        return cls()
+
     @property
     def is_cuda(self) -> bool:
         """Whether the device is a GPU that CUDA or ROCm runs: the only kind with pinned memory and float16 autocast."""

@@ -166,7 +166,7 @@ def test_images_far_from_the_training_images_are_refused(bundle: Path, tmp_path:
         ours = Predictor.from_directory(copy, engine)
         assert ours.digest != plain.digest
         table = predict_directory(ours, images_folder)
-        assert table["refused"].tolist() == [*expected, None]
+        assert table["refused"].tolist() == [*expected, pd.NA]
         np.testing.assert_allclose(table["probability"][:3], plain.predict(images).max(axis=1), atol=1e-5)
     assert "refused" not in predict_directory(plain, images_folder)
     encoded = [base64.b64encode(image.read_bytes()).decode() for image in images]

@@ -62,9 +62,7 @@ def test_what_was_seen_is_there_afterwards(tmp_path: Path, reference: Reference,
     assert window.pictures == {}, "no images unless they are asked for"
 
 
-def test_pictures_are_kept_where_they_are_asked_for(
-    tmp_path: Path, reference: Reference, photos: list[bytes]
-) -> None:
+def test_pictures_are_kept_where_they_are_asked_for(tmp_path: Path, reference: Reference, photos: list[bytes]) -> None:
     monitor, answers = make(tmp_path / "kept", reference, images=3), answers_to(30)
     assert answers.embeddings is not None
     answers.embeddings[[4, 7, 9]] += 100

@@ -79,7 +79,7 @@ def test_commands_are_those_of_whoever_started_us(
     monkeypatch.setattr(sys, "argv", ["pipeline", "predict", "--from-make"])
     monkeypatch.setenv("MAKEFLAGS", " -- images=i")
     assert main(["predict", "--from-make"]) == 1
-    assert "bundle: needed; make predict bundle=..." in capsys.readouterr().out
+    assert "model: needed; make predict model=..." in capsys.readouterr().out
 
 
 def test_help_for_what_is_no_stage(capsys: pytest.CaptureFixture[str]) -> None:

@@ -137,8 +137,8 @@ def test_never_a_list_of_a_thousand_names() -> None:
 def test_a_mandatory_value_is_named() -> None:
     assert mistakes("data=folder") == ["data.path: needed; graftline train data.path=..."]
     assert mistakes(stage="predict") == [
-        "bundle: needed; graftline predict bundle=...",
         "images: needed; graftline predict images=...",
+        "model: needed; graftline predict model=...",
     ]
 
 
@@ -164,7 +164,8 @@ PATHS = {  # stage → what it needs, and all of its keys that are paths
         ],
     ),
     "explain": ([], ["bundle"]),
-    "predict": ([], ["bundle", "images"]),
+    "predict": ([], ["model", "images", "out"]),
+    "export": ([], ["model", "out"]),
     "evaluate": ([], ["bundle", "data.path"]),
     "verify": ([], ["bundle"]),
     "fetch-weights": ([], ["weights.dir"]),

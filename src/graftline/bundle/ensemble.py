@@ -7,9 +7,10 @@ predictor.
 Letters: N images, K classes.
 """
 
+import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +23,7 @@ from graftline.bundle.decision import MOST_PROBABLE, Decision
 from graftline.bundle.golden import environment, read_golden
 from graftline.bundle.grid import Average, Grid, mean_logits
 from graftline.bundle.layout import CARD_FILE, GOLDEN_FOLDER, find_damage, hash_files, read_description
-from graftline.bundle.predictor import Answers, EngineName, ImageLike, Predictor, refuse, softmax
+from graftline.bundle.predictor import Answers, EngineName, ImageLike, Predictor, join_answers, softmax, told
 from graftline.data.decode import Decoding
 from graftline.errors import UserError
 from graftline.execution import Execution
@@ -120,7 +121,7 @@ class Ensemble:
         self, images: Iterable[ImageLike], batch_size: int = 32, on_progress: Callable[[int], None] | None = None
     ) -> np.ndarray:
         """Return (N, K) float32 logits, whose softmax are the probabilities; see `Predictor.logits`."""
-        return self._run(images, batch_size, on_progress, refuse)
+        return self._mean(self._grid.logits(images, batch_size, on_progress))
 
     def predict(
         self, images: Iterable[ImageLike], batch_size: int = 32, on_progress: Callable[[int], None] | None = None
@@ -132,36 +133,32 @@ class Ensemble:
         self, images: Iterable[ImageLike], batch_size: int = 32, on_progress: Callable[[int], None] | None = None
     ) -> tuple[np.ndarray, dict[int, str]]:
         """As ``predict``, but go on where an image cannot be read; see `Predictor.predict_readable`."""
-        probabilities, _, reasons = self.predict_refusing(images, batch_size, on_progress)
-        return probabilities, reasons
+        answers = self.predict_refusing(images, batch_size, on_progress)
+        return answers.probabilities, answers.reasons
 
     def predict_refusing(
         self, images: Iterable[ImageLike], batch_size: int = 32, on_progress: Callable[[int], None] | None = None
-    ) -> tuple[np.ndarray, np.ndarray | None, dict[int, str]]:
-        """As ``predict_readable``; an ensemble does not tell which images are none of the classes."""
-        answers = self.answers(images, batch_size, on_progress)
-        return answers.probabilities, answers.refused, answers.reasons
-
-    def answers(
-        self, images: Iterable[ImageLike], batch_size: int = 32, on_progress: Callable[[int], None] | None = None
     ) -> Answers:
-        """As ``predict_refusing``, as the answers of a `Predictor`; an ensemble gives no embedding."""
-        reasons: dict[int, str] = {}
+        """As ``predict_readable``; an ensemble does not tell which images are none of the classes."""
+        none = Answers(np.empty((0, len(self.class_names)), np.float32), None, {})
+        return join_answers([none, *told(self.stream(images, batch_size), on_progress)])
 
-        def note(index: int, _name: str, reason: str) -> None:
-            reasons[index] = reason
-
-        return Answers(softmax(self._run(images, batch_size, on_progress, note)), None, reasons, None)
-
-    def _run(
+    def stream(
         self,
         images: Iterable[ImageLike],
-        batch_size: int,
-        on_progress: Callable[[int], None] | None,
-        on_unreadable: Callable[[int, str, str], None],
-    ) -> np.ndarray:
-        found = self._grid.logits(images, batch_size, on_progress, on_unreadable)[:, 0]  # (M, N, K)
-        return self.calibration.apply(mean_logits(found, np.array(self.shares), self.average))
+        batch_size: int = 32,
+        *,
+        embed: bool = False,  # noqa: ARG002 - as of a predictor; an ensemble gives no embedding
+    ) -> Generator[Answers, None, None]:
+        """As ``predict_refusing``, but yield the answers batch by batch; see `Predictor.stream`."""
+        with contextlib.closing(self._grid.steps(images, batch_size)) as steps:
+            for found, flaws in steps:
+                reasons = {row: reason for row, (_, reason) in flaws.items()}
+                yield Answers(softmax(self._mean(found)), None, reasons)
+
+    def _mean(self, found: np.ndarray) -> np.ndarray:
+        """Return the logits (N, K) of the members' (M, 1, N, K)."""
+        return self.calibration.apply(mean_logits(found[:, 0], np.array(self.shares), self.average))
 
 
 AnyPredictor: TypeAlias = Predictor | Ensemble

@@ -6,7 +6,7 @@ network's input in px.
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, TypeAlias
@@ -151,25 +151,33 @@ class Grid:
         Raises:
             UserError: an image cannot be read, unless ``on_unreadable`` lets it pass.
         """
-        shape = (len(self.members), len(self.crops), 1, len(self.class_names))
         done = 0
-        steps = [np.empty((*shape[:2], 0, shape[3]), dtype=np.float32)]
+        parts = [np.empty((len(self.members), len(self.crops), 0, len(self.class_names)), dtype=np.float32)]
+        with contextlib.closing(self.steps(images, batch_size)) as steps:
+            for found, flaws in steps:
+                for row, (name, reason) in flaws.items():
+                    on_unreadable(done + row, name, reason)
+                parts.append(found)
+                done += found.shape[2]
+                if on_progress is not None:
+                    on_progress(found.shape[2])
+        return np.concatenate(parts, axis=2)
+
+    def steps(
+        self, images: Iterable[ImageLike], batch_size: int = 32
+    ) -> Generator[tuple[np.ndarray, dict[int, tuple[str, str]]], None, None]:
+        """Yield what ``logits`` returns group by group, and by row the name of an unreadable image and the reason."""
         prepared = prepare_ahead(images, self._cut, self.members[0].threads, self._ahead(batch_size))
         with contextlib.closing(prepared):
             for group in _groups(prepared, batch_size):
-                found = np.full((*shape[:2], len(group), shape[3]), np.nan, dtype=np.float32)
-                for row, (name, item) in enumerate(group):
-                    if isinstance(item, str):
-                        on_unreadable(done + row, name, item)
-                readable = [row for row, (_, item) in enumerate(group) if not isinstance(item, str)]
+                shape = (len(self.members), len(self.crops), len(group), len(self.class_names))
+                found = np.full(shape, np.nan, dtype=np.float32)
+                flaws = {row: (name, item) for row, (name, item) in enumerate(group) if isinstance(item, str)}
+                readable = [row for row in range(len(group)) if row not in flaws]
                 cuts = [item for _, item in group if not isinstance(item, str)]
                 for number in range(len(self.members)) if cuts else ():
                     found[number][:, readable] = self._run(number, cuts, batch_size)
-                steps.append(found)
-                done += len(group)
-                if on_progress is not None:
-                    on_progress(len(group))
-        return np.concatenate(steps, axis=2)
+                yield found, flaws
 
     def passes(self, image: np.ndarray) -> list[list[int]]:
         """Return how many different crops an (H, W, 3) uint8 image has, for each member and set: M times S."""

@@ -1,4 +1,4 @@
-"""Classify a folder of images into a table."""
+"""Classify images into a table with a row for each of them."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from graftline.bundle.ensemble import AnyPredictor, class_sets
+from graftline.bundle.predictor import Answers
 from graftline.data.file_names import to_text
 from graftline.data.walk import walk_files
 from graftline.errors import UserError
@@ -43,34 +44,45 @@ def predict_directory(
         on_progress: is given the number of images just done, now and then.
 
     Returns:
-        One row per file: path; class and probability, of the class that the bundle's decision answers;
-        ``probability/CLASS`` for each class; and error: why the file could not be read, with class and probabilities
-        missing, else None.
-        Where the bundle refuses images as none of its classes: refused, before error;
-        where it gives sets of classes: set, a JSON list of their names.
+        One row per file; see ``to_table``.
 
     Raises:
         UserError: there is no such folder, or nothing in it.
     """
-    return predict_files(predictor, find_images(images), on_progress)
+    paths = find_images(images)
+    answers = predictor.predict_refusing(paths, on_progress=on_progress)
+    return to_table(predictor, [to_text(path) for path in paths], answers)
 
 
-def predict_files(
-    predictor: AnyPredictor, paths: Sequence[Path], on_progress: Callable[[int], None] | None = None
-) -> pd.DataFrame:
-    """Classify files as `predict_directory` does."""
-    probabilities, refused, reasons = predictor.predict_refusing(paths, on_progress=on_progress)  # (N, K), (N,)
-    table = pd.DataFrame(probabilities, columns=[f"probability/{name}" for name in predictor.class_names])
-    best = predictor.decision.answer(np.nan_to_num(probabilities))
-    table.insert(0, "path", [to_text(path) for path in paths])
-    table.insert(
-        1, "class", [None if row in reasons else predictor.class_names[best[row]] for row in range(len(paths))]
-    )
-    table.insert(2, "probability", probabilities[np.arange(len(paths)), best])
+def to_table(predictor: AnyPredictor, names: Sequence[str], answers: Answers) -> pd.DataFrame:
+    """Return what a predictor gave for images as a table, whose columns have the same types whatever is in them.
+
+    Args:
+        predictor: a bundle's.
+        names: of the images.
+        answers: what it gave for them.
+
+    Returns:
+        One row per image: path, its name; class and probability, of the class that the bundle's decision answers;
+        ``probability/CLASS`` for each class; and error: why the file could not be read, with class and probabilities
+        missing, else missing.
+        Where the bundle refuses images as none of its classes: refused, before error;
+        where it gives sets of classes: set, a JSON list of their names.
+    """
+    probabilities, refused, reasons = answers.probabilities, answers.refused, answers.reasons
+    readable = np.array([row not in reasons for row in range(len(names))])
+    best = predictor.decision.answer(np.nan_to_num(probabilities))  # (N,)
+    columns: dict[str, object] = {
+        "path": pd.array(list(names), dtype="str"),
+        "class": pd.array(np.array(predictor.class_names, dtype=object)[best], dtype="str"),
+        "probability": probabilities[np.arange(len(names)), best],
+        **{f"probability/{name}": probabilities[:, number] for number, name in enumerate(predictor.class_names)},
+    }
     if predictor.decision.set_threshold is not None:
-        sets = class_sets(predictor, np.nan_to_num(probabilities))
-        table["set"] = [None if row in reasons else sets[row] for row in range(len(paths))]
+        columns["set"] = pd.array(class_sets(predictor, np.nan_to_num(probabilities)), dtype="str")
     if refused is not None:
-        table["refused"] = [None if row in reasons else bool(refused[row]) for row in range(len(paths))]
-    table["error"] = [reasons.get(row) for row in range(len(paths))]
+        columns["refused"] = pd.array(refused, dtype="boolean")
+    columns["error"] = pd.array([reasons.get(row) for row in range(len(names))], dtype="str")
+    table = pd.DataFrame(columns)
+    table.loc[~readable, table.columns.intersection(["class", "set", "refused"])] = None
     return table

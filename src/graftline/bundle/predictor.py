@@ -7,11 +7,11 @@ import contextlib
 import functools
 import itertools
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import onnxruntime
@@ -44,22 +44,6 @@ Engine: TypeAlias = Callable[[np.ndarray, Sequence[str]], list[np.ndarray]]
 T = TypeVar("T")
 
 
-class Answers(NamedTuple):
-    """What a model gives for N images.
-
-    Attributes:
-        probabilities: (N, K) float32; NaN where an image cannot be read, as in the embeddings.
-        refused: (N,) whether an image is none of the classes; None where the bundle does not tell.
-        reasons: why images cannot be read, by their number from 0.
-        embeddings: (N, E) float32; None where the model gives none.
-    """
-
-    probabilities: np.ndarray
-    refused: np.ndarray | None
-    reasons: dict[int, str]
-    embeddings: np.ndarray | None
-
-
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Return the probabilities (N, K) of logits (N, K), in their precision; computed in float64.
 
@@ -69,6 +53,68 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     probabilities: np.ndarray = (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(logits.dtype)
     return probabilities
+
+
+class Answers(NamedTuple):
+    """What a predictor gives for images, one after the other.
+
+    Attributes:
+        probabilities: (N, K) float32, a row of NaN for each unreadable image.
+        refused: (N,) whether the image is refused as none of the classes; None where the bundle does not tell.
+        reasons: why an image cannot be read, by its number, from 0.
+        embeddings: (N, E) float32, likewise; None where the bundle gives none, or they were not asked for.
+    """
+
+    probabilities: np.ndarray
+    refused: np.ndarray | None
+    reasons: dict[int, str]
+    embeddings: np.ndarray | None = None
+
+    def rows(self, start: int, stop: int) -> "Answers":
+        """Return those of some images."""
+        return Answers(
+            self.probabilities[start:stop],
+            None if self.refused is None else self.refused[start:stop],
+            {row - start: reason for row, reason in self.reasons.items() if start <= row < stop},
+            None if self.embeddings is None else self.embeddings[start:stop],
+        )
+
+
+class Watch(Protocol):
+    """What is shown the answers, to keep a sample of what a model sees."""
+
+    def observe(self, images: Sequence[ImageLike], answers: Answers) -> None:
+        """Take note of N images and the answers to them, in no time and without an error."""
+        ...
+
+    def close(self) -> None:
+        """Come to an end."""
+        ...
+
+
+def told(batches: Iterable[Answers], on_progress: Callable[[int], None] | None) -> Iterator[Answers]:
+    """Yield batches, and tell the number of images in each once it is done with."""
+    for batch in batches:
+        yield batch
+        if on_progress is not None:
+            on_progress(len(batch.probabilities))
+
+
+def join_answers(batches: Sequence[Answers]) -> Answers:
+    """Return the answers of several batches, one at least, as one."""
+    starts = np.cumsum([0, *(len(batch.probabilities) for batch in batches)])
+    refused = [batch.refused for batch in batches if batch.refused is not None]
+    embeddings = [batch.embeddings for batch in batches if batch.embeddings is not None]
+    return Answers(
+        np.concatenate([batch.probabilities for batch in batches]),
+        np.concatenate(refused) if refused else None,
+        {
+            int(start) + row: reason
+            for start, batch in zip(starts, batches, strict=False)
+            for row, reason in batch.reasons.items()
+        },
+        np.concatenate(embeddings) if embeddings else None,
+    )
 
 
 @dataclass(frozen=True)
@@ -214,46 +260,41 @@ class Predictor:
             (N, K) float32 probabilities with a row of NaN for each unreadable image, and by the number of the image
             (from 0) the reason.
         """
-        probabilities, _, reasons = self.predict_refusing(images, batch_size, on_progress)
-        return probabilities, reasons
+        answers = self.predict_refusing(images, batch_size, on_progress)
+        return answers.probabilities, answers.reasons
 
     def predict_refusing(
         self, images: Iterable[ImageLike], batch_size: int = 32, on_progress: Callable[[int], None] | None = None
-    ) -> tuple[np.ndarray, np.ndarray | None, dict[int, str]]:
+    ) -> Answers:
         """As ``predict_readable``, and tell which images are refused as none of the classes.
 
         Returns:
             Probabilities (N, K); (N,) whether the image is refused, None where the bundle does not tell; reasons.
         """
-        answers = self._answers(images, batch_size, on_progress, embed=self.refusal is not None)
-        return answers.probabilities, answers.refused, answers.reasons
+        none = Answers(
+            np.empty((0, len(self.class_names)), np.float32), None if self.refusal is None else np.empty(0, bool), {}
+        )
+        return join_answers([none, *told(self.stream(images, batch_size), on_progress)])
 
-    def answers(
-        self, images: Iterable[ImageLike], batch_size: int = 32, on_progress: Callable[[int], None] | None = None
-    ) -> Answers:
-        """As ``predict_refusing``, with the embeddings where the network gives some."""
-        return self._answers(images, batch_size, on_progress, embed=True)
+    def stream(
+        self, images: Iterable[ImageLike], batch_size: int = 32, *, embed: bool = False
+    ) -> Generator[Answers, None, None]:
+        """As ``predict_refusing``, but yield the answers batch by batch: the number of images may be any.
 
-    def _answers(
-        self,
-        images: Iterable[ImageLike],
-        batch_size: int,
-        on_progress: Callable[[int], None] | None,
-        *,
-        embed: bool,
-    ) -> Answers:
-        reasons: dict[int, str] = {}
-
-        def note(index: int, _name: str, reason: str) -> None:
-            reasons[index] = reason
-
+        Args:
+            images: as for ``logits``.
+            batch_size: images per step of the network.
+            embed: whether the answers are to have embeddings, where the network gives some.
+        """
         sizes = {LOGITS: len(self.class_names)}
-        if not embed or self.embedding_size is None:
-            (logits,) = self._run(images, batch_size, on_progress, note, sizes)
-            return Answers(softmax(logits), None, reasons, None)
-        logits, embeddings = self._run(images, batch_size, on_progress, note, {**sizes, EMBEDDING: self.embedding_size})
-        refused = None if self.refusal is None else self.refusal.refused(embeddings)
-        return Answers(softmax(logits), refused, reasons, embeddings)
+        if self.refusal is not None or embed:
+            assert self.refusal is None or self.embedding_size is not None, "a refusal needs embeddings"
+            sizes |= {} if self.embedding_size is None else {EMBEDDING: self.embedding_size}
+        with contextlib.closing(self._steps(images, batch_size, sizes)) as steps:
+            for (logits, *embeddings), flaws in steps:
+                refused = None if self.refusal is None else self.refusal.refused(embeddings[0])
+                reasons = {row: reason for row, (_, reason) in flaws.items()}
+                yield Answers(softmax(logits), refused, reasons, embeddings[0] if embed and embeddings else None)
 
     def _run(
         self,
@@ -264,25 +305,33 @@ class Predictor:
         sizes: dict[str, int],
     ) -> list[np.ndarray]:
         """Return an array (N, size) float32 for each output of the network in ``sizes``; NaN where unreadable."""
-        steps = [[np.empty((0, size), dtype=np.float32) for size in sizes.values()]]
+        found = [[np.empty((0, size), dtype=np.float32) for size in sizes.values()]]
         done = 0
+        with contextlib.closing(self._steps(images, batch_size, sizes)) as steps:
+            for outputs, flaws in steps:
+                for row, (name, reason) in flaws.items():
+                    on_unreadable(done + row, name, reason)
+                found.append(outputs)
+                done += len(outputs[0])
+                if on_progress is not None:
+                    on_progress(len(outputs[0]))
+        return [np.concatenate(parts) for parts in zip(*found, strict=True)]
+
+    def _steps(
+        self, images: Iterable[ImageLike], batch_size: int, sizes: dict[str, int]
+    ) -> Generator[tuple[list[np.ndarray], dict[int, tuple[str, str]]], None, None]:
+        """Yield for each batch what ``_run`` returns, and by row the name of an unreadable image and the reason."""
         ahead = 2 * batch_size
         with contextlib.closing(prepare_ahead(images, self._prepare, self.threads, ahead)) as prepared:
             while batch := list(itertools.islice(prepared, batch_size)):
                 inputs = {row: item for row, (_, item) in enumerate(batch) if isinstance(item, np.ndarray)}
-                for row, (name, reason) in enumerate(batch):
-                    if isinstance(reason, str):
-                        on_unreadable(done + row, name, reason)
+                flaws = {row: (name, item) for row, (name, item) in enumerate(batch) if isinstance(item, str)}
                 outputs = [np.full((len(batch), size), np.nan, dtype=np.float32) for size in sizes.values()]
                 if inputs:
                     found = self.engine(np.stack(list(inputs.values())), list(sizes))
                     for name, output, values in zip(sizes, outputs, found, strict=True):
                         output[list(inputs)] = self.calibration.apply(values) if name == LOGITS else values
-                steps.append(outputs)
-                done += len(batch)
-                if on_progress is not None:
-                    on_progress(len(batch))
-        return [np.concatenate(parts) for parts in zip(*steps, strict=True)]
+                yield outputs, flaws
 
     def _prepare(self, image: ImageLike) -> np.ndarray:
         """Return the network's input (C, H, W) float32."""

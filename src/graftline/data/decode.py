@@ -7,6 +7,7 @@ Legend: H height, W width in pixels.
 
 import io
 import logging
+import stat
 import warnings
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -94,7 +95,10 @@ def decode_rgb(image: Path | str | bytes, decoding: Decoding = PLAIN) -> np.ndar
     if isinstance(image, bytes):
         return decode(io.BytesIO(image), decoding).pixels
     try:
-        with Path(to_path(image)).open("rb") as file:
+        path = Path(to_path(image))
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe or a device might never end
+            raise DecodeError("unreadable", "this is no file")
+        with path.open("rb") as file:
             return decode(file, decoding).pixels
     except FileNotFoundError as error:
         raise DecodeError("missing", "there is no such file") from error

@@ -10,6 +10,7 @@ from datetime import datetime
 import numpy as np
 
 from graftline.bundle.ensemble import AnyPredictor
+from graftline.bundle.predictor import join_answers, told
 from graftline.bundle.reference import Observations, Reference
 from graftline.data.image_facts import find_facts
 
@@ -57,7 +58,7 @@ def look_at_files(
     refused = 0
     for start in range(0, len(paths), AT_ONCE):
         some = paths[start : start + AT_ONCE]
-        answers = predictor.answers(some, on_progress=on_progress)
+        answers = join_answers(list(told(predictor.stream(some, embed=True), on_progress)))
         rows = [row for row in range(len(some)) if row not in answers.reasons]
         readable = [some[row] for row in rows]
         facts = find_facts(readable, predictor.decoding).table.to_numpy(np.float32)

@@ -2,9 +2,12 @@
 
 import base64
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 from graftline.bundle.ensemble import AnyPredictor, class_sets
 
@@ -25,7 +28,7 @@ def columns(class_names: Sequence[str]) -> list[str]:
     return ["class", "probability", *(f"probability/{name}" for name in class_names)]
 
 
-def classify(predictor: AnyPredictor, images: Sequence[object]) -> pd.DataFrame:
+def classify(predictor: AnyPredictor, images: Sequence[object]) -> "pd.DataFrame":
     """Classify images.
 
     Args:
@@ -39,6 +42,8 @@ def classify(predictor: AnyPredictor, images: Sequence[object]) -> pd.DataFrame:
     Raises:
         ValueError: some are no base64 or no images; each is named by its number, from 0.
     """
+    import pandas as pd  # a small container of our own server has not got it
+
     if len(images) == 0:
         raise ValueError("the request holds no images")
     files: list[bytes] = []
@@ -50,7 +55,8 @@ def classify(predictor: AnyPredictor, images: Sequence[object]) -> pd.DataFrame:
             files.append(b"")
             flaws[row] = str(error)
     if not flaws:
-        probabilities, refused, flaws = predictor.predict_refusing(files)
+        answers = predictor.predict_refusing(files)
+        probabilities, refused, flaws = answers.probabilities, answers.refused, answers.reasons
     if flaws:
         raise ValueError("; ".join(f"image {row}: {flaw}" for row, flaw in flaws.items()))
     best = predictor.decision.answer(probabilities)  # (N,)

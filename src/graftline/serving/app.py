@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 
+from graftline import __version__
 from graftline.serving.batching import Answer
 from graftline.serving.limits import Limits, RefusedRequest, Room
 from graftline.serving.measures import Measures
@@ -218,4 +219,4 @@ def _mlflow_version() -> str:
     try:
         return version_of("mlflow")
     except PackageNotFoundError:
-        return version_of("graftline")
+        return __version__

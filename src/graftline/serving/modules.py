@@ -2,6 +2,7 @@
 
 import ast
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +31,13 @@ def imported_modules(script: Path) -> tuple[Path, ...]:
         found |= new
         unread += [ROOT / file for file in new]
     return tuple(sorted(found))
+
+
+def imported_packages(script: Path) -> tuple[str, ...]:
+    """Return the names by which what `imported_modules` finds, and the script, import what others have written."""
+    files = (script, *(ROOT / file for file in imported_modules(script)))
+    names = {name.partition(".")[0] for file in files for name in _imports(ast.parse(file.read_text(encoding="utf-8")))}
+    return tuple(sorted(names - sys.stdlib_module_names - {ROOT.name}))
 
 
 def copy_imported_modules(script: Path, destination: Path) -> Path:

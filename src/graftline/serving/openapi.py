@@ -1,9 +1,9 @@
 """The description of the addresses, as OpenAPI 3.1 (https://spec.openapis.org/oas/v3.1.0)."""
 
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Any
 
+from graftline import __version__
 from graftline.serving.limits import Limits
 
 _IMAGE = {"type": "string", "format": "binary"}
@@ -56,7 +56,7 @@ def specification(models: Sequence[str], limits: Limits) -> dict[str, Any]:
     }
     return {
         "openapi": "3.1.0",
-        "info": {"title": f"graftline: {', '.join(models)}", "version": version("graftline")},
+        "info": {"title": f"graftline: {', '.join(models)}", "version": __version__},
         "paths": paths | of_each,
         "components": {
             "schemas": {

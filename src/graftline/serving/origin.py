@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from graftline.errors import UserError
-from graftline.tracking.registry import Registry
+
+if TYPE_CHECKING:  # a server of folders alone has no registry
+    from graftline.tracking.registry import Registry
 
 CHAMPION = "champion"
 
@@ -78,7 +80,7 @@ class Registered:
     """
 
     reference: str
-    registry: Registry
+    registry: "Registry"
 
     @property
     def name(self) -> str:

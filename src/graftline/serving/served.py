@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from graftline.bundle.ensemble import AnyPredictor, Ensemble, class_sets, load_predictor
 from graftline.bundle.golden import HASHED_STEPS, replay
 from graftline.bundle.layout import CARD_FILE, LOGITS
-from graftline.bundle.predictor import Answers, Engine
+from graftline.bundle.predictor import Engine, Watch, join_answers
 from graftline.bundle.verify import Verification, verify_bundle
 from graftline.errors import UserError
 from graftline.execution import Execution
@@ -24,18 +24,6 @@ from graftline.serving.batching import Answer
 from graftline.serving.origin import Origin
 
 _MILLION = 1_000_000
-
-
-class Watch(Protocol):
-    """What is shown each answer."""
-
-    def observe(self, images: Sequence[bytes], answers: Answers) -> None:
-        """Take note of images and their answers, in no time and without an error."""
-        ...
-
-    def close(self) -> None:
-        """Come to an end."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,15 +90,14 @@ class ServedModel:
 
     def predict(self, images: Sequence[bytes]) -> list[Answer]:
         """Classify image files."""
-        if self.watch is None:
-            probabilities, refused, flaws = self.predictor.predict_refusing(images, batch_size=len(images))
-        else:
-            answers = self.predictor.answers(images, batch_size=len(images))
+        watched = self.watch is not None
+        answers = join_answers(list(self.predictor.stream(images, len(images), embed=watched)))
+        if self.watch is not None:
             self.watch.observe(images, answers)
-            probabilities, refused, flaws = answers.probabilities, answers.refused, answers.reasons
+        refused = answers.refused
         return [
-            Answer(row, None if refused is None else bool(refused[number]), flaws.get(number))
-            for number, row in enumerate(probabilities)
+            Answer(row, None if refused is None else bool(refused[number]), answers.reasons.get(number))
+            for number, row in enumerate(answers.probabilities)
         ]
 
     def close(self) -> None:

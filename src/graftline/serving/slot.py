@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from graftline.bundle.ensemble import AnyPredictor
+from graftline.bundle.predictor import Watch
 from graftline.errors import first_line
 from graftline.execution import Execution
 from graftline.serving.batching import Answer, Batcher
 from graftline.serving.limits import Limits
 from graftline.serving.measures import Measures
 from graftline.serving.origin import Origin, Source
-from graftline.serving.served import ServedModel, Watch
+from graftline.serving.served import ServedModel
 
 logger = logging.getLogger(__name__)
 

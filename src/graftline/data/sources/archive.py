@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, BinaryIO, TypeAlias
+from typing import IO, BinaryIO, NamedTuple, TypeAlias
 
 import pandas as pd
 
@@ -90,6 +90,16 @@ class Archive:
         Raises:
             UserError: no archive, one that is refused, or what ``inside`` raises.
         """
+        target = self.unpack(path).target
+        source = self.inside or (Folder(splits=self.splits) if target.is_dir() else Table())
+        return source.read(target)
+
+    def unpack(self, path: Path | None) -> "Unpacked":
+        """Unpack the archive, unless it is unpacked already.
+
+        Raises:
+            UserError: no archive, one that is refused, or one without ``member``.
+        """
         archive = require(path, "a zip or tar archive")
         if not archive.is_file():
             raise UserError(f"{archive} is no archive: for a folder use Folder().")
@@ -97,14 +107,30 @@ class Archive:
         root = cache / (_identify(archive, cache) + (f"-{self.encoding}" if self.encoding else ""))
         if not root.exists():
             _unpack(archive, root, self.encoding)
-        if self.member is not None:
-            target = root / self.member
-            if not target.exists():
-                raise UserError(f"{archive} holds no '{self.member}': set Archive.member to a path inside it.")
-        else:
-            target = _target(root, self.inside)
-        source = self.inside or (Folder(splits=self.splits) if target.is_dir() else Table())
-        return source.read(target)
+        if self.member is None:
+            return Unpacked(root, _target(root, self.inside))
+        target = root / self.member
+        if not target.exists():
+            raise UserError(f"{archive} holds no '{self.member}': set Archive.member to a path inside it.")
+        return Unpacked(root, target)
+
+
+class Unpacked(NamedTuple):
+    """What an archive became.
+
+    Attributes:
+        root: the folder, named by the archive's content.
+        target: the table or the folder in it that is to be read.
+    """
+
+    root: Path
+    target: Path
+
+
+def is_archive(file: Path) -> bool:
+    """Tell by its first bytes whether a file is an archive that we unpack, or an empty or broken one."""
+    with file.open("rb") as content:
+        return _READ.match(content.read(HEAD_BYTES)) is not None
 
 
 def _identify(archive: Path, cache: Path) -> str:

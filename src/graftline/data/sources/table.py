@@ -87,6 +87,24 @@ class Table:
         images["path"] = find_files(images["path"], file)
         return images
 
+    def read_paths(self, file: Path) -> pd.DataFrame:
+        """List images whose labels do not matter, as those that are to be classified.
+
+        Returns:
+            A row per image: name, as the table has it, and path (absolute), both str.
+
+        Raises:
+            UserError: no table, no column of paths, a row without one, or nearly none of the files is there.
+        """
+        table = self._load(file)
+        if self.path not in table.columns:
+            raise UserError(self._no_such_column(table, "path", file))
+        if table.empty:
+            raise UserError(f"{file} has no rows: list at least one image.")
+        names = _as_text(_only(table, self.path, file))
+        _require_paths(names, file)
+        return pd.DataFrame({"name": names, "path": find_files(names, file)})
+
     def _load(self, file: Path) -> pd.DataFrame:
         suffix = file.suffix.lower()
         if suffix not in TABLE_SUFFIXES:

@@ -1,0 +1,107 @@
+"""Export: a model for others to run, as one ONNX file, an MLflow model or a folder that a server's image is built of."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from graftline.bundle.ensemble import is_ensemble, read_replay
+from graftline.bundle.golden import read_golden
+from graftline.console import print_facts
+from graftline.execution import Execution
+from graftline.files import atomic_directory
+from graftline.pipeline.bundle_source import OpenModel, open_model
+from graftline.pipeline.stage import StageResult
+from graftline.tracking.tracking import Tracking
+
+ExportFormat = Literal["onnx", "mlflow", "docker"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportResult(StageResult):
+    """What the stage ``export`` wrote: a file, or a folder."""
+
+    exported: Path
+
+
+@dataclass(frozen=True)
+class Export:
+    """The stage ``export`` (Hydra target of conf/export.yaml).
+
+    Attributes:
+        tracking: where models are registered.
+        model: name of a registered model, ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, a run's id, its directory
+            or a bundle.
+        format: ``onnx``, one file that takes decoded pixels; ``mlflow``, MLflow's layout; ``docker``, a folder with a
+            Dockerfile.
+        out: folder that gets the model, named as it and its format; an earlier export of the same name is replaced.
+    """
+
+    tracking: Tracking
+    model: str
+    format: ExportFormat = "onnx"
+    out: str = "exports"
+
+    def run(self, directory: Path) -> ExportResult:  # noqa: ARG002 - a stage's signature; what is written lies in ``out``
+        """Write the model, and check that it gives what the bundle gives.
+
+        Raises:
+            UserError: there is no such model, it cannot be exported so, or it gives something else.
+        """
+        model = open_model(self.model, self.tracking, "onnx", Execution())
+        names = model.predictor.class_names
+        classes = f"{len(names)}: {', '.join(names[:6])}{', …' if len(names) > 6 else ''}"
+        print_facts(
+            "export",
+            [("model", f"{model.origin.uri}, digest {model.predictor.digest}"), ("classes", classes)],
+        )
+        out = Path(self.out).expanduser() / model.name
+        write = {"onnx": _write_onnx, "mlflow": _write_mlflow, "docker": _write_docker}[self.format]
+        exported, rows = write(model, out)
+        return ExportResult(
+            facts={
+                "model": model.origin.uri,
+                "bundle_digest": model.predictor.digest,
+                "format": self.format,
+                "exported": str(exported),
+            },
+            table=[*rows, ("written to", os.path.relpath(exported))],
+            exported=exported,
+        )
+
+
+def _write_onnx(model: OpenModel, out: Path) -> tuple[Path, list[tuple[str, str]]]:
+    from graftline.bundle.export import ANSWER, PIXELS, PROBABILITIES, TOLERANCE, export_onnx
+
+    export = export_onnx(model.directory, out.with_name(f"{out.name}.onnx"))
+    return export.file, [
+        ("input", f"{PIXELS}: uint8 RGB [batch, height, width, 3], of any size"),
+        ("outputs", f"{PROBABILITIES}: float32 [batch, {len(model.predictor.class_names)}]; {ANSWER}: int64 [batch]"),
+        ("checked", f"{export.num_images} images: a probability differs by {export.largest_difference:.1g} at most"),
+        ("tolerance", f"{TOLERANCE:g}"),
+    ]
+
+
+def _write_mlflow(model: OpenModel, out: Path) -> tuple[Path, list[tuple[str, str]]]:
+    from graftline.serving.package import save_model
+
+    read = read_replay if is_ensemble(model.directory) else read_golden
+    example = read(model.directory)[0][0].read_bytes()
+    folder = out.with_name(f"{out.name}-mlflow")
+    with atomic_directory(folder) as temporary:
+        temporary.rmdir()  # MLflow wants to make it
+        save_model(model.directory, temporary, example)
+    return folder, [("load it", f'mlflow.pyfunc.load_model("{os.path.relpath(folder)}")')]
+
+
+def _write_docker(model: OpenModel, out: Path) -> tuple[Path, list[tuple[str, str]]]:
+    from graftline.serving.image_folder import write_image_folder
+
+    folder = out.with_name(f"{out.name}-docker")
+    write_image_folder(model.directory, model.name, model.predictor.decoding, folder)
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return folder, [
+        ("size", f"{size / 1e6:,.0f} MB, and no torch"),
+        ("build it", f"docker build --tag {model.name.lower()} {os.path.relpath(folder)}"),
+        ("run it", f"docker run --rm --init --publish 127.0.0.1:5001:5001 {model.name.lower()}"),
+    ]

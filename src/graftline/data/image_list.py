@@ -1,0 +1,192 @@
+"""List images that are to be classified, however many they are: the list lies in a file, not in memory."""
+
+import hashlib
+import logging
+import os
+import stat
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Literal, NamedTuple
+
+from graftline.data.file_names import to_path, to_text
+from graftline.data.sources.archive import Archive, is_archive
+from graftline.data.sources.source import TABLE_SUFFIXES
+from graftline.data.sources.table import Table
+from graftline.data.walk import walk_files
+from graftline.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+Kind = Literal["image", "folder", "table", "archive", "list"]
+
+_END = b"\0"  # of a name in the file: no path holds it
+_PIECE = 2**20  # bytes read at once
+_LONGEST_TITLE = 100  # bytes
+
+
+class ListedImage(NamedTuple):
+    """An image as it was listed, and where its file lies."""
+
+    name: str
+    path: str
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """Images in an order that is the same each time that the same ones are listed.
+
+    Attributes:
+        kind: what they were listed from.
+        title: name of the folder, table or archive.
+        count: how many they are.
+        digest: 16 hex digits that change with their names, their order and, but for those of an archive, which is known
+            by its content, sizes and times of their files.
+    """
+
+    kind: Kind
+    title: str
+    count: int
+    digest: str
+    _file: BinaryIO
+
+    def __iter__(self) -> Iterator[ListedImage]:
+        """Yield one after the other, from the first."""
+        return self.starting_at(0)
+
+    def starting_at(self, number: int) -> Iterator[ListedImage]:
+        """Yield those from a number on, counted from 0; there is one such iterator at a time."""
+        self._file.seek(0)
+        texts = _texts(self._file)
+        for index, (name, path) in enumerate(zip(texts, texts, strict=True)):
+            if index >= number:
+                yield ListedImage(os.fsdecode(name), os.fsdecode(path or name))
+
+
+@dataclass(frozen=True)
+class ImageLister:
+    """Lists images.
+
+    Attributes:
+        table: how a table is read.
+        archive: how an archive is unpacked.
+    """
+
+    table: Table = field(default_factory=Table)
+    archive: Archive = field(default_factory=Archive)
+
+    def read(self, images: Path | Iterable[bytes], folder: Path) -> ImageList:
+        """List images, without a look into them.
+
+        Args:
+            images: an image, a folder whose files are all listed, a table with a column of paths, an archive of either,
+                or lines that are paths, as ``find`` prints them.
+            folder: gets the file with the list, which no other process sees and which is gone with this one.
+
+        Raises:
+            UserError: there is nothing, or nothing in it, or it cannot be read.
+        """
+        if not isinstance(images, Path):
+            return _write("list", "list", _lines(images), folder, "No path came on standard input: give one per line.")
+        images = images.expanduser()
+        if images.is_dir():
+            return _write("folder", _title(images), _below(images), folder, _no_files(images))
+        if not images.exists():
+            raise UserError(
+                f"There is nothing at {images}: give an image, or a folder, table or archive that holds images."
+            )
+        if images.suffix.lower() in TABLE_SUFFIXES:
+            return _write("table", _title(images.with_suffix("")), self._rows(images), folder, "")
+        if not images.is_file() or not is_archive(images):
+            return _write("image", _title(images.with_suffix("")), [ListedImage(str(images), str(images))], folder, "")
+        return self._list_archive(images, folder)
+
+    def _list_archive(self, archive: Path, folder: Path) -> ImageList:
+        root, target = self.archive.unpack(archive)
+        entries = self._rows(target)
+        if target.is_dir():
+            entries = (ListedImage(os.path.relpath(path, root), path) for _, path in _below(target))
+        return _write(
+            "archive",
+            _title(archive).partition(".")[0] or "archive",
+            entries,
+            folder,
+            _no_files(archive),
+            content=root.name,
+        )
+
+    def _rows(self, table: Path) -> Iterator[ListedImage]:
+        rows = self.table.read_paths(table)
+        yield from map(ListedImage, rows["name"], rows["path"])
+
+
+def _title(path: Path) -> str:
+    """Return the name of a folder or file for that of another, which it leaves room to."""
+    name = os.path.basename(os.path.abspath(path)) or "images"  # noqa: PTH100, PTH119 - also of ..
+    return to_text(name).encode()[:_LONGEST_TITLE].decode(errors="ignore")
+
+
+def _no_files(images: Path) -> str:
+    return f"{images} holds no files: give a folder that holds images."
+
+
+def _below(root: Path) -> Iterator[ListedImage]:
+    """Yield the files below a folder; also links that lead nowhere, but no pipes, which might never end."""
+    for path in walk_files(root):
+        try:
+            if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 (speed)
+                continue
+        except OSError:  # the row of this image will say it
+            pass
+        yield ListedImage(path, path)
+
+
+def _lines(lines: Iterable[bytes]) -> Iterator[ListedImage]:
+    for line in lines:
+        for text in line.rstrip(b"\r\n").split(_END):  # as `find -print0` ends them
+            if name := os.fsdecode(text):
+                yield ListedImage(name, os.path.expanduser(name))  # noqa: PTH111 (speed)
+
+
+def _write(
+    kind: Kind, title: str, images: Iterable[ListedImage], folder: Path, if_none: str, content: str = ""
+) -> ImageList:
+    """Write a list to a file that is gone with its last user.
+
+    Args:
+        kind: as in the list.
+        title: as in the list.
+        images: what is listed.
+        folder: where the file is.
+        if_none: what is wrong if there are none.
+        content: what the images are known by; empty: by size and time of each.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it lives as long as the list
+    total, count = hashlib.sha256(content.encode()), 0
+    for name, path in images:
+        count += 1
+        written = os.fsencode(name.replace("\0", "\ufffd")) + _END
+        file.write(written + (b"" if path == name else os.fsencode(path)) + _END)
+        total.update(written if content else written + _stamp(path))
+    if count == 0:
+        raise UserError(if_none)
+    return ImageList(kind, title, count, total.hexdigest()[:16], file)
+
+
+def _stamp(path: str) -> bytes:
+    """Return what changes with a file."""
+    try:
+        status = os.stat(to_path(path))  # noqa: PTH116 (speed)
+    except (OSError, ValueError):
+        return b"-"
+    return b"%d %d" % (status.st_size, status.st_mtime_ns)
+
+
+def _texts(file: BinaryIO) -> Iterator[bytes]:
+    """Yield what lies between the ends."""
+    rest = b""
+    while piece := file.read(_PIECE):
+        *whole, rest = (rest + piece).split(_END)
+        yield from whole

@@ -1,0 +1,1 @@
+"""What a folder of `make export format=docker` holds beside the model and the code that it needs."""

@@ -1,0 +1,51 @@
+"""Serve the models in models/ over HTTP: what `make export format=docker` writes runs this, without torch.
+
+Each folder there is a bundle, and its name that of the model in addresses; the first one answers without a name.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from graftline.errors import UserError
+from graftline.execution import Execution
+from graftline.serving.limits import Limits
+from graftline.serving.origin import Folder
+from graftline.serving.server import serve
+from graftline.serving.slot import Slot
+
+MODELS = Path(__file__).parent / "models"
+
+
+def main() -> None:
+    """Replay each model's golden images, and answer until SIGTERM or Ctrl-C."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=5001, help="0 takes a free one")
+    asked = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    folders = sorted(folder for folder in MODELS.iterdir() if folder.is_dir())
+    try:
+        serve(
+            [Folder(folder, folder.name) for folder in folders],
+            host=asked.host,
+            port=asked.port,
+            limits=Limits(),
+            execution=Execution(),
+            poll_seconds=3600,  # folders do not move
+            on_start=_tell,
+        )
+    except UserError as error:
+        sys.exit(str(error))
+
+
+def _tell(address: str, slots: Mapping[str, Slot]) -> None:
+    for name, slot in slots.items():
+        logging.info(f"{name}: {slot.model.verification.num_images} golden images reproduced")
+    logging.info(f"{address}/ answers: {address}/docs lists the addresses")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,208 @@
+"""As many images as there are, part by part, whatever happens in between."""
+
+import os
+import resource
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from bundles import change_description
+from PIL import Image
+from workplace import Workplace
+
+from conftest import COLORS, paint
+from graftline.bundle.batch import BatchJob, Tally
+from graftline.bundle.ensemble import load_predictor
+from graftline.bundle.layout import bundle_digest, read_description
+from graftline.bundle.predictor import Predictor
+from graftline.data.image_list import ImageList, ImageLister
+from graftline.errors import UserError
+from graftline.locks import Lock
+from graftline.pipeline.__main__ import main
+
+NUM_IMAGES = 130
+COLUMNS = ["path", "class", "probability", "probability/ant", "probability/bee/wasp", "probability/cat", "error"]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """130 images, a few of which cannot be read."""
+    root = tmp_path_factory.mktemp("photos")
+    colors = list(COLORS.values())
+    for number in range(NUM_IMAGES):
+        paint(colors[number % 3], number).save(root / f"{number:03}.png")
+    (root / "005.png").write_bytes(b"")
+    (root / "077.png").write_text("no image")
+    Image.new("RGB", (8, 8)).save(root / os.fsdecode(b"caf\xe9.png"))
+    (root / "012.png").unlink()
+    (root / "012.png").symlink_to("nowhere.png")
+    return root
+
+
+def listed(images: Path, folder: Path) -> ImageList:
+    return ImageLister().read(images, folder)
+
+
+def read(folder: Path) -> pd.DataFrame:
+    """Return the rows of all parts of the one job."""
+    return pd.concat([pd.read_csv(part) for part in sorted(folder.glob("*/part-*.csv"))], ignore_index=True)
+
+
+@pytest.mark.parametrize("part_rows", [1, 40, 64, 5000])
+def test_the_parts_hold_a_row_for_each_image(bundle: Path, photos: Path, tmp_path: Path, part_rows: int) -> None:
+    predictor, images, done = Predictor.from_directory(bundle), listed(photos, tmp_path), list[int]()
+    job = BatchJob(predictor, images, tmp_path, part_rows=part_rows)
+    counts = job.run(done.append)
+    assert sum(done) == NUM_IMAGES + 1
+    table = read(tmp_path)
+    sizes = [len(pd.read_csv(part)) for part in sorted(job.folder.glob("part-*.csv"))]
+    assert set(sizes[:-1]) <= {part_rows}
+    assert table.columns.tolist() == COLUMNS
+    assert table["path"].tolist() == [image.name.replace("\udce9", "\\xe9") for image in images]
+    readable = table["error"].isna()
+    expected = predictor.predict([image.path for image, ok in zip(images, readable, strict=True) if ok])
+    np.testing.assert_allclose(table.loc[readable, COLUMNS[3:6]], expected, atol=1e-5)
+    assert table.loc[~readable, "path"].map(lambda path: Path(path).name).tolist() == ["005.png", "012.png", "077.png"]
+    assert table.loc[~readable, COLUMNS[1:6]].isna().all(axis=None)
+    assert (counts.images, counts.unreadable) == (NUM_IMAGES + 1, 3)
+    assert counts.classes == table["class"].value_counts().to_dict()
+    assert counts.reasons["the file has no content"] == counts.reasons["there is no such file"] == 1
+
+
+def test_parquet_parts_are_one_table(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    """Also where no row of the first part has an error, and all of another one have."""
+    predictor = Predictor.from_directory(bundle)
+    good = [os.fsencode(photos / f"{number:03}.png") + b"\n" for number in range(3)]
+    bad = [b"nothing\n"] * 3
+    job = BatchJob(predictor, ImageLister().read([*good, *bad], tmp_path), tmp_path, "parquet", part_rows=3)
+    job.run()
+    table = pd.read_parquet(job.folder)
+    assert table.columns.tolist() == COLUMNS
+    assert table["error"].isna().tolist() == [True] * 3 + [False] * 3
+    assert table["probability"].dtype == np.float32
+
+
+def test_what_is_done_is_not_done_again(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    predictor, images = Predictor.from_directory(bundle), listed(photos, tmp_path)
+    job = BatchJob(predictor, images, tmp_path, part_rows=40)
+    counts = job.run()
+    parts = {part: part.stat().st_mtime_ns for part in job.folder.iterdir()}
+    (job.folder / "part-00002.csv").unlink()
+    (job.folder / ".part-00002.1.tmp.csv").write_text("half a")
+    assert job.done()[0] == 2
+    again = list[int]()
+    assert job.run(again.append) == counts
+    assert sum(again) == NUM_IMAGES + 1 - 80
+    kept = {part: time for part, time in parts.items() if part.name[-9:-4] in ("00000", "00001")}
+    assert {part: part.stat().st_mtime_ns for part in kept} == kept
+    assert set(job.folder.iterdir()) == set(parts)
+    again.clear()
+    assert job.run(again.append) == counts
+    assert not again
+
+
+def test_each_model_and_each_list_has_a_folder_of_its_own(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    images = listed(photos, tmp_path)
+    other = Path(shutil.copytree(bundle, tmp_path / "other"))
+    change_description(other, decision={"thresholds": [0.1, 0.5, 0.4]})
+    content = read_description(other)
+    change_description(other, digest=bundle_digest(content, content["files"]))
+    jobs = [
+        BatchJob(load_predictor(bundle), images, tmp_path),
+        BatchJob(load_predictor(other), images, tmp_path),
+        BatchJob(load_predictor(bundle), listed(photos / "001.png", tmp_path), tmp_path),
+        BatchJob(load_predictor(bundle), images, tmp_path, "parquet"),
+        BatchJob(load_predictor(bundle), images, tmp_path, engine="torch"),
+    ]
+    assert len({job.folder for job in jobs}) == 5
+    assert BatchJob(load_predictor(bundle), listed(photos, tmp_path), tmp_path).folder == jobs[0].folder
+
+
+def test_two_do_not_write_to_one_folder(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    job = BatchJob(Predictor.from_directory(bundle), listed(photos, tmp_path), tmp_path)
+    job.folder.mkdir()
+    with Lock(job.folder / ".lock", shared=False), pytest.raises(UserError, match="Another process writes to"):
+        job.run()
+
+
+def test_counts_of_parts_add_up() -> None:
+    table = pd.DataFrame({"class": ["a", None], "refused": pd.array([True, None], "boolean"), "error": [None, "torn"]})
+    tally = Tally.of(table)
+    assert Tally.from_dict(tally.to_dict()) == tally
+    assert (tally + tally).to_dict() == {
+        "images": 4,
+        "classes": {"a": 2},
+        "refused": 2,
+        "reasons": {"torn": 2},
+        "unreadable": 2,
+    }
+
+
+def test_a_killed_run_goes_on(workplace: Workplace, bundle: Path, photos: Path) -> None:
+    typed = (f"model={bundle}", f"images={photos}", "accelerator=cpu", "part_rows=2")
+    workplace.kill("predictions/*/part-00003.csv", "predict", *typed)
+    before = {part: part.stat().st_mtime_ns for part in workplace.root.glob("predictions/*/part-*.csv")}
+    assert 4 <= len(before) < 66
+    ran = workplace.run("predict", *typed)
+    assert ran.code == 0, ran.output
+    assert f"{2 * len(before):,} images are done, {131 - 2 * len(before):,} left" in ran.output
+    assert {part: part.stat().st_mtime_ns for part in before} == before
+    table = read(workplace.root / "predictions")
+    assert len(table) == table["path"].nunique() == NUM_IMAGES + 1
+    assert ran.result["images"] == NUM_IMAGES + 1
+    assert ran.result["done_before"] == 2 * len(before)
+    again = workplace.run("predict", *typed)
+    assert "131 images are done, 0 left" in again.output
+    assert "speed" not in again.output
+
+
+def test_ctrl_c_keeps_the_parts(workplace: Workplace, bundle: Path, photos: Path) -> None:
+    typed = (f"model={bundle}", f"images={photos}", "accelerator=cpu", "part_rows=1")
+    told = workplace.interrupt("predictions/*/part-00002.csv", "predict", *typed)
+    assert " of 131 images are done and kept: the same command goes on with the rest." in told
+    assert "raceback" not in told
+
+
+def test_paths_come_on_standard_input(workplace: Workplace, bundle: Path, photos: Path) -> None:
+    command = [*workplace.command("predict", f"model={bundle}", "images=-", "accelerator=cpu")]
+    names = f"{photos}/000.png\n{photos}/001.png\n"
+    done = subprocess.run(
+        command, input=names, cwd=workplace.root, env=workplace.environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+    assert read(workplace.root / "predictions")["path"].tolist() == names.split()
+
+
+@contextmanager
+def files_up_to(size: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk(
+    workplace: Workplace,
+    bundle: Path,
+    photos: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(workplace.root)
+    Path("images").symlink_to(photos)
+    typed = ["predict", f"model={bundle}", "images=images", "accelerator=cpu"]
+    with files_up_to(4_500):
+        assert main(typed) == 1
+    told = capsys.readouterr().out
+    assert "part-00000.csv cannot be written (" in told
+    assert "make room on the disk" in told
+    assert not list(workplace.root.glob("predictions/*/*.tmp*"))
+    assert main(typed) == 0, "afterwards the same command does its work"
+    assert len(read(workplace.root / "predictions")) == NUM_IMAGES + 1
