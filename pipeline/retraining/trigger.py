@@ -139,9 +139,10 @@ class _Parser:
 
     def refusal(self) -> UserError:
         """Return what a person is told of a condition that is none."""
+        compared = ", ".join(name for name in NAMES if name not in FLAGS)
         return UserError(
-            f"RetrainOptions.when='{self._text}' is no condition: compare {', '.join(name for name in NAMES if name not in FLAGS)} "
-            "with numbers, or write drift, such as 'new_images>=200 or age>=30d or drift' (s, min, h, d, w)."
+            f"RetrainOptions.when='{self._text}' is no condition: compare {compared} with numbers, or write drift, "
+            "such as 'new_images>=200 or age>=30d or drift' (s, min, h, d, w)."
         )
 
 

@@ -93,10 +93,6 @@ def check_budget(checks_per_alarm: int) -> None:
 def find_drift(reference: Reference, window: Observations, checks_per_alarm: int = 365, seed: int = 0) -> Drift:
     """Compare a window with the reference.
 
-    The statistics are compared with what they are between resamples of the reference. As several are looked at, what
-    decides is the rarest of them, against the rarest of them in each resample, so that the budget holds for all
-    together, whatever they have in common (Westfall and Young 1993, Resampling-based multiple testing, section 2.3).
-
     Args:
         reference: of the model.
         window: N images; of more than `MOST_COMPARED`, some are drawn.
@@ -113,13 +109,7 @@ def find_drift(reference: Reference, window: Observations, checks_per_alarm: int
             "take a longer one."
         )
     window = draw(window, MOST_COMPARED, seed)
-    weights = observed_weights(len(reference.observed), len(window))
-    both = Observations.join([reference.observed, window])
-    distances = _distances(both, len(reference.observed))
-    observed = {name: float(distance(weights)[0]) for name, distance in distances.items()}
-    resamples = max(RESAMPLES, FEWEST_BEYOND * checks_per_alarm)
-    resampled = _resampled(reference, len(window), resamples, seed)
-    return _judge(observed, resampled, len(window), checks_per_alarm)
+    return Chance.of(reference, len(window), checks_per_alarm, seed).judge(window)
 
 
 def draw(window: Observations, most: int, seed: int) -> Observations:
@@ -139,34 +129,59 @@ def _distances(rows: Observations, reference: int) -> dict[str, Distance]:
     return found | {name: largest_gap(rows.facts[:, number]) for number, name in enumerate(FACTS)}
 
 
-def _resampled(reference: Reference, window: int, resamples: int, seed: int) -> dict[str, Floats]:
-    """Return the distances (B,) of each statistic where a window of so many images is drawn from the reference."""
-    distances = _distances(reference.observed, len(reference.observed))
-    parts: dict[str, list[Floats]] = {name: [] for name in distances}
-    for weights in resampled_weights(reference.groups, window, resamples, seed):
-        for name, distance in distances.items():
-            parts[name].append(distance(weights))
-    return {name: np.concatenate(found) for name, found in parts.items()}
+@dataclass(frozen=True, eq=False)
+class Chance:
+    """What chance alone does to windows of a size: what any window of that size is compared with.
 
+    As several statistics are looked at, what decides is the rarest of them, against the rarest of them in each
+    resample, so that the budget holds for all together, whatever they have in common (Westfall and Young 1993,
+    Resampling-based multiple testing, section 2.3).
 
-def _judge(observed: dict[str, float], resampled: dict[str, Floats], num_images: int, checks: int) -> Drift:
-    """Compare the distances of a window with those of resamples."""
-    null = {name: np.sort(values) for name, values in resampled.items()}
-    size = len(next(iter(null.values())))
-    each = [_p_values(null[name], values) for name, values in resampled.items()]
-    rare = np.sort(np.min(each, axis=0) - 1 / (size + 1))  # (B,); a resample does not count itself twice
-    allowed = rare[(size + 1) // checks - 1]  # a statistic rings below this p-value
-    changes = []
-    for name, distance in observed.items():
-        p_value = float(_p_values(null[name], np.array([distance], np.float32))[0])
+    Attributes:
+        reference: of the model.
+        num_images: N.
+        distances: (B,) of each statistic, sorted.
+        rarest: (B,) smallest p-value of each resample, sorted.
+        checks_per_alarm: how many checks of unchanged images have one alarm, on average.
+    """
+
+    reference: Reference
+    num_images: int
+    distances: dict[str, Floats]
+    rarest: npt.NDArray[np.float64]
+    checks_per_alarm: int
+
+    @classmethod
+    def of(cls, reference: Reference, num_images: int, checks_per_alarm: int, seed: int) -> "Chance":
+        """Draw windows of so many images from the reference, and references as well."""
+        distances = _distances(reference.observed, len(reference.observed))
+        parts: dict[str, list[Floats]] = {name: [] for name in distances}
+        resamples = max(RESAMPLES, FEWEST_BEYOND * checks_per_alarm)
+        for weights in resampled_weights(reference.groups, num_images, resamples, seed):
+            for name, distance in distances.items():
+                parts[name].append(distance(weights))
+        drawn = {name: np.concatenate(found) for name, found in parts.items()}
+        ordered = {name: np.sort(values) for name, values in drawn.items()}
+        each = [_p_values(ordered[name], values) for name, values in drawn.items()]
+        rarest = np.sort(np.min(each, axis=0) - 1 / (resamples + 1))  # a resample does not count itself twice
+        return cls(reference, num_images, ordered, rarest, checks_per_alarm)
+
+    def judge(self, window: Observations) -> Drift:
+        """Compare a window of N images."""
+        known, size = self.reference.observed, len(self.rarest)
+        allowed = self.rarest[(size + 1) // self.checks_per_alarm - 1]  # a statistic rings below this p-value
         beyond = max(0, int(np.ceil(allowed * (size + 1))) - 2)  # resamples that may lie as far as one that rings
-        limit = float(null[name][size - 1 - beyond])
-        rings = bool(p_value < allowed)
-        changes.append(Change(name, distance, float(np.median(null[name])), limit, p_value, rings))
-    smallest = min(change.p_value for change in changes)
-    together = (1 + np.searchsorted(rare, smallest, side="right")) / (len(rare) + 1)
-    changes.sort(key=lambda change: (not change.rings, change.p_value, -change.distance / max(change.limit, 1e-9)))
-    return Drift(tuple(changes), num_images, float(together), checks)
+        weights = observed_weights(len(known), len(window))
+        changes = []
+        for name, distance in _distances(Observations.join([known, window]), len(known)).items():
+            found, null = distance(weights), self.distances[name]
+            p_value = float(_p_values(null, found)[0])
+            limit, usual = float(null[size - 1 - beyond]), float(np.median(null))
+            changes.append(Change(name, float(found[0]), usual, limit, p_value, bool(p_value < allowed)))
+        smallest = min(change.p_value for change in changes)
+        together = (1 + np.searchsorted(self.rarest, smallest, side="right")) / (size + 1)
+        changes.sort(key=lambda change: (not change.rings, change.p_value, -change.distance / max(change.limit, 1e-9)))
+        return Drift(tuple(changes), len(window), float(together), self.checks_per_alarm)
 
 
 def _p_values(null: Floats, values: Floats) -> npt.NDArray[np.float64]:

@@ -67,6 +67,8 @@ def largest_gap(values: npt.NDArray[np.floating]) -> Distance:
     ends = np.flatnonzero(np.diff(values[order], append=np.inf) > 0)  # the last of equal ones
 
     def distance(weights: Floats) -> Floats:
+        if len(ends) == 1:  # all are equal
+            return np.zeros(len(weights), np.float32)
         gaps: Floats = np.abs(np.cumsum(weights[:, order], axis=1, dtype=np.float64)[:, ends]).max(axis=1)
         return np.round(gaps, DIGITS).astype(np.float32)
 
@@ -101,6 +103,8 @@ def resampled_weights(groups: npt.NDArray[np.integer], window: int, resamples: i
     for start in range(0, resamples, CHUNK):
         parts = []
         for number in (count, drawn):
-            times = generator.multinomial(number, np.full(count, 1 / count), min(CHUNK, resamples - start))
+            size = min(CHUNK, resamples - start)
+            places = generator.integers(0, count, (size, number)) + count * np.arange(size)[:, None]
+            times = np.bincount(places.ravel(), minlength=size * count).reshape(size, count)
             parts.append(times / (times @ sizes)[:, None])  # each image of a group as often as the group
         yield (parts[0] - parts[1])[:, groups].astype(np.float32)
