@@ -98,7 +98,7 @@ class DriftStage:
         reference = load_reference(bundle, origin.uri)
         window = self._look_back(predictor, origin.uri) if files is None else self._look(predictor, reference, files)
         drift = find_drift(reference, window.observed, self.checks_per_alarm, self.seed)
-        accuracy = estimate_accuracy(reference, window.observed, self.seed)
+        accuracy = estimate_accuracy(reference, window.observed, drift, self.seed)
         now = datetime.now(UTC)
         proposal = _proposal(drift, predictor)
         report = DriftReport(

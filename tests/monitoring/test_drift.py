@@ -38,7 +38,7 @@ def refer(observed: Observations, seed: int = 0, groups: np.ndarray | None = Non
     right = np.random.default_rng(seed).random(len(observed)) < observed.confidences
     labels = np.where(right, observed.answers, (observed.answers + 1) % 3).astype(np.int32)
     groups = np.arange(len(observed)) if groups is None else groups
-    return Reference(observed, labels, groups.astype(np.int32), Projection(np.eye(WIDTH, dtype=np.float16)))
+    return Reference(observed, labels, groups.astype(np.int32), Projection(np.eye(WIDTH, dtype=np.int8), 1.0))
 
 
 def test_distances_are_those_of_other_libraries() -> None:
@@ -88,6 +88,7 @@ def test_what_changed_is_named() -> None:
 
 def test_a_reference_of_few_groups_says_less() -> None:
     observed, window = observe(200, 0), observe(200, 1, bright=0.4)
+    observed.facts[:, 0] = np.repeat(np.random.default_rng(2).normal(size=20), 10)  # images of a group look alike
     alone = find_drift(refer(observed), window)["brightness"]
     grouped = find_drift(refer(observed, groups=np.repeat(np.arange(20), 10)), window)["brightness"]
     assert grouped.limit > 1.5 * alone.limit
@@ -101,7 +102,7 @@ def test_a_network_without_embeddings_is_watched_by_the_rest() -> None:
     drift = find_drift(refer(plain), window)
     assert "embedding" not in {change.name for change in drift.changes}
     assert drift.changes[0].name == "confidence"
-    assert "no embedding" in estimate_accuracy(refer(plain), window).sentence
+    assert "no embedding" in estimate_accuracy(refer(plain), window, drift).sentence
 
 
 def test_the_images_that_moved_it_most_come_first() -> None:
@@ -116,9 +117,9 @@ def test_the_images_that_moved_it_most_come_first() -> None:
 
 
 def test_accuracy_is_estimated_by_how_sure_the_model_is() -> None:
-    reference, window = refer(observe(400, 0)), observe(400, 1, sure=2.0)
+    reference, window = refer(observe(400, 0)), observe(400, 1, sure=3.5)
     right = np.random.default_rng(5).random(400) < window.confidences
-    found = estimate_accuracy(reference, window)
+    found = estimate_accuracy(reference, window, find_drift(reference, window))
     assert found.estimate is not None
     assert found.estimate.low <= right.mean() <= found.estimate.high
     assert found.reference.value == reference.correct.mean()
@@ -126,10 +127,12 @@ def test_accuracy_is_estimated_by_how_sure_the_model_is() -> None:
 
 def test_accuracy_is_not_known_where_nothing_was_calibrated() -> None:
     reference = refer(observe(400, 0))
-    found = estimate_accuracy(reference, observe(400, 1, moved=3.0))
+    window = observe(400, 1, moved=3.0)
+    found = estimate_accuracy(reference, window, find_drift(reference, window))
     assert found.estimate is None
     assert found.sentence.startswith("The accuracy cannot be known without labels: ")
-    few = estimate_accuracy(refer(observe(30, 0)), observe(400, 1))
+    small = refer(observe(30, 0))
+    few = estimate_accuracy(small, window, find_drift(small, window))
     assert few.estimate is None
     assert few.sentence == "The accuracy cannot be estimated: the reference has 30 images, too few to go by."
 

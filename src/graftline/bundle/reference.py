@@ -17,7 +17,6 @@ from graftline.errors import UserError
 
 MOST_IMAGES = 1_000  # 170 kB; a fact's distribution is then known to within 4 percentage points
 DIMENSIONS = 64  # D
-SMALLEST_SPREAD = 0.1  # of the median one: what hardly varies is not blown up to noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,32 +73,35 @@ class Observations:
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """Makes embeddings short: each number is divided by its spread, then random signs add them up.
+    """Makes embeddings short: random signs add their numbers up (Achlioptas 2003, J. Comput. Syst. Sci. 66(4)).
 
-    Distances keep their ratios but for a tenth or so (Achlioptas 2003, J. Comput. Syst. Sci. 66(4)). The matrix itself
-    is kept, not a seed: no later version of a generator of random numbers can change it.
+    Distances keep their ratios but for a tenth or so. Nothing of it is fitted to the reference but one scale: numbers
+    divided by their spread there would lie farther away in all later images, by chance alone. The signs themselves
+    are kept, not a seed: no later version of a generator of random numbers can change them.
 
     Attributes:
-        matrix: (E, D) float16; D is 0 where a model gives no embedding.
+        signs: (E, D) int8; without embeddings (0, 0).
+        scale: of the result.
     """
 
-    matrix: npt.NDArray[np.float16]
+    signs: npt.NDArray[np.int8]
+    scale: float
 
     @classmethod
     def fit(cls, embeddings: np.ndarray, seed: int = 0) -> Self:
-        """Return one for embeddings such as these (N, E); E is 0 where a model gives none."""
-        if embeddings.shape[1] == 0:
-            return cls(np.empty((0, 0), np.float16))
-        spread = embeddings.astype(np.float64).std(axis=0)
-        spread = np.maximum(spread, max(SMALLEST_SPREAD * float(np.median(spread)), 1e-6))
+        """Return one for embeddings such as these (N, E), which become about 1 long; E is 0 where there are none."""
         width = embeddings.shape[1]
-        signs = np.random.default_rng(seed).choice([-1.0, 1.0], (width, DIMENSIONS))
-        matrix = signs / (spread[:, None] * np.sqrt(DIMENSIONS * width))  # a projected image is about 1 long
-        return cls(matrix.astype(np.float16))
+        if width == 0:
+            return cls(np.empty((0, 0), np.int8), 1.0)
+        signs = np.random.default_rng(seed).choice(np.array([-1, 1], np.int8), (width, DIMENSIONS))
+        length = float(np.linalg.norm(embeddings.astype(np.float64), axis=1).mean())
+        return cls(signs, 1 / (max(length, 1e-6) * np.sqrt(DIMENSIONS)))
 
     def __call__(self, embeddings: np.ndarray) -> npt.NDArray[np.float16]:
         """Return embeddings (N, E) as (N, D)."""
-        projected: npt.NDArray[np.float16] = (embeddings @ self.matrix.astype(np.float32)).astype(np.float16)
+        projected: npt.NDArray[np.float16] = (embeddings @ self.signs.astype(np.float32) * self.scale).astype(
+            np.float16
+        )
         return projected
 
 
@@ -128,7 +130,8 @@ class Reference:
     def save(self, file: Path) -> dict[str, Any]:
         """Write it; returns what ``bundle.json`` says of it."""
         arrays = {field.name: getattr(self.observed, field.name) for field in fields(Observations)}
-        arrays |= {"labels": self.labels, "groups": self.groups, "projection": self.projection.matrix}
+        arrays |= {"labels": self.labels, "groups": self.groups, "signs": self.projection.signs}
+        arrays["scale"] = np.float64(self.projection.scale)
         with file.open("wb") as opened:
             np.savez(opened, **arrays)
         return {"images": len(self.observed), "facts": list(FACTS)}
@@ -148,4 +151,5 @@ class Reference:
         except (OSError, ValueError) as error:
             raise UserError(f"{file} cannot be read ({error}): copy or save the bundle again.") from error
         observed = Observations(*(arrays[field.name] for field in fields(Observations)))
-        return cls(observed, arrays["labels"], arrays["groups"], Projection(arrays["projection"]))
+        projection = Projection(arrays["signs"], float(arrays["scale"]))
+        return cls(observed, arrays["labels"], arrays["groups"], projection)

@@ -68,11 +68,13 @@ class Kept:
         with np.load(file, allow_pickle=False) as kept:
             arrays = {name: kept[name] for name in kept.files}
         pictures = np.split(arrays["picture_bytes"], np.cumsum(arrays["picture_sizes"])[:-1])
+        begin, end = arrays["times"].tolist()
         return cls(
             Observations(*(arrays[field.name] for field in fields(Observations))),
             arrays["names"].tolist(),
             dict(zip(_COUNTS, arrays["counts"].tolist(), strict=True)),
-            *arrays["times"].tolist(),
+            begin,
+            end,
             {row: one.tobytes() for row, one in zip(arrays["picture_rows"].tolist(), pictures, strict=False)},
         )
 
@@ -125,7 +127,9 @@ def _read(file: Path) -> Kept | None:
 def _join(kept: Sequence[Kept], numbers: np.ndarray, seed: int) -> Window:
     """Draw so many images of each file."""
     generator = np.random.default_rng(seed)
-    parts, names, pictures = [], [], {}
+    parts: list[Observations] = []
+    names: list[str] = []
+    pictures: dict[int, bytes] = {}
     for one, number in zip(kept, numbers.tolist(), strict=True):
         rows = np.sort(generator.permutation(len(one.observed))[:number])
         pictures |= {len(names) + place: one.pictures[row] for place, row in enumerate(rows) if row in one.pictures}

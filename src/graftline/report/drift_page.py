@@ -226,7 +226,9 @@ def _columns(places: npt.NDArray[np.float64]) -> tuple[Numbers, Numbers]:
 
 def _some(places: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return at most ``MOST_MAPPED`` of N places, evenly taken."""
-    return places[np.unique(np.linspace(0, len(places) - 1, min(len(places), MOST_MAPPED)).round().astype(int))]
+    rows = np.unique(np.linspace(0, len(places) - 1, min(len(places), MOST_MAPPED)).round().astype(int))
+    some: npt.NDArray[np.float64] = places[rows]
+    return some
 
 
 @dataclass(frozen=True)
