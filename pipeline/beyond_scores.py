@@ -37,11 +37,16 @@ def look_beyond(
     evaluation: Evaluation,
     tracking: Tracking,
 ) -> BeyondScores:
-    """Find that out from what is known already, say it, and write it beside the predictions; nothing without a test."""
+    """Find that out from what is known already, say it, and write it beside the predictions; nothing without a test.
+
+    A model that is not registered, such as a member of an ensemble, is to replace none, and is compared with none.
+    """
     if result is None:
         return BeyondScores()
     tested = result.predictions
-    earlier = compare_with_earlier(tested, version, tracking, evaluation.resamples, evaluation.seed)
+    earlier = None
+    if tracking.register:
+        earlier = compare_with_earlier(tested, version, tracking, evaluation.resamples, evaluation.seed)
     if earlier is not None:
         say(earlier.sentence)
     return BeyondScores(write_known_slices(tested, version, directory), earlier)

@@ -10,6 +10,7 @@ from graftline.bundle.predictor import Predictor
 from graftline.bundle.refusal import unit
 from graftline.bundle.save import add_to_card, change_answers
 from graftline.console import progress, warn
+from graftline.data.sources.source import join_names
 from graftline.data.version import DatasetVersion
 from graftline.evaluation.calibration import FEWEST_IMAGES, CalibrationFit, fit_calibration, too_few
 from graftline.evaluation.conformal import check_sets, with_sets
@@ -43,12 +44,18 @@ class Wanted:
         return self.sets is not None or not isinstance(self.rule, MostProbable)
 
     def check(self, counts: Mapping[str, int]) -> None:
-        """Make sure that so many validation images of each class suffice, before a training.
+        """Make sure that so many validation images of each class suffice, before a training; warn of a class without.
 
         Raises:
             UserError: they do not.
         """
         self.rule.check(counts)
+        if missing := [f"“{name}”" for name, count in counts.items() if count == 0]:
+            warn(
+                f"There is no validation image of {join_names(missing)}, so that what those images decide (such as "
+                "which epoch is kept, and the calibration) takes no notice of it: add some, or draw a new split with "
+                "data.parent=none and a larger data.split.validation."
+            )
         if self.sets is not None:
             check_sets(self.sets, sum(counts.values()))
         if self.refuse is not None:

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from graftline.errors import UserError
+from graftline.evaluation.bootstrap import require_resamples
 from graftline.evaluation.comparison import Comparison, Metric, compare, format_difference
-from graftline.evaluation.evaluation import FEWEST_RESAMPLES
 from graftline.evaluation.metrics import HEADLINES
 from graftline.execution import Accelerator
 from graftline.pipeline.contender import CommonTest, find_contender, with_own_names
@@ -51,11 +51,7 @@ class Compare:
     accelerator: Accelerator = "auto"
 
     def __post_init__(self) -> None:
-        if self.resamples < FEWEST_RESAMPLES:
-            raise UserError(
-                f"Compare.resamples is {self.resamples}, too few for a 95 % interval: "
-                f"use at least {FEWEST_RESAMPLES}, or leave it at 1000."
-            )
+        require_resamples("Compare.resamples", self.resamples)
 
     def run(self, directory: Path) -> CompareResult:
         """Compare, print the table and draw it."""

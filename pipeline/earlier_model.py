@@ -5,12 +5,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from graftline.data.version import DatasetVersion
-from graftline.errors import first_line
-from graftline.evaluation.comparison import AccuracyDifference, compare_accuracy, format_difference, format_p_value
+from graftline.errors import UserError, first_line
+from graftline.evaluation.comparison import Comparison, compare, format_difference, format_p_value
 from graftline.evaluation.predictions import Predictions
 from graftline.pipeline.contender import Contender, find_contender
-from graftline.pipeline.run_choice import CHAMPION, best_other
-from graftline.tracking.names import BUNDLE_DIGEST, TEST_DIGEST, VALIDATION_DIGEST, registered_name
+from graftline.pipeline.run_choice import best_other
+from graftline.tracking.names import BUNDLE_DIGEST, CHAMPION, TEST_DIGEST, VALIDATION_DIGEST, registered_name
 from graftline.tracking.tracking import Tracking
 
 logger = logging.getLogger(__name__)
@@ -18,30 +18,33 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EarlierModel:
-    """The champion, or the best earlier model where there is none, and what the new one gains over it.
+    """The champion, or the best earlier model where there is none, and how the new one compares with it.
 
     Attributes:
         name: for people.
         reference: as one would type it.
-        gain: of the new model.
+        comparison: of the new model, its one row, with it.
     """
 
     name: str
     reference: str
-    gain: AccuracyDifference
+    comparison: Comparison
 
     @property
     def sentence(self) -> str:
         """Say how much better the new model is."""
-        gain = self.gain
+        row = self.comparison.rows[0]
         return (
-            f"Against {self.name}: accuracy {format_difference('accuracy', gain.difference)}, "
-            f"p {format_p_value(gain.p_value)}: {gain.verdict}."
+            f"Against {self.name}: accuracy {format_difference('accuracy', row.differences['accuracy'])}, "
+            f"p {format_p_value(row.p_value)}: {row.verdict}."
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return what goes into ``result.json``."""
-        return {"name": self.name, "reference": self.reference, **asdict(self.gain)}
+        row = self.comparison.rows[0]
+        gain = {"won": row.won, "lost": row.lost, "p_value": row.p_value, "verdict": row.verdict}
+        difference = asdict(row.differences["accuracy"])
+        return {"name": self.name, "reference": self.reference, "difference": difference, **gain}
 
 
 def compare_with_earlier(
@@ -49,8 +52,8 @@ def compare_with_earlier(
 ) -> EarlierModel | None:
     """Compare a model with the champion, or with the best earlier training where there is none; None without either.
 
-    The best is so by its validation log loss, and was tested on the same images. No network is run, and whatever goes
-    wrong is logged and no more: the model is trained.
+    The best is so by its validation log loss, and was tested on the same images. No network is run. That MLflow does
+    not answer, or a file cannot be read, is logged and no more: the model is trained.
 
     Args:
         predictions: what the model gave for its test images.
@@ -59,6 +62,8 @@ def compare_with_earlier(
         resamples: that give an interval.
         seed: of the resampling.
     """
+    from mlflow.exceptions import MlflowException
+
     try:
         earlier = _find_earlier(predictions, version, tracking)
         if earlier is None:
@@ -68,8 +73,8 @@ def compare_with_earlier(
             logger.info(f"There is no comparison with {name}, which was tested on other images, or has logged nothing.")
             return None
         models = {name: contender.predictions, "this model": predictions}
-        return EarlierModel(name, contender.reference, compare_accuracy(models, resamples, seed))
-    except Exception as error:  # of a database, a server, or a file of another graftline
+        return EarlierModel(name, contender.reference, compare(models, resamples=resamples, seed=seed))
+    except (UserError, OSError, MlflowException) as error:
         logger.warning(f"The model is not compared with an earlier one: {first_line(error)}.")
         return None
 

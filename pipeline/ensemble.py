@@ -1,15 +1,15 @@
 """Ensemble: trained models → those that are better together, chosen on validation → one bundle → test → registered."""
 
 import math
-import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from graftline.augment.crops import CROP_SETS
+from graftline.augment.crops import CROP_SETS, check
 from graftline.backbones.backbone import Backbone
 from graftline.bundle.ensemble import Ensemble, read_replay, save_ensemble
 from graftline.bundle.grid import Average, Grid, mean_logits
@@ -23,41 +23,35 @@ from graftline.evaluation.grid import Candidate, GridRow, measure, score_candida
 from graftline.evaluation.predictions import predict_split
 from graftline.evaluation.selection import Selection, select_all, select_greedily, select_last
 from graftline.execution import Accelerator, Execution
+from graftline.pipeline.beyond_scores import look_beyond
 from graftline.pipeline.calibration import learn
+from graftline.pipeline.ensemble_result import (
+    KINDS,
+    SOUPS,
+    Choose,
+    EnsembleOutcome,
+    EnsembleResult,
+    summarize_ensemble,
+    write_ensemble_report,
+)
 from graftline.pipeline.members import Members, open_members
-from graftline.pipeline.missing import comparison_of
 from graftline.pipeline.model_card import write_model_card
 from graftline.pipeline.parent import with_parent
 from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.run_setup import log_setup
 from graftline.pipeline.scoring import log_evaluation, score_tags, write_evaluation
 from graftline.pipeline.train import NEEDED, Train
-from graftline.pipeline.train_result import NOT_TESTED, TrainResult
+from graftline.pipeline.train_result import NOT_TESTED
 from graftline.pipeline.winner import IngestOnce, Winner
-from graftline.report.content import Calibrated, MembersAndCrops, Report
-from graftline.report.grid_tables import crops_in_words, print_selection, sentence
-from graftline.report.notebook import ScoresTable
-from graftline.report.run_report import write_report
+from graftline.report.grid_tables import crops_in_words, print_selection
 from graftline.report.tables import print_scores
+from graftline.tracking.names import BUNDLE_DIGEST, STAGE
+from graftline.training.fit_directory import FitDirectory
+from graftline.training.trainer import make_execution
+from graftline.training.trial import make_freeze_context
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run
-
-
-SOUPS = ("soup", "greedy_soup")  # ways to choose that average weights, not probabilities
-
-
-@dataclass(frozen=True, kw_only=True)
-class EnsembleResult(TrainResult):
-    """What the stage ``ensemble`` made, beside what a training gives.
-
-    Attributes:
-        selection: which members were chosen.
-        rows: the best member with one crop, and the ensemble, on the test images; none where there are none.
-    """
-
-    selection: Selection
-    rows: Sequence[GridRow]
 
 
 @dataclass(frozen=True)
@@ -81,7 +75,7 @@ class MakeEnsemble(Train):
     folds: bool = False
     backbones: Sequence[Backbone] = ()
     crops: str = "1"
-    choose: Literal["greedy", "all", "soup", "greedy_soup"] = "greedy"
+    choose: Choose = "greedy"
     average: Average = "probabilities"
     ms_per_image: float | None = None
     accelerator: Accelerator = "auto"
@@ -110,22 +104,75 @@ class MakeEnsemble(Train):
         execution = Execution.local(self.accelerator)
         opened = None if self.members is not None else self._open(self.runs, execution)
         if opened is None:
-            self._check()
+            self._check_members()
         version = with_parent(self.data, self.tracking).run(NEEDED).version
-        if opened is not None:
+        if opened is None:
+            self._check_networks(version, files)
+        else:
             _require_version(opened, version)
+            if not self._wanted.chooses:
+                opened.warn_of_decisions()
         self._check_validation(version)
         with self._start_ensemble(version, files) as run:
             members = opened or self._open(self._train_members(version, files, run.id), execution)
             log_setup(run, version)
-            selection, times, logits = self._select(members, version)
             if self.choose in SOUPS:
-                members = self._with_soup(members, selection, version, files, execution)
-                selection, times, logits = self._select(members, version)
-            print_selection(members.labels, members.references, selection, times.tolist(), crops_in_words(self.crops))
+                members, logits = self._with_soup(members, version, files, execution)
+            else:
+                logits = self._classify(members, version)
+            selection = self._select(members, logits, version)
             adjusted = self._calibrate_mean(members, selection, logits, version)
             bundle = self._save(members, selection, adjusted, version, files)
-            return self._finish(run, bundle, members, selection, version, execution)
+            outcome = self._test(bundle, members, selection, version, execution)
+            uri = self._log_ensemble(run, outcome)
+        return summarize_ensemble(outcome, run.id, run.url, uri)
+
+    @property
+    def _networks(self) -> list[Backbone]:
+        """The different networks of members that are trained, in the order in which they are."""
+        assert self.members is not None
+        return (list(self.backbones) or [self.backbone])[: self.members]
+
+    def _check_members(self) -> None:
+        """Find out before images are read what can't go well with any of the members."""
+        first, *others = [replace(self, backbone=backbone) for backbone in self._networks]
+        first._check()
+        for other in others:
+            other._check_backbone()
+        self._check_average([backbone for backbone in self._networks if backbone.image_size != "auto"])
+
+    def _check_networks(self, version: DatasetVersion, files: RunDirectory) -> None:
+        """Find out before the first member is trained what would stop a later one, or the average.
+
+        What stops the first one comes out at once.
+        """
+        self._check_average([backbone.for_images(version.typical_side()) for backbone in self._networks])
+        for backbone in self._networks[1:]:
+            stage = replace(self, backbone=backbone)
+            setup = stage._set_up(version, make_execution(self.trainer))
+            stage._deadline(setup, time.monotonic())
+            if not self.freeze.needs_trials:
+                self.freeze.decide(make_freeze_context(setup, FitDirectory(files.checkpoints)))
+
+    def _check_average(self, backbones: Sequence[Backbone]) -> None:
+        """Make sure that networks can take the crops, and can be averaged as that was asked.
+
+        Raises:
+            UserError: they can't.
+        """
+        ways = [backbone.preprocessing() for backbone in backbones]
+        for backbone, way in zip(backbones, ways, strict=True):
+            try:
+                check(self.crops, way)
+            except UserError as error:
+                raise UserError(f"{backbone.name}: {error}") from error
+            if self.choose in SOUPS and (backbone.name, way) != (backbones[0].name, ways[0]):
+                kinds = [f"{one.name} at {at.image_size[0]} px" for one, at in zip(backbones, ways, strict=True)]
+                raise UserError(
+                    f"MakeEnsemble.choose is {self.choose}, which averages the weights of one network, but members are "
+                    f"to be of several ({', '.join(kinds)}): name one backbone and one image size, or average "
+                    "probabilities instead."
+                )
 
     def _check_validation(self, version: DatasetVersion) -> None:
         """Make sure that the validation images suffice for what they are to decide; warn where they tell little."""
@@ -146,10 +193,13 @@ class MakeEnsemble(Train):
             check_soup(members.directories)
         return members
 
+    def _open_alone(self, bundle: Path, execution: Execution) -> Members:
+        return open_members([str(bundle)], self.tracking, self.data.dataset_name(), self.evaluation.engine, execution)
+
     def _train_members(self, version: DatasetVersion, files: RunDirectory, run_id: str) -> list[str]:
         """Train the members one after the other, on the same images and cache; returns their directories."""
         assert self.members is not None
-        backbones = list(self.backbones) or [self.backbone]
+        backbones = self._networks
         stage = replace(self, data=IngestOnce.of(self.data, version))
         folders = []
         for number in range(self.members):
@@ -162,50 +212,54 @@ class MakeEnsemble(Train):
             folders.append(str(files.path / folder))
         return folders
 
-    def _select(self, members: Members, version: DatasetVersion) -> tuple[Selection, np.ndarray, np.ndarray]:
-        """Return which members are chosen by the validation images, the ms (M,) that each takes, and the logits.
-
-        Those are (N, K), of the chosen members together, for the validation images.
-        """
-        samples = version.samples("validation")
+    def _classify(self, members: Members, version: DatasetVersion) -> np.ndarray:
+        """Return the logits (M, N, K) of the validation images."""
         grid = Grid(members.predictors, (self.crops,), version.decoding, members.references, self.average)
-        times = measure(grid, samples.paths, self.evaluation.batch_size)[:, 0]
-        logits = self._logits(grid, version, "validation")[:, 0]  # (M, N, K)
-        numbers = [grid.class_names.index(name) for name in version.class_names]
-        labels = np.array(numbers)[samples.labels]
+        logits: np.ndarray = self._logits(grid, version, "validation")[:, 0]
+        return logits
+
+    def _with_soup(
+        self, members: Members, version: DatasetVersion, files: RunDirectory, execution: Execution
+    ) -> tuple[Members, np.ndarray]:
+        """Return the members and, as the last, one whose weights are the mean of theirs.
+
+        With them come the logits of the validation images, of all without a calibration, which a soup has none of.
+        """
+        from graftline.pipeline.soup import SoupMaker  # torch and timm, which no other choice needs
+
+        def classify(bundle: Path) -> np.ndarray:
+            logits: np.ndarray = self._classify(self._open_alone(bundle, execution), version)[0]
+            return logits
+
+        folder, plain = files.path / "soup", members.uncalibrated()
+        logits = self._classify(plain, version)
+        maker = SoupMaker(plain, _labels(plain, version), classify, version, self.evaluation.batch_size)
+        of_soup = maker.make_uniform(folder) if self.choose == "soup" else maker.make_greedy(logits, folder)
+        return members.joined_by(self._open_alone(folder, execution)), np.concatenate([logits, of_soup[None]])
+
+    def _select(self, members: Members, logits: np.ndarray, version: DatasetVersion) -> Selection:
+        """Choose members by their logits (M, N, K) of the validation images, and print that."""
+        labels, samples = _labels(members, version), version.samples("validation")
+        grid = Grid(members.predictors, (self.crops,), version.decoding, members.references, self.average)
+        times = measure(grid, samples.paths, self.evaluation.batch_size)[:, 0].tolist()
         if self.choose in SOUPS:
             selection = select_last(logits, labels)
         elif self.choose == "all":
             selection = select_all(logits, labels, self.average)
         else:
-            selection = select_greedily(logits, labels, times.tolist(), self.ms_per_image, self.average)
-        return selection, times, mean_logits(logits, np.array(selection.shares), self.average)
-
-    def _with_soup(
-        self,
-        members: Members,
-        selection: Selection,
-        version: DatasetVersion,
-        files: RunDirectory,
-        execution: Execution,
-    ) -> Members:
-        """Return the members and, as the last, one whose weights are the mean of theirs."""
-        from graftline.pipeline.soup import make_soup, make_uniform_soup  # as above
-
-        folder = files.path / "soup"
-        if self.choose == "soup":
-            make_uniform_soup(members, version, folder, self.evaluation)
-        else:
-            make_soup(members, selection.alone, version, folder, self.evaluation)
-        return self._open([*members.references, str(folder)], execution)
+            selection = select_greedily(logits, labels, times, self.ms_per_image, self.average)
+        print_selection(members.labels, members.references, selection, times, crops_in_words(self.crops))
+        return selection
 
     def _calibrate_mean(
         self, members: Members, selection: Selection, logits: np.ndarray, version: DatasetVersion
     ) -> tuple[CalibrationFit, DecisionFit]:
-        """Calibrate the mean (N, K) on the validation images and choose the decision, as a training does."""
+        """Calibrate the mean on the validation images and choose the decision, as a training does."""
         everyone = members.ensemble(selection.shares, self.crops, {}, self.average)
-        predictions = predict_split(everyone, version, "validation", known_logits=logits)
-        fit, decision = learn(predictions, self._wanted, self.seed)
+        mean = mean_logits(logits, np.array(selection.shares), self.average)  # (N, K)
+        fit, decision = learn(
+            predict_split(everyone, version, "validation", known_logits=mean), self._wanted, self.seed
+        )
         say(" ".join(one for one in (fit.sentence, decision.sentence) if one))
         return fit, decision
 
@@ -239,84 +293,26 @@ class MakeEnsemble(Train):
         adjustment = fit.calibration, decision.decision
         return save_ensemble(files.bundle, folders, shares, self.crops, card, *adjustment, self.average)
 
-    def _finish(
-        self,
-        run: "Run",
-        bundle: Path,
-        members: Members,
-        selection: Selection,
-        version: DatasetVersion,
-        execution: Execution,
-    ) -> EnsembleResult:
-        """Test the ensemble once, beside its best member; print, log and register it."""
-        predictor = Ensemble.from_directory(bundle, self.evaluation.engine, execution)
-        result, rows, values = None, list[GridRow](), dict[str, float]()
-        files = RunDirectory(run.directory)
+    def _test(
+        self, bundle: Path, members: Members, selection: Selection, version: DatasetVersion, execution: Execution
+    ) -> EnsembleOutcome:
+        """Test the ensemble once, beside its best member, where there are test images; print and write that."""
+        predictor, files = (
+            Ensemble.from_directory(bundle, self.evaluation.engine, execution),
+            RunDirectory(bundle.parent),
+        )
+        outcome = EnsembleOutcome(files, version, members, selection, self.choose, predictor)
         if not any(version.counts()["test"].values()):
             warn(NOT_TESTED)
-        else:
-            result, rows = self._test(predictor, members, selection, version)
-            print_scores(result.scores, f"{version.name}: test split")
-            say(f"On the test images, over its best member with one crop: {sentence(rows[-1], rows[0])}")
-            write_evaluation(result, files.test)
-            values = log_evaluation(run, result, files.test, step=0)
-            run.log_metrics(
-                {"gain/accuracy": rows[-1].accuracy_gain.value, "cost/ms_per_image": rows[-1].milliseconds}, 0
-            )
-            page = self._write_report(predictor, members, result, rows, version, run)
-            run.log_artifact(page)
-        write_model_card(bundle, self.data, version, result, run.id)
-        example = read_replay(bundle)[0][0].read_bytes()
-        tags = {"graftline.bundle_digest": predictor.digest, **score_tags({} if result is None else result.scores)}
-        uri = run.log_model(bundle, registered_name=version.name, input_example=example, metrics=values, tags=tags)
-        return EnsembleResult(
-            selection=selection,
-            rows=rows,
-            run_id=run.id,
-            model_uri=uri,
-            directory=files.path,
-            version=version,
-            scores=ScoresTable({} if result is None else result.scores),
-            facts={"dataset_digest": version.digest, "run_id": run.id, "model_uri": uri, "shares": selection.shares},
-            metrics={} if result is None else result.metrics_json(),
-            table=[
-                ("ensemble", os.path.relpath(bundle)),
-                ("run", run.url or run.id),
-                ("model", uri or "not in the registry"),
-            ],
-        )
+            return outcome
+        result, rows = self._score(predictor, members, selection, version)
+        outcome = replace(outcome, result=result, rows=rows)
+        print_scores(result.scores, f"{version.name}: test split")
+        say(outcome.gain)
+        write_evaluation(result, files.test)
+        return replace(outcome, beyond=look_beyond(result, version, files.test, self.evaluation, self.tracking))
 
-    def _write_report(
-        self,
-        predictor: Ensemble,
-        members: Members,
-        result: EvaluationResult,
-        rows: Sequence[GridRow],
-        version: DatasetVersion,
-        run: "Run",
-    ) -> Path:
-        tested = result.predictions
-        report = Report(
-            title=f"{len(predictor.members)} models on {version.name}, {crops_in_words(self.crops)}",
-            kind="ensemble",
-            facts={
-                "Data": f"{version.name}, version {version.digest}",
-                "Images": f"{len(tested.paths):,} ({tested.split} split), digest {tested.split_digest}",
-                "Average": f"of {self.average}",
-                "Run": run.id,
-            },
-            result=result,
-            calibrated=Calibrated.of_card(predictor.card),
-            members_and_crops=MembersAndCrops(
-                rows,
-                [f"{label}, {reference}" for label, reference in zip(members.labels, members.references, strict=True)],
-                [f"Over its best member with one crop: {sentence(rows[-1], rows[0])}"],
-            ),
-            missing=[comparison_of(run.id)],
-        )
-        return write_report(run.directory, report)
-
-    def _test(
+    def _score(
         self, predictor: Ensemble, members: Members, selection: Selection, version: DatasetVersion
     ) -> tuple[EvaluationResult, list[GridRow]]:
         """Return the ensemble's scores, and the rows of its best member with one crop and of itself."""
@@ -332,19 +328,43 @@ class MakeEnsemble(Train):
         times = measure(grid, version.samples("test").paths, self.evaluation.batch_size)
         best, used = numbers.index(selection.best), shares > 0
         candidates = [
-            Candidate((selection.best,), "1", logits[best, 0], float(times[best, 0])),
-            Candidate(tuple(selection.chosen), self.crops, mean, float(times[used, -1].sum())),
+            Candidate((selection.best,), "1", logits[best, 0], grid.decisions[best], float(times[best, 0])),
+            Candidate(tuple(selection.chosen), self.crops, mean, predictor.decision, float(times[used, -1].sum())),
         ]
         labels = result.predictions.labels
         return result, score_candidates(candidates, labels, self.evaluation.resamples, self.evaluation.seed)
 
+    def _log_ensemble(self, run: "Run", outcome: EnsembleOutcome) -> str | None:
+        """Log and register what came of it; returns the model's URI."""
+        version, bundle, values = outcome.version, outcome.files.bundle, dict[str, float]()
+        if outcome.result is not None:
+            values = log_evaluation(run, outcome.result, outcome.files.test, step=0)
+            row = outcome.rows[-1]
+            run.log_metrics({"gain/accuracy": row.accuracy_gain.value, "cost/ms_per_image": row.milliseconds}, 0)
+        if self.name is None:
+            run.rename(outcome.name)
+        run.describe(outcome.description(run.id))
+        run.log_artifact(write_ensemble_report(outcome, run.id))
+        write_model_card(bundle, self.data, version, outcome.result, run.id, outcome.slices)
+        example = read_replay(bundle)[0][0].read_bytes()
+        run.set_tags({BUNDLE_DIGEST: outcome.predictor.digest})
+        tags = {BUNDLE_DIGEST: outcome.predictor.digest, **score_tags(outcome.scores)}
+        return run.log_model(bundle, registered_name=version.name, input_example=example, metrics=values, tags=tags)
+
     def _start_ensemble(self, version: DatasetVersion, files: RunDirectory) -> "Run":
         return self.tracking.start(
-            run_name=self.name or f"ensemble {files.path.name}",
+            run_name=self.name or f"{KINDS[self.choose]}, {crops_in_words(self.crops)}",  # until it is known of what
             experiment=version.name,
             directory=files.path,
-            tags={"graftline.stage": "ensemble"},
+            tags={STAGE: "ensemble"},
         )
+
+
+def _labels(members: Members, version: DatasetVersion) -> np.ndarray:
+    """Return the labels (N,) of the validation images, in the members' order of classes."""
+    numbers = [members.predictors[0].class_names.index(name) for name in version.class_names]
+    labels: np.ndarray = np.array(numbers)[version.samples("validation").labels]
+    return labels
 
 
 def _require_version(members: Members, version: DatasetVersion) -> None:

@@ -17,10 +17,11 @@ from graftline.evaluation.evaluation import Evaluation, EvaluationResult
 from graftline.evaluation.grid import evaluate_grid
 from graftline.execution import Accelerator, Execution
 from graftline.pipeline.bundle_source import open_bundle
-from graftline.pipeline.grid_scoring import GRID_FIGURE, GRID_TABLE, log_grid, write_grid
+from graftline.pipeline.grid_scoring import GRID_FIGURE, GRID_TABLE, GridOutcome, log_grid, name_grid, write_grid
 from graftline.pipeline.members import open_members
 from graftline.pipeline.missing import comparison_of, crops_of
 from graftline.pipeline.parent import with_parent
+from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.run_setup import log_setup
 from graftline.pipeline.scoring import FIGURES_FOLDER, PREDICTIONS_FILE, log_evaluation, write_evaluation
 from graftline.pipeline.slices import SliceReport, write_slices
@@ -31,6 +32,7 @@ from graftline.report.grid_tables import print_grid, print_members, sentence
 from graftline.report.run_note import run_note
 from graftline.report.run_report import write_report
 from graftline.report.tables import print_scores
+from graftline.tracking.names import STAGE
 from graftline.tracking.tracking import Tracking
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
@@ -79,7 +81,7 @@ class Evaluate:
             warn("average is left alone: one bundle with one crop is evaluated, and nothing is averaged.")
         predictor, bundle = open_bundle(self.bundle, self.tracking, self.evaluation.engine, execution)
         version, split = self._images(predictor, [predictor.card])
-        with self._start_run(version, directory) as run:
+        with self._start_run(f"{self.bundle} on {version.name}", version, directory) as run:
             say(f"Run {run.id}.")
             log_setup(run, version)
             result = self.evaluation.run(replace(predictor, decoding=version.decoding), version, split)
@@ -112,13 +114,15 @@ class Evaluate:
         """Do the same with several members or sets of crops, all on the same images."""
         references = self.runs or [str(self.bundle)]
         members = open_members(references, self.tracking, self.data.dataset_name(), self.evaluation.engine, execution)
+        members.warn_of_decisions()
         whole = members.everyone(self.crops[-1], self.average)
         # it refuses what they cannot take
         grid = Grid(members.predictors, tuple(self.crops), whole.decoding, members.references, self.average)
         version, split = self._images(whole, [predictor.card for predictor in members.predictors])
         whole = replace(whole, decoding=version.decoding)
         grid = replace(grid, decoding=version.decoding)
-        with self._start_run(version, directory) as run:
+        name = name_grid(members, self.crops, self.average, version)
+        with self._start_run(name, version, directory) as run:
             say(f"Run {run.id}.")
             log_setup(run, version)
             result = evaluate_grid(self.evaluation, grid, whole, version, split)
@@ -129,12 +133,19 @@ class Evaluate:
             )
             say("* as accurate as nothing else that takes as little time.")
             say(sentence(result.whole_row, result.rows[0]))
-            report = write_grid(result, members, self.average, version, directory, run.id)
+            slices = write_slices(result.whole.predictions, version, directory)
+            outcome = GridOutcome(RunDirectory(directory), version, members, whole, result, slices)
+            report = write_grid(outcome, run.id)
             log_evaluation(run, result.whole, directory, step=0)
-            log_grid(run, result, directory)
+            log_grid(run, outcome)
             run.log_artifact(report)
         return EvaluateResult(
-            facts={"dataset_digest": version.digest, "run_id": run.id, "members": list(members.references)},
+            facts={
+                "dataset_digest": version.digest,
+                "run_id": run.id,
+                "members": list(members.references),
+                "worse_slices": slices.flagged,
+            },
             metrics=result.whole.metrics_json(),
             table=[
                 ("run", run.url or run.id),
@@ -189,12 +200,12 @@ class Evaluate:
         if number := len(seen & set(version.samples(split).sha256)):
             warn(f"{number:,} of these images trained the bundle, or chose its epoch: it will classify others worse.")
 
-    def _start_run(self, version: DatasetVersion, directory: Path) -> "Run":
+    def _start_run(self, name: str, version: DatasetVersion, directory: Path) -> "Run":
         return self.tracking.start(
-            run_name=self.name or f"{self.bundle} on {version.name}",
+            run_name=self.name or name,
             experiment=version.name,
             directory=directory,
-            tags={"graftline.stage": "evaluate"},
+            tags={STAGE: "evaluate"},
         )
 
     def _note(self, run_id: str, result: EvaluationResult) -> str:

@@ -17,7 +17,8 @@ from graftline.data.version import DatasetVersion
 from graftline.errors import UserError, first_line
 from graftline.evaluation.contestant import Contestant, ModelFacts, TestImages, frequencies
 from graftline.evaluation.gate import NO_FLIPS, Gate, GateResult, examine
-from graftline.evaluation.gate_guards import Guard, percent
+from graftline.evaluation.gate_guards import Guard
+from graftline.evaluation.metrics import format_score
 from graftline.evaluation.paired import measure_both
 from graftline.execution import Accelerator, Execution
 from graftline.files import atomic_file
@@ -204,7 +205,8 @@ def _same_test(before: DatasetVersion | None, now: DatasetVersion, most: float) 
     passed = share <= most
     reason = (
         f"Of the {len(was):,} images that tested the champion {gone:,} are gone and {relabeled:,} have another label, "
-        f"{percent(share)} together, more than {percent(most)}: look at the data before the model."
+        f"{format_score('accuracy', share)} together, more than {format_score('accuracy', most)}: "
+        "look at the data before the model."
     )
     return [
         Guard(

@@ -16,9 +16,10 @@ from graftline.bundle.predictor import Predictor, softmax
 from graftline.console import print_table, progress, say, warn
 from graftline.data.decode import decode_rgb
 from graftline.data.file_names import to_text
+from graftline.data.folds import without_fold
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
-from graftline.evaluation.explanation import Explanation, Neighbor, enlarge, find_heat, nearest
+from graftline.evaluation.explanation import OCCLUSION, Explanation, Neighbor, find_heat, nearest
 from graftline.execution import Accelerator, Execution
 from graftline.features.cache import Features
 from graftline.files import atomic_file
@@ -56,6 +57,7 @@ class _Chosen:
         logits: (N, K).
         labels: (N,) numbers of classes; None where they are not known.
         embeddings: (N, E); None where they are not known.
+        sha256: N digests of images of the data set, which are no examples of themselves; empty for others.
         title: what they are.
     """
 
@@ -63,6 +65,7 @@ class _Chosen:
     logits: np.ndarray
     labels: np.ndarray | None
     embeddings: np.ndarray | None
+    sha256: Sequence[str]
     title: str
 
 
@@ -96,16 +99,20 @@ class Explain:
         if len(chosen.paths) == 0:
             say(f"The model made no mistake on the {self.split} images: name some of your own, images=DIR.")
             return ExplainResult(explanations=(), figure=None, facts=_facts(model, ()))
-        return _show(*_explain(model, chosen, execution), chosen, model, directory)
+        return _show(_explain(model, chosen, execution), chosen, model, directory)
 
     def _version(self, predictor: Predictor) -> DatasetVersion:
-        """Return the dataset version that a model was trained on, from this machine or from MLflow."""
+        """Return the dataset version that a model was trained on, from this machine or MLflow, without its fold."""
         name, digest = (predictor.card.get(key) for key in ("dataset", "dataset_digest"))
         directory = Path(self.directory) / str(name) / str(digest)
-        if directory.is_dir():
-            return DatasetVersion.load(directory)
+        if not directory.is_dir():
+            directory = self._find_version(directory)
+        return without_fold(DatasetVersion.load(directory), predictor.card.get("fold"))
+
+    def _find_version(self, directory: Path) -> Path:
+        """Return where MLflow has the dataset version that is not in the directory."""
         if self.bundle.startswith(REGISTERED) or RUN.fullmatch(self.bundle):
-            return DatasetVersion.load(self.tracking.registry().dataset(self.bundle))
+            return self.tracking.registry().dataset(self.bundle)
         raise UserError(
             f"The dataset version that {self.bundle} was trained on is not in {directory}: give Explain.directory, "
             "or the model as MLflow knows it, models:/NAME/VERSION."
@@ -115,14 +122,14 @@ class Explain:
         """Return the images of the split that the model got wrong, the surest first."""
         activations = model.activations(self.split)
         found = model.predictions(self.split, activations)
-        wrong = np.flatnonzero(found.predicted != found.labels)
-        rows = wrong[np.argsort(-found.confidences[wrong], kind="stable")][: self.number]
+        rows = found.surest_mistakes[: self.number]
         return _Chosen(
             [found.paths[row] for row in rows],
             found.logits[rows],
             found.labels[rows],
             None if activations is None else activations[rows],
-            f"{len(rows)} of {len(wrong):,} mistakes on the {self.split} images, the surest first",
+            [found.sha256[row] for row in rows],
+            f"{len(rows)} of {len(found.surest_mistakes):,} mistakes on the {self.split} images, the surest first",
         )
 
     def _own(self, model: BundleTrunk, files: Sequence[Path]) -> _Chosen:
@@ -132,11 +139,11 @@ class Explain:
         paths = [to_text(file) for file in files[: self.number]]
         pixels = [decode_rgb(path, model.predictor.decoding) for path in paths]
         logits, embeddings = model.answer(pixels)
-        return _Chosen(paths, logits, None, embeddings, f"{len(paths)} images")
+        return _Chosen(paths, logits, None, embeddings, [""] * len(paths), f"{len(paths)} images")
 
 
-def _explain(model: BundleTrunk, chosen: _Chosen, execution: Execution) -> tuple[list[Explanation], str]:
-    """Return what is known of each image, and how the heat was found."""
+def _explain(model: BundleTrunk, chosen: _Chosen, execution: Execution) -> list[Explanation]:
+    """Return what is known of each image."""
     preprocessing, names = model.predictor.preprocessing, model.predictor.class_names
     probabilities = softmax(chosen.logits)
     answers = model.predictor.decision.answer(probabilities)
@@ -151,9 +158,8 @@ def _explain(model: BundleTrunk, chosen: _Chosen, execution: Execution) -> tuple
             model.predictor.calibration.apply,
             lambda done: bar.advance(bar.task_ids[0], done),
         )
-    maps = enlarge(heat.maps, preprocessing.image_size)
-    neighbors = _neighbors(model, chosen.embeddings) or [list[Neighbor]()] * len(views)
-    explanations = [
+    neighbors = _neighbors(model, chosen) or [list[Neighbor]()] * len(views)
+    return [
         Explanation(
             path=path,
             label=None if chosen.labels is None else names[chosen.labels[row]],
@@ -162,28 +168,34 @@ def _explain(model: BundleTrunk, chosen: _Chosen, execution: Execution) -> tuple
             covered=float(heat.covered[row]),
             elsewhere=float(heat.elsewhere[row]),
             view=views[row],
-            heat=maps[row],
+            heat=heat.maps[row],
+            method=heat.methods[row],
             neighbors=neighbors[row],
         )
         for row, path in enumerate(chosen.paths)
     ]
-    return explanations, heat.method
 
 
-def _neighbors(model: BundleTrunk, embeddings: np.ndarray | None) -> list[list[Neighbor]]:
-    """Return the training images nearest to each of N; an empty list where the network does not tell."""
+def _neighbors(model: BundleTrunk, chosen: _Chosen) -> list[list[Neighbor]]:
+    """Return the training images nearest to each of N, itself left out; none where the network does not tell."""
+    embeddings = chosen.embeddings
     references = None if embeddings is None else model.activations("train")
     if embeddings is None or references is None:
         warn(f"No training images are shown, as the network cannot be cut below its head: {model.why}.")
         return []
     samples, names = model.version.samples("train"), model.version.class_names
+    counts = Counter(samples.sha256)
+    copies = max(counts[sha256] for sha256 in chosen.sha256)
     return [
         [
             Neighbor(samples.paths[row], names[samples.labels[row]], distance, _view(model, samples.paths[row]))
             for row, distance in zip(rows, distances, strict=True)
-        ]
-        for rows, distances in zip(
-            *(found.tolist() for found in nearest(references, embeddings, NEIGHBORS)), strict=True
+            if samples.sha256[row] != sha256
+        ][:NEIGHBORS]
+        for sha256, rows, distances in zip(
+            chosen.sha256,
+            *(found.tolist() for found in nearest(references, embeddings, NEIGHBORS + copies)),
+            strict=True,
         )
     ]
 
@@ -192,14 +204,9 @@ def _view(model: BundleTrunk, path: str) -> np.ndarray:
     return model.predictor.preprocessing.frame(decode_rgb(path, model.predictor.decoding))
 
 
-def _show(
-    explanations: Sequence[Explanation], method: str, chosen: _Chosen, model: BundleTrunk, directory: Path
-) -> ExplainResult:
+def _show(explanations: Sequence[Explanation], chosen: _Chosen, model: BundleTrunk, directory: Path) -> ExplainResult:
     """Draw, list and print explanations."""
-    subtitle = f"Bright: {method}." + (
-        "" if chosen.labels is None else " Blue: class of the label. Orange: the answer."
-    )
-    figure = save(explanation_figure(explanations, chosen.title, subtitle), directory / FIGURE_FILE)
+    figure = save(explanation_figure(explanations, chosen.title), directory / FIGURE_FILE)
     table = directory / TABLE_FILE
     with atomic_file(table) as temporary:
         pd.DataFrame([_row(one) for one in explanations]).to_csv(temporary, index=False)
@@ -217,6 +224,11 @@ def _show(
             for one in explanations
         ],
     )
+    if covered := sum(one.method == OCCLUSION for one in explanations):
+        say(
+            f"The answer for {covered} of {len(explanations)} images depends on no map of the image that Grad-CAM "
+            "could use: places in them were covered one after the other (occlusion)."
+        )
     if sentence := _sentence(explanations):
         say(sentence)
     return ExplainResult(
@@ -264,6 +276,7 @@ def _row(one: Explanation) -> dict[str, object]:
         "label": one.label,
         "answer": one.answer,
         "probability": one.probability,
+        "method": one.method,
         "probability_warmest_covered": one.covered,
         "probability_coolest_covered": one.elsewhere,
         **near,

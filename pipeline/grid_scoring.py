@@ -1,75 +1,148 @@
 """What becomes of members x crops in a stage: a table, a picture, a report, and entries in its MLflow run."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graftline.augment.crops import CROP_SETS
+from graftline.bundle.ensemble import Ensemble
 from graftline.bundle.grid import Average
 from graftline.data.decode import decode_rgb
 from graftline.data.file_names import to_path
 from graftline.data.version import DatasetVersion
 from graftline.evaluation.grid import GridResult
-from graftline.pipeline.members import Members
-from graftline.pipeline.missing import comparison_of
+from graftline.pipeline.members import Members, counted
+from graftline.pipeline.missing import missing_of_grid
+from graftline.pipeline.program import program
+from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.scoring import FIGURES_FOLDER, write_evaluation
-from graftline.report.captions import HEADINGS
-from graftline.report.content import MembersAndCrops, PictureFile, Report
+from graftline.pipeline.slices import SliceReport
+from graftline.pipeline.train_result import MOST_PROBABLE_ANSWER
+from graftline.report.captions import CAPTIONS, HEADINGS
+from graftline.report.content import Calibrated, MembersAndCrops, PictureFile, Report
 from graftline.report.crops_figure import crops_figure
 from graftline.report.grid_figure import grid_figure
 from graftline.report.grid_tables import crops_in_words, describe, sentence, write_grid_table
+from graftline.report.run_note import run_note
 from graftline.report.run_report import write_report
 from graftline.report.style import save
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run
 
-CROPS_CAPTION = "The first image, and what of it the network sees in each pass; the probabilities are averaged."
 GRID_TABLE, GRID_FIGURE, CROPS_FIGURE = "grid.csv", "members_and_crops.png", "crops.png"
 
 
-def write_grid(
-    result: GridResult, members: Members, average: Average, version: DatasetVersion, directory: Path, run_id: str
-) -> Path:
-    """Write table, picture, predictions of the whole and a report; returns the report."""
+@dataclass(frozen=True)
+class GridOutcome:
+    """All that came of an evaluation of members x crops.
+
+    Attributes:
+        files: of the stage.
+        version: has the images.
+        members: that were evaluated.
+        whole: all of them together, with the last set of crops.
+        result: the scores.
+        slices: on which images the whole is worse.
+    """
+
+    files: RunDirectory
+    version: DatasetVersion
+    members: Members
+    whole: Ensemble
+    result: GridResult
+    slices: SliceReport
+
+    @property
+    def sets(self) -> list[str]:
+        """The sets of crops."""
+        return list(dict.fromkeys(row.crops for row in self.result.rows))
+
+    @property
+    def images(self) -> str:
+        """How many images of which split were classified."""
+        tested = self.result.whole.predictions
+        return f"{len(tested.paths):,} ({tested.split} split), digest {tested.split_digest}"
+
+    @property
+    def gain(self) -> str:
+        """What the whole gains over the first row, a sentence."""
+        return sentence(self.result.whole_row, self.result.rows[0])
+
+    def description(self, run_id: str) -> str:
+        """Return what the page of the run shows first."""
+        facts = {
+            "Members": "".join(f"\n    - {member}" for member in self.members.described),
+            "Gain": self.gain,
+            "Data": f"{self.version.name}, version `{self.version.digest}`",
+            "Images": self.images,
+            "Again": f"`{self.files.command(program(), 'evaluate')}`",
+        }
+        return run_note(run_id, self.result.whole.scores, facts)
+
+
+def name_grid(members: Members, crops: Sequence[str], average: Average, version: DatasetVersion) -> str:
+    """Return a name that says what is special about the run of an evaluation of members x crops."""
+    sets = crops_in_words(crops[0]) if len(crops) == 1 else f"crops {', '.join(crops)}"
+    of_logits = ", mean of logits" if average == "logits" else ""
+    return f"{counted(members.labels)}, {sets}{of_logits} on {version.name}"
+
+
+def write_grid(outcome: GridOutcome, run_id: str) -> Path:
+    """Write table, pictures, predictions of the whole and a report; returns the report."""
+    result, directory = outcome.result, outcome.files.path
     tested = result.whole.predictions
     write_grid_table(result.rows, directory / GRID_TABLE)
     save(grid_figure(result.rows, len(tested.paths)), directory / FIGURES_FOLDER / GRID_FIGURE)
     image = decode_rgb(to_path(tested.paths[0]), tested.decoding)
-    sets = list(dict.fromkeys(row.crops for row in result.rows))
-    where = crops_figure(image, members.predictors[0].preprocessing, sets)
+    where = crops_figure(image, outcome.members.predictors[0].preprocessing, outcome.sets)
     crops = save(where, directory / FIGURES_FOLDER / CROPS_FIGURE)
     write_evaluation(result.whole, directory)
-    row, first = result.whole_row, result.rows[0]
-    named = zip(members.labels, members.references, strict=True)
-    report = Report(
-        title=f"{describe(row)} on {version.name}",
+    return write_report(directory, _report(outcome, PictureFile(crops, HEADINGS["crops"], CAPTIONS["crops"]), run_id))
+
+
+def _report(outcome: GridOutcome, crops: PictureFile, run_id: str) -> Report:
+    """Return what the report shows; a member alone is calibrated and decides, an average of several does neither."""
+    result, members, whole, version = outcome.result, outcome.members, outcome.whole, outcome.version
+    card = whole.card if len(members.predictors) == 1 else {}
+    return Report(
+        title=f"{describe(result.whole_row)} on {version.name}",
         kind="evaluation",
         facts={
-            "Average": f"of {average}",
+            "Average": f"of {whole.average}",
             "Data": f"{version.name}, version {version.digest}",
-            "Images": f"{len(tested.paths):,} ({tested.split} split), digest {tested.split_digest}",
+            "Images": outcome.images,
             "Speed": f"{result.whole.images_per_second:,.1f} images per second, on all crops",
             "Run": run_id,
+            "Again": outcome.files.command(program(), "evaluate"),
         },
         result=result.whole,
+        calibrated=Calibrated.of_card(card),
+        decision=[card.get("decision", {}).get("sentence") or MOST_PROBABLE_ANSWER],
+        slices=outcome.slices.slices,
         members_and_crops=MembersAndCrops(
-            result.rows,
-            [f"{label}, {reference}" for label, reference in named],
-            [sentence(row, first), *_warnings(sets)],
-            [PictureFile(crops, HEADINGS["crops"], CROPS_CAPTION)],
+            result.rows, members.described, [outcome.gain, *_warnings(outcome.sets)], [crops]
         ),
-        missing=[comparison_of(run_id)],
+        notes=[outcome.slices.sentence],
+        missing=missing_of_grid(
+            outcome.files,
+            run_id,
+            members.references,
+            crops=whole.crops,
+            average=whole.average,
+            split=result.whole.predictions.split,
+        ),
     )
-    return write_report(directory, report)
 
 
-def log_grid(run: "Run", result: GridResult, directory: Path) -> None:
-    """Log what the whole gains and costs, and the table."""
-    row = result.whole_row
+def log_grid(run: "Run", outcome: GridOutcome) -> None:
+    """Log what the whole gains and costs, the table, and what the page of the run shows first."""
+    row = outcome.result.whole_row
     gains = {"gain/accuracy": row.accuracy_gain.value, "gain/log_loss": row.log_loss_gain.value}
     run.log_metrics({**gains, "cost/ms_per_image": row.milliseconds}, step=0)
-    run.log_artifact(directory / GRID_TABLE)
+    run.log_artifact(outcome.files.path / GRID_TABLE)
+    run.describe(outcome.description(run.id))
 
 
 def _warnings(sets: Sequence[str]) -> Iterator[str]:

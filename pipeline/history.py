@@ -7,12 +7,11 @@ from pathlib import Path
 from graftline.console import say, warn
 from graftline.errors import UserError
 from graftline.files import write_text
+from graftline.pipeline.decided_model import open_promotions
 from graftline.pipeline.program import program
-from graftline.pipeline.promote import only_model
 from graftline.pipeline.stage import StageResult
 from graftline.report.history_tables import print_history
 from graftline.tracking.names import CHAMPION
-from graftline.tracking.promotions import Promotions
 from graftline.tracking.standing import Standing
 from graftline.tracking.tracking import Tracking
 
@@ -48,9 +47,8 @@ class History:
         from graftline.report.history_figure import history_figure  # matplotlib takes a second
         from graftline.report.style import save
 
-        model = self.model or only_model(self.tracking)
-        promotions = Promotions(self.tracking, model, None if self.copies is None else Path(self.copies))
-        standing = promotions.read()
+        promotions = open_promotions(self.tracking, self.model, self.copies)
+        standing, model = promotions.read(), promotions.model
         if not standing.lines:
             raise UserError(f"Nothing was decided on {model} yet: `{program()} promote model={model}` does.")
         print_history(model, standing.lines)

@@ -35,6 +35,7 @@ from graftline.pipeline.run_setup import log_setup
 from graftline.pipeline.stage import StageResult
 from graftline.report.learning_curve_figure import gain_in_words, learning_curve_figure
 from graftline.report.style import save
+from graftline.tracking.names import STAGE
 from graftline.tracking.tracking import Tracking
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
@@ -137,7 +138,7 @@ class LearningCurveStage:
             run_name=self.name or f"learning curve {directory.name}",
             experiment=version.name,
             directory=directory,
-            tags={"graftline.stage": "learning-curve"},
+            tags={STAGE: "learning-curve"},
         )
 
 

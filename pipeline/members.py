@@ -1,19 +1,25 @@
 """The members of an ensemble, or of a comparison: what ``runs=`` leads to."""
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from graftline.bundle.calibration import UNCALIBRATED
+from graftline.bundle.decision import MOST_PROBABLE
 from graftline.bundle.ensemble import Ensemble, common_decoding, is_ensemble
 from graftline.bundle.grid import Average
 from graftline.bundle.layout import read_description
 from graftline.bundle.predictor import EngineName, Predictor
+from graftline.console import warn
 from graftline.errors import UserError
 from graftline.execution import Execution
 from graftline.pipeline.bundle_source import find_bundle, open_bundle
 from graftline.pipeline.run_choice import A_BUNDLE, choose_runs
 from graftline.tracking.tracking import Tracking
+
+MOST_NAMED = 3  # kinds of models in the name of a run
 
 
 @dataclass(frozen=True)
@@ -38,9 +44,39 @@ class Members:
         return Ensemble(self.predictors, self.references, tuple(shares), crops, card, decoding, average=average)
 
     def everyone(self, crops: str, average: Average) -> Ensemble:
-        """Return the plain average of all members, with what the first one's card says."""
-        count = len(self.predictors)
-        return self.ensemble([1 / count] * count, crops, self.predictors[0].card, average)
+        """Return the plain average of all members, with what the first one's card says.
+
+        A single member answers as its own decision says, an average of several its most probable class.
+        """
+        count, first = len(self.predictors), self.predictors[0]
+        whole = self.ensemble([1 / count] * count, crops, first.card, average)
+        return replace(whole, decision=first.decision) if count == 1 else whole
+
+    def joined_by(self, other: "Members") -> "Members":
+        """Return the members and, behind them, others."""
+        return Members(
+            self.references + other.references,
+            self.directories + other.directories,
+            self.labels + other.labels,
+            self.predictors + other.predictors,
+        )
+
+    def uncalibrated(self) -> "Members":
+        """Return the members as they were before each was calibrated by itself."""
+        return replace(self, predictors=tuple(replace(one, calibration=UNCALIBRATED) for one in self.predictors))
+
+    @property
+    def described(self) -> list[str]:
+        """What each member is and where it came from."""
+        return [f"{label}, {reference}" for label, reference in zip(self.labels, self.references, strict=True)]
+
+    def warn_of_decisions(self) -> None:
+        """Say that the members' own decisions are left alone, where they are averaged and have some."""
+        if len(self.predictors) > 1 and any(one.decision != MOST_PROBABLE for one in self.predictors):
+            warn(
+                "The members' own decisions are left alone, an average answers its most probable class: the stage "
+                "ensemble chooses a decision for it."
+            )
 
 
 def open_members(
@@ -75,6 +111,20 @@ def open_members(
         labels=tuple(_label(directory) for _, directory in places),
         predictors=tuple(one for one in predictors if isinstance(one, Predictor)),
     )
+
+
+def counted(labels: Sequence[str]) -> str:
+    """Return a few words on models: how many there are of each kind, or in all where there are many kinds.
+
+    >>> counted(["lenet5 28 px"]), counted(["lenet5 28 px", "alexnet 224 px", "lenet5 28 px"])
+    ('lenet5 28 px', '2 x lenet5 28 px + alexnet 224 px')
+    >>> counted([f"lenet5 {size} px" for size in (28, 32, 48, 64)])
+    '4 models'
+    """
+    counts = Counter(labels)
+    if len(counts) > MOST_NAMED:
+        return f"{len(labels)} models"
+    return " + ".join(label if count == 1 else f"{count} x {label}" for label, count in counts.items())
 
 
 def _label(directory: Path) -> str:

@@ -1,23 +1,34 @@
 """What a run did not compute, and the commands that do."""
 
 import os
+from collections.abc import Sequence
 
 from graftline.pipeline.program import program
 from graftline.pipeline.run_directory import RunDirectory
 from graftline.report.content import Missing
 
 
-def missing_of_training(files: RunDirectory, run_id: str, *, has_slices: bool, chooses: bool) -> list[Missing]:
+def missing_of_training(
+    files: RunDirectory, run_id: str, *, is_tested: bool, has_slices: bool, is_compared: bool, chooses: bool
+) -> list[Missing]:
     """Return what a training leaves to other commands.
 
     Args:
         files: of the training.
         run_id: of its run.
+        is_tested: whether there were test images, without which nothing can be said of them.
         has_slices: whether slices were scored.
+        is_compared: whether the model was compared with another.
         chooses: whether more was chosen than the most probable class.
     """
     word, bundle = program(), os.path.relpath(files.path)
     slices = Missing("On which images the model is worse", f"{word} evaluate bundle={bundle}")
+    of_test = [
+        *([] if has_slices else [slices]),
+        Missing("Where in the images the mistakes were seen", f"{word} explain bundle={bundle}"),
+        crops_of(bundle),
+        *([] if is_compared else [comparison_of(run_id)]),
+    ]
     chosen = [
         Missing(
             "Sets of classes that hold the true one for 95 % of new images", files.command(word, "train", "sets=0.95")
@@ -25,9 +36,7 @@ def missing_of_training(files: RunDirectory, run_id: str, *, has_slices: bool, c
         Missing("Images that are none of the classes", files.command(word, "train", "refuse=0.01")),
     ]
     return [
-        *([] if has_slices else [slices]),
-        crops_of(bundle),
-        comparison_of(run_id),
+        *(of_test if is_tested else []),
         Missing("Which labels are probably wrong", files.command(word, "audit", group="data")),
         Missing("What more labels would bring", files.command(word, "learning-curve", group="data")),
         *([] if chooses else chosen),
@@ -43,3 +52,43 @@ def crops_of(bundle: str) -> Missing:
 def comparison_of(run_id: str) -> Missing:
     """Return how to compare a run with others."""
     return Missing("Whether other runs are better", f"{program()} compare runs={run_id},best:5")
+
+
+def missing_of_ensemble(
+    files: RunDirectory, run_id: str, *, is_tested: bool, has_slices: bool, is_compared: bool, chooses: bool
+) -> list[Missing]:
+    """Return what the stage that makes an ensemble leaves to other commands; arguments as for a training."""
+    word, bundle = program(), os.path.relpath(files.path)
+    of_test = [
+        *([] if has_slices else [Missing("On which images the model is worse", f"{word} evaluate bundle={bundle}")]),
+        *([] if is_compared else [comparison_of(run_id)]),
+    ]
+    sets = Missing(
+        "Sets of classes that hold the true one for 95 % of new images", files.command(word, "ensemble", "sets=0.95")
+    )
+    return [*(of_test if is_tested else []), *([] if chooses else [sets])]
+
+
+def missing_of_grid(
+    files: RunDirectory, run_id: str, members: Sequence[str], *, crops: str, average: str, split: str
+) -> list[Missing]:
+    """Return what an evaluation of members x crops leaves to other commands.
+
+    Args:
+        files: of the evaluation.
+        run_id: of its run.
+        members: where they came from.
+        crops: that the whole is averaged over.
+        average: what is averaged.
+        split: of the images; on those of the test split members can become an ensemble.
+    """
+    own = [f"runs={','.join(members)}", "choose=all", f"crops={crops}"]
+    own += [] if average == "probabilities" else [f"average={average}"]
+    command = files.command(program(), "ensemble", *own, group="data")
+    as_one = Missing("The average as one model, calibrated and with a decision of its own", command)
+    is_average = len(members) > 1 or crops != "1"
+    return [
+        *([as_one] if is_average and split == "test" else []),
+        *([] if is_average else [crops_of(members[0])]),
+        comparison_of(run_id),
+    ]

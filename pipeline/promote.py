@@ -14,13 +14,14 @@ from graftline.evaluation.gate import Gate
 from graftline.evaluation.gate_guards import Guard
 from graftline.execution import Accelerator
 from graftline.files import digest, sha256_file, write_json
+from graftline.pipeline.decided_model import open_promotions
 from graftline.pipeline.examination import Examination, Examined
 from graftline.pipeline.stage import StageResult
 from graftline.report.gate_tables import gate_markdown, print_gate
-from graftline.tracking.ledger import Decision, Kind, LedgerLine
-from graftline.tracking.names import BUNDLE_DIGEST, DATASET_DIGEST, TEST_DIGEST
+from graftline.tracking.ledger import Decision, Kind, LedgerLine, require_short
+from graftline.tracking.names import BUNDLE_DIGEST, DATASET_DIGEST, STAGE, TEST_DIGEST
 from graftline.tracking.promotions import OvertakenError, Promotions, author, experiment_name, now
-from graftline.tracking.registry import NUM_LISTED, ChangedBundleError, RegisteredVersion
+from graftline.tracking.registry import ChangedBundleError, RegisteredVersion
 from graftline.tracking.standing import Standing
 from graftline.tracking.tracking import Tracking
 
@@ -105,6 +106,7 @@ class Promote:
     def __post_init__(self) -> None:
         if self.force is not None and not self.force.strip():
             raise UserError("Promote.force is empty: give the reason, which the ledger keeps.")
+        require_short("Promote.force", self.force)
 
     def run(self, directory: Path) -> PromoteResult:
         """Decide on a version, and let the alias follow."""
@@ -116,6 +118,7 @@ class Promote:
                 "champion": verdict.challenger if verdict.promoted else verdict.champion,
                 "verdict": "promoted" if verdict.promoted else "refused",
                 "reasons": list(verdict.reasons),
+                "compared": verdict.compared,
                 "forced": verdict.forced,
                 "is_new": verdict.is_new,
                 "line": verdict.line.number,
@@ -142,8 +145,7 @@ class Promote:
             UserError: there is no such model or version, the images are not here, or MLflow does not answer; nothing is
                 decided then.
         """
-        model = self.model or only_model(self.tracking)
-        promotions = Promotions(self.tracking, model, None if self.copies is None else Path(self.copies))
+        promotions = open_promotions(self.tracking, self.model, self.copies)
         promotions.end_dead_runs()
         standing = promotions.read_sound()
         challenger = standing.version(standing.newest if self.version is None else self.version)
@@ -163,7 +165,7 @@ class Promote:
             return None
         decision = lines[-1].decision
         same = decision.before == standing.champion and (decision.digests or {}).get("gate") == self._gate_digest
-        if decision.kind != "refused" or not same or not decision.figures:  # else nothing was compared
+        if decision.kind != "refused" or not same:
             return None
         say(f"Version {challenger.version} was refused before, by the same gate against the same champion.")
         return Verdict(
@@ -232,14 +234,14 @@ class Promote:
             run_name=title,
             experiment=experiment_name(standing.model),
             directory=directory,
-            tags={"graftline.stage": "promote"},
+            tags={STAGE: "promote"},
         ) as run:
             decision = self._decision(standing, examination, examined, kind, run.id)
             decision = self._log(run, decision, examined, directory)
             run.settle()  # nothing is decided on half the facts
             line = _append(promotions, standing, decision)
             promotions.finish(line)
-            promotions.note(challenger.version, line)
+            promotions.tag(challenger.version, line)
             run.rename(f"{title}: {kind}")
             run.set_tags({"graftline.verdict": kind, "graftline.ledger_line": str(line.number)})
         return Verdict(
@@ -263,6 +265,8 @@ class Promote:
         digests = {name: version.tags.get(BUNDLE_DIGEST, "unknown") for name, version in bundles.items()}
         for name, tag in (("dataset", DATASET_DIGEST), ("test", TEST_DIGEST)):
             digests[name] = challenger.tags.get(tag, "unknown")
+        if examined.images is not None:  # else nothing was compared, and it may be another time
+            digests["gate"] = self._gate_digest
         return Decision(
             model=standing.model,
             kind=kind,
@@ -275,7 +279,7 @@ class Promote:
             reasons=result.reasons,
             forced=self.force if kind == "forced" else None,
             headline=_headline(result.guards),
-            digests={**digests, "gate": self._gate_digest},
+            digests=digests,
             figures={guard.name: guard.figures for guard in result.guards if guard.told and guard.figures},
             run_id=run_id,
         )
@@ -375,20 +379,3 @@ def _told(line: LedgerLine) -> str:
     decision = line.decision
     why = f": {' '.join(decision.reasons)}" if decision.reasons else "."
     return f"Version {decision.before} was champion and was rolled back (line {line.number} of the ledger){why}"
-
-
-def only_model(tracking: Tracking) -> str:
-    """Return the name of the only registered model.
-
-    Raises:
-        UserError: there is none, or there are several.
-    """
-    names = tracking.registry().names()
-    if len(names) != 1:
-        told = (
-            f"there are {', '.join(names[:NUM_LISTED])}: give its name as model=NAME"
-            if names
-            else "there is none: train one"
-        )
-        raise UserError(f"Which registered model is meant is not clear, {told}.")
-    return names[0]

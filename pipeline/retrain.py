@@ -28,12 +28,13 @@ from graftline.pipeline.retraining.recipe_digest import recipe_digest
 from graftline.pipeline.retraining.situation import Situation, require_images
 from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.stage import StageResult
+from graftline.tracking.names import registered_name
 from graftline.tracking.tracking import Tracking
 
 if TYPE_CHECKING:  # these load torch and MLflow, which a retraining that has nothing to do must not wait for
     from graftline.evaluation.gate import Gate
-    from graftline.pipeline.promote import Verdict
-    from graftline.pipeline.retraining.challengers import Challengers
+    from graftline.execution import Accelerator
+    from graftline.pipeline.promote import Promote
     from graftline.pipeline.train import Train
     from graftline.tracking.lease import Lease
     from graftline.tracking.run import Run
@@ -88,7 +89,8 @@ class Retrain:
     refuse: float | None = None
 
     def __post_init__(self) -> None:
-        _ = self._options, self._notify, self._keep, self._images  # a mistake in them is found now
+        # a mistake in them is found now; one in what needs torch before a run begins
+        _ = self._options, self._notify, self._keep, self._images, self._gate
         if not self._tracking.register:
             raise UserError("Tracking.register is False, but a model that is not registered cannot be promoted.")
 
@@ -119,14 +121,17 @@ class Retrain:
                 return _nothing("not due", reason)
             if not self._options.allow_shrink and now.changes is not None:
                 now.changes.refuse_shrink(self._options.max_shrink, self._images.path or now.model)
-            if (known := now.retrainings.decided(now.key)) is not None:
+            if (known := now.settled) is not None:
                 if now.champion is None:
                     warn(f"{now.model} has no champion: {program()} promote decides anew on its newest version.")
                 reason = f"run {known.run_id} had these images, settings and code, and its model was {known.outcome}"
+                if known.outcome == "refused":
+                    reason += f"; {program()} promote decides on it anew, by another gate"
                 return _nothing("nothing new", reason, dataset_digest=now.version.digest)
             self._say_changes(now)
+            stage = self._train_stage()
             with self._begin(now, directory) as run:
-                return self._challenge(run, now, lease)
+                return self._challenge(run, now, stage, lease)
 
     @contextmanager
     def _alone(self) -> Iterator[tuple["Lease", Situation]]:
@@ -151,7 +156,7 @@ class Retrain:
                 say(f"Waiting for {held.holder}, for {left:.0f} s at most.")
                 time.sleep(min(WAIT_SECONDS, left))
         with lease:
-            known = Retrainings(tracking.uri, tracking.experiment or name)
+            known = Retrainings(tracking.uri, tracking.experiment or name, registered_name(name))
             yield lease, Situation(self._images, tracking, known, self._recipe)
 
     def _say_changes(self, now: Situation) -> None:
@@ -167,7 +172,8 @@ class Retrain:
 
     def _begin(self, now: Situation, directory: Path) -> "Run":
         """Start the run of the retraining, or go on with one of the same images and settings that was interrupted."""
-        from graftline.tracking.retrainings import KEY, RETRAIN, STAGE
+        from graftline.tracking.names import STAGE
+        from graftline.tracking.retrainings import KEY, MODEL, RETRAIN
 
         begun = now.retrainings.unfinished(now.key)
         if begun is not None:
@@ -177,24 +183,25 @@ class Retrain:
             run_name=self.name or f"retrain {now.version.digest[:8]}",
             experiment=now.version.name,
             directory=directory if begun is None else begun.directory,
-            tags={STAGE: RETRAIN, KEY: now.key, "graftline.group": "true"},
+            tags={STAGE: RETRAIN, MODEL: now.model, KEY: now.key, "graftline.group": "true"},
             resume_run_id=None if begun is None else begun.run_id,
         )
         run.log_dataset(now.version)
         return run
 
-    def _challenge(self, run: "Run", now: Situation, lease: "Lease") -> RetrainResult:
+    def _challenge(self, run: "Run", now: Situation, stage: "Train", lease: "Lease") -> RetrainResult:
         """Train a challenger, register it and let the gate decide."""
-        from graftline.tracking.retrainings import OUTCOME
+        from graftline.pipeline.retraining.challengers import Challengers
+        from graftline.tracking.retrainings import decided_tags
 
-        challengers = self._challengers(run, now)
+        challengers = Challengers(stage, run.directory, now.version, run.id, now.champion)
         chosen = challengers.train(self._options.start)
         lease.check()
         model_uri = challengers.register(chosen)
         lease.check()
-        verdict = self._judge(model_uri, run.directory / "promote")
+        verdict = self._promotion(model_uri).decide(run.directory / "promote")
         outcome: Outcome = "promoted" if verdict.promoted else "refused"
-        run.set_tags({OUTCOME: outcome})
+        run.set_tags(decided_tags(outcome, verdict.challenger, now.last))
         run.settle()  # else it would be decided on once more
         facts = {
             "outcome": outcome,
@@ -220,18 +227,13 @@ class Retrain:
         ]
         return RetrainResult(outcome=outcome, model_uri=model_uri, facts=facts, metrics=chosen.metrics, table=table)
 
-    def _challengers(self, run: "Run", now: Situation) -> "Challengers":
-        from graftline.pipeline.retraining.challengers import Challengers  # here torch and Lightning are loaded
-
-        return Challengers(self._train_stage(), run.directory, now.version, run.id, now.champion)
-
-    def _judge(self, model_uri: str, directory: Path) -> "Verdict":
-        """Let the gate decide on the version that was registered; what it has decided before, the ledger knows."""
+    def _promotion(self, model_uri: str) -> "Promote":
+        """Return what lets the gate decide on a version; what it has decided before, the ledger knows."""
         from graftline.pipeline.promote import Promote
 
         _, name, number = model_uri.split("/")
-        gate = cast("Gate", _build(self.gate))
-        return Promote(self._tracking, gate, model=name, version=int(number)).decide(directory)
+        where = cast("Accelerator", self.trainer.get("accelerator", "auto"))  # that of the training
+        return Promote(self._tracking, self._gate, model=name, version=int(number), accelerator=where)
 
     def _tidy(self) -> None:
         """Remove what is old and not needed; what goes wrong with it is no fault of the retraining."""
@@ -270,6 +272,10 @@ class Retrain:
         return cast("Keep", _build(self.keep))
 
     @cached_property
+    def _gate(self) -> "Gate":
+        return cast("Gate", _build(self.gate))
+
+    @cached_property
     def _images(self) -> Ingest:
         return cast("Ingest", _build(self.data))
 
@@ -283,10 +289,10 @@ class Retrain:
 
     @property
     def _recipe(self) -> str:
-        return recipe_digest({**self._nodes, "gate": self.gate}, self._options.start)
+        return recipe_digest(self._nodes, self._options.start)
 
     def _train_stage(self) -> "Train":
-        """Build the training."""
+        """Build the training; here torch and Lightning are loaded."""
         return cast("Train", _build({**self._nodes, "_target_": "graftline.pipeline.train.Train"}))
 
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 from graftline.console import say
 from graftline.errors import UserError
-from graftline.pipeline.promote import only_model
+from graftline.pipeline.decided_model import open_promotions
 from graftline.pipeline.stage import StageResult
-from graftline.tracking.ledger import Decision, LedgerLine
+from graftline.tracking.ledger import Decision, LedgerLine, require_short
+from graftline.tracking.names import STAGE
 from graftline.tracking.promotions import Promotions, author, experiment_name, now
 from graftline.tracking.registry import RegisteredVersion
 from graftline.tracking.standing import Standing
@@ -39,33 +40,35 @@ class Rollback:
     reason: str | None = None
     copies: str | None = "ledger"
 
+    def __post_init__(self) -> None:
+        require_short("Rollback.reason", self.reason)
+
     def run(self, directory: Path) -> RollbackResult:
-        """Move the alias back and record it."""
-        model = self.model or only_model(self.tracking)
-        promotions = Promotions(self.tracking, model, None if self.copies is None else Path(self.copies))
+        """Move the alias back and record it; of one that was killed, do what it left undone."""
+        promotions = open_promotions(self.tracking, self.model, self.copies)
+        promotions.end_dead_runs()
         standing = promotions.read_sound()
-        target = self._target(standing)
-        self.tracking.registry().bundle(target.uri)  # a bundle that was changed is no way back
-        decision = Decision(
-            model=model,
-            kind="rolled back",
-            version=target.version,
-            before=standing.champion,
-            after=target.version,
-            author=author(),
-            at=now(),
-            reasons=() if self.reason is None else (self.reason,),
-        )
-        line = self._record(promotions, standing, decision, directory)
-        facts = {"model": model, "version": target.version, "before": standing.champion, "line": line.number}
+        line = self._begun(standing) or self._record(promotions, standing, directory)
+        promotions.tag(line.decision.after or 0, line)
+        promotions.end(line)
+        decision = line.decision
+        facts = {"model": decision.model, "version": decision.after, "before": decision.before, "line": line.number}
         return RollbackResult(
-            facts={**facts, "reason": self.reason, "run_id": line.decision.run_id},
+            facts={**facts, "reason": " ".join(decision.reasons) or None, "run_id": decision.run_id},
             table=[
-                ("champion", f"version {target.version}, was {standing.champion}"),
+                ("champion", f"version {decision.after}, was {decision.before}"),
                 ("ledger", f"line {line.number}"),
             ],
             line=line,
         )
+
+    def _begun(self, standing: Standing) -> LedgerLine | None:
+        """Return the same rollback, if one was begun before that did not come to its end: it is not done twice."""
+        line = standing.begun_rollback
+        if line is None or self.to not in (None, line.decision.after):
+            return None
+        say(f"{line.sentence} That rollback was interrupted: it is done now, and the champion is not moved again.")
+        return line
 
     def _target(self, standing: Standing) -> RegisteredVersion:
         """Return the version to go back to.
@@ -85,22 +88,37 @@ class Rollback:
             )
         return standing.version(before[0])
 
-    def _record(self, promotions: Promotions, standing: Standing, decision: Decision, directory: Path) -> LedgerLine:
+    def _record(self, promotions: Promotions, standing: Standing, directory: Path) -> LedgerLine:
         """Note it in a run of its own, write the line, and move the alias."""
+        target = self._target(standing)
+        self.tracking.registry().bundle(target.uri)  # a bundle that was changed is no way back
         promotions.open()
-        title = f"{decision.model}: version {decision.before} back to {decision.after}"
+        title = f"{standing.model}: version {standing.champion} back to {target.version}"
         say(f"{title}.")
         tracking = replace(self.tracking, experiment=None, parent_run_id=None, system_metrics=False)
         with tracking.start(
             run_name=title,
-            experiment=experiment_name(decision.model),
+            experiment=experiment_name(standing.model),
             directory=directory,
-            tags={"graftline.stage": "rollback", "graftline.verdict": decision.kind},
+            tags={STAGE: "rollback", "graftline.verdict": "rolled back"},
         ) as run:
+            decision = self._decision(standing, target, run.id)
             run.describe("\n\n".join(["**rolled back**", *decision.reasons]))
             run.settle()
-            line = promotions.append(standing, replace(decision, run_id=run.id))
+            line = promotions.append(standing, decision)
             promotions.finish(line)
-            promotions.note(decision.after or 0, line)
             run.set_tags({"graftline.ledger_line": str(line.number)})
         return line
+
+    def _decision(self, standing: Standing, target: RegisteredVersion, run_id: str) -> Decision:
+        return Decision(
+            model=standing.model,
+            kind="rolled back",
+            version=target.version,
+            before=standing.champion,
+            after=target.version,
+            author=author(),
+            at=now(),
+            reasons=() if self.reason is None else (self.reason,),
+            run_id=run_id,
+        )

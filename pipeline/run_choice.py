@@ -13,12 +13,11 @@ from graftline.bundle.layout import CARD_FILE
 from graftline.console import say
 from graftline.errors import UserError
 from graftline.pipeline.run_directory import RunDirectory
-from graftline.tracking.names import BUNDLE_DIGEST, VALIDATION_LOSS, registered_name
+from graftline.tracking.names import BUNDLE_DIGEST, CHAMPION, VALIDATION_LOSS, registered_name
 from graftline.tracking.registry import Registry
 from graftline.tracking.tested_runs import TestedRun
 from graftline.tracking.tracking import Tracking
 
-CHAMPION = "champion"
 LATEST = "latest"
 MOST_ASKED = 50  # of the best trainings: among them is one that was tested, and is another model
 _BEST = re.compile(r"best:([1-9]\d*)")

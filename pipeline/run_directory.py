@@ -104,7 +104,8 @@ class RunDirectory:
         return self.path / "result.json"
 
     def discard_training(self) -> None:
-        """Remove what an earlier run in the same directory decided and trained, which a new run must not go on with."""
+        """Remove what an earlier run here decided, trained and found, which a new run must not go on with."""
         for file in (self.dataset, self.freeze_decision, self.policy_choice, self.measurement, self.result):
             file.unlink(missing_ok=True)
-        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        for folder in (self.checkpoints, self.test):
+            shutil.rmtree(folder, ignore_errors=True)

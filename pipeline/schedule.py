@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal, cast
 from urllib.parse import urlsplit
 
@@ -17,6 +17,8 @@ import yaml
 from hydra.utils import instantiate
 
 from graftline.console import say
+from graftline.data.sources.archive import Archive
+from graftline.data.sources.table import Table
 from graftline.errors import UserError
 from graftline.files import write_text
 from graftline.pipeline.program import program
@@ -134,7 +136,16 @@ class ScheduleStage(Retrain):
         if self.engine == "dagster":
             text = dagster.dagster_schedule(job, times, source, self._dagster, timezone)
             return {dagster.file_name(job): text}
-        return {kubernetes.FILE: kubernetes.cron_job(job, times, source, self._kubernetes, timezone)}
+        return {kubernetes.FILE: kubernetes.cron_job(job, times, self._folder, self._kubernetes, timezone)}
+
+    @property
+    def _folder(self) -> str | None:
+        """The folder with the images, or with the table or archive that leads to them; None: they are in a package."""
+        path = self._images.path
+        if path is None:
+            return None
+        is_file = isinstance(self._images.source, (Table, Archive)) or Path(path).is_file()  # a pod's may not be here
+        return str(PurePosixPath(path).parent) if is_file else path
 
     def _install(self, job: Job, times: Times, directory: Path, files: Mapping[str, str]) -> str:
         """Install the schedule if that is wanted, and say what became of it or is left to do."""

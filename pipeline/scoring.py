@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run
 
 SCORES_TAG = "graftline.scores"  # of a registered version: one, as MLflow gives each a line of its table
-PREDICTIONS_FILE, FIGURES_FOLDER = PREDICTIONS, "figures"
+PREDICTIONS_FILE, SLICES_FILE, FIGURES_FOLDER = PREDICTIONS, "slices.csv", "figures"
 
 
 def write_evaluation(result: EvaluationResult, directory: Path) -> dict[str, Path]:
@@ -36,7 +36,7 @@ def score_tags(scores: Mapping[str, Interval]) -> dict[str, str]:
 
 
 def log_evaluation(run: "Run", result: EvaluationResult, directory: Path, step: int) -> dict[str, float]:
-    """Log the scores, what ``write_evaluation`` wrote, and the digests of what was tested on what.
+    """Log the scores, what ``write_evaluation`` and slices have written, and the digests of what was tested on what.
 
     Returns:
         The metrics as the run has them.
@@ -45,6 +45,8 @@ def log_evaluation(run: "Run", result: EvaluationResult, directory: Path, step: 
     run.log_metrics(metrics, step=step)
     predictions = result.predictions
     run.set_tags({BUNDLE_DIGEST: predictions.bundle_digest, TEST_DIGEST: predictions.split_digest})
-    run.log_artifact(directory / PREDICTIONS_FILE, TEST)
+    for file in (directory / PREDICTIONS_FILE, directory / SLICES_FILE):
+        if file.exists():  # of an ensemble there are no slices
+            run.log_artifact(file, TEST)
     run.log_artifact(directory / FIGURES_FOLDER, "figures")
     return metrics

@@ -37,6 +37,7 @@ from graftline.search.history import ScoreFiles, SearchHistory
 from graftline.search.ledger import Ledger, in_words, nice_minutes
 from graftline.search.options import SearchOptions
 from graftline.search.rounds import PREPARE_SECONDS, HeadRounds, TrainingImages
+from graftline.tracking.names import STAGE
 from graftline.training.budget import check_budget, end_seconds
 from graftline.training.forecast import EXPORT_SECONDS
 from graftline.training.setup import TrainingSetup
@@ -154,7 +155,7 @@ class Search(Train):
             directory=files.path,
         )
         run.log_dataset(setup.version)
-        run.set_tags({"graftline.stage": "search"})
+        run.set_tags({STAGE: "search"})
         return run
 
     def _score_files(self, setup: TrainingSetup, files: RunDirectory) -> ScoreFiles:
@@ -227,7 +228,7 @@ class Search(Train):
             folder = run.directory / "trials" / candidate.key
             folder.mkdir(parents=True, exist_ok=True)
             outcome = history.outcomes.get(candidate.name, IN_LAST_ROUND)
-            tags = {"graftline.stage": "search trial", "graftline.outcome": outcome}
+            tags = {STAGE: "search trial", "graftline.outcome": outcome}
             with tracking.start(
                 run_name=candidate.name, experiment=setup.version.name, directory=folder, tags=tags
             ) as child:

@@ -15,13 +15,12 @@ from graftline.data.version import DatasetVersion
 from graftline.evaluation.predictions import Predictions
 from graftline.evaluation.slices import Slice, score_slices, sentence
 from graftline.files import atomic_file
-from graftline.pipeline.scoring import FIGURES_FOLDER
+from graftline.pipeline.scoring import FIGURES_FOLDER, SLICES_FILE
 from graftline.report.slices_figure import slices_figure
 from graftline.report.style import save
 
 COLUMNS = ("group", "stratum", "weight")  # of a version, beside the facts of its images
 MOST_LOOKED_AT = 5000  # images whose facts are found: enough to show what is worse, in half a minute
-SLICES_FILE = "slices.csv"
 MOST_TOLD = 6  # slices in the terminal
 
 

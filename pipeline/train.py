@@ -65,7 +65,7 @@ from graftline.pipeline.trained_bundle import card_of, is_saved
 from graftline.report.depth_figure import depth_figure
 from graftline.report.style import COMPRESSION, save
 from graftline.report.tables import print_scores
-from graftline.tracking.names import BUNDLE_DIGEST
+from graftline.tracking.names import BUNDLE_DIGEST, STAGE
 from graftline.tracking.tracking import Tracking
 from graftline.training import phases
 from graftline.training.budget import check_budget, check_clock, end_seconds
@@ -161,15 +161,19 @@ class Train:
             warn(f"features.views={self.features.views} is for cached activations: features=live leaves it alone.")
         if self.minutes is not None:
             check_clock(self.trainer, execution)
+        self._check_backbone()
+        self.tracking.check()
+        return execution
+
+    def _check_backbone(self) -> None:
+        """Do that for the network."""
         self.backbone.check()
         if self.train.batch_size == 1 and isinstance(self.freeze, Nothing):
             self.backbone.check_single_image()
-        self.tracking.check()
         if not is_tried(self.backbone.name):
             say(f"Nobody has tried the family of {self.backbone.name}: it is saved once as a bundle, untrained.")
             graft = replace(self.backbone, weights="none", file=None).build(2)
             check_savable(self.backbone.name, graft.network, graft.preprocessing)
-        return execution
 
     def _prepare(self, execution: Execution, files: RunDirectory) -> TrainingSetup:
         """Get the images and build the network."""
@@ -227,7 +231,7 @@ class Train:
             run_name=self.name or f"{self.backbone.name} seed{self.seed}",  # until it is known what is frozen
             experiment=setup.version.name,
             directory=files.path,
-            tags={"graftline.stage": "train"},
+            tags={STAGE: "train"},
             resume_run_id=self.train.resume,
         )
 
@@ -386,7 +390,7 @@ class Train:
         log_best_epoch(run, outcome.trained)
         run.describe(outcome.description(run.id))
         run.log_artifact(write_run_report(outcome, run.id))
-        write_model_card(bundle, self.data, version, result, run.id)
+        write_model_card(bundle, self.data, version, result, run.id, outcome.slices)
         example = read_golden(bundle)[0][0].read_bytes()  # a made-up image where real ones may not leave
         run.set_tags({BUNDLE_DIGEST: read_description(bundle)["digest"]})
         tags = {BUNDLE_DIGEST: read_description(bundle)["digest"], **score_tags(outcome.scores)}

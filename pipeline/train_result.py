@@ -1,7 +1,7 @@
 """What a training leaves for people: tables, the report, and the typed result."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ from graftline.console import print_table, reworded, say
 from graftline.data.version import DatasetVersion
 from graftline.evaluation.evaluation import EvaluationResult
 from graftline.evaluation.metrics import Interval, format_interval, format_score, metrics_json
+from graftline.evaluation.slices import Slice
 from graftline.freezing.measurement import DepthMeasurement
 from graftline.freezing.rule import FreezeDecision
 from graftline.pipeline.beyond_scores import BeyondScores
@@ -55,15 +56,25 @@ class TrainOutcome:
 
     def description(self, run_id: str) -> str:
         """Return what the page of the run shows first."""
-        images = {split: sum(classes.values()) for split, classes in self.version.counts().items()}
         facts = {
             "Freeze": self.decision.reason,
-            "Images": f"{self.version.name}, version `{self.version.digest}`: "
-            + ", ".join(f"{count:,} {split}" for split, count in images.items()),
+            "Images": f"{self.version.name}, version `{self.version.digest}`: {self.images}",
             **({} if self.result is None else {"Test images": f"digest `{self.version.test_digest}`"}),
             "Again": f"`{self.files.command(program(), 'train')}`",
         }
         return run_note(run_id, self.scores, facts)
+
+    @property
+    def images(self) -> str:
+        """How many images there were, and which part of them was left out."""
+        counts = ", ".join(f"{sum(classes.values()):,} {split}" for split, classes in self.version.counts().items())
+        fold = self.adjusted.predictor.card.get("fold")
+        return counts if fold is None else f"{counts}; without part {fold} of the training images"
+
+    @property
+    def slices(self) -> Sequence[Slice]:
+        """Scores on parts of the test images; none where there is nothing to divide them by."""
+        return () if self.beyond.slices is None else self.beyond.slices.slices
 
     @property
     def scores(self) -> Mapping[str, Interval]:
@@ -161,17 +172,15 @@ def print_policy_choice(choice: PolicyChoice) -> None:
 def write_run_report(outcome: TrainOutcome, run_id: str) -> Path:
     """Write ``report.html`` of a training into its output directory."""
     version, history, result, adjusted = outcome.version, outcome.trained.history, outcome.result, outcome.adjusted
-    slices = None if outcome.beyond.slices is None else outcome.beyond.slices.slices
+    comparison = None if outcome.beyond.earlier is None else outcome.beyond.earlier.comparison
     speed = {} if result is None else {"Speed": f"{result.images_per_second:,.0f} test images per second, one crop"}
-    images = {split: sum(classes.values()) for split, classes in version.counts().items()}
     facts = {
         "Data": f"{version.name}, version {version.digest}",
-        "Images": ", ".join(f"{count:,} {split}" for split, count in images.items()),
+        "Images": outcome.images,
         "Backbone": outcome.backbone,
         "Freeze": outcome.decision.reason,
         "Training": f"epoch {history.best['epoch'] + 1:.0f} of {len(history.epochs)} is kept; {history.seconds:.0f} s",
         **({} if outcome.choice is None else {"Augmentation": outcome.choice.sentence()}),
-        **({} if outcome.beyond.earlier is None else {"Compared": outcome.beyond.earlier.sentence.removesuffix(".")}),
         **speed,
         "Run": run_id,
         "Again": outcome.files.command(program(), "train"),
@@ -184,10 +193,18 @@ def write_run_report(outcome: TrainOutcome, run_id: str) -> Path:
         result=result,
         calibrated=Calibrated(fit.sentence, fit.error_before, fit.error_after),
         decision=adjusted.sentences[1:] or [MOST_PROBABLE_ANSWER],
-        slices=slices,
+        slices=outcome.slices,
+        comparison=comparison,
         training=_training(outcome),
         notes=[NOT_TESTED] if result is None else [],
-        missing=missing_of_training(outcome.files, run_id, has_slices=slices is not None, chooses=chooses),
+        missing=missing_of_training(
+            outcome.files,
+            run_id,
+            is_tested=result is not None,
+            has_slices=bool(outcome.slices),
+            is_compared=comparison is not None,
+            chooses=chooses,
+        ),
     )
     return write_report(outcome.files.path, report)
 

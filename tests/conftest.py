@@ -2,11 +2,12 @@
 
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from mlflow_server import Server
 from PIL import Image
 from workplace import Workplace
 
@@ -55,10 +56,12 @@ SLOW = (
     "pipeline/test_full_disk.py",
     "pipeline/test_learning_curve.py",
     "pipeline/test_promote.py",
+    "pipeline/test_promote_faults.py",
     "pipeline/test_resume.py",
     "pipeline/test_scoring_ahead.py",
     "pipeline/test_schedule.py",
     "pipeline/test_search.py",
+    "pipeline/test_situation.py",
     "pipeline/test_train.py",
     "report/test_page_in_browser.py",
     "serving",
@@ -131,3 +134,12 @@ def workplace(tmp_path: Path, empty_database: Path) -> Workplace:
     """A folder for stages to run in, with a tracking database that is ready."""
     shutil.copyfile(empty_database, tmp_path / "mlflow.db")
     return Workplace(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def server(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that is up; a test that kills it starts it again."""
+    server = Server(tmp_path_factory.mktemp("server"), empty_database)
+    server.start()
+    yield server
+    server.kill()

@@ -1,8 +1,9 @@
-"""A stage that dies by SIGKILL at a place in the code, as if the power had gone."""
+"""A stage that dies by SIGKILL at a place in the code, as if the power had gone, or whose server does."""
 
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -15,6 +16,15 @@ def die_at(place: str, when: str, arguments: list[str]) -> int:
         when: "before", "after", or "after 2" for the second call.
         arguments: of the command line.
     """
+    return _kill_at(place, when, partial(os.kill, os.getpid(), signal.SIGKILL), arguments)
+
+
+def lose_server_at(place: str, when: str, group: int, arguments: list[str]) -> int:
+    """Do the same to the processes of a server, and let the stage go on."""
+    return _kill_at(place, when, partial(os.killpg, group, signal.SIGKILL), arguments)
+
+
+def _kill_at(place: str, when: str, kill: Callable[[], None], arguments: list[str]) -> int:
     from graftline.pipeline.__main__ import main
 
     module, _, path = place.partition(":")
@@ -29,12 +39,12 @@ def die_at(place: str, when: str, arguments: list[str]) -> int:
     def dying(*positional: Any, **named: Any) -> Any:
         nonlocal left
         left -= 1
-        if left or when.startswith("after"):
-            result = original(*positional, **named)
-        if left:
-            return result
-        os.kill(os.getpid(), signal.SIGKILL)
-        return None
+        if left == 0 and when == "before":
+            kill()
+        result = original(*positional, **named)
+        if left == 0 and when != "before":
+            kill()
+        return result
 
     setattr(owner, name, dying)
     return main(arguments)

@@ -2,13 +2,14 @@
 
 import json
 import signal
-import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from dying import die_at
 from mlflow.entities import Run
 from safetensors.torch import save_file
 from workplace import TINY, Ran, Workplace
@@ -71,13 +72,9 @@ class Factory:
                     self.images / name / f"{self.painted:04}.png"
                 )
 
-    def remove(self, name: str, number: int) -> None:
-        for file in sorted((self.images / name).iterdir())[:number]:
-            file.unlink()
-
-    def retrain(self, *overrides: str, stage: str = "retrain") -> Ran:
+    def retrain(self, *overrides: str) -> Ran:
         """Retrain in a process of its own."""
-        return self.place.run(stage, *self.settings, *overrides)
+        return self.place.run("retrain", *self.settings, *overrides)
 
     def outcome(self, *overrides: str) -> str:
         """Retrain, and return what came of it."""
@@ -115,25 +112,12 @@ class Factory:
         files = sorted(self.place.root.glob("outputs/retrain/*/result.json"))
         return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 
-    def kill(self, seconds: float, *overrides: str) -> Ran:
-        """Retrain, and kill the process after some seconds; it may be done by then."""
-        process = self.place.start("retrain", *self.settings, *overrides)
-        end = time.monotonic() + seconds
-        while process.code is None and time.monotonic() < end:
-            time.sleep(0.01)
-        if process.code is None:
-            process.send_signal(signal.SIGKILL)
-        return Ran(process.wait(60), process.output)
-
-    def kill_at(self, file: str, *overrides: str) -> Ran:
-        """Retrain, and kill the process as soon as a new file is in the output directory."""
-        before = set(self.place.root.glob(f"outputs/retrain/*/{file}"))
-        process = self.place.start("retrain", *self.settings, *overrides)
-        while not set(self.place.root.glob(f"outputs/retrain/*/{file}")) - before:
-            assert process.code is None, process.output
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        return Ran(process.wait(60), process.output)
+    def die(self, place: str, when: str, *overrides: str) -> Ran:
+        """Retrain, and be killed at a place in the code: before or after a call of ``module:Class.method``."""
+        arguments = ["retrain", *self.settings, *overrides]
+        ran = self.place.run_function(partial(die_at, place, when, arguments))
+        assert ran.code == -signal.SIGKILL, ran.output
+        return ran
 
     def check(self, retrainings: int) -> None:
         """Make sure that nothing is lost, nothing is there twice, and nothing is there by half.

@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
-from graftline.data.version import DatasetVersion
 from graftline.evaluation.comparison import Comparison, PairedComparison, ScoredModel
 from graftline.evaluation.evaluation import EvaluationResult
 from graftline.evaluation.grid import GridRow
@@ -17,11 +15,8 @@ from graftline.evaluation.predictions import Predictions
 from graftline.evaluation.slices import Slice
 from graftline.report.content import (
     Calibrated,
-    ExplainedMistake,
-    Explanations,
     MembersAndCrops,
     Missing,
-    NearImage,
     PictureFile,
     Report,
     Training,
@@ -50,11 +45,8 @@ def made_result(predictions: Predictions) -> EvaluationResult:
     return EvaluationResult(predictions, scores, notes_on(predictions, scores), 100.0)
 
 
-def made_report(predictions: Predictions, version: DatasetVersion, folder: Path) -> Report:
+def made_report(predictions: Predictions, folder: Path) -> Report:
     """Return a report that has every section."""
-    wrong = int(np.flatnonzero(predictions.predicted != predictions.labels)[0])
-    training = version.samples("train").paths
-    heat = np.zeros((24, 30, 3), np.uint8)
     Image.new("RGB", (640, 480), "orange").save(folder / "sheet.png")
     picture = PictureFile(folder / "sheet.png", "The augmentation", f"A picture of {EVIL}.")
     return Report(
@@ -67,7 +59,6 @@ def made_report(predictions: Predictions, version: DatasetVersion, folder: Path)
         slices=[Slice("stratum", EVIL, 30, MIDDLE, 0.95, 0.01), Slice("brightness", "low", 30, MIDDLE, 0.7, 1.0)],
         members_and_crops=MembersAndCrops(_rows(), ["one", "two"], ["It gains."], [picture]),
         comparison=_comparison(),
-        explanations=Explanations({wrong: ExplainedMistake(heat, [NearImage(training[0], EVIL)])}, "By Grad-CAM."),
         training=Training(*_epochs(), ["All but the head is frozen."], [picture]),
         notes=[f"A note on {EVIL}."],
         missing=[Missing("What more labels would bring", "make learning-curve")],

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -73,7 +74,11 @@ class Workplace:
 
     def run(self, stage: str, *overrides: str, timeout: float = 300) -> Ran:
         """Run a stage in a process of its own, which has its imports done."""
-        process = self.start(stage, *overrides)
+        return self.run_function(partial(_run_stage, [stage, *overrides]), timeout)
+
+    def run_function(self, target: Callable[[], int], timeout: float = 300) -> Ran:
+        """Run a function in such a process."""
+        process = self._start(target)
         return Ran(process.wait(timeout), process.output)
 
     def run_command(self, stage: str, *overrides: str, timeout: float = 300) -> Ran:
@@ -103,9 +108,12 @@ class Workplace:
 
     def start(self, stage: str, *overrides: str) -> WarmProcess:
         """Start a stage in a process of its own, which has its imports done."""
+        return self._start(partial(_run_stage, [stage, *overrides]))
+
+    def _start(self, target: Callable[[], int]) -> WarmProcess:
         descriptor, output = tempfile.mkstemp()  # not in the folder, of which tests look at everything
         os.close(descriptor)
-        return WarmProcess(partial(_run_stage, [stage, *overrides]), self.root, self.environment(), Path(output))
+        return WarmProcess(target, self.root, self.environment(), Path(output))
 
     def interrupt(self, pattern: str, stage: str, *overrides: str) -> str:
         """Run a stage, press Ctrl-C as soon as there is a file like ``pattern``, and return the output."""

@@ -27,6 +27,8 @@ from graftline.pipeline.cli.validate import validate
 from graftline.pipeline.cli.wording import worded
 from graftline.pipeline.stage import Stage, StageResult
 
+SINGLE = ("schedule",)  # stages that write down or install one thing of a name
+
 
 @dataclass(frozen=True)
 class ComposedStage:
@@ -141,6 +143,11 @@ def _jobs(stage: str, overrides: Sequence[str]) -> list[ComposedStage]:
         jobs = gather(stage, overrides, checked)
     else:
         jobs = [(compose_config(stage, lines), lines) for lines in checked.jobs]
+    if len(jobs) > 1 and stage in SINGLE:
+        raise UserError(
+            f"These overrides ask for {len(jobs)} {stage}s, of which each would replace the one before: give each key "
+            "one value, and make others by calls of their own, each with a job.name."
+        )
     root = output_directory(stage, checked.jobs[0], of_several=len(jobs) > 1)
     return [
         ComposedStage(stage, *job, root / str(number) if len(jobs) > 1 else root) for number, job in enumerate(jobs)

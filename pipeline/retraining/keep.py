@@ -4,6 +4,7 @@ Three kinds of things grow with each retraining: output directories, the checkpo
 come to their end, and cached activations. None of them is part of a registered model, whose bundle MLflow keeps.
 """
 
+import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -173,11 +174,22 @@ def _is_used(path: Path) -> bool:
 
 def _used(path: Path) -> float:
     """Return when something was last written into an output directory, seconds since 1970."""
-    return max((file.stat().st_mtime for file in [path, *path.iterdir()]), default=0.0)
+    try:
+        return max(file.lstat().st_mtime for file in [path, *path.iterdir()])
+    except FileNotFoundError:  # something was removed at this moment
+        return time.time()
 
 
 def _size(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file() and not file.is_symlink())
+    return sum(_bytes(Path(folder, name)) for folder, _, names in os.walk(path) for name in names)
+
+
+def _bytes(file: Path) -> int:
+    """Return the bytes of a file, or of a link itself; 0 of one that is gone by now."""
+    try:
+        return file.lstat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def summarize(leftovers: Sequence[Leftover]) -> str:

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import subprocess
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -28,8 +30,11 @@ class Notify:
     seconds: float = 10.0
 
     def __post_init__(self) -> None:
-        if self.url is not None and urlsplit(self.url).scheme not in ("http", "https"):
-            raise UserError(f"Notify.url={self.url} is no web address: give one that begins with http:// or https://.")
+        if self.url is not None and not _is_address(self.url):
+            raise UserError(
+                f"Notify.url={self.url} is no web address: give one that begins with http:// or https://, with a host "
+                "and without blanks."
+            )
         if not 0 < self.seconds < 1e6:  # also catches NaN
             raise UserError(f"Notify.seconds is {self.seconds}, it must be above 0.")
 
@@ -39,7 +44,7 @@ class Notify:
         if self.command is not None:
             try:
                 self._run(self.command, content)
-                say(f"Notified: {self.command}")
+                say("Notified: notify.command")  # the line itself may hold a token
             except (OSError, subprocess.SubprocessError) as error:
                 warn(f"notify.command has failed ({_reason(error)}): the result is not affected.")
         if self.url is not None:
@@ -47,7 +52,7 @@ class Notify:
             try:
                 self._post(self.url, content)
                 say(f"Notified: {host}")
-            except (OSError, ValueError) as error:  # urllib's are OSErrors
+            except (OSError, ValueError, HTTPException) as error:  # urllib's are OSErrors
                 warn(f"notify.url at {host} was not reached ({first_line(error)}): the result is not affected.")
 
     def _run(self, command: str, content: bytes) -> None:
@@ -65,6 +70,20 @@ class Notify:
         request = urllib.request.Request(url, data=content, headers={"Content-Type": "application/json"}, method="POST")  # noqa: S310 - checked above
         with urllib.request.urlopen(request, timeout=self.seconds):  # noqa: S310 - likewise
             pass
+
+
+def _is_address(url: str) -> bool:
+    """Tell whether something is a web address that can be asked.
+
+    >>> _is_address("https://host:8080/hook?x=1"), _is_address("https:///hook"), _is_address("http://host:port/")
+    (True, False, False)
+    """
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # it is read only now
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and re.search(r"[\s\x00-\x1f\x7f]", url) is None
 
 
 def _reason(error: Exception) -> str:

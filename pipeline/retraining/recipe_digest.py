@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import graftline
-from graftline.files import digest
+from graftline.files import digest, sha256_file
 from graftline.tracking.environment import MAIN_LIBRARIES
 
 # packages whose code decides what a training gives; the rest shows, tracks or serves it
-CODE = ("augment", "backbones", "bundle", "data", "evaluation", "execution.py", "features", "freezing", "training")
+CODE = (
+    *("augment", "backbones", "bundle", "data", "evaluation", "execution.py", "features", "freezing", "training"),
+    # of the stages, what trains a model and what it learns after that
+    *("pipeline/train.py", "pipeline/winner.py", "pipeline/retraining/challengers.py"),
+    *("pipeline/trained_bundle.py", "pipeline/calibration.py"),
+)
 # nodes that do not: who is told, where it is tracked, when it happens; images have a digest of their own
 OTHERS = {"data", "name", "tracking"}
 
@@ -24,7 +29,16 @@ def recipe_digest(config: Mapping[str, Any], start: str) -> str:
         start: what trainings begin with.
     """
     used = {key: value for key, value in config.items() if key not in OTHERS}
-    return digest({"config": used, "start": start, "code": _code_digest(), "libraries": _libraries()})
+    weights = _weights_digest(used.get("backbone", {}).get("file"))
+    return digest(
+        {"config": used, "start": start, "weights": weights, "code": _code_digest(), "libraries": _libraries()}
+    )
+
+
+def _weights_digest(file: str | None) -> str | None:
+    """Return a digest of a file of weights, which may become another one of the same name; None where there is none."""
+    path = None if file is None else Path(file).expanduser()
+    return sha256_file(path) if path is not None and path.is_file() else None
 
 
 def _code_digest() -> str:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,16 @@ class Situation:
     @cached_property
     def version(self) -> DatasetVersion:
         """The images, read, checked and split now."""
-        return with_parent(self.data, self.tracking).run(NEEDED).version
+        return with_parent(self._data, self.tracking).run(NEEDED).version
+
+    @property
+    def _data(self) -> Ingest:
+        """Return what reads the images: they keep their splits, also on a machine that has not seen the last ones."""
+        before = self._before
+        if self.data.parent != "newest" or before is None or self._directory(before.digest).is_dir():
+            return self.data
+        say(f"Dataset version {before.digest} was trained on elsewhere: images keep the splits that they have in it.")
+        return replace(self.data, parent=str(before.directory))
 
     @cached_property
     def key(self) -> str:
@@ -78,7 +87,27 @@ class Situation:
         before = self._before
         return None if before is None else Changes.between(before, self.version)
 
-    @property
+    @cached_property
+    def settled(self) -> Retraining | None:
+        """A retraining on the same images, settings and code, after which another one would change nothing; or None.
+
+        It was the last one, or its model is in use, or was and was rolled back.
+        """
+        known = self.retrainings.decided(self.key)
+        if known is None or self.last is None:
+            return None
+        return known if known.run_id == self.last.run_id or self._is_settled(known.version) else None
+
+    def _is_settled(self, version: int | None) -> bool:
+        from graftline.tracking.promotions import Promotions  # with MLflow
+
+        if version is None:
+            return False
+        if self.champion is not None and self.champion.version == version:
+            return True
+        return Promotions(self.tracking, self.model).read().rollback_of(version) is not None
+
+    @cached_property
     def _before(self) -> DatasetVersion | None:
         """Return the images of the last retraining, or of the champion's training, or those that these grew from."""
         if self.last is not None and self.last.dataset_digest is not None:
@@ -88,8 +117,12 @@ class Situation:
         return None
 
     def _load(self, dataset_digest: str, run_id: str) -> DatasetVersion:
-        here = Path(self.data.directory) / self.data.dataset_name() / dataset_digest
+        here = self._directory(dataset_digest)
         return DatasetVersion.load(here if here.is_dir() else self.tracking.registry().dataset(run_id))
+
+    def _directory(self, dataset_digest: str) -> Path:
+        """Return where a version of the data set is on this machine, if it is here."""
+        return Path(self.data.directory) / self.data.dataset_name() / dataset_digest
 
     def why_not_due(self, when: str | None) -> str | None:
         """Return why nothing is to be done yet, in words; None if it is due."""

@@ -9,8 +9,9 @@ from scipy.special import log_softmax as scipys_log_softmax
 from scipy.special import softmax as scipys_softmax
 
 from graftline.augment.crops import cut
+from graftline.bundle.decision import Decision
 from graftline.bundle.grid import Grid, log_mean, log_softmax
-from graftline.bundle.predictor import Predictor
+from graftline.bundle.predictor import Predictor, softmax
 from graftline.data.decoding import PLAIN
 from graftline.errors import UserError
 from graftline.execution import Execution
@@ -85,6 +86,18 @@ def test_each_cell_is_the_mean_over_its_own_crops(member: Predictor, pictures: l
                 expected = scipys_softmax(logits, axis=1).mean(axis=0)[order]
                 actual = scipys_softmax(found[number, column, row])
                 np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+def test_decisions_are_those_of_the_members_whatever_their_order_of_classes(
+    member: Predictor, pictures: list[np.ndarray]
+) -> None:
+    for decision in (Decision(thresholds=(0.9, 0.1, 0.4)), Decision(costs=((0, 1, 9), (1, 0, 1), (1, 2, 0)))):
+        turned = replace(other(member), decision=decision)
+        both = grid(member, turned, crops=("1",))
+        assert both.decisions[0] == member.decision
+        found = both.decisions[1].answer(softmax(both.logits(pictures)[1, 0]))
+        expected = decision.answer(turned.predict(pictures))
+        assert [both.class_names[number] for number in found] == [turned.class_names[number] for number in expected]
 
 
 def test_unreadable_images_are_passed_over_or_named(member: Predictor, pictures: list[np.ndarray]) -> None:

@@ -22,6 +22,10 @@ def test_each_training_image_is_left_out_once(color_folder: Path, tmp_path: Path
         assert set(kept.sha256) < whole
         assert {len(whole) // 3 - len(kept.labels[kept.labels == one]) for one in range(3)} <= {2, 3}, "of each class"
         left_out += whole - set(kept.sha256)
+        assert sum(part.counts()["train"].values()) == len(kept.paths)
+        assert part.counts()["test"] == version.counts()["test"]
+        assert part.split_digests["train"] != version.split_digests["train"]
+        assert part.test_digest == version.test_digest
         for split in ("validation", "test"):
             assert part.samples(split).sha256 == version.samples(split).sha256
     assert sorted(left_out) == sorted(whole)

@@ -2,7 +2,7 @@
 
 import json
 import os
-import signal
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,12 +12,15 @@ import pytest
 from factory import NAME, Factory
 from workplace import Workplace
 
+from graftline.data.version import DatasetVersion
 from graftline.tracking.lease import Lease
 
+FEW, MORE = "trainer.max_epochs=6", "trainer.max_epochs=60"
 NOTHING_NEW = """
 import sys
 from graftline.pipeline.__main__ import main
 assert main(sys.argv[1:]) == 0
+assert main([*sys.argv[1:], "retrain.when=new_images>=50 or age>=30d"]) == 0
 print("loaded:", *sorted({"torch", "pytorch_lightning", "timm", "albumentations", "sklearn"} & set(sys.modules)))
 """
 
@@ -35,19 +38,21 @@ def test_a_year(factory: Factory) -> None:
     _shuffled_labels_are_refused(factory)
     _images_that_cannot_be_seen_are_not_removed_ones(factory)
     _a_new_class_arrives(factory)
-    _it_is_rolled_back(factory)
+    _it_is_rolled_back_and_its_class_goes(factory)
+    _history_tells_the_story(factory)
     _others_are_at_it(factory)
     _what_is_old_is_removed(factory)
 
 
 def _the_first_model_becomes_champion(factory: Factory) -> None:
     factory.paint(20)
-    killed = factory.kill_at("fresh/checkpoints/last.ckpt", "trainer.max_epochs=6")
-    assert killed.code == -signal.SIGKILL
-    ran = factory.retrain("trainer.max_epochs=6", "notify.command=cat > told.json", "notify.url=http://127.0.0.1:9/")
+    killed = factory.die("pytorch_lightning:Trainer.save_checkpoint", "after 3", FEW)
+    assert "epoch   3 of 6" not in killed.output
+    ran = factory.retrain(FEW, "notify.command=cat > told.json", "notify.url=http://127.0.0.1:9/")
     assert ran.code == 0, ran.output
     assert "Going on with run" in ran.output
     assert "goes on with run" in ran.output, "its training, too"
+    assert "epoch   1 of 6" not in ran.output
     assert "is killed" not in ran.output
     assert ran.result["outcome"] == "promoted", ran.output
     told = json.loads((factory.place.root / "told.json").read_text())
@@ -57,11 +62,11 @@ def _the_first_model_becomes_champion(factory: Factory) -> None:
 
 
 def _nothing_heavy_is_loaded_where_nothing_is_new(factory: Factory) -> None:
-    command = [sys.executable, "-c", NOTHING_NEW, "retrain", *factory.settings, "trainer.max_epochs=6"]
+    command = [sys.executable, "-c", NOTHING_NEW, "retrain", *factory.settings, FEW]
     environment = factory.place.environment()
     done = subprocess.run(command, cwd=factory.place.root, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert factory.results()[-1]["outcome"] == "nothing new"
+    assert [result["outcome"] for result in factory.results()[-2:]] == ["nothing new", "not due"]
     assert done.stdout.splitlines()[-1] == "loaded:"
 
 
@@ -69,20 +74,22 @@ def _a_better_one_takes_its_place(factory: Factory) -> None:
     before = factory.newest.table()
     tested = set(before.loc[before["split"] == "test", "sha256"])
     factory.paint(10)
-    assert factory.outcome("retrain.when=new_images>=50 or age>=30d") == "not due"
-    when = "retrain.when=new_images>=30 and age<1d"
-    killed = factory.kill_at("promote/verdict.json", "retrain.start=both", when)
-    assert killed.code == -signal.SIGKILL
+    typed = (FEW, "retrain.start=both", "retrain.when=new_images>=30 and age<1d")
+    killed = factory.die("graftline.tracking.promotions:Promotions.append", "after", *typed)
     assert "30 new images" in killed.output
     after = factory.newest.table().query("split != 'test'")
     new = len(set(after["sha256"]) - set(before["sha256"]))
     assert f"Running the frozen network once: {new}\n" in killed.output, "the new ones, and no other"
     assert "with their own head, which is for the same classes" in killed.output, "the warm start"
-    ran = factory.retrain("retrain.start=both", when)
-    assert "The challenger with a warm start was trained before" in ran.output
-    assert "Epoch" not in ran.output
+    champion = factory.champion
+    assert champion is not None
+    assert champion.version == 1, "it was decided, and the alias has not moved"
+    ran = factory.retrain(*typed)
+    for start in ("fresh", "warm"):
+        assert f"The challenger with a {start} start was trained before" in ran.output
+    assert "of 6: train loss" not in ran.output
     assert ran.result["outcome"] == "promoted", ran.output
-    assert ran.result["start"] in ("fresh", "warm")
+    assert ran.result["start"] == "warm", "it goes on where the other one ended"
     assert tested < set(factory.newest.samples("test").sha256), "the test split has grown and lost nothing"
 
 
@@ -91,7 +98,7 @@ def _shuffled_labels_are_refused(factory: Factory) -> None:
     for folder, other in zip(folders, folders[1:] + folders[:1], strict=True):
         for file in sorted(folder.glob("*.png"))[:20]:
             file.rename(other / f"shuffled-{file.name}")
-    ran = factory.retrain()
+    ran = factory.retrain(FEW)
     assert ran.code == 0, ran.output
     assert "images with another label, in the split that they were in" in ran.output
     assert (ran.result["outcome"], ran.result["champion"]) == ("refused", 2)
@@ -101,6 +108,7 @@ def _shuffled_labels_are_refused(factory: Factory) -> None:
 
 
 def _images_that_cannot_be_seen_are_not_removed_ones(factory: Factory) -> None:
+    versions = factory.versions
     away = factory.images.rename(factory.place.root / "unmounted")
     factory.images.mkdir()
     ran = factory.retrain("notify.command=cat > told.json")
@@ -122,44 +130,66 @@ def _images_that_cannot_be_seen_are_not_removed_ones(factory: Factory) -> None:
     assert "retrain.allow_shrink=true" in ran.output
     for file in hidden.glob("*/*"):
         file.rename(factory.images / file.parent.name / file.name)
-    assert factory.newest is not None
+    assert factory.versions == versions, "nothing was trained"
 
 
 def _a_new_class_arrives(factory: Factory) -> None:
+    champion = factory.champion
+    assert champion is not None
+    before = DatasetVersion.load(factory.registry.dataset(champion.uri))
     factory.paint(24, "yellow")
-    longer = "trainer.max_epochs=200"  # than the champion, which went on from the one before it
-    killed = factory.kill_at("fresh/bundle/bundle.json", longer)
-    assert "new: class 'yellow', so that the head is a new one" in killed.output
-    ran = factory.retrain(longer)
+    ran = factory.retrain(MORE)
     assert ran.code == 0, ran.output
-    assert "its bundle was saved before the run was interrupted" in ran.output
+    for split in ("train", "validation", "test"):
+        assert set(before.samples(split).sha256) <= set(factory.newest.samples(split).sha256), "who came back is there"
+    assert "new: class 'yellow', so that the head is a new one" in ran.output
     assert (ran.result["outcome"], ran.result["champion"]) == ("promoted", 4), ran.output
-    factory.check(4)
 
 
-def _it_is_rolled_back(factory: Factory) -> None:
+def _it_is_rolled_back_and_its_class_goes(factory: Factory) -> None:
     ran = factory.place.run("rollback", f"model={NAME}", "reason=yellow is not wanted")
     assert ran.code == 0, ran.output
     champion = factory.champion
     assert champion is not None
     assert champion.version == 2
-    assert factory.outcome("trainer.max_epochs=200") == "nothing new", "what was rolled back does not come back"
+    assert factory.outcome(MORE) == "nothing new", "what was rolled back does not come back"
+    shutil.rmtree(factory.images / "yellow")
     factory.paint(6)
-    killed = factory.kill_at("warm/result.json", "retrain.start=warm")
-    assert killed.code == -signal.SIGKILL
-    ran = factory.retrain("retrain.start=warm")
+    refused = factory.retrain(FEW)
+    assert refused.code == 1
+    assert "All images of the class 'yellow' are gone: nothing is trained" in refused.output.splitlines()[-1]
+    typed = (FEW, "retrain.start=warm", "retrain.allow_shrink=true")
+    killed = factory.die("graftline.pipeline.train:Train._save_bundle", "after", *typed)
+    assert "gone with all of its images: class 'yellow'" in killed.output
+    ran = factory.retrain(*typed)
     assert ran.code == 0, ran.output
-    assert "The challenger with a warm start was trained before" in ran.output
+    assert "its bundle was saved before the run was interrupted" in ran.output
+    assert "of 6: train loss" not in ran.output
+    assert (ran.result["outcome"], ran.result["champion"]) == ("promoted", 5), ran.output
+    factory.check(5)
+
+
+def _history_tells_the_story(factory: Factory) -> None:
     history = factory.place.run("history", f"model={NAME}")
     assert history.code == 0, history.output
-    factory.check(5)
+    assert "The chain holds: 6 lines" in history.output
+    lines = [json.loads(line) for line in (history.directory / "ledger.jsonl").read_text().splitlines()]
+    told = [(line["kind"], line["version"], line["after"]) for line in lines]
+    assert told == [
+        ("promoted", 1, 1),
+        ("promoted", 2, 2),
+        ("refused", 3, 2),
+        ("promoted", 4, 4),
+        ("rolled back", 2, 2),
+        ("promoted", 5, 5),
+    ]
 
 
 def _others_are_at_it(factory: Factory) -> None:
     lease = Lease(factory.registry.uri, NAME, factory.place.root / "another-machine", "The retraining of colors")
     lease.acquire()
     with lease:
-        ran = factory.retrain("retrain.wait=1")
+        ran = factory.retrain("retrain.wait=0.1")
         assert (ran.code, ran.result["outcome"]) == (0, "held")
         assert f"(process {os.getpid()})" in ran.output
     away = factory.retrain("tracking=server", "tracking.uri=http://127.0.0.1:9")
@@ -186,4 +216,4 @@ def _what_is_old_is_removed(factory: Factory) -> None:
     used = {factory.registry.version(f"models:/{NAME}@{alias}").run_id for alias in ("champion", "previous")}
     for run in (factory.place.mlflow.get_run(str(run_id)) for run_id in used):
         assert Path(run.data.tags["graftline.output_dir"], "checkpoints", "best.ckpt").is_file()
-    assert factory.outcome("retrain.start=warm") == "nothing new", "it goes on with what is left"
+    assert factory.outcome(FEW, "retrain.start=warm") == "nothing new", "it goes on with what is left"

@@ -1,7 +1,7 @@
 """Comparisons: paired, whatever the order of images and classes; refused where they would compare other things."""
 
 from collections.abc import Callable
-from dataclasses import astuple, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from benchmarks.comparison import classifiers, coverage, false_alarms, power
 from graftline.errors import UserError
 from graftline.evaluation.bootstrap import multiplicities
-from graftline.evaluation.comparison import Comparison, compare, compare_accuracy
+from graftline.evaluation.comparison import Comparison, compare
 from graftline.evaluation.metrics import score
 from graftline.evaluation.predictions import Predictions
 
@@ -89,16 +89,6 @@ def test_the_order_of_images_and_classes_does_not_matter() -> None:
 
 def test_weights_are_those_of_the_first() -> None:
     assert "accuracy_weighted" in compare(made(), resamples=100).rows[0].differences
-
-
-def test_accuracies_alone_are_compared_with_the_same_outcome() -> None:
-    for seed in range(5):
-        one, other = made(seed=seed).items()
-        models = dict([one, (other[0], in_other_order(other[1]))])
-        (row,) = compare(models, resamples=200, seed=seed).rows
-        found = compare_accuracy(models, resamples=200, seed=seed)
-        assert (found.won, found.lost, found.p_value, found.verdict) == (row.won, row.lost, row.p_value, row.verdict)
-        assert astuple(found.difference) == pytest.approx(astuple(row.differences["accuracy"]))
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "log_loss", "auroc"])

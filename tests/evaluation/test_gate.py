@@ -9,11 +9,13 @@ import pytest
 from benchmarks.promotion import SKILL, contestants, guards_hold, results
 from graftline.bundle.decision import Decision
 from graftline.errors import UserError
-from graftline.evaluation.comparison import compare
+from graftline.evaluation.comparison import Metric, compare
 from graftline.evaluation.contestant import Contestant, TestImages, frequencies, given_common_classes
 from graftline.evaluation.gate import Gate, GateResult, examine
 from graftline.evaluation.gate_guards import Guard
+from graftline.evaluation.metrics import Interval
 from graftline.evaluation.paired import accuracy_difference, measure_both
+from graftline.evaluation.primary import _why_not
 
 GATE = Gate(resamples=200)
 
@@ -71,6 +73,33 @@ def test_what_the_deciding_score_must_show(gate: Gate, skills: tuple[float, floa
     images, champion, challenger = made(skills, seed=4)
     result = examine(gate, images, challenger, champion)
     assert result.guards[0].reason.startswith(reason)
+
+
+@pytest.mark.parametrize("metric", ["log_loss", "accuracy", "auroc"])
+def test_a_score_that_is_not_a_number_refuses(metric: Metric) -> None:
+    images, champion, challenger = made((1.0, 1.4))
+    broken = challenger.logits.copy()
+    broken[:2] = np.nan
+    gate = replace(GATE, metric=metric)
+    refused = examine(gate, images, replace(challenger, logits=broken), champion)
+    told = "It gives probabilities that are not numbers for 2 of 400 test images: its training has diverged."
+    assert refused.reasons[0] == told
+    assert refused.guards[0].challenger == "not a number"
+    (reason, *_) = examine(gate, images, champion, replace(challenger, logits=broken)).reasons
+    assert reason.startswith("version 2 gives probabilities that are not numbers for 2 of 400 test images: force the")
+    nowhere = Interval(float("nan"), float("nan"), float("nan"))
+    assert _why_not(metric, "not_worse", 0.1, nowhere, 0.5, "version 1"), "nor does a difference that is none"
+
+
+def test_a_class_of_few_images_is_not_compared_and_that_is_said() -> None:
+    images, champion, challenger = made((1.0, 1.4))
+    yes = np.flatnonzero(images.labels == "yes")
+    for keep, looked_at in ((9, False), (10, True)):
+        labels = images.labels.copy()
+        labels[yes[keep:]] = "no"
+        result = examine(GATE, replace(images, labels=labels), challenger, champion)
+        assert ("class yes" in [one.name for one in result.guards]) == looked_at
+        assert ("; the recall of yes is not compared, with fewer than 10 images." in result.compared) != looked_at
 
 
 def test_the_first_model_must_be_better_than_the_frequencies_of_the_classes() -> None:

@@ -5,6 +5,7 @@ import pytest
 from made_predictions import predictions_of
 from sklearn.metrics import accuracy_score, log_loss
 
+from graftline.bundle.decision import Decision
 from graftline.bundle.predictor import softmax
 from graftline.evaluation.grid import compare, frontier, mean_over
 from graftline.evaluation.metrics import score
@@ -36,6 +37,15 @@ def test_rows_are_scikit_learns_scores_of_the_mean_probabilities() -> None:
         assert row.milliseconds == times[list(row.members), column].sum()
     first = rows[0].accuracy_gain
     assert (first.value, first.low, first.high) == (0, 0, 0)
+
+
+def test_each_row_answers_by_the_decision_of_its_members() -> None:
+    logits, labels = grid_logits(2, 1, 80, 3)
+    own, ours = Decision(thresholds=(0.8, 0.1, 0.1)), Decision(costs=((0, 1, 1), (9, 0, 1), (9, 1, 0)))
+    rows = compare(logits, labels, ["1"], np.ones((2, 1)), 100, decisions={(1,): own, (0, 1): ours})
+    mean = mean_over(logits[:, 0], [0, 1])
+    answers = [logits[0, 0].argmax(axis=1), own.answer(softmax(logits[1, 0])), ours.answer(softmax(mean))]
+    assert [row.accuracy.value for row in rows] == pytest.approx([accuracy_score(labels, one) for one in answers])
 
 
 def test_intervals_are_those_of_the_other_scores() -> None:

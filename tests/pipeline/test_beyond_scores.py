@@ -1,7 +1,7 @@
 """What a training tells of its test beyond the scores: where it is worse, and whether it beats an earlier one."""
 
-import html
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -79,9 +79,17 @@ def test_the_slices_and_the_earlier_model_are_told_after_the_scores(
     assert table["images"].sum() == 2 * 90
     assert "slices" in first.figures
     page = first.report.read_text(encoding="utf-8")
+    assert said.count("Images for the report: ") == 1
     assert "On which images it is worse" in page
     assert "▼ worse</span> aspect <b>1.5</b>" in page
     assert "figures/slices.png" in {item.path for item in place.mlflow.list_artifacts(first.run_id, "figures")}
+    assert "test/slices.csv" in {item.path for item in place.mlflow.list_artifacts(first.run_id, "test")}
+    card = (first.bundle / "README.md").read_text(encoding="utf-8")
+    assert "Surely worse, of 4 slices that were looked at: aspect 1.5 (" in card
+    assert re.search(r"\| aspect 1\.5 \| \d+ \| .* % \| .* to .* % \|", card)
+    assert 'id="comparison"' not in page
+    assert "compare runs=" in page
+    assert "explain bundle=" in page
 
     second = train("name=second", "seed=1", "trainer.max_epochs=1", "optim.lr=1e-9")
     said = " ".join(capsys.readouterr().out.split())
@@ -89,7 +97,11 @@ def test_the_slices_and_the_earlier_model_are_told_after_the_scores(
     assert (compared["reference"], compared["verdict"]) == (first.run_id, "worse")
     sentence = "Against the best earlier model, first: accuracy -"
     assert sentence in said
-    assert html.escape(sentence) in second.report.read_text(encoding="utf-8")
+    page = second.report.read_text(encoding="utf-8")
+    assert 'id="comparison"' in page
+    assert "each model against the best earlier model, first." in page
+    assert re.search(r'<th scope="row">this model</th>.*<td>worse</td></tr>', page)
+    assert "compare runs=" not in page, "it was compared"
     again = compose("compare", [f"runs={first.run_id},{second.run_id}", "resamples=100"]).run()
     assert again.metrics["accuracy_difference/second"] == pytest.approx(compared["difference"]), "as make compare"
 
@@ -102,8 +114,20 @@ def test_the_slices_and_the_earlier_model_are_told_after_the_scores(
     assert earlier.to_json()["reference"] == "models:/mixed/1"
     assert compare_with_earlier(of_first, version, tracking, 100, 0) is None, "that is the champion itself"
     assert compare_with_earlier(replace(of_second, split_digest="elsewhere"), version, tracking, 100, 0) is None
+    with pytest.raises(IndexError):  # a fault of the program is not hushed up
+        compare_with_earlier(of_second, version, tracking, 0, 0)
     broken = Tracking(uri=f"sqlite:///{place.root}/nothing.db")
     assert compare_with_earlier(of_second, version, broken, 100, 0) is None, "a training does not fail by that"
     told = " ".join(capsys.readouterr().out.split())
     assert "There is no comparison with the champion mixed/1, which was tested on other images" in told
     assert "The model is not compared with an earlier one: There is no tracking database" in told
+
+
+def test_a_model_that_is_not_registered_is_compared_with_none(
+    train: Callable[..., TrainResult], place: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A search or an ensemble trains many such, none of which is to replace another."""
+    assert place.mlflow.search_model_versions(), "there is one to compare with"
+    result = train("seed=2", "trainer.max_epochs=1", "tracking.register=false")
+    assert "compared_with" not in written(result)
+    assert "Against" not in capsys.readouterr().out

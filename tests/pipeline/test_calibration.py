@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
+from manifest import manifest
 
 from conftest import COLORS, paint
 from graftline.backbones.backbone import Backbone
@@ -19,16 +19,19 @@ from graftline.pipeline.calibration import Wanted, adjust
 
 
 def make_version(folder: Path, validation: int, training: int = 3) -> DatasetVersion:
-    rows = []
-    for number in range(validation + training):
-        label, color = list(COLORS.items())[number % 3]
-        path = folder / f"{number}.png"
-        paint(color, number, size=16).save(path)
-        split = "validation" if number < validation else "train"
-        rows.append((str(path), label, split, None, None, None, sha256_file(path), 16, 16))
-    columns = ["path", "label", "split", "group", "weight", "stratum", "sha256", "width", "height"]
-    version, _ = write_version(folder, "squares", pd.DataFrame(rows, columns=columns), tuple(sorted(COLORS)))
-    return version
+    paths, count = [], validation + training
+    for number in range(count):
+        paths.append(folder / f"{number}.png")
+        paint(list(COLORS.values())[number % 3], number, size=16).save(paths[-1])
+    table = manifest(
+        [list(COLORS)[number % 3] for number in range(count)],
+        ["validation"] * validation + ["train"] * training,
+        path=[str(path) for path in paths],
+        sha256=[sha256_file(path) for path in paths],
+        width=16,
+        height=16,
+    )
+    return write_version(folder, "squares", table, tuple(sorted(COLORS)))[0]
 
 
 @pytest.fixture

@@ -2,25 +2,39 @@
 
 import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from html import unescape
 from pathlib import Path
+from typing import Any, cast
 
 import mlflow
 import numpy as np
 import pandas as pd
 import pytest
 import timm
+import torch
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
+from scipy.optimize import minimize_scalar
+from sklearn.metrics import log_loss
+from torch import nn
 from workplace import TINY, Workplace
 
+from graftline.bundle.calibration import UNCALIBRATED, Calibration
 from graftline.bundle.ensemble import Ensemble
 from graftline.bundle.grid import Grid
+from graftline.bundle.layout import read_description
 from graftline.bundle.predictor import Predictor, softmax
+from graftline.bundle.save import change_answers, save_bundle
+from graftline.bundle.soup import load_networks
 from graftline.errors import UserError
 from graftline.features.store import ActivationStore
 from graftline.pipeline.cli import compose
-from graftline.pipeline.ensemble import EnsembleResult
+from graftline.pipeline.ensemble_result import EnsembleResult
+from graftline.pipeline.train_result import MOST_PROBABLE_ANSWER, NOT_TESTED
+from graftline.report.grid_tables import sentence
+from graftline.tracking.names import BUNDLE_DIGEST
 
 MODEL = [*TINY, "trainer.max_epochs=1"]
 
@@ -88,6 +102,40 @@ def test_it_is_registered_as_one_model_and_its_members_are_not(made: EnsembleRes
     assert {one.data.tags["graftline.stage"] for one in children} == {"train"}
 
 
+def test_its_run_says_what_it_is_and_its_report_how_it_answers(made: EnsembleResult, place: Workplace) -> None:
+    run = place.mlflow.get_run(made.run_id)
+    assert run.info.run_name == "ensemble of 2 x test_efficientnet 32 px + test_efficientnet 48 px, mirror"
+    assert run.data.tags[BUNDLE_DIGEST] == made.predictor.digest
+    gain = f"Over its best member with one crop: {sentence(made.rows[-1], made.rows[0])}"
+    for text in ("right** (", "\n    - 33 %: test_efficientnet 48 px, ", gain, "**Again**: `graftline ensemble "):
+        assert text in run.data.tags["mlflow.note.content"]
+    page = unescape(made.report.read_text())
+    for text in (gain, MOST_PROBABLE_ANSWER, "On which images the model is worse", " sets=0.95</code>"):
+        assert text in page
+
+
+def test_without_test_images_it_is_reported_and_registered_all_the_same(
+    run: Callable[..., EnsembleResult], place: Workplace
+) -> None:
+    apart = ["data.directory=untested", "tracking.experiment=untested"]
+    made = run(*MODEL, "members=2", "choose=soup", "data.split.test=0", *apart)
+    page = unescape(made.report.read_text())
+    for text in (
+        NOT_TESTED,
+        "Soup of 2 x test_efficientnet 32 px, 1 crop on colors0",
+        f", {made.directory}/members/1; test_efficientnet 32 px, {made.directory}/members/2<",
+    ):
+        assert text in page
+    assert "compare runs=" not in page
+    found = place.mlflow.get_run(made.run_id)
+    assert found.data.tags[BUNDLE_DIGEST] == made.predictor.digest
+    assert found.data.tags["mlflow.note.content"].startswith("Not tested")
+    assert "report.html" in {item.path for item in place.mlflow.list_artifacts(made.run_id)}
+    card = (made.bundle / "README.md").read_text()
+    assert "# Soup of 2 on colors0" in card
+    assert "- One network, whose weights are the mean of those of 2 networks (a soup), on 1 crop of each image:" in card
+
+
 def test_every_stage_takes_it_as_one_model(
     made: EnsembleResult, run: Callable[..., EnsembleResult], color_folder: Path, place: Workplace
 ) -> None:
@@ -111,10 +159,22 @@ def test_every_stage_takes_it_as_one_model(
         run(f"runs={made.run_id}")
 
 
-def test_greedy_takes_what_helps_and_keeps_to_its_time(run: Callable[..., EnsembleResult]) -> None:
+def test_greedy_takes_what_helps_and_keeps_to_its_time(
+    run: Callable[..., EnsembleResult], made: EnsembleResult
+) -> None:
     chosen = run("runs=best:3", "crops=5", "tracking.register=false")
-    assert chosen.selection.loss <= min(chosen.selection.alone)
-    assert json.loads((chosen.bundle / "bundle.json").read_text())["crops"] == "5"
+    samples, saved = made.version.samples("validation"), chosen.predictor
+    assert isinstance(saved, Ensemble)
+    together = replace(saved, calibration=UNCALIBRATED).predict(samples.paths)
+    alone = [
+        Ensemble((one,), ("",), (1.0,), "5", {}, saved.decoding).predict(samples.paths)
+        for one in (Predictor.from_directory(made.directory / f"members/{n}/bundle") for n in (1, 2, 3))
+    ]
+    losses = [log_loss(samples.labels, one.astype(float)) for one in alone]
+    assert sorted(chosen.selection.alone) == pytest.approx(sorted(losses), abs=1e-5)
+    loss = log_loss(samples.labels, together.astype(float))
+    assert loss == pytest.approx(chosen.selection.loss, abs=1e-5)
+    assert loss <= min(losses) + 1e-5
     with pytest.raises(UserError, match=r"An ensemble of 0\.001 ms per image cannot be: the fastest member alone"):
         run("runs=best:2", "ms_per_image=0.001")
 
@@ -137,6 +197,23 @@ def test_logits_are_averaged_calibrated_and_served_alike(
     images = [{"image": base64.b64encode(Path(path).read_bytes()).decode()} for path in samples.paths[:3]]
     served = mlflow.pyfunc.load_model(str(source)).predict(pd.DataFrame(images))
     np.testing.assert_allclose(served.iloc[:, 2:5].to_numpy(float), expected[:3], atol=1e-6)
+
+
+def test_the_decision_of_the_average_is_what_its_row_and_its_metrics_have(
+    run: Callable[..., EnsembleResult], place: Workplace
+) -> None:
+    own = ["decision=recall", "decision.class_name=red", "decision.recall=0.75", "tracking.register=false"]
+    made = run("runs=best:2", "choose=all", *own)
+    decision, samples = made.predictor.decision, made.version.samples("test")
+    probabilities = made.predictor.predict(samples.paths)
+    found = decision.answer(probabilities)
+    assert (found != probabilities.argmax(axis=1)).any(), "the decision changes answers"
+    accuracy = made.metrics["accuracy"]["value"]
+    assert accuracy == pytest.approx((found == samples.labels).mean())
+    assert made.rows[-1].accuracy.value == pytest.approx(accuracy)
+    logged = place.mlflow.get_run(made.run_id).data.metrics
+    assert logged["gain/accuracy"] == pytest.approx(accuracy - made.rows[0].accuracy.value)
+    assert made.predictor.card["decision"]["sentence"] in unescape(made.report.read_text())
 
 
 def test_members_leave_other_folds_out_and_share_one_cache(
@@ -174,6 +251,66 @@ def test_a_soup_is_one_network_of_mean_weights(run: Callable[..., EnsembleResult
         run(f"runs={same[0]},{other}", "choose=soup")
 
 
+def shifted(source: Path, target: Path, shift: np.ndarray, temperature: float) -> Path:
+    """Write a bundle with other biases of its head, and a calibration."""
+    predictor, (network,) = Predictor.from_directory(source), load_networks([source])
+    with torch.no_grad():
+        cast(nn.Linear, network.get_submodule("classifier")).bias.add_(torch.from_numpy(shift).float())
+    save_bundle(
+        target,
+        network,
+        timm_name="test_efficientnet",
+        class_names=predictor.class_names,
+        preprocessing=predictor.preprocessing,
+        card=predictor.card,
+        decoding=predictor.decoding,
+    )
+    change_answers(target, calibration=Calibration(temperature))
+    return target
+
+
+def test_a_greedy_soup_takes_what_makes_it_better_however_members_are_calibrated(
+    run: Callable[..., EnsembleResult], made: EnsembleResult, place: Workplace
+) -> None:
+    """The biases of two members lie on both sides of the best ones, those of a third far away."""
+    source, samples = made.directory / "members" / "1" / "bundle", made.version.samples("validation")
+    plain = replace(Predictor.from_directory(source), calibration=UNCALIBRATED)
+    logits, line = plain.logits(samples.paths).astype(float), np.array([1.0, -1.0, 0.0])
+
+    def loss(step: float, temperature: float = 1) -> float:
+        return float(log_loss(samples.labels, softmax((logits + step * line) / temperature)))
+
+    best = minimize_scalar(loss).x
+    temperature = minimize_scalar(lambda given: loss(best, given), bounds=(0.1, 10)).x
+    steps = [best - 0.01, best + 5, best + 0.01]
+    members = [shifted(source, place.root / f"at{step:.2f}", step * line, temperature) for step in steps]
+    assert max(loss(steps[0], temperature), loss(steps[2], temperature)) < loss(best), "calibrated they look better"
+    cooked = run(f"runs={','.join(map(str, members))}", "choose=greedy_soup", "tracking.register=false")
+    assert cooked.selection.alone == pytest.approx([loss(step) for step in [*steps, best]], abs=1e-5)
+    card = read_description(cooked.directory / "soup")["card"]
+    assert sorted(card["soup"]) == sorted(map(str, members[::2]))
+    trained = read_description(source)["card"]
+    for key in ("dataset_digest", "validation_digest", "test_digest"):  # which tell what it may be used with
+        assert card[key] == trained[key]
+
+
+def test_a_soup_classifies_the_validation_images_once_with_each_network(
+    run: Callable[..., EnsembleResult], made: EnsembleResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes, classify = list[tuple[int, int]](), Grid.logits
+
+    def counted(grid: Grid, images: Sequence[str], *rest: Any) -> np.ndarray:
+        if rest[1:]:  # progress is shown: not the few images whose time is taken
+            passes.append((len(grid.members), len(images)))
+        return classify(grid, images, *rest)
+
+    monkeypatch.setattr(Grid, "logits", counted)
+    same = [str(made.directory / "members" / number) for number in ("1", "3")]
+    cooked = run(f"runs={','.join(same)}", "choose=soup", "tracking.register=false")
+    count = len(cooked.version.samples("validation").paths)
+    assert [members for members, images in passes if images == count] == [2, 1]
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -191,6 +328,42 @@ def test_a_soup_is_one_network_of_mean_weights(run: Callable[..., EnsembleResult
 def test_what_does_not_go_together_is_refused_at_once(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         compose("ensemble", overrides)
+
+
+@pytest.mark.parametrize(
+    ("own", "message", "before_images"),
+    [
+        (["backbone.image_size=4", "crops=10"], "test_efficientnet: The crops '10' lie in the corners of", True),
+        (["backbone.image_size=32,48", "choose=soup"], r"averages the weights of one network, .* at 48 px\)", True),
+        (["backbone=efficientnet_lite0,resnet18", "backbone.weights=auto"], "resnet18", True),
+        (
+            ["backbone.image_size=auto,48", "choose=greedy_soup"],
+            r"averages the weights of one network, .* 48 px",
+            False,
+        ),
+        (
+            ["backbone=test_efficientnet,test_vit", "backbone.weights=file", "backbone.file=own.safetensors"],
+            "test_vit",
+            False,
+        ),
+        (["backbone=test_efficientnet,test_vit", "freeze=names", "freeze.frozen=[conv_stem.*]"], "cls_token", False),
+    ],
+)
+def test_members_that_cannot_be_trained_or_averaged_are_refused_before_the_first_is_trained(
+    run: Callable[..., EnsembleResult],
+    place: Workplace,
+    own: list[str],
+    message: str,
+    before_images: bool,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    save_file(timm.create_model("test_efficientnet", num_classes=3).state_dict(), place.root / "own.safetensors")
+    typed = {one.partition("=")[0]: one for one in [*MODEL, "members=2", *own]}.values()
+    with pytest.raises(UserError, match=message):
+        run(*typed, f"data.directory={tmp_path}")
+    assert any(tmp_path.iterdir()) != before_images
+    assert "Member 1 of 2" not in capsys.readouterr().out
 
 
 def test_validation_images_that_do_not_suffice_are_told_before_a_network_runs(

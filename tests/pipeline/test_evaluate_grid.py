@@ -1,8 +1,11 @@
 """Several runs and crops in one evaluation: which models they are, and what is said, drawn and logged of them."""
 
 import json
+import re
+import shlex
 import shutil
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +14,16 @@ import pytest
 from bundles import change_description
 from workplace import TINY, Workplace
 
+from graftline.bundle.decision import Decision
 from graftline.bundle.predictor import Predictor
+from graftline.bundle.save import change_answers
 from graftline.errors import UserError
+from graftline.evaluation.slices import sentence as slices_in_words
 from graftline.pipeline.cli import compose, compose_all
 from graftline.pipeline.compare import CompareResult
+from graftline.pipeline.ensemble_result import EnsembleResult
 from graftline.pipeline.evaluate import EvaluateResult
-from graftline.pipeline.train_result import TrainResult
+from graftline.pipeline.train_result import MOST_PROBABLE_ANSWER, TrainResult
 
 FEW = ("evaluation.resamples=100", "tracking.system_metrics=false")
 
@@ -81,8 +88,23 @@ def test_runs_and_crops_are_compared_on_the_same_images(
     assert run.data.metrics["gain/accuracy"] == pytest.approx(table["accuracy_gain"].iloc[-1])
     files = {item.path for item in place.mlflow.list_artifacts(result.run_id)}
     assert {"grid.csv", "report.html", "figures", "test"} <= files
-    assert "What members and crops bring, and cost" in (directory / "report.html").read_text()
     assert json.loads((directory / "result.json").read_text())["members"] == ids
+    name = trained[0].version.name
+    assert run.info.run_name == f"test_efficientnet 32 px + test_efficientnet 48 px, crops 1, 10 on {name}"
+    for text in (
+        "right** (",
+        f"\n    - test_efficientnet 48 px, {ids[1]}",
+        "2 members x 10 crops: ",
+        "graftline evaluate ",
+    ):
+        assert text in run.data.tags["mlflow.note.content"]
+    page = unescape((directory / "report.html").read_text())
+    for text in ("What members and crops bring, and cost", MOST_PROBABLE_ANSWER, slices_in_words([])):
+        assert text in page
+    (command,) = re.findall("<code>graftline (ensemble .*)</code>", page)
+    made = compose("ensemble", shlex.split(command)[1:]).run()
+    assert isinstance(made, EnsembleResult)
+    assert made.rows[-1].accuracy.value == pytest.approx(table["accuracy"].iloc[-1])
 
 
 def test_the_latest_and_the_best_are_the_same_in_every_stage(
@@ -127,15 +149,41 @@ def test_logits_are_averaged_where_that_is_asked(
 
 
 def test_one_crop_of_one_run_is_the_usual_evaluation_and_trains_nothing(
-    evaluate: Callable[..., EvaluateResult], trained: list[TrainResult]
+    evaluate: Callable[..., EvaluateResult], trained: list[TrainResult], place: Workplace
 ) -> None:
-    result = evaluate(f"runs={trained[0].run_id}")
+    result = evaluate(f"runs={trained[0].run_id}", "hydra.run.dir=outputs/alone")
+    page = unescape((place.root / "outputs" / "alone" / "report.html").read_text())
+    assert Predictor.from_directory(trained[0].bundle).card["calibration"]["sentence"] in page
+    assert f"evaluate bundle={trained[0].run_id} crops=1,5,10</code>" in page
     for name, interval in trained[0].scores.items():
         assert result.metrics[name]["value"] == pytest.approx(interval.value, abs=1e-5)
     with pytest.raises(
         UserError, match=f"Run {result.run_id} has no bundle in .*: take a run that has trained a model"
     ):
         evaluate(f"runs={result.run_id},{trained[0].run_id}")
+
+
+def test_a_decision_is_kept_by_its_own_model_and_said_to_be_left_alone_in_an_average(
+    evaluate: Callable[..., EvaluateResult],
+    trained: list[TrainResult],
+    place: Workplace,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    decided = place.root / "decided"
+    shutil.copytree(trained[0].bundle, decided)
+    change_answers(decided, decision=Decision(thresholds=(1e-6, 1.0, 1.0)))  # nearly always the first class
+    expected = evaluate("bundle=decided").metrics
+    assert expected["accuracy"]["value"] < 0.7
+    for runs in ("runs=decided", f"runs=decided,{trained[1].run_id}"):
+        result = evaluate(runs, f"hydra.run.dir=outputs/{runs.count(',')}")
+        table = pd.read_csv(place.root / "outputs" / str(runs.count(",")) / "grid.csv")
+        assert table["accuracy"][0] == pytest.approx(expected["accuracy"]["value"])
+        assert table["accuracy"].iloc[-1] == pytest.approx(result.metrics["accuracy"]["value"])
+        warned = "The members' own decisions are left alone" in " ".join(capsys.readouterr().out.split())
+        assert warned == ("," in runs)
+        if not warned:
+            assert result.metrics.keys() == expected.keys()
+            assert all(result.metrics[name] == pytest.approx(expected[name], abs=1e-5) for name in expected)
 
 
 @pytest.mark.parametrize(

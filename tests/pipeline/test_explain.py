@@ -13,8 +13,11 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from workplace import TINY, Ran, Workplace
 
+from graftline.bundle.ensemble import save_ensemble
 from graftline.bundle.layout import find_damage, read_description
 from graftline.bundle.predictor import Predictor
+from graftline.data.folds import without_fold
+from graftline.data.version import DatasetVersion
 
 COLORED = ("data=folder", "data.path=photos", "data.license=cc0-1.0")
 
@@ -109,6 +112,20 @@ def test_mistakes_are_explained_again_alike(place: Workplace, trained: Ran) -> N
     for name in ("explanations.csv", "explanations.png"):
         assert (once.directory / name).read_bytes() == (again.directory / name).read_bytes()
     assert "Running the frozen network" not in again.output  # the activations are there
+    table = pd.read_csv(once.directory / "explanations.csv")
+    near = table[["near_1", "near_2", "near_3"]]
+    assert not near.isna().any(axis=None)
+    assert not near.eq(table["path"], axis=0).any(axis=None), "an image is no example of itself"
+
+
+def test_an_image_that_was_left_out_of_the_training_is_no_example(place: Workplace, trained: Ran) -> None:
+    part = place.run("train", *COLORED, *TINY, "train.fold=1/2", "trainer.max_epochs=1", "tracking.register=false")
+    told = place.run("explain", f"bundle={part.directory}", "split=validation", "accelerator=cpu")
+    assert told.code == 0, told.output
+    version = DatasetVersion.load(next((place.root / "data/photos").glob("*/manifest.parquet")).parent)
+    seen = set(without_fold(version, "1/2").samples("train").paths)
+    table = pd.read_csv(told.directory / "explanations.csv")
+    assert set(table[["near_1", "near_2", "near_3"]].stack()) <= seen
 
 
 def test_what_cannot_be_explained_is_told_first(place: Workplace, trained: Ran) -> None:
@@ -118,3 +135,7 @@ def test_what_cannot_be_explained_is_told_first(place: Workplace, trained: Ran) 
     told = place.run("explain", f"bundle={trained.directory}", "directory=elsewhere")
     assert told.code == 1
     assert "was trained on is not in elsewhere/photos/" in told.output
+    ensemble = save_ensemble(place.root / "ensemble", [trained.directory / "bundle"] * 2, (0.5, 0.5), "1", {})
+    told = place.run("explain", f"bundle={ensemble}")
+    assert told.code == 1
+    assert "is an ensemble: explain one of its members, such as" in " ".join(told.output.split())

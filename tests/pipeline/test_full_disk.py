@@ -1,25 +1,14 @@
 """A full disk, for which a limit on the size of files stands in: one sentence, and nothing that is half there."""
 
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
+import json
 from pathlib import Path
 
 import pytest
+from full_disk import files_up_to
 from workplace import TINY, Workplace
 
 from graftline.errors import no_room
 from graftline.pipeline.__main__ import main
-
-
-@contextmanager
-def files_up_to(size: int) -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize(
@@ -54,6 +43,25 @@ def test_a_training_on_a_full_disk(
     if file == "checkpoints":
         assert statuses == {"FAILED"}
         assert main([*typed, "tracking.register=false"]) == 0, "afterwards the same command does its work"
+
+
+def test_a_retraining_on_a_full_disk(
+    workplace: Workplace, color_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(workplace.root)
+    data = ["data=folder", f"data.path={color_folder}", "data.name=colors"]
+    typed = ["retrain", *data, *TINY, "backbone=test_resnet", "trainer.max_epochs=1"]
+    with files_up_to(2_000_000):  # too little for its checkpoints
+        assert main(typed) == 1
+    output = capsys.readouterr().out
+    assert "make room on the disk" in output.strip().splitlines()[-1]
+    assert "raceback" not in output
+    (file,) = workplace.root.glob("outputs/retrain/*/result.json")
+    assert json.loads(file.read_text())["outcome"] == "failed"
+    assert [one.name for one in workplace.mlflow.search_registered_models()] == [], "no version, no lease"
+    assert main(typed) == 0
+    assert "Going on with run" in capsys.readouterr().out
+    assert [one.name for one in workplace.mlflow.search_registered_models()] == ["colors"]
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-import pandas as pd
 import pytest
+from manifest import manifest
 from workplace import Workplace
 
 from graftline.data.ingest import Ingest
@@ -16,18 +16,11 @@ from graftline.tracking.tracking import Tracking
 
 
 def made_up(folder: Path, indices: range, parent: DatasetVersion | None = None) -> DatasetVersion:
-    table = pd.DataFrame(
-        {
-            "path": [f"/images/{index}.png" for index in indices],
-            "label": ["ab"[index % 2] for index in indices],
-            "split": ["train" if index % 3 else "test" for index in indices],
-            "group": None,
-            "weight": float("nan"),
-            "stratum": None,
-            "sha256": [f"{index:064x}" for index in indices],
-            "width": 8,
-            "height": 8,
-        }
+    table = manifest(
+        ["ab"[index % 2] for index in indices],
+        ["train" if index % 3 else "test" for index in indices],
+        path=[f"/images/{index}.png" for index in indices],
+        sha256=[f"{index:064x}" for index in indices],
     )
     return write_version(folder, "set", table, ("a", "b"), parent=parent)[0]
 

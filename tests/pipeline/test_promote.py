@@ -1,95 +1,20 @@
-"""Promote, history and rollback as a user runs them: what is decided and kept, and what becomes of a killed one."""
+"""Promote, history and rollback as a user runs them: what is decided and kept."""
 
 import json
-import shutil
-import signal
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import mlflow.pyfunc
-import pandas as pd
 import pytest
-from dying import die_at
+from dusk import GATE, aliases, crown, decisions, promote, run
 from mlflow import MlflowClient
-from mlflow.entities import Run as MlflowRun
-from warm_process import WarmProcess
 from workplace import TINY, Workplace
 
-from conftest import paint
-from graftline.data.version import DatasetVersion, write_version
 from graftline.errors import UserError
-from graftline.evaluation.gate import Gate
-from graftline.pipeline import examination
-from graftline.pipeline.cli import compose
 from graftline.pipeline.examination import Examination, Examined
-from graftline.pipeline.promote import Promote, PromoteResult, Verdict
-from graftline.pipeline.stage import StageResult
-from graftline.tracking.ledger import Decision, find_break
+from graftline.pipeline.promote import Promote, Verdict
 from graftline.tracking.names import BUNDLE_DIGEST, DATASET_DIGEST, TEST_DIGEST
-from graftline.tracking.promotions import OvertakenError, Promotions, author, now
+from graftline.tracking.promotions import OvertakenError, Promotions
 from graftline.tracking.tracking import Tracking
-
-COLORS = {"blue": (90, 100, 130), "red": (130, 95, 90)}
-QUICK = "gate.resamples=100"
-
-
-@pytest.fixture(scope="module")
-def trained(make_workplace: Callable[[str], Workplace]) -> Iterator[Workplace]:
-    """A model that has not learned anything, and then a good one."""
-    place = make_workplace("promote")
-    for number, (name, color) in enumerate(COLORS.items()):
-        (place.root / "dusk" / name).mkdir(parents=True)
-        for index in range(60):
-            paint(color, 1000 * number + index).save(place.root / "dusk" / name / f"{index:02}.png")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place.root)
-        for name, typed in (("weak", ["optim.lr=1e-9"]), ("good", ["trainer.max_epochs=6"])):
-            data = ["data=folder", f"data.path={place.root}/dusk"]
-            compose("train", [*TINY, *data, f"name={name}", *typed]).run(place.root / "outputs" / name)
-        yield place
-
-
-@pytest.fixture
-def place(trained: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workplace:
-    """A folder of its own with the two versions, whose files are shared."""
-    shutil.copyfile(trained.root / "mlflow.db", tmp_path / "mlflow.db")
-    monkeypatch.chdir(tmp_path)
-    return Workplace(tmp_path)
-
-
-@pytest.fixture
-def client(place: Workplace) -> MlflowClient:
-    return place.mlflow
-
-
-def run(stage: str, *typed: str) -> StageResult:
-    return compose(stage, typed).run()
-
-
-def promote(*typed: str) -> Verdict:
-    result = run("promote", QUICK, *typed)
-    assert isinstance(result, PromoteResult)
-    return result.verdict
-
-
-def crown(version: int) -> None:
-    """Make a version champion without a gate."""
-    promotions = Promotions(Tracking(), "dusk", Path("ledger"))
-    standing = promotions.read_sound()
-    made = Decision("dusk", "promoted", version, standing.champion, version, author(), now())
-    promotions.finish(promotions.append(standing, made))
-
-
-def aliases(client: MlflowClient) -> dict[str, str]:
-    return {name: str(number) for name, number in client.get_registered_model("dusk").aliases.items()}
-
-
-def decisions(client: MlflowClient) -> list[MlflowRun]:
-    experiment = client.get_experiment_by_name("dusk promotions")
-    assert experiment is not None
-    return list(client.search_runs([experiment.experiment_id]))
 
 
 def test_a_story(place: Workplace, client: MlflowClient, capsys: pytest.CaptureFixture[str]) -> None:
@@ -175,35 +100,6 @@ def test_the_champion_is_a_bundle_wherever_one_is_asked_for(
     assert served.metadata.model_id in str(Promotions(Tracking(), "dusk").read().version(1).source)
 
 
-@pytest.mark.parametrize(
-    ("where", "when", "is_decided"),
-    [
-        ("graftline.pipeline.examination:Examination._contestant", "after", False),
-        ("graftline.tracking.promotions:Promotions.append", "before", False),
-        ("graftline.tracking.promotions:Promotions.append", "after", True),
-        ("mlflow.tracking.client:MlflowClient.set_registered_model_alias", "after 2", True),  # after that of "previous"
-    ],
-)
-def test_a_gate_that_is_killed_leaves_the_champion_and_finishes_when_run_again(
-    place: Workplace, client: MlflowClient, where: str, when: str, is_decided: bool
-) -> None:
-    crown(1)
-    typed = ["promote", QUICK, "version=2"]
-    process = WarmProcess(partial(die_at, where, when, typed), place.root, place.environment(), place.root / "out.txt")
-    assert process.wait(200) == -signal.SIGKILL, process.output
-    assert aliases(client)["champion"] == "1", "the old champion stays"
-    assert find_break(Promotions(Tracking(), "dusk").read().lines) is None
-
-    verdict = promote("version=2")
-    assert verdict.promoted
-    assert verdict.is_new is not is_decided
-    assert aliases(client) == {"champion": "2", "previous": "1"}
-    standing = Promotions(Tracking(), "dusk").read()
-    assert [line.decision.kind for line in standing.lines] == ["promoted", "promoted"], "nothing twice"
-    runs = decisions(client)
-    assert "RUNNING" not in {one.info.status for one in runs}, "the dead one is marked"
-
-
 def test_two_at_once_one_wins_and_the_other_is_told(
     place: Workplace, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,7 +109,7 @@ def test_two_at_once_one_wins_and_the_other_is_told(
         examined = examine(self)
         if "rival" not in done:
             done.append("rival")
-            done.append(Promote(Tracking(), Gate(resamples=100), "dusk", 2).decide(place.root / "rival"))
+            done.append(Promote(Tracking(), GATE, "dusk", 2).decide(place.root / "rival"))
         return examined
 
     done: list[object] = []
@@ -221,7 +117,7 @@ def test_two_at_once_one_wins_and_the_other_is_told(
     with pytest.raises(
         OvertakenError, match=r"^The champion of dusk or this version was decided on meanwhile \(promoted "
     ):
-        Promote(Tracking(), Gate(resamples=100), "dusk", 1, force="so").decide(place.root / "ours")
+        Promote(Tracking(), GATE, "dusk", 1, force="so").decide(place.root / "ours")
     assert isinstance(done[1], Verdict)
     assert aliases(client)["champion"] == "2"
     assert len(Promotions(Tracking(), "dusk").read().lines) == 1
@@ -233,11 +129,11 @@ def test_a_refusal_that_comes_between_changes_nothing(place: Workplace, monkeypa
     def beside(self: Examination) -> Examined:
         examined = examine(self)
         if self.challenger.version == 2:
-            Promote(Tracking(), Gate(resamples=100), "dusk", 1).decide(place.root / "beside")
+            Promote(Tracking(), GATE, "dusk", 1).decide(place.root / "beside")
         return examined
 
     monkeypatch.setattr(Examination, "run", beside)
-    verdict = Promote(Tracking(), Gate(resamples=100), "dusk", 2).decide(place.root / "ours")
+    verdict = Promote(Tracking(), GATE, "dusk", 2).decide(place.root / "ours")
     assert (verdict.promoted, verdict.line.number) == (True, 2)
 
 
@@ -258,6 +154,32 @@ def test_a_bundle_that_was_changed_is_refused_on_record(place: Workplace, client
         assert aliases(client)["champion"] == "1"
     finally:
         file.write_text(content)
+    assert promote().promoted, "nothing was compared before, so that it is examined anew"
+
+
+def test_a_refusal_whose_figures_were_cut_is_known(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    crown(2)
+    whole = promote("version=1", "gate.margin=0.2").line
+    monkeypatch.setattr("graftline.tracking.promotions.MOST_LETTERS", len(whole.text) - 100)
+    refused = promote("version=1")
+    assert refused.line.decision.figures is None
+    assert promote("version=1").line == refused.line
+
+
+def test_a_clock_that_was_moved_back(
+    place: Workplace, client: MlflowClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The order is that of the lines: also for what is rolled back, and for who is told of it."""
+    crown(1)
+    crown(2)
+    monkeypatch.setattr("graftline.pipeline.rollback.now", lambda: "1999-01-01T00:00:00+00:00")
+    assert run("rollback").facts["version"] == 1
+    assert run("history").facts["champion"] == 1
+    told = capsys.readouterr().out
+    assert "The chain holds: 3 lines" in told
+    assert "1999-01-01 00:00" in told
+    refused = promote("version=2")
+    assert refused.reasons[-1].startswith("Version 2 was champion and was rolled back (line 3 of the ledger)")
 
 
 @pytest.mark.parametrize(
@@ -268,9 +190,16 @@ def test_a_bundle_that_was_changed_is_refused_on_record(place: Workplace, client
             ["tracking.uri=http://127.0.0.1:9"],
             r"^The tracking server .* does not answer \(connection refused",
         ),
+        (
+            "rollback",
+            ["tracking.uri=http://127.0.0.1:9"],
+            r"^The tracking server .* does not answer \(connection refused",
+        ),
         ("promote", ["model=cats"], r"^There is no registered model 'cats': there is dusk\.$"),
         ("promote", ["version=7"], r"^The registered model 'dusk' has no version 7: there are 1, 2\.$"),
         ("promote", ["force=' '"], r"^force is empty: give the reason, which the ledger keeps\.$"),
+        ("promote", [f"force={'ж' * 1001}"], r"^force has 1,001 characters, the ledger has room for 1,000: give a sho"),
+        ("rollback", [f"reason={'ж' * 1001}"], r"^reason has 1,001 characters, the ledger has room for 1,000: give a "),
         ("promote", ["gate.resamples=5"], r"^gate.resamples is 5, too few for a 95 % interval: use at least 100"),
         ("rollback", [], r"^dusk has no champion before this that is still registered: give a version as to\.$"),
         ("history", [], r"^Nothing was decided on dusk yet: `graftline promote model=dusk` does\.$"),
@@ -296,43 +225,3 @@ def test_a_history_that_was_changed_is_shown_and_told(
     ):
         run("history")
     assert "Champions of dusk" in capsys.readouterr().out
-
-
-def versions(tmp_path: Path, *tables: pd.DataFrame) -> list[DatasetVersion]:
-    return [
-        write_version(tmp_path / str(number) / "pets", "pets", table, ("cat", "dog"))[0]
-        for number, table in enumerate(tables)
-    ]
-
-
-def test_test_images_that_are_gone_or_relabeled(tmp_path: Path) -> None:
-    splits = ["train"] * 10 + ["test"] * 20
-    table = pd.DataFrame(
-        {
-            "path": [str(tmp_path / "images" / f"{index:02}.png") for index in range(30)],
-            "label": ["cat", "dog"] * 15,
-            "split": splits,
-            "group": None,
-            "weight": float("nan"),
-            "stratum": None,
-            "sha256": [f"{index:064x}" for index in range(30)],
-            "width": 8,
-            "height": 8,
-        }
-    )
-    shuffled = table.assign(label=["cat", "dog"] * 5 + ["dog", "cat"] * 10)
-    fewer = table.iloc[:19]
-    more = pd.concat([table, table.assign(sha256=lambda rows: "a" + rows["sha256"].str[1:], path=table["path"] + "x")])
-    before, same, other, gone, grown = versions(tmp_path, table, table, shuffled, fewer, more)
-    assert examination._same_test(before, same, 0.1)[0].passed
-    assert examination._same_test(before, grown, 0.1)[0].passed
-    (guard,) = examination._same_test(before, other, 0.1)
-    assert guard.reason.startswith(
-        "Of the 20 images that tested the champion 0 are gone and 20 have another label, 100"
-    )
-    (guard,) = examination._same_test(before, gone, 0.1)
-    assert guard.difference == "11 gone, 0 relabeled"
-    assert not guard.passed
-    assert examination._same_test(None, gone, 0.1) == []
-    moved = replace(before)
-    assert examination._seen(moved, ["0" * 63 + "1", f"{15:064x}"]).tolist() == [True, False]

@@ -1,17 +1,24 @@
 """The parts of a retraining: when it is due, what has changed, who is told, what is kept, and what it does not load."""
 
+import ast
 import json
 import os
+import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
 import pytest
+from manifest import manifest
+from one_answer import answering
 
+import graftline
 from graftline.data.ingest import Ingest
 from graftline.data.sources.folder import Folder
 from graftline.data.split import Split
@@ -19,11 +26,12 @@ from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.features.store import ActivationStore
 from graftline.pipeline.cli import compose
+from graftline.pipeline.retrain import Retrain
 from graftline.pipeline.retraining.changes import Changes
 from graftline.pipeline.retraining.keep import Keep, find_leftovers
 from graftline.pipeline.retraining.notify import Notify
 from graftline.pipeline.retraining.options import RetrainOptions
-from graftline.pipeline.retraining.recipe_digest import recipe_digest
+from graftline.pipeline.retraining.recipe_digest import CODE, recipe_digest
 from graftline.pipeline.retraining.situation import require_images
 from graftline.pipeline.retraining.trigger import NAMES, Trigger
 from graftline.tracking.models_in_use import UsedRun
@@ -80,12 +88,9 @@ def made_version(tmp_path: Path, labels: dict[str, str]) -> DatasetVersion:
     """Return a version with a table of its own: content → label."""
     from graftline.data.version import write_version
 
-    rows = [
-        (f"/images/{sha}.png", label, ("train", "validation", "test")[number % 3], None, None, None, sha, 8, 8)
-        for number, (sha, label) in enumerate(sorted(labels.items()))
-    ]
-    columns = ["path", "label", "split", "group", "weight", "stratum", "sha256", "width", "height"]
-    return write_version(tmp_path, "pets", pd.DataFrame(rows, columns=columns), tuple(sorted(set(labels.values()))))[0]
+    shas, names = zip(*sorted(labels.items()), strict=True)
+    splits = [("train", "validation", "test")[number % 3] for number in range(len(shas))]
+    return write_version(tmp_path, "pets", manifest(names, splits, sha256=shas), tuple(sorted(set(labels.values()))))[0]
 
 
 def test_changes_are_told_with_what_follows_from_them(tmp_path: Path) -> None:
@@ -158,6 +163,26 @@ def test_a_web_address_and_a_command_are_told(
     assert json.loads((tmp_path / "told.json").read_text()) == expected
 
 
+def test_who_answers_something_else_costs_a_warning_too(capsys: pytest.CaptureFixture[str]) -> None:
+    with answering(b"SSH-2.0-OpenSSH_9.2\r\n") as url:
+        Notify(url=url).tell({"outcome": "promoted"})
+    assert "! notify.url at 127.0.0.1 was not reached (SSH-2.0-OpenSSH_9" in capsys.readouterr().out
+
+
+def test_what_may_hold_a_token_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with answering(b"HTTP/1.0 204 No Content\r\n\r\n") as url:
+        Notify(command="true secret", url=url).tell({"outcome": "promoted"})
+    assert capsys.readouterr().out == "Notified: notify.command\nNotified: 127.0.0.1\n"
+
+
+@pytest.mark.parametrize(
+    "url", ["host", "ftp://host/", "http:///hook", "http://host:port/", "http://host/a b", "http://[::1/"]
+)
+def test_what_is_no_web_address_is_refused(url: str) -> None:
+    with pytest.raises(UserError, match=r"Notify\.url=.* is no web address"):
+        Notify(url=url)
+
+
 @pytest.mark.parametrize(
     ("notify", "warning"),
     [
@@ -167,9 +192,7 @@ def test_a_web_address_and_a_command_are_told(
     ],
 )
 def test_who_does_not_answer_costs_a_warning(notify: Notify, warning: str, capsys: pytest.CaptureFixture[str]) -> None:
-    began = time.monotonic()
     notify.tell({"outcome": "promoted"})
-    assert time.monotonic() - began < 5
     assert f"! {warning}" in capsys.readouterr().out
 
 
@@ -180,21 +203,94 @@ def test_mistakes_are_found_before_anything_is_read() -> None:
         compose("retrain", ["notify.url=host"])
     with pytest.raises(UserError, match=r"tracking\.register"):
         compose("retrain", ["debug=fast"])
+    with pytest.raises(UserError, match=r"gate\.margin is -1, it must be a share"):
+        compose("retrain", ["gate.margin=-1"])
     for wrong in ({"wait": -1.0}, {"max_shrink": 1.0}, {"max_shrink": float("nan")}):
         with pytest.raises(UserError, match="RetrainOptions"):
             RetrainOptions(**wrong)  # type: ignore[arg-type]
 
 
-def test_what_a_retraining_depends_on_and_what_not() -> None:
-    def recipe(*overrides: str) -> str:
-        stage = compose("retrain", ["data=folder", "data.path=photos", *overrides]).stage
-        return str(stage._recipe)  # type: ignore[attr-defined]
+def composed(*overrides: str) -> Retrain:
+    stage = compose("retrain", ["data=folder", "data.path=photos", *overrides]).stage
+    assert isinstance(stage, Retrain)
+    return stage
 
-    plain = recipe()
-    assert recipe("name=x", "tracking=server", "retrain.when=age>1d", "notify.command=true", "keep.days=3") == plain
-    changed = [recipe(one) for one in ("seed=1", "backbone=resnet50", "gate.margin=0.3", "retrain.start=both")]
-    assert len({plain, *changed}) == 5
+
+def test_the_gate_looks_at_models_where_they_are_trained() -> None:
+    promotion = composed("trainer=cpu", "gate.margin=0.3")._promotion("models:/pets/7")
+    assert (promotion.model, promotion.version, promotion.accelerator) == ("pets", 7, "cpu")
+    assert promotion.gate.margin == 0.3
+
+
+def test_what_a_retraining_depends_on_and_what_not() -> None:
+    stage = composed()
+    same: list[dict[str, Any]] = [
+        {"name": "x"},
+        {"tracking": {**stage.tracking, "uri": "http://host"}},
+        {"retrain": {**stage.retrain, "when": "age>1d"}},
+        {"notify": {**stage.notify, "command": "true"}},
+        {"keep": {**stage.keep, "days": 3}},
+        {"gate": {**stage.gate, "margin": 0.3}},  # make promote decides by it, on the model that there is
+    ]
+    assert {replace(stage, **one)._recipe for one in same} == {stage._recipe}
+    others: list[dict[str, Any]] = [
+        {"seed": 1},
+        {"backbone": {**stage.backbone, "name": "resnet50"}},
+        {"retrain": {**stage.retrain, "start": "both"}},
+    ]
+    assert len({stage._recipe, *(replace(stage, **one)._recipe for one in others)}) == 4
     assert recipe_digest({"a": 1}, "fresh") != recipe_digest({"a": 2}, "fresh")
+
+
+def test_another_file_of_weights_of_the_same_name_is_another_recipe(tmp_path: Path) -> None:
+    config = {"backbone": {"file": str(tmp_path / "weights.safetensors")}}
+    found = {recipe_digest(config, "fresh")}
+    for content in (b"1", b"2"):
+        (tmp_path / "weights.safetensors").write_bytes(content)
+        found.add(recipe_digest(config, "fresh"))
+    assert len(found) == 3
+
+
+def test_a_change_of_what_trains_is_another_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "graftline"
+    shutil.copytree(Path(graftline.__file__).parent, root, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(graftline, "__file__", str(root / "__init__.py"))
+    found = [recipe_digest({}, "fresh")]
+    for name in ("pipeline/train.py", "pipeline/retraining/challengers.py", "training/fit.py", "backbones/backbone.py"):
+        with (root / name).open("a") as file:
+            file.write("#\n")
+        found.append(recipe_digest({}, "fresh"))
+    assert len(set(found)) == len(found)
+    for name in ("report/style.py", "serving/check.py", "pipeline/promote.py"):
+        (root / name).write_text("")
+    assert recipe_digest({}, "fresh") == found[-1], "what shows, tracks and serves is none of it"
+
+
+# modules of stages that a training uses to find, show and track, and that change nothing of the model
+BESIDE = {
+    *("beyond_scores", "bundle_source", "contender", "earlier_model", "further_process", "missing", "model_card"),
+    *("parent", "program", "run_choice", "run_directory", "run_log", "run_setup", "scoring", "slices", "stage"),
+    *("train_result", "retraining.options", "retraining.trigger"),
+}
+
+
+def test_no_module_that_trains_is_forgotten() -> None:
+    """All that a challenger's training imports of the stages is part of the recipe, or known to be none of it."""
+    found, left = set[str](), ["retraining.challengers"]
+    folder = Path(str(files("graftline.pipeline")))
+    while left:
+        found.add(name := left.pop())
+        tree = ast.parse((folder / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8"))
+        imported = {
+            node.module.removeprefix("graftline.pipeline.")
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("graftline.pipeline.")
+        }
+        left += imported - found
+    part = {
+        name.removeprefix("pipeline/").removesuffix(".py").replace("/", ".") for name in CODE if "pipeline/" in name
+    }
+    assert found - BESIDE == part
 
 
 def make_output(path: Path, days: float, *, finished: bool = True) -> Path:
@@ -234,3 +330,31 @@ def test_what_is_old_goes_and_what_is_needed_stays(tmp_path: Path) -> None:
     )
     assert (old[1] / "checkpoints").is_dir()
     assert not (young / "checkpoints").exists()
+
+
+def test_a_link_that_leads_nowhere_is_a_file_like_any_other(tmp_path: Path) -> None:
+    old = make_output(tmp_path / "outputs" / "train" / "2020", days=100)
+    for name in ("latest", "checkpoints/latest"):
+        (old / name).symlink_to(tmp_path / "gone")
+    for one in [old, *old.iterdir()]:
+        os.utime(one, (time.time() - 100 * DAY,) * 2, follow_symlinks=False)
+    keep = Keep(runs=0, outputs=str(tmp_path / "outputs"))
+    (found,) = find_leftovers(keep, [], ActivationStore(tmp_path / "cache", 1e9))
+    assert found.path == old
+    assert found.bytes == 3000 + 2 * len(str(tmp_path / "gone"))
+
+
+def test_what_loses_a_file_at_this_moment_is_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_output(tmp_path / "outputs" / "train" / "2020", days=100)
+    monkeypatch.setattr(Path, "iterdir", _with_one_that_is_gone(Path.iterdir))
+    assert (
+        find_leftovers(Keep(runs=0, outputs=str(tmp_path / "outputs")), [], ActivationStore(tmp_path / "c", 1e9)) == []
+    )
+
+
+def _with_one_that_is_gone(listed: Callable[[Path], Iterator[Path]]) -> Callable[[Path], Iterator[Path]]:
+    def iterdir(folder: Path) -> Iterator[Path]:
+        yield from listed(folder)
+        yield folder / "gone"
+
+    return iterdir

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,66 @@ DAEMON = shutil.which("cron", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 # tables of its own: the daemon reads no other, and no other daemon reads these
 ALONE = """
 mount -t tmpfs none /var/spool/cron/crontabs && mount -t tmpfs none /etc/cron.d && mount -t tmpfs none /run &&
-: > {empty} && mount --bind {empty} /etc/crontab && exec {cron} -f
+: > {empty} && mount --bind {empty} /etc/crontab && echo ready && exec {cron} -f
 """
+
+
+@dataclass(frozen=True)
+class Cron:
+    """A real cron daemon in a mount namespace of its own.
+
+    Attributes:
+        place: where its runs run.
+        begin: what to put before a command to run it there.
+    """
+
+    place: Workplace
+    begin: list[str]
+
+    def run(self, *overrides: str) -> str:
+        """Run the stage as a user of this cron, and return what it prints."""
+        command = [*self.begin, *self.place.command("schedule", *overrides)]
+        done = subprocess.run(command, env=self.place.environment(), capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+
+def can_unshare() -> bool:
+    return subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _installed(
+    request: pytest.FixtureRequest, color_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cron | None]:
+    """A schedule of every minute, which begins before the other tests: cron's minute is theirs too."""
+    wanted = any(item.name == test_cron_fires_a_run_within_a_minute.__name__ for item in request.session.items)
+    if not wanted or DAEMON is None or os.geteuid() != 0 or shutil.which("unshare") is None or not can_unshare():
+        yield None
+        return
+    folder = tmp_path_factory.mktemp("cron")
+    place = Workplace(folder / "50% of it's $HOME")
+    shutil.copytree(color_folder, images := place.root / "colors (100%)")
+    script = ALONE.format(empty=shlex.quote(str(folder / "empty")), cron=DAEMON)
+    command = ["unshare", "--mount", "sh", "-c", script]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"  # from now on no table but its own is in reach
+    cron = Cron(place, ["nsenter", f"--mount=/proc/{process.pid}/ns/mnt", f"--wdns={place.root}"])
+    typed = [*TINY, "trainer.max_epochs=1", "data=folder", f"data.path={images}"]
+    cron.run("every=* * * * *", "install=true", "job.name=colors", *typed)
+    yield cron
+    process.kill()
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    process.wait()
+
+
+@pytest.fixture
+def fired(_installed: Cron | None) -> Cron:
+    if _installed is None:
+        pytest.skip("needs cron, and root who may have a mount namespace: on Debian, apt-get install cron")
+    return _installed
 
 
 @pytest.fixture
@@ -60,12 +119,33 @@ def test_other_engines_get_their_files(folder: Path, engine: str, capsys: pytest
 
 
 @pytest.mark.parametrize(
+    ("typed", "mounted"),
+    [
+        (["data=folder", "data.path=/images/photos.v2"], "/images/photos.v2"),
+        (["data=table", "data.path=/images/labels"], "/images"),
+        (["data=archive", "data.path=/images/pets.tar.gz"], "/images"),
+    ],
+)
+def test_a_pod_has_the_folder_with_the_images(folder: Path, typed: list[str], mounted: str) -> None:
+    assert main(["schedule", "every=hourly", "engine=kubernetes", *typed]) == 0
+    spec = yaml.safe_load((last(folder) / "cronjob.yaml").read_text())["spec"]["jobTemplate"]["spec"]["template"][
+        "spec"
+    ]
+    mounts = {mount["name"]: mount["mountPath"] for mount in spec["containers"][0]["volumeMounts"]}
+    assert mounts["images"] == mounted
+
+
+@pytest.mark.parametrize(
     ("overrides", "message"),
     [
         ([], "every is not given: write hourly, "),
         (["every=Mon 25:00"], "every=Mon 25:00: 25:00 is no time of day from 00:00 to 23:59; write hourly, "),
         (["every=hourly", "engine=kubernetes", "install=true"], "install: kubectl apply --filename cronjob.yaml"),
         (["every=hourly", "engine=at"], "engine=at: must be cron or systemd or kubernetes"),
+        (
+            ["every=hourly", "seed=0,1"],
+            "These overrides ask for 2 schedules, of which each would replace the one before",
+        ),
     ],
 )
 def test_a_mistake_is_told_in_a_sentence(
@@ -97,48 +177,14 @@ def test_a_password_stays_out(
     assert "MLFLOW_TRACKING_URI=http://server:5000 " in capsys.readouterr().out
 
 
-def can_unshare() -> bool:
-    return subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0
-
-
-@pytest.fixture
-def cron(tmp_path: Path) -> Iterator[list[str]]:
-    """A real cron daemon in a mount namespace of its own; what to put before a command to run it there."""
-    script = ALONE.format(empty=shlex.quote(str(tmp_path / "empty")), cron=DAEMON)
-    process = subprocess.Popen(["unshare", "--mount", "sh", "-c", script], stderr=subprocess.PIPE)
-    yield ["nsenter", f"--mount=/proc/{process.pid}/ns/mnt"]
-    process.kill()
-    assert process.stderr is not None
-    assert process.stderr.read() == b""
-    process.wait()
-
-
-@pytest.mark.skipif(
-    DAEMON is None or os.geteuid() != 0 or shutil.which("unshare") is None or not can_unshare(),
-    reason="needs cron, and root who may have a mount namespace: on Debian, apt-get install cron",
-)
-def test_cron_fires_a_run_within_a_minute(color_folder: Path, tmp_path: Path, cron: list[str]) -> None:
+def test_cron_fires_a_run_within_a_minute(fired: Cron) -> None:
     """In a folder with a difficult name, as in an environment of cron's own."""
-    place = Workplace(tmp_path / "50% of it's $HOME")
-    place.root.mkdir()
-    images = place.root / "colors (100%)"
-    shutil.copytree(color_folder, images)
-    begin = [*cron, f"--wdns={place.root}"]
-
-    def run(*overrides: str) -> str:
-        command = [*begin, *place.command("schedule", *overrides)]
-        done = subprocess.run(command, env=place.environment(), capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    typed = [*TINY, "trainer.max_epochs=1", "data=folder", f"data.path={images}"]
-    run("every=* * * * *", "install=true", "job.name=colors", *typed)
-    log = place.root / "outputs" / "schedule" / "colors.log"
+    outputs = fired.place.root / "outputs"
+    log = outputs / "schedule" / "colors.log"
     deadline = time.monotonic() + 500
     while time.monotonic() < deadline and not (log.exists() and f"{schedule.STAGE}: done in" in log.read_text()):
         time.sleep(0.5)
-    text = log.read_text()
-    assert f"{schedule.STAGE}: done in" in text
-    assert len(list((place.root / "outputs" / schedule.STAGE).glob("20*/result.json"))) >= 1
-    assert "colors is taken out of cron." in run("remove=true")
-    assert subprocess.run([*begin, "crontab", "-l"], capture_output=True).returncode == 1, "none is left"
+    assert f"{schedule.STAGE}: done in" in log.read_text()
+    assert len(list((outputs / schedule.STAGE).glob("20*/result.json"))) >= 1
+    assert "colors is taken out of cron." in fired.run("remove=true")
+    assert subprocess.run([*fired.begin, "crontab", "-l"], capture_output=True).returncode == 1, "none is left"

@@ -4,6 +4,8 @@ import base64
 import html
 import io
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from safetensors.torch import save_file
 from workplace import TINY
 
 from graftline.backbones.zoo.lenet5 import LeNet5
+from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.pipeline.cli import compose
 from graftline.pipeline.train_result import TrainResult
@@ -46,6 +49,8 @@ def test_without_test_images_the_model_has_no_scores(
     assert "model has no test scores" in " ".join(capsys.readouterr().out.split())
     report = (tmp_path / "run" / "report.html").read_text()
     assert "No test scores" in report
+    for command in ("crops=", "explain bundle=", "evaluate bundle=", "compare runs="):
+        assert command not in report, "without test images that tells nothing"
     assert "model has no test scores" in report
     with pytest.raises(UserError, match=r"no test images in .*, as the bundle was trained: .* split=validation"):
         compose("evaluate", [*train[:2], f"bundle={result.bundle}"]).run()
@@ -55,6 +60,35 @@ def test_without_test_images_the_model_has_no_scores(
     new = ["data=folder", f"data.path={tmp_path / 'new'}", "split=validation", "evaluation.resamples=100"]
     compose("evaluate", [*new, f"bundle={result.bundle}"]).run()
     assert "was trained on another dataset version" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_training_without_a_part_of_the_images_says_how_many_it_had(train: list[str], tmp_path: Path) -> None:
+    result = compose("train", [*train, "train.fold=1/3"]).run(tmp_path / "run")
+    assert isinstance(result, TrainResult)
+    images = len(result.version.samples("train").paths)
+    assert images < len(DatasetVersion.load(result.version.directory).samples("train").paths)
+    left_out = "without part 1/3 of the training images"
+    assert re.search(rf"{images} train, .*; {left_out}</dd>", result.report.read_text())
+    card = (result.bundle / "README.md").read_text()
+    assert f"| all | {images} |" in card
+    assert f"`{result.version.split_digests['train']}`" in card
+    assert left_out in card
+
+
+def test_a_class_without_validation_images_is_told_before_the_training(
+    color_folder: Path, train: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    splits = {"train": ("blue", "green", "red"), "validation": ("blue", "red"), "test": ("blue", "green", "red")}
+    for number, (split, colors) in enumerate(splits.items()):
+        for color in colors:
+            (tmp_path / "given" / split / color).mkdir(parents=True)
+            for file in sorted((color_folder / color).iterdir())[number::3]:
+                shutil.copy(file, tmp_path / "given" / split / color)
+    compose("train", ["data=folder", f"data.path={tmp_path / 'given'}", *train[2:]]).run(tmp_path / "run")
+    said = " ".join(capsys.readouterr().out.split())
+    told = "There is no validation image of “green”, so that what those images decide"
+    assert 0 < said.index(told) < said.index("Run "), "before anything is trained"
+    assert "draw a new split with data.parent=none" in said
 
 
 def test_batches_of_one_image_are_refused_before_images_are_read(train: list[str], tmp_path: Path) -> None:

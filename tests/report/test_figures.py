@@ -15,6 +15,7 @@ from graftline.evaluation.evaluation import Evaluation
 from graftline.evaluation.metrics import Interval, score
 from graftline.evaluation.predictions import Classifier
 from graftline.report import figures
+from graftline.report.captions import CAPTIONS, HEADINGS
 from graftline.report.style import BLUE, CATEGORIES, VERMILLION, png, save, save_all
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -48,6 +49,10 @@ def test_every_figure_is_drawn_for_any_number_of_classes(num_classes: int) -> No
         image = Image.open(io.BytesIO(png(figure)))
         assert image.format == "PNG"
         assert min(image.size) > 800
+
+
+def test_whatever_has_a_heading_has_a_caption() -> None:
+    assert set(CAPTIONS) == set(HEADINGS)
 
 
 def test_the_curves_of_many_classes_are_one_object() -> None:

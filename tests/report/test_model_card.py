@@ -24,6 +24,9 @@ CARD = {
     "calibration": {"sentence": "The probabilities are as they were."},
 }
 
+LOGITS = "mean of the logits (the geometric mean of the probabilities)"
+SOUP = "One network, whose weights are the mean of those of"
+
 
 @pytest.fixture(scope="module")
 def result(classifier: Classifier, version: DatasetVersion) -> EvaluationResult:
@@ -72,6 +75,29 @@ def test_it_says_what_is_known(tmp_path: Path, version: DatasetVersion, result: 
     ):
         assert text in card.text
     assert "<script" not in card.text.replace(r"\<", "")
+
+
+@pytest.mark.parametrize(
+    ("crops", "average", "soup", "told"),
+    [
+        ("1", "probabilities", [], "The mean of the probabilities of 2 networks, on 1 crop of each image:"),
+        ("10", "logits", [], f"The {LOGITS} of 2 networks, on 10 crops of each image:"),
+        ("1", "probabilities", ["a", "b"], f"{SOUP} 2 networks (a soup), on 1 crop of each image:"),
+        ("10", "logits", ["a", "b", "c"], f"{SOUP} 3 networks (a soup); the {LOGITS} over 10 crops of each image:"),
+    ],
+)
+def test_it_says_what_an_ensemble_averages(
+    tmp_path: Path, version: DatasetVersion, crops: str, average: str, soup: list[str], told: str
+) -> None:
+    entries = [
+        {"folder": one, "digest": one, "share": 0.5, "name": "lenet5"} for one in (["1"] if soup else ["1", "2"])
+    ]
+    for entry in entries:
+        describe(tmp_path / str(entry["folder"]), version, card={**CARD, "soup": soup})
+    own = {"members": entries, "crops": crops, "average": average, "format": 5, "decoding": {}}
+    card = write_card(describe(tmp_path, version, **own), CardFacts(version, "folder", None, None, "abc"))
+    assert f"\n- {told}\n- 50 %: lenet5 at 48 x 64 px" in card.read_text()
+    assert f"# {f'Soup of {len(soup)}' if soup else 'Ensemble of 2'} on squares" in card.read_text()
 
 
 def test_what_is_unknown_says_so(tmp_path: Path, version: DatasetVersion) -> None:

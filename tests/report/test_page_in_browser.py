@@ -25,7 +25,7 @@ BROKEN = """Promise.all([...document.images].map(image => image.decode().then(()
 @pytest.fixture(scope="module")
 def url(classifier: Classifier, version: DatasetVersion, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("page")
-    return write_report(folder, made_report(predict_split(classifier, version), version, folder)).as_uri()
+    return write_report(folder, made_report(predict_split(classifier, version), folder)).as_uri()
 
 
 @pytest.fixture(scope="module")

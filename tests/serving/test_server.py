@@ -19,6 +19,7 @@ import pytest
 from http_server import CLASS_NAMES, FORM, HttpServer, form, photo, text
 from mlflow import MlflowClient
 from mlflow.pyfunc.scoring_server.client import ScoringServerClient
+from one_answer import answering
 
 from graftline.bundle.predictor import Predictor
 from graftline.errors import UserError
@@ -321,6 +322,11 @@ def spoil_golden(bundle: Path, step: str) -> None:
         changed = dict(arrays)
     changed["logits"] = changed["logits"] + np.array([1, 0, 0], np.float32)
     np.savez_compressed(values, **changed)
+
+
+def test_what_does_not_speak_http_does_not_answer() -> None:
+    with answering(b"SSH-2.0-OpenSSH_9.2\r\n") as url, pytest.raises(UserError, match=r"does not answer \(SSH-2\.0"):
+        describe_server(url)
 
 
 @pytest.mark.parametrize("step", ["decode", "resize", "normalize", "network"])

@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 from mlflow import MlflowClient
+from mlflow_server import Server
 
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
@@ -22,17 +22,6 @@ from graftline.tracking.journal import Journal
 from graftline.tracking.outbox import sync
 from graftline.tracking.run import Run
 from graftline.tracking.tracking import Tracking
-
-
-class Server(Protocol):
-    """The fixture's class, which tests cannot import."""
-
-    uri: str
-    port: int
-
-    def start(self) -> None: ...
-
-    def kill(self) -> None: ...
 
 
 def start(tracking: Tracking, directory: Path) -> Run:

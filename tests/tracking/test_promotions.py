@@ -6,25 +6,20 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 from mlflow import MlflowClient
+from mlflow_server import Server
 from sqlalchemy import text
 
 from graftline.errors import UserError
 from graftline.tracking import promotions as module
 from graftline.tracking.client import connect
-from graftline.tracking.ledger import Decision, Kind, LedgerLine
+from graftline.tracking.ledger import MOST_OF_REASON, Decision, Kind, LedgerLine
 from graftline.tracking.names import SCHEDULER
 from graftline.tracking.promotions import MOST_LETTERS, OvertakenError, Promotions, author
+from graftline.tracking.registry import RegisteredVersion, Registry
 from graftline.tracking.tracking import Tracking
-
-
-class Server(Protocol):
-    """The fixture's class, which tests cannot import."""
-
-    uri: str
 
 
 def model(client: MlflowClient, name: str, versions: int) -> None:
@@ -176,6 +171,70 @@ def test_interrupted_between_the_two_aliases(pets: Promotions, client: MlflowCli
     assert pets.read_sound().aliases == {"champion": 3, "previous": 2}
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+def test_interrupted_before_it_was_noted_and_then_moved_back_by_hand(
+    pets: Promotions, client: MlflowClient, monkeypatch: pytest.MonkeyPatch, is_first: bool
+) -> None:
+    """The next command that reads the ledger notes it, and from then on the alias is the user's."""
+    if not is_first:
+        decide(pets, "promoted", 1)
+    before = pets.read().champion
+    line = pets.append(pets.read_sound(), decision(pets, "promoted", 2))
+    with monkeypatch.context() as patch:
+        patch.setattr(Promotions, "_note", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pets.finish(line)
+    standing = pets.read()
+    assert (standing.champion, standing.unfinished, standing.interrupted) == (2, line, None)
+    assert pets.read_sound().unfinished is None
+    if before is None:
+        client.delete_registered_model_alias("pets", "champion")
+    else:
+        client.set_registered_model_alias("pets", "champion", "1")
+    for _ in range(2):
+        standing = pets.read_sound()
+        assert standing.champion == before
+        assert [line.decision.kind for line in standing.lines[-2:]] == ["promoted", "moved by hand"]
+
+
+def interrupted(*_arguments: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_moved_by_hand_to_a_third_version_while_a_decision_was_unfinished(
+    pets: Promotions, client: MlflowClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    decide(pets, "promoted", 1)
+    pets.append(pets.read_sound(), decision(pets, "promoted", 2))
+    client.set_registered_model_alias("pets", "champion", "3")
+    assert pets.read_sound().champion == 3
+    client.set_registered_model_alias("pets", "champion", "1")  # where the unfinished one began
+    standing = pets.read_sound()
+    assert [line.decision.kind for line in standing.lines[2:]] == ["moved by hand", "moved by hand"]
+    assert standing.champion == 1
+    assert "It was interrupted" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_promotion_between_two_questions_is_not_taken_for_a_hand(
+    pets: Promotions, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """MLflow tells of aliases and of the ledger by two answers: between them another one may have promoted."""
+    decide(pets, "promoted", 1)
+    ask = Registry.versions
+
+    def overtaken(self: Registry, name: str) -> tuple[RegisteredVersion, ...]:
+        monkeypatch.setattr(Registry, "versions", ask)
+        found = ask(self, name)
+        decide(pets, "promoted", 2)
+        return found if when == "after" else ask(self, name)
+
+    monkeypatch.setattr(Registry, "versions", overtaken)
+    standing = pets.read_sound()
+    assert [line.decision.kind for line in standing.lines] == ["promoted", "promoted"]
+    assert standing.aliases == {"champion": 2, "previous": 1}
+
+
 def test_an_alias_that_was_moved_back_by_hand_stays_there(pets: Promotions, client: MlflowClient) -> None:
     decide(pets, "promoted", 1)
     decide(pets, "promoted", 2)
@@ -280,6 +339,26 @@ def test_a_line_that_is_too_long_for_mlflow_is_shortened(pets: Promotions) -> No
     assert len(line.text) < MOST_LETTERS
     assert pets.read().lines == (line,)
     assert line.decision.reasons[-1] == "…"
+
+
+@pytest.mark.parametrize("letter", ["ж", "\u2028", "\udcff", '"'])
+def test_a_long_reason_of_any_letters_is_kept_whole(pets: Promotions, letter: str) -> None:
+    text = letter * MOST_OF_REASON if letter != "\udcff" else letter
+    line = pets.append(pets.read_sound(), replace(decision(pets, "forced", 1), forced=text))
+    pets.finish(line)
+    assert pets.read_sound().lines[0].decision.forced == text
+    assert pets.damage(pets.read()) is None, "the copy is the same"
+
+
+def test_what_does_not_fit_is_refused_before_it_is_written(pets: Promotions) -> None:
+    decide(pets, "promoted", 1)
+    standing, many = pets.read_sound(), tuple("x" * 900 for _ in range(20))
+    line = pets.append(standing, replace(decision(pets, "forced", 2), forced="ж" * 5300, reasons=many))
+    assert line.decision.reasons == ("…",)
+    standing = pets.read_sound()
+    with pytest.raises(UserError, match=r"^The decision does not fit into a line of the ledger of pets \(6,\d+ char"):
+        pets.append(standing, replace(decision(pets, "forced", 3), forced="ж" * 6000))
+    assert pets.read().lines == standing.lines
 
 
 def test_who_decides(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,29 +7,20 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import mlflow.artifacts
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
+from mlflow_server import Server
 
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.files import digest_directory
 from graftline.tracking.client import connect
+from graftline.tracking.names import PARENT_VERSION
 from graftline.tracking.registry import RegisteredVersion, Registry
 from graftline.tracking.tracking import Tracking
-
-
-class Server(Protocol):
-    """The fixture's class, which tests cannot import."""
-
-    uri: str
-
-    def start(self) -> None: ...
-
-    def kill(self) -> None: ...
 
 
 @pytest.fixture
@@ -79,6 +70,18 @@ def test_versions_aliases_and_tags(uri: str, directory: Path, bundle: Path, phot
     assert versions[1].description == f"test_efficientnet with 2 classes, trained by run {ids[1]}."
     assert {"seen": "by me", "graftline.run_id": ids[1]}.items() <= versions[1].tags.items()
     assert versions[1].tags["graftline.bundle_files"] == digest_directory(bundle)
+
+
+def test_the_champion_of_the_time_is_the_parent_of_a_version(
+    tracking: Tracking, client: MlflowClient, directory: Path, bundle: Path, photo: bytes
+) -> None:
+    for number, champion in enumerate((None, "1", "2")):
+        if champion is not None:
+            client.set_registered_model_alias("pets", "champion", champion)
+        register(tracking.uri, directory / str(number), bundle, photo)
+    client.set_registered_model_alias("pets", "champion", "3")
+    versions = tracking.registry().versions("pets")
+    assert [version.tags.get(PARENT_VERSION) for version in versions] == [None, "1", "2"]
 
 
 def test_a_bundle_in_place(tracking: Tracking, directory: Path, bundle: Path, photo: bytes, cache: Path) -> None:

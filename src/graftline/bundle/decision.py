@@ -3,8 +3,8 @@
 Letters: N images, K classes.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,16 @@ class Decision:
         members: np.ndarray = probabilities >= self.set_threshold
         members[np.arange(len(members)), self.answer(probabilities)] = True
         return members
+
+    def reordered(self, order: Sequence[int]) -> "Decision":
+        """Return the same decision for classes in another order, of which ``order`` (K,) has the numbers that they had.
+
+        >>> Decision(costs=((0.0, 1.0), (5.0, 0.0))).reordered([1, 0])
+        Decision(thresholds=(), costs=((0.0, 5.0), (1.0, 0.0)), set_threshold=None)
+        """
+        thresholds = tuple(self.thresholds[number] for number in order) if self.thresholds else ()
+        costs = tuple(tuple(self.costs[row][column] for column in order) for row in order) if self.costs else ()
+        return replace(self, thresholds=thresholds, costs=costs)
 
     def to_dict(self) -> dict[str, Any] | None:
         """Return JSON for ``bundle.json``; None where the most probable class is answered, without a set."""

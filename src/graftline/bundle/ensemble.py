@@ -228,34 +228,44 @@ def save_ensemble(
         UserError: members that do not go together, or that are damaged.
     """
     with atomic_directory(directory) as folder:
-        places = [f"{MEMBERS_FOLDER}/{number}" for number in range(1, len(folders) + 1)]
-        for source, place in zip(folders, places, strict=True):
-            shutil.copytree(source, folder / place)
-        members = tuple(Predictor.from_directory(folder / place) for place in places)
+        entries = _copy_members(folder, folders, shares)
+        members = tuple(Predictor.from_directory(folder / entry["folder"]) for entry in entries)
         names = tuple(map(str, folders))
         decoding = common_decoding(members, names)
         ensemble = Ensemble(members, names, tuple(shares), crops, dict(card), decoding, calibration, decision, average)
         _write_golden(folder, ensemble)
-        timm_names = [read_description(folder / place)["timm_name"] for place in places]
-        entries = [
-            {"folder": place, "digest": member.digest, "share": share, "name": timm_name}
-            for place, member, share, timm_name in zip(places, members, shares, timm_names, strict=True)
-        ]
-        content = {
-            "digest": ensemble.digest,
-            "format": FORMAT,
-            "crops": crops,
-            "average": average,
-            "members": entries,
-            "class_names": list(ensemble.class_names),
-            "decoding": decoding.to_dict(),
-            "calibration": calibration.to_dict(),
-            "decision": decision.to_dict(),
-            "files": {f"{GOLDEN_FOLDER}/{name}": sha for name, sha in hash_files(folder / GOLDEN_FOLDER).items()},
-            "card": dict(card),
-        }
-        write_json(folder / CARD_FILE, content)
+        write_json(folder / CARD_FILE, _describe(ensemble, entries, hash_files(folder / GOLDEN_FOLDER)))
     return directory
+
+
+def _copy_members(folder: Path, sources: Sequence[Path], shares: Sequence[float]) -> list[dict[str, Any]]:
+    """Copy bundles into the folder of an ensemble, and return what ``bundle.json`` says of them."""
+    entries = []
+    for number, (source, share) in enumerate(zip(sources, shares, strict=True), start=1):
+        place = f"{MEMBERS_FOLDER}/{number}"
+        shutil.copytree(source, folder / place)
+        description = read_description(folder / place)
+        entries.append(
+            {"folder": place, "digest": description["digest"], "share": share, "name": description["timm_name"]}
+        )
+    return entries
+
+
+def _describe(ensemble: Ensemble, entries: Sequence[Mapping[str, Any]], golden: Mapping[str, str]) -> dict[str, Any]:
+    """Return the content of ``bundle.json``, given its entries for the members and the digests of golden files."""
+    return {
+        "digest": ensemble.digest,
+        "format": FORMAT,
+        "crops": ensemble.crops,
+        "average": ensemble.average,
+        "members": entries,
+        "class_names": list(ensemble.class_names),
+        "decoding": ensemble.decoding.to_dict(),
+        "calibration": ensemble.calibration.to_dict(),
+        "decision": ensemble.decision.to_dict(),
+        "files": {f"{GOLDEN_FOLDER}/{name}": sha256 for name, sha256 in golden.items()},
+        "card": ensemble.card,
+    }
 
 
 def is_ensemble(directory: Path) -> bool:

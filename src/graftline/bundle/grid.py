@@ -15,6 +15,7 @@ import numpy as np
 
 from graftline.augment.crops import CROP_SETS, Cut, check, cut
 from graftline.augment.preprocess import Preprocessing
+from graftline.bundle.decision import Decision
 from graftline.bundle.layout import LOGITS
 from graftline.bundle.predictor import ImageLike, Predictor, prepare_ahead, read_pixels, refuse
 from graftline.data.decode import Decoding
@@ -128,6 +129,11 @@ class Grid:
     def class_names(self) -> tuple[str, ...]:
         """K names, in the order of the results' last axis."""
         return self.members[0].class_names
+
+    @property
+    def decisions(self) -> list[Decision]:
+        """Which class each member answers when it is alone, with the classes in the order of the results."""
+        return [member.decision.reordered(order) for member, order in zip(self.members, self._orders, strict=True)]
 
     def logits(
         self,

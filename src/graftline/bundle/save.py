@@ -86,19 +86,14 @@ def save_bundle(
     with atomic_directory(directory) as folder, torch.random.fork_rng(devices=[]), torch.no_grad():
         network = copy.deepcopy(network).cpu().float().to(memory_format=torch.contiguous_format).eval()
         batches = _make_batches(preprocessing)
-        expected = {LOGITS: [network(batch).numpy() for batch in batches]}  # each (B, K)
-        assert expected[LOGITS][0].shape[1] == len(class_names), "one name for each of the network's outputs"
-        _require_finite(timm_name, expected[LOGITS])
-        if (embeddings := _embed(network, batches, expected[LOGITS])) is not None:
-            expected[EMBEDDING] = embeddings
+        expected = _outputs(network, batches, timm_name, len(class_names))
         _write_timm(folder, network, class_names, preprocessing)
         _check_timm(folder, timm_name, batches, expected[LOGITS])
-        exported = network if embeddings is None else _WithEmbedding(network).eval()
+        exported = _WithEmbedding(network).eval() if EMBEDDING in expected else network
         with _weights_kept(folder, directory, timm_name):
             run = _write_onnx(folder, exported, timm_name, class_names, preprocessing, batches, expected)
         write_golden(folder, golden, preprocessing, lambda images: run(images, [LOGITS])[0], decoding)
-        files = hash_files(folder)
-        content = {
+        content: dict[str, Any] = {
             "format": FORMAT,
             "timm_name": timm_name,
             "class_names": list(class_names),
@@ -107,11 +102,11 @@ def save_bundle(
             "calibration": None,
             "decision": None,
             "refusal": None,
-            "embedding_size": None if embeddings is None else embeddings[0].shape[1],
-            "files": files,
+            "embedding_size": expected[EMBEDDING][0].shape[1] if EMBEDDING in expected else None,
+            "files": hash_files(folder),
             "card": dict(card),
         }
-        write_json(folder / CARD_FILE, {"digest": bundle_digest(content, files), **content})
+        write_json(folder / CARD_FILE, {"digest": bundle_digest(content, content["files"]), **content})
     return directory
 
 
@@ -185,6 +180,17 @@ class _WithEmbedding(nn.Module):
         """Return logits (B, K) and embedding (B, E) of images (B, C, H, W)."""
         features = self.network.forward_features(images)
         return self.network.forward_head(features), self.network.forward_head(features, pre_logits=True)
+
+
+def _outputs(
+    network: nn.Module, batches: Sequence[Tensor], timm_name: str, num_classes: int
+) -> dict[str, list[np.ndarray]]:
+    """Return what a network gives for batches: its logits, each (B, K), and its embeddings (B, E) where it has them."""
+    logits = [network(batch).numpy() for batch in batches]
+    assert logits[0].shape[1] == num_classes, "one name for each of the network's outputs"
+    _require_finite(timm_name, logits)
+    embeddings = _embed(network, batches, logits)
+    return {LOGITS: logits} if embeddings is None else {LOGITS: logits, EMBEDDING: embeddings}
 
 
 def _embed(network: nn.Module, batches: Sequence[Tensor], logits: Sequence[np.ndarray]) -> list[np.ndarray] | None:

@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -29,12 +29,12 @@ import pandas as pd
 from graftline.data.changes import count_changes
 from graftline.data.decisions import NO_DECISIONS, write_decisions
 from graftline.data.decoding import PLAIN, Decoding
+from graftline.data.departed import HISTORY_COLUMNS, find_departed, write_departed
 from graftline.errors import UserError
-from graftline.files import atomic_directory, atomic_file, write_json
+from graftline.files import atomic_directory, write_json
 
 SPLITS = ("train", "validation", "test")
 COLUMNS = ("path", "label", "split", "group", "weight", "stratum", "sha256", "width", "height")
-HISTORY_COLUMNS = ("sha256", "group", "split")
 _FORMAT = 2  # raise it when the files' layout changes; format 1 had no parent, split digests and departed images
 _DIGEST_FORMAT = 1  # raise it when the digest covers something else: all digests change
 
@@ -218,8 +218,9 @@ class DatasetVersion:
         return self._with_table(table.assign(split=table["sha256"].map(dict(splits))))
 
     def _with_table(self, table: pd.DataFrame) -> "DatasetVersion":
-        other = DatasetVersion(**{field.name: getattr(self, field.name) for field in fields(self)})
-        other.__dict__["_table"] = table  # where the cached property keeps its value
+        other = replace(self)
+        # where the cached properties keep their values; the digests are of other images, and computed when asked for
+        other.__dict__.update(_table=table, summary={**self.summary, "split_digests": None})
         return other
 
     def typical_side(self) -> int:
@@ -233,8 +234,7 @@ class DatasetVersion:
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return the number of images by split and class: ``counts()["train"]["cat"]``."""
-        counts: dict[str, dict[str, int]] = self.summary["counts"]
-        return counts
+        return _count(self._table, self.class_names)
 
     def _read(self, name: str) -> pd.DataFrame:
         try:
@@ -288,7 +288,7 @@ def write_version(
     same = existing or (parent if parent is not None and parent.digest == digest else None)  # from another machine
     newest = newest_version(folder)
     before = {version.directory: version for version in (existing, parent) if version is not None}
-    departed = _departed(manifest, list(before.values()), left_out)
+    departed = find_departed(manifest, [version.history() for version in before.values()], left_out)
     summary = {
         "format": _FORMAT,
         "name": name,
@@ -314,7 +314,7 @@ def write_version(
 
 def _write_facts(directory: Path, departed: pd.DataFrame, decisions: pd.DataFrame, summary: Mapping[str, Any]) -> None:
     """Write what a version knows beside its manifest; the summary is last, as it says that all is there."""
-    _write_departed(departed, directory / "departed.parquet")
+    write_departed(departed, directory / "departed.parquet")
     write_decisions(decisions, directory / "decisions.parquet")
     write_json(directory / "summary.json", summary)
 
@@ -337,23 +337,6 @@ def digest_splits(table: pd.DataFrame) -> dict[str, str]:
         rows = table.loc[table["split"] == split, ["sha256", "label"]].sort_values(["sha256", "label"])
         digests[split] = _hash([], rows.itertuples(index=False, name=None))
     return digests
-
-
-def _departed(manifest: pd.DataFrame, known: list[DatasetVersion], left_out: pd.DataFrame | None) -> pd.DataFrame:
-    """Return the rows of ``known`` histories, and of those left out now, that the manifest does not have."""
-    columns = list(HISTORY_COLUMNS)
-    rows = [manifest[columns], *(version.history() for version in known)]
-    if left_out is not None:
-        rows.append(left_out.assign(split=pd.Series(None, index=left_out.index, dtype="str"))[columns])
-    both = pd.concat(rows, ignore_index=True).astype("str")  # a column of nothing but None would be of objects
-    departed = both[~both.duplicated() & (both.index >= len(manifest))]
-    return departed.sort_values(columns, ignore_index=True)
-
-
-def _write_departed(departed: pd.DataFrame, file: Path) -> None:
-    if not departed.empty:
-        with atomic_file(file) as temporary:
-            departed.to_parquet(temporary, index=False, compression="zstd")
 
 
 def _moment_after(newest: DatasetVersion | None) -> str:

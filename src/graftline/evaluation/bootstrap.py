@@ -14,12 +14,28 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from graftline.errors import UserError
+
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.integer]
 
+FEWEST_RESAMPLES = 100  # with fewer, the ends of a 95 % interval rest on one or two resamples
 CALIBRATION_BINS = 15  # Guo et al. 2017, arXiv 1706.04599, section 5
 MAX_CHUNK_ENTRIES = 8_000_000  # N * B; 32 MB of int32, small enough to stay near the processor
 MAX_CHUNK_RESAMPLES = 128
+
+
+def require_resamples(argument: str, resamples: int) -> None:
+    """Make sure that there are enough resamples for an interval.
+
+    Raises:
+        UserError: there are not.
+    """
+    if resamples < FEWEST_RESAMPLES:
+        raise UserError(
+            f"{argument} is {resamples}, too few for a 95 % interval: "
+            f"use at least {FEWEST_RESAMPLES}, or leave it at 1000."
+        )
 
 
 def chunk_size(num_images: int) -> int:

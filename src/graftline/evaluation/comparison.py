@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from graftline.errors import UserError
-from graftline.evaluation.bootstrap import multiplicities
 from graftline.evaluation.metrics import (
     HEADLINES,
     LOWER_IS_BETTER,
@@ -195,44 +194,6 @@ def compare(
         reference=ScoredModel(reference.name, reference.scores),
         rows=tuple(rows),
     )
-
-
-@dataclass(frozen=True)
-class AccuracyDifference:
-    """How much more accurate a classifier is than another, on the same images.
-
-    Attributes:
-        difference: with the paired 95 % interval.
-        won: images for which only it is right.
-        lost: images for which only the other is.
-        p_value: McNemar's, of no difference.
-        verdict: what can be said.
-    """
-
-    difference: Interval
-    won: int
-    lost: int
-    p_value: float
-    verdict: Verdict
-
-
-def compare_accuracy(models: Mapping[str, Predictions], resamples: int = 1000, seed: int = 0) -> AccuracyDifference:
-    """Compare the accuracies of two classifiers: what ``compare`` finds, without the time that other scores take.
-
-    Args:
-        models: as for ``compare``; the second is compared with the first.
-        resamples: R.
-        seed: of the resampling.
-
-    Raises:
-        UserError: there is only one, or their images or classes are not the same.
-    """
-    reference, model = [one.predicted == one.labels for one in _aligned(models).values()]
-    more = model.astype(np.float64) - reference  # (N,) 1 where only the model is right, -1 where only the reference is
-    spread = np.concatenate([more @ counts for counts in multiplicities(len(more), resamples, seed)]) / len(more)
-    won, lost = int((more > 0).sum()), int((more < 0).sum())
-    difference, p_value = percentile_interval(more.mean(), spread), mcnemar(won, lost)
-    return AccuracyDifference(difference, won, lost, p_value, _verdict("accuracy", difference, p_value))
 
 
 class _Sampled:

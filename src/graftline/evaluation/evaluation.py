@@ -9,14 +9,13 @@ import numpy as np
 
 from graftline.bundle.predictor import EngineName
 from graftline.data.version import DatasetVersion
-from graftline.errors import UserError
+from graftline.evaluation.bootstrap import require_resamples
 from graftline.evaluation.metrics import Interval, metrics_json, score
 from graftline.evaluation.notes import notes_on
 from graftline.evaluation.predictions import Classifier, Predictions, largest_difference, predict_split
 
 logger = logging.getLogger(__name__)
 
-FEWEST_RESAMPLES = 100  # with fewer, the ends of a 95 % interval rest on one or two resamples
 CHECKED_IMAGES = 32  # for which a predictor confirms logits that are known
 TOLERANCE = 1e-4  # of such a logit, absolute, or relative where they exceed 1: as for a bundle's ONNX file
 
@@ -62,11 +61,7 @@ class Evaluation:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.resamples < FEWEST_RESAMPLES:
-            raise UserError(
-                f"Evaluation.resamples is {self.resamples}, too few for a 95 % interval: "
-                f"use at least {FEWEST_RESAMPLES}, or leave it at 1000."
-            )
+        require_resamples("Evaluation.resamples", self.resamples)
 
     def run(
         self,

@@ -6,7 +6,7 @@ a transformer; M training images, E numbers of an embedding, K classes.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from graftline.bundle.refusal import unit
 
-GRAD_CAM = "it speaks for the answer (Grad-CAM)"
-OCCLUSION = "covering it makes the answer less sure (occlusion; the network has no map of the image)"
+Method = Literal["Grad-CAM", "occlusion"]
+GRAD_CAM: Method = "Grad-CAM"
+OCCLUSION: Method = "occlusion"
 
 CELLS, WINDOW = 8, 2  # occlusion covers 2 x 2 of 8 x 8 cells at a time, at each of 7 x 7 places
 COVERED = 0.25  # share of the image, its warmest places, without which the network is asked again
@@ -24,7 +25,7 @@ CHUNK = 4096  # training images that are compared at once
 
 
 class NoMapError(Exception):
-    """A network has no map of the image on which its answer depends."""
+    """A network has no map of the image on which its answer depends, or it depends on none for this image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,16 +33,16 @@ class Heat:
     """Where a network found the classes that it answered.
 
     Attributes:
-        maps: (N, h, w) float32 from 0 to 1; all 0 where nothing in an image speaks for its class.
+        maps: (N, H, W) float32 from 0 to 1; all 0 where nothing in an image speaks for its class.
         covered: (N,) probability of the class where the warmest quarter of the image is covered.
         elsewhere: (N,) the same for its coolest quarter: where that is as low, no cover tells anything.
-        method: what was measured, as a part of a sentence.
+        methods: N times what was measured.
     """
 
     maps: np.ndarray
     covered: np.ndarray
     elsewhere: np.ndarray
-    method: str
+    methods: Sequence[Method]
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +75,7 @@ class Explanation:
         elsewhere: the same for its coolest quarter.
         view: (H, W, C) uint8, what the network sees of it.
         heat: (H, W) float32 from 0 to 1, where the answer was found.
+        method: by which that was found out.
         neighbors: the nearest training images, the nearest first; none where they are not known.
     """
 
@@ -85,6 +87,7 @@ class Explanation:
     elsewhere: float
     view: np.ndarray
     heat: np.ndarray
+    method: Method
     neighbors: Sequence[Neighbor]
 
 
@@ -97,8 +100,8 @@ def find_heat(
 ) -> Heat:
     """Find out where in images a network found classes.
 
-    It is told by Grad-CAM. Where the network has no map of the image, places are covered one after the other, which
-    takes 49 times as long.
+    It is told by Grad-CAM. Where the network has no map of an image, or its answer does not depend on one (as where all
+    that leads to it is cut off by rectifiers), places are covered one after the other, which takes 49 times as long.
 
     Args:
         network: a timm network, on the device and in the type of the images; it is put into eval mode.
@@ -108,20 +111,21 @@ def find_heat(
         on_progress: is given the number of images just done.
     """
     network.eval()
-    maps, probabilities, method = [], [], GRAD_CAM
+    maps, probabilities, methods = [], [], list[Method]()
     for image, number in zip(images[:, None], classes, strict=True):  # image: (1, C, H, W)
         try:
-            heat = grad_cam(network, image, [number])
+            heat, method = grad_cam(network, image, [number]), GRAD_CAM
         except NoMapError:
             heat, method = occlusion(network, image, [number]), OCCLUSION
+        methods.append(method)
         with torch.inference_mode():
             covered = torch.cat([_cover(image, heat), _cover(image, -heat)])
             logits = torch.from_numpy(calibrate(network(covered).float().cpu().numpy()))
         probabilities.append(F.softmax(logits, dim=1)[:, number].numpy())
-        maps.append(heat[0])
+        maps.append(enlarge(heat, (image.shape[2], image.shape[3]))[0])  # how coarse it is depends on the image
         on_progress(1)
     warmest, coolest = np.stack(probabilities, axis=1)
-    return Heat(np.stack(maps), warmest, coolest, method)
+    return Heat(np.stack(maps), warmest, coolest, methods)
 
 
 def grad_cam(network: nn.Module, images: Tensor, classes: Sequence[int]) -> np.ndarray:

@@ -14,18 +14,19 @@ import numpy as np
 import pandas as pd
 
 from graftline.errors import UserError
+from graftline.evaluation.bootstrap import require_resamples
 from graftline.evaluation.comparison import Metric
 from graftline.evaluation.contestant import Contestant, TestImages, given_common_classes
-from graftline.evaluation.gate_guards import Compared, Guard, merged_reasons, score_guards
+from graftline.evaluation.gate_guards import MOST_NAMED, Compared, Guard, ScoreLimits, merged_reasons, score_guards
 from graftline.evaluation.model_guards import ModelLimits, model_guards
 from graftline.evaluation.primary import Rule, primary_guard
+from graftline.evaluation.slices import FEWEST_IMAGES
 
-FEWEST_RESAMPLES = 100
 NO_FLIPS = pd.DataFrame(columns=["path", "label", "champion", "challenger", "probability"])
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gate(ModelLimits):
+class Gate(ScoreLimits, ModelLimits):
     """What a challenger must show, and what it must not do (Hydra target of conf/gate/*.yaml).
 
     Attributes:
@@ -34,37 +35,19 @@ class Gate(ModelLimits):
             score itself, and its interval leaves out that it is worse by ``margin``.
         margin: share of the champion's loss, or of what it lacks of 1, that counts as no worse.
         floor: of the metric, which every model must surely reach; None: no more than the champion's.
-        accuracy: how much of the accuracy may surely be lost.
-        class_recall: of the recall of any class.
-        slice_accuracy: of the accuracy on any slice of the images.
-        calibration: how much larger the calibration error may surely be.
-        flips: share of the images that may turn from right to wrong; None: any, they are listed.
         classes: ``grow``: classes may be added; ``same``: none may; ``any``: they may be lost too.
         relabeled: share of the champion's test images that may be gone or have another label.
-        resamples: that give an interval.
-        seed: of the resampling.
     """
 
     metric: Metric = "log_loss"
     rule: Rule = "not_worse"
     margin: float = 0.1
     floor: float | None = None
-    accuracy: float = 0.0
-    class_recall: float = 0.05
-    slice_accuracy: float = 0.05
-    calibration: float = 0.02
-    flips: float | None = None
     classes: Literal["grow", "same", "any"] = "grow"
     relabeled: float = 0.1
-    resamples: int = 1000
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.resamples < FEWEST_RESAMPLES:
-            raise UserError(
-                f"Gate.resamples is {self.resamples}, too few for a 95 % interval: "
-                f"use at least {FEWEST_RESAMPLES}, or leave it at 1000."
-            )
+        require_resamples("Gate.resamples", self.resamples)
         for name in ("margin", "accuracy", "class_recall", "slice_accuracy", "calibration", "relabeled"):
             if not 0 <= getattr(self, name) <= 1:  # also catches NaN
                 raise UserError(f"Gate.{name} is {getattr(self, name)}, it must be a share between 0 and 1.")
@@ -120,16 +103,7 @@ def examine(
     compared = _compare(images, challenger, champion)
     guards = [primary_guard(gate.metric, gate.rule, gate.margin, gate.floor, gate.resamples, gate.seed, compared)]
     if champion.facts is not None:
-        guards += score_guards(
-            compared,
-            accuracy=gate.accuracy,
-            class_recall=gate.class_recall,
-            slice_accuracy=gate.slice_accuracy,
-            calibration=gate.calibration,
-            flips=gate.flips,
-            resamples=gate.resamples,
-            seed=gate.seed,
-        )
+        guards += score_guards(gate, compared)
     guards += model_guards(gate, gate.classes, compared)
     flips = NO_FLIPS if champion.facts is None else _flips(compared)
     return GateResult((*guards, *facts), _sentence(compared), int(compared.rows.sum()), flips)
@@ -198,4 +172,20 @@ def _sentence(compared: Compared) -> str:
         parts.append(f"{compared.challenger.name} does not know {', '.join(gone)}")
     if images.seen is not None and (number := int(images.seen.sum())):
         parts.append(f"{number:,} images that trained {compared.champion.name} are left out")
+    if compared.champion.facts is not None and (few := compared.too_small_classes):
+        parts.append(_too_small(few))
     return "; ".join(parts) + "."
+
+
+def _too_small(classes: Sequence[str]) -> str:
+    """Say of which classes nobody knows whether they are worse.
+
+    >>> _too_small(["crack"])
+    'the recall of crack is not compared, with fewer than 10 images'
+    >>> _too_small(["a", "b", "c", "d", "e"])
+    'the recall of a, b, c and 2 more classes is not compared, with fewer than 10 images of each'
+    """
+    more = f" and {len(classes) - MOST_NAMED} more classes" if len(classes) > MOST_NAMED else ""
+    each = " of each" if len(classes) > 1 else ""
+    names = ", ".join(classes[:MOST_NAMED]) + more
+    return f"the recall of {names} is not compared, with fewer than {FEWEST_IMAGES} images{each}"

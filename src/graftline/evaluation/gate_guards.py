@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from graftline.evaluation.calibration import square_gaps
+from graftline.evaluation.comparison import format_difference
 from graftline.evaluation.contestant import Contestant, TestImages
-from graftline.evaluation.metrics import Interval
+from graftline.evaluation.metrics import format_score
 from graftline.evaluation.paired import accuracy_difference, family_quantile, from_resamples
 from graftline.evaluation.predictions import Predictions
 from graftline.evaluation.significance import ALPHA
@@ -54,6 +55,29 @@ class Guard:
     label: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ScoreLimits:
+    """How much worse the answers for test images may be.
+
+    Attributes:
+        accuracy: how much of the accuracy may surely be lost.
+        class_recall: of the recall of any class.
+        slice_accuracy: of the accuracy on any slice of the images.
+        calibration: how much larger the calibration error may surely be.
+        flips: share of the images that may turn from right to wrong; None: any, they are listed.
+        resamples: that give an interval.
+        seed: of the resampling.
+    """
+
+    accuracy: float = 0.0
+    class_recall: float = 0.05
+    slice_accuracy: float = 0.05
+    calibration: float = 0.02
+    flips: float | None = None
+    resamples: int = 1000
+    seed: int = 0
+
+
 @dataclass(frozen=True, eq=False)
 class Compared:
     """A challenger and a champion on the images that both can be compared on.
@@ -82,6 +106,11 @@ class Compared:
         return self.images.labels[self.rows]
 
     @cached_property
+    def too_small_classes(self) -> list[str]:
+        """Classes with so few images that no difference could be shown: no guard looks at them."""
+        return [name for name in self.common if (self.labels == name).sum() < FEWEST_IMAGES]
+
+    @cached_property
     def challenger_right(self) -> Bools:
         """(N,) whether the challenger answers rightly, as it would in production."""
         right: Bools = self.challenger.answers[self.rows] == self.labels
@@ -108,37 +137,26 @@ class _Part:
     margin: float
 
 
-def score_guards(
-    compared: Compared,
-    *,
-    accuracy: float,
-    class_recall: float,
-    slice_accuracy: float,
-    calibration: float,
-    flips: float | None,
-    resamples: int,
-    seed: int,
-) -> list[Guard]:
-    """Return the guards on accuracy, classes, slices, calibration and flips; the arguments are those of `Gate`.
+def score_guards(limits: ScoreLimits, compared: Compared) -> list[Guard]:
+    """Return the guards on accuracy, classes, slices, calibration and flips.
 
     The accuracy has its own 95 % interval, as the score that decides has. The intervals of all the others hold at once,
     in the direction that speaks against the challenger, 95 times of 100.
     """
-    parts = list(_parts(compared, class_recall, slice_accuracy))
+    parts = list(_parts(compared, limits.class_recall, limits.slice_accuracy))
     quantile = family_quantile(ALPHA, len(parts) + 1)
-    whole = _Part(ACCURACY, "", "", np.ones(len(compared.labels), dtype=bool), accuracy)
+    whole = _Part(ACCURACY, "", "", np.ones(len(compared.labels), dtype=bool), limits.accuracy)
     guards = [replace(_part_guard(compared, whole, family_quantile(ALPHA / 2, 1)), label=ACCURACY)]
     for kind in (CLASS, SLICE):
         of_kind = [part for part in parts if part.kind == kind]
         guards += _worst_told([_part_guard(compared, part, quantile) for part in of_kind], of_kind)
-    return [*guards, _calibration(compared, calibration, quantile, resamples, seed), _flips(compared, flips)]
+    return [*guards, _calibration(compared, limits, quantile), _flips(compared, limits.flips)]
 
 
 def _parts(compared: Compared, class_recall: float, slice_accuracy: float) -> Iterator[_Part]:
     for name in compared.common:
-        rows = compared.labels == name
-        if rows.sum() >= FEWEST_IMAGES:
-            yield _Part(CLASS, name, name, rows, class_recall)
+        if name not in compared.too_small_classes:
+            yield _Part(CLASS, name, name, compared.labels == name, class_recall)
     if compared.images.columns is not None:
         columns = compared.images.columns[compared.rows].reset_index(drop=True)
         for column, value, rows in cut(columns):
@@ -155,9 +173,9 @@ def _part_guard(compared: Compared, part: _Part, quantile: float) -> Guard:
     lost = f"{-100 * difference.high:.1f} to {-100 * difference.low:.1f} points are lost on {len(ours):,} images"
     return Guard(
         name=name,
-        champion=percent(theirs.mean()),
-        challenger=percent(ours.mean()),
-        difference=points(difference),
+        champion=format_score(ACCURACY, theirs.mean()),
+        challenger=format_score(ACCURACY, ours.mean()),
+        difference=format_difference(ACCURACY, difference).removesuffix(" points"),
         passed=passed,
         reason="" if passed else f"The {what} is surely worse{more}: {lost}.",
         figures=(difference.value, difference.low, difference.high),
@@ -197,24 +215,22 @@ def merged_reasons(guards: Sequence[Guard]) -> tuple[str, ...]:
     return tuple(reasons)
 
 
-def _calibration(compared: Compared, margin: float, quantile: float, resamples: int, seed: int) -> Guard:
+def _calibration(compared: Compared, limits: ScoreLimits, quantile: float) -> Guard:
     """Compare the calibration errors (Kumar et al. 2019, arXiv 1909.10155), of the same resamples."""
     errors, drawn = [], []
     for given in (compared.challenger_given, compared.champion_given):
-        square, squares = square_gaps(given.probabilities, given.labels, resamples, seed)
+        square, squares = square_gaps(given.probabilities, given.labels, limits.resamples, limits.seed)
         errors.append(float(np.sqrt(max(0.0, square))))
         drawn.append(np.sqrt(np.maximum(0.0, squares)))
     difference = from_resamples(errors[0] - errors[1], drawn[0] - drawn[1], quantile)
-    passed = difference.low <= margin
+    passed, told = difference.low <= limits.calibration, format_difference("ece", difference)
     return Guard(
         name="calibration error",
         champion=f"{errors[1]:.3f}",
         challenger=f"{errors[0]:.3f}",
-        difference=signed(difference),
+        difference=told,
         passed=passed,
-        reason=""
-        if passed
-        else f"The calibration error is surely larger by more than {margin:g}: {signed(difference)}.",
+        reason="" if passed else f"The calibration error is surely larger by more than {limits.calibration:g}: {told}.",
         figures=(difference.value, difference.low, difference.high),
     )
 
@@ -233,34 +249,7 @@ def _flips(compared: Compared, most: float | None) -> Guard:
         passed=passed,
         reason=""
         if passed
-        else f"{lost:,} images turn from right to wrong, {percent(share)}, more than {percent(most or 0.0)}.",
+        else f"{lost:,} images turn from right to wrong, {format_score(ACCURACY, share)}, "
+        f"more than {format_score(ACCURACY, most or 0.0)}.",
         figures=(share,),
     )
-
-
-def percent(share: float) -> str:
-    """Write a share.
-
-    >>> percent(0.8842)
-    '88.4 %'
-    """
-    return f"{100 * share:.1f} %"
-
-
-def points(difference: Interval) -> str:
-    """Write a difference of shares in points, with its interval.
-
-    >>> points(Interval(0.0191, 0.0044, 0.0332))
-    '+1.9 [+0.4, +3.3]'
-    """
-    value, low, high = (f"{100 * one + 0.0:+.1f}" for one in (difference.value, difference.low, difference.high))
-    return f"{value} [{low}, {high}]"
-
-
-def signed(difference: Interval) -> str:
-    """Write a difference with its interval.
-
-    >>> signed(Interval(-0.012, -0.03, 0.004))
-    '-0.012 [-0.030, +0.004]'
-    """
-    return f"{difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"

@@ -4,13 +4,16 @@ Letters: N images, M members, S sets of crops, K classes, R rows of the table, B
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 
+from graftline.bundle.decision import MOST_PROBABLE, Decision
 from graftline.bundle.ensemble import Ensemble
 from graftline.bundle.grid import Average, Grid, log_softmax, mean_logits
+from graftline.bundle.predictor import softmax
 from graftline.console import progress
 from graftline.data.version import DatasetVersion
 from graftline.evaluation.bootstrap import multiplicities
@@ -21,6 +24,7 @@ from graftline.evaluation.predictions import predict_split
 
 MOST_TIMED, TIMED_SECONDS = 32, 1.0  # images behind each measured time: as many as take about a second
 LARGEST_LOSS = float(-np.log(np.finfo(np.float64).eps))  # as scikit-learn's log_loss clips
+NO_DECISIONS: Mapping[tuple[int, ...], Decision] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -56,12 +60,14 @@ class Candidate:
         members: their numbers.
         crops: name of the set.
         logits: (N, K) of the average.
+        decision: which class is answered, given their probabilities.
         milliseconds: per image.
     """
 
     members: tuple[int, ...]
     crops: str
     logits: np.ndarray
+    decision: Decision
     milliseconds: float
 
 
@@ -109,7 +115,9 @@ def evaluate_grid(
     scores = score(predictions, evaluation.resamples, evaluation.seed)
     times = measure(grid, paths, evaluation.batch_size)
     labels, seed = predictions.labels, evaluation.seed
-    rows = compare(logits, labels, grid.crops, times, evaluation.resamples, seed, grid.average)
+    decisions: dict[tuple[int, ...], Decision] = {(number,): one for number, one in enumerate(grid.decisions)}
+    decisions[tuple(everyone)] = whole.decision
+    rows = compare(logits, labels, grid.crops, times, evaluation.resamples, seed, grid.average, decisions)
     return GridResult(EvaluationResult(predictions, scores, notes_on(predictions, scores), speed), rows)
 
 
@@ -142,6 +150,7 @@ def compare(
     resamples: int = 1000,
     seed: int = 0,
     average: Average = "probabilities",
+    decisions: Mapping[tuple[int, ...], Decision] = NO_DECISIONS,
 ) -> list[GridRow]:
     """Score each combination of members with each set of crops, all on the same resamples of the images.
 
@@ -153,6 +162,7 @@ def compare(
         resamples: behind each interval.
         seed: of the resamples, which are those of the other scores of the same seed.
         average: what of the members is averaged.
+        decisions: numbers of members → which class they answer together; all others answer the most probable one.
 
     Returns:
         The rows, those of the first combination first.
@@ -162,6 +172,7 @@ def compare(
             members=members,
             crops=crops[column],
             logits=mean_over(logits[:, column], members, average),
+            decision=decisions.get(members, MOST_PROBABLE),
             milliseconds=float(milliseconds[list(members), column].sum()),
         )
         for members in combinations(len(logits))
@@ -181,7 +192,8 @@ def score_candidates(
         resamples: behind each interval.
         seed: of the resamples, which are those of the other scores of the same seed.
     """
-    correct = np.array([one.logits.argmax(axis=1) == labels for one in candidates], dtype=np.float64)  # (R, N)
+    answers = np.array([one.decision.answer(softmax(one.logits)) for one in candidates])  # (R, N)
+    correct = (answers == labels).astype(np.float64)
     losses = np.array([_losses(one.logits, labels) for one in candidates])  # (R, N)
     accuracy, accuracy_gain = _with_gain(correct, resamples, seed)
     log_loss, log_loss_gain = _with_gain(losses, resamples, seed)

@@ -10,14 +10,6 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import (
-    accuracy_score,
-    brier_score_loss,
-    f1_score,
-    log_loss,
-    precision_score,
-    recall_score,
-)
 
 from graftline.console import track
 from graftline.errors import UserError
@@ -171,6 +163,9 @@ def point_values(
     Returns:
         A scalar array per name, and (K,) for ``precision`` and ``recall``; names and order as in :func:`score`.
     """
+    # imported here: whoever only builds a gate, or reads a score table, should not wait for scikit-learn
+    from sklearn.metrics import accuracy_score, brier_score_loss, f1_score, log_loss, precision_score, recall_score
+
     classes = np.arange(probabilities.shape[1])
     predicted = probabilities.argmax(axis=1) if predicted is None else predicted
     exact = normalized(probabilities)

@@ -105,6 +105,12 @@ class Predictions:
         confidences: np.ndarray = self.probabilities[np.arange(len(self.predicted)), self.predicted]
         return confidences
 
+    @cached_property
+    def surest_mistakes(self) -> np.ndarray:
+        """The numbers of the images that are answered wrongly, the one with the highest probability first."""
+        wrong = np.flatnonzero(self.predicted != self.labels)
+        return wrong[np.argsort(-self.confidences[wrong], kind="stable")]
+
     def table(self) -> pd.DataFrame:
         """Return one row per image, in order, to sort, filter and join.
 

@@ -46,6 +46,8 @@ def primary_guard(
     Raises:
         UserError: the images do not define the metric.
     """
+    if (broken := _broken(HEADLINES[metric], compared)) is not None:
+        return broken
     ours, spread = _score(metric, compared.challenger_given, resamples, seed)
     theirs, other_spread = _score(metric, compared.champion_given, resamples, seed)
     difference = percentile_interval(np.asarray(ours - theirs), spread - other_spread)
@@ -63,6 +65,25 @@ def primary_guard(
         reason=reason,
         figures=(difference.value, difference.low, difference.high),
     )
+
+
+def _broken(name: str, compared: Compared) -> Guard | None:
+    """Return the guard on a model whose answers are no numbers, which no score can be had of; None: there is none."""
+    challenger, champion = (
+        int((~np.isfinite(probabilities)).any(axis=1).sum())
+        for probabilities in (compared.challenger.probabilities, compared.champion_given.probabilities)
+    )
+    if not challenger and not champion:
+        return None
+    of = f"of {len(compared.images.paths):,} test images"
+    reason = f"It gives probabilities that are not numbers for {challenger:,} {of}: its training has diverged."
+    if not challenger:
+        reason = (
+            f"{compared.champion.name} gives probabilities that are not numbers for {champion:,} {of}: "
+            "force the promotion with a reason, if it is meant to replace it."
+        )
+    theirs, ours = ("not a number" if number else "" for number in (champion, challenger))
+    return Guard(name, theirs, ours, difference="", passed=False, reason=reason)
 
 
 def _score(metric: Metric, predictions: Predictions, resamples: int, seed: int) -> tuple[float, Floats]:
@@ -102,9 +123,9 @@ def _why_not(metric: Metric, rule: Rule, margin: float, difference: Interval, th
     if rule == "better":
         return "" if worst < 0 else f"It is not shown to be better than {name}: {told}."
     allowed = margin * (theirs if lower else 1 - theirs)
-    if worse > 0:
+    if not worse <= 0:  # also what is not a number
         return f"It is not as good as {name}: {told}."
-    if worst > allowed:
+    if not worst <= allowed:
         what = format_difference(metric, Interval(allowed, allowed, allowed)).split(" [")[0]
         return f"It may be worse than {name} by more than the margin of {what.lstrip('+')}: {told}."
     return ""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from graftline.console import track
 from graftline.data.decoding import Decoding
 from graftline.evaluation.audit import Audit
 from graftline.report.page import write_page
@@ -101,7 +102,8 @@ def _odd(audit: Audit, decoding: Decoding) -> AuditPart:
 def _with_images(cards: Sequence[Card], images: pd.DataFrame, decoding: Decoding) -> list[Card]:
     """Return the cards with thumbnails of their images."""
     rows = [row for card in cards for row in card.rows]
-    small = dict(zip(rows, thumbnails(images["path"].iloc[rows].tolist(), decoding, SIDE), strict=True))
+    read = thumbnails(images["path"].iloc[rows].tolist(), decoding, SIDE)
+    small = dict(zip(rows, track(read, "Images for the report", len(rows)), strict=True))
     return [
         Card(card.rows, card.marked, card.words, [_image(images.iloc[row], small[row]) for row in card.rows])
         for card in cards

@@ -30,9 +30,10 @@ HEADINGS = {
 }
 
 CAPTIONS = {
-    "members_and_crops": "Each point is a combination of members and crops whose probabilities are averaged. Those on "
+    "members_and_crops": "Each point is a combination of members and crops whose answers are averaged. Those on "
     "the line are worth their time on this machine: no other combination is as accurate in as little. Intervals that "
     "overlap do not say that two are alike; the table's gains are of the same images and tell more.",
+    "crops": "The first image, and what of it the network sees in each pass; its answers are averaged.",
     "confusion_matrix": "Follow a row: where do the images of that class end up? A dark blue diagonal is the goal. An "
     "orange cell is a confusion; if its mirror image across the diagonal is orange too, the two classes look alike to "
     "the model.",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from graftline.console import track
 from graftline.evaluation.predictions import Predictions
 from graftline.report.thumbnails import Thumbnail, thumbnails
 
@@ -161,7 +162,8 @@ def _choose(
 
 def _read(predictions: Predictions, rows: Sequence[int]) -> dict[int, Shown]:
     small = thumbnails([predictions.paths[row] for row in rows], predictions.decoding, SIDE)
+    shown = track(small, "Images for the report", len(rows))
     return {
         row: Shown(row, Path(predictions.paths[row]).name, float(predictions.confidences[row]), one)
-        for row, one in zip(rows, small, strict=True)
+        for row, one in zip(rows, shown, strict=True)
     }

@@ -1,14 +1,9 @@
-"""What the report of a run shows. A stage fills in what it computed; what it leaves out gets no section.
-
-Letters: N images.
-"""
+"""What the report of a run shows. A stage fills in what it computed; what it leaves out gets no section."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from graftline.evaluation.comparison import Comparison
 from graftline.evaluation.evaluation import EvaluationResult
@@ -96,45 +91,6 @@ class MembersAndCrops:
 
 
 @dataclass(frozen=True)
-class NearImage:
-    """A training image that is near an image in the space of embeddings.
-
-    Attributes:
-        path: its file.
-        words: what is said below it, such as its label.
-    """
-
-    path: str
-    words: str
-
-
-@dataclass(frozen=True, eq=False)
-class ExplainedMistake:
-    """Why the model may have answered so.
-
-    Attributes:
-        pixels: (H, W, 3) uint8, the image with the parts marked that decided; None where that cannot be found.
-        neighbors: the training images nearest to it.
-    """
-
-    pixels: np.ndarray | None = None
-    neighbors: Sequence[NearImage] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class Explanations:
-    """Why the model may have answered so for some images.
-
-    Attributes:
-        of_rows: number of the image in the predictions → its explanation.
-        sentence: how they were found, and what they cannot say.
-    """
-
-    of_rows: Mapping[int, ExplainedMistake]
-    sentence: str
-
-
-@dataclass(frozen=True)
 class Missing:
     """What was not computed.
 
@@ -158,10 +114,9 @@ class Report:
         result: the evaluation; None where there were no test images.
         calibrated: how the probabilities were calibrated.
         decision: sentences on which class is answered, on sets of classes, and on what is refused.
-        slices: scores on parts of the images.
+        slices: scores on parts of the images; none where they were not computed.
         members_and_crops: what they bring.
         comparison: with other models.
-        explanations: of mistakes.
         training: how the model was trained.
         notes: sentences beside those of the evaluation.
         missing: what was not computed.
@@ -173,10 +128,9 @@ class Report:
     result: EvaluationResult | None
     calibrated: Calibrated | None = None
     decision: Sequence[str] = ()
-    slices: Sequence[Slice] | None = None
+    slices: Sequence[Slice] = ()
     members_and_crops: MembersAndCrops | None = None
     comparison: Comparison | None = None
-    explanations: Explanations | None = None
     training: Training | None = None
     notes: Sequence[str] = ()
     missing: Sequence[Missing] = field(default_factory=tuple)

@@ -7,28 +7,37 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from graftline.evaluation.explanation import Explanation, Neighbor
+from graftline.evaluation.explanation import GRAD_CAM, OCCLUSION, Explanation, Method, Neighbor
 from graftline.report.names import short
 from graftline.report.style import BLUE, INK, MUTED, VERMILLION, new_figure, styled
 
 PICTURE, ROW, REST = 1.7, 2.28, 1.0  # inches: width of a picture, height of a row, height of what is above
 MOST_LETTERS = 18  # of a class name
+FEWEST_COLUMNS = 5  # as wide as title and subtitle are
 DARKEST = 0.55  # brightness of a place where nothing speaks for the class
 
 HEAT: Colormap = LinearSegmentedColormap.from_list("heat", ["#0b0f1a", "#5a1a00", VERMILLION, "#ffc27a", "#fff6e6"])
 
 
+BRIGHT_OF = {
+    GRAD_CAM: "it speaks for the answer (Grad-CAM)",
+    OCCLUSION: "covering it makes the answer less sure (occlusion)",
+}
+BRIGHT_MIXED = "it speaks for the answer (Grad-CAM; occlusion where marked)"
+
+
 @styled()
-def explanation_figure(explanations: Sequence[Explanation], title: str, subtitle: str) -> Figure:
+def explanation_figure(explanations: Sequence[Explanation], title: str) -> Figure:
     """Draw a row of pictures for each explanation.
 
     Args:
         explanations: in the order to show, at least one.
         title: what they are of.
-        subtitle: how the heat was found, one line.
     """
-    columns = 2 + max(len(one.neighbors) for one in explanations)
-    figure = new_figure(columns * PICTURE + 0.3, REST + ROW * len(explanations), title, subtitle)
+    is_mixed = len(_methods(explanations)) > 1
+    near = max(len(one.neighbors) for one in explanations)
+    columns = max(2 + near, FEWEST_COLUMNS)
+    figure = new_figure(columns * PICTURE + 0.3, REST + ROW * len(explanations), title, _subtitle(explanations))
     cells = figure.subplots(len(explanations), columns, squeeze=False)
     for row, one in zip(cells, explanations, strict=True):
         for axes in row:
@@ -37,12 +46,26 @@ def explanation_figure(explanations: Sequence[Explanation], title: str, subtitle
         if one.label is not None:
             _below(row[0], 0, f"labeled {_name(one.label)}", INK)
         _heat(row[1], one)
+        if one.method == OCCLUSION and is_mixed:
+            _mark(row[1], OCCLUSION)
         for axes, neighbor in zip(row[2:], one.neighbors, strict=False):
             _neighbor(axes, neighbor, one)
-    heads = ["image", "where it was seen", "the training images most like it"]
+    heads = ["image", "where it was seen", "the training images most like it" if near > 0 else ""]
     for axes, head in zip(cells[0], heads, strict=False):
         axes.set_title(head, size=9, color=MUTED, loc="left", pad=5)
     return figure
+
+
+def _subtitle(explanations: Sequence[Explanation]) -> str:
+    """Say what is bright and what is colored, in one line."""
+    methods = _methods(explanations)
+    bright = BRIGHT_MIXED if len(methods) > 1 else BRIGHT_OF[methods.pop()]
+    has_labels = any(one.label is not None for one in explanations)
+    return f"Bright: {bright}.{' Blue: class of the label. Orange: the answer.' if has_labels else ''}"
+
+
+def _methods(explanations: Sequence[Explanation]) -> set[Method]:
+    return {one.method for one in explanations}
 
 
 def _picture(axes: Axes, view: np.ndarray) -> None:
@@ -64,6 +87,13 @@ def _heat(axes: Axes, one: Explanation) -> None:
         return
     _below(axes, 1, f"bright part covered: {_per_cent(one.covered)}", MUTED)
     _below(axes, 2, f"dark part covered: {_per_cent(one.elsewhere)}", MUTED)
+
+
+def _mark(axes: Axes, text: str) -> None:
+    """Write a word into the corner of a picture."""
+    axes.text(0.04, 0.04, text, transform=axes.transAxes, size=7.5, color="white", va="bottom").set_bbox(
+        {"facecolor": INK, "edgecolor": "none", "pad": 1.5}
+    )
 
 
 def _neighbor(axes: Axes, neighbor: Neighbor, one: Explanation) -> None:

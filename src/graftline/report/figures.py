@@ -282,17 +282,16 @@ def confident_mistakes(predictions: Predictions) -> Figure | None:
         graftline.data.decode.DecodeError: an image has vanished since it was classified.
     """
     predicted, labels, class_names = predictions.predicted, predictions.labels, predictions.class_names
-    confidences = predictions.confidences
-    wrong = np.flatnonzero(predicted != labels)
-    if len(wrong) == 0:
+    confidences, mistakes = predictions.confidences, predictions.surest_mistakes
+    if len(mistakes) == 0:
         return None
-    shown = wrong[np.argsort(-confidences[wrong], kind="stable")][:MISTAKES_SHOWN]
+    shown = mistakes[:MISTAKES_SHOWN]
     rows = -(-len(shown) // MISTAKES_PER_ROW)
     figure = new_figure(
         9.2,
         2.7 * rows + 0.95,
         "The most confident mistakes",
-        f"{len(shown)} of {len(wrong):,}, the surest first. Orange: prediction and probability. Below: label.",
+        f"{len(shown)} of {len(mistakes):,}, the surest first. Orange: prediction and probability. Below: label.",
     )
     cells = figure.subplots(rows, MISTAKES_PER_ROW, squeeze=False).ravel()
     names = short_names(class_names, 15)

@@ -106,7 +106,12 @@ class _Card:
     def name(self) -> str:
         if not self.is_ensemble:
             return str(self.content["timm_name"])
-        return f"ensemble of {len(self.networks)}"
+        return f"soup of {len(self.ingredients)}" if self.ingredients else f"ensemble of {len(self.networks)}"
+
+    @property
+    def ingredients(self) -> list[str]:
+        """Where the networks came from whose weights are averaged; none where this is no soup."""
+        return list(self.networks[0]["card"].get("soup", [])) if len(self.networks) == 1 else []
 
     @property
     def title(self) -> str:
@@ -236,18 +241,30 @@ class _Card:
 
     def _training(self) -> Iterator[str]:
         if self.is_ensemble:
-            crops = f"{crops_in_words(self.content['crops'])} of each image"
-            yield f"The mean of the probabilities of {len(self.networks)} networks, on {crops}:"
+            yield f"{self._average()}:"
             for entry, network in zip(self.content["members"], self.networks, strict=True):
                 share, size = f"{100 * entry['share']:.0f} %", _size(network)
                 yield f"{share}: {_text(network['timm_name'])} at {size}, digest `{entry['digest']}`"
         else:
             card = self.content["card"]
             yield f"Network: {_text(self.content['timm_name'])}, {_text(card.get('weights', 'weights unknown'))}."
+            if (fold := card.get("fold")) is not None:
+                yield f"It was trained without part {fold} of the training images."
             if (plan := card.get("freeze_plan")) is not None:
                 trained, frozen = plan["trained_parameters"], plan["frozen_parameters"]
                 yield f"Freeze: {_text(plan['reason'])}; {trained:,} of {trained + frozen:,} parameters are trained."
         yield f"Bundle `{self.content['digest']}`, run `{self.facts.run_id}`, graftline {graftline.__version__}."
+
+    def _average(self) -> str:
+        """Return what is averaged, over which networks and crops."""
+        crops, count = self.content["crops"], len(self.networks)
+        kind = self.content.get("average", "probabilities")
+        mean = f"the mean of the {kind}" + (" (the geometric mean of the probabilities)" if kind == "logits" else "")
+        over_crops = f"{crops_in_words(crops)} of each image"
+        if self.ingredients:
+            soup = f"One network, whose weights are the mean of those of {len(self.ingredients)} networks (a soup)"
+            return f"{soup}, on {over_crops}" if crops == "1" else f"{soup}; {mean} over {over_crops}"
+        return f"{mean[0].upper()}{mean[1:]} of {count} network{'' if count == 1 else 's'}, on {over_crops}"
 
     def _license(self) -> dict[str, str]:
         """Return the license as Hugging Face knows it: one of its names, or ``other`` with a name of its own."""

@@ -35,7 +35,7 @@ def write_report(directory: Path, report: Report) -> Path:
     Raises:
         graftline.data.decode.DecodeError: an image has vanished since it was classified.
     """
-    tested = {} if report.result is None else _tested(report, report.result)
+    tested = {} if report.result is None else _tested(report.result)
     content = {
         "title": report.title,
         "report": report,
@@ -47,7 +47,7 @@ def write_report(directory: Path, report: Report) -> Path:
         "captions": CAPTIONS,
         "headings": HEADINGS,
         "tiles": [name for name in TILES if name in report.scores],
-        "slices": _folded(report.slices or []),
+        "slices": _folded(report.slices),
         "training_charts": _charts_of(report.training),
         "training_pictures": _pictures(report.training),
         "crop_pictures": _pictures(report.members_and_crops),
@@ -62,7 +62,7 @@ def write_report(directory: Path, report: Report) -> Path:
     return write_page(directory / REPORT_FILE, "report.html.j2", content)
 
 
-def _tested(report: Report, result: EvaluationResult) -> dict[str, Any]:
+def _tested(result: EvaluationResult) -> dict[str, Any]:
     """Return what is shown of an evaluation."""
     predictions, scores = result.predictions, result.scores
     counts = np.bincount(predictions.labels, minlength=len(predictions.class_names))
@@ -71,7 +71,7 @@ def _tested(report: Report, result: EvaluationResult) -> dict[str, Any]:
         "right": int((predictions.predicted == predictions.labels).sum()),
         "guess": float(counts.max() / counts.sum()),
         "confusion": confusion(predictions),
-        "mistakes": surest_mistakes(predictions, report.explanations),
+        "mistakes": surest_mistakes(predictions),
         "classes": _folded(_classes(scores, predictions.class_names, counts.tolist())),
         "curve_charts": curve_charts(predictions, scores),
         "probability_charts": [*reliability_charts(predictions, scores["ece"]), coverage_chart(predictions)],

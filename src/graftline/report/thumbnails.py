@@ -3,7 +3,7 @@
 import base64
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from graftline.console import progress
 from graftline.data.decode import decode_rgb
 from graftline.data.decoding import Decoding
 from graftline.data.file_names import to_path
@@ -46,21 +45,14 @@ def thumbnail(pixels: np.ndarray, side: int) -> Thumbnail:
     return Thumbnail(_encode(picture, lossless=is_tiny), picture.width, picture.height, is_tiny)
 
 
-def thumbnails(paths: Sequence[str], decoding: Decoding, side: int) -> list[Thumbnail]:
-    """Return a thumbnail of each image file, in parallel.
+def thumbnails(paths: Sequence[str], decoding: Decoding, side: int) -> Iterator[Thumbnail]:
+    """Yield a thumbnail of each image file; they are read in parallel.
 
     Raises:
         graftline.data.decode.DecodeError: an image has vanished since it was classified.
     """
-    found = []
-    with (
-        progress("Images for the report", total=len(paths)) as bar,
-        ThreadPoolExecutor(os.cpu_count()) as pool,
-    ):
-        for one in pool.map(lambda path: thumbnail(decode_rgb(to_path(path), decoding), side), paths):
-            found.append(one)
-            bar.advance(bar.task_ids[0])
-    return found
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from pool.map(lambda path: thumbnail(decode_rgb(to_path(path), decoding), side), paths)
 
 
 def picture(file: Path | BinaryIO) -> Thumbnail:

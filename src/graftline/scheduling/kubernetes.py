@@ -59,13 +59,13 @@ class KubernetesOptions:
                 )
 
 
-def cron_job(job: Job, times: Times, source: str | None, options: KubernetesOptions, timezone: str) -> str:
+def cron_job(job: Job, times: Times, folder: str | None, options: KubernetesOptions, timezone: str) -> str:
     """Return the manifest of a CronJob.
 
     Args:
         job: what runs; its interpreter and directory are the image's own.
         times: when.
-        source: where the images are, as given; None for a data set from a package.
+        folder: with the images, as given; None for a data set from a package.
         options: image, claims, limits.
         timezone: of the times where the options have none.
 
@@ -91,7 +91,7 @@ def cron_job(job: Job, times: Times, source: str | None, options: KubernetesOpti
                 "spec": {
                     "activeDeadlineSeconds": job.seconds,
                     "backoffLimit": 2,  # a run that was killed goes on
-                    "template": {"metadata": {"labels": labels}, "spec": _pod(job, source, options)},
+                    "template": {"metadata": {"labels": labels}, "spec": _pod(job, folder, options)},
                 }
             },
         },
@@ -99,8 +99,8 @@ def cron_job(job: Job, times: Times, source: str | None, options: KubernetesOpti
     return yaml.dump(manifest, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000)
 
 
-def _pod(job: Job, source: str | None, options: KubernetesOptions) -> dict[str, Any]:
-    volumes, mounts = _volumes(source, options)
+def _pod(job: Job, folder: str | None, options: KubernetesOptions) -> dict[str, Any]:
+    volumes, mounts = _volumes(folder, options)
     container = {
         "name": "graftline",
         "image": options.image,
@@ -137,7 +137,7 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-def _volumes(source: str | None, options: KubernetesOptions) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _volumes(folder: str | None, options: KubernetesOptions) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the volumes and where they are mounted."""
     volumes: list[dict[str, Any]] = [
         {"name": "work", "persistentVolumeClaim": {"claimName": options.claim}},
@@ -147,14 +147,10 @@ def _volumes(source: str | None, options: KubernetesOptions) -> tuple[list[dict[
         {"name": "work", "mountPath": str(WORK)},
         {"name": "memory", "mountPath": "/dev/shm"},  # noqa: S108 - loader processes hand over batches there
     ]
-    if source is None or options.images_claim is None:
-        return volumes, mounts
-    path = WORK / source
-    folder = path.parent if path.suffix else path
-    if not path.is_relative_to(WORK):
+    if folder is not None and options.images_claim is not None and not (WORK / folder).is_relative_to(WORK):
         claim = {"claimName": options.images_claim, "readOnly": True}
         volumes.append({"name": "images", "persistentVolumeClaim": claim})
-        mounts.append({"name": "images", "mountPath": str(folder), "readOnly": True})
+        mounts.append({"name": "images", "mountPath": folder, "readOnly": True})
     return volumes, mounts
 
 

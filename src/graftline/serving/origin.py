@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from graftline.errors import UserError
+from graftline.tracking.names import CHAMPION
 
 if TYPE_CHECKING:  # a server of folders alone has no registry
     from graftline.tracking.registry import Registry
-
-CHAMPION = "champion"
 
 
 @dataclass(frozen=True)

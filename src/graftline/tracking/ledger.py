@@ -14,6 +14,7 @@ from graftline.errors import UserError
 
 FORMAT = 1  # of a line; raise it when an earlier graftline could not read it
 START = "0" * 64  # what the first line holds in the place of a hash
+MOST_OF_REASON = 1000  # characters of what a person gives, which a line has room for
 
 Kind = Literal["promoted", "refused", "forced", "rolled back", "moved by hand"]
 MOVES: tuple[Kind, ...] = ("promoted", "forced", "rolled back")  # after which the alias is moved
@@ -51,7 +52,8 @@ class Decision:
         compared_with: the version that the gate compared it with; None: no model.
         reasons: sentences.
         forced: why the gate was overridden; None: it was not.
-        digests: of the dataset version, its test split, both bundles, the gate's settings and the verdict's file.
+        digests: of the dataset version, its test split, both bundles, the settings of the gate, where it was asked, and
+            the verdict's file.
         headline: the score that decided, with the difference and its interval, for people.
         figures: by guard, the difference and the ends of its interval.
         run_id: of the decision's run in MLflow; None: there is none.
@@ -130,7 +132,8 @@ class LedgerLine:
         """Return the line that follows another one, or the first one."""
         number, previous = (1, START) if line is None else (line.number + 1, line.hash)
         content = {"format": FORMAT, "number": number, "previous": previous, **asdict(decision)}
-        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        text = text.encode(errors="backslashreplace").decode()  # bytes that are no text, as JSON has them
         return cls.read(text)  # as it will be read: lists in the place of tuples
 
     @classmethod
@@ -156,6 +159,19 @@ class LedgerLine:
         if decision.kind not in get_args(Kind):
             raise UserError(f"This is no line of a ledger: {text[:80]}")
         return cls(number, previous, decision, text)
+
+
+def require_short(argument: str, reason: str | None) -> None:
+    """Make sure that a line has room for a reason.
+
+    Raises:
+        UserError: it has not.
+    """
+    if reason is not None and len(reason) > MOST_OF_REASON:
+        raise UserError(
+            f"{argument} has {len(reason):,} characters, the ledger has room for {MOST_OF_REASON:,}: "
+            "give a shorter one."
+        )
 
 
 def find_break(lines: Sequence[LedgerLine]) -> str | None:

@@ -4,13 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graftline.tracking.names import OUTPUT_DIRECTORY
+from graftline.tracking.names import OUTPUT_DIRECTORY, PARENT_RUN
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
-
-_PARENT = "mlflow.parentRunId"
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ def _find(client: "MlflowClient") -> "list[MlflowRun]":
         if (version := client.get_model_version(model.name, str(number))).run_id
     )
     runs = [client.get_run(str(run_id)) for run_id in ids]
-    parents = dict.fromkeys(parent for run in runs if (parent := run.data.tags.get(_PARENT)) is not None)
+    parents = dict.fromkeys(parent for run in runs if (parent := run.data.tags.get(PARENT_RUN)) is not None)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     running = client.search_runs(experiments, "attributes.status = 'RUNNING'") if experiments else []
     return [*runs, *map(client.get_run, parents), *running]

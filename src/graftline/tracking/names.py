@@ -10,6 +10,8 @@ CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"  # aliases
 SCHEDULER = "GRAFTLINE_SCHEDULER"  # environment variable: what started the job, for the ledger
 
 # tags of a run
+STAGE = "graftline.stage"
+PARENT_RUN = "mlflow.parentRunId"  # MLflow's own: the run that groups it
 OUTPUT_DIRECTORY = "graftline.output_dir"
 HOST = "graftline.host"
 DATASET = "graftline.dataset"

@@ -1,17 +1,17 @@
 """Who is champion, by MLflow's aliases and by the ledger, which lies in MLflow too, where all machines see it.
 
 A model has the experiment "NAME promotions", with a run for each decision and one that is the ledger: its parameter
-``000007`` is line 7, and ``000007 done`` holds its hash once the alias was moved after it. MLflow never changes a
-parameter that is there: of two who write the same line at once, one wins and the other is told.
+``000007`` is line 7, ``000007 done`` holds its hash once the alias was moved after it, and ``000007 ended`` once the
+rollback that it is came to its end. MLflow never changes a parameter that is there: of two who write the same line at
+once, one wins and the other is told.
 
 A promotion is decided when its line is there. The alias moves after that; if it does not, whoever comes next moves it.
 """
 
-import getpass
 import logging
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -28,11 +28,12 @@ from graftline.tracking.names import (
     OUTPUT_DIRECTORY,
     PREVIOUS,
     SCHEDULER,
+    STAGE,
     registered_name,
 )
 from graftline.tracking.registry import Registry
 from graftline.tracking.standing import Standing, find_loss
-from graftline.tracking.tracking import Tracking
+from graftline.tracking.tracking import Tracking, user_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -44,7 +45,8 @@ T = TypeVar("T")
 LEDGER = "graftline.ledger"  # tag of the experiment: the run that has the lines
 
 MOST_LETTERS = 6000  # of a parameter (mlflow.utils.validation.MAX_PARAM_VAL_LENGTH); MLflow cuts what is longer
-_DONE = " done"
+_CUTS = (300, 100, 0)  # letters of a reason, until the line fits
+_DONE, _ENDED = " done", " ended"
 
 
 class OvertakenError(UserError):
@@ -58,11 +60,7 @@ def experiment_name(model: str) -> str:
 
 def author() -> Author:
     """Return who decides in this process."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        user = "unknown"
-    return Author(user, platform.node(), os.environ.get(SCHEDULER))
+    return Author(user_name(), platform.node(), os.environ.get(SCHEDULER))
 
 
 def now() -> str:
@@ -85,15 +83,28 @@ class Promotions:
     copies: Path | None = None
 
     def read(self) -> Standing:
-        """Return how things stand.
+        """Return how things stand at one moment: while the aliases were read, the ledger has not changed.
 
         Raises:
             UserError: there is no such model, its ledger was deleted, or MLflow does not answer.
         """
-        versions = self._registry.versions(self.model)
+        found = self._ask(self._find_ledger)
+        while True:
+            versions = self._registry.versions(self.model)
+            before, found = found, self._ask(self._find_ledger)
+            if found == before:
+                break
         aliases = {alias: version.version for version in versions for alias in version.aliases}
-        standing = Standing(self.model, versions, aliases)
-        return self._ask(lambda client: self._with_lines(client, standing))
+        run, params = found
+        return Standing(
+            self.model,
+            versions,
+            aliases,
+            lines=tuple(LedgerLine.read(text) for key, text in sorted(params.items()) if key.isdigit()),
+            done=dict(_ending(params, _DONE)),
+            ended=frozenset(number for number, _ in _ending(params, _ENDED)),
+            ledger_run=run,
+        )
 
     def read_sound(self) -> Standing:
         """Return how things stand, once what was interrupted is done and what was done by hand is noted.
@@ -104,8 +115,9 @@ class Promotions:
         standing = self.read()
         if (damage := self.damage(standing)) is not None:
             raise UserError(f"{damage} Nothing is decided on such a ledger.")
-        if (line := standing.interrupted) is not None:
-            logger.info(f"{line.sentence} It was interrupted before the alias moved: that is done now.")
+        if (line := standing.unfinished) is not None:
+            if standing.interrupted is not None:
+                logger.info(f"{line.sentence} It was interrupted before the alias moved: that is done now.")
             self.finish(line)
             standing = self.read()
         if standing.was_moved_by_hand:
@@ -126,7 +138,7 @@ class Promotions:
         Raises:
             UserError: MLflow does not answer.
         """
-        if self._ask(self._ledger_run) is None:
+        if self._ask(self._find_ledger)[0] is None:
             self._create_ledger()
 
     def append(self, standing: Standing, decision: Decision) -> LedgerLine:
@@ -138,11 +150,9 @@ class Promotions:
 
         Raises:
             OvertakenError: the next line is there already, another one than this.
-            UserError: MLflow does not answer.
+            UserError: the decision does not fit into a line, or MLflow does not answer.
         """
-        line = LedgerLine.after(standing.lines[-1] if standing.lines else None, decision)
-        if len(line.text) > MOST_LETTERS:
-            line = LedgerLine.after(standing.lines[-1] if standing.lines else None, _shortened(decision))
+        line = _next_line(standing, decision)
         run = standing.ledger_run or self._create_ledger()
         if not self._ask(lambda client: _write_once(client, run, _key(line.number), line.text)):
             raise OvertakenError(
@@ -154,26 +164,39 @@ class Promotions:
     def finish(self, line: LedgerLine) -> None:
         """Move the aliases if a line says so, and note that it is done; doing it twice changes nothing.
 
-        Whoever comes late, after others have finished the line and decided anew, moves nothing.
+        Whoever comes late, after others have finished the line and decided anew, moves nothing. Nor does who finds the
+        alias where it belongs, or moved by hand since.
 
         Raises:
             UserError: the version was deleted, or MLflow does not answer.
         """
         standing = self.read()
-        run = standing.ledger_run
-        assert run is not None, "a line is in a ledger"
         if line.number in standing.done:
             return
-        if line.decision.moves and standing.last_change == line.number:
-            self._move(standing)
+        if standing.interrupted == line:
+            self._move(standing, line)
             standing = self.read()
-            if standing.last_change != line.number and standing.decided is not None:
-                self._move(standing)  # others have decided anew while we moved
-        self._ask(lambda client: _write_once(client, run, _key(line.number) + _DONE, line.hash))
+            latest = standing.last_change
+            if latest is not None and latest != line and standing.decided is not None:
+                self._move(standing, latest)  # others have decided anew while we moved
+        else:
+            self._note(standing, line, _DONE)
         self._keep_copy(standing)
 
-    def _move(self, standing: Standing) -> None:
-        """Let the aliases be as the ledger has it."""
+    def end(self, line: LedgerLine) -> None:
+        """Note that the stage which a line is of has come to its end: whoever runs it again means another decision.
+
+        Raises:
+            UserError: MLflow does not answer.
+        """
+        self._note(self.read(), line, _ENDED)
+
+    def _move(self, standing: Standing, line: LedgerLine) -> None:
+        """Let the aliases be as a line has it, the last change, and note that it is done.
+
+        The champion's comes last, and the note right after it: whoever finds that the alias is not as a line without a
+        note has it may then take it for one that was not moved yet, not for one that was moved back by hand.
+        """
         assert standing.decided is not None
         champion, before = standing.version(standing.decided).version, standing.predecessors
 
@@ -182,17 +205,23 @@ class Promotions:
                 client.set_registered_model_alias(self.model, PREVIOUS, str(before[0]))
             elif PREVIOUS in standing.aliases:
                 client.delete_registered_model_alias(self.model, PREVIOUS)
-            client.set_registered_model_alias(self.model, CHAMPION, str(champion))
             if standing.aliases.get(CHALLENGER) == champion:
                 client.delete_registered_model_alias(self.model, CHALLENGER)
+            client.set_registered_model_alias(self.model, CHAMPION, str(champion))
 
         self._ask(move)
+        self._note(standing, line, _DONE)
+
+    def _note(self, standing: Standing, line: LedgerLine, what: str) -> None:
+        run = standing.ledger_run
+        assert run is not None, "a line is in a ledger"
+        self._ask(lambda client: _write_once(client, run, _key(line.number) + what, line.hash))
 
     def set_challenger(self, version: int) -> None:
         """Let the alias ``challenger`` name a version."""
         self._ask(lambda client: client.set_registered_model_alias(self.model, CHALLENGER, str(version)))
 
-    def note(self, version: int, line: LedgerLine) -> None:
+    def tag(self, version: int, line: LedgerLine) -> None:
         """Note on a version what was decided on it."""
         text = f"{line.decision.kind} (line {line.number})"
         self._ask(lambda client: client.set_model_version_tag(self.model, str(version), "graftline.decision", text))
@@ -244,7 +273,9 @@ class Promotions:
 
     def _copied(self) -> list[str]:
         file = self._copy
-        return file.read_text(encoding="utf-8").splitlines() if file is not None and file.is_file() else []
+        if file is None or not file.is_file():
+            return []
+        return file.read_text(encoding="utf-8").split("\n")[:-1]  # a line may have other separators in it, as U+2028
 
     def _keep_copy(self, standing: Standing) -> None:
         texts = [line.text for line in standing.lines]
@@ -262,20 +293,11 @@ class Promotions:
     def _ask(self, question: "Callable[[MlflowClient], T]") -> T:
         return self._registry.ask(question)
 
-    def _with_lines(self, client: "MlflowClient", standing: Standing) -> Standing:
-        run = self._ledger_run(client)
-        if run is None:
-            return standing
-        params = client.get_run(run).data.params
-        lines = [LedgerLine.read(text) for key, text in sorted(params.items()) if key.isdigit()]
-        done = {int(key.removesuffix(_DONE)): value for key, value in params.items() if key.endswith(_DONE)}
-        return replace(standing, lines=tuple(lines), done=done, ledger_run=run)
-
-    def _ledger_run(self, client: "MlflowClient") -> str | None:
-        """Return the run that is the ledger, None where there is none yet."""
+    def _find_ledger(self, client: "MlflowClient") -> tuple[str | None, Mapping[str, str]]:
+        """Return the run that is the ledger and its parameters; None and nothing where there is none yet."""
         experiment = client.get_experiment_by_name(experiment_name(self.model))
         if experiment is None:
-            return None
+            return None, {}
         run = experiment.tags.get(LEDGER)
         if experiment.lifecycle_stage == "deleted" or run is None:
             raise UserError(
@@ -283,11 +305,12 @@ class Promotions:
                 f"{'deleted' if run else 'made by others'}: restore it with `mlflow experiments restore -x "
                 f"{experiment.experiment_id}`, or rename it."
             )
-        if client.get_run(run).info.lifecycle_stage == "deleted":
+        found = client.get_run(run)
+        if found.info.lifecycle_stage == "deleted":
             raise UserError(
                 f"The ledger of {self.model} was deleted: restore it with `mlflow runs restore --run-id {run}`."
             )
-        return run
+        return run, found.data.params
 
     def _create_ledger(self) -> str:
         """Make the experiment with its ledger; of two who do so at once, both get the one that was first.
@@ -300,14 +323,14 @@ class Promotions:
             identity = os.urandom(4).hex()
             location = self.tracking.artifact_location(name)
             experiment = client.create_experiment(f"{name}, being made {identity}", artifact_location=location)
-            run: str = client.create_run(experiment, run_name="ledger", tags={"graftline.stage": "ledger"}).info.run_id
+            run: str = client.create_run(experiment, run_name="ledger", tags={STAGE: "ledger"}).info.run_id
             client.set_experiment_tag(experiment, LEDGER, run)
             try:
                 client.rename_experiment(experiment, name)
                 client.set_terminated(run)
             except Exception:  # MLflow has no class of its own for a name that is taken
                 client.delete_experiment(experiment)
-                first = self._ledger_run(client)
+                first, _ = self._find_ledger(client)
                 if first is None:
                     raise
                 return first
@@ -320,6 +343,11 @@ def _key(number: int) -> str:
     return f"{number:06}"
 
 
+def _ending(params: Mapping[str, str], what: str) -> list[tuple[int, str]]:
+    """Return the numbers of the lines with a note, and what it holds."""
+    return [(int(key.removesuffix(what)), value) for key, value in params.items() if key.endswith(what)]
+
+
 def _write_once(client: "MlflowClient", run_id: str, key: str, value: str) -> bool:
     """Set a parameter; returns False where it is there with another value."""
     from mlflow.exceptions import MlflowException
@@ -330,10 +358,25 @@ def _write_once(client: "MlflowClient", run_id: str, key: str, value: str) -> bo
         there = client.get_run(run_id).data.params.get(key)
         if there is None:
             raise
-        return there == value or key.endswith(_DONE)
+        return there == value or not key.isdigit()
     return client.get_run(run_id).data.params.get(key) == value
 
 
-def _shortened(decision: Decision) -> Decision:
-    """Return a decision that fits into a line: the verdict's file, whose digest it has, tells the rest."""
-    return replace(decision, reasons=(*(reason[:300] for reason in decision.reasons[:5]), "…"), figures=None)
+def _next_line(standing: Standing, decision: Decision) -> LedgerLine:
+    """Return the next line, shortened until it fits: the verdict's file, whose digest it has, tells the rest.
+
+    Raises:
+        UserError: it does not fit even so.
+    """
+    before = standing.lines[-1] if standing.lines else None
+    line = LedgerLine.after(before, decision)
+    for most in _CUTS:
+        if len(line.text) > MOST_LETTERS:
+            reasons = (*(reason[:most] for reason in decision.reasons[:5] if most), "…")
+            line = LedgerLine.after(before, replace(decision, reasons=reasons, figures=None))
+    if len(line.text) > MOST_LETTERS:
+        raise UserError(
+            f"The decision does not fit into a line of the ledger of {decision.model} ({len(line.text):,} characters, "
+            f"there is room for {MOST_LETTERS:,}): give a shorter reason."
+        )
+    return line

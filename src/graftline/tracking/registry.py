@@ -9,12 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from graftline.errors import UserError
-from graftline.files import atomic_directory, cache_directory, digest, digest_directory
-from graftline.locks import Lock
+from graftline.files import cache_directory, digest, digest_directory
+from graftline.tracking.download import local_folder
 from graftline.tracking.names import (
     BUNDLE,
     BUNDLE_FILES,
@@ -34,7 +32,6 @@ T = TypeVar("T")
 
 NUM_LISTED = 10  # names that a message lists at most
 
-_DOWNLOAD_SECONDS = 20  # without a byte from the server
 _MODEL = re.compile(r"models:/(?P<name>[^/@:'\"]+)(/(?P<version>\d+)|@(?P<alias>[^/@]+))")
 
 
@@ -160,8 +157,8 @@ class Registry:
         version = self.version(reference)
         logged = version.tags.get(BUNDLE_FILES)
         key = f"{version.version}-{logged or digest(version.source)}"  # a version of another server has another digest
-        path = self._local(
-            f"{version.source}/{BUNDLE}", (directory or cache_directory()) / "models" / version.name / key
+        path = local_folder(
+            self.uri, f"{version.source}/{BUNDLE}", (directory or cache_directory()) / "models" / version.name / key
         )
         if not (path / "bundle.json").is_file():
             raise UserError(f"{version.uri} has no bundle in {path}: register a model that graftline trained.")
@@ -200,7 +197,7 @@ class Registry:
                 f"Run {run_id} has no {DATA}/manifest.parquet in the {self._store}: "
                 "either an earlier graftline logged it, or its files have yet to be sent with sync()."
             )
-        return self._local(f"{artifacts}/{DATA}", (directory or cache_directory()) / "runs" / run_id)
+        return local_folder(self.uri, f"{artifacts}/{DATA}", (directory or cache_directory()) / "runs" / run_id)
 
     def tested_run(self, reference: str) -> "TestedRun":
         """Return what MLflow knows of a run and its test.
@@ -279,7 +276,7 @@ class Registry:
             return None
         # a run that is resumed has another model afterwards
         folder = (directory or cache_directory()) / "predictions" / f"{run.id}-{run.bundle_digest}"
-        return self._local(f"{run.artifacts}/{TEST}", folder) / PREDICTIONS
+        return local_folder(self.uri, f"{run.artifacts}/{TEST}", folder) / PREDICTIONS
 
     @property
     def _store(self) -> str:
@@ -308,28 +305,6 @@ class Registry:
         if version.run_id is None:
             raise UserError(f"{version.uri} was registered without a run, so that its data set is unknown.")
         return version.run_id
-
-    def _local(self, source: str, folder: Path) -> Path:
-        """Return the path on this machine of a folder of artifacts, which is downloaded into ``folder`` if need be."""
-        if urlsplit(source).scheme in ("", "file"):
-            path = Path(url2pathname(urlsplit(source).path))
-            if not path.is_dir():
-                raise UserError(f"The {self._store} has files in {path}, which is not on this machine.")
-            return path
-
-        from mlflow.artifacts import download_artifacts
-
-        from graftline.tracking.client import absolute_uri, reason, request_limit
-
-        path = folder / source.rpartition("/")[2]
-        try:
-            with Lock(folder.with_name(f".{folder.name}.lock"), shared=False, on_wait=lambda: None):
-                if not path.exists():
-                    with request_limit(_DOWNLOAD_SECONDS), atomic_directory(folder) as temporary:
-                        download_artifacts(source, dst_path=str(temporary), tracking_uri=absolute_uri(self.uri))
-        except Exception as error:  # each artifact store has its own, and the disk may be full
-            raise UserError(f"{source} cannot be downloaded by way of the {self._store} ({reason(error)}).") from error
-        return path
 
 
 class _ModelReference(NamedTuple):

@@ -1,4 +1,4 @@
-"""The retrainings of a data set, as MLflow has them: which were decided, and which one is still to come to its end.
+"""The retrainings of a model, as MLflow has them: which were decided, and which one is still to come to its end.
 
 A retraining is a run that groups those of its trainings. It is decided once it has an outcome, which is the last that
 is written. Only the holder of the model's lease calls what changes something here: a run that claims to go on is
@@ -12,17 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from graftline.errors import UserError
-from graftline.tracking.names import DATASET_DIGEST, OUTPUT_DIRECTORY, registered_name
+from graftline.tracking.names import DATASET_DIGEST, OUTPUT_DIRECTORY, PARENT_RUN, STAGE, registered_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
 
-STAGE, RETRAIN = "graftline.stage", "retrain"
-KEY, OUTCOME = "graftline.retrain.key", "graftline.retrain.outcome"  # tags
-_PARENT = "mlflow.parentRunId"
+RETRAIN = "retrain"
+# tags; an experiment may have the retrainings of several models, and clocks may be set back
+MODEL, KEY, OUTCOME = "graftline.retrain.model", "graftline.retrain.key", "graftline.retrain.outcome"
+VERSION, NUMBER = "graftline.retrain.version", "graftline.retrain.number"  # of the model, and among those decided
 T = TypeVar("T")
 _MOST = 100  # runs that are looked at, the newest
+_NUMBER_DIGITS = 8  # MLflow orders tags as text
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Retraining:
         key: digest of all that it depends on: images, configuration and code.
         dataset_digest: of the images; None if it did not come so far as to log them.
         outcome: what became of it; None if it is not decided.
+        version: number of the version that it registered; None if it is not decided.
+        number: how many were decided until then, this one included; 0 if it is not.
         ended: when, in ms since 1970; None if it has not ended.
         directory: its output directory, where it was made.
     """
@@ -42,28 +46,31 @@ class Retraining:
     key: str | None
     dataset_digest: str | None
     outcome: str | None
+    version: int | None
+    number: int
     ended: int | None
     directory: Path
 
 
 class Retrainings:
-    """Find the retrainings of an experiment, and mark those that have died.
+    """Find the retrainings of a model, and mark those that have died.
 
     Args:
         uri: of MLflow, a database or a server.
-        experiment: its name; it need not exist.
+        experiment: where they are; it need not exist.
+        model: name of the registered model.
 
     Raises:
         UserError: (of each call) MLflow does not answer within a bounded time, or with an error.
     """
 
-    def __init__(self, uri: str, experiment: str) -> None:
-        self._uri = uri
+    def __init__(self, uri: str, experiment: str, model: str) -> None:
+        self._uri, self._model = uri, model
         found = self._ask(lambda client: client.get_experiment_by_name(experiment))
         self._experiments = [] if found is None else [found.experiment_id]
 
     def decided(self, key: str | None = None) -> Retraining | None:
-        """Return the newest retraining that was decided, of a key or of any; None where there is none."""
+        """Return the retraining that was decided last, of a key or of any; None where there is none."""
         which = "" if key is None else f" and tags.`{KEY}` = '{key}'"
         found = self._search(f"tags.`{OUTCOME}` != ''{which}", 1)
         return _describe(found[0]) if found else None
@@ -90,16 +97,17 @@ class Retrainings:
             UserError: not all that they left unsent could be sent.
         """
         running = self._search_all("attributes.status = 'RUNNING'")
-        dead = [run for run in running if run.data.tags.get(STAGE) == RETRAIN or self._is_of_retraining(run)]
+        dead = [run for run in running if self._is_ours(run) or self._is_of_ours(run)]
         for run in dead:
             self._end(run)
         return [run.info.run_id for run in dead]
 
-    def _is_of_retraining(self, run: "MlflowRun") -> bool:
-        parent = run.data.tags.get(_PARENT)
-        if parent is None:
-            return False
-        return self._ask(lambda client: client.get_run(parent)).data.tags.get(STAGE) == RETRAIN
+    def _is_ours(self, run: "MlflowRun") -> bool:
+        return run.data.tags.get(STAGE) == RETRAIN and run.data.tags.get(MODEL) == self._model
+
+    def _is_of_ours(self, run: "MlflowRun") -> bool:
+        parent = run.data.tags.get(PARENT_RUN)
+        return parent is not None and self._is_ours(self._ask(lambda client: client.get_run(parent)))
 
     def _end(self, run: "MlflowRun") -> None:
         from graftline.tracking.outbox import FOLDER, sync
@@ -122,12 +130,14 @@ class Retrainings:
             self._ask(lambda client: client.set_terminated(run.info.run_id, "KILLED"))
 
     def _search(self, filter_string: str, most: int) -> "list[MlflowRun]":
-        return self._search_all(f"tags.`{STAGE}` = '{RETRAIN}' and {filter_string}", most)
+        return self._search_all(
+            f"tags.`{STAGE}` = '{RETRAIN}' and tags.`{MODEL}` = '{self._model}' and {filter_string}", most
+        )
 
     def _search_all(self, filter_string: str, most: int = _MOST) -> "list[MlflowRun]":
         if not self._experiments:
             return []
-        order, where = ["attributes.start_time DESC"], self._experiments
+        order, where = [f"tags.`{NUMBER}` DESC", "attributes.start_time DESC"], self._experiments
         return self._ask(lambda client: [*client.search_runs(where, filter_string, max_results=most, order_by=order)])
 
     def _ask(self, question: "Callable[[MlflowClient], T]") -> T:
@@ -158,9 +168,23 @@ def _describe(run: "MlflowRun") -> Retraining:
         key=tags.get(KEY),
         dataset_digest=tags.get(DATASET_DIGEST),
         outcome=tags.get(OUTCOME) or None,
+        version=int(tags[VERSION]) if VERSION in tags else None,
+        number=int(tags.get(NUMBER, 0)),
         ended=run.info.end_time,
         directory=_directory(run),
     )
+
+
+def decided_tags(outcome: str, version: int, last: Retraining | None) -> dict[str, str]:
+    """Return the tags of a retraining that is decided.
+
+    Args:
+        outcome: what became of it.
+        version: number of the version that it registered.
+        last: the retraining that was decided before it.
+    """
+    number = 1 if last is None else last.number + 1
+    return {VERSION: str(version), NUMBER: f"{number:0{_NUMBER_DIGITS}}", OUTCOME: outcome}
 
 
 def find_registered(uri: str, name: str, run_id: str) -> str | None:

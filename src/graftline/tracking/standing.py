@@ -21,6 +21,7 @@ class Standing:
         aliases: number of the version by alias.
         lines: of the ledger.
         done: by number of a line whose consequences are drawn, the hash that it had then.
+        ended: numbers of the lines whose stage came to its end after that.
         ledger_run: that has the lines; None: nothing was decided yet.
     """
 
@@ -29,6 +30,7 @@ class Standing:
     aliases: dict[str, int]
     lines: tuple[LedgerLine, ...] = ()
     done: Mapping[int, str] = field(default_factory=dict)
+    ended: frozenset[int] = frozenset()
     ledger_run: str | None = None
 
     @property
@@ -51,19 +53,35 @@ class Standing:
         """The champion by the ledger."""
         return self.lines[-1].decision.after if self.lines else None
 
-    @property
-    def last_change(self) -> int | None:
-        """The number of the line since which the champion is who it is; None: there is none."""
-        changes = [line.number for line in self.lines if line.decision.after != line.decision.before]
+    @cached_property
+    def last_change(self) -> LedgerLine | None:
+        """The line since which the champion is who it is; None: there is none."""
+        changes = [line for line in self.lines if line.decision.after != line.decision.before]
         return changes[-1] if changes else None
 
-    @cached_property
-    def interrupted(self) -> LedgerLine | None:
-        """The decision whose alias is yet to be moved: whoever wrote it did not come as far."""
-        moves = [line for line in self.lines if line.decision.moves]
-        if not moves or moves[-1].number in self.done or self.champion == self.decided:
+    @property
+    def unfinished(self) -> LedgerLine | None:
+        """The decision on today's champion that is not noted as done: whoever wrote it did not come as far.
+
+        Its alias was moved or was not; None too where it was moved by hand to a third version.
+        """
+        line = self.last_change
+        if line is None or not line.decision.moves or line.number in self.done:
             return None
-        return moves[-1] if self.champion == moves[-1].decision.before else None
+        return line if self.champion in (line.decision.before, line.decision.after) else None
+
+    @property
+    def interrupted(self) -> LedgerLine | None:
+        """The unfinished decision, if its alias is yet to be moved."""
+        line = self.unfinished
+        return line if line is not None and self.champion == line.decision.before else None
+
+    @property
+    def begun_rollback(self) -> LedgerLine | None:
+        """The rollback that today's champion comes from, if its stage did not come to its end."""
+        line = self.last_change
+        is_begun = line is not None and line.decision.kind == "rolled back" and line.number not in self.ended
+        return line if is_begun else None
 
     @property
     def was_moved_by_hand(self) -> bool:

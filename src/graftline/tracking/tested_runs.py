@@ -10,6 +10,7 @@ from graftline.tracking.names import (
     BUNDLE_DIGEST,
     DATASET,
     OUTPUT_DIRECTORY,
+    STAGE,
     TEST_DIGEST,
     VALIDATION_DIGEST,
     VALIDATION_LOSS,
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 _PAGE = 500  # runs per question
 _TEST_SCORE = "test/accuracy"
 _TESTED = f"attributes.status = 'FINISHED' and metrics.`{_TEST_SCORE}` >= 0"
-_TRAINED = "attributes.status = 'FINISHED' and tags.`graftline.stage` = 'train'"
+_TRAINED = f"attributes.status = 'FINISHED' and tags.`{STAGE}` = 'train'"
 
 
 @dataclass(frozen=True)

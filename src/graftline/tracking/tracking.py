@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graftline.errors import UserError, first_line, no_room
-from graftline.tracking.names import HOST, OUTPUT_DIRECTORY, registered_name
+from graftline.tracking.names import HOST, OUTPUT_DIRECTORY, PARENT_RUN, STAGE, registered_name
 from graftline.tracking.registry import Registry
 from graftline.tracking.views import missing_tags
 
@@ -88,9 +88,9 @@ class Tracking:
             client, experiment_id = self._experiment(self.experiment or experiment)
             clear_outbox(directory)
             tags["mlflow.user"] = user_name()
-            tags["mlflow.source.name"] = tags.get("graftline.stage", Path(sys.argv[0]).name)
+            tags["mlflow.source.name"] = tags.get(STAGE, Path(sys.argv[0]).name)
             if self.parent_run_id is not None:
-                tags["mlflow.parentRunId"] = self.parent_run_id
+                tags[PARENT_RUN] = self.parent_run_id
             run = client.create_run(experiment_id, run_name=run_name, tags=tags)
         return Run(
             run,

@@ -1,0 +1,30 @@
+"""Departed images: those that earlier versions of a data set had, so that one that comes back keeps its split."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from graftline.files import atomic_file
+
+HISTORY_COLUMNS = ("sha256", "group", "split")
+
+
+def find_departed(
+    manifest: pd.DataFrame, histories: Iterable[pd.DataFrame], left_out: pd.DataFrame | None
+) -> pd.DataFrame:
+    """Return the rows of histories, and of the images left out now, that a manifest does not have."""
+    columns = list(HISTORY_COLUMNS)
+    rows = [manifest[columns], *histories]
+    if left_out is not None:
+        rows.append(left_out.assign(split=pd.Series(None, index=left_out.index, dtype="str"))[columns])
+    both = pd.concat(rows, ignore_index=True).astype("str")  # a column of nothing but None would be of objects
+    departed = both[~both.duplicated() & (both.index >= len(manifest))]
+    return departed.sort_values(columns, ignore_index=True)
+
+
+def write_departed(departed: pd.DataFrame, file: Path) -> None:
+    """Write them; no file where there are none."""
+    if not departed.empty:
+        with atomic_file(file) as temporary:
+            departed.to_parquet(temporary, index=False, compression="zstd")

@@ -1,0 +1,44 @@
+"""Bring a folder of artifacts onto this machine, whole or not at all."""
+
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from graftline.errors import UserError
+from graftline.files import atomic_directory
+from graftline.locks import Lock
+
+_DOWNLOAD_SECONDS = 20  # without a byte from the server
+
+
+def local_folder(uri: str, source: str, folder: Path) -> Path:
+    """Return the path on this machine of a folder of artifacts, which is downloaded if need be.
+
+    Args:
+        uri: of MLflow, a database or a server.
+        source: URI of the artifacts.
+        folder: where a download is kept.
+
+    Raises:
+        UserError: the files are on another machine, or the download fails.
+    """
+    from graftline.tracking.client import absolute_uri, reason, request_limit, store_name
+
+    uri = absolute_uri(uri)
+    if urlsplit(source).scheme in ("", "file"):
+        path = Path(url2pathname(urlsplit(source).path))
+        if not path.is_dir():
+            raise UserError(f"The {store_name(uri)} has files in {path}, which is not on this machine.")
+        return path
+
+    from mlflow.artifacts import download_artifacts
+
+    path = folder / source.rpartition("/")[2]
+    try:
+        with Lock(folder.with_name(f".{folder.name}.lock"), shared=False, on_wait=lambda: None):
+            if not path.exists():
+                with request_limit(_DOWNLOAD_SECONDS), atomic_directory(folder) as temporary:
+                    download_artifacts(source, dst_path=str(temporary), tracking_uri=uri)
+    except Exception as error:  # each artifact store has its own, and the disk may be full
+        raise UserError(f"{source} cannot be downloaded by way of the {store_name(uri)} ({reason(error)}).") from error
+    return path

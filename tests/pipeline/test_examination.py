@@ -1,0 +1,37 @@
+"""What a gate is told about the images that it looks at."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+from manifest import manifest
+
+from graftline.data.version import DatasetVersion, write_version
+from graftline.pipeline import examination
+
+
+def versions(tmp_path: Path, *tables: pd.DataFrame) -> list[DatasetVersion]:
+    return [
+        write_version(tmp_path / str(number) / "pets", "pets", table, ("cat", "dog"))[0]
+        for number, table in enumerate(tables)
+    ]
+
+
+def test_test_images_that_are_gone_or_relabeled(tmp_path: Path) -> None:
+    table = manifest(["cat", "dog"] * 15, ["train"] * 10 + ["test"] * 20)
+    shuffled = table.assign(label=["cat", "dog"] * 5 + ["dog", "cat"] * 10)
+    fewer = table.iloc[:19]
+    more = pd.concat([table, table.assign(sha256=lambda rows: "a" + rows["sha256"].str[1:], path=table["path"] + "x")])
+    before, same, other, gone, grown = versions(tmp_path, table, table, shuffled, fewer, more)
+    assert examination._same_test(before, same, 0.1)[0].passed
+    assert examination._same_test(before, grown, 0.1)[0].passed
+    (guard,) = examination._same_test(before, other, 0.1)
+    assert guard.reason.startswith(
+        "Of the 20 images that tested the champion 0 are gone and 20 have another label, 100"
+    )
+    (guard,) = examination._same_test(before, gone, 0.1)
+    assert guard.difference == "11 gone, 0 relabeled"
+    assert not guard.passed
+    assert examination._same_test(None, gone, 0.1) == []
+    moved = replace(before)
+    assert examination._seen(moved, ["0" * 63 + "1", f"{15:064x}"]).tolist() == [True, False]

@@ -1,0 +1,162 @@
+"""Where a retraining begins: what was decided on the same images before, and the splits that they keep."""
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from workplace import Workplace
+
+from conftest import COLORS, paint
+from graftline.data.ingest import Ingest
+from graftline.data.sources.folder import Folder
+from graftline.data.split import Split
+from graftline.errors import UserError
+from graftline.pipeline.retraining.situation import Situation
+from graftline.tracking.ledger import Decision, Kind
+from graftline.tracking.names import STAGE
+from graftline.tracking.promotions import Promotions, author, now
+from graftline.tracking.retrainings import KEY, MODEL, RETRAIN, Retrainings, decided_tags
+from graftline.tracking.tracking import Tracking
+
+NAME = "colors"
+
+
+@dataclass(frozen=True)
+class Past:
+    """Images that come and go, and retrainings of which only what MLflow has of them is made."""
+
+    place: Workplace
+
+    @property
+    def images(self) -> Path:
+        return self.place.root / "images"
+
+    @property
+    def tracking(self) -> Tracking:
+        return Tracking(uri=f"sqlite:///{self.place.root / 'mlflow.db'}", system_metrics=False)
+
+    def paint(self, first: int, last: int) -> None:
+        for number, (name, color) in enumerate(COLORS.items()):
+            (self.images / name).mkdir(parents=True, exist_ok=True)
+            for index in range(first, last):
+                paint(color, 1000 * number + index, 16).save(self.images / name / f"{index:03}.png")
+
+    def remove(self, first: int, last: int) -> None:
+        for name in COLORS:
+            for index in range(first, last):
+                (self.images / name / f"{index:03}.png").unlink()
+
+    def look(self, machine: str = "here", recipe: str = "r") -> Situation:
+        """Return how things are, as a machine sees them that has a disk of its own."""
+        data = Ingest(NAME, str(self.images), Folder(), Split(), directory=str(self.place.root / machine / "data"))
+        return Situation(data, self.tracking, Retrainings(self.tracking.uri, NAME, NAME), recipe)
+
+    def retrain(self, kind: Kind, recipe: str = "r") -> int:
+        """Decide on the images of now, and return the number of the version that was made of them."""
+        seen = self.look(recipe=recipe)
+        directory = self.place.root / "outputs" / seen.key
+        tags = {STAGE: RETRAIN, MODEL: NAME, KEY: seen.key}
+        run = self.tracking.start(run_name="", experiment=NAME, directory=directory, tags=tags)
+        with run:
+            run.log_dataset(seen.version)
+            run.settle()
+            version = self._register(run.id)
+            self.decide(kind, version)
+            run.set_tags(decided_tags(kind, version, seen.last))
+        return version
+
+    def _register(self, run_id: str) -> int:
+        client = self.place.mlflow
+        if not client.search_registered_models(f"name = '{NAME}'"):
+            client.create_registered_model(NAME)
+        source = str(client.get_run(run_id).info.artifact_uri)
+        return int(client.create_model_version(NAME, source, run_id, await_creation_for=0).version)
+
+    def decide(self, kind: Kind, version: int) -> None:
+        """Write into the ledger what becomes of a version, and move the alias."""
+        promotions = Promotions(self.tracking, NAME)
+        standing = promotions.read_sound()
+        champion = standing.champion
+        after = champion if kind == "refused" else version
+        line = promotions.append(standing, Decision(NAME, kind, version, champion, after, author(), now()))
+        promotions.finish(line)
+
+
+@pytest.fixture
+def past(workplace: Workplace) -> Past:
+    past = Past(workplace)
+    past.paint(0, 12)
+    return past
+
+
+def test_what_was_decided_on_these_images_counts_while_its_model_is_in_use(past: Past) -> None:
+    assert past.look().settled is None
+    first = past.retrain("promoted")
+    assert past.look().settled is not None, "nothing new"
+    past.paint(12, 18)
+    assert past.look().settled is None
+    second = past.retrain("promoted")
+    past.remove(12, 18)
+    assert past.look().settled is None, "the champion is that of the images that are gone"
+    past.decide("rolled back", first)
+    known = past.look().settled
+    assert known is not None
+    assert known.version == first, "the champion is of these images"
+    past.paint(12, 18)
+    known = past.look().settled
+    assert known is not None
+    assert known.version == second, "what was rolled back does not come back"
+
+
+def test_what_was_refused_is_tried_again_once_others_were_decided_on(past: Past) -> None:
+    past.retrain("promoted")
+    past.paint(12, 18)
+    past.retrain("refused")
+    assert past.look().settled is not None
+    past.paint(18, 24)
+    past.retrain("promoted")
+    past.remove(18, 24)
+    assert past.look().settled is None
+
+
+@pytest.mark.parametrize("known_by", ["the last retraining", "the champion"])
+def test_a_machine_that_has_not_seen_the_images_keeps_their_splits(
+    past: Past, known_by: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    past.paint(12, 40)
+    before = past.look().version
+    past.retrain("promoted")
+    if known_by == "the champion":
+        client = past.place.mlflow
+        (experiment,) = (one.experiment_id for one in client.search_experiments() if one.name == NAME)
+        for run in client.search_runs([experiment]):
+            client.set_tag(run.info.run_id, MODEL, "another")
+    assert past.look("there").version.digest == before.digest, "nothing is new"
+    assert f"Dataset version {before.digest} was trained on elsewhere" in capsys.readouterr().out
+    past.paint(40, 44)
+    now_is = past.look("elsewhere").version
+    for split in ("train", "validation", "test"):
+        assert set(before.samples(split).sha256) <= set(now_is.samples(split).sha256), f"{split} has lost nothing"
+    drawn = replace(past.look("nowhere").data, parent="none").run().version
+    assert not set(before.samples("test").sha256) <= set(drawn.samples("test").sha256), "as a new draw would have"
+
+
+def test_after_a_clock_was_set_back_a_retraining_is_due_by_age(
+    past: Past, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    past.retrain("promoted")
+    assert past.look().why_not_due("age>=30d") == "age is 0.0d, and it is due by 'age>=30d'"
+    earlier = time.time() - 3 * 3600
+    monkeypatch.setattr(time, "time", lambda: earlier)
+    assert past.look().why_not_due("age>=30d") is None
+    assert "hours from now, a clock was set back: this one is due by age" in capsys.readouterr().out
+
+
+def test_images_that_are_gone_are_counted_from_the_last_retraining(past: Past) -> None:
+    past.retrain("promoted")
+    past.remove(6, 12)
+    changes = past.look().changes
+    assert changes is not None
+    with pytest.raises(UserError, match=r"18 of 36 images are gone, more than 20 %"):
+        changes.refuse_shrink(0.2, "images")
