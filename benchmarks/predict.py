@@ -19,8 +19,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -93,26 +94,43 @@ def job(bundle: Path, images: Path, out: Path) -> float:
     return counts.images / (time.perf_counter() - start)
 
 
+def timed(work: Callable[[], float]) -> tuple[float, float]:
+    """Return the images a second that ``work`` returns, and the processor seconds of all threads meanwhile."""
+    before = time.process_time()
+    rate = work()
+    return rate, time.process_time() - before
+
+
 def measure_rate(bundle: Path, number: int, turns: int) -> None:
-    """Print the rates."""
+    """Print rates and processor time, which other programs on the machine change less."""
+    rows: list[tuple[float, ...]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         photos(folder / "images", number, SIDE)
         files = sorted((folder / "images").iterdir())
         bare(bundle, files[: 4 * BATCH])  # warm
-        rates = [(bare(bundle, files), job(bundle, folder / "images", folder / f"out{turn}")) for turn in range(turns)]
-    ratio = statistics.median(ours / theirs for theirs, ours in rates)
-    rows = [
-        (f"{turn + 1}", f"{theirs:.1f}", f"{ours:.1f}", f"{ours / theirs:.3f}")
-        for turn, (theirs, ours) in enumerate(rates)
+        for turn in range(turns):
+            theirs, their_seconds = timed(partial(bare, bundle, files))
+            ours, our_seconds = timed(partial(job, bundle, folder / "images", folder / f"out{turn}"))
+            to_ms = 1000 / number
+            rows.append((theirs, ours, ours / theirs, their_seconds * to_ms, our_seconds * to_ms))
+    rows.append(tuple(statistics.median(column) for column in zip(*rows, strict=True)))
+    told = [
+        (name, f"{theirs:.1f}", f"{ours:.1f}", f"{ratio:.3f}", f"{their_ms:.1f}", f"{our_ms:.1f}")
+        for name, (theirs, ours, ratio, their_ms, our_ms) in zip(
+            [*(f"turn {turn + 1}" for turn in range(turns)), "median"], rows, strict=True
+        )
     ]
-    medians = [statistics.median(column) for column in zip(*rates, strict=True)]
-    rows.append(("median", *(f"{value:.1f}" for value in medians), f"{ratio:.3f}"))
-    print_table(
-        f"{number} JPEGs of {SIDE} x {SIDE}, {len(os.sched_getaffinity(0))} cores, images a second",
-        ("turn", "bare loop", "make predict", "ratio"),
-        rows,
+    title = f"{number} JPEGs of {SIDE} x {SIDE}, {len(os.sched_getaffinity(0))} cores"
+    columns = (
+        "",
+        "bare loop, a second",
+        "make predict, a second",
+        "ratio",
+        "bare loop, CPU ms",
+        "make predict, CPU ms",
     )
+    print_table(title, columns, told)
 
 
 def measure_memory(bundle: Path, numbers: Sequence[int]) -> None:

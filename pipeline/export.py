@@ -1,6 +1,5 @@
-"""Export: a model for others to run, as one ONNX file, an MLflow model or a folder that a server's image is built of."""
+"""Export: a model for others to run, as one ONNX file, an MLflow model or the folder of a server's image."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -65,7 +64,7 @@ class Export:
                 "format": self.format,
                 "exported": str(exported),
             },
-            table=[*rows, ("written to", os.path.relpath(exported))],
+            table=[*rows, ("written to", str(exported))],
             exported=exported,
         )
 
@@ -84,6 +83,7 @@ def _write_onnx(model: OpenModel, out: Path) -> tuple[Path, list[tuple[str, str]
 
 def _write_mlflow(model: OpenModel, out: Path) -> tuple[Path, list[tuple[str, str]]]:
     from graftline.serving.package import save_model
+    from graftline.tracking import client  # noqa: F401 - keeps MLflow's progress bars to itself
 
     read = read_replay if is_ensemble(model.directory) else read_golden
     example = read(model.directory)[0][0].read_bytes()
@@ -91,7 +91,7 @@ def _write_mlflow(model: OpenModel, out: Path) -> tuple[Path, list[tuple[str, st
     with atomic_directory(folder) as temporary:
         temporary.rmdir()  # MLflow wants to make it
         save_model(model.directory, temporary, example)
-    return folder, [("load it", f'mlflow.pyfunc.load_model("{os.path.relpath(folder)}")')]
+    return folder, [("load it", f'mlflow.pyfunc.load_model("{folder}")')]
 
 
 def _write_docker(model: OpenModel, out: Path) -> tuple[Path, list[tuple[str, str]]]:
@@ -102,6 +102,6 @@ def _write_docker(model: OpenModel, out: Path) -> tuple[Path, list[tuple[str, st
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return folder, [
         ("size", f"{size / 1e6:,.0f} MB, and no torch"),
-        ("build it", f"docker build --tag {model.name.lower()} {os.path.relpath(folder)}"),
-        ("run it", f"docker run --rm --init --publish 127.0.0.1:5001:5001 {model.name.lower()}"),
+        ("build it", f"docker build --tag graftline-server {folder}"),
+        ("run it", "docker run --rm --init --publish 127.0.0.1:5001:5001 graftline-server"),
     ]

@@ -1,6 +1,5 @@
 """Predict: a model on as many images as there are, as a table in parts."""
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 from graftline.bundle.batch import PART_ROWS, BatchJob, TableFormat, Tally
 from graftline.bundle.predictor import EngineName
 from graftline.console import console, print_facts, progress, say
-from graftline.data.image_list import ImageLister
+from graftline.data.image_list import ImageLister, Kind
 from graftline.data.sources.archive import Archive
 from graftline.data.sources.table import Table
 from graftline.errors import UserError
@@ -23,6 +22,13 @@ from graftline.pipeline.watch import check_watch, make_watch
 from graftline.tracking.tracking import Tracking
 
 STANDARD_INPUT = "-"
+_ORIGINS: dict[Kind, str] = {
+    "image": "alone, {}",
+    "folder": "in the folder {}",
+    "table": "listed in the table {}",
+    "archive": "in the archive {}",
+    "list": "listed on standard input",
+}
 _BAR = 24  # signs of the longest bar
 _MOST_CLASSES = 20  # that the table at the end has a line for
 _MOST_REASONS = 3  # why images are unreadable, that it has a line for
@@ -135,8 +141,8 @@ class Predict:
         facts = [
             ("model", f"{model.origin.uri}, digest {model.predictor.digest}"),
             ("classes", f"{len(names)}: {', '.join(names[:6])}{', …' if len(names) > 6 else ''}"),
-            ("images", f"{job.images.count:,} of the {job.images.kind} {job.images.title}"),
-            ("table", f"{job.num_parts:,} part{'s' if job.num_parts > 1 else ''} in {os.path.relpath(job.folder)}"),
+            ("images", f"{job.images.count:,} {_ORIGINS[job.images.kind].format(job.images.title)}"),
+            ("table", f"{job.num_parts:,} part{'s' if job.num_parts > 1 else ''} in {job.folder}"),
         ]
         if before.images:
             facts.append(("goes on", f"{before.images:,} images are done, {job.images.count - before.images:,} left"))
@@ -194,5 +200,4 @@ def _lines(counts: Tally) -> list[tuple[str, str]]:
 
 
 def _where(job: BatchJob) -> tuple[str, str]:
-    first = os.path.relpath(job.part(0))
-    return "table", first if job.num_parts == 1 else f"{os.path.dirname(first)}/part-*.{job.format}"  # noqa: PTH120
+    return "table", str(job.part(0) if job.num_parts == 1 else job.folder / f"part-*.{job.format}")

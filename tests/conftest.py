@@ -32,6 +32,7 @@ SLOW = (
     "backbones/zoo/test_alexnet.py",
     "backbones/zoo/test_contract.py",
     "bundle/test_batch.py",
+    "bundle/test_export.py",
     "bundle/test_save.py",
     "data/test_loaders.py",
     "data/test_worker_processes.py",

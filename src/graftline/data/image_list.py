@@ -88,7 +88,9 @@ class ImageLister:
             UserError: there is nothing, or nothing in it, or it cannot be read.
         """
         if not isinstance(images, Path):
-            return _write("list", "list", _lines(images), folder, "No path came on standard input: give one per line.")
+            return _write(
+                "list", "listed", _lines(images), folder, "No path came on standard input: give one per line."
+            )
         images = images.expanduser()
         if images.is_dir():
             return _write("folder", _title(images), _below(images), folder, _no_files(images))

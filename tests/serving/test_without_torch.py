@@ -1,0 +1,68 @@
+"""What runs a model on ONNX Runtime asks for no torch: it need not be there, and nobody waits for its import."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import mlflow.pyfunc
+import numpy as np
+import onnxruntime
+import pandas as pd
+import pytest
+from http_server import photo, text
+from workplace import Workplace
+
+from graftline.bundle.predictor import Predictor
+from graftline.data.decode import decode_rgb
+
+NO_TORCH = """
+import sys
+
+class NotInstalled:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "torchvision", "timm", "pytorch_lightning", "albumentations"}:
+            raise ModuleNotFoundError(f"{name} is not installed here")
+
+sys.meta_path.insert(0, NotInstalled())
+"""
+
+
+def run_without_torch(place: Workplace, stage: str, *overrides: str) -> str:
+    (place.root / "path").mkdir(exist_ok=True)
+    (place.root / "path" / "sitecustomize.py").write_text(NO_TORCH, encoding="utf-8")
+    environment = place.environment()
+    environment["PYTHONPATH"] = os.pathsep.join([str(place.root / "path"), environment["PYTHONPATH"]])
+    command = place.command(stage, *overrides)
+    done = subprocess.run(command, cwd=place.root, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_predict(workplace: Workplace, bundle: Path) -> None:
+    told = run_without_torch(workplace, "predict", f"model={bundle}", f"images={bundle / 'golden' / 'images'}")
+    assert "in the folder images" in told
+    assert list(workplace.root.glob("predictions/images-*/part-00000.csv"))
+
+
+@pytest.mark.parametrize("kind", ["onnx", "docker"])
+def test_export(workplace: Workplace, bundle: Path, predictor: Predictor, kind: str) -> None:
+    named = bundle.parent.name
+    told = run_without_torch(workplace, "export", f"model={bundle}", f"format={kind}")
+    if kind == "docker":
+        assert (workplace.root / "exports" / f"{named}-docker" / "Dockerfile").exists()
+        assert f"docker build --tag graftline-server exports/{named}-docker" in told
+        return
+    assert "a probability differs by" in told
+    session = onnxruntime.InferenceSession(str(workplace.root / "exports" / f"{named}.onnx"))
+    pixels = decode_rgb(photo(1))
+    found = session.run(["probabilities"], {"pixels": pixels[None]})[0]
+    np.testing.assert_allclose(found, predictor.predict([pixels]), atol=1e-3)
+
+
+def test_an_mlflow_model_is_that_which_is_registered(workplace: Workplace, bundle: Path, predictor: Predictor) -> None:
+    ran = workplace.run("export", f"model={bundle}", "format=mlflow")
+    assert ran.code == 0, ran.output
+    assert "Downloading" not in ran.output
+    folder = workplace.root / ran.result["exported"]
+    answer = mlflow.pyfunc.load_model(str(folder)).predict(pd.DataFrame({"image": [text(photo(1))]}))
+    np.testing.assert_allclose(answer["probability"], predictor.predict([photo(1)]).max(axis=1), rtol=1e-6)
