@@ -99,10 +99,9 @@ class Projection:
 
     def __call__(self, embeddings: np.ndarray) -> npt.NDArray[np.float16]:
         """Return embeddings (N, E) as (N, D)."""
-        projected: npt.NDArray[np.float16] = (embeddings @ self.signs.astype(np.float32) * self.scale).astype(
-            np.float16
-        )
-        return projected
+        projected = embeddings @ self.signs.astype(np.float32) * np.float32(self.scale)
+        short: npt.NDArray[np.float16] = projected.astype(np.float16)
+        return short
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from graftline.tracking.names import STAGE
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
@@ -11,7 +13,7 @@ RINGS, SILENT = "drift", "no drift"
 
 def drift_tags(bundle_digest: str, *, rings: bool) -> dict[str, str]:
     """Return the tags of a check of a model."""
-    return {"graftline.stage": "drift", DRIFT: RINGS if rings else SILENT, DRIFT_MODEL: bundle_digest}
+    return {STAGE: "drift", DRIFT: RINGS if rings else SILENT, DRIFT_MODEL: bundle_digest}
 
 
 def last_check_rings(uri: str, experiment: str, bundle_digest: str) -> bool:
