@@ -8,6 +8,7 @@ from graftline.console import print_facts, say
 from graftline.errors import UserError
 from graftline.execution import Accelerator, Execution
 from graftline.pipeline.bundle_source import find_source
+from graftline.pipeline.program import program
 from graftline.pipeline.stage import StageResult
 from graftline.pipeline.watch import check_watch, make_watch
 from graftline.serving.limits import Limits
@@ -110,4 +111,7 @@ class Serve:
             say(f"{self.host} may be reached by others, who need no password: let a proxy with one stand before it.")
         say(f"{address}/        drop a photo here")
         say(f"curl -F image=@photo.jpg {address}/predict        or ask from a shell; {address}/docs has the rest")
+        if self.monitor is not None:
+            first = next(iter(slots.values())).source.name
+            say(f"What the models see is sampled into {self.monitor}, for `{program()} drift model={first}`.")
         say("Ctrl-C stops it, once what waits is answered.")
