@@ -83,7 +83,7 @@ def estimate_accuracy(reference: Reference, window: Observations, drift: Drift, 
             None, own, outside, f"The accuracy cannot be known without labels: {why}; {suggested}, and {told}."
         )
     return EstimatedAccuracy(
-        estimate, own, outside, f"Estimated by how sure the model is of its answers, as it was calibrated; {told}."
+        estimate, own, outside, f"Estimated by how sure the model is of its answers, if all are of classes that it knows; {told}."
     )
 
 
