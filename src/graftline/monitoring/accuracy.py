@@ -82,9 +82,8 @@ def estimate_accuracy(reference: Reference, window: Observations, drift: Drift, 
         return EstimatedAccuracy(
             None, own, outside, f"The accuracy cannot be known without labels: {why}; {suggested}, and {told}."
         )
-    return EstimatedAccuracy(
-        estimate, own, outside, f"Estimated by how sure the model is of its answers, if all are of classes that it knows; {told}."
-    )
+    how = "Estimated by how sure the model is of its answers, if all images are of classes that it knows"
+    return EstimatedAccuracy(estimate, own, outside, f"{how}; {told}.")
 
 
 def _two_estimates(
