@@ -23,7 +23,7 @@ from graftline.tracking.tracking import Tracking
 
 STANDARD_INPUT = "-"
 _ORIGINS: dict[Kind, str] = {
-    "image": "alone, {}",
+    "image": "image, {}",
     "folder": "in the folder {}",
     "table": "listed in the table {}",
     "archive": "in the archive {}",
@@ -94,9 +94,9 @@ class Predict:
             UserError: there is no such model, or no image; or another process does the same.
         """
         out = Path(self.out).expanduser()
-        images = ImageLister(self.table, self.archive).read(self._images(), out)
         execution = (Execution.onnx if self.engine == "onnx" else Execution.local)(self.accelerator)
         model = open_model(self.model, self.tracking, self.engine, execution)
+        images = ImageLister(self.table, self.archive).read(self._images(), out)
         job = BatchJob(model.predictor, images, out, self.format, self.engine, self.part_rows)
         make = make_watch(self.monitor, self.monitor_images)
         watch = None if make is None else make(model.predictor, model.directory)

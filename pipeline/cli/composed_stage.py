@@ -146,7 +146,7 @@ def _jobs(stage: str, overrides: Sequence[str]) -> list[ComposedStage]:
     if len(jobs) > 1 and stage in SINGLE:
         raise UserError(
             f"These overrides ask for {len(jobs)} {stage}s, of which each would replace the one before: give each key "
-            "one value, and make others by calls of their own, each with a job.name."
+            "one value, and the others calls of their own, each with a job.name."
         )
     root = output_directory(stage, checked.jobs[0], of_several=len(jobs) > 1)
     return [

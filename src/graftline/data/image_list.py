@@ -24,6 +24,7 @@ Kind = Literal["image", "folder", "table", "archive", "list"]
 _END = b"\0"  # of a name in the file: no path holds it
 _PIECE = 2**20  # bytes read at once
 _LONGEST_TITLE = 100  # bytes
+_SAID_EACH = 200_000  # images; listing them takes seconds
 
 
 class ListedImage(NamedTuple):
@@ -172,6 +173,8 @@ def _write(
         written = os.fsencode(name.replace("\0", "\ufffd")) + _END
         file.write(written + (b"" if path == name else os.fsencode(path)) + _END)
         total.update(written if content else written + _stamp(path))
+        if count % _SAID_EACH == 0:
+            logger.info(f"Listing images: {count:,} so far")
     if count == 0:
         raise UserError(if_none)
     return ImageList(kind, title, count, total.hexdigest()[:16], file)
