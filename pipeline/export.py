@@ -103,5 +103,9 @@ def _write_docker(model: OpenModel, out: Path) -> tuple[Path, list[tuple[str, st
     return folder, [
         ("size", f"{size / 1e6:,.0f} MB, and no torch"),
         ("build it", f"docker build --tag graftline-server {folder}"),
-        ("run it", "docker run --rm --init --publish 127.0.0.1:5001:5001 graftline-server"),
+        (
+            "run it",
+            "docker run --env GRAFTLINE_SERVE_PASSWORD --rm --init --publish 127.0.0.1:5001:5001 graftline-server",
+        ),
+        ("password", "12 characters or more in GRAFTLINE_SERVE_PASSWORD, which requests must send"),
     ]

@@ -1,5 +1,6 @@
 """Serve: models over HTTP, each as the registry names it, until it is told to stop."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from graftline.pipeline.program import program
 from graftline.pipeline.stage import StageResult
 from graftline.pipeline.watch import check_watch, make_watch
 from graftline.serving.limits import Limits
+from graftline.serving.login import PASSWORD, find_password, is_loopback
 from graftline.serving.origin import Registered
 from graftline.serving.slot import Slot
 from graftline.tracking.tracking import Tracking
@@ -33,7 +35,8 @@ class Serve:
         tracking: where the models are registered.
         model: name of a registered model, which stands for its champion, or for its newest version while it has none;
             ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, a run's id, directory or bundle; several of them.
-        host: address to listen on: 127.0.0.1 is reached from this machine only.
+        host: address to listen on: 127.0.0.1 is reached from this machine only. Any other takes a password, which is
+            read from the environment.
         port: 0 takes a free one.
         poll_seconds: between two looks at a name or alias, which may have moved.
         accelerator: where the models run.
@@ -60,6 +63,7 @@ class Serve:
         check_watch(self.monitor, self.monitor_images)
         if not self.model:
             raise UserError("Serve.model is empty: name a registered model.")
+        find_password(self.host)
 
     def run(self, directory: Path) -> ServeResult:  # noqa: ARG002 - a stage's signature; this one writes no file
         """Load the models, replay their golden images, and answer until Ctrl-C or SIGTERM.
@@ -83,6 +87,7 @@ class Serve:
             poll_seconds=self.poll_seconds,
             on_start=self._tell,
             watch=make_watch(self.monitor, self.monitor_images),
+            password=find_password(self.host),
         )
         return ServeResult(
             facts={"requests": counted.num_requests, "images": counted.num_predictions},
@@ -107,10 +112,13 @@ class Serve:
                     ("follows", f"looked up every {self.poll_seconds:g} s" if slot.source.moves else "stays as it is"),
                 ],
             )
-        if self.host not in ("127.0.0.1", "localhost", "::1"):
-            say(f"{self.host} may be reached by others, who need no password: let a proxy with one stand before it.")
+        if not is_loopback(self.host):
+            say(f"{self.host} may be reached by others, and the password is sent as it is: let a proxy add TLS.")
         say(f"{address}/        drop a photo here")
-        say(f"curl -F image=@photo.jpg {address}/predict        or ask from a shell; {address}/docs has the rest")
+        login = f'-u ":${PASSWORD}" ' if PASSWORD in os.environ else ""
+        say(
+            f"curl {login}-F image=@photo.jpg {address}/predict        or ask from a shell; {address}/docs has the rest"
+        )
         if self.monitor is not None:
             first = next(iter(slots.values())).source.name
             say(f"What the models see is sampled into {self.monitor}, for `{program()} drift model={first}`.")

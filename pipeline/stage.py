@@ -14,11 +14,13 @@ class StageResult:
         facts: goes into ``result.json`` (``dataset_digest``, ``run_id``, ``model_uri`` where there is one).
         metrics: name → ``{"value", "low", "high"}``.
         table: rows of the short table at the end.
+        failed: the stage did its work, and what it found is bad: the exit code is 1.
     """
 
     facts: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     table: Sequence[tuple[str, str]] = ()
+    failed: bool = False
 
 
 class Stage(Protocol):

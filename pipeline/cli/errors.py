@@ -41,4 +41,16 @@ def _explain(error: BaseException) -> str | None:
             f"The locale says that names of files are in {encoding}, and one is not: set PYTHONUTF8=1, or a locale of "
             "UTF-8 such as LC_ALL=C.UTF-8."
         )
-    return no_room(error) or no_access(error)
+    return no_room(error) or no_access(error) or _no_right(error)
+
+
+def _no_right(error: BaseException) -> str | None:
+    """Return a sentence if a tracking server does not let us in, or not do what was asked of it."""
+    if "mlflow.exceptions" not in sys.modules:  # nothing was asked of MLflow
+        return None
+    from mlflow.exceptions import MlflowException
+
+    from graftline.tracking.client import no_right
+
+    refusal = find_cause(error, MlflowException)
+    return None if refusal is None else no_right("tracking server", refusal)

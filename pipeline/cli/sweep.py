@@ -37,11 +37,11 @@ def _guarded(composed: ComposedStage) -> int:
     """Run a stage, and turn what goes wrong into one clear sentence and an exit code.
 
     Returns:
-        0 done, 1 a mistake or a fault, 130 interrupted.
+        0 done, 1 a mistake, a fault or a bad finding, 130 interrupted.
     """
     signal.signal(signal.SIGTERM, _interrupt)  # a scheduler that stops us is the same as Ctrl-C
     try:
-        composed.run()
+        result = composed.run()
     except DirectoryInUseError as error:
         report_error(error)
         return EXIT_MISTAKE
@@ -52,7 +52,7 @@ def _guarded(composed: ComposedStage) -> int:
                 return EXIT_INTERRUPTED
             report_error(error, composed.directory)
         return EXIT_MISTAKE
-    return EXIT_DONE
+    return EXIT_MISTAKE if result.failed else EXIT_DONE
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a signal handler's signature

@@ -31,7 +31,8 @@ def test_ci_lints_then_tests(tmp_path: Path, failing: str, calls: list[str], cod
     (tmp_path / "make").write_text(MAKE.format(calls=tmp_path / "calls"), encoding="utf-8")
     (tmp_path / "postgres").write_text("#!/bin/sh\n", encoding="utf-8")  # there: nothing is to be installed
     (tmp_path / "crontab").write_text("#!/bin/sh\n", encoding="utf-8")
-    for program in ("make", "postgres", "crontab"):
+    (tmp_path / "nginx").write_text("#!/bin/sh\n", encoding="utf-8")
+    for program in ("make", "postgres", "crontab", "nginx"):
         (tmp_path / program).chmod(0o755)
     environment = os.environ | {
         "PATH": f"{tmp_path}:{os.environ['PATH']}",

@@ -22,7 +22,7 @@ from graftline.pipeline.cli.hydra_conf import CONF, session
 from graftline.pipeline.cli.validate import validate
 
 MAKEFILE = (PROJECT / "Makefile").read_text(encoding="utf-8")
-OTHER_PROGRAMS = {"git", "pip", "curl", "docker", "cp", "mkdir", ".venv/bin/pre-commit", "python"}
+OTHER_PROGRAMS = {"git", "pip", "curl", "docker", "cp", "mkdir", "openssl", ".venv/bin/pre-commit", "python"}
 KEY = re.compile(r"[a-z_]+(?:\.[a-z_0-9]+)+")
 OPTIONS = re.compile(r"(?:'?(?:[a-z_]+\.)*[a-z_]+=\S+'? ?)+")
 PYTHON = ("=True", "=False", "=None")
@@ -127,14 +127,14 @@ def links(text: str) -> Iterator[str]:
 
 
 def test_links_of_the_readme_lead_somewhere() -> None:
-    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"):
         for link in links((PROJECT / name).read_text(encoding="utf-8")):
             assert (PROJECT / link).exists(), f"{name}: {link}"
 
 
 def test_the_site_is_built_without_a_warning_and_asks_for_nothing_elsewhere(tmp_path: Path) -> None:
     shutil.copytree(PROJECT / "docs", tmp_path / "docs")
-    for name in ("src", "conf", "pipeline", "README.md", "CHANGELOG.md", "CONTRIBUTING.md"):
+    for name in ("src", "conf", "pipeline", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"):
         (tmp_path / name).symlink_to(PROJECT / name)
     shutil.copyfile(PROJECT / "mkdocs.yml", tmp_path / "mkdocs.yml")
     program = [str(Path(sys.executable).with_name("zensical")), "build", "--strict", "--config-file", "mkdocs.yml"]

@@ -127,8 +127,8 @@ class Segment:
         directory.mkdir(parents=True)
         try:
             segment._used.touch()  # by which an unfinished one is found
-            np.save(directory / "digests.npy", digests.values)
-            np.save(directory / "order.npy", digests.order.astype(np.uint32))
+            np.save(directory / "digests.npy", digests.values, allow_pickle=False)
+            np.save(directory / "order.npy", digests.order.astype(np.uint32), allow_pickle=False)
             segment._states.write_bytes(bytes(8 * header.num_shards))
             with writing(segment._data), segment._data.open("wb") as file:
                 file.truncate(header.data_bytes)
@@ -158,7 +158,10 @@ class Segment:
         """Which images it holds, memory-mapped; None where that is damaged."""
         try:
             digests = Digests(
-                *(np.load(self.directory / f"{name}.npy", mmap_mode="r") for name in ("digests", "order"))
+                *(
+                    np.load(self.directory / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+                    for name in ("digests", "order")
+                )
             )
             whole = self.header is not None and _checksum(digests.values) == self.header.digests_crc
         except (OSError, ValueError):

@@ -114,6 +114,7 @@ class ScoreFiles:
         with atomic_file(self._path(scored.candidate, scored.depth, scored.images)) as temporary:
             np.savez(
                 temporary,
+                allow_pickle=False,
                 digest=self.digest,
                 images=scored.images,
                 losses=score.losses,

@@ -20,6 +20,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from graftline import __version__
 from graftline.serving.batching import Answer
 from graftline.serving.limits import Limits, RefusedRequest, Room
+from graftline.serving.login import Login
 from graftline.serving.measures import Measures
 from graftline.serving.openapi import specification
 from graftline.serving.requests import flawed, parse_images, parse_table, read_images
@@ -49,11 +50,13 @@ class Service:
         slots: the models by name; the first one is meant where an address names none.
         limits: what is taken in.
         measures: what is counted.
+        password: that requests must have; None: nobody is asked for one.
     """
 
     slots: Mapping[str, Slot]
     limits: Limits
     measures: Measures
+    password: str | None = None
 
     def app(self) -> Starlette:
         """Return the application of these models."""
@@ -61,6 +64,8 @@ class Service:
         own = [Mount(f"/models/{name}", routes=self._routes(slot, room)) for name, slot in self.slots.items()]
         routes: list[BaseRoute] = [*self._routes(next(iter(self.slots.values())), room), *own, *self._shared_routes()]
         app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error, Exception: _fault})
+        if self.password is not None:
+            app.add_middleware(Login, password=self.password)
         app.add_middleware(_Counting, measures=self.measures)
         return app
 

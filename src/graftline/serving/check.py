@@ -5,6 +5,7 @@ Letters: M golden images, K classes.
 
 import base64
 import json
+import os
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from graftline.bundle.predictor import softmax
 from graftline.bundle.verify import MAX_PROBABILITY_CHANGE
 from graftline.errors import UserError, first_line
 from graftline.serving.answers import columns
+from graftline.serving.login import PASSWORD
 
 TIMEOUT_SECONDS = 60
 STEPS = (*HASHED_STEPS, "network", "answer")
@@ -189,6 +191,8 @@ def _steps(address: str, bundle: Path, numbers: Sequence[int]) -> dict[str, int]
 def _ask(url: str, body: bytes | None, kind: str = "") -> tuple[int, Any]:
     """Return status and content of an answer; text where it is no JSON."""
     request = urllib.request.Request(url, body, {"Content-Type": kind} if body is not None else {})  # noqa: S310 - http
+    if password := os.environ.get(PASSWORD):  # the server's, where it asks for one
+        request.add_header("Authorization", f"Basic {base64.b64encode(f':{password}'.encode()).decode()}")
     try:
         try:
             with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310 - likewise
@@ -199,6 +203,8 @@ def _ask(url: str, body: bytes | None, kind: str = "") -> tuple[int, Any]:
         raise UserError(
             f"{url} does not answer ({first_line(error)}): start the server, or check the address."
         ) from error
+    if status == 401:
+        raise UserError(f"{url} wants its password: set {PASSWORD}.")
     try:
         return status, json.loads(content)
     except ValueError:

@@ -69,6 +69,7 @@ def serve(
     poll_seconds: float,
     on_start: Callable[[str, Mapping[str, Slot]], None],
     watch: MakeWatch | None = None,
+    password: str | None = None,
 ) -> Measures:
     """Load models and answer over HTTP until SIGINT or SIGTERM.
 
@@ -81,6 +82,7 @@ def serve(
         poll_seconds: between two looks at names that may have moved.
         on_start: is called with the address once it answers.
         watch: makes what is shown each answer of a model; None: nothing is.
+        password: that requests must have; None: nobody is asked for one.
 
     Returns:
         What was counted.
@@ -90,7 +92,7 @@ def serve(
     """
     listening = _listen(host, port)
     with listening:
-        return asyncio.run(_serve(sources, listening, limits, execution, poll_seconds, on_start, watch))
+        return asyncio.run(_serve(sources, listening, limits, execution, poll_seconds, on_start, watch, password))
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -112,6 +114,7 @@ async def _serve(
     poll_seconds: float,
     on_start: Callable[[str, Mapping[str, Slot]], None],
     watch: MakeWatch | None,
+    password: str | None,
 ) -> Measures:
     measures = Measures()
     slots = {source.name: Slot(source, execution, limits, measures, watch) for source in sources}
@@ -119,7 +122,7 @@ async def _serve(
         for slot in slots.values():
             await slot.start()
         config = uvicorn.Config(
-            Service(slots, limits, measures).app(),
+            Service(slots, limits, measures, password).app(),
             http=type("Protocol", (PatientProtocol,), {"header_seconds": limits.request_seconds}),
             ws="none",
             lifespan="off",

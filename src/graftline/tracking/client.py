@@ -18,8 +18,9 @@ import requests
 from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
+from mlflow.utils.credentials import read_mlflow_creds
 
-from graftline.errors import UserError, no_room
+from graftline.errors import UserError, find_cause, no_room
 from graftline.locks import Lock
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,10 @@ _PASSWORD = re.compile(r"(://[^/\s:@]*:)[^/\s@]+@")
 # locked database) may pass.
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "MALFORMED_REQUEST", "RESOURCE_ALREADY_EXISTS"}
 _HTTP_REFUSALS = {400, 413, 422}
+
+# What a server with a login says: HTTP's 401 and 403.
+_LOGIN, _PERMISSION = "UNAUTHENTICATED", "PERMISSION_DENIED"
+_HOST_REFUSED = "Invalid Host header"
 
 # What MLflow says both when its database will not take a value and when its database is out of order.
 _UNCLEAR = {"BAD_REQUEST", "INTERNAL_ERROR"}
@@ -159,7 +164,22 @@ def connect_checked(uri: str, ask: Callable[[MlflowClient], T]) -> tuple[MlflowC
     except UserError:
         raise
     except Exception as error:  # MLflow and SQLAlchemy raise a dozen kinds for "not there"
-        raise UserError(no_room(error) or _no_answer(uri, error)) from error
+        raise UserError(no_room(error) or no_answer(uri, error)) from error
+
+
+@contextmanager
+def with_rights(uri: str) -> Iterator[None]:
+    """Let what is asked of MLflow during the block fail with a sentence where a right lacks.
+
+    Raises:
+        UserError: the server does not let us in, or not do this.
+    """
+    try:
+        yield
+    except MlflowException as error:
+        if (sentence := no_right(store_name(uri), error)) is None:
+            raise
+        raise UserError(sentence) from error
 
 
 @contextmanager
@@ -227,7 +247,10 @@ def _within(seconds: float, function: Callable[[], T]) -> T:
     return future.result(timeout=seconds)
 
 
-def _no_answer(uri: str, error: Exception) -> str:
+def no_answer(uri: str, error: Exception) -> str:
+    """Return a sentence for an error that a first question ended with, and the way out."""
+    if (sentence := no_right(store_name(uri), error)) is not None:
+        return sentence
     if "out-of-date database schema" in str(error):
         return (
             f"The {store_name(uri)} was made by another MLflow: "
@@ -239,6 +262,43 @@ def _no_answer(uri: str, error: Exception) -> str:
         f"The {store_name(uri)} does not answer ({reason(error)}): "
         "start it, or give another Tracking.uri; sqlite:///mlflow.db tracks on this machine."
     )
+
+
+def no_right(store: str, error: BaseException) -> str | None:
+    """Return a sentence if a server does not let us in, or not do what was asked of it; None for another error.
+
+    Args:
+        store: `store_name` of the server.
+        error: what was raised.
+    """
+    if _HOST_REFUSED in str(error):
+        return f"The {store} does not answer to this name: let its --allowed-hosts have it, or call it by another."
+    user = read_mlflow_creds().username
+    code = _lacking_right(error)
+    if code == _LOGIN:
+        told = f"does not take the login of '{user}'" if user else "wants a login"
+        return (
+            f"The {store} {told}: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or write both to "
+            "~/.mlflow/credentials."
+        )
+    if code == _PERMISSION:
+        return (
+            f"The {store} does not allow this to '{user or 'nobody'}', as it belongs to another user: ask its "
+            "administrator for the right to edit it, or take another Tracking.experiment and Ingest.name."
+        )
+    return None
+
+
+def lacks_right(error: BaseException) -> bool:
+    """Return whether a server did not let us in, or not do what was asked of it."""
+    return _lacking_right(error) is not None
+
+
+def _lacking_right(error: BaseException) -> str | None:
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return {401: _LOGIN, 403: _PERMISSION}.get(error.response.status_code)
+    code = error.error_code if isinstance(error, MlflowException) else None
+    return code if code in (_LOGIN, _PERMISSION) else None
 
 
 def is_refusal(error: Exception) -> bool:
@@ -257,13 +317,24 @@ def is_unclear(error: Exception) -> bool:
     return isinstance(error, ValueError | TypeError)
 
 
+def is_of_an_upload(error: Exception) -> bool:
+    """Return whether the line or the server's own store may be at fault where a file was sent: that may pass."""
+    return find_cause(error, requests.RequestException) is not None and not is_refusal(error)
+
+
 def reason(error: BaseException) -> str:
     """Return an error as a few words, without passwords."""
+    if (code := _lacking_right(error)) is not None:
+        return {_LOGIN: "the login is not taken", _PERMISSION: "no permission"}[code]
     text = str(error)
     for sign, meaning in (
         ("timed out", "no answer in time"),
         ("timeout exception", "no answer in time"),
         ("Connection refused", "connection refused"),
+        ("Connection aborted", "the connection broke"),
+        ("Connection reset", "the connection broke"),
+        ("Broken pipe", "the connection broke"),
+        ("error responses", "an error inside the server"),
         ("Failed to resolve", "no such host"),
         ("Name or service not known", "no such host"),
     ):

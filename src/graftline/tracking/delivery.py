@@ -31,6 +31,7 @@ T = TypeVar("T")
 MAX_PARAMS_OR_TAGS = 100  # per request (MAX_PARAMS_TAGS_PER_BATCH)
 _MAX_BYTES = 900_000  # per request; the limit is 1e6 for all of its JSON (MAX_BATCH_LOG_REQUEST_SIZE)
 
+_UPLOADS = ("artifact", "model")  # kinds of records that send files
 _REQUEST_SECONDS = 20
 _BYTES_PER_SECOND = 500_000  # a slow line; what an upload may take grows with its size
 
@@ -57,7 +58,7 @@ class Delivery:
 
     def upload_seconds(self, entry: JournalEntry) -> float:
         """Return how long sending the files of ``entry`` takes on a slow line."""
-        if entry.record["kind"] not in ("artifact", "model"):
+        if entry.record["kind"] not in _UPLOADS:
             return 0.0
         path = self._directory / entry.record["path"]
         files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
@@ -88,7 +89,8 @@ class Delivery:
             try:
                 send(entries[0])
             except Exception as error:
-                if not self._is_refusal(error):
+                # the tag that tells a value at fault from a server says nothing of the disk that files go to
+                if (kind in _UPLOADS and client.is_of_an_upload(error)) or not self._is_refusal(error):
                     raise
                 self._refuse(kind, entries[0].record, error)
         return entries[0]

@@ -23,7 +23,7 @@ from typing import Any
 from graftline.console import progress
 from graftline.errors import UserError
 from graftline.files import atomic_file
-from graftline.tracking.client import reason, store_name
+from graftline.tracking.client import lacks_right, reason, store_name
 from graftline.tracking.delivery import Delivery
 from graftline.tracking.journal import Journal
 
@@ -136,8 +136,9 @@ class Outbox:
         self._failures += 1
         self._upload_seconds = 0.0
         if self._failures == 2:  # a single failure is not worth a warning
+            state = "lets us write nothing" if lacks_right(error) else "is away"
             logger.warning(
-                f"The {self._store} is away ({self.problem}): values are kept on disk and sent when it is back."
+                f"The {self._store} {state} ({self.problem}): values are kept on disk and sent when it is back."
             )
 
     def _note_success(self) -> None:

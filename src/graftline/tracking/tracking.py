@@ -77,7 +77,7 @@ class Tracking:
             UserError: MLflow does not answer (within 10 s), the experiment is deleted, there is no run to resume, it is
                 still going, or ``directory`` is another run's that is still going or has unsent values.
         """
-        from graftline.tracking.client import absolute_uri
+        from graftline.tracking.client import absolute_uri, with_rights
         from graftline.tracking.outbox import clear_outbox
         from graftline.tracking.run import Run
 
@@ -85,13 +85,14 @@ class Tracking:
         if resume_run_id is not None:
             run = self._existing_run(resume_run_id)
         else:
-            client, experiment_id = self._experiment(self.experiment or experiment)
-            clear_outbox(directory)
             tags["mlflow.user"] = user_name()
             tags["mlflow.source.name"] = tags.get(STAGE, Path(sys.argv[0]).name)
             if self.parent_run_id is not None:
                 tags[PARENT_RUN] = self.parent_run_id
-            run = client.create_run(experiment_id, run_name=run_name, tags=tags)
+            with with_rights(absolute_uri(self.uri)):
+                client, experiment_id = self._experiment(self.experiment or experiment)
+                clear_outbox(directory)
+                run = client.create_run(experiment_id, run_name=run_name, tags=tags)
         return Run(
             run,
             directory.resolve(),

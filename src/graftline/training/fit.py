@@ -22,7 +22,7 @@ from graftline.training.allocator import freed_memory_kept
 from graftline.training.averaging import AveragedWeights
 from graftline.training.budget import Clock
 from graftline.training.events import FitEvents
-from graftline.training.fit_directory import FitDirectory
+from graftline.training.fit_directory import FitDirectory, read_checkpoint, tensors_only
 from graftline.training.module import GraftModule
 from graftline.training.progress import FitProgress
 from graftline.training.results import MONITOR, FitHistory
@@ -81,14 +81,14 @@ def fit(
     start, checkpoint = time.perf_counter(), directory.last if resume and directory.last.exists() else None
     interrupted = False
     try:
-        with _surroundings(directory, threads):
+        with _surroundings(directory, threads), tensors_only(directory.last):
             trainer.fit(module, *loaders, ckpt_path=checkpoint, weights_only=True)
     except KeyboardInterrupt as interrupt:
         can_end = bool(progress.epochs) and directory.best.exists() and trainer.world_size == 1
         interrupted = can_end and events.on_interrupt(interrupt)
         if not interrupted:
             raise
-    best = torch.load(directory.best, map_location="cpu", weights_only=True)
+    best = read_checkpoint(directory.best)
     module.load_state_dict(best["state_dict"])
     seconds = time.perf_counter() - start
     history = FitHistory.of(progress.epochs, seconds, trainer.global_step, interrupted=interrupted)

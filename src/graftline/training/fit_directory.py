@@ -1,7 +1,14 @@
 """The folder of a training: which files its fits keep there, for a resume and for further processes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import torch
+
+from graftline.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -56,3 +63,32 @@ class FitDirectory:
     def freeze_checks(self) -> list[Path]:
         """Return the freeze checks of all phases that were begun."""
         return sorted(self.path.rglob(self.freeze_check.name))
+
+
+def read_checkpoint(file: Path) -> dict[str, Any]:
+    """Return a checkpoint's content on the CPU.
+
+    Raises:
+        UserError: it is damaged, or holds more than tensors and plain values.
+    """
+    with tensors_only(file):
+        content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    return content
+
+
+@contextmanager
+def tensors_only(checkpoint: Path) -> Iterator[None]:
+    """Explain that a checkpoint that is read during the block is not one of ours.
+
+    Raises:
+        UserError: it is damaged, or holds more than tensors and plain values.
+    """
+    try:
+        yield
+    except Exception as error:  # torch's UnpicklingError, whose module is not to be imported
+        if "Weights only load failed" not in str(error):
+            raise
+        raise UserError(
+            f"{checkpoint} is damaged, or holds pickled objects, which we do not load: put it back from a copy, or "
+            "remove it, then the fit begins anew."
+        ) from error

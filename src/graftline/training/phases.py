@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from graftline.backbones.single_image import check_single_image
@@ -22,7 +21,7 @@ from graftline.freezing.plan import FreezePlan
 from graftline.training.budget import cut_to, seconds_per_image
 from graftline.training.events import FitEvents, Metrics
 from graftline.training.fit import fit
-from graftline.training.fit_directory import FitDirectory
+from graftline.training.fit_directory import FitDirectory, read_checkpoint
 from graftline.training.lost_process import lost_processes_named
 from graftline.training.lower_rates import fit_at_lower_rates
 from graftline.training.results import FitHistory, PhaseResult, TrainingResult, monitored
@@ -179,7 +178,7 @@ def _tell(
 
 def load_best(network: nn.Module, directory: FitDirectory) -> None:
     """Give a network the best weights of a fit of the whole of it or of its tail, whose tensors have the same names."""
-    state = torch.load(directory.best, map_location="cpu", weights_only=True)["state_dict"]
+    state = read_checkpoint(directory.best)["state_dict"]
     found = {name.removeprefix("network."): value for name, value in state.items()}
     network.load_state_dict({**network.state_dict(), **found})
 
@@ -284,7 +283,7 @@ def _read_result(directory: FitDirectory, plan: FreezePlan) -> PhaseResult | Non
 
 def _epochs_done(directory: FitDirectory) -> int:
     """Return how many epochs the last checkpoint of a fit has behind it."""
-    return int(torch.load(directory.last, map_location="cpu", weights_only=True, mmap=True)["epoch"]) + 1
+    return int(read_checkpoint(directory.last)["epoch"]) + 1
 
 
 def _check_resumable(plans: Sequence[FreezePlan], directory: FitDirectory) -> None:

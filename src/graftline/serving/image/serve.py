@@ -12,6 +12,7 @@ from pathlib import Path
 from graftline.errors import UserError
 from graftline.execution import Execution
 from graftline.serving.limits import Limits
+from graftline.serving.login import find_password
 from graftline.serving.origin import Folder
 from graftline.serving.server import serve
 from graftline.serving.slot import Slot
@@ -36,6 +37,7 @@ def main() -> None:
             execution=Execution(),
             poll_seconds=3600,  # folders do not move
             on_start=_tell,
+            password=find_password(asked.host),
         )
     except UserError as error:
         sys.exit(str(error))

@@ -1,0 +1,78 @@
+"""Let only those ask who know the server's password (HTTP Basic, RFC 7617; any user name)."""
+
+import base64
+import binascii
+import hmac
+import ipaddress
+import os
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from graftline.errors import UserError
+
+PASSWORD = "GRAFTLINE_SERVE_PASSWORD"  # noqa: S105 - the variable that holds it: others could read a command line
+MIN_LENGTH = 12  # characters: whoever reaches the server may try as many as they like
+OPEN = ("/ping",)  # says that the server lives, for health checks, and no more
+CHALLENGE = {"WWW-Authenticate": 'Basic realm="graftline", charset="UTF-8"'}
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether an address to listen on is reached from this machine only.
+
+    >>> is_loopback("127.0.0.1"), is_loopback("localhost"), is_loopback("0.0.0.0")
+    (True, True, False)
+    """
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def find_password(host: str) -> str | None:
+    """Return the password that the environment holds for a server; None where it needs none.
+
+    Raises:
+        UserError: others may reach ``host`` and there is no password, or it is short.
+    """
+    password = os.environ.get(PASSWORD)
+    if password is None and not is_loopback(host):
+        raise UserError(
+            f"Serve.host is {host}, which others may reach, and there is no password: set {PASSWORD}, or listen on "
+            "127.0.0.1 and let a proxy with a login stand before it (docs/docker.md)."
+        )
+    if password is not None and len(password) < MIN_LENGTH:
+        raise UserError(
+            f"{PASSWORD} has {len(password)} characters, it must have {MIN_LENGTH}: python3 -c 'import secrets; "
+            "print(secrets.token_hex(16))' makes one; unset it where none is wanted."
+        )
+    return password
+
+
+class Login:
+    """Answers 401 to requests without the password (ASGI middleware).
+
+    Args:
+        app: what answers the others.
+        password: that is asked for.
+    """
+
+    def __init__(self, app: ASGIApp, password: str) -> None:
+        self._app = app
+        self._password = password.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on what may pass."""
+        if scope["type"] != "http" or scope["path"] in OPEN or self._is_known(dict(scope["headers"])):
+            await self._app(scope, receive, send)
+            return
+        sentence = "This server wants its password: send it by HTTP Basic, with any user name."
+        await JSONResponse({"error_code": "UNAUTHENTICATED", "message": sentence}, 401, CHALLENGE)(scope, receive, send)
+
+    def _is_known(self, headers: dict[bytes, bytes]) -> bool:
+        kind, _, encoded = headers.get(b"authorization", b"").partition(b" ")
+        try:
+            _, _, password = base64.b64decode(encoded, validate=True).partition(b":")
+        except binascii.Error:
+            return False
+        return kind.lower() == b"basic" and hmac.compare_digest(password, self._password)

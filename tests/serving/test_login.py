@@ -1,0 +1,58 @@
+"""A server that others can reach asks for its password, and does not start without one."""
+
+import base64
+from pathlib import Path
+
+import pytest
+from http_server import HttpServer, photo
+
+from graftline.errors import UserError
+from graftline.pipeline.cli import compose
+from graftline.serving.check import check_server, describe_server
+
+PASSWORD = "not a real secret, 32 characters"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "example.org"])
+def test_without_a_password_only_this_machine(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GRAFTLINE_SERVE_PASSWORD", raising=False)
+    with pytest.raises(UserError, match=r"serve\.host|host is .*, which others may reach.*GRAFTLINE_SERVE_PASSWORD"):
+        compose("serve", ["model=pets", f"host='{host}'"])
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_this_machine_alone_needs_none(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GRAFTLINE_SERVE_PASSWORD", raising=False)
+    assert compose("serve", ["model=pets", f"host='{host}'"]).stage
+
+
+@pytest.mark.parametrize("password", ["", "short"])
+def test_a_password_is_long(password: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAFTLINE_SERVE_PASSWORD", password)
+    with pytest.raises(UserError, match="it must have 12"):
+        compose("serve", ["model=pets", "host=0.0.0.0"])
+
+
+def basic(user: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+def test_who_may_ask(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAFTLINE_SERVE_PASSWORD", PASSWORD)
+    with HttpServer(tmp_path, f"model={bundle}") as server:
+        assert server.ask("/ping").status == 200  # for health checks
+        for path in ("/", "/docs", "/health", "/metrics", "/model", "/nothing"):
+            assert server.ask(path).status == 401, path
+        for wrong in (basic("a", "wrong"), basic("", ""), f"Bearer {PASSWORD}", "Basic ?", basic(PASSWORD, "")):
+            refused = server.ask("/predict", photo(0), Authorization=wrong)
+            assert refused.status == 401, wrong
+            assert refused.headers["WWW-Authenticate"].startswith("Basic ")
+            assert refused.content["error_code"] == "UNAUTHENTICATED"
+        answer = server.ask("/predict", photo(0), Authorization=basic("anyone", PASSWORD))
+        assert (answer.status, len(answer.content["predictions"])) == (200, 1)
+        assert check_server(server.url, describe_server(server.url), bundle).problem is None
+        monkeypatch.delenv("GRAFTLINE_SERVE_PASSWORD")
+        with pytest.raises(UserError, match="wants its password"):
+            describe_server(server.url)
+        assert PASSWORD not in server.output
+        assert '-u ":$GRAFTLINE_SERVE_PASSWORD"' in server.output
