@@ -154,7 +154,7 @@ def _fit_refusal(
 ) -> RefusalFit:
     """Choose what is refused, by the embeddings that a head was trained on where they are known."""
     known = None if source is None else source.head_inputs()
-    if known is not None and source is not None and _are_embeddings(known[1], predictor, source.setup.version):
+    if known is not None and source is not None and are_embeddings(known[1], predictor, source.setup.version):
         version, training, validation = source.setup.version, *known
         rows = np.sort(np.argsort(version.samples("train").sha256, kind="stable")[:MOST_REFERENCES])
         labels = version.samples("train").labels[rows]
@@ -172,7 +172,7 @@ def _fit_refusal(
     return fit_refusal(found[0], found[1], version.class_names, share)
 
 
-def _are_embeddings(known: np.ndarray, predictor: Predictor, version: DatasetVersion) -> bool:
+def are_embeddings(known: np.ndarray, predictor: Predictor, version: DatasetVersion) -> bool:
     """Tell whether what a head was given for the validation images is the predictor's embedding of a few of them."""
     embeddings = predictor.logits_and_embeddings(version.samples("validation").paths[:COMPARED])[1]
     if known.shape[1] != embeddings.shape[1]:

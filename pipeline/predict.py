@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from graftline.errors import UserError
 from graftline.execution import Accelerator, Execution
 from graftline.pipeline.bundle_source import OpenModel, open_model
 from graftline.pipeline.stage import StageResult
+from graftline.pipeline.watch import check_watch, make_watch
 from graftline.tracking.tracking import Tracking
 
 STANDARD_INPUT = "-"
@@ -64,6 +65,8 @@ class Predict:
         archive: how an archive is unpacked.
         engine: what the model is run with.
         accelerator: where the model is run.
+        monitor: directory that a small sample of what the model sees is kept in, for `drift`; None: nothing is kept.
+        monitor_images: of which small versions are kept, in an hour; 0: none.
     """
 
     tracking: Tracking
@@ -76,8 +79,11 @@ class Predict:
     archive: Archive = field(default_factory=Archive)
     engine: EngineName = "onnx"
     accelerator: Accelerator = "auto"
+    monitor: str | None = None
+    monitor_images: int = 0
 
     def __post_init__(self) -> None:
+        check_watch(self.monitor, self.monitor_images)
         if self.part_rows < 1:
             raise UserError(f"Predict.part_rows is {self.part_rows}, it must be at least 1.")
 
@@ -92,11 +98,18 @@ class Predict:
         model = open_model(self.model, self.tracking, self.engine, execution)
         images = ImageLister(self.table, self.archive).read(self._images(), out)
         job = BatchJob(model.predictor, images, out, self.format, self.engine, self.part_rows)
+        make = make_watch(self.monitor, self.monitor_images)
+        watch = None if make is None else make(model.predictor, model.directory)
+        job = replace(job, watch=watch)
         parts, before = job.done()
         self._tell(model, job, before)
         start = time.perf_counter()
         with _keeping(job), _pace(images.count - before.images) as bar:
-            counts = job.run(bar)
+            try:
+                counts = job.run(bar)
+            finally:
+                if watch is not None:
+                    watch.close()
         rate = (counts.images - before.images) / (time.perf_counter() - start)
         return PredictResult(
             facts={

@@ -9,7 +9,9 @@ from graftline.console import print_facts, say
 from graftline.errors import UserError
 from graftline.execution import Accelerator, Execution
 from graftline.pipeline.bundle_source import find_source
+from graftline.pipeline.program import program
 from graftline.pipeline.stage import StageResult
+from graftline.pipeline.watch import check_watch, make_watch
 from graftline.serving.limits import Limits
 from graftline.serving.login import PASSWORD, find_password, is_loopback
 from graftline.serving.origin import Registered
@@ -39,6 +41,8 @@ class Serve:
         poll_seconds: between two looks at a name or alias, which may have moved.
         accelerator: where the models run.
         limits: what is taken in.
+        monitor: directory that a small sample of what the models see is kept in, for `drift`; None: nothing is kept.
+        monitor_images: of which small versions are kept, in an hour; 0: none.
     """
 
     tracking: Tracking
@@ -48,12 +52,15 @@ class Serve:
     poll_seconds: float = 10.0
     accelerator: Accelerator = "auto"
     limits: Limits = field(default_factory=Limits)
+    monitor: str | None = None
+    monitor_images: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65_535:
             raise UserError(f"Serve.port is {self.port}: choose one up to 65535, or 0 for any free one.")
         if self.poll_seconds <= 0:
             raise UserError(f"Serve.poll_seconds is {self.poll_seconds}, it must be above 0.")
+        check_watch(self.monitor, self.monitor_images)
         if not self.model:
             raise UserError("Serve.model is empty: name a registered model.")
         find_password(self.host)
@@ -79,6 +86,7 @@ class Serve:
             execution=Execution.onnx(self.accelerator),
             poll_seconds=self.poll_seconds,
             on_start=self._tell,
+            watch=make_watch(self.monitor, self.monitor_images),
             password=find_password(self.host),
         )
         return ServeResult(
@@ -111,4 +119,7 @@ class Serve:
         say(
             f"curl {login}-F image=@photo.jpg {address}/predict        or ask from a shell; {address}/docs has the rest"
         )
+        if self.monitor is not None:
+            first = next(iter(slots.values())).source.name
+            say(f"What the models see is sampled into {self.monitor}, for `{program()} drift model={first}`.")
         say("Ctrl-C stops it, once what waits is answered.")

@@ -35,6 +35,7 @@ from graftline.freezing.rule import FreezeDecision, FreezeRule
 from graftline.freezing.rules import Nothing
 from graftline.pipeline.beyond_scores import look_beyond
 from graftline.pipeline.calibration import Adjustment, Wanted, adjust
+from graftline.pipeline.drift_reference import leave_reference
 from graftline.pipeline.further_process import announced
 from graftline.pipeline.model_card import write_model_card
 from graftline.pipeline.parent import with_parent
@@ -364,6 +365,7 @@ class Train:
         adjusted = adjust(predictor, files.bundle, setup.version, source, self._wanted, self.seed)
         for sentence in adjusted.sentences:
             say(sentence)
+        leave_reference(adjusted.predictor, files.bundle, setup.version, source, self.data.workers)
         return adjusted
 
     def _evaluate(

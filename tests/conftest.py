@@ -51,6 +51,7 @@ SLOW = (
     "pipeline/test_dagster.py",
     "pipeline/test_decode.py",
     "pipeline/test_doctor.py",
+    "pipeline/test_drift.py",
     "pipeline/test_ensemble.py",
     "pipeline/test_evaluate.py",
     "pipeline/test_evaluate_grid.py",

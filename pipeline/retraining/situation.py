@@ -15,7 +15,8 @@ from graftline.files import digest
 from graftline.pipeline.parent import with_parent
 from graftline.pipeline.retraining.changes import Changes
 from graftline.pipeline.retraining.trigger import NAMES, Trigger
-from graftline.tracking.names import CHAMPION, registered_name
+from graftline.tracking.drift_checks import last_check_rings
+from graftline.tracking.names import BUNDLE_DIGEST, CHAMPION, registered_name
 from graftline.tracking.registry import RegisteredVersion
 from graftline.tracking.retrainings import Retraining, Retrainings
 from graftline.tracking.tracking import Tracking
@@ -130,7 +131,8 @@ class Situation:
         asked: dict[str, float] = {}
 
         def ask(name: str) -> float:
-            asked[name] = self._age() if name == "age" else self._changed(CHANGED[name])
+            others = {"age": self._age, "drift": self._drift}
+            asked[name] = others[name]() if name in others else self._changed(CHANGED[name])
             return asked[name]
 
         values = {name: partial(ask, name) for name in NAMES}
@@ -138,6 +140,13 @@ class Situation:
             say(f"Due by '{when}': {_in_words(asked)}.")
             return None
         return f"{_in_words(asked)}, and it is due by '{when}'"
+
+    def _drift(self) -> float:
+        """Return 1 if the newest check of the champion has found drift, else 0."""
+        if self.champion is None:
+            return 0.0
+        experiment = self.tracking.experiment or self.data.dataset_name()
+        return float(last_check_rings(self.tracking.uri, experiment, self.champion.tags.get(BUNDLE_DIGEST, "")))
 
     def _age(self) -> float:
         """Return the seconds since the last retraining was decided, or the champion trained."""

@@ -2,7 +2,7 @@ r"""When a retraining is due: a condition such as ``new_images>=200 or age>=30d`
 
 condition  = alternative {"or" alternative}
 alternative = part {"and" part}
-part       = "(" condition ")" | "not" part | name operator number
+part       = "(" condition ")" | "not" part | "drift" | name operator number
 operator   = >= | > | <= | < | == | !=
 number     = digits, with a decimal point or a unit of time maybe: s, min, h, d or w
 """
@@ -25,11 +25,23 @@ OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
 }
 TIMES = ("age",)
-NAMES = ("new_images", "removed_images", "changed_labels", "new_classes", *TIMES)
+FLAGS = ("drift",)  # which hold or do not, without a number
+NAMES = ("new_images", "removed_images", "changed_labels", "new_classes", *TIMES, *FLAGS)
+_TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(min|s|h|d|w)")
 _TOKEN = re.compile(r"\s*(?:(>=|<=|==|!=|>|<|\(|\))|(\d+(?:\.\d+)?)\s*(min|s|h|d|w)?\b|([A-Za-z_]\w*)|(\S))")
 
 Values = Mapping[str, Callable[[], float]]
 """What each name stands for now; asked only where the condition depends on it."""
+
+
+def read_time(text: str) -> float | None:
+    """Return a time in seconds; None if it is none.
+
+    >>> read_time("7d"), read_time("soon")
+    (604800.0, None)
+    """
+    match = _TIME.fullmatch(text)
+    return None if match is None else float(match[1]) * UNITS[match[2]]
 
 
 class _Token(NamedTuple):
@@ -54,6 +66,8 @@ class Trigger:
         True
         >>> Trigger("new_images >= 10 and not age > 2w").holds(values)
         False
+        >>> Trigger("new_images>=200 or drift").holds({**values, "drift": lambda: 1.0})
+        True
     """
 
     text: str
@@ -103,6 +117,9 @@ class _Parser:
             if not self._take(")"):
                 raise self.refusal()
             return answer
+        if self.left and self.left[0].text in FLAGS:
+            name = self.left.pop(0).text
+            return wanted and self._values[name]() > 0
         return self._comparison(wanted=wanted)
 
     def _comparison(self, *, wanted: bool) -> bool:
@@ -122,9 +139,10 @@ class _Parser:
 
     def refusal(self) -> UserError:
         """Return what a person is told of a condition that is none."""
+        compared = ", ".join(name for name in NAMES if name not in FLAGS)
         return UserError(
-            f"RetrainOptions.when='{self._text}' is no condition: compare {', '.join(NAMES)} with numbers, such as "
-            "'new_images>=200 or age>=30d' (s, min, h, d, w)."
+            f"RetrainOptions.when='{self._text}' is no condition: compare {compared} with numbers, or write drift, "
+            "such as 'new_images>=200 or age>=30d or drift' (s, min, h, d, w)."
         )
 
 

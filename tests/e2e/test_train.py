@@ -50,6 +50,7 @@ def test_the_output_directory_holds_exactly_this(trained: Ran) -> None:
         "bundle/README.md",
         "bundle/bundle.json",
         "bundle/config.json",
+        "bundle/drift.npz",
         "bundle/golden/golden.json",
         "bundle/golden/values.npz",
         "bundle/model.onnx",

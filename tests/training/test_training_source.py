@@ -161,6 +161,19 @@ def test_what_the_cache_changes_is_measured_with_the_trained_tail(make_setup: Ma
     assert source.cache_change() > 1e-3
 
 
+@pytest.mark.parametrize("rule", [AllButHead(), FirstStages(number=4)], ids=["head", "tail"])
+def test_what_the_classifier_is_given_is_known_with_the_logits(
+    rule: FreezeRule, make_setup: MakeSetup, decision_file: Path
+) -> None:
+    source = choose(make_setup(), rule, decision_file)
+    assert isinstance(source, CachedSource)
+    inputs, classifier = source.validation_inputs(), source.setup.graft.network.get_classifier()  # type: ignore[operator]
+    assert inputs is not None
+    with torch.inference_mode():
+        logits = classifier(torch.from_numpy(inputs)).numpy()
+    np.testing.assert_allclose(logits, source.validation_logits(), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -17,7 +17,7 @@ import pandas as pd
 
 from graftline.bundle.ensemble import AnyPredictor
 from graftline.bundle.predict import to_table
-from graftline.bundle.predictor import Answers, EngineName, join_answers, told
+from graftline.bundle.predictor import Answers, EngineName, Watch, join_answers, told
 from graftline.data.file_names import to_text
 from graftline.data.image_list import ImageList
 from graftline.errors import UserError
@@ -92,6 +92,7 @@ class BatchJob:
         format: of the parts.
         engine: what runs the network; another one gives other digits.
         part_rows: of a part.
+        watch: is shown each answer; None: nothing is.
     """
 
     predictor: AnyPredictor
@@ -100,6 +101,7 @@ class BatchJob:
     format: TableFormat = "csv"
     engine: EngineName = "onnx"
     part_rows: int = PART_ROWS
+    watch: Watch | None = None
 
     @property
     def folder(self) -> Path:
@@ -167,17 +169,28 @@ class BatchJob:
     def _tables(self, first: int, on_progress: Callable[[int], None] | None) -> Iterator[pd.DataFrame]:
         """Yield the rows of each part, from the first one that is missing."""
         names: list[str] = []  # of the images that the predictor has taken, but for those of parts that are written
+        taken: list[str] = []  # paths of those that it has not answered yet
 
         def paths() -> Iterator[str]:
             for image in self.images.starting_at(first * self.part_rows):
                 names.append(to_text(image.name))
+                taken.append(image.path)
                 yield image.path
 
-        with contextlib.closing(self.predictor.stream(paths())) as stream:
-            for answers in _regrouped(told(stream, on_progress), self.part_rows):
+        with contextlib.closing(self.predictor.stream(paths(), embed=self.watch is not None)) as stream:
+            for answers in _regrouped(told(self._watched(stream, taken), on_progress), self.part_rows):
                 size = len(answers.probabilities)
                 yield to_table(self.predictor, names[:size], answers)
                 del names[:size]
+
+    def _watched(self, stream: Iterable[Answers], taken: list[str]) -> Iterator[Answers]:
+        """Yield answers without their embeddings, and show them to those who watch."""
+        for answers in stream:
+            size = len(answers.probabilities)
+            if self.watch is not None:
+                self.watch.observe(taken[:size], answers)
+            del taken[:size]
+            yield answers._replace(embeddings=None)
 
     def _write(self, number: int, table: pd.DataFrame) -> Tally:
         """Write a part, its counts first: what is killed in between leaves no part without them."""

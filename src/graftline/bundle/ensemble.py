@@ -133,8 +133,8 @@ class Ensemble:
         self, images: Iterable[ImageLike], batch_size: int = 32, on_progress: Callable[[int], None] | None = None
     ) -> tuple[np.ndarray, dict[int, str]]:
         """As ``predict``, but go on where an image cannot be read; see `Predictor.predict_readable`."""
-        probabilities, _, reasons = self.predict_refusing(images, batch_size, on_progress)
-        return probabilities, reasons
+        answers = self.predict_refusing(images, batch_size, on_progress)
+        return answers.probabilities, answers.reasons
 
     def predict_refusing(
         self, images: Iterable[ImageLike], batch_size: int = 32, on_progress: Callable[[int], None] | None = None
@@ -143,7 +143,13 @@ class Ensemble:
         none = Answers(np.empty((0, len(self.class_names)), np.float32), None, {})
         return join_answers([none, *told(self.stream(images, batch_size), on_progress)])
 
-    def stream(self, images: Iterable[ImageLike], batch_size: int = 32) -> Generator[Answers, None, None]:
+    def stream(
+        self,
+        images: Iterable[ImageLike],
+        batch_size: int = 32,
+        *,
+        embed: bool = False,  # noqa: ARG002 - as of a predictor; an ensemble gives no embedding
+    ) -> Generator[Answers, None, None]:
         """As ``predict_refusing``, but yield the answers batch by batch; see `Predictor.stream`."""
         with contextlib.closing(self._grid.steps(images, batch_size)) as steps:
             for found, flaws in steps:

@@ -21,6 +21,7 @@ WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 ONNX_FILE = "model.onnx"
 REFERENCES_FILE = "references.npy"
+DRIFT_FILE = "drift.npz"  # what drift is measured against; no part of what a bundle computes
 GOLDEN_FOLDER = "golden"
 INPUT, LOGITS, EMBEDDING = "image", "logits", "embedding"  # of the ONNX network, each with the batch first
 

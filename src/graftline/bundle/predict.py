@@ -69,7 +69,7 @@ def to_table(predictor: AnyPredictor, names: Sequence[str], answers: Answers) ->
         Where the bundle refuses images as none of its classes: refused, before error;
         where it gives sets of classes: set, a JSON list of their names.
     """
-    probabilities, refused, reasons = answers
+    probabilities, refused, reasons = answers.probabilities, answers.refused, answers.reasons
     readable = np.array([row not in reasons for row in range(len(names))])
     best = predictor.decision.answer(np.nan_to_num(probabilities))  # (N,)
     columns: dict[str, object] = {

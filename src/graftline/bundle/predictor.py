@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import onnxruntime
@@ -62,11 +62,13 @@ class Answers(NamedTuple):
         probabilities: (N, K) float32, a row of NaN for each unreadable image.
         refused: (N,) whether the image is refused as none of the classes; None where the bundle does not tell.
         reasons: why an image cannot be read, by its number, from 0.
+        embeddings: (N, E) float32, likewise; None where the bundle gives none, or they were not asked for.
     """
 
     probabilities: np.ndarray
     refused: np.ndarray | None
     reasons: dict[int, str]
+    embeddings: np.ndarray | None = None
 
     def rows(self, start: int, stop: int) -> "Answers":
         """Return those of some images."""
@@ -74,7 +76,20 @@ class Answers(NamedTuple):
             self.probabilities[start:stop],
             None if self.refused is None else self.refused[start:stop],
             {row - start: reason for row, reason in self.reasons.items() if start <= row < stop},
+            None if self.embeddings is None else self.embeddings[start:stop],
         )
+
+
+class Watch(Protocol):
+    """What is shown the answers, to keep a sample of what a model sees."""
+
+    def observe(self, images: Sequence[ImageLike], answers: Answers) -> None:
+        """Take note of N images and the answers to them, in no time and without an error."""
+        ...
+
+    def close(self) -> None:
+        """Come to an end."""
+        ...
 
 
 def told(batches: Iterable[Answers], on_progress: Callable[[int], None] | None) -> Iterator[Answers]:
@@ -89,6 +104,7 @@ def join_answers(batches: Sequence[Answers]) -> Answers:
     """Return the answers of several batches, one at least, as one."""
     starts = np.cumsum([0, *(len(batch.probabilities) for batch in batches)])
     refused = [batch.refused for batch in batches if batch.refused is not None]
+    embeddings = [batch.embeddings for batch in batches if batch.embeddings is not None]
     return Answers(
         np.concatenate([batch.probabilities for batch in batches]),
         np.concatenate(refused) if refused else None,
@@ -97,6 +113,7 @@ def join_answers(batches: Sequence[Answers]) -> Answers:
             for start, batch in zip(starts, batches, strict=False)
             for row, reason in batch.reasons.items()
         },
+        np.concatenate(embeddings) if embeddings else None,
     )
 
 
@@ -243,8 +260,8 @@ class Predictor:
             (N, K) float32 probabilities with a row of NaN for each unreadable image, and by the number of the image
             (from 0) the reason.
         """
-        probabilities, _, reasons = self.predict_refusing(images, batch_size, on_progress)
-        return probabilities, reasons
+        answers = self.predict_refusing(images, batch_size, on_progress)
+        return answers.probabilities, answers.reasons
 
     def predict_refusing(
         self, images: Iterable[ImageLike], batch_size: int = 32, on_progress: Callable[[int], None] | None = None
@@ -259,16 +276,25 @@ class Predictor:
         )
         return join_answers([none, *told(self.stream(images, batch_size), on_progress)])
 
-    def stream(self, images: Iterable[ImageLike], batch_size: int = 32) -> Generator["Answers", None, None]:
-        """As ``predict_refusing``, but yield the answers batch by batch: the number of images may be any."""
+    def stream(
+        self, images: Iterable[ImageLike], batch_size: int = 32, *, embed: bool = False
+    ) -> Generator[Answers, None, None]:
+        """As ``predict_refusing``, but yield the answers batch by batch: the number of images may be any.
+
+        Args:
+            images: as for ``logits``.
+            batch_size: images per step of the network.
+            embed: whether the answers are to have embeddings, where the network gives some.
+        """
         sizes = {LOGITS: len(self.class_names)}
-        if self.refusal is not None:
-            assert self.embedding_size is not None, "a refusal needs embeddings"
-            sizes[EMBEDDING] = self.embedding_size
+        if self.refusal is not None or embed:
+            assert self.refusal is None or self.embedding_size is not None, "a refusal needs embeddings"
+            sizes |= {} if self.embedding_size is None else {EMBEDDING: self.embedding_size}
         with contextlib.closing(self._steps(images, batch_size, sizes)) as steps:
             for (logits, *embeddings), flaws in steps:
                 refused = None if self.refusal is None else self.refusal.refused(embeddings[0])
-                yield Answers(softmax(logits), refused, {row: reason for row, (_, reason) in flaws.items()})
+                reasons = {row: reason for row, (_, reason) in flaws.items()}
+                yield Answers(softmax(logits), refused, reasons, embeddings[0] if embed and embeddings else None)
 
     def _run(
         self,

@@ -26,6 +26,7 @@ from graftline.bundle.golden import write_golden
 from graftline.bundle.layout import (
     CARD_FILE,
     CONFIG_FILE,
+    DRIFT_FILE,
     EMBEDDING,
     FORMAT,
     LOGITS,
@@ -36,6 +37,7 @@ from graftline.bundle.layout import (
     hash_files,
 )
 from graftline.bundle.predictor import Engine, onnx_engine
+from graftline.bundle.reference import Reference
 from graftline.bundle.refusal import Refusal
 from graftline.data.decoding import PLAIN, Decoding
 from graftline.errors import UserError, first_line, no_room
@@ -245,6 +247,14 @@ def change_answers(
     write_json(directory / CARD_FILE, content)
     digest: str = content["digest"]
     return digest
+
+
+def keep_reference(directory: Path, reference: Reference) -> None:
+    """Put what later images are compared with into a bundle; what the bundle computes stays, and so does its digest."""
+    content = json.loads((directory / CARD_FILE).read_text(encoding="utf-8"))
+    content["reference"] = reference.save(directory / DRIFT_FILE)
+    content["files"][DRIFT_FILE] = sha256_file(directory / DRIFT_FILE)
+    write_json(directory / CARD_FILE, content)
 
 
 def _make_batches(preprocessing: Preprocessing) -> list[Tensor]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -54,8 +55,8 @@ def thumbnails(paths: Sequence[str], decoding: Decoding, side: int) -> Iterator[
         yield from pool.map(lambda path: thumbnail(decode_rgb(to_path(path), decoding), side), paths)
 
 
-def picture(file: Path) -> Thumbnail:
-    """Return a picture that was drawn, in its own size."""
+def picture(file: Path | BinaryIO) -> Thumbnail:
+    """Return a picture that was drawn or kept, in its own size."""
     with Image.open(file) as drawn:
         image = drawn.convert("RGB")
     return Thumbnail(_encode(image), image.width, image.height)

@@ -55,7 +55,8 @@ def classify(predictor: AnyPredictor, images: Sequence[object]) -> "pd.DataFrame
             files.append(b"")
             flaws[row] = str(error)
     if not flaws:
-        probabilities, refused, flaws = predictor.predict_refusing(files)
+        answers = predictor.predict_refusing(files)
+        probabilities, refused, flaws = answers.probabilities, answers.refused, answers.reasons
     if flaws:
         raise ValueError("; ".join(f"image {row}: {flaw}" for row, flaw in flaws.items()))
     best = predictor.decision.answer(probabilities)  # (N,)

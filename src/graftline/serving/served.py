@@ -4,7 +4,7 @@ Letters: K classes.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
@@ -15,7 +15,7 @@ import numpy as np
 from graftline.bundle.ensemble import AnyPredictor, Ensemble, class_sets, load_predictor
 from graftline.bundle.golden import HASHED_STEPS, replay
 from graftline.bundle.layout import CARD_FILE, LOGITS
-from graftline.bundle.predictor import Engine
+from graftline.bundle.predictor import Engine, Watch, join_answers
 from graftline.bundle.verify import Verification, verify_bundle
 from graftline.errors import UserError
 from graftline.execution import Execution
@@ -37,6 +37,7 @@ class ServedModel:
         description: content of ``bundle.json``.
         verification: what the replay of its golden images gave.
         card: the model card in Markdown; None where the bundle has none.
+        watch: is shown each answer; None: nothing is.
     """
 
     name: str
@@ -45,10 +46,27 @@ class ServedModel:
     description: Mapping[str, Any]
     verification: Verification
     card: str | None
+    watch: Watch | None = None
 
     @classmethod
-    def load(cls, name: str, origin: Origin, bundle: Path, execution: Execution, megapixels: int) -> "ServedModel":
+    def load(
+        cls,
+        name: str,
+        origin: Origin,
+        bundle: Path,
+        execution: Execution,
+        megapixels: int,
+        watch: Callable[[AnyPredictor, Path], Watch | None] | None = None,
+    ) -> "ServedModel":
         """Load a bundle and replay its golden images.
+
+        Args:
+            name: in addresses.
+            origin: where it comes from.
+            bundle: its folder.
+            execution: where it runs.
+            megapixels: of an image, at most.
+            watch: makes what is shown each answer, from the predictor and the bundle; None: nothing is.
 
         Raises:
             UserError: it cannot be loaded, or does not give here what it gave where it was saved.
@@ -59,22 +77,33 @@ class ServedModel:
         predictor = _one_at_a_time(load_predictor(bundle, "onnx", execution))
         pixels = min(predictor.decoding.max_pixels, megapixels * _MILLION)
         cards = sorted(bundle.glob("*.md"))
+        predictor = replace(predictor, decoding=replace(predictor.decoding, max_pixels=pixels))
         return cls(
             name,
             origin,
-            replace(predictor, decoding=replace(predictor.decoding, max_pixels=pixels)),
+            predictor,
             json.loads((bundle / CARD_FILE).read_text(encoding="utf-8")),
             verification,
             cards[0].read_text(encoding="utf-8") if cards else None,
+            None if watch is None else watch(predictor, bundle),
         )
 
     def predict(self, images: Sequence[bytes]) -> list[Answer]:
         """Classify image files."""
-        probabilities, refused, flaws = self.predictor.predict_refusing(images, batch_size=len(images))
+        watched = self.watch is not None
+        answers = join_answers(list(self.predictor.stream(images, len(images), embed=watched)))
+        if self.watch is not None:
+            self.watch.observe(images, answers)
+        refused = answers.refused
         return [
-            Answer(row, None if refused is None else bool(refused[number]), flaws.get(number))
-            for number, row in enumerate(probabilities)
+            Answer(row, None if refused is None else bool(refused[number]), answers.reasons.get(number))
+            for number, row in enumerate(answers.probabilities)
         ]
+
+    def close(self) -> None:
+        """Let what was shown the answers come to its end."""
+        if self.watch is not None:
+            self.watch.close()
 
     def identity(self) -> dict[str, Any]:
         """Return what each answer says of the model."""

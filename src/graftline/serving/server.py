@@ -17,7 +17,7 @@ from graftline.serving.app import Service
 from graftline.serving.limits import Limits
 from graftline.serving.measures import Measures
 from graftline.serving.origin import Source
-from graftline.serving.slot import Slot
+from graftline.serving.slot import MakeWatch, Slot
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +68,7 @@ def serve(
     execution: Execution,
     poll_seconds: float,
     on_start: Callable[[str, Mapping[str, Slot]], None],
+    watch: MakeWatch | None = None,
     password: str | None = None,
 ) -> Measures:
     """Load models and answer over HTTP until SIGINT or SIGTERM.
@@ -80,6 +81,7 @@ def serve(
         execution: where the networks run.
         poll_seconds: between two looks at names that may have moved.
         on_start: is called with the address once it answers.
+        watch: makes what is shown each answer of a model; None: nothing is.
         password: that requests must have; None: nobody is asked for one.
 
     Returns:
@@ -90,7 +92,7 @@ def serve(
     """
     listening = _listen(host, port)
     with listening:
-        return asyncio.run(_serve(sources, listening, limits, execution, poll_seconds, on_start, password))
+        return asyncio.run(_serve(sources, listening, limits, execution, poll_seconds, on_start, watch, password))
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -111,10 +113,11 @@ async def _serve(
     execution: Execution,
     poll_seconds: float,
     on_start: Callable[[str, Mapping[str, Slot]], None],
+    watch: MakeWatch | None,
     password: str | None,
 ) -> Measures:
     measures = Measures()
-    slots = {source.name: Slot(source, execution, limits, measures) for source in sources}
+    slots = {source.name: Slot(source, execution, limits, measures, watch) for source in sources}
     try:
         for slot in slots.values():
             await slot.start()

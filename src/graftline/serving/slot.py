@@ -2,9 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from graftline.bundle.ensemble import AnyPredictor
+from graftline.bundle.predictor import Watch
 from graftline.errors import first_line
 from graftline.execution import Execution
 from graftline.serving.batching import Answer, Batcher
@@ -15,6 +18,7 @@ from graftline.serving.served import ServedModel
 
 logger = logging.getLogger(__name__)
 
+MakeWatch = Callable[[AnyPredictor, Path], Watch | None]
 MOST_TURNS_SKIPPED = 32  # looks at a moved alias between two tries to load what could not be loaded
 
 
@@ -33,13 +37,17 @@ class Slot:
         execution: where it runs.
         limits: of its queue, and of images.
         measures: what it counts.
+        watch: makes what is shown each answer; None: nothing is.
     """
 
-    def __init__(self, source: Source, execution: Execution, limits: Limits, measures: Measures) -> None:
+    def __init__(
+        self, source: Source, execution: Execution, limits: Limits, measures: Measures, watch: MakeWatch | None = None
+    ) -> None:
         self.source = source
         self._execution = execution
         self._limits = limits
         self._measures = measures
+        self._watch = watch
         self._running: Running | None = None
         self._failed: Origin | None = None
         self._skip, self._next_skip = 0, 1
@@ -90,6 +98,7 @@ class Slot:
         self._failed, self.problem = None, None
         logger.info(f"{origin.uri} answers now, in place of {before.model.origin.uri}.")
         await before.batcher.close()
+        await asyncio.to_thread(before.model.close)
 
     async def answer(self, images: Sequence[bytes]) -> tuple[ServedModel, list[Answer]]:
         """Classify the images of one request, all of them with the same model.
@@ -104,6 +113,7 @@ class Slot:
         """Answer what waits, and stop."""
         if self._running is not None:
             await self._running.batcher.close()
+            await asyncio.to_thread(self._running.model.close)
 
     def health(self) -> dict[str, Any]:
         """Return which model answers, and what is wrong with the one that should."""
@@ -111,7 +121,7 @@ class Slot:
 
     def _load(self, origin: Origin) -> ServedModel:
         bundle = self.source.fetch(origin)
-        return ServedModel.load(self.source.name, origin, bundle, self._execution, self._limits.megapixels)
+        return ServedModel.load(self.source.name, origin, bundle, self._execution, self._limits.megapixels, self._watch)
 
     def _put(self, model: ServedModel) -> None:
         batcher = Batcher(model.predict, self._limits, self._measures.batch)

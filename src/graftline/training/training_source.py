@@ -6,7 +6,7 @@ Letters: N images, F numbers per image that cross the boundary.
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -80,6 +80,10 @@ class TrainingSource(Protocol):
 
     def validation_logits(self) -> np.ndarray | None:
         """Return what it gives for the validation images of ``setup`` as it was trained, (N, K); None: as above."""
+        ...
+
+    def validation_inputs(self) -> np.ndarray | None:
+        """Return what the last layer is given for these images, (N, E); None: as above, or nobody knows."""
         ...
 
     def head_inputs(self) -> tuple[np.ndarray, np.ndarray] | None:
@@ -169,6 +173,10 @@ class LiveSource:
         return
 
     def validation_logits(self) -> None:
+        """Return None: nothing is cached."""
+        return
+
+    def validation_inputs(self) -> None:
         """Return None: nothing is cached."""
         return
 
@@ -267,8 +275,28 @@ class CachedSource:
         return self._tail_logits(kept)
 
     def validation_logits(self) -> np.ndarray:
-        """Return what the trained tail gives for the validation images, (N, K)."""
-        return self._tail_logits(self.activations[0])
+        """Return what the trained tail gives for the validation images, (N, K); computed once: train first."""
+        return self._validated[0]
+
+    def validation_inputs(self) -> np.ndarray | None:
+        """Return what the classifier is given for the validation images, (N, E); computed with their logits."""
+        return self._validated[1]
+
+    @cached_property
+    def _validated(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Run the tail on the validation images, and note what its classifier is given."""
+        network: Any = self.setup.graft.network
+        classifier = network.get_classifier() if hasattr(network, "get_classifier") else None
+        if not isinstance(classifier, nn.Module):  # none, or two as a distilled network has
+            return self._tail_logits(self.activations[0]), None
+        given: list[Tensor] = []
+        hook = classifier.register_forward_pre_hook(lambda _layer, inputs: given.append(inputs[0]))
+        try:
+            logits = self._tail_logits(self.activations[0])
+        finally:
+            hook.remove()
+        inputs = torch.cat(given).numpy() if given and all(one.ndim == 2 for one in given) else None
+        return logits, inputs if inputs is not None and len(inputs) == len(logits) else None
 
     def head_inputs(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Return the activations (N, E) of training and validation images; None where more than a head is trained."""

@@ -1,0 +1,270 @@
+"""Drift: images that a model has seen lately, beside those that it was judged on → an alarm, or none, with its page."""
+
+import io
+import os
+import time
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from graftline.bundle.ensemble import AnyPredictor
+from graftline.bundle.predict import find_images
+from graftline.bundle.reference import Reference
+from graftline.console import print_table, progress, say, warn
+from graftline.data.file_names import to_text
+from graftline.errors import UserError
+from graftline.execution import Accelerator, Execution
+from graftline.monitoring.accuracy import EstimatedAccuracy, estimate_accuracy
+from graftline.monitoring.drift import MOST_COMPARED, Drift, check_budget, find_drift, most_moved
+from graftline.monitoring.gauges import write_gauges
+from graftline.monitoring.store import read_window
+from graftline.monitoring.window import Window, look_at_files
+from graftline.pipeline.bundle_source import open_model
+from graftline.pipeline.load_reference import load_reference
+from graftline.pipeline.program import program
+from graftline.pipeline.retraining.trigger import UNITS, read_time
+from graftline.pipeline.stage import StageResult
+from graftline.report.drift_page import NAMES, DriftReport, in_words, write_drift_page
+from graftline.report.thumbnails import Thumbnail, picture, thumbnails
+from graftline.tracking.drift_checks import drift_tags
+from graftline.tracking.tracking import Tracking
+
+if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
+    from graftline.tracking.run import Run
+
+PAGE_FILE, GAUGES_FILE = "drift.html", "drift.prom"
+MOST_SHOWN = 12  # images that moved it most
+SIDE = 192  # px of their pictures
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriftResult(StageResult):
+    """What the stage ``drift`` found.
+
+    Attributes:
+        drift: what has changed.
+        accuracy: what can be said of it.
+        page: a file.
+    """
+
+    drift: Drift
+    accuracy: EstimatedAccuracy
+    page: Path
+
+
+@dataclass(frozen=True)
+class DriftStage:
+    """The stage ``drift`` (Hydra target of conf/drift.yaml).
+
+    Attributes:
+        tracking: where the model is registered, and the check is logged.
+        model: name of a registered model, which stands for its champion, or for its newest version while it has none;
+            ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, a run's id, directory or bundle.
+        images: a folder of images that is the window; None: what was monitored is.
+        monitor: directory that servers and predictions have kept what they saw in.
+        window: how far back it goes from now, such as ``7d``.
+        checks_per_alarm: of how many checks of unchanged images one rings, on average.
+        prometheus: file that the gauges go to, beside the one in the output directory; None: no other.
+        seed: of draws.
+        accelerator: where the model runs on ``images``.
+    """
+
+    tracking: Tracking
+    model: str
+    images: str | None = None
+    monitor: str = "monitor"
+    window: str = "7d"
+    checks_per_alarm: int = 365
+    prometheus: str | None = None
+    seed: int = 0
+    accelerator: Accelerator = "auto"
+
+    def __post_init__(self) -> None:
+        check_budget(self.checks_per_alarm)
+        if read_time(self.window) is None:
+            raise UserError(
+                f"DriftStage.window is '{self.window}': give a time such as 7d or 12h ({', '.join(UNITS)})."
+            )
+
+    def run(self, directory: Path) -> DriftResult:
+        """Compare the window with the model's reference, and write, log and print what that gives."""
+        files = None if self.images is None else find_images(Path(self.images).expanduser())
+        name, predictor, bundle, origin = open_model(
+            self.model, self.tracking, "onnx", Execution.onnx(self.accelerator)
+        )
+        reference = load_reference(bundle, origin.uri)
+        window = self._look_back(predictor, origin.uri) if files is None else self._look(predictor, reference, files)
+        drift = find_drift(reference, window.observed, self.checks_per_alarm, self.seed)
+        accuracy = estimate_accuracy(reference, window.observed, drift, self.seed)
+        now = datetime.now(UTC)
+        proposal = _proposal(drift, predictor)
+        report = DriftReport(
+            model=origin.uri,
+            class_names=predictor.class_names,
+            reference=reference,
+            window=window,
+            drift=drift,
+            accuracy=accuracy,
+            moved=self._moved(reference, window, drift, predictor),
+            moved_by=drift.changes[0].name,
+            proposal=proposal,
+            facts=_facts_of_page(self, predictor, window),
+            when=now,
+        )
+        page = write_drift_page(report, directory / PAGE_FILE)
+        for file in (directory / GAUGES_FILE, *([Path(self.prometheus).expanduser()] if self.prometheus else [])):
+            write_gauges(file, name, drift, accuracy, now.timestamp())
+        run_id = self._log(predictor, drift, accuracy, directory)
+        _print(drift)
+        say(accuracy.sentence)
+        if drift.rings:
+            say(proposal)
+        return _summarize(drift, accuracy, window, predictor, page, origin.uri, run_id)
+
+    def _look(self, predictor: AnyPredictor, reference: Reference, files: list[Path]) -> Window:
+        """Classify files, or some of very many."""
+        if len(files) > MOST_COMPARED:
+            rows = np.sort(np.random.default_rng(self.seed).permutation(len(files))[:MOST_COMPARED])
+            say(f"Of {len(files):,} files {MOST_COMPARED:,} are drawn: more would tell nothing more.")
+            files = [files[row] for row in rows]
+        with progress("Looking at images", total=len(files)) as bar:
+            paths = [to_text(file) for file in files]
+            window = look_at_files(predictor, reference, paths, lambda done: bar.advance(bar.task_ids[0], done))
+        if window.num_unreadable:
+            warn(f"{window.num_unreadable:,} of {window.num_seen:,} files cannot be read, and are left out.")
+        return window
+
+    def _look_back(self, predictor: AnyPredictor, uri: str) -> Window:
+        """Read what was monitored."""
+        directory, end = Path(self.monitor).expanduser(), time.time()
+        seconds = read_time(self.window)
+        assert seconds is not None, "it was read at the start"
+        window = read_window(directory / predictor.digest, end - seconds, end, MOST_COMPARED, self.seed)
+        if window is None:
+            raise UserError(
+                f"DriftStage.monitor={self.monitor} has nothing of {uri} in the last {self.window}: start "
+                f"`{program()} serve` with its key monitor={self.monitor}, or give DriftStage.images, a folder."
+            )
+        return window
+
+    def _moved(
+        self, reference: Reference, window: Window, drift: Drift, predictor: AnyPredictor
+    ) -> list[tuple[int, Thumbnail | None]]:
+        """Return the images that moved the window most; those of a server only with pictures if it kept some."""
+        rows = most_moved(reference, window.observed, drift.changes[0]).tolist()
+        if self.images is not None:
+            rows = rows[:MOST_SHOWN]
+            return list(
+                zip(rows, thumbnails([window.names[row] for row in rows], predictor.decoding, SIDE), strict=True)
+            )
+        rows = ([row for row in rows if row in window.pictures] or rows)[:MOST_SHOWN]
+        kept = [window.pictures.get(row) for row in rows]
+        return [(row, None if one is None else picture(io.BytesIO(one))) for row, one in zip(rows, kept, strict=True)]
+
+    def _log(self, predictor: AnyPredictor, drift: Drift, accuracy: EstimatedAccuracy, directory: Path) -> str:
+        """Log the check as a run; returns its id."""
+        tracking = replace(self.tracking, system_metrics=False)
+        with tracking.start(
+            run_name=f"drift {predictor.digest[:8]}",
+            experiment=str(predictor.card.get("dataset", "drift")),
+            directory=directory,
+            tags=drift_tags(predictor.digest, rings=drift.rings),
+        ) as run:
+            _log_metrics(run, drift, accuracy)
+            run.log_artifact(directory / PAGE_FILE)
+            run.log_artifact(directory / GAUGES_FILE)
+            return run.id
+
+
+def _proposal(drift: Drift, predictor: AnyPredictor) -> str:
+    ringing = ", ".join(NAMES[change.name] for change in drift.changes if change.rings)
+    return (
+        f"Look at the images that moved it first: a camera or a light may only need to be set right. If they are what "
+        f"is to come, label some of them, add them to '{predictor.card.get('dataset')}' and run `{program()} retrain`."
+        if ringing
+        else ""
+    )
+
+
+def _facts_of_page(stage: DriftStage, predictor: AnyPredictor, window: Window) -> list[tuple[str, str]]:
+    return [
+        ("images", stage.images or f"{stage.monitor}, the last {stage.window}"),
+        ("unreadable", f"{window.num_unreadable:,}"),
+        ("refused by the model", f"{window.num_refused:,}"),
+        ("model", f"{stage.model}, digest {predictor.digest}"),
+        ("budget", f"one false alarm in {stage.checks_per_alarm:,} checks"),
+    ]
+
+
+def _log_metrics(run: "Run", drift: Drift, accuracy: EstimatedAccuracy) -> None:
+    values = {f"drift/{change.name}": change.distance for change in drift.changes}
+    values |= {f"drift_limit/{change.name}": change.limit for change in drift.changes}
+    values |= {"drift/rings": float(drift.rings), "drift/p_value": drift.p_value, "drift/images": drift.num_images}
+    if accuracy.estimate is not None:
+        values["drift/estimated_accuracy"] = accuracy.estimate.value
+    run.log_metrics(values, step=0)
+
+
+def _print(drift: Drift) -> None:
+    print_table(
+        f"{drift.num_images:,} images beside the reference: " + ("drift" if drift.rings else "no drift"),
+        ("statistic", "distance", "usually", "rings\nbeyond", "by chance", ""),
+        [
+            (
+                NAMES[change.name],
+                f"{change.distance:.3f}",
+                f"{change.usual:.3f}",
+                f"{change.limit:.3f}",
+                in_words(change.p_value),
+                "rings" if change.rings else "",
+            )
+            for change in drift.changes
+        ],
+    )
+
+
+def _summarize(
+    drift: Drift,
+    accuracy: EstimatedAccuracy,
+    window: Window,
+    predictor: AnyPredictor,
+    page: Path,
+    model_uri: str,
+    run_id: str,
+) -> DriftResult:
+    ringing = [change.name for change in drift.changes if change.rings]
+    estimate = accuracy.estimate
+    told = "cannot be known without labels"
+    if estimate is not None:
+        told = f"{100 * estimate.value:.1f} % [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+    return DriftResult(
+        drift=drift,
+        accuracy=accuracy,
+        page=page,
+        facts={
+            "outcome": "drift" if drift.rings else "no drift",
+            "ringing": ringing,
+            "p_value": drift.p_value,
+            "checks_per_alarm": drift.checks_per_alarm,
+            "changes": [asdict(change) for change in drift.changes],
+            "accuracy_sentence": accuracy.sentence,
+            "outside": accuracy.outside,
+            "images": window.num_seen,
+            "compared": drift.num_images,
+            "unreadable": window.num_unreadable,
+            "bundle_digest": predictor.digest,
+            "dataset_digest": predictor.card.get("dataset_digest"),
+            "model_uri": model_uri,
+            "run_id": run_id,
+        },
+        metrics={} if estimate is None else {"estimated_accuracy": asdict(estimate)},
+        table=[
+            ("outcome", f"drift: {', '.join(NAMES[name] for name in ringing)}" if ringing else "no drift"),
+            ("estimated accuracy", told),
+            ("images", f"{drift.num_images:,} of {window.num_seen:,}"),
+            ("page", os.path.relpath(page)),
+        ],
+    )

@@ -1,0 +1,268 @@
+"""Keep a small sample of what a model sees, for a later comparison: an answer never waits for it, nor fails with it.
+
+Letters: N images, D numbers of a projected embedding.
+"""
+
+import hashlib
+import io
+import logging
+import os
+import platform
+import queue
+import shutil
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from graftline.bundle.decision import Decision
+from graftline.bundle.predictor import Answers, ImageLike, read_pixels
+from graftline.bundle.reference import Observations, Reference
+from graftline.data.decoding import Decoding
+from graftline.data.image_facts import look_at
+from graftline.errors import first_line
+from graftline.monitoring.store import HOUR, Kept, hour_folder
+from graftline.monitoring.window import project
+
+logger = logging.getLogger(__name__)
+
+IMAGES_PER_HOUR = 200  # of each process: 50 kB, 1.2 MB a day
+KEPT_DAYS = 90
+SAVE_SECONDS = 60.0  # what a killed process loses, at most
+MOST_WAITING = 64  # images that are still to be looked at; what comes beyond is not sampled
+PICTURE_SIDE = 192  # px, the longer one
+NEIGHBOR = 5  # pictures are kept of images that lie far from so many of the reference
+QUALITY = 78  # of 100
+TICK_SECONDS = 0.5
+CLOSE_SECONDS = 10.0
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """One image that is kept."""
+
+    name: str
+    observed: Observations
+
+
+@dataclass(eq=False)
+class _Hour:
+    """What is kept of an hour, while it lasts.
+
+    Attributes:
+        folder: its name.
+        begin: when the first image was seen, in s since 1970.
+        end: when the last was.
+        counts: of images.
+        places: of the sample, as far as they are taken and were looked at.
+        pictures: distance from the reference and encoded file, by place.
+    """
+
+    folder: str
+    begin: float
+    end: float
+    counts: dict[str, int] = field(default_factory=lambda: {"seen": 0, "unreadable": 0, "refused": 0})
+    places: dict[int, _Seen] = field(default_factory=dict)
+    pictures: dict[int, tuple[float, bytes]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class _Look:
+    """An image that is to be looked at, for a place of the sample."""
+
+    hour: _Hour
+    place: int
+    image: ImageLike
+    probabilities: np.ndarray
+    embedding: np.ndarray
+
+
+class Monitor:
+    """Samples what one model sees in this process; several processes may share a directory.
+
+    An image is drawn before it is looked at, so that of a busy server's images few are decoded a second time (reservoir
+    sampling: Vitter 1985, ACM Trans. Math. Softw. 11(1), algorithm R). A thread looks at them and writes.
+
+    Args:
+        directory: where the files go, in a folder by the model's digest.
+        digest: of the model.
+        reference: of the model.
+        decision: of the model, and so is the rest.
+        decoding: how files become pixels.
+        images: of which small versions are kept, in an hour: those farthest from the reference; 0: none.
+        clock: tells the time, in s since 1970.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        digest: str,
+        reference: Reference,
+        decision: Decision,
+        decoding: Decoding,
+        images: int = 0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._directory = directory / digest
+        self._file = f"{platform.node() or 'host'}-{os.getpid()}-{os.urandom(4).hex()}.npz"
+        self._reference, self._decision, self._decoding = reference, decision, decoding
+        self._known = reference.observed.embeddings.astype(np.float32)
+        self._images, self._clock = images, clock
+        self._generator = np.random.default_rng()
+        self._lock = threading.Lock()
+        self._hour: _Hour | None = None
+        self._past: deque[_Hour] = deque()
+        self._closing = threading.Event()
+        self._queue: queue.Queue[_Look] = queue.Queue(MOST_WAITING)
+        self._failing = False
+        self._thread = threading.Thread(target=self._work, name="monitor", daemon=True)
+        self._thread.start()
+
+    def observe(self, images: Sequence[ImageLike], answers: Answers) -> None:
+        """Take note of images and their answers; whatever goes wrong here is a warning.
+
+        Args:
+            images: N images, as the model was given them.
+            answers: to them.
+        """
+        try:
+            self._observe(images, answers)
+        except Exception as error:  # an answer is not to fail because it was watched
+            self._report(error)
+
+    def close(self) -> None:
+        """Write what there is, and stop."""
+        with self._lock:
+            if self._hour is not None:
+                self._past.append(self._hour)
+            self._hour = None
+        self._closing.set()
+        self._thread.join(CLOSE_SECONDS)
+
+    def _observe(self, images: Sequence[ImageLike], answers: Answers) -> None:
+        chosen: list[tuple[int, int]] = []  # row, place
+        with self._lock:
+            hour = self._turn()
+            for row in range(len(images)):
+                if row in answers.reasons:
+                    hour.counts["unreadable"] += 1
+                    continue
+                hour.counts["seen"] += 1
+                hour.counts["refused"] += 0 if answers.refused is None else int(answers.refused[row])
+                seen = hour.counts["seen"]
+                place = seen - 1 if seen <= IMAGES_PER_HOUR else int(self._generator.integers(seen))
+                if place < IMAGES_PER_HOUR:
+                    chosen.append((row, place))
+        if not chosen:
+            return
+        embeddings = project(self._reference, answers.embeddings, len(images))
+        for row, place in chosen:
+            look = _Look(hour, place, images[row], answers.probabilities[row], embeddings[row])
+            try:
+                self._queue.put_nowait(look)
+            except queue.Full:  # the thread has too much to do: the sample is a little smaller
+                return
+
+    def _turn(self) -> _Hour:
+        """Return the hour that it is now, and hand the last one over when it is past."""
+        now = self._clock()
+        folder = hour_folder(now)
+        if self._hour is None or self._hour.folder != folder:
+            if self._hour is not None:
+                self._past.append(self._hour)
+            self._hour = _Hour(folder, now, now)
+        self._hour.end = now
+        return self._hour
+
+    def _work(self) -> None:
+        """Look at what was drawn, and write now and then, and when an hour is over."""
+        due = time.monotonic() + SAVE_SECONDS
+        while True:
+            try:
+                self._guarded(self._look, self._queue.get(timeout=TICK_SECONDS))
+            except queue.Empty:
+                while self._past:
+                    self._guarded(self._write, self._past.popleft())
+                    self._guarded(self._remove_old)
+                if self._closing.is_set():
+                    return
+            if time.monotonic() >= due and self._hour is not None:
+                self._guarded(self._write, self._hour)
+                due = time.monotonic() + SAVE_SECONDS
+
+    def _guarded(self, what: Callable[..., None], *arguments: object) -> None:
+        try:
+            what(*arguments)
+        except Exception as error:  # a full disk, an image that has vanished: nothing that an answer depends on
+            self._report(error)
+
+    def _report(self, error: Exception) -> None:
+        """Warn, once until it works again."""
+        if not self._failing:
+            logger.warning(f"Not all that the model sees is kept for later ({first_line(error)}): answers go on.")
+        self._failing = True
+
+    def _look(self, look: _Look) -> None:
+        """Look at an image, and put it into its place of the sample."""
+        pixels = read_pixels(look.image, self._decoding)
+        facts = np.array(look_at(pixels)[0], np.float32)
+        observed = Observations.of(self._decision, look.probabilities[None], look.embedding[None], facts[None])
+        hour, place = look.hour, look.place
+        hour.places[place] = _Seen(_name(look.image), observed)
+        hour.pictures.pop(place, None)
+        if self._images > 0:
+            distance = self._distance(look.embedding)
+            nearest = min(hour.pictures, key=lambda one: hour.pictures[one][0], default=place)
+            if len(hour.pictures) >= self._images and hour.pictures[nearest][0] >= distance:
+                return
+            if len(hour.pictures) >= self._images:
+                del hour.pictures[nearest]
+            hour.pictures[place] = (distance, _shrunk(pixels))
+
+    def _distance(self, embedding: np.ndarray) -> float:
+        """Return how far an image (D,) lies from the reference."""
+        if len(self._known) < NEIGHBOR or len(embedding) == 0:
+            return 0.0
+        distances = np.linalg.norm(self._known - embedding.astype(np.float32), axis=1)
+        return float(np.partition(distances, NEIGHBOR - 1)[NEIGHBOR - 1])
+
+    def _write(self, hour: _Hour) -> None:
+        places = sorted(hour.places)
+        if not places:
+            return
+        kept = Kept(
+            Observations.join([hour.places[place].observed for place in places]),
+            [hour.places[place].name for place in places],
+            dict(hour.counts),
+            hour.begin,
+            hour.end,
+            {places.index(place): picture for place, (_, picture) in hour.pictures.items()},
+        )
+        kept.save(self._directory / hour.folder / self._file)
+        self._failing = False
+
+    def _remove_old(self) -> None:
+        oldest = hour_folder(self._clock() - KEPT_DAYS * 24 * HOUR)
+        for folder in self._directory.glob("*T*"):
+            if folder.name < oldest:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _name(image: ImageLike) -> str:
+    """Return a path, or the beginning of the digest of what came without a name."""
+    if isinstance(image, np.ndarray):
+        image = image.tobytes()
+    return hashlib.sha256(image).hexdigest()[:16] if isinstance(image, bytes) else str(image)
+
+
+def _shrunk(pixels: np.ndarray) -> bytes:
+    """Return a small version of an image (H, W, 3), as an encoded file."""
+    picture, content = Image.fromarray(pixels), io.BytesIO()
+    picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.LANCZOS)
+    picture.save(content, "WEBP", quality=QUALITY)
+    return content.getvalue()

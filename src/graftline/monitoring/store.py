@@ -1,0 +1,148 @@
+"""What was seen, on disk: a file for each hour and process, so that any number of them may write.
+
+    DIRECTORY/DIGEST OF THE MODEL/2026-11-28T14/PROCESS.npz
+
+Letters: N images.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from graftline.bundle.reference import Observations
+from graftline.files import atomic_file
+from graftline.monitoring.window import Window
+
+logger = logging.getLogger(__name__)
+
+HOUR = 3_600
+_COUNTS = ("seen", "unreadable", "refused")
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What one process kept of one hour.
+
+    Attributes:
+        observed: of N images, drawn evenly from all that were seen.
+        names: of them.
+        counts: of images: seen (readable ones), unreadable, refused.
+        begin: when the first was seen, in s since 1970.
+        end: when the last was.
+        pictures: small versions of some of the images, as encoded files, by their number.
+    """
+
+    observed: Observations
+    names: Sequence[str]
+    counts: Mapping[str, int]
+    begin: float
+    end: float
+    pictures: Mapping[int, bytes]
+
+    def save(self, file: Path) -> None:
+        """Write it, atomically."""
+        arrays = {field.name: getattr(self.observed, field.name) for field in fields(Observations)}
+        with atomic_file(file) as temporary, temporary.open("wb") as opened:
+            np.savez(
+                opened,
+                names=np.array(self.names, dtype=np.str_),
+                counts=np.array([self.counts[name] for name in _COUNTS]),
+                times=np.array([self.begin, self.end]),
+                picture_rows=np.array(list(self.pictures), np.int64),
+                picture_sizes=np.array([len(one) for one in self.pictures.values()], np.int64),
+                picture_bytes=np.frombuffer(b"".join(self.pictures.values()), np.uint8),
+                **arrays,
+            )
+
+    @classmethod
+    def load(cls, file: Path) -> "Kept":
+        """Read what ``save`` wrote.
+
+        Raises:
+            OSError, ValueError, KeyError: it cannot be read.
+        """
+        with np.load(file, allow_pickle=False) as kept:
+            arrays = {name: kept[name] for name in kept.files}
+        pictures = np.split(arrays["picture_bytes"], np.cumsum(arrays["picture_sizes"])[:-1])
+        begin, end = arrays["times"].tolist()
+        return cls(
+            Observations(*(arrays[field.name] for field in fields(Observations))),
+            arrays["names"].tolist(),
+            dict(zip(_COUNTS, arrays["counts"].tolist(), strict=True)),
+            begin,
+            end,
+            {row: one.tobytes() for row, one in zip(arrays["picture_rows"].tolist(), pictures, strict=False)},
+        )
+
+
+def hour_folder(moment: float) -> str:
+    """Return the name of the folder of an hour, by a moment in it in s since 1970.
+
+    >>> hour_folder(0), hour_folder(3_600 * 25)
+    ('1970-01-01T00', '1970-01-02T01')
+    """
+    return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%dT%H}"
+
+
+def read_window(directory: Path, begin: float, end: float, most: int, seed: int) -> Window | None:
+    """Return what was seen of a model in a time; None where nothing was kept.
+
+    Of each file so many images are drawn as it has seen, in proportion: a busy hour counts for more than a quiet one,
+    though neither kept more than a few hundred images.
+
+    Args:
+        directory: of the model.
+        begin: in s since 1970; the whole hour counts.
+        end: likewise, exclusive.
+        most: images.
+        seed: of the draws.
+    """
+    first, last = hour_folder(begin), hour_folder(end)
+    folders = sorted(one for one in directory.glob("*T*") if first <= one.name <= last) if directory.is_dir() else []
+    kept = [one for folder in folders for file in sorted(folder.glob("*.npz")) if (one := _read(file)) is not None]
+    kept = [one for one in kept if len(one.observed) > 0]
+    if not kept:
+        return None
+    seen = np.array([one.counts["seen"] for one in kept], np.float64)
+    sizes = np.array([len(one.observed) for one in kept])
+    total = min(most, int(sizes.sum()), int((sizes * seen.sum() / seen).min() + 1e-9))
+    shares = np.minimum(np.floor(total * seen / seen.sum() + np.random.default_rng(seed).random(len(kept))), sizes)
+    return _join(kept, shares.astype(int), seed)
+
+
+def _read(file: Path) -> Kept | None:
+    if file.name.startswith("."):  # of a process that writes just now, or that was killed while it did
+        return None
+    try:
+        return Kept.load(file)
+    except (OSError, ValueError, KeyError) as error:
+        logger.warning(f"{file} cannot be read ({error}): it is left out.")
+        return None
+
+
+def _join(kept: Sequence[Kept], numbers: np.ndarray, seed: int) -> Window:
+    """Draw so many images of each file."""
+    generator = np.random.default_rng(seed)
+    parts: list[Observations] = []
+    names: list[str] = []
+    pictures: dict[int, bytes] = {}
+    for one, number in zip(kept, numbers.tolist(), strict=True):
+        rows = np.sort(generator.permutation(len(one.observed))[:number])
+        pictures |= {len(names) + place: one.pictures[row] for place, row in enumerate(rows) if row in one.pictures}
+        parts.append(one.observed.take(rows))
+        names += [one.names[row] for row in rows]
+    counts = {name: sum(one.counts[name] for one in kept) for name in _COUNTS}
+    return Window(
+        Observations.join(parts),
+        names,
+        counts["seen"] + counts["unreadable"],
+        counts["unreadable"],
+        counts["refused"],
+        datetime.fromtimestamp(min(one.begin for one in kept), UTC),
+        datetime.fromtimestamp(max(one.end for one in kept), UTC),
+        pictures,
+    )

@@ -1,0 +1,128 @@
+"""What a model sees is sampled and kept, by any number of processes, and never stands in the way of an answer."""
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from drifting import paint_all
+
+from graftline.bundle.decision import MOST_PROBABLE
+from graftline.bundle.predictor import Answers
+from graftline.bundle.reference import Observations, Projection, Reference
+from graftline.data.decoding import PLAIN
+from graftline.monitoring.monitor import IMAGES_PER_HOUR, KEPT_DAYS, Monitor
+from graftline.monitoring.store import HOUR, read_window
+
+WIDTH = 8  # of an embedding
+NOON = 1_000_000 * HOUR
+
+
+def embeddings_of(count: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, WIDTH)).astype(np.float32)
+
+
+@pytest.fixture
+def reference() -> Reference:
+    embeddings = embeddings_of(60, 0)
+    projection = Projection.fit(embeddings)
+    answers = np.arange(60, dtype=np.int32) % 2
+    observed = Observations(projection(embeddings), answers, np.ones(60, np.float32), np.ones((60, 5), np.float32))
+    return Reference(observed, answers, np.arange(60, dtype=np.int32), projection)
+
+
+def answers_to(count: int, seed: int = 1, unreadable: int = 0) -> Answers:
+    probabilities = np.random.default_rng(seed).dirichlet((1, 1), count).astype(np.float32)
+    return Answers(probabilities, None, dict.fromkeys(range(unreadable), "broken"), embeddings_of(count, seed))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[bytes]:
+    return [file.read_bytes() for file in paint_all(tmp_path / "photos", range(30))]
+
+
+def make(folder: Path, reference: Reference, images: int = 0, clock: Callable[[], float] = lambda: NOON) -> Monitor:
+    return Monitor(folder, "digest", reference, MOST_PROBABLE, PLAIN, images, clock)
+
+
+def test_what_was_seen_is_there_afterwards(tmp_path: Path, reference: Reference, photos: list[bytes]) -> None:
+    monitor, answers = make(tmp_path / "kept", reference), answers_to(30, unreadable=2)
+    monitor.observe(photos, answers)
+    monitor.close()
+    window = read_window(tmp_path / "kept" / "digest", NOON - HOUR, NOON, 1000, seed=0)
+    assert window is not None
+    assert (window.num_seen, window.num_unreadable, len(window.observed)) == (30, 2, 28)
+    assert answers.embeddings is not None
+    np.testing.assert_array_equal(window.observed.embeddings, reference.projection(answers.embeddings[2:]))
+    np.testing.assert_array_equal(window.observed.answers, answers.probabilities[2:].argmax(axis=1))
+    assert window.observed.facts[:, 3].tolist() == [1.0] * 28, "width to height"
+    assert len(set(window.names)) == 28
+    assert window.pictures == {}, "no images unless they are asked for"
+
+
+def test_pictures_are_kept_where_they_are_asked_for(tmp_path: Path, reference: Reference, photos: list[bytes]) -> None:
+    monitor, answers = make(tmp_path / "kept", reference, images=3), answers_to(30)
+    assert answers.embeddings is not None
+    answers.embeddings[[4, 7, 9]] += 100
+    monitor.observe(photos, answers)
+    monitor.close()
+    window = read_window(tmp_path / "kept" / "digest", NOON - HOUR, NOON, 1000, seed=0)
+    assert window is not None
+    assert sorted(window.pictures) == [4, 7, 9], "those farthest from the reference"
+    assert all(one[8:12] == b"WEBP" for one in window.pictures.values())
+
+
+def test_many_threads_and_processes_keep_an_even_sample(
+    tmp_path: Path, reference: Reference, photos: list[bytes]
+) -> None:
+    busy, quiet = (make(tmp_path / "kept", reference) for _ in range(2))
+
+    def ask() -> None:
+        for seed in range(30):
+            busy.observe(photos, answers_to(30, seed))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    quiet.observe(photos[:20], answers_to(20))
+    busy.close()
+    quiet.close()
+    window = read_window(tmp_path / "kept" / "digest", NOON - HOUR, NOON, 1000, seed=0)
+    assert window is not None
+    assert window.num_seen == 4 * 30 * 30 + 20
+    assert len(window.observed) <= IMAGES_PER_HOUR + 20
+    assert len(list((tmp_path / "kept").rglob("*.npz"))) == 2
+
+
+def test_hours_have_files_of_their_own_and_old_ones_go(
+    tmp_path: Path, reference: Reference, photos: list[bytes]
+) -> None:
+    old = tmp_path / "kept" / "digest" / "1970-01-01T00"
+    old.mkdir(parents=True)
+    moments = iter([NOON, NOON + HOUR, NOON + HOUR, NOON + HOUR])
+    monitor = make(tmp_path / "kept", reference, clock=lambda: next(moments, NOON + KEPT_DAYS * 24 * HOUR - 1))
+    monitor.observe(photos[:10], answers_to(10))
+    monitor.observe(photos[10:], answers_to(20))
+    monitor.close()
+    assert len(list((tmp_path / "kept").rglob("*.npz"))) == 2
+    assert not old.exists()
+    window = read_window(tmp_path / "kept" / "digest", NOON + HOUR, NOON + HOUR, 1000, seed=0)
+    assert window is not None
+    assert window.num_seen == 20, "of the second hour"
+
+
+def test_what_cannot_be_kept_costs_a_warning(
+    tmp_path: Path, reference: Reference, photos: list[bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "kept").write_text("a file where the directory should be")
+    monitor = make(tmp_path / "kept", reference)
+    with caplog.at_level(logging.WARNING):
+        monitor.observe(photos, answers_to(30))
+        monitor.observe(photos, answers_to(29))  # a row too few: our own mistake
+        monitor.close()
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].endswith("answers go on.")
