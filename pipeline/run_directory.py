@@ -6,6 +6,7 @@ import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -58,10 +59,20 @@ class RunDirectory:
         """What is frozen, phase by phase, and why."""
         return self.path / "freeze.json"
 
+    def read_freeze_decision(self) -> dict[str, Any]:
+        """Return what the file has, for ``FreezeDecision.from_json``."""
+        content: dict[str, Any] = json.loads(self.freeze_decision.read_text(encoding="utf-8"))
+        return content
+
     @property
     def policy_choice(self) -> Path:
         """Which transforms of a policy keep the label, where that was found out."""
         return self.path / "augment.json"
+
+    def read_policy_choice(self) -> dict[str, Any]:
+        """Return what the file has, for ``PolicyChoice.from_json``."""
+        content: dict[str, Any] = json.loads(self.policy_choice.read_text(encoding="utf-8"))
+        return content
 
     @property
     def measurement(self) -> Path:

@@ -4,14 +4,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from graftline.augment.preview import preview_sheet
 from graftline.backbones.backbone import Graft
 from graftline.backbones.cost import NetworkCost, count
 from graftline.console import reworded, say
-from graftline.files import write_json
+from graftline.data.decode import decode_rgb
+from graftline.files import atomic_file, write_json
 from graftline.freezing.rule import FreezeDecision
 from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.train_result import TrainOutcome, print_policy_choice
 from graftline.report.cost_tables import to_json
+from graftline.report.style import COMPRESSION
 from graftline.tracking.names import FROZEN_DIGEST, VALIDATION_ACCURACY, VALIDATION_LOSS
 from graftline.training.events import FitEvents, Metrics
 from graftline.training.fit_directory import FitDirectory
@@ -86,6 +89,15 @@ def log_best_epoch(run: "Run", trained: TrainingResult) -> None:
     """Log what the epoch that is kept came to on validation images, by which runs are chosen."""
     best, steps = trained.history.best, trained.history.steps
     run.log_metrics({VALIDATION_LOSS: best["val/loss"], VALIDATION_ACCURACY: best["val/accuracy"]}, step=steps)
+
+
+def log_augmentation(run: "Run", setup: TrainingSetup, files: RunDirectory) -> None:
+    """Draw and log what the policy makes of a training image."""
+    image = decode_rgb(setup.version.samples("train").paths[0], setup.version.decoding)
+    sheet = preview_sheet(image, setup.policy, setup.graft.preprocessing, setup.seed)
+    with atomic_file(files.augmentation) as temporary:
+        sheet.savefig(temporary, format="png", pil_kwargs={"compress_level": COMPRESSION})
+    run.log_artifact(files.augmentation, "figures")
 
 
 def log_cost(run: "Run", graft: Graft, name: str, file: Path) -> None:

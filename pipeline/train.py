@@ -1,6 +1,5 @@
 """Train: dataset version + backbone → freeze plan → fit → bundle → test → MLflow run → registered version."""
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING
 import pytorch_lightning as pl
 
 from graftline.augment.policy import Policy
-from graftline.augment.preview import preview_sheet
 from graftline.backbones.backbone import Backbone
 from graftline.backbones.families import is_tried
 from graftline.bundle.calibration import UNCALIBRATED
@@ -20,7 +18,6 @@ from graftline.bundle.layout import read_description
 from graftline.bundle.predictor import Predictor
 from graftline.bundle.save import add_to_card, check_savable, save_bundle
 from graftline.console import say, warn
-from graftline.data.decode import decode_rgb
 from graftline.data.folds import without_fold
 from graftline.data.ingest import Ingest
 from graftline.data.version import DatasetVersion
@@ -30,7 +27,7 @@ from graftline.evaluation.evaluation import Evaluation, EvaluationResult
 from graftline.evaluation.metrics import metrics_json
 from graftline.execution import Execution
 from graftline.features.cache import Features
-from graftline.files import atomic_file, write_json
+from graftline.files import write_json
 from graftline.freezing.rule import FreezeDecision, FreezeRule
 from graftline.freezing.rules import Nothing
 from graftline.pipeline.beyond_scores import look_beyond
@@ -43,6 +40,7 @@ from graftline.pipeline.program import program
 from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.run_log import (
     LoggedEvents,
+    log_augmentation,
     log_best_epoch,
     log_calibration,
     log_cost,
@@ -64,7 +62,7 @@ from graftline.pipeline.train_result import (
 from graftline.pipeline.trained_bundle import card_of, is_saved
 from graftline.ray_cluster import NoCluster, RayCluster
 from graftline.report.depth_figure import depth_figure
-from graftline.report.style import COMPRESSION, save
+from graftline.report.style import save
 from graftline.report.tables import print_scores
 from graftline.tracking.names import BUNDLE_DIGEST, STAGE
 from graftline.tracking.tracking import Tracking
@@ -146,9 +144,10 @@ class Train:
         files = RunDirectory(directory)
         version = DatasetVersion.load(Path(files.read_dataset()["directory"]))
         setup = self._set_up(version, make_execution(self.trainer))
-        setup = with_choice(setup, _read_choice(files) if files.policy_choice.exists() else None)
+        if files.policy_choice.exists():
+            setup = with_choice(setup, PolicyChoice.from_json(files.read_policy_choice()))
         # what lies in the directory is this run's, or the first process would have removed it
-        decision = _read_decision(files)
+        decision = FreezeDecision.from_json(files.read_freeze_decision())
         checkpoints = FitDirectory(files.checkpoints)
         phases.train(setup, decision.plans, checkpoints, resume=True, finished=len(decision.tried))
 
@@ -248,11 +247,7 @@ class Train:
         if self.name is None:
             run.rename(own_name(facts))
         log_cost(run, setup.graft, self.backbone.name, files.cost)
-        image = decode_rgb(setup.version.samples("train").paths[0], setup.version.decoding)
-        sheet = preview_sheet(image, setup.policy, setup.graft.preprocessing, self.seed)
-        with atomic_file(files.augmentation) as temporary:
-            sheet.savefig(temporary, format="png", pil_kwargs={"compress_level": COMPRESSION})
-        run.log_artifact(files.augmentation, "figures")
+        log_augmentation(run, setup, files)
         return self.name or own_name(facts)
 
     def _choose_policy(
@@ -265,13 +260,13 @@ class Train:
             epochs = max(plan.epochs for plan in decision.plans if not plan.only_head or len(decision.plans) == 1)
             choice = find_policy(setup, FitDirectory(files.checkpoints), epochs)
             write_json(files.policy_choice, choice.to_json())
-        return _read_choice(files)
+        return PolicyChoice.from_json(files.read_policy_choice())
 
     def _decide(self, setup: TrainingSetup, files: RunDirectory, deadline: float | None) -> FreezeDecision:
         """Decide what of the network is frozen, in each phase of the training: once per run, a resume keeps to it."""
         context = make_freeze_context(setup, FitDirectory(files.checkpoints), deadline)
         if files.freeze_decision.exists():
-            decision = _read_decision(files)
+            decision = FreezeDecision.from_json(files.read_freeze_decision())
             if decision.epochs == context.epochs:
                 return decision
             decision = self.freeze.change_epochs(decision, context)
@@ -399,11 +394,3 @@ class Train:
         run.set_tags({BUNDLE_DIGEST: read_description(bundle)["digest"]})
         tags = {BUNDLE_DIGEST: read_description(bundle)["digest"], **score_tags(outcome.scores)}
         return run.log_model(bundle, registered_name=version.name, input_example=example, metrics=values, tags=tags)
-
-
-def _read_decision(files: RunDirectory) -> FreezeDecision:
-    return FreezeDecision.from_json(json.loads(files.freeze_decision.read_text(encoding="utf-8")))
-
-
-def _read_choice(files: RunDirectory) -> PolicyChoice:
-    return PolicyChoice.from_json(json.loads(files.policy_choice.read_text(encoding="utf-8")))
