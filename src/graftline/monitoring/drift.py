@@ -24,8 +24,8 @@ from graftline.monitoring.two_sample import (
 
 FEWEST_IMAGES = 20  # in fewer, nothing but the grossest change can be seen
 
-# of the reference; an image without a group is its own. At a budget of one alarm in 365 checks, 1 of 40 unchanged windows
-# rang with 10 unlike groups, 1 of 6 with 5, nearly all with 2; with 15, 20 and 30 together 1 of 240.
+# of the reference; an image without a group is its own. At a budget of one alarm in 365 checks, 1 of 40 unchanged
+# windows rang with 10 unlike groups, 1 of 6 with 5, nearly all with 2; with 15, 20 and 30 together 1 of 240.
 FEWEST_GROUPS = 15
 MOST_COMPARED = 2_000  # images of a window; the reference is the smaller sample by then
 RESAMPLES = 9_999
