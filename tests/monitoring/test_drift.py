@@ -166,3 +166,14 @@ def test_a_reference_of_equal_embeddings_is_compared_with() -> None:
     same.embeddings[:] = 1
     assert find_drift(refer(known), same)["embedding"].distance == 0
     assert find_drift(refer(known), others)["embedding"].rings
+
+
+def test_a_few_images_of_another_size_are_no_drift_where_the_reference_has_one_size() -> None:
+    """Three of a thousand had their share of a chance to be in the reference, too; a hundred have not."""
+    reference, window = refer(observe(400, 0)), observe(1_000, 1)
+    window.facts[:3, 4] = 2
+    assert not find_drift(reference, window)["megapixels"].rings
+    window.facts[:100, 4] = 2
+    change = find_drift(reference, window)["megapixels"]
+    assert change.rings
+    assert 0.01 < change.limit < change.distance

@@ -194,16 +194,30 @@ class Chance:
         allowed = self.rarest[(size + 1) // self.checks_per_alarm - 1]  # a statistic rings below this p-value
         beyond = max(0, int(np.ceil(allowed * (size + 1))) - 2)  # resamples that may lie as far as one that rings
         weights = observed_weights(len(known), len(window))
+        chance, blocks = self._unseen(len(window))
         changes = []
         for name, distance in _distances(Observations.join([known, window]), len(known)).items():
             found, null = distance(weights), self.distances[name]
             p_value = float(_p_values(null, found)[0])
             limit, usual = float(null[size - 1 - beyond]), float(np.median(null))
+            if name != EMBEDDING:
+                p_value = max(p_value, float(chance ** (found[0] * blocks)))
+                limit = max(limit, float(np.log(allowed) / np.log(chance) / blocks))
             changes.append(Change(name, float(found[0]), usual, limit, p_value, bool(p_value < allowed)))
         smallest = min(change.p_value for change in changes)
         together = (1 + np.searchsorted(self.rarest, smallest, side="right")) / (size + 1)
         changes.sort(key=lambda change: (not change.rings, change.p_value, -change.distance / max(change.limit, 1e-9)))
         return Drift(tuple(changes), len(window), float(together), self.checks_per_alarm)
+
+    def _unseen(self, window: int) -> tuple[float, float]:
+        """Return the chance that one of all images lies in the window, and how many the window has, in groups.
+
+        Resamples hold nothing that the reference happens to lack: where all its images have one size, a single one of
+        another would ring. That k odd ones of all those of reference and window lie in the window is as rare as the
+        k-th power of the chance (Fisher's exact test, one margin being 0).
+        """
+        images = len(self.reference.observed)
+        return window / (window + images), window * len(np.unique(self.reference.groups)) / images
 
 
 def _p_values(null: Floats, values: Floats) -> npt.NDArray[np.float64]:
