@@ -132,7 +132,7 @@ class Reference:
         arrays |= {"labels": self.labels, "groups": self.groups, "signs": self.projection.signs}
         arrays["scale"] = np.float64(self.projection.scale)
         with file.open("wb") as opened:
-            np.savez(opened, **arrays)
+            np.savez(opened, allow_pickle=False, **arrays)
         return {"images": len(self.observed), "facts": list(FACTS)}
 
     @classmethod

@@ -50,6 +50,7 @@ class Kept:
         with atomic_file(file) as temporary, temporary.open("wb") as opened:
             np.savez(
                 opened,
+                allow_pickle=False,
                 names=np.array(self.names, dtype=np.str_),
                 counts=np.array([self.counts[name] for name in _COUNTS]),
                 times=np.array([self.begin, self.end]),
