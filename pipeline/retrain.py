@@ -21,6 +21,7 @@ from graftline.errors import UserError, find_cause, first_line
 from graftline.features.store import GIGABYTE, ActivationStore
 from graftline.files import write_json
 from graftline.pipeline.program import program
+from graftline.pipeline.retraining.early import require_numbers
 from graftline.pipeline.retraining.keep import Keep, remove_leftovers
 from graftline.pipeline.retraining.notify import Notify
 from graftline.pipeline.retraining.options import RetrainOptions
@@ -92,6 +93,7 @@ class Retrain:
     def __post_init__(self) -> None:
         # a mistake in them is found now; one in what needs torch before a run begins
         _ = self._options, self._notify, self._keep, self._images, self._gate
+        require_numbers(self.trainer, self.optim, self.evaluation, self.seed, self.minutes)
         if not self._tracking.register:
             raise UserError("Tracking.register is False, but a model that is not registered cannot be promoted.")
 
