@@ -148,7 +148,7 @@ class Retrain:
 
         tracking, name = self._tracking, self._images.dataset_name()
         lease = Lease(tracking.uri, name, Path(self._images.directory) / name, f"The retraining of {name}")
-        end = time.monotonic() + self._options.wait
+        end, told = time.monotonic() + self._options.wait, ""
         while True:
             try:
                 lease.acquire()
@@ -156,7 +156,9 @@ class Retrain:
             except LeaseHeldError as held:
                 if (left := end - time.monotonic()) <= 0:
                     raise
-                say(f"Waiting for {held.holder}, for {left:.0f} s at most.")
+                if held.holder != told:  # once, and not at each look
+                    say(f"Waiting for {held.holder}, for {left:.0f} s at most.")
+                told = held.holder
                 time.sleep(min(WAIT_SECONDS, left))
         with lease:
             known = Retrainings(tracking.uri, tracking.experiment or name, registered_name(name))
