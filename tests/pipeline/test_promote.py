@@ -13,7 +13,7 @@ from graftline.errors import UserError
 from graftline.pipeline.bundle_source import find_source
 from graftline.pipeline.examination import Examination, Examined
 from graftline.pipeline.promote import Promote, Verdict
-from graftline.tracking.names import BUNDLE_DIGEST, DATASET_DIGEST, TEST_DIGEST
+from graftline.tracking.names import BUNDLE_DIGEST, DATASET_DIGEST, FROZEN_DIGEST, TEST_DIGEST
 from graftline.tracking.promotions import OvertakenError, Promotions
 from graftline.tracking.tracking import Tracking
 
@@ -159,6 +159,16 @@ def test_a_bundle_that_was_changed_is_refused_on_record(place: Workplace, client
     finally:
         file.write_text(content)
     assert promote().promoted, "nothing was compared before, so that it is examined anew"
+
+
+def test_a_training_without_a_record_of_its_freeze_check_is_refused(place: Workplace, client: MlflowClient) -> None:
+    crown(1)
+    client.delete_tag(str(client.get_model_version("dusk", "2").run_id), FROZEN_DIGEST)
+    verdict = promote("version=2")
+    assert not verdict.promoted
+    assert [reason for reason in verdict.reasons if reason.startswith("Its training has no record")]
+    (guard,) = [guard for guard in verdict.guards if guard.name == "freeze check"]
+    assert (guard.champion.endswith(" frozen"), guard.challenger) == (True, "no record")
 
 
 def test_a_refusal_whose_figures_were_cut_is_known(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
