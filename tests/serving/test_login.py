@@ -51,6 +51,11 @@ def test_who_may_ask(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         answer = server.ask("/predict", photo(0), Authorization=basic("anyone", PASSWORD))
         assert (answer.status, len(answer.content["predictions"])) == (200, 1)
         assert check_server(server.url, describe_server(server.url), bundle).problem is None
+        known = {"Authorization": basic("", PASSWORD)}
+        assert server.ask("/model//", **known).status == 200, "by way of a redirection"
+        counted = str(server.ask("/metrics", **known).content)
+        assert "/nothing" not in counted, "whoever guesses addresses would fill the memory"
+        assert "/model//" not in counted
         monkeypatch.delenv("GRAFTLINE_SERVE_PASSWORD")
         with pytest.raises(UserError, match="wants its password"):
             describe_server(server.url)
