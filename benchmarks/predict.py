@@ -28,8 +28,9 @@ import numpy as np
 from PIL import Image
 
 from graftline.bundle.batch import BatchJob
+from graftline.bundle.engines import onnx_engine
 from graftline.bundle.layout import LOGITS
-from graftline.bundle.predictor import Predictor, onnx_engine
+from graftline.bundle.predictor import Predictor
 from graftline.console import print_table
 from graftline.data.decode import decode_rgb
 from graftline.data.image_list import ImageLister

@@ -31,8 +31,9 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from graftline.bundle.engines import onnx_engine
 from graftline.bundle.layout import LOGITS
-from graftline.bundle.predictor import Predictor, onnx_engine
+from graftline.bundle.predictor import Predictor
 from graftline.data.decode import decode_rgb
 from graftline.execution import Execution
 from graftline.serving.package import save_model

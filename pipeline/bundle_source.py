@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from graftline.bundle.engines import EngineName
 from graftline.bundle.ensemble import AnyPredictor, load_predictor
-from graftline.bundle.predictor import EngineName
 from graftline.bundle.verify import find_problem
 from graftline.console import say, warn
 from graftline.errors import UserError

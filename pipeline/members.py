@@ -8,10 +8,11 @@ from typing import Any
 
 from graftline.bundle.calibration import UNCALIBRATED
 from graftline.bundle.decision import MOST_PROBABLE
+from graftline.bundle.engines import EngineName
 from graftline.bundle.ensemble import Ensemble, common_decoding, is_ensemble
 from graftline.bundle.grid import Average
 from graftline.bundle.layout import read_description
-from graftline.bundle.predictor import EngineName, Predictor
+from graftline.bundle.predictor import Predictor
 from graftline.console import warn
 from graftline.errors import UserError
 from graftline.execution import Execution

@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from graftline.bundle.batch import PART_ROWS, BatchJob, TableFormat, Tally
-from graftline.bundle.predictor import EngineName
+from graftline.bundle.engines import EngineName
 from graftline.console import console, print_facts, progress, say
 from graftline.data.image_list import ImageLister, Kind
 from graftline.data.sources.archive import Archive

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from graftline.bundle.images import read_pixels
 from graftline.bundle.layout import read_description
-from graftline.bundle.predictor import read_pixels
 from graftline.bundle.save import save_bundle
 from graftline.bundle.soup import average_weights, load_networks
 from graftline.console import say

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from graftline.bundle.predictor import EngineName
+from graftline.bundle.engines import EngineName
 from graftline.bundle.verify import Verification, verify_bundle
 from graftline.console import print_table
 from graftline.errors import UserError

@@ -13,9 +13,10 @@ from bundles import change_description
 
 from graftline.bundle.calibration import Calibration
 from graftline.bundle.decision import Decision
+from graftline.bundle.engines import EngineName
 from graftline.bundle.layout import read_description
 from graftline.bundle.predict import predict_directory
-from graftline.bundle.predictor import EngineName, Predictor, softmax
+from graftline.bundle.predictor import Predictor, softmax
 from graftline.bundle.refusal import Refusal, neighbor_distances, unit
 from graftline.bundle.save import change_answers
 from graftline.bundle.verify import verify_bundle

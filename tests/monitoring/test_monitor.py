@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from drifting import paint_all
 
+from graftline.bundle.answers import Answers
 from graftline.bundle.decision import MOST_PROBABLE
-from graftline.bundle.predictor import Answers
 from graftline.bundle.reference import Observations, Projection, Reference
 from graftline.data.decoding import PLAIN
 from graftline.monitoring.monitor import IMAGES_PER_HOUR, KEPT_DAYS, Monitor

@@ -21,13 +21,14 @@ from graftline.features.trace import mode_kept
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rule import FreezeContext, FreezeRule
 from graftline.freezing.rules import AllButHead, FirstStages, Nothing
+from graftline.training.activations import activation_requests
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.forecast import SecondsPerImage
 from graftline.training.phases import fit_phase
 from graftline.training.recipe import Recipe
 from graftline.training.setup import TrainingSetup
 from graftline.training.source_decision import choose_source
-from graftline.training.training_source import CachedSource, LiveSource, TrainingSource, activation_requests
+from graftline.training.training_source import CachedSource, LiveSource, TrainingSource
 
 MakeSetup = Callable[..., TrainingSetup]
 SLOW_TRUNK = SecondsPerImage(trunk=10.0, engine=1.0, step=0.0, tail=0.0)  # one pass pays, many do not

@@ -15,9 +15,10 @@ from typing import Any, Literal, Self
 
 import pandas as pd
 
+from graftline.bundle.answers import Answers, Watch, join_answers, told
+from graftline.bundle.engines import EngineName
 from graftline.bundle.ensemble import AnyPredictor
 from graftline.bundle.predict import to_table
-from graftline.bundle.predictor import Answers, EngineName, Watch, join_answers, told
 from graftline.data.file_names import to_text
 from graftline.data.image_list import JOB_FILE, ImageList
 from graftline.errors import UserError

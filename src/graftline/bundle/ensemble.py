@@ -18,12 +18,15 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from graftline.bundle.answers import Answers, join_answers, told
 from graftline.bundle.calibration import UNCALIBRATED, Calibration
 from graftline.bundle.decision import MOST_PROBABLE, Decision
+from graftline.bundle.engines import EngineName
 from graftline.bundle.golden import environment, read_golden
 from graftline.bundle.grid import Average, Grid, mean_logits
+from graftline.bundle.images import ImageLike
 from graftline.bundle.layout import CARD_FILE, GOLDEN_FOLDER, find_damage, hash_files, read_description
-from graftline.bundle.predictor import Answers, EngineName, ImageLike, Predictor, join_answers, softmax, told
+from graftline.bundle.predictor import Predictor, softmax
 from graftline.data.decode import Decoding
 from graftline.errors import UserError
 from graftline.execution import Execution

@@ -16,8 +16,9 @@ import numpy as np
 from graftline.augment.crops import CROP_SETS, Cut, check, cut
 from graftline.augment.preprocess import Preprocessing
 from graftline.bundle.decision import Decision
+from graftline.bundle.images import ImageLike, prepare_ahead, read_pixels, refuse
 from graftline.bundle.layout import LOGITS
-from graftline.bundle.predictor import ImageLike, Predictor, prepare_ahead, read_pixels, refuse
+from graftline.bundle.predictor import Predictor
 from graftline.data.decode import Decoding
 from graftline.errors import UserError
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from graftline.bundle.answers import Answers
 from graftline.bundle.ensemble import AnyPredictor, class_sets
-from graftline.bundle.predictor import Answers
 from graftline.data.file_names import to_text
 from graftline.data.walk import walk_files
 from graftline.errors import UserError

@@ -4,24 +4,22 @@ Letters: N images, B batch, C channels, H, W height and width in px, K classes, 
 """
 
 import contextlib
-import functools
 import itertools
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from graftline.augment.preprocess import Preprocessing
+from graftline.bundle.answers import Answers, join_answers, told
 from graftline.bundle.calibration import UNCALIBRATED, Calibration
 from graftline.bundle.decision import MOST_PROBABLE, Decision
+from graftline.bundle.engines import Engine, EngineName, onnx_engine, torch_engine
+from graftline.bundle.images import ImageLike, prepare_ahead, read_pixels, refuse
 from graftline.bundle.layout import (
     EMBEDDING,
-    INPUT,
     LOGITS,
     ONNX_FILE,
     REFERENCES_FILE,
@@ -30,18 +28,9 @@ from graftline.bundle.layout import (
     read_description,
 )
 from graftline.bundle.refusal import Refusal
-from graftline.data.decode import PLAIN, DecodeError, Decoding, decode_rgb
-from graftline.errors import UserError, first_line
+from graftline.data.decode import PLAIN, Decoding
+from graftline.errors import UserError
 from graftline.execution import Execution
-
-ImageLike: TypeAlias = Path | str | bytes | np.ndarray
-"""A file, an encoded file's bytes, or uint8 pixels, (H, W, 3) RGB or (H, W) gray."""
-EngineName: TypeAlias = Literal["onnx", "torch"]
-Engine: TypeAlias = Callable[[np.ndarray, Sequence[str]], list[np.ndarray]]
-"""Runs the network: images (B, C, H, W) float32 and names of outputs → these: logits (B, K), embedding (B, E)."""
-
-
-T = TypeVar("T")
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -53,68 +42,6 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     probabilities: np.ndarray = (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(logits.dtype)
     return probabilities
-
-
-class Answers(NamedTuple):
-    """What a predictor gives for images, one after the other.
-
-    Attributes:
-        probabilities: (N, K) float32, a row of NaN for each unreadable image.
-        refused: (N,) whether the image is refused as none of the classes; None where the bundle does not tell.
-        reasons: why an image cannot be read, by its number, from 0.
-        embeddings: (N, E) float32, likewise; None where the bundle gives none, or they were not asked for.
-    """
-
-    probabilities: np.ndarray
-    refused: np.ndarray | None
-    reasons: dict[int, str]
-    embeddings: np.ndarray | None = None
-
-    def rows(self, start: int, stop: int) -> "Answers":
-        """Return those of some images."""
-        return Answers(
-            self.probabilities[start:stop],
-            None if self.refused is None else self.refused[start:stop],
-            {row - start: reason for row, reason in self.reasons.items() if start <= row < stop},
-            None if self.embeddings is None else self.embeddings[start:stop],
-        )
-
-
-class Watch(Protocol):
-    """What is shown the answers, to keep a sample of what a model sees."""
-
-    def observe(self, images: Sequence[ImageLike], answers: Answers) -> None:
-        """Take note of N images and the answers to them, in no time and without an error."""
-        ...
-
-    def close(self) -> None:
-        """Come to an end."""
-        ...
-
-
-def told(batches: Iterable[Answers], on_progress: Callable[[int], None] | None) -> Iterator[Answers]:
-    """Yield batches, and tell the number of images in each once it is done with."""
-    for batch in batches:
-        yield batch
-        if on_progress is not None:
-            on_progress(len(batch.probabilities))
-
-
-def join_answers(batches: Sequence[Answers]) -> Answers:
-    """Return the answers of several batches, one at least, as one."""
-    starts = np.cumsum([0, *(len(batch.probabilities) for batch in batches)])
-    refused = [batch.refused for batch in batches if batch.refused is not None]
-    embeddings = [batch.embeddings for batch in batches if batch.embeddings is not None]
-    return Answers(
-        np.concatenate([batch.probabilities for batch in batches]),
-        np.concatenate(refused) if refused else None,
-        {
-            int(start) + row: reason
-            for start, batch in zip(starts, batches, strict=False)
-            for row, reason in batch.reasons.items()
-        },
-        np.concatenate(embeddings) if embeddings else None,
-    )
 
 
 @dataclass(frozen=True)
@@ -182,7 +109,7 @@ class Predictor:
             digest=content["digest"],
             embedding_size=content["embedding_size"],
             card=content["card"],
-            engine=(onnx_engine if engine == "onnx" else _torch_engine)(directory, execution),
+            engine=(onnx_engine if engine == "onnx" else torch_engine)(directory, execution),
             threads=execution.num_threads,
             decoding=Decoding.from_dict(content.get("decoding")),
             calibration=Calibration.from_dict(content.get("calibration")),
@@ -336,114 +263,3 @@ class Predictor:
     def _prepare(self, image: ImageLike) -> np.ndarray:
         """Return the network's input (C, H, W) float32."""
         return self.preprocessing(read_pixels(image, self.decoding))
-
-
-def prepare_ahead(
-    images: Iterable[ImageLike], prepare: Callable[[ImageLike], T], threads: int, ahead: int
-) -> Generator[tuple[str, T | str], None, None]:
-    """Yield each image's name and what is prepared of it, or why it cannot be read.
-
-    Threads work on the next ``ahead`` images while the caller is busy with those it has.
-    """
-
-    def work(image: ImageLike) -> T | str:
-        try:
-            return prepare(image)
-        except DecodeError as error:
-            return error.reason
-        except ValueError as error:
-            return str(error)
-
-    pending: deque[tuple[str, Future[T | str]]] = deque()
-    pool = ThreadPoolExecutor(threads)
-    try:
-        for index, image in enumerate(images):
-            pending.append((_name(image, index), pool.submit(work, image)))
-            if len(pending) > ahead:
-                name, item = pending.popleft()
-                yield name, item.result()
-        for name, item in pending:
-            yield name, item.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def read_pixels(image: ImageLike, decoding: Decoding) -> np.ndarray:
-    """Return an image as (H, W, 3) uint8.
-
-    Raises:
-        ValueError: it cannot be read; ``DecodeError`` for a file.
-    """
-    if not isinstance(image, np.ndarray):
-        return decode_rgb(image, decoding)
-    if image.dtype == np.uint8 and image.ndim == 2 and image.size:
-        return np.repeat(image[:, :, None], 3, axis=2)
-    if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size:
-        return image
-    raise ValueError(f"an array of {image.dtype} {image.shape} is neither uint8 (H, W, 3) nor uint8 (H, W)")
-
-
-def _name(image: ImageLike, index: int) -> str:
-    return str(image) if isinstance(image, Path | str) else f"Image number {index}, from 0,"
-
-
-def refuse(_index: int, name: str, reason: str) -> None:
-    """Say that an image cannot be read."""
-    raise UserError(f"{name} cannot be read ({reason}): repair it or leave it out.")
-
-
-def onnx_engine(directory: Path, execution: Execution) -> Engine:
-    """Run a bundle's network with ONNX Runtime."""
-    file = directory / ONNX_FILE
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = execution.num_threads
-    # idle threads sleep instead of spinning: meanwhile the cores prepare images
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3  # errors only
-    _share_memory()
-    options.add_session_config_entry("session.use_env_allocators", "1")
-    providers: list[Any] = ["CPUExecutionProvider"]
-    if execution.is_cuda and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        number = execution.device.partition(":")[2] or "0"
-        providers.insert(0, ("CUDAExecutionProvider", {"device_id": number}))
-    try:
-        session = onnxruntime.InferenceSession(str(file), options, providers=providers)
-    except Exception as error:  # ONNX Runtime has a class for each of its status codes
-        raise UserError(f"{file} cannot be loaded ({first_line(error)}): save the bundle again.") from error
-
-    def run(images: np.ndarray, outputs: Sequence[str]) -> list[np.ndarray]:
-        return [np.asarray(values) for values in session.run(list(outputs), {INPUT: images})]
-
-    return run
-
-
-@functools.cache
-def _share_memory() -> None:
-    """Let all networks of this process work in the same memory; each would keep 800 MB (Lite0, 32 images)."""
-    kind = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR
-    memory = onnxruntime.OrtMemoryInfo("Cpu", kind, 0, onnxruntime.OrtMemType.DEFAULT)
-    onnxruntime.create_and_register_allocator(memory, None)
-
-
-def _torch_engine(directory: Path, execution: Execution) -> Engine:
-    import timm
-    import torch
-
-    import graftline.backbones.zoo  # noqa: F401 - registers our own networks with timm
-
-    device = execution.torch_device
-    network = timm.create_model(f"local-dir:{directory}", pretrained=True).eval()
-    network = network.to(device, memory_format=torch.channels_last)
-
-    def run(images: np.ndarray, outputs: Sequence[str]) -> list[np.ndarray]:
-        with torch.inference_mode():
-            batch = torch.from_numpy(images).to(device, memory_format=torch.channels_last)  # (B, C, H, W)
-            if EMBEDDING in outputs:
-                features = network.forward_features(batch)
-                embedding = network.forward_head(features, pre_logits=True)  # (B, E)
-                found = {LOGITS: network.forward_head(features), EMBEDDING: embedding}
-            else:
-                found = {LOGITS: network(batch)}  # (B, K)
-            return [found[name].cpu().numpy() for name in outputs]
-
-    return run

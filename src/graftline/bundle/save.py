@@ -22,6 +22,7 @@ from graftline.augment.preprocess import Preprocessing
 from graftline.backbones.onnx import export_onnx
 from graftline.bundle.calibration import Calibration
 from graftline.bundle.decision import Decision
+from graftline.bundle.engines import Engine, onnx_engine
 from graftline.bundle.golden import write_golden
 from graftline.bundle.layout import (
     CARD_FILE,
@@ -36,7 +37,6 @@ from graftline.bundle.layout import (
     bundle_digest,
     hash_files,
 )
-from graftline.bundle.predictor import Engine, onnx_engine
 from graftline.bundle.reference import Reference
 from graftline.bundle.refusal import Refusal
 from graftline.data.decoding import PLAIN, Decoding

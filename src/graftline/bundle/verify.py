@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from graftline.bundle.engines import EngineName
 from graftline.bundle.ensemble import (
     AnyPredictor,
     Ensemble,
@@ -20,7 +21,7 @@ from graftline.bundle.ensemble import (
 )
 from graftline.bundle.golden import HASHED_STEPS, Replay, environment, read_golden, replay
 from graftline.bundle.layout import GOLDEN_FOLDER, LOGITS, find_damage, read_description
-from graftline.bundle.predictor import EngineName, Predictor, softmax
+from graftline.bundle.predictor import Predictor, softmax
 from graftline.errors import UserError, first_line
 from graftline.execution import Execution
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graftline.bundle.predictor import EngineName
+from graftline.bundle.engines import EngineName
 from graftline.data.version import DatasetVersion
 from graftline.evaluation.bootstrap import require_resamples
 from graftline.evaluation.metrics import Interval, metrics_json, score

@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from graftline.bundle.answers import Answers
 from graftline.bundle.decision import Decision
-from graftline.bundle.predictor import Answers, ImageLike, read_pixels
+from graftline.bundle.images import ImageLike, read_pixels
 from graftline.bundle.reference import Observations, Reference
 from graftline.data.decoding import Decoding
 from graftline.data.image_facts import look_at

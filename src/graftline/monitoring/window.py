@@ -9,8 +9,8 @@ from datetime import datetime
 
 import numpy as np
 
+from graftline.bundle.answers import join_answers, told
 from graftline.bundle.ensemble import AnyPredictor
-from graftline.bundle.predictor import join_answers, told
 from graftline.bundle.reference import Observations, Reference
 from graftline.data.image_facts import find_facts
 

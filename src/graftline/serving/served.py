@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from graftline.bundle.answers import Watch, join_answers
+from graftline.bundle.engines import Engine
 from graftline.bundle.ensemble import AnyPredictor, Ensemble, class_sets, load_predictor
 from graftline.bundle.golden import HASHED_STEPS, replay
 from graftline.bundle.layout import CARD_FILE, LOGITS
-from graftline.bundle.predictor import Engine, Watch, join_answers
 from graftline.bundle.verify import Verification, verify_bundle
 from graftline.errors import UserError
 from graftline.execution import Execution

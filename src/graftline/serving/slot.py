@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from graftline.bundle.answers import Watch
 from graftline.bundle.ensemble import AnyPredictor
-from graftline.bundle.predictor import Watch
 from graftline.errors import first_line
 from graftline.execution import Execution
 from graftline.serving.batching import Answer, Batcher

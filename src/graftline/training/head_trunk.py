@@ -17,8 +17,8 @@ from graftline.data.version import Samples
 from graftline.features.cut import Cut, cut
 from graftline.features.trace import mode_kept
 from graftline.freezing.plan import FreezePlan, plan_from_depth
+from graftline.training.activations import open_plain
 from graftline.training.setup import PassSetup
-from graftline.training.training_source import open_plain
 
 BATCH = 32  # images that are embedded at a time
 

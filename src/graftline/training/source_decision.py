@@ -14,15 +14,10 @@ from graftline.features.cut import Cut, UncuttableError, cut
 from graftline.features.loader import fits_in_memory
 from graftline.files import write_json
 from graftline.freezing.plan import FreezePlan
+from graftline.training.activations import activation_requests, open_activations
 from graftline.training.forecast import Forecast, Workload, predict, time_parts
 from graftline.training.setup import TrainingSetup
-from graftline.training.training_source import (
-    CachedSource,
-    LiveSource,
-    TrainingSource,
-    activation_requests,
-    open_activations,
-)
+from graftline.training.training_source import CachedSource, LiveSource, TrainingSource
 
 T = TypeVar("T")
 

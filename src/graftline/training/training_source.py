@@ -4,7 +4,7 @@ Letters: N images, F numbers per image that cross the boundary.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Protocol
@@ -22,14 +22,12 @@ from graftline.data.version import Samples
 from graftline.errors import UserError
 from graftline.features.cache import ActivationRequest, Activations, CacheFullError, ImageBatcher, activation_loader
 from graftline.features.cut import Cut
-from graftline.features.engine import Engine, make_engine
-from graftline.features.key import trunk_key, view_key
+from graftline.features.key import view_key
 from graftline.features.precision import largest_change
-from graftline.features.remote_pass import spread_over
 from graftline.features.trace import mode_kept
-from graftline.freezing.plan import FreezePlan, depth_in_words
-from graftline.ray_cluster import RayCluster
-from graftline.training.setup import PassSetup, TrainingSetup
+from graftline.freezing.plan import FreezePlan
+from graftline.training.activations import activation_key, activation_requests, engine_maker, open_plain, transforms
+from graftline.training.setup import TrainingSetup
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +130,7 @@ class LiveSource:
     def make_loaders(self) -> Loaders:
         """Return this process's loaders of the training and the validation images."""
         setup = self.setup
-        augment, plain = _transforms(setup)
+        augment, plain = transforms(setup)
         train, validation = setup.version.samples("train"), setup.version.samples("validation")
         training = self._loader(train, augment, shuffle=True, drop_last=_leaves_one(setup, len(train.paths)))
         return training, self._loader(validation, plain, shuffle=False, drop_last=False)
@@ -319,7 +317,7 @@ class CachedSource:
             CacheFullError: there is no room for the activations.
         """
         setup = self.setup
-        key = _trunk_key(setup, self.plan, self.parts)
+        key = activation_key(setup, self.plan, self.parts)
         requests = [
             ActivationRequest(
                 samples,
@@ -329,8 +327,8 @@ class CachedSource:
             )
             for policy in policies
         ]
-        engine_maker = _engine_maker(setup, self.plan, self.parts)
-        opened = setup.features.open(requests, engine_maker, self.parts.tail, self.parts.width)
+        maker = engine_maker(setup, self.plan, self.parts)
+        opened = setup.features.open(requests, maker, self.parts.tail, self.parts.width)
         return [self._tail_logits(activations) for activations in opened]
 
     def _tail_logits(self, activations: Activations) -> np.ndarray:
@@ -341,71 +339,6 @@ class CachedSource:
             tail.eval()
             given = [tail(torch.from_numpy(array.take(some, axis=0)).float()) for some in rows]
             return np.concatenate([(one[0] if isinstance(one, tuple) else one).numpy() for one in given])
-
-
-def open_activations(setup: TrainingSetup, plan: FreezePlan, parts: Cut) -> list[Activations]:
-    """Return the activations that ``activation_requests`` asks for, computed now or earlier; the frozen pass is here.
-
-    Raises:
-        CacheFullError: there is no room for them.
-    """
-    return setup.features.open(
-        activation_requests(setup, plan, parts), _engine_maker(setup, plan, parts), parts.tail, parts.width
-    )
-
-
-def open_plain(setup: PassSetup, plan: FreezePlan, parts: Cut, samples: Samples) -> Activations:
-    """Return the activations of images that are not augmented, computed now or earlier.
-
-    Raises:
-        CacheFullError: there is no room for them.
-    """
-    request = ActivationRequest(samples, EvalTransform(setup.graft.preprocessing), 0, _trunk_key(setup, plan, parts))
-    (kept,) = setup.features.open([request], _engine_maker(setup, plan, parts), parts.tail, parts.width)
-    return kept
-
-
-def activation_requests(setup: TrainingSetup, plan: FreezePlan, parts: Cut) -> list[ActivationRequest]:
-    """Return what is to be computed: the validation images, then the training images, plain or in views."""
-    augment, plain = _transforms(setup)
-    train, validation = setup.version.samples("train"), setup.version.samples("validation")
-    key = _trunk_key(setup, plan, parts)
-    requests = [ActivationRequest(validation, plain, 0, key)]
-    if setup.features.views == 0:
-        return [*requests, ActivationRequest(train, plain, 0, key)]
-    return requests + [
-        ActivationRequest(train, augment, view, {**key, **view_key(setup.policy, setup.seed, view)})
-        for view in range(setup.features.views)
-    ]
-
-
-def _engine_maker(setup: PassSetup, plan: FreezePlan, parts: Cut) -> Callable[[Tensor], Engine]:
-    """Return what prepares the trunk for the frozen pass, from its first images (B, C, H, W)."""
-    exported = setup.features.store.trunk_file(_trunk_key(setup, plan, parts))
-    execution = setup.execution
-    if torch.distributed.is_available() and torch.distributed.is_initialized():  # all processes fill the cache together
-        execution = replace(execution, threads=max(1, execution.num_threads // execution.local_world_size))
-
-    def make(images: Tensor) -> Engine:
-        engine = make_engine(parts.trunk, exported, images, execution)
-        return spread_over(execution.cluster, engine, exported) if isinstance(execution.cluster, RayCluster) else engine
-
-    return make
-
-
-def _trunk_key(setup: PassSetup, plan: FreezePlan, parts: Cut) -> dict[str, Any]:
-    """Return all that an activation depends on, beside the image and its augmentation."""
-    network: Any = setup.graft.network
-    boundary = depth_in_words(network, plan.frozen_groups) if plan.frozen_groups > 0 else "by names"
-    architecture = network.pretrained_cfg["architecture"]
-    arguments = dict(setup.graft.arguments)
-    return trunk_key(parts, setup.graft.preprocessing, architecture, arguments, boundary, setup.version.decoding)
-
-
-def _transforms(setup: TrainingSetup) -> tuple[Augment, EvalTransform]:
-    """Return what is done to training images, and to all others."""
-    preprocessing = setup.graft.preprocessing
-    return Augment(setup.policy, preprocessing, setup.seed), EvalTransform(preprocessing)
 
 
 def _leaves_one(setup: TrainingSetup, images: int) -> bool:
