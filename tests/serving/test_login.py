@@ -1,6 +1,8 @@
 """A server that others can reach asks for its password, and does not start without one."""
 
 import base64
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -61,3 +63,22 @@ def test_who_may_ask(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
             describe_server(server.url)
         assert PASSWORD not in server.output
         assert '-u ":$GRAFTLINE_SERVE_PASSWORD"' in server.output
+
+
+def test_a_redirection_does_not_take_the_password_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAFTLINE_SERVE_PASSWORD", PASSWORD)
+    seen = list[tuple[str, str | None]]()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append((self.path, self.headers["Authorization"]))
+            self.send_response(302 if self.path == "/model" else 200)
+            self.send_header("Location", f"http://localhost:{self.server.server_address[1]}/of-others")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        describe_server(f"http://127.0.0.1:{server.server_address[1]}")
+        server.shutdown()
+    assert seen == [("/model", basic("", PASSWORD)), ("/of-others", None)]
