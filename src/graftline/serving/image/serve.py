@@ -28,9 +28,9 @@ def main() -> None:
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     folders = sorted(folder for folder in MODELS.glob("[!.]*") if folder.is_dir())
+    if not folders:
+        sys.exit(f"{MODELS} holds no bundle: put one there, as a folder of its own.")
     try:
-        if not folders:
-            raise UserError(f"{MODELS} holds no bundle: put one there, as a folder of its own.")
         serve(
             [Folder(folder, folder.name) for folder in folders],
             host=asked.host,
