@@ -8,7 +8,7 @@ from graftline.bundle.ensemble import is_ensemble, read_replay
 from graftline.bundle.golden import read_golden
 from graftline.console import print_facts
 from graftline.execution import Execution
-from graftline.files import atomic_directory
+from graftline.files import atomic_directory, check_folder
 from graftline.pipeline.bundle_source import OpenModel, open_model
 from graftline.pipeline.stage import StageResult
 from graftline.tracking.tracking import Tracking
@@ -47,6 +47,8 @@ class Export:
         Raises:
             UserError: there is no such model, it cannot be exported so, or it gives something else.
         """
+        folder = Path(self.out).expanduser()
+        check_folder(folder, "Export.out")
         model = open_model(self.model, self.tracking, "onnx", Execution())
         names = model.predictor.class_names
         classes = f"{len(names)}: {', '.join(names[:6])}{', …' if len(names) > 6 else ''}"
@@ -54,7 +56,7 @@ class Export:
             "export",
             [("model", f"{model.origin.uri}, digest {model.predictor.digest}"), ("classes", classes)],
         )
-        out = Path(self.out).expanduser() / model.name
+        out = folder / model.name
         write = {"onnx": _write_onnx, "mlflow": _write_mlflow, "docker": _write_docker}[self.format]
         exported, rows = write(model, out)
         return ExportResult(

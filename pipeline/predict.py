@@ -16,6 +16,7 @@ from graftline.data.sources.archive import Archive
 from graftline.data.sources.table import Table
 from graftline.errors import UserError
 from graftline.execution import Accelerator, Execution
+from graftline.files import check_folder
 from graftline.pipeline.bundle_source import OpenModel, open_model
 from graftline.pipeline.stage import StageResult
 from graftline.pipeline.watch import check_watch, make_watch
@@ -94,6 +95,7 @@ class Predict:
             UserError: there is no such model, or no image; or another process does the same.
         """
         out = Path(self.out).expanduser()
+        check_folder(out, "Predict.out")
         execution = (Execution.onnx if self.engine == "onnx" else Execution.local)(self.accelerator)
         model = open_model(self.model, self.tracking, self.engine, execution)
         images = ImageLister(self.table, self.archive).read(self._images(), out)

@@ -21,6 +21,7 @@ from graftline.errors import UserError, find_cause, first_line
 from graftline.features.store import GIGABYTE, ActivationStore
 from graftline.files import write_json
 from graftline.pipeline.program import program
+from graftline.pipeline.retraining.early import require_numbers
 from graftline.pipeline.retraining.keep import Keep, remove_leftovers
 from graftline.pipeline.retraining.notify import Notify
 from graftline.pipeline.retraining.options import RetrainOptions
@@ -92,6 +93,7 @@ class Retrain:
     def __post_init__(self) -> None:
         # a mistake in them is found now; one in what needs torch before a run begins
         _ = self._options, self._notify, self._keep, self._images, self._gate
+        require_numbers(self.trainer, self.optim, self.evaluation, self.seed, self.minutes)
         if not self._tracking.register:
             raise UserError("Tracking.register is False, but a model that is not registered cannot be promoted.")
 
@@ -146,7 +148,7 @@ class Retrain:
 
         tracking, name = self._tracking, self._images.dataset_name()
         lease = Lease(tracking.uri, name, Path(self._images.directory) / name, f"The retraining of {name}")
-        end = time.monotonic() + self._options.wait
+        end, told = time.monotonic() + self._options.wait, ""
         while True:
             try:
                 lease.acquire()
@@ -154,7 +156,9 @@ class Retrain:
             except LeaseHeldError as held:
                 if (left := end - time.monotonic()) <= 0:
                     raise
-                say(f"Waiting for {held.holder}, for {left:.0f} s at most.")
+                if held.holder != told:  # once, and not at each look
+                    say(f"Waiting for {held.holder}, for {left:.0f} s at most.")
+                told = held.holder
                 time.sleep(min(WAIT_SECONDS, left))
         with lease:
             known = Retrainings(tracking.uri, tracking.experiment or name, registered_name(name))

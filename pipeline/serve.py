@@ -119,7 +119,7 @@ class Serve:
         say(
             f"curl {login}-F image=@photo.jpg {address}/predict        or ask from a shell; {address}/docs has the rest"
         )
-        if self.monitor is not None:
-            first = next(iter(slots.values())).source.name
-            say(f"What the models see is sampled into {self.monitor}, for `{program()} drift model={first}`.")
+        if watched := [slot.source.name for slot in slots.values() if slot.model.watch is not None]:
+            names = "the models see" if len(watched) == len(slots) else f"{', '.join(watched)} sees"
+            say(f"What {names} is sampled into {self.monitor}, for `{program()} drift model={watched[0]}`.")
         say("Ctrl-C stops it, once what waits is answered.")

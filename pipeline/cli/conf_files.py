@@ -96,7 +96,7 @@ def examples(file: Path) -> list[Example]:
     """Return the commands in the first comments of a file."""
     lines = file.read_text("utf-8").splitlines()
     matches = (EXAMPLE.match(line) for line in lines if line.startswith("#"))
-    return [Example(f"{program()} {match[1]}", match[2] or "") for match in matches if match]
+    return [Example(f"{program()} {match[1]}", _as_called(match[2] or "")) for match in matches if match]
 
 
 def keys(file: Path) -> list[Key]:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from graftline.errors import writing
+from graftline.errors import UserError, writing
 
 
 @contextmanager
@@ -31,6 +31,21 @@ def atomic_file(path: Path) -> Iterator[Path]:
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_folder(path: Path, argument: str) -> None:
+    """Make sure that a path is a folder or can become one.
+
+    Args:
+        path: the folder.
+        argument: what it was given as, as in ``Class.argument``.
+
+    Raises:
+        UserError: it, or what stands where a folder above it would, is no folder.
+    """
+    nearest = next((one for one in (path, *path.parents) if os.path.lexists(one)), None)
+    if nearest is not None and not nearest.is_dir():
+        raise UserError(f"{argument} is {path}, but {nearest} is no folder: move it away, or choose another folder.")
 
 
 @contextmanager

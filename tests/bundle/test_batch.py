@@ -98,6 +98,9 @@ def test_what_is_done_is_not_done_again(bundle: Path, photos: Path, tmp_path: Pa
     again = list[int]()
     assert job.run(again.append) == counts
     assert sum(again) == NUM_IMAGES + 1 - 80
+    (job.folder / "_part-00002.json").unlink()
+    assert job.done()[0] == 2, "a part without its counts is made anew"
+    assert job.run() == counts
     kept = {part: time for part, time in parts.items() if part.name[-9:-4] in ("00000", "00001")}
     assert {part: part.stat().st_mtime_ns for part in kept} == kept
     assert set(job.folder.iterdir()) == set(parts)
@@ -206,3 +209,24 @@ def test_a_full_disk(
     assert not list(workplace.root.glob("predictions/*/*.tmp*"))
     assert main(typed) == 0, "afterwards the same command does its work"
     assert len(read(workplace.root / "predictions")) == NUM_IMAGES + 1
+
+
+@pytest.mark.parametrize("stage", ["predict", "export"])
+@pytest.mark.parametrize("out", ["a_file", "a_file/below", "nowhere"])
+def test_what_is_no_folder_gets_nothing(
+    workplace: Workplace,
+    bundle: Path,
+    photos: Path,
+    stage: str,
+    out: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(workplace.root)
+    Path("a_file").touch()
+    Path("nowhere").symlink_to("gone")
+    more = [f"images={photos}"] if stage == "predict" else []
+    assert main([stage, f"model={bundle}", f"out={out}", *more]) == 1
+    in_the_way = out.partition("/")[0]
+    told = f"out is {out}, but {in_the_way} is no folder: move it away, or choose another folder."
+    assert told in capsys.readouterr().out

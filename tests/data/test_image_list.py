@@ -163,3 +163,17 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
         decode_rgb(tmp_path / "pipe.png")
     with pytest.raises(DecodeError, match="this is no file"):
         decode_rgb(tmp_path)
+
+
+def test_what_predictions_wrote_beside_images_is_passed_over(folder: Path) -> None:
+    before = ImageLister().read(folder, folder / "predictions")
+    for name in ("predictions/photos-1/_job.json", "predictions/photos-1/_part-00000.json", "below/.hydra/config.yaml"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    for name in ("predictions/photos-1/part-00000.csv", "below/log.txt", "below/result.json"):
+        (folder / name).touch()
+    again = ImageLister().read(folder, folder / "predictions")
+    assert (again.digest, again.count) == (before.digest, 5)
+    (folder / "log.txt").touch()
+    (folder / "part-00000.csv").touch()
+    assert ImageLister().read(folder, folder / "predictions").count == 7, "of others they are listed, with a reason"

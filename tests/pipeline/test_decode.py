@@ -75,8 +75,9 @@ def test_prediction_reads_the_same_bands_and_keeps_to_the_limit(
     for label in ("crop", "forest"):
         shutil.copyfile(folder / "tiles" / label / "0.tif", images / f"{label}.tif")
     Image.new("RGB", (50, 50)).save(images / "large.png")
-    found = run("predict", [f"bundle={folder / 'run' / 'bundle'}", f"images={images}"], folder, monkeypatch)
-    table = pd.read_csv(found.predictions)
+    found = run("predict", [f"model={folder / 'run' / 'bundle'}", f"images={images}"], folder, monkeypatch)
+    (part,) = found.predictions.glob("part-*.csv")
+    table = pd.read_csv(part)
     assert table["class"].tolist()[:2] == ["crop", "forest"]
     assert table["error"].tolist()[2] == "50 x 50 are more than 2,000 pixels"
 

@@ -145,7 +145,7 @@ def test_every_stage_takes_it_as_one_model(
     data = ["data=folder", f"data.path={color_folder}", "evaluation.resamples=100", "tracking.system_metrics=false"]
     evaluated = compose("evaluate", [f"bundle={made.run_id}", *data]).run()
     assert evaluated.metrics["accuracy"] == made.metrics["accuracy"]
-    images = [f"images={color_folder / 'red'}", f"bundle={made.directory}"]
+    images = [f"images={color_folder / 'red'}", f"model={made.directory}"]
     assert compose("predict", images).run().facts["images"] == 20
     source = place.mlflow.get_model_version(*made.model_uri.removeprefix("models:/").split("/")).source
     assert source is not None

@@ -68,6 +68,7 @@ def test_what_help_tells_is_so(stage: str) -> None:
     for example in told[1:]:
         _, name, *overrides = shlex.split(example.command)
         assert name == stage
+        assert not re.search(rf"\bmake ({'|'.join(STAGES)})\b", example.text), "as whoever reads it would call it"
         needed = [f"{key}=x" for key in OmegaConf.missing_keys(config)]
         with session(stage):
             validate(stage, [*needed, *overrides])

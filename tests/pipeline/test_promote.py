@@ -10,9 +10,10 @@ from mlflow import MlflowClient
 from workplace import TINY, Workplace
 
 from graftline.errors import UserError
+from graftline.pipeline.bundle_source import find_source
 from graftline.pipeline.examination import Examination, Examined
 from graftline.pipeline.promote import Promote, Verdict
-from graftline.tracking.names import BUNDLE_DIGEST, DATASET_DIGEST, TEST_DIGEST
+from graftline.tracking.names import BUNDLE_DIGEST, DATASET_DIGEST, FROZEN_DIGEST, TEST_DIGEST
 from graftline.tracking.promotions import OvertakenError, Promotions
 from graftline.tracking.tracking import Tracking
 
@@ -89,13 +90,16 @@ def test_the_champion_is_a_bundle_wherever_one_is_asked_for(
     champion, images = "models:/dusk@champion", trained.root / "dusk"
     digest = Promotions(Tracking(), "dusk").read().version(1).tags[BUNDLE_DIGEST]
     assert run("verify", f"bundle={champion}").facts["bundle"] == champion
-    assert run("predict", f"bundle={champion}", f"images={images / 'red'}").facts["bundle_digest"] == digest
+    assert run("predict", f"model={champion}", f"images={images / 'red'}").facts["bundle_digest"] == digest
     data = ["data=folder", f"data.path={images}", "evaluation.resamples=100"]
     evaluated = run("evaluate", f"bundle={champion}", *data)
     assert evaluated.facts["bundle"] == champion
     typed = [*TINY, *data, f"runs=[{champion},models:/dusk@previous]", "choose=all", "tracking.register=false"]
     assert list(run("ensemble", *typed).facts["shares"]) == [0.5, 0.5]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place.root}/mlflow.db")
+    assert run("export", f"model={champion}", "format=mlflow").facts["bundle_digest"] == digest
+    source = find_source(champion, Tracking())  # as make serve takes it
+    assert (source.find().uri, source.moves) == ("models:/dusk/1", True)
     served = mlflow.pyfunc.load_model(champion)  # what `mlflow models serve` does first
     assert served.metadata.model_id in str(Promotions(Tracking(), "dusk").read().version(1).source)
 
@@ -157,6 +161,16 @@ def test_a_bundle_that_was_changed_is_refused_on_record(place: Workplace, client
     assert promote().promoted, "nothing was compared before, so that it is examined anew"
 
 
+def test_a_training_without_a_record_of_its_freeze_check_is_refused(place: Workplace, client: MlflowClient) -> None:
+    crown(1)
+    client.delete_tag(str(client.get_model_version("dusk", "2").run_id), FROZEN_DIGEST)
+    verdict = promote("version=2")
+    assert not verdict.promoted
+    assert [reason for reason in verdict.reasons if reason.startswith("Its training has no record")]
+    (guard,) = [guard for guard in verdict.guards if guard.name == "freeze check"]
+    assert (guard.champion.endswith(" frozen"), guard.challenger) == (True, "no record")
+
+
 def test_a_refusal_whose_figures_were_cut_is_known(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     crown(2)
     whole = promote("version=1", "gate.margin=0.2").line
@@ -200,6 +214,7 @@ def test_a_clock_that_was_moved_back(
         ("promote", ["force=' '"], r"^force is empty: give the reason, which the ledger keeps\.$"),
         ("promote", [f"force={'ж' * 1001}"], r"^force has 1,001 characters, the ledger has room for 1,000: give a sho"),
         ("rollback", [f"reason={'ж' * 1001}"], r"^reason has 1,001 characters, the ledger has room for 1,000: give a "),
+        ("promote", [f"force={chr(1) * 999}"], r"^force has many characters that cannot be printed, which take six"),
         ("promote", ["gate.resamples=5"], r"^gate.resamples is 5, too few for a 95 % interval: use at least 100"),
         ("rollback", [], r"^dusk has no champion before this that is still registered: give a version as to\.$"),
         ("history", [], r"^Nothing was decided on dusk yet: `graftline promote model=dusk` does\.$"),

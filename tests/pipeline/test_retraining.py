@@ -205,6 +205,18 @@ def test_mistakes_are_found_before_anything_is_read() -> None:
         compose("retrain", ["debug=fast"])
     with pytest.raises(UserError, match=r"gate\.margin is -1, it must be a share"):
         compose("retrain", ["gate.margin=-1"])
+    for typed, said in (
+        ("trainer.max_epochs=-4", r"^trainer\.max_epochs is -4: give a number of epochs"),
+        ("optim.lr=-1", r"^optim\.lr is -1, it must be at least 0"),
+        ("optim.lr=nan", r"^optim\.lr is nan, it must be at least 0"),
+        ("evaluation.resamples=5", r"^evaluation\.resamples is 5, too few"),
+        ("seed=-1", r"^seed is -1, it must be"),
+        ("minutes=0", r"^minutes is 0(\.0)?, it must be above 0"),
+    ):
+        with pytest.raises(UserError, match=said):
+            compose("retrain", [typed])
+    with pytest.raises(UserError, match=r"^optim\.lr is -1"):  # not at three in the night
+        compose("schedule", ["every=hourly", "optim=sgd", "optim.lr=-1"])
     for wrong in ({"wait": -1.0}, {"max_shrink": 1.0}, {"max_shrink": float("nan")}):
         with pytest.raises(UserError, match="RetrainOptions"):
             RetrainOptions(**wrong)  # type: ignore[arg-type]

@@ -1,5 +1,6 @@
 """Where a retraining begins: what was decided on the same images before, and the splits that they keep."""
 
+import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,10 @@ from graftline.data.ingest import Ingest
 from graftline.data.sources.folder import Folder
 from graftline.data.split import Split
 from graftline.errors import UserError
+from graftline.pipeline.cli import compose
+from graftline.pipeline.retrain import Retrain
 from graftline.pipeline.retraining.situation import Situation
+from graftline.tracking.lease import Lease
 from graftline.tracking.ledger import Decision, Kind
 from graftline.tracking.names import STAGE
 from graftline.tracking.promotions import Promotions, author, now
@@ -160,3 +164,29 @@ def test_images_that_are_gone_are_counted_from_the_last_retraining(past: Past) -
     assert changes is not None
     with pytest.raises(UserError, match=r"18 of 36 images are gone, more than 20 %"):
         changes.refuse_shrink(0.2, "images")
+
+
+def test_who_waits_goes_on_once_the_other_has_ended(
+    past: Past, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(past.place.root)
+    monkeypatch.setattr("graftline.pipeline.retrain.WAIT_SECONDS", 0.1)
+    typed = ["data=folder", f"data.path={past.images}", f"data.name={NAME}", f"tracking.uri={past.tracking.uri}"]
+    stage = compose("retrain", [*typed, "retrain.wait=300"]).stage
+    assert isinstance(stage, Retrain)
+    other = Lease(past.tracking.uri, NAME, past.place.root / "another-machine", "The retraining of colors")
+    other.acquire()
+    ended = threading.Event()
+
+    def end() -> None:
+        with other:
+            time.sleep(1)
+        ended.set()
+
+    thread = threading.Thread(target=end)
+    thread.start()
+    with stage._alone() as (lease, _):
+        assert ended.is_set()
+        lease.check()
+    thread.join()
+    assert capsys.readouterr().out.count("Waiting for ") == 1, "it says so once"

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -119,3 +120,13 @@ def test_a_model_of_medical_images_asks_for_their_reader(bundle: Path, tmp_path:
 
     folder = write_image_folder(bundle, "scans", replace(PLAIN, extras=("dicom",)), tmp_path / "scans")
     assert "pydicom==" in (folder / "requirements.txt").read_text(encoding="utf-8")
+
+
+def test_without_a_model_it_says_so(folder: Path, tmp_path: Path) -> None:
+    server = shutil.copytree(folder, tmp_path / "server", ignore=shutil.ignore_patterns("models"))
+    environment = {**os.environ, "PYTHONPATH": str(server)}
+    for name in ("models", "models/..data"):  # of a volume that is mounted there
+        done = subprocess.run(command(folder), cwd=server, env=environment, capture_output=True, text=True)
+        assert done.returncode == 1
+        assert done.stderr == f"{server}/models holds no bundle: put one there, as a folder of its own.\n"
+        (server / name).mkdir()

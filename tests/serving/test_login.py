@@ -1,6 +1,8 @@
 """A server that others can reach asks for its password, and does not start without one."""
 
 import base64
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -51,8 +53,32 @@ def test_who_may_ask(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         answer = server.ask("/predict", photo(0), Authorization=basic("anyone", PASSWORD))
         assert (answer.status, len(answer.content["predictions"])) == (200, 1)
         assert check_server(server.url, describe_server(server.url), bundle).problem is None
+        known = basic("", PASSWORD)
+        assert server.ask("/model//", Authorization=known).status == 200, "by way of a redirection"
+        counted = str(server.ask("/metrics", Authorization=known).content)
+        assert "/nothing" not in counted, "whoever guesses addresses would fill the memory"
+        assert "/model//" not in counted
         monkeypatch.delenv("GRAFTLINE_SERVE_PASSWORD")
         with pytest.raises(UserError, match="wants its password"):
             describe_server(server.url)
         assert PASSWORD not in server.output
         assert '-u ":$GRAFTLINE_SERVE_PASSWORD"' in server.output
+
+
+def test_a_redirection_does_not_take_the_password_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAFTLINE_SERVE_PASSWORD", PASSWORD)
+    seen = list[tuple[str, str | None]]()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append((self.path, self.headers["Authorization"]))
+            self.send_response(302 if self.path == "/model" else 200)
+            self.send_header("Location", f"http://localhost:{server.server_port}/of-others")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        describe_server(f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+    assert seen == [("/model", basic("", PASSWORD)), ("/of-others", None)]

@@ -19,6 +19,7 @@ def test_what_a_server_sees_is_compared_with_the_training(workplace: Workplace) 
         for start in range(0, len(blurred), 10):
             answer = server.ask("/predict", form(*(file.read_bytes() for file in blurred[start : start + 10])), FORM)
             assert answer.status == 200
+        assert "What the models see is sampled into kept, for " in server.output
         broken = server.ask("/predict", b"no image")
         assert broken.status == 400, "and counted as unreadable"
         assert server.stop() == 0
@@ -31,6 +32,12 @@ def test_what_a_server_sees_is_compared_with_the_training(workplace: Workplace) 
     nothing = workplace.run("drift", "model=./bundle", "monitor=elsewhere")
     assert nothing.code == 1
     assert nothing.output.strip().splitlines()[-1].startswith("monitor=elsewhere has nothing of ")
+
+
+def test_a_server_does_not_claim_to_keep_what_it_does_not(bundle: Path, tmp_path: Path) -> None:
+    with HttpServer(tmp_path, f"model={bundle}", "monitor=kept") as server:
+        assert "Nothing of what it sees is kept: " in server.output
+        assert "is sampled into" not in server.output
 
 
 def test_pictures_need_a_directory(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from graftline.bundle.engines import EngineName
 from graftline.bundle.ensemble import AnyPredictor
 from graftline.bundle.predict import to_table
 from graftline.data.file_names import to_text
-from graftline.data.image_list import ImageList
+from graftline.data.image_list import JOB_FILE, ImageList
 from graftline.errors import UserError
 from graftline.files import atomic_file, digest, write_json
 from graftline.locks import Lock
@@ -28,7 +28,6 @@ from graftline.locks import Lock
 TableFormat = Literal["csv", "parquet"]
 
 PART_ROWS = 5_000  # what a killed job has to do again at most: half a minute, where a second is 150 images
-JOB_FILE = "_job.json"  # readers of a folder of Parquet files pass over what starts so
 _LAYOUT = 1  # raise it when a row of today would be another one tomorrow
 _MOST_REASONS = 20  # of unreadable images that a part's counts keep
 
@@ -135,7 +134,7 @@ class BatchJob:
         """Return how many parts there are, and what they hold."""
         total = Tally()
         for number in range(self.num_parts):
-            if not self.part(number).exists():
+            if not (self.part(number).exists() and self._counts(number).exists()):
                 return number, total
             total += Tally.from_dict(json.loads(self._counts(number).read_text(encoding="utf-8")))
         return self.num_parts, total

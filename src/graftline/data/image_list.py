@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -25,6 +26,14 @@ _END = b"\0"  # of a name in the file: no path holds it
 _PIECE = 2**20  # bytes read at once
 _LONGEST_TITLE = 100  # bytes
 _SAID_EACH = 200_000  # images; listing them takes seconds
+
+JOB_FILE = "_job.json"  # of a folder of predictions; readers of a folder of Parquet files pass over what starts so
+_RUN_FOLDER = ".hydra"  # of a run's directory
+# what predictions and runs write themselves: listed, it would make another list of the same images each time
+_OWN = {
+    JOB_FILE: re.compile(r"_job\.json|_part-\d+\.json|part-\d+\.(csv|parquet)"),
+    _RUN_FOLDER: re.compile(r"(log|traceback)\.txt|result\.json"),
+}
 
 
 class ListedImage(NamedTuple):
@@ -135,8 +144,17 @@ def _no_files(images: Path) -> str:
 
 
 def _below(root: Path) -> Iterator[ListedImage]:
-    """Yield the files below a folder; also links that lead nowhere, but no pipes, which might never end."""
+    """Yield the files below a folder; also links that lead nowhere, but no pipes, which might never end.
+
+    What earlier predictions have written there themselves is passed over.
+    """
+    last, own = "", list[re.Pattern[str]]()
     for path in walk_files(root):
+        folder, name = os.path.split(path)
+        if folder != last:
+            last, own = folder, [files for mark, files in _OWN.items() if os.path.lexists(f"{folder}/{mark}")]
+        if any(files.fullmatch(name) for files in own):
+            continue
         try:
             if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 (speed)
                 continue

@@ -171,7 +171,7 @@ class _Counting:
             await self._app(scope, receive, noting)
         finally:
             # an address that is none of ours would give a line of its own to each one that somebody tries
-            path = "other" if status in (404, 405) else scope["path"]
+            path = "other" if status in (307, 401, 404, 405) else scope["path"]
             self._measures.request(path, status, time.perf_counter() - start)
 
 

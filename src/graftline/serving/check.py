@@ -191,8 +191,8 @@ def _steps(address: str, bundle: Path, numbers: Sequence[int]) -> dict[str, int]
 def _ask(url: str, body: bytes | None, kind: str = "") -> tuple[int, Any]:
     """Return status and content of an answer; text where it is no JSON."""
     request = urllib.request.Request(url, body, {"Content-Type": kind} if body is not None else {})  # noqa: S310 - http
-    if password := os.environ.get(PASSWORD):  # the server's, where it asks for one
-        request.add_header("Authorization", f"Basic {base64.b64encode(f':{password}'.encode()).decode()}")
+    if password := os.environ.get(PASSWORD):  # the server's, and not that of another one that it redirects to
+        request.add_unredirected_header("Authorization", f"Basic {base64.b64encode(f':{password}'.encode()).decode()}")
     try:
         try:
             with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310 - likewise

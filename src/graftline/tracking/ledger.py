@@ -15,6 +15,7 @@ from graftline.errors import UserError
 FORMAT = 1  # of a line; raise it when an earlier graftline could not read it
 START = "0" * 64  # what the first line holds in the place of a hash
 MOST_OF_REASON = 1000  # characters of what a person gives, which a line has room for
+MOST_WRITTEN = 2 * MOST_OF_REASON  # of these as JSON: a quote or line break takes two, another control character six
 
 Kind = Literal["promoted", "refused", "forced", "rolled back", "moved by hand"]
 MOVES: tuple[Kind, ...] = ("promoted", "forced", "rolled back")  # after which the alias is moved
@@ -132,9 +133,7 @@ class LedgerLine:
         """Return the line that follows another one, or the first one."""
         number, previous = (1, START) if line is None else (line.number + 1, line.hash)
         content = {"format": FORMAT, "number": number, "previous": previous, **asdict(decision)}
-        text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        text = text.encode(errors="backslashreplace").decode()  # bytes that are no text, as JSON has them
-        return cls.read(text)  # as it will be read: lists in the place of tuples
+        return cls.read(_written(content))  # as it will be read: lists in the place of tuples
 
     @classmethod
     def read(cls, text: str) -> "LedgerLine":
@@ -172,6 +171,20 @@ def require_short(argument: str, reason: str | None) -> None:
             f"{argument} has {len(reason):,} characters, the ledger has room for {MOST_OF_REASON:,}: "
             "give a shorter one."
         )
+    if reason is not None and len(_written(reason)) > MOST_WRITTEN + len('""'):
+        raise UserError(
+            f"{argument} has many characters that cannot be printed, which take six in the ledger: leave them out."
+        )
+
+
+def _written(content: object) -> str:
+    r"""Return canonical JSON, as a line is kept.
+
+    >>> _written({"b": 'a "word"', "a": "ж\x01"})
+    '{"a":"ж\\u0001","b":"a \\"word\\""}'
+    """
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return text.encode(errors="backslashreplace").decode()  # bytes that are no text, as JSON has them
 
 
 def find_break(lines: Sequence[LedgerLine]) -> str | None:

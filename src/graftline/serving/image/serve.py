@@ -27,7 +27,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=5001, help="0 takes a free one")
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    folders = sorted(folder for folder in MODELS.iterdir() if folder.is_dir())
+    folders = sorted(folder for folder in MODELS.glob("[!.]*") if folder.is_dir())
+    if not folders:
+        sys.exit(f"{MODELS} holds no bundle: put one there, as a folder of its own.")
     try:
         serve(
             [Folder(folder, folder.name) for folder in folders],
