@@ -2,6 +2,7 @@
 
 import io
 import os
+import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from graftline.data.file_names import to_text
 from graftline.errors import UserError
 from graftline.execution import Accelerator, Execution
 from graftline.monitoring.accuracy import EstimatedAccuracy, estimate_accuracy
-from graftline.monitoring.drift import MOST_COMPARED, Drift, check_budget, find_drift, most_moved
+from graftline.monitoring.drift import MOST_COMPARED, Drift, check_budget, check_reference, find_drift, most_moved
 from graftline.monitoring.gauges import write_gauges
 from graftline.monitoring.store import read_window
 from graftline.monitoring.window import Window, look_at_files
@@ -84,18 +85,21 @@ class DriftStage:
 
     def __post_init__(self) -> None:
         check_budget(self.checks_per_alarm)
-        if read_time(self.window) is None:
+        if read_time(self.window) in (None, 0):
             raise UserError(
                 f"DriftStage.window is '{self.window}': give a time such as 7d or 12h ({', '.join(UNITS)})."
             )
 
     def run(self, directory: Path) -> DriftResult:
         """Compare the window with the model's reference, and write, log and print what that gives."""
+        if self.prometheus is not None:
+            _check_gauges(Path(self.prometheus).expanduser(), self.prometheus)
         files = None if self.images is None else find_images(Path(self.images).expanduser())
         name, predictor, bundle, origin = open_model(
             self.model, self.tracking, "onnx", Execution.onnx(self.accelerator)
         )
         reference = load_reference(bundle, origin.uri)
+        check_reference(reference)
         window = self._look_back(predictor, origin.uri) if files is None else self._look(predictor, reference, files)
         drift = find_drift(reference, window.observed, self.checks_per_alarm, self.seed)
         accuracy = estimate_accuracy(reference, window.observed, drift, self.seed)
@@ -177,6 +181,23 @@ class DriftStage:
             run.log_artifact(directory / PAGE_FILE)
             run.log_artifact(directory / GAUGES_FILE)
             return run.id
+
+
+def _check_gauges(file: Path, given: str) -> None:
+    """Make sure, before images are classified, that the gauges can be written beside a file's place, as they are.
+
+    Raises:
+        UserError: they cannot.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.stem}."):
+            pass
+        why = "is a directory" if file.is_dir() else None
+    except OSError as error:
+        why = f"cannot be written ({error.strerror})"
+    if why is not None:
+        raise UserError(f"DriftStage.prometheus={given} {why}: give a file, in a directory that you may write to.")
 
 
 def _proposal(drift: Drift, predictor: AnyPredictor) -> str:

@@ -139,7 +139,41 @@ def test_accuracy_is_not_known_where_nothing_was_calibrated() -> None:
 
 def test_what_cannot_be_compared_is_refused() -> None:
     reference = refer(observe(50, 0))
-    with pytest.raises(UserError, match="The window has 19 images, and 20 are the fewest that can be compared"):
+    with pytest.raises(
+        UserError, match="The window has 19 images to compare, and 20 are the fewest that can be compared"
+    ):
         find_drift(reference, observe(19, 1))
     with pytest.raises(UserError, match=r"checks_per_alarm is 1, it must be at least 2"):
         find_drift(reference, observe(50, 1), checks_per_alarm=1)
+
+
+@pytest.mark.parametrize(
+    ("images", "groups", "told"),
+    [(1, 1, "with, 1: it"), (14, 14, "with, 14: it"), (100, 1, "100 in 1 group:"), (100, 14, "100 in 14 groups:")],
+)
+def test_a_reference_that_cannot_tell_what_chance_does_is_refused(images: int, groups: int, told: str) -> None:
+    """Windows of unchanged images rang nearly always."""
+    reference = refer(observe(images, 0), groups=np.arange(images) % groups)
+    with pytest.raises(UserError, match=told):
+        find_drift(reference, observe(50, 1))
+
+
+def test_a_reference_of_equal_embeddings_is_compared_with() -> None:
+    """A network that sees the same in each image: a window of others rings, and no distance is NaN."""
+    known = observe(40, 0)
+    known.embeddings[:] = 1
+    same, others = observe(40, 1), observe(40, 2)
+    same.embeddings[:] = 1
+    assert find_drift(refer(known), same)["embedding"].distance == 0
+    assert find_drift(refer(known), others)["embedding"].rings
+
+
+def test_a_few_images_of_another_size_are_no_drift_where_the_reference_has_one_size() -> None:
+    """Three of a thousand had their share of a chance to be in the reference, too; a hundred have not."""
+    reference, window = refer(observe(400, 0)), observe(1_000, 1)
+    window.facts[:3, 4] = 2
+    assert not find_drift(reference, window)["megapixels"].rings
+    window.facts[:100, 4] = 2
+    change = find_drift(reference, window)["megapixels"]
+    assert change.rings
+    assert 0.01 < change.limit < change.distance

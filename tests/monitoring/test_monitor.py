@@ -98,6 +98,42 @@ def test_many_threads_and_processes_keep_an_even_sample(
     assert len(list((tmp_path / "kept").rglob("*.npz"))) == 2
 
 
+@pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "text"])
+def test_a_damaged_file_is_left_out(
+    damage: str, tmp_path: Path, reference: Reference, photos: list[bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    monitor = make(tmp_path / "kept", reference)
+    monitor.observe(photos, answers_to(30))
+    monitor.close()
+    (whole,) = (tmp_path / "kept").rglob("*.npz")
+    content = whole.read_bytes()
+    harm = {"empty": b"", "cut": content[:2000], "flipped": content[:300] + b"\xff" * 40 + content[340:], "text": b"a"}
+    whole.with_name("other.npz").write_bytes(harm[damage])
+    window = read_window(tmp_path / "kept" / "digest", NOON - HOUR, NOON, 1000, seed=0)
+    assert window is not None
+    assert window.num_seen == 30
+    assert "other.npz cannot be read" in caplog.text
+
+
+def test_a_time_longer_than_the_calendar_is_all_of_it(
+    tmp_path: Path, reference: Reference, photos: list[bytes]
+) -> None:
+    monitor = make(tmp_path / "kept", reference)
+    monitor.observe(photos, answers_to(30))
+    monitor.close()
+    assert read_window(tmp_path / "kept" / "digest", NOON - 1e15, NOON, 1000, seed=0) is not None
+
+
+def test_a_name_is_text_that_a_page_can_hold(tmp_path: Path, reference: Reference, photos: list[bytes]) -> None:
+    monitor, file = make(tmp_path / "kept", reference), tmp_path / "caf\udce9.png"
+    file.write_bytes(photos[0])
+    monitor.observe([str(file)], answers_to(1))
+    monitor.close()
+    window = read_window(tmp_path / "kept" / "digest", NOON - HOUR, NOON, 1000, seed=0)
+    assert window is not None
+    assert window.names == [str(tmp_path / r"caf\xe9.png")]
+
+
 def test_hours_have_files_of_their_own_and_old_ones_go(
     tmp_path: Path, reference: Reference, photos: list[bytes]
 ) -> None:

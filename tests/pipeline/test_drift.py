@@ -1,5 +1,6 @@
 """A window of images beside what a model was judged on, as a user asks for it."""
 
+import shutil
 from collections.abc import Callable
 
 import pytest
@@ -26,3 +27,23 @@ def test_blurred_images_are(place: Workplace) -> None:
     ran = place.run("drift", "model=./bundle", "images=blurred")
     assert ran.code == 0, ran.output
     assert ran.result["outcome"] == "drift"
+
+
+def test_a_damaged_reference_is_refused(place: Workplace) -> None:
+    file = shutil.copytree(place.root / "bundle", place.root / "damaged") / "drift.npz"
+    file.write_bytes(file.read_bytes()[:2000])
+    ran = place.run("drift", "model=./damaged", "images=same")
+    assert (ran.code, "drift.npz is not what was saved: copy or save the bundle again." in ran.output) == (1, True)
+
+
+def test_gauges_that_cannot_be_written_are_told_before_images_are_read(place: Workplace) -> None:
+    for given, told in (("/proc/x/y.prom", "cannot be written"), (".", "is a directory")):
+        ran = place.run("drift", "model=./bundle", "images=same", f"prometheus={given}")
+        assert ran.code == 1
+        assert f"prometheus={given} {told}" in ran.output
+        assert "Looking at" not in ran.output
+
+
+def test_a_window_of_no_time_is_refused(place: Workplace) -> None:
+    ran = place.run("drift", "model=./bundle", "window=0d")
+    assert (ran.code, "window is '0d': give a time" in ran.output) == (1, True)

@@ -185,10 +185,11 @@ def test_processes_that_would_wait_for_ever_are_refused(
         check_trainer(_trainer())
 
 
-def test_uneven_nodes_are_refused() -> None:
-    step = {"SLURM_NTASKS": "3", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+@pytest.mark.parametrize(("tasks", "on_nodes"), [(3, "2,1"), (3, "1,2"), (6, "2,1,3"), (7, "3,2(x2)")])
+def test_uneven_nodes_are_refused(tasks: int, on_nodes: str) -> None:
+    step = {"SLURM_NTASKS": str(tasks), "SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
     with pytest.raises(UserError, match="not the same number on each node"):
-        check_launch({**step, "SLURM_TASKS_PER_NODE": "2,1"})
+        check_launch({**step, "SLURM_TASKS_PER_NODE": on_nodes})
 
 
 @pytest.mark.parametrize(

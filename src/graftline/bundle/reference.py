@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from graftline.bundle.decision import Decision
 from graftline.data.image_facts import FACTS
-from graftline.errors import UserError
+from graftline.errors import UserError, first_line
 
 MOST_IMAGES = 1_000  # 170 kB; a fact's distribution is then known to within 4 percentage points
 DIMENSIONS = 64  # D
@@ -132,7 +132,7 @@ class Reference:
         arrays |= {"labels": self.labels, "groups": self.groups, "signs": self.projection.signs}
         arrays["scale"] = np.float64(self.projection.scale)
         with file.open("wb") as opened:
-            np.savez(opened, **arrays)
+            np.savez(opened, allow_pickle=False, **arrays)
         return {"images": len(self.observed), "facts": list(FACTS)}
 
     @classmethod
@@ -147,8 +147,8 @@ class Reference:
         try:
             with np.load(file, allow_pickle=False) as kept:
                 arrays = {name: kept[name] for name in kept.files}
-        except (OSError, ValueError) as error:
-            raise UserError(f"{file} cannot be read ({error}): copy or save the bundle again.") from error
+        except Exception as error:  # what is wrong in a zip archive of arrays has a dozen kinds
+            raise UserError(f"{file} cannot be read ({first_line(error)}): copy or save the bundle again.") from error
         observed = Observations(*(arrays[field.name] for field in fields(Observations)))
         projection = Projection(arrays["signs"], float(arrays["scale"]))
         return cls(observed, arrays["labels"], arrays["groups"], projection)

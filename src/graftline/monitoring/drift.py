@@ -23,6 +23,10 @@ from graftline.monitoring.two_sample import (
 )
 
 FEWEST_IMAGES = 20  # in fewer, nothing but the grossest change can be seen
+
+# of the reference; an image without a group is its own. At a budget of one alarm in 365 checks, 1 of 40 unchanged
+# windows rang with 10 unlike groups, 1 of 6 with 5, nearly all with 2; with 15, 20 and 30 together 1 of 240.
+FEWEST_GROUPS = 15
 MOST_COMPARED = 2_000  # images of a window; the reference is the smaller sample by then
 RESAMPLES = 9_999
 FEWEST_BEYOND = 20  # resamples that a budget lets beyond its limit, so that the limit is known to a quarter
@@ -90,6 +94,23 @@ def check_budget(checks_per_alarm: int) -> None:
         )
 
 
+def check_reference(reference: Reference) -> None:
+    """Make sure that it can be told from a reference what chance does.
+
+    Raises:
+        UserError: it has too few images or groups.
+    """
+    groups = len(np.unique(reference.groups))
+    if groups < FEWEST_GROUPS:
+        images = len(reference.observed)
+        had = f"{images} in {groups} group{'s' if groups > 1 else ''}" if groups < images else str(images)
+        raise UserError(
+            f"The model was judged on too few validation images to compare others with, {had}: it takes "
+            f"{FEWEST_GROUPS}, each of another group if there are groups. Train it once more with more of them in the "
+            "validation split."
+        )
+
+
 def find_drift(reference: Reference, window: Observations, checks_per_alarm: int = 365, seed: int = 0) -> Drift:
     """Compare a window with the reference.
 
@@ -100,13 +121,14 @@ def find_drift(reference: Reference, window: Observations, checks_per_alarm: int
         seed: of the draws.
 
     Raises:
-        UserError: there are too few images, or such a budget cannot be kept.
+        UserError: there are too few images, here or in the reference, or such a budget cannot be kept.
     """
     check_budget(checks_per_alarm)
+    check_reference(reference)
     if len(window) < FEWEST_IMAGES:
+        images = f"{len(window)} image{'' if len(window) == 1 else 's'} to compare"
         raise UserError(
-            f"The window has {len(window)} images, and {FEWEST_IMAGES} are the fewest that can be compared: "
-            "take a longer one."
+            f"The window has {images}, and {FEWEST_IMAGES} are the fewest that can be compared: take a longer one."
         )
     window = draw(window, MOST_COMPARED, seed)
     return Chance.of(reference, len(window), checks_per_alarm, seed).judge(window)
@@ -172,16 +194,30 @@ class Chance:
         allowed = self.rarest[(size + 1) // self.checks_per_alarm - 1]  # a statistic rings below this p-value
         beyond = max(0, int(np.ceil(allowed * (size + 1))) - 2)  # resamples that may lie as far as one that rings
         weights = observed_weights(len(known), len(window))
+        chance, blocks = self._unseen(len(window))
         changes = []
         for name, distance in _distances(Observations.join([known, window]), len(known)).items():
             found, null = distance(weights), self.distances[name]
             p_value = float(_p_values(null, found)[0])
             limit, usual = float(null[size - 1 - beyond]), float(np.median(null))
+            if name != EMBEDDING:
+                p_value = max(p_value, float(chance ** (found[0] * blocks)))
+                limit = max(limit, float(np.log(allowed) / np.log(chance) / blocks))
             changes.append(Change(name, float(found[0]), usual, limit, p_value, bool(p_value < allowed)))
         smallest = min(change.p_value for change in changes)
         together = (1 + np.searchsorted(self.rarest, smallest, side="right")) / (size + 1)
         changes.sort(key=lambda change: (not change.rings, change.p_value, -change.distance / max(change.limit, 1e-9)))
         return Drift(tuple(changes), len(window), float(together), self.checks_per_alarm)
+
+    def _unseen(self, window: int) -> tuple[float, float]:
+        """Return the chance that one of all images lies in the window, and how many the window has, in groups.
+
+        Resamples hold nothing that the reference happens to lack: where all its images have one size, a single one of
+        another would ring. That k odd ones of all those of reference and window lie in the window is as rare as the
+        k-th power of the chance (Fisher's exact test, one margin being 0).
+        """
+        images = len(self.reference.observed)
+        return window / (window + images), window * len(np.unique(self.reference.groups)) / images
 
 
 def _p_values(null: Floats, values: Floats) -> npt.NDArray[np.float64]:

@@ -25,6 +25,7 @@ from graftline.bundle.decision import Decision
 from graftline.bundle.images import ImageLike, read_pixels
 from graftline.bundle.reference import Observations, Reference
 from graftline.data.decoding import Decoding
+from graftline.data.file_names import to_text
 from graftline.data.image_facts import look_at
 from graftline.errors import first_line
 from graftline.monitoring.store import HOUR, Kept, hour_folder
@@ -258,7 +259,7 @@ def _name(image: ImageLike) -> str:
     """Return a path, or the beginning of the digest of what came without a name."""
     if isinstance(image, np.ndarray):
         image = image.tobytes()
-    return hashlib.sha256(image).hexdigest()[:16] if isinstance(image, bytes) else str(image)
+    return hashlib.sha256(image).hexdigest()[:16] if isinstance(image, bytes) else to_text(image)
 
 
 def _shrunk(pixels: np.ndarray) -> bytes:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from graftline.bundle.reference import Observations
+from graftline.errors import first_line
 from graftline.files import atomic_file
 from graftline.monitoring.window import Window
 
@@ -49,6 +50,7 @@ class Kept:
         with atomic_file(file) as temporary, temporary.open("wb") as opened:
             np.savez(
                 opened,
+                allow_pickle=False,
                 names=np.array(self.names, dtype=np.str_),
                 counts=np.array([self.counts[name] for name in _COUNTS]),
                 times=np.array([self.begin, self.end]),
@@ -63,7 +65,7 @@ class Kept:
         """Read what ``save`` wrote.
 
         Raises:
-            OSError, ValueError, KeyError: it cannot be read.
+            Exception: of many kinds; it cannot be read.
         """
         with np.load(file, allow_pickle=False) as kept:
             arrays = {name: kept[name] for name in kept.files}
@@ -96,12 +98,12 @@ def read_window(directory: Path, begin: float, end: float, most: int, seed: int)
 
     Args:
         directory: of the model.
-        begin: in s since 1970; the whole hour counts.
+        begin: in s since 1970, or before; the whole hour counts.
         end: likewise, exclusive.
         most: images.
         seed: of the draws.
     """
-    first, last = hour_folder(begin), hour_folder(end)
+    first, last = hour_folder(max(0, begin)), hour_folder(end)
     folders = sorted(one for one in directory.glob("*T*") if first <= one.name <= last) if directory.is_dir() else []
     kept = [one for folder in folders for file in sorted(folder.glob("*.npz")) if (one := _read(file)) is not None]
     kept = [one for one in kept if len(one.observed) > 0]
@@ -119,8 +121,8 @@ def _read(file: Path) -> Kept | None:
         return None
     try:
         return Kept.load(file)
-    except (OSError, ValueError, KeyError) as error:
-        logger.warning(f"{file} cannot be read ({error}): it is left out.")
+    except Exception as error:  # what is wrong in a zip archive of arrays has a dozen kinds
+        logger.warning(f"{file} cannot be read ({first_line(error)}): it is left out.")
         return None
 
 

@@ -33,10 +33,11 @@ def energy_distance(embeddings: Floats, reference: int) -> Distance:
 
     Args:
         embeddings: (R, D).
-        reference: how many rows, the first, are the reference's; two of them differ.
+        reference: how many rows, the first, are the reference's.
     """
     apart = cdist(embeddings, embeddings).astype(np.float32)  # (R, R)
     usual = float(apart[:reference, :reference].sum()) / max(1, reference * (reference - 1))
+    usual = usual if usual > 0 else 1.0  # all of the reference are the same, and whatever differs is far away
 
     def distance(weights: Floats) -> Floats:
         squares = -np.einsum("br,br->b", weights @ apart, weights)

@@ -82,7 +82,10 @@ def check_launch(environment: Mapping[str, str]) -> None:
             "Something has started this process as one of several (WORLD_SIZE or LOCAL_RANK is set), but neither "
             "torchrun nor srun has: use one of them, or start a single process."
         )
-    if launch is not None and launch.num_nodes * launch.local_world_size != launch.world_size:
+    is_uneven = launch is not None and launch.num_nodes * launch.local_world_size != launch.world_size
+    if launch is not None and launch.launcher == "srun":  # such as 2(x3),1
+        is_uneven |= "," in environment.get("SLURM_TASKS_PER_NODE", "")
+    if launch is not None and is_uneven:
         raise UserError(
             f"{launch.launcher} has started {launch.world_size} processes, not the same number on each node: "
             "start as many on each, for SLURM with --ntasks-per-node."

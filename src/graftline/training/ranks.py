@@ -301,6 +301,12 @@ def _connect(launch: Launch) -> Store:
         store: Store
         store, _, _ = next(rendezvous("env://", launch.rank, launch.world_size, timeout=seconds))
     except (RuntimeError, ValueError) as error:
+        if launch.rank == 0:  # which keeps the store, and waits for all
+            raise UserError(
+                f"{launch.launcher} announced {launch.world_size} processes, but not all of them came to rank 0 on "
+                f"{socket.gethostname()} at {host}:{port} within {SECONDS_TO_MEET:.0f} s ({first_line(error)}): look "
+                "whether all nodes were started, and whether a firewall is between them."
+            ) from error
         raise UserError(
             f"Rank {launch.rank} on {socket.gethostname()} could not reach rank 0 at {host}:{port} within "
             f"{SECONDS_TO_MEET:.0f} s ({first_line(error)}): look whether rank 0 was started, and whether a firewall "
