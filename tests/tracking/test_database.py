@@ -4,7 +4,10 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from graftline.tracking.client import connect
+import pytest
+
+from graftline.errors import UserError
+from graftline.tracking.client import connect, connect_checked
 from graftline.tracking.database import create_database
 
 
@@ -28,3 +31,9 @@ def test_it_is_the_one_of_mlflows_migrations(tmp_path: Path, empty_database: Pat
     schema, rows = content(ours)
     assert len(schema) > 200
     assert (schema, rows) == content(empty_database)
+
+
+def test_an_address_of_postgresql_without_its_driver_is_told_which_one() -> None:
+    """SQLAlchemy 2.1 would take psycopg 3, which is not installed."""
+    with pytest.raises(UserError, match=r"give Tracking\.uri as postgresql\+psycopg2://…\.$"):
+        connect_checked("postgresql://mlflow@127.0.0.1:9/mlflow", lambda client: client.search_experiments())

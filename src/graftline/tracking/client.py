@@ -256,6 +256,8 @@ def no_answer(uri: str, error: Exception) -> str:
             f"The {store_name(uri)} was made by another MLflow: "
             f"copy it, then bring it up to date with `mlflow db upgrade {without_password(uri)}`."
         )
+    if "No module named 'psycopg'" in str(error):  # SQLAlchemy 2.1 takes it where the address names no driver
+        return f"The {store_name(uri)} is reached by psycopg2: give Tracking.uri as postgresql+psycopg2://…."
     if sqlite_file(uri) is not None:
         return f"The {store_name(uri)} cannot be used ({reason(error)}): give another Tracking.uri."
     return (
