@@ -36,6 +36,16 @@ def test_torchrun_understands_the_script(tmp_path: Path) -> None:
     assert done.stdout.splitlines() == ["['train', 'data.path=/a b'] 2"] * 2, done.stderr
 
 
+def test_a_node_that_does_not_come_ends_the_wait(tmp_path: Path) -> None:
+    (tmp_path / "torchrun").write_text(f'#!/bin/sh\nexec {sys.executable} -m torch.distributed.run "$@"\n')
+    (tmp_path / "torchrun").chmod(0o755)
+    own = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "NODES": "2", "PROCESSES": "1", "PORT": "0", "WAIT": "1"}
+    command = ["bash", str(LAUNCH / "torchrun.sh")]
+    done = subprocess.run(command, env={**os.environ, **own}, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert done.stderr.rstrip().endswith("RendezvousTimeoutError")
+
+
 def test_kubernetes_reads_the_manifests() -> None:
     validate = pytest.importorskip("kubernetes_validate").validate
     manifests = list(yaml.safe_load_all((LAUNCH / "kubernetes.yaml").read_text()))
