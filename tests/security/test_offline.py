@@ -67,7 +67,7 @@ def test_nothing_leaves_this_machine(tmp_path: Path, color_folder: Path) -> None
     trained = place.run_command("train", *TINY, "trainer.max_epochs=1", "data=folder", f"data.path={color_folder}")
     assert trained.code == 0, trained.output
     bundle = trained.directory / "bundle"
-    predicted = place.run_command("predict", f"bundle={bundle}", f"images={color_folder}", "accelerator=cpu")
+    predicted = place.run_command("predict", f"model={bundle}", f"images={color_folder}", "accelerator=cpu")
     assert predicted.code == 0, predicted.output
 
     server = place.start_command("serve", f"model={bundle}", "port=0", "accelerator=cpu")
