@@ -196,7 +196,7 @@ def test_verify_finds_a_bundle_whole_and_a_changed_one_not(trained: Ran, place: 
 
 
 def test_a_registered_model_is_a_bundle_too(trained: Ran, place: Workplace, color_folder: Path) -> None:
-    ran = place.run("predict", f"bundle={trained.result['model_uri']}", f"images={color_folder / 'red'}")
+    ran = place.run("predict", f"model={trained.result['model_uri']}", f"images={color_folder / 'red'}")
     assert ran.code == 0, ran.output
     assert ran.result["bundle_digest"] == Predictor.from_directory(trained.directory / "bundle").digest
     assert ran.result["images"] == 20
@@ -217,9 +217,9 @@ def test_plain_timm_loads_the_bundle(trained: Ran, color_folder: Path) -> None:
 
 
 def test_predict_writes_a_table(trained: Ran, place: Workplace, color_folder: Path) -> None:
-    ran = place.run("predict", f"bundle={trained.directory / 'bundle'}", f"images={color_folder}")
+    ran = place.run("predict", f"model={trained.directory / 'bundle'}", f"images={color_folder}")
     assert ran.code == 0, ran.output
-    table = pd.read_csv(ran.directory / "predictions.csv")
+    table = pd.read_csv(place.root / ran.result["predictions"] / "part-00000.csv")
     assert len(table) == 60
     assert table["error"].isna().all()
     assert table["class"].isin(["blue", "green", "red"]).all()
