@@ -1,17 +1,15 @@
 """As many images as there are, part by part, whatever happens in between."""
 
 import os
-import resource
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from bundles import change_description
+from full_disk import files_up_to
 from PIL import Image
 from workplace import Workplace
 
@@ -179,16 +177,6 @@ def test_paths_come_on_standard_input(workplace: Workplace, bundle: Path, photos
     )
     assert done.returncode == 0, done.stdout
     assert read(workplace.root / "predictions")["path"].tolist() == names.split()
-
-
-@contextmanager
-def files_up_to(size: int) -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_full_disk(

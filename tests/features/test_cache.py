@@ -2,10 +2,8 @@
 
 import json
 import os
-import resource
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from full_disk import files_up_to
 from torch import Tensor, nn
 
 from graftline.augment.policy import Augment, EvalTransform, Policy
@@ -317,23 +316,13 @@ def test_a_limit_that_is_none_is_a_mistake() -> None:
             Features(max_gb=limit)
 
 
-@contextmanager
-def _files_up_to(size: int) -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def test_a_full_disk_is_said_and_nothing_is_left(samples: Samples, tmp_path: Path) -> None:
     features = Features(directory=str(tmp_path / "cache"))
     with (
         pytest.raises(
             UserError, match=r"activations.bin cannot be written .File too large.*Or choose another Features.directory"
         ),
-        _files_up_to(4096),
+        files_up_to(4096),
     ):
         features.open([job(samples)], Pixels(), TAIL, WIDTH)
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["lock"]

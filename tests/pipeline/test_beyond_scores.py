@@ -105,6 +105,13 @@ def test_the_slices_and_the_earlier_model_are_told_after_the_scores(
     again = compose("compare", [f"runs={first.run_id},{second.run_id}", "resamples=100"]).run()
     assert again.metrics["accuracy_difference/second"] == pytest.approx(compared["difference"]), "as make compare"
 
+    _other_earlier_models(first, second, place, capsys)
+
+
+def _other_earlier_models(
+    first: TrainResult, second: TrainResult, place: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Go on with a champion, and where there is nothing to compare with."""
     version, tracking = second.version, Tracking(system_metrics=False)
     of_first, of_second = (Predictions.load(one.directory / "test" / PREDICTIONS_FILE) for one in (first, second))
     place.mlflow.set_registered_model_alias("mixed", "champion", "1")

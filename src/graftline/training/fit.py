@@ -28,6 +28,15 @@ from graftline.training.progress import FitProgress
 from graftline.training.results import MONITOR, FitHistory
 from graftline.training.trainer import MakeTrainer, quiet_lightning, refused_by_lightning
 
+# what Lightning does on its own, we do ourselves: tracking, progress, and loaders for each process
+_OURS = {
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+    "use_distributed_sampler": False,
+}
+
 
 def fit(
     module: GraftModule,
@@ -70,14 +79,8 @@ def fit(
     events = FitEvents() if events is None else events
     progress = FitProgress(events, show=show_progress)
     optional = _optional_callbacks(patience, seconds, ema_decay)
-    trainer = make_trainer(
-        callbacks=[progress, *_checkpoints(directory), EpochDraws(seed, loaders[0]), FirstGradients(events), *optional],
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-    )
+    always = [progress, *_checkpoints(directory), EpochDraws(seed, loaders[0]), FirstGradients(events)]
+    trainer = make_trainer(callbacks=[*always, *optional], **_OURS)
     start, checkpoint = time.perf_counter(), directory.last if resume and directory.last.exists() else None
     interrupted = False
     try:
@@ -92,10 +95,13 @@ def fit(
     module.load_state_dict(best["state_dict"])
     seconds = time.perf_counter() - start
     history = FitHistory.of(progress.epochs, seconds, trainer.global_step, interrupted=interrupted)
-    if not interrupted:
-        return history
-    (saved,) = [metrics for metrics in history.epochs if metrics["epoch"] == best["epoch"]]
-    return replace(history, best=saved)  # that of a better one may have been about to be saved
+    return _with_saved(history, best["epoch"]) if interrupted else history
+
+
+def _with_saved(history: FitHistory, epoch: int) -> FitHistory:
+    """Name the epoch whose weights were saved the best: a better one may have been about to be saved."""
+    (saved,) = [metrics for metrics in history.epochs if metrics["epoch"] == epoch]
+    return replace(history, best=saved)
 
 
 @contextmanager
