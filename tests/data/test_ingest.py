@@ -12,38 +12,21 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from ingested import ingest, kinds
 from PIL import Image
 
 from graftline.data import checks
 from graftline.data.checks import FileCheck, check_images
 from graftline.data.decode import Decoding, decode, decode_rgb
 from graftline.data.findings import Finding
-from graftline.data.ingest import Ingest, IngestResult
+from graftline.data.ingest import Ingest
 from graftline.data.sources.archive import Archive
 from graftline.data.sources.elpv import Elpv
 from graftline.data.sources.folder import Folder
-from graftline.data.sources.source import Source
 from graftline.data.sources.table import Table
 from graftline.data.split import Split
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
-
-
-def ingest(tmp_path: Path, path: Path, source: Source | None = None, **settings: Any) -> IngestResult:
-    settings = {"split": Split(), "min_images_per_class": 1, **settings}
-    directory = str(tmp_path / "versions")
-    return Ingest(name="set", path=str(path), source=source or Folder(), directory=directory, **settings).run()
-
-
-def kinds(result: IngestResult, root: Path) -> dict[str, str]:
-    """Map each finding's path, relative to ``root``, to its kind."""
-    return {os.path.relpath(finding.path, root): finding.kind for finding in result.findings}
-
-
-def paths(result: IngestResult, root: Path) -> dict[str, str]:
-    """Map each image's path, relative to ``root``, to its split."""
-    table = result.version.table()
-    return {os.path.relpath(path, root): split for path, split in zip(table["path"], table["split"], strict=True)}
 
 
 def test_a_clean_folder_becomes_a_version(tmp_path: Path, make_folder: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,53 +185,6 @@ def test_the_content_decides_not_the_extension(tmp_path: Path, make_folder: Any)
     assert len(result.version.table()) == 21
 
 
-def test_copies_in_two_given_splits_leave_training(tmp_path: Path, make_folder: Any) -> None:
-    root = tmp_path / "pets"
-    for seed, split in ((0, "train"), (100, "val"), (200, "test")):
-        make_folder(root / split, first_seed=seed, cat=6, dog=6)
-    shutil.copy(root / "test/cat/000.png", root / "train/cat/of_test.png")
-    shutil.copy(root / "test/cat/001.png", root / "val/cat/of_test.png")
-    shutil.copy(root / "val/dog/000.png", root / "train/dog/of_val.png")
-    shutil.copy(root / "train/dog/000.png", root / "train/dog/twice.png")
-    result = ingest(tmp_path, root)
-    assert kinds(result, root) == {
-        "train/cat/of_test.png": "leak",
-        "val/cat/of_test.png": "leak",
-        "train/dog/of_val.png": "leak",
-        "train/dog/twice.png": "duplicate",
-    }
-    kept = paths(result, root)
-    assert len(kept) == 37
-    assert "train/dog/twice.png" in kept
-    table = result.version.table()
-    assert table.groupby("sha256")["split"].nunique().max() == 1
-
-
-def test_copies_in_a_drawn_split_stay_together(tmp_path: Path, make_folder: Any) -> None:
-    root = make_folder(tmp_path / "pets", cat=20, dog=20)
-    for number in range(15):
-        shutil.copy(root / f"cat/0{number:02}.png", root / f"cat/copy{number}.png")
-    result = ingest(tmp_path, root)
-    assert {finding.kind for finding in result.findings} == {"duplicate"}
-    assert len(result.findings) == 15
-    assert len(result.version.table()) == 55
-    assert result.version.table().groupby("sha256")["split"].nunique().max() == 1
-
-
-def test_one_image_with_two_labels_is_left_out_unless_kept(tmp_path: Path, make_folder: Any) -> None:
-    root = make_folder(tmp_path / "pets", cat=10, dog=10)
-    shutil.copy(root / "cat/000.png", root / "dog/same.png")
-    result = ingest(tmp_path, root)
-    assert kinds(result, root) == {"cat/000.png": "conflict", "dog/same.png": "conflict"}
-    assert all("cat in" in finding.detail and "dog in" in finding.detail for finding in result.findings)
-    assert len(result.version.table()) == 19
-    kept = ingest(tmp_path, root, on_conflict="keep")
-    assert kept.version.split_digests != result.version.split_digests
-    assert kinds(kept, root) == kinds(result, root)
-    assert len(kept.version.table()) == 21
-    assert kept.version.table().groupby("sha256")["split"].nunique().max() == 1
-
-
 def test_classes_are_judged(tmp_path: Path, make_folder: Any) -> None:
     root = make_folder(tmp_path / "pets", cat=60, dog=5, owl=1)
     result = ingest(tmp_path, root, min_images_per_class=6)
@@ -350,20 +286,6 @@ def test_a_folder_a_table_and_an_archive_of_it_agree(tmp_path: Path, make_folder
     assert (folder.is_new, table.is_new, archive.is_new) == (True, False, False)
 
 
-def test_a_table_may_list_an_image_twice(tmp_path: Path, make_folder: Any) -> None:
-    root = make_folder(tmp_path / "pets", cat=10, dog=10)
-    rows = [(f"{label}/{number:03}.png", label) for label in ("dog", "cat") for number in range(10)]
-    rows += [("cat/000.png", "cat"), ("cat/001.png", "dog")]
-    pd.DataFrame(rows, columns=["path", "label"]).to_csv(root / "labels.csv", index=False)
-    result = ingest(tmp_path, root / "labels.csv", Table())
-    assert [(f.kind, os.path.relpath(f.path, root)) for f in result.findings] == [
-        ("listed_twice", "cat/000.png"),
-        ("conflict", "cat/001.png"),
-        ("conflict", "cat/001.png"),
-    ]
-    assert len(result.version.table()) == 19
-
-
 def test_odd_names_are_told_as_they_are(tmp_path: Path, make_folder: Any, capsys: pytest.CaptureFixture[str]) -> None:
     root = make_folder(tmp_path / "pets", cat=10, dog=10)
     (root / "cat/[bold]\u00e9 [red].png").write_bytes(b"")
@@ -411,16 +333,6 @@ def test_checks_leave_no_thread_behind_and_need_no_torch(tmp_path: Path, make_fo
     program = "import sys, graftline.data.ingest, graftline.data.sources.archive; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
-
-
-def test_a_copy_in_test_leaves_training_whatever_its_label(tmp_path: Path, make_folder: Any) -> None:
-    root = tmp_path / "pets"
-    for seed, split in ((0, "train"), (100, "val"), (200, "test")):
-        make_folder(root / split, first_seed=seed, cat=6, dog=6)
-    shutil.copy(root / "test/cat/000.png", root / "train/dog/of_test.png")
-    result = ingest(tmp_path, root, on_conflict="keep")
-    assert ("leak", "of_test.png") in {(finding.kind, Path(finding.path).name) for finding in result.findings}
-    assert result.version.table().groupby("sha256")["split"].nunique().max() == 1
 
 
 def test_several_at_once_are_one_after_the_other(tmp_path: Path, make_folder: Any) -> None:
