@@ -5,6 +5,7 @@ import os
 import select
 import shutil
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -91,6 +92,13 @@ class Browser:
         answer = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
+
+    def wait_for(self, expression: str) -> None:
+        """Wait until an expression of the page is true: a click answers before the page has followed it."""
+        end = time.monotonic() + PATIENCE_S
+        while not self.evaluate(expression):
+            assert time.monotonic() < end, f"not true within {PATIENCE_S} s: {expression}"
+            time.sleep(0.02)
 
     def _read(self) -> dict[str, Any]:
         while b"\0" not in self._rest:

@@ -64,9 +64,9 @@ def test_a_click_on_a_cell_shows_its_images(page: Browser) -> None:
     box = page.evaluate(f"document.querySelector('a[href=\"{other}\"]').getBoundingClientRect().toJSON()")
     for kind in ("mousePressed", "mouseReleased"):
         page.call("Input.dispatchMouseEvent", type=kind, x=box["x"] + 20, y=box["y"] + 20, button="left", clickCount=1)
+    page.wait_for(f"document.querySelector('.matrix [aria-current]').hash === '{other}'")
     assert page.evaluate(SHOWN) == [other.removeprefix("#")]
     assert page.evaluate(f"document.querySelector('{other} img').getBoundingClientRect().height") > 20
-    assert page.evaluate("document.querySelector('.matrix [aria-current]').hash") == other
     assert page.messages == []
 
 
@@ -80,7 +80,7 @@ def test_the_keyboard_opens_a_cell_and_works_without_scripts(page: Browser, url:
     page.evaluate("document.querySelector('.matrix a').focus()")
     for kind in ("keyDown", "keyUp"):
         page.call("Input.dispatchKeyEvent", type=kind, key="Enter", windowsVirtualKeyCode=13, text="\r")
-    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    page.wait_for(f"location.hash === '{other}'")
     assert page.evaluate(SHOWN) == [other.removeprefix("#")]
 
 
