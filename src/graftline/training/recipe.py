@@ -33,6 +33,8 @@ class Recipe:
         layer_decay: factor on the learning rate from each layer group, head first, to the next one down (Clark et al.
             2020, section 3.1), above 0; 1: off; None: as suits the network (`graftline.freezing.rates.layer_decay`).
         patience: epochs without a better validation loss before training stops; None: never.
+        grad_checkpointing: compute the activations of a network's blocks again in the backward pass, for less memory.
+        compile: run what is trained through torch.compile.
         fold: which of how many parts of the training images is left out, such as ``2/5``; None: none.
         resume: id of an MLflow run whose training is to go on, for whoever tracks it.
     """
@@ -47,6 +49,8 @@ class Recipe:
     ema_decay: float | None = None
     layer_decay: float | None = None
     patience: int | None = 10
+    grad_checkpointing: bool = False
+    compile: bool = False
     fold: str | None = None
     resume: str | None = None
 
