@@ -27,6 +27,7 @@ from graftline.training.fit import fit
 from graftline.training.fit_directory import FitDirectory, read_checkpoint
 from graftline.training.lost_process import lost_processes_named
 from graftline.training.lower_rates import fit_at_lower_rates
+from graftline.training.place import epochs_done
 from graftline.training.recipe import Recipe
 from graftline.training.results import FitHistory, PhaseResult, TrainingResult, monitored
 from graftline.training.setup import TrainingSetup
@@ -147,6 +148,7 @@ def fit_phase(
             seed=setup.seed,
             patience=setup.recipe.patience,
             ema_decay=setup.recipe.ema_decay,
+            checkpoint_minutes=setup.recipe.checkpoint_minutes,
             resume=resume,
             seconds=plan.seconds,
             threads=source.threads,
@@ -295,8 +297,8 @@ def _read_result(directory: FitDirectory, plan: FreezePlan) -> PhaseResult | Non
 
 
 def _epochs_done(directory: FitDirectory) -> int:
-    """Return how many epochs the last checkpoint of a fit has behind it."""
-    return int(read_checkpoint(directory.last)["epoch"]) + 1
+    """Return how many whole epochs the last checkpoint of a fit has behind it."""
+    return epochs_done(read_checkpoint(directory.last))
 
 
 def _check_resumable(plans: Sequence[FreezePlan], directory: FitDirectory) -> None:
