@@ -9,12 +9,14 @@ prefer a package called lightning to pytorch_lightning, is left alone.
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +39,7 @@ STRATEGY = "ray"  # what conf/trainer/ray.yaml calls it
 MAX_FAILURES = 3  # lost processes, each of which starts all of them again from the last checkpoint
 SECONDS_TO_END = 30.0  # that the first process of an earlier start may take to notice that it is to end
 SECONDS_TO_FOLLOW = 0.5
+STOP = "stop"
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,13 @@ class RayTraining:
         """Return that of a stage; None if it is not one.
 
         Raises:
-            UserError: a number of processes that cannot be.
+            UserError: a number of processes that cannot be, or another stage than train.
         """
         trainer = OmegaConf.select(job.config, "trainer", default={})
         if trainer.get("strategy") != STRATEGY:
             return None
+        if job.name != "train":
+            raise UserError(f"trainer=ray is for make train: leave it out of make {job.name}.")
         processes = trainer.get("devices")
         if not isinstance(processes, int) or processes < 1:
             raise UserError(f"trainer.devices is {processes}: give trainer=ray the number of processes, at least 1.")
@@ -81,7 +86,7 @@ class RayTraining:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
-        say(f"{self.processes} processes, started by Ray; {self.job.directory / 'log.txt'} has what they tell.")
+        say(f"{self.processes} processes, started by Ray.")
         trainer = TorchTrainer(
             train_along,
             train_loop_config=self._content(),
@@ -90,16 +95,20 @@ class RayTraining:
                 name="ray", storage_path=str(self.job.directory.absolute()), failure_config=FailureConfig(MAX_FAILURES)
             ),
         )
-        with _followed(self.job.directory / "log.txt"):
+        with _removed(self._stop.parent), _followed(_told(self.job.directory)):
             try:
-                trainer.fit()
+                _wait_for(trainer.fit, self._stop)
             except Exception as error:  # Ray's, of many kinds
                 raise UserError(
                     f"Ray gave the training up ({first_line(getattr(error, '__cause__', None) or error)}): look at ray "
                     "status, and at log.txt in the output directory; train.resume goes on with the run."
                 ) from error
-        shutil.rmtree(self.job.directory / "ray", ignore_errors=True)  # Ray's own notes
         return EXIT_DONE if (self.job.directory / "result.json").exists() else EXIT_MISTAKE
+
+    @property
+    def _stop(self) -> Path:
+        """The file that tells the first process, wherever it runs, that the user wants no more."""
+        return self.job.directory.absolute() / "ray" / STOP
 
     def _check_room(self) -> bool:
         """Tell whether the processes have a GPU each; Ray would wait for ever for what it does not have.
@@ -156,18 +165,26 @@ def train_along(content: Mapping[str, Any]) -> None:
         "MASTER_ADDR": host,
         "MASTER_PORT": port,
     }
-    done = subprocess.run(
-        [sys.executable, "-m", __name__],
-        input=json.dumps(dict(content)),
-        cwd=content["folder"],
-        env={**os.environ, **{name: str(value) for name, value in names.items()}},
-        text=True,
-        check=False,
-    )
+    with _told(Path(content["directory"])).open("a", encoding="utf-8") as told:
+        done = subprocess.run(
+            [sys.executable, "-u", "-m", __name__],
+            input=json.dumps(dict(content)),
+            cwd=content["folder"],
+            env={**os.environ, **{name: str(value) for name, value in names.items()}},
+            stdout=told,
+            stderr=told,
+            text=True,
+            check=False,
+        )
     if done.returncode < 0:
         raise RuntimeError(
             f"the process of rank {rank} on {socket.gethostname()} was ended by signal {-done.returncode}"
         )
+
+
+def _told(directory: Path) -> Path:
+    """Return the file that has what the processes print, as they do."""
+    return directory.absolute() / "ray" / "told.txt"
 
 
 def _rendezvous() -> tuple[str, int]:
@@ -188,10 +205,14 @@ def main() -> int:
     from graftline.pipeline.__main__ import main as by_command
 
     content = json.loads(sys.stdin.read())
+    directory = Path(content["directory"])
     end_with_parent()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Ray has its processes ignore it
+    threading.Thread(target=_listen, args=(directory / "ray" / STOP,), daemon=True).start()
     if os.environ["RANK"] != "0":
         return by_command([])  # it hears of rank 0 what there is to do
-    _wait_for_the_earlier(Path(content["directory"]))
+    _wait_for_the_earlier(directory)
     return run_job(**content)
 
 
@@ -204,6 +225,49 @@ def _wait_for_the_earlier(directory: Path) -> None:
                 return
         except BlockingIOError:
             time.sleep(SECONDS_TO_FOLLOW)
+
+
+@contextmanager
+def _removed(folder: Path) -> Iterator[None]:
+    """Remove a folder, of Ray's own notes, after the block; one of an earlier start too."""
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _listen(stop: Path) -> None:
+    """Interrupt this process as soon as the user wants no more."""
+    while not stop.exists():
+        time.sleep(SECONDS_TO_FOLLOW)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def _wait_for(fit: Callable[[], object], stop: Path) -> None:
+    """Wait for Ray, which takes Ctrl-C for itself where it is called in the main thread, and would kill the processes.
+
+    Raises:
+        KeyboardInterrupt: the user wants no more; the first process was told, and has ended or had its time to.
+    """
+    future: Future[object] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(fit())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        while not future.done():
+            wait([future], timeout=SECONDS_TO_FOLLOW)
+    except KeyboardInterrupt:
+        stop.parent.mkdir(parents=True, exist_ok=True)
+        stop.touch()
+        wait([future], timeout=SECONDS_TO_END)
+        raise
+    future.result()
 
 
 @contextmanager

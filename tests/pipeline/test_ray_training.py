@@ -1,5 +1,7 @@
 """A training that Ray starts: one of its processes is killed, and it goes on from the last checkpoint, as one run."""
 
+import signal
+import subprocess
 import time
 
 import psutil
@@ -12,14 +14,7 @@ SECONDS = 400
 
 
 def test_a_process_that_is_killed_is_started_again(workplace: Workplace, color_folder: object) -> None:
-    own = ["trainer=ray", "trainer.devices=2", "trainer.max_epochs=30", "train.patience=null", "train.batch_size=6"]
-    given = ["data=folder", f"data.path={color_folder}", *TINY, *own]
-    process = workplace.start_command("train", *{line.partition("=")[0]: line for line in given}.values())
-    deadline = time.monotonic() + SECONDS
-    while not list(workplace.root.glob("outputs/train/*/checkpoints/last.ckpt")):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    process = start(workplace, color_folder, max_epochs=30)
     further = [one for one in psutil.Process(process.pid).children(recursive=True) if is_rank(one, "1")]
     further[-1].kill()
     output = process.communicate(timeout=SECONDS)[0]
@@ -34,6 +29,30 @@ def test_a_process_that_is_killed_is_started_again(workplace: Workplace, color_f
     steps = [metric.step for metric in workplace.mlflow.get_metric_history(run.info.run_id, "val/loss")]
     assert steps == [3 * (epoch + 1) for epoch in range(30)], "each epoch once"
     assert len(list(workplace.root.glob("outputs/train/*/result.json"))) == 1
+
+
+def test_ctrl_c_ends_the_training_and_says_so(workplace: Workplace, color_folder: object) -> None:
+    process = start(workplace, color_folder, max_epochs=4000)
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=SECONDS)[0]
+    assert process.returncode == 130, output
+    experiment = workplace.mlflow.get_experiment_by_name("colors0")
+    assert experiment is not None
+    (run,) = workplace.mlflow.search_runs([experiment.experiment_id])
+    assert run.info.status == "KILLED", output
+
+
+def start(workplace: Workplace, color_folder: object, max_epochs: int) -> subprocess.Popen[str]:
+    """Start a training of two processes, and wait for its first checkpoint."""
+    own = ["trainer=ray", "trainer.devices=2", f"trainer.max_epochs={max_epochs}", "train.patience=null"]
+    given = ["data=folder", f"data.path={color_folder}", *TINY, *own, "train.batch_size=6"]
+    process = workplace.start_command("train", *{line.partition("=")[0]: line for line in given}.values())
+    deadline = time.monotonic() + SECONDS
+    while not list(workplace.root.glob("outputs/train/*/checkpoints/last.ckpt")):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return process
 
 
 def is_rank(process: psutil.Process, rank: str) -> bool:
