@@ -114,7 +114,7 @@ class Train:
     def run(self, directory: Path) -> TrainResult:
         """Train, test, track and register a model."""
         began, files = time.monotonic(), RunDirectory(directory)
-        setup = self._prepare(self._check(), files)
+        setup = self._prepare(self.check(), files)
         deadline = self._deadline(setup, began)
         if not self.freeze.needs_trials:
             self._decide(setup, files, deadline)  # a rule that does not fit the network is to leave no run behind
@@ -151,7 +151,7 @@ class Train:
         checkpoints = FitDirectory(files.checkpoints)
         phases.train(setup, decision.plans, checkpoints, resume=True, finished=len(decision.tried))
 
-    def _check(self) -> Execution:
+    def check(self) -> Execution:
         """Find out now, not after the images were read, what can't go well: devices, weights, a server that is away."""
         if self.minutes is not None and not self.minutes > 0:  # also catches NaN
             raise UserError(f"minutes is {self.minutes}, it must be above 0.")
