@@ -105,7 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(answer)
 
-    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = _relay
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = _relay  # noqa: N815 - http.server's names
 
     def _ask(self, content: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         server = HTTPConnection("127.0.0.1", self.line.port, timeout=300)

@@ -264,6 +264,11 @@ def no_answer(uri: str, error: Exception) -> str:
         )
     if "No module named 'psycopg'" in str(error):  # SQLAlchemy 2.1 takes it where the address names no driver
         return f"The {store_name(uri)} is reached by psycopg2: give Tracking.uri as postgresql+psycopg2://…."
+    if "database is locked" in str(error):
+        return (
+            f"The {store_name(uri)} is locked by another process that writes into it for longer than we wait: run the "
+            "same command again once it has ended."
+        )
     if sqlite_file(uri) is not None:
         return f"The {store_name(uri)} cannot be used ({reason(error)}): give another Tracking.uri."
     return (
