@@ -75,6 +75,7 @@ class Service:
         return [
             Route("/predict", guarded(self._predict), methods=["POST"]),
             Route("/invocations", guarded(self._invocations), methods=["POST"]),
+            Route("/explain", guarded(self._explain), methods=["POST"]),
             Route("/replay", guarded(self._replay), methods=["POST"]),
             Route("/model", _answering(lambda: slot.model.about()), methods=["GET"]),
         ]
@@ -128,10 +129,16 @@ class Service:
         model, answers = await slot.answer(await read(parse_table))
         return {"predictions": model.rows(self._counted(model, answers))}
 
+    async def _explain(self, slot: Slot, read: Callable[..., Awaitable[list[bytes]]]) -> dict[str, Any]:
+        image = await _read_one(read)
+        try:
+            model, explained = await slot.explain(image)
+        except ValueError as error:
+            raise flawed({0: str(error)}) from error
+        return {**model.identity(), **explained}
+
     async def _replay(self, slot: Slot, read: Callable[..., Awaitable[list[bytes]]]) -> dict[str, Any]:
-        (image, *others) = await read(parse_images)
-        if others:
-            raise RefusedRequest(400, "This address takes one image.")
+        image = await _read_one(read)
         model = slot.model
         try:
             steps = await run_in_threadpool(model.steps, image)
@@ -173,6 +180,13 @@ class _Counting:
             # an address that is none of ours would give a line of its own to each one that somebody tries
             path = "other" if status in (307, 401, 404, 405) else scope["path"]
             self._measures.request(path, status, time.perf_counter() - start)
+
+
+async def _read_one(read: Callable[..., Awaitable[list[bytes]]]) -> bytes:
+    (image, *others) = await read(parse_images)
+    if others:
+        raise RefusedRequest(400, "This address takes one image.")
+    return image
 
 
 def _answering(content: Callable[[], Mapping[str, Any]]) -> Handler:
