@@ -143,6 +143,8 @@ MANY = {"images": [text(b"a")] * 10_000}
     [
         ("/predict", b"", "image/jpeg", 400, "The request is empty"),
         ("/predict", b"hello", "image/jpeg", 400, "image 0: it is text"),
+        ("/explain", b"hello", "image/jpeg", 400, "image 0: it is text"),
+        ("/explain", form(photo(1), photo(2)), FORM, 400, "This address takes one image."),
         ("/predict", photo(1)[:300], "image/jpeg", 400, "image 0: "),
         ("/predict", b"\0" * 2_000_001, "image/jpeg", 413, "The request is larger than 2 MB"),
         ("/predict", photo(1), "text/plain", 415, "Content-Type is text/plain, but this address takes an image"),

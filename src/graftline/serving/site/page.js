@@ -102,7 +102,7 @@ function paint(canvas, map) {
   const image = small.getContext("2d").createImageData(small.width, small.height);
   map.flat().forEach((warmth, place) => {
     COOL.forEach((level, color) => (image.data[4 * place + color] = level + warmth * (WARM[color] - level)));
-    image.data[4 * place + 3] = 190 * warmth;
+    image.data[4 * place + 3] = 200 * warmth ** 1.4;
   });
   small.getContext("2d").putImageData(image, 0, 0);
   const context = canvas.getContext("2d");
