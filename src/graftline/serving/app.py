@@ -1,8 +1,9 @@
 """The addresses of a server, and what each of them answers."""
 
 import logging
+import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError
@@ -61,7 +62,7 @@ class Service:
     def app(self) -> Starlette:
         """Return the application of these models."""
         room = Room(self.limits.waiting_mb * 1_000_000)
-        own = [Mount(f"/models/{name}", routes=self._routes(slot, room)) for name, slot in self.slots.items()]
+        own = [_Named(name, self._routes(slot, room)) for name, slot in self.slots.items()]
         routes: list[BaseRoute] = [*self._routes(next(iter(self.slots.values())), room), *own, *self._shared_routes()]
         app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error, Exception: _fault})
         if self.password is not None:
@@ -153,6 +154,14 @@ class Service:
         predictions = model.predictions(answers)
         self.measures.predictions(model.name, predictions)
         return predictions
+
+
+class _Named(Mount):
+    """The addresses of a model below its name, in which a brace is a brace: in Starlette's paths it is a wildcard."""
+
+    def __init__(self, name: str, routes: Sequence[BaseRoute]) -> None:
+        super().__init__("/models", routes=routes)
+        self.path_regex = re.compile(f"^{re.escape(f'/models/{name}')}/(?P<path>.*)$")
 
 
 class _Counting:
