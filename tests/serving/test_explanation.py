@@ -1,8 +1,10 @@
 """A server says why it answers as it does, with what the bundle holds."""
 
 import asyncio
+from collections.abc import MutableMapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from http_server import CLASS_NAMES, photo
 from graftline.bundle.layout import FEATURES, read_description
 from graftline.bundle.predictor import Predictor
 from graftline.execution import Execution
+from graftline.serving.app import Service
 from graftline.serving.explanation import Explainer
 from graftline.serving.limits import Limits, RefusedRequest
 from graftline.serving.measures import Measures
@@ -62,3 +65,28 @@ def test_an_ensemble_is_not_explained(bundle: Path) -> None:
 
     with pytest.raises(RefusedRequest, match="An ensemble is not explained: serve one of its members"):
         asyncio.run(ask())
+
+
+def test_a_brace_in_a_name_is_a_brace(bundle: Path) -> None:
+    """Starlette's paths take it for a wildcard."""
+
+    async def ask(path: str) -> int:
+        slot = Slot(Folder(bundle, "a{x}"), Execution(), Limits(), Measures())
+        await slot.start()
+        status: list[int] = []
+
+        async def receive() -> dict[str, object]:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            status.append(message.get("status", 0))
+
+        scope = {"type": "http", "method": "GET", "path": path, "headers": [], "query_string": b"", "root_path": ""}
+        try:
+            await Service({"a{x}": slot}, Limits(), Measures()).app()(scope, receive, send)
+        finally:
+            await slot.close()
+        return status[0]
+
+    assert asyncio.run(ask("/models/a{x}/model")) == 200
+    assert asyncio.run(ask("/models/abc/model")) == 404

@@ -130,8 +130,10 @@ def test_what_it_says_of_itself(server: HttpServer, predictor: Predictor, bundle
             status = server.ask(path, b"" if method == "post" else None, "application/json").status
             assert status == (400 if method == "post" else 200), path
     assert server.ask("/predict", photo(1)).status == 200
+    assert server.ask("/models/p%7Bx%7D/model").status == 404
     lines = server.ask("/metrics").content.splitlines()
     assert [line for line in lines if not METRIC.fullmatch(line)] == []
+    assert 'version="None"' not in "".join(lines)
     assert any(line.startswith('graftline_predictions_total{model="pets",class="') for line in lines)
 
 

@@ -44,7 +44,7 @@ def write_image_folder(bundle: Path, name: str, decoding: Decoding, folder: Path
         package = copy_imported_modules(SCRIPT, target)
         shutil.copytree(ROOT / _SITE, package / _SITE)
         shutil.copytree(bundle, target / "models" / name)
-        write_text(target / "requirements.txt", _with_hashes(_requirements(decoding), lock))
+        write_text(target / "requirements.txt", with_hashes(_requirements(decoding), lock))
     return folder
 
 
@@ -65,8 +65,13 @@ def _requirements(decoding: Decoding) -> list[str]:
     return [f"{name}=={version}" for name, version in sorted(found.items())]
 
 
-def _with_hashes(requirements: Sequence[str], lock: Path | None) -> str:
-    """Return requirements as pip reads them: with hashes, without which it installs nothing, if all have some."""
+def with_hashes(requirements: Sequence[str], lock: Path | None) -> str:
+    """Return requirements as pip reads them: with hashes, other than which it installs nothing, if all have some.
+
+    Args:
+        requirements: pins of versions.
+        lock: has hashes of pins; None, or one that is not there: nothing has.
+    """
     text = "" if lock is None or not lock.is_file() else lock.read_text(encoding="utf-8")
     entries = {entry.split(maxsplit=1)[0]: entry.strip() for entry in re.split(r"\n(?=\S)", text) if "--hash=" in entry}
     if others := [line for line in requirements if line not in entries]:
