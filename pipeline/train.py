@@ -31,6 +31,7 @@ from graftline.files import write_json
 from graftline.freezing.rule import FreezeDecision, FreezeRule
 from graftline.freezing.rules import Nothing
 from graftline.pipeline.beyond_scores import look_beyond
+from graftline.pipeline.bundle_neighbors import leave_neighbors
 from graftline.pipeline.calibration import Adjustment, Wanted, adjust
 from graftline.pipeline.drift_reference import leave_reference
 from graftline.pipeline.further_process import announced
@@ -365,6 +366,8 @@ class Train:
         for sentence in adjusted.sentences:
             say(sentence)
         leave_reference(adjusted.predictor, files.bundle, setup.version, source, self.data.workers)
+        if self.bundle.neighbors > 0:
+            leave_neighbors(adjusted.predictor, files.bundle, setup.version, source, self.bundle.neighbors)
         return adjusted
 
     def _evaluate(
