@@ -6,7 +6,6 @@ the files' times only, and an interrupted pass goes on where it was.
 
 import hashlib
 import os
-import stat
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ import PIL
 from graftline.console import progress
 from graftline.data.decode import DecodeError, Decoding, decode
 from graftline.data.file_names import to_path
+from graftline.data.references import open_image, read_status
 from graftline.files import atomic_file
 
 _FORMAT = 2  # raise it when a check changes its answer
@@ -81,14 +81,10 @@ def check_images(paths: Sequence[str], decoding: Decoding, workers: int, memory:
 
 def _check(path: str, decoding: Decoding, known: FileCheck | None) -> FileCheck:
     try:
-        real = to_path(path)
-        status = os.stat(real)  # noqa: PTH116 (100,000 Path objects cost as much as the call)
-        stamp = (path, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        stamp = (path, *read_status(path))
         if known is not None and known[:4] == stamp:
             return known
-        if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device might never end
-            return FileCheck(path, 0, 0, 0, "", 0, 0, "", "unreadable", "this is no file")
-        with open(real, "rb") as file:  # noqa: PTH123 (as above)
+        with open_image(path) as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)
             try:
@@ -100,8 +96,11 @@ def _check(path: str, decoding: Decoding, known: FileCheck | None) -> FileCheck:
             return FileCheck(
                 *stamp, sha256, width, height, image.format, "", "", extra=image.extra, highest=highest[-1]
             )
+    except DecodeError as error:  # what cannot even be opened as an image
+        return FileCheck(path, 0, 0, 0, "", 0, 0, "", error.flaw, error.reason)
     except FileNotFoundError:
-        reason = "the link leads nowhere" if os.path.islink(real) else "there is no such file"  # noqa: PTH114 (as above)
+        is_link = Path(to_path(path)).is_symlink()
+        reason = "the link leads nowhere" if is_link else "there is no such file"
         return FileCheck(path, 0, 0, 0, "", 0, 0, "", "missing", reason)
     except OSError as error:
         return FileCheck(path, 0, 0, 0, "", 0, 0, "", "unreadable", error.strerror or str(error))

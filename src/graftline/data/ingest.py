@@ -231,8 +231,20 @@ class Ingest:
                 "pip install 'graftline[tiff]'."
             )
 
+    def list_images(self) -> tuple[pd.DataFrame, tuple[str, ...]]:
+        """List the images, without a look into them.
+
+        Returns:
+            A row per image, ordered by path, with the columns path, label, split, group, weight and stratum; and the
+            names of the classes in order.
+
+        Raises:
+            UserError: there is nothing to read.
+        """
+        listing = self._list()
+        return listing.images, listing.class_names
+
     def _list(self) -> "_Listing":
-        """List the images, without a look into them."""
         logger.info(f"Reading {self.dataset_name()}" + (f" from {self.path}" if self.path else ""))
         images, class_names = _tidy(self.source.read(None if self.path is None else Path(self.path)))
         return _Listing(images, class_names)
