@@ -18,12 +18,12 @@ class Shard:
 
     data: Ingest
     out: str
-    shard_mb: int = 256
+    shard_mb: float = 256
     workers: int = 0
 
     def __post_init__(self) -> None:
-        if self.shard_mb < 1:
-            raise UserError(f"Shard.shard_mb is {self.shard_mb}, it must be at least 1.")
+        if self.shard_mb <= 0:
+            raise UserError(f"Shard.shard_mb is {self.shard_mb:g}, it must be above 0.")
 
     def run(self, directory: Path) -> StageResult:  # noqa: ARG002 - shards are for all runs
         """List the images and write those shards that are not there yet."""
@@ -31,7 +31,7 @@ class Shard:
         check_folder(out, "Shard.out")
         images, class_names = self.data.list_images()
         name = self.data.dataset_name()
-        written = write_shards(images, class_names, out, name, self.shard_mb * 10**6, self.workers)
+        written = write_shards(images, class_names, out, name, int(self.shard_mb * 1e6), self.workers)
         if written.left_out:
             warn(
                 f"{len(written.left_out):,} images are listed but not there, left out: {written.left_out[0]} is first."

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from graftline.files import atomic_directory, write_json
 SPLITS = ("train", "validation", "test")
 COLUMNS = ("path", "label", "split", "group", "weight", "stratum", "sha256", "width", "height")
 _FORMAT = 2  # raise it when the files' layout changes; format 1 had no parent, split digests and departed images
+_AT_ONCE = 10_000  # rows that are made into objects, which take many times the room of columns
 _DIGEST_FORMAT = 1  # raise it when the digest covers something else: all digests change
 
 
@@ -372,10 +374,16 @@ def _common_folder(paths: "pd.Series[str]") -> str:
 
 def _digest(manifest: pd.DataFrame, class_names: tuple[str, ...], decoding: Decoding) -> str:
     """Return 16 hex digits for a manifest with relative paths."""
-    missing = manifest.isna()
-    rows = zip(*(manifest[column].astype(object).mask(missing[column], None) for column in COLUMNS), strict=True)
+    parts = (manifest.iloc[start : start + _AT_ONCE] for start in range(0, len(manifest), _AT_ONCE))
+    rows = chain.from_iterable(map(_as_rows, parts))
     settings = [identity] if (identity := decoding.identity()) else []
     return _hash([_DIGEST_FORMAT, class_names, *settings], rows)
+
+
+def _as_rows(manifest: pd.DataFrame) -> Iterable[tuple[Any, ...]]:
+    """Return the rows of a manifest, with None where a value is missing."""
+    missing = manifest.isna()
+    return zip(*(manifest[column].astype(object).mask(missing[column], None) for column in COLUMNS), strict=True)
 
 
 def _hash(head: Any, rows: Iterable[tuple[Any, ...]]) -> str:

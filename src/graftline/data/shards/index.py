@@ -133,8 +133,7 @@ def _rows(shard: Path, opened: BinaryIO) -> Iterable[dict[str, Any]]:
             if not member.isreg() or is_leftover(name):
                 continue
             sample = samples.setdefault(posixpath.join(folder, stem), _Sample())
-            content = tar.extractfile(member)
-            assert content is not None  # it is a file
+            opened.seek(member.offset_data)  # tar.extractfile takes five times as long; tar finds its place again
             if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122 (a name)
                 if sample.image is not None:
                     raise UserError(
@@ -145,12 +144,12 @@ def _rows(shard: Path, opened: BinaryIO) -> Iterable[dict[str, Any]]:
                     "name": to_text(member.name),
                     "offset": member.offset_data,
                     "size": member.size,
-                    "sha256": _digest(content, member.size),
+                    "sha256": _digest(opened, member.size),
                 }
             elif kind == "cls":
-                sample.number = content.read().decode("utf-8", "replace").strip()
+                sample.number = opened.read(member.size).decode("utf-8", "replace").strip()
             elif kind == "json":
-                sample.known = _known(content.read(), member.name, shard)
+                sample.known = _known(opened.read(member.size), member.name, shard)
     for sample in samples.values():
         if sample.image is not None:
             yield {**sample.image, **_describe(sample)}
@@ -158,7 +157,7 @@ def _rows(shard: Path, opened: BinaryIO) -> Iterable[dict[str, Any]]:
 
 def _digest(content: IO[bytes], size: int) -> str:
     total, left = hashlib.sha256(), size
-    while piece := content.read(_PIECE):
+    while piece := content.read(min(left, _PIECE)):
         total.update(piece)
         left -= len(piece)
     if left:

@@ -6,6 +6,7 @@ A shard is there as a whole or not at all, and its index comes after it: what ha
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import tarfile
@@ -86,15 +87,15 @@ def write_shards(
         raise UserError(f"None of the images is there (first: {left_out[0]}): correct Ingest.path.")
     images = images.iloc[np.random.default_rng(_SEED).permutation(len(images))].reset_index(drop=True)
     takes = images["size"] + _BESIDE
-    count = -(-int(takes.sum()) // shard_bytes)
-    numbers = ((takes.cumsum() - takes) * (count / takes.sum())).astype(int).clip(upper=count - 1)
+    share = takes.sum() / math.ceil(takes.sum() / shard_bytes)  # bytes of each, so that none is much smaller
+    numbers = pd.factorize((takes.cumsum() - takes) // share)[0]
+    count = int(numbers[-1]) + 1
     _claim(directory, {"format": _FORMAT, "name": name, "shards": count, "images": _identify(images, numbers)})
 
     images = _with_keys(images, class_names)
-    ends = np.searchsorted(numbers.to_numpy(), np.arange(count + 1))
+    ends = np.searchsorted(numbers, np.arange(count + 1))
     shards = [directory / f"{name}-{number:06}.tar" for number in range(count)]
     tasks = [_Task(shard, images.iloc[ends[number] : ends[number + 1]]) for number, shard in enumerate(shards)]
-    tasks = [task for task in tasks if len(task.images)]
     missing = [task for task in tasks if not _is_done(task.shard)]
     _require_room(directory, sum(int(task.images["size"].sum()) + _BESIDE * len(task.images) for task in missing))
     with progress("Writing images into shards", total=len(images)) as bar:
@@ -126,7 +127,7 @@ def _stamp(path: str) -> tuple[int, int]:
     return -1, -1
 
 
-def _identify(images: pd.DataFrame, numbers: "pd.Series[int]") -> str:
+def _identify(images: pd.DataFrame, numbers: np.ndarray) -> str:
     """Return a digest of all images and what is known of them, and which shard each goes to."""
     total = hashlib.sha256()
     columns = images[["path", "size", "modified", *KNOWN]]
