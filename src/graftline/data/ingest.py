@@ -18,6 +18,7 @@ from graftline.data.findings import FINDINGS_FILE, Finding, log_findings, summar
 from graftline.data.overview import log_version
 from graftline.data.percentiles import measure_range
 from graftline.data.readers import missing_modules
+from graftline.data.remote import require_no_secret
 from graftline.data.review import (
     drop_invalid,
     explain_single_class,
@@ -119,6 +120,7 @@ class Ingest:
     directory: str = "data"
 
     def __post_init__(self) -> None:
+        require_no_secret(self.path or "", "Ingest.path")
         if self.name is None:
             return
         if not re.fullmatch(r"[\w.-]+", self.name) or self.name.startswith("."):

@@ -31,6 +31,7 @@ from graftline.data.changes import count_changes
 from graftline.data.decisions import NO_DECISIONS, write_decisions
 from graftline.data.decoding import PLAIN, Decoding
 from graftline.data.departed import HISTORY_COLUMNS, find_departed, write_departed
+from graftline.data.references import find_url
 from graftline.errors import UserError
 from graftline.files import atomic_directory, write_json
 
@@ -369,7 +370,8 @@ def _read_summary(directory: Path) -> dict[str, Any]:
 def _common_folder(paths: "pd.Series[str]") -> str:
     """Return the deepest folder that holds all of the absolute ``paths``."""
     first, last = paths.min(), paths.max()  # what these two share at their start, all between them share
-    return os.path.commonpath([os.path.dirname(first), os.path.dirname(last)])  # noqa: PTH120 (strings)
+    folder = os.path.commonpath([os.path.dirname(first), os.path.dirname(last)])  # noqa: PTH120 (strings)
+    return find_url(folder) or folder
 
 
 def _digest(manifest: pd.DataFrame, class_names: tuple[str, ...], decoding: Decoding) -> str:

@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from graftline.data.file_names import to_text
-from graftline.data.references import open_image, read_status
+from graftline.data.references import find_url, is_there, open_image, read_status
+from graftline.data.remote import fetch
 from graftline.data.sources.source import IMAGE_SUFFIXES, find_split, tidy_label
 from graftline.data.walk import is_leftover
 from graftline.errors import UserError, first_line
@@ -49,8 +50,11 @@ _SIZE = b"graftline.shard_bytes"
 
 
 def index_path(shard: Path) -> Path:
-    """Return where the index of a shard lies."""
-    return shard.with_suffix(".index.parquet")
+    """Return where the index of a shard lies: beside it, or in the cache where nobody has put one beside it."""
+    beside, url = shard.with_suffix(".index.parquet"), find_url(shard)
+    if url is None or is_there(str(beside)):
+        return beside
+    return fetch(url).with_suffix(".index.parquet")
 
 
 def write_index(rows: Iterable[Mapping[str, Any]], shard: Path, file: Path) -> pa.Table:
@@ -76,7 +80,8 @@ def read_index(shard: Path, file: Path) -> pa.Table:
     """
     way_out = f"remove {file}, and the shard is indexed anew"
     try:
-        table = pq.read_table(file, partitioning=None)
+        with open_image(file) as content:
+            table = pq.read_table(content)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"The index {file} cannot be read ({first_line(error)}): {way_out}.") from error
     written = int((table.schema.metadata or {}).get(_SIZE, -1))

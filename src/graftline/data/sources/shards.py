@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from graftline.console import track
-from graftline.data.references import DIGITS, OFFSET_DIGITS
+from graftline.data.references import DIGITS, OFFSET_DIGITS, find_url, is_there
+from graftline.data.remote import fetch, list_urls
 from graftline.data.shards.index import index_path, make_index, read_index
 from graftline.data.shards.processes import in_processes
 from graftline.data.shards.write import SUMMARY
@@ -44,9 +46,9 @@ class Shards:
         Raises:
             UserError: no tars, one that is compressed or not whole, an index that does not fit, or a shard is missing.
         """
-        given = require(path, "a folder of shards")
-        shards = _find(given)
-        new = [shard for shard in shards if not index_path(shard).exists()]
+        url = None if path is None else find_url(path)
+        shards = _find(require(path, "a folder of shards")) if url is None else _find_remote(url)
+        new = [shard for shard in shards if not is_there(str(index_path(shard)))]
         for _ in track(in_processes(_index, new, self.workers), "Indexing shards", len(new)) if new else ():
             pass
         return _list(shards, [read_or_make(shard) for shard in shards])
@@ -55,7 +57,7 @@ class Shards:
 def read_or_make(shard: Path) -> pa.Table:
     """Return the index of a shard, which is made where it could not be written beside it."""
     file = index_path(shard)
-    return read_index(shard, file) if file.exists() else make_index(shard, file)
+    return read_index(shard, file) if is_there(str(file)) else make_index(shard, file)
 
 
 def _index(shard: Path) -> None:
@@ -77,14 +79,30 @@ def _find(given: Path) -> list[Path]:
             _require_tar(others[0])
         raise UserError(f"{given} holds no .tar: give a folder of shards, or use Folder() for one of images.")
     if (given / SUMMARY).exists():
-        summary = json.loads((given / SUMMARY).read_text(encoding="utf-8"))
-        names = [f"{summary['name']}-{number:06}.tar" for number in range(summary["shards"])]
+        names = _names((given / SUMMARY).read_text(encoding="utf-8"))
         if missing := sorted(set(names) - {shard.name for shard in shards}):
             raise UserError(
                 f"{given} lacks {len(missing):,} of {len(names):,} shards ({join_names(missing)}): write them with the "
                 "command that wrote the others, or copy them there."
             )
     return shards
+
+
+def _names(summary: str) -> list[str]:
+    """Return the names of the shards that are to be in a folder."""
+    told = json.loads(summary)
+    return [f"{told['name']}-{number:06}.tar" for number in range(told["shards"])]
+
+
+def _find_remote(url: str) -> list[Path]:
+    """Return the shards at a URL, in order: those that its summary names, as not every server lists its files."""
+    if url.endswith(".tar"):
+        return [Path(url)]
+    with suppress(OSError):
+        return [Path(f"{url}/{name}") for name in _names(fetch(f"{url.rstrip('/')}/{SUMMARY}").read_text("utf-8"))]
+    if not (found := list_urls(url, ".tar")):
+        raise UserError(f"{url} holds no .tar: give the folder of shards.")
+    return [Path(one) for one in found]
 
 
 def _require_tar(file: Path) -> Path:
@@ -104,7 +122,8 @@ def _list(shards: list[Path], indices: list[pa.Table]) -> pd.DataFrame:
         offset = pc.utf8_lpad(index["offset"].cast(pa.string()), OFFSET_DIGITS, "0")
         digest = pc.utf8_slice_codeunits(index["sha256"], 0, DIGITS)
         place = pc.binary_join_element_wise(offset, index["size"].cast(pa.string()), digest, "+")
-        part = index.append_column("path", pc.binary_join_element_wise(str(shard), place, index["name"], "/"))
+        file = find_url(shard) or str(shard)
+        part = index.append_column("path", pc.binary_join_element_wise(file, place, index["name"], "/"))
         if is_told and part["split"].null_count == len(part):
             part = part.set_column(part.column_names.index("split"), "split", pa.repeat(word, len(part)))
         parts.append(part.select(["path", "label", "class_index", "split", "group", "weight", "stratum"]))
