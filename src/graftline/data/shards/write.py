@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,27 +96,57 @@ def write_shards(
     ends = np.searchsorted(numbers, np.arange(count + 1))
     shards = [directory / f"{name}-{number:06}.tar" for number in range(count)]
     tasks = [_Task(shard, images.iloc[ends[number] : ends[number + 1]]) for number, shard in enumerate(shards)]
-    missing = [task for task in tasks if not _is_done(task.shard)]
+    missing = [task for task in tasks if not is_done(task.shard)]
     _require_room(directory, sum(int(task.images["size"].sum()) + _BESIDE * len(task.images) for task in missing))
     with progress("Writing images into shards", total=len(images)) as bar:
         bar.advance(bar.task_ids[0], len(images) - sum(len(task.images) for task in missing))
-        for written in in_processes(write_shard, missing, workers):
+        for written in in_processes(_write_task, missing, workers):
             bar.advance(bar.task_ids[0], written)
     size = sum(task.shard.stat().st_size for task in tasks)
     return WrittenShards(len(tasks), len(images), size, len(tasks) - len(missing), left_out)
 
 
-def write_shard(task: _Task) -> int:
-    """Write a shard and its index, read it back, and return how many images it has."""
-    with atomic_file(task.shard) as temporary:
+def write_shard(shard: Path, images: Iterable[tuple[Mapping[str, Any], bytes]]) -> int:
+    """Write a shard and its index, read it back, and return how many images it has.
+
+    Args:
+        shard: the tar.
+        images: what is known of each (`KNOWN`, class_index, key and suffix of its name, and source), and its content.
+    """
+    with atomic_file(shard) as temporary:
         with temporary.open("wb") as tar:
-            rows = list(_write(tar, task.images))
+            rows = [_write(tar, row, content) for row, content in images]
             _fill(tar, tarfile.RECORDSIZE, at_least=2 * _BLOCK)
             tar.flush()
             os.fsync(tar.fileno())  # the index says that the shard is whole: after a power failure, too
-        _verify(temporary, rows, task.shard)
-    write_index(rows, task.shard, index_path(task.shard))
+        _verify(temporary, rows, shard)
+    write_index(rows, shard, index_path(shard))
     return len(rows)
+
+
+def is_done(shard: Path) -> bool:
+    """Tell whether a shard is there as it was written."""
+    file = index_path(shard)
+    if not (shard.exists() and file.exists()):
+        return False
+    read_index(shard, file)
+    return True
+
+
+def _write_task(task: _Task) -> int:
+    return write_shard(task.shard, _read_all(task.images))
+
+
+def _read_all(images: pd.DataFrame) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Yield each image with its content."""
+    for row in images.to_dict("records"):
+        try:
+            with open_image(row["path"]) as file:
+                yield {str(name): value for name, value in row.items()}, file.read()
+        except OSError as error:
+            raise UserError(
+                f"{row['path']} could be listed but not read ({error.strerror or error}): run the same command again."
+            ) from error
 
 
 def _stamp(path: str) -> tuple[int, int]:
@@ -176,15 +206,6 @@ def _with_keys(images: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame
     return images.assign(key=keys, suffix=suffixes, source=names, class_index=images["label"].map(numbers))
 
 
-def _is_done(shard: Path) -> bool:
-    """Tell whether a shard is there as it was written."""
-    file = index_path(shard)
-    if not (shard.exists() and file.exists()):
-        return False
-    read_index(shard, file)
-    return True
-
-
 def _require_room(directory: Path, needed: int) -> None:
     free = shutil.disk_usage(directory).free
     if needed > free:
@@ -194,30 +215,18 @@ def _require_room(directory: Path, needed: int) -> None:
         )
 
 
-def _write(tar: BinaryIO, images: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Write each image with its .cls and .json, and yield its row of the index."""
-    for row in images.to_dict("records"):
-        known = {name: row[name] for name in KNOWN if not pd.isna(row[name])}
-        try:
-            with open_image(row["path"]) as file:
-                content = file.read()
-        except OSError as error:
-            raise UserError(
-                f"{row['path']} could be listed but not read ({error.strerror or error}): run the same command again."
-            ) from error
-        name = row["key"] + row["suffix"]
-        offset = _add(tar, name, content)
-        if "label" in known:
-            _add(tar, f"{row['key']}.cls", str(int(row["class_index"])).encode())
-        _add(tar, f"{row['key']}.json", json.dumps({**known, "source": row["source"]}).encode())
-        yield {
-            **known,
-            "name": name,
-            "offset": offset,
-            "size": len(content),
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "class_index": int(row["class_index"]) if "label" in known else None,
-        }
+def _write(tar: BinaryIO, row: Mapping[str, Any], content: bytes) -> dict[str, Any]:
+    """Write an image with its .cls and .json, and return its row of the index."""
+    known = {name: row[name] for name in KNOWN if not pd.isna(row.get(name))}
+    number = None if pd.isna(row["class_index"]) else int(row["class_index"])
+    name = row["key"] + row["suffix"]
+    offset = _add(tar, name, content)
+    if number is not None:
+        _add(tar, f"{row['key']}.cls", str(number).encode())
+    _add(tar, f"{row['key']}.json", json.dumps({**known, "source": row["source"]}).encode())
+    sha256 = hashlib.sha256(content).hexdigest()
+    place = {"name": name, "offset": offset, "size": len(content), "sha256": sha256}
+    return {**known, **place, "class_index": number}
 
 
 def _add(tar: BinaryIO, name: str, content: bytes) -> int:
