@@ -31,6 +31,7 @@ from graftline.files import write_json
 from graftline.freezing.rule import FreezeDecision, FreezeRule
 from graftline.freezing.rules import Nothing
 from graftline.pipeline.beyond_scores import look_beyond
+from graftline.pipeline.bundle_neighbors import leave_neighbors
 from graftline.pipeline.calibration import Adjustment, Wanted, adjust
 from graftline.pipeline.drift_reference import leave_reference
 from graftline.pipeline.further_process import announced
@@ -115,7 +116,7 @@ class Train:
     def run(self, directory: Path) -> TrainResult:
         """Train, test, track and register a model."""
         began, files = time.monotonic(), RunDirectory(directory)
-        setup = self._prepare(self._check(), files)
+        setup = self._prepare(self.check(), files)
         deadline = self._deadline(setup, began)
         if not self.freeze.needs_trials:
             self._decide(setup, files, deadline)  # a rule that does not fit the network is to leave no run behind
@@ -152,7 +153,7 @@ class Train:
         checkpoints = FitDirectory(files.checkpoints)
         phases.train(setup, decision.plans, checkpoints, resume=True, finished=len(decision.tried))
 
-    def _check(self) -> Execution:
+    def check(self) -> Execution:
         """Find out now, not after the images were read, what can't go well: devices, weights, a server that is away."""
         if self.minutes is not None and not self.minutes > 0:  # also catches NaN
             raise UserError(f"minutes is {self.minutes}, it must be above 0.")
@@ -365,6 +366,8 @@ class Train:
         for sentence in adjusted.sentences:
             say(sentence)
         leave_reference(adjusted.predictor, files.bundle, setup.version, source, self.data.workers)
+        if self.bundle.neighbors > 0:
+            leave_neighbors(adjusted.predictor, files.bundle, setup.version, source, self.bundle.neighbors)
         return adjusted
 
     def _evaluate(
