@@ -1,6 +1,7 @@
 """Export for small devices, kept only where it was measured to be faster here and no worse."""
 
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -37,39 +38,40 @@ def export_compact(
         bundle: its directory.
         version: that it was trained on.
         format: which one.
-        target: what is written.
-        plain: the ONNX file in float32, which is written too, and removed where the compact one is kept.
+        target: what is written where that is kept.
+        plain: the ONNX file in float32 that is written where it is not.
         max_loss: of accuracy that is surely not exceeded.
 
     Returns:
-        What was kept, and rows of the stage's table.
+        What was written, and rows of the stage's table.
 
     Raises:
         UserError: it cannot be written in this format.
     """
     check_replaceable(plain, "Export.out", is_folder=False)
+    target.parent.mkdir(parents=True, exist_ok=True)
     execution = Execution.onnx("cpu")
-    export = export_onnx(bundle, plain)
-    if format == "onnx-int8":
-        export_int8(bundle, target, _calibration(predictor, version.samples("train")))
-        small = open_onnx(target, execution)
-    else:
-        export_openvino(bundle, target)
-        small = open_openvino(target, execution)
-    samples = version.samples("validation")
-    found = _compare(predictor, version, samples, open_onnx(plain, execution), small)
-    objection = found.objection(max_loss)
-    _tell(found, format, (plain, target), objection)
-    rows = [
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as folder:
+        both = Path(folder) / plain.name, Path(folder) / target.name
+        export = export_onnx(bundle, both[0])
+        if format == "onnx-int8":
+            export_int8(bundle, both[1], _calibration(predictor, version.samples("train")))
+        else:
+            export_openvino(bundle, both[1])
+        small = (open_onnx if format == "onnx-int8" else open_openvino)(both[1], execution)
+        found = _compare(predictor, version, version.samples("validation"), open_onnx(both[0], execution), small)
+        objection = found.objection(max_loss)
+        _tell(found, format, both, objection)
+        if objection is not None:
+            warn(f"{format} is not kept, as {objection}: the float one is.")
+        kept = target if objection is None else plain
+        if kept.is_dir():
+            shutil.rmtree(kept)
+        (Path(folder) / kept.name).replace(kept)
+    return kept, [
         ("compared", f"a probability differs by {found.largest_difference:.2g} at most from the float one's"),
         ("checked", f"the float one's differ by {export.largest_difference:.1g} at most from the model's"),
     ]
-    if objection is None:
-        plain.unlink()
-        return target, rows
-    warn(f"{format} is not kept, as {objection}: the float one is.")
-    _remove(target)
-    return plain, rows
 
 
 def _calibration(predictor: Predictor, samples: Samples) -> Iterator[np.ndarray]:
@@ -127,7 +129,3 @@ def _percent(ratio: Interval) -> str:
 
 def _size(path: Path) -> int:
     return sum(file.stat().st_size for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
-
-
-def _remove(path: Path) -> None:
-    shutil.rmtree(path) if path.is_dir() else path.unlink()

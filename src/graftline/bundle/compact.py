@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from graftline.bundle.ensemble import is_ensemble
 from graftline.bundle.export import PIXELS, PROBABILITIES, assemble
@@ -58,10 +59,11 @@ def export_int8(bundle: Path, file: Path, inputs: Iterable[np.ndarray]) -> None:
         network = onnx.load(bundle / ONNX_FILE)
         for output in [one for one in network.graph.output if one.name != LOGITS]:
             network.graph.output.remove(output)  # it would be rounded too
-        plain, small = Path(folder) / "plain.onnx", Path(folder) / "int8.onnx"
+        plain, simple, small = (Path(folder) / f"{name}.onnx" for name in ("plain", "simple", "int8"))
         onnx.save(network, plain)
+        quant_pre_process(plain, simple, skip_symbolic_shape=True)  # that needs a package more, and finds nothing here
         quantize_static(
-            plain,
+            simple,
             small,
             _Images(inputs),
             quant_format=QuantFormat.QDQ,
