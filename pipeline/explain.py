@@ -18,17 +18,15 @@ from graftline.bundle.predictor import Predictor, softmax
 from graftline.console import print_table, progress, say, warn
 from graftline.data.decode import decode_rgb
 from graftline.data.file_names import to_text
-from graftline.data.folds import without_fold
-from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.evaluation.explanation import Explanation, Neighbor, find_heat
 from graftline.execution import Accelerator, Execution
 from graftline.features.cache import Features
 from graftline.files import atomic_file
-from graftline.pipeline.bundle_source import REGISTERED, RUN, open_bundle
+from graftline.pipeline.bundle_source import open_bundle
 from graftline.pipeline.bundle_trunk import BundleTrunk
-from graftline.pipeline.trained_version import trained_on
 from graftline.pipeline.stage import StageResult
+from graftline.pipeline.trained_version import trained_on
 from graftline.report.explanation_figure import explanation_figure
 from graftline.report.style import save
 from graftline.tracking.tracking import Tracking

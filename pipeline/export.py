@@ -98,9 +98,11 @@ class Export:
             exported=exported,
         )
 
-
     def _write_compact(
-        self, format: "CompactFormat", model: OpenModel, target: Path  # noqa: A002 - as it is typed
+        self,
+        kind: "CompactFormat",
+        model: OpenModel,
+        target: Path,
     ) -> tuple[Path, list[tuple[str, str]]]:
         from graftline.bundle.compact import require_network
         from graftline.pipeline.export_compact import export_compact
@@ -111,7 +113,7 @@ class Export:
         argument = "Export.directory"
         version = trained_on(model.predictor, reference, self.tracking, Path(self.directory), argument)
         plain = target.with_name(f"{model.name}{ENDINGS['onnx']}")
-        return export_compact(model.predictor, model.directory, version, format, target, plain, self.max_loss)
+        return export_compact(model.predictor, model.directory, version, kind, target, plain, self.max_loss)
 
 
 def _write_onnx(model: OpenModel, out: Path) -> tuple[Path, list[tuple[str, str]]]:

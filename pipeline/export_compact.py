@@ -26,7 +26,7 @@ def export_compact(
     predictor: Predictor,
     bundle: Path,
     version: DatasetVersion,
-    format: CompactFormat,  # noqa: A002 - as it is typed
+    kind: CompactFormat,
     target: Path,
     plain: Path,
     max_loss: float,
@@ -37,7 +37,7 @@ def export_compact(
         predictor: the bundle's.
         bundle: its directory.
         version: that it was trained on.
-        format: which one.
+        kind: the format.
         target: what is written where that is kept.
         plain: the ONNX file in float32 that is written where it is not.
         max_loss: of accuracy that is surely not exceeded.
@@ -54,16 +54,16 @@ def export_compact(
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as folder:
         both = Path(folder) / plain.name, Path(folder) / target.name
         export = export_onnx(bundle, both[0])
-        if format == "onnx-int8":
+        if kind == "onnx-int8":
             export_int8(bundle, both[1], _calibration(predictor, version.samples("train")))
         else:
             export_openvino(bundle, both[1])
-        small = (open_onnx if format == "onnx-int8" else open_openvino)(both[1], execution)
+        small = (open_onnx if kind == "onnx-int8" else open_openvino)(both[1], execution)
         found = _compare(predictor, version, version.samples("validation"), open_onnx(both[0], execution), small)
         objection = found.objection(max_loss)
-        _tell(found, format, both, objection)
+        _tell(found, kind, both, objection)
         if objection is not None:
-            warn(f"{format} is not kept, as {objection}: the float one is.")
+            warn(f"{kind} is not kept, as {objection}: the float one is.")
         kept = target if objection is None else plain
         if kept.is_dir():
             shutil.rmtree(kept)
@@ -100,7 +100,7 @@ def _compare(
         return measure(run, small, images, predictor.decision, lambda done: bar.advance(bar.task_ids[0], done))
 
 
-def _tell(found: Measured, format: CompactFormat, files: tuple[Path, Path], objection: str | None) -> None:  # noqa: A002
+def _tell(found: Measured, kind: CompactFormat, files: tuple[Path, Path], objection: str | None) -> None:
     """Print the table of both."""
     verdicts = ("the float one", "kept" if objection is None else "not kept")
     medians = np.median(found.milliseconds, axis=0)
@@ -109,12 +109,12 @@ def _tell(found: Measured, format: CompactFormat, files: tuple[Path, Path], obje
         ("format", "ms per image", "MB", "accuracy", "verdict"),
         [
             (name, f"{medians[number]:.1f}", f"{_size(file) / 1e6:.1f}", _score(found.accuracy(number)), verdict)
-            for number, (name, file, verdict) in enumerate(zip(("onnx", format), files, verdicts, strict=True))
+            for number, (name, file, verdict) in enumerate(zip(("onnx", kind), files, verdicts, strict=True))
         ],
     )
     ratio, difference = found.ratio, found.difference
     say(
-        f"{format} takes {_percent(ratio)} of the time; its accuracy differs by {100 * difference.value:+.1f} points "
+        f"{kind} takes {_percent(ratio)} of the time; its accuracy differs by {100 * difference.value:+.1f} points "
         f"({100 * difference.low:+.1f} to {100 * difference.high:+.1f})."
     )
 
