@@ -12,8 +12,6 @@ import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 import onnxruntime  # noqa: F401 - is to be there
 import onnxscript  # noqa: F401
 import pyarrow.dataset  # noqa: F401
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from sqlalchemy.orm import configure_mappers
 
 import graftline.pipeline.cli.composed_stage
@@ -21,11 +19,10 @@ import graftline.pipeline.train
 import graftline.tracking.run  # noqa: F401
 from graftline.pipeline.cli.hydra_conf import session
 from graftline.pipeline.cli.validate import validate
+from graftline.report.style import new_figure, png
 
 configure_mappers()
 with session("train"):
     validate("train", ["seed=0"])
-figure = Figure()
-figure.subplots().set_title("a title")
-FigureCanvasAgg(figure).draw()
+png(new_figure(3, 2, "a title", "a subtitle"))
 gc.freeze()  # what is imported stays: no process is to look at it, or write to its pages
