@@ -1,7 +1,7 @@
 """What each stage does first, whatever it is for: imported by the process that warm processes are forked from.
 
-It sets up what takes its time once in a process: the parser of overrides, the tables of MLflow's database, fonts. It
-starts no thread and opens no file or database, which a fork would share.
+It sets up what takes its time once in a process: the parser of overrides, the tables of MLflow's database, fonts, the
+libraries' versions. It starts no thread and opens no file or database, which a fork would share.
 """
 
 import gc
@@ -20,9 +20,11 @@ import graftline.tracking.run  # noqa: F401
 from graftline.pipeline.cli.hydra_conf import session
 from graftline.pipeline.cli.validate import validate
 from graftline.report.style import new_figure, png
+from graftline.tracking.environment import versions
 
 configure_mappers()
 with session("train"):
     validate("train", ["seed=0"])
+versions()
 png(new_figure(3, 2, "a title", "a subtitle"))
 gc.freeze()  # what is imported stays: no process is to look at it, or write to its pages
