@@ -12,7 +12,7 @@ import pandas as pd
 from graftline.bundle.ensemble import AnyPredictor, Ensemble, load_predictor
 from graftline.bundle.verify import verify_bundle
 from graftline.console import progress, warn
-from graftline.data.file_names import to_path
+from graftline.data.references import is_there
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError, first_line
 from graftline.evaluation.contestant import Contestant, ModelFacts, TestImages, frequencies
@@ -102,7 +102,7 @@ class Examination:
         champion = None if self.champion is None else self._open(self.champion)
         version = self._dataset(self.challenger)
         samples = version.samples("test")
-        if not Path(to_path(samples.paths[0])).exists():
+        if not is_there(samples.paths[0]):
             raise UserError(
                 f"The test images of version {self.challenger.version} are not on this machine ({samples.paths[0]}): "
                 "promote it where they are."
