@@ -40,7 +40,8 @@ def lock_for_good_at(place: str, database: Path, arguments: list[str]) -> int:
     from mlflow.store.db import utils
     from sqlalchemy import text
 
-    utils.sql.text = lambda statement: text(statement.replace("20000", "200"))
+    sql: Any = vars(utils)["sql"]
+    sql.text = lambda statement: text(statement.replace("20000", "200"))
     _before(place, partial(_hold, database, 1e6))
     return hurried(arguments)
 
