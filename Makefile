@@ -17,7 +17,7 @@ ready := $(VENV)/.ready
 peers-ready := .venv-peers/.ready
 dagster-ready := .venv-dagster/.ready
 site-packages := 'import sysconfig; print(sysconfig.get_path("purelib"))'
-STAGES := ingest train search evaluate compare ensemble explain audit learning-curve promote history rollback retrain prune schedule verify predict export serve drift augment-preview fetch-weights cost cache sync doctor
+STAGES := ingest shard train search evaluate compare ensemble explain audit learning-curve promote history rollback retrain prune schedule verify predict export serve drift augment-preview fetch-weights cost cache sync doctor
 
 .DEFAULT_GOAL := help
 .PHONY: help setup $(STAGES) config ui dagster bench bench-accuracy test test-fast lint format lock clean

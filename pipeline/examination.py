@@ -12,7 +12,7 @@ import pandas as pd
 from graftline.bundle.ensemble import AnyPredictor, Ensemble, load_predictor
 from graftline.bundle.verify import verify_bundle
 from graftline.console import progress, warn
-from graftline.data.file_names import to_path
+from graftline.data.references import file_of, is_there
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError, first_line
 from graftline.evaluation.contestant import Contestant, ModelFacts, TestImages, frequencies
@@ -125,7 +125,8 @@ class Examination:
         return Examined(examine(self.gate, images, models[0], other, facts), images, version)
 
     def _require_images(self, paths: Sequence[str]) -> None:
-        missing = [path for path in paths if not Path(to_path(path)).exists()]
+        asked = [path for number, path in enumerate(paths) if number == 0 or file_of(path) is not None]  # of URLs one
+        missing = [path for path in asked if not is_there(path)]
         if missing:
             raise UserError(
                 f"{len(missing):,} of the {len(paths):,} test images of version {self.challenger.version} are not on "

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from factory import NAME, Factory
+from http_server import Asking, HttpServer
 from workplace import Workplace
 
 from graftline.data.version import DatasetVersion
@@ -34,17 +35,28 @@ def factory(make_workplace: Callable[[str], Workplace]) -> Factory:
 def test_a_year(factory: Factory) -> None:
     """One test, since each month begins with what the one before has left."""
     _the_first_model_becomes_champion(factory)
-    _nothing_heavy_is_loaded_where_nothing_is_new(factory)
-    _a_better_one_takes_its_place(factory)
-    _shuffled_labels_are_refused(factory)
-    _images_that_cannot_be_seen_are_not_removed_ones(factory)
-    _a_new_class_arrives(factory)
-    _it_is_rolled_back_and_its_class_goes(factory)
-    _history_tells_the_story(factory)
-    _others_are_at_it(factory)
-    _a_class_becomes_part_of_another(factory)
-    _nine_in_ten_images_go(factory)
-    _what_is_old_is_removed(factory)
+    serve = (f"model=models:/{NAME}@champion", "poll_seconds=1")
+    with HttpServer(factory.place.root, *serve) as server, Asking(server) as asking:
+        _nothing_heavy_is_loaded_where_nothing_is_new(factory)
+        asking.wait_for(1)
+        _a_better_one_takes_its_place(factory)
+        asking.wait_for(2)
+        _shuffled_labels_are_refused(factory)
+        _images_that_cannot_be_seen_are_not_removed_ones(factory)
+        _a_new_class_arrives(factory)
+        asking.wait_for(4)
+        _it_is_rolled_back(factory)
+        asking.wait_for(2)
+        _its_class_goes(factory)
+        asking.wait_for(5)
+        _history_tells_the_story(factory)
+        _others_are_at_it(factory)
+        _a_class_becomes_part_of_another(factory)
+        _nine_in_ten_images_go(factory)
+        _what_is_old_is_removed(factory)
+    assert asking.failures == [], "no request failed"
+    assert asking.versions == [1, 2, 4, 2, 5], "and each was answered by the champion of its time"
+    assert asking.count > 20
 
 
 def _the_first_model_becomes_champion(factory: Factory) -> None:
@@ -149,12 +161,15 @@ def _a_new_class_arrives(factory: Factory) -> None:
     assert (ran.result["outcome"], ran.result["champion"]) == ("promoted", 4), ran.output
 
 
-def _it_is_rolled_back_and_its_class_goes(factory: Factory) -> None:
+def _it_is_rolled_back(factory: Factory) -> None:
     ran = factory.place.run("rollback", f"model={NAME}", "reason=yellow is not wanted")
     assert ran.code == 0, ran.output
     champion = factory.champion
     assert champion is not None
     assert champion.version == 2
+
+
+def _its_class_goes(factory: Factory) -> None:
     assert factory.outcome(MORE) == "nothing new", "what was rolled back does not come back"
     shutil.rmtree(factory.images / "yellow")
     factory.paint(6)

@@ -30,6 +30,7 @@ from graftline.bundle.layout import GOLDEN_FOLDER
 from graftline.bundle.odd_images import make_odd_images
 from graftline.data.decode import PLAIN, DecodeError, Decoding, decode_rgb
 from graftline.data.file_names import to_path
+from graftline.data.references import open_image, read_status
 from graftline.errors import UserError
 from graftline.files import write_json
 
@@ -55,13 +56,16 @@ class BundleOptions:
     Attributes:
         golden: how many real images of the validation split it keeps, 0 where images may not leave; made-up images are
             kept in any case.
+        neighbors: how many training images it keeps in small, for a server's page to show the nearest ones; 0: none.
     """
 
     golden: int = 16
+    neighbors: int = 0
 
     def __post_init__(self) -> None:
-        if self.golden < 0:
-            raise UserError(f"BundleOptions.golden is {self.golden}, it must be at least 0.")
+        for name, value in vars(self).items():
+            if value < 0:
+                raise UserError(f"BundleOptions.{name} is {value}, it must be at least 0.")
 
 
 @dataclass(frozen=True)
@@ -107,9 +111,14 @@ def choose_golden(samples: "Samples", count: int) -> list[Path]:
 def _is_fit(path: Path, decoding: Decoding) -> bool:
     """Tell whether a file is small and still readable: a bundle should not fail for one that has vanished since."""
     try:
-        return path.stat().st_size <= MAX_BYTES and decode_rgb(path, decoding).size > 0
+        return read_status(str(path)).size <= MAX_BYTES and decode_rgb(path, decoding).size > 0
     except (OSError, DecodeError):
         return False
+
+
+def _read(path: Path) -> bytes:
+    with open_image(path) as file:
+        return file.read()
 
 
 def write_golden(
@@ -131,7 +140,7 @@ def write_golden(
     Raises:
         UserError: a real image cannot be read.
     """
-    images = {f"real_{number:02}{path.suffix.lower()}": path.read_bytes() for number, path in enumerate(real)}
+    images = {f"real_{number:02}{path.suffix.lower()}": _read(path) for number, path in enumerate(real)}
     images |= make_odd_images()
     folder = bundle / GOLDEN_FOLDER
     (folder / IMAGES_FOLDER).mkdir(parents=True)

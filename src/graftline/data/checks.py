@@ -6,10 +6,10 @@ the files' times only, and an interrupted pass goes on where it was.
 
 import hashlib
 import os
-import stat
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,10 +20,12 @@ import PIL
 from graftline.console import progress
 from graftline.data.decode import DecodeError, Decoding, decode
 from graftline.data.file_names import to_path
+from graftline.data.references import open_image, read_status
 from graftline.files import atomic_file
 
 _FORMAT = 2  # raise it when a check changes its answer
 _AT_ONCE = 16  # images per task: enough to make a task's own cost small, few enough for a smooth progress bar
+_IN_A_TABLE = 8192  # answers, until they are put away in columns
 _SETTLED_NS = 100_000_000  # a tick of any kernel's clock is shorter: later than this after a change, a new one shows
 
 
@@ -44,6 +46,9 @@ class FileCheck(NamedTuple):
     highest: int = -1  # the largest number found in integers of 16 bits; -1 in anything else
 
 
+_TYPES = {name: "int64" if kind is int else "str" for name, kind in FileCheck.__annotations__.items()}
+
+
 def check_images(paths: Sequence[str], decoding: Decoding, workers: int, memory: Path) -> pd.DataFrame:
     """Check image files in parallel, with a progress bar.
 
@@ -60,35 +65,43 @@ def check_images(paths: Sequence[str], decoding: Decoding, workers: int, memory:
     """
     key = f"{_FORMAT} {decoding} {PIL.__version__}"  # what else an answer depends on
     known = _recall(memory, key)
-    found: list[FileCheck] = []
+    found, answers = [_table([])], list[FileCheck]()  # put away in tables, as a million tuples take a gigabyte
     started = time.time_ns()
     try:
         with (
             progress("Checking images", total=len(paths)) as bar,
             ThreadPoolExecutor(workers or os.cpu_count()) as pool,
         ):
-            tasks = [paths[start : start + _AT_ONCE] for start in range(0, len(paths), _AT_ONCE)]
             try:
-                for answer in pool.map(lambda task: [_check(path, decoding, known.get(path)) for path in task], tasks):
-                    found += answer
-                    bar.advance(bar.task_ids[0], len(answer))
+                for some in _in_parts(paths, _IN_A_TABLE):
+                    check = partial(_check_some, decoding=decoding, known=_pick(known, some))
+                    for answer in pool.map(check, _in_parts(some, _AT_ONCE)):
+                        answers += answer
+                        bar.advance(bar.task_ids[0], len(answer))
+                    found.append(_table(answers))
+                    answers = []
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)  # on Ctrl-C, else the rest is worked through first
     finally:
-        _remember(memory, key, known, found, settled_before=started - _SETTLED_NS)
-    return pd.DataFrame(found, columns=FileCheck._fields)
+        checks = pd.concat([*found, _table(answers)], ignore_index=True)
+        _remember(memory, key, known, checks, settled_before=started - _SETTLED_NS)
+    return checks
+
+
+def _in_parts(paths: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    return (paths[start : start + size] for start in range(0, len(paths), size))
+
+
+def _check_some(paths: Sequence[str], decoding: Decoding, known: Mapping[str, FileCheck]) -> list[FileCheck]:
+    return [_check(path, decoding, known.get(path)) for path in paths]
 
 
 def _check(path: str, decoding: Decoding, known: FileCheck | None) -> FileCheck:
     try:
-        real = to_path(path)
-        status = os.stat(real)  # noqa: PTH116 (100,000 Path objects cost as much as the call)
-        stamp = (path, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        stamp = (path, *read_status(path))
         if known is not None and known[:4] == stamp:
             return known
-        if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device might never end
-            return FileCheck(path, 0, 0, 0, "", 0, 0, "", "unreadable", "this is no file")
-        with open(real, "rb") as file:  # noqa: PTH123 (as above)
+        with open_image(path) as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)
             try:
@@ -100,8 +113,11 @@ def _check(path: str, decoding: Decoding, known: FileCheck | None) -> FileCheck:
             return FileCheck(
                 *stamp, sha256, width, height, image.format, "", "", extra=image.extra, highest=highest[-1]
             )
+    except DecodeError as error:  # what cannot even be opened as an image
+        return FileCheck(path, 0, 0, 0, "", 0, 0, "", error.flaw, error.reason)
     except FileNotFoundError:
-        reason = "the link leads nowhere" if os.path.islink(real) else "there is no such file"  # noqa: PTH114 (as above)
+        is_link = Path(to_path(path)).is_symlink()
+        reason = "the link leads nowhere" if is_link else "there is no such file"
         return FileCheck(path, 0, 0, 0, "", 0, 0, "", "missing", reason)
     except OSError as error:
         return FileCheck(path, 0, 0, 0, "", 0, 0, "", "unreadable", error.strerror or str(error))
@@ -112,23 +128,33 @@ def _highest(numbers: np.ndarray) -> int:
     return int(numbers.max()) if numbers.dtype == np.uint16 else -1
 
 
-def _recall(memory: Path, key: str) -> dict[str, FileCheck]:
-    if not memory.exists():
-        return {}
-    table = pd.read_parquet(memory)
+def _table(checks: Sequence[FileCheck]) -> pd.DataFrame:
+    return pd.DataFrame(list(checks), columns=FileCheck._fields).astype(_TYPES)
+
+
+def _pick(known: pd.DataFrame, paths: Sequence[str]) -> dict[str, FileCheck]:
+    """Return what is known of some files."""
+    rows = known.index.get_indexer(pd.Index(list(paths), dtype="str"))
+    picked = known.iloc[rows[rows >= 0]].reset_index()
+    return {row.path: row for row in (FileCheck(*values) for values in picked.itertuples(index=False, name=None))}
+
+
+def _recall(memory: Path, key: str) -> pd.DataFrame:
+    """Return what is known, indexed by path."""
+    table = pd.read_parquet(memory) if memory.exists() else _table([])
     if table.attrs.get("key") != key:
-        return {}
-    return {row.path: row for row in (FileCheck(*values) for values in table.itertuples(index=False, name=None))}
+        table = _table([])
+    return table[list(FileCheck._fields)].astype(_TYPES).set_index("path")
 
 
-def _remember(
-    memory: Path, key: str, known: dict[str, FileCheck], found: Iterable[FileCheck], settled_before: int
-) -> None:
+def _remember(memory: Path, key: str, known: pd.DataFrame, found: pd.DataFrame, settled_before: int) -> None:
     """Keep sound files, as flawed ones are few and worth a second look, but none that was perhaps still written to."""
-    new = {check.path: check for check in found if not check.flaw and check.changed < settled_before}
-    if new.items() <= known.items():
+    new = found[(found["flaw"] == "") & (found["changed"] < settled_before)]
+    before = known.reset_index()
+    is_known = before["path"].isin(new["path"])
+    if new.merge(before[is_known]).shape == new.shape:
         return
-    table = pd.DataFrame((known | new).values(), columns=FileCheck._fields)
+    table = pd.concat([before[~is_known], new], ignore_index=True)
     table.attrs["key"] = key
     with atomic_file(memory) as temporary:
         table.to_parquet(temporary, index=False)

@@ -7,7 +7,6 @@ Legend: H height, W width in pixels.
 
 import io
 import logging
-import stat
 import warnings
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -19,6 +18,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from graftline.data.decoding import (
     MAX_PIXELS,
+    NO_FILE,
     PLAIN,
     DecodeError,
     DecodeSettings,
@@ -28,7 +28,6 @@ from graftline.data.decoding import (
     to_8_bits,
     to_nothing,
 )
-from graftline.data.file_names import to_path
 from graftline.data.metadata import orientation, turn, without_metadata
 from graftline.data.readers import (
     TiffHeader,
@@ -40,6 +39,7 @@ from graftline.data.readers import (
     read_tiff,
     read_tiff_header,
 )
+from graftline.data.references import open_image
 from graftline.data.signatures import HEAD_BYTES, describe
 
 __all__ = [
@@ -82,7 +82,7 @@ def decode_rgb(image: Path | str | bytes, decoding: Decoding = PLAIN) -> np.ndar
     other metadata matters, be it damaged or large.
 
     Args:
-        image: a file's path, or its bytes.
+        image: a file's path or another reference (`graftline.data.references`), or its bytes.
         decoding: how many pixels it may have, and which numbers become which gray levels.
 
     Returns:
@@ -95,13 +95,10 @@ def decode_rgb(image: Path | str | bytes, decoding: Decoding = PLAIN) -> np.ndar
     if isinstance(image, bytes):
         return decode(io.BytesIO(image), decoding).pixels
     try:
-        path = Path(to_path(image))
-        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe or a device might never end
-            raise DecodeError("unreadable", "this is no file")
-        with path.open("rb") as file:
+        with open_image(image) as file:
             return decode(file, decoding).pixels
     except FileNotFoundError as error:
-        raise DecodeError("missing", "there is no such file") from error
+        raise DecodeError("missing", NO_FILE) from error
     except OSError as error:
         raise DecodeError("unreadable", error.strerror or str(error)) from error
 

@@ -18,6 +18,7 @@ from graftline.data.findings import FINDINGS_FILE, Finding, log_findings, summar
 from graftline.data.overview import log_version
 from graftline.data.percentiles import measure_range
 from graftline.data.readers import missing_modules
+from graftline.data.remote import require_no_secret
 from graftline.data.review import (
     drop_invalid,
     explain_single_class,
@@ -119,6 +120,7 @@ class Ingest:
     directory: str = "data"
 
     def __post_init__(self) -> None:
+        require_no_secret(self.path or "", "Ingest.path")
         if self.name is None:
             return
         if not re.fullmatch(r"[\w.-]+", self.name) or self.name.startswith("."):
@@ -231,8 +233,20 @@ class Ingest:
                 "pip install 'graftline[tiff]'."
             )
 
+    def list_images(self) -> tuple[pd.DataFrame, tuple[str, ...]]:
+        """List the images, without a look into them.
+
+        Returns:
+            A row per image, ordered by path, with the columns path, label, split, group, weight and stratum; and the
+            names of the classes in order.
+
+        Raises:
+            UserError: there is nothing to read.
+        """
+        listing = self._list()
+        return listing.images, listing.class_names
+
     def _list(self) -> "_Listing":
-        """List the images, without a look into them."""
         logger.info(f"Reading {self.dataset_name()}" + (f" from {self.path}" if self.path else ""))
         images, class_names = _tidy(self.source.read(None if self.path is None else Path(self.path)))
         return _Listing(images, class_names)

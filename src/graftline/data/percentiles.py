@@ -4,13 +4,12 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
 from graftline.data.decode import decode
 from graftline.data.decoding import Decoding
-from graftline.data.file_names import to_path
+from graftline.data.references import open_image
 from graftline.errors import UserError
 
 MOST_IMAGES = 1000
@@ -57,6 +56,6 @@ def _sample(path: str, decoding: Decoding) -> np.ndarray:
             values = flat[places].astype(np.float64)
             found.append(values[np.isfinite(values)])
 
-    with Path(to_path(path)).open("rb") as file:
+    with open_image(path) as file:
         decode(file, decoding, look)
     return found[-1]

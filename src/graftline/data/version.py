@@ -20,6 +20,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,14 @@ from graftline.data.changes import count_changes
 from graftline.data.decisions import NO_DECISIONS, write_decisions
 from graftline.data.decoding import PLAIN, Decoding
 from graftline.data.departed import HISTORY_COLUMNS, find_departed, write_departed
+from graftline.data.references import find_url
 from graftline.errors import UserError
 from graftline.files import atomic_directory, write_json
 
 SPLITS = ("train", "validation", "test")
 COLUMNS = ("path", "label", "split", "group", "weight", "stratum", "sha256", "width", "height")
 _FORMAT = 2  # raise it when the files' layout changes; format 1 had no parent, split digests and departed images
+_AT_ONCE = 10_000  # rows that are made into objects, which take many times the room of columns
 _DIGEST_FORMAT = 1  # raise it when the digest covers something else: all digests change
 
 
@@ -367,15 +370,22 @@ def _read_summary(directory: Path) -> dict[str, Any]:
 def _common_folder(paths: "pd.Series[str]") -> str:
     """Return the deepest folder that holds all of the absolute ``paths``."""
     first, last = paths.min(), paths.max()  # what these two share at their start, all between them share
-    return os.path.commonpath([os.path.dirname(first), os.path.dirname(last)])  # noqa: PTH120 (strings)
+    folder = os.path.commonpath([os.path.dirname(first), os.path.dirname(last)])  # noqa: PTH120 (strings)
+    return find_url(folder) or folder
 
 
 def _digest(manifest: pd.DataFrame, class_names: tuple[str, ...], decoding: Decoding) -> str:
     """Return 16 hex digits for a manifest with relative paths."""
-    missing = manifest.isna()
-    rows = zip(*(manifest[column].astype(object).mask(missing[column], None) for column in COLUMNS), strict=True)
+    parts = (manifest.iloc[start : start + _AT_ONCE] for start in range(0, len(manifest), _AT_ONCE))
+    rows = chain.from_iterable(map(_as_rows, parts))
     settings = [identity] if (identity := decoding.identity()) else []
     return _hash([_DIGEST_FORMAT, class_names, *settings], rows)
+
+
+def _as_rows(manifest: pd.DataFrame) -> Iterable[tuple[Any, ...]]:
+    """Return the rows of a manifest, with None where a value is missing."""
+    missing = manifest.isna()
+    return zip(*(manifest[column].astype(object).mask(missing[column], None) for column in COLUMNS), strict=True)
 
 
 def _hash(head: Any, rows: Iterable[tuple[Any, ...]]) -> str:

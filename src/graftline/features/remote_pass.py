@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from graftline.backbones.onnx import open_session
+from graftline.data.references import file_of
 from graftline.data.version import Samples
 from graftline.features.engine import Batches, Engine
 from graftline.features.frozen_pass import ActivationRequest, ImageBatcher
@@ -50,7 +51,8 @@ def spread_over(ray_cluster: RayCluster, engine: Engine, exported: Path) -> Engi
         def tasks() -> Iterator[tuple[Any, ActivationRequest, list[int]]]:
             for images, parts in _in_tasks(batches):
                 if not sizes:
-                    ray_cluster.check_paths([Path(images.request.samples.paths[parts[0][0]])])
+                    file = file_of(images.request.samples.paths[parts[0][0]])
+                    ray_cluster.check_paths([] if file is None else [file])
                 sizes.append([len(rows) for rows in parts])
                 yield trunk, _part(images.request, [row for rows in parts for row in rows]), sizes[-1]
 

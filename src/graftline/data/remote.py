@@ -1,0 +1,185 @@
+"""Read files by URL (s3://, gs://, http://, and what else fsspec knows), each kept in a cache on this machine's disk.
+
+S3 and Google's storage are read by Arrow, which is installed anyway; everything else by fsspec, which torch needs.
+
+A file is downloaded once, as a whole. The cache may hold GRAFTLINE_REMOTE_GB (50); what was not read for longest goes.
+A connection that breaks is tried again, later each time, and that is logged. Credentials are those that the tools of
+each storage find themselves; they belong into no URL, as that is kept and logged.
+"""
+
+import logging
+import os
+import re
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from graftline.data.references import find_url
+from graftline.errors import UserError, first_line, no_room
+from graftline.files import atomic_file, cache_directory, digest
+from graftline.locks import Lock
+
+logger = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
+
+WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before each further try
+_SECRET = re.compile(r"://[^/]*@|[?&][^=]*(sig|token|key|secret|credential|password)[^=]*=", re.IGNORECASE)
+_NO_ACCESS = re.compile(
+    r"ACCESS_DENIED|InvalidAccessKeyId|SignatureDoesNotMatch|HTTP status 40[13]\b|\b40[13]\b|credentials", re.IGNORECASE
+)
+_PIECE = 8 * 2**20  # bytes read at once
+_WORTH_A_LINE = 10_000_000  # bytes
+_FRESH = 60.0  # seconds in which a use is not noted again
+_WAYS_IN = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the profile in ~/.aws",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS, or `gcloud auth application-default login`",
+}
+
+
+class RemoteStatus(NamedTuple):
+    """What changes when a file at a URL does."""
+
+    size: int  # bytes
+    stamp: int  # of time and tag, whatever the storage gives
+
+
+def require_no_secret(url: str, argument: str) -> None:
+    """Raise a UserError, which does not repeat it, if a URL holds a password or a key."""
+    if find_url(url) is not None and _SECRET.search(url):
+        raise UserError(
+            f"{argument} is a URL with a password or key in it, which would be kept and logged: leave it out, and give "
+            "it as the storage's own tools take it, such as by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+        )
+
+
+@lru_cache(maxsize=100_000)
+def remote_status(url: str) -> RemoteStatus:
+    """Return what tells whether a file at a URL has changed; asked once by each process.
+
+    Raises:
+        OSError: there is no such file.
+        UserError: it cannot be reached.
+    """
+    found = _try(url, lambda system, path: system.info(path))
+    stamp = [str(found.get(name)) for name in ("mtime", "LastModified", "created", "ETag", "etag")]
+    return RemoteStatus(int(found.get("size") or 0), int(digest(stamp)[:15], 16))
+
+
+def list_urls(url: str, suffix: str) -> list[str]:
+    """Return the URLs of the files with a suffix below one, in order.
+
+    Raises:
+        UserError: it cannot be reached.
+    """
+    scheme = url.partition("://")[0]
+    paths = _try(url, lambda system, path: system.find(path))
+    return sorted(find_url(path) or f"{scheme}://{path.lstrip('/')}" for path in paths if path.endswith(suffix))
+
+
+def fetch(url: str) -> Path:
+    """Return a file of the cache with the content of a URL, which is downloaded unless it is there.
+
+    Raises:
+        OSError: there is no such file.
+        UserError: it cannot be reached.
+    """
+    status = remote_status(url)
+    folder = cache_directory() / "remote"
+    name = re.sub(r"[^\w.-]", "_", url.rpartition("/")[2])
+    file = folder / f"{digest([url, *status])}-{name}"
+    try:
+        if time.time() - file.stat().st_mtime > _FRESH:
+            os.utime(file)  # the time of its last use
+    except FileNotFoundError:
+        with Lock(folder / f"{file.name}.lock", shared=False, on_wait=lambda: None, temporary=True):
+            if not file.exists():
+                if status.size >= _WORTH_A_LINE:
+                    logger.info(f"Downloading {url} ({status.size / 1e6:,.0f} MB)")
+                _download(url, file, status.size)
+                _evict(folder, file)
+    return file
+
+
+def _download(url: str, file: Path, size: int) -> None:
+    with atomic_file(file) as temporary:
+
+        def copy(system: Any, path: str) -> None:
+            """Go on where an earlier try ended, where the storage can."""
+            with temporary.open("ab") as output, system.open(path, "rb") as remote:
+                try:
+                    remote.seek(output.tell())
+                except ValueError:  # a server that sends files from their start only
+                    output.truncate(0)
+                while piece := remote.read(_PIECE):
+                    output.write(piece)
+            if size and temporary.stat().st_size != size:
+                raise ConnectionError(f"{temporary.stat().st_size:,} of {size:,} bytes came")
+
+        _try(url, copy)
+
+
+def _evict(folder: Path, newest: Path) -> None:
+    """Remove what was not read for longest until the cache is within its limit; ``newest`` stays."""
+    limit = float(os.environ.get("GRAFTLINE_REMOTE_GB", "50")) * 1e9
+    files = sorted(
+        ((status.st_mtime, status.st_size, file) for file in folder.glob("*-*") for status in [file.stat()]),
+        key=lambda one: one[0],
+    )
+    total = sum(size for _, size, _ in files)
+    for _, size, file in files:
+        if total > limit and file != newest and file.suffix != ".lock":
+            file.unlink(missing_ok=True)  # who reads it just now keeps it
+            total -= size
+
+
+def _try(url: str, work: Callable[[Any, str], Answer]) -> Answer:
+    """Return what work on a file system and a path in it gives, tried again where the connection breaks."""
+    for wait in (*WAITS, None):
+        try:
+            system, path = _open(url)
+            return work(system, path)
+        except Exception as error:  # each storage has errors of its own
+            cause = error.__cause__ or error  # fsspec says of any answer of a server that there is no such file
+            is_missing = isinstance(error, FileNotFoundError) and getattr(cause, "status", 404) == 404
+            if is_missing or no_room(error) is not None:  # the latter of our own disk
+                raise
+            reason = first_line(cause)
+            scheme = url.partition("://")[0]
+            if isinstance(cause, PermissionError) or _NO_ACCESS.search(reason.replace(url, "")):
+                ways = _WAYS_IN.get(scheme, "what its server asks for")
+                raise UserError(f"There is no access to {url}: check the credentials ({ways}).") from error
+            if isinstance(error, ImportError | ValueError):
+                raise UserError(f"{url} cannot be read ({reason}): install what reads {scheme}://.") from error
+            if wait is None:
+                raise UserError(
+                    f"{url} cannot be reached ({reason}), after {len(WAITS) + 1} tries: check the address and the "
+                    "network, then run the same command again."
+                ) from error
+            logger.warning(f"The connection to {url} broke ({reason}): trying again in {wait:g} s.")
+            time.sleep(wait)
+    raise AssertionError
+
+
+def _open(url: str) -> tuple[Any, str]:
+    """Return the file system of a URL, and the path in it."""
+    import fsspec  # not at the top, as the predictor's container may lack it
+
+    scheme, _, path = url.partition("://")
+    if scheme in ("s3", "gs"):
+        return _arrow(scheme), path
+    system, path = fsspec.core.url_to_fs(url)
+    return system, path
+
+
+@lru_cache
+def _arrow(scheme: str) -> Any:
+    from fsspec.implementations.arrow import ArrowFSWrapper
+    from pyarrow import fs
+
+    if scheme == "gs":
+        return ArrowFSWrapper(fs.GcsFileSystem())
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    return ArrowFSWrapper(fs.S3FileSystem(endpoint_override=endpoint))

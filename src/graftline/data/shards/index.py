@@ -1,0 +1,206 @@
+"""Keep the index of a shard: a Parquet file beside it that tells where each image lies and what is known of it.
+
+A shard is a tar in WebDataset's layout (https://github.com/webdataset/webdataset): files that share a name up to its
+first dot belong together, as ``0001.jpg``, ``0001.cls`` (the number of the class) and ``0001.json`` do.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import posixpath
+import tarfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from graftline.data.file_names import to_text
+from graftline.data.references import find_url, is_there, open_image, read_status
+from graftline.data.remote import fetch
+from graftline.data.sources.source import IMAGE_SUFFIXES, find_split, tidy_label
+from graftline.data.walk import is_leftover
+from graftline.errors import UserError, first_line
+from graftline.files import atomic_file
+
+logger = logging.getLogger(__name__)
+
+SCHEMA = pa.schema(
+    {
+        "shard": pa.string(),  # the tar's name
+        "name": pa.string(),  # of the image in it
+        "offset": pa.int64(),  # of the image's first byte
+        "size": pa.int64(),  # bytes
+        "sha256": pa.string(),  # in hex
+        "label": pa.string(),
+        "class_index": pa.int64(),  # from 0; null where nobody numbered the classes
+        "group": pa.string(),
+        "split": pa.string(),  # as the source has given it
+        "weight": pa.float32(),
+        "stratum": pa.string(),
+    }
+)
+KNOWN = ("label", "split", "group", "weight", "stratum")  # what the .json of an image may tell
+_PIECE = 2**20  # bytes read at once
+_SIZE = b"graftline.shard_bytes"
+
+
+def index_path(shard: Path) -> Path:
+    """Return where the index of a shard lies: beside it, or in the cache where nobody has put one beside it."""
+    beside, url = shard.with_suffix(".index.parquet"), find_url(shard)
+    if url is None or is_there(str(beside)):
+        return beside
+    return fetch(url).with_suffix(".index.parquet")
+
+
+def write_index(rows: Iterable[Mapping[str, Any]], shard: Path, file: Path) -> pa.Table:
+    """Write the index of a shard, which must be complete, and return it.
+
+    Args:
+        rows: the values of `SCHEMA` but for the shard's name, for each image; what is missing is unknown.
+        shard: the tar.
+        file: where the index is to appear.
+    """
+    table = pa.Table.from_pylist([{"shard": shard.name, **row} for row in rows], SCHEMA)
+    table = table.replace_schema_metadata({_SIZE: str(read_status(str(shard)).size)})
+    with atomic_file(file) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+    return table
+
+
+def read_index(shard: Path, file: Path) -> pa.Table:
+    """Read the index of a shard.
+
+    Raises:
+        UserError: it is none of ours, it is damaged, or the shard is another than it was.
+    """
+    way_out = f"remove {file}, and the shard is indexed anew"
+    try:
+        with open_image(file) as content:
+            table = pq.read_table(content)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"The index {file} cannot be read ({first_line(error)}): {way_out}.") from error
+    written = int((table.schema.metadata or {}).get(_SIZE, -1))
+    if not set(SCHEMA.names) <= set(table.column_names) or written < 0:
+        raise UserError(f"The index {file} does not fit, it is none of a shard: {way_out}.")
+    if (size := read_status(str(shard)).size) != written:
+        raise UserError(
+            f"The shard {shard} has changed since it was indexed, from {written:,} to {size:,} bytes: put the earlier "
+            f"one back, or {way_out}."
+        )
+    ends = pc.max(pc.add(table["offset"], table["size"])).as_py() or 0
+    if ends > size:
+        raise UserError(f"The index {file} does not fit, its last image ends behind the shard's end: {way_out}.")
+    return table.select(SCHEMA.names).cast(SCHEMA)
+
+
+def make_index(shard: Path, file: Path) -> pa.Table:
+    """Read a shard that has no index, and write one beside it if that is allowed.
+
+    Raises:
+        UserError: it is no tar, it is compressed or not whole, or an image has two files or what is no label.
+    """
+    try:
+        with open_image(shard) as opened:
+            rows = list(_rows(shard, opened))
+    except (tarfile.TarError, EOFError) as error:
+        raise UserError(
+            f"{shard} cannot be read as a tar ({first_line(error)}): shards are plain tars, neither compressed nor cut "
+            "short; write it anew."
+        ) from error
+    try:
+        return write_index(rows, shard, file)
+    except PermissionError:
+        logger.warning(f"There is no access to {file.parent}: {shard.name} is indexed anew each time.")
+        return pa.Table.from_pylist([{"shard": shard.name, **row} for row in rows], SCHEMA)
+
+
+@dataclass
+class _Sample:
+    """The files of one key."""
+
+    image: dict[str, Any] | None = None
+    known: dict[str, Any] = field(default_factory=dict)
+    number: str | None = None
+
+
+def _rows(shard: Path, opened: BinaryIO) -> Iterable[dict[str, Any]]:
+    """Return the rows of an index but for the shard's name."""
+    samples: dict[str, _Sample] = {}
+    with tarfile.open(fileobj=opened, mode="r:") as tar:
+        for member in tar:
+            folder, name = posixpath.split(to_text(member.name))
+            stem, _, kind = name.partition(".")
+            if not member.isreg() or is_leftover(name):
+                continue
+            sample = samples.setdefault(posixpath.join(folder, stem), _Sample())
+            opened.seek(member.offset_data)  # tar.extractfile takes five times as long; tar finds its place again
+            if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122 (a name)
+                if sample.image is not None:
+                    raise UserError(
+                        f"{shard} has two images of one key ({sample.image['name']}, {member.name}), and a classifier "
+                        "takes one: write the others to shards of their own."
+                    )
+                sample.image = {
+                    "name": to_text(member.name),
+                    "offset": member.offset_data,
+                    "size": member.size,
+                    "sha256": _digest(opened, member.size),
+                }
+            elif kind == "cls":
+                sample.number = opened.read(member.size).decode("utf-8", "replace").strip()
+            elif kind == "json":
+                sample.known = _known(opened.read(member.size), member.name, shard)
+    for sample in samples.values():
+        if sample.image is not None:
+            yield {**sample.image, **_describe(sample)}
+
+
+def _digest(content: IO[bytes], size: int) -> str:
+    total, left = hashlib.sha256(), size
+    while piece := content.read(min(left, _PIECE)):
+        total.update(piece)
+        left -= len(piece)
+    if left:
+        raise EOFError("it ends within an image")
+    return total.hexdigest()
+
+
+def _known(content: bytes, name: str, shard: Path) -> dict[str, Any]:
+    """Return what the .json of an image tells that we know of.
+
+    Raises:
+        UserError: it is none, or its label is a list.
+    """
+    try:
+        told = json.loads(content)
+        known = {key: told[key] for key in KNOWN if told.get(key) is not None}
+    except (ValueError, AttributeError) as error:
+        raise UserError(
+            f"{name} in {shard} is no JSON of names and values ({first_line(error)}): write it anew."
+        ) from error
+    if wrong := [key for key, value in known.items() if not isinstance(value, str | int | float)]:
+        raise UserError(
+            f"The {wrong[0]} that {name} in {shard} tells is {known[wrong[0]]!r}, and has to be one name or number: "
+            "write the shard anew."
+        )
+    return known
+
+
+def _describe(sample: _Sample) -> dict[str, Any]:
+    """Return the label of an image, and whatever else is known of it.
+
+    Its .json tells the label, else its .cls, else the folder that it lies in.
+    """
+    assert sample.image is not None
+    known = {key: value if key == "weight" else tidy_label(str(value)) for key, value in sample.known.items()}
+    number = sample.number if sample.number is not None and sample.number.isdecimal() else None
+    folder = posixpath.basename(posixpath.dirname(sample.image["name"]))
+    label = known.pop("label", None) or sample.number or tidy_label(folder) or None
+    if (split := known.get("split")) is not None:
+        known["split"] = find_split(split)
+    return {"label": label, "class_index": None if number is None else int(number), **known}

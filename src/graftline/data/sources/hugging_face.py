@@ -1,0 +1,133 @@
+"""Read a Hugging Face dataset, from disk or from the hub, through the package datasets."""
+
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from PIL import Image
+
+from graftline.console import progress
+from graftline.data.shards.write import is_done, write_shard
+from graftline.data.sources.shards import Shards
+from graftline.data.sources.source import find_split, join_names
+from graftline.errors import UserError, first_line
+from graftline.files import digest
+
+_PER_SHARD = 2000  # images
+
+
+@dataclass(frozen=True)
+class HuggingFace:
+    """List the images of a Hugging Face dataset (Hydra target).
+
+    Its images lie in Arrow files: they are written to shards in the cache, once, and read from there. Splits keep their
+    names where these are train, validation and test.
+
+    Attributes:
+        image: the column of images; None for the only one.
+        label: the column of classes; None for the only one.
+        cache: gets the shards, keyed by the fingerprints of the dataset.
+    """
+
+    image: str | None = None
+    label: str | None = None
+    cache: str = "cache/hf"
+
+    def read(self, path: Path | None) -> pd.DataFrame:
+        """Write the images to shards, unless they are there, and list them.
+
+        Raises:
+            UserError: the package is not installed, there is no such dataset, or its columns leave a choice.
+        """
+        if path is None:
+            raise UserError("Ingest.path is not given: name a folder of save_to_disk, or a dataset of the hub.")
+        if find_spec("datasets") is None:
+            raise UserError("datasets is not installed, which reads them: pip install 'graftline[hf]'.")
+        parts = _load(path)
+        are_splits = len(parts) > 1 and all(map(find_split, parts))
+        columns = {name: self._columns(part, path) for name, part in parts.items()}
+        prints = [[name, part._fingerprint, *columns[name]] for name, part in parts.items()]
+        folder = Path(self.cache).absolute() / digest(prints)
+        with progress("Writing images into shards", total=sum(map(len, parts.values()))) as bar:
+            for name, part in parts.items():
+                for start in range(0, len(part), _PER_SHARD):
+                    shard = folder / f"{name}-{start // _PER_SHARD:06}.tar"
+                    some = part.select(range(start, min(start + _PER_SHARD, len(part))))
+                    if not is_done(shard):
+                        split = find_split(name) if are_splits else None
+                        write_shard(shard, _images(some, start, name, split, *columns[name]))
+                    bar.advance(bar.task_ids[0], len(some))
+        return Shards(workers=1).read(folder)
+
+    def _columns(self, part: Any, path: Path) -> tuple[str, str]:
+        """Return the names of the columns of images and of classes.
+
+        Raises:
+            UserError: there is none, or several.
+        """
+        import datasets
+
+        found: dict[str, str] = {}
+        for argument, kind in (("image", datasets.Image), ("label", datasets.ClassLabel)):
+            names = [name for name, feature in part.features.items() if isinstance(feature, kind)]
+            possible = names if argument == "image" else list(part.features)
+            named = getattr(self, argument) or (names[0] if len(names) == 1 else None)
+            if named is None or named not in possible:
+                told = f"no column '{named}' of that kind" if named else f"{len(names)} columns of {kind.__name__}"
+                raise UserError(
+                    f"{path} has {told}: set HuggingFace.{argument} to one of {join_names(names or possible)}."
+                )
+            found[argument] = named
+        return found["image"], found["label"]
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """Return the parts of a dataset by the names of their splits; "all" where it has none."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    try:
+        found = datasets.load_from_disk(str(path)) if path.is_dir() else datasets.load_dataset(str(path))
+    except Exception as error:  # the hub's client and Arrow have errors of their own
+        what = "a folder of save_to_disk" if path.is_dir() else "a dataset of the hub, or it cannot be reached"
+        raise UserError(f"{path} is not {what} ({first_line(error)}): give another Ingest.path.") from error
+    return {"all": found} if isinstance(found, datasets.Dataset) else dict(found)
+
+
+def _images(
+    part: Any, start: int, name: str, split: str | None, image: str, label: str
+) -> Iterator[tuple[Mapping[str, Any], bytes]]:
+    """Yield what is known of each image, and its file as it is."""
+    import datasets
+
+    part = part.cast_column(image, datasets.Image(decode=False))
+    names = getattr(part.features[label], "names", None)
+    for number, row in enumerate(part.select_columns([image, label]), start):
+        value, found = row[label], row[image]
+        if names and value is not None:
+            value = names[value] if value >= 0 else None  # -1: nobody knows
+        content = found["bytes"] or Path(found["path"]).read_bytes()
+        yield (
+            {
+                "label": None if value is None else str(value),
+                "class_index": names.index(value) if names and value is not None else None,
+                "split": split,
+                "key": f"{name}/{number:09}",
+                "suffix": _suffix(content),
+                "source": found["path"] or f"{name}/{number}",
+            },
+            content,
+        )
+
+
+def _suffix(content: bytes) -> str:
+    """Return the suffix of an image's file by its content."""
+    try:
+        with Image.open(io.BytesIO(content)) as opened:
+            return f".{str(opened.format).lower()}".replace("jpeg", "jpg").replace("mpo", "jpg")
+    except OSError:  # ingest says what it is
+        return ".jpg"

@@ -1,0 +1,149 @@
+"""List the images of shards: tars as WebDataset lays them out, read by random access."""
+
+import json
+import logging
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from graftline.console import track
+from graftline.data.references import DIGITS, OFFSET_DIGITS, find_url, is_there
+from graftline.data.remote import fetch, list_urls
+from graftline.data.shards.index import index_path, make_index, read_index
+from graftline.data.shards.processes import in_processes
+from graftline.data.shards.write import SUMMARY
+from graftline.data.sources.source import find_split, join_names, require
+from graftline.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_COMPRESSED = ("*.tar.gz", "*.tgz", "*.tar.bz2", "*.tar.xz", "*.tar.zst")
+
+
+@dataclass(frozen=True)
+class Shards:
+    """List the images in a folder of tars (Hydra target).
+
+    The files of an image share a name up to its first dot: ``0001.jpg``, and ``0001.json`` with its label, or
+    ``0001.cls``. Where there is neither, the folder in the tar is the label. An index beside each tar tells where its
+    images lie; a tar of another tool gets one when it is first read. Images are never unpacked.
+
+    Attributes:
+        workers: processes that index tars; 0 for one per core.
+    """
+
+    workers: int = 0
+
+    def read(self, path: Path | None) -> pd.DataFrame:
+        """List the images.
+
+        Raises:
+            UserError: no tars, one that is compressed or not whole, an index that does not fit, or a shard is missing.
+        """
+        url = None if path is None else find_url(path)
+        shards = _find(require(path, "a folder of shards")) if url is None else _find_remote(url)
+        new = [shard for shard in shards if not is_there(str(index_path(shard)))]
+        for _ in track(in_processes(_index, new, self.workers), "Indexing shards", len(new)) if new else ():
+            pass
+        return _list(shards, [read_or_make(shard) for shard in shards])
+
+
+def read_or_make(shard: Path) -> pa.Table:
+    """Return the index of a shard, which is made where it could not be written beside it."""
+    file = index_path(shard)
+    return read_index(shard, file) if is_there(str(file)) else make_index(shard, file)
+
+
+def _index(shard: Path) -> None:
+    make_index(shard, index_path(shard))
+
+
+def _find(given: Path) -> list[Path]:
+    """Return the shards of a folder, in order.
+
+    Raises:
+        UserError: there are none, or fewer than were written.
+    """
+    if given.is_file():
+        return [_require_tar(given)]
+    shards = sorted(given.rglob("*.tar"))
+    if not shards:
+        others = sorted(file for pattern in _COMPRESSED for file in given.rglob(pattern))
+        if others:
+            _require_tar(others[0])
+        raise UserError(f"{given} holds no .tar: give a folder of shards, or use Folder() for one of images.")
+    if (given / SUMMARY).exists():
+        names = _names((given / SUMMARY).read_text(encoding="utf-8"))
+        if missing := sorted(set(names) - {shard.name for shard in shards}):
+            raise UserError(
+                f"{given} lacks {len(missing):,} of {len(names):,} shards ({join_names(missing)}): write them with the "
+                "command that wrote the others, or copy them there."
+            )
+    return shards
+
+
+def _names(summary: str) -> list[str]:
+    """Return the names of the shards that are to be in a folder."""
+    told = json.loads(summary)
+    return [f"{told['name']}-{number:06}.tar" for number in range(told["shards"])]
+
+
+def _find_remote(url: str) -> list[Path]:
+    """Return the shards at a URL, in order: those that its summary names, as not every server lists its files."""
+    if url.endswith(".tar"):
+        return [Path(url)]
+    with suppress(OSError):
+        return [Path(f"{url}/{name}") for name in _names(fetch(f"{url.rstrip('/')}/{SUMMARY}").read_text("utf-8"))]
+    if not (found := list_urls(url, ".tar")):
+        raise UserError(f"{url} holds no .tar: give the folder of shards.")
+    return [Path(one) for one in found]
+
+
+def _require_tar(file: Path) -> Path:
+    if file.suffix != ".tar":
+        raise UserError(
+            f"{file} is no plain tar, and shards are read by random access: unpack it to a .tar, or use Archive()."
+        )
+    return file
+
+
+def _list(shards: list[Path], indices: list[pa.Table]) -> pd.DataFrame:
+    """Return a source's columns of all images in these shards, whose indices are given."""
+    parts = []
+    words = [_split_of(shard) for shard in shards]
+    is_told = "train" in words and all(words)
+    for shard, index, word in zip(shards, indices, words, strict=True):
+        offset = pc.utf8_lpad(index["offset"].cast(pa.string()), OFFSET_DIGITS, "0")
+        digest = pc.utf8_slice_codeunits(index["sha256"], 0, DIGITS)
+        place = pc.binary_join_element_wise(offset, index["size"].cast(pa.string()), digest, "+")
+        file = find_url(shard) or str(shard)
+        part = index.append_column("path", pc.binary_join_element_wise(file, place, index["name"], "/"))
+        if is_told and part["split"].null_count == len(part):
+            part = part.set_column(part.column_names.index("split"), "split", pa.repeat(word, len(part)))
+        parts.append(part.select(["path", "label", "class_index", "split", "group", "weight", "stratum"]))
+    images: pd.DataFrame = pa.concat_tables(parts).to_pandas()
+    if images.empty:
+        raise UserError(f"{shards[0].parent} holds no images in its {len(shards):,} tars: give another folder.")
+    if images["split"].isna().all():
+        images = images.drop(columns="split")
+    return images.assign(label=_in_order(images)).drop(columns="class_index")
+
+
+def _split_of(shard: Path) -> str | None:
+    """Return the split that the name of a shard or of its folder tells, as in imagenet-train-000000.tar."""
+    words = [*re.split(r"[-_.]", shard.stem), shard.parent.name]
+    return next((split for word in words if (split := find_split(word)) is not None), None)
+
+
+def _in_order(images: pd.DataFrame) -> "pd.Series[Any]":
+    """Return the labels; of categories in the order of their numbers, where each has one of its own."""
+    pairs = images[["class_index", "label"]].drop_duplicates()
+    if pairs.isna().any().any() or not (pairs["label"].is_unique and pairs["class_index"].is_unique):
+        return images["label"]
+    return images["label"].astype(pd.CategoricalDtype(pairs.sort_values("class_index")["label"].tolist()))

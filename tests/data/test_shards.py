@@ -1,0 +1,242 @@
+"""Shards hold what was put in, any tool reads them, and one that has changed is told apart."""
+
+import io
+import json
+import tarfile
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from ingested import ingest
+
+from conftest import paint
+from graftline.data.decode import DecodeError, decode_rgb
+from graftline.data.ingest import Ingest
+from graftline.data.loaders import DrawSampler
+from graftline.data.references import find_place, open_image
+from graftline.data.shards.write import WrittenShards, write_shards
+from graftline.data.sources.folder import Folder
+from graftline.data.sources.shards import Shards
+from graftline.data.sources.table import Table
+from graftline.data.split import Split
+from graftline.errors import UserError
+
+from .conftest import MakeFolder, MakeImage
+
+read = Shards(workers=1).read
+
+
+def shard(source: Folder | Table, path: Path, out: Path, workers: int = 1, shard_bytes: int = 20_000) -> WrittenShards:
+    images, class_names = Ingest("pets", str(path), source, Split()).list_images()
+    return write_shards(images, class_names, out, "pets", shard_bytes, workers)
+
+
+@pytest.fixture
+def table(tmp_path: Path, make_image: MakeImage) -> Path:
+    """A table with all that can be known, names that are no keys, and an image that is not there."""
+    rows = [
+        ("a.b.png", "dog", "train", "ann", 0.5, "old"),
+        ("a.b.PNG", "cat", "validation", "bob", 1.0, "young"),
+        ("sub/a.b.png", "cat", "test", "cleo", 2.0, "old"),
+        ("gone.png", "cat", "test", "cleo", 2.0, "old"),
+    ]
+    for seed, (name, *_) in enumerate(rows[:3]):
+        make_image(tmp_path / "images" / name, seed)
+    file = tmp_path / "images" / "labels.csv"
+    pd.DataFrame(rows, columns=["path", "label", "split", "group", "weight", "stratum"]).to_csv(file, index=False)
+    return file
+
+
+def test_they_give_back_what_was_put_in(tmp_path: Path, table: Path) -> None:
+    written = shard(Table(), table, tmp_path / "out")
+    assert (written.images, [Path(path).name for path in written.left_out]) == (3, ["gone.png"])
+
+    before = Table().read(table).iloc[:3]
+    images = read(tmp_path / "out")
+    columns = before.columns.tolist()
+    content = {open_image(path).read(): row for path, *row in images[columns].itertuples(index=False)}
+    assert content == {Path(path).read_bytes(): row for path, *row in before.itertuples(index=False)}
+    for path in images["path"]:
+        assert decode_rgb(path).shape == (12, 16, 3)
+
+
+def test_any_tool_reads_them(tmp_path: Path, table: Path) -> None:
+    """By WebDataset's convention, which is to split the name at the first dot of its last part."""
+    shard(Table(), table, tmp_path / "out")
+    (file,) = (tmp_path / "out").glob("*.tar")
+    with tarfile.open(file) as tar:
+        contents = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+    keys = {name[: len(name) - len(Path(name).name)] + Path(name).name.partition(".")[0] for name in contents}
+    assert len(keys) == 3
+    for key in keys:
+        assert sorted(name[len(key) :] for name in contents if name.startswith(f"{key}.")) == [".cls", ".json", ".png"]
+        told = json.loads(contents[f"{key}.json"])
+        assert ["cat", "dog"][int(contents[f"{key}.cls"])] == told["label"]
+        assert (table.parent / told["source"]).read_bytes() == contents[f"{key}.png"]
+
+
+def test_an_index_that_is_made_again_is_the_same(tmp_path: Path, table: Path) -> None:
+    shard(Table(), table, tmp_path / "out")
+    before = read(tmp_path / "out")
+    (file,) = (tmp_path / "out").glob("*.index.parquet")
+    content = pd.read_parquet(file)
+    file.unlink()
+    pd.testing.assert_frame_equal(read(tmp_path / "out"), before)
+    pd.testing.assert_frame_equal(pd.read_parquet(file), content)
+
+
+def test_processes_write_the_same_bytes(tmp_path: Path, make_folder: MakeFolder) -> None:
+    folder = make_folder(tmp_path / "pets", cat=20, dog=11)
+    assert shard(Folder(), folder, tmp_path / "one", workers=1).count > 3
+    shard(Folder(), folder, tmp_path / "two", workers=2)
+    one, two = ({file.name: file.read_bytes() for file in (tmp_path / name).iterdir()} for name in ("one", "two"))
+    assert one == two
+    labels = read(tmp_path / "two").groupby(lambda row: row // 8)["label"].nunique()
+    assert (labels == 2).all()  # classes are mixed, for tools that read from front to back
+
+
+def test_ingest_divides_them_as_it_divides_the_folder(tmp_path: Path, make_folder: MakeFolder) -> None:
+    folder = make_folder(tmp_path / "pets", cat=20, dog=11)
+    version = ingest(tmp_path, folder).version
+    shard(Folder(), folder, tmp_path / "out")
+    result = ingest(tmp_path, tmp_path / "out", Shards(workers=1))
+    assert result.version.parent == version.digest
+    assert result.version.split_digests == version.split_digests
+    assert result.findings == []
+    assert not ingest(tmp_path, tmp_path / "out", Shards(workers=1)).is_new
+
+    (tmp_path / "out").rename(tmp_path / "moved")
+    moved = ingest(tmp_path, tmp_path / "moved", Shards(workers=1))
+    assert moved.version.digest == result.version.digest
+    assert find_place(moved.version.samples("test").paths[0]).shard.startswith(str(tmp_path / "moved"))  # type: ignore[union-attr]
+
+
+def test_a_second_call_writes_what_is_missing(tmp_path: Path, make_folder: MakeFolder, make_image: MakeImage) -> None:
+    folder = make_folder(tmp_path / "pets", cat=20, dog=11)
+    out = tmp_path / "out"
+    count = shard(Folder(), folder, out).count
+    content = {file.name: file.read_bytes() for file in out.iterdir()}
+    (out / "pets-000001.index.parquet").unlink()  # as after a kill between the two
+    (out / "pets-000002.index.parquet").unlink()
+    (out / "pets-000002.tar").unlink()
+    with pytest.raises(UserError, match=rf"lacks 1 of {count} shards \(pets-000002.tar\): write them with the command"):
+        read(out)
+    assert shard(Folder(), folder, out).already == count - 2
+    assert content == {file.name: file.read_bytes() for file in out.iterdir()}
+
+    make_image(folder / "cat" / "new.png", 99)
+    with pytest.raises(UserError, match="holds shards of other images, or these have changed since"):
+        shard(Folder(), folder, out)
+    with pytest.raises(UserError, match="has room for"):
+        shard(Table(), _huge(tmp_path), tmp_path / "no-room", shard_bytes=2**50)
+
+
+def _huge(tmp_path: Path) -> Path:
+    """Return a table of an image of a petabyte, of which nothing is on the disk."""
+    with (tmp_path / "huge.png").open("wb") as file:
+        file.truncate(2**43)
+    (tmp_path / "huge.csv").write_text("path,label\n" + "huge.png,a\n" * 1000)
+    return tmp_path / "huge.csv"
+
+
+def test_a_shard_that_changed_is_told(tmp_path: Path, make_folder: MakeFolder) -> None:
+    shard(Folder(), make_folder(tmp_path / "pets", cat=20, dog=20), tmp_path / "out")
+    result = ingest(tmp_path, tmp_path / "out", Shards(workers=1))
+    file = tmp_path / "out" / "pets-000001.tar"
+    place = next(
+        place for path in result.version.table()["path"] if (place := find_place(path)) and place.shard == str(file)
+    )
+    with file.open("r+b") as tar:
+        tar.seek(place.offset + 40)
+        tar.write(b"other")
+    with pytest.raises(DecodeError, match=r"pets-000001.tar has changed since it was indexed"):
+        decode_rgb(place.reference)
+    again = ingest(tmp_path, tmp_path / "out", Shards(workers=1))
+    assert [(finding.kind, finding.path) for finding in again.findings] == [("broken", place.reference)]
+
+    with file.open("ab") as tar:
+        tar.write(bytes(512))
+    with pytest.raises(UserError, match=r"has changed since it was indexed, from [\d,]+ to [\d,]+ bytes: put the earl"):
+        read(tmp_path / "out")
+
+
+def pack(file: Path, members: dict[str, bytes | str]) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(file, "w") as tar:
+        for name, content in members.items():
+            info, data = tarfile.TarInfo(name), content.encode() if isinstance(content, str) else content
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return file
+
+
+def png(seed: int) -> bytes:
+    content = io.BytesIO()
+    paint((90, 90, 90), seed, 16).save(content, "PNG")
+    return content.getvalue()
+
+
+def test_those_of_another_tool(tmp_path: Path) -> None:
+    """Labels as numbers, as names in JSON, and as folders; splits by the names of tars."""
+    pack(tmp_path / "x-train-0.tar", {"1.png": png(1), "1.cls": "10", "2.png": png(2), "2.cls": "9", "2.txt": "-"})
+    pack(tmp_path / "x-val-0.tar", {"3.PNG": png(3), "3.json": '{"label": 10, "url": []}', "._3.png": b"-"})
+    images = read(tmp_path)
+    assert images[["label", "split"]].to_numpy().tolist() == [
+        ["10", "train"],
+        ["9", "train"],
+        ["10", "validation"],
+    ]
+    pack(tmp_path / "folders" / "x.tar", {"./cat/1.png": png(1), "./dog/1.png": png(2), "readme.md": "-"})
+    assert read(tmp_path / "folders")["label"].tolist() == ["cat", "dog"]
+    assert list(read(tmp_path / "folders").columns) == ["path", "label", "group", "weight", "stratum"]
+
+
+def test_what_is_no_shard_is_one_sentence(tmp_path: Path, make_folder: MakeFolder) -> None:
+    def refuses(match: str, path: Path) -> None:
+        with pytest.raises(UserError, match=match):
+            read(path)
+
+    refuses(r"holds no \.tar: give a folder of shards, or use Folder", make_folder(tmp_path / "pets", cat=1))
+    (tmp_path / "gz").mkdir()
+    (tmp_path / "gz" / "a.tar.gz").touch()
+    refuses(r"a\.tar\.gz is no plain tar, and shards are read by random access", tmp_path / "gz")
+    refuses(
+        r"has two images of one key \(a\.x\.png, a\.y\.png\)",
+        pack(tmp_path / "a.tar", {"a.x.png": b"x", "a.y.png": b"y"}),
+    )
+    refuses(r"a\.json in .* is no JSON", pack(tmp_path / "b.tar", {"a.json": "{", "a.png": b"x"}))
+    refuses(r"The label that a\.json in .* tells is \['x'\]", pack(tmp_path / "c.tar", {"a.json": '{"label": ["x"]}'}))
+    refuses("holds no images in its 1 tars", pack(tmp_path / "d.tar", {"a.json": "{}"}))
+    whole = pack(tmp_path / "e.tar", {"a.png": png(1) * 20}).read_bytes()
+    (tmp_path / "f.tar").write_bytes(whole[:2000])
+    refuses("f.tar cannot be read as a tar .* neither compressed nor cut short", tmp_path / "f.tar")
+    (tmp_path / "a.tar").write_bytes(b"x")
+    refuses("a.tar cannot be read as a tar", tmp_path / "a.tar")
+
+
+def test_an_index_that_does_not_fit_is_one_sentence(tmp_path: Path) -> None:
+    file, index = pack(tmp_path / "a.tar", {"x/1.png": png(1)}), tmp_path / "a.index.parquet"
+    read(file)
+    good = index.read_bytes()
+    pd.DataFrame({"x": [1]}).to_parquet(index)
+    with pytest.raises(UserError, match=r"a\.index\.parquet does not fit, it is none of a shard: remove"):
+        read(file)
+    index.write_bytes(good[:100])
+    with pytest.raises(
+        UserError, match=r"a\.index\.parquet cannot be read .*: remove .*, and the shard is indexed anew"
+    ):
+        read(file)
+
+
+def test_uneven_shards_give_each_process_as_many_images(tmp_path: Path) -> None:
+    """Order and shares are of the images, not of the shards: one of 1 image and one of 9, for 2 and 3 processes."""
+    pack(tmp_path / "s" / "a.tar", {"x/0.png": png(0)})
+    pack(tmp_path / "s" / "b.tar", {f"{'xy'[number % 2]}/{number}.png": png(number) for number in range(1, 10)})
+    images = read(tmp_path / "s")
+    for world_size in (2, 3):
+        sampler = partial(DrawSampler, len(images), shuffle=True, seed=3, world_size=world_size)
+        shares = [sampler(rank=rank).indices() for rank in range(world_size)]
+        assert {len(share) for share in shares} == {len(images) // world_size}
+        assert len(np.unique(np.concatenate(shares))) == len(images) // world_size * world_size
