@@ -150,7 +150,8 @@ class DatasetVersion:
         rows = [self._read("manifest.parquet", columns) if table is None else table[columns]]
         if self.summary.get("departed", 0) > 0:  # without the file, an image that comes back could change its split
             rows.append(self._read("departed.parquet"))
-        return pd.concat(rows, ignore_index=True).drop_duplicates(ignore_index=True)
+        history: pd.DataFrame = pd.concat(rows, ignore_index=True).drop_duplicates(ignore_index=True)
+        return history
 
     def decisions(self) -> pd.DataFrame:
         """Return what people have decided on images, for this version or one that it grew from.
