@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from factory import Factory
-from workplace import Workplace
+from workplace import Ran, Workplace
 
 
 def main(kills: int = 20, seed: int = 0) -> None:
@@ -33,7 +33,7 @@ def main(kills: int = 20, seed: int = 0) -> None:
         while True:
             factory.paint(2)
             moment, began = chance.uniform(0, whole), time.monotonic()
-            killed = factory.kill(moment)
+            killed = kill(factory, moment)
             if killed.code == -signal.SIGKILL:
                 break
             done, whole = done + 1, time.monotonic() - began  # it was faster than the kill
@@ -51,6 +51,17 @@ def main(kills: int = 20, seed: int = 0) -> None:
     print(
         f"{kills} kills, {done} retrainings, {done} versions, {done} decisions; {resumed} went on with the run begun."
     )
+
+
+def kill(factory: Factory, seconds: float) -> Ran:
+    """Retrain, and kill the process after some seconds; it may be done by then."""
+    process = factory.place.start("retrain", *factory.settings)
+    end = time.monotonic() + seconds
+    while process.code is None and time.monotonic() < end:
+        time.sleep(0.01)
+    if process.code is None:
+        process.send_signal(signal.SIGKILL)
+    return Ran(process.wait(60), process.output)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,13 @@ def find_source(reference: str, tracking: Tracking) -> Source:
     """
     is_name = "/" not in reference and RUN.fullmatch(reference) is None and not Path(reference).expanduser().is_dir()
     if is_name or reference.startswith(REGISTERED):
-        return Registered(reference, tracking.registry())
+        registry = tracking.registry()
+        if is_name and not registry.is_there:
+            raise UserError(
+                f"'{reference}' is no folder here, and there is no {registry.store} that could have a model of this "
+                "name: give a bundle's folder, or the Tracking.uri of the database or server that has the model."
+            )
+        return Registered(reference, registry)
     bundle = find_bundle(reference, tracking)
     return Folder(bundle, bundle.resolve().parent.name if bundle.name == "bundle" else bundle.resolve().name)
 

@@ -9,6 +9,7 @@ from rich.text import Text
 from graftline.console import console
 from graftline.pipeline.health import machine, packages
 from graftline.pipeline.health.finding import Finding, State, checked
+from graftline.pipeline.health.nodes import Nodes, check_nodes
 from graftline.pipeline.stage import StageResult
 from graftline.tracking.tracking import Tracking
 
@@ -35,12 +36,20 @@ class Doctor:
         model: whose golden images are replayed; None: of none.
         folders: where runs write.
         weights_dir: the weights directory.
+        nodes: number of machines that are to train together, on each of which the same command is typed; None: one.
+        devices: that train on each of them, a process on each; None: all GPUs.
+        head: ``HOST:PORT`` at which they meet: the name of one of them, and a free port.
+        images: that all of them have to see.
     """
 
     tracking: Tracking
     model: str | None = None
     folders: Sequence[str] = ("outputs", "data", "cache")
     weights_dir: str = "weights"
+    nodes: int | None = None
+    devices: int | None = None
+    head: str | None = None
+    images: str | None = None
 
     def run(self, directory: Path) -> DoctorResult:  # noqa: ARG002 - a stage's signature; this one writes no file
         """Look at everything, and print a line for each finding as soon as its group is known."""
@@ -87,6 +96,9 @@ class Doctor:
             "Tracking": {"tracking": self._check_tracking},
             "Models": {"weights": self._check_weights},
         }
+        if self.nodes is not None:
+            planned = Nodes(self.nodes, self.devices, self.head or "", self.images)
+            groups["Nodes"] = {"rendezvous": lambda: check_nodes(planned)}
         if self.model is not None:
             groups["Models"][self.model] = lambda: self._check_model(str(self.model))
         return groups

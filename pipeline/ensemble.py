@@ -136,7 +136,7 @@ class MakeEnsemble(Train):
     def _check_members(self) -> None:
         """Find out before images are read what can't go well with any of the members."""
         first, *others = [replace(self, backbone=backbone) for backbone in self._networks]
-        first._check()
+        first.check()
         for other in others:
             other._check_backbone()
         self._check_average([backbone for backbone in self._networks if backbone.image_size != "auto"])

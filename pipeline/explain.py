@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from graftline.bundle.heat import OCCLUSION
+from graftline.bundle.neighbors import nearest
 from graftline.bundle.predict import find_images
 from graftline.bundle.predictor import Predictor, softmax
 from graftline.console import print_table, progress, say, warn
@@ -19,7 +21,7 @@ from graftline.data.file_names import to_text
 from graftline.data.folds import without_fold
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
-from graftline.evaluation.explanation import OCCLUSION, Explanation, Neighbor, find_heat, nearest
+from graftline.evaluation.explanation import Explanation, Neighbor, find_heat
 from graftline.execution import Accelerator, Execution
 from graftline.features.cache import Features
 from graftline.files import atomic_file

@@ -8,12 +8,14 @@ from graftline.bundle.ensemble import is_ensemble, read_replay
 from graftline.bundle.golden import read_golden
 from graftline.console import print_facts
 from graftline.execution import Execution
-from graftline.files import atomic_directory, check_folder
+from graftline.files import atomic_directory, check_folder, check_replaceable
 from graftline.pipeline.bundle_source import OpenModel, open_model
+from graftline.pipeline.health.packages import LOCK
 from graftline.pipeline.stage import StageResult
 from graftline.tracking.tracking import Tracking
 
 ExportFormat = Literal["onnx", "mlflow", "docker"]
+ENDINGS: dict[ExportFormat, str] = {"onnx": ".onnx", "mlflow": "-mlflow", "docker": "-docker"}  # of what is written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +59,10 @@ class Export:
             [("model", f"{model.origin.uri}, digest {model.predictor.digest}"), ("classes", classes)],
         )
         out = folder / model.name
+        target = out.with_name(f"{out.name}{ENDINGS[self.format]}")
+        check_replaceable(target, "Export.out", is_folder=self.format != "onnx")
         write = {"onnx": _write_onnx, "mlflow": _write_mlflow, "docker": _write_docker}[self.format]
-        exported, rows = write(model, out)
+        exported, rows = write(model, target)
         return ExportResult(
             facts={
                 "model": model.origin.uri,
@@ -74,7 +78,7 @@ class Export:
 def _write_onnx(model: OpenModel, out: Path) -> tuple[Path, list[tuple[str, str]]]:
     from graftline.bundle.export import ANSWER, PIXELS, PROBABILITIES, TOLERANCE, export_onnx
 
-    export = export_onnx(model.directory, out.with_name(f"{out.name}.onnx"))
+    export = export_onnx(model.directory, out)
     return export.file, [
         ("input", f"{PIXELS}: uint8 RGB [batch, height, width, 3], of any size"),
         ("outputs", f"{PROBABILITIES}: float32 [batch, {len(model.predictor.class_names)}]; {ANSWER}: int64 [batch]"),
@@ -89,22 +93,20 @@ def _write_mlflow(model: OpenModel, out: Path) -> tuple[Path, list[tuple[str, st
 
     read = read_replay if is_ensemble(model.directory) else read_golden
     example = read(model.directory)[0][0].read_bytes()
-    folder = out.with_name(f"{out.name}-mlflow")
-    with atomic_directory(folder) as temporary:
+    with atomic_directory(out) as temporary:
         temporary.rmdir()  # MLflow wants to make it
         save_model(model.directory, temporary, example)
-    return folder, [("load it", f'mlflow.pyfunc.load_model("{folder}")')]
+    return out, [("load it", f'mlflow.pyfunc.load_model("{out}")')]
 
 
 def _write_docker(model: OpenModel, out: Path) -> tuple[Path, list[tuple[str, str]]]:
     from graftline.serving.image_folder import write_image_folder
 
-    folder = out.with_name(f"{out.name}-docker")
-    write_image_folder(model.directory, model.name, model.predictor.decoding, folder)
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    return folder, [
+    write_image_folder(model.directory, model.name, model.predictor.decoding, out, LOCK)
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    return out, [
         ("size", f"{size / 1e6:,.0f} MB, and no torch"),
-        ("build it", f"docker build --tag graftline-server {folder}"),
+        ("build it", f"docker build --tag graftline-server {out}"),
         (
             "run it",
             "docker run --env GRAFTLINE_SERVE_PASSWORD --rm --init --publish 127.0.0.1:5001:5001 graftline-server",

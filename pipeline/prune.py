@@ -30,7 +30,8 @@ class Prune:
             rows = [
                 (os.path.relpath(one.path), one.kind, in_words(one.bytes), f"{one.days:,.0f} days") for one in leftovers
             ]
-            print_table("Would be removed" if self.dry_run else "Removed", ("what", "", "size", "unused for"), rows)
+            title = "Would be removed" if self.dry_run else "To be removed"
+            print_table(title, ("what", "", "size", "unused for"), rows)
         kept = [] if self.dry_run else [one for one in leftovers if not one.remove(store)]
         if kept:
             warn(f"{len(kept)} of these are in use by another process, and stay.")

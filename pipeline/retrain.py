@@ -91,7 +91,7 @@ class Retrain:
     refuse: float | None = None
 
     def __post_init__(self) -> None:
-        # a mistake in them is found now; one in what needs torch before a run begins
+        # a mistake in them is found now; one in what needs torch where something is new, before the images are read
         _ = self._options, self._notify, self._keep, self._images, self._gate
         require_numbers(self.trainer, self.optim, self.evaluation, self.seed, self.minutes)
         if not self._tracking.register:
@@ -116,10 +116,12 @@ class Retrain:
         return result
 
     def _run(self, directory: Path) -> RetrainResult:
-        require_images(self._images)
+        require_images(self._images, allow_shrink=self._options.allow_shrink)
         with self._alone() as (lease, now):
             if dead := now.retrainings.end_dead():
                 say(f"Marked as KILLED, since their process is gone: {', '.join(dead)}.")
+            if not now.retrainings.knows(now.recipe):
+                self._train_stage().check()  # else a mistake would be told once the images are read, or in a month
             if (reason := now.why_not_due(self._options.when)) is not None:
                 return _nothing("not due", reason)
             if not self._options.allow_shrink and now.changes is not None:
@@ -178,7 +180,7 @@ class Retrain:
     def _begin(self, now: Situation, directory: Path) -> "Run":
         """Start the run of the retraining, or go on with one of the same images and settings that was interrupted."""
         from graftline.tracking.names import STAGE
-        from graftline.tracking.retrainings import KEY, MODEL, RETRAIN
+        from graftline.tracking.retrainings import KEY, MODEL, RECIPE, RETRAIN
 
         begun = now.retrainings.unfinished(now.key)
         if begun is not None:
@@ -188,7 +190,7 @@ class Retrain:
             run_name=self.name or f"retrain {now.version.digest[:8]}",
             experiment=now.version.name,
             directory=directory if begun is None else begun.directory,
-            tags={STAGE: RETRAIN, MODEL: now.model, KEY: now.key, "graftline.group": "true"},
+            tags={STAGE: RETRAIN, MODEL: now.model, KEY: now.key, RECIPE: now.recipe, "graftline.group": "true"},
             resume_run_id=None if begun is None else begun.run_id,
         )
         run.log_dataset(now.version)
@@ -290,7 +292,7 @@ class Retrain:
 
     @property
     def _nodes(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in OWN}
+        return {field.name: getattr(self, field.name) for field in fields(Retrain) if field.name not in OWN}
 
     @property
     def _recipe(self) -> str:

@@ -91,6 +91,7 @@ class ScheduleStage(Retrain):
         """Print the schedule and install it, or take schedules away."""
         if self.remove:
             return self._remove(Path.cwd())
+        self._check_training()
         job, times = self._job(directory), self._times()
         files = self._files(job, times)
         for name, text in files.items():
@@ -105,6 +106,21 @@ class ScheduleStage(Retrain):
             ("installed", self._install(job, times, directory, files)),
         ]
         return ScheduleResult(files=files, facts={"engine": self.engine, "name": job.name}, table=table)
+
+    def _check_training(self) -> None:
+        """Find mistakes in the settings of the training now, and not at three in the night.
+
+        What depends on the machine, which may be another one, the run itself looks at.
+
+        Raises:
+            UserError: there is one.
+        """
+        from graftline.backbones import catalog  # with torch
+        from graftline.training.trainer import check_optimizer
+
+        training = self._train_stage()
+        catalog.check(training.backbone.name)
+        check_optimizer(training.optim)
 
     def _times(self) -> Times:
         text = ",".join(self.every or ())

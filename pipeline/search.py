@@ -82,7 +82,7 @@ class Search(Train):
         ledger = Ledger(60 * self.minutes, began=time.perf_counter() - START_SECONDS)
         files = RunDirectory(directory)
         with ledger.spend("images, networks"):
-            setup = self._prepare(self._check(), files)
+            setup = self._prepare(self.check(), files)
             scores = self._score_files(setup, files)
             history, images = SearchHistory(self._candidates(setup)), TrainingImages.of(setup)
             first = self._first(history, setup)

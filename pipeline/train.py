@@ -31,6 +31,7 @@ from graftline.files import write_json
 from graftline.freezing.rule import FreezeDecision, FreezeRule
 from graftline.freezing.rules import Nothing
 from graftline.pipeline.beyond_scores import look_beyond
+from graftline.pipeline.bundle_neighbors import leave_neighbors
 from graftline.pipeline.calibration import Adjustment, Wanted, adjust
 from graftline.pipeline.drift_reference import leave_reference
 from graftline.pipeline.further_process import announced
@@ -77,6 +78,7 @@ from graftline.training.policy_choice import PolicyChoice
 from graftline.training.recipe import Recipe
 from graftline.training.results import TrainingResult
 from graftline.training.setup import TrainingSetup
+from graftline.training.sharding import check_sharding
 from graftline.training.trainer import check_optimizer, check_trainer, make_execution
 from graftline.training.training_source import TrainingSource
 from graftline.training.trial import keep_trials, make_freeze_context
@@ -114,7 +116,7 @@ class Train:
     def run(self, directory: Path) -> TrainResult:
         """Train, test, track and register a model."""
         began, files = time.monotonic(), RunDirectory(directory)
-        setup = self._prepare(self._check(), files)
+        setup = self._prepare(self.check(), files)
         deadline = self._deadline(setup, began)
         if not self.freeze.needs_trials:
             self._decide(setup, files, deadline)  # a rule that does not fit the network is to leave no run behind
@@ -151,7 +153,7 @@ class Train:
         checkpoints = FitDirectory(files.checkpoints)
         phases.train(setup, decision.plans, checkpoints, resume=True, finished=len(decision.tried))
 
-    def _check(self) -> Execution:
+    def check(self) -> Execution:
         """Find out now, not after the images were read, what can't go well: devices, weights, a server that is away."""
         if self.minutes is not None and not self.minutes > 0:  # also catches NaN
             raise UserError(f"minutes is {self.minutes}, it must be above 0.")
@@ -160,6 +162,7 @@ class Train:
         self.cluster.check()
         check_optimizer(self.optim)
         execution = check_trainer(self.trainer)
+        check_sharding(self.trainer, self.train)
         if self.features.cache is False and self.features.views > 0:
             warn(f"features.views={self.features.views} is for cached activations: features=live leaves it alone.")
         if self.minutes is not None:
@@ -173,6 +176,8 @@ class Train:
         self.backbone.check()
         if self.train.batch_size == 1 and isinstance(self.freeze, Nothing):
             self.backbone.check_single_image()
+        if self.train.grad_checkpointing:
+            self.backbone.check_checkpointing()
         if not is_tried(self.backbone.name):
             say(f"Nobody has tried the family of {self.backbone.name}: it is saved once as a bundle, untrained.")
             graft = replace(self.backbone, weights="none", file=None).build(2)
@@ -361,6 +366,8 @@ class Train:
         for sentence in adjusted.sentences:
             say(sentence)
         leave_reference(adjusted.predictor, files.bundle, setup.version, source, self.data.workers)
+        if self.bundle.neighbors > 0:
+            leave_neighbors(adjusted.predictor, files.bundle, setup.version, source, self.bundle.neighbors)
         return adjusted
 
     def _evaluate(

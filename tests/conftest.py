@@ -58,6 +58,7 @@ SLOW = (
     "pipeline/test_explain.py",
     "pipeline/test_full_disk.py",
     "pipeline/test_learning_curve.py",
+    "pipeline/test_nodes.py",
     "pipeline/test_promote.py",
     "pipeline/test_promote_faults.py",
     "pipeline/test_ray_sweep.py",

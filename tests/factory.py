@@ -10,6 +10,7 @@ from typing import Any
 import timm
 import torch
 from dying import die_at
+from mlflow import MlflowClient
 from mlflow.entities import Run
 from safetensors.torch import save_file
 from workplace import TINY, Ran, Workplace
@@ -36,11 +37,13 @@ class Factory:
         place: where stages run.
         painted: number of images that were painted.
         settings: overrides of each retraining.
+        uri: of MLflow, where that is a server; empty: its database is in the place.
     """
 
     place: Workplace
     painted: int = 0
     settings: list[str] = field(default_factory=list)
+    uri: str = ""
 
     def __post_init__(self) -> None:
         torch.manual_seed(0)
@@ -57,6 +60,7 @@ class Factory:
             "data.path=images",
             f"data.name={NAME}",
         ]
+        self.uri = self.uri or f"sqlite:///{self.place.root / 'mlflow.db'}"
 
     @property
     def images(self) -> Path:
@@ -85,7 +89,11 @@ class Factory:
 
     @property
     def registry(self) -> Registry:
-        return Registry(f"sqlite:///{self.place.root / 'mlflow.db'}")
+        return Registry(self.uri)
+
+    @property
+    def mlflow(self) -> MlflowClient:
+        return MlflowClient(self.uri, self.uri)
 
     @property
     def champion(self) -> RegisteredVersion | None:
@@ -103,9 +111,9 @@ class Factory:
 
     def runs(self, **tags: str) -> list[Run]:
         """Return the runs of all experiments that have some tags, the oldest first."""
-        experiments = [one.experiment_id for one in self.place.mlflow.search_experiments()]
+        experiments = [one.experiment_id for one in self.mlflow.search_experiments()]
         which = " and ".join(f"tags.`graftline.{name}` = '{value}'" for name, value in tags.items())
-        return list(self.place.mlflow.search_runs(experiments, which, order_by=["attributes.start_time ASC"]))
+        return list(self.mlflow.search_runs(experiments, which, order_by=["attributes.start_time ASC"]))
 
     def results(self) -> list[dict[str, Any]]:
         """Return what each retraining said it came to, the oldest first."""
@@ -130,7 +138,7 @@ class Factory:
         assert len(decided) == retrainings
         assert {run.info.status for run in decided} == {"FINISHED"}
         assert {run.info.status for run in runs if run not in decided} <= {"KILLED"}
-        models = [one.name for one in self.place.mlflow.search_registered_models()]
+        models = [one.name for one in self.mlflow.search_registered_models()]
         assert NAME + LEASE not in models, "the lease is given back"
         assert self.registry.names() == [NAME]
         assert len(self.versions) == retrainings, "a version of each, and no other"

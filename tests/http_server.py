@@ -5,6 +5,7 @@ import io
 import json
 import re
 import signal
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -87,6 +88,55 @@ class HttpServer:
         line = re.search(r"^process_resident_memory_bytes (\d+)", self.ask("/metrics").content, re.MULTILINE)
         assert line is not None
         return int(line[1]) / 1e6
+
+
+class Asking:
+    """A client that asks a server all the time during the block: a photo every fifth of a second.
+
+    Attributes:
+        failures: what came in place of an answer.
+        versions: of the model that answered, in their order, each once as long as it does.
+    """
+
+    def __init__(self, server: HttpServer) -> None:
+        self.failures: list[object] = []
+        self.versions: list[int] = []
+        self.count = 0
+        self._server = server
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._work)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def wait_for(self, version: int) -> None:
+        """Wait until a version of the model answers."""
+        deadline = time.monotonic() + 120
+        while self.versions[-1:] != [version]:
+            assert self._thread.is_alive()
+            assert time.monotonic() < deadline, (self.versions, self.failures, self._server.output)
+            time.sleep(0.05)
+
+    def _work(self) -> None:
+        image = photo(0)
+        while not self._end.wait(0.2):
+            self.count += 1
+            try:
+                answer = self._server.ask("/predict", image)
+            except Exception as error:  # whatever a connection may come to is a request that failed
+                self.failures.append(error)
+                continue
+            if answer.status != 200:
+                self.failures.append(answer)
+            elif self.versions[-1:] != [answer.content["version"]]:
+                self.versions.append(answer.content["version"])
 
 
 def form(*files: bytes, boundary: str = "b0undary") -> bytes:

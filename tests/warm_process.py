@@ -1,4 +1,4 @@
-"""Processes that need not import torch, Lightning and MLflow first: they are forked from one that has.
+"""Processes that need not import torch, Lightning and MLflow first: they are forked from one that has (`warmed`).
 
 Such a process has an environment, a working folder, an output and an exit code of its own, as if a shell had started
 it; only the seconds of the imports are saved. What a test wants to see of the start itself (its imports, the processes
@@ -14,21 +14,8 @@ from pathlib import Path
 
 from graftline.console import console
 
-IMPORTED = (
-    "torch",
-    "pytorch_lightning",
-    "timm",
-    "mlflow.pyfunc",
-    "albumentations",
-    "onnxruntime",
-    "onnxscript",
-    "sklearn.metrics",
-    "matplotlib.figure",
-    "graftline.pipeline.train",
-)
-
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(list(IMPORTED))
+_CONTEXT.set_forkserver_preload(["warmed"])
 
 
 class WarmProcess:

@@ -1,10 +1,12 @@
 """Hydra on conf/ and a user's folders: a session that composes configurations, and leaves Hydra as it found it."""
 
+import copy
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import hydra
 from hydra import version
@@ -14,7 +16,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from graftline.console import warn
@@ -23,6 +25,9 @@ from graftline.pipeline.cli.conf_files import directories, find_stage, options, 
 from graftline.pipeline.cli.mistakes import refusal
 
 HOME = re.compile(r"^(sqlite:///|file://)?~(?=/|$)")
+
+# what a session has composed: the check of what was typed, the run and its directory ask for the same
+_composed: WeakKeyDictionary[Hydra, dict[tuple[str, ...], DictConfig]] = WeakKeyDictionary()
 
 
 @contextmanager
@@ -54,9 +59,21 @@ def session(stage: str, config_dir: Path | None = None) -> Iterator[None]:
 
 def compose_config(stage: str, lines: Sequence[str]) -> DictConfig:
     """Compose the configuration of a stage, with the home folder where ``~`` is written; within a session."""
-    config = hydra.compose(stage, list(lines))
+    config = copy.deepcopy(_compose(stage, lines))
+    with open_dict(config):
+        del config["hydra"]
     expand_home(config)
     return config
+
+
+def _compose(stage: str, lines: Sequence[str]) -> DictConfig:
+    """Compose it, once in a session, with the node of Hydra's own keys."""
+    session = GlobalHydra.instance().hydra
+    assert session is not None
+    known = _composed.setdefault(session, {})
+    if (stage, *lines) not in known:
+        known[stage, *lines] = hydra.compose(stage, list(lines), return_hydra_config=True)
+    return known[stage, *lines]
 
 
 def expand_home(value: Any) -> Any:
@@ -75,12 +92,12 @@ def expand_home(value: Any) -> Any:
 
 def stage_groups(stage: str) -> list[str]:
     """Return the groups that a stage has by itself; within a session."""
-    return list(hydra.compose(stage, return_hydra_config=True).hydra.runtime.choices)
+    return list(_compose(stage, []).hydra.runtime.choices)
 
 
 def output_directory(stage: str, lines: Sequence[str], *, of_several: bool) -> Path:
     """Return where a run writes, or the directory that several runs have theirs in; within a session."""
-    node = hydra.compose(stage, list(lines), return_hydra_config=True).hydra
+    node = _compose(stage, lines).hydra
     return Path(node.sweep.dir if of_several else node.run.dir).expanduser().absolute()
 
 

@@ -46,14 +46,17 @@ def resolve(config: DictConfig, override: Override, swept: Container[str] = ()) 
 
 
 def _element_type(hint: Any) -> Any:
-    """Return what a sequence of any length holds, None where a type is no such sequence.
+    """Return what a sequence of any length holds, None where a type is no such sequence, or takes one alone as well.
 
     >>> _element_type(Sequence[str] | None), _element_type(str), _element_type(tuple[float, float])
     (<class 'str'>, None, None)
+    >>> _element_type(list[int] | str | int)  # Trainer.devices: [2] is the third, 2 is two of them
     """
-    for one in get_args(hint) if get_origin(hint) in (Union, UnionType) else [hint]:
+    choices = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    for one in choices:
         if get_origin(one) in (Sequence, list):
-            return get_args(one)[0]
+            element = get_args(one)[0]
+            return None if element in choices else element
     return None
 
 

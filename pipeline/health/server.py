@@ -1,11 +1,14 @@
 """The tracking server: is it there, which version, does it let us in, and does its clock agree with ours."""
 
+import os
 import time
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from graftline.errors import UserError
+from graftline.files import check_folder
 from graftline.pipeline.health.finding import Finding, ok, warning
 from graftline.tracking.tracking import Tracking
 
@@ -28,6 +31,10 @@ def check_tracking(tracking: Tracking) -> Iterator[Finding]:
         return
     file = sqlite_file(uri)
     if file is not None and not file.exists():
+        check_folder(file.parent, "Tracking.uri")
+        nearest = next(one for one in file.parents if one.exists())
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise UserError(f"Tracking.uri is {store_name(uri)}, but {nearest} cannot be written to: choose another.")
         yield ok("tracking", f"{store_name(uri)}, which the first run makes")
         return
     tracking.check()
@@ -61,7 +68,6 @@ def _ask(uri: str, path: str, *, with_login: bool) -> "Response":
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
 
-    from graftline.errors import UserError
     from graftline.tracking.client import no_answer, request_limit
 
     try:

@@ -184,8 +184,12 @@ def _in_words(values: Mapping[str, float]) -> str:
     )
 
 
-def require_images(data: Ingest) -> None:
+def require_images(data: Ingest, *, allow_shrink: bool) -> None:
     """Make sure that there is something where the images are to be.
+
+    Args:
+        data: says where.
+        allow_shrink: whether images may be gone; all of them may not, since nothing could be trained on.
 
     Raises:
         UserError: the folder or file is not there, or the folder is empty, as that of a disk that is not mounted.
@@ -195,7 +199,8 @@ def require_images(data: Ingest) -> None:
     path = Path(data.path).expanduser()
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         what = "is empty" if path.exists() else "is not there"
+        but = "; RetrainOptions.allow_shrink lets images be fewer, but these are none" if allow_shrink else ""
         raise UserError(
             f"Ingest.path={data.path} {what}: nothing is trained, and no image counts as removed. See that it is "
-            "mounted."
+            f"mounted{but}."
         )

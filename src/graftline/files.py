@@ -48,6 +48,23 @@ def check_folder(path: Path, argument: str) -> None:
         raise UserError(f"{argument} is {path}, but {nearest} is no folder: move it away, or choose another folder.")
 
 
+def check_replaceable(path: Path, argument: str, *, is_folder: bool) -> None:
+    """Make sure that what is written to a path can take the place of what is there.
+
+    Args:
+        path: the file or folder.
+        argument: what the folder above it was given as, as in ``Class.argument``.
+        is_folder: whether a folder is written.
+
+    Raises:
+        UserError: a file would take the place of a folder, or a folder that of something else.
+    """
+    is_other = path.is_symlink() or not path.is_dir() if is_folder else path.is_dir()
+    if os.path.lexists(path) and is_other:
+        kind, is_there = ("folder", "is none") if is_folder else ("file", "is a folder")
+        raise UserError(f"A {kind} is to be written to {path}, which {is_there}: move it away, or change {argument}.")
+
+
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``path`` that takes its place if the block ends well, else it is removed.

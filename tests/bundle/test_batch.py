@@ -1,6 +1,7 @@
 """As many images as there are, part by part, whatever happens in between."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -218,3 +219,24 @@ def test_what_is_no_folder_gets_nothing(
     in_the_way = out.partition("/")[0]
     told = f"out is {out}, but {in_the_way} is no folder: move it away, or choose another folder."
     assert told in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("is_mount", [False, True])
+def test_a_folder_that_vanishes_is_not_done(bundle: Path, photos: Path, tmp_path: Path, is_mount: bool) -> None:
+    root = Path(shutil.copytree(photos, tmp_path / "photos", symlinks=True))
+    job = BatchJob(Predictor.from_directory(bundle), listed(root, tmp_path), tmp_path / "out", part_rows=64)
+
+    def vanish(_: int) -> None:
+        if root.exists() and any(root.iterdir()):
+            root.rename(tmp_path / "away")
+            if is_mount:
+                root.mkdir()  # an empty one is left where nothing is mounted
+
+    with pytest.raises(UserError, match=rf"^{re.escape(str(root))} was away while its images were read \(first: "):
+        job.run(vanish)
+    if is_mount:
+        root.rmdir()
+    (tmp_path / "away").rename(root)
+    again = BatchJob(job.predictor, listed(root, tmp_path), tmp_path / "out", part_rows=64)
+    assert again.folder == job.folder
+    assert again.run().reasons["there is no such file"] == 1, "the link that leads nowhere"

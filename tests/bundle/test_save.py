@@ -128,6 +128,7 @@ def test_the_card_says_what_it_is(saved: Saved) -> None:
         "decision": None,
         "refusal": None,
         "embedding_size": saved.network.head_hidden_size,
+        "class_weights": None if saved.timm_name == "test_vit" else "fc.weight",
         "card": CARD,
     }
     assert files["model.onnx"] == hashlib.sha256((saved.directory / "model.onnx").read_bytes()).hexdigest()
@@ -156,9 +157,10 @@ def test_the_onnx_file_takes_any_batch(saved: Saved, count: int) -> None:
     session = onnxruntime.InferenceSession(saved.directory / "model.onnx", providers=["CPUExecutionProvider"])
     assert [(item.name, item.type) for item in session.get_inputs()] == [("image", "tensor(float)")]
     assert session.get_inputs()[0].shape[1:] == [saved.preprocessing.channels, *saved.preprocessing.image_size]
-    assert [item.name for item in session.get_outputs()] == ["logits", "embedding"]
+    outputs = ["logits", "embedding"] if saved.timm_name == "test_vit" else ["logits", "embedding", "features"]
+    assert [item.name for item in session.get_outputs()] == outputs
     images = draw(saved.preprocessing, count)
-    logits, embedding = session.run(None, {"image": images.numpy()})
+    logits, embedding = session.run(["logits", "embedding"], {"image": images.numpy()})
     np.testing.assert_allclose(logits, run(saved.network, images), atol=1e-4)
     assert embedding.shape == (count, saved.network.head_hidden_size)
     assert np.ptp(logits) > 0.1  # not equal for being constant

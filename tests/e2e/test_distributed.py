@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import timm
 import torch
@@ -17,6 +18,8 @@ from graftline.augment.policy import EvalTransform
 from graftline.bundle.predictor import Predictor
 from graftline.data.decode import decode_rgb
 from graftline.data.version import DatasetVersion
+from graftline.training.fit_directory import read_checkpoint
+from graftline.training.place import Place, epochs_done
 
 
 @pytest.mark.parametrize("inputs", ["live", "cached"])
@@ -125,3 +128,32 @@ def test_two_processes_lower_a_rate_that_diverges_together(workplace: Workplace,
     told = " ".join(ran.output.split())
     assert told.count("begins anew with a third of that") == 2
     assert told.count("lower optim.lr") == 1
+
+
+def test_a_resume_with_fewer_processes_trains_on_the_rest_of_the_epoch(
+    workplace: Workplace, color_folder: Path
+) -> None:
+    """36 images in batches of 2: wherever in an epoch two processes were killed, one goes on there."""
+    own = ["trainer=ddp_cpu", "trainer.max_epochs=4000", "train.patience=null", "train.batch_size=2"]
+    words = {line.partition("=")[0]: line for line in ["data=folder", f"data.path={color_folder}", *TINY, *own]}
+    last = "outputs/train/*/checkpoints/last.ckpt"
+    process = workplace.start_command("train", *words.values(), "train.checkpoint_minutes=1e-9")
+    while not list(workplace.root.glob(last)):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+        one.kill()
+    process.communicate()
+    (file,) = workplace.root.glob(last)
+    checkpoint = read_checkpoint(file)
+    place, done = Place.read(checkpoint), epochs_done(checkpoint)
+    assert place is not None
+    experiment = workplace.mlflow.get_experiment_by_name("colors0")
+    assert experiment is not None
+    (run,) = workplace.mlflow.search_runs([experiment.experiment_id])
+    ran = workplace.run(
+        "train", f"train.resume={run.info.run_id}", "trainer.devices=1", f"trainer.max_epochs={done + 1}"
+    )
+    assert ran.code == 0, ran.output
+    steps = [metric.step for metric in workplace.mlflow.get_metric_history(run.info.run_id, "val/loss")]
+    assert steps[-1] == checkpoint["global_step"] + (36 - place.images) // 2

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 from factory import NAME, Factory
+from http_server import Asking, HttpServer
 from workplace import Workplace
 
 from graftline.data.version import DatasetVersion
+from graftline.files import sha256_file
 from graftline.tracking.lease import Lease
 
 FEW, MORE = "trainer.max_epochs=6", "trainer.max_epochs=60"
@@ -33,15 +35,28 @@ def factory(make_workplace: Callable[[str], Workplace]) -> Factory:
 def test_a_year(factory: Factory) -> None:
     """One test, since each month begins with what the one before has left."""
     _the_first_model_becomes_champion(factory)
-    _nothing_heavy_is_loaded_where_nothing_is_new(factory)
-    _a_better_one_takes_its_place(factory)
-    _shuffled_labels_are_refused(factory)
-    _images_that_cannot_be_seen_are_not_removed_ones(factory)
-    _a_new_class_arrives(factory)
-    _it_is_rolled_back_and_its_class_goes(factory)
-    _history_tells_the_story(factory)
-    _others_are_at_it(factory)
-    _what_is_old_is_removed(factory)
+    serve = (f"model=models:/{NAME}@champion", "poll_seconds=1")
+    with HttpServer(factory.place.root, *serve) as server, Asking(server) as asking:
+        _nothing_heavy_is_loaded_where_nothing_is_new(factory)
+        asking.wait_for(1)
+        _a_better_one_takes_its_place(factory)
+        asking.wait_for(2)
+        _shuffled_labels_are_refused(factory)
+        _images_that_cannot_be_seen_are_not_removed_ones(factory)
+        _a_new_class_arrives(factory)
+        asking.wait_for(4)
+        _it_is_rolled_back(factory)
+        asking.wait_for(2)
+        _its_class_goes(factory)
+        asking.wait_for(5)
+        _history_tells_the_story(factory)
+        _others_are_at_it(factory)
+        _a_class_becomes_part_of_another(factory)
+        _nine_in_ten_images_go(factory)
+        _what_is_old_is_removed(factory)
+    assert asking.failures == [], "no request failed"
+    assert asking.versions == [1, 2, 4, 2, 5], "and each was answered by the champion of its time"
+    assert asking.count > 20
 
 
 def _the_first_model_becomes_champion(factory: Factory) -> None:
@@ -146,12 +161,15 @@ def _a_new_class_arrives(factory: Factory) -> None:
     assert (ran.result["outcome"], ran.result["champion"]) == ("promoted", 4), ran.output
 
 
-def _it_is_rolled_back_and_its_class_goes(factory: Factory) -> None:
+def _it_is_rolled_back(factory: Factory) -> None:
     ran = factory.place.run("rollback", f"model={NAME}", "reason=yellow is not wanted")
     assert ran.code == 0, ran.output
     champion = factory.champion
     assert champion is not None
     assert champion.version == 2
+
+
+def _its_class_goes(factory: Factory) -> None:
     assert factory.outcome(MORE) == "nothing new", "what was rolled back does not come back"
     shutil.rmtree(factory.images / "yellow")
     factory.paint(6)
@@ -196,6 +214,43 @@ def _others_are_at_it(factory: Factory) -> None:
     assert away.code == 1
     assert "does not answer" in away.output.splitlines()[-1]
     assert "Traceback" not in away.output
+
+
+def _a_class_becomes_part_of_another(factory: Factory) -> None:
+    green, blue = factory.images / "green", factory.images / "blue"
+    moved = [file.rename(blue / f"was-green-{file.name}") for file in sorted(green.iterdir())]
+    green.rmdir()
+    ran = factory.retrain(FEW)
+    assert ran.code == 0, ran.output
+    assert f"{len(moved)} images with another label, in the split that they were in" in ran.output
+    assert "gone: class 'green', whose images have another label now" in ran.output
+    assert (ran.result["outcome"], ran.result["champion"]) == ("refused", 5)
+    assert "It no longer knows green, which whoever asks it may wait for." in ran.result["reasons"]
+    (row,) = [line.split() for line in ran.output.splitlines() if line.startswith("classes ")]
+    assert row == ["classes", "3", "2", "-", "green", "FAILS"]
+    assert "version 6 does not know green" in ran.output
+    green.mkdir()
+    for file in moved:
+        file.rename(green / file.name.removeprefix("was-green-"))
+
+
+def _nine_in_ten_images_go(factory: Factory) -> None:
+    """It is what `retrain.allow_shrink` allows; the gate looks at the test images."""
+    champion, table = factory.champion, factory.newest.table()
+    splits = dict(zip(table["sha256"], table["split"], strict=True))
+    images = sorted(factory.images.glob("*/*.png"))
+    left = {(file.parent, splits[sha256_file(file)]): file for file in images}  # one of each class and split
+    gone = [file for file in images if file not in left.values()]
+    assert len(gone) > 0.9 * len(images)
+    for file in gone:
+        file.rename(factory.place.root / "hidden" / file.parent.name / file.name)
+    ran = factory.retrain(FEW, "retrain.allow_shrink=true")
+    assert ran.code == 0, ran.output
+    assert f"{len(gone)} images gone, which are not trained or tested on any more" in ran.output
+    assert (ran.result["outcome"], factory.champion) == ("refused", champion)
+    assert any("look at the data before the model" in reason for reason in ran.result["reasons"])
+    for file in gone:
+        (factory.place.root / "hidden" / file.parent.name / file.name).rename(file)
 
 
 def _what_is_old_is_removed(factory: Factory) -> None:

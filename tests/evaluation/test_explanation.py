@@ -12,18 +12,9 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from graftline.evaluation.explanation import (
-    CELLS,
-    CHUNK,
-    GRAD_CAM,
-    OCCLUSION,
-    NoMapError,
-    enlarge,
-    find_heat,
-    grad_cam,
-    nearest,
-    occlusion,
-)
+from graftline.bundle.heat import CELLS, GRAD_CAM, OCCLUSION
+from graftline.bundle.neighbors import CHUNK, nearest
+from graftline.evaluation.explanation import NoMapError, enlarge, find_heat, grad_cam, occlusion
 
 CLASSES = 6  # one of three channels is brighter in one quarter, or darker
 SIDE, QUARTER = 32, 16  # px

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from graftline.bundle.reference import Observations, Projection, Reference
 from graftline.data.decoding import PLAIN
 from graftline.monitoring.monitor import IMAGES_PER_HOUR, KEPT_DAYS, Monitor
 from graftline.monitoring.store import HOUR, read_window
+from graftline.monitoring.window import Window
 
 WIDTH = 8  # of an embedding
 NOON = 1_000_000 * HOUR
@@ -162,3 +164,65 @@ def test_what_cannot_be_kept_costs_a_warning(
         monitor.close()
     assert len(caplog.messages) == 1
     assert caplog.messages[0].endswith("answers go on.")
+
+
+def read(folder: Path) -> Window:
+    window = read_window(folder / "digest", NOON - 10 * HOUR, NOON + HOUR, 1000, seed=0)
+    assert window is not None
+    return window
+
+
+def test_an_hour_of_unreadable_images_is_counted(tmp_path: Path, reference: Reference, photos: list[bytes]) -> None:
+    monitor = make(tmp_path, reference)
+    monitor.observe(photos, answers_to(30, unreadable=30))
+    monitor.close()
+    assert read_window(tmp_path / "digest", NOON - HOUR, NOON, 1000, seed=0) is None
+    monitor = make(tmp_path, reference, clock=lambda: NOON + HOUR)
+    monitor.observe(photos, answers_to(30))
+    monitor.close()
+    window = read(tmp_path)
+    assert (window.num_seen, window.num_unreadable, len(window.observed)) == (60, 30, 30)
+
+
+def test_a_clock_that_is_set_back_overwrites_nothing(tmp_path: Path, reference: Reference, photos: list[bytes]) -> None:
+    now = [NOON]
+    monitor = make(tmp_path, reference, clock=lambda: now[0])
+    for now[0] in (NOON, NOON + HOUR, NOON):
+        monitor.observe(photos, answers_to(30))
+    monitor.close()
+    assert read(tmp_path).num_seen == 90
+
+
+def test_an_image_that_nobody_has_time_for_keeps_no_earlier_one(
+    tmp_path: Path, reference: Reference, photos: list[bytes]
+) -> None:
+    monitor = make(tmp_path, reference, images=5)
+    many = IMAGES_PER_HOUR // len(photos) + 1
+    for _ in range(many):
+        monitor.observe(photos, answers_to(30))
+    hour = monitor._hour
+    assert hour is not None
+    deadline = time.monotonic() + 60
+    while not monitor._queue.empty() or not hour.places:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    place = max(hour.places)
+    with monitor._lock:
+        monitor._clear(hour, place, 10**6)  # as for an image that found the queue full
+    monitor.close()
+    assert place not in hour.places
+    assert place not in hour.pictures
+
+
+def test_images_without_finite_numbers_are_left_out(
+    tmp_path: Path, reference: Reference, photos: list[bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    monitor, answers = make(tmp_path, reference), answers_to(30)
+    assert answers.embeddings is not None
+    answers.embeddings[:4] = np.nan
+    monitor.observe(photos, answers)
+    monitor.close()
+    window = read(tmp_path)
+    assert (window.num_seen, len(window.observed)) == (30, 26)
+    assert np.isfinite(window.observed.embeddings.astype(np.float32)).all()
+    assert "For 4 of 30 kept images the model has given no finite numbers: they are left out." in caplog.text

@@ -203,6 +203,14 @@ def test_a_server_that_is_another(other_server: str, monkeypatch: pytest.MonkeyP
     assert " s ahead of the server's" in findings[2].text
 
 
+def test_a_database_in_an_impossible_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (found,) = checked("tracking", lambda: server.check_tracking(Tracking(f"sqlite:///{tmp_path}/new/mlflow.db")))
+    assert (found.state, "which the first run makes" in found.text) == ("ok", True)
+    (found,) = checked("tracking", lambda: server.check_tracking(Tracking(f"sqlite:///{tmp_path}/file/a/mlflow.db")))
+    assert (found.state, f"{tmp_path}/file is no folder" in found.text) == ("broken", True)
+
+
 def test_no_server() -> None:
     (found,) = checked("tracking", lambda: server.check_tracking(Tracking(uri="http://127.0.0.1:9")))
     assert (found.state, "connection refused" in found.text) == ("broken", True)

@@ -1,19 +1,25 @@
 """Promote, history and rollback as a user runs them: what is decided and kept."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import mlflow.pyfunc
+import numpy as np
 import pytest
 from dusk import GATE, aliases, crown, decisions, promote, run
 from mlflow import MlflowClient
 from workplace import TINY, Workplace
 
+from graftline.bundle.golden import VALUES_FILE
+from graftline.bundle.layout import CARD_FILE, GOLDEN_FOLDER, hash_files
 from graftline.errors import UserError
+from graftline.files import digest_directory, write_json
 from graftline.pipeline.bundle_source import find_source
 from graftline.pipeline.examination import Examination, Examined
 from graftline.pipeline.promote import Promote, Verdict
-from graftline.tracking.names import BUNDLE_DIGEST, DATASET_DIGEST, FROZEN_DIGEST, TEST_DIGEST
+from graftline.tracking.names import BUNDLE_DIGEST, BUNDLE_FILES, DATASET_DIGEST, FROZEN_DIGEST, TEST_DIGEST
 from graftline.tracking.promotions import OvertakenError, Promotions
 from graftline.tracking.tracking import Tracking
 
@@ -169,6 +175,34 @@ def test_a_training_without_a_record_of_its_freeze_check_is_refused(place: Workp
     assert [reason for reason in verdict.reasons if reason.startswith("Its training has no record")]
     (guard,) = [guard for guard in verdict.guards if guard.name == "freeze check"]
     assert (guard.champion.endswith(" frozen"), guard.challenger) == (True, "no record")
+
+
+def test_a_model_that_answers_its_golden_images_otherwise_is_refused(
+    place: Workplace, client: MlflowClient, tmp_path: Path
+) -> None:
+    """As one of another machine: whole, with the digests of its files, and with answers that this machine has not."""
+    crown(1)
+    known = client.get_model_version("dusk", "2")
+    source = tmp_path / "elsewhere"
+    shutil.copytree(str(known.source).removeprefix("file://"), source)
+    bundle = source / "artifacts" / "bundle"
+    values = bundle / GOLDEN_FOLDER / VALUES_FILE
+    with np.load(values) as before:
+        np.savez_compressed(values, **{**before, "logits": before["logits"] + [[1.0, 0.0]]})
+    described = json.loads((bundle / CARD_FILE).read_text())
+    write_json(bundle / CARD_FILE, {**described, "files": hash_files(bundle)})
+    tags = {**known.tags, BUNDLE_FILES: digest_directory(bundle)}
+    client.create_model_version("dusk", source.as_uri(), known.run_id, tags=tags, await_creation_for=0)
+    verdict = promote("version=3")
+    assert not verdict.promoted
+    (guard,) = [guard for guard in verdict.guards if not guard.passed]
+    assert (guard.name, guard.champion, guard.challenger) == ("golden images", "as saved", "differ")
+    assert re.fullmatch(
+        r"This machine changes a probability by 0\.\d+, more than 0\.001, and differs from the step 'network' on: all "
+        r"versions are the writer's\.",
+        guard.reason,
+    )
+    assert verdict.reasons == (guard.reason,)
 
 
 def test_a_refusal_whose_figures_were_cut_is_known(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import shutil
 import threading
 import time
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 from manifest import manifest
 from one_answer import answering
+from workplace import Workplace
 
 import graftline
 from graftline.data.ingest import Ingest
@@ -28,7 +30,7 @@ from graftline.features.store import ActivationStore
 from graftline.pipeline.cli import compose
 from graftline.pipeline.retrain import Retrain
 from graftline.pipeline.retraining.changes import Changes
-from graftline.pipeline.retraining.keep import Keep, find_leftovers
+from graftline.pipeline.retraining.keep import Keep, Leftover, find_leftovers
 from graftline.pipeline.retraining.notify import Notify
 from graftline.pipeline.retraining.options import RetrainOptions
 from graftline.pipeline.retraining.recipe_digest import CODE, recipe_digest
@@ -125,8 +127,11 @@ def test_a_class_that_is_gone_with_its_images_is_no_class_that_was_renamed(tmp_p
 def test_an_empty_folder_is_one_that_is_not_mounted(tmp_path: Path) -> None:
     for folder, what in ((tmp_path / "nowhere", "is not there"), (tmp_path / "empty", "is empty")):
         (tmp_path / "empty").mkdir(exist_ok=True)
-        with pytest.raises(UserError, match=rf"{what}: nothing is trained, and no image counts as removed"):
-            require_images(ingest(folder))
+        told = rf"{what}: nothing is trained, and no image counts as removed\. See that it is mounted"
+        with pytest.raises(UserError, match=rf"{told}\.$"):
+            require_images(ingest(folder), allow_shrink=False)
+        with pytest.raises(UserError, match=rf"{told}; RetrainOptions\.allow_shrink lets images be fewer, but these"):
+            require_images(ingest(folder), allow_shrink=True)
 
 
 class _Hook(BaseHTTPRequestHandler):
@@ -342,6 +347,26 @@ def test_what_is_old_goes_and_what_is_needed_stays(tmp_path: Path) -> None:
     )
     assert (old[1] / "checkpoints").is_dir()
     assert not (young / "checkpoints").exists()
+
+
+def test_what_goes_is_printed_before_it_is_removed(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So that a prune that is stopped there has removed nothing."""
+    monkeypatch.chdir(workplace.root)
+    old = make_output(workplace.root / "outputs" / "train" / "2020", days=100)
+    remove, printed = Leftover.remove, list[str]()
+
+    def looking(self: Leftover, store: ActivationStore) -> bool:
+        printed.append(capsys.readouterr().out)
+        return remove(self, store)
+
+    monkeypatch.setattr(Leftover, "remove", looking)
+    result = compose("prune", ["keep.runs=0", "hydra.run.dir=of-its-own"]).run()
+    assert [one["path"] for one in result.facts["removed"]] == ["outputs/train/2020"]
+    assert not old.exists()
+    (before,) = printed
+    assert re.search(r"To be removed.*outputs/train/2020 +outputs +3\.0 KB +100 days", before, re.DOTALL)
 
 
 def test_a_link_that_leads_nowhere_is_a_file_like_any_other(tmp_path: Path) -> None:

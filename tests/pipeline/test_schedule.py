@@ -1,6 +1,7 @@
 """A schedule as a user makes it: printed, installed, fired by a real cron, removed."""
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -104,6 +105,22 @@ def test_the_run_gets_what_was_typed(folder: Path, capsys: pytest.CaptureFixture
     assert "GRAFTLINE_SCHEDULER=cron" in words  # the ledger says who decided
     assert (last(folder) / "crontab").read_text() in out
     assert "graftline schedule with install=true does" in out
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("train.label_smoothing=3", r"^train\.label_smoothing is 3(\.0)?, it must be at least 0 and below 1"),
+        ("optim.weight_decay=-1", r"^The optimizer cannot be made"),
+        ("freeze.depths=[]", r"freeze\.depths"),
+    ],
+)
+def test_a_mistake_is_told_by_day(folder: Path, typed: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """And not by the first run, which nobody looks at."""
+    assert main(["schedule", "every=daily 03:00", "freeze=measured", typed]) == 1
+    out = capsys.readouterr().out
+    assert re.search(said, out.strip().splitlines()[-1]), out
+    assert not list(folder.rglob("crontab"))
 
 
 @pytest.mark.parametrize("engine", ["systemd", "kubernetes"])

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from workplace import Workplace
+from workplace import TINY, Workplace
 
 from conftest import COLORS, paint
 from graftline.data.ingest import Ingest
@@ -155,6 +155,28 @@ def test_after_a_clock_was_set_back_a_retraining_is_due_by_age(
     monkeypatch.setattr(time, "time", lambda: earlier)
     assert past.look().why_not_due("age>=30d") is None
     assert "hours from now, a clock was set back: this one is due by age" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("train.label_smoothing=3", r"^train\.label_smoothing is 3(\.0)?, it must be"),
+        ("optim.weight_decay=-1", r"^The optimizer cannot be made"),
+        ("backbone.weights=packaged", r"^No installed package has weights for"),
+        ("trainer.precision=64-true", r"^trainer\.precision is 64-true, which would change"),
+    ],
+)
+def test_a_mistake_in_the_training_is_told_before_the_images_are_read(
+    past: Past, typed: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it is not due: what was not trained by before may be wrong."""
+    monkeypatch.chdir(past.place.root)
+    keys = {line.partition("=")[0]: line for line in (*TINY, typed, "data=folder", "data.path=images")}
+    retrain = compose("retrain", list(keys.values()))
+    with pytest.raises(UserError, match=said):
+        retrain.run()
+    assert not list(Path("data").rglob("*.parquet")), "no image was looked at"
+    assert past.place.mlflow.search_registered_models() == [], "the lease is given back"
 
 
 def test_images_that_are_gone_are_counted_from_the_last_retraining(past: Past) -> None:

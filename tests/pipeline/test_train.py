@@ -17,6 +17,8 @@ from safetensors.torch import save_file
 from workplace import TINY
 
 from graftline.backbones.zoo.lenet5 import LeNet5
+from graftline.bundle.layout import read_description
+from graftline.bundle.neighbors import Neighbors
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.pipeline.cli import compose
@@ -127,10 +129,15 @@ def test_a_training_that_diverges_leaves_no_model(train: list[str], tmp_path: Pa
 def test_a_model_shows_a_real_image_only_if_its_bundle_may(
     train: list[str], tmp_path: Path, golden: int, size: tuple[int, int]
 ) -> None:
-    compose("train", [*train, f"bundle.golden={golden}"]).run(tmp_path / "run")
+    compose("train", [*train, f"bundle.golden={golden}", f"bundle.neighbors={3 * golden}"]).run(tmp_path / "run")
     (file,) = tmp_path.rglob("artifacts/input_example.json")
     example = json.loads(file.read_text())["data"][0][0]
     assert Image.open(io.BytesIO(base64.b64decode(example))).size == size  # of the pictures, and of the made-up ones
+    kept = Neighbors.load(
+        tmp_path / "run/bundle/neighbors.npz", read_description(tmp_path / "run/bundle").get("neighbors")
+    )
+    assert (kept is None) == (golden == 0)
+    assert kept is None or len(kept.pictures) == len(kept.labels) == len(kept.embeddings) == 3
 
 
 def test_a_run_finds_once_which_transforms_keep_the_label(

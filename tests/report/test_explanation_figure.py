@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from graftline.evaluation.explanation import GRAD_CAM, OCCLUSION, Explanation, Neighbor
+from graftline.bundle.heat import GRAD_CAM, OCCLUSION
+from graftline.evaluation.explanation import Explanation, Neighbor
 from graftline.report.explanation_figure import explanation_figure
 from graftline.report.style import BLUE, VERMILLION, png
 

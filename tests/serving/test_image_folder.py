@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 from graftline.bundle.predictor import Predictor
 from graftline.data.decode import PLAIN
 from graftline.serving.check import check_server, describe_server
-from graftline.serving.image_folder import write_image_folder
+from graftline.serving.image_folder import with_hashes, write_image_folder
 
 HIDING = """
 import sys
@@ -41,7 +41,7 @@ def folder(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hidden(folder: Path) -> set[str]:
     """Return the names by which all is imported that is installed here and is not in the image."""
     lines = (folder / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    needed = {canonicalize_name(line.partition("==")[0]) for line in lines}
+    needed = {canonicalize_name(line.partition("==")[0]) for line in lines if line[0].isalpha()}
     modules = packages_distributions().items()
     return {module for module, names in modules if not needed & {canonicalize_name(name) for name in names}}
 
@@ -99,6 +99,7 @@ def test_what_lies_in_the_folder(folder: Path, bundle: Path) -> None:
     code = {path.relative_to(folder / "graftline").parts[0] for path in (folder / "graftline").iterdir()}
     assert not code & {"training", "backbones", "report", "evaluation", "pipeline"}
     lines = (folder / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert lines.pop(0).startswith("# Without hashes, which are those of graftline's requirements.lock: ")
     assert all(re.fullmatch(r"[a-z0-9-]+==[\w.+]+", line) for line in lines)
     assert {line.partition("==")[0] for line in lines} >= {"numpy", "onnxruntime", "pillow", "starlette", "uvicorn"}
     allowed = (folder / ".dockerignore").read_text(encoding="utf-8").splitlines()
@@ -120,6 +121,25 @@ def test_a_model_of_medical_images_asks_for_their_reader(bundle: Path, tmp_path:
 
     folder = write_image_folder(bundle, "scans", replace(PLAIN, extras=("dicom",)), tmp_path / "scans")
     assert "pydicom==" in (folder / "requirements.txt").read_text(encoding="utf-8")
+
+
+def test_the_packages_have_the_hashes_of_the_lock(folder: Path, tmp_path: Path) -> None:
+    pins = (folder / "requirements.txt").read_text(encoding="utf-8").splitlines()[1:]
+    entries = [f"{pin} \\\n    --hash=sha256:{number:064x}" for number, pin in enumerate(pins)]
+    lock = tmp_path / "requirements.lock"
+    lock.write_text("\n".join(["other==1 \\\n    --hash=sha256:00", *entries]) + "\n", encoding="utf-8")
+    assert with_hashes(pins, lock) == "\n".join(entries) + "\n"
+    lock.write_text("\n".join(entries[1:]) + "\n", encoding="utf-8")
+    head, *lines = with_hashes(pins, lock).splitlines()
+    assert (head.endswith(f": it does not have {pins[0]}."), lines) == (True, pins)
+
+
+def test_a_port_that_is_none(folder: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    asked = [*command(folder)[:-1], "99999"]
+    done = subprocess.run(asked, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith("--port is 99999: choose one up to 65535, or 0 for any free one.")
 
 
 def test_without_a_model_it_says_so(folder: Path, tmp_path: Path) -> None:

@@ -130,8 +130,10 @@ def test_what_it_says_of_itself(server: HttpServer, predictor: Predictor, bundle
             status = server.ask(path, b"" if method == "post" else None, "application/json").status
             assert status == (400 if method == "post" else 200), path
     assert server.ask("/predict", photo(1)).status == 200
+    assert server.ask("/models/p%7Bx%7D/model").status == 404
     lines = server.ask("/metrics").content.splitlines()
     assert [line for line in lines if not METRIC.fullmatch(line)] == []
+    assert 'version="None"' not in "".join(lines)
     assert any(line.startswith('graftline_predictions_total{model="pets",class="') for line in lines)
 
 
@@ -143,6 +145,8 @@ MANY = {"images": [text(b"a")] * 10_000}
     [
         ("/predict", b"", "image/jpeg", 400, "The request is empty"),
         ("/predict", b"hello", "image/jpeg", 400, "image 0: it is text"),
+        ("/explain", b"hello", "image/jpeg", 400, "image 0: it is text"),
+        ("/explain", form(photo(1), photo(2)), FORM, 400, "This address takes one image."),
         ("/predict", photo(1)[:300], "image/jpeg", 400, "image 0: "),
         ("/predict", b"\0" * 2_000_001, "image/jpeg", 413, "The request is larger than 2 MB"),
         ("/predict", photo(1), "text/plain", 415, "Content-Type is text/plain, but this address takes an image"),

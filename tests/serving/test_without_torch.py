@@ -14,6 +14,9 @@ from workplace import Workplace
 
 from graftline.bundle.predictor import Predictor
 from graftline.data.decode import decode_rgb
+from graftline.errors import UserError
+from graftline.pipeline.export import ENDINGS, Export, ExportFormat
+from graftline.tracking.tracking import Tracking
 
 NO_TORCH = """
 import sys
@@ -66,3 +69,24 @@ def test_an_mlflow_model_is_that_which_is_registered(workplace: Workplace, bundl
     folder = workplace.root / ran.result["exported"]
     answer = mlflow.pyfunc.load_model(str(folder)).predict(pd.DataFrame({"image": [text(photo(1))]}))
     np.testing.assert_allclose(answer["probability"], predictor.predict([photo(1)]).max(axis=1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["onnx", "docker", "mlflow"])
+def test_an_export_takes_the_place_of_its_own_kind_only(
+    bundle: Path, tmp_path: Path, kind: ExportFormat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    target = tmp_path / "exports" / f"{bundle.parent.name}{ENDINGS[kind]}"
+    (tmp_path / "elsewhere").mkdir()
+    target.parent.mkdir()
+    target.symlink_to(tmp_path / "elsewhere")  # of onnx, a folder
+    with pytest.raises(UserError, match=r"is to be written to exports/.*: move it away, or change Export\.out\.$"):
+        Export(Tracking(), str(bundle), kind).run(tmp_path)
+    assert target.is_symlink()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_name_where_no_model_could_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^'nope' is no folder here, and there is no tracking database sqlite:///"):
+        Export(Tracking(), "nope").run(tmp_path)

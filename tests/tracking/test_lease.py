@@ -46,6 +46,15 @@ def test_a_second_one_is_told_who_has_it(make: Callable[[str], Lease], workplace
         assert names(workplace.mlflow) == ["pets.retraining"]
 
 
+def test_a_model_that_has_the_name_of_a_lease(make: Callable[[str], Lease], workplace: Workplace) -> None:
+    """As that of a data set which somebody called ``pets.retraining``."""
+    workplace.mlflow.create_registered_model("pets.retraining")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"^There is a registered model 'pets\.retraining' that is no lease: give "):
+            make("here").acquire()
+    assert names(workplace.mlflow) == ["pets.retraining"], "it is left alone"
+
+
 def die(lease: Lease) -> None:
     """Leave a lease as a process does that was killed an hour ago: the kernel freed its lock, and it gave no sign."""
     assert lease._thread is not None

@@ -1,9 +1,11 @@
-"""A retraining whose MLflow server goes away in the middle: nothing is promoted, and the next one goes on."""
+"""A retraining whose MLflow goes away in the middle: nothing is promoted on half the facts, the next one goes on."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 
-from dying import lose_server_at
+from cut_line import Line, Loses
+from dying import hurried, lock_at, lock_for_good_at, lose_server_at
 from factory import NAME, Factory
 from mlflow import MlflowClient
 from mlflow_server import Server
@@ -41,3 +43,71 @@ def test_a_retraining_goes_on_when_the_server_is_back(
     statuses = [run.info.status for run in client.search_runs(experiments)]
     assert len(statuses) == 4, "the retraining, its training, the decision and the ledger"
     assert "RUNNING" not in statuses
+
+
+# a step → the request with which it begins there to ask the server, which one of that kind, and what of it is lost
+STEPS: dict[str, tuple[str, int, Loses]] = {
+    "taking the lease": ("registered-models/create", 1, "answer"),
+    "starting the run": ("runs/create", 1, "request"),
+    "logging the dataset": ("runs/log-inputs", 1, "request"),
+    "training": ("runs/log-batch", 9, "request"),
+    "logging the report": ("report.html", 1, "request"),
+    "sending the model": ("bundle/model.onnx", 1, "request"),
+    "registering the version": ("model-versions/create", 1, "answer"),
+    "making the ledger": ("experiments/create", 1, "answer"),
+    "logging the verdict": ("verdict.json", 1, "request"),
+    "writing the line": ("runs/log-parameter", 1, "answer"),
+    "moving the alias": ("registered-models/alias", 2, "request"),
+    "noting that it has moved": ("runs/log-parameter", 1, "request"),
+    "noting what was decided": ("runs/log-batch", 3, "request"),
+}
+
+
+def test_the_server_goes_away_at_each_step_of_a_retraining(
+    server: Server, make_workplace: Callable[[str], Workplace]
+) -> None:
+    """One retraining that is started again after each: it goes on, and in the end all is there once."""
+    with Line(server.port).open() as line:
+        factory = Factory(make_workplace("steps"), uri=server.uri)
+        factory.settings += ["tracking=server", f"tracking.uri={line.uri}", "trainer.max_epochs=6"]
+        factory.paint(20)
+        has_moved = False
+        for step, (at, number, loses) in STEPS.items():
+            line.cut(at, number, loses)
+            away = factory.place.run_function(partial(hurried, ["retrain", *factory.settings]))
+            assert line.is_cut, (step, line.asked, away.output)
+            line.mend()
+            has_moved = has_moved or step == "noting that it has moved"
+            assert (away.code, "Traceback" in away.output) == (1, False), (step, away.output)
+            assert re.search(r"(the connection broke|MLflow has not taken)", away.output.splitlines()[-1]), away.output
+            assert (factory.champion is not None) is has_moved, step
+        trained = [run for run in factory.runs(stage="train") if run.info.status == "FINISHED"]
+        assert len(trained) == 1
+        assert factory.outcome() == "promoted"
+        factory.check(1)
+
+
+LEASE, FIT = "graftline.tracking.lease:Lease._create", "pytorch_lightning:Trainer.fit"
+
+
+def test_a_database_that_another_one_writes_into(make_workplace: Callable[[str], Workplace]) -> None:
+    """For seconds: it is waited for. For good: a sentence, also where it begins while the network is trained."""
+    factory = Factory(make_workplace("locked"))
+    factory.settings.append("trainer.max_epochs=6")
+    factory.paint(20)
+    typed, database = ["retrain", *factory.settings], factory.place.root / "mlflow.db"
+    for place in (LEASE, FIT):
+        locked = factory.place.run_function(partial(lock_for_good_at, place, database, typed))
+        assert (locked.code, "Traceback" in locked.output) == (1, False), locked.output
+        told = r"^The tracking database .*mlflow\.db is locked by another process .*: run the same command again"
+        assert re.search(told, locked.output.splitlines()[-1]), locked.output
+        assert factory.results()[-1]["outcome"] == "failed"
+        assert factory.champion is None
+    assert "epoch   6 of 6" in locked.output, "it is trained, and on the disk"
+    ran = factory.place.run_function(
+        partial(lock_at, (LEASE, "graftline.tracking.promotions:Promotions.append"), database, 2.0, typed)
+    )
+    assert ran.code == 0, ran.output
+    assert "was trained before" in ran.output
+    assert ran.result["outcome"] == "promoted"
+    factory.check(1)

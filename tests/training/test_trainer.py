@@ -38,7 +38,7 @@ def test_a_training_without_epochs_or_end_is_refused(epochs: int) -> None:
 # each argument of Lightning's Trainer: a value that works, or one that is refused and a part of the sentence
 ARGUMENTS: dict[str, tuple[Any, str | None]] = {
     "accelerator": ("cpu", None),
-    "strategy": ("ddp_spawn", "auto or ddp"),
+    "strategy": ("ddp_spawn", "auto, ddp or fsdp2"),
     "devices": ("auto", None),
     "num_nodes": (2, "several machines"),
     "precision": ("bf16-mixed", None),

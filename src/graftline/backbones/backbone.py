@@ -156,6 +156,22 @@ class Backbone:
             network = create(self.name, 1, self._timm_options())
         check_single_image(self.name, network.train(), self._preprocessing(network))
 
+    def check_checkpointing(self) -> None:
+        """Make sure that the network can compute activations again in the backward pass.
+
+        Raises:
+            UserError: it cannot.
+        """
+        with torch.device("meta"):
+            network: Any = create(self.name, 1, self._timm_options())
+        try:
+            network.set_grad_checkpointing(True)
+        except (AssertionError, AttributeError) as error:  # timm's way to say so
+            raise UserError(
+                f"The backbone '{self.name}' has no gradient checkpointing: leave out Recipe.grad_checkpointing, and "
+                "lower Recipe.batch_size where memory is short."
+            ) from error
+
     def preprocessing(self) -> Preprocessing:
         """Return what the network wants done to an image, without looking for its weights.
 

@@ -8,7 +8,7 @@ each part the counts of its rows. A part takes its place in one step, after its 
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -19,6 +19,7 @@ from graftline.bundle.answers import Answers, Watch, join_answers, told
 from graftline.bundle.engines import EngineName
 from graftline.bundle.ensemble import AnyPredictor
 from graftline.bundle.predict import to_table
+from graftline.data.decoding import NO_FILE
 from graftline.data.file_names import to_text
 from graftline.data.image_list import JOB_FILE, ImageList
 from graftline.errors import UserError
@@ -149,7 +150,7 @@ class BatchJob:
             Counts of all parts.
 
         Raises:
-            UserError: another process writes to the folder.
+            UserError: another process writes to the folder, or that of the images is away.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -180,8 +181,22 @@ class BatchJob:
         with contextlib.closing(self.predictor.stream(paths(), embed=self.watch is not None)) as stream:
             for answers in _regrouped(told(self._watched(stream, taken), on_progress), self.part_rows):
                 size = len(answers.probabilities)
+                self._check_there(names, answers)
                 yield to_table(self.predictor, names[:size], answers)
                 del names[:size]
+
+    def _check_there(self, names: Sequence[str], answers: Answers) -> None:
+        """Make sure that missing files are missing one by one, and not because their folder is away.
+
+        Raises:
+            UserError: it is away, or was when they were read.
+        """
+        missing = [names[row] for row, reason in answers.reasons.items() if reason == NO_FILE]
+        if missing and self.images.is_away(missing):
+            raise UserError(
+                f"{self.images.root} was away while its images were read (first: {missing[0]}): what was done "
+                "before is kept, and the same command goes on with the rest once it is back."
+            )
 
     def _watched(self, stream: Iterable[Answers], taken: list[str]) -> Iterator[Answers]:
         """Yield answers without their embeddings, and show them to those who watch."""

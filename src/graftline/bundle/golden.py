@@ -56,13 +56,16 @@ class BundleOptions:
     Attributes:
         golden: how many real images of the validation split it keeps, 0 where images may not leave; made-up images are
             kept in any case.
+        neighbors: how many training images it keeps in small, for a server's page to show the nearest ones; 0: none.
     """
 
     golden: int = 16
+    neighbors: int = 0
 
     def __post_init__(self) -> None:
-        if self.golden < 0:
-            raise UserError(f"BundleOptions.golden is {self.golden}, it must be at least 0.")
+        for name, value in vars(self).items():
+            if value < 0:
+                raise UserError(f"BundleOptions.{name} is {value}, it must be at least 0.")
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,10 @@ CONFIG_FILE = "config.json"
 ONNX_FILE = "model.onnx"
 REFERENCES_FILE = "references.npy"
 DRIFT_FILE = "drift.npz"  # what drift is measured against; no part of what a bundle computes
+NEIGHBORS_FILE = "neighbors.npz"  # training images in small; likewise
 GOLDEN_FOLDER = "golden"
-INPUT, LOGITS, EMBEDDING = "image", "logits", "embedding"  # of the ONNX network, each with the batch first
+# of the ONNX network, each with the batch first
+INPUT, LOGITS, EMBEDDING, FEATURES = "image", "logits", "embedding", "features"
 
 _ENTRIES, _ENTRIES_OF_FORMAT_2 = (
     ("timm_name", "class_names", "preprocessing", "card"),

@@ -1,6 +1,6 @@
 """Write a trained network as a bundle: files that timm, ONNX Runtime and people can read. No pickle.
 
-Letters: B batch, C channels, H, W height and width in px, K classes, E numbers of an embedding.
+Letters: B batch, C channels, H, W height and width in px, K classes.
 """
 
 import copy
@@ -29,14 +29,18 @@ from graftline.bundle.layout import (
     CONFIG_FILE,
     DRIFT_FILE,
     EMBEDDING,
+    FEATURES,
     FORMAT,
     LOGITS,
+    NEIGHBORS_FILE,
     ONNX_FILE,
     REFERENCES_FILE,
     WEIGHTS_FILE,
     bundle_digest,
     hash_files,
 )
+from graftline.bundle.neighbors import Neighbors
+from graftline.bundle.outputs import TIMM_TOLERANCE, WithParts, class_weights, find_outputs
 from graftline.bundle.reference import Reference
 from graftline.bundle.refusal import Refusal
 from graftline.data.decoding import PLAIN, Decoding
@@ -44,9 +48,8 @@ from graftline.errors import UserError, first_line, no_room
 from graftline.execution import Execution
 from graftline.files import atomic_directory, sha256_file, write_json
 
-# Largest difference that a file's logits may have from the network's, absolute, or relative where they exceed 1: the
-# first runs the same operations, the second the same in another order.
-TIMM_TOLERANCE = 1e-5
+# Largest difference that the file's logits may have from the network's, absolute, or relative where they exceed 1: it
+# runs the same operations in another order.
 ONNX_TOLERANCE = 1e-4
 CHECKED_BATCH_SIZES = (1, 3)  # neither is the size that the export traces with
 
@@ -86,10 +89,10 @@ def save_bundle(
     with atomic_directory(directory) as folder, torch.random.fork_rng(devices=[]), torch.no_grad():
         network = copy.deepcopy(network).cpu().float().to(memory_format=torch.contiguous_format).eval()
         batches = _make_batches(preprocessing)
-        expected = _outputs(network, batches, timm_name, len(class_names))
+        expected = find_outputs(network, batches, timm_name, len(class_names))
         _write_timm(folder, network, class_names, preprocessing)
         _check_timm(folder, timm_name, batches, expected[LOGITS])
-        exported = _WithEmbedding(network).eval() if EMBEDDING in expected else network
+        exported = WithParts(network, tuple(expected)).eval() if EMBEDDING in expected else network
         with _weights_kept(folder, directory, timm_name):
             run = _write_onnx(folder, exported, timm_name, class_names, preprocessing, batches, expected)
         write_golden(folder, golden, preprocessing, lambda images: run(images, [LOGITS])[0], decoding)
@@ -103,6 +106,7 @@ def save_bundle(
             "decision": None,
             "refusal": None,
             "embedding_size": expected[EMBEDDING][0].shape[1] if EMBEDDING in expected else None,
+            "class_weights": class_weights(network) if FEATURES in expected else None,
             "files": hash_files(folder),
             "card": dict(card),
         }
@@ -169,48 +173,6 @@ def _weights_kept(folder: Path, directory: Path, timm_name: str) -> Iterator[Non
         raise ExportError(str(error) if isinstance(error, UserError) else reason, kept) from error
 
 
-class _WithEmbedding(nn.Module):
-    """A timm network that gives, beside the logits (B, K), what its classifier is given: the embedding (B, E)."""
-
-    def __init__(self, network: Any) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (B, K) and embedding (B, E) of images (B, C, H, W)."""
-        features = self.network.forward_features(images)
-        return self.network.forward_head(features), self.network.forward_head(features, pre_logits=True)
-
-
-def _outputs(
-    network: nn.Module, batches: Sequence[Tensor], timm_name: str, num_classes: int
-) -> dict[str, list[np.ndarray]]:
-    """Return what a network gives for batches: its logits, each (B, K), and its embeddings (B, E) where it has them."""
-    logits = [network(batch).numpy() for batch in batches]
-    assert logits[0].shape[1] == num_classes, "one name for each of the network's outputs"
-    _require_finite(timm_name, logits)
-    embeddings = _embed(network, batches, logits)
-    return {LOGITS: logits} if embeddings is None else {LOGITS: logits, EMBEDDING: embeddings}
-
-
-def _embed(network: nn.Module, batches: Sequence[Tensor], logits: Sequence[np.ndarray]) -> list[np.ndarray] | None:
-    """Return the embeddings, each (B, E); None where timm's division of the network does not give them.
-
-    That is so for networks without ``forward_features`` and ``forward_head``, and for those whose parts together give
-    other logits than the whole.
-    """
-    with_embedding = _WithEmbedding(network)
-    try:
-        found = [with_embedding(batch) for batch in batches]
-        whole = all(
-            np.allclose(actual.numpy(), expected, atol=TIMM_TOLERANCE)
-            for (actual, _), expected in zip(found, logits, strict=True)
-        )
-    except Exception:  # whatever a network's own code raises that is not divided as timm's usually are
-        return None
-    return [embedding.numpy() for _, embedding in found] if whole and found[0][1].ndim == 2 else None
-
-
 def add_to_card(directory: Path, **entries: Any) -> None:
     """Add entries to the card of a bundle, such as the metrics that could be measured only once it was there."""
     content = json.loads((directory / CARD_FILE).read_text(encoding="utf-8"))
@@ -257,6 +219,14 @@ def keep_reference(directory: Path, reference: Reference) -> None:
     write_json(directory / CARD_FILE, content)
 
 
+def keep_neighbors(directory: Path, neighbors: Neighbors) -> None:
+    """Put training images in small into a bundle; its digest stays."""
+    content = json.loads((directory / CARD_FILE).read_text(encoding="utf-8"))
+    content["neighbors"] = neighbors.save(directory / NEIGHBORS_FILE)
+    content["files"][NEIGHBORS_FILE] = sha256_file(directory / NEIGHBORS_FILE)
+    write_json(directory / CARD_FILE, content)
+
+
 def _make_batches(preprocessing: Preprocessing) -> list[Tensor]:
     """Return noise of the spread that normalized images have, (B, C, H, W) each."""
     generator = torch.Generator().manual_seed(0)
@@ -282,11 +252,6 @@ def _write_timm(folder: Path, network: nn.Module, class_names: Sequence[str], pr
 def _separate(_network: nn.Module, state: dict[str, Tensor], _prefix: str, _metadata: dict[str, Any]) -> None:
     """Give a layer that a network uses in several places (CoaT) its tensors for each: safetensors shares none."""
     state.update({key: tensor.clone() for key, tensor in state.items()})
-
-
-def _require_finite(timm_name: str, batches: Sequence[np.ndarray]) -> None:
-    if not all(np.isfinite(logits).all() for logits in batches):
-        raise UserError(f"The outputs of '{timm_name}' are not finite, its training diverged: lower the learning rate.")
 
 
 def _check_timm(folder: Path, timm_name: str, batches: Sequence[Tensor], expected: Sequence[np.ndarray]) -> None:

@@ -18,6 +18,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from graftline.data.decoding import (
     MAX_PIXELS,
+    NO_FILE,
     PLAIN,
     DecodeError,
     DecodeSettings,
@@ -97,7 +98,7 @@ def decode_rgb(image: Path | str | bytes, decoding: Decoding = PLAIN) -> np.ndar
         with open_image(image) as file:
             return decode(file, decoding).pixels
     except FileNotFoundError as error:
-        raise DecodeError("missing", "there is no such file") from error
+        raise DecodeError("missing", NO_FILE) from error
     except OSError as error:
         raise DecodeError("unreadable", error.strerror or str(error)) from error
 

@@ -17,6 +17,8 @@ from graftline.errors import UserError
 MAX_PIXELS = 89_478_485
 DEEPEST = 65_535  # what the 255 of a picture is in a file of 16 bits
 
+NO_FILE = "there is no such file"  # reason of an image that is missing
+
 Look = Callable[[np.ndarray], None]  # is given (H, W) or (H, W, C) numbers of more than 8 bits
 Flaw = Literal["missing", "empty", "unreadable", "broken", "too_large", "no_scale"]
 

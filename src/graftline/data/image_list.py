@@ -7,7 +7,7 @@ import re
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
@@ -53,6 +53,7 @@ class ImageList:
         count: how many they are.
         digest: 16 hex digits that change with their names, their order and, but for those of an archive, which is known
             by its content, sizes and times of their files.
+        root: the folder that they were listed from; None: they were listed from something else.
     """
 
     kind: Kind
@@ -60,6 +61,22 @@ class ImageList:
     count: int
     digest: str
     _file: BinaryIO
+    root: Path | None = None
+
+    def is_away(self, missing: Iterable[str]) -> bool:
+        """Tell whether files are missing because their folder is away, or was for a while, as one that is mounted.
+
+        Args:
+            missing: paths of files that were not there.
+        """
+        if self.root is None:
+            return False
+        try:
+            with os.scandir(self.root) as entries:
+                is_empty = next(entries, None) is None
+        except OSError:
+            return True
+        return is_empty or any(os.path.exists(to_path(path)) for path in missing)  # noqa: PTH110 (speed)
 
     def __iter__(self) -> Iterator[ListedImage]:
         """Yield one after the other, from the first."""
@@ -103,7 +120,7 @@ class ImageLister:
             )
         images = images.expanduser()
         if images.is_dir():
-            return _write("folder", _title(images), _below(images), folder, _no_files(images))
+            return replace(_write("folder", _title(images), _below(images), folder, _no_files(images)), root=images)
         if not images.exists():
             raise UserError(
                 f"There is nothing at {images}: give an image, or a folder, table or archive that holds images."

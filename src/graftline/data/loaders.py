@@ -124,10 +124,16 @@ class DrawSampler(Sampler[Draw]):
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
+        self._skipped = (0, 0)  # in which epoch so many images of the common order are left out
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch; Lightning calls this before each, anyone else must."""
         self.epoch = epoch
+
+    def skip(self, images: int) -> None:
+        """Leave out the first images of this epoch's order, common to all processes: they are done."""
+        assert self.shuffle
+        self._skipped = (self.epoch, images)
 
     def __len__(self) -> int:
         if self.shuffle:
@@ -135,11 +141,13 @@ class DrawSampler(Sampler[Draw]):
         return -(-self.num_samples // self.world_size)
 
     def indices(self) -> np.ndarray:
-        """Return (len(self),) int64: this process's images of the epoch in their order."""
+        """Return int64 (len(self),), or fewer after ``skip``: this process's images of the epoch in their order."""
         order = np.arange(self.num_samples)
         if self.shuffle:
             np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(self.epoch,))).shuffle(order)
-        places: np.ndarray = self._place(np.arange(len(self)))
+        first = self._skipped[1] if self._skipped[0] == self.epoch else 0
+        number = len(self) if first == 0 else (self.num_samples - first) // self.world_size
+        places: np.ndarray = first + self._place(np.arange(number))
         indices: np.ndarray = order[places % self.num_samples]
         return indices
 

@@ -6,22 +6,17 @@ a transformer; M training images, E numbers of an embedding, K classes.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graftline.bundle.refusal import unit
+from graftline.bundle.heat import GRAD_CAM, OCCLUSION, Method, from_0_to_1
+from graftline.bundle.heat import occlusion as cover_places
 
-Method = Literal["Grad-CAM", "occlusion"]
-GRAD_CAM: Method = "Grad-CAM"
-OCCLUSION: Method = "occlusion"
-
-CELLS, WINDOW = 8, 2  # occlusion covers 2 x 2 of 8 x 8 cells at a time, at each of 7 x 7 places
 COVERED = 0.25  # share of the image, its warmest places, without which the network is asked again
-CHUNK = 4096  # training images that are compared at once
 
 
 class NoMapError(Exception):
@@ -155,7 +150,8 @@ def grad_cam(network: nn.Module, images: Tensor, classes: Sequence[int]) -> np.n
         activations = _as_map(network, output.detach(), images)
         if slopes is not None and activations is not None and bool((slopes != 0).any()):
             weights = slopes.mean(dim=(2, 3), keepdim=True)  # (N, D, 1, 1), equation 1
-            return _from_0_to_1((weights * activations).sum(dim=1).clamp_min(0))  # (N, h, w), equation 2
+            found = (weights * activations).sum(dim=1).clamp_min(0)  # (N, h, w), equation 2
+            return from_0_to_1(found.float().cpu().numpy())
     raise NoMapError
 
 
@@ -208,9 +204,7 @@ def _is_alike(rows: int, columns: int, ratio: float) -> bool:
 
 
 def occlusion(network: nn.Module, images: Tensor, classes: Sequence[int]) -> np.ndarray:
-    """Return where covering an image lowers the log probability of its class: Zeiler and Fergus 2014, section 4.2.
-
-    arXiv 1311.2901. What covers a place is the mean color of the image.
+    """Return where covering an image lowers the log probability of its class; see `graftline.bundle.heat.occlusion`.
 
     Args:
         network: as in ``find_heat``, and so are the others.
@@ -218,21 +212,15 @@ def occlusion(network: nn.Module, images: Tensor, classes: Sequence[int]) -> np.
         classes: of which the probabilities are explained.
 
     Returns:
-        (N, 8, 8) float32 from 0 to 1: the mean over all windows that cover a cell.
+        (N, 8, 8) float32 from 0 to 1.
     """
-    rows = np.linspace(0, images.shape[2], CELLS + 1).round().astype(int)
-    columns = np.linspace(0, images.shape[3], CELLS + 1).round().astype(int)
-    chosen = torch.arange(len(images)), torch.as_tensor(classes)
-    falls, times = torch.zeros(len(images), CELLS, CELLS), torch.zeros(CELLS, CELLS)
+
+    def run(hidden: np.ndarray) -> np.ndarray:
+        logits: np.ndarray = network(torch.from_numpy(hidden).to(images.device)).float().cpu().numpy()
+        return logits
+
     with torch.inference_mode():
-        before = F.log_softmax(network(images).float(), dim=1).cpu()[chosen]
-        for top, left in np.ndindex(CELLS - WINDOW + 1, CELLS - WINDOW + 1):
-            hidden = torch.zeros(images.shape[2:], dtype=torch.bool, device=images.device)
-            hidden[rows[top] : rows[top + WINDOW], columns[left] : columns[left + WINDOW]] = True
-            after = F.log_softmax(network(_hide(images, hidden)).float(), dim=1).cpu()[chosen]
-            falls[:, top : top + WINDOW, left : left + WINDOW] += (before - after)[:, None, None]
-            times[top : top + WINDOW, left : left + WINDOW] += 1
-    return _from_0_to_1((falls / times).clamp_min(0))
+        return cover_places(run, images.cpu().numpy(), classes)
 
 
 def _cover(images: Tensor, heat: np.ndarray) -> Tensor:
@@ -251,35 +239,3 @@ def enlarge(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     larger = F.interpolate(torch.from_numpy(maps)[:, None], size, mode="bilinear", align_corners=False)
     found: np.ndarray = larger[:, 0].numpy()
     return found
-
-
-def _from_0_to_1(maps: Tensor) -> np.ndarray:
-    """Return maps (N, h, w) with a minimum of 0 and a maximum of 1; one that is the same everywhere becomes 0."""
-    above = maps - maps.amin(dim=(1, 2), keepdim=True)
-    largest = above.amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
-    found: np.ndarray = (above / largest).float().cpu().numpy()
-    return found
-
-
-def nearest(references: np.ndarray, embeddings: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return which references are nearest to each embedding, and how far: both are compared at unit length.
-
-    Args:
-        references: (M, E) of training images, of any length.
-        embeddings: (N, E).
-        count: how many are wanted of each.
-
-    Returns:
-        (N, count) rows of ``references``, the nearest first, and (N, count) distances from 0 to 2; fewer columns where
-        there are fewer references. Of those equally near, the first comes first.
-    """
-    directions = unit(embeddings)
-    rows = np.empty((len(embeddings), 0), np.int64)
-    cosines = np.empty((len(embeddings), 0), np.float32)
-    for start in range(0, len(references), CHUNK):
-        some = directions @ unit(references[start : start + CHUNK]).T
-        cosines = np.concatenate([cosines, some], axis=1)
-        rows = np.concatenate([rows, np.broadcast_to(np.arange(start, start + some.shape[1]), some.shape)], axis=1)
-        order = np.argsort(-cosines, axis=1, kind="stable")[:, :count]
-        rows, cosines = np.take_along_axis(rows, order, axis=1), np.take_along_axis(cosines, order, axis=1)
-    return rows, np.sqrt(np.maximum(2 - 2 * cosines, 0))

@@ -5,7 +5,7 @@ the end, and also for a resume, which reads the check of the first start with ``
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -146,9 +146,10 @@ class FreezeCheck:
             return "is not in the network that is trained"
         if parameter.grad is None:
             return "gets no gradient: it does not lie on the way from the images to the loss"
-        if not bool(torch.isfinite(parameter.grad).all()):
+        gradient = _whole(parameter.grad)
+        if not bool(torch.isfinite(gradient).all()):
             return "gets no finite gradient"
-        if name in self.head and not bool(parameter.grad.any()):
+        if name in self.head and not bool(gradient.any()):
             return "has a gradient of zero: the loss does not depend on the head"
         return None
 
@@ -177,6 +178,12 @@ def hash_of(tensor: Tensor) -> str:
     content = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
     content.update(flat.numpy().data)
     return content.hexdigest()
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """Return a tensor, put together where it is divided among processes: all of them look at it then."""
+    full: Callable[[], Tensor] | None = getattr(tensor, "full_tensor", None)
+    return tensor if full is None else full()
 
 
 def _frozen_tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:

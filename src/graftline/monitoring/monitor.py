@@ -3,6 +3,7 @@
 Letters: N images, D numbers of a projected embedding.
 """
 
+import contextlib
 import hashlib
 import io
 import logging
@@ -58,17 +59,21 @@ class _Hour:
 
     Attributes:
         folder: its name.
+        file: in the folder; another one where a clock that is set back brings an hour twice.
         begin: when the first image was seen, in s since 1970.
         end: when the last was.
         counts: of images.
+        drawn: number of the image that has a place of the sample, by place.
         places: of the sample, as far as they are taken and were looked at.
         pictures: distance from the reference and encoded file, by place.
     """
 
     folder: str
+    file: str
     begin: float
     end: float
     counts: dict[str, int] = field(default_factory=lambda: {"seen": 0, "unreadable": 0, "refused": 0})
+    drawn: dict[int, int] = field(default_factory=dict)
     places: dict[int, _Seen] = field(default_factory=dict)
     pictures: dict[int, tuple[float, bytes]] = field(default_factory=dict)
 
@@ -79,6 +84,7 @@ class _Look:
 
     hour: _Hour
     place: int
+    number: int
     image: ImageLike
     probabilities: np.ndarray
     embedding: np.ndarray
@@ -111,7 +117,7 @@ class Monitor:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._directory = directory / digest
-        self._file = f"{platform.node() or 'host'}-{os.getpid()}-{os.urandom(4).hex()}.npz"
+        self._process = f"{platform.node() or 'host'}-{os.getpid()}"
         self._reference, self._decision, self._decoding = reference, decision, decoding
         self._known = reference.observed.embeddings.astype(np.float32)
         self._images, self._clock = images, clock
@@ -147,7 +153,7 @@ class Monitor:
         self._thread.join(CLOSE_SECONDS)
 
     def _observe(self, images: Sequence[ImageLike], answers: Answers) -> None:
-        chosen: list[tuple[int, int]] = []  # row, place
+        chosen: list[tuple[int, int, int]] = []  # row, place, number of the image
         with self._lock:
             hour = self._turn()
             for row in range(len(images)):
@@ -159,16 +165,22 @@ class Monitor:
                 seen = hour.counts["seen"]
                 place = seen - 1 if seen <= IMAGES_PER_HOUR else int(self._generator.integers(seen))
                 if place < IMAGES_PER_HOUR:
-                    chosen.append((row, place))
+                    chosen.append((row, place, seen))
+                    self._clear(hour, place, seen)
         if not chosen:
             return
         embeddings = project(self._reference, answers.embeddings, len(images))
-        for row, place in chosen:
-            look = _Look(hour, place, images[row], answers.probabilities[row], embeddings[row])
-            try:
+        for row, place, number in chosen:
+            look = _Look(hour, place, number, images[row], answers.probabilities[row], embeddings[row])
+            with contextlib.suppress(queue.Full):  # the thread has too much to do: the sample is a little smaller
                 self._queue.put_nowait(look)
-            except queue.Full:  # the thread has too much to do: the sample is a little smaller
-                return
+
+    @staticmethod
+    def _clear(hour: _Hour, place: int, number: int) -> None:
+        """Give a place of the sample to an image, whether or not it will be looked at in time."""
+        hour.drawn[place] = number
+        hour.places.pop(place, None)
+        hour.pictures.pop(place, None)
 
     def _turn(self) -> _Hour:
         """Return the hour that it is now, and hand the last one over when it is past."""
@@ -177,7 +189,7 @@ class Monitor:
         if self._hour is None or self._hour.folder != folder:
             if self._hour is not None:
                 self._past.append(self._hour)
-            self._hour = _Hour(folder, now, now)
+            self._hour = _Hour(folder, f"{self._process}-{os.urandom(4).hex()}.npz", now, now)
         self._hour.end = now
         return self._hour
 
@@ -215,16 +227,21 @@ class Monitor:
         facts = np.array(look_at(pixels)[0], np.float32)
         observed = Observations.of(self._decision, look.probabilities[None], look.embedding[None], facts[None])
         hour, place = look.hour, look.place
-        hour.places[place] = _Seen(_name(look.image), observed)
-        hour.pictures.pop(place, None)
-        if self._images > 0:
-            distance = self._distance(look.embedding)
-            nearest = min(hour.pictures, key=lambda one: hour.pictures[one][0], default=place)
-            if len(hour.pictures) >= self._images and hour.pictures[nearest][0] >= distance:
+        distance = self._distance(look.embedding) if self._images > 0 else 0.0
+        with self._lock:  # for no longer than that: answers wait for it
+            if hour.drawn[place] != look.number:  # a later image has its place
                 return
-            if len(hour.pictures) >= self._images:
-                del hour.pictures[nearest]
-            hour.pictures[place] = (distance, _shrunk(pixels))
+            hour.places[place] = _Seen(_name(look.image), observed)
+            nearest = min(hour.pictures, key=lambda one: hour.pictures[one][0], default=place)
+            is_full = len(hour.pictures) >= self._images
+            if self._images == 0 or (is_full and hour.pictures[nearest][0] >= distance):
+                return
+        picture = _shrunk(pixels)
+        with self._lock:
+            if hour.drawn[place] == look.number:
+                if is_full:
+                    hour.pictures.pop(nearest, None)
+                hour.pictures[place] = (distance, picture)
 
     def _distance(self, embedding: np.ndarray) -> float:
         """Return how far an image (D,) lies from the reference."""
@@ -234,18 +251,18 @@ class Monitor:
         return float(np.partition(distances, NEIGHBOR - 1)[NEIGHBOR - 1])
 
     def _write(self, hour: _Hour) -> None:
-        places = sorted(hour.places)
-        if not places:
-            return
-        kept = Kept(
-            Observations.join([hour.places[place].observed for place in places]),
-            [hour.places[place].name for place in places],
-            dict(hour.counts),
-            hour.begin,
-            hour.end,
-            {places.index(place): picture for place, (_, picture) in hour.pictures.items()},
-        )
-        kept.save(self._directory / hour.folder / self._file)
+        with self._lock:
+            places = sorted(hour.places)
+            none = self._reference.observed.take(np.empty(0, np.int64))  # where no image could be read
+            kept = Kept(
+                Observations.join([none, *(hour.places[place].observed for place in places)]),
+                [hour.places[place].name for place in places],
+                dict(hour.counts),
+                hour.begin,
+                hour.end,
+                {places.index(place): picture for place, (_, picture) in hour.pictures.items()},
+            )
+        kept.save(self._directory / hour.folder / hour.file)
         self._failing = False
 
     def _remove_old(self) -> None:

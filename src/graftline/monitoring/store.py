@@ -7,7 +7,7 @@ Letters: N images.
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -60,6 +60,21 @@ class Kept:
                 **arrays,
             )
 
+    def finite(self) -> "Kept":
+        """Return it without images for which a network has given no numbers: they are like nothing, and say nothing."""
+        is_finite = np.isfinite(self.observed.embeddings).all(axis=1) & np.isfinite(self.observed.confidences)
+        if is_finite.all():
+            return self
+        rows: list[int] = np.flatnonzero(is_finite).tolist()
+        logger.warning(
+            f"For {len(is_finite) - len(rows)} of {len(is_finite)} kept images the model has given no finite numbers: "
+            "they are left out."
+        )
+        pictures = {place: self.pictures[row] for place, row in enumerate(rows) if row in self.pictures}
+        return replace(
+            self, observed=self.observed.take(rows), names=[self.names[row] for row in rows], pictures=pictures
+        )
+
     @classmethod
     def load(cls, file: Path) -> "Kept":
         """Read what ``save`` wrote.
@@ -106,21 +121,23 @@ def read_window(directory: Path, begin: float, end: float, most: int, seed: int)
     first, last = hour_folder(max(0, begin)), hour_folder(end)
     folders = sorted(one for one in directory.glob("*T*") if first <= one.name <= last) if directory.is_dir() else []
     kept = [one for folder in folders for file in sorted(folder.glob("*.npz")) if (one := _read(file)) is not None]
-    kept = [one for one in kept if len(one.observed) > 0]
-    if not kept:
+    if not any(len(one.observed) for one in kept):
         return None
+    unread = [one.counts["unreadable"] for one in kept if len(one.observed) == 0]
+    kept = [one for one in kept if len(one.observed) > 0]
     seen = np.array([one.counts["seen"] for one in kept], np.float64)
     sizes = np.array([len(one.observed) for one in kept])
     total = min(most, int(sizes.sum()), int((sizes * seen.sum() / seen).min() + 1e-9))
     shares = np.minimum(np.floor(total * seen / seen.sum() + np.random.default_rng(seed).random(len(kept))), sizes)
-    return _join(kept, shares.astype(int), seed)
+    window = _join(kept, shares.astype(int), seed)
+    return replace(window, num_seen=window.num_seen + sum(unread), num_unreadable=window.num_unreadable + sum(unread))
 
 
 def _read(file: Path) -> Kept | None:
     if file.name.startswith("."):  # of a process that writes just now, or that was killed while it did
         return None
     try:
-        return Kept.load(file)
+        return Kept.load(file).finite()
     except Exception as error:  # what is wrong in a zip archive of arrays has a dozen kinds
         logger.warning(f"{file} cannot be read ({first_line(error)}): it is left out.")
         return None

@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from graftline.evaluation.explanation import GRAD_CAM, OCCLUSION, Explanation, Method, Neighbor
+from graftline.bundle.heat import GRAD_CAM, OCCLUSION, Method
+from graftline.evaluation.explanation import Explanation, Neighbor
 from graftline.report.names import short
 from graftline.report.style import BLUE, INK, MUTED, VERMILLION, new_figure, styled
 

@@ -1,8 +1,9 @@
 """The addresses of a server, and what each of them answers."""
 
 import logging
+import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError
@@ -61,7 +62,7 @@ class Service:
     def app(self) -> Starlette:
         """Return the application of these models."""
         room = Room(self.limits.waiting_mb * 1_000_000)
-        own = [Mount(f"/models/{name}", routes=self._routes(slot, room)) for name, slot in self.slots.items()]
+        own = [_Named(name, self._routes(slot, room)) for name, slot in self.slots.items()]
         routes: list[BaseRoute] = [*self._routes(next(iter(self.slots.values())), room), *own, *self._shared_routes()]
         app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error, Exception: _fault})
         if self.password is not None:
@@ -75,6 +76,7 @@ class Service:
         return [
             Route("/predict", guarded(self._predict), methods=["POST"]),
             Route("/invocations", guarded(self._invocations), methods=["POST"]),
+            Route("/explain", guarded(self._explain), methods=["POST"]),
             Route("/replay", guarded(self._replay), methods=["POST"]),
             Route("/model", _answering(lambda: slot.model.about()), methods=["GET"]),
         ]
@@ -128,10 +130,16 @@ class Service:
         model, answers = await slot.answer(await read(parse_table))
         return {"predictions": model.rows(self._counted(model, answers))}
 
+    async def _explain(self, slot: Slot, read: Callable[..., Awaitable[list[bytes]]]) -> dict[str, Any]:
+        image = await _read_one(read)
+        try:
+            model, explained = await slot.explain(image)
+        except ValueError as error:
+            raise flawed({0: str(error)}) from error
+        return {**model.identity(), **explained}
+
     async def _replay(self, slot: Slot, read: Callable[..., Awaitable[list[bytes]]]) -> dict[str, Any]:
-        (image, *others) = await read(parse_images)
-        if others:
-            raise RefusedRequest(400, "This address takes one image.")
+        image = await _read_one(read)
         model = slot.model
         try:
             steps = await run_in_threadpool(model.steps, image)
@@ -146,6 +154,14 @@ class Service:
         predictions = model.predictions(answers)
         self.measures.predictions(model.name, predictions)
         return predictions
+
+
+class _Named(Mount):
+    """The addresses of a model below its name, in which a brace is a brace: in Starlette's paths it is a wildcard."""
+
+    def __init__(self, name: str, routes: Sequence[BaseRoute]) -> None:
+        super().__init__("/models", routes=routes)
+        self.path_regex = re.compile(f"^{re.escape(f'/models/{name}')}/(?P<path>.*)$")
 
 
 class _Counting:
@@ -173,6 +189,13 @@ class _Counting:
             # an address that is none of ours would give a line of its own to each one that somebody tries
             path = "other" if status in (307, 401, 404, 405) else scope["path"]
             self._measures.request(path, status, time.perf_counter() - start)
+
+
+async def _read_one(read: Callable[..., Awaitable[list[bytes]]]) -> bytes:
+    (image, *others) = await read(parse_images)
+    if others:
+        raise RefusedRequest(400, "This address takes one image.")
+    return image
 
 
 def _answering(content: Callable[[], Mapping[str, Any]]) -> Handler:

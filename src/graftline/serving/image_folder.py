@@ -1,8 +1,10 @@
 """Write a folder of which Docker builds a slim server: the bundle, the code that it needs, a Dockerfile; no torch."""
 
+import re
 import shutil
 import sys
 from collections import deque
+from collections.abc import Sequence
 from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
 
@@ -19,7 +21,7 @@ SCRIPT = IMAGE / "serve.py"
 _SITE = Path("serving", "site")  # pages of the server, which no import statement names
 
 
-def write_image_folder(bundle: Path, name: str, decoding: Decoding, folder: Path) -> Path:
+def write_image_folder(bundle: Path, name: str, decoding: Decoding, folder: Path, lock: Path | None = None) -> Path:
     """Write what the image of a server is built of.
 
     Args:
@@ -27,6 +29,7 @@ def write_image_folder(bundle: Path, name: str, decoding: Decoding, folder: Path
         name: of the model in the server's addresses.
         decoding: of the bundle: it may need further packages.
         folder: what is written; one that is there is replaced.
+        lock: requirements with hashes, which are those of the image where the versions are the same; None: it has none.
 
     Returns:
         ``folder``, with ``Dockerfile``, ``.dockerignore``, ``serve.py``, ``requirements.txt``, ``graftline`` and
@@ -41,7 +44,7 @@ def write_image_folder(bundle: Path, name: str, decoding: Decoding, folder: Path
         package = copy_imported_modules(SCRIPT, target)
         shutil.copytree(ROOT / _SITE, package / _SITE)
         shutil.copytree(bundle, target / "models" / name)
-        write_text(target / "requirements.txt", "".join(f"{line}\n" for line in _requirements(decoding)))
+        write_text(target / "requirements.txt", with_hashes(_requirements(decoding), lock))
     return folder
 
 
@@ -60,3 +63,19 @@ def _requirements(decoding: Decoding) -> list[str]:
         needed = map(Requirement, installed.requires or ())
         unread += [one.name for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})]
     return [f"{name}=={version}" for name, version in sorted(found.items())]
+
+
+def with_hashes(requirements: Sequence[str], lock: Path | None) -> str:
+    """Return requirements as pip reads them: with hashes, other than which it installs nothing, if all have some.
+
+    Args:
+        requirements: pins of versions.
+        lock: has hashes of pins; None, or one that is not there: nothing has.
+    """
+    text = "" if lock is None or not lock.is_file() else lock.read_text(encoding="utf-8")
+    entries = {entry.split(maxsplit=1)[0]: entry.strip() for entry in re.split(r"\n(?=\S)", text) if "--hash=" in entry}
+    if others := [line for line in requirements if line not in entries]:
+        why = f"it does not have {others[0]}" if entries else "there is none here"
+        head = f"# Without hashes, which are those of graftline's requirements.lock: {why}.\n"
+        return head + "".join(f"{line}\n" for line in requirements)
+    return "".join(f"{entries[line]}\n" for line in requirements)

@@ -98,7 +98,10 @@ class Measures:
         """
         models = list(models)
         names: list[Labels] = [(("model", str(one["model"])),) for one in models]
-        info = [(*((key, str(one[key])) for key in ("model", "version", "digest")),) for one in models]
+        info = [
+            (*((key, "" if one[key] is None else str(one[key])) for key in ("model", "version", "digest")),)
+            for one in models
+        ]
         gauges: dict[str, list[tuple[Labels, int]]] = {
             "graftline_waiting_images": [
                 (labels, one["waiting_images"]) for labels, one in zip(names, models, strict=True)

@@ -41,7 +41,8 @@ def specification(models: Sequence[str], limits: Limits) -> dict[str, Any]:
     paths = {
         "/predict": {"post": _predict(limits)},
         "/invocations": {"post": _invocations()},
-        "/replay": {"post": _replay()},
+        "/explain": {"post": _of_one_image("Where one image shows its class, and the training images like it")},
+        "/replay": {"post": _of_one_image("What becomes of one image, step by step, for graftline verify to compare")},
         "/model": {"get": _get("What the model is: classes, digests, calibration, preprocessing, training, card")},
         "/models": {"get": _get("Which models answer here")},
         "/health": {"get": _get("Which version answers, and what is wrong with one that should")},
@@ -52,7 +53,7 @@ def specification(models: Sequence[str], limits: Limits) -> dict[str, Any]:
     of_each = {
         f"/models/{name}{path}": paths[path]
         for name in (models if len(models) > 1 else ())
-        for path in ("/predict", "/invocations", "/replay", "/model")
+        for path in ("/predict", "/invocations", "/explain", "/replay", "/model")
     }
     return {
         "openapi": "3.1.0",
@@ -103,9 +104,9 @@ def _invocations() -> dict[str, Any]:
     }
 
 
-def _replay() -> dict[str, Any]:
+def _of_one_image(summary: str) -> dict[str, Any]:
     return {
-        "summary": "What becomes of one image, step by step: graftline verify compares it with a golden image",
+        "summary": summary,
         "requestBody": {"required": True, "content": {"application/octet-stream": {"schema": _IMAGE}}},
         "responses": _responses({"type": "object"}),
     }

@@ -22,6 +22,7 @@ from graftline.errors import UserError
 from graftline.execution import Execution
 from graftline.serving.answers import REFUSED, SET, columns
 from graftline.serving.batching import Answer
+from graftline.serving.explanation import Explainer
 from graftline.serving.origin import Origin
 
 _MILLION = 1_000_000
@@ -38,6 +39,7 @@ class ServedModel:
         description: content of ``bundle.json``.
         verification: what the replay of its golden images gave.
         card: the model card in Markdown; None where the bundle has none.
+        explainer: says why; None for an ensemble.
         watch: is shown each answer; None: nothing is.
     """
 
@@ -47,6 +49,7 @@ class ServedModel:
     description: Mapping[str, Any]
     verification: Verification
     card: str | None
+    explainer: Explainer | None = None
     watch: Watch | None = None
 
     @classmethod
@@ -79,13 +82,15 @@ class ServedModel:
         pixels = min(predictor.decoding.max_pixels, megapixels * _MILLION)
         cards = sorted(bundle.glob("*.md"))
         predictor = replace(predictor, decoding=replace(predictor.decoding, max_pixels=pixels))
+        description = json.loads((bundle / CARD_FILE).read_text(encoding="utf-8"))
         return cls(
             name,
             origin,
             predictor,
-            json.loads((bundle / CARD_FILE).read_text(encoding="utf-8")),
+            description,
             verification,
             cards[0].read_text(encoding="utf-8") if cards else None,
+            None if isinstance(predictor, Ensemble) else Explainer.load(predictor, bundle, description),
             None if watch is None else watch(predictor, bundle),
         )
 

@@ -11,7 +11,7 @@ from graftline.bundle.ensemble import AnyPredictor
 from graftline.errors import first_line
 from graftline.execution import Execution
 from graftline.serving.batching import Answer, Batcher
-from graftline.serving.limits import Limits
+from graftline.serving.limits import Limits, RefusedRequest, overloaded
 from graftline.serving.measures import Measures
 from graftline.serving.origin import Origin, Source
 from graftline.serving.served import ServedModel
@@ -19,6 +19,7 @@ from graftline.serving.served import ServedModel
 logger = logging.getLogger(__name__)
 
 MakeWatch = Callable[[AnyPredictor, Path], Watch | None]
+MOST_EXPLAINED = 2  # images at a time: where there is no map, one takes the network 50 times
 MOST_TURNS_SKIPPED = 32  # looks at a moved alias between two tries to load what could not be loaded
 
 
@@ -51,6 +52,7 @@ class Slot:
         self._running: Running | None = None
         self._failed: Origin | None = None
         self._skip, self._next_skip = 0, 1
+        self._explaining = 0
         self.problem: str | None = None
 
     @property
@@ -108,6 +110,24 @@ class Slot:
         """
         model, batcher = self.running
         return model, await batcher.answer(images)
+
+    async def explain(self, image: bytes) -> tuple[ServedModel, dict[str, Any]]:
+        """Say why an image is answered as it is.
+
+        Raises:
+            RefusedRequest: others are being explained, or the model is an ensemble.
+            ValueError: it cannot be read.
+        """
+        model = self.model
+        if model.explainer is None:
+            raise RefusedRequest(400, "An ensemble is not explained: serve one of its members, ENSEMBLE/members/1.")
+        if self._explaining >= MOST_EXPLAINED:
+            raise overloaded(1)
+        self._explaining += 1
+        try:
+            return model, await asyncio.to_thread(model.explainer.explain, image)
+        finally:
+            self._explaining -= 1
 
     async def close(self) -> None:
         """Answer what waits, and stop."""

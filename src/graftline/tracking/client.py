@@ -40,6 +40,7 @@ if "MLFLOW_LOGGING_LEVEL" not in os.environ:
 
 START_SECONDS = 9.0  # a run that cannot start says so within this time
 _START_REQUEST_SECONDS = 4
+_CHANGE_REQUEST_SECONDS = 20  # it has answered a moment before
 _DATABASE_SECONDS = 60.0  # a remote database may have to make its tables first
 
 _NUM_NEWEST = 3  # runs that a message lists
@@ -168,18 +169,23 @@ def connect_checked(uri: str, ask: Callable[[MlflowClient], T]) -> tuple[MlflowC
 
 
 @contextmanager
-def with_rights(uri: str) -> Iterator[None]:
-    """Let what is asked of MLflow during the block fail with a sentence where a right lacks.
+def change_at(uri: str) -> Iterator[None]:
+    """Let what is changed in MLflow during the block fail within a bounded time, with a sentence.
+
+    MLflow by itself would ask a server that has gone away again for four minutes.
 
     Raises:
-        UserError: the server does not let us in, or not do this.
+        UserError: the server does not answer or does not let us do this, or a local database is locked or full.
     """
     try:
-        yield
-    except MlflowException as error:
-        if (sentence := no_right(store_name(uri), error)) is None:
+        with request_limit(_CHANGE_REQUEST_SECONDS):
+            yield
+    except UserError:
+        raise
+    except Exception as error:
+        if is_refusal(error):
             raise
-        raise UserError(sentence) from error
+        raise UserError(no_room(error) or no_answer(uri, error)) from error
 
 
 @contextmanager
@@ -258,6 +264,11 @@ def no_answer(uri: str, error: Exception) -> str:
         )
     if "No module named 'psycopg'" in str(error):  # SQLAlchemy 2.1 takes it where the address names no driver
         return f"The {store_name(uri)} is reached by psycopg2: give Tracking.uri as postgresql+psycopg2://…."
+    if "database is locked" in str(error):
+        return (
+            f"The {store_name(uri)} is locked by another process that writes into it for longer than we wait: run the "
+            "same command again once it has ended."
+        )
     if sqlite_file(uri) is not None:
         return f"The {store_name(uri)} cannot be used ({reason(error)}): give another Tracking.uri."
     return (

@@ -243,7 +243,14 @@ class Lease:
 
     def _find(self, client: "MlflowClient") -> tuple[Holder, str] | None:
         found = client.search_registered_models(filter_string=f"name = '{self.name}'")
-        return (Holder(**json.loads(found[0].tags[_HOLDER])), found[0].tags[_BEAT]) if found else None
+        if not found:
+            return None
+        if _HOLDER not in found[0].tags:
+            raise UserError(
+                f"There is a registered model '{self.name}' that is no lease: give it another name, since a model of "
+                "this one says that a retraining is under way."
+            )
+        return Holder(**json.loads(found[0].tags[_HOLDER])), found[0].tags[_BEAT]
 
     def _ask(self, question: "Callable[[MlflowClient], T]") -> T:
         """Return what a question to MLflow gives.

@@ -188,13 +188,13 @@ class Registry:
         def find(client: "MlflowClient") -> tuple[str, set[str]]:
             from graftline.tracking.client import find_run
 
-            run = find_run(client, run_id, self._store)
+            run = find_run(client, run_id, self.store)
             return str(run.info.artifact_uri), {Path(item.path).name for item in client.list_artifacts(run_id, DATA)}
 
         artifacts, files = self.ask(find)
         if not {"manifest.parquet", "summary.json"} <= files:
             raise UserError(
-                f"Run {run_id} has no {DATA}/manifest.parquet in the {self._store}: "
+                f"Run {run_id} has no {DATA}/manifest.parquet in the {self.store}: "
                 "either an earlier graftline logged it, or its files have yet to be sent with sync()."
             )
         return local_folder(self.uri, f"{artifacts}/{DATA}", (directory or cache_directory()) / "runs" / run_id)
@@ -214,7 +214,7 @@ class Registry:
         run_id = self._run_id(reference)
 
         def find(client: "MlflowClient") -> "TestedRun":
-            run = find_run(client, run_id, self._store)
+            run = find_run(client, run_id, self.store)
             return describe(run, client.get_experiment(run.info.experiment_id).name)
 
         return self.ask(find)
@@ -231,7 +231,7 @@ class Registry:
         """
         from graftline.tracking.tested_runs import find_newest
 
-        return self.ask(lambda client: find_newest(client, experiment, self._store, skip))
+        return self.ask(lambda client: find_newest(client, experiment, self.store, skip))
 
     def newest_training(self, experiment: str | None = None) -> "TestedRun":
         """Return the newest training that came to its end, tested or not.
@@ -244,7 +244,7 @@ class Registry:
         """
         from graftline.tracking.tested_runs import find_newest_training
 
-        return self.ask(lambda client: find_newest_training(client, experiment, self._store))
+        return self.ask(lambda client: find_newest_training(client, experiment, self.store))
 
     def best_trainings(self, experiment: str, images: Mapping[str, str], most: int | None = None) -> "list[TestedRun]":
         """Return the finished trainings of an experiment on the same images, the lowest validation log loss first.
@@ -259,7 +259,7 @@ class Registry:
         """
         from graftline.tracking.tested_runs import find_best_trainings
 
-        return self.ask(lambda client: find_best_trainings(client, experiment, self._store, images, most))
+        return self.ask(lambda client: find_best_trainings(client, experiment, self.store, images, most))
 
     def predictions(self, run: "TestedRun", directory: Path | None = None) -> Path | None:
         """Return the file with what a run's model gave for its test images, None where the run has logged none.
@@ -279,7 +279,8 @@ class Registry:
         return local_folder(self.uri, f"{run.artifacts}/{TEST}", folder) / PREDICTIONS
 
     @property
-    def _store(self) -> str:
+    def store(self) -> str:
+        """What it is called in messages."""
         from graftline.tracking.client import absolute_uri, store_name
 
         return store_name(absolute_uri(self.uri))
@@ -290,13 +291,19 @@ class Registry:
         Raises:
             UserError: MLflow does not answer, or with an error.
         """
-        from graftline.tracking.client import absolute_uri, connect_checked, sqlite_file
+        from graftline.tracking.client import absolute_uri, connect_checked
 
-        uri = absolute_uri(self.uri)
-        file = sqlite_file(uri)
-        if file is not None and not file.exists():
-            raise UserError(f"There is no {self._store}: give the Tracking.uri of one that has runs.")
-        return connect_checked(uri, question)[1]
+        if not self.is_there:
+            raise UserError(f"There is no {self.store}: give the Tracking.uri of one that has runs.")
+        return connect_checked(absolute_uri(self.uri), question)[1]
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the database is a file that there is; a server may be there or not."""
+        from graftline.tracking.client import absolute_uri, sqlite_file
+
+        file = sqlite_file(absolute_uri(self.uri))
+        return file is None or file.exists()
 
     def _run_id(self, reference: str) -> str:
         if not reference.startswith("models:"):

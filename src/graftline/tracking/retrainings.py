@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 RETRAIN = "retrain"
 # tags; an experiment may have the retrainings of several models, and clocks may be set back
 MODEL, KEY, OUTCOME = "graftline.retrain.model", "graftline.retrain.key", "graftline.retrain.outcome"
+RECIPE = "graftline.retrain.recipe"
 VERSION, NUMBER = "graftline.retrain.version", "graftline.retrain.number"  # of the model, and among those decided
 T = TypeVar("T")
 _MOST = 100  # runs that are looked at, the newest
@@ -74,6 +75,10 @@ class Retrainings:
         which = "" if key is None else f" and tags.`{KEY}` = '{key}'"
         found = self._search(f"tags.`{OUTCOME}` != ''{which}", 1)
         return _describe(found[0]) if found else None
+
+    def knows(self, recipe: str) -> bool:
+        """Return whether a retraining by a recipe was decided, so that there is no mistake in it."""
+        return bool(self._search(f"tags.`{OUTCOME}` != '' and tags.`{RECIPE}` = '{recipe}'", 1))
 
     def unfinished(self, key: str) -> Retraining | None:
         """Return the newest retraining of a key that was begun on this machine and is not decided, if there is one."""

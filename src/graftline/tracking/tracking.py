@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graftline.errors import UserError, first_line, no_room
+from graftline.errors import UserError, first_line
 from graftline.tracking.names import HOST, OUTPUT_DIRECTORY, PARENT_RUN, STAGE, registered_name
 from graftline.tracking.registry import Registry
 from graftline.tracking.views import missing_tags
@@ -77,7 +77,7 @@ class Tracking:
             UserError: MLflow does not answer (within 10 s), the experiment is deleted, there is no run to resume, it is
                 still going, or ``directory`` is another run's that is still going or has unsent values.
         """
-        from graftline.tracking.client import absolute_uri, with_rights
+        from graftline.tracking.client import absolute_uri, change_at
         from graftline.tracking.outbox import clear_outbox
         from graftline.tracking.run import Run
 
@@ -89,9 +89,10 @@ class Tracking:
             tags["mlflow.source.name"] = tags.get(STAGE, Path(sys.argv[0]).name)
             if self.parent_run_id is not None:
                 tags[PARENT_RUN] = self.parent_run_id
-            with with_rights(absolute_uri(self.uri)):
+            with change_at(absolute_uri(self.uri)):
                 client, experiment_id = self._experiment(self.experiment or experiment)
-                clear_outbox(directory)
+            clear_outbox(directory)
+            with change_at(absolute_uri(self.uri)):
                 run = client.create_run(experiment_id, run_name=run_name, tags=tags)
         return Run(
             run,
@@ -143,7 +144,7 @@ class Tracking:
         """Return a client and the id of the experiment ``name``, which is created if missing."""
         from mlflow.exceptions import MlflowException
 
-        from graftline.tracking.client import absolute_uri, connect_checked
+        from graftline.tracking.client import absolute_uri, connect_checked, is_refusal
 
         client, experiment = connect_checked(absolute_uri(self.uri), lambda client: client.get_experiment_by_name(name))
         if experiment is None:
@@ -152,9 +153,10 @@ class Tracking:
                 created = client.create_experiment(name, artifact_location=location)
                 experiment = client.get_experiment(created)
             except MlflowException as error:
+                if not is_refusal(error):
+                    raise
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another run was faster
-                    told = f"MLflow does not take the experiment '{name}': {first_line(error)}."
-                    raise UserError(no_room(error) or told) from error
+                    raise UserError(f"MLflow does not take the experiment '{name}': {first_line(error)}.") from error
                 experiment = client.get_experiment_by_name(name)
                 assert experiment is not None
         if experiment.lifecycle_stage == "deleted":

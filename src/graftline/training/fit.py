@@ -13,9 +13,8 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
-from torch.utils.data import DataLoader
 
-from graftline.data.loaders import Batch, Loaders
+from graftline.data.loaders import Loaders
 from graftline.errors import writing
 from graftline.freezing.check import FIRST_STEPS
 from graftline.training.allocator import freed_memory_kept
@@ -24,6 +23,7 @@ from graftline.training.budget import Clock
 from graftline.training.events import FitEvents
 from graftline.training.fit_directory import FitDirectory, read_checkpoint, tensors_only
 from graftline.training.module import GraftModule
+from graftline.training.place import EpochPlace, TimedCheckpoint
 from graftline.training.progress import FitProgress
 from graftline.training.results import MONITOR, FitHistory
 from graftline.training.trainer import MakeTrainer, quiet_lightning, refused_by_lightning
@@ -48,6 +48,7 @@ def fit(
     seed: int = 0,
     patience: int | None = None,
     ema_decay: float | None = None,
+    checkpoint_minutes: float | None = None,
     resume: bool = False,
     seconds: float | None = None,
     threads: int | None = None,
@@ -65,7 +66,9 @@ def fit(
         patience: epochs without a better validation loss before the fit stops, counted in their second half;
             None: never.
         ema_decay: decay of the averaged weights; None: no averaging.
-        resume: go on from ``last.ckpt``, if there is one: what follows is bit for bit what would have followed.
+        checkpoint_minutes: after which ``last.ckpt`` is written within an epoch, too; None: at its end only.
+        resume: go on from ``last.ckpt``, if there is one: what follows is bit for bit what would have followed, if that
+            is of a whole epoch and there are as many processes. Else each image of the epoch's rest is seen once.
         seconds: after which the fit ends, at the end of the epoch that is nearest; None: when its epochs are done.
         threads: of torch during the fit; None: as they are.
         show_progress: draw the progress bar.
@@ -79,7 +82,9 @@ def fit(
     events = FitEvents() if events is None else events
     progress = FitProgress(events, show=show_progress)
     optional = _optional_callbacks(patience, seconds, ema_decay)
-    always = [progress, *_checkpoints(directory), EpochDraws(seed, loaders[0]), FirstGradients(events)]
+    if checkpoint_minutes is not None:
+        optional.append(TimedCheckpoint(directory, checkpoint_minutes))
+    always = [progress, *_checkpoints(directory), EpochDraws(seed), EpochPlace(loaders[0]), FirstGradients(events)]
     trainer = make_trainer(callbacks=[*always, *optional], **_OURS)
     start, checkpoint = time.perf_counter(), directory.last if resume and directory.last.exists() else None
     interrupted = False
@@ -92,6 +97,7 @@ def fit(
         if not interrupted:
             raise
     best = read_checkpoint(directory.best)
+    module.take_back()
     module.load_state_dict(best["state_dict"])
     seconds = time.perf_counter() - start
     history = FitHistory.of(progress.epochs, seconds, trainer.global_step, interrupted=interrupted)
@@ -143,26 +149,15 @@ def _optional_callbacks(patience: int | None, seconds: float | None, ema_decay: 
 class EpochDraws(pl.Callback):
     """Makes all that an epoch draws depend on seed, epoch and process only, so that a resumed fit draws the same.
 
-    That is dropout, stochastic depth and the mixing of images by the global generators, and the order of the images by
-    the loader's sampler: of a resumed fit, Lightning asks for it before it tells the sampler the epoch.
+    That is dropout, stochastic depth and the mixing of images by the global generators; the order of the images is the
+    sampler's. A fit that takes up within an epoch draws what it likes from there on.
 
     Args:
         seed: any number of at least 0.
-        loader: of the training images.
     """
 
-    def __init__(self, seed: int, loader: DataLoader[Batch]) -> None:
+    def __init__(self, seed: int) -> None:
         self._seed = seed
-        self._sampler: Any = loader.sampler  # a DrawSampler
-
-    def on_load_checkpoint(
-        self,
-        trainer: pl.Trainer,  # noqa: ARG002 - Lightning's signature
-        pl_module: pl.LightningModule,  # noqa: ARG002 - likewise
-        checkpoint: dict[str, Any],
-    ) -> None:
-        """Tell the sampler which epoch comes next."""
-        self._sampler.set_epoch(checkpoint["epoch"] + 1)
 
     def on_train_batch_start(
         self,

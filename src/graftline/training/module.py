@@ -3,6 +3,7 @@
 Letters: B batch, C channels, H height, W width, F numbers per image that a tail takes, K classes.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from graftline.freezing.plan import set_frozen_eval
 from graftline.training.groups import Layers, learning_rates, make_optimizer
 from graftline.training.memory_format import avoid_copies, memory_format
 from graftline.training.running_mean import WeightedMean
+from graftline.training.sharding import ShardedStrategy, shard
 
 Optimizer = Callable[..., torch.optim.Optimizer]
 Schedule = Callable[[int, int], float]
@@ -82,6 +84,7 @@ class GraftModule(pl.LightningModule):
         self.memory_format = memory_format(network, on_cpu=on_cpu)
         self.network = network.to(memory_format=self.memory_format)
         avoid_copies(self.network)
+        self._whole: list[nn.Module] | None = None  # in a list, in which torch does not see it
         self._optimizer = optimizer
         self._schedule = schedule
         self._weight_decay = weight_decay
@@ -94,6 +97,20 @@ class GraftModule(pl.LightningModule):
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.trained = WeightedMean("loss")
         self.validated = WeightedMean("loss", "accuracy")
+
+    def configure_model(self) -> None:
+        """Divide the parameters of a copy among the processes, where the strategy does so."""
+        if isinstance(self.trainer.strategy, ShardedStrategy) and self._whole is None:
+            self._whole = [self.network]
+            self.memory_format = torch.contiguous_format  # fully_shard takes no other (torch 2.14.1)
+            self.network = copy.deepcopy(self.network).to(memory_format=self.memory_format)
+            shard(self.network, self.trainer.strategy.device_mesh["data_parallel"])
+
+    def take_back(self) -> None:
+        """Have the network that was given again, if a copy of it was trained in its place."""
+        if self._whole is not None:
+            (self.network,) = self._whole
+            self._whole = None
 
     def train(self, mode: bool = True) -> "GraftModule":
         """Switch to training mode; what is frozen stays in eval mode."""

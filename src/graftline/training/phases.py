@@ -4,7 +4,8 @@ import copy
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -19,11 +20,15 @@ from graftline.freezing.check import FreezeCheck
 from graftline.freezing.depth import MOST_DEEP_EPOCHS
 from graftline.freezing.plan import FreezePlan
 from graftline.training.budget import cut_to, seconds_per_image
+from graftline.training.checkpointing import checkpointed
+from graftline.training.compiling import compiled
 from graftline.training.events import FitEvents, Metrics
 from graftline.training.fit import fit
 from graftline.training.fit_directory import FitDirectory, read_checkpoint
 from graftline.training.lost_process import lost_processes_named
 from graftline.training.lower_rates import fit_at_lower_rates
+from graftline.training.place import epochs_done
+from graftline.training.recipe import Recipe
 from graftline.training.results import FitHistory, PhaseResult, TrainingResult, monitored
 from graftline.training.setup import TrainingSetup
 from graftline.training.source_decision import choose_source
@@ -133,7 +138,7 @@ def fit_phase(
         plan = _cut(setup, plan, deadline, directory if resume else None)
     told = _PhaseEvents(FitEvents() if events is None else events, freeze_check, earlier)
     told.on_source(source)
-    with lost_processes_named():
+    with lost_processes_named(), _run_as(setup.recipe, source, plan):
         history = fit(
             setup.make_module(source.network, plan),
             partial(setup.make_trainer, max_epochs=plan.epochs, **_limits(setup, plan)),
@@ -143,6 +148,7 @@ def fit_phase(
             seed=setup.seed,
             patience=setup.recipe.patience,
             ema_decay=setup.recipe.ema_decay,
+            checkpoint_minutes=setup.recipe.checkpoint_minutes,
             resume=resume,
             seconds=plan.seconds,
             threads=source.threads,
@@ -154,6 +160,15 @@ def fit_phase(
     if setup.execution.rank == 0:
         write_json(directory.result, asdict(result))
     return result
+
+
+@contextmanager
+def _run_as(recipe: Recipe, source: TrainingSource, plan: FreezePlan) -> Iterator[None]:
+    """Let a network run as a recipe says during the block; a head on cached activations is left as it is."""
+    is_small = plan.only_head and not isinstance(source, LiveSource)
+    checkpoints = recipe.grad_checkpointing and isinstance(source, LiveSource)
+    with checkpointed(source.network, on=checkpoints), compiled(source.network, on=recipe.compile and not is_small):
+        yield
 
 
 def _tell(
@@ -282,8 +297,8 @@ def _read_result(directory: FitDirectory, plan: FreezePlan) -> PhaseResult | Non
 
 
 def _epochs_done(directory: FitDirectory) -> int:
-    """Return how many epochs the last checkpoint of a fit has behind it."""
-    return int(read_checkpoint(directory.last)["epoch"]) + 1
+    """Return how many whole epochs the last checkpoint of a fit has behind it."""
+    return epochs_done(read_checkpoint(directory.last))
 
 
 def _check_resumable(plans: Sequence[FreezePlan], directory: FitDirectory) -> None:

@@ -33,6 +33,9 @@ class Recipe:
         layer_decay: factor on the learning rate from each layer group, head first, to the next one down (Clark et al.
             2020, section 3.1), above 0; 1: off; None: as suits the network (`graftline.freezing.rates.layer_decay`).
         patience: epochs without a better validation loss before training stops; None: never.
+        checkpoint_minutes: after which a checkpoint is written within an epoch, too, above 0; None: at its end only.
+        grad_checkpointing: compute the activations of a network's blocks again in the backward pass, for less memory.
+        compile: run what is trained through torch.compile.
         fold: which of how many parts of the training images is left out, such as ``2/5``; None: none.
         resume: id of an MLflow run whose training is to go on, for whoever tracks it.
     """
@@ -47,6 +50,9 @@ class Recipe:
     ema_decay: float | None = None
     layer_decay: float | None = None
     patience: int | None = 10
+    checkpoint_minutes: float | None = None
+    grad_checkpointing: bool = False
+    compile: bool = False
     fold: str | None = None
     resume: str | None = None
 
@@ -66,6 +72,8 @@ class Recipe:
                 raise UserError(f"Recipe.{name} is {value}, it must be {bound}.")
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             raise UserError(f"Recipe.layer_decay is {self.layer_decay}, it must be above 0 and at most 1 (1: off).")
+        if self.checkpoint_minutes is not None and not self.checkpoint_minutes > 0:  # also catches NaN
+            raise UserError(f"Recipe.checkpoint_minutes is {self.checkpoint_minutes}, it must be above 0.")
         if self.fold is not None:
             check_fold(self.fold)
         if self.mixes_images and self.batch_size is not None and self.batch_size % 2:

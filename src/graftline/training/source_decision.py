@@ -49,6 +49,8 @@ def choose_source(setup: TrainingSetup, plan: FreezePlan, decision_file: Path | 
         return LiveSource(setup, "Features.cache=False")
     if setup.recipe.mixes_images:
         return LiveSource(setup, "mixup and CutMix need the images")
+    if setup.recipe.grad_checkpointing and not plan.only_head:
+        return LiveSource(setup, "gradient checkpointing needs the whole network")
     preprocessing = setup.graft.preprocessing
     try:
         parts = cut(setup.graft.network, plan.trainable, preprocessing.image_size, preprocessing.channels)

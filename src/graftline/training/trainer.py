@@ -19,10 +19,12 @@ from graftline.execution import Execution
 from graftline.training.launch import check_launch, current_launch, with_launch
 from graftline.training.module import Optimizer
 from graftline.training.optimizers import optimizer_class, settings_of, takes_recommendation, with_learning_rate
+from graftline.training.sharding import FSDP2, ShardedStrategy
 
 logger = logging.getLogger(__name__)
 
 MakeTrainer = Callable[..., pl.Trainer]
+STRATEGIES = SingleDeviceStrategy, DDPStrategy, ShardedStrategy
 
 OURS = "a fit needs it its own way"
 UNUSED = "it would have no effect here"
@@ -74,9 +76,9 @@ def check_trainer(make_trainer: MakeTrainer) -> Execution:
     check_launch(os.environ)
     _check_arguments(getattr(make_trainer, "keywords", {}))
     trainer = _make(with_launch(make_trainer, current_launch()))
-    strategy, is_ours = trainer.strategy, isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy)
+    strategy, is_ours = trainer.strategy, isinstance(trainer.strategy, STRATEGIES)
     if not is_ours or isinstance(strategy.launcher, _MultiProcessingLauncher):
-        raise UserError("Trainer.strategy must be auto or ddp, with which graftline trains: leave it out.")
+        raise UserError(f"Trainer.strategy must be auto, ddp or {FSDP2}, with which graftline trains: leave it out.")
     if trainer.precision.endswith("-true") and trainer.precision != "32-true":
         instead = trainer.precision.replace("64-true", "32-true").replace("16-true", "16-mixed")
         raise UserError(
@@ -174,6 +176,8 @@ def quiet_lightning() -> None:
         ".*does not have many workers.*",  # the number of workers is ours, measured
         ".*Checkpoint directory .* exists and is not empty.*",  # so it is when a run is resumed
         ".*module\\(s\\) in eval mode at the start of training.*",  # the frozen ones, on purpose
+        ".*resuming from a checkpoint that ended before the epoch ended.*",  # our sampler takes up there
+        ".*overrides the configure_model callback.*",  # which does nothing where weights are averaged
         ".*The number of training batches .* is smaller than the logging interval.*",
         ".*The `srun` command is available on your system but is not used.*",  # who has it need not use it
         ".*`isinstance.treespec, LeafSpec.` is deprecated.*",  # Lightning inside, nothing a user can act on

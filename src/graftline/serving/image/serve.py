@@ -18,6 +18,7 @@ from graftline.serving.server import serve
 from graftline.serving.slot import Slot
 
 MODELS = Path(__file__).parent / "models"
+MOST_PORT = 65_535
 
 
 def main() -> None:
@@ -26,6 +27,8 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=5001, help="0 takes a free one")
     asked = parser.parse_args()
+    if not 0 <= asked.port <= MOST_PORT:
+        parser.error(f"--port is {asked.port}: choose one up to {MOST_PORT}, or 0 for any free one.")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     folders = sorted(folder for folder in MODELS.glob("[!.]*") if folder.is_dir())
     if not folders:

@@ -2,6 +2,9 @@
 
 const MOST_SHOWN = 8; // classes of an image
 const AT_ONCE = 2; // requests
+const PATIENCE = 20; // times that the server is asked again why, while it has others to answer
+const COOL = [255, 196, 0]; // of the heat, which is the more opaque the warmer it is
+const WARM = [226, 30, 50];
 const find = (id) => document.getElementById(id);
 
 function percent(share) {
@@ -13,6 +16,7 @@ function percent(share) {
 const waiting = [];
 let base = "";
 let running = 0;
+let asked = Promise.resolve();
 
 function tell(text) {
   find("told").textContent = text;
@@ -24,7 +28,7 @@ async function ask(address, options) {
     throw new Error("The file cannot be read, or the server does not answer.");
   });
   const content = await answer.json();
-  if (!answer.ok) throw new Error(content.message);
+  if (!answer.ok) throw Object.assign(new Error(content.message), { status: answer.status });
   return content;
 }
 
@@ -53,7 +57,7 @@ async function start() {
 
 function card(file) {
   const article = find("card").content.firstElementChild.cloneNode(true);
-  const picture = article.querySelector("img");
+  const picture = article.querySelector("img.photo");
   picture.src = URL.createObjectURL(file);
   picture.addEventListener("load", () => URL.revokeObjectURL(picture.src));
   picture.addEventListener("error", () => {
@@ -92,11 +96,72 @@ function fill(article, answer, milliseconds) {
   article.querySelector(".from").textContent = `${rest}${version} · ${Math.round(milliseconds)} ms`;
 }
 
-async function classify({ file, article }) {
+function paint(canvas, map) {
+  const small = document.createElement("canvas");
+  [small.width, small.height] = [map[0].length, map.length];
+  const image = small.getContext("2d").createImageData(small.width, small.height);
+  map.flat().forEach((warmth, place) => {
+    COOL.forEach((level, color) => (image.data[4 * place + color] = level + warmth * (WARM[color] - level)));
+    image.data[4 * place + 3] = 200 * warmth ** 1.4;
+  });
+  small.getContext("2d").putImageData(image, 0, 0);
+  const context = canvas.getContext("2d");
+  context.imageSmoothingQuality = "high";
+  context.drawImage(small, 0, 0, canvas.width, canvas.height);
+}
+
+function explain(article, answer) {
+  const why = article.querySelector(".why");
+  const view = why.querySelector(".heat img");
+  const canvas = why.querySelector("canvas");
+  view.src = answer.view;
+  view.alt = "what the network sees of the photo";
+  view.decode().then(() => {
+    [canvas.width, canvas.height] = [view.naturalWidth, view.naturalHeight];
+    paint(canvas, answer.heat.map);
+  });
+  const { map, method } = answer.heat;
+  const seen = map.flat().some((warmth) => warmth > 0);
+  const told = seen ? `where “${answer.class}” shows (${method})` : `nothing speaks for “${answer.class}” (${method})`;
+  why.querySelector("figcaption").textContent = told;
+  why.querySelector(".near p").textContent = answer.neighbors ? "Nearest training images" : "";
+  why.querySelector(".note").textContent = answer.note ?? "";
+  for (const near of answer.neighbors ?? []) {
+    const line = find("neighbor").content.firstElementChild.cloneNode(true);
+    line.querySelector("img").src = near.image;
+    line.querySelector("span").textContent = near.class;
+    line.title = `distance ${near.distance.toFixed(2)} of 2`;
+    line.classList.toggle("other", near.class !== answer.class);
+    why.querySelector("ul").append(line);
+  }
+  why.hidden = false;
+}
+
+const pause = (seconds) => new Promise((done) => setTimeout(done, 1000 * seconds));
+
+async function askWhy({ file, article, address }) {
+  const options = { method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" } };
+  for (let turn = 0; turn < PATIENCE; turn += 1) {
+    try {
+      return explain(article, await ask(`${address}explain`, options));
+    } catch (error) {
+      if (error.status === 503) {
+        await pause(1);
+        continue;
+      }
+      article.querySelector(".from").textContent += ` · ${error.message}`;
+      return;
+    }
+  }
+}
+
+async function classify(one) {
+  const { file, article, address } = one;
   const begun = performance.now();
   try {
     const options = { method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" } };
-    fill(article, await ask(`${base}predict`, options), performance.now() - begun);
+    fill(article, await ask(`${address}predict`, options), performance.now() - begun);
+    asked = asked.then(() => askWhy(one)); // one after the other, behind the answers
   } catch (error) {
     article.querySelector(".verdict").hidden = true;
     const told = article.querySelector(".refused");
@@ -116,7 +181,7 @@ async function work() {
 function take(files) {
   tell("");
   for (const file of files) {
-    waiting.push({ file, article: card(file) });
+    waiting.push({ file, article: card(file), address: base });
     work();
   }
 }

@@ -1,0 +1,152 @@
+"""Where in an epoch a checkpoint was made, so that a resume trains on each image of the rest once.
+
+The order of an epoch depends on seed and epoch only, and all processes take turns through it: so many images of it are
+done. A resume may have another number of processes, or images per step, and takes up the order there.
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from graftline.data.loaders import Batch, DrawSampler
+from graftline.training.fit_directory import FitDirectory
+
+KEY = "place"  # in a checkpoint
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in an epoch a checkpoint was made.
+
+    Attributes:
+        images: of the epoch's order that are done, by all processes together; 0: the epoch is whole.
+        images_per_batch: of all processes.
+        steps_per_epoch: optimizer steps.
+    """
+
+    images: int
+    images_per_batch: int
+    steps_per_epoch: int
+
+    @classmethod
+    def read(cls, checkpoint: Mapping[str, Any]) -> "Place | None":
+        """Return that of a checkpoint; None if it is of an earlier graftline: the epoch is whole."""
+        return cls(**checkpoint[KEY]) if KEY in checkpoint else None
+
+
+def epochs_done(checkpoint: Mapping[str, Any]) -> int:
+    """Return how many whole epochs a checkpoint has behind it."""
+    place = Place.read(checkpoint)
+    return int(checkpoint["epoch"]) + (place is None or place.images == 0)
+
+
+class EpochPlace(pl.Callback):
+    """Keeps the place in each checkpoint, and takes up there.
+
+    Args:
+        loader: of the training images; its sampler is a ``DrawSampler``.
+    """
+
+    def __init__(self, loader: DataLoader[Batch]) -> None:
+        self._loader = loader
+        self._begun = (0, 0, 0)  # epoch, images and batches of it that were done when this process began
+
+    def on_save_checkpoint(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,  # noqa: ARG002 - Lightning's signature
+        checkpoint: dict[str, Any],
+    ) -> None:
+        """Note the place."""
+        done, batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready, self._batches(trainer)
+        epoch, images, skipped = self._begun
+        if epoch != trainer.current_epoch:
+            images, skipped = 0, 0
+        so_far = images + (done - skipped) * self._images_per_batch
+        steps = math.ceil(batches / trainer.accumulate_grad_batches)
+        place = Place(so_far if done < batches else 0, self._images_per_batch, steps)
+        checkpoint[KEY] = asdict(place)
+
+    def on_load_checkpoint(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,  # noqa: ARG002 - Lightning's signature
+        checkpoint: dict[str, Any],
+    ) -> None:
+        """Tell sampler and loops where to take up, and the schedule where it stands."""
+        place, sampler, epoch = Place.read(checkpoint), self._sampler, int(checkpoint["epoch"])
+        if place is None or place.images == 0:
+            sampler.set_epoch(epoch + 1)
+        else:
+            sampler.set_epoch(epoch)
+            sampler.skip(place.images)
+            skipped = self._batches(trainer) - self._batches_left(trainer, place.images)
+            self._begun = epoch, place.images, skipped
+            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+            progress.update(
+                ready=skipped, started=skipped, processed=skipped, completed=skipped - 1
+            )  # Lightning adds 1
+        if place is not None and place.images_per_batch != self._images_per_batch:
+            steps = math.ceil(self._batches(trainer) / trainer.accumulate_grad_batches)
+            for schedule in checkpoint["lr_schedulers"]:
+                schedule["last_epoch"] = round(schedule["last_epoch"] * steps / place.steps_per_epoch)
+
+    @property
+    def _sampler(self) -> DrawSampler:
+        assert isinstance(self._loader.sampler, DrawSampler)
+        return self._loader.sampler
+
+    @property
+    def _images_per_batch(self) -> int:
+        assert self._loader.batch_size is not None
+        return self._loader.batch_size * self._sampler.world_size
+
+    def _batches(self, trainer: pl.Trainer) -> int:
+        """Return how many batches a whole epoch has for this process."""
+        all_batches, limit = len(self._loader), trainer.limit_train_batches
+        return min(all_batches, limit) if isinstance(limit, int) else int(all_batches * limit)
+
+    def _batches_left(self, trainer: pl.Trainer, images: int) -> int:
+        """Return how many batches of an epoch, some of whose images are done, are left for this process."""
+        size = self._loader.batch_size
+        assert size is not None
+        world_size = self._sampler.world_size
+        most = min(self._batches(trainer) * size, len(self._sampler))
+        left = min(len(self._sampler.indices()), most - images // world_size)
+        return left // size if self._loader.drop_last else -(-left // size)
+
+
+class TimedCheckpoint(pl.Callback):
+    """Writes the last checkpoint within an epoch too, after an optimizer step.
+
+    Args:
+        directory: of the fit.
+        minutes: between two of them.
+    """
+
+    def __init__(self, directory: FitDirectory, minutes: float) -> None:
+        self._directory = directory
+        self._seconds = 60 * minutes
+        self._last = time.monotonic()
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,  # noqa: ARG002 - Lightning's signature
+        outputs: Any,
+        batch: Any,  # noqa: ARG002 - likewise
+        batch_idx: int,
+    ) -> None:
+        """Write it if it is time, all processes together: rank 0 says so."""
+        if (batch_idx + 1) % trainer.accumulate_grad_batches or trainer.is_last_batch:
+            return
+        is_sound = bool(torch.isfinite(outputs["loss"]))
+        if trainer.strategy.broadcast(is_sound and time.monotonic() - self._last >= self._seconds):
+            trainer.save_checkpoint(self._directory.last)
+            self._last = time.monotonic()

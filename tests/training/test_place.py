@@ -1,0 +1,92 @@
+"""A fit that was stopped within an epoch: each image of the rest once, whatever the number of processes."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+
+from graftline.data.loaders import DrawSampler
+from graftline.features.cache import Features
+from graftline.freezing.plan import plan_from_depth
+from graftline.training.fit_directory import FitDirectory, read_checkpoint
+from graftline.training.phases import fit_phase
+from graftline.training.place import Place, epochs_done
+from graftline.training.recipe import Recipe
+from graftline.training.setup import TrainingSetup
+
+NOW = 1e-9  # minutes: after each batch
+
+
+@pytest.mark.parametrize("later", [1, 3, 4])
+def test_the_rest_of_an_order_is_seen_once_by_any_number_of_processes(later: int) -> None:
+    images, batch, batches = 103, 4, 5
+    before = [DrawSampler(images, shuffle=True, seed=1, rank=rank, world_size=2) for rank in range(2)]
+    for sampler in before:
+        sampler.set_epoch(3)
+    seen = np.concatenate([sampler.indices()[: batch * batches] for sampler in before])
+    after = [DrawSampler(images, shuffle=True, seed=1, rank=rank, world_size=later) for rank in range(later)]
+    for sampler in after:
+        sampler.set_epoch(3)
+        sampler.skip(len(seen))
+    parts = [sampler.indices() for sampler in after]
+    assert len({len(part) for part in parts}) == 1, "or those with more would wait for ever"
+    together = np.concatenate([seen, *parts])
+    assert len(set(together.tolist())) == len(together) > images - later
+    after[0].set_epoch(4)
+    assert len(after[0].indices()) == len(after[0]), "the next epoch is whole"
+
+
+class StoppedError(Exception):
+    """Stands for whatever interrupts a training."""
+
+
+class Record(pl.Callback):
+    """Notes the images of each step, and stops the fit after some."""
+
+    def __init__(self, stop_after: int | None) -> None:
+        self.seen: list[tuple[int, list[int]]] = []
+        self._stop_after = stop_after
+
+    def on_train_batch_start(self, trainer: pl.Trainer, _: Any, batch: Any, *__: Any) -> None:
+        if len(self.seen) == self._stop_after:
+            raise StoppedError
+        self.seen.append((trainer.current_epoch, batch["index"].tolist()))
+
+
+def make_trainer(record: Record, callbacks: Sequence[pl.Callback], **settings: Any) -> pl.Trainer:
+    return pl.Trainer(accelerator="cpu", devices=1, callbacks=[*callbacks, record], **settings)
+
+
+@pytest.mark.parametrize(("batch_size", "stop_after", "ema_decay"), [(4, 13, None), (4, 13, 0.9), (12, 13, None)])
+def test_a_fit_goes_on_within_an_epoch(
+    make_setup: Callable[..., TrainingSetup],
+    tmp_path: Path,
+    batch_size: int,
+    stop_after: int,
+    ema_decay: float | None,
+) -> None:
+    directory = FitDirectory(tmp_path / "fit")
+
+    def run(record: Record, batch_size: int, *, resume: bool) -> Any:
+        recipe = Recipe(batch_size=batch_size, workers=0, checkpoint_minutes=NOW, ema_decay=ema_decay)
+        setup = make_setup(recipe=recipe, features=Features(cache=False), make_trainer=partial(make_trainer, record))
+        plan = plan_from_depth(setup.graft.network, 6, "test", epochs=3)
+        return fit_phase(setup, plan, directory, resume=resume, show_progress=False)
+
+    first, second = Record(stop_after), Record(None)
+    with pytest.raises(StoppedError):
+        run(first, 4, resume=False)
+    checkpoint = read_checkpoint(directory.last)
+    assert Place.read(checkpoint) == Place(4 * 4, 4, 9), "four batches of the second epoch"
+    assert epochs_done(checkpoint) == 1
+    result = run(second, batch_size, resume=True)
+    seen = [image for epoch, images in first.seen + second.seen if epoch == 1 for image in images]
+    assert sorted(seen) == list(range(36))
+    assert sorted(image for epoch, images in second.seen if epoch == 2 for image in images) == list(range(36))
+    assert [epoch["epoch"] for epoch in result.history.epochs] == [0, 1, 2]
+    assert result.history.steps == 13 + len(second.seen)
+    assert read_checkpoint(directory.last)["lr_schedulers"][0]["last_epoch"] == 3 * 36 // batch_size
