@@ -127,6 +127,8 @@ def test_what_cannot_be_reached_is_one_sentence(served: str, tmp_path: Path, cap
     with pytest.raises(UserError, match="is a URL with a password or key in it") as raised:
         ingest(tmp_path, f"https://me:{PASSWORD}@host/pets", Shards())  # type: ignore[arg-type]
     assert PASSWORD not in str(raised.value) + caplog.text
+    with pytest.raises(UserError, match=r"s3://bucket/pets is a URL, and Shards\(\) is what reads those"):
+        Folder().read(Path("s3://bucket/pets"))
     _Files.code = 403
     with pytest.raises(UserError, match=f"There is no access to {served}/shards.json: check the credentials"):
         contents(served)

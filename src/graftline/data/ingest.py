@@ -147,7 +147,8 @@ class Ingest:
         self.split.check(listing.images)
         self._require_splits(listing.images, parent, needed)
         with self._alone():
-            return self._write(self._divide(self._check(listing), self._find_parent()))
+            listing = self._check(listing)
+            return self._write(self._divide(listing, self._find_parent()))
 
     def run_as_test(
         self,
@@ -315,12 +316,13 @@ class Ingest:
         if settings.to_measure:
             settings = replace(settings, range=_ANY_RANGE)
         checks = check_images(
-            images["path"].unique().tolist(),
+            images["path"].drop_duplicates().array,
             Decoding(settings, self.max_pixels),
             self.workers,
             self._folder / "checked.parquet",
         )
-        checked = images.merge(checks, on="path", how="left")
+        checked = images.merge(checks.drop(columns=["size", "modified", "changed"]), on="path", how="left")
+        del checks  # a million rows take a quarter of a gigabyte
         images, findings = drop_invalid(checked, self.min_side_px)
         invalid = len(findings)
         losses = find_losses(checked, images)
@@ -343,6 +345,7 @@ class Ingest:
         if images.empty:
             told = summarize(finding.detail for finding in findings if finding.kind != "lost_images")
             raise UserError(f"No image can be used (first: {findings[0].path}; {told}): replace those in {file}.")
+        images = images.drop(columns=["flaw", "reason"])
         return replace(listing, images=images, findings=findings, decisions=decisions)
 
     def _require_classes(self, listing: "_Listing") -> None:

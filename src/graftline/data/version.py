@@ -146,10 +146,12 @@ class DatasetVersion:
 
     @cached_property
     def _history(self) -> pd.DataFrame:
-        rows = [self._table[list(HISTORY_COLUMNS)]]
+        columns, table = list(HISTORY_COLUMNS), self.__dict__.get("_table")  # paths take most of the room
+        rows = [self._read("manifest.parquet", columns) if table is None else table[columns]]
         if self.summary.get("departed", 0) > 0:  # without the file, an image that comes back could change its split
             rows.append(self._read("departed.parquet"))
-        return pd.concat(rows, ignore_index=True).drop_duplicates(ignore_index=True)
+        history: pd.DataFrame = pd.concat(rows, ignore_index=True).drop_duplicates(ignore_index=True)
+        return history
 
     def decisions(self) -> pd.DataFrame:
         """Return what people have decided on images, for this version or one that it grew from.
@@ -239,9 +241,9 @@ class DatasetVersion:
         """Return the number of images by split and class: ``counts()["train"]["cat"]``."""
         return _count(self._table, self.class_names)
 
-    def _read(self, name: str) -> pd.DataFrame:
+    def _read(self, name: str, columns: list[str] | None = None) -> pd.DataFrame:
         try:
-            return pd.read_parquet(self.directory / name)
+            return pd.read_parquet(self.directory / name, columns=columns)
         except FileNotFoundError as error:
             raise UserError(f"{self.directory} has lost its {name}: restore it, or remove the folder.") from error
 

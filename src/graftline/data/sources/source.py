@@ -11,6 +11,7 @@ import pandas as pd
 from PIL import Image
 
 from graftline.data.decode import FORMATS
+from graftline.data.references import find_url
 from graftline.errors import UserError
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".parquet"})
@@ -55,6 +56,10 @@ def require(path: Path | None, what: str) -> Path:
     """
     if path is None:
         raise UserError(f"Ingest.path is not given: name {what}.")
+    if (url := find_url(path)) is not None:
+        raise UserError(
+            f"{url} is a URL, and Shards() is what reads those: write the images to shards, and put them there."
+        )
     path = path.expanduser().absolute()
     if path.exists():
         return path
