@@ -102,8 +102,9 @@ format: $(ready) ## rewrite the code in the house's format
 	@$(VENV)/bin/ruff format .
 	@$(VENV)/bin/ruff check --fix .
 
+# Without hf, openvino and ray, which are large: their tests are skipped where they are missing.
 lock: ## pin the dependencies anew (needs uv)
-	uv pip compile pyproject.toml --group dev --group docs --all-extras --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --output-file requirements.lock
+	uv pip compile pyproject.toml --group dev --group docs $(addprefix --extra ,audit dicom heif remote tiff) --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --output-file requirements.lock
 
 clean: ## remove caches and leftovers of tools; keeps runs (outputs, data, mlflow.db, mlartifacts) and the environment
 	@rm -rf cache site .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
