@@ -154,7 +154,7 @@ def plain_loop(work: Work, device: str, way: Way) -> float:
         with way.numbers(device):
             loss = F.cross_entropy(run(images), labels)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's has no types
         optimizer.step()
 
     return speed_of(step, work, device)
@@ -190,7 +190,8 @@ def fit_speed(work: Work, device: str, way: Way) -> float:
         weight=torch.ones(work.batch, device=device),
         index=torch.arange(work.batch, device=device),
     )
-    loaders = [DataLoader([batch] * number, batch_size=None) for number in (work.warm_up + work.steps, 1)]
+    batches: list[Any] = [[batch] * number for number in (work.warm_up + work.steps, 1)]
+    loaders: list[DataLoader[Batch]] = [DataLoader(one, batch_size=None) for one in batches]
     module = GraftModule(
         network,
         optimizer=functools.partial(torch.optim.AdamW, lr=RATE),
@@ -203,7 +204,7 @@ def fit_speed(work: Work, device: str, way: Way) -> float:
 
     def make_trainer(callbacks: Sequence[pl.Callback], **settings: Any) -> pl.Trainer:
         accelerator = "cpu" if device == "cpu" else "gpu"
-        common = {"accelerator": accelerator, "devices": 1, "max_epochs": 1, "precision": precision}
+        common: dict[str, Any] = {"accelerator": accelerator, "devices": 1, "max_epochs": 1, "precision": precision}
         return pl.Trainer(callbacks=[*callbacks, watch], **common, **settings)
 
     # Lightning has its own autocast

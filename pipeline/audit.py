@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from graftline.files import atomic_file
 from graftline.pipeline.head_activations import activate, cut_below_head
 from graftline.pipeline.parent import with_parent
 from graftline.pipeline.stage import StageResult
+from graftline.ray_cluster import NoCluster, RayCluster
 from graftline.report.audit_sheet import write_sheet
 from graftline.tracking.tracking import Tracking
 from graftline.training.head_trunk import HeadTrunk
@@ -58,6 +59,7 @@ class AuditStage:
     tracking: Tracking
     splits: Sequence[str] = field(default_factory=lambda: list(SPLITS))
     accelerator: Accelerator = "auto"
+    cluster: NoCluster | RayCluster = NoCluster()  # noqa: RUF009 - immutable
 
     def __post_init__(self) -> None:
         if not self.splits or not set(self.splits) <= set(SPLITS):
@@ -67,11 +69,13 @@ class AuditStage:
         """Audit the images, and write the sheet and the table."""
         require_cleanlab()
         self.backbone.check()
+        self.cluster.check()
+        execution = replace(Execution.local(self.accelerator), cluster=self.cluster)
         version = with_parent(self.data, self.tracking).run().version
         splits = [split for split in self.splits if any(version.counts()[split].values())]
         if not splits:
             raise UserError(f"There are no images in {' and '.join(self.splits)} of {version.name}: give other splits.")
-        trunk = cut_below_head(self.backbone, version, self.features, Execution.local(self.accelerator))
+        trunk = cut_below_head(self.backbone, version, self.features, execution)
         images = _rows(version, splits)
         parts = [activate(trunk, split) for split in splits]
         facts, likeness = self._look(images, version), _measure_likeness(trunk, images, version)

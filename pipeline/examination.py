@@ -12,7 +12,7 @@ import pandas as pd
 from graftline.bundle.ensemble import AnyPredictor, Ensemble, load_predictor
 from graftline.bundle.verify import verify_bundle
 from graftline.console import progress, warn
-from graftline.data.references import is_there
+from graftline.data.references import file_of, is_there
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError, first_line
 from graftline.evaluation.contestant import Contestant, ModelFacts, TestImages, frequencies
@@ -102,11 +102,7 @@ class Examination:
         champion = None if self.champion is None else self._open(self.champion)
         version = self._dataset(self.challenger)
         samples = version.samples("test")
-        if not is_there(samples.paths[0]):
-            raise UserError(
-                f"The test images of version {self.challenger.version} are not on this machine ({samples.paths[0]}): "
-                "promote it where they are."
-            )
+        self._require_images(samples.paths)
         labels = np.asarray(version.class_names, dtype=object)[samples.labels]
         before = None if self.champion is None else self._known_dataset(self.champion)
         images = TestImages(
@@ -127,6 +123,15 @@ class Examination:
         other = models[1] if champion is not None else frequencies(version.counts()["train"], images)
         facts = [*_same_test(before, version, self.gate.relabeled), *self._not_rolled_back()]
         return Examined(examine(self.gate, images, models[0], other, facts), images, version)
+
+    def _require_images(self, paths: Sequence[str]) -> None:
+        asked = [path for number, path in enumerate(paths) if number == 0 or file_of(path) is not None]  # of URLs one
+        missing = [path for path in asked if not is_there(path)]
+        if missing:
+            raise UserError(
+                f"{len(missing):,} of the {len(paths):,} test images of version {self.challenger.version} are not on "
+                f"this machine (first: {missing[0]}): promote it where they are, or bring them back."
+            )
 
     def _open(self, version: RegisteredVersion) -> _Opened:
         bundle = self.tracking.registry().bundle(version.uri)

@@ -18,16 +18,15 @@ from graftline.bundle.predictor import Predictor, softmax
 from graftline.console import print_table, progress, say, warn
 from graftline.data.decode import decode_rgb
 from graftline.data.file_names import to_text
-from graftline.data.folds import without_fold
-from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.evaluation.explanation import Explanation, Neighbor, find_heat
 from graftline.execution import Accelerator, Execution
 from graftline.features.cache import Features
 from graftline.files import atomic_file
-from graftline.pipeline.bundle_source import REGISTERED, RUN, open_bundle
+from graftline.pipeline.bundle_source import open_bundle
 from graftline.pipeline.bundle_trunk import BundleTrunk
 from graftline.pipeline.stage import StageResult
+from graftline.pipeline.trained_version import trained_on
 from graftline.report.explanation_figure import explanation_figure
 from graftline.report.style import save
 from graftline.tracking.tracking import Tracking
@@ -95,30 +94,13 @@ class Explain:
         predictor, bundle = open_bundle(self.bundle, self.tracking, "onnx", execution)
         if not isinstance(predictor, Predictor):
             raise UserError(f"{self.bundle} is an ensemble: explain one of its members, such as {bundle}/members/1.")
-        version = self._version(predictor)
+        version = trained_on(predictor, self.bundle, self.tracking, Path(self.directory), "Explain.directory")
         model = BundleTrunk.of(predictor, bundle, version, self.features, execution)
         chosen = self._mistakes(model) if files is None else self._own(model, files)
         if len(chosen.paths) == 0:
             say(f"The model made no mistake on the {self.split} images: name some of your own, images=DIR.")
             return ExplainResult(explanations=(), figure=None, facts=_facts(model, ()))
         return _show(_explain(model, chosen, execution), chosen, model, directory)
-
-    def _version(self, predictor: Predictor) -> DatasetVersion:
-        """Return the dataset version that a model was trained on, from this machine or MLflow, without its fold."""
-        name, digest = (predictor.card.get(key) for key in ("dataset", "dataset_digest"))
-        directory = Path(self.directory) / str(name) / str(digest)
-        if not directory.is_dir():
-            directory = self._find_version(directory)
-        return without_fold(DatasetVersion.load(directory), predictor.card.get("fold"))
-
-    def _find_version(self, directory: Path) -> Path:
-        """Return where MLflow has the dataset version that is not in the directory."""
-        if self.bundle.startswith(REGISTERED) or RUN.fullmatch(self.bundle):
-            return self.tracking.registry().dataset(self.bundle)
-        raise UserError(
-            f"The dataset version that {self.bundle} was trained on is not in {directory}: give Explain.directory, "
-            "or the model as MLflow knows it, models:/NAME/VERSION."
-        )
 
     def _mistakes(self, model: BundleTrunk) -> _Chosen:
         """Return the images of the split that the model got wrong, the surest first."""

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,7 @@ from graftline.pipeline.head_activations import activate, cut_below_head
 from graftline.pipeline.parent import with_parent
 from graftline.pipeline.run_setup import log_setup
 from graftline.pipeline.stage import StageResult
+from graftline.ray_cluster import NoCluster, RayCluster
 from graftline.report.learning_curve_figure import gain_in_words, learning_curve_figure
 from graftline.report.style import save
 from graftline.tracking.names import STAGE
@@ -72,6 +73,7 @@ class LearningCurveStage:
     resamples: int = 1000
     name: str | None = None
     accelerator: Accelerator = "auto"
+    cluster: NoCluster | RayCluster = NoCluster()  # noqa: RUF009 - immutable
 
     def __post_init__(self) -> None:
         if self.seeds < FEWEST_SEEDS:
@@ -83,11 +85,13 @@ class LearningCurveStage:
         """Measure the curve, carry it on, print and draw it."""
         self.tracking.check()
         self.backbone.check()
+        self.cluster.check()
+        execution = replace(Execution.local(self.accelerator), cluster=self.cluster)
         version = with_parent(self.data, self.tracking).run(("train", "validation")).version
         counts = {split: sum(classes.values()) for split, classes in version.counts().items()}
         check_validation(counts["validation"])
         subset_sizes(counts["train"], len(version.class_names))  # it says if there are too few
-        trunk = cut_below_head(self.backbone, version, self.features, Execution.local(self.accelerator))
+        trunk = cut_below_head(self.backbone, version, self.features, execution)
         train, validation = activate(trunk, "train"), activate(trunk, "validation")
         curve = self._measure(train, validation, len(version.class_names))
         classes = self._value_classes(train, validation, version.class_names)

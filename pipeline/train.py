@@ -31,9 +31,8 @@ from graftline.files import write_json
 from graftline.freezing.rule import FreezeDecision, FreezeRule
 from graftline.freezing.rules import Nothing
 from graftline.pipeline.beyond_scores import look_beyond
-from graftline.pipeline.bundle_neighbors import leave_neighbors
+from graftline.pipeline.bundle_neighbors import leave_images
 from graftline.pipeline.calibration import Adjustment, Wanted, adjust
-from graftline.pipeline.drift_reference import leave_reference
 from graftline.pipeline.further_process import announced
 from graftline.pipeline.model_card import write_model_card
 from graftline.pipeline.parent import with_parent
@@ -365,9 +364,7 @@ class Train:
         adjusted = adjust(predictor, files.bundle, setup.version, source, self._wanted, self.seed)
         for sentence in adjusted.sentences:
             say(sentence)
-        leave_reference(adjusted.predictor, files.bundle, setup.version, source, self.data.workers)
-        if self.bundle.neighbors > 0:
-            leave_neighbors(adjusted.predictor, files.bundle, setup.version, source, self.bundle.neighbors)
+        leave_images(adjusted.predictor, files.bundle, setup.version, source, self.bundle.neighbors, self.data.workers)
         return adjusted
 
     def _evaluate(

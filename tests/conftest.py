@@ -62,6 +62,7 @@ SLOW = (
     "pipeline/test_promote.py",
     "pipeline/test_promote_faults.py",
     "pipeline/test_ray_sweep.py",
+    "pipeline/test_ray_training.py",
     "pipeline/test_resume.py",
     "pipeline/test_scoring_ahead.py",
     "pipeline/test_schedule.py",

@@ -37,16 +37,16 @@ def lock_at(places: Sequence[str], database: Path, seconds: float, arguments: li
 
 def lock_for_good_at(place: str, database: Path, arguments: list[str]) -> int:
     """Do so until the process ends; MLflow waits for 0.2 s at each question, and not for 20."""
-    from mlflow.store.db import utils
     from sqlalchemy import text
 
-    utils.sql.text = lambda statement: text(statement.replace("20000", "200"))
+    sql: Any = import_module("mlflow.store.db.utils").sql
+    sql.text = lambda statement: text(statement.replace("20000", "200"))
     _before(place, partial(_hold, database, 1e6))
     return hurried(arguments)
 
 
 def _hold(database: Path, seconds: float) -> None:
-    connection = sqlite3.connect(database, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(database, isolation_level=None, timeout=60, check_same_thread=False)
     connection.execute("BEGIN EXCLUSIVE")
     timer = threading.Timer(seconds, connection.rollback)
     timer.daemon = True

@@ -27,8 +27,9 @@ def contexts() -> dict[str, list[DictConfig]]:
 
 def exists(key: str) -> bool:
     """Tell whether a dotted key is one of a stage, with any choice, or a group."""
-    return (
-        key in DIRECTORIES
-        or (CONF / key).is_dir()
-        or any(takes(*parent(config, key)) for configs in contexts().values() for config in configs)
-    )
+    return (CONF / key).is_dir() or any(is_key(config, key) for configs in contexts().values() for config in configs)
+
+
+def is_key(config: DictConfig, key: str) -> bool:
+    """Tell whether a dotted key is one of a configuration."""
+    return key in DIRECTORIES or takes(*parent(config, key))

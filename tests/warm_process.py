@@ -5,6 +5,7 @@ it; only the seconds of the imports are saved. What a test wants to see of the s
 that Lightning starts by the same command line) it starts by its command.
 """
 
+import atexit
 import multiprocessing
 import os
 import signal
@@ -68,4 +69,8 @@ def _enter(target: Callable[[], int], folder: Path, environment: dict[str, str],
     for descriptor in (1, 2):
         os.dup2(written, descriptor)
     console.width = int(environment["COLUMNS"])  # what it took from the variables when it was made
-    sys.exit(target())
+    atexit._clear()  # what was registered before the fork is not this process's
+    try:
+        sys.exit(target())
+    finally:
+        atexit._run_exitfuncs()  # which multiprocessing leaves out

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -78,7 +78,7 @@ class Workplace:
 
     def run_function(self, target: Callable[[], int], timeout: float = 300) -> Ran:
         """Run a function in such a process."""
-        process = self._start(target)
+        process = self.start_function(target)
         return Ran(process.wait(timeout), process.output)
 
     def run_command(self, stage: str, *overrides: str, timeout: float = 300) -> Ran:
@@ -106,14 +106,15 @@ class Workplace:
             preexec_fn=listen_to_ctrl_c,
         )
 
-    def start(self, stage: str, *overrides: str) -> WarmProcess:
+    def start(self, stage: str, *overrides: str, variables: Mapping[str, str] | None = None) -> WarmProcess:
         """Start a stage in a process of its own, which has its imports done."""
-        return self._start(partial(_run_stage, [stage, *overrides]))
+        return self.start_function(partial(_run_stage, [stage, *overrides]), variables)
 
-    def _start(self, target: Callable[[], int]) -> WarmProcess:
+    def start_function(self, target: Callable[[], int], variables: Mapping[str, str] | None = None) -> WarmProcess:
+        """Start a function in such a process."""
         descriptor, output = tempfile.mkstemp()  # not in the folder, of which tests look at everything
         os.close(descriptor)
-        return WarmProcess(target, self.root, self.environment(), Path(output))
+        return WarmProcess(target, self.root, {**self.environment(), **(variables or {})}, Path(output))
 
     def interrupt(self, pattern: str, stage: str, *overrides: str) -> str:
         """Run a stage, press Ctrl-C as soon as there is a file like ``pattern``, and return the output."""
@@ -147,6 +148,10 @@ class Workplace:
 def _run_stage(arguments: list[str]) -> int:
     from graftline.pipeline.__main__ import main
 
+    sys.argv = [
+        str(Path(sys.executable).with_name("graftline")),
+        *arguments,
+    ]  # Lightning starts it for further processes
     return main(arguments)
 
 

@@ -5,10 +5,11 @@ graftline --completion fish > ~/.config/fish/completions/graftline.fish
 graftline --completion zsh > DIR/_graftline, with DIR in fpath
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
-from graftline.pipeline.cli.conf_files import HIDDEN, groups, keys, options, stages
+from graftline.pipeline.cli.conf_files import HIDDEN, Key, groups, keys, options, stages
 
 BASH = r"""# bash breaks words at "=": the word is read off the line, and what stands before the "=" is cut again
 _graftline() {
@@ -48,8 +49,11 @@ fi
 
 def script(folders: Sequence[Path], shell: str) -> str:
     """Return the completion script of a shell: bash, zsh or fish."""
+    read = cache(keys)  # an option is one of many stages
     words = {"": [*stages(folders), "config", "--help", "--completion"]}
-    words |= {stage: [*_words(folders, file), "--help", "--config-dir"] for stage, file in stages(folders).items()}
+    words |= {
+        stage: [*_words(folders, file, read), "--help", "--config-dir"] for stage, file in stages(folders).items()
+    }
     words["config"] = words["train"]
     if shell == "fish":
         lines = [f"complete -c graftline -n __fish_use_subcommand -f -a '{' '.join(words.pop(''))}'"]
@@ -63,13 +67,13 @@ def script(folders: Sequence[Path], shell: str) -> str:
     return template.replace("@CASES", cases)
 
 
-def _words(folders: Sequence[Path], file: Path) -> list[str]:
+def _words(folders: Sequence[Path], file: Path, read: Callable[[Path], list[Key]]) -> list[str]:
     """Return what may stand behind a stage: options of its groups, and keys."""
-    words = [f"{key.name}=" for key in keys(file)]
+    words = [f"{key.name}=" for key in read(file)]
     for group in groups(file):
         for name, option in options(folders, group).items():
             if name not in HIDDEN:
                 words.append(f"{group}={name}")
             if "@package" not in option.read_text("utf-8"):
-                words += [f"{group}.{key.name}=" for key in keys(option)]
+                words += [f"{group}.{key.name}=" for key in read(option)]
     return list(dict.fromkeys(words))

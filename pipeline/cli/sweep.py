@@ -15,6 +15,7 @@ from graftline.errors import find_cause
 from graftline.pipeline.cli.composed_stage import ComposedStage, DirectoryInUseError
 from graftline.pipeline.cli.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_MISTAKE, report_error
 from graftline.pipeline.cli.ray_sweep import ray_cluster_of, run_spread
+from graftline.pipeline.cli.ray_training import RayTraining
 from graftline.pipeline.cli.wording import worded
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
@@ -42,6 +43,8 @@ def guarded(composed: ComposedStage) -> int:
     """
     signal.signal(signal.SIGTERM, _interrupt)  # a scheduler that stops us is the same as Ctrl-C
     try:
+        if (on_ray := RayTraining.of(composed)) is not None:
+            return on_ray.run()
         result = composed.run()
     except DirectoryInUseError as error:
         report_error(error)

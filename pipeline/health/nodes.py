@@ -109,7 +109,7 @@ def _meet(planned: Nodes, deadline: float) -> tuple[Any, bool]:
     Raises:
         UserError: nobody answers there.
     """
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch lists no exports
 
     host, port = planned.address
     wait = timedelta(seconds=SECONDS_TO_MEET)

@@ -25,7 +25,7 @@ def test_googlenet_in_two_processes(workplace: Workplace, color_folder: Path, tm
         settings |= {"backbone.weights": "file", "backbone.file": str(weights), "features": "cached"}
         settings |= {"freeze": "first_stages", "freeze.number": str(FROZEN_GROUPS)}
     overrides = [f"{key}={value}" for key, value in settings.items()]
-    ran = workplace.run_command("train", "data=folder", f"data.path={color_folder}", *overrides)
+    ran = workplace.run("train", "data=folder", f"data.path={color_folder}", *overrides)
     assert ran.code == 0, ran.output
     assert not re.search("Warning|find_unused", ran.output), ran.output
     assert ("auxiliary head 1 lies below the boundary and is left out" in ran.output) == (trained != "all")

@@ -31,7 +31,8 @@ def test_two_processes(workplace: Workplace, color_folder: Path, tmp_path: Path,
         given = ["backbone.weights=file", f"backbone.file={tmp_path / 'weights.pth'}", "freeze=all_but_head"]
         overrides = [*overrides, *given, "features=cached"]
         overrides = list({line.partition("=")[0]: line for line in overrides}.values())
-    ran = workplace.run_command("train", *overrides)
+    start = workplace.run_command if inputs == "live" else workplace.run
+    ran = start("train", *overrides)
     assert ran.code == 0, ran.output
 
     assert not re.search("Warning|recommended|strides", ran.output), ran.output
@@ -68,7 +69,7 @@ def test_two_runs_of_several_phases_with_two_processes(
     ]
     own = ["trainer=ddp_cpu", "trainer.max_epochs=3", "features=auto", "seed=0,1", *weights, *rule]
     given = ["data=folder", f"data.path={color_folder}", *TINY, *own]
-    ran = workplace.run_command("train", *{line.partition("=")[0]: line for line in given}.values())
+    ran = workplace.run("train", *{line.partition("=")[0]: line for line in given}.values())
     assert ran.code == 0, ran.output
     experiment = workplace.mlflow.get_experiment_by_name("colors0")
     assert experiment is not None
@@ -84,15 +85,15 @@ def test_a_process_that_fails_ends_the_run(workplace: Workplace, color_folder: P
     """It is not the first one, which does not wait for it, and marks the run."""
     shutil.copytree(color_folder, tmp_path / "colors")
     given = ["data=folder", f"data.path={tmp_path / 'colors'}", *TINY, "trainer=ddp_cpu", "trainer.max_epochs=4000"]
-    process = workplace.start_command("train", *{line.partition("=")[0]: line for line in given}.values())
+    process = workplace.start("train", *{line.partition("=")[0]: line for line in given}.values())
     while not list(workplace.root.glob("outputs/train/*/dataset.json")):  # read, but not yet decoded for training
-        assert process.poll() is None, process.communicate()[0]
+        assert process.code is None, process.output
         time.sleep(0.05)
     (summary,) = workplace.root.glob("data/colors/*/findings.json")
     path = Path(DatasetVersion.load(summary.parent).samples("validation").paths[1])  # they take turns: the second one's
     path.unlink()
-    output = process.communicate(timeout=60)[0]
-    assert process.returncode == 1, output
+    assert process.wait(60) == 1, process.output
+    output = process.output
     assert f"{path} could be read at ingest but not now" in output.replace("\n", " ")
     assert "Another process of this training has ended, for the reason that it gave" in output
     assert "Traceback" not in output
@@ -121,9 +122,7 @@ def test_two_processes_lower_a_rate_that_diverges_together(workplace: Workplace,
     """Three times, as no rate is low enough here; then both end, and say why once."""
     diverging = ["optim=sgd", "freeze.learning_rate=1e30", "trainer.gradient_clip_val=null"]
     tiny = [word for word in TINY if not word.startswith("optim.lr")]
-    ran = workplace.run_command(
-        "train", "data=folder", f"data.path={color_folder}", *tiny, *diverging, "trainer=ddp_cpu"
-    )
+    ran = workplace.run("train", "data=folder", f"data.path={color_folder}", *tiny, *diverging, "trainer=ddp_cpu")
     assert ran.code == 1, ran.output
     told = " ".join(ran.output.split())
     assert told.count("begins anew with a third of that") == 2

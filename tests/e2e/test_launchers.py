@@ -15,9 +15,11 @@ import pytest
 import torch
 from mlflow.entities import Run
 from safetensors.torch import load_file
+from warm_process import WarmProcess
 from workplace import TINY, Workplace
 
 Start = Callable[..., list[subprocess.Popen[str]]]
+StartWarm = Callable[..., list[WarmProcess]]
 
 SECONDS = 60  # within which whoever is left ends
 needs_slurm = pytest.mark.skipif(
@@ -46,16 +48,16 @@ def torchrun(workplace: Workplace) -> Start:
             f"--rdzv-endpoint={endpoint}",
         ]
         command = [sys.executable, "-m", "torch.distributed.run", *how, "-m", "graftline", "train", *words]
-        return [_start(workplace, command, node, {}) for node in range(nodes)]
+        return [_start(workplace, command, node) for node in range(nodes)]
 
     return start
 
 
 @pytest.fixture
-def slurm(workplace: Workplace) -> Start:
+def slurm(workplace: Workplace) -> StartWarm:
     """Start processes with the variables that srun sets, one on each of several nodes."""
 
-    def start(words: Sequence[str], nodes: int) -> list[subprocess.Popen[str]]:
+    def start(words: Sequence[str], nodes: int) -> list[WarmProcess]:
         step = {
             "SLURM_JOB_ID": "1234",
             "SLURM_JOB_NAME": "train",
@@ -64,18 +66,11 @@ def slurm(workplace: Workplace) -> Start:
             "SLURM_NTASKS": str(nodes),
             "SLURM_TASKS_PER_NODE": f"1(x{nodes})",
             "SLURM_NODELIST": "127.0.0.1",
+            "SLURM_LOCALID": "0",
             "MASTER_PORT": str(free_port()),
         }
-        command = [sys.executable, "-m", "graftline", "train", *words]
-        return [
-            _start(
-                workplace,
-                command,
-                node,
-                {**step, "SLURM_PROCID": f"{node}", "SLURM_NODEID": f"{node}", "SLURM_LOCALID": "0"},
-            )
-            for node in range(nodes)
-        ]
+        own = ({"SLURM_PROCID": f"{node}", "SLURM_NODEID": f"{node}"} for node in range(nodes))
+        return [workplace.start("train", *words, variables={**step, **node}) for node in own]
 
     return start
 
@@ -135,12 +130,12 @@ def free_port() -> int:
         return port
 
 
-def _start(place: Workplace, command: Sequence[str], node: int, variables: dict[str, str]) -> subprocess.Popen[str]:
+def _start(place: Workplace, command: Sequence[str], node: int) -> subprocess.Popen[str]:
     with (place.root / f"node{node}.log").open("w") as log:
         return subprocess.Popen(
             command,
             cwd=place.root,
-            env={**place.environment(), **variables},
+            env=place.environment(),
             stdout=log,
             stderr=subprocess.STDOUT,
             text=True,
@@ -179,7 +174,7 @@ def test_two_nodes_of_two_processes_give_the_numbers_of_one(
 
 
 def test_slurm_fills_the_cache_by_all_processes(
-    workplace: Workplace, words: list[str], slurm: Start, tmp_path: Path
+    workplace: Workplace, words: list[str], slurm: StartWarm, tmp_path: Path
 ) -> None:
     import timm
 
@@ -188,25 +183,25 @@ def test_slurm_fills_the_cache_by_all_processes(
     nodes = slurm(
         list({line.partition("=")[0]: line for line in [*words, *frozen, "features=cached"]}.values()), nodes=2
     )
-    assert [node.wait(300) for node in nodes] == [0, 0], output(workplace, 0) + output(workplace, 1)
+    assert [node.wait(300) for node in nodes] == [0, 0], nodes[0].output + nodes[1].output
     told = ("The frozen network runs on", "Another process computes these activations")  # whoever claims the one shard
-    assert any(sentence in output(workplace, 0) for sentence in told), output(workplace, 0)
-    assert output(workplace, 1) == ""
+    assert any(sentence in nodes[0].output for sentence in told), nodes[0].output
+    assert nodes[1].output == ""
     assert only_run(workplace).info.status == "FINISHED"
     assert len(list(workplace.root.glob("outputs/train/*"))) == 1
 
 
 @pytest.mark.parametrize(("lost", "left"), [(1, 0), (0, 1)])
 def test_the_end_of_a_process_ends_the_others(
-    workplace: Workplace, words: list[str], slurm: Start, lost: int, left: int
+    workplace: Workplace, words: list[str], slurm: StartWarm, lost: int, left: int
 ) -> None:
     nodes = slurm([*words, "trainer.max_epochs=4000", "train.patience=null"], nodes=2)
     while not list(workplace.root.glob("outputs/train/*/checkpoints/last.ckpt")):
-        assert all(node.poll() is None for node in nodes), output(workplace, 0) + output(workplace, 1)
+        assert all(node.code is None for node in nodes), nodes[0].output + nodes[1].output
         time.sleep(0.05)
-    nodes[lost].kill()
+    nodes[lost].send_signal(signal.SIGKILL)
     assert nodes[left].wait(SECONDS) == 1
-    told = output(workplace, left)
+    told = nodes[left].output
     assert told.count(f"Rank {lost}") == 1, told
     assert "has ended" in told
     assert "Traceback" not in told

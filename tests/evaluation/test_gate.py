@@ -247,7 +247,11 @@ def test_models_without_common_classes() -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"margin": 1.1}, {"accuracy": -0.1}, {"calibration": float("nan")}, {"resamples": 9}]
+    "values",
+    [
+        *({"margin": 1.1}, {"accuracy": -0.1}, {"calibration": float("nan")}, {"resamples": 9}, {"seed": -1}),
+        *({"slower": 0.0}, {"megabytes": float("nan")}, {"floor": float("inf")}, {"flips": 2.0}),
+    ],
 )
 def test_settings_that_cannot_be(values: dict[str, float]) -> None:
     with pytest.raises(UserError, match=r"^Gate\.\w+ is "):

@@ -1,15 +1,15 @@
 """Several processes that want the same activations: each image is computed by one of them, and none blocks another."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from computing import compute_activations
+from workplace import Workplace
 
 from graftline.augment.policy import EvalTransform
 from graftline.augment.preprocess import Preprocessing
@@ -19,69 +19,30 @@ from graftline.features.frozen_pass import content_draw
 WIDTH = 3 * 8 * 8
 IMAGES = 60
 
-# computes the activations of all images of a folder: argv is the folder, the cache, a file to write, and after how many
-# images this process stops for ever
-PROGRAM = """
-import sys, time
-from pathlib import Path
-import numpy as np, torch
-from graftline.augment.policy import EvalTransform
-from graftline.augment.preprocess import Preprocessing
-from graftline.data.version import Samples
-from graftline.features import segment
-from graftline.features.cache import ActivationRequest, Features
-from graftline.features.engine import Engine
-from graftline.files import sha256_file
-
-folder, cache, output, stop_after = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
-segment.MAX_SHARD_IMAGES = 4
-computed = 0
-
-def run(images):
-    global computed
-    if computed >= stop_after:
-        output.with_suffix(".stopped").touch()
-        time.sleep(600)
-    time.sleep(0.1)
-    computed += len(images)
-    return images.flatten(1).numpy()
-
-paths = sorted(str(path) for path in Path(folder).rglob("*.png"))
-sha256 = [sha256_file(Path(path)) for path in paths]
-samples = [Samples(paths[i::2], np.zeros(len(paths[i::2]), np.int64), None, sha256[i::2]) for i in range(2)]
-transform = EvalTransform(Preprocessing((8, 8), (0.5,) * 3, (0.5,) * 3))
-requests = [ActivationRequest(samples[number], transform, 0, {"a": number}) for number in range(2)]
-output.with_suffix(".ready").touch()
-while not (output.parent / "go").exists():
-    time.sleep(0.001)
-opened = Features(directory=cache).open(requests, lambda _: Engine(run, "pixels", 1, 4), torch.nn.Linear(192, 3), 192)
-np.savez(output, computed=computed, **{f"request_{n}": np.asarray(o.array) for n, o in enumerate(opened)})
-"""
-
 
 class Process:
     """One that computes the activations of a folder's images."""
 
     def __init__(self, folder: Path, root: Path, name: str, stop_after: int = 10**9) -> None:
         self.output = root / f"{name}.npz"
-        given = [str(folder), str(root / "cache"), str(self.output), str(stop_after)]
-        self._process = subprocess.Popen([sys.executable, "-c", PROGRAM, *given])
+        compute = partial(compute_activations, folder, root / "cache", self.output, stop_after)
+        self._process = Workplace(root).start_function(compute)
         self._wait_for(".ready")
 
     def _wait_for(self, suffix: str) -> None:
         deadline = time.monotonic() + 120
         while not self.output.with_suffix(suffix).exists():
             assert time.monotonic() < deadline
-            assert self._process.poll() is None
+            assert self._process.code is None, self._process.output
             time.sleep(0.01)
 
     def kill_when_it_stops(self) -> None:
         self._wait_for(".stopped")
-        os.kill(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait(timeout=60)
 
     def result(self) -> dict[str, Any]:
-        assert self._process.wait(timeout=120) == 0
+        assert self._process.wait(timeout=120) == 0, self._process.output
         with np.load(self.output) as content:
             return dict(content)
 

@@ -14,6 +14,7 @@ from workplace import TINY, Workplace
 
 from graftline.bundle.golden import VALUES_FILE
 from graftline.bundle.layout import CARD_FILE, GOLDEN_FOLDER, hash_files
+from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.files import digest_directory, write_json
 from graftline.pipeline.bundle_source import find_source
@@ -175,6 +176,21 @@ def test_a_training_without_a_record_of_its_freeze_check_is_refused(place: Workp
     assert [reason for reason in verdict.reasons if reason.startswith("Its training has no record")]
     (guard,) = [guard for guard in verdict.guards if guard.name == "freeze check"]
     assert (guard.champion.endswith(" frozen"), guard.challenger) == (True, "no record")
+
+
+def test_a_test_image_that_is_gone(place: Workplace, trained: Workplace, client: MlflowClient) -> None:
+    """The last of them, too: nothing is decided."""
+    version = DatasetVersion.load(Tracking().registry().dataset("models:/dusk/2"))
+    file = Path(version.samples("test").paths[-1])
+    hidden = file.rename(trained.root / "hidden.png")
+    try:
+        with pytest.raises(
+            UserError, match=r"^1 of the \d+ test images of version 2 are not on this machine \(first: "
+        ):
+            promote("version=2")
+    finally:
+        hidden.rename(file)
+    assert aliases(client) == {"challenger": "2"}
 
 
 def test_a_model_that_answers_its_golden_images_otherwise_is_refused(

@@ -65,7 +65,7 @@ def export_onnx(bundle: Path, file: Path) -> OnnxExport:
             differs by more than `TOLERANCE`.
     """
     predictor = load_predictor(bundle)
-    model = _assemble(bundle, predictor)
+    model = assemble(bundle, predictor)
     with atomic_file(file) as temporary:
         onnx.save(model, temporary)
         images = _images(bundle, predictor)
@@ -97,7 +97,17 @@ def _compare(file: Path, predictor: AnyPredictor, images: Sequence[np.ndarray]) 
     return float(np.abs(np.concatenate(found) - predictor.predict(images)).max())
 
 
-def _assemble(bundle: Path, predictor: AnyPredictor) -> onnx.ModelProto:
+def assemble(bundle: Path, predictor: AnyPredictor, network: Path | None = None) -> onnx.ModelProto:
+    """Return a bundle from pixels to probabilities.
+
+    Args:
+        bundle: its directory.
+        predictor: what it was loaded as.
+        network: takes the place of the bundle's own; None: that runs.
+
+    Raises:
+        UserError: it is an ensemble over crops.
+    """
     graph = Graph()
     if isinstance(predictor, Ensemble):
         if predictor.crops != "1":
@@ -108,7 +118,9 @@ def _assemble(bundle: Path, predictor: AnyPredictor) -> onnx.ModelProto:
         folders = [bundle / entry["folder"] for entry in read_ensemble(bundle)["members"]]
         logits = _ensemble_logits(graph, predictor, folders)
     else:
-        logits = graph.network(bundle / ONNX_FILE, preprocess(graph, PIXELS, predictor.preprocessing), "network/")
+        logits = graph.network(
+            network or bundle / ONNX_FILE, preprocess(graph, PIXELS, predictor.preprocessing), "network/"
+        )
     logits = _calibrate(graph, predictor.calibration, logits)
     graph("Softmax", logits, axis=-1, output=PROBABILITIES)
     _answer(graph, predictor.decision)

@@ -6,6 +6,7 @@ each of so few images, that no model could prove itself on all of them: a guard 
 all guards together hardly ever refuse an equal model. docs/promotion.md has the rates.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -51,6 +52,16 @@ class Gate(ScoreLimits, ModelLimits):
         for name in ("margin", "accuracy", "class_recall", "slice_accuracy", "calibration", "relabeled"):
             if not 0 <= getattr(self, name) <= 1:  # also catches NaN
                 raise UserError(f"Gate.{name} is {getattr(self, name)}, it must be a share between 0 and 1.")
+        for name in ("slower", "milliseconds", "larger", "megabytes"):
+            limit = getattr(self, name)
+            if limit is not None and not 0 < limit < math.inf:  # also catches NaN, which no model would be above
+                raise UserError(f"Gate.{name} is {limit}, it must be above 0; null is no limit.")
+        if self.floor is not None and not math.isfinite(self.floor):
+            raise UserError(f"Gate.floor is {self.floor}, it must be a value of {self.metric}; null is none.")
+        if self.seed < 0:
+            raise UserError(f"Gate.seed is {self.seed}, it must be at least 0.")
+        if self.flips is not None and not 0 <= self.flips <= 1:
+            raise UserError(f"Gate.flips is {self.flips}, it must be a share between 0 and 1; null is no limit.")
 
 
 @dataclass(frozen=True)

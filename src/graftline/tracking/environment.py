@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -48,8 +49,9 @@ def _git(directory: Path, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
 
+@cache
 def versions() -> dict[str, str]:
-    """Return the versions of Python, of the system, and of every installed library."""
+    """Return the versions of Python, of the system, and of every library that was installed when it was first asked."""
     about = [distribution.metadata for distribution in distributions()]  # each reads and parses a file
     libraries = {each["Name"].lower(): each["Version"] for each in about}
     return {"python": platform.python_version(), "platform": platform.platform(), **dict(sorted(libraries.items()))}

@@ -129,16 +129,19 @@ class Tracking:
         return directory
 
     def find_run(self, directory: Path) -> str | None:
-        """Return the id of the run of this group whose output directory this is; None if there is none."""
+        """Return the id of the run, of this group if there is one, with this output directory; None: there is none."""
         from graftline.tracking.client import absolute_uri, connect
 
-        assert self.parent_run_id is not None
-        client = connect(absolute_uri(self.uri))
-        experiment_id = client.get_run(self.parent_run_id).info.experiment_id
-        query = f"tags.`{PARENT_RUN}` = '{self.parent_run_id}'"
-        runs = client.search_runs([experiment_id], query, max_results=10_000)
-        ours = (run for run in runs if run.data.tags.get(OUTPUT_DIRECTORY) == str(directory.resolve()))
-        return next((str(run.info.run_id) for run in ours), None)
+        client, ours = connect(absolute_uri(self.uri)), str(directory.resolve())
+        if self.parent_run_id is None:
+            experiments = [one.experiment_id for one in client.search_experiments()]
+            query = f'tags.`{OUTPUT_DIRECTORY}` = "{ours}"'
+        else:
+            experiments = [client.get_run(self.parent_run_id).info.experiment_id]
+            query = f"tags.`{PARENT_RUN}` = '{self.parent_run_id}'"
+        runs = client.search_runs(experiments, query, max_results=10_000)
+        found = (run for run in runs if run.data.tags.get(OUTPUT_DIRECTORY) == ours)
+        return next((str(run.info.run_id) for run in found), None)
 
     def _experiment(self, name: str) -> tuple[MlflowClient, str]:
         """Return a client and the id of the experiment ``name``, which is created if missing."""

@@ -1,4 +1,4 @@
-"""How this process was started as one of several: by torchrun, or by SLURM's srun.
+"""How this process was started as one of several: by torchrun, by SLURM's srun, or by Ray.
 
 What the variables mean: https://docs.pytorch.org/docs/stable/elastic/run.html and
 https://slurm.schedmd.com/srun.html#SECTION_OUTPUT-ENVIRONMENT-VARIABLES. Importing this module imports nothing heavy.
@@ -14,7 +14,8 @@ from typing import Any, Literal, TypeVar
 from graftline.errors import UserError
 
 T = TypeVar("T")
-Launcher = Literal["torchrun", "srun"]
+Launcher = Literal["torchrun", "srun", "Ray"]
+RAY = "GRAFTLINE_RAY"  # environment variable that says that Ray has started a process, with torchrun's names
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,9 @@ class Launch:
         >>> Launch.of({**slurm, "SLURM_TASKS_PER_NODE": "2(x2)"})
         Launch(launcher='srun', rank=3, world_size=4, local_rank=1, local_world_size=2)
         """
-        if "TORCHELASTIC_RUN_ID" in environment:
+        if "TORCHELASTIC_RUN_ID" in environment or RAY in environment:
             names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-            return cls("torchrun", *(int(environment[name]) for name in names))
+            return cls("Ray" if RAY in environment else "torchrun", *(int(environment[name]) for name in names))
         if is_slurm_job(environment) and "SLURM_STEP_ID" in environment:  # without: the job's own script
             tasks_per_node = re.match(r"\d+", environment.get("SLURM_TASKS_PER_NODE", ""))
             local = tasks_per_node[0] if tasks_per_node is not None else environment["SLURM_NTASKS"]

@@ -1,0 +1,302 @@
+"""One training whose processes a Ray cluster starts, and starts again where one is lost (``trainer=ray``).
+
+Ray Train's ``TorchTrainer`` (https://docs.ray.io/en/latest/train/train.html) finds room for all processes at a time and
+watches them. Each of its workers starts a process of ours, as torchrun does: Ray calls what it is given in a thread,
+where nobody hears a signal. So nothing is different in the training itself, and Ray's own Lightning code, which would
+prefer a package called lightning to pytorch_lightning, is left alone.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from graftline.console import say
+from graftline.errors import UserError, first_line
+from graftline.locks import Lock
+from graftline.pipeline.cli.composed_stage import ComposedStage
+from graftline.pipeline.cli.errors import EXIT_DONE, EXIT_MISTAKE
+from graftline.pipeline.cli.ray_sweep import HERE, run_job
+from graftline.processes import end_with_parent
+from graftline.ray_cluster import RayCluster
+from graftline.training.launch import RAY
+
+STRATEGY = "ray"  # what conf/trainer/ray.yaml calls it
+MAX_FAILURES = 3  # lost processes, each of which starts all of them again from the last checkpoint
+SECONDS_TO_END = 30.0  # that the first process of an earlier start may take to notice that it is to end
+SECONDS_TO_FOLLOW = 0.5
+STOP = "stop"
+
+
+@dataclass(frozen=True)
+class RayTraining:
+    """A training that Ray starts.
+
+    Attributes:
+        job: the training.
+        cluster: on which.
+        processes: how many.
+    """
+
+    job: ComposedStage
+    cluster: RayCluster
+    processes: int
+
+    @classmethod
+    def of(cls, job: ComposedStage) -> "RayTraining | None":
+        """Return that of a stage; None if it is not one.
+
+        Raises:
+            UserError: a number of processes that cannot be, or another stage than train.
+        """
+        trainer = OmegaConf.select(job.config, "trainer", default={})
+        if trainer.get("strategy") != STRATEGY:
+            return None
+        if job.name != "train":
+            raise UserError(f"trainer=ray is for make train: leave it out of make {job.name}.")
+        processes = trainer.get("devices")
+        if not isinstance(processes, int) or processes < 1:
+            raise UserError(f"trainer.devices is {processes}: give trainer=ray the number of processes, at least 1.")
+        cluster = instantiate(job.config.cluster)
+        return cls(job, cluster if isinstance(cluster, RayCluster) else RayCluster(), processes)
+
+    def run(self) -> int:
+        """Train, and tell here what the first process tells; returns the exit code.
+
+        Raises:
+            UserError: there is no room for the processes, or too many of them were lost.
+        """
+        self.cluster.check()
+        use_gpu = self._check_room()
+        self.cluster.check_paths([Path.cwd()])
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchTrainer
+
+        say(f"{self.processes} processes, started by Ray.")
+        trainer = TorchTrainer(
+            train_along,
+            train_loop_config=self._content(),
+            scaling_config=ScalingConfig(num_workers=self.processes, use_gpu=use_gpu),
+            run_config=RunConfig(
+                name="ray", storage_path=str(self.job.directory.absolute()), failure_config=FailureConfig(MAX_FAILURES)
+            ),
+        )
+        with _removed(self._stop.parent), _followed(_told(self.job.directory)):
+            try:
+                _wait_for(trainer.fit, self._stop)
+            except Exception as error:  # Ray's, of many kinds
+                raise UserError(
+                    f"Ray gave the training up ({first_line(getattr(error, '__cause__', None) or error)}): look at ray "
+                    "status, and at log.txt in the output directory; train.resume goes on with the run."
+                ) from error
+        return EXIT_DONE if (self.job.directory / "result.json").exists() else EXIT_MISTAKE
+
+    @property
+    def _stop(self) -> Path:
+        """The file that tells the first process, wherever it runs, that the user wants no more."""
+        return self.job.directory.absolute() / "ray" / STOP
+
+    def _check_room(self) -> bool:
+        """Tell whether the processes have a GPU each; Ray would wait for ever for what it does not have.
+
+        Raises:
+            UserError: the cluster is too small.
+        """
+        import ray
+
+        resources = ray.cluster_resources()
+        accelerator = self.job.config.trainer.get("accelerator", "auto")
+        use_gpu = bool(accelerator == "gpu" or (accelerator == "auto" and resources.get("GPU", 0) > 0))
+        kind, there = ("GPU", int(resources.get("GPU", 0))) if use_gpu else ("CPU", int(resources.get("CPU", 0)))
+        if there < self.processes:
+            raise UserError(
+                f"trainer.devices is {self.processes}, but the Ray cluster has {there} {kind}s: give at most {there}, "
+                "or another cluster as cluster.address."
+            )
+        return use_gpu
+
+    def _content(self) -> dict[str, Any]:
+        """Return what the processes need to know of the training, in plain values."""
+        config = self.job.config.copy()
+        OmegaConf.update(config, "cluster", HERE, merge=False)
+        OmegaConf.update(config, "trainer.strategy", "ddp" if self.processes > 1 else "auto")
+        OmegaConf.update(config, "trainer.devices", "auto" if self.processes > 1 else 1)
+        return {
+            "folder": str(Path.cwd()),
+            "name": self.job.name,
+            "config": OmegaConf.to_yaml(config),
+            "overrides": self.job.overrides,
+            "directory": str(self.job.directory.absolute()),
+        }
+
+
+def train_along(content: Mapping[str, Any]) -> None:
+    """Start a process of the training and wait for it; runs on a worker of Ray Train.
+
+    Raises:
+        RuntimeError: it was killed; Ray starts all anew then.
+    """
+    from ray.train import get_context
+
+    context = get_context()
+    rank, local = context.get_world_rank(), context.get_local_world_size()
+    host, port = _rendezvous()
+    names = {
+        RAY: "1",
+        "RANK": rank,
+        "WORLD_SIZE": context.get_world_size(),
+        "LOCAL_RANK": context.get_local_rank(),
+        "LOCAL_WORLD_SIZE": local,
+        "NODE_RANK": rank // local,  # Lightning counts so
+        "MASTER_ADDR": host,
+        "MASTER_PORT": port,
+    }
+    with _told(Path(content["directory"])).open("a", encoding="utf-8") as told:
+        done = subprocess.run(
+            [sys.executable, "-u", "-m", __name__],
+            input=json.dumps(dict(content)),
+            cwd=content["folder"],
+            env={**os.environ, **{name: str(value) for name, value in names.items()}},
+            stdout=told,
+            stderr=told,
+            text=True,
+            check=False,
+        )
+    if done.returncode < 0:
+        raise RuntimeError(
+            f"the process of rank {rank} on {socket.gethostname()} was ended by signal {-done.returncode}"
+        )
+
+
+def _told(directory: Path) -> Path:
+    """Return the file that has what the processes print, as they do."""
+    return directory.absolute() / "ray" / "told.txt"
+
+
+def _rendezvous() -> tuple[str, int]:
+    """Return an address for the processes to meet at: rank 0's, which tells the others in the group that Ray formed."""
+    import torch.distributed as dist
+
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        told: list[Any] = [(os.environ["MASTER_ADDR"], listener.getsockname()[1])]
+    if dist.is_initialized():
+        dist.broadcast_object_list(told)
+    host, port = told[0]
+    return host, port
+
+
+def main() -> int:
+    """Be one of the processes; returns the exit code."""
+    from graftline.pipeline.__main__ import main as by_command
+
+    content = json.loads(sys.stdin.read())
+    directory = Path(content["directory"])
+    end_with_parent()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Ray has its processes ignore it
+    threading.Thread(target=_listen, args=(directory / "ray" / STOP,), daemon=True).start()
+    if os.environ["RANK"] != "0":
+        return by_command([])  # it hears of rank 0 what there is to do
+    _wait_for_the_earlier(directory)
+    return run_job(**content)
+
+
+def _wait_for_the_earlier(directory: Path) -> None:
+    """Wait until the first process of an earlier start, whose worker was lost, has noticed and ended."""
+    deadline = time.monotonic() + SECONDS_TO_END
+    while (directory / ".hydra").exists() and time.monotonic() < deadline:
+        try:
+            with Lock(directory / ".hydra" / "lock", shared=False, temporary=True):
+                return
+        except BlockingIOError:
+            time.sleep(SECONDS_TO_FOLLOW)
+
+
+@contextmanager
+def _removed(folder: Path) -> Iterator[None]:
+    """Remove a folder, of Ray's own notes, after the block; one of an earlier start too."""
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _listen(stop: Path) -> None:
+    """Interrupt this process as soon as the user wants no more."""
+    while not stop.exists():
+        time.sleep(SECONDS_TO_FOLLOW)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def _wait_for(fit: Callable[[], object], stop: Path) -> None:
+    """Wait for Ray, which takes Ctrl-C for itself where it is called in the main thread, and would kill the processes.
+
+    Raises:
+        KeyboardInterrupt: the user wants no more; the first process was told, and has ended or had its time to.
+    """
+    future: Future[object] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(fit())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        while not future.done():
+            wait([future], timeout=SECONDS_TO_FOLLOW)
+    except KeyboardInterrupt:
+        stop.parent.mkdir(parents=True, exist_ok=True)
+        stop.touch()
+        wait([future], timeout=SECONDS_TO_END)
+        raise
+    future.result()
+
+
+@contextmanager
+def _followed(file: Path) -> Iterator[None]:
+    """Print what is written to a log during the block."""
+    done = threading.Event()
+
+    def follow() -> None:
+        position = 0
+        while True:
+            last = done.is_set()
+            if file.exists():
+                with file.open(encoding="utf-8") as log:
+                    log.seek(position)
+                    if text := log.read():
+                        say(text.rstrip("\n"))
+                    position = log.tell()
+            if last:
+                return
+            done.wait(SECONDS_TO_FOLLOW)
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
