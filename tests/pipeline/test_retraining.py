@@ -285,8 +285,20 @@ def test_a_change_of_what_trains_is_another_recipe(tmp_path: Path, monkeypatch: 
 
 # modules of stages that a training uses to find, show and track, and that change nothing of the model
 BESIDE = {
-    *("beyond_scores", "bundle_source", "contender", "drift_reference", "earlier_model", "further_process", "missing"),
-    *("model_card", "parent", "program", "run_choice", "run_directory", "run_log", "run_setup", "scoring", "slices"),
+    *("beyond_scores", "bundle_neighbors", "bundle_source", "contender", "drift_reference", "earlier_model"),
+    *(
+        "further_process",
+        "missing",
+        "model_card",
+        "parent",
+        "program",
+        "run_choice",
+        "run_directory",
+        "run_log",
+        "run_setup",
+        "scoring",
+        "slices",
+    ),
     *("stage", "train_result", "retraining.options", "retraining.trigger"),
 }
 
