@@ -190,7 +190,7 @@ def test_imports_of_functions_and_of_type_checkers_are_left_out(tmp_path: Path) 
     found = [file.as_posix() for file in imported_modules(script)]
     decoding = [
         f"data/{name}.py"
-        for name in ("__init__", "decode", "decoding", "file_names", "metadata", "readers", "signatures")
+        for name in ("__init__", "decode", "decoding", "file_names", "metadata", "readers", "references", "signatures")
     ]
     assert found == ["__init__.py", *decoding, "errors.py"]
 

@@ -380,7 +380,7 @@ def test_a_server_that_is_away_and_a_database_that_is_locked(
         database.execute("BEGIN EXCLUSIVE")
         sooner = "mlflow.store.db.utils.sql.text"  # MLflow waits for 20 s at each question
         monkeypatch.setattr(sooner, lambda statement: text(statement.replace("20000", "200")))
-        with pytest.raises(UserError, match=r"^The tracking database .* cannot be used \(.*locked.*\): give another"):
+        with pytest.raises(UserError, match=r"^The tracking database .* is locked by another process"):
             pets.append(standing, made)
     assert pets.read().lines == standing.lines
     assert aliases(pets) == {"champion": 1}
