@@ -1,5 +1,6 @@
 """Small real inputs that more than one room uses."""
 
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from mlflow_server import Server
 from PIL import Image
+from warm_process import start_warming_up
 from workplace import Workplace
 
 from graftline.console import show_log
@@ -79,6 +81,12 @@ SLOW = (
     "training/test_lost_process.py",
     "training/test_memory_format.py",
 )
+
+
+def pytest_sessionstart() -> None:
+    """Warm up at once where the whole suite is likely to be run."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        start_warming_up()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,12 +11,29 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from multiprocessing import forkserver
 from pathlib import Path
 
 from graftline.console import console
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["warmed"])
+
+
+def start_warming_up() -> None:
+    """Start the one that all are forked from, unless it runs; it imports while others go on.
+
+    Before the code under test has multiprocessing start one of its own kind, as there is one for all; and with this
+    folder on the path, since Python 3.11 keeps ``sys.path`` to itself.
+    """
+    path = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *([path] if path else [])])
+    try:
+        _CONTEXT.set_forkserver_preload(["warmed"])
+        forkserver.ensure_running()
+    finally:
+        del os.environ["PYTHONPATH"]
+        if path is not None:
+            os.environ["PYTHONPATH"] = path
 
 
 class WarmProcess:
@@ -30,6 +47,7 @@ class WarmProcess:
     """
 
     def __init__(self, target: Callable[[], int], folder: Path, environment: Mapping[str, str], output: Path) -> None:
+        start_warming_up()
         self._output = output
         self._process = _CONTEXT.Process(target=_enter, args=(target, folder, dict(environment), output))
         self._process.start()
@@ -61,6 +79,7 @@ class WarmProcess:
 
 
 def _enter(target: Callable[[], int], folder: Path, environment: dict[str, str], output: Path) -> None:
+    assert "warmed" in sys.modules, "multiprocessing says nothing of imports that fail"
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where pytest itself was started to ignore Ctrl-C
     os.chdir(folder)
     os.environ.clear()
