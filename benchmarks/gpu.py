@@ -22,11 +22,11 @@ import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from graftline.backbones.layers import body_groups
 from graftline.console import print_table, say
-from graftline.data.loaders import Batch
+from graftline.data.loaders import Batch, DrawSampler
 from graftline.execution import Execution
 from graftline.features.cut import cut
 from graftline.features.engine import make_engine
@@ -181,6 +181,22 @@ class Stopwatch(pl.Callback):
             self.speed = self._work.batch * self._work.steps / (now - self._start)
 
 
+class Repeated(Dataset[Batch]):
+    """One batch in place of any image: loading it takes no time."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+
+    def __getitem__(self, draw: Any) -> Batch:
+        return self.batch
+
+    def loader(self, number: int) -> DataLoader[Batch]:
+        """Return what gives the batch so often in an epoch."""
+        size = len(self.batch["label"])
+        sampler = DrawSampler(number * size, shuffle=True, seed=0)
+        return DataLoader(self, size, sampler=sampler, collate_fn=lambda batches: batches[0])
+
+
 def fit_speed(work: Work, device: str, way: Way) -> float:
     """Return the images/s of graftline's fit, with all that Lightning and we do around a step."""
     network = work.build()
@@ -190,8 +206,7 @@ def fit_speed(work: Work, device: str, way: Way) -> float:
         weight=torch.ones(work.batch, device=device),
         index=torch.arange(work.batch, device=device),
     )
-    batches: list[Any] = [[batch] * number for number in (work.warm_up + work.steps, 1)]
-    loaders: list[DataLoader[Batch]] = [DataLoader(one, batch_size=None) for one in batches]
+    loaders = [Repeated(batch).loader(number) for number in (work.warm_up + work.steps, 1)]
     module = GraftModule(
         network,
         optimizer=functools.partial(torch.optim.AdamW, lr=RATE),
