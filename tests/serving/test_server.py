@@ -26,6 +26,7 @@ from graftline.errors import UserError
 from graftline.pipeline.cli import compose
 from graftline.serving.check import check_server, describe_server
 from graftline.serving.limits import Limits
+from graftline.serving.server import _listen
 from graftline.tracking.client import connect
 
 LIMITS = ("limits.images=8", "limits.waiting_images=64", "limits.request_mb=2", "limits.waiting_mb=16")
@@ -400,3 +401,10 @@ def test_limits_that_cannot_be() -> None:
         Limits(batch=0)
     with pytest.raises(UserError, match=r"Limits\.images is 128, more than Limits\.waiting_images, 5"):
         Limits(waiting_images=5)
+
+
+def test_no_part_of_an_answer_waits_for_the_client_to_confirm_another() -> None:
+    with _listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
