@@ -99,15 +99,15 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, port), family=family, backlog=1024)
-        # Connections inherit it. asyncio sets it on sockets that it made itself only, and without it the second part of
-        # an answer waits for the client to confirm the first, 40 ms later.
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return listening
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else first_line(error)
         raise UserError(
             f"{host}:{port} cannot be listened on ({reason}): choose another Serve.port, 0 for any free one."
         ) from error
+    # Connections inherit it. asyncio sets it on sockets that it made itself only, and without it the second part of an
+    # answer waits for the client to confirm the first, 40 ms later.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
 
 
 async def _serve(
