@@ -29,9 +29,10 @@ class Shard:
         """List the images and write those shards that are not there yet."""
         out, start = Path(self.out).expanduser().absolute(), time.perf_counter()
         check_folder(out, "Shard.out")
-        images, class_names = self.data.list_images()
+        listing = self.data.list_images()
+        class_names = listing.class_names
         name = self.data.dataset_name()
-        written = write_shards(images, class_names, out, name, int(self.shard_mb * 1e6), self.workers)
+        written = write_shards(listing.images, class_names, out, name, int(self.shard_mb * 1e6), self.workers)
         if written.left_out:
             warn(
                 f"{len(written.left_out):,} images are listed but not there, left out: {written.left_out[0]} is first."

@@ -77,7 +77,8 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def shards(tmp_path: Path, make_folder: MakeFolder) -> Path:
     folder = make_folder(tmp_path / "pets", cat=20, dog=11)
-    images, class_names = Ingest("pets", str(folder), Folder(), Split()).list_images()
+    listing = Ingest("pets", str(folder), Folder(), Split()).list_images()
+    images, class_names = listing.images, listing.class_names
     write_shards(images, class_names, tmp_path / "out", "pets", 20_000, 1)
     return tmp_path / "out"
 

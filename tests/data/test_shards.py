@@ -29,7 +29,8 @@ read = Shards(workers=1).read
 
 
 def shard(source: Folder | Table, path: Path, out: Path, workers: int = 1, shard_bytes: int = 20_000) -> WrittenShards:
-    images, class_names = Ingest("pets", str(path), source, Split()).list_images()
+    listing = Ingest("pets", str(path), source, Split()).list_images()
+    images, class_names = listing.images, listing.class_names
     return write_shards(images, class_names, out, "pets", shard_bytes, workers)
 
 

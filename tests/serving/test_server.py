@@ -25,8 +25,6 @@ from graftline.bundle.predictor import Predictor
 from graftline.errors import UserError
 from graftline.pipeline.cli import compose
 from graftline.serving.check import check_server, describe_server
-from graftline.serving.limits import Limits
-from graftline.serving.server import _listen
 from graftline.tracking.client import connect
 
 LIMITS = ("limits.images=8", "limits.waiting_images=64", "limits.request_mb=2", "limits.waiting_mb=16")
@@ -394,17 +392,3 @@ def test_without_a_champion_the_newest_version_answers(empty_database: Path, bun
     with HttpServer(tmp_path, "model=pets") as server:
         assert "'pets' has no champion: its newest version, 1, answers until" in server.output
         assert server.ask("/predict", photo(1)).content["version"] == 1
-
-
-def test_limits_that_cannot_be() -> None:
-    with pytest.raises(UserError, match=r"Limits\.batch is 0, it must be at least 1"):
-        Limits(batch=0)
-    with pytest.raises(UserError, match=r"Limits\.images is 128, more than Limits\.waiting_images, 5"):
-        Limits(waiting_images=5)
-
-
-def test_no_part_of_an_answer_waits_for_the_client_to_confirm_another() -> None:
-    with _listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
-        accepted, _ = listening.accept()
-        with accepted:
-            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

@@ -5,16 +5,17 @@ import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 
 from graftline.data.checks import check_images
-from graftline.data.decisions import NO_DECISIONS, apply_decisions, find_decisions
+from graftline.data.decisions import apply_decisions, find_decisions
 from graftline.data.decoding import MAX_PIXELS, PLAIN, DecodeSettings, Decoding
 from graftline.data.findings import FINDINGS_FILE, Finding, log_findings, summarize, write_findings
+from graftline.data.listing import Listing
 from graftline.data.overview import log_version
 from graftline.data.percentiles import measure_range
 from graftline.data.readers import missing_modules
@@ -40,7 +41,6 @@ from graftline.locks import Lock
 
 logger = logging.getLogger(__name__)
 
-_COLUMNS = {"path": "str", "label": "str", "split": "str", "group": "str", "weight": "float32", "stratum": "str"}
 TEST_SETS = "test-sets"  # folder beside the versions of a data set, for those that none grows from
 _LONGEST_NAME = 255  # bytes of a file's name, on all usual file systems
 _PURPOSES = {
@@ -64,19 +64,6 @@ class IngestResult:
     version: DatasetVersion
     findings: list[Finding]
     is_new: bool
-
-
-@dataclass(frozen=True)
-class _Listing:
-    """The images on their way from a source to a version: listed, checked, divided into splits."""
-
-    images: pd.DataFrame
-    class_names: tuple[str, ...]
-    findings: list[Finding] = field(default_factory=list)
-    parent: DatasetVersion | None = None
-    left_out: pd.DataFrame | None = None
-    is_divided: bool = False
-    decisions: pd.DataFrame = field(default_factory=lambda: NO_DECISIONS)
 
 
 @dataclass(frozen=True)
@@ -143,7 +130,7 @@ class Ingest:
         """
         self._check_settings()
         parent = self._find_parent()
-        listing = self._list()
+        listing = self.list_images()
         self.split.check(listing.images)
         self._require_splits(listing.images, parent, needed)
         with self._alone():
@@ -178,7 +165,7 @@ class Ingest:
         """
         self._check_settings()
         as_model = self._decoding_as(decoding)
-        listing = self._list()
+        listing = self.list_images()
         require_known_classes(listing.class_names, class_names)
         is_given = self.split.existing and split in set(listing.images["split"].dropna())
         if is_given:
@@ -201,7 +188,7 @@ class Ingest:
             max_pixels=model.max_pixels if self.max_pixels == MAX_PIXELS else self.max_pixels,
         )
 
-    def _divide_as_trained(self, listing: "_Listing", trained: Collection[str]) -> "_Listing | None":
+    def _divide_as_trained(self, listing: Listing, trained: Collection[str]) -> Listing | None:
         """Divide images as for training; None where they are not of the data set that was trained on."""
         if self.parent != "newest" or any((self._folder / digest).is_dir() for digest in trained):
             return self._divide(listing, self._find_parent())
@@ -234,23 +221,14 @@ class Ingest:
                 "pip install 'graftline[tiff]'."
             )
 
-    def list_images(self) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    def list_images(self) -> Listing:
         """List the images, without a look into them.
-
-        Returns:
-            A row per image, ordered by path, with the columns path, label, split, group, weight and stratum; and the
-            names of the classes in order.
 
         Raises:
             UserError: there is nothing to read.
         """
-        listing = self._list()
-        return listing.images, listing.class_names
-
-    def _list(self) -> "_Listing":
         logger.info(f"Reading {self.dataset_name()}" + (f" from {self.path}" if self.path else ""))
-        images, class_names = _tidy(self.source.read(None if self.path is None else Path(self.path)))
-        return _Listing(images, class_names)
+        return Listing.of(self.source.read(None if self.path is None else Path(self.path)))
 
     def _require_splits(self, images: pd.DataFrame, parent: DatasetVersion | None, needed: Sequence[str]) -> None:
         planned = self.split.planned(images)
@@ -261,7 +239,7 @@ class Ingest:
                     f"give Split.{split} a share above 0."
                 )
 
-    def _divide(self, listing: "_Listing", parent: DatasetVersion | None) -> "_Listing":
+    def _divide(self, listing: Listing, parent: DatasetVersion | None) -> Listing:
         """Split images; those that can be in no split leave, and copies across splits too."""
         self._require_classes(listing)
         images, class_names = listing.images, listing.class_names
@@ -278,7 +256,7 @@ class Ingest:
         findings = [*listing.findings, *mixed, *leaks, *moved, *review]
         return replace(listing, images=images, findings=findings, parent=parent, left_out=left_out, is_divided=True)
 
-    def _write(self, listing: "_Listing") -> IngestResult:
+    def _write(self, listing: Listing) -> IngestResult:
         folder, divided = self._folder, listing.is_divided
         decoding = self._decoding(listing.images, listing.parent)
         findings = [*listing.findings, *find_small_range(listing.images, decoding.settings.range)]
@@ -309,7 +287,7 @@ class Ingest:
             raise UserError(f"Ingest.parent={self.parent} is no version: give newest, none or a version's directory.")
         return DatasetVersion.load(directory)
 
-    def _check(self, listing: "_Listing") -> "_Listing":
+    def _check(self, listing: Listing) -> Listing:
         """Look at each image; keep those that can be used, and what was found."""
         images = listing.images
         settings = replace(self.decode, jpeg_side_px=None)  # each is looked at as a whole
@@ -348,7 +326,7 @@ class Ingest:
         images = images.drop(columns=["flaw", "reason"])
         return replace(listing, images=images, findings=findings, decisions=decisions)
 
-    def _require_classes(self, listing: "_Listing") -> None:
+    def _require_classes(self, listing: Listing) -> None:
         """Raise a UserError unless there are two classes, and a usable image of each."""
         found, class_names = set(listing.images["label"]), listing.class_names
         lost = {finding.path: f" ({finding.detail})" for finding in listing.findings if finding.kind == "lost_images"}
@@ -398,18 +376,7 @@ def _in_words(limits: tuple[float, float] | None) -> str:
     return "" if limits is None else f"{limits[0]:,.6g} to {limits[1]:,.6g}"
 
 
-def _tidy(images: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Return a source's images with all optional columns, ordered by path, and the names of their classes in order."""
-    if isinstance(images["label"].dtype, pd.CategoricalDtype):
-        class_names = tuple(images["label"].cat.categories)
-    else:
-        labels = images["label"].dropna().unique().tolist()
-        class_names = tuple(sorted(labels, key=int if all(map(str.isdecimal, labels)) else None))
-    images = images.reindex(columns=list(_COLUMNS)).astype(_COLUMNS)
-    return images.sort_values(["path", "label"], ignore_index=True), class_names
-
-
-def _undivided(listing: "_Listing", split: str) -> "_Listing":
+def _undivided(listing: Listing, split: str) -> Listing:
     """Make one split of all images."""
     images, copies = remove_leaks(listing.images.assign(split=split))
     found = set(images["label"])

@@ -82,9 +82,8 @@ def fit(
     events = FitEvents() if events is None else events
     progress = FitProgress(events, show=show_progress)
     optional = _optional_callbacks(patience, seconds, ema_decay)
-    if checkpoint_minutes is not None:
-        optional.append(TimedCheckpoint(directory, checkpoint_minutes))
-    always = [progress, *_checkpoints(directory), EpochDraws(seed), EpochPlace(loaders[0]), FirstGradients(events)]
+    checkpoints = _checkpoints(directory, checkpoint_minutes)
+    always = [progress, *checkpoints, EpochDraws(seed), EpochPlace(loaders[0]), FirstGradients(events)]
     trainer = make_trainer(callbacks=[*always, *optional], **_OURS)
     start, checkpoint = time.perf_counter(), directory.last if resume and directory.last.exists() else None
     interrupted = False
@@ -124,14 +123,15 @@ def _surroundings(directory: FitDirectory, threads: int | None) -> Iterator[None
         yield
 
 
-def _checkpoints(directory: FitDirectory) -> list[pl.Callback]:
-    """Return what writes the checkpoints of the best epoch and of the last one."""
-    return [
+def _checkpoints(directory: FitDirectory, minutes: float | None) -> list[pl.Callback]:
+    """Return what writes the checkpoints of the best epoch and of the last one, within an epoch too where asked."""
+    wanted: list[pl.Callback] = [
         ModelCheckpoint(
             directory.path, file.stem, monitor=monitor, save_on_train_epoch_end=True, enable_version_counter=False
         )
         for file, monitor in ((directory.best, MONITOR), (directory.last, None))
     ]
+    return wanted if minutes is None else [*wanted, TimedCheckpoint(directory, minutes)]
 
 
 def _optional_callbacks(patience: int | None, seconds: float | None, ema_decay: float | None) -> list[pl.Callback]:

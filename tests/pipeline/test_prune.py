@@ -1,0 +1,104 @@
+"""What is kept of old outputs, and what goes."""
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from workplace import Workplace
+
+from graftline.features.store import ActivationStore
+from graftline.pipeline.cli import compose
+from graftline.pipeline.retraining.keep import Keep, Leftover, find_leftovers
+from graftline.tracking.models_in_use import UsedRun
+
+DAY = 86_400.0
+
+
+def make_output(path: Path, days: float, *, finished: bool = True) -> Path:
+    (path / ".hydra").mkdir(parents=True)
+    (path / "bundle").mkdir()
+    (path / "checkpoints").mkdir()
+    for file in (".hydra/config.yaml", "checkpoints/best.ckpt", *(["result.json"] if finished else [])):
+        (path / file).write_text("x" * 1000)
+    for one in [path, *path.iterdir()]:
+        os.utime(one, (time.time() - days * DAY,) * 2)
+    return path
+
+
+def test_what_is_old_goes_and_what_is_needed_stays(tmp_path: Path) -> None:
+    root = tmp_path / "outputs" / "train"
+    old = [make_output(root / f"2020-0{number}", days=100 - number) for number in range(1, 7)]
+    young = make_output(root / "2026-01", days=20)
+    unfinished = make_output(root / "2026-02", days=20, finished=False)
+    (root / "2019-of-somebody").mkdir()
+    unsent = old[0] / "outbox"
+    unsent.mkdir()
+    (unsent / "journal.jsonl").write_text("{}\n")
+    os.utime(old[0], (time.time() - 100 * DAY,) * 2)
+    champion = UsedRun("c", old[1].resolve(), time.time() - 99 * DAY)
+    keep = Keep(runs=3, days=90, checkpoint_days=14, outputs=str(tmp_path / "outputs"))
+    store = ActivationStore(tmp_path / "cache", 1e9)
+    found = find_leftovers(keep, [champion], store)
+    assert {one.path for one in found if one.kind == "outputs"} == set(old[2:5]), "not the 3 newest, nor what is needed"
+    assert {one.path for one in found if one.kind == "checkpoints"} == {
+        old[5] / "checkpoints",
+        young / "checkpoints",
+    }
+    assert all(one.remove(store) for one in found)
+    assert (unfinished / "checkpoints" / "best.ckpt").exists(), "it may be resumed"
+    assert sorted(path.name for path in root.iterdir()) == sorted(
+        path.name for path in (old[0], old[1], old[5], young, unfinished, root / "2019-of-somebody")
+    )
+    assert (old[1] / "checkpoints").is_dir()
+    assert not (young / "checkpoints").exists()
+
+
+def test_what_goes_is_printed_before_it_is_removed(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So that a prune that is stopped there has removed nothing."""
+    monkeypatch.chdir(workplace.root)
+    old = make_output(workplace.root / "outputs" / "train" / "2020", days=100)
+    remove, printed = Leftover.remove, list[str]()
+
+    def looking(self: Leftover, store: ActivationStore) -> bool:
+        printed.append(capsys.readouterr().out)
+        return remove(self, store)
+
+    monkeypatch.setattr(Leftover, "remove", looking)
+    result = compose("prune", ["keep.runs=0", "hydra.run.dir=of-its-own"]).run()
+    assert [one["path"] for one in result.facts["removed"]] == ["outputs/train/2020"]
+    assert not old.exists()
+    (before,) = printed
+    assert re.search(r"To be removed.*outputs/train/2020 +outputs +3\.0 KB +100 days", before, re.DOTALL)
+
+
+def test_a_link_that_leads_nowhere_is_a_file_like_any_other(tmp_path: Path) -> None:
+    old = make_output(tmp_path / "outputs" / "train" / "2020", days=100)
+    for name in ("latest", "checkpoints/latest"):
+        (old / name).symlink_to(tmp_path / "gone")
+    for one in [old, *old.iterdir()]:
+        os.utime(one, (time.time() - 100 * DAY,) * 2, follow_symlinks=False)
+    keep = Keep(runs=0, outputs=str(tmp_path / "outputs"))
+    (found,) = find_leftovers(keep, [], ActivationStore(tmp_path / "cache", 1e9))
+    assert found.path == old
+    assert found.bytes == 3000 + 2 * len(str(tmp_path / "gone"))
+
+
+def test_what_loses_a_file_at_this_moment_is_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_output(tmp_path / "outputs" / "train" / "2020", days=100)
+    monkeypatch.setattr(Path, "iterdir", _with_one_that_is_gone(Path.iterdir))
+    assert (
+        find_leftovers(Keep(runs=0, outputs=str(tmp_path / "outputs")), [], ActivationStore(tmp_path / "c", 1e9)) == []
+    )
+
+
+def _with_one_that_is_gone(listed: Callable[[Path], Iterator[Path]]) -> Callable[[Path], Iterator[Path]]:
+    def iterdir(folder: Path) -> Iterator[Path]:
+        yield from listed(folder)
+        yield folder / "gone"
+
+    return iterdir
