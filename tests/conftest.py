@@ -78,6 +78,7 @@ SLOW = (
     "serving",
     "tracking",
     "test_ray_cluster.py",
+    "training/test_compiling.py",
     "training/test_lost_process.py",
     "training/test_memory_format.py",
 )
