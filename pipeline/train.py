@@ -67,7 +67,7 @@ from graftline.report.tables import print_scores
 from graftline.tracking.names import BUNDLE_DIGEST, STAGE
 from graftline.tracking.tracking import Tracking
 from graftline.training import phases
-from graftline.training.budget import check_budget, check_clock, end_seconds
+from graftline.training.budget import check_budget, check_clock, end_seconds, passes
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.known_depth import KnownDepth
 from graftline.training.label_check import find_policy, needs_choice, with_choice
@@ -123,7 +123,7 @@ class Train:
             say(f"Run {run.id}; should it be interrupted, {program()} train train.resume={run.id} goes on with it.")
             decision = self._decide(setup, files, deadline)
             self._log_decision(run, setup, decision, files)
-            choice = self._choose_policy(setup, decision, files)
+            choice = self._choose_policy(setup, decision, files, deadline)
             setup = with_choice(setup, choice)
             if choice is not None:
                 log_policy_choice(run, choice, files)
@@ -255,14 +255,15 @@ class Train:
         return self.name or own_name(facts)
 
     def _choose_policy(
-        self, setup: TrainingSetup, decision: FreezeDecision, files: RunDirectory
+        self, setup: TrainingSetup, decision: FreezeDecision, files: RunDirectory, deadline: float | None
     ) -> PolicyChoice | None:
         """Find out which of a policy's candidates are used, if that matters: once per run, as for freezing."""
         if not needs_choice(setup, decision.plans):
             return None
         if not files.policy_choice.exists():
-            epochs = max(plan.epochs for plan in decision.plans if not plan.only_head or len(decision.plans) == 1)
-            choice = find_policy(setup, FitDirectory(files.checkpoints), epochs)
+            left = decision.plans[len(decision.tried) :] or decision.plans
+            plans = [plan for plan in left if not plan.only_head] or left
+            choice = find_policy(setup, FitDirectory(files.checkpoints), passes(setup, plans, deadline))
             write_json(files.policy_choice, choice.to_json())
         return PolicyChoice.from_json(files.read_policy_choice())
 

@@ -13,6 +13,7 @@ from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.execution import Execution
 from graftline.features.cache import Features
+from graftline.freezing.depth import MOST_DEEP_EPOCHS
 from graftline.freezing.plan import plan_from_depth
 from graftline.training.budget import (
     OVERHEAD_SECONDS,
@@ -20,6 +21,7 @@ from graftline.training.budget import (
     check_clock,
     cut_to,
     end_seconds,
+    passes,
     seconds_per_image,
 )
 from graftline.training.fit_directory import FitDirectory
@@ -85,6 +87,15 @@ def test_a_plan_is_cut_to_rounds_of_equal_length(make_setup: MakeSetup) -> None:
     assert cut_to(plan, seconds=1_600, images=(1_000, 0), image_seconds=0.1, most=5).epochs == 5
     slow = cut_to(plan, seconds=100, images=(1_000, 300), image_seconds=0.1, most=30)
     assert (slow.epochs, slow.epoch_images) == (2, 400)  # a validation takes 10 s
+
+
+def test_with_a_deadline_a_fit_sees_its_images_as_often_as_the_time_allows(make_setup: MakeSetup) -> None:
+    setup = make_setup()
+    plan = plan_from_depth(setup.graft.network, 0, "it pays", epochs=5)
+    assert passes(setup, [plan], None) == 5
+    assert passes(setup, [plan], time.monotonic() + 1_000) == MOST_DEEP_EPOCHS
+    own = replace(setup, make_trainer=functools.partial(setup.make_trainer, max_epochs=7))
+    assert passes(own, [plan, plan], time.monotonic() + 1_000) == 7
 
 
 def test_a_time_that_is_too_short_for_one_pass_is_refused(make_setup: MakeSetup, version: DatasetVersion) -> None:

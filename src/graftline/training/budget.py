@@ -7,6 +7,7 @@ import copy
 import math
 import time
 import weakref
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,11 +18,12 @@ from torch.nn import functional
 
 from graftline.errors import UserError
 from graftline.execution import Execution
+from graftline.freezing.depth import MOST_DEEP_EPOCHS
 from graftline.freezing.plan import FreezePlan
 from graftline.training.allocator import freed_memory_kept
 from graftline.training.memory_format import memory_format
 from graftline.training.setup import TrainingSetup
-from graftline.training.trainer import MakeTrainer
+from graftline.training.trainer import MakeTrainer, own_epochs
 
 ROUNDS = 8  # validations at most within the time: one that is half too long or too short changes it by a sixteenth
 OVERHEAD_SECONDS = 15.0  # of start, export, figures and tracking
@@ -91,6 +93,36 @@ def cut_to(plan: FreezePlan, seconds: float, images: tuple[int, int], image_seco
         epochs = math.floor(seconds / (train * image_seconds + validated) + 1e-6)
         return replace(plan, epochs=min(most, max(1, epochs)), seconds=seconds)
     return replace(plan, epochs=rounds, epoch_images=each, seconds=seconds)
+
+
+def cut_to_deadline(setup: TrainingSetup, plan: FreezePlan, deadline: float) -> FreezePlan:
+    """Return the plan for the time that is left; the user's number of epochs is the most.
+
+    Args:
+        setup: of the training.
+        plan: of the fit.
+        deadline: moment of ``time.monotonic`` at which the fit is to end.
+    """
+    images = len(setup.version.samples("train").paths), len(setup.version.samples("validation").paths)
+    own = own_epochs(setup.make_trainer)
+    seconds = max(1.0, deadline - time.monotonic())
+    return cut_to(plan, seconds, images, seconds_per_image(setup), MOST_DEEP_EPOCHS if own is None else own)
+
+
+def passes(setup: TrainingSetup, plans: Sequence[FreezePlan], deadline: float | None) -> int:
+    """Return how often the longest of some fits sees each training image at most.
+
+    Args:
+        setup: of the training.
+        plans: of the fits, which share the time that is left.
+        deadline: moment of ``time.monotonic`` at which the last is to end; None: each takes the epochs of its plan.
+    """
+    if deadline is not None:
+        now = time.monotonic()
+        end = now + (deadline - now) / len(plans)
+        plans = [cut_to_deadline(setup, plan, end) for plan in plans]
+    images = len(setup.version.samples("train").paths)
+    return max(math.ceil(plan.epochs * (plan.epoch_images or images) / images) for plan in plans)
 
 
 def check_budget(setup: TrainingSetup, seconds: float, minutes: float) -> None:

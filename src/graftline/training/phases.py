@@ -17,9 +17,8 @@ from graftline.errors import UserError
 from graftline.features.precision import MAX_CHANGE
 from graftline.files import write_json
 from graftline.freezing.check import FreezeCheck
-from graftline.freezing.depth import MOST_DEEP_EPOCHS
 from graftline.freezing.plan import FreezePlan
-from graftline.training.budget import cut_to, seconds_per_image
+from graftline.training.budget import cut_to_deadline
 from graftline.training.checkpointing import checkpointed
 from graftline.training.compiling import compiled
 from graftline.training.events import FitEvents, Metrics
@@ -32,7 +31,6 @@ from graftline.training.recipe import Recipe
 from graftline.training.results import FitHistory, PhaseResult, TrainingResult, monitored
 from graftline.training.setup import TrainingSetup
 from graftline.training.source_decision import choose_source
-from graftline.training.trainer import own_epochs
 from graftline.training.training_source import LiveSource, TrainingSource
 
 logger = logging.getLogger(__name__)
@@ -225,11 +223,8 @@ class _PhaseEvents(FitEvents):
 
 
 def _cut(setup: TrainingSetup, plan: FreezePlan, deadline: float, resumed: FitDirectory | None) -> FreezePlan:
-    """Return the plan for the time that is left; the user's number of epochs is the most, and a resume goes on."""
-    images = len(setup.version.samples("train").paths), len(setup.version.samples("validation").paths)
-    own = own_epochs(setup.make_trainer)
-    seconds = max(1.0, deadline - time.monotonic())
-    cut = cut_to(plan, seconds, images, seconds_per_image(setup), MOST_DEEP_EPOCHS if own is None else own)
+    """Return the plan for the time that is left; a resume goes on."""
+    cut = cut_to_deadline(setup, plan, deadline)
     done = 0 if resumed is None or not resumed.last.exists() else _epochs_done(resumed)
     return replace(cut, epochs=done + cut.epochs)
 
