@@ -10,7 +10,7 @@ import yaml
 
 from graftline.console import say
 from graftline.errors import UserError
-from graftline.evaluation.gate import Gate
+from graftline.evaluation.gate import Gate, NotComparableError
 from graftline.evaluation.gate_guards import Guard
 from graftline.execution import Accelerator
 from graftline.files import digest, sha256_file, write_json
@@ -200,13 +200,15 @@ class Promote:
         )
 
     def _examine(self, examination: Examination) -> Examined:
-        """Examine; a bundle that was changed is a refusal, and what else goes wrong is one that is forced."""
+        """Examine; a changed bundle and nothing to compare on are refusals, what else goes wrong is one if forced."""
         try:
             return examination.run()
         except ChangedBundleError as error:
             if error.uri == examination.challenger.uri and self.force is not None:
                 raise UserError(f"Nobody can tell what would be promoted: {error}") from error
             return Examined.failed("bundle", str(error))
+        except NotComparableError as error:
+            return Examined.failed("classes", str(error))
         except UserError as error:
             if self.force is None:
                 raise

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graftline.augment.preview import preview_sheet
 from graftline.backbones.backbone import Graft
 from graftline.backbones.cost import NetworkCost, count
 from graftline.console import reworded, say
@@ -14,7 +13,6 @@ from graftline.freezing.rule import FreezeDecision
 from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.train_result import TrainOutcome, print_policy_choice
 from graftline.report.cost_tables import to_json
-from graftline.report.style import COMPRESSION
 from graftline.tracking.names import FROZEN_DIGEST, VALIDATION_ACCURACY, VALIDATION_LOSS
 from graftline.training.events import FitEvents, Metrics
 from graftline.training.fit_directory import FitDirectory
@@ -29,26 +27,31 @@ if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
 
 
 class LoggedEvents(FitEvents):
-    """Says what is trained on what, and logs each epoch.
+    """Says what is trained on what, shows how it is augmented, and logs each epoch.
 
     Attributes:
         source: what the last phase was trained on; None before it, and where a resume found it finished.
     """
 
-    def __init__(self, run: "Run", ends: Callable[[KeyboardInterrupt], bool] = lambda _: False) -> None:
+    def __init__(
+        self, run: "Run", augmentation: Path, ends: Callable[[KeyboardInterrupt], bool] = lambda _: False
+    ) -> None:
         """Listen.
 
         Args:
             run: that is told.
+            augmentation: picture of what the network sees of a training image, where images are augmented.
             ends: whether an interrupt ends a fit with its best epoch so far, not the whole run.
         """
         self.source: TrainingSource | None = None
-        self._run, self._ends = run, ends
+        self._run, self._augmentation, self._ends = run, augmentation, ends
 
     def on_source(self, source: TrainingSource) -> None:
-        """Say what is trained on what."""
+        """Say what is trained on what, and show what is made of it."""
         self.source = source
         say(reworded(source.sentence))
+        if source.augmented:
+            log_augmentation(self._run, source.setup, self._augmentation)
 
     def on_start(self, learning_rates: Metrics, step: int) -> None:
         """Log the learning rates of a phase's first step."""
@@ -91,13 +94,16 @@ def log_best_epoch(run: "Run", trained: TrainingResult) -> None:
     run.log_metrics({VALIDATION_LOSS: best["val/loss"], VALIDATION_ACCURACY: best["val/accuracy"]}, step=steps)
 
 
-def log_augmentation(run: "Run", setup: TrainingSetup, files: RunDirectory) -> None:
+def log_augmentation(run: "Run", setup: TrainingSetup, file: Path) -> None:
     """Draw and log what the policy makes of a training image."""
+    from graftline.augment.preview import preview_sheet  # matplotlib takes a second
+    from graftline.report.style import COMPRESSION
+
     image = decode_rgb(setup.version.samples("train").paths[0], setup.version.decoding)
     sheet = preview_sheet(image, setup.policy, setup.graft.preprocessing, setup.seed)
-    with atomic_file(files.augmentation) as temporary:
+    with atomic_file(file) as temporary:
         sheet.savefig(temporary, format="png", pil_kwargs={"compress_level": COMPRESSION})
-    run.log_artifact(files.augmentation, "figures")
+    run.log_artifact(file, "figures")
 
 
 def log_cost(run: "Run", graft: Graft, name: str, file: Path) -> None:

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from graftline.evaluation.evaluation import EvaluationResult
 from graftline.evaluation.metrics import HEADLINES, Interval
-from graftline.report.figures import draw_evaluation
-from graftline.report.style import save_all
+from graftline.report.figures import write_figures
 from graftline.tracking.names import BUNDLE_DIGEST, PREDICTIONS, TEST, TEST_DIGEST
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
@@ -20,7 +19,7 @@ PREDICTIONS_FILE, SLICES_FILE, FIGURES_FOLDER = PREDICTIONS, "slices.csv", "figu
 def write_evaluation(result: EvaluationResult, directory: Path) -> dict[str, Path]:
     """Write the predictions and the figures that are drawn of them; returns the figures' files by name."""
     result.predictions.save(directory / PREDICTIONS_FILE)
-    return save_all(draw_evaluation(result.predictions, result.scores), directory / FIGURES_FOLDER)
+    return write_figures(result.predictions, result.scores, directory / FIGURES_FOLDER)
 
 
 def score_tags(scores: Mapping[str, Interval]) -> dict[str, str]:

@@ -16,8 +16,7 @@ from graftline.evaluation.predictions import Predictions
 from graftline.evaluation.slices import Slice, score_slices, sentence
 from graftline.files import atomic_file
 from graftline.pipeline.scoring import FIGURES_FOLDER, SLICES_FILE
-from graftline.report.slices_figure import slices_figure
-from graftline.report.style import save
+from graftline.report.figures import write_slices_figure
 
 COLUMNS = ("group", "stratum", "weight")  # of a version, beside the facts of its images
 MOST_LOOKED_AT = 5000  # images whose facts are found: enough to show what is worse, in half a minute
@@ -72,9 +71,8 @@ def _of_manifest(version: DatasetVersion, sha256: Sequence[str], columns: Sequen
 
 def _write(slices: list[Slice], predictions: Predictions, directory: Path) -> SliceReport:
     _write_table(slices, directory / SLICES_FILE)
-    figure = slices_figure(slices, float((predictions.predicted == predictions.labels).mean()))
-    if figure is not None:
-        save(figure, directory / FIGURES_FOLDER / "slices.png")
+    accuracy = float((predictions.predicted == predictions.labels).mean())
+    write_slices_figure(slices, accuracy, directory / FIGURES_FOLDER / "slices.svg")
     return SliceReport(slices, sentence(slices), [asdict(one) for one in slices if one.is_worse])
 
 

@@ -40,7 +40,6 @@ from graftline.pipeline.program import program
 from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.run_log import (
     LoggedEvents,
-    log_augmentation,
     log_best_epoch,
     log_calibration,
     log_cost,
@@ -61,8 +60,6 @@ from graftline.pipeline.train_result import (
 )
 from graftline.pipeline.trained_bundle import card_of, is_saved
 from graftline.ray_cluster import NoCluster, RayCluster
-from graftline.report.depth_figure import depth_figure
-from graftline.report.style import save
 from graftline.report.tables import print_scores
 from graftline.tracking.names import BUNDLE_DIGEST, STAGE
 from graftline.tracking.tracking import Tracking
@@ -128,7 +125,7 @@ class Train:
             if choice is not None:
                 log_policy_choice(run, choice, files)
             name = self._log_setup(run, setup, decision, files)
-            events = self._listen(run)
+            events = self._listen(run, files)
             trained = self._train(setup, decision, files, events, deadline)
             self._save_bundle(setup, decision, trained, files)
             adjusted = self._adjust(setup, events.source, files)
@@ -243,7 +240,7 @@ class Train:
         )
 
     def _log_setup(self, run: "Run", setup: TrainingSetup, decision: FreezeDecision, files: RunDirectory) -> str:
-        """Log configuration, code, images, and a look at their augmentation; returns the run's name."""
+        """Log configuration, code and images; returns the run's name."""
         facts = summary(setup, decision, self.backbone.name)
         # what the network was built with: the configuration does not say which phi a budget came to
         built = {f"network.{key}": value for key, value in setup.graft.arguments.items()}
@@ -251,7 +248,6 @@ class Train:
         if self.name is None:
             run.rename(own_name(facts))
         log_cost(run, setup.graft, self.backbone.name, files.cost)
-        log_augmentation(run, setup, files)
         return self.name or own_name(facts)
 
     def _choose_policy(
@@ -302,6 +298,9 @@ class Train:
         """Say, draw and log what is frozen and why."""
         run.log_artifact(files.freeze_decision, "freeze")
         if decision.measurement is not None:
+            from graftline.report.depth_figure import depth_figure  # matplotlib takes a second
+            from graftline.report.style import save
+
             print_measurement(decision.measurement)
             if (figure := depth_figure(decision.measurement)) is not None:
                 run.log_artifact(save(figure, files.measurement), "freeze")
@@ -329,8 +328,8 @@ class Train:
                 deadline=deadline,
             )
 
-    def _listen(self, run: "Run") -> LoggedEvents:
-        return LoggedEvents(run)
+    def _listen(self, run: "Run", files: RunDirectory) -> LoggedEvents:
+        return LoggedEvents(run, files.augmentation)
 
     def _save_bundle(
         self, setup: TrainingSetup, decision: FreezeDecision, trained: TrainingResult, files: RunDirectory

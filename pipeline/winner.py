@@ -60,8 +60,8 @@ class WinnerTraining(Train):
 
     ends: Callable[[KeyboardInterrupt], bool] = lambda _: False
 
-    def _listen(self, run: "Run") -> LoggedEvents:
-        return LoggedEvents(run, self.ends)
+    def _listen(self, run: "Run", files: RunDirectory) -> LoggedEvents:
+        return LoggedEvents(run, files.augmentation, self.ends)
 
 
 @dataclass(frozen=True)

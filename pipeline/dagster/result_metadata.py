@@ -4,7 +4,7 @@ import base64
 from pathlib import Path
 from typing import Any
 
-FIGURES = ("reliability.png", "confusion_matrix.png")
+FIGURE = "confusion_matrix.svg"
 LARGEST_FIGURE = 400_000  # bytes; it is stored with each run
 
 Metadata = dict[str, tuple[str, Any]]  # name → kind of value, as a method of Dagster's MetadataValue, and value
@@ -50,10 +50,10 @@ def _model(result: dict[str, Any], directory: Path, address: str) -> Metadata:
     if reasons := result.get("reasons"):
         found["reasons"] = ("md", "\n".join(f"- {reason}" for reason in reasons))
     found |= {name: ("float", float(score["value"])) for name, score in scores.items()}
-    figure = next((file for name in FIGURES for file in sorted(directory.glob(f"**/{name}"))), None)
+    figure = next(iter(sorted(directory.glob(f"**/{FIGURE}"))), None)
     if figure is not None and figure.stat().st_size <= LARGEST_FIGURE:
         image = base64.b64encode(figure.read_bytes()).decode()
-        found["figure"] = ("md", f"![{figure.stem}](data:image/png;base64,{image})")
+        found["figure"] = ("md", f"![{figure.stem}](data:image/svg+xml;base64,{image})")
     return found
 
 

@@ -16,6 +16,7 @@ from graftline.pipeline.parent import with_parent
 from graftline.pipeline.retraining.changes import Changes
 from graftline.pipeline.retraining.trigger import NAMES, Trigger
 from graftline.tracking.drift_checks import last_check_rings
+from graftline.tracking.ledger import LedgerLine
 from graftline.tracking.names import BUNDLE_DIGEST, CHAMPION, registered_name
 from graftline.tracking.registry import RegisteredVersion
 from graftline.tracking.retrainings import Retraining, Retrainings
@@ -91,7 +92,8 @@ class Situation:
     def settled(self) -> Retraining | None:
         """A retraining on the same images, settings and code, after which another one would change nothing; or None.
 
-        It was the last one, or its model is in use, or was and was rolled back.
+        It was the last one, or its model is in use, or was and was rolled back, or the gate has held it against the
+        model in use on these images: so of several recipes that take turns each is retrained once.
         """
         known = self.retrainings.decided(self.key)
         if known is None or self.last is None:
@@ -105,7 +107,17 @@ class Situation:
             return False
         if self.champion is not None and self.champion.version == version:
             return True
-        return Promotions(self.tracking, self.model).read().rollback_of(version) is not None
+        standing = Promotions(self.tracking, self.model).read()
+        return standing.rollback_of(version) is not None or self._were_compared(version, standing.lines)
+
+    def _were_compared(self, version: int, lines: Sequence[LedgerLine]) -> bool:
+        """Tell whether the gate has held a version and the champion against each other on the images of now."""
+        pair = {version, None if self.champion is None else self.champion.version}
+        return any(
+            {line.decision.version, line.decision.compared_with} == pair
+            and (line.decision.digests or {}).get("dataset") == self.version.digest
+            for line in lines
+        )
 
     @cached_property
     def _before(self) -> DatasetVersion | None:

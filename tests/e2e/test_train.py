@@ -46,7 +46,6 @@ def test_the_output_directory_holds_exactly_this(trained: Ran) -> None:
     assert {file for file in files - golden if not file.startswith("outbox/")} == {
         ".hydra/config.yaml",
         ".hydra/overrides.yaml",
-        "augment.png",
         "bundle/README.md",
         "bundle/bundle.json",
         "bundle/config.json",
@@ -65,13 +64,14 @@ def test_the_output_directory_holds_exactly_this(trained: Ran) -> None:
         "log.txt",
         "report.html",
         "result.json",
-        "test/figures/confusion_matrix.png",
-        "test/figures/precision_recall_curves.png",
-        "test/figures/coverage_curve.png",
-        "test/figures/reliability_diagram.png",
-        "test/figures/roc_curves.png",
+        "test/figures/confidences.svg",
+        "test/figures/confusion_matrix.svg",
+        "test/figures/precision_recall_curves.svg",
+        "test/figures/coverage_curve.svg",
+        "test/figures/reliability_diagram.svg",
+        "test/figures/roc_curves.svg",
         "test/predictions.parquet",
-    } | {file for file in files if file == "test/figures/confident_mistakes.png"}  # only where there are mistakes
+    } | {file for file in files if file == "test/figures/confident_mistakes.svg"}  # only where there are mistakes
 
 
 def test_result_json_keeps_its_contract(trained: Ran, place: Workplace) -> None:

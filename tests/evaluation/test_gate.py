@@ -11,7 +11,7 @@ from graftline.bundle.decision import Decision
 from graftline.errors import UserError
 from graftline.evaluation.comparison import Metric, compare
 from graftline.evaluation.contestant import Contestant, TestImages, frequencies, given_common_classes
-from graftline.evaluation.gate import Gate, GateResult, examine
+from graftline.evaluation.gate import Gate, GateResult, NotComparableError, examine
 from graftline.evaluation.gate_guards import Guard
 from graftline.evaluation.metrics import Interval
 from graftline.evaluation.paired import accuracy_difference, measure_both
@@ -239,10 +239,20 @@ def test_the_order_of_classes_does_not_matter_nor_does_a_decision_by_costs() -> 
     assert np.allclose(first.guards[0].figures, second.guards[0].figures)
 
 
+@pytest.mark.parametrize(("images", "passed"), [(1, False), (5, False), (6, True)])
+def test_a_handful_of_images_shows_nothing(images: int, passed: bool) -> None:
+    found, champion, _ = made(images=images)
+    result = examine(GATE, found, replace(champion, name="version 2"), champion)  # the same answers to all of them
+    first = result.guards[0]
+    assert (first.name, first.passed) == ("log loss", passed)
+    if not passed:
+        assert "cannot show which model is better, 6 are the fewest" in first.reason
+
+
 def test_models_without_common_classes() -> None:
     images, champion, challenger = made()
     other = replace(challenger, class_names=("cat", "yes"))
-    with pytest.raises(UserError, match=r"^version 2 and version 1 have 1 classes in common, so that nothing can be c"):
+    with pytest.raises(NotComparableError, match=r"^version 2 and version 1 have 1 class in common, so that nothing "):
         examine(GATE, images, other, champion)
 
 

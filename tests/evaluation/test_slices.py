@@ -1,5 +1,8 @@
 """Slices: each accuracy is that of its images, and a slice that is no worse is hardly ever called so."""
 
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,8 +11,7 @@ from scipy.stats import fisher_exact
 
 from graftline.evaluation.predictions import Predictions
 from graftline.evaluation.slices import score_slices, sentence
-from graftline.report.slices_figure import slices_figure
-from graftline.report.style import png
+from graftline.report.figures import write_slices_figure
 
 
 def predictions(hits: np.ndarray) -> Predictions:
@@ -62,14 +64,13 @@ def test_small_slices_and_missing_values() -> None:
     assert "nothing to slice" in sentence([])
 
 
-def test_the_picture_shows_the_worst_first() -> None:
+def test_the_picture_shows_the_worst_first(tmp_path: Path) -> None:
     hits = np.arange(200) % 10 > 1
     hits[:40] = np.arange(40) % 2 == 0
     slices = score_slices(predictions(hits), pd.DataFrame({"type": np.where(np.arange(200) < 40, "poly", "mono")}))
-    figure = slices_figure(slices, float(hits.mean()))
-    assert figure is not None
-    (axes,) = figure.axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["type mono, 160", "type poly, 40"]
-    assert figure.texts[0].get_text() == "1 of 2 slices are worse"
-    assert png(figure).startswith(b"\x89PNG")
-    assert slices_figure([], 0.5) is None
+    file = write_slices_figure(slices, float(hits.mean()), tmp_path / "slices.svg")
+    assert file is not None
+    shown = [one.text for one in ET.parse(file).getroot().iter("{http://www.w3.org/2000/svg}text")]
+    assert shown[0] == "1 of 2 slices are worse"
+    assert [one for one in shown if one and one.startswith("type ")] == ["type poly, 40", "type mono, 160"]
+    assert write_slices_figure([], 0.5, tmp_path / "none.svg") is None

@@ -82,7 +82,7 @@ def test_the_slices_and_the_earlier_model_are_told_after_the_scores(
     assert said.count("Images for the report: ") == 1
     assert "On which images it is worse" in page
     assert "▼ worse</span> aspect <b>1.5</b>" in page
-    assert "figures/slices.png" in {item.path for item in place.mlflow.list_artifacts(first.run_id, "figures")}
+    assert "figures/slices.svg" in {item.path for item in place.mlflow.list_artifacts(first.run_id, "figures")}
     assert "test/slices.csv" in {item.path for item in place.mlflow.list_artifacts(first.run_id, "test")}
     card = (first.bundle / "README.md").read_text(encoding="utf-8")
     assert "Surely worse, of 4 slices that were looked at: aspect 1.5 (" in card

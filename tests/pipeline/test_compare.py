@@ -216,7 +216,7 @@ def test_a_training_logs_what_runs_are_compared_by(trained: TrainResult) -> None
     assert run.info.run_name == "good", "as the user says"
     note = run.data.tags["mlflow.note.content"]
     assert "- **Again**: `graftline train backbone=test_efficientnet " in note
-    assert f"(get-artifact?path=figures%2Fconfusion_matrix.png&run_uuid={trained.run_id})" in note
+    assert f"(get-artifact?path=figures%2Fconfusion_matrix.svg&run_uuid={trained.run_id})" in note
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import mlflow.pyfunc
@@ -13,7 +14,7 @@ from mlflow import MlflowClient
 from workplace import TINY, Workplace
 
 from graftline.bundle.golden import VALUES_FILE
-from graftline.bundle.layout import CARD_FILE, GOLDEN_FOLDER, hash_files
+from graftline.bundle.layout import CARD_FILE, GOLDEN_FOLDER, bundle_digest, hash_files
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.files import digest_directory, write_json
@@ -198,17 +199,13 @@ def test_a_model_that_answers_its_golden_images_otherwise_is_refused(
 ) -> None:
     """As one of another machine: whole, with the digests of its files, and with answers that this machine has not."""
     crown(1)
-    known = client.get_model_version("dusk", "2")
-    source = tmp_path / "elsewhere"
-    shutil.copytree(str(known.source).removeprefix("file://"), source)
-    bundle = source / "artifacts" / "bundle"
-    values = bundle / GOLDEN_FOLDER / VALUES_FILE
-    with np.load(values) as before:
-        np.savez_compressed(values, **{**before, "logits": before["logits"] + [[1.0, 0.0]]})
-    described = json.loads((bundle / CARD_FILE).read_text())
-    write_json(bundle / CARD_FILE, {**described, "files": hash_files(bundle)})
-    tags = {**known.tags, BUNDLE_FILES: digest_directory(bundle)}
-    client.create_model_version("dusk", source.as_uri(), known.run_id, tags=tags, await_creation_for=0)
+
+    def answer_otherwise(bundle: Path) -> None:
+        values = bundle / GOLDEN_FOLDER / VALUES_FILE
+        with np.load(values) as before:
+            np.savez_compressed(values, **{**before, "logits": before["logits"] + [[1.0, 0.0]]})
+
+    _register_changed(client, tmp_path, answer_otherwise)
     verdict = promote("version=3")
     assert not verdict.promoted
     (guard,) = [guard for guard in verdict.guards if not guard.passed]
@@ -219,6 +216,38 @@ def test_a_model_that_answers_its_golden_images_otherwise_is_refused(
         guard.reason,
     )
     assert verdict.reasons == (guard.reason,)
+
+
+def test_a_model_of_other_classes_is_refused_on_record(place: Workplace, client: MlflowClient, tmp_path: Path) -> None:
+    """Not a failure, which a schedule would tell of each night."""
+    crown(1)
+
+    def rename_classes(bundle: Path) -> None:
+        described = json.loads((bundle / CARD_FILE).read_text())
+        names = [f"other {name}" for name in described["class_names"]]
+        write_json(bundle / CARD_FILE, {**described, "class_names": names})
+
+    _register_changed(client, tmp_path, rename_classes)
+    verdict = promote("version=3")
+    assert verdict.line.decision.kind == "refused"
+    (reason,) = verdict.reasons
+    assert reason.startswith(
+        "version 3 and version 1 have no classes in common, so that nothing can be compared: force"
+    )
+
+
+def _register_changed(client: MlflowClient, folder: Path, change: Callable[[Path], None]) -> None:
+    """Register version 2 once more as version 3, with a bundle that was changed and has the digests of its files."""
+    known = client.get_model_version("dusk", "2")
+    source = folder / "elsewhere"
+    shutil.copytree(str(known.source).removeprefix("file://"), source)
+    bundle = source / "artifacts" / "bundle"
+    change(bundle)
+    described = json.loads((bundle / CARD_FILE).read_text())
+    files = hash_files(bundle)
+    write_json(bundle / CARD_FILE, {**described, "files": files, "digest": bundle_digest(described, files)})
+    tags = {**known.tags, BUNDLE_FILES: digest_directory(bundle)}
+    client.create_model_version("dusk", source.as_uri(), known.run_id, tags=tags, await_creation_for=0)
 
 
 def test_a_refusal_whose_figures_were_cut_is_known(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:

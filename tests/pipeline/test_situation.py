@@ -83,7 +83,9 @@ class Past:
         standing = promotions.read_sound()
         champion = standing.champion
         after = champion if kind == "refused" else version
-        line = promotions.append(standing, Decision(NAME, kind, version, champion, after, author(), now()))
+        decision = Decision(NAME, kind, version, champion, after, author(), now(), compared_with=champion)
+        images = {"dataset": self.look().version.digest}
+        line = promotions.append(standing, replace(decision, digests=images))
         promotions.finish(line)
 
 
@@ -122,6 +124,15 @@ def test_what_was_refused_is_tried_again_once_others_were_decided_on(past: Past)
     past.retrain("promoted")
     past.remove(18, 24)
     assert past.look().settled is None
+
+
+def test_recipes_that_take_turns_are_each_retrained_once(past: Past) -> None:
+    for recipe, kind in (("a", "promoted"), ("b", "promoted"), ("c", "refused")):
+        past.retrain(kind, recipe)
+    for recipe in ("a", "b", "c"):  # the champion was promoted against a, and refuses c
+        assert past.look(recipe=recipe).settled is not None, recipe
+    past.retrain("promoted", "d")
+    assert past.look(recipe="a").settled is None, "d was not compared with it"
 
 
 @pytest.mark.parametrize("known_by", ["the last retraining", "the champion"])

@@ -1,15 +1,12 @@
 """Class names in figures: any script, any first letter, any length; whole or distinct."""
 
-import numpy as np
 import pytest
-from made_predictions import predictions_of
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.text import Text
 
-from graftline.evaluation.metrics import Interval
-from graftline.report import figures, names
-from graftline.report.style import png
+from graftline.report import names
+from graftline.report.style import new_figure, png, styled
 
 pytestmark = pytest.mark.filterwarnings("error")  # a glyph that is missing, a legend entry that is left out
 
@@ -31,19 +28,18 @@ SCRIPTS = [
 ]
 
 
-def drawn(class_names: list[str]) -> list[Figure]:
-    labels = np.arange(3 * len(class_names)) % len(class_names)
-    generator = np.random.default_rng(0)
-    probabilities = generator.dirichlet(np.ones(len(class_names)), len(labels))
-    predictions = predictions_of(probabilities, labels, class_names)
-    made = [
-        figures.confusion_matrix(predictions),
-        figures.roc_curves(predictions, Interval(0.9, 0.8, 1)),
-        figures.precision_recall_curves(predictions),
-    ]
-    for figure in made:
-        png(figure)
-    return made
+@styled()
+def drawn(class_names: list[str]) -> Figure:
+    """Draw names at an axis and in a legend."""
+    figure = new_figure(8, 6, "names", "of classes")
+    axes = figure.subplots()
+    shown = names.short_names(class_names, 18)
+    axes.set_yticks(range(len(shown)), shown)
+    for number, name in enumerate(shown):
+        axes.plot([0, 1], [0, number], label=names.legend_label(name))
+    axes.legend()
+    png(figure)
+    return figure
 
 
 def texts(figure: Figure) -> list[str]:
@@ -51,21 +47,18 @@ def texts(figure: Figure) -> list[str]:
 
 
 def test_names_with_marks_of_other_languages_are_whole_on_axes_and_in_legends() -> None:
-    matrix, *curves = drawn(ODD[:6])  # as many as have a color of their own
-    axis = [text.replace("\\", "") for text in texts(matrix)]
-    assert set(ODD[:6]) <= set(axis)
-    for figure in curves:
-        (legend,) = figure.findobj(Legend)
-        entries = [text.get_text().replace("\\", "").strip().rsplit("  ", 1)[0] for text in legend.get_texts()]
-        assert set(entries) - {"average"} == set(ODD[:6])
+    figure = drawn(ODD)
+    axis = [text.replace("\\", "") for text in texts(figure)]
+    assert set(ODD) <= set(axis)
+    (legend,) = figure.findobj(Legend)
+    assert {text.get_text().replace("\\", "").strip() for text in legend.get_texts()} == set(ODD)
 
 
 @pytest.mark.parametrize("first", range(0, len(SCRIPTS), 4))
 def test_names_of_any_script_are_drawn_without_a_missing_glyph(first: int) -> None:
     some = [*SCRIPTS[first : first + 4], "cat", "dog"]
-    for figure in drawn(some):
-        shown = " ".join(texts(figure))
-        assert all(name in shown for name in ("cat", "dog"))
+    shown = " ".join(texts(drawn(some)))
+    assert all(name in shown for name in ("cat", "dog"))
 
 
 def test_what_no_font_draws_is_written_in_latin_letters(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,8 +73,7 @@ def test_long_names_stay_distinct() -> None:
     assert len(set(short)) == len(twins)
     assert max(map(len, short)) <= 18
     assert short[3:] == ["y" * 11 + "…" + "y" * 6, "y"]
-    (matrix, *_) = drawn(twins)
-    assert len({text for text in texts(matrix) if "…" in text and "\n" not in text}) == 4
+    assert len({text for text in texts(drawn(twins)) if "…" in text}) == 4
 
 
 def test_a_name_that_looks_like_a_number_of_another_stays_distinct() -> None:

@@ -3,14 +3,20 @@
 import base64
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from browser import Browser, find_chromium
+from made_predictions import predictions_of
 from made_report import made_report
 
 from graftline.data.version import DatasetVersion
+from graftline.evaluation.metrics import Interval, score
 from graftline.evaluation.predictions import Classifier, predict_split
+from graftline.evaluation.slices import Slice
+from graftline.report.figures import write_figures, write_slices_figure
 from graftline.report.run_report import write_report
 
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="needs Chromium: apt-get install chromium")
@@ -18,6 +24,9 @@ pytestmark = pytest.mark.skipif(find_chromium() is None, reason="needs Chromium:
 PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
 DESKTOP = {"width": 1280, "height": 900, "deviceScaleFactor": 1, "mobile": False}
 SHOWN = "[...document.querySelectorAll('.panel')].filter(one => one.offsetParent).map(one => one.id)"
+CUT = """(edge => [...document.querySelectorAll('text')].filter(text => (one => one.left < edge.left
+    || one.right > edge.right || one.top < edge.top || one.bottom > edge.bottom)(text.getBoundingClientRect()))
+    .map(text => text.textContent))(document.documentElement.getBoundingClientRect())"""
 BROKEN = """Promise.all([...document.images].map(image => image.decode().then(() => '', () => image.alt)))
     .then(found => found.filter(Boolean))"""
 
@@ -105,3 +114,21 @@ def test_it_can_be_printed(page: Browser) -> None:
     page.call("Emulation.setEmulatedMedia", media="print")
     assert len(page.evaluate(SHOWN)) > 1, "all confusions are printed"
     page.call("Emulation.setEmulatedMedia", media="")
+
+
+@pytest.mark.parametrize("num_classes", [2, 9, 21])
+def test_figures_hold_their_texts(page: Browser, version: DatasetVersion, tmp_path: Path, num_classes: int) -> None:
+    samples, generator = version.samples("test"), np.random.default_rng(0)
+    names = [f"{number} {'a class of a long name, ' * 9}{'猫' * number}" for number in range(num_classes)]
+    probabilities = generator.dirichlet(np.ones(num_classes), len(samples.paths))
+    labels = np.arange(len(samples.paths)) % num_classes
+    predictions = predictions_of(probabilities, labels, names, paths=samples.paths)
+    files = write_figures(predictions, score(predictions, resamples=20), tmp_path)
+    files["slices"] = tmp_path / "slices.svg"
+    worst = Slice("group", names[-1], 1_234, Interval(0.1, 0.0, 0.4), 0.9, 0.01)
+    write_slices_figure([worst, replace(worst, p_value=1.0)], 0.8, files["slices"])
+    for name, file in files.items():
+        page.open(file.as_uri())
+        assert page.evaluate("document.querySelectorAll('text').length") > 3, name
+        assert page.evaluate(CUT) == [], name
+    assert page.messages == []

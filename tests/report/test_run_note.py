@@ -10,7 +10,7 @@ def test_it_says_first_how_good_the_model_is() -> None:
     assert lines[0] == "**86.3 % right** (83.7 to 88.7 %)"
     assert lines[2:4] == ["- **Freeze**: all", "- **Images**: `1f`"]
     assert "| log loss | 0.303 | 0.261 to 0.346 |" in lines
-    assert lines[-1].endswith("(get-artifact?path=figures%2Fconfusion_matrix.png&run_uuid=abc)")
+    assert lines[-1].endswith("(get-artifact?path=figures%2Fconfusion_matrix.svg&run_uuid=abc)")
 
 
 def test_without_test_images_it_says_so() -> None:

@@ -143,9 +143,9 @@ def test_a_run_makes_what_is_new(tmp_path: Path, outcome: str, assets: list[str]
 
 def test_scores_and_figure_are_shown(tmp_path: Path) -> None:
     (tmp_path / "train" / "test").mkdir(parents=True)
-    (tmp_path / "train" / "test" / "confusion_matrix.png").write_bytes(b"png")
+    (tmp_path / "train" / "test" / "confusion_matrix.svg").write_bytes(b"<svg/>")
     model = describe({"result": RESULT, "directory": str(tmp_path)}, "http://h")["model"]
     assert model["accuracy"] == ("float", 0.9)
     assert model["run"] == ("url", "http://h/#/runs/r1")
-    assert model["figure"] == ("md", "![confusion_matrix](data:image/png;base64,cG5n)")
+    assert model["figure"] == ("md", "![confusion_matrix](data:image/svg+xml;base64,PHN2Zy8+)")
     assert "| accuracy | 0.9000 | 0.8000 to 0.9500 |" in model["scores"][1]

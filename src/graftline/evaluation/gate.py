@@ -23,6 +23,11 @@ from graftline.evaluation.model_guards import ModelLimits, model_guards
 from graftline.evaluation.primary import Rule, primary_guard
 from graftline.evaluation.slices import FEWEST_IMAGES
 
+
+class NotComparableError(UserError):
+    """There is nothing that two models could be compared on: a finding, which no other try changes."""
+
+
 NO_FLIPS = pd.DataFrame(columns=["path", "label", "champion", "challenger", "probability"])
 
 
@@ -109,7 +114,8 @@ def examine(
         facts: guards on what the images do not tell, found elsewhere.
 
     Raises:
-        UserError: there are no images that both can be compared on, or they do not define the metric.
+        NotComparableError: there are no images that both can be compared on.
+        UserError: they do not define the metric.
     """
     compared = _compare(images, challenger, champion)
     guards = [primary_guard(gate.metric, gate.rule, gate.margin, gate.floor, gate.resamples, gate.seed, compared)]
@@ -143,15 +149,16 @@ def _compare(images: TestImages, challenger: Contestant, champion: Contestant) -
     """Return what can be compared: the images of classes that both know, and that the champion has not seen."""
     common = [name for name in challenger.class_names if name in champion.class_names]
     if len(common) < 2:
-        raise UserError(
-            f"{challenger.name} and {champion.name} have {len(common)} classes in common, so that nothing can be "
+        number = "1 class" if common else "no classes"
+        raise NotComparableError(
+            f"{challenger.name} and {champion.name} have {number} in common, so that nothing can be "
             "compared: force the promotion with a reason, if it is meant to replace it."
         )
     rows = images.of_classes(common)
     if images.seen is not None:
         rows &= ~images.seen
     if not rows.any():
-        raise UserError(
+        raise NotComparableError(
             f"None of the {len(images.paths):,} test images can be compared on: {champion.name} was trained on all of "
             "those whose class it knows."
         )

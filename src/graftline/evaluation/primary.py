@@ -25,6 +25,10 @@ from graftline.evaluation.predictions import Predictions
 Floats = npt.NDArray[np.float64]
 Rule = Literal["better", "not_worse"]
 
+# Of fewer images not even all can show with 95 % confidence that one model is better: 0.5 ** 5 is more than 0.025 (sign
+# test, two-sided), and resamples of two or three images hardly differ from one another.
+FEWEST_COMPARED = 6
+
 
 def primary_guard(
     metric: Metric,
@@ -53,7 +57,9 @@ def primary_guard(
     difference = percentile_interval(np.asarray(ours - theirs), spread - other_spread)
     score = percentile_interval(np.asarray(ours), spread)
     is_first = compared.champion.facts is None
-    reason = _why_not(metric, "better" if is_first else rule, margin, difference, theirs, compared.champion.name)
+    reason = _too_few(len(compared.challenger_given.labels)) or _why_not(
+        metric, "better" if is_first else rule, margin, difference, theirs, compared.champion.name
+    )
     if not reason and floor is not None:
         reason = _below_floor(metric, floor, score)
     return Guard(
@@ -84,6 +90,21 @@ def _broken(name: str, compared: Compared) -> Guard | None:
         )
     theirs, ours = ("not a number" if number else "" for number in (champion, challenger))
     return Guard(name, theirs, ours, difference="", passed=False, reason=reason)
+
+
+def _too_few(images: int) -> str:
+    """Return that images are too few for a decision; empty if they are not.
+
+    >>> _too_few(6), _too_few(1).partition(":")[0]
+    ('', '1 test image cannot show which model is better, 6 are the fewest')
+    """
+    if images >= FEWEST_COMPARED:
+        return ""
+    some = f"{images} test image{'s' if images > 1 else ''}"
+    return (
+        f"{some} cannot show which model is better, {FEWEST_COMPARED} are the fewest: add images, or force the "
+        "promotion with a reason."
+    )
 
 
 def _score(metric: Metric, predictions: Predictions, resamples: int, seed: int) -> tuple[float, Floats]:

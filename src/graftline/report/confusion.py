@@ -95,13 +95,10 @@ def confusion(predictions: Predictions) -> Confusion:
         predictions: of N images and K classes.
     """
     num_classes = len(predictions.class_names)
-    labels, predicted = predictions.labels, predictions.predicted
-    counts = np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
-    mistakes = counts.copy()
-    np.fill_diagonal(mistakes, 0)
-    order = np.argsort(-mistakes, axis=None, kind="stable")[: int((mistakes > 0).sum())].tolist()
+    counts = _counts(predictions)
+    confused = _by_frequency(counts)
     in_matrix = num_classes <= MOST_IN_MATRIX
-    places = [divmod(one, num_classes) for one in (order if in_matrix else order[:MOST_LISTED])]
+    places = confused if in_matrix else confused[:MOST_LISTED]
     on_diagonal = [(one, one) for one in range(num_classes) if in_matrix and counts[one, one]]
     wrong = [_cell(predictions, counts, *place) for place in places]
     right = [_cell(predictions, counts, *place) for place in on_diagonal]
@@ -117,16 +114,43 @@ def confusion(predictions: Predictions) -> Confusion:
     right = [
         replace(one, images=[read[row] for row in chosen[place]]) for one, place in zip(right, on_diagonal, strict=True)
     ]
-    matrix = range(num_classes if in_matrix else 0)
     return Confusion(
         class_names=predictions.class_names,
         totals=counts.sum(axis=1).tolist(),
-        rows=[[_cell(predictions, counts, row, column) for column in matrix] for row in matrix],
+        rows=matrix_cells(predictions),
         wrong=wrong,
         right=right,
-        num_wrong=int(mistakes.sum()),
-        num_confusions=len(order),
+        num_wrong=int(counts.sum() - np.trace(counts)),
+        num_confusions=len(confused),
     )
+
+
+def matrix_cells(predictions: Predictions) -> list[list[Cell]]:
+    """Return the cells of the confusion matrix row by row; none where there are too many classes."""
+    counts = _counts(predictions)
+    numbers = range(len(counts) if len(counts) <= MOST_IN_MATRIX else 0)
+    return [[_cell(predictions, counts, row, column) for column in numbers] for row in numbers]
+
+
+def most_confused(predictions: Predictions, most: int) -> list[Cell]:
+    """Return the most frequent confusions."""
+    counts = _counts(predictions)
+    return [_cell(predictions, counts, *place) for place in _by_frequency(counts)[:most]]
+
+
+def _counts(predictions: Predictions) -> np.ndarray:
+    """Return how many images of each class (K rows) are answered with which (K columns)."""
+    num_classes = len(predictions.class_names)
+    pairs = predictions.labels * num_classes + predictions.predicted
+    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def _by_frequency(counts: np.ndarray) -> list[tuple[int, int]]:
+    """Return row and column of the confusions that occur, the most frequent first."""
+    mistakes = counts.copy()
+    np.fill_diagonal(mistakes, 0)
+    order = np.argsort(-mistakes, axis=None, kind="stable")[: int((mistakes > 0).sum())].tolist()
+    return [divmod(one, len(counts)) for one in order]
 
 
 def _cell(predictions: Predictions, counts: np.ndarray, row: int, column: int) -> Cell:

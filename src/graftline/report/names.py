@@ -1,6 +1,5 @@
 """Names as a figure can show them: short, distinct, and in letters that a font on this machine has."""
 
-from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 
@@ -8,33 +7,19 @@ from anyascii import anyascii
 from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 
+from graftline.report.shortening import printable, shorten_all
+
 TYPEFACE = "DejaVu Sans"  # matplotlib brings it along; Latin, Greek, Cyrillic, Arabic, Hebrew and more
 HAIR_SPACE = "\u200a"
 
 
 def short_names(names: Sequence[str], most: int = 24) -> list[str]:
-    """Shorten names in the middle to ``most`` characters; those that then look alike get their number in front.
-
-    >>> short_names(["good", "a class with an endless name", "a class with another long name"], 14)
-    ['good', '1: a cla… name', '2: a cla… name']
-    """
-    letters = [legible(name) for name in names]
-    shortened = [_shorten(text, most) for text in letters]
-    numbered = [_shorten(f"{number}: {text}", most) for number, text in enumerate(letters)]
-    times = Counter(shortened)
-    mixed = [
-        text if text and times[text] == 1 else with_number
-        for text, with_number in zip(shortened, numbered, strict=True)
-    ]
-    return [plain(text) for text in (mixed if len(set(mixed)) == len(mixed) else numbered)]
+    """Shorten names as `shorten_all` does, for matplotlib."""
+    return [plain(text) for text in shorten_all([legible(name) for name in names], most)]
 
 
 def short(name: str, most: int = 24) -> str:
-    """Shorten a name in the middle to ``most`` characters.
-
-    >>> short("a class with an endless name", 12)
-    'a class…name'
-    """
+    """Shorten a name in the middle to ``most`` characters, for matplotlib."""
     (text,) = short_names([name], most)
     return text
 
@@ -54,7 +39,7 @@ def legible(text: str) -> str:
     families = font_families(text)
     return "".join(
         character if _has(families, character) else " ".join(anyascii(character).split()) or " "
-        for character in (one if one.isprintable() else " " for one in text)
+        for character in printable(text)
     )
 
 
@@ -69,13 +54,6 @@ def font_families(text: str) -> list[str]:
         if not missing:
             break
     return families
-
-
-def _shorten(text: str, most: int) -> str:
-    if len(text) <= most:
-        return text
-    end = (most - 1) * 2 // 5
-    return f"{text[: most - 1 - end]}…{text[-end:]}"
 
 
 def _has(families: Sequence[str], character: str) -> bool:

@@ -11,6 +11,7 @@ from graftline.console import format_table
 from graftline.evaluation.metrics import HEADLINES, Interval, format_interval, format_score
 from graftline.report.captions import CAPTIONS, HEADINGS
 
+KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
 COLUMNS = ("score", "value", "95 % interval")
 
 
@@ -66,15 +67,15 @@ def _table(rows: Iterable[tuple[str, str, str]]) -> str:
 
 
 class Figures(Mapping[str, Path]):
-    """PNG files by name, which a notebook shows inline with their captions."""
+    """SVG and PNG files by name, which a notebook shows inline with their captions."""
 
     def __init__(self, files: Mapping[str, Path]) -> None:
         self._files = dict(files)
 
     @classmethod
     def in_folder(cls, folder: Path) -> "Figures":
-        """Return the PNG files of a folder by their names without extension, sorted."""
-        return cls({file.stem: file for file in sorted(folder.glob("*.png"))})
+        """Return the figures of a folder by their names without extension, sorted."""
+        return cls({file.stem: file for file in sorted(folder.iterdir()) if file.suffix in KINDS})
 
     def __getitem__(self, name: str) -> Path:
         return self._files[name]
@@ -93,10 +94,10 @@ class Figures(Mapping[str, Path]):
 
 
 def _figure(name: str, file: Path) -> str:
-    source = base64.b64encode(file.read_bytes()).decode("ascii")
+    kind, source = KINDS[file.suffix], base64.b64encode(file.read_bytes()).decode("ascii")
     heading, caption = escape(HEADINGS.get(name, name)), escape(CAPTIONS.get(name, ""))
     return (
-        f'<figure style="margin:1em 0"><img src="data:image/png;base64,{source}" alt="{heading}" '
+        f'<figure style="margin:1em 0"><img src="data:{kind};base64,{source}" alt="{heading}" '
         f'style="max-width:100%;width:44em">\n<figcaption><b>{heading}.</b> {caption}</figcaption></figure>'
     )
 

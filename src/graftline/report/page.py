@@ -20,7 +20,7 @@ SHORTEST = 0.3  # % of a bar's length that an interval takes at least
 
 
 def write_page(file: Path, template: str, content: Mapping[str, Any]) -> Path:
-    """Write a page, in the reader's choice of light or dark. All texts are escaped.
+    """Write a page, in the reader's choice of light or dark, or a figure. All texts are escaped.
 
     Args:
         file: where to write it.
@@ -45,7 +45,8 @@ def _environment() -> "Environment":
     script = _read("page.js")
     environment.globals.update(
         version=graftline.__version__,
-        style=_read("page.css"),
+        style="\n".join(map(_read, ("colors.css", "page.css", "chart.css"))),
+        figure_style="\n".join(map(_read, ("colors.css", "chart.css", "figure.css"))),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
         bar=bar,

@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 from graftline.evaluation.metrics import HEADLINES, Interval, format_interval, format_score
 
-CONFUSION = "figures/confusion_matrix.png"  # artifact of a run that was tested
+CONFUSION = "figures/confusion_matrix.svg"  # artifact of a run that was tested
 
 
 def run_note(run_id: str, scores: Mapping[str, Interval], facts: Mapping[str, str]) -> str:

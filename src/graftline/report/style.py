@@ -1,14 +1,12 @@
 """The one look of all figures: light paper, one typeface, a palette that color-blind people can tell apart."""
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
@@ -20,9 +18,6 @@ PAPER, INK, MUTED, GRID = "#ffffff", "#1c2331", "#5d6675", "#e4e7ec"
 # Okabe and Ito 2008, "Color Universal Design"; the yellow is left out, as it vanishes on white
 BLUE, VERMILLION, GREEN, PURPLE, SKY, ORANGE = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"
 CATEGORIES = (BLUE, VERMILLION, GREEN, PURPLE, SKY, ORANGE)
-
-RIGHT: Colormap = LinearSegmentedColormap.from_list("right", ["#f4f8fb", "#9cc9e6", BLUE, "#00456e"])
-WRONG: Colormap = LinearSegmentedColormap.from_list("wrong", [PAPER, "#fde3cf", "#f3a05c", VERMILLION, "#8f3d00"])
 
 DPI = 160  # twice a screen's 80: sharp on a phone too
 COMPRESSION = 1  # of 9: a sheet of photographs takes a third of the time of level 6, and a quarter more bytes
@@ -85,13 +80,6 @@ def new_figure(width: float, height: float, title: str, subtitle: str) -> Figure
     return figure
 
 
-def unit_square(axes: Axes) -> None:
-    """Make both axes run over 0..1, with room for lines that lie on the border."""
-    axes.set(xlim=(-0.015, 1.015), ylim=(-0.015, 1.015), aspect="equal")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_ticks([0, 0.2, 0.4, 0.6, 0.8, 1])
-
-
 def png(figure: Figure) -> bytes:
     """Return ``figure`` as a PNG file's bytes."""
     content = io.BytesIO()
@@ -109,8 +97,3 @@ def save(figure: Figure, path: Path) -> Path:
     with atomic_file(path) as temporary:
         temporary.write_bytes(png(figure))
     return path
-
-
-def save_all(figures: Mapping[str, Figure], directory: Path) -> dict[str, Path]:
-    """Write each figure as ``NAME.png`` into a directory, and return their paths by name."""
-    return {name: save(figure, directory / f"{name}.png") for name, figure in figures.items()}
