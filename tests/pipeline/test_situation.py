@@ -127,9 +127,10 @@ def test_what_was_refused_is_tried_again_once_others_were_decided_on(past: Past)
 
 
 def test_recipes_that_take_turns_are_each_retrained_once(past: Past) -> None:
-    for recipe, kind in (("a", "promoted"), ("b", "promoted"), ("c", "refused")):
+    decided: dict[str, Kind] = {"a": "promoted", "b": "promoted", "c": "refused"}
+    for recipe, kind in decided.items():
         past.retrain(kind, recipe)
-    for recipe in ("a", "b", "c"):  # the champion was promoted against a, and refuses c
+    for recipe in decided:  # the champion was promoted against a, and refuses c
         assert past.look(recipe=recipe).settled is not None, recipe
     past.retrain("promoted", "d")
     assert past.look(recipe="a").settled is None, "d was not compared with it"
