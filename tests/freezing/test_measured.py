@@ -217,6 +217,23 @@ def test_what_is_not_settled_is_tried_with_twice_the_images(later: float, *, goe
     assert tried == [(True, 100), (False, 100)]
 
 
+def test_larger_steps_keep_their_number_in_trial_and_training() -> None:
+    """Of steps twice as large, a trial takes 6 epochs in place of 3; the training, on two processes, takes 4."""
+    losses: dict[tuple[bool, int | None], float] = {(True, 1_000): 0.5, (False, 1_000): 0.3}
+    context = FreezeContext(
+        graft().network,
+        10_000,
+        pretrained=True,
+        step_images=64,
+        processes=2,
+        validation_counts=(100, 100),
+        try_boundary=scripted(losses, []),
+    )
+    assert [plan.epochs for plan in Measured(depths=(0.5,)).decide(context).plans] == [6, 4]
+    usual = replace(context, step_images=32, processes=1)
+    assert [plan.epochs for plan in Measured(depths=(0.5,)).decide(usual).plans] == [3, 3]
+
+
 def test_few_validation_images_choose_nothing(version: DatasetVersion, tmp_path: Path) -> None:
     context = make_freeze_context(make_setup(graft(), version), FitDirectory(tmp_path))
     decision = RULE.decide(replace(context, validation_counts=(6, 6, 7)))

@@ -8,7 +8,15 @@ from typing import ClassVar
 
 from graftline.backbones.layers import HEAD, body_groups, group_names
 from graftline.errors import UserError
-from graftline.freezing.depth import HEAD_EPOCHS, deep_epochs, deep_plan, head_plan, random_plan
+from graftline.freezing.depth import (
+    DEEP_BATCH,
+    HEAD_EPOCHS,
+    deep_epochs,
+    deep_plan,
+    head_plan,
+    larger_steps,
+    random_plan,
+)
 from graftline.freezing.evidence import too_few_to_choose
 from graftline.freezing.measurement import BoundaryResult, BoundaryTrial, DepthMeasurement, Difference, in_words
 from graftline.freezing.plan import FreezePlan
@@ -70,7 +78,7 @@ class Measured(FreezeRule):
         if decision.measurement is None:
             return self.decide(context)
         *tried, last = decision.plans
-        own = HEAD_EPOCHS if last.only_head else deep_epochs(context.num_images)
+        own = HEAD_EPOCHS if last.only_head else context.deep_epochs
         last = replace(last, epochs=own if context.epochs is None else context.epochs)
         return replace(decision, plans=(*tried, last), epochs=context.epochs)
 
@@ -82,16 +90,22 @@ class Measured(FreezeRule):
         """
         return sorted({frozen_at(share, num_groups) for share in self.depths}, reverse=True)
 
-    def trial_epochs(self, images: int) -> int:
+    def trial_epochs(self, images: int, step_images: int = DEEP_BATCH) -> int:
         """Return how often a trial sees each of its images: three times, a few more often for as many steps.
 
         But not more than half as often as the training that would follow.
 
+        Args:
+            images: that a trial has.
+            step_images: that it passes for an optimizer step.
+
         >>> tuple(Measured().trial_epochs(images) for images in (50, 300, 1_000, 5_000))
         (15, 10, 3, 3)
+        >>> tuple(Measured().trial_epochs(images, step_images=256) for images in (300, 1_000, 5_000))
+        (15, 15, 5)
         """
-        as_many_steps = math.ceil(TRIAL_EPOCHS * self.trial_images / images)
-        return max(TRIAL_EPOCHS, min(deep_epochs(images) // 2, as_many_steps))
+        as_many_steps = math.ceil(TRIAL_EPOCHS * self.trial_images * larger_steps(step_images) / images)
+        return max(TRIAL_EPOCHS, min(deep_epochs(images, step_images) // 2, as_many_steps))
 
 
 def frozen_at(share: float, num_groups: int) -> int:
@@ -111,7 +125,7 @@ class _Search:
         self._trials: list[BoundaryTrial] = []
         large_part = int(LARGE_PART * context.num_images)
         self._wanted = min(context.num_images, max(rule.trial_images, large_part))  # training images of a trial
-        self._epochs = rule.trial_epochs(self._wanted)
+        self._epochs = rule.trial_epochs(self._wanted, context.step_images)
 
     def decide(self) -> FreezeDecision:
         """Try, halve, and choose."""
@@ -219,7 +233,7 @@ class _Search:
         share, frozen_groups = self._rule.final_depth, best.plan.frozen_groups
         if share is not None:
             frozen_groups = min(frozen_groups, frozen_at(share, self._num_groups))
-        plan = deep_plan(self._network, frozen_groups, "it pays", deep_epochs(self._context.num_images))
+        plan = deep_plan(self._network, frozen_groups, "it pays", self._context.deep_epochs)
         return self._context.finalize(plan)
 
     def _decision(self, chosen: BoundaryTrial, final: FreezePlan | None, stopped: str) -> FreezeDecision:

@@ -10,10 +10,7 @@ from torch import Tensor
 from graftline.data.folds import check_fold
 from graftline.data.version import Samples
 from graftline.errors import UserError
-
-# Images per step. A step of a head costs next to nothing; where more is trained, small sets need the steps:
-# 1,400 images give 44 of 32 an epoch.
-HEAD_BATCH, DEEP_BATCH = 64, 32
+from graftline.freezing.depth import DEEP_BATCH, HEAD_BATCH
 
 
 @dataclass(frozen=True)

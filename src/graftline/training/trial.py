@@ -33,7 +33,7 @@ from graftline.training.lower_rates import fit_at_lower_rates
 from graftline.training.phases import fit_phase, load_best
 from graftline.training.results import PhaseResult
 from graftline.training.setup import TrainingSetup
-from graftline.training.trainer import own_epochs
+from graftline.training.trainer import accumulated_batches, own_epochs
 from graftline.training.training_source import TrainingSource
 
 MOST_JUDGED = 2_000  # validation images that a trial is judged by: they tell 1 point of accuracy apart
@@ -52,6 +52,8 @@ def make_freeze_context(setup: TrainingSetup, directory: FitDirectory, deadline:
         len(setup.version.samples("train").paths),
         setup.graft.weights.pretrained,
         own_epochs(setup.make_trainer),
+        step_images=_step_images(dataclasses.replace(setup, recipe=setup.recipe.for_depth(only_head=False))),
+        processes=setup.execution.world_size,
         validation_counts=tuple(setup.version.counts()["validation"].values()),
         try_boundary=Trials(setup, directory),
         seconds_left=None if deadline is None else lambda: deadline - time.monotonic(),
@@ -129,7 +131,7 @@ class Trials:
             pass_seconds=seconds - result.history.seconds,
             fit_seconds=result.history.seconds,
             images=len(setup.version.samples("train").paths),
-            trained_images=result.history.steps * fit.setup.for_plan(plan).batch_size + _trained_images(start),
+            trained_images=result.history.steps * _step_images(fit.setup.for_plan(plan)) + _trained_images(start),
             folder=name,
             start=start,
         )
@@ -206,6 +208,11 @@ def score_validation(setup: TrainingSetup, source: TrainingSource) -> tuple[Floa
     with plain_interrupt():
         trainer.validate(scores, validation, verbose=False)
     return np.concatenate(scores.losses), np.concatenate(scores.hits)
+
+
+def _step_images(setup: TrainingSetup) -> int:
+    """Return how many images a process passes for an optimizer step."""
+    return setup.batch_size * accumulated_batches(setup.make_trainer)
 
 
 def _trained_images(start: BoundaryTrial | None) -> int:
