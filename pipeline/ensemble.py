@@ -257,9 +257,11 @@ class MakeEnsemble(Train):
         """Calibrate the mean on the validation images and choose the decision, as a training does."""
         everyone = members.ensemble(selection.shares, self.crops, {}, self.average)
         mean = mean_logits(logits, np.array(selection.shares), self.average)  # (N, K)
-        fit, decision = learn(
-            predict_split(everyone, version, "validation", known_logits=mean), self._wanted, self.seed
+        wanted = replace(
+            self._wanted, weighed=any(members.predictors[one].card.get("weighed") for one in selection.chosen)
         )
+        raw = predict_split(everyone, version, "validation", known_logits=mean)
+        fit, decision = learn(raw, wanted, self.seed)
         say(" ".join(one for one in (fit.sentence, decision.sentence) if one))
         return fit, decision
 

@@ -86,6 +86,11 @@ class Recipe:
         """Whether images of a batch are mixed, so that training needs the images themselves."""
         return self.mixup_alpha > 0 or self.cutmix_alpha > 0
 
+    @property
+    def weighs_images(self) -> bool:
+        """Whether some images count more than others, by their class or each by itself."""
+        return self.class_weights or self.sample_weights
+
     def mixer(self, num_classes: int) -> Mixup | None:
         """Return timm's mixup/CutMix for batches (B, C, H, W) and labels (B,) → soft labels (B, K); None when off."""
         if not self.mixes_images:
