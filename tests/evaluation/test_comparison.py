@@ -9,6 +9,7 @@ from made_predictions import predictions_of
 from sklearn.metrics import log_loss, roc_auc_score
 
 from benchmarks.comparison import classifiers, coverage, false_alarms, power
+from graftline.bundle.decision import MOST_PROBABLE, Decision
 from graftline.errors import UserError
 from graftline.evaluation.bootstrap import multiplicities
 from graftline.evaluation.comparison import Comparison, compare
@@ -42,6 +43,7 @@ def in_other_order(predictions: Predictions, seed: int = 1) -> Predictions:
         labels=np.argsort(columns)[predictions.labels[rows]],
         sha256=[predictions.sha256[row] for row in rows],
         class_names=tuple(predictions.class_names[column] for column in columns),
+        decision=predictions.decision.reordered(columns),
     )
 
 
@@ -77,8 +79,12 @@ def test_scores_are_those_of_each_model_alone() -> None:
             assert found.scores[metric] == alone[metric]
 
 
-def test_the_order_of_images_and_classes_does_not_matter() -> None:
-    models = made()
+DECISIONS = (MOST_PROBABLE, Decision(thresholds=(0.9, 0.1, 0.4)), Decision(costs=((0, 1, 9), (1, 0, 1), (1, 2, 0))))
+
+
+@pytest.mark.parametrize("decision", DECISIONS)
+def test_the_order_of_images_and_classes_does_not_matter(decision: Decision) -> None:
+    models = {name: replace(one, decision=decision) for name, one in made().items()}
     shuffled = {**models, "model 1": in_other_order(models["model 1"])}
     straight, found = compare(models, resamples=200), compare(shuffled, resamples=200)
     assert (found.rows[0].won, found.rows[0].lost) == (straight.rows[0].won, straight.rows[0].lost)

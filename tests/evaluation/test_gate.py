@@ -237,6 +237,11 @@ def test_the_order_of_classes_does_not_matter_nor_does_a_decision_by_costs() -> 
     first, second = (examine(GATE, images, one, champion) for one in (costly, turned))
     assert guard(first, "accuracy") == guard(second, "accuracy")
     assert np.allclose(first.guards[0].figures, second.guards[0].figures)
+    gate = replace(GATE, metric="accuracy")
+    same, plain = (examine(gate, images, champion, replace(one, name="version 0")) for one in (costly, challenger))
+    again = examine(gate, images, champion, replace(turned, name="version 0"))
+    assert again.guards[0].figures == pytest.approx(same.guards[0].figures)
+    assert same.guards[0].figures != pytest.approx(plain.guards[0].figures)  # its costs change answers
 
 
 @pytest.mark.parametrize(("images", "passed"), [(1, False), (5, False), (6, True)])

@@ -284,6 +284,7 @@ def _in_order(name: str, predictions: Predictions, reference_name: str, referenc
         weights=reference.weights,
         sha256=[predictions.sha256[row] for row in rows],
         class_names=reference.class_names,
+        decision=predictions.decision.reordered(columns),
     )
 
 

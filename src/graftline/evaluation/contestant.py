@@ -128,7 +128,6 @@ def given_common_classes(model: Contestant, common: Sequence[str], images: TestI
     columns = [model.class_names.index(name) for name in common]
     numbers = {name: number for number, name in enumerate(common)}
     chosen = np.flatnonzero(rows)
-    same = tuple(common) == model.class_names
     return Predictions(
         paths=[images.paths[row] for row in chosen],
         logits=model.logits[chosen][:, columns],
@@ -140,5 +139,5 @@ def given_common_classes(model: Contestant, common: Sequence[str], images: TestI
         dataset=images.dataset,
         split_digest=images.split_digest,
         bundle_digest=model.bundle_digest,
-        decision=model.decision if same else MOST_PROBABLE,
+        decision=model.decision.reordered(columns) if len(common) == len(model.class_names) else MOST_PROBABLE,
     )
