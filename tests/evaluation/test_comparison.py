@@ -126,6 +126,19 @@ def test_a_verdict_never_contradicts_what_the_images_could_show() -> None:
             assert (row.verdict != "no difference shown") == shown
 
 
+def test_models_that_agree_do_not_count_among_what_the_images_show() -> None:
+    models = made()
+    found = compare({**models, "the same": models["model 0"]}, resamples=100)
+    row, same = found.rows
+    least = found.smallest_difference(row)
+    assert least is not None
+    assert found.smallest_difference(same) is None
+    assert found.notes[0] == (
+        f"200 images show differences in accuracy of {100 * least:.1f} points or more, and a true one of "
+        f"{100 * found.findable_difference(row):.1f} points four times in five."
+    )
+
+
 def test_intervals_have_the_truth_in_them_and_alarms_are_rare() -> None:
     """The rates of benchmarks/comparison.py, within three standard errors of so few tests."""
     assert all(0.85 <= share <= 1 for share in coverage(50).values())

@@ -54,6 +54,13 @@ def test_intervals_hold_the_gain_of_a_known_power_law(
     assert sum(checked) > 53
 
 
+@pytest.mark.parametrize(("images", "half"), [(1574, 787), (1575, 788), (1573, 787), (801, 401)])
+def test_the_check_is_fitted_to_half_of_the_images(images: int, half: int) -> None:
+    sizes = subset_sizes(images, 2)
+    curve = LearningCurve(sizes, np.random.default_rng(0).random((2, len(sizes), 20)).round().astype(np.float32), 50)
+    assert curve.check.size == half
+
+
 def test_a_kink_is_noticed() -> None:
     """Errors that stop falling where the check looks are no power law."""
     sizes = subset_sizes(IMAGES, 2)

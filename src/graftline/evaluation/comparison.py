@@ -121,11 +121,15 @@ class Comparison:
 
     def _power_note(self) -> str:
         """Say what differences in accuracy as many images show at all."""
-        least = [found for row in self.rows if (found := self.smallest_difference(row)) is not None]
+        able = [
+            (found, self.findable_difference(row))
+            for row in self.rows
+            if (found := self.smallest_difference(row)) is not None
+        ]
         images = f"{self.num_images:,} images"
-        if not least:
+        if not able:
             return f"{images} show no difference in accuracy at all between models that agree about nearly all of them."
-        findable = [self.findable_difference(row) for row in self.rows]
+        least, findable = zip(*able, strict=True)
         return (
             f"{images} show differences in accuracy of {_range(least)} points or more, and a true one of "
             f"{_range(findable)} points four times in five."

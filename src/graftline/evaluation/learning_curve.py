@@ -142,7 +142,7 @@ class LearningCurve:
     @cached_property
     def check(self) -> Check:
         """What the curve up to half of the images would have said of the other half."""
-        half = int(np.flatnonzero(self.sizes <= self.images / 2)[-1])
+        half = int(np.flatnonzero(self.sizes <= np.ceil(self.images / 2))[-1])
         size = int(self.sizes[half])
         both = np.vstack([self.errors, self.resampled])  # (1 + R, J)
         predicted = fit_power_laws(self.sizes[: half + 1], both[:, : half + 1]).gain(size, self.images / size)
