@@ -110,6 +110,17 @@ def test_groups_come_one_by_one() -> None:
     assert len({train.groups[row] for row in first}) == 5
 
 
+def test_one_group_is_divided_image_by_image() -> None:
+    """Three cameras, one of them in the training split: its images were one fold, and in the order of the files."""
+    train = images(240, 0, groups=1)
+    order = draw_order(train, seed=0)
+    assert np.ptp(np.bincount(train.labels[order[:60]], minlength=3)) <= 1
+    assert order.tolist() != draw_order(train, seed=1).tolist()
+    curve = measure_curve(train, images(100, 2), 3, seeds=3, resamples=100)
+    alone = measure_curve(images(240, 0), images(100, 2), 3, seeds=3, resamples=100)
+    assert curve.errors[-1] == alone.errors[-1] < 0.5
+
+
 def test_without_a_mistake_the_gain_is_not_said_to_be_none() -> None:
     curve = LearningCurve(subset_sizes(IMAGES, 2), np.zeros((3, 11, 100), np.float32), resamples=100)
     assert curve.gain(2).high == pytest.approx(0.03)

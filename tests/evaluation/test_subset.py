@@ -44,3 +44,10 @@ def test_groups_stay_whole() -> None:
     assert all(len({*folds[np.array(groups) == name]}) == 1 for name in set(groups))
     assert np.ptp(np.bincount(folds)) <= 400 / 25
     assert set(assign_folds(labels, ["a"] * 200 + ["b"] * 200)) == {0, 1}
+
+
+def test_one_group_is_divided_image_by_image() -> None:
+    labels = np.arange(40) % 4
+    folds = assign_folds(labels, ["camera 1"] * 40)
+    assert np.bincount(folds).tolist() == [8] * 5
+    assert all(np.ptp(np.bincount(labels[folds == fold], minlength=4)) <= 1 for fold in range(5))

@@ -15,7 +15,7 @@ from graftline.evaluation.bootstrap import multiplicities
 from graftline.evaluation.head_score import NUM_FOLDS, Floats, Ints, fit_head
 from graftline.evaluation.metrics import TAILS, Interval
 from graftline.evaluation.power_law import PowerLaws, fit_power_laws
-from graftline.evaluation.subset import assign_folds, stratified_order
+from graftline.evaluation.subset import are_one_group, assign_folds, stratified_order
 
 STEP = 0.5**0.5  # from one size to the next smaller
 MOST_STEPS, FEWEST_STEPS = (
@@ -51,8 +51,8 @@ class Activated:
 
     @property
     def has_groups(self) -> bool:
-        """Whether any two images are of one group."""
-        return len(set(self.groups)) < len(self.groups)
+        """Whether any two images are of one group, and any two are not."""
+        return len(set(self.groups)) < len(self.groups) and not are_one_group(self.groups)
 
 
 @dataclass(frozen=True)
