@@ -96,7 +96,8 @@ class GraftModule(pl.LightningModule):
         self._mixer = mixer
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.trained = WeightedMean("loss")
-        self.validated = WeightedMean("loss", "accuracy")
+        self.validated = WeightedMean("loss")
+        self.unweighted = WeightedMean("log_loss", "accuracy")
 
     def configure_model(self) -> None:
         """Divide the parameters of a copy among the processes, where the strategy does so."""
@@ -161,20 +162,23 @@ class GraftModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Count a validation batch in; images that only pad the processes to equal length weigh nothing."""
-        step = self.step(batch["image"], batch["label"], batch["weight"], smoothing=0.0)
-        real = step.weights.float() * self._is_real(batch_index, len(batch["label"]))
-        correct = (step.logits.argmax(dim=1) == batch["label"]).float()
-        self.count(step.losses.float(), correct, real)
+        labels = batch["label"]
+        step = self.step(batch["image"], labels, batch["weight"], smoothing=0.0)
+        real = self._is_real(batch_index, len(labels))
+        weights, correct = step.weights.float() * real, (step.logits.argmax(dim=1) == labels).float()
+        plain = step.losses if self.class_weights is None else F.cross_entropy(step.logits, labels, reduction="none")
+        self.validated.add(weights.sum(), loss=(step.losses.float() * weights).sum())
+        self.unweighted.add(real.sum(), log_loss=(plain.float() * real).sum(), accuracy=(correct * real).sum())
 
     def on_validation_epoch_end(self) -> None:
-        """Log what validation gave, over all processes."""
-        for name, value in self.validated.reduced().items():
+        """Log what validation gave, over all processes: the loss and, where that is a weighed one, the log loss."""
+        means = {**self.validated.reduced(), **self.unweighted.reduced()}
+        if self.class_weights is None and not self._use_sample_weights:
+            del means["log_loss"]
+        for name, value in means.items():
             self.log(f"val/{name}", value.float(), prog_bar=True, sync_dist=True)  # the same everywhere
         self.validated.reset()
-
-    def count(self, losses: Tensor, correct: Tensor, weights: Tensor) -> None:
-        """Count images in: their losses, whether they are right, and what they weigh, (B,) each."""
-        self.validated.add(weights.sum(), loss=(losses * weights).sum(), accuracy=(correct * weights).sum())
+        self.unweighted.reset()
 
     def _is_real(self, batch_index: int, size: int) -> Tensor:
         """Return (B,) ones, and zeros for the images that stand in twice to pad the processes to equal length."""

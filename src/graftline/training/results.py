@@ -107,3 +107,8 @@ def monitored(metrics: Metrics) -> float:
     """Return the number by which the best epoch is chosen, the lower the better; what is no number is worst."""
     value = metrics[MONITOR]
     return math.inf if math.isnan(value) else value
+
+
+def log_loss(metrics: Metrics) -> float:
+    """Return the log loss on validation images, in which each counts as one, whatever the training weighed."""
+    return metrics.get("val/log_loss", metrics[MONITOR])
