@@ -333,8 +333,11 @@ class MakeEnsemble(Train):
             Candidate((selection.best,), "1", logits[best, 0], grid.decisions[best], float(times[best, 0])),
             Candidate(tuple(selection.chosen), self.crops, mean, predictor.decision, float(times[used, -1].sum())),
         ]
-        labels = result.predictions.labels
-        return result, score_candidates(candidates, labels, self.evaluation.resamples, self.evaluation.seed)
+        given = result.predictions
+        rows = score_candidates(
+            candidates, given.labels, self.evaluation.resamples, self.evaluation.seed, given.drawn_groups
+        )
+        return result, rows
 
     def _log_ensemble(self, run: "Run", outcome: EnsembleOutcome) -> str | None:
         """Log and register what came of it; returns the model's URI."""

@@ -149,6 +149,40 @@ def test_intervals_have_the_truth_in_them_and_alarms_are_rare() -> None:
     assert 0.5 <= found <= 1
 
 
+def grouped(seed: int, groups: int = 25, each: int = 12) -> dict[str, Predictions]:
+    """Return two equally good models, each of which is right or wrong about all images of a group."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, 2, groups * each)
+    models = {}
+    for name in ("one", "other"):
+        right = np.repeat(generator.random(groups) < 0.7, each)
+        probability = np.where(right == (labels == 1), 0.8, 0.2)
+        models[name] = predictions_of(np.stack([1 - probability, probability], axis=1), labels, ["no", "yes"])
+    names = [f"patient {number // each}" for number in range(len(labels))]
+    return {name: replace(one, groups=names) for name, one in models.items()}
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "log_loss"])
+def test_groups_do_not_raise_alarms(metric: str) -> None:
+    """Of 60 comparisons of equally good models 3 are expected to be told apart, 9 or more once in 300 such tests."""
+    found = [compare(grouped(seed), metric, resamples=100) for seed in range(60)]  # type: ignore[arg-type]
+    assert sum(verdicts(one) != ["no difference shown"] for one in found) < 9
+    images = [{name: replace(one, groups=None) for name, one in grouped(seed).items()} for seed in range(20)]
+    alarms = sum(verdicts(compare(one, metric, resamples=100)) != ["no difference shown"] for one in images)  # type: ignore[arg-type]
+    assert alarms > 5, "as if images of a group were independent"
+
+
+def test_groups_are_told_and_found_in_either_file() -> None:
+    models = grouped(0)
+    old = {"one": replace(models["one"], groups=None), "other": models["other"]}
+    found = compare(old, resamples=100)
+    assert found == compare(models, resamples=100)
+    assert found.notes == [
+        "The 300 images are of 25 groups, which are drawn whole: intervals allow for images of one group being alike."
+    ]
+    assert found.smallest_difference(found.rows[0]) is None
+
+
 def test_other_images_are_refused() -> None:
     one, other = classifiers([1.5, 1.5], np.random.default_rng(0), images=50)
     with pytest.raises(

@@ -86,6 +86,7 @@ class TestImages:
         decoding: how the files become pixels, for those who look at them.
         columns: N rows, what there is to slice by; None: nothing.
         seen: (N,) whether an image trained the champion, or chose its epoch; None: none did.
+        groups: N names; images of one group are alike. None: each stands alone.
     """
 
     __test__ = False  # pytest takes it for a test
@@ -98,6 +99,7 @@ class TestImages:
     decoding: Decoding = PLAIN
     columns: pd.DataFrame | None = None
     seen: Bools | None = None
+    groups: Sequence[str] | None = None
 
     def of_classes(self, class_names: Sequence[str]) -> Bools:
         """Return (N,) whether an image is of one of the classes."""
@@ -140,4 +142,5 @@ def given_common_classes(model: Contestant, common: Sequence[str], images: TestI
         split_digest=images.split_digest,
         bundle_digest=model.bundle_digest,
         decision=model.decision.reordered(columns) if len(common) == len(model.class_names) else MOST_PROBABLE,
+        groups=None if images.groups is None else [images.groups[row] for row in chosen],
     )
