@@ -11,6 +11,7 @@ import pandas as pd
 
 from graftline.backbones.backbone import Backbone
 from graftline.console import print_table, progress, say, warn
+from graftline.data.folds import assign_folds
 from graftline.data.ingest import Ingest
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
@@ -25,7 +26,7 @@ from graftline.evaluation.learning_curve import (
     subset_sizes,
 )
 from graftline.evaluation.metrics import Interval, metrics_json
-from graftline.evaluation.subset import assign_folds, warn_of_one_group
+from graftline.evaluation.subset import warn_of_one_group
 from graftline.execution import Accelerator, Execution
 from graftline.features.cache import Features
 from graftline.files import atomic_file

@@ -5,6 +5,7 @@ import pytest
 from scipy.optimize import curve_fit
 from scipy.stats import norm
 
+from graftline.data.folds import assign_folds
 from graftline.errors import UserError
 from graftline.evaluation.class_value import class_values
 from graftline.evaluation.head_score import fit_head, losses_of
@@ -17,7 +18,6 @@ from graftline.evaluation.learning_curve import (
     subset_sizes,
 )
 from graftline.evaluation.power_law import fit_power_laws
-from graftline.evaluation.subset import assign_folds
 
 IMAGES, SEEDS, REPETITIONS = 1600, 10, 60
 SAME_IMAGE = 0.5  # scatter of one image's verdict over subsets, in units of that over images

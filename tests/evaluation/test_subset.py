@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from graftline.evaluation.subset import assign_folds, stratified_order
+from graftline.data.folds import assign_folds
+from graftline.evaluation.subset import stratified_order
 
 GENERATOR = np.random.default_rng(0)
 

@@ -15,7 +15,6 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-NUM_FOLDS = 5  # Hastie, Tibshirani and Friedman 2009, section 7.10: five or ten, of which five take half the time
 # Strengths of the penalty, relative to the number of images: the activations have unit variance, so that at 1 the mean
 # direction is shrunk to half. The best is chosen by the folds.
 STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)

@@ -10,12 +10,13 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from graftline.data.folds import NUM_FOLDS, are_one_group, assign_folds
 from graftline.errors import UserError
 from graftline.evaluation.bootstrap import multiplicities
-from graftline.evaluation.head_score import NUM_FOLDS, Floats, Ints, fit_head
+from graftline.evaluation.head_score import Floats, Ints, fit_head
 from graftline.evaluation.metrics import TAILS, Interval
 from graftline.evaluation.power_law import PowerLaws, fit_power_laws
-from graftline.evaluation.subset import are_one_group, assign_folds, stratified_order
+from graftline.evaluation.subset import stratified_order
 
 STEP = 0.5**0.5  # from one size to the next smaller
 MOST_STEPS, FEWEST_STEPS = (

@@ -12,10 +12,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from graftline.data.folds import assign_folds
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError, first_line
 from graftline.evaluation.head_score import HeadScore
-from graftline.evaluation.subset import assign_folds
 from graftline.files import digest
 from graftline.freezing.depth import MOST_DEEP_EPOCHS, deep_plan
 from graftline.freezing.measurement import BoundaryTrial, Difference

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from graftline.data.folds import assign_folds
 from graftline.data.version import Samples
 from graftline.errors import UserError, first_line
 from graftline.evaluation.head_score import HeadScore, score_head
-from graftline.evaluation.subset import assign_folds, stratified_order, warn_of_one_group
+from graftline.evaluation.subset import stratified_order, warn_of_one_group
 from graftline.features.cache import CacheFullError
 from graftline.features.cut import UncuttableError
 from graftline.search.candidates import Candidate
