@@ -17,7 +17,7 @@ from graftline.freezing.depth import (
     larger_steps,
     random_plan,
 )
-from graftline.freezing.evidence import too_few_to_choose
+from graftline.freezing.evidence import FEWEST_IN_FOLDS, TRIAL_FOLDS, too_few_to_choose
 from graftline.freezing.measurement import BoundaryResult, BoundaryTrial, DepthMeasurement, Difference, in_words
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rule import FreezeContext, FreezeDecision, FreezeRule, TryBoundary
@@ -69,9 +69,12 @@ class Measured(FreezeRule):
         network = context.network
         if not context.pretrained:
             return FreezeDecision((context.finalize(random_plan(network)),), context.epochs)
-        if (few := too_few_to_choose(context.validation_counts)) is not None:
+        if (few := too_few_to_choose(context.validation_counts)) is None:
+            return _Search(self, context).decide()
+        if context.try_in_folds is None or context.num_images + sum(context.validation_counts) < FEWEST_IN_FOLDS:
             return FreezeDecision((context.finalize(_because(head_plan(network), few)),), context.epochs)
-        return _Search(self, context).decide()
+        logger.info(f"Each training and validation image is judged by fits without it, as {few}.")
+        return _Search(self, context, in_folds=True).decide()
 
     def change_epochs(self, decision: FreezeDecision, context: FreezeContext) -> FreezeDecision:
         """Return an earlier decision for the context's number of epochs; nothing is tried again."""
@@ -116,11 +119,13 @@ def frozen_at(share: float, num_groups: int) -> int:
 class _Search:
     """One search of ``Measured``: the trials, and what is decided from them."""
 
-    def __init__(self, rule: Measured, context: FreezeContext) -> None:
-        if context.try_boundary is None:
+    def __init__(self, rule: Measured, context: FreezeContext, *, in_folds: bool = False) -> None:
+        attempt = context.try_in_folds if in_folds else context.try_boundary
+        if attempt is None:
             raise ValueError("Measured decides by trials: give it a FreezeContext with try_boundary.")
         self._rule, self._context, self._network = rule, context, context.network
-        self._try: TryBoundary = context.try_boundary
+        self._try: TryBoundary = attempt
+        self._in_folds, self._fits = in_folds, TRIAL_FOLDS if in_folds else 1
         self._num_groups = len(body_groups(context.network))
         self._trials: list[BoundaryTrial] = []
         large_part = int(LARGE_PART * context.num_images)
@@ -146,7 +151,7 @@ class _Search:
             return decision if is_trained else replace(decision, tried=())
         best = self._halve(sorted(paying, key=_loss), images)
         tried = "the trial" if len(self._trials) == 2 else "the best trial"
-        return self._decision(best, self._final_plan(best), f"{tried} goes on")
+        return self._decision(best, self._final_plan(best), f"{tried} {'pays' if self._in_folds else 'goes on'}")
 
     def _try_head(self, images: int) -> BoundaryTrial:
         """Fit the head alone on so many training images."""
@@ -174,7 +179,7 @@ class _Search:
             return math.inf
         trained = [1 - frozen / self._num_groups for frozen in frozen_groups]
         steps = sum(FROZEN_PASS + self._epochs * share for share in trained)
-        return TRIALS_SHARE * left() / (image_seconds() * steps)
+        return TRIALS_SHARE * left() / (image_seconds() * steps * self._fits)
 
     def _first_round(self, images: int) -> list[BoundaryTrial]:
         """Return the trials of all boundaries that did not diverge."""
@@ -237,11 +242,17 @@ class _Search:
         return self._context.finalize(plan)
 
     def _decision(self, chosen: BoundaryTrial, final: FreezePlan | None, stopped: str) -> FreezeDecision:
+        """Return the decision for what was chosen; fits without a part of the images are no phase of the training."""
         rows = tuple(BoundaryResult.of(trial, chosen) for trial in self._trials)
-        measurement = DepthMeasurement(rows, self._trials.index(chosen), len(chosen.losses), stopped)
-        chain = chosen.chain()
+        measurement = DepthMeasurement(
+            rows, self._trials.index(chosen), len(chosen.losses), stopped, in_folds=self._in_folds
+        )
+        reason, chain = _reason(rows, measurement), chosen.chain()
+        if self._in_folds:
+            plan = _because(chosen.plan if final is None else final, reason)
+            return FreezeDecision((plan,), self._context.epochs, measurement)
         plans = [trial.plan for trial in chain]
-        plans[-1] = _because(plans[-1], _reason(rows, measurement.chosen))
+        plans[-1] = _because(plans[-1], reason)
         tried = tuple(trial.folder for trial in chain)
         return FreezeDecision((*plans, *([] if final is None else [final])), self._context.epochs, measurement, tried)
 
@@ -266,9 +277,10 @@ def _loss(trial: BoundaryTrial) -> float:
     return float(trial.losses.mean())
 
 
-def _reason(rows: Sequence[BoundaryResult], chosen: BoundaryResult) -> str:
+def _reason(rows: Sequence[BoundaryResult], measurement: DepthMeasurement) -> str:
     """Return what was measured in words: the chosen boundary, and against it the others."""
-    own = f"measured, validation log loss {chosen.log_loss:.3f} with {in_words(chosen.boundary)}"
+    chosen, of = measurement.chosen, "out-of-fold" if measurement.in_folds else "validation"
+    own = f"measured, {of} log loss {chosen.log_loss:.3f} with {in_words(chosen.boundary)}"
     last = {row.boundary: row for row in rows}
     others = [row for row in last.values() if row.boundary != chosen.boundary]
     return ", ".join([own, *(f"{row.more_log_loss.text()} with {in_words(row.boundary)}" for row in others)])

@@ -46,6 +46,7 @@ class FreezeContext:
         processes: that train together; a trial is one's alone.
         validation_counts: how many images of each class the validation split has, by which trials are judged.
         try_boundary: None: nothing can be tried.
+        try_in_folds: the same by folds of training and validation images, where the latter are too few to choose by.
         seconds_left: for all that is still to be trained; None: there is no limit.
         image_seconds: how long an image takes to train the whole network, forward and backward.
     """
@@ -58,6 +59,7 @@ class FreezeContext:
     processes: int = 1
     validation_counts: Sequence[int] = ()
     try_boundary: TryBoundary | None = None
+    try_in_folds: TryBoundary | None = None
     seconds_left: Callable[[], float] | None = None
     image_seconds: Callable[[], float] | None = None
 

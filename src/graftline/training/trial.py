@@ -20,7 +20,9 @@ from torch import nn
 from graftline.augment.policy import CandidatePolicy
 from graftline.backbones.layers import HEAD, group_names
 from graftline.console import progress
+from graftline.data.folds import assign_folds
 from graftline.data.loaders import Batch
+from graftline.freezing.evidence import TRIAL_FOLDS
 from graftline.freezing.measurement import BoundaryTrial, Floats, in_words
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rule import FreezeContext, FreezeDecision
@@ -56,6 +58,7 @@ def make_freeze_context(setup: TrainingSetup, directory: FitDirectory, deadline:
         processes=setup.execution.world_size,
         validation_counts=tuple(setup.version.counts()["validation"].values()),
         try_boundary=Trials(setup, directory),
+        try_in_folds=FoldTrials(setup, directory),
         seconds_left=None if deadline is None else lambda: deadline - time.monotonic(),
         image_seconds=functools.cache(functools.partial(seconds_per_image, setup)),
     )
@@ -144,6 +147,59 @@ class Trials:
         folder = self._folder(name)
         shutil.rmtree(folder.path, ignore_errors=True)
         return folder
+
+
+class FoldTrials:
+    """Fits a network as plans say, once without each fold of the training and validation images, which judges that fit.
+
+    Args:
+        setup: of the training.
+        directory: for the checkpoints, which ``keep_trials`` removes.
+    """
+
+    def __init__(self, setup: TrainingSetup, directory: FitDirectory) -> None:
+        self._setup, self._directory = setup, directory
+        self._of_folds: dict[str, list[BoundaryTrial]] = {}
+
+    @functools.cached_property
+    def _trials(self) -> list[Trials]:
+        """What fits without each fold: divided when it is asked for, since most trainings do not."""
+        version, splits = self._setup.version, ("train", "validation")
+        labels = np.concatenate([version.samples(split).labels for split in splits])
+        digests = [sha256 for split in splits for sha256 in version.samples(split).sha256]
+        folds = assign_folds(labels, [group for split in splits for group in version.groups(split)], TRIAL_FOLDS)
+        trials = []
+        for fold in np.unique(folds).tolist():
+            sides = np.where(folds == fold, "validation", "train").tolist()
+            divided = version.divided(dict(zip(digests, sides, strict=True)))
+            folder = FitDirectory(self._directory.trial / f"fold-{fold + 1}")
+            trials.append(Trials(dataclasses.replace(self._setup, version=divided), folder))
+        return trials
+
+    def __call__(
+        self, plan: FreezePlan, start: BoundaryTrial | None = None, max_images: int | None = None
+    ) -> BoundaryTrial | None:
+        """Fit the network once for each fold; the arguments are those of ``Trials``.
+
+        Returns:
+            What came of it for all images, fold by fold; None where a training diverged.
+        """
+        starts = [None] * len(self._trials) if start is None else self._of_folds[start.folder]
+        found = list[BoundaryTrial]()
+        for trial, begun in zip(self._trials, starts, strict=True):
+            if (one := trial(plan, begun, max_images)) is None:
+                return None
+            found.append(one)
+        self._of_folds[found[0].folder] = found
+        return dataclasses.replace(
+            found[0],
+            losses=np.concatenate([one.losses for one in found]),
+            hits=np.concatenate([one.hits for one in found]),
+            pass_seconds=sum(one.pass_seconds for one in found),
+            fit_seconds=sum(one.fit_seconds for one in found),
+            trained_images=sum(one.trained_images for one in found),
+            start=start,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
