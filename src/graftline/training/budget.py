@@ -54,11 +54,12 @@ def step_seconds(source: TrainingSource) -> float:
     Args:
         source: of a fit whose plan is applied to the network.
     """
-    setup, is_cached = source.setup, isinstance(source, CachedSource)
-    if not is_cached and all(parameter.requires_grad for parameter in source.network.parameters()):
+    setup, network = source.setup, source.network
+    if isinstance(source, CachedSource):
+        return _time_steps(copy.deepcopy(network), (source.parts.width,), setup.execution)
+    if all(parameter.requires_grad for parameter in network.parameters()):
         return seconds_per_image(setup)
-    shape = (source.parts.width,) if isinstance(source, CachedSource) else _image_shape(setup)
-    return _time_steps(copy.deepcopy(source.network), shape, setup.execution)
+    return _time_steps(copy.deepcopy(network), _image_shape(setup), setup.execution)
 
 
 def _image_shape(setup: TrainingSetup) -> tuple[int, ...]:
