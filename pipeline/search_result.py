@@ -20,7 +20,7 @@ from graftline.search.outlook import Outlook, look_ahead
 from graftline.search.rounds import NO_TIME
 from graftline.training.events import Metrics
 from graftline.training.fit_directory import FitDirectory
-from graftline.training.results import PhaseResult, log_loss
+from graftline.training.results import MONITOR, PhaseResult, log_loss
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run
@@ -86,7 +86,7 @@ class Found:
         """What more time would likely bring."""
         start = self.ledger.spans[-1].start
         seconds = [max(at - start, 1e-3) for at, _ in self.epochs]
-        return look_ahead(seconds, [metrics["val/loss"] for _, metrics in self.epochs], MORE_SECONDS)
+        return look_ahead(seconds, [metrics[MONITOR] for _, metrics in self.epochs], MORE_SECONDS)
 
     @property
     def sentence(self) -> str:

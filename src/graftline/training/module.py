@@ -21,6 +21,7 @@ from graftline.training.groups import Layers, learning_rates, make_optimizer
 from graftline.training.memory_format import avoid_copies, memory_format
 from graftline.training.running_mean import WeightedMean
 from graftline.training.sharding import ShardedStrategy, shard
+from graftline.training.temperatures import TEMPERATURES, losses_by_temperature
 
 Optimizer = Callable[..., torch.optim.Optimizer]
 Schedule = Callable[[int, int], float]
@@ -96,8 +97,8 @@ class GraftModule(pl.LightningModule):
         self._mixer = mixer
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.trained = WeightedMean("loss")
-        self.validated = WeightedMean("loss")
-        self.unweighted = WeightedMean("log_loss", "accuracy")
+        self.validated = WeightedMean("loss", calibrated_loss=len(TEMPERATURES))
+        self.unweighted = WeightedMean("accuracy", log_loss=len(TEMPERATURES))
 
     def configure_model(self) -> None:
         """Divide the parameters of a copy among the processes, where the strategy does so."""
@@ -166,17 +167,21 @@ class GraftModule(pl.LightningModule):
         step = self.step(batch["image"], labels, batch["weight"], smoothing=0.0)
         real = self._is_real(batch_index, len(labels))
         weights, correct = step.weights.float() * real, (step.logits.argmax(dim=1) == labels).float()
-        plain = step.losses if self.class_weights is None else F.cross_entropy(step.logits, labels, reduction="none")
-        self.validated.add(weights.sum(), loss=(step.losses.float() * weights).sum())
-        self.unweighted.add(real.sum(), log_loss=(plain.float() * real).sum(), accuracy=(correct * real).sum())
+        plain = losses_by_temperature(step.logits, labels)
+        weighed = plain if self.class_weights is None else plain * self.class_weights[labels][:, None]
+        self.validated.add(weights.sum(), loss=(step.losses.float() * weights).sum(), calibrated_loss=weights @ weighed)
+        self.unweighted.add(real.sum(), log_loss=real @ plain, accuracy=(correct * real).sum())
 
     def on_validation_epoch_end(self) -> None:
-        """Log what validation gave, over all processes: the loss and, where that is a weighed one, the log loss."""
+        """Log what validation gave, over all processes: the loss, what it is once it is calibrated, the accuracy.
+
+        Where the loss is a weighed one, also the calibrated log loss, in which each image counts as one.
+        """
         means = {**self.validated.reduced(), **self.unweighted.reduced()}
         if self.class_weights is None and not self._use_sample_weights:
             del means["log_loss"]
         for name, value in means.items():
-            self.log(f"val/{name}", value.float(), prog_bar=True, sync_dist=True)  # the same everywhere
+            self.log(f"val/{name}", value.min().float(), prog_bar=True, sync_dist=True)  # the same everywhere
         self.validated.reset()
         self.unweighted.reset()
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytorch_lightning as pl
-import torch.nn.functional as F
 from pytorch_lightning.utilities.seed import isolate_rng
 from rich.progress import Progress
 from torch import nn
@@ -35,6 +34,7 @@ from graftline.training.lower_rates import fit_at_lower_rates
 from graftline.training.phases import fit_phase, load_best
 from graftline.training.results import PhaseResult
 from graftline.training.setup import TrainingSetup
+from graftline.training.temperatures import losses_by_temperature
 from graftline.training.trainer import accumulated_batches, own_epochs
 from graftline.training.training_source import TrainingSource
 
@@ -250,7 +250,7 @@ def fitted(
 
 
 def score_validation(setup: TrainingSetup, source: TrainingSource) -> tuple[Floats, Floats]:
-    """Return the log loss (N,) and whether it is right (N,) of each validation image, in the split's order."""
+    """Return the calibrated log loss (N,) of each validation image and whether it is right (N,), in the split's order."""
     scores = _ImageScores(source.network)
     trainer = setup.make_trainer(
         logger=False,
@@ -263,7 +263,8 @@ def score_validation(setup: TrainingSetup, source: TrainingSource) -> tuple[Floa
     _, validation = source.make_loaders()
     with plain_interrupt():
         trainer.validate(scores, validation, verbose=False)
-    return np.concatenate(scores.losses), np.concatenate(scores.hits)
+    losses = np.concatenate(scores.losses)
+    return losses[:, losses.mean(axis=0).argmin()], np.concatenate(scores.hits)
 
 
 def _step_images(setup: TrainingSetup) -> int:
@@ -318,5 +319,5 @@ class _ImageScores(pl.LightningModule):
         """Score a batch: inputs (B, C, H, W) or (B, …), logits (B, K)."""
         outputs = self.network(batch["image"])
         logits = (outputs[0] if isinstance(outputs, tuple) else outputs).double()
-        self.losses.append(F.cross_entropy(logits, batch["label"], reduction="none").cpu().numpy())
+        self.losses.append(losses_by_temperature(logits, batch["label"]).cpu().numpy())
         self.hits.append((logits.argmax(dim=1) == batch["label"]).double().cpu().numpy())
