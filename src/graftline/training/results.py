@@ -112,5 +112,5 @@ def monitored(metrics: Metrics) -> float:
 
 
 def log_loss(metrics: Metrics) -> float:
-    """Return the calibrated log loss on validation images, each of which counts as one, whatever the training weighed."""
+    """Return the calibrated log loss on validation images, in which each image counts as one."""
     return metrics.get("val/log_loss", metrics[MONITOR])

@@ -250,7 +250,7 @@ def fitted(
 
 
 def score_validation(setup: TrainingSetup, source: TrainingSource) -> tuple[Floats, Floats]:
-    """Return the calibrated log loss (N,) of each validation image and whether it is right (N,), in the split's order."""
+    """Return each validation image's calibrated log loss (N,) and whether it is right (N,), in the split's order."""
     scores = _ImageScores(source.network)
     trainer = setup.make_trainer(
         logger=False,
