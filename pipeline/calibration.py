@@ -32,11 +32,13 @@ class Wanted:
         rule: chooses which class is answered.
         sets: share of new images whose set of classes is to hold the true one; None: no sets are given.
         refuse: share of the images of known classes that may be refused as none of them; None: nothing is refused.
+        weighed: whether the training weighed its classes or images, which a calibration is not to take back.
     """
 
     rule: DecisionRule = MostProbable()  # noqa: RUF009 - immutable
     sets: float | None = None
     refuse: float | None = None
+    weighed: bool = False
 
     @property
     def chooses(self) -> bool:
@@ -132,7 +134,7 @@ def adjust(
 
 def learn(raw: Predictions, wanted: Wanted, seed: int) -> tuple[CalibrationFit, DecisionFit]:
     """Fit a calibration on uncalibrated predictions of validation images, and choose a decision on calibrated ones."""
-    calibration = fit_calibration(raw, seed)
+    calibration = fit_calibration(raw, seed, weighed=wanted.weighed)
     predictions = replace(raw, logits=calibration.calibration.apply(raw.logits))
     decision = wanted.rule.choose(predictions)
     if wanted.sets is not None:

@@ -257,9 +257,11 @@ class MakeEnsemble(Train):
         """Calibrate the mean on the validation images and choose the decision, as a training does."""
         everyone = members.ensemble(selection.shares, self.crops, {}, self.average)
         mean = mean_logits(logits, np.array(selection.shares), self.average)  # (N, K)
-        fit, decision = learn(
-            predict_split(everyone, version, "validation", known_logits=mean), self._wanted, self.seed
+        wanted = replace(
+            self._wanted, weighed=any(members.predictors[one].card.get("weighed") for one in selection.chosen)
         )
+        raw = predict_split(everyone, version, "validation", known_logits=mean)
+        fit, decision = learn(raw, wanted, self.seed)
         say(" ".join(one for one in (fit.sentence, decision.sentence) if one))
         return fit, decision
 
@@ -331,8 +333,11 @@ class MakeEnsemble(Train):
             Candidate((selection.best,), "1", logits[best, 0], grid.decisions[best], float(times[best, 0])),
             Candidate(tuple(selection.chosen), self.crops, mean, predictor.decision, float(times[used, -1].sum())),
         ]
-        labels = result.predictions.labels
-        return result, score_candidates(candidates, labels, self.evaluation.resamples, self.evaluation.seed)
+        given = result.predictions
+        rows = score_candidates(
+            candidates, given.labels, self.evaluation.resamples, self.evaluation.seed, given.drawn_groups
+        )
+        return result, rows
 
     def _log_ensemble(self, run: "Run", outcome: EnsembleOutcome) -> str | None:
         """Log and register what came of it; returns the model's URI."""

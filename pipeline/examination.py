@@ -116,6 +116,7 @@ class Examination:
             if champion is None
             else slice_columns(version, samples.paths, samples.sha256, samples.decoding),
             seen=None if before is None else _seen(before, samples.sha256),
+            groups=version.groups("test"),
         )
         opened = [challenger] if champion is None else [challenger, champion]
         times = _measure(opened, samples.paths)

@@ -11,6 +11,7 @@ import pandas as pd
 
 from graftline.backbones.backbone import Backbone
 from graftline.console import print_table, progress, say, warn
+from graftline.data.folds import assign_folds
 from graftline.data.ingest import Ingest
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
@@ -25,7 +26,7 @@ from graftline.evaluation.learning_curve import (
     subset_sizes,
 )
 from graftline.evaluation.metrics import Interval, metrics_json
-from graftline.evaluation.subset import assign_folds
+from graftline.evaluation.subset import warn_of_one_group
 from graftline.execution import Accelerator, Execution
 from graftline.features.cache import Features
 from graftline.files import atomic_file
@@ -91,6 +92,7 @@ class LearningCurveStage:
         counts = {split: sum(classes.values()) for split, classes in version.counts().items()}
         check_validation(counts["validation"])
         subset_sizes(counts["train"], len(version.class_names))  # it says if there are too few
+        warn_of_one_group(version.groups("train"))
         trunk = cut_below_head(self.backbone, version, self.features, execution)
         train, validation = activate(trunk, "train"), activate(trunk, "validation")
         curve = self._measure(train, validation, len(version.class_names))

@@ -18,7 +18,7 @@ from graftline.training.events import FitEvents, Metrics
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.optimizers import optimizer_class
 from graftline.training.policy_choice import PolicyChoice
-from graftline.training.results import TrainingResult
+from graftline.training.results import TrainingResult, log_loss
 from graftline.training.setup import TrainingSetup
 from graftline.training.training_source import TrainingSource
 
@@ -91,7 +91,7 @@ def own_name(facts: Mapping[str, str | int]) -> str:
 def log_best_epoch(run: "Run", trained: TrainingResult) -> None:
     """Log what the epoch that is kept came to on validation images, by which runs are chosen."""
     best, steps = trained.history.best, trained.history.steps
-    run.log_metrics({VALIDATION_LOSS: best["val/loss"], VALIDATION_ACCURACY: best["val/accuracy"]}, step=steps)
+    run.log_metrics({VALIDATION_LOSS: log_loss(best), VALIDATION_ACCURACY: best["val/accuracy"]}, step=steps)
 
 
 def log_augmentation(run: "Run", setup: TrainingSetup, file: Path) -> None:

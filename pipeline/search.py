@@ -14,6 +14,8 @@ from graftline.console import say, warn
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError, find_cause, first_line
 from graftline.features.cut import UncuttableError
+from graftline.freezing.measured import Measured
+from graftline.freezing.rule import FreezeRule
 from graftline.freezing.rules import AllButHead
 from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.search_result import (
@@ -31,7 +33,7 @@ from graftline.report.search_figure import search_figure
 from graftline.report.style import save
 from graftline.search.candidates import Candidate, find_backbones, list_candidates
 from graftline.search.contestant import Contestant, PassSeconds
-from graftline.search.deeper import choose, digest_recipe, train_deeper
+from graftline.search.deeper import choose, digest_recipe, is_chosen_as_whole, train_deeper
 from graftline.search.halving import first_images
 from graftline.search.history import ScoreFiles, SearchHistory
 from graftline.search.ledger import Ledger, in_words, nice_minutes
@@ -99,7 +101,8 @@ class Search(Train):
                 if was_interrupted:
                     trained = winner.train_head()
                 else:
-                    trained, was_interrupted = self._train_winner(winner, setup, ledger)
+                    whole = is_chosen_as_whole(history, chosen) and _asks_for_whole(self.freeze)
+                    trained, was_interrupted = self._train_winner(winner, setup, ledger, whole=whole)
             found = Found(history, chosen, trained, ledger, self.minutes, was_interrupted)
             run.log_artifact(save(search_figure(found.picture()), directory / "search.png"))
             log_search(run, found)
@@ -238,8 +241,10 @@ class Search(Train):
                     values = {"log_loss": one.score.log_loss, "accuracy": one.score.accuracy, "seconds": one.seconds}
                     child.log_metrics({f"{one.depth}/{key}": value for key, value in values.items()}, step=one.images)
 
-    def _train_winner(self, winner: Winner, setup: TrainingSetup, ledger: Ledger) -> tuple[TrainResult, bool]:
-        """Train the winner for the rest of the time; its head alone where that is too short.
+    def _train_winner(
+        self, winner: Winner, setup: TrainingSetup, ledger: Ledger, *, whole: bool
+    ) -> tuple[TrainResult, bool]:
+        """Train the winner for the rest of the time, its head alone where that is too short.
 
         An interrupt ends the training with the best epoch so far; with its head alone where no epoch is done.
 
@@ -254,7 +259,8 @@ class Search(Train):
         if not _is_enough(setup, seconds):
             warn("There is no time left but for the head of the winner.")
             return winner.train_head(), False
-        say(f"\nTraining {winner.backbone.name} with the {in_words(ledger.left)} that are left.")
+        how = ", nothing frozen, as it was chosen," if whole else ""
+        say(f"\nTraining {winner.backbone.name}{how} with the {in_words(ledger.left)} that are left.")
         kept: list[KeyboardInterrupt] = []
 
         def ends(interrupt: KeyboardInterrupt) -> bool:
@@ -266,7 +272,7 @@ class Search(Train):
             return bool(kept)
 
         try:
-            return winner.train(seconds / 60, ends), bool(kept)
+            return winner.train(seconds / 60, ends, whole=whole), bool(kept)
         except KeyboardInterrupt as interrupt:
             goes_on = "train.resume with the id of its run, which is told above, goes on with it"
             if winner.is_saved and not _ends_process(interrupt):
@@ -332,6 +338,11 @@ class _Scoring:
             warn("Interrupted: the head of the best candidate so far is trained. Ctrl-C again ends that too.")
             return True
         return False
+
+
+def _asks_for_whole(rule: FreezeRule) -> bool:
+    """Return whether a rule only asks if the whole network is to be trained, which a comparison may have answered."""
+    return isinstance(rule, Measured) and rule.final_depth == 0
 
 
 def _ends_process(interrupt: KeyboardInterrupt) -> bool:

@@ -20,7 +20,7 @@ from graftline.search.outlook import Outlook, look_ahead
 from graftline.search.rounds import NO_TIME
 from graftline.training.events import Metrics
 from graftline.training.fit_directory import FitDirectory
-from graftline.training.results import PhaseResult
+from graftline.training.results import MONITOR, PhaseResult, log_loss
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run
@@ -86,7 +86,7 @@ class Found:
         """What more time would likely bring."""
         start = self.ledger.spans[-1].start
         seconds = [max(at - start, 1e-3) for at, _ in self.epochs]
-        return look_ahead(seconds, [metrics["val/loss"] for _, metrics in self.epochs], MORE_SECONDS)
+        return look_ahead(seconds, [metrics[MONITOR] for _, metrics in self.epochs], MORE_SECONDS)
 
     @property
     def sentence(self) -> str:
@@ -183,7 +183,7 @@ def log_search(run: "Run", found: Found) -> None:
     """Log what the search came to."""
     metrics = {
         "validation/accuracy": found.validation["val/accuracy"],
-        "validation/log_loss": found.validation["val/loss"],
+        "validation/log_loss": log_loss(found.validation),
     }
     run.log_metrics({**metrics, "search/seconds": found.ledger.now}, step=0)
     run.set_tags({"graftline.chosen": found.chosen.name, "graftline.winner_run_id": found.trained.run_id})
@@ -204,7 +204,7 @@ def summarize_search(found: Found, run_id: str, picture: str) -> SearchResult:
             **trained.facts,
             "search_run_id": run_id,
             "chosen": {"backbone": found.chosen.backbone.name, "image_size": found.chosen.side},
-            "validation": {"accuracy": validation["val/accuracy"], "log_loss": validation["val/loss"]},
+            "validation": {"accuracy": validation["val/accuracy"], "log_loss": log_loss(validation)},
             "outlook": found.sentence,
             "interrupted": found.interrupted,
             "trials": [_row(found.history, one) for one in found.history.candidates],

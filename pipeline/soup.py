@@ -20,7 +20,7 @@ from graftline.errors import UserError
 from graftline.evaluation.selection import select_all
 from graftline.pipeline.members import Members
 
-INHERITED = ("weights", "weights_license", "arguments", "cost")  # of a card, from the first member
+INHERITED = ("weights", "weights_license", "arguments", "cost", "weighed")  # of a card, from the first member
 MOST_MEASURED = 1_024  # training images, for the statistics of BatchNorm
 
 

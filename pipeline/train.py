@@ -354,7 +354,7 @@ class Train:
 
     @property
     def _wanted(self) -> Wanted:
-        return Wanted(self.decision, self.sets, self.refuse)
+        return Wanted(self.decision, self.sets, self.refuse, self.train.weighs_images)
 
     def _adjust(self, setup: TrainingSetup, source: TrainingSource | None, files: RunDirectory) -> Adjustment:
         """Calibrate what was saved and choose which class it answers, on validation images."""

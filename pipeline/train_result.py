@@ -132,7 +132,7 @@ def print_measurement(measurement: DepthMeasurement) -> None:
     """Print the boundaries that were tried in a table, and why no deeper one was."""
     chosen = measurement.chosen
     print_table(
-        f"Log loss on {measurement.num_images:,} validation images, and 95 % interval beyond the chosen",
+        f"Log loss on {measurement.judged_by}, and 95 % interval beyond the chosen",
         ("trained from", "parameters", "images", "accuracy", "log loss", "difference", "seconds"),
         (
             (

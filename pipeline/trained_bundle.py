@@ -37,6 +37,7 @@ def card_of(
         "weights": graft.weights.describe(),
         "weights_license": graft.weights.license,
         "fold": fold,
+        "weighed": setup.recipe.weighs_images,
         "arguments": dict(graft.arguments),
         "cost": cost,
         "validation": trained.history.best,

@@ -15,7 +15,7 @@ from graftline.backbones.backbone import Backbone
 from graftline.data.ingest import Ingest, IngestResult
 from graftline.data.version import DatasetVersion
 from graftline.files import write_json, write_text
-from graftline.freezing.rules import AllButHead
+from graftline.freezing.rules import AllButHead, Nothing
 from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.run_log import LoggedEvents
 from graftline.pipeline.train import Train
@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
 
 OTHERS = {"_target_", "weights", "experiment", "debug"}  # of a configuration, beside the fields of Train
 TRAIN_FOLDER, HEAD_FOLDER = "train", "head"  # in the output directory of a search
-HEAD_ALONE = {"_target_": f"{AllButHead.__module__}.{AllButHead.__name__}"}
+HEAD_ALONE, WHOLE = ({"_target_": f"{rule.__module__}.{rule.__name__}"} for rule in (AllButHead, Nothing))
 
 
 @dataclass(frozen=True)
@@ -87,15 +87,17 @@ class Winner:
         """Whether ``train`` has come as far as to save the model, of which there is to be no other one then."""
         return RunDirectory(self.directory / TRAIN_FOLDER).bundle.is_dir()
 
-    def train(self, minutes: float, ends: Callable[[KeyboardInterrupt], bool]) -> TrainResult:
+    def train(self, minutes: float, ends: Callable[[KeyboardInterrupt], bool], *, whole: bool = False) -> TrainResult:
         """Train, test, track and register the model as it was configured, in so many minutes.
 
         Args:
             minutes: that it takes.
             ends: as for ``WinnerTraining``.
+            whole: freeze nothing, whatever was configured.
         """
+        changes, configured = ({"freeze": Nothing()}, {"freeze": WHOLE}) if whole else ({}, {})
         kind = partial(WinnerTraining, ends=ends)
-        return self._run(TRAIN_FOLDER, {"minutes": minutes}, {"minutes": minutes}, kind)
+        return self._run(TRAIN_FOLDER, {**changes, "minutes": minutes}, {**configured, "minutes": minutes}, kind)
 
     def train_head(self) -> TrainResult:
         """Do the same with its head alone, which takes seconds where the activations are there."""

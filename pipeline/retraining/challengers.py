@@ -21,6 +21,7 @@ from graftline.tracking.names import BUNDLE_DIGEST
 from graftline.tracking.outbox import FOLDER
 from graftline.tracking.registry import RegisteredVersion
 from graftline.tracking.retrainings import find_registered
+from graftline.training.results import log_loss
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Challenger:
         if not files.result.exists():
             return None
         result = json.loads(files.result.read_text(encoding="utf-8"))
-        loss = read_description(files.bundle)["card"]["validation"]["val/loss"]
+        loss = log_loss(read_description(files.bundle)["card"]["validation"])
         return cls(start, directory, result["run_id"], float(loss), result["metrics"])
 
 

@@ -168,6 +168,32 @@ def test_training_never_repeats_an_image_and_leaves_none_out_for_long(world_size
     assert ever == set(range(10))
 
 
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_epochs_of_a_part_of_the_images_walk_through_one_order_after_the_other(world_size: int) -> None:
+    samplers = [DrawSampler(10, shuffle=True, seed=0, rank=rank, world_size=world_size) for rank in range(world_size)]
+    whole = DrawSampler(10, shuffle=True, seed=0)
+    orders = []
+    for epoch in range(3):
+        whole.set_epoch(epoch)
+        orders += whole.indices().tolist()
+    walked: list[int] = []
+    for epoch in range(5):
+        for sampler in samplers:
+            sampler.set_epoch_images(6)
+            sampler.set_epoch(epoch)
+            assert len(sampler.indices()) == len(sampler) == 6 // world_size
+        walked += np.stack([sampler.indices() for sampler in samplers], axis=1).ravel().tolist()
+    assert walked == orders
+    rest = DrawSampler(10, shuffle=True, seed=0)
+    rest.set_epoch_images(6)
+    rest.set_epoch(1)
+    rest.skip(2)
+    assert rest.indices().tolist() == orders[8:12]
+    rest.set_epoch_images(99)
+    rest.set_epoch(2)
+    assert rest.indices().tolist() == orders[20:]
+
+
 def test_order_depends_on_seed_and_epoch() -> None:
     def order(seed: int, epoch: int) -> list[int]:
         sampler = DrawSampler(50, shuffle=True, seed=seed)

@@ -109,6 +109,22 @@ def test_resamples_do_not_depend_on_the_chunks(monkeypatch: pytest.MonkeyPatch) 
     assert not np.array_equal(whole, next(multiplicities(50, resamples=20, seed=1)))
 
 
+def test_groups_are_drawn_whole() -> None:
+    groups = np.random.default_rng(2).integers(0, 12, 80)
+    counts = next(multiplicities(80, resamples=40, seed=3, groups=groups))
+    _, first = np.unique(groups, return_index=True)
+    np.testing.assert_array_equal(counts, counts[first][groups])
+    np.testing.assert_array_equal(counts[first].sum(axis=0), 12)
+    alone = next(multiplicities(80, resamples=40, seed=3, groups=np.arange(80)))
+    np.testing.assert_array_equal(alone, next(multiplicities(80, resamples=40, seed=3)))
+    probabilities, labels = predictions(80, 3, seed=1)
+    fast = Bootstrap(probabilities, labels, np.ones(80)).statistics(counts)
+    for number in range(5):
+        drawn = np.repeat(np.arange(80), counts[:, number])
+        for name, value in by_the_book(probabilities[drawn], labels[drawn], np.ones(len(drawn)), 3).items():
+            np.testing.assert_allclose(fast[name][number], value, rtol=0, atol=1e-12, err_msg=name)
+
+
 def test_confidences_on_an_edge_fall_where_torchmetrics_puts_them() -> None:
     edges = torch.linspace(0, 1, 16).numpy()
     np.testing.assert_array_equal(confidence_bins(edges), np.arange(16))

@@ -119,6 +119,16 @@ def test_a_class_that_is_favored_takes_a_vector() -> None:
     assert after < before - 0.1
 
 
+def test_what_the_training_weighed_is_not_taken_back() -> None:
+    """Logits that favor a rare class, as class weights make them: the biases would give the frequencies back."""
+    logits, labels = draw(600, 3, bias=3.0)
+    fit = fit_calibration(made(logits, labels), weighed=True)
+    assert not fit.calibration.scales
+    assert fit.calibration.temperature > 1.5  # it is still less sure
+    assert fit.sentence.endswith("; as the training was weighed, no bias of a class is fitted.")
+    np.testing.assert_array_equal(fit.calibration.apply(logits).argmax(axis=1), logits.argmax(axis=1))
+
+
 def test_too_little_is_one_sentence() -> None:
     logits, labels = draw(400, 3, 2.0)
     few = fit_calibration(made(logits[:3], labels[:3]))

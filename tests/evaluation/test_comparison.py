@@ -9,6 +9,7 @@ from made_predictions import predictions_of
 from sklearn.metrics import log_loss, roc_auc_score
 
 from benchmarks.comparison import classifiers, coverage, false_alarms, power
+from graftline.bundle.decision import MOST_PROBABLE, Decision
 from graftline.errors import UserError
 from graftline.evaluation.bootstrap import multiplicities
 from graftline.evaluation.comparison import Comparison, compare
@@ -42,6 +43,7 @@ def in_other_order(predictions: Predictions, seed: int = 1) -> Predictions:
         labels=np.argsort(columns)[predictions.labels[rows]],
         sha256=[predictions.sha256[row] for row in rows],
         class_names=tuple(predictions.class_names[column] for column in columns),
+        decision=predictions.decision.reordered(columns),
     )
 
 
@@ -77,8 +79,12 @@ def test_scores_are_those_of_each_model_alone() -> None:
             assert found.scores[metric] == alone[metric]
 
 
-def test_the_order_of_images_and_classes_does_not_matter() -> None:
-    models = made()
+DECISIONS = (MOST_PROBABLE, Decision(thresholds=(0.9, 0.1, 0.4)), Decision(costs=((0, 1, 9), (1, 0, 1), (1, 2, 0))))
+
+
+@pytest.mark.parametrize("decision", DECISIONS)
+def test_the_order_of_images_and_classes_does_not_matter(decision: Decision) -> None:
+    models = {name: replace(one, decision=decision) for name, one in made().items()}
     shuffled = {**models, "model 1": in_other_order(models["model 1"])}
     straight, found = compare(models, resamples=200), compare(shuffled, resamples=200)
     assert (found.rows[0].won, found.rows[0].lost) == (straight.rows[0].won, straight.rows[0].lost)
@@ -120,6 +126,19 @@ def test_a_verdict_never_contradicts_what_the_images_could_show() -> None:
             assert (row.verdict != "no difference shown") == shown
 
 
+def test_models_that_agree_do_not_count_among_what_the_images_show() -> None:
+    models = made()
+    found = compare({**models, "the same": models["model 0"]}, resamples=100)
+    row, same = found.rows
+    least = found.smallest_difference(row)
+    assert least is not None
+    assert found.smallest_difference(same) is None
+    assert found.notes[0] == (
+        f"200 images show differences in accuracy of {100 * least:.1f} points or more, and a true one of "
+        f"{100 * found.findable_difference(row):.1f} points four times in five."
+    )
+
+
 def test_intervals_have_the_truth_in_them_and_alarms_are_rare() -> None:
     """The rates of benchmarks/comparison.py, within three standard errors of so few tests."""
     assert all(0.85 <= share <= 1 for share in coverage(50).values())
@@ -128,6 +147,40 @@ def test_intervals_have_the_truth_in_them_and_alarms_are_rare() -> None:
     truth, claimed, found = power(20)
     assert claimed == pytest.approx(truth, rel=0.15)
     assert 0.5 <= found <= 1
+
+
+def grouped(seed: int, groups: int = 25, each: int = 12) -> dict[str, Predictions]:
+    """Return two equally good models, each of which is right or wrong about all images of a group."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, 2, groups * each)
+    models = {}
+    for name in ("one", "other"):
+        right = np.repeat(generator.random(groups) < 0.7, each)
+        probability = np.where(right == (labels == 1), 0.8, 0.2)
+        models[name] = predictions_of(np.stack([1 - probability, probability], axis=1), labels, ["no", "yes"])
+    names = [f"patient {number // each}" for number in range(len(labels))]
+    return {name: replace(one, groups=names) for name, one in models.items()}
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "log_loss"])
+def test_groups_do_not_raise_alarms(metric: str) -> None:
+    """Of 60 comparisons of equally good models 3 are expected to be told apart, 9 or more once in 300 such tests."""
+    found = [compare(grouped(seed), metric, resamples=100) for seed in range(60)]  # type: ignore[arg-type]
+    assert sum(verdicts(one) != ["no difference shown"] for one in found) < 9
+    images = [{name: replace(one, groups=None) for name, one in grouped(seed).items()} for seed in range(20)]
+    alarms = sum(verdicts(compare(one, metric, resamples=100)) != ["no difference shown"] for one in images)  # type: ignore[arg-type]
+    assert alarms > 5, "as if images of a group were independent"
+
+
+def test_groups_are_told_and_found_in_either_file() -> None:
+    models = grouped(0)
+    old = {"one": replace(models["one"], groups=None), "other": models["other"]}
+    found = compare(old, resamples=100)
+    assert found == compare(models, resamples=100)
+    assert found.notes == [
+        "The 300 images are of 25 groups, which are drawn whole: intervals allow for images of one group being alike."
+    ]
+    assert found.smallest_difference(found.rows[0]) is None
 
 
 def test_other_images_are_refused() -> None:

@@ -49,14 +49,17 @@ def test_a_better_model_passes_and_a_worse_one_is_told_why() -> None:
     assert worse.reasons[0].startswith("It is not as good as version 2: the log loss differs by +0.")
 
 
-def test_the_difference_is_that_of_make_compare() -> None:
+@pytest.mark.parametrize("metric", ["auroc", "log_loss"])
+@pytest.mark.parametrize("groups", [None, [f"day {number // 8}" for number in range(400)]])
+def test_the_difference_is_that_of_make_compare(metric: Metric, groups: list[str] | None) -> None:
     images, champion, challenger = made((1.0, 1.3))
-    result = examine(replace(GATE, metric="auroc", seed=3), images, challenger, champion)
+    images = replace(images, groups=groups)
+    result = examine(replace(GATE, metric=metric, seed=3), images, challenger, champion)
     rows = np.ones(len(images.paths), dtype=bool)
     both = {one.name: given_common_classes(one, ("no", "yes"), images, rows) for one in (champion, challenger)}
-    (expected,) = compare(both, "auroc", 200, seed=3).rows
-    difference = expected.differences["auroc"]
-    assert guard(result, "AUROC").figures == (difference.value, difference.low, difference.high)
+    (expected,) = compare(both, metric, 200, seed=3).rows
+    difference = expected.differences[metric]
+    assert result.guards[0].figures == pytest.approx((difference.value, difference.low, difference.high))
 
 
 @pytest.mark.parametrize(
@@ -237,6 +240,11 @@ def test_the_order_of_classes_does_not_matter_nor_does_a_decision_by_costs() -> 
     first, second = (examine(GATE, images, one, champion) for one in (costly, turned))
     assert guard(first, "accuracy") == guard(second, "accuracy")
     assert np.allclose(first.guards[0].figures, second.guards[0].figures)
+    gate = replace(GATE, metric="accuracy")
+    same, plain = (examine(gate, images, champion, replace(one, name="version 0")) for one in (costly, challenger))
+    again = examine(gate, images, champion, replace(turned, name="version 0"))
+    assert again.guards[0].figures == pytest.approx(same.guards[0].figures)
+    assert same.guards[0].figures != pytest.approx(plain.guards[0].figures)  # its costs change answers
 
 
 @pytest.mark.parametrize(("images", "passed"), [(1, False), (5, False), (6, True)])

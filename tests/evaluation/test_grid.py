@@ -1,5 +1,7 @@
 """Members x crops: scores and gains are those of single scores, intervals those of a simulation with known truth."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from made_predictions import predictions_of
@@ -48,10 +50,12 @@ def test_each_row_answers_by_the_decision_of_its_members() -> None:
     assert [row.accuracy.value for row in rows] == pytest.approx([accuracy_score(labels, one) for one in answers])
 
 
-def test_intervals_are_those_of_the_other_scores() -> None:
+@pytest.mark.parametrize("groups", [None, [f"day {number % 20}" for number in range(60)]])
+def test_intervals_are_those_of_the_other_scores(groups: list[str] | None) -> None:
     logits, labels = grid_logits(1, 1, 60, 3)
-    predictions = predictions_of(softmax(logits[0, 0]), labels)
-    rows = compare(predictions.logits[None, None], predictions.labels, ["1"], np.ones((1, 1)), resamples=200, seed=4)
+    predictions = replace(predictions_of(softmax(logits[0, 0]), labels), groups=groups)
+    given, alone = predictions.logits[None, None], np.ones((1, 1))
+    rows = compare(given, labels, ["1"], alone, resamples=200, seed=4, groups=predictions.drawn_groups)
     scores = score(predictions, resamples=200, seed=4)
     for name in ("accuracy", "log_loss"):
         ours, others = getattr(rows[0], name), scores[name]

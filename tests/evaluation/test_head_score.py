@@ -88,3 +88,10 @@ def test_a_head_is_the_ridge_regression_of_all_images(images: int, width: int) -
     inputs, others = (np.hstack([(a - mean) / scale, np.full((len(a), 1), INTERCEPT)]) for a in (activations, new))
     ridge = Ridge(alpha=chosen.strength * images, fit_intercept=False).fit(inputs, np.eye(NUM_CLASSES)[labels])
     np.testing.assert_allclose(head.logits(new), chosen.sureness * ridge.predict(others), atol=1e-8)
+
+
+def test_what_knows_nothing_is_no_better_than_the_first_class() -> None:
+    """Activations that say nothing: of several classes that are equally probable one is answered."""
+    labels = np.arange(40) % NUM_CLASSES
+    score = score_head(np.zeros((40, 60)), labels, NUM_CLASSES, np.zeros(40, np.int64))
+    assert score.accuracy == 1 / NUM_CLASSES

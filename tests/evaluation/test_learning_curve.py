@@ -5,6 +5,7 @@ import pytest
 from scipy.optimize import curve_fit
 from scipy.stats import norm
 
+from graftline.data.folds import assign_folds
 from graftline.errors import UserError
 from graftline.evaluation.class_value import class_values
 from graftline.evaluation.head_score import fit_head, losses_of
@@ -17,7 +18,6 @@ from graftline.evaluation.learning_curve import (
     subset_sizes,
 )
 from graftline.evaluation.power_law import fit_power_laws
-from graftline.evaluation.subset import assign_folds
 
 IMAGES, SEEDS, REPETITIONS = 1600, 10, 60
 SAME_IMAGE = 0.5  # scatter of one image's verdict over subsets, in units of that over images
@@ -52,6 +52,13 @@ def test_intervals_hold_the_gain_of_a_known_power_law(
     # of 60 intervals of 95 %, 53 or fewer would hold it once in 100 such tests (binomial)
     assert sum(held) > 53
     assert sum(checked) > 53
+
+
+@pytest.mark.parametrize(("images", "half"), [(1574, 787), (1575, 788), (1573, 787), (801, 401)])
+def test_the_check_is_fitted_to_half_of_the_images(images: int, half: int) -> None:
+    sizes = subset_sizes(images, 2)
+    curve = LearningCurve(sizes, np.random.default_rng(0).random((2, len(sizes), 20)).round().astype(np.float32), 50)
+    assert curve.check.size == half
 
 
 def test_a_kink_is_noticed() -> None:
@@ -101,6 +108,17 @@ def test_groups_come_one_by_one() -> None:
     train = images(120, 0, groups=10)
     first = draw_order(train, seed=0)[:60]
     assert len({train.groups[row] for row in first}) == 5
+
+
+def test_one_group_is_divided_image_by_image() -> None:
+    """Three cameras, one of them in the training split: its images were one fold, and in the order of the files."""
+    train = images(240, 0, groups=1)
+    order = draw_order(train, seed=0)
+    assert np.ptp(np.bincount(train.labels[order[:60]], minlength=3)) <= 1
+    assert order.tolist() != draw_order(train, seed=1).tolist()
+    curve = measure_curve(train, images(100, 2), 3, seeds=3, resamples=100)
+    alone = measure_curve(images(240, 0), images(100, 2), 3, seeds=3, resamples=100)
+    assert curve.errors[-1] == alone.errors[-1] < 0.5
 
 
 def test_without_a_mistake_the_gain_is_not_said_to_be_none() -> None:

@@ -9,9 +9,10 @@ import pytest
 from made_predictions import predictions_of
 from torch import from_numpy
 
-from graftline.data.version import DatasetVersion
+from graftline.data.version import DatasetVersion, write_version
 from graftline.errors import UserError
 from graftline.evaluation.metrics import score
+from graftline.evaluation.notes import notes_on
 from graftline.evaluation.predictions import Classifier, Predictions, predict_split
 
 PROBABILITIES = np.array([[0.7, 0.3], [0.2, 0.8], [0.6, 0.4]])
@@ -48,6 +49,7 @@ def test_one_row_per_image_survives_parquet(predictions: Predictions, tmp_path: 
 
 @pytest.mark.parametrize("weighted", [True, False])
 def test_nothing_is_lost_in_the_file(predictions: Predictions, tmp_path: Path, weighted: bool) -> None:
+    predictions = dataclasses.replace(predictions, groups=["day 1", "day 1", "day 2"])
     if not weighted:
         predictions = dataclasses.replace(predictions, weights=None)
     read = Predictions.load(predictions.save(tmp_path / "predictions.parquet"))
@@ -63,7 +65,27 @@ def test_nothing_is_lost_in_the_file(predictions: Predictions, tmp_path: Path, w
 
 def test_no_column_for_what_is_not_known() -> None:
     columns = predictions_of(PROBABILITIES, np.array([0, 0, 1]), ("cat", "dog")).table().columns
-    assert "weight" not in columns
+    assert not {"weight", "group"} & set(columns)
+
+
+def test_images_are_resampled_by_their_groups(classifier: Classifier, version: DatasetVersion, tmp_path: Path) -> None:
+    found = predict_split(classifier, version, "test")
+    assert found.groups is None
+    assert found.drawn_groups is None
+    table = version.table()
+    table["group"] = [f"day {number % 5}" for number in range(len(table))]
+    grouped, _ = write_version(tmp_path, "squares", table, version.class_names)
+    again = predict_split(classifier, grouped, "test")
+    days = table.loc[table["split"] == "test", "group"].tolist()
+    assert again.groups == days
+    assert again.num_groups == len(set(days)) > 1
+    assert again.drawn_groups is not None
+    np.testing.assert_array_equal(np.unique(days)[again.drawn_groups], days)
+    assert "of 5 groups, which are drawn whole" in notes_on(again, score(again, resamples=100))[1]
+    one = dataclasses.replace(again, groups=["day 1"] * len(days))
+    assert one.drawn_groups is None  # which shows nothing of other groups
+    assert score(one, resamples=100) == score(found, resamples=100) != score(again, resamples=100)
+    assert "are of one group: intervals are of other images of it" in notes_on(one, score(one, resamples=100))[1]
 
 
 def test_a_file_of_another_kind_is_told_apart(predictions: Predictions, tmp_path: Path) -> None:

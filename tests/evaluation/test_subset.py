@@ -1,8 +1,8 @@
-"""Subsets have the classes in proportion, and folds keep groups whole."""
+"""Subsets have the classes in proportion."""
 
 import numpy as np
 
-from graftline.evaluation.subset import assign_folds, stratified_order
+from graftline.evaluation.subset import stratified_order
 
 GENERATOR = np.random.default_rng(0)
 
@@ -26,21 +26,3 @@ def test_an_order_depends_on_the_images_and_not_on_where_they_stand() -> None:
     first = [names[index] for index in stratified_order(labels, names)]
     moved = [names[index] for index in shuffled]
     assert [moved[index] for index in stratified_order(labels[shuffled], moved)] == first
-
-
-def test_folds_are_even_where_each_image_stands_alone() -> None:
-    labels = np.repeat([0, 1, 2], [100, 50, 3])
-    folds = assign_folds(labels, digests(153))
-    for number, count in enumerate((100, 50)):
-        assert np.bincount(folds[labels == number], minlength=5).tolist() == [count / 5] * 5
-    assert np.bincount(folds[labels == 2]).max() == 1  # three images, of which each is tested by a fit with two
-    assert np.ptp(np.bincount(folds)) <= 1
-
-
-def test_groups_stay_whole() -> None:
-    labels = np.arange(400) % 4
-    groups = [f"font {index % 25}" for index in range(400)]
-    folds = assign_folds(labels, groups)
-    assert all(len({*folds[np.array(groups) == name]}) == 1 for name in set(groups))
-    assert np.ptp(np.bincount(folds)) <= 400 / 25
-    assert set(assign_folds(labels, ["a"] * 200 + ["b"] * 200)) == {0, 1}

@@ -217,13 +217,54 @@ def test_what_is_not_settled_is_tried_with_twice_the_images(later: float, *, goe
     assert tried == [(True, 100), (False, 100)]
 
 
+def test_larger_steps_keep_their_number_in_trial_and_training() -> None:
+    """Of steps twice as large, a trial takes 6 epochs in place of 3; the training, on two processes, takes 4."""
+    losses: dict[tuple[bool, int | None], float] = {(True, 1_000): 0.5, (False, 1_000): 0.3}
+    context = FreezeContext(
+        graft().network,
+        10_000,
+        pretrained=True,
+        step_images=64,
+        processes=2,
+        validation_counts=(100, 100),
+        try_boundary=scripted(losses, []),
+    )
+    assert [plan.epochs for plan in Measured(depths=(0.5,)).decide(context).plans] == [6, 4]
+    usual = replace(context, step_images=32, processes=1)
+    assert [plan.epochs for plan in Measured(depths=(0.5,)).decide(usual).plans] == [3, 3]
+
+
 def test_few_validation_images_choose_nothing(version: DatasetVersion, tmp_path: Path) -> None:
     context = make_freeze_context(make_setup(graft(), version), FitDirectory(tmp_path))
-    decision = RULE.decide(replace(context, validation_counts=(6, 6, 7)))
+    decision = RULE.decide(replace(context, validation_counts=(6, 6, 3)))  # and 24 training images
     (plan,) = decision.plans
     assert plan.only_head
-    assert plan.reason.startswith("there are 19 validation images, too few to choose by (20 would do): all 6")
+    assert plan.reason.startswith("there are 15 validation images, too few to choose by (20 would do): all 6")
     assert decision.measurement is None
+
+
+@pytest.mark.parametrize("pays", [True, False])
+def test_few_validation_images_are_judged_with_the_training_images_by_fits_without_them(
+    version: DatasetVersion, tmp_path: Path, *, pays: bool
+) -> None:
+    setup = make_setup(blinded(), version)
+    if not pays:
+        setup = replace(setup, optimizer=functools.partial(torch.optim.AdamW, lr=0.0))
+    context = make_freeze_context(setup, FitDirectory(tmp_path))
+    before = {name: tensor.clone() for name, tensor in setup.graft.network.state_dict().items()}
+    decision = RULE.decide(replace(context, validation_counts=(6, 6, 7)))
+    (plan,), measurement = decision.plans, measured(decision)
+    assert plan.only_head is not pays
+    assert plan.epochs == 30
+    assert plan.reason.startswith("measured, out-of-fold log loss ")
+    assert measurement.judged_by == "54 images, each by a fit without it"
+    assert {row.images for row in measurement.rows} == {36}, "two of three folds"
+    assert decision.tried == ()  # it is yet to be trained, on all training images
+    assert FreezeDecision.from_json(json.loads(json.dumps(decision.to_json()))) == decision
+    after = setup.graft.network.state_dict()
+    assert all(after[name].equal(tensor) for name, tensor in before.items())
+    keep_trials(decision, FitDirectory(tmp_path))
+    assert not list(tmp_path.iterdir())
 
 
 def measured_gain(head: BoundaryResult) -> float:

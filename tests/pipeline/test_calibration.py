@@ -1,6 +1,7 @@
 """A trained bundle is calibrated by classifying validation images, where nobody knows their logits."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from graftline.data.version import DatasetVersion, write_version
 from graftline.evaluation.predictions import predict_split
 from graftline.files import sha256_file
 from graftline.pipeline.calibration import Wanted, adjust
+from graftline.pipeline.cli import compose
 
 
 def make_version(folder: Path, validation: int, training: int = 3) -> DatasetVersion:
@@ -66,6 +68,17 @@ def test_it_is_calibrated_by_what_it_gives(bundle: Path, tmp_path: Path) -> None
     assert described["card"]["dataset"] == "squares"
     after = predict_split(predictor, version, "validation").logits
     np.testing.assert_allclose(after, fit.calibration.apply(raw), rtol=1e-5, atol=1e-5)
+
+
+def test_what_the_training_weighed_is_not_taken_back(bundle: Path, tmp_path: Path) -> None:
+    for key in ("class_weights", "sample_weights"):
+        stage: Any = compose("train", [f"train.{key}=true"]).stage
+        assert stage._wanted == Wanted(weighed=True)
+    adjusted = adjust(
+        Predictor.from_directory(bundle), bundle, make_version(tmp_path, 60), None, Wanted(weighed=True), 0
+    )
+    assert not adjusted.calibration.calibration.scales
+    assert adjusted.calibration.sentence.endswith("; as the training was weighed, no bias of a class is fitted.")
 
 
 def test_what_it_refuses_is_chosen_and_kept(bundle: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from html import unescape
@@ -26,10 +27,12 @@ from graftline.bundle.ensemble import Ensemble
 from graftline.bundle.grid import Grid
 from graftline.bundle.layout import read_description
 from graftline.bundle.predictor import Predictor, softmax
-from graftline.bundle.save import change_answers, save_bundle
+from graftline.bundle.save import add_to_card, change_answers, save_bundle
 from graftline.bundle.soup import load_networks
 from graftline.errors import UserError
+from graftline.evaluation.predictions import Predictions
 from graftline.features.store import ActivationStore
+from graftline.pipeline.calibration import Wanted, learn
 from graftline.pipeline.cli import compose
 from graftline.pipeline.ensemble_result import EnsembleResult
 from graftline.pipeline.train_result import MOST_PROBABLE_ANSWER, NOT_TESTED
@@ -214,6 +217,24 @@ def test_the_decision_of_the_average_is_what_its_row_and_its_metrics_have(
     logged = place.mlflow.get_run(made.run_id).data.metrics
     assert logged["gain/accuracy"] == pytest.approx(accuracy - made.rows[0].accuracy.value)
     assert made.predictor.card["decision"]["sentence"] in unescape(made.report.read_text())
+
+
+def test_what_a_member_weighed_the_mean_does_not_take_back(
+    run: Callable[..., EnsembleResult], made: EnsembleResult, place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[bool]()
+
+    def noted(raw: Predictions, wanted: Wanted, seed: int) -> Any:
+        asked.append(wanted.weighed)
+        return learn(raw, wanted, seed)
+
+    monkeypatch.setattr("graftline.pipeline.ensemble.learn", noted)
+    first, other = (made.directory / "members" / number / "bundle" for number in ("1", "3"))
+    weighed = shutil.copytree(first, place.root / "weighed")
+    add_to_card(weighed, weighed=True)
+    for bundle in (first, weighed):
+        run(f"runs={other},{bundle}", "choose=all", "tracking.register=false")
+    assert asked == [False, True]
 
 
 def test_members_leave_other_folds_out_and_share_one_cache(

@@ -12,8 +12,13 @@ from tiny_weights import write_weights
 from workplace import TINY, Workplace
 
 from graftline.errors import UserError
+from graftline.freezing.measured import Measured
+from graftline.freezing.rules import Nothing
 from graftline.pipeline.cli import compose
-from graftline.pipeline.search import _ends_process
+from graftline.pipeline.search import _asks_for_whole, _ends_process
+from graftline.pipeline.stage import StageResult
+from graftline.pipeline.train import Train
+from graftline.pipeline.winner import Winner, WinnerTraining
 from graftline.tracking.run import Terminated
 from graftline.training.fit import plain_interrupt
 
@@ -196,3 +201,31 @@ def test_named_networks_are_one_search() -> None:
     assert [backbone.name.partition(".")[0] for backbone in stage.backbones] == ["resnet50", "vgg16"]
     assert stage.backbone == stage.backbones[0]
     assert compose("search", []).stage.backbones == []  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("freeze", "asks"), [("freeze=auto", True), ("freeze=measured", False), ("freeze=all_but_head", False)]
+)
+def test_a_depth_that_was_given_is_kept(freeze: str, *, asks: bool) -> None:
+    stage: Any = compose("search", [freeze]).stage
+    assert _asks_for_whole(stage.freeze) is asks
+    assert _asks_for_whole(compose("search", []).stage.freeze)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_winner_may_be_trained_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, whole: bool) -> None:
+    """The stage that is run and the configuration that a resume reads say so both."""
+    composed = compose("search", [])
+    stage: Any = composed.stage
+    hydra = tmp_path / ".hydra"
+    hydra.mkdir()
+    OmegaConf.save(composed.config, hydra / "config.yaml")
+    (hydra / "overrides.yaml").write_text("[]")
+    ran: list[Train] = []
+    monkeypatch.setattr(WinnerTraining, "run", lambda self, _: ran.append(self) or StageResult())
+    winner = Winner(stage, tmp_path, stage.backbone, None, "parent")  # type: ignore[arg-type]  # no image is looked at
+    winner.train(1.0, lambda _: False, whole=whole)
+    rule = Nothing if whole else Measured
+    assert type(ran[0].freeze) is rule
+    config = OmegaConf.load(tmp_path / "train" / ".hydra" / "config.yaml")
+    assert config.freeze._target_.endswith(f".{rule.__name__}")

@@ -9,7 +9,7 @@ import pytest
 from graftline.backbones.backbone import Backbone
 from graftline.evaluation.head_score import HeadScore
 from graftline.search.candidates import Candidate
-from graftline.search.deeper import choose, finalists
+from graftline.search.deeper import choose, finalists, is_chosen_as_whole
 from graftline.search.halving import judge
 from graftline.search.history import HEAD, WHOLE, Depth, ScoredCandidate, ScoreFiles, SearchHistory
 
@@ -42,8 +42,17 @@ def test_trained_as_a_whole_another_one_must_be_clearly_better() -> None:
     assert finalists(history) == [A, B]
     history.scored += [scored(A, 0.300, 900, WHOLE), scored(B, 0.299, 700, WHOLE)]
     assert choose(history) is A
+    assert not is_chosen_as_whole(history, A)
     history.scored[-1] = scored(B, -1.5, 900, WHOLE)
     assert choose(history) is B
+    assert is_chosen_as_whole(history, B)
+
+
+def test_no_training_as_a_whole_is_chosen_that_a_head_beats() -> None:
+    history = SearchHistory([A, B], [scored(A, 0.1), scored(B, 0.11)])
+    history.scored += [scored(A, 3.0, 900, WHOLE), scored(B, 1.0, 700, WHOLE)]
+    assert choose(history) is A
+    assert not is_chosen_as_whole(SearchHistory([A, B]), A)  # nothing was scored
 
 
 def test_the_cheapest_is_trained_however_good_its_head_is() -> None:

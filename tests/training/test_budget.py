@@ -2,12 +2,14 @@
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
+from torch import nn
 
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
@@ -15,6 +17,7 @@ from graftline.execution import Execution
 from graftline.features.cache import Features
 from graftline.freezing.depth import MOST_DEEP_EPOCHS
 from graftline.freezing.plan import plan_from_depth
+from graftline.training import budget
 from graftline.training.budget import (
     OVERHEAD_SECONDS,
     check_budget,
@@ -23,11 +26,14 @@ from graftline.training.budget import (
     end_seconds,
     passes,
     seconds_per_image,
+    step_seconds,
 )
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.phases import train
 from graftline.training.schedule import by_clock, warmup_cosine
 from graftline.training.setup import TrainingSetup
+from graftline.training.source_decision import choose_source
+from graftline.training.training_source import CachedSource
 
 MakeSetup = Callable[..., TrainingSetup]
 
@@ -51,12 +57,32 @@ def test_a_head_on_cached_activations_takes_its_epochs_whatever_the_time(make_se
     assert len(train(setup, [plan], FitDirectory(tmp_path), deadline=time.monotonic()).history.epochs) == 3
 
 
-def test_an_epoch_may_take_a_part_of_the_images(make_setup: MakeSetup, tmp_path: Path) -> None:
-    setup = make_setup(features=Features(cache=False))
-    plan = plan_from_depth(setup.graft.network, 6, "", epochs=2, learning_rate=0.01)
-    whole = train(setup, [plan], FitDirectory(tmp_path / "whole"))
-    part = train(setup, [replace(plan, epoch_images=12)], FitDirectory(tmp_path / "part"))
-    assert (whole.history.steps, part.history.steps) == (6, 2)  # batches of 12 of 36 images
+class Seen(pl.Callback):
+    """Notes the images of each step."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
+        self.batches.append(batch["index"].tolist())
+
+
+def make_trainer(seen: Seen, callbacks: Sequence[pl.Callback], **settings: Any) -> pl.Trainer:
+    return pl.Trainer(accelerator="cpu", devices=1, callbacks=[*callbacks, seen], **settings)
+
+
+@pytest.mark.parametrize(("epoch_images", "each"), [(12, 12), (7, 12), (17, 12), (19, 24), (35, 36)])
+def test_epochs_of_a_part_of_the_images_take_the_next_whole_steps_each(
+    make_setup: MakeSetup, tmp_path: Path, epoch_images: int, each: int
+) -> None:
+    seen = Seen()
+    setup = make_setup(features=Features(cache=False), make_trainer=functools.partial(make_trainer, seen))
+    plan = plan_from_depth(setup.graft.network, 6, "", epochs=3, learning_rate=0.01)
+    history = train(setup, [replace(plan, epoch_images=epoch_images)], FitDirectory(tmp_path)).history
+    assert {len(batch) for batch in seen.batches} == {12}
+    assert history.steps == len(seen.batches) == 3 * each // 12
+    images = [image for batch in seen.batches for image in batch]
+    assert sorted(images[:36]) == list(range(36))
 
 
 def test_what_a_clock_cannot_end_is_refused() -> None:
@@ -87,6 +113,31 @@ def test_a_plan_is_cut_to_rounds_of_equal_length(make_setup: MakeSetup) -> None:
     assert cut_to(plan, seconds=1_600, images=(1_000, 0), image_seconds=0.1, most=5).epochs == 5
     slow = cut_to(plan, seconds=100, images=(1_000, 300), image_seconds=0.1, most=30)
     assert (slow.epochs, slow.epoch_images) == (2, 400)  # a validation takes 10 s
+
+
+@pytest.mark.parametrize(
+    ("frozen", "cache", "share"), [(0, False, 1.0), (4, False, 0.6), (4, True, 0.1), (5, True, 0.1)]
+)
+def test_a_fit_is_planned_by_what_a_step_of_it_takes(
+    make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch, frozen: int, cache: bool, share: float
+) -> None:
+    """A second for the whole network, and less where parameters are frozen or inputs are flat."""
+    measure = budget._time_steps
+
+    def seconds(network: nn.Module, shape: tuple[int, ...], execution: Execution) -> float:
+        assert measure(network, shape, execution) > 0
+        if len(shape) == 1:
+            return 0.1
+        return 1.0 if all(parameter.grad is not None for parameter in network.parameters()) else 0.6
+
+    monkeypatch.setattr(budget, "_time_steps", seconds)
+    setup = make_setup(features=replace(make_setup().features, cache=cache))
+    plan = plan_from_depth(setup.graft.network, frozen, "")
+    plan.apply(setup.graft.network)
+    source = choose_source(setup, plan)
+    assert isinstance(source, CachedSource) is cache
+    assert step_seconds(source) == share
+    assert all(parameter.grad is None for parameter in setup.graft.network.parameters())
 
 
 def test_with_a_deadline_a_fit_sees_its_images_as_often_as_the_time_allows(make_setup: MakeSetup) -> None:

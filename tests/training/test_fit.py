@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ from graftline.training.fit import fit
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.module import GraftModule
 from graftline.training.recipe import Recipe
-from graftline.training.results import FitHistory
+from graftline.training.results import MONITOR, FitHistory, log_loss
 from graftline.training.schedule import constant, warmup_cosine
+from graftline.training.temperatures import losses_by_temperature
 
 FEATURES, CLASSES, IMAGES = 8, 3, 60
 
@@ -92,7 +94,15 @@ def test_it_learns_and_reports_each_epoch(tmp_path: Path) -> None:
     assert [metrics["epoch"] for metrics in result.epochs] == [0, 1, 2, 3, 4]
     assert result.epochs[-1]["val/loss"] < result.epochs[0]["val/loss"]
     assert result.best["val/accuracy"] > 0.9
-    expected = {"train/loss", "val/loss", "val/accuracy", "epoch", "learning_rate", "images_per_second"}
+    expected = {
+        "train/loss",
+        "val/loss",
+        "val/calibrated_loss",
+        "val/accuracy",
+        "epoch",
+        "learning_rate",
+        "images_per_second",
+    }
     assert set(result.best) == expected
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.ckpt", "last.ckpt"]
 
@@ -198,7 +208,7 @@ def test_the_weights_left_are_those_of_the_best_epoch(tmp_path: Path) -> None:
         logits = module(torch.from_numpy(activations))
         loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(samples.labels))
     assert float(loss) == pytest.approx(result.best["val/loss"], abs=1e-5)
-    assert result.best["val/loss"] == min(metrics["val/loss"] for metrics in result.epochs)
+    assert result.best[MONITOR] == min(metrics[MONITOR] for metrics in result.epochs)
 
 
 def test_it_stops_when_validation_no_longer_gets_better(tmp_path: Path) -> None:
@@ -267,6 +277,30 @@ def test_sample_weights_silence_wrong_labels() -> None:
     assert torch.isclose(step.loss, torch.nn.functional.cross_entropy(step.logits[:1], labels[:1]))
     plain = _module(_head()).step(inputs, labels, weights, smoothing=0.0)
     assert torch.isclose(plain.loss, torch.nn.functional.cross_entropy(plain.logits, labels))
+
+
+@pytest.mark.parametrize("weighing", ["classes", "images"])
+def test_runs_are_ranked_by_scores_in_which_each_image_counts_as_one(tmp_path: Path, weighing: str) -> None:
+    class_weights = torch.tensor([0.1, 1.0, 5.0]) if weighing == "classes" else None
+    module = _module(_head(), class_weights=class_weights, use_sample_weights=weighing == "images")
+    (train, train_samples), (activations, samples) = _separable(0), _separable(1)
+    weights = np.linspace(0.1, 1, IMAGES, dtype=np.float32)
+    common: dict[str, Any] = {"batch_size": 16, "seed": 0}
+    loaders = (
+        activation_loader([train], train_samples, shuffle=True, **common),
+        activation_loader([activations], replace(samples, weights=weights), shuffle=False, **common),
+    )
+    best = _fit(module, tmp_path, loaders=loaders).best
+    with torch.inference_mode():
+        logits, labels = module(torch.from_numpy(activations)), torch.from_numpy(samples.labels)
+    losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    calibrated = losses_by_temperature(logits, labels).mean(dim=0).min()
+    assert log_loss(best) == pytest.approx(float(calibrated), abs=1e-5)
+    assert best["val/accuracy"] == pytest.approx(float((logits.argmax(dim=1) == labels).float().mean()))
+    weighed = losses * class_weights[labels] if class_weights is not None else losses * torch.from_numpy(weights)
+    total = IMAGES if class_weights is not None else float(weights.sum())
+    assert best["val/loss"] == pytest.approx(float(weighed.sum()) / total, abs=1e-5)
+    assert log_loss(_fit(_module(_head()), tmp_path / "plain").best) > 0
 
 
 def _image_loaders(folder: Path, batch_size: int = 8) -> Loaders:

@@ -22,7 +22,7 @@ from graftline.training.events import FitEvents, Metrics
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.phases import fit_phase, train
 from graftline.training.recipe import Recipe
-from graftline.training.results import TrainingResult
+from graftline.training.results import MONITOR, TrainingResult
 from graftline.training.setup import TrainingSetup
 
 MakeSetup = Callable[..., TrainingSetup]
@@ -179,8 +179,8 @@ def test_phases_that_make_it_worse_are_undone(make_setup: MakeSetup, tmp_path: P
     wild = functools.partial(torch.optim.SGD, lr=3.0)  # what the head alone survives, the body does not
     setup = make_setup(optimizer=wild)
     graft, trained = setup.graft, run(setup, tmp_path / "fit", Heard())
-    losses = [row["val/loss"] for row in trained.history.epochs]
-    assert trained.history.best["val/loss"] == min(losses)
+    losses = [row[MONITOR] for row in trained.history.epochs]
+    assert trained.history.best[MONITOR] == min(losses)
     if losses.index(min(losses)) < 2:
         state = torch.load(tmp_path / "fit" / "best.ckpt", weights_only=True)["state_dict"]
         assert graft.network.classifier.weight.equal(state["network.classifier.weight"])  # type: ignore[union-attr, operator]

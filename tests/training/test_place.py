@@ -1,6 +1,7 @@
 """A fit that was stopped within an epoch: each image of the rest once, whatever the number of processes."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -90,3 +91,25 @@ def test_a_fit_goes_on_within_an_epoch(
     assert [epoch["epoch"] for epoch in result.history.epochs] == [0, 1, 2]
     assert result.history.steps == 13 + len(second.seen)
     assert read_checkpoint(directory.last)["lr_schedulers"][0]["last_epoch"] == 3 * 36 // batch_size
+
+
+def test_a_fit_goes_on_in_an_epoch_that_has_become_shorter(
+    make_setup: Callable[..., TrainingSetup], tmp_path: Path
+) -> None:
+    """As it does with a time limit, where less is left: a batch of the epoch is done anew, and the rate falls on."""
+    directory = FitDirectory(tmp_path / "fit")
+
+    def run(record: Record, epoch_images: int, *, resume: bool) -> Any:
+        recipe = Recipe(batch_size=4, workers=0, checkpoint_minutes=NOW)
+        setup = make_setup(recipe=recipe, features=Features(cache=False), make_trainer=partial(make_trainer, record))
+        plan = replace(plan_from_depth(setup.graft.network, 6, "test", epochs=3), epoch_images=epoch_images)
+        return fit_phase(setup, plan, directory, resume=resume, show_progress=False)
+
+    first, second = Record(11), Record(None)
+    with pytest.raises(StoppedError):
+        run(first, 24, resume=False)
+    assert Place.read(read_checkpoint(directory.last)) == Place(5 * 4, 4, 6)
+    result = run(second, 8, resume=True)
+    assert [epoch for epoch, _ in second.seen] == [1, 2, 2]
+    assert [epoch["epoch"] for epoch in result.history.epochs] == [0, 1, 2]
+    assert read_checkpoint(directory.last)["lr_schedulers"][0]["last_epoch"] == round(11 * 2 / 6) + 3

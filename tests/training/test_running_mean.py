@@ -34,6 +34,16 @@ def test_batches_of_unequal_weight_make_the_mean_of_all() -> None:
     assert means.local() == {}
 
 
+def test_several_numbers_are_averaged_at_once() -> None:
+    means = WeightedMean("loss", losses=3)
+    for weight in (1.0, 3.0):
+        means.add(weight, loss=torch.tensor(2 * weight), losses=weight * torch.tensor([weight, 1.0, 0.0]))
+    reduced = means.reduced()
+    assert reduced["loss"] == 2
+    assert reduced["losses"].tolist() == [2.5, 1.0, 0.0]
+    assert WeightedMean(losses=3).reduced()["losses"].isnan().all()
+
+
 def test_many_small_numbers_are_not_lost() -> None:
     means = WeightedMean("loss")
     means.add(1, loss=torch.tensor(2.0**25))

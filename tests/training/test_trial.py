@@ -15,13 +15,17 @@ from graftline.augment.policy import EvalTransform
 from graftline.backbones.weights import Weights
 from graftline.data.decode import decode_rgb
 from graftline.data.version import DatasetVersion
+from graftline.execution import Execution
 from graftline.features.cache import Features
 from graftline.freezing.measurement import BoundaryTrial
 from graftline.freezing.plan import plan_from_depth
 from graftline.freezing.rule import FreezeDecision
+from graftline.freezing.rules import Nothing
 from graftline.training.events import FitEvents, Metrics
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.phases import fit_phase, train
+from graftline.training.recipe import Recipe
+from graftline.training.results import MONITOR
 from graftline.training.setup import TrainingSetup
 from graftline.training.training_source import LiveSource, TrainingSource
 from graftline.training.trial import Trials, keep_trials, make_freeze_context, score_validation
@@ -60,6 +64,27 @@ def test_a_trial_is_the_same_whatever_was_tried_before(make_setup: MakeSetup, tm
     assert (first.boundary, first.cached) == ("head", False)
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "accumulated", "processes", "epochs"),
+    [(None, None, 1, 3), (16, None, 1, 3), (256, None, 1, 6), (32, 8, 1, 6), (None, 2, 4, 6)],
+)
+def test_larger_steps_keep_their_number(
+    make_setup: MakeSetup,
+    tmp_path: Path,
+    batch_size: int | None,
+    accumulated: int | None,
+    processes: int,
+    epochs: int,
+) -> None:
+    """Of 14,000 images: 8 times as many as usual in a step take 6 epochs in place of 3."""
+    setup = make_setup(recipe=Recipe(batch_size=batch_size, workers=0), execution=Execution(world_size=processes))
+    setup = replace(setup, make_trainer=functools.partial(setup.make_trainer, accumulate_grad_batches=accumulated))
+    context = make_freeze_context(setup, FitDirectory(tmp_path))
+    (few,), (many,) = (Nothing().decide(replace(context, num_images=images)).plans for images in (36, 14_000))
+    assert few.epochs == 30
+    assert many.epochs == epochs
+
+
 def test_each_images_loss_is_that_of_the_best_epochs_network(
     version: DatasetVersion, make_setup: MakeSetup, tmp_path: Path
 ) -> None:
@@ -85,7 +110,7 @@ def test_each_images_loss_is_that_of_the_best_epochs_network(
     expected = functional.cross_entropy(logits, labels, reduction="none").numpy()
     np.testing.assert_allclose(losses, expected, atol=1e-4)
     np.testing.assert_array_equal(hits, (logits.argmax(dim=1) == labels).float().numpy())
-    assert losses.mean() == pytest.approx(result.history.best["val/loss"], abs=1e-4)
+    assert losses.mean() == pytest.approx(result.history.best[MONITOR], abs=1e-4)
 
 
 def test_the_context_is_that_of_the_training(make_setup: MakeSetup, tmp_path: Path) -> None:
@@ -120,7 +145,7 @@ def test_a_trial_goes_on_from_another_and_becomes_a_phase(make_setup: MakeSetup,
     keep_trials(decision, directory)
     heard = _Heard()
     result = train(setup, decision.plans, directory, events=heard, finished=2)
-    assert [phase.history.best["val/loss"] for phase in result.phases] == pytest.approx(
+    assert [phase.history.best[MONITOR] for phase in result.phases] == pytest.approx(
         [first.losses.mean(), second.losses.mean()], abs=1e-5
     )
     assert heard.epochs == [0, 1, 2, 3, 4, 5]  # they are told as if they had been trained just now

@@ -101,7 +101,8 @@ class DrawSampler(Sampler[Draw]):
     Every process gets the same number of draws, or those with more would wait for the others for ever. In order
     (``shuffle=False``, evaluation) every image is needed: the first ones come again as padding, which ``is_padding``
     tells apart. Shuffled (training), the last ``num_samples % world_size`` images sit the epoch out instead: no draw
-    comes twice, and the order of the next epoch has other images last.
+    comes twice, and the order of the next epoch has other images last. An epoch may have fewer images
+    (``set_epoch_images``): then it begins in the order where the one before has ended, and the next order follows.
 
     Args:
         num_samples: N, images of the split.
@@ -124,11 +125,18 @@ class DrawSampler(Sampler[Draw]):
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
+        self._epoch_images = num_samples
         self._skipped = (0, 0)  # in which epoch so many images of the common order are left out
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch; Lightning calls this before each, anyone else must."""
         self.epoch = epoch
+
+    def set_epoch_images(self, images: int) -> None:
+        """Give each epoch so many images, of all processes together, or all if that is fewer."""
+        assert self.shuffle
+        assert images >= self.world_size
+        self._epoch_images = min(images, self.num_samples)
 
     def skip(self, images: int) -> None:
         """Leave out the first images of this epoch's order, common to all processes: they are done."""
@@ -137,18 +145,27 @@ class DrawSampler(Sampler[Draw]):
 
     def __len__(self) -> int:
         if self.shuffle:
-            return self.num_samples // self.world_size
+            return self._epoch_images // self.world_size
         return -(-self.num_samples // self.world_size)
 
     def indices(self) -> np.ndarray:
         """Return int64 (len(self),), or fewer after ``skip``: this process's images of the epoch in their order."""
-        order = np.arange(self.num_samples)
-        if self.shuffle:
-            np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(self.epoch,))).shuffle(order)
         first = self._skipped[1] if self._skipped[0] == self.epoch else 0
-        number = len(self) if first == 0 else (self.num_samples - first) // self.world_size
+        number = len(self) if first == 0 else max(0, self._epoch_images - first) // self.world_size
         places: np.ndarray = first + self._place(np.arange(number))
-        indices: np.ndarray = order[places % self.num_samples]
+        if self.shuffle:
+            return self._shuffled(self.epoch * self._epoch_images + places)
+        indices: np.ndarray = places % self.num_samples
+        return indices
+
+    def _shuffled(self, places: np.ndarray) -> np.ndarray:
+        """Return the images at some places of one order after the other, each of all images."""
+        indices = np.empty_like(places)
+        turns = places // self.num_samples
+        for turn in np.unique(turns).tolist():
+            order = np.arange(self.num_samples)
+            np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(turn,))).shuffle(order)
+            indices[turns == turn] = order[places[turns == turn] - turn * self.num_samples]
         return indices
 
     def __iter__(self) -> Iterator[Draw]:

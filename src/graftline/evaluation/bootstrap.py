@@ -43,25 +43,28 @@ def chunk_size(num_images: int) -> int:
     return max(1, min(MAX_CHUNK_RESAMPLES, MAX_CHUNK_ENTRIES // num_images))
 
 
-def multiplicities(num_images: int, resamples: int, seed: int) -> Iterator[Ints]:
+def multiplicities(num_images: int, resamples: int, seed: int, groups: Ints | None = None) -> Iterator[Ints]:
     """Draw resamples (Efron 1979, Annals of Statistics 7(1), section 2).
 
     Args:
         num_images: N.
         resamples: how many to draw in total.
         seed: of the draws. They do not depend on the size of the chunks.
+        groups: (N,) number of each image's group from 0, where images of one group are alike: groups are drawn, each
+            whole (Davison and Hinkley 1997, Bootstrap Methods and their Application, section 3.8). None: images are.
 
     Yields:
-        (N, B) int32: how often each image was drawn; each column sums to N.
+        (N, B) int32: how often each image was drawn; each column sums to N, but for groups of different sizes.
     """
     generator = np.random.default_rng(seed)
-    size = chunk_size(num_images)
+    size, units = chunk_size(num_images), num_images if groups is None else int(groups.max()) + 1
     for start in range(0, resamples, size):
         draws = [
-            np.bincount(generator.integers(0, num_images, num_images), minlength=num_images).astype(np.int32)
+            np.bincount(generator.integers(0, units, units), minlength=units).astype(np.int32)
             for _ in range(min(size, resamples - start))
         ]
-        yield np.ascontiguousarray(np.stack(draws, axis=1))
+        of_images = draws if groups is None else [counts[groups] for counts in draws]
+        yield np.ascontiguousarray(np.stack(of_images, axis=1))
 
 
 def normalized(probabilities: Floats) -> npt.NDArray[np.float64]:

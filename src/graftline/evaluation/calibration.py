@@ -75,7 +75,7 @@ class _Candidate:
         return float(differences.mean()), float(differences.std(ddof=1) / np.sqrt(len(differences)))
 
 
-def fit_calibration(predictions: Predictions, seed: int = 0) -> CalibrationFit:
+def fit_calibration(predictions: Predictions, seed: int = 0, *, weighed: bool = False) -> CalibrationFit:
     """Fit a temperature, and a vector where there are images enough, and choose by cross-validated log loss.
 
     A temperature is kept where it lowers the log loss of images that it was not fitted on: it has one parameter, and
@@ -86,6 +86,8 @@ def fit_calibration(predictions: Predictions, seed: int = 0) -> CalibrationFit:
     Args:
         predictions: of validation images, uncalibrated. Of very many, some are drawn.
         seed: of the draw and of the folds.
+        weighed: whether the training weighed its classes or images: the biases of a vector would take that back, and
+            only a temperature is fitted.
     """
     logits, labels = _some(predictions, seed)
     if len(labels) < FEWEST_IMAGES:
@@ -96,7 +98,7 @@ def fit_calibration(predictions: Predictions, seed: int = 0) -> CalibrationFit:
     plain = _Candidate(UNCALIBRATED, logits, _losses(logits, labels))
     temperature = _cross_validated(fit_temperature, logits, labels, seed)
     best = temperature if temperature.change(plain)[0] < 0 else plain
-    if np.bincount(labels, minlength=logits.shape[1]).min() >= FEWEST_OF_CLASS:
+    if not weighed and np.bincount(labels, minlength=logits.shape[1]).min() >= FEWEST_OF_CLASS:
         vector = _cross_validated(fit_vector, logits, labels, seed)
         change, standard_error = vector.change(best)
         best = vector if change < -standard_error else best
@@ -107,6 +109,8 @@ def fit_calibration(predictions: Predictions, seed: int = 0) -> CalibrationFit:
         f"cross-validated log loss of {len(labels):,} validation images {change:+.4f} (standard error "
         f"{standard_error:.4f}), calibration error {_ends(before)} before, {_ends(after)} after"
     )
+    if weighed:
+        scores += "; as the training was weighed, no bias of a class is fitted"
     sentence = f"The probabilities are calibrated by {_describe(best.calibration)}: {scores}."
     if best is plain:
         kind = _describe(shown.calibration)

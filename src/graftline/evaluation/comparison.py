@@ -20,6 +20,7 @@ from graftline.evaluation.metrics import (
     percentile_interval,
     resampled_scores,
 )
+from graftline.evaluation.notes import groups_in_words
 from graftline.evaluation.predictions import Predictions
 from graftline.evaluation.significance import (
     ALPHA,
@@ -62,8 +63,8 @@ class PairedComparison(ScoredModel):
         differences: by name, how much more of each score it has than the reference, with the paired 95 % interval.
         won: images for which only it is right.
         lost: images for which only the reference is.
-        p_value: of no difference in the score that is judged: McNemar's for the accuracy, for others by the spread of
-            the resamples.
+        p_value: of no difference in the score that is judged: McNemar's for the accuracy, for others, and where images
+            have groups, by the spread of the resamples.
         corrected_p_value: with Holm's correction for all comparisons.
         level: p-value that would still have been called a difference, beside those of the other comparisons.
         verdict: what can be said.
@@ -90,6 +91,7 @@ class Comparison:
         split_digest: of its images and labels.
         reference: the first.
         rows: the others, in their order.
+        num_groups: of the images, where any two are of one; these are drawn whole, if there are several.
     """
 
     metric: Metric
@@ -99,12 +101,16 @@ class Comparison:
     split_digest: str
     reference: ScoredModel
     rows: tuple[PairedComparison, ...]
+    num_groups: int | None = None
 
     def smallest_difference(self, row: PairedComparison) -> float | None:
         """Return the smallest difference in accuracy that these images could have shown for two that differ so often.
 
-        None where none could: the two disagree about the right answer for too few images.
+        None where none could: the two disagree about the right answer for too few images. Or it is not known, as images
+        of one group are alike.
         """
+        if self.num_groups not in (None, 1):
+            return None
         return smallest_difference(self.num_images, row.won + row.lost, row.level)
 
     def findable_difference(self, row: PairedComparison) -> float:
@@ -114,18 +120,24 @@ class Comparison:
     @property
     def notes(self) -> list[str]:
         """What a reader must know before believing the verdicts, in sentences."""
-        notes = [self._power_note()] if self.metric == "accuracy" else []
+        notes = [] if self.num_groups is None else [f"{groups_in_words(self.num_images, self.num_groups)}."]
+        if self.metric == "accuracy" and self.num_groups in (None, 1):
+            notes.append(self._power_note())
         if len(self.rows) > 1:
             notes.append(f"The p-values are corrected for {len(self.rows)} comparisons (Holm).")
         return notes
 
     def _power_note(self) -> str:
         """Say what differences in accuracy as many images show at all."""
-        least = [found for row in self.rows if (found := self.smallest_difference(row)) is not None]
+        able = [
+            (found, self.findable_difference(row))
+            for row in self.rows
+            if (found := self.smallest_difference(row)) is not None
+        ]
         images = f"{self.num_images:,} images"
-        if not least:
+        if not able:
             return f"{images} show no difference in accuracy at all between models that agree about nearly all of them."
-        findable = [self.findable_difference(row) for row in self.rows]
+        least, findable = zip(*able, strict=True)
         return (
             f"{images} show differences in accuracy of {_range(least)} points or more, and a true one of "
             f"{_range(findable)} points four times in five."
@@ -163,7 +175,8 @@ def compare(
     Raises:
         UserError: there is only one, their images or classes are not the same, or the images have no such score.
     """
-    reference, *others = [_Sampled(name, one, resamples, seed) for name, one in _aligned(models).items()]
+    aligned = _aligned(models)
+    reference, *others = [_Sampled(name, one, resamples, seed) for name, one in aligned.items()]
     if metric not in reference.scores:
         raise UserError(f"These {len(reference.labels):,} images define no {HEADLINES[metric]}: compare another score.")
     p_values = [_p_value(metric, one, reference) for one in others]
@@ -184,7 +197,7 @@ def compare(
                 verdict=_verdict(metric, differences[metric], corrected),
             )
         )
-    tested = next(iter(models.values()))
+    tested = next(iter(aligned.values()))
     return Comparison(
         metric=metric,
         num_images=len(tested.labels),
@@ -193,6 +206,7 @@ def compare(
         split_digest=tested.split_digest,
         reference=ScoredModel(reference.name, reference.scores),
         rows=tuple(rows),
+        num_groups=tested.num_groups if tested.num_groups < len(tested.labels) else None,
     )
 
 
@@ -202,6 +216,7 @@ class _Sampled:
     def __init__(self, name: str, predictions: Predictions, resamples: int, seed: int) -> None:
         self.name, self.labels = name, predictions.labels
         self.correct = predictions.predicted == predictions.labels
+        self.groups = None if predictions.drawn_groups is None else predictions.num_groups
         values, spread = resampled_scores(predictions, resamples, seed)
         self.values = {one: float(values[one]) for one in get_args(Metric) if one in values}
         self.spread = {one: spread[one] for one in self.values}
@@ -228,11 +243,11 @@ def _intervals(values: Mapping[str, float], spread: Mapping[str, Floats]) -> dic
 
 def _p_value(metric: Metric, model: _Sampled, reference: _Sampled) -> float:
     """Return the p-value of no difference."""
-    if metric == "accuracy":
+    if metric == "accuracy" and model.groups is None:
         return mcnemar(*model.discordant(reference))
     # the bootstrap's standard error: Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 12.4
     standard_error = float(np.nanstd(model.spread[metric] - reference.spread[metric], ddof=1))
-    return two_sided(model.values[metric] - reference.values[metric], standard_error)
+    return two_sided(model.values[metric] - reference.values[metric], standard_error, model.groups)
 
 
 def _verdict(metric: Metric, difference: Interval, corrected_p_value: float) -> Verdict:
@@ -260,7 +275,8 @@ def _aligned(models: Mapping[str, Predictions]) -> dict[str, Predictions]:
                 f"{reference.split_digest}), so that their scores cannot be compared: test both on the same images."
             )
         aligned[other_name] = _in_order(other_name, other, name, reference)
-    return aligned
+    groups = next((one.groups for one in aligned.values() if one.groups is not None), None)  # an old file has none
+    return {name: replace(one, groups=groups) for name, one in aligned.items()}
 
 
 def _in_order(name: str, predictions: Predictions, reference_name: str, reference: Predictions) -> Predictions:
@@ -284,6 +300,8 @@ def _in_order(name: str, predictions: Predictions, reference_name: str, referenc
         weights=reference.weights,
         sha256=[predictions.sha256[row] for row in rows],
         class_names=reference.class_names,
+        decision=predictions.decision.reordered(columns),
+        groups=None if predictions.groups is None else [predictions.groups[row] for row in rows],
     )
 
 

@@ -86,6 +86,7 @@ class TestImages:
         decoding: how the files become pixels, for those who look at them.
         columns: N rows, what there is to slice by; None: nothing.
         seen: (N,) whether an image trained the champion, or chose its epoch; None: none did.
+        groups: N names; images of one group are alike. None: each stands alone.
     """
 
     __test__ = False  # pytest takes it for a test
@@ -98,6 +99,7 @@ class TestImages:
     decoding: Decoding = PLAIN
     columns: pd.DataFrame | None = None
     seen: Bools | None = None
+    groups: Sequence[str] | None = None
 
     def of_classes(self, class_names: Sequence[str]) -> Bools:
         """Return (N,) whether an image is of one of the classes."""
@@ -128,7 +130,6 @@ def given_common_classes(model: Contestant, common: Sequence[str], images: TestI
     columns = [model.class_names.index(name) for name in common]
     numbers = {name: number for number, name in enumerate(common)}
     chosen = np.flatnonzero(rows)
-    same = tuple(common) == model.class_names
     return Predictions(
         paths=[images.paths[row] for row in chosen],
         logits=model.logits[chosen][:, columns],
@@ -140,5 +141,6 @@ def given_common_classes(model: Contestant, common: Sequence[str], images: TestI
         dataset=images.dataset,
         split_digest=images.split_digest,
         bundle_digest=model.bundle_digest,
-        decision=model.decision if same else MOST_PROBABLE,
+        decision=model.decision.reordered(columns) if len(common) == len(model.class_names) else MOST_PROBABLE,
+        groups=None if images.groups is None else [images.groups[row] for row in chosen],
     )

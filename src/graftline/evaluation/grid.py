@@ -16,7 +16,7 @@ from graftline.bundle.grid import Average, Grid, log_softmax, mean_logits
 from graftline.bundle.predictor import softmax
 from graftline.console import progress
 from graftline.data.version import DatasetVersion
-from graftline.evaluation.bootstrap import multiplicities
+from graftline.evaluation.bootstrap import Ints, multiplicities
 from graftline.evaluation.evaluation import Evaluation, EvaluationResult
 from graftline.evaluation.metrics import TAILS, Interval, score
 from graftline.evaluation.notes import notes_on
@@ -117,7 +117,9 @@ def evaluate_grid(
     labels, seed = predictions.labels, evaluation.seed
     decisions: dict[tuple[int, ...], Decision] = {(number,): one for number, one in enumerate(grid.decisions)}
     decisions[tuple(everyone)] = whole.decision
-    rows = compare(logits, labels, grid.crops, times, evaluation.resamples, seed, grid.average, decisions)
+    rows = compare(
+        logits, labels, grid.crops, times, evaluation.resamples, seed, grid.average, decisions, predictions.drawn_groups
+    )
     return GridResult(EvaluationResult(predictions, scores, notes_on(predictions, scores), speed), rows)
 
 
@@ -151,6 +153,7 @@ def compare(
     seed: int = 0,
     average: Average = "probabilities",
     decisions: Mapping[tuple[int, ...], Decision] = NO_DECISIONS,
+    groups: Ints | None = None,
 ) -> list[GridRow]:
     """Score each combination of members with each set of crops, all on the same resamples of the images.
 
@@ -163,6 +166,7 @@ def compare(
         seed: of the resamples, which are those of the other scores of the same seed.
         average: what of the members is averaged.
         decisions: numbers of members → which class they answer together; all others answer the most probable one.
+        groups: (N,) of the images, as for `graftline.evaluation.bootstrap.multiplicities`.
 
     Returns:
         The rows, those of the first combination first.
@@ -178,11 +182,15 @@ def compare(
         for members in combinations(len(logits))
         for column in range(len(crops))
     ]
-    return score_candidates(candidates, labels, resamples, seed)
+    return score_candidates(candidates, labels, resamples, seed, groups)
 
 
 def score_candidates(
-    candidates: Sequence[Candidate], labels: np.ndarray, resamples: int = 1000, seed: int = 0
+    candidates: Sequence[Candidate],
+    labels: np.ndarray,
+    resamples: int = 1000,
+    seed: int = 0,
+    groups: Ints | None = None,
 ) -> list[GridRow]:
     """Score combinations on the same resamples of the images; what each gains is over the first one.
 
@@ -191,12 +199,13 @@ def score_candidates(
         labels: (N,) numbers of classes.
         resamples: behind each interval.
         seed: of the resamples, which are those of the other scores of the same seed.
+        groups: (N,) of the images, as for `graftline.evaluation.bootstrap.multiplicities`.
     """
     answers = np.array([one.decision.answer(softmax(one.logits)) for one in candidates])  # (R, N)
     correct = (answers == labels).astype(np.float64)
     losses = np.array([_losses(one.logits, labels) for one in candidates])  # (R, N)
-    accuracy, accuracy_gain = _with_gain(correct, resamples, seed)
-    log_loss, log_loss_gain = _with_gain(losses, resamples, seed)
+    accuracy, accuracy_gain = _with_gain(correct, resamples, seed, groups)
+    log_loss, log_loss_gain = _with_gain(losses, resamples, seed, groups)
     on_frontier = frontier([one.milliseconds for one in candidates], [one.value for one in accuracy])
     return [
         GridRow(
@@ -254,14 +263,16 @@ def _losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return losses
 
 
-def _with_gain(terms: np.ndarray, resamples: int, seed: int) -> tuple[list[Interval], list[Interval]]:
+def _with_gain(
+    terms: np.ndarray, resamples: int, seed: int, groups: Ints | None
+) -> tuple[list[Interval], list[Interval]]:
     """Return the mean of each row of terms (R, N) and its difference from the first row's, each with its interval.
 
     The intervals are percentiles over the same resamples for all rows (paired: Efron and Tibshirani 1993, chapter 13),
     so that what all rows share cancels.
     """
-    num_images = terms.shape[1]
-    drawn = [terms @ counts / num_images for counts in multiplicities(num_images, resamples, seed)]  # each (R, B)
+    chunks = multiplicities(terms.shape[1], resamples, seed, groups)
+    drawn = [terms @ counts / counts.sum(axis=0) for counts in chunks]  # each (R, B)
     resampled = np.concatenate(drawn, axis=1)
     means = terms.mean(axis=1)
     return _intervals(means, resampled), _intervals(means - means[0], resampled - resampled[0])

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from graftline.data.folds import assign_folds
 from graftline.errors import UserError
 from graftline.evaluation.head_score import Floats, Ints, out_of_fold
-from graftline.evaluation.subset import assign_folds
 
 # Confident learning finds as many as it estimates to be wrong, which it rounds down where images are few: it left out
 # labels of a probability of 1 %. One below this is worth a look in any case.

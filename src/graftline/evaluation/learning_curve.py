@@ -10,12 +10,13 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from graftline.data.folds import NUM_FOLDS, are_one_group, assign_folds
 from graftline.errors import UserError
 from graftline.evaluation.bootstrap import multiplicities
-from graftline.evaluation.head_score import NUM_FOLDS, Floats, Ints, fit_head
+from graftline.evaluation.head_score import Floats, Ints, fit_head
 from graftline.evaluation.metrics import TAILS, Interval
 from graftline.evaluation.power_law import PowerLaws, fit_power_laws
-from graftline.evaluation.subset import assign_folds, stratified_order
+from graftline.evaluation.subset import stratified_order
 
 STEP = 0.5**0.5  # from one size to the next smaller
 MOST_STEPS, FEWEST_STEPS = (
@@ -51,8 +52,8 @@ class Activated:
 
     @property
     def has_groups(self) -> bool:
-        """Whether any two images are of one group."""
-        return len(set(self.groups)) < len(self.groups)
+        """Whether any two images are of one group, and any two are not."""
+        return len(set(self.groups)) < len(self.groups) and not are_one_group(self.groups)
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ class LearningCurve:
     @cached_property
     def check(self) -> Check:
         """What the curve up to half of the images would have said of the other half."""
-        half = int(np.flatnonzero(self.sizes <= self.images / 2)[-1])
+        half = int(np.flatnonzero(self.sizes <= np.ceil(self.images / 2))[-1])
         size = int(self.sizes[half])
         both = np.vstack([self.errors, self.resampled])  # (1 + R, J)
         predicted = fit_power_laws(self.sizes[: half + 1], both[:, : half + 1]).gain(size, self.images / size)

@@ -76,7 +76,8 @@ def score(predictions: Predictions, resamples: int = 1000, seed: int = 0) -> dic
     A score that the images do not define is left out, never NaN: the recall of a class without images, the precision
     of a class never predicted, the AUROC of a single class. Macro averages are over the classes that have theirs (F1:
     that have images or were predicted). The intervals are percentiles of the same scores of ``resamples`` sets of N
-    images drawn with replacement; a resample that does not define a score is left out of that score's interval.
+    images drawn with replacement, or of as many groups as there are, each whole, where images have groups; a resample
+    that does not define a score is left out of that score's interval.
 
     Args:
         predictions: of N images and K classes.
@@ -118,7 +119,8 @@ def resampled_scores(
     predicted, means = predictions.predicted, _means(predictions)
     values = point_values(probabilities, labels, weights, predicted)
     values |= {name: np.asarray(one.mean()) for name, one in means.items()}
-    return values, _resampled(Bootstrap(probabilities, labels, weights, predicted, means), len(labels), resamples, seed)
+    bootstrap = Bootstrap(probabilities, labels, weights, predicted, means)
+    return values, _resampled(bootstrap, predictions, resamples, seed)
 
 
 def _means(predictions: Predictions) -> dict[str, npt.NDArray[np.float64]]:
@@ -218,9 +220,12 @@ def _calibration_error(probabilities: npt.NDArray[np.float64], labels: Ints) -> 
     return float(error)
 
 
-def _resampled(bootstrap: Bootstrap, num_images: int, resamples: int, seed: int) -> dict[str, npt.NDArray[np.float64]]:
+def _resampled(
+    bootstrap: Bootstrap, predictions: Predictions, resamples: int, seed: int
+) -> dict[str, npt.NDArray[np.float64]]:
     """Return the statistics of all resamples, (R,) or (R, K) per name."""
-    chunks = multiplicities(num_images, resamples, seed)
+    num_images = len(predictions.labels)
+    chunks = multiplicities(num_images, resamples, seed, predictions.drawn_groups)
     if num_images * bootstrap.num_classes * resamples > LONG_WORK:
         chunks = track(chunks, "Sets of resamples for the intervals", total=-(-resamples // chunk_size(num_images)))
     parts = [bootstrap.statistics(counts) for counts in chunks]

@@ -10,6 +10,7 @@ from graftline.evaluation.predictions import Predictions
 
 FEW_IMAGES = 10  # below this one image moves a recall by more than ten points
 MOST_NAMES = 8  # in one sentence
+FEW_GROUPS = 20  # Cameron and Miller 2015, Journal of Human Resources 50(2), section VI: from 20 on they are many
 
 
 def notes_on(predictions: Predictions, scores: Mapping[str, Interval]) -> list[str]:
@@ -32,6 +33,8 @@ def notes_on(predictions: Predictions, scores: Mapping[str, Interval]) -> list[s
         f"Always answering “{class_names[commonest]}” would be right for {guessed} of these {num_images:,} images."
     ]
 
+    if (groups := predictions.num_groups) < num_images:
+        notes.append(f"{groups_in_words(num_images, groups)}.")
     absent = np.flatnonzero(counts == 0)
     if len(absent):
         notes.append(
@@ -49,6 +52,21 @@ def notes_on(predictions: Predictions, scores: Mapping[str, Interval]) -> list[s
             "images, are too narrow."
         )
     return notes + _on_intervals(num_images, scores)
+
+
+def groups_in_words(images: int, groups: int) -> str:
+    """Say what the groups of images mean for intervals, in a sentence without its full stop.
+
+    >>> groups_in_words(300, 40)
+    'The 300 images are of 40 groups, which are drawn whole: intervals allow for images of one group being alike'
+    """
+    if groups == 1:
+        return f"All {images:,} images are of one group: intervals are of other images of it, and not of another group"
+    few = " (too little, with so few of them)" if groups < FEW_GROUPS else ""
+    return (
+        f"The {images:,} images are of {groups:,} groups, which are drawn whole: intervals allow for images of one "
+        f"group being alike{few}"
+    )
 
 
 def _on_intervals(num_images: int, scores: Mapping[str, Interval]) -> list[str]:

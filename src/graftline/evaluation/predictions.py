@@ -69,6 +69,7 @@ class Predictions:
         bundle_digest: of the classifier.
         decoding: how the files become pixels, for those who look at them.
         decision: of the classifier: which class it answers.
+        groups: N names; images of one group are alike, and so are copies of one image. None: each stands alone.
     """
 
     paths: list[str]
@@ -83,11 +84,13 @@ class Predictions:
     bundle_digest: str
     decoding: Decoding = PLAIN
     decision: Decision = MOST_PROBABLE
+    groups: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         size = len(self.paths)
         assert self.logits.shape == (size, len(self.class_names)), "one row per image, one column per class"
         assert len(self.labels) == len(self.sha256) == size, "a label and a digest for each image"
+        assert self.groups is None or len(self.groups) == size, "a group for each image"
 
     @cached_property
     def probabilities(self) -> np.ndarray:
@@ -105,6 +108,22 @@ class Predictions:
         confidences: np.ndarray = self.probabilities[np.arange(len(self.predicted)), self.predicted]
         return confidences
 
+    @property
+    def num_groups(self) -> int:
+        """How many there are, each image that stands alone one of its own."""
+        return len(self.labels) if self.groups is None else len(set(self.groups))
+
+    @cached_property
+    def drawn_groups(self) -> np.ndarray | None:
+        """(N,) int64, the number of each image's group, where groups are resampled.
+
+        None where images are: each stands alone, or all are of one group, which shows nothing of others.
+        """
+        if self.groups is None or self.num_groups in (1, len(self.labels)):
+            return None
+        numbers: np.ndarray = np.unique(np.array(self.groups), return_inverse=True)[1]
+        return numbers
+
     @cached_property
     def surest_mistakes(self) -> np.ndarray:
         """The numbers of the images that are answered wrongly, the one with the highest probability first."""
@@ -115,7 +134,7 @@ class Predictions:
         """Return one row per image, in order, to sort, filter and join.
 
         Columns: path, label, predicted (names of classes), correct, ``probability/CLASS`` for each class, weight (only
-        with weights), sha256, ``logit/CLASS`` for each class.
+        with weights), group (only with groups), sha256, ``logit/CLASS`` for each class.
         """
         names = np.asarray(self.class_names, dtype=object)
         columns: dict[str, object] = {
@@ -127,6 +146,8 @@ class Predictions:
         columns |= {f"probability/{name}": column for name, column in zip(names, self.probabilities.T, strict=True)}
         if self.weights is not None:
             columns["weight"] = self.weights
+        if self.groups is not None:
+            columns["group"] = self.groups
         columns["sha256"] = self.sha256
         columns |= {f"logit/{name}": column for name, column in zip(names, self.logits.T, strict=True)}
         return pd.DataFrame(columns)
@@ -165,6 +186,7 @@ class Predictions:
             logits=rows[[f"logit/{name}" for name in class_names]].to_numpy(),
             labels=rows["label"].map(numbers).to_numpy(np.int64),
             weights=rows["weight"].to_numpy() if "weight" in rows else None,
+            groups=rows["group"].tolist() if "group" in rows else None,
             sha256=rows["sha256"].tolist(),
             decoding=Decoding.from_dict(facts.get("decoding")),
             decision=Decision.from_dict(facts.get("decision")),
@@ -199,7 +221,7 @@ def predict_split(
     require_known_classes(version.class_names, class_names)
     samples = version.samples(split)
     labels = np.array([numbers[name] for name in version.class_names])[samples.labels]
-    logits = known_logits
+    logits, groups = known_logits, version.groups(split)
     if logits is None:
         with progress(f"Classifying the {split} images", total=len(samples.paths)) as bar:
             logits = predictor.logits(samples.paths, batch_size, lambda done: bar.advance(bar.task_ids[0], done))
@@ -216,6 +238,7 @@ def predict_split(
         bundle_digest=predictor.digest,
         decoding=samples.decoding,
         decision=predictor.decision,
+        groups=groups if len(set(groups)) < len(groups) else None,
     )
 
 

@@ -115,8 +115,8 @@ def _score(metric: Metric, predictions: Predictions, resamples: int, seed: int) 
     """
     terms = _terms(metric, predictions)
     if terms is not None:  # a mean over images: the other scores would take most of the time
-        chunks = multiplicities(len(terms), resamples, seed)
-        return float(terms.mean()), np.concatenate([terms @ counts for counts in chunks]) / len(terms)
+        chunks = multiplicities(len(terms), resamples, seed, predictions.drawn_groups)
+        return float(terms.mean()), np.concatenate([terms @ counts / counts.sum(axis=0) for counts in chunks])
     values, spread = resampled_scores(predictions, resamples, seed)
     if metric not in values or np.isnan(values[metric]):
         raise UserError(

@@ -7,7 +7,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 
-from scipy.stats import binomtest, norm
+from scipy.stats import binomtest, norm, t
 
 ALPHA = 0.05  # chance of a false "better" that is accepted, over all comparisons together
 POWER = 0.8  # Cohen 1988, Statistical Power Analysis for the Behavioral Sciences, section 2.4
@@ -31,15 +31,26 @@ def mcnemar(won: int, lost: int) -> float:
     return float(binomtest(won, discordant, 0.5).pvalue) if discordant else 1.0
 
 
-def two_sided(difference: float, standard_error: float) -> float:
+def two_sided(difference: float, standard_error: float, groups: int | None = None) -> float:
     """Return the p-value of a difference whose estimate is normally distributed around none.
+
+    Args:
+        difference: that was found.
+        standard_error: by resampling.
+        groups: that were resampled, where they are few: Student's t of one degree of freedom less, and a standard error
+            without the share of it that resampling so few leaves out.
 
     >>> round(two_sided(1.96, 1.0), 3), two_sided(0.0, 0.0)
     (0.05, 1.0)
+    >>> round(two_sided(1.96, 1.0, groups=5), 3)
+    0.154
     """
     if difference == 0:
         return 1.0
-    return float(2 * norm.sf(abs(difference) / standard_error)) if standard_error > 0 else 0.0
+    if standard_error == 0:
+        return 0.0
+    errors = abs(difference) / standard_error
+    return float(2 * (norm.sf(errors) if groups is None else t.sf(errors * math.sqrt(1 - 1 / groups), groups - 1)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

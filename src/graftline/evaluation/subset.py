@@ -1,16 +1,19 @@
-"""Which training images a score is made of: nested subsets with all classes in proportion, and their folds.
+"""Which training images a score is made of: nested subsets with all classes in proportion.
 
-Letters: N images, K classes, G groups.
+Letters: N images.
 """
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from graftline.evaluation.head_score import NUM_FOLDS
+from graftline.data.folds import are_one_group
 
 Ints = npt.NDArray[np.int64]
+
+logger = logging.getLogger(__name__)
 
 
 def stratified_order(labels: Ints, keys: Sequence[str] | Ints) -> Ints:
@@ -30,33 +33,10 @@ def stratified_order(labels: Ints, keys: Sequence[str] | Ints) -> Ints:
     return by_place
 
 
-def assign_folds(labels: Ints, groups: Sequence[str], num_folds: int = NUM_FOLDS) -> Ints:
-    """Divide images into folds: no group is in two of them, and each class is spread as evenly as its groups allow.
-
-    A class of fewer groups than folds is in some folds only; one of a single group is never known where it is tested.
-
-    Args:
-        labels: (N,) from 0.
-        groups: of each image; those of the same one look alike.
-        num_folds: how many there are to be; fewer where there are fewer groups.
-
-    Returns:
-        (N,) the fold of each image, from 0.
-
-    >>> assign_folds(np.array([0, 0, 0, 1, 1, 1]), list("aabcdd"), num_folds=2).tolist()
-    [0, 0, 1, 0, 1, 1]
-    """
-    names, group = np.unique(np.array(groups), return_inverse=True)
-    num_classes = int(labels.max()) + 1
-    num_folds = min(num_folds, len(names))
-    members = np.argsort(group, kind="stable")
-    parts = np.split(members, np.cumsum(np.bincount(group))[:-1])
-    folds = np.empty(len(labels), np.int64)
-    filled = np.zeros((num_folds, num_classes), np.int64)
-    for part in sorted(parts, key=len, reverse=True):  # the largest first: the small ones even out what these leave
-        counts = np.bincount(labels[part], minlength=num_classes)
-        main = int(counts.argmax())
-        fold = int(np.lexsort([filled.sum(axis=1), filled[:, main]])[0])
-        folds[part] = fold
-        filled[fold] += counts
-    return folds
+def warn_of_one_group(groups: Sequence[str]) -> None:
+    """Say what heads are scored on where all training images are of one group."""
+    if are_one_group(groups):
+        logger.warning(
+            f"All {len(groups):,} training images are of one group, “{groups[0]}”: heads are scored on other images "
+            "of that group, which says little of how they do on another one."
+        )

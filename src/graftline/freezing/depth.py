@@ -12,10 +12,15 @@ from graftline.backbones.layers import body_groups
 from graftline.freezing.plan import FreezePlan, depth_in_words, plan_from_depth
 from graftline.freezing.rates import whole_network_rate
 
-# The head alone, on batches of 64: it is new and has nothing to lose, and its epochs cost next to nothing.
+# The head alone: it is new and has nothing to lose, and its epochs cost next to nothing.
 HEAD_EPOCHS, HEAD_RATE = 30, 0.01
 
-# More than the head: so many images are passed forward and backward, whatever the number there is, within these epochs.
+# Images per step. A step of a head costs next to nothing; where more is trained, small sets need the steps:
+# 1,400 images give 44 of 32 an epoch.
+HEAD_BATCH, DEEP_BATCH = 64, 32
+
+# More than the head: so many images are passed forward and backward, whatever the number there is, within these epochs;
+# in larger steps than of DEEP_BATCH as many more, since it is the steps that count.
 # A few hundred steps of 32 change features as much as a small set can tell (BiT-HyperRule, Kolesnikov et al. 2019,
 # takes 500 steps for any set below 20,000 images); a large set is worth a few passes in any case.
 DEEP_IMAGES = 10_000
@@ -25,13 +30,25 @@ LEAST_DEEP_EPOCHS, MOST_DEEP_EPOCHS = 3, 30
 RANDOM_EPOCHS, RANDOM_RATE = 60, 0.001
 
 
-def deep_epochs(num_images: int) -> int:
+def deep_epochs(num_images: int, step_images: int = DEEP_BATCH) -> int:
     """Return for how many epochs more than the head is trained.
+
+    Args:
+        num_images: of the training split.
+        step_images: that all processes together pass for an optimizer step.
 
     >>> [deep_epochs(images) for images in (50, 1_000, 2_400, 60_000)]
     [30, 10, 5, 3]
+    >>> [deep_epochs(10_000, step_images) for step_images in (8, 64, 256, 4_096)]
+    [3, 3, 8, 30]
     """
-    return min(MOST_DEEP_EPOCHS, max(LEAST_DEEP_EPOCHS, ceil(DEEP_IMAGES / max(1, num_images))))
+    images = DEEP_IMAGES * larger_steps(step_images)
+    return min(MOST_DEEP_EPOCHS, max(LEAST_DEEP_EPOCHS, ceil(images / max(1, num_images))))
+
+
+def larger_steps(step_images: int) -> float:
+    """Return how many times as many images as usual an optimizer step has, where it has more."""
+    return max(1.0, step_images / DEEP_BATCH)
 
 
 def head_plan(network: Any, *, epochs: int = HEAD_EPOCHS, learning_rate: float = HEAD_RATE) -> FreezePlan:

@@ -8,8 +8,16 @@ from typing import ClassVar
 
 from graftline.backbones.layers import HEAD, body_groups, group_names
 from graftline.errors import UserError
-from graftline.freezing.depth import HEAD_EPOCHS, deep_epochs, deep_plan, head_plan, random_plan
-from graftline.freezing.evidence import too_few_to_choose
+from graftline.freezing.depth import (
+    DEEP_BATCH,
+    HEAD_EPOCHS,
+    deep_epochs,
+    deep_plan,
+    head_plan,
+    larger_steps,
+    random_plan,
+)
+from graftline.freezing.evidence import FEWEST_IN_FOLDS, TRIAL_FOLDS, too_few_to_choose
 from graftline.freezing.measurement import BoundaryResult, BoundaryTrial, DepthMeasurement, Difference, in_words
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rule import FreezeContext, FreezeDecision, FreezeRule, TryBoundary
@@ -61,16 +69,19 @@ class Measured(FreezeRule):
         network = context.network
         if not context.pretrained:
             return FreezeDecision((context.finalize(random_plan(network)),), context.epochs)
-        if (few := too_few_to_choose(context.validation_counts)) is not None:
+        if (few := too_few_to_choose(context.validation_counts)) is None:
+            return _Search(self, context).decide()
+        if context.try_in_folds is None or context.num_images + sum(context.validation_counts) < FEWEST_IN_FOLDS:
             return FreezeDecision((context.finalize(_because(head_plan(network), few)),), context.epochs)
-        return _Search(self, context).decide()
+        logger.info(f"Each training and validation image is judged by fits without it, as {few}.")
+        return _Search(self, context, in_folds=True).decide()
 
     def change_epochs(self, decision: FreezeDecision, context: FreezeContext) -> FreezeDecision:
         """Return an earlier decision for the context's number of epochs; nothing is tried again."""
         if decision.measurement is None:
             return self.decide(context)
         *tried, last = decision.plans
-        own = HEAD_EPOCHS if last.only_head else deep_epochs(context.num_images)
+        own = HEAD_EPOCHS if last.only_head else context.deep_epochs
         last = replace(last, epochs=own if context.epochs is None else context.epochs)
         return replace(decision, plans=(*tried, last), epochs=context.epochs)
 
@@ -82,16 +93,22 @@ class Measured(FreezeRule):
         """
         return sorted({frozen_at(share, num_groups) for share in self.depths}, reverse=True)
 
-    def trial_epochs(self, images: int) -> int:
+    def trial_epochs(self, images: int, step_images: int = DEEP_BATCH) -> int:
         """Return how often a trial sees each of its images: three times, a few more often for as many steps.
 
         But not more than half as often as the training that would follow.
 
+        Args:
+            images: that a trial has.
+            step_images: that it passes for an optimizer step.
+
         >>> tuple(Measured().trial_epochs(images) for images in (50, 300, 1_000, 5_000))
         (15, 10, 3, 3)
+        >>> tuple(Measured().trial_epochs(images, step_images=256) for images in (300, 1_000, 5_000))
+        (15, 15, 5)
         """
-        as_many_steps = math.ceil(TRIAL_EPOCHS * self.trial_images / images)
-        return max(TRIAL_EPOCHS, min(deep_epochs(images) // 2, as_many_steps))
+        as_many_steps = math.ceil(TRIAL_EPOCHS * self.trial_images * larger_steps(step_images) / images)
+        return max(TRIAL_EPOCHS, min(deep_epochs(images, step_images) // 2, as_many_steps))
 
 
 def frozen_at(share: float, num_groups: int) -> int:
@@ -102,16 +119,18 @@ def frozen_at(share: float, num_groups: int) -> int:
 class _Search:
     """One search of ``Measured``: the trials, and what is decided from them."""
 
-    def __init__(self, rule: Measured, context: FreezeContext) -> None:
-        if context.try_boundary is None:
+    def __init__(self, rule: Measured, context: FreezeContext, *, in_folds: bool = False) -> None:
+        attempt = context.try_in_folds if in_folds else context.try_boundary
+        if attempt is None:
             raise ValueError("Measured decides by trials: give it a FreezeContext with try_boundary.")
         self._rule, self._context, self._network = rule, context, context.network
-        self._try: TryBoundary = context.try_boundary
+        self._try: TryBoundary = attempt
+        self._in_folds, self._fits = in_folds, TRIAL_FOLDS if in_folds else 1
         self._num_groups = len(body_groups(context.network))
         self._trials: list[BoundaryTrial] = []
         large_part = int(LARGE_PART * context.num_images)
         self._wanted = min(context.num_images, max(rule.trial_images, large_part))  # training images of a trial
-        self._epochs = rule.trial_epochs(self._wanted)
+        self._epochs = rule.trial_epochs(self._wanted, context.step_images)
 
     def decide(self) -> FreezeDecision:
         """Try, halve, and choose."""
@@ -132,7 +151,7 @@ class _Search:
             return decision if is_trained else replace(decision, tried=())
         best = self._halve(sorted(paying, key=_loss), images)
         tried = "the trial" if len(self._trials) == 2 else "the best trial"
-        return self._decision(best, self._final_plan(best), f"{tried} goes on")
+        return self._decision(best, self._final_plan(best), f"{tried} {'pays' if self._in_folds else 'goes on'}")
 
     def _try_head(self, images: int) -> BoundaryTrial:
         """Fit the head alone on so many training images."""
@@ -160,7 +179,7 @@ class _Search:
             return math.inf
         trained = [1 - frozen / self._num_groups for frozen in frozen_groups]
         steps = sum(FROZEN_PASS + self._epochs * share for share in trained)
-        return TRIALS_SHARE * left() / (image_seconds() * steps)
+        return TRIALS_SHARE * left() / (image_seconds() * steps * self._fits)
 
     def _first_round(self, images: int) -> list[BoundaryTrial]:
         """Return the trials of all boundaries that did not diverge."""
@@ -219,15 +238,21 @@ class _Search:
         share, frozen_groups = self._rule.final_depth, best.plan.frozen_groups
         if share is not None:
             frozen_groups = min(frozen_groups, frozen_at(share, self._num_groups))
-        plan = deep_plan(self._network, frozen_groups, "it pays", deep_epochs(self._context.num_images))
+        plan = deep_plan(self._network, frozen_groups, "it pays", self._context.deep_epochs)
         return self._context.finalize(plan)
 
     def _decision(self, chosen: BoundaryTrial, final: FreezePlan | None, stopped: str) -> FreezeDecision:
+        """Return the decision for what was chosen; fits without a part of the images are no phase of the training."""
         rows = tuple(BoundaryResult.of(trial, chosen) for trial in self._trials)
-        measurement = DepthMeasurement(rows, self._trials.index(chosen), len(chosen.losses), stopped)
-        chain = chosen.chain()
+        measurement = DepthMeasurement(
+            rows, self._trials.index(chosen), len(chosen.losses), stopped, in_folds=self._in_folds
+        )
+        reason, chain = _reason(rows, measurement), chosen.chain()
+        if self._in_folds:
+            plan = _because(chosen.plan if final is None else final, reason)
+            return FreezeDecision((plan,), self._context.epochs, measurement)
         plans = [trial.plan for trial in chain]
-        plans[-1] = _because(plans[-1], _reason(rows, measurement.chosen))
+        plans[-1] = _because(plans[-1], reason)
         tried = tuple(trial.folder for trial in chain)
         return FreezeDecision((*plans, *([] if final is None else [final])), self._context.epochs, measurement, tried)
 
@@ -252,9 +277,10 @@ def _loss(trial: BoundaryTrial) -> float:
     return float(trial.losses.mean())
 
 
-def _reason(rows: Sequence[BoundaryResult], chosen: BoundaryResult) -> str:
+def _reason(rows: Sequence[BoundaryResult], measurement: DepthMeasurement) -> str:
     """Return what was measured in words: the chosen boundary, and against it the others."""
-    own = f"measured, validation log loss {chosen.log_loss:.3f} with {in_words(chosen.boundary)}"
+    chosen, of = measurement.chosen, "out-of-fold" if measurement.in_folds else "validation"
+    own = f"measured, {of} log loss {chosen.log_loss:.3f} with {in_words(chosen.boundary)}"
     last = {row.boundary: row for row in rows}
     others = [row for row in last.values() if row.boundary != chosen.boundary]
     return ", ".join([own, *(f"{row.more_log_loss.text()} with {in_words(row.boundary)}" for row in others)])

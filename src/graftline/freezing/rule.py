@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 from torch import nn
 
 from graftline.errors import UserError
+from graftline.freezing.depth import DEEP_BATCH, deep_epochs
 from graftline.freezing.measurement import BoundaryTrial, DepthMeasurement
 from graftline.freezing.plan import FreezePlan
 
@@ -41,8 +42,11 @@ class FreezeContext:
         num_images: of the training split.
         pretrained: whether the network's weights know anything.
         epochs: the user's own number, which every rule keeps to; None: the rule's.
+        step_images: that one process passes for an optimizer step, where more than the head is trained.
+        processes: that train together; a trial is one's alone.
         validation_counts: how many images of each class the validation split has, by which trials are judged.
         try_boundary: None: nothing can be tried.
+        try_in_folds: the same by folds of training and validation images, where the latter are too few to choose by.
         seconds_left: for all that is still to be trained; None: there is no limit.
         image_seconds: how long an image takes to train the whole network, forward and backward.
     """
@@ -51,10 +55,18 @@ class FreezeContext:
     num_images: int
     pretrained: bool
     epochs: int | None = None
+    step_images: int = DEEP_BATCH
+    processes: int = 1
     validation_counts: Sequence[int] = ()
     try_boundary: TryBoundary | None = None
+    try_in_folds: TryBoundary | None = None
     seconds_left: Callable[[], float] | None = None
     image_seconds: Callable[[], float] | None = None
+
+    @property
+    def deep_epochs(self) -> int:
+        """For how many epochs more than the head is trained, unless the user has a number."""
+        return deep_epochs(self.num_images, self.step_images * self.processes)
 
     def finalize(self, plan: FreezePlan) -> FreezePlan:
         """Return a plan with the user's own epochs, where there are such.

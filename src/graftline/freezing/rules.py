@@ -13,7 +13,7 @@ from math import floor
 
 from graftline.backbones.layers import body_groups, group_names, head_parameters
 from graftline.errors import UserError
-from graftline.freezing.depth import HEAD_EPOCHS, HEAD_RATE, deep_epochs, deep_plan, head_plan, random_plan
+from graftline.freezing.depth import HEAD_EPOCHS, HEAD_RATE, deep_plan, head_plan, random_plan
 from graftline.freezing.plan import FreezePlan, depth_in_words, plan_from_depth, plan_from_names
 from graftline.freezing.rule import FreezeContext, FreezeDecision, FreezeRule, check_recommendation
 
@@ -238,7 +238,7 @@ def _to_depth(
     if frozen_groups == len(body_groups(network)):
         usual = head_plan(network)
     elif context.pretrained:
-        usual = deep_plan(network, frozen_groups, "", deep_epochs(context.num_images))
+        usual = deep_plan(network, frozen_groups, "", context.deep_epochs)
     else:
         usual = random_plan(network)
     return plan_from_depth(

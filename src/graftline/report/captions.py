@@ -53,8 +53,9 @@ CAPTIONS = {
     "there.",
     "confidences": "How many images have a prediction of that probability. Few on the left: the model seldom "
     "hesitates.",
-    "training_loss": "The weights of the epoch with the lowest validation loss are kept. Where the training loss goes "
-    "on falling while that of the validation images rises, the network begins to learn its images by heart.",
+    "training_loss": "The weights of the epoch are kept whose validation loss is lowest once its probabilities are "
+    "calibrated. Where the plain one rises and the calibrated one does not, the network only becomes too sure of "
+    "itself; where both rise, it learns its images by heart.",
     "training_accuracy": "Share of the validation images that is classified rightly. It jumps more than the loss, "
     "which decides.",
 }

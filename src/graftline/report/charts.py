@@ -154,22 +154,25 @@ def training_charts(epochs: Sequence[Mapping[str, float]], best: Mapping[str, fl
     numbers = [one["epoch"] + 1 for one in epochs]
     kept = best["epoch"] + 1
     across = Axis("epoch", *_epochs(len(epochs)))
-    training, validation, accuracies = (
-        [one.get(name, np.nan) for one in epochs] for name in ("train/loss", "val/loss", "val/accuracy")
+    training, validation, calibrated, accuracies = (
+        [one.get(name, np.nan) for one in epochs]
+        for name in ("train/loss", "val/loss", "val/calibrated_loss", "val/accuracy")
     )
+    lowest = best["val/calibrated_loss"]
     loss = Chart(
         HEADINGS["training_loss"],
         CAPTIONS["training_loss"],
         f"Loss of training and validation images by epoch. Epoch {kept:.0f} of {len(epochs)} is kept, with a "
-        f"validation loss of {best['val/loss']:.3f}.",
+        f"validation loss of {lowest:.3f} once it is calibrated.",
         across,
-        Axis.around("log loss", [one for one in [*training, *validation] if np.isfinite(one)]),
+        Axis.around("log loss", [one for one in [*training, *validation, *calibrated] if np.isfinite(one)]),
         [
             Series("training images", numbers, training, 1),
             Series("validation images", numbers, validation, 0),
-            Series("kept", [kept], [best["val/loss"]], 2, "points"),
+            Series("validation images, calibrated", numbers, calibrated, 2),
+            Series("kept", [kept], [lowest], 2, "points"),
         ],
-        f"epoch {kept:.0f} is kept: validation loss {best['val/loss']:.3f}",
+        f"epoch {kept:.0f} is kept: validation loss {lowest:.3f}, calibrated",
     )
     if not np.isfinite(accuracies).all():
         return [loss]

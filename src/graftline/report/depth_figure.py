@@ -36,7 +36,7 @@ def depth_figure(measurement: DepthMeasurement) -> Figure | None:
         max(LEAST_WIDTH, 2.2 + BOUNDARY_WIDTH * len(rows)),
         HEIGHT,
         _title(rows, measurement.chosen),
-        f"{measurement.num_images:,} validation images; bars: 95 % interval of the paired difference to the chosen one",
+        f"{measurement.judged_by}; bars: 95 % interval of the paired difference to the chosen one",
     )
     losses, accuracies, seconds = figure.subplots(3, sharex=True, gridspec_kw={"height_ratios": PANELS})
     _draw_points(losses, rows, measurement.chosen, [row.log_loss for row in rows], [row.more_log_loss for row in rows])

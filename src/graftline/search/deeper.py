@@ -12,17 +12,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from graftline.data.folds import assign_folds
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError, first_line
 from graftline.evaluation.head_score import HeadScore
-from graftline.evaluation.subset import assign_folds
 from graftline.files import digest
 from graftline.freezing.depth import MOST_DEEP_EPOCHS, deep_plan
 from graftline.freezing.measurement import BoundaryTrial, Difference
 from graftline.search.candidates import Candidate
 from graftline.search.contestant import PassSeconds
 from graftline.search.halving import FIRST_IMAGES
-from graftline.search.history import WHOLE, ScoredCandidate, ScoreFiles, SearchHistory
+from graftline.search.history import HEAD, WHOLE, ScoredCandidate, ScoreFiles, SearchHistory
 from graftline.search.ledger import Ledger
 from graftline.search.rounds import TrainingImages
 from graftline.training.budget import PASSES_PER_STEP, cut_to, seconds_per_image
@@ -171,17 +171,23 @@ def _fit(
 def choose(history: SearchHistory) -> Candidate | None:
     """Return the candidate to train: the best by its head, unless another one trained as a whole is clearly better.
 
-    Where there was no time to train the best by its head as a whole, its head is what the others have to beat.
+    That has to beat the better of two scores, that of the best head and that of its own training as a whole.
     """
     by_head = history.best_by_head()
     whole = [one for one in history.scored if one.depth == WHOLE]
     if by_head is None or not whole:
         return by_head
     best = min(whole, key=lambda one: one.score.log_loss)
-    reference = history.last(by_head.name, WHOLE) or history.last(by_head.name)
-    assert reference is not None, "the best by its head has a score"
+    own = [history.last(by_head.name, depth) for depth in (WHOLE, HEAD)]
+    reference = min((one for one in own if one is not None), key=lambda one: one.score.log_loss)
     on_same_images = reference.depth == WHOLE and len(best.score.losses) == len(reference.score.losses)
     difference = (Difference.of if on_same_images else Difference.of_independent)(
         best.score.losses, reference.score.losses
     )
     return best.candidate if difference.is_below_zero else by_head
+
+
+def is_chosen_as_whole(history: SearchHistory, chosen: Candidate) -> bool:
+    """Tell whether a candidate was chosen by its training as a whole, and not by its head."""
+    by_head = history.best_by_head()
+    return by_head is not None and chosen is not by_head

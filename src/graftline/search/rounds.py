@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from graftline.data.folds import assign_folds
 from graftline.data.version import Samples
 from graftline.errors import UserError, first_line
 from graftline.evaluation.head_score import HeadScore, score_head
-from graftline.evaluation.subset import assign_folds, stratified_order
+from graftline.evaluation.subset import stratified_order, warn_of_one_group
 from graftline.features.cache import CacheFullError
 from graftline.features.cut import UncuttableError
 from graftline.search.candidates import Candidate
@@ -45,6 +46,7 @@ class TrainingImages:
         """Order the training images of a setup."""
         samples = setup.version.samples("train")
         groups = setup.version.groups("train")
+        warn_of_one_group(groups)
         order = stratified_order(samples.labels, samples.sha256)
         return cls(take(samples, order), [groups[row] for row in order.tolist()], len(setup.version.class_names))
 

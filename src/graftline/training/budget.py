@@ -1,6 +1,6 @@
 """A training that has only so much time: its last fit is cut to what is left, and its learning rate falls by the clock.
 
-Letters: B batch, C channels, H height, W width.
+Letters: B batch, C channels, H height, W width, F numbers per image that a tail takes.
 """
 
 import copy
@@ -9,7 +9,6 @@ import time
 import weakref
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -24,6 +23,7 @@ from graftline.training.allocator import freed_memory_kept
 from graftline.training.memory_format import memory_format
 from graftline.training.setup import TrainingSetup
 from graftline.training.trainer import MakeTrainer, own_epochs
+from graftline.training.training_source import CachedSource, TrainingSource
 
 ROUNDS = 8  # validations at most within the time: one that is half too long or too short changes it by a sixteenth
 OVERHEAD_SECONDS = 15.0  # of start, export, figures and tracking
@@ -43,25 +43,46 @@ def seconds_per_image(setup: TrainingSetup) -> float:
     """Return how long an image takes to train the whole network, forward and backward; measured once per network."""
     network = setup.graft.network
     if network not in _measured:
-        with freed_memory_kept():
-            _measured[network] = _time_steps(setup)
+        whole = copy.deepcopy(network).requires_grad_(True).train()
+        _measured[network] = _time_steps(whole, _image_shape(setup), setup.execution)
     return _measured[network]
 
 
-def _time_steps(setup: TrainingSetup) -> float:
-    """Time the steps on black images (B, C, H, W)."""
-    preprocessing, device = setup.graft.preprocessing, setup.execution.torch_device
-    network: Any = copy.deepcopy(setup.graft.network).requires_grad_(True).train()
+def step_seconds(source: TrainingSource) -> float:
+    """Return how long an image takes to train what is trained, forward and backward.
+
+    Args:
+        source: of a fit whose plan is applied to the network.
+    """
+    setup, network = source.setup, source.network
+    if isinstance(source, CachedSource):
+        return _time_steps(copy.deepcopy(network), (source.parts.width,), setup.execution)
+    if all(parameter.requires_grad for parameter in network.parameters()):
+        return seconds_per_image(setup)
+    return _time_steps(copy.deepcopy(network), _image_shape(setup), setup.execution)
+
+
+def _image_shape(setup: TrainingSetup) -> tuple[int, ...]:
+    preprocessing = setup.graft.preprocessing
+    return preprocessing.channels, *preprocessing.image_size
+
+
+def _time_steps(network: nn.Module, shape: tuple[int, ...], execution: Execution) -> float:
+    """Return how long an input takes, (C, H, W), or (F,) of a tail: by steps on zeros, which change the network."""
+    device = execution.torch_device
     layout = memory_format(network, on_cpu=device.type == "cpu")
     network.to(device).to(memory_format=layout)
-    images = torch.zeros(TIMED_BATCH, preprocessing.channels, *preprocessing.image_size, device=device)
-    images, seconds = images.contiguous(memory_format=layout), []
-    with torch.random.fork_rng(devices=[device] if setup.execution.is_cuda else []):  # dropout draws lots
+    inputs, seconds = torch.zeros(TIMED_BATCH, *shape, device=device), []
+    labels = torch.zeros(TIMED_BATCH, dtype=torch.long, device=device)
+    if inputs.ndim == 4:
+        inputs = inputs.contiguous(memory_format=layout)
+    forked = torch.random.fork_rng(devices=[device] if execution.is_cuda else [])  # dropout draws lots
+    with freed_memory_kept(), forked:
         for _ in range(1 + STEPS):
             start = time.perf_counter()
-            outputs = network(images)
+            outputs = network(inputs)
             logits = outputs[0] if isinstance(outputs, tuple) else outputs
-            functional.cross_entropy(logits, torch.zeros(TIMED_BATCH, dtype=torch.long, device=device)).backward()  # type: ignore[no-untyped-call]  # as torch has it
+            functional.cross_entropy(logits, labels).backward()  # type: ignore[no-untyped-call]  # as torch has it
             if device.type != "cpu":
                 torch.accelerator.synchronize(device)
             seconds.append(time.perf_counter() - start)
@@ -75,7 +96,7 @@ def cut_to(plan: FreezePlan, seconds: float, images: tuple[int, int], image_seco
         plan: of the fit.
         seconds: it may take, validation included.
         images: of the training and of the validation split.
-        image_seconds: how long an image takes, as ``seconds_per_image`` tells; a tail's take less.
+        image_seconds: how long an image takes to train what the plan trains.
         most: epochs over all training images.
 
     >>> plan = FreezePlan(frozenset(), 0, 8, "")
@@ -95,18 +116,19 @@ def cut_to(plan: FreezePlan, seconds: float, images: tuple[int, int], image_seco
     return replace(plan, epochs=rounds, epoch_images=each, seconds=seconds)
 
 
-def cut_to_deadline(setup: TrainingSetup, plan: FreezePlan, deadline: float) -> FreezePlan:
+def cut_to_deadline(setup: TrainingSetup, plan: FreezePlan, deadline: float, image_seconds: float) -> FreezePlan:
     """Return the plan for the time that is left; the user's number of epochs is the most.
 
     Args:
         setup: of the training.
         plan: of the fit.
         deadline: moment of ``time.monotonic`` at which the fit is to end.
+        image_seconds: how long an image takes to train what the plan trains.
     """
     images = len(setup.version.samples("train").paths), len(setup.version.samples("validation").paths)
     own = own_epochs(setup.make_trainer)
     seconds = max(1.0, deadline - time.monotonic())
-    return cut_to(plan, seconds, images, seconds_per_image(setup), MOST_DEEP_EPOCHS if own is None else own)
+    return cut_to(plan, seconds, images, image_seconds, MOST_DEEP_EPOCHS if own is None else own)
 
 
 def passes(setup: TrainingSetup, plans: Sequence[FreezePlan], deadline: float | None) -> int:
@@ -120,7 +142,7 @@ def passes(setup: TrainingSetup, plans: Sequence[FreezePlan], deadline: float | 
     if deadline is not None:
         now = time.monotonic()
         end = now + (deadline - now) / len(plans)
-        plans = [cut_to_deadline(setup, plan, end) for plan in plans]
+        plans = [cut_to_deadline(setup, plan, end, seconds_per_image(setup)) for plan in plans]
     images = len(setup.version.samples("train").paths)
     return max(math.ceil(plan.epochs * (plan.epoch_images or images) / images) for plan in plans)
 

@@ -21,6 +21,7 @@ from graftline.training.groups import Layers, learning_rates, make_optimizer
 from graftline.training.memory_format import avoid_copies, memory_format
 from graftline.training.running_mean import WeightedMean
 from graftline.training.sharding import ShardedStrategy, shard
+from graftline.training.temperatures import TEMPERATURES, losses_by_temperature
 
 Optimizer = Callable[..., torch.optim.Optimizer]
 Schedule = Callable[[int, int], float]
@@ -96,7 +97,8 @@ class GraftModule(pl.LightningModule):
         self._mixer = mixer
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.trained = WeightedMean("loss")
-        self.validated = WeightedMean("loss", "accuracy")
+        self.validated = WeightedMean("loss", calibrated_loss=len(TEMPERATURES))
+        self.unweighted = WeightedMean("accuracy", log_loss=len(TEMPERATURES))
 
     def configure_model(self) -> None:
         """Divide the parameters of a copy among the processes, where the strategy does so."""
@@ -161,20 +163,27 @@ class GraftModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Count a validation batch in; images that only pad the processes to equal length weigh nothing."""
-        step = self.step(batch["image"], batch["label"], batch["weight"], smoothing=0.0)
-        real = step.weights.float() * self._is_real(batch_index, len(batch["label"]))
-        correct = (step.logits.argmax(dim=1) == batch["label"]).float()
-        self.count(step.losses.float(), correct, real)
+        labels = batch["label"]
+        step = self.step(batch["image"], labels, batch["weight"], smoothing=0.0)
+        real = self._is_real(batch_index, len(labels))
+        weights, correct = step.weights.float() * real, (step.logits.argmax(dim=1) == labels).float()
+        plain = losses_by_temperature(step.logits, labels)
+        weighed = plain if self.class_weights is None else plain * self.class_weights[labels][:, None]
+        self.validated.add(weights.sum(), loss=(step.losses.float() * weights).sum(), calibrated_loss=weights @ weighed)
+        self.unweighted.add(real.sum(), log_loss=real @ plain, accuracy=(correct * real).sum())
 
     def on_validation_epoch_end(self) -> None:
-        """Log what validation gave, over all processes."""
-        for name, value in self.validated.reduced().items():
-            self.log(f"val/{name}", value.float(), prog_bar=True, sync_dist=True)  # the same everywhere
-        self.validated.reset()
+        """Log what validation gave, over all processes: the loss, what it is once it is calibrated, the accuracy.
 
-    def count(self, losses: Tensor, correct: Tensor, weights: Tensor) -> None:
-        """Count images in: their losses, whether they are right, and what they weigh, (B,) each."""
-        self.validated.add(weights.sum(), loss=(losses * weights).sum(), accuracy=(correct * weights).sum())
+        Where the loss is a weighed one, also the calibrated log loss, in which each image counts as one.
+        """
+        means = {**self.validated.reduced(), **self.unweighted.reduced()}
+        if self.class_weights is None and not self._use_sample_weights:
+            del means["log_loss"]
+        for name, value in means.items():
+            self.log(f"val/{name}", value.min().float(), prog_bar=True, sync_dist=True)  # the same everywhere
+        self.validated.reset()
+        self.unweighted.reset()
 
     def _is_real(self, batch_index: int, size: int) -> Tensor:
         """Return (B,) ones, and zeros for the images that stand in twice to pad the processes to equal length."""

@@ -13,12 +13,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from graftline.backbones.single_image import check_single_image
+from graftline.data.loaders import DrawSampler, Loaders
 from graftline.errors import UserError
 from graftline.features.precision import MAX_CHANGE
 from graftline.files import write_json
 from graftline.freezing.check import FreezeCheck
 from graftline.freezing.plan import FreezePlan
-from graftline.training.budget import cut_to_deadline
+from graftline.training.budget import cut_to_deadline, step_seconds
 from graftline.training.checkpointing import checkpointed
 from graftline.training.compiling import compiled
 from graftline.training.events import FitEvents, Metrics
@@ -133,14 +134,14 @@ def fit_phase(
     freeze_check = _make_freeze_check(setup, plan, directory, resume=resume)
     source = choose_source(setup, plan, directory.source)
     if deadline is not None and (not plan.only_head or isinstance(source, LiveSource)):
-        plan = _cut(setup, plan, deadline, directory if resume else None)
+        plan = _cut(source, plan, deadline, directory if resume else None)
     told = _PhaseEvents(FitEvents() if events is None else events, freeze_check, earlier)
     told.on_source(source)
     with lost_processes_named(), _run_as(setup.recipe, source, plan):
         history = fit(
             setup.make_module(source.network, plan),
-            partial(setup.make_trainer, max_epochs=plan.epochs, **_limits(setup, plan)),
-            source.make_loaders(),
+            partial(setup.make_trainer, max_epochs=plan.epochs),
+            _loaders(source, plan),
             directory,
             events=told,
             seed=setup.seed,
@@ -222,18 +223,21 @@ class _PhaseEvents(FitEvents):
         return self._listener.on_interrupt(interrupt)
 
 
-def _cut(setup: TrainingSetup, plan: FreezePlan, deadline: float, resumed: FitDirectory | None) -> FreezePlan:
+def _cut(source: TrainingSource, plan: FreezePlan, deadline: float, resumed: FitDirectory | None) -> FreezePlan:
     """Return the plan for the time that is left; a resume goes on."""
-    cut = cut_to_deadline(setup, plan, deadline)
+    cut = cut_to_deadline(source.setup, plan, deadline, step_seconds(source))
     done = 0 if resumed is None or not resumed.last.exists() else _epochs_done(resumed)
     return replace(cut, epochs=done + cut.epochs)
 
 
-def _limits(setup: TrainingSetup, plan: FreezePlan) -> dict[str, int]:
-    """Return how many batches an epoch of the plan has at most, as Lightning's argument; nothing where it has all."""
-    if plan.epoch_images is None:
-        return {}
-    return {"limit_train_batches": max(1, plan.epoch_images // (setup.batch_size * setup.execution.world_size))}
+def _loaders(source: TrainingSource, plan: FreezePlan) -> Loaders:
+    """Return the loaders of training and validation images; a plan's part of an epoch is of whole steps."""
+    training, validation = source.make_loaders()
+    if plan.epoch_images is not None:
+        assert isinstance(training.sampler, DrawSampler)
+        step = source.setup.batch_size * source.setup.execution.world_size
+        training.sampler.set_epoch_images(max(1, round(plan.epoch_images / step)) * step)
+    return training, validation
 
 
 def _check_batch(setup: TrainingSetup) -> None:

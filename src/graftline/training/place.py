@@ -85,15 +85,16 @@ class EpochPlace(pl.Callback):
             sampler.set_epoch(epoch + 1)
         else:
             sampler.set_epoch(epoch)
-            sampler.skip(place.images)
-            skipped = self._batches(trainer) - self._batches_left(trainer, place.images)
-            self._begun = epoch, place.images, skipped
+            done = self._done(trainer, place.images)
+            sampler.skip(done)
+            skipped = self._batches(trainer) - self._batches_left(trainer, done)
+            self._begun = epoch, done, skipped
             progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
             progress.update(
                 ready=skipped, started=skipped, processed=skipped, completed=skipped - 1
             )  # Lightning adds 1
-        if place is not None and place.images_per_batch != self._images_per_batch:
-            steps = math.ceil(self._batches(trainer) / trainer.accumulate_grad_batches)
+        steps = math.ceil(self._batches(trainer) / trainer.accumulate_grad_batches)
+        if place is not None and place.steps_per_epoch != steps:
             for schedule in checkpoint["lr_schedulers"]:
                 schedule["last_epoch"] = round(schedule["last_epoch"] * steps / place.steps_per_epoch)
 
@@ -111,6 +112,12 @@ class EpochPlace(pl.Callback):
         """Return how many batches a whole epoch has for this process."""
         all_batches, limit = len(self._loader), trainer.limit_train_batches
         return min(all_batches, limit) if isinstance(limit, int) else int(all_batches * limit)
+
+    def _done(self, trainer: pl.Trainer, images: int) -> int:
+        """Return how many images of an epoch are done; a batch of one that was longer is left, so that it is judged."""
+        if images < len(self._sampler) * self._sampler.world_size:
+            return images
+        return (self._batches(trainer) - 1) * self._images_per_batch
 
     def _batches_left(self, trainer: pl.Trainer, images: int) -> int:
         """Return how many batches of an epoch, some of whose images are done, are left for this process."""

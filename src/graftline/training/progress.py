@@ -11,6 +11,7 @@ from graftline.console import console
 from graftline.training.divergence import check_divergence
 from graftline.training.events import FitEvents, Metrics
 from graftline.training.module import GraftModule
+from graftline.training.results import MONITOR
 
 logger = logging.getLogger(__name__)
 
@@ -112,8 +113,8 @@ class FitProgress(pl.Callback):
         if self._shows and (epoch == 1 or epoch % max(1, max_epochs // LOG_LINES) == 0):
             logger.info(
                 f"  epoch {epoch:>3} of {max_epochs}: train loss {_brief(metrics['train/loss'])}, "
-                f"val loss {_brief(metrics['val/loss'])}, val accuracy {metrics['val/accuracy']:.3f}, "
-                f"{metrics['images_per_second']:,.0f} images/s"
+                f"val loss {_brief(metrics['val/loss'])} ({_brief(metrics[MONITOR])} calibrated), "
+                f"val accuracy {metrics['val/accuracy']:.3f}, {metrics['images_per_second']:,.0f} images/s"
             )
 
     def _figures(self, trainer: pl.Trainer, module: pl.LightningModule) -> str:

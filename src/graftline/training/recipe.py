@@ -10,10 +10,7 @@ from torch import Tensor
 from graftline.data.folds import check_fold
 from graftline.data.version import Samples
 from graftline.errors import UserError
-
-# Images per step. A step of a head costs next to nothing; where more is trained, small sets need the steps:
-# 1,400 images give 44 of 32 an epoch.
-HEAD_BATCH, DEEP_BATCH = 64, 32
+from graftline.freezing.depth import DEEP_BATCH, HEAD_BATCH
 
 
 @dataclass(frozen=True)
@@ -88,6 +85,11 @@ class Recipe:
     def mixes_images(self) -> bool:
         """Whether images of a batch are mixed, so that training needs the images themselves."""
         return self.mixup_alpha > 0 or self.cutmix_alpha > 0
+
+    @property
+    def weighs_images(self) -> bool:
+        """Whether some images count more than others, by their class or each by itself."""
+        return self.class_weights or self.sample_weights
 
     def mixer(self, num_classes: int) -> Mixup | None:
         """Return timm's mixup/CutMix for batches (B, C, H, W) and labels (B,) → soft labels (B, K); None when off."""

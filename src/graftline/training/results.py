@@ -7,7 +7,9 @@ from typing import Any
 
 from graftline.training.events import Metrics
 
-MONITOR = "val/loss"  # early stopping and the choice of the checkpoint see validation only, never the test split
+# Early stopping and the choice of the checkpoint see validation only, never the test split; and they see the loss that
+# is left once the probabilities are calibrated, as the bundle's are.
+MONITOR = "val/calibrated_loss"
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class FitHistory:
 
     @classmethod
     def of(cls, epochs: list[Metrics], seconds: float, steps: int, *, interrupted: bool = False) -> "FitHistory":
-        """Return a history whose best epoch is the one with the lowest validation loss."""
+        """Return a history whose best epoch is the one with the lowest calibrated validation loss."""
         return cls(epochs, min(epochs, key=monitored), seconds, steps, interrupted)
 
     @classmethod
@@ -107,3 +109,8 @@ def monitored(metrics: Metrics) -> float:
     """Return the number by which the best epoch is chosen, the lower the better; what is no number is worst."""
     value = metrics[MONITOR]
     return math.inf if math.isnan(value) else value
+
+
+def log_loss(metrics: Metrics) -> float:
+    """Return the calibrated log loss on validation images, in which each image counts as one."""
+    return metrics.get("val/log_loss", metrics[MONITOR])

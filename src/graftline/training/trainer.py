@@ -117,6 +117,12 @@ def own_epochs(make_trainer: MakeTrainer) -> int | None:
     return epochs
 
 
+def accumulated_batches(make_trainer: MakeTrainer) -> int:
+    """Return of how many batches the trainer makes an optimizer step."""
+    number: int | None = getattr(make_trainer, "keywords", {}).get("accumulate_grad_batches")
+    return 1 if number is None else number
+
+
 @contextmanager
 def refused_by_lightning() -> Iterator[None]:
     """Say as a mistake what Lightning finds wrong with a trainer only when it sees the batches."""

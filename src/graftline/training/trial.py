@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytorch_lightning as pl
-import torch.nn.functional as F
 from pytorch_lightning.utilities.seed import isolate_rng
 from rich.progress import Progress
 from torch import nn
@@ -20,7 +19,9 @@ from torch import nn
 from graftline.augment.policy import CandidatePolicy
 from graftline.backbones.layers import HEAD, group_names
 from graftline.console import progress
+from graftline.data.folds import assign_folds
 from graftline.data.loaders import Batch
+from graftline.freezing.evidence import TRIAL_FOLDS
 from graftline.freezing.measurement import BoundaryTrial, Floats, in_words
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rule import FreezeContext, FreezeDecision
@@ -33,7 +34,8 @@ from graftline.training.lower_rates import fit_at_lower_rates
 from graftline.training.phases import fit_phase, load_best
 from graftline.training.results import PhaseResult
 from graftline.training.setup import TrainingSetup
-from graftline.training.trainer import own_epochs
+from graftline.training.temperatures import losses_by_temperature
+from graftline.training.trainer import accumulated_batches, own_epochs
 from graftline.training.training_source import TrainingSource
 
 MOST_JUDGED = 2_000  # validation images that a trial is judged by: they tell 1 point of accuracy apart
@@ -52,8 +54,11 @@ def make_freeze_context(setup: TrainingSetup, directory: FitDirectory, deadline:
         len(setup.version.samples("train").paths),
         setup.graft.weights.pretrained,
         own_epochs(setup.make_trainer),
+        step_images=_step_images(dataclasses.replace(setup, recipe=setup.recipe.for_depth(only_head=False))),
+        processes=setup.execution.world_size,
         validation_counts=tuple(setup.version.counts()["validation"].values()),
         try_boundary=Trials(setup, directory),
+        try_in_folds=FoldTrials(setup, directory),
         seconds_left=None if deadline is None else lambda: deadline - time.monotonic(),
         image_seconds=functools.cache(functools.partial(seconds_per_image, setup)),
     )
@@ -129,7 +134,7 @@ class Trials:
             pass_seconds=seconds - result.history.seconds,
             fit_seconds=result.history.seconds,
             images=len(setup.version.samples("train").paths),
-            trained_images=result.history.steps * fit.setup.for_plan(plan).batch_size + _trained_images(start),
+            trained_images=result.history.steps * _step_images(fit.setup.for_plan(plan)) + _trained_images(start),
             folder=name,
             start=start,
         )
@@ -142,6 +147,59 @@ class Trials:
         folder = self._folder(name)
         shutil.rmtree(folder.path, ignore_errors=True)
         return folder
+
+
+class FoldTrials:
+    """Fits a network as plans say, once without each fold of the training and validation images, which judges that fit.
+
+    Args:
+        setup: of the training.
+        directory: for the checkpoints, which ``keep_trials`` removes.
+    """
+
+    def __init__(self, setup: TrainingSetup, directory: FitDirectory) -> None:
+        self._setup, self._directory = setup, directory
+        self._of_folds: dict[str, list[BoundaryTrial]] = {}
+
+    @functools.cached_property
+    def _trials(self) -> list[Trials]:
+        """What fits without each fold: divided when it is asked for, since most trainings do not."""
+        version, splits = self._setup.version, ("train", "validation")
+        labels = np.concatenate([version.samples(split).labels for split in splits])
+        digests = [sha256 for split in splits for sha256 in version.samples(split).sha256]
+        folds = assign_folds(labels, [group for split in splits for group in version.groups(split)], TRIAL_FOLDS)
+        trials = []
+        for fold in np.unique(folds).tolist():
+            sides = np.where(folds == fold, "validation", "train").tolist()
+            divided = version.divided(dict(zip(digests, sides, strict=True)))
+            folder = FitDirectory(self._directory.trial / f"fold-{fold + 1}")
+            trials.append(Trials(dataclasses.replace(self._setup, version=divided), folder))
+        return trials
+
+    def __call__(
+        self, plan: FreezePlan, start: BoundaryTrial | None = None, max_images: int | None = None
+    ) -> BoundaryTrial | None:
+        """Fit the network once for each fold; the arguments are those of ``Trials``.
+
+        Returns:
+            What came of it for all images, fold by fold; None where a training diverged.
+        """
+        starts = [None] * len(self._trials) if start is None else self._of_folds[start.folder]
+        found = list[BoundaryTrial]()
+        for trial, begun in zip(self._trials, starts, strict=True):
+            if (one := trial(plan, begun, max_images)) is None:
+                return None
+            found.append(one)
+        self._of_folds[found[0].folder] = found
+        return dataclasses.replace(
+            found[0],
+            losses=np.concatenate([one.losses for one in found]),
+            hits=np.concatenate([one.hits for one in found]),
+            pass_seconds=sum(one.pass_seconds for one in found),
+            fit_seconds=sum(one.fit_seconds for one in found),
+            trained_images=sum(one.trained_images for one in found),
+            start=start,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,7 +250,7 @@ def fitted(
 
 
 def score_validation(setup: TrainingSetup, source: TrainingSource) -> tuple[Floats, Floats]:
-    """Return the log loss (N,) and whether it is right (N,) of each validation image, in the split's order."""
+    """Return each validation image's calibrated log loss (N,) and whether it is right (N,), in the split's order."""
     scores = _ImageScores(source.network)
     trainer = setup.make_trainer(
         logger=False,
@@ -205,7 +263,13 @@ def score_validation(setup: TrainingSetup, source: TrainingSource) -> tuple[Floa
     _, validation = source.make_loaders()
     with plain_interrupt():
         trainer.validate(scores, validation, verbose=False)
-    return np.concatenate(scores.losses), np.concatenate(scores.hits)
+    losses = np.concatenate(scores.losses)
+    return losses[:, losses.mean(axis=0).argmin()], np.concatenate(scores.hits)
+
+
+def _step_images(setup: TrainingSetup) -> int:
+    """Return how many images a process passes for an optimizer step."""
+    return setup.batch_size * accumulated_batches(setup.make_trainer)
 
 
 def _trained_images(start: BoundaryTrial | None) -> int:
@@ -255,5 +319,5 @@ class _ImageScores(pl.LightningModule):
         """Score a batch: inputs (B, C, H, W) or (B, …), logits (B, K)."""
         outputs = self.network(batch["image"])
         logits = (outputs[0] if isinstance(outputs, tuple) else outputs).double()
-        self.losses.append(F.cross_entropy(logits, batch["label"], reduction="none").cpu().numpy())
+        self.losses.append(losses_by_temperature(logits, batch["label"]).cpu().numpy())
         self.hits.append((logits.argmax(dim=1) == batch["label"]).double().cpu().numpy())
