@@ -350,17 +350,18 @@ def test_accumulation_halves_the_optimizer_steps(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_no_number_is_seen() -> None:
     module = _module(_head())
-    module.count(torch.tensor([0.5, float("nan"), 0.2]), torch.ones(3), torch.ones(3))
+    losses = torch.tensor([0.5, float("nan"), 0.2])
+    module.count(losses, losses, torch.ones(3), torch.ones(3), torch.ones(3))
     assert bool(module.validated.reduced()["loss"].isnan())
 
 
 def test_an_image_that_weighs_nothing_does_not_count() -> None:
     module = _module(_head())
-    module.count(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([1.0, 0.0, 0.0]), torch.tensor([1.0, 1.0, 0.0]))
-    assert {name: float(value) for name, value in module.validated.reduced().items()} == {
-        "loss": 1.5,
-        "accuracy": 0.5,
-    }
+    losses, weights, real = (torch.tensor(one) for one in ([1.0, 2.0, 9.0], [3.0, 1.0, 0.0], [1.0, 1.0, 0.0]))
+    module.count(losses, losses, torch.tensor([1.0, 0.0, 0.0]), weights, real)
+    assert {name: float(value) for name, value in module.validated.reduced().items()} == {"loss": 1.25}
+    means = {name: float(value) for name, value in module.unweighted.reduced().items()}
+    assert means == {"log_loss": 1.5, "accuracy": 0.5}
 
 
 @pytest.mark.parametrize(

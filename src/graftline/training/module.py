@@ -167,8 +167,7 @@ class GraftModule(pl.LightningModule):
         real = self._is_real(batch_index, len(labels))
         weights, correct = step.weights.float() * real, (step.logits.argmax(dim=1) == labels).float()
         plain = step.losses if self.class_weights is None else F.cross_entropy(step.logits, labels, reduction="none")
-        self.validated.add(weights.sum(), loss=(step.losses.float() * weights).sum())
-        self.unweighted.add(real.sum(), log_loss=(plain.float() * real).sum(), accuracy=(correct * real).sum())
+        self.count(step.losses.float(), plain.float(), correct, weights, real)
 
     def on_validation_epoch_end(self) -> None:
         """Log what validation gave, over all processes: the loss and, where that is a weighed one, the log loss."""
@@ -179,6 +178,19 @@ class GraftModule(pl.LightningModule):
             self.log(f"val/{name}", value.float(), prog_bar=True, sync_dist=True)  # the same everywhere
         self.validated.reset()
         self.unweighted.reset()
+
+    def count(self, losses: Tensor, plain: Tensor, correct: Tensor, weights: Tensor, real: Tensor) -> None:
+        """Count images in, (B,) each.
+
+        Args:
+            losses: of the training, by their classes' weights.
+            plain: without these.
+            correct: whether an image is right.
+            weights: of the images in the mean loss.
+            real: 0 for one that stands in twice.
+        """
+        self.validated.add(weights.sum(), loss=(losses * weights).sum())
+        self.unweighted.add(real.sum(), log_loss=(plain * real).sum(), accuracy=(correct * real).sum())
 
     def _is_real(self, batch_index: int, size: int) -> Tensor:
         """Return (B,) ones, and zeros for the images that stand in twice to pad the processes to equal length."""
