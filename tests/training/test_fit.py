@@ -28,7 +28,7 @@ from graftline.training.module import GraftModule
 from graftline.training.recipe import Recipe
 from graftline.training.results import MONITOR, FitHistory, log_loss
 from graftline.training.schedule import constant, warmup_cosine
-from graftline.training.temperatures import losses_by_temperature
+from graftline.training.temperatures import TEMPERATURES, losses_by_temperature
 
 FEATURES, CLASSES, IMAGES = 8, 3, 60
 
@@ -360,17 +360,22 @@ def test_accumulation_halves_the_optimizer_steps(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_no_number_is_seen() -> None:
     module = _module(_head())
-    module.count(torch.tensor([0.5, float("nan"), 0.2]), torch.ones(3), torch.ones(3))
+    losses = torch.tensor([0.5, float("nan"), 0.2])
+    alike = losses[:, None].expand(-1, len(TEMPERATURES))
+    module.count(losses, alike, alike, torch.ones(3), torch.ones(3), torch.ones(3))
     assert bool(module.validated.reduced()["loss"].isnan())
+    assert bool(module.validated.reduced()["calibrated_loss"].isnan().all())
 
 
 def test_an_image_that_weighs_nothing_does_not_count() -> None:
     module = _module(_head())
-    module.count(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([1.0, 0.0, 0.0]), torch.tensor([1.0, 1.0, 0.0]))
-    assert {name: float(value) for name, value in module.validated.reduced().items()} == {
-        "loss": 1.5,
-        "accuracy": 0.5,
-    }
+    losses, weights, real = (torch.tensor(one) for one in ([1.0, 2.0, 9.0], [3.0, 1.0, 0.0], [1.0, 1.0, 0.0]))
+    alike = losses[:, None].expand(-1, len(TEMPERATURES))
+    module.count(losses, alike, alike, torch.tensor([1.0, 0.0, 0.0]), weights, real)
+    weighed = {name: float(value.max()) for name, value in module.validated.reduced().items()}
+    assert weighed == {"loss": 1.25, "calibrated_loss": 1.25}
+    means = {name: float(value.max()) for name, value in module.unweighted.reduced().items()}
+    assert means == {"log_loss": 1.5, "accuracy": 0.5}
 
 
 @pytest.mark.parametrize(

@@ -169,8 +169,7 @@ class GraftModule(pl.LightningModule):
         weights, correct = step.weights.float() * real, (step.logits.argmax(dim=1) == labels).float()
         plain = losses_by_temperature(step.logits, labels)
         weighed = plain if self.class_weights is None else plain * self.class_weights[labels][:, None]
-        self.validated.add(weights.sum(), loss=(step.losses.float() * weights).sum(), calibrated_loss=weights @ weighed)
-        self.unweighted.add(real.sum(), log_loss=real @ plain, accuracy=(correct * real).sum())
+        self.count(step.losses.float(), weighed, plain, correct, weights, real)
 
     def on_validation_epoch_end(self) -> None:
         """Log what validation gave, over all processes: the loss, what it is once it is calibrated, the accuracy.
@@ -184,6 +183,22 @@ class GraftModule(pl.LightningModule):
             self.log(f"val/{name}", value.min().float(), prog_bar=True, sync_dist=True)  # the same everywhere
         self.validated.reset()
         self.unweighted.reset()
+
+    def count(
+        self, losses: Tensor, weighed: Tensor, plain: Tensor, correct: Tensor, weights: Tensor, real: Tensor
+    ) -> None:
+        """Count B images in.
+
+        Args:
+            losses: (B,) of the training, by their classes' weights.
+            weighed: (B, T) at each of the temperatures.
+            plain: (B, T) without the classes' weights.
+            correct: (B,) whether an image is right.
+            weights: (B,) of the images in the mean loss.
+            real: (B,) 0 for one that stands in twice.
+        """
+        self.validated.add(weights.sum(), loss=(losses * weights).sum(), calibrated_loss=weights @ weighed)
+        self.unweighted.add(real.sum(), log_loss=real @ plain, accuracy=(correct * real).sum())
 
     def _is_real(self, batch_index: int, size: int) -> Tensor:
         """Return (B,) ones, and zeros for the images that stand in twice to pad the processes to equal length."""
