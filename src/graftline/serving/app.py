@@ -1,18 +1,17 @@
 """The addresses of a server, and what each of them answers."""
 
+import asyncio
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
 from importlib.resources import files
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -24,7 +23,7 @@ from graftline.serving.limits import Limits, RefusedRequest, Room
 from graftline.serving.login import Login
 from graftline.serving.measures import Measures
 from graftline.serving.openapi import specification
-from graftline.serving.requests import flawed, parse_images, parse_table, read_images
+from graftline.serving.requests import Parse, flawed, parse_images, parse_table, read_images
 from graftline.serving.served import ServedModel
 from graftline.serving.slot import Slot
 
@@ -41,6 +40,8 @@ _POLICY = "default-src 'none'; connect-src 'self'; img-src 'self' blob: data:; s
 _ERROR_CODES = {404: "ENDPOINT_NOT_FOUND", 500: "INTERNAL_ERROR", 503: "TEMPORARILY_UNAVAILABLE"}  # MLflow's names
 
 Handler = Callable[[Request], Awaitable[Response]]
+T = TypeVar("T")
+Answering = Callable[[Slot, list[bytes]], Coroutine[Any, Any, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,14 @@ class Service:
 
     def _routes(self, slot: Slot, room: Room) -> list[Route]:
         """Return the addresses of one model."""
-        guarded = partial(self._guarded, slot, room)
+        answers: dict[str, tuple[Answering, Parse]] = {
+            "/predict": (self._predict, parse_images),
+            "/invocations": (self._invocations, parse_table),
+            "/explain": (self._explain, parse_images),
+            "/replay": (self._replay, parse_images),
+        }
         return [
-            Route("/predict", guarded(self._predict), methods=["POST"]),
-            Route("/invocations", guarded(self._invocations), methods=["POST"]),
-            Route("/explain", guarded(self._explain), methods=["POST"]),
-            Route("/replay", guarded(self._replay), methods=["POST"]),
+            *(Route(path, self._guarded(slot, room, *of), methods=["POST"]) for path, of in answers.items()),
             Route("/model", _answering(lambda: slot.model.about()), methods=["GET"]),
         ]
 
@@ -109,42 +112,34 @@ class Service:
         models = self._health()
         return {"status": "degraded" if any(one["problem"] for one in models) else "ok", "models": models}
 
-    def _guarded(self, slot: Slot, room: Room, handler: Callable[..., Awaitable[Any]]) -> Handler:
+    def _guarded(self, slot: Slot, room: Room, answering: Answering, parse: Parse) -> Handler:
         """Return a handler that answers what cannot be done with its status and one sentence."""
 
         async def answer(request: Request) -> Response:
             try:
                 slot.running.batcher.check_room()  # before megabytes are read
                 with room.share() as share:
-                    return JSONResponse(await handler(slot, partial(read_images, request, self.limits, share)))
+                    images = await read_images(request, self.limits, share, parse)
+                    return JSONResponse(await _while_connected(request, answering(slot, images)))
             except RefusedRequest as refused:
                 return _error(refused.status, refused.sentence, refused.headers)
 
         return answer
 
-    async def _predict(self, slot: Slot, read: Callable[..., Awaitable[list[bytes]]]) -> dict[str, Any]:
-        model, answers = await slot.answer(await read(parse_images))
+    async def _predict(self, slot: Slot, images: list[bytes]) -> dict[str, Any]:
+        model, answers = await slot.answer(images)
         return {**model.identity(), "predictions": self._counted(model, answers)}
 
-    async def _invocations(self, slot: Slot, read: Callable[..., Awaitable[list[bytes]]]) -> dict[str, Any]:
-        model, answers = await slot.answer(await read(parse_table))
+    async def _invocations(self, slot: Slot, images: list[bytes]) -> dict[str, Any]:
+        model, answers = await slot.answer(images)
         return {"predictions": model.rows(self._counted(model, answers))}
 
-    async def _explain(self, slot: Slot, read: Callable[..., Awaitable[list[bytes]]]) -> dict[str, Any]:
-        image = await _read_one(read)
-        try:
-            model, explained = await slot.explain(image)
-        except ValueError as error:
-            raise flawed({0: str(error)}) from error
+    async def _explain(self, slot: Slot, images: list[bytes]) -> dict[str, Any]:
+        model, explained = await _of_one(slot.explain, images)
         return {**model.identity(), **explained}
 
-    async def _replay(self, slot: Slot, read: Callable[..., Awaitable[list[bytes]]]) -> dict[str, Any]:
-        image = await _read_one(read)
-        model = slot.model
-        try:
-            steps = await run_in_threadpool(model.steps, image)
-        except ValueError as error:
-            raise flawed({0: str(error)}) from error
+    async def _replay(self, slot: Slot, images: list[bytes]) -> dict[str, Any]:
+        model, steps = await _of_one(slot.replay, images)
         return {**model.identity(), "steps": steps}
 
     def _counted(self, model: ServedModel, answers: list[Answer]) -> list[dict[str, Any]]:
@@ -191,11 +186,31 @@ class _Counting:
             self._measures.request(path, status, time.perf_counter() - start)
 
 
-async def _read_one(read: Callable[..., Awaitable[list[bytes]]]) -> bytes:
-    (image, *others) = await read(parse_images)
+async def _of_one(answering: Callable[[bytes], Awaitable[T]], images: list[bytes]) -> T:
+    (image, *others) = images
     if others:
         raise RefusedRequest(400, "This address takes one image.")
-    return image
+    try:
+        return await answering(image)
+    except ValueError as error:
+        raise flawed({0: str(error)}) from error
+
+
+async def _while_connected(request: Request, answering: Coroutine[Any, Any, T]) -> T:
+    """Return an answer, or give it up once nobody waits for it: after a request there comes the connection's end alone.
+
+    Raises:
+        RefusedRequest: it was given up.
+    """
+    answer, end = asyncio.ensure_future(answering), asyncio.ensure_future(request.receive())
+    try:
+        await asyncio.wait((answer, end), return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done() and end.result()["type"] == "http.disconnect":
+            raise RefusedRequest(400, "The connection was broken before the answer was there.")
+        return await answer
+    finally:
+        answer.cancel()
+        end.cancel()
 
 
 def _answering(content: Callable[[], Mapping[str, Any]]) -> Handler:
