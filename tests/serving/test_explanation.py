@@ -82,7 +82,8 @@ def test_a_brace_in_a_name_is_a_brace(bundle: Path) -> None:
         async def send(message: MutableMapping[str, Any]) -> None:
             status.append(message.get("status", 0))
 
-        scope = {"type": "http", "method": "GET", "path": path, "headers": [], "query_string": b"", "root_path": ""}
+        scope: dict[str, Any] = {"type": "http", "method": "GET", "path": path, "query_string": b"", "root_path": ""}
+        scope["headers"] = [(b"host", b"localhost")]
         try:
             await Service({"a{x}": slot}, Limits(), Measures()).app()(scope, receive, send)
         finally:

@@ -193,7 +193,13 @@ def connect_to(server: HttpServer) -> socket.socket:
 
 
 def head(length: object = 1000, *more: str) -> bytes:
-    lines = ["POST /predict HTTP/1.1", "Host: x", "Content-Type: image/jpeg", f"Content-Length: {length}", *more]
+    lines = [
+        "POST /predict HTTP/1.1",
+        "Host: localhost",
+        "Content-Type: image/jpeg",
+        f"Content-Length: {length}",
+        *more,
+    ]
     return "\r\n".join([*lines, "", ""]).encode()
 
 

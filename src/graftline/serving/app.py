@@ -20,7 +20,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from graftline import __version__
 from graftline.serving.batching import Answer
 from graftline.serving.limits import Limits, RefusedRequest, Room
-from graftline.serving.login import Login
+from graftline.serving.login import Login, OwnNames
 from graftline.serving.measures import Measures
 from graftline.serving.openapi import specification
 from graftline.serving.requests import Parse, flawed, parse_images, parse_table, read_images
@@ -53,12 +53,14 @@ class Service:
         limits: what is taken in.
         measures: what is counted.
         password: that requests must have; None: nobody is asked for one.
+        allowed_hosts: names by which the server may be called; with a password, and without any: all names.
     """
 
     slots: Mapping[str, Slot]
     limits: Limits
     measures: Measures
     password: str | None = None
+    allowed_hosts: Sequence[str] = ()
 
     def app(self) -> Starlette:
         """Return the application of these models."""
@@ -68,6 +70,8 @@ class Service:
         app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error, Exception: _fault})
         if self.password is not None:
             app.add_middleware(Login, password=self.password)
+        if self.password is None or self.allowed_hosts:
+            app.add_middleware(OwnNames, names=self.allowed_hosts)
         app.add_middleware(_Counting, measures=self.measures)
         return app
 
@@ -182,7 +186,7 @@ class _Counting:
             await self._app(scope, receive, noting)
         finally:
             # an address that is none of ours would give a line of its own to each one that somebody tries
-            path = "other" if status in (307, 401, 404, 405) else scope["path"]
+            path = "other" if status in (307, 401, 403, 404, 405) else scope["path"]
             self._measures.request(path, status, time.perf_counter() - start)
 
 

@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import FrameType
 
 import h11
@@ -106,6 +107,7 @@ def serve(
     on_start: Callable[[str, Mapping[str, Slot]], None],
     watch: MakeWatch | None = None,
     password: str | None = None,
+    allowed_hosts: Sequence[str] = (),
 ) -> Measures:
     """Load models and answer over HTTP until SIGINT or SIGTERM.
 
@@ -119,6 +121,7 @@ def serve(
         on_start: is called with the address once it answers.
         watch: makes what is shown each answer of a model; None: nothing is.
         password: that requests must have; None: nobody is asked for one.
+        allowed_hosts: names by which it may be called, beside those of this machine; with a password, and none: all.
 
     Returns:
         What was counted.
@@ -127,8 +130,9 @@ def serve(
         UserError: a model is missing or does not give here what it gave where it was saved, or the port is taken.
     """
     listening = _listen(host, port)
+    service = partial(Service, password=password, allowed_hosts=allowed_hosts)
     with listening:
-        return asyncio.run(_serve(sources, listening, limits, execution, poll_seconds, on_start, watch, password))
+        return asyncio.run(_serve(sources, listening, limits, execution, poll_seconds, on_start, watch, service))
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -154,7 +158,7 @@ async def _serve(
     poll_seconds: float,
     on_start: Callable[[str, Mapping[str, Slot]], None],
     watch: MakeWatch | None,
-    password: str | None,
+    service: Callable[..., Service],
 ) -> Measures:
     measures, large = Measures(), Pixels()
     slots = {source.name: Slot(source, execution, limits, measures, large, watch) for source in sources}
@@ -162,7 +166,7 @@ async def _serve(
         for slot in slots.values():
             await slot.start()
         config = uvicorn.Config(
-            Service(slots, limits, measures, password).app(),
+            service(slots, limits, measures).app(),
             http=type("Protocol", (PatientProtocol,), {"header_seconds": limits.request_seconds}),
             ws="none",
             lifespan="off",
