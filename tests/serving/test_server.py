@@ -106,11 +106,15 @@ def test_mlflows_own_client_reads_it(server: HttpServer, predictor: Predictor) -
     assert list(found.columns) == ["class", "probability", *(f"probability/{name}" for name in CLASS_NAMES)]
     np.testing.assert_allclose(found.iloc[:, 2:].to_numpy(float), predictor.predict(photos), rtol=1e-5)
     images = [text(one) for one in photos]
-    expected = server.ask_json("/invocations", {"instances": [{"image": one} for one in images]}).content
-    for content in ({"inputs": {"image": images}}, {"inputs": images}, {"instances": images}):
+    records = [{"image": one} for one in images]
+    expected = server.ask_json("/invocations", {"instances": records}).content
+    alone = server.ask_json("/invocations", {"inputs": {"image": images[0]}}).content
+    assert alone["predictions"] == server.ask_json("/invocations", {"inputs": images[:1]}).content["predictions"]
+    for content in ({"inputs": {"image": images}}, {"inputs": images}, {"instances": images}, {"inputs": records}):
         assert server.ask_json("/invocations", content).content == expected
     table = "image\n" + "\n".join(images) + "\n"
     assert server.ask("/invocations", table.encode(), "text/csv").content == expected
+    assert server.ask("/invocations", table.encode("utf-8-sig"), "text/csv").content == expected
 
 
 def test_what_it_says_of_itself(server: HttpServer, predictor: Predictor, bundle: Path) -> None:
@@ -172,6 +176,9 @@ MANY = {"images": [text(b"a")] * 10_000}
             400,
             "image",
         ),
+        ("/invocations", b'{"inputs": [{"photo": "a"}]}', "application/json", 400, 'a column "image"'),
+        ("/invocations", b'{"inputs": {"image": 7}}', "application/json", 400, 'a column "image"'),
+        ("/invocations", b'{"instances": [7]}', "application/json", 400, "image 0: not base64"),
         ("/invocations", b"photo\na\n", "text/csv", 400, 'a CSV with a column "image"'),
         ("/invocations", b"{}", "application/x-parquet", 415, "Content-Type is application/x-parquet"),
         ("/replay", form(photo(1), photo(2)), FORM, 400, "This address takes one image."),
