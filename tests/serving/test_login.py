@@ -62,6 +62,9 @@ def test_who_may_ask(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         monkeypatch.delenv("GRAFTLINE_SERVE_PASSWORD")
         with pytest.raises(UserError, match="wants its password"):
             describe_server(server.url)
+        monkeypatch.setenv("GRAFTLINE_SERVE_PASSWORD", "that of another server")
+        with pytest.raises(UserError, match=r"does not take the password in GRAFTLINE_SERVE_PASSWORD\.$"):
+            describe_server(server.url)
         assert PASSWORD not in server.output
         assert '-u ":$GRAFTLINE_SERVE_PASSWORD"' in server.output
 
