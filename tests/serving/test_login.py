@@ -56,6 +56,15 @@ def test_who_may_ask(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert check_server(server.url, describe_server(server.url), bundle).problem is None
         known = basic("", PASSWORD)
         assert server.ask("/model//", Authorization=known).status == 200, "by way of a redirection"
+        described = server.ask("/openapi.json", Authorization=known).content
+        schemes = described["components"]["securitySchemes"]
+        assert {name for one in described["security"] for name in one} == set(schemes)
+        assert [one["scheme"] for one in schemes.values()] == ["basic"]
+        for path, methods in described["paths"].items():
+            (told,) = methods.values()
+            assert ("401" in told["responses"]) == (path != "/ping") == (told.get("security") is None), path
+                (True, None) if path != "/ping" else (False, [])
+            )
         counted = str(server.ask("/metrics", Authorization=known).content)
         assert "/nothing" not in counted, "whoever guesses addresses would fill the memory"
         assert "/model//" not in counted

@@ -129,6 +129,11 @@ def test_what_it_says_of_itself(server: HttpServer, predictor: Predictor, bundle
     assert server.ask("/health").content["status"] == "ok"
     assert server.ask("/ping").status == 200
     described = server.ask("/openapi.json").content
+    sent = {path: set(described["paths"][path]["post"]["requestBody"]["content"]) for path in ("/predict", "/explain")}
+    assert sent["/predict"] == sent["/explain"] > {"multipart/form-data", "application/json"}
+    tables = described["paths"]["/invocations"]["post"]["requestBody"]["content"]["application/json"]["schema"]["oneOf"]
+    assert [one["required"][0] for one in tables] == ["dataframe_records", "dataframe_split", "instances", "inputs"]
+    assert "security" not in described
     for path, methods in described["paths"].items():
         for method in methods:
             status = server.ask(path, b"" if method == "post" else None, "application/json").status
@@ -358,7 +363,7 @@ def test_verify_says_what_a_server_says(bundle: Path) -> None:
     with answering(json_answer("200 OK", {"uri": "bundle"})) as url, pytest.raises(UserError, match="does not tell"):
         compose("verify", [url.partition("/hook")[0]]).run()  # a folder of the same name may be another one here
     named = json_answer("403 Forbidden", {"message": "This server has another name."})
-    with answering(named) as url, pytest.raises(UserError, match=r"calls it so \(This server has another name\)"):
+    with answering(named) as url, pytest.raises(UserError, match=r"refuses to answer \(This server has another name\)"):
         describe_server(url)
 
 

@@ -104,10 +104,13 @@ class Service:
             "/metrics": metrics,
             "/health": _answering(self._told_health),
             "/models": _answering(lambda: {"models": [slot.model.identity() for slot in self.slots.values()]}),
-            "/openapi.json": _answering(lambda: specification(list(self.slots), self.limits)),
+            "/openapi.json": _answering(self._specification),
         }
         site = [Route(f"/{path}", _file(*entry), methods=["GET"]) for path, entry in SITE.items()]
         return [*(Route(path, handler, methods=["GET"]) for path, handler in addresses.items()), *site]
+
+    def _specification(self) -> dict[str, Any]:
+        return specification(list(self.slots), self.limits, has_password=self.password is not None)
 
     def _health(self) -> list[dict[str, Any]]:
         return [slot.health() for slot in self.slots.values()]

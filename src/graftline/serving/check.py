@@ -220,7 +220,7 @@ def _ask(url: str, body: bytes | None, kind: str = "") -> tuple[int, Any]:
     except ValueError:
         told = content.decode("utf-8", "replace")
     if status == 403:
-        raise UserError(f"{url} lets nobody in who calls it so ({_reason(told)}): give another address of it.")
+        raise UserError(f"{url} refuses to answer ({_reason(told)}).")
     return status, told
 
 
