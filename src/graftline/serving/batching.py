@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from graftline.serving.limits import Limits, overloaded
-from graftline.serving.pixels import Turns
+from graftline.serving.pixels import Turns, count_all
 
 WORKERS = 2  # batches at a time: while one is in the network, the images of the other are decoded
 _LONGEST_WAIT = 60  # seconds that Retry-After names, at most
@@ -89,13 +89,14 @@ class Batcher:
         futures: list[asyncio.Future[Answer]] = [loop.create_future() for _ in images]
         self._waiting.update(futures)
         try:
-            return await asyncio.gather(*map(self._answer, images, futures))
+            counts = await count_all(images)
+            return await asyncio.gather(*map(self._answer, images, counts, futures))
         finally:
             self._waiting.difference_update(futures)
             self._arrived.set()  # a worker may wait for the last ones to close
 
-    async def _answer(self, image: bytes, future: "asyncio.Future[Answer]") -> Answer:
-        async with self._turns.of(image):
+    async def _answer(self, image: bytes, count: int, future: "asyncio.Future[Answer]") -> Answer:
+        async with self._turns.of(count):
             self._ready[future] = image
             self._arrived.set()
             try:

@@ -2,14 +2,13 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from graftline.data.decode import count_pixels
 
 LARGE = 16_000_000  # pixels; what has more takes turns, so that photographs of phones (12 million) never wait for it
 AT_ONCE = 50_000_000  # pixels of images that are decoded at once; each takes 7 bytes, in WebP 16
-_COUNTED_IN_PLACE = 100_000  # bytes; the header of what is longer is read in a thread
 
 
 class Pixels:
@@ -63,11 +62,16 @@ class Turns:
         self._others = Pixels()
 
     @asynccontextmanager
-    async def of(self, image: bytes) -> AsyncIterator[None]:
-        """Wait for the turn of an image file, which ends with the block."""
-        in_place = len(image) <= _COUNTED_IN_PLACE
-        found = count_pixels(image) if in_place else await asyncio.to_thread(count_pixels, image)
-        # what does not tell its size may be as large as any
-        count = AT_ONCE if found is None else found
+    async def of(self, count: int) -> AsyncIterator[None]:
+        """Wait for the turn of an image of so many pixels, which ends with the block."""
         async with (self._large if count > LARGE else self._others).hold(count):
             yield
+
+
+async def count_all(images: Sequence[bytes]) -> list[int]:
+    """Return the number of pixels of each image file, as its header tells it; that of the largest where it does not.
+
+    A header may be long, so that a thread reads it.
+    """
+    found = await asyncio.to_thread(lambda: list(map(count_pixels, images)))
+    return [AT_ONCE if count is None else count for count in found]

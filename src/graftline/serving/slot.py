@@ -15,7 +15,7 @@ from graftline.serving.batching import Answer, Batcher
 from graftline.serving.limits import Limits, RefusedRequest, overloaded
 from graftline.serving.measures import Measures
 from graftline.serving.origin import Origin, Source
-from graftline.serving.pixels import Pixels, Turns
+from graftline.serving.pixels import Pixels, Turns, count_all
 from graftline.serving.served import ServedModel
 
 logger = logging.getLogger(__name__)
@@ -151,7 +151,8 @@ class Slot:
             raise overloaded(1)
         self._explaining += 1
         try:
-            async with self._turns.of(image):
+            (count,) = await count_all([image])
+            async with self._turns.of(count):
                 work = asyncio.get_running_loop().run_in_executor(self._explainers, explain, image)
                 try:
                     return await asyncio.shield(work)
