@@ -238,7 +238,7 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
 
 
 def count_pixels(image: bytes) -> int | None:
-    """Return how many pixels a file has by its header, bands in place of colors; None where it does not tell."""
+    """Return how many pixels a file has by its header, three bands for each; None where it does not tell."""
     file, head = io.BytesIO(image), image[:HEAD_BYTES]
     try:
         if is_dicom(head):
@@ -246,7 +246,7 @@ def count_pixels(image: bytes) -> int | None:
         if is_heif(head):
             return math.prod(open_heif(file).size)
         if (header := read_tiff_header(file)) is not None:
-            return header.width * header.height * header.bands
+            return header.width * header.height * math.ceil(header.bands / 3)
         with Image.open(file, formats=FORMATS) as found:
             return math.prod(found.size)
     except Exception:  # whoever decodes it says what is wrong

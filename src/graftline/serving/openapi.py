@@ -119,7 +119,7 @@ def _invocations(limits: Limits) -> dict[str, Any]:
         "dataframe_records": rows,
         "dataframe_split": {"type": "object", "required": list(split), "properties": split},
         "instances": {"oneOf": [rows, column]},
-        "inputs": {"oneOf": [rows, column, {"type": "object", "properties": {"image": column}}]},
+        "inputs": {"oneOf": [rows, column, {"type": "object", "properties": {"image": {"oneOf": [column, _BASE64]}}}]},
     }
     shapes = [{"type": "object", "required": [name], "properties": {name: table}} for name, table in tables.items()]
     return {
