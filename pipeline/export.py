@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from graftline.bundle.ensemble import is_ensemble, read_replay
+from graftline.bundle.ensemble import AnyPredictor, is_ensemble, read_replay
 from graftline.bundle.golden import read_golden
 from graftline.bundle.predictor import Predictor
 from graftline.console import print_facts
@@ -87,11 +87,14 @@ class Export:
         else:
             write = {"onnx": _write_onnx, "mlflow": _write_mlflow, "docker": _write_docker}[self.format]
             exported, rows = write(model, target)
+        written = self.format if exported == target else "onnx"
+        if written in ("onnx", "onnx-int8", "openvino") and (left_out := _left_out(model.predictor)):
+            rows.append(("left out", left_out))
         return ExportResult(
             facts={
                 "model": model.origin.uri,
                 "bundle_digest": model.predictor.digest,
-                "format": self.format,
+                "format": written,
                 "exported": str(exported),
             },
             table=[*rows, ("written to", str(exported))],
@@ -114,6 +117,14 @@ class Export:
         version = trained_on(model.predictor, reference, self.tracking, Path(self.directory), argument)
         plain = target.with_name(f"{model.name}{ENDINGS['onnx']}")
         return export_compact(model.predictor, model.directory, version, kind, target, plain, self.max_loss)
+
+
+def _left_out(predictor: AnyPredictor) -> str:
+    """Return what a bundle tells of an image that a file of its network does not tell."""
+    refuses = isinstance(predictor, Predictor) and predictor.refusal is not None
+    told = {"whether an image is none of the classes": refuses}
+    told["sets of classes"] = predictor.decision.set_threshold is not None
+    return " and ".join(what for what, is_told in told.items() if is_told)
 
 
 def _write_onnx(model: OpenModel, out: Path) -> tuple[Path, list[tuple[str, str]]]:

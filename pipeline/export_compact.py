@@ -63,10 +63,13 @@ def export_compact(
         objection = found.objection(max_loss)
         _tell(found, kind, both, objection)
         if objection is not None:
-            warn(f"{kind} is not kept, as {objection}: the float one is.")
+            stale = f", and {target}, of another time, is removed" if target.exists() else ""
+            warn(f"{kind} is not kept, as {objection}: the float one is{stale}.")
+        if target.is_dir():
+            shutil.rmtree(target)
+        elif objection is not None:
+            target.unlink(missing_ok=True)
         kept = target if objection is None else plain
-        if kept.is_dir():
-            shutil.rmtree(kept)
         (Path(folder) / kept.name).replace(kept)
     return kept, [
         ("compared", f"a probability differs by {found.largest_difference:.2g} at most from the float one's"),

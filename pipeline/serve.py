@@ -37,6 +37,7 @@ class Serve:
             ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, a run's id, directory or bundle; several of them.
         host: address to listen on: 127.0.0.1 is reached from this machine only. Any other takes a password, which is
             read from the environment.
+        allowed_hosts: names by which others may call it without a password, such as that of a proxy with a login.
         port: 0 takes a free one.
         poll_seconds: between two looks at a name or alias, which may have moved.
         accelerator: where the models run.
@@ -48,6 +49,7 @@ class Serve:
     tracking: Tracking
     model: str | Sequence[str]
     host: str = "127.0.0.1"
+    allowed_hosts: Sequence[str] = ()
     port: int = 5001
     poll_seconds: float = 10.0
     accelerator: Accelerator = "auto"
@@ -88,6 +90,7 @@ class Serve:
             on_start=self._tell,
             watch=make_watch(self.monitor, self.monitor_images),
             password=find_password(self.host),
+            allowed_hosts=self.allowed_hosts,
         )
         return ServeResult(
             facts={"requests": counted.num_requests, "images": counted.num_predictions},

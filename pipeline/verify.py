@@ -1,14 +1,16 @@
 """Verify: whether a bundle, here or behind a server, gives the probabilities that it gave where it was saved."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from graftline.bundle.engines import EngineName
 from graftline.bundle.verify import Verification, verify_bundle
 from graftline.console import print_table
 from graftline.errors import UserError
 from graftline.execution import Accelerator, Execution
-from graftline.pipeline.bundle_source import find_bundle
+from graftline.pipeline.bundle_source import REGISTERED, find_bundle
 from graftline.pipeline.program import ADDRESSES
 from graftline.pipeline.stage import StageResult
 from graftline.report.tables import print_verification
@@ -66,7 +68,7 @@ class Verify:
 
     def _verify_server(self, address: str) -> VerifyResult:
         served = describe_server(address)
-        against = self.against or served.get("uri")
+        against = self.against or _bundle_of(served)
         if against is None:
             raise UserError(f"{address} does not tell which bundle it serves: name it as Verify.against.")
         check = check_server(address, served, find_bundle(against, self.tracking))
@@ -83,6 +85,12 @@ class Verify:
             table=[("server", address), ("probabilities", "as they were where the bundle was saved")],
             verification=check,
         )
+
+
+def _bundle_of(served: Mapping[str, Any]) -> str | None:
+    """Return the bundle that a server says it serves; None where that could be another one here."""
+    uri = str(served.get("uri"))
+    return uri if uri.startswith(REGISTERED) or Path(uri).is_absolute() else None
 
 
 def _print_server_check(check: ServerCheck) -> None:

@@ -5,8 +5,11 @@ and handed down to all that computes: engine, forecast, predictor and loaders as
 Importing this module imports nothing heavy: the predictor runs in containers without torch.
 """
 
+import math
 import os
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from graftline.errors import UserError
@@ -19,8 +22,46 @@ Accelerator = Literal["auto", "cpu", "gpu"]
 
 
 def available_cores() -> int:
-    """Return how many cores this process may use, which a container or ``taskset`` can limit."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return how many cores this process may use, which ``taskset`` or a container can limit."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return math.ceil(min(cores, cpu_quota()))
+
+
+@cache
+def cpu_quota(root: Path = Path("/")) -> float:
+    """Return the cores of which control groups give this process the time, as ``docker run --cpus`` sets it.
+
+    Args:
+        root: of the file system.
+
+    Returns:
+        Cores, in parts too; infinity where nothing is set, or there are no control groups.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return math.inf
+    groups = root / "sys/fs/cgroup"
+    quotas = [math.inf]
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        if controllers == "" or "cpu" in controllers.split(","):
+            mount = groups / "cpu" if controllers else groups  # of version 1, and of version 2
+            place = mount / path.lstrip("/")  # which a container may not see: then it sees its own at the mount
+            quotas += [_quota(folder) for folder in (place, *place.parents) if folder.is_relative_to(mount)]
+    return min(quotas)
+
+
+def _quota(folder: Path) -> float:
+    """Return that of one control group."""
+    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):  # of version 2, and of version 1
+        try:
+            texts = [(folder / name).read_text(encoding="utf-8") for name in names]
+            quota, period = map(int, " ".join(texts).split())
+        except (OSError, ValueError):  # it is not there, or "max"
+            continue
+        if quota > 0:
+            return quota / period
+    return math.inf
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,20 @@ def test_transparency_of_gray_and_of_palettes_is_laid_on_white() -> None:
     np.testing.assert_array_equal(pixels[0], [[255, 255, 255], [50, 60, 70]])
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "CMYK", "RGB", "1"])
+def test_large_images_are_converted_strip_by_strip(mode: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (1_501, 1_999, 3), dtype=np.uint8)
+    image = Image.fromarray(noise).convert(mode)
+    if mode.endswith("A"):
+        image.putalpha(Image.fromarray(noise[:, :, 0]))
+    options = {"transparency": bytes(range(256))} if mode == "P" else {}
+    content = encode(image, "TIFF" if mode == "CMYK" else "PNG", **options)
+    whole = Image.open(io.BytesIO(content))
+    if mode.endswith(("A", "P")):
+        whole = Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole.convert("RGBA"))
+    np.testing.assert_array_equal(decode_rgb(content), np.asarray(whole.convert("RGB")))
+
+
 @pytest.mark.parametrize("form", ["JPEG", "TIFF"])
 def test_cmyk_is_converted(form: str) -> None:
     for ink, expected in (

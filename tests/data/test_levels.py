@@ -160,6 +160,10 @@ def test_a_band_that_is_not_there_and_too_many_pixels_are_said() -> None:
         decode_rgb(tiff(BANDS), Decoding(DecodeSettings(bands=(14,))))
     with pytest.raises(DecodeError, match="5 x 6 are more than 29 pixels"):
         decode_rgb(tiff(BANDS), Decoding(DecodeSettings(bands=(1,)), max_pixels=29))
+    with pytest.raises(DecodeError, match="390 numbers in 13 bands are more than those of 129 pixels") as caught:
+        decode_rgb(tiff(BANDS), Decoding(DecodeSettings(bands=(1,)), max_pixels=129))
+    assert caught.value.flaw == "too_large"
+    assert decode_rgb(tiff(BANDS), Decoding(DecodeSettings(bands=(1,), range=(0, 4_000)), max_pixels=130)).size == 90
 
 
 def test_without_tifffile_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,9 @@
 
 import base64
 import io
+import struct
 import sys
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 from graftline.data import readers
-from graftline.data.decode import DecodeError, DecodeSettings, Decoding, decode, decode_rgb
+from graftline.data.decode import DecodeError, DecodeSettings, Decoding, count_pixels, decode, decode_rgb
 from graftline.data.ingest import Ingest
 from graftline.data.sources.folder import Folder
 from graftline.data.split import Split
@@ -93,6 +95,29 @@ def test_dicom_without_a_picture_and_too_large_ones_are_refused() -> None:
     assert caught.value.flaw == "too_large"
     with pytest.raises(DecodeError, match="it is DICOM"):
         decode_rgb(bytes(128) + b"DICM" + bytes(99))
+
+
+def test_deflated_dicom_is_refused_before_it_is_inflated() -> None:
+    """64 MB of one gray are 64 kB so; pydicom would inflate them before the size is known."""
+    whole = dicom(GRAY)
+    start = whole.index(b"\x08\x00\x16\x00")  # after the file's meta information
+    deflate = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
+    content = deflate.compress(whole[start:] + bytes(64_000_000)) + deflate.flush()
+    plain, deflated = b"\x14\x001.2.840.10008.1.2.1\0", b"\x16\x001.2.840.10008.1.2.1.99"  # lengths and names
+    (length,) = struct.unpack_from("<I", whole, 140)
+    meta = whole[:140] + struct.pack("<I", length + 2) + whole[144:start]
+    assert plain in meta
+    bomb = meta.replace(plain, deflated) + content
+    decode_rgb(whole)  # imports pydicom
+    tracemalloc.start()
+    try:
+        with pytest.raises(DecodeError, match="it is DICOM that is deflated"):
+            decode_rgb(bomb)
+        assert count_pixels(bomb) is None
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+    assert count_pixels(whole) == GRAY.size
 
 
 def test_heic_is_read() -> None:

@@ -171,7 +171,7 @@ def outside_of_a_container(word: str, port: int, directory: Path) -> str:
     word = re.sub(r"postgresql\+psycopg2://[^/]+/mlflow$", f"sqlite:///{directory}/mlflow.db", word)
     word = word.replace("--host=0.0.0.0", "--host=127.0.0.1").replace("=/artifacts", f"={directory}/artifacts")
     word = word.replace("${PUBLIC_NAME:-localhost}", "localhost")
-    return word.replace("--port=5000", f"--port={port}").replace("//127.0.0.1:5000/", f"//127.0.0.1:{port}/")
+    return word.replace("--port=5000", f"--port={port}").replace("'127.0.0.1', 5000", f"'127.0.0.1', {port}")
 
 
 def server_packages() -> list[str]:

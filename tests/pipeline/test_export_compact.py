@@ -1,5 +1,8 @@
 """An export for small devices is kept where it is faster and no worse, and computes what the model does."""
 
+import json
+import shutil
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -9,14 +12,17 @@ from drifting import make_model
 
 from graftline.bundle.compact import CompactFormat, open_onnx, open_openvino
 from graftline.bundle.decision import MOST_PROBABLE
+from graftline.bundle.layout import bundle_digest
 from graftline.bundle.predictor import Predictor
+from graftline.bundle.refusal import Refusal
 from graftline.bundle.save import add_to_card
 from graftline.data.decode import decode_rgb
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.evaluation.compact import Measured, measure
 from graftline.execution import Execution
-from graftline.pipeline.export import Export
+from graftline.files import write_json
+from graftline.pipeline.export import Export, _left_out
 from graftline.tracking.tracking import Tracking
 
 
@@ -64,9 +70,33 @@ def test_the_float_one_takes_its_place(
 ) -> None:
     monkeypatch.setattr(Measured, "objection", lambda *_: "it is slower")
     export = Export(Tracking(), str(place / "bundle"), "onnx-int8", str(place / "slow"), directory=str(place))
-    assert export.run(place).exported == place / "slow" / f"{place.name}.onnx"
+    stale = place / "slow" / f"{place.name}-int8.onnx"
+    stale.parent.mkdir()
+    stale.write_bytes(b"of an earlier model")
+    found = export.run(place)
+    assert found.exported == place / "slow" / f"{place.name}.onnx"
+    assert found.facts["format"] == "onnx"
     assert [file.name for file in (place / "slow").iterdir()] == [f"{place.name}.onnx"]
-    assert "onnx-int8 is not kept, as it is slower: the float one is." in " ".join(capsys.readouterr().out.split())
+    told = " ".join(capsys.readouterr().out.split())
+    assert "onnx-int8 is not kept, as it is slower: the float one is, and " in told
+    assert told.count("-int8.onnx, of another time, is removed.") == 1
+    assert export.run(place).exported == found.exported
+    assert "is removed" not in capsys.readouterr().out
+
+
+def test_what_a_file_of_the_network_does_not_tell_is_said(place: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(place / "bundle", tmp_path / "pets" / "bundle"))
+    content = json.loads((bundle / "bundle.json").read_text())
+    content["decision"] = {"set_threshold": 0.2}
+    content["digest"] = bundle_digest(content, content["files"])
+    write_json(bundle / "bundle.json", content)
+    found = Export(Tracking(), str(bundle), "onnx", str(tmp_path)).run(tmp_path)
+    assert ("left out", "sets of classes") in found.table
+    plain = Export(Tracking(), str(place / "bundle"), "onnx", str(tmp_path)).run(tmp_path)
+    assert "left out" not in dict(plain.table)
+    predictor = Predictor.from_directory(bundle)
+    refusing = replace(predictor, refusal=Refusal(np.ones((1, 1), np.float32), 1, 0.5, 0.01))
+    assert _left_out(refusing) == "whether an image is none of the classes and sets of classes"
 
 
 def test_without_the_training_images(place: Path) -> None:

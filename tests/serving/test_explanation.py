@@ -18,6 +18,7 @@ from graftline.serving.explanation import Explainer
 from graftline.serving.limits import Limits, RefusedRequest
 from graftline.serving.measures import Measures
 from graftline.serving.origin import Folder
+from graftline.serving.pixels import Pixels
 from graftline.serving.slot import Slot
 
 
@@ -54,7 +55,7 @@ def test_what_cannot_be_read_is_said(explainer: Explainer) -> None:
 
 def test_an_ensemble_is_not_explained(bundle: Path) -> None:
     async def ask() -> None:
-        slot = Slot(Folder(bundle, "pets"), Execution(), Limits(), Measures())
+        slot = Slot(Folder(bundle, "pets"), Execution(), Limits(), Measures(), Pixels())
         await slot.start()
         try:
             assert (await slot.explain(photo(1)))[1]["class"] in CLASS_NAMES
@@ -71,7 +72,7 @@ def test_a_brace_in_a_name_is_a_brace(bundle: Path) -> None:
     """Starlette's paths take it for a wildcard."""
 
     async def ask(path: str) -> int:
-        slot = Slot(Folder(bundle, "a{x}"), Execution(), Limits(), Measures())
+        slot = Slot(Folder(bundle, "a{x}"), Execution(), Limits(), Measures(), Pixels())
         await slot.start()
         status: list[int] = []
 
@@ -81,7 +82,8 @@ def test_a_brace_in_a_name_is_a_brace(bundle: Path) -> None:
         async def send(message: MutableMapping[str, Any]) -> None:
             status.append(message.get("status", 0))
 
-        scope = {"type": "http", "method": "GET", "path": path, "headers": [], "query_string": b"", "root_path": ""}
+        scope: dict[str, Any] = {"type": "http", "method": "GET", "path": path, "query_string": b"", "root_path": ""}
+        scope["headers"] = [(b"host", b"localhost")]
         try:
             await Service({"a{x}": slot}, Limits(), Measures()).app()(scope, receive, send)
         finally:

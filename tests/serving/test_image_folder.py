@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from http_server import CLASS_NAMES, photo
+from one_answer import answering
 from packaging.utils import canonicalize_name
 
 from graftline.bundle.predictor import Predictor
@@ -105,6 +106,35 @@ def test_what_lies_in_the_folder(folder: Path, bundle: Path) -> None:
     allowed = (folder / ".dockerignore").read_text(encoding="utf-8").splitlines()
     copied = set(re.findall(r"^COPY (\S+)", (folder / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE))
     assert {f"!{name}" for name in copied} <= set(allowed)
+
+
+def test_the_user_of_the_image_can_read_it_whatever_the_umask_is(bundle: Path, tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        private = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+        (private / "bundle.json").chmod(0o600)
+        folder = write_image_folder(private, "pets", PLAIN, tmp_path / "pets-docker")
+    finally:
+        os.umask(before)
+    modes = {(path.is_dir(), path.stat().st_mode & 0o777) for path in (folder, *folder.rglob("*"))}
+    assert modes == {(True, 0o755), (False, 0o644)}
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY"])
+def test_the_health_check_asks_no_proxy(folder: Path, variable: str) -> None:
+    """Docker sets one in each container where its client has one."""
+    (line,) = re.findall(r"^HEALTHCHECK .*\n +CMD (.*)$", (folder / "Dockerfile").read_text(encoding="utf-8"), re.M)
+    _, *words = json.loads(line)
+    with answering(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") as url:
+        port = url.rpartition(":")[2].partition("/")[0]
+        command = [sys.executable, *(word.replace("5001", port) for word in words)]
+        environment = {**os.environ, variable: "http://127.0.0.1:9"}
+        assert subprocess.run(command, env=environment, capture_output=True).returncode == 0
+    with answering(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n") as url:
+        port = url.rpartition(":")[2].partition("/")[0]
+        command = [sys.executable, *(word.replace("5001", port) for word in words)]
+        assert subprocess.run(command, capture_output=True).returncode == 1
+    assert subprocess.run(command, capture_output=True).returncode == 1, "nobody listens"
 
 
 def test_the_dockerfile_is_sound(folder: Path) -> None:

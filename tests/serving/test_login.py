@@ -43,6 +43,7 @@ def test_who_may_ask(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("GRAFTLINE_SERVE_PASSWORD", PASSWORD)
     with HttpServer(tmp_path, f"model={bundle}") as server:
         assert server.ask("/ping").status == 200  # for health checks
+        assert server.ask("/model", Host="models.example.org", Authorization=basic("", PASSWORD)).status == 200
         for path in ("/", "/docs", "/health", "/metrics", "/model", "/nothing"):
             assert server.ask(path).status == 401, path
         for wrong in (basic("a", "wrong"), basic("", ""), f"Bearer {PASSWORD}", "Basic ?", basic(PASSWORD, "")):
@@ -55,14 +56,52 @@ def test_who_may_ask(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert check_server(server.url, describe_server(server.url), bundle).problem is None
         known = basic("", PASSWORD)
         assert server.ask("/model//", Authorization=known).status == 200, "by way of a redirection"
+        described = server.ask("/openapi.json", Authorization=known).content
+        schemes = described["components"]["securitySchemes"]
+        assert {name for one in described["security"] for name in one} == set(schemes)
+        assert [one["scheme"] for one in schemes.values()] == ["basic"]
+        for path, methods in described["paths"].items():
+            (told,) = methods.values()
+            assert ("401" in told["responses"]) == (path != "/ping") == (told.get("security") is None), path
         counted = str(server.ask("/metrics", Authorization=known).content)
         assert "/nothing" not in counted, "whoever guesses addresses would fill the memory"
         assert "/model//" not in counted
         monkeypatch.delenv("GRAFTLINE_SERVE_PASSWORD")
         with pytest.raises(UserError, match="wants its password"):
             describe_server(server.url)
+        monkeypatch.setenv("GRAFTLINE_SERVE_PASSWORD", "that of another server")
+        with pytest.raises(UserError, match=r"does not take the password in GRAFTLINE_SERVE_PASSWORD\.$"):
+            describe_server(server.url)
         assert PASSWORD not in server.output
         assert '-u ":$GRAFTLINE_SERVE_PASSWORD"' in server.output
+
+
+def test_without_a_password_it_answers_to_its_own_names_only(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page of others could call it by a name of theirs that leads to 127.0.0.1 (DNS rebinding)."""
+    monkeypatch.delenv("GRAFTLINE_SERVE_PASSWORD", raising=False)
+    with HttpServer(tmp_path, f"model={bundle}", "allowed_hosts=[Models.example.org]") as server:
+        for host in (
+            "localhost",
+            "LOCALHOST:99",
+            "127.0.0.1:5001",
+            "127.8.8.8",
+            "[::1]:5001",
+            "models.example.org:8444",
+        ):
+            assert server.ask("/model", Host=host).status == 200, host
+        for host in ("evil.example", "localhost.evil.example", "evil@localhost:1:2", "[::1", "10.0.0.1", ":80", ""):
+            assert server.ask("/ping", Host=host).status == 200, host
+            refused = server.ask("/predict", photo(0), Host=host)
+            assert refused.status == 403, host
+            assert refused.content["error_code"] == "PERMISSION_DENIED"
+            assert "ask localhost, or start it with allowed_hosts=[NAME]" in refused.content["message"]
+        for path in ("/", "/model", "/metrics"):
+            assert server.ask(path, Host="evil.example").status == 403, path
+        for number in range(20):
+            server.ask(f"/{number}", Host="evil.example")
+        assert '"/19"' not in server.ask("/metrics").content
 
 
 def test_a_redirection_does_not_take_the_password_along(monkeypatch: pytest.MonkeyPatch) -> None:

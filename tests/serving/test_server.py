@@ -6,6 +6,7 @@ import shutil
 import socket
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -106,11 +107,15 @@ def test_mlflows_own_client_reads_it(server: HttpServer, predictor: Predictor) -
     assert list(found.columns) == ["class", "probability", *(f"probability/{name}" for name in CLASS_NAMES)]
     np.testing.assert_allclose(found.iloc[:, 2:].to_numpy(float), predictor.predict(photos), rtol=1e-5)
     images = [text(one) for one in photos]
-    expected = server.ask_json("/invocations", {"instances": [{"image": one} for one in images]}).content
-    for content in ({"inputs": {"image": images}}, {"inputs": images}, {"instances": images}):
+    records = [{"image": one} for one in images]
+    expected = server.ask_json("/invocations", {"instances": records}).content
+    alone = server.ask_json("/invocations", {"inputs": {"image": images[0]}}).content
+    assert alone["predictions"] == server.ask_json("/invocations", {"inputs": images[:1]}).content["predictions"]
+    for content in ({"inputs": {"image": images}}, {"inputs": images}, {"instances": images}, {"inputs": records}):
         assert server.ask_json("/invocations", content).content == expected
     table = "image\n" + "\n".join(images) + "\n"
     assert server.ask("/invocations", table.encode(), "text/csv").content == expected
+    assert server.ask("/invocations", table.encode("utf-8-sig"), "text/csv").content == expected
 
 
 def test_what_it_says_of_itself(server: HttpServer, predictor: Predictor, bundle: Path) -> None:
@@ -124,6 +129,11 @@ def test_what_it_says_of_itself(server: HttpServer, predictor: Predictor, bundle
     assert server.ask("/health").content["status"] == "ok"
     assert server.ask("/ping").status == 200
     described = server.ask("/openapi.json").content
+    sent = {path: set(described["paths"][path]["post"]["requestBody"]["content"]) for path in ("/predict", "/explain")}
+    assert sent["/predict"] == sent["/explain"] > {"multipart/form-data", "application/json"}
+    tables = described["paths"]["/invocations"]["post"]["requestBody"]["content"]["application/json"]["schema"]["oneOf"]
+    assert [one["required"][0] for one in tables] == ["dataframe_records", "dataframe_split", "instances", "inputs"]
+    assert "security" not in described
     for path, methods in described["paths"].items():
         for method in methods:
             status = server.ask(path, b"" if method == "post" else None, "application/json").status
@@ -172,6 +182,9 @@ MANY = {"images": [text(b"a")] * 10_000}
             400,
             "image",
         ),
+        ("/invocations", b'{"inputs": [{"photo": "a"}]}', "application/json", 400, 'a column "image"'),
+        ("/invocations", b'{"inputs": {"image": 7}}', "application/json", 400, 'a column "image"'),
+        ("/invocations", b'{"instances": [7]}', "application/json", 400, "image 0: not base64"),
         ("/invocations", b"photo\na\n", "text/csv", 400, 'a CSV with a column "image"'),
         ("/invocations", b"{}", "application/x-parquet", 415, "Content-Type is application/x-parquet"),
         ("/replay", form(photo(1), photo(2)), FORM, 400, "This address takes one image."),
@@ -193,7 +206,13 @@ def connect_to(server: HttpServer) -> socket.socket:
 
 
 def head(length: object = 1000, *more: str) -> bytes:
-    lines = ["POST /predict HTTP/1.1", "Host: x", "Content-Type: image/jpeg", f"Content-Length: {length}", *more]
+    lines = [
+        "POST /predict HTTP/1.1",
+        "Host: localhost",
+        "Content-Type: image/jpeg",
+        f"Content-Length: {length}",
+        *more,
+    ]
     return "\r\n".join([*lines, "", ""]).encode()
 
 
@@ -330,6 +349,32 @@ def spoil_golden(bundle: Path, step: str) -> None:
 def test_what_does_not_speak_http_does_not_answer() -> None:
     with answering(b"SSH-2.0-OpenSSH_9.2\r\n") as url, pytest.raises(UserError, match=r"does not answer \(SSH-2\.0"):
         describe_server(url)
+
+
+def json_answer(status: str, content: object) -> bytes:
+    body = json.dumps(content).encode()
+    return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def test_verify_says_what_a_server_says(bundle: Path) -> None:
+    busy = json_answer("503 Service Unavailable", {"message": "The server has as much to do as it takes."})
+    with answering(busy) as url, pytest.raises(UserError, match=r"images \(HTTP 503: The server has as much to do as"):
+        check_server(url, {}, bundle)
+    with answering(json_answer("200 OK", {"uri": "bundle"})) as url, pytest.raises(UserError, match="does not tell"):
+        compose("verify", [url.partition("/hook")[0]]).run()  # a folder of the same name may be another one here
+    named = json_answer("403 Forbidden", {"message": "This server has another name."})
+    with answering(named) as url, pytest.raises(UserError, match=r"refuses to answer \(This server has another name\)"):
+        describe_server(url)
+
+
+def test_verify_of_a_server_that_takes_little(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with HttpServer(bundle.parent, "model=bundle", "limits.images=1") as server:
+        monkeypatch.chdir(tmp_path)
+        for name in ("http_proxy", "HTTP_PROXY"):
+            monkeypatch.setenv(name, "http://192.0.2.7:9")  # it is not asked for this machine
+        monkeypatch.setenv("no_proxy", "")
+        monkeypatch.setattr(urllib.request, "_opener", None)
+        assert compose("verify", [server.url]).run().facts["bundle"] == str(bundle)
 
 
 @pytest.mark.parametrize("step", ["decode", "resize", "normalize", "network"])

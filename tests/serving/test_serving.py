@@ -266,6 +266,20 @@ def test_a_bad_request_gets_a_clear_answer(server: str, image: object, sentence:
     assert "Traceback" not in json.dumps(answer)
 
 
+@pytest.mark.parametrize("shape", ["records", "row", "column", "csv"])
+def test_what_mlflow_takes_for_a_table(server: str, predictor: Predictor, shape: str) -> None:
+    """So does the server of ours: `test_server.py` asks it for the same."""
+    image = text(photo(3))
+    inputs = {"records": [{"image": image}], "row": {"image": image}, "column": {"image": [image]}}
+    body, kind = json.dumps({"inputs": inputs.get(shape)}).encode(), "application/json"
+    if shape == "csv":
+        body, kind = f"image\n{image}\n".encode("utf-8-sig"), "text/csv"
+    request = urllib.request.Request(server, body, {"Content-Type": kind})
+    with urllib.request.urlopen(request, timeout=60) as response:
+        (row,) = json.load(response)["predictions"]
+    assert row["class"] == CLASS_NAMES[predictor.predict([photo(3)])[0].argmax()]
+
+
 def test_a_request_of_another_shape(server: str) -> None:
     request = urllib.request.Request(
         server, b'{"dataframe_records": [{"photo": "a"}]}', {"Content-Type": "application/json"}

@@ -7,6 +7,7 @@ Legend: H height, W width in pixels.
 
 import io
 import logging
+import math
 import warnings
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -32,8 +33,10 @@ from graftline.data.metadata import orientation, turn, without_metadata
 from graftline.data.readers import (
     TiffHeader,
     check_size,
+    dicom_size,
     is_dicom,
     is_heif,
+    open_heif,
     read_dicom,
     read_heif,
     read_tiff,
@@ -51,6 +54,7 @@ __all__ = [
     "Decoded",
     "Decoding",
     "Flaw",
+    "count_pixels",
     "decode",
     "decode_rgb",
 ]
@@ -60,6 +64,7 @@ __all__ = [
 Image.init()
 _NAMES = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "JPEG2000", "PPM", "TIFF")
 FORMATS = tuple(name for name in _NAMES if name in Image.OPEN)
+_STRIP_PIXELS = 1_000_000  # that are converted at a time
 
 # Pillow warns of sizes, which we check ourselves, and of odd metadata, which does not change the pixels: only noise.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -217,7 +222,32 @@ def _deep_png(file: BinaryIO, high: Image.Image) -> np.ndarray:
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
-    """Return the pixels of a loaded image of at most 8 bits as (H, W, 3) uint8."""
-    if image.has_transparency_data:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return np.array(image.convert("RGB"))
+    """Return the pixels of a loaded image of at most 8 bits as (H, W, 3) uint8.
+
+    Strip by strip: whole, each step would take four bytes for every pixel.
+    """
+    width, height = image.size
+    pixels = np.empty((height, width, 3), dtype=np.uint8)
+    rows = max(1, _STRIP_PIXELS // width)
+    for top in range(0, height, rows):
+        strip = image.crop((0, top, width, min(top + rows, height)))
+        if image.has_transparency_data:
+            strip = Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip.convert("RGBA"))
+        pixels[top : top + rows] = np.asarray(strip if strip.mode == "RGB" else strip.convert("RGB"))
+    return pixels
+
+
+def count_pixels(image: bytes) -> int | None:
+    """Return how many pixels a file has by its header, three bands for each; None where it does not tell."""
+    file, head = io.BytesIO(image), image[:HEAD_BYTES]
+    try:
+        if is_dicom(head):
+            return math.prod(dicom_size(file))
+        if is_heif(head):
+            return math.prod(open_heif(file).size)
+        if (header := read_tiff_header(file)) is not None:
+            return header.width * header.height * math.ceil(header.bands / 3)
+        with Image.open(file, formats=FORMATS) as found:
+            return math.prod(found.size)
+    except Exception:  # whoever decodes it says what is wrong
+        return None

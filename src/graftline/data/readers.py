@@ -112,7 +112,7 @@ def read_tiff(file: BinaryIO, header: TiffHeader, decoding: Decoding) -> np.ndar
     """Return the chosen bands of a TIFF's first picture, (H, W) or (H, W, 3), as they are.
 
     Raises:
-        DecodeError: it has not got the bands, or no package is there that reads them.
+        DecodeError: it has not got the bands, all of them are too large, or no package is there that reads them.
     """
     chosen: tuple[int, ...] = (1, 2, 3) if header.bands > 1 else (1,)
     if header.has_bands and decoding.settings.bands is not None:
@@ -124,12 +124,35 @@ def read_tiff(file: BinaryIO, header: TiffHeader, decoding: Decoding) -> np.ndar
         import tifffile
 
         page = tifffile.TiffFile(file).pages[0]
+        if page.size > 3 * decoding.max_pixels:  # all bands are read, and a few chosen then
+            most = f"those of {decoding.max_pixels:,} pixels of three colors"
+            raise DecodeError("too_large", f"{page.size:,} numbers in {header.bands} bands are more than {most}")
         planes = page.asarray()  # (H, W, B), or band by band
     if page.planarconfig == 2:
         planes = np.moveaxis(planes, 0, -1)
     planes = planes.reshape(*planes.shape[:2], -1)  # (H, W) where there is one
     bands: np.ndarray = planes[:, :, [band - 1 for band in chosen]]
     return bands if len(chosen) == 3 else bands[:, :, 0]
+
+
+def dicom_size(file: BinaryIO) -> tuple[int, int]:
+    """Return width and height of a DICOM file's picture, which is not decoded."""
+    from pydicom import dcmread
+
+    _check_stored(file)
+    content = dcmread(file, stop_before_pixels=True, specific_tags=["Columns", "Rows"])
+    return int(content.Columns), int(content.Rows)
+
+
+def _check_stored(file: BinaryIO) -> None:
+    """Raise a DecodeError where all of a DICOM file is deflated: pydicom inflates it whole, to whatever size."""
+    from pydicom.filereader import _read_file_meta_info, read_preamble
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    read_preamble(file, force=False)
+    if _read_file_meta_info(file).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        raise DecodeError("unreadable", "it is DICOM that is deflated, which may be a bomb: store it in another way")
+    file.seek(0)
 
 
 def read_dicom(file: BinaryIO, decoding: Decoding, look: Look) -> np.ndarray:
@@ -139,12 +162,13 @@ def read_dicom(file: BinaryIO, decoding: Decoding, look: Look) -> np.ndarray:
     settings have a range; where the file has none, all that it can hold is seen.
 
     Raises:
-        DecodeError: it holds too many pixels or none, or pydicom is not there or cannot decode it.
+        DecodeError: it holds too many pixels or none, is deflated, or pydicom is not there or cannot decode it.
     """
     with _package("dicom", "DICOM"):
         from pydicom import dcmread
         from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
 
+        _check_stored(file)
         content = dcmread(file)
         if "PixelData" not in content:
             raise DecodeError("unreadable", "it is DICOM without a picture")
@@ -177,6 +201,13 @@ def _dicom_limits(content: Any) -> tuple[float, float]:
     return min(first, last), max(first, last)
 
 
+def open_heif(file: BinaryIO) -> Any:
+    """Return a HEIF file of which no picture is decoded yet."""
+    import pi_heif
+
+    return pi_heif.open_heif(file, convert_hdr_to_8bit=True)
+
+
 def read_heif(file: BinaryIO, decoding: Decoding) -> Image.Image:
     """Return the main picture of a HEIF file, upright.
 
@@ -184,9 +215,7 @@ def read_heif(file: BinaryIO, decoding: Decoding) -> Image.Image:
         DecodeError: it has too many pixels, or pi-heif is not there or cannot decode it.
     """
     with _package("heif", "HEIC"):
-        from pi_heif import open_heif
-
-        content = open_heif(file, convert_hdr_to_8bit=True)
+        content = open_heif(file)
         width, height = content.size
         check_size(width, height, decoding)
         image: Image.Image = content.to_pillow()

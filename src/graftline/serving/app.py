@@ -1,18 +1,17 @@
 """The addresses of a server, and what each of them answers."""
 
+import asyncio
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
 from importlib.resources import files
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -21,10 +20,10 @@ from starlette.routing import BaseRoute, Mount, Route
 from graftline import __version__
 from graftline.serving.batching import Answer
 from graftline.serving.limits import Limits, RefusedRequest, Room
-from graftline.serving.login import Login
+from graftline.serving.login import Login, OwnNames
 from graftline.serving.measures import Measures
 from graftline.serving.openapi import specification
-from graftline.serving.requests import flawed, parse_images, parse_table, read_images
+from graftline.serving.requests import Parse, flawed, parse_images, parse_table, read_images
 from graftline.serving.served import ServedModel
 from graftline.serving.slot import Slot
 
@@ -41,6 +40,8 @@ _POLICY = "default-src 'none'; connect-src 'self'; img-src 'self' blob: data:; s
 _ERROR_CODES = {404: "ENDPOINT_NOT_FOUND", 500: "INTERNAL_ERROR", 503: "TEMPORARILY_UNAVAILABLE"}  # MLflow's names
 
 Handler = Callable[[Request], Awaitable[Response]]
+T = TypeVar("T")
+Answering = Callable[[Slot, list[bytes]], Coroutine[Any, Any, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,14 @@ class Service:
         limits: what is taken in.
         measures: what is counted.
         password: that requests must have; None: nobody is asked for one.
+        allowed_hosts: names by which the server may be called; with a password, and without any: all names.
     """
 
     slots: Mapping[str, Slot]
     limits: Limits
     measures: Measures
     password: str | None = None
+    allowed_hosts: Sequence[str] = ()
 
     def app(self) -> Starlette:
         """Return the application of these models."""
@@ -67,17 +70,21 @@ class Service:
         app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error, Exception: _fault})
         if self.password is not None:
             app.add_middleware(Login, password=self.password)
+        if self.password is None or self.allowed_hosts:
+            app.add_middleware(OwnNames, names=self.allowed_hosts)
         app.add_middleware(_Counting, measures=self.measures)
         return app
 
     def _routes(self, slot: Slot, room: Room) -> list[Route]:
         """Return the addresses of one model."""
-        guarded = partial(self._guarded, slot, room)
+        answers: dict[str, tuple[Answering, Parse]] = {
+            "/predict": (self._predict, parse_images),
+            "/invocations": (self._invocations, parse_table),
+            "/explain": (self._explain, parse_images),
+            "/replay": (self._replay, parse_images),
+        }
         return [
-            Route("/predict", guarded(self._predict), methods=["POST"]),
-            Route("/invocations", guarded(self._invocations), methods=["POST"]),
-            Route("/explain", guarded(self._explain), methods=["POST"]),
-            Route("/replay", guarded(self._replay), methods=["POST"]),
+            *(Route(path, self._guarded(slot, room, *of), methods=["POST"]) for path, of in answers.items()),
             Route("/model", _answering(lambda: slot.model.about()), methods=["GET"]),
         ]
 
@@ -97,10 +104,13 @@ class Service:
             "/metrics": metrics,
             "/health": _answering(self._told_health),
             "/models": _answering(lambda: {"models": [slot.model.identity() for slot in self.slots.values()]}),
-            "/openapi.json": _answering(lambda: specification(list(self.slots), self.limits)),
+            "/openapi.json": _answering(self._specification),
         }
         site = [Route(f"/{path}", _file(*entry), methods=["GET"]) for path, entry in SITE.items()]
         return [*(Route(path, handler, methods=["GET"]) for path, handler in addresses.items()), *site]
+
+    def _specification(self) -> dict[str, Any]:
+        return specification(list(self.slots), self.limits, has_password=self.password is not None)
 
     def _health(self) -> list[dict[str, Any]]:
         return [slot.health() for slot in self.slots.values()]
@@ -109,42 +119,34 @@ class Service:
         models = self._health()
         return {"status": "degraded" if any(one["problem"] for one in models) else "ok", "models": models}
 
-    def _guarded(self, slot: Slot, room: Room, handler: Callable[..., Awaitable[Any]]) -> Handler:
+    def _guarded(self, slot: Slot, room: Room, answering: Answering, parse: Parse) -> Handler:
         """Return a handler that answers what cannot be done with its status and one sentence."""
 
         async def answer(request: Request) -> Response:
             try:
                 slot.running.batcher.check_room()  # before megabytes are read
                 with room.share() as share:
-                    return JSONResponse(await handler(slot, partial(read_images, request, self.limits, share)))
+                    images = await read_images(request, self.limits, share, parse)
+                    return JSONResponse(await _while_connected(request, answering(slot, images)))
             except RefusedRequest as refused:
                 return _error(refused.status, refused.sentence, refused.headers)
 
         return answer
 
-    async def _predict(self, slot: Slot, read: Callable[..., Awaitable[list[bytes]]]) -> dict[str, Any]:
-        model, answers = await slot.answer(await read(parse_images))
+    async def _predict(self, slot: Slot, images: list[bytes]) -> dict[str, Any]:
+        model, answers = await slot.answer(images)
         return {**model.identity(), "predictions": self._counted(model, answers)}
 
-    async def _invocations(self, slot: Slot, read: Callable[..., Awaitable[list[bytes]]]) -> dict[str, Any]:
-        model, answers = await slot.answer(await read(parse_table))
+    async def _invocations(self, slot: Slot, images: list[bytes]) -> dict[str, Any]:
+        model, answers = await slot.answer(images)
         return {"predictions": model.rows(self._counted(model, answers))}
 
-    async def _explain(self, slot: Slot, read: Callable[..., Awaitable[list[bytes]]]) -> dict[str, Any]:
-        image = await _read_one(read)
-        try:
-            model, explained = await slot.explain(image)
-        except ValueError as error:
-            raise flawed({0: str(error)}) from error
+    async def _explain(self, slot: Slot, images: list[bytes]) -> dict[str, Any]:
+        model, explained = await _of_one(slot.explain, images)
         return {**model.identity(), **explained}
 
-    async def _replay(self, slot: Slot, read: Callable[..., Awaitable[list[bytes]]]) -> dict[str, Any]:
-        image = await _read_one(read)
-        model = slot.model
-        try:
-            steps = await run_in_threadpool(model.steps, image)
-        except ValueError as error:
-            raise flawed({0: str(error)}) from error
+    async def _replay(self, slot: Slot, images: list[bytes]) -> dict[str, Any]:
+        model, steps = await _of_one(slot.replay, images)
         return {**model.identity(), "steps": steps}
 
     def _counted(self, model: ServedModel, answers: list[Answer]) -> list[dict[str, Any]]:
@@ -187,15 +189,35 @@ class _Counting:
             await self._app(scope, receive, noting)
         finally:
             # an address that is none of ours would give a line of its own to each one that somebody tries
-            path = "other" if status in (307, 401, 404, 405) else scope["path"]
+            path = "other" if status in (307, 401, 403, 404, 405) else scope["path"]
             self._measures.request(path, status, time.perf_counter() - start)
 
 
-async def _read_one(read: Callable[..., Awaitable[list[bytes]]]) -> bytes:
-    (image, *others) = await read(parse_images)
+async def _of_one(answering: Callable[[bytes], Awaitable[T]], images: list[bytes]) -> T:
+    (image, *others) = images
     if others:
         raise RefusedRequest(400, "This address takes one image.")
-    return image
+    try:
+        return await answering(image)
+    except ValueError as error:
+        raise flawed({0: str(error)}) from error
+
+
+async def _while_connected(request: Request, answering: Coroutine[Any, Any, T]) -> T:
+    """Return an answer, or give it up once nobody waits for it: after a request there comes the connection's end alone.
+
+    Raises:
+        RefusedRequest: it was given up.
+    """
+    answer, end = asyncio.ensure_future(answering), asyncio.ensure_future(request.receive())
+    try:
+        await asyncio.wait((answer, end), return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done() and end.result()["type"] == "http.disconnect":
+            raise RefusedRequest(400, "The connection was broken before the answer was there.")
+        return await answer
+    finally:
+        answer.cancel()
+        end.cancel()
 
 
 def _answering(content: Callable[[], Mapping[str, Any]]) -> Handler:

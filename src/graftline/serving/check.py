@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from graftline.bundle.predictor import softmax
 from graftline.bundle.verify import MAX_PROBABILITY_CHANGE
 from graftline.errors import UserError, first_line
 from graftline.serving.answers import columns
-from graftline.serving.login import PASSWORD
+from graftline.serving.login import PASSWORD, is_loopback
 
 TIMEOUT_SECONDS = 60
 STEPS = (*HASHED_STEPS, "network", "answer")
@@ -141,10 +142,10 @@ def _probabilities(address: str, files: Sequence[Path], names: list[str]) -> tup
     for start in range(0, len(files), _AT_ONCE):
         numbers = list(range(start, min(start + _AT_ONCE, len(files))))
         status, rows = _classify(address, [files[number] for number in numbers])
-        if status == 400:  # one of them; which one shows when each is sent alone
+        if status != 200:  # for one of them, or for all together: each is sent alone
             for number in numbers:
                 status, row = _classify(address, [files[number]])
-                if status == 400:
+                if status != 200:
                     flaws[number] = str(row)
                 else:
                     found[number] = _row(address, row[0], names)
@@ -154,12 +155,19 @@ def _probabilities(address: str, files: Sequence[Path], names: list[str]) -> tup
 
 
 def _classify(address: str, files: Sequence[Path]) -> tuple[int, Any]:
-    """Ask as MLflow's clients do, which each server of these models understands."""
+    """Ask as MLflow's clients do, which each server of these models understands.
+
+    Returns:
+        200 and the rows of its table; or 400, of several images also 413, which says no to their size, and its reason.
+    """
     records = [{"image": base64.b64encode(file.read_bytes()).decode("ascii")} for file in files]
     body = json.dumps({"dataframe_records": records}).encode()
     status, content = _ask(f"{address}/invocations", body, "application/json")
-    if status == 400:
-        return status, content.get("message", "no reason given") if isinstance(content, dict) else "no reason given"
+    reason = _reason(content)
+    if status == 400 or (status == 413 and len(files) > 1):
+        return status, "no reason given" if reason is None else reason
+    if status != 200 and reason is not None:
+        raise UserError(f"{address} does not classify golden images (HTTP {status}: {reason}).")
     rows = content.get("predictions") if isinstance(content, dict) else None
     if status != 200 or not isinstance(rows, list) or len(rows) != len(files):
         raise UserError(f"{address} does not answer as a server of a graftline model does (HTTP {status}).")
@@ -191,11 +199,12 @@ def _steps(address: str, bundle: Path, numbers: Sequence[int]) -> dict[str, int]
 def _ask(url: str, body: bytes | None, kind: str = "") -> tuple[int, Any]:
     """Return status and content of an answer; text where it is no JSON."""
     request = urllib.request.Request(url, body, {"Content-Type": kind} if body is not None else {})  # noqa: S310 - http
-    if password := os.environ.get(PASSWORD):  # the server's, and not that of another one that it redirects to
+    password = os.environ.get(PASSWORD)
+    if password:  # the server's, and not that of another one that it redirects to
         request.add_unredirected_header("Authorization", f"Basic {base64.b64encode(f':{password}'.encode()).decode()}")
     try:
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310 - likewise
+            with _opener(url).open(request, timeout=TIMEOUT_SECONDS) as answer:
                 status, content = answer.status, answer.read()
         except urllib.error.HTTPError as error:
             status, content = error.code, error.read()
@@ -204,8 +213,24 @@ def _ask(url: str, body: bytes | None, kind: str = "") -> tuple[int, Any]:
             f"{url} does not answer ({first_line(error)}): start the server, or check the address."
         ) from error
     if status == 401:
-        raise UserError(f"{url} wants its password: set {PASSWORD}.")
+        wanted = "does not take the password in" if password else "wants its password: set"
+        raise UserError(f"{url} {wanted} {PASSWORD}.")
     try:
-        return status, json.loads(content)
+        told = json.loads(content)
     except ValueError:
-        return status, content.decode("utf-8", "replace")
+        told = content.decode("utf-8", "replace")
+    if status == 403:
+        raise UserError(f"{url} refuses to answer ({_reason(told)}).")
+    return status, told
+
+
+def _opener(url: str) -> urllib.request.OpenerDirector:
+    """Return what opens an address: without a proxy where it is this machine's, which a proxy takes for its own."""
+    is_here = is_loopback(urlsplit(url).hostname or "")
+    return urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if is_here else []))
+
+
+def _reason(content: Any) -> str | None:
+    """Return the sentence with which a server says no."""
+    reason = content.get("message") if isinstance(content, dict) else None
+    return None if reason is None else str(reason).removesuffix(".")

@@ -45,6 +45,8 @@ def write_image_folder(bundle: Path, name: str, decoding: Decoding, folder: Path
         shutil.copytree(ROOT / _SITE, package / _SITE)
         shutil.copytree(bundle, target / "models" / name)
         write_text(target / "requirements.txt", with_hashes(_requirements(decoding), lock))
+        for path in target.rglob("*"):  # the image's user is another one than who builds it
+            path.chmod(0o755 if path.is_dir() else 0o644)
     return folder
 
 

@@ -1,10 +1,12 @@
-"""Let only those ask who know the server's password (HTTP Basic, RFC 7617; any user name)."""
+"""Let only those ask who know the server's password (HTTP Basic, RFC 7617; any user name), or call it by its name."""
 
 import base64
 import binascii
 import hmac
 import ipaddress
 import os
+import re
+from collections.abc import Sequence
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -76,3 +78,41 @@ class Login:
         except binascii.Error:
             return False
         return kind.lower() == b"basic" and hmac.compare_digest(password, self._password)
+
+
+def host_name(header: bytes) -> str:
+    """Return whom a request is for, by its header Host, without the port.
+
+    >>> host_name(b"LocalHost:5001"), host_name(b"[::1]:5001"), host_name(b"example.org")
+    ('localhost', '::1', 'example.org')
+    """
+    found = re.fullmatch(r"(?:\[([^\]]+)\]|([^:]+))(?::\d*)?", header.decode("latin-1").lower())
+    return "" if found is None else found[1] or found[2]
+
+
+class OwnNames:
+    """Answers 403 to requests for another host (ASGI middleware).
+
+    Where there is no password, its address alone keeps a browser on this machine from showing its answers to pages of
+    others; but whoever owns a name may let it lead to 127.0.0.1 (DNS rebinding).
+
+    Args:
+        app: what answers the others.
+        names: by which the server may be called, beside those of this machine itself.
+    """
+
+    def __init__(self, app: ASGIApp, names: Sequence[str]) -> None:
+        self._app = app
+        self._names = {name.lower() for name in names}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on what may pass."""
+        if scope["type"] != "http" or scope["path"] in OPEN or self._is_own(dict(scope["headers"])):
+            await self._app(scope, receive, send)
+            return
+        sentence = "This server has another name: ask localhost, or start it with allowed_hosts=[NAME] or a password."
+        await JSONResponse({"error_code": "PERMISSION_DENIED", "message": sentence}, 403)(scope, receive, send)
+
+    def _is_own(self, headers: dict[bytes, bytes]) -> bool:
+        name = host_name(headers.get(b"host", b""))
+        return is_loopback(name) or name in self._names

@@ -169,13 +169,9 @@ def _of_table(content: Any) -> list[object]:
     wrong = RefusedRequest(400, f"The request must hold {_TABLES}.")
     if not isinstance(content, dict):
         raise wrong
-    records = content.get("dataframe_records", content.get("instances"))
-    if isinstance(records, list):
-        if all(isinstance(record, str) for record in records):
-            return records
-        if not all(isinstance(record, dict) and "image" in record for record in records):
-            raise wrong
-        return [record["image"] for record in records]
+    for key in ("dataframe_records", "instances", "inputs"):
+        if key in content:
+            return _of_records(content[key], wrong)
     split = content.get("dataframe_split")
     if isinstance(split, dict):
         names, rows = split.get("columns"), split.get("data")
@@ -184,11 +180,17 @@ def _of_table(content: Any) -> list[object]:
         if not all(isinstance(row, list) and len(row) == len(names) for row in rows):
             raise wrong
         return [row[names.index("image")] for row in rows]
-    inputs = content.get("inputs")
-    column = inputs.get("image") if isinstance(inputs, dict) else inputs
-    if not isinstance(column, list):
+    raise wrong
+
+
+def _of_records(records: Any, wrong: RefusedRequest) -> list[object]:
+    """Return the images of rows, of a column, or of one row."""
+    if isinstance(records, dict):
+        records = records.get("image")
+        records = [records] if isinstance(records, str) else records
+    if not isinstance(records, list) or any(isinstance(one, dict) and "image" not in one for one in records):
         raise wrong
-    return column
+    return [one["image"] if isinstance(one, dict) else one for one in records]
 
 
 def _of_csv(body: bytes, limits: Limits) -> list[object]:
@@ -197,7 +199,7 @@ def _of_csv(body: bytes, limits: Limits) -> list[object]:
         raise too_many(limits)
     csv.field_size_limit(limits.request_mb * _MEGABYTE)
     try:
-        rows = list(csv.DictReader(io.StringIO(body.decode("utf-8"), newline="")))
+        rows = list(csv.DictReader(io.StringIO(body.decode("utf-8-sig"), newline="")))
     except (ValueError, csv.Error) as error:
         raise wrong from error
     if not all("image" in row for row in rows):

@@ -112,11 +112,12 @@ class ServedModel:
             self.watch.close()
 
     def identity(self) -> dict[str, Any]:
-        """Return what each answer says of the model."""
+        """Return what each answer says of the model; who asks may be in another folder."""
+        uri = self.origin.uri if self.origin.version is not None else str(Path(self.origin.uri).absolute())
         return {
             "model": self.name,
             "version": self.origin.version,
-            "uri": self.origin.uri,
+            "uri": uri,
             "digest": self.predictor.digest,
         }
 

@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import FrameType
 
 import h11
@@ -17,19 +18,21 @@ from graftline.serving.app import Service
 from graftline.serving.limits import Limits
 from graftline.serving.measures import Measures
 from graftline.serving.origin import Source
+from graftline.serving.pixels import Pixels
 from graftline.serving.slot import MakeWatch, Slot
 
 logger = logging.getLogger(__name__)
 
-_KEEP_SECONDS = 30  # a connection stays open between requests; load balancers keep theirs for longer than 5 s
+_KEEP_SECONDS = 75  # a connection stays open between requests, longer than a proxy keeps its own: nginx 60 s
 _LAST_SECONDS = 30  # for answers that are being computed when the server is told to stop
 
 
 class PatientProtocol(H11Protocol):
-    """HTTP/1.1 that closes a connection whose header does not come; uvicorn would wait forever."""
+    """HTTP/1.1 that closes a connection whose header does not come, or whose answers nobody reads."""
 
     header_seconds: float
     _deadline: float | None = None
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first header."""
@@ -49,6 +52,40 @@ class PatientProtocol(H11Protocol):
             self._deadline = self.loop.time() + self.header_seconds
         if self.timeout_keep_alive_task is None:
             self.timeout_keep_alive_task = self.loop.call_at(self._deadline, self.timeout_keep_alive_handler)
+
+    def pause_writing(self) -> None:
+        """Wait for the client to read what it was answered."""
+        super().pause_writing()
+        self._expect_reading()
+
+    def on_response_complete(self) -> None:
+        """Go on, and wait for the client to read it."""
+        super().on_response_complete()
+        self._expect_reading()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, and wait for the client to read it."""
+        super().send_400_response(msg)
+        self._expect_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no longer."""
+        super().connection_lost(exc)
+        if self._unread is not None:
+            self._unread.cancel()
+
+    def _expect_reading(self) -> None:
+        """Break the connection unless some of what is unsent by now is sent within the time of a header."""
+        if self._unread is not None:
+            self._unread.cancel()
+        if unsent := self.transport.get_write_buffer_size():
+            self._unread = self.loop.call_later(self.header_seconds, self._check_reading, unsent)
+
+    def _check_reading(self, unsent: int) -> None:
+        if self.transport.get_write_buffer_size() < unsent:
+            self._expect_reading()
+        else:
+            self.transport.abort()
 
 
 class _Server(uvicorn.Server):
@@ -70,6 +107,7 @@ def serve(
     on_start: Callable[[str, Mapping[str, Slot]], None],
     watch: MakeWatch | None = None,
     password: str | None = None,
+    allowed_hosts: Sequence[str] = (),
 ) -> Measures:
     """Load models and answer over HTTP until SIGINT or SIGTERM.
 
@@ -83,6 +121,7 @@ def serve(
         on_start: is called with the address once it answers.
         watch: makes what is shown each answer of a model; None: nothing is.
         password: that requests must have; None: nobody is asked for one.
+        allowed_hosts: names by which it may be called, beside those of this machine; with a password, and none: all.
 
     Returns:
         What was counted.
@@ -91,8 +130,9 @@ def serve(
         UserError: a model is missing or does not give here what it gave where it was saved, or the port is taken.
     """
     listening = _listen(host, port)
+    service = partial(Service, password=password, allowed_hosts=allowed_hosts)
     with listening:
-        return asyncio.run(_serve(sources, listening, limits, execution, poll_seconds, on_start, watch, password))
+        return asyncio.run(_serve(sources, listening, limits, execution, poll_seconds, on_start, watch, service))
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -118,15 +158,15 @@ async def _serve(
     poll_seconds: float,
     on_start: Callable[[str, Mapping[str, Slot]], None],
     watch: MakeWatch | None,
-    password: str | None,
+    service: Callable[..., Service],
 ) -> Measures:
-    measures = Measures()
-    slots = {source.name: Slot(source, execution, limits, measures, watch) for source in sources}
+    measures, large = Measures(), Pixels()
+    slots = {source.name: Slot(source, execution, limits, measures, large, watch) for source in sources}
     try:
         for slot in slots.values():
             await slot.start()
         config = uvicorn.Config(
-            Service(slots, limits, measures, password).app(),
+            service(slots, limits, measures).app(),
             http=type("Protocol", (PatientProtocol,), {"header_seconds": limits.request_seconds}),
             ws="none",
             lifespan="off",

@@ -3,8 +3,9 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from graftline.bundle.answers import Watch
 from graftline.bundle.ensemble import AnyPredictor
@@ -14,13 +15,16 @@ from graftline.serving.batching import Answer, Batcher
 from graftline.serving.limits import Limits, RefusedRequest, overloaded
 from graftline.serving.measures import Measures
 from graftline.serving.origin import Origin, Source
+from graftline.serving.pixels import Pixels, Turns, count_all
 from graftline.serving.served import ServedModel
 
 logger = logging.getLogger(__name__)
 
 MakeWatch = Callable[[AnyPredictor, Path], Watch | None]
-MOST_EXPLAINED = 2  # images at a time: where there is no map, one takes the network 50 times
+MOST_EXPLAINED = 2  # images at a time, and replayed: where there is no map, one takes the network 50 times
 MOST_TURNS_SKIPPED = 32  # looks at a moved alias between two tries to load what could not be loaded
+
+T = TypeVar("T")
 
 
 class Running(NamedTuple):
@@ -38,21 +42,30 @@ class Slot:
         execution: where it runs.
         limits: of its queue, and of images.
         measures: what it counts.
+        large: the pixels of large images that all models may decode at once.
         watch: makes what is shown each answer; None: nothing is.
     """
 
     def __init__(
-        self, source: Source, execution: Execution, limits: Limits, measures: Measures, watch: MakeWatch | None = None
+        self,
+        source: Source,
+        execution: Execution,
+        limits: Limits,
+        measures: Measures,
+        large: Pixels,
+        watch: MakeWatch | None = None,
     ) -> None:
         self.source = source
         self._execution = execution
         self._limits = limits
         self._measures = measures
+        self._turns = Turns(large)
         self._watch = watch
         self._running: Running | None = None
         self._failed: Origin | None = None
         self._skip, self._next_skip = 0, 1
         self._explaining = 0
+        self._explainers = ThreadPoolExecutor(MOST_EXPLAINED, "explain")  # asyncio's own threads read requests
         self.problem: str | None = None
 
     @property
@@ -115,17 +128,37 @@ class Slot:
         """Say why an image is answered as it is.
 
         Raises:
-            RefusedRequest: others are being explained, or the model is an ensemble.
+            RefusedRequest: others are being explained or replayed, or the model is an ensemble.
             ValueError: it cannot be read.
         """
         model = self.model
         if model.explainer is None:
             raise RefusedRequest(400, "An ensemble is not explained: serve one of its members, ENSEMBLE/members/1.")
+        return model, await self._explain(model.explainer.explain, image)
+
+    async def replay(self, image: bytes) -> tuple[ServedModel, dict[str, Any] | None]:
+        """Return what becomes of an image step by step; None of an ensemble.
+
+        Raises:
+            RefusedRequest: others are being explained or replayed.
+            ValueError: it cannot be read.
+        """
+        model = self.model
+        return model, await self._explain(model.steps, image)
+
+    async def _explain(self, explain: Callable[[bytes], T], image: bytes) -> T:
         if self._explaining >= MOST_EXPLAINED:
             raise overloaded(1)
         self._explaining += 1
         try:
-            return model, await asyncio.to_thread(model.explainer.explain, image)
+            (count,) = await count_all([image])
+            async with self._turns.of(count):
+                work = asyncio.get_running_loop().run_in_executor(self._explainers, explain, image)
+                try:
+                    return await asyncio.shield(work)
+                finally:
+                    if not work.done():  # given up: it is computed all the same
+                        await asyncio.wait([work])
         finally:
             self._explaining -= 1
 
@@ -134,6 +167,7 @@ class Slot:
         if self._running is not None:
             await self._running.batcher.close()
             await asyncio.to_thread(self._running.model.close)
+        self._explainers.shutdown(wait=False)
 
     def health(self) -> dict[str, Any]:
         """Return which model answers, and what is wrong with the one that should."""
@@ -144,7 +178,7 @@ class Slot:
         return ServedModel.load(self.source.name, origin, bundle, self._execution, self._limits.megapixels, self._watch)
 
     def _put(self, model: ServedModel) -> None:
-        batcher = Batcher(model.predict, self._limits, self._measures.batch)
+        batcher = Batcher(model.predict, self._limits, self._turns, self._measures.batch)
         self._running = Running(model, batcher)
 
     def _report(self, what: str) -> None:

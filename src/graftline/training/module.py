@@ -1,6 +1,6 @@
 """The one LightningModule: it trains a whole network on images, or its tail on cached activations.
 
-Letters: B batch, C channels, H height, W width, F numbers per image that a tail takes, K classes.
+Letters: B batch, C channels, H height, W width, F numbers per image that a tail takes, K classes, T temperatures.
 """
 
 import copy
