@@ -41,8 +41,8 @@ class Tally:
         images: all.
         classes: by class that is answered.
         refused: those that are none of the classes.
-        reasons: of those that cannot be read, by reason; of very many reasons the usual ones.
-        unreadable: those that cannot be read.
+        reasons: of those that cannot be read or answered, by reason; of very many reasons the usual ones.
+        unreadable: those that cannot be read or answered.
     """
 
     images: int = 0
