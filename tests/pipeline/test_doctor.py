@@ -157,7 +157,7 @@ def test_a_link_that_leads_nowhere_is_no_folder(tmp_path: Path) -> None:
         assert found == Finding(
             "disk",
             "broken",
-            f"{tmp_path}/{name}: {tmp_path}/data leads to gone, which is not there; mount that, or remove the link",
+            f"{tmp_path}/{name}: {tmp_path}/data leads to gone, where no folder is; mount that, or remove the link",
         )
 
 
