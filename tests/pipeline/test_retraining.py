@@ -167,6 +167,22 @@ def test_who_answers_something_else_costs_a_warning_too(capsys: pytest.CaptureFi
     assert "! notify.url at 127.0.0.1 was not reached (SSH-2.0-OpenSSH_9" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_who_leads_elsewhere_is_not_told(
+    hook: tuple[str, list[dict[str, str]]], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A redirect of a POST is asked for by GET, without the content, and would count as told."""
+    there, told = hook
+    with answering(f"HTTP/1.0 {code} Moved\r\nLocation: {there}?token=secret\r\n\r\n".encode()) as url:
+        Notify(url=url).tell({"outcome": "promoted"})
+    out = capsys.readouterr().out
+    at = there.removesuffix("/hook")
+    assert f"! notify.url at 127.0.0.1 was not reached (it leads to {at}: give the address there)" in out
+    assert "Notified" not in out
+    assert "secret" not in out
+    assert told == []
+
+
 def test_what_may_hold_a_token_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with answering(b"HTTP/1.0 204 No Content\r\n\r\n") as url:
         Notify(command="true secret", url=url).tell({"outcome": "promoted"})
