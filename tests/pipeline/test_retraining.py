@@ -30,6 +30,7 @@ from graftline.pipeline.retraining.options import RetrainOptions
 from graftline.pipeline.retraining.recipe_digest import CODE, recipe_digest
 from graftline.pipeline.retraining.situation import require_images
 from graftline.pipeline.retraining.trigger import NAMES, Trigger
+from graftline.tracking.run import Terminated
 
 DAY = 86_400.0
 
@@ -240,6 +241,27 @@ def composed(*overrides: str) -> Retrain:
     stage = compose("retrain", ["data=folder", "data.path=photos", *overrides]).stage
     assert isinstance(stage, Retrain)
     return stage
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, Terminated])
+def test_who_waits_for_a_retraining_is_told_that_it_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: type[KeyboardInterrupt]
+) -> None:
+    """By SIGTERM, as a schedule does after job.hours, and not by the Ctrl-C of one who sits there."""
+
+    def stopped(*_: object) -> None:
+        raise stop
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Retrain, "_run", stopped)
+    with pytest.raises(stop):
+        composed("notify.command='cat > told.json'").run(tmp_path)
+    if stop is KeyboardInterrupt:
+        assert not list(tmp_path.iterdir())
+        return
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert (told["outcome"], told["reason"].partition(",")[0]) == ("failed", "it was stopped by SIGTERM")
+    assert json.loads((tmp_path / "result.json").read_text()) == told
 
 
 def test_the_gate_looks_at_models_where_they_are_trained() -> None:
