@@ -29,7 +29,7 @@ from graftline.locks import Lock
 TableFormat = Literal["csv", "parquet"]
 
 PART_ROWS = 5_000  # what a killed job has to do again at most: half a minute, where a second is 150 images
-_LAYOUT = 1  # raise it when a row of today would be another one tomorrow
+_LAYOUT = 2  # raise it when a row of today would be another one tomorrow
 _MOST_REASONS = 20  # of unreadable images that a part's counts keep
 
 
