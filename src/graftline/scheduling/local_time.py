@@ -52,12 +52,8 @@ def have_same_clock(first: str, second: str) -> bool:
     """
     try:
         return first == second or _offsets(first) == _offsets(second)
-    except (
-        zoneinfo.ZoneInfoNotFoundError,
-        ValueError,
-        OSError,
-    ):  # a rule such as CET-1, or a name that is not known here
-        return False
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        return False  # a rule such as CET-1, or a name that is not known here
 
 
 def _offsets(name: str) -> list[timedelta | None]:
