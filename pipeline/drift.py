@@ -101,6 +101,9 @@ class DriftStage:
         reference = load_reference(bundle, origin.uri)
         check_reference(reference)
         window = self._look_back(predictor, origin.uri) if files is None else self._look(predictor, reference, files)
+        if window.num_unreadable:
+            unread = f"{window.num_unreadable:,} of {window.num_seen:,} images"
+            warn(f"{unread} could not be read or answered, and are left out.")
         drift = find_drift(reference, window.observed, self.checks_per_alarm, self.seed)
         accuracy = estimate_accuracy(reference, window.observed, drift, self.seed)
         now = datetime.now(UTC)
@@ -136,10 +139,7 @@ class DriftStage:
             files = [files[row] for row in rows]
         with progress("Looking at images", total=len(files)) as bar:
             paths = [to_text(file) for file in files]
-            window = look_at_files(predictor, reference, paths, lambda done: bar.advance(bar.task_ids[0], done))
-        if window.num_unreadable:
-            warn(f"{window.num_unreadable:,} of {window.num_seen:,} files cannot be read, and are left out.")
-        return window
+            return look_at_files(predictor, reference, paths, lambda done: bar.advance(bar.task_ids[0], done))
 
     def _look_back(self, predictor: AnyPredictor, uri: str) -> Window:
         """Read what was monitored."""

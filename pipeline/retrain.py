@@ -106,8 +106,9 @@ class Retrain:
             result = self._run(directory)
         except LeaseHeldError as held:
             return _nothing("held", f"by {held.holder}")
-        except Exception as error:
-            self._tell_failure(error, directory, began)
+        except BaseException as error:
+            if isinstance(error, Exception) or _was_stopped(error):  # who types Ctrl-C knows it
+                self._tell_failure(error, directory, began)
             raise
         self._tidy()
         if result.outcome in ("promoted", "refused"):
@@ -254,12 +255,10 @@ class Retrain:
         except (UserError, OSError) as error:
             warn(f"Old files could not be removed ({first_line(error)}): {program()} prune tries again.")
 
-    def _tell_failure(self, error: Exception, directory: Path, began: float) -> None:
+    def _tell_failure(self, error: BaseException, directory: Path, began: float) -> None:
         """Write and tell what went wrong; the command line prints it."""
-        mistake = find_cause(error, UserError)
-        reason = reworded(str(mistake)) if mistake is not None else f"{type(error).__name__}: {first_line(error)}"
         seconds = round(time.perf_counter() - began, 1)
-        result = {"stage": "retrain", "seconds": seconds, "outcome": "failed", "reason": reason, "metrics": {}}
+        result = {"stage": "retrain", "seconds": seconds, "outcome": "failed", "reason": _explain(error), "metrics": {}}
         try:
             write_json(RunDirectory(directory).result, result)
         except OSError:  # a full disk may be what went wrong
@@ -301,6 +300,20 @@ class Retrain:
     def _train_stage(self) -> "Train":
         """Build the training; here torch and Lightning are loaded."""
         return cast("Train", _build({**self._nodes, "_target_": "graftline.pipeline.train.Train"}))
+
+
+def _was_stopped(error: BaseException) -> bool:
+    """Tell whether SIGTERM is behind an error, as the end of a schedule's time or of the machine."""
+    from graftline.tracking.run import Terminated  # with MLflow
+
+    return find_cause(error, Terminated) is not None
+
+
+def _explain(error: BaseException) -> str:
+    if _was_stopped(error):
+        return "it was stopped by SIGTERM, as after job.hours: the next one goes on from there"
+    mistake = find_cause(error, UserError)
+    return reworded(str(mistake)) if mistake is not None else f"{type(error).__name__}: {first_line(error)}"
 
 
 def _nothing(outcome: Outcome, reason: str, **facts: str) -> RetrainResult:

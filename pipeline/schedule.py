@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from urllib.parse import urlsplit
 import yaml
 from hydra.utils import instantiate
 
-from graftline.console import say
+from graftline.console import say, warn
 from graftline.data.sources.archive import Archive
 from graftline.data.sources.table import Table
 from graftline.errors import UserError
@@ -29,7 +30,13 @@ from graftline.scheduling import cron, dagster, kubernetes, systemd
 from graftline.scheduling.dagster import DagsterOptions
 from graftline.scheduling.job import Job, JobOptions, shell_word
 from graftline.scheduling.kubernetes import KubernetesOptions
-from graftline.scheduling.local_time import local_timezone
+from graftline.scheduling.local_time import (
+    have_same_clock,
+    local_timezone,
+    machine_timezone,
+    now_in,
+    require_timezone,
+)
 from graftline.scheduling.times import EXAMPLES, Times, parse_times
 from graftline.tracking.names import SCHEDULER
 
@@ -41,8 +48,10 @@ VARIABLES = (
     *("PYTHONPATH", "MLFLOW_TRACKING_URI", "HF_HOME", "HF_HUB_OFFLINE", "TORCH_HOME", "XDG_CACHE_HOME"),
     *("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"),
 )
+BY_MACHINE = ("cron", "systemd")  # engines whose times are those of the machine, whatever TZ was when they were told
 OWN = ("every", "engine", "install", "remove", "job", "kubernetes", "dagster")  # keys that are not the run's
 
+_LOGIN = "keep user and password in ~/.mlflow/credentials"
 DAGSTER = Path(__file__).with_name("dagster")  # what Dagster reads, in an environment of its own
 
 
@@ -93,6 +102,7 @@ class ScheduleStage(Retrain):
             return self._remove(Path.cwd())
         self._check_training()
         job, times = self._job(directory), self._times()
+        self._check_clock()
         files = self._files(job, times)
         for name, text in files.items():
             write_text(directory / name, text)
@@ -101,7 +111,7 @@ class ScheduleStage(Retrain):
         table = [
             ("runs", " ".join(map(shell_word, ["graftline", job.stage, *job.overrides]))),
             ("in", str(kubernetes.WORK if in_cluster else job.directory)),
-            ("next", ", ".join(f"{moment:%a %Y-%m-%d %H:%M}" for moment in islice(times.after(_now()), 3))),
+            ("next", self._next(times)),
             ("log", "kubectl logs of the pod" if in_cluster else str(job.directory / job.log)),
             ("installed", self._install(job, times, directory, files)),
         ]
@@ -131,6 +141,7 @@ class ScheduleStage(Retrain):
 
     def _job(self, directory: Path) -> Job:
         typed: list[str] = yaml.safe_load(RunDirectory(directory).overrides.read_text(encoding="utf-8"))
+        _require_no_password(typed)
         return Job(
             name=self._job_options.name or self._images.dataset_name(),
             stage=STAGE,
@@ -148,11 +159,32 @@ class ScheduleStage(Retrain):
         if self.engine == "systemd":
             units = {f"{job.slug}.service": systemd.service_unit(job)}
             return units | {f"{job.slug}.timer": systemd.timer_unit(job, times)}
-        source, timezone = self._images.path, local_timezone()
         if self.engine == "dagster":
-            text = dagster.dagster_schedule(job, times, source, self._dagster, timezone)
+            text = dagster.dagster_schedule(job, times, self._images.path, self._dagster, self._timezone)
             return {dagster.file_name(job): text}
-        return {kubernetes.FILE: kubernetes.cron_job(job, times, self._folder, self._kubernetes, timezone)}
+        return {kubernetes.FILE: kubernetes.cron_job(job, times, self._folder, self._kubernetes, self._timezone)}
+
+    @cached_property
+    def _timezone(self) -> str:
+        """The zone in which the engine reads the times."""
+        if self.engine in BY_MACHINE:
+            return machine_timezone()
+        return (self._kubernetes.timezone if self.engine == "kubernetes" else None) or local_timezone()
+
+    def _check_clock(self) -> None:
+        """See that the engine knows the zone, and warn where it takes another one than TZ has."""
+        if self.engine not in BY_MACHINE:
+            require_timezone(self._timezone, "TZ")
+        elif not have_same_clock(self._timezone, local_timezone()):
+            zone = f"{self._timezone}, unless TZ={os.environ['TZ']} holds for it, too"
+            warn(f"{self.engine} goes by the time zone of this machine, {zone}.")
+
+    def _next(self, times: Times) -> str:
+        """Return when it runs next, by the engine's clock, whose zone is named if it is not that of this process."""
+        is_ours = have_same_clock(self._timezone, local_timezone())
+        now = datetime.now() if is_ours else now_in(self._timezone)
+        found = ", ".join(f"{moment:%a %Y-%m-%d %H:%M}" for moment in islice(times.after(now), 3))
+        return found if is_ours else f"{found} in {self._timezone}"
 
     @property
     def _folder(self) -> str | None:
@@ -216,6 +248,21 @@ def _is_own(text: str) -> bool:
     return key == "hydra" or key in OWN
 
 
+def _require_no_password(overrides: Sequence[str]) -> None:
+    """Make sure that a schedule, which others may read, holds no password.
+
+    Raises:
+        UserError: an address in it does.
+    """
+    for text in overrides:
+        if re.search(r"://[^/\s:@]*:[^/\s]+@", text):
+            key = text.lstrip("+").partition("=")[0]
+            raise UserError(
+                f"{key} holds a password, which whoever reads the schedule would have: {_LOGIN}, or in the Secret of "
+                "kubernetes.secret, and give the address without them."
+            )
+
+
 def _variables(engine: str) -> dict[str, str]:
     """Return the variables that a run needs and no engine hands on, but none with a password; and what started it."""
     names = ("MLFLOW_TRACKING_URI",) if engine == "kubernetes" else VARIABLES
@@ -223,11 +270,7 @@ def _variables(engine: str) -> dict[str, str]:
     if urlsplit(found.get("MLFLOW_TRACKING_URI", "")).password is not None:
         del found["MLFLOW_TRACKING_URI"]
         logger.warning(
-            "MLFLOW_TRACKING_URI holds a password and stays out of the schedule: keep user and password in "
-            "~/.mlflow/credentials, and give the address without them as tracking.uri."
+            f"MLFLOW_TRACKING_URI holds a password and stays out of the schedule: {_LOGIN}, and give the address "
+            "without them as tracking.uri."
         )
     return found
-
-
-def _now() -> datetime:
-    return datetime.now()  # local, as the times of a schedule

@@ -1,12 +1,16 @@
-"""Bundles: a small one, and one that somebody has changed."""
+"""Bundles: a small one, one that somebody has changed, and one whose network fails."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
 
 from graftline.augment.preprocess import Preprocessing
+from graftline.bundle.predictor import Predictor
 from graftline.bundle.save import save_bundle
 
 
@@ -28,3 +32,16 @@ def tiny_bundle(directory: Path) -> Path:
         preprocessing=Preprocessing(image_size=(32, 32), mean=half, std=half),
         card={},
     )
+
+
+def without_numbers_for_blank(predictor: Predictor, number: float = np.nan) -> Predictor:
+    """Return a predictor whose network gives NaN, or another number, for each image of a single color."""
+
+    def engine(images: np.ndarray, outputs: Sequence[str]) -> list[np.ndarray]:
+        is_blank = np.ptp(images, axis=(2, 3)).max(axis=1) < 1e-6  # (B,) of (B, C, H, W)
+        found = [np.array(one) for one in predictor.engine(images, outputs)]
+        for one in found:
+            one[is_blank] = number
+        return found
+
+    return replace(predictor, engine=engine)

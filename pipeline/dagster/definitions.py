@@ -6,13 +6,13 @@ what a schedule is stands in its file, which make schedule engine=dagster instal
 
 import json
 import os
-import re
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from plain_name import plain_name
 from result_metadata import describe
 from source_watch import look
 
@@ -32,7 +32,7 @@ def retraining(job: dict[str, Any]) -> Any:
 
     A run that finds nothing new makes none of them; one that the gate refuses, no champion.
     """
-    name = f"{job['stage']}_{_plain(job['name'])}"
+    name = f"{job['stage']}_{plain_name(job['name'])}"
 
     def run(context: dg.OpExecutionContext, pipes: dg.PipesSubprocessClient) -> Any:
         done = pipes.run(context=context, command=[sys.executable, str(RUNNER)], extras=job)
@@ -57,7 +57,7 @@ def retraining(job: dict[str, Any]) -> Any:
         graph,
         keys_by_output_name=keys,
         internal_asset_deps={"dataset": set(), "model": {keys["dataset"]}, "champion": {keys["model"]}},
-        group_name=_plain(job["name"]),
+        group_name=plain_name(job["name"]),
         descriptions_by_output_name=ASSETS,
     )
 
@@ -94,17 +94,12 @@ def sensor(job: dict[str, Any], dagster_job: Any) -> Any:
         return dg.RunRequest(run_key=f"{now:.0f}", tags={"graftline/why": waiting})
 
     return dg.sensor(
-        name=f"new_images_{_plain(job['name'])}",
+        name=f"new_images_{plain_name(job['name'])}",
         job=dagster_job,
         minimum_interval_seconds=job["look_seconds"],
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=f"Looks at {job['source']}, a stat for each folder.",
     )(evaluate)
-
-
-def _plain(name: str) -> str:
-    """Return a name as Dagster takes it."""
-    return re.sub(r"\W+", "_", name, flags=re.ASCII)
 
 
 def _definitions() -> Any:
@@ -113,10 +108,10 @@ def _definitions() -> Any:
         job = json.loads(file.read_text(encoding="utf-8"))
         asset, check = retraining(job), gate(job)
         selection = dg.AssetSelection.assets(asset) | dg.AssetSelection.checks(check)
-        name, tags = f"{job['stage']}_{_plain(job['name'])}_job", {MODEL: job["name"]}
+        name, tags = f"{job['stage']}_{plain_name(job['name'])}_job", {MODEL: job["name"]}
         dagster_job = dg.define_asset_job(name, selection, tags=tags, executor_def=dg.in_process_executor)
         clock = dg.ScheduleDefinition(
-            name=f"clock_{_plain(job['name'])}",
+            name=f"clock_{plain_name(job['name'])}",
             job=dagster_job,
             cron_schedule=job["cron"],
             execution_timezone=job["timezone"],

@@ -136,7 +136,7 @@ def check_disk(folders: Sequence[str]) -> Iterator[Finding]:
     lines: dict[tuple[str, str], list[str]] = {}
     for name in folders:
         place = Path(name).expanduser().absolute()
-        while not place.exists():
+        while not os.path.lexists(place):  # `Path.exists` fails in a folder that may not be looked into
             place = place.parent
         lines.setdefault(_judge_folder(place), []).append(name)
     for (state, text), names in lines.items():
@@ -145,6 +145,8 @@ def check_disk(folders: Sequence[str]) -> Iterator[Finding]:
 
 
 def _judge_folder(place: Path) -> tuple[str, str]:
+    if place.is_symlink() and not os.path.isdir(place):  # noqa: PTH112 - as above
+        return "broken", f"{place} leads to {place.readlink()}, where no folder is; mount that, or remove the link"
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         return "broken", f"{place} may not be written to; change its owner or rights, or work in another directory"
     free = shutil.disk_usage(place).free

@@ -61,7 +61,7 @@ def _that_count(lines: Sequence[str]) -> list[Requirement]:
 def check_versions(
     installed: Mapping[str, str], required: Sequence[Requirement], lock: Mapping[str, str]
 ) -> Iterator[Finding]:
-    """Compare versions: a line for each of `SHOWN`, one for all others.
+    """Compare versions: a line for each of `SHOWN` and for malware, one for all others.
 
     Args:
         installed: name → version.
@@ -69,9 +69,10 @@ def check_versions(
         lock: name → version; empty if unknown.
     """
     bounds: dict[str, SpecifierSet] = {canonicalize_name(one.name): one.specifier for one in required}
-    for name in SHOWN:
+    shown = dict.fromkeys((*SHOWN, *(name for name, bad in MALWARE.items() if installed.get(name) in bad)))
+    for name in shown:
         yield _judge(name, installed.get(name), bounds.get(name, SpecifierSet()), lock.get(name))
-    names = (bounds.keys() | (lock.keys() & installed.keys())) - set(SHOWN)
+    names = (bounds.keys() | (lock.keys() & installed.keys())) - shown.keys()
     rest = [
         _judge(name, installed.get(name), bounds.get(name, SpecifierSet()), lock.get(name)) for name in sorted(names)
     ]

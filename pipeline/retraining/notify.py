@@ -7,8 +7,8 @@ import subprocess
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
-from http.client import HTTPException
-from typing import Any
+from http.client import HTTPException, HTTPMessage
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 from graftline.console import say, warn
@@ -68,8 +68,26 @@ class Notify:
 
     def _post(self, url: str, content: bytes) -> None:
         request = urllib.request.Request(url, data=content, headers={"Content-Type": "application/json"}, method="POST")  # noqa: S310 - checked above
-        with urllib.request.urlopen(request, timeout=self.seconds):  # noqa: S310 - likewise
+        with urllib.request.build_opener(_NoRedirects).open(request, timeout=self.seconds):
             pass
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: what was sent by POST would be asked for by GET there, without the content."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,  # noqa: ARG002 - the signature of what is replaced
+        fp: IO[bytes],
+        code: int,  # noqa: ARG002
+        msg: str,  # noqa: ARG002
+        headers: HTTPMessage,  # noqa: ARG002
+        newurl: str,
+    ) -> None:
+        fp.close()
+        to = urlsplit(newurl)
+        host = to.netloc.rpartition("@")[2]  # no more of it, which may hold a token
+        raise OSError(f"it leads to {to.scheme}://{host}: give the address there")
 
 
 def _is_address(url: str) -> bool:

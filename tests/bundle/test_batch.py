@@ -1,5 +1,7 @@
 """As many images as there are, part by part, whatever happens in between."""
 
+import errno
+import io
 import os
 import re
 import shutil
@@ -19,6 +21,9 @@ from graftline.bundle.batch import BatchJob, Tally
 from graftline.bundle.ensemble import load_predictor
 from graftline.bundle.layout import bundle_digest, read_description
 from graftline.bundle.predictor import Predictor
+from graftline.data import decode
+from graftline.data.decoding import NO_FILE
+from graftline.data.file_names import to_text
 from graftline.data.image_list import ImageList, ImageLister
 from graftline.errors import UserError
 from graftline.locks import Lock
@@ -222,9 +227,20 @@ def test_what_is_no_folder_gets_nothing(
 
 
 @pytest.mark.parametrize("is_mount", [False, True])
-def test_a_folder_that_vanishes_is_not_done(bundle: Path, photos: Path, tmp_path: Path, is_mount: bool) -> None:
+@pytest.mark.parametrize("kind", ["folder", "table", "list"])
+def test_a_folder_that_vanishes_is_not_done(
+    bundle: Path, photos: Path, tmp_path: Path, kind: str, is_mount: bool
+) -> None:
     root = Path(shutil.copytree(photos, tmp_path / "photos", symlinks=True))
-    job = BatchJob(Predictor.from_directory(bundle), listed(root, tmp_path), tmp_path / "out", part_rows=64)
+
+    def list_images() -> ImageList:
+        files = sorted(root.iterdir())
+        if kind == "list":
+            return ImageLister().read([os.fsencode(file) + b"\n" for file in files], tmp_path)
+        pd.DataFrame({"path": map(to_text, files)}).to_csv(tmp_path / "list.csv", index=False)
+        return listed(root if kind == "folder" else tmp_path / "list.csv", tmp_path)
+
+    job = BatchJob(Predictor.from_directory(bundle), list_images(), tmp_path / "out", part_rows=64)
 
     def vanish(_: int) -> None:
         if root.exists() and any(root.iterdir()):
@@ -237,6 +253,52 @@ def test_a_folder_that_vanishes_is_not_done(bundle: Path, photos: Path, tmp_path
     if is_mount:
         root.rmdir()
     (tmp_path / "away").rename(root)
-    again = BatchJob(job.predictor, listed(root, tmp_path), tmp_path / "out", part_rows=64)
+    again = BatchJob(job.predictor, list_images(), tmp_path / "out", part_rows=64)
     assert again.folder == job.folder
     assert again.run().reasons["there is no such file"] == 1, "the link that leads nowhere"
+
+
+def test_files_that_are_gone_one_by_one_are_rows(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    """Also where a table has always listed some of a folder that is not there."""
+    gone = Path(shutil.copy(photos / "000.png", tmp_path / "gone.png"))
+    shutil.copy(gone, tmp_path / "stays.png")
+    lines = [f"{gone}\n".encode(), f"{tmp_path}/nowhere/1.png\n".encode(), f"{tmp_path}/stays.png\n".encode()]
+    images = ImageLister().read(lines, tmp_path)
+    gone.unlink()
+    counts = BatchJob(Predictor.from_directory(bundle), images, tmp_path / "out").run()
+    assert (counts.images, counts.reasons) == (3, {NO_FILE: 2})
+
+
+class Failing(io.BytesIO):
+    """A file that a server has handed out, and that fails when it is read."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__()
+        self.error = error
+
+    def read(self, _: int | None = -1) -> bytes:
+        raise self.error
+
+
+@pytest.mark.parametrize("fails", ["to open", "to read"])
+@pytest.mark.parametrize(("number", "is_away"), [(errno.ESTALE, True), (errno.ENOTCONN, True), (errno.EIO, False)])
+def test_a_file_system_that_is_away_is_no_matter_of_an_image(
+    bundle: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str, number: int, is_away: bool
+) -> None:
+    """Its files are there when they are asked for, and each fails: a day of rows with a reason would be no result."""
+    error, opened = OSError(number, os.strerror(number)), decode.open_image
+
+    def open_image(reference: str) -> io.BytesIO | io.BufferedReader:
+        if not reference.endswith("003.png"):
+            return opened(reference)
+        if fails == "to open":
+            raise error
+        return Failing(error)
+
+    monkeypatch.setattr(decode, "open_image", open_image)
+    job = BatchJob(Predictor.from_directory(bundle), listed(photos, tmp_path), tmp_path / "out")
+    if is_away:
+        with pytest.raises(UserError, match=r"photos\d* was away while its images were read \(first: .*003\.png\)"):
+            job.run()
+    else:
+        assert job.run().unreadable == 4

@@ -1,5 +1,6 @@
 """Images to classify are found wherever they are listed: folders, tables, archives, other programs' output."""
 
+import io
 import os
 import tarfile
 import zipfile
@@ -138,6 +139,21 @@ def test_lines_of_another_program_are_paths(folder: Path, out: Path, end: bytes)
     listed = ImageLister().read((end.join(names) + end + end).splitlines(keepends=True), out)
     assert [os.fsencode(image.path) for image in listed] == names
     assert listed.kind == "list"
+
+
+@pytest.mark.parametrize("many", [1, 5_000])
+def test_names_that_find_ends_with_a_zero_may_hold_line_breaks(folder: Path, out: Path, many: int) -> None:
+    names = [b"line\nbreak.png", b"a\r\nb\n", b"\n", b"a.png"] * many
+    listed = ImageLister().read(io.BytesIO(b"".join(name + b"\0" for name in names)), out)
+    assert [os.fsencode(image.path) for image in listed] == names
+
+
+def test_a_zero_in_a_path_shifts_no_row(folder: Path, out: Path) -> None:
+    pd.DataFrame({"path": ["a\0b.png", "a.png", "\0", "below/b.png"]}).to_parquet(folder / "list.parquet")
+    listed = ImageLister().read(folder / "list.parquet", out)
+    names = ["a\ufffdb.png", "a.png", "\ufffd", "below/b.png"]
+    expected = [ListedImage(name, f"{folder}/{name}", "\ufffd" not in name) for name in names]
+    assert list(listed) == expected
 
 
 @pytest.mark.parametrize(

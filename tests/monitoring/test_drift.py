@@ -1,5 +1,7 @@
 """What chance does to a window, and what lies beyond it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
@@ -123,6 +125,21 @@ def test_accuracy_is_estimated_by_how_sure_the_model_is() -> None:
     assert found.estimate is not None
     assert found.estimate.low <= right.mean() <= found.estimate.high
     assert found.reference.value == reference.correct.mean()
+
+
+def test_the_accuracy_of_few_groups_is_known_less_well() -> None:
+    """Images of a group are right or wrong together: 20 groups of 10 tell as much as 20 images."""
+    observed, window = observe(200, 0), observe(200, 1)
+    right = np.repeat(np.random.default_rng(3).random(20) < 0.8, 10)
+    labels = np.where(right, observed.answers, (observed.answers + 1) % 3).astype(np.int32)
+    alone = replace(refer(observed), labels=labels)
+    grouped = replace(alone, groups=np.repeat(np.arange(20, dtype=np.int32), 10))
+    found = [estimate_accuracy(one, window, find_drift(one, window)) for one in (alone, grouped)]
+    for few, many in ((found[1].estimate, found[0].estimate), (found[1].reference, found[0].reference)):
+        assert few is not None
+        assert many is not None
+        assert few.value == pytest.approx(many.value, abs=0.01)
+        assert few.high - few.low > 2 * (many.high - many.low)
 
 
 def test_accuracy_is_not_known_where_nothing_was_calibrated() -> None:

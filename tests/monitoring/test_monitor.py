@@ -176,7 +176,9 @@ def test_an_hour_of_unreadable_images_is_counted(tmp_path: Path, reference: Refe
     monitor = make(tmp_path, reference)
     monitor.observe(photos, answers_to(30, unreadable=30))
     monitor.close()
-    assert read_window(tmp_path / "digest", NOON - HOUR, NOON, 1000, seed=0) is None
+    window = read_window(tmp_path / "digest", NOON - HOUR, NOON, 1000, seed=0)
+    assert window is not None, "it is not as if nothing had been kept"
+    assert (window.num_seen, window.num_unreadable, len(window.observed)) == (30, 30, 0)
     monitor = make(tmp_path, reference, clock=lambda: NOON + HOUR)
     monitor.observe(photos, answers_to(30))
     monitor.close()
@@ -223,6 +225,22 @@ def test_images_without_finite_numbers_are_left_out(
     monitor.observe(photos, answers)
     monitor.close()
     window = read(tmp_path)
-    assert (window.num_seen, len(window.observed)) == (30, 26)
+    assert (window.num_seen, window.num_unreadable, len(window.observed)) == (30, 4, 26)
     assert np.isfinite(window.observed.embeddings.astype(np.float32)).all()
     assert "For 4 of 30 kept images the model has given no finite numbers: they are left out." in caplog.text
+
+
+def test_an_hour_of_images_without_finite_numbers_takes_no_images_of_another(
+    tmp_path: Path, reference: Reference, photos: list[bytes]
+) -> None:
+    """Each hour has its share of a window by the images that it has seen with an answer."""
+    monitor, answers = make(tmp_path, reference), answers_to(30)
+    assert answers.embeddings is not None
+    answers.embeddings[1:] = np.nan
+    monitor.observe(photos, answers)
+    monitor.close()
+    monitor = make(tmp_path, reference, clock=lambda: NOON + HOUR)
+    monitor.observe(photos, answers_to(30))
+    monitor.close()
+    window = read(tmp_path)
+    assert (window.num_seen, window.num_unreadable, len(window.observed)) == (60, 29, 31)

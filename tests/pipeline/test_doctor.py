@@ -1,6 +1,8 @@
 """The doctor: each check finds what is wrong and names the way out; the stage ends with the exit code that fits."""
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -36,6 +38,7 @@ def states(findings: list[Finding]) -> dict[str, State]:
         ("timm", "1.9", "broken", "needs >=2"),
         ("pytorch-lightning", "2.6.2", "broken", "malware"),
         ("pytorch-lightning", "2.6.3", "broken", "malware"),
+        ("lightning", "2.6.2", "broken", "malware"),
     ],
 )
 def test_a_version(name: str, version: str | None, state: State, way_out: str) -> None:
@@ -145,6 +148,33 @@ def test_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [one.state for one in machine.check_disk([here])] == ["warning"]
     monkeypatch.setattr(machine, "MIN_BYTES", 10**18)
     assert [one.state for one in machine.check_disk([here])] == ["broken"]
+
+
+def test_a_link_that_leads_nowhere_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "data").symlink_to("gone")
+    for name in ("data", "data/below"):
+        (found,) = machine.check_disk([f"{tmp_path}/{name}"])
+        assert found == Finding(
+            "disk",
+            "broken",
+            f"{tmp_path}/{name}: {tmp_path}/data leads to gone, where no folder is; mount that, or remove the link",
+        )
+
+
+def test_a_folder_that_may_not_be_looked_into_is_named(tmp_path: Path) -> None:
+    (tmp_path / "closed" / "data").mkdir(parents=True)
+    (tmp_path / "closed").chmod(0)
+    closed = str(tmp_path / "closed" / "data")
+    code = f"""
+import os
+from graftline.pipeline.health.machine import check_disk
+if os.geteuid() == 0:
+    os.setuid(65534)  # root may look into any folder
+print(*check_disk([{closed!r}]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "state='broken'" in done.stdout, done.stderr
+    assert "may not be written to; change its owner or rights" in done.stdout
 
 
 def test_time_zone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,18 @@
 
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from bundles import without_numbers_for_blank
 from drifting import blur, make_model, paint_all
+from PIL import Image
 from workplace import Workplace
+
+from graftline.bundle.predictor import Predictor
+from graftline.monitoring.drift import find_drift
+from graftline.monitoring.window import look_at_files
+from graftline.pipeline.load_reference import load_reference
 
 
 @pytest.fixture(scope="module")
@@ -47,3 +55,26 @@ def test_gauges_that_cannot_be_written_are_told_before_images_are_read(place: Wo
 def test_a_window_of_no_time_is_refused(place: Workplace) -> None:
     ran = place.run("drift", "model=./bundle", "window=0d")
     assert (ran.code, "window is '0d': give a time" in ran.output) == (1, True)
+
+
+def test_an_image_without_finite_numbers_is_left_out(place: Workplace, tmp_path: Path) -> None:
+    """One of NaN would be farther away than all others, and ring."""
+    bundle, files = place.root / "bundle", paint_all(tmp_path / "same", range(1000, 1100))
+    Image.new("RGB", (24, 24), "white").save(files[50])
+    predictor, reference = without_numbers_for_blank(Predictor.from_directory(bundle)), load_reference(bundle, "")
+    window = look_at_files(predictor, reference, [str(file) for file in files], lambda _: None)
+    assert (window.num_seen, window.num_unreadable, len(window.observed)) == (100, 1, 99)
+    assert not find_drift(reference, window.observed).rings
+
+
+def test_a_window_of_unreadable_images_says_so(place: Workplace) -> None:
+    broken = [place.root / "broken" / f"{number}.png" for number in range(30)]
+    broken[0].parent.mkdir()
+    for file in broken:
+        file.touch()
+    ran = place.run("predict", "model=./bundle", "images=broken", "monitor=kept", "accelerator=cpu")
+    assert ran.code == 0, ran.output
+    ran = place.run("drift", "model=./bundle", "monitor=kept")
+    assert ran.code == 1
+    assert "30 of 30 images could not be read or answered, and are left out." in ran.output
+    assert "The window has 0 images to compare" in ran.output

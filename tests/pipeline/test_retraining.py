@@ -30,6 +30,7 @@ from graftline.pipeline.retraining.options import RetrainOptions
 from graftline.pipeline.retraining.recipe_digest import CODE, recipe_digest
 from graftline.pipeline.retraining.situation import require_images
 from graftline.pipeline.retraining.trigger import NAMES, Trigger
+from graftline.tracking.run import Terminated
 
 DAY = 86_400.0
 
@@ -167,6 +168,22 @@ def test_who_answers_something_else_costs_a_warning_too(capsys: pytest.CaptureFi
     assert "! notify.url at 127.0.0.1 was not reached (SSH-2.0-OpenSSH_9" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_who_leads_elsewhere_is_not_told(
+    hook: tuple[str, list[dict[str, str]]], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A redirect of a POST is asked for by GET, without the content, and would count as told."""
+    there, told = hook
+    with answering(f"HTTP/1.0 {code} Moved\r\nLocation: {there}?token=secret\r\n\r\n".encode()) as url:
+        Notify(url=url).tell({"outcome": "promoted"})
+    out = capsys.readouterr().out
+    at = there.removesuffix("/hook")
+    assert f"! notify.url at 127.0.0.1 was not reached (it leads to {at}: give the address there)" in out
+    assert "Notified" not in out
+    assert "secret" not in out
+    assert told == []
+
+
 def test_what_may_hold_a_token_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with answering(b"HTTP/1.0 204 No Content\r\n\r\n") as url:
         Notify(command="true secret", url=url).tell({"outcome": "promoted"})
@@ -224,6 +241,27 @@ def composed(*overrides: str) -> Retrain:
     stage = compose("retrain", ["data=folder", "data.path=photos", *overrides]).stage
     assert isinstance(stage, Retrain)
     return stage
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, Terminated])
+def test_who_waits_for_a_retraining_is_told_that_it_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: type[KeyboardInterrupt]
+) -> None:
+    """By SIGTERM, as a schedule does after job.hours, and not by the Ctrl-C of one who sits there."""
+
+    def stopped(*_: object) -> None:
+        raise stop
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Retrain, "_run", stopped)
+    with pytest.raises(stop):
+        composed("notify.command='cat > told.json'").run(tmp_path)
+    if stop is KeyboardInterrupt:
+        assert not list(tmp_path.iterdir())
+        return
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert (told["outcome"], told["reason"].partition(",")[0]) == ("failed", "it was stopped by SIGTERM")
+    assert json.loads((tmp_path / "result.json").read_text()) == told
 
 
 def test_the_gate_looks_at_models_where_they_are_trained() -> None:

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from workplace import TINY, Workplace
 
 from graftline.pipeline import schedule
 from graftline.pipeline.__main__ import main
+from graftline.scheduling import local_time
+from graftline.scheduling.local_time import now_in
 
 DAEMON = shutil.which("cron", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 # tables of its own: the daemon reads no other, and no other daemon reads these
@@ -192,6 +195,49 @@ def test_a_password_stays_out(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
     assert main(["schedule", "every=hourly"]) == 0
     assert "MLFLOW_TRACKING_URI=http://server:5000 " in capsys.readouterr().out
+
+
+def test_a_password_in_an_address_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schedule", "every=hourly", "tracking.uri=http://me:sesame@server:5000"]) == 1
+    out = capsys.readouterr().out
+    assert "tracking.uri holds a password, which whoever reads the schedule would have: keep user and password" in out
+    assert "sesame" not in out
+    assert not list(folder.rglob("crontab"))
+
+
+@pytest.mark.parametrize(
+    ("typed", "zone", "told"),
+    [
+        ([], "Etc/UTC", "cron goes by the time zone of this machine, Etc/UTC, unless TZ=Asia/Tokyo holds for it, too."),
+        (["engine=kubernetes", "kubernetes.timezone=Pacific/Kiritimati"], "Pacific/Kiritimati", ""),
+        (["engine=kubernetes"], "Asia/Tokyo", ""),
+    ],
+)
+def test_the_next_times_are_those_of_the_engines_clock(
+    folder: Path,
+    typed: list[str],
+    zone: str,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        monkeypatch.setattr(local_time, "LOCALTIME", Path("/usr/share/zoneinfo/Etc/UTC"))
+        before = now_in(zone)
+        assert main(["schedule", "every=* * * * *", *typed]) == 0
+        after = now_in(zone)
+    finally:
+        monkeypatch.delenv("TZ")
+        time.tzset()
+    out = capsys.readouterr().out
+    (line,) = (line for line in out.splitlines() if line.startswith("next "))
+    expected = {f"{moment + timedelta(minutes=1):%a %Y-%m-%d %H:%M}" for moment in (before, after)}
+    assert any(line.split("  ", 1)[1].strip().startswith(moment) for moment in expected), (line, expected)
+    assert line.endswith(f" in {zone}") == (zone != "Asia/Tokyo")
+    assert told in out
+    assert ("goes by the time zone" in out) == bool(told)
 
 
 def test_cron_fires_a_run_within_a_minute(fired: Cron) -> None:

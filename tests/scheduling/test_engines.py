@@ -6,16 +6,17 @@ import re
 import shutil
 import subprocess
 import sys
+import zoneinfo
 from pathlib import Path
 
 import pytest
 import yaml
 
 from graftline.errors import UserError
-from graftline.scheduling import cron, systemd
+from graftline.scheduling import cron, dagster, local_time, systemd
 from graftline.scheduling.job import Job, JobOptions
-from graftline.scheduling.kubernetes import KubernetesOptions, cron_job
-from graftline.scheduling.local_time import local_timezone
+from graftline.scheduling.kubernetes import KubernetesOptions, cron_job, object_name
+from graftline.scheduling.local_time import local_timezone, machine_timezone
 from graftline.scheduling.times import parse_times
 
 WORDS = (
@@ -27,6 +28,7 @@ WORDS = (
     "name=",
 )
 TIMES = parse_times("Mon,Thu 03:00")
+ZONES = next((Path(folder) for folder in zoneinfo.TZPATH if Path(folder, "Europe/Berlin").is_file()), None)
 needs_cron = pytest.mark.skipif(
     shutil.which("crontab") is None or os.geteuid() != 0,
     reason="cron is missing, or this is not root, who alone writes another user's crontab: apt-get install cron",
@@ -224,3 +226,59 @@ def test_the_time_zone_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert local_timezone() == "Europe/Berlin"
     monkeypatch.delenv("TZ")
     assert re.fullmatch(r"[\w+/-]+", local_timezone())
+
+
+@pytest.mark.skipif(ZONES is None, reason="this system has no files of time zones")
+def test_a_copy_of_a_zone_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a container has it that is given the /etc/localtime of another machine."""
+    assert ZONES is not None
+    monkeypatch.delenv("TZ", raising=False)
+    (tmp_path / "timezone").write_text("Etc/UTC\n")  # the image's own, which nobody changed
+    monkeypatch.setattr(local_time, "TIMEZONE", tmp_path / "timezone")
+    for name, content in (("Europe/Berlin", None), ("Etc/UTC", None), ("Etc/UTC", b"TZif, but of no zone")):
+        file = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        file.write_bytes((ZONES / name).read_bytes() if content is None else content)
+        monkeypatch.setattr(local_time, "LOCALTIME", file)
+        assert local_timezone() == machine_timezone() == name
+        assert ("no time zone known here is the same" in caplog.text) == (content is not None)
+    monkeypatch.setenv("TZ", f":{ZONES}/Asia/Tokyo")
+    assert local_timezone() == "Asia/Tokyo"
+    monkeypatch.setattr(local_time, "LOCALTIME", tmp_path / "none")
+    assert machine_timezone() == "Etc/UTC", "as the C library has it"
+
+
+def test_a_time_zone_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(UserError, match=r"KubernetesOptions\.timezone=Berlin is no name of a time zone: give one such"):
+        KubernetesOptions(timezone="Berlin")
+    assert KubernetesOptions(timezone="Europe/Berlin").timezone == "Europe/Berlin"
+
+
+def test_two_schedules_are_two_objects() -> None:
+    """Also where their names differ in what an object's name cannot hold."""
+    names = ["a-b", "a.b", "a_b", "A-B", "кошки", "собаки", *(f"{'long' * 20}-{number}" for number in range(2))]
+    jobs = [Job(name, "retrain", (), Path("/p"), Path("/d"), 60) for name in (*names, "pets")]
+    found = [object_name(job) for job in jobs]
+    assert len(set(found)) == len(jobs)
+    assert all(re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,50}[a-z0-9])?", name) for name in found)
+    assert (found[0], found[-1]) == ("graftline-retrain-a-b", "graftline-retrain-pets")
+
+
+@pytest.mark.parametrize(
+    ("source", "watched"),
+    [
+        ("photos", "/d/photos"),
+        ("/images", "/images"),
+        ("~/photos", "/home/ann/photos"),
+        ("s3://pets/cats", None),
+        (None, None),
+    ],
+)
+def test_dagster_watches_folders_of_this_machine(
+    source: str | None, watched: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+    job = Job("pets", "retrain", (), Path("/p"), Path("/d"), 60)
+    text = dagster.dagster_schedule(job, TIMES, source, dagster.DagsterOptions(), "Etc/UTC")
+    assert json.loads(text)["source"] == watched

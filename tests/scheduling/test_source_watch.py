@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 
 import pytest
 import source_watch
+from plain_name import plain_name
 from result_metadata import describe
 from source_watch import Watch
 
@@ -149,3 +151,12 @@ def test_scores_and_figure_are_shown(tmp_path: Path) -> None:
     assert model["run"] == ("url", "http://h/#/runs/r1")
     assert model["figure"] == ("md", "![confusion_matrix](data:image/svg+xml;base64,PHN2Zy8+)")
     assert "| accuracy | 0.9000 | 0.8000 to 0.9500 |" in model["scores"][1]
+
+
+def test_two_schedules_have_two_names() -> None:
+    """Dagster loads none where two have one name."""
+    names = ["pets", "a-b", "a.b", "a_b", "кошки", "собаки"]
+    found = [plain_name(name) for name in names]
+    assert len(set(found)) == len(names)
+    assert all(re.fullmatch(r"\w+", name, re.ASCII) for name in found)
+    assert (found[0], found[3]) == ("pets", "a_b")

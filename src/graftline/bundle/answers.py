@@ -1,20 +1,22 @@
 """What a predictor answers, batch by batch, and who is shown it."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from graftline.bundle.images import ImageLike
 
+NOT_FINITE = "the model gives no finite numbers for it"
+
 
 class Answers(NamedTuple):
     """What a predictor gives for images, one after the other.
 
     Attributes:
-        probabilities: (N, K) float32, a row of NaN for each unreadable image.
+        probabilities: (N, K) float32, a row of NaN for each image without an answer.
         refused: (N,) whether the image is refused as none of the classes; None where the bundle does not tell.
-        reasons: why an image cannot be read, by its number, from 0.
+        reasons: why an image cannot be read or answered, by its number, from 0.
         embeddings: (N, E) float32, likewise; None where the bundle gives none, or they were not asked for.
     """
 
@@ -51,6 +53,22 @@ def told(batches: Iterable[Answers], on_progress: Callable[[int], None] | None) 
         yield batch
         if on_progress is not None:
             on_progress(len(batch.probabilities))
+
+
+def find_reasons(flaws: Mapping[int, tuple[str, str]], *outputs: np.ndarray) -> dict[int, str]:
+    """Return why images have no answer: they cannot be read, or the network gives no finite numbers for them.
+
+    A NaN would make the first class the most probable one, without a word.
+
+    Args:
+        flaws: name of each unreadable image and reason, by row.
+        outputs: of the network, (N, numbers) each; the rows of images that have no answer become NaN in all of them.
+    """
+    reasons = {row: reason for row, (_, reason) in flaws.items()}
+    is_finite = np.all([np.isfinite(output).all(axis=1) for output in outputs], axis=0)  # (N,)
+    for output in outputs:
+        output[~is_finite] = np.nan
+    return dict.fromkeys(np.flatnonzero(~is_finite).tolist(), NOT_FINITE) | reasons
 
 
 def join_answers(batches: Sequence[Answers]) -> Answers:

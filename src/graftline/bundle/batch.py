@@ -19,9 +19,9 @@ from graftline.bundle.answers import Answers, Watch, join_answers, told
 from graftline.bundle.engines import EngineName
 from graftline.bundle.ensemble import AnyPredictor
 from graftline.bundle.predict import to_table
-from graftline.data.decoding import NO_FILE
+from graftline.data.decoding import NO_FILE, OUT_OF_REACH
 from graftline.data.file_names import to_text
-from graftline.data.image_list import JOB_FILE, ImageList
+from graftline.data.image_list import JOB_FILE, ImageList, ListedImage
 from graftline.errors import UserError
 from graftline.files import atomic_file, digest, write_json
 from graftline.locks import Lock
@@ -29,7 +29,7 @@ from graftline.locks import Lock
 TableFormat = Literal["csv", "parquet"]
 
 PART_ROWS = 5_000  # what a killed job has to do again at most: half a minute, where a second is 150 images
-_LAYOUT = 1  # raise it when a row of today would be another one tomorrow
+_LAYOUT = 2  # raise it when a row of today would be another one tomorrow
 _MOST_REASONS = 20  # of unreadable images that a part's counts keep
 
 
@@ -41,8 +41,8 @@ class Tally:
         images: all.
         classes: by class that is answered.
         refused: those that are none of the classes.
-        reasons: of those that cannot be read, by reason; of very many reasons the usual ones.
-        unreadable: those that cannot be read.
+        reasons: of those that cannot be read or answered, by reason; of very many reasons the usual ones.
+        unreadable: those that cannot be read or answered.
     """
 
     images: int = 0
@@ -169,33 +169,36 @@ class BatchJob:
 
     def _tables(self, first: int, on_progress: Callable[[int], None] | None) -> Iterator[pd.DataFrame]:
         """Yield the rows of each part, from the first one that is missing."""
-        names: list[str] = []  # of the images that the predictor has taken, but for those of parts that are written
+        listed: list[ListedImage] = []  # that the predictor has taken, but for those of parts that are written
         taken: list[str] = []  # paths of those that it has not answered yet
 
         def paths() -> Iterator[str]:
             for image in self.images.starting_at(first * self.part_rows):
-                names.append(to_text(image.name))
+                listed.append(image)
                 taken.append(image.path)
                 yield image.path
 
         with contextlib.closing(self.predictor.stream(paths(), embed=self.watch is not None)) as stream:
             for answers in _regrouped(told(self._watched(stream, taken), on_progress), self.part_rows):
                 size = len(answers.probabilities)
-                self._check_there(names, answers)
-                yield to_table(self.predictor, names[:size], answers)
-                del names[:size]
+                self._check_there(listed, answers)
+                yield to_table(self.predictor, [to_text(image.name) for image in listed[:size]], answers)
+                del listed[:size]
 
-    def _check_there(self, names: Sequence[str], answers: Answers) -> None:
+    def _check_there(self, images: Sequence[ListedImage], answers: Answers) -> None:
         """Make sure that missing files are missing one by one, and not because their folder is away.
 
         Raises:
             UserError: it is away, or was when they were read.
         """
-        missing = [names[row] for row, reason in answers.reasons.items() if reason == NO_FILE]
-        if missing and self.images.is_away(missing):
+        reasons = answers.reasons.items()
+        lost = next((images[row] for row, reason in reasons if reason.startswith(OUT_OF_REACH)), None)
+        lost = lost or self.images.find_away(images[row] for row, reason in reasons if reason == NO_FILE)
+        if lost is not None:
+            folder, first = self.images.folder_of(lost), to_text(lost.name)
             raise UserError(
-                f"{self.images.root} was away while its images were read (first: {missing[0]}): what was done "
-                "before is kept, and the same command goes on with the rest once it is back."
+                f"{folder} was away while its images were read (first: {first}): what was done before is kept, and the "
+                "same command goes on with the rest once it is back."
             )
 
     def _watched(self, stream: Iterable[Answers], taken: list[str]) -> Iterator[Answers]:

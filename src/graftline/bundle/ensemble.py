@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from graftline.bundle.answers import Answers, join_answers, told
+from graftline.bundle.answers import Answers, find_reasons, join_answers, told
 from graftline.bundle.calibration import UNCALIBRATED, Calibration
 from graftline.bundle.decision import MOST_PROBABLE, Decision
 from graftline.bundle.engines import EngineName
@@ -156,8 +156,9 @@ class Ensemble:
         """As ``predict_refusing``, but yield the answers batch by batch; see `Predictor.stream`."""
         with contextlib.closing(self._grid.steps(images, batch_size)) as steps:
             for found, flaws in steps:
-                reasons = {row: reason for row, (_, reason) in flaws.items()}
-                yield Answers(softmax(self._mean(found)), None, reasons)
+                logits = self._mean(found)
+                reasons = find_reasons(flaws, logits)
+                yield Answers(softmax(logits), None, reasons)
 
     def _mean(self, found: np.ndarray) -> np.ndarray:
         """Return the logits (N, K) of the members' (M, 1, N, K)."""

@@ -64,8 +64,8 @@ def to_table(predictor: AnyPredictor, names: Sequence[str], answers: Answers) ->
 
     Returns:
         One row per image: path, its name; class and probability, of the class that the bundle's decision answers;
-        ``probability/CLASS`` for each class; and error: why the file could not be read, with class and probabilities
-        missing, else missing.
+        ``probability/CLASS`` for each class; and error: why the file could not be read or answered, with class and
+        probabilities missing, else missing.
         Where the bundle refuses images as none of its classes: refused, before error;
         where it gives sets of classes: set, a JSON list of their names.
     """

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from graftline.augment.preprocess import Preprocessing
-from graftline.bundle.answers import Answers, join_answers, told
+from graftline.bundle.answers import Answers, find_reasons, join_answers, told
 from graftline.bundle.calibration import UNCALIBRATED, Calibration
 from graftline.bundle.decision import MOST_PROBABLE, Decision
 from graftline.bundle.engines import Engine, EngineName, onnx_engine, torch_engine
@@ -181,11 +181,11 @@ class Predictor:
     def predict_readable(
         self, images: Iterable[ImageLike], batch_size: int = 32, on_progress: Callable[[int], None] | None = None
     ) -> tuple[np.ndarray, dict[int, str]]:
-        """As ``predict``, but go on where an image cannot be read.
+        """As ``predict``, but go on where an image cannot be read or answered.
 
         Returns:
-            (N, K) float32 probabilities with a row of NaN for each unreadable image, and by the number of the image
-            (from 0) the reason.
+            (N, K) float32 probabilities with a row of NaN for each such image, and by the number of the image (from 0)
+            the reason.
         """
         answers = self.predict_refusing(images, batch_size, on_progress)
         return answers.probabilities, answers.reasons
@@ -219,8 +219,8 @@ class Predictor:
             sizes |= {} if self.embedding_size is None else {EMBEDDING: self.embedding_size}
         with contextlib.closing(self._steps(images, batch_size, sizes)) as steps:
             for (logits, *embeddings), flaws in steps:
+                reasons = find_reasons(flaws, logits, *embeddings)
                 refused = None if self.refusal is None else self.refusal.refused(embeddings[0])
-                reasons = {row: reason for row, (_, reason) in flaws.items()}
                 yield Answers(softmax(logits), refused, reasons, embeddings[0] if embed and embeddings else None)
 
     def _run(

@@ -26,6 +26,7 @@ from graftline.data.decoding import (
     Decoding,
     Flaw,
     Look,
+    out_of_reach,
     to_8_bits,
     to_nothing,
 )
@@ -105,7 +106,7 @@ def decode_rgb(image: Path | str | bytes, decoding: Decoding = PLAIN) -> np.ndar
     except FileNotFoundError as error:
         raise DecodeError("missing", NO_FILE) from error
     except OSError as error:
-        raise DecodeError("unreadable", error.strerror or str(error)) from error
+        raise DecodeError("unreadable", out_of_reach(error) or error.strerror or str(error)) from error
 
 
 def decode(
@@ -137,6 +138,8 @@ def decode(
     except Image.DecompressionBombError as error:
         raise DecodeError("too_large", f"more than {decoding.max_pixels:,} pixels") from error
     except Exception as error:  # Pillow's decoders raise almost anything on broken data: struct.error, KeyError, ...
+        if (reason := out_of_reach(error)) is not None:
+            raise DecodeError("unreadable", reason) from error
         if (bare := _decode_bare(file, decoding, look)) is not None:
             return bare
         raise DecodeError("broken", str(error) or type(error).__name__) from error

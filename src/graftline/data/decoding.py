@@ -5,6 +5,7 @@ Needs numpy only, as the predictor imports it in a small container.
 Legend: H height, W width in pixels, C channels.
 """
 
+import errno
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -18,6 +19,9 @@ MAX_PIXELS = 89_478_485
 DEEPEST = 65_535  # what the 255 of a picture is in a file of 16 bits
 
 NO_FILE = "there is no such file"  # reason of an image that is missing
+OUT_OF_REACH = "out of reach"  # how the reason of an image begins whose file system is away
+# as that of a server that is gone, or of a disk that was pulled out; EIO is also a single file's on a failing disk
+_AWAY = frozenset({"ESTALE", "ENOTCONN", "EHOSTDOWN", "EHOSTUNREACH", "ETIMEDOUT", "EREMOTEIO", "ENODEV"})
 
 Look = Callable[[np.ndarray], None]  # is given (H, W) or (H, W, C) numbers of more than 8 bits
 Flaw = Literal["missing", "empty", "unreadable", "broken", "too_large", "no_scale"]
@@ -35,6 +39,16 @@ class DecodeError(ValueError):
         super().__init__(reason)
         self.flaw: Flaw = flaw
         self.reason = reason
+
+
+def out_of_reach(error: BaseException) -> str | None:
+    """Return why a file cannot be read if its file system is away, else None.
+
+    >>> out_of_reach(OSError(errno.ESTALE, "Stale file handle")), out_of_reach(OSError("broken data stream"))
+    ('out of reach (Stale file handle)', None)
+    """
+    is_away = isinstance(error, OSError) and errno.errorcode.get(error.errno or 0) in _AWAY
+    return f"{OUT_OF_REACH} ({error.strerror})" if is_away else None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
@@ -23,7 +25,9 @@ logger = logging.getLogger(__name__)
 Kind = Literal["image", "folder", "table", "archive", "list"]
 
 _END = b"\0"  # of a name in the file: no path holds it
+_NO_STAMP = b"-"  # of a file that is not there
 _PIECE = 2**20  # bytes read at once
+_LONGEST_PATH = 2**16  # bytes, with room to spare: Linux has 4,096
 _LONGEST_TITLE = 100  # bytes
 _SAID_EACH = 200_000  # images; listing them takes seconds
 
@@ -37,10 +41,11 @@ _OWN = {
 
 
 class ListedImage(NamedTuple):
-    """An image as it was listed, and where its file lies."""
+    """An image as it was listed, where its file lies, and whether there was one when it was listed."""
 
     name: str
     path: str
+    was_there: bool = True
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ class ImageList:
         count: how many they are.
         digest: 16 hex digits that change with their names, their order and, but for those of an archive, which is known
             by its content, sizes and times of their files.
-        root: the folder that they were listed from; None: they were listed from something else.
+        root: the folder that they were listed from; None: they were listed from something else, and may lie anywhere.
     """
 
     kind: Kind
@@ -63,20 +68,21 @@ class ImageList:
     _file: BinaryIO
     root: Path | None = None
 
-    def is_away(self, missing: Iterable[str]) -> bool:
-        """Tell whether files are missing because their folder is away, or was for a while, as one that is mounted.
+    def folder_of(self, image: ListedImage) -> str:
+        """Return the folder that all were listed from, else that of an image's file."""
+        return str(self.root or Path(image.path).parent)
+
+    def find_away(self, missing: Iterable[ListedImage]) -> ListedImage | None:
+        """Return the first image that is missing because its folder is away, or was, as one that is mounted.
 
         Args:
-            missing: paths of files that were not there.
+            missing: images whose files were not there when they were read; that a file was never there says nothing.
         """
-        if self.root is None:
-            return False
-        try:
-            with os.scandir(self.root) as entries:
-                is_empty = next(entries, None) is None
-        except OSError:
-            return True
-        return is_empty or any(os.path.exists(to_path(path)) for path in missing)  # noqa: PTH110 (speed)
+        is_away = cache(_is_away)
+        for image in missing:
+            if image.was_there and (_stamp(image.path) != _NO_STAMP or is_away(self.folder_of(image))):
+                return image
+        return None
 
     def __iter__(self) -> Iterator[ListedImage]:
         """Yield one after the other, from the first."""
@@ -85,10 +91,10 @@ class ImageList:
     def starting_at(self, number: int) -> Iterator[ListedImage]:
         """Yield those from a number on, counted from 0; there is one such iterator at a time."""
         self._file.seek(0)
-        texts = _texts(self._file)
-        for index, (name, path) in enumerate(zip(texts, texts, strict=True)):
+        texts = _texts(iter(partial(self._file.read, _PIECE), b""))
+        for index, (name, path, was_there) in enumerate(zip(texts, texts, texts, strict=True)):
             if index >= number:
-                yield ListedImage(os.fsdecode(name), os.fsdecode(path or name))
+                yield ListedImage(os.fsdecode(name), os.fsdecode(path or name), bool(was_there))
 
 
 @dataclass(frozen=True)
@@ -181,10 +187,18 @@ def _below(root: Path) -> Iterator[ListedImage]:
 
 
 def _lines(lines: Iterable[bytes]) -> Iterator[ListedImage]:
+    """Yield an image for each line, or for each name of `find -print0`, which may hold line breaks."""
+    lines, head, size = iter(lines), list[bytes](), 0
     for line in lines:
-        for text in line.rstrip(b"\r\n").split(_END):  # as `find -print0` ends them
-            if name := os.fsdecode(text):
-                yield ListedImage(name, os.path.expanduser(name))  # noqa: PTH111 (speed)
+        head.append(line)
+        size += len(line)
+        if size > _LONGEST_PATH:  # a name ends before
+            break
+    every = chain(head, lines)
+    has_ends = any(_END in line for line in head)
+    for text in _texts(every) if has_ends else (line.rstrip(b"\r\n") for line in every):
+        if name := os.fsdecode(text):
+            yield ListedImage(name, os.path.expanduser(name))  # noqa: PTH111 (speed)
 
 
 def _write(
@@ -203,11 +217,12 @@ def _write(
     folder.mkdir(parents=True, exist_ok=True)
     file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it lives as long as the list
     total, count = hashlib.sha256(content.encode()), 0
-    for name, path in images:
+    for image in images:
         count += 1
-        written = os.fsencode(name.replace("\0", "\ufffd")) + _END
-        file.write(written + (b"" if path == name else os.fsencode(path)) + _END)
-        total.update(written if content else written + _stamp(path))
+        name, path = (os.fsencode(text.replace("\0", "\ufffd")) for text in (image.name, image.path))
+        stamp = _stamp(image.path)
+        file.write(_END.join([name, b"" if path == name else path, b"" if stamp == _NO_STAMP else b"1", b""]))
+        total.update(name + _END + (b"" if content else stamp))
         if count % _SAID_EACH == 0:
             logger.info(f"Listing images: {count:,} so far")
     if count == 0:
@@ -220,13 +235,24 @@ def _stamp(path: str) -> bytes:
     try:
         status = os.stat(to_path(path))  # noqa: PTH116 (speed)
     except (OSError, ValueError):
-        return b"-"
+        return _NO_STAMP
     return b"%d %d" % (status.st_size, status.st_mtime_ns)
 
 
-def _texts(file: BinaryIO) -> Iterator[bytes]:
-    """Yield what lies between the ends."""
+def _texts(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield what lies between the ends, and what comes after the last one."""
     rest = b""
-    while piece := file.read(_PIECE):
+    for piece in pieces:
         *whole, rest = (rest + piece).split(_END)
         yield from whole
+    if rest:
+        yield rest
+
+
+def _is_away(folder: str) -> bool:
+    """Tell whether a folder is gone or empty, as one is where nothing is mounted."""
+    try:
+        with os.scandir(to_path(folder)) as entries:
+            return next(entries, None) is None
+    except OSError:
+        return True

@@ -45,7 +45,8 @@ def estimate_accuracy(reference: Reference, window: Observations, drift: Drift, 
     2107.03315, "DoC"); and the share of images above the confidence that as many of the reference exceed as are right
     (Garg et al. 2022, arXiv 2201.04234, "ATC"). Both ask the confidences, which were calibrated on the reference and
     mean nothing elsewhere. Where the network sees other images than there, by its embeddings, nothing is claimed: it
-    was found to be off by up to 16 points then (docs/monitoring.md). Single images that lie outside may all be wrong,
+    was found to be off by up to 16 points then (docs/monitoring.md). Images of one group of the reference are drawn
+    together. Single images that lie outside may all be wrong,
     so that the interval's lower end falls by their share.
 
     Args:
@@ -56,11 +57,13 @@ def estimate_accuracy(reference: Reference, window: Observations, drift: Drift, 
     """
     known, right = reference.observed.confidences.astype(np.float64), reference.correct.astype(np.float64)
     new, generator = window.confidences.astype(np.float64), np.random.default_rng(seed)
+    names, groups = np.unique(reference.groups, return_inverse=True)  # (M,) from 0
     accuracies, found = [], []
     for number in range(RESAMPLES + 1):
         mine, theirs = np.arange(len(known)), np.arange(len(new))
         if number > 0:  # the first is what was observed
-            mine, theirs = generator.integers(0, len(known), len(known)), generator.integers(0, len(new), len(new))
+            drawn = np.bincount(generator.integers(0, len(names), len(names)), minlength=len(names))
+            mine, theirs = np.repeat(mine, drawn[groups]), generator.integers(0, len(new), len(new))
         accuracies.append(right[mine].mean())
         found.append(_two_estimates(known[mine], right[mine], new[theirs]))
     ends = np.quantile(np.array(found), TAILS, axis=0)  # (2, methods)

@@ -31,7 +31,7 @@ class Kept:
     Attributes:
         observed: of N images, drawn evenly from all that were seen.
         names: of them.
-        counts: of images: seen (readable ones), unreadable, refused.
+        counts: of images: seen (those with an answer), unreadable, refused.
         begin: when the first was seen, in s since 1970.
         end: when the last was.
         pictures: small versions of some of the images, as encoded files, by their number.
@@ -61,7 +61,7 @@ class Kept:
             )
 
     def finite(self) -> "Kept":
-        """Return it without images for which a network has given no numbers: they are like nothing, and say nothing."""
+        """Return it without images for which a network has given no numbers, which count as unreadable."""
         is_finite = np.isfinite(self.observed.embeddings).all(axis=1) & np.isfinite(self.observed.confidences)
         if is_finite.all():
             return self
@@ -70,9 +70,14 @@ class Kept:
             f"For {len(is_finite) - len(rows)} of {len(is_finite)} kept images the model has given no finite numbers: "
             "they are left out."
         )
-        pictures = {place: self.pictures[row] for place, row in enumerate(rows) if row in self.pictures}
+        seen = round(self.counts["seen"] * len(rows) / len(is_finite))  # they were drawn evenly
+        unreadable = self.counts["unreadable"] + self.counts["seen"] - seen
         return replace(
-            self, observed=self.observed.take(rows), names=[self.names[row] for row in rows], pictures=pictures
+            self,
+            observed=self.observed.take(rows),
+            names=[self.names[row] for row in rows],
+            counts={**self.counts, "seen": seen, "unreadable": unreadable},
+            pictures={place: self.pictures[row] for place, row in enumerate(rows) if row in self.pictures},
         )
 
     @classmethod
@@ -121,16 +126,14 @@ def read_window(directory: Path, begin: float, end: float, most: int, seed: int)
     first, last = hour_folder(max(0, begin)), hour_folder(end)
     folders = sorted(one for one in directory.glob("*T*") if first <= one.name <= last) if directory.is_dir() else []
     kept = [one for folder in folders for file in sorted(folder.glob("*.npz")) if (one := _read(file)) is not None]
-    if not any(len(one.observed) for one in kept):
+    if not kept:
         return None
-    unread = [one.counts["unreadable"] for one in kept if len(one.observed) == 0]
-    kept = [one for one in kept if len(one.observed) > 0]
-    seen = np.array([one.counts["seen"] for one in kept], np.float64)
     sizes = np.array([len(one.observed) for one in kept])
-    total = min(most, int(sizes.sum()), int((sizes * seen.sum() / seen).min() + 1e-9))
-    shares = np.minimum(np.floor(total * seen / seen.sum() + np.random.default_rng(seed).random(len(kept))), sizes)
-    window = _join(kept, shares.astype(int), seed)
-    return replace(window, num_seen=window.num_seen + sum(unread), num_unreadable=window.num_unreadable + sum(unread))
+    some = sizes > 0  # else no image could be read
+    seen = np.where(some, [one.counts["seen"] for one in kept], 0.0)
+    total = min(most, int(sizes.sum()), int((sizes[some] * seen.sum() / seen[some]).min(initial=most) + 1e-9))
+    shares = np.floor(total * seen / max(1.0, seen.sum()) + np.random.default_rng(seed).random(len(kept)))
+    return _join(kept, np.minimum(shares, sizes).astype(int), seed)
 
 
 def _read(file: Path) -> Kept | None:

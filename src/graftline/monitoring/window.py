@@ -25,7 +25,7 @@ class Window:
         observed: of N of them, drawn evenly.
         names: N names: paths, or where images came without one the beginning of their digest.
         num_seen: how many there were in all.
-        num_unreadable: images that could not be read.
+        num_unreadable: images that could not be read, or that the model gave no finite numbers for.
         num_refused: that the model marked as none of its classes.
         begin: when the first was seen; None: nobody knows.
         end: when the last was.

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from graftline.data.references import find_url
 from graftline.errors import UserError
 from graftline.files import write_text
 from graftline.scheduling.job import Job
@@ -43,7 +44,7 @@ def dagster_schedule(job: Job, times: Times, source: str | None, options: Dagste
     Args:
         job: what runs.
         times: when.
-        source: where the images are; None for a data set from a package, which no sensor looks at.
+        source: where the images are; no sensor looks at a URL, nor at a data set from a package: None.
         options: when new images start a run.
         timezone: of the times.
     """
@@ -57,13 +58,20 @@ def dagster_schedule(job: Job, times: Times, source: str | None, options: Dagste
         "variables": job.variables,
         "seconds": job.seconds,
         "log": str(job.log),
-        "source": None if source is None else str(job.directory / source),
+        "source": _watched(source, job.directory),
         "new_images": options.new_images,
         "age_hours": options.hours,
         "look_seconds": LOOK_SECONDS,
         "address": options.address,
     }
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def _watched(source: str | None, directory: Path) -> str | None:
+    """Return the path that a sensor looks at; None where there is none."""
+    if source is None or find_url(source) is not None:
+        return None
+    return str(directory / Path(source).expanduser())
 
 
 def file_name(job: Job) -> str:

@@ -11,13 +11,16 @@ from typing import Any
 import yaml
 
 from graftline.errors import UserError
+from graftline.files import digest
 from graftline.scheduling.job import Job
+from graftline.scheduling.local_time import require_timezone
 from graftline.scheduling.times import Times
 
 FILE = "cronjob.yaml"
 WORK = PurePosixPath("/work")  # where the image works, docker/Dockerfile
 USER = 1000  # of the image
 LONGEST_NAME = 52  # of a CronJob, which adds 11 letters for each job of at most 63
+DIGITS = 8  # hex, that tell names apart which would be the same
 LABEL = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
 QUANTITY = re.compile(r"\d+(?:\.\d+)?(?:m|k|Ki|[MGTPE]i?)?")
 
@@ -57,6 +60,8 @@ class KubernetesOptions:
                 raise UserError(
                     f"KubernetesOptions.{key}={getattr(self, key)} is no quantity: write 4, 500m, 16Gi or the like."
                 )
+        if self.timezone is not None:
+            require_timezone(self.timezone, "KubernetesOptions.timezone")
 
 
 def cron_job(job: Job, times: Times, folder: str | None, options: KubernetesOptions, timezone: str) -> str:
@@ -74,12 +79,11 @@ def cron_job(job: Job, times: Times, folder: str | None, options: KubernetesOpti
     """
     if homes := [word for word in job.overrides if re.match(r"[\w.]+='?~", word)]:
         raise UserError(f"{homes[0]}: in a pod the home folder is {WORK}: give the path that it is to have there.")
-    name = job.slug[:LONGEST_NAME].rstrip("-")
     labels = {"app.kubernetes.io/name": "graftline", "app.kubernetes.io/component": job.stage}
     manifest = {
         "apiVersion": "batch/v1",
         "kind": "CronJob",
-        "metadata": {"name": name, "labels": labels},
+        "metadata": {"name": object_name(job), "labels": labels},
         "spec": {
             "schedule": times.as_cron(),
             "timeZone": options.timezone or timezone,
@@ -97,6 +101,17 @@ def cron_job(job: Job, times: Times, folder: str | None, options: KubernetesOpti
         },
     }
     return yaml.dump(manifest, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000)
+
+
+def object_name(job: Job) -> str:
+    """Return the name of a CronJob: with hex digits of the schedule's name where it does not hold all of that.
+
+    Else two data sets with long names, or with names of other scripts, would be one.
+    """
+    whole = f"graftline-{job.stage}-{job.name}"
+    if job.slug == whole and len(whole) <= LONGEST_NAME:
+        return whole
+    return f"{job.slug[: LONGEST_NAME - DIGITS - 1].rstrip('-')}-{digest(job.name)[:DIGITS]}"
 
 
 def _pod(job: Job, folder: str | None, options: KubernetesOptions) -> dict[str, Any]:
