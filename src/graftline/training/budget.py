@@ -22,6 +22,7 @@ from graftline.freezing.depth import MOST_DEEP_EPOCHS
 from graftline.freezing.plan import FreezePlan
 from graftline.training.allocator import freed_memory_kept
 from graftline.training.memory_format import memory_format
+from graftline.training.recipe import DEEP_BATCH
 from graftline.training.setup import TrainingSetup
 from graftline.training.trainer import MakeTrainer, own_epochs
 
@@ -33,7 +34,8 @@ MOST_CALIBRATED = 2_000  # validation images that a bundle classifies for its ca
 PASSES_PER_STEP = 5
 VALIDATION_SHARE = 0.25  # of the time that validations may take
 FORWARD_PER_STEP = 3  # a pass forward and backward takes about three times as long as one forward
-STEPS, TIMED_BATCH = 2, 16  # that are timed, after one that warms up; images of each
+STEPS, TIMED_BATCH = 2, 16  # that are timed, after one that warms up; images of each on a CPU
+HALF = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}  # Lightning's names of precisions
 
 
 _measured: "weakref.WeakKeyDictionary[nn.Module, float]" = weakref.WeakKeyDictionary()
@@ -49,23 +51,34 @@ def seconds_per_image(setup: TrainingSetup) -> float:
 
 
 def _time_steps(setup: TrainingSetup) -> float:
-    """Time the steps on black images (B, C, H, W)."""
+    """Time the steps on black images (B, C, H, W), in the precision of the training."""
     preprocessing, device = setup.graft.preprocessing, setup.execution.torch_device
     network: Any = copy.deepcopy(setup.graft.network).requires_grad_(True).train()
     layout = memory_format(network, on_cpu=device.type == "cpu")
     network.to(device).to(memory_format=layout)
-    images = torch.zeros(TIMED_BATCH, preprocessing.channels, *preprocessing.image_size, device=device)
+    batch = timed_batch(setup)
+    autocast = torch.autocast(device.type, HALF.get(setup.execution.precision), setup.execution.precision in HALF)
+    images = torch.zeros(batch, preprocessing.channels, *preprocessing.image_size, device=device)
     images, seconds = images.contiguous(memory_format=layout), []
     with torch.random.fork_rng(devices=[device] if setup.execution.is_cuda else []):  # dropout draws lots
         for _ in range(1 + STEPS):
             start = time.perf_counter()
-            outputs = network(images)
-            logits = outputs[0] if isinstance(outputs, tuple) else outputs
-            functional.cross_entropy(logits, torch.zeros(TIMED_BATCH, dtype=torch.long, device=device)).backward()  # type: ignore[no-untyped-call]  # as torch has it
+            with autocast:
+                outputs = network(images)
+                logits = outputs[0] if isinstance(outputs, tuple) else outputs
+                loss = functional.cross_entropy(logits, torch.zeros(batch, dtype=torch.long, device=device))
+            loss.backward()  # type: ignore[no-untyped-call]  # as torch has it
             if device.type != "cpu":
                 torch.accelerator.synchronize(device)
             seconds.append(time.perf_counter() - start)
-    return min(seconds[1:]) / TIMED_BATCH
+    return min(seconds[1:]) / batch
+
+
+def timed_batch(setup: TrainingSetup) -> int:
+    """Return how many images are timed together: on a GPU as many as a step has, since few leave it idle."""
+    if setup.execution.torch_device.type == "cpu":
+        return TIMED_BATCH
+    return DEEP_BATCH if setup.recipe.batch_size is None else setup.recipe.batch_size
 
 
 def cut_to(plan: FreezePlan, seconds: float, images: tuple[int, int], image_seconds: float, most: int) -> FreezePlan:
