@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from graftline.execution import Execution
 from graftline.training.launch import Launch, current_launch
+from graftline.training.lost_process import leave_group
 
 if TYPE_CHECKING:  # it loads torch, which a mistyped key must not wait for
     from graftline.training.ranks import FirstRank
@@ -61,13 +62,12 @@ def _variable(directory: Path) -> Iterator[None]:
     """Tell the processes that Lightning may start during the block which run they work for."""
     before = dict(os.environ)
     os.environ[WORKER] = str(directory)
+    is_complete = False
     try:
         yield
+        is_complete = True
     finally:  # the next run of several starts processes of its own
-        import torch  # loaded long since by whoever has trained; a mistyped key must not wait for it
-
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        leave_group(is_complete=is_complete)
         for name in (WORKER, *LAUNCHED):
             os.environ.pop(name, None)
             if name in before:

@@ -16,6 +16,7 @@ from graftline.pipeline.further_process import WORKER
 from graftline.pipeline.run_directory import RunDirectory
 from graftline.processes import end_with_parent
 from graftline.training.launch import Launch
+from graftline.training.lost_process import LostProcessError, leave_group
 
 __all__ = ["WORKER", "follow", "work"]
 
@@ -73,7 +74,6 @@ def _train_along(directory: Path, rank: "FurtherRank | None" = None) -> int:
                 stage.work(directory)
     except Exception as error:
         from graftline.training.divergence import DivergenceError
-        from graftline.training.lost_process import LostProcessError
 
         if not any(find_cause(error, kind) for kind in (DivergenceError, LostProcessError)):  # another one says those
             console.quiet = False
@@ -105,8 +105,5 @@ def _let_the_first_end() -> None:
     The first one fails as soon as the group is incomplete, and marks the run. Lightning would kill it, within 5 s, were
     this process gone.
     """
-    import torch
-
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    leave_group(is_complete=False)
     time.sleep(SECONDS_TO_END)

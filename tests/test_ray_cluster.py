@@ -9,6 +9,7 @@ import pytest
 
 from graftline.errors import UserError
 from graftline.ray_cluster import RayCluster
+from graftline.training import ranks
 
 needs_ray = pytest.mark.skipif(
     subprocess.run([sys.executable, "-c", "import ray"], capture_output=True).returncode != 0,
@@ -31,6 +32,12 @@ def test_an_address_that_does_not_answer_is_told_at_once() -> None:
 def test_an_address_is_a_host_and_a_port() -> None:
     with pytest.raises(UserError, match="give HOST:PORT"):
         RayCluster("somewhere").check()
+
+
+@needs_ray
+def test_a_task_that_ends_each_worker_is_given_up() -> None:
+    with pytest.raises(UserError, match=r"lost a task for good .*: look at ray status, and whether its nodes have eno"):
+        list(RayCluster(num_workers=1).map(ranks._end, [(None,)]))
 
 
 def test_a_number_of_workers_is_at_least_one() -> None:

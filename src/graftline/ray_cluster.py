@@ -30,6 +30,7 @@ R = TypeVar("R")
 SECONDS_TO_ANSWER = 10.0  # for the cluster's address
 SECONDS_TO_LOOK = 45.0  # for a look at each of its nodes
 AHEAD = 3  # tasks per worker that are under way: one runs, the others wait beside it
+MOST_RETRIES = 5  # of a task whose worker or node was lost: what ends each worker would else be done again for ever
 OBJECT_STORE_BYTES = 200_000_000  # of a Ray of this machine's own: what is under way is far less
 
 
@@ -85,6 +86,7 @@ class RayCluster:
         Raises:
             UserError: it does not answer, has other versions than we have, or its nodes have no graftline.
         """
+        os.environ.setdefault("RAY_task_oom_retries", str(MOST_RETRIES))  # Ray counts those apart, and reads it once
         import ray
 
         if ray.is_initialized():
@@ -133,8 +135,8 @@ class RayCluster:
     ) -> Iterator[R]:
         """Yield what a function of one of our modules returns for each tuple of arguments, in order.
 
-        A few items ahead of what was asked for are taken. A task whose worker or node is lost is done again elsewhere;
-        what is not asked for any more is cancelled.
+        A few items ahead of what was asked for are taken. A task whose worker or node is lost is done again elsewhere,
+        `MOST_RETRIES` times at most; what is not asked for any more is cancelled.
 
         Args:
             function: of one of our modules, or of one that the workers have.
@@ -143,13 +145,13 @@ class RayCluster:
             seconds_to_end: that a task which is cancelled may take to end by itself.
 
         Raises:
-            UserError: a task raised it; other errors are raised as they are.
+            UserError: a task raised it, or was lost for good; other errors are raised as they are.
         """
         import ray
 
         self.connect()
         cores, gpus = (1, 0.0) if slots is None else (slots.cores, slots.gpus)
-        task: Any = ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=-1)(function)
+        task: Any = ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=MOST_RETRIES)(function)
         waiting, running = iter(items), deque["ray.ObjectRef"]()
         most = self._most_ahead() if slots is None else slots.number
         try:
@@ -287,4 +289,7 @@ def _get(result: Any) -> Any:
         mistake = find_cause(error, UserError) or getattr(error, "cause", None)
         raise (mistake or error) from None
     except ray.exceptions.RayError as error:
-        raise UserError(f"The Ray cluster lost a task for good ({first_line(error)}): look at ray status.") from error
+        raise UserError(
+            f"The Ray cluster lost a task for good ({first_line(error)}): look at ray status, and whether its nodes "
+            "have enough memory."
+        ) from error

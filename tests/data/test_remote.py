@@ -19,6 +19,7 @@ from graftline.data.ingest import Ingest
 from graftline.data.references import find_url, open_image
 from graftline.data.remote import fetch, remote_status
 from graftline.data.shards.write import write_shards
+from graftline.data.sources import shards as source
 from graftline.data.sources.folder import Folder
 from graftline.data.sources.shards import Shards
 from graftline.data.split import Split
@@ -50,6 +51,7 @@ class _Files(SimpleHTTPRequestHandler):
         self.send_response(206 if wanted else 200)
         self.send_header("Accept-Ranges", "bytes")
         self.send_header("Content-Length", str(len(part)))
+        self.send_header("Last-Modified", self.date_time_string(file.stat().st_mtime))
         if wanted:
             self.send_header("Content-Range", f"bytes {first}-{first + len(part) - 1}/{len(content)}")
         self.end_headers()
@@ -114,6 +116,74 @@ def test_http_shards_give_what_local_ones_do_and_are_downloaded_once(
     remote_status.cache_clear()  # as a new process
     assert contents(served) == contents(shards)
     assert not [asked for asked in _Files.asked if asked.startswith("GET") and asked.endswith(".tar")]
+
+
+def test_who_lists_images_again_downloads_no_shard_again(
+    tmp_path: Path, shards: Path, served: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the cache holds one shard, and nobody has put indices beside them."""
+    for index in shards.glob("*.index.parquet"):
+        index.unlink()
+    monkeypatch.setenv("GRAFTLINE_REMOTE_GB", "0.00002")
+    first = ingest(tmp_path, Path(served), Shards(workers=1))
+    _Files.asked.clear()
+    remote_status.cache_clear()  # as a new process
+    again = ingest(tmp_path, Path(served), Shards(workers=1))
+    assert (again.version.digest, again.is_new) == (first.version.digest, False)
+    assert not [asked for asked in _Files.asked if asked.startswith("GET") and asked.endswith(".tar")]
+
+
+def test_a_shard_of_the_same_size_that_is_newer_is_another(shards: Path, served: str) -> None:
+    url = f"{served}/pets-000000.tar"
+    before = remote_status(url)
+    os.utime(shards / "pets-000000.tar", (0, 0))
+    remote_status.cache_clear()  # as a new process
+    assert remote_status(url).size == before.size
+    assert remote_status(url).stamp != before.stamp
+
+
+def test_what_is_half_written_elsewhere_is_no_shard(shards: Path, served: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a folder tells by no list what belongs to it."""
+    (shards / "shards.json").unlink()
+    half = [f"{served}/{name}" for name in (".pets-000000.7.tmp.tar", "._pets-000000.tar", ".old/pets-000000.tar")]
+    monkeypatch.setattr(source, "list_urls", lambda url, _: [*half, f"{url}/pets-000000.tar"])
+    assert len(Shards(workers=1).read(Path(served))) == len(Shards(workers=1).read(shards / "pets-000000.tar"))
+
+
+def test_a_file_that_another_process_removes_meanwhile_is_fetched_again(
+    served: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, lost = f"{served}/pets-000000.tar", 2
+
+    def fetch_and_lose(url: str) -> Path:
+        nonlocal lost
+        file = fetch(url)
+        if lost > 0:
+            file.unlink()
+        lost -= 1
+        return file
+
+    monkeypatch.setattr(remote, "fetch", fetch_and_lose)
+    with open_image(url) as file:
+        assert file.read(512)
+    lost = 3
+    with pytest.raises(UserError, match=r"give GRAFTLINE_REMOTE_GB a larger number"):
+        open_image(url)
+
+
+def test_the_cache_leaves_alone_what_others_write_and_remove(
+    served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRAFTLINE_REMOTE_GB", "0.00002")
+    folder = tmp_path / "cache" / "graftline" / "remote"
+    folder.mkdir(parents=True)
+    written, abandoned = folder / ".0-a.7.tmp.tar", folder / ".1-a.7.tmp.tar"
+    for file in (written, abandoned):
+        file.write_bytes(bytes(30_000))
+    os.utime(abandoned, (0, 0))
+    (folder / "2-gone.tar").symlink_to(folder / "nowhere")  # to be seen in the folder, and not to be looked at
+    assert len(contents(served)) == 31
+    assert (written.exists(), abandoned.exists()) == (True, False)
 
 
 def test_the_cache_keeps_to_its_limit(served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Shards hold what was put in, any tool reads them, and one that has changed is told apart."""
 
+import errno
 import io
 import json
 import tarfile
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from ingested import ingest
 
@@ -134,6 +137,27 @@ def test_a_second_call_writes_what_is_missing(tmp_path: Path, make_folder: MakeF
         shard(Table(), _huge(tmp_path), tmp_path / "no-room", shard_bytes=2**50)
 
 
+def test_what_a_killed_call_left_half_written_is_no_shard(tmp_path: Path, make_folder: MakeFolder) -> None:
+    folder, out = make_folder(tmp_path / "pets", cat=20, dog=11), tmp_path / "out"
+    shard(Folder(), folder, out)
+    content = {file.name: file.read_bytes() for file in out.iterdir()}
+    for name in (".pets-000001.4711.tmp.tar", "._pets-000001.tar", "@eaDir/pets-000001.tar"):
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_bytes(content["pets-000001.tar"])
+    assert len(read(out)) == 31
+    shard(Folder(), folder, out)
+    assert not (out / ".pets-000001.4711.tmp.tar").exists()
+    assert {file.name: file.read_bytes() for file in out.iterdir() if file.name in content} == content
+
+
+def test_a_list_of_shards_that_is_none_is_one_sentence(tmp_path: Path) -> None:
+    pack(tmp_path / "a.tar", {"x/1.png": png(1)})
+    for content in (b"\xff", b"[]", b'{"name": "a", "shards": "1"}'):
+        (tmp_path / "shards.json").write_bytes(content)
+        with pytest.raises(UserError, match=r"shards\.json is damaged, or none that graftline has written: put"):
+            read(tmp_path)
+
+
 def _huge(tmp_path: Path) -> Path:
     """Return a table of an image of a petabyte, of which nothing is on the disk."""
     with (tmp_path / "huge.png").open("wb") as file:
@@ -189,6 +213,9 @@ def test_those_of_another_tool(tmp_path: Path) -> None:
         ["9", "train"],
         ["10", "validation"],
     ]
+    long = "9" * 20
+    pack(tmp_path / "y" / "a.tar", {"1.png": png(1), "1.cls": long, "1.json": '{"weight": "0.5"}'})
+    assert read(tmp_path / "y")[["label", "weight"]].to_numpy().tolist() == [[long, 0.5]]
     pack(tmp_path / "folders" / "x.tar", {"./cat/1.png": png(1), "./dog/1.png": png(2), "readme.md": "-"})
     assert read(tmp_path / "folders")["label"].tolist() == ["cat", "dog"]
     assert list(read(tmp_path / "folders").columns) == ["path", "label", "group", "weight", "stratum"]
@@ -209,10 +236,24 @@ def test_what_is_no_shard_is_one_sentence(tmp_path: Path, make_folder: MakeFolde
     )
     refuses(r"a\.json in .* is no JSON", pack(tmp_path / "b.tar", {"a.json": "{", "a.png": b"x"}))
     refuses(r"The label that a\.json in .* tells is \['x'\]", pack(tmp_path / "c.tar", {"a.json": '{"label": ["x"]}'}))
+    for weight in ("-1", "NaN", "1e999", '"heavy"', "1" + "0" * 400):
+        (tmp_path / "w.tar").unlink(missing_ok=True)
+        refuses(
+            r"a\.json in .*w\.tar has the weight .*: weights are numbers from 0 up",
+            pack(tmp_path / "w.tar", {"a.json": f'{{"label": "x", "weight": {weight}}}', "a.png": png(1)}),
+        )
     refuses("holds no images in its 1 tars", pack(tmp_path / "d.tar", {"a.json": "{}"}))
     whole = pack(tmp_path / "e.tar", {"a.png": png(1) * 20}).read_bytes()
     (tmp_path / "f.tar").write_bytes(whole[:2000])
     refuses("f.tar cannot be read as a tar .* neither compressed nor cut short", tmp_path / "f.tar")
+    whole = pack(tmp_path / "g.tar", {"a.png": png(1), "b.png": png(2)}).read_bytes()
+    second = whole.index(b"b.png")  # a cut or a fault in its header, at which tarfile ends in silence
+    for damaged in (whole[:second], whole[: second + 100], whole[:second] + b"?" * 512 + whole[second + 512 :]):
+        (tmp_path / "g.tar").write_bytes(damaged)
+        refuses(
+            rf"g\.tar cannot be read as a tar \(it ends without a mark, or is damaged, at byte {second:,}\)",
+            tmp_path / "g.tar",
+        )
     (tmp_path / "a.tar").write_bytes(b"x")
     refuses("a.tar cannot be read as a tar", tmp_path / "a.tar")
 
@@ -229,6 +270,21 @@ def test_an_index_that_does_not_fit_is_one_sentence(tmp_path: Path) -> None:
         UserError, match=r"a\.index\.parquet cannot be read .*: remove .*, and the shard is indexed anew"
     ):
         read(file)
+
+
+def test_where_nothing_can_be_written_shards_are_indexed_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def write_table(table: pa.Table, file: Path, **_: str) -> None:
+        raise OSError(errno.EROFS, "Failed to open local file")  # Arrow's, which names no file as Python's do
+
+    pack(tmp_path / "a.tar", {"x/1.png": png(1), "y/2.png": png(2)})
+    monkeypatch.setattr(pq, "write_table", write_table)
+    images = read(tmp_path)
+    assert caplog.text.count("a.tar is indexed anew each time") == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["a.tar"]
+    monkeypatch.undo()
+    pd.testing.assert_frame_equal(read(tmp_path), images)
 
 
 def test_uneven_shards_give_each_process_as_many_images(tmp_path: Path) -> None:

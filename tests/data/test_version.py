@@ -68,6 +68,24 @@ def test_the_table_is_read_once_and_is_the_callers_own(tmp_path: Path) -> None:
     assert len(version.samples("train").paths) == 2
     with pytest.raises(UserError, match=r"has lost its manifest\.parquet"):
         DatasetVersion.load(written.directory).table()
+    assert DatasetVersion.load(written.directory).counts() == version.counts()  # of a summary that has them
+
+
+def test_a_version_reads_no_paths_of_the_one_that_it_grows_from(tmp_path: Path) -> None:
+    """They take most of the room that a table needs."""
+    first, _ = write_version(tmp_path, "pets", table(), CLASSES)
+    grown = pd.concat([table(), table().assign(path="/photos/c.png", sha256="44").iloc[:1]])
+    second, _ = write_version(tmp_path, "pets", grown, CLASSES, parent=first)
+    assert second.origin["changes"]["added"] == {"train": 1}
+    assert "_table" not in vars(first)
+    assert first.contents().columns.tolist() == ["sha256", "label", "split"]
+
+
+def test_counts_are_of_the_images_that_are_left(tmp_path: Path) -> None:
+    version, _ = write_version(tmp_path, "pets", table(), CLASSES)
+    part = version.divided({"11": "test"})
+    assert part.counts()["test"] == {"cat": 1, "dog": 0}
+    assert sum(sum(classes.values()) for classes in part.counts().values()) == 1
 
 
 def test_the_same_test_images_have_the_same_digest(tmp_path: Path) -> None:

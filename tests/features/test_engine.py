@@ -1,7 +1,8 @@
 """The trunk's engine: it gives what torch gives, or says why it is torch."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from graftline.execution import Execution
+from graftline.features import engine as engine_module
 from graftline.features.cut import Cut, cut
 from graftline.features.engine import make_engine
 from graftline.files import sha256_file
@@ -108,6 +110,58 @@ def test_the_cpu_is_the_cpu_whatever_there_is(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     engine = make_engine(parts().trunk, tmp_path / "trunk.onnx", images(2), Execution("cpu", threads=3))
     assert (engine.runs_on, engine.callers) == ("ONNX Runtime", 3)
+
+
+class Compiler:
+    """Stands for torch.compile, which takes a minute, and notes the sizes of batches that it would compile for."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def __call__(self, trunk: nn.Module, **_: object) -> Callable[[Tensor], Tensor]:
+        def run(batch: Tensor) -> Tensor:
+            self.sizes.append(len(batch))
+            activations: Tensor = trunk(batch)
+            return activations
+
+        return run
+
+
+@pytest.fixture
+def compiler(monkeypatch: pytest.MonkeyPatch) -> Compiler:
+    made = Compiler()
+    monkeypatch.setattr(torch, "compile", made)
+    monkeypatch.setattr(engine_module, "GPU_BATCH", 8)
+    return made
+
+
+def test_a_gpu_compiles_for_one_size_of_batches(compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The body runs on the CPU here."""
+    monkeypatch.setattr(engine_module, "MAX_RELATIVE_DIFFERENCE", 0.05)
+    trunk = parts().trunk.eval()
+    made = engine_module._gpu_engine(trunk, images(4), CPU)
+    assert made.runs_on == "torch on the GPU, compiled"
+    for count in (1, 5, 8):
+        expected = exact(trunk, images(count))
+        np.testing.assert_allclose(made.run(images(count)), expected, atol=0.05 * np.abs(expected).max())
+    assert set(compiler.sizes) == {8}
+
+
+def test_a_gpu_compiles_nothing_that_float16_cannot_hold(compiler: Compiler) -> None:
+    class Large(nn.Module):
+        exact_convolutions: ClassVar[list[bool]] = []
+
+        def forward(self, images: Tensor) -> Tensor:
+            self.exact_convolutions.append(not torch.backends.cudnn.allow_tf32)
+            return images.flatten(1)[:, :8] @ torch.full((8, 8), 1e5)
+
+    before = torch.backends.cudnn.allow_tf32
+    made = engine_module._gpu_engine(Large(), images(4), CPU)
+    assert made.runs_on == "torch on the GPU, in float32"
+    assert compiler.sizes == []
+    np.testing.assert_allclose(made.run(images(3)), exact(Large(), images(3)), rtol=1e-5)
+    assert all(Large.exact_convolutions[:-1])
+    assert torch.backends.cudnn.allow_tf32 == before
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

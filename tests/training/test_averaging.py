@@ -1,11 +1,15 @@
 """Averaged weights: timm's decay step by step, and what is frozen stays bit for bit as it is."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
+import pytorch_lightning as pl
 import torch
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from graftline.training.averaging import update_average, warmed_up_decay
+from graftline.training.averaging import AveragedWeights, update_average, warmed_up_decay
 
 
 @pytest.mark.parametrize("decay", [0.9, 0.999, 0.9999])
@@ -48,3 +52,15 @@ def test_the_average_is_the_sum_it_should_be() -> None:
         update_average(counter, [torch.tensor(step)], decay)
     torch.testing.assert_close(averaged[0], expected)
     assert counter[0] == 5, "a counter is the newest, not a mean"
+
+
+def test_the_average_begins_on_the_device_that_trains() -> None:
+    """Lightning moves the module there only after its callbacks were set up; no numbers are needed to see it."""
+    trainer: Any = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("meta")))
+    module: Any = pl.LightningModule()
+    module.network = nn.BatchNorm1d(2)
+    callback = AveragedWeights(0.9)
+    callback.setup(trainer, module, "fit")
+    assert callback._average_model is not None
+    assert {tensor.device.type for tensor in callback._average_model.state_dict().values()} == {"meta"}
+    assert module.network.weight.device.type == "cpu"

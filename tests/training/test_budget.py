@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import pytorch_lightning as pl
+import torch
 from torch import nn
 
 from graftline.data.version import DatasetVersion
@@ -20,6 +21,7 @@ from graftline.freezing.plan import plan_from_depth
 from graftline.training import budget
 from graftline.training.budget import (
     OVERHEAD_SECONDS,
+    TIMED_BATCH,
     check_budget,
     check_clock,
     cut_to,
@@ -27,9 +29,11 @@ from graftline.training.budget import (
     passes,
     seconds_per_image,
     step_seconds,
+    timed_batch,
 )
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.phases import train
+from graftline.training.recipe import DEEP_BATCH, Recipe
 from graftline.training.schedule import by_clock, warmup_cosine
 from graftline.training.setup import TrainingSetup
 from graftline.training.source_decision import choose_source
@@ -147,6 +151,18 @@ def test_with_a_deadline_a_fit_sees_its_images_as_often_as_the_time_allows(make_
     assert passes(setup, [plan], time.monotonic() + 1_000) == MOST_DEEP_EPOCHS
     own = replace(setup, make_trainer=functools.partial(setup.make_trainer, max_epochs=7))
     assert passes(own, [plan, plan], time.monotonic() + 1_000) == 7
+
+
+def test_steps_are_timed_as_they_will_be_trained(make_setup: MakeSetup) -> None:
+    """In the precision of the training, and on a GPU with the images of a step."""
+    setup = make_setup(execution=Execution(precision="bf16-mixed"))
+    types: list[torch.dtype] = []
+    setup.graft.network.register_forward_hook(lambda _module, _inputs, outputs: types.append(outputs.dtype))
+    assert seconds_per_image(setup) > 0
+    assert set(types) == {torch.bfloat16}
+    assert timed_batch(setup) == TIMED_BATCH
+    assert timed_batch(make_setup(execution=Execution("cuda:0"))) == 12
+    assert timed_batch(make_setup(execution=Execution("cuda:0"), recipe=Recipe())) == DEEP_BATCH
 
 
 def test_a_time_that_is_too_short_for_one_pass_is_refused(make_setup: MakeSetup, version: DatasetVersion) -> None:

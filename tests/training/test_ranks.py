@@ -1,6 +1,11 @@
 """Processes of a launch that do not find each other."""
 
+import os
+import signal
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -8,17 +13,76 @@ from graftline.errors import UserError
 from graftline.training import ranks
 from graftline.training.launch import Launch
 
+# Two processes that train together, but leave the group as those of NCCL may: never, as long as one of them is lost.
+TOGETHER = """
+import sys, time
+from pathlib import Path
+import torch
+from graftline.training import ranks
+from graftline.training.launch import Launch
+
+ranks.SECONDS_BETWEEN_SIGNS, ranks.SECONDS_UNTIL_LOST, ranks.SECONDS_TO_END = 0.1, 3.0, 1.0
+torch.distributed.destroy_process_group = lambda: time.sleep(600)
+launch = Launch("torchrun", int(sys.argv[1]), 2, int(sys.argv[1]), 2)
+if launch.rank == 0:
+    training = ranks.FirstRank(launch).training(Path.cwd(), "cpu")
+else:
+    other = ranks.FurtherRank(launch)
+    other.next_order()
+    training = other.training("cpu")
+with training:
+    torch.distributed.barrier()
+    if sys.argv[1:] == ["1", "fails"]:
+        raise ValueError("a mistake")
+    print("together", flush=True)
+    while True:
+        time.sleep(0.1)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["is killed", "fails"])
+def test_rank_0_ends_though_it_cannot_leave_the_group(how: str, tmp_path: Path) -> None:
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{free_port()}", "OMP_NUM_THREADS": "1"}
+    first, second = (
+        subprocess.Popen(
+            [sys.executable, "-c", TOGETHER, f"{rank}", how],
+            cwd=tmp_path,
+            env={**os.environ, **address},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for rank in range(2)
+    )
+    try:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "together\n"
+        if how == "is killed":
+            second.send_signal(signal.SIGKILL)
+        told, _ = first.communicate(timeout=60)
+    finally:
+        for process in (first, second):
+            process.kill()
+            process.communicate()
+    assert first.returncode == 1
+    assert told.startswith(f"Rank 1 on {socket.gethostname()} has ended")
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
 
 @pytest.mark.parametrize(
     ("rank", "told"),
     [(0, "torchrun announced 2 processes, but not all of them came to rank 0"), (1, "Rank 1 on .* could not reach")],
 )
 def test_who_is_alone_says_so(rank: int, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    monkeypatch.setenv("MASTER_PORT", str(port))
+    monkeypatch.setenv("MASTER_PORT", f"{free_port()}")
     monkeypatch.setattr(ranks, "SECONDS_TO_MEET", 1.0)
     with pytest.raises(UserError, match=told):
         ranks._connect(Launch("torchrun", rank, 2, 0, 1))

@@ -2,6 +2,8 @@
 
 import pandas as pd
 
+from graftline.data.hashing import hash_texts
+
 KINDS = ("added", "removed", "relabeled", "moved")
 
 
@@ -18,7 +20,9 @@ def count_changes(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, dict[s
         Kind of change → split that they are in, or were if they are removed → number of images; splits without any are
         left out.
     """
-    both = _numbered(before).merge(_numbered(after), on=["sha256", "copy"], how="outer", suffixes=("_before", "_after"))
+    both = _numbered(before).merge(
+        _numbered(after), on=["content", "copy"], how="outer", suffixes=("_before", "_after")
+    )
     was_there, is_there = both["label_before"].notna(), both["label_after"].notna()
     relabeled = was_there & is_there & (both["label_before"] != both["label_after"])
     moved = was_there & is_there & (both["split_before"] != both["split_after"])
@@ -32,6 +36,7 @@ def count_changes(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, dict[s
 
 
 def _numbered(images: pd.DataFrame) -> pd.DataFrame:
-    """Number the copies of each image, so that they can be paired."""
-    images = images[["sha256", "label", "split"]].sort_values(["sha256", "label"])
-    return images.assign(copy=images.groupby("sha256").cumcount())
+    """Number the contents and the copies of each, so that they can be paired."""
+    numbered = images[["label", "split"]].assign(content=hash_texts(images["sha256"]))
+    numbered = numbered.sort_values(["content", "label"], ignore_index=True)
+    return numbered.assign(copy=numbered.groupby("content").cumcount())

@@ -20,6 +20,7 @@ import PIL
 from graftline.console import progress
 from graftline.data.decode import DecodeError, Decoding, decode
 from graftline.data.file_names import to_path
+from graftline.data.hashing import hash_texts
 from graftline.data.references import open_image, read_status
 from graftline.files import atomic_file
 
@@ -87,10 +88,12 @@ def check_images(paths: Paths, decoding: Decoding, workers: int, memory: Path) -
                 pool.shutdown(wait=False, cancel_futures=True)  # on Ctrl-C, else the rest is worked through first
     finally:
         is_new |= bool(answers)  # of an interrupted pass
+        left = known.table[~known.is_picked]
+        del known  # a million rows take a quarter of a gigabyte each time
         checks = pd.concat([*found, _table(answers)], ignore_index=True)
         found.clear()
         if is_new:
-            _remember(memory, key, known, checks, settled_before=started - _SETTLED_NS)
+            _remember(memory, key, left, checks, settled_before=started - _SETTLED_NS)
     return checks
 
 
@@ -148,8 +151,7 @@ class _Known:
     def __init__(self, table: pd.DataFrame) -> None:
         self.table = table
         self.is_picked = np.zeros(len(table), dtype=bool)
-        hashes = [_hash(table["path"].iloc[start : start + _IN_A_TABLE]) for start in range(0, len(table), _IN_A_TABLE)]
-        numbers = np.concatenate([np.empty(0, np.uint64), *hashes])
+        numbers = hash_texts(table["path"])
         self._order = np.argsort(numbers)
         self._numbers = numbers[self._order]
 
@@ -157,16 +159,12 @@ class _Known:
         """Return what is known of some files."""
         if self.table.empty:
             return {}
-        numbers = _hash(pd.Series(paths, dtype="str"))
+        numbers = hash_texts(pd.Series(paths, dtype="str"))
         places = np.searchsorted(self._numbers, numbers).clip(max=len(self._numbers) - 1)
         rows = self._order[places[self._numbers[places] == numbers]]
         self.is_picked[rows] = True
         picked = self.table.iloc[rows].itertuples(index=False, name=None)
         return {check.path: check for check in (FileCheck(*values) for values in picked)}
-
-
-def _hash(paths: "pd.Series[str]") -> np.ndarray:
-    return pd.util.hash_pandas_object(paths, index=False).to_numpy()
 
 
 def _recall(memory: Path, key: str) -> _Known:
@@ -176,10 +174,10 @@ def _recall(memory: Path, key: str) -> _Known:
     return _Known(table[list(FileCheck._fields)].astype(_TYPES))
 
 
-def _remember(memory: Path, key: str, known: _Known, found: pd.DataFrame, settled_before: int) -> None:
+def _remember(memory: Path, key: str, left: pd.DataFrame, found: pd.DataFrame, settled_before: int) -> None:
     """Keep sound files, as flawed ones are few and worth a second look, but none that was perhaps still written to."""
     new = found[(found["flaw"] == "") & (found["changed"] < settled_before)]
-    table = pd.concat([known.table[~known.is_picked], new], ignore_index=True)
+    table = new if left.empty else pd.concat([left, new], ignore_index=True)  # which copies both
     table.attrs["key"] = key
     with atomic_file(memory) as temporary:
         table.to_parquet(temporary, index=False)

@@ -134,8 +134,9 @@ class Ingest:
         self.split.check(listing.images)
         self._require_splits(listing.images, parent, needed)
         with self._alone():
-            listing = self._check(listing)
-            return self._write(self._divide(listing, self._find_parent()))
+            listing = self._check(listing)  # one name for all three, as each takes hundreds of bytes per image
+            listing = self._divide(listing, self._find_parent())
+            return self._write(listing)
 
     def run_as_test(
         self,
@@ -293,17 +294,17 @@ class Ingest:
         settings = replace(self.decode, jpeg_side_px=None)  # each is looked at as a whole
         if settings.to_measure:
             settings = replace(settings, range=_ANY_RANGE)
+        rows, paths = pd.factorize(images["path"])
         checks = check_images(
-            images["path"].drop_duplicates().array,
-            Decoding(settings, self.max_pixels),
-            self.workers,
-            self._folder / "checked.parquet",
+            paths.array, Decoding(settings, self.max_pixels), self.workers, self._folder / "checked.parquet"
         )
-        checked = images.merge(checks.drop(columns=["size", "modified", "changed"]), on="path", how="left")
-        del checks  # a million rows take a quarter of a gigabyte
+        checks = checks.drop(columns=["path", "size", "modified", "changed"]).take(rows).set_axis(images.index)
+        checked = images.join(checks)
+        del checks, paths, rows  # of a million images, a third of a gigabyte
         images, findings = drop_invalid(checked, self.min_side_px)
         invalid = len(findings)
         losses = find_losses(checked, images)
+        del checked
         findings += losses + find_wrong_extensions(images)
         parent = self._find_parent()
         decisions = find_decisions(None if parent is None else parent.decisions(), self.decisions)

@@ -84,9 +84,9 @@ def open_image(reference: str | os.PathLike[str]) -> io.BytesIO | io.BufferedRea
     if place is not None:
         return io.BytesIO(_read(place))
     if (url := find_url(reference)) is not None:
-        from graftline.data.remote import fetch
+        from graftline.data.remote import open_url
 
-        return fetch(url).open("rb")
+        return open_url(url)
     path = Path(to_path(reference))
     if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe or a device might never end
         raise DecodeError("unreadable", "this is no file")

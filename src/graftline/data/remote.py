@@ -2,16 +2,19 @@
 
 S3 and Google's storage are read by Arrow, which is installed anyway; everything else by fsspec, which torch needs.
 
-A file is downloaded once, as a whole. The cache may hold GRAFTLINE_REMOTE_GB (50); what was not read for longest goes.
+A file is downloaded once, as a whole. The cache may hold GRAFTLINE_REMOTE_GB (50); what was not read for longest goes,
+but for the indices of shards, so that who only lists images needs no shard again.
 A connection that breaks is tried again, later each time, and that is logged. Credentials are those that the tools of
 each storage find themselves; they belong into no URL, as that is kept and logged.
 """
 
+import io
 import logging
 import os
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -26,6 +29,7 @@ logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before each further try
+INDEX_SUFFIX = ".index.parquet"  # of what is known of a shard, some 40 bytes per image
 _SECRET = re.compile(r"://[^/]*@|[?&][^=]*(sig|token|key|secret|credential|password)[^=]*=", re.IGNORECASE)
 _NO_ACCESS = re.compile(
     r"ACCESS_DENIED|InvalidAccessKeyId|SignatureDoesNotMatch|HTTP status 40[13]\b|\b40[13]\b|credentials", re.IGNORECASE
@@ -33,6 +37,8 @@ _NO_ACCESS = re.compile(
 _PIECE = 8 * 2**20  # bytes read at once
 _WORTH_A_LINE = 10_000_000  # bytes
 _FRESH = 60.0  # seconds in which a use is not noted again
+_ABANDONED = 86_400.0  # seconds without a byte, after which a download is nobody's
+_TRIES = 3  # to open a file that others remove in the same moment
 _WAYS_IN = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the profile in ~/.aws",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS, or `gcloud auth application-default login`",
@@ -65,6 +71,7 @@ def remote_status(url: str) -> RemoteStatus:
     """
     found = _try(url, lambda system, path: system.info(path))
     stamp = [str(found.get(name)) for name in ("mtime", "LastModified", "created", "ETag", "etag")]
+    stamp += [str(found[name]) for name in ("Last-Modified", "Content-MD5", "Digest") if name in found]  # of HTTP
     return RemoteStatus(int(found.get("size") or 0), int(digest(stamp)[:15], 16))
 
 
@@ -79,6 +86,34 @@ def list_urls(url: str, suffix: str) -> list[str]:
     return sorted(find_url(path) or f"{scheme}://{path.lstrip('/')}" for path in paths if path.endswith(suffix))
 
 
+def open_url(url: str) -> io.BufferedReader:
+    """Open a file of the cache with the content of a URL, which is downloaded unless it is there.
+
+    Raises:
+        OSError: there is no such file.
+        UserError: it cannot be reached, or the cache is too small.
+    """
+    for _ in range(_TRIES):
+        file = fetch(url)
+        with suppress(FileNotFoundError):
+            return file.open("rb")
+    raise UserError(
+        f"Other processes remove {url} from the cache before it is read, for want of room: give GRAFTLINE_REMOTE_GB a "
+        "larger number."
+    )
+
+
+def cached_file(url: str) -> Path:
+    """Return where the cache keeps what a URL holds now, whether it is there yet or not.
+
+    Raises:
+        OSError: there is no such file.
+        UserError: it cannot be reached.
+    """
+    name = re.sub(r"[^\w.-]", "_", url.rpartition("/")[2])
+    return cache_directory() / "remote" / f"{digest([url, *remote_status(url)])}-{name}"
+
+
 def fetch(url: str) -> Path:
     """Return a file of the cache with the content of a URL, which is downloaded unless it is there.
 
@@ -86,20 +121,17 @@ def fetch(url: str) -> Path:
         OSError: there is no such file.
         UserError: it cannot be reached.
     """
-    status = remote_status(url)
-    folder = cache_directory() / "remote"
-    name = re.sub(r"[^\w.-]", "_", url.rpartition("/")[2])
-    file = folder / f"{digest([url, *status])}-{name}"
+    file = cached_file(url)
     try:
         if time.time() - file.stat().st_mtime > _FRESH:
             os.utime(file)  # the time of its last use
     except FileNotFoundError:
-        with Lock(folder / f"{file.name}.lock", shared=False, on_wait=lambda: None, temporary=True):
+        with Lock(file.with_name(f"{file.name}.lock"), shared=False, on_wait=lambda: None, temporary=True):
             if not file.exists():
-                if status.size >= _WORTH_A_LINE:
-                    logger.info(f"Downloading {url} ({status.size / 1e6:,.0f} MB)")
-                _download(url, file, status.size)
-                _evict(folder, file)
+                if (size := remote_status(url).size) >= _WORTH_A_LINE:
+                    logger.info(f"Downloading {url} ({size / 1e6:,.0f} MB)")
+                _download(url, file, size)
+                _evict(file)
     return file
 
 
@@ -121,16 +153,19 @@ def _download(url: str, file: Path, size: int) -> None:
         _try(url, copy)
 
 
-def _evict(folder: Path, newest: Path) -> None:
-    """Remove what was not read for longest until the cache is within its limit; ``newest`` stays."""
+def _evict(newest: Path) -> None:
+    """Remove what was not read for longest until the cache is within its limit; ``newest`` stays, and all indices."""
     limit = float(os.environ.get("GRAFTLINE_REMOTE_GB", "50")) * 1e9
-    files = sorted(
-        ((status.st_mtime, status.st_size, file) for file in folder.glob("*-*") for status in [file.stat()]),
-        key=lambda one: one[0],
-    )
+    files = []
+    for file in newest.parent.glob("*-*"):
+        with suppress(FileNotFoundError):  # another process has just removed it
+            status = file.stat()
+            is_written = file.name.startswith(".") and time.time() - status.st_mtime < _ABANDONED
+            if not (is_written or file.name.endswith((INDEX_SUFFIX, ".lock"))):
+                files.append((status.st_mtime, status.st_size, file))
     total = sum(size for _, size, _ in files)
-    for _, size, file in files:
-        if total > limit and file != newest and file.suffix != ".lock":
+    for _, size, file in sorted(files):
+        if total > limit and file != newest:
             file.unlink(missing_ok=True)  # who reads it just now keeps it
             total -= size
 

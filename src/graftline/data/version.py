@@ -133,6 +133,14 @@ class DatasetVersion:
         """
         return self._table.copy(deep=False)  # pandas copies what a caller changes, then
 
+    def contents(self) -> pd.DataFrame:
+        """Return sha256, label and split of each image; the rest of the table, paths above all, is not read for it.
+
+        Raises:
+            UserError: the version has lost its manifest.
+        """
+        return self._columns(["sha256", "label", "split"])
+
     def history(self) -> pd.DataFrame:
         """Return where images have been, in this version and in all that it grew from.
 
@@ -146,8 +154,7 @@ class DatasetVersion:
 
     @cached_property
     def _history(self) -> pd.DataFrame:
-        columns, table = list(HISTORY_COLUMNS), self.__dict__.get("_table")  # paths take most of the room
-        rows = [self._read("manifest.parquet", columns) if table is None else table[columns]]
+        rows = [self._columns(list(HISTORY_COLUMNS))]
         if self.summary.get("departed", 0) > 0:  # without the file, an image that comes back could change its split
             rows.append(self._read("departed.parquet"))
         history: pd.DataFrame = pd.concat(rows, ignore_index=True).drop_duplicates(ignore_index=True)
@@ -239,7 +246,14 @@ class DatasetVersion:
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return the number of images by split and class: ``counts()["train"]["cat"]``."""
-        return _count(self._table, self.class_names)
+        if "_table" in self.__dict__:  # which may have other images than the summary tells of
+            return _count(self._table, self.class_names)
+        return {split: dict(classes) for split, classes in self.summary["counts"].items()}
+
+    def _columns(self, names: list[str]) -> pd.DataFrame:
+        """Return some columns, read alone unless the whole table is there: paths take most of the room."""
+        table: pd.DataFrame | None = self.__dict__.get("_table")
+        return self._read("manifest.parquet", names) if table is None else table[names]
 
     def _read(self, name: str, columns: list[str] | None = None) -> pd.DataFrame:
         try:
@@ -331,7 +345,7 @@ def _origin(
     return {
         "parent": None if parent is None else parent.digest,
         "split": None if split_settings is None else dict(split_settings),
-        "changes": None if parent is None else count_changes(parent.table(), manifest),
+        "changes": None if parent is None else count_changes(parent.contents(), manifest),
     }
 
 

@@ -6,6 +6,7 @@ none, and timm's ``ModelEmaV3`` knows neither Lightning's checkpoints nor a resu
 
 from collections.abc import Sequence
 
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
@@ -43,6 +44,11 @@ class AveragedWeights(WeightAveraging):
             update_average(averaged, current, warmed_up_decay(int(num_averaged), decay))
 
         super().__init__(use_buffers=True, multi_avg_fn=update)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Begin the average where the training will be: the module gets there only after this."""
+        self._device = trainer.strategy.root_device
+        super().setup(trainer, pl_module, stage)
 
 
 @torch.no_grad()

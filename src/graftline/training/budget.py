@@ -21,6 +21,7 @@ from graftline.freezing.depth import MOST_DEEP_EPOCHS
 from graftline.freezing.plan import FreezePlan
 from graftline.training.allocator import freed_memory_kept
 from graftline.training.memory_format import memory_format
+from graftline.training.recipe import DEEP_BATCH
 from graftline.training.setup import TrainingSetup
 from graftline.training.trainer import MakeTrainer, own_epochs
 from graftline.training.training_source import CachedSource, TrainingSource
@@ -33,7 +34,8 @@ MOST_CALIBRATED = 2_000  # validation images that a bundle classifies for its ca
 PASSES_PER_STEP = 5
 VALIDATION_SHARE = 0.25  # of the time that validations may take
 FORWARD_PER_STEP = 3  # a pass forward and backward takes about three times as long as one forward
-STEPS, TIMED_BATCH = 2, 16  # that are timed, after one that warms up; images of each
+STEPS, TIMED_BATCH = 2, 16  # that are timed, after one that warms up; images of each on a CPU
+HALF = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}  # Lightning's names of precisions
 
 
 _measured: "weakref.WeakKeyDictionary[nn.Module, float]" = weakref.WeakKeyDictionary()
@@ -44,7 +46,7 @@ def seconds_per_image(setup: TrainingSetup) -> float:
     network = setup.graft.network
     if network not in _measured:
         whole = copy.deepcopy(network).requires_grad_(True).train()
-        _measured[network] = _time_steps(whole, _image_shape(setup), setup.execution)
+        _measured[network] = _time_steps(whole, _image_shape(setup), setup)
     return _measured[network]
 
 
@@ -56,10 +58,10 @@ def step_seconds(source: TrainingSource) -> float:
     """
     setup, network = source.setup, source.network
     if isinstance(source, CachedSource):
-        return _time_steps(copy.deepcopy(network), (source.parts.width,), setup.execution)
+        return _time_steps(copy.deepcopy(network), (source.parts.width,), setup)
     if all(parameter.requires_grad for parameter in network.parameters()):
         return seconds_per_image(setup)
-    return _time_steps(copy.deepcopy(network), _image_shape(setup), setup.execution)
+    return _time_steps(copy.deepcopy(network), _image_shape(setup), setup)
 
 
 def _image_shape(setup: TrainingSetup) -> tuple[int, ...]:
@@ -67,26 +69,40 @@ def _image_shape(setup: TrainingSetup) -> tuple[int, ...]:
     return preprocessing.channels, *preprocessing.image_size
 
 
-def _time_steps(network: nn.Module, shape: tuple[int, ...], execution: Execution) -> float:
-    """Return how long an input takes, (C, H, W), or (F,) of a tail: by steps on zeros, which change the network."""
+def _time_steps(network: nn.Module, shape: tuple[int, ...], setup: TrainingSetup) -> float:
+    """Return how long an input takes, (C, H, W), or (F,) of a tail, in the precision of the training.
+
+    The steps are on zeros, which change the network.
+    """
+    execution, batch = setup.execution, timed_batch(setup)
     device = execution.torch_device
     layout = memory_format(network, on_cpu=device.type == "cpu")
     network.to(device).to(memory_format=layout)
-    inputs, seconds = torch.zeros(TIMED_BATCH, *shape, device=device), []
-    labels = torch.zeros(TIMED_BATCH, dtype=torch.long, device=device)
+    inputs, seconds = torch.zeros(batch, *shape, device=device), []
+    labels = torch.zeros(batch, dtype=torch.long, device=device)
     if inputs.ndim == 4:
         inputs = inputs.contiguous(memory_format=layout)
     forked = torch.random.fork_rng(devices=[device] if execution.is_cuda else [])  # dropout draws lots
+    autocast = torch.autocast(device.type, HALF.get(execution.precision), execution.precision in HALF)
     with freed_memory_kept(), forked:
         for _ in range(1 + STEPS):
             start = time.perf_counter()
-            outputs = network(inputs)
-            logits = outputs[0] if isinstance(outputs, tuple) else outputs
-            functional.cross_entropy(logits, labels).backward()  # type: ignore[no-untyped-call]  # as torch has it
+            with autocast:
+                outputs = network(inputs)
+                logits = outputs[0] if isinstance(outputs, tuple) else outputs
+                loss = functional.cross_entropy(logits, labels)
+            loss.backward()  # type: ignore[no-untyped-call]  # as torch has it
             if device.type != "cpu":
                 torch.accelerator.synchronize(device)
             seconds.append(time.perf_counter() - start)
-    return min(seconds[1:]) / TIMED_BATCH
+    return min(seconds[1:]) / batch
+
+
+def timed_batch(setup: TrainingSetup) -> int:
+    """Return how many images are timed together: on a GPU as many as a step has, since few leave it idle."""
+    if setup.execution.torch_device.type == "cpu":
+        return TIMED_BATCH
+    return DEEP_BATCH if setup.recipe.batch_size is None else setup.recipe.batch_size
 
 
 def cut_to(plan: FreezePlan, seconds: float, images: tuple[int, int], image_seconds: float, most: int) -> FreezePlan:

@@ -37,3 +37,19 @@ def lost_processes_named() -> Iterator[None]:
         if any(sign in text for sign in ("gloo", "NCCL", "onnection closed by peer", "onnection reset by peer")):
             raise LostProcessError(f"Another process of this training has ended{LOST}") from error
         raise
+
+
+def leave_group(*, is_complete: bool) -> None:
+    """Leave torch's group of processes, if there is one.
+
+    Args:
+        is_complete: whether the others leave it too. If not, what is under way is dropped, as NCCL would wait for them.
+    """
+    import torch  # loaded long since by whoever has trained; a mistyped key must not wait for it
+
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    if "nccl" in torch.distributed.get_backend() and not is_complete:
+        torch.distributed.distributed_c10d._abort_process_group()
+    else:
+        torch.distributed.destroy_process_group()

@@ -31,12 +31,12 @@ from torch.distributed.rendezvous import rendezvous
 from graftline.console import console, say
 from graftline.errors import UserError, first_line
 from graftline.training.launch import Launch, main_address
-from graftline.training.lost_process import LOST, LostProcessError, lost_processes_named
+from graftline.training.lost_process import LOST, LostProcessError, leave_group, lost_processes_named
 
 SECONDS_TO_MEET = 60.0  # from the start of one process until all have come
 SECONDS_BETWEEN_SIGNS = 2.0  # of life
 SECONDS_UNTIL_LOST = 25.0  # without a sign
-SECONDS_TO_END = 15.0  # that rank 0 may take to notice that another process is lost
+SECONDS_TO_END = 15.0  # that rank 0 may take to notice that another process is lost, and to leave the group
 SECONDS_TO_HEAR = 10.0  # that rank 0 waits for the others to hear that all is done
 SECONDS_OF_SLEEP = 0.1
 
@@ -94,6 +94,7 @@ class _Ranks:
         self.launch = launch
         self._store = _connect(launch)
         self._trainings = 0  # that were begun
+        self._is_in_group = False  # of torch
         self._store.set(_member(launch.rank), json.dumps(asdict(Member.here(launch))))
 
     def _watch(self, others: list[int]) -> None:
@@ -124,21 +125,30 @@ class _Ranks:
     @contextmanager
     def _group(self, device: str) -> Iterator[None]:
         """Form torch's process group for a training."""
+        self._is_in_group = True
+        try:
+            with lost_processes_named(), self._torch_group(device):
+                yield
+        finally:
+            self._is_in_group = False
+
+    @contextmanager
+    def _torch_group(self, device: str) -> Iterator[None]:
         is_cuda = device.startswith("cuda")
         if is_cuda:
             torch.cuda.set_device(device)
-        with lost_processes_named():
-            torch.distributed.init_process_group(
-                "nccl" if is_cuda else "gloo",
-                store=PrefixStore(f"group/{self._trainings}", self._store),
-                rank=self.launch.rank,
-                world_size=self.launch.world_size,
-            )
-            try:
-                yield
-            finally:
-                if torch.distributed.is_initialized():
-                    torch.distributed.destroy_process_group()
+        torch.distributed.init_process_group(
+            "nccl" if is_cuda else "gloo",
+            store=PrefixStore(f"group/{self._trainings}", self._store),
+            rank=self.launch.rank,
+            world_size=self.launch.world_size,
+        )
+        is_complete = False
+        try:
+            yield
+            is_complete = True
+        finally:
+            leave_group(is_complete=is_complete)
 
 
 class FirstRank(_Ranks):
@@ -235,13 +245,13 @@ class FirstRank(_Ranks):
             self._check()
 
     def _on_lost(self, rank: int) -> None:
-        """Raise in the main thread; where that waits in a library and does not hear, end the process."""
+        """Raise in the main thread; where that waits in a library and does not hear or get out, end the process."""
         if self._lost is not None:
             return
         self._lost = rank
         os.kill(os.getpid(), signal.SIGUSR1)
         time.sleep(SECONDS_TO_END)
-        if not self._has_noticed:
+        if not self._has_noticed or self._is_in_group:  # to leave it may mean to wait for whom we have lost
             _end(f"Rank {rank} on {self._members[rank].host} has ended{LOST}")
 
 
@@ -277,7 +287,11 @@ class FurtherRank(_Ranks):
     def training(self, device: str) -> Iterator[None]:
         """Train along during the block."""
         with self._group(device):
-            yield
+            try:
+                yield
+            except BaseException:
+                self.say_failed()  # before it leaves the group, which rank 0 may have to leave first
+                raise
 
     def say_failed(self) -> None:
         """Tell rank 0 that this process failed in the training that was begun last."""

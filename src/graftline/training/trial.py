@@ -318,6 +318,7 @@ class _ImageScores(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_index: int) -> None:  # noqa: ARG002 - Lightning's signature
         """Score a batch: inputs (B, C, H, W) or (B, …), logits (B, K)."""
         outputs = self.network(batch["image"])
-        logits = (outputs[0] if isinstance(outputs, tuple) else outputs).double()
-        self.losses.append(losses_by_temperature(logits, batch["label"]).cpu().numpy())
-        self.hits.append((logits.argmax(dim=1) == batch["label"]).double().cpu().numpy())
+        logits = outputs[0] if isinstance(outputs, tuple) else outputs
+        logits, labels = logits.cpu().double(), batch["label"].cpu()  # Apple's GPUs have no double
+        self.losses.append(losses_by_temperature(logits, labels).numpy())
+        self.hits.append((logits.argmax(dim=1) == labels).double().numpy())

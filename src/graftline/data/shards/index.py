@@ -4,24 +4,28 @@ A shard is a tar in WebDataset's layout (https://github.com/webdataset/webdatase
 first dot belong together, as ``0001.jpg``, ``0001.cls`` (the number of the class) and ``0001.json`` do.
 """
 
+import errno
 import hashlib
 import json
 import logging
 import os
 import posixpath
+import re
 import tarfile
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from graftline.data.file_names import to_text
 from graftline.data.references import find_url, is_there, open_image, read_status
-from graftline.data.remote import fetch
+from graftline.data.remote import INDEX_SUFFIX, cached_file
 from graftline.data.sources.source import IMAGE_SUFFIXES, find_split, tidy_label
 from graftline.data.walk import is_leftover
 from graftline.errors import UserError, first_line
@@ -47,14 +51,16 @@ SCHEMA = pa.schema(
 KNOWN = ("label", "split", "group", "weight", "stratum")  # what the .json of an image may tell
 _PIECE = 2**20  # bytes read at once
 _SIZE = b"graftline.shard_bytes"
+_MOST_WEIGHT = float(np.finfo(np.float32).max)
+_NUMBER = re.compile("[0-9]{1,18}")  # of a class; longer ones are names, as no 64 bits hold them
 
 
 def index_path(shard: Path) -> Path:
     """Return where the index of a shard lies: beside it, or in the cache where nobody has put one beside it."""
-    beside, url = shard.with_suffix(".index.parquet"), find_url(shard)
+    beside, url = shard.with_suffix(INDEX_SUFFIX), find_url(shard)
     if url is None or is_there(str(beside)):
         return beside
-    return fetch(url).with_suffix(".index.parquet")
+    return cached_file(url).with_suffix(INDEX_SUFFIX)
 
 
 def write_index(rows: Iterable[Mapping[str, Any]], shard: Path, file: Path) -> pa.Table:
@@ -99,7 +105,7 @@ def read_index(shard: Path, file: Path) -> pa.Table:
 
 
 def make_index(shard: Path, file: Path) -> pa.Table:
-    """Read a shard that has no index, and write one beside it if that is allowed.
+    """Return the index of a shard that has none, which is written beside it where that is possible.
 
     Raises:
         UserError: it is no tar, it is compressed or not whole, or an image has two files or what is no label.
@@ -114,7 +120,9 @@ def make_index(shard: Path, file: Path) -> pa.Table:
         ) from error
     try:
         return write_index(rows, shard, file)
-    except PermissionError:
+    except OSError as error:
+        if not isinstance(error, PermissionError) and error.errno != errno.EROFS:
+            raise
         logger.warning(f"There is no access to {file.parent}: {shard.name} is indexed anew each time.")
         return pa.Table.from_pylist([{"shard": shard.name, **row} for row in rows], SCHEMA)
 
@@ -155,6 +163,9 @@ def _rows(shard: Path, opened: BinaryIO) -> Iterable[dict[str, Any]]:
                 sample.number = opened.read(member.size).decode("utf-8", "replace").strip()
             elif kind == "json":
                 sample.known = _known(opened.read(member.size), member.name, shard)
+        opened.seek(tar.offset)
+        if opened.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile takes any other end for the end, too
+            raise EOFError(f"it ends without a mark, or is damaged, at byte {tar.offset:,}")
     for sample in samples.values():
         if sample.image is not None:
             yield {**sample.image, **_describe(sample)}
@@ -188,7 +199,21 @@ def _known(content: bytes, name: str, shard: Path) -> dict[str, Any]:
             f"The {wrong[0]} that {name} in {shard} tells is {known[wrong[0]]!r}, and has to be one name or number: "
             "write the shard anew."
         )
+    if "weight" in known:
+        known["weight"] = _weight(known["weight"], name, shard)
     return known
+
+
+def _weight(told: str | float, name: str, shard: Path) -> float:
+    """Return a weight, which may be written as text.
+
+    Raises:
+        UserError: it is none.
+    """
+    with suppress(ValueError, OverflowError):
+        if 0 <= (weight := float(told)) <= _MOST_WEIGHT:  # NaN is not
+            return weight
+    raise UserError(f"{name} in {shard} has the weight {told!r}: weights are numbers from 0 up; write the shard anew.")
 
 
 def _describe(sample: _Sample) -> dict[str, Any]:
@@ -198,9 +223,9 @@ def _describe(sample: _Sample) -> dict[str, Any]:
     """
     assert sample.image is not None
     known = {key: value if key == "weight" else tidy_label(str(value)) for key, value in sample.known.items()}
-    number = sample.number if sample.number is not None and sample.number.isdecimal() else None
+    number = int(sample.number) if sample.number is not None and _NUMBER.fullmatch(sample.number) else None
     folder = posixpath.basename(posixpath.dirname(sample.image["name"]))
     label = known.pop("label", None) or sample.number or tidy_label(folder) or None
     if (split := known.get("split")) is not None:
         known["split"] = find_split(split)
-    return {"label": label, "class_index": None if number is None else int(number), **known}
+    return {"label": label, "class_index": number, **known}

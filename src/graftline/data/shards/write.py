@@ -11,7 +11,7 @@ import os
 import shutil
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -23,8 +23,10 @@ from graftline.console import progress
 from graftline.data.references import find_place, find_url, open_image, read_status
 from graftline.data.shards.index import KNOWN, index_path, read_index, write_index
 from graftline.data.shards.processes import in_processes
+from graftline.data.walk import is_leftover
 from graftline.errors import UserError
 from graftline.files import atomic_file, write_json
+from graftline.locks import Lock
 
 logger = logging.getLogger(__name__)
 
@@ -90,20 +92,30 @@ def write_shards(
     share = takes.sum() / math.ceil(takes.sum() / shard_bytes)  # bytes of each, so that none is much smaller
     numbers = pd.factorize((takes.cumsum() - takes) // share)[0]
     count = int(numbers[-1]) + 1
-    _claim(directory, {"format": _FORMAT, "name": name, "shards": count, "images": _identify(images, numbers)})
+    with alone_in(directory):
+        _claim(directory, {"format": _FORMAT, "name": name, "shards": count, "images": _identify(images, numbers)})
+        images = _with_keys(images, class_names)
+        ends = np.searchsorted(numbers, np.arange(count + 1))
+        shards = [directory / f"{name}-{number:06}.tar" for number in range(count)]
+        tasks = [_Task(shard, images.iloc[ends[number] : ends[number + 1]]) for number, shard in enumerate(shards)]
+        missing = [task for task in tasks if not is_done(task.shard)]
+        _require_room(directory, sum(int(task.images["size"].sum()) + _BESIDE * len(task.images) for task in missing))
+        with progress("Writing images into shards", total=len(images)) as bar:
+            bar.advance(bar.task_ids[0], len(images) - sum(len(task.images) for task in missing))
+            for written in in_processes(_write_task, missing, workers):
+                bar.advance(bar.task_ids[0], written)
+        size = sum(task.shard.stat().st_size for task in tasks)
+        return WrittenShards(len(tasks), len(images), size, len(tasks) - len(missing), left_out)
 
-    images = _with_keys(images, class_names)
-    ends = np.searchsorted(numbers, np.arange(count + 1))
-    shards = [directory / f"{name}-{number:06}.tar" for number in range(count)]
-    tasks = [_Task(shard, images.iloc[ends[number] : ends[number + 1]]) for number, shard in enumerate(shards)]
-    missing = [task for task in tasks if not is_done(task.shard)]
-    _require_room(directory, sum(int(task.images["size"].sum()) + _BESIDE * len(task.images) for task in missing))
-    with progress("Writing images into shards", total=len(images)) as bar:
-        bar.advance(bar.task_ids[0], len(images) - sum(len(task.images) for task in missing))
-        for written in in_processes(_write_task, missing, workers):
-            bar.advance(bar.task_ids[0], written)
-    size = sum(task.shard.stat().st_size for task in tasks)
-    return WrittenShards(len(tasks), len(images), size, len(tasks) - len(missing), left_out)
+
+@contextmanager
+def alone_in(directory: Path) -> Iterator[None]:
+    """Keep others from writing shards into a folder during the block, and remove what killed ones have left there."""
+    wait = f"Waiting for another process that writes shards into {directory}"
+    with Lock(directory / ".lock", shared=False, on_wait=lambda: logger.info(wait), temporary=True):
+        for half_written in directory.glob(".*.[0-9]*.tmp.tar"):
+            half_written.unlink(missing_ok=True)
+        yield
 
 
 def write_shard(shard: Path, images: Iterable[tuple[Mapping[str, Any], bytes]]) -> int:
@@ -174,7 +186,7 @@ def _claim(directory: Path, summary: dict[str, Any]) -> None:
     """
     file = directory / SUMMARY
     if not file.exists():
-        if directory.is_dir() and any(directory.glob("*.tar")):
+        if directory.is_dir() and any(not is_leftover(tar.name) for tar in directory.glob("*.tar")):
             raise UserError(f"{directory} holds tars that are none of our shards: choose another folder.")
         write_json(file, summary)
         return

@@ -11,7 +11,7 @@ import pandas as pd
 from PIL import Image
 
 from graftline.console import progress
-from graftline.data.shards.write import is_done, write_shard
+from graftline.data.shards.write import alone_in, is_done, write_shard
 from graftline.data.sources.shards import Shards
 from graftline.data.sources.source import find_split, join_names
 from graftline.errors import UserError, first_line
@@ -52,11 +52,16 @@ class HuggingFace:
         columns = {name: self._columns(part, path) for name, part in parts.items()}
         prints = [[name, part._fingerprint, *columns[name]] for name, part in parts.items()]
         folder = Path(self.cache).absolute() / digest(prints)
-        with progress("Writing images into shards", total=sum(map(len, parts.values()))) as bar:
-            for name, part in parts.items():
-                for start in range(0, len(part), _PER_SHARD):
-                    shard = folder / f"{name}-{start // _PER_SHARD:06}.tar"
-                    some = part.select(range(start, min(start + _PER_SHARD, len(part))))
+        wanted = [
+            (folder / f"{name}-{start // _PER_SHARD:06}.tar", name, start)
+            for name, part in parts.items()
+            for start in range(0, len(part), _PER_SHARD)
+        ]
+        if not all(is_done(shard) for shard, _, _ in wanted):  # a cache that is whole may be read-only
+            total = sum(map(len, parts.values()))
+            with alone_in(folder), progress("Writing images into shards", total=total) as bar:
+                for shard, name, start in wanted:
+                    some = parts[name].select(range(start, min(start + _PER_SHARD, len(parts[name]))))
                     if not is_done(shard):
                         split = find_split(name) if are_splits else None
                         write_shard(shard, _images(some, start, name, split, *columns[name]))

@@ -13,17 +13,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from graftline.console import track
-from graftline.data.references import DIGITS, OFFSET_DIGITS, find_url, is_there
-from graftline.data.remote import fetch, list_urls
+from graftline.data.references import DIGITS, OFFSET_DIGITS, find_url, is_there, open_image
+from graftline.data.remote import list_urls
 from graftline.data.shards.index import index_path, make_index, read_index
 from graftline.data.shards.processes import in_processes
 from graftline.data.shards.write import SUMMARY
 from graftline.data.sources.source import find_split, join_names, require
+from graftline.data.walk import is_leftover, walk_files
 from graftline.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-_COMPRESSED = ("*.tar.gz", "*.tgz", "*.tar.bz2", "*.tar.xz", "*.tar.zst")
+_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 @dataclass(frozen=True)
@@ -48,20 +49,15 @@ class Shards:
         """
         url = None if path is None else find_url(path)
         shards = _find(require(path, "a folder of shards")) if url is None else _find_remote(url)
-        new = [shard for shard in shards if not is_there(str(index_path(shard)))]
-        for _ in track(in_processes(_index, new, self.workers), "Indexing shards", len(new)) if new else ():
-            pass
-        return _list(shards, [read_or_make(shard) for shard in shards])
+        files = {shard: index_path(shard) for shard in shards}
+        new = [(shard, file) for shard, file in files.items() if not is_there(str(file))]
+        made = track(in_processes(_index, new, self.workers), "Indexing shards", len(new)) if new else ()
+        indices = {shard: index for (shard, _), index in zip(new, made, strict=True)}  # not all could be written
+        return _list(shards, [indices[s] if s in indices else read_index(s, file) for s, file in files.items()])
 
 
-def read_or_make(shard: Path) -> pa.Table:
-    """Return the index of a shard, which is made where it could not be written beside it."""
-    file = index_path(shard)
-    return read_index(shard, file) if is_there(str(file)) else make_index(shard, file)
-
-
-def _index(shard: Path) -> None:
-    make_index(shard, index_path(shard))
+def _index(task: tuple[Path, Path]) -> pa.Table:
+    return make_index(*task)
 
 
 def _find(given: Path) -> list[Path]:
@@ -72,14 +68,14 @@ def _find(given: Path) -> list[Path]:
     """
     if given.is_file():
         return [_require_tar(given)]
-    shards = sorted(given.rglob("*.tar"))
+    files = sorted(Path(file) for file in walk_files(given) if file.endswith((".tar", *_COMPRESSED)))
+    shards = [file for file in files if file.suffix == ".tar"]
     if not shards:
-        others = sorted(file for pattern in _COMPRESSED for file in given.rglob(pattern))
-        if others:
-            _require_tar(others[0])
+        if files:
+            _require_tar(files[0])
         raise UserError(f"{given} holds no .tar: give a folder of shards, or use Folder() for one of images.")
-    if (given / SUMMARY).exists():
-        names = _names((given / SUMMARY).read_text(encoding="utf-8"))
+    if (given / SUMMARY).is_file():
+        names = _names(str(given / SUMMARY))
         if missing := sorted(set(names) - {shard.name for shard in shards}):
             raise UserError(
                 f"{given} lacks {len(missing):,} of {len(names):,} shards ({join_names(missing)}): write them with the "
@@ -89,9 +85,22 @@ def _find(given: Path) -> list[Path]:
 
 
 def _names(summary: str) -> list[str]:
-    """Return the names of the shards that are to be in a folder."""
-    told = json.loads(summary)
-    return [f"{told['name']}-{number:06}.tar" for number in range(told["shards"])]
+    """Return the names of the shards that are to be in a folder, as a file in it tells.
+
+    Raises:
+        OSError: it is not there.
+        UserError: it is none of ours.
+    """
+    with open_image(summary) as file:
+        content = file.read()
+    try:
+        told = json.loads(content)
+        return [f"{told['name']}-{number:06}.tar" for number in range(told["shards"])]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{summary} is damaged, or none that graftline has written: put it back from a copy, or remove it, and all "
+            "tars beside it are read."
+        ) from error
 
 
 def _find_remote(url: str) -> list[Path]:
@@ -99,8 +108,9 @@ def _find_remote(url: str) -> list[Path]:
     if url.endswith(".tar"):
         return [Path(url)]
     with suppress(OSError):
-        return [Path(f"{url}/{name}") for name in _names(fetch(f"{url.rstrip('/')}/{SUMMARY}").read_text("utf-8"))]
-    if not (found := list_urls(url, ".tar")):
+        return [Path(f"{url}/{name}") for name in _names(f"{url.rstrip('/')}/{SUMMARY}")]
+    found = [one for one in list_urls(url, ".tar") if not any(map(is_leftover, one.removeprefix(url).split("/")))]
+    if not found:
         raise UserError(f"{url} holds no .tar: give the folder of shards.")
     return [Path(one) for one in found]
 
