@@ -141,7 +141,7 @@ class ImageLister:
         root, target = self.archive.unpack(archive)
         entries = self._rows(target)
         if target.is_dir():
-            entries = (ListedImage(os.path.relpath(path, root), path) for _, path in _below(target))
+            entries = (ListedImage(os.path.relpath(path, root), path) for _, path, _ in _below(target))
         return _write(
             "archive",
             _title(archive).partition(".")[0] or "archive",
