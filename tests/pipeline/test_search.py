@@ -222,7 +222,12 @@ def test_a_winner_may_be_trained_as_a_whole(tmp_path: Path, monkeypatch: pytest.
     OmegaConf.save(composed.config, hydra / "config.yaml")
     (hydra / "overrides.yaml").write_text("[]")
     ran: list[Train] = []
-    monkeypatch.setattr(WinnerTraining, "run", lambda self, _: ran.append(self) or StageResult())
+
+    def run(training: WinnerTraining, _: Path) -> StageResult:
+        ran.append(training)
+        return StageResult()
+
+    monkeypatch.setattr(WinnerTraining, "run", run)
     winner = Winner(stage, tmp_path, stage.backbone, None, "parent")  # type: ignore[arg-type]  # no image is looked at
     winner.train(1.0, lambda _: False, whole=whole)
     rule = Nothing if whole else Measured

@@ -301,7 +301,7 @@ def _in_order(name: str, predictions: Predictions, reference_name: str, referenc
         sha256=[predictions.sha256[row] for row in rows],
         class_names=reference.class_names,
         decision=predictions.decision.reordered(columns),
-        groups=None if predictions.groups is None else [predictions.groups[row] for row in rows],
+        groups=None if predictions.groups is None else [predictions.groups[row] for row in rows.tolist()],
     )
 
 

@@ -142,5 +142,5 @@ def given_common_classes(model: Contestant, common: Sequence[str], images: TestI
         split_digest=images.split_digest,
         bundle_digest=model.bundle_digest,
         decision=model.decision.reordered(columns) if len(common) == len(model.class_names) else MOST_PROBABLE,
-        groups=None if images.groups is None else [images.groups[row] for row in chosen],
+        groups=None if images.groups is None else [images.groups[row] for row in chosen.tolist()],
     )

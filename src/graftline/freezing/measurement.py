@@ -162,17 +162,24 @@ class DepthMeasurement:
         chosen_row: which of the rows was chosen.
         num_images: N.
         stopped: why no more was tried, in words.
+        in_folds: whether N are the images of the training split too, each judged by a fit without it.
     """
 
     rows: tuple[BoundaryResult, ...]
     chosen_row: int
     num_images: int
     stopped: str
+    in_folds: bool = False
 
     @property
     def chosen(self) -> BoundaryResult:
         """The row of the chosen boundary."""
         return self.rows[self.chosen_row]
+
+    @property
+    def judged_by(self) -> str:
+        """By which images, in words."""
+        return f"{self.num_images:,} {'images, each by a fit without it' if self.in_folds else 'validation images'}"
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "DepthMeasurement":
