@@ -128,8 +128,8 @@ def test_a_fit_is_planned_by_what_a_step_of_it_takes(
     """A second for the whole network, and less where parameters are frozen or inputs are flat."""
     measure = budget._time_steps
 
-    def seconds(network: nn.Module, shape: tuple[int, ...], execution: Execution) -> float:
-        assert measure(network, shape, execution) > 0
+    def seconds(network: nn.Module, shape: tuple[int, ...], setup: TrainingSetup) -> float:
+        assert measure(network, shape, setup) > 0
         if len(shape) == 1:
             return 0.1
         return 1.0 if all(parameter.grad is not None for parameter in network.parameters()) else 0.6
