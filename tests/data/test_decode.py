@@ -130,7 +130,7 @@ def test_large_images_are_converted_strip_by_strip(mode: str) -> None:
         image.putalpha(Image.fromarray(noise[:, :, 0]))
     options = {"transparency": bytes(range(256))} if mode == "P" else {}
     content = encode(image, "TIFF" if mode == "CMYK" else "PNG", **options)
-    whole = Image.open(io.BytesIO(content))
+    whole: Image.Image = Image.open(io.BytesIO(content))
     if mode.endswith(("A", "P")):
         whole = Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole.convert("RGBA"))
     np.testing.assert_array_equal(decode_rgb(content), np.asarray(whole.convert("RGB")))

@@ -247,7 +247,7 @@ def count_pixels(image: bytes) -> int | None:
         if is_dicom(head):
             return math.prod(dicom_size(file))
         if is_heif(head):
-            return math.prod(open_heif(file).size)
+            return int(math.prod(open_heif(file).size))
         if (header := read_tiff_header(file)) is not None:
             return header.width * header.height * math.ceil(header.bands / 3)
         with Image.open(file, formats=FORMATS) as found:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from graftline.data.decode import count_pixels
 
 LARGE = 16_000_000  # pixels; what has more takes turns, so that photographs of phones (12 million) never wait for it
-AT_ONCE = 50_000_000  # pixels of images that are decoded at once; each takes 7 bytes, in WebP 16
+AT_ONCE = 50_000_000  # pixels of images that are decoded at once; each takes about 7 bytes meanwhile
 
 
 class Pixels:
