@@ -47,8 +47,9 @@ def out_of_reach(error: BaseException) -> str | None:
     >>> out_of_reach(OSError(errno.ESTALE, "Stale file handle")), out_of_reach(OSError("broken data stream"))
     ('out of reach (Stale file handle)', None)
     """
-    is_away = isinstance(error, OSError) and errno.errorcode.get(error.errno or 0) in _AWAY
-    return f"{OUT_OF_REACH} ({error.strerror})" if is_away else None
+    if isinstance(error, OSError) and errno.errorcode.get(error.errno or 0) in _AWAY:
+        return f"{OUT_OF_REACH} ({error.strerror})"
+    return None
 
 
 @dataclass(frozen=True)
