@@ -16,7 +16,7 @@ from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.execution import Execution
 from graftline.features.cache import Features
-from graftline.freezing.depth import MOST_DEEP_EPOCHS
+from graftline.freezing.depth import DEEP_BATCH, MOST_DEEP_EPOCHS
 from graftline.freezing.plan import plan_from_depth
 from graftline.training import budget
 from graftline.training.budget import (
@@ -33,7 +33,7 @@ from graftline.training.budget import (
 )
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.phases import train
-from graftline.training.recipe import DEEP_BATCH, Recipe
+from graftline.training.recipe import Recipe
 from graftline.training.schedule import by_clock, warmup_cosine
 from graftline.training.setup import TrainingSetup
 from graftline.training.source_decision import choose_source

@@ -17,11 +17,10 @@ from torch.nn import functional
 
 from graftline.errors import UserError
 from graftline.execution import Execution
-from graftline.freezing.depth import MOST_DEEP_EPOCHS
+from graftline.freezing.depth import DEEP_BATCH, MOST_DEEP_EPOCHS
 from graftline.freezing.plan import FreezePlan
 from graftline.training.allocator import freed_memory_kept
 from graftline.training.memory_format import memory_format
-from graftline.training.recipe import DEEP_BATCH
 from graftline.training.setup import TrainingSetup
 from graftline.training.trainer import MakeTrainer, own_epochs
 from graftline.training.training_source import CachedSource, TrainingSource

@@ -168,7 +168,8 @@ class GraftModule(pl.LightningModule):
         real = self._is_real(batch_index, len(labels))
         weights, correct = step.weights.float() * real, (step.logits.argmax(dim=1) == labels).float()
         plain = losses_by_temperature(step.logits, labels)
-        weighed = plain if self.class_weights is None else plain * self.class_weights[labels][:, None]
+        by_class = self.class_weights if isinstance(self.class_weights, Tensor) else None
+        weighed = plain if by_class is None else plain * by_class[labels][:, None]
         self.count(step.losses.float(), weighed, plain, correct, weights, real)
 
     def on_validation_epoch_end(self) -> None:
