@@ -184,6 +184,8 @@ class FoldTrials:
         Returns:
             What came of it for all images, fold by fold; None where a training diverged.
         """
+        if max_images is not None and max_images >= len(self._setup.version.samples("train").paths):
+            max_images = None  # all that are not left out, as for a head that is fitted to all
         starts = [None] * len(self._trials) if start is None else self._of_folds[start.folder]
         found = list[BoundaryTrial]()
         for trial, begun in zip(self._trials, starts, strict=True):
