@@ -21,7 +21,7 @@ from graftline.bundle.batch import BatchJob, Tally
 from graftline.bundle.ensemble import load_predictor
 from graftline.bundle.layout import bundle_digest, read_description
 from graftline.bundle.predictor import Predictor
-from graftline.data import decode
+from graftline.data import decode, references
 from graftline.data.decoding import NO_FILE
 from graftline.data.file_names import to_text
 from graftline.data.image_list import ImageList, ImageLister
@@ -286,7 +286,7 @@ def test_a_file_system_that_is_away_is_no_matter_of_an_image(
     bundle: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str, number: int, is_away: bool
 ) -> None:
     """Its files are there when they are asked for, and each fails: a day of rows with a reason would be no result."""
-    error, opened = OSError(number, os.strerror(number)), decode.open_image
+    error, opened = OSError(number, os.strerror(number)), references.open_image
 
     def open_image(reference: str) -> io.BytesIO | io.BufferedReader:
         if not reference.endswith("003.png"):
