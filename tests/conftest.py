@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import unsynced  # noqa: F401 - nothing waits for the disk
 from mlflow_server import Server
 from PIL import Image
 from warm_process import start_warming_up
