@@ -7,7 +7,12 @@ from typing import Any
 
 from sqlalchemy import Engine, event
 
-os.fsync = lambda _file: None
+
+def _do_not_flush(fd: Any) -> None:
+    pass
+
+
+os.fsync = _do_not_flush
 
 
 @event.listens_for(Engine, "connect")

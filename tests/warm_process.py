@@ -100,7 +100,8 @@ class WarmRank(WarmProcess):
     ) -> None:
         _python, _program, *arguments = command
         super().__init__(partial(run, arguments), Path(cwd or "."), env, Path("/proc/self/fd/1").readlink())
-        multiprocessing.process._children.discard(self._process)  # which is not waited for at the end
+        # it is not waited for at the end
+        multiprocessing.process._children.discard(self._process)  # type: ignore[attr-defined]
         self._started.append(self)
 
     def poll(self) -> int | None:
@@ -113,7 +114,8 @@ class WarmRank(WarmProcess):
 
 def _enter(target: Callable[[], int], folder: Path, environment: dict[str, str], output: Path) -> None:
     assert "warmed" in sys.modules, "multiprocessing says nothing of imports that fail"
-    forkserver.ensure_running = forkserver._forkserver.ensure_running = lambda: None  # Python 3.11 would start another
+    # the server that has forked this process forks for it, too: Python 3.11 would start another one
+    forkserver.ensure_running = forkserver._forkserver.ensure_running = lambda: None  # type: ignore[method-assign]
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where pytest itself was started to ignore Ctrl-C
     os.chdir(folder)
     os.environ.clear()
