@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -148,12 +149,11 @@ class Workplace:
 
 def run_stage(arguments: list[str]) -> int:
     """Do what the command `graftline` does with these arguments."""
-    from pytorch_lightning.strategies.launchers import subprocess_script
-
     from graftline.pipeline.__main__ import main
 
     sys.argv = [str(Path(sys.executable).with_name("graftline")), *arguments]
-    subprocess_script.subprocess = SimpleNamespace(Popen=partial(WarmRank, run_stage))  # for Lightning alone
+    launcher: Any = import_module("pytorch_lightning.strategies.launchers.subprocess_script")
+    launcher.subprocess = SimpleNamespace(Popen=partial(WarmRank, run_stage))
     return main(arguments)
 
 
