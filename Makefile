@@ -86,10 +86,10 @@ $(peers-ready): benchmarks/accuracy/peers/requirements.txt $(ready)
 	@touch $@
 
 test: $(ready) ## run the tests
-	@OMP_NUM_THREADS=1 $(python) -m pytest --numprocesses 2 --dist worksteal --timeout 600
+	@PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(python) -m pytest --numprocesses 2 --dist worksteal --timeout 600
 
 test-fast: $(ready) ## run the tests that start no processes and train nothing large
-	@OMP_NUM_THREADS=1 $(python) -m pytest -m "not slow" --numprocesses 2 --dist worksteal --timeout 600
+	@PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(python) -m pytest -m "not slow" --numprocesses 2 --dist worksteal --timeout 600
 
 lint: $(ready) ## ruff, mypy strict, import-linter, hadolint
 	@$(VENV)/bin/ruff format --check .

@@ -12,8 +12,9 @@ collect_ignore_glob = ["src/graftline/pipeline/dagster/*.py"]  # of Dagster's en
 
 
 @pytest.fixture(autouse=True)
-def _around_examples(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _around_examples(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if isinstance(request.node, pytest.DoctestItem):
+        tmp_path: Path = request.getfixturevalue("tmp_path")
         monkeypatch.chdir(tmp_path)
         if request.node.name == "graftline.pipeline.api.train":
             _save_digits(tmp_path / "digits")

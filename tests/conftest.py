@@ -8,6 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import unsynced  # noqa: F401 - nothing waits for the disk
+from hydra._internal.hydra import Hydra
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.utils import JobRuntime
 from mlflow_server import Server
 from PIL import Image
 from warm_process import start_warming_up
@@ -126,6 +131,26 @@ def _no_make_around_us(monkeypatch: pytest.MonkeyPatch) -> None:
 def _log_in_terminal() -> None:
     """Tests read what a user would see."""
     show_log()
+
+
+@pytest.fixture(scope="module")
+def one_hydra() -> Iterator[None]:
+    """Let the sessions of a stage have one Hydra, with what it has composed; for tests that change no file of conf/."""
+    create = Hydra.create_main_hydra2
+    made: dict[tuple[str, ...], Hydra] = {}
+
+    def find(task_name: str, config_search_path: ConfigSearchPath) -> Hydra:
+        key = (task_name, *(str(one.path) for one in config_search_path.get_path()))
+        if key not in made:
+            made[key] = create(task_name, config_search_path)
+        else:
+            GlobalHydra.instance().initialize(made[key])
+            JobRuntime().set("name", task_name)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Hydra, "create_main_hydra2", find)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -23,9 +23,9 @@ def die_at(place: str, when: str, arguments: list[str]) -> int:
     return _kill_at(place, when, partial(os.kill, os.getpid(), signal.SIGKILL), arguments)
 
 
-def lose_server_at(place: str, when: str, group: int, arguments: list[str]) -> int:
-    """Do the same to the processes of a server, and let the stage go on."""
-    return _kill_at(place, when, partial(os.killpg, group, signal.SIGKILL), arguments)
+def lose_server_at(place: str, when: str, server: int, arguments: list[str]) -> int:
+    """Do the same to the process of a server, and let the stage go on."""
+    return _kill_at(place, when, partial(os.kill, server, signal.SIGKILL), arguments)
 
 
 def lock_at(places: Sequence[str], database: Path, seconds: float, arguments: list[str]) -> int:

@@ -10,9 +10,11 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from multiprocessing import forkserver
 from pathlib import Path
+from typing import ClassVar
 
 from graftline.console import console
 
@@ -61,9 +63,19 @@ class WarmProcess:
         """The exit code, minus the number of the signal that ended it; None while it runs."""
         return self._process.exitcode
 
-    def send_signal(self, signum: signal.Signals) -> None:
+    @property
+    def pid(self) -> int:
         assert self._process.pid is not None
-        os.kill(self._process.pid, signum)
+        return self._process.pid
+
+    def send_signal(self, signum: signal.Signals) -> None:
+        if self.code is None:
+            os.kill(self.pid, signum)
+
+    def kill(self) -> None:
+        """End it by SIGKILL, unless it has ended."""
+        self._process.kill()
+        self._process.join()
 
     def wait(self, timeout: float) -> int:
         """Wait for the end and return the exit code.
@@ -78,13 +90,37 @@ class WarmProcess:
         return self.code
 
 
+class WarmRank(WarmProcess):
+    """A further process of a training, as Lightning starts it by its command: in the place of `subprocess.Popen`."""
+
+    _started: ClassVar[list["WarmRank"]] = []  # whoever has started them need not keep them
+
+    def __init__(
+        self, run: Callable[[list[str]], int], command: Sequence[str], env: Mapping[str, str], cwd: str | None
+    ) -> None:
+        _python, _program, *arguments = command
+        super().__init__(partial(run, arguments), Path(cwd or "."), env, Path("/proc/self/fd/1").readlink())
+        # it is not waited for at the end
+        multiprocessing.process._children.discard(self._process)  # type: ignore[attr-defined]
+        self._started.append(self)
+
+    def poll(self) -> int | None:
+        return self.code
+
+    @property
+    def returncode(self) -> int | None:
+        return self.code
+
+
 def _enter(target: Callable[[], int], folder: Path, environment: dict[str, str], output: Path) -> None:
     assert "warmed" in sys.modules, "multiprocessing says nothing of imports that fail"
+    # the server that has forked this process forks for it, too: Python 3.11 would start another one
+    forkserver.ensure_running = forkserver._forkserver.ensure_running = lambda: None  # type: ignore[method-assign]
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where pytest itself was started to ignore Ctrl-C
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    written = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    written = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for descriptor in (1, 2):
         os.dup2(written, descriptor)
     console.width = int(environment["COLUMNS"])  # what it took from the variables when it was made

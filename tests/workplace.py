@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from mlflow import MlflowClient
-from warm_process import WarmProcess
+from warm_process import WarmProcess, WarmRank
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -74,7 +76,7 @@ class Workplace:
 
     def run(self, stage: str, *overrides: str, timeout: float = 300) -> Ran:
         """Run a stage in a process of its own, which has its imports done."""
-        return self.run_function(partial(_run_stage, [stage, *overrides]), timeout)
+        return self.run_function(partial(run_stage, [stage, *overrides]), timeout)
 
     def run_function(self, target: Callable[[], int], timeout: float = 300) -> Ran:
         """Run a function in such a process."""
@@ -108,7 +110,7 @@ class Workplace:
 
     def start(self, stage: str, *overrides: str, variables: Mapping[str, str] | None = None) -> WarmProcess:
         """Start a stage in a process of its own, which has its imports done."""
-        return self.start_function(partial(_run_stage, [stage, *overrides]), variables)
+        return self.start_function(partial(run_stage, [stage, *overrides]), variables)
 
     def start_function(self, target: Callable[[], int], variables: Mapping[str, str] | None = None) -> WarmProcess:
         """Start a function in such a process."""
@@ -145,13 +147,13 @@ class Workplace:
         return MlflowClient(uri, uri)
 
 
-def _run_stage(arguments: list[str]) -> int:
+def run_stage(arguments: list[str]) -> int:
+    """Do what the command `graftline` does with these arguments."""
     from graftline.pipeline.__main__ import main
 
-    sys.argv = [
-        str(Path(sys.executable).with_name("graftline")),
-        *arguments,
-    ]  # Lightning starts it for further processes
+    sys.argv = [str(Path(sys.executable).with_name("graftline")), *arguments]
+    launcher: Any = import_module("pytorch_lightning.strategies.launchers.subprocess_script")
+    launcher.subprocess = SimpleNamespace(Popen=partial(WarmRank, run_stage))
     return main(arguments)
 
 

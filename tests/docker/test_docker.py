@@ -29,6 +29,7 @@ import yaml
 from mlflow import MlflowClient
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from workplace import TINY
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKER = ROOT / "docker"
@@ -344,8 +345,8 @@ def test_a_training_is_tracked_by_the_server(
     """The service `train`, as in `docker compose run train data=folder ...`."""
     own = {key: value.replace("tracking:5000", f"127.0.0.1:{server.port}") for key, value in train_environment()}
     own["MLFLOW_TRACKING_PASSWORD"] = PASSWORD
-    typed = ["data=folder", f"data.path={color_folder}", "tracking.experiment=colors", "trainer.max_epochs=1"]
-    run([*SERVICES["train"]["entrypoint"], *typed, "evaluation.resamples=100"], image_environ | own, tmp_path)
+    typed = ["data=folder", f"data.path={color_folder}", "tracking.experiment=colors", *TINY]
+    run([*SERVICES["train"]["entrypoint"], *typed], image_environ | own, tmp_path)
 
     client = MlflowClient(tracking_uri=server.url)
     experiment = client.get_experiment_by_name("colors")

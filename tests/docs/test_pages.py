@@ -29,6 +29,8 @@ KEY = re.compile(r"[a-z_]+(?:\.[a-z_0-9]+)+")
 OPTIONS = re.compile(r"(?:'?(?:[a-z_]+\.)*[a-z_]+=\S+'? ?)+")
 PYTHON = ("=True", "=False", "=None")
 
+pytestmark = pytest.mark.usefixtures("one_hydra")
+
 pages = pytest.mark.parametrize("file", PAGES, ids=lambda file: file.name)
 
 

@@ -32,12 +32,11 @@ def test_a_class_with_three_images_is_trained_and_named(workplace: Workplace, tm
 def test_two_validation_images_and_random_weights_train_everything(workplace: Workplace, tmp_path: Path) -> None:
     write_images(tmp_path / "images", {"cat": 8, "dog": 8})
     arguments = ["data=folder", f"data.path={tmp_path / 'images'}", *TINY]
-    for rule in ("auto", "measured"):
-        ran = workplace.run("train", *arguments, f"freeze={rule}")
-        assert ran.code == 0, ran.output
-        assert re.search(r"^all +10 +2 +4$", ran.output, re.MULTILINE), "images of train, validation and test"
-        assert "the weights are random, there is nothing to keep" in ran.output
-        assert "nothing frozen" in ran.output
+    ran = workplace.run("train", *arguments, "freeze=auto")
+    assert ran.code == 0, ran.output
+    assert re.search(r"^all +10 +2 +4$", ran.output, re.MULTILINE), "images of train, validation and test"
+    assert "the weights are random, there is nothing to keep" in ran.output
+    assert "nothing frozen" in ran.output
 
 
 def test_one_class_that_is_left_ends_in_a_sentence_before_anything_slow(workplace: Workplace, tmp_path: Path) -> None:

@@ -112,11 +112,11 @@ def test_a_machine_without_network_trains_from_it(
     shutil.copytree(online.root / "weights", brought)
     images = ("data=folder", f"data.path={color_folder}")
     train = ("train", "backbone=test_resnet", "backbone.weights=directory", f"weights.dir={brought}", *images, *TINY)
-    ran = offline.run_command(*train)
+    ran = offline.run(*train)
     assert ran.code == 0, ran.output
     assert f"weights from the weights directory (timm/{RESNET}@{COMMIT}/model.safetensors)" in ran.output
     (brought / f"{RESNET}.safetensors").write_bytes(b"something else")
-    refused = offline.run_command(*train)
+    refused = offline.run(*train)
     assert refused.code == 1
     (line,) = refused.output.strip().splitlines()
     assert "is not the file that was fetched for" in line

@@ -77,6 +77,9 @@ def test_measured_says_draws_and_records_its_choice(workplace: Workplace, overri
     again = workplace.run("train", *asked)
     assert again.code == 0, again.output
     assert again.result["metrics"] == ran.result["metrics"]
+    for computed in ("Running the frozen network", "Epochs, "):  # activations are there, and which depth is best
+        assert computed in ran.output
+        assert computed not in again.output
 
 
 def test_auto_trains_all_of_a_random_network(workplace: Workplace, overrides: Callable[..., list[str]]) -> None:
@@ -103,12 +106,12 @@ def test_a_rule_that_fits_nothing_leaves_no_run(workplace: Workplace, overrides:
 
 def test_any_depth_and_any_names_train(workplace: Workplace, overrides: Callable[..., list[str]]) -> None:
     """One epoch each, in one run of several, with the activation cache at each boundary."""
-    lines = overrides("freeze=first_stages", "freeze.number=1,3,5", "features=cached", "trainer.max_epochs=1")
+    lines = overrides("freeze=first_stages", "freeze.number=1,5", "features=cached", "trainer.max_epochs=1")
     ran = workplace.run("train", *lines)
     assert ran.code == 0, ran.output
-    assert ran.output.count("only the tail runs at each step") == 3
+    assert ran.output.count("only the tail runs at each step") == 2
     trained = []
-    for number in range(3):
+    for number in range(2):
         content = json.loads((ran.directory / str(number) / "checkpoints" / "freeze_check.json").read_text())
         trained.append(content["trained_parameters"])
     assert trained == sorted(trained, reverse=True)

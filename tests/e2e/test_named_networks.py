@@ -1,6 +1,7 @@
 """Each network of the notes goes the whole way: images, training, a bundle that timm and ONNX Runtime agree with."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import timm
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
+from small_alexnet import run_with_small_alexnet, shrink_alexnet
 from workplace import TINY, Workplace
 
 import graftline.backbones.zoo  # noqa: F401 - timm is to know lenet5 and its kin
@@ -47,16 +49,20 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_it_trains_an_epoch_and_reloads_in_timm(workplace: Workplace, digits: Path, name: str) -> None:
+def test_it_trains_an_epoch_and_reloads_in_timm(
+    workplace: Workplace, digits: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    shrink_alexnet(monkeypatch)
     size, options = NETWORKS[name]
     replaced = ("backbone=", "backbone.image_size", "trainer.max_epochs", "optim.lr")
-    ran = workplace.run(
+    typed = [
         "train",
         *(line for line in TINY if not line.startswith(replaced)),
         *("trainer.max_epochs=1", "data=folder", f"data.path={digits}", *SGD),
         *(f"backbone={name}", f"backbone.image_size={size}"),
         *(f"backbone.{key}={value}" for key, value in options.items()),
-    )
+    ]
+    ran = workplace.run_function(partial(run_with_small_alexnet, typed))
     assert ran.code == 0, ran.output
     bundle = ran.directory / "bundle"
     network = timm.create_model(f"local-dir:{bundle}", pretrained=True).eval()

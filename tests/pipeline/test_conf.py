@@ -35,6 +35,8 @@ MANDATORY = {
 }
 STAGE_OF = {"gate": "promote", "keep": "prune"}  # group → a stage that has it; else train
 
+pytestmark = pytest.mark.usefixtures("one_hydra")
+
 
 def test_their_number() -> None:
     assert len(FILES) == 89, "a new file? the tests below find it; count it here"

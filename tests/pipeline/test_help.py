@@ -19,6 +19,8 @@ from graftline.pipeline.cli.validate import validate
 
 STAGES = stages([CONF])
 
+pytestmark = pytest.mark.usefixtures("one_hydra")
+
 
 @pytest.fixture(autouse=True)
 def _wide(monkeypatch: pytest.MonkeyPatch) -> None:

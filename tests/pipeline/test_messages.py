@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-import pytest
 import pytorch_lightning as pl
 from keys import STAGES, contexts, exists
 from workplace import PROJECT
@@ -83,33 +82,37 @@ def test_there_is_something_to_check() -> None:
     assert all(named(pattern) for pattern in (MAKE, CALL, KEY, OPTION))
 
 
-@pytest.mark.parametrize(("name", "file"), named(MAKE))
-def test_a_command_is_one(name: str, file: str) -> None:
+def test_a_command_is_one() -> None:
     rules = re.findall(r"^([a-z -]+):", (PROJECT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    assert name in {*STAGES, *" ".join(rules).split(), *ENGLISH}, f"{file}: make {name}"
+    known = {*STAGES, *" ".join(rules).split(), *ENGLISH}
+    assert [(name, file) for name, file in named(MAKE) if name not in known] == []
 
 
-@pytest.mark.parametrize(("found", "file"), [one for one in named(ARGUMENT) if one[0][0] not in OF_PILLOW])
-def test_an_argument_is_one_of_its_class(found: tuple[str, str], file: str) -> None:
-    name, argument = found
-    assert name in classes(), f"{file}: {name}.{argument} is of no class that there is"
-    assert any(argument in inspect.signature(one).parameters for one in classes()[name]), f"{file}: {name}.{argument}"
+def test_an_argument_is_one_of_its_class() -> None:
+    assert [one for one in named(ARGUMENT) if one[0][0] not in OF_PILLOW and not has_argument(*one[0])] == []
 
 
-@pytest.mark.parametrize(("found", "file"), named(CALL))
-def test_a_choice_can_be_made(found: tuple[str, str], file: str) -> None:
-    name, arguments = found
-    assert name in classes(), f"{file}: {name}() is of no class that there is"
+def has_argument(name: str, argument: str) -> bool:
+    """Tell whether there is a class of this name that takes this argument."""
+    return any(argument in inspect.signature(one).parameters for one in classes().get(name, []))
+
+
+def test_a_choice_can_be_made() -> None:
+    assert [one for one in named(CALL) if not can_be_made(*one[0])] == []
+
+
+def can_be_made(name: str, arguments: str) -> bool:
+    """Tell whether there is a class of this name that takes these arguments."""
     given = {argument.partition("=")[0].strip(): None for argument in arguments.split(",") if argument}
-    assert any(given.keys() <= inspect.signature(one).parameters.keys() for one in classes()[name]), file
+    return any(given.keys() <= inspect.signature(one).parameters.keys() for one in classes().get(name, []))
 
 
-@pytest.mark.parametrize(("key", "file"), named(KEY))
-def test_a_dotted_key_exists(key: str, file: str) -> None:
+def test_a_dotted_key_exists() -> None:
     nodes = {str(node) for configs in contexts().values() for config in configs for node in config}
-    assert key.partition(".")[0] not in nodes or key.endswith(FILE_NAMES) or exists(key), f"{file}: {key}"
+    found = [(key, file) for key, file in named(KEY) if key.partition(".")[0] in nodes and not key.endswith(FILE_NAMES)]
+    assert [(key, file) for key, file in found if not exists(key)] == []
 
 
-@pytest.mark.parametrize(("key", "file"), named(OPTION))
-def test_a_bare_key_exists(key: str, file: str) -> None:
-    assert key in {"key", *OF_A_NETWORK, *OF_PYTHON, *OF_HTML} or exists(key), f"{file}: {key}="
+def test_a_bare_key_exists() -> None:
+    known = {"key", *OF_A_NETWORK, *OF_PYTHON, *OF_HTML}
+    assert [(key, file) for key, file in named(OPTION) if key not in known and not exists(key)] == []

@@ -14,6 +14,8 @@ from graftline.pipeline.cli.make import from_makeflags
 from graftline.pipeline.cli.parse import line
 from graftline.pipeline.cli.validate import ValidatedOverrides, validate
 
+pytestmark = pytest.mark.usefixtures("one_hydra")
+
 
 def check(stage: str, overrides: list[str]) -> ValidatedOverrides:
     with session(stage):

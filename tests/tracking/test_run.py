@@ -8,14 +8,16 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import mlflow.data
 import mlflow.utils.validation as limits
 import pytest
+from lasting_run import log_and_last, log_together
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
-from workplace import listen_to_ctrl_c
+from workplace import Workplace
 
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
@@ -154,37 +156,21 @@ def test_how_a_run_ends(
     assert logged.data.tags.get("graftline.error") == tag
 
 
-_SCRIPT = """
-import sys, time
-from pathlib import Path
-from graftline.tracking.tracking import Tracking
-
-tracking = Tracking(uri=sys.argv[1], system_metrics=False)
-with tracking.start(run_name="first", experiment="pets", directory=Path(sys.argv[2]), tags={}) as run:
-    for step in range(100):
-        run.log_metrics({"loss": step / 2}, step)
-    print(run.id, flush=True)
-    time.sleep(60)
-"""
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_leaves_the_run_killed(
     tracking: Tracking, client: MlflowClient, directory: Path, number: signal.Signals
 ) -> None:
-    command = [sys.executable, "-c", _SCRIPT, tracking.uri, str(directory)]
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, preexec_fn=listen_to_ctrl_c)
-    assert process.stdout is not None
-    run_id = process.stdout.readline().strip()
+    process = Workplace(directory).start_function(partial(log_and_last, tracking.uri, directory, 60))
+    while not (run_id := process.output.strip()):
+        assert process.code is None
+        time.sleep(0.02)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode != 0
+    assert process.wait(60) != 0
     if number == signal.SIGKILL:  # the process could do nothing; its output directory can
         assert client.get_run(run_id).info.status == "RUNNING"
         assert sync(directory).problem is None
     else:
-        assert "KeyboardInterrupt" in errors or "Terminated" in errors
+        assert "KeyboardInterrupt" in process.output or "Terminated" in process.output
     assert client.get_run(run_id).info.status == "KILLED"
     assert history(client, run_id, "loss") == [(step, step / 2) for step in range(100)]
 
@@ -362,20 +348,15 @@ def test_a_database_that_is_none(tmp_path: Path, directory: Path) -> None:
 def test_runs_that_start_together_make_one_database(tmp_path: Path) -> None:
     """MLflow's own creation fails in all processes but one."""
     ready = tmp_path / "ready"
-    wait = "import os, time; from pathlib import Path\nimport graftline.tracking.run\n"
-    wait += "Path(f'waits.{os.getpid()}').touch()\n"
-    wait += f"while not Path({str(ready)!r}).exists(): time.sleep(0.001)\n"
-    script = wait + _SCRIPT.replace("time.sleep(60)", "")
-    commands = [[sys.executable, "-c", script, "sqlite:///mlflow.db", f"outputs/{number}"] for number in range(3)]
-    processes = [
-        subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for command in commands
-    ]
-    while len(list(tmp_path.glob("waits.*"))) < len(processes) and all(process.poll() is None for process in processes):
+    log = partial(log_together, "sqlite:///mlflow.db", ready=ready)
+    place = Workplace(tmp_path)
+    processes = [place.start_function(partial(log, Path(f"outputs/{number}"))) for number in range(3)]
+    while len(list(tmp_path.glob("waits.*"))) < len(processes) and all(process.code is None for process in processes):
         time.sleep(0.01)
     ready.touch()
-    outputs = [process.communicate(timeout=120)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0], outputs
+    codes = [process.wait(120) for process in processes]
+    outputs = [process.output for process in processes]
+    assert codes == [0, 0, 0], outputs
     client = connect(f"sqlite:///{tmp_path / 'mlflow.db'}")
     (experiment,) = client.search_experiments(filter_string="name = 'pets'")
     runs = client.search_runs([experiment.experiment_id])
@@ -383,9 +364,21 @@ def test_runs_that_start_together_make_one_database(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".mlflow.db*"))
 
 
+FIRST_USE = """
+from pathlib import Path
+from graftline.console import show_log
+from graftline.tracking.tracking import Tracking
+
+show_log()
+tracking = Tracking(uri="sqlite:///mlflow.db", system_metrics=False)
+with tracking.start(run_name="first", experiment="pets", directory=Path("outputs/run"), tags={}) as run:
+    run.log_metrics({"loss": 0.5}, 0)
+    print(run.id)
+"""
+
+
 def test_the_first_use_says_one_line_and_leaves_the_working_directory_alone(tmp_path: Path) -> None:
-    script = "from graftline.console import show_log\nshow_log()\n" + _SCRIPT.replace("time.sleep(60)", "")
-    command = [sys.executable, "-c", script, "sqlite:///mlflow.db", "outputs/run"]
+    command = [sys.executable, "-c", FIRST_USE]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120)
     say, run_id = done.stdout.splitlines()
     assert say.startswith("Creating the tracking database")

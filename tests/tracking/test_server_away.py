@@ -25,7 +25,7 @@ def test_a_retraining_goes_on_when_the_server_is_back(
     factory.paint(20)
     place = "graftline.pipeline.retraining.challengers:Challengers.register"
     typed = ["retrain", *factory.settings]
-    away = factory.place.run_function(partial(lose_server_at, place, "before", server.group, typed))
+    away = factory.place.run_function(partial(lose_server_at, place, "before", server.pid, typed))
     server.kill()  # what may be left of it
     server.start()
     assert away.code == 1, away.output

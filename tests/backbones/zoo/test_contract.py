@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from small_alexnet import shrink_alexnet
 from timm.models import get_pretrained_cfg, model_entrypoint
 from timm.optim import param_groups_layer_decay
 from torch import Tensor, fx, nn
@@ -23,6 +24,11 @@ NAMES = [name for name in timm.list_models() if model_entrypoint(name).__module_
 LIMITED = [name for name in NAMES if get_pretrained_cfg(name).min_input_size is not None]
 ANY_SIZE = 64  # px, for networks that pad so much that they take every size
 NUM_CLASSES = 7
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    shrink_alexnet(monkeypatch)
 
 
 def smallest(name: str) -> tuple[int, int, int]:
