@@ -8,6 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 from PIL import Image
 
@@ -33,7 +34,7 @@ def drop_invalid(images: pd.DataFrame, min_side_px: int) -> tuple[pd.DataFrame, 
     ]
     findings += from_rows("no_label", images[nameless], _text(images[nameless], "in no class folder, or not filled in"))
     findings += from_rows("tiny", images[tiny], _text(images[tiny], "{width} x {height} pixels"))
-    return images[~(flawed | nameless | tiny)], findings
+    return _without(images, flawed | nameless | tiny), findings
 
 
 def find_losses(images: pd.DataFrame, usable: pd.DataFrame) -> list[Finding]:
@@ -90,7 +91,7 @@ def resolve_conflicts(images: pd.DataFrame, keep: bool) -> tuple[pd.DataFrame, l
     """
     repeated = images.duplicated(["path", "label", "split"])
     twice = from_rows("listed_twice", images[repeated], _text(images[repeated], "as {label}"))
-    images = images[~repeated]
+    images = _without(images, repeated)
     copies = images[images.duplicated("sha256", keep=False)]
     copies = copies[copies.groupby("sha256")["label"].transform("nunique") > 1]
     named: dict[str, list[str]] = defaultdict(list)
@@ -98,7 +99,7 @@ def resolve_conflicts(images: pd.DataFrame, keep: bool) -> tuple[pd.DataFrame, l
         named[content].append(text)
     done = "kept" if keep else "left out"
     findings = from_rows("conflict", copies, [f"{done}; {join_names(named[content])}" for content in copies["sha256"]])
-    return (images if keep else images.drop(copies.index)), twice + findings
+    return (images if keep else _without(images, images.index.isin(copies.index))), twice + findings
 
 
 def remove_mixed_groups(images: pd.DataFrame) -> tuple[pd.DataFrame, list[Finding]]:
@@ -115,7 +116,7 @@ def remove_mixed_groups(images: pd.DataFrame) -> tuple[pd.DataFrame, list[Findin
             "before, draw a new split with Ingest.parent='none'."
         )
     groups = mixed["group"].map("its group {} was in both".format, na_action="ignore").fillna("it was in both")
-    return images.drop(mixed.index), from_rows("mixed_group", mixed, groups.tolist())
+    return _without(images, images["split"].isna()), from_rows("mixed_group", mixed, groups.tolist())
 
 
 def find_moved(images: pd.DataFrame, history: pd.DataFrame) -> list[Finding]:
@@ -144,7 +145,7 @@ def remove_leaks(images: pd.DataFrame) -> tuple[pd.DataFrame, list[Finding]]:
     others = copies.drop(leaks.index)
     others = others[others.duplicated(["sha256", "label"])]
     findings += from_rows("duplicate", others, _text(others, "the same as {first_path} in {split}"))
-    return images.drop(leaks.index), findings
+    return _without(images, images.index.isin(leaks.index)), findings
 
 
 def review_splits(
@@ -212,6 +213,11 @@ def _find_similar_names(class_names: Sequence[str]) -> list[Finding]:
         for name, other in others
         if name != other
     ]
+
+
+def _without(images: pd.DataFrame, leaving: "pd.Series[bool] | np.ndarray") -> pd.DataFrame:
+    """Return the images that stay: the table itself where none leaves, as a copy takes hundreds of bytes per image."""
+    return images[~leaving] if leaving.any() else images
 
 
 def _text(rows: pd.DataFrame, template: str) -> list[str]:
