@@ -21,4 +21,4 @@ def test_a_notebook_runs_to_its_end(file: Path, workplace: Workplace, monkeypatc
         output.get("data", {}).get("text/html", "") for cell in notebook.cells for output in cell.get("outputs", [])
     ]
     assert any("accuracy</td>" in html for html in shown), "the scores, as a table"
-    assert any(html.count("data:image/png") >= 3 for html in shown), "the figures, inline"
+    assert any(html.count("data:image/svg+xml") >= 3 for html in shown), "the figures, inline"
