@@ -111,7 +111,7 @@ def test_clock_and_sensor_start_runs_one_at_a_time(place: Workplace, server: str
     assert model["model"] == first["model_uri"]
     assert model["accuracy"] == first["metrics"]["accuracy"]["value"]
     assert model["run"].startswith("http://127.0.0.1:5000/#/runs/")
-    assert model["figure"].startswith("![confusion_matrix](data:image/png;base64,")
+    assert model["figure"].startswith("![confusion_matrix](data:image/svg+xml;base64,")
     assert " to " in model["scores"]
 
 
