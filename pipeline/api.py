@@ -49,7 +49,7 @@ def train(
         >>> model.scores["accuracy"].low <= model.scores["accuracy"].value
         True
         >>> sorted(model.figures)[:2]
-        ['confident_mistakes', 'confusion_matrix']
+        ['confidences', 'confident_mistakes']
         >>> predictor = graftline.load(model.run_id)
         >>> predictor.class_names
         ('one', 'three', 'zero')
