@@ -134,15 +134,15 @@ def test_the_whole_network_may_be_trained_after_a_trial_that_pays(version: Datas
 
 
 def test_the_better_half_goes_on_with_twice_the_images(version: DatasetVersion, tmp_path: Path) -> None:
-    decision = decide(Measured(depths=(0.75, 0.5, 0.25, 0.0), trial_images=18), blinded(), version, tmp_path)
+    decision = decide(Measured(depths=(0.75, 0.5, 0.25, 0.0), trial_images=12), blinded(), version, tmp_path)
     measurement = measured(decision)
     first, second = measurement.rows[1:5], measurement.rows[5:]
     paying = sorted((row for row in first if row.more_log_loss.value <= head_loss(measurement)), key=loss)
     assert len(second) == 2
     assert {row.frozen_groups for row in second} <= {row.frozen_groups for row in paying[:2]}
-    assert measurement.rows[0].trained_images <= 30 * 18  # the head alone is compared on the same images
-    assert [row.trained_images for row in first] == [3 * 18] * 4
-    assert [row.trained_images for row in second] == [3 * 18 + 3 * 24] * 2
+    assert measurement.rows[0].trained_images <= 30 * 12  # the head alone is compared on the same images
+    assert [row.trained_images for row in first] == [36] * 4
+    assert [row.trained_images for row in second] == [36 + 3 * 24] * 2
     directory = FitDirectory(tmp_path)
     keep_trials(decision, directory)
     assert directory.best.exists()

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytorch_lightning as pl
+import torch.nn.functional as F
 from pytorch_lightning.utilities.seed import isolate_rng
 from rich.progress import Progress
 from torch import nn
@@ -34,7 +35,6 @@ from graftline.training.lower_rates import fit_at_lower_rates
 from graftline.training.phases import fit_phase, load_best
 from graftline.training.results import PhaseResult
 from graftline.training.setup import TrainingSetup
-from graftline.training.temperatures import losses_by_temperature
 from graftline.training.trainer import accumulated_batches, own_epochs
 from graftline.training.training_source import TrainingSource
 
@@ -252,7 +252,7 @@ def fitted(
 
 
 def score_validation(setup: TrainingSetup, source: TrainingSource) -> tuple[Floats, Floats]:
-    """Return each validation image's calibrated log loss (N,) and whether it is right (N,), in the split's order."""
+    """Return the log loss (N,) and whether it is right (N,) of each validation image, in the split's order."""
     scores = _ImageScores(source.network)
     trainer = setup.make_trainer(
         logger=False,
@@ -265,8 +265,7 @@ def score_validation(setup: TrainingSetup, source: TrainingSource) -> tuple[Floa
     _, validation = source.make_loaders()
     with plain_interrupt():
         trainer.validate(scores, validation, verbose=False)
-    losses = np.concatenate(scores.losses)
-    return losses[:, losses.mean(axis=0).argmin()], np.concatenate(scores.hits)
+    return np.concatenate(scores.losses), np.concatenate(scores.hits)
 
 
 def _step_images(setup: TrainingSetup) -> int:
@@ -322,5 +321,5 @@ class _ImageScores(pl.LightningModule):
         outputs = self.network(batch["image"])
         logits = outputs[0] if isinstance(outputs, tuple) else outputs
         logits, labels = logits.cpu().double(), batch["label"].cpu()  # Apple's GPUs have no double
-        self.losses.append(losses_by_temperature(logits, labels).numpy())
+        self.losses.append(F.cross_entropy(logits, labels, reduction="none").numpy())
         self.hits.append((logits.argmax(dim=1) == labels).double().numpy())
