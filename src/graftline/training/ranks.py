@@ -7,6 +7,7 @@ an hour for a process that is gone before a training, and for a node that is gon
 All have a handler of SIGUSR1, by which Lightning would else queue a job of SLURM again.
 """
 
+import atexit
 import json
 import os
 import platform
@@ -95,11 +96,19 @@ class _Ranks:
         self._store = _connect(launch)
         self._trainings = 0  # that were begun
         self._is_in_group = False  # of torch
+        self._is_over = threading.Event()
         self._store.set(_member(launch.rank), json.dumps(asdict(Member.here(launch))))
 
     def _watch(self, others: list[int]) -> None:
         """Start to give signs of life, and to look for those of others."""
-        threading.Thread(target=self._give_and_look, args=(self._store.clone(), others), daemon=True).start()
+        thread = threading.Thread(target=self._give_and_look, args=(self._store.clone(), others), daemon=True)
+        thread.start()
+        atexit.register(self._stop_watching, thread)
+
+    def _stop_watching(self, thread: threading.Thread) -> None:
+        """End the thread: one that Python ends at its exit, while it is in the store's code, aborts the process."""
+        self._is_over.set()
+        thread.join(SECONDS_TO_HEAR)
 
     def _give_and_look(self, store: Store, others: list[int]) -> None:
         seen = dict.fromkeys(others, (b"", time.monotonic()))
@@ -115,8 +124,10 @@ class _Ranks:
                     if _read(store, _failure(self._trainings, rank)):
                         self._on_lost(rank)
             except RuntimeError:  # the store is gone, and whoever kept it
-                self._on_lost(0)
-            time.sleep(SECONDS_BETWEEN_SIGNS)
+                if not self._is_over.is_set():
+                    self._on_lost(0)
+            if self._is_over.wait(SECONDS_BETWEEN_SIGNS):
+                return
 
     def _on_lost(self, rank: int) -> None:
         """Act on the end of another process, in a thread of its own."""
