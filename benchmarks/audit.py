@@ -13,10 +13,10 @@ from sklearn.datasets import load_digits
 
 from graftline.backbones.backbone import Backbone
 from graftline.data.ingest import Ingest
+from graftline.data.manifest import SPLITS
 from graftline.data.sources.elpv import Elpv
 from graftline.data.sources.folder import Folder
 from graftline.data.split import Split
-from graftline.data.version import SPLITS
 from graftline.evaluation.label_errors import find_label_errors
 from graftline.execution import Execution
 from graftline.features.cache import Features

@@ -13,7 +13,8 @@ from graftline.console import print_table, progress
 from graftline.data.decode import decode_rgb
 from graftline.data.image_facts import ImageFacts, find_facts
 from graftline.data.ingest import Ingest
-from graftline.data.version import SPLITS, DatasetVersion
+from graftline.data.manifest import SPLITS
+from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.evaluation.audit import Audit, audit
 from graftline.evaluation.label_errors import require_cleanlab

@@ -159,3 +159,28 @@ def _taken(status: int, headers: Message, body: bytes) -> Answer:
         return Answer(status, headers, json.loads(body))
     except ValueError:
         return Answer(status, headers, body.decode())
+
+
+class Load:
+    """Clients that ask all the time during the block, each for four images at once."""
+
+    def __init__(self, server: HttpServer) -> None:
+        self._server, self._stop = server, threading.Event()
+        self.images = [photo(seed) for seed in range(4)]
+        self.answers: list[tuple[int, object]] = []
+        self._threads = [threading.Thread(target=self._ask) for _ in range(4)]
+
+    def _ask(self) -> None:
+        while not self._stop.is_set():
+            status, _, content = self._server.ask("/predict", form(*self.images), FORM)
+            self.answers.append((status, content))
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()

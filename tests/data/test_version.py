@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from graftline.data.version import COLUMNS, DatasetVersion, newest_version, write_version
+from graftline.data.manifest import COLUMNS
+from graftline.data.version import DatasetVersion, newest_version, write_version
 from graftline.errors import UserError
 
 CLASSES = ("cat", "dog")

@@ -4,9 +4,7 @@ import json
 import re
 import shutil
 import socket
-import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,10 +15,9 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from http_server import CLASS_NAMES, FORM, HttpServer, form, photo, text
+from http_server import CLASS_NAMES, FORM, HttpServer, Load, form, photo, text
 from mlflow import MlflowClient
 from mlflow.pyfunc.scoring_server.client import ScoringServerClient
-from one_answer import answering
 
 from graftline.bundle.predictor import Predictor
 from graftline.errors import UserError
@@ -256,31 +253,6 @@ def test_overload_is_refused_and_memory_stays(place: Path, bundle: Path) -> None
         assert "serve: done in" in server.output
 
 
-class Load:
-    """Clients that ask all the time during the block, each for four images at once."""
-
-    def __init__(self, server: HttpServer) -> None:
-        self._server, self._stop = server, threading.Event()
-        self.images = [photo(seed) for seed in range(4)]
-        self.answers: list[tuple[int, object]] = []
-        self._threads = [threading.Thread(target=self._ask) for _ in range(4)]
-
-    def _ask(self) -> None:
-        while not self._stop.is_set():
-            status, _, content = self._server.ask("/predict", form(*self.images), FORM)
-            self.answers.append((status, content))
-
-    def __enter__(self) -> "Load":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-
 def wait_for(server: HttpServer, version: int) -> None:
     deadline = time.monotonic() + 60
     while server.ask("/model").content["version"] != version:
@@ -344,37 +316,6 @@ def spoil_golden(bundle: Path, step: str) -> None:
         changed = dict(arrays)
     changed["logits"] = changed["logits"] + np.array([1, 0, 0], np.float32)
     np.savez_compressed(values, **changed)
-
-
-def test_what_does_not_speak_http_does_not_answer() -> None:
-    with answering(b"SSH-2.0-OpenSSH_9.2\r\n") as url, pytest.raises(UserError, match=r"does not answer \(SSH-2\.0"):
-        describe_server(url)
-
-
-def json_answer(status: str, content: object) -> bytes:
-    body = json.dumps(content).encode()
-    return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
-
-
-def test_verify_says_what_a_server_says(bundle: Path) -> None:
-    busy = json_answer("503 Service Unavailable", {"message": "The server has as much to do as it takes."})
-    with answering(busy) as url, pytest.raises(UserError, match=r"images \(HTTP 503: The server has as much to do as"):
-        check_server(url, {}, bundle)
-    with answering(json_answer("200 OK", {"uri": "bundle"})) as url, pytest.raises(UserError, match="does not tell"):
-        compose("verify", [url.partition("/hook")[0]]).run()  # a folder of the same name may be another one here
-    named = json_answer("403 Forbidden", {"message": "This server has another name."})
-    with answering(named) as url, pytest.raises(UserError, match=r"refuses to answer \(This server has another name\)"):
-        describe_server(url)
-
-
-def test_verify_of_a_server_that_takes_little(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with HttpServer(bundle.parent, "model=bundle", "limits.images=1") as server:
-        monkeypatch.chdir(tmp_path)
-        for name in ("http_proxy", "HTTP_PROXY"):
-            monkeypatch.setenv(name, "http://192.0.2.7:9")  # it is not asked for this machine
-        monkeypatch.setenv("no_proxy", "")
-        monkeypatch.setattr(urllib.request, "_opener", None)
-        assert compose("verify", [server.url]).run().facts["bundle"] == str(bundle)
 
 
 @pytest.mark.parametrize("step", ["decode", "resize", "normalize", "network"])

@@ -376,26 +376,3 @@ def test_an_image_that_weighs_nothing_does_not_count() -> None:
     assert weighed == {"loss": 1.25, "calibrated_loss": 1.25}
     means = {name: float(value.max()) for name, value in module.unweighted.reduced().items()}
     assert means == {"log_loss": 1.5, "accuracy": 0.5}
-
-
-@pytest.mark.parametrize(
-    ("changes", "key"),
-    [
-        ({"label_smoothing": 1.0}, "Recipe.label_smoothing"),
-        ({"batch_size": 0}, "Recipe.batch_size"),
-        ({"ema_decay": 1.5}, "Recipe.ema_decay"),
-        ({"batch_size": 7, "mixup_alpha": 0.2}, "Recipe.batch_size"),
-    ],
-)
-def test_a_recipe_that_makes_no_sense_is_refused(changes: dict[str, Any], key: str) -> None:
-    with pytest.raises(UserError, match=key):
-        Recipe(**changes)
-
-
-def test_class_weights_have_mean_one_over_the_images() -> None:
-    samples = Samples([""] * 6, np.array([0, 0, 0, 0, 1, 1]), None, [""] * 6)
-    weights = Recipe(class_weights=True).class_weight_tensor(samples, 2)
-    assert weights is not None
-    assert weights.tolist() == [0.75, 1.5]
-    assert float(weights[torch.from_numpy(samples.labels)].mean()) == pytest.approx(1.0)
-    assert Recipe().class_weight_tensor(samples, 2) is None

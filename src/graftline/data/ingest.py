@@ -16,6 +16,7 @@ from graftline.data.decisions import apply_decisions, find_decisions
 from graftline.data.decoding import MAX_PIXELS, PLAIN, DecodeSettings, Decoding
 from graftline.data.findings import FINDINGS_FILE, Finding, log_findings, summarize, write_findings
 from graftline.data.listing import Listing
+from graftline.data.manifest import digest_splits
 from graftline.data.overview import log_version
 from graftline.data.percentiles import measure_range
 from graftline.data.readers import missing_modules
@@ -35,7 +36,7 @@ from graftline.data.review import (
 )
 from graftline.data.sources.source import Source
 from graftline.data.split import Split
-from graftline.data.version import DatasetVersion, digest_splits, newest_version, write_version
+from graftline.data.version import DatasetVersion, newest_version, write_version
 from graftline.errors import UserError
 from graftline.locks import Lock
 

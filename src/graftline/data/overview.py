@@ -4,7 +4,8 @@ import logging
 import os
 
 from graftline.console import format_table
-from graftline.data.version import SPLITS, DatasetVersion
+from graftline.data.manifest import SPLITS
+from graftline.data.version import DatasetVersion
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ import pandas as pd
 from PIL import Image
 
 from graftline.data.findings import Finding, from_rows, summarize
+from graftline.data.manifest import SPLITS
 from graftline.data.readers import EXTENSIONS
 from graftline.data.sources.source import join_names
-from graftline.data.version import SPLITS
 from graftline.errors import UserError
 
 _FOURTEEN_BITS = 2**14 - 1

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from graftline.data.inherit import inherit, number_units
-from graftline.data.version import SPLITS
+from graftline.data.manifest import SPLITS
 from graftline.errors import UserError
 
 _USUAL_SHARES = {"train": 0.6, "validation": 0.15, "test": 0.25}

@@ -13,14 +13,12 @@ Manifest and digest never change. The rest is bookkeeping: a version that comes 
 gains what that chain knows of departed images.
 """
 
-import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +29,12 @@ from graftline.data.changes import count_changes
 from graftline.data.decisions import NO_DECISIONS, write_decisions
 from graftline.data.decoding import PLAIN, Decoding
 from graftline.data.departed import HISTORY_COLUMNS, find_departed, write_departed
+from graftline.data.manifest import COLUMNS, SPLITS, count_images, digest_manifest, digest_splits
 from graftline.data.references import find_url
 from graftline.errors import UserError
 from graftline.files import atomic_directory, write_json
 
-SPLITS = ("train", "validation", "test")
-COLUMNS = ("path", "label", "split", "group", "weight", "stratum", "sha256", "width", "height")
 _FORMAT = 2  # raise it when the files' layout changes; format 1 had no parent, split digests and departed images
-_AT_ONCE = 10_000  # rows that are made into objects, which take many times the room of columns
-_DIGEST_FORMAT = 1  # raise it when the digest covers something else: all digests change
 
 
 @dataclass(frozen=True)
@@ -247,7 +242,7 @@ class DatasetVersion:
     def counts(self) -> dict[str, dict[str, int]]:
         """Return the number of images by split and class: ``counts()["train"]["cat"]``."""
         if "_table" in self.__dict__:  # which may have other images than the summary tells of
-            return _count(self._table, self.class_names)
+            return count_images(self._table, self.class_names)
         return {split: dict(classes) for split, classes in self.summary["counts"].items()}
 
     def _columns(self, names: list[str]) -> pd.DataFrame:
@@ -300,7 +295,7 @@ def write_version(
     root = _common_folder(table["path"])
     manifest = table.loc[:, list(COLUMNS)].assign(path=table["path"].str.slice(len(os.path.join(root, ""))))  # noqa: PTH118 (a prefix)
     manifest = manifest.sort_values(["path", "label"], ignore_index=True).astype({"weight": "float32"})
-    digest = _digest(manifest, class_names, decoding)
+    digest = digest_manifest(manifest, class_names, decoding)
     directory = folder / digest
     is_new = not all((directory / file).exists() for file in ("manifest.parquet", "summary.json"))
     existing = None if is_new else DatasetVersion.load(directory)
@@ -315,7 +310,7 @@ def write_version(
         "ingested": existing.ingested if existing is not None and newest == existing else _moment_after(newest),
         "root": root,
         "class_names": list(class_names),
-        "counts": _count(manifest, class_names),
+        "counts": count_images(manifest, class_names),
         "split_digests": digest_splits(manifest),
         "departed": len(departed),
         **({} if decisions.empty else {"decisions": decisions["decision"].value_counts().to_dict()}),
@@ -349,26 +344,12 @@ def _origin(
     }
 
 
-def digest_splits(table: pd.DataFrame) -> dict[str, str]:
-    """Return 16 hex digits for each split of a table with columns split, sha256 and label."""
-    digests = {}
-    for split in SPLITS:
-        rows = table.loc[table["split"] == split, ["sha256", "label"]].sort_values(["sha256", "label"])
-        digests[split] = _hash([], rows.itertuples(index=False, name=None))
-    return digests
-
-
 def _moment_after(newest: DatasetVersion | None) -> str:
     """Return the present, or the moment after ``newest`` where a clock was set back or differs between machines."""
     moment = datetime.now(UTC)
     if newest is not None:
         moment = max(moment, datetime.fromisoformat(newest.ingested) + timedelta(microseconds=1))
     return moment.isoformat(timespec="microseconds")
-
-
-def _count(manifest: pd.DataFrame, class_names: tuple[str, ...]) -> dict[str, dict[str, int]]:
-    found = manifest.groupby(["split", "label"]).size().to_dict()
-    return {split: {label: int(found.get((split, label), 0)) for label in class_names} for split in SPLITS}
 
 
 def _read_summary(directory: Path) -> dict[str, Any]:
@@ -388,25 +369,3 @@ def _common_folder(paths: "pd.Series[str]") -> str:
     first, last = paths.min(), paths.max()  # what these two share at their start, all between them share
     folder = os.path.commonpath([os.path.dirname(first), os.path.dirname(last)])  # noqa: PTH120 (strings)
     return find_url(folder) or folder
-
-
-def _digest(manifest: pd.DataFrame, class_names: tuple[str, ...], decoding: Decoding) -> str:
-    """Return 16 hex digits for a manifest with relative paths."""
-    parts = (manifest.iloc[start : start + _AT_ONCE] for start in range(0, len(manifest), _AT_ONCE))
-    rows = chain.from_iterable(map(_as_rows, parts))
-    settings = [identity] if (identity := decoding.identity()) else []
-    return _hash([_DIGEST_FORMAT, class_names, *settings], rows)
-
-
-def _as_rows(manifest: pd.DataFrame) -> Iterable[tuple[Any, ...]]:
-    """Return the rows of a manifest, with None where a value is missing."""
-    missing = manifest.isna()
-    return zip(*(manifest[column].astype(object).mask(missing[column], None) for column in COLUMNS), strict=True)
-
-
-def _hash(head: Any, rows: Iterable[tuple[Any, ...]]) -> str:
-    """Return 16 hex digits for a head and rows, one by one so that memory stays flat."""
-    total = hashlib.sha256(json.dumps(head).encode())
-    for row in rows:
-        total.update(json.dumps(row).encode())
-    return total.hexdigest()[:16]

@@ -13,7 +13,7 @@ import pandas as pd
 
 from graftline.data.decisions import COLUMNS
 from graftline.data.image_facts import ImageFacts
-from graftline.data.version import SPLITS
+from graftline.data.manifest import SPLITS
 from graftline.evaluation.head_score import Ints
 from graftline.evaluation.label_errors import LabelErrors, find_label_errors, units_of
 from graftline.evaluation.near_duplicates import Likeness, find_near_duplicates

@@ -20,7 +20,8 @@ from graftline.backbones.families import OWN
 from graftline.backbones.weights import UNKNOWN
 from graftline.bundle.ensemble import is_ensemble, read_ensemble
 from graftline.bundle.layout import read_description
-from graftline.data.version import SPLITS, DatasetVersion
+from graftline.data.manifest import SPLITS
+from graftline.data.version import DatasetVersion
 from graftline.evaluation.evaluation import EvaluationResult
 from graftline.evaluation.metrics import HEADLINES, Interval, format_interval, format_score
 from graftline.evaluation.slices import Slice, sentence

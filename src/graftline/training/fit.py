@@ -81,26 +81,36 @@ def fit(
     quiet_lightning()
     events = FitEvents() if events is None else events
     progress = FitProgress(events, show=show_progress)
-    optional = _optional_callbacks(patience, seconds, ema_decay)
-    checkpoints = _checkpoints(directory, checkpoint_minutes)
-    always = [progress, *checkpoints, EpochDraws(seed), EpochPlace(loaders[0]), FirstGradients(events)]
-    trainer = make_trainer(callbacks=[*always, *optional], **_OURS)
+    always = [progress, EpochDraws(seed), EpochPlace(loaders[0]), FirstGradients(events)]
+    wanted = [*_checkpoints(directory, checkpoint_minutes), *_optional_callbacks(patience, seconds, ema_decay)]
+    trainer = make_trainer(callbacks=[*always, *wanted], **_OURS)
     start, checkpoint = time.perf_counter(), directory.last if resume and directory.last.exists() else None
     interrupted = False
     try:
         with _surroundings(directory, threads), tensors_only(directory.last):
             trainer.fit(module, *loaders, ckpt_path=checkpoint, weights_only=True)
     except KeyboardInterrupt as interrupt:
-        can_end = bool(progress.epochs) and directory.best.exists() and trainer.world_size == 1
-        interrupted = can_end and events.on_interrupt(interrupt)
+        interrupted = _can_end(trainer, progress, directory) and events.on_interrupt(interrupt)
         if not interrupted:
             raise
+    epoch = _take_best(module, directory)
+    seconds = time.perf_counter() - start
+    history = FitHistory.of(progress.epochs, seconds, trainer.global_step, interrupted=interrupted)
+    return _with_saved(history, epoch) if interrupted else history
+
+
+def _can_end(trainer: pl.Trainer, progress: FitProgress, directory: FitDirectory) -> bool:
+    """Tell whether a fit that is interrupted has an epoch to keep, and nobody who would go on without it."""
+    return bool(progress.epochs) and directory.best.exists() and trainer.world_size == 1
+
+
+def _take_best(module: GraftModule, directory: FitDirectory) -> int:
+    """Give a module the weights of the best epoch, and return which it is."""
     best = read_checkpoint(directory.best)
     module.take_back()
     module.load_state_dict(best["state_dict"])
-    seconds = time.perf_counter() - start
-    history = FitHistory.of(progress.epochs, seconds, trainer.global_step, interrupted=interrupted)
-    return _with_saved(history, best["epoch"]) if interrupted else history
+    epoch: int = best["epoch"]
+    return epoch
 
 
 def _with_saved(history: FitHistory, epoch: int) -> FitHistory:

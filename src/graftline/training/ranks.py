@@ -261,7 +261,8 @@ class FirstRank(_Ranks):
             return
         self._lost = rank
         os.kill(os.getpid(), signal.SIGUSR1)
-        time.sleep(SECONDS_TO_END)
+        if self._is_over.wait(SECONDS_TO_END):
+            return
         if not self._has_noticed or self._is_in_group:  # to leave it may mean to wait for whom we have lost
             _end(f"Rank {rank} on {self._members[rank].host} has ended{LOST}")
 

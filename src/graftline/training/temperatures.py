@@ -2,7 +2,8 @@
 
 A bundle's probabilities are calibrated after the training (Guo et al. 2017, arXiv 1706.04599), which takes back how
 sure a network is of itself and leaves its answers as they are. A training that goes on learns to answer better and
-becomes too sure of itself at the same time, so that its plain log loss rises: fits are compared by what is left of it.
+becomes too sure of itself at the same time, so that its plain log loss rises: epochs are compared by what is left of
+it.
 
 Letters: B images, K classes, T temperatures.
 """
