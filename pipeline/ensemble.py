@@ -34,6 +34,7 @@ from graftline.pipeline.ensemble_result import (
     summarize_ensemble,
     write_ensemble_report,
 )
+from graftline.pipeline.member_training import Member, train_members
 from graftline.pipeline.members import Members, open_members
 from graftline.pipeline.model_card import write_model_card
 from graftline.pipeline.parent import with_parent
@@ -197,20 +198,20 @@ class MakeEnsemble(Train):
         return open_members([str(bundle)], self.tracking, self.data.dataset_name(), self.evaluation.engine, execution)
 
     def _train_members(self, version: DatasetVersion, files: RunDirectory, run_id: str) -> list[str]:
-        """Train the members one after the other, on the same images and cache; returns their directories."""
+        """Train the members, on the same images and cache; returns their directories."""
         assert self.members is not None
         backbones = self._networks
         stage = replace(self, data=IngestOnce.of(self.data, version))
-        folders = []
-        for number in range(self.members):
-            backbone, seed = backbones[number % len(backbones)], self.seed + number // len(backbones)
-            fold = f"{number + 1}/{self.members}" if self.folds else None
-            without = "" if fold is None else f", without part {fold} of the training images"
-            say(f"\nMember {number + 1} of {self.members}: {backbone.name}, seed {seed}{without}.")
-            folder = f"members/{number + 1}"
-            Winner(stage, files.path, backbone, version, run_id).train_member(folder, seed, fold)
-            folders.append(str(files.path / folder))
-        return folders
+        members = [
+            Member(
+                Winner(stage, files.path, backbones[number % len(backbones)], version, run_id),
+                folder=f"members/{number + 1}",
+                seed=self.seed + number // len(backbones),
+                fold=f"{number + 1}/{self.members}" if self.folds else None,
+            )
+            for number in range(self.members)
+        ]
+        return train_members(members, self.cluster)
 
     def _classify(self, members: Members, version: DatasetVersion) -> np.ndarray:
         """Return the logits (M, N, K) of the validation images."""

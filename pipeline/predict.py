@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
+from graftline.bundle.answers import Stream
 from graftline.bundle.batch import PART_ROWS, BatchJob, TableFormat, Tally
 from graftline.bundle.engines import EngineName
+from graftline.bundle.remote_answers import stream_over
 from graftline.console import console, print_facts, progress, say
 from graftline.data.image_list import ImageLister, Kind
 from graftline.data.sources.archive import Archive
@@ -20,6 +23,7 @@ from graftline.files import check_folder
 from graftline.pipeline.bundle_source import OpenModel, open_model
 from graftline.pipeline.stage import StageResult
 from graftline.pipeline.watch import check_watch, make_watch
+from graftline.ray_cluster import NoCluster, RayCluster
 from graftline.tracking.tracking import Tracking
 
 STANDARD_INPUT = "-"
@@ -68,6 +72,7 @@ class Predict:
         accelerator: where the model is run.
         monitor: directory that a small sample of what the model sees is kept in, for `drift`; None: nothing is kept.
         monitor_images: of which small versions are kept, in an hour; 0: none.
+        cluster: over which the images are spread.
     """
 
     tracking: Tracking
@@ -82,6 +87,7 @@ class Predict:
     accelerator: Accelerator = "auto"
     monitor: str | None = None
     monitor_images: int = 0
+    cluster: NoCluster | RayCluster = NoCluster()  # noqa: RUF009 - immutable
 
     def __post_init__(self) -> None:
         check_watch(self.monitor, self.monitor_images)
@@ -96,13 +102,14 @@ class Predict:
         """
         out = Path(self.out).expanduser()
         check_folder(out, "Predict.out")
+        self.cluster.check()
         execution = (Execution.onnx if self.engine == "onnx" else Execution.local)(self.accelerator)
         model = open_model(self.model, self.tracking, self.engine, execution)
         images = ImageLister(self.table, self.archive).read(self._images(), out)
         job = BatchJob(model.predictor, images, out, self.format, self.engine, self.part_rows)
         make = make_watch(self.monitor, self.monitor_images)
         watch = None if make is None else make(model.predictor, model.directory)
-        job = replace(job, watch=watch)
+        job = replace(job, watch=watch, stream=self._spread(model))
         parts, before = job.done()
         self._tell(model, job, before)
         start = time.perf_counter()
@@ -130,6 +137,13 @@ class Predict:
             predictions=job.folder,
             counts=counts,
         )
+
+    def _spread(self, model: OpenModel) -> Stream | None:
+        """Return what answers on the cluster; None where there is none."""
+        if not isinstance(self.cluster, RayCluster):
+            return None
+        say(f"Spread over {self.cluster.workers} workers of Ray, each on one core.")
+        return partial(stream_over, self.cluster, model.directory, self.engine)
 
     def _images(self) -> Path | Iterable[bytes]:
         if self.images != STANDARD_INPUT:

@@ -105,12 +105,15 @@ class Winner:
             HEAD_FOLDER, {"freeze": AllButHead(), "minutes": None}, {"freeze": HEAD_ALONE, "minutes": None}
         )
 
-    def train_member(self, folder: str, seed: int, fold: str | None) -> TrainResult:
-        """Train a model of the same settings with another seed or fold, which is not registered by itself."""
+    def train_member(self, folder: str, seed: int, fold: str | None, resume: str | None = None) -> TrainResult:
+        """Train a model of the same settings with another seed or fold, or go on with the run that was begun there.
+
+        It is not registered by itself.
+        """
         tracking = replace(self.search.tracking, parent_run_id=self.parent_run_id, register=False)
-        recipe = replace(self.search.train, fold=fold)
-        changes = {"seed": seed, "tracking": tracking, "train": recipe}
-        return self._run(folder, changes, {"seed": seed, "tracking.register": False, "train.fold": fold})
+        recipe = replace(self.search.train, fold=fold, resume=resume)
+        configured = {"seed": seed, "tracking.register": False, "train.fold": fold, "train.resume": resume}
+        return self._run(folder, {"seed": seed, "tracking": tracking, "train": recipe}, configured)
 
     def train_challenger(self, folder: str, resume: str | None) -> TrainResult:
         """Train a model, or go on with the run that was begun in the folder; it is not registered by itself."""

@@ -1,17 +1,13 @@
 """Shards at a URL are read as those of a folder are: S3 by a real server of its protocol, and HTTP."""
 
 import os
-import re
 import shutil
-import threading
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
 from urllib.request import Request, urlopen
 
 import pytest
+from file_server import Files, serve
 from ingested import ingest
 
 from graftline.data import remote
@@ -30,50 +26,11 @@ from .conftest import MakeFolder
 PASSWORD = "not-to-be-seen"
 
 
-class _Files(SimpleHTTPRequestHandler):
-    """Serve files and parts of them, and break as often as was asked for."""
-
-    breaks = 0
-    code = 0
-    asked: ClassVar[list[str]] = []
-
-    def do_GET(self) -> None:
-        file = Path(self.translate_path(self.path))
-        self.asked.append(f"{self.command} {self.path}")
-        if self.code:
-            return self.send_error(self.code)
-        if not file.is_file():
-            return super().do_GET()
-        content = file.read_bytes()
-        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        first, last = (int(wanted[1]), int(wanted[2] or len(content) - 1)) if wanted else (0, len(content) - 1)
-        part = content[first : last + 1]
-        self.send_response(206 if wanted else 200)
-        self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(len(part)))
-        self.send_header("Last-Modified", self.date_time_string(file.stat().st_mtime))
-        if wanted:
-            self.send_header("Content-Range", f"bytes {first}-{first + len(part) - 1}/{len(content)}")
-        self.end_headers()
-        if self.command == "GET" and type(self).breaks and file.suffix == ".tar":
-            type(self).breaks -= 1
-            part = part[: len(part) // 2]
-            self.close_connection = True
-        if self.command == "GET":
-            self.wfile.write(part)
-        return None
-
-    do_HEAD = do_GET  # noqa: N815 - the name that http.server calls
-
-    def log_message(self, *args: Any) -> None:
-        pass
-
-
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(remote, "WAITS", (0.01, 0.01))
-    remote_status.cache_clear()
+    remote.statuses.clear()
 
 
 @pytest.fixture
@@ -86,15 +43,10 @@ def shards(tmp_path: Path, make_folder: MakeFolder) -> Path:
 
 
 @pytest.fixture
-def served(shards: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def served(shards: Path) -> Iterator[str]:
     pytest.importorskip("aiohttp", reason="of the extra remote: pip install graftline[remote]")
-    monkeypatch.setattr(_Files, "asked", [])
-    monkeypatch.setattr(_Files, "breaks", 0)
-    monkeypatch.setattr(_Files, "code", 0)
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Files, directory=str(shards.parent))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/{shards.name}"
-        server.shutdown()
+    with serve(shards.parent) as url:
+        yield f"{url}/{shards.name}"
 
 
 def contents(path: Path | str) -> dict[bytes, str]:
@@ -105,17 +57,17 @@ def contents(path: Path | str) -> dict[bytes, str]:
 def test_http_shards_give_what_local_ones_do_and_are_downloaded_once(
     tmp_path: Path, shards: Path, served: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    _Files.breaks = 1
+    Files.breaks = 1
     here = ingest(tmp_path / "here", shards, Shards(workers=1))
     there = ingest(tmp_path / "there", Path(served), Shards(workers=1))
     assert there.version.digest == here.version.digest
     assert there.version.samples("train").paths[0].startswith(f"{served}/pets-00000")
     assert sum("trying again in" in message for message in caplog.messages) == 1
 
-    _Files.asked.clear()
-    remote_status.cache_clear()  # as a new process
+    Files.asked.clear()
+    remote.statuses.clear()  # as a new process
     assert contents(served) == contents(shards)
-    assert not [asked for asked in _Files.asked if asked.startswith("GET") and asked.endswith(".tar")]
+    assert not [asked for asked in Files.asked if asked.startswith("GET") and asked.endswith(".tar")]
 
 
 def test_who_lists_images_again_downloads_no_shard_again(
@@ -126,18 +78,18 @@ def test_who_lists_images_again_downloads_no_shard_again(
         index.unlink()
     monkeypatch.setenv("GRAFTLINE_REMOTE_GB", "0.00002")
     first = ingest(tmp_path, Path(served), Shards(workers=1))
-    _Files.asked.clear()
-    remote_status.cache_clear()  # as a new process
+    Files.asked.clear()
+    remote.statuses.clear()  # as a new process
     again = ingest(tmp_path, Path(served), Shards(workers=1))
     assert (again.version.digest, again.is_new) == (first.version.digest, False)
-    assert not [asked for asked in _Files.asked if asked.startswith("GET") and asked.endswith(".tar")]
+    assert not [asked for asked in Files.asked if asked.startswith("GET") and asked.endswith(".tar")]
 
 
 def test_a_shard_of_the_same_size_that_is_newer_is_another(shards: Path, served: str) -> None:
     url = f"{served}/pets-000000.tar"
     before = remote_status(url)
     os.utime(shards / "pets-000000.tar", (0, 0))
-    remote_status.cache_clear()  # as a new process
+    remote.statuses.clear()  # as a new process
     assert remote_status(url).size == before.size
     assert remote_status(url).stamp != before.stamp
 
@@ -198,15 +150,13 @@ def test_what_cannot_be_reached_is_one_sentence(served: str, tmp_path: Path, cap
     with pytest.raises(UserError, match="is a URL with a password or key in it") as raised:
         ingest(tmp_path, f"https://me:{PASSWORD}@host/pets", Shards())  # type: ignore[arg-type]
     assert PASSWORD not in str(raised.value) + caplog.text
-    with pytest.raises(UserError, match=r"s3://bucket/pets is a URL, and Shards\(\) is what reads those"):
-        Folder().read(Path("s3://bucket/pets"))
-    _Files.code = 403
+    Files.code = 403
     with pytest.raises(UserError, match=f"There is no access to {served}/shards.json: check the credentials"):
         contents(served)
-    _Files.code = 500
+    Files.code = 500
     with pytest.raises(UserError, match=r"shards.json cannot be reached \(.*\), after 3 tries: check the address"):
         contents(served)
-    _Files.code = 0
+    Files.code = 0
     with pytest.raises(UserError, match=r"holds no \.tar"):
         contents(served.replace("out", "pets/cat"))
 
@@ -220,6 +170,28 @@ def s3() -> Iterator[str]:
     host, port = server.get_host_and_port()
     yield f"http://{host}:{port}"
     server.stop()
+
+
+def test_an_s3_folder_of_images_is_listed_without_a_question_for_each(
+    tmp_path: Path, shards: Path, s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "me")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", PASSWORD)
+    remote._arrow.cache_clear()
+    system = remote._arrow("s3")
+    from pyarrow import fs
+
+    fs.S3FileSystem(endpoint_override=s3, allow_bucket_creation=True).create_dir("images")
+    folder = shards.parent / "pets"
+    for file in folder.rglob("*.png"):
+        system.put_file(str(file), f"images/pets/{file.relative_to(folder)}")
+    listed = Folder().read(Path("s3://images/pets"))
+    asked = [remote.statuses[url] for url in listed["path"]]
+    remote.statuses.clear()
+    assert [remote_status(url) for url in listed["path"]] == asked, "the list tells what a question would"
+    there = ingest(tmp_path, Path("s3://images/pets"))
+    assert there.version.digest == ingest(tmp_path, folder).version.digest
 
 
 def test_s3_shards_give_what_local_ones_do(
@@ -243,14 +215,14 @@ def test_s3_shards_give_what_local_ones_do(
     for file in shards.glob("*.index.parquet"):
         system.rm_file(f"bucket/pets/{file.name}")
     shutil.rmtree(os.environ["XDG_CACHE_HOME"])
-    remote_status.cache_clear()
+    remote.statuses.clear()
     assert contents("s3://bucket/pets") == contents(shards)
     with pytest.raises(FileNotFoundError):
         fetch("s3://bucket/pets/none.tar")
     urlopen(
         Request(f"{s3}/moto-api/reset-auth", b"0", {"Content-Type": "text/plain"})
     )  # from here on, it lets nobody in
-    remote_status.cache_clear()
+    remote.statuses.clear()
     with pytest.raises(UserError, match=r"There is no access to s3://bucket/pets.*: check the credentials .AWS_ACC"):
         contents("s3://bucket/pets")
     assert PASSWORD not in caplog.text

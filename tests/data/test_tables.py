@@ -122,7 +122,6 @@ def test_labels_are_compared_without_blanks_and_in_one_unicode_form(root: Path) 
             r"several labels for an image \(cat\|dog\).*without '\|'",
         ),
         ('path,label\na.png,"a, b"\nb.png,"b, c"\nc.png,"a, c"\na.png,"a, b, c"\n', "several labels for an image"),
-        ("path,label\nhttp://x.org/1.png,x\nhttp://x.org/2.png,y\n", "addresses, so download the images"),
     ],
 )
 def test_a_table_that_cannot_be_read_is_told_with_the_way_out(root: Path, content: str, message: str) -> None:

@@ -1,6 +1,6 @@
 """What a predictor answers, batch by batch, and who is shown it."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -44,6 +44,14 @@ class Watch(Protocol):
 
     def close(self) -> None:
         """Come to an end."""
+        ...
+
+
+class Stream(Protocol):
+    """What answers batch by batch, as ``Predictor.stream`` does."""
+
+    def __call__(self, images: Iterable[str], *, embed: bool) -> Generator[Answers, None, None]:
+        """Yield the answers to images, in order; ``embed``: with embeddings, where the network gives some."""
         ...
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 
 import pandas as pd
 
-from graftline.bundle.answers import Answers, Watch, join_answers, told
+from graftline.bundle.answers import Answers, Stream, Watch, join_answers, told
 from graftline.bundle.engines import EngineName
 from graftline.bundle.ensemble import AnyPredictor
 from graftline.bundle.predict import to_table
@@ -94,6 +94,7 @@ class BatchJob:
         engine: what runs the network; another one gives other digits.
         part_rows: of a part.
         watch: is shown each answer; None: nothing is.
+        stream: what answers in the predictor's place, as its ``stream`` would: a cluster; None: the predictor itself.
     """
 
     predictor: AnyPredictor
@@ -103,6 +104,7 @@ class BatchJob:
     engine: EngineName = "onnx"
     part_rows: int = PART_ROWS
     watch: Watch | None = None
+    stream: Stream | None = None
 
     @property
     def folder(self) -> Path:
@@ -178,7 +180,8 @@ class BatchJob:
                 taken.append(image.path)
                 yield image.path
 
-        with contextlib.closing(self.predictor.stream(paths(), embed=self.watch is not None)) as stream:
+        answer: Stream = self.stream or self.predictor.stream
+        with contextlib.closing(answer(paths(), embed=self.watch is not None)) as stream:
             for answers in _regrouped(told(self._watched(stream, taken), on_progress), self.part_rows):
                 size = len(answers.probabilities)
                 self._check_there(listed, answers)

@@ -39,6 +39,7 @@ _WORTH_A_LINE = 10_000_000  # bytes
 _FRESH = 60.0  # seconds in which a use is not noted again
 _ABANDONED = 86_400.0  # seconds without a byte, after which a download is nobody's
 _TRIES = 3  # to open a file that others remove in the same moment
+_BY_ARROW = ("s3", "gs")
 _WAYS_IN = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the profile in ~/.aws",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS, or `gcloud auth application-default login`",
@@ -61,7 +62,10 @@ def require_no_secret(url: str, argument: str) -> None:
         )
 
 
-@lru_cache(maxsize=100_000)
+statuses: dict[str, RemoteStatus] = {}
+"""What this process knows of files, by URL."""
+
+
 def remote_status(url: str) -> RemoteStatus:
     """Return what tells whether a file at a URL has changed; asked once by each process.
 
@@ -69,21 +73,32 @@ def remote_status(url: str) -> RemoteStatus:
         OSError: there is no such file.
         UserError: it cannot be reached.
     """
-    found = _try(url, lambda system, path: system.info(path))
+    if url not in statuses:
+        statuses[url] = _status(_try(url, lambda system, path: system.info(path)))
+    return statuses[url]
+
+
+def _status(found: dict[str, Any]) -> RemoteStatus:
+    """Return what tells whether a file has changed, of what its storage tells of it."""
     stamp = [str(found.get(name)) for name in ("mtime", "LastModified", "created", "ETag", "etag")]
     stamp += [str(found[name]) for name in ("Last-Modified", "Content-MD5", "Digest") if name in found]  # of HTTP
     return RemoteStatus(int(found.get("size") or 0), int(digest(stamp)[:15], 16))
 
 
-def list_urls(url: str, suffix: str) -> list[str]:
+def list_urls(url: str, suffix: str = "") -> list[str]:
     """Return the URLs of the files with a suffix below one, in order.
+
+    Where the list of a storage tells all of each file that the storage would tell if it was asked for it, each is not.
 
     Raises:
         UserError: it cannot be reached.
     """
     scheme = url.partition("://")[0]
-    paths = _try(url, lambda system, path: system.find(path))
-    return sorted(find_url(path) or f"{scheme}://{path.lstrip('/')}" for path in paths if path.endswith(suffix))
+    found = _try(url, lambda system, path: system.find(path, detail=True))
+    urls = {find_url(path) or f"{scheme}://{path.lstrip('/')}": told for path, told in found.items()}
+    if scheme in _BY_ARROW:
+        statuses.update({one: _status(told) for one, told in urls.items()})
+    return sorted(one for one in urls if one.endswith(suffix) and "?" not in one)  # with it, a server sorts its list
 
 
 def open_url(url: str) -> io.BufferedReader:
@@ -203,7 +218,7 @@ def _open(url: str) -> tuple[Any, str]:
     import fsspec  # not at the top, as the predictor's container may lack it
 
     scheme, _, path = url.partition("://")
-    if scheme in ("s3", "gs"):
+    if scheme in _BY_ARROW:
         return _arrow(scheme), path
     system, path = fsspec.core.url_to_fs(url)
     return system, path

@@ -365,7 +365,9 @@ def _read_summary(directory: Path) -> dict[str, Any]:
 
 
 def _common_folder(paths: "pd.Series[str]") -> str:
-    """Return the deepest folder that holds all of the absolute ``paths``."""
+    """Return the deepest folder that holds all of the absolute ``paths``; "" where some are here and some at URLs."""
     first, last = paths.min(), paths.max()  # what these two share at their start, all between them share
+    if (find_url(first) is None) != (find_url(last) is None):
+        return ""
     folder = os.path.commonpath([os.path.dirname(first), os.path.dirname(last)])  # noqa: PTH120 (strings)
     return find_url(folder) or folder

@@ -21,7 +21,7 @@ import pandas as pd
 from graftline.console import progress
 from graftline.data.signatures import HEAD_BYTES, name_content
 from graftline.data.sources.folder import Folder
-from graftline.data.sources.source import TABLE_SUFFIXES, Source, require
+from graftline.data.sources.source import TABLE_SUFFIXES, Source, require_file
 from graftline.data.sources.table import Table
 from graftline.data.walk import is_leftover, list_folders
 from graftline.errors import UserError
@@ -100,7 +100,7 @@ class Archive:
         Raises:
             UserError: no archive, one that is refused, or one without ``member``.
         """
-        archive = require(path, "a zip or tar archive")
+        archive = require_file(path, "a zip or tar archive")
         if not archive.is_file():
             raise UserError(f"{archive} is no archive: for a folder use Folder().")
         cache = Path(self.cache).absolute()

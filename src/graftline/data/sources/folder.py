@@ -10,7 +10,9 @@ from pathlib import Path
 import pandas as pd
 
 from graftline.data.file_names import to_text
-from graftline.data.sources.source import IMAGE_SUFFIXES, find_split, join_names, require, tidy_label
+from graftline.data.references import find_url
+from graftline.data.sources.skeleton import skeleton
+from graftline.data.sources.source import IMAGE_SUFFIXES, find_split, join_names, require, tidy_label, told_as
 from graftline.data.walk import list_folders, walk_files
 from graftline.errors import UserError
 
@@ -44,6 +46,8 @@ class Folder:
         Raises:
             UserError: no folder, no class folders, an empty one, or split folders beside class folders.
         """
+        if path is not None and (url := find_url(path)) is not None:
+            return self._read_at(url)
         given = require(path, "a folder of images")
         if not given.is_dir():
             raise UserError(f"{given} is no folder: for a table use Table(), for a zip or tar archive Archive().")
@@ -61,6 +65,12 @@ class Folder:
             names = ", ".join(f"{name} {count:,}" for name, count in leftovers.most_common(5))
             logger.info(f"Passed over what systems and tools leave, {leftovers.total():,} in all ({names}).")
         return images
+
+    def _read_at(self, url: str) -> pd.DataFrame:
+        """List the images at a URL, by the rules for a folder of this machine."""
+        with skeleton(url) as (folder, urls), told_as(Path(url), folder):
+            images = self.read(folder)
+            return images.assign(path=images["path"].map(urls.__getitem__))
 
     def _go_down(self, root: Path) -> Path:
         """Return the first folder with several folders of images, where each above it holds one; else ``root``.
@@ -103,7 +113,7 @@ def _warn_of_equal_folders(root: Path) -> None:
     names = next(iter(inner))
     if len(inner) == 1 and len(names) > 1:
         logger.warning(
-            f"Each class folder in {root} holds the folders {join_names(names)}, whose images are all of the class "
+            f"Each class folder holds the folders {join_names(names)}, whose images are all of the class "
             "above them: list the images and their labels in a table for Table() if that is not meant."
         )
 
@@ -133,7 +143,7 @@ def _label(root: Path, leftovers: Counter[str]) -> list[tuple[str, str | None]]:
     for folder in list_folders(root):
         label = tidy_label(to_text(folder.name))
         if label in names:
-            logger.warning(f"The folders {names[label]!a} and {folder.name!a} in {root} have one name: one class.")
+            logger.warning(f"The folders {names[label]!a} and {folder.name!a} have one name: one class.")
         names[label] = folder.name
         rows += [(to_text(file), label) for file in walk_files(folder, leftovers) if _may_be_image(file)]
     return rows

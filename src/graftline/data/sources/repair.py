@@ -1,4 +1,4 @@
-"""Find the files that a table lists in other words: with backslashes, other capitals, without extension, elsewhere."""
+"""Find the files that a table lists: at URLs, or in other words, such as with backslashes or without extension."""
 
 import logging
 import os
@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from graftline.data.remote import require_no_secret
 from graftline.data.sources.source import IMAGE_SUFFIXES
 from graftline.data.walk import list_folders
 from graftline.errors import UserError
@@ -27,8 +28,38 @@ _ADDRESS = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")  # or a share of a Windows server
 
 
-def find_files(paths: "pd.Series[str]", table: Path) -> "pd.Series[str]":
-    """Return the absolute paths of the files that a table lists.
+def find_files(paths: "pd.Series[str]", table: Path, url: str | None = None) -> "pd.Series[str]":
+    """Return the absolute paths of the files that a table lists, and the URLs of those elsewhere.
+
+    Whether there are files at URLs is not asked: that is found out when they are read.
+
+    Args:
+        paths: absolute, relative to the table's folder, or URLs.
+        table: the file that lists them.
+        url: of which it is a copy; paths are then relative to that; None: it is no copy.
+
+    Raises:
+        UserError: a URL has a password in it; or of the files on this machine nearly none is there, nor in other words.
+    """
+    at_url = paths.map(lambda path: _at_url(path, url))
+    here = paths[at_url.isna()]
+    return at_url if here.empty else at_url.fillna(_find_here(here, table))
+
+
+def _at_url(path: str, table: str | None) -> str | None:
+    """Return the URL of a file, listed in the table at a URL or in one here; None for a file of this machine."""
+    if _ADDRESS.match(path):
+        scheme, _, rest = path.partition("://")
+        require_no_secret(address := f"{scheme.lower()}://{rest}", "Table.path")
+        return address
+    if table is None or path.startswith(("/", "file:")) or _DRIVE.match(path):
+        return None
+    scheme, _, place = table.partition("://")
+    return f"{scheme}://{posixpath.normpath(posixpath.join(posixpath.dirname(place), path))}"
+
+
+def _find_here(paths: "pd.Series[str]", table: Path) -> "pd.Series[str]":
+    """Return the absolute paths of the files of this machine that a table lists.
 
     Where files are not there, the usual differences between systems are tried: backslashes, capitals, Unicode form, a
     missing or another extension; where nearly all are not there, also the folders below the table's, and the one above.
@@ -116,8 +147,6 @@ class _Search:
     def way_out(self, repair: _Repair, base: Path) -> str:
         """Say how the paths would have to be written."""
         first = self.texts[0]
-        if _ADDRESS.match(first):
-            return "these are addresses, so download the images and list their files"
         kind = "these are paths of a Windows drive, so " if _DRIVE.match(first) else ""
         if repair.found:
             return f"{len(repair.found):,} would be found {repair.in_words(base)}, so mend their names or the table"

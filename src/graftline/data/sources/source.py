@@ -2,7 +2,8 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +13,7 @@ from PIL import Image
 
 from graftline.data.decode import FORMATS
 from graftline.data.references import find_url
+from graftline.data.remote import fetch
 from graftline.errors import UserError
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".parquet"})
@@ -56,16 +58,36 @@ def require(path: Path | None, what: str) -> Path:
     """
     if path is None:
         raise UserError(f"Ingest.path is not given: name {what}.")
-    if (url := find_url(path)) is not None:
-        raise UserError(
-            f"{url} is a URL, and Shards() is what reads those: write the images to shards, and put them there."
-        )
     path = path.expanduser().absolute()
     if path.exists():
         return path
     near = get_close_matches(path.name, [other.name for other in path.parent.glob("*")], n=1)
     hint = f"did you mean '{path.with_name(near[0])}'" if near else f"give the path of {what} as Ingest.path"
     raise UserError(f"There is nothing at {path}: {hint}{'?' if near else '.'}")
+
+
+def require_file(path: Path | None, what: str) -> Path:
+    """As ``require``, for a file; of one at a URL, return its copy in the cache.
+
+    Raises:
+        UserError: none was given, or there is nothing.
+    """
+    if path is None or (url := find_url(path)) is None:
+        return require(path, what)
+    try:
+        return fetch(url)
+    except FileNotFoundError as error:
+        raise UserError(f"There is nothing at {url}: give the URL of {what} as Ingest.path.") from error
+
+
+@contextmanager
+def told_as(given: Path | None, copy: Path) -> Iterator[None]:
+    """Name in errors what was given, and not the copy of it that was read."""
+    try:
+        yield
+    except UserError as error:
+        url = None if given is None else find_url(given)
+        raise (error if url is None else UserError(str(error).replace(str(copy), url))) from error.__cause__
 
 
 def tidy_label(label: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from graftline.data.references import find_url
 from graftline.data.sources.delimited import find_form, read_delimited
 from graftline.data.sources.labels import find_one_hot, require_single_labels
 from graftline.data.sources.repair import find_files
@@ -17,8 +18,9 @@ from graftline.data.sources.source import (
     TABLE_SUFFIXES,
     find_split,
     join_names,
-    require,
+    require_file,
     tidy_label,
+    told_as,
 )
 from graftline.errors import UserError, first_line
 
@@ -40,7 +42,7 @@ class Table:
     """Read a table with a row per image (Hydra target).
 
     Attributes:
-        path: column of paths, absolute or relative to the table's folder.
+        path: column of paths, absolute or relative to the table's folder, or of URLs.
         label: column of labels.
         split: column of splits (train, val or validation, test); None to ignore it.
         group: column of what must not be divided between splits, such as patient or camera; None to ignore it.
@@ -62,7 +64,11 @@ class Table:
             UserError: no table, a missing column, a value that is no split or no weight, labels that are lists, or
                 nearly none of the files is there.
         """
-        file = require(path, "a table, as CSV or Parquet")
+        file = require_file(path, "a table, as CSV or Parquet")
+        with told_as(path, file):
+            return self._read(file, None if path is None else find_url(path))
+
+    def _read(self, file: Path, url: str | None) -> pd.DataFrame:
         table = self._load(file)
         if table.empty:
             raise UserError(f"{file} has no rows: list at least one image per class.")
@@ -84,7 +90,7 @@ class Table:
         if "weight" in images:
             images["weight"] = _as_weights(images["weight"], file)
         _require_paths(images["path"], file)
-        images["path"] = find_files(images["path"], file)
+        images["path"] = find_files(images["path"], file, url)
         return images
 
     def read_paths(self, file: Path) -> pd.DataFrame:

@@ -1,0 +1,91 @@
+"""The trainings of an ensemble's members: one after the other, or several at a time on a Ray cluster."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from graftline.console import logged, say
+from graftline.pipeline.run_directory import RunDirectory
+from graftline.pipeline.winner import Winner
+from graftline.ray_cluster import NoCluster, RayCluster
+
+SECONDS_TO_END = 20.0  # that a member which is interrupted may take to say so to MLflow
+
+
+@dataclass(frozen=True)
+class Member:
+    """A member that is to be trained.
+
+    Attributes:
+        winner: its network and all it has in common with the others.
+        folder: below the ensemble's output directory, that becomes its own.
+        seed: of its head, and of the order of images.
+        fold: of the training images that it does without, such as 2/5; None: it has all.
+    """
+
+    winner: Winner
+    folder: str
+    seed: int
+    fold: str | None
+
+    @property
+    def directory(self) -> Path:
+        """Its output directory."""
+        return self.winner.directory / self.folder
+
+    def __str__(self) -> str:
+        without = "" if self.fold is None else f", without part {self.fold} of the training images"
+        return f"{self.winner.backbone.name}, seed {self.seed}{without}"
+
+
+def train_members(members: Sequence[Member], cluster: NoCluster | RayCluster) -> list[str]:
+    """Train members, and return their directories.
+
+    Raises:
+        UserError: what a member's training raises; those that have not ended are interrupted.
+    """
+    if isinstance(cluster, RayCluster):
+        _train_spread(members, cluster)
+    else:
+        for number, member in enumerate(members, 1):
+            say(f"\nMember {number} of {len(members)}: {member}.")
+            member.winner.train_member(member.folder, member.seed, member.fold)
+    return [str(member.directory) for member in members]
+
+
+def _train_spread(members: Sequence[Member], cluster: RayCluster) -> None:
+    """Train members on a cluster, whose nodes need the output directory, the images and the tracking database."""
+    cluster.check_paths([Path.cwd()])
+    slots = cluster.slots()
+    say(f"\nMembers are spread over Ray, {slots.number} at a time; each says what it does in its own log.txt.")
+    tasks = ((str(Path.cwd()), _without_cluster(member)) for member in members)
+    done = cluster.map(train_on_worker, tasks, slots=slots, seconds_to_end=SECONDS_TO_END)
+    for number, (member, _) in enumerate(zip(members, done, strict=True), 1):
+        say(f"Member {number} of {len(members)}: {member}: {os.path.relpath(member.directory)}")
+
+
+def _without_cluster(member: Member) -> Member:
+    """Return a member that does not spread its own work."""
+    winner = member.winner
+    return replace(member, winner=replace(winner, search=replace(winner.search, cluster=NoCluster())))
+
+
+def train_on_worker(place: str, member: Member) -> None:
+    """Train a member on a worker; one whose worker was lost goes on with its run in MLflow.
+
+    Args:
+        place: the directory that paths start from.
+        member: which one.
+    """
+    os.chdir(place)
+    files = RunDirectory(member.directory)
+    if files.result.exists():
+        return
+    resume = None
+    if files.path.exists():
+        tracking = replace(member.winner.search.tracking, parent_run_id=member.winner.parent_run_id)
+        resume = tracking.find_run(files.path)
+    files.path.mkdir(parents=True, exist_ok=True)
+    with logged(files.path / "log.txt"):
+        member.winner.train_member(member.folder, member.seed, member.fold, resume)

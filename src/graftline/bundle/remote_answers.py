@@ -1,0 +1,78 @@
+"""A model's answers from a Ray cluster: tasks of some hundred images each, on a copy of the bundle that nodes are sent.
+
+The answers are those of one process on one core, in the order of the images. Nodes need the images, not the bundle.
+"""
+
+import os
+import tempfile
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from graftline.bundle.answers import Answers, join_answers
+from graftline.bundle.engines import EngineName
+from graftline.bundle.ensemble import AnyPredictor, load_predictor
+from graftline.data.references import file_of
+from graftline.execution import Execution
+from graftline.ray_cluster import RayCluster
+
+IMAGES = 256  # of a task: seconds of work, beside which a few milliseconds of Ray's do not count
+
+Files = tuple[tuple[str, bytes], ...]  # of a bundle: names below its directory, and contents
+
+
+def stream_over(
+    ray_cluster: RayCluster, directory: Path, engine: EngineName, images: Iterable[str], *, embed: bool = False
+) -> Generator[Answers, None, None]:
+    """As ``Predictor.stream``, but the cluster's cores answer.
+
+    Args:
+        ray_cluster: the cluster, whose nodes see the images at the same place.
+        directory: of the bundle.
+        engine: what runs the network.
+        images: paths, or references into archives.
+        embed: whether the answers are to have embeddings, where the network gives some.
+
+    Raises:
+        UserError: a node does not see the images, or lost its task for good.
+    """
+    place, bundle = str(Path.cwd()), ray_cluster.share(_read(directory))
+
+    def tasks() -> Iterator[tuple[Any, ...]]:
+        waiting, is_checked = iter(images), False
+        while paths := list(islice(waiting, IMAGES)):
+            if not is_checked and (seen := _first_there(paths)) is not None:
+                ray_cluster.check_paths([seen])
+                is_checked = True
+            yield place, bundle, engine, paths, embed
+
+    yield from ray_cluster.map(answer, tasks())
+
+
+def _read(directory: Path) -> Files:
+    files = (file for file in sorted(directory.rglob("*")) if file.is_file())
+    return tuple((file.relative_to(directory).as_posix(), file.read_bytes()) for file in files)
+
+
+def _first_there(images: Iterable[str]) -> Path | None:
+    """Return the file of the first image that this machine sees."""
+    files = (file_of(image) for image in images)
+    return next((file for file in files if file is not None and file.exists()), None)
+
+
+def answer(place: str, bundle: Files, engine: EngineName, images: Sequence[str], embed: bool) -> Answers:
+    """Return the answers to some images, at least one; runs on a worker, in the directory that paths start from."""
+    os.chdir(place)
+    return join_answers(list(_predictor(bundle, engine).stream(images, embed=embed)))
+
+
+@lru_cache(maxsize=1)
+def _predictor(bundle: Files, engine: EngineName) -> AnyPredictor:
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in bundle:
+            file = Path(folder) / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+        return load_predictor(Path(folder), engine, Execution(threads=1))

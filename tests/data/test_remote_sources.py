@@ -1,0 +1,104 @@
+"""Folders, tables and archives at a URL give the versions that they give on this machine."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from file_server import Files, serve
+from ingested import ingest, kinds
+
+from graftline.data import remote
+from graftline.data.references import open_image
+from graftline.data.sources.archive import Archive
+from graftline.data.sources.folder import Folder
+from graftline.data.sources.source import Source
+from graftline.data.sources.table import Table
+from graftline.errors import UserError
+
+from .conftest import MakeFolder
+
+pytest.importorskip("aiohttp", reason="of the extra remote: pip install graftline[remote]")
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(remote, "WAITS", (0.01, 0.01))
+    remote.statuses.clear()
+
+
+@pytest.fixture
+def root(tmp_path: Path, make_folder: MakeFolder) -> Path:
+    """A folder of two classes with leftovers and a broken image, a table and an archive of it."""
+    root = tmp_path / "served"
+    pets = make_folder(root / "pets", **{"hot dog": 12, "gefüllt": 9})
+    (pets / "hot dog" / "Thumbs.db").write_bytes(b"x")
+    (pets / "hot dog" / "broken.png").write_bytes(b"no image")
+    rows = "".join(f"pets/{file.relative_to(pets)},{file.parent.name}\n" for file in sorted(pets.rglob("*.png")))
+    (root / "list.csv").write_text(f"path,label\n{rows}")
+    shutil.make_archive(str(root / "pets"), "zip", pets)
+    return root
+
+
+@pytest.fixture
+def url(root: Path) -> Iterator[str]:
+    with serve(root) as url:
+        yield url
+
+
+@pytest.mark.parametrize(("name", "source"), [("pets", Folder()), ("list.csv", Table()), ("pets.zip", None)])
+def test_it_is_the_version_that_it_is_here(
+    tmp_path: Path, root: Path, url: str, name: str, source: Source | None
+) -> None:
+    source = source or Archive(cache=str(tmp_path / "archives"))
+    here = ingest(tmp_path / "here", root / name, source)
+    there = ingest(tmp_path / "there", Path(f"{url}/{name}"), source)
+    assert there.version.digest == here.version.digest
+    assert set(there.version.class_names) == {"hot dog", "gefüllt"}
+    assert [finding.kind for finding in there.findings] == [finding.kind for finding in here.findings]
+    assert "broken" in str(kinds(there, root))
+
+    Files.asked.clear()
+    remote.statuses.clear()  # as a new process
+    again = ingest(tmp_path / "there", Path(f"{url}/{name}"), source)
+    assert (again.version.digest, again.is_new) == (here.version.digest, False)
+    files = re.compile(r"GET .*\.(png|csv|zip)")
+    assert not [asked for asked in Files.asked if files.fullmatch(asked)], "all is cached"
+
+
+def test_a_table_here_lists_images_here_and_at_urls(tmp_path: Path, root: Path, url: str) -> None:
+    text = (root / "list.csv").read_text().replace("pets/hot dog/", f"{url.upper()}/pets/hot dog/")
+    (root / "mixed.csv").write_text(text)
+    images = Table().read(root / "mixed.csv")
+    assert images["path"].str.startswith(f"{url}/pets/hot dog/").sum() == 13
+    mixed, here = ingest(tmp_path, root / "mixed.csv", Table()), ingest(tmp_path, root / "pets")
+    assert mixed.version.split_digests == here.version.split_digests
+    assert open_image(mixed.version.samples("test").paths[0]).read()
+
+
+def test_tables_elsewhere_may_list_the_folder_above(root: Path, url: str) -> None:
+    (root / "lists").mkdir()
+    (root / "lists" / "list.csv").write_text((root / "list.csv").read_text().replace("pets/", "../pets/"))
+    first = Table().read(Path(f"{url}/lists/list.csv"))["path"].iloc[0]
+    assert first == f"{url}/pets/gefüllt/000.png"
+    assert open_image(first).read() == (root / "pets" / "gefüllt" / "000.png").read_bytes()
+
+
+def test_mistakes_name_the_url_and_no_password(tmp_path: Path, root: Path, url: str) -> None:
+    with pytest.raises(UserError, match=rf"There is nothing at {url}/none.csv: give the URL of a table"):
+        Table().read(Path(f"{url}/none.csv"))
+    with pytest.raises(UserError, match=rf"There is nothing at {url}/none: give the folder"):
+        Folder().read(Path(f"{url}/none"))
+    with pytest.raises(UserError, match=rf"^{url}/list.csv has no column 'file'"):
+        Table(path="file").read(Path(f"{url}/list.csv"))
+    (root / "empty" / "cat").mkdir(parents=True)
+    (root / "empty" / "cat" / "notes.txt").write_text("x")
+    (root / "empty" / "dog.png").write_bytes(b"x")
+    with pytest.raises(UserError, match=rf"The class folder {url}/empty/cat holds no images"):
+        Folder().read(Path(f"{url}/empty"))
+    (root / "secret.csv").write_text("path,label\nhttps://host/a.png?sig=hush,x\nhttps://host/b.png?sig=hush,y\n")
+    with pytest.raises(UserError, match=r"Table\.path is a URL with a password or key in it") as raised:
+        Table().read(root / "secret.csv")
+    assert "hush" not in str(raised.value)

@@ -1,0 +1,71 @@
+"""An ensemble, a search and a prediction on Ray; a member whose worker is killed goes on."""
+
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from tiny_weights import write_weights
+from workplace import TINY, Workplace
+
+ray = pytest.importorskip("ray", reason="ray is missing: pip install graftline[ray]")
+
+SECONDS = 300
+ON_RAY = ("cluster=ray", "cluster.num_workers=2")
+
+
+def test_a_member_whose_worker_is_killed_goes_on_and_the_ensemble_predicts_on_ray(
+    workplace: Workplace, color_folder: Path
+) -> None:
+    own = ["members=2", "choose=all", "trainer.max_epochs=30", "train.patience=null", *ON_RAY]
+    given = ["data=folder", f"data.path={color_folder}", *TINY, *own]
+    process = workplace.start_command("ensemble", *{line.partition("=")[0]: line for line in given}.values())
+    wait_for(workplace, process, "outputs/ensemble/*/members/1/checkpoints/last.ckpt")
+    workers = psutil.Process(process.pid).children(recursive=True)
+    killed = [one for one in workers if "ray::train_on_worker" in one.cmdline()[0]]
+    killed[0].kill()
+    output = process.communicate(timeout=SECONDS)[0]
+    assert process.returncode == 0, output
+    assert "Members are spread over Ray, 2 at a time" in output
+    assert "Member 2 of 2: test_efficientnet, seed 1: outputs/ensemble/" in output
+
+    experiment = workplace.mlflow.get_experiment_by_name("colors0")
+    assert experiment is not None
+    runs = workplace.mlflow.search_runs([experiment.experiment_id], "tags.`graftline.stage` = 'train'")
+    assert [run.info.status for run in runs] == ["FINISHED"] * 2
+    assert {run.data.params["seed"] for run in runs} == {"0", "1"}
+    for run in runs:
+        assert "mlflow.parentRunId" in run.data.tags
+        steps = [metric.step for metric in workplace.mlflow.get_metric_history(run.info.run_id, "val/loss")]
+        assert steps == [3 * (epoch + 1) for epoch in range(30)], "each epoch once"
+    logs = sorted(workplace.root.glob("outputs/ensemble/*/members/*/log.txt"))
+    assert len(logs) == 2
+    assert all("test accuracy" in log.read_text() for log in logs)
+
+    predicted = workplace.run_command("predict", "model=colors0", f"images={color_folder}", *ON_RAY, timeout=SECONDS)
+    assert predicted.code == 0, predicted.output
+    assert "Spread over 2 workers of Ray" in predicted.output
+    assert predicted.result["images"] == 60
+    assert predicted.result["unreadable"] == 0
+
+
+def test_the_frozen_passes_of_a_search_are_spread(workplace: Workplace, color_folder: Path) -> None:
+    write_weights(workplace.root / "weights")
+    left_out = ("backbone", "backbone.weights", "backbone.image_size", "freeze", "features")
+    tiny = [one for one in TINY if one.split("=")[0] not in left_out]
+    networks = ["backbone=test_efficientnet,test_resnet", "backbone.image_size=64", "freeze=all_but_head"]
+    ran = workplace.run_command(
+        "search", "minutes=3", "data=folder", f"data.path={color_folder}", *tiny, *networks, *ON_RAY, timeout=SECONDS
+    )
+    assert ran.code == 0, ran.output
+    assert len(ran.result["trials"]) == 2
+    assert "spread over 2 workers of Ray" in ran.output
+
+
+def wait_for(place: Workplace, process: subprocess.Popen[str], pattern: str) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not list(place.root.glob(pattern)):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
