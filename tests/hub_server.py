@@ -75,7 +75,7 @@ def serve(files: Mapping[str, bytes], prefix: str = "") -> Iterator[Hub]:
         prefix: a path before it all, as mirrors behind a company's server have one.
     """
     with Hub(files, prefix) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
             yield server

@@ -145,7 +145,7 @@ def hook() -> Iterator[tuple[str, list[dict[str, str]]]]:
     """The address of a web server and what it was told."""
     _Hook.told = []
     server = HTTPServer(("127.0.0.1", 0), _Hook)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/hook", _Hook.told
     server.shutdown()
     server.server_close()

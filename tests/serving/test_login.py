@@ -117,7 +117,7 @@ def test_a_redirection_does_not_take_the_password_along(monkeypatch: pytest.Monk
             self.wfile.write(b"{}")
 
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         describe_server(f"http://127.0.0.1:{server.server_port}")
         server.shutdown()
     assert seen == [("/model", basic("", PASSWORD)), ("/of-others", None)]
