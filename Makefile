@@ -20,7 +20,7 @@ site-packages := 'import sysconfig; print(sysconfig.get_path("purelib"))'
 STAGES := ingest shard train search evaluate compare ensemble explain audit learning-curve promote history rollback retrain prune schedule verify predict export serve drift augment-preview fetch-weights cost cache sync doctor
 
 .DEFAULT_GOAL := help
-.PHONY: help setup $(STAGES) config ui dagster bench bench-accuracy test test-fast lint format lock clean
+.PHONY: help setup $(STAGES) config ui dagster bench bench-accuracy test test-long test-fast lint format lock clean
 
 help: ## list the commands
 	@printf 'make COMMAND [key=value ...]\n\n'
@@ -85,11 +85,16 @@ $(peers-ready): benchmarks/accuracy/peers/requirements.txt $(ready)
 	@.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $<
 	@touch $@
 
-test: $(ready) ## run the tests
-	@PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(python) -m pytest --numprocesses 2 --dist worksteal --timeout 600
+pytest := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(python) -m pytest --numprocesses 2 --dist worksteal --timeout 600
+
+test: $(ready) ## run the tests, but for the long ones
+	@$(pytest) -m "not long"
+
+test-long: $(ready) ## run the others: stories of several runs, processes and servers, and all networks
+	@$(pytest) -m long
 
 test-fast: $(ready) ## run the tests that start no processes and train nothing large
-	@PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(python) -m pytest -m "not slow" --numprocesses 2 --dist worksteal --timeout 600
+	@$(pytest) -m "not slow"
 
 lint: $(ready) ## ruff, mypy strict, import-linter, hadolint
 	@$(VENV)/bin/ruff format --check .

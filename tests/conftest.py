@@ -30,8 +30,29 @@ def paint(color: tuple[int, int, int], seed: int, size: int = 40) -> Image.Image
     return Image.fromarray((np.array(color) + noise).clip(0, 255).astype(np.uint8))
 
 
-# Folders and files of tests that start processes, train, or build large networks: `make test-fast` leaves them out.
+# Folders and files of tests that are whole stories (of several runs, processes and servers, some of which are killed) or
+# go through all networks: `make test` leaves them to `make test-long`, so that it stays within 12 minutes on 2 cores.
+LONG = (
+    "docker",
+    "docs",
+    "e2e",
+    "features/test_cut.py",
+    "freezing/test_measured.py",
+    "integration",
+    "pipeline/test_dagster.py",
+    "pipeline/test_interrupts.py",
+    "pipeline/test_promote_faults.py",
+    "pipeline/test_ray_members.py",
+    "pipeline/test_ray_sweep.py",
+    "pipeline/test_ray_training.py",
+    "pipeline/test_search.py",
+    "security/test_offline.py",
+    "tracking/test_server_away.py",
+)
+
+# Those that start processes, train, or build large networks: `make test-fast` leaves them out, too.
 SLOW = (
+    *LONG,
     "backbones/test_families.py",
     "backbones/test_hub.py",
     "backbones/test_scaling.py",
@@ -43,19 +64,12 @@ SLOW = (
     "bundle/test_save.py",
     "data/test_loaders.py",
     "data/test_worker_processes.py",
-    "docker",
-    "docs",
-    "e2e",
-    "features/test_cut.py",
     "features/test_remote_pass.py",
     "features/test_sharing.py",
-    "freezing/test_measured.py",
-    "integration",
     "pipeline/test_audit.py",
     "pipeline/test_beyond_scores.py",
     "pipeline/test_compare.py",
     "pipeline/test_compose.py",
-    "pipeline/test_dagster.py",
     "pipeline/test_decode.py",
     "pipeline/test_doctor.py",
     "pipeline/test_drift.py",
@@ -67,19 +81,14 @@ SLOW = (
     "pipeline/test_learning_curve.py",
     "pipeline/test_nodes.py",
     "pipeline/test_promote.py",
-    "pipeline/test_promote_faults.py",
-    "pipeline/test_ray_sweep.py",
-    "pipeline/test_ray_training.py",
     "pipeline/test_resume.py",
     "pipeline/test_scoring_ahead.py",
     "pipeline/test_schedule.py",
-    "pipeline/test_search.py",
     "pipeline/test_shard.py",
     "pipeline/test_situation.py",
     "pipeline/test_train.py",
     "report/test_page_in_browser.py",
     "security/test_files.py",
-    "security/test_offline.py",
     "serving",
     "tracking",
     "test_ray_cluster.py",
@@ -96,11 +105,12 @@ def pytest_sessionstart() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is slow."""
-    slow = [Path(__file__).parent / name for name in SLOW]
-    for item in items:
-        if any(item.path.is_relative_to(place) for place in slow):
-            item.add_marker(pytest.mark.slow)
+    """Mark what is slow, and what is long."""
+    here = Path(__file__).parent
+    for names, mark in ((SLOW, pytest.mark.slow), (LONG, pytest.mark.long)):
+        for item in items:
+            if any(item.path.is_relative_to(here / name) for name in names):
+                item.add_marker(mark)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from graftline.evaluation.contestant import Contestant, TestImages, frequencies,
 from graftline.evaluation.gate import Gate, GateResult, NotComparableError, examine
 from graftline.evaluation.gate_guards import Guard
 from graftline.evaluation.metrics import Interval
-from graftline.evaluation.paired import accuracy_difference, measure_both
+from graftline.evaluation.paired import accuracy_difference, measure_in_turns
 from graftline.evaluation.primary import _why_not
 
 GATE = Gate(resamples=200)
@@ -303,5 +303,5 @@ def test_two_things_are_timed_in_turns() -> None:
         return times.pop()
 
     first, second = [3.0, 1.0, 2.0], [6.0, 5.0, 7.0]
-    assert measure_both(lambda: timed("a", first), lambda: timed("b", second), 3) == (1.0, 5.0)
+    assert measure_in_turns([lambda: timed("a", first), lambda: timed("b", second)], 3) == [1.0, 5.0]
     assert calls == ["a", "b"] * 3

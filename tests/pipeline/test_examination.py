@@ -1,12 +1,16 @@
 """What a gate is told about the images that it looks at."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import pytest
 from manifest import manifest
 
 from graftline.data.version import DatasetVersion, write_version
+from graftline.evaluation.model_guards import ModelLimits
 from graftline.pipeline import examination
 
 
@@ -35,3 +39,25 @@ def test_test_images_that_are_gone_or_relabeled(tmp_path: Path) -> None:
     assert examination._same_test(None, gone, 0.1) == []
     moved = replace(before)
     assert examination._seen(moved, ["0" * 63 + "1", f"{15:064x}"]).tolist() == [True, False]
+
+
+class _Model:
+    """Takes so many seconds for an image, one call after the other; the last of them for all further calls."""
+
+    def __init__(self, *seconds: float) -> None:
+        self.seconds = list(seconds)
+        self.predictor = self
+
+    def logits(self, paths: list[str], _: int) -> None:
+        time.sleep((self.seconds.pop(0) if len(self.seconds) > 1 else self.seconds[0]) * len(paths))
+
+
+@pytest.mark.parametrize(("later", "is_refused"), [(0.001, False), (0.02, True)])
+def test_a_model_is_refused_as_too_slow_only_if_it_is_so_once_more(later: float, is_refused: bool) -> None:
+    limits = ModelLimits(slower=4)
+    disturbed = _Model(*[0.02] * (2 + examination.TIMED_ROUNDS), later)
+    models: Any = [disturbed, _Model(0.001)]
+    ours, theirs = examination._measure(models, ["a.png"], limits)
+    assert limits.refuse_time(1000 * ours, 1000 * theirs) == is_refused
+    alone: Any = [_Model(0.001)]
+    assert len(examination._measure(alone, ["a.png"], limits)) == 1

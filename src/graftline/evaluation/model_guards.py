@@ -23,6 +23,10 @@ class ModelLimits:
     larger: float | None = 2.0
     megabytes: float | None = None
 
+    def refuse_time(self, ours: float, theirs: float | None) -> bool:
+        """Return whether a model takes too many ms per image, beside the champion's where there is one."""
+        return _cost("ms per image", ours, theirs, self.slower, self.milliseconds).passed is False
+
 
 def model_guards(limits: ModelLimits, classes: Literal["grow", "same", "any"], compared: Compared) -> list[Guard]:
     """Return the guards on what is known of both models; the arguments are those of `Gate`."""

@@ -4,7 +4,7 @@ Letters: N images.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -60,10 +60,10 @@ def from_resamples(value: float, drawn: npt.NDArray[np.float64], quantile: float
     return Interval(value, value - reach, value + reach)
 
 
-def measure_both(first: Callable[[], float], second: Callable[[], float], rounds: int) -> tuple[float, float]:
-    """Return the smallest of several measured times of two things, taken in turns: what disturbs one disturbs both.
+def measure_in_turns(timed: Sequence[Callable[[], float]], rounds: int) -> list[float]:
+    """Return the smallest of several measured times of each thing, taken in turns: what disturbs one disturbs all.
 
     The smallest is what the machine can do, as in Python's own ``timeit``.
     """
-    times = [(first(), second()) for _ in range(rounds)]
-    return min(one for one, _ in times), min(other for _, other in times)
+    times = [[measure() for measure in timed] for _ in range(rounds)]
+    return [min(column) for column in zip(*times, strict=True)]
