@@ -30,8 +30,8 @@ def paint(color: tuple[int, int, int], seed: int, size: int = 40) -> Image.Image
     return Image.fromarray((np.array(color) + noise).clip(0, 255).astype(np.uint8))
 
 
-# Folders and files of tests that are whole stories (of several runs, processes and servers, some of which are killed) or
-# go through all networks: `make test` leaves them to `make test-long`, so that it stays within 12 minutes on 2 cores.
+# Folders and files of tests that are whole stories, of several runs, processes and servers that may be killed, or go
+# through all networks: `make test` leaves them to `make test-long`, so that it stays within 12 minutes on 2 cores.
 LONG = (
     "docker",
     "docs",
