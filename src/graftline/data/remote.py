@@ -145,12 +145,19 @@ def fetch(url: str) -> Path:
             if not file.exists():
                 if (size := remote_status(url).size) >= _WORTH_A_LINE:
                     logger.info(f"Downloading {url} ({size / 1e6:,.0f} MB)")
-                _download(url, file, size)
+                download(url, file)
                 _evict(file)
     return file
 
 
-def _download(url: str, file: Path, size: int) -> None:
+def download(url: str, file: Path) -> None:
+    """Write what a URL holds into a file.
+
+    Raises:
+        OSError: there is no such file, or no room for it.
+        UserError: it cannot be reached.
+    """
+    size = remote_status(url).size
     with atomic_file(file) as temporary:
 
         def copy(system: Any, path: str) -> None:
@@ -166,6 +173,22 @@ def _download(url: str, file: Path, size: int) -> None:
                 raise ConnectionError(f"{temporary.stat().st_size:,} of {size:,} bytes came")
 
         _try(url, copy)
+
+
+def upload(file: Path, url: str) -> None:
+    """Write a file to a URL.
+
+    Raises:
+        UserError: the storage cannot be reached, or not be written to.
+    """
+
+    def put(system: Any, path: str) -> None:
+        if url.partition("://")[0] not in _BY_ARROW:  # which have no folders
+            system.makedirs(path.rpartition("/")[0], exist_ok=True)
+        system.put_file(str(file), path)
+
+    _try(url, put)
+    statuses.pop(url, None)
 
 
 def _evict(newest: Path) -> None:

@@ -16,6 +16,7 @@ from graftline.errors import UserError, no_room
 from graftline.features.fill import Activations, CacheFill, MakeEngine, TableRequest
 from graftline.features.frozen_pass import ActivationRequest, ImageBatcher
 from graftline.features.loader import activation_loader
+from graftline.features.shared_cache import SharedCache
 from graftline.features.store import GIGABYTE, ActivationStore, CacheFullError, in_words
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,8 @@ class Features:
         max_gb: what all activations together may take on disk, 10^9 bytes.
         precision: of the activations on disk; ``auto``: float16 where that changes no predicted probability by more
             than 1e-3, else float32.
+        shared: URL of a folder, such as ``s3://bucket/activations``, by which several machines share what each has
+            computed; None: they do not.
 
     Raises:
         UserError: a value that cannot be.
@@ -45,6 +48,7 @@ class Features:
     directory: str = "cache/activations"
     max_gb: float = 20.0
     precision: Literal["auto", "float16", "float32"] = "auto"
+    shared: str | None = None
 
     def __post_init__(self) -> None:
         if self.views < 0:
@@ -53,6 +57,8 @@ class Features:
             raise UserError(f"Features.max_gb is {self.max_gb}, it must be at least 0.")
         if self.precision not in ("auto", "float16", "float32"):
             raise UserError(f"Features.precision is {self.precision!r}: use auto, float16 or float32.")
+        if self.shared is not None:
+            SharedCache(self.shared)  # it says what is wrong with it
 
     @property
     def store(self) -> ActivationStore:
@@ -99,7 +105,9 @@ class Features:
             store.make_room(needed)  # it says why not
         dtype = None if self.precision == "auto" else self.precision
         try:
-            return CacheFill(store, wanted, make_engine, tail, width, dtype).run(lambda n: self._announce(n, width))
+            shared = None if self.shared is None else SharedCache(self.shared.rstrip("/"))
+            fill = CacheFill(store, wanted, make_engine, tail, width, dtype, shared)
+            return fill.run(lambda number: self._announce(number, width))
         except OSError as error:
             if (sentence := no_room(error)) is None:
                 raise

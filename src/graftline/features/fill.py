@@ -10,7 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from operator import itemgetter
 
@@ -20,12 +20,14 @@ from torch import Tensor, nn
 
 from graftline.console import progress
 from graftline.data.version import Samples
+from graftline.errors import UserError
 from graftline.features.activation_table import ActivationTable, Matrix, Placement
 from graftline.features.digests import NOWHERE, Digests, distinct, read_digests
 from graftline.features.engine import Engine
 from graftline.features.frozen_pass import ActivationRequest, ImageBatcher, run
 from graftline.features.precision import MAX_CHANGE, change_in_half
 from graftline.features.segment import Segment, SegmentHeader
+from graftline.features.shared_cache import SharedCache
 from graftline.features.store import ActivationStore
 from graftline.locks import Lock
 
@@ -117,6 +119,7 @@ class CacheFill:
         tail: reads the activations; tells whether float16 does.
         width: F.
         dtype: of the activations on disk; None: to be decided.
+        shared: a cache of several machines; None: there is none.
     """
 
     def __init__(
@@ -127,6 +130,7 @@ class CacheFill:
         tail: nn.Module,
         width: int,
         dtype: str | None,
+        shared: SharedCache | None = None,
     ) -> None:
         self._store = store
         self._wanted = wanted
@@ -134,6 +138,8 @@ class CacheFill:
         self._tail = tail
         self._width = width
         self._dtype = dtype
+        self._shared = shared
+        self._computed: list[_Shard] = []
         self._engine: Engine | None = None
         self._has_waited = False
         self._placements: list[Placement] = []
@@ -152,6 +158,7 @@ class CacheFill:
         try:
             for wanted in self._wanted:
                 self._store.merge(wanted.table)
+                self._pull(wanted)
             self._look_up()
             if self._discard_damaged():
                 self._look_up()
@@ -162,6 +169,7 @@ class CacheFill:
                         self._reserve(bar)
                         self._compute(self._unwritten(), bar)
                         self._look_up()
+                self._push()
             opened: dict[int, Activations] = {}
             for wanted, placement, locks in zip(self._wanted, self._placements, self._locks, strict=True):
                 opened |= {n: Activations(placement.matrix(which), locks) for n, which in wanted.which.items()}
@@ -171,6 +179,26 @@ class CacheFill:
             for wanted in self._wanted:
                 self._store.remove_unwritten(wanted.table)
             raise
+
+    def _share(self, work: Callable[[SharedCache], None]) -> None:
+        """Give work on the shared cache, if there is one; where that cannot be done, there is a warning."""
+        if self._shared is None:
+            return
+        try:
+            work(self._shared)
+        except (UserError, FileNotFoundError) as error:
+            logger.warning(f"{error} Activations are not shared meanwhile.")
+
+    def _pull(self, wanted: TableRequest) -> None:
+        """Download what is missing of a table, as far as others have computed it."""
+        pull = partial(SharedCache.pull, store=self._store, table=wanted.table, digests=wanted.digests)
+        self._share(partial(pull, width=self._width))
+
+    def _push(self) -> None:
+        """Upload the segments into which something was written here."""
+        for wanted in self._wanted:
+            segments = {s.segment.directory: s.segment for s in self._computed if s.wanted is wanted}
+            self._share(partial(SharedCache.push, table=wanted.table, segments=segments.values()))
 
     def _look_up(self) -> None:
         """Find out where everything lies, and keep it from being removed."""
@@ -219,6 +247,7 @@ class CacheFill:
         segment, lock = reserved
         with lock:
             segment.write(0, activations)
+        self._computed.append(_Shard(wanted, segment, 0))
 
     def _unwritten(self) -> list[_Shard]:
         return [
@@ -266,6 +295,7 @@ class CacheFill:
             for activations in self._activations(to_compute(), bar):
                 shard, claim = pending[0]
                 too_large |= not shard.segment.write(shard.number, activations)
+                self._computed.append(shard)
                 shard.segment.release(shard.number, claim)
                 pending.popleft()
         finally:
