@@ -30,7 +30,7 @@ from graftline.tracking.registry import RegisteredVersion
 from graftline.tracking.tracking import Tracking
 
 TIMED_SECONDS, TIMED_ROUNDS, MOST_TIMED = 0.3, 5, 32  # of one measurement, how many, and the images of each
-ROUNDS_TO_REFUSE = 40  # further measurements where a model would be refused: other work may have disturbed a few
+SECONDS_TO_REFUSE = 4.0  # of further measurements where a model would be refused: other work may have disturbed a few
 BATCH_SIZE = 32
 
 
@@ -243,10 +243,9 @@ def _measure(opened: Sequence[_Opened], paths: Sequence[str], limits: ModelLimit
         count = int(np.clip(TIMED_SECONDS / seconds(one, 1), 1, min(MOST_TIMED, len(paths))))
         timed.append(partial(seconds, one, count))
     times = measure_in_turns(timed, TIMED_ROUNDS)
-    ours, theirs = 1000 * times[0], 1000 * times[1] if len(times) > 1 else None
-    if limits.refuse_time(ours, theirs):
-        again = measure_in_turns(timed, ROUNDS_TO_REFUSE)
-        times = [min(pair) for pair in zip(times, again, strict=True)]
+    until = time.perf_counter() + SECONDS_TO_REFUSE
+    while limits.refuse_time(*(1000 * one for one in times)) and time.perf_counter() < until:
+        times = [min(pair) for pair in zip(times, measure_in_turns(timed, 1), strict=True)]
     return times
 
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from graftline.console import logged, say
+from graftline.console import logged, say, show_log
+from graftline.data.references import file_of
 from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.winner import Winner
 from graftline.ray_cluster import NoCluster, RayCluster
@@ -56,7 +57,11 @@ def train_members(members: Sequence[Member], cluster: NoCluster | RayCluster) ->
 
 def _train_spread(members: Sequence[Member], cluster: RayCluster) -> None:
     """Train members on a cluster, whose nodes need the output directory, the images and the tracking database."""
-    cluster.check_paths([Path.cwd()])
+    first = members[0].winner
+    image = file_of(first.version.samples("train").paths[0])
+    cluster.check_paths([Path.cwd(), first.directory, *([] if image is None else [image])])
+    for member in members:  # of an earlier ensemble in the same directory
+        RunDirectory(member.directory).result.unlink(missing_ok=True)
     slots = cluster.slots()
     say(f"\nMembers are spread over Ray, {slots.number} at a time; each says what it does in its own log.txt.")
     tasks = ((str(Path.cwd()), _without_cluster(member)) for member in members)
@@ -79,6 +84,7 @@ def train_on_worker(place: str, member: Member) -> None:
         member: which one.
     """
     os.chdir(place)
+    show_log()
     files = RunDirectory(member.directory)
     if files.result.exists():
         return

@@ -91,6 +91,10 @@ class Predict:
 
     def __post_init__(self) -> None:
         check_watch(self.monitor, self.monitor_images)
+        if self.accelerator == "gpu" and isinstance(self.cluster, RayCluster):
+            raise UserError(
+                "Predict.accelerator=gpu is for this machine, but a cluster answers on its cores: leave it out."
+            )
         if self.part_rows < 1:
             raise UserError(f"Predict.part_rows is {self.part_rows}, it must be at least 1.")
 

@@ -60,6 +60,7 @@ SLOW = (
     "backbones/zoo/test_alexnet.py",
     "backbones/zoo/test_contract.py",
     "bundle/test_batch.py",
+    "bundle/test_remote_answers.py",
     "bundle/test_export.py",
     "bundle/test_save.py",
     "data/test_loaders.py",

@@ -9,6 +9,7 @@ from typing import Any
 
 from graftline.console import say, warn
 from graftline.data.ingest import Ingest
+from graftline.data.references import find_url
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.files import digest
@@ -206,7 +207,7 @@ def require_images(data: Ingest, *, allow_shrink: bool) -> None:
     Raises:
         UserError: the folder or file is not there, or the folder is empty, as that of a disk that is not mounted.
     """
-    if data.path is None:
+    if data.path is None or find_url(data.path) is not None:  # what is listed there says whether there is anything
         return
     path = Path(data.path).expanduser()
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):

@@ -21,6 +21,10 @@ class UserError(ValueError):
     """
 
 
+class UnreachableError(UserError):
+    """A storage does not answer, or nothing here can ask it: whether a file is there, nobody knows."""
+
+
 def first_line(error: BaseException) -> str:
     r"""Return the first line of an error's message without its full stop, or the error's name if it has none.
 

@@ -256,7 +256,7 @@ def _start(address: str | None, num_workers: int | None) -> None:
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
     if address is None:
         settings |= {
-            "num_cpus": num_workers,
+            "num_cpus": num_workers if (num_workers or 0) > (os.cpu_count() or 1) else None,
             "include_dashboard": False,
             "dashboard_host": "127.0.0.1",
             "object_store_memory": OBJECT_STORE_BYTES,

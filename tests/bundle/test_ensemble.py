@@ -118,6 +118,7 @@ def test_it_is_verified_with_its_members(saved: Path) -> None:
     assert verification.largest_probability_change == 0
     assert find_problem(load(saved), saved, Execution()) is None
     torchs = verify_bundle(saved, "torch")
+    assert "torch_engine" in str(load_predictor(saved, "torch").members[0].engine)  # type: ignore[union-attr]
     assert torchs.problem is None
     assert torchs.largest_probability_change < 1e-4
 

@@ -112,7 +112,7 @@ def _is_fit(path: Path, decoding: Decoding) -> bool:
     """Tell whether a file is small and still readable: a bundle should not fail for one that has vanished since."""
     try:
         return read_status(str(path)).size <= MAX_BYTES and decode_rgb(path, decoding).size > 0
-    except (OSError, DecodeError):
+    except (OSError, DecodeError, UserError):
         return False
 
 

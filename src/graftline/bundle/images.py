@@ -9,7 +9,7 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 
 from graftline.data.decode import DecodeError, Decoding, decode_rgb
-from graftline.errors import UserError
+from graftline.errors import UnreachableError, UserError
 
 ImageLike: TypeAlias = Path | str | bytes | np.ndarray
 """A file, an encoded file's bytes, or uint8 pixels, (H, W, 3) RGB or (H, W) gray."""
@@ -28,6 +28,8 @@ def prepare_ahead(
     def work(image: ImageLike) -> T | str:
         try:
             return prepare(image)
+        except UnreachableError:
+            raise  # of this image nobody knows anything
         except DecodeError as error:
             return error.reason
         except ValueError as error:

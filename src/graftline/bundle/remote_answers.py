@@ -14,7 +14,7 @@ from typing import Any
 from graftline.bundle.answers import Answers, join_answers
 from graftline.bundle.engines import EngineName
 from graftline.bundle.ensemble import AnyPredictor, load_predictor
-from graftline.data.references import file_of
+from graftline.data.references import file_of, find_url
 from graftline.execution import Execution
 from graftline.ray_cluster import RayCluster
 
@@ -38,15 +38,15 @@ def stream_over(
     Raises:
         UserError: a node does not see the images, or lost its task for good.
     """
-    place, bundle = str(Path.cwd()), ray_cluster.share(_read(directory))
+    bundle = ray_cluster.share(_read(directory))
 
     def tasks() -> Iterator[tuple[Any, ...]]:
-        waiting, is_checked = iter(images), False
+        waiting, is_checked = map(_absolute, images), False
         while paths := list(islice(waiting, IMAGES)):
             if not is_checked and (seen := _first_there(paths)) is not None:
                 ray_cluster.check_paths([seen])
                 is_checked = True
-            yield place, bundle, engine, paths, embed
+            yield bundle, engine, paths, embed
 
     yield from ray_cluster.map(answer, tasks())
 
@@ -62,9 +62,13 @@ def _first_there(images: Iterable[str]) -> Path | None:
     return next((file for file in files if file is not None and file.exists()), None)
 
 
-def answer(place: str, bundle: Files, engine: EngineName, images: Sequence[str], embed: bool) -> Answers:
-    """Return the answers to some images, at least one; runs on a worker, in the directory that paths start from."""
-    os.chdir(place)
+def _absolute(image: str) -> str:
+    """Return a path that leads to the same file from any directory."""
+    return image if find_url(image) is not None else os.path.abspath(image)  # noqa: PTH100 - odd names stay as they are
+
+
+def answer(bundle: Files, engine: EngineName, images: Sequence[str], embed: bool) -> Answers:
+    """Return the answers to some images, at least one; runs on a worker."""
     return join_answers(list(_predictor(bundle, engine).stream(images, embed=embed)))
 
 

@@ -22,6 +22,7 @@ from graftline.data.decode import DecodeError, Decoding, decode
 from graftline.data.file_names import to_path
 from graftline.data.hashing import hash_texts
 from graftline.data.references import open_image, read_status
+from graftline.errors import UnreachableError, UserError, first_line
 from graftline.files import atomic_file
 
 _FORMAT = 2  # raise it when a check changes its answer
@@ -130,6 +131,10 @@ def _check(path: str, decoding: Decoding, known: FileCheck | None) -> FileCheck:
         return FileCheck(path, 0, 0, 0, "", 0, 0, "", "missing", reason)
     except OSError as error:
         return FileCheck(path, 0, 0, 0, "", 0, 0, "", "unreadable", error.strerror or str(error))
+    except UnreachableError:
+        raise
+    except UserError as error:  # there is no access to it
+        return FileCheck(path, 0, 0, 0, "", 0, 0, "", "unreadable", first_line(error))
 
 
 def _highest(numbers: np.ndarray) -> int:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
 from graftline.data.file_names import to_path, to_text
+from graftline.data.references import find_url
+from graftline.data.remote import remote_status
 from graftline.data.sources.archive import Archive, is_archive
 from graftline.data.sources.source import TABLE_SUFFIXES
 from graftline.data.sources.table import Table
@@ -127,6 +129,8 @@ class ImageLister:
         images = images.expanduser()
         if images.is_dir():
             return replace(_write("folder", _title(images), _below(images), folder, _no_files(images)), root=images)
+        if (url := find_url(images)) is not None:
+            raise UserError(f"{url} is no path of this machine: give a table that lists the URLs of the images.")
         if not images.exists():
             raise UserError(
                 f"There is nothing at {images}: give an image, or a folder, table or archive that holds images."
@@ -232,6 +236,11 @@ def _write(
 
 def _stamp(path: str) -> bytes:
     """Return what changes with a file."""
+    if (url := find_url(path)) is not None:
+        try:
+            return b"%d %d" % remote_status(url)
+        except OSError:
+            return _NO_STAMP
     try:
         status = os.stat(to_path(path))  # noqa: PTH116 (speed)
     except (OSError, ValueError):

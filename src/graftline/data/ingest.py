@@ -20,6 +20,7 @@ from graftline.data.manifest import digest_splits
 from graftline.data.overview import log_version
 from graftline.data.percentiles import measure_range
 from graftline.data.readers import missing_modules
+from graftline.data.references import find_url
 from graftline.data.remote import require_no_secret
 from graftline.data.review import (
     drop_invalid,
@@ -369,7 +370,8 @@ class Ingest:
         """Return the name of the data set, fit for folders and for MLflow's registry."""
         if self.name is not None:
             return self.name
-        path = Path(self.path or type(self.source).__name__.lower()).expanduser().absolute()
+        given = self.path or type(self.source).__name__.lower()
+        path = Path(given if find_url(given) is None else given.partition("?")[0]).expanduser().absolute()
         stem = path.name if path.is_dir() else re.sub(r"(\.(csv|tsv|parquet|zip|tar|tgz|gz|bz2|xz))+$", "", path.name)
         return re.sub(r"[^\w-]+", "-", stem).strip("-") or "images"
 

@@ -22,7 +22,7 @@ from graftline.data.file_names import to_path
 
 OFFSET_DIGITS = 11  # with leading zeros: references in order are read from front to back
 DIGITS = 8  # of the SHA-256: 1 in 4 billion other contents would pass
-_URL = re.compile(r"([a-z][a-z0-9+]+):/{1,2}(?=[^/])(.+)", re.DOTALL)  # a `Path` keeps one of the slashes
+_URL = re.compile(r"(?!file:)([a-z][a-z0-9+]+):/{1,2}(?=[^/])(.+)", re.DOTALL)  # a `Path` keeps one of the slashes
 _PLACE = re.compile(r"(.+\.tar)/(\d+)\+(\d+)\+([0-9a-f]{8})/(.+)", re.DOTALL)
 
 

@@ -10,6 +10,7 @@ each storage find themselves; they belong into no URL, as that is kept and logge
 
 import io
 import logging
+import math
 import os
 import re
 import time
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from graftline.data.references import find_url
-from graftline.errors import UserError, first_line, no_room
+from graftline.errors import UnreachableError, UserError, first_line, no_room
 from graftline.files import atomic_file, cache_directory, digest
 from graftline.locks import Lock
 
@@ -37,6 +38,8 @@ _NO_ACCESS = re.compile(
 _PIECE = 8 * 2**20  # bytes read at once
 _WORTH_A_LINE = 10_000_000  # bytes
 _FRESH = 60.0  # seconds in which a use is not noted again
+_LONGEST_NAME = 60  # letters of a file's name in the cache, behind its digest
+_LOOK_SHARE = 0.01  # of the limit of the cache that one process downloads between two looks at all of its files
 _ABANDONED = 86_400.0  # seconds without a byte, after which a download is nobody's
 _TRIES = 3  # to open a file that others remove in the same moment
 _BY_ARROW = ("s3", "gs")
@@ -61,6 +64,8 @@ def require_no_secret(url: str, argument: str) -> None:
             "it as the storage's own tools take it, such as by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
         )
 
+
+_unseen_bytes = math.inf  # that this process has downloaded since it looked at all files of the cache
 
 statuses: dict[str, RemoteStatus] = {}
 """What this process knows of files, by URL."""
@@ -94,11 +99,34 @@ def list_urls(url: str, suffix: str = "") -> list[str]:
         UserError: it cannot be reached.
     """
     scheme = url.partition("://")[0]
-    found = _try(url, lambda system, path: system.find(path, detail=True))
-    urls = {find_url(path) or f"{scheme}://{path.lstrip('/')}": told for path, told in found.items()}
+    is_page = scheme.startswith("http")
+    found = {find_url(path) or f"{scheme}://{path.lstrip('/')}": told for path, told in _try(url, _find).items()}
     if scheme in _BY_ARROW:
-        statuses.update({one: _status(told) for one, told in urls.items()})
-    return sorted(one for one in urls if one.endswith(suffix) and "?" not in one)  # with it, a server sorts its list
+        statuses.update({one: _status(told) for one, told in found.items()})
+    return sorted(one for one in found if one.endswith(suffix) and not (is_page and "?" in one))  # it sorts the page
+
+
+def _find(system: Any, path: str) -> dict[str, dict[str, Any]]:
+    """Return what a storage tells of each file below a path, by its path there; nothing where the path is not.
+
+    fsspec's own ``find`` passes over each folder that it cannot list, and be it for want of a connection.
+    """
+    files, folders = dict[str, dict[str, Any]](), [path]
+    while folders:
+        folder = folders.pop()
+        try:
+            entries = system.ls(folder, detail=True)
+        except FileNotFoundError as error:
+            if not _is_missing(error):
+                raise
+            continue
+        for entry in entries:
+            name = entry["name"]
+            if entry["type"] != "directory":
+                files[name] = entry
+            elif len(name.rstrip("/")) > len(folder.rstrip("/")):  # a page may list the one above
+                folders.append(name)
+    return files
 
 
 def open_url(url: str) -> io.BufferedReader:
@@ -125,7 +153,7 @@ def cached_file(url: str) -> Path:
         OSError: there is no such file.
         UserError: it cannot be reached.
     """
-    name = re.sub(r"[^\w.-]", "_", url.rpartition("/")[2])
+    name = re.sub(r"[^\w.-]", "_", url.partition("?")[0].rpartition("/")[2])[-_LONGEST_NAME:]
     return cache_directory() / "remote" / f"{digest([url, *remote_status(url)])}-{name}"
 
 
@@ -146,7 +174,7 @@ def fetch(url: str) -> Path:
                 if (size := remote_status(url).size) >= _WORTH_A_LINE:
                     logger.info(f"Downloading {url} ({size / 1e6:,.0f} MB)")
                 download(url, file)
-                _evict(file)
+                _note_download(file)
     return file
 
 
@@ -191,9 +219,18 @@ def upload(file: Path, url: str) -> None:
     statuses.pop(url, None)
 
 
-def _evict(newest: Path) -> None:
-    """Remove what was not read for longest until the cache is within its limit; ``newest`` stays, and all indices."""
+def _note_download(newest: Path) -> None:
+    """Look whether the cache is within its limit: after the first download, and each hundredth of that limit."""
+    global _unseen_bytes
     limit = float(os.environ.get("GRAFTLINE_REMOTE_GB", "50")) * 1e9
+    _unseen_bytes += newest.stat().st_size
+    if _unseen_bytes > _LOOK_SHARE * limit:
+        _unseen_bytes = 0.0
+        _evict(newest, limit)
+
+
+def _evict(newest: Path, limit: float) -> None:
+    """Remove what was not read for longest until the cache is within its limit; ``newest`` stays, and all indices."""
     files = []
     for file in newest.parent.glob("*-*"):
         with suppress(FileNotFoundError):  # another process has just removed it
@@ -215,25 +252,32 @@ def _try(url: str, work: Callable[[Any, str], Answer]) -> Answer:
             system, path = _open(url)
             return work(system, path)
         except Exception as error:  # each storage has errors of its own
-            cause = error.__cause__ or error  # fsspec says of any answer of a server that there is no such file
-            is_missing = isinstance(error, FileNotFoundError) and getattr(cause, "status", 404) == 404
-            if is_missing or no_room(error) is not None:  # the latter of our own disk
+            if _is_missing(error) or no_room(error) is not None:  # the latter of our own disk
                 raise
+            cause = error.__cause__ or error
             reason = first_line(cause)
             scheme = url.partition("://")[0]
             if isinstance(cause, PermissionError) or _NO_ACCESS.search(reason.replace(url, "")):
                 ways = _WAYS_IN.get(scheme, "what its server asks for")
                 raise UserError(f"There is no access to {url}: check the credentials ({ways}).") from error
             if isinstance(error, ImportError | ValueError):
-                raise UserError(f"{url} cannot be read ({reason}): install what reads {scheme}://.") from error
+                raise UnreachableError(f"{url} cannot be read ({reason}): install what reads {scheme}://.") from error
             if wait is None:
-                raise UserError(
+                raise UnreachableError(
                     f"{url} cannot be reached ({reason}), after {len(WAITS) + 1} tries: check the address and the "
                     "network, then run the same command again."
                 ) from error
             logger.warning(f"The connection to {url} broke ({reason}): trying again in {wait:g} s.")
             time.sleep(wait)
     raise AssertionError
+
+
+def _is_missing(error: Exception) -> bool:
+    """Tell whether there is no such file, which fsspec says of whatever goes wrong when it asks a server."""
+    cause = error.__cause__
+    if not isinstance(error, FileNotFoundError) or isinstance(cause, TimeoutError):
+        return False
+    return getattr(cause, "status", None) == 404 or not type(cause).__module__.startswith("aiohttp")
 
 
 def _open(url: str) -> tuple[Any, str]:

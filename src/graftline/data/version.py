@@ -292,7 +292,7 @@ def write_version(
     Returns:
         The version, and whether it is new.
     """
-    root = _common_folder(table["path"])
+    root = common_folder(table["path"])
     manifest = table.loc[:, list(COLUMNS)].assign(path=table["path"].str.slice(len(os.path.join(root, ""))))  # noqa: PTH118 (a prefix)
     manifest = manifest.sort_values(["path", "label"], ignore_index=True).astype({"weight": "float32"})
     digest = digest_manifest(manifest, class_names, decoding)
@@ -364,7 +364,7 @@ def _read_summary(directory: Path) -> dict[str, Any]:
     return summary
 
 
-def _common_folder(paths: "pd.Series[str]") -> str:
+def common_folder(paths: "pd.Series[str]") -> str:
     """Return the deepest folder that holds all of the absolute ``paths``; "" where some are here and some at URLs."""
     first, last = paths.min(), paths.max()  # what these two share at their start, all between them share
     if (find_url(first) is None) != (find_url(last) is None):

@@ -23,9 +23,9 @@ class ModelLimits:
     larger: float | None = 2.0
     megabytes: float | None = None
 
-    def refuse_time(self, ours: float, theirs: float | None) -> bool:
+    def refuse_time(self, ours: float, theirs: float | None = None) -> bool:
         """Return whether a model takes too many ms per image, beside the champion's where there is one."""
-        return _cost("ms per image", ours, theirs, self.slower, self.milliseconds).passed is False
+        return not _cost("ms per image", ours, theirs, self.slower, self.milliseconds).passed
 
 
 def model_guards(limits: ModelLimits, classes: Literal["grow", "same", "any"], compared: Compared) -> list[Guard]:

@@ -20,9 +20,10 @@ import numpy as np
 import pandas as pd
 
 from graftline.console import progress
-from graftline.data.references import find_place, find_url, open_image, read_status
+from graftline.data.references import find_place, open_image, read_status
 from graftline.data.shards.index import KNOWN, index_path, read_index, write_index
 from graftline.data.shards.processes import in_processes
+from graftline.data.version import common_folder
 from graftline.data.walk import is_leftover
 from graftline.errors import UserError
 from graftline.files import atomic_file, write_json
@@ -206,8 +207,7 @@ def _with_keys(images: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame
 
     A key is an image's path in the data set without its suffix; as the first dot ends it, others become underscores.
     """
-    root = os.path.commonpath([os.path.dirname(images["path"].min()), os.path.dirname(images["path"].max())])  # noqa: PTH120
-    root = find_url(root) or root
+    root = common_folder(images["path"])
     names = [place.name if (place := find_place(path)) else path[len(root) :].lstrip("/") for path in images["path"]]
     parts = [os.path.splitext(name) for name in names]  # noqa: PTH122 (names)
     keys = pd.Series([stem.replace(".", "_") for stem, _ in parts], index=images.index)

@@ -11,17 +11,21 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO, NamedTuple, TypeAlias
 
 import pandas as pd
 
 from graftline.console import progress
+from graftline.data.references import find_url
+from graftline.data.remote import remote_status
 from graftline.data.signatures import HEAD_BYTES, name_content
 from graftline.data.sources.folder import Folder
-from graftline.data.sources.source import TABLE_SUFFIXES, Source, require_file
+from graftline.data.sources.source import TABLE_SUFFIXES, Source, require_file, told_as
 from graftline.data.sources.table import Table
 from graftline.data.walk import is_leftover, list_folders
 from graftline.errors import UserError
@@ -100,18 +104,17 @@ class Archive:
         Raises:
             UserError: no archive, one that is refused, or one without ``member``.
         """
-        archive = require_file(path, "a zip or tar archive")
-        if not archive.is_file():
-            raise UserError(f"{archive} is no archive: for a folder use Folder().")
-        cache = Path(self.cache).absolute()
-        root = cache / (_identify(archive, cache) + (f"-{self.encoding}" if self.encoding else ""))
+        given, cache = _given(path), Path(self.cache).absolute()
+        root = cache / (_identify(given, cache) + (f"-{self.encoding}" if self.encoding else ""))
         if not root.exists():
-            _unpack(archive, root, self.encoding)
+            archive = given.file()
+            with told_as(path, archive):
+                _unpack(archive, root, self.encoding)
         if self.member is None:
             return Unpacked(root, _target(root, self.inside))
         target = root / self.member
         if not target.exists():
-            raise UserError(f"{archive} holds no '{self.member}': set Archive.member to a path inside it.")
+            raise UserError(f"{given.name} holds no '{self.member}': set Archive.member to a path inside it.")
         return Unpacked(root, target)
 
 
@@ -133,14 +136,43 @@ def is_archive(file: Path) -> bool:
         return _READ.match(content.read(HEAD_BYTES)) is not None
 
 
-def _identify(archive: Path, cache: Path) -> str:
-    """Return the SHA-256 of the archive; read again only if its size or times have changed, as it may be large."""
+class _Given(NamedTuple):
+    """An archive that is given.
+
+    Attributes:
+        name: its path, or its URL.
+        stamp: what changes with it.
+        file: returns it, downloaded if need be.
+    """
+
+    name: str
+    stamp: tuple[int, ...]
+    file: Callable[[], Path]
+
+
+def _given(path: Path | None) -> _Given:
+    """Look at an archive, without reading it.
+
+    Raises:
+        UserError: there is none.
+    """
+    what = "a zip or tar archive"
+    if path is not None and (url := find_url(path)) is not None:
+        with suppress(FileNotFoundError):
+            return _Given(url, remote_status(url), partial(require_file, path, what))
+    archive = require_file(path, what)
+    if not archive.is_file():
+        raise UserError(f"{archive} is no archive: for a folder use Folder().")
     status = archive.stat()
-    stamp = digest([str(archive), status.st_size, status.st_mtime_ns, status.st_ctime_ns])
-    note = cache / "seen" / stamp
+    return _Given(str(archive), (status.st_size, status.st_mtime_ns, status.st_ctime_ns), lambda: archive)
+
+
+def _identify(given: _Given, cache: Path) -> str:
+    """Return the SHA-256 of the archive; read again only if its size or times have changed, as it may be large."""
+    note = cache / "seen" / digest([given.name, *given.stamp])
     if not note.exists():
         with atomic_file(note) as temporary:
-            temporary.write_text(sha256_file(archive), encoding="ascii")
+            temporary.write_text(sha256_file(given.file()), encoding="ascii")
     return note.read_text(encoding="ascii")
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from graftline.data.remote import require_no_secret
+from graftline.data.sources.skeleton import in_url
 from graftline.data.sources.source import IMAGE_SUFFIXES
 from graftline.data.walk import list_folders
 from graftline.errors import UserError
@@ -24,7 +25,7 @@ _NEARLY_ALL = 0.9
 _LOOKED_FOR = 10_000  # paths of a longer table: where all of these are there, all are taken to be
 _SAMPLE = 50  # paths that tell whether a folder is the right one
 _MAX_FOLDERS = 500  # that are tried
-_ADDRESS = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_ADDRESS = re.compile(r"(?!file:)[a-z][a-z0-9+]+://", re.IGNORECASE)
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")  # or a share of a Windows server
 
 
@@ -41,21 +42,31 @@ def find_files(paths: "pd.Series[str]", table: Path, url: str | None = None) -> 
     Raises:
         UserError: a URL has a password in it; or of the files on this machine nearly none is there, nor in other words.
     """
-    at_url = paths.map(lambda path: _at_url(path, url))
+    at_url = paths.map(lambda path: _at_url(path.strip(), url, url or str(table)))
     here = paths[at_url.isna()]
     return at_url if here.empty else at_url.fillna(_find_here(here, table))
 
 
-def _at_url(path: str, table: str | None) -> str | None:
-    """Return the URL of a file, listed in the table at a URL or in one here; None for a file of this machine."""
+def _at_url(path: str, url: str | None, told: str) -> str | None:
+    """Return the URL of a file; None for one of this machine.
+
+    Args:
+        path: that a table lists.
+        url: of the table; None: it is here.
+        told: the table's name in messages.
+    """
     if _ADDRESS.match(path):
         scheme, _, rest = path.partition("://")
-        require_no_secret(address := f"{scheme.lower()}://{rest}", "Table.path")
+        require_no_secret(address := f"{scheme.lower()}://{rest}", f"A path in {told}")
         return address
-    if table is None or path.startswith(("/", "file:")) or _DRIVE.match(path):
+    if url is None or path.startswith(("/", "file:")) or _DRIVE.match(path):
         return None
-    scheme, _, place = table.partition("://")
-    return f"{scheme}://{posixpath.normpath(posixpath.join(posixpath.dirname(place), path))}"
+    scheme, _, place = url.partition("://")
+    host, _, table = place.partition("/")
+    path = path.replace("\\", "/")
+    if scheme.startswith("http"):
+        table, path = table.partition("?")[0], in_url(path)
+    return f"{scheme}://{host}{posixpath.normpath(posixpath.join('/', posixpath.dirname(table), path))}"
 
 
 def _find_here(paths: "pd.Series[str]", table: Path) -> "pd.Series[str]":

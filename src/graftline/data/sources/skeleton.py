@@ -3,9 +3,10 @@
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from html import unescape
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from graftline.data.remote import list_urls
 from graftline.errors import UserError
@@ -18,21 +19,36 @@ def skeleton(url: str) -> Iterator[tuple[Path, Mapping[str, str]]]:
     Raises:
         UserError: there are no files, or the storage cannot be reached.
     """
+    url = url.rstrip("/")
     with TemporaryDirectory() as made:
         folder, urls = Path(made) / PurePosixPath(url).name, dict[str, str]()
-        for one in map(_plain, list_urls(url)):
-            inner = PurePosixPath(one.removeprefix(url).lstrip("/"))
-            if ".." in inner.parts or inner.is_absolute():  # what a server lists leads nowhere else
+        for one in list_urls(url):
+            names = one.removeprefix(url).strip("/").split("/")
+            if url.startswith("http"):
+                names = [_from_link(name) for name in names]
+            if ".." in names:  # what a server lists leads nowhere else
                 continue
-            (folder / inner).parent.mkdir(parents=True, exist_ok=True)
-            (folder / inner).touch()
-            urls[str(folder / inner)] = one
+            file = folder.joinpath(*names)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+            urls[str(file)] = "/".join([url, *map(in_url, names)]) if url.startswith("http") else one
         if not urls:
             raise UserError(f"There is nothing at {url}: give the folder that has a sub-folder of images per class.")
         yield folder, urls
 
 
-def _plain(url: str) -> str:
-    """Return a URL with the names that files have, where a server's page has them as they stand in links."""
-    plain = unquote(url) if url.startswith("http") else url
-    return url if re.search(r"[%#?]", plain) else plain
+def in_url(name: str) -> str:
+    """Return a name as it stands in a URL of the web: as it is, but for signs that would end it there.
+
+    >>> in_url("50 % off #1.png")
+    '50 %25 off %231.png'
+    """
+    return re.sub("[%#?]", lambda sign: quote(sign[0]), name)
+
+
+def _from_link(name: str) -> str:
+    """Return a name that stands in a link of a server's page as the file has it."""
+    try:
+        return unquote(unescape(name), errors="strict")
+    except UnicodeDecodeError:  # it is not in UTF-8
+        return name

@@ -58,7 +58,7 @@ def require(path: Path | None, what: str) -> Path:
     """
     if path is None:
         raise UserError(f"Ingest.path is not given: name {what}.")
-    path = path.expanduser().absolute()
+    path = Path(re.sub("^file:/+", "/", str(path))).expanduser().absolute()
     if path.exists():
         return path
     near = get_close_matches(path.name, [other.name for other in path.parent.glob("*")], n=1)
