@@ -15,6 +15,7 @@ class Files(SimpleHTTPRequestHandler):
 
     breaks = 0
     code = 0
+    refused: ClassVar[dict[str, int]] = {}  # path → its answer; 0: none, the connection is closed
     asked: ClassVar[list[str]] = []
 
     def do_GET(self) -> None:
@@ -22,6 +23,9 @@ class Files(SimpleHTTPRequestHandler):
         self.asked.append(f"{self.command} {self.path}")
         if self.code:
             return self.send_error(self.code)
+        if (answer := self.refused.get(self.path.rstrip("/"))) is not None:
+            self.close_connection = True
+            return self.send_error(answer) if answer else None
         if not file.is_file():
             return super().do_GET()
         content = file.read_bytes()
@@ -52,7 +56,7 @@ class Files(SimpleHTTPRequestHandler):
 @contextmanager
 def serve(root: Path) -> Iterator[str]:
     """Serve the files of a folder at the URL that is yielded, without a fault."""
-    Files.asked, Files.breaks, Files.code = [], 0, 0
+    Files.asked, Files.breaks, Files.code, Files.refused = [], 0, 0, {}
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Files, directory=str(root))) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"

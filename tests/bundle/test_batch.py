@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from bundles import change_description
+from file_server import Files, serve
 from full_disk import files_up_to
 from PIL import Image
 from workplace import Workplace
@@ -21,7 +22,7 @@ from graftline.bundle.batch import BatchJob, Tally
 from graftline.bundle.ensemble import load_predictor
 from graftline.bundle.layout import bundle_digest, read_description
 from graftline.bundle.predictor import Predictor
-from graftline.data import decode, references
+from graftline.data import decode, references, remote
 from graftline.data.decoding import NO_FILE
 from graftline.data.file_names import to_text
 from graftline.data.image_list import ImageList, ImageLister
@@ -302,3 +303,25 @@ def test_a_file_system_that_is_away_is_no_matter_of_an_image(
             job.run()
     else:
         assert job.run().unreadable == 4
+
+
+def test_an_outage_is_no_row_and_the_same_command_goes_on(
+    bundle: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("aiohttp", reason="of the extra remote: pip install graftline[remote]")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(remote, "WAITS", (0.01,))
+    remote.statuses.clear()
+    with serve(photos) as url:
+        rows = [f"{url}/{number:03}.png" for number in range(100, 104)]
+        (tmp_path / "list.csv").write_text("\n".join(["path", *rows]))
+        job = BatchJob(Predictor.from_directory(bundle), listed(tmp_path / "list.csv", tmp_path), tmp_path, part_rows=2)
+        Files.refused = {"/102.png": 0}
+        with pytest.raises(UserError, match=r"/102.png cannot be reached .*, after 2 tries"):
+            job.run()
+        Files.refused = {"/102.png": 403}
+        counts = job.run()
+    assert (counts.images, counts.unreadable) == (4, 1)
+    assert read(tmp_path)["error"].dropna().tolist() == [
+        f"There is no access to {rows[2]}: check the credentials (what its server asks for)."
+    ]

@@ -102,3 +102,50 @@ def test_mistakes_name_the_url_and_no_password(tmp_path: Path, root: Path, url: 
     with pytest.raises(UserError, match=r"Table\.path is a URL with a password or key in it") as raised:
         Table().read(root / "secret.csv")
     assert "hush" not in str(raised.value)
+
+
+def test_an_outage_is_no_missing_file(tmp_path: Path, url: str) -> None:
+    """Neither of a folder that is to be listed, nor of an image: a data set would shrink without a word."""
+    Files.refused = {"/pets/hot%20dog": 0}
+    with pytest.raises(UserError, match=r"/pets cannot be reached \(.*\), after 3 tries"):
+        Folder().read(Path(f"{url}/pets"))
+    Files.refused = {"/pets/hot%20dog/003.png": 0}
+    with pytest.raises(UserError, match=r"003.png cannot be reached"):
+        ingest(tmp_path, Path(f"{url}/pets"))
+    with pytest.raises(UserError, match=r"http://127.0.0.1:9/pets cannot be reached"):
+        Folder().read(Path("http://127.0.0.1:9/pets"))
+
+
+def test_an_image_that_one_may_not_read_is_left_out(tmp_path: Path, url: str) -> None:
+    Files.refused = {"/pets/hot%20dog/003.png": 403}
+    found = ingest(tmp_path, Path(f"{url}/pets"))
+    reasons = {Path(finding.path).name: finding.detail for finding in found.findings}
+    assert "There is no access to" in reasons["003.png"]
+
+
+def test_names_may_have_the_signs_of_a_url(tmp_path: Path, root: Path, url: str, make_folder: MakeFolder) -> None:
+    odd = make_folder(root / "odd pets", **{"50 % off": 6, "C# & co?": 6})
+    (odd / "50 % off" / "000.png").rename(odd / "50 % off" / "a#1 &amp; b%20c?.png")
+    here = ingest(tmp_path / "here", odd)
+    for given in ("odd pets", "odd%20pets/"):
+        there = ingest(tmp_path / "there", f"{url}/{given}")  # type: ignore[arg-type]
+        assert there.version.class_names == here.version.class_names == ("50 % off", "C# & co?")
+        assert there.version.split_digests == here.version.split_digests
+        assert {open_image(path).read()[:4] for path in there.version.table()["path"]} == {b"\x89PNG"}
+    names = [f"{file.relative_to(odd)},{file.parent.name}" for file in odd.rglob("*.png")]
+    (odd / "list.csv").write_text("path,label\n" + "\n".join(name.replace("/", "\\", 1) for name in names))
+    listed = ingest(tmp_path / "listed", f"{url}/odd pets/list.csv?download=1", Table())  # type: ignore[arg-type]
+    assert listed.version.split_digests == here.version.split_digests
+
+
+def test_an_archive_that_is_unpacked_is_not_downloaded_again(tmp_path: Path, url: str) -> None:
+    source = Archive(cache=str(tmp_path / "archives"))
+    source.read(Path(f"{url}/pets.zip"))
+    shutil.rmtree(tmp_path / "cache")
+    Files.asked.clear()
+    assert len(source.read(Path(f"{url}/pets.zip"))) == 22
+    assert not [asked for asked in Files.asked if asked.startswith("GET")]
+
+
+def test_a_path_of_this_machine_may_be_written_as_a_url(root: Path) -> None:
+    assert len(Folder().read(Path(f"file://{root}/pets"))) == 22

@@ -15,7 +15,7 @@ from graftline.data.split import Split
 from graftline.errors import UserError
 from graftline.pipeline.cli import compose
 from graftline.pipeline.retrain import Retrain
-from graftline.pipeline.retraining.situation import Situation
+from graftline.pipeline.retraining.situation import Situation, require_images
 from graftline.tracking.lease import Lease
 from graftline.tracking.ledger import Decision, Kind
 from graftline.tracking.names import STAGE
@@ -224,3 +224,9 @@ def test_who_waits_goes_on_once_the_other_has_ended(
         lease.check()
     thread.join()
     assert capsys.readouterr().out.count("Waiting for ") == 1, "it says so once"
+
+
+def test_images_at_a_url_are_looked_for_by_whoever_lists_them() -> None:
+    require_images(Ingest("pets", "s3://bucket/pets", Folder(), Split()), allow_shrink=False)
+    with pytest.raises(UserError, match="is not there: nothing is trained"):
+        require_images(Ingest("pets", "/nowhere/pets", Folder(), Split()), allow_shrink=False)

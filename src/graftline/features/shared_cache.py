@@ -149,7 +149,4 @@ class SharedCache:
 
     def _names(self, table: ActivationTable) -> list[str]:
         """Return the names of the segments of a table that are there."""
-        try:
-            return [url.split("/")[-2] for url in list_urls(f"{self.url}/{table.directory.name}", f"/{HEADER}")]
-        except FileNotFoundError:
-            return []
+        return [url.split("/")[-2] for url in list_urls(f"{self.url}/{table.directory.name}", f"/{HEADER}")]
