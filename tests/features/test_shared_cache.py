@@ -128,6 +128,7 @@ def test_what_is_damaged_there_is_computed(tmp_path: Path, samples: Samples, cap
     assert 8 <= second.computed <= 8 + 4  # those of its shard
     assert "1 of 4 shards of cached activations are damaged" in caplog.text
     system.pipe_file(data, b"")
+    remote.statuses.clear()  # as on another machine
     np.testing.assert_array_equal(third.activations(samples), expected)
     assert third.computed >= 30
     assert "are damaged: they are left alone" in caplog.text
