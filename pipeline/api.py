@@ -73,7 +73,7 @@ def compare(*runs: str | PathLike[str], **overrides: Any) -> "CompareResult":
 
     Args:
         runs: ids, output directories, ``models:/NAME@ALIAS``, ``latest`` or ``best:N``, the first being what the others
-            are compared with; none: the newest run and the champion.
+            are compared with; none: the newest model and the champion.
         overrides: every other key of the configuration: ``metric="auroc"``, ``resamples=2000``.
 
     Returns:

@@ -36,7 +36,7 @@ class Compare:
 
     Attributes:
         tracking: where the runs are.
-        runs: what is compared with the first of them; None: the newest run with the champion.
+        runs: what is compared with the first of them; None: the newest model with the champion.
         metric: the score that decides.
         resamples: how many give an interval.
         seed: of the resampling.

@@ -111,6 +111,7 @@ class MakeEnsemble(Train):
             self._check_networks(version, files)
         else:
             _require_version(opened, version)
+            opened.warn_of_refusals()
             if not self._wanted.chooses:
                 opened.warn_of_decisions()
         self._check_validation(version)

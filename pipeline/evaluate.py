@@ -241,7 +241,7 @@ class Evaluate:
             decision=told or [MOST_PROBABLE_ANSWER],
             slices=slices.slices,
             notes=[slices.sentence],
-            missing=[crops_of(str(self.bundle)), comparison_of(run_id)],
+            missing=[crops_of(str(self.bundle)), *([comparison_of(run_id)] if tested.split == "test" else [])],
         )
         return write_report(directory, report)
 

@@ -79,6 +79,14 @@ class Members:
                 "ensemble chooses a decision for it."
             )
 
+    def warn_of_refusals(self) -> None:
+        """Say that an ensemble of the members refuses no image, where some of them do."""
+        if any(one.refusal is not None for one in self.predictors):
+            warn(
+                "Some members mark images that are none of the classes, as they were trained with refuse; the ensemble "
+                "marks none: where that is needed, take such a member by itself."
+            )
+
 
 def open_members(
     references: Sequence[str], tracking: Tracking, experiment: str, engine: EngineName, execution: Execution

@@ -80,7 +80,8 @@ def missing_of_grid(
         members: where they came from.
         crops: that the whole is averaged over.
         average: what is averaged.
-        split: of the images; on those of the test split members can become an ensemble.
+        split: of the images; members that were scored on the test split can become an ensemble, and be compared with
+            other runs.
     """
     own = [f"runs={','.join(members)}", "choose=all", f"crops={crops}"]
     own += [] if average == "probabilities" else [f"average={average}"]
@@ -90,5 +91,5 @@ def missing_of_grid(
     return [
         *([as_one] if is_average and split == "test" else []),
         *([] if is_average else [crops_of(members[0])]),
-        comparison_of(run_id),
+        *([comparison_of(run_id)] if split == "test" else []),
     ]

@@ -2,7 +2,8 @@
 
 ``latest`` is the newest finished training of the experiment. ``best:N`` are the N different models with the lowest log
 loss on validation images, among the finished trainings with the validation and test images of that newest one. What a
-stage cannot use (no test, no bundle on this machine) is left out, which it says.
+stage cannot use (no test, no bundle on this machine) is left out, which it says. A comparison for which none is named
+takes the newest training or ensemble that was tested. An evaluation is none of these: it is meant where its id stands.
 """
 
 import re
@@ -82,7 +83,7 @@ def choose_runs(typed: Sequence[str], tracking: Tracking, need: Need, experiment
 
 
 def newest_against_champion(tracking: Tracking) -> RunChoice:
-    """Return the champion, or the best run where there is none, and the newest other run.
+    """Return the champion, or the best training where there is none, and the newest other training or ensemble.
 
     Args:
         tracking: knows the runs; its experiment, or that of the newest run.

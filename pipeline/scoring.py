@@ -38,12 +38,13 @@ def log_evaluation(run: "Run", result: EvaluationResult, directory: Path, step: 
     """Log the scores, what ``write_evaluation`` and slices have written, and the digests of what was tested on what.
 
     Returns:
-        The metrics as the run has them.
+        The metrics as the run has them, each behind the name of the split that was scored: ``test/accuracy``.
     """
-    metrics = {f"test/{name}": interval.value for name, interval in result.scores.items()}
-    run.log_metrics(metrics, step=step)
     predictions = result.predictions
-    run.set_tags({BUNDLE_DIGEST: predictions.bundle_digest, TEST_DIGEST: predictions.split_digest})
+    metrics = {f"{predictions.split}/{name}": interval.value for name, interval in result.scores.items()}
+    run.log_metrics(metrics, step=step)
+    of_test = {TEST_DIGEST: predictions.split_digest} if predictions.split == "test" else {}
+    run.set_tags({BUNDLE_DIGEST: predictions.bundle_digest, **of_test})
     for file in (directory / PREDICTIONS_FILE, directory / SLICES_FILE):
         if file.exists():  # of an ensemble there are no slices
             run.log_artifact(file, TEST)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mlflow.entities import Run as MlflowRun
 from workplace import TINY, Workplace
 
 import graftline
@@ -20,10 +21,11 @@ from graftline.pipeline.cli import compose
 from graftline.pipeline.cli.hydra_conf import session
 from graftline.pipeline.cli.validate import validate
 from graftline.pipeline.compare import CompareResult
+from graftline.pipeline.evaluate import EvaluateResult
 from graftline.pipeline.scoring import PREDICTIONS_FILE, log_evaluation
 from graftline.pipeline.train_result import TrainResult
 from graftline.tracking.client import connect
-from graftline.tracking.names import VALIDATION_LOSS
+from graftline.tracking.names import TEST_DIGEST, VALIDATION_LOSS
 from graftline.tracking.tracking import Tracking
 from graftline.tracking.views import METRICS, PARAMETERS
 
@@ -156,6 +158,33 @@ def test_alone_it_is_the_newest_against_the_best_and_then_against_the_champion(
             compared()  # the newest other one is that on other images
     finally:
         client.delete_registered_model_alias("dusk", "champion")
+
+
+def test_an_evaluation_is_no_model_and_is_compared_where_its_id_is_given(
+    trained: TrainResult, runs: dict[str, str], images: Path, place: Path
+) -> None:
+    def evaluate(*typed: str) -> MlflowRun:
+        data = ["data=folder", f"data.path={images}", "evaluation.resamples=100", "tracking.system_metrics=false"]
+        result = compose("evaluate", [f"bundle={trained.bundle}", *data, *typed]).run()
+        assert isinstance(result, EvaluateResult)
+        return connect(Tracking().uri).get_run(result.run_id)
+
+    chosen = evaluate("split=validation", "hydra.run.dir=outputs/validated")
+    found = {name.partition("/")[0] for name in chosen.data.metrics}
+    assert found == {"validation"}
+    assert 0 < chosen.data.metrics["validation/accuracy"] <= 1
+    assert chosen.data.tags[TEST_DIGEST] == trained.version.test_digest, "that of its own images is no test digest"
+    assert "compare runs=" not in (place / "outputs" / "validated" / "report.html").read_text(encoding="utf-8")
+    assert names(compared()) == ["weak", "new"], "the newest model, not the newest run with scores"
+
+    tested = evaluate("hydra.run.dir=outputs/tested")
+    assert tested.data.metrics["test/accuracy"] == trained.scores["accuracy"].value
+    assert tested.data.tags[TEST_DIGEST] == trained.version.test_digest
+    assert "compare runs=" in (place / "outputs" / "tested" / "report.html").read_text(encoding="utf-8")
+    assert names(compared()) == ["weak", "new"]
+    assert names(compared("runs=latest,best:9")) == ["new", "weak", "good"]
+    (row,) = compared(f"runs={runs['good']},{tested.info.run_id}").comparison.rows
+    assert (row.name, row.won, row.lost) == (tested.info.run_name, 0, 0)
 
 
 def test_a_model_that_was_tested_on_other_images_classifies_these(

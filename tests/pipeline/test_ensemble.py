@@ -27,6 +27,7 @@ from graftline.bundle.ensemble import Ensemble
 from graftline.bundle.grid import Grid
 from graftline.bundle.layout import read_description
 from graftline.bundle.predictor import Predictor, softmax
+from graftline.bundle.refusal import Refusal, unit
 from graftline.bundle.save import add_to_card, change_answers, save_bundle
 from graftline.bundle.soup import load_networks
 from graftline.errors import UserError
@@ -217,6 +218,24 @@ def test_the_decision_of_the_average_is_what_its_row_and_its_metrics_have(
     logged = place.mlflow.get_run(made.run_id).data.metrics
     assert logged["gain/accuracy"] == pytest.approx(accuracy - made.rows[0].accuracy.value)
     assert made.predictor.card["decision"]["sentence"] in unescape(made.report.read_text())
+
+
+def test_that_an_ensemble_refuses_nothing_is_told_where_a_member_does(
+    run: Callable[..., EnsembleResult], made: EnsembleResult, place: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, other = (made.directory / "members" / number / "bundle" for number in ("1", "3"))
+    refusing, paths = shutil.copytree(first, place.root / "refusing"), made.version.samples("test").paths
+    embeddings = Predictor.from_directory(first).logits_and_embeddings(paths)[1]
+    change_answers(refusing, refusal=Refusal(unit(embeddings[:1]), 1, 0.0, 0.5))
+    refused = Predictor.from_directory(refusing).predict_refusing(paths).refused
+    assert refused is not None
+    assert refused.any()
+    chosen = ["decision=recall", "decision.class_name=red", "decision.recall=0.75"]  # no warning of decisions, then
+    for bundle, typed in ((first, []), (refusing, []), (refusing, chosen)):
+        joined = run(f"runs={other},{bundle}", "choose=all", "tracking.register=false", *typed)
+        told = " ".join(capsys.readouterr().out.split())
+        assert ("refuse; the ensemble marks none: where that is needed, take such a" in told) == (bundle == refusing)
+        assert joined.predictor.predict_refusing(paths).refused is None
 
 
 def test_what_a_member_weighed_the_mean_does_not_take_back(

@@ -24,6 +24,7 @@ from graftline.pipeline.compare import CompareResult
 from graftline.pipeline.ensemble_result import EnsembleResult
 from graftline.pipeline.evaluate import EvaluateResult
 from graftline.pipeline.train_result import MOST_PROBABLE_ANSWER, TrainResult
+from graftline.tracking.names import TEST_DIGEST
 
 FEW = ("evaluation.resamples=100", "tracking.system_metrics=false")
 
@@ -134,6 +135,28 @@ def test_the_latest_and_the_best_are_the_same_in_every_stage(
         assert "Models of the experiment 'colors0' that have no bundle on this machine are left out: 1." in printed
     finally:
         bundle.with_name("moved").rename(bundle)
+
+
+def test_an_evaluation_of_several_runs_is_no_model_that_others_are_compared_with(
+    evaluate: Callable[..., EvaluateResult], trained: list[TrainResult], place: Workplace
+) -> None:
+    def compared() -> list[str]:
+        result = compose("compare", ["resamples=100"]).run()
+        assert isinstance(result, CompareResult)
+        return [result.comparison.reference.name, *(row.name for row in result.comparison.rows)]
+
+    runs, before = f"runs={','.join(one.run_id for one in trained)}", compared()
+    for number, typed in enumerate((["crops=1,mirror"], ["split=validation"])):
+        result = evaluate(runs, *typed, f"hydra.run.dir=outputs/several{number}")
+        run, is_test = place.mlflow.get_run(result.run_id), number == 0
+        assert ("test/accuracy" in run.data.metrics) == is_test
+        assert ("validation/accuracy" in run.data.metrics) != is_test
+        assert run.data.tags[TEST_DIGEST] == trained[0].version.test_digest
+        page = (place.root / "outputs" / f"several{number}" / "report.html").read_text(encoding="utf-8")
+        assert ("compare runs=" in page) == is_test
+        assert run.info.run_name not in before
+        assert compared() == before
+    assert evaluate("runs=latest").facts["members"] == [trained[1].run_id]
 
 
 def test_logits_are_averaged_where_that_is_asked(

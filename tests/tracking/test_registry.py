@@ -271,5 +271,24 @@ def test_what_a_tested_run_gave_is_found_on_every_machine(uri: str, directory: P
     assert registry.predictions(registry.tested_run(ids[1]), cache) is None
     assert registry.aliased("nothing", "champion") is None
     connect(uri).delete_run(ids[1])
-    with pytest.raises(UserError, match=f"^The experiment '{name}' has no run that was tested beside the champion"):
+    with pytest.raises(
+        UserError, match=f"^The experiment '{name}' has no training or ensemble that was tested beside the ch"
+    ):
         registry.newest_tested(name, skip="bundle 0")
+
+
+def test_the_newest_model_is_of_a_training_or_an_ensemble_and_of_no_evaluation(uri: str, directory: Path) -> None:
+    name = f"models-{directory.parent.parent.name}"
+    tracking, registry, ids = Tracking(uri=uri, system_metrics=False, experiment=name), Registry(uri), list[str]()
+    for number, stage in enumerate(("train", "ensemble", "evaluate")):
+        folder = directory / stage
+        folder.mkdir()
+        tags = {"graftline.stage": stage}
+        with tracking.start(run_name=stage, experiment=name, directory=folder, tags=tags) as run:
+            run.set_tags({"graftline.bundle_digest": f"bundle {number}"})
+            run.log_metrics({"test/accuracy": 0.9}, step=0)  # as an earlier graftline has it of any split
+        ids.append(run.id)
+    assert registry.newest_tested(name).id == ids[1]
+    assert registry.newest_tested(name, skip="bundle 1").id == ids[0]
+    assert registry.newest_training(name).id == ids[0]
+    assert registry.tested_run(ids[2]).is_tested, "it is found by its id"

@@ -134,7 +134,7 @@ def finalists(history: SearchHistory) -> Sequence[Candidate]:
 def _train(
     candidate: Candidate, setup: TrainingSetup, seconds: float, ledger: Ledger, directory: Path
 ) -> ScoredCandidate | None:
-    """Train a candidate's head, then all of it, for a time; None where that is too short, or the training fails."""
+    """Train a candidate as a whole for so many seconds; None where that is too short, or the training fails."""
     start = ledger.now
     try:
         setup = replace(setup, graft=candidate.backbone.build(setup.version.class_names))

@@ -220,7 +220,7 @@ class Registry:
         return self.ask(find)
 
     def newest_tested(self, experiment: str | None = None, skip: str | None = None) -> "TestedRun":
-        """Return the newest run that was tested.
+        """Return the newest run that made a model and tested it: a training or an ensemble, no evaluation.
 
         Args:
             experiment: name of its experiment; None: any.

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 _PAGE = 500  # runs per question
 _TEST_SCORE = "test/accuracy"
-_TESTED = f"attributes.status = 'FINISHED' and metrics.`{_TEST_SCORE}` >= 0"
+# an evaluation scores the model of another run, or an average that nobody can load; a filter of tags knows no IN
+_TESTED = f"attributes.status = 'FINISHED' and metrics.`{_TEST_SCORE}` >= 0 and tags.`{STAGE}` != 'evaluate'"
 _TRAINED = f"attributes.status = 'FINISHED' and tags.`{STAGE}` = 'train'"
 
 
@@ -84,7 +85,7 @@ def describe(run: "MlflowRun", experiment: str) -> TestedRun:
 
 
 def find_newest(client: "MlflowClient", experiment: str | None, store: str, skip: str | None = None) -> TestedRun:
-    """Return the newest run that was tested, of an experiment or of all.
+    """Return the newest run that made a model and tested it, a training or an ensemble, of an experiment or of all.
 
     Args:
         client: where to look.
@@ -100,7 +101,8 @@ def find_newest(client: "MlflowClient", experiment: str | None, store: str, skip
     found = client.search_runs(list(names), _TESTED + others, max_results=1, order_by=["attributes.start_time DESC"])
     if not found:
         where = f"The experiment '{experiment}'" if experiment is not None else f"The {store}"
-        raise UserError(f"{where} has no run that was tested{' beside the champion' if skip else ''}: train a model.")
+        beside = " beside the champion" if skip else ""
+        raise UserError(f"{where} has no training or ensemble that was tested{beside}: train a model.")
     return describe(found[0], names[found[0].info.experiment_id])
 
 
