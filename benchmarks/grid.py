@@ -5,7 +5,7 @@ crops=1,5,10,144` runs it, beside a plain loop that takes one member and one set
 batches of 32, torch eager in inference mode, channels_last. ELPV's images are squares, of which the 144 crops are 48 in
 three copies each: one row of the loop runs all of them, the other the 48. In the loop, too, threads prepare the next
 images while a network runs. All take turns in one process; medians of three. There is no table where a probability
-differs by more than 1e-4. About half an hour on 2 idle cores, without 144 three minutes.
+differs by more than 1e-4. About half an hour on 2 idle cores, without 144 four minutes.
 
 Letters: M members, S sets of crops, N images, K classes, n crops of an image, C channels, h, w size of an input in px.
 """
