@@ -1,9 +1,17 @@
-"""How fast is a training of the whole network? `python benchmarks/training_speed.py [--quick]`.
+"""How fast is a training of the whole network? `python benchmarks/training_speed.py [--quick] [--ways NAME ...]`.
 
 ELPV and EfficientNet-Lite0 at 224 px, batches of 32, AdamW, no augmentation, on the CPU: graftline's fit on images
 beside a plain loop, once with torch's own memory format and once channels_last, and beside what timm's train.py does
-with the same images, each with its start, its epochs and their validation, in turn. Medians of three, images/s of
-training, ratios; about 10 minutes on 2 idle cores.
+with the same images, each with its start, its epochs and their validation, in turn. Medians of three rounds, images/s
+of training, ratios; about 15 minutes on 2 idle cores.
+
+    python benchmarks/training_speed.py --ways channels_last foreach fused graftline_fused
+    python benchmarks/training_speed.py --ways channels_last compiled graftline_compiled --rounds 1
+
+measure the plain loop channels_last and graftline's fit with torch's other implementations of AdamW, and with
+torch.compile (graftline's `train.compile=true`). Nothing is compiled before, neither in memory nor on disk: the
+compiler's seconds are in the images/s of the first table, and told apart in a second one. graftline's fit as it is by
+default always runs.
 """
 
 import argparse
@@ -14,7 +22,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -25,6 +33,8 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.utils import AverageMeter
 from torch import Tensor, nn
+from torch._dynamo.utils import calculate_time_spent
+from torch._inductor.utils import fresh_cache
 from torch.utils.data import DataLoader, Dataset
 
 from graftline.augment.policy import Policy
@@ -49,7 +59,7 @@ DATA_CONFIG = ("interpolation", "mean", "std", "crop_pct", "crop_mode")  # what 
 
 @dataclass(frozen=True)
 class Work:
-    """How much is done: images of the two splits, epochs, and the network's input in px."""
+    """How much is done: images of the two splits, epochs, the network's input in px, and how often."""
 
     train: int = 256
     validation: int = 64
@@ -108,15 +118,30 @@ class Files(Dataset[tuple[Tensor, int]]):
         return self.transform(picture), int(self.samples.labels[index])
 
 
-def plain_loop(images: FewImages, memory_format: torch.memory_format) -> None:
-    """Train as a loop of 40 lines does; channels_last it is the plain loop of `make bench-accuracy`."""
+def plain_loop(
+    images: FewImages,
+    memory_format: torch.memory_format = torch.channels_last,
+    *,
+    compiled: bool = False,
+    **adamw: bool,
+) -> None:
+    """Train as a loop of 40 lines does; channels_last it is the plain loop of `make bench-accuracy`.
+
+    Args:
+        images: what it is trained on.
+        memory_format: of network and images.
+        compiled: run the network through torch.compile.
+        adamw: ``foreach`` or ``fused``, which say how torch computes a step.
+    """
     graft = images.graft()
     network, loaders = graft.network.to(memory_format=memory_format), []  # type: ignore[call-overload]
+    if compiled:
+        network.compile()
     transform = create_transform(**_data_config(graft))
     for split in ("train", "validation"):
         files = Files(images.samples(split), transform)
         loaders.append(DataLoader(files, batch_size=BATCH, shuffle=split == "train", num_workers=WORKERS))
-    optimizer = torch.optim.AdamW(network.parameters(), lr=RATE)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, **adamw)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, images.work.epochs * len(loaders[0]))
     for _ in range(images.work.epochs):
         network.train()
@@ -165,15 +190,21 @@ def timm_loop(images: FewImages) -> None:
         schedule.step(epoch + 1)
 
 
-def graftline_fit(images: FewImages) -> None:
-    """Train as `make train freeze=none features=live augment=none train.batch_size=32` does."""
+def graftline_fit(images: FewImages, *, compiled: bool = False, **adamw: bool) -> None:
+    """Train as `make train freeze=none features=live augment=none train.batch_size=32` does.
+
+    Args:
+        images: what it is trained on.
+        compiled: as with ``train.compile=true``.
+        adamw: as for ``plain_loop``.
+    """
     setup = TrainingSetup(
         graft=images.graft(),
         version=images,
         policy=Policy("none", None, {}),
         features=Features(cache=False),
-        recipe=Recipe(batch_size=BATCH, workers=WORKERS, patience=None),
-        optimizer=functools.partial(torch.optim.AdamW, lr=None),  # type: ignore[arg-type]  # as the plan says
+        recipe=Recipe(batch_size=BATCH, workers=WORKERS, patience=None, compile=compiled),
+        optimizer=functools.partial(torch.optim.AdamW, lr=None, **adamw),  # type: ignore[arg-type]  # as the plan says
         schedule=warmup_cosine,
         make_trainer=functools.partial(pl.Trainer, accelerator="cpu", devices=1, gradient_clip_val=1.0),
         execution=Execution(),
@@ -201,48 +232,109 @@ def _validate(network: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> fl
     return right / seen
 
 
-def measure(images: FewImages) -> dict[str, list[float]]:
-    """Return how many training images a second each way has trained on, in each repetition."""
-    speeds: dict[str, list[float]] = {name: [] for name in WAYS}
+class Timing(NamedTuple):
+    """Seconds of a training from its start to its end, and those of them in which torch's compiler was at work."""
+
+    seconds: float
+    compiling: float
+
+
+def timed(train: Callable[[FewImages], None], images: FewImages) -> Timing:
+    """Train with nothing compiled before."""
+    torch.compiler.reset()  # the seconds that torch has counted, too
+    with fresh_cache():
+        start = time.perf_counter()
+        train(images)
+        return Timing(time.perf_counter() - start, calculate_time_spent()["total_wall_time"])
+
+
+def measure(images: FewImages, ways: Iterable[str]) -> dict[str, list[Timing]]:
+    """Return how long each way has taken, in each repetition."""
+    timings: dict[str, list[Timing]] = {name: [] for name in ways}
     for repetition in range(images.work.repetitions):
-        for name, train in WAYS.items():
-            start = time.perf_counter()
-            train(images)
-            speeds[name].append(images.work.epochs * images.work.train / (time.perf_counter() - start))
-            say(f"{repetition + 1}: {name}: {speeds[name][-1]:.1f} images/s")
-    return speeds
+        for name in timings:
+            timings[name].append(timed(WAYS[name].train, images))
+            seconds, compiling = timings[name][-1]
+            speed = images.work.epochs * images.work.train / seconds
+            told = f"{speed:.1f} images/s, {compiling:.0f} of {seconds:.0f} s compiling"
+            say(f"{repetition + 1}: {WAYS[name].words}: {told}")
+    return timings
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer and smaller images, once: does it run?")
-    work = QUICK if parser.parse_args().quick else Work()
-    torch.set_num_threads(available_cores())
-    split = Split(train=0.6, validation=0.15, test=0.25, seed=0, existing=True)
-    with tempfile.TemporaryDirectory() as folder:
-        version = Ingest("elpv", None, Elpv(threshold=0.5), split, directory=folder).run().version
-        speeds = measure(FewImages.of(version, work))
-    medians = {name: statistics.median(values) for name, values in speeds.items()}
+def print_speeds(title: str, images: int, timings: dict[str, list[Timing]]) -> None:
+    """Print the images/s of the trainings as they were.
+
+    Args:
+        title: of the table.
+        images: that a training has seen.
+        timings: by the name of the way.
+    """
+    speeds = {name: [images / one.seconds for one in values] for name, values in timings.items()}
+    ours = statistics.median(speeds[OURS])
     rows = [
         [
-            name,
-            f"{medians[name]:.1f}",
-            f"{medians[OURS] / medians[name]:.2f}",
+            WAYS[name].words,
+            f"{statistics.median(values):.1f}",
+            f"{ours / statistics.median(values):.2f}",
             f"{min(values):.1f} to {max(values):.1f}",
         ]
         for name, values in speeds.items()
     ]
-    title = f"Training of the whole network at {work.image_size} px"
     print_table(title, ["", "images/s", "graftline is so many times as fast", "from ... to"], rows)
 
 
+def print_compiling(images: int, timings: dict[str, list[Timing]]) -> None:
+    """Print the seconds of torch's compiler, and the images/s without them; the arguments are as before."""
+    rows = [
+        [
+            WAYS[name].words,
+            f"{statistics.median(one.compiling for one in values):.0f}",
+            f"{statistics.median(images / (one.seconds - one.compiling) for one in values):.1f}",
+        ]
+        for name, values in timings.items()
+        if any(one.compiling for one in values)
+    ]
+    if rows:
+        print_table("torch's compiler", ["", "seconds", "images/s without them"], rows)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer and smaller images, once: does it run?")
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=["plain", "channels_last", "timm", OURS])
+    parser.add_argument("--rounds", type=int, help="3, or 1 with --quick")
+    asked = parser.parse_args()
+    work = QUICK if asked.quick else Work()
+    work = work if asked.rounds is None else replace(work, repetitions=asked.rounds)
+    torch.set_num_threads(available_cores())
+    split = Split(train=0.6, validation=0.15, test=0.25, seed=0, existing=True)
+    with tempfile.TemporaryDirectory() as folder:
+        version = Ingest("elpv", None, Elpv(threshold=0.5), split, directory=folder).run().version
+        timings = measure(FewImages.of(version, work), dict.fromkeys([*asked.ways, OURS]))
+    images = work.epochs * work.train
+    print_speeds(f"Training of the whole network at {work.image_size} px", images, timings)
+    print_compiling(images, timings)
+
+
+class Way(NamedTuple):
+    """What a training is called in the tables, and what does it."""
+
+    words: str
+    train: Callable[[FewImages], None]
+
+
 OURS = "graftline"
-WAYS: dict[str, Callable[[FewImages], None]] = {
-    "plain loop": functools.partial(plain_loop, memory_format=torch.contiguous_format),
-    "plain loop, channels_last": functools.partial(plain_loop, memory_format=torch.channels_last),
-    "timm": timm_loop,
-    OURS: graftline_fit,
+WAYS = {  # by what --ways calls them
+    "plain": Way("plain loop", functools.partial(plain_loop, memory_format=torch.contiguous_format)),
+    "channels_last": Way("plain loop, channels_last", plain_loop),
+    "foreach": Way("plain loop, channels_last, foreach AdamW", functools.partial(plain_loop, foreach=True)),
+    "fused": Way("plain loop, channels_last, fused AdamW", functools.partial(plain_loop, fused=True)),
+    "compiled": Way("plain loop, channels_last, compiled", functools.partial(plain_loop, compiled=True)),
+    "timm": Way("timm", timm_loop),
+    OURS: Way("graftline", graftline_fit),
+    "graftline_fused": Way("graftline, fused AdamW", functools.partial(graftline_fit, fused=True)),
+    "graftline_compiled": Way("graftline, compiled", functools.partial(graftline_fit, compiled=True)),
 }
 
 if __name__ == "__main__":
