@@ -97,8 +97,8 @@ class SharedCache:
             return none
         for file in INDEX:
             download(f"{source}/{file}", folder / file)
-        held = digests.find(np.load(folder / INDEX[0], allow_pickle=False))
-        held = held[held != NOWHERE]
+        found = digests.find(np.load(folder / INDEX[0], allow_pickle=False))
+        held: np.ndarray = found[found != NOWHERE]
         if not is_missing[held].any():
             return none
         with suppress(CacheFullError):
