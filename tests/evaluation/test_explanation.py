@@ -78,7 +78,7 @@ def test_the_heat_lies_where_the_class_is_seen(kind: str, seeds: int, least: flo
         if kind != "swin":  # its last map is a single window, in which all places know of each other: its heat is weak
             assert heat.covered.mean() < heat.elsewhere.mean() - 0.1
         told = [method == GRAD_CAM for method in heat.methods]
-        assert (heat.covered[told] <= heat.elsewhere[told]).all()
+        assert (heat.covered[told] <= heat.elsewhere[told] + explanation.CONTRADICTION).all()
         np.testing.assert_array_equal(find(done.append).maps, heat.maps)
     assert np.mean(shares) > least  # by chance 0.25
 

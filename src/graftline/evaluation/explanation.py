@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from graftline.bundle.heat import GRAD_CAM, OCCLUSION, Method, from_0_to_1
 from graftline.bundle.heat import occlusion as cover_places
 
+CONTRADICTION = 0.01  # of a probability: by so much surer without its warmest places, a network contradicts a map
 COVERED = 0.25  # share of the image, its warmest places, without which the network is asked again
 
 
@@ -125,7 +126,7 @@ def find_heat(
             warmest, coolest = left = hide(image, heat, number)
         except NoMapError:
             warmest, coolest = 1.0, 0.0
-        if warmest > coolest:
+        if warmest > coolest + CONTRADICTION:
             heat, method = occlusion(network, image, [number]), OCCLUSION
             left = hide(image, heat, number)
         methods.append(method)
