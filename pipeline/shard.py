@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graftline.console import warn
+from graftline.data.further_columns import to_json
 from graftline.data.ingest import Ingest
 from graftline.data.shards.write import write_shards
 from graftline.errors import UserError
@@ -30,9 +31,11 @@ class Shard:
         out, start = Path(self.out).expanduser().absolute(), time.perf_counter()
         check_folder(out, "Shard.out")
         listing = self.data.list_images()
-        class_names = listing.class_names
+        images, class_names = listing.images, listing.class_names
+        if not listing.further.columns.empty:
+            images = images.assign(columns=to_json(listing.further))
         name = self.data.dataset_name()
-        written = write_shards(listing.images, class_names, out, name, int(self.shard_mb * 1e6), self.workers)
+        written = write_shards(images, class_names, out, name, int(self.shard_mb * 1e6), self.workers)
         if written.left_out:
             warn(
                 f"{len(written.left_out):,} images are listed but not there, left out: {written.left_out[0]} is first."

@@ -56,7 +56,7 @@ def write_known_slices(predictions: Predictions, version: DatasetVersion, direct
     columns = _of_manifest(version, predictions.sha256, (*COLUMNS, "width", "height"))
     width, height = columns.pop("width"), columns.pop("height")
     shape = pd.DataFrame({"aspect": width / height, "megapixels": width * height / 1e6})
-    slices = score_slices(predictions, pd.concat([columns, shape], axis=1))
+    slices = score_slices(predictions, _with_further(pd.concat([columns, shape], axis=1), version, predictions.sha256))
     if not slices:
         return None
     say(sentence(slices))
@@ -67,6 +67,13 @@ def _of_manifest(version: DatasetVersion, sha256: Sequence[str], columns: Sequen
     """Return what a version knows of images, a row each."""
     table = version.table().drop_duplicates("sha256").set_index("sha256")
     return table.loc[list(sha256), list(columns)].reset_index(drop=True)
+
+
+def _with_further(columns: pd.DataFrame, version: DatasetVersion, sha256: Sequence[str]) -> pd.DataFrame:
+    """Add what the source tells of the images; "as told" marks its own brightness, weight and the like."""
+    further = version.further_columns(list(sha256))
+    twice = further.columns.intersection(columns.columns)
+    return columns.join(further.rename(columns={name: f"{name} as told" for name in twice}))
 
 
 def _write(slices: list[Slice], predictions: Predictions, directory: Path) -> SliceReport:
@@ -80,7 +87,8 @@ def slice_columns(
     version: DatasetVersion, paths: Sequence[str], sha256: Sequence[str], decoding: Decoding
 ) -> pd.DataFrame:
     """Return what there is to slice images by, a row for each: columns of the version, and facts of the images."""
-    return pd.concat([_of_manifest(version, sha256, COLUMNS), _facts(paths, sha256, decoding)], axis=1)
+    columns = pd.concat([_of_manifest(version, sha256, COLUMNS), _facts(paths, sha256, decoding)], axis=1)
+    return _with_further(columns, version, sha256)
 
 
 def _facts(paths: Sequence[str], sha256: Sequence[str], decoding: Decoding) -> pd.DataFrame:

@@ -111,6 +111,9 @@ def test_elpv_again_takes_a_fraction_of_the_time(tmp_path: Path) -> None:
     samples = first.version.samples("test")
     assert samples.weights is not None
     assert first.findings == []
+    types = first.version.further_columns(first.version.table()["sha256"])["type"]
+    assert types.value_counts().to_dict() == {"poly": 1_550, "mono": 1_074}  # lines of the package's labels.csv
+    assert (types.astype("str") == first.version.table()["stratum"].str.slice(5)).all()
     seconds.append(time.process_time())
     again = settings.run()
     seconds.append(time.process_time())

@@ -61,6 +61,8 @@ def test_small_slices_and_missing_values() -> None:
     assert [(one.value, one.images) for one in slices] == [("a", 26)]
     assert sentence(slices) == "On none of 1 slices is the model surely worse than on the other images."
     assert score_slices(predictions(hits), columns[["empty"]]) == []
+    kinds = pd.Categorical(["a"] * 30 + [None] * 30, categories=["a", "b"])  # as of a column of all splits
+    assert score_slices(predictions(hits), pd.DataFrame({"type": kinds})) == []
     assert "nothing to slice" in sentence([])
 
 

@@ -273,6 +273,7 @@ class Ingest:
             split_settings=self.split.settings if divided else None,
             decoding=decoding,
             decisions=listing.decisions,
+            further=listing.further.loc[listing.images.index],
         )
         write_findings(findings, version.directory / FINDINGS_FILE)
         (folder / FINDINGS_FILE).unlink(missing_ok=True)  # of an ingest that failed

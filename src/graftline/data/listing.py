@@ -6,6 +6,7 @@ import pandas as pd
 
 from graftline.data.decisions import NO_DECISIONS
 from graftline.data.findings import Finding
+from graftline.data.further_columns import keep_few_valued
 from graftline.data.version import DatasetVersion
 
 _COLUMNS = {"path": "str", "label": "str", "split": "str", "group": "str", "weight": "float32", "stratum": "str"}
@@ -18,6 +19,7 @@ class Listing:
     Attributes:
         images: a row per image, ordered by path, with the columns path, label, split, group, weight and stratum.
         class_names: the classes in the order of their numbers.
+        further: what else the source tells of them, as categories; a row for each that was listed, of the same index.
         findings: what was found, image by image.
         parent: the version whose splits they inherit.
         left_out: images that can be in no split.
@@ -27,6 +29,7 @@ class Listing:
 
     images: pd.DataFrame
     class_names: tuple[str, ...]
+    further: pd.DataFrame
     findings: list[Finding] = field(default_factory=list)
     parent: DatasetVersion | None = None
     left_out: pd.DataFrame | None = None
@@ -41,5 +44,8 @@ class Listing:
         else:
             labels = images["label"].dropna().unique().tolist()
             class_names = tuple(sorted(labels, key=int if all(map(str.isdecimal, labels)) else None))
-        images = images.reindex(columns=list(_COLUMNS)).astype(_COLUMNS)
-        return cls(images.sort_values(["path", "label"], ignore_index=True), class_names)
+        further = keep_few_valued(images.drop(columns=list(_COLUMNS), errors="ignore")).reset_index(drop=True)
+        images = images.reindex(columns=list(_COLUMNS)).astype(_COLUMNS).reset_index(drop=True)
+        images = images.sort_values(["path", "label"])
+        further = further.loc[images.index].reset_index(drop=True)
+        return cls(images.reset_index(drop=True), class_names, further)

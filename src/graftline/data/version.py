@@ -8,9 +8,10 @@ On disk it is a folder ``<name>/<digest>/``:
     findings.json     what ingest found
     departed.parquet  where images were that earlier versions had and this one has not; only if there are any
     decisions.parquet what people have decided on its images (`graftline.data.decisions`); only if they have
+    columns.parquet   what else its source tells of them (`graftline.data.further_columns`); only if it does
 
 Manifest and digest never change. The rest is bookkeeping: a version that comes up again in another chain of versions
-gains what that chain knows of departed images.
+gains what that chain knows of departed images, and has the further columns of the source that told them last.
 """
 
 import json
@@ -29,6 +30,7 @@ from graftline.data.changes import count_changes
 from graftline.data.decisions import NO_DECISIONS, write_decisions
 from graftline.data.decoding import PLAIN, Decoding
 from graftline.data.departed import HISTORY_COLUMNS, find_departed, write_departed
+from graftline.data.further_columns import COLUMNS_FILE, write_columns
 from graftline.data.manifest import COLUMNS, SPLITS, count_images, digest_manifest, digest_splits
 from graftline.data.references import find_url
 from graftline.errors import UserError
@@ -166,11 +168,23 @@ class DatasetVersion:
         """
         return self._read("decisions.parquet") if self.summary.get("decisions") else NO_DECISIONS
 
+    def further_columns(self, sha256: "list[str] | pd.Series[str]") -> pd.DataFrame:
+        """Return what the source tells of images (N digests) beside the columns of `table`.
+
+        Returns:
+            N rows of categories, NaN where the version has no such image; without columns where none are told.
+        """
+        if not (self.directory / COLUMNS_FILE).exists():
+            return pd.DataFrame(index=range(len(sha256)))
+        contents = self._columns(["sha256"])["sha256"].drop_duplicates()
+        columns = self._read(COLUMNS_FILE).loc[contents.index].set_axis(contents.to_numpy())
+        return columns.reindex(sha256).reset_index(drop=True)
+
     @property
     def files(self) -> list[Path]:
         """Return the files that `load` needs on another machine, and that with what was found."""
-        names = ("manifest.parquet", "summary.json", "departed.parquet", "decisions.parquet", "findings.json")
-        return [file for name in names if (file := self.directory / name).exists()]
+        names = ("manifest.parquet", "summary.json", "departed.parquet", "decisions.parquet", COLUMNS_FILE)
+        return [file for name in (*names, "findings.json") if (file := self.directory / name).exists()]
 
     def samples(self, split: str) -> Samples:
         """Return the images of one split in the manifest's order.
@@ -275,6 +289,7 @@ def write_version(
     split_settings: Mapping[str, float] | None = None,
     decoding: Decoding = PLAIN,
     decisions: pd.DataFrame = NO_DECISIONS,
+    further: pd.DataFrame | None = None,
 ) -> tuple[DatasetVersion, bool]:
     """Write the version that holds ``table``, unless it is there already; it becomes the newest one in either case.
 
@@ -288,13 +303,15 @@ def write_version(
         split_settings: what the split was asked to be; only kept.
         decoding: how the files become pixels.
         decisions: what people have decided on images, as `DatasetVersion.decisions` returns it; kept.
+        further: further columns, a row for each of ``table``; without any, images keep what was told of them before.
 
     Returns:
         The version, and whether it is new.
     """
     root = common_folder(table["path"])
     manifest = table.loc[:, list(COLUMNS)].assign(path=table["path"].str.slice(len(os.path.join(root, ""))))  # noqa: PTH118 (a prefix)
-    manifest = manifest.sort_values(["path", "label"], ignore_index=True).astype({"weight": "float32"})
+    manifest = manifest.reset_index(drop=True).sort_values(["path", "label"])
+    order, manifest = manifest.index, manifest.reset_index(drop=True).astype({"weight": "float32"})
     digest = digest_manifest(manifest, class_names, decoding)
     directory = folder / digest
     is_new = not all((directory / file).exists() for file in ("manifest.parquet", "summary.json"))
@@ -317,12 +334,19 @@ def write_version(
         "decoding": decoding.to_dict(),
         **(_origin(manifest, parent, split_settings) if same is None else same.origin),
     }
+    if further is not None and not further.columns.empty:
+        further = further.take(order.to_numpy())
+    elif parent is not None and (is_new or not (directory / COLUMNS_FILE).exists()):
+        further = parent.further_columns(manifest["sha256"])
     if is_new:
         with atomic_directory(directory) as temporary:
             manifest.to_parquet(temporary / "manifest.parquet", index=False)
+            write_columns(further, temporary / COLUMNS_FILE)
             _write_facts(temporary, departed, decisions, summary)
-    elif existing is not None and existing.summary != summary:
-        _write_facts(directory, departed, decisions, summary)
+    elif existing is not None:
+        write_columns(further, directory / COLUMNS_FILE)
+        if existing.summary != summary:
+            _write_facts(directory, departed, decisions, summary)
     return DatasetVersion.load(directory), is_new
 
 

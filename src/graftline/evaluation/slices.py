@@ -108,8 +108,9 @@ def _values(column: pd.Series) -> Iterator[tuple[str, Bools]]:
                 yield f"{name} ({column[rows].min():.3g} to {column[rows].max():.3g})", rows
         return
     counts = column.value_counts()
-    if 1 < len(counts) <= MOST_VALUES:
-        for value in sorted(counts.index, key=str):
+    found = counts.index[counts > 0]  # of categories, not each occurs
+    if 1 < len(found) <= MOST_VALUES:
+        for value in sorted(found, key=str):
             name = f"{value:.3g}" if isinstance(value, float) else str(value)
             yield name, (column == value).to_numpy(bool)
 

@@ -46,6 +46,7 @@ SCHEMA = pa.schema(
         "split": pa.string(),  # as the source has given it
         "weight": pa.float32(),
         "stratum": pa.string(),
+        "columns": pa.string(),  # further ones, as JSON; indices of before have no such column
     }
 )
 KNOWN = ("label", "split", "group", "weight", "stratum")  # what the .json of an image may tell
@@ -91,6 +92,8 @@ def read_index(shard: Path, file: Path) -> pa.Table:
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"The index {file} cannot be read ({first_line(error)}): {way_out}.") from error
     written = int((table.schema.metadata or {}).get(_SIZE, -1))
+    if "columns" not in table.column_names:
+        table = table.append_column("columns", pa.nulls(len(table), pa.string()))
     if not set(SCHEMA.names) <= set(table.column_names) or written < 0:
         raise UserError(f"The index {file} does not fit, it is none of a shard: {way_out}.")
     if (size := read_status(str(shard)).size) != written:
@@ -190,6 +193,7 @@ def _known(content: bytes, name: str, shard: Path) -> dict[str, Any]:
     try:
         told = json.loads(content)
         known = {key: told[key] for key in KNOWN if told.get(key) is not None}
+        further = told.get("columns")
     except (ValueError, AttributeError) as error:
         raise UserError(
             f"{name} in {shard} is no JSON of names and values ({first_line(error)}): write it anew."
@@ -201,6 +205,8 @@ def _known(content: bytes, name: str, shard: Path) -> dict[str, Any]:
         )
     if "weight" in known:
         known["weight"] = _weight(known["weight"], name, shard)
+    if isinstance(further, dict) and all(isinstance(value, str) for value in further.values()):  # as we write them
+        known["columns"] = json.dumps(further)
     return known
 
 

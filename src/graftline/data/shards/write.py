@@ -72,7 +72,8 @@ def write_shards(
     """Write images into ``<directory>/<name>-000000.tar`` and so on, each with its index, unless they are there.
 
     Args:
-        images: columns path, label, split, group, weight and stratum, as a source lists them.
+        images: columns path, label, split, group, weight and stratum, as a source lists them; and columns, where it
+            tells further ones (`graftline.data.further_columns.to_json`).
         class_names: the classes in the order of their numbers.
         directory: of the shards.
         name: of the data set.
@@ -173,7 +174,7 @@ def _stamp(path: str) -> tuple[int, int]:
 def _identify(images: pd.DataFrame, numbers: np.ndarray) -> str:
     """Return a digest of all images and what is known of them, and which shard each goes to."""
     total = hashlib.sha256()
-    columns = images[["path", "size", "modified", *KNOWN]]
+    columns = images[["path", "size", "modified", *KNOWN, *images.columns.intersection(["columns"])]]
     for row in zip(numbers, *(columns[name] for name in columns), strict=True):
         total.update(repr(row).encode("utf-8", "surrogateescape"))
     return total.hexdigest()[:16]
@@ -197,7 +198,7 @@ def _claim(directory: Path, summary: dict[str, Any]) -> None:
         before = None
     if before != summary:
         raise UserError(
-            f"{directory} holds shards of other images, or these have changed since (labels, sizes, times): "
+            f"{directory} holds shards of other images, or these have changed since (labels, columns, sizes, times): "
             "choose another folder, or remove it."
         )
 
@@ -230,15 +231,17 @@ def _require_room(directory: Path, needed: int) -> None:
 def _write(tar: BinaryIO, row: Mapping[str, Any], content: bytes) -> dict[str, Any]:
     """Write an image with its .cls and .json, and return its row of the index."""
     known = {name: row[name] for name in KNOWN if not pd.isna(row.get(name))}
+    further = {"columns": row["columns"]} if "columns" in row else {}
+    told = {name: json.loads(text) for name, text in further.items()}
     number = None if pd.isna(row["class_index"]) else int(row["class_index"])
     name = row["key"] + row["suffix"]
     offset = _add(tar, name, content)
     if number is not None:
         _add(tar, f"{row['key']}.cls", str(number).encode())
-    _add(tar, f"{row['key']}.json", json.dumps({**known, "source": row["source"]}).encode())
+    _add(tar, f"{row['key']}.json", json.dumps({**known, **told, "source": row["source"]}).encode())
     sha256 = hashlib.sha256(content).hexdigest()
     place = {"name": name, "offset": offset, "size": len(content), "sha256": sha256}
-    return {**known, **place, "class_index": number}
+    return {**known, **further, **place, "class_index": number}
 
 
 def _add(tar: BinaryIO, name: str, content: bytes) -> int:

@@ -20,6 +20,7 @@ class Elpv:
 
     Its raters' doubt becomes the weight: 1 where they agreed (0 and 1), else the probability, 1/3 or 2/3. The stratum
     is probability x type of cell (mono, poly), by which Deitsch et al. 2019 (arXiv 1807.02894) stratify their split.
+    The type is also a column of its own, as scores are told by it.
 
     The images come from 44 modules, but nothing published says which image comes from which, and no two files are the
     same; so there is no honest group, and the column stays empty. Cells of one module may lie in different splits.
@@ -53,6 +54,7 @@ class Elpv:
                 "label": pd.Categorical(names, categories=CLASS_NAMES),
                 "weight": probability.where(~probability.isin([0, 1]), 1.0),
                 "stratum": probability.map("{:.2f} ".format) + table["type"],
+                "type": table["type"],
             }
         )
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from graftline.console import track
+from graftline.data.further_columns import from_json
 from graftline.data.references import DIGITS, OFFSET_DIGITS, find_url, is_there, open_image
 from graftline.data.remote import list_urls
 from graftline.data.shards.index import index_path, make_index, read_index
@@ -136,13 +137,15 @@ def _list(shards: list[Path], indices: list[pa.Table]) -> pd.DataFrame:
         part = index.append_column("path", pc.binary_join_element_wise(file, place, index["name"], "/"))
         if is_told and part["split"].null_count == len(part):
             part = part.set_column(part.column_names.index("split"), "split", pa.repeat(word, len(part)))
-        parts.append(part.select(["path", "label", "class_index", "split", "group", "weight", "stratum"]))
+        parts.append(part.select(["path", "label", "class_index", "split", "group", "weight", "stratum", "columns"]))
     images: pd.DataFrame = pa.concat_tables(parts).to_pandas()
     if images.empty:
         raise UserError(f"{shards[0].parent} holds no images in its {len(shards):,} tars: give another folder.")
     if images["split"].isna().all():
         images = images.drop(columns="split")
-    return images.assign(label=_in_order(images)).drop(columns="class_index")
+    further = from_json(images.pop("columns")).drop(columns=images.columns, errors="ignore")
+    images = images.assign(label=_in_order(images)).drop(columns="class_index")
+    return pd.concat([images, further], axis=1)
 
 
 def _split_of(shard: Path) -> str | None:

@@ -38,7 +38,8 @@ class Source(Protocol):
 
         Returns:
             A row per image: path (absolute) and label (None: unknown), both str; a categorical label also orders the
-            classes. Optional: split ("train" | "validation" | "test"), group, weight (float), stratum.
+            classes. Optional: split ("train" | "validation" | "test"), group, weight (float), stratum. Scores are also
+            told by any other column that has few values.
 
         Raises:
             UserError: there is nothing at ``path``, or it is not what this source reads.

@@ -58,7 +58,7 @@ class Table:
     stratum: str | None = "stratum"
 
     def read(self, path: Path | None) -> pd.DataFrame:
-        """List the images.
+        """List the images, with all columns of the table that have no other part.
 
         Raises:
             UserError: no table, a missing column, a value that is no split or no weight, labels that are lists, or
@@ -91,7 +91,12 @@ class Table:
             images["weight"] = _as_weights(images["weight"], file)
         _require_paths(images["path"], file)
         images["path"] = find_files(images["path"], file, url)
-        return images
+        return pd.concat([images, table[self._further(table)]], axis=1)
+
+    def _further(self, table: pd.DataFrame) -> list[str]:
+        """Return the names of the columns that are none of ours, and could not be taken for one."""
+        ours = {"", "path", "label", *_DEFAULTS, self.path, self.label, *(getattr(self, name) for name in _DEFAULTS)}
+        return [name for name in table.columns.drop_duplicates(keep=False) if name not in ours]
 
     def read_paths(self, file: Path) -> pd.DataFrame:
         """List images whose labels do not matter, as those that are to be classified.
