@@ -242,15 +242,18 @@ class Lease:
         return self._ask(self._find)
 
     def _find(self, client: "MlflowClient") -> tuple[Holder, str] | None:
-        found = client.search_registered_models(filter_string=f"name = '{self.name}'")
-        if not found:
-            return None
-        if _HOLDER not in found[0].tags:
-            raise UserError(
-                f"There is a registered model '{self.name}' that is no lease: give it another name, since a model of "
-                "this one says that a retraining is under way."
-            )
-        return Holder(**json.loads(found[0].tags[_HOLDER])), found[0].tags[_BEAT]
+        for wait in (0.05, 0.2, 0.5, 0.0):  # MLflow reads tags after names: a lease renamed meanwhile has none
+            found = client.search_registered_models(filter_string=f"name = '{self.name}'")
+            if not found:
+                return None
+            tags = found[0].tags
+            if _HOLDER in tags and _BEAT in tags:
+                return Holder(**json.loads(tags[_HOLDER])), tags[_BEAT]
+            time.sleep(wait)
+        raise UserError(
+            f"There is a registered model '{self.name}' that is no lease: give it another name, since a model of "
+            "this one says that a retraining is under way."
+        )
 
     def _ask(self, question: "Callable[[MlflowClient], T]") -> T:
         """Return what a question to MLflow gives.
