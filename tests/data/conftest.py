@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from graftline.data import remote
+
 MakeImage = Callable[..., Path]
 MakeFolder = Callable[..., Path]
 
@@ -37,3 +39,11 @@ def make_folder(make_image: MakeImage) -> MakeFolder:
         return root
 
     return make
+
+
+@pytest.fixture
+def remote_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty cache of what lies at URLs, as on a new machine; broken connections are tried again at once."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(remote, "WAITS", (0.01, 0.01))
+    remote.statuses.clear()

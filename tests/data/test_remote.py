@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
@@ -24,13 +25,7 @@ from graftline.errors import UserError
 from .conftest import MakeFolder
 
 PASSWORD = "not-to-be-seen"
-
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(remote, "WAITS", (0.01, 0.01))
-    remote.statuses.clear()
+pytestmark = pytest.mark.usefixtures("remote_cache")
 
 
 @pytest.fixture
@@ -172,17 +167,22 @@ def s3() -> Iterator[str]:
     server.stop()
 
 
-def test_an_s3_folder_of_images_is_listed_without_a_question_for_each(
-    tmp_path: Path, shards: Path, s3: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def open_bucket(s3: str, name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return the file system of a server, which has a new bucket."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "me")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", PASSWORD)
     remote._arrow.cache_clear()
-    system = remote._arrow("s3")
     from pyarrow import fs
 
-    fs.S3FileSystem(endpoint_override=s3, allow_bucket_creation=True).create_dir("images")
+    fs.S3FileSystem(endpoint_override=s3, allow_bucket_creation=True).create_dir(name)
+    return remote._arrow("s3")
+
+
+def test_an_s3_folder_of_images_is_listed_without_a_question_for_each(
+    tmp_path: Path, shards: Path, s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = open_bucket(s3, "images", monkeypatch)
     folder = shards.parent / "pets"
     for file in folder.rglob("*.png"):
         system.put_file(str(file), f"images/pets/{file.relative_to(folder)}")
@@ -197,14 +197,7 @@ def test_an_s3_folder_of_images_is_listed_without_a_question_for_each(
 def test_s3_shards_give_what_local_ones_do(
     tmp_path: Path, shards: Path, s3: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "me")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", PASSWORD)
-    remote._arrow.cache_clear()
-    system = remote._arrow("s3")
-    from pyarrow import fs
-
-    fs.S3FileSystem(endpoint_override=s3, allow_bucket_creation=True).create_dir("bucket")
+    system = open_bucket(s3, "bucket", monkeypatch)
     for file in shards.iterdir():
         system.put_file(str(file), f"bucket/pets/{file.name}")
 

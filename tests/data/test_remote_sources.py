@@ -20,13 +20,7 @@ from graftline.errors import UserError
 from .conftest import MakeFolder
 
 pytest.importorskip("aiohttp", reason="of the extra remote: pip install graftline[remote]")
-
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(remote, "WAITS", (0.01, 0.01))
-    remote.statuses.clear()
+pytestmark = pytest.mark.usefixtures("remote_cache")
 
 
 @pytest.fixture

@@ -338,16 +338,28 @@ def write_version(
         further = further.take(order.to_numpy())
     elif parent is not None and (is_new or not (directory / COLUMNS_FILE).exists()):
         further = parent.further_columns(manifest["sha256"])
-    if is_new:
+    _write(directory, existing, manifest, (departed, decisions, further), summary)
+    return DatasetVersion.load(directory), is_new
+
+
+def _write(
+    directory: Path,
+    existing: DatasetVersion | None,
+    manifest: pd.DataFrame,
+    facts: tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame | None],
+    summary: Mapping[str, Any],
+) -> None:
+    """Write a version whole; of one that exists, the facts (departed, decisions, further columns) that changed."""
+    departed, decisions, further = facts
+    if existing is None:
         with atomic_directory(directory) as temporary:
             manifest.to_parquet(temporary / "manifest.parquet", index=False)
             write_columns(further, temporary / COLUMNS_FILE)
             _write_facts(temporary, departed, decisions, summary)
-    elif existing is not None:
-        write_columns(further, directory / COLUMNS_FILE)
-        if existing.summary != summary:
-            _write_facts(directory, departed, decisions, summary)
-    return DatasetVersion.load(directory), is_new
+        return
+    write_columns(further, directory / COLUMNS_FILE)
+    if existing.summary != summary:
+        _write_facts(directory, departed, decisions, summary)
 
 
 def _write_facts(directory: Path, departed: pd.DataFrame, decisions: pd.DataFrame, summary: Mapping[str, Any]) -> None:
