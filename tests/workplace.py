@@ -118,6 +118,14 @@ class Workplace:
         os.close(descriptor)
         return WarmProcess(target, self.root, {**self.environment(), **(variables or {})}, Path(output))
 
+    def await_file(self, process: subprocess.Popen[str], pattern: str, seconds: float) -> None:
+        """Wait until a command has made a file like ``pattern``."""
+        deadline = time.monotonic() + seconds
+        while not list(self.root.glob(pattern)):
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
     def interrupt(self, pattern: str, stage: str, *overrides: str) -> str:
         """Run a stage, press Ctrl-C as soon as there is a file like ``pattern``, and return the output."""
         process = self._stop(signal.SIGINT, pattern, stage, *overrides)

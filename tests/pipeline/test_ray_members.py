@@ -1,6 +1,5 @@
 """An ensemble, a search and a prediction on Ray; a member whose worker is killed goes on."""
 
-import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +21,7 @@ def test_a_member_whose_worker_is_killed_goes_on_and_the_ensemble_predicts_on_ra
     own = ["members=2", "choose=all", "trainer.max_epochs=30", "train.patience=null", *ON_RAY]
     given = ["data=folder", f"data.path={color_folder}", *TINY, *own]
     process = workplace.start_command("ensemble", *{line.partition("=")[0]: line for line in given}.values())
-    wait_for(workplace, process, "outputs/ensemble/*/members/1/checkpoints/last.ckpt")
+    workplace.await_file(process, "outputs/ensemble/*/members/1/checkpoints/last.ckpt", SECONDS)
     workers = psutil.Process(process.pid).children(recursive=True)
     killed = [one for one in workers if "ray::train_on_worker" in one.cmdline()[0]]
     killed[0].kill()
@@ -68,11 +67,3 @@ def test_the_frozen_passes_of_a_search_are_spread(workplace: Workplace, color_fo
     output = process.communicate()[0]
     assert process.returncode == 0, output
     assert has_computed
-
-
-def wait_for(place: Workplace, process: subprocess.Popen[str], pattern: str) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not list(place.root.glob(pattern)):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

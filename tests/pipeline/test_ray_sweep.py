@@ -1,8 +1,6 @@
 """A sweep on Ray: a run whose worker is killed goes on, and there is one run of each."""
 
 import signal
-import subprocess
-import time
 from pathlib import Path
 
 import psutil
@@ -14,19 +12,11 @@ ray = pytest.importorskip("ray", reason="ray is missing: pip install graftline[r
 SECONDS = 200
 
 
-def wait_for(place: Workplace, process: subprocess.Popen[str], pattern: str) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not list(place.root.glob(pattern)):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def test_a_worker_that_is_killed_loses_no_run(workplace: Workplace, color_folder: Path) -> None:
     own = ["seed=0,1", "cluster=ray", "cluster.num_workers=2", "trainer.max_epochs=30", "train.patience=null"]
     given = ["data=folder", f"data.path={color_folder}", *TINY, *own]
     process = workplace.start_command("train", *{line.partition("=")[0]: line for line in given}.values())
-    wait_for(workplace, process, "outputs/train/*/0/checkpoints/last.ckpt")
+    workplace.await_file(process, "outputs/train/*/0/checkpoints/last.ckpt", SECONDS)
     killed = [one for one in psutil.Process(process.pid).children(recursive=True) if "ray::run_job" in one.cmdline()[0]]
     killed[0].kill()
     output = process.communicate(timeout=SECONDS)[0]
@@ -49,7 +39,7 @@ def test_ctrl_c_ends_all_runs(workplace: Workplace, color_folder: Path) -> None:
     own = ["seed=0,1", "cluster=ray", "cluster.num_workers=2", "trainer.max_epochs=4000", "train.patience=null"]
     given = ["data=folder", f"data.path={color_folder}", *TINY, *own]
     process = workplace.start_command("train", *{line.partition("=")[0]: line for line in given}.values())
-    wait_for(workplace, process, "outputs/train/*/0/checkpoints/last.ckpt")
+    workplace.await_file(process, "outputs/train/*/0/checkpoints/last.ckpt", SECONDS)
     workers = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
     output = process.communicate(timeout=SECONDS)[0]

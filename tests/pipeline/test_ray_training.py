@@ -2,7 +2,6 @@
 
 import signal
 import subprocess
-import time
 
 import psutil
 import pytest
@@ -47,11 +46,7 @@ def start(workplace: Workplace, color_folder: object, max_epochs: int) -> subpro
     own = ["trainer=ray", "trainer.devices=2", f"trainer.max_epochs={max_epochs}", "train.patience=null"]
     given = ["data=folder", f"data.path={color_folder}", *TINY, *own, "train.batch_size=6"]
     process = workplace.start_command("train", *{line.partition("=")[0]: line for line in given}.values())
-    deadline = time.monotonic() + SECONDS
-    while not list(workplace.root.glob("outputs/train/*/checkpoints/last.ckpt")):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    workplace.await_file(process, "outputs/train/*/checkpoints/last.ckpt", SECONDS)
     return process
 
 
