@@ -255,8 +255,11 @@ class MakeEnsemble(Train):
 
     def _calibrate_mean(
         self, members: Members, selection: Selection, logits: np.ndarray, version: DatasetVersion
-    ) -> tuple[CalibrationFit, DecisionFit]:
-        """Calibrate the mean on the validation images and choose the decision, as a training does."""
+    ) -> tuple[CalibrationFit, DecisionFit, float]:
+        """Calibrate the mean on the validation images and choose the decision, as a training does.
+
+        With them comes the mean's accuracy there.
+        """
         everyone = members.ensemble(selection.shares, self.crops, {}, self.average)
         mean = mean_logits(logits, np.array(selection.shares), self.average)  # (N, K)
         wanted = replace(
@@ -265,7 +268,7 @@ class MakeEnsemble(Train):
         raw = predict_split(everyone, version, "validation", known_logits=mean)
         fit, decision = learn(raw, wanted, self.seed)
         say(" ".join(one for one in (fit.sentence, decision.sentence) if one))
-        return fit, decision
+        return fit, decision, float((raw.predicted == raw.labels).mean())
 
     def _logits(self, grid: Grid, version: DatasetVersion, split: str) -> np.ndarray:
         """Return the logits (M, S, N, K) of the images of a split."""
@@ -277,17 +280,17 @@ class MakeEnsemble(Train):
         self,
         members: Members,
         selection: Selection,
-        adjusted: tuple[CalibrationFit, DecisionFit],
+        adjusted: tuple[CalibrationFit, DecisionFit, float],
         version: DatasetVersion,
         files: RunDirectory,
     ) -> Path:
-        fit, decision = adjusted
+        fit, decision, accuracy = adjusted
         card = {
             "dataset": version.name,
             "dataset_digest": version.digest,
             "validation_digest": version.split_digests["validation"],
             "test_digest": version.test_digest,
-            "validation": {"val/loss": selection.loss},
+            "validation": {"val/loss": selection.loss, "val/log_loss": selection.loss, "val/accuracy": accuracy},
             "members": [members.references[number] for number in selection.chosen],
             "calibration": fit.to_json(),
             "decision": {"sentence": decision.sentence},

@@ -5,10 +5,12 @@ import math
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from graftline.augment.crops import CROP_SETS
+from graftline.augment.crops import check as check_crops
 from graftline.backbones.backbone import Backbone
 from graftline.console import say, warn
 from graftline.data.version import DatasetVersion
@@ -17,6 +19,7 @@ from graftline.features.cut import UncuttableError
 from graftline.freezing.measured import Measured
 from graftline.freezing.rule import FreezeRule
 from graftline.freezing.rules import AllButHead
+from graftline.pipeline.ensemble import MakeEnsemble
 from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.search_result import (
     IN_LAST_ROUND,
@@ -26,6 +29,7 @@ from graftline.pipeline.search_result import (
     print_trials,
     summarize_search,
 )
+from graftline.pipeline.search_scoring import Scoring, ends_process, left_of
 from graftline.pipeline.train import Train
 from graftline.pipeline.train_result import TrainResult
 from graftline.pipeline.winner import Winner
@@ -40,7 +44,7 @@ from graftline.search.ledger import Ledger, in_words, nice_minutes
 from graftline.search.options import SearchOptions
 from graftline.search.rounds import PREPARE_SECONDS, HeadRounds, TrainingImages
 from graftline.tracking.names import STAGE
-from graftline.training.budget import check_budget, end_seconds
+from graftline.training.budget import average_seconds, check_budget, end_seconds
 from graftline.training.forecast import EXPORT_SECONDS
 from graftline.training.setup import TrainingSetup
 
@@ -52,8 +56,6 @@ logger = logging.getLogger(__name__)
 START_SECONDS = 5.0  # imports and configuration, before the stage runs
 END_SECONDS = 5.0  # table and picture, after the winner's training
 LEAST_TRAINING_SECONDS = 25.0  # of a winner beside the frozen pass: head, bundle, test, report (README: 43 s in all)
-SCORING_SHARE = 1 / 3  # of the time, for heads; a training for half as long is worth less than a good choice
-DEEPER_SHARE = 0.25  # of what is then left, to compare the best of them trained as a whole
 SURE_SHARE = 0.8  # of the time left, in which the winner's pass must fit: it is measured once more when it is trained
 PASS_SHARE = 0.5  # of the time that one pass over all images may take, or a candidate is left out
 
@@ -76,6 +78,10 @@ class Search(Train):
         if not 0 < self.minutes < math.inf:  # also catches NaN
             raise UserError(f"Search.minutes is {self.minutes}, it must be above 0 and finite.")
 
+        if self.search.members > 1:
+            own = {one.name: getattr(self, one.name) for one in fields(Train)}
+            MakeEnsemble(**own, members=self.search.members, crops=self.search.crops)  # says what cannot be averaged
+
     def run(self, directory: Path) -> SearchResult:
         """Search, train the winner, test it once, track and register it."""
         return self._without_bad_networks()._search(directory)
@@ -92,9 +98,9 @@ class Search(Train):
             self._leave_out_slow(history, setup, ledger, pass_seconds)  # too little time is to leave no run behind
         with self._start_search(setup, files) as run:
             say(f"Run {run.id}; should it be interrupted, search.resume={directory} takes its scores over.")
-            work = _Scoring(self, history, setup, images, ledger, scores, first, pass_seconds)
+            work = Scoring(self.freeze, history, setup, images, ledger, scores, first, pass_seconds)
             was_interrupted = work.run(files.checkpoints)
-            chosen = choose(history) or _left_of(history)[0]
+            chosen = choose(history) or left_of(history)[0]
             self._tell_choice(history, chosen, setup, run)
             with ledger.spend("training and test of the winner"):
                 winner = Winner(self, directory, chosen.backbone, setup.version, run.id)
@@ -259,12 +265,14 @@ class Search(Train):
         if not _is_enough(setup, seconds):
             warn("There is no time left but for the head of the winner.")
             return winner.train_head(), False
+        members, each = self._share(setup, seconds)
         how = ", nothing frozen, as it was chosen," if whole else ""
-        say(f"\nTraining {winner.backbone.name}{how} with the {in_words(ledger.left)} that are left.")
+        what = f"{members} models of {winner.backbone.name}" if members > 1 else winner.backbone.name
+        say(f"\nTraining {what}{how} with the {in_words(ledger.left)} that are left.")
         kept: list[KeyboardInterrupt] = []
 
         def ends(interrupt: KeyboardInterrupt) -> bool:
-            if not _ends_process(interrupt):
+            if not ends_process(interrupt):
                 kept.append(interrupt)
                 warn(
                     "Interrupted: the winner is saved and tested as its best epoch left it. Ctrl-C again ends that too."
@@ -272,12 +280,15 @@ class Search(Train):
             return bool(kept)
 
         try:
+            if members > 1:
+                crops = self.search.crops
+                return winner.train_ensemble(each / 60, MakeEnsemble, members, crops, whole=whole), False
             return winner.train(seconds / 60, ends, whole=whole), bool(kept)
         except KeyboardInterrupt as interrupt:
             goes_on = "train.resume with the id of its run, which is told above, goes on with it"
-            if winner.is_saved and not _ends_process(interrupt):
+            if winner.is_saved and not ends_process(interrupt):
                 warn(f"Interrupted: the winner is saved, but it may not be tested or registered; {goes_on}.")
-            if winner.is_saved or kept or _ends_process(interrupt):
+            if winner.is_saved or kept or ends_process(interrupt):
                 raise
             warn(
                 f"Interrupted: only the head of the winner is trained now. Its training stays; {goes_on}. "
@@ -285,71 +296,26 @@ class Search(Train):
             )
             return winner.train_head(), True
 
-
-@dataclass(frozen=True)
-class _Scoring:
-    """The comparisons of a search.
-
-    Attributes:
-        search: its settings.
-        history: takes what is found.
-        setup: of a training on the images.
-        images: that are scored.
-        ledger: of the time.
-        scores: files of scores.
-        first: candidate that is built already.
-        pass_seconds: of an image in the frozen pass, predicted.
-    """
-
-    search: Search
-    history: SearchHistory
-    setup: TrainingSetup
-    images: TrainingImages
-    ledger: Ledger
-    scores: ScoreFiles
-    first: Contestant
-    pass_seconds: PassSeconds
-
-    def run(self, checkpoints: Path) -> bool:
-        """Score the candidates, first by their heads, then the best trained as a whole.
-
-        Returns:
-            Whether that was interrupted.
-
-        Raises:
-            KeyboardInterrupt: that came before anything was scored, or the process is to end.
-        """
-        ledger, history = self.ledger, self.history
-        until = ledger.now + SCORING_SHARE * ledger.left
-        left = _left_of(history)
-        if (reason := _no_rounds(left, self.images, self.pass_seconds, until - ledger.now)) is not None:
-            say(f"Nothing is searched, as {reason}: {left[0].name} is trained.")
-            return False
-        common = self.setup, history, self.images, ledger, self.scores
-        built = {self.first.candidate.name: self.first}
+    def _share(self, setup: TrainingSetup, seconds: float) -> tuple[int, float]:
+        """Return how many members the time suffices for, at most as many as are allowed, and the seconds of each."""
+        crops, why = self.search.crops, "there is no time for several models"
         try:
-            HeadRounds(*common, built, self.pass_seconds).run(until)
-            if not isinstance(self.search.freeze, AllButHead):
-                end = ledger.now + DEEPER_SHARE * ledger.left
-                train_deeper(*common, checkpoints, end, self.pass_seconds)
-        except KeyboardInterrupt as interrupt:
-            if _ends_process(interrupt) or choose(history) is None:
-                raise
-            warn("Interrupted: the head of the best candidate so far is trained. Ctrl-C again ends that too.")
-            return True
-        return False
+            check_crops(crops, setup.graft.preprocessing)
+        except UserError as error:
+            why = first_line(error)
+        else:
+            for members in range(self.search.members, 1, -1):
+                each = (seconds - average_seconds(setup, members, CROP_SETS[crops].count)) / members
+                if _is_enough(setup, each):
+                    return members, each
+        if self.search.members > 1:
+            warn(f"One model is trained, as {why}.")
+        return 1, seconds
 
 
 def _asks_for_whole(rule: FreezeRule) -> bool:
     """Return whether a rule only asks if the whole network is to be trained, which a comparison may have answered."""
     return isinstance(rule, Measured) and rule.final_depth == 0
-
-
-def _ends_process(interrupt: KeyboardInterrupt) -> bool:
-    """Return whether it was SIGTERM, after which there is no time for another training."""
-    from graftline.tracking.run import Terminated
-
-    return find_cause(interrupt, Terminated) is not None
 
 
 def _is_enough(setup: TrainingSetup, seconds: float) -> bool:
@@ -367,26 +333,3 @@ def _require_knowledge(backbone: Backbone) -> None:
             "A search compares what networks know already, and with Backbone.weights='none' they know nothing: "
             "leave that out."
         )
-
-
-def _left_of(history: SearchHistory) -> Sequence[Candidate]:
-    """Return the candidates that were not left out; all where none is left."""
-    return [one for one in history.candidates if one.name not in history.outcomes] or history.candidates
-
-
-def _no_rounds(
-    left: Sequence[Candidate], images: TrainingImages, pass_seconds: PassSeconds, seconds: float
-) -> str | None:
-    """Return why there is nothing to compare, as a part of a sentence; None where there is something."""
-    if len(left) == 1:
-        return "there is only one candidate that can be trained in the time"
-    number = first_images(len(images), images.num_classes)
-    if number < 2:
-        return "one training image tells nothing"
-    needed = 2 * (PREPARE_SECONDS + EXPORT_SECONDS) + number * sum(map(pass_seconds.of, left[:2]))
-    if needed > seconds:
-        return (
-            f"comparing two candidates takes about {in_words(needed)}, more than the {in_words(max(seconds, 0))} that "
-            "a search may take of this time"
-        )
-    return None

@@ -30,6 +30,7 @@ from graftline.features.cache import Features
 from graftline.files import write_json
 from graftline.freezing.rule import FreezeDecision, FreezeRule
 from graftline.freezing.rules import Nothing
+from graftline.freezing.spare_time import use_spare_time
 from graftline.pipeline.beyond_scores import look_beyond
 from graftline.pipeline.bundle_neighbors import leave_images
 from graftline.pipeline.calibration import Adjustment, Wanted, adjust
@@ -58,7 +59,7 @@ from graftline.pipeline.train_result import (
     summarize,
     write_run_report,
 )
-from graftline.pipeline.trained_bundle import card_of, is_saved
+from graftline.pipeline.trained_bundle import best_epoch_in_words, card_of, is_saved
 from graftline.ray_cluster import NoCluster, RayCluster
 from graftline.report.tables import print_scores
 from graftline.tracking.names import BUNDLE_DIGEST, STAGE
@@ -273,7 +274,7 @@ class Train:
             decision = self.freeze.change_epochs(decision, context)
         else:
             known = KnownDepth(setup, self.freeze)
-            decision = known.read() or self.freeze.decide(context)
+            decision = use_spare_time(known.read() or self.freeze.decide(context), context)
             if decision.plans[-1].only_head and needs_choice(setup, decision.plans):
                 decision = replace(decision, tried=())  # the head was tried on plain images
             keep_trials(decision, FitDirectory(files.checkpoints))
@@ -334,9 +335,9 @@ class Train:
     def _save_bundle(
         self, setup: TrainingSetup, decision: FreezeDecision, trained: TrainingResult, files: RunDirectory
     ) -> None:
-        version, graft, epochs = setup.version, setup.graft, len(trained.history.epochs)
+        version, graft = setup.version, setup.graft
         card = card_of(setup, decision, trained, fold=self.train.fold, cost=files.read_cost())
-        told = f"Best epoch {trained.history.best['epoch'] + 1:.0f} of {epochs}"
+        told = best_epoch_in_words(setup, decision, trained)
         if self.train.resume is not None and is_saved(files.bundle, card):
             say(f"{told}; its bundle was saved before the run was interrupted.")
             return

@@ -44,6 +44,14 @@ def card_of(
     }
 
 
+def best_epoch_in_words(setup: TrainingSetup, decision: FreezeDecision, trained: TrainingResult) -> str:
+    """Return which epoch's weights are kept, and where there were several phases what was trained in it."""
+    told = f"Best epoch {trained.history.best['epoch'] + 1:.0f} of {len(trained.history.epochs)}"
+    if len(decision.plans) == 1:
+        return told
+    return f"{told}, trained: {decision.plans[trained.best_phase].trained_part(setup.graft.network)}"
+
+
 def is_saved(bundle: Path, card: Mapping[str, Any]) -> bool:
     """Tell whether a bundle is of the card's epoch and images; one that is there is whole."""
     if not bundle.is_dir():

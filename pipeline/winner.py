@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run
 
 OTHERS = {"_target_", "weights", "experiment", "debug"}  # of a configuration, beside the fields of Train
-TRAIN_FOLDER, HEAD_FOLDER = "train", "head"  # in the output directory of a search
+TRAIN_FOLDER, HEAD_FOLDER, ENSEMBLE_FOLDER = "train", "head", "ensemble"  # in the output directory of a search
 HEAD_ALONE, WHOLE = ({"_target_": f"{rule.__module__}.{rule.__name__}"} for rule in (AllButHead, Nothing))
 
 
@@ -105,6 +105,23 @@ class Winner:
             HEAD_FOLDER, {"freeze": AllButHead(), "minutes": None}, {"freeze": HEAD_ALONE, "minutes": None}
         )
 
+    def train_ensemble(
+        self, minutes: float, kind: Callable[..., Train], members: int, crops: str, *, whole: bool
+    ) -> TrainResult:
+        """Train several models and average them: tested, tracked and registered as one.
+
+        Args:
+            minutes: that each of them takes.
+            kind: the stage ``ensemble``.
+            members: how many there are.
+            crops: name of the set of crops that they are averaged over.
+            whole: freeze nothing, whatever was configured.
+        """
+        changes, configured = ({"freeze": Nothing()}, {"freeze": WHOLE}) if whole else ({}, {})
+        own = {"minutes": minutes, "members": members, "crops": crops}
+        target = {"_target_": "graftline.pipeline.ensemble.MakeEnsemble"}
+        return self._run(ENSEMBLE_FOLDER, {**changes, **own}, {**configured, **own, **target}, kind, stage="ensemble")
+
     def train_member(self, folder: str, seed: int, fold: str | None, resume: str | None = None) -> TrainResult:
         """Train a model of the same settings with another seed or fold, or go on with the run that was begun there.
 
@@ -128,8 +145,9 @@ class Winner:
         changes: Mapping[str, Any],
         configured: Mapping[str, Any],
         kind: Callable[..., Train] = Train,
+        stage: str = "train",
     ) -> TrainResult:
-        """Run the stage in a folder of the search; ``configured`` is what ``changes`` is in the configuration."""
+        """Run a stage in a folder of the search; ``configured`` is what ``changes`` is in the configuration."""
         files = RunDirectory(self.directory / folder)
         if configured.get("train.resume") is None:
             shutil.rmtree(files.bundle, ignore_errors=True)  # of an earlier search in the same directory
@@ -138,10 +156,10 @@ class Winner:
         own = {field.name: getattr(self.search, field.name) for field in fields(Train)}
         tracking = replace(self.search.tracking, parent_run_id=self.parent_run_id)
         data = IngestOnce.of(self.search.data, self.version)
-        stage = kind(**{**own, "backbone": self.backbone, "data": data, "tracking": tracking, **changes})
-        result = stage.run(files.path)
+        of_winner = {"backbone": self.backbone, "data": data, "tracking": tracking}
+        result = kind(**{**own, **of_winner, **changes}).run(files.path)
         seconds = round(time.perf_counter() - start, 1)
-        write_json(files.result, {"stage": "train", "seconds": seconds, **result.facts, "metrics": result.metrics})
+        write_json(files.result, {"stage": stage, "seconds": seconds, **result.facts, "metrics": result.metrics})
         return result
 
     def _configure(self, files: RunDirectory, configured: Mapping[str, Any]) -> None:
@@ -160,6 +178,7 @@ class Winner:
                 OmegaConf.update(config, key, value, merge=False, force_add=True)
         typed: list[str] = yaml.safe_load(of_search.overrides.read_text(encoding="utf-8"))
         own = {"backbone": self.backbone.name, "backbone.image_size": self.backbone.given_size}
+        own |= {key: configured[key] for key in ("members", "crops") if key in configured}
         kept = [
             text for text in typed if text.lstrip("+").split("=")[0].split(".")[0] in known - {"minutes", "backbone"}
         ]

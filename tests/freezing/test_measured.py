@@ -111,8 +111,8 @@ def deeper(version: DatasetVersion, tmp_path_factory: pytest.TempPathFactory) ->
 def test_it_goes_deeper_where_that_pays(deeper: FreezeDecision) -> None:
     measurement, (tried, plan) = measured(deeper), deeper.plans
     head, *others = measurement.rows
-    assert [row.boundary for row in measurement.rows[:3]] == ["head", "head.norm", "stages.2"]
-    assert [row.frozen_groups for row in measurement.rows[:3]] == [6, 5, 3]
+    assert [row.boundary for row in measurement.rows[:3]] == ["head", "stages.2", "head.norm"]
+    assert [row.frozen_groups for row in measurement.rows[:3]] == [6, 3, 5]
     assert head.log_loss > np.log(3) - 1e-3  # it knows nothing of the images
     assert measured_gain(head) > LEAST_GAIN * head.log_loss
     assert measurement.chosen in others
@@ -133,16 +133,78 @@ def test_the_whole_network_may_be_trained_after_a_trial_that_pays(version: Datas
     assert (plan.frozen_groups, plan.epochs) == (0, 30)
 
 
-def test_the_better_half_goes_on_with_twice_the_images(version: DatasetVersion, tmp_path: Path) -> None:
-    decision = decide(Measured(depths=(0.75, 0.5, 0.25, 0.0), trial_images=12), blinded(), version, tmp_path)
-    measurement = measured(decision)
-    first, second = measurement.rows[1:5], measurement.rows[5:]
-    paying = sorted((row for row in first if row.more_log_loss.value <= head_loss(measurement)), key=loss)
-    assert len(second) == 2
-    assert {row.frozen_groups for row in second} <= {row.frozen_groups for row in paying[:2]}
-    assert measurement.rows[0].trained_images <= 30 * 12  # the head alone is compared on the same images
-    assert [row.trained_images for row in first] == [36] * 4
-    assert [row.trained_images for row in second] == [36 + 3 * 24] * 2
+def at_depths(losses: dict[int, float], tried: list[tuple[int, int | None]], spread: float = 0.3) -> Any:
+    """Return trials whose log loss is given by how many layer groups are frozen, images of two classes."""
+
+    def attempt(plan: FreezePlan, start: BoundaryTrial | None = None, max_images: int | None = None) -> BoundaryTrial:
+        tried.append((plan.frozen_groups, max_images))
+        noise = np.random.default_rng(plan.frozen_groups).normal(0, spread, 200)
+        values = losses[plan.frozen_groups] + noise - noise.mean()
+        name = "head" if plan.only_head else f"blocks.{plan.frozen_groups}"
+        folder = f"{plan.frozen_groups}" + ("" if start is None else f"-from-{start.folder}")
+        return BoundaryTrial(
+            name, plan, 1, values, np.ones(200), True, 1.0, 1.0, images=max_images or 0, start=start, folder=folder
+        )
+
+    return attempt
+
+
+@pytest.mark.parametrize(
+    ("losses", "order", "chosen"),
+    [
+        ({6: 0.9, 0: 0.2, 3: 0.3, 2: 0.25}, [6, 0, 3, 2], 0),  # the whole is best, and half is worse: deeper than that
+        ({6: 0.9, 0: 0.4, 3: 0.3, 5: 0.35}, [6, 0, 3, 5], 3),  # half is better than the whole: less than half
+        ({6: 0.9, 0: 0.4, 3: 0.3, 5: 0.2}, [6, 0, 3, 5], 5),
+        ({6: 0.5, 0: 0.9, 5: 0.6}, [6, 0, 5], 6),  # the head is the better end, and nothing near it is better
+        ({6: 0.5, 0: 0.9, 5: 0.3, 3: 0.4}, [6, 0, 5, 3], 5),
+        ({6: 0.5, 0: 0.9, 5: 0.4, 3: 0.3, 2: 0.35}, [6, 0, 5, 3, 2], 3),
+    ],
+)
+def test_both_ends_are_tried_first_then_what_lies_between(
+    losses: dict[int, float], order: list[int], chosen: int
+) -> None:
+    tried: list[tuple[int, int | None]] = []
+    attempt = at_depths(losses, tried, spread=1e-3)
+    context = FreezeContext(graft().network, 1_000, True, validation_counts=(100, 100), try_boundary=attempt)
+    decision = Measured(depths=(0.75, 0.5, 0.25, 0.0), trial_images=100).decide(context)
+    assert [frozen for frozen, _ in tried] == order
+    assert {images for _, images in tried} == {100}
+    assert measured(decision).chosen.frozen_groups == decision.plans[-1].frozen_groups == chosen
+
+
+def test_those_that_cannot_be_told_apart_go_on_with_twice_the_images() -> None:
+    tried: list[tuple[int, int | None]] = []
+    losses = {6: 0.9, 0: 0.31, 3: 0.30, 5: 0.32}
+    context = FreezeContext(
+        graft().network, 4_000, True, validation_counts=(100, 100), try_boundary=at_depths(losses, tried)
+    )
+    decision = Measured(depths=(0.75, 0.5, 0.25, 0.0), trial_images=100).decide(context)
+    assert tried == [(6, 400), (0, 400), (3, 400), (5, 400), (3, 800), (0, 800)]
+    assert decision.tried == ("3", "3-from-3")
+    assert [plan.frozen_groups for plan in decision.plans] == [3, 3, 3]
+
+
+@pytest.mark.parametrize("num_images", [700, 1_000, 2_500, 20_000])
+def test_all_trials_together_take_no_longer_than_the_training_that_follows(num_images: int) -> None:
+    """In images through the whole network, forward and backward: a way through the frozen part is a fifth of one."""
+    for best in (0, 3):
+        tried: list[tuple[int, int | None]] = []
+        attempt = at_depths({6: 0.9, 0: 0.3, 2: 0.3, 3: 0.3, 5: 0.3} | {best: 0.29}, tried)
+        context = FreezeContext(graft().network, num_images, True, validation_counts=(100, 100), try_boundary=attempt)
+        plans = Measured().decide(context).plans
+        epochs = plans[0].epochs
+        trials = sum((images or num_images) * (0.2 + epochs * (6 - frozen) / 6) for frozen, images in tried[1:])
+        final = num_images * (0.2 + plans[-1].epochs * (6 - plans[-1].frozen_groups) / 6)
+        assert plans[-1].frozen_groups == best
+        assert trials <= final
+
+
+def test_the_better_half_goes_on_from_its_own_weights(version: DatasetVersion, tmp_path: Path) -> None:
+    decision = decide(Measured(trial_images=12), blinded(), version, tmp_path)
+    rows = measured(decision).rows[1:]
+    first = {row.frozen_groups: row for row in rows[:3]}
+    assert {row.trained_images for row in first.values()} == {36}
+    assert all(row.trained_images == first[row.frozen_groups].trained_images + 3 * 24 for row in rows[3:])
     directory = FitDirectory(tmp_path)
     keep_trials(decision, directory)
     assert directory.best.exists()
@@ -156,7 +218,7 @@ def test_it_stops_where_the_head_is_enough(version: DatasetVersion, tmp_path: Pa
     setup = replace(make_setup(grafted, version), optimizer=useless)
     decision = RULE.decide(make_freeze_context(setup, FitDirectory(tmp_path)))
     measurement, (plan,) = measured(decision), decision.plans
-    assert [row.boundary for row in measurement.rows] == ["head", "layer4", "layer3"]
+    assert [row.boundary for row in measurement.rows] == ["head", "layer3", "layer4"]
     assert plan.only_head
     assert (plan.epochs, plan.learning_rate) == (30, 0.01)
     assert measurement.chosen.more_log_loss == Difference(0, 0, 0)
@@ -229,9 +291,10 @@ def test_larger_steps_keep_their_number_in_trial_and_training() -> None:
         validation_counts=(100, 100),
         try_boundary=scripted(losses, []),
     )
-    assert [plan.epochs for plan in Measured(depths=(0.5,)).decide(context).plans] == [6, 4]
+    rule = Measured(depths=(0.5,), trial_images=1_000)
+    assert [plan.epochs for plan in rule.decide(context).plans] == [6, 4]
     usual = replace(context, step_images=32, processes=1)
-    assert [plan.epochs for plan in Measured(depths=(0.5,)).decide(usual).plans] == [3, 3]
+    assert [plan.epochs for plan in rule.decide(usual).plans] == [3, 3]
 
 
 def test_few_validation_images_choose_nothing(version: DatasetVersion, tmp_path: Path) -> None:
@@ -337,8 +400,8 @@ def test_it_comes_back_from_json_and_is_printed(deeper: FreezeDecision) -> None:
     lines = capture.get().splitlines()
     assert [word for line in lines if (word := line.split()[0]) in ("head", "head.norm", "stages.2")][:3] == [
         "head",
-        "head.norm",
         "stages.2",
+        "head.norm",
     ]
     assert lines[-1] == "The best trial goes on."
 

@@ -15,7 +15,8 @@ from graftline.errors import UserError
 from graftline.freezing.measured import Measured
 from graftline.freezing.rules import Nothing
 from graftline.pipeline.cli import compose
-from graftline.pipeline.search import _asks_for_whole, _ends_process
+from graftline.pipeline.search import _asks_for_whole
+from graftline.pipeline.search_scoring import ends_process
 from graftline.pipeline.stage import StageResult
 from graftline.pipeline.train import Train
 from graftline.pipeline.winner import Winner, WinnerTraining
@@ -186,8 +187,8 @@ def test_sigterm_ends_a_search_whatever_is_going_on() -> None:
     stopped.__context__ = Terminated("SIGTERM")
     with pytest.raises(KeyboardInterrupt) as error, plain_interrupt():
         raise stopped
-    assert _ends_process(error.value)
-    assert not _ends_process(KeyboardInterrupt())
+    assert ends_process(error.value)
+    assert not ends_process(KeyboardInterrupt())
 
 
 @pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf"])

@@ -19,7 +19,8 @@ from graftline.errors import UserError
 from graftline.evaluation.head_score import HeadScore
 from graftline.execution import Execution
 from graftline.features.cache import Features
-from graftline.pipeline.search import _is_enough, _no_rounds
+from graftline.pipeline.search import _is_enough
+from graftline.pipeline.search_scoring import no_rounds
 from graftline.search.candidates import Candidate
 from graftline.search.contestant import PassSeconds
 from graftline.search.deeper import choose, digest_recipe, hold_out, train_deeper
@@ -149,7 +150,7 @@ def test_what_is_left_is_enough_for_a_training_or_for_its_head_alone(setup: Trai
 
 def test_two_candidates_are_compared_where_there_is_time(version: DatasetVersion, history: SearchHistory) -> None:
     fast = PassSeconds(0.0, 1e-12)
-    assert _no_rounds(history.candidates, images(version), fast, seconds=60.0) is None
-    reason = _no_rounds(history.candidates, images(version), fast, seconds=5.0)
+    assert no_rounds(history.candidates, images(version), fast, seconds=60.0) is None
+    reason = no_rounds(history.candidates, images(version), fast, seconds=5.0)
     assert reason is not None
     assert reason.startswith("comparing two candidates takes about 12 s, more than the 5 s")

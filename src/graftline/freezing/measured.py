@@ -54,7 +54,7 @@ class Measured(FreezeRule):
     needs_trials: ClassVar[bool] = True
 
     depths: Sequence[float] = (0.75, 0.5, 0.25, 0.0)
-    trial_images: int = 1_000
+    trial_images: int = 500
     final_depth: float | None = None
 
     def __post_init__(self) -> None:
@@ -141,7 +141,7 @@ class _Search:
         if images < self._context.num_images:
             logger.info(f"Depths are tried on {images:,} of the {self._context.num_images:,} training images.")
         head = self._try_head(images)
-        trials = self._first_round(images)
+        trials = self._first_round(head, images)
         paying = [trial for trial in trials if _pays(trial, head)]
         if not paying and (again := self._try_again(trials, head, images)) is not None:
             head, images, paying = again
@@ -177,14 +177,29 @@ class _Search:
         left, image_seconds = self._context.seconds_left, self._context.image_seconds
         if left is None or image_seconds is None:
             return math.inf
-        trained = [1 - frozen / self._num_groups for frozen in frozen_groups]
-        steps = sum(FROZEN_PASS + self._epochs * share for share in trained)
-        return TRIALS_SHARE * left() / (image_seconds() * steps * self._fits)
+        steps = self._fits * sum(self._passes(frozen, self._epochs) for frozen in frozen_groups)
+        return TRIALS_SHARE * left() / (image_seconds() * steps)
 
-    def _first_round(self, images: int) -> list[BoundaryTrial]:
-        """Return the trials of all boundaries that did not diverge."""
-        tried = [self._attempt(frozen, None, images) for frozen in self._rule.boundaries(self._num_groups)]
-        return [trial for trial in tried if trial is not None]
+    def _first_round(self, head: BoundaryTrial, images: int) -> list[BoundaryTrial]:
+        """Return the trials that did not diverge: of the deepest boundary first, then of some between it and the head.
+
+        The loss is taken for a valley over the depth. Where the deepest boundary is the better end, what lies between
+        is halved each time; where the head is, the way leads down from it for as long as that pays.
+        """
+        *between, deepest = self._rule.boundaries(self._num_groups)
+        deep = self._attempt(deepest, None, images)
+        from_head = deep is None or _loss(head) < _loss(deep)
+        best = head if deep is None or from_head else deep
+        trials = [deep]
+        while between:
+            at = 0 if from_head else len(between) // 2
+            trial = self._attempt(between[at], None, images)
+            trials.append(trial)
+            if trial is not None and _loss(trial) <= _loss(best):
+                best, between = trial, between[1:] if from_head else between[:at]
+            else:
+                between = [] if from_head else between[at + 1 :]
+        return [trial for trial in trials if trial is not None]
 
     def _try_again(
         self, trials: Sequence[BoundaryTrial], head: BoundaryTrial, images: int
@@ -209,15 +224,32 @@ class _Search:
         return head, more, [again] if again is not None and _pays(again, head) else []
 
     def _halve(self, trials: Sequence[BoundaryTrial], images: int) -> BoundaryTrial:
-        """Return the best trial after as many rounds as it takes, each with twice the images of the one before."""
-        while len(trials) > 1:
-            images *= 2
-            kept = trials[: len(trials) // 2 + len(trials) % 2]
-            if len(kept) == 1:
+        """Return the best trial after as many rounds as it takes, each with twice the images of the one before.
+
+        There is no further round where the best is better for certain, or where all trials together would take longer
+        than the training that follows.
+        """
+        while len(kept := trials[: len(trials) // 2 + len(trials) % 2]) > 1:
+            images = min(2 * images, self._context.num_images)
+            if Difference.of(kept[0].losses, kept[1].losses).is_below_zero or not self._may_take(kept, images):
                 break
             further = [trial for one in kept if (trial := self._attempt(one.plan.frozen_groups, one, images))]
             trials = sorted(further or kept, key=_loss)
         return trials[0]
+
+    def _may_take(self, further: Sequence[BoundaryTrial], images: int) -> bool:
+        """Tell whether trials take no longer than the quickest of the trainings that they may lead to."""
+        done = [(trial.plan.frozen_groups, trial.images) for trial in self._trials if not trial.plan.only_head]
+        trials = done + [(trial.plan.frozen_groups, images) for trial in further]
+        taken = self._fits * sum(number * self._passes(frozen, self._epochs) for frozen, number in trials)
+        finals = [self._final_groups(trial) for trial in further]
+        return taken <= self._context.num_images * min(
+            self._passes(frozen, self._context.deep_epochs) for frozen in finals
+        )
+
+    def _passes(self, frozen_groups: int, epochs: int) -> float:
+        """Return how long an image takes in all epochs, where the whole network takes 1, forward and backward."""
+        return FROZEN_PASS + epochs * (1 - frozen_groups / self._num_groups)
 
     def _attempt(self, frozen_groups: int, start: BoundaryTrial | None, images: int) -> BoundaryTrial | None:
         boundary = [*group_names(self._network), HEAD][frozen_groups]
@@ -235,11 +267,13 @@ class _Search:
 
     def _final_plan(self, best: BoundaryTrial) -> FreezePlan:
         """Return the plan of the training that goes on from the best trial."""
-        share, frozen_groups = self._rule.final_depth, best.plan.frozen_groups
-        if share is not None:
-            frozen_groups = min(frozen_groups, frozen_at(share, self._num_groups))
-        plan = deep_plan(self._network, frozen_groups, "it pays", self._context.deep_epochs)
+        plan = deep_plan(self._network, self._final_groups(best), "it pays", self._context.deep_epochs)
         return self._context.finalize(plan)
+
+    def _final_groups(self, best: BoundaryTrial) -> int:
+        """Return how many layer groups are frozen in the training that goes on from a trial."""
+        share, tried = self._rule.final_depth, best.plan.frozen_groups
+        return tried if share is None else min(tried, frozen_at(share, self._num_groups))
 
     def _decision(self, chosen: BoundaryTrial, final: FreezePlan | None, stopped: str) -> FreezeDecision:
         """Return the decision for what was chosen; fits without a part of the images are no phase of the training."""

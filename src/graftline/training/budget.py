@@ -208,6 +208,19 @@ def end_seconds(setup: TrainingSetup) -> float:
     return OVERHEAD_SECONDS + tested * seconds_per_image(setup) / PASSES_PER_STEP
 
 
+def average_seconds(setup: TrainingSetup, members: int, crops: int) -> float:
+    """Return what to leave for averaging models: their crops of the validation and test images, figures and tracking.
+
+    Args:
+        setup: of their training.
+        members: how many there are.
+        crops: of each image.
+    """
+    counts = setup.version.counts()
+    images = sum(sum(counts[split].values()) for split in ("validation", "test"))
+    return OVERHEAD_SECONDS + members * crops * images * seconds_per_image(setup) / PASSES_PER_STEP
+
+
 class Clock(pl.Callback):
     """Ends a fit when its time is over, at the end of the epoch that is nearest.
 

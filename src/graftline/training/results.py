@@ -113,4 +113,4 @@ def monitored(metrics: Metrics) -> float:
 
 def log_loss(metrics: Metrics) -> float:
     """Return the calibrated log loss on validation images, in which each image counts as one."""
-    return metrics.get("val/log_loss", metrics[MONITOR])
+    return metrics["val/log_loss"] if "val/log_loss" in metrics else metrics[MONITOR]

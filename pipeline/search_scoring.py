@@ -1,0 +1,106 @@
+"""What a search compares before it trains the winner: heads, then the best candidates trained as a whole."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from graftline.console import say, warn
+from graftline.errors import find_cause
+from graftline.freezing.rule import FreezeRule
+from graftline.freezing.rules import AllButHead
+from graftline.search.candidates import Candidate
+from graftline.search.contestant import Contestant, PassSeconds
+from graftline.search.deeper import choose, train_deeper
+from graftline.search.halving import first_images
+from graftline.search.history import ScoreFiles, SearchHistory
+from graftline.search.ledger import Ledger, in_words
+from graftline.search.rounds import PREPARE_SECONDS, HeadRounds, TrainingImages
+from graftline.training.forecast import EXPORT_SECONDS
+from graftline.training.setup import TrainingSetup
+
+SCORING_SHARE = 1 / 3  # of the time, for heads; a training for half as long is worth less than a good choice
+DEEPER_SHARE = 0.25  # of what is then left, to compare the best of them trained as a whole
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """The comparisons of a search.
+
+    Attributes:
+        freeze: rule of the winner's training; where its head alone is trained, nothing is trained as a whole.
+        history: takes what is found.
+        setup: of a training on the images.
+        images: that are scored.
+        ledger: of the time.
+        scores: files of scores.
+        first: candidate that is built already.
+        pass_seconds: of an image in the frozen pass, predicted.
+    """
+
+    freeze: FreezeRule
+    history: SearchHistory
+    setup: TrainingSetup
+    images: TrainingImages
+    ledger: Ledger
+    scores: ScoreFiles
+    first: Contestant
+    pass_seconds: PassSeconds
+
+    def run(self, checkpoints: Path) -> bool:
+        """Score the candidates, first by their heads, then the best trained as a whole.
+
+        Returns:
+            Whether that was interrupted.
+
+        Raises:
+            KeyboardInterrupt: that came before anything was scored, or the process is to end.
+        """
+        ledger, history = self.ledger, self.history
+        until = ledger.now + SCORING_SHARE * ledger.left
+        left = left_of(history)
+        if (reason := no_rounds(left, self.images, self.pass_seconds, until - ledger.now)) is not None:
+            say(f"Nothing is searched, as {reason}: {left[0].name} is trained.")
+            return False
+        common = self.setup, history, self.images, ledger, self.scores
+        built = {self.first.candidate.name: self.first}
+        try:
+            HeadRounds(*common, built, self.pass_seconds).run(until)
+            if not isinstance(self.freeze, AllButHead):
+                end = ledger.now + DEEPER_SHARE * ledger.left
+                train_deeper(*common, checkpoints, end, self.pass_seconds)
+        except KeyboardInterrupt as interrupt:
+            if ends_process(interrupt) or choose(history) is None:
+                raise
+            warn("Interrupted: the head of the best candidate so far is trained. Ctrl-C again ends that too.")
+            return True
+        return False
+
+
+def ends_process(interrupt: KeyboardInterrupt) -> bool:
+    """Return whether it was SIGTERM, after which there is no time for another training."""
+    from graftline.tracking.run import Terminated
+
+    return find_cause(interrupt, Terminated) is not None
+
+
+def left_of(history: SearchHistory) -> Sequence[Candidate]:
+    """Return the candidates that were not left out; all where none is left."""
+    return [one for one in history.candidates if one.name not in history.outcomes] or history.candidates
+
+
+def no_rounds(
+    left: Sequence[Candidate], images: TrainingImages, pass_seconds: PassSeconds, seconds: float
+) -> str | None:
+    """Return why there is nothing to compare, as a part of a sentence; None where there is something."""
+    if len(left) == 1:
+        return "there is only one candidate that can be trained in the time"
+    number = first_images(len(images), images.num_classes)
+    if number < 2:
+        return "one training image tells nothing"
+    needed = 2 * (PREPARE_SECONDS + EXPORT_SECONDS) + number * sum(map(pass_seconds.of, left[:2]))
+    if needed > seconds:
+        return (
+            f"comparing two candidates takes about {in_words(needed)}, more than the {in_words(max(seconds, 0))} that "
+            "a search may take of this time"
+        )
+    return None

@@ -1,0 +1,46 @@
+"""Time that is left once the head is trained: when the whole network is trained in it, too."""
+
+from dataclasses import replace
+
+import pytest
+import timm
+
+from graftline.freezing.depth import deep_plan, head_plan
+from graftline.freezing.measurement import BoundaryResult, DepthMeasurement, Difference
+from graftline.freezing.rule import FreezeContext, FreezeDecision
+from graftline.freezing.spare_time import use_spare_time
+
+
+@pytest.fixture(scope="module")
+def decision() -> FreezeDecision:
+    nothing = Difference(0, 0, 0)
+    row = BoundaryResult("head", 6, 99, 0.5, 0.9, nothing, nothing, cached=True, pass_seconds=1, fit_seconds=1)
+    measurement = DepthMeasurement((row,), 0, 24, "more than the head did not pay")
+    return FreezeDecision((head_plan(timm.create_model("test_resnet")),), None, measurement, ("06",))
+
+
+def context(seconds: float | None, image_seconds: float = 0.1) -> FreezeContext:
+    left = None if seconds is None else lambda: seconds
+    network = timm.create_model("test_resnet")
+    return FreezeContext(network, 1_000, pretrained=True, seconds_left=left, image_seconds=lambda: image_seconds)
+
+
+def test_the_whole_network_follows_the_head_where_the_time_suffices(decision: FreezeDecision) -> None:
+    longer = use_spare_time(decision, context(300))
+    head, whole = longer.plans
+    assert head.only_head
+    assert (whole.frozen_groups, whole.epochs) == (0, 10)
+    assert longer.tried == (), "a trial's weights are not compared with those of later phases"
+    assert longer.measurement == decision.measurement
+    assert use_spare_time(decision, context(260)) == decision  # 2,500 images, and 1,000 through the frozen network
+
+
+def test_nothing_follows_without_a_limit_or_where_nothing_could_be_chosen(decision: FreezeDecision) -> None:
+    assert use_spare_time(decision, context(None)) == decision
+    assert decision.measurement is not None
+    folds = replace(decision, measurement=replace(decision.measurement, in_folds=True))
+    assert use_spare_time(folds, context(300)) == folds
+    unmeasured = replace(decision, measurement=None)
+    assert use_spare_time(unmeasured, context(300)) == unmeasured
+    deep = replace(decision, plans=(deep_plan(timm.create_model("test_resnet"), 0, "it pays", 3),))
+    assert use_spare_time(deep, context(300)) == deep
