@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from graftline.bundle.layout import read_description
 from graftline.console import format_table, say
 from graftline.evaluation.metrics import format_score
 from graftline.pipeline.run_directory import RunDirectory
@@ -64,7 +63,7 @@ class Found:
     @property
     def validation(self) -> dict[str, float]:
         """The winner's metrics on the validation split, of its best epoch."""
-        metrics: dict[str, float] = read_description(self.trained.bundle)["card"]["validation"]
+        metrics: dict[str, float] = self.trained.predictor.card["validation"]
         return metrics
 
     @cached_property

@@ -106,6 +106,40 @@ def test_the_winner_can_be_evaluated_and_resumed(
     assert resumed.directory == searched["directory"] / "train"
 
 
+def test_several_models_of_the_winner_are_averaged_and_registered_as_one(
+    place: Workplace, data: tuple[str, ...]
+) -> None:
+    before = {one.version for one in place.mlflow.search_model_versions("name = 'colors0'")}
+    ran = place.run("search", "minutes=4", *data, *SEARCH, "search.members=2", "search.crops=mirror")
+    assert ran.code == 0, ran.output
+    assert "Training 2 models of test_" in ran.output
+    result = ran.result
+    assert result["metrics"]["accuracy"]["value"] > 0.5
+    assert 0 <= result["validation"]["accuracy"] <= 1
+    bundle = ran.directory / "ensemble" / "bundle"
+    description = json.loads((bundle / "bundle.json").read_text())
+    assert description["crops"] == "mirror"
+    folders = sorted((ran.directory / "ensemble" / "members").iterdir())
+    assert [json.loads((folder / "result.json").read_text())["stage"] for folder in folders] == ["train"] * 2
+    assert json.loads((ran.directory / "ensemble" / "result.json").read_text())["stage"] == "ensemble"
+    new = [one for one in place.mlflow.search_model_versions("name = 'colors0'") if one.version not in before]
+    assert [one.run_id for one in new] == [result["run_id"]]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["search.members=0"], "search.members is 0, it must be at least 1"),
+        (["search.crops=10"], "search.crops=10 is for several members"),
+        (["search.members=2", "search.crops=11"], "search.crops is 11: take one of 1, "),
+        (["search.members=2", "refuse=0.01"], "refuse is for a model of one network"),
+    ],
+)
+def test_what_cannot_be_averaged_is_refused_before_anything_is_searched(words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        compose("search", words)
+
+
 def test_a_resumed_search_scores_nothing_twice(
     searched: dict[str, Any], place: Workplace, data: tuple[str, ...]
 ) -> None:

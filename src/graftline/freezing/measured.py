@@ -54,7 +54,7 @@ class Measured(FreezeRule):
     needs_trials: ClassVar[bool] = True
 
     depths: Sequence[float] = (0.75, 0.5, 0.25, 0.0)
-    trial_images: int = 500
+    trial_images: int = 1_000
     final_depth: float | None = None
 
     def __post_init__(self) -> None:
@@ -81,7 +81,9 @@ class Measured(FreezeRule):
         if decision.measurement is None:
             return self.decide(context)
         *tried, last = decision.plans
-        own = HEAD_EPOCHS if last.only_head else context.deep_epochs
+        chosen = decision.measurement.chosen
+        done = chosen.trained_images if tried and last.frozen_groups == chosen.frozen_groups else 0
+        own = HEAD_EPOCHS if last.only_head else context.epochs_after(done)
         last = replace(last, epochs=own if context.epochs is None else context.epochs)
         return replace(decision, plans=(*tried, last), epochs=context.epochs)
 
@@ -267,7 +269,9 @@ class _Search:
 
     def _final_plan(self, best: BoundaryTrial) -> FreezePlan:
         """Return the plan of the training that goes on from the best trial."""
-        plan = deep_plan(self._network, self._final_groups(best), "it pays", self._context.deep_epochs)
+        frozen = self._final_groups(best)
+        done = best.trained_images if frozen == best.plan.frozen_groups and not self._in_folds else 0
+        plan = deep_plan(self._network, frozen, "it pays", self._context.epochs_after(done))
         return self._context.finalize(plan)
 
     def _final_groups(self, best: BoundaryTrial) -> int:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from math import inf
+from math import ceil, inf
 from typing import Any, ClassVar, Protocol
 
 from torch import nn
@@ -67,6 +67,10 @@ class FreezeContext:
     def deep_epochs(self) -> int:
         """For how many epochs more than the head is trained, unless the user has a number."""
         return deep_epochs(self.num_images, self.step_images * self.processes)
+
+    def epochs_after(self, trained_images: int) -> int:
+        """Return the epochs that are left where so many images were passed forward and backward before."""
+        return max(1, ceil(self.deep_epochs - trained_images / self.num_images))
 
     def finalize(self, plan: FreezePlan) -> FreezePlan:
         """Return a plan with the user's own epochs, where there are such.
