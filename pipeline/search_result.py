@@ -10,7 +10,7 @@ from graftline.console import format_table, say
 from graftline.evaluation.metrics import format_score
 from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.train_result import TrainResult
-from graftline.pipeline.winner import HEAD_FOLDER
+from graftline.pipeline.winner import ENSEMBLE_FOLDER, HEAD_FOLDER
 from graftline.report.search_figure import Picture
 from graftline.search.candidates import Candidate
 from graftline.search.history import HEAD, WHOLE, Depth, SearchHistory
@@ -68,8 +68,13 @@ class Found:
 
     @cached_property
     def epochs(self) -> list[tuple[float, Metrics]]:
-        """The epochs of the winner's training, each with the seconds since the search began after which it was done."""
-        first = FitDirectory(RunDirectory(self.trained.directory).checkpoints)
+        """The epochs of the winner's training, each with the seconds since the search began after which it was done.
+
+        Of several models they are those of the first.
+        """
+        folder = self.trained.directory
+        folder = folder / "members" / "1" if folder.name == ENSEMBLE_FOLDER else folder
+        first = FitDirectory(RunDirectory(folder).checkpoints)
         found, number = list[tuple[float, Metrics]](), 0
         while (file := first.phase(number).result).exists():
             history = PhaseResult.from_json(json.loads(file.read_text(encoding="utf-8"))).history

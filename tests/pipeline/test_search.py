@@ -122,6 +122,7 @@ def test_several_models_of_the_winner_are_averaged_and_registered_as_one(
     folders = sorted((ran.directory / "ensemble" / "members").iterdir())
     assert [json.loads((folder / "result.json").read_text())["stage"] for folder in folders] == ["train"] * 2
     assert json.loads((ran.directory / "ensemble" / "result.json").read_text())["stage"] == "ensemble"
+    assert "from 0 epochs" not in result["outlook"], "the first member's epochs are told and drawn"
     new = [one for one in place.mlflow.search_model_versions("name = 'colors0'") if one.version not in before]
     assert [one.run_id for one in new] == [result["run_id"]]
 
