@@ -170,3 +170,25 @@ def test_a_head_on_cached_activations_needs_no_look_at_transforms(train: list[st
     lines = {line.partition("=")[0]: line for line in [*train, *given, "backbone.weights=file"]}
     compose("train", [*lines.values(), f"backbone.file={weights}"]).run(tmp_path / "run")
     assert not (tmp_path / "run" / "augment.json").exists()
+
+
+def test_the_time_that_a_head_leaves_goes_to_the_whole_network(
+    train: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = tmp_path / "weights.safetensors"
+    save_file(timm.create_model("test_efficientnet", num_classes=3).state_dict(), weights)
+    shares = ["data.split.train=0.4", "data.split.validation=0.5", "data.split.test=0.1"]
+    nothing_is_learned = "optim.lr=1e-9"  # at no depth, so that the head alone is the answer
+    given = ["freeze=measured", "freeze.depths=[0.75]", nothing_is_learned, "minutes=1", "backbone.weights=file"]
+    lines = {line.partition("=")[0]: line for line in [*train, *shares, *given]}
+    result = compose("train", [*lines.values(), f"backbone.file={weights}"]).run(tmp_path / "run")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "all 6 layer groups below the head frozen" in said
+    assert "Freeze: the time that is left: nothing frozen" in said
+    assert re.search(r"Best epoch \d of 2, trained: (head|all); saving the bundle", said)
+    assert isinstance(result, TrainResult)
+    run = MlflowClient(*2 * (f"sqlite:///{tmp_path / 'mlflow.db'}",)).get_run(result.run_id)
+    assert run.data.params["trained"] == "head then all"
+    plan = read_description(result.bundle)["card"]["freeze_plan"]
+    kept = "head" if plan["trained_parameters"] < 10_000 else "all"
+    assert f"trained: {kept}; saving" in said, "the card says what was trained of the model that is kept"
