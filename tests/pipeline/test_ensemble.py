@@ -104,6 +104,7 @@ def test_it_is_registered_as_one_model_and_its_members_are_not(made: EnsembleRes
     children = [one for one in runs if one.data.tags.get("mlflow.parentRunId") == made.run_id]
     assert len(children) == 3
     assert {one.data.tags["graftline.stage"] for one in children} == {"train"}
+    assert place.mlflow.get_run(made.run_id).data.tags["graftline.stage"] == "ensemble"
 
 
 def test_its_run_says_what_it_is_and_its_report_how_it_answers(made: EnsembleResult, place: Workplace) -> None:
