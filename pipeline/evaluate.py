@@ -85,7 +85,8 @@ class Evaluate:
             say(f"Run {run.id}.")
             log_setup(run, version)
             result = self.evaluation.run(replace(predictor, decoding=version.decoding), version, split)
-            print_scores(result.scores, f"{version.name}: {split} split")
+            result = result.of_split(self.split or split)
+            print_scores(result.scores, f"{version.name}: {result.predictions.split_in_words}")
             write_evaluation(result, directory)
             slices = write_slices(result.predictions, version, directory)
             report = self._write_report(result, predictor, bundle, version, directory, slices, run.id)
@@ -126,14 +127,16 @@ class Evaluate:
             say(f"Run {run.id}.")
             log_setup(run, version)
             result = evaluate_grid(self.evaluation, grid, whole, version, split)
+            result = replace(result, whole=result.whole.of_split(self.split or split))
+            tested = result.whole.predictions
             print_members(members.labels, members.references)
             print_grid(
                 result.rows,
-                f"{version.name}: {split} split, {len(result.whole.predictions.paths):,} images; [95 % intervals]",
+                f"{version.name}: {tested.split_in_words}, {len(tested.paths):,} images; [95 % intervals]",
             )
             say("* as accurate as nothing else that takes as little time.")
             say(sentence(result.whole_row, result.rows[0]))
-            slices = write_slices(result.whole.predictions, version, directory)
+            slices = write_slices(tested, version, directory)
             outcome = GridOutcome(RunDirectory(directory), version, members, whole, result, slices)
             report = write_grid(outcome, run.id)
             log_evaluation(run, result.whole, directory, step=0)
@@ -211,7 +214,7 @@ class Evaluate:
     def _note(self, run_id: str, result: EvaluationResult) -> str:
         """Return what the page of the run shows first."""
         tested = result.predictions
-        images = f"{len(tested.paths):,} of {tested.dataset} ({tested.split} split), digest `{tested.split_digest}`"
+        images = f"{len(tested.paths):,} of {tested.dataset} ({tested.split_in_words}), digest `{tested.split_digest}`"
         return run_note(run_id, result.scores, {"Bundle": f"`{self.bundle}`", "Images": images})
 
     def _write_report(
@@ -232,7 +235,7 @@ class Evaluate:
             facts={
                 "Bundle": f"{self.bundle}, digest {predictor.digest}",
                 "Data": f"{version.name}, version {version.digest}",
-                "Images": f"{len(tested.paths):,} ({tested.split} split), digest {tested.split_digest}",
+                "Images": f"{len(tested.paths):,} ({tested.split_in_words}), digest {tested.split_digest}",
                 "Speed": f"{result.images_per_second:,.0f} images per second, one crop",
                 "Run": run_id,
             },

@@ -63,7 +63,7 @@ class GridOutcome:
     def images(self) -> str:
         """How many images of which split were classified."""
         tested = self.result.whole.predictions
-        return f"{len(tested.paths):,} ({tested.split} split), digest {tested.split_digest}"
+        return f"{len(tested.paths):,} ({tested.split_in_words}), digest {tested.split_digest}"
 
     @property
     def gain(self) -> str:

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -35,6 +35,10 @@ class EvaluationResult:
     scores: Mapping[str, Interval]
     notes: list[str]
     images_per_second: float
+
+    def of_split(self, name: str) -> "EvaluationResult":
+        """Return the result under another name of the split, which its metrics have."""
+        return replace(self, predictions=replace(self.predictions, split=name))
 
     def metrics_json(self) -> dict[str, dict[str, float]]:
         """Return the scores as ``result.json`` holds them: name → ``{"value", "low", "high"}``."""
