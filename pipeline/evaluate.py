@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from graftline.augment.crops import CROP_SETS
 from graftline.bundle.ensemble import AnyPredictor
 from graftline.bundle.grid import Average, Grid
@@ -18,6 +20,7 @@ from graftline.evaluation.grid import evaluate_grid
 from graftline.execution import Accelerator, Execution
 from graftline.pipeline.bundle_source import open_bundle
 from graftline.pipeline.grid_scoring import GRID_FIGURE, GRID_TABLE, GridOutcome, log_grid, name_grid, write_grid
+from graftline.pipeline.logged_logits import find_logged, find_logged_of_members
 from graftline.pipeline.members import open_members
 from graftline.pipeline.missing import comparison_of, crops_of
 from graftline.pipeline.parent import with_parent
@@ -61,6 +64,7 @@ class Evaluate:
     name: str | None = None
     accelerator: Accelerator = "auto"
     split: Literal["all", "train", "validation", "test"] | None = None
+    reuse: bool = True
 
     def __post_init__(self) -> None:
         if (self.bundle is None) == (not self.runs):
@@ -84,7 +88,14 @@ class Evaluate:
         with self._start_run(f"{self.bundle} on {version.name}", version, directory) as run:
             say(f"Run {run.id}.")
             log_setup(run, version)
-            result = self.evaluation.run(replace(predictor, decoding=version.decoding), version, split)
+            logged = find_logged(predictor, version, split, self.tracking) if self.reuse else None
+            result = self.evaluation.run(
+                replace(predictor, decoding=version.decoding),
+                version,
+                split,
+                known_logits=None if logged is None else logged.logits,
+                known_from=str(logged),
+            )
             result = result.of_split(self.split or split)
             print_scores(result.scores, f"{version.name}: {result.predictions.split_in_words}")
             write_evaluation(result, directory)
@@ -126,7 +137,7 @@ class Evaluate:
         with self._start_run(name, version, directory) as run:
             say(f"Run {run.id}.")
             log_setup(run, version)
-            result = evaluate_grid(self.evaluation, grid, whole, version, split)
+            result = evaluate_grid(self.evaluation, grid, whole, version, split, self._known(grid, version, split))
             result = replace(result, whole=result.whole.of_split(self.split or split))
             tested = result.whole.predictions
             print_members(members.labels, members.references)
@@ -160,6 +171,13 @@ class Evaluate:
             evaluation=result.whole,
             run_id=run.id,
         )
+
+    def _known(self, grid: Grid, version: DatasetVersion, split: str) -> dict[int, np.ndarray]:
+        """Return what runs have logged of the members, by their numbers."""
+        if not self.reuse:
+            return {}
+        batch_size = self.evaluation.batch_size
+        return find_logged_of_members(grid.members, grid.crops, version, split, self.tracking, batch_size)
 
     def _images(self, predictor: AnyPredictor, cards: Sequence[Mapping[str, Any]]) -> tuple[DatasetVersion, str]:
         """Return the images to classify: a dataset version, and which split of it.

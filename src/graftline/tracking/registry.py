@@ -262,6 +262,21 @@ class Registry:
 
         return self.ask(lambda client: find_best_trainings(client, experiment, self.store, images, most))
 
+    def runs_of_model(self, bundle_digest: str, test_digest: str, most: int) -> "list[TestedRun]":
+        """Return the finished runs that made or evaluated a model on a dataset version, the newest first.
+
+        Args:
+            bundle_digest: of the model.
+            test_digest: of the version's test images.
+            most: how many are enough.
+
+        Raises:
+            UserError: MLflow does not answer.
+        """
+        from graftline.tracking.tested_runs import find_runs_of_model
+
+        return self.ask(lambda client: find_runs_of_model(client, bundle_digest, test_digest, most))
+
     def predictions(self, run: "TestedRun", directory: Path | None = None) -> Path | None:
         """Return the file with what a run's model gave for its test images, None where the run has logged none.
 

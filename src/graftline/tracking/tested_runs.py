@@ -163,6 +163,21 @@ def find_best_trainings(
     return [describe(run, experiment) for run in islice(runs, most)]
 
 
+def find_runs_of_model(client: "MlflowClient", bundle_digest: str, test_digest: str, most: int) -> list[TestedRun]:
+    """Return the finished runs that made or evaluated a model, where the test images were the same, the newest first.
+
+    Args:
+        client: where to look.
+        bundle_digest: of the model.
+        test_digest: of the test images of the dataset version.
+        most: how many are enough.
+    """
+    names = {one.experiment_id: one.name for one in client.search_experiments()}
+    of_model = f"tags.`{BUNDLE_DIGEST}` = '{bundle_digest}' and tags.`{TEST_DIGEST}` = '{test_digest}'"
+    runs = _runs(client, list(names), f"attributes.status = 'FINISHED' and {of_model}", _NEWEST_FIRST, size=most)
+    return [describe(run, names[run.info.experiment_id]) for run in islice(runs, most)]
+
+
 def _first_of_its_own(client: "MlflowClient", experiments: Sequence[str], filter_string: str) -> "MlflowRun | None":
     """Return the run that ended last of those that no ensemble has trained as its member; None: there is none."""
     runs = _runs(client, experiments, filter_string, _NEWEST_FIRST, size=_FEW)
@@ -188,7 +203,9 @@ def _runs(
     """Yield the runs that a filter leaves, asked for so many at a time."""
     token = None
     while True:
-        page = client.search_runs(list(experiments), filter_string, max_results=size, order_by=list(order), page_token=token)
+        page = client.search_runs(
+            list(experiments), filter_string, max_results=size, order_by=list(order), page_token=token
+        )
         yield from page
         token = page.token
         if not token:
