@@ -18,6 +18,7 @@ from graftline.pipeline.members import Members, counted
 from graftline.pipeline.missing import missing_of_ensemble
 from graftline.pipeline.program import program
 from graftline.pipeline.run_directory import RunDirectory
+from graftline.pipeline.stage_summaries import find_summaries
 from graftline.pipeline.train_result import MOST_PROBABLE_ANSWER, NOT_TESTED, TrainResult
 from graftline.report.content import Calibrated, MembersAndCrops, Report
 from graftline.report.grid_tables import crops_in_words, sentence
@@ -145,6 +146,7 @@ def write_ensemble_report(outcome: EnsembleOutcome, run_id: str) -> Path:
     card, result, earlier = outcome.predictor.card, outcome.result, outcome.beyond.earlier
     comparison = None if earlier is None else earlier.comparison
     decision = card["decision"]["sentence"]
+    summaries = find_summaries(outcome.version)
     combined = MembersAndCrops(outcome.rows, outcome.members.described, [outcome.gain])
     report = Report(
         title=f"{outcome.name[0].upper()}{outcome.name[1:]} on {outcome.version.name}",
@@ -163,6 +165,7 @@ def write_ensemble_report(outcome: EnsembleOutcome, run_id: str) -> Path:
         slices=outcome.slices,
         comparison=comparison,
         members_and_crops=combined if outcome.rows else None,
+        summaries=summaries,
         notes=[NOT_TESTED] if result is None else [],
         missing=missing_of_ensemble(
             outcome.files,
@@ -171,6 +174,7 @@ def write_ensemble_report(outcome: EnsembleOutcome, run_id: str) -> Path:
             has_slices=bool(outcome.slices),
             is_compared=comparison is not None,
             chooses=bool(decision),
+            summaries=summaries,
         ),
     )
     return write_report(outcome.files.path, report)

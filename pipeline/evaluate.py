@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from graftline.augment.crops import CROP_SETS
-from graftline.bundle.ensemble import AnyPredictor
+from graftline.bundle.ensemble import AnyPredictor, Ensemble
 from graftline.bundle.grid import Average, Grid
 from graftline.console import say, warn
 from graftline.data.ingest import Ingest
@@ -22,13 +22,14 @@ from graftline.pipeline.bundle_source import open_bundle
 from graftline.pipeline.grid_scoring import GRID_FIGURE, GRID_TABLE, GridOutcome, log_grid, name_grid, write_grid
 from graftline.pipeline.logged_logits import find_logged, find_logged_of_members
 from graftline.pipeline.members import open_members
-from graftline.pipeline.missing import comparison_of, crops_of
+from graftline.pipeline.missing import missing_of_evaluation
 from graftline.pipeline.parent import with_parent
 from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.run_setup import log_setup
 from graftline.pipeline.scoring import FIGURES_FOLDER, PREDICTIONS_FILE, log_evaluation, write_evaluation
 from graftline.pipeline.slices import SliceReport, write_slices
 from graftline.pipeline.stage import StageResult
+from graftline.pipeline.stage_summaries import find_summaries
 from graftline.pipeline.train_result import MOST_PROBABLE_ANSWER
 from graftline.report.content import Calibrated, Report
 from graftline.report.grid_tables import print_grid, print_members, sentence
@@ -247,6 +248,9 @@ class Evaluate:
     ) -> Path:
         tested, card = result.predictions, predictor.card
         told = [card[name]["sentence"] for name in ("decision", "refusal") if name in card]
+        is_of_training = version.digest == card.get("dataset_digest")
+        summaries = find_summaries(version, predictor.digest if is_of_training else "", tested.split)
+        explained = f"{os.path.relpath(bundle)}/members/1" if isinstance(predictor, Ensemble) else str(self.bundle)
         report = Report(
             title=f"{bundle.name} on {version.name}",
             kind="evaluation",
@@ -261,8 +265,16 @@ class Evaluate:
             calibrated=Calibrated.of_card(card),
             decision=told or [MOST_PROBABLE_ANSWER],
             slices=slices.slices,
+            summaries=summaries,
             notes=[slices.sentence],
-            missing=[crops_of(str(self.bundle)), *([comparison_of(run_id)] if tested.split == "test" else [])],
+            missing=missing_of_evaluation(
+                RunDirectory(directory),
+                run_id,
+                str(self.bundle),
+                split=tested.split,
+                explained=explained if is_of_training else None,
+                summaries=summaries,
+            ),
         )
         return write_report(directory, report)
 
