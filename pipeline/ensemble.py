@@ -21,7 +21,7 @@ from graftline.evaluation.decision import DecisionFit
 from graftline.evaluation.evaluation import EvaluationResult
 from graftline.evaluation.grid import Candidate, GridRow, classify, measure, score_candidates
 from graftline.evaluation.predictions import predict_split
-from graftline.evaluation.selection import Selection, select_all, select_greedily, select_last
+from graftline.evaluation.selection import Selection, select_all, select_greedily, select_last, select_weighted
 from graftline.execution import Accelerator, Execution
 from graftline.pipeline.beyond_scores import look_beyond
 from graftline.pipeline.calibration import learn
@@ -249,6 +249,8 @@ class MakeEnsemble(Train):
             selection = select_last(logits, labels)
         elif self.choose == "all":
             selection = select_all(logits, labels, self.average)
+        elif self.choose == "weighted":
+            selection = select_weighted(logits, labels, self.average)
         else:
             selection = select_greedily(logits, labels, times, self.ms_per_image, self.average)
         print_selection(members.labels, members.references, selection, times, crops_in_words(self.crops))

@@ -26,12 +26,13 @@ from graftline.report.notebook import ScoresTable
 from graftline.report.run_note import run_note
 from graftline.report.run_report import write_report
 
-Choose: TypeAlias = Literal["greedy", "all", "soup", "greedy_soup"]
+Choose: TypeAlias = Literal["greedy", "weighted", "all", "soup", "greedy_soup"]
 """How members are chosen."""
 
 SOUPS = ("soup", "greedy_soup")  # ways to choose that average weights, not probabilities
 KINDS: Mapping[Choose, str] = {
     "greedy": "greedy ensemble",
+    "weighted": "weighted ensemble",
     "all": "ensemble",
     "soup": "soup",
     "greedy_soup": "greedy soup",
