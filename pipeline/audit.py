@@ -26,12 +26,12 @@ from graftline.files import atomic_file
 from graftline.pipeline.head_activations import activate, cut_below_head
 from graftline.pipeline.parent import with_parent
 from graftline.pipeline.stage import StageResult
+from graftline.pipeline.stage_summaries import DECISIONS_FILE, SHEET_FILE
 from graftline.ray_cluster import NoCluster, RayCluster
 from graftline.report.audit_sheet import write_sheet
 from graftline.tracking.tracking import Tracking
 from graftline.training.head_trunk import HeadTrunk
 
-DECISIONS_FILE, SHEET_FILE = "decisions.csv", "audit.html"
 MOST_TOLD = 10  # probable label errors in the terminal
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from graftline.console import say, warn
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError, first_line
-from graftline.evaluation.predictions import Predictions, predict_split
+from graftline.evaluation.predictions import ALL, Predictions, predict_split
 from graftline.execution import Accelerator, Execution
 from graftline.pipeline.bundle_source import REGISTERED, RUN, open_bundle
 from graftline.pipeline.program import program
@@ -123,7 +123,8 @@ class CommonTest:
         except UserError as error:
             raise UserError(f"{why}, and it cannot be tested on those now: {first_line(error)}.") from error
         say(f"{why}: {bundle} classifies those now.")
-        return predict_split(replace(predictor, decoding=version.decoding), version, test.split)
+        found = predict_split(replace(predictor, decoding=version.decoding), version, self._split)
+        return replace(found, split=test.split)
 
     @property
     def _test(self) -> Predictions:
@@ -134,11 +135,16 @@ class CommonTest:
             )
         return self.holder.predictions
 
+    @property
+    def _split(self) -> str:
+        """The split of the dataset version that has the images."""
+        return "test" if self._test.split == ALL else self._test.split
+
     def _version(self) -> DatasetVersion:
         """Return the dataset version that has the images."""
         version = _trained_on(self.holder, self.tracking)
-        if version.split_digests.get(self._test.split) != self._test.split_digest:
-            raise UserError(f"{version.directory} has other {self._test.split} images")
+        if version.split_digests.get(self._split) != self._test.split_digest:
+            raise UserError(f"{version.directory} has other {self._split} images")
         return version
 
     def _refuse_seen_images(self, contender: Contender, version: DatasetVersion) -> None:
@@ -149,7 +155,7 @@ class CommonTest:
             warn(f"What {contender.name} was trained on is not known: make sure that it was none of these images.")
             return
         table = before.table()
-        seen = set(table.loc[table["split"] != "test", "sha256"]) & set(version.samples(self._test.split).sha256)
+        seen = set(table.loc[table["split"] != "test", "sha256"]) & set(version.samples(self._split).sha256)
         if seen:
             raise UserError(f"{len(seen):,} of them trained it, or chose its epoch")
 

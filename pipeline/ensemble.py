@@ -13,15 +13,15 @@ from graftline.augment.crops import CROP_SETS, check
 from graftline.backbones.backbone import Backbone
 from graftline.bundle.ensemble import Ensemble, read_replay, save_ensemble
 from graftline.bundle.grid import Average, Grid, mean_logits
-from graftline.console import progress, say, warn
+from graftline.console import say, warn
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.evaluation.calibration import FEWEST_IMAGES, CalibrationFit
 from graftline.evaluation.decision import DecisionFit
 from graftline.evaluation.evaluation import EvaluationResult
-from graftline.evaluation.grid import Candidate, GridRow, measure, score_candidates
+from graftline.evaluation.grid import Candidate, GridRow, classify, measure, score_candidates
 from graftline.evaluation.predictions import predict_split
-from graftline.evaluation.selection import Selection, select_all, select_greedily, select_last
+from graftline.evaluation.selection import Selection, select_all, select_greedily, select_last, select_weighted
 from graftline.execution import Accelerator, Execution
 from graftline.pipeline.beyond_scores import look_beyond
 from graftline.pipeline.calibration import learn
@@ -34,6 +34,7 @@ from graftline.pipeline.ensemble_result import (
     summarize_ensemble,
     write_ensemble_report,
 )
+from graftline.pipeline.logged_logits import find_logged_of_members
 from graftline.pipeline.member_training import Member, train_members
 from graftline.pipeline.members import Members, open_members
 from graftline.pipeline.model_card import write_model_card
@@ -248,6 +249,8 @@ class MakeEnsemble(Train):
             selection = select_last(logits, labels)
         elif self.choose == "all":
             selection = select_all(logits, labels, self.average)
+        elif self.choose == "weighted":
+            selection = select_weighted(logits, labels, self.average)
         else:
             selection = select_greedily(logits, labels, times, self.ms_per_image, self.average)
         print_selection(members.labels, members.references, selection, times, crops_in_words(self.crops))
@@ -271,10 +274,10 @@ class MakeEnsemble(Train):
         return fit, decision, float((raw.predicted == raw.labels).mean())
 
     def _logits(self, grid: Grid, version: DatasetVersion, split: str) -> np.ndarray:
-        """Return the logits (M, S, N, K) of the images of a split."""
-        paths = version.samples(split).paths
-        with progress(f"Classifying the {split} images with {len(grid.members)} models", total=len(paths)) as bar:
-            return grid.logits(paths, self.evaluation.batch_size, lambda done: bar.advance(bar.task_ids[0], done))
+        """Return the logits (M, S, N, K) of the images of a split, those of one crop as runs have logged them."""
+        batch_size = self.evaluation.batch_size
+        known = find_logged_of_members(grid.members, grid.crops, version, split, self.tracking, batch_size)
+        return classify(grid, version, split, batch_size, known)
 
     def _save(
         self,
@@ -331,7 +334,7 @@ class MakeEnsemble(Train):
         shares = np.array([selection.shares[number] for number in numbers])
         logits = self._logits(grid, version, "test")  # (M, S, N, K)
         mean = predictor.calibration.apply(mean_logits(logits[:, -1], shares, self.average))
-        result = self.evaluation.run(predictor, version, known_logits=mean)
+        result = self.evaluation.run(predictor, version, known_logits=mean, known_from="the members' logits")
         times = measure(grid, version.samples("test").paths, self.evaluation.batch_size)
         best, used = numbers.index(selection.best), shares > 0
         candidates = [

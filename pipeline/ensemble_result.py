@@ -18,6 +18,7 @@ from graftline.pipeline.members import Members, counted
 from graftline.pipeline.missing import missing_of_ensemble
 from graftline.pipeline.program import program
 from graftline.pipeline.run_directory import RunDirectory
+from graftline.pipeline.stage_summaries import find_summaries
 from graftline.pipeline.train_result import MOST_PROBABLE_ANSWER, NOT_TESTED, TrainResult
 from graftline.report.content import Calibrated, MembersAndCrops, Report
 from graftline.report.grid_tables import crops_in_words, sentence
@@ -25,12 +26,13 @@ from graftline.report.notebook import ScoresTable
 from graftline.report.run_note import run_note
 from graftline.report.run_report import write_report
 
-Choose: TypeAlias = Literal["greedy", "all", "soup", "greedy_soup"]
+Choose: TypeAlias = Literal["greedy", "weighted", "all", "soup", "greedy_soup"]
 """How members are chosen."""
 
 SOUPS = ("soup", "greedy_soup")  # ways to choose that average weights, not probabilities
 KINDS: Mapping[Choose, str] = {
     "greedy": "greedy ensemble",
+    "weighted": "weighted ensemble",
     "all": "ensemble",
     "soup": "soup",
     "greedy_soup": "greedy soup",
@@ -145,6 +147,7 @@ def write_ensemble_report(outcome: EnsembleOutcome, run_id: str) -> Path:
     card, result, earlier = outcome.predictor.card, outcome.result, outcome.beyond.earlier
     comparison = None if earlier is None else earlier.comparison
     decision = card["decision"]["sentence"]
+    summaries = find_summaries(outcome.version)
     combined = MembersAndCrops(outcome.rows, outcome.members.described, [outcome.gain])
     report = Report(
         title=f"{outcome.name[0].upper()}{outcome.name[1:]} on {outcome.version.name}",
@@ -163,6 +166,7 @@ def write_ensemble_report(outcome: EnsembleOutcome, run_id: str) -> Path:
         slices=outcome.slices,
         comparison=comparison,
         members_and_crops=combined if outcome.rows else None,
+        summaries=summaries,
         notes=[NOT_TESTED] if result is None else [],
         missing=missing_of_ensemble(
             outcome.files,
@@ -171,6 +175,7 @@ def write_ensemble_report(outcome: EnsembleOutcome, run_id: str) -> Path:
             has_slices=bool(outcome.slices),
             is_compared=comparison is not None,
             chooses=bool(decision),
+            summaries=summaries,
         ),
     )
     return write_report(outcome.files.path, report)

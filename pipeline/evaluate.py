@@ -6,8 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from graftline.augment.crops import CROP_SETS
-from graftline.bundle.ensemble import AnyPredictor
+from graftline.bundle.ensemble import AnyPredictor, Ensemble
 from graftline.bundle.grid import Average, Grid
 from graftline.console import say, warn
 from graftline.data.ingest import Ingest
@@ -18,14 +20,16 @@ from graftline.evaluation.grid import evaluate_grid
 from graftline.execution import Accelerator, Execution
 from graftline.pipeline.bundle_source import open_bundle
 from graftline.pipeline.grid_scoring import GRID_FIGURE, GRID_TABLE, GridOutcome, log_grid, name_grid, write_grid
+from graftline.pipeline.logged_logits import find_logged, find_logged_of_members
 from graftline.pipeline.members import open_members
-from graftline.pipeline.missing import comparison_of, crops_of
+from graftline.pipeline.missing import missing_of_evaluation
 from graftline.pipeline.parent import with_parent
 from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.run_setup import log_setup
 from graftline.pipeline.scoring import FIGURES_FOLDER, PREDICTIONS_FILE, log_evaluation, write_evaluation
 from graftline.pipeline.slices import SliceReport, write_slices
 from graftline.pipeline.stage import StageResult
+from graftline.pipeline.stage_summaries import find_summaries
 from graftline.pipeline.train_result import MOST_PROBABLE_ANSWER
 from graftline.report.content import Calibrated, Report
 from graftline.report.grid_tables import print_grid, print_members, sentence
@@ -61,6 +65,7 @@ class Evaluate:
     name: str | None = None
     accelerator: Accelerator = "auto"
     split: Literal["all", "train", "validation", "test"] | None = None
+    reuse: bool = True
 
     def __post_init__(self) -> None:
         if (self.bundle is None) == (not self.runs):
@@ -84,8 +89,16 @@ class Evaluate:
         with self._start_run(f"{self.bundle} on {version.name}", version, directory) as run:
             say(f"Run {run.id}.")
             log_setup(run, version)
-            result = self.evaluation.run(replace(predictor, decoding=version.decoding), version, split)
-            print_scores(result.scores, f"{version.name}: {split} split")
+            logged = find_logged(predictor, version, split, self.tracking) if self.reuse else None
+            result = self.evaluation.run(
+                replace(predictor, decoding=version.decoding),
+                version,
+                split,
+                known_logits=None if logged is None else logged.logits,
+                known_from=str(logged),
+            )
+            result = result.of_split(self.split or split)
+            print_scores(result.scores, f"{version.name}: {result.predictions.split_in_words}")
             write_evaluation(result, directory)
             slices = write_slices(result.predictions, version, directory)
             report = self._write_report(result, predictor, bundle, version, directory, slices, run.id)
@@ -125,15 +138,17 @@ class Evaluate:
         with self._start_run(name, version, directory) as run:
             say(f"Run {run.id}.")
             log_setup(run, version)
-            result = evaluate_grid(self.evaluation, grid, whole, version, split)
+            result = evaluate_grid(self.evaluation, grid, whole, version, split, self._known(grid, version, split))
+            result = replace(result, whole=result.whole.of_split(self.split or split))
+            tested = result.whole.predictions
             print_members(members.labels, members.references)
             print_grid(
                 result.rows,
-                f"{version.name}: {split} split, {len(result.whole.predictions.paths):,} images; [95 % intervals]",
+                f"{version.name}: {tested.split_in_words}, {len(tested.paths):,} images; [95 % intervals]",
             )
             say("* as accurate as nothing else that takes as little time.")
             say(sentence(result.whole_row, result.rows[0]))
-            slices = write_slices(result.whole.predictions, version, directory)
+            slices = write_slices(tested, version, directory)
             outcome = GridOutcome(RunDirectory(directory), version, members, whole, result, slices)
             report = write_grid(outcome, run.id)
             log_evaluation(run, result.whole, directory, step=0)
@@ -157,6 +172,13 @@ class Evaluate:
             evaluation=result.whole,
             run_id=run.id,
         )
+
+    def _known(self, grid: Grid, version: DatasetVersion, split: str) -> dict[int, np.ndarray]:
+        """Return what runs have logged of the members, by their numbers."""
+        if not self.reuse:
+            return {}
+        batch_size = self.evaluation.batch_size
+        return find_logged_of_members(grid.members, grid.crops, version, split, self.tracking, batch_size)
 
     def _images(self, predictor: AnyPredictor, cards: Sequence[Mapping[str, Any]]) -> tuple[DatasetVersion, str]:
         """Return the images to classify: a dataset version, and which split of it.
@@ -211,7 +233,7 @@ class Evaluate:
     def _note(self, run_id: str, result: EvaluationResult) -> str:
         """Return what the page of the run shows first."""
         tested = result.predictions
-        images = f"{len(tested.paths):,} of {tested.dataset} ({tested.split} split), digest `{tested.split_digest}`"
+        images = f"{len(tested.paths):,} of {tested.dataset} ({tested.split_in_words}), digest `{tested.split_digest}`"
         return run_note(run_id, result.scores, {"Bundle": f"`{self.bundle}`", "Images": images})
 
     def _write_report(
@@ -226,13 +248,16 @@ class Evaluate:
     ) -> Path:
         tested, card = result.predictions, predictor.card
         told = [card[name]["sentence"] for name in ("decision", "refusal") if name in card]
+        is_of_training = version.digest == card.get("dataset_digest")
+        summaries = find_summaries(version, predictor.digest if is_of_training else "", tested.split)
+        explained = f"{os.path.relpath(bundle)}/members/1" if isinstance(predictor, Ensemble) else str(self.bundle)
         report = Report(
             title=f"{bundle.name} on {version.name}",
             kind="evaluation",
             facts={
                 "Bundle": f"{self.bundle}, digest {predictor.digest}",
                 "Data": f"{version.name}, version {version.digest}",
-                "Images": f"{len(tested.paths):,} ({tested.split} split), digest {tested.split_digest}",
+                "Images": f"{len(tested.paths):,} ({tested.split_in_words}), digest {tested.split_digest}",
                 "Speed": f"{result.images_per_second:,.0f} images per second, one crop",
                 "Run": run_id,
             },
@@ -240,8 +265,16 @@ class Evaluate:
             calibrated=Calibrated.of_card(card),
             decision=told or [MOST_PROBABLE_ANSWER],
             slices=slices.slices,
+            summaries=summaries,
             notes=[slices.sentence],
-            missing=[crops_of(str(self.bundle)), *([comparison_of(run_id)] if tested.split == "test" else [])],
+            missing=missing_of_evaluation(
+                RunDirectory(directory),
+                run_id,
+                str(self.bundle),
+                split=tested.split,
+                explained=explained if is_of_training else None,
+                summaries=summaries,
+            ),
         )
         return write_report(directory, report)
 

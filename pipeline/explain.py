@@ -26,6 +26,7 @@ from graftline.files import atomic_file
 from graftline.pipeline.bundle_source import open_bundle
 from graftline.pipeline.bundle_trunk import BundleTrunk
 from graftline.pipeline.stage import StageResult
+from graftline.pipeline.stage_summaries import EXPLANATIONS_PICTURE
 from graftline.pipeline.trained_version import trained_on
 from graftline.report.explanation_figure import explanation_figure
 from graftline.report.style import save
@@ -33,7 +34,7 @@ from graftline.tracking.tracking import Tracking
 
 NEIGHBORS = 3  # training images that are shown beside each image
 MOST_IMAGES = 50  # that one picture can hold
-FIGURE_FILE, TABLE_FILE = "explanations.png", "explanations.csv"
+TABLE_FILE = "explanations.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,7 @@ class _Chosen:
         embeddings: (N, E); None where they are not known.
         sha256: N digests of images of the data set, which are no examples of themselves; empty for others.
         title: what they are.
+        split: whose mistakes they are; None: they are of no split.
     """
 
     paths: Sequence[str]
@@ -68,6 +70,7 @@ class _Chosen:
     embeddings: np.ndarray | None
     sha256: Sequence[str]
     title: str
+    split: str | None = None
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ class Explain:
         chosen = self._mistakes(model) if files is None else self._own(model, files)
         if len(chosen.paths) == 0:
             say(f"The model made no mistake on the {self.split} images: name some of your own, images=DIR.")
-            return ExplainResult(explanations=(), figure=None, facts=_facts(model, ()))
+            return ExplainResult(explanations=(), figure=None, facts=_facts(model, (), self.split))
         return _show(_explain(model, chosen, execution), chosen, model, directory)
 
     def _mistakes(self, model: BundleTrunk) -> _Chosen:
@@ -114,6 +117,7 @@ class Explain:
             None if activations is None else activations[rows],
             [found.sha256[row] for row in rows],
             f"{len(rows)} of {len(found.surest_mistakes):,} mistakes on the {self.split} images, the surest first",
+            self.split,
         )
 
     def _own(self, model: BundleTrunk, files: Sequence[Path]) -> _Chosen:
@@ -190,7 +194,7 @@ def _view(model: BundleTrunk, path: str) -> np.ndarray:
 
 def _show(explanations: Sequence[Explanation], chosen: _Chosen, model: BundleTrunk, directory: Path) -> ExplainResult:
     """Draw, list and print explanations."""
-    figure = save(explanation_figure(explanations, chosen.title), directory / FIGURE_FILE)
+    figure = save(explanation_figure(explanations, chosen.title), directory / EXPLANATIONS_PICTURE)
     table = directory / TABLE_FILE
     with atomic_file(table) as temporary:
         pd.DataFrame([_row(one) for one in explanations]).to_csv(temporary, index=False)
@@ -218,7 +222,7 @@ def _show(explanations: Sequence[Explanation], chosen: _Chosen, model: BundleTru
     return ExplainResult(
         explanations=explanations,
         figure=figure,
-        facts=_facts(model, explanations),
+        facts=_facts(model, explanations, chosen.split),
         table=[
             ("images", f"{len(explanations)}"),
             ("picture", os.path.relpath(figure)),
@@ -267,8 +271,9 @@ def _row(one: Explanation) -> dict[str, object]:
     }
 
 
-def _facts(model: BundleTrunk, explanations: Sequence[Explanation]) -> dict[str, object]:
+def _facts(model: BundleTrunk, explanations: Sequence[Explanation], split: str | None) -> dict[str, object]:
     return {
+        "split": split,
         "bundle_digest": model.predictor.digest,
         "dataset_digest": model.version.digest,
         "images": len(explanations),

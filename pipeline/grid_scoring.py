@@ -18,6 +18,7 @@ from graftline.pipeline.program import program
 from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.scoring import FIGURES_FOLDER, write_evaluation
 from graftline.pipeline.slices import SliceReport
+from graftline.pipeline.stage_summaries import find_summaries
 from graftline.pipeline.train_result import MOST_PROBABLE_ANSWER
 from graftline.report.captions import CAPTIONS, HEADINGS
 from graftline.report.content import Calibrated, MembersAndCrops, PictureFile, Report
@@ -63,7 +64,7 @@ class GridOutcome:
     def images(self) -> str:
         """How many images of which split were classified."""
         tested = self.result.whole.predictions
-        return f"{len(tested.paths):,} ({tested.split} split), digest {tested.split_digest}"
+        return f"{len(tested.paths):,} ({tested.split_in_words}), digest {tested.split_digest}"
 
     @property
     def gain(self) -> str:
@@ -106,6 +107,7 @@ def _report(outcome: GridOutcome, crops: PictureFile, run_id: str) -> Report:
     """Return what the report shows; a member alone is calibrated and decides, an average of several does neither."""
     result, members, whole, version = outcome.result, outcome.members, outcome.whole, outcome.version
     card = whole.card if len(members.predictors) == 1 else {}
+    summaries = find_summaries(version)
     return Report(
         title=f"{describe(result.whole_row)} on {version.name}",
         kind="evaluation",
@@ -124,6 +126,7 @@ def _report(outcome: GridOutcome, crops: PictureFile, run_id: str) -> Report:
         members_and_crops=MembersAndCrops(
             result.rows, members.described, [outcome.gain, *_warnings(outcome.sets)], [crops]
         ),
+        summaries=summaries,
         notes=[outcome.slices.sentence],
         missing=missing_of_grid(
             outcome.files,
@@ -132,6 +135,7 @@ def _report(outcome: GridOutcome, crops: PictureFile, run_id: str) -> Report:
             crops=whole.crops,
             average=whole.average,
             split=result.whole.predictions.split,
+            summaries=summaries,
         ),
     )
 

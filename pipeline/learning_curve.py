@@ -34,6 +34,7 @@ from graftline.pipeline.head_activations import activate, cut_below_head
 from graftline.pipeline.parent import with_parent
 from graftline.pipeline.run_setup import log_setup
 from graftline.pipeline.stage import StageResult
+from graftline.pipeline.stage_summaries import CURVE_PICTURE
 from graftline.ray_cluster import NoCluster, RayCluster
 from graftline.report.learning_curve_figure import gain_in_words, learning_curve_figure
 from graftline.report.style import save
@@ -100,7 +101,7 @@ class LearningCurveStage:
         _print_curve(curve)
         _print_classes(classes)
         subtitle = f"heads on {self.backbone.name}, {version.name}; {len(validation):,} validation images"
-        picture = save(learning_curve_figure(curve, subtitle), directory / "learning_curve.png")
+        picture = save(learning_curve_figure(curve, subtitle), directory / CURVE_PICTURE)
         table = _write_points(curve, directory / "learning_curve.csv")
         with self._start_run(version, directory) as run:
             _log(run, version, curve, [picture, table])

@@ -63,8 +63,9 @@ class Members:
         )
 
     def uncalibrated(self) -> "Members":
-        """Return the members as they were before each was calibrated by itself."""
-        return replace(self, predictors=tuple(replace(one, calibration=UNCALIBRATED) for one in self.predictors))
+        """Return the members as they were before each was calibrated by itself; no digest names them, then."""
+        plain = tuple(replace(one, calibration=UNCALIBRATED, digest="") for one in self.predictors)
+        return replace(self, predictors=plain)
 
     @property
     def described(self) -> list[str]:

@@ -5,11 +5,19 @@ from collections.abc import Sequence
 
 from graftline.pipeline.program import program
 from graftline.pipeline.run_directory import RunDirectory
-from graftline.report.content import Missing
+from graftline.pipeline.stage_summaries import AUDIT, EXPLAIN, LEARNING_CURVE
+from graftline.report.content import Missing, StageSummary
 
 
 def missing_of_training(
-    files: RunDirectory, run_id: str, *, is_tested: bool, has_slices: bool, is_compared: bool, chooses: bool
+    files: RunDirectory,
+    run_id: str,
+    *,
+    is_tested: bool,
+    has_slices: bool,
+    is_compared: bool,
+    chooses: bool,
+    summaries: Sequence[StageSummary],
 ) -> list[Missing]:
     """Return what a training leaves to other commands.
 
@@ -20,12 +28,13 @@ def missing_of_training(
         has_slices: whether slices were scored.
         is_compared: whether the model was compared with another.
         chooses: whether more was chosen than the most probable class.
+        summaries: what other stages have found already.
     """
     word, bundle = program(), os.path.relpath(files.path)
     slices = Missing("On which images the model is worse", f"{word} evaluate bundle={bundle}")
     of_test = [
         *([] if has_slices else [slices]),
-        Missing("Where in the images the mistakes were seen", f"{word} explain bundle={bundle}"),
+        explanation_of(bundle),
         crops_of(bundle),
         *([] if is_compared else [comparison_of(run_id)]),
     ]
@@ -37,9 +46,31 @@ def missing_of_training(
     ]
     return [
         *(of_test if is_tested else []),
-        Missing("Which labels are probably wrong", files.command(word, "audit", group="data")),
-        Missing("What more labels would bring", files.command(word, "learning-curve", group="data")),
+        *missing_of_images(files, summaries, group="(data|backbone)"),
         *([] if chooses else chosen),
+    ]
+
+
+def explanation_of(bundle: str, split: str = "test") -> Missing:
+    """Return how to see where in the images of a split a bundle of one network saw its mistakes."""
+    command = f"{program()} explain bundle={bundle}{'' if split == 'test' else f' split={split}'}"
+    return Missing("Where in the images the mistakes were seen", command)
+
+
+def missing_of_images(files: RunDirectory, summaries: Sequence[StageSummary], *, group: str = "data") -> list[Missing]:
+    """Return what is not known of a run's images.
+
+    Args:
+        files: of the run.
+        summaries: what other stages have found already.
+        group: nodes of its configuration that say which images these are, and by which network they are seen.
+    """
+    known, word = {one.stage for one in summaries}, program()
+    asked = {AUDIT: "Which labels are probably wrong", LEARNING_CURVE: "What more labels would bring"}
+    return [
+        Missing(heading, files.command(word, stage, group=group))
+        for stage, heading in asked.items()
+        if stage not in known
     ]
 
 
@@ -55,22 +86,69 @@ def comparison_of(run_id: str) -> Missing:
 
 
 def missing_of_ensemble(
-    files: RunDirectory, run_id: str, *, is_tested: bool, has_slices: bool, is_compared: bool, chooses: bool
+    files: RunDirectory,
+    run_id: str,
+    *,
+    is_tested: bool,
+    has_slices: bool,
+    is_compared: bool,
+    chooses: bool,
+    summaries: Sequence[StageSummary],
 ) -> list[Missing]:
     """Return what the stage that makes an ensemble leaves to other commands; arguments as for a training."""
     word, bundle = program(), os.path.relpath(files.path)
     of_test = [
         *([] if has_slices else [Missing("On which images the model is worse", f"{word} evaluate bundle={bundle}")]),
+        explanation_of(f"{os.path.relpath(files.bundle)}/members/1"),
         *([] if is_compared else [comparison_of(run_id)]),
     ]
     sets = Missing(
         "Sets of classes that hold the true one for 95 % of new images", files.command(word, "ensemble", "sets=0.95")
     )
-    return [*(of_test if is_tested else []), *([] if chooses else [sets])]
+    return [
+        *(of_test if is_tested else []),
+        *missing_of_images(files, summaries),
+        *([] if chooses else [sets]),
+    ]
+
+
+def missing_of_evaluation(
+    files: RunDirectory,
+    run_id: str,
+    bundle: str,
+    *,
+    split: str,
+    explained: str | None,
+    summaries: Sequence[StageSummary],
+) -> list[Missing]:
+    """Return what an evaluation of one bundle leaves to other commands.
+
+    Args:
+        files: of the evaluation.
+        run_id: of its run.
+        bundle: as it was typed.
+        split: of the images; a model that was scored on the test split can be compared with other runs.
+        explained: what `explain` takes; None: these images are not those that it knows.
+        summaries: what other stages have found already.
+    """
+    is_known = EXPLAIN in {one.stage for one in summaries}
+    return [
+        *([] if explained is None or is_known else [explanation_of(explained, split)]),
+        crops_of(bundle),
+        *([comparison_of(run_id)] if split == "test" else []),
+        *missing_of_images(files, summaries),
+    ]
 
 
 def missing_of_grid(
-    files: RunDirectory, run_id: str, members: Sequence[str], *, crops: str, average: str, split: str
+    files: RunDirectory,
+    run_id: str,
+    members: Sequence[str],
+    *,
+    crops: str,
+    average: str,
+    split: str,
+    summaries: Sequence[StageSummary],
 ) -> list[Missing]:
     """Return what an evaluation of members x crops leaves to other commands.
 
@@ -82,6 +160,7 @@ def missing_of_grid(
         average: what is averaged.
         split: of the images; members that were scored on the test split can become an ensemble, and be compared with
             other runs.
+        summaries: what other stages have found already.
     """
     own = [f"runs={','.join(members)}", "choose=all", f"crops={crops}"]
     own += [] if average == "probabilities" else [f"average={average}"]
@@ -92,4 +171,5 @@ def missing_of_grid(
         *([as_one] if is_average and split == "test" else []),
         *([] if is_average else [crops_of(members[0])]),
         *([comparison_of(run_id)] if split == "test" else []),
+        *missing_of_images(files, summaries),
     ]

@@ -1,9 +1,10 @@
 """Which runs are meant where one says ``best:5``, ``latest`` or nothing: the one notion of all stages.
 
-``latest`` is the newest finished training of the experiment. ``best:N`` are the N different models with the lowest log
-loss on validation images, among the finished trainings with the validation and test images of that newest one. What a
-stage cannot use (no test, no bundle on this machine) is left out, which it says. A comparison for which none is named
-takes the newest training or ensemble that was tested. An evaluation is none of these: it is meant where its id stands.
+``latest`` is the training of the experiment that ended last. ``best:N`` are the N different models with the lowest log
+loss on validation images, among the finished trainings with the validation and test images of the one that ended last.
+What a stage cannot use (no test, no bundle on this machine) is left out, which it says. A comparison for which none is
+named takes the newest training or ensemble that was tested. A member that an ensemble has trained may be among the
+best, but is not the newest: the ensemble is. An evaluation is none of these: it is meant where its id stands.
 """
 
 import re
@@ -76,7 +77,7 @@ def choose_runs(typed: Sequence[str], tracking: Tracking, need: Need, experiment
         if one != LATEST and best is None:
             references.append(one)
             continue
-        newest = registry.newest_training(tracking.experiment or experiment)
+        newest = registry.newest_training(tracking.experiment or experiment, members=best is not None)
         chosen = [newest] if best is None else _choose_best(registry, newest, int(best[1]), need)
         references += [run.id for run in chosen]
     return RunChoice(list(dict.fromkeys(references)))

@@ -38,7 +38,7 @@ class RunDirectory:
             program: the word that it begins with.
             stage: the stage.
             more: overrides that are added.
-            group: the node of the configuration whose overrides are repeated; empty: all are.
+            group: the node of the configuration whose overrides are repeated, as a regular expression; empty: all are.
         """
         typed: list[str] = yaml.safe_load(self.overrides.read_text(encoding="utf-8"))
         words = [text.lstrip("+") for text in typed]

@@ -21,6 +21,7 @@ from graftline.pipeline.program import program
 from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.scoring import FIGURES_FOLDER
 from graftline.pipeline.stage import StageResult
+from graftline.pipeline.stage_summaries import find_summaries
 from graftline.report.content import Calibrated, PictureFile, Report, Training
 from graftline.report.notebook import Figures, ScoresTable, facts_html
 from graftline.report.run_note import run_note
@@ -186,6 +187,7 @@ def write_run_report(outcome: TrainOutcome, run_id: str) -> Path:
         "Again": outcome.files.command(program(), "train"),
     }
     fit, chooses = adjusted.calibration, bool(adjusted.decision.sentence) or adjusted.refusal is not None
+    summaries = find_summaries(version)
     report = Report(
         title=f"{outcome.backbone} on {version.name}",
         kind="training",
@@ -196,6 +198,7 @@ def write_run_report(outcome: TrainOutcome, run_id: str) -> Path:
         slices=outcome.slices,
         comparison=comparison,
         training=_training(outcome),
+        summaries=summaries,
         notes=[NOT_TESTED] if result is None else [],
         missing=missing_of_training(
             outcome.files,
@@ -204,6 +207,7 @@ def write_run_report(outcome: TrainOutcome, run_id: str) -> Path:
             has_slices=bool(outcome.slices),
             is_compared=comparison is not None,
             chooses=chooses,
+            summaries=summaries,
         ),
     )
     return write_report(outcome.files.path, report)

@@ -19,6 +19,8 @@ from graftline.report.content import (
     Missing,
     PictureFile,
     Report,
+    StageSummary,
+    SuspectLabel,
     Training,
 )
 
@@ -60,9 +62,19 @@ def made_report(predictions: Predictions, folder: Path) -> Report:
         members_and_crops=MembersAndCrops(_rows(), ["one", "two"], ["It gains."], [picture]),
         comparison=_comparison(),
         training=Training(*_epochs(), ["All but the head is frozen."], [picture]),
+        summaries=_summaries(predictions, picture),
         notes=[f"A note on {EVIL}."],
         missing=[Missing("What more labels would bring", "make learning-curve")],
     )
+
+
+def _summaries(predictions: Predictions, picture: PictureFile) -> list[StageSummary]:
+    labels = [SuspectLabel(path, EVIL, "another", 0.02) for path in predictions.paths[:3]]
+    return [
+        StageSummary("explain", "Explanations", "Where it was seen", ["A mistake."], "outputs/1", pictures=[picture]),
+        StageSummary("audit", "Labels", "Whether the labels are right", [EVIL], "outputs/2", labels=labels),
+        StageSummary("learning-curve", "More labels", "More of them", ["Twice: +1."], "outputs/3", pictures=[picture]),
+    ]
 
 
 def _epochs() -> tuple[Sequence[dict[str, float]], dict[str, float]]:

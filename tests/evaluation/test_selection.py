@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss
 
+from graftline.bundle.grid import Average, mean_logits
 from graftline.bundle.predictor import softmax
 from graftline.errors import UserError
-from graftline.evaluation.selection import select_all, select_greedily
+from graftline.evaluation.selection import LEAST_SHARE, select_all, select_greedily, select_weighted
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +89,31 @@ def test_one_member_is_itself(made: tuple[np.ndarray, np.ndarray]) -> None:
     logits, labels = made
     assert select_greedily(logits[:1], labels, [1.0]).shares == (1.0,)
     assert select_greedily(logits[[0, 2]], labels, [1.0, 1.0]).shares == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("average", ["probabilities", "logits"])
+def test_shares_have_the_lowest_log_loss_of_all(made: tuple[np.ndarray, np.ndarray], average: Average) -> None:
+    logits, labels = made
+    logits = logits[[0, 1, 4]]
+    chosen = select_weighted(logits, labels, average)
+    assert sum(chosen.shares) == pytest.approx(1)
+    tried = [
+        log_loss(labels, softmax(mean_logits(logits, np.array([first, second, 100 - first - second]) / 100, average)))
+        for first in range(2, 100, 4)
+        for second in range(1, 100 - first + 1, 4)
+    ]
+    assert chosen.loss <= min(tried) + 1e-6
+    assert chosen.loss == pytest.approx(
+        log_loss(labels, softmax(mean_logits(logits, np.array(chosen.shares), average))), abs=1e-6
+    )
+    assert chosen.loss <= select_greedily(logits, labels, [1.0] * 3, average=average).loss + 1e-6
+    assert chosen.alone == pytest.approx(select_all(logits, labels, average).alone)
+
+
+def test_a_member_that_brings_nothing_gets_no_share(made: tuple[np.ndarray, np.ndarray]) -> None:
+    logits, labels = made
+    wrong = np.roll(logits[:1], 1, axis=2)  # sure of another class
+    chosen = select_weighted(np.concatenate([logits[:2], wrong]), labels)
+    assert chosen.chosen == [0, 1]
+    assert all(share == 0 or share >= LEAST_SHARE for share in chosen.shares)
+    assert select_weighted(logits[:1], labels).shares == (1.0,)

@@ -177,6 +177,16 @@ def test_an_evaluation_is_no_model_and_is_compared_where_its_id_is_given(
     assert "compare runs=" not in (place / "outputs" / "validated" / "report.html").read_text(encoding="utf-8")
     assert names(compared()) == ["weak", "new"], "the newest model, not the newest run with scores"
 
+    everything = evaluate("split=all", "hydra.run.dir=outputs/everything")
+    assert {name.partition("/")[0] for name in everything.data.metrics} == {"all"}
+    page = (place / "outputs" / "everything" / "report.html").read_text(encoding="utf-8")
+    assert "of 80 images.<br>" in page, "which are no test images"
+    assert "80 (all splits), digest " in page
+    assert "compare runs=" not in page
+    assert names(compared()) == ["weak", "new"]
+    with pytest.raises(UserError, match=r"cannot be tested on those now: 60 of them trained it, or chose its epoch\.$"):
+        compared(f"runs={everything.info.run_id},{runs['good']}")
+
     tested = evaluate("hydra.run.dir=outputs/tested")
     assert tested.data.metrics["test/accuracy"] == trained.scores["accuracy"].value
     assert tested.data.tags[TEST_DIGEST] == trained.version.test_digest

@@ -104,6 +104,7 @@ def test_it_is_registered_as_one_model_and_its_members_are_not(made: EnsembleRes
     children = [one for one in runs if one.data.tags.get("mlflow.parentRunId") == made.run_id]
     assert len(children) == 3
     assert {one.data.tags["graftline.stage"] for one in children} == {"train"}
+    assert place.mlflow.get_run(made.run_id).data.tags["graftline.stage"] == "ensemble"
 
 
 def test_its_run_says_what_it_is_and_its_report_how_it_answers(made: EnsembleResult, place: Workplace) -> None:
@@ -181,6 +182,28 @@ def test_greedy_takes_what_helps_and_keeps_to_its_time(
     assert loss <= min(losses) + 1e-5
     with pytest.raises(UserError, match=r"An ensemble of 0\.001 ms per image cannot be: the fastest member alone"):
         run("runs=best:2", "ms_per_image=0.001")
+
+
+def test_shares_that_were_chosen_on_validation_are_those_that_are_tested(
+    run: Callable[..., EnsembleResult], place: Workplace
+) -> None:
+    made = run("runs=best:3", "choose=weighted", "tracking.register=false")
+    saved = made.predictor
+    assert isinstance(saved, Ensemble)
+    assert saved.shares == pytest.approx([share for share in made.selection.shares if share > 0])
+    assert str(place.mlflow.get_run(made.run_id).info.run_name).startswith("weighted ensemble of ")
+    for split in ("validation", "test"):
+        samples = made.version.samples(split)
+        members = [Predictor.from_directory(made.bundle / "members" / str(n + 1)) for n in range(len(saved.shares))]
+        mean = np.tensordot(saved.shares, [one.predict(samples.paths) for one in members], axes=1)
+        if split == "validation":
+            assert log_loss(samples.labels, mean) == pytest.approx(made.selection.loss, abs=1e-5)
+            assert made.selection.loss <= min(made.selection.alone) + 1e-6
+        else:
+            expected = softmax(saved.calibration.apply(np.log(mean).astype(np.float32)))
+            np.testing.assert_allclose(saved.predict(samples.paths), expected, atol=1e-5)
+            right = (expected.argmax(axis=1) == samples.labels).mean()
+            assert made.metrics["accuracy"]["value"] == pytest.approx(right)
 
 
 def test_logits_are_averaged_calibrated_and_served_alike(

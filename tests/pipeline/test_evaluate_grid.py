@@ -156,6 +156,10 @@ def test_an_evaluation_of_several_runs_is_no_model_that_others_are_compared_with
         assert ("compare runs=" in page) == is_test
         assert run.info.run_name not in before
         assert compared() == before
+    everything = place.mlflow.get_run(evaluate(runs, "split=all").run_id)
+    scored = {name.partition("/")[0] for name in everything.data.metrics}
+    assert scored == {"all", "gain", "cost"}, "images that trained a model test none"
+    assert compared() == before
     assert evaluate("runs=latest").facts["members"] == [trained[1].run_id]
 
 

@@ -1,4 +1,4 @@
-"""A training scores its test images by their cached activations; an evaluation of its bundle classifies them all."""
+"""A training scores its test images by their cached activations; an evaluation of its bundle classifies them."""
 
 from pathlib import Path
 
@@ -44,7 +44,9 @@ def test_both_say_the_same(
     assert "Embedding train images" not in output
     assert "Classifying the validation images" not in output
     bundle = f"bundle={tmp_path / 'train' / 'bundle'}"
-    evaluated = compose("evaluate", [*data, bundle, "evaluation.resamples=100"]).run(tmp_path / "evaluate")
+    evaluated = compose("evaluate", [*data, bundle, "evaluation.resamples=100", "reuse=false"]).run(
+        tmp_path / "evaluate"
+    )
     assert "Classifying the test images: 7" in capfd.readouterr().out
 
     described = read_description(tmp_path / "train" / "bundle")

@@ -87,7 +87,7 @@ def test_every_link_leads_somewhere(page: Page) -> None:
     links = {(attributes.get("href") or "").removeprefix("#") for attributes in page.all("a")}
     assert links <= places
     sections = {"scores", "confusion", "mistakes", "classes", "slices", "probabilities", "curves", "members"}
-    assert sections | {"comparison", "training", "facts", "missing"} <= places
+    assert sections | {"comparison", "training", "explain", "audit", "learning-curve", "facts", "missing"} <= places
 
 
 def test_each_cell_of_the_matrix_has_its_images(page: Page, predictions: Predictions) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow.artifacts
@@ -20,6 +21,7 @@ from graftline.files import digest_directory
 from graftline.tracking.client import connect
 from graftline.tracking.names import PARENT_VERSION
 from graftline.tracking.registry import RegisteredVersion, Registry
+from graftline.tracking.run import Run
 from graftline.tracking.tracking import Tracking
 
 
@@ -292,3 +294,41 @@ def test_the_newest_model_is_of_a_training_or_an_ensemble_and_of_no_evaluation(u
     assert registry.newest_tested(name, skip="bundle 1").id == ids[0]
     assert registry.newest_training(name).id == ids[0]
     assert registry.tested_run(ids[2]).is_tested, "it is found by its id"
+
+
+def test_members_of_an_ensemble_are_part_of_it_and_a_sweep_s_trainings_are_models(uri: str, directory: Path) -> None:
+    name = f"members-{directory.parent.parent.name}"
+    tracking, registry = Tracking(uri=uri, system_metrics=False, experiment=name), Registry(uri)
+    images, ids = {"graftline.test_digest": "images", "graftline.validation_digest": "others"}, dict[str, str]()
+
+    def log(run: Run, loss: float) -> None:
+        run.set_tags({**images, "graftline.bundle_digest": run.id})
+        run.log_metrics({"test/accuracy": 0.9, "validation/log_loss": loss}, step=0)
+
+    def train(run_name: str, loss: float, parent: str | None = None) -> None:
+        own, folder = replace(tracking, parent_run_id=parent), directory / run_name
+        with own.start(run_name=run_name, experiment=name, directory=folder, tags={"graftline.stage": "train"}) as run:
+            log(run, loss)
+        ids[run_name] = run.id
+
+    for run_name in ("ensemble", "sweep"):
+        kind = {"graftline.stage": "ensemble"} if run_name == "ensemble" else {"graftline.group": "true"}
+        with tracking.start(run_name=run_name, experiment=name, directory=directory / run_name, tags=kind) as group:
+            ids[run_name] = group.id
+            train(f"{run_name} 1", 0.2, group.id)
+            train(f"{run_name} 2", 0.1, group.id)
+            if run_name == "ensemble":
+                with pytest.raises(UserError, match=r"has no finished training beside members of ensembles: train fi"):
+                    registry.newest_training(name)
+                assert registry.newest_training(name, members=True).id == ids["ensemble 2"]
+                log(group, 0.05)
+        newest = "ensemble" if run_name == "ensemble" else "sweep 2"
+        assert registry.newest_tested(name).name == newest
+    assert registry.newest_tested(name, skip=ids["sweep 2"]).name == "sweep 1"
+    assert registry.newest_training(name).name == "sweep 2"
+    connect(uri).delete_run(ids["sweep 1"])
+    connect(uri).delete_run(ids["sweep 2"])
+    assert registry.newest_tested(name).name == "ensemble", "which began before its members and ended after them"
+    with pytest.raises(UserError, match="has no training or ensemble that was tested beside the champion"):
+        registry.newest_tested(name, skip=ids["ensemble"])
+    assert [run.name for run in registry.best_trainings(name, images)] == ["ensemble 2", "ensemble 1"]

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -35,6 +35,10 @@ class EvaluationResult:
     scores: Mapping[str, Interval]
     notes: list[str]
     images_per_second: float
+
+    def of_split(self, name: str) -> "EvaluationResult":
+        """Return the result under another name of the split, which its metrics have."""
+        return replace(self, predictions=replace(self.predictions, split=name))
 
     def metrics_json(self) -> dict[str, dict[str, float]]:
         """Return the scores as ``result.json`` holds them: name → ``{"value", "low", "high"}``."""
@@ -69,6 +73,7 @@ class Evaluation:
         version: DatasetVersion,
         split: str = "test",
         known_logits: np.ndarray | None = None,
+        known_from: str = "their cached activations",
     ) -> EvaluationResult:
         """Classify the images of a split and score what the predictor said of them.
 
@@ -78,12 +83,18 @@ class Evaluation:
             split: its name.
             known_logits: (N, K), what the predictor should give for the images. Where it does so for some of them, they
                 are scored and no other image is classified.
+            known_from: where these come from, in words.
 
         Raises:
             UserError: the predictor's classes are not the dataset version's, the split is empty, an image cannot be
                 read, or the probabilities or weights are no numbers.
         """
-        speed = None if known_logits is None else self._confirm(known_logits, predictor, version, split)
+        speed = None
+        if known_logits is not None:
+            found = confirm(known_logits, predictor, version, split, self.batch_size)
+            if found.holds:
+                logger.info(f"The {split} images are scored by {known_from}; {found}.")
+                speed = found.images_per_second
         start = time.perf_counter()
         predictions = predict_split(
             predictor, version, split, self.batch_size, known_logits if speed is not None else None
@@ -93,16 +104,52 @@ class Evaluation:
         scores = score(predictions, self.resamples, self.seed)
         return EvaluationResult(predictions, scores, notes_on(predictions, scores), speed)
 
-    def _confirm(self, logits: np.ndarray, predictor: Classifier, version: DatasetVersion, split: str) -> float | None:
-        """Compare logits (N, K) with the predictor's of some images; returns its images/s, None where they differ."""
-        paths = version.samples(split).paths
-        rows = np.unique(np.linspace(0, len(paths) - 1, CHECKED_IMAGES).astype(int))
-        start = time.perf_counter()
-        difference = largest_difference(predictor, [paths[row] for row in rows], logits[rows], self.batch_size)
-        speed = len(rows) / (time.perf_counter() - start)
-        checked = f"for {len(rows)} of {len(paths):,} {split} images the bundle's logits differ by {difference:.1e}"
-        if not difference <= TOLERANCE:  # also catches NaN
-            logger.warning(f"What was computed ahead is not used, {checked}: all images are classified.")
-            return None
-        logger.info(f"The {split} images are scored by their cached activations; {checked}.")
-        return speed
+
+@dataclass(frozen=True)
+class Confirmation:
+    """What a classifier gives for some images, beside what was known.
+
+    Attributes:
+        difference: the largest of a logit, absolute, or relative where they exceed 1.
+        images_per_second: files to logits.
+        checked: how many images were classified.
+        images: of how many.
+        split: of which they are.
+    """
+
+    difference: float
+    images_per_second: float
+    checked: int
+    images: int
+    split: str
+
+    @property
+    def holds(self) -> bool:
+        """Whether the classifier gives what was known."""
+        return self.difference <= TOLERANCE  # which no NaN is
+
+    def __str__(self) -> str:
+        checked = f"for {self.checked} of {self.images:,} {self.split} images"
+        return f"{checked} the bundle's logits differ by {self.difference:.1e}"
+
+
+def confirm(
+    known_logits: np.ndarray, predictor: Classifier, version: DatasetVersion, split: str, batch_size: int
+) -> Confirmation:
+    """Classify some images of a split, of which the logits are known; warn where they are others.
+
+    Args:
+        known_logits: (N, K), of all images of the split.
+        predictor: the classifier.
+        version: has the images.
+        split: its name.
+        batch_size: images per step of the predictor.
+    """
+    paths = version.samples(split).paths
+    rows = np.unique(np.linspace(0, len(paths) - 1, CHECKED_IMAGES).astype(int))
+    start = time.perf_counter()
+    difference = largest_difference(predictor, [paths[row] for row in rows], known_logits[rows], batch_size)
+    found = Confirmation(difference, len(rows) / (time.perf_counter() - start), len(rows), len(paths), split)
+    if not found.holds:
+        logger.warning(f"What was computed ahead is not used, {found}: all images are classified.")
+    return found

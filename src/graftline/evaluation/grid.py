@@ -25,6 +25,7 @@ from graftline.evaluation.predictions import predict_split
 MOST_TIMED, TIMED_SECONDS = 32, 1.0  # images behind each measured time: as many as take about a second
 LARGEST_LOSS = float(-np.log(np.finfo(np.float64).eps))  # as scikit-learn's log_loss clips
 NO_DECISIONS: Mapping[tuple[int, ...], Decision] = MappingProxyType({})
+NOTHING_KNOWN: Mapping[int, np.ndarray] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,12 @@ class GridResult:
 
 
 def evaluate_grid(
-    evaluation: Evaluation, grid: Grid, whole: Ensemble, version: DatasetVersion, split: str
+    evaluation: Evaluation,
+    grid: Grid,
+    whole: Ensemble,
+    version: DatasetVersion,
+    split: str,
+    known: Mapping[int, np.ndarray] = NOTHING_KNOWN,
 ) -> GridResult:
     """Classify the images of a split once, each decoded once, and score every combination.
 
@@ -101,19 +107,21 @@ def evaluate_grid(
         whole: all members of the grid with its last set of crops.
         version: has the images.
         split: its name.
+        known: as for `classify`.
 
     Raises:
         UserError: as `Evaluation.run`.
     """
     paths = version.samples(split).paths
     start = time.perf_counter()
-    with progress(f"Classifying the {split} images, on all crops", total=len(paths)) as bar:
-        logits = grid.logits(paths, evaluation.batch_size, lambda done: bar.advance(bar.task_ids[0], done))
+    logits = classify(grid, version, split, evaluation.batch_size, known)
     speed = len(paths) / (time.perf_counter() - start)
     everyone = range(len(grid.members))
     predictions = predict_split(whole, version, split, known_logits=mean_over(logits[:, -1], everyone, grid.average))
     scores = score(predictions, evaluation.resamples, evaluation.seed)
     times = measure(grid, paths, evaluation.batch_size)
+    if known:
+        speed = 1000 / float(times.sum())
     labels, seed = predictions.labels, evaluation.seed
     decisions: dict[tuple[int, ...], Decision] = {(number,): one for number, one in enumerate(grid.decisions)}
     decisions[tuple(everyone)] = whole.decision
@@ -121,6 +129,40 @@ def evaluate_grid(
         logits, labels, grid.crops, times, evaluation.resamples, seed, grid.average, decisions, predictions.drawn_groups
     )
     return GridResult(EvaluationResult(predictions, scores, notes_on(predictions, scores), speed), rows)
+
+
+def classify(
+    grid: Grid,
+    version: DatasetVersion,
+    split: str,
+    batch_size: int,
+    known: Mapping[int, np.ndarray] = NOTHING_KNOWN,
+) -> np.ndarray:
+    """Return the logits (M, S, N, K) of the images of a split; each is decoded once.
+
+    Args:
+        grid: members and sets of crops.
+        version: has the images.
+        split: its name.
+        batch_size: inputs per step of a network.
+        known: number of a member → its logits (N, K) for one crop, in its own order of classes. It is not run where the
+            grid has no other crops.
+    """
+    assert not known or grid.crops == ("1",), "what is known is of one crop"
+    paths, left = version.samples(split).paths, [one for one in range(len(grid.members)) if one not in known]
+    logits = np.empty((len(grid.members), len(grid.crops), len(paths), len(grid.class_names)), dtype=np.float32)
+    for number, of_member in known.items():
+        own = grid.members[number].class_names
+        logits[number, 0] = of_member[:, [own.index(name) for name in grid.class_names]]
+    if left:
+        members, names = tuple(grid.members[one] for one in left), tuple(grid.names[one] for one in left)
+        run = replace(grid, members=members, names=names)
+        order = [run.class_names.index(name) for name in grid.class_names]
+        label = f"Classifying the {split} images with {len(left)} model{'s' if len(left) > 1 else ''}"
+        with progress(label, total=len(paths)) as bar:
+            found = run.logits(paths, batch_size, lambda done: bar.advance(bar.task_ids[0], done))
+        logits[left] = found[..., order]
+    return logits
 
 
 def combinations(num_members: int) -> list[tuple[int, ...]]:

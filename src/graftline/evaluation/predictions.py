@@ -26,6 +26,7 @@ from graftline.files import atomic_file
 
 _FORMAT = 1  # raise it when the file's layout changes
 _METADATA = b"graftline"  # key of what the file says beside its columns
+ALL = "all"  # split of predictions for all images of a version that was not divided, whose test they are
 _FACTS = ("class_names", "split", "dataset", "split_digest", "bundle_digest")
 
 
@@ -63,7 +64,7 @@ class Predictions:
         weights: (N,) float32; None where the data set has none.
         sha256: N digests of the files' bytes, in hex.
         class_names: K names.
-        split: its name.
+        split: its name; `ALL` where all images were asked for, whether or not they trained the classifier.
         dataset: name of the data set.
         split_digest: of the split's images and labels; predictions with the same one can be compared.
         bundle_digest: of the classifier.
@@ -107,6 +108,11 @@ class Predictions:
         """(N,), the probability of the class that is answered."""
         confidences: np.ndarray = self.probabilities[np.arange(len(self.predicted)), self.predicted]
         return confidences
+
+    @property
+    def split_in_words(self) -> str:
+        """Which part of the data set was classified."""
+        return "all splits" if self.split == ALL else f"{self.split} split"
 
     @property
     def num_groups(self) -> int:

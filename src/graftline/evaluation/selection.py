@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.optimize import minimize
 
 from graftline.bundle.grid import Average, log_softmax
 from graftline.errors import UserError
 
 ROUNDS = 50  # of adding a member: shares are then as fine as 2 %
+LEAST_SHARE = 0.01  # of a weighted average: a member with less costs its time for nothing
 SMALLEST = float(np.finfo(np.float64).eps)  # probability, as scikit-learn's log_loss clips
 
 
@@ -97,6 +99,30 @@ def select_greedily(
         if losses[chosen] < best_loss - 1e-9:  # a larger ensemble of the same loss is no better
             best_loss, best_counts = losses[chosen], counts
     return answers.selection(best_counts)
+
+
+def select_weighted(logits: np.ndarray, labels: np.ndarray, average: Average = "probabilities") -> Selection:
+    """Give the members the shares with which the log loss of the average is lowest.
+
+    Stacking (Breiman 1996, Machine Learning 24(1)) of probabilities with shares that sum to 1, as Yao et al. 2018,
+    Bayesian Analysis 13(3), section 3.1 have it for predictive distributions. The log loss is convex in the shares, so
+    that the lowest is the only one.
+
+    Args:
+        logits: (M, N, K) of the validation images.
+        labels: (N,).
+        average: what of the members is averaged.
+    """
+    answers, size = _Answers.of(logits, labels, average), len(logits)
+    found = minimize(
+        lambda shares: answers.loss(np.tensordot(shares, answers.terms, axes=1)),
+        np.full(size, 1 / size),
+        method="SLSQP",
+        bounds=[(0, 1)] * size,
+        constraints={"type": "eq", "fun": lambda shares: shares.sum() - 1},
+        options={"ftol": 1e-9},
+    )
+    return answers.selection(np.where(found.x < LEAST_SHARE, 0.0, found.x))
 
 
 @dataclass(frozen=True)

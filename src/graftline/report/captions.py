@@ -25,6 +25,8 @@ HEADINGS = {
     "confident_mistakes": "Where the model is sure and wrong",
     "slices": "On which images it is worse",
     "confidences": "How sure it is",
+    "explanations": "Where each answer was seen",
+    "learning_curve": "Accuracy against the number of labels",
     "training_loss": "How the training went",
     "training_accuracy": "What the epochs brought",
 }
@@ -53,6 +55,10 @@ CAPTIONS = {
     "there.",
     "confidences": "How many images have a prediction of that probability. Few on the left: the model seldom "
     "hesitates.",
+    "explanations": "A row for each image: itself, where in it the answer was seen, and the training images most like "
+    "it. Where all of these are of the class that was answered, look at the label before the network.",
+    "learning_curve": "Heads fitted to ever more of the training images, and scored on validation images. Beyond the "
+    "dotted line the curve is carried on to labels that are not there yet.",
     "training_loss": "The weights of the epoch are kept whose validation loss is lowest once its probabilities are "
     "calibrated. Where the plain one rises and the calibrated one does not, the network only becomes too sure of "
     "itself; where both rise, it learns its images by heart.",

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from graftline.data.decoding import PLAIN, Decoding
 from graftline.evaluation.comparison import Comparison
 from graftline.evaluation.evaluation import EvaluationResult
 from graftline.evaluation.grid import GridRow
@@ -91,6 +92,48 @@ class MembersAndCrops:
 
 
 @dataclass(frozen=True)
+class SuspectLabel:
+    """A label that is probably wrong.
+
+    Attributes:
+        path: of the image.
+        label: what it is called.
+        suggested: the likelier class.
+        probability: of the label.
+    """
+
+    path: str
+    label: str
+    suggested: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class StageSummary:
+    """What another stage has found about the model or its images, in short.
+
+    Attributes:
+        stage: its name.
+        link: a word or two that lead to it.
+        heading: what it shows.
+        sentences: what it found.
+        source: where all of it lies.
+        pictures: that it drew.
+        labels: that are probably wrong.
+        decoding: how the images of these become pixels.
+    """
+
+    stage: str
+    link: str
+    heading: str
+    sentences: Sequence[str]
+    source: str
+    pictures: Sequence[PictureFile] = ()
+    labels: Sequence[SuspectLabel] = ()
+    decoding: Decoding = PLAIN
+
+
+@dataclass(frozen=True)
 class Missing:
     """What was not computed.
 
@@ -118,6 +161,7 @@ class Report:
         members_and_crops: what they bring.
         comparison: with other models.
         training: how the model was trained.
+        summaries: what other stages have found.
         notes: sentences beside those of the evaluation.
         missing: what was not computed.
     """
@@ -132,6 +176,7 @@ class Report:
     members_and_crops: MembersAndCrops | None = None
     comparison: Comparison | None = None
     training: Training | None = None
+    summaries: Sequence[StageSummary] = ()
     notes: Sequence[str] = ()
     missing: Sequence[Missing] = field(default_factory=tuple)
 

@@ -7,22 +7,24 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from graftline.data.decoding import DecodeError
 from graftline.evaluation.comparison import Comparison
 from graftline.evaluation.evaluation import EvaluationResult
 from graftline.evaluation.metrics import HEADLINES, LOWER_IS_BETTER, Interval
 from graftline.report.captions import CAPTIONS, HEADINGS, MEANINGS
 from graftline.report.charts import coverage_chart, curve_charts, grid_chart, reliability_charts, training_charts
 from graftline.report.confusion import confusion
-from graftline.report.content import MembersAndCrops, PictureFile, Report, Training
+from graftline.report.content import MembersAndCrops, PictureFile, Report, StageSummary, SuspectLabel, Training
 from graftline.report.grid_tables import grid_cells
-from graftline.report.mistakes import surest_mistakes
+from graftline.report.mistakes import SIDE, surest_mistakes
 from graftline.report.page import write_page
-from graftline.report.thumbnails import Thumbnail, picture
+from graftline.report.thumbnails import Thumbnail, picture, thumbnails
 
 T = TypeVar("T")
 
 REPORT_FILE = "report.html"
 MOST_OPEN, WITH_FOLD = 20, 12  # rows of a table; of more, so many are open and the others folded
+SUMMARY_WIDTH = 1100  # px of another stage's picture: sharp enough to read, in two thirds of the bytes
 TILES = ("balanced_accuracy", "auroc", "log_loss", "ece")  # beside the accuracy, at the top
 
 
@@ -50,6 +52,7 @@ def write_report(directory: Path, report: Report) -> Path:
         "slices": _folded(report.slices),
         "training_charts": _charts_of(report.training),
         "training_pictures": _pictures(report.training),
+        "summaries": [(one, _pictures(one, SUMMARY_WIDTH), _suspects(one)) for one in report.summaries],
         "crop_pictures": _pictures(report.members_and_crops),
         "all_headlines": HEADLINES,
         "notes": [*([] if report.result is None else report.result.notes), *report.notes],
@@ -95,9 +98,20 @@ def _charts_of(training: Training | None) -> list[Any]:
     return [] if training is None else training_charts(training.epochs, training.best)
 
 
-def _pictures(part: Training | MembersAndCrops | None) -> list[tuple[PictureFile, Thumbnail]]:
-    """Return the pictures that were drawn elsewhere, as the page holds them."""
-    return [] if part is None else [(one, picture(one.file)) for one in part.pictures]
+def _pictures(
+    part: Training | MembersAndCrops | StageSummary | None, most: int | None = None
+) -> list[tuple[PictureFile, Thumbnail]]:
+    """Return the pictures that were drawn elsewhere, as the page holds them, at most so many px wide."""
+    return [] if part is None else [(one, picture(one.file, most)) for one in part.pictures]
+
+
+def _suspects(summary: StageSummary) -> list[tuple[SuspectLabel, str, Thumbnail]]:
+    """Return labels with the name and a thumbnail of the image; none where an image is no longer there."""
+    try:
+        images = list(thumbnails([one.path for one in summary.labels], summary.decoding, SIDE))
+    except DecodeError:
+        return []
+    return [(one, Path(one.path).name, image) for one, image in zip(summary.labels, images, strict=True)]
 
 
 def _reach(compared: Comparison) -> float:

@@ -55,10 +55,12 @@ def thumbnails(paths: Sequence[str], decoding: Decoding, side: int) -> Iterator[
         yield from pool.map(lambda path: thumbnail(decode_rgb(to_path(path), decoding), side), paths)
 
 
-def picture(file: Path | BinaryIO) -> Thumbnail:
-    """Return a picture that was drawn or kept, in its own size."""
+def picture(file: Path | BinaryIO, most: int | None = None) -> Thumbnail:
+    """Return a picture that was drawn or kept, in its own size or as wide as ``most`` px."""
     with Image.open(file) as drawn:
         image = drawn.convert("RGB")
+    if most is not None:
+        image.thumbnail((most, image.height), Image.Resampling.LANCZOS)
     return Thumbnail(_encode(image), image.width, image.height)
 
 

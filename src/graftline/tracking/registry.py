@@ -220,7 +220,7 @@ class Registry:
         return self.ask(find)
 
     def newest_tested(self, experiment: str | None = None, skip: str | None = None) -> "TestedRun":
-        """Return the newest run that made a model and tested it: a training or an ensemble, no evaluation.
+        """Return the newest run that made a model and tested it: a training or an ensemble, no evaluation, no member.
 
         Args:
             experiment: name of its experiment; None: any.
@@ -233,18 +233,19 @@ class Registry:
 
         return self.ask(lambda client: find_newest(client, experiment, self.store, skip))
 
-    def newest_training(self, experiment: str | None = None) -> "TestedRun":
+    def newest_training(self, experiment: str | None = None, *, members: bool = False) -> "TestedRun":
         """Return the newest training that came to its end, tested or not.
 
         Args:
             experiment: name of its experiment; None: any.
+            members: whether one that an ensemble has trained may be meant.
 
         Raises:
             UserError: there is no such experiment, no such training, or MLflow does not answer.
         """
         from graftline.tracking.tested_runs import find_newest_training
 
-        return self.ask(lambda client: find_newest_training(client, experiment, self.store))
+        return self.ask(lambda client: find_newest_training(client, experiment, self.store, members=members))
 
     def best_trainings(self, experiment: str, images: Mapping[str, str], most: int | None = None) -> "list[TestedRun]":
         """Return the finished trainings of an experiment on the same images, the lowest validation log loss first.
@@ -260,6 +261,21 @@ class Registry:
         from graftline.tracking.tested_runs import find_best_trainings
 
         return self.ask(lambda client: find_best_trainings(client, experiment, self.store, images, most))
+
+    def runs_of_model(self, bundle_digest: str, test_digest: str, most: int) -> "list[TestedRun]":
+        """Return the finished runs that made or evaluated a model on a dataset version, the newest first.
+
+        Args:
+            bundle_digest: of the model.
+            test_digest: of the version's test images.
+            most: how many are enough.
+
+        Raises:
+            UserError: MLflow does not answer.
+        """
+        from graftline.tracking.tested_runs import find_runs_of_model
+
+        return self.ask(lambda client: find_runs_of_model(client, bundle_digest, test_digest, most))
 
     def predictions(self, run: "TestedRun", directory: Path | None = None) -> Path | None:
         """Return the file with what a run's model gave for its test images, None where the run has logged none.

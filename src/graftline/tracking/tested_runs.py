@@ -1,7 +1,12 @@
-"""The runs with a model, as MLflow has them: which is the newest, which were trained, what they were tested on."""
+"""The runs with a model, as MLflow has them: which is the newest, which were trained, what they were tested on.
 
-from collections.abc import Mapping
+The newest one is the one that ended last. A member that an ensemble has trained is part of that and never the newest
+model, though it may be the best training; trials of a search have no model.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +15,7 @@ from graftline.tracking.names import (
     BUNDLE_DIGEST,
     DATASET,
     OUTPUT_DIRECTORY,
+    PARENT_RUN,
     STAGE,
     TEST_DIGEST,
     VALIDATION_DIGEST,
@@ -20,11 +26,13 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
 
-_PAGE = 500  # runs per question
+_PAGE, _FEW = 500, 20  # runs per question, and where one of the first is enough
 _TEST_SCORE = "test/accuracy"
 # an evaluation scores the model of another run, or an average that nobody can load; a filter of tags knows no IN
 _TESTED = f"attributes.status = 'FINISHED' and metrics.`{_TEST_SCORE}` >= 0 and tags.`{STAGE}` != 'evaluate'"
 _TRAINED = f"attributes.status = 'FINISHED' and tags.`{STAGE}` = 'train'"
+_ENSEMBLES = f"tags.`{STAGE}` = 'ensemble'"
+_NEWEST_FIRST = ("attributes.end_time DESC",)
 
 
 @dataclass(frozen=True)
@@ -98,26 +106,38 @@ def find_newest(client: "MlflowClient", experiment: str | None, store: str, skip
     """
     names = _experiments(client, experiment, store)
     others = "" if skip is None else f" and tags.`{BUNDLE_DIGEST}` != '{skip}'"
-    found = client.search_runs(list(names), _TESTED + others, max_results=1, order_by=["attributes.start_time DESC"])
-    if not found:
+    found = _first_of_its_own(client, list(names), _TESTED + others)
+    if found is None:
         where = f"The experiment '{experiment}'" if experiment is not None else f"The {store}"
         beside = " beside the champion" if skip else ""
         raise UserError(f"{where} has no training or ensemble that was tested{beside}: train a model.")
-    return describe(found[0], names[found[0].info.experiment_id])
+    return describe(found, names[found.info.experiment_id])
 
 
-def find_newest_training(client: "MlflowClient", experiment: str | None, store: str) -> TestedRun:
+def find_newest_training(
+    client: "MlflowClient", experiment: str | None, store: str, *, members: bool = False
+) -> TestedRun:
     """Return the newest training that came to its end, of an experiment or of all; arguments as for the newest run.
+
+    Args:
+        client: where to look.
+        experiment: name of an experiment, or None.
+        store: name of where ``client`` looks, for the message.
+        members: whether one that an ensemble has trained may be meant.
 
     Raises:
         UserError: there is no such experiment, or no such run.
     """
     names = _experiments(client, experiment, store)
-    found = client.search_runs(list(names), _TRAINED, max_results=1, order_by=["attributes.start_time DESC"])
-    if not found:
+    if members:
+        found = next(_runs(client, list(names), _TRAINED, _NEWEST_FIRST, size=1), None)
+    else:
+        found = _first_of_its_own(client, list(names), _TRAINED)
+    if found is None:
         where = f"experiment '{experiment}'" if experiment is not None else store
-        raise UserError(f"The {where} has no finished training: train first.")
-    return describe(found[0], names[found[0].info.experiment_id])
+        beside = "" if members else " beside members of ensembles"
+        raise UserError(f"The {where} has no finished training{beside}: train first, or name a run.")
+    return describe(found, names[found.info.experiment_id])
 
 
 def find_best_trainings(
@@ -139,13 +159,57 @@ def find_best_trainings(
     same = [f"tags.`{tag}` = '{value}'" for tag, value in images.items()]
     filter_string = " and ".join([_TRAINED, f"metrics.`{VALIDATION_LOSS}` >= 0", *same])
     order = [f"metrics.`{VALIDATION_LOSS}` ASC", "attributes.start_time ASC"]
-    size = min(most or _PAGE, _PAGE)
-    page = client.search_runs([place], filter_string, max_results=size, order_by=order)
-    runs: list[MlflowRun] = [*page]
-    while page.token and (most is None or len(runs) < most):
-        page = client.search_runs([place], filter_string, max_results=size, order_by=order, page_token=page.token)
-        runs += page
-    return [describe(run, experiment) for run in runs]
+    runs = _runs(client, [place], filter_string, order, size=min(most or _PAGE, _PAGE))
+    return [describe(run, experiment) for run in islice(runs, most)]
+
+
+def find_runs_of_model(client: "MlflowClient", bundle_digest: str, test_digest: str, most: int) -> list[TestedRun]:
+    """Return the finished runs that made or evaluated a model, where the test images were the same, the newest first.
+
+    Args:
+        client: where to look.
+        bundle_digest: of the model.
+        test_digest: of the test images of the dataset version.
+        most: how many are enough.
+    """
+    names = {one.experiment_id: one.name for one in client.search_experiments()}
+    of_model = f"tags.`{BUNDLE_DIGEST}` = '{bundle_digest}' and tags.`{TEST_DIGEST}` = '{test_digest}'"
+    runs = _runs(client, list(names), f"attributes.status = 'FINISHED' and {of_model}", _NEWEST_FIRST, size=most)
+    return [describe(run, names[run.info.experiment_id]) for run in islice(runs, most)]
+
+
+def _first_of_its_own(client: "MlflowClient", experiments: Sequence[str], filter_string: str) -> "MlflowRun | None":
+    """Return the run that ended last of those that no ensemble has trained as its member; None: there is none."""
+    runs = _runs(client, experiments, filter_string, _NEWEST_FIRST, size=_FEW)
+    ensembles: set[str] | None = None  # asked for once a run has a parent
+    for run in runs:
+        parent = run.data.tags.get(PARENT_RUN)
+        if parent is None:
+            return run
+        if ensembles is None:
+            ensembles = {one.info.run_id for one in _runs(client, experiments, _ENSEMBLES)}
+        if parent not in ensembles:
+            return run
+    return None
+
+
+def _runs(
+    client: "MlflowClient",
+    experiments: Sequence[str],
+    filter_string: str,
+    order: Sequence[str] = (),
+    size: int = _PAGE,
+) -> "Iterator[MlflowRun]":
+    """Yield the runs that a filter leaves, asked for so many at a time."""
+    token = None
+    while True:
+        page = client.search_runs(
+            list(experiments), filter_string, max_results=size, order_by=list(order), page_token=token
+        )
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def _experiments(client: "MlflowClient", name: str | None, store: str) -> dict[str, str]:

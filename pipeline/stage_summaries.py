@@ -1,0 +1,117 @@
+"""What other stages have found about a model or its images, for its report: they are known by the digests they note.
+
+An explanation is of the same bundle, an audit and a learning curve are of the same dataset version; the newest output
+directory of each stage that says so is taken.
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from graftline.data.decisions import COLUMNS
+from graftline.data.sources.delimited import find_form, read_delimited
+from graftline.data.version import DatasetVersion
+from graftline.errors import UserError, first_line
+from graftline.report.captions import CAPTIONS, HEADINGS
+from graftline.report.content import PictureFile, StageSummary, SuspectLabel
+
+EXPLAIN, AUDIT, LEARNING_CURVE = "explain", "audit", "learning-curve"
+EXPLANATIONS_PICTURE, DECISIONS_FILE, SHEET_FILE = "explanations.png", "decisions.csv", "audit.html"
+CURVE_PICTURE = "learning_curve.png"
+OUTPUTS = Path("outputs")  # where stages write, as conf/hydra/default.yaml has it
+MOST_READ = 50  # output directories of a stage, the newest
+MOST_LABELS = 6  # suspect ones that are shown
+
+logger = logging.getLogger(__name__)
+
+
+def find_summaries(version: DatasetVersion, bundle_digest: str = "", split: str = "test") -> list[StageSummary]:
+    """Return what other stages have found; that files of theirs cannot be read is logged, and no more.
+
+    Args:
+        version: the images.
+        bundle_digest: of the model; empty: nobody can have explained it yet.
+        split: whose mistakes would be explained.
+    """
+    found = list[StageSummary]()
+    for summaries in (_explanations(bundle_digest, split), _audit(version), _learning_curve(version)):
+        try:
+            found += summaries
+        except (UserError, OSError, ValueError, KeyError, TypeError) as error:  # people edit, move and remove files
+            logger.info(f"The report leaves out what another stage has found: {first_line(error)}.")
+    return found
+
+
+def _explanations(bundle_digest: str, split: str) -> Iterator[StageSummary]:
+    wanted = {"bundle_digest": bundle_digest, "split": split}
+    for directory, result in _newest(EXPLAIN, wanted, ["images"], EXPLANATIONS_PICTURE):
+        picture = PictureFile(directory / EXPLANATIONS_PICTURE, HEADINGS["explanations"], CAPTIONS["explanations"])
+        sentence = f"The {result['images']:,} mistakes on the {split} images that the model was surest of."
+        heading, source = "Where the mistakes were seen", str(directory)
+        yield StageSummary(EXPLAIN, "Explanations", heading, [sentence], source, pictures=[picture])
+
+
+def _audit(version: DatasetVersion) -> Iterator[StageSummary]:
+    keys = ["images", "label_errors", "near_duplicates", "near_duplicates_across_splits"]
+    for directory, result in _newest(AUDIT, {"dataset_digest": version.digest}, keys, DECISIONS_FILE):
+        images, errors, pairs, across = (result[key] for key in keys)
+        sentence = (
+            f"{errors:,} of {images:,} labels are probably wrong, by heads that had not seen the image; {pairs:,} "
+            f"pairs of images are almost the same, {across:,} of them in two splits."
+        )
+        yield StageSummary(
+            AUDIT,
+            "Labels",
+            "Whether the labels are right",
+            [sentence],
+            str(directory / SHEET_FILE),
+            labels=_suspect_labels(directory / DECISIONS_FILE),
+            decoding=version.decoding,
+        )
+
+
+def _suspect_labels(file: Path) -> list[SuspectLabel]:
+    """Return the labels that are most probably wrong and undecided, from the table that people are to fill in."""
+    table = read_delimited(file, find_form(file, COLUMNS)).fillna("")
+    rows = table[(table["suggested"] != "") & (table["decision"] == "")].head(MOST_LABELS)
+    columns = rows[["path", "label", "suggested", "score"]]
+    return [
+        SuspectLabel(path, label, suggested, float(score))
+        for path, label, suggested, score in columns.itertuples(index=False, name=None)
+    ]
+
+
+def _learning_curve(version: DatasetVersion) -> Iterator[StageSummary]:
+    keys = ["metrics", "check_holds", "label_next"]
+    for directory, result in _newest(LEARNING_CURVE, {"dataset_digest": version.digest}, keys, CURVE_PICTURE):
+        value, low, high = (100 * result["metrics"]["gain/times_2"][end] for end in ("value", "low", "high"))
+        told = [f"Twice the labels would bring {value:+.1f} [{low:.1f}, {high:.1f}] points of accuracy."]
+        if result["label_next"]:
+            told.append(f"Those of “{result['label_next']}” would bring most.")
+        if not result["check_holds"]:
+            told.append("The curve is no power law here: trust the forecast less than its interval.")
+        picture = PictureFile(directory / CURVE_PICTURE, HEADINGS["learning_curve"], CAPTIONS["learning_curve"])
+        heading, source = "What more labels would bring", str(directory)
+        yield StageSummary(LEARNING_CURVE, "More labels", heading, told, source, pictures=[picture])
+
+
+def _newest(
+    stage: str, wanted: Mapping[str, str], keys: Sequence[str], file: str
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield the newest output directory of a stage, and its result, at most one.
+
+    Args:
+        stage: its name.
+        wanted: what the result must say.
+        keys: that it must have.
+        file: that must be there.
+    """
+    results = sorted((OUTPUTS / stage).glob("*/result.json"), key=lambda one: one.stat().st_mtime, reverse=True)
+    for one in results[:MOST_READ]:
+        result: dict[str, Any] = json.loads(one.read_text(encoding="utf-8"))
+        says_so = all(result.get(key) == value for key, value in wanted.items())
+        if says_so and result.keys() >= set(keys) and (one.parent / file).is_file():
+            yield one.parent, result
+            return
