@@ -14,11 +14,10 @@ from graftline.augment.crops import check as check_crops
 from graftline.backbones.backbone import Backbone
 from graftline.console import say, warn
 from graftline.data.version import DatasetVersion
-from graftline.errors import UserError, find_cause, first_line
+from graftline.errors import UserError, first_line
 from graftline.features.cut import UncuttableError
 from graftline.freezing.measured import Measured
 from graftline.freezing.rule import FreezeRule
-from graftline.freezing.rules import AllButHead
 from graftline.pipeline.ensemble import MakeEnsemble
 from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.search_result import (
@@ -37,15 +36,13 @@ from graftline.report.search_figure import search_figure
 from graftline.report.style import save
 from graftline.search.candidates import Candidate, find_backbones, list_candidates
 from graftline.search.contestant import Contestant, PassSeconds
-from graftline.search.deeper import choose, digest_recipe, is_chosen_as_whole, train_deeper
-from graftline.search.halving import first_images
+from graftline.search.deeper import choose, digest_recipe, is_chosen_as_whole
 from graftline.search.history import ScoreFiles, SearchHistory
 from graftline.search.ledger import Ledger, in_words, nice_minutes
 from graftline.search.options import SearchOptions
-from graftline.search.rounds import PREPARE_SECONDS, HeadRounds, TrainingImages
+from graftline.search.rounds import PREPARE_SECONDS, TrainingImages
 from graftline.tracking.names import STAGE
 from graftline.training.budget import average_seconds, check_budget, end_seconds
-from graftline.training.forecast import EXPORT_SECONDS
 from graftline.training.setup import TrainingSetup
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for

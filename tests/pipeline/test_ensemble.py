@@ -374,42 +374,6 @@ def test_a_soup_classifies_the_validation_images_once_with_each_network(
     assert [members for members, images in passes if images == count] == [2, 1]
 
 
-@pytest.mark.parametrize(
-    ("own", "message", "before_images"),
-    [
-        (["backbone.image_size=4", "crops=10"], "test_efficientnet: The crops '10' lie in the corners of", True),
-        (["backbone.image_size=32,48", "choose=soup"], r"averages the weights of one network, .* at 48 px\)", True),
-        (["backbone=efficientnet_lite0,resnet18", "backbone.weights=auto"], "resnet18", True),
-        (
-            ["backbone.image_size=auto,48", "choose=greedy_soup"],
-            r"averages the weights of one network, .* 48 px",
-            False,
-        ),
-        (
-            ["backbone=test_efficientnet,test_vit", "backbone.weights=file", "backbone.file=own.safetensors"],
-            "test_vit",
-            False,
-        ),
-        (["backbone=test_efficientnet,test_vit", "freeze=names", "freeze.frozen=[conv_stem.*]"], "cls_token", False),
-    ],
-)
-def test_members_that_cannot_be_trained_or_averaged_are_refused_before_the_first_is_trained(
-    run: Callable[..., EnsembleResult],
-    place: Workplace,
-    own: list[str],
-    message: str,
-    before_images: bool,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    save_file(timm.create_model("test_efficientnet", num_classes=3).state_dict(), place.root / "own.safetensors")
-    typed = {one.partition("=")[0]: one for one in [*MODEL, "members=2", *own]}.values()
-    with pytest.raises(UserError, match=message):
-        run(*typed, f"data.directory={tmp_path}")
-    assert any(tmp_path.iterdir()) != before_images
-    assert "Member 1 of 2" not in capsys.readouterr().out
-
-
 def test_validation_images_that_do_not_suffice_are_told_before_a_network_runs(
     run: Callable[..., EnsembleResult], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,11 @@
-"""What an ensemble cannot be, by its keys alone: told before anything is read."""
+"""What an ensemble cannot be, by its keys: told before anything is read, or before the first member is trained."""
+
+from pathlib import Path
 
 import pytest
+import timm
+from safetensors.torch import save_file
+from workplace import TINY
 
 from graftline.errors import UserError
 from graftline.pipeline.cli import compose
@@ -24,3 +29,41 @@ from graftline.pipeline.cli import compose
 def test_what_does_not_go_together_is_refused_at_once(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         compose("ensemble", overrides)
+
+
+@pytest.mark.parametrize(
+    ("own", "message", "before_images"),
+    [
+        (["backbone.image_size=4", "crops=10"], "test_efficientnet: The crops '10' lie in the corners of", True),
+        (["backbone.image_size=32,48", "choose=soup"], r"averages the weights of one network, .* at 48 px\)", True),
+        (["backbone=efficientnet_lite0,resnet18", "backbone.weights=auto"], "resnet18", True),
+        (
+            ["backbone.image_size=auto,48", "choose=greedy_soup"],
+            r"averages the weights of one network, .* 48 px",
+            False,
+        ),
+        (
+            ["backbone=test_efficientnet,test_vit", "backbone.weights=file", "backbone.file=own.safetensors"],
+            "test_vit",
+            False,
+        ),
+        (["backbone=test_efficientnet,test_vit", "freeze=names", "freeze.frozen=[conv_stem.*]"], "cls_token", False),
+    ],
+)
+def test_members_that_cannot_be_trained_or_averaged_are_refused_before_the_first_is_trained(
+    color_folder: Path,
+    own: list[str],
+    message: str,
+    before_images: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_file(timm.create_model("test_efficientnet", num_classes=3).state_dict(), "own.safetensors")
+    data = ["data=folder", f"data.path={color_folder}"]
+    typed = {one.partition("=")[0]: one for one in [*data, *TINY, "members=2", *own]}.values()
+    with pytest.raises(UserError, match=message):
+        compose("ensemble", [*typed]).run()
+    assert Path("data").exists() != before_images
+    assert "Member 1 of 2" not in capsys.readouterr().out

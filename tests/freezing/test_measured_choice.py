@@ -1,0 +1,147 @@
+"""The freeze rule ``measured`` where what trials come to is given: which are made, in which order, what is chosen."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+from torch import nn
+
+from graftline.freezing.measured import Measured
+from graftline.freezing.measurement import BoundaryTrial
+from graftline.freezing.plan import FreezePlan
+from graftline.freezing.rule import FreezeContext
+
+
+def network() -> nn.Module:
+    made: nn.Module = timm.create_model("test_efficientnet", num_classes=3)
+    return made
+
+
+def at_depths(losses: dict[int, float], tried: list[tuple[int, int | None]], spread: float = 0.3) -> Any:
+    """Return trials whose log loss is given by how many layer groups are frozen, images of two classes."""
+
+    def attempt(plan: FreezePlan, start: BoundaryTrial | None = None, max_images: int | None = None) -> BoundaryTrial:
+        tried.append((plan.frozen_groups, max_images))
+        noise = np.random.default_rng(plan.frozen_groups).normal(0, spread, 200)
+        values = losses[plan.frozen_groups] + noise - noise.mean()
+        name = "head" if plan.only_head else f"blocks.{plan.frozen_groups}"
+        folder = f"{plan.frozen_groups}" + ("" if start is None else f"-from-{start.folder}")
+        images = max_images or 0
+        return BoundaryTrial(
+            name, plan, 1, values, np.ones(200), True, 1.0, 1.0, images, plan.epochs * images, folder, start
+        )
+
+    return attempt
+
+
+@pytest.mark.parametrize(
+    ("losses", "order", "chosen"),
+    [
+        ({6: 0.9, 0: 0.2, 3: 0.3, 2: 0.25}, [6, 0, 3, 2], 0),  # the whole is best, and half is worse: deeper than that
+        ({6: 0.9, 0: 0.4, 3: 0.3, 5: 0.35}, [6, 0, 3, 5], 3),  # half is better than the whole: less than half
+        ({6: 0.9, 0: 0.4, 3: 0.3, 5: 0.2}, [6, 0, 3, 5], 5),
+        ({6: 0.5, 0: 0.9, 5: 0.6}, [6, 0, 5], 6),  # the head is the better end, and nothing near it is better
+        ({6: 0.5, 0: 0.9, 5: 0.3, 3: 0.4}, [6, 0, 5, 3], 5),
+        ({6: 0.5, 0: 0.9, 5: 0.4, 3: 0.3, 2: 0.35}, [6, 0, 5, 3, 2], 3),
+    ],
+)
+def test_both_ends_are_tried_first_then_what_lies_between(
+    losses: dict[int, float], order: list[int], chosen: int
+) -> None:
+    tried: list[tuple[int, int | None]] = []
+    attempt = at_depths(losses, tried, spread=1e-3)
+    context = FreezeContext(network(), 1_000, True, validation_counts=(100, 100), try_boundary=attempt)
+    decision = Measured(depths=(0.75, 0.5, 0.25, 0.0), trial_images=100).decide(context)
+    assert [frozen for frozen, _ in tried] == order
+    assert {images for _, images in tried} == {100}
+    assert decision.plans[-1].frozen_groups == chosen
+
+
+def test_those_that_cannot_be_told_apart_go_on_with_twice_the_images() -> None:
+    tried: list[tuple[int, int | None]] = []
+    losses = {6: 0.9, 0: 0.31, 3: 0.30, 5: 0.32}
+    context = FreezeContext(network(), 4_000, True, validation_counts=(100, 100), try_boundary=at_depths(losses, tried))
+    decision = Measured(depths=(0.75, 0.5, 0.25, 0.0), trial_images=100).decide(context)
+    assert tried == [(6, 400), (0, 400), (3, 400), (5, 400), (3, 800), (0, 800)]
+    assert decision.tried == ("3", "3-from-3")
+    assert [plan.frozen_groups for plan in decision.plans] == [3, 3, 3]
+
+
+@pytest.mark.parametrize("num_images", [1_000, 2_500, 20_000])
+@pytest.mark.parametrize("best", [0, 3])
+def test_it_takes_no_longer_than_twice_the_training_of_the_answer(num_images: int, best: int) -> None:
+    """In images through the whole network, forward and backward: a way through the frozen part is a fifth of one."""
+    tried: list[tuple[int, int | None]] = []
+    attempt = at_depths({6: 0.9, 0: 0.3, 2: 0.3, 3: 0.3, 5: 0.3} | {best: 0.29}, tried)
+    context = FreezeContext(network(), num_images, True, validation_counts=(100, 100), try_boundary=attempt)
+    first, *_, last = Measured().decide(context).plans
+    assert last.frozen_groups == best
+    share = (6 - best) / 6
+    trials = sum((images or num_images) * (0.2 + first.epochs * (6 - frozen) / 6) for frozen, images in tried[1:])
+    direct = num_images * (0.2 + context.deep_epochs * share)
+    assert trials + num_images * last.epochs * share < 2 * direct
+
+
+def test_what_the_best_trial_has_trained_is_not_trained_again() -> None:
+    attempt = at_depths({6: 0.9, 0: 0.3, 2: 0.4, 3: 0.4}, [], spread=1e-3)
+    context = FreezeContext(network(), 2_000, True, validation_counts=(100, 100), try_boundary=attempt)
+    decision = Measured().decide(context)
+    assert [(plan.frozen_groups, plan.epochs) for plan in decision.plans] == [(0, 3), (0, 4)]  # 5 less 1.5
+    assert Measured(depths=(0.5,), final_depth=0.0).decide(context).plans[-1].epochs == 5  # of another depth
+    assert Measured().change_epochs(decision, context) == decision
+
+
+def scripted(losses: dict[tuple[bool, int | None], float], tried: list[tuple[bool, int | None]]) -> Any:
+    """Return trials whose log loss is given by whether only the head was trained and on how many images."""
+    noise = np.random.default_rng(0).normal(0, 0.3, (2, 200))
+
+    def attempt(plan: FreezePlan, start: BoundaryTrial | None = None, max_images: int | None = None) -> BoundaryTrial:
+        key = (plan.only_head, max_images)
+        tried.append(key)
+        values = losses[key] + noise[int(plan.only_head)] - noise[int(plan.only_head)].mean()
+        name = "head" if plan.only_head else "blocks.1"
+        return BoundaryTrial(name, plan, 1, values, np.ones(200), True, 1.0, 1.0, start=start, folder=name)
+
+    return attempt
+
+
+@pytest.mark.parametrize(("later", "goes_deep"), [(0.3, True), (0.49, False)])
+def test_what_is_not_settled_is_tried_with_twice_the_images(later: float, *, goes_deep: bool) -> None:
+    tried: list[tuple[bool, int | None]] = []
+    losses: dict[tuple[bool, int | None], float] = {
+        (True, 100): 0.5,
+        (False, 100): 0.49,
+        (True, 200): 0.5,
+        (False, 200): later,
+    }
+    context = FreezeContext(
+        network(), 1_000, pretrained=True, validation_counts=(100, 100), try_boundary=scripted(losses, tried)
+    )
+    decision = Measured(depths=(0.5,), trial_images=100, final_depth=0.0).decide(context)
+    assert tried == [(True, 100), (False, 100), (True, 200), (False, 200)]
+    assert decision.plans[-1].only_head is not goes_deep
+    assert len(decision.tried) == (2 if goes_deep else 0)  # the trial went on from its own weights
+    tried.clear()
+    losses[False, 100] = 0.51  # worse than the head: that is settled
+    assert Measured(depths=(0.5,), trial_images=100).decide(context).plans[-1].only_head
+    assert tried == [(True, 100), (False, 100)]
+
+
+def test_larger_steps_keep_their_number_in_trial_and_training() -> None:
+    """Of steps twice as large, a trial takes 6 epochs in place of 3; the training, on two processes, takes 4."""
+    losses: dict[tuple[bool, int | None], float] = {(True, 1_000): 0.5, (False, 1_000): 0.3}
+    context = FreezeContext(
+        network(),
+        10_000,
+        pretrained=True,
+        step_images=64,
+        processes=2,
+        validation_counts=(100, 100),
+        try_boundary=scripted(losses, []),
+    )
+    rule = Measured(depths=(0.5,), trial_images=1_000)
+    assert [plan.epochs for plan in rule.decide(context).plans] == [6, 4]
+    usual = replace(context, step_images=32, processes=1)
+    assert [plan.epochs for plan in rule.decide(usual).plans] == [3, 3]
