@@ -65,6 +65,7 @@ from graftline.report.tables import print_scores
 from graftline.tracking.names import BUNDLE_DIGEST, STAGE
 from graftline.tracking.tracking import Tracking
 from graftline.training import phases
+from graftline.training.batchnorm import prepare_statistics
 from graftline.training.budget import check_budget, check_clock, end_seconds, passes
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.known_depth import KnownDepth
@@ -114,6 +115,7 @@ class Train:
         """Train, test, track and register a model."""
         began, files = time.monotonic(), RunDirectory(directory)
         setup = self._prepare(self.check(), files)
+        prepare_statistics(setup, FitDirectory(files.checkpoints))
         deadline = self._deadline(setup, began)
         if not self.freeze.needs_trials:
             self._decide(setup, files, deadline)  # a rule that does not fit the network is to leave no run behind
@@ -148,6 +150,7 @@ class Train:
         # what lies in the directory is this run's, or the first process would have removed it
         decision = FreezeDecision.from_json(files.read_freeze_decision())
         checkpoints = FitDirectory(files.checkpoints)
+        prepare_statistics(setup, checkpoints)
         phases.train(setup, decision.plans, checkpoints, resume=True, finished=len(decision.tried))
 
     def check(self) -> Execution:
@@ -217,6 +220,7 @@ class Train:
             make_trainer=with_launch(self.trainer, current_launch()),
             execution=replace(execution, cluster=self.cluster if execution.rank == 0 else NoCluster()),
             seed=self.seed,
+            batchnorm=self.freeze.batchnorm,
         )
 
     def _fit_to_images(self, version: DatasetVersion) -> Backbone:

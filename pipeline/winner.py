@@ -26,7 +26,6 @@ if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
 
 OTHERS = {"_target_", "weights", "experiment", "debug"}  # of a configuration, beside the fields of Train
 TRAIN_FOLDER, HEAD_FOLDER, ENSEMBLE_FOLDER = "train", "head", "ensemble"  # in the output directory of a search
-HEAD_ALONE, WHOLE = ({"_target_": f"{rule.__module__}.{rule.__name__}"} for rule in (AllButHead, Nothing))
 
 
 @dataclass(frozen=True)
@@ -95,15 +94,20 @@ class Winner:
             ends: as for ``WinnerTraining``.
             whole: freeze nothing, whatever was configured.
         """
-        changes, configured = ({"freeze": Nothing()}, {"freeze": WHOLE}) if whole else ({}, {})
+        changes, configured = self._freeze(Nothing) if whole else ({}, {})
         kind = partial(WinnerTraining, ends=ends)
         return self._run(TRAIN_FOLDER, {**changes, "minutes": minutes}, {**configured, "minutes": minutes}, kind)
 
     def train_head(self) -> TrainResult:
         """Do the same with its head alone, which takes seconds where the activations are there."""
-        return self._run(
-            HEAD_FOLDER, {"freeze": AllButHead(), "minutes": None}, {"freeze": HEAD_ALONE, "minutes": None}
-        )
+        changes, configured = self._freeze(AllButHead)
+        return self._run(HEAD_FOLDER, {**changes, "minutes": None}, {**configured, "minutes": None})
+
+    def _freeze(self, rule: type[AllButHead | Nothing]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return another freeze rule in place of the search's, as a change of the stage and of its configuration."""
+        batchnorm = self.search.freeze.batchnorm
+        target = f"{rule.__module__}.{rule.__name__}"
+        return {"freeze": rule(batchnorm=batchnorm)}, {"freeze": {"_target_": target, "batchnorm": batchnorm}}
 
     def train_ensemble(
         self, minutes: float, kind: Callable[..., Train], members: int, crops: str, *, whole: bool
@@ -117,7 +121,7 @@ class Winner:
             crops: name of the set of crops that they are averaged over.
             whole: freeze nothing, whatever was configured.
         """
-        changes, configured = ({"freeze": Nothing()}, {"freeze": WHOLE}) if whole else ({}, {})
+        changes, configured = self._freeze(Nothing) if whole else ({}, {})
         own = {"minutes": minutes, "members": members, "crops": crops}
         target = {"_target_": "graftline.pipeline.ensemble.MakeEnsemble"}
         return self._run(ENSEMBLE_FOLDER, {**changes, **own}, {**configured, **own, **target}, kind, stage="ensemble")

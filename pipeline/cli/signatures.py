@@ -250,7 +250,20 @@ def _parameters(stand_in: Any) -> dict[str, Any]:
     inherited = [_parameters(base) for base in reversed(stand_in._bases)]
     if not any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
         return inherited[-1] if inherited else {}
-    return {name: hint for fields in [*inherited, _fields(source, node)] for name, hint in fields.items()}
+    fields = {name: hint for given in [*inherited, _fields(source, node)] for name, hint in given.items()}
+    keywords = _keywords(stand_in)
+    return {name: fields[name] for name in sorted(fields, key=keywords.__contains__)}  # those come last, as in Python
+
+
+def _keywords(stand_in: Any) -> set[str]:
+    """Return the fields of a dataclass, inherited ones among them, that are given by their names only."""
+    own = {
+        statement.target.id
+        for statement in stand_in._node.body
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
+        if statement.value is not None and "kw_only=True" in ast.unparse(statement.value)
+    }
+    return own.union(*map(_keywords, stand_in._bases))
 
 
 def _fields(source: _Source, node: ast.ClassDef) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import psutil
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file
 from workplace import TINY, Workplace
 
 from graftline.augment.draw import Draw
@@ -22,14 +23,16 @@ from graftline.training.fit_directory import read_checkpoint
 from graftline.training.place import Place, epochs_done
 
 
-@pytest.mark.parametrize("inputs", ["live", "cached"])
+@pytest.mark.parametrize("inputs", ["live", "cached", "adapted"])
 def test_two_processes(workplace: Workplace, color_folder: Path, tmp_path: Path, inputs: str) -> None:
     overrides = ["data=folder", f"data.path={color_folder}", *TINY, "trainer=ddp_cpu"]
-    if inputs == "cached":  # a frozen trunk wants weights: a file that stands for pretrained ones
+    if inputs != "live":  # a frozen trunk wants weights: a file that stands for pretrained ones
         network = timm.create_model("test_efficientnet", num_classes=1000)
         torch.save(network.state_dict(), tmp_path / "weights.pth")
         given = ["backbone.weights=file", f"backbone.file={tmp_path / 'weights.pth'}", "freeze=all_but_head"]
         overrides = [*overrides, *given, "features=cached"]
+        if inputs == "adapted":  # float16 would be 1e-5 off
+            overrides += ["freeze.batchnorm=adapted", "features.precision=float32"]
         overrides = list({line.partition("=")[0]: line for line in overrides}.values())
     start = workplace.run_command if inputs == "live" else workplace.run
     ran = start("train", *overrides)
@@ -46,6 +49,12 @@ def test_two_processes(workplace: Workplace, color_folder: Path, tmp_path: Path,
 
     version = DatasetVersion.load(workplace.root / "data" / "colors0" / ran.result["dataset_digest"])
     bundle = ran.directory / "bundle"
+    if inputs == "adapted":
+        kept = load_file(ran.directory / "checkpoints" / "batchnorm.safetensors")
+        saved = load_file(bundle / "model.safetensors")
+        assert kept
+        assert all(torch.equal(buffer, saved[name]) for name, buffer in kept.items())
+        assert not torch.equal(kept["bn1.running_mean"], network.bn1.running_mean)
     expected = unpadded(bundle, version, "validation")
     best = Predictor.from_directory(bundle).card["validation"]
     assert best["val/loss"] == pytest.approx(expected[0], abs=1e-6)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from graftline.errors import UserError
 from graftline.pipeline.cli import compose
 from graftline.pipeline.cli.hydra_conf import CONF
 
@@ -62,3 +63,14 @@ def test_it_composes_and_is_what_it_describes(file: str, monkeypatch: pytest.Mon
     composed = compose(stage, overrides)
     assert not OmegaConf.missing_keys(composed.config)
     assert type(composed.stage).__module__.startswith("graftline.pipeline.")
+
+
+@pytest.mark.parametrize("name", [Path(file).stem for file in FILES if file.startswith("freeze/")])
+def test_each_freeze_rule_has_the_key_of_all(name: str) -> None:
+    given = [f"freeze={name}", *NEEDS.get(f"freeze/{name}", [])]
+    for stage in ("train", "search"):
+        for key in ("freeze.batchnorm", "batchnorm"):
+            assert compose(stage, [*given, f"{key}=adapted"]).stage.freeze.batchnorm == "adapted"  # type: ignore[attr-defined]
+        assert compose(stage, given).stage.freeze.batchnorm == "trained"  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match=r"freeze\.batchnorm"):
+        compose("train", [*given, "freeze.batchnorm=frozn"])

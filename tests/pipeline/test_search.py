@@ -251,7 +251,7 @@ def test_a_depth_that_was_given_is_kept(freeze: str, *, asks: bool) -> None:
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_winner_may_be_trained_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, whole: bool) -> None:
     """The stage that is run and the configuration that a resume reads say so both."""
-    composed = compose("search", [])
+    composed = compose("search", ["freeze.batchnorm=frozen"])
     stage: Any = composed.stage
     hydra = tmp_path / ".hydra"
     hydra.mkdir()
@@ -270,3 +270,4 @@ def test_a_winner_may_be_trained_as_a_whole(tmp_path: Path, monkeypatch: pytest.
     assert type(ran[0].freeze) is rule
     config = OmegaConf.load(tmp_path / "train" / ".hydra" / "config.yaml")
     assert config.freeze._target_.endswith(f".{rule.__name__}")
+    assert ran[0].freeze.batchnorm == config.freeze.batchnorm == "frozen"

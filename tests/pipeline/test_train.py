@@ -99,6 +99,13 @@ def test_batches_of_one_image_are_refused_before_images_are_read(train: list[str
     assert not (tmp_path / "data").exists()
 
 
+def test_statistics_that_know_nothing_are_not_frozen(train: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no pretrained weights.* no statistics.*: leave freeze\.batchnorm=trained\.$"):
+        compose("train", [*train, "freeze.batchnorm=frozen"]).run(tmp_path / "run")
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert not client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+
+
 def test_a_network_of_an_untried_family_is_saved_before_images_are_read(
     train: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

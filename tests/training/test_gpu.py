@@ -17,7 +17,9 @@ from graftline.execution import Execution
 from graftline.features.cache import Features
 from graftline.features.cut import cut
 from graftline.features.engine import MAX_RELATIVE_DIFFERENCE, make_engine
+from graftline.freezing.batchnorm import statistics
 from graftline.freezing.plan import plan_from_depth
+from graftline.training.batchnorm import prepare_statistics
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.phases import fit_phase
 from graftline.training.recipe import Recipe
@@ -108,6 +110,17 @@ def test_the_frozen_pass_gives_the_activations_of_a_cpu(
     engine = make_engine(trunk, tmp_path / "trunk.onnx", images, execution_on(accelerator))
     actual = engine.run(images)
     assert abs(actual - expected).max() <= MAX_RELATIVE_DIFFERENCE * abs(expected).max()
+
+
+def test_statistics_are_adapted_on_the_device(make_setup: MakeSetup, tmp_path: Path, accelerator: str) -> None:
+    found: list[dict[str, torch.Tensor]] = []
+    for name in ("cpu", accelerator):
+        setup = make_setup(execution=execution_on(name), batchnorm="adapted")
+        prepare_statistics(setup, FitDirectory(tmp_path / f"fit-{len(found)}"))
+        found.append({key: buffer.clone() for key, buffer in statistics(setup.graft.network).items()})
+    assert all(buffer.device.type == "cpu" for buffer in found[1].values())
+    for key, expected in found[0].items():
+        torch.testing.assert_close(found[1][key], expected, rtol=1e-2, atol=1e-3, msg=key)  # a GPU's TF32
 
 
 def test_the_cache_is_filled_on_the_device(make_setup: MakeSetup, tmp_path: Path, accelerator: str) -> None:

@@ -12,6 +12,7 @@ from graftline.augment.policy import Policy
 from graftline.data.image_memory import ImageMemory
 from graftline.features.cache import Features
 from graftline.freezing.plan import FreezePlan, plan_from_depth
+from graftline.training.batchnorm import prepare_statistics
 from graftline.training.events import FitEvents, Metrics
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.phases import fit_phase
@@ -72,6 +73,25 @@ def test_a_resumed_training_is_the_uninterrupted_one(
     assert numbers(fit_phase(other, plan, FitDirectory(tmp_path / "other"), show_progress=False).history) != numbers(
         expected
     ), "it draws from the seed"
+
+
+def test_a_resumed_training_has_the_adapted_statistics_of_its_start(
+    make_setup: Callable[..., TrainingSetup], tmp_path: Path
+) -> None:
+    def make(name: str) -> tuple[TrainingSetup, FreezePlan, FitDirectory]:
+        setup, directory = make_setup(batchnorm="adapted"), FitDirectory(tmp_path / name)
+        prepare_statistics(setup, directory)
+        return setup, plan_from_depth(setup.graft.network, 3, "", epochs=4, learning_rate=0.01), directory
+
+    whole, plan, directory = make("whole")
+    expected = fit_phase(whole, plan, directory, show_progress=False).history
+    with pytest.raises(KilledError):
+        fit_phase(*make("parts"), events=KilledIn(2), show_progress=False)
+    resumed, plan, directory = make("parts")
+    found = fit_phase(resumed, plan, directory, resume=True, show_progress=False).history
+    assert numbers(found) == numbers(expected)
+    for name, tensor in resumed.graft.network.state_dict().items():
+        assert tensor.equal(whole.graft.network.state_dict()[name]), name
 
 
 def numbers(history: FitHistory) -> list[dict[str, float]]:

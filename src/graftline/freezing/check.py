@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from graftline.backbones.layers import head_parameters
 from graftline.errors import UserError
 from graftline.files import digest
+from graftline.freezing.batchnorm import statistics
 from graftline.freezing.plan import FreezePlan, is_fully_frozen
 
 # In how many steps each trained tensor must have had a gradient: with float16 the first few may overflow, until the
@@ -33,7 +34,8 @@ class FreezeCheck:
     Attributes:
         trainable: names of the parameters that are trained.
         head: those of them that are the head's.
-        hashes: of each frozen parameter, and of each buffer of a frozen module, by name.
+        hashes: of each frozen parameter, and of each buffer of a frozen module, by name; of BatchNorm's statistics in
+            all modules where these are frozen.
         trained_parameters: how many numbers are trained.
         frozen_parameters: how many are frozen, without buffers.
     """
@@ -47,15 +49,21 @@ class FreezeCheck:
     _waiting: dict[str, str] = field(default_factory=dict, init=False, compare=False)  # name → what its gradient is
 
     @classmethod
-    def of(cls, network: nn.Module, plan: FreezePlan) -> "FreezeCheck":
+    def of(cls, network: nn.Module, plan: FreezePlan, *, frozen_statistics: bool = False) -> "FreezeCheck":
         """Return the check of a network to which its plan has been applied.
+
+        Args:
+            network: the whole network.
+            plan: which parameters are trained.
+            frozen_statistics: BatchNorm's statistics are frozen in the trained layers, too.
 
         Raises:
             FreezeViolationError: the plan was not applied.
         """
         sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
         trained = sum(size for name, size in sizes.items() if name in plan.trainable)
-        hashes = {name: hash_of(tensor) for name, tensor in _frozen_tensors(network)}
+        frozen = {**dict(_frozen_tensors(network)), **(statistics(network) if frozen_statistics else {})}
+        hashes = {name: hash_of(tensor) for name, tensor in frozen.items()}
         head = head_parameters(network) & plan.trainable
         freeze_check = cls(plan.trainable, head, hashes, trained, sum(sizes.values()) - trained)
         freeze_check._check_names(network)
@@ -107,7 +115,7 @@ class FreezeCheck:
                 had no gradient in the steps that were seen.
         """
         self._check_names(network)
-        now = dict(_frozen_tensors(network))
+        now: dict[str, Tensor] = {**dict(network.named_parameters()), **dict(network.named_buffers())}
         for name, expected in self.hashes.items():
             if name not in now:
                 raise FreezeViolationError(f"The freeze check failed: {name} was frozen, and now it is not there.")

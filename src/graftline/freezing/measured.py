@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from graftline.backbones.layers import HEAD, body_groups, group_names
 from graftline.errors import UserError
+from graftline.freezing.batchnorm import check_batchnorm
 from graftline.freezing.depth import (
     DEEP_BATCH,
     HEAD_EPOCHS,
@@ -63,6 +64,7 @@ class Measured(FreezeRule):
             raise UserError("Measured.depths and Measured.final_depth need shares from 0 to below 1, such as [0.5, 0].")
         if self.trial_images < 1:
             raise UserError(f"Measured.trial_images is {self.trial_images}, it must be at least 1.")
+        check_batchnorm(self.batchnorm, "Measured.batchnorm")
 
     def decide(self, context: FreezeContext) -> FreezeDecision:
         """Try boundaries and choose one; a user's own number of epochs is that of the training that follows."""

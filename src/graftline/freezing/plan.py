@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from graftline.backbones.layers import body_groups, group_names
+from graftline.freezing.batchnorm import keeps_statistics
 
 
 @dataclass(frozen=True)
@@ -61,15 +62,19 @@ class FreezePlan:
         """Return the plan that ``to_json`` wrote."""
         return cls(**{**content, "trainable": frozenset(content["trainable"])})
 
-    def apply(self, network: nn.Module) -> None:
+    def apply(self, network: nn.Module, *, frozen_statistics: bool = False) -> None:
         """Take the gradient from what is frozen and put it into eval mode; the rest into training mode, with gradients.
 
         A plan may follow another one: what was frozen before is then trained.
+
+        Args:
+            network: the whole network.
+            frozen_statistics: BatchNorm is in eval mode in the trained layers, too.
         """
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name in self.trainable)
         network.train()
-        set_frozen_eval(network)
+        set_frozen_eval(network, frozen_statistics=frozen_statistics)
 
     def sentence(self, network: nn.Module) -> str:
         """Return the plan in one sentence without a full stop, with the share of the parameters that is trained."""
@@ -102,14 +107,19 @@ class FreezePlan:
         }
 
 
-def set_frozen_eval(network: nn.Module) -> None:
+def set_frozen_eval(network: nn.Module, *, frozen_statistics: bool = False) -> None:
     """Put every module whose parameters are all frozen into eval mode, with all that it contains.
 
     To be called after each ``network.train()``: ``requires_grad=False`` alone lets the statistics of BatchNorm move,
     and leaves dropout and stochastic depth on.
+
+    Args:
+        network: the whole network, or a tail.
+        frozen_statistics: BatchNorm whose weights are trained is put into eval mode, too: it keeps its statistics, and
+            normalizes by them.
     """
     for module in network.modules():
-        if is_fully_frozen(module):
+        if is_fully_frozen(module) or (frozen_statistics and keeps_statistics(module)):
             module.eval()
 
 

@@ -2,13 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import ceil, inf
 from typing import Any, ClassVar, Protocol
 
 from torch import nn
 
 from graftline.errors import UserError
+from graftline.freezing.batchnorm import BatchNormStatistics
 from graftline.freezing.depth import DEEP_BATCH, deep_epochs
 from graftline.freezing.measurement import BoundaryTrial, DepthMeasurement
 from graftline.freezing.plan import FreezePlan
@@ -138,14 +139,19 @@ class FreezeDecision:
         return cls(plans, content["epochs"], measurement, tuple(content.get("tried", ())))
 
 
+@dataclass(frozen=True)
 class FreezeRule(ABC):
     """Decides from the data and the network which layers are frozen, in one phase of a training or in several.
 
     Attributes:
         needs_trials: whether ``decide`` calls ``FreezeContext.try_boundary``, which takes time.
+        batchnorm: what happens to BatchNorm's statistics, for whoever trains: ``trained`` with the layers that are,
+            ``frozen`` in all layers, or ``adapted`` to training images before the training, then as ``trained``.
     """
 
     needs_trials: ClassVar[bool] = False
+
+    batchnorm: BatchNormStatistics = field(default="trained", kw_only=True)
 
     @abstractmethod
     def decide(self, context: FreezeContext) -> FreezeDecision:

@@ -13,6 +13,7 @@ from math import floor
 
 from graftline.backbones.layers import body_groups, group_names, head_parameters
 from graftline.errors import UserError
+from graftline.freezing.batchnorm import check_batchnorm
 from graftline.freezing.depth import HEAD_EPOCHS, HEAD_RATE, deep_plan, head_plan, random_plan
 from graftline.freezing.plan import FreezePlan, depth_in_words, plan_from_depth, plan_from_names
 from graftline.freezing.rule import FreezeContext, FreezeDecision, FreezeRule, check_recommendation
@@ -216,12 +217,13 @@ def share_of(groups: int, share: float) -> int:
 
 
 def _check_own(rule: FreezeRule, epochs: int | None, learning_rate: float | None) -> None:
-    """Make sure that a rule's ``epochs`` and ``learning_rate`` can be done, where they are given.
+    """Make sure that what a rule was told can be done: ``epochs`` and ``learning_rate``, where they are given.
 
     Raises:
         UserError: they cannot.
     """
     name = type(rule).__name__
+    check_batchnorm(rule.batchnorm, f"{name}.batchnorm")
     check_recommendation(
         HEAD_EPOCHS if epochs is None else epochs,
         HEAD_RATE if learning_rate is None else learning_rate,

@@ -99,7 +99,8 @@ def digest_recipe(setup: TrainingSetup) -> str:
     """Return a short digest of all that a whole network's training depends on, beside the network and the images."""
     parts = {"optimizer": setup.optimizer, "schedule": setup.schedule, "trainer": setup.make_trainer}
     settings = {name: _settings(part) for name, part in parts.items()}
-    return digest({**settings, "recipe": asdict(replace(setup.recipe, resume=None)), "seed": setup.seed})[:8]
+    recipe = {"recipe": asdict(replace(setup.recipe, resume=None)), "batchnorm": setup.batchnorm}
+    return digest({**settings, **recipe, "seed": setup.seed})[:8]
 
 
 def _settings(part: Any) -> str:

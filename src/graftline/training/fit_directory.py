@@ -37,6 +37,11 @@ class FitDirectory:
         return self.path / "freeze_check.json"
 
     @property
+    def statistics(self) -> Path:
+        """What BatchNorm's statistics were adapted to before the training; there if they were."""
+        return self.path / "batchnorm.safetensors"
+
+    @property
     def source(self) -> Path:
         """Whether activations are cached, and why."""
         return self.path / "source.json"

@@ -63,6 +63,7 @@ class GraftModule(pl.LightningModule):
         class_weights: (K,), or None.
         use_sample_weights: weigh each image's loss by the batch's ``weight``.
         mixer: mixes the images of a training batch, or None.
+        frozen_statistics: BatchNorm stays in eval mode where its weights are trained, too.
         on_cpu: whether it is trained on a CPU.
     """
 
@@ -79,6 +80,7 @@ class GraftModule(pl.LightningModule):
         class_weights: Tensor | None = None,
         use_sample_weights: bool = False,
         mixer: Mixup | None = None,
+        frozen_statistics: bool = False,
         on_cpu: bool = True,
     ) -> None:
         super().__init__()
@@ -95,6 +97,7 @@ class GraftModule(pl.LightningModule):
         self._label_smoothing = label_smoothing
         self._use_sample_weights = use_sample_weights
         self._mixer = mixer
+        self._frozen_statistics = frozen_statistics
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.trained = WeightedMean("loss")
         self.validated = WeightedMean("loss", calibrated_loss=len(TEMPERATURES))
@@ -117,7 +120,7 @@ class GraftModule(pl.LightningModule):
     def train(self, mode: bool = True) -> "GraftModule":
         """Switch to training mode; what is frozen stays in eval mode."""
         super().train(mode)
-        set_frozen_eval(self.network)
+        set_frozen_eval(self.network, frozen_statistics=self._frozen_statistics)
         return self
 
     def forward(self, inputs: Tensor) -> Tensor | tuple[Tensor, ...]:

@@ -129,7 +129,7 @@ def fit_phase(
     setup, planned_epochs = setup.for_plan(plan), plan.epochs
     if deadline is not None:
         setup = replace(setup, version=setup.version.part(validation=MOST_VALIDATED))
-    plan.apply(setup.graft.network)
+    plan.apply(setup.graft.network, frozen_statistics=setup.frozen_statistics)
     _check_batch(setup)
     freeze_check = _make_freeze_check(setup, plan, directory, resume=resume)
     source = choose_source(setup, plan, directory.source)
@@ -259,7 +259,7 @@ def _make_freeze_check(setup: TrainingSetup, plan: FreezePlan, directory: FitDir
         freeze_check = FreezeCheck.from_json(json.loads(file.read_text(encoding="utf-8")))
         freeze_check.check(network)
         return freeze_check
-    freeze_check = FreezeCheck.of(network, plan)
+    freeze_check = FreezeCheck.of(network, plan, frozen_statistics=setup.frozen_statistics)
     if setup.execution.rank == 0:
         write_json(file, freeze_check.to_json())
     return freeze_check

@@ -10,6 +10,7 @@ from graftline.data.image_memory import ImageMemory
 from graftline.data.version import DatasetVersion
 from graftline.execution import Execution
 from graftline.features.cache import Features
+from graftline.freezing.batchnorm import BatchNormStatistics
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rates import layer_decay
 from graftline.training.groups import Layers
@@ -48,6 +49,8 @@ class TrainingSetup(PassSetup):
         schedule: (step, total steps) → factor on the learning rate.
         make_trainer: ``functools.partial`` of ``pytorch_lightning.Trainer``; how many epochs is the plan's to say.
         seed: of order, augmentation, dropout and the mixing of images.
+        batchnorm: what happens to BatchNorm's statistics (`graftline.freezing.batchnorm`); that they are adapted is
+            for ``prepare_statistics`` to do, before anything is frozen or tried.
         images: decoded, kept from one epoch and one fit to the next.
     """
 
@@ -57,6 +60,7 @@ class TrainingSetup(PassSetup):
     schedule: Schedule
     make_trainer: MakeTrainer
     seed: int
+    batchnorm: BatchNormStatistics = "trained"
     images: ImageMemory = field(default_factory=ImageMemory, repr=False, compare=False)
 
     @property
@@ -64,6 +68,11 @@ class TrainingSetup(PassSetup):
         """Images per optimizer step and process, of a setup that ``for_plan`` returned or whose recipe says it."""
         assert self.recipe.batch_size is not None
         return self.recipe.batch_size
+
+    @property
+    def frozen_statistics(self) -> bool:
+        """Whether BatchNorm's statistics are frozen in the layers that are trained, too."""
+        return self.batchnorm == "frozen"
 
     def for_plan(self, plan: FreezePlan) -> "TrainingSetup":
         """Return the setup with what the recipe leaves to the depth of a plan."""
@@ -87,5 +96,6 @@ class TrainingSetup(PassSetup):
             class_weights=recipe.class_weight_tensor(self.version.samples("train"), num_classes),
             use_sample_weights=recipe.sample_weights,
             mixer=recipe.mixer(num_classes),
+            frozen_statistics=self.frozen_statistics,
             on_cpu=self.execution.device == "cpu",
         )

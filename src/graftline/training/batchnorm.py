@@ -1,0 +1,81 @@
+"""What BatchNorm's statistics are when a training begins: the network's own, or those of training images.
+
+Letters: B batch, C channels, H height, W width.
+"""
+
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from graftline.augment.policy import EvalTransform
+from graftline.console import track
+from graftline.errors import UserError
+from graftline.features.cache import ActivationRequest, ImageBatcher
+from graftline.files import atomic_file
+from graftline.freezing.batchnorm import adapt_to, statistics
+from graftline.training.fit_directory import FitDirectory
+from graftline.training.setup import TrainingSetup
+
+logger = logging.getLogger(__name__)
+
+ADAPTED_IMAGES = 512  # that statistics are computed from: each channel's are of 25,000 numbers even at 7 x 7
+ADAPTED_BATCH = 64  # images of which each layer on the way is normalized together
+
+
+def prepare_statistics(setup: TrainingSetup, directory: FitDirectory) -> None:
+    """Give the network the statistics that the setup's training is to begin with, before anything is tried or frozen.
+
+    What they were adapted to is kept in the directory: further processes and a resume read it, and have the same bits.
+
+    Args:
+        setup: of the training.
+        directory: of the training.
+
+    Raises:
+        UserError: statistics are to be frozen that know nothing, or there are too few images to adapt them to.
+    """
+    network, choice = setup.graft.network, setup.batchnorm
+    if choice == "trained":
+        return
+    if not statistics(network):
+        logger.warning(
+            f"The network has no BatchNorm with statistics: FreezeRule.batchnorm='{choice}' changes nothing."
+        )
+    elif choice == "frozen" and not setup.graft.weights.pretrained:
+        raise UserError(
+            "The backbone has no pretrained weights, and so its BatchNorm knows no statistics to freeze: "
+            "leave FreezeRule.batchnorm='trained'."
+        )
+    elif choice == "adapted" and directory.statistics.exists():
+        network.load_state_dict({**network.state_dict(), **load_file(directory.statistics)})
+    elif choice == "adapted":
+        number = _adapt(setup)
+        with atomic_file(directory.statistics) as temporary:
+            save_file(statistics(network), temporary)
+        logger.info(f"BatchNorm's statistics are now those of {number:,} training images.")
+
+
+def _adapt(setup: TrainingSetup) -> int:
+    """Compute the network's statistics anew from training images as they are; returns from how many."""
+    network, device = setup.graft.network, setup.execution.torch_device
+    samples = setup.version.samples("train")
+    rows = np.argsort(samples.sha256)[:ADAPTED_IMAGES]  # by content: an order without classes that any machine has
+    if len(rows) < 2:
+        raise UserError("One training image has no statistics to adapt to: leave FreezeRule.batchnorm='trained'.")
+    batches = np.array_split(rows, -(-len(rows) // ADAPTED_BATCH))
+    images = ImageBatcher(ActivationRequest(samples, EvalTransform(setup.graft.preprocessing), 0, {}))
+
+    def read() -> Iterator[Tensor]:
+        with ThreadPoolExecutor(setup.execution.num_threads) as pool:
+            for batch in track(batches, "Batches for BatchNorm's statistics", len(batches)):
+                read_images = torch.cat(list(pool.map(lambda row: images([row]), batch.tolist())))  # (B, C, H, W)
+                yield read_images.to(device).contiguous(memory_format=torch.channels_last)
+
+    adapt_to(network.to(device), read())
+    network.to("cpu")
+    return len(rows)
