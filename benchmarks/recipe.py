@@ -111,7 +111,7 @@ def train(change: Change, version: DatasetVersion, work: Work, seed: int, folder
     """Train as `make train augment=none` does with a change, and test the best epoch."""
     pl.seed_everything(seed, verbose=False)
     kind = AllButHead if work.head else Nothing
-    given = {"epochs": work.epochs, "learning_rate": change.learning_rate}
+    given: dict[str, Any] = {"epochs": work.epochs, "learning_rate": change.learning_rate}
     rule = kind(**{key: value for key, value in given.items() if value is not None}, batchnorm=change.batchnorm)
     backbone = Backbone(NETWORK, image_size=work.image_size, drop_path_rate=change.drop_path_rate)
     setup = TrainingSetup(
@@ -150,7 +150,7 @@ def logits(setup: TrainingSetup, split: str) -> tuple[Tensor, Tensor]:
     """Return logits (N, K) and labels (N,) of a split."""
     network, samples = setup.graft.network.eval(), setup.version.samples(split)
     images = ImageBatcher(ActivationRequest(samples, EvalTransform(setup.graft.preprocessing), 0, {}))
-    rows = torch.arange(len(samples.paths)).split(BATCH)
+    rows = torch.arange(len(samples.paths)).split(BATCH)  # type: ignore[no-untyped-call]  # as torch has it
     return torch.cat([network(images(some.tolist())) for some in rows]), torch.tensor(samples.labels)
 
 
