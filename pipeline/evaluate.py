@@ -95,7 +95,7 @@ class Evaluate:
                 version,
                 split,
                 known_logits=None if logged is None else logged.logits,
-                known_from=str(logged),
+                known_from="" if logged is None else str(logged),
             )
             result = result.of_split(self.split or split)
             print_scores(result.scores, f"{version.name}: {result.predictions.split_in_words}")

@@ -5,7 +5,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,8 @@ from graftline.errors import UserError, first_line
 from graftline.features.cut import UncuttableError
 from graftline.freezing.measured import Measured
 from graftline.freezing.rule import FreezeRule
+from graftline.freezing.rules import AllButHead
+from graftline.freezing.spare_time import WORTH_TRAINING
 from graftline.pipeline.ensemble import MakeEnsemble
 from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.search_result import (
@@ -42,7 +44,7 @@ from graftline.search.ledger import Ledger, in_words, nice_minutes
 from graftline.search.options import SearchOptions
 from graftline.search.rounds import PREPARE_SECONDS, TrainingImages
 from graftline.tracking.names import STAGE
-from graftline.training.budget import average_seconds, check_budget, end_seconds
+from graftline.training.budget import average_seconds, check_budget, end_seconds, seconds_per_image
 from graftline.training.setup import TrainingSetup
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
@@ -74,10 +76,10 @@ class Search(Train):
     def __post_init__(self) -> None:
         if not 0 < self.minutes < math.inf:  # also catches NaN
             raise UserError(f"Search.minutes is {self.minutes}, it must be above 0 and finite.")
-
-        if self.search.members > 1:
-            own = {one.name: getattr(self, one.name) for one in fields(Train)}
-            MakeEnsemble(**own, members=self.search.members, crops=self.search.crops)  # says what cannot be averaged
+        if self.search.members > 1 and self.refuse is not None:
+            raise UserError("Search.refuse is for a model of one network: leave it out, or SearchOptions.members.")
+        if self.search.members > 1 and self.train.fold is not None:
+            raise UserError("Recipe.fold is for one model: leave it out, or SearchOptions.members.")
 
     def run(self, directory: Path) -> SearchResult:
         """Search, train the winner, test it once, track and register it."""
@@ -262,10 +264,13 @@ class Search(Train):
         if not _is_enough(setup, seconds):
             warn("There is no time left but for the head of the winner.")
             return winner.train_head(), False
+        winner.discard_earlier()
         members, each = self._share(setup, seconds)
         how = ", nothing frozen, as it was chosen," if whole else ""
         what = f"{members} models of {winner.backbone.name}" if members > 1 else winner.backbone.name
         say(f"\nTraining {what}{how} with the {in_words(ledger.left)} that are left.")
+        if members > 1:
+            return self._train_members(winner, setup, members, each, whole=whole)
         kept: list[KeyboardInterrupt] = []
 
         def ends(interrupt: KeyboardInterrupt) -> bool:
@@ -277,9 +282,6 @@ class Search(Train):
             return bool(kept)
 
         try:
-            if members > 1:
-                crops = self.search.crops
-                return winner.train_ensemble(each / 60, MakeEnsemble, members, crops, whole=whole), False
             return winner.train(seconds / 60, ends, whole=whole), bool(kept)
         except KeyboardInterrupt as interrupt:
             goes_on = "train.resume with the id of its run, which is told above, goes on with it"
@@ -294,20 +296,56 @@ class Search(Train):
             return winner.train_head(), True
 
     def _share(self, setup: TrainingSetup, seconds: float) -> tuple[int, float]:
-        """Return how many members the time suffices for, at most as many as are allowed, and the seconds of each."""
-        crops, why = self.search.crops, "there is no time for several models"
+        """Return how many models the time suffices for, at most as many as are allowed, and the seconds of each."""
+        allowed, crops = self.search.members, CROP_SETS[self.search.crops].count
+        for members in range(allowed, 1, -1):
+            each = (seconds - average_seconds(setup, members, crops)) / members
+            if self._is_worth_it(setup, each):
+                if members < allowed:
+                    warn(f"SearchOptions.members={allowed} becomes {members}, for which the time suffices.")
+                return members, each
+        if allowed > 1:
+            warn(f"One model is trained, on one crop: the time does not suffice for SearchOptions.members={allowed}.")
+        return 1, seconds
+
+    def _is_worth_it(self, setup: TrainingSetup, seconds: float) -> bool:
+        """Return whether a model of so many seconds may be one of several: not one that is just begun."""
+        images = (seconds - end_seconds(setup)) / seconds_per_image(setup)
+        return _is_enough(setup, seconds) and (isinstance(self.freeze, AllButHead) or images >= WORTH_TRAINING)
+
+    def _train_members(
+        self, winner: Winner, setup: TrainingSetup, members: int, seconds: float, *, whole: bool
+    ) -> tuple[TrainResult, bool]:
+        """Train several models of the winner, each for so many seconds, and average them.
+
+        An interrupt averages those that are done; where none is, the head alone is trained.
+
+        Returns:
+            What was trained, and whether it was interrupted.
+
+        Raises:
+            KeyboardInterrupt: the average was saved already, or the process is to end.
+        """
+        crops = self.search.crops
         try:
             check_crops(crops, setup.graft.preprocessing)
         except UserError as error:
-            why = first_line(error)
-        else:
-            for members in range(self.search.members, 1, -1):
-                each = (seconds - average_seconds(setup, members, CROP_SETS[crops].count)) / members
-                if _is_enough(setup, each):
-                    return members, each
-        if self.search.members > 1:
-            warn(f"One model is trained, as {why}.")
-        return 1, seconds
+            warn(f"SearchOptions.crops={crops} is left alone. {first_line(error)}.")
+            crops = "1"
+        own = {"minutes": seconds / 60, "members": members, "crops": crops}
+        try:
+            return winner.train_ensemble(MakeEnsemble, own, whole=whole), False
+        except KeyboardInterrupt as interrupt:
+            if winner.is_saved or ends_process(interrupt):
+                raise
+        if not (finished := winner.finished_members):
+            warn("Interrupted: only the head of the winner is trained now. Ctrl-C again ends this, too.")
+            return winner.train_head(), True
+        warn(
+            f"Interrupted: the mean of the models that are trained so far ({len(finished)}) is saved. "
+            "Ctrl-C again ends this, too."
+        )
+        return winner.train_ensemble(MakeEnsemble, {"runs": finished, "crops": crops}, whole=whole), True
 
 
 def _asks_for_whole(rule: FreezeRule) -> bool:

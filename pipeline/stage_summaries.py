@@ -110,8 +110,11 @@ def _newest(
     """
     results = sorted((OUTPUTS / stage).glob("*/result.json"), key=lambda one: one.stat().st_mtime, reverse=True)
     for one in results[:MOST_READ]:
-        result: dict[str, Any] = json.loads(one.read_text(encoding="utf-8"))
-        says_so = all(result.get(key) == value for key, value in wanted.items())
+        try:
+            result = json.loads(one.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # people edit and move files
+            continue
+        says_so = isinstance(result, dict) and all(result.get(key) == value for key, value in wanted.items())
         if says_so and result.keys() >= set(keys) and (one.parent / file).is_file():
             yield one.parent, result
             return

@@ -30,7 +30,6 @@ from graftline.features.cache import Features
 from graftline.files import write_json
 from graftline.freezing.rule import FreezeDecision, FreezeRule
 from graftline.freezing.rules import Nothing
-from graftline.freezing.spare_time import use_spare_time
 from graftline.pipeline.beyond_scores import look_beyond
 from graftline.pipeline.bundle_neighbors import leave_images
 from graftline.pipeline.calibration import Adjustment, Wanted, adjust
@@ -65,7 +64,7 @@ from graftline.report.tables import print_scores
 from graftline.tracking.names import BUNDLE_DIGEST, STAGE
 from graftline.tracking.tracking import Tracking
 from graftline.training import phases
-from graftline.training.batchnorm import prepare_statistics
+from graftline.training.batchnorm import check_statistics, prepare_statistics
 from graftline.training.budget import check_budget, check_clock, end_seconds, passes
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.known_depth import KnownDepth
@@ -115,8 +114,8 @@ class Train:
         """Train, test, track and register a model."""
         began, files = time.monotonic(), RunDirectory(directory)
         setup = self._prepare(self.check(), files)
-        prepare_statistics(setup, FitDirectory(files.checkpoints))
         deadline = self._deadline(setup, began)
+        prepare_statistics(setup, FitDirectory(files.checkpoints))
         if not self.freeze.needs_trials:
             self._decide(setup, files, deadline)  # a rule that does not fit the network is to leave no run behind
         with self._start_run(setup, files) as run:
@@ -174,6 +173,7 @@ class Train:
     def _check_backbone(self) -> None:
         """Do that for the network."""
         self.backbone.check()
+        check_statistics(self.freeze.batchnorm, pretrained=self.backbone.weights != "none")
         if self.train.batch_size == 1 and isinstance(self.freeze, Nothing):
             self.backbone.check_single_image()
         if self.train.grad_checkpointing:
@@ -278,7 +278,7 @@ class Train:
             decision = self.freeze.change_epochs(decision, context)
         else:
             known = KnownDepth(setup, self.freeze)
-            decision = use_spare_time(known.read() or self.freeze.decide(context), context)
+            decision = self.freeze.use_spare_time(known.read() or self.freeze.decide(context), context)
             if decision.plans[-1].only_head and needs_choice(setup, decision.plans):
                 decision = replace(decision, tried=())  # the head was tried on plain images
             keep_trials(decision, FitDirectory(files.checkpoints))

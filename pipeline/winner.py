@@ -83,8 +83,19 @@ class Winner:
 
     @property
     def is_saved(self) -> bool:
-        """Whether ``train`` has come as far as to save the model, of which there is to be no other one then."""
-        return RunDirectory(self.directory / TRAIN_FOLDER).bundle.is_dir()
+        """Whether a training has come as far as to save the model, of which there is to be no other one then."""
+        return any(RunDirectory(self.directory / folder).bundle.is_dir() for folder in (TRAIN_FOLDER, ENSEMBLE_FOLDER))
+
+    def discard_earlier(self) -> None:
+        """Remove the models of an earlier search in the same directory."""
+        shutil.rmtree(RunDirectory(self.directory / TRAIN_FOLDER).bundle, ignore_errors=True)
+        shutil.rmtree(self.directory / ENSEMBLE_FOLDER, ignore_errors=True)
+
+    @property
+    def finished_members(self) -> list[str]:
+        """The directories of the members that ``train_ensemble`` has trained so far."""
+        results = (self.directory / ENSEMBLE_FOLDER / "members").glob("*/result.json")
+        return sorted(str(result.parent) for result in results)
 
     def train(self, minutes: float, ends: Callable[[KeyboardInterrupt], bool], *, whole: bool = False) -> TrainResult:
         """Train, test, track and register the model as it was configured, in so many minutes.
@@ -109,21 +120,16 @@ class Winner:
         target = f"{rule.__module__}.{rule.__name__}"
         return {"freeze": rule(batchnorm=batchnorm)}, {"freeze": {"_target_": target, "batchnorm": batchnorm}}
 
-    def train_ensemble(
-        self, minutes: float, kind: Callable[..., Train], members: int, crops: str, *, whole: bool
-    ) -> TrainResult:
+    def train_ensemble(self, kind: type[Train], own: Mapping[str, Any], *, whole: bool = False) -> TrainResult:
         """Train several models and average them: tested, tracked and registered as one.
 
         Args:
-            minutes: that each of them takes.
             kind: the stage ``ensemble``.
-            members: how many there are.
-            crops: name of the set of crops that they are averaged over.
+            own: its own fields, and ``minutes`` of each model.
             whole: freeze nothing, whatever was configured.
         """
         changes, configured = self._freeze(Nothing) if whole else ({}, {})
-        own = {"minutes": minutes, "members": members, "crops": crops}
-        target = {"_target_": "graftline.pipeline.ensemble.MakeEnsemble"}
+        target = {"_target_": f"{kind.__module__}.{kind.__name__}"}
         return self._run(ENSEMBLE_FOLDER, {**changes, **own}, {**configured, **own, **target}, kind, stage="ensemble")
 
     def train_member(self, folder: str, seed: int, fold: str | None, resume: str | None = None) -> TrainResult:
@@ -182,7 +188,7 @@ class Winner:
                 OmegaConf.update(config, key, value, merge=False, force_add=True)
         typed: list[str] = yaml.safe_load(of_search.overrides.read_text(encoding="utf-8"))
         own = {"backbone": self.backbone.name, "backbone.image_size": self.backbone.given_size}
-        own |= {key: configured[key] for key in ("members", "crops") if key in configured}
+        own |= {key: configured.get(key) for key in ("members", "crops")}
         kept = [
             text for text in typed if text.lstrip("+").split("=")[0].split(".")[0] in known - {"minutes", "backbone"}
         ]

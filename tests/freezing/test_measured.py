@@ -27,6 +27,7 @@ from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.execution import Execution
 from graftline.features.cache import Features
+from graftline.freezing.depth import deep_plan
 from graftline.freezing.measured import LEAST_GAIN, Measured
 from graftline.freezing.measurement import BoundaryResult, DepthMeasurement, Difference
 from graftline.freezing.plan import plan_from_depth
@@ -36,7 +37,7 @@ from graftline.training.fit_directory import FitDirectory
 from graftline.training.recipe import Recipe
 from graftline.training.schedule import constant
 from graftline.training.setup import TrainingSetup
-from graftline.training.trial import keep_trials, make_freeze_context
+from graftline.training.trial import Trials, keep_trials, make_freeze_context
 
 PREPROCESSING = Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3)
 RULE = Measured(depths=(0.75, 0.5), trial_images=24)
@@ -133,15 +134,19 @@ def test_the_whole_network_may_be_trained_after_a_trial_that_pays(version: Datas
     assert (plan.frozen_groups, plan.epochs) == (0, 30)
 
 
-def test_the_better_half_goes_on_from_its_own_weights(version: DatasetVersion, tmp_path: Path) -> None:
-    decision = decide(Measured(trial_images=12), blinded(), version, tmp_path)
-    rows = measured(decision).rows[1:]
-    first = {row.frozen_groups: row for row in rows[:3]}
-    assert {row.trained_images for row in first.values()} == {36}
-    assert all(row.trained_images == first[row.frozen_groups].trained_images + 3 * 24 for row in rows[3:])
-    directory = FitDirectory(tmp_path)
-    keep_trials(decision, directory)
+def test_a_trial_goes_on_from_the_weights_of_another(version: DatasetVersion, tmp_path: Path) -> None:
+    setup, directory = make_setup(blinded(), version), FitDirectory(tmp_path)
+    plan, trials = deep_plan(setup.graft.network, 3, "tried", 3), Trials(setup, directory)
+    first = trials(plan, None, 12)
+    assert first is not None
+    second = trials(plan, first, 24)
+    assert second is not None
+    assert second.chain() == [first, second]
+    assert (first.trained_images, second.trained_images) == (36, 36 + 3 * 24)
+    assert second.losses.mean() < first.losses.mean()
+    keep_trials(FreezeDecision((plan, plan, plan), tried=(first.folder, second.folder)), directory)
     assert directory.best.exists()
+    assert directory.phase(1).best.exists()
     assert not directory.trial.exists()
 
 
@@ -216,15 +221,6 @@ def measured_gain(head: BoundaryResult) -> float:
     return head.more_log_loss.value
 
 
-def head_loss(measurement: DepthMeasurement) -> float:
-    """Return by how much the head's log loss is above that of the chosen boundary."""
-    return measurement.rows[0].more_log_loss.value
-
-
-def loss(row: BoundaryResult) -> float:
-    return row.log_loss
-
-
 def test_the_paired_interval_is_scipys() -> None:
     generator = np.random.default_rng(0)
     hard = generator.exponential(2.0, 200)  # an image that is hard for both says nothing about which is better
@@ -249,7 +245,7 @@ def test_the_time_bounds_the_trials(version: DatasetVersion, tmp_path: Path) -> 
     decision = RULE.decide(context)
     measurement, (plan,) = measured(decision), decision.plans
     assert len(measurement.rows) == 1
-    assert measurement.stopped == "the time does not allow for more"
+    assert measurement.stopped == "the time does not allow for a trial"
     assert plan.only_head
 
 

@@ -1,4 +1,4 @@
-"""Time that is left once the head is trained: when the whole network is trained in it, too."""
+"""Time that is left once the head is trained: when more of the network is trained in it, and how much."""
 
 from dataclasses import replace
 
@@ -6,9 +6,10 @@ import pytest
 import timm
 
 from graftline.freezing.depth import deep_plan, head_plan
+from graftline.freezing.measured import Measured
 from graftline.freezing.measurement import BoundaryResult, DepthMeasurement, Difference
 from graftline.freezing.rule import FreezeContext, FreezeDecision
-from graftline.freezing.spare_time import use_spare_time
+from graftline.freezing.rules import AllButHead
 
 
 @pytest.fixture(scope="module")
@@ -26,21 +27,33 @@ def context(seconds: float | None, image_seconds: float = 0.1) -> FreezeContext:
 
 
 def test_the_whole_network_follows_the_head_where_the_time_suffices(decision: FreezeDecision) -> None:
-    longer = use_spare_time(decision, context(300))
+    longer = Measured().use_spare_time(decision, context(300))
     head, whole = longer.plans
     assert head.only_head
     assert (whole.frozen_groups, whole.epochs) == (0, 10)
     assert longer.tried == (), "a trial's weights are not compared with those of later phases"
-    assert longer.measurement == decision.measurement
-    assert use_spare_time(decision, context(260)) == decision  # 2,500 images, and 1,000 through the frozen network
+    assert longer.measurement is not None
+    assert longer.measurement.stopped == "more than the head did not pay, and there is time left for it"
+    half = Measured(depths=(0.75, 0.5)).use_spare_time(decision, context(300)).plans[-1]
+    assert half.frozen_groups == 3, "no deeper than the rule may go"
+    final = Measured(depths=(0.75,), final_depth=0.0).use_spare_time(decision, context(300)).plans[-1]
+    assert final.frozen_groups == 0
+    assert (
+        Measured().use_spare_time(decision, context(260)) == decision
+    )  # 2,500 images, and 1,000 through the frozen network
 
 
 def test_nothing_follows_without_a_limit_or_where_nothing_could_be_chosen(decision: FreezeDecision) -> None:
-    assert use_spare_time(decision, context(None)) == decision
+    assert Measured().use_spare_time(decision, context(None)) == decision
     assert decision.measurement is not None
     folds = replace(decision, measurement=replace(decision.measurement, in_folds=True))
-    assert use_spare_time(folds, context(300)) == folds
+    assert Measured().use_spare_time(folds, context(300)) == folds
+    measurement = decision.measurement
+    on_images = replace(measurement, rows=(replace(measurement.rows[0], cached=False),))
+    live = replace(decision, measurement=on_images)
+    assert Measured().use_spare_time(live, context(300)) == live, "a head on images takes the time that there is"
+    assert AllButHead().use_spare_time(decision, context(300)) == decision
     unmeasured = replace(decision, measurement=None)
-    assert use_spare_time(unmeasured, context(300)) == unmeasured
+    assert Measured().use_spare_time(unmeasured, context(300)) == unmeasured
     deep = replace(decision, plans=(deep_plan(timm.create_model("test_resnet"), 0, "it pays", 3),))
-    assert use_spare_time(deep, context(300)) == deep
+    assert Measured().use_spare_time(deep, context(300)) == deep

@@ -1,6 +1,7 @@
 """The stage search as a user runs it: two tiny networks at one size, the winner trained as any other model."""
 
 import json
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -133,11 +134,12 @@ def test_several_models_of_the_winner_are_averaged_and_registered_as_one(
         (["search.members=0"], "search.members is 0, it must be at least 1"),
         (["search.crops=10"], "search.crops=10 is for several members"),
         (["search.members=2", "search.crops=11"], "search.crops is 11: take one of 1, "),
-        (["search.members=2", "refuse=0.01"], "refuse is for a model of one network"),
+        (["search.members=2", "refuse=0.01"], "refuse is for a model of one network: leave it out, or search.members."),
+        (["search.members=2", "train.fold=1/5"], "train.fold is for one model: leave it out, or search.members."),
     ],
 )
 def test_what_cannot_be_averaged_is_refused_before_anything_is_searched(words: list[str], message: str) -> None:
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=f"^{re.escape(message)}"):
         compose("search", words)
 
 
@@ -164,6 +166,23 @@ def test_ctrl_c_gives_the_best_so_far(place: Workplace, data: tuple[str, ...], t
     assert found["interrupted"]  # of several searches it is the last, then
     assert (result.parent / "head" / "bundle").is_dir()
     assert not (result.parent / "train").exists()
+
+
+def test_ctrl_c_averages_the_models_that_are_trained(place: Workplace, data: tuple[str, ...], tmp_path: Path) -> None:
+    if (outputs := place.root / "outputs").exists():
+        outputs.rename(tmp_path / "outputs")
+    several = ["search.members=3", "train.patience=null", "trainer.max_epochs=null"]
+    words = {one.partition("=")[0]: one for one in [*data, *SEARCH, *several]}.values()
+    pattern = "outputs/search/*/ensemble/members/1/result.json"
+    process = place._stop(signal.SIGINT, pattern, "search", "minutes=3", *words)
+    assert process.code == 0, process.output
+    assert "the mean of the models that are trained so far (1) is saved" in process.output
+    (result,) = place.root.glob("outputs/search/*/result.json")
+    found = json.loads(result.read_text())
+    assert found["interrupted"]
+    assert found["model_uri"].startswith("models:/colors0/")
+    assert (result.parent / "ensemble" / "bundle").is_dir()
+    assert not (result.parent / "head").exists()
 
 
 def test_ctrl_c_in_the_winners_training_keeps_its_best_epoch(

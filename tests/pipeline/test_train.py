@@ -186,12 +186,13 @@ def test_the_time_that_a_head_leaves_goes_to_the_whole_network(
     save_file(timm.create_model("test_efficientnet", num_classes=3).state_dict(), weights)
     shares = ["data.split.train=0.4", "data.split.validation=0.5", "data.split.test=0.1"]
     nothing_is_learned = "optim.lr=1e-9"  # at no depth, so that the head alone is the answer
-    given = ["freeze=measured", "freeze.depths=[0.75]", nothing_is_learned, "minutes=1", "backbone.weights=file"]
+    cached = ["features=cached", f"features.directory={tmp_path / 'cache'}"]
+    given = [*cached, "freeze=auto", nothing_is_learned, "minutes=1", "backbone.weights=file"]
     lines = {line.partition("=")[0]: line for line in [*train, *shares, *given]}
     result = compose("train", [*lines.values(), f"backbone.file={weights}"]).run(tmp_path / "run")
     said = " ".join(capsys.readouterr().out.split())
     assert "all 6 layer groups below the head frozen" in said
-    assert "Freeze: the time that is left: nothing frozen" in said
+    assert "Freeze: it has the time that the head alone leaves: nothing frozen" in said
     assert re.search(r"Best epoch \d of 2, trained: (head|all); saving the bundle", said)
     assert isinstance(result, TrainResult)
     run = MlflowClient(*2 * (f"sqlite:///{tmp_path / 'mlflow.db'}",)).get_run(result.run_id)

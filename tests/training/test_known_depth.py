@@ -42,7 +42,6 @@ def test_other_settings_are_not_known(make_setup: MakeSetup) -> None:
         {"optimizer": functools.partial(timm.optim.NAdamW, lr=None)},  # the same settings of another class
         {"recipe": replace(setup.recipe, class_weights=True)},
         {"execution": replace(setup.execution, world_size=2)},
-        {"batchnorm": "adapted"},
     )
     for changes in others:
         assert KnownDepth(replace(setup, **changes), Measured()).read() is None

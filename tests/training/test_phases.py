@@ -24,6 +24,7 @@ from graftline.training.phases import fit_phase, train
 from graftline.training.recipe import Recipe
 from graftline.training.results import MONITOR, TrainingResult
 from graftline.training.setup import TrainingSetup
+from graftline.training.training_source import TrainingSource
 
 MakeSetup = Callable[..., TrainingSetup]
 RULE = Gradual(head_epochs=2, step_epochs=1, step_groups=2, until=0.3, epochs=4)
@@ -265,3 +266,27 @@ def shift_activations(directory: Path) -> None:
     for shard in range(segment.header.num_shards):
         rows = segment.header.rows(shard)
         segment.write(shard, array[rows.start : rows.stop] + 1)
+
+
+class FirstHeads(FitEvents):
+    """Keeps the head that each phase begins with."""
+
+    def __init__(self, setup: TrainingSetup) -> None:
+        self._network, self.heads = setup.graft.network, list[torch.Tensor]()
+
+    def on_source(self, source: TrainingSource) -> None:  # noqa: ARG002 - the event's signature
+        head = next(reversed(dict(self._network.named_parameters()).values()))
+        self.heads.append(head.detach().clone())
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_a_phase_goes_on_from_the_one_before_or_begins_anew(
+    make_setup: MakeSetup, tmp_path: Path, *, anew: bool
+) -> None:
+    setup = make_setup(features=Features(cache=False))
+    head, whole = (dataclasses.replace(plan, epochs=1) for plan in (make_plans(setup)[0], make_plans(setup)[-1]))
+    heard = FirstHeads(setup)
+    train(setup, [head, dataclasses.replace(whole, anew=anew)], FitDirectory(tmp_path), events=heard)
+    first, second = heard.heads
+    assert torch.equal(first, second) == anew
+    assert FreezePlan.from_json(json.loads(json.dumps(whole.to_json()))) == whole

@@ -122,7 +122,8 @@ def select_weighted(logits: np.ndarray, labels: np.ndarray, average: Average = "
         constraints={"type": "eq", "fun": lambda shares: shares.sum() - 1},
         options={"ftol": 1e-9},
     )
-    return answers.selection(np.where(found.x < LEAST_SHARE, 0.0, found.x))
+    least = min(LEAST_SHARE, float(found.x.max()))
+    return answers.selection(np.where(found.x < least, 0.0, found.x))
 
 
 @dataclass(frozen=True)

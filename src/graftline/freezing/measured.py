@@ -8,7 +8,6 @@ from typing import ClassVar
 
 from graftline.backbones.layers import HEAD, body_groups, group_names
 from graftline.errors import UserError
-from graftline.freezing.batchnorm import check_batchnorm
 from graftline.freezing.depth import (
     DEEP_BATCH,
     HEAD_EPOCHS,
@@ -22,12 +21,13 @@ from graftline.freezing.evidence import FEWEST_IN_FOLDS, TRIAL_FOLDS, too_few_to
 from graftline.freezing.measurement import BoundaryResult, BoundaryTrial, DepthMeasurement, Difference, in_words
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rule import FreezeContext, FreezeDecision, FreezeRule, TryBoundary
+from graftline.freezing.spare_time import FROZEN_PASS, with_spare_time
 
 logger = logging.getLogger(__name__)
 
 LEAST_TRIAL = 500  # training images, where time is short: after fewer steps a new head has not found its place yet
+LOOK_SECONDS = 60.0  # of the first trial beside the head's, by which it is mostly settled that the head is enough
 TRIALS_SHARE = 0.3  # of the time, where there is a limit
-FROZEN_PASS = 0.2  # of the time of a step: an image's way through the frozen part, once
 LARGE_PART = 0.1  # of a large training split, for a trial: it takes about as long as the frozen pass over all of it
 # To go deeper for nothing costs time, to stop at the head may cost many points: the evidence asked for is nine in ten,
 # one-sided; and a gain that many images make certain must still be worth the time.
@@ -41,8 +41,9 @@ class Measured(FreezeRule):
 
     Each trial begins with the network's own weights and a new head, on the same part of the training images. If none
     has a log loss on the validation split that is likely (nine in ten, image by image) and notably (a twentieth) lower
-    than that of the head alone, the head alone is the answer. Else the better half of the trials goes on, each from its
-    own weights, until one is left; the training goes on from there.
+    than that of the head alone, the head alone is the answer; else the training goes on from the best one. Where the
+    best two cannot be told apart, the better half goes on first with twice the images, each from its own weights, as
+    long as all trials take no longer than the training that follows.
 
     Attributes:
         depths: shares of the layer groups below the head that are frozen in the trials, 0 to 1; 0 is the whole network.
@@ -64,7 +65,7 @@ class Measured(FreezeRule):
             raise UserError("Measured.depths and Measured.final_depth need shares from 0 to below 1, such as [0.5, 0].")
         if self.trial_images < 1:
             raise UserError(f"Measured.trial_images is {self.trial_images}, it must be at least 1.")
-        check_batchnorm(self.batchnorm, "Measured.batchnorm")
+        super().__post_init__()
 
     def decide(self, context: FreezeContext) -> FreezeDecision:
         """Try boundaries and choose one; a user's own number of epochs is that of the training that follows."""
@@ -88,6 +89,11 @@ class Measured(FreezeRule):
         own = HEAD_EPOCHS if last.only_head else context.epochs_after(done)
         last = replace(last, epochs=own if context.epochs is None else context.epochs)
         return replace(decision, plans=(*tried, last), epochs=context.epochs)
+
+    def use_spare_time(self, decision: FreezeDecision, context: FreezeContext) -> FreezeDecision:
+        """Add a phase that trains as deep as the rule may, where the head alone is the answer and leaves the time."""
+        share = min(self.depths) if self.final_depth is None else self.final_depth
+        return with_spare_time(decision, context, frozen_at(share, len(body_groups(context.network))))
 
     def boundaries(self, num_groups: int) -> list[int]:
         """Return how many layer groups are frozen in each trial, the most first.
@@ -141,7 +147,7 @@ class _Search:
         images = self._trial_images()
         if images is None:
             head = self._try_head(self._context.num_images)
-            return self._decision(head, None, "the time does not allow for more")
+            return self._decision(head, None, "the time does not allow for a trial")
         if images < self._context.num_images:
             logger.info(f"Depths are tried on {images:,} of the {self._context.num_images:,} training images.")
         head = self._try_head(images)
@@ -185,25 +191,51 @@ class _Search:
         return TRIALS_SHARE * left() / (image_seconds() * steps)
 
     def _first_round(self, head: BoundaryTrial, images: int) -> list[BoundaryTrial]:
-        """Return the trials that did not diverge: of the deepest boundary first, then of some between it and the head.
+        """Return the trials that did not diverge: first of the other end, then of some boundaries between the two.
 
-        The loss is taken for a valley over the depth. Where the deepest boundary is the better end, what lies between
-        is halved each time; where the head is, the way leads down from it for as long as that pays.
+        The loss is taken for a valley over the depth. Where the head is the better end, the way leads down from it for
+        as long as that pays; else what lies between is halved each time.
         """
-        *between, deepest = self._rule.boundaries(self._num_groups)
-        deep = self._attempt(deepest, None, images)
-        from_head = deep is None or _loss(head) < _loss(deep)
-        best = head if deep is None or from_head else deep
-        trials = [deep]
-        while between:
-            at = 0 if from_head else len(between) // 2
-            trial = self._attempt(between[at], None, images)
-            trials.append(trial)
-            if trial is not None and _loss(trial) <= _loss(best):
-                best, between = trial, between[1:] if from_head else between[:at]
+        boundaries = self._rule.boundaries(self._num_groups)
+        end = boundaries.index(self._other_end(boundaries, images))
+        nearer, deeper = boundaries[:end], boundaries[end + 1 :]
+        before, far = len(self._trials), self._attempt(boundaries[end], None, images)
+        if far is None or _loss(far) > _loss(head):
+            self._walk_down(nearer, head, images)
+        elif deeper:
+            *between, deepest = deeper
+            self._halve_between(between, _better(far, self._attempt(deepest, None, images)), images)
+        else:
+            self._halve_between(nearer, far, images)
+        return self._trials[before:]
+
+    def _other_end(self, boundaries: Sequence[int], images: int) -> int:
+        """Return the deepest boundary whose trial takes a minute at most; where none does, the one next to the head."""
+        image_seconds = self._context.image_seconds
+        if image_seconds is None:
+            return boundaries[-1]
+        each = self._fits * images * image_seconds()
+        quick = [one for one in boundaries if each * self._passes(one, self._epochs) <= LOOK_SECONDS]
+        return quick[-1] if quick else boundaries[0]
+
+    def _walk_down(self, boundaries: Sequence[int], best: BoundaryTrial, images: int) -> None:
+        """Try one boundary after the other, from the head down, for as long as that brings anything."""
+        for frozen in boundaries:
+            trial = self._attempt(frozen, None, images)
+            if trial is None or _loss(trial) > _loss(best):
+                return
+            best = trial
+
+    def _halve_between(self, boundaries: Sequence[int], best: BoundaryTrial, images: int) -> None:
+        """Try boundaries that lie between two ends, of which one is the best so far."""
+        while boundaries:
+            middle = (len(boundaries) - 1) // 2
+            trial = self._attempt(boundaries[middle], None, images)
+            is_deeper_best = best.plan.frozen_groups < boundaries[middle]
+            if _better(best, trial) is best and is_deeper_best:
+                boundaries = boundaries[middle + 1 :]
             else:
-                between = [] if from_head else between[at + 1 :]
-        return [trial for trial in trials if trial is not None]
+                best, boundaries = _better(best, trial), boundaries[:middle]
 
     def _try_again(
         self, trials: Sequence[BoundaryTrial], head: BoundaryTrial, images: int
@@ -228,10 +260,10 @@ class _Search:
         return head, more, [again] if again is not None and _pays(again, head) else []
 
     def _halve(self, trials: Sequence[BoundaryTrial], images: int) -> BoundaryTrial:
-        """Return the best trial after as many rounds as it takes, each with twice the images of the one before.
+        """Return the best trial, after further rounds of the better half with twice the images of the one before.
 
-        There is no further round where the best is better for certain, or where all trials together would take longer
-        than the training that follows.
+        There is none where the best is better for certain, or where all trials together would take longer than the
+        training that follows.
         """
         while len(kept := trials[: len(trials) // 2 + len(trials) % 2]) > 1:
             images = min(2 * images, self._context.num_images)
@@ -311,6 +343,11 @@ def _may_pay(trial: BoundaryTrial, head: BoundaryTrial) -> bool:
     """Tell whether a trial is not worse than the head alone, and may well be notably better."""
     difference = Difference.of(trial.losses, head.losses)
     return difference.value <= 0 and difference.low <= -LEAST_GAIN * _loss(head)
+
+
+def _better(best: BoundaryTrial, trial: BoundaryTrial | None) -> BoundaryTrial:
+    """Return a trial that is as good as the best one so far, else that one; None has diverged."""
+    return best if trial is None or _loss(trial) > _loss(best) else trial
 
 
 def _loss(trial: BoundaryTrial) -> float:

@@ -24,6 +24,8 @@ class FreezePlan:
         epoch_images: of the training split that an epoch takes, others each time; None: all.
         seconds: that the fit may take: its learning rate falls by the clock, and it ends when they are over; None: as
             many as the epochs need.
+        anew: whether a further phase begins with the weights that the training began with, not with those of the phase
+            before.
     """
 
     trainable: frozenset[str]
@@ -34,6 +36,7 @@ class FreezePlan:
     learning_rate: float = 0.01
     epoch_images: int | None = None
     seconds: float | None = None
+    anew: bool = False
 
     @property
     def decision(self) -> str:

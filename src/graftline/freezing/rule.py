@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol
 from torch import nn
 
 from graftline.errors import UserError
-from graftline.freezing.batchnorm import BatchNormStatistics
+from graftline.freezing.batchnorm import BatchNormStatistics, check_batchnorm
 from graftline.freezing.depth import DEEP_BATCH, deep_epochs
 from graftline.freezing.measurement import BoundaryTrial, DepthMeasurement
 from graftline.freezing.plan import FreezePlan
@@ -153,6 +153,9 @@ class FreezeRule(ABC):
 
     batchnorm: BatchNormStatistics = field(default="trained", kw_only=True)
 
+    def __post_init__(self) -> None:
+        check_batchnorm(self.batchnorm, f"{type(self).__name__}.batchnorm")
+
     @abstractmethod
     def decide(self, context: FreezeContext) -> FreezeDecision:
         """Decide what of the context's network is frozen.
@@ -160,6 +163,10 @@ class FreezeRule(ABC):
         Raises:
             UserError: the rule does not fit the network, or would freeze layers that know nothing.
         """
+
+    def use_spare_time(self, decision: FreezeDecision, context: FreezeContext) -> FreezeDecision:  # noqa: ARG002 - for rules that try boundaries
+        """Return the decision with what is done in the time that it leaves, where there is a limit."""
+        return decision
 
     def change_epochs(self, decision: FreezeDecision, context: FreezeContext) -> FreezeDecision:  # noqa: ARG002 - for rules that try boundaries
         """Return an earlier decision for the context's number of epochs; nothing is tried again."""

@@ -13,7 +13,6 @@ from math import floor
 
 from graftline.backbones.layers import body_groups, group_names, head_parameters
 from graftline.errors import UserError
-from graftline.freezing.batchnorm import check_batchnorm
 from graftline.freezing.depth import HEAD_EPOCHS, HEAD_RATE, deep_plan, head_plan, random_plan
 from graftline.freezing.plan import FreezePlan, depth_in_words, plan_from_depth, plan_from_names
 from graftline.freezing.rule import FreezeContext, FreezeDecision, FreezeRule, check_recommendation
@@ -48,6 +47,7 @@ class AllButHead(_OneDepth):
     learning_rate: float = HEAD_RATE
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_own(self, self.epochs, self.learning_rate)
 
     def _plan(self, context: FreezeContext) -> FreezePlan:
@@ -67,6 +67,7 @@ class Nothing(_OneDepth):
     learning_rate: float | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_own(self, self.epochs, self.learning_rate)
 
     def _plan(self, context: FreezeContext) -> FreezePlan:
@@ -90,6 +91,7 @@ class FirstStages(_OneDepth):
     learning_rate: float | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_own(self, self.epochs, self.learning_rate)
         if (self.number is None) == (self.fraction is None):
             raise UserError("Give either FirstStages.number (such as 3) or FirstStages.fraction (such as 0.5).")
@@ -124,6 +126,7 @@ class Names(_OneDepth):
     learning_rate: float | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_own(self, self.epochs, self.learning_rate)
         if not self.frozen:
             raise UserError("Names.frozen names nothing: give patterns ([conv_stem.*]), or use Nothing().")
@@ -166,6 +169,7 @@ class Gradual(FreezeRule):
     learning_rate: float | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_own(self, self.epochs, self.learning_rate)
         check_recommendation(self.epochs, self.head_learning_rate, "Gradual.epochs", "Gradual.head_learning_rate")
         for key in ("head_epochs", "step_epochs", "step_groups"):
@@ -217,13 +221,12 @@ def share_of(groups: int, share: float) -> int:
 
 
 def _check_own(rule: FreezeRule, epochs: int | None, learning_rate: float | None) -> None:
-    """Make sure that what a rule was told can be done: ``epochs`` and ``learning_rate``, where they are given.
+    """Make sure that a rule's ``epochs`` and ``learning_rate`` can be done, where they are given.
 
     Raises:
         UserError: they cannot.
     """
     name = type(rule).__name__
-    check_batchnorm(rule.batchnorm, f"{name}.batchnorm")
     check_recommendation(
         HEAD_EPOCHS if epochs is None else epochs,
         HEAD_RATE if learning_rate is None else learning_rate,

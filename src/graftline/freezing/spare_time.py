@@ -1,30 +1,41 @@
-"""Time that a training with a limit has left once the head is trained: the whole network is trained in it, too."""
+"""Time that a training with a limit has left once the head is trained: more of the network is trained in it."""
 
 from dataclasses import replace
 
 from graftline.freezing.depth import DEEP_IMAGES, deep_plan
-from graftline.freezing.measured import FROZEN_PASS
 from graftline.freezing.rule import FreezeContext, FreezeDecision
 
-WORTH_TRYING = DEEP_IMAGES / 4  # images forward and backward: the trials have seen about as many already
+FROZEN_PASS = 0.2  # of the time of a step: an image's way through the frozen part, once
+# Images forward and backward: a quarter of a whole training. With fewer, a new head has hardly found its place.
+WORTH_TRAINING = DEEP_IMAGES / 4
 
 
-def use_spare_time(decision: FreezeDecision, context: FreezeContext) -> FreezeDecision:
-    """Add a phase that trains the whole network, where the head alone was chosen and the time allows for more.
+def with_spare_time(decision: FreezeDecision, context: FreezeContext, frozen_groups: int) -> FreezeDecision:
+    """Add a phase that trains more than the head, where the head alone was chosen and the time allows for that.
 
-    A trial compares what little training brings; that it did not pay says little of ten times as much. The phase begins
-    with the trained head (Kumar et al. 2022, arXiv 2202.10054), and the best epoch of both is kept.
+    Trials are short, for the time that they take; where there is time anyway, more can be found out. The phase begins
+    with the network's own weights and a new head, as trials do, and the best epoch of both is kept.
 
     Args:
         decision: of a rule that tries depths.
         context: that it was made in; without ``seconds_left`` there is no limit, and nothing is added.
+        frozen_groups: in that phase.
     """
     left, image_seconds, measured = context.seconds_left, context.image_seconds, decision.measurement
     if left is None or image_seconds is None or not decision.plans[-1].only_head:
         return decision
     if measured is None or measured.in_folds:  # too few validation images to choose between the two
         return decision
-    if left() / image_seconds() < WORTH_TRYING + FROZEN_PASS * context.num_images:
+    if not measured.rows[0].cached:  # a head that is trained on images takes the time that there is
         return decision
-    plan = deep_plan(context.network, 0, "the time that is left", context.deep_epochs)
-    return replace(decision, plans=(*decision.plans, context.finalize(plan)), tried=())
+    if left() / image_seconds() < WORTH_TRAINING + FROZEN_PASS * context.num_images:
+        return decision
+    reason = "it has the time that the head alone leaves"
+    plan = replace(deep_plan(context.network, frozen_groups, reason, context.deep_epochs), anew=True)
+    stopped = f"{measured.stopped}, and there is time left for it"
+    return replace(
+        decision,
+        plans=(*decision.plans, context.finalize(plan)),
+        tried=(),
+        measurement=replace(measured, stopped=stopped),
+    )

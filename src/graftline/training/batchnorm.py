@@ -17,7 +17,7 @@ from graftline.console import track
 from graftline.errors import UserError
 from graftline.features.cache import ActivationRequest, ImageBatcher
 from graftline.files import atomic_file
-from graftline.freezing.batchnorm import adapt_to, statistics
+from graftline.freezing.batchnorm import BatchNormStatistics, adapt_to, statistics
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.setup import TrainingSetup
 
@@ -25,6 +25,23 @@ logger = logging.getLogger(__name__)
 
 ADAPTED_IMAGES = 512  # that statistics are computed from: each channel's are of 25,000 numbers even at 7 x 7
 ADAPTED_BATCH = 64  # images of which each layer on the way is normalized together
+
+
+def check_statistics(choice: BatchNormStatistics, *, pretrained: bool) -> None:
+    """Make sure that no statistics are frozen that know nothing.
+
+    Args:
+        choice: what happens to them.
+        pretrained: whether the network's weights know anything.
+
+    Raises:
+        UserError: they would be.
+    """
+    if choice == "frozen" and not pretrained:
+        raise UserError(
+            "The backbone has no pretrained weights, and so its BatchNorm knows no statistics to freeze: "
+            "leave FreezeRule.batchnorm='trained'."
+        )
 
 
 def prepare_statistics(setup: TrainingSetup, directory: FitDirectory) -> None:
@@ -40,16 +57,12 @@ def prepare_statistics(setup: TrainingSetup, directory: FitDirectory) -> None:
         UserError: statistics are to be frozen that know nothing, or there are too few images to adapt them to.
     """
     network, choice = setup.graft.network, setup.batchnorm
+    check_statistics(choice, pretrained=setup.graft.weights.pretrained)
     if choice == "trained":
         return
     if not statistics(network):
         logger.warning(
             f"The network has no BatchNorm with statistics: FreezeRule.batchnorm='{choice}' changes nothing."
-        )
-    elif choice == "frozen" and not setup.graft.weights.pretrained:
-        raise UserError(
-            "The backbone has no pretrained weights, and so its BatchNorm knows no statistics to freeze: "
-            "leave FreezeRule.batchnorm='trained'."
         )
     elif choice == "adapted" and directory.statistics.exists():
         network.load_state_dict({**network.state_dict(), **load_file(directory.statistics)})

@@ -38,7 +38,6 @@ class KnownDepth:
             "preprocessing": setup.graft.preprocessing.to_dict(),
             "recipe": asdict(replace(setup.recipe, resume=None)),
             "rule": repr(rule),
-            "batchnorm": setup.batchnorm,
             "fit": [_settings(part) for part in (setup.optimizer, setup.schedule, setup.make_trainer)],
             "features": [setup.features.cache, setup.features.views, setup.features.precision],
             "augmentation": view_key(setup.policy, setup.seed, view=0),

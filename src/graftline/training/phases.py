@@ -51,6 +51,8 @@ def train(
 ) -> TrainingResult:
     """Fit a network as several freeze plans say, in turn; afterwards it has the best weights of all phases.
 
+    A phase goes on from the best weights of the one before, or begins with the network's own where its plan says so.
+
     A phase that diverges at a rate that the user did not give begins anew with a lower one (`fit_at_lower_rates`).
 
     Args:
@@ -74,8 +76,11 @@ def train(
         _check_resumable(plans, directory)
     results: list[PhaseResult] = []
     best_state: dict[str, Tensor] = {}
+    own = copy.deepcopy(setup.graft.network.state_dict()) if any(plan.anew for plan in plans) else {}
     for number, plan in enumerate(plans):
         phase = directory.phase(number)
+        if plan.anew:
+            setup.graft.network.load_state_dict(own)
         earlier_result = _read_result(phase, plan) if resume or number < finished else None
         if earlier_result is not None:
             load_best(setup.graft.network, phase)
