@@ -68,7 +68,7 @@ def test_both_ends_are_tried_first_then_what_lies_between(
         ({6: 0.9, 5: 0.3, 0: 0.4, 3: 0.35}, [6, 5, 0, 3], 5),
     ],
 )
-def test_where_the_whole_takes_more_than_a_minute_the_other_end_is_what_takes_less(
+def test_where_a_trial_of_the_whole_takes_long_the_other_end_is_what_takes_less(
     losses: dict[int, float], order: list[int], chosen: int
 ) -> None:
     """Half a second for an image: three times 100 of them take 35 s of a sixth of the network, 85 s of half."""

@@ -26,7 +26,7 @@ from graftline.freezing.spare_time import FROZEN_PASS, with_spare_time
 logger = logging.getLogger(__name__)
 
 LEAST_TRIAL = 500  # training images, where time is short: after fewer steps a new head has not found its place yet
-LOOK_SECONDS = 60.0  # of the first trial beside the head's, by which it is mostly settled that the head is enough
+LOOK_SECONDS = 40.0  # of the first trial beside the head's: a minute shows that the head is enough, where it is
 TRIALS_SHARE = 0.3  # of the time, where there is a limit
 LARGE_PART = 0.1  # of a large training split, for a trial: it takes about as long as the frozen pass over all of it
 # To go deeper for nothing costs time, to stop at the head may cost many points: the evidence asked for is nine in ten,
@@ -210,7 +210,7 @@ class _Search:
         return self._trials[before:]
 
     def _other_end(self, boundaries: Sequence[int], images: int) -> int:
-        """Return the deepest boundary whose trial takes a minute at most; where none does, the one next to the head."""
+        """Return the deepest boundary whose trial does not take too long; where none does, the one next to the head."""
         image_seconds = self._context.image_seconds
         if image_seconds is None:
             return boundaries[-1]
