@@ -329,6 +329,7 @@ BESIDE = {
         "run_setup",
         "scoring",
         "slices",
+        "stage_summaries",
     ),
     *("stage", "train_result", "retraining.options", "retraining.trigger"),
 }
