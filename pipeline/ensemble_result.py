@@ -15,7 +15,7 @@ from graftline.evaluation.selection import Selection
 from graftline.evaluation.slices import Slice
 from graftline.pipeline.beyond_scores import BeyondScores
 from graftline.pipeline.members import Members, counted
-from graftline.pipeline.missing import missing_of_ensemble
+from graftline.pipeline.missing import Known, missing_of_ensemble
 from graftline.pipeline.program import program
 from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.stage_summaries import find_summaries
@@ -149,6 +149,13 @@ def write_ensemble_report(outcome: EnsembleOutcome, run_id: str) -> Path:
     decision = card["decision"]["sentence"]
     summaries = find_summaries(outcome.version)
     combined = MembersAndCrops(outcome.rows, outcome.members.described, [outcome.gain])
+    known = Known(
+        is_tested=result is not None,
+        has_slices=bool(outcome.slices),
+        is_compared=comparison is not None,
+        chooses=bool(decision),
+        summaries=summaries,
+    )
     report = Report(
         title=f"{outcome.name[0].upper()}{outcome.name[1:]} on {outcome.version.name}",
         kind="ensemble",
@@ -168,15 +175,7 @@ def write_ensemble_report(outcome: EnsembleOutcome, run_id: str) -> Path:
         members_and_crops=combined if outcome.rows else None,
         summaries=summaries,
         notes=[NOT_TESTED] if result is None else [],
-        missing=missing_of_ensemble(
-            outcome.files,
-            run_id,
-            is_tested=result is not None,
-            has_slices=bool(outcome.slices),
-            is_compared=comparison is not None,
-            chooses=bool(decision),
-            summaries=summaries,
-        ),
+        missing=missing_of_ensemble(outcome.files, run_id, known),
     )
     return write_report(outcome.files.path, report)
 

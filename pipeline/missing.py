@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from graftline.pipeline.program import program
 from graftline.pipeline.run_directory import RunDirectory
@@ -9,34 +10,39 @@ from graftline.pipeline.stage_summaries import AUDIT, EXPLAIN, LEARNING_CURVE
 from graftline.report.content import Missing, StageSummary
 
 
-def missing_of_training(
-    files: RunDirectory,
-    run_id: str,
-    *,
-    is_tested: bool,
-    has_slices: bool,
-    is_compared: bool,
-    chooses: bool,
-    summaries: Sequence[StageSummary],
-) -> list[Missing]:
-    """Return what a training leaves to other commands.
+@dataclass(frozen=True)
+class Known:
+    """What is known of a model that was trained or put together.
 
-    Args:
-        files: of the training.
-        run_id: of its run.
+    Attributes:
         is_tested: whether there were test images, without which nothing can be said of them.
         has_slices: whether slices were scored.
         is_compared: whether the model was compared with another.
         chooses: whether more was chosen than the most probable class.
         summaries: what other stages have found already.
     """
+
+    is_tested: bool
+    has_slices: bool
+    is_compared: bool
+    chooses: bool
+    summaries: Sequence[StageSummary]
+
+
+def missing_of_training(files: RunDirectory, run_id: str, known: Known) -> list[Missing]:
+    """Return what a training leaves to other commands.
+
+    Args:
+        files: of the training.
+        run_id: of its run.
+        known: of its model.
+    """
     word, bundle = program(), os.path.relpath(files.path)
-    slices = Missing("On which images the model is worse", f"{word} evaluate bundle={bundle}")
     of_test = [
-        *([] if has_slices else [slices]),
+        *([] if known.has_slices else [slices_of(bundle)]),
         explanation_of(bundle),
         crops_of(bundle),
-        *([] if is_compared else [comparison_of(run_id)]),
+        *([] if known.is_compared else [comparison_of(run_id)]),
     ]
     chosen = [
         Missing(
@@ -45,10 +51,15 @@ def missing_of_training(
         Missing("Images that are none of the classes", files.command(word, "train", "refuse=0.01")),
     ]
     return [
-        *(of_test if is_tested else []),
-        *missing_of_images(files, summaries, group="(data|backbone)"),
-        *([] if chooses else chosen),
+        *(of_test if known.is_tested else []),
+        *missing_of_images(files, known.summaries, group="(data|backbone)"),
+        *([] if known.chooses else chosen),
     ]
+
+
+def slices_of(bundle: str) -> Missing:
+    """Return how to see on which images a bundle is worse."""
+    return Missing("On which images the model is worse", f"{program()} evaluate bundle={bundle}")
 
 
 def explanation_of(bundle: str, split: str = "test") -> Missing:
@@ -85,30 +96,21 @@ def comparison_of(run_id: str) -> Missing:
     return Missing("Whether other runs are better", f"{program()} compare runs={run_id},best:5")
 
 
-def missing_of_ensemble(
-    files: RunDirectory,
-    run_id: str,
-    *,
-    is_tested: bool,
-    has_slices: bool,
-    is_compared: bool,
-    chooses: bool,
-    summaries: Sequence[StageSummary],
-) -> list[Missing]:
+def missing_of_ensemble(files: RunDirectory, run_id: str, known: Known) -> list[Missing]:
     """Return what the stage that makes an ensemble leaves to other commands; arguments as for a training."""
     word, bundle = program(), os.path.relpath(files.path)
     of_test = [
-        *([] if has_slices else [Missing("On which images the model is worse", f"{word} evaluate bundle={bundle}")]),
+        *([] if known.has_slices else [slices_of(bundle)]),
         explanation_of(f"{os.path.relpath(files.bundle)}/members/1"),
-        *([] if is_compared else [comparison_of(run_id)]),
+        *([] if known.is_compared else [comparison_of(run_id)]),
     ]
     sets = Missing(
         "Sets of classes that hold the true one for 95 % of new images", files.command(word, "ensemble", "sets=0.95")
     )
     return [
-        *(of_test if is_tested else []),
-        *missing_of_images(files, summaries),
-        *([] if chooses else [sets]),
+        *(of_test if known.is_tested else []),
+        *missing_of_images(files, known.summaries),
+        *([] if known.chooses else [sets]),
     ]
 
 

@@ -11,7 +11,7 @@ from graftline.data.decode import decode_rgb
 from graftline.files import atomic_file, write_json
 from graftline.freezing.rule import FreezeDecision
 from graftline.pipeline.run_directory import RunDirectory
-from graftline.pipeline.train_result import TrainOutcome, print_policy_choice
+from graftline.pipeline.train_result import TrainOutcome, print_measurement, print_policy_choice
 from graftline.report.cost_tables import to_json
 from graftline.tracking.names import FROZEN_DIGEST, VALIDATION_ACCURACY, VALIDATION_LOSS
 from graftline.training.events import FitEvents, Metrics
@@ -86,6 +86,21 @@ def own_name(facts: Mapping[str, str | int]) -> str:
     'resnet50.a1_in1k head 224px seed0'
     """
     return f"{facts['network']} {facts['trained']} {facts['image_size']}px seed{facts['seed']}"
+
+
+def log_decision(run: "Run", setup: TrainingSetup, decision: FreezeDecision, files: RunDirectory) -> None:
+    """Say, draw and log what is frozen and why."""
+    run.log_artifact(files.freeze_decision, "freeze")
+    if decision.measurement is not None:
+        from graftline.report.depth_figure import depth_figure  # matplotlib takes a second
+        from graftline.report.style import save
+
+        print_measurement(decision.measurement)
+        if (figure := depth_figure(decision.measurement)) is not None:
+            run.log_artifact(save(figure, files.measurement), "freeze")
+    for plan in decision.plans:
+        say(f"Freeze: {plan.sentence(setup.graft.network)}.")
+    run.set_tags({"graftline.freeze": decision.reason})
 
 
 def log_best_epoch(run: "Run", trained: TrainingResult) -> None:

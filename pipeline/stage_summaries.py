@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from graftline.data.decisions import COLUMNS
 from graftline.data.sources.delimited import find_form, read_delimited
 from graftline.data.version import DatasetVersion
@@ -47,7 +49,7 @@ def find_summaries(version: DatasetVersion, bundle_digest: str = "", split: str 
 def _explanations(bundle_digest: str, split: str) -> Iterator[StageSummary]:
     wanted = {"bundle_digest": bundle_digest, "split": split}
     for directory, result in _newest(EXPLAIN, wanted, ["images"], EXPLANATIONS_PICTURE):
-        picture = PictureFile(directory / EXPLANATIONS_PICTURE, HEADINGS["explanations"], CAPTIONS["explanations"])
+        picture = _picture(directory / EXPLANATIONS_PICTURE, "explanations")
         sentence = f"The {result['images']:,} mistakes on the {split} images that the model was surest of."
         heading, source = "Where the mistakes were seen", str(directory)
         yield StageSummary(EXPLAIN, "Explanations", heading, [sentence], source, pictures=[picture])
@@ -92,9 +94,16 @@ def _learning_curve(version: DatasetVersion) -> Iterator[StageSummary]:
             told.append(f"Those of “{result['label_next']}” would bring most.")
         if not result["check_holds"]:
             told.append("The curve is no power law here: trust the forecast less than its interval.")
-        picture = PictureFile(directory / CURVE_PICTURE, HEADINGS["learning_curve"], CAPTIONS["learning_curve"])
+        picture = _picture(directory / CURVE_PICTURE, "learning_curve")
         heading, source = "What more labels would bring", str(directory)
         yield StageSummary(LEARNING_CURVE, "More labels", heading, told, source, pictures=[picture])
+
+
+def _picture(file: Path, name: str) -> PictureFile:
+    """Return a picture with its heading and caption, if the file is whole; else it is as one that cannot be read."""
+    with Image.open(file) as image:
+        image.load()
+    return PictureFile(file, HEADINGS[name], CAPTIONS[name])
 
 
 def _newest(

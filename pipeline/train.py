@@ -43,6 +43,7 @@ from graftline.pipeline.run_log import (
     log_best_epoch,
     log_calibration,
     log_cost,
+    log_decision,
     log_freeze_check,
     log_policy_choice,
     own_name,
@@ -54,7 +55,6 @@ from graftline.pipeline.train_result import (
     NOT_TESTED,
     TrainOutcome,
     TrainResult,
-    print_measurement,
     summarize,
     write_run_report,
 )
@@ -121,7 +121,7 @@ class Train:
         with self._start_run(setup, files) as run:
             say(f"Run {run.id}; should it be interrupted, {program()} train train.resume={run.id} goes on with it.")
             decision = self._decide(setup, files, deadline)
-            self._log_decision(run, setup, decision, files)
+            log_decision(run, setup, decision, files)
             choice = self._choose_policy(setup, decision, files, deadline)
             setup = with_choice(setup, choice)
             if choice is not None:
@@ -298,20 +298,6 @@ class Train:
         deadline = began + 60 * self.minutes - end_seconds(setup)
         check_budget(setup, deadline - time.monotonic(), self.minutes)
         return deadline
-
-    def _log_decision(self, run: "Run", setup: TrainingSetup, decision: FreezeDecision, files: RunDirectory) -> None:
-        """Say, draw and log what is frozen and why."""
-        run.log_artifact(files.freeze_decision, "freeze")
-        if decision.measurement is not None:
-            from graftline.report.depth_figure import depth_figure  # matplotlib takes a second
-            from graftline.report.style import save
-
-            print_measurement(decision.measurement)
-            if (figure := depth_figure(decision.measurement)) is not None:
-                run.log_artifact(save(figure, files.measurement), "freeze")
-        for plan in decision.plans:
-            say(f"Freeze: {plan.sentence(setup.graft.network)}.")
-        run.set_tags({"graftline.freeze": decision.reason})
 
     def _train(
         self,

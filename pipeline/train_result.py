@@ -16,7 +16,7 @@ from graftline.freezing.measurement import DepthMeasurement
 from graftline.freezing.rule import FreezeDecision
 from graftline.pipeline.beyond_scores import BeyondScores
 from graftline.pipeline.calibration import Adjustment
-from graftline.pipeline.missing import missing_of_training
+from graftline.pipeline.missing import Known, missing_of_training
 from graftline.pipeline.program import program
 from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.scoring import FIGURES_FOLDER
@@ -188,6 +188,13 @@ def write_run_report(outcome: TrainOutcome, run_id: str) -> Path:
     }
     fit, chooses = adjusted.calibration, bool(adjusted.decision.sentence) or adjusted.refusal is not None
     summaries = find_summaries(version)
+    known = Known(
+        is_tested=result is not None,
+        has_slices=bool(outcome.slices),
+        is_compared=comparison is not None,
+        chooses=chooses,
+        summaries=summaries,
+    )
     report = Report(
         title=f"{outcome.backbone} on {version.name}",
         kind="training",
@@ -200,15 +207,7 @@ def write_run_report(outcome: TrainOutcome, run_id: str) -> Path:
         training=_training(outcome),
         summaries=summaries,
         notes=[NOT_TESTED] if result is None else [],
-        missing=missing_of_training(
-            outcome.files,
-            run_id,
-            is_tested=result is not None,
-            has_slices=bool(outcome.slices),
-            is_compared=comparison is not None,
-            chooses=chooses,
-            summaries=summaries,
-        ),
+        missing=missing_of_training(outcome.files, run_id, known),
     )
     return write_report(outcome.files.path, report)
 

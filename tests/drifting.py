@@ -11,7 +11,8 @@ from conftest import COLORS, paint
 from graftline.backbones.backbone import Backbone
 from graftline.bundle.predictor import Predictor
 from graftline.bundle.save import save_bundle
-from graftline.data.version import DatasetVersion, write_version
+from graftline.data.version import DatasetVersion
+from graftline.data.version_writing import write_version
 from graftline.files import sha256_file
 from graftline.pipeline.calibration import Wanted, adjust
 from graftline.pipeline.drift_reference import leave_reference

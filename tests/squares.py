@@ -9,7 +9,8 @@ from PIL import Image
 
 from graftline.bundle.decision import MOST_PROBABLE
 from graftline.data.decode import decode_rgb
-from graftline.data.version import DatasetVersion, write_version
+from graftline.data.version import DatasetVersion
+from graftline.data.version_writing import write_version
 from graftline.files import sha256_file
 
 CLASS_NAMES = ("blue", "<script>alert(1)</script>", "red $5 & $6")

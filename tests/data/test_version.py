@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from graftline.data.manifest import COLUMNS
-from graftline.data.version import DatasetVersion, newest_version, write_version
+from graftline.data.version import DatasetVersion, newest_version
+from graftline.data.version_writing import write_version
 from graftline.errors import UserError
 
 CLASSES = ("cat", "dog")

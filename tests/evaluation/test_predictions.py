@@ -9,7 +9,8 @@ import pytest
 from made_predictions import predictions_of
 from torch import from_numpy
 
-from graftline.data.version import DatasetVersion, write_version
+from graftline.data.version import DatasetVersion
+from graftline.data.version_writing import write_version
 from graftline.errors import UserError
 from graftline.evaluation.metrics import score
 from graftline.evaluation.notes import notes_on

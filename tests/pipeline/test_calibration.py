@@ -13,7 +13,8 @@ from graftline.backbones.backbone import Backbone
 from graftline.bundle.layout import read_description
 from graftline.bundle.predictor import Predictor
 from graftline.bundle.save import save_bundle
-from graftline.data.version import DatasetVersion, write_version
+from graftline.data.version import DatasetVersion
+from graftline.data.version_writing import write_version
 from graftline.evaluation.predictions import predict_split
 from graftline.files import sha256_file
 from graftline.pipeline.calibration import Wanted, adjust

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from manifest import manifest
 
-from graftline.data.version import DatasetVersion, write_version
+from graftline.data.version import DatasetVersion
+from graftline.data.version_writing import write_version
 from graftline.evaluation.model_guards import ModelLimits
 from graftline.pipeline import examination
 

@@ -9,7 +9,8 @@ from workplace import Workplace
 from graftline.data.ingest import Ingest
 from graftline.data.sources.folder import Folder
 from graftline.data.split import Split
-from graftline.data.version import DatasetVersion, write_version
+from graftline.data.version import DatasetVersion
+from graftline.data.version_writing import write_version
 from graftline.errors import UserError
 from graftline.pipeline.parent import with_parent
 from graftline.tracking.tracking import Tracking

@@ -21,6 +21,7 @@ from graftline.data.ingest import Ingest
 from graftline.data.sources.folder import Folder
 from graftline.data.split import Split
 from graftline.data.version import DatasetVersion
+from graftline.data.version_writing import write_version
 from graftline.errors import UserError
 from graftline.pipeline.cli import compose
 from graftline.pipeline.retrain import Retrain
@@ -82,8 +83,6 @@ def ingest(folder: Path) -> Ingest:
 
 def made_version(tmp_path: Path, labels: dict[str, str]) -> DatasetVersion:
     """Return a version with a table of its own: content → label."""
-    from graftline.data.version import write_version
-
     shas, names = zip(*sorted(labels.items()), strict=True)
     splits = [("train", "validation", "test")[number % 3] for number in range(len(shas))]
     return write_version(tmp_path, "pets", manifest(names, splits, sha256=shas), tuple(sorted(set(labels.values()))))[0]

@@ -136,3 +136,16 @@ def test_other_images_and_files_that_cannot_be_read_are_left_out(trained: TrainR
         decisions.write_bytes(kept)
     assert "audit" not in sections(page)
     assert "learning-curve" in sections(page)
+
+
+def test_a_picture_that_was_cut_off_costs_its_section_and_not_the_report(trained: TrainResult, tmp_path: Path) -> None:
+    (picture,) = Path("outputs", "learning-curve").glob("*/learning_curve.png")
+    kept = picture.read_bytes()
+    try:
+        picture.write_bytes(kept[: len(kept) // 2])
+        compose("evaluate", [f"bundle={trained.directory}", *DATA, *FEW]).run(tmp_path / "evaluated")
+    finally:
+        picture.write_bytes(kept)
+    page = read(tmp_path / "evaluated" / "report.html")
+    assert "learning-curve" not in sections(page)
+    assert "audit" in sections(page)

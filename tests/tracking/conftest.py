@@ -10,7 +10,8 @@ from manifest import manifest
 from mlflow import MlflowClient
 from PIL import Image
 
-from graftline.data.version import DatasetVersion, write_version
+from graftline.data.version import DatasetVersion
+from graftline.data.version_writing import write_version
 from graftline.tracking.client import connect
 from graftline.tracking.tracking import Tracking
 

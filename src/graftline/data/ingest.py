@@ -37,7 +37,8 @@ from graftline.data.review import (
 )
 from graftline.data.sources.source import Source
 from graftline.data.split import Split
-from graftline.data.version import DatasetVersion, newest_version, write_version
+from graftline.data.version import DatasetVersion, newest_version
+from graftline.data.version_writing import write_version
 from graftline.errors import UserError
 from graftline.locks import Lock
 

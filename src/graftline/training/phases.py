@@ -52,8 +52,7 @@ def train(
     """Fit a network as several freeze plans say, in turn; afterwards it has the best weights of all phases.
 
     A phase goes on from the best weights of the one before, or begins with the network's own where its plan says so.
-
-    A phase that diverges at a rate that the user did not give begins anew with a lower one (`fit_at_lower_rates`).
+    One that diverges at a rate that the user did not give is done again with a lower one (`fit_at_lower_rates`).
 
     Args:
         setup: what is the same in all phases.
@@ -91,8 +90,7 @@ def train(
             if len(plans) > 1:
                 logger.info(f"{plan.decision[0].upper()}{plan.decision[1:]}.")
             earlier = [result.history for result in results]
-            now = time.monotonic()
-            end = None if deadline is None else now + (deadline - now) / (len(plans) - number)
+            end = None if deadline is None else _end_of_next(deadline, len(plans) - number)
             fit_once = partial(fit_phase, setup, directory=phase, events=events, earlier=earlier, deadline=end)
             results.append(fit_at_lower_rates(fit_once, setup, plan, phase, resume=resume))
         if len(plans) > 1:
@@ -102,6 +100,12 @@ def train(
     if best_state:
         setup.graft.network.load_state_dict(best_state)
     return TrainingResult(tuple(results), _first_judged(len(results), finished))
+
+
+def _end_of_next(deadline: float, phases: int) -> float:
+    """Return when the next of several phases is to end, which share the time that is left."""
+    now = time.monotonic()
+    return now + (deadline - now) / phases
 
 
 def fit_phase(

@@ -23,7 +23,7 @@ from graftline.console import progress
 from graftline.data.references import find_place, open_image, read_status
 from graftline.data.shards.index import KNOWN, index_path, read_index, write_index
 from graftline.data.shards.processes import in_processes
-from graftline.data.version import common_folder
+from graftline.data.version_writing import common_folder
 from graftline.data.walk import is_leftover
 from graftline.errors import UserError
 from graftline.files import atomic_file, write_json
