@@ -30,6 +30,16 @@ def paint(color: tuple[int, int, int], seed: int, size: int = 40) -> Image.Image
     return Image.fromarray((np.array(color) + noise).clip(0, 255).astype(np.uint8))
 
 
+def paint_mislabeled(folder: Path) -> Path:
+    """Paint 60 squares of each color, every fifth of which lies in the folder of another one."""
+    for number, (name, color) in enumerate(COLORS.items()):
+        (folder / name).mkdir(parents=True)
+        for index in range(60):
+            other = list(COLORS.values())[(number + 1) % 3] if index % 5 == 0 else color
+            paint(other, 100 * number + index, size=16).save(folder / name / f"{index:02}.png")
+    return folder
+
+
 # Folders and files of tests that are whole stories, of several runs, processes and servers that may be killed, or go
 # through all networks: `make test` leaves them to `make test-long`, so that it stays within 12 minutes on 2 cores.
 LONG = (

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.special import softmax
 
 from graftline.evaluation.predictions import Predictions
 
@@ -30,3 +31,11 @@ def predictions_of(
         split_digest="0123456789abcdef",
         bundle_digest="fedcba9876543210",
     )
+
+
+def draw_predictions(num_images: int, class_names: Sequence[str], seed: int, spread: float = 2) -> Predictions:
+    """Return predictions whose probabilities are right; the more their logits are spread, the surer they are."""
+    generator = np.random.default_rng(seed)
+    probabilities = softmax(generator.normal(0, spread, (num_images, len(class_names))), axis=1)
+    labels = (probabilities.cumsum(axis=1) > generator.random((num_images, 1))).argmax(axis=1)
+    return predictions_of(probabilities.astype(np.float32), labels, class_names)

@@ -4,7 +4,7 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hydra.utils import get_object
@@ -67,7 +67,7 @@ def wanted_type(hint: Any, value: Any) -> str | None:
     try:
         is_right = _is_same_kind(value, _adapter(hint).validate_python(value))
     except (ValidationError, SchemaError):  # SchemaError: a protocol, which no plain value fulfils
-        is_right = isinstance(value, dict)
+        is_right = isinstance(value, dict) and not _takes_mapping(hint)  # it may be the node of a class
     return None if is_right else _in_words(hint)
 
 
@@ -76,6 +76,10 @@ def _adapter(hint: Any) -> TypeAdapter[Any]:
         return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True, coerce_numbers_to_str=True))
     except PydanticUserError:  # it has a configuration of its own: a dataclass or typed dict
         return TypeAdapter(hint)
+
+
+def _takes_mapping(hint: Any) -> bool:
+    return any(typing.get_origin(one) is Mapping for one in (hint, *typing.get_args(hint)))
 
 
 def _is_same_kind(value: Any, validated: Any) -> bool:

@@ -20,8 +20,16 @@ from graftline.pipeline.cli.validate import validate
 from graftline.pipeline.cli.wording import worded
 
 # What may differ from the run that is resumed. Everything else is in the checkpoint, or would make what follows a
-# different training under the old one's name.
-CHANGEABLE = ("train.resume", "train.workers", "trainer.max_epochs", "trainer.devices", "evaluation", "tracking")
+# different training under the old one's name. The decision is chosen when all is trained.
+CHANGEABLE = (
+    "train.resume",
+    "train.workers",
+    "trainer.max_epochs",
+    "trainer.devices",
+    "evaluation",
+    "decision",
+    "tracking",
+)
 ABSENT = object()
 
 

@@ -1,74 +1,43 @@
-"""Decisions: a class that is to be found, costs, and what scores make of them."""
+"""Decisions: costs, and what scores make of decisions."""
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from made_predictions import predictions_of
-from scipy.special import softmax
-from sklearn.metrics import precision_score, recall_score
+from made_predictions import draw_predictions
+from sklearn.metrics import recall_score
 
 from graftline.bundle.decision import MOST_PROBABLE, Decision
 from graftline.errors import UserError
-from graftline.evaluation.decision import FindClass, LowestCost, MostProbable
+from graftline.evaluation.decision import LowestCost, MostProbable
 from graftline.evaluation.metrics import score
 from graftline.evaluation.predictions import Predictions
+from graftline.pipeline.cli import compose
 
 NAMES = ("bad", "good", "odd")
 
 
 def draw(images: int, classes: int, seed: int) -> Predictions:
-    """Return predictions with right probabilities."""
-    generator = np.random.default_rng(seed)
-    probabilities = softmax(generator.normal(0, 2, (images, classes)), axis=1)
-    labels = (probabilities.cumsum(axis=1) > generator.random((images, 1))).argmax(axis=1)
-    return predictions_of(probabilities.astype(np.float32), labels, NAMES[:classes])
+    return draw_predictions(images, NAMES[:classes], seed)
 
 
-@pytest.mark.parametrize("classes", [2, 3])
-@pytest.mark.parametrize("target", [0.5, 0.9])
-def test_new_images_of_the_class_are_found_as_often_as_asked(classes: int, target: float) -> None:
-    recalls = []
-    for seed in range(150):
-        fit = FindClass("bad", target).choose(draw(60, classes, seed))
-        others = replace(draw(400, classes, seed + 1000), decision=fit.decision)
-        recalls.append((others.predicted[others.labels == 0] == 0).mean())
-    assert target - 0.01 < np.mean(recalls) < target + 0.05  # with some 20 images a threshold is coarse
-
-
-def test_of_two_classes_it_is_a_threshold() -> None:
-    predictions = draw(200, 2, 0)
-    fit = FindClass("good", 0.95).choose(predictions)
-    threshold = fit.decision.thresholds[1]
-    assert sum(fit.decision.thresholds) == pytest.approx(1)
-    expected = predictions.probabilities[:, 1] >= threshold
-    answers = replace(predictions, decision=fit.decision).predicted
-    np.testing.assert_array_equal(answers == 1, expected)
-    of_class = np.sort(predictions.probabilities[predictions.labels == 1, 1])
-    assert threshold == pytest.approx(of_class[int((len(of_class) + 1) * 0.05) - 1], rel=1e-4)
-    recall, precision = recall_score(predictions.labels, answers), precision_score(predictions.labels, answers)
-    assert f"“good” is answered where its probability is {threshold:.3f} or more" in fit.sentence
-    assert f"{100 * recall:.1f} % of its images instead of" in fit.sentence
-    assert f"{100 * precision:.1f} % of such answers are right" in fit.sentence
-
-
-def test_what_cannot_be_found_is_refused_before_a_training() -> None:
-    FindClass("bad", 0.95).check({"bad": 19, "good": 5})
-    with pytest.raises(UserError, match=r"needs 19 validation images of “bad”, and there are 18"):
-        FindClass("bad", 0.95).check({"bad": 18, "good": 5})
-    with pytest.raises(UserError, match=r"FindClass\.class_name is 'dab', but the classes are bad, good"):
-        FindClass("dab").check({"bad": 100, "good": 100})
-    with pytest.raises(UserError, match="one class only"):
-        FindClass("bad").check({"bad": 100})
-    with pytest.raises(UserError, match=r"FindClass\.recall is 1"):
-        FindClass("bad", 1)
+def test_costs_that_say_nothing_are_refused() -> None:
     with pytest.raises(UserError, match=r"LowestCost\.costs names 'dab'"):
         LowestCost({"bad": {"dab": 3.0}}).check({"bad": 100, "good": 100})
     with pytest.raises(UserError, match=r"LowestCost\.costs\.bad\.good is -1"):
         LowestCost({"bad": {"good": -1}})
     with pytest.raises(UserError, match=r"LowestCost\.costs is empty"):
         LowestCost({})
+
+
+def test_costs_of_classes_whose_names_are_numbers() -> None:
+    rule: Any = compose("train", ["decision=cost", "decision.costs={0:{1:10}}"]).stage
+    rule.decision.check({"0": 5, "1": 5})
+    np.testing.assert_array_equal(rule.decision.matrix(("0", "1")), [[0, 10], [1, 0]])
+    with pytest.raises(UserError, match=r"decision\.costs=.*: must be Mapping"):
+        compose("train", ["decision=cost", "decision.costs={0:{1:much}}"])
 
 
 def test_the_lowest_cost_is_that_of_trying_all_thresholds() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from workplace import TINY, Workplace
 
-from conftest import COLORS, paint
+from conftest import paint_mislabeled
 from graftline.bundle.decision import MOST_PROBABLE
 from graftline.bundle.layout import read_description
 from graftline.evaluation.predictions import Predictions
@@ -20,24 +20,20 @@ TRAIN = (
     "features=cached",
     "tracking.register=false",
 )
+SPLIT = ("data=folder", "data.split.test=0.4", "data.split.validation=0.35")
 
 
 def test_both_say_the_same(
     workplace: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(workplace.root)
-    for number, (name, color) in enumerate(COLORS.items()):
-        (tmp_path / "images" / name).mkdir(parents=True)
-        for index in range(60):
-            other = list(COLORS.values())[(number + 1) % 3] if index % 5 == 0 else color  # every fifth label is wrong
-            paint(other, 100 * number + index, size=16).save(tmp_path / "images" / name / f"{index:02}.png")
-    data = ["data=folder", f"data.path={tmp_path / 'images'}", "data.split.test=0.4", "data.split.validation=0.35"]
+    data = [f"data.path={paint_mislabeled(tmp_path / 'images')}", *SPLIT]
     decision = ["decision=recall", "decision.class_name=red", "decision.recall=0.9", "refuse=0.1", "sets=0.9"]
     trained = compose("train", [*data, *TRAIN, *decision]).run(tmp_path / "train")
     output = capfd.readouterr().out
     assert "the bundle's logits differ by" in output
     assert "The probabilities are calibrated by" in output
-    assert "“red” is answered where its probability is" in output
+    assert "The largest probability is answered, that of “red” times" in output
     assert "Sets of classes that hold the true one for 90 % of new images" in output
     assert trained.metrics["set_coverage"]["value"] > 0.75
     assert "are marked as refused; of a class that was left out" in output
