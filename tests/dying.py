@@ -2,14 +2,16 @@
 
 import os
 import signal
-import sqlite3
-import threading
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+_holders: list[subprocess.Popen[bytes]] = []
 
 
 def die_at(place: str, when: str, arguments: list[str]) -> int:
@@ -29,14 +31,14 @@ def lose_server_at(place: str, when: str, server: int, arguments: list[str]) -> 
 
 
 def lock_at(places: Sequence[str], database: Path, seconds: float, arguments: list[str]) -> int:
-    """Let another one write into a local database for some seconds, from before the first call of each method on."""
+    """Let another process write into a local database for some seconds, from before the first call of each method."""
     for place in places:
         _before(place, partial(_hold, database, seconds))
     return hurried(arguments)
 
 
 def lock_for_good_at(place: str, database: Path, arguments: list[str]) -> int:
-    """Do so until the process ends; MLflow waits for 0.2 s at each question, and not for 20."""
+    """Do so until this process ends; MLflow waits for 0.2 s at each question, and not for 20."""
     from sqlalchemy import text
 
     sql: Any = import_module("mlflow.store.db.utils").sql
@@ -45,12 +47,22 @@ def lock_for_good_at(place: str, database: Path, arguments: list[str]) -> int:
     return hurried(arguments)
 
 
+HOLDER = """
+import select, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=60)
+connection.execute("BEGIN EXCLUSIVE")
+print("held", flush=True)
+select.select([sys.stdin], [], [], float(sys.argv[2]))  # the pipe closes with the process that has the other end
+"""
+
+
 def _hold(database: Path, seconds: float) -> None:
-    connection = sqlite3.connect(database, isolation_level=None, timeout=60, check_same_thread=False)
-    connection.execute("BEGIN EXCLUSIVE")
-    timer = threading.Timer(seconds, connection.rollback)
-    timer.daemon = True
-    timer.start()
+    """Let a process of its own lock a database, for some seconds or until this process ends; returns once it does."""
+    command = [sys.executable, "-c", HOLDER, str(database), str(seconds)]
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"held\n"
+    _holders.append(holder)  # a pipe that nobody refers to is closed
 
 
 def hurried(arguments: list[str]) -> int:

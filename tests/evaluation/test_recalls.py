@@ -70,11 +70,12 @@ def test_weights_are_those_of_trying_all() -> None:
         for row, one in enumerate(grid):
             answers = (predictions.probabilities * one).argmax(axis=1)
             found[row] = [(answers[labels == number] == number).sum() for number in (0, 1)]
-            accuracies[row] = (answers == labels).mean()
+            accuracies[row] = np.take_along_axis(predictions.probabilities, answers[:, None], axis=1).mean()
         meets = (found >= least).all(axis=1)
         np.testing.assert_allclose(weights, grid[meets].min(axis=0), rtol=0.06)  # a step is 2.5 %
         answers = (predictions.probabilities * weights).argmax(axis=1)
-        assert (answers == labels).mean() > accuracies[meets].max() - 0.004
+        accuracy = np.take_along_axis(predictions.probabilities, answers[:, None], axis=1).mean()
+        assert accuracy > accuracies[meets].max() - 0.002, "expected of probabilities that are right"
 
 
 def test_targets_can_be_met_together_if_any_weights_meet_them() -> None:

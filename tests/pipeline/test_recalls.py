@@ -3,36 +3,32 @@
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from workplace import TINY, Workplace
+from factory import NAME, Factory
+from workplace import Workplace
 
 from conftest import paint_mislabeled
 from graftline.bundle.layout import read_description
 from graftline.bundle.predictor import Predictor
 from graftline.data.version import DatasetVersion
 from graftline.evaluation.predictions import Predictions
-from graftline.tracking.registry import Registry
-
-NAME = "squares"
-HEAD = ("freeze=all_but_head", "features=cached", "optim.lr=0.1", "trainer.max_epochs=10")
-REPLACED = tuple(f"{key.partition('=')[0]}=" for key in HEAD)
-TRAIN = (*(line for line in TINY if not line.startswith(REPLACED)), *HEAD)
 
 
 @pytest.fixture(scope="module")
-def place(make_workplace: Callable[[str], Workplace]) -> Workplace:
-    place = make_workplace("recalls")
-    paint_mislabeled(place.root / "images")
-    return place
+def factory(make_workplace: Callable[[str], Workplace]) -> Factory:
+    factory = Factory(make_workplace("recalls"))
+    paint_mislabeled(factory.images)
+    return factory
 
 
-def test_what_cannot_be_met_ends_the_run_and_lower_targets_resume_it(place: Workplace) -> None:
-    data = ["data=folder", "data.path=images", f"data.name={NAME}", "data.split.test=0.4", "data.split.validation=0.35"]
+def test_what_cannot_be_met_ends_the_run_and_lower_targets_resume_it(factory: Factory) -> None:
+    place, split = factory.place, ["data.split.test=0.4", "data.split.validation=0.35"]
     asked = ["decision=recall", "decision.recalls={red:0.9,blue:0.9,green:0.9}"]
-    ran = place.run("train", *data, *TRAIN, *asked)
+    ran = place.run("train", *factory.settings, *split, *asked)
     assert (ran.code, "Traceback" in ran.output) == (1, False), ran.output
     told = ran.output.splitlines()[-1]
     assert re.search(
@@ -41,13 +37,12 @@ def test_what_cannot_be_met_ends_the_run_and_lower_targets_resume_it(place: Work
     found = re.search(r"train\.resume=([0-9a-f]{32})", ran.output)
     assert found is not None
     assert not list(place.root.glob("outputs/train/*/test")), "no test image was looked at"
-    uri = f"sqlite:///{place.root / 'mlflow.db'}"
-    assert Registry(uri).names() == []
+    assert factory.registry.names() == []
 
     ran = place.run("train", f"train.resume={found[1]}", "decision.recalls={red:0.9,blue:0.4}")
     assert ran.code == 0, ran.output
     assert "its bundle was saved before the run was interrupted" in ran.output
-    assert [version.version for version in Registry(uri).versions(NAME)] == [1]
+    assert [version.version for version in factory.versions] == [1]
     described = read_description(ran.directory / "bundle")
     sentence = described["card"]["decision"]["sentence"]
     assert sentence in " ".join(ran.output.split())
@@ -72,7 +67,7 @@ def test_what_cannot_be_met_ends_the_run_and_lower_targets_resume_it(place: Work
 
     answered = place.run("predict", f"model=models:/{NAME}/1", "images=images/red")
     assert answered.code == 0, answered.output
-    table = pd.read_csv(answered.directory / "predictions.csv")
+    table = pd.concat(map(pd.read_csv, sorted(Path(answered.result["predictions"]).glob("*.csv"))))
     probabilities = table[[f"probability/{name}" for name in predictor.class_names]].to_numpy()
     expected = np.array(predictor.class_names)[predictor.decision.answer(probabilities)]
     assert (table["class"] == expected).mean() > 0.98, "rounded in the table"
