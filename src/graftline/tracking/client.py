@@ -264,7 +264,7 @@ def no_answer(uri: str, error: Exception) -> str:
         )
     if "No module named 'psycopg'" in str(error):  # SQLAlchemy 2.1 takes it where the address names no driver
         return f"The {store_name(uri)} is reached by psycopg2: give Tracking.uri as postgresql+psycopg2://…."
-    if is_locked(error):
+    if "database is locked" in str(error):
         return (
             f"The {store_name(uri)} is locked by another process that writes into it for longer than we wait: run the "
             "same command again once it has ended."
@@ -323,15 +323,8 @@ def is_refusal(error: Exception) -> bool:
     return isinstance(error, FileNotFoundError)
 
 
-def is_locked(error: Exception) -> bool:
-    """Return whether another process writes into a local database, whatever code MLflow gives that."""
-    return "database is locked" in str(error)
-
-
 def is_unclear(error: Exception) -> bool:
     """Return whether the value may be at fault, or the server: the error fits both."""
-    if is_locked(error):
-        return False
     if isinstance(error, MlflowException):
         return error.error_code in _UNCLEAR
     return isinstance(error, ValueError | TypeError)
