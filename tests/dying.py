@@ -3,13 +3,14 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from locking import FOR_GOOD, hold
 
 _holders: list[subprocess.Popen[bytes]] = []
 
@@ -43,26 +44,12 @@ def lock_for_good_at(place: str, database: Path, arguments: list[str]) -> int:
 
     sql: Any = import_module("mlflow.store.db.utils").sql
     sql.text = lambda statement: text(statement.replace("20000", "200"))
-    _before(place, partial(_hold, database, 1e6))
+    _before(place, partial(_hold, database, FOR_GOOD))
     return hurried(arguments)
 
 
-HOLDER = """
-import select, sqlite3, sys
-connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=60)
-connection.execute("BEGIN EXCLUSIVE")
-print("held", flush=True)
-select.select([sys.stdin], [], [], float(sys.argv[2]))  # the pipe closes with the process that has the other end
-"""
-
-
 def _hold(database: Path, seconds: float) -> None:
-    """Let a process of its own lock a database, for some seconds or until this process ends; returns once it does."""
-    command = [sys.executable, "-c", HOLDER, str(database), str(seconds)]
-    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == b"held\n"
-    _holders.append(holder)  # a pipe that nobody refers to is closed
+    _holders.append(hold(database, seconds))  # who is referred to by nobody loses its pipe
 
 
 def hurried(arguments: list[str]) -> int:
