@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -67,7 +66,7 @@ def test_what_cannot_be_met_ends_the_run_and_lower_targets_resume_it(factory: Fa
 
     answered = place.run("predict", f"model=models:/{NAME}/1", "images=images/red")
     assert answered.code == 0, answered.output
-    table = pd.concat(map(pd.read_csv, sorted(Path(answered.result["predictions"]).glob("*.csv"))))
+    table = pd.concat(map(pd.read_csv, sorted((place.root / answered.result["predictions"]).glob("*.csv"))))
     probabilities = table[[f"probability/{name}" for name in predictor.class_names]].to_numpy()
     expected = np.array(predictor.class_names)[predictor.decision.answer(probabilities)]
     assert (table["class"] == expected).mean() > 0.98, "rounded in the table"
