@@ -229,7 +229,7 @@ def test_logits_are_averaged_calibrated_and_served_alike(
 def test_the_decision_of_the_average_is_what_its_row_and_its_metrics_have(
     run: Callable[..., EnsembleResult], place: Workplace
 ) -> None:
-    own = ["decision=recall", "decision.class_name=red", "decision.recall=0.75", "tracking.register=false"]
+    own = ["decision=recall", "decision.class_name=blue", "decision.recall=0.75", "tracking.register=false"]
     made = run("runs=best:2", "choose=all", *own)
     decision, samples = made.predictor.decision, made.version.samples("test")
     probabilities = made.predictor.predict(samples.paths)
