@@ -63,7 +63,7 @@ def check_complete(client: MlflowClient, run: Run) -> None:
     assert [(one.step, one.value) for one in history] == [(step, step / 2) for step in range(20)]
     assert client.get_run(run.id).data.params == {"seed": "0"}
     versions: list[ModelVersion] = list(client.search_model_versions("name = 'pets'"))
-    assert [(one.version, one.run_id, one.tags["a"]) for one in versions] == [(1, run.id, "b")]
+    assert [(int(one.version), one.run_id, one.tags["a"]) for one in versions] == [(1, run.id, "b")]
     assert len(client.search_logged_models([client.get_run(run.id).info.experiment_id])) == 1
 
 

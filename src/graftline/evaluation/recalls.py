@@ -216,7 +216,7 @@ def _in_words(names: Sequence[str], weights: np.ndarray, thresholds: np.ndarray)
     if len(names) == 2:
         number = int(weights.argmax())
         return f"“{names[number]}” is answered where its probability is {thresholds[number]:.3f} or more"
-    raised = [f"“{names[number]}” times {weights[number]:.3f}" for number in np.flatnonzero(weights > 1)]
+    raised = [f"“{names[number]}” times {weights[number]:.3f}" for number in np.flatnonzero(weights > 1).tolist()]
     return f"The largest probability is answered, that of {' and that of '.join(raised)}"
 
 
