@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import psutil
+import pytest
 
 MEMORY = 100_000_000  # bytes of each node's object store
 QUICK = {  # notice within seconds that a node is gone
@@ -70,7 +71,9 @@ def start_nodes() -> Iterator[Nodes]:
     from ray.cluster_utils import Cluster
 
     head = {"num_cpus": 0, "object_store_memory": MEMORY, "include_dashboard": False, "_system_config": QUICK}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         yield Nodes(cluster)
     finally:

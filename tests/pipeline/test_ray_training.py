@@ -7,7 +7,7 @@ import psutil
 import pytest
 from workplace import TINY, Workplace
 
-ray = pytest.importorskip("ray", reason="ray is missing: make test-extras installs it")
+pytest.importorskip("ray", reason="ray is missing: make test-extras installs it")
 pytestmark = pytest.mark.extras
 
 SECONDS = 400
