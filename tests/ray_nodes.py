@@ -1,5 +1,7 @@
 """A Ray cluster of several nodes on this machine, for tests that kill one of them."""
 
+import secrets
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +19,10 @@ QUICK = {  # notice within seconds that a node is gone
     "health_check_initial_delay_ms": 0,
 }
 SECONDS = 60.0  # within which a task begins
+# Ray gives up a node whose helpers do not name their ports within 15 s, which can be short beside other tests: they
+# are given some, of those that neither Linux nor Ray hands out.
+PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+FIRST_PORT, LAST_PORT = 20_000, 32_000
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class Nodes:
 
     def add(self, number: int) -> list[Any]:
         """Add nodes of one core each."""
-        nodes = [self.cluster.add_node(num_cpus=1, object_store_memory=MEMORY) for _ in range(number)]
+        nodes = [self.cluster.add_node(num_cpus=1, **_settings()) for _ in range(number)]
         self.cluster.wait_for_nodes()
         return nodes
 
@@ -60,6 +66,18 @@ class Nodes:
         self.cluster.remove_node(node, allow_graceful=False)
 
 
+def _settings() -> dict[str, Any]:
+    return {"object_store_memory": MEMORY, **{name: _free_port() for name in PORTS}}
+
+
+def _free_port() -> int:
+    while True:
+        port = FIRST_PORT + secrets.randbelow(LAST_PORT - FIRST_PORT)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("", port))
+            return port
+
+
 def _raylet(node: Any) -> psutil.Process:
     return psutil.Process(node.all_processes["raylet"][0].process.pid)
 
@@ -70,7 +88,7 @@ def start_nodes() -> Iterator[Nodes]:
     import ray
     from ray.cluster_utils import Cluster
 
-    head = {"num_cpus": 0, "object_store_memory": MEMORY, "include_dashboard": False, "_system_config": QUICK}
+    head = {"num_cpus": 0, "include_dashboard": False, "_system_config": QUICK, **_settings()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         cluster = Cluster(initialize_head=True, head_node_args=head)

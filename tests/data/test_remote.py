@@ -163,7 +163,9 @@ def s3() -> Iterator[str]:
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
+    url = f"http://{host}:{port}"
+    urlopen(url, timeout=60).close()  # the first request loads what answers it, for which pyarrow would wait 3 s
+    yield url
     server.stop()
 
 
