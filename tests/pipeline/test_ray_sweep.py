@@ -12,7 +12,7 @@ from workplace import TINY, Workplace
 pytest.importorskip("ray", reason="ray is missing: make test-extras installs it")
 pytestmark = pytest.mark.extras
 
-SECONDS = 200
+SECONDS = 300
 
 
 def test_a_worker_that_is_killed_loses_no_run(workplace: Workplace, color_folder: Path) -> None:
