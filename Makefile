@@ -16,11 +16,12 @@ python := $(VENV)/bin/python
 ready := $(VENV)/.ready
 peers-ready := .venv-peers/.ready
 dagster-ready := .venv-dagster/.ready
+extras-ready := .venv-extras/.ready
 site-packages := 'import sysconfig; print(sysconfig.get_path("purelib"))'
 STAGES := ingest shard train search evaluate compare ensemble explain audit learning-curve promote history rollback retrain prune schedule verify predict export serve drift augment-preview fetch-weights cost cache sync doctor
 
 .DEFAULT_GOAL := help
-.PHONY: help setup $(STAGES) config ui dagster bench bench-accuracy test test-long test-fast lint format lock clean
+.PHONY: help setup $(STAGES) config ui dagster bench bench-accuracy test test-long test-extras test-fast lint format lock clean
 
 help: ## list the commands
 	@printf 'make COMMAND [key=value ...]\n\n'
@@ -77,24 +78,38 @@ bench-accuracy: $(peers-ready) ## accuracy against seconds, beside other librari
 	@PYTHONPATH=. $(python) -m benchmarks.accuracy $(if $(sets),--sets $(sets)) $(if $(peers),--peers $(peers)) \
 		$(if $(minutes),--minutes $(minutes)) $(if $(seeds),--seeds $(seeds)) $(if $(page),--page)
 
+# $(call make-beside,DIRECTORY,REQUIREMENTS): an environment whose own packages come before those of $(VENV), graftline among them.
+define make-beside
+@$(python) -m venv $(1) $$(grep -qs '^include-system-site-packages = true' $(VENV)/pyvenv.cfg && echo --system-site-packages)
+@echo "import site; site.addsitedir('$$($(python) -c $(site-packages))')" \
+	> "$$($(1)/bin/python -c $(site-packages))/graftline-environment.pth"
+@$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $(2)
+endef
+
 $(peers-ready): benchmarks/accuracy/peers/requirements.txt $(ready)
 	@echo "Setting up .venv-peers beside $(VENV), whose packages it sees: AutoGluon, fastai and what they need."
-	@$(python) -m venv .venv-peers \
-		$$(grep -qs '^include-system-site-packages = true' $(VENV)/pyvenv.cfg && echo --system-site-packages)
-	@$(python) -c $(site-packages) > "$$(.venv-peers/bin/python -c $(site-packages))/graftline-environment.pth"
-	@.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $<
+	$(call make-beside,.venv-peers,$<)
 	@touch $@
 
-pytest := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(python) -m pytest --numprocesses 2 --dist worksteal --timeout 600
+pytest = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(1)/bin/python -m pytest --numprocesses 2 --dist worksteal --timeout 600
 
 test: $(ready) ## run the tests, but for the long ones
-	@$(pytest) -m "not long"
+	@$(call pytest,$(VENV)) -m "not long"
 
 test-long: $(ready) ## run the others: stories of several runs, processes and servers, and all networks
-	@$(pytest) -m long
+	@$(call pytest,$(VENV)) -m long
+
+test-extras: $(extras-ready) $(dagster-ready) ## run those that need Ray, datasets, OpenVINO, an S3 server or Dagster; installs these
+	@$(call pytest,.venv-extras) -m extras tests
+
+$(extras-ready): tests/extras-requirements.txt $(ready)
+	@echo "Setting up .venv-extras beside $(VENV), whose packages it sees: Ray, datasets, OpenVINO and moto, about 550 MB."
+	$(call make-beside,.venv-extras,$<)
+	@.venv-extras/bin/python -c 'import datasets, moto.server, openvino, ray.train'
+	@touch $@
 
 test-fast: $(ready) ## run the tests that start no processes and train nothing large
-	@$(pytest) -m "not slow"
+	@$(call pytest,$(VENV)) -m "not slow"
 
 lint: $(ready) ## ruff, mypy strict, import-linter, hadolint
 	@$(VENV)/bin/ruff format --check .
@@ -107,7 +122,7 @@ format: $(ready) ## rewrite the code in the house's format
 	@$(VENV)/bin/ruff format .
 	@$(VENV)/bin/ruff check --fix .
 
-# Without hf, openvino and ray, which are large: their tests are skipped where they are missing.
+# Without hf, openvino and ray, which are large: make test-extras installs them.
 lock: ## pin the dependencies anew (needs uv)
 	uv pip compile pyproject.toml --group dev --group docs $(addprefix --extra ,audit dicom heif remote tiff) --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --output-file requirements.lock
 

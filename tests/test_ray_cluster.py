@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 
 import pytest
 
@@ -11,12 +12,11 @@ from graftline.errors import UserError
 from graftline.ray_cluster import RayCluster
 from graftline.training import ranks
 
-needs_ray = pytest.mark.skipif(
-    subprocess.run([sys.executable, "-c", "import ray"], capture_output=True).returncode != 0,
-    reason="ray is missing: pip install graftline[ray]",
-)
+HAS_RAY = find_spec("ray") is not None
+needs_ray = pytest.mark.skipif(not HAS_RAY, reason="ray is missing: make test-extras installs it")
 
 
+@pytest.mark.extras
 @needs_ray
 def test_an_address_that_does_not_answer_is_told_at_once() -> None:
     with socket.socket() as listener:
@@ -28,12 +28,14 @@ def test_an_address_that_does_not_answer_is_told_at_once() -> None:
     assert time.monotonic() - start < 30
 
 
+@pytest.mark.extras
 @needs_ray
 def test_an_address_is_a_host_and_a_port() -> None:
     with pytest.raises(UserError, match="give HOST:PORT"):
         RayCluster("somewhere").check()
 
 
+@pytest.mark.extras
 @needs_ray
 def test_a_task_that_ends_each_worker_is_given_up() -> None:
     with pytest.raises(UserError, match=r"lost a task for good .*: look at ray status, and whether its nodes have eno"):
@@ -45,7 +47,7 @@ def test_a_number_of_workers_is_at_least_one() -> None:
         RayCluster(num_workers=0)
 
 
-@pytest.mark.skipif(not needs_ray.args[0], reason="ray is there")
+@pytest.mark.skipif(HAS_RAY, reason="ray is there")
 def test_what_is_missing_is_named() -> None:
     with pytest.raises(UserError, match=r"pip install graftline\[ray\]"):
         RayCluster().check()

@@ -1,5 +1,6 @@
-"""Batch prediction on a Ray cluster: the rows of one process, also where a worker is killed meanwhile."""
+"""Batch prediction on a Ray cluster of two nodes: the rows of one process, also where a worker or a node is killed."""
 
+import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+from ray_nodes import Nodes, start_nodes
 
 from conftest import COLORS, paint
 from graftline.bundle import remote_answers
@@ -17,14 +19,22 @@ from graftline.bundle.remote_answers import stream_over
 from graftline.data.image_list import ImageLister
 from graftline.ray_cluster import RayCluster
 
-ray = pytest.importorskip("ray", reason="ray is missing: pip install graftline[ray]")
+pytest.importorskip("ray", reason="ray is missing: make test-extras installs it")
+pytestmark = pytest.mark.extras
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[RayCluster]:
-    """A Ray of this machine's own, with two workers."""
-    yield RayCluster(num_workers=2)
-    ray.shutdown()
+def cluster() -> Iterator[Nodes]:
+    with start_nodes() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def nodes(cluster: Nodes) -> Iterator[Nodes]:
+    """Two nodes, of which a test may kill one."""
+    cluster.add(2)
+    yield cluster
+    cluster.remove_all()
 
 
 @pytest.fixture(autouse=True)
@@ -34,12 +44,13 @@ def _small_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """100 images, two of which cannot be read."""
+    """100 images, two of which cannot be read; so large that 16 of them take a while."""
     root = tmp_path / "photos"
     root.mkdir()
-    colors = list(COLORS.values())
-    for number in range(100):
-        paint(colors[number % 3], number).save(root / f"{number:03}.png")
+    for number, color in enumerate(COLORS.values()):
+        paint(color, number, size=600).save(root / f"{number:03}.png")
+    for number in range(3, 100):
+        shutil.copyfile(root / f"{number % 3:03}.png", root / f"{number:03}.png")
     (root / "005.png").write_bytes(b"")
     (root / "077.png").write_text("no image")
     return root
@@ -49,39 +60,37 @@ def read(job: BatchJob) -> pd.DataFrame:
     return pd.concat([pd.read_csv(part) for part in sorted(job.folder.glob("part-*.csv"))], ignore_index=True)
 
 
-def test_rows_are_those_of_one_process_also_where_a_worker_is_killed(
-    cluster: RayCluster, bundle: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("what", ["worker", "node"])
+def test_rows_are_those_of_one_process_also_where_something_is_killed(
+    what: str, nodes: Nodes, bundle: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # paths start here, for the workers too
     images = ImageLister().read(Path("photos"), tmp_path)
     here = BatchJob(Predictor.from_directory(bundle), images, tmp_path / "here", part_rows=40)
-    stream = partial(stream_over, cluster, bundle, "onnx")
+    stream = partial(stream_over, RayCluster(nodes.address), bundle, "onnx")
     spread = BatchJob(here.predictor, images, tmp_path / "spread", part_rows=40, stream=stream)
     killed = list[psutil.Process]()
 
     def kill_once(_: int) -> None:
         if not killed:
-            killed.append(next(one for one in psutil.Process().children(recursive=True) if _is_worker(one)))
-            killed[0].kill()
+            node, worker = nodes.find_running("answer")
+            killed.append(worker)
+            if what == "node":
+                nodes.kill(node)
+            else:
+                worker.kill()
 
     assert spread.run(kill_once) == here.run()
     assert killed
     pd.testing.assert_frame_equal(read(spread), read(here), atol=1e-6)
 
 
-def test_those_who_watch_are_shown_the_embeddings(cluster: RayCluster, bundle: Path, photos: Path) -> None:
+def test_those_who_watch_are_shown_the_embeddings(nodes: Nodes, bundle: Path, photos: Path) -> None:
     paths = [str(photos / f"{number:03}.png") for number in range(20)]
     predictor = Predictor.from_directory(bundle)
     (whole,) = predictor.stream(paths, embed=True)
-    parts = list(stream_over(cluster, bundle, "onnx", paths, embed=True))
+    parts = list(stream_over(RayCluster(nodes.address), bundle, "onnx", paths, embed=True))
     assert [len(part.probabilities) for part in parts] == [16, 4]
     embeddings = np.concatenate([part.embeddings for part in parts if part.embeddings is not None])
     assert whole.embeddings is not None
     np.testing.assert_allclose(embeddings, whole.embeddings, atol=1e-5)
-
-
-def _is_worker(process: psutil.Process) -> bool:
-    try:
-        return "ray::answer" in process.cmdline()[0]
-    except (psutil.Error, IndexError):
-        return False

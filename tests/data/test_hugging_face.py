@@ -12,7 +12,8 @@ from graftline.data.references import open_image
 from graftline.data.sources.hugging_face import HuggingFace
 from graftline.errors import UserError
 
-datasets = pytest.importorskip("datasets", reason="of the extra hf: pip install graftline[hf]")
+datasets = pytest.importorskip("datasets", reason="datasets is missing: make test-extras installs it")
+pytestmark = pytest.mark.extras
 
 NAMES = ["zebra", "ant"]
 

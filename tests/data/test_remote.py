@@ -159,11 +159,13 @@ def test_what_cannot_be_reached_is_one_sentence(served: str, tmp_path: Path, cap
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
     """A server of S3's protocol, with a bucket."""
-    moto = pytest.importorskip("moto.server", reason="needs moto[server], which asks for another python-dateutil")
+    moto = pytest.importorskip("moto.server", reason="moto is missing: make test-extras installs it")
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
+    url = f"http://{host}:{port}"
+    urlopen(url, timeout=60).close()  # the first request loads what answers it, for which pyarrow would wait 3 s
+    yield url
     server.stop()
 
 
@@ -179,6 +181,7 @@ def open_bucket(s3: str, name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     return remote._arrow("s3")
 
 
+@pytest.mark.extras
 def test_an_s3_folder_of_images_is_listed_without_a_question_for_each(
     tmp_path: Path, shards: Path, s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,6 +197,7 @@ def test_an_s3_folder_of_images_is_listed_without_a_question_for_each(
     assert there.version.digest == ingest(tmp_path, folder).version.digest
 
 
+@pytest.mark.extras
 def test_s3_shards_give_what_local_ones_do(
     tmp_path: Path, shards: Path, s3: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

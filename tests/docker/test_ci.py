@@ -11,6 +11,18 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
+OPTIONAL = (
+    "chromium",
+    "crontab",
+    "munged",
+    "nginx",
+    "postgres",
+    "shellcheck",
+    "slurmctld",
+    "slurmd",
+    "srun",
+    "systemd-analyze",
+)
 MAKE = """#!/bin/sh
 echo "$*" >> {calls}
 echo "the last line of make $1"
@@ -21,19 +33,19 @@ test "$1" != "$FAILING"
 @pytest.mark.parametrize(
     ("failing", "calls", "code", "message"),
     [
-        ("", ["lint", "test", "test-long"], 0, ""),
+        ("", ["lint", "test", "test-long", "test-extras"], 0, ""),
         ("lint", ["lint"], 1, ".ci/run: make lint found something"),
         ("test", ["lint", "test"], 1, ".ci/run: make test failed"),
         ("test-long", ["lint", "test", "test-long"], 1, ".ci/run: make test-long failed"),
+        ("test-extras", ["lint", "test", "test-long", "test-extras"], 1, ".ci/run: make test-extras failed"),
     ],
 )
 def test_ci_lints_then_tests(tmp_path: Path, failing: str, calls: list[str], code: int, message: str) -> None:
     """With a `make` that notes how it is called, since these tests run below the real one."""
     (tmp_path / "make").write_text(MAKE.format(calls=tmp_path / "calls"), encoding="utf-8")
-    (tmp_path / "postgres").write_text("#!/bin/sh\n", encoding="utf-8")  # there: nothing is to be installed
-    (tmp_path / "crontab").write_text("#!/bin/sh\n", encoding="utf-8")
-    (tmp_path / "nginx").write_text("#!/bin/sh\n", encoding="utf-8")
-    for program in ("make", "postgres", "crontab", "nginx"):
+    for program in OPTIONAL:  # there: nothing is to be installed
+        (tmp_path / program).write_text("#!/bin/sh\n", encoding="utf-8")
+    for program in ("make", *OPTIONAL):
         (tmp_path / program).chmod(0o755)
     environment = os.environ | {
         "PATH": f"{tmp_path}:{os.environ['PATH']}",

@@ -4,12 +4,12 @@ import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import albumentations
 import numpy as np
 import pytest
 import torch
+from ray_nodes import Nodes, start_nodes
 from torch import Tensor, nn
 
 from graftline.augment.policy import Augment, EvalTransform, Policy
@@ -24,32 +24,19 @@ from graftline.features.remote_pass import spread_over
 from graftline.files import sha256_file
 from graftline.ray_cluster import RayCluster
 
-ray = pytest.importorskip("ray", reason="ray is missing: pip install graftline[ray]")
+pytest.importorskip("ray", reason="ray is missing: make test-extras installs it")
+pytestmark = pytest.mark.extras
 
 PREPROCESSING = Preprocessing((16, 16), (0.5,) * 3, (0.5,) * 3)
 FLIPPED = Policy("flipped", None, {"flip": albumentations.HorizontalFlip(p=0.5)})
 TAIL = nn.Linear(4 * 16 * 16, 3)
-MEMORY = 100_000_000  # bytes of each node's object store
-QUICK = {  # notice within seconds that a node is gone
-    "health_check_failure_threshold": 3,
-    "health_check_period_ms": 500,
-    "health_check_timeout_ms": 500,
-    "health_check_initial_delay_ms": 0,
-}
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """A head without cores; each test adds its nodes."""
-    from ray.cluster_utils import Cluster
-
-    head = {"num_cpus": 0, "object_store_memory": MEMORY, "include_dashboard": False, "_system_config": QUICK}
-    made = Cluster(initialize_head=True, head_node_args=head)
-    try:
-        yield made
-    finally:
-        ray.shutdown()
-        made.shutdown()
+def nodes() -> Iterator[Nodes]:
+    """A cluster to which each test adds its nodes."""
+    with start_nodes() as nodes:
+        yield nodes
 
 
 @pytest.fixture(autouse=True)
@@ -71,12 +58,11 @@ def requests(samples: Samples) -> list[ActivationRequest]:
     return [plain, ActivationRequest(samples, augment, 1, {"network": "conv", "view": 1})]
 
 
-def test_a_node_that_is_killed_changes_nothing(cluster: Any, samples: Samples, tmp_path: Path) -> None:
-    nodes = [cluster.add_node(num_cpus=1, object_store_memory=MEMORY) for _ in range(2)]
-    cluster.wait_for_nodes()
+def test_a_node_that_is_killed_changes_nothing(nodes: Nodes, samples: Samples, tmp_path: Path) -> None:
+    killed, _ = nodes.add(2)
     torch.manual_seed(0)
     trunk = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten())
-    ray_cluster = RayCluster(cluster.address)
+    ray_cluster = RayCluster(nodes.address)
     given = 0
 
     def here(images: Tensor) -> Engine:
@@ -94,7 +80,7 @@ def test_a_node_that_is_killed_changes_nothing(cluster: Any, samples: Samples, t
                 yield activations
                 given += 1
                 if given == 2:  # more tasks are under way on both nodes
-                    cluster.remove_node(nodes[0], allow_graceful=False)  # SIGKILL
+                    nodes.kill(killed)
 
         return replace(engine, run_all=run)
 
@@ -104,13 +90,12 @@ def test_a_node_that_is_killed_changes_nothing(cluster: Any, samples: Samples, t
     assert given == 2 * -(-20 // 8) * 3, "no batch twice"
     for ours, theirs in zip(actual, expected, strict=True):
         np.testing.assert_array_equal(np.asarray(ours.array), np.asarray(theirs.array))
-    cluster.remove_node(nodes[1], allow_graceful=False)
+    nodes.remove_all()
 
 
-def test_what_a_task_raises_is_told(cluster: Any, samples: Samples, tmp_path: Path) -> None:
-    node = cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
-    cluster.wait_for_nodes()
-    ray_cluster = RayCluster(cluster.address)
+def test_what_a_task_raises_is_told(nodes: Nodes, samples: Samples, tmp_path: Path) -> None:
+    nodes.add(1)
+    ray_cluster = RayCluster(nodes.address)
     missing = str(tmp_path / "away.png")
     with pytest.raises(UserError, match=rf"Node {socket.gethostname()} .* does not see {missing}.* same place"):
         ray_cluster.check_paths([Path(missing)])
@@ -120,4 +105,4 @@ def test_what_a_task_raises_is_told(cluster: Any, samples: Samples, tmp_path: Pa
     with pytest.raises(UserError, match=f"{missing} could be read at ingest but not now"):
         list(ray_cluster.map(remote_pass.compute, [(file.read_bytes(), one, [4])]))
     assert engine.is_exported
-    cluster.remove_node(node, allow_graceful=False)
+    nodes.remove_all()

@@ -20,9 +20,10 @@ from graftline.pipeline.schedule import DAGSTER, STAGE
 from graftline.scheduling import dagster
 
 PROGRAMS = PROJECT / ".venv-dagster" / "bin"
-pytestmark = pytest.mark.skipif(
-    not (PROGRAMS / "dagster").exists(), reason="Dagster is not installed: make .venv-dagster/.ready"
-)
+pytestmark = [
+    pytest.mark.extras,
+    pytest.mark.skipif(not (PROGRAMS / "dagster").exists(), reason="Dagster is missing: make test-extras installs it"),
+]
 
 RUNS = "{runsOrError{...on Runs{results{status tags{key value}}}}}"
 ASSET = """query($path: [String!]!) {assetOrError(assetKey: {path: $path}) {...on Asset {assetMaterializations {

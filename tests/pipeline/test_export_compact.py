@@ -25,6 +25,11 @@ from graftline.files import write_json
 from graftline.pipeline.export import Export, _left_out
 from graftline.tracking.tracking import Tracking
 
+NEEDS_OPENVINO = [
+    pytest.mark.extras,
+    pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is missing: make test-extras installs it"),
+]
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -40,9 +45,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "kind",
     [
         "onnx-int8",
-        pytest.param(
-            "openvino", marks=pytest.mark.skipif(find_spec("openvino") is None, reason="needs graftline[openvino]")
-        ),
+        pytest.param("openvino", marks=NEEDS_OPENVINO),
     ],
 )
 def test_what_is_kept_computes_what_the_model_does(

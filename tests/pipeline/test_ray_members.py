@@ -1,15 +1,18 @@
-"""An ensemble, a search and a prediction on Ray; a member whose worker is killed goes on."""
+"""An ensemble, a search and a prediction on Ray; a member whose worker or node is killed goes on."""
 
+import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
+from ray_nodes import start_nodes
 from tiny_weights import write_weights
 from workplace import TINY, Workplace
 
-ray = pytest.importorskip("ray", reason="ray is missing: pip install graftline[ray]")
+pytest.importorskip("ray", reason="ray is missing: make test-extras installs it")
+pytestmark = pytest.mark.extras
 
 SECONDS = 300
 ON_RAY = ("cluster=ray", "cluster.num_workers=2")
@@ -18,18 +21,45 @@ ON_RAY = ("cluster=ray", "cluster.num_workers=2")
 def test_a_member_whose_worker_is_killed_goes_on_and_the_ensemble_predicts_on_ray(
     workplace: Workplace, color_folder: Path
 ) -> None:
-    own = ["members=2", "choose=all", "trainer.max_epochs=30", "train.patience=null", *ON_RAY]
-    given = ["data=folder", f"data.path={color_folder}", *TINY, *own]
-    process = workplace.start_command("ensemble", *{line.partition("=")[0]: line for line in given}.values())
+    process = start_ensemble(workplace, color_folder, 30, *ON_RAY)
     workplace.await_file(process, "outputs/ensemble/*/members/1/checkpoints/last.ckpt", SECONDS)
     workers = psutil.Process(process.pid).children(recursive=True)
     killed = [one for one in workers if "ray::train_on_worker" in one.cmdline()[0]]
     killed[0].kill()
     output = process.communicate(timeout=SECONDS)[0]
     assert process.returncode == 0, output
+    check_members(workplace, output, 30)
+
+    predicted = workplace.run_command("predict", "model=colors0", f"images={color_folder}", *ON_RAY, timeout=SECONDS)
+    assert predicted.code == 0, predicted.output
+    assert "Spread over 2 workers of Ray" in predicted.output
+    assert predicted.result["images"] == 60
+    assert predicted.result["unreadable"] == 0
+
+
+def test_a_member_whose_node_is_killed_goes_on_on_the_other_one(workplace: Workplace, color_folder: Path) -> None:
+    with start_nodes() as nodes:
+        nodes.add(2)
+        process = start_ensemble(workplace, color_folder, 60, "cluster=ray", f"cluster.address={nodes.address}")
+        for number in (1, 2):
+            workplace.await_file(process, f"outputs/ensemble/*/members/{number}/checkpoints/last.ckpt", SECONDS)
+        nodes.kill(nodes.find_running("train_on_worker")[0])
+        output = process.communicate(timeout=SECONDS)[0]
+    assert process.returncode == 0, output
+    check_members(workplace, output, 60)
+
+
+def start_ensemble(workplace: Workplace, color_folder: Path, max_epochs: int, *on_ray: str) -> subprocess.Popen[str]:
+    """Start an ensemble of two members, which train for so many epochs."""
+    own = ["members=2", "choose=all", f"trainer.max_epochs={max_epochs}", "train.patience=null", *on_ray]
+    given = ["data=folder", f"data.path={color_folder}", *TINY, *own]
+    return workplace.start_command("ensemble", *{line.partition("=")[0]: line for line in given}.values())
+
+
+def check_members(workplace: Workplace, output: str, max_epochs: int) -> None:
+    """Make sure that each of the two members is one whole run, and that no epoch is missing or there twice."""
     assert "Members are spread over Ray, 2 at a time" in output
     assert "Member 2 of 2: test_efficientnet, seed 1: outputs/ensemble/" in output
-
     experiment = workplace.mlflow.get_experiment_by_name("colors0")
     assert experiment is not None
     runs = workplace.mlflow.search_runs([experiment.experiment_id], "tags.`graftline.stage` = 'train'")
@@ -38,16 +68,12 @@ def test_a_member_whose_worker_is_killed_goes_on_and_the_ensemble_predicts_on_ra
     for run in runs:
         assert "mlflow.parentRunId" in run.data.tags
         steps = [metric.step for metric in workplace.mlflow.get_metric_history(run.info.run_id, "val/loss")]
-        assert steps == [3 * (epoch + 1) for epoch in range(30)], "each epoch once"
+        assert steps == [3 * (epoch + 1) for epoch in range(max_epochs)], "each epoch once"
     logs = sorted(workplace.root.glob("outputs/ensemble/*/members/*/log.txt"))
     assert len(logs) == 2
-    assert all("epoch  30 of 30" in log.read_text() and "test split" in log.read_text() for log in logs)
-
-    predicted = workplace.run_command("predict", "model=colors0", f"images={color_folder}", *ON_RAY, timeout=SECONDS)
-    assert predicted.code == 0, predicted.output
-    assert "Spread over 2 workers of Ray" in predicted.output
-    assert predicted.result["images"] == 60
-    assert predicted.result["unreadable"] == 0
+    assert all(
+        f"epoch  {max_epochs} of {max_epochs}" in log.read_text() and "test split" in log.read_text() for log in logs
+    )
 
 
 def test_the_frozen_passes_of_a_search_are_spread(workplace: Workplace, color_folder: Path) -> None:

@@ -1,27 +1,51 @@
-"""A sweep on Ray: a run whose worker is killed goes on, and there is one run of each."""
+"""A sweep on Ray: a run whose worker or node is killed goes on, and there is one run of each."""
 
 import signal
+import subprocess
 from pathlib import Path
 
 import psutil
 import pytest
+from ray_nodes import start_nodes
 from workplace import TINY, Workplace
 
-ray = pytest.importorskip("ray", reason="ray is missing: pip install graftline[ray]")
+pytest.importorskip("ray", reason="ray is missing: make test-extras installs it")
+pytestmark = pytest.mark.extras
 
-SECONDS = 200
+SECONDS = 300
 
 
 def test_a_worker_that_is_killed_loses_no_run(workplace: Workplace, color_folder: Path) -> None:
-    own = ["seed=0,1", "cluster=ray", "cluster.num_workers=2", "trainer.max_epochs=30", "train.patience=null"]
-    given = ["data=folder", f"data.path={color_folder}", *TINY, *own]
-    process = workplace.start_command("train", *{line.partition("=")[0]: line for line in given}.values())
+    process = start_sweep(workplace, color_folder, 30, "cluster.num_workers=2")
     workplace.await_file(process, "outputs/train/*/0/checkpoints/last.ckpt", SECONDS)
     killed = [one for one in psutil.Process(process.pid).children(recursive=True) if "ray::run_job" in one.cmdline()[0]]
     killed[0].kill()
     output = process.communicate(timeout=SECONDS)[0]
     assert process.returncode == 0, output
+    check_runs(workplace, output, 30)
 
+
+def test_a_node_that_is_killed_loses_no_run(workplace: Workplace, color_folder: Path) -> None:
+    with start_nodes() as nodes:
+        nodes.add(2)
+        process = start_sweep(workplace, color_folder, 60, f"cluster.address={nodes.address}")
+        for number in (0, 1):
+            workplace.await_file(process, f"outputs/train/*/{number}/checkpoints/last.ckpt", SECONDS)
+        nodes.kill(nodes.find_running("run_job")[0])
+        output = process.communicate(timeout=SECONDS)[0]
+    assert process.returncode == 0, output
+    check_runs(workplace, output, 60)
+
+
+def start_sweep(workplace: Workplace, color_folder: Path, max_epochs: int, of_cluster: str) -> subprocess.Popen[str]:
+    """Start a sweep of two runs, which train for so many epochs."""
+    own = ["seed=0,1", "cluster=ray", of_cluster, f"trainer.max_epochs={max_epochs}", "train.patience=null"]
+    given = ["data=folder", f"data.path={color_folder}", *TINY, *own]
+    return workplace.start_command("train", *{line.partition("=")[0]: line for line in given}.values())
+
+
+def check_runs(workplace: Workplace, output: str, max_epochs: int) -> None:
+    """Make sure that each of the two runs is whole, and that no epoch is missing or there twice."""
     experiment = workplace.mlflow.get_experiment_by_name("colors0")
     assert experiment is not None
     runs = workplace.mlflow.search_runs([experiment.experiment_id], "tags.`graftline.stage` = 'train'")
@@ -30,15 +54,13 @@ def test_a_worker_that_is_killed_loses_no_run(workplace: Workplace, color_folder
     assert len(children) == 2
     for run in children:
         steps = [metric.step for metric in workplace.mlflow.get_metric_history(run.info.run_id, "val/loss")]
-        assert steps == [3 * (epoch + 1) for epoch in range(30)], "each epoch once"
+        assert steps == [3 * (epoch + 1) for epoch in range(max_epochs)], "each epoch once"
     assert "Spread over Ray, 2 at a time" in output
     assert len(list(workplace.root.glob("outputs/train/*/*/result.json"))) == 2
 
 
 def test_ctrl_c_ends_all_runs(workplace: Workplace, color_folder: Path) -> None:
-    own = ["seed=0,1", "cluster=ray", "cluster.num_workers=2", "trainer.max_epochs=4000", "train.patience=null"]
-    given = ["data=folder", f"data.path={color_folder}", *TINY, *own]
-    process = workplace.start_command("train", *{line.partition("=")[0]: line for line in given}.values())
+    process = start_sweep(workplace, color_folder, 4000, "cluster.num_workers=2")
     workplace.await_file(process, "outputs/train/*/0/checkpoints/last.ckpt", SECONDS)
     workers = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)

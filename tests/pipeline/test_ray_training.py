@@ -7,7 +7,8 @@ import psutil
 import pytest
 from workplace import TINY, Workplace
 
-ray = pytest.importorskip("ray", reason="ray is missing: pip install graftline[ray]")
+pytest.importorskip("ray", reason="ray is missing: make test-extras installs it")
+pytestmark = pytest.mark.extras
 
 SECONDS = 400
 

@@ -33,7 +33,9 @@ needs_cron = pytest.mark.skipif(
     shutil.which("crontab") is None or os.geteuid() != 0,
     reason="cron is missing, or this is not root, who alone writes another user's crontab: apt-get install cron",
 )
-needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is missing")
+needs_systemd = pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="systemd-analyze is missing: apt-get install systemd"
+)
 
 
 @pytest.fixture

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from graftline.scheduling.times import DAY, FIELDS, WEEKDAY, Times, parse_times
 
 NOW = datetime(2026, 1, 30, 12, 34)
-needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is missing")
+needs_systemd = pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="systemd-analyze is missing: apt-get install systemd"
+)
 
 
 @pytest.mark.parametrize(

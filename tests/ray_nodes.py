@@ -1,0 +1,99 @@
+"""A Ray cluster of several nodes on this machine, for tests that kill one of them."""
+
+import secrets
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import pytest
+
+MEMORY = 100_000_000  # bytes of each node's object store
+QUICK = {  # notice within seconds that a node is gone
+    "health_check_failure_threshold": 3,
+    "health_check_period_ms": 500,
+    "health_check_timeout_ms": 500,
+    "health_check_initial_delay_ms": 0,
+}
+SECONDS = 60.0  # within which a task begins
+# Ray gives up a node whose helpers do not name their ports within 15 s, which can be short beside other tests: they
+# are given some, of those that neither Linux nor Ray hands out.
+PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+FIRST_PORT, LAST_PORT = 20_000, 32_000
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """The nodes of a cluster of Ray's, but for its head, which has no cores."""
+
+    cluster: Any
+
+    @property
+    def address(self) -> str:
+        return str(self.cluster.address)
+
+    def add(self, number: int) -> list[Any]:
+        """Add nodes of one core each."""
+        nodes = [self.cluster.add_node(num_cpus=1, **_settings()) for _ in range(number)]
+        self.cluster.wait_for_nodes()
+        return nodes
+
+    def remove_all(self) -> None:
+        for node in [*self.cluster.worker_nodes]:
+            self.cluster.remove_node(node, allow_graceful=False)
+
+    def find_running(self, task: str) -> tuple[Any, psutil.Process]:
+        """Return a node and the worker of it that runs a task, which is named by its function."""
+        deadline = time.monotonic() + SECONDS
+        while time.monotonic() < deadline:
+            for node in self.cluster.worker_nodes:
+                for process in _raylet(node).children(recursive=True):
+                    with suppress(psutil.Error):
+                        if f"ray::{task}" in " ".join(process.cmdline()):
+                            return node, process
+        raise AssertionError(f"No worker has run {task} within {SECONDS:.0f} s.")
+
+    def kill(self, node: Any) -> None:
+        """Kill a node and all its workers with SIGKILL, as where the power fails."""
+        raylet = _raylet(node)
+        processes = [raylet, *raylet.children(recursive=True)]
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.cluster.remove_node(node, allow_graceful=False)
+
+
+def _settings() -> dict[str, Any]:
+    return {"object_store_memory": MEMORY, **{name: _free_port() for name in PORTS}}
+
+
+def _free_port() -> int:
+    while True:
+        port = FIRST_PORT + secrets.randbelow(LAST_PORT - FIRST_PORT)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("", port))
+            return port
+
+
+def _raylet(node: Any) -> psutil.Process:
+    return psutil.Process(node.all_processes["raylet"][0].process.pid)
+
+
+@contextmanager
+def start_nodes() -> Iterator[Nodes]:
+    """Start a cluster whose head has no cores, so that each test adds the nodes that it needs."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    head = {"num_cpus": 0, "include_dashboard": False, "_system_config": QUICK, **_settings()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        yield Nodes(cluster)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
