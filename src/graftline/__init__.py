@@ -18,6 +18,10 @@ __path__ = pkgutil.extend_path(__path__, __name__)
 for _name in ("NO_ALBUMENTATIONS_UPDATE", "MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY"):
     os.environ.setdefault(_name, "1")
 
+# Threads of torch that wait for one another sleep instead of spinning: where other processes run too, the core that a
+# thread spins on is the one that another waits for (docs/accuracy.md has numbers). OpenMP reads it as torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 __version__ = "0.1.0"
 
 
