@@ -22,14 +22,14 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def test_their_jobs() -> None:
-    assert set(JOBS) == {"lint", "test", "lowest", "wheel"}
+    assert set(JOBS) == {"lint", "test", "extras", "lowest", "wheel"}
     assert all("timeout-minutes" in job for job in JOBS.values())
 
 
 def test_targets_and_stages_are_there() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     called = [command.split()[1] for command in COMMANDS if command.startswith("make ")]
-    assert called == ["lint", "test"]
+    assert called == ["lint", "test", "test-extras"]
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in called)
     run = [command.split()[1] for command in COMMANDS if command.startswith("graftline ")]
     assert set(run) <= {"--help", *stages([CONF])}
