@@ -33,11 +33,10 @@ test "$1" != "$FAILING"
 @pytest.mark.parametrize(
     ("failing", "calls", "code", "message"),
     [
-        ("", ["lint", "test", "test-long", "test-extras"], 0, ""),
+        ("", ["lint", "test", "test-long"], 0, ""),
         ("lint", ["lint"], 1, ".ci/run: make lint found something"),
         ("test", ["lint", "test"], 1, ".ci/run: make test failed"),
         ("test-long", ["lint", "test", "test-long"], 1, ".ci/run: make test-long failed"),
-        ("test-extras", ["lint", "test", "test-long", "test-extras"], 1, ".ci/run: make test-extras failed"),
     ],
 )
 def test_ci_lints_then_tests(tmp_path: Path, failing: str, calls: list[str], code: int, message: str) -> None:
