@@ -54,12 +54,12 @@ class LoggedEvents(FitEvents):
             log_augmentation(self._run, source.setup, self._augmentation)
 
     def on_start(self, learning_rates: Metrics, step: int) -> None:
-        """Log the learning rates of a phase's first step."""
-        self._run.log_metrics(learning_rates, step)
+        """Log the learning rates of a phase's first step; a resume does not log them again."""
+        self._run.log_metrics(learning_rates, step, once=True)
 
     def on_epoch(self, metrics: Metrics, step: int) -> None:
-        """Log an epoch's metrics."""
-        self._run.log_metrics(metrics, step)
+        """Log an epoch's metrics; one that a resume trains again is not logged again."""
+        self._run.log_metrics(metrics, step, once=True)
 
     def on_interrupt(self, interrupt: KeyboardInterrupt) -> bool:
         """Ask whoever started the run."""

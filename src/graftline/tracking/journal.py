@@ -102,6 +102,12 @@ class Journal:
         record: Record | None = json.loads(line)
         return record
 
+    def metric_steps(self) -> set[tuple[str, int]]:
+        """Return the metrics in the journal, sent or not, each with the steps it was logged at."""
+        with self.path.open("rb") as file:
+            records = [json.loads(line) for line in file if b'"metrics"' in line]
+        return {(name, one["step"]) for one in records if one["kind"] == "metrics" for name in one["values"]}
+
     def close(self) -> None:
         """Close the files, and let another process open the journal."""
         os.close(self._file)

@@ -89,7 +89,9 @@ class Run:
         self._model_tags = {"graftline.run_id": self.id}
         self._is_over = False
         self._outbox = Outbox(directory, uri, self.id)
+        self._logged_before: set[tuple[str, int]] = set()  # metric, step
         if is_resumed:
+            self._logged_before = self._outbox.journal.metric_steps()
             self._outbox.put("status", status="RUNNING", at=_now())
             self.set_tags({_ERROR: "", **tags})
         self._system: SystemMetrics | None = None
@@ -117,12 +119,22 @@ class Run:
         file.write_text(without_password(text), encoding="utf-8", errors="backslashreplace")
         self.log_artifact(file)
 
-    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Log metrics at a step, with the time of this call; their names may hold any character."""
+    def log_metrics(self, values: Mapping[str, float], step: int, *, once: bool = False) -> None:
+        """Log metrics at a step, with the time of this call; their names may hold any character.
+
+        Args:
+            values: by their names.
+            step: of the training.
+            once: leave out those that were logged at this step before the run was resumed, as an epoch that is trained
+                again because the run was killed between its log and its checkpoint.
+        """
         at = _now()
         values = {names.key(name): float(value) for name, value in values.items()}
         self._latest.update({name: (value, at, step) for name, value in values.items()})
-        self._outbox.put("metrics", at=at, step=step, values=values)
+        if once:
+            values = {name: value for name, value in values.items() if (name, step) not in self._logged_before}
+        if values:
+            self._outbox.put("metrics", at=at, step=step, values=values)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags; a later value replaces an earlier one."""
