@@ -35,7 +35,7 @@ from graftline.data.version import DatasetVersion
 from graftline.execution import Execution
 from graftline.features.cache import ActivationRequest, Features, ImageBatcher
 from graftline.freezing.batchnorm import BatchNormStatistics
-from graftline.freezing.rules import AllButHead, Nothing
+from graftline.freezing.rules import AllButHead, Names, Nothing
 from graftline.training.batchnorm import prepare_statistics
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.phases import fit_phase
@@ -58,6 +58,7 @@ class Change:
         batchnorm: what happens to BatchNorm's statistics.
         drop_path_rate: stochastic depth.
         recipe: arguments of ``Recipe``.
+        frozen: patterns of the names of what stays frozen; without any, everything is trained, or the head alone.
     """
 
     key: str
@@ -65,6 +66,7 @@ class Change:
     batchnorm: BatchNormStatistics = "trained"
     drop_path_rate: float = 0.0
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    frozen: Sequence[str] = ()
 
 
 CHANGES = (
@@ -75,6 +77,9 @@ CHANGES = (
     Change("train.label_smoothing=0.1", recipe={"label_smoothing": 0.1}),
     Change("backbone.drop_path_rate=0.2", drop_path_rate=0.2),
     Change("train.layer_decay=0.8", recipe={"layer_decay": 0.8}),
+    Change("train.ema_decay=0.99", recipe={"ema_decay": 0.99}),
+    Change("freeze=names freeze.frozen=[*conv*]", frozen=["*conv*"]),
+    Change("freeze=names freeze.frozen=[*conv*] optim.lr=0.01", learning_rate=0.01, frozen=["*conv*"]),
 )
 OF_A_HEAD = CHANGES[:2]  # frozen layers keep their statistics in any case
 
@@ -110,7 +115,7 @@ def read_set(name: str, work: Work, folder: Path) -> DatasetVersion:
 def train(change: Change, version: DatasetVersion, work: Work, seed: int, folder: Path) -> Outcome:
     """Train as `make train augment=none` does with a change, and test the best epoch."""
     pl.seed_everything(seed, verbose=False)
-    kind = AllButHead if work.head else Nothing
+    kind = functools.partial(Names, change.frozen) if change.frozen else AllButHead if work.head else Nothing
     given: dict[str, Any] = {"epochs": work.epochs, "learning_rate": change.learning_rate}
     rule = kind(**{key: value for key, value in given.items() if value is not None}, batchnorm=change.batchnorm)
     backbone = Backbone(NETWORK, image_size=work.image_size, drop_path_rate=change.drop_path_rate)

@@ -152,8 +152,8 @@ def log_calibration(run: "Run", outcome: TrainOutcome) -> None:
 
 
 def log_freeze_check(run: "Run", outcome: TrainOutcome) -> None:
-    """Say and log that what was frozen has not moved, and what the cache changed."""
-    phase, steps = outcome.trained.last, outcome.trained.history.steps
+    """Say and log that what was frozen in the phase that is kept has not moved, and what the cache changed."""
+    phase, steps = outcome.trained.kept, outcome.trained.history.steps
     record = phase.freeze_record
     frozen = "nothing was frozen"
     if record["frozen_tensors"] > 0:

@@ -1,7 +1,9 @@
 """What a search leaves for people: the table of what was tried, the entries in MLflow, and the typed result."""
 
 import json
+import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -17,9 +19,8 @@ from graftline.search.history import HEAD, WHOLE, Depth, SearchHistory
 from graftline.search.ledger import Ledger, in_words
 from graftline.search.outlook import Outlook, look_ahead
 from graftline.search.rounds import NO_TIME
-from graftline.training.events import Metrics
 from graftline.training.fit_directory import FitDirectory
-from graftline.training.results import MONITOR, PhaseResult, log_loss
+from graftline.training.results import FitHistory, PhaseResult, log_loss, monitored
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run
@@ -67,30 +68,23 @@ class Found:
         return metrics
 
     @cached_property
-    def epochs(self) -> list[tuple[float, Metrics]]:
-        """The epochs of the winner's training, each with the seconds since the search began after which it was done.
+    def phases(self) -> list[tuple[float, FitHistory]]:
+        """The phases of the winner's training, each with the seconds since the search began after which it was done.
 
         Of several models they are those of the first.
         """
         folder = self.trained.directory
         folder = folder / "members" / "1" if folder.name == ENSEMBLE_FOLDER else folder
-        first = FitDirectory(RunDirectory(folder).checkpoints)
-        found, number = list[tuple[float, Metrics]](), 0
-        while (file := first.phase(number).result).exists():
+        first, found = FitDirectory(RunDirectory(folder).checkpoints), list[tuple[float, FitHistory]]()
+        while (file := first.phase(len(found)).result).exists():
             history = PhaseResult.from_json(json.loads(file.read_text(encoding="utf-8"))).history
-            end = self.ledger.now - (time.time() - file.stat().st_mtime)
-            each = history.seconds / max(1, len(history.epochs))
-            later = range(len(history.epochs) - 1, -1, -1)
-            found += [(end - each * after, metrics) for after, metrics in zip(later, history.epochs, strict=True)]
-            number += 1
+            found.append((self.ledger.now - (time.time() - file.stat().st_mtime), history))
         return found
 
     @property
     def outlook(self) -> Outlook | str:
         """What more time would likely bring."""
-        start = self.ledger.spans[-1].start
-        seconds = [max(at - start, 1e-3) for at, _ in self.epochs]
-        return look_ahead(seconds, [metrics[MONITOR] for _, metrics in self.epochs], MORE_SECONDS)
+        return outlook_of([history for _, history in self.phases])
 
     @property
     def sentence(self) -> str:
@@ -111,7 +105,11 @@ class Found:
     def picture(self) -> Picture:
         """Return what is drawn."""
         count = sum(self.trained.version.counts()["validation"].values())
-        curve = [(at, metrics["val/accuracy"]) for at, metrics in self.epochs]
+        curve = [
+            (end - history.seconds + after, metrics["val/accuracy"])
+            for end, history in self.phases
+            for after, metrics in zip(_ends(history), history.epochs, strict=True)
+        ]
         return Picture(
             self.history,
             self.chosen,
@@ -122,6 +120,21 @@ class Found:
             curve,
             self.sentence,
         )
+
+
+def outlook_of(phases: Sequence[FitHistory]) -> Outlook | str:
+    """Return what more time would likely bring to a training: its last phase would have it, those before are done."""
+    if not phases:
+        return look_ahead([], [], MORE_SECONDS)
+    *earlier, last = phases
+    before = min((monitored(history.best) for history in earlier), default=math.inf)
+    return look_ahead(_ends(last), [monitored(metrics) for metrics in last.epochs], MORE_SECONDS, before)
+
+
+def _ends(history: FitHistory) -> list[float]:
+    """Return after how many seconds each epoch of a phase was done, at least a thousandth: the first is not at zero."""
+    each = history.seconds / max(1, len(history.epochs))
+    return [max(number * each, 1e-3) for number in range(1, len(history.epochs) + 1)]
 
 
 def print_trials(history: SearchHistory, chosen: Candidate) -> None:

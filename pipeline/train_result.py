@@ -214,15 +214,15 @@ def write_run_report(outcome: TrainOutcome, run_id: str) -> Path:
 
 def _training(outcome: TrainOutcome) -> Training:
     """Return what the report shows of the fit."""
-    history, last, files = outcome.trained.history, outcome.trained.last, outcome.files
+    history, kept, files = outcome.trained.history, outcome.trained.kept, outcome.files
     pictures = []
     if outcome.decision.measurement is not None and files.measurement.exists():
         pictures.append(PictureFile(files.measurement, "How deep to train", DEPTH_CAPTION))
-    if last.augmented:
+    if kept.augmented:
         pictures.append(
             PictureFile(files.augmentation, "What the network sees of a training image", AUGMENTATION_CAPTION)
         )
-    sentences = [f"Freeze: {outcome.decision.reason}.", reworded(last.source)]
+    sentences = [f"Freeze: {outcome.decision.reason}.", reworded(kept.source)]
     if outcome.choice is not None:
         sentences.append(f"Augmentation: {outcome.choice.sentence()}.")
     return Training(history.epochs, history.best, sentences, pictures)

@@ -167,3 +167,28 @@ def test_larger_steps_keep_their_number_in_trial_and_training() -> None:
     assert [plan.epochs for plan in rule.decide(context).plans] == [6, 4]
     usual = replace(context, step_images=32, processes=1)
     assert [plan.epochs for plan in rule.decide(usual).plans] == [3, 3]
+
+
+def test_validation_images_and_the_last_pass_take_their_part_of_the_time() -> None:
+    """Each trial is judged by the validation images in every epoch, and a head needs a pass over all images."""
+
+    def images_tried(validation: int, num_images: int = 2_000) -> int | None:
+        tried: list[tuple[int, int | None]] = []
+        context = FreezeContext(
+            network(),
+            num_images,
+            pretrained=True,
+            validation_counts=(validation // 2, validation // 2),
+            try_boundary=at_depths({6: 0.5, 3: 0.9}, tried, spread=1e-3),
+            seconds_left=lambda: 1_000.0,
+            image_seconds=lambda: 0.1,
+        )
+        Measured(depths=(0.5,), trial_images=2_000).decide(context)
+        return tried[0][1]
+
+    # 0.3 of 10,000 images forward and backward, less 0.2 for each image of the last pass; a trial: 0.2 for the head's
+    # pass, 0.2 + 3 x 0.5 for its own, and 2 x 0.2 + 3 x 0.5 / 3 for each image that it is judged by
+    assert images_tried(100) == int((0.3 * (10_000 - 0.2 * 2_100) - 0.9 * 100) / 1.9)
+    assert images_tried(1_000) == int((0.3 * (10_000 - 0.2 * 3_000) - 0.9 * 1_000) / 1.9)
+    assert images_tried(2_000, num_images=4_000) is None, "too few for a trial: the head alone, on all images"
+    assert images_tried(100, num_images=20_000) == int((0.3 * (10_000 - 0.2 * 20_100) - 0.9 * 100) / 1.9)

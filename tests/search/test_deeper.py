@@ -4,6 +4,7 @@ import functools
 from dataclasses import replace
 from pathlib import Path
 
+import albumentations
 import numpy as np
 import pytest
 import pytorch_lightning as pl
@@ -131,6 +132,8 @@ def test_a_recipe_is_known_by_what_a_training_depends_on(setup: TrainingSetup) -
     assert digest_recipe(same) == digest_recipe(setup)
     assert digest_recipe(other) != digest_recipe(setup)
     assert digest_recipe(replace(setup, recipe=Recipe(workers=0, label_smoothing=0.1))) != digest_recipe(setup)
+    mirrored = Policy("mirror", None, {"horizontal_flip": albumentations.HorizontalFlip(p=0.5)})
+    assert digest_recipe(replace(setup, policy=mirrored)) != digest_recipe(setup)
 
 
 def test_without_time_the_heads_decide(setup: TrainingSetup, history: SearchHistory, tmp_path: Path) -> None:

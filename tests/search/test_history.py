@@ -86,8 +86,12 @@ def test_a_score_is_found_again(tmp_path: Path) -> None:
     assert ScoreFiles(files.directory, "version 1", "recipe 2").load(A, WHOLE, 0, 0.0) is None
     assert files.load(B, HEAD, 500, 0.0) is None
     other = ScoreFiles(tmp_path / "other", "version 2")
-    assert other.take_over(tmp_path / "new" / "scores") == 2
+    assert other.take_over(files.directory) == 0
     assert other.load(A, HEAD, 500, 0.0) is None  # of other images
+    same = ScoreFiles(tmp_path / "same", "version 1", "recipe 2")
+    assert same.take_over(files.directory) == 1, "the head, not the network of another recipe"
+    assert same.load(A, HEAD, 500, 0.0) is not None
+    assert ScoreFiles(tmp_path / "like", "version 1", "recipe 1").take_over(files.directory) == 2
     for file in files.directory.iterdir():
         file.write_bytes(file.read_bytes()[:50])
     assert files.load(A, HEAD, 500, 0.0) is None

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from graftline.pipeline.search_result import outlook_of
 from graftline.search.outlook import Outlook, look_ahead
+from graftline.training.results import MONITOR, FitHistory
 
 SECONDS = np.arange(1, 21) * 30.0
 
@@ -46,3 +48,22 @@ def test_nothing_is_promised_where_the_loss_rises_or_epochs_are_few() -> None:
     assert look_ahead(SECONDS / 10, falling, 1800.0) == (
         "What another 30 minutes would bring cannot be told from a training of 60 s."
     )
+
+
+def test_only_the_last_phase_is_carried_on_and_only_below_what_is_reached() -> None:
+    """Epochs of a head take a tenth of a second, those of the whole network that begins anew after it half a minute."""
+
+    def phase(losses: np.ndarray, seconds: float) -> FitHistory:
+        return FitHistory.of([{MONITOR: loss, "epoch": number} for number, loss in enumerate(losses)], seconds, 1)
+
+    head, whole = phase(np.linspace(0.6, 0.31, 30), 3.0), phase(1.0 - 0.1 * np.log(SECONDS), 600.0)
+    outlook = outlook_of([head, whole])
+    alone = look_ahead(SECONDS, 1.0 - 0.1 * np.log(SECONDS), 1800.0, before=0.31)
+    assert isinstance(outlook, Outlook)
+    assert outlook == alone
+    assert outlook.log_loss == pytest.approx(1.0 - 0.1 * np.log(2400.0))
+    assert "from 0.310 to 0.222" in outlook.sentence
+    sure = outlook_of([phase(np.linspace(0.6, 0.2, 30), 3.0), whole])
+    assert isinstance(sure, Outlook)
+    assert (sure.log_loss, "would likely bring little" in sure.sentence) == (0.2, True)
+    assert outlook_of([]) == "What more time would bring cannot be told from 0 epochs."

@@ -35,6 +35,14 @@ def version(color_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Dat
     return ingest.run().version
 
 
+@pytest.fixture(scope="session")
+def judged_version(color_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> DatasetVersion:
+    """The colored squares: 18 for training, 30 for validation, enough to choose by, 12 for the test."""
+    split = Split(train=0.3, validation=0.5, test=0.2, seed=0, existing=True)
+    ingest = Ingest(None, str(color_folder), Folder(), split, directory=str(tmp_path_factory.mktemp("judged")))
+    return ingest.run().version
+
+
 @pytest.fixture
 def make_setup(version: DatasetVersion, tmp_path: Path) -> MakeSetup:
     """Return what makes the setup of a tiny training on the CPU, with changes; each has a network of its own."""

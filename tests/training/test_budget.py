@@ -21,6 +21,7 @@ from graftline.freezing.plan import plan_from_depth
 from graftline.training import budget
 from graftline.training.budget import (
     OVERHEAD_SECONDS,
+    PASSES_PER_STEP,
     TIMED_BATCH,
     check_budget,
     check_clock,
@@ -48,7 +49,7 @@ def test_the_last_fit_ends_when_its_time_is_over(make_setup: MakeSetup, tmp_path
     directory = FitDirectory(tmp_path)
     result = train(setup, [plan], directory, deadline=time.monotonic() + 0.3)
     longer = train(setup, [plan], FitDirectory(tmp_path / "longer"), deadline=time.monotonic() + 4.0)
-    assert result.last.planned_epochs == 2  # of the plan, not of the clock
+    assert result.kept.planned_epochs == 2  # of the plan, not of the clock
     assert 1 <= len(result.history.epochs) <= 30
     assert longer.history.steps > result.history.steps
     unlimited = train(setup, [plan], FitDirectory(tmp_path / "unlimited"))
@@ -173,3 +174,13 @@ def test_a_time_that_is_too_short_for_one_pass_is_refused(make_setup: MakeSetup,
     check_budget(setup, 60.0, minutes=2)
     with pytest.raises(UserError, match=r"48 images take about .* s to pass .*: give Train\.minutes=2, or a smaller"):
         check_budget(setup, 0.0, minutes=1)
+
+
+def test_each_view_is_a_pass_that_takes_time(make_setup: MakeSetup, version: DatasetVersion) -> None:
+    train, validation = (len(version.samples(split).paths) for split in ("train", "validation"))
+    setup = make_setup(features=Features(views=8))
+    seconds = seconds_per_image(setup) * (4 * train + validation) / PASSES_PER_STEP
+    with pytest.raises(UserError, match=r"48 images, 8 views of each training image, take about .* s to pass"):
+        check_budget(setup, seconds, minutes=1)
+    live = replace(setup, features=Features(cache=False, views=8))
+    check_budget(live, seconds, minutes=1)

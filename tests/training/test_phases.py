@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.features.cache import Features
 from graftline.features.precision import MAX_CHANGE
@@ -143,15 +144,17 @@ def test_a_training_that_was_killed_before_its_first_epoch_begins_anew(make_setu
     assert_same_weights(setup, whole)
 
 
-def test_a_training_that_stopped_early_is_finished(make_setup: MakeSetup, tmp_path: Path) -> None:
+def test_a_training_that_stopped_early_is_finished(
+    make_setup: MakeSetup, judged_version: DatasetVersion, tmp_path: Path
+) -> None:
     """A resume, as after an interruption behind the fit, adds no epoch to it."""
     impatient = Recipe(batch_size=12, workers=0, patience=1)
     wild = functools.partial(torch.optim.SGD, lr=30.0)
-    setup = make_setup(recipe=impatient, optimizer=wild)
+    setup = make_setup(recipe=impatient, optimizer=wild, version=judged_version)
     plan = dataclasses.replace(make_plans(setup)[0], epochs=50)
     stopped = train(setup, [plan], FitDirectory(tmp_path / "fit"))
     assert len(stopped.history.epochs) < 50
-    again = make_setup(recipe=impatient, optimizer=wild)
+    again = make_setup(recipe=impatient, optimizer=wild, version=judged_version)
     assert train(again, [plan], FitDirectory(tmp_path / "fit"), resume=True) == stopped
     assert_same_weights(again, setup)
 
@@ -176,9 +179,11 @@ def test_a_resume_undoes_nothing(epochs: int, phase: str, make_setup: MakeSetup,
         run(make_setup(), tmp_path / "fit", Heard(), epochs=epochs, resume=True)
 
 
-def test_phases_that_make_it_worse_are_undone(make_setup: MakeSetup, tmp_path: Path) -> None:
+def test_phases_that_make_it_worse_are_undone(
+    make_setup: MakeSetup, judged_version: DatasetVersion, tmp_path: Path
+) -> None:
     wild = functools.partial(torch.optim.SGD, lr=3.0)  # what the head alone survives, the body does not
-    setup = make_setup(optimizer=wild)
+    setup = make_setup(optimizer=wild, version=judged_version)
     graft, trained = setup.graft, run(setup, tmp_path / "fit", Heard())
     losses = [row[MONITOR] for row in trained.history.epochs]
     assert trained.history.best[MONITOR] == min(losses)
@@ -187,6 +192,33 @@ def test_phases_that_make_it_worse_are_undone(make_setup: MakeSetup, tmp_path: P
         assert graft.network.classifier.weight.equal(state["network.classifier.weight"])  # type: ignore[union-attr, operator]
     else:
         pytest.fail(f"the later phases were to be worse: {losses}")
+
+
+def test_the_last_epoch_is_kept_where_the_validation_images_tell_nothing(
+    make_setup: MakeSetup, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Twelve of them, for which the first epochs happen to be the best; and none ends the training early."""
+    wild = functools.partial(torch.optim.SGD, lr=3.0)
+    setup = make_setup(optimizer=wild, recipe=Recipe(batch_size=12, workers=0, patience=1))
+    with caplog.at_level("INFO", "graftline"):
+        trained = run(setup, tmp_path / "fit", Heard())
+    losses = [row[MONITOR] for row in trained.history.epochs]
+    assert losses[-1] > min(losses)
+    assert len(losses) == 4
+    assert trained.history.best == trained.history.epochs[-1]
+    assert trained.kept is trained.phases[-1]
+    of_last = make_setup()
+    for number in range(3):
+        state = torch.load(FitDirectory(tmp_path / "fit").phase(number).last, weights_only=True)["state_dict"]
+        found = {name.removeprefix("network."): value for name, value in state.items()}
+        of_last.graft.network.load_state_dict(found, strict=False)
+    assert_same_weights(setup, of_last)
+    assert (
+        caplog.messages.count(
+            "The weights of the last epoch are kept: there are 12 validation images, too few to choose by (20 would do)."
+        )
+        == 1
+    )
 
 
 def test_averaged_weights_leave_what_is_frozen_alone(make_setup: MakeSetup, tmp_path: Path) -> None:

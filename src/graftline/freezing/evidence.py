@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 FEWEST_IMAGES = 20  # one is five points of accuracy then; a paired 95 % interval has 2.1 standard errors, not 12.7
 TRIAL_FOLDS = 3  # where there are fewer: as many fits, each without one of them
+MOST_JUDGED = 2_000  # validation images that a trial is judged by: they tell 1 point of accuracy apart
 FEWEST_IN_FOLDS = 2 * FEWEST_IMAGES  # of training and validation together
 
 

@@ -17,11 +17,11 @@ from graftline.freezing.depth import (
     larger_steps,
     random_plan,
 )
-from graftline.freezing.evidence import FEWEST_IN_FOLDS, TRIAL_FOLDS, too_few_to_choose
+from graftline.freezing.evidence import FEWEST_IN_FOLDS, MOST_JUDGED, TRIAL_FOLDS, too_few_to_choose
 from graftline.freezing.measurement import BoundaryResult, BoundaryTrial, DepthMeasurement, Difference, in_words
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rule import FreezeContext, FreezeDecision, FreezeRule, TryBoundary
-from graftline.freezing.spare_time import FROZEN_PASS, with_spare_time
+from graftline.freezing.spare_time import FORWARD_PER_STEP, FROZEN_PASS, with_spare_time
 
 logger = logging.getLogger(__name__)
 
@@ -183,12 +183,20 @@ class _Search:
         return int(affordable) if affordable >= LEAST_TRIAL else None
 
     def _affordable(self, frozen_groups: Sequence[int]) -> float:
-        """Return on how many images each of several trials may be, for the time that is left."""
+        """Return on how many images the head's trial and several others may be, for the time that is left.
+
+        A head needs one pass over all images afterwards, which is left for it. Each trial also passes the images that
+        it is judged by, and judges each of its epochs by them.
+        """
         left, image_seconds = self._context.seconds_left, self._context.image_seconds
         if left is None or image_seconds is None:
             return math.inf
-        steps = self._fits * sum(self._passes(frozen, self._epochs) for frozen in frozen_groups)
-        return TRIALS_SHARE * left() / (image_seconds() * steps)
+        counts = self._context.num_images, sum(self._context.validation_counts)
+        affordable = TRIALS_SHARE * (left() / image_seconds() - FROZEN_PASS * sum(counts))
+        judged = self._epochs * sum(self._trained_share(frozen) for frozen in frozen_groups) / FORWARD_PER_STEP
+        judged += FROZEN_PASS * (1 + len(frozen_groups))
+        steps = FROZEN_PASS + sum(self._passes(frozen, self._epochs) for frozen in frozen_groups)
+        return (affordable / self._fits - judged * min(MOST_JUDGED, counts[1])) / steps
 
     def _first_round(self, head: BoundaryTrial, images: int) -> list[BoundaryTrial]:
         """Return the trials that did not diverge: first of the other end, then of some boundaries between the two.
@@ -285,7 +293,11 @@ class _Search:
 
     def _passes(self, frozen_groups: int, epochs: int) -> float:
         """Return how long an image takes in all epochs, where the whole network takes 1, forward and backward."""
-        return FROZEN_PASS + epochs * (1 - frozen_groups / self._num_groups)
+        return FROZEN_PASS + epochs * self._trained_share(frozen_groups)
+
+    def _trained_share(self, frozen_groups: int) -> float:
+        """Return how long an image takes once in what is trained, where the whole network takes 1."""
+        return 1 - frozen_groups / self._num_groups
 
     def _attempt(self, frozen_groups: int, start: BoundaryTrial | None, images: int) -> BoundaryTrial | None:
         boundary = [*group_names(self._network), HEAD][frozen_groups]

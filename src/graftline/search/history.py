@@ -145,12 +145,20 @@ class ScoreFiles:
         return None
 
     def take_over(self, other: Path) -> int:
-        """Copy the scores of another search; returns how many there are."""
-        files = sorted(other.glob("*.npz"))
+        """Copy the scores of another search that are of the same images and recipe; returns how many there are."""
+        files = [file for file in sorted(other.glob("*.npz")) if self._fits(file)]
         self.directory.mkdir(parents=True, exist_ok=True)
         for file in files:
             shutil.copyfile(file, self.directory / file.name)
         return len(files)
+
+    def _fits(self, path: Path) -> bool:
+        *_, depth, recipe = path.stem.split("-")
+        if depth == WHOLE and recipe != self.recipe:
+            return False
+        with contextlib.suppress(OSError, KeyError, ValueError, BadZipFile), np.load(path, allow_pickle=False) as file:
+            return str(file["digest"]) == self.digest
+        return False
 
     def _path(self, candidate: Candidate, depth: Depth, images: int) -> Path:
         return self.directory / f"{candidate.key}-{depth}-{images if depth == HEAD else self.recipe}.npz"

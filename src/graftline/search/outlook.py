@@ -32,7 +32,9 @@ class Outlook:
     sentence: str
 
 
-def look_ahead(seconds: npt.ArrayLike, losses: npt.ArrayLike, more_seconds: float) -> Outlook | str:
+def look_ahead(
+    seconds: npt.ArrayLike, losses: npt.ArrayLike, more_seconds: float, before: float = math.inf
+) -> Outlook | str:
     """Carry a learning curve on, as a straight line over the logarithm of the time.
 
     Short of its end a loss falls about as a power of the time (Hestness et al. 2017, arXiv 1712.00409), of which a
@@ -43,6 +45,8 @@ def look_ahead(seconds: npt.ArrayLike, losses: npt.ArrayLike, more_seconds: floa
         seconds: (N,) after which each epoch was done, since the training began.
         losses: (N,) on the validation split, of each epoch.
         more_seconds: how much longer.
+        before: the loss that the model had reached when this curve began, anew, as a head has before the whole network
+            is trained.
 
     Returns:
         The outlook, or why there is none, in a sentence.
@@ -56,12 +60,13 @@ def look_ahead(seconds: npt.ArrayLike, losses: npt.ArrayLike, more_seconds: floa
             f"What another {more_seconds / 60:.0f} minutes would bring cannot be told from a training of "
             f"{in_words(float(times[-1]))}."
         )
-    best = float(reached[-1])
+    own_best = float(reached[-1])
+    best = min(own_best, before)
     since = len(reached) - 1 - int(losses.argmin())
     more = f"Another {more_seconds / 60:.0f} minutes"
     if since >= max(2, len(reached) / STALL_SHARE):
         return (
-            f"{more} of the same training would likely bring nothing: its validation log loss, {best:.3f}, has not "
+            f"{more} of the same training would likely bring nothing: its validation log loss, {own_best:.3f}, has not "
             f"fallen for the last {since} of {len(reached)} epochs."
         )
     half = len(reached) // 2

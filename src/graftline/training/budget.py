@@ -19,6 +19,7 @@ from graftline.errors import UserError
 from graftline.execution import Execution
 from graftline.freezing.depth import DEEP_BATCH, MOST_DEEP_EPOCHS
 from graftline.freezing.plan import FreezePlan
+from graftline.freezing.spare_time import FORWARD_PER_STEP
 from graftline.training.allocator import freed_memory_kept
 from graftline.training.memory_format import memory_format
 from graftline.training.setup import TrainingSetup
@@ -32,7 +33,6 @@ MOST_CALIBRATED = 2_000  # validation images that a bundle classifies for its ca
 # measured for EfficientNet-Lite0 (benchmarks/speed.py), and a forecast had better be too long.
 PASSES_PER_STEP = 5
 VALIDATION_SHARE = 0.25  # of the time that validations may take
-FORWARD_PER_STEP = 3  # a pass forward and backward takes about three times as long as one forward
 STEPS, TIMED_BATCH = 2, 16  # that are timed, after one that warms up; images of each on a CPU
 HALF = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}  # Lightning's names of precisions
 
@@ -163,7 +163,7 @@ def passes(setup: TrainingSetup, plans: Sequence[FreezePlan], deadline: float | 
 
 
 def check_budget(setup: TrainingSetup, seconds: float, minutes: float) -> None:
-    """Make sure that one pass of the frozen network over all images fits into the time.
+    """Make sure that one pass of the frozen network over all images, and all views of them, fits into the time.
 
     Args:
         setup: of the training.
@@ -173,13 +173,15 @@ def check_budget(setup: TrainingSetup, seconds: float, minutes: float) -> None:
     Raises:
         UserError: it does not; it says what would do.
     """
-    images = sum(len(setup.version.samples(split).paths) for split in ("train", "validation"))
-    needed = images * seconds_per_image(setup) / PASSES_PER_STEP
+    train, validation = (len(setup.version.samples(split).paths) for split in ("train", "validation"))
+    views = 1 if setup.features.cache is False else max(1, setup.features.views)
+    needed = (views * train + validation) * seconds_per_image(setup) / PASSES_PER_STEP
     if needed > seconds:
         enough = math.ceil((60 * minutes - seconds + 2 * needed) / 60)
+        images = f"{train + validation:,} images" + (f", {views} views of each training image," if views > 1 else "")
         raise UserError(
-            f"{images:,} images take about {needed:,.0f} s to pass through the network once, more than Train.minutes "
-            f"leaves ({max(0, seconds):,.0f} s): give Train.minutes={enough}, or a smaller Backbone.image_size."
+            f"{images} take about {needed:,.0f} s to pass through the network once, more than Train.minutes leaves "
+            f"beside start, test and export ({max(0, seconds):,.0f} s): give Train.minutes={enough}, or a smaller Backbone.image_size."
         )
 
 

@@ -1,5 +1,6 @@
 """The fit: trains, stops early, keeps the best and the last checkpoint, takes up where it left off."""
 
+import functools
 import os
 import random
 import signal
@@ -47,6 +48,7 @@ def fit(
     events: FitEvents | None = None,
     seed: int = 0,
     patience: int | None = None,
+    keep_last: bool = False,
     ema_decay: float | None = None,
     checkpoint_minutes: float | None = None,
     resume: bool = False,
@@ -65,6 +67,8 @@ def fit(
         seed: of what the network and the mixing of images draw in each epoch.
         patience: epochs without a better validation loss before the fit stops, counted in their second half;
             None: never.
+        keep_last: keep the weights of the last epoch, not of the best, where the validation images are too few to tell
+            which that is.
         ema_decay: decay of the averaged weights; None: no averaging.
         checkpoint_minutes: after which ``last.ckpt`` is written within an epoch, too; None: at its end only.
         resume: go on from ``last.ckpt``, if there is one: what follows is bit for bit what would have followed, if that
@@ -82,7 +86,10 @@ def fit(
     events = FitEvents() if events is None else events
     progress = FitProgress(events, show=show_progress)
     always = [progress, EpochDraws(seed), EpochPlace(loaders[0]), FirstGradients(events)]
-    wanted = [*_checkpoints(directory, checkpoint_minutes), *_optional_callbacks(patience, seconds, ema_decay)]
+    wanted = [
+        *_checkpoints(directory, checkpoint_minutes, keep_last=keep_last),
+        *_optional_callbacks(patience, seconds, ema_decay),
+    ]
     trainer = make_trainer(callbacks=[*always, *wanted], **_OURS)
     start, checkpoint = time.perf_counter(), directory.last if resume and directory.last.exists() else None
     interrupted = False
@@ -96,7 +103,7 @@ def fit(
     epoch = _take_best(module, directory)
     seconds = time.perf_counter() - start
     history = FitHistory.of(progress.epochs, seconds, trainer.global_step, interrupted=interrupted)
-    return _with_saved(history, epoch) if interrupted else history
+    return _with_saved(history, epoch) if interrupted or keep_last else history
 
 
 def _can_end(trainer: pl.Trainer, progress: FitProgress, directory: FitDirectory) -> bool:
@@ -114,7 +121,7 @@ def _take_best(module: GraftModule, directory: FitDirectory) -> int:
 
 
 def _with_saved(history: FitHistory, epoch: int) -> FitHistory:
-    """Name the epoch whose weights were saved the best: a better one may have been about to be saved."""
+    """Name the epoch whose weights were saved the best: it is the last, or a better one was about to be saved."""
     (saved,) = [metrics for metrics in history.epochs if metrics["epoch"] == epoch]
     return replace(history, best=saved)
 
@@ -133,14 +140,13 @@ def _surroundings(directory: FitDirectory, threads: int | None) -> Iterator[None
         yield
 
 
-def _checkpoints(directory: FitDirectory, minutes: float | None) -> list[pl.Callback]:
-    """Return what writes the checkpoints of the best epoch and of the last one, within an epoch too where asked."""
-    wanted: list[pl.Callback] = [
-        ModelCheckpoint(
-            directory.path, file.stem, monitor=monitor, save_on_train_epoch_end=True, enable_version_counter=False
-        )
-        for file, monitor in ((directory.best, MONITOR), (directory.last, None))
-    ]
+def _checkpoints(directory: FitDirectory, minutes: float | None, *, keep_last: bool) -> list[pl.Callback]:
+    """Return what writes the checkpoints of the epoch to keep and of the last one, within an epoch too where asked."""
+    write = functools.partial(
+        ModelCheckpoint, directory.path, save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    monitor, mode = ("epoch", "max") if keep_last else (MONITOR, "min")
+    wanted: list[pl.Callback] = [write(directory.best.stem, monitor=monitor, mode=mode), write(directory.last.stem)]
     return wanted if minutes is None else [*wanted, TimedCheckpoint(directory, minutes)]
 
 

@@ -18,6 +18,7 @@ from graftline.errors import UserError
 from graftline.features.precision import MAX_CHANGE
 from graftline.files import write_json
 from graftline.freezing.check import FreezeCheck
+from graftline.freezing.evidence import too_few_to_choose
 from graftline.freezing.plan import FreezePlan
 from graftline.training.budget import cut_to_deadline, step_seconds
 from graftline.training.checkpointing import checkpointed
@@ -51,6 +52,8 @@ def train(
 ) -> TrainingResult:
     """Fit a network as several freeze plans say, in turn; afterwards it has the best weights of all phases.
 
+    The best are those of the lowest log loss on the validation images; where these are too few to tell, the last ones.
+
     A phase goes on from the best weights of the one before, or begins with the network's own where its plan says so.
     One that diverges at a rate that the user did not give is done again with a lower one (`fit_at_lower_rates`).
 
@@ -73,6 +76,8 @@ def train(
     """
     if resume and deadline is None:
         _check_resumable(plans, directory)
+    if (few := _too_few(setup)) is not None:
+        logger.info(f"The weights of the last epoch are kept: {few}.")
     results: list[PhaseResult] = []
     best_state: dict[str, Tensor] = {}
     own = copy.deepcopy(setup.graft.network.state_dict()) if any(plan.anew for plan in plans) else {}
@@ -94,12 +99,12 @@ def train(
             fit_once = partial(fit_phase, setup, directory=phase, events=events, earlier=earlier, deadline=end)
             results.append(fit_at_lower_rates(fit_once, setup, plan, phase, resume=resume))
         if len(plans) > 1:
-            best_state = _better(best_state, results[_first_judged(len(plans), finished) :], setup.graft.network)
+            best_state = _better(best_state, results[_first_judged(len(plans), finished, few) :], setup.graft.network)
         if results[-1].history.interrupted:
             break
     if best_state:
         setup.graft.network.load_state_dict(best_state)
-    return TrainingResult(tuple(results), _first_judged(len(results), finished))
+    return TrainingResult(tuple(results), _first_judged(len(results), finished, few))
 
 
 def _end_of_next(deadline: float, phases: int) -> float:
@@ -144,6 +149,7 @@ def fit_phase(
     source = choose_source(setup, plan, directory.source)
     if deadline is not None and (not plan.only_head or isinstance(source, LiveSource)):
         plan = _cut(source, plan, deadline, directory if resume else None)
+    few = _too_few(setup)
     told = _PhaseEvents(FitEvents() if events is None else events, freeze_check, earlier)
     told.on_source(source)
     with lost_processes_named(), _run_as(setup.recipe, source, plan):
@@ -154,7 +160,8 @@ def fit_phase(
             directory,
             events=told,
             seed=setup.seed,
-            patience=setup.recipe.patience,
+            patience=None if few else setup.recipe.patience,
+            keep_last=few is not None,
             ema_decay=setup.recipe.ema_decay,
             checkpoint_minutes=setup.recipe.checkpoint_minutes,
             resume=resume,
@@ -285,9 +292,14 @@ def _check_cache(source: TrainingSource) -> float | None:
     return change
 
 
-def _first_judged(phases: int, finished: int) -> int:
+def _too_few(setup: TrainingSetup) -> str | None:
+    """Return why the validation images do not tell which epoch is the best; None if they do."""
+    return too_few_to_choose(tuple(setup.version.counts()["validation"].values()))
+
+
+def _first_judged(phases: int, finished: int, few: str | None) -> int:
     """Return the first phase whose weights may be the best: trials were validated on a part of the images."""
-    return min(finished, phases - 1)
+    return min(finished, phases - 1) if few is None else phases - 1
 
 
 def _better(state: dict[str, Tensor], results: Sequence[PhaseResult], network: nn.Module) -> dict[str, Tensor]:

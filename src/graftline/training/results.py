@@ -90,13 +90,13 @@ class TrainingResult:
         """The epochs of all phases as one fit, whose best is that of the best phase."""
         joined = FitHistory.joined([phase.history for phase in self.phases])
         before = sum(len(phase.history.epochs) for phase in self.phases[: self.best_phase])
-        best = self.phases[self.best_phase].history.best
+        best = self.kept.history.best
         return replace(joined, best={**best, "epoch": best["epoch"] + before})
 
     @property
-    def last(self) -> PhaseResult:
-        """The last phase."""
-        return self.phases[-1]
+    def kept(self) -> PhaseResult:
+        """The phase whose weights the network has."""
+        return self.phases[self.best_phase]
 
     @property
     def best_phase(self) -> int:

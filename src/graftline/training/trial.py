@@ -22,7 +22,7 @@ from graftline.backbones.layers import HEAD, group_names
 from graftline.console import progress
 from graftline.data.folds import assign_folds
 from graftline.data.loaders import Batch
-from graftline.freezing.evidence import TRIAL_FOLDS
+from graftline.freezing.evidence import MOST_JUDGED, TRIAL_FOLDS
 from graftline.freezing.measurement import BoundaryTrial, Floats, in_words
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rule import FreezeContext, FreezeDecision
@@ -37,8 +37,6 @@ from graftline.training.results import PhaseResult
 from graftline.training.setup import TrainingSetup
 from graftline.training.trainer import accumulated_batches, own_epochs
 from graftline.training.training_source import TrainingSource
-
-MOST_JUDGED = 2_000  # validation images that a trial is judged by: they tell 1 point of accuracy apart
 
 
 def make_freeze_context(setup: TrainingSetup, directory: FitDirectory, deadline: float | None = None) -> FreezeContext:
