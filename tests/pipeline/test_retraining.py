@@ -31,7 +31,7 @@ from graftline.pipeline.retraining.options import RetrainOptions
 from graftline.pipeline.retraining.recipe_digest import CODE, recipe_digest
 from graftline.pipeline.retraining.situation import require_images
 from graftline.pipeline.retraining.trigger import NAMES, Trigger
-from graftline.tracking.run import Terminated
+from graftline.processes import Terminated
 
 DAY = 86_400.0
 
