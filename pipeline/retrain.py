@@ -168,7 +168,7 @@ class Retrain:
         if now.changes is None:
             say("Nothing was retrained on these images before, and there is no champion.")
             return
-        say(f"Since the last time: {'; '.join(now.changes.sentences) or 'the same images, other settings or code'}.")
+        say(f"Since the last time: {'; '.join(now.changes.sentences)}.")
         if self._options.start != "fresh" and now.changes.removed + now.changes.relabeled > 0:
             warn(
                 "The champion was trained on images that are gone, or with labels that have changed: a warm start "

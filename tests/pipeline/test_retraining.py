@@ -104,6 +104,16 @@ def test_changes_are_told_with_what_follows_from_them(tmp_path: Path) -> None:
         changes.refuse_shrink(0.05, "photos")
 
 
+def test_a_retraining_on_the_same_images_says_what_else_is_new(tmp_path: Path) -> None:
+    table = manifest(["cat", "dog"] * 3, ["train", "validation", "test"] * 2)
+    before, _ = write_version(tmp_path, "pets", table, ("cat", "dog"))
+    weighted, _ = write_version(tmp_path, "pets", table.assign(weight=2.0), ("cat", "dog"))
+    assert Changes.between(before, before).sentences == ["the same images, other settings or code"]
+    assert Changes.between(before, weighted).sentences == [
+        "the same images, other names, groups, weights, splits or decoding"
+    ]
+
+
 def test_a_class_that_is_gone_with_its_images_is_no_class_that_was_renamed(tmp_path: Path) -> None:
     before = made_version(tmp_path, {f"{number:02}": ("cat", "cow", "dog")[number % 3] for number in range(30)})
     renamed = {f"{number:02}": ("pet", "cow", "pet")[number % 3] for number in range(30)}
