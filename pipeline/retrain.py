@@ -29,7 +29,10 @@ from graftline.pipeline.retraining.recipe_digest import recipe_digest
 from graftline.pipeline.retraining.situation import Situation, require_images
 from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.stage import StageResult
+from graftline.processes import Terminated
+from graftline.tracking.lease import Lease, LeaseHeldError
 from graftline.tracking.names import registered_name
+from graftline.tracking.retrainings import Retrainings
 from graftline.tracking.tracking import Tracking
 
 if TYPE_CHECKING:  # these load torch and MLflow, which a retraining that has nothing to do must not wait for
@@ -37,7 +40,6 @@ if TYPE_CHECKING:  # these load torch and MLflow, which a retraining that has no
     from graftline.execution import Accelerator
     from graftline.pipeline.promote import Promote
     from graftline.pipeline.train import Train
-    from graftline.tracking.lease import Lease
     from graftline.tracking.run import Run
 
 Outcome = Literal["promoted", "refused", "nothing new", "not due", "held", "failed"]
@@ -99,8 +101,6 @@ class Retrain:
 
     def run(self, directory: Path) -> RetrainResult:
         """Retrain if something is new and no other process does; tell of what came of it."""
-        from graftline.tracking.lease import LeaseHeldError  # with MLflow
-
         began = time.perf_counter()
         try:
             result = self._run(directory)
@@ -140,15 +140,12 @@ class Retrain:
                 return self._challenge(run, now, stage, lease)
 
     @contextmanager
-    def _alone(self) -> Iterator[tuple["Lease", Situation]]:
+    def _alone(self) -> Iterator[tuple[Lease, Situation]]:
         """Keep other retrainings of the model from beginning, on whatever machine, and look at where this one begins.
 
         Raises:
             LeaseHeldError: there is another one, also after the seconds that are to be waited.
         """
-        from graftline.tracking.lease import Lease, LeaseHeldError
-        from graftline.tracking.retrainings import Retrainings
-
         tracking, name = self._tracking, self._images.dataset_name()
         lease = Lease(tracking.uri, name, Path(self._images.directory) / name, f"The retraining of {name}")
         end, told = time.monotonic() + self._options.wait, ""
@@ -171,7 +168,7 @@ class Retrain:
         if now.changes is None:
             say("Nothing was retrained on these images before, and there is no champion.")
             return
-        say(f"Since the last time: {'; '.join(now.changes.sentences) or 'the same images, other settings or code'}.")
+        say(f"Since the last time: {'; '.join(now.changes.sentences)}.")
         if self._options.start != "fresh" and now.changes.removed + now.changes.relabeled > 0:
             warn(
                 "The champion was trained on images that are gone, or with labels that have changed: a warm start "
@@ -197,7 +194,7 @@ class Retrain:
         run.log_dataset(now.version)
         return run
 
-    def _challenge(self, run: "Run", now: Situation, stage: "Train", lease: "Lease") -> RetrainResult:
+    def _challenge(self, run: "Run", now: Situation, stage: "Train", lease: Lease) -> RetrainResult:
         """Train a challenger, register it and let the gate decide."""
         from graftline.pipeline.retraining.challengers import Challengers
         from graftline.tracking.retrainings import decided_tags
@@ -304,8 +301,6 @@ class Retrain:
 
 def _was_stopped(error: BaseException) -> bool:
     """Tell whether SIGTERM is behind an error, as the end of a schedule's time or of the machine."""
-    from graftline.tracking.run import Terminated  # with MLflow
-
     return find_cause(error, Terminated) is not None
 
 

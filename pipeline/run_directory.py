@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from graftline.files import write_json
+
 
 @dataclass(frozen=True)
 class RunDirectory:
@@ -31,6 +33,22 @@ class RunDirectory:
         """The overrides that were typed."""
         return self.path / ".hydra" / "overrides.yaml"
 
+    @property
+    def config_dir(self) -> Path:
+        """The folder that ``--config-dir`` named; there if one was."""
+        return self.path / ".hydra" / "config_dir.json"
+
+    def read_config_dir(self) -> Path | None:
+        """Return that folder, absolute; None where none was named."""
+        return Path(json.loads(self.config_dir.read_text(encoding="utf-8"))) if self.config_dir.exists() else None
+
+    def write_config_dir(self, folder: Path | None) -> None:
+        """Keep that folder, or forget the one of an earlier run."""
+        if folder is None:
+            self.config_dir.unlink(missing_ok=True)
+        else:
+            write_json(self.config_dir, str(folder))
+
     def command(self, program: str, stage: str, *more: str, group: str = "") -> str:
         """Return the command that does the same again.
 
@@ -42,7 +60,9 @@ class RunDirectory:
         """
         typed: list[str] = yaml.safe_load(self.overrides.read_text(encoding="utf-8"))
         words = [text.lstrip("+") for text in typed]
-        return shlex.join([program, stage, *(one for one in words if re.match(rf"{group}\b", one)), *more])
+        folder = self.read_config_dir()
+        options = [] if folder is None else ["--config-dir", str(folder)]
+        return shlex.join([program, stage, *options, *(one for one in words if re.match(rf"{group}\b", one)), *more])
 
     @property
     def dataset(self) -> Path:

@@ -109,7 +109,7 @@ class ScheduleStage(Retrain):
             say(f"\n{name}\n{text}")
         in_cluster = self.engine == "kubernetes"
         table = [
-            ("runs", " ".join(map(shell_word, ["graftline", job.stage, *job.overrides]))),
+            ("runs", " ".join(map(shell_word, ["graftline", *job.arguments]))),
             ("in", str(kubernetes.WORK if in_cluster else job.directory)),
             ("next", self._next(times)),
             ("log", "kubectl logs of the pod" if in_cluster else str(job.directory / job.log)),
@@ -140,7 +140,8 @@ class ScheduleStage(Retrain):
             raise UserError(f"ScheduleStage.every={text}: {error}; write {EXAMPLES}.") from error
 
     def _job(self, directory: Path) -> Job:
-        typed: list[str] = yaml.safe_load(RunDirectory(directory).overrides.read_text(encoding="utf-8"))
+        files = RunDirectory(directory)
+        typed: list[str] = yaml.safe_load(files.overrides.read_text(encoding="utf-8"))
         _require_no_password(typed)
         return Job(
             name=self._job_options.name or self._images.dataset_name(),
@@ -150,6 +151,7 @@ class ScheduleStage(Retrain):
             directory=Path.cwd(),
             seconds=self._job_options.seconds,
             variables=_variables(self.engine),
+            config_dir=files.read_config_dir(),
         )
 
     def _files(self, job: Job, times: Times) -> dict[str, str]:

@@ -8,6 +8,7 @@ from graftline.console import say, warn
 from graftline.errors import find_cause
 from graftline.freezing.rule import FreezeRule
 from graftline.freezing.rules import AllButHead
+from graftline.processes import Terminated
 from graftline.search.candidates import Candidate
 from graftline.search.contestant import Contestant, PassSeconds
 from graftline.search.deeper import choose, train_deeper
@@ -78,8 +79,6 @@ class Scoring:
 
 def ends_process(interrupt: KeyboardInterrupt) -> bool:
     """Return whether it was SIGTERM, after which there is no time for another training."""
-    from graftline.tracking.run import Terminated
-
     return find_cause(interrupt, Terminated) is not None
 
 

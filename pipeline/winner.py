@@ -195,3 +195,4 @@ class Winner:
         kept += [f"{key}={value}" for key, value in own.items() if value is not None]
         write_text(files.config, OmegaConf.to_yaml(config))
         write_text(files.overrides, yaml.safe_dump(kept, allow_unicode=True))
+        files.write_config_dir(of_search.read_config_dir())

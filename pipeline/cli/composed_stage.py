@@ -26,6 +26,7 @@ from graftline.pipeline.cli.resume import resume, resumed_directory
 from graftline.pipeline.cli.validate import validate
 from graftline.pipeline.cli.wording import worded
 from graftline.pipeline.further_process import first_rank, further_launch
+from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.stage import Stage, StageResult
 
 SINGLE = ("schedule",)  # stages that write down or install one thing of a name
@@ -33,12 +34,21 @@ SINGLE = ("schedule",)  # stages that write down or install one thing of a name
 
 @dataclass(frozen=True)
 class ComposedStage:
-    """A stage with its configuration, the overrides that led to it, and the directory that it writes to."""
+    """A stage with its configuration, what led to it, and where it writes to.
+
+    Attributes:
+        name: of its file at the root of conf/.
+        config: its configuration.
+        overrides: those that were typed.
+        directory: the output directory.
+        config_dir: folder of the user's own options that was named beside conf/, absolute; None: none was.
+    """
 
     name: str
     config: DictConfig
     overrides: list[str]
     directory: Path
+    config_dir: Path | None = None
 
     @cached_property
     def stage(self) -> Stage:
@@ -78,6 +88,7 @@ class ComposedStage:
         with _claimed(directory) as hydra, logged(directory / "log.txt"), worded(self.config):
             write_text(hydra / "config.yaml", OmegaConf.to_yaml(self.config))
             write_text(hydra / "overrides.yaml", yaml.safe_dump(self.overrides, allow_unicode=True))
+            RunDirectory(directory).write_config_dir(self.config_dir)
             start = time.perf_counter()
             result = self.stage.run(directory)
             seconds = round(time.perf_counter() - start, 1)
@@ -130,8 +141,11 @@ def compose_all(stage: str, overrides: Sequence[str], config_dir: Path | None = 
         resumed = resumed_directory(stage, overrides)
         if resumed is not None:
             composed = [ComposedStage(stage, *resume(stage, overrides, resumed), resumed)]
+            config_dir = config_dir or RunDirectory(resumed).read_config_dir()
         else:
             composed = _jobs(stage, overrides)
+    if config_dir is not None:
+        composed = [replace(one, config_dir=config_dir.absolute()) for one in composed]
     try:
         for one in composed:
             _ = one.stage

@@ -19,7 +19,7 @@ def keep_interrupts() -> None:
         if not issubclass(unraisable.exc_type, KeyboardInterrupt):
             before(unraisable)
             return
-        # SIGTERM raises a class of its own; see graftline.tracking.run.Terminated
+        # SIGTERM raises a class of its own; see graftline.processes.Terminated
         signum = signal.SIGINT if unraisable.exc_type is KeyboardInterrupt else signal.SIGTERM
         timer = threading.Timer(_SECONDS, os.kill, (os.getpid(), signum))
         timer.daemon = True

@@ -28,7 +28,10 @@ def run_spread(jobs: Sequence[ComposedStage], ray_cluster: RayCluster) -> Iterat
     """
     ray_cluster.check_paths([Path.cwd()])
     folder = str(Path.cwd())
-    tasks = ((folder, job.name, _local_config(job), job.overrides, str(job.directory)) for job in jobs)
+    tasks = (
+        (folder, job.name, _local_config(job), job.overrides, str(job.directory), str(job.config_dir or ""))
+        for job in jobs
+    )
     return ray_cluster.map(run_job, tasks, slots=ray_cluster.slots(), seconds_to_end=SECONDS_TO_END)
 
 
@@ -39,13 +42,14 @@ def _local_config(job: ComposedStage) -> str:
     return OmegaConf.to_yaml(config)
 
 
-def run_job(folder: str, name: str, config: str, overrides: list[str], directory: str) -> int:
+def run_job(folder: str, name: str, config: str, overrides: list[str], directory: str, config_dir: str) -> int:
     """Run a job on a worker; returns its exit code. One whose worker was lost goes on with its run in MLflow."""
     from graftline.pipeline.cli.sweep import guarded
 
     os.chdir(folder)
     node = OmegaConf.create(config)
-    job = ComposedStage(name, node, overrides, Path(directory))  # type: ignore[arg-type]  # a mapping is a DictConfig
+    own = Path(config_dir) if config_dir else None
+    job = ComposedStage(name, node, overrides, Path(directory), own)  # type: ignore[arg-type]  # a mapping is a DictConfig
     if (job.directory / "result.json").exists():
         return EXIT_DONE
     tracking = instantiate(node.tracking)

@@ -141,6 +141,7 @@ class RayTraining:
             "config": OmegaConf.to_yaml(config),
             "overrides": self.job.overrides,
             "directory": str(self.job.directory.absolute()),
+            "config_dir": str(self.job.config_dir or ""),
         }
 
 

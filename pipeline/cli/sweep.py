@@ -4,7 +4,6 @@ import json
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
 from hydra.utils import instantiate
@@ -17,6 +16,7 @@ from graftline.pipeline.cli.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_MIST
 from graftline.pipeline.cli.ray_sweep import ray_cluster_of, run_spread
 from graftline.pipeline.cli.ray_training import RayTraining
 from graftline.pipeline.cli.wording import worded
+from graftline.processes import terminate
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run
@@ -41,7 +41,7 @@ def guarded(composed: ComposedStage) -> int:
     Returns:
         0 done, 1 a mistake, a fault or a bad finding, 130 interrupted.
     """
-    signal.signal(signal.SIGTERM, _interrupt)  # a scheduler that stops us is the same as Ctrl-C
+    signal.signal(signal.SIGTERM, terminate)  # a scheduler that stops us is the same as Ctrl-C
     try:
         if (on_ray := RayTraining.of(composed)) is not None:
             return on_ray.run()
@@ -57,10 +57,6 @@ def guarded(composed: ComposedStage) -> int:
             report_error(error, composed.directory)
         return EXIT_MISTAKE
     return EXIT_MISTAKE if result.failed else EXIT_DONE
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a signal handler's signature
-    raise KeyboardInterrupt
 
 
 def _run_group(jobs: Sequence[ComposedStage]) -> int:

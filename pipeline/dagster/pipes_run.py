@@ -14,6 +14,7 @@ from typing import Any
 
 from dagster_pipes import open_dagster_pipes
 
+SCHEDULER = "GRAFTLINE_SCHEDULER"  # variable: what started the job, for the ledger
 GRACE_SECONDS = 60.0  # between SIGTERM, at which a run says that it was killed, and SIGKILL
 
 
@@ -21,7 +22,7 @@ def main() -> int:
     """Run the command, hand its result over, and return its exit code."""
     with open_dagster_pipes() as pipes:
         job = pipes.extras
-        code, last_line = _run(job)
+        code, last_line = _run(job, pipes.run_id)
         directory = Path(job["directory"]) / last_line
         if code != 0:
             pipes.log.error(f"graftline ended with exit code {code}: {last_line}")
@@ -32,14 +33,14 @@ def main() -> int:
     return code
 
 
-def _run(job: dict[str, Any]) -> tuple[int, str]:
-    """Run graftline, and return its exit code and the last line that it printed."""
+def _run(job: dict[str, Any], run_id: str) -> tuple[int, str]:
+    """Run graftline as a run of Dagster's, and return its exit code and the last line that it printed."""
     log = Path(job["directory"]) / job["log"]
     log.parent.mkdir(parents=True, exist_ok=True)
     process = subprocess.Popen(
         job["command"],
         cwd=job["directory"],
-        env=_environment(job["variables"]),
+        env=_environment(job["variables"]) | {SCHEDULER: f"dagster run {run_id}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -21,6 +21,7 @@ class Changes:
         new_classes: names.
         lost_classes: names of the classes that are gone; those whose images have another label now are in ``merged``.
         merged: names of the classes that are gone though their images are here.
+        is_same_version: whether nothing at all differs, neither images nor what is known of them, as their names.
     """
 
     before: int
@@ -31,6 +32,7 @@ class Changes:
     new_classes: tuple[str, ...]
     lost_classes: tuple[str, ...]
     merged: tuple[str, ...]
+    is_same_version: bool
 
     @classmethod
     def between(cls, before: DatasetVersion, after: DatasetVersion) -> "Changes":
@@ -50,6 +52,7 @@ class Changes:
             new_classes=tuple(name for name in after.class_names if name not in before.class_names),
             lost_classes=tuple(name for name in gone if left[name] == 0),
             merged=tuple(name for name in gone if left[name] > 0),
+            is_same_version=before.digest == after.digest,
         )
 
     @property
@@ -66,6 +69,9 @@ class Changes:
             told.append(f"gone: {_classes(self.merged)}, whose images have another label now")
         if self.lost_classes:
             told.append(f"gone with all of its images: {_classes(self.lost_classes)}")
+        if not told:
+            others = "settings or code" if self.is_same_version else "names, groups, weights, splits or decoding"
+            told.append(f"the same images, other {others}")
         return told
 
     def to_json(self) -> dict[str, Any]:

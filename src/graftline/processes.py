@@ -1,11 +1,25 @@
-"""The end of processes that work for another one: they end with it, however it ended."""
+"""The end of processes: at SIGTERM as at Ctrl-C; those that work for another one end with it, however it ended."""
 
 import multiprocessing
 import os
 import threading
 import time
+from types import FrameType
 
 SECONDS = 1.0  # between two looks whether the parent is still there
+
+
+class Terminated(KeyboardInterrupt):
+    """Raised on SIGTERM, which ends a run as Ctrl-C does."""
+
+
+def terminate(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a signal handler's signature
+    """Handle SIGTERM.
+
+    Raises:
+        Terminated: always.
+    """
+    raise Terminated("SIGTERM")
 
 
 def end_with_parent() -> None:

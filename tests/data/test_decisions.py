@@ -93,6 +93,27 @@ def test_a_decision_can_be_taken_back(pets: Path) -> None:
     assert "cat/000.png" not in labels(dropped)
 
 
+def test_an_image_whose_new_class_is_gone_is_left_out_until_it_is_decided_on_anew(pets: Path) -> None:
+    decision = ("cat/000.png", "cat", "dog", "relabel")
+    before = ingest(pets, decisions=write(pets, decision, ("cat/001.png", "cat", "dog", "relabel")))
+    (pets / "cat/001.png").unlink()
+    (pets / "dog").rename(pets / "canine")
+    after = ingest(pets)
+    assert "cat/000.png" not in labels(after)
+    assert len(labels(after)) == len(labels(before)) - 2
+    lost = [finding for finding in after.findings if finding.kind == "lost_label"]
+    assert [(finding.path, finding.detail) for finding in lost] == [(str(pets / "cat/000.png"), "it was to be dog")]
+    again = ingest(pets, decisions=write(pets, ("cat/000.png", "cat", "canine", "relabel")))
+    assert labels(again)["cat/000.png"] == "canine"
+    assert not [finding for finding in again.findings if finding.kind == "lost_label"]
+
+
+def test_a_class_that_decisions_have_emptied_is_told_as_such(pets: Path) -> None:
+    rows = [(f"cat/{number:03}.png", "cat", "dog", ("relabel", "drop")[number % 2]) for number in range(12)]
+    with pytest.raises(UserError, match=r"class 'cat' can be used \(each was relabeled or dropped by decision, or is"):
+        ingest(pets, decisions=write(pets, *rows))
+
+
 def test_a_conflict_is_settled(pets: Path) -> None:
     (pets / "dog/copy.png").write_bytes((pets / "cat/000.png").read_bytes())
     assert "cat/000.png" not in labels(ingest(pets))

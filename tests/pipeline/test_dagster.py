@@ -18,6 +18,8 @@ from workplace import PROJECT, TINY, Workplace
 
 from graftline.pipeline.schedule import DAGSTER, STAGE
 from graftline.scheduling import dagster
+from graftline.tracking.promotions import Promotions
+from graftline.tracking.tracking import Tracking
 
 PROGRAMS = PROJECT / ".venv-dagster" / "bin"
 pytestmark = [
@@ -106,6 +108,9 @@ def test_clock_and_sensor_start_runs_one_at_a_time(place: Workplace, server: str
 
     results = [json.loads(file.read_text()) for file in sorted(place.root.glob(f"outputs/{STAGE}/*/result.json"))]
     first = results[0]
+    ids = [run["runId"] for run in ask(server, "{runsOrError{...on Runs{results{runId}}}}")["runsOrError"]["results"]]
+    (line, *_) = Promotions(Tracking(uri=f"sqlite:///{place.root / 'mlflow.db'}"), "colors").read().lines
+    assert line.decision.author.scheduler in [f"dagster run {one}" for one in ids], "the ledger says which run it was"
     (dataset, *_) = reversed(materializations(server, "dataset"))
     assert dataset["digest"] == first["dataset_digest"]
     (model, *_) = reversed(materializations(server, "model"))

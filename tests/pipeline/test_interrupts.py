@@ -8,7 +8,7 @@ import pytest
 LOST = """
 import signal, time
 from graftline.pipeline.cli.interrupts import keep_interrupts
-from graftline.tracking.run import Terminated
+from graftline.processes import Terminated
 
 class Cleaned:
     def __del__(self):

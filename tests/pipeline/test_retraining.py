@@ -31,7 +31,7 @@ from graftline.pipeline.retraining.options import RetrainOptions
 from graftline.pipeline.retraining.recipe_digest import CODE, recipe_digest
 from graftline.pipeline.retraining.situation import require_images
 from graftline.pipeline.retraining.trigger import NAMES, Trigger
-from graftline.tracking.run import Terminated
+from graftline.processes import Terminated
 
 DAY = 86_400.0
 
@@ -102,6 +102,16 @@ def test_changes_are_told_with_what_follows_from_them(tmp_path: Path) -> None:
     ]
     with pytest.raises(UserError, match=r"2 of 20 images are gone, more than 5 % .* See that photos is all there"):
         changes.refuse_shrink(0.05, "photos")
+
+
+def test_a_retraining_on_the_same_images_says_what_else_is_new(tmp_path: Path) -> None:
+    table = manifest(["cat", "dog"] * 3, ["train", "validation", "test"] * 2)
+    before, _ = write_version(tmp_path, "pets", table, ("cat", "dog"))
+    weighted, _ = write_version(tmp_path, "pets", table.assign(weight=2.0), ("cat", "dog"))
+    assert Changes.between(before, before).sentences == ["the same images, other settings or code"]
+    assert Changes.between(before, weighted).sentences == [
+        "the same images, other names, groups, weights, splits or decoding"
+    ]
 
 
 def test_a_class_that_is_gone_with_its_images_is_no_class_that_was_renamed(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from graftline.pipeline.search_scoring import ends_process
 from graftline.pipeline.stage import StageResult
 from graftline.pipeline.train import Train
 from graftline.pipeline.winner import Winner, WinnerTraining
-from graftline.tracking.run import Terminated
+from graftline.processes import Terminated
 from graftline.training.fit import plain_interrupt
 
 SEARCH = (

@@ -1,5 +1,7 @@
 """Where a retraining begins: what was decided on the same images before, and the splits that they keep."""
 
+import json
+import signal
 import threading
 import time
 from dataclasses import dataclass, replace
@@ -14,6 +16,7 @@ from graftline.data.sources.folder import Folder
 from graftline.data.split import Split
 from graftline.errors import UserError
 from graftline.pipeline.cli import compose
+from graftline.pipeline.cli.errors import EXIT_INTERRUPTED
 from graftline.pipeline.retrain import Retrain
 from graftline.pipeline.retraining.situation import Situation, require_images
 from graftline.tracking.lease import Lease
@@ -224,6 +227,24 @@ def test_who_waits_goes_on_once_the_other_has_ended(
         lease.check()
     thread.join()
     assert capsys.readouterr().out.count("Waiting for ") == 1, "it says so once"
+
+
+def test_a_retraining_that_is_stopped_while_it_waits_tells_it(past: Past) -> None:
+    """By SIGTERM, as at the end of job.hours, when there is no run yet that could take it."""
+    typed = ["data=folder", "data.path=images", f"data.name={NAME}", "notify.command='cat > told.json'"]
+    other = Lease(past.tracking.uri, NAME, past.place.root / "another-machine", "The retraining of colors")
+    other.acquire()
+    with other:
+        process = past.place.start("retrain", *typed, "retrain.wait=300")
+        while "Waiting for " not in process.output:
+            assert process.code is None, process.output
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == EXIT_INTERRUPTED, process.output
+    told = json.loads((past.place.root / "told.json").read_text())
+    assert (told["outcome"], told["reason"].partition(",")[0]) == ("failed", "it was stopped by SIGTERM")
+    (result,) = past.place.root.glob("outputs/retrain/*/result.json")
+    assert json.loads(result.read_text()) == told
 
 
 def test_images_at_a_url_are_looked_for_by_whoever_lists_them() -> None:

@@ -1,6 +1,7 @@
 """A user's own folder of configuration adds options, groups and stages; ours stay what they are."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,9 @@ import pytest
 from graftline.errors import UserError
 from graftline.pipeline.__main__ import main
 from graftline.pipeline.cli import compose
+from graftline.pipeline.cli.arguments import read
 from graftline.pipeline.cli.conf_files import CONF
+from graftline.pipeline.run_directory import RunDirectory
 
 FILES = {
     "backbone/ours.yaml": "_target_: graftline.backbones.backbone.Backbone\nname: lenet5\nimage_size: 28\n",
@@ -48,6 +51,28 @@ def test_a_file_with_a_target_at_the_root_is_a_stage(folder: Path, capsys: pytes
     assert json.loads((directory / "result.json").read_text(encoding="utf-8"))["stage"] == "tidy"
     with pytest.raises(UserError, match=r"notes is not a stage: take one of .*sync, tidy, train"):
         compose("notes", config_dir=folder)
+
+
+def test_a_schedule_knows_the_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    typed = ["schedule", "--config-dir", "ours", "every=hourly", "backbone=ours"]
+    assert main(typed) == 0
+    out = capsys.readouterr().out
+    line = next(line for line in out.splitlines() if " -m graftline retrain " in line)
+    words = shlex.split(line.partition(" -m graftline ")[2].partition(" >> ")[0])
+    found = read(words)
+    assert (found.config_dir, found.overrides) == (folder, ["backbone=ours"])
+    assert f"graftline retrain --config-dir {folder} backbone=ours" in out
+    assert main([*typed, "engine=kubernetes"]) == 1
+    assert f"--config-dir={folder} is a folder of this machine, which no pod sees" in capsys.readouterr().out
+
+
+def test_the_command_that_does_it_again_knows_the_folder(folder: Path) -> None:
+    composed = compose("tidy", ["days=1"], Path("ours"))
+    composed.run()
+    files = RunDirectory(composed.directory)
+    assert files.command("graftline", "tidy") == f"graftline tidy --config-dir {folder} days=1"
+    compose("cache", ["days=1"]).run(composed.directory)
+    assert files.command("graftline", "cache") == "graftline cache days=1"
 
 
 def test_conf_of_the_working_directory_is_taken_by_itself(folder: Path) -> None:

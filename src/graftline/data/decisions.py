@@ -2,7 +2,8 @@
 
 `make audit` writes such a table without decisions; a person fills them in, and an ingest applies them. A version keeps
 its decisions, and the versions that grow from it inherit them: an image that was relabeled stays so, for as long as its
-source gives it the label that was found wrong. Once that gives another one, its word counts.
+source gives it the label that was found wrong. Once that gives another one, its word counts. Once the class that it was
+relabeled to is gone, as after it was renamed, the image is left out: neither label is known to be right.
 """
 
 import logging
@@ -25,14 +26,27 @@ _KEPT = ("sha256", "label", "suggested", "decision")  # by a version
 NO_DECISIONS = pd.DataFrame(columns=list(_KEPT), dtype="str")
 
 
-def find_decisions(before: pd.DataFrame | None, file: str | None) -> pd.DataFrame:
+def find_decisions(before: pd.DataFrame | None, file: str | None, class_names: tuple[str, ...]) -> pd.DataFrame:
     """Return what counts for a version: the decisions of that which it grows from, and those of a file.
 
+    Args:
+        before: those of the version before; None: there is none.
+        file: the table that a person has filled in; None: there is none.
+        class_names: all classes.
+
     Raises:
-        UserError: the file is no table of decisions.
+        UserError: the file is no table of decisions, or relabels an image to what is no class.
     """
     known = NO_DECISIONS if before is None else before
-    return known if file is None else join_decisions(known, read_decisions(Path(file).expanduser()))
+    if file is None:
+        return known
+    new = read_decisions(Path(file).expanduser())
+    if len(wrong := new[(new["decision"] == "relabel") & ~new["suggested"].isin(class_names)]):
+        raise UserError(
+            f"Ingest.decisions relabels an image to '{wrong['suggested'].iloc[0]}', which is none of the classes "
+            f"({', '.join(class_names[:10])}{', …' if len(class_names) > 10 else ''}): correct the column suggested."
+        )
+    return join_decisions(known, new)
 
 
 def read_decisions(file: Path) -> pd.DataFrame:
@@ -104,24 +118,21 @@ def apply_decisions(
 ) -> tuple[pd.DataFrame, list[Finding]]:
     """Relabel and take out images, those that have the label on which was decided.
 
+    One that is to have a label that is no class any more is taken out, too.
+
     Args:
         images: with columns path, sha256 and label.
-        decisions: as `read_decisions` returns them.
+        decisions: as `find_decisions` returns them.
         class_names: all classes.
-
-    Raises:
-        UserError: an image is relabeled to what is no class.
     """
-    if len(wrong := decisions[(decisions["decision"] == "relabel") & ~decisions["suggested"].isin(class_names)]):
-        raise UserError(
-            f"Ingest.decisions relabels an image to '{wrong['suggested'].iloc[0]}', which is none of the classes "
-            f"({', '.join(class_names[:10])}{', …' if len(class_names) > 10 else ''}): correct the column suggested."
-        )
     found = images[["sha256", "label"]].merge(decisions, on=["sha256", "label"], how="left").set_index(images.index)
-    relabeled = (found["decision"] == "relabel") & (found["suggested"] != found["label"])
+    is_class = found["suggested"].isin(class_names)
+    lost = (found["decision"] == "relabel") & ~is_class
+    relabeled = (found["decision"] == "relabel") & is_class & (found["suggested"] != found["label"])
     dropped = found["decision"] == "drop"
-    was = images.loc[relabeled, "label"]
+    was, wanted = images.loc[relabeled, "label"], found.loc[lost, "suggested"]
     images = images.assign(label=images["label"].mask(relabeled, found["suggested"]))
     findings = from_rows("relabeled", images[relabeled], [f"{before} before" for before in was])
+    findings += from_rows("lost_label", images[lost], [f"it was to be {label}" for label in wanted])
     findings += from_rows("dropped", images[dropped], [f"it was {label}" for label in images.loc[dropped, "label"]])
-    return images[~dropped], findings
+    return images[~(dropped | lost)], findings

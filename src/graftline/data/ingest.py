@@ -12,7 +12,7 @@ from typing import Literal
 import pandas as pd
 
 from graftline.data.checks import check_images
-from graftline.data.decisions import apply_decisions, find_decisions
+from graftline.data.decisions import apply_decisions, find_decisions, read_decisions
 from graftline.data.decoding import MAX_PIXELS, PLAIN, DecodeSettings, Decoding
 from graftline.data.findings import FINDINGS_FILE, Finding, log_findings, summarize, write_findings
 from graftline.data.listing import Listing
@@ -216,7 +216,8 @@ class Ingest:
 
     def _check_settings(self) -> None:
         """Make sure that decisions can be read, that settings of decoding go together, and nothing is missing."""
-        find_decisions(None, self.decisions)  # it says what is wrong with them
+        if self.decisions is not None:
+            read_decisions(Path(self.decisions).expanduser())  # it says what is wrong with them
         if self.decode.range is not None and self.decode.percentiles is not None:
             raise UserError("DecodeSettings.percentiles measures DecodeSettings.range: give one of the two.")
         if self.decode.bands is not None and (missing := missing_modules("tiff")):
@@ -294,7 +295,9 @@ class Ingest:
 
     def _check(self, listing: Listing) -> Listing:
         """Look at each image; keep those that can be used, and what was found."""
-        images = listing.images
+        images, parent = listing.images, self._find_parent()
+        before = None if parent is None else parent.decisions()
+        decisions = find_decisions(before, self.decisions, listing.class_names)
         settings = replace(self.decode, jpeg_side_px=None)  # each is looked at as a whole
         if settings.to_measure:
             settings = replace(settings, range=_ANY_RANGE)
@@ -310,8 +313,6 @@ class Ingest:
         losses = find_losses(checked, images)
         del checked
         findings += losses + find_wrong_extensions(images)
-        parent = self._find_parent()
-        decisions = find_decisions(None if parent is None else parent.decisions(), self.decisions)
         images, decided = apply_decisions(images, decisions, listing.class_names)
         findings += decided
         images, conflicts = resolve_conflicts(images, keep=self.on_conflict == "keep")
@@ -334,12 +335,14 @@ class Ingest:
     def _require_classes(self, listing: Listing) -> None:
         """Raise a UserError unless there are two classes, and a usable image of each."""
         found, class_names = set(listing.images["label"]), listing.class_names
-        lost = {finding.path: f" ({finding.detail})" for finding in listing.findings if finding.kind == "lost_images"}
+        lost = {finding.path: finding.detail for finding in listing.findings if finding.kind == "lost_images"}
+        others = "each is the same as one with another label"
+        if not listing.decisions.empty:
+            others = "each was relabeled or dropped by decision, or is the same as one with another label"
         for name in class_names:
             if name not in found:
-                reason = lost.get(name, " (each is the same as one with another label)")
                 raise UserError(
-                    f"No image of the class '{name}' can be used{reason}: replace those in "
+                    f"No image of the class '{name}' can be used ({lost.get(name, others)}): replace those in "
                     f"{self._folder / FINDINGS_FILE}, or remove the class."
                 )
         if len(class_names) < 2:

@@ -47,6 +47,7 @@ class Job:
         directory: where it runs, absolute.
         seconds: after which it is stopped.
         variables: of its environment, beside what the engine gives it.
+        config_dir: folder of the user's own options that is named beside conf/, absolute; None: none is.
     """
 
     name: str
@@ -56,9 +57,10 @@ class Job:
     directory: Path
     seconds: int
     variables: dict[str, str] = field(default_factory=dict)
+    config_dir: Path | None = None
 
     def __post_init__(self) -> None:
-        words = [*self.overrides, str(self.python), str(self.directory), *self.variables.values()]
+        words = [*self.arguments, str(self.python), str(self.directory), *self.variables.values()]
         if odd := [word for word in words if re.search(r"[\x00-\x1f\x7f]", word)]:
             raise UserError(
                 f"{odd[0]!a} holds a line break or another sign that no schedule can carry: put it into a file of "
@@ -68,7 +70,13 @@ class Job:
     @property
     def words(self) -> list[str]:
         """The command."""
-        return [str(self.python), "-m", "graftline", self.stage, *self.overrides]
+        return [str(self.python), "-m", "graftline", *self.arguments]
+
+    @property
+    def arguments(self) -> list[str]:
+        """What the command gives to graftline."""
+        options = [] if self.config_dir is None else ["--config-dir", str(self.config_dir)]
+        return [self.stage, *options, *self.overrides]
 
     @property
     def slug(self) -> str:

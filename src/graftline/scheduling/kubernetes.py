@@ -75,10 +75,15 @@ def cron_job(job: Job, times: Times, folder: str | None, options: KubernetesOpti
         timezone: of the times where the options have none.
 
     Raises:
-        UserError: a path begins with the home folder of this machine.
+        UserError: a path begins with the home folder of this machine, or a folder of it was named for options.
     """
     if homes := [word for word in job.overrides if re.match(r"[\w.]+='?~", word)]:
         raise UserError(f"{homes[0]}: in a pod the home folder is {WORK}: give the path that it is to have there.")
+    if job.config_dir is not None:
+        raise UserError(
+            f"--config-dir={job.config_dir} is a folder of this machine, which no pod sees: put its files into "
+            f"{WORK}/conf on KubernetesOptions.claim, and into ./conf here."
+        )
     labels = {"app.kubernetes.io/name": "graftline", "app.kubernetes.io/component": job.stage}
     manifest = {
         "apiVersion": "batch/v1",

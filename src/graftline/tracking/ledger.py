@@ -28,7 +28,7 @@ class Author:
     Attributes:
         user: name of the account.
         host: name of the machine.
-        scheduler: what started the job, such as "cron"; None: a person.
+        scheduler: what started the job, such as "cron", or "dagster run" with its id; None: a person.
     """
 
     user: str

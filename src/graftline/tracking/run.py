@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Literal, Self
 
 from mlflow.entities import Run as MlflowRun
@@ -19,6 +19,7 @@ from mlflow.entities import Run as MlflowRun
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.files import digest_directory, write_json
+from graftline.processes import terminate
 from graftline.tracking import names, parameters
 from graftline.tracking.client import reason, store_name, without_password
 from graftline.tracking.datasets import dataset_inputs
@@ -36,10 +37,6 @@ _MODEL_SECONDS = 10.0  # to learn the version that a model gets
 _ERROR = "graftline.error"
 _NAME, _DESCRIPTION = "mlflow.runName", "mlflow.note.content"  # MLflow's own
 _CONFIG = "config.yaml"
-
-
-class Terminated(KeyboardInterrupt):
-    """Raised on SIGTERM, which ends a run as Ctrl-C does."""
 
 
 class Run:
@@ -288,7 +285,7 @@ class Run:
     def __enter__(self) -> Self:
         self._handler_before: Any = None
         if threading.current_thread() is threading.main_thread():  # signals can be handled there only
-            self._handler_before = signal.signal(signal.SIGTERM, _terminate)
+            self._handler_before = signal.signal(signal.SIGTERM, terminate)
         return self
 
     def __exit__(
@@ -299,10 +296,6 @@ class Run:
         finally:
             if self._handler_before is not None:
                 signal.signal(signal.SIGTERM, self._handler_before)
-
-
-def _terminate(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001  # a signal handler's signature
-    raise Terminated("SIGTERM")
 
 
 def _status_after(error: BaseException | None) -> tuple[Status, BaseException | None]:
