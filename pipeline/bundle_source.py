@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from graftline.bundle.engines import EngineName
 from graftline.bundle.ensemble import AnyPredictor, load_predictor
+from graftline.bundle.layout import CARD_FILE
 from graftline.bundle.verify import find_problem
 from graftline.console import say, warn
 from graftline.errors import UserError
@@ -13,6 +14,7 @@ from graftline.execution import Execution
 from graftline.pipeline.program import program
 from graftline.pipeline.run_directory import RunDirectory
 from graftline.serving.origin import Folder, Origin, Registered, Source
+from graftline.tracking.registry import NUM_LISTED, Registry
 from graftline.tracking.tracking import Tracking
 
 REGISTERED = "models:/"
@@ -44,20 +46,43 @@ def find_source(reference: str, tracking: Tracking) -> Source:
 
     Args:
         reference: what `find_bundle` takes, or the name of a registered model, which stands for its champion, or for
-            its newest version while it has none.
+            its newest version while it has none; a folder of that name, such as of the images, counts if a bundle is in
+            it.
         tracking: knows the runs and the names.
+
+    Raises:
+        UserError: neither a bundle nor a model is known by that name.
     """
-    is_name = "/" not in reference and RUN.fullmatch(reference) is None and not Path(reference).expanduser().is_dir()
+    is_name = "/" not in reference and RUN.fullmatch(reference) is None and not _has_bundle(Path(reference))
     if is_name or reference.startswith(REGISTERED):
         registry = tracking.registry()
-        if is_name and not registry.is_there:
-            raise UserError(
-                f"'{reference}' is no folder here, and there is no {registry.store} that could have a model of this "
-                "name: give a bundle's folder, or the Tracking.uri of the database or server that has the model."
-            )
+        if is_name:
+            _check_name(reference, registry)
         return Registered(reference, registry)
     bundle = find_bundle(reference, tracking)
     return Folder(bundle, bundle.resolve().parent.name if bundle.name == "bundle" else bundle.resolve().name)
+
+
+def _has_bundle(directory: Path) -> bool:
+    """Tell whether a folder is a bundle's, or that of a run with one."""
+    directory = directory.expanduser()
+    return any((one / CARD_FILE).is_file() for one in (directory, RunDirectory(directory).bundle))
+
+
+def _check_name(name: str, registry: Registry) -> None:
+    """Raise a UserError where a name is that of no bundle, and certainly that of no model."""
+    is_folder = Path(name).expanduser().is_dir()
+    here = f"'{name}' is {'a folder here without a bundle' if is_folder else 'no folder here'}"
+    if not registry.is_there:
+        raise UserError(
+            f"{here}, and there is no {registry.store} that could have a model of this "
+            "name: give a bundle's folder, or the Tracking.uri of the database or server that has the model."
+        )
+    if is_folder and name not in (known := registry.names()):
+        there = ", ".join(known[:NUM_LISTED]) or "none"
+        raise UserError(
+            f"{here}, and not a model of the {registry.store} (there: {there}): give a bundle or a model's name."
+        )
 
 
 class OpenModel(NamedTuple):

@@ -70,7 +70,9 @@ class Verify:
         served = describe_server(address)
         against = self.against or _bundle_of(served)
         if against is None:
-            raise UserError(f"{address} does not tell which bundle it serves: name it as Verify.against.")
+            raise UserError(
+                f"{address} does not tell which bundle of this machine it serves: name it as Verify.against."
+            )
         check = check_server(address, served, find_bundle(against, self.tracking))
         _print_server_check(check)
         if (problem := check.problem) is not None:
@@ -88,9 +90,9 @@ class Verify:
 
 
 def _bundle_of(served: Mapping[str, Any]) -> str | None:
-    """Return the bundle that a server says it serves; None where that could be another one here."""
+    """Return the bundle that a server says it serves; None where it is not here, or could be another one here."""
     uri = str(served.get("uri"))
-    return uri if uri.startswith(REGISTERED) or Path(uri).is_absolute() else None
+    return uri if uri.startswith(REGISTERED) or (Path(uri).is_absolute() and Path(uri).is_dir()) else None
 
 
 def _print_server_check(check: ServerCheck) -> None:

@@ -2,9 +2,13 @@
 
 import io
 import os
+import shutil
 import stat
 import tarfile
+import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -201,6 +205,26 @@ def test_a_bomb_in_the_headers_of_a_tar_is_refused(tmp_path: Path, monkeypatch: 
         tar.addfile(member)
     with pytest.raises(UserError, match=r"refused.*100 times its size"):
         source(tmp_path).read(tmp_path / "x.tar.gz")
+
+
+def test_two_who_read_an_archive_at_once_unpack_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second would remove what the first one reads; two descriptors are to each other what two processes are."""
+    file, unpack, waits = pack(tmp_path / "x.zip", MEMBERS), archive_module._unpack, threading.Barrier(2)
+    roots: list[Path] = []
+    shutil.rmtree(source(tmp_path).unpack(file).root)  # its digest is noted by then
+
+    def slowly(archive: Path, root: Path, encoding: str | None) -> None:
+        roots.append(root)
+        with suppress(threading.BrokenBarrierError):
+            waits.wait(0.5)  # for another one that would do the same
+        unpack(archive, root, encoding)
+
+    monkeypatch.setattr(archive_module, "_unpack", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        read = [pool.submit(source(tmp_path).read, file) for _ in range(2)]
+    assert [len(one.result()) for one in read] == [3, 3]
+    assert len(roots) == 1
+    assert unpacked(tmp_path) == roots, "no lock is left"
 
 
 def test_a_great_many_empty_files_are_a_bomb_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

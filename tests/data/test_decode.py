@@ -7,12 +7,13 @@ import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from graftline.data.decode import MAX_PIXELS, DecodeError, Decoding, decode_rgb
+from graftline.data.decode import MAX_PIXELS, DecodeError, DecodeSettings, Decoding, count_pixels, decode_rgb
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 GRAY = RGB[:, :, 0]
@@ -260,3 +261,61 @@ def test_importing_it_is_light() -> None:
     program = "import graftline.data.decode, sys; print(sorted({'torch', 'pandas', 'rich', 'cv2'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def tiled(side: int, *tiles: int, order: str = "<", kind: int = 4, big: bool = False) -> bytes:
+    """A deflated TIFF of ``side`` x ``side`` px, 99 in its corner, in tiles of ``tiles[0]``; others follow as tags."""
+    tags = [(256, 4, side), (257, 4, side), (258, 3, 8), (259, 3, 8), (262, 3, 1), (277, 3, 1)]
+    tags += [(tag, kind, tile) for tag in (322, 323) for tile in tiles]
+    pixels = bytearray(tiles[0] ** 2)
+    pixels[0] = 99
+    content = zlib.compress(pixels, 9)
+    start, head, entry = (16, "Q", "HHQ8s") if big else (8, "H", "HHI4s")
+    place = start + struct.calcsize(order + head) + (len(tags) + 2) * struct.calcsize(order + entry) + 8
+    tags += [(324, 4, place), (325, 4, len(content))]
+    formats = {3: "H", 4: "I", 13: "I", 16: "Q"}
+    entries = [
+        struct.pack(order + entry, tag, of, 1, struct.pack(order + formats[of], value)) for tag, of, value in tags
+    ]
+    first = struct.pack(order + "HHHQ", 43, 8, 0, 16) if big else struct.pack(order + "HI", 42, 8)
+    count = struct.pack(order + head, len(tags))
+    return (b"II" if order == "<" else b"MM") + first + count + b"".join(entries) + bytes(8) + content
+
+
+@pytest.mark.parametrize("options", [{}, {"order": ">"}, {"kind": 3}, {"big": True}, {"big": True, "kind": 16}])
+def test_a_tile_may_be_larger_than_the_image(options: dict[str, Any]) -> None:
+    content = tiled(100, 256, **options)
+    pixels = decode_rgb(content, Decoding(max_pixels=10_000))
+    assert pixels.shape == (100, 100, 3)
+    assert (pixels[0, 0, 0], pixels.sum()) == (99, 3 * 99)
+    assert count_pixels(content) == 256 * 256
+
+
+@pytest.mark.parametrize("tiles", [(2_048,), (2_048, 16), (16, 2_048)])
+@pytest.mark.parametrize("options", [{}, {"order": ">"}, {"big": True}])
+def test_a_tile_is_not_larger_than_an_image_may_be(tiles: tuple[int, ...], options: dict[str, Any]) -> None:
+    """A tile is inflated whole; of a tag that stands twice libtiff takes the first one, and Pillow the last."""
+    content = tiled(16, *tiles, **options)
+    assert len(content) < 5_000
+    with pytest.raises(DecodeError, match="tiles of 2,048 x 2,048 are more than 4,000,000 pixels") as caught:
+        decode_rgb(content, Decoding(max_pixels=4_000_000))
+    assert caught.value.flaw == "too_large"
+    assert count_pixels(content) == 2_048 * 2_048
+
+
+def test_a_tile_of_many_bands_is_not_larger_either() -> None:
+    pytest.importorskip("tifffile", reason="the extra 'tiff' reads it")
+    one, seven = (struct.pack("<HHIHH", 277, 3, 1, bands, 0) for bands in (1, 7))
+    content = tiled(16, 512).replace(one, seven)
+    settings = DecodeSettings(bands=(1, 2, 3))
+    with pytest.raises(DecodeError, match="1,835,008 numbers in 7 bands are more than those of 1,000 pixels") as caught:
+        decode_rgb(content, Decoding(settings, max_pixels=1_000))
+    assert caught.value.flaw == "too_large"
+    assert count_pixels(content) == 512 * 512 * 3
+
+
+def test_tiles_of_an_unknown_size_are_refused() -> None:
+    content = tiled(16, 2_048, kind=13)
+    with pytest.raises(DecodeError, match="the tags of the TIFF cannot be read"):
+        decode_rgb(content)
+    assert count_pixels(content) is None

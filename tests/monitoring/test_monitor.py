@@ -12,8 +12,10 @@ from drifting import paint_all
 
 from graftline.bundle.answers import Answers
 from graftline.bundle.decision import MOST_PROBABLE
+from graftline.bundle.images import ImageLike, read_pixels
 from graftline.bundle.reference import Observations, Projection, Reference
-from graftline.data.decoding import PLAIN
+from graftline.data.decoding import PLAIN, Decoding
+from graftline.monitoring import monitor as monitor_module
 from graftline.monitoring.monitor import IMAGES_PER_HOUR, KEPT_DAYS, Monitor
 from graftline.monitoring.store import HOUR, read_window
 from graftline.monitoring.window import Window
@@ -140,7 +142,10 @@ def test_hours_have_files_of_their_own_and_old_ones_go(
     tmp_path: Path, reference: Reference, photos: list[bytes]
 ) -> None:
     old = tmp_path / "kept" / "digest" / "1970-01-01T00"
-    old.mkdir(parents=True)
+    of_another = tmp_path / "kept" / "replaced" / "1970-01-01T00"
+    not_ours = tmp_path / "kept" / "photos" / "1970 in Toulouse"
+    for folder in (old, of_another, not_ours):
+        folder.mkdir(parents=True)
     moments = iter([NOON, NOON + HOUR, NOON + HOUR, NOON + HOUR])
     monitor = make(tmp_path / "kept", reference, clock=lambda: next(moments, NOON + KEPT_DAYS * 24 * HOUR - 1))
     monitor.observe(photos[:10], answers_to(10))
@@ -148,6 +153,8 @@ def test_hours_have_files_of_their_own_and_old_ones_go(
     monitor.close()
     assert len(list((tmp_path / "kept").rglob("*.npz"))) == 2
     assert not old.exists()
+    assert not of_another.parent.exists(), "nor anything of the model before"
+    assert not_ours.exists()
     window = read_window(tmp_path / "kept" / "digest", NOON + HOUR, NOON + HOUR, 1000, seed=0)
     assert window is not None
     assert window.num_seen == 20, "of the second hour"
@@ -164,6 +171,59 @@ def test_what_cannot_be_kept_costs_a_warning(
         monitor.close()
     assert len(caplog.messages) == 1
     assert caplog.messages[0].endswith("answers go on.")
+
+
+@pytest.fixture
+def turns(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
+    """Lets the monitor look at one more image whenever it is released."""
+    turns = threading.Semaphore(0)
+
+    def wait_and_read(image: ImageLike, decoding: Decoding) -> np.ndarray:
+        turns.acquire()
+        return read_pixels(image, decoding)
+
+    monkeypatch.setattr(monitor_module, "read_pixels", wait_and_read)
+    return turns
+
+
+def test_files_that_wait_take_little_memory(
+    tmp_path: Path,
+    reference: Reference,
+    photos: list[bytes],
+    turns: threading.Semaphore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(monitor_module, "MOST_BYTES", sum(map(len, photos[:3])))
+    monitor = make(tmp_path, reference)
+    monitor.observe(photos, answers_to(30))
+    assert monitor._waiting_bytes == monitor_module.MOST_BYTES
+    turns.release(30)
+    monitor.close()
+    assert monitor._waiting_bytes == 0
+    assert (read(tmp_path).num_seen, len(read(tmp_path).observed)) == (30, 3), "all are counted"
+
+
+def test_what_was_counted_is_written_before_what_waits_is_looked_at(
+    tmp_path: Path,
+    reference: Reference,
+    photos: list[bytes],
+    turns: threading.Semaphore,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(monitor_module, "CLOSE_SECONDS", 0.5)
+    monitor = make(tmp_path, reference)
+    monitor.observe(photos, answers_to(30))
+    closing = threading.Thread(target=monitor.close)
+    closing.start()
+    assert monitor._closing.wait(10)
+    turns.release()
+    closing.join()
+    assert "What the model has seen last may not be kept" in caplog.text
+    assert (read(tmp_path).num_seen, len(read(tmp_path).observed)) == (30, 1)
+    turns.release()
+    monitor._thread.join(10)
+    assert (read(tmp_path).num_seen, len(read(tmp_path).observed)) == (30, 2)
 
 
 def read(folder: Path) -> Window:

@@ -27,8 +27,9 @@ def test_verify_says_what_a_server_says(bundle: Path) -> None:
     busy = json_answer("503 Service Unavailable", {"message": "The server has as much to do as it takes."})
     with answering(busy) as url, pytest.raises(UserError, match=r"images \(HTTP 503: The server has as much to do as"):
         check_server(url, {}, bundle)
-    with answering(json_answer("200 OK", {"uri": "bundle"})) as url, pytest.raises(UserError, match="does not tell"):
-        compose("verify", [url.partition("/hook")[0]]).run()  # a folder of the same name may be another one here
+    for uri in ("bundle", "/server/models/pets"):  # a folder of the same name may be another one here; a container's
+        with answering(json_answer("200 OK", {"uri": uri})) as url, pytest.raises(UserError, match="does not tell"):
+            compose("verify", [url.partition("/hook")[0]]).run()
     named = json_answer("403 Forbidden", {"message": "This server has another name."})
     with answering(named) as url, pytest.raises(UserError, match=r"refuses to answer \(This server has another name\)"):
         describe_server(url)

@@ -21,6 +21,7 @@ from graftline.bundle.predictor import Predictor
 from graftline.data.decode import PLAIN
 from graftline.serving.check import check_server, describe_server
 from graftline.serving.image_folder import with_hashes, write_image_folder
+from graftline.serving.login import PASSWORD
 
 HIDING = """
 import sys
@@ -170,6 +171,19 @@ def test_a_port_that_is_none(folder: Path) -> None:
     done = subprocess.run(asked, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].endswith("--port is 99999: choose one up to 65535, or 0 for any free one.")
+
+
+def test_limits_are_options_and_mistakes_name_them(folder: Path) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != PASSWORD} | {"PYTHONPATH": str(folder)}
+    for options, sentence in {
+        ("--batch", "0"): "--batch is 0, it must be at least 1.",
+        ("--images", "600"): "--images is 600, more than --waiting-images, 512, so that",
+        ("--host", "0.0.0.0"): "--host is 0.0.0.0, which others may reach, and there is no password: set ",
+    }.items():
+        asked = [*command(folder), *options]
+        done = subprocess.run(asked, cwd=folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == 1
+        assert done.stderr.startswith(sentence)
 
 
 def test_without_a_model_it_says_so(folder: Path, tmp_path: Path) -> None:

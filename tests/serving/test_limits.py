@@ -86,3 +86,25 @@ def test_who_reads_it_slowly_gets_it() -> None:
         return total
 
     assert read_answer(300_000, ask, Connection="close") > 300_000
+
+
+def test_who_does_not_end_an_answered_request_holds_no_connection() -> None:
+    """A body of which a byte comes now and then, after the answer that does not wait for it."""
+
+    def ask(client: socket.socket) -> int:
+        start = time.monotonic()
+        total = len(client.recv(20_000))
+        client.settimeout(0.1)
+        while time.monotonic() < start + 10:
+            try:
+                client.sendall(b".")
+                if not client.recv(20_000):
+                    break
+            except TimeoutError:
+                continue
+            except OSError:
+                break
+        assert 0.4 < time.monotonic() - start < 5
+        return total
+
+    assert read_answer(10, ask, **{"Content-Length": "1000000"}) > 10

@@ -1,6 +1,7 @@
 """What runs a model on ONNX Runtime asks for no torch: it need not be there, and nobody waits for its import."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -15,7 +16,10 @@ from workplace import Workplace
 from graftline.bundle.predictor import Predictor
 from graftline.data.decode import decode_rgb
 from graftline.errors import UserError
+from graftline.pipeline.bundle_source import find_source
 from graftline.pipeline.export import ENDINGS, Export, ExportFormat
+from graftline.serving.origin import Folder, Origin
+from graftline.tracking.client import connect
 from graftline.tracking.tracking import Tracking
 
 NO_TORCH = """
@@ -90,3 +94,24 @@ def test_a_name_where_no_model_could_be(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"^'nope' is no folder here, and there is no tracking database sqlite:///"):
         Export(Tracking(), "nope").run(tmp_path)
+
+
+def test_a_folder_of_images_does_not_hide_the_model_of_its_name(
+    empty_database: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after `make train data=folder data.path=photos`, whose model is called photos."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copyfile(empty_database, "mlflow.db")
+    tracking = Tracking(uri="sqlite:///mlflow.db")
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"^'photos' is a folder here without a bundle, and not a model .*there: none"):
+        find_source("photos", tracking)
+    connect(tracking.uri).create_registered_model("photos")
+    shutil.copytree(bundle, tmp_path / "model" / "artifacts" / "bundle")
+    connect(tracking.uri).create_model_version("photos", (tmp_path / "model").as_uri())
+    assert find_source("photos", tracking).find() == Origin("models:/photos/1", 1)
+    assert find_source("./photos", tracking) == Folder(Path("photos"), "photos"), "a path is a path"
+    for root in ("of_a_run/bundle", "a_bundle"):
+        shutil.copytree(bundle, tmp_path / root)
+        name = root.partition("/")[0]
+        assert find_source(name, tracking) == Folder(Path(root), name)

@@ -1,10 +1,12 @@
 """What was logged and registered is found again: by version and alias, on this machine and on one that has nothing."""
 
+import os
 import shutil
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from mlflow_server import Server
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.files import digest_directory
+from graftline.locks import Lock
 from graftline.tracking.client import connect
 from graftline.tracking.names import PARENT_VERSION
 from graftline.tracking.registry import RegisteredVersion, Registry
@@ -125,6 +128,33 @@ def test_a_bundle_is_downloaded_once(
     assert paths == [paths[0]] * 3
     assert digest_directory(paths[0]) == digest_directory(bundle)
     assert digest_directory(bundle) in str(paths[0].relative_to(cache))
+
+
+def test_downloads_that_nobody_asks_for_go(
+    server: Server, directory: Path, bundle: Path, photo: bytes, cache: Path
+) -> None:
+    registry = Registry(server.uri)
+    for number in range(4):
+        register(server.uri, directory / str(number), bundle, photo, name="nightly")
+    register(server.uri, directory / "other", bundle, photo, name="weekly")
+
+    def ask(version: int, name: str = "nightly") -> Path:
+        return registry.bundle(f"models:/{name}/{version}", cache).parent
+
+    first, second, third, another = ask(1), ask(2), ask(3), ask(1, "weekly")
+    for path, days in ((first, 30), (second, 20), (third, 10), (another, 30)):
+        os.utime(path, (time.time() - days * 86_400,) * 2)
+    assert ask(1) == first, "which is asked for by that"
+    assert (second.exists(), third.exists()) == (False, True), "what is last of the others stays"
+    assert not second.with_name(f".{second.name}.lock").exists()
+    os.utime(third, (time.time() - 10 * 86_400,) * 2)
+    with Lock(third.with_name(f".{third.name}.lock"), shared=False):
+        fourth = ask(4)
+    assert third.exists(), "another process asks for it"
+    ask(4)
+    assert {path.name for path in fourth.parent.glob("[!.]*")} == {fourth.name, first.name}
+    assert another.exists()
+    assert digest_directory(ask(2) / "bundle") == digest_directory(bundle), "and comes back"
 
 
 def test_a_download_that_breaks_off_leaves_nothing(

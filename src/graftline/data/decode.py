@@ -34,6 +34,7 @@ from graftline.data.metadata import orientation, turn, without_metadata
 from graftline.data.readers import (
     TiffHeader,
     check_size,
+    check_tiles,
     dicom_size,
     is_dicom,
     is_heif,
@@ -42,6 +43,7 @@ from graftline.data.readers import (
     read_heif,
     read_tiff,
     read_tiff_header,
+    tile_size,
 )
 from graftline.data.references import open_image
 from graftline.data.signatures import HEAD_BYTES, describe
@@ -161,6 +163,7 @@ def _decode(file: BinaryIO, decoding: Decoding, look: Look) -> Decoded:
         return Decoded(_to_rgb(Image.fromarray(read_dicom(file, decoding, look))), "DICOM", extra="dicom")
     if is_heif(head):
         return Decoded(_to_rgb(read_heif(file, decoding)), "HEIF", extra="heif")
+    check_tiles(file, decoding)
     header = read_tiff_header(file)
     if header is not None and header.is_read_by_bands(decoding):
         return _decode_bands(file, header, decoding, look)
@@ -241,16 +244,20 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
 
 
 def count_pixels(image: bytes) -> int | None:
-    """Return how many pixels a file has by its header, three bands for each; None where it does not tell."""
+    """Return how many pixels are decoded of a file by its header, three bands for each; None where it does not tell.
+
+    Those of a TIFF's tile count where it is larger than the image.
+    """
     file, head = io.BytesIO(image), image[:HEAD_BYTES]
     try:
         if is_dicom(head):
             return math.prod(dicom_size(file))
         if is_heif(head):
             return int(math.prod(open_heif(file).size))
+        tile = math.prod(tile_size(file))
         if (header := read_tiff_header(file)) is not None:
-            return header.width * header.height * math.ceil(header.bands / 3)
+            return max(tile, header.width * header.height) * math.ceil(header.bands / 3)
         with Image.open(file, formats=FORMATS) as found:
-            return math.prod(found.size)
+            return max(tile, math.prod(found.size))
     except Exception:  # whoever decodes it says what is wrong
         return None

@@ -3,6 +3,7 @@
 Legend: H height, W width in pixels, B bands.
 """
 
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -33,6 +34,10 @@ _TAGS = {
     "kind": 339,
     "turn": 274,
 }
+_TILE_WIDTH, _TILE_LENGTH = 322, 323
+_INTEGERS = {3: "H", 4: "I", 16: "Q"}  # by the type of a tag; the last one in BigTIFF
+_MOST_TAGS = 65_535  # what a TIFF can count; a BigTIFF could claim any number
+_SMALL_TILE = 2**20  # pixels; tiles of 1,024 x 1,024 are usual, also around an image that is smaller
 _ALPHA = (1, 2)  # of the tag ExtraSamples
 _GRAY, _RGB = (0, 1), 2  # of the tag PhotometricInterpretation
 _KINDS = {1: "bits", 2: "bits with a sign", 3: "bits in floating point"}  # of the tag SampleFormat
@@ -108,6 +113,47 @@ def read_tiff_header(file: BinaryIO) -> TiffHeader | None:
         file.seek(0)
 
 
+def tile_size(file: BinaryIO) -> tuple[int, int]:
+    """Return width and length of a TIFF's tiles in pixels; (0, 0) where it is in strips, and of any other file.
+
+    They are read by hand: of a tag that stands twice libtiff takes the first and Pillow the last, here the larger
+    one counts.
+
+    Raises:
+        DecodeError: its tags cannot be read.
+    """
+    file.seek(0)
+    start = file.read(16)
+    if not start.startswith(_TIFF):
+        file.seek(0)
+        return 0, 0
+    order, is_big = "<" if start.startswith(b"II") else ">", 43 in start[2:4]
+    entry = struct.Struct(order + ("HHQ8s" if is_big else "HHI4s"))  # tag, type, count, value
+    sides = {_TILE_WIDTH: 0, _TILE_LENGTH: 0}
+    try:
+        (place,) = struct.unpack_from(order + ("8xQ" if is_big else "4xI"), start)
+        file.seek(place)
+        (count,) = struct.unpack(order + ("Q" if is_big else "H"), file.read(8 if is_big else 2))
+        tags = file.read(min(count, _MOST_TAGS) * entry.size)
+        for tag, kind, _, value in entry.iter_unpack(tags[: len(tags) // entry.size * entry.size]):
+            if tag in sides:
+                (side,) = struct.unpack_from(order + _INTEGERS[kind], value)
+                sides[tag] = max(sides[tag], side)
+    except (struct.error, KeyError, OverflowError, ValueError) as error:
+        raise DecodeError("broken", "the tags of the TIFF cannot be read") from error
+    finally:
+        file.seek(0)
+    return sides[_TILE_WIDTH], sides[_TILE_LENGTH]
+
+
+def check_tiles(file: BinaryIO, decoding: Decoding) -> None:
+    """Raise a DecodeError where a TIFF has too large tiles: each is inflated whole, however small the image is."""
+    width, length = tile_size(file)
+    if width * length > max(decoding.max_pixels, _SMALL_TILE):
+        tiles = f"tiles of {width:,} x {length:,}"
+        raise DecodeError("too_large", f"{tiles} are more than {decoding.max_pixels:,} pixels")
+
+
 def read_tiff(file: BinaryIO, header: TiffHeader, decoding: Decoding) -> np.ndarray:
     """Return the chosen bands of a TIFF's first picture, (H, W) or (H, W, 3), as they are.
 
@@ -124,9 +170,10 @@ def read_tiff(file: BinaryIO, header: TiffHeader, decoding: Decoding) -> np.ndar
         import tifffile
 
         page = tifffile.TiffFile(file).pages[0]
-        if page.size > 3 * decoding.max_pixels:  # all bands are read, and a few chosen then
+        tile = page.tilewidth * page.tilelength * page.tiledepth * page.samplesperpixel  # 0 where it is in strips
+        if (count := max(page.size, tile)) > 3 * decoding.max_pixels:  # all bands are read, and a few chosen then
             most = f"those of {decoding.max_pixels:,} pixels of three colors"
-            raise DecodeError("too_large", f"{page.size:,} numbers in {header.bands} bands are more than {most}")
+            raise DecodeError("too_large", f"{count:,} numbers in {header.bands} bands are more than {most}")
         planes = page.asarray()  # (H, W, B), or band by band
     if page.planarconfig == 2:
         planes = np.moveaxis(planes, 0, -1)

@@ -29,7 +29,7 @@ from graftline.data.decoding import Decoding
 from graftline.data.file_names import to_text
 from graftline.data.image_facts import look_at
 from graftline.errors import first_line
-from graftline.monitoring.store import HOUR, Kept, hour_folder
+from graftline.monitoring.store import HOUR, HOUR_FOLDER, Kept, hour_folder
 from graftline.monitoring.window import project
 
 logger = logging.getLogger(__name__)
@@ -38,11 +38,12 @@ IMAGES_PER_HOUR = 200  # of each process: 50 kB, 1.2 MB a day
 KEPT_DAYS = 90
 SAVE_SECONDS = 60.0  # what a killed process loses, at most
 MOST_WAITING = 64  # images that are still to be looked at; what comes beyond is not sampled
+MOST_BYTES = 64 * 2**20  # of these images, likewise
 PICTURE_SIDE = 192  # px, the longer one
 NEIGHBOR = 5  # pictures are kept of images that lie far from so many of the reference
 QUALITY = 78  # of 100
 TICK_SECONDS = 0.5
-CLOSE_SECONDS = 10.0
+CLOSE_SECONDS = 10.0  # that are spent at the end on images which are still to be looked at
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +90,13 @@ class _Look:
     probabilities: np.ndarray
     embedding: np.ndarray
 
+    @property
+    def size(self) -> int:
+        """Bytes of the image that are held; a path holds none."""
+        if isinstance(self.image, np.ndarray):
+            return self.image.nbytes
+        return len(self.image) if isinstance(self.image, bytes) else 0
+
 
 class Monitor:
     """Samples what one model sees in this process; several processes may share a directory.
@@ -127,6 +135,7 @@ class Monitor:
         self._past: deque[_Hour] = deque()
         self._closing = threading.Event()
         self._queue: queue.Queue[_Look] = queue.Queue(MOST_WAITING)
+        self._waiting_bytes = 0
         self._failing = False
         self._thread = threading.Thread(target=self._work, name="monitor", daemon=True)
         self._thread.start()
@@ -150,7 +159,9 @@ class Monitor:
                 self._past.append(self._hour)
             self._hour = None
         self._closing.set()
-        self._thread.join(CLOSE_SECONDS)
+        self._thread.join(2 * CLOSE_SECONDS)
+        if self._thread.is_alive():
+            logger.warning("What the model has seen last may not be kept: an image or the disk takes too long.")
 
     def _observe(self, images: Sequence[ImageLike], answers: Answers) -> None:
         chosen: list[tuple[int, int, int]] = []  # row, place, number of the image
@@ -171,9 +182,26 @@ class Monitor:
             return
         embeddings = project(self._reference, answers.embeddings, len(images))
         for row, place, number in chosen:
-            look = _Look(hour, place, number, images[row], answers.probabilities[row], embeddings[row])
-            with contextlib.suppress(queue.Full):  # the thread has too much to do: the sample is a little smaller
-                self._queue.put_nowait(look)
+            self._put(_Look(hour, place, number, images[row], answers.probabilities[row], embeddings[row]))
+
+    def _put(self, look: _Look) -> None:
+        """Let an image be looked at, unless the thread has too much to do: the sample is a little smaller then."""
+        with self._lock:
+            if self._waiting_bytes + look.size > MOST_BYTES or self._queue.full():
+                return
+            self._queue.put_nowait(look)
+            self._waiting_bytes += look.size
+
+    def _take(self, seconds: float) -> bool:
+        """Look at the next image; tell whether one has come within the time."""
+        try:
+            look = self._queue.get(timeout=seconds)
+        except queue.Empty:
+            return False
+        self._guarded(self._look, look)
+        with self._lock:
+            self._waiting_bytes -= look.size
+        return True
 
     @staticmethod
     def _clear(hour: _Hour, place: int, number: int) -> None:
@@ -196,18 +224,26 @@ class Monitor:
     def _work(self) -> None:
         """Look at what was drawn, and write now and then, and when an hour is over."""
         due = time.monotonic() + SAVE_SECONDS
-        while True:
-            try:
-                self._guarded(self._look, self._queue.get(timeout=TICK_SECONDS))
-            except queue.Empty:
+        while not self._closing.is_set():
+            if not self._take(TICK_SECONDS):
                 while self._past:
                     self._guarded(self._write, self._past.popleft())
                     self._guarded(self._remove_old)
-                if self._closing.is_set():
-                    return
             if time.monotonic() >= due and self._hour is not None:
                 self._guarded(self._write, self._hour)
                 due = time.monotonic() + SAVE_SECONDS
+        self._finish()
+
+    def _finish(self) -> None:
+        """Write, as whoever ends this process may not wait; look at what waits, while there is time; write again."""
+        hours, end = list(self._past), time.monotonic() + CLOSE_SECONDS
+        for hour in hours:
+            self._guarded(self._write, hour)
+        while time.monotonic() < end and self._take(0):
+            pass
+        for hour in hours:
+            self._guarded(self._write, hour)
+        self._guarded(self._remove_old)
 
     def _guarded(self, what: Callable[..., None], *arguments: object) -> None:
         try:
@@ -266,10 +302,13 @@ class Monitor:
         self._failing = False
 
     def _remove_old(self) -> None:
+        """Remove old hours of all models, also of those that nobody runs any more."""
         oldest = hour_folder(self._clock() - KEPT_DAYS * 24 * HOUR)
-        for folder in self._directory.glob("*T*"):
-            if folder.name < oldest:
+        for folder in self._directory.parent.glob("*/*T*"):
+            if HOUR_FOLDER.fullmatch(folder.name) and folder.name < oldest:
                 shutil.rmtree(folder, ignore_errors=True)
+                with contextlib.suppress(OSError):  # it has further hours
+                    folder.parent.rmdir()
 
 
 def _name(image: ImageLike) -> str:

@@ -6,6 +6,7 @@ Letters: N images.
 """
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from graftline.monitoring.window import Window
 logger = logging.getLogger(__name__)
 
 HOUR = 3_600
+HOUR_FOLDER = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}")
 _COUNTS = ("seen", "unreadable", "refused")
 
 

@@ -41,7 +41,7 @@ def find_password(host: str) -> str | None:
     if password is None and not is_loopback(host):
         raise UserError(
             f"Serve.host is {host}, which others may reach, and there is no password: set {PASSWORD}, or listen on "
-            "127.0.0.1 and let a proxy with a login stand before it (docs/docker.md)."
+            "127.0.0.1 and let a proxy with a login stand before it."
         )
     if password is not None and len(password) < MIN_LENGTH:
         raise UserError(

@@ -28,7 +28,10 @@ _LAST_SECONDS = 30  # for answers that are being computed when the server is tol
 
 
 class PatientProtocol(H11Protocol):
-    """HTTP/1.1 that closes a connection whose header does not come, or whose answers nobody reads."""
+    """HTTP/1.1 that closes a connection whose header does not come, or whose answers nobody reads.
+
+    Likewise one whose request was answered early, as with a refusal, and whose body does not come to its end.
+    """
 
     header_seconds: float
     _deadline: float | None = None
@@ -40,9 +43,10 @@ class PatientProtocol(H11Protocol):
         self._wait()
 
     def data_received(self, data: bytes) -> None:
-        """Take data, and go on waiting if no header is whole."""
+        """Take data, and go on waiting if no header is whole, or only the rest of an answered request is to come."""
         super().data_received(data)
-        if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+        is_answered = self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY
+        if (self.conn.their_state is h11.IDLE or is_answered) and not self.transport.is_closing():
             self._wait()
         else:
             self._deadline = None

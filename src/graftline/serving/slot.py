@@ -63,6 +63,7 @@ class Slot:
         self._watch = watch
         self._running: Running | None = None
         self._failed: Origin | None = None
+        self._failure: str | None = None
         self._skip, self._next_skip = 0, 1
         self._explaining = 0
         self._explainers = ThreadPoolExecutor(MOST_EXPLAINED, "explain")  # asyncio's own threads read requests
@@ -100,6 +101,7 @@ class Slot:
             return
         if origin == self._failed and self._skip > 0:
             self._skip -= 1
+            self.problem = self._failure  # in place of that of a look that has failed meanwhile
             return
         try:
             model = await asyncio.to_thread(self._load, origin)
@@ -107,6 +109,7 @@ class Slot:
             self._next_skip = min(2 * self._next_skip, MOST_TURNS_SKIPPED) if origin == self._failed else 1
             self._failed, self._skip = origin, self._next_skip
             self._report(f"{origin.uri} cannot take over ({first_line(error)})")
+            self._failure = self.problem
             return
         before = self.running
         self._put(model)

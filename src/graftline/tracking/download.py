@@ -1,5 +1,9 @@
-"""Bring a folder of artifacts onto this machine, whole or not at all."""
+"""Bring a folder of artifacts onto this machine, whole or not at all, and remove what nobody asks for any more."""
 
+import os
+import shutil
+import time
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -9,6 +13,7 @@ from graftline.files import atomic_directory
 from graftline.locks import Lock
 
 _DOWNLOAD_SECONDS = 20  # without a byte from the server
+_KEPT_SECONDS = 7 * 86_400  # since somebody asked; whoever has loaded a model needs its files no longer
 
 
 def local_folder(uri: str, source: str, folder: Path) -> Path:
@@ -35,10 +40,33 @@ def local_folder(uri: str, source: str, folder: Path) -> Path:
 
     path = folder / source.rpartition("/")[2]
     try:
-        with Lock(folder.with_name(f".{folder.name}.lock"), shared=False, on_wait=lambda: None):
+        with Lock(_lock_file(folder), shared=False, on_wait=lambda: None):
             if not path.exists():
                 with request_limit(_DOWNLOAD_SECONDS), atomic_directory(folder) as temporary:
                     download_artifacts(source, dst_path=str(temporary), tracking_uri=uri)
+            os.utime(folder)  # it was asked for
     except Exception as error:  # each artifact store has its own, and the disk may be full
         raise UserError(f"{source} cannot be downloaded by way of the {store_name(uri)} ({reason(error)}).") from error
     return path
+
+
+def remove_unasked(folder: Path) -> None:
+    """Remove what `local_folder` has downloaded beside a folder, but for what was asked for within a week.
+
+    The last one beside it is kept in any case: it is what a rollback leads to.
+    """
+    with suppress(FileNotFoundError):  # another process removes them, too
+        beside = [one for one in folder.parent.glob("[!.]*") if one.name != folder.name]
+        for old in sorted(beside, key=lambda one: one.stat().st_mtime)[:-1]:
+            _remove_if_unasked(old)
+
+
+def _remove_if_unasked(folder: Path) -> None:
+    with suppress(OSError), Lock(_lock_file(folder), shared=False, temporary=True):  # BlockingIOError: it is asked for
+        if time.time() - folder.stat().st_mtime > _KEPT_SECONDS:
+            gone = folder.rename(folder.with_name(f".{folder.name}.gone"))  # whole or not at all
+            shutil.rmtree(gone, ignore_errors=True)
+
+
+def _lock_file(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.lock")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from graftline.errors import UserError
 from graftline.files import cache_directory, digest, digest_directory
-from graftline.tracking.download import local_folder
+from graftline.tracking.download import local_folder, remove_unasked
 from graftline.tracking.names import (
     BUNDLE,
     BUNDLE_FILES,
@@ -146,6 +146,8 @@ class Registry:
     def bundle(self, reference: str, directory: Path | None = None) -> Path:
         """Return the folder of a registered model's bundle, checked against the digest that was logged with it.
 
+        Downloads of other versions that were not asked for within a week are removed.
+
         Args:
             reference: ``models:/NAME/3`` or ``models:/NAME@ALIAS``.
             directory: where downloads are kept; None: the user's cache.
@@ -157,9 +159,8 @@ class Registry:
         version = self.version(reference)
         logged = version.tags.get(BUNDLE_FILES)
         key = f"{version.version}-{logged or digest(version.source)}"  # a version of another server has another digest
-        path = local_folder(
-            self.uri, f"{version.source}/{BUNDLE}", (directory or cache_directory()) / "models" / version.name / key
-        )
+        download = (directory or cache_directory()) / "models" / version.name / key
+        path = local_folder(self.uri, f"{version.source}/{BUNDLE}", download)
         if not (path / "bundle.json").is_file():
             raise UserError(f"{version.uri} has no bundle in {path}: register a model that graftline trained.")
         if logged is not None and digest_directory(path) != logged:
@@ -168,6 +169,7 @@ class Registry:
                 "(what was downloaded is downloaded again once that folder is removed).",
                 version.uri,
             )
+        remove_unasked(download)
         return path
 
     def dataset(self, reference: str, directory: Path | None = None) -> Path:

@@ -30,6 +30,7 @@ from graftline.data.sources.table import Table
 from graftline.data.walk import is_leftover, list_folders
 from graftline.errors import UserError
 from graftline.files import atomic_directory, atomic_file, digest, sha256_file
+from graftline.locks import Lock
 
 logger = logging.getLogger(__name__)
 
@@ -108,8 +109,12 @@ class Archive:
         root = cache / (_identify(given, cache) + (f"-{self.encoding}" if self.encoding else ""))
         if not root.exists():
             archive = given.file()
-            with told_as(path, archive):
-                _unpack(archive, root, self.encoding)
+            with (
+                told_as(path, archive),
+                Lock(cache / f".{root.name}.lock", shared=False, on_wait=lambda: None, temporary=True),
+            ):
+                if not root.exists():  # another process has not unpacked it meanwhile
+                    _unpack(archive, root, self.encoding)
         if self.member is None:
             return Unpacked(root, _target(root, self.inside))
         target = root / self.member

@@ -1,0 +1,51 @@
+"""What a place of a model says of itself while its name leads here and there."""
+
+import asyncio
+from pathlib import Path
+
+from graftline.errors import UserError
+from graftline.execution import Execution
+from graftline.serving.limits import Limits
+from graftline.serving.measures import Measures
+from graftline.serving.origin import Origin
+from graftline.serving.pixels import Pixels
+from graftline.serving.slot import Slot
+
+
+class Moving:
+    """A name that leads to the next place each time that it is looked up; to None: it cannot be."""
+
+    name, moves = "pets", True
+
+    def __init__(self, *folders: Path | None) -> None:
+        self._folders = list(folders)
+
+    def find(self) -> Origin:
+        if (folder := self._folders.pop(0)) is None:
+            raise UserError("the database is locked.")
+        return Origin(str(folder), None)
+
+    def fetch(self, origin: Origin) -> Path:
+        return Path(origin.uri)
+
+
+def test_the_reason_of_a_failed_load_comes_back_after_a_failed_look(bundle: Path, tmp_path: Path) -> None:
+    """Though the load itself is tried less and less often."""
+
+    async def look() -> list[str | None]:
+        source = Moving(bundle, tmp_path, None, tmp_path, bundle)
+        slot, problems = Slot(source, Execution(), Limits(), Measures(), Pixels()), []
+        await slot.start()
+        for _ in range(4):
+            await slot.refresh()
+            problems.append(slot.health()["problem"])
+        await slot.close()
+        return problems
+
+    failed, locked, again, none = asyncio.run(look())
+    assert failed is not None
+    assert f"{tmp_path} cannot take over" in failed
+    assert locked is not None
+    assert "cannot be looked up (the database is locked" in locked
+    assert again == failed
+    assert none is None
