@@ -49,7 +49,7 @@ from graftline.report.grid_tables import crops_in_words, print_selection
 from graftline.report.tables import print_scores
 from graftline.tracking.names import BUNDLE_DIGEST, STAGE
 from graftline.training.fit_directory import FitDirectory
-from graftline.training.trainer import make_execution
+from graftline.training.trainer import check_spread, make_execution
 from graftline.training.trial import make_freeze_context
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
@@ -87,6 +87,8 @@ class MakeEnsemble(Train):
             raise UserError("MakeEnsemble.runs or MakeEnsemble.members is needed, and not both: say what is averaged.")
         if self.members is not None and self.members < 2:
             raise UserError(f"MakeEnsemble.members is {self.members}, but an ensemble has at least 2.")
+        if self.members is not None:
+            check_spread(self.trainer, self.cluster)
         if self.folds and self.runs:
             raise UserError("MakeEnsemble.folds is for members that are trained: give MakeEnsemble.members, not runs.")
         if self.train.fold is not None:

@@ -91,7 +91,7 @@ def train_on_worker(place: str, member: Member) -> None:
     resume = None
     if files.path.exists():
         tracking = replace(member.winner.search.tracking, parent_run_id=member.winner.parent_run_id)
-        resume = tracking.find_run(files.path)
+        resume = next(iter(tracking.find_runs(files.path)), None)
     files.path.mkdir(parents=True, exist_ok=True)
     with logged(files.path / "log.txt"):
         member.winner.train_member(member.folder, member.seed, member.fold, resume)

@@ -46,6 +46,7 @@ from graftline.search.rounds import PREPARE_SECONDS, TrainingImages
 from graftline.tracking.names import STAGE
 from graftline.training.budget import average_seconds, check_budget, end_seconds, seconds_per_image
 from graftline.training.setup import TrainingSetup
+from graftline.training.trainer import check_spread
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run
@@ -80,6 +81,8 @@ class Search(Train):
             raise UserError("Search.refuse is for a model of one network: leave it out, or SearchOptions.members.")
         if self.search.members > 1 and self.train.fold is not None:
             raise UserError("Recipe.fold is for one model: leave it out, or SearchOptions.members.")
+        if self.search.members > 1:
+            check_spread(self.trainer, self.cluster)
 
     def run(self, directory: Path) -> SearchResult:
         """Search, train the winner, test it once, track and register it."""

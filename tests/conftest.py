@@ -93,6 +93,7 @@ SLOW = (
     "pipeline/test_learning_curve.py",
     "pipeline/test_nodes.py",
     "pipeline/test_promote.py",
+    "pipeline/test_ray_jobs.py",
     "pipeline/test_resume.py",
     "pipeline/test_scoring_ahead.py",
     "pipeline/test_shard.py",

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from graftline.execution import available_cores, cpu_quota
+from graftline.ray_cluster import CORES
 
 
 def make(root: Path, **files: str) -> Path:
@@ -64,4 +65,12 @@ def test_the_quota_of_control_groups(files: dict[str, str], expected: float, tmp
 def test_a_part_of_a_core_counts_as_one(quota: float, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(4), raising=False)
     monkeypatch.setattr("graftline.execution.cpu_quota", lambda: quota)
+    assert available_cores() == expected
+
+
+@pytest.mark.parametrize(("given", "expected"), [("1", 1), ("3", 3), ("8", 4)])
+def test_a_task_on_ray_keeps_to_its_slot(given: str, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(4), raising=False)
+    monkeypatch.setattr("graftline.execution.cpu_quota", lambda: math.inf)
+    monkeypatch.setenv(CORES, given)
     assert available_cores() == expected

@@ -9,7 +9,8 @@ from importlib.util import find_spec
 import pytest
 
 from graftline.errors import UserError
-from graftline.ray_cluster import RayCluster
+from graftline.execution import available_cores
+from graftline.ray_cluster import RayCluster, Slots
 from graftline.training import ranks
 
 HAS_RAY = find_spec("ray") is not None
@@ -40,6 +41,14 @@ def test_an_address_is_a_host_and_a_port() -> None:
 def test_a_task_that_ends_each_worker_is_given_up() -> None:
     with pytest.raises(UserError, match=r"lost a task for good .*: look at ray status, and whether its nodes have eno"):
         list(RayCluster(num_workers=1).map(ranks._end, [(None,)]))
+
+
+@pytest.mark.extras
+@needs_ray
+def test_a_task_uses_the_cores_of_its_slot() -> None:
+    cluster = RayCluster(num_workers=2)
+    assert list(cluster.map(available_cores, [(), ()], slots=Slots(2, cores=1, gpus=0.0))) == [1, 1]
+    assert list(cluster.map(available_cores, [()])) == [available_cores()], "of a task that has no slot"
 
 
 def test_a_number_of_workers_is_at_least_one() -> None:

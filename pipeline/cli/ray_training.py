@@ -31,6 +31,7 @@ from graftline.locks import Lock
 from graftline.pipeline.cli.composed_stage import ComposedStage
 from graftline.pipeline.cli.errors import EXIT_DONE, EXIT_MISTAKE
 from graftline.pipeline.cli.ray_sweep import HERE, run_job
+from graftline.pipeline.run_directory import RunDirectory
 from graftline.processes import end_with_parent
 from graftline.ray_cluster import RayCluster
 from graftline.training.launch import RAY
@@ -83,13 +84,16 @@ class RayTraining:
         self.cluster.check()
         use_gpu = self._check_room()
         self.cluster.check_paths([Path.cwd()])
+        content = self._content(earlier=self._find_earlier())
+        result = RunDirectory(self.job.directory).result
+        result.unlink(missing_ok=True)  # of an earlier command with the same directory
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
         say(f"{self.processes} processes, started by Ray.")
         trainer = TorchTrainer(
             train_along,
-            train_loop_config=self._content(),
+            train_loop_config=content,
             scaling_config=ScalingConfig(num_workers=self.processes, use_gpu=use_gpu),
             run_config=RunConfig(
                 name="ray", storage_path=str(self.job.directory.absolute()), failure_config=FailureConfig(MAX_FAILURES)
@@ -103,7 +107,7 @@ class RayTraining:
                     f"Ray gave the training up ({first_line(getattr(error, '__cause__', None) or error)}): look at ray "
                     "status, and at log.txt in the output directory; train.resume goes on with the run."
                 ) from error
-        return EXIT_DONE if (self.job.directory / "result.json").exists() else EXIT_MISTAKE
+        return EXIT_DONE if result.exists() else EXIT_MISTAKE
 
     @property
     def _stop(self) -> Path:
@@ -129,7 +133,14 @@ class RayTraining:
             )
         return use_gpu
 
-    def _content(self) -> dict[str, Any]:
+    def _find_earlier(self) -> list[str]:
+        """Return the runs in MLflow that earlier commands have left in the directory: this one is not theirs."""
+        if not self.job.directory.exists():
+            return []
+        runs: list[str] = instantiate(self.job.config.tracking).find_runs(self.job.directory)
+        return runs
+
+    def _content(self, earlier: list[str]) -> dict[str, Any]:
         """Return what the processes need to know of the training, in plain values."""
         config = self.job.config.copy()
         OmegaConf.update(config, "cluster", HERE, merge=False)
@@ -142,6 +153,7 @@ class RayTraining:
             "overrides": self.job.overrides,
             "directory": str(self.job.directory.absolute()),
             "config_dir": str(self.job.config_dir or ""),
+            "earlier": earlier,
         }
 
 

@@ -17,6 +17,7 @@ from graftline.pipeline.cli.ray_sweep import ray_cluster_of, run_spread
 from graftline.pipeline.cli.ray_training import RayTraining
 from graftline.pipeline.cli.wording import worded
 from graftline.processes import terminate
+from graftline.ray_cluster import RayCluster
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run
@@ -43,8 +44,9 @@ def guarded(composed: ComposedStage) -> int:
     """
     signal.signal(signal.SIGTERM, terminate)  # a scheduler that stops us is the same as Ctrl-C
     try:
-        if (on_ray := RayTraining.of(composed)) is not None:
-            return on_ray.run()
+        with worded(composed.config):
+            if (on_ray := RayTraining.of(composed)) is not None:
+                return on_ray.run()
         result = composed.run()
     except DirectoryInUseError as error:
         report_error(error)
@@ -60,7 +62,7 @@ def guarded(composed: ComposedStage) -> int:
 
 
 def _run_group(jobs: Sequence[ComposedStage]) -> int:
-    is_tracked = jobs[0].name in TRACKED
+    is_tracked, ray_cluster = jobs[0].name in TRACKED, _cluster_of(jobs)
     differing = _differing(jobs)
     say(f"Several values for a key: one run each{', grouped under one parent run' if is_tracked else ''}.")
     parent = _start_parent(jobs, differing) if is_tracked else None
@@ -73,7 +75,7 @@ def _run_group(jobs: Sequence[ComposedStage]) -> int:
     if parent is not None:
         named = [job.with_value("tracking.parent_run_id", parent.id) for job in named]
     try:
-        for job, code in zip(jobs, _run_each(named), strict=False):
+        for job, code in zip(jobs, _run_each(named, ray_cluster), strict=False):
             codes.append(code)
             if codes[-1] == EXIT_DONE and _read_result(job.directory).get("interrupted"):  # it has a model nevertheless
                 codes[-1] = EXIT_INTERRUPTED
@@ -90,9 +92,19 @@ def _run_group(jobs: Sequence[ComposedStage]) -> int:
     return max(codes)
 
 
-def _run_each(jobs: Sequence[ComposedStage]) -> Iterator[int]:
+def _cluster_of(jobs: Sequence[ComposedStage]) -> RayCluster | None:
+    """Return the cluster over which runs are to be spread; None: they run here, one after the other.
+
+    Raises:
+        UserError: a run that cannot be spread, or that Ray cannot start.
+    """
+    started_by_ray = [job for job in jobs if RayTraining.of(job) is not None]  # each of which takes the cluster itself
+    return None if started_by_ray else ray_cluster_of(jobs)
+
+
+def _run_each(jobs: Sequence[ComposedStage], ray_cluster: RayCluster | None) -> Iterator[int]:
     """Run jobs, here one after the other or spread over a cluster; yields their exit codes, in order."""
-    if (ray_cluster := ray_cluster_of(jobs[0])) is None:
+    if ray_cluster is None:
         for job in jobs:
             say(f"\nRun {job.directory.name}: {' '.join(job.overrides)}")
             yield guarded(job)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from graftline.errors import UserError
-from graftline.ray_cluster import NoCluster, RayCluster
+from graftline.ray_cluster import CORES, NoCluster, RayCluster
 
 if TYPE_CHECKING:
     import torch
@@ -22,9 +22,9 @@ Accelerator = Literal["auto", "cpu", "gpu"]
 
 
 def available_cores() -> int:
-    """Return how many cores this process may use, which ``taskset`` or a container can limit."""
+    """Return how many cores this process may use, which ``taskset``, a container or a task's slot on Ray can limit."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return math.ceil(min(cores, cpu_quota()))
+    return math.ceil(min(cores, cpu_quota(), float(os.environ.get(CORES, math.inf))))
 
 
 @cache

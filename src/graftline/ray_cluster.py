@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
+CORES = "GRAFTLINE_CORES"  # environment variable: how many cores a task has, which Ray counts but does not enforce
 SECONDS_TO_ANSWER = 10.0  # for the cluster's address
 SECONDS_TO_LOOK = 45.0  # for a look at each of its nodes
 AHEAD = 3  # tasks per worker that are under way: one runs, the others wait beside it
@@ -41,6 +42,12 @@ class Slots:
     number: int
     cores: int
     gpus: float
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What Ray is to give each of them."""
+        environment = {"env_vars": {CORES: str(self.cores)}}
+        return {"num_cpus": self.cores, "num_gpus": self.gpus, "runtime_env": environment}
 
 
 @dataclass(frozen=True)
@@ -150,8 +157,8 @@ class RayCluster:
         import ray
 
         self.connect()
-        cores, gpus = (1, 0.0) if slots is None else (slots.cores, slots.gpus)
-        task: Any = ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=MOST_RETRIES)(function)
+        options: dict[str, Any] = {"num_cpus": 1} if slots is None else slots.options
+        task: Any = ray.remote(**options, max_retries=MOST_RETRIES)(function)
         waiting, running = iter(items), deque["ray.ObjectRef"]()
         most = self._most_ahead() if slots is None else slots.number
         try:

@@ -23,6 +23,7 @@ from graftline.pipeline.cli import compose
         (["runs=a", "ms_per_image=0"], "it must be above 0 and finite"),
         (["runs=a", "folds=true"], "folds is for members that are trained: give members, not runs"),
         (["members=2", "train.fold=1/2"], "train.fold is each member's own here: leave it out, folds sets it"),
+        (["members=2", "cluster=ray", "trainer=ddp_cpu"], "trainer.devices is 2, but each of several trainings"),
         (["members=2", "average=odds"], "average=odds: must be probabilities or logits"),
     ],
 )

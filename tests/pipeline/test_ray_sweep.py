@@ -37,10 +37,12 @@ def test_a_node_that_is_killed_loses_no_run(workplace: Workplace, color_folder: 
     check_runs(workplace, output, 60)
 
 
-def start_sweep(workplace: Workplace, color_folder: Path, max_epochs: int, of_cluster: str) -> subprocess.Popen[str]:
+def start_sweep(
+    workplace: Workplace, color_folder: Path, max_epochs: int, of_cluster: str, *more: str
+) -> subprocess.Popen[str]:
     """Start a sweep of two runs, which train for so many epochs."""
     own = ["seed=0,1", "cluster=ray", of_cluster, f"trainer.max_epochs={max_epochs}", "train.patience=null"]
-    given = ["data=folder", f"data.path={color_folder}", *TINY, *own]
+    given = ["data=folder", f"data.path={color_folder}", *TINY, *own, *more]
     return workplace.start_command("train", *{line.partition("=")[0]: line for line in given}.values())
 
 
@@ -57,6 +59,19 @@ def check_runs(workplace: Workplace, output: str, max_epochs: int) -> None:
         assert steps == [3 * (epoch + 1) for epoch in range(max_epochs)], "each epoch once"
     assert "Spread over Ray, 2 at a time" in output
     assert len(list(workplace.root.glob("outputs/train/*/*/result.json"))) == 2
+
+
+def test_a_directory_that_was_used_before_is_trained_anew(workplace: Workplace, color_folder: Path) -> None:
+    for seeds in ("0,1", "2,3"):
+        own = (f"seed={seeds}", "hydra.sweep.dir=outputs/same")
+        process = start_sweep(workplace, color_folder, 1, "cluster.num_workers=2", *own)
+        output = process.communicate(timeout=SECONDS)[0]
+        assert process.returncode == 0, output
+    experiment = workplace.mlflow.get_experiment_by_name("colors0")
+    assert experiment is not None
+    runs = workplace.mlflow.search_runs([experiment.experiment_id], "tags.`graftline.stage` = 'train'")
+    assert sorted(run.data.params["seed"] for run in runs) == ["0", "1", "2", "3"]
+    assert {run.info.status for run in runs} == {"FINISHED"}
 
 
 def test_ctrl_c_ends_all_runs(workplace: Workplace, color_folder: Path) -> None:

@@ -5,6 +5,7 @@ import subprocess
 
 import psutil
 import pytest
+from mlflow.entities import Run
 from workplace import TINY, Workplace
 
 pytest.importorskip("ray", reason="ray is missing: make test-extras installs it")
@@ -22,9 +23,7 @@ def test_a_process_that_is_killed_is_started_again(workplace: Workplace, color_f
     assert "2 processes, started by Ray" in output
     assert "test accuracy" in output
 
-    experiment = workplace.mlflow.get_experiment_by_name("colors0")
-    assert experiment is not None
-    (run,) = workplace.mlflow.search_runs([experiment.experiment_id])
+    (run,) = find_runs(workplace)
     assert run.info.status == "FINISHED"
     steps = [metric.step for metric in workplace.mlflow.get_metric_history(run.info.run_id, "val/loss")]
     assert steps == [3 * (epoch + 1) for epoch in range(30)], "each epoch once"
@@ -36,17 +35,48 @@ def test_ctrl_c_ends_the_training_and_says_so(workplace: Workplace, color_folder
     process.send_signal(signal.SIGINT)
     output = process.communicate(timeout=SECONDS)[0]
     assert process.returncode == 130, output
+    (run,) = find_runs(workplace)
+    assert run.info.status == "KILLED", output
+
+
+def test_a_directory_that_was_used_before_is_trained_anew(workplace: Workplace, color_folder: object) -> None:
+    here = "hydra.run.dir=outputs/same"
+    own = words(color_folder, 4000, "trainer=cpu", "trainer.devices=1", here)
+    workplace.kill("outputs/same/checkpoints/last.ckpt", "train", *own)
+    (workplace.root / "outputs/same/result.json").write_text("{}")
+    ran = workplace.run_command("train", *words(color_folder, 1, here, "seed=1"), timeout=SECONDS)
+    assert ran.code == 0, ran.output
+    assert ran.result["epochs"] == 1
+    runs = {run.data.params["seed"]: run for run in find_runs(workplace)}
+    assert sorted(runs) == ["0", "1"]
+    assert runs["1"].info.status == "FINISHED"
+    assert [one.step for one in workplace.mlflow.get_metric_history(runs["1"].info.run_id, "val/loss")] == [3]
+
+
+def test_several_trainings_take_place_one_after_the_other(workplace: Workplace, color_folder: object) -> None:
+    ran = workplace.run_command("train", *words(color_folder, 1, "cluster=ray", "seed=0,1"), timeout=SECONDS)
+    assert ran.code == 0, ran.output
+    assert ran.output.count("2 processes, started by Ray") == 2
+    children = [run for run in find_runs(workplace) if "mlflow.parentRunId" in run.data.tags]
+    assert {run.data.params["seed"]: run.info.status for run in children} == {"0": "FINISHED", "1": "FINISHED"}
+
+
+def find_runs(workplace: Workplace) -> list[Run]:
     experiment = workplace.mlflow.get_experiment_by_name("colors0")
     assert experiment is not None
-    (run,) = workplace.mlflow.search_runs([experiment.experiment_id])
-    assert run.info.status == "KILLED", output
+    return [*workplace.mlflow.search_runs([experiment.experiment_id])]
+
+
+def words(color_folder: object, max_epochs: int, *more: str) -> list[str]:
+    """Return the overrides of a training of two processes."""
+    own = ["trainer=ray", "trainer.devices=2", f"trainer.max_epochs={max_epochs}", "train.patience=null"]
+    given = ["data=folder", f"data.path={color_folder}", *TINY, *own, "train.batch_size=6", *more]
+    return [*{line.partition("=")[0]: line for line in given}.values()]
 
 
 def start(workplace: Workplace, color_folder: object, max_epochs: int) -> subprocess.Popen[str]:
     """Start a training of two processes, and wait for its first checkpoint."""
-    own = ["trainer=ray", "trainer.devices=2", f"trainer.max_epochs={max_epochs}", "train.patience=null"]
-    given = ["data=folder", f"data.path={color_folder}", *TINY, *own, "train.batch_size=6"]
-    process = workplace.start_command("train", *{line.partition("=")[0]: line for line in given}.values())
+    process = workplace.start_command("train", *words(color_folder, max_epochs))
     workplace.await_file(process, "outputs/train/*/checkpoints/last.ckpt", SECONDS)
     return process
 

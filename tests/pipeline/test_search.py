@@ -135,6 +135,7 @@ def test_several_models_of_the_winner_are_averaged_and_registered_as_one(
         (["search.crops=10"], "search.crops=10 is for several members"),
         (["search.members=2", "search.crops=11"], "search.crops is 11: take one of 1, "),
         (["search.members=2", "refuse=0.01"], "refuse is for a model of one network: leave it out, or search.members."),
+        (["search.members=2", "cluster=ray", "trainer.devices=2"], "trainer.devices is 2, but each of several"),
         (["search.members=2", "train.fold=1/5"], "train.fold is for one model: leave it out, or search.members."),
     ],
 )

@@ -248,6 +248,18 @@ def test_the_runs_of_a_group(tracking: Tracking, client: MlflowClient, directory
     assert client.get_run(group.id).info.experiment_id == client.get_run(child.id).info.experiment_id
 
 
+def test_the_runs_of_a_directory(tracking: Tracking, directory: Path) -> None:
+    group = tracking.start_group(name="sweep", experiment="pets", directory=directory)
+    ids = []
+    for parent in (None, group.id, None):
+        with start(tracking, directory / "0", parent=parent) as run:
+            ids.append(run.id)
+    group.finish()
+    assert tracking.find_runs(directory / "0") == ids[::-1], "the newest first"
+    assert replace(tracking, parent_run_id=group.id).find_runs(directory / "0") == [ids[1]]
+    assert tracking.find_runs(directory / "1") == []
+
+
 def test_resuming_goes_on(tracking: Tracking, client: MlflowClient, directory: Path) -> None:
     run = start(tracking, directory)
     run.log_params({"epochs": 1, "seed": 0}, "epochs: 1\n")

@@ -213,12 +213,8 @@ def test_the_last_epoch_is_kept_where_the_validation_images_tell_nothing(
         found = {name.removeprefix("network."): value for name, value in state.items()}
         of_last.graft.network.load_state_dict(found, strict=False)
     assert_same_weights(setup, of_last)
-    assert (
-        caplog.messages.count(
-            "The weights of the last epoch are kept: there are 12 validation images, too few to choose by (20 would do)."
-        )
-        == 1
-    )
+    few = "there are 12 validation images, too few to choose by (20 would do)"
+    assert caplog.messages.count(f"The weights of the last epoch are kept: {few}.") == 1
 
 
 def test_averaged_weights_leave_what_is_frozen_alone(make_setup: MakeSetup, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ the files' times only, and an interrupted pass goes on where it was.
 """
 
 import hashlib
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from graftline.data.file_names import to_path
 from graftline.data.hashing import hash_texts
 from graftline.data.references import open_image, read_status
 from graftline.errors import UnreachableError, UserError, first_line
+from graftline.execution import available_cores
 from graftline.files import atomic_file
 
 _FORMAT = 2  # raise it when a check changes its answer
@@ -73,7 +73,7 @@ def check_images(paths: Paths, decoding: Decoding, workers: int, memory: Path) -
     try:
         with (
             progress("Checking images", total=len(paths)) as bar,
-            ThreadPoolExecutor(workers or os.cpu_count()) as pool,
+            ThreadPoolExecutor(workers or available_cores()) as pool,
         ):
             try:
                 for some in _in_parts(paths, _IN_A_TABLE):

@@ -3,7 +3,6 @@
 Letters: N images, T pixels of a thumbnail's edge.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from PIL import Image
 
 from graftline.data.decode import decode_rgb
 from graftline.data.decoding import Decoding
+from graftline.execution import available_cores
 
 THUMBNAIL = 24  # T; 5 kB per image
 LONGEST_SIDE = 256  # px that facts are found at, so that large and small images can be compared
@@ -53,7 +53,7 @@ def find_facts(
     tasks = [paths[start : start + _AT_ONCE] for start in range(0, len(paths), _AT_ONCE)]
     rows: list[tuple[float, ...]] = []
     thumbnails = np.empty((len(paths), 3 * THUMBNAIL**2), np.float32)
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(workers or available_cores()) as pool:
         for found in pool.map(lambda task: [look_at(decode_rgb(path, decoding)) for path in task], tasks):
             for facts, thumbnail in found:
                 thumbnails[len(rows)] = thumbnail

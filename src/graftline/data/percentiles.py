@@ -1,6 +1,5 @@
 """Measure between which numbers the pixels of a data set lie."""
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,6 +10,7 @@ from graftline.data.decode import decode
 from graftline.data.decoding import Decoding
 from graftline.data.references import open_image
 from graftline.errors import UserError
+from graftline.execution import available_cores
 
 MOST_IMAGES = 1000
 NUMBERS_PER_IMAGE = 10_000
@@ -32,7 +32,7 @@ def measure_range(paths: Sequence[str], decoding: Decoding, workers: int) -> tup
     assert decoding.settings.percentiles is not None
     anything = replace(decoding, settings=replace(decoding.settings, range=(0.0, 1.0)))
     taken = [paths[place] for place in np.linspace(0, len(paths) - 1, min(MOST_IMAGES, len(paths))).astype(int)]
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(workers or available_cores()) as pool:
         found = [numbers for numbers in pool.map(lambda path: _sample(path, anything), taken) if numbers.size]
     if not found:
         raise UserError("DecodeSettings.percentiles is set, but no training image has more than 8 bits: leave it out.")

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from PIL import Image
 from graftline.data.decode import decode_rgb
 from graftline.data.decoding import Decoding
 from graftline.data.file_names import to_path
+from graftline.execution import available_cores
 
 QUALITY = 78  # of 100: at this size nothing is seen of the loss; 144 px take 3 to 5 kB
 SHARP_SIDE = 64  # px; images up to this size are shown larger, pixel by pixel, and kept as they are
@@ -51,7 +51,7 @@ def thumbnails(paths: Sequence[str], decoding: Decoding, side: int) -> Iterator[
     Raises:
         graftline.data.decode.DecodeError: an image has vanished since it was classified.
     """
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         yield from pool.map(lambda path: thumbnail(decode_rgb(to_path(path), decoding), side), paths)
 
 

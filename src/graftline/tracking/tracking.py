@@ -128,20 +128,25 @@ class Tracking:
             raise UserError(f"Run {run_id} has its output in {directory} on {tags.get(HOST)}, which is not here.")
         return directory
 
-    def find_run(self, directory: Path) -> str | None:
-        """Return the id of the run, of this group if there is one, with this output directory; None: there is none."""
-        from graftline.tracking.client import absolute_uri, connect
+    def find_runs(self, directory: Path) -> list[str]:
+        """Return the ids of the runs, of this group if there is one, with this output directory; the newest first.
 
-        client, ours = connect(absolute_uri(self.uri)), str(directory.resolve())
-        if self.parent_run_id is None:
-            experiments = [one.experiment_id for one in client.search_experiments()]
-            query = f'tags.`{OUTPUT_DIRECTORY}` = "{ours}"'
-        else:
-            experiments = [client.get_run(self.parent_run_id).info.experiment_id]
-            query = f"tags.`{PARENT_RUN}` = '{self.parent_run_id}'"
-        runs = client.search_runs(experiments, query, max_results=10_000)
-        found = (run for run in runs if run.data.tags.get(OUTPUT_DIRECTORY) == ours)
-        return next((str(run.info.run_id) for run in found), None)
+        Raises:
+            UserError: MLflow does not answer within 10 s.
+        """
+        from graftline.tracking.client import absolute_uri, connect_checked
+
+        ours, parent = str(directory.resolve()), self.parent_run_id
+
+        def experiments(client: MlflowClient) -> list[str]:
+            if parent is None:
+                return [one.experiment_id for one in client.search_experiments()]
+            return [client.get_run(parent).info.experiment_id]
+
+        client, places = connect_checked(absolute_uri(self.uri), experiments)
+        query = f'tags.`{OUTPUT_DIRECTORY}` = "{ours}"' if parent is None else f"tags.`{PARENT_RUN}` = '{parent}'"
+        runs = client.search_runs(places, query, max_results=10_000)
+        return [str(run.info.run_id) for run in runs if run.data.tags.get(OUTPUT_DIRECTORY) == ours]
 
     def _experiment(self, name: str) -> tuple[MlflowClient, str]:
         """Return a client and the id of the experiment ``name``, which is created if missing."""

@@ -181,7 +181,8 @@ def check_budget(setup: TrainingSetup, seconds: float, minutes: float) -> None:
         images = f"{train + validation:,} images" + (f", {views} views of each training image," if views > 1 else "")
         raise UserError(
             f"{images} take about {needed:,.0f} s to pass through the network once, more than Train.minutes leaves "
-            f"beside start, test and export ({max(0, seconds):,.0f} s): give Train.minutes={enough}, or a smaller Backbone.image_size."
+            f"beside start, test and export ({max(0, seconds):,.0f} s): give Train.minutes={enough}, or a smaller "
+            "Backbone.image_size."
         )
 
 

@@ -16,6 +16,7 @@ from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 
 from graftline.errors import UserError, first_line
 from graftline.execution import Execution
+from graftline.ray_cluster import NoCluster, RayCluster
 from graftline.training.launch import check_launch, current_launch, with_launch
 from graftline.training.module import Optimizer
 from graftline.training.optimizers import optimizer_class, settings_of, takes_recommendation, with_learning_rate
@@ -96,6 +97,32 @@ def check_trainer(make_trainer: MakeTrainer) -> Execution:
     if trainer.accumulate_grad_batches < 1:
         raise UserError(f"Trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}, it must be at least 1.")
     return _execution(trainer)
+
+
+def check_spread(make_trainer: MakeTrainer, cluster: NoCluster | RayCluster) -> None:
+    """Make sure that a training which is one of several on a Ray cluster is one process.
+
+    Lightning starts further ones by the command line of the first, which there is that of a worker of Ray's.
+
+    Raises:
+        UserError: it is to be several.
+    """
+    devices = getattr(make_trainer, "keywords", {}).get("devices", "auto")
+    if isinstance(cluster, RayCluster) and _count_devices(devices) > 1:
+        raise UserError(
+            f"Trainer.devices is {devices}, but each of several trainings on a Ray cluster is one process: give "
+            "Trainer.devices=1, or cluster=none, with which they take place one after the other."
+        )
+
+
+def _count_devices(devices: Any) -> int:
+    """Return how many devices a trainer is given; all that there are count as one, as Ray shows a task one GPU at most.
+
+    >>> [_count_devices(devices) for devices in (2, "2", [0, 1], "0,1", [3], "3,", "auto", -1)]
+    [2, 2, 2, 2, 1, 1, 1, 1]
+    """
+    text = str(devices)
+    return int(text) if text.isdigit() else len(text.strip("[],").split(","))
 
 
 def _check_arguments(arguments: Mapping[str, Any]) -> None:

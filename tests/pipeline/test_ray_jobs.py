@@ -1,0 +1,64 @@
+"""Several trainings for a Ray cluster, without one: which are refused, and which run a worker goes on with."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+from workplace import TINY, Workplace
+
+from graftline.errors import UserError
+from graftline.pipeline.cli import compose
+from graftline.pipeline.cli.composed_stage import compose_all
+from graftline.pipeline.cli.ray_sweep import run_job
+from graftline.pipeline.cli.sweep import run_all
+
+ONE_PROCESS = r"^trainer\.devices is 2, but each of several trainings on a Ray cluster is one process: give trainer\."
+
+
+@pytest.mark.parametrize("own", [["trainer=ddp_cpu"], ["trainer=cpu,ddp_cpu"], ["trainer.devices=1,2"]])
+def test_runs_of_several_processes_are_not_spread(
+    own: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    jobs = compose_all("train", ["data.path=photos", "seed=0,1", "cluster=ray", *own])
+    with pytest.raises(UserError, match=ONE_PROCESS):
+        run_all(jobs)
+    assert not list(tmp_path.iterdir()), "before anything is started"
+
+
+def test_a_number_of_processes_that_ray_cannot_start_is_refused_before_the_first_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    jobs = compose_all("train", ["data.path=photos", "seed=0,1", "trainer=ray", "trainer.devices=auto"])
+    with pytest.raises(UserError, match=r"trainer\.devices is auto: give trainer=ray the number of processes"):
+        run_all(jobs)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_worker_goes_on_with_no_run_of_an_earlier_command(
+    workplace: Workplace, color_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workplace.root)
+    words = ["data=folder", f"data.path={color_folder}", *TINY, "train.patience=null", "hydra.run.dir=outputs/one"]
+    longer = [word.replace("max_epochs=2", "max_epochs=4000") for word in words]
+    workplace.kill("outputs/one/checkpoints/last.ckpt", "train", *longer)
+    before = find_runs(workplace)
+
+    job = compose("train", [*words, "seed=1"])
+    content = (str(workplace.root), "train", OmegaConf.to_yaml(job.config), job.overrides, str(job.directory))
+    ran = workplace.run_function(partial(run_job, *content, earlier=[*before]))
+    assert ran.code == 0, ran.output
+    after = find_runs(workplace)
+    assert [*before.values()] == ["0"]
+    assert sorted(after.values()) == ["0", "1"]
+    assert before.items() <= after.items()
+
+
+def find_runs(workplace: Workplace) -> dict[str, str]:
+    """Return the seeds of the runs, by their ids."""
+    experiment = workplace.mlflow.get_experiment_by_name("colors0")
+    assert experiment is not None
+    runs = workplace.mlflow.search_runs([experiment.experiment_id])
+    return {run.info.run_id: run.data.params["seed"] for run in runs}
