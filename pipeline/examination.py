@@ -104,6 +104,7 @@ class Examination:
         champion = None if self.champion is None else self._open(self.champion)
         version = self._dataset(self.challenger)
         samples = version.samples("test")
+        self.gate.check_weights(samples.weights)
         self._require_images(samples.paths)
         labels = np.asarray(version.class_names, dtype=object)[samples.labels]
         before = None if self.champion is None else self._known_dataset(self.champion)
@@ -119,6 +120,7 @@ class Examination:
             else slice_columns(version, samples.paths, samples.sha256, samples.decoding),
             seen=None if before is None else _seen(before, samples.sha256),
             groups=version.groups("test"),
+            weights=samples.weights,
         )
         opened = [challenger] if champion is None else [challenger, champion]
         times = _measure(opened, samples.paths, self.gate)
