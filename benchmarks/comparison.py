@@ -75,11 +75,11 @@ def coverage(tests: int, skills: tuple[float, float] = (1.5, 1.8)) -> dict[str, 
     return {name: number / tests for name, number in inside.items()}
 
 
-def false_alarms(tests: int, models: int, metric: Metric = "accuracy") -> float:
+def false_alarms(tests: int, models: int, metric: Metric = "accuracy", images: int = NUM_IMAGES) -> float:
     """Return how often any of several equally good classifiers is called better or worse than the first."""
     alarms = 0
     for seed in range(tests):
-        found = _compared(classifiers([1.5] * models, np.random.default_rng(seed)), metric)
+        found = _compared(classifiers([1.5] * models, np.random.default_rng(seed), images), metric)
         alarms += any(row.verdict != "no difference shown" for row in found.rows)
     return alarms / tests
 
@@ -110,6 +110,9 @@ def main(tests: int) -> None:
     for models, metric in itertools.product((2, 5), metrics):
         share = false_alarms(tests, models, metric)
         print(f"{models} equally good, by {metric}: any called better or worse in {100 * share:.1f} %")
+    for images in (5, 10, 20, 50):
+        share = false_alarms(tests, 2, "log_loss", images)
+        print(f"2 equally good on {images} images, by log_loss: called better or worse in {100 * share:.1f} %")
     truth, claimed, found = power(tests // 2)
     said = f"true difference {100 * truth:.1f} points, said to be found in 80 %: {100 * claimed:.1f}"
     print(f"{said}; found in {100 * found:.0f} %")

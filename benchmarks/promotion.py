@@ -3,13 +3,15 @@
     python benchmarks/promotion.py [--tests 500]
 
 Prints how often a challenger is promoted that is better, equal or worse by so much of the log loss, by either rule; how
-often the guards alone refuse one that is equal; and how often they find one that is worse on a slice of the images.
+often the guards alone refuse one that is equal; how often they find one that is worse on a slice of the images; and how
+often an equal one passes for better where there are few images, or few groups of them.
 """
 
 import argparse
 import itertools
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from scipy.integrate import trapezoid
 from scipy.optimize import brentq
 from scipy.stats import norm
 
+from graftline.evaluation.comparison import Metric
 from graftline.evaluation.contestant import Contestant, ModelFacts, TestImages
 from graftline.evaluation.gate import Gate, GateResult, examine
 
@@ -83,6 +86,30 @@ def results(
     return found
 
 
+def equal_in_groups(groups: int, each: int, generator: np.random.Generator) -> tuple[TestImages, list[Contestant]]:
+    """Make up two models that are equally good, on images that are all alike within their group.
+
+    Args:
+        groups: how many.
+        each: images of a group.
+        generator: of random numbers.
+    """
+    images, models = contestants((SKILL, SKILL), groups, generator)
+    rows = np.repeat(np.arange(groups), each)
+    names = [f"/{number}.png" for number in range(len(rows))]
+    made = TestImages(names, images.labels[rows], names, "made up", "made up", groups=[str(row) for row in rows])
+    return made, [replace(model, logits=model.logits[rows]) for model in models]
+
+
+def better_by_chance(groups: int, each: int, tests: int, gate: Gate) -> float:
+    """Return the share of equally good models that pass for better by the score that decides."""
+    passed = 0
+    for seed in range(tests):
+        made, (champion, challenger) = equal_in_groups(groups, each, np.random.default_rng(seed))
+        passed += examine(replace(gate, rule="better"), made, challenger, champion).guards[0].passed
+    return passed / tests
+
+
 def guards_hold(result: GateResult) -> bool:
     """Return whether all but the score that decides let a challenger pass."""
     return all(guard.passed for guard in result.guards[1:])
@@ -108,6 +135,11 @@ def main(tests: int) -> None:
         refused = np.mean([not guards_hold(one) for one in found])
         drop = 100 * (norm.cdf(SKILL) - norm.cdf(SKILL - lost))
         print(f"{images:>6,}  {drop:>30.0f}{100 * refused:>17.1f}", flush=True)
+    print("groups  images of each  an equal model passes for better: log loss  accuracy")
+    for each, groups in itertools.product((1, 10), (6, 8, 10, 20, 50)):
+        metrics: tuple[Metric, ...] = ("log_loss", "accuracy")
+        log_losses, accuracies = (better_by_chance(groups, each, tests, replace(gate, metric=one)) for one in metrics)
+        print(f"{groups:>6,}  {each:>14,}{100 * log_losses:>44.1f}{100 * accuracies:>10.1f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from graftline.bundle.ensemble import AnyPredictor, Ensemble, load_predictor
+from graftline.bundle.layout import freeze_checks
 from graftline.bundle.verify import verify_bundle
 from graftline.console import progress, warn
 from graftline.data.references import file_of, is_there
@@ -25,7 +26,6 @@ from graftline.execution import Accelerator, Execution
 from graftline.files import atomic_file
 from graftline.pipeline.slices import slice_columns
 from graftline.serving.answers import REFUSED, SET
-from graftline.tracking.names import FROZEN_DIGEST
 from graftline.tracking.registry import RegisteredVersion
 from graftline.tracking.tracking import Tracking
 
@@ -104,6 +104,7 @@ class Examination:
         champion = None if self.champion is None else self._open(self.champion)
         version = self._dataset(self.challenger)
         samples = version.samples("test")
+        self.gate.check_weights(samples.weights)
         self._require_images(samples.paths)
         labels = np.asarray(version.class_names, dtype=object)[samples.labels]
         before = None if self.champion is None else self._known_dataset(self.champion)
@@ -119,6 +120,7 @@ class Examination:
             else slice_columns(version, samples.paths, samples.sha256, samples.decoding),
             seen=None if before is None else _seen(before, samples.sha256),
             groups=version.groups("test"),
+            weights=samples.weights,
         )
         opened = [challenger] if champion is None else [challenger, champion]
         times = _measure(opened, samples.paths, self.gate)
@@ -172,22 +174,9 @@ class Examination:
                 input=_input(predictor),
                 output=_output(predictor),
                 golden_problem=verification.problem,
-                frozen=self._frozen(opened),
+                frozen=_frozen(predictor),
             ),
         )
-
-    def _frozen(self, opened: _Opened) -> str | None:
-        """Return what the freeze check came to, which a training notes after it has held."""
-        if isinstance(opened.predictor, Ensemble):
-            return f"{len(opened.predictor.members)} members"
-        run_id = opened.version.run_id
-        if run_id is None:
-            return None
-        run = self.tracking.registry().ask(lambda client: client.get_run(run_id))
-        if FROZEN_DIGEST not in run.data.tags:
-            return None
-        count = run.data.metrics.get("freeze/frozen_tensors", 0)
-        return f"{count:.0f} frozen"
 
     def _not_rolled_back(self) -> list[Guard]:
         reason = self.was_rolled_back
@@ -253,6 +242,15 @@ def _megabytes(bundle: Path) -> float:
     """Return the size of the networks, and of what else is loaded to answer."""
     files = [file for pattern in ("*.onnx*", "references.npy") for file in bundle.rglob(pattern)]
     return sum(file.stat().st_size for file in files) / 1e6
+
+
+def _frozen(predictor: AnyPredictor) -> str | None:
+    """Return what the freeze checks came to, which a bundle notes as they have held; None: a network has no record."""
+    networks = predictor.members if isinstance(predictor, Ensemble) else (predictor,)
+    counts = freeze_checks([network.card for network in networks])
+    if counts is None:
+        return None
+    return f"{sum(counts):,} frozen" + (f" in {len(counts)} trainings" if len(counts) > 1 else "")
 
 
 def _input(predictor: AnyPredictor) -> str:

@@ -26,6 +26,7 @@ from graftline.evaluation.learning_curve import (
     subset_sizes,
 )
 from graftline.evaluation.metrics import Interval, metrics_json
+from graftline.evaluation.notes import groups_in_words
 from graftline.evaluation.subset import warn_of_one_group
 from graftline.execution import Accelerator, Execution
 from graftline.features.cache import Features
@@ -98,6 +99,8 @@ class LearningCurveStage:
         train, validation = activate(trunk, "train"), activate(trunk, "validation")
         curve = self._measure(train, validation, len(version.class_names))
         classes = self._value_classes(train, validation, version.class_names)
+        if (groups := len(set(validation.groups))) < len(validation):
+            say(f"{groups_in_words(len(validation), groups)}.")
         _print_curve(curve)
         _print_classes(classes)
         subtitle = f"heads on {self.backbone.name}, {version.name}; {len(validation):,} validation images"

@@ -134,6 +134,7 @@ class Retrain:
                 if known.outcome == "refused":
                     reason += f"; {program()} promote decides on it anew, by another gate"
                 return _nothing("nothing new", reason, dataset_digest=now.version.digest)
+            self._gate.check_weights(now.version.samples("test").weights)  # else it would be told after the training
             self._say_changes(now)
             stage = self._train_stage()
             with self._begin(now, directory) as run:

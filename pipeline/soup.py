@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from graftline.bundle.images import read_pixels
-from graftline.bundle.layout import read_description
+from graftline.bundle.layout import FREEZE_CHECKS, freeze_checks, read_description
 from graftline.bundle.save import save_bundle
 from graftline.bundle.soup import average_weights, load_networks
 from graftline.console import say
@@ -102,6 +102,7 @@ class SoupMaker:
                 "validation_digest": version.split_digests["validation"],
                 "test_digest": version.test_digest,
                 "soup": [self.members.references[number] for number in chosen],
+                FREEZE_CHECKS: freeze_checks([self.members.predictors[number].card for number in chosen]),
                 **{key: first.card[key] for key in INHERITED if key in first.card},
             },
             decoding=version.decoding,

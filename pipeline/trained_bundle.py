@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from graftline.bundle.layout import read_description
+from graftline.bundle.layout import FREEZE_CHECKS, read_description
 from graftline.freezing.rule import FreezeDecision
 from graftline.training.results import TrainingResult
 from graftline.training.setup import TrainingSetup
@@ -34,6 +34,7 @@ def card_of(
         "validation_digest": version.split_digests["validation"],
         "test_digest": version.test_digest,
         "freeze_plan": decision.plans[trained.best_phase].describe(graft.network),
+        FREEZE_CHECKS: [trained.phases[trained.best_phase].freeze_record["frozen_tensors"]],
         "weights": graft.weights.describe(),
         "weights_license": graft.weights.license,
         "fold": fold,

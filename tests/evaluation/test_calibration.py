@@ -1,5 +1,7 @@
 """Calibration: against scikit-learn and scipy, in simulations whose temperature is known, and with too few images."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from made_predictions import predictions_of
@@ -11,11 +13,14 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import log_loss
 
 from graftline.bundle.calibration import UNCALIBRATED, Calibration
+from graftline.evaluation.bootstrap import multiplicities
 from graftline.evaluation.calibration import (
+    _folds,
     calibration_error,
     fit_calibration,
     fit_temperature,
     fit_vector,
+    square_gaps,
 )
 from graftline.evaluation.predictions import Predictions
 
@@ -175,6 +180,67 @@ def test_the_calibration_error_is_that_of_a_loop() -> None:
         gaps = (probabilities[rows].argmax(axis=1) == labels[rows]) - probabilities[rows].max(axis=1)
         total += len(rows) / 320 * (gaps.mean() ** 2 - gaps.var(ddof=1) / len(rows))
     assert calibration_error(probabilities, labels).value == pytest.approx(np.sqrt(total))
+
+
+def copies(logits: np.ndarray, labels: np.ndarray, times: int) -> Predictions:
+    """Return each image so many times, as the images of a group."""
+    rows = np.repeat(np.arange(len(labels)), times)
+    predictions = made(logits[rows], labels[rows])
+    return replace(predictions, groups=[f"group {row:03}" for row in rows.tolist()])
+
+
+def test_images_of_a_group_are_fitted_and_scored_together() -> None:
+    """Copies tell no more than one image of each, of which a fit to the others knows nothing."""
+    logits, labels = draw(120, 3, 1.3)
+    predictions = copies(logits, labels, 5)
+    cases = made(logits, labels), predictions, replace(predictions, groups=None)
+    alone, grouped, loose = (fit_calibration(one, weighed=True).standard_error or 0.0 for one in cases)
+    assert grouped == pytest.approx(alone, rel=0.3), "of other folds"
+    assert 0 < loose < 0.6 * grouped, "as if copies told more"
+    folds = _folds(predictions.labels, predictions.groups, 0)
+    assert len(set(zip(predictions.groups or (), folds.tolist(), strict=True))) == 120
+
+
+def test_chance_is_told_from_a_calibration_error_by_groups() -> None:
+    """Perfect probabilities, of groups whose images are all alike: what chance adds is that of so many groups."""
+    found, loose = [], []
+    for seed in range(20):
+        logits, labels = draw(60, 3, seed=seed)
+        group = np.repeat(np.arange(60), 10)
+        probabilities = softmax(logits[group], axis=1)
+        found.append(square_gaps(probabilities, labels[group], 2, 0, group)[0])
+        loose.append(square_gaps(probabilities, labels[group], 2, 0)[0])
+    error = np.std(found, ddof=1) / np.sqrt(20)
+    assert abs(np.mean(found)) < 3 * error
+    assert np.mean(loose) > 6 * error
+
+
+@pytest.mark.parametrize("groups", [None, np.repeat(np.arange(30), 10)])
+def test_the_interval_of_a_calibration_error_is_that_of_whole_groups(groups: np.ndarray | None) -> None:
+    """Written out: the images of each group that was drawn, once for each time."""
+    logits, labels = draw(300, 3, 2.0)
+    probabilities = softmax(logits, axis=1)
+    units = np.arange(300) if groups is None else groups
+    drawn = square_gaps(probabilities, labels, 20, 3, groups)[1]
+    counts = np.concatenate(list(multiplicities(300, 20, 3, groups)), axis=1)
+    confidences = probabilities.max(axis=1)
+    bins = np.digitize(confidences, np.quantile(confidences, np.arange(1, 15) / 15))
+    gaps = (probabilities.argmax(axis=1) == labels) - confidences
+    for value, count in zip(drawn, counts.T, strict=True):
+        total = 0.0
+        for number in range(15):
+            rows = np.repeat(np.arange(300), np.where(bins == number, count, 0))
+            if len(rows) == 0:
+                continue
+            mean = gaps[rows].mean()
+            sums = [(gaps - mean)[(bins == number) & (units == unit)].sum() for unit in units[rows]]
+            share = [
+                1 / ((bins == number) & (units == unit)).sum() for unit in units[rows]
+            ]  # of a group that was drawn
+            size = sum(share)
+            chance = size / (size - 1) * sum(np.square(sums) * share) / len(rows) ** 2 if size > 1.5 else np.nan
+            total += np.nan_to_num(len(rows) / 300 * (mean**2 - chance))
+        assert value == pytest.approx(total)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from made_predictions import predictions_of
+from scipy.stats import ttest_rel
 from sklearn.metrics import log_loss, roc_auc_score
 
 from benchmarks.comparison import classifiers, coverage, false_alarms, power
@@ -147,6 +148,22 @@ def test_intervals_have_the_truth_in_them_and_alarms_are_rare() -> None:
     truth, claimed, found = power(20)
     assert claimed == pytest.approx(truth, rel=0.15)
     assert 0.5 <= found <= 1
+
+
+def test_few_images_are_compared_by_student_s_t() -> None:
+    one, other = classifiers([1.5, 1.8], np.random.default_rng(2), images=8)
+    (row,) = compare({"one": one, "other": other}, "log_loss", resamples=4000).rows
+    assert row.p_value == pytest.approx(ttest_rel(*(losses(model) for model in (one, other))).pvalue, rel=0.1)
+
+
+def losses(model: Predictions) -> np.ndarray:
+    found: np.ndarray = -np.log(model.probabilities[np.arange(len(model.labels)), model.labels])
+    return found
+
+
+def test_a_single_image_shows_no_difference() -> None:
+    one, other = classifiers([0.5, 3.0], np.random.default_rng(0), images=1)
+    assert verdicts(compare({"one": one, "other": other}, "log_loss", resamples=100)) == ["no difference shown"]
 
 
 def grouped(seed: int, groups: int = 25, each: int = 12) -> dict[str, Predictions]:

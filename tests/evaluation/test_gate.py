@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.promotion import SKILL, contestants, guards_hold, results
+from benchmarks.promotion import SKILL, better_by_chance, contestants, guards_hold, results
 from graftline.bundle.decision import Decision
 from graftline.errors import UserError
 from graftline.evaluation.comparison import Metric, compare
@@ -49,17 +49,47 @@ def test_a_better_model_passes_and_a_worse_one_is_told_why() -> None:
     assert worse.reasons[0].startswith("It is not as good as version 2: the log loss differs by +0.")
 
 
-@pytest.mark.parametrize("metric", ["auroc", "log_loss"])
+@pytest.mark.parametrize("metric", ["auroc", "log_loss", "accuracy_weighted"])
 @pytest.mark.parametrize("groups", [None, [f"day {number // 8}" for number in range(400)]])
 def test_the_difference_is_that_of_make_compare(metric: Metric, groups: list[str] | None) -> None:
     images, champion, challenger = made((1.0, 1.3))
-    images = replace(images, groups=groups)
-    result = examine(replace(GATE, metric=metric, seed=3), images, challenger, champion)
+    weights = np.random.default_rng(1).choice([1.0, 1 / 3], 400).astype(np.float32)
+    images = replace(images, groups=groups, weights=weights)
+    gate = replace(GATE, metric=metric, seed=3)
+    gate.check_weights(weights)
+    result = examine(gate, images, challenger, champion)
     rows = np.ones(len(images.paths), dtype=bool)
     both = {one.name: given_common_classes(one, ("no", "yes"), images, rows) for one in (champion, challenger)}
     (expected,) = compare(both, metric, 200, seed=3).rows
-    difference = expected.differences[metric]
-    assert result.guards[0].figures == pytest.approx((difference.value, difference.low, difference.high))
+    difference, (value, low, high) = expected.differences[metric], result.guards[0].figures
+    assert value == pytest.approx(difference.value)
+    assert low <= difference.low + 1e-9
+    assert high >= difference.high - 1e-9, "or where Student's t is, if that is farther"
+    assert high - low == pytest.approx(difference.high - difference.low, rel=0.15)
+    assert ("; these are of 50 groups, which count as wholes for the score" in result.compared) == (groups is not None)
+
+
+def test_a_weighted_score_without_weights_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^Gate\.metric is accuracy_weighted, but the test images have no weights: "):
+        Gate(metric="accuracy_weighted").check_weights(None)
+    Gate().check_weights(None)
+
+
+def test_images_that_weigh_more_decide() -> None:
+    """The challenger is right about the images that weigh much, and wrong about the others, which are more."""
+    images, champion, _ = made(images=300)
+    heavy = np.arange(300) % 3 == 0
+    right = np.where(images.labels == "yes", 2.0, -2.0)
+    logits = np.stack([np.zeros(300), np.where(heavy, right, -right)], axis=1)
+    other = np.stack([np.zeros(300), np.where(heavy, -right, right)], axis=1)
+    images = replace(images, weights=np.where(heavy, 10, 1).astype(np.float32))
+    pair = replace(champion, name="version 2", logits=logits), replace(champion, logits=other)
+    weighted, plain = (examine(replace(GATE, metric=metric), images, *pair) for metric in _ACCURACIES)
+    assert (weighted.guards[0].passed, weighted.guards[0].challenger) == (True, "83.3 %")
+    assert (plain.guards[0].passed, plain.guards[0].challenger) == (False, "33.3 %")
+
+
+_ACCURACIES: tuple[Metric, Metric] = ("accuracy_weighted", "accuracy")
 
 
 @pytest.mark.parametrize(
@@ -255,6 +285,29 @@ def test_a_handful_of_images_shows_nothing(images: int, passed: bool) -> None:
     assert (first.name, first.passed) == ("log loss", passed)
     if not passed:
         assert "cannot show which model is better, 6 are the fewest" in first.reason
+
+
+@pytest.mark.parametrize(("groups", "passed"), [(2, False), (5, False), (6, True)])
+def test_nor_do_many_images_of_a_handful_of_groups(groups: int, passed: bool) -> None:
+    found, champion, challenger = made((0.5, 3.0), images=60)
+    found = replace(found, groups=[str(number % groups) for number in range(60)])
+    result = examine(replace(GATE, rule="better"), found, challenger, champion)
+    assert result.guards[0].passed == passed
+    if not passed:
+        assert result.guards[0].reason.startswith(
+            f"{groups} groups of test images cannot show which model is better, 6 are the fewest: add groups, or force"
+        )
+    alone = replace(found, groups=["0"] * 60)
+    assert (
+        "; all of these are of one group, so that nothing is known"
+        in examine(GATE, alone, challenger, champion).compared
+    )
+
+
+@pytest.mark.parametrize(("groups", "each"), [(6, 10), (8, 1)])
+def test_few_images_or_groups_let_an_equal_model_pass_once_in_forty_times(groups: int, each: int) -> None:
+    """A part of benchmarks/promotion.py: of 400, 10 at most are expected to pass, 20 or more once in 300 such tests."""
+    assert better_by_chance(groups, each, 400, Gate(resamples=100)) < 20 / 400
 
 
 def test_models_without_common_classes() -> None:

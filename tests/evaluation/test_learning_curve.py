@@ -126,6 +126,36 @@ def test_without_a_mistake_the_gain_is_not_said_to_be_none() -> None:
     assert curve.gain(2).high == pytest.approx(0.03)
 
 
+def repeated(images: Activated, times: int) -> Activated:
+    """Return each image so many times, as the images of a group."""
+    rows = np.repeat(np.arange(len(images)), times)
+    return Activated(images.activations[rows], images.labels[rows], [f"group {row:03}" for row in rows.tolist()])
+
+
+def test_validation_images_of_a_group_count_as_one() -> None:
+    """Copies tell no more than one image of each: the interval is the same, and not narrower."""
+    train, validation = images(200, 1), images(60, 2)
+    alone = measure_curve(train, validation, 3, seeds=3, resamples=100)
+    copies = measure_curve(train, repeated(validation, 5), 3, seeds=3, resamples=100)
+    np.testing.assert_allclose(copies.resampled, alone.resampled, atol=1e-6)
+    assert copies.gain(2).high - copies.gain(2).low == pytest.approx(alone.gain(2).high - alone.gain(2).low, abs=1e-4)
+    sizes = subset_sizes(IMAGES, 2)
+    faultless = LearningCurve(sizes, np.zeros((3, 11, 100), np.float32), 100, groups=np.arange(100) // 10)
+    assert faultless.gain(2).high == pytest.approx(0.3)
+
+
+def test_so_they_do_for_what_the_labels_of_a_class_are_worth() -> None:
+    train, validation = images(240, 1), images(60, 2)
+    head = fit_head(train.activations, train.labels, 3, assign_folds(train.labels, train.groups))
+    alone, copies = (
+        class_values(head, train, one, ["one", "two", "hard"], seeds=2, resamples=200)
+        for one in (validation, repeated(validation, 5))
+    )
+    assert copies.best == alone.best
+    for one, other in zip(copies.values, alone.values, strict=True):
+        assert (one.worth.low, one.worth.high) == pytest.approx((other.worth.low, other.worth.high))
+
+
 def test_too_few_images_are_refused() -> None:
     with pytest.raises(UserError, match=r"of 10 classes needs 400 training images or more, and there are 200"):
         subset_sizes(200, 10)

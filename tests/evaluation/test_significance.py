@@ -3,7 +3,9 @@
 from fractions import Fraction
 from math import comb
 
+import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
 
 from graftline.evaluation.significance import (
     ALPHA,
@@ -11,6 +13,7 @@ from graftline.evaluation.significance import (
     findable_difference,
     holm,
     mcnemar,
+    reach,
     smallest_difference,
     two_sided,
 )
@@ -71,6 +74,18 @@ def test_connors_equation_holds() -> None:
     assert findable_difference(10, 10) <= 1
 
 
-def test_no_spread_is_certain() -> None:
-    assert two_sided(0.1, 0.0) == 0
-    assert two_sided(0.0, 0.0) == 1
+def test_without_a_spread_the_number_of_images_tells() -> None:
+    """All differ alike: as rare as so many tosses of a coin that all come out the same."""
+    assert two_sided(0.1, 0.0, units=6) == written_out(6, 0)
+    assert two_sided(0.1, 0.0, units=1) == 1
+    assert two_sided(0.0, 0.0, units=6) == 1
+
+
+@pytest.mark.parametrize("units", [2, 6, 400])
+def test_the_p_value_is_that_of_the_paired_t_test(units: int) -> None:
+    differences = np.random.default_rng(units).normal(0.5, 1, units)
+    error = differences.std() / np.sqrt(units)  # what resampling gives, with ever more resamples
+    expected = ttest_1samp(differences, 0)
+    assert two_sided(float(differences.mean()), float(error), units) == pytest.approx(expected.pvalue)
+    far = reach(float(error), units)
+    assert differences.mean() - far == pytest.approx(expected.confidence_interval(0.95).low)

@@ -25,7 +25,7 @@ from workplace import TINY, Workplace
 from graftline.bundle.calibration import UNCALIBRATED, Calibration
 from graftline.bundle.ensemble import Ensemble
 from graftline.bundle.grid import Grid
-from graftline.bundle.layout import read_description
+from graftline.bundle.layout import FREEZE_CHECKS, read_description
 from graftline.bundle.predictor import Predictor, softmax
 from graftline.bundle.refusal import Refusal, unit
 from graftline.bundle.save import add_to_card, change_answers, save_bundle
@@ -36,6 +36,7 @@ from graftline.features.store import ActivationStore
 from graftline.pipeline.calibration import Wanted, learn
 from graftline.pipeline.cli import compose
 from graftline.pipeline.ensemble_result import EnsembleResult
+from graftline.pipeline.examination import _frozen
 from graftline.pipeline.train_result import MOST_PROBABLE_ANSWER, NOT_TESTED
 from graftline.report.grid_tables import sentence
 from graftline.tracking.names import BUNDLE_DIGEST
@@ -105,6 +106,15 @@ def test_it_is_registered_as_one_model_and_its_members_are_not(made: EnsembleRes
     assert len(children) == 3
     assert {one.data.tags["graftline.stage"] for one in children} == {"train"}
     assert place.mlflow.get_run(made.run_id).data.tags["graftline.stage"] == "ensemble"
+
+
+def test_the_gate_looks_at_the_freeze_check_of_each_member(made: EnsembleResult) -> None:
+    ensemble = made.predictor
+    assert isinstance(ensemble, Ensemble)
+    assert _frozen(ensemble) == "0 frozen in 3 trainings"
+    first, second, third = ensemble.members
+    without = {key: value for key, value in second.card.items() if key != FREEZE_CHECKS}
+    assert _frozen(replace(ensemble, members=(first, replace(second, card=without), third))) is None
 
 
 def test_its_run_says_what_it_is_and_its_report_how_it_answers(made: EnsembleResult, place: Workplace) -> None:
@@ -352,6 +362,7 @@ def test_a_greedy_soup_takes_what_makes_it_better_however_members_are_calibrated
     assert cooked.selection.alone == pytest.approx([loss(step) for step in [*steps, best]], abs=1e-5)
     card = read_description(cooked.directory / "soup")["card"]
     assert sorted(card["soup"]) == sorted(map(str, members[::2]))
+    assert card[FREEZE_CHECKS] == [0, 0], "that of each of the two"
     trained = read_description(source)["card"]
     for key in ("dataset_digest", "validation_digest", "test_digest"):  # which tell what it may be used with
         assert card[key] == trained[key]

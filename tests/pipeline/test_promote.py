@@ -10,18 +10,22 @@ import mlflow.pyfunc
 import numpy as np
 import pytest
 from dusk import GATE, aliases, crown, decisions, promote, run
+from gone_run import remove_for_good
 from mlflow import MlflowClient
 from workplace import TINY, Workplace
 
+from graftline.bundle.ensemble import load_predictor
 from graftline.bundle.golden import VALUES_FILE
-from graftline.bundle.layout import CARD_FILE, GOLDEN_FOLDER, bundle_digest, hash_files
+from graftline.bundle.layout import CARD_FILE, FREEZE_CHECKS, GOLDEN_FOLDER, bundle_digest, hash_files
 from graftline.data.version import DatasetVersion
+from graftline.data.version_writing import write_version
 from graftline.errors import UserError
+from graftline.evaluation.metrics import format_score
 from graftline.files import digest_directory, write_json
 from graftline.pipeline.bundle_source import find_source
 from graftline.pipeline.examination import Examination, Examined
 from graftline.pipeline.promote import Promote, Verdict
-from graftline.tracking.names import BUNDLE_DIGEST, BUNDLE_FILES, DATASET_DIGEST, FROZEN_DIGEST, TEST_DIGEST
+from graftline.tracking.names import BUNDLE_DIGEST, BUNDLE_FILES, DATASET_DIGEST, TEST_DIGEST
 from graftline.tracking.promotions import OvertakenError, Promotions
 from graftline.tracking.tracking import Tracking
 
@@ -169,14 +173,49 @@ def test_a_bundle_that_was_changed_is_refused_on_record(place: Workplace, client
     assert promote().promoted, "nothing was compared before, so that it is examined anew"
 
 
-def test_a_training_without_a_record_of_its_freeze_check_is_refused(place: Workplace, client: MlflowClient) -> None:
+def test_a_training_without_a_record_of_its_freeze_check_is_refused(
+    place: Workplace, client: MlflowClient, tmp_path: Path
+) -> None:
     crown(1)
-    client.delete_tag(str(client.get_model_version("dusk", "2").run_id), FROZEN_DIGEST)
-    verdict = promote("version=2")
+
+    def forget(bundle: Path) -> None:
+        described = json.loads((bundle / CARD_FILE).read_text())
+        assert described["card"].pop(FREEZE_CHECKS) == [0], "the tests' models freeze nothing"
+        write_json(bundle / CARD_FILE, described)
+
+    _register_changed(client, tmp_path, forget)
+    verdict = promote("version=3")
     assert not verdict.promoted
     assert [reason for reason in verdict.reasons if reason.startswith("Its training has no record")]
     (guard,) = [guard for guard in verdict.guards if guard.name == "freeze check"]
-    assert (guard.champion.endswith(" frozen"), guard.challenger) == (True, "no record")
+    assert (guard.champion, guard.challenger) == ("0 frozen", "no record")
+
+
+def test_a_champion_whose_run_is_gone_is_compared_all_the_same(
+    place: Workplace, client: MlflowClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As after `mlflow gc`, which removes what was deleted for good."""
+    crown(1)
+    remove_for_good(place.root / "mlflow.db", str(client.get_model_version("dusk", "1").run_id))
+    verdict = promote("version=2")
+    assert verdict.promoted
+    assert "What version 1 was trained on is not known" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_weighted_score_decides_where_images_have_weights(
+    place: Workplace, client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crown(1)
+    version = DatasetVersion.load(Tracking().registry().dataset("models:/dusk/2"))
+    weighted = version.table().assign(weight=lambda table: 1 + np.arange(len(table)) % 3)
+    written = write_version(tmp_path / "weighted" / "dusk", "dusk", weighted, version.class_names)[0]
+    monkeypatch.setattr(Examination, "_dataset", lambda *_: written)
+    verdict = promote("version=2", "gate.metric=accuracy_weighted")
+    samples = written.samples("test")
+    predictor = load_predictor(Tracking().registry().bundle("models:/dusk/2"))
+    right = predictor.predict(samples.paths).argmax(axis=1) == samples.labels
+    expected = format_score("accuracy_weighted", float(np.average(right, weights=samples.weights)))
+    assert (verdict.guards[0].name, verdict.guards[0].challenger) == ("accuracy, weighted", expected)
 
 
 def test_a_test_image_that_is_gone(place: Workplace, trained: Workplace, client: MlflowClient) -> None:
@@ -294,6 +333,11 @@ def test_a_clock_that_was_moved_back(
         ("promote", [f"force={'ж' * 1001}"], r"^force has 1,001 characters, the ledger has room for 1,000: give a sho"),
         ("rollback", [f"reason={'ж' * 1001}"], r"^reason has 1,001 characters, the ledger has room for 1,000: give a "),
         ("promote", [f"force={chr(1) * 999}"], r"^force has many characters that cannot be printed, which take six"),
+        (
+            "promote",
+            ["gate.metric=accuracy_weighted"],
+            r"^gate\.metric is accuracy_weighted, but the test images have no weights: take another metric, or give",
+        ),
         ("promote", ["gate.resamples=5"], r"^gate.resamples is 5, too few for a 95 % interval: use at least 100"),
         ("rollback", [], r"^dusk has no champion before this that is still registered: give a version as to\.$"),
         ("history", [], r"^Nothing was decided on dusk yet: `graftline promote model=dusk` does\.$"),

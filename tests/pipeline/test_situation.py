@@ -194,6 +194,16 @@ def test_a_mistake_in_the_training_is_told_before_the_images_are_read(
     assert past.place.mlflow.search_registered_models() == [], "the lease is given back"
 
 
+def test_a_gate_that_cannot_decide_on_these_images_is_told_before_the_training(
+    past: Past, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(past.place.root)
+    typed = [*TINY, "data=folder", "data.path=images", "gate.metric=accuracy_weighted"]
+    with pytest.raises(UserError, match=r"^gate\.metric is accuracy_weighted, but the test images have no weights"):
+        compose("retrain", typed).run()
+    assert past.place.mlflow.search_experiments(filter_string="name = 'images'") == [], "nothing was trained"
+
+
 def test_images_that_are_gone_are_counted_from_the_last_retraining(past: Past) -> None:
     past.retrain("promoted")
     past.remove(6, 12)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from gone_run import remove_for_good
 from mlflow import MlflowClient
 
 from graftline.tracking.names import HOST, OUTPUT_DIRECTORY, STAGE
@@ -44,6 +45,15 @@ def test_models_that_share_an_experiment_leave_one_another_alone(
     assert (found.run_id, found.outcome, found.version) == (group, "promoted", 1)
     assert dogs.end_dead() == [training]
     assert client.get_run(training).info.status == "KILLED"
+
+
+def test_a_group_that_is_gone_for_good_is_in_nobodys_way(
+    tracking: Tracking, client: MlflowClient, experiment: str, tmp_path: Path
+) -> None:
+    group = begin(client, experiment, "dogs", "k")
+    client.create_run(experiment, tags={"mlflow.parentRunId": group})
+    remove_for_good(tmp_path / "mlflow.db", group)
+    assert Retrainings(tracking.uri, SHARED, "dogs").end_dead() == []
 
 
 def test_the_last_one_is_the_last_whatever_clocks_say(

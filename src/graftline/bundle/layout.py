@@ -1,7 +1,7 @@
 """The files of a bundle, and the description that names them. ``model.safetensors`` and ``config.json`` are timm's."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ NEIGHBORS_FILE = "neighbors.npz"  # training images in small; likewise
 GOLDEN_FOLDER = "golden"
 # of the ONNX network, each with the batch first
 INPUT, LOGITS, EMBEDDING, FEATURES = "image", "logits", "embedding", "features"
+
+FREEZE_CHECKS = "freeze_checks"  # entry of a card: see `freeze_checks`
 
 _ENTRIES, _ENTRIES_OF_FORMAT_2 = (
     ("timm_name", "class_names", "preprocessing", "card"),
@@ -55,6 +57,19 @@ def bundle_digest(content: Mapping[str, Any], files: Mapping[str, str]) -> str:
     described |= {key: content[key] for key in ("calibration", "decision", "refusal") if content.get(key) is not None}
     named = _NETWORK_FILES if content.get("refusal") is None else (*_NETWORK_FILES, REFERENCES_FILE)
     return digest({**described, "files": {name: files.get(name) for name in named}})
+
+
+def freeze_checks(cards: Sequence[Mapping[str, Any]]) -> list[int] | None:
+    """Return how many frozen tensors each training behind some networks has found to be what they were.
+
+    Args:
+        cards: of the networks.
+
+    Returns:
+        A number for each training; None where any of the networks has no record, as of an earlier graftline.
+    """
+    records = [card.get(FREEZE_CHECKS) for card in cards]
+    return None if None in records else [count for record in records for count in record or ()]
 
 
 def read_description(directory: Path) -> dict[str, Any]:

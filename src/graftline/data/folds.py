@@ -64,7 +64,7 @@ def are_one_group(groups: Sequence[str]) -> bool:
     return len(groups) > 1 and len(set(groups)) == 1
 
 
-def assign_folds(labels: Ints, groups: Sequence[str], num_folds: int = NUM_FOLDS) -> Ints:
+def assign_folds(labels: npt.NDArray[np.integer], groups: Sequence[str], num_folds: int = NUM_FOLDS) -> Ints:
     """Divide images into folds: no group is in two of them, and each class is spread as evenly as its groups allow.
 
     A class of fewer groups than folds is in some folds only; one of a single group is never known where it is tested.

@@ -8,7 +8,7 @@ functions on resamples that are written out.
 Legend of letters: N images, K classes, B resamples of a chunk.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -65,6 +65,24 @@ def multiplicities(num_images: int, resamples: int, seed: int, groups: Ints | No
         ]
         of_images = draws if groups is None else [counts[groups] for counts in draws]
         yield np.ascontiguousarray(np.stack(of_images, axis=1))
+
+
+def drawn_groups(groups: Sequence[str] | None) -> npt.NDArray[np.int64] | None:
+    """Return the number of each image's group (N,), where groups are to be resampled.
+
+    Args:
+        groups: N names; images of one group are alike. None: each stands alone.
+
+    Returns:
+        None where images are to be: each stands alone, or all are of one group, which shows nothing of others.
+
+    >>> drawn_groups(["b", "a", "b"])
+    array([1, 0, 1])
+    """
+    if groups is None or len(set(groups)) in (1, len(groups)):
+        return None
+    numbers: npt.NDArray[np.int64] = np.unique(np.array(groups), return_inverse=True)[1]
+    return numbers
 
 
 def normalized(probabilities: Floats) -> npt.NDArray[np.float64]:

@@ -1,9 +1,9 @@
 """Fit a calibration on validation images, and keep it only where it helps on images that it was not fitted on.
 
-Letters: N images, K classes, R resamples.
+Letters: N images, K classes, R resamples, G groups of images, or single ones.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +13,8 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
 from graftline.bundle.calibration import UNCALIBRATED, Calibration
-from graftline.evaluation.bootstrap import multiplicities, ratio
+from graftline.data.folds import assign_folds
+from graftline.evaluation.bootstrap import drawn_groups, multiplicities, ratio
 from graftline.evaluation.metrics import TAILS, Interval
 from graftline.evaluation.predictions import Predictions
 
@@ -69,14 +70,21 @@ class _Candidate:
     logits: Floats
     losses: Floats
 
-    def change(self, other: "_Candidate") -> tuple[float, float]:
-        """Return by how much its log loss is above the other's, and the standard error of that (paired)."""
+    def change(self, other: "_Candidate", groups: Ints | None) -> tuple[float, float]:
+        """Return by how much its log loss is above the other's, and the standard error of that (paired).
+
+        Where images have groups (N,), these vary as wholes (Liang and Zeger 1986, Biometrika 73(1)).
+        """
         differences = self.losses - other.losses
-        return float(differences.mean()), float(differences.std(ddof=1) / np.sqrt(len(differences)))
+        mean = float(differences.mean())
+        sums = np.bincount(np.arange(len(differences)) if groups is None else groups, differences - mean)
+        return mean, float(np.sqrt(len(sums) / (len(sums) - 1) * (sums**2).sum()) / len(differences))
 
 
 def fit_calibration(predictions: Predictions, seed: int = 0, *, weighed: bool = False) -> CalibrationFit:
     """Fit a temperature, and a vector where there are images enough, and choose by cross-validated log loss.
+
+    No group of images is in two folds, and groups vary as wholes in the standard error and the calibration errors.
 
     A temperature is kept where it lowers the log loss of images that it was not fitted on: it has one parameter, and
     one that is kept by chance is near 1. A vector has 2 K and may change answers: it takes the temperature's place
@@ -89,22 +97,25 @@ def fit_calibration(predictions: Predictions, seed: int = 0, *, weighed: bool = 
         weighed: whether the training weighed its classes or images: the biases of a vector would take that back, and
             only a temperature is fitted.
     """
-    logits, labels = _some(predictions, seed)
+    logits, labels, groups = _some(predictions, seed)
     if len(labels) < FEWEST_IMAGES:
         return too_few(len(labels))
     if (logits.argmax(axis=1) == labels).all():
         why = f"it classifies all {len(labels):,} validation images rightly, which does not show how often it errs"
         return CalibrationFit(UNCALIBRATED, len(labels), f"The probabilities stay as the network gives them: {why}.")
     plain = _Candidate(UNCALIBRATED, logits, _losses(logits, labels))
-    temperature = _cross_validated(fit_temperature, logits, labels, seed)
-    best = temperature if temperature.change(plain)[0] < 0 else plain
+    folds, numbers = _folds(labels, groups, seed), drawn_groups(groups)
+    temperature = _cross_validated(fit_temperature, logits, labels, folds)
+    best = temperature if temperature.change(plain, numbers)[0] < 0 else plain
     if not weighed and np.bincount(labels, minlength=logits.shape[1]).min() >= FEWEST_OF_CLASS:
-        vector = _cross_validated(fit_vector, logits, labels, seed)
-        change, standard_error = vector.change(best)
+        vector = _cross_validated(fit_vector, logits, labels, folds)
+        change, standard_error = vector.change(best, numbers)
         best = vector if change < -standard_error else best
     shown = temperature if best is plain else best
-    change, standard_error = shown.change(plain)
-    before, after = (calibration_error(softmax(one.logits, axis=1), labels, seed=seed) for one in (plain, shown))
+    change, standard_error = shown.change(plain, numbers)
+    before, after = (
+        calibration_error(softmax(one.logits, axis=1), labels, seed=seed, groups=numbers) for one in (plain, shown)
+    )
     scores = (
         f"cross-validated log loss of {len(labels):,} validation images {change:+.4f} (standard error "
         f"{standard_error:.4f}), calibration error {_ends(before)} before, {_ends(after)} after"
@@ -173,7 +184,11 @@ def fit_vector(logits: Floats, labels: Ints) -> Calibration:
 
 
 def calibration_error(
-    probabilities: npt.NDArray[np.floating], labels: Ints, resamples: int = 1000, seed: int = 0
+    probabilities: npt.NDArray[np.floating],
+    labels: Ints,
+    resamples: int = 1000,
+    seed: int = 0,
+    groups: Ints | None = None,
 ) -> Interval:
     """Return the calibration error of the predicted class: the root of the mean squared gap, without chance's part.
 
@@ -188,14 +203,15 @@ def calibration_error(
         labels: (N,).
         resamples: R.
         seed: of the resampling.
+        groups: (N,) number of each image's group, where groups are resampled; None: images are.
     """
-    value, drawn = square_gaps(probabilities, labels, resamples, seed)
+    value, drawn = square_gaps(probabilities, labels, resamples, seed, groups)
     low, high = np.quantile(drawn, TAILS) - (drawn.mean() - value)
     return Interval(*(float(np.sqrt(max(0.0, square))) for square in (value, low, high)))
 
 
 def square_gaps(
-    probabilities: npt.NDArray[np.floating], labels: Ints, resamples: int, seed: int
+    probabilities: npt.NDArray[np.floating], labels: Ints, resamples: int, seed: int, groups: Ints | None = None
 ) -> tuple[float, Floats]:
     """Return the square of the calibration error, which may come out below 0, and those of resamples (R,).
 
@@ -206,46 +222,61 @@ def square_gaps(
     num_bins = max(1, min(MOST_BINS, len(labels) // FEWEST_IN_BIN))
     edges = np.quantile(confidences, np.arange(1, num_bins) / num_bins)
     bins = np.searchsorted(edges, confidences, side="right")  # equal confidences share a bin
-    members = (bins == np.arange(num_bins)[:, None]).astype(np.float64)  # (bins, N)
-    value = float(_mean_square_gap(members, gaps, np.ones((len(labels), 1)))[0])
-    chunks = multiplicities(len(labels), resamples, seed)
-    return value, np.concatenate([_mean_square_gap(members, gaps, counts.astype(np.float64)) for counts in chunks])
+    units = np.arange(len(labels)) if groups is None else groups
+    first = np.unique(units, return_index=True)[1]  # (G,) an image of each unit
+    sizes, sums = np.zeros((num_bins, len(first))), np.zeros((num_bins, len(first)))
+    np.add.at(sizes, (bins, units), 1.0)
+    np.add.at(sums, (bins, units), gaps)
+    value = float(_mean_square_gap(sizes, sums, np.ones((len(first), 1)))[0])
+    chunks = multiplicities(len(labels), resamples, seed, groups)
+    return value, np.concatenate([_mean_square_gap(sizes, sums, counts[first].astype(np.float64)) for counts in chunks])
 
 
-def _mean_square_gap(members: Floats, gaps: Floats, counts: Floats) -> Floats:
+def _mean_square_gap(sizes: Floats, sums: Floats, counts: Floats) -> Floats:
     """Return the squared gaps (R,) of resamples, averaged over images, without what chance adds to each.
 
+    What chance adds is the variance of a bin's gap, a mean over images that come in units: an image or a group, of
+    which there are G.
+
     Args:
-        members: (bins, N), 1 where an image is in a bin.
-        gaps: (N,), of whether the image is classified rightly from its confidence.
-        counts: (N, R), how often each image was drawn.
+        sizes: (bins, G), how many images of a unit are in a bin.
+        sums: (bins, G), of their gaps: of whether an image is classified rightly from its confidence.
+        counts: (G, R), how often each unit was drawn.
     """
-    sizes = members @ counts  # (bins, R)
-    means = ratio((members * gaps) @ counts, sizes)
-    variances = np.maximum(ratio((members * gaps**2) @ counts, sizes) - means**2, 0.0)
-    squares = means**2 - ratio(variances, sizes - 1)
-    total: Floats = np.nansum(squares * sizes, axis=0) / sizes.sum(axis=0)
+    totals, units = sizes @ counts, (sizes > 0) @ counts  # (bins, R)
+    means = ratio(sums @ counts, totals)
+    deviations = sums**2 @ counts - 2 * means * ((sums * sizes) @ counts) + means**2 * (sizes**2 @ counts)
+    variances = ratio(np.maximum(deviations, 0.0) * units, totals**2 * (units - 1))
+    total: Floats = np.nansum((means**2 - variances) * totals, axis=0) / totals.sum(axis=0)
     return total
 
 
-def _some(predictions: Predictions, seed: int) -> tuple[Floats, Ints]:
-    """Return logits (n, K), all of them finite, and labels (n,) of as many images as a fit needs."""
+def _some(predictions: Predictions, seed: int) -> tuple[Floats, Ints, list[str] | None]:
+    """Return logits (n, K), all of them finite, labels (n,) and groups, if any, of as many images as a fit needs."""
     num_images, num_classes = predictions.logits.shape
     most = max(MOST_IMAGES, MOST_VALUES // num_classes)
     rows = np.arange(num_images)
     if num_images > most:
         rows = np.sort(np.random.default_rng(seed).choice(num_images, most, replace=False))
     logits = predictions.logits[rows].astype(np.float64)
-    return np.maximum(logits, logits.max(axis=1, keepdims=True) - FARTHEST_LOGIT), predictions.labels[rows]
+    groups = None if predictions.groups is None else [predictions.groups[row] for row in rows.tolist()]
+    return np.maximum(logits, logits.max(axis=1, keepdims=True) - FARTHEST_LOGIT), predictions.labels[rows], groups
 
 
-def _cross_validated(fit: Fit, logits: Floats, labels: Ints, seed: int) -> _Candidate:
-    """Fit on all images, and on all but each fold's for the logits of that fold; each has its share of each class."""
+def _folds(labels: Ints, groups: Sequence[str] | None, seed: int) -> Ints:
+    """Return the fold (N,) of each image; each fold has its share of each class, and no group is in two of them."""
+    if groups is not None and drawn_groups(groups) is not None:
+        return assign_folds(labels, groups, FOLDS)
     shuffled = np.random.default_rng(seed).permutation(len(labels))
     folds = np.empty(len(labels), np.int64)
     folds[shuffled[np.argsort(labels[shuffled], kind="stable")]] = np.arange(len(labels)) % FOLDS
+    return folds
+
+
+def _cross_validated(fit: Fit, logits: Floats, labels: Ints, folds: Ints) -> _Candidate:
+    """Fit on all images, and on all but each fold's (N,) for the logits of that fold."""
     held_out = np.empty_like(logits)
-    for number in range(FOLDS):
+    for number in range(int(folds.max()) + 1):
         out = folds == number
         held_out[out] = fit(logits[~out], labels[~out]).apply(logits[out])
     return _Candidate(fit(logits, labels), held_out, _losses(held_out, labels))

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import solve
-from scipy.stats import norm
 
 from graftline.evaluation.bootstrap import multiplicities
 from graftline.evaluation.head_score import Floats, Head, Ints, losses_of
 from graftline.evaluation.learning_curve import Activated, Progress, draw_order
 from graftline.evaluation.metrics import TAILS, Interval
+from graftline.evaluation.significance import reach
 
 FEWEST_IMAGES = 4  # of a class, so that half of them are two
 MOST_CLASSES = 20  # those with most of the log loss: where nothing is lost, nothing is to be gained
@@ -103,7 +103,8 @@ def class_values(
             more[number, seed] = (without - losses) / (counts[class_number] - counts[class_number] // 2)
             if on_progress is not None:
                 on_progress(1)
-    return _summarize(PER_LABELS * more, [class_names[one] for one in tried], counts[tried], resamples)
+    names = [class_names[one] for one in tried]
+    return _summarize(PER_LABELS * more, names, counts[tried], resamples, validation.drawn_groups)
 
 
 def _costliest(train: Activated, validation: Activated, losses: Floats, num_classes: int) -> Ints:
@@ -154,13 +155,16 @@ class _Refits:
             yield solution
 
 
-def _summarize(more: npt.NDArray[np.float64], names: Sequence[str], counts: Ints, resamples: int) -> ClassValues:
-    """Return what the labels are worth, given it for each class, seed and image (k, S, V)."""
+def _summarize(
+    more: npt.NDArray[np.float64], names: Sequence[str], counts: Ints, resamples: int, groups: Ints | None
+) -> ClassValues:
+    """Return what the labels are worth, given it for each class, seed and image (k, S, V), and groups (V,) if any."""
     classes, seeds, images = more.shape
+    units = images if groups is None else int(groups.max()) + 1
     generator = np.random.default_rng(0)
     parts = []
-    for drawn_images in multiplicities(images, resamples, seed=0):
-        means = more.reshape(-1, images) @ drawn_images / images  # (k * S, B)
+    for drawn_images in multiplicities(images, resamples, 0, groups):
+        means = more.reshape(-1, images) @ drawn_images / drawn_images.sum(axis=0)  # (k * S, B)
         drawn = generator.multinomial(seeds, np.full(seeds, 1 / seeds), drawn_images.shape[1]) / seeds  # (B, S)
         parts.append(np.einsum("ksb,bs->kb", means.reshape(classes, seeds, -1), drawn))
     resampled = np.concatenate(parts, axis=1)  # (k, R)
@@ -171,17 +175,19 @@ def _summarize(more: npt.NDArray[np.float64], names: Sequence[str], counts: Ints
         ClassValue(names[one], int(counts[one]), Interval(float(worth[one]), float(lows[one]), float(highs[one])))
         for one in order
     ]
-    return ClassValues(values, values[0].name if values and _stands_out(worth, resampled, int(order[0])) else None)
+    stands_out = bool(values) and _stands_out(worth, resampled, int(order[0]), units)
+    return ClassValues(values, values[0].name if stands_out else None)
 
 
-def _stands_out(worth: Floats, resampled: Floats, best: int) -> bool:
+def _stands_out(worth: Floats, resampled: Floats, best: int, units: int) -> bool:
     """Tell whether the labels of a class are worth more than those of the others, which it was picked from (k of them).
 
-    The level is divided by k (Bonferroni), as the best of many looks better than it is.
+    The level is divided by k (Bonferroni), as the best of many looks better than it is; ``units`` is how many images or
+    groups were resampled.
     """
     if len(worth) < 2 or worth[best] <= 0:
         return False
     others = np.arange(len(worth)) != best
     ahead = worth[best] - worth[others].mean()
     error = float((resampled[best] - resampled[others].mean(axis=0)).std())
-    return bool(ahead > norm.ppf(1 - LEVEL / len(worth)) * error)
+    return bool(ahead > reach(error, units, 2 * LEVEL / len(worth)))

@@ -247,7 +247,8 @@ def _p_value(metric: Metric, model: _Sampled, reference: _Sampled) -> float:
         return mcnemar(*model.discordant(reference))
     # the bootstrap's standard error: Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 12.4
     standard_error = float(np.nanstd(model.spread[metric] - reference.spread[metric], ddof=1))
-    return two_sided(model.values[metric] - reference.values[metric], standard_error, model.groups)
+    units = len(model.labels) if model.groups is None else model.groups
+    return two_sided(model.values[metric] - reference.values[metric], standard_error, units)
 
 
 def _verdict(metric: Metric, difference: Interval, corrected_p_value: float) -> Verdict:

@@ -87,6 +87,7 @@ class TestImages:
         columns: N rows, what there is to slice by; None: nothing.
         seen: (N,) whether an image trained the champion, or chose its epoch; None: none did.
         groups: N names; images of one group are alike. None: each stands alone.
+        weights: (N,) float32; None where the data set has none.
     """
 
     __test__ = False  # pytest takes it for a test
@@ -100,6 +101,7 @@ class TestImages:
     columns: pd.DataFrame | None = None
     seen: Bools | None = None
     groups: Sequence[str] | None = None
+    weights: npt.NDArray[np.float32] | None = None
 
     def of_classes(self, class_names: Sequence[str]) -> Bools:
         """Return (N,) whether an image is of one of the classes."""
@@ -134,7 +136,7 @@ def given_common_classes(model: Contestant, common: Sequence[str], images: TestI
         paths=[images.paths[row] for row in chosen],
         logits=model.logits[chosen][:, columns],
         labels=np.array([numbers[str(images.labels[row])] for row in chosen], dtype=np.int64),
-        weights=None,
+        weights=None if images.weights is None else images.weights[chosen],
         sha256=[images.sha256[row] for row in chosen],
         class_names=tuple(common),
         split="test",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from graftline.errors import UserError
@@ -67,6 +68,21 @@ class Gate(ScoreLimits, ModelLimits):
             raise UserError(f"Gate.seed is {self.seed}, it must be at least 0.")
         if self.flips is not None and not 0 <= self.flips <= 1:
             raise UserError(f"Gate.flips is {self.flips}, it must be a share between 0 and 1; null is no limit.")
+
+    def check_weights(self, weights: npt.NDArray[np.floating] | None) -> None:
+        """Make sure that test images have weights where the metric is weighted.
+
+        Args:
+            weights: of the images, (N,); None: they have none.
+
+        Raises:
+            UserError: the metric is weighted, and they have none.
+        """
+        if self.metric == "accuracy_weighted" and weights is None:
+            raise UserError(
+                "Gate.metric is accuracy_weighted, but the test images have no weights: take another metric, or give "
+                "the table a column weight."
+            )
 
 
 @dataclass(frozen=True)
@@ -190,6 +206,10 @@ def _sentence(compared: Compared) -> str:
         parts.append(f"{compared.challenger.name} does not know {', '.join(gone)}")
     if images.seen is not None and (number := int(images.seen.sum())):
         parts.append(f"{number:,} images that trained {compared.champion.name} are left out")
+    if (groups := compared.challenger_given.num_groups) == 1 < count:
+        parts.append("all of these are of one group, so that nothing is known of another")
+    elif groups < count:
+        parts.append(f"these are of {groups:,} groups, which count as wholes for the score that decides")
     if compared.champion.facts is not None and (few := compared.too_small_classes):
         parts.append(_too_small(few))
     return "; ".join(parts) + "."

@@ -219,7 +219,9 @@ def _calibration(compared: Compared, limits: ScoreLimits, quantile: float) -> Gu
     """Compare the calibration errors (Kumar et al. 2019, arXiv 1909.10155), of the same resamples."""
     errors, drawn = [], []
     for given in (compared.challenger_given, compared.champion_given):
-        square, squares = square_gaps(given.probabilities, given.labels, limits.resamples, limits.seed)
+        square, squares = square_gaps(
+            given.probabilities, given.labels, limits.resamples, limits.seed, given.drawn_groups
+        )
         errors.append(float(np.sqrt(max(0.0, square))))
         drawn.append(np.sqrt(np.maximum(0.0, squares)))
     difference = from_resamples(errors[0] - errors[1], drawn[0] - drawn[1], quantile)

@@ -10,9 +10,9 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from graftline.data.folds import NUM_FOLDS, are_one_group, assign_folds
+from graftline.data.folds import NUM_FOLDS, assign_folds
 from graftline.errors import UserError
-from graftline.evaluation.bootstrap import multiplicities
+from graftline.evaluation.bootstrap import drawn_groups, multiplicities
 from graftline.evaluation.head_score import Floats, Ints, fit_head
 from graftline.evaluation.metrics import TAILS, Interval
 from graftline.evaluation.power_law import PowerLaws, fit_power_laws
@@ -53,7 +53,12 @@ class Activated:
     @property
     def has_groups(self) -> bool:
         """Whether any two images are of one group, and any two are not."""
-        return len(set(self.groups)) < len(self.groups) and not are_one_group(self.groups)
+        return self.drawn_groups is not None
+
+    @cached_property
+    def drawn_groups(self) -> Ints | None:
+        """(N,) the number of each image's group, where groups are resampled; see `drawn_groups`."""
+        return drawn_groups(self.groups)
 
 
 @dataclass(frozen=True)
@@ -86,12 +91,14 @@ class LearningCurve:
         wrong: (S, J, V) 1 where the head of a seed and size classifies a validation image wrongly, else 0.
         resamples: R, of an interval.
         seed: of the resampling.
+        groups: (V,) number of each validation image's group, where groups are resampled; None: images are.
     """
 
     sizes: Ints
     wrong: npt.NDArray[np.float32]
     resamples: int = 1000
     seed: int = 0
+    groups: Ints | None = None
 
     @property
     def images(self) -> int:
@@ -117,13 +124,16 @@ class LearningCurve:
 
     @cached_property
     def resampled(self) -> Floats:
-        """(R, J) the errors of resampled validation images and seeds; both are the same for all sizes of a resample."""
+        """(R, J) the errors of resampled validation images and seeds; both are the same for all sizes of a resample.
+
+        Of images in groups, groups are resampled, each whole.
+        """
         seeds, sizes, images = self.wrong.shape
         flat = self.wrong.reshape(-1, images)
         generator = np.random.default_rng(self.seed)
         parts = []
-        for counts in multiplicities(images, self.resamples, self.seed):
-            shares = flat @ counts.astype(np.float32) / images  # (S * J, B)
+        for counts in multiplicities(images, self.resamples, self.seed, self.groups):
+            shares = flat @ counts.astype(np.float32) / counts.sum(axis=0)  # (S * J, B)
             drawn = generator.multinomial(seeds, np.full(seeds, 1 / seeds), counts.shape[1]) / seeds  # (B, S)
             parts.append(np.einsum("sjb,bs->bj", shares.reshape(seeds, sizes, -1), drawn))
         return np.concatenate(parts)
@@ -137,7 +147,8 @@ class LearningCurve:
         """Return by how much the accuracy would grow with ``factor`` times the labels, 0 to 1, with its interval."""
         low, high = np.quantile(self.laws.gain(self.images, factor), TAILS)
         if self.errors[-1] == 0:  # resampling cannot show errors that did not happen
-            high = max(high, RULE_OF_THREE / self.wrong.shape[2])
+            units = self.wrong.shape[2] if self.groups is None else int(self.groups.max()) + 1
+            high = max(high, RULE_OF_THREE / units)
         return Interval(float(self.law.gain(self.images, factor)[0]), float(low), float(high))
 
     @cached_property
@@ -222,7 +233,7 @@ def measure_curve(
             wrong[seed, number] = head.logits(validation.activations).argmax(axis=1) != validation.labels
             if on_progress is not None:
                 on_progress(1)
-    return LearningCurve(sizes, wrong, resamples)
+    return LearningCurve(sizes, wrong, resamples, groups=validation.drawn_groups)
 
 
 def num_heads(images: int, num_classes: int, seeds: int) -> int:

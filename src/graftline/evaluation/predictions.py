@@ -22,6 +22,7 @@ from graftline.data.decoding import PLAIN, Decoding
 from graftline.data.review import require_known_classes
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
+from graftline.evaluation.bootstrap import drawn_groups
 from graftline.files import atomic_file
 
 _FORMAT = 1  # raise it when the file's layout changes
@@ -121,14 +122,13 @@ class Predictions:
 
     @cached_property
     def drawn_groups(self) -> np.ndarray | None:
-        """(N,) int64, the number of each image's group, where groups are resampled.
+        """(N,) int64, the number of each image's group, where groups are resampled; see `drawn_groups`."""
+        return drawn_groups(self.groups)
 
-        None where images are: each stands alone, or all are of one group, which shows nothing of others.
-        """
-        if self.groups is None or self.num_groups in (1, len(self.labels)):
-            return None
-        numbers: np.ndarray = np.unique(np.array(self.groups), return_inverse=True)[1]
-        return numbers
+    @property
+    def num_drawn(self) -> int:
+        """How many units are resampled: groups, or images."""
+        return len(self.labels) if self.drawn_groups is None else self.num_groups
 
     @cached_property
     def surest_mistakes(self) -> np.ndarray:

@@ -31,26 +31,41 @@ def mcnemar(won: int, lost: int) -> float:
     return float(binomtest(won, discordant, 0.5).pvalue) if discordant else 1.0
 
 
-def two_sided(difference: float, standard_error: float, groups: int | None = None) -> float:
+def two_sided(difference: float, standard_error: float, units: int) -> float:
     """Return the p-value of a difference whose estimate is normally distributed around none.
+
+    It is that of Student's t, with a standard error that has the share back which resampling few units leaves out.
 
     Args:
         difference: that was found.
         standard_error: by resampling.
-        groups: that were resampled, where they are few: Student's t of one degree of freedom less, and a standard error
-            without the share of it that resampling so few leaves out.
+        units: how many images, or groups of images, were resampled.
 
-    >>> round(two_sided(1.96, 1.0), 3), two_sided(0.0, 0.0)
+    >>> round(two_sided(1.96, 1.0, units=1000), 3), two_sided(0.0, 0.0, units=1000)
     (0.05, 1.0)
-    >>> round(two_sided(1.96, 1.0, groups=5), 3)
+    >>> round(two_sided(1.96, 1.0, units=5), 3)
     0.154
     """
-    if difference == 0:
+    if difference == 0 or units == 1:
         return 1.0
-    if standard_error == 0:
-        return 0.0
+    if standard_error == 0:  # all of them differ alike: the sign test
+        return float(2 * 0.5**units)
     errors = abs(difference) / standard_error
-    return float(2 * (norm.sf(errors) if groups is None else t.sf(errors * math.sqrt(1 - 1 / groups), groups - 1)))
+    return float(2 * t.sf(errors * math.sqrt(1 - 1 / units), units - 1))
+
+
+def reach(standard_error: float, units: int, level: float = ALPHA) -> float:
+    """Return how far from a difference the ends of its interval are, by Student's t: `two_sided` gives ``level`` there.
+
+    Args:
+        standard_error: by resampling.
+        units: how many images, or groups of images, were resampled; two at least.
+        level: of the p-value, two-sided.
+
+    >>> round(reach(1.0, units=1000), 2), round(reach(1.0, units=5), 2)
+    (1.96, 3.1)
+    """
+    return float(t.isf(level / 2, units - 1)) * standard_error / math.sqrt(1 - 1 / units)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

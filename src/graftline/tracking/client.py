@@ -232,6 +232,16 @@ def find_run(client: MlflowClient, run_id: str, store: str) -> MlflowRun:
     return run
 
 
+def known_run(client: MlflowClient, run_id: str) -> MlflowRun | None:
+    """Return a run, be it deleted; None where there is none, as after ``mlflow gc``."""
+    try:
+        return client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+
+
 def _newest_runs(client: MlflowClient) -> str:
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     runs = client.search_runs(experiments, max_results=_NUM_NEWEST, order_by=["attributes.start_time DESC"])

@@ -43,17 +43,20 @@ def find_used_runs(uri: str) -> list[UsedRun]:
 
 
 def _find(client: "MlflowClient") -> "list[MlflowRun]":
+    from graftline.tracking.client import known_run
+
     ids = dict.fromkeys(
         version.run_id
         for model in _all_models(client)
         for number in set(model.aliases.values())
         if (version := client.get_model_version(model.name, str(number))).run_id
     )
-    runs = [client.get_run(str(run_id)) for run_id in ids]
+    runs = [run for run_id in ids if (run := known_run(client, str(run_id))) is not None]
     parents = dict.fromkeys(parent for run in runs if (parent := run.data.tags.get(PARENT_RUN)) is not None)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     running = client.search_runs(experiments, "attributes.status = 'RUNNING'") if experiments else []
-    return [*runs, *map(client.get_run, parents), *running]
+    grouping = [run for run_id in parents if (run := known_run(client, run_id)) is not None]
+    return [*runs, *grouping, *running]
 
 
 def _all_models(client: "MlflowClient") -> list:  # type: ignore[type-arg]

@@ -111,8 +111,12 @@ class Retrainings:
         return run.data.tags.get(STAGE) == RETRAIN and run.data.tags.get(MODEL) == self._model
 
     def _is_of_ours(self, run: "MlflowRun") -> bool:
-        parent = run.data.tags.get(PARENT_RUN)
-        return parent is not None and self._is_ours(self._ask(lambda client: client.get_run(parent)))
+        from graftline.tracking.client import known_run
+
+        if (parent := run.data.tags.get(PARENT_RUN)) is None:
+            return False
+        found = self._ask(lambda client: known_run(client, parent))
+        return found is not None and self._is_ours(found)
 
     def _end(self, run: "MlflowRun") -> None:
         from graftline.tracking.outbox import FOLDER, sync
