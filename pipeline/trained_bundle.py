@@ -34,7 +34,7 @@ def card_of(
         "validation_digest": version.split_digests["validation"],
         "test_digest": version.test_digest,
         "freeze_plan": decision.plans[trained.best_phase].describe(graft.network),
-        FREEZE_CHECKS: [trained.phases[trained.best_phase].freeze_record["frozen_tensors"]],
+        FREEZE_CHECKS: [trained.kept.freeze_record["frozen_tensors"]],
         "weights": graft.weights.describe(),
         "weights_license": graft.weights.license,
         "fold": fold,

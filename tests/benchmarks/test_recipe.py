@@ -27,9 +27,10 @@ def test_changes_are_compared_with_the_first_over_all_seeds() -> None:
 
 @pytest.mark.parametrize("change", CHANGES[1:], ids=lambda change: change.key)
 def test_a_change_is_what_its_key_asks_for(change: Change) -> None:
-    stage: Any = compose("train", [change.key]).stage
+    stage: Any = compose("train", change.key.split()).stage
     plain: Any = compose("train", []).stage
     assert stage.freeze.batchnorm == change.batchnorm
     assert stage.backbone.drop_path_rate == change.drop_path_rate
     assert stage.train == replace(plain.train, **change.recipe)
     assert stage.optim.keywords["lr"] == change.learning_rate
+    assert list(getattr(stage.freeze, "frozen", ())) == list(change.frozen)

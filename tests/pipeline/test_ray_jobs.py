@@ -47,7 +47,7 @@ def test_a_worker_goes_on_with_no_run_of_an_earlier_command(
     before = find_runs(workplace)
 
     job = compose("train", [*words, "seed=1"])
-    content = (str(workplace.root), "train", OmegaConf.to_yaml(job.config), job.overrides, str(job.directory))
+    content = (str(workplace.root), "train", OmegaConf.to_yaml(job.config), job.overrides, str(job.directory), "")
     ran = workplace.run_function(partial(run_job, *content, earlier=[*before]))
     assert ran.code == 0, ran.output
     after = find_runs(workplace)
