@@ -140,6 +140,7 @@ class Witness:
         self.splits.update(zip(table["sha256"], table["split"], strict=True))
 
 
+@pytest.mark.long
 @given(
     first=st.lists(st.one_of(st.none(), st.integers(0, GROUPS - 1)), min_size=20, max_size=40),
     steps=st.lists(st.lists(EDITS, min_size=1, max_size=8), min_size=1, max_size=5),

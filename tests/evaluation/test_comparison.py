@@ -140,6 +140,7 @@ def test_models_that_agree_do_not_count_among_what_the_images_show() -> None:
     )
 
 
+@pytest.mark.long
 def test_intervals_have_the_truth_in_them_and_alarms_are_rare() -> None:
     """The rates of benchmarks/comparison.py, within three standard errors of so few tests."""
     assert all(0.85 <= share <= 1 for share in coverage(50).values())

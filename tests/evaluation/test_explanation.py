@@ -56,6 +56,7 @@ def train(kind: str, seed: int = 0) -> nn.Module:
     return network.eval()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("kind", "seeds", "least"), [("resnet", 1, 0.75), ("vit", 3, 0.4), ("swin", 1, 0.4)])
 def test_the_heat_lies_where_the_class_is_seen(kind: str, seeds: int, least: float) -> None:
     """How well a transformer's does depends on its first weights: on the mean of three, it is no chance."""

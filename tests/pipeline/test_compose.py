@@ -60,6 +60,7 @@ def test_three_stages_in_one_process(data: list[str], tmp_path: Path) -> None:
         assert "hydra" not in stored
 
 
+@pytest.mark.long
 def test_a_program_of_ones_own_trains_in_two_processes(data: list[str], workplace: Workplace) -> None:
     """Lightning starts the program again for the second process, which must not do all of it a second time."""
     overrides = [*data, *(line for line in TRAIN if not line.startswith("trainer=")), "trainer=ddp_cpu"]

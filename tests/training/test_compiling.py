@@ -17,6 +17,7 @@ class Inner(nn.Module):
         return inputs * 2
 
 
+@pytest.mark.long
 def test_it_is_undone_and_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
     network, images = nn.Sequential(nn.Linear(4, 3), Inner()), torch.randn(2, 4)
