@@ -15,7 +15,7 @@ from graftline.training.launch import Launch
 
 # Two processes that train together, but leave the group as those of NCCL may: never, as long as one of them is lost.
 TOGETHER = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 import torch
 from graftline.training import ranks
@@ -34,7 +34,7 @@ with training:
     torch.distributed.barrier()
     if sys.argv[1:] == ["1", "fails"]:
         raise ValueError("a mistake")
-    print("together", flush=True)
+    os.write(1, b"together\\n")  # at once, whatever a thread says meanwhile
     while True:
         time.sleep(0.1)
 """
