@@ -1,4 +1,4 @@
-"""Does a change of the recipe pay? `python -m benchmarks.recipe [--set letters] [--seeds 0 1] [--head]`.
+"""Does a change of the recipe pay? `python -m benchmarks.recipe [--set letters] [--seeds 0 1] [--head] [--changes KEY …]`.
 
 Trains EfficientNet-Lite0 on a part of a set of `benchmarks.accuracy.sets`, which is written anew: by the recipe, and
 with one change after the other, all by graftline's own fit. Prints how each does on the test images: accuracy with its
@@ -184,11 +184,13 @@ def main() -> None:
     parser.add_argument("--tested", type=int, default=1_000, help="test images")
     parser.add_argument("--epochs", type=int, help="as the freeze rule has it")
     parser.add_argument("--image-size", type=int, default=64, help="px; 0: the network's own")
+    keys = [change.key for change in CHANGES]
+    parser.add_argument("--changes", choices=keys, nargs="+", default=keys, help="compared with the first of them")
     parser.add_argument("--head", action="store_true", help="the head alone, beside adapted statistics")
     asked = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", Execution().num_threads)))
     work = Work(asked.images, asked.tested, asked.epochs, asked.image_size or None, asked.head)
-    changes, results = OF_A_HEAD if work.head else CHANGES, []
+    changes, results = OF_A_HEAD if work.head else [one for one in CHANGES if one.key in asked.changes], []
     with tempfile.TemporaryDirectory() as name:
         version = read_set(asked.name, work, Path(name))
         for change in changes:
