@@ -14,7 +14,7 @@ from pathlib import Path
 import mlflow.data
 import mlflow.utils.validation as limits
 import pytest
-from lasting_run import log_and_last, log_together
+from lasting_run import log_and_last
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 from workplace import Workplace
@@ -22,7 +22,6 @@ from workplace import Workplace
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.tracking import delivery, environment, models, names, parameters, system
-from graftline.tracking.client import connect
 from graftline.tracking.outbox import sync
 from graftline.tracking.run import Run
 from graftline.tracking.tracking import Tracking
@@ -365,53 +364,3 @@ def test_a_users_mistakes(tracking: Tracking, client: MlflowClient, directory: P
         start(tracking, directory)
     with pytest.raises(UserError, match="holds no run"):
         sync(directory / "elsewhere")
-
-
-def test_a_database_that_is_none(tmp_path: Path, directory: Path) -> None:
-    file = tmp_path / "mlflow.db"
-    file.write_text("not a database")
-    with pytest.raises(UserError, match="cannot be used"):
-        start(Tracking(uri=f"sqlite:///{file}"), directory)
-
-
-def test_runs_that_start_together_make_one_database(tmp_path: Path) -> None:
-    """MLflow's own creation fails in all processes but one."""
-    ready = tmp_path / "ready"
-    log = partial(log_together, "sqlite:///mlflow.db", ready=ready)
-    place = Workplace(tmp_path)
-    processes = [place.start_function(partial(log, Path(f"outputs/{number}"))) for number in range(3)]
-    while len(list(tmp_path.glob("waits.*"))) < len(processes) and all(process.code is None for process in processes):
-        time.sleep(0.01)
-    ready.touch()
-    codes = [process.wait(120) for process in processes]
-    outputs = [process.output for process in processes]
-    assert codes == [0, 0, 0], outputs
-    client = connect(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    (experiment,) = client.search_experiments(filter_string="name = 'pets'")
-    runs = client.search_runs([experiment.experiment_id])
-    assert {run.info.run_id for run in runs} == {output.splitlines()[-1] for output in outputs}
-    assert not list(tmp_path.glob(".mlflow.db*"))
-
-
-FIRST_USE = """
-from pathlib import Path
-from graftline.console import show_log
-from graftline.tracking.tracking import Tracking
-
-show_log()
-tracking = Tracking(uri="sqlite:///mlflow.db", system_metrics=False)
-with tracking.start(run_name="first", experiment="pets", directory=Path("outputs/run"), tags={}) as run:
-    run.log_metrics({"loss": 0.5}, 0)
-    print(run.id)
-"""
-
-
-def test_the_first_use_says_one_line_and_leaves_the_working_directory_alone(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", FIRST_USE]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120)
-    say, run_id = done.stdout.splitlines()
-    assert say.startswith("Creating the tracking database")
-    assert len(run_id) == 32
-    assert done.stderr == ""
-    assert {path.name for path in tmp_path.iterdir()} <= {"mlflow.db", "mlartifacts", "outputs"}
-    assert [path.name for path in (tmp_path / "outputs" / "run").iterdir()] == ["outbox"]

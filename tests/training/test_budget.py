@@ -16,12 +16,11 @@ from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.execution import Execution
 from graftline.features.cache import Features
-from graftline.freezing.depth import DEEP_BATCH, MOST_DEEP_EPOCHS
+from graftline.freezing.depth import DEEP_BATCH, MOST_DEEP_EPOCHS, PASSES_PER_STEP
 from graftline.freezing.plan import plan_from_depth
 from graftline.training import budget
 from graftline.training.budget import (
     OVERHEAD_SECONDS,
-    PASSES_PER_STEP,
     TIMED_BATCH,
     check_budget,
     check_clock,

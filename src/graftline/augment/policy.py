@@ -112,6 +112,10 @@ class Policy:
         transforms = {name: transform for name, transform in self.transforms.items() if name in names}
         return Policy(self.name, self.crop if CROP in names else None, transforms)
 
+    def without_candidates(self) -> "Policy":
+        """Return the policy with what it is known to use: all of it, but of a ``CandidatePolicy`` nothing."""
+        return self
+
     def certain(self) -> "Policy":
         """Return the policy with each transform happening to each image."""
         transforms = {name: copy.copy(transform) for name, transform in self.transforms.items()}
@@ -125,6 +129,10 @@ class CandidatePolicy(Policy):
 
     Which these are is found on the validation images, by ``graftline.training.label_check.find_policy``.
     """
+
+    def without_candidates(self) -> Policy:
+        """Return the policy before that is found: nothing happens to an image."""
+        return self.only(())
 
 
 class EvalTransform:

@@ -29,6 +29,11 @@ LEAST_DEEP_EPOCHS, MOST_DEEP_EPOCHS = 3, 30
 # Random weights: nothing is frozen, more has to be learned, and early stopping ends it where it may. AdamW's own rate.
 RANDOM_EPOCHS, RANDOM_RATE = 60, 0.001
 
+# What an image's way through a network costs, beside a step that passes it through the whole forward and backward. The
+# engine's pass of the frozen part: 6 to 8 of them in that time were measured for EfficientNet-Lite0
+# (benchmarks/speed.py), and a forecast had better be too long. And a way forward through what is trained.
+PASSES_PER_STEP, FORWARD_PER_STEP = 5, 3
+
 
 def deep_epochs(num_images: int, step_images: int = DEEP_BATCH) -> int:
     """Return for how many epochs more than the head is trained.

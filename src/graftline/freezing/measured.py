@@ -10,7 +10,9 @@ from graftline.backbones.layers import HEAD, body_groups, group_names
 from graftline.errors import UserError
 from graftline.freezing.depth import (
     DEEP_BATCH,
+    FORWARD_PER_STEP,
     HEAD_EPOCHS,
+    PASSES_PER_STEP,
     deep_epochs,
     deep_plan,
     head_plan,
@@ -21,7 +23,7 @@ from graftline.freezing.evidence import FEWEST_IN_FOLDS, MOST_JUDGED, TRIAL_FOLD
 from graftline.freezing.measurement import BoundaryResult, BoundaryTrial, DepthMeasurement, Difference, in_words
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rule import FreezeContext, FreezeDecision, FreezeRule, TryBoundary
-from graftline.freezing.spare_time import FORWARD_PER_STEP, FROZEN_PASS, with_spare_time
+from graftline.freezing.spare_time import with_spare_time
 
 logger = logging.getLogger(__name__)
 
@@ -191,12 +193,11 @@ class _Search:
         left, image_seconds = self._context.seconds_left, self._context.image_seconds
         if left is None or image_seconds is None:
             return math.inf
-        counts = self._context.num_images, sum(self._context.validation_counts)
-        affordable = TRIALS_SHARE * (left() / image_seconds() - FROZEN_PASS * sum(counts))
-        judged = self._epochs * sum(self._trained_share(frozen) for frozen in frozen_groups) / FORWARD_PER_STEP
-        judged += FROZEN_PASS * (1 + len(frozen_groups))
-        steps = FROZEN_PASS + sum(self._passes(frozen, self._epochs) for frozen in frozen_groups)
-        return (affordable / self._fits - judged * min(MOST_JUDGED, counts[1])) / steps
+        affordable = TRIALS_SHARE * (left() / image_seconds() - self._context.pass_steps)
+        judged = min(MOST_JUDGED, sum(self._context.validation_counts))
+        passes = (1 + len(frozen_groups)) / PASSES_PER_STEP
+        steps = self._epochs * sum(self._trained_share(frozen) for frozen in frozen_groups)
+        return (affordable / self._fits - judged * (passes + steps / FORWARD_PER_STEP)) / (passes + steps)
 
     def _first_round(self, head: BoundaryTrial, images: int) -> list[BoundaryTrial]:
         """Return the trials that did not diverge: first of the other end, then of some boundaries between the two.
@@ -293,7 +294,7 @@ class _Search:
 
     def _passes(self, frozen_groups: int, epochs: int) -> float:
         """Return how long an image takes in all epochs, where the whole network takes 1, forward and backward."""
-        return FROZEN_PASS + epochs * self._trained_share(frozen_groups)
+        return 1 / PASSES_PER_STEP + epochs * self._trained_share(frozen_groups)
 
     def _trained_share(self, frozen_groups: int) -> float:
         """Return how long an image takes once in what is trained, where the whole network takes 1."""

@@ -10,7 +10,7 @@ from torch import nn
 
 from graftline.errors import UserError
 from graftline.freezing.batchnorm import BatchNormStatistics, check_batchnorm
-from graftline.freezing.depth import DEEP_BATCH, deep_epochs
+from graftline.freezing.depth import DEEP_BATCH, PASSES_PER_STEP, deep_epochs
 from graftline.freezing.measurement import BoundaryTrial, DepthMeasurement
 from graftline.freezing.plan import FreezePlan
 
@@ -68,6 +68,11 @@ class FreezeContext:
     def deep_epochs(self) -> int:
         """For how many epochs more than the head is trained, unless the user has a number."""
         return deep_epochs(self.num_images, self.step_images * self.processes)
+
+    @property
+    def pass_steps(self) -> float:
+        """How many images could be passed forward and backward in the time of one frozen pass over all images."""
+        return (self.num_images + sum(self.validation_counts)) / PASSES_PER_STEP
 
     def epochs_after(self, trained_images: int) -> int:
         """Return the epochs that are left where so many images were passed forward and backward before."""

@@ -5,8 +5,6 @@ from dataclasses import replace
 from graftline.freezing.depth import DEEP_IMAGES, deep_plan
 from graftline.freezing.rule import FreezeContext, FreezeDecision
 
-FROZEN_PASS = 0.2  # of the time of a step: an image's way through the frozen part, once
-FORWARD_PER_STEP = 3  # a pass forward and backward takes about three times as long as one forward
 # Images forward and backward: a quarter of a whole training. With fewer, a new head has hardly found its place.
 WORTH_TRAINING = DEEP_IMAGES / 4
 
@@ -29,8 +27,7 @@ def with_spare_time(decision: FreezeDecision, context: FreezeContext, frozen_gro
         return decision
     if not measured.rows[0].cached:  # a head that is trained on images takes the time that there is
         return decision
-    images = context.num_images + sum(context.validation_counts)
-    if left() / image_seconds() < WORTH_TRAINING + FROZEN_PASS * images:
+    if left() / image_seconds() < WORTH_TRAINING + context.pass_steps:
         return decision
     reason = "it has the time that the head alone leaves"
     plan = replace(deep_plan(context.network, frozen_groups, reason, context.deep_epochs), anew=True)

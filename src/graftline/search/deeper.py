@@ -12,14 +12,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from graftline.augment.policy import CandidatePolicy
 from graftline.data.folds import assign_folds
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError, first_line
 from graftline.evaluation.head_score import HeadScore
 from graftline.features.key import view_key
 from graftline.files import digest
-from graftline.freezing.depth import MOST_DEEP_EPOCHS, deep_plan
+from graftline.freezing.depth import MOST_DEEP_EPOCHS, PASSES_PER_STEP, deep_plan
 from graftline.freezing.measurement import BoundaryTrial, Difference
 from graftline.search.candidates import Candidate
 from graftline.search.contestant import PassSeconds
@@ -27,7 +26,7 @@ from graftline.search.halving import FIRST_IMAGES
 from graftline.search.history import HEAD, WHOLE, ScoredCandidate, ScoreFiles, SearchHistory
 from graftline.search.ledger import Ledger
 from graftline.search.rounds import TrainingImages
-from graftline.training.budget import PASSES_PER_STEP, cut_to, seconds_per_image
+from graftline.training.budget import cut_to, seconds_per_image
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.setup import TrainingSetup
 from graftline.training.trial import Trials
@@ -99,11 +98,11 @@ def train_deeper(
 
 def digest_recipe(setup: TrainingSetup) -> str:
     """Return a short digest of all that a whole network's training depends on, beside the network and the images."""
-    policy = setup.policy.only(()) if isinstance(setup.policy, CandidatePolicy) else setup.policy
     parts = {"optimizer": setup.optimizer, "schedule": setup.schedule, "trainer": setup.make_trainer}
     settings = {name: _settings(part) for name, part in parts.items()}
     recipe = {"recipe": asdict(replace(setup.recipe, resume=None)), "batchnorm": setup.batchnorm}
-    return digest({**settings, **recipe, "augment": view_key(policy, setup.seed, 0), "seed": setup.seed})[:8]
+    augment = view_key(setup.policy.without_candidates(), setup.seed, 0)
+    return digest({**settings, **recipe, "augment": augment, "seed": setup.seed})[:8]
 
 
 def _settings(part: Any) -> str:

@@ -17,9 +17,8 @@ from torch.nn import functional
 
 from graftline.errors import UserError
 from graftline.execution import Execution
-from graftline.freezing.depth import DEEP_BATCH, MOST_DEEP_EPOCHS
+from graftline.freezing.depth import DEEP_BATCH, FORWARD_PER_STEP, MOST_DEEP_EPOCHS, PASSES_PER_STEP
 from graftline.freezing.plan import FreezePlan
-from graftline.freezing.spare_time import FORWARD_PER_STEP
 from graftline.training.allocator import freed_memory_kept
 from graftline.training.memory_format import memory_format
 from graftline.training.setup import TrainingSetup
@@ -29,9 +28,6 @@ from graftline.training.training_source import CachedSource, TrainingSource
 ROUNDS = 8  # validations at most within the time: one that is half too long or too short changes it by a sixteenth
 OVERHEAD_SECONDS = 15.0  # of start, export, figures and tracking
 MOST_CALIBRATED = 2_000  # validation images that a bundle classifies for its calibration
-# How many images the engine passes through the frozen network in the time that a step takes for one: 6 to 8 were
-# measured for EfficientNet-Lite0 (benchmarks/speed.py), and a forecast had better be too long.
-PASSES_PER_STEP = 5
 VALIDATION_SHARE = 0.25  # of the time that validations may take
 STEPS, TIMED_BATCH = 2, 16  # that are timed, after one that warms up; images of each on a CPU
 HALF = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}  # Lightning's names of precisions

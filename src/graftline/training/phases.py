@@ -76,8 +76,10 @@ def train(
     """
     if resume and deadline is None:
         _check_resumable(plans, directory)
+    first_judged = finished  # trials were validated on a part of the images
     if (few := _too_few(setup)) is not None:
         logger.info(f"The weights of the last epoch are kept: {few}.")
+        first_judged = len(plans)
     results: list[PhaseResult] = []
     best_state: dict[str, Tensor] = {}
     own = copy.deepcopy(setup.graft.network.state_dict()) if any(plan.anew for plan in plans) else {}
@@ -99,12 +101,12 @@ def train(
             fit_once = partial(fit_phase, setup, directory=phase, events=events, earlier=earlier, deadline=end)
             results.append(fit_at_lower_rates(fit_once, setup, plan, phase, resume=resume))
         if len(plans) > 1:
-            best_state = _better(best_state, results[_first_judged(len(plans), finished, few) :], setup.graft.network)
+            best_state = _better(best_state, results[min(first_judged, len(plans) - 1) :], setup.graft.network)
         if results[-1].history.interrupted:
             break
     if best_state:
         setup.graft.network.load_state_dict(best_state)
-    return TrainingResult(tuple(results), _first_judged(len(results), finished, few))
+    return TrainingResult(tuple(results), min(first_judged, len(results) - 1))
 
 
 def _end_of_next(deadline: float, phases: int) -> float:
@@ -295,11 +297,6 @@ def _check_cache(source: TrainingSource) -> float | None:
 def _too_few(setup: TrainingSetup) -> str | None:
     """Return why the validation images do not tell which epoch is the best; None if they do."""
     return too_few_to_choose(tuple(setup.version.counts()["validation"].values()))
-
-
-def _first_judged(phases: int, finished: int, few: str | None) -> int:
-    """Return the first phase whose weights may be the best: trials were validated on a part of the images."""
-    return min(finished, phases - 1) if few is None else phases - 1
 
 
 def _better(state: dict[str, Tensor], results: Sequence[PhaseResult], network: nn.Module) -> dict[str, Tensor]:

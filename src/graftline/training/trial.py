@@ -17,7 +17,6 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from rich.progress import Progress
 from torch import nn
 
-from graftline.augment.policy import CandidatePolicy
 from graftline.backbones.layers import HEAD, group_names
 from graftline.console import progress
 from graftline.data.folds import assign_folds
@@ -88,8 +87,7 @@ class Trials:
     """
 
     def __init__(self, setup: TrainingSetup, directory: FitDirectory) -> None:
-        plain = setup.policy.only(()) if isinstance(setup.policy, CandidatePolicy) else setup.policy
-        self._setup = dataclasses.replace(setup, policy=plain)
+        self._setup = dataclasses.replace(setup, policy=setup.policy.without_candidates())
         self._judged = frozenset(setup.version.part(validation=MOST_JUDGED).samples("validation").paths)
         self._directory = directory
 
