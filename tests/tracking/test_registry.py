@@ -210,6 +210,7 @@ Question = Callable[[Registry], object]
             r"'pets' has no alias 'champion': there is 'challenger' \(version 3\)\.",
         ),
         (lambda registry: registry.dataset("models:/pets@best"), "'pets' has no alias 'best'"),
+        (lambda registry: registry.version("models:/pets@latest"), "'pets' has no alias 'latest'"),  # MLflow has one
         (
             lambda registry: registry.dataset("0" * 32),
             r"There is no run 0* in the tracking database .*; the newest are",

@@ -23,6 +23,7 @@ FROZEN_DIGEST = "graftline.frozen_digest"  # of a run whose freeze check has hel
 BUNDLE_FILES = "graftline.bundle_files"
 # likewise: the version that was champion when it was registered; it has none where there was no champion
 PARENT_VERSION = "graftline.parent_version"
+DECISION = "graftline.decision"  # likewise: what was decided on it last, as "refused (line 7)"
 
 TEST, PREDICTIONS = "test", "predictions.parquet"  # folder of a run's artifacts, and the file in it, with what it gave
 MAX_DESCRIPTION = 5000  # characters of a version's (SqlModelVersion in mlflow.store.model_registry.dbmodels.models)

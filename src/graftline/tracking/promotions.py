@@ -24,6 +24,7 @@ from graftline.tracking.ledger import Author, Decision, LedgerLine
 from graftline.tracking.names import (
     CHALLENGER,
     CHAMPION,
+    DECISION,
     HOST,
     OUTPUT_DIRECTORY,
     PREVIOUS,
@@ -224,7 +225,7 @@ class Promotions:
     def tag(self, version: int, line: LedgerLine) -> None:
         """Note on a version what was decided on it."""
         text = f"{line.decision.kind} (line {line.number})"
-        self._ask(lambda client: client.set_model_version_tag(self.model, str(version), "graftline.decision", text))
+        self._ask(lambda client: client.set_model_version_tag(self.model, str(version), DECISION, text))
 
     def _by_hand(self, standing: Standing) -> Decision:
         """Return the line that says that somebody moved the alias."""

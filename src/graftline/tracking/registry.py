@@ -4,19 +4,20 @@ A reference is ``models:/NAME/3`` or ``models:/NAME@ALIAS``; for a run, its id o
 Light to import: MLflow is loaded at the first question.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from graftline.errors import UserError
 from graftline.files import cache_directory, digest, digest_directory
 from graftline.tracking.download import local_folder, remove_unasked
+from graftline.tracking.model_reference import ModelReference
 from graftline.tracking.names import (
     BUNDLE,
     BUNDLE_FILES,
     DATA,
+    DECISION,
     LEASE,
     PREDICTIONS,
     TEST,
@@ -32,7 +33,8 @@ T = TypeVar("T")
 
 NUM_LISTED = 10  # names that a message lists at most
 
-_MODEL = re.compile(r"models:/(?P<name>[^/@:'\"]+)(/(?P<version>\d+)|@(?P<alias>[^/@]+))")
+# No such version, no such alias; and where nobody may read what is not their own, a model that there is not.
+_NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "PERMISSION_DENIED")
 
 
 class ChangedBundleError(UserError):
@@ -74,6 +76,11 @@ class RegisteredVersion:
         """The reference that always means this version."""
         return f"models:/{self.name}/{self.version}"
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether the gate has decided on it last, and refused it."""
+        return self.tags.get(DECISION, "").startswith("refused")
+
 
 @dataclass(frozen=True)
 class Registry:
@@ -103,14 +110,11 @@ class Registry:
             UserError: the reference is of another form, there is no such model, version or alias, or MLflow does not
                 answer.
         """
-        wanted = _parse(reference)
-        versions = self.versions(wanted.name)
-        found = [
-            version for version in versions if version.version == wanted.version or wanted.alias in version.aliases
-        ]
-        if not found:
-            raise UserError(_not_found(wanted, versions))
-        return found[0]
+        wanted = ModelReference.parse(reference)
+        found = self.ask(lambda client: _find_version(client, wanted))
+        if found is None:
+            raise UserError(_not_found(wanted, self.versions(wanted.name)))
+        return found
 
     def names(self) -> list[str]:
         """Return the names of all registered models.
@@ -135,13 +139,7 @@ class Registry:
         Raises:
             UserError: MLflow does not answer.
         """
-
-        def find(client: "MlflowClient") -> str | None:
-            models = client.search_registered_models(filter_string=f"name = '{name}'")
-            return str(models[0].aliases[alias]) if models and alias in models[0].aliases else None
-
-        number = self.ask(find)
-        return None if number is None else self.version(f"models:/{name}/{number}")
+        return self.ask(lambda client: _find_version(client, ModelReference(name, None, alias)))
 
     def bundle(self, reference: str, directory: Path | None = None) -> Path:
         """Return the folder of a registered model's bundle, checked against the digest that was logged with it.
@@ -332,25 +330,22 @@ class Registry:
         return version.run_id
 
 
-class _ModelReference(NamedTuple):
-    name: str
-    version: int | None
-    alias: str | None
+def _find_version(client: "MlflowClient", wanted: ModelReference) -> RegisteredVersion | None:
+    """Return a version, by one question however many versions there are; None where there is none."""
+    from mlflow.exceptions import MlflowException
 
-
-def _parse(reference: str) -> _ModelReference:
-    """Take a reference to a registered version apart.
-
-    >>> _parse("models:/pets/3")
-    _ModelReference(name='pets', version=3, alias=None)
-    >>> _parse("models:/pets@champion").alias
-    'champion'
-    """
-    match = _MODEL.fullmatch(reference)
-    if match is None:
-        raise UserError(f"{reference} refers to no registered model: give models:/NAME/VERSION or models:/NAME@ALIAS.")
-    number = match["version"]
-    return _ModelReference(match["name"], None if number is None else int(number), match["alias"])
+    try:
+        if wanted.alias is None:
+            found = client.get_model_version(wanted.name, str(wanted.version))
+        else:
+            found = client.get_model_version_by_alias(wanted.name, wanted.alias)
+    except MlflowException as error:
+        if error.error_code not in _NOT_THERE:
+            raise
+        return None
+    if wanted.alias is not None and wanted.alias not in found.aliases:  # MLflow takes "latest" for the newest version
+        return None
+    return _describe(found, list(found.aliases))
 
 
 def _find_versions(client: "MlflowClient", name: str) -> tuple[RegisteredVersion, ...]:
@@ -383,7 +378,7 @@ def _describe(version: "ModelVersion", aliases: list[str]) -> RegisteredVersion:
     )
 
 
-def _not_found(wanted: _ModelReference, versions: tuple[RegisteredVersion, ...]) -> str:
+def _not_found(wanted: ModelReference, versions: tuple[RegisteredVersion, ...]) -> str:
     """Say which version or alias there is not, and which there are."""
     if wanted.alias is None:
         missing, there = f"version {wanted.version}", [str(version.version) for version in versions]
