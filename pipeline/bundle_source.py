@@ -45,9 +45,9 @@ def find_source(reference: str, tracking: Tracking) -> Source:
     """Return where a model comes from.
 
     Args:
-        reference: what `find_bundle` takes, or the name of a registered model, which stands for its champion, or for
-            its newest version while it has none; a folder of that name, such as of the images, counts if a bundle is in
-            it.
+        reference: what `find_bundle` takes, or the name of a registered model, which stands for its champion, or while
+            it has none for the newest version that the gate has not refused; a folder of that name, such as of the
+            images, counts if a bundle is in it.
         tracking: knows the runs and the names.
 
     Raises:

@@ -33,8 +33,9 @@ class Serve:
 
     Attributes:
         tracking: where the models are registered.
-        model: name of a registered model, which stands for its champion, or for its newest version while it has none;
-            ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, a run's id, directory or bundle; several of them.
+        model: name of a registered model, which stands for its champion, or while it has none for the newest version
+            that the gate has not refused; ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, a run's id, directory or
+            bundle; several of them.
         host: address to listen on: 127.0.0.1 is reached from this machine only. Any other takes a password, which is
             read from the environment.
         allowed_hosts: names by which others may call it without a password, such as that of a proxy with a login.

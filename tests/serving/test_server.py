@@ -24,6 +24,7 @@ from graftline.errors import UserError
 from graftline.pipeline.cli import compose
 from graftline.serving.check import check_server, describe_server
 from graftline.tracking.client import connect
+from graftline.tracking.names import DECISION
 
 LIMITS = ("limits.images=8", "limits.waiting_images=64", "limits.request_mb=2", "limits.waiting_mb=16")
 
@@ -370,11 +371,30 @@ def test_what_does_not_start(
         assert sentence in str(caught.value)
 
 
-def test_without_a_champion_the_newest_version_answers(empty_database: Path, bundle: Path, tmp_path: Path) -> None:
+def test_without_a_champion_the_newest_version_that_is_not_refused_answers_until_there_is_one(
+    empty_database: Path, bundle: Path, calibrated: Path, tmp_path: Path
+) -> None:
     shutil.copyfile(empty_database, tmp_path / "mlflow.db")
     client = connect(f"sqlite:///{tmp_path / 'mlflow.db'}")
     client.create_registered_model("pets")
-    register(client, bundle, tmp_path / "model")
-    with HttpServer(tmp_path, "model=pets") as server:
-        assert "'pets' has no champion: its newest version, 1, answers until" in server.output
+    for number in (1, 2):
+        register(client, bundle, tmp_path / f"model-{number}")
+    client.set_model_version_tag("pets", "2", DECISION, "refused (line 1)")
+    with HttpServer(tmp_path, "model=pets", "poll_seconds=0.1") as server:
+        assert "'pets' has no champion: version 1, the newest that the gate has not refused, answers" in server.output
         assert server.ask("/predict", photo(1)).content["version"] == 1
+        register(client, calibrated, tmp_path / "model-3")
+        time.sleep(1)
+        assert server.ask("/health").content["status"] == "ok"
+        assert server.ask("/model").content["version"] == 1, "nobody has judged the other one"
+        client.set_registered_model_alias("pets", "champion", "3")
+        wait_for(server, 3)
+        client.set_model_version_tag("pets", "3", DECISION, "refused (line 2)")
+        client.delete_registered_model_alias("pets", "champion")
+        deadline = time.monotonic() + 60
+        while server.ask("/health").content["status"] == "ok":
+            assert time.monotonic() < deadline, server.output
+            time.sleep(0.05)
+        (model,) = server.ask("/health").content["models"]
+        assert model["problem"] == "'pets' has no champion any more: models:/pets/3 goes on."
+        assert server.ask("/predict", photo(1)).content["version"] == 3

@@ -1,6 +1,7 @@
 """What a place of a model says of itself while its name leads here and there."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 from graftline.errors import UserError
@@ -13,17 +14,17 @@ from graftline.serving.slot import Slot
 
 
 class Moving:
-    """A name that leads to the next place each time that it is looked up; to None: it cannot be."""
+    """A name that leads to the next place each time that it is looked up; to None: it cannot be looked up."""
 
     name, moves = "pets", True
 
-    def __init__(self, *folders: Path | None) -> None:
-        self._folders = list(folders)
+    def __init__(self, *places: Path | Origin | None) -> None:
+        self._places = list(places)
 
     def find(self) -> Origin:
-        if (folder := self._folders.pop(0)) is None:
+        if (place := self._places.pop(0)) is None:
             raise UserError("the database is locked.")
-        return Origin(str(folder), None)
+        return place if isinstance(place, Origin) else Origin(str(place), None)
 
     def fetch(self, origin: Origin) -> Path:
         return Path(origin.uri)
@@ -49,3 +50,24 @@ def test_the_reason_of_a_failed_load_comes_back_after_a_failed_look(bundle: Path
     assert "cannot be looked up (the database is locked" in locked
     assert again == failed
     assert none is None
+
+
+def test_no_other_version_stands_in_for_a_champion_that_is_gone(bundle: Path, calibrated: Path) -> None:
+    first, newer = Origin(str(bundle), 1), Origin(str(calibrated), 2, stands_in=True)
+    unjudged = replace(first, stands_in=True)
+
+    async def look() -> tuple[list[str | None], set[int | None]]:
+        source = Moving(unjudged, newer, first, newer, unjudged, first)
+        slot, problems, versions = Slot(source, Execution(), Limits(), Measures(), Pixels()), [], set()
+        await slot.start()
+        for _ in range(5):
+            await slot.refresh()
+            problems.append(slot.health()["problem"])
+            versions.add(slot.health()["version"])
+        await slot.close()
+        return problems, versions
+
+    problems, versions = asyncio.run(look())
+    gone = f"'pets' has no champion any more: {bundle} goes on."
+    assert problems == [None, None, gone, gone, None], "a newer one, the champion, no champion twice, the champion"
+    assert versions == {1}

@@ -18,10 +18,12 @@ class Origin:
     Attributes:
         uri: ``models:/elpv/3``, or the bundle's folder.
         version: number of the registered version; None for a folder.
+        stands_in: whether it stands in for a champion, since there is none.
     """
 
     uri: str
     version: int | None
+    stands_in: bool = field(default=False, compare=False)
 
 
 class Source(Protocol):
@@ -73,8 +75,8 @@ class Registered:
     """A registered model.
 
     Attributes:
-        reference: its name, which stands for its champion, or for the newest version while there is none;
-            ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
+        reference: its name, which stands for its champion, or while there is none for the newest version that the gate
+            has not refused; ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
         registry: where it is looked up.
     """
 
@@ -95,17 +97,24 @@ class Registered:
         """Return the version that is meant now.
 
         Raises:
-            UserError: there is no such model, version or alias, or MLflow does not answer.
+            UserError: there is no such model, version or alias, the gate has refused all versions, or MLflow does not
+                answer.
         """
         if self.reference.startswith("models:/"):
             version = self.registry.version(self.reference)
             return Origin(version.uri, version.version)
+        if (champion := self.registry.aliased(self.name, CHAMPION)) is not None:
+            return Origin(champion.uri, champion.version)
         versions = self.registry.versions(self.name)
         if not versions:
             raise UserError(f"The registered model '{self.name}' has no version: train one.")
-        champions = [version for version in versions if CHAMPION in version.aliases]
-        chosen = (champions or versions)[-1]
-        return Origin(chosen.uri, chosen.version)
+        left = [version for version in versions if not version.is_refused]
+        if not left:
+            raise UserError(
+                f"The registered model '{self.name}' has no champion, and the gate has refused all of its versions: "
+                f"train a better one, or name the one that is meant all the same, such as {versions[-1].uri}."
+            )
+        return Origin(left[-1].uri, left[-1].version, stands_in=True)
 
     def fetch(self, origin: Origin) -> Path:
         """Return the folder of the version's bundle, downloaded if need be and checked against its digest.
@@ -117,9 +126,9 @@ class Registered:
 
     def note(self, origin: Origin) -> str | None:
         """Return a sentence if there is no champion to take."""
-        if self.reference.startswith("models:/") or self.registry.aliased(self.name, CHAMPION) is not None:
+        if not origin.stands_in:
             return None
         return (
-            f"'{self.name}' has no champion: its newest version, {origin.version}, answers until one of its versions "
-            f"has the alias '{CHAMPION}'."
+            f"'{self.name}' has no champion: version {origin.version}, the newest that the gate has not refused, "
+            f"answers until one of its versions has the alias '{CHAMPION}'."
         )

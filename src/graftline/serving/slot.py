@@ -64,6 +64,7 @@ class Slot:
         self._running: Running | None = None
         self._failed: Origin | None = None
         self._failure: str | None = None
+        self._had_champion = False
         self._skip, self._next_skip = 0, 1
         self._explaining = 0
         self._explainers = ThreadPoolExecutor(MOST_EXPLAINED, "explain")  # asyncio's own threads read requests
@@ -88,15 +89,24 @@ class Slot:
         """
         origin = await asyncio.to_thread(self.source.find)
         self._put(await asyncio.to_thread(self._load, origin))
+        self._had_champion = not origin.stands_in
 
     async def refresh(self) -> None:
-        """Load what the name means now, if that is another model; one that cannot be loaded changes nothing."""
+        """Load what the name means now, if that is another model; one that cannot be loaded changes nothing.
+
+        Nor does one that stands in for a champion: it is taken at the start only, and a champion that is gone is a
+        problem.
+        """
         try:
             origin = await asyncio.to_thread(self.source.find)
         except Exception as error:  # whatever a database may lead to
             self._report(f"Where '{self.source.name}' leads cannot be looked up ({first_line(error)})")
             return
-        if origin == self.model.origin:
+        if origin.stands_in and self._had_champion:
+            self._report(f"'{self.source.name}' has no champion any more")
+            return
+        self._had_champion = not origin.stands_in
+        if origin.stands_in or origin == self.model.origin:
             self._failed, self.problem = None, None
             return
         if origin == self._failed and self._skip > 0:
