@@ -62,8 +62,9 @@ class DriftStage:
 
     Attributes:
         tracking: where the model is registered, and the check is logged.
-        model: name of a registered model, which stands for its champion, or for its newest version while it has none;
-            ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, a run's id, directory or bundle.
+        model: name of a registered model, which stands for its champion, or while it has none for the newest version
+            that the gate has not refused; ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, a run's id, directory or
+            bundle.
         images: a folder of images that is the window; None: what was monitored is.
         monitor: directory that servers and predictions have kept what they saw in.
         window: how far back it goes from now, such as ``7d``.
@@ -175,7 +176,7 @@ class DriftStage:
             run_name=f"drift {predictor.digest[:8]}",
             experiment=str(predictor.card.get("dataset", "drift")),
             directory=directory,
-            tags=drift_tags(predictor.digest, rings=drift.rings),
+            tags=drift_tags(predictor.digest, rings=drift.rings, monitored=self.images is None),
         ) as run:
             _log_metrics(run, drift, accuracy)
             run.log_artifact(directory / PAGE_FILE)

@@ -155,7 +155,7 @@ class Situation:
         return f"{_in_words(asked)}, and it is due by '{when}'"
 
     def _drift(self) -> float:
-        """Return 1 if the newest check of the champion has found drift, else 0."""
+        """Return 1 if the newest check of what the champion has seen in use has found drift, else 0."""
         if self.champion is None:
             return 0.0
         experiment = self.tracking.experiment or self.data.dataset_name()

@@ -7,17 +7,28 @@ from graftline.tracking.names import STAGE
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-DRIFT, DRIFT_MODEL = "graftline.drift", "graftline.drift.bundle_digest"  # tags
+# tags: what came of it, of which model, and of which images
+DRIFT, DRIFT_MODEL, DRIFT_IMAGES = "graftline.drift", "graftline.drift.bundle_digest", "graftline.drift.images"
 RINGS, SILENT = "drift", "no drift"
+MONITORED, CHOSEN = "monitored", "chosen"
 
 
-def drift_tags(bundle_digest: str, *, rings: bool) -> dict[str, str]:
-    """Return the tags of a check of a model."""
-    return {STAGE: "drift", DRIFT: RINGS if rings else SILENT, DRIFT_MODEL: bundle_digest}
+def drift_tags(bundle_digest: str, *, rings: bool, monitored: bool) -> dict[str, str]:
+    """Return the tags of a check.
+
+    Args:
+        bundle_digest: of the model.
+        rings: whether it has found drift.
+        monitored: whether it looked at what servers and predictions have seen, and not at images that somebody chose.
+    """
+    images = MONITORED if monitored else CHOSEN
+    return {STAGE: "drift", DRIFT: RINGS if rings else SILENT, DRIFT_MODEL: bundle_digest, DRIFT_IMAGES: images}
 
 
 def last_check_rings(uri: str, experiment: str, bundle_digest: str) -> bool:
-    """Tell whether the newest check of a model has found drift; false where there was none.
+    """Tell whether the newest check of what a model has seen in use has found drift; false where there was none.
+
+    Checks of images that somebody chose do not count: they say nothing of what comes in.
 
     Args:
         uri: of MLflow.
@@ -29,7 +40,8 @@ def last_check_rings(uri: str, experiment: str, bundle_digest: str) -> bool:
     """
     from graftline.tracking.client import absolute_uri, connect_checked
 
-    which = f"attributes.status = 'FINISHED' and tags.`{DRIFT_MODEL}` = '{bundle_digest}'"
+    tags = f"tags.`{DRIFT_MODEL}` = '{bundle_digest}' and tags.`{DRIFT_IMAGES}` = '{MONITORED}'"
+    which = f"attributes.status = 'FINISHED' and {tags}"
 
     def ask(client: "MlflowClient") -> bool:
         found = client.get_experiment_by_name(experiment)
