@@ -142,8 +142,8 @@ class Promote:
 
         Raises:
             OvertakenError: another promotion of the same model was faster.
-            UserError: there is no such model or version, the images are not here, or MLflow does not answer; nothing is
-                decided then.
+            UserError: there is no such model or version, the champion's files are not those that were logged, the
+                images are not here, or MLflow does not answer; nothing is decided then.
         """
         promotions = open_promotions(self.tracking, self.model, self.copies)
         promotions.end_dead_runs()
@@ -200,12 +200,15 @@ class Promote:
         )
 
     def _examine(self, examination: Examination) -> Examined:
-        """Examine; a changed bundle and nothing to compare on are refusals, what else goes wrong is one if forced."""
+        """Examine; a challenger that was changed or cannot be compared is refused, as is whatever fails if forced."""
         try:
             return examination.run()
         except ChangedBundleError as error:
-            if error.uri == examination.challenger.uri and self.force is not None:
+            of_challenger = error.uri == examination.challenger.uri
+            if of_challenger and self.force is not None:
                 raise UserError(f"Nobody can tell what would be promoted: {error}") from error
+            if not of_challenger and self.force is None:
+                raise  # nothing was compared, which is no fault of the challenger's
             return Examined.failed("bundle", str(error))
         except NotComparableError as error:
             return Examined.failed("classes", str(error))

@@ -173,6 +173,23 @@ def test_a_bundle_that_was_changed_is_refused_on_record(place: Workplace, client
     assert promote().promoted, "nothing was compared before, so that it is examined anew"
 
 
+def test_a_champion_whose_bundle_was_changed_decides_nothing(place: Workplace, client: MlflowClient) -> None:
+    crown(1)
+    source = Path(str(client.get_model_version("dusk", "1").source).removeprefix("file://"))
+    file = source / "artifacts" / "bundle" / "bundle.json"
+    content = file.read_text()
+    try:
+        file.write_text(content.replace('"card"', '"cart"'))
+        with pytest.raises(UserError, match=r"is not the bundle that was logged as models:/dusk/1: put its files back"):
+            promote()
+        assert len(Promotions(Tracking(), "dusk").read().lines) == 1, "the challenger is not refused for it"
+        assert promote("force=its files are lost").forced == "its files are lost"
+        crown(1)
+    finally:
+        file.write_text(content)
+    assert promote("version=2").promoted
+
+
 def test_a_training_without_a_record_of_its_freeze_check_is_refused(
     place: Workplace, client: MlflowClient, tmp_path: Path
 ) -> None:
