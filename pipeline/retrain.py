@@ -4,10 +4,11 @@ What is done is done once: the dataset version, cached activations, checkpoints,
 the verdict are each there as a whole or not at all, and a retraining that finds them goes on from them.
 """
 
+import json
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +33,7 @@ from graftline.pipeline.stage import StageResult
 from graftline.processes import Terminated
 from graftline.tracking.lease import Lease, LeaseHeldError
 from graftline.tracking.names import registered_name
-from graftline.tracking.retrainings import Retrainings
+from graftline.tracking.retrainings import Retraining, Retrainings, decided_tags
 from graftline.tracking.tracking import Tracking
 
 if TYPE_CHECKING:  # these load torch and MLflow, which a retraining that has nothing to do must not wait for
@@ -102,43 +103,51 @@ class Retrain:
     def run(self, directory: Path) -> RetrainResult:
         """Retrain if something is new and no other process does; tell of what came of it."""
         began = time.perf_counter()
+        result: RetrainResult | None = None
         try:
-            result = self._run(directory)
+            require_images(self._images, allow_shrink=self._options.allow_shrink)
+            with self._alone() as (lease, now):
+                if dead := now.retrainings.end_dead():
+                    say(f"Marked as KILLED, since their process is gone: {', '.join(dead)}.")
+                if self._notify.has_listener:
+                    self._tell(now, now.last)
+                result = self._run(now, lease, directory, began)
+                if result.outcome in ("promoted", "refused"):
+                    self._tell(now, now.retrainings.decided())
         except LeaseHeldError as held:
             return _nothing("held", f"by {held.holder}")
         except BaseException as error:
-            if isinstance(error, Exception) or _was_stopped(error):  # who types Ctrl-C knows it
+            # what is decided has not failed; and who types Ctrl-C knows it
+            if result is None and (isinstance(error, Exception) or _was_stopped(error)):
                 self._tell_failure(error, directory, began)
             raise
         self._tidy()
-        if result.outcome in ("promoted", "refused"):
-            seconds = round(time.perf_counter() - began, 1)
-            self._notify.tell({"stage": "retrain", "seconds": seconds, **result.facts, "metrics": result.metrics})
         return result
 
-    def _run(self, directory: Path) -> RetrainResult:
-        require_images(self._images, allow_shrink=self._options.allow_shrink)
-        with self._alone() as (lease, now):
-            if dead := now.retrainings.end_dead():
-                say(f"Marked as KILLED, since their process is gone: {', '.join(dead)}.")
-            if not now.retrainings.knows(now.recipe):
-                self._train_stage().check()  # else a mistake would be told once the images are read, or in a month
-            if (reason := now.why_not_due(self._options.when)) is not None:
-                return _nothing("not due", reason)
-            if not self._options.allow_shrink and now.changes is not None:
-                now.changes.refuse_shrink(self._options.max_shrink, self._images.path or now.model)
-            if (known := now.settled) is not None:
-                if now.champion is None:
-                    warn(f"{now.model} has no champion: {program()} promote decides anew on its newest version.")
-                reason = f"run {known.run_id} had these images, settings and code, and its model was {known.outcome}"
-                if known.outcome == "refused":
-                    reason += f"; {program()} promote decides on it anew, by another gate"
-                return _nothing("nothing new", reason, dataset_digest=now.version.digest)
-            self._gate.check_weights(now.version.samples("test").weights)  # else it would be told after the training
-            self._say_changes(now)
-            stage = self._train_stage()
-            with self._begin(now, directory) as run:
-                return self._challenge(run, now, stage, lease)
+    def _run(self, now: Situation, lease: Lease, directory: Path, began: float) -> RetrainResult:
+        """Retrain if something is new and it is due."""
+        if not now.retrainings.knows(now.recipe):
+            self._train_stage().check()  # else a mistake would be told once the images are read, or in a month
+        if (reason := now.why_not_due(self._options.when)) is not None:
+            return _nothing("not due", reason)
+        if not self._options.allow_shrink and now.changes is not None:
+            now.changes.refuse_shrink(self._options.max_shrink, self._images.path or now.model)
+        if (known := now.settled) is not None:
+            if now.champion is None:
+                warn(f"{now.model} has no champion: {program()} promote decides anew on its newest version.")
+            reason = f"run {known.run_id} had these images, settings and code, and its model was {known.outcome}"
+            if known.outcome == "refused":
+                reason += f"; {program()} promote decides on it anew, by another gate"
+            return _nothing("nothing new", reason, dataset_digest=now.version.digest)
+        self._gate.check_weights(now.version.samples("test").weights)  # else it would be told after the training
+        self._say_changes(now)
+        stage = self._train_stage()
+        with self._begin(now, directory) as run:
+            result, version = self._challenge(run, now, stage, lease)
+            write_json(RunDirectory(run.directory).result, _content(result.facts, result.metrics, began))
+            run.set_tags(decided_tags(result.outcome, version, now.last))
+            run.settle()  # else it would be decided on once more
+        return result
 
     @contextmanager
     def _alone(self) -> Iterator[tuple[Lease, Situation]]:
@@ -195,10 +204,9 @@ class Retrain:
         run.log_dataset(now.version)
         return run
 
-    def _challenge(self, run: "Run", now: Situation, stage: "Train", lease: Lease) -> RetrainResult:
-        """Train a challenger, register it and let the gate decide."""
+    def _challenge(self, run: "Run", now: Situation, stage: "Train", lease: Lease) -> tuple[RetrainResult, int]:
+        """Train a challenger, register it and let the gate decide; returns the number of its version, too."""
         from graftline.pipeline.retraining.challengers import Challengers
-        from graftline.tracking.retrainings import decided_tags
 
         challengers = Challengers(stage, run.directory, now.version, run.id, now.champion)
         chosen = challengers.train(self._options.start)
@@ -207,8 +215,6 @@ class Retrain:
         lease.check()
         verdict = self._promotion(model_uri).decide(run.directory / "promote")
         outcome: Outcome = "promoted" if verdict.promoted else "refused"
-        run.set_tags(decided_tags(outcome, verdict.challenger, now.last))
-        run.settle()  # else it would be decided on once more
         facts = {
             "outcome": outcome,
             "reason": verdict.sentence,
@@ -231,7 +237,8 @@ class Retrain:
             ("run", run.url or run.id),
             ("report", os.path.relpath(chosen.directory / "report.html")),
         ]
-        return RetrainResult(outcome=outcome, model_uri=model_uri, facts=facts, metrics=chosen.metrics, table=table)
+        result = RetrainResult(outcome=outcome, model_uri=model_uri, facts=facts, metrics=chosen.metrics, table=table)
+        return result, verdict.challenger
 
     def _promotion(self, model_uri: str) -> "Promote":
         """Return what lets the gate decide on a version; what it has decided before, the ledger knows."""
@@ -250,13 +257,24 @@ class Retrain:
         try:
             if removed := remove_leftovers(self._keep, find_used_runs(self._tracking.uri), store):
                 say(f"Removed, as old and needed by no model in use: {removed}.")
-        except (UserError, OSError) as error:
+        except (Exception, Terminated) as error:  # it is decided, and told
             warn(f"Old files could not be removed ({first_line(error)}): {program()} prune tries again.")
+
+    def _tell(self, now: Situation, decided: Retraining | None) -> None:
+        """Tell of the last decision, unless it was told; that of a process that ended before it could is told now."""
+        if decided is None or decided.is_told:
+            return
+        known = {"outcome": decided.outcome, "model_uri": f"models:/{now.model}/{decided.version}"}
+        content = _content({**known, "run_id": decided.run_id, "dataset_digest": decided.dataset_digest}, {})
+        with suppress(OSError, ValueError):  # it was decided on another machine, or its directory was removed
+            found = json.loads(RunDirectory(decided.directory).result.read_text(encoding="utf-8"))
+            content = found if found.get("run_id") == decided.run_id else content
+        self._notify.tell(content)
+        now.retrainings.set_told(decided.run_id)
 
     def _tell_failure(self, error: BaseException, directory: Path, began: float) -> None:
         """Write and tell what went wrong; the command line prints it."""
-        seconds = round(time.perf_counter() - began, 1)
-        result = {"stage": "retrain", "seconds": seconds, "outcome": "failed", "reason": _explain(error), "metrics": {}}
+        result = _content({"outcome": "failed", "reason": _explain(error)}, {}, began)
         try:
             write_json(RunDirectory(directory).result, result)
         except OSError:  # a full disk may be what went wrong
@@ -298,6 +316,12 @@ class Retrain:
     def _train_stage(self) -> "Train":
         """Build the training; here torch and Lightning are loaded."""
         return cast("Train", _build({**self._nodes, "_target_": "graftline.pipeline.train.Train"}))
+
+
+def _content(facts: Mapping[str, Any], metrics: Mapping[str, Any], began: float | None = None) -> dict[str, Any]:
+    """Return what ``result.json`` holds, and who is notified gets."""
+    seconds = None if began is None else round(time.perf_counter() - began, 1)
+    return {"stage": "retrain", "seconds": seconds, **facts, "metrics": metrics}
 
 
 def _was_stopped(error: BaseException) -> bool:

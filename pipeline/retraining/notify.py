@@ -38,6 +38,11 @@ class Notify:
         if not 0 < self.seconds < 1e6:  # also catches NaN
             raise UserError(f"Notify.seconds is {self.seconds}, it must be above 0.")
 
+    @property
+    def has_listener(self) -> bool:
+        """Whether there is anybody to tell."""
+        return self.command is not None or self.url is not None
+
     def tell(self, result: Mapping[str, Any]) -> None:
         """Tell of a result; whoever does not answer costs a warning."""
         content = json.dumps(result, default=str).encode()

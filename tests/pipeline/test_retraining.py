@@ -258,11 +258,11 @@ def test_who_waits_for_a_retraining_is_told_that_it_was_stopped(
 ) -> None:
     """By SIGTERM, as a schedule does after job.hours, and not by the Ctrl-C of one who sits there."""
 
-    def stopped(*_: object) -> None:
+    def stopped(*_: object, **__: object) -> None:
         raise stop
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Retrain, "_run", stopped)
+    monkeypatch.setattr("graftline.pipeline.retrain.require_images", stopped)
     with pytest.raises(stop):
         composed("notify.command='cat > told.json'").run(tmp_path)
     if stop is KeyboardInterrupt:

@@ -17,8 +17,9 @@ from graftline.data.split import Split
 from graftline.errors import UserError
 from graftline.pipeline.cli import compose
 from graftline.pipeline.cli.errors import EXIT_INTERRUPTED
-from graftline.pipeline.retrain import Retrain
+from graftline.pipeline.retrain import Retrain, RetrainResult
 from graftline.pipeline.retraining.situation import Situation, require_images
+from graftline.processes import Terminated
 from graftline.tracking.lease import Lease
 from graftline.tracking.ledger import Decision, Kind
 from graftline.tracking.names import STAGE
@@ -255,6 +256,41 @@ def test_a_retraining_that_is_stopped_while_it_waits_tells_it(past: Past) -> Non
     assert (told["outcome"], told["reason"].partition(",")[0]) == ("failed", "it was stopped by SIGTERM")
     (result,) = past.place.root.glob("outputs/retrain/*/result.json")
     assert json.loads(result.read_text()) == told
+
+
+def test_a_decision_is_told_once_and_before_old_files_are_removed(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By whoever starts next, where the process that decided ended before it could; what removes files is stopped."""
+    monkeypatch.chdir(past.place.root)
+    decided: list[Kind] = ["promoted"]
+
+    def retrain(*_: object) -> RetrainResult:
+        if not decided:
+            return RetrainResult(outcome="nothing new")
+        past.retrain(decided.pop())
+        return RetrainResult(outcome="promoted")
+
+    def stopped(*_: object) -> str:
+        raise Terminated
+
+    monkeypatch.setattr(Retrain, "_run", retrain)
+    monkeypatch.setattr("graftline.pipeline.retrain.remove_leftovers", stopped)
+    typed = ["data=folder", f"data.path={past.images}", f"data.name={NAME}", f"tracking.uri={past.tracking.uri}"]
+    stage = compose("retrain", [*typed, "notify.command='cat > told.json'"]).stage
+    told = Path("told.json")
+
+    def outcome() -> str | None:
+        told.unlink(missing_ok=True)
+        result = stage.run(past.place.root / "outputs" / "retrain")
+        assert isinstance(result, RetrainResult)
+        assert result.outcome == ("nothing new" if is_idle else "promoted")
+        return json.loads(told.read_text())["outcome"] if told.exists() else None
+
+    is_idle = False
+    assert outcome() == "promoted"
+    is_idle = True
+    assert outcome() is None, "that was told"
+    past.retrain("refused", "s")
+    assert [outcome(), outcome()] == ["refused", None]
 
 
 def test_images_at_a_url_are_looked_for_by_whoever_lists_them() -> None:

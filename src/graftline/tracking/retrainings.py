@@ -23,7 +23,9 @@ RETRAIN = "retrain"
 MODEL, KEY, OUTCOME = "graftline.retrain.model", "graftline.retrain.key", "graftline.retrain.outcome"
 RECIPE = "graftline.retrain.recipe"
 VERSION, NUMBER = "graftline.retrain.version", "graftline.retrain.number"  # of the model, and among those decided
+TOLD = "graftline.retrain.told"  # whether those who are to be notified were
 T = TypeVar("T")
+_NO, _YES = "no", "yes"  # of TOLD
 _MOST = 100  # runs that are looked at, the newest
 _NUMBER_DIGITS = 8  # MLflow orders tags as text
 
@@ -41,6 +43,7 @@ class Retraining:
         number: how many were decided until then, this one included; 0 if it is not.
         ended: when, in ms since 1970; None if it has not ended.
         directory: its output directory, where it was made.
+        is_told: whether those who are to be notified were told of the outcome.
     """
 
     run_id: str
@@ -51,6 +54,7 @@ class Retraining:
     number: int
     ended: int | None
     directory: Path
+    is_told: bool
 
 
 class Retrainings:
@@ -87,6 +91,10 @@ class Retrainings:
             if retraining.outcome is None and _is_here(run):
                 return retraining
         return None
+
+    def set_told(self, run_id: str) -> None:
+        """Note that those who are to be notified were told of the outcome of a retraining."""
+        self._ask(lambda client: client.set_tag(run_id, TOLD, _YES))
 
     def registered_at(self, model: str, version: int) -> int:
         """Return when a version was registered, in ms since 1970."""
@@ -181,11 +189,12 @@ def _describe(run: "MlflowRun") -> Retraining:
         number=int(tags.get(NUMBER, 0)),
         ended=run.info.end_time,
         directory=_directory(run),
+        is_told=tags.get(TOLD) != _NO,
     )
 
 
 def decided_tags(outcome: str, version: int, last: Retraining | None) -> dict[str, str]:
-    """Return the tags of a retraining that is decided.
+    """Return the tags of a retraining that is decided, of which nobody is told yet.
 
     Args:
         outcome: what became of it.
@@ -193,7 +202,7 @@ def decided_tags(outcome: str, version: int, last: Retraining | None) -> dict[st
         last: the retraining that was decided before it.
     """
     number = 1 if last is None else last.number + 1
-    return {VERSION: str(version), NUMBER: f"{number:0{_NUMBER_DIGITS}}", OUTCOME: outcome}
+    return {VERSION: str(version), NUMBER: f"{number:0{_NUMBER_DIGITS}}", TOLD: _NO, OUTCOME: outcome}
 
 
 def find_registered(uri: str, name: str, run_id: str) -> str | None:
