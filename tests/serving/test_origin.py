@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
@@ -60,9 +61,9 @@ def test_a_look_reads_one_version_however_many_there_are(
     registry: Registry, client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[int] = []
-    describe = SqlModelVersion.to_mlflow_entity
+    describe: Callable[[Any], object] = SqlModelVersion.to_mlflow_entity
 
-    def count(version: SqlModelVersion) -> object:
+    def count(version: Any) -> object:
         read.append(version.version)
         return describe(version)
 
