@@ -70,9 +70,8 @@ class Retrainings:
     """
 
     def __init__(self, uri: str, experiment: str, model: str) -> None:
-        self._uri, self._model = uri, model
-        found = self._ask(lambda client: client.get_experiment_by_name(experiment))
-        self._experiments = [] if found is None else [found.experiment_id]
+        self._uri, self._experiment, self._model = uri, experiment, model
+        self._experiments = list[str]()
 
     def decided(self, key: str | None = None) -> Retraining | None:
         """Return the retraining that was decided last, of a key or of any; None where there is none."""
@@ -152,8 +151,11 @@ class Retrainings:
         )
 
     def _search_all(self, filter_string: str, most: int = _MOST) -> "list[MlflowRun]":
-        if not self._experiments:
-            return []
+        if not self._experiments:  # the first retraining makes it
+            found = self._ask(lambda client: client.get_experiment_by_name(self._experiment))
+            if found is None:
+                return []
+            self._experiments = [found.experiment_id]
         order, where = [f"tags.`{NUMBER}` DESC", "attributes.start_time DESC"], self._experiments
         return self._ask(lambda client: [*client.search_runs(where, filter_string, max_results=most, order_by=order)])
 
