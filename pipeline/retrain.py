@@ -22,7 +22,7 @@ from graftline.features.store import GIGABYTE, ActivationStore
 from graftline.files import write_json
 from graftline.pipeline.program import program
 from graftline.pipeline.retraining.early import require_numbers
-from graftline.pipeline.retraining.keep import Keep, remove_leftovers
+from graftline.pipeline.retraining.keep import Keep, find_leftovers, find_old_versions, remove_leftovers
 from graftline.pipeline.retraining.notify import Notify
 from graftline.pipeline.retraining.options import RetrainOptions
 from graftline.pipeline.retraining.recipe_digest import recipe_digest
@@ -248,7 +248,9 @@ class Retrain:
         folder = str(self.features.get("directory", "cache/activations"))
         store = ActivationStore(Path(folder), float(self.features.get("max_gb", 0)) * GIGABYTE)
         try:
-            if removed := remove_leftovers(self._keep, find_used_runs(self._tracking.uri), store):
+            old = find_leftovers(self._keep, find_used_runs(self._tracking.uri), store)
+            versions = find_old_versions(self._keep, self._tracking, registered_name(self._images.dataset_name()))
+            if removed := remove_leftovers([*old, *versions], store):
                 say(f"Removed, as old and needed by no model in use: {removed}.")
         except (UserError, OSError) as error:
             warn(f"Old files could not be removed ({first_line(error)}): {program()} prune tries again.")
