@@ -32,7 +32,7 @@ from graftline.pipeline.stage import StageResult
 from graftline.processes import Terminated
 from graftline.tracking.lease import Lease, LeaseHeldError
 from graftline.tracking.names import registered_name
-from graftline.tracking.retrainings import Retrainings
+from graftline.tracking.retrainings import Retraining, Retrainings
 from graftline.tracking.tracking import Tracking
 
 if TYPE_CHECKING:  # these load torch and MLflow, which a retraining that has nothing to do must not wait for
@@ -134,11 +134,15 @@ class Retrain:
                 if known.outcome == "refused":
                     reason += f"; {program()} promote decides on it anew, by another gate"
                 return _nothing("nothing new", reason, dataset_digest=now.version.digest)
-            self._gate.check_weights(now.version.samples("test").weights)  # else it would be told after the training
-            self._say_changes(now)
+            then, begun = now.unfinished()
+            self._gate.check_weights(then.version.samples("test").weights)  # else it would be told after the training
+            self._say_changes(then)
             stage = self._train_stage()
-            with self._begin(now, directory) as run:
-                return self._challenge(run, now, stage, lease)
+            with self._begin(then, begun, directory) as run:
+                if then is not now:
+                    digest = then.version.digest
+                    say(f"It is of dataset version {digest}: what has come since is for the next retraining.")
+                return self._challenge(run, then, stage, lease)
 
     @contextmanager
     def _alone(self) -> Iterator[tuple[Lease, Situation]]:
@@ -176,12 +180,11 @@ class Retrain:
                 "keeps what it has learned from them. RetrainOptions.start='fresh' forgets it."
             )
 
-    def _begin(self, now: Situation, directory: Path) -> "Run":
-        """Start the run of the retraining, or go on with one of the same images and settings that was interrupted."""
+    def _begin(self, now: Situation, begun: Retraining | None, directory: Path) -> "Run":
+        """Start the run of the retraining, or go on with one that was interrupted."""
         from graftline.tracking.names import STAGE
-        from graftline.tracking.retrainings import KEY, MODEL, RECIPE, RETRAIN
+        from graftline.tracking.retrainings import AFTER, KEY, MODEL, RECIPE, RETRAIN
 
-        begun = now.retrainings.unfinished(now.key)
         if begun is not None:
             say(f"Going on with run {begun.run_id}, which was interrupted; what it has done lies in {begun.directory}.")
         tracking = replace(self._tracking, system_metrics=False)  # each training records its own
@@ -189,7 +192,14 @@ class Retrain:
             run_name=self.name or f"retrain {now.version.digest[:8]}",
             experiment=now.version.name,
             directory=directory if begun is None else begun.directory,
-            tags={STAGE: RETRAIN, MODEL: now.model, KEY: now.key, RECIPE: now.recipe, "graftline.group": "true"},
+            tags={
+                STAGE: RETRAIN,
+                MODEL: now.model,
+                KEY: now.key,
+                RECIPE: now.recipe,
+                AFTER: now.after,
+                "graftline.group": "true",
+            },
             resume_run_id=None if begun is None else begun.run_id,
         )
         run.log_dataset(now.version)
