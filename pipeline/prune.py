@@ -1,13 +1,19 @@
-"""Prune: remove checkpoints, cached activations and old outputs, by age and number; what a model in use needs stays."""
+"""Prune: remove old outputs, checkpoints, activations and refused versions; what a model in use needs stays."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from graftline.console import print_table, warn
 from graftline.features.cache import Features
 from graftline.features.store import in_words
-from graftline.pipeline.retraining.keep import Keep, find_leftovers, summarize
+from graftline.pipeline.retraining.keep import (
+    Keep,
+    Leftover,
+    OldVersion,
+    find_leftovers,
+    find_old_versions,
+    summarize,
+)
 from graftline.pipeline.stage import StageResult
 from graftline.tracking.models_in_use import find_used_runs
 from graftline.tracking.tracking import Tracking
@@ -25,16 +31,17 @@ class Prune:
     def run(self, directory: Path) -> StageResult:  # noqa: ARG002 - what it does is done to the others
         """Print what is to go, then remove it."""
         needed, store = find_used_runs(self.tracking.uri), self.features.store
-        leftovers = find_leftovers(self.keep, needed, store)
+        leftovers: list[Leftover | OldVersion] = [
+            *find_leftovers(self.keep, needed, store),
+            *find_old_versions(self.keep, self.tracking),
+        ]
         if leftovers:
-            rows = [
-                (os.path.relpath(one.path), one.kind, in_words(one.bytes), f"{one.days:,.0f} days") for one in leftovers
-            ]
+            rows = [(one.name, one.kind, in_words(one.bytes), f"{one.days:,.0f} days") for one in leftovers]
             title = "Would be removed" if self.dry_run else "To be removed"
             print_table(title, ("what", "", "size", "unused for"), rows)
         kept = [] if self.dry_run else [one for one in leftovers if not one.remove(store)]
         if kept:
-            warn(f"{len(kept)} of these are in use by another process, and stay.")
+            warn(f"{len(kept)} of these stay: they are in use, or MLflow does not let them go.")
         gone = [one for one in leftovers if one not in kept]
         facts = {
             "dry_run": self.dry_run,

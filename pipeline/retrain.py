@@ -23,7 +23,7 @@ from graftline.features.store import GIGABYTE, ActivationStore
 from graftline.files import write_json
 from graftline.pipeline.program import program
 from graftline.pipeline.retraining.early import require_numbers
-from graftline.pipeline.retraining.keep import Keep, remove_leftovers
+from graftline.pipeline.retraining.keep import Keep, find_leftovers, find_old_versions, remove_leftovers
 from graftline.pipeline.retraining.notify import Notify
 from graftline.pipeline.retraining.options import RetrainOptions
 from graftline.pipeline.retraining.recipe_digest import recipe_digest
@@ -139,13 +139,17 @@ class Retrain:
             if known.outcome == "refused":
                 reason += f"; {program()} promote decides on it anew, by another gate"
             return _nothing("nothing new", reason, dataset_digest=now.version.digest)
-        self._gate.check_weights(now.version.samples("test").weights)  # else it would be told after the training
-        self._say_changes(now)
+        then, begun = now.unfinished()
+        self._gate.check_weights(then.version.samples("test").weights)  # else it would be told after the training
+        self._say_changes(then)
         stage = self._train_stage()
-        with self._begin(now, directory) as run:
-            result, version = self._challenge(run, now, stage, lease)
+        with self._begin(then, begun, directory) as run:
+            if then is not now:
+                digest = then.version.digest
+                say(f"It is of dataset version {digest}: what has come since is for the next retraining.")
+            result, version = self._challenge(run, then, stage, lease)
             write_json(RunDirectory(run.directory).result, _content(result.facts, result.metrics, began))
-            run.set_tags(decided_tags(result.outcome, version, now.last))
+            run.set_tags(decided_tags(result.outcome, version, then.last))
             run.settle()  # else it would be decided on once more
         return result
 
@@ -185,12 +189,11 @@ class Retrain:
                 "keeps what it has learned from them. RetrainOptions.start='fresh' forgets it."
             )
 
-    def _begin(self, now: Situation, directory: Path) -> "Run":
-        """Start the run of the retraining, or go on with one of the same images and settings that was interrupted."""
+    def _begin(self, now: Situation, begun: Retraining | None, directory: Path) -> "Run":
+        """Start the run of the retraining, or go on with one that was interrupted."""
         from graftline.tracking.names import STAGE
-        from graftline.tracking.retrainings import KEY, MODEL, RECIPE, RETRAIN
+        from graftline.tracking.retrainings import AFTER, KEY, MODEL, RECIPE, RETRAIN
 
-        begun = now.retrainings.unfinished(now.key)
         if begun is not None:
             say(f"Going on with run {begun.run_id}, which was interrupted; what it has done lies in {begun.directory}.")
         tracking = replace(self._tracking, system_metrics=False)  # each training records its own
@@ -198,7 +201,14 @@ class Retrain:
             run_name=self.name or f"retrain {now.version.digest[:8]}",
             experiment=now.version.name,
             directory=directory if begun is None else begun.directory,
-            tags={STAGE: RETRAIN, MODEL: now.model, KEY: now.key, RECIPE: now.recipe, "graftline.group": "true"},
+            tags={
+                STAGE: RETRAIN,
+                MODEL: now.model,
+                KEY: now.key,
+                RECIPE: now.recipe,
+                AFTER: now.after,
+                "graftline.group": "true",
+            },
             resume_run_id=None if begun is None else begun.run_id,
         )
         run.log_dataset(now.version)
@@ -255,7 +265,9 @@ class Retrain:
         folder = str(self.features.get("directory", "cache/activations"))
         store = ActivationStore(Path(folder), float(self.features.get("max_gb", 0)) * GIGABYTE)
         try:
-            if removed := remove_leftovers(self._keep, find_used_runs(self._tracking.uri), store):
+            old = find_leftovers(self._keep, find_used_runs(self._tracking.uri), store)
+            versions = find_old_versions(self._keep, self._tracking, registered_name(self._images.dataset_name()))
+            if removed := remove_leftovers([*old, *versions], store):
                 say(f"Removed, as old and needed by no model in use: {removed}.")
         except (Exception, Terminated) as error:  # it is decided, and told
             warn(f"Old files could not be removed ({first_line(error)}): {program()} prune tries again.")

@@ -10,7 +10,7 @@ from graftline.bundle.golden import read_golden
 from graftline.bundle.layout import WEIGHTS_FILE, read_description
 from graftline.console import print_table, say, warn
 from graftline.data.version import DatasetVersion
-from graftline.errors import UserError, first_line
+from graftline.errors import UnreachableError, UserError, first_line
 from graftline.evaluation.metrics import Interval
 from graftline.pipeline.retraining.options import Start
 from graftline.pipeline.run_directory import RunDirectory
@@ -127,7 +127,7 @@ class Challengers:
         """Put a challenger into the registry, once; returns its URI.
 
         Raises:
-            UserError: MLflow has not taken it.
+            UnreachableError: MLflow has not taken it.
         """
         tracking = replace(self.stage.tracking, parent_run_id=self.run_id, register=True, system_metrics=False)
         if (uri := find_registered(tracking.uri, self.version.name, chosen.run_id)) is not None:
@@ -153,7 +153,7 @@ class Challengers:
                 },
             )
         if registered is None:
-            raise UserError(
+            raise UnreachableError(
                 f"MLflow has not taken the model of run {chosen.run_id}, and nothing is promoted: start the retraining "
                 "again when it answers, it goes on from here."
             )

@@ -1,7 +1,10 @@
 """What has changed in the images since the last retraining, in numbers and in words."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import pandas as pd
 
 from graftline.data.changes import count_changes
 from graftline.data.version import DatasetVersion
@@ -37,11 +40,26 @@ class Changes:
     @classmethod
     def between(cls, before: DatasetVersion, after: DatasetVersion) -> "Changes":
         """Compare two versions; images are told apart by content."""
-        old, new = before.table(), after.table()
+        same = before.digest == after.digest
+        return cls.to_images(before, after.table(), after.class_names, is_same_version=same)
+
+    @classmethod
+    def to_images(
+        cls, before: DatasetVersion, new: pd.DataFrame, class_names: Sequence[str], *, is_same_version: bool = False
+    ) -> "Changes":
+        """Compare a version with images that need not be one.
+
+        Args:
+            before: the version.
+            new: a row per image, with columns sha256, label and split.
+            class_names: the classes of ``new``.
+            is_same_version: whether these are the images of ``before``.
+        """
+        old = before.table()
         counts = count_changes(old, new)
         added, removed, relabeled = (sum(counts[kind].values()) for kind in ("added", "removed", "relabeled"))
         here = set(new["sha256"])
-        gone = [name for name in before.class_names if name not in after.class_names]
+        gone = [name for name in before.class_names if name not in class_names]
         left = {name: len(set(old.loc[old["label"] == name, "sha256"]) & here) for name in gone}
         return cls(
             before=len(old),
@@ -49,10 +67,10 @@ class Changes:
             removed=removed,
             relabeled=relabeled,
             tested=counts["added"].get("test", 0),
-            new_classes=tuple(name for name in after.class_names if name not in before.class_names),
+            new_classes=tuple(name for name in class_names if name not in before.class_names),
             lost_classes=tuple(name for name in gone if left[name] == 0),
             merged=tuple(name for name in gone if left[name] > 0),
-            is_same_version=before.digest == after.digest,
+            is_same_version=is_same_version,
         )
 
     @property

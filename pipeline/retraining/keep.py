@@ -1,7 +1,7 @@
 """What is kept of old runs, and what is removed: by age and number, and never what a model in use needs.
 
-Three kinds of things grow with each retraining: output directories, the checkpoints in those of trainings that have
-come to their end, and cached activations. None of them is part of a registered model, whose bundle MLflow keeps.
+Four kinds of things grow with retrainings: output directories, the checkpoints in those of trainings that have come to
+their end, cached activations, and registered versions that the gate has refused. None is part of a model in use.
 """
 
 import os
@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+from graftline.console import warn
 from graftline.errors import UserError
 from graftline.features.segment import Segment
 from graftline.features.store import SECONDS_PER_DAY, ActivationStore, in_words
 from graftline.locks import Lock
 from graftline.pipeline.run_directory import RunDirectory
 from graftline.tracking.models_in_use import UsedRun
+from graftline.tracking.refused import RefusedVersion, find_refused, measure, remove
+from graftline.tracking.tracking import Tracking
 
 CONFIG, LOCK = ".hydra/config.yaml", ".hydra/lock"
 
@@ -28,8 +31,9 @@ class Keep:
     """What is kept (Hydra target of the node ``keep``).
 
     Attributes:
-        runs: output directories of each stage that are kept whatever their age, the newest.
-        days: that output directories and cached activations are kept, however many there are.
+        runs: number of output directories of each stage, and of refused versions of each model, that are kept whatever
+            their age, the newest.
+        days: that output directories, cached activations and refused versions are kept, however many there are.
         checkpoint_days: that the checkpoints of trainings that have ended are kept.
         outputs: folder of the stages' output directories.
     """
@@ -63,6 +67,11 @@ class Leftover:
     days: float
     segment: Segment | None = None
 
+    @property
+    def name(self) -> str:
+        """What it is called, for people."""
+        return os.path.relpath(self.path)
+
     def remove(self, store: ActivationStore) -> bool:
         """Remove it; returns whether nobody uses it."""
         if self.segment is not None:
@@ -73,6 +82,62 @@ class Leftover:
         except BlockingIOError:
             return False
         return not self.path.exists()
+
+
+@dataclass(frozen=True)
+class OldVersion:
+    """A registered version to be removed.
+
+    Attributes:
+        version: that was refused.
+        tracking: where it is registered.
+        bytes: that its files take.
+        days: since it was refused.
+    """
+
+    version: RefusedVersion
+    tracking: Tracking
+    bytes: int
+    days: float
+    kind: str = "refused versions"
+
+    @property
+    def path(self) -> str:
+        """The reference to it."""
+        return self.version.uri
+
+    @property
+    def name(self) -> str:
+        """What it is called, for people."""
+        return self.path
+
+    def remove(self, store: ActivationStore) -> bool:  # noqa: ARG002 - that of a `Leftover`
+        """Remove it; returns whether it is gone."""
+        try:
+            return remove(self.tracking, self.version)
+        except UserError as error:
+            warn(str(error))
+            return False
+
+
+def find_old_versions(keep: Keep, tracking: Tracking, model: str | None = None) -> list[OldVersion]:
+    """Return the refused versions that are to be removed.
+
+    Args:
+        keep: what is kept by age and number.
+        tracking: where the models are registered.
+        model: name of the registered model; None: all.
+
+    Raises:
+        UserError: MLflow does not answer.
+    """
+    found = []
+    for name in tracking.registry().names():
+        for version in find_refused(tracking, name)[keep.runs :] if model in (None, name) else []:
+            days = (time.time() - version.decided) / SECONDS_PER_DAY
+            if days >= keep.days:
+                found.append(OldVersion(version, tracking, measure(tracking, version), days))
+    return found
 
 
 def find_leftovers(keep: Keep, needed: Sequence[UsedRun], store: ActivationStore) -> list[Leftover]:
@@ -91,9 +156,9 @@ def find_leftovers(keep: Keep, needed: Sequence[UsedRun], store: ActivationStore
     return [*outputs, *checkpoints, *_activations(keep, needed, store, now)]
 
 
-def remove_leftovers(keep: Keep, needed: Sequence[UsedRun], store: ActivationStore) -> str:
+def remove_leftovers(leftovers: Sequence[Leftover | OldVersion], store: ActivationStore) -> str:
     """Remove what is to be removed; returns in words what it was, empty if it was nothing."""
-    removed = [one for one in find_leftovers(keep, needed, store) if one.remove(store)]
+    removed = [one for one in leftovers if one.remove(store)]
     return summarize(removed) if removed else ""
 
 
@@ -192,7 +257,7 @@ def _bytes(file: Path) -> int:
         return 0
 
 
-def summarize(leftovers: Sequence[Leftover]) -> str:
+def summarize(leftovers: Sequence[Leftover | OldVersion]) -> str:
     """Return in words how much it is.
 
     >>> summarize([])

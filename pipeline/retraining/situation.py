@@ -9,6 +9,7 @@ from typing import Any
 
 from graftline.console import say, warn
 from graftline.data.ingest import Ingest
+from graftline.data.listing import Listing
 from graftline.data.references import find_url
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
@@ -67,14 +68,20 @@ class Situation:
     @cached_property
     def version(self) -> DatasetVersion:
         """The images, read, checked and split now."""
-        return with_parent(self._data, self.tracking).run(NEEDED).version
+        seen = self.__dict__.pop("_seen", None)
+        return (self._reader.run(NEEDED) if seen is None else self._reader.write(seen, NEEDED)).version
 
-    @property
-    def _data(self) -> Ingest:
-        """Return what reads the images: they keep their splits, also on a machine that has not seen the last ones."""
+    @cached_property
+    def _seen(self) -> Listing:
+        """The images as a look finds them; a version of them is written only if a retraining is due."""
+        return self._reader.look(NEEDED)
+
+    @cached_property
+    def _reader(self) -> Ingest:
+        """What reads the images: they keep their splits, also on a machine that has not seen the last ones."""
         before = self._before
         if self.data.parent != "newest" or before is None or self._directory(before.digest).is_dir():
-            return self.data
+            return with_parent(self.data, self.tracking)
         say(f"Dataset version {before.digest} was trained on elsewhere: images keep the splits that they have in it.")
         return replace(self.data, parent=str(before.directory))
 
@@ -88,6 +95,34 @@ class Situation:
         """What has changed since the last retraining, or the champion's training; None: there was none."""
         before = self._before
         return None if before is None else Changes.between(before, self.version)
+
+    @property
+    def after(self) -> str:
+        """Run of the retraining that was decided last, as a tag."""
+        return "none" if self.last is None else self.last.run_id
+
+    def unfinished(self) -> "tuple[Situation, Retraining | None]":
+        """Return the retraining to go on with, or None, and the situation in which it is to be decided.
+
+        One that was killed, stopped or lost MLflow is of the images that there were when it began, if each of them is
+        here as it was; one that has failed otherwise is gone on with only if nothing at all has changed.
+        """
+        for begun in self.retrainings.unfinished(self.recipe):
+            if begun.key == self.key:
+                return self, begun
+            if begun.was_interrupted and begun.after == self.after and (version := self._still_here(begun)) is not None:
+                before = replace(self)
+                before.__dict__["version"] = version  # where the cached property keeps it
+                return before, begun
+        return self, None
+
+    def _still_here(self, begun: Retraining) -> DatasetVersion | None:
+        """Return the dataset version of a retraining if it is on this machine and all of its images are here."""
+        directory = None if begun.dataset_digest is None else self._directory(begun.dataset_digest)
+        if directory is None or not (directory / "manifest.parquet").is_file():
+            return None
+        version = DatasetVersion.load(directory)
+        return version if version.is_part_of(self.version) else None
 
     @cached_property
     def settled(self) -> Retraining | None:
@@ -181,8 +216,14 @@ class Situation:
         return None if self.champion is None else self.retrainings.registered_at(self.model, self.champion.version)
 
     def _changed(self, what: str) -> float:
-        value: Any = 0 if self.changes is None else getattr(self.changes, what)
+        value: Any = 0 if self._seen_changes is None else getattr(self._seen_changes, what)
         return float(len(value) if isinstance(value, Sequence) else value)
+
+    @cached_property
+    def _seen_changes(self) -> Changes | None:
+        if self._before is None:
+            return None
+        return Changes.to_images(self._before, self._seen.images, self._seen.class_names)
 
 
 def _in_words(values: Mapping[str, float]) -> str:

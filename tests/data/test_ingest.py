@@ -329,6 +329,26 @@ def test_an_interrupted_pass_goes_on_where_it_was(
     assert tuple(found.columns) == FileCheck._fields
 
 
+def test_paths_that_nobody_asks_for_are_forgotten(
+    tmp_path: Path, make_folder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_folder(tmp_path / "pets", cat=4, dog=4)
+    cats, dogs = (sorted(map(str, (root / name).iterdir())) for name in ("cat", "dog"))
+    memory, now = tmp_path / "checked.parquet", time.time()
+    time.sleep(0.15)
+
+    def check(paths: list[str], days: int) -> set[str]:
+        monkeypatch.setattr(time, "time", lambda: now + days * 86_400)
+        check_images(paths, Decoding(), workers=1, memory=memory)
+        return set(pd.read_parquet(memory)["path"])
+
+    assert check([*cats, *dogs], 0) == {*cats, *dogs}
+    monkeypatch.setattr(checks, "decode", None)  # none is looked at again
+    assert check(cats, 80) == {*cats, *dogs}, "of another source, perhaps"
+    assert check(cats, 120) == {*cats}
+    assert check(cats, 200) == {*cats}
+
+
 def test_checks_leave_no_thread_behind_and_need_no_torch(tmp_path: Path, make_folder: Any) -> None:
     before = threading.active_count()
     ingest(tmp_path, make_folder(tmp_path / "pets", cat=100, dog=100), workers=4)

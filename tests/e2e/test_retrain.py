@@ -272,3 +272,25 @@ def _what_is_old_is_removed(factory: Factory) -> None:
     for run in (factory.place.mlflow.get_run(str(run_id)) for run_id in used):
         assert Path(run.data.tags["graftline.output_dir"], "checkpoints", "best.ckpt").is_file()
     assert factory.outcome(FEW, "retrain.start=warm") == "nothing new", "it goes on with what is left"
+
+
+def test_an_interrupted_retraining_comes_to_its_end_though_images_arrive(
+    make_workplace: Callable[[str], Workplace],
+) -> None:
+    """The images that have come since are trained on by the next one."""
+    factory = Factory(make_workplace("arrivals"))
+    factory.paint(20)
+    factory.die("pytorch_lightning:Trainer.save_checkpoint", "after 3", FEW)
+    begun = factory.newest.digest
+    factory.paint(1, "red")
+    ran = factory.retrain(FEW)
+    assert ran.code == 0, ran.output
+    assert "Going on with run" in ran.output
+    assert f"It is of dataset version {begun}: what has come since is for the next retraining.\n" in ran.output
+    assert "epoch   1 of 6" not in ran.output
+    assert ran.result["dataset_digest"] == begun
+    again = factory.retrain(FEW)
+    assert again.code == 0, again.output
+    assert "Since the last time: 1 new images" in again.output
+    assert again.result["dataset_digest"] == factory.newest.digest != begun
+    factory.check(2)

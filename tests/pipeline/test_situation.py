@@ -4,6 +4,7 @@ import json
 import signal
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import pytest
 from workplace import TINY, Workplace
 
 from conftest import COLORS, paint
+from graftline.data import version
 from graftline.data.ingest import Ingest
 from graftline.data.sources.folder import Folder
 from graftline.data.split import Split
-from graftline.errors import UserError
+from graftline.errors import UnreachableError, UserError
 from graftline.pipeline.cli import compose
 from graftline.pipeline.cli.errors import EXIT_INTERRUPTED
 from graftline.pipeline.retrain import Retrain, RetrainResult
@@ -24,7 +26,7 @@ from graftline.tracking.lease import Lease
 from graftline.tracking.ledger import Decision, Kind
 from graftline.tracking.names import STAGE
 from graftline.tracking.promotions import Promotions, author, now
-from graftline.tracking.retrainings import KEY, MODEL, RETRAIN, Retrainings, decided_tags
+from graftline.tracking.retrainings import AFTER, KEY, MODEL, RECIPE, RETRAIN, Retrainings, decided_tags
 from graftline.tracking.tracking import Tracking
 
 NAME = "colors"
@@ -69,10 +71,21 @@ class Past:
         with run:
             run.log_dataset(seen.version)
             run.settle()
-            version = self._register(run.id)
-            self.decide(kind, version)
-            run.set_tags(decided_tags(kind, version, seen.last))
-        return version
+            number = self._register(run.id)
+            self.decide(kind, number)
+            run.set_tags(decided_tags(kind, number, seen.last))
+        return number
+
+    def begin(self, error: BaseException) -> str:
+        """Begin a retraining of the images of now that ends with an error; returns the digest of their version."""
+        seen = self.look()
+        tags = {STAGE: RETRAIN, MODEL: NAME, KEY: seen.key, RECIPE: "r", AFTER: seen.after}
+        directory = self.place.root / "outputs" / f"begun-{seen.key}"
+        run = self.tracking.start(run_name="", experiment=NAME, directory=directory, tags=tags)
+        with suppress(type(error)), run:
+            run.log_dataset(seen.version)
+            raise error
+        return seen.version.digest
 
     def _register(self, run_id: str) -> int:
         client = self.place.mlflow
@@ -81,13 +94,13 @@ class Past:
         source = str(client.get_run(run_id).info.artifact_uri)
         return int(client.create_model_version(NAME, source, run_id, await_creation_for=0).version)
 
-    def decide(self, kind: Kind, version: int) -> None:
+    def decide(self, kind: Kind, number: int) -> None:
         """Write into the ledger what becomes of a version, and move the alias."""
         promotions = Promotions(self.tracking, NAME)
         standing = promotions.read_sound()
         champion = standing.champion
-        after = champion if kind == "refused" else version
-        decision = Decision(NAME, kind, version, champion, after, author(), now(), compared_with=champion)
+        after = champion if kind == "refused" else number
+        decision = Decision(NAME, kind, number, champion, after, author(), now(), compared_with=champion)
         images = {"dataset": self.look().version.digest}
         line = promotions.append(standing, replace(decision, digests=images))
         promotions.finish(line)
@@ -203,6 +216,90 @@ def test_a_gate_that_cannot_decide_on_these_images_is_told_before_the_training(
     with pytest.raises(UserError, match=r"^gate\.metric is accuracy_weighted, but the test images have no weights"):
         compose("retrain", typed).run()
     assert past.place.mlflow.search_experiments(filter_string="name = 'images'") == [], "nothing was trained"
+
+
+def test_looks_that_find_nothing_due_leave_no_version(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at each hour of a schedule, which would fill the disk in a year."""
+    past.retrain("promoted")
+    before, opened = past.look().version, list[Path]()
+    read = version._read_summary
+
+    def note(directory: Path) -> dict[str, object]:
+        opened.append(directory)
+        return read(directory)
+
+    monkeypatch.setattr(version, "_read_summary", note)
+    for number in range(50):
+        past.paint(12 + number, 13 + number)
+        reason = past.look().why_not_due("new_images>=1000 or removed_images>0")
+        assert reason is not None
+        assert reason.startswith(f"new_images is {3 * number + 3}, removed_images is 0")
+    folder = past.place.root / "here" / "data" / NAME
+    assert {path.name for path in folder.iterdir()} == {before.digest, "checked.parquet"}
+    assert len(opened) <= 50 * 3
+    due = past.look()
+    assert due.why_not_due("new_images>=150") is None
+    assert due.changes is not None
+    assert (due.changes.added, due.changes.relabeled, due.version.parent) == (150, 0, before.digest)
+    for split in ("train", "validation", "test"):
+        assert set(before.samples(split).sha256) < set(due.version.samples(split).sha256)
+
+
+def test_what_another_process_has_written_since_a_look_is_what_the_version_grows_from(past: Past) -> None:
+    past.retrain("promoted")
+    past.paint(12, 15)
+    seen = past.look()
+    assert seen.why_not_due("new_images>=9") is None
+    past.paint(15, 18)
+    other = past.look().version
+    assert seen.version.digest == other.digest
+    assert seen.changes is not None
+    assert seen.changes.added == 18
+
+
+@pytest.mark.parametrize(
+    ("error", "goes_on"),
+    [(KeyboardInterrupt(), True), (UnreachableError("It is away."), True), (RuntimeError("It diverges."), False)],
+)
+def test_an_interrupted_retraining_is_gone_on_with_though_images_have_come(
+    past: Past, error: BaseException, goes_on: bool
+) -> None:
+    """Else none would end that takes longer than the images need to come; one that fails by itself would never end."""
+    past.retrain("promoted")
+    past.paint(12, 15)
+    digest = past.begin(error)
+    now = past.look()
+    then, begun = now.unfinished()
+    assert then is now
+    assert begun is not None, "nothing has changed"
+    past.paint(15, 16)
+    now = past.look()
+    then, found = now.unfinished()
+    assert (found is not None) == goes_on
+    if found is None:
+        assert then is now
+        return
+    assert (found.run_id, then.version.digest, then.key) == (begun.run_id, digest, begun.key)
+    assert (then.changes is not None, now.version.parent) == (True, digest)
+    assert then.changes is not None
+    assert then.changes.added == 9
+
+
+def test_an_interrupted_retraining_is_given_up_once_its_images_or_the_last_one_are_others(past: Past) -> None:
+    past.retrain("promoted")
+    past.paint(12, 15)
+    past.begin(KeyboardInterrupt())
+    past.paint(15, 16)
+    red, green = (past.images / name / "014.png" for name in ("red", "green"))
+    red.rename(green.with_name("moved.png"))
+    assert past.look().unfinished()[1] is None, "it has another label"
+    green.with_name("moved.png").rename(red)
+    assert past.look(recipe="another").unfinished()[1] is None
+    assert past.look("there").unfinished()[1] is None, "its version is on another machine"
+    assert past.look().unfinished()[1] is not None
+    past.retrain("refused")
+    past.paint(16, 17)
+    assert past.look().unfinished()[1] is None, "it would not have what was trained on since"
 
 
 def test_images_that_are_gone_are_counted_from_the_last_retraining(past: Past) -> None:

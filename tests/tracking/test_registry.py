@@ -157,6 +157,21 @@ def test_downloads_that_nobody_asks_for_go(
     assert digest_directory(ask(2) / "bundle") == digest_directory(bundle), "and comes back"
 
 
+def test_downloaded_data_sets_that_nobody_asks_for_go(
+    server: Server, directory: Path, bundle: Path, photo: bytes, version: DatasetVersion, cache: Path
+) -> None:
+    ids = [
+        register(server.uri, directory / str(number), bundle, photo, name="monthly", version=version)
+        for number in range(3)
+    ]
+    registry = Registry(server.uri)
+    folders = [registry.dataset(run_id, cache).parent for run_id in ids]
+    for folder, days in zip(folders, (30, 20, 10), strict=True):
+        os.utime(folder, (time.time() - days * 86_400,) * 2)
+    assert registry.dataset(ids[2], cache).parent == folders[2]
+    assert [folder.exists() for folder in folders] == [False, True, True], "what is last of the others stays"
+
+
 def test_a_download_that_breaks_off_leaves_nothing(
     server: Server, directory: Path, bundle: Path, photo: bytes, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

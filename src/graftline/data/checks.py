@@ -1,7 +1,8 @@
 """Check image files in one parallel pass: each is hashed and decoded whole, as training will decode it.
 
 What a file was found to be is remembered beside the dataset versions, by path, size and times: a second pass looks at
-the files' times only, and an interrupted pass goes on where it was.
+the files' times only, and an interrupted pass goes on where it was. A path that no pass has asked for in 90 days is
+forgotten.
 """
 
 import hashlib
@@ -28,6 +29,9 @@ from graftline.files import atomic_file
 _FORMAT = 2  # raise it when a check changes its answer
 _AT_ONCE = 16  # images per task: enough to make a task's own cost small, few enough for a smooth progress bar
 _IN_A_TABLE = 8192  # answers, until they are put away in columns
+_DAY = 86_400  # seconds
+_KEPT_DAYS = 90  # since a pass last asked for a path
+_RENEWED_DAYS = 30  # after which it is noted anew that a path was asked for
 _SETTLED_NS = 100_000_000  # a tick of any kernel's clock is shorter: later than this after a change, a new one shows
 
 
@@ -69,7 +73,7 @@ def check_images(paths: Paths, decoding: Decoding, workers: int, memory: Path) -
     key = f"{_FORMAT} {decoding} {PIL.__version__}"  # what else an answer depends on
     known = _recall(memory, key)
     found, answers = [_table([])], list[FileCheck]()  # put away in tables, as a million tuples take a gigabyte
-    started, is_new = time.time_ns(), False
+    started, is_new, today = time.time_ns(), False, int(time.time() // _DAY)
     try:
         with (
             progress("Checking images", total=len(paths)) as bar,
@@ -89,12 +93,13 @@ def check_images(paths: Paths, decoding: Decoding, workers: int, memory: Path) -
                 pool.shutdown(wait=False, cancel_futures=True)  # on Ctrl-C, else the rest is worked through first
     finally:
         is_new |= bool(answers)  # of an interrupted pass
-        left = known.table[~known.is_picked]
+        is_new |= bool((known.seen[known.is_picked] < today - _RENEWED_DAYS).any())
+        left = known.left(today - _KEPT_DAYS)
         del known  # a million rows take a quarter of a gigabyte each time
         checks = pd.concat([*found, _table(answers)], ignore_index=True)
         found.clear()
         if is_new:
-            _remember(memory, key, left, checks, settled_before=started - _SETTLED_NS)
+            _remember(memory, key, left, checks.assign(seen=today), settled_before=started - _SETTLED_NS)
     return checks
 
 
@@ -151,10 +156,11 @@ class _Known:
 
     Args:
         table: the fields of `FileCheck` as columns.
+        seen: when a pass last asked for each row's path, in days since 1970.
     """
 
-    def __init__(self, table: pd.DataFrame) -> None:
-        self.table = table
+    def __init__(self, table: pd.DataFrame, seen: np.ndarray) -> None:
+        self.table, self.seen = table, seen
         self.is_picked = np.zeros(len(table), dtype=bool)
         numbers = hash_texts(table["path"])
         self._order = np.argsort(numbers)
@@ -171,12 +177,18 @@ class _Known:
         picked = self.table.iloc[rows].itertuples(index=False, name=None)
         return {check.path: check for check in (FileCheck(*values) for values in picked)}
 
+    def left(self, since: int) -> pd.DataFrame:
+        """Return what was not looked up, but by an earlier pass since a day; with the column "seen"."""
+        rows = ~self.is_picked & (self.seen >= since)
+        return self.table[rows].assign(seen=self.seen[rows])
+
 
 def _recall(memory: Path, key: str) -> _Known:
     table = pd.read_parquet(memory) if memory.exists() else _table([])
     if table.attrs.get("key") != key:
         table = _table([])
-    return _Known(table[list(FileCheck._fields)].astype(_TYPES))
+    seen = table["seen"].to_numpy() if "seen" in table else np.full(len(table), int(time.time() // _DAY))
+    return _Known(table[list(FileCheck._fields)].astype(_TYPES), seen)
 
 
 def _remember(memory: Path, key: str, left: pd.DataFrame, found: pd.DataFrame, settled_before: int) -> None:

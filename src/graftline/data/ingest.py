@@ -24,16 +24,17 @@ from graftline.data.references import find_url
 from graftline.data.remote import require_no_secret
 from graftline.data.review import (
     drop_invalid,
-    explain_single_class,
     find_losses,
     find_moved,
     find_small_range,
     find_wrong_extensions,
     remove_leaks,
     remove_mixed_groups,
+    require_classes,
     require_known_classes,
     resolve_conflicts,
     review_splits,
+    undivided,
 )
 from graftline.data.sources.source import Source
 from graftline.data.split import Split
@@ -131,15 +132,35 @@ class Ingest:
             UserError: nothing to read, no share for a split that is needed, fewer than two classes with usable images,
                 or bad images with on_invalid="fail".
         """
+        with self._prepared(needed) as listing:
+            return self._write(listing)
+
+    def look(self, needed: Sequence[str] = ()) -> Listing:
+        """Read, check and split the images as `run` does, without writing a version."""
+        with self._prepared(needed) as listing:
+            (self._folder / FINDINGS_FILE).unlink(missing_ok=True)  # the listing has them
+            return listing
+
+    def write(self, seen: Listing, needed: Sequence[str] = ()) -> IngestResult:
+        """Write the version of the images that `look` has seen; run anew if another process has written one since."""
+        with self._alone():
+            now, then = (None if one is None else one.summary for one in (self._find_parent(), seen.parent))
+            if now == then:
+                return self._write(seen)
+        return self.run(needed)
+
+    @contextmanager
+    def _prepared(self, needed: Sequence[str]) -> Iterator[Listing]:
+        """Read, check and split the images, and keep others from this data set during the block."""
         self._check_settings()
-        parent = self._find_parent()
         listing = self.list_images()
         self.split.check(listing.images)
-        self._require_splits(listing.images, parent, needed)
+        self._require_splits(listing.images, needed)
         with self._alone():
-            listing = self._check(listing)  # one name for all three, as each takes hundreds of bytes per image
-            listing = self._divide(listing, self._find_parent())
-            return self._write(listing)
+            parent = self._find_parent()
+            listing = self._check(listing, parent)  # one name for all three, as each takes hundreds of bytes per image
+            listing = self._divide(listing, parent)
+            yield listing
 
     def run_as_test(
         self,
@@ -175,13 +196,14 @@ class Ingest:
         if is_given:
             listing = replace(listing, images=listing.images[listing.images["split"] == split])
         with self._alone():
-            checked, draft = as_model._check(listing), None
+            parent, draft = self._find_parent(), None
+            checked = as_model._check(listing, parent)
             if split is None:
-                draft = self._divide_as_trained(checked, trained)
+                draft = self._divide_as_trained(checked, parent, trained)
             elif split != "all" and not is_given:
-                draft = self._divide(checked, self._find_parent())
+                draft = self._divide(checked, parent)
             taken = "test" if split in (None, "all") else str(split)
-            return as_model._write(draft or _undivided(checked, taken)), taken
+            return as_model._write(draft or undivided(checked, taken)), taken
 
     def _decoding_as(self, model: Decoding) -> "Ingest":
         """Return this ingest with a model's settings and limit, where it has none of its own."""
@@ -192,12 +214,14 @@ class Ingest:
             max_pixels=model.max_pixels if self.max_pixels == MAX_PIXELS else self.max_pixels,
         )
 
-    def _divide_as_trained(self, listing: Listing, trained: Collection[str]) -> Listing | None:
+    def _divide_as_trained(
+        self, listing: Listing, parent: DatasetVersion | None, trained: Collection[str]
+    ) -> Listing | None:
         """Divide images as for training; None where they are not of the data set that was trained on."""
         if self.parent != "newest" or any((self._folder / digest).is_dir() for digest in trained):
-            return self._divide(listing, self._find_parent())
+            return self._divide(listing, parent)
         try:
-            draft = self._divide(listing, self._find_parent())
+            draft = self._divide(listing, parent)
         except UserError:  # no data set that could have been trained on
             return None
         is_tested = (draft.images["split"] == "test").any() and digest_splits(draft.images)["test"] in trained
@@ -215,9 +239,11 @@ class Ingest:
             yield
 
     def _check_settings(self) -> None:
-        """Make sure that decisions can be read, that settings of decoding go together, and nothing is missing."""
+        """Make sure that what is named is there, settings of decoding go together, and nothing is missing."""
+        if self.parent != "newest":
+            self._find_parent()  # it says what is wrong with it, as do decisions
         if self.decisions is not None:
-            read_decisions(Path(self.decisions).expanduser())  # it says what is wrong with them
+            read_decisions(Path(self.decisions).expanduser())
         if self.decode.range is not None and self.decode.percentiles is not None:
             raise UserError("DecodeSettings.percentiles measures DecodeSettings.range: give one of the two.")
         if self.decode.bands is not None and (missing := missing_modules("tiff")):
@@ -235,10 +261,12 @@ class Ingest:
         logger.info(f"Reading {self.dataset_name()}" + (f" from {self.path}" if self.path else ""))
         return Listing.of(self.source.read(None if self.path is None else Path(self.path)))
 
-    def _require_splits(self, images: pd.DataFrame, parent: DatasetVersion | None, needed: Sequence[str]) -> None:
+    def _require_splits(self, images: pd.DataFrame, needed: Sequence[str]) -> None:
         planned = self.split.planned(images)
-        for split in needed:
-            if split not in planned and (parent is None or split not in set(parent.history()["split"])):
+        lacking = [split for split in needed if split not in planned]
+        parent = self._find_parent() if lacking else None
+        for split in lacking:
+            if parent is None or split not in set(parent.history()["split"]):
                 raise UserError(
                     f"No image would be for {split}, which a training needs ({_PURPOSES[split]}): "
                     f"give Split.{split} a share above 0."
@@ -246,8 +274,8 @@ class Ingest:
 
     def _divide(self, listing: Listing, parent: DatasetVersion | None) -> Listing:
         """Split images; those that can be in no split leave, and copies across splits too."""
-        self._require_classes(listing)
         images, class_names = listing.images, listing.class_names
+        require_classes(listing, self._folder / FINDINGS_FILE)
         history = None if parent is None else parent.history()
         if parent is not None and self.split.draws(images):
             self._say_what_is_inherited(parent)
@@ -293,9 +321,9 @@ class Ingest:
             raise UserError(f"Ingest.parent={self.parent} is no version: give newest, none or a version's directory.")
         return DatasetVersion.load(directory)
 
-    def _check(self, listing: Listing) -> Listing:
+    def _check(self, listing: Listing, parent: DatasetVersion | None) -> Listing:
         """Look at each image; keep those that can be used, and what was found."""
-        images, parent = listing.images, self._find_parent()
+        images = listing.images
         before = None if parent is None else parent.decisions()
         decisions = find_decisions(before, self.decisions, listing.class_names)
         settings = replace(self.decode, jpeg_side_px=None)  # each is looked at as a whole
@@ -332,22 +360,6 @@ class Ingest:
         images = images.drop(columns=["flaw", "reason"])
         return replace(listing, images=images, findings=findings, decisions=decisions)
 
-    def _require_classes(self, listing: Listing) -> None:
-        """Raise a UserError unless there are two classes, and a usable image of each."""
-        found, class_names = set(listing.images["label"]), listing.class_names
-        lost = {finding.path: finding.detail for finding in listing.findings if finding.kind == "lost_images"}
-        others = "each is the same as one with another label"
-        if not listing.decisions.empty:
-            others = "each was relabeled or dropped by decision, or is the same as one with another label"
-        for name in class_names:
-            if name not in found:
-                raise UserError(
-                    f"No image of the class '{name}' can be used ({lost.get(name, others)}): replace those in "
-                    f"{self._folder / FINDINGS_FILE}, or remove the class."
-                )
-        if len(class_names) < 2:
-            raise UserError(explain_single_class(listing.images, class_names[0]))
-
     def _decoding(self, images: pd.DataFrame, parent: DatasetVersion | None) -> Decoding:
         """Return how the version's files become pixels; a range is measured once, and inherited from then on."""
         extras = tuple(sorted(set(images["extra"]) - {""}))
@@ -383,11 +395,3 @@ class Ingest:
 
 def _in_words(limits: tuple[float, float] | None) -> str:
     return "" if limits is None else f"{limits[0]:,.6g} to {limits[1]:,.6g}"
-
-
-def _undivided(listing: Listing, split: str) -> Listing:
-    """Make one split of all images."""
-    images, copies = remove_leaks(listing.images.assign(split=split))
-    found = set(images["label"])
-    class_names = tuple(name for name in listing.class_names if name in found)
-    return replace(listing, images=images, class_names=class_names, findings=[*listing.findings, *copies])

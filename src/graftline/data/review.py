@@ -7,12 +7,15 @@ Those that take images out return the rest of the table beside their findings.
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
 from graftline.data.findings import Finding, from_rows, summarize
+from graftline.data.listing import Listing
 from graftline.data.manifest import SPLITS
 from graftline.data.readers import EXTENSIONS
 from graftline.data.sources.source import join_names
@@ -148,6 +151,14 @@ def remove_leaks(images: pd.DataFrame) -> tuple[pd.DataFrame, list[Finding]]:
     return _without(images, images.index.isin(leaks.index)), findings
 
 
+def undivided(listing: Listing, split: str) -> Listing:
+    """Make one split of all images."""
+    images, copies = remove_leaks(listing.images.assign(split=split))
+    found = set(images["label"])
+    class_names = tuple(name for name in listing.class_names if name in found)
+    return replace(listing, images=images, class_names=class_names, findings=[*listing.findings, *copies])
+
+
 def review_splits(
     images: pd.DataFrame, class_names: Sequence[str], drawn: Sequence[str], min_images_per_class: int
 ) -> list[Finding]:
@@ -189,6 +200,31 @@ def review_splits(
         detail = f"{totals.max():,} images, but {smallest} has {totals.min():,}: look at balanced accuracy"
         findings.append(Finding("imbalance", str(largest), detail))
     return findings
+
+
+def require_classes(listing: Listing, file: Path) -> None:
+    """Make sure that there are two classes, and a usable image of each.
+
+    Args:
+        listing: images that were checked.
+        file: that has the findings, for the message.
+
+    Raises:
+        UserError: there are not.
+    """
+    found, class_names = set(listing.images["label"]), listing.class_names
+    lost = {finding.path: finding.detail for finding in listing.findings if finding.kind == "lost_images"}
+    others = "each is the same as one with another label"
+    if not listing.decisions.empty:
+        others = "each was relabeled or dropped by decision, or is the same as one with another label"
+    for name in class_names:
+        if name not in found:
+            raise UserError(
+                f"No image of the class '{name}' can be used ({lost.get(name, others)}): replace those in {file}, or "
+                "remove the class."
+            )
+    if len(class_names) < 2:
+        raise UserError(explain_single_class(listing.images, class_names[0]))
 
 
 def require_known_classes(found: Sequence[str], known: Sequence[str]) -> None:

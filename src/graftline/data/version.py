@@ -76,7 +76,9 @@ class DatasetVersion:
         """
         summary = _read_summary(directory)
         class_names = tuple(summary["class_names"])
-        return cls(summary["name"], summary["digest"], directory, class_names, summary.get("parent"))
+        version = cls(summary["name"], summary["digest"], directory, class_names, summary.get("parent"))
+        version.__dict__["summary"] = summary  # where the cached property keeps it
+        return version
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -208,6 +210,15 @@ class DatasetVersion:
         rows = self._table[self._table["split"] == split]
         groups: list[str] = rows["group"].mask(rows["group"].isna(), "sha256:" + rows["sha256"]).tolist()
         return groups
+
+    def is_part_of(self, later: "DatasetVersion") -> bool:
+        """Tell whether each image is in another version too: the same file with the same content, label, split and all.
+
+        Raises:
+            UserError: one of the two has lost its manifest.
+        """
+        rows = [pd.util.hash_pandas_object(one._table.astype("str"), index=False) for one in (self, later)]
+        return self.decoding == later.decoding and bool(rows[0].isin(rows[1]).all())
 
     def part(self, **images: int) -> "DatasetVersion":
         """Return the version with about so many images of the splits named, each class in proportion, none lost.

@@ -20,7 +20,7 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import read_mlflow_creds
 
-from graftline.errors import UserError, find_cause, no_room
+from graftline.errors import UnreachableError, UserError, find_cause, no_room
 from graftline.locks import Lock
 
 logger = logging.getLogger(__name__)
@@ -147,7 +147,8 @@ def connect_checked(uri: str, ask: Callable[[MlflowClient], T]) -> tuple[MlflowC
         The client and the answer.
 
     Raises:
-        UserError: MLflow does not answer within `START_SECONDS`, or with an error; or ``ask`` raises one.
+        UnreachableError: MLflow does not answer within `START_SECONDS`, or with an error.
+        UserError: the disk is full, or ``ask`` raises one.
     """
 
     def connect_and_ask() -> tuple[MlflowClient, T]:
@@ -165,7 +166,7 @@ def connect_checked(uri: str, ask: Callable[[MlflowClient], T]) -> tuple[MlflowC
     except UserError:
         raise
     except Exception as error:  # MLflow and SQLAlchemy raise a dozen kinds for "not there"
-        raise UserError(no_room(error) or no_answer(uri, error)) from error
+        raise _explained(uri, error) from error
 
 
 @contextmanager
@@ -175,7 +176,8 @@ def change_at(uri: str) -> Iterator[None]:
     MLflow by itself would ask a server that has gone away again for four minutes.
 
     Raises:
-        UserError: the server does not answer or does not let us do this, or a local database is locked or full.
+        UnreachableError: the server does not answer or does not let us do this, or a local database is locked.
+        UserError: the disk of a local database is full.
     """
     try:
         with request_limit(_CHANGE_REQUEST_SECONDS):
@@ -185,7 +187,7 @@ def change_at(uri: str) -> Iterator[None]:
     except Exception as error:
         if is_refusal(error):
             raise
-        raise UserError(no_room(error) or no_answer(uri, error)) from error
+        raise _explained(uri, error) from error
 
 
 @contextmanager
@@ -261,6 +263,11 @@ def _within(seconds: float, function: Callable[[], T]) -> T:
 
     threading.Thread(target=work, daemon=True, name="connect").start()
     return future.result(timeout=seconds)
+
+
+def _explained(uri: str, error: Exception) -> UserError:
+    full = no_room(error)
+    return UnreachableError(no_answer(uri, error)) if full is None else UserError(full)
 
 
 def no_answer(uri: str, error: Exception) -> str:

@@ -19,6 +19,8 @@ _KEPT_SECONDS = 7 * 86_400  # since somebody asked; whoever has loaded a model n
 def local_folder(uri: str, source: str, folder: Path) -> Path:
     """Return the path on this machine of a folder of artifacts, which is downloaded if need be.
 
+    Downloads beside it that were not asked for within a week are removed.
+
     Args:
         uri: of MLflow, a database or a server.
         source: URI of the artifacts.
@@ -47,10 +49,11 @@ def local_folder(uri: str, source: str, folder: Path) -> Path:
             os.utime(folder)  # it was asked for
     except Exception as error:  # each artifact store has its own, and the disk may be full
         raise UserError(f"{source} cannot be downloaded by way of the {store_name(uri)} ({reason(error)}).") from error
+    _remove_unasked(folder)
     return path
 
 
-def remove_unasked(folder: Path) -> None:
+def _remove_unasked(folder: Path) -> None:
     """Remove what `local_folder` has downloaded beside a folder, but for what was asked for within a week.
 
     The last one beside it is kept in any case: it is what a rollback leads to.

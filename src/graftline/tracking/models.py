@@ -1,4 +1,4 @@
-"""Send a model to MLflow: as a LoggedModel of the run and, if wanted, as a version in the registry.
+"""Send a model to MLflow: as a LoggedModel of the run and, if wanted, as a version in the registry; or remove it.
 
 Unlike all else that is sent, MLflow would make a second one if asked twice. So each step first looks whether it is done
 already, by a tag that names run and bundle; the server alone remembers, and a crash between two steps does no harm.
@@ -21,7 +21,9 @@ from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, M
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
+from graftline.tracking.client import known_run
 from graftline.tracking.journal import Record
 from graftline.tracking.names import CHAMPION, PARENT_VERSION
 
@@ -53,6 +55,41 @@ def send(client: MlflowClient, run_id: str, directory: Path, record: Record, *, 
         return f"models:/{model.model_id}"
     version = _registered_version(client, run_id, model, record, identity)
     return f"models:/{version.name}/{version.version}"
+
+
+def size(client: MlflowClient, version: ModelVersion) -> int:
+    """Return the bytes of a registered version's files, 0 where they are not those of a model that was sent."""
+    model = _model_of(client, version)
+    return 0 if model is None else _bytes(client, model.model_id)
+
+
+def _bytes(client: MlflowClient, model_id: str, path: str | None = None) -> int:
+    files = client.list_logged_model_artifacts(model_id, path)
+    return sum(_bytes(client, model_id, file.path) if file.is_dir else int(file.file_size or 0) for file in files)
+
+
+def remove(client: MlflowClient, version: ModelVersion) -> None:
+    """Remove a registered version, its LoggedModel and their files, unless another version is of the same run.
+
+    The version goes first, so that no alias can be set to one that has no files.
+    """
+    model = _model_of(client, version)
+    client.delete_model_version(version.name, str(version.version))
+    if model is None or client.search_model_versions(f"run_id = '{version.run_id}'"):
+        return
+    files = get_artifact_repository(model.artifact_location, tracking_uri=client.tracking_uri)
+    files.delete_artifacts()
+    client.delete_logged_model(model.model_id)
+
+
+def _model_of(client: MlflowClient, version: ModelVersion) -> LoggedModel | None:
+    """Return the LoggedModel that a registered version was made from by `send`."""
+    run = known_run(client, version.run_id) if version.run_id and _IDENTITY in version.tags else None
+    if run is None:
+        return None
+    same = f"tags.`{_IDENTITY}` = '{version.tags[_IDENTITY]}'"
+    found = client.search_logged_models([run.info.experiment_id], filter_string=same)
+    return next((model for model in found if model.artifact_location == version.source), None)
 
 
 def _logged_model(client: MlflowClient, experiment_id: str, run_id: str, name: str, identity: str) -> LoggedModel:

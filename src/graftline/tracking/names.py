@@ -14,6 +14,7 @@ STAGE = "graftline.stage"
 PARENT_RUN = "mlflow.parentRunId"  # MLflow's own: the run that groups it
 OUTPUT_DIRECTORY = "graftline.output_dir"
 HOST = "graftline.host"
+ERROR = "graftline.error"  # the kind of the one that it ended with and what it says; empty if it goes on
 DATASET = "graftline.dataset"
 DATASET_DIGEST, TEST_DIGEST = "graftline.dataset_digest", "graftline.test_digest"  # of its registered models too
 VALIDATION_DIGEST = "graftline.validation_digest"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from graftline.errors import UserError
 from graftline.files import cache_directory, digest, digest_directory
-from graftline.tracking.download import local_folder, remove_unasked
+from graftline.tracking.download import local_folder
 from graftline.tracking.model_reference import ModelReference
 from graftline.tracking.names import (
     BUNDLE,
@@ -87,7 +87,7 @@ class Registry:
     """Read the models and runs of a tracking database or server; it changes nothing there.
 
     A server that is away is found out within 10 s. Files that are on this machine are used where they are; others are
-    downloaded once, whole or not at all.
+    downloaded once, whole or not at all, and go once nobody has asked for them within a week.
 
     Attributes:
         uri: a database (``sqlite:///mlflow.db``) or the address of an MLflow server.
@@ -144,8 +144,6 @@ class Registry:
     def bundle(self, reference: str, directory: Path | None = None) -> Path:
         """Return the folder of a registered model's bundle, checked against the digest that was logged with it.
 
-        Downloads of other versions that were not asked for within a week are removed.
-
         Args:
             reference: ``models:/NAME/3`` or ``models:/NAME@ALIAS``.
             directory: where downloads are kept; None: the user's cache.
@@ -167,7 +165,6 @@ class Registry:
                 "(what was downloaded is downloaded again once that folder is removed).",
                 version.uri,
             )
-        remove_unasked(download)
         return path
 
     def dataset(self, reference: str, directory: Path | None = None) -> Path:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from graftline.errors import UserError
-from graftline.tracking.names import DATASET_DIGEST, OUTPUT_DIRECTORY, PARENT_RUN, STAGE, registered_name
+from graftline.errors import UnreachableError, UserError
+from graftline.tracking.names import DATASET_DIGEST, ERROR, OUTPUT_DIRECTORY, PARENT_RUN, STAGE, registered_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -22,6 +22,7 @@ RETRAIN = "retrain"
 # tags; an experiment may have the retrainings of several models, and clocks may be set back
 MODEL, KEY, OUTCOME = "graftline.retrain.model", "graftline.retrain.key", "graftline.retrain.outcome"
 RECIPE = "graftline.retrain.recipe"
+AFTER = "graftline.retrain.after"  # run of the retraining that was decided last when it began, or "none"
 VERSION, NUMBER = "graftline.retrain.version", "graftline.retrain.number"  # of the model, and among those decided
 TOLD = "graftline.retrain.told"  # whether those who are to be notified were
 T = TypeVar("T")
@@ -41,6 +42,8 @@ class Retraining:
         outcome: what became of it; None if it is not decided.
         version: number of the version that it registered; None if it is not decided.
         number: how many were decided until then, this one included; 0 if it is not.
+        after: run of the one that was decided last when it began, "none" if none was; None if it is not known.
+        was_interrupted: whether it was killed or stopped, or MLflow went away; False: it failed by itself, or ended.
         ended: when, in ms since 1970; None if it has not ended.
         directory: its output directory, where it was made.
         is_told: whether those who are to be notified were told of the outcome.
@@ -52,6 +55,8 @@ class Retraining:
     outcome: str | None
     version: int | None
     number: int
+    after: str | None
+    was_interrupted: bool
     ended: int | None
     directory: Path
     is_told: bool
@@ -83,13 +88,10 @@ class Retrainings:
         """Return whether a retraining by a recipe was decided, so that there is no mistake in it."""
         return bool(self._search(f"tags.`{OUTCOME}` != '' and tags.`{RECIPE}` = '{recipe}'", 1))
 
-    def unfinished(self, key: str) -> Retraining | None:
-        """Return the newest retraining of a key that was begun on this machine and is not decided, if there is one."""
-        for run in self._search(f"attributes.status != 'FINISHED' and tags.`{KEY}` = '{key}'", _MOST):
-            retraining = _describe(run)
-            if retraining.outcome is None and _is_here(run):
-                return retraining
-        return None
+    def unfinished(self, recipe: str) -> list[Retraining]:
+        """Return the retrainings by a recipe that were begun on this machine and are not decided, the newest first."""
+        runs = self._search(f"attributes.status != 'FINISHED' and tags.`{RECIPE}` = '{recipe}'", _MOST)
+        return [_describe(run) for run in runs if not run.data.tags.get(OUTCOME) and _is_here(run)]
 
     def set_told(self, run_id: str) -> None:
         """Note that those who are to be notified were told of the outcome of a retraining."""
@@ -189,6 +191,8 @@ def _describe(run: "MlflowRun") -> Retraining:
         outcome=tags.get(OUTCOME) or None,
         version=int(tags[VERSION]) if VERSION in tags else None,
         number=int(tags.get(NUMBER, 0)),
+        after=tags.get(AFTER),
+        was_interrupted=run.info.status == "KILLED" or tags.get(ERROR, "").startswith(UnreachableError.__name__),
         ended=run.info.end_time,
         directory=_directory(run),
         is_told=tags.get(TOLD) != _NO,

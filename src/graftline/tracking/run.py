@@ -17,7 +17,7 @@ from typing import Any, Literal, Self
 from mlflow.entities import Run as MlflowRun
 
 from graftline.data.version import DatasetVersion
-from graftline.errors import UserError
+from graftline.errors import UnreachableError, UserError
 from graftline.files import digest_directory, write_json
 from graftline.processes import terminate
 from graftline.tracking import names, parameters
@@ -34,7 +34,6 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 _END_SECONDS = {"FINISHED": 10.0, "FAILED": 10.0, "KILLED": 5.0}  # to send the rest; `docker stop` kills after 10
 _SETTLE_SECONDS = 10.0  # without a success, for who goes on only when all is there
 _MODEL_SECONDS = 10.0  # to learn the version that a model gets
-_ERROR = "graftline.error"
 _NAME, _DESCRIPTION = "mlflow.runName", "mlflow.note.content"  # MLflow's own
 _CONFIG = "config.yaml"
 
@@ -90,7 +89,7 @@ class Run:
         if is_resumed:
             self._logged_before = self._outbox.journal.metric_steps()
             self._outbox.put("status", status="RUNNING", at=_now())
-            self.set_tags({_ERROR: "", **tags})
+            self.set_tags({names.ERROR: "", **tags})
         self._system: SystemMetrics | None = None
         if system_metrics:
             self._system = SystemMetrics(self.id, uri, self.log_metrics, is_resumed=is_resumed)
@@ -227,13 +226,14 @@ class Run:
         """Wait until MLflow has all that was logged, for who goes on only if it has.
 
         Raises:
-            UserError: it has not after a bounded wait, or it refused some of it.
+            UnreachableError: it has not after a bounded wait.
+            UserError: it refused some of it.
         """
         self._outbox.wait(_SETTLE_SECONDS)
         refused = self._outbox.delivery.refused
         if unsent := self._outbox.journal.num_unsent:
             why = self._outbox.problem or "no answer in time"
-            raise UserError(f"The {self._store} has not got {unsent:,} records of run {self.id} ({why}).")
+            raise UnreachableError(f"The {self._store} has not got {unsent:,} records of run {self.id} ({why}).")
         if refused:
             raise UserError(f"The {self._store} refused a value of run {self.id}: {refused[0]}.")
 
@@ -260,7 +260,7 @@ class Run:
             self._system.finish()
         if error is not None:
             text = f"{type(error).__name__}: {reason(error)}" if str(error) else type(error).__name__
-            self.set_tags({_ERROR: text})
+            self.set_tags({names.ERROR: text})
         self._outbox.put("status", status=status, at=_now())
         with suppress(KeyboardInterrupt):  # from somebody who does not want to wait
             self._outbox.wait(_END_SECONDS[status])
