@@ -222,7 +222,7 @@ class RayCluster:
             for left in running:
                 ray.cancel(left, force=True)
 
-    def _limits(self) -> tuple[int, int]:
+    def _limits(self) -> tuple[int, float]:
         """Return how many tasks of one core may be under way, and with those that have ended, whose results are large.
 
         More are under way than run, unless fewer are to run than could.
