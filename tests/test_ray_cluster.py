@@ -105,7 +105,7 @@ def nodes() -> Iterator[Nodes]:
 
 @pytest.mark.extras
 @needs_ray
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_a_node_that_has_the_gpu_may_be_smaller(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     nodes.add(1, num_cpus=4)
     (with_gpu,) = nodes.add(1, num_cpus=2, num_gpus=1)
