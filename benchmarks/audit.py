@@ -21,6 +21,7 @@ from graftline.evaluation.label_errors import find_label_errors
 from graftline.execution import Execution
 from graftline.features.cache import Features
 from graftline.pipeline.head_activations import activate, cut_below_head
+from graftline.ray_cluster import NoCluster
 
 SHARE, DRAWS = 0.05, 3
 
@@ -28,7 +29,7 @@ SHARE, DRAWS = 0.05, 3
 def activations(data: Ingest) -> tuple[np.ndarray, np.ndarray, int]:
     """Return activations (N, F), labels (N,) and the number of classes of a data set."""
     version = data.run().version
-    trunk = cut_below_head(Backbone("tf_efficientnet_lite0"), version, Features(), Execution.local("cpu"))
+    trunk = cut_below_head(Backbone("tf_efficientnet_lite0"), version, Features(), Execution.local("cpu"), NoCluster())
     parts = [activate(trunk, split) for split in SPLITS if any(version.counts()[split].values())]
     labels = np.concatenate([part.labels for part in parts])
     return np.concatenate([part.activations for part in parts]), labels, len(version.class_names)

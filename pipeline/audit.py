@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -71,12 +71,12 @@ class AuditStage:
         require_cleanlab()
         self.backbone.check()
         self.cluster.check()
-        execution = replace(Execution.local(self.accelerator), cluster=self.cluster)
+        execution = Execution.local(self.accelerator)
         version = with_parent(self.data, self.tracking).run().version
         splits = [split for split in self.splits if any(version.counts()[split].values())]
         if not splits:
             raise UserError(f"There are no images in {' and '.join(self.splits)} of {version.name}: give other splits.")
-        trunk = cut_below_head(self.backbone, version, self.features, execution)
+        trunk = cut_below_head(self.backbone, version, self.features, execution, self.cluster)
         images = _rows(version, splits)
         parts = [activate(trunk, split) for split in splits]
         facts, likeness = self._look(images, version), _measure_likeness(trunk, images, version)

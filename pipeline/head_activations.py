@@ -8,11 +8,18 @@ from graftline.evaluation.learning_curve import Activated
 from graftline.execution import Execution
 from graftline.features.cache import CacheFullError, Features
 from graftline.features.cut import UncuttableError
+from graftline.ray_cluster import NoCluster, RayCluster
 from graftline.training.head_trunk import HeadTrunk
 from graftline.training.setup import PassSetup
 
 
-def cut_below_head(backbone: Backbone, version: DatasetVersion, features: Features, execution: Execution) -> HeadTrunk:
+def cut_below_head(
+    backbone: Backbone,
+    version: DatasetVersion,
+    features: Features,
+    execution: Execution,
+    cluster: NoCluster | RayCluster,
+) -> HeadTrunk:
     """Build a network for a version's images and classes, and cut it below its head.
 
     Raises:
@@ -21,7 +28,7 @@ def cut_below_head(backbone: Backbone, version: DatasetVersion, features: Featur
     graft = backbone.for_images(version.typical_side()).build(version.class_names)
     say(f"Backbone {backbone.name}: {graft.weights.describe()}.")
     try:
-        return HeadTrunk.of(PassSetup(graft, version, features, execution), "only heads are fitted")
+        return HeadTrunk.of(PassSetup(graft, version, features, execution, cluster=cluster), "only heads are fitted")
     except UncuttableError as error:
         raise UserError(
             f"{backbone.name} cannot be divided into a frozen part and a head ({error}): take another backbone."

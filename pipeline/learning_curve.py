@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,13 +89,13 @@ class LearningCurveStage:
         self.tracking.check()
         self.backbone.check()
         self.cluster.check()
-        execution = replace(Execution.local(self.accelerator), cluster=self.cluster)
+        execution = Execution.local(self.accelerator)
         version = with_parent(self.data, self.tracking).run(("train", "validation")).version
         counts = {split: sum(classes.values()) for split, classes in version.counts().items()}
         check_validation(counts["validation"])
         subset_sizes(counts["train"], len(version.class_names))  # it says if there are too few
         warn_of_one_group(version.groups("train"))
-        trunk = cut_below_head(self.backbone, version, self.features, execution)
+        trunk = cut_below_head(self.backbone, version, self.features, execution, self.cluster)
         train, validation = activate(trunk, "train"), activate(trunk, "validation")
         curve = self._measure(train, validation, len(version.class_names))
         classes = self._value_classes(train, validation, version.class_names)

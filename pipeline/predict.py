@@ -120,6 +120,8 @@ class Predict:
         with _keeping(job), _pace(images.count - before.images) as bar:
             try:
                 counts = job.run(bar)
+                if watch is not None:
+                    watch.close(patient=True)
             finally:
                 if watch is not None:
                     watch.close()

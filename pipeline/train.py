@@ -218,7 +218,8 @@ class Train:
             optimizer=self.optim,
             schedule=self.schedule,
             make_trainer=with_launch(self.trainer, current_launch()),
-            execution=replace(execution, cluster=self.cluster if execution.rank == 0 else NoCluster()),
+            execution=execution,
+            cluster=self.cluster if execution.rank == 0 else NoCluster(),
             seed=self.seed,
             batchnorm=self.freeze.batchnorm,
         )

@@ -35,9 +35,10 @@ class Nodes:
     def address(self) -> str:
         return str(self.cluster.address)
 
-    def add(self, number: int) -> list[Any]:
-        """Add nodes of one core each."""
-        nodes = [self.cluster.add_node(num_cpus=1, **_settings()) for _ in range(number)]
+    def add(self, number: int, num_cpus: int = 1, num_gpus: int = 0) -> list[Any]:
+        """Add nodes, each of so many cores and GPUs, whether or not this machine has them."""
+        own = {"num_cpus": num_cpus, "num_gpus": num_gpus}
+        nodes = [self.cluster.add_node(**own, **_settings()) for _ in range(number)]
         self.cluster.wait_for_nodes()
         return nodes
 

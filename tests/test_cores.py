@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from graftline.execution import available_cores, cpu_quota
-from graftline.ray_cluster import CORES
+from graftline.execution import CORES, available_cores, cpu_quota
 
 
 def make(root: Path, **files: str) -> Path:

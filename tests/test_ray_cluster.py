@@ -4,13 +4,17 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
+from ray_nodes import Nodes, start_nodes
 
+from graftline import ray_cluster
 from graftline.errors import UserError
 from graftline.execution import available_cores
-from graftline.ray_cluster import RayCluster, Slots
+from graftline.ray_cluster import AHEAD, RayCluster, Slots
 from graftline.training import ranks
 
 HAS_RAY = find_spec("ray") is not None
@@ -49,6 +53,98 @@ def test_a_task_uses_the_cores_of_its_slot() -> None:
     cluster = RayCluster(num_workers=2)
     assert list(cluster.map(available_cores, [(), ()], slots=Slots(2, cores=1, gpus=0.0))) == [1, 1]
     assert list(cluster.map(available_cores, [()])) == [available_cores()], "of a task that has no slot"
+
+
+def make_task() -> Callable[[str, int, int], int]:
+    """Return a function that is sent to the workers, which do not have this module."""
+
+    def begin(folder: str, number: int, awaited: int) -> int:
+        """Say that a task has begun; the first one ends once another one has."""
+        Path(folder, str(number)).touch()
+        deadline = time.monotonic() + 60
+        while number == 0 and not Path(folder, str(awaited)).exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        return number
+
+    return begin
+
+
+@pytest.mark.extras
+@needs_ray
+def test_a_slow_task_lets_no_worker_stand_idle(tmp_path: Path) -> None:
+    items = [(str(tmp_path), number, 7) for number in range(8)]
+    assert list(RayCluster(num_workers=2).map(make_task(), items, slots=Slots(2, cores=1, gpus=0.0))) == [*range(8)]
+
+
+@pytest.mark.extras
+@needs_ray
+def test_few_large_results_wait_for_a_slow_task(tmp_path: Path) -> None:
+    taken, most = list[int](), 2 * AHEAD
+
+    def items() -> Iterator[tuple[str, int, int]]:
+        for number in range(4 * AHEAD):
+            taken.append(number)
+            yield str(tmp_path), number, most - 1
+
+    results = RayCluster(num_workers=2).map(make_task(), items())
+    assert next(results) == 0
+    assert len(taken) == most
+    assert [*results] == [*range(1, 4 * AHEAD)]
+
+
+@pytest.fixture
+def nodes() -> Iterator[Nodes]:
+    """A cluster without nodes, and no other one that this process is connected with."""
+    import ray
+
+    ray.shutdown()
+    with start_nodes() as nodes:
+        yield nodes
+
+
+@pytest.mark.extras
+@needs_ray
+@pytest.mark.timeout(300)
+def test_a_node_that_has_the_gpu_may_be_smaller(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes.add(1, num_cpus=4)
+    (with_gpu,) = nodes.add(1, num_cpus=2, num_gpus=1)
+    cluster = RayCluster(nodes.address)
+    slots = cluster.slots()
+    assert slots == Slots(1, cores=2, gpus=1.0)
+    assert list(cluster.map(available_cores, [(), ()], slots=slots)) == [min(2, available_cores())] * 2
+    nodes.kill(with_gpu)
+    monkeypatch.setattr(ray_cluster, "SECONDS_BETWEEN_LOOKS", 0.5)
+    monkeypatch.setattr(ray_cluster, "SECONDS_WITHOUT_NODE", 2.0)
+    with pytest.raises(UserError, match="no node of the Ray cluster has had 2 cores and a GPU, as each task needs"):
+        list(cluster.map(available_cores, [()], slots=slots))
+
+
+HEAD, WITH_GPU = {"CPU": 16.0}, {"CPU": 8.0, "GPU": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "number", "expected"),
+    [
+        ([HEAD, WITH_GPU], None, Slots(1, 8, 1.0)),
+        ([HEAD, WITH_GPU], 2, Slots(2, 4, 0.5)),  # both on the GPU
+        ([WITH_GPU, WITH_GPU], 3, Slots(3, 8, 2 / 3)),  # no task has a third of each
+        ([{"CPU": 16.0, "GPU": 4.0}], None, Slots(4, 4, 1.0)),
+        ([HEAD, HEAD], None, Slots(2, 16, 0.0)),
+        ([HEAD, HEAD], 3, Slots(3, 8, 0.0)),
+        ([HEAD], 4, Slots(4, 4, 0.0)),
+        ([HEAD, {"CPU": 4.0}], None, Slots(2, 8, 0.0)),  # both on the larger one
+        ([{"GPU": 1.0}, {"CPU": 4.0}], None, Slots(1, 4, 0.0)),  # a head that is to run nothing
+        ([{"CPU": 2.0}], 5, Slots(5, 1, 0.0)),  # two of them run, the others wait
+    ],
+)
+def test_a_training_gets_what_a_node_has(nodes: list[dict[str, float]], number: int | None, expected: Slots) -> None:
+    assert Slots.on(nodes, number) == expected
+
+
+def test_a_cluster_without_a_core_is_told() -> None:
+    with pytest.raises(UserError, match=r"^No node of the Ray cluster has a core: look at ray status\.$"):
+        Slots.on([{}])
 
 
 def test_a_number_of_workers_is_at_least_one() -> None:

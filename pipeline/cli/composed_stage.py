@@ -29,7 +29,11 @@ from graftline.pipeline.further_process import first_rank, further_launch
 from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.stage import Stage, StageResult
 
-SINGLE = ("schedule",)  # stages that write down or install one thing of a name
+SINGLE = {  # stages that decide or install one thing at a time, and what to do instead
+    "promote": "give each key one value, and promote another model by a command of its own",
+    "rollback": "give each key one value, and go further back by a command of its own",
+    "schedule": "give each key one value, and the others calls of their own, each with a job.name",
+}
 
 
 @dataclass(frozen=True)
@@ -164,8 +168,8 @@ def _jobs(stage: str, overrides: Sequence[str]) -> list[ComposedStage]:
         jobs = [(compose_config(stage, lines), lines) for lines in checked.jobs]
     if len(jobs) > 1 and stage in SINGLE:
         raise UserError(
-            f"These overrides ask for {len(jobs)} {stage}s, of which each would replace the one before: give each key "
-            "one value, and the others calls of their own, each with a job.name."
+            f"These overrides ask for {len(jobs)} runs of {stage}, of which each would replace the one before: "
+            f"{SINGLE[stage]}."
         )
     root = output_directory(stage, checked.jobs[0], of_several=len(jobs) > 1)
     return [

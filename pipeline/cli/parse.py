@@ -65,6 +65,12 @@ def as_text(override: Override) -> Override:
     return parse(f"{key}={','.join(part if part.strip() == 'null' else in_quotes(part.strip()) for part in parts)}")
 
 
+def as_sentence(override: Override) -> Override:
+    """Return the override of a key that takes a sentence with what was typed: a comma asks for no several runs."""
+    key, _, typed = line(override).partition("=")
+    return parse(f"{key}={in_quotes(typed)}") if override.is_sweep_override() else override
+
+
 def as_list(override: Override, *, of_text: bool) -> Override:
     """Return the override of a key that takes a list with one: several values are its elements, not several runs.
 

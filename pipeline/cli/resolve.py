@@ -9,9 +9,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from graftline.pipeline.cli.mistakes import MistakeError, did_you_mean, nearest
 from graftline.pipeline.cli.parameters import all_keys, has_key, parameters, takes
-from graftline.pipeline.cli.parse import as_list, as_text, line, parse
+from graftline.pipeline.cli.parse import as_list, as_sentence, as_text, line, parse
 
 FREE = "backbone.options."  # what stands below is the network's own; Backbone.check() knows which keys there are
+SENTENCES = {  # arguments that take a sentence, or a shell's command: commas are part of it
+    "graftline.data.ingest.Ingest.license",
+    "graftline.pipeline.promote.Promote.force",
+    "graftline.pipeline.retraining.notify.Notify.command",
+    "graftline.pipeline.rollback.Rollback.reason",
+}
 DIRECTORIES = ("hydra.run.dir", "hydra.sweep.dir")  # of Hydra's own keys, those that we follow
 
 
@@ -33,6 +39,8 @@ def resolve(config: DictConfig, override: Override, swept: Container[str] = ()) 
         override = _in_full(config, override)
     key, (node, name) = override.key_or_group, parent(config, override.key_or_group)
     hint = parameters(node).get(name)
+    if hint is not None and f"{node['_target_']}.{name}" in SENTENCES:
+        override = as_sentence(override)
     if hint in (str, str | None):  # a data set called 2024_01
         override = as_text(override)
     elif (element := _element_type(hint)) is not None:

@@ -17,8 +17,14 @@ CODE = (
     *("pipeline/train.py", "pipeline/winner.py", "pipeline/retraining/challengers.py"),
     *("pipeline/trained_bundle.py", "pipeline/calibration.py"),
 )
-# nodes that do not: who is told, where it runs and is tracked, when it happens; images have a digest of their own
-OTHERS = {"cluster", "data", "name", "tracking"}
+# nodes and keys that do not: where it runs and is tracked, where its files lie and how many they may be, how sure its
+# scores are; images have a digest of their own
+OTHERS = {
+    *("cluster", "data", "name", "tracking", "backbone.weights_dir"),
+    *("evaluation.batch_size", "evaluation.resamples", "evaluation.seed"),
+    *("features.directory", "features.max_gb", "features.shared"),
+    *("train.checkpoint_minutes", "train.workers"),
+}
 
 
 def recipe_digest(config: Mapping[str, Any], start: str) -> str:
@@ -28,11 +34,18 @@ def recipe_digest(config: Mapping[str, Any], start: str) -> str:
         config: nodes of the composed configuration.
         start: what trainings begin with.
     """
-    used = {key: value for key, value in config.items() if key not in OTHERS}
+    used = {key: _used(key, node) for key, node in config.items() if key not in OTHERS}
     weights = _weights_digest(used.get("backbone", {}).get("file"))
     return digest(
         {"config": used, "start": start, "weights": weights, "code": _code_digest(), "libraries": _libraries()}
     )
+
+
+def _used(key: str, node: Any) -> Any:
+    """Return a node without the keys that change nothing of a model."""
+    if not isinstance(node, Mapping):
+        return node
+    return {name: value for name, value in node.items() if f"{key}.{name}" not in OTHERS}
 
 
 def _weights_digest(file: str | None) -> str | None:

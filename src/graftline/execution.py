@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from graftline.errors import UserError
-from graftline.ray_cluster import CORES, NoCluster, RayCluster
 
 if TYPE_CHECKING:
     import torch
 
 Accelerator = Literal["auto", "cpu", "gpu"]
+CORES = "GRAFTLINE_CORES"  # environment variable: how many cores a task has, which Ray counts but does not enforce
 
 
 def available_cores() -> int:
@@ -74,7 +74,6 @@ class Execution:
         rank: number of this process, from 0.
         world_size: number of processes that train together.
         num_nodes: number of machines on which they do, as many on each.
-        cluster: over which independent work is spread.
         threads: how many threads of this process should compute at a time; None: one per core.
     """
 
@@ -84,7 +83,6 @@ class Execution:
     world_size: int = 1
     num_nodes: int = 1
     threads: int | None = None
-    cluster: NoCluster | RayCluster = NoCluster()  # noqa: RUF009 - immutable
 
     @classmethod
     def local(cls, accelerator: Accelerator = "auto", threads: int | None = None) -> "Execution":

@@ -6,19 +6,22 @@ where a worker or a machine is lost (https://docs.ray.io/en/latest/ray-core/faul
 
 import importlib.util
 import logging
+import math
 import os
 import platform
 import signal
 import socket
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from graftline.errors import UserError, find_cause, first_line
+from graftline.execution import CORES
 
 if TYPE_CHECKING:
     import ray
@@ -27,10 +30,11 @@ logger = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
-CORES = "GRAFTLINE_CORES"  # environment variable: how many cores a task has, which Ray counts but does not enforce
 SECONDS_TO_ANSWER = 10.0  # for the cluster's address
 SECONDS_TO_LOOK = 45.0  # for a look at each of its nodes
-AHEAD = 3  # tasks per worker that are under way: one runs, the others wait beside it
+SECONDS_BETWEEN_LOOKS = 10.0  # at which nodes there are, while no task ends
+SECONDS_WITHOUT_NODE = 300.0  # that has what a task needs: one that starts again is back by then
+AHEAD = 3  # tasks per worker that are under way: one runs, the others wait beside it, or for their turn to be asked for
 MOST_RETRIES = 5  # of a task whose worker or node was lost: what ends each worker would else be done again for ever
 OBJECT_STORE_BYTES = 200_000_000  # of a Ray of this machine's own: what is under way is far less
 
@@ -42,6 +46,42 @@ class Slots:
     number: int
     cores: int
     gpus: float
+
+    @classmethod
+    def on(cls, nodes: Sequence[Mapping[str, float]], number: int | None = None) -> "Slots":
+        """Return those of trainings: each gets as many cores as still let all of them run at a time.
+
+        Args:
+            nodes: what each living node has, by Ray's names: ``CPU``, ``GPU``.
+            number: of trainings at a time; None: as many as GPUs, else as nodes. What is without cores does not count.
+
+        Raises:
+            UserError: no node has a core.
+        """
+        nodes = [node for node in nodes if node.get("CPU", 0) >= 1]
+        if not nodes:
+            raise UserError("No node of the Ray cluster has a core: look at ray status.")
+        gpus = sum(int(node.get("GPU", 0)) for node in nodes)
+        number = number or gpus or len(nodes)
+        smallest = cls(number, 1, min(1.0, gpus / number))
+        wanted = min(number, smallest.count_places(nodes))
+        most_cores = max(int(node["CPU"]) for node in nodes)
+        larger = (cls(number, cores, smallest.gpus) for cores in range(most_cores, 0, -1))
+        return next(slots for slots in larger if slots.count_places(nodes) >= wanted)
+
+    def count_places(self, nodes: Sequence[Mapping[str, float]]) -> int:
+        """Return how many of the tasks some nodes can run at a time; no task has parts of several GPUs."""
+        by_cores = [int(node.get("CPU", 0)) // self.cores for node in nodes]
+        if self.gpus == 0:
+            return sum(by_cores)
+        per_gpu = int(1 / self.gpus + 1e-6)
+        return sum(min(count, int(node.get("GPU", 0)) * per_gpu) for count, node in zip(by_cores, nodes, strict=True))
+
+    @property
+    def needs(self) -> str:
+        """What a node needs to have for one of the tasks, in words."""
+        cores = "a core" if self.cores == 1 else f"{self.cores} cores"
+        return f"{cores} and a GPU" if self.gpus > 0 else cores
 
     @property
     def options(self) -> dict[str, Any]:
@@ -112,19 +152,16 @@ class RayCluster:
         cores = int(ray.cluster_resources().get("CPU", 1))
         return cores if self.num_workers is None else min(cores, self.num_workers)
 
-    def slots(self) -> "Slots":
+    def slots(self) -> Slots:
         """Return how many runs of their own take place at a time: as many as GPUs, else as nodes, if it is not given.
 
         A training uses all cores that it gets, or one GPU.
-        """
-        import ray
 
+        Raises:
+            UserError: no node has a core.
+        """
         self.connect()
-        resources = ray.cluster_resources()
-        cores, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
-        nodes = sum(node["Alive"] and node["Resources"].get("CPU", 0) > 0 for node in ray.nodes())
-        number = self.num_workers or gpus or nodes
-        return Slots(number, max(1, cores // max(number, nodes)), min(1.0, gpus / number))
+        return Slots.on([node["Resources"] for node in _living_nodes()], self.num_workers)
 
     def share(self, value: Any) -> Any:
         """Send a value to the cluster, for all tasks that are given what this returns."""
@@ -137,13 +174,14 @@ class RayCluster:
         self,
         function: Callable[..., R],
         items: Iterable[tuple[Any, ...]],
-        slots: "Slots | None" = None,
+        slots: Slots | None = None,
         seconds_to_end: float = 0.0,
     ) -> Iterator[R]:
         """Yield what a function of one of our modules returns for each tuple of arguments, in order.
 
-        A few items ahead of what was asked for are taken. A task whose worker or node is lost is done again elsewhere,
-        `MOST_RETRIES` times at most; what is not asked for any more is cancelled.
+        A slow task keeps no other from running: of tasks of one core, a few items ahead of what was asked for are
+        taken; of others, whose results are small, any number. A task whose worker or node is lost is done again
+        elsewhere, `MOST_RETRIES` times at most; what is not asked for any more is cancelled.
 
         Args:
             function: of one of our modules, or of one that the workers have.
@@ -152,37 +190,47 @@ class RayCluster:
             seconds_to_end: that a task which is cancelled may take to end by itself.
 
         Raises:
-            UserError: a task raised it, or was lost for good; other errors are raised as they are.
+            UserError: a task raised it, or was lost for good, or no node can run it any more; other errors are raised
+                as they are.
         """
         import ray
 
         self.connect()
         options: dict[str, Any] = {"num_cpus": 1} if slots is None else slots.options
         task: Any = ray.remote(**options, max_retries=MOST_RETRIES)(function)
-        waiting, running = iter(items), deque["ray.ObjectRef"]()
-        most = self._most_ahead() if slots is None else slots.number
+        waiting, begun, running = iter(items), deque["ray.ObjectRef"](), list["ray.ObjectRef"]()
+        most_running, most_begun = self._limits() if slots is None else (slots.number, math.inf)
         try:
             while True:
-                while len(running) < most and (item := next(waiting, None)) is not None:
-                    running.append(task.remote(*item))
-                if not running:
+                while len(running) < most_running and len(begun) < most_begun:
+                    if (item := next(waiting, None)) is None:
+                        break
+                    begun.append(task.remote(*item))
+                    running.append(begun[-1])
+                if not begun:
                     return
-                yield _get(running[0])
-                running.popleft()
+                if begun[0] in running:
+                    running = _wait_for_one(running, slots or Slots(1, 1, 0.0))
+                else:
+                    yield _get(begun[0])
+                    begun.popleft()
         finally:
             if running and seconds_to_end > 0:
                 for left in running:
                     ray.cancel(left)
-                ray.wait(list(running), num_returns=len(running), timeout=seconds_to_end)
+                ray.wait(running, num_returns=len(running), timeout=seconds_to_end)
             for left in running:
                 ray.cancel(left, force=True)
 
-    def _most_ahead(self) -> int:
-        """Return how many tasks of one core may be under way: more than run, unless fewer are to run than could."""
+    def _limits(self) -> tuple[int, float]:
+        """Return how many tasks of one core may be under way, and with those that have ended, whose results are large.
+
+        More are under way than run, unless fewer are to run than could.
+        """
         import ray
 
-        cores = int(ray.cluster_resources().get("CPU", 1))
-        return AHEAD * cores if self.workers == cores else self.workers
+        cores, workers = int(ray.cluster_resources().get("CPU", 1)), self.workers
+        return AHEAD * cores if workers == cores else workers, AHEAD * workers
 
     def check_paths(self, paths: Sequence[Path]) -> None:
         """Make sure that each node sees some files.
@@ -198,7 +246,7 @@ class RayCluster:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         texts = [str(path.absolute()) for path in paths]
-        nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
+        nodes = [node for node in _living_nodes() if node["Resources"].get("CPU", 0) > 0]
         looks: list[Any] = [
             ray.remote(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=True))(
                 _make_look()
@@ -222,6 +270,35 @@ class RayCluster:
                     f"Node {host} of the Ray cluster does not see {missing[0]}: all nodes need the images at the same "
                     "place, by a file system that they share."
                 )
+
+
+def _living_nodes() -> list[dict[str, Any]]:
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _wait_for_one(running: list["ray.ObjectRef"], slots: Slots) -> list["ray.ObjectRef"]:
+    """Wait until one of some tasks has ended; returns the others.
+
+    Raises:
+        UserError: for `SECONDS_WITHOUT_NODE` there is no node that can run one of them: Ray itself would wait for ever.
+    """
+    import ray
+
+    lacking = 0.0
+    while True:
+        start = time.monotonic()
+        done, others = ray.wait(running, timeout=SECONDS_BETWEEN_LOOKS)
+        if done:
+            return others
+        is_there = slots.count_places([node["Resources"] for node in _living_nodes()]) > 0
+        lacking = 0.0 if is_there else lacking + time.monotonic() - start
+        if lacking >= SECONDS_WITHOUT_NODE:
+            raise UserError(
+                f"For {lacking:.0f} s no node of the Ray cluster has had {slots.needs}, as each task needs: look at "
+                "ray status, and run the same command again."
+            )
 
 
 def _make_look() -> Callable[[list[str]], tuple[str, str | None, list[str]]]:

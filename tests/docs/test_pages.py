@@ -19,6 +19,7 @@ from workplace import PROJECT
 import graftline
 from graftline.errors import UserError
 from graftline.pipeline.api import override
+from graftline.pipeline.cli.composed_stage import SINGLE
 from graftline.pipeline.cli.hydra_conf import CONF, session
 from graftline.pipeline.cli.resolve import FREE
 from graftline.pipeline.cli.validate import validate
@@ -41,7 +42,9 @@ def refuse(command: Command) -> str | None:
     words = [word for word in command.words if not word.partition("=")[0].isupper()]
     try:
         with session(stage):
-            validate(stage, words)
+            jobs = validate(stage, words).jobs
+        if stage in SINGLE and len(jobs) > 1:
+            return f"asks for {len(jobs)} runs"
     except UserError as error:
         _, *mistakes = str(error).splitlines()
         serious = [mistake for mistake in mistakes if not (command.is_mention and ": needed; " in mistake)]

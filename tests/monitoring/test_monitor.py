@@ -203,6 +203,27 @@ def test_files_that_wait_take_little_memory(
     assert (read(tmp_path).num_seen, len(read(tmp_path).observed)) == (30, 3), "all are counted"
 
 
+def test_a_sample_is_even_where_images_come_faster_than_they_are_looked_at(
+    tmp_path: Path, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_slowly(image: ImageLike, decoding: Decoding) -> np.ndarray:
+        time.sleep(0.003)
+        return np.full((8, 8, 3), int(str(image)) % 256, np.uint8)
+
+    monkeypatch.setattr(monitor_module, "read_pixels", read_slowly)
+    ranks = list[int]()
+    for number in range(3):
+        monitor = make(tmp_path / str(number), reference)
+        for first in range(0, 2000, 20):
+            monitor.observe([str(rank) for rank in range(first, first + 20)], answers_to(20))
+        monitor.close(patient=True)
+        kept = [int(name) for name in read(tmp_path / str(number)).names]
+        assert len(set(kept)) == len(kept) == IMAGES_PER_HOUR
+        ranks += kept
+    # a rank is uniform from 0 to 1999: the mean of 600 has a standard deviation of 2000 / sqrt(12 * 600) = 24
+    assert np.mean(ranks) == pytest.approx(1000, abs=120)
+
+
 def test_what_was_counted_is_written_before_what_waits_is_looked_at(
     tmp_path: Path,
     reference: Reference,
@@ -265,12 +286,12 @@ def test_an_image_that_nobody_has_time_for_keeps_no_earlier_one(
     hour = monitor._hour
     assert hour is not None
     deadline = time.monotonic() + 60
-    while not monitor._queue.empty() or not hour.places:
+    while monitor._waiting or not hour.places:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     place = max(hour.places)
     with monitor._lock:
-        monitor._clear(hour, place, 10**6)  # as for an image that found the queue full
+        monitor._clear(hour, place, 10**6)  # as for an image that found no room to wait
     monitor.close()
     assert place not in hour.places
     assert place not in hour.pictures

@@ -18,6 +18,7 @@ from graftline.errors import UserError
 from graftline.pipeline.__main__ import main
 from graftline.pipeline.cli import compose, compose_all
 from graftline.pipeline.cli.errors import report_error
+from graftline.pipeline.rollback import Rollback
 from graftline.pipeline.stage import StageResult
 from graftline.pipeline.sync import Sync
 
@@ -147,6 +148,37 @@ def test_one_stage_has_one_value_for_each_key() -> None:
     ]
     assert [one.directory.name for one in composed] == ["0", "1", "2", "3"]
     assert len({one.directory.parent for one in composed}) == 1
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        *("a, b", "misses cracks, since Monday", "it's worse, and slower", "cameras (old), new", "a=b, c: d"),
+        *("größer, später", "1, 2", "choice(a,b)", "null, or so", "costs $5, not 3"),
+    ],
+)
+def test_a_comma_is_part_of_a_sentence(sentence: str) -> None:
+    (rollback,) = compose_all("rollback", [f"reason={sentence}"])
+    assert isinstance(rollback.stage, Rollback)
+    assert rollback.stage.reason == sentence
+    (promote,) = compose_all("promote", [f"force={sentence}"])
+    assert promote.config.force == sentence
+    (retrain,) = compose_all(
+        "retrain", ["data=folder", "data.path=photos", f"command={sentence}", f"license={sentence}"]
+    )
+    assert (retrain.config.notify.command, retrain.config.data.license) == (sentence, sentence)
+    assert compose("rollback", rollback.overrides).config == rollback.config, "as it is stored"
+
+
+def test_a_sentence_may_be_quoted_or_none() -> None:
+    reasons = [compose("rollback", [f"reason={typed}"]).config.reason for typed in ("'a, b'", '"a, b"', "null", "3")]
+    assert reasons == ["a, b", "a, b", None, "3"]
+
+
+@pytest.mark.parametrize(("stage", "key"), [("promote", "version"), ("rollback", "to")])
+def test_a_champion_is_decided_on_once_per_command(stage: str, key: str) -> None:
+    with pytest.raises(UserError, match=f"^These overrides ask for 2 runs of {stage}, of which each would replace"):
+        compose_all(stage, [f"{key}=2,3"])
 
 
 @pytest.mark.parametrize("stage", ["", "trian", "freeze/none"])

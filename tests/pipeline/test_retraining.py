@@ -288,14 +288,20 @@ def test_what_a_retraining_depends_on_and_what_not() -> None:
         {"notify": {**stage.notify, "command": "true"}},
         {"keep": {**stage.keep, "days": 3}},
         {"gate": {**stage.gate, "margin": 0.3}},  # make promote decides by it, on the model that there is
+        {"backbone": {**stage.backbone, "weights_dir": "elsewhere"}},
+        {"features": {**stage.features, "max_gb": 100.0, "directory": "/mnt/cache", "shared": "s3://bucket/cache"}},
+        {"train": {**stage.train, "workers": 8, "checkpoint_minutes": 30.0}},
+        {"evaluation": {**stage.evaluation, "resamples": 2000, "batch_size": 64, "seed": 1}},
     ]
     assert {replace(stage, **one)._recipe for one in same} == {stage._recipe}
     others: list[dict[str, Any]] = [
         {"seed": 1},
         {"backbone": {**stage.backbone, "name": "resnet50"}},
+        {"features": {**stage.features, "precision": "float16"}},
+        {"train": {**stage.train, "batch_size": 16}},
         {"retrain": {**stage.retrain, "start": "both"}},
     ]
-    assert len({stage._recipe, *(replace(stage, **one)._recipe for one in others)}) == 4
+    assert len({stage._recipe, *(replace(stage, **one)._recipe for one in others)}) == len(others) + 1
     assert recipe_digest({"a": 1}, "fresh") != recipe_digest({"a": 2}, "fresh")
 
 

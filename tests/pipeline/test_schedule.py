@@ -164,7 +164,7 @@ def test_a_pod_has_the_folder_with_the_images(folder: Path, typed: list[str], mo
         (["every=hourly", "engine=at"], "engine=at: must be cron or systemd or kubernetes"),
         (
             ["every=hourly", "seed=0,1"],
-            "These overrides ask for 2 schedules, of which each would replace the one before",
+            "These overrides ask for 2 runs of schedule, of which each would replace the one before",
         ),
     ],
 )

@@ -7,9 +7,9 @@ import contextlib
 import hashlib
 import io
 import logging
+import math
 import os
 import platform
-import queue
 import shutil
 import threading
 import time
@@ -37,8 +37,7 @@ logger = logging.getLogger(__name__)
 IMAGES_PER_HOUR = 200  # of each process: 50 kB, 1.2 MB a day
 KEPT_DAYS = 90
 SAVE_SECONDS = 60.0  # what a killed process loses, at most
-MOST_WAITING = 64  # images that are still to be looked at; what comes beyond is not sampled
-MOST_BYTES = 64 * 2**20  # of these images, likewise
+MOST_BYTES = 64 * 2**20  # of images that are still to be looked at; what comes beyond is not sampled
 PICTURE_SIDE = 192  # px, the longer one
 NEIGHBOR = 5  # pictures are kept of images that lie far from so many of the reference
 QUALITY = 78  # of 100
@@ -102,7 +101,8 @@ class Monitor:
     """Samples what one model sees in this process; several processes may share a directory.
 
     An image is drawn before it is looked at, so that of a busy server's images few are decoded a second time (reservoir
-    sampling: Vitter 1985, ACM Trans. Math. Softw. 11(1), algorithm R). A thread looks at them and writes.
+    sampling: Vitter 1985, ACM Trans. Math. Softw. 11(1), algorithm R). A thread looks at them and writes; while an
+    image waits for it, a later one that is drawn for the same place of the sample takes its turn.
 
     Args:
         directory: where the files go, in a folder by the model's digest.
@@ -131,11 +131,13 @@ class Monitor:
         self._images, self._clock = images, clock
         self._generator = np.random.default_rng()
         self._lock = threading.Lock()
+        self._news = threading.Condition(self._lock)
         self._hour: _Hour | None = None
         self._past: deque[_Hour] = deque()
         self._closing = threading.Event()
-        self._queue: queue.Queue[_Look] = queue.Queue(MOST_WAITING)
+        self._waiting: dict[tuple[_Hour, int], _Look] = {}  # by hour and place: as many at most as the sample has
         self._waiting_bytes = 0
+        self._end = math.inf  # when the looking stops, on the clock of time.monotonic
         self._failing = False
         self._thread = threading.Thread(target=self._work, name="monitor", daemon=True)
         self._thread.start()
@@ -152,14 +154,19 @@ class Monitor:
         except Exception as error:  # an answer is not to fail because it was watched
             self._report(error)
 
-    def close(self) -> None:
-        """Write what there is, and stop."""
+    def close(self, *, patient: bool = False) -> None:
+        """Write what there is, and stop.
+
+        Args:
+            patient: look at all images that wait, however long it takes.
+        """
         with self._lock:
             if self._hour is not None:
                 self._past.append(self._hour)
             self._hour = None
+            self._end = math.inf if patient else time.monotonic() + CLOSE_SECONDS
         self._closing.set()
-        self._thread.join(2 * CLOSE_SECONDS)
+        self._thread.join(None if patient else 2 * CLOSE_SECONDS)
         if self._thread.is_alive():
             logger.warning("What the model has seen last may not be kept: an image or the disk takes too long.")
 
@@ -185,19 +192,25 @@ class Monitor:
             self._put(_Look(hour, place, number, images[row], answers.probabilities[row], embeddings[row]))
 
     def _put(self, look: _Look) -> None:
-        """Let an image be looked at, unless the thread has too much to do: the sample is a little smaller then."""
-        with self._lock:
-            if self._waiting_bytes + look.size > MOST_BYTES or self._queue.full():
+        """Let an image be looked at, unless too large ones wait already: the sample is a little smaller then."""
+        with self._news:
+            if look.hour.drawn[look.place] != look.number:  # another thread has drawn a later image
                 return
-            self._queue.put_nowait(look)
+            if (outdated := self._waiting.pop((look.hour, look.place), None)) is not None:
+                self._waiting_bytes -= outdated.size
+            if self._waiting_bytes + look.size > MOST_BYTES:
+                return
+            self._waiting[look.hour, look.place] = look
             self._waiting_bytes += look.size
+            self._news.notify()
 
     def _take(self, seconds: float) -> bool:
         """Look at the next image; tell whether one has come within the time."""
-        try:
-            look = self._queue.get(timeout=seconds)
-        except queue.Empty:
-            return False
+        with self._news:
+            self._news.wait_for(lambda: self._waiting, seconds)
+            if not self._waiting:
+                return False
+            look = self._waiting.pop(next(iter(self._waiting)))
         self._guarded(self._look, look)
         with self._lock:
             self._waiting_bytes -= look.size
@@ -236,10 +249,10 @@ class Monitor:
 
     def _finish(self) -> None:
         """Write, as whoever ends this process may not wait; look at what waits, while there is time; write again."""
-        hours, end = list(self._past), time.monotonic() + CLOSE_SECONDS
+        hours = list(self._past)
         for hour in hours:
             self._guarded(self._write, hour)
-        while time.monotonic() < end and self._take(0):
+        while time.monotonic() < self._end and self._take(0):
             pass
         for hour in hours:
             self._guarded(self._write, hour)

@@ -66,7 +66,7 @@ def engine_maker(setup: PassSetup, plan: FreezePlan, parts: Cut) -> Callable[[Te
 
     def make(images: Tensor) -> Engine:
         engine = make_engine(parts.trunk, exported, images, execution)
-        return spread_over(execution.cluster, engine, exported) if isinstance(execution.cluster, RayCluster) else engine
+        return spread_over(setup.cluster, engine, exported) if isinstance(setup.cluster, RayCluster) else engine
 
     return make
 

@@ -13,6 +13,7 @@ from graftline.features.cache import Features
 from graftline.freezing.batchnorm import BatchNormStatistics
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rates import layer_decay
+from graftline.ray_cluster import NoCluster, RayCluster
 from graftline.training.groups import Layers
 from graftline.training.module import GraftModule, Optimizer, Schedule
 from graftline.training.optimizers import with_learning_rate
@@ -30,12 +31,14 @@ class PassSetup:
         version: the images.
         features: whether and how activations are cached.
         execution: where the pass runs.
+        cluster: over which the pass is spread.
     """
 
     graft: Graft
     version: DatasetVersion
     features: Features
     execution: Execution
+    cluster: NoCluster | RayCluster = field(default=NoCluster(), kw_only=True)
 
 
 @dataclass(frozen=True)
