@@ -1,9 +1,10 @@
 """What a comparison is told to compare: a run, a registered model or a directory, and the predictions that it has."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from graftline.console import say, warn
 from graftline.data.version import DatasetVersion
@@ -14,6 +15,7 @@ from graftline.pipeline.bundle_source import REGISTERED, RUN, open_bundle
 from graftline.pipeline.program import program
 from graftline.pipeline.run_directory import RunDirectory
 from graftline.pipeline.scoring import PREDICTIONS_FILE
+from graftline.pipeline.trained_version import logged_dataset, run_of_bundle, trained_on
 from graftline.tracking.names import BUNDLE_DIGEST
 from graftline.tracking.tracking import Tracking
 
@@ -66,7 +68,7 @@ def _in_directory(reference: str) -> Contender:
             f"{reference} is no model to compare: give a run's id or output directory, models:/NAME@ALIAS, latest or "
             "best:5."
         )
-    of_run = _of_run(directory)
+    of_run = run_of_bundle(directory)
     files = [RunDirectory(of_run).test / PREDICTIONS_FILE, of_run / PREDICTIONS_FILE]
     file = next((file for file in files if file.is_file()), None)
     result = RunDirectory(of_run).result
@@ -119,7 +121,7 @@ class CommonTest:
             version = self._version()
             execution = Execution.local(self.accelerator)
             predictor, bundle = open_bundle(contender.reference, self.tracking, "onnx", execution)
-            self._refuse_seen_images(contender, version)
+            self._refuse_seen_images(contender, predictor.card, version)
         except UserError as error:
             raise UserError(f"{why}, and it cannot be tested on those now: {first_line(error)}.") from error
         say(f"{why}: {bundle} classifies those now.")
@@ -142,38 +144,20 @@ class CommonTest:
 
     def _version(self) -> DatasetVersion:
         """Return the dataset version that has the images."""
-        version = _trained_on(self.holder, self.tracking)
+        folder = logged_dataset(self.holder.reference, self.tracking)
+        if folder is None:
+            raise UserError(f"{self.holder.reference} names no dataset version")
+        version = DatasetVersion.load(folder)
         if version.split_digests.get(self._split) != self._test.split_digest:
             raise UserError(f"{version.directory} has other {self._split} images")
         return version
 
-    def _refuse_seen_images(self, contender: Contender, version: DatasetVersion) -> None:
+    def _refuse_seen_images(self, contender: Contender, card: Mapping[str, Any], version: DatasetVersion) -> None:
         """Make sure that none of the images trained a model, where that can be known."""
         try:
-            before = _trained_on(contender, self.tracking)
+            before = trained_on(card, contender.reference, self.tracking)
         except UserError:
             warn(f"What {contender.name} was trained on is not known: make sure that it was none of these images.")
             return
-        table = before.table()
-        seen = set(table.loc[table["split"] != "test", "sha256"]) & set(version.samples(self._split).sha256)
-        if seen:
-            raise UserError(f"{len(seen):,} of them trained it, or chose its epoch")
-
-
-def _trained_on(contender: Contender, tracking: Tracking) -> DatasetVersion:
-    """Return the dataset version that a contender's run has logged or its directory names.
-
-    Raises:
-        UserError: there is none.
-    """
-    if contender.run_id is not None:
-        return DatasetVersion.load(tracking.registry().dataset(contender.run_id))
-    file = RunDirectory(_of_run(Path(contender.reference).expanduser())).dataset
-    if not file.is_file():
-        raise UserError(f"{contender.reference} names no dataset version")
-    return DatasetVersion.load(Path(json.loads(file.read_text(encoding="utf-8"))["directory"]))
-
-
-def _of_run(directory: Path) -> Path:
-    """Return the output directory of the run that made a bundle, or the directory itself if it is no bundle."""
-    return directory.parent if (directory / "bundle.json").is_file() else directory
+        if number := int(before.seen_in_training(version.samples(self._split).sha256).sum()):
+            raise UserError(f"{number:,} of them trained it, or chose its epoch")

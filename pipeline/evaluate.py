@@ -14,7 +14,7 @@ from graftline.bundle.grid import Average, Grid
 from graftline.console import say, warn
 from graftline.data.ingest import Ingest
 from graftline.data.version import DatasetVersion
-from graftline.errors import UserError
+from graftline.errors import UserError, first_line
 from graftline.evaluation.evaluation import Evaluation, EvaluationResult
 from graftline.evaluation.grid import evaluate_grid
 from graftline.execution import Accelerator, Execution
@@ -31,6 +31,7 @@ from graftline.pipeline.slices import SliceReport, write_slices
 from graftline.pipeline.stage import StageResult
 from graftline.pipeline.stage_summaries import find_summaries
 from graftline.pipeline.train_result import MOST_PROBABLE_ANSWER
+from graftline.pipeline.trained_version import trained_on
 from graftline.report.content import Calibrated, Report
 from graftline.report.grid_tables import print_grid, print_members, sentence
 from graftline.report.run_note import run_note
@@ -85,7 +86,7 @@ class Evaluate:
         if self.average != "probabilities":
             warn("average is left alone: one bundle with one crop is evaluated, and nothing is averaged.")
         predictor, bundle = open_bundle(self.bundle, self.tracking, self.evaluation.engine, execution)
-        version, split = self._images(predictor, [predictor.card])
+        version, split = self._images(predictor, {self.bundle: predictor.card})
         with self._start_run(f"{self.bundle} on {version.name}", version, directory) as run:
             say(f"Run {run.id}.")
             log_setup(run, version)
@@ -131,7 +132,8 @@ class Evaluate:
         whole = members.everyone(self.crops[-1], self.average)
         # it refuses what they cannot take
         grid = Grid(members.predictors, tuple(self.crops), whole.decoding, members.references, self.average)
-        version, split = self._images(whole, [predictor.card for predictor in members.predictors])
+        cards = [predictor.card for predictor in members.predictors]
+        version, split = self._images(whole, dict(zip(members.references, cards, strict=True)))
         whole = replace(whole, decoding=version.decoding)
         grid = replace(grid, decoding=version.decoding)
         name = name_grid(members, self.crops, self.average, version)
@@ -180,15 +182,15 @@ class Evaluate:
         batch_size = self.evaluation.batch_size
         return find_logged_of_members(grid.members, grid.crops, version, split, self.tracking, batch_size)
 
-    def _images(self, predictor: AnyPredictor, cards: Sequence[Mapping[str, Any]]) -> tuple[DatasetVersion, str]:
+    def _images(self, predictor: AnyPredictor, cards: Mapping[str, Mapping[str, Any]]) -> tuple[DatasetVersion, str]:
         """Return the images to classify: a dataset version, and which split of it.
 
         Args:
             predictor: has the classes and the decoding.
-            cards: what is known of the training of each member; the first one's test images are taken.
+            cards: what is known of the training of each member, by reference; the first one's test images are taken.
         """
         data = with_parent(self.data, self.tracking)
-        trained = _trained_digests(cards[0])
+        trained = _trained_digests(next(iter(cards.values())))
         ingested, split = data.run_as_test(predictor.class_names, trained, self.split, predictor.decoding)
         version = ingested.version
         if version.decoding.identity() != predictor.decoding.identity():
@@ -204,22 +206,35 @@ class Evaluate:
         digests = {version.digest}
         if any(version.counts()["test"].values()):  # all splits without images have one digest
             digests.add(version.test_digest)
-        others = {str(card.get("dataset_digest")) for card in cards if not digests & set(_trained_digests(card))}
-        for digest in sorted(others):
-            self._warn_of_seen_images(version, split, digest)
+        others = {one: card for one, card in cards.items() if not digests & set(_trained_digests(card))}
+        self._warn_of_seen_images(version, split, others)
         if not others and split != "test":
             warn(f"The bundle was trained with these images of the {split} split: others it will classify worse.")
         return version, split
 
-    def _warn_of_seen_images(self, version: DatasetVersion, split: str, trained: str) -> None:
-        """Say how many of the images the bundle was trained with, where the version that it was trained on is here."""
-        directory = Path(self.data.directory) / self.data.dataset_name() / trained
-        if not directory.is_dir():
-            warn("The bundle was trained on another dataset version: make sure that none of these images trained it.")
-            return
-        before = DatasetVersion.load(directory)
-        seen = {sha256 for name in ("train", "validation") for sha256 in before.samples(name).sha256}
-        if number := len(seen & set(version.samples(split).sha256)):
+    def _warn_of_seen_images(self, version: DatasetVersion, split: str, cards: Mapping[str, Mapping[str, Any]]) -> None:
+        """Say how many of the images have trained a member, where the version that it was trained on is known.
+
+        Args:
+            version: has the images.
+            split: of them.
+            cards: of the members that were trained on another version, by their references.
+        """
+        sha256 = version.samples(split).sha256
+        seen = np.zeros(len(sha256), bool)
+        keys = ("dataset", "dataset_digest", "fold")
+        alike = {tuple(card.get(key) for key in keys): (reference, card) for reference, card in cards.items()}
+        for reference, card in alike.values():
+            try:
+                before = trained_on(card, reference, self.tracking, Path(self.data.directory))
+            except UserError as error:
+                warn(
+                    f"What {reference} was trained on is not known: make sure that it was none of these images "
+                    f"({first_line(error)})."
+                )
+            else:
+                seen |= before.seen_in_training(sha256)
+        if number := int(seen.sum()):
             warn(f"{number:,} of these images trained the bundle, or chose its epoch: it will classify others worse.")
 
     def _start_run(self, name: str, version: DatasetVersion, directory: Path) -> "Run":

@@ -25,6 +25,7 @@ from graftline.evaluation.paired import measure_in_turns
 from graftline.execution import Accelerator, Execution
 from graftline.files import atomic_file
 from graftline.pipeline.slices import slice_columns
+from graftline.pipeline.trained_version import trained_on
 from graftline.serving.answers import REFUSED, SET
 from graftline.tracking.registry import RegisteredVersion
 from graftline.tracking.tracking import Tracking
@@ -102,12 +103,12 @@ class Examination:
         """
         challenger = self._open(self.challenger)
         champion = None if self.champion is None else self._open(self.champion)
-        version = self._dataset(self.challenger)
+        version = self._trained_on(challenger)
         samples = version.samples("test")
         self.gate.check_weights(samples.weights)
         self._require_images(samples.paths)
         labels = np.asarray(version.class_names, dtype=object)[samples.labels]
-        before = None if self.champion is None else self._known_dataset(self.champion)
+        before = None if champion is None else self._known_dataset(champion)
         images = TestImages(
             paths=samples.paths,
             labels=labels,
@@ -118,7 +119,7 @@ class Examination:
             columns=None
             if champion is None
             else slice_columns(version, samples.paths, samples.sha256, samples.decoding),
-            seen=None if before is None else _seen(before, samples.sha256),
+            seen=None if before is None else before.seen_in_training(samples.sha256),
             groups=version.groups("test"),
             weights=samples.weights,
         )
@@ -146,15 +147,15 @@ class Examination:
     def _execution(self) -> Execution:
         return Execution.local(self.accelerator)
 
-    def _dataset(self, version: RegisteredVersion) -> DatasetVersion:
-        return DatasetVersion.load(self.tracking.registry().dataset(version.uri))
+    def _trained_on(self, opened: _Opened) -> DatasetVersion:
+        return trained_on(opened.predictor.card, opened.version.uri, self.tracking)
 
-    def _known_dataset(self, version: RegisteredVersion) -> DatasetVersion | None:
+    def _known_dataset(self, champion: _Opened) -> DatasetVersion | None:
         """Return what a champion was trained on; None with a warning where that is not known."""
         try:
-            return self._dataset(version)
+            return self._trained_on(champion)
         except UserError as error:
-            warn(f"What version {version.version} was trained on is not known ({first_line(error)}).")
+            warn(f"What {champion.name} was trained on is not known ({first_line(error)}).")
             return None
 
     def _contestant(self, opened: _Opened, images: TestImages, seconds: float) -> Contestant:
@@ -181,12 +182,6 @@ class Examination:
     def _not_rolled_back(self) -> list[Guard]:
         reason = self.was_rolled_back
         return [Guard("rolled back", "", "yes", "", passed=False, reason=reason)] if reason else []
-
-
-def _seen(before: DatasetVersion, sha256: Sequence[str]) -> np.ndarray:
-    """Return (N,) whether an image trained a model, or chose its epoch."""
-    table = before.table()
-    return np.isin(np.array(sha256), table.loc[table["split"] != "test", "sha256"].to_numpy(str))
 
 
 def _same_test(before: DatasetVersion | None, now: DatasetVersion, most: float) -> list[Guard]:

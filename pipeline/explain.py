@@ -97,7 +97,7 @@ class Explain:
         predictor, bundle = open_bundle(self.bundle, self.tracking, "onnx", execution)
         if not isinstance(predictor, Predictor):
             raise UserError(f"{self.bundle} is an ensemble: explain one of its members, such as {bundle}/members/1.")
-        version = trained_on(predictor, self.bundle, self.tracking, Path(self.directory), "Explain.directory")
+        version = trained_on(predictor.card, self.bundle, self.tracking, Path(self.directory), "Explain.directory")
         model = BundleTrunk.of(predictor, bundle, version, self.features, execution)
         chosen = self._mistakes(model) if files is None else self._own(model, files)
         if len(chosen.paths) == 0:

@@ -114,7 +114,7 @@ class Export:
         assert isinstance(model.predictor, Predictor)
         reference = model.origin.uri if model.origin.version is not None else self.model
         argument = "Export.directory"
-        version = trained_on(model.predictor, reference, self.tracking, Path(self.directory), argument)
+        version = trained_on(model.predictor.card, reference, self.tracking, Path(self.directory), argument)
         plain = target.with_name(f"{model.name}{ENDINGS['onnx']}")
         return export_compact(model.predictor, model.directory, version, kind, target, plain, self.max_loss)
 

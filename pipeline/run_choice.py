@@ -1,7 +1,10 @@
-"""Which runs are meant where one says ``best:5``, ``latest`` or nothing: the one notion of all stages.
+"""Which runs are meant where one says ``best:5``, ``latest`` or nothing.
 
-``latest`` is the training of the experiment that ended last. ``best:N`` are the N different models with the lowest log
-loss on validation images, among the finished trainings with the validation and test images of the one that ended last.
+``latest`` is the training that ended last. ``best:N`` are the N different models with the lowest log loss on validation
+images, among the finished trainings of its experiment with its validation and test images. Stages that read images
+mean the experiment of their data set; the comparison, which reads none, means that of the newest training. An
+experiment that the tracking names is meant by all of them.
+
 What a stage cannot use (no test, no bundle on this machine) is left out, which it says. A comparison for which none is
 named takes the newest training or ensemble that was tested. A member that an ensemble has trained may be among the
 best, but is not the newest: the ensemble is. An evaluation is none of these: it is meant where its id stands.

@@ -83,6 +83,14 @@ def test_a_version_reads_no_paths_of_the_one_that_it_grows_from(tmp_path: Path) 
     assert first.contents().columns.tolist() == ["sha256", "label", "split"]
 
 
+def test_images_that_were_seen_in_training_are_known_by_their_contents(tmp_path: Path) -> None:
+    rows = table().assign(split=["train", "validation", "test"])
+    version, _ = write_version(tmp_path, "pets", rows, CLASSES)
+    assert version.seen_in_training(["33", "22", "44", "11", "22"]).tolist() == [False, True, False, True, True]
+    assert version.seen_in_training([]).tolist() == []
+    assert version.divided({"11": "validation"}).seen_in_training(["11", "22"]).tolist() == [True, False]
+
+
 def test_counts_are_of_the_images_that_are_left(tmp_path: Path) -> None:
     version, _ = write_version(tmp_path, "pets", table(), CLASSES)
     part = version.divided({"11": "test"})

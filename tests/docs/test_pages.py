@@ -138,6 +138,17 @@ def test_python_is_right(file: Path) -> None:
                 assert refuse(Command("train", words, is_mention=True)) is None, ast.unparse(node)
 
 
+def test_the_readme_reads_the_same_images_until_the_model_is_used(tmp_path: Path) -> None:
+    text = (PROJECT / "README.md").read_text(encoding="utf-8")
+    section = tmp_path / "section.md"
+    section.write_text(text.partition("\n## Then\n")[2].partition("\nUse the model")[0], encoding="utf-8")
+    commands = [command for command in read_page(section).commands() if not command.is_mention]
+    readers = [command for command in commands if command.name in STAGES and "data" in contexts()[command.name][0]]
+    assert {"train", "search", "evaluate", "ensemble", "audit"} <= {command.name for command in readers}
+    for command in readers:
+        assert {"data=folder", "data.path=~/photos"} <= set(command.words), command
+
+
 def links(text: str) -> Iterator[str]:
     yield from (link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link)
 

@@ -135,6 +135,27 @@ def test_the_best_of_the_experiment_are_so_on_validation_images_and_tested_on_th
     assert "corrected for 2 comparisons (Holm)" in capsys.readouterr().out
 
 
+def test_latest_is_of_any_experiment_in_a_comparison_and_of_the_data_set_in_an_evaluation(
+    trained: TrainResult, runs: dict[str, str], place: Path, images: Path
+) -> None:
+    directory = place / "outputs" / "weak"
+    weak = Predictions.load(directory / PREDICTIONS_FILE)
+    tags = {"graftline.stage": "train"}
+    with Tracking(system_metrics=False).start(
+        run_name="night", experiment="night", directory=directory, tags=tags
+    ) as run:
+        run.log_dataset(trained.version)
+        log_evaluation(run, EvaluationResult(weak, score(weak, 100), [], 1.0), directory, step=0)
+    try:
+        assert names(compared(f"runs=latest,{runs['good']}")) == ["night", "good"]
+        named = compared(f"runs=latest,{runs['good']}", "tracking.experiment=dusk")
+        assert names(named) == ["new", "good"]
+        with pytest.raises(UserError, match=f"^Run {runs['new']} has no bundle"):
+            compose("evaluate", ["runs=latest", "data=folder", f"data.path={images}"]).run()
+    finally:
+        connect(Tracking().uri).delete_run(run.id)
+
+
 def test_models_and_directories_are_references(trained: TrainResult, runs: dict[str, str]) -> None:
     result = compared(f"runs={trained.model_uri},{trained.bundle},latest,{runs['weak']}")
     assert names(result) == ["good (dusk/1)", "good", "new", "weak"]

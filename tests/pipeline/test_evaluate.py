@@ -34,8 +34,8 @@ def trained(place: Path, color_folder: Path) -> TrainResult:
 def evaluate(place: Path, trained: TrainResult, monkeypatch: pytest.MonkeyPatch) -> Callable[..., EvaluateResult]:
     monkeypatch.chdir(place)
 
-    def run(path: Path, *overrides: str) -> EvaluateResult:
-        data = [f"bundle={trained.bundle}", "data=folder", f"data.path={path}", "evaluation.resamples=100"]
+    def run(path: Path, *overrides: str, bundle: object = trained.bundle) -> EvaluateResult:
+        data = [f"bundle={bundle}", "data=folder", f"data.path={path}", "evaluation.resamples=100"]
         result = compose("evaluate", [*data, *overrides]).run()
         assert isinstance(result, EvaluateResult)
         return result
@@ -85,7 +85,31 @@ def test_of_another_data_set_it_takes_all_images_and_matches_classes_by_name(
     ]
     output = " ".join(capsys.readouterr().out.split())
     assert "there are no images of 1 of them" in output
-    assert "make sure that none of these images trained it" in output
+    assert "trained the bundle" not in output, "none of them did, which is known"
+    assert "make sure" not in output
+
+
+def test_images_of_another_folder_that_trained_the_bundle_are_told(
+    evaluate: Callable[..., EvaluateResult], trained: TrainResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = new_images(tmp_path / "more-photos", *COLORS)
+    for path in trained.version.samples("train").paths[:10]:
+        shutil.copy(path, more / Path(path).parent.name / f"again-{Path(path).name}")
+    assert len(evaluate(more).evaluation.predictions.paths) == 28
+    told = "10 of these images trained the bundle, or chose its epoch"
+    assert told in " ".join(capsys.readouterr().out.split())
+    evaluate(more, "crops=1,mirror")
+    assert told in " ".join(capsys.readouterr().out.split()), "members are looked at, too"
+    elsewhere = f"data.directory={tmp_path / 'elsewhere'}"
+    for bundle in (trained.bundle, trained.run_id):  # the output directory knows the version, and so does MLflow
+        evaluate(more, elsewhere, bundle=bundle)
+        assert told in " ".join(capsys.readouterr().out.split())
+
+    alone = shutil.copytree(trained.bundle, tmp_path / "alone")  # as on a machine that has the bundle and no more
+    evaluate(more, elsewhere, bundle=alone)
+    output = " ".join(capsys.readouterr().out.split())
+    assert f"What {alone} was trained on is not known: make sure that it was none of these images" in output
+    assert "trained the bundle" not in output
 
 
 def test_one_class_is_enough(evaluate: Callable[..., EvaluateResult], tmp_path: Path) -> None:

@@ -346,7 +346,7 @@ BESIDE = {
         "slices",
         "stage_summaries",
     ),
-    *("stage", "train_result", "retraining.options", "retraining.trigger"),
+    *("stage", "train_result", "trained_version", "retraining.options", "retraining.trigger"),
 }
 
 

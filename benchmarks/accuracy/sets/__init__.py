@@ -4,8 +4,5 @@ A set is written as ``DIRECTORY/NAME/SPLIT/CLASS/IMAGE.png`` with the splits tra
 library reads the same images. No image occurs twice, in one split or across two: nothing is left to how a library
 treats copies.
 
-By their scores, some of them have decided what graftline does by default; the others only confirm it:
-
-- to choose: ``fashion1k``, ``letters`` and ``textures``;
-- to confirm: ``elpv``, ``fashion10k``, ``fashion60k``, ``digits`` and ``textures9``.
+The table in docs/accuracy.md says which defaults of graftline the scores of each set have decided.
 """

@@ -16,7 +16,7 @@ gains what that chain knows of departed images, and has the further columns of t
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from graftline.data.decisions import NO_DECISIONS
@@ -201,6 +202,21 @@ class DatasetVersion:
         labels = rows["label"].map(indices).to_numpy(np.int64)
         sizes = rows[["height", "width"]].to_numpy(np.int64)
         return Samples(rows["path"].tolist(), labels, weights, rows["sha256"].tolist(), self.decoding, sizes)
+
+    def seen_in_training(self, sha256: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Tell which images have trained a model of this version, or chosen its epoch.
+
+        Args:
+            sha256: digests of N images.
+
+        Returns:
+            (N,) whether an image is in the training or validation split.
+
+        Raises:
+            UserError: the version has lost its manifest.
+        """
+        contents = self.contents()
+        return np.asarray(pd.Series(sha256, dtype=str).isin(contents.loc[contents["split"] != "test", "sha256"]))
 
     def groups(self, split: str) -> list[str]:
         """Return a name for what each image of a split must stay together with, in the order of ``samples``.
