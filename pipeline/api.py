@@ -1,5 +1,6 @@
 """The stages from Python, as in a notebook: ``graftline.train``, ``graftline.compare`` and ``graftline.load``."""
 
+import json
 import warnings
 from collections.abc import Collection, Mapping
 from numbers import Real
@@ -7,6 +8,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from graftline.pipeline.cli.by_class import is_by_class
 from graftline.pipeline.cli.hydra_conf import config_loader, session
 from graftline.pipeline.cli.parse import in_quotes
 from graftline.pipeline.cli.validate import data_option
@@ -117,7 +119,14 @@ def override(key: str, value: Any) -> str:
     >>> override("name", "a, b's"), override("train.patience", None), override("freeze.frozen", ["stem.*", "2"])
     ("name='a, b\\'s'", 'train.patience=null', "freeze.frozen=['stem.*','2']")
     """
+    if isinstance(value, Mapping) and is_by_class(key):
+        return f"{key}={in_quotes(json.dumps(value, ensure_ascii=False, default=_plain))}"
     return f"{key}={_text(value)}"
+
+
+def _plain(value: Any) -> dict[Any, Any] | float:
+    """Return what JSON takes of another mapping, or of a number of numpy's."""
+    return dict(value) if isinstance(value, Mapping) else float(value)
 
 
 def _text(value: Any) -> str:

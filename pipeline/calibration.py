@@ -16,7 +16,7 @@ from graftline.evaluation.calibration import FEWEST_IMAGES, CalibrationFit, fit_
 from graftline.evaluation.conformal import check_sets, with_sets
 from graftline.evaluation.decision import NOT_CHOSEN, DecisionFit, DecisionRule, MostProbable
 from graftline.evaluation.predictions import Predictions, predict_split
-from graftline.evaluation.refusal import MOST_REFERENCES, RefusalFit, check_refuse, fit_refusal
+from graftline.evaluation.refusal import RefusalFit, check_refuse, choose_references, fit_refusal
 from graftline.training.budget import MOST_CALIBRATED
 from graftline.training.training_source import TrainingSource
 
@@ -158,19 +158,21 @@ def _fit_refusal(
     known = None if source is None else source.head_inputs()
     if known is not None and source is not None and are_embeddings(known[1], predictor, source.setup.version):
         version, training, validation = source.setup.version, *known
-        rows = np.sort(np.argsort(version.samples("train").sha256, kind="stable")[:MOST_REFERENCES])
-        labels = version.samples("train").labels[rows]
+        samples = version.samples("train")
+        rows = choose_references(samples.labels, samples.sha256)
         of_validation = version.samples("validation").labels
-        return fit_refusal((training[rows], labels), (validation, of_validation), version.class_names, share)
-    version = version.part(train=MOST_REFERENCES)
+        return fit_refusal(
+            (training[rows], samples.labels[rows]), (validation, of_validation), version.class_names, share
+        )
     found = []
     for split in ("train", "validation"):
         samples = version.samples(split)
-        with progress(f"Embedding {split} images", total=len(samples.paths)) as bar:
+        rows = choose_references(samples.labels, samples.sha256) if split == "train" else np.arange(len(samples.paths))
+        with progress(f"Embedding {split} images", total=len(rows)) as bar:
             embeddings = predictor.logits_and_embeddings(
-                samples.paths, on_progress=lambda done: bar.advance(bar.task_ids[0], done)
+                [samples.paths[row] for row in rows], on_progress=lambda done: bar.advance(bar.task_ids[0], done)
             )[1]
-        found.append((embeddings, samples.labels))
+        found.append((embeddings, samples.labels[rows]))
     return fit_refusal(found[0], found[1], version.class_names, share)
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from graftline.errors import UserError
-from graftline.evaluation.bootstrap import require_resamples
+from graftline.evaluation.bootstrap import require_resampling
 from graftline.evaluation.comparison import Comparison, Metric, compare, format_difference
 from graftline.evaluation.metrics import HEADLINES
 from graftline.execution import Accelerator
@@ -51,7 +51,7 @@ class Compare:
     accelerator: Accelerator = "auto"
 
     def __post_init__(self) -> None:
-        require_resamples("Compare.resamples", self.resamples)
+        require_resampling("Compare", self.resamples, self.seed)
 
     def run(self, directory: Path) -> CompareResult:
         """Compare, print the table and draw it."""
@@ -66,6 +66,7 @@ class Compare:
         contenders = with_own_names([find_contender(one, self.tracking) for one in chosen.references])
         test = CommonTest(contenders[chosen.tested], self.tracking, self.accelerator)
         models = {one.name: test.predictions(one) for one in contenders}
+        assert len(models) == len(contenders), "each has a name of its own"
         comparison = compare(models, self.metric, self.resamples, self.seed)
         print_comparison(comparison)
         figure = save(comparison_figure(comparison), directory / "comparison.png")

@@ -1,6 +1,7 @@
 """What a comparison is told to compare: a run, a registered model or a directory, and the predictions that it has."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,14 +79,19 @@ def _in_directory(reference: str) -> Contender:
 
 
 def with_own_names(contenders: Sequence[Contender]) -> list[Contender]:
-    """Return the contenders, those of the same name with the run's id or the directory behind it."""
-    names = [one.name for one in contenders]
-    return [
-        replace(one, name=f"{one.name} ({one.run_id[:8] if one.run_id else Path(one.reference).name})")
-        if names.count(one.name) > 1
-        else one
-        for one in contenders
-    ]
+    """Return the contenders, those of one name with what tells them apart behind it.
+
+    That is the run's id or the directory's name, and the whole reference where others share that, too.
+    """
+    short = [one.run_id[:8] if one.run_id else Path(one.reference).name for one in contenders]
+    found = list(contenders)
+    for told in (short, [one.reference for one in contenders]):
+        counts = Counter(one.name for one in found)
+        found = [
+            replace(now, name=f"{one.name} ({more})") if counts[now.name] > 1 else now
+            for one, now, more in zip(contenders, found, told, strict=True)
+        ]
+    return found
 
 
 @dataclass(frozen=True)

@@ -238,7 +238,7 @@ class MakeEnsemble(Train):
 
         folder, plain = files.path / "soup", members.uncalibrated()
         logits = self._classify(plain, version)
-        maker = SoupMaker(plain, _labels(plain, version), classify, version, self.evaluation.batch_size)
+        maker = SoupMaker(plain, _labels(plain, version), classify, version)
         of_soup = maker.make_uniform(folder) if self.choose == "soup" else maker.make_greedy(logits, folder)
         return members.joined_by(self._open_alone(folder, execution)), np.concatenate([logits, of_soup[None]])
 
@@ -263,14 +263,15 @@ class MakeEnsemble(Train):
     ) -> tuple[CalibrationFit, DecisionFit, float]:
         """Calibrate the mean on the validation images and choose the decision, as a training does.
 
-        With them comes the mean's accuracy there.
+        Both are in the order of classes of the first chosen member, which is that of the bundle. With them comes the
+        mean's accuracy there.
         """
-        everyone = members.ensemble(selection.shares, self.crops, {}, self.average)
-        mean = mean_logits(logits, np.array(selection.shares), self.average)  # (N, K)
-        wanted = replace(
-            self._wanted, weighed=any(members.predictors[one].card.get("weighed") for one in selection.chosen)
-        )
-        raw = predict_split(everyone, version, "validation", known_logits=mean)
+        chosen, shares = members.only(selection.chosen), [selection.shares[number] for number in selection.chosen]
+        together = chosen.ensemble(shares, self.crops, {}, self.average)
+        order = [members.predictors[0].class_names.index(name) for name in together.class_names]
+        mean = mean_logits(logits[selection.chosen], np.array(shares), self.average)[:, order]  # (N, K)
+        wanted = replace(self._wanted, weighed=any(one.card.get("weighed") for one in chosen.predictors))
+        raw = predict_split(together, version, "validation", known_logits=mean)
         fit, decision = learn(raw, wanted, self.seed)
         say(" ".join(one for one in (fit.sentence, decision.sentence) if one))
         return fit, decision, float((raw.predicted == raw.labels).mean())
@@ -296,11 +297,11 @@ class MakeEnsemble(Train):
             "validation_digest": version.split_digests["validation"],
             "test_digest": version.test_digest,
             "validation": {"val/loss": selection.loss, "val/log_loss": selection.loss, "val/accuracy": accuracy},
-            "members": [members.references[number] for number in selection.chosen],
+            "members": list(members.only(selection.chosen).references),
             "calibration": fit.to_json(),
             "decision": {"sentence": decision.sentence},
         }
-        folders = [members.directories[number] for number in selection.chosen]
+        folders = members.only(selection.chosen).directories
         shares = [selection.shares[number] for number in selection.chosen]
         adjustment = fit.calibration, decision.decision
         return save_ensemble(files.bundle, folders, shares, self.crops, card, *adjustment, self.average)
@@ -329,10 +330,9 @@ class MakeEnsemble(Train):
     ) -> tuple[EvaluationResult, list[GridRow]]:
         """Return the ensemble's scores, and the rows of its best member with one crop and of itself."""
         sets = tuple(dict.fromkeys(("1", self.crops)))
-        numbers = sorted({*selection.chosen, selection.best})
-        tested = tuple(members.predictors[number] for number in numbers)
-        names = tuple(members.references[number] for number in numbers)
-        grid = Grid(tested, sets, version.decoding, names, self.average)
+        numbers = list(dict.fromkeys((*selection.chosen, selection.best)))  # the order of classes is the ensemble's
+        tested = members.only(numbers)
+        grid = Grid(tested.predictors, sets, version.decoding, tested.references, self.average)
         shares = np.array([selection.shares[number] for number in numbers])
         logits = self._logits(grid, version, "test")  # (M, S, N, K)
         mean = predictor.calibration.apply(mean_logits(logits[:, -1], shares, self.average))

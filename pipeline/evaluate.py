@@ -33,7 +33,7 @@ from graftline.pipeline.stage_summaries import find_summaries
 from graftline.pipeline.train_result import MOST_PROBABLE_ANSWER
 from graftline.pipeline.trained_version import trained_on
 from graftline.report.content import Calibrated, Report
-from graftline.report.grid_tables import print_grid, print_members, sentence
+from graftline.report.grid_tables import crops_in_words, print_grid, print_members, sentence
 from graftline.report.run_note import run_note
 from graftline.report.run_report import write_report
 from graftline.report.tables import print_scores
@@ -265,7 +265,9 @@ class Evaluate:
         told = [card[name]["sentence"] for name in ("decision", "refusal") if name in card]
         is_of_training = version.digest == card.get("dataset_digest")
         summaries = find_summaries(version, predictor.digest if is_of_training else "", tested.split)
-        explained = f"{os.path.relpath(bundle)}/members/1" if isinstance(predictor, Ensemble) else str(self.bundle)
+        is_ensemble = isinstance(predictor, Ensemble)
+        explained = f"{os.path.relpath(bundle)}/members/1" if is_ensemble else str(self.bundle)
+        crops = predictor.crops if isinstance(predictor, Ensemble) else "1"
         report = Report(
             title=f"{bundle.name} on {version.name}",
             kind="evaluation",
@@ -273,7 +275,7 @@ class Evaluate:
                 "Bundle": f"{self.bundle}, digest {predictor.digest}",
                 "Data": f"{version.name}, version {version.digest}",
                 "Images": f"{len(tested.paths):,} ({tested.split_in_words}), digest {tested.split_digest}",
-                "Speed": f"{result.images_per_second:,.0f} images per second, one crop",
+                "Speed": f"{result.images_per_second:,.0f} images per second, {crops_in_words(crops)}",
                 "Run": run_id,
             },
             result=result,
@@ -285,7 +287,7 @@ class Evaluate:
             missing=missing_of_evaluation(
                 RunDirectory(directory),
                 run_id,
-                str(self.bundle),
+                None if is_ensemble else str(self.bundle),
                 split=tested.split,
                 explained=explained if is_of_training else None,
                 summaries=summaries,

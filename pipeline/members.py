@@ -62,6 +62,15 @@ class Members:
             self.predictors + other.predictors,
         )
 
+    def only(self, numbers: Sequence[int]) -> "Members":
+        """Return those of some numbers, in that order."""
+        return Members(
+            tuple(self.references[number] for number in numbers),
+            tuple(self.directories[number] for number in numbers),
+            tuple(self.labels[number] for number in numbers),
+            tuple(self.predictors[number] for number in numbers),
+        )
+
     def uncalibrated(self) -> "Members":
         """Return the members as they were before each was calibrated by itself; no digest names them, then."""
         plain = tuple(replace(one, calibration=UNCALIBRATED, digest="") for one in self.predictors)

@@ -1,6 +1,7 @@
 """What a run did not compute, and the commands that do."""
 
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -59,13 +60,13 @@ def missing_of_training(files: RunDirectory, run_id: str, known: Known) -> list[
 
 def slices_of(bundle: str) -> Missing:
     """Return how to see on which images a bundle is worse."""
-    return Missing("On which images the model is worse", f"{program()} evaluate bundle={bundle}")
+    return Missing("On which images the model is worse", _command("evaluate", f"bundle={bundle}"))
 
 
 def explanation_of(bundle: str, split: str = "test") -> Missing:
     """Return how to see where in the images of a split a bundle of one network saw its mistakes."""
-    command = f"{program()} explain bundle={bundle}{'' if split == 'test' else f' split={split}'}"
-    return Missing("Where in the images the mistakes were seen", command)
+    own = [f"bundle={bundle}", *([] if split == "test" else [f"split={split}"])]
+    return Missing("Where in the images the mistakes were seen", _command("explain", *own))
 
 
 def missing_of_images(files: RunDirectory, summaries: Sequence[StageSummary], *, group: str = "data") -> list[Missing]:
@@ -86,14 +87,19 @@ def missing_of_images(files: RunDirectory, summaries: Sequence[StageSummary], *,
 
 
 def crops_of(bundle: str) -> Missing:
-    """Return how to get what crops bring to a bundle."""
-    command = f"{program()} evaluate bundle={bundle} crops=1,5,10"
+    """Return how to get what crops bring to a bundle of one network."""
+    command = _command("evaluate", f"bundle={bundle}", "crops=1,5,10")
     return Missing("What averaging over crops would bring, and cost", command)
 
 
 def comparison_of(run_id: str) -> Missing:
     """Return how to compare a run with others."""
-    return Missing("Whether other runs are better", f"{program()} compare runs={run_id},best:5")
+    return Missing("Whether other runs are better", _command("compare", f"runs={run_id},best:5"))
+
+
+def _command(stage: str, *overrides: str) -> str:
+    """Return a command as a shell takes it."""
+    return shlex.join([program(), stage, *overrides])
 
 
 def missing_of_ensemble(files: RunDirectory, run_id: str, known: Known) -> list[Missing]:
@@ -117,7 +123,7 @@ def missing_of_ensemble(files: RunDirectory, run_id: str, known: Known) -> list[
 def missing_of_evaluation(
     files: RunDirectory,
     run_id: str,
-    bundle: str,
+    bundle: str | None,
     *,
     split: str,
     explained: str | None,
@@ -128,7 +134,7 @@ def missing_of_evaluation(
     Args:
         files: of the evaluation.
         run_id: of its run.
-        bundle: as it was typed.
+        bundle: of one network, as it was typed; None: an ensemble, which has its crops.
         split: of the images; a model that was scored on the test split can be compared with other runs.
         explained: what `explain` takes; None: these images are not those that it knows.
         summaries: what other stages have found already.
@@ -136,7 +142,7 @@ def missing_of_evaluation(
     is_known = EXPLAIN in {one.stage for one in summaries}
     return [
         *([] if explained is None or is_known else [explanation_of(explained, split)]),
-        crops_of(bundle),
+        *([] if bundle is None else [crops_of(bundle)]),
         *([comparison_of(run_id)] if split == "test" else []),
         *missing_of_images(files, summaries),
     ]

@@ -1,5 +1,6 @@
 """Soups of members: which ones are averaged, by validation images, and the bundle of their mean."""
 
+import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from graftline.evaluation.selection import select_all
 from graftline.pipeline.members import Members
 
 INHERITED = ("weights", "weights_license", "arguments", "cost", "weighed")  # of a card, from the first member
-MOST_MEASURED = 1_024  # training images, for the statistics of BatchNorm
+MOST_MEASURED, MEASURED_BATCH = 1_024, 32  # training images for the statistics of BatchNorm, and most of them at once
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,12 @@ class SoupMaker:
         labels: (N,) of the validation images, in the members' order of classes.
         classify: directory of a bundle → its logits (N, K) for the validation images, uncalibrated.
         version: has the images.
-        batch_size: of the images that statistics are measured on.
     """
 
     members: Members
     labels: np.ndarray
     classify: Callable[[Path], np.ndarray]
     version: DatasetVersion
-    batch_size: int
 
     def make_uniform(self, directory: Path) -> np.ndarray:
         """Write the bundle of the plain mean of all members' weights, and return its logits (N, K)."""
@@ -109,10 +108,10 @@ class SoupMaker:
         )
 
     def _batches(self) -> Iterator[Tensor]:
-        """Yield training images (B, C, h, w), the same ones each time, whatever their order."""
+        """Yield training images (B, C, h, w), the same ones each time, whatever their order, in batches of one size."""
         samples, preprocessing = self.version.samples("train"), self.members.predictors[0].preprocessing
         rows = np.argsort(samples.sha256, kind="stable")[:MOST_MEASURED]
-        for start in range(0, len(rows), self.batch_size):
-            paths = [samples.paths[row] for row in rows[start : start + self.batch_size]]
-            images = (read_pixels(Path(to_path(path)), self.version.decoding) for path in paths)
+        for part in np.array_split(rows, math.ceil(len(rows) / MEASURED_BATCH)):
+            paths = [Path(to_path(samples.paths[row])) for row in part]
+            images = (read_pixels(path, self.version.decoding) for path in paths)
             yield torch.from_numpy(np.stack([preprocessing(image) for image in images]))

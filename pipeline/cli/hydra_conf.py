@@ -20,6 +20,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from graftline.console import warn
+from graftline.pipeline.cli.by_class import read_all_by_class
 from graftline.pipeline.cli.conf_files import CONF as CONF
 from graftline.pipeline.cli.conf_files import directories, find_stage, options, shadowed
 from graftline.pipeline.cli.mistakes import refusal
@@ -62,6 +63,7 @@ def compose_config(stage: str, lines: Sequence[str]) -> DictConfig:
     config = copy.deepcopy(_compose(stage, lines))
     with open_dict(config):
         del config["hydra"]
+    read_all_by_class(config)
     expand_home(config)
     return config
 

@@ -9,6 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import HydraException
 
+from graftline.pipeline.cli.by_class import is_by_class, read_by_class
 from graftline.pipeline.cli.hydra_conf import config_loader
 from graftline.pipeline.cli.mistakes import MistakeError
 
@@ -32,11 +33,13 @@ def parse(text: str) -> Override:
 def quoted(key: str, value: str) -> str:
     """Return an override whose value is text: Hydra's grammar wants quotes around a tilde, an umlaut, a bracket.
 
-    A list, a mapping and what has quotes already stay as they are.
+    A list, a mapping and what has quotes already stay as they are; but one by classes is text until it is read.
 
-    >>> quoted("data.path", "~/photos"), quoted("freeze.names", "[a")
-    ("data.path='~/photos'", 'freeze.names=[a')
+    >>> quoted("data.path", "~/photos"), quoted("freeze.names", "[a"), quoted("recalls", "{Löß:0.9}")
+    ("data.path='~/photos'", 'freeze.names=[a', "recalls='{Löß:0.9}'")
     """
+    if value.startswith("{") and is_by_class(key):
+        return f"{key}={in_quotes(value)}"
     return f"{key}={value}" if not value or value[0] in "[{'\"" else f"{key}={in_quotes(value)}"
 
 
@@ -71,6 +74,24 @@ def as_sentence(override: Override) -> Override:
     return parse(f"{key}={in_quotes(typed)}") if override.is_sweep_override() else override
 
 
+def as_by_class(override: Override) -> Override:
+    """Return the override of a mapping by classes with the text that was typed, where Hydra takes a name for no text.
+
+    Such as ``true``, ``1e3`` or ``null``. Several mappings stay as they are.
+    """
+    if override.is_sweep_override() or _has_text_names(override.value()):
+        return override
+    key, _, typed = line(override).partition("=")
+    return parse(f"{key}={in_quotes(typed)}")
+
+
+def _has_text_names(value: Any) -> bool:
+    """Tell whether all names of a mapping, and of those in it, are text."""
+    if not isinstance(value, dict):
+        return True
+    return all(isinstance(name, str) and _has_text_names(one) for name, one in value.items())
+
+
 def as_list(override: Override, *, of_text: bool) -> Override:
     """Return the override of a key that takes a list with one: several values are its elements, not several runs.
 
@@ -95,13 +116,16 @@ def values(override: Override) -> list[Any]:
     """Return the values that an override gives, one for each job.
 
     Raises:
-        MistakeError: there are none.
+        MistakeError: there are none, or a mapping by classes cannot be read.
     """
-    if not override.is_sweep_override():
-        return [override.value()]
-    found = [item.text if isinstance(item, QuotedString) else item for item in override.sweep_iterator()]
+    if override.is_sweep_override():
+        found = [item.text if isinstance(item, QuotedString) else item for item in override.sweep_iterator()]
+    else:
+        found = [override.value()]
     if not found:
         raise MistakeError(f"{line(override)}: stands for no value")
+    if is_by_class(override.key_or_group):
+        return [read_by_class(one) if isinstance(one, str) and one.startswith("{") else one for one in found]
     return found
 
 

@@ -7,9 +7,10 @@ from typing import Any, Union, get_args, get_origin
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
+from graftline.pipeline.cli.by_class import BY_CLASS
 from graftline.pipeline.cli.mistakes import MistakeError, did_you_mean, nearest
 from graftline.pipeline.cli.parameters import all_keys, has_key, parameters, takes
-from graftline.pipeline.cli.parse import as_list, as_sentence, as_text, line, parse
+from graftline.pipeline.cli.parse import as_by_class, as_list, as_sentence, as_text, line, parse
 
 FREE = "backbone.options."  # what stands below is the network's own; Backbone.check() knows which keys there are
 SENTENCES = {  # arguments that take a sentence, or a shell's command: commas are part of it
@@ -41,7 +42,9 @@ def resolve(config: DictConfig, override: Override, swept: Container[str] = ()) 
     hint = parameters(node).get(name)
     if hint is not None and f"{node['_target_']}.{name}" in SENTENCES:
         override = as_sentence(override)
-    if hint in (str, str | None):  # a data set called 2024_01
+    if key in BY_CLASS:
+        override = as_by_class(override)
+    elif hint in (str, str | None):  # a data set called 2024_01
         override = as_text(override)
     elif (element := _element_type(hint)) is not None:
         override = as_list(override, of_text=element is str)

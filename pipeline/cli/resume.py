@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from graftline.errors import UserError
 from graftline.pipeline.cli.hydra_conf import compose_config, expand_home
 from graftline.pipeline.cli.mistakes import collect
-from graftline.pipeline.cli.parse import expand, line, parse
+from graftline.pipeline.cli.parse import expand, line, parse, values
 from graftline.pipeline.cli.resolve import resolve
 from graftline.pipeline.cli.validate import validate
 from graftline.pipeline.cli.wording import worded
@@ -64,7 +64,7 @@ def resume(stage: str, texts: Sequence[str], directory: Path) -> tuple[DictConfi
         raise UserError("One run can be resumed at a time: give each key one value.")
     today = compose_config(stage, expand(checked.groups)[0])
     given = [(override, today.get(override.key_or_group)) for override in checked.groups]
-    given += [(override, expand_home(override.value())) for override in checked.values]
+    given += [(override, expand_home(values(override)[0])) for override in checked.values]
     if new := [line(override).lstrip("+") for override, value in given if _is_new(config, lines, override, value)]:
         raise UserError(
             f"A resumed run keeps its own settings, but {', '.join(new)} would change them: "

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from graftline.errors import UserError
-from graftline.evaluation.bootstrap import require_resamples
+from graftline.evaluation.evaluation import Evaluation
 
 Node = Mapping[str, Any]
 
@@ -28,8 +28,7 @@ def require_numbers(trainer: Node, optim: Node, evaluation: Node, seed: int, min
     if rate is not None and not 0 <= rate < float("inf"):  # also catches NaN
         optimizer = str(optim["_target_"]).rpartition(".")[2]
         raise UserError(f"{optimizer}.lr is {rate}, it must be at least 0.")
-    if (resamples := evaluation.get("resamples")) is not None:
-        require_resamples("Evaluation.resamples", resamples)
+    Evaluation(**{name: evaluation[name] for name in ("resamples", "batch_size", "seed") if name in evaluation})
     if not 0 <= seed < 2**32:
         raise UserError(f"seed is {seed}, it must be at least 0 and below 2^32.")
     if minutes is not None and not minutes > 0:  # also catches NaN

@@ -1,13 +1,17 @@
 """Soups: the mean of weights, with statistics that are those of the images."""
 
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+from graftline.bundle.layout import WEIGHTS_FILE
 from graftline.bundle.soup import average_weights, check_soup, load_networks
 from graftline.errors import UserError
 
@@ -65,6 +69,21 @@ def test_statistics_that_all_share_stay(networks: list[nn.Module], batches: list
     with torch.no_grad():
         expected = (heads[0](batches[0]) + heads[1](batches[0])) / 2  # logits are linear in the head
         torch.testing.assert_close(soup(batches[0]), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_networks_of_other_layers_are_refused_before_they_are_loaded(bundle: Path, tmp_path: Path) -> None:
+    """As AlexNets with groups of 1 and 2, which have one name."""
+    narrow, fewer = (Path(shutil.copytree(bundle, tmp_path / name)) for name in ("narrow", "fewer"))
+    weights = load_file(bundle / WEIGHTS_FILE)
+    key = next(name for name, value in sorted(weights.items()) if value.ndim == 4)
+    save_file({**weights, key: weights[key][:1].clone()}, narrow / WEIGHTS_FILE)
+    save_file({name: weights[name] for name in weights if name != key}, fewer / WEIGHTS_FILE)
+    check_soup([bundle, bundle])
+    for other in (narrow, fewer):
+        with pytest.raises(
+            UserError, match=rf"{other.name} has other layers than .* \(first: {re.escape(key)}\), as net"
+        ):
+            check_soup([bundle, other])
 
 
 def test_only_one_architecture_can_be_averaged(bundle: Path, tmp_path: Path) -> None:

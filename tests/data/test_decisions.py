@@ -114,6 +114,20 @@ def test_a_class_that_decisions_have_emptied_is_told_as_such(pets: Path) -> None
         ingest(pets, decisions=write(pets, *rows))
 
 
+def test_decisions_on_no_image_are_told(pets: Path, caplog: pytest.LogCaptureFixture) -> None:
+    row = ("cat/000.png", "cat", "dog", "relabel")
+    before = ingest(pets, decisions=write(pets, row))
+    ingest(pets, decisions=write(pets, row, ("cat/000.png", "dog", "cat", "keep")))
+    assert "decisions of" not in caplog.text, "one label is the source's, the other what it was relabeled to"
+    file = write(pets, ("cat/001.png", "1", "", "drop"), ("cat/002.png", "cat", "", "keep"))
+    after = ingest(pets, decisions=file)
+    assert labels(after) == labels(before)
+    sha256 = sha256_file(pets / "cat/001.png")[:12]
+    told = f"1 of 2 decisions of {file} are about no image with that label, and change nothing (first: label '1' of the"
+    assert told in caplog.text
+    assert f"image with sha256 {sha256}…)" in caplog.text
+
+
 def test_a_conflict_is_settled(pets: Path) -> None:
     (pets / "dog/copy.png").write_bytes((pets / "cat/000.png").read_bytes())
     assert "cat/000.png" not in labels(ingest(pets))

@@ -90,9 +90,17 @@ def test_a_model_of_other_classes_is_refused(cat_classifier: Classifier, version
         Evaluation().run(cat_classifier, version)
 
 
-def test_too_few_resamples_are_refused() -> None:
-    with pytest.raises(UserError, match=r"Evaluation\.resamples is 10, too few .* at least 100"):
-        Evaluation(resamples=10)
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"resamples": 10}, r"^Evaluation\.resamples is 10, too few .* at least 100"),
+        ({"batch_size": 0}, r"^Evaluation\.batch_size is 0, it must be at least 1\.$"),
+        ({"seed": -1}, r"^Evaluation\.seed is -1, it must be at least 0\.$"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(given: dict[str, int], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        Evaluation(**given)  # type: ignore[arg-type]
 
 
 def test_a_real_bundle_is_evaluated(version: DatasetVersion, tmp_path: Path) -> None:

@@ -1,15 +1,17 @@
 """Members x crops: scores and gains are those of single scores, intervals those of a simulation with known truth."""
 
+from collections.abc import Iterator
 from dataclasses import replace
+from weakref import ref
 
 import numpy as np
 import pytest
 from made_predictions import predictions_of
 from sklearn.metrics import accuracy_score, log_loss
 
-from graftline.bundle.decision import Decision
+from graftline.bundle.decision import MOST_PROBABLE, Decision
 from graftline.bundle.predictor import softmax
-from graftline.evaluation.grid import compare, frontier, mean_over
+from graftline.evaluation.grid import Candidate, compare, frontier, mean_over, score_candidates
 from graftline.evaluation.metrics import score
 
 
@@ -48,6 +50,23 @@ def test_each_row_answers_by_the_decision_of_its_members() -> None:
     mean = mean_over(logits[:, 0], [0, 1])
     answers = [logits[0, 0].argmax(axis=1), own.answer(softmax(logits[1, 0])), ours.answer(softmax(mean))]
     assert [row.accuracy.value for row in rows] == pytest.approx([accuracy_score(labels, one) for one in answers])
+
+
+def test_one_candidate_has_its_logits_in_memory_at_a_time() -> None:
+    logits, labels = grid_logits(5, 1, 40, 3)
+    alive, made = list[int](), list[ref[np.ndarray]]()
+
+    def candidates() -> Iterator[Candidate]:
+        for number, of_member in enumerate(logits[:, 0]):
+            alive.append(sum(one() is not None for one in made))
+            candidate = Candidate((number,), "1", of_member.copy(), MOST_PROBABLE, 1.0)
+            made.append(ref(candidate.logits))
+            yield candidate
+            del candidate
+
+    rows = score_candidates(candidates(), labels, resamples=100)
+    assert alive == [0] * 5
+    assert rows == score_candidates(list(candidates()), labels, resamples=100)
 
 
 @pytest.mark.parametrize("groups", [None, [f"day {number % 20}" for number in range(60)]])

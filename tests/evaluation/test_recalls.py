@@ -190,6 +190,12 @@ def test_mistakes() -> None:
 def test_what_is_typed() -> None:
     stage: Any = compose("train", ["decision=recall", "decision.recalls={0:0.9,a b:0.8}"]).stage
     assert stage.decision.targets == {"0": 0.9, "a b": 0.8}, "names that look like numbers are names"
+    for key in ("recalls", "decision.recalls"):
+        typed = f'{key}={{Löß:0.9, true:0.8,1e3:0.7,"a, b":0.6,null:0.5}}'
+        stage = compose("train", ["decision=recall", typed]).stage
+        assert stage.decision.targets == {"Löß": 0.9, "true": 0.8, "1e3": 0.7, "a, b": 0.6, "null": 0.5}
+    with pytest.raises(UserError, match=r"\{Löß:0\.9, a: no mapping such as .*: put quotes around a name with"):
+        compose("train", ["decision=recall", "recalls={Löß:0.9, a"])
     with pytest.raises(UserError, match=r"decision\.class_name is missing: .* or give decision\.recalls"):
         compose("train", ["decision=recall"])
     for value in ("{bad:high}", "[bad,good]"):

@@ -6,7 +6,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from graftline.bundle.refusal import neighbor_distances, unit
 from graftline.errors import UserError
-from graftline.evaluation.refusal import check_refuse, fit_refusal
+from graftline.evaluation.refusal import MOST_REFERENCES, check_refuse, choose_references, fit_refusal
 
 NAMES = ("a", "b", "c")
 
@@ -47,6 +47,41 @@ def test_a_class_that_is_left_out_is_refused_where_it_differs() -> None:
     same = np.random.default_rng(0).permutation(labels)  # classes that the embedding does not know
     alike = fit_refusal((embeddings[:150], same[:150]), (embeddings[150:], same[150:]), NAMES, 0.05)
     assert max(alike.left_out.values()) < 0.2
+
+
+def rare(images: int, of_rare: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return embeddings of three clusters, few of which are of the last, and labels."""
+    generator = np.random.default_rng(seed)
+    labels = np.where(np.arange(images) < of_rare, 2, np.arange(images) % 2)
+    return (5 * np.eye(20)[labels] + generator.normal(0, 1, (images, 20))).astype(np.float32), labels
+
+
+def test_a_rare_class_vouches_for_its_own_images() -> None:
+    """20 of 20,000 training images are of it, 8 of 2,000 validation images."""
+    training, validation = rare(20_000, 20, 0), rare(2_000, 8, 1)
+    digests = [f"{number:08x}" for number in np.random.default_rng(2).permutation(20_000)]
+    rows = choose_references(training[1], digests)
+    assert np.bincount(training[1][rows]).tolist() == [990, 990, 20]
+    assert (np.diff(rows) > 0).all()
+    others = np.flatnonzero(training[1] == 0)
+    kept = sorted(others, key=lambda row: digests[row])[:990]
+    assert set(kept) == set(rows[training[1][rows] == 0]), "contents decide"
+    new = rare(500, 500, 3)[0]
+    fit = fit_refusal((training[0][rows], training[1][rows]), validation, NAMES, 0.01)
+    first = np.argsort(digests)[:MOST_REFERENCES]  # whatever their class
+    plain = fit_refusal((training[0][first], training[1][first]), validation, NAMES, 0.01)
+    assert plain.refusal.refused(new).all()
+    assert fit.refusal.refused(new).mean() < 0.7, "still far more than of the others, as there are few"
+    assert "An image is accepted by 5 training images near it, and there are fewer of “c”." in plain.sentence
+    assert "Far more is refused of “c” (8 of 8 validation images)." in plain.sentence
+    assert fit.sentence.endswith("Far more is refused of “c” (5 of 8 validation images).")
+
+
+def test_many_classes_give_what_a_class_needs_each() -> None:
+    labels = np.repeat(np.arange(1_000), 7)
+    rows = choose_references(labels, [f"{number:04x}" for number in range(len(labels))])
+    assert np.bincount(labels[rows]).tolist() == [5] * 1_000
+    assert choose_references(labels[:100], [""] * 100).tolist() == list(range(100)), "all, where they are few"
 
 
 def test_two_validation_images_and_one_class() -> None:

@@ -1,6 +1,7 @@
 """Slices: each accuracy is that of its images, and a slice that is no worse is hardly ever called so."""
 
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,31 @@ def test_few_are_called_worse_that_are_not() -> None:
         columns = pd.DataFrame({name: generator.random(240) for name in ("a", "b", "c")})
         false_alarms += any(one.is_worse for one in score_slices(predictions(hits), columns))
     assert false_alarms <= 11  # more would be seen once in a hundred such tests if it were one in twenty
+
+
+def test_few_are_called_worse_that_are_not_where_images_have_groups() -> None:
+    """30 groups of 12 images, each with a hit rate and columns of its own, 60 times."""
+    generator = np.random.default_rng(2)
+    groups = np.repeat(np.arange(30), 12)
+    given = [f"patient {number}" for number in groups]
+    false_alarms = found = alone = 0
+    for _ in range(60):
+        rates = generator.beta(4, 1, 30)
+        hits = generator.random(360) < rates[groups]
+        columns = pd.DataFrame({name: generator.integers(0, 3, 30)[groups] for name in ("site", "device", "sex")})
+        grouped = replace(predictions(hits), groups=given)
+        false_alarms += any(one.is_worse for one in score_slices(grouped, columns))
+        alone += any(one.is_worse for one in score_slices(predictions(hits), columns))
+        columns["site"] = np.arange(30)[groups] % 3
+        worse = generator.random(360) < np.where(columns["site"] == 0, 0.4, 0.9)
+        slices = score_slices(replace(predictions(worse), groups=given), columns)
+        found += "site 0" in [one.name for one in slices if one.is_worse]
+    assert false_alarms <= 7
+    assert alone > 20, "each image for itself"
+    assert found > 54
+    by_group = score_slices(grouped, pd.DataFrame({"patient": given}))
+    assert len(by_group) == 30
+    assert not any(one.is_worse for one in by_group), "one group shows nothing of others"
 
 
 def test_small_slices_and_missing_values() -> None:

@@ -3,10 +3,12 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from workplace import Workplace
 
 import graftline
@@ -132,15 +134,26 @@ def test_all_mistakes_are_told_at_once() -> None:
         ("optim.lr", 1e-5),
         ("freeze.frozen", ["stem.*", "a,b", "1"]),
         ("backbone.options", {"groups": 2, "act": "it's"}),
+        ("decision.recalls", {"Löß": 0.9, "true": 0.8, "a, b": 0.7, "1e3": 0.6, 'the "it\'s": {x}': 0.5}),
+        ("decision.costs", {"null": {"Löß": 10.0, "1_000": 0.5}, "a": {"01": 1.0}}),
     ],
 )
 def test_a_value_means_what_it_is_in_python(key: str, value: Any) -> None:
-    overrides = ["freeze=names", override(key, value)] if key.startswith("freeze") else [override(key, value)]
-    config: Any = compose("train", overrides).config
+    group = {"freeze.frozen": "freeze=names", "decision.recalls": "decision=recall", "decision.costs": "decision=cost"}
+    composed = compose("train", [*([group[key]] if key in group else []), override(key, value)])
+    again = compose("train", composed.overrides)
+    config: Any = again.config
+    assert config == composed.config
     for part in key.split("."):
         config = config[part]
     assert config == value
+    assert not isinstance(value, dict) or OmegaConf.create(OmegaConf.to_yaml(config)) == value, "as a run keeps it"
     assert type(config) is type(value) or isinstance(value, list | dict)
+
+
+def test_a_mapping_by_classes_may_be_of_any_kind() -> None:
+    value = MappingProxyType({"a": MappingProxyType({"b": np.float32(0.5)})})
+    assert override("costs", value) == """costs='{"a": {"b": 0.5}}'"""
 
 
 def test_the_package_is_imported_at_once_and_knows_no_more() -> None:

@@ -163,6 +163,19 @@ def test_models_and_directories_are_references(trained: TrainResult, runs: dict[
     assert (same.won, same.lost, same.verdict) == (0, 0, "no difference shown")
 
 
+def test_directories_of_one_name_are_told_apart(trained: TrainResult, runs: dict[str, str], tmp_path: Path) -> None:
+    for name in ("a/x", "b/x", "c/y"):
+        shutil.copytree(trained.directory, tmp_path / name)
+    file = tmp_path / "b" / "x" / "test" / PREDICTIONS_FILE
+    predictions = Predictions.load(file)
+    replace(predictions, logits=-predictions.logits).save(file)
+    directories = [f"{tmp_path}/a/x/bundle", f"{tmp_path}/b/x/bundle", f"{tmp_path}/c/y"]
+    result = compared(f"runs={','.join(directories)}")
+    assert names(result) == [f"good ({directories[0]})", f"good ({directories[1]})", "good (y)"]
+    assert result.comparison.reference.scores["accuracy"].value == trained.scores["accuracy"].value
+    assert result.comparison.rows[0].scores["accuracy"].value == pytest.approx(1 - trained.scores["accuracy"].value)
+
+
 def test_alone_it_is_the_newest_against_the_best_and_then_against_the_champion(
     runs: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -291,6 +304,7 @@ def test_a_training_logs_what_runs_are_compared_by(trained: TrainResult) -> None
         ),
         ("runs=latest,models:/dusk/77", r"^The registered model 'dusk' has no version 77"),
         ("resamples=10", r"^resamples is 10, too few for a 95 % interval: use at least 100, or leave it at 1000\.$"),
+        ("seed=-1", r"^seed is -1, it must be at least 0\.$"),
         ("tracking.experiment=dawn", r"^There is no experiment 'dawn' in the tracking database .*: there are dusk"),
         ("metric=precision", "metric=precision: must be accuracy or accuracy_weighted or balanced_accuracy or "),
         ("metric=accuracy_weighted", r"^These 20 images define no accuracy, weighted: compare another score\.$"),

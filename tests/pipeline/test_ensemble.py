@@ -2,6 +2,8 @@
 
 import base64
 import json
+import re
+import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -37,6 +39,8 @@ from graftline.pipeline.calibration import Wanted, learn
 from graftline.pipeline.cli import compose
 from graftline.pipeline.ensemble_result import EnsembleResult
 from graftline.pipeline.examination import _frozen
+from graftline.pipeline.members import Members
+from graftline.pipeline.soup import SoupMaker
 from graftline.pipeline.train_result import MOST_PROBABLE_ANSWER, NOT_TESTED
 from graftline.report.grid_tables import sentence
 from graftline.tracking.names import BUNDLE_DIGEST
@@ -158,8 +162,15 @@ def test_every_stage_takes_it_as_one_model(
     verified = compose("verify", [f"bundle={made.model_uri}"]).run()
     assert verified.facts["largest_probability_change"] == 0
     data = ["data=folder", f"data.path={color_folder}", "evaluation.resamples=100", "tracking.system_metrics=false"]
-    evaluated = compose("evaluate", [f"bundle={made.run_id}", *data]).run()
+    evaluated = compose("evaluate", [f"bundle={made.run_id}", *data]).run(place.root / "evaluated")
     assert evaluated.metrics["accuracy"] == made.metrics["accuracy"]
+    page = unescape((place.root / "evaluated" / "report.html").read_text(encoding="utf-8"))
+    assert " images per second, mirror" in page
+    commands = re.findall("<code>graftline (.*?)</code>", page)
+    assert {command.partition(" ")[0] for command in commands} >= {"explain", "compare", "audit"}
+    for stage, *overrides in map(shlex.split, commands):
+        compose(stage, overrides)
+        assert not any("crops=" in one for one in overrides), "an ensemble has its own"
     images = [f"images={color_folder / 'red'}", f"model={made.directory}"]
     assert compose("predict", images).run().facts["images"] == 20
     source = place.mlflow.get_model_version(*made.model_uri.removeprefix("models:/").split("/")).source
@@ -324,8 +335,19 @@ def test_a_soup_is_one_network_of_mean_weights(run: Callable[..., EnsembleResult
         run(f"runs={same[0]},{other}", "choose=soup")
 
 
-def shifted(source: Path, target: Path, shift: np.ndarray, temperature: float) -> Path:
-    """Write a bundle with other biases of its head, and a calibration."""
+def test_a_soup_measures_its_statistics_in_batches_of_one_size(
+    made: EnsembleResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(made.predictor, Ensemble)
+    members = Members((), (), (), made.predictor.members)
+    count = len(made.version.samples("train").paths)
+    monkeypatch.setattr("graftline.pipeline.soup.MEASURED_BATCH", count - 1)  # one image more than a batch
+    batches = list(SoupMaker(members, np.empty(0), lambda _: np.empty(0), made.version)._batches())
+    assert [len(one) for one in batches] == [(count + 1) // 2, count // 2]
+
+
+def shifted(source: Path, target: Path, shift: np.ndarray, temperature: float, *, is_reversed: bool = False) -> Path:
+    """Write a bundle with other biases of its head and a calibration, maybe with its classes named in reverse."""
     predictor, (network,) = Predictor.from_directory(source), load_networks([source])
     with torch.no_grad():
         cast(nn.Linear, network.get_submodule("classifier")).bias.add_(torch.from_numpy(shift).float())
@@ -333,13 +355,34 @@ def shifted(source: Path, target: Path, shift: np.ndarray, temperature: float) -
         target,
         network,
         timm_name="test_efficientnet",
-        class_names=predictor.class_names,
+        class_names=predictor.class_names[::-1] if is_reversed else predictor.class_names,
         preprocessing=predictor.preprocessing,
         card=predictor.card,
         decoding=predictor.decoding,
     )
     change_answers(target, calibration=Calibration(temperature))
     return target
+
+
+def test_an_average_is_calibrated_and_decides_in_the_order_of_classes_of_its_first_member(
+    run: Callable[..., EnsembleResult], made: EnsembleResult, place: Workplace
+) -> None:
+    """A bad member, which is left out, names the classes in reverse: answers are those without it."""
+    source = made.directory / "members" / "1" / "bundle"
+    good = shifted(source, place.root / "good", np.array([-2.0, 0.0, 1.0]), 1)
+    bad = shifted(source, place.root / "bad", np.array([30.0, -30.0, 0.0]), 1, is_reversed=True)
+    own = ["decision=recall", "decision.class_name=blue", "decision.recall=0.75", "tracking.register=false"]
+    alone, both = run(f"runs={good}", "choose=all", *own), run(f"runs={bad},{good}", "choose=greedy", *own)
+    assert both.selection.shares == (0.0, 1.0)
+    predictor, samples = both.predictor, both.version.samples("test")
+    assert predictor.class_names == Predictor.from_directory(good).class_names
+    probabilities = predictor.predict(samples.paths)
+    found = predictor.decision.answer(probabilities)
+    assert (found != probabilities.argmax(axis=1)).any(), "the decision changes answers"
+    assert both.metrics["accuracy"]["value"] == pytest.approx((found == samples.labels).mean())
+    assert both.metrics == alone.metrics
+    assert [row.accuracy.value for row in both.rows] == [row.accuracy.value for row in alone.rows]
+    assert (predictor.decision, predictor.digest) == (alone.predictor.decision, alone.predictor.digest)
 
 
 def test_a_greedy_soup_takes_what_makes_it_better_however_members_are_calibrated(

@@ -234,6 +234,8 @@ def test_mistakes_are_found_before_anything_is_read() -> None:
         ("optim.lr=-1", r"^optim\.lr is -1, it must be at least 0"),
         ("optim.lr=nan", r"^optim\.lr is nan, it must be at least 0"),
         ("evaluation.resamples=5", r"^evaluation\.resamples is 5, too few"),
+        ("evaluation.batch_size=0", r"^evaluation\.batch_size is 0, it must be at least 1"),
+        ("evaluation.seed=-1", r"^evaluation\.seed is -1, it must be at least 0"),
         ("seed=-1", r"^seed is -1, it must be"),
         ("minutes=0", r"^minutes is 0(\.0)?, it must be above 0"),
     ):

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import timm
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import graftline.backbones.zoo  # noqa: F401 - registers our own networks with timm
-from graftline.bundle.layout import read_description
+from graftline.bundle.layout import WEIGHTS_FILE, read_description
 from graftline.errors import UserError
 
 STATISTICS = ("running_mean", "running_var")
@@ -25,7 +26,7 @@ def check_soup(directories: Sequence[Path]) -> None:
     """Make sure that the weights of bundles can be averaged.
 
     Raises:
-        UserError: there is only one, or they are of different architectures, image sizes or classes.
+        UserError: there is only one, or they are of different architectures, image sizes, classes or layers.
     """
     if len(directories) < 2:
         raise UserError(f"A soup is of 2 models at least, and there is {directories[0]} alone: give more.")
@@ -37,6 +38,21 @@ def check_soup(directories: Sequence[Path]) -> None:
                     f"{directory} has another {key} than {directories[0]}, and a soup averages the weights of one "
                     "network: leave it out, or average probabilities instead."
                 )
+    first = _shapes(directories[0])
+    for directory in directories[1:]:
+        own = _shapes(directory)
+        if other := sorted(key for key in first.keys() | own.keys() if first.get(key) != own.get(key)):
+            raise UserError(
+                f"{directory} has other layers than {directories[0]} (first: {other[0]}), as networks of other "
+                "arguments have, and a soup averages the weights of one network: leave it out, or average "
+                "probabilities instead."
+            )
+
+
+def _shapes(directory: Path) -> dict[str, list[int]]:
+    """Return the shape of each weight of a bundle."""
+    with safe_open(directory / WEIGHTS_FILE, "pt") as file:
+        return {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118 - no mapping
 
 
 def load_networks(directories: Sequence[Path]) -> list[nn.Module]:

@@ -106,6 +106,32 @@ def join_decisions(before: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
     return kept.sort_values(["sha256", "label"], ignore_index=True)
 
 
+def warn_of_unmatched(file: str | None, before: pd.DataFrame | None, images: pd.DataFrame) -> None:
+    """Say which decisions of a file are about no image, neither with its label now nor with one it was relabeled to.
+
+    Args:
+        file: the table that a person has filled in; None: there is none.
+        before: decisions of the version before; None: there is none.
+        images: with columns sha256 and label, as the source gives it.
+    """
+    if file is None:
+        return
+    given = read_decisions(Path(file).expanduser())
+    mentioned = images.loc[images["sha256"].isin(given["sha256"])]
+    known = set(zip(mentioned["sha256"], mentioned["label"], strict=True))
+    if before is not None:
+        relabeled = before[before["decision"] == "relabel"]
+        known |= set(zip(relabeled["sha256"], relabeled["suggested"], strict=True))
+    pairs = list(zip(given["sha256"], given["label"], strict=True))
+    if unmatched := [pair for pair in pairs if pair not in known]:
+        sha256, label = unmatched[0]
+        logger.warning(
+            f"{len(unmatched):,} of {len(pairs):,} decisions of {file} are about no image with that label, and change "
+            f"nothing (first: label '{label}' of the image with sha256 {sha256[:12]}…): the image or its label has "
+            "changed since the audit, or a spreadsheet has changed the columns sha256 and label ('01' to '1')."
+        )
+
+
 def write_decisions(decisions: pd.DataFrame, file: Path) -> None:
     """Write decisions into a version; no file where there are none."""
     if not decisions.empty:

@@ -12,7 +12,7 @@ from typing import Literal
 import pandas as pd
 
 from graftline.data.checks import check_images
-from graftline.data.decisions import apply_decisions, find_decisions, read_decisions
+from graftline.data.decisions import apply_decisions, find_decisions, read_decisions, warn_of_unmatched
 from graftline.data.decoding import MAX_PIXELS, PLAIN, DecodeSettings, Decoding
 from graftline.data.findings import FINDINGS_FILE, Finding, log_findings, summarize, write_findings
 from graftline.data.listing import Listing
@@ -341,6 +341,7 @@ class Ingest:
         losses = find_losses(checked, images)
         del checked
         findings += losses + find_wrong_extensions(images)
+        warn_of_unmatched(self.decisions, before, images)
         images, decided = apply_decisions(images, decisions, listing.class_names)
         findings += decided
         images, conflicts = resolve_conflicts(images, keep=self.on_conflict == "keep")

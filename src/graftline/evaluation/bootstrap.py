@@ -25,17 +25,24 @@ MAX_CHUNK_ENTRIES = 8_000_000  # N * B; 32 MB of int32, small enough to stay nea
 MAX_CHUNK_RESAMPLES = 128
 
 
-def require_resamples(argument: str, resamples: int) -> None:
-    """Make sure that there are enough resamples for an interval.
+def require_resampling(owner: str, resamples: int, seed: int) -> None:
+    """Make sure that there are enough resamples for an interval, and that the seed is one.
+
+    Args:
+        owner: class that has both, for messages.
+        resamples: how many give an interval.
+        seed: of the draws.
 
     Raises:
-        UserError: there are not.
+        UserError: there are too few, or the seed is negative.
     """
     if resamples < FEWEST_RESAMPLES:
         raise UserError(
-            f"{argument} is {resamples}, too few for a 95 % interval: "
+            f"{owner}.resamples is {resamples}, too few for a 95 % interval: "
             f"use at least {FEWEST_RESAMPLES}, or leave it at 1000."
         )
+    if seed < 0:
+        raise UserError(f"{owner}.seed is {seed}, it must be at least 0.")
 
 
 def chunk_size(num_images: int) -> int:

@@ -9,7 +9,8 @@ import numpy as np
 
 from graftline.bundle.engines import EngineName
 from graftline.data.version import DatasetVersion
-from graftline.evaluation.bootstrap import require_resamples
+from graftline.errors import UserError
+from graftline.evaluation.bootstrap import require_resampling
 from graftline.evaluation.metrics import Interval, metrics_json, score
 from graftline.evaluation.notes import notes_on
 from graftline.evaluation.predictions import Classifier, Predictions, largest_difference, predict_split
@@ -51,12 +52,12 @@ class Evaluation:
 
     Attributes:
         resamples: how many resamples give an interval, at least 100.
-        batch_size: images per step of the predictor.
+        batch_size: images per step of the predictor, at least 1.
         engine: what the caller is to load the predictor with.
-        seed: of the resampling.
+        seed: of the resampling, at least 0.
 
     Raises:
-        UserError: too few resamples.
+        UserError: too few resamples, an empty batch or a negative seed.
     """
 
     resamples: int = 1000
@@ -65,7 +66,9 @@ class Evaluation:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require_resamples("Evaluation.resamples", self.resamples)
+        require_resampling("Evaluation", self.resamples, self.seed)
+        if self.batch_size < 1:
+            raise UserError(f"Evaluation.batch_size is {self.batch_size}, it must be at least 1.")
 
     def run(
         self,

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from graftline.errors import UserError
-from graftline.evaluation.bootstrap import require_resamples
+from graftline.evaluation.bootstrap import require_resampling
 from graftline.evaluation.comparison import Metric
 from graftline.evaluation.contestant import Contestant, TestImages, given_common_classes
 from graftline.evaluation.gate_guards import MOST_NAMED, Compared, Guard, ScoreLimits, merged_reasons, score_guards
@@ -54,7 +54,7 @@ class Gate(ScoreLimits, ModelLimits):
     relabeled: float = 0.1
 
     def __post_init__(self) -> None:
-        require_resamples("Gate.resamples", self.resamples)
+        require_resampling("Gate", self.resamples, self.seed)
         for name in ("margin", "accuracy", "class_recall", "slice_accuracy", "calibration", "relabeled"):
             if not 0 <= getattr(self, name) <= 1:  # also catches NaN
                 raise UserError(f"Gate.{name} is {getattr(self, name)}, it must be a share between 0 and 1.")
@@ -64,8 +64,6 @@ class Gate(ScoreLimits, ModelLimits):
                 raise UserError(f"Gate.{name} is {limit}, it must be above 0; null is no limit.")
         if self.floor is not None and not math.isfinite(self.floor):
             raise UserError(f"Gate.floor is {self.floor}, it must be a value of {self.metric}; null is none.")
-        if self.seed < 0:
-            raise UserError(f"Gate.seed is {self.seed}, it must be at least 0.")
         if self.flips is not None and not 0 <= self.flips <= 1:
             raise UserError(f"Gate.flips is {self.flips}, it must be a share between 0 and 1; null is no limit.")
 

@@ -4,8 +4,9 @@ Letters: N images, M members, S sets of crops, K classes, R rows of the table, B
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -213,7 +214,7 @@ def compare(
     Returns:
         The rows, those of the first combination first.
     """
-    candidates = [
+    candidates = (
         Candidate(
             members=members,
             crops=crops[column],
@@ -223,12 +224,12 @@ def compare(
         )
         for members in combinations(len(logits))
         for column in range(len(crops))
-    ]
+    )
     return score_candidates(candidates, labels, resamples, seed, groups)
 
 
 def score_candidates(
-    candidates: Sequence[Candidate],
+    candidates: Iterable[Candidate],
     labels: np.ndarray,
     resamples: int = 1000,
     seed: int = 0,
@@ -237,18 +238,19 @@ def score_candidates(
     """Score combinations on the same resamples of the images; what each gains is over the first one.
 
     Args:
-        candidates: R of them.
+        candidates: R of them, each of which is let go before the next one is taken: its logits may fill the memory.
         labels: (N,) numbers of classes.
         resamples: behind each interval.
         seed: of the resamples, which are those of the other scores of the same seed.
         groups: (N,) of the images, as for `graftline.evaluation.bootstrap.multiplicities`.
     """
-    answers = np.array([one.decision.answer(softmax(one.logits)) for one in candidates])  # (R, N)
-    correct = (answers == labels).astype(np.float64)
-    losses = np.array([_losses(one.logits, labels) for one in candidates])  # (R, N)
+    scored = list(map(partial(_score_images, labels), candidates))
+    correct = np.array([hits for _, hits, _ in scored], np.float64)  # (R, N)
+    losses = np.array([terms for *_, terms in scored])  # (R, N)
+    kept = [candidate for candidate, *_ in scored]
     accuracy, accuracy_gain = _with_gain(correct, resamples, seed, groups)
     log_loss, log_loss_gain = _with_gain(losses, resamples, seed, groups)
-    on_frontier = frontier([one.milliseconds for one in candidates], [one.value for one in accuracy])
+    on_frontier = frontier([one.milliseconds for one in kept], [one.value for one in accuracy])
     return [
         GridRow(
             members=candidate.members,
@@ -260,7 +262,7 @@ def score_candidates(
             milliseconds=candidate.milliseconds,
             is_on_frontier=row in on_frontier,
         )
-        for row, candidate in enumerate(candidates)
+        for row, candidate in enumerate(kept)
     ]
 
 
@@ -297,6 +299,12 @@ def _seconds(grid: Grid, paths: Sequence[str], batch_size: int) -> float:
     start = time.perf_counter()
     grid.logits(paths, batch_size)
     return time.perf_counter() - start
+
+
+def _score_images(labels: np.ndarray, candidate: Candidate) -> tuple[Candidate, np.ndarray, np.ndarray]:
+    """Return a candidate without its logits, whether it is right for each image (N,), and its losses (N,)."""
+    hits = candidate.decision.answer(softmax(candidate.logits)) == labels
+    return replace(candidate, logits=candidate.logits[:0].copy()), hits, _losses(candidate.logits, labels)
 
 
 def _losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -1,19 +1,25 @@
 """Choose from which distance on an image is refused as none of the classes, and find out what that is worth.
 
-Letters: M training images, N validation images, E numbers of an embedding.
+Letters: M training images, N validation images, K classes, E numbers of an embedding.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import binomtest
 
 from graftline.bundle.refusal import Refusal, neighbor_distances, unit
+from graftline.data.sources.source import join_names
 from graftline.errors import UserError
+from graftline.evaluation.significance import ALPHA, holm
 
 NEIGHBOR = 5  # one odd training image does not vouch for others
 MOST_REFERENCES = 2_000  # training images that a bundle keeps the embeddings of: 5 MB of 1,280 numbers each
 MOST_LEFT_OUT = 20  # classes; the largest are left out one after the other
+FAR_MORE = 2  # times the share that was asked for
+MOST_NAMED = 8  # classes in a sentence
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,7 @@ class RefusalFit:
     Attributes:
         refusal: to be used.
         left_out: share of a class's validation images that are refused where no image of it is known, by name.
-        sentence: about both.
+        sentence: about both, and about classes of which far more is refused than of all.
     """
 
     refusal: Refusal
@@ -45,6 +51,25 @@ def check_refuse(refuse: float, num_images: int) -> None:
             f"refuse={refuse} needs {needed:,} validation images, and there are {num_images:,}: give a larger "
             "share, or more images to the validation split."
         )
+
+
+def choose_references(labels: np.ndarray, sha256: Sequence[str]) -> np.ndarray:
+    """Return which training images become references: their rows (m,), in order.
+
+    Each class gives as many, as far as it has them, so that a rare one can vouch for its own images; contents decide
+    which ones. There are ``MOST_REFERENCES`` at most, but for classes so many that each gives ``NEIGHBOR``.
+
+    Args:
+        labels: (M,) numbers of classes.
+        sha256: M digests of the images' files.
+    """
+    counts = np.bincount(labels)
+    levels = range(1, int(counts.max()) + 1)
+    most = bisect_right(levels, MOST_REFERENCES, key=lambda level: int(np.minimum(counts, level).sum()))
+    order = np.argsort(sha256, kind="stable")
+    order = order[np.argsort(labels[order], kind="stable")]  # class by class
+    rank = np.arange(len(order)) - (np.cumsum(counts) - counts)[labels[order]]
+    return np.sort(order[rank < max(most, NEIGHBOR)])
 
 
 def fit_refusal(
@@ -71,17 +96,49 @@ def fit_refusal(
     counts = np.bincount(validation[1], minlength=len(class_names))
     left_out = {}
     for number in np.argsort(-counts, kind="stable")[:MOST_LEFT_OUT]:
-        known, kept = labels != number, validation[1] != number
-        if counts[number] > 0 and known.sum() >= NEIGHBOR and _kept(share, int(kept.sum())) <= kept.sum():
-            without = _fit(references[known], validation[0][kept], share)
+        others, kept = labels != number, validation[1] != number
+        if counts[number] > 0 and others.sum() >= NEIGHBOR and _kept(share, int(kept.sum())) <= kept.sum():
+            without = _fit(references[others], validation[0][kept], share)
             left_out[class_names[number]] = float(without.refused(validation[0][~kept]).mean())
-    found = ", ".join(f"{100 * refused:.0f} % of “{name}”" for name, refused in list(left_out.items())[:8])
+    found = ", ".join(f"{100 * refused:.0f} % of “{name}”" for name, refused in list(left_out.items())[:MOST_NAMED])
     sentence = (
         f"Images that lie farther from {len(references):,} training images than all but {100 * share:g} % of those of "
         "known classes are marked as refused"
     )
     checked = f"; of a class that was left out, they would be {found}" if found else ""
-    return RefusalFit(refusal, left_out, f"{sentence}{checked}.")
+    unequal = _unequal(refusal.refused(validation[0]), validation[1], class_names)
+    known = np.bincount(labels, minlength=len(class_names))
+    few = [f"“{name}”" for name, count in zip(class_names, known, strict=True) if count < NEIGHBOR]
+    told = [f"{sentence}{checked}."]
+    if unequal:
+        told.append(f"Far more is refused of {join_names(unequal, MOST_NAMED)}.")
+    if few:
+        told.append(
+            f"An image is accepted by {NEIGHBOR} training images near it, and there are fewer of "
+            f"{join_names(few, MOST_NAMED)}."
+        )
+    return RefusalFit(refusal, left_out, " ".join(told))
+
+
+def _unequal(refused: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> list[str]:
+    """Return in words the classes of which far more validation images are refused than of all, and not by chance.
+
+    Args:
+        refused: (N,) whether each is.
+        labels: (N,).
+        class_names: K names.
+    """
+    share = float(refused.mean())
+    images = np.bincount(labels, minlength=len(class_names))
+    of_class = np.bincount(labels[refused], minlength=len(class_names))
+    numbers = [number for number in np.flatnonzero(images) if of_class[number] > FAR_MORE * share * images[number]]
+    tests = [binomtest(int(of_class[number]), int(images[number]), share, alternative="greater") for number in numbers]
+    p_values = holm([float(test.pvalue) for test in tests])
+    return [
+        f"“{class_names[number]}” ({of_class[number]} of {images[number]} validation images)"
+        for number, p_value in zip(numbers, p_values, strict=True)
+        if p_value < ALPHA
+    ]
 
 
 def _fit(references: np.ndarray, embeddings: np.ndarray, share: float) -> Refusal:

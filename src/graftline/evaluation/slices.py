@@ -1,6 +1,6 @@
 """Where a model is worse: its accuracy on parts of the images, by any column of the data set and by image facts.
 
-Letters: N images, S slices.
+Letters: N images, S slices, G groups of images, B resamples of a chunk.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,9 +11,10 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.stats import binomtest, fisher_exact
 
+from graftline.evaluation.bootstrap import Ints, mean_of_defined, multiplicities, ratio
 from graftline.evaluation.metrics import Interval
 from graftline.evaluation.predictions import Predictions
-from graftline.evaluation.significance import holm
+from graftline.evaluation.significance import holm, two_sided
 
 FEWEST_IMAGES = 10  # of a slice and of the rest: fewer can hardly be shown to be worse
 MOST_VALUES = (
@@ -21,6 +22,7 @@ MOST_VALUES = (
 )
 QUARTERS = ("lowest", "lower", "higher", "highest")  # of a column of numbers
 LEVEL = 0.05  # of calling any slice worse that is not
+RESAMPLES, SEED = 1000, 0  # of groups
 
 Bools = npt.NDArray[np.bool_]
 
@@ -35,8 +37,8 @@ class Slice:
         images: how many.
         accuracy: with its 95 % interval (Wilson 1927, JASA 22; better than the bootstrap where images are few).
         rest: accuracy on all others.
-        p_value: of being no worse than the others, by Fisher's exact test, corrected for looking at all slices (Holm
-            1979, Scandinavian Journal of Statistics 6(2)).
+        p_value: of being no worse than the others, by Fisher's exact test, or by resampled groups where images have
+            some, corrected for looking at all slices (Holm 1979, Scandinavian Journal of Statistics 6(2)).
     """
 
     column: str
@@ -67,7 +69,11 @@ def score_slices(predictions: Predictions, columns: pd.DataFrame) -> list[Slice]
     """
     hits = predictions.predicted == predictions.labels
     found = cut(columns)
-    p_values = holm([_p_value(hits, rows) for _, _, rows in found])
+    members, groups = [rows for *_, rows in found], predictions.drawn_groups
+    if groups is None:
+        p_values = holm([_p_value(hits, rows) for rows in members])
+    else:
+        p_values = holm(_p_values_of_groups(hits, members, groups) if members else [])
     slices = [
         Slice(column, value, int(rows.sum()), _accuracy(hits[rows]), float(hits[~rows].mean()), p_value)
         for (column, value, rows), p_value in zip(found, p_values, strict=True)
@@ -126,3 +132,37 @@ def _p_value(hits: Bools, rows: Bools) -> float:
     inside, outside = hits[rows], hits[~rows]
     counts = [[inside.sum(), (~inside).sum()], [outside.sum(), (~outside).sum()]]
     return float(fisher_exact(counts, alternative="less").pvalue)
+
+
+def _p_values_of_groups(hits: Bools, slices: Sequence[Bools], groups: Ints) -> list[float]:
+    """Return the same of each slice by the difference of its accuracy from the others', for images that have groups.
+
+    Its standard error is that of resampled groups; Student's t has as many degrees of freedom as the smaller of both
+    sides has groups, less one: a column that is the same for a whole group tells as much as there are groups.
+
+    Args:
+        hits: (N,) whether the answer is right.
+        slices: S times (N,) whether the image is in it.
+        groups: (N,) number of each image's group.
+    """
+    num_groups = int(groups.max()) + 1
+
+    def of_groups(chosen: Sequence[Bools]) -> np.ndarray:
+        """Return how many of the images (S, G) are chosen, by their groups."""
+        return np.array([np.bincount(groups[rows], minlength=num_groups) for rows in chosen], np.float64)
+
+    inside, outside = of_groups(slices), of_groups([~rows for rows in slices])
+    right, others = of_groups([hits & rows for rows in slices]), of_groups([hits & ~rows for rows in slices])
+    drawn = []  # each (S, B); NaN where a resample has no image of a side
+    for counts in multiplicities(num_groups, RESAMPLES, SEED):
+        times = counts.astype(np.float64)  # (G, B)
+        drawn.append(ratio(right @ times, inside @ times) - ratio(others @ times, outside @ times))
+    differences = ratio(right.sum(axis=1), inside.sum(axis=1)) - ratio(others.sum(axis=1), outside.sum(axis=1))
+    resampled = np.concatenate(drawn, axis=1)
+    errors = np.sqrt(mean_of_defined((resampled - mean_of_defined(resampled)[:, None]) ** 2))
+    units = np.minimum(np.count_nonzero(inside, axis=1), np.count_nonzero(outside, axis=1))
+    found = []
+    for difference, error, count in zip(differences.tolist(), errors.tolist(), units.tolist(), strict=True):
+        half = two_sided(difference, error, count) / 2
+        found.append(half if difference < 0 else 1 - half)
+    return found
