@@ -18,7 +18,7 @@ def cut_below_head(backbone: Backbone, version: DatasetVersion, features: Featur
     Raises:
         UserError: it cannot be cut there.
     """
-    graft = backbone.for_images(version.typical_side()).build(version.class_names)
+    graft = backbone.for_images(version.typical_side(), version.typical_aspect()).build(version.class_names)
     say(f"Backbone {backbone.name}: {graft.weights.describe()}.")
     try:
         return HeadTrunk.of(PassSetup(graft, version, features, execution), "only heads are fitted")

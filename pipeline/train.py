@@ -224,10 +224,15 @@ class Train:
         )
 
     def _fit_to_images(self, version: DatasetVersion) -> Backbone:
-        """Return the backbone with the image size that suits the training images, where none was given."""
-        side = version.typical_side()
-        backbone = self.backbone.for_images(side)
-        if backbone != self.backbone:
+        """Return the backbone with the image size and crop that suit the training images, where none were given."""
+        side, aspect = version.typical_side(), version.typical_aspect()
+        backbone = self.backbone.for_images(side, aspect)
+        if backbone.crop_mode != self.backbone.crop_mode:
+            say(
+                f"Half of the images are {aspect:.1f} times as long as wide, or longer: the network sees them whole, "
+                "squashed to a square, not their center alone, which backbone.crop_mode=center asks for."
+            )
+        if backbone.image_size != self.backbone.image_size:
             own = min(self.backbone.preprocessing().image_size)
             say(
                 f"Nine in ten images are at most {side} px wide or high: the network sees them at "

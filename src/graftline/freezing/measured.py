@@ -195,7 +195,7 @@ class _Search:
             return math.inf
         affordable = TRIALS_SHARE * (left() / image_seconds() - self._context.pass_steps)
         judged = min(MOST_JUDGED, sum(self._context.validation_counts))
-        passes = (1 + len(frozen_groups)) / PASSES_PER_STEP
+        passes = (1 + len(frozen_groups)) * self._context.pass_share
         steps = self._epochs * sum(self._trained_share(frozen) for frozen in frozen_groups)
         return (affordable / self._fits - judged * (passes + steps / FORWARD_PER_STEP)) / (passes + steps)
 

@@ -25,7 +25,7 @@ from graftline.freezing.evidence import MOST_JUDGED, TRIAL_FOLDS
 from graftline.freezing.measurement import BoundaryTrial, Floats, in_words
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rule import FreezeContext, FreezeDecision
-from graftline.training.budget import seconds_per_image
+from graftline.training.budget import decoding_seconds, seconds_per_image
 from graftline.training.divergence import DivergenceError
 from graftline.training.events import FitEvents, Metrics
 from graftline.training.fit import plain_interrupt
@@ -57,7 +57,8 @@ def make_freeze_context(setup: TrainingSetup, directory: FitDirectory, deadline:
         try_boundary=Trials(setup, directory),
         try_in_folds=FoldTrials(setup, directory),
         seconds_left=None if deadline is None else lambda: deadline - time.monotonic(),
-        image_seconds=functools.cache(functools.partial(seconds_per_image, setup)),
+        image_seconds=functools.partial(seconds_per_image, setup),
+        decoding_seconds=functools.partial(decoding_seconds, setup),
     )
 
 
