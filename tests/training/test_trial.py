@@ -153,6 +153,20 @@ def test_a_trial_goes_on_from_another_and_becomes_a_phase(make_setup: MakeSetup,
     np.testing.assert_allclose(losses, second.losses, atol=1e-5)
 
 
+def test_a_trial_on_all_images_is_kept_where_what_follows_is_worse(make_setup: MakeSetup, tmp_path: Path) -> None:
+    setup, directory = make_setup(features=Features(cache=False)), FitDirectory(tmp_path)
+    plan = plan_from_depth(setup.graft.network, 6, "", epochs=6, learning_rate=0.03)
+    trial = Trials(setup, directory)(plan)
+    assert trial is not None
+    worse = replace(plan, epochs=1, learning_rate=0.0, anew=True)
+    keep_trials(FreezeDecision((plan, worse), tried=(trial.folder,)), directory)
+    for tried_on_all, phase in ((True, 0), (False, 1)):
+        decision = FreezeDecision((plan, worse), tried=(trial.folder,), tried_on_all=tried_on_all)
+        assert FreezeDecision.from_json(decision.to_json()) == decision
+        result = train(setup, decision.plans, directory, finished=1, first_judged=decision.first_judged)
+        assert result.best_phase == phase
+
+
 def test_a_trial_may_use_a_part_of_the_images(make_setup: MakeSetup, tmp_path: Path) -> None:
     setup = make_setup(features=Features(cache=False))
     plan = plan_from_depth(setup.graft.network, 6, "", epochs=1, learning_rate=0.03)

@@ -339,7 +339,9 @@ class _Search:
         plans = [trial.plan for trial in chain]
         plans[-1] = _because(plans[-1], reason)
         tried = tuple(trial.folder for trial in chain)
-        return FreezeDecision((*plans, *([] if final is None else [final])), self._context.epochs, measurement, tried)
+        context, finals = self._context, [] if final is None else [final]
+        on_all = chosen.images >= context.num_images and sum(context.validation_counts) <= MOST_JUDGED
+        return FreezeDecision((*plans, *finals), context.epochs, measurement, tried, on_all)
 
 
 def _because(plan: FreezePlan, reason: str) -> FreezePlan:

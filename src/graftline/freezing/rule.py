@@ -118,12 +118,19 @@ class FreezeDecision:
         epochs: the user's own number that the rule kept to; None: the rule's.
         measurement: the evidence, where boundaries were tried.
         tried: folders of the trials that are the first phases already, in order.
+        tried_on_all: whether the last of them had all training and validation images, so that it may be the best phase.
     """
 
     plans: tuple[FreezePlan, ...]
     epochs: int | None = None
     measurement: DepthMeasurement | None = None
     tried: tuple[str, ...] = ()
+    tried_on_all: bool = False
+
+    @property
+    def first_judged(self) -> int:
+        """The first phase that may be the best: the last trial if it had all images, else the one after the trials."""
+        return len(self.tried) - (1 if self.tried and self.tried_on_all else 0)
 
     @property
     def reason(self) -> str:
@@ -142,6 +149,7 @@ class FreezeDecision:
             "epochs": self.epochs,
             "measurement": asdict(self.measurement) if self.measurement is not None else None,
             "tried": self.tried,
+            "tried_on_all": self.tried_on_all,
         }
 
     @classmethod
@@ -150,7 +158,8 @@ class FreezeDecision:
         plans = tuple(FreezePlan.from_json(plan) for plan in content["plans"])
         evidence = content["measurement"]
         measurement = None if evidence is None else DepthMeasurement.from_json(evidence)
-        return cls(plans, content["epochs"], measurement, tuple(content.get("tried", ())))
+        tried = tuple(content.get("tried", ()))
+        return cls(plans, content["epochs"], measurement, tried, content.get("tried_on_all", False))
 
 
 @dataclass(frozen=True)

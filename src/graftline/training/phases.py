@@ -48,6 +48,7 @@ def train(
     events: FitEvents | None = None,
     resume: bool = False,
     finished: int = 0,
+    first_judged: int | None = None,
     deadline: float | None = None,
 ) -> TrainingResult:
     """Fit a network as several freeze plans say, in turn; afterwards it has the best weights of all phases.
@@ -66,6 +67,8 @@ def train(
             unfroze stays unfrozen. Where a plan has more epochs than it had, its phase goes on. Where no epoch was
             finished, the training begins anew, with the same numbers.
         finished: so many of the first phases are done already, by trials that the training goes on from.
+        first_judged: the first phase whose weights may be kept; None: the first after those, since a trial may have been
+            validated on a part of the images.
         deadline: moment of ``time.monotonic`` at which the training is to end; phases that are still to be done share
             what is left. A head on cached activations takes its epochs, which are seconds. None: there is no limit.
 
@@ -76,7 +79,7 @@ def train(
     """
     if resume and deadline is None:
         _check_resumable(plans, directory)
-    first_judged = finished  # trials were validated on a part of the images
+    first_judged = finished if first_judged is None else first_judged
     if (few := _too_few(setup)) is not None:
         logger.info(f"The weights of the last epoch are kept: {few}.")
         first_judged = len(plans)
