@@ -24,7 +24,7 @@ from graftline.training.budget import cut_to_deadline, step_seconds
 from graftline.training.checkpointing import checkpointed
 from graftline.training.compiling import compiled
 from graftline.training.events import FitEvents, Metrics
-from graftline.training.fit import fit
+from graftline.training.fit import FitOptions, fit
 from graftline.training.fit_directory import FitDirectory, read_checkpoint
 from graftline.training.lost_process import lost_processes_named
 from graftline.training.lower_rates import fit_at_lower_rates
@@ -154,7 +154,6 @@ def fit_phase(
     source = choose_source(setup, plan, directory.source)
     if deadline is not None and (not plan.only_head or isinstance(source, LiveSource)):
         plan = _cut(source, plan, deadline, directory if resume else None)
-    few = _too_few(setup)
     told = _PhaseEvents(FitEvents() if events is None else events, freeze_check, earlier)
     told.on_source(source)
     with lost_processes_named(), _run_as(setup.recipe, source, plan):
@@ -163,15 +162,9 @@ def fit_phase(
             partial(setup.make_trainer, max_epochs=plan.epochs),
             _loaders(source, plan),
             directory,
+            _fit_options(source, plan),
             events=told,
-            seed=setup.seed,
-            patience=None if few else setup.recipe.patience,
-            keep_last=few is not None,
-            ema_decay=setup.recipe.ema_decay,
-            checkpoint_minutes=setup.recipe.checkpoint_minutes,
             resume=resume,
-            seconds=plan.seconds,
-            threads=source.threads,
             show_progress=show_progress,
         )
     freeze_check.check(setup.graft.network)
@@ -180,6 +173,20 @@ def fit_phase(
     if setup.execution.rank == 0:
         write_json(directory.result, asdict(result))
     return result
+
+
+def _fit_options(source: TrainingSource, plan: FreezePlan) -> FitOptions:
+    """Return how a plan is fitted by the recipe."""
+    recipe, few = source.setup.recipe, _too_few(source.setup) is not None
+    return FitOptions(
+        seed=source.setup.seed,
+        patience=None if few else recipe.patience,
+        keep_last=few,
+        ema_decay=recipe.ema_decay,
+        checkpoint_minutes=recipe.checkpoint_minutes,
+        seconds=plan.seconds,
+        threads=source.threads,
+    )
 
 
 @contextmanager
