@@ -150,7 +150,14 @@ class Train:
         decision = FreezeDecision.from_json(files.read_freeze_decision())
         checkpoints = FitDirectory(files.checkpoints)
         prepare_statistics(setup, checkpoints)
-        phases.train(setup, decision.plans, checkpoints, resume=True, finished=len(decision.tried), first_judged=decision.first_judged)
+        phases.train(
+            setup,
+            decision.plans,
+            checkpoints,
+            resume=True,
+            finished=len(decision.tried),
+            first_judged=decision.first_judged,
+        )
 
     def check(self) -> Execution:
         """Find out now, not after the images were read, what can't go well: devices, weights, a server that is away."""

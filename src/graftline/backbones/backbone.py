@@ -95,9 +95,9 @@ class Backbone:
     def for_images(self, side: int, aspect: float = 1.0) -> Self:
         """Return the backbone for images of a size and shape, where it leaves these open.
 
-        ``image_size="auto"`` is the network's own size, or the smaller one of ``size_for_images`` where the network takes
-        it as it is: the positions of a transformer, for one, are of a single size. Images at least ``ELONGATED`` times
-        as long as wide are seen whole, squashed to a square, where no ``crop_mode`` is given.
+        ``image_size="auto"`` is the network's own size, or the smaller one of ``size_for_images`` where the network
+        takes it as it is: the positions of a transformer, for one, are of a single size. Images at least ``ELONGATED``
+        times as long as wide are seen whole, squashed to a square, where no ``crop_mode`` is given.
 
         Args:
             side: the shorter side of nearly all images, in px.
@@ -253,7 +253,9 @@ class Backbone:
         return lambda size: create(self.name, 1, {**options, "img_size": size})
 
     def _preprocessing(self, network: nn.Module) -> Preprocessing:
-        config = timm.data.resolve_model_data_config(network, args={"crop_pct": self.crop_pct, "crop_mode": self.crop_mode})
+        config = timm.data.resolve_model_data_config(
+            network, args={"crop_pct": self.crop_pct, "crop_mode": self.crop_mode}
+        )
         channels, *image_size = config.pop("input_size")
         if self.given_size is not None:
             image_size = [self.given_size, self.given_size]

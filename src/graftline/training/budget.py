@@ -143,7 +143,7 @@ def cut_to(plan: FreezePlan, seconds: float, images: tuple[int, int], image_seco
 
 
 def cut_to_deadline(setup: TrainingSetup, plan: FreezePlan, deadline: float, image_seconds: float) -> FreezePlan:
-    """Return the plan for the time that is left; the user's number of epochs is the most, else the plan's if it is large.
+    """Return the plan for the time that is left; the most epochs are the user's, else the plan's if these are many.
 
     Args:
         setup: of the training.

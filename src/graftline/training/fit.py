@@ -69,7 +69,7 @@ def fit(
     make_trainer: MakeTrainer,
     loaders: Loaders,
     directory: FitDirectory,
-    options: FitOptions = FitOptions(),  # noqa: B008 - it cannot be changed
+    options: FitOptions = FitOptions(),
     *,
     events: FitEvents | None = None,
     resume: bool = False,

@@ -67,8 +67,8 @@ def train(
             unfroze stays unfrozen. Where a plan has more epochs than it had, its phase goes on. Where no epoch was
             finished, the training begins anew, with the same numbers.
         finished: so many of the first phases are done already, by trials that the training goes on from.
-        first_judged: the first phase whose weights may be kept; None: the first after those, since a trial may have been
-            validated on a part of the images.
+        first_judged: the first phase whose weights may be kept; None: the first after those, since a trial may have
+            been validated on a part of the images.
         deadline: moment of ``time.monotonic`` at which the training is to end; phases that are still to be done share
             what is left. A head on cached activations takes its epochs, which are seconds. None: there is no limit.
 

@@ -1,6 +1,6 @@
 """Trying a boundary: a fit as a freeze plan says, whose work is kept until it is known which one goes on.
 
-Letters: B batch, C channels, H height, W width, N images of the validation split, K classes.
+Letters: B batch, C channels, H height, W width, N images of the validation split, K classes, T temperatures.
 """
 
 import contextlib
@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytorch_lightning as pl
-import torch.nn.functional as F
 from pytorch_lightning.utilities.seed import isolate_rng
 from rich.progress import Progress
 from torch import nn
@@ -34,6 +33,7 @@ from graftline.training.lower_rates import fit_at_lower_rates
 from graftline.training.phases import fit_phase, load_best
 from graftline.training.results import PhaseResult
 from graftline.training.setup import TrainingSetup
+from graftline.training.temperatures import losses_by_temperature
 from graftline.training.trainer import accumulated_batches, own_epochs
 from graftline.training.training_source import TrainingSource
 
@@ -249,7 +249,10 @@ def fitted(
 
 
 def score_validation(setup: TrainingSetup, source: TrainingSource) -> tuple[Floats, Floats]:
-    """Return the log loss (N,) and whether it is right (N,) of each validation image, in the split's order."""
+    """Return the calibrated log loss (N,) and whether it is right (N,) of each validation image, in the split's order.
+
+    The loss is that at the temperature that suits these images best.
+    """
     scores = _ImageScores(source.network)
     trainer = setup.make_trainer(
         logger=False,
@@ -262,7 +265,8 @@ def score_validation(setup: TrainingSetup, source: TrainingSource) -> tuple[Floa
     _, validation = source.make_loaders()
     with plain_interrupt():
         trainer.validate(scores, validation, verbose=False)
-    return np.concatenate(scores.losses), np.concatenate(scores.hits)
+    losses = np.concatenate(scores.losses)
+    return losses[:, losses.mean(axis=0).argmin()], np.concatenate(scores.hits)
 
 
 def _step_images(setup: TrainingSetup) -> int:
@@ -310,7 +314,7 @@ class _ImageScores(pl.LightningModule):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        self.losses: list[Floats] = []
+        self.losses: list[Floats] = []  # (B, T) each
         self.hits: list[Floats] = []
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:  # noqa: ARG002 - Lightning's signature
@@ -318,5 +322,5 @@ class _ImageScores(pl.LightningModule):
         outputs = self.network(batch["image"])
         logits = outputs[0] if isinstance(outputs, tuple) else outputs
         logits, labels = logits.cpu().double(), batch["label"].cpu()  # Apple's GPUs have no double
-        self.losses.append(F.cross_entropy(logits, labels, reduction="none").numpy())
+        self.losses.append(losses_by_temperature(logits, labels).numpy())
         self.hits.append((logits.argmax(dim=1) == labels).double().numpy())
