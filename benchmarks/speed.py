@@ -40,7 +40,7 @@ from graftline.features.cache import ActivationRequest, Features, activation_loa
 from graftline.features.cut import Cut, cut
 from graftline.features.engine import make_engine
 from graftline.freezing.plan import FreezePlan, plan_from_depth
-from graftline.training.fit import fit
+from graftline.training.fit import FitOptions, fit
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.module import GraftModule
 from graftline.training.phases import fit_phase
@@ -219,7 +219,12 @@ def train_head(parts: Cut, activations: Matrix, samples: Samples, batch_size: in
     trainer = functools.partial(pl.Trainer, accelerator="cpu", devices=1, max_epochs=EPOCHS)
     with tempfile.TemporaryDirectory() as checkpoints:
         result = fit(
-            module, trainer, (training, validation), FitDirectory(Path(checkpoints)), threads=1, show_progress=False
+            module,
+            trainer,
+            (training, validation),
+            FitDirectory(Path(checkpoints)),
+            FitOptions(threads=1),
+            show_progress=False,
         )
     return statistics.median(epoch["images_per_second"] for epoch in result.epochs[1:])
 

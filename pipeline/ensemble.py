@@ -151,7 +151,9 @@ class MakeEnsemble(Train):
 
         What stops the first one comes out at once.
         """
-        self._check_average([backbone.for_images(version.typical_side()) for backbone in self._networks])
+        self._check_average(
+            [backbone.for_images(version.typical_side(), version.typical_aspect()) for backbone in self._networks]
+        )
         for backbone in self._networks[1:]:
             stage = replace(self, backbone=backbone)
             setup = stage._set_up(version, make_execution(self.trainer))

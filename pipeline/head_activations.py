@@ -25,7 +25,7 @@ def cut_below_head(
     Raises:
         UserError: it cannot be cut there.
     """
-    graft = backbone.for_images(version.typical_side()).build(version.class_names)
+    graft = backbone.for_images(version.typical_side(), version.typical_aspect()).build(version.class_names)
     say(f"Backbone {backbone.name}: {graft.weights.describe()}.")
     try:
         return HeadTrunk.of(PassSetup(graft, version, features, execution, cluster=cluster), "only heads are fitted")

@@ -138,14 +138,16 @@ class Search(Train):
             logger.warning(f"{backbone.name} is left out: {first_line(why)}.")
         return replace(self, backbone=good[0], backbones=good)
 
-    def _fit_to_images(self, version: DatasetVersion) -> Backbone:  # noqa: ARG002 - that of a training
+    def _fit_to_images(self, version: DatasetVersion) -> Backbone:
         """Return the backbone at its own size where it is to suit the images: the search finds out."""
-        return replace(self.backbone, image_size=self.backbone.given_size)
+        own = replace(self, backbone=replace(self.backbone, image_size=self.backbone.given_size))
+        return super(Search, own)._fit_to_images(version)
 
     def _candidates(self, setup: TrainingSetup) -> list[Candidate]:
         """List what there is to choose from."""
         _require_knowledge(self.backbone)
-        backbones = list(self.backbones) or find_backbones(self.backbone)
+        aspect = setup.version.typical_aspect()
+        backbones = [one.for_aspect(aspect) for one in self.backbones or find_backbones(self.backbone)]
         table = setup.version.table().query("split == 'train'")
         shorter_side = float(table[["width", "height"]].min(axis=1).median())
         candidates = list_candidates(backbones, self.backbone.name, shorter_side)

@@ -150,7 +150,14 @@ class Train:
         decision = FreezeDecision.from_json(files.read_freeze_decision())
         checkpoints = FitDirectory(files.checkpoints)
         prepare_statistics(setup, checkpoints)
-        phases.train(setup, decision.plans, checkpoints, resume=True, finished=len(decision.tried))
+        phases.train(
+            setup,
+            decision.plans,
+            checkpoints,
+            resume=True,
+            finished=len(decision.tried),
+            first_judged=decision.first_judged,
+        )
 
     def check(self) -> Execution:
         """Find out now, not after the images were read, what can't go well: devices, weights, a server that is away."""
@@ -225,10 +232,15 @@ class Train:
         )
 
     def _fit_to_images(self, version: DatasetVersion) -> Backbone:
-        """Return the backbone with the image size that suits the training images, where none was given."""
-        side = version.typical_side()
-        backbone = self.backbone.for_images(side)
-        if backbone != self.backbone:
+        """Return the backbone with the image size and crop that suit the training images, where none were given."""
+        side, aspect = version.typical_side(), version.typical_aspect()
+        backbone = self.backbone.for_images(side, aspect)
+        if backbone.crop_mode != self.backbone.crop_mode:
+            say(
+                f"Half of the images are {aspect:.1f} times as long as wide, or longer: the network sees them whole, "
+                "squashed to a square, not their center alone, which backbone.crop_mode=center asks for."
+            )
+        if backbone.image_size != self.backbone.image_size:
             own = min(self.backbone.preprocessing().image_size)
             say(
                 f"Nine in ten images are at most {side} px wide or high: the network sees them at "
@@ -317,6 +329,7 @@ class Train:
                 events=events,
                 resume=self.train.resume is not None,
                 finished=len(decision.tried),
+                first_judged=decision.first_judged,
                 deadline=deadline,
             )
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -268,6 +269,23 @@ def test_small_images_are_seen_at_a_smaller_size_where_none_is_given() -> None:
     for image_size in (None, 192):
         given = Backbone("tf_efficientnet_lite0", weights="none", image_size=image_size)
         assert given.for_images(28) is given
+
+
+def test_elongated_images_are_seen_whole_where_nothing_else_is_asked_for() -> None:
+    backbone = Backbone("tf_efficientnet_lite0", weights="none")
+    own = backbone.preprocessing()
+    assert backbone.for_images(300, aspect=1.9) == backbone
+    seen = backbone.for_images(100, aspect=4.0).build(2).preprocessing
+    assert (seen.crop_mode, seen.crop_pct) == ("squash", 1.0)
+    strip = np.zeros((100, 400, 3), dtype=np.uint8)
+    strip[:, :20] = 255  # a mark at one end
+    assert seen.frame(strip).max() == 255
+    assert own.frame(strip).max() == 0
+    assert replace(backbone, crop_mode="center").for_images(100, aspect=4.0).preprocessing() == own
+    assert replace(backbone, crop_mode="border").preprocessing().crop_mode == "border"
+    assert replace(backbone, crop_pct=0.9).for_images(100, aspect=4.0).preprocessing().crop_pct == 0.9
+    with pytest.raises(UserError, match=r"Backbone\.crop_mode is 'middle': use one of center, squash, border"):
+        replace(backbone, crop_mode="middle")  # type: ignore[arg-type]  # what a user may type
 
 
 @pytest.mark.parametrize("name", ["test_vit", "lenet5", "pvt_v2_b0"])

@@ -59,6 +59,7 @@ def test_the_typical_side_is_of_most_training_images(tmp_path: Path) -> None:
     rows |= {"path": paths, "split": ["train"] * 10 + ["test"], "width": [*sides, 5], "height": [2000] * 11}
     version, _ = write_version(tmp_path, "pets", pd.DataFrame(rows), CLASSES)
     assert version.typical_side() == 28
+    assert version.typical_aspect() == pytest.approx((2000 / 25 + 2000 / 24) / 2)
 
 
 def test_the_table_is_read_once_and_is_the_callers_own(tmp_path: Path) -> None:

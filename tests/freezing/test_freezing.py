@@ -31,6 +31,17 @@ def test_groups_and_head_are_all_parameters_once(network: Any) -> None:
     assert len(head_parameters(network)) == 2
 
 
+@pytest.mark.parametrize(
+    "name", ["convnext_tiny", "swin_tiny_patch4_window7_224", "densenet121", "resnetv2_50", "vit_small_patch16_224"]
+)
+def test_the_last_layer_group_is_more_than_a_norm(name: str) -> None:
+    with torch.device("meta"):
+        network = timm.create_model(name, num_classes=3)
+    *_, last = body_groups(network)
+    assert any(network.get_parameter(parameter).ndim > 1 for parameter in last)
+    assert group_names(network)[-1] != "norm"
+
+
 @pytest.mark.parametrize("name", ["poolformer_s12", "rdnet_tiny", "pit_ti_224", "caformer_s18"])
 def test_a_network_without_layer_groups_is_one_group(name: str) -> None:
     with torch.device("meta"):

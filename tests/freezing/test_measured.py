@@ -112,8 +112,8 @@ def deeper(version: DatasetVersion, tmp_path_factory: pytest.TempPathFactory) ->
 def test_it_goes_deeper_where_that_pays(deeper: FreezeDecision) -> None:
     measurement, (tried, plan) = measured(deeper), deeper.plans
     head, *others = measurement.rows
-    assert [row.boundary for row in measurement.rows[:3]] == ["head", "stages.2", "head.norm"]
-    assert [row.frozen_groups for row in measurement.rows[:3]] == [6, 3, 5]
+    assert [row.boundary for row in measurement.rows[:3]] == ["head", "stages.2", "stages.3 + head.norm"]
+    assert [row.frozen_groups for row in measurement.rows[:3]] == [5, 3, 4]
     assert head.log_loss > np.log(3) - 1e-3  # it knows nothing of the images
     assert measured_gain(head) > LEAST_GAIN * head.log_loss
     assert measurement.chosen in others
@@ -274,10 +274,10 @@ def test_it_comes_back_from_json_and_is_printed(deeper: FreezeDecision) -> None:
     with console.capture() as capture:
         print_measurement(measured(deeper))
     lines = capture.get().splitlines()
-    assert [word for line in lines if (word := line.split()[0]) in ("head", "head.norm", "stages.2")][:3] == [
+    assert [word for line in lines if (word := line.split()[0]) in ("head", "stages.3", "stages.2")][:3] == [
         "head",
         "stages.2",
-        "head.norm",
+        "stages.3",
     ]
     assert lines[-1] == "The best trial goes on."
 

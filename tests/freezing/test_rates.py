@@ -8,6 +8,7 @@ import torch
 
 import graftline.backbones.zoo  # noqa: F401 - registers our own networks with timm
 from graftline.backbones.layers import body_groups
+from graftline.freezing.depth import deep_plan
 from graftline.freezing.rates import batchnorm_share, layer_decay, whole_network_rate
 
 
@@ -66,3 +67,11 @@ def test_where_both_are_mixed_the_weights_are_counted(name: str, low: float, hig
     network = build(name)
     assert low < batchnorm_share(network) < high
     assert whole_network_rate(network) == (0.001 if low >= 0.5 else 0.0001)
+
+
+@pytest.mark.parametrize(
+    ("name", "head"), [("resnet50", 0.001), ("convnext_tiny", 0.001), ("vit_small_patch16_224", 0.001)]
+)
+def test_a_new_head_learns_as_fast_whatever_lies_below(name: str, head: float) -> None:
+    plan = deep_plan(build(name), 0, "", epochs=3)
+    assert plan.learning_rate * plan.head_factor == pytest.approx(head)

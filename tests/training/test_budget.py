@@ -7,24 +7,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
 from torch import nn
 
+from graftline.data.decode import decode_rgb
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.execution import Execution
 from graftline.features.cache import Features
 from graftline.freezing.depth import DEEP_BATCH, MOST_DEEP_EPOCHS, PASSES_PER_STEP
 from graftline.freezing.plan import plan_from_depth
-from graftline.training import budget
+from graftline.training import budget, forecast
 from graftline.training.budget import (
     OVERHEAD_SECONDS,
     TIMED_BATCH,
     check_budget,
     check_clock,
     cut_to,
+    cut_to_deadline,
     end_seconds,
     passes,
     seconds_per_image,
@@ -38,6 +41,7 @@ from graftline.training.schedule import by_clock, warmup_cosine
 from graftline.training.setup import TrainingSetup
 from graftline.training.source_decision import choose_source
 from graftline.training.training_source import CachedSource
+from graftline.training.trial import make_freeze_context
 
 MakeSetup = Callable[..., TrainingSetup]
 
@@ -183,3 +187,31 @@ def test_each_view_is_a_pass_that_takes_time(make_setup: MakeSetup, version: Dat
         check_budget(setup, seconds, minutes=1)
     live = replace(setup, features=Features(cache=False, views=8))
     check_budget(live, seconds, minutes=1)
+
+
+def test_images_that_take_long_to_decode_need_more_time(
+    make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch, version: DatasetVersion
+) -> None:
+    setup = make_setup()
+    images = sum(sum(version.counts()[split].values()) for split in ("train", "validation"))
+    tested = sum(version.counts()["test"].values())
+    before, decoding = end_seconds(setup), 0.05 / setup.execution.num_threads
+
+    def slow(path: str, decoding: Any) -> np.ndarray:
+        time.sleep(0.05)
+        return decode_rgb(path, decoding)
+
+    monkeypatch.setattr(forecast, "decode_rgb", slow)
+    other = make_setup()
+    assert end_seconds(other) > before + decoding * tested / 2
+    with pytest.raises(UserError, match=r"48 images take about"):
+        check_budget(other, decoding * images, minutes=1)
+    check_budget(other, 2 * decoding * images + 60, minutes=1)
+    context = make_freeze_context(other, FitDirectory(Path()))
+    assert context.pass_share > 1 / PASSES_PER_STEP + decoding / seconds_per_image(other)
+
+
+def test_a_plan_of_many_epochs_keeps_them_where_there_is_time(make_setup: MakeSetup) -> None:
+    setup = make_setup()
+    plan = plan_from_depth(setup.graft.network, 0, "the weights are random", epochs=60)
+    assert cut_to_deadline(setup, plan, time.monotonic() + 10_000, 0.001).epochs == 60

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from graftline.freezing.rule import FreezeContext
 from graftline.freezing.rules import AllButHead, FirstStages, Nothing
 from graftline.training.divergence import MAX_LOSS, DivergenceError
 from graftline.training.events import FitEvents, Metrics
-from graftline.training.fit import fit
+from graftline.training.fit import FitOptions, fit
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.module import GraftModule
 from graftline.training.recipe import Recipe
@@ -72,8 +72,9 @@ def _trainer(epochs: int = 5, **changes: Any) -> Callable[..., pl.Trainer]:
 
 
 def _fit(module: GraftModule, directory: Path, epochs: int = 5, **changes: Any) -> FitHistory:
+    own = {field.name: changes.pop(field.name) for field in fields(FitOptions) if field.name in changes}
     arguments: dict[str, Any] = {"make_trainer": _trainer(epochs), "loaders": _cached_loaders(), **changes}
-    return fit(module, directory=FitDirectory(directory), show_progress=False, **arguments)
+    return fit(module, directory=FitDirectory(directory), options=FitOptions(**own), show_progress=False, **arguments)
 
 
 class _Told(FitEvents):

@@ -1,7 +1,8 @@
 """Layer-wise learning rates: what the optimizer's own groups hold while Lightning trains, whole network or tail."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from graftline.backbones.weights import Weights
 from graftline.data.loaders import Batch, DrawSampler
 from graftline.errors import UserError
 from graftline.features.cut import cut
@@ -18,10 +20,11 @@ from graftline.freezing.plan import plan_from_depth
 from graftline.training.events import FitEvents, Metrics
 from graftline.training.fit import fit
 from graftline.training.fit_directory import FitDirectory
-from graftline.training.groups import Layers, make_optimizer
+from graftline.training.groups import Layers, learning_rates, make_optimizer
 from graftline.training.module import GraftModule
 from graftline.training.recipe import Recipe
 from graftline.training.schedule import constant, warmup_cosine
+from graftline.training.setup import TrainingSetup
 
 CLASSES, SIZE, IMAGES, BATCH, EPOCHS = 3, 32, 12, 4, 2
 BASE, DECAY, STEPS = 0.01, 0.5, EPOCHS * IMAGES // BATCH
@@ -210,3 +213,40 @@ def test_corrected_weight_decay_goes_by_the_rate_of_each_layer() -> None:
     optimizer = make_optimizer(network, make, weight_decay=0.05, layers=Layers.of(network), layer_decay=0.5)
     assert all(group["max_lr_snapshot"] == group["lr"] for group in optimizer.param_groups)
     assert len({group["lr"] for group in optimizer.param_groups}) == 7
+
+
+@pytest.mark.parametrize("decay", [1.0, 0.5])
+def test_a_head_may_have_a_rate_of_its_own(decay: float) -> None:
+    network = build(0)
+    make = functools.partial(torch.optim.AdamW, lr=BASE)
+    layers = Layers.of(network, head_factor=10.0)
+    optimizer = make_optimizer(network, make, weight_decay=0.05, layers=layers, layer_decay=decay)
+    rates = learning_rates(optimizer)
+    assert rates.pop("lr/head") == pytest.approx(10 * BASE)
+    assert list(rates.values()) == pytest.approx([BASE] if decay == 1 else [BASE * decay**n for n in range(1, 7)])
+    heads = {id(parameter) for parameter in network.get_classifier().parameters()}
+    own = [group for group in optimizer.param_groups if group["layer"] == "head"]
+    assert {id(parameter) for group in own for parameter in group["params"]} == heads
+
+
+def test_a_rate_of_the_users_own_is_the_heads_too(make_setup: Callable[..., TrainingSetup]) -> None:
+    for optimizer, head in (
+        (functools.partial(torch.optim.AdamW, lr=None), 0.01),
+        (functools.partial(torch.optim.AdamW, lr=0.002), 0.002),
+    ):
+        setup = make_setup(optimizer=optimizer)
+        plan = replace(plan_from_depth(setup.graft.network, 0, "", learning_rate=0.001), head_factor=10.0)
+        module = setup.make_module(setup.graft.network, plan)
+        module.trainer = pl.Trainer(accelerator="cpu", logger=False, max_steps=1)
+        rates = learning_rates(module.configure_optimizers()["optimizer"])
+        assert rates.get("lr/head", rates.get("lr/all")) == pytest.approx(head)
+
+
+def test_random_layers_have_the_rate_of_the_head(make_setup: Callable[..., TrainingSetup]) -> None:
+    setup = make_setup()
+    network = timm.create_model("test_vit", num_classes=3)
+    plan = plan_from_depth(network, 0, "")
+    for kind, is_uniform in (("none", True), ("file", False)):
+        graft = replace(setup.graft, network=network, weights=Weights(kind))
+        recipe = replace(setup, graft=graft).for_plan(plan).recipe
+        assert (recipe.layer_decay == 1) is is_uniform

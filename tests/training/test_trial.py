@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional
 
 from graftline.augment.draw import Draw
 from graftline.augment.policy import EvalTransform
@@ -26,6 +25,7 @@ from graftline.training.fit_directory import FitDirectory
 from graftline.training.phases import fit_phase, train
 from graftline.training.recipe import Recipe
 from graftline.training.setup import TrainingSetup
+from graftline.training.temperatures import losses_by_temperature
 from graftline.training.training_source import LiveSource, TrainingSource
 from graftline.training.trial import Trials, keep_trials, make_freeze_context, score_validation
 
@@ -106,10 +106,10 @@ def test_each_images_loss_is_that_of_the_best_epochs_network(
     with torch.inference_mode():
         logits = network.eval()(images)
     labels = torch.tensor(samples.labels)
-    expected = functional.cross_entropy(logits, labels, reduction="none").numpy()
-    np.testing.assert_allclose(losses, expected, atol=1e-4)
+    by_temperature = losses_by_temperature(logits, labels).numpy()
+    np.testing.assert_allclose(losses, by_temperature[:, by_temperature.mean(axis=0).argmin()], atol=1e-4)
     np.testing.assert_array_equal(hits, (logits.argmax(dim=1) == labels).float().numpy())
-    assert losses.mean() == pytest.approx(result.history.best["val/loss"], abs=1e-4)
+    assert losses.mean() == pytest.approx(result.history.best["val/calibrated_loss"], abs=1e-4)
 
 
 def test_the_context_is_that_of_the_training(make_setup: MakeSetup, tmp_path: Path) -> None:
@@ -144,13 +144,27 @@ def test_a_trial_goes_on_from_another_and_becomes_a_phase(make_setup: MakeSetup,
     keep_trials(decision, directory)
     heard = _Heard()
     result = train(setup, decision.plans, directory, events=heard, finished=2)
-    assert [phase.history.best["val/loss"] for phase in result.phases] == pytest.approx(
+    assert [phase.history.best["val/calibrated_loss"] for phase in result.phases] == pytest.approx(
         [first.losses.mean(), second.losses.mean()], abs=1e-5
     )
     assert heard.epochs == [0, 1, 2, 3, 4, 5]  # they are told as if they had been trained just now
     assert heard.steps == [3, 6, 9, 12, 15, 18]
     losses, _ = score_validation(setup, LiveSource(setup, ""))
     np.testing.assert_allclose(losses, second.losses, atol=1e-5)
+
+
+def test_a_trial_on_all_images_is_kept_where_what_follows_is_worse(make_setup: MakeSetup, tmp_path: Path) -> None:
+    setup, directory = make_setup(features=Features(cache=False)), FitDirectory(tmp_path)
+    plan = plan_from_depth(setup.graft.network, 6, "", epochs=6, learning_rate=0.03)
+    trial = Trials(setup, directory)(plan)
+    assert trial is not None
+    worse = replace(plan, epochs=1, learning_rate=0.0, anew=True)
+    keep_trials(FreezeDecision((plan, worse), tried=(trial.folder,)), directory)
+    for tried_on_all, phase in ((True, 0), (False, 1)):
+        decision = FreezeDecision((plan, worse), tried=(trial.folder,), tried_on_all=tried_on_all)
+        assert FreezeDecision.from_json(decision.to_json()) == decision
+        result = train(setup, decision.plans, directory, finished=1, first_judged=decision.first_judged)
+        assert result.best_phase == phase
 
 
 def test_a_trial_may_use_a_part_of_the_images(make_setup: MakeSetup, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -19,7 +19,8 @@ from graftline.errors import UserError
 
 Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom in px
 
-CROP_MODES = ("center", "squash", "border")
+CropMode: TypeAlias = Literal["center", "squash", "border"]
+CROP_MODES: tuple[str, ...] = get_args(CropMode)
 MOST_SCALED = 8  # times the crop's pixels: of a longer image only what the crop keeps is resized
 INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 

@@ -9,7 +9,7 @@ import torch
 from timm.models import get_pretrained_cfg
 from torch import nn
 
-from graftline.augment.preprocess import Preprocessing
+from graftline.augment.preprocess import CROP_MODES, CropMode, Preprocessing
 from graftline.backbones import catalog
 from graftline.backbones.loading import OWN_KEYS, create, create_pretrained
 from graftline.backbones.single_image import check_single_image
@@ -18,6 +18,7 @@ from graftline.backbones.weights import Weights, WeightsFile, WeightsSourceChoic
 from graftline.errors import UserError, first_line
 
 MAX_IMAGE_SIZE = 10_000  # px; the first maps of one image alone would take gigabytes
+ELONGATED = 2.0  # long side by short side: from here on, a crop of the center shows half of an image or less
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Backbone:
         channels: of the input: 3, or 1 for gray images, for which the weights of the first convolution are summed;
             None: what the weights were trained with.
         crop_pct: share of the resized image's edge that the evaluation crop keeps, 0 to 1; None: as the weights ask.
+        crop_mode: ``center`` crops to a square, ``squash`` stretches the whole image to one, ``border`` fills it up;
+            None: as the weights ask, but ``squash`` for elongated images, once ``for_images`` is told of them.
         drop_rate: dropout before the head, 0 to 1.
         drop_path_rate: stochastic depth, 0 to 1.
         options: arguments of the timm model that are its own, such as ``{"groups": 2}`` for alexnet.
@@ -63,6 +66,7 @@ class Backbone:
     image_size: int | Literal["auto"] | None = None
     channels: int | None = None
     crop_pct: float | None = None
+    crop_mode: CropMode | None = None
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -76,6 +80,8 @@ class Backbone:
             raise UserError(
                 f"Backbone.image_size is {self.given_size} px, but must be above 0 and at most {MAX_IMAGE_SIZE}."
             )
+        if self.crop_mode not in (None, *CROP_MODES):
+            raise UserError(f"Backbone.crop_mode is {self.crop_mode!r}: use one of {', '.join(CROP_MODES)}.")
         if self.channels not in (None, 1, 3):
             raise UserError(f"Backbone.channels is {self.channels}, but images have 3, or 1 if gray.")
         for option in self.options.keys() & OWN_KEYS.keys():
@@ -86,15 +92,26 @@ class Backbone:
         """The image size in px, None for the network's own, which is what ``auto`` means until there are images."""
         return None if self.image_size == "auto" else self.image_size
 
-    def for_images(self, side: int) -> Self:
-        """Return the backbone for images of a size, which decides what ``image_size="auto"`` is.
+    def for_images(self, side: int, aspect: float = 1.0) -> Self:
+        """Return the backbone for images of a size and shape, where it leaves these open.
 
-        It is the network's own size, or the smaller one of ``size_for_images`` where the network takes it as it is: the
-        positions of a transformer, for one, are of a single size.
+        ``image_size="auto"`` is the network's own size, or the smaller one of ``size_for_images`` where the network
+        takes it as it is: the positions of a transformer, for one, are of a single size. Images at least ``ELONGATED``
+        times as long as wide are seen whole, squashed to a square, where no ``crop_mode`` is given.
 
         Args:
             side: the shorter side of nearly all images, in px.
+            aspect: the longer side of most images by the shorter one.
         """
+        return self._for_side(side).for_aspect(aspect)
+
+    def for_aspect(self, aspect: float) -> Self:
+        """Return the backbone for images of a shape: what ``for_images`` does but for their size."""
+        if self.crop_mode is not None or aspect < ELONGATED:
+            return self
+        return replace(self, crop_mode="squash", crop_pct=1.0 if self.crop_pct is None else self.crop_pct)
+
+    def _for_side(self, side: int) -> Self:
         if self.image_size != "auto":
             return self
         preprocessing, config = self.preprocessing(), get_pretrained_cfg(self.name)
@@ -236,7 +253,9 @@ class Backbone:
         return lambda size: create(self.name, 1, {**options, "img_size": size})
 
     def _preprocessing(self, network: nn.Module) -> Preprocessing:
-        config = timm.data.resolve_model_data_config(network, args={"crop_pct": self.crop_pct})
+        config = timm.data.resolve_model_data_config(
+            network, args={"crop_pct": self.crop_pct, "crop_mode": self.crop_mode}
+        )
         channels, *image_size = config.pop("input_size")
         if self.given_size is not None:
             image_size = [self.given_size, self.given_size]

@@ -30,14 +30,22 @@ def body_groups(network: Any) -> list[list[str]]:
     """Return the names of the parameters below the head, one list per layer group, from the input upwards.
 
     The groups are timm's own coarse ones (``group_matcher(coarse=True)``): the stem, then the stages. A network for
-    which timm has none is one group.
+    which timm has none is one group. A norm that stands alone, as the last one of ConvNeXt, Swin and DenseNet, belongs
+    to the group before: to train it by itself is to train next to nothing.
     """
     head = head_parameters(network)
     try:
         groups = group_parameters(network, network.group_matcher(coarse=True))
     except (AttributeError, AssertionError):  # poolformer, pit: no matcher; rdnet: none that is coarse
         groups = {0: [name for name, _ in network.named_parameters()]}
-    body = [[name for name in groups[number] if name not in head] for number in sorted(groups)]
+    dims = {name: parameter.ndim for name, parameter in network.named_parameters()}
+    body: list[list[str]] = []
+    for number in sorted(groups):
+        names = [name for name in groups[number] if name not in head]
+        if body and all(dims[name] < 2 for name in names):
+            body[-1] += names
+        else:
+            body.append(names)
     return [names for names in body if names]
 
 
@@ -46,7 +54,7 @@ def group_names(network: Any) -> list[str]:
 
     >>> import timm
     >>> group_names(timm.create_model("test_convnext"))
-    ['stem', 'stages.0', 'stages.1', 'stages.2', 'stages.3', 'head.norm']
+    ['stem', 'stages.0', 'stages.1', 'stages.2', 'stages.3 + head.norm']
     >>> group_names(timm.create_model("test_efficientnet"))[4:]
     ['blocks.3', 'blocks.4 + conv_head + bn2']
     """

@@ -75,7 +75,7 @@ class ScaledBackbone(Backbone):
         """Return what timm needs to build the network again, phi included."""
         return {**super().arguments(), "phi": self.chosen_phi}
 
-    def for_images(self, side: int) -> Self:  # noqa: ARG002 - the parent's signature
+    def _for_side(self, side: int) -> Self:  # noqa: ARG002 - the parent's signature
         """Return the backbone as it is: its image size belongs to its phi."""
         return self
 

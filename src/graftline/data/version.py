@@ -277,6 +277,15 @@ class DatasetVersion:
         sides = self._table.loc[self._table["split"] == "train", ["width", "height"]].min(axis=1)
         return int(sides.quantile(0.9, interpolation="lower"))
 
+    def typical_aspect(self) -> float:
+        """Return how many times as long as wide, or as wide as high, half of the training images are at most.
+
+        Raises:
+            UserError: the version has lost its manifest.
+        """
+        sides = self._table.loc[self._table["split"] == "train", ["width", "height"]]
+        return float((sides.max(axis=1) / sides.min(axis=1)).median())
+
     def counts(self) -> dict[str, dict[str, int]]:
         """Return the number of images by split and class: ``counts()["train"]["cat"]``."""
         if "_table" in self.__dict__:  # which may have other images than the summary tells of

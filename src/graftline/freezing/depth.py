@@ -3,6 +3,7 @@
 The learning rates are AdamW's.
 """
 
+from dataclasses import replace
 from math import ceil
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import nn
 
 from graftline.backbones.layers import body_groups
 from graftline.freezing.plan import FreezePlan, depth_in_words, plan_from_depth
-from graftline.freezing.rates import whole_network_rate
+from graftline.freezing.rates import head_factor, whole_network_rate
 
 # The head alone: it is new and has nothing to lose, and its epochs cost next to nothing.
 HEAD_EPOCHS, HEAD_RATE = 30, 0.01
@@ -65,7 +66,8 @@ def head_plan(network: Any, *, epochs: int = HEAD_EPOCHS, learning_rate: float =
 def deep_plan(network: nn.Module, frozen_groups: int, reason: str, epochs: int) -> FreezePlan:
     """Return the plan that trains all above the first layer groups."""
     why = f"{reason}: {depth_in_words(network, frozen_groups)}"
-    return plan_from_depth(network, frozen_groups, why, epochs=epochs, learning_rate=whole_network_rate(network))
+    plan = plan_from_depth(network, frozen_groups, why, epochs=epochs, learning_rate=whole_network_rate(network))
+    return replace(plan, head_factor=head_factor(network))
 
 
 def random_plan(network: nn.Module) -> FreezePlan:

@@ -28,7 +28,7 @@ from graftline.freezing.spare_time import with_spare_time
 logger = logging.getLogger(__name__)
 
 LEAST_TRIAL = 500  # training images, where time is short: after fewer steps a new head has not found its place yet
-LOOK_SECONDS = 40.0  # of the first trial beside the head's: a minute shows that the head is enough, where it is
+LOOK_SECONDS = 40.0  # of the first trial beside the head's, if it is of more than half of the network
 TRIALS_SHARE = 0.3  # of the time, where there is a limit
 LARGE_PART = 0.1  # of a large training split, for a trial: it takes about as long as the frozen pass over all of it
 # To go deeper for nothing costs time, to stop at the head may cost many points: the evidence asked for is nine in ten,
@@ -195,7 +195,7 @@ class _Search:
             return math.inf
         affordable = TRIALS_SHARE * (left() / image_seconds() - self._context.pass_steps)
         judged = min(MOST_JUDGED, sum(self._context.validation_counts))
-        passes = (1 + len(frozen_groups)) / PASSES_PER_STEP
+        passes = (1 + len(frozen_groups)) * self._context.pass_share
         steps = self._epochs * sum(self._trained_share(frozen) for frozen in frozen_groups)
         return (affordable / self._fits - judged * (passes + steps / FORWARD_PER_STEP)) / (passes + steps)
 
@@ -219,13 +219,17 @@ class _Search:
         return self._trials[before:]
 
     def _other_end(self, boundaries: Sequence[int], images: int) -> int:
-        """Return the deepest boundary whose trial does not take too long; where none does, the one next to the head."""
+        """Return the deepest boundary whose trial does not take too long, but not one above the middle of the network.
+
+        The last quarter may show nothing where half of the network shows much: faults of few pixels are lost below it.
+        """
         image_seconds = self._context.image_seconds
         if image_seconds is None:
             return boundaries[-1]
         each = self._fits * images * image_seconds()
         quick = [one for one in boundaries if each * self._passes(one, self._epochs) <= LOOK_SECONDS]
-        return quick[-1] if quick else boundaries[0]
+        half = [one for one in boundaries if 2 * one <= self._num_groups]
+        return min([*quick[-1:], half[0] if half else boundaries[-1]])
 
     def _walk_down(self, boundaries: Sequence[int], best: BoundaryTrial, images: int) -> None:
         """Try one boundary after the other, from the head down, for as long as that brings anything."""
@@ -339,7 +343,9 @@ class _Search:
         plans = [trial.plan for trial in chain]
         plans[-1] = _because(plans[-1], reason)
         tried = tuple(trial.folder for trial in chain)
-        return FreezeDecision((*plans, *([] if final is None else [final])), self._context.epochs, measurement, tried)
+        context, finals = self._context, [] if final is None else [final]
+        on_all = chosen.images >= context.num_images and sum(context.validation_counts) <= MOST_JUDGED
+        return FreezeDecision((*plans, *finals), context.epochs, measurement, tried, on_all)
 
 
 def _because(plan: FreezePlan, reason: str) -> FreezePlan:

@@ -80,7 +80,7 @@ class BoundaryTrial:
         boundary: the layer group from which on the network is trained; ``head``: the head alone.
         plan: of the fit.
         trained_parameters: how many there are.
-        losses: (N,) the log loss of each validation image.
+        losses: (N,) the log loss of each validation image, calibrated.
         hits: (N,) 1 where the image is classified right, else 0.
         cached: whether the fit was on cached activations.
         pass_seconds: until the first step: cutting, and running the frozen trunk unless its activations were there.
@@ -115,7 +115,7 @@ class BoundaryResult:
 
     Attributes:
         frozen_groups: how many layer groups below the head are frozen.
-        log_loss: the mean on the validation split.
+        log_loss: the mean on the validation split, calibrated.
         accuracy: on the validation split.
         more_log_loss: than the boundary that was chosen, whose own is 0.
         more_accuracy: likewise.

@@ -21,6 +21,7 @@ class FreezePlan:
         reason: what is frozen and why, in words, for the log and for the run.
         epochs: how many to train for at most: the user's number, else the rule's.
         learning_rate: that the rule recommends, for AdamW; it is the user's to overrule.
+        head_factor: how many times as high the head's is, where it is the recommended one.
         epoch_images: of the training split that an epoch takes, others each time; None: all.
         seconds: that the fit may take: its learning rate falls by the clock, and it ends when they are over; None: as
             many as the epochs need.
@@ -34,6 +35,7 @@ class FreezePlan:
     reason: str
     epochs: int = 30
     learning_rate: float = 0.01
+    head_factor: float = 1.0
     epoch_images: int | None = None
     seconds: float | None = None
     anew: bool = False

@@ -27,6 +27,9 @@ from graftline.backbones.layers import body_groups, head_parameters
 
 BATCHNORM_RATE = 0.001  # AdamW's own default; measured on EfficientNet-Lite (docs/freezing.md)
 OTHER_RATE = 0.0001
+NEW_HEAD = (
+    BATCHNORM_RATE / OTHER_RATE
+)  # a head learns as fast whatever lies below; at 0.0001 a hundred steps move it by 0.005
 STEM_SHARE = 0.05  # of the head's rate: ConvNeXt's 0.8 over 13 steps, between what BEiT-B has with and without labels
 LEAST_DECAY = 0.5  # of few groups (PoolFormer has one) none is to be left behind; published ones begin at 0.6
 
@@ -39,6 +42,16 @@ def whole_network_rate(network: nn.Module) -> float:
     (0.001, 0.0001)
     """
     return BATCHNORM_RATE if batchnorm_share(network) >= 0.5 else OTHER_RATE
+
+
+def head_factor(network: nn.Module) -> float:
+    """Return how many times that rate a new head is trained at: it has nothing to lose.
+
+    >>> import timm
+    >>> head_factor(timm.create_model("test_efficientnet")), head_factor(timm.create_model("test_vit"))
+    (1.0, 10.0)
+    """
+    return 1.0 if batchnorm_share(network) >= 0.5 else NEW_HEAD
 
 
 def layer_decay(network: nn.Module) -> float:

@@ -50,6 +50,7 @@ class FreezeContext:
         try_in_folds: the same by folds of training and validation images, where the latter are too few to choose by.
         seconds_left: for all that is still to be trained; None: there is no limit.
         image_seconds: how long an image takes to train the whole network, forward and backward.
+        decoding_seconds: how long an image takes to be decoded; None: no time.
     """
 
     network: nn.Module
@@ -63,6 +64,7 @@ class FreezeContext:
     try_in_folds: TryBoundary | None = None
     seconds_left: Callable[[], float] | None = None
     image_seconds: Callable[[], float] | None = None
+    decoding_seconds: Callable[[], float] | None = None
 
     @property
     def deep_epochs(self) -> int:
@@ -70,9 +72,16 @@ class FreezeContext:
         return deep_epochs(self.num_images, self.step_images * self.processes)
 
     @property
+    def pass_share(self) -> float:
+        """How long an image takes to be decoded and to pass the frozen network, where to train the whole takes 1."""
+        if self.image_seconds is None or self.decoding_seconds is None:
+            return 1 / PASSES_PER_STEP
+        return 1 / PASSES_PER_STEP + self.decoding_seconds() / self.image_seconds()
+
+    @property
     def pass_steps(self) -> float:
         """How many images could be passed forward and backward in the time of one frozen pass over all images."""
-        return (self.num_images + sum(self.validation_counts)) / PASSES_PER_STEP
+        return (self.num_images + sum(self.validation_counts)) * self.pass_share
 
     def epochs_after(self, trained_images: int) -> int:
         """Return the epochs that are left where so many images were passed forward and backward before."""
@@ -109,12 +118,19 @@ class FreezeDecision:
         epochs: the user's own number that the rule kept to; None: the rule's.
         measurement: the evidence, where boundaries were tried.
         tried: folders of the trials that are the first phases already, in order.
+        tried_on_all: whether the last of them had all training and validation images, so that it may be the best phase.
     """
 
     plans: tuple[FreezePlan, ...]
     epochs: int | None = None
     measurement: DepthMeasurement | None = None
     tried: tuple[str, ...] = ()
+    tried_on_all: bool = False
+
+    @property
+    def first_judged(self) -> int:
+        """The first phase that may be the best: the last trial if it had all images, else the one after the trials."""
+        return len(self.tried) - (1 if self.tried and self.tried_on_all else 0)
 
     @property
     def reason(self) -> str:
@@ -133,6 +149,7 @@ class FreezeDecision:
             "epochs": self.epochs,
             "measurement": asdict(self.measurement) if self.measurement is not None else None,
             "tried": self.tried,
+            "tried_on_all": self.tried_on_all,
         }
 
     @classmethod
@@ -141,7 +158,8 @@ class FreezeDecision:
         plans = tuple(FreezePlan.from_json(plan) for plan in content["plans"])
         evidence = content["measurement"]
         measurement = None if evidence is None else DepthMeasurement.from_json(evidence)
-        return cls(plans, content["epochs"], measurement, tuple(content.get("tried", ())))
+        tried = tuple(content.get("tried", ()))
+        return cls(plans, content["epochs"], measurement, tried, content.get("tried_on_all", False))
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,8 @@ class Names(_OneDepth):
         frozen = {name for name in body if any(fnmatchcase(name, pattern) for pattern in self.frozen)}
         reason = f"{len(frozen)} of {len(body)} tensors below the head frozen ({', '.join(self.frozen)})"
         usual = _to_depth(context, 0, self.epochs, self.learning_rate)
-        return plan_from_names(context.network, frozen, reason, epochs=usual.epochs, learning_rate=usual.learning_rate)
+        plan = plan_from_names(context.network, frozen, reason, epochs=usual.epochs, learning_rate=usual.learning_rate)
+        return replace(plan, head_factor=usual.head_factor)
 
 
 @dataclass(frozen=True)
@@ -246,13 +247,14 @@ def _to_depth(
         usual = deep_plan(network, frozen_groups, "", context.deep_epochs)
     else:
         usual = random_plan(network)
-    return plan_from_depth(
+    plan = plan_from_depth(
         network,
         frozen_groups,
         depth_in_words(network, frozen_groups),
         epochs=usual.epochs if epochs is None else epochs,
         learning_rate=usual.learning_rate if learning_rate is None else learning_rate,
     )
+    return replace(plan, head_factor=usual.head_factor if learning_rate is None else 1.0)
 
 
 def _near(pattern: str, names: Sequence[str]) -> str:

@@ -3,19 +3,15 @@
 Letters: N images, F numbers per image.
 """
 
-import time
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from graftline.data.decode import decode_rgb
 from graftline.data.version import Samples
 from graftline.search.candidates import Candidate
-from graftline.training.forecast import time_parts
+from graftline.training.forecast import decode_seconds, time_parts
 from graftline.training.head_trunk import HeadTrunk
 from graftline.training.setup import TrainingSetup
-
-TIMED_IMAGES = 8  # decoded to learn how long that takes
 
 
 @dataclass(frozen=True)
@@ -80,15 +76,7 @@ class Contestant:
         setup = self.trunk.setup
         preprocessing = setup.graft.preprocessing
         seconds = time_parts(self.trunk.parts, preprocessing.image_size, preprocessing.channels, setup.execution)
-        return PassSeconds(self._decode_seconds(samples), seconds.engine / self.candidate.macs)
-
-    def _decode_seconds(self, samples: Samples) -> float:
-        """Return how long an image takes to be decoded, where all threads decode."""
-        paths = samples.paths[:: max(1, len(samples.paths) // TIMED_IMAGES)][:TIMED_IMAGES]
-        start = time.perf_counter()
-        for path in paths:
-            decode_rgb(path, samples.decoding)
-        return (time.perf_counter() - start) / len(paths) / self.trunk.setup.execution.num_threads
+        return PassSeconds(decode_seconds(samples, setup.execution), seconds.engine / self.candidate.macs)
 
 
 def take(samples: Samples, rows: np.ndarray) -> Samples:

@@ -20,6 +20,7 @@ from graftline.execution import Execution
 from graftline.freezing.depth import DEEP_BATCH, FORWARD_PER_STEP, MOST_DEEP_EPOCHS, PASSES_PER_STEP
 from graftline.freezing.plan import FreezePlan
 from graftline.training.allocator import freed_memory_kept
+from graftline.training.forecast import decode_seconds
 from graftline.training.memory_format import memory_format
 from graftline.training.setup import TrainingSetup
 from graftline.training.trainer import MakeTrainer, own_epochs
@@ -34,6 +35,7 @@ HALF = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}  # Lightning's 
 
 
 _measured: "weakref.WeakKeyDictionary[nn.Module, float]" = weakref.WeakKeyDictionary()
+_decoded: "weakref.WeakKeyDictionary[nn.Module, float]" = weakref.WeakKeyDictionary()
 
 
 def seconds_per_image(setup: TrainingSetup) -> float:
@@ -43,6 +45,19 @@ def seconds_per_image(setup: TrainingSetup) -> float:
         whole = copy.deepcopy(network).requires_grad_(True).train()
         _measured[network] = _time_steps(whole, _image_shape(setup), setup)
     return _measured[network]
+
+
+def pass_seconds(setup: TrainingSetup) -> float:
+    """Return how long an image takes to be decoded and to pass through the frozen network."""
+    return decoding_seconds(setup) + seconds_per_image(setup) / PASSES_PER_STEP
+
+
+def decoding_seconds(setup: TrainingSetup) -> float:
+    """Return how long an image takes to be decoded; measured once per network."""
+    network = setup.graft.network
+    if network not in _decoded:
+        _decoded[network] = decode_seconds(setup.version.samples("train"), setup.execution)
+    return _decoded[network]
 
 
 def step_seconds(source: TrainingSource) -> float:
@@ -128,7 +143,7 @@ def cut_to(plan: FreezePlan, seconds: float, images: tuple[int, int], image_seco
 
 
 def cut_to_deadline(setup: TrainingSetup, plan: FreezePlan, deadline: float, image_seconds: float) -> FreezePlan:
-    """Return the plan for the time that is left; the user's number of epochs is the most.
+    """Return the plan for the time that is left; the most epochs are the user's, else the plan's if these are many.
 
     Args:
         setup: of the training.
@@ -139,7 +154,7 @@ def cut_to_deadline(setup: TrainingSetup, plan: FreezePlan, deadline: float, ima
     images = len(setup.version.samples("train").paths), len(setup.version.samples("validation").paths)
     own = own_epochs(setup.make_trainer)
     seconds = max(1.0, deadline - time.monotonic())
-    return cut_to(plan, seconds, images, image_seconds, MOST_DEEP_EPOCHS if own is None else own)
+    return cut_to(plan, seconds, images, image_seconds, max(plan.epochs, MOST_DEEP_EPOCHS) if own is None else own)
 
 
 def passes(setup: TrainingSetup, plans: Sequence[FreezePlan], deadline: float | None) -> int:
@@ -171,7 +186,7 @@ def check_budget(setup: TrainingSetup, seconds: float, minutes: float) -> None:
     """
     train, validation = (len(setup.version.samples(split).paths) for split in ("train", "validation"))
     views = 1 if setup.features.cache is False else max(1, setup.features.views)
-    needed = (views * train + validation) * seconds_per_image(setup) / PASSES_PER_STEP
+    needed = (views * train + validation) * pass_seconds(setup)
     if needed > seconds:
         enough = math.ceil((60 * minutes - seconds + 2 * needed) / 60)
         images = f"{train + validation:,} images" + (f", {views} views of each training image," if views > 1 else "")
@@ -204,7 +219,7 @@ def end_seconds(setup: TrainingSetup) -> float:
     """Return what to leave for the end of a run: export, calibration, test images, figures and tracking."""
     counts = setup.version.counts()
     tested = sum(counts["test"].values()) + min(MOST_CALIBRATED, sum(counts["validation"].values()))
-    return OVERHEAD_SECONDS + tested * seconds_per_image(setup) / PASSES_PER_STEP
+    return OVERHEAD_SECONDS + tested * pass_seconds(setup)
 
 
 def average_seconds(setup: TrainingSetup, members: int, crops: int) -> float:
@@ -217,7 +232,8 @@ def average_seconds(setup: TrainingSetup, members: int, crops: int) -> float:
     """
     counts = setup.version.counts()
     images = sum(sum(counts[split].values()) for split in ("validation", "test"))
-    return OVERHEAD_SECONDS + members * crops * images * seconds_per_image(setup) / PASSES_PER_STEP
+    each = decoding_seconds(setup) + members * crops * seconds_per_image(setup) / PASSES_PER_STEP
+    return OVERHEAD_SECONDS + images * each
 
 
 class Clock(pl.Callback):

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,21 +39,40 @@ _OURS = {
 }
 
 
+@dataclass(frozen=True)
+class FitOptions:
+    """How to fit, whatever the network and the images.
+
+    Attributes:
+        seed: of what the network and the mixing of images draw in each epoch.
+        patience: epochs without a better validation loss before the fit stops, counted in their second half;
+            None: never.
+        keep_last: keep the weights of the last epoch, not of the best, where the validation images are too few to tell
+            which that is.
+        ema_decay: decay of the averaged weights; None: no averaging.
+        checkpoint_minutes: after which ``last.ckpt`` is written within an epoch, too; None: at its end only.
+        seconds: after which the fit ends, at the end of the epoch that is nearest; None: when its epochs are done.
+        threads: of torch during the fit; None: as they are.
+    """
+
+    seed: int = 0
+    patience: int | None = None
+    keep_last: bool = False
+    ema_decay: float | None = None
+    checkpoint_minutes: float | None = None
+    seconds: float | None = None
+    threads: int | None = None
+
+
 def fit(
     module: GraftModule,
     make_trainer: MakeTrainer,
     loaders: Loaders,
     directory: FitDirectory,
+    options: FitOptions = FitOptions(),
     *,
     events: FitEvents | None = None,
-    seed: int = 0,
-    patience: int | None = None,
-    keep_last: bool = False,
-    ema_decay: float | None = None,
-    checkpoint_minutes: float | None = None,
     resume: bool = False,
-    seconds: float | None = None,
-    threads: int | None = None,
     show_progress: bool = True,
 ) -> FitHistory:
     """Train ``module`` and leave the weights of the best epoch in it.
@@ -63,18 +82,10 @@ def fit(
         make_trainer: ``functools.partial`` of ``pytorch_lightning.Trainer``.
         loaders: of the training and the validation images of this process.
         directory: where ``best.ckpt`` and ``last.ckpt`` lie.
+        options: how.
         events: hears of the fit.
-        seed: of what the network and the mixing of images draw in each epoch.
-        patience: epochs without a better validation loss before the fit stops, counted in their second half;
-            None: never.
-        keep_last: keep the weights of the last epoch, not of the best, where the validation images are too few to tell
-            which that is.
-        ema_decay: decay of the averaged weights; None: no averaging.
-        checkpoint_minutes: after which ``last.ckpt`` is written within an epoch, too; None: at its end only.
         resume: go on from ``last.ckpt``, if there is one: what follows is bit for bit what would have followed, if that
             is of a whole epoch and there are as many processes. Else each image of the epoch's rest is seen once.
-        seconds: after which the fit ends, at the end of the epoch that is nearest; None: when its epochs are done.
-        threads: of torch during the fit; None: as they are.
         show_progress: draw the progress bar.
 
     Raises:
@@ -85,25 +96,21 @@ def fit(
     quiet_lightning()
     events = FitEvents() if events is None else events
     progress = FitProgress(events, show=show_progress)
-    always = [progress, EpochDraws(seed), EpochPlace(loaders[0]), FirstGradients(events)]
-    wanted = [
-        *_checkpoints(directory, checkpoint_minutes, keep_last=keep_last),
-        *_optional_callbacks(patience, seconds, ema_decay),
-    ]
-    trainer = make_trainer(callbacks=[*always, *wanted], **_OURS)
+    always = [progress, EpochDraws(options.seed), EpochPlace(loaders[0]), FirstGradients(events)]
+    trainer = make_trainer(callbacks=[*always, *_checkpoints(directory, options), *_wanted(options)], **_OURS)
     start, checkpoint = time.perf_counter(), directory.last if resume and directory.last.exists() else None
     interrupted = False
     try:
-        with _surroundings(directory, threads), tensors_only(directory.last):
+        with _surroundings(directory, options.threads), tensors_only(directory.last):
             trainer.fit(module, *loaders, ckpt_path=checkpoint, weights_only=True)
     except KeyboardInterrupt as interrupt:
         interrupted = _can_end(trainer, progress, directory) and events.on_interrupt(interrupt)
         if not interrupted:
             raise
     epoch = _take_best(module, directory)
-    seconds = time.perf_counter() - start
-    history = FitHistory.of(progress.epochs, seconds, trainer.global_step, interrupted=interrupted)
-    return _with_saved(history, epoch) if interrupted or keep_last else history
+    took = time.perf_counter() - start
+    history = FitHistory.of(progress.epochs, took, trainer.global_step, interrupted=interrupted)
+    return _with_saved(history, epoch) if interrupted or options.keep_last else history
 
 
 def _can_end(trainer: pl.Trainer, progress: FitProgress, directory: FitDirectory) -> bool:
@@ -140,25 +147,26 @@ def _surroundings(directory: FitDirectory, threads: int | None) -> Iterator[None
         yield
 
 
-def _checkpoints(directory: FitDirectory, minutes: float | None, *, keep_last: bool) -> list[pl.Callback]:
+def _checkpoints(directory: FitDirectory, options: FitOptions) -> list[pl.Callback]:
     """Return what writes the checkpoints of the epoch to keep and of the last one, within an epoch too where asked."""
     write = functools.partial(
         ModelCheckpoint, directory.path, save_on_train_epoch_end=True, enable_version_counter=False
     )
-    monitor, mode = ("epoch", "max") if keep_last else (MONITOR, "min")
+    monitor, mode = ("epoch", "max") if options.keep_last else (MONITOR, "min")
     wanted: list[pl.Callback] = [write(directory.best.stem, monitor=monitor, mode=mode), write(directory.last.stem)]
+    minutes = options.checkpoint_minutes
     return wanted if minutes is None else [*wanted, TimedCheckpoint(directory, minutes)]
 
 
-def _optional_callbacks(patience: int | None, seconds: float | None, ema_decay: float | None) -> list[pl.Callback]:
+def _wanted(options: FitOptions) -> list[pl.Callback]:
     """Return what stops a fit early or averages its weights, as far as it is wanted."""
     wanted: list[pl.Callback] = []
-    if patience is not None:
-        wanted.append(PatientStopping(MONITOR, patience=patience))
-    if seconds is not None:
-        wanted.append(Clock(seconds))
-    if ema_decay is not None:
-        wanted.append(AveragedWeights(ema_decay))
+    if options.patience is not None:
+        wanted.append(PatientStopping(MONITOR, patience=options.patience))
+    if options.seconds is not None:
+        wanted.append(Clock(options.seconds))
+    if options.ema_decay is not None:
+        wanted.append(AveragedWeights(options.ema_decay))
     return wanted
 
 

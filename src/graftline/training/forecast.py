@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from graftline.data.decode import decode_rgb
+from graftline.data.version import Samples
 from graftline.execution import Execution
 from graftline.features.cut import Cut
 from graftline.freezing.plan import set_frozen_eval
@@ -19,6 +21,7 @@ from graftline.training.memory_format import avoid_copies, memory_format
 
 BATCH = 8  # images that are timed
 REPETITIONS = 3  # of which the fastest counts
+TIMED_IMAGES = 8  # that are decoded
 # What is not timed, since it would take as long as it saves: the engine runs the frozen network at least so many times
 # as fast as torch does on a CPU (benchmarks/speed.py); exporting it; reading from and writing to a disk.
 ENGINE_SPEED_UP = 2.5
@@ -126,6 +129,15 @@ def time_parts(parts: Cut, image_size: tuple[int, int], channels: int, execution
     tail_seconds = _seconds(lambda: _no_gradient(tail.eval(), activations), device) / BATCH
     speed_up = 1.0 if execution.is_cuda else ENGINE_SPEED_UP
     return SecondsPerImage(trunk_seconds, trunk_seconds / speed_up, step_seconds, tail_seconds)
+
+
+def decode_seconds(samples: Samples, execution: Execution) -> float:
+    """Return how long an image takes to be decoded where all threads decode, by a few images from all of a split."""
+    paths = samples.paths[:: max(1, len(samples.paths) // TIMED_IMAGES)][:TIMED_IMAGES]
+    start = time.perf_counter()
+    for path in paths:
+        decode_rgb(path, samples.decoding)
+    return (time.perf_counter() - start) / len(paths) / execution.num_threads
 
 
 def _no_gradient(module: nn.Module, inputs: Tensor) -> Tensor:

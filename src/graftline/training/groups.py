@@ -24,16 +24,22 @@ class Layers:
     Attributes:
         names: of each parameter: what the layer group that it belongs to is called; one that is missing is the head's.
         distances: of each layer group by its name: how many groups up from it the head comes, at least 1.
+        head_factor: how many times the base learning rate the head has.
         undecayed: names (or patterns) of the parameters that the architecture itself wants without weight decay.
     """
 
     names: Mapping[str, str] = field(default_factory=dict)
     distances: Mapping[str, int] = field(default_factory=dict)
+    head_factor: float = 1.0
     undecayed: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, network: Any) -> "Layers":
+    def of(cls, network: Any, head_factor: float = 1.0) -> "Layers":
         """Return those of a whole timm network.
+
+        Args:
+            network: the network.
+            head_factor: how many times the base learning rate the head has.
 
         >>> import timm
         >>> Layers.of(timm.create_model("test_efficientnet")).distances
@@ -44,15 +50,16 @@ class Layers:
         names = {name: layer for group, layer in zip(groups, layers, strict=True) for name in group}
         distances = {layer: len(layers) - number for number, layer in enumerate(layers)}
         listed = getattr(network, "no_weight_decay", None)
-        return cls(names, distances, frozenset(listed()) if callable(listed) else frozenset())
+        undecayed = frozenset(listed()) if callable(listed) else frozenset()
+        return cls(names, distances, head_factor, undecayed)
 
     def layer(self, parameter: str) -> str:
         """Return the name of the layer group of a parameter."""
         return self.names.get(parameter, HEAD)
 
     def factor(self, layer: str, decay: float) -> float:
-        """Return what part of the base learning rate a layer group has: ``decay ** distance``."""
-        return float(decay ** self.distances.get(layer, 0))
+        """Return how many times the base learning rate a layer group has: ``decay ** distance`` below the head."""
+        return self.head_factor if layer == HEAD else float(decay ** self.distances.get(layer, 0))
 
 
 def make_optimizer(
@@ -76,9 +83,10 @@ def make_optimizer(
     for part in param_groups_weight_decay(network, weight_decay, no_weight_decay_list=layers.undecayed):
         for parameter in part["params"]:
             layer = layers.layer(names[id(parameter)])
-            key = (ALL if layer_decay == 1 else layer, part["weight_decay"], apart and layer == HEAD)
+            is_one_rate = layer_decay == 1 and (layer != HEAD or layers.head_factor == 1)
+            key = (ALL if is_one_rate else layer, part["weight_decay"], apart and layer == HEAD)
             groups[key].append(parameter)
-    keys = sorted(groups, key=lambda key: layers.distances.get(key[0], 0))
+    keys = sorted(groups, key=lambda key: -1 if key[0] == HEAD else layers.distances.get(key[0], 0))
     optimizer = make(
         [
             {

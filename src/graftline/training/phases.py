@@ -24,7 +24,7 @@ from graftline.training.budget import cut_to_deadline, step_seconds
 from graftline.training.checkpointing import checkpointed
 from graftline.training.compiling import compiled
 from graftline.training.events import FitEvents, Metrics
-from graftline.training.fit import fit
+from graftline.training.fit import FitOptions, fit
 from graftline.training.fit_directory import FitDirectory, read_checkpoint
 from graftline.training.lost_process import lost_processes_named
 from graftline.training.lower_rates import fit_at_lower_rates
@@ -48,6 +48,7 @@ def train(
     events: FitEvents | None = None,
     resume: bool = False,
     finished: int = 0,
+    first_judged: int | None = None,
     deadline: float | None = None,
 ) -> TrainingResult:
     """Fit a network as several freeze plans say, in turn; afterwards it has the best weights of all phases.
@@ -66,6 +67,8 @@ def train(
             unfroze stays unfrozen. Where a plan has more epochs than it had, its phase goes on. Where no epoch was
             finished, the training begins anew, with the same numbers.
         finished: so many of the first phases are done already, by trials that the training goes on from.
+        first_judged: the first phase whose weights may be kept; None: the first after those, since a trial may have
+            been validated on a part of the images.
         deadline: moment of ``time.monotonic`` at which the training is to end; phases that are still to be done share
             what is left. A head on cached activations takes its epochs, which are seconds. None: there is no limit.
 
@@ -76,7 +79,7 @@ def train(
     """
     if resume and deadline is None:
         _check_resumable(plans, directory)
-    first_judged = finished  # trials were validated on a part of the images
+    first_judged = finished if first_judged is None else first_judged
     if (few := _too_few(setup)) is not None:
         logger.info(f"The weights of the last epoch are kept: {few}.")
         first_judged = len(plans)
@@ -151,7 +154,6 @@ def fit_phase(
     source = choose_source(setup, plan, directory.source)
     if deadline is not None and (not plan.only_head or isinstance(source, LiveSource)):
         plan = _cut(source, plan, deadline, directory if resume else None)
-    few = _too_few(setup)
     told = _PhaseEvents(FitEvents() if events is None else events, freeze_check, earlier)
     told.on_source(source)
     with lost_processes_named(), _run_as(setup.recipe, source, plan):
@@ -160,15 +162,9 @@ def fit_phase(
             partial(setup.make_trainer, max_epochs=plan.epochs),
             _loaders(source, plan),
             directory,
+            _fit_options(source, plan),
             events=told,
-            seed=setup.seed,
-            patience=None if few else setup.recipe.patience,
-            keep_last=few is not None,
-            ema_decay=setup.recipe.ema_decay,
-            checkpoint_minutes=setup.recipe.checkpoint_minutes,
             resume=resume,
-            seconds=plan.seconds,
-            threads=source.threads,
             show_progress=show_progress,
         )
     freeze_check.check(setup.graft.network)
@@ -177,6 +173,20 @@ def fit_phase(
     if setup.execution.rank == 0:
         write_json(directory.result, asdict(result))
     return result
+
+
+def _fit_options(source: TrainingSource, plan: FreezePlan) -> FitOptions:
+    """Return how a plan is fitted by the recipe."""
+    recipe, few = source.setup.recipe, _too_few(source.setup) is not None
+    return FitOptions(
+        seed=source.setup.seed,
+        patience=None if few else recipe.patience,
+        keep_last=few,
+        ema_decay=recipe.ema_decay,
+        checkpoint_minutes=recipe.checkpoint_minutes,
+        seconds=plan.seconds,
+        threads=source.threads,
+    )
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from graftline.freezing.rates import layer_decay
 from graftline.ray_cluster import NoCluster, RayCluster
 from graftline.training.groups import Layers
 from graftline.training.module import GraftModule, Optimizer, Schedule
-from graftline.training.optimizers import with_learning_rate
+from graftline.training.optimizers import takes_recommendation, with_learning_rate
 from graftline.training.recipe import Recipe
 from graftline.training.schedule import by_clock
 from graftline.training.trainer import MakeTrainer, weight_decay_of
@@ -81,7 +81,8 @@ class TrainingSetup(PassSetup):
         """Return the setup with what the recipe leaves to the depth of a plan."""
         recipe = self.recipe.for_depth(only_head=plan.only_head)
         if recipe.layer_decay is None:
-            recipe = replace(recipe, layer_decay=1.0 if plan.only_head else layer_decay(self.graft.network))
+            uniform = plan.only_head or not self.graft.weights.pretrained  # random layers have nothing to keep
+            recipe = replace(recipe, layer_decay=1.0 if uniform else layer_decay(self.graft.network))
         return replace(self, recipe=recipe)
 
     def make_module(self, network: nn.Module, plan: FreezePlan) -> GraftModule:
@@ -93,7 +94,7 @@ class TrainingSetup(PassSetup):
             optimizer=optimizer,
             schedule=self.schedule if plan.seconds is None else by_clock(self.schedule, plan.seconds),
             weight_decay=weight_decay_of(optimizer),
-            layers=Layers.of(self.graft.network),
+            layers=Layers.of(self.graft.network, plan.head_factor if takes_recommendation(self.optimizer) else 1.0),
             layer_decay=1.0 if recipe.layer_decay is None else recipe.layer_decay,
             label_smoothing=recipe.label_smoothing,
             class_weights=recipe.class_weight_tensor(self.version.samples("train"), num_classes),

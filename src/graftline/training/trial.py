@@ -1,6 +1,6 @@
 """Trying a boundary: a fit as a freeze plan says, whose work is kept until it is known which one goes on.
 
-Letters: B batch, C channels, H height, W width, N images of the validation split, K classes.
+Letters: B batch, C channels, H height, W width, N images of the validation split, K classes, T temperatures.
 """
 
 import contextlib
@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytorch_lightning as pl
-import torch.nn.functional as F
 from pytorch_lightning.utilities.seed import isolate_rng
 from rich.progress import Progress
 from torch import nn
@@ -25,7 +24,7 @@ from graftline.freezing.evidence import MOST_JUDGED, TRIAL_FOLDS
 from graftline.freezing.measurement import BoundaryTrial, Floats, in_words
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rule import FreezeContext, FreezeDecision
-from graftline.training.budget import seconds_per_image
+from graftline.training.budget import decoding_seconds, seconds_per_image
 from graftline.training.divergence import DivergenceError
 from graftline.training.events import FitEvents, Metrics
 from graftline.training.fit import plain_interrupt
@@ -34,6 +33,7 @@ from graftline.training.lower_rates import fit_at_lower_rates
 from graftline.training.phases import fit_phase, load_best
 from graftline.training.results import PhaseResult
 from graftline.training.setup import TrainingSetup
+from graftline.training.temperatures import losses_by_temperature
 from graftline.training.trainer import accumulated_batches, own_epochs
 from graftline.training.training_source import TrainingSource
 
@@ -57,7 +57,8 @@ def make_freeze_context(setup: TrainingSetup, directory: FitDirectory, deadline:
         try_boundary=Trials(setup, directory),
         try_in_folds=FoldTrials(setup, directory),
         seconds_left=None if deadline is None else lambda: deadline - time.monotonic(),
-        image_seconds=functools.cache(functools.partial(seconds_per_image, setup)),
+        image_seconds=functools.partial(seconds_per_image, setup),
+        decoding_seconds=functools.partial(decoding_seconds, setup),
     )
 
 
@@ -248,7 +249,10 @@ def fitted(
 
 
 def score_validation(setup: TrainingSetup, source: TrainingSource) -> tuple[Floats, Floats]:
-    """Return the log loss (N,) and whether it is right (N,) of each validation image, in the split's order."""
+    """Return the calibrated log loss (N,) and whether it is right (N,) of each validation image, in the split's order.
+
+    The loss is that at the temperature that suits these images best.
+    """
     scores = _ImageScores(source.network)
     trainer = setup.make_trainer(
         logger=False,
@@ -261,7 +265,8 @@ def score_validation(setup: TrainingSetup, source: TrainingSource) -> tuple[Floa
     _, validation = source.make_loaders()
     with plain_interrupt():
         trainer.validate(scores, validation, verbose=False)
-    return np.concatenate(scores.losses), np.concatenate(scores.hits)
+    losses = np.concatenate(scores.losses)
+    return losses[:, losses.mean(axis=0).argmin()], np.concatenate(scores.hits)
 
 
 def _step_images(setup: TrainingSetup) -> int:
@@ -309,7 +314,7 @@ class _ImageScores(pl.LightningModule):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        self.losses: list[Floats] = []
+        self.losses: list[Floats] = []  # (B, T) each
         self.hits: list[Floats] = []
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:  # noqa: ARG002 - Lightning's signature
@@ -317,5 +322,5 @@ class _ImageScores(pl.LightningModule):
         outputs = self.network(batch["image"])
         logits = outputs[0] if isinstance(outputs, tuple) else outputs
         logits, labels = logits.cpu().double(), batch["label"].cpu()  # Apple's GPUs have no double
-        self.losses.append(F.cross_entropy(logits, labels, reduction="none").numpy())
+        self.losses.append(losses_by_temperature(logits, labels).numpy())
         self.hits.append((logits.argmax(dim=1) == labels).double().numpy())
