@@ -118,6 +118,7 @@ def values(override: Override) -> list[Any]:
     Raises:
         MistakeError: there are none, or a mapping by classes cannot be read.
     """
+    found: list[Any]
     if override.is_sweep_override():
         found = [item.text if isinstance(item, QuotedString) else item for item in override.sweep_iterator()]
     else:

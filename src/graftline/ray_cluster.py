@@ -291,7 +291,7 @@ def _wait_for_one(running: list["ray.ObjectRef"], slots: Slots) -> list["ray.Obj
         start = time.monotonic()
         done, others = ray.wait(running, timeout=SECONDS_BETWEEN_LOOKS)
         if done:
-            return others
+            return list(others)
         is_there = slots.count_places([node["Resources"] for node in _living_nodes()]) > 0
         lacking = 0.0 if is_there else lacking + time.monotonic() - start
         if lacking >= SECONDS_WITHOUT_NODE:

@@ -231,7 +231,7 @@ def test_a_head_may_have_a_rate_of_its_own(decay: float) -> None:
 
 def test_a_rate_of_the_users_own_is_the_heads_too(make_setup: Callable[..., TrainingSetup]) -> None:
     for optimizer, head in (
-        (functools.partial(torch.optim.AdamW, lr=None), 0.01),
+        (functools.partial(torch.optim.AdamW, lr=None), 0.01),  # type: ignore[arg-type]  # as the plan says
         (functools.partial(torch.optim.AdamW, lr=0.002), 0.002),
     ):
         setup = make_setup(optimizer=optimizer)
@@ -246,7 +246,7 @@ def test_random_layers_have_the_rate_of_the_head(make_setup: Callable[..., Train
     setup = make_setup()
     network = timm.create_model("test_vit", num_classes=3)
     plan = plan_from_depth(network, 0, "")
-    for kind, is_uniform in (("none", True), ("file", False)):
-        graft = replace(setup.graft, network=network, weights=Weights(kind))
+    for weights, is_uniform in ((Weights("none"), True), (Weights("file", "here", "0" * 64), False)):
+        graft = replace(setup.graft, network=network, weights=weights)
         recipe = replace(setup, graft=graft).for_plan(plan).recipe
         assert (recipe.layer_decay == 1) is is_uniform

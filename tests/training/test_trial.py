@@ -153,8 +153,11 @@ def test_a_trial_goes_on_from_another_and_becomes_a_phase(make_setup: MakeSetup,
     np.testing.assert_allclose(losses, second.losses, atol=1e-5)
 
 
-def test_a_trial_on_all_images_is_kept_where_what_follows_is_worse(make_setup: MakeSetup, tmp_path: Path) -> None:
-    setup, directory = make_setup(features=Features(cache=False)), FitDirectory(tmp_path)
+def test_a_trial_on_all_images_is_kept_where_what_follows_is_worse(
+    make_setup: MakeSetup, judged_version: DatasetVersion, tmp_path: Path
+) -> None:
+    setup = make_setup(version=judged_version, features=Features(cache=False))
+    directory = FitDirectory(tmp_path)
     plan = plan_from_depth(setup.graft.network, 6, "", epochs=6, learning_rate=0.03)
     trial = Trials(setup, directory)(plan)
     assert trial is not None

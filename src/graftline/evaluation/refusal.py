@@ -131,7 +131,9 @@ def _unequal(refused: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
     share = float(refused.mean())
     images = np.bincount(labels, minlength=len(class_names))
     of_class = np.bincount(labels[refused], minlength=len(class_names))
-    numbers = [number for number in np.flatnonzero(images) if of_class[number] > FAR_MORE * share * images[number]]
+    numbers = [
+        number for number in np.flatnonzero(images).tolist() if of_class[number] > FAR_MORE * share * images[number]
+    ]
     tests = [binomtest(int(of_class[number]), int(images[number]), share, alternative="greater") for number in numbers]
     p_values = holm([float(test.pvalue) for test in tests])
     return [

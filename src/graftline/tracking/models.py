@@ -78,7 +78,7 @@ def remove(client: MlflowClient, version: ModelVersion) -> None:
     if model is None or client.search_model_versions(f"run_id = '{version.run_id}'"):
         return
     files = get_artifact_repository(model.artifact_location, tracking_uri=client.tracking_uri)
-    files.delete_artifacts()
+    files.delete_artifacts()  # type: ignore[no-untyped-call]  # as MLflow has it
     client.delete_logged_model(model.model_id)
 
 
