@@ -31,7 +31,7 @@ def read_by_class(text: str) -> dict[str, Any]:
     {'Löß': 0.9, 'true': 0.8, '1e3': 0.7, 'a, b': 0.6}
     """
     try:
-        found = yaml.load(_COLONS.sub(lambda match: match[1] or ": ", text), yaml.BaseLoader)  # noqa: S506 - only text
+        found = yaml.BaseLoader(_COLONS.sub(lambda match: match[1] or ": ", text)).get_single_data()
     except yaml.YAMLError:
         found = None
     if not isinstance(found, dict):

@@ -226,7 +226,7 @@ def test_a_weighted_score_decides_where_images_have_weights(
     version = DatasetVersion.load(Tracking().registry().dataset("models:/dusk/2"))
     weighted = version.table().assign(weight=lambda table: 1 + np.arange(len(table)) % 3)
     written = write_version(tmp_path / "weighted" / "dusk", "dusk", weighted, version.class_names)[0]
-    monkeypatch.setattr(Examination, "_dataset", lambda *_: written)
+    monkeypatch.setattr(Examination, "_trained_on", lambda *_: written)
     verdict = promote("version=2", "gate.metric=accuracy_weighted")
     samples = written.samples("test")
     predictor = load_predictor(Tracking().registry().bundle("models:/dusk/2"))
