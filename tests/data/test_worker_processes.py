@@ -29,6 +29,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="it looks for processes as Linux lists them")
 def test_workers_end_when_whoever_loads_is_killed(color_folder: Path, tmp_path: Path) -> None:
     script = tmp_path / "load.py"

@@ -229,18 +229,18 @@ def test_looks_that_find_nothing_due_leave_no_version(past: Past, monkeypatch: p
         return read(directory)
 
     monkeypatch.setattr(version, "_read_summary", note)
-    for number in range(50):
+    for number in range(10):
         past.paint(12 + number, 13 + number)
         reason = past.look().why_not_due("new_images>=1000 or removed_images>0")
         assert reason is not None
         assert reason.startswith(f"new_images is {3 * number + 3}, removed_images is 0")
     folder = past.place.root / "here" / "data" / NAME
     assert {path.name for path in folder.iterdir()} == {before.digest, "checked.parquet"}
-    assert len(opened) <= 50 * 3
+    assert len(opened) <= 10 * 3
     due = past.look()
-    assert due.why_not_due("new_images>=150") is None
+    assert due.why_not_due("new_images>=30") is None
     assert due.changes is not None
-    assert (due.changes.added, due.changes.relabeled, due.version.parent) == (150, 0, before.digest)
+    assert (due.changes.added, due.changes.relabeled, due.version.parent) == (30, 0, before.digest)
     for split in ("train", "validation", "test"):
         assert set(before.samples(split).sha256) < set(due.version.samples(split).sha256)
 

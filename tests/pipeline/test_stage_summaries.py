@@ -21,6 +21,9 @@ NETWORK = ("backbone=test_efficientnet", "backbone.weights=none", "backbone.imag
 FEW = ("evaluation.resamples=100", "tracking.system_metrics=false")
 
 
+pytestmark = pytest.mark.long  # all of a training, an audit, a learning curve and explanations
+
+
 @pytest.fixture(scope="module")
 def place(make_workplace: Callable[[str], Workplace]) -> Workplace:
     """400 images of two colors that are not easily told apart, of which an audit and a learning curve are there."""

@@ -22,7 +22,7 @@ AGES = {1: 110, 2: 109, 3: 108, 4: 107, 5: 106, 6: 105, 7: 20}  # version → da
 KINDS: dict[int, Kind] = {1: "promoted", 2: "promoted", **dict.fromkeys(range(3, 8), "refused")}
 
 
-@pytest.fixture(params=["database", "server"])
+@pytest.fixture(params=["database", pytest.param("server", marks=pytest.mark.long)])
 def place(request: pytest.FixtureRequest) -> Iterator[Tracking]:
     if request.param == "database":
         yield request.getfixturevalue("tracking")
