@@ -152,6 +152,8 @@ class Promote:
         if challenger.version == standing.champion:
             return _already(standing)
         if (known := self._known(standing, challenger)) is not None:
+            if not challenger.is_refused:  # a gate that was killed between line and tag
+                promotions.tag(challenger.version, known.line)
             return known
         promotions.open()
         promotions.set_challenger(challenger.version)

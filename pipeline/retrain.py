@@ -104,6 +104,7 @@ class Retrain:
         """Retrain if something is new and no other process does; tell of what came of it."""
         began = time.perf_counter()
         result: RetrainResult | None = None
+        decided: list[RetrainResult] = []
         try:
             require_images(self._images, allow_shrink=self._options.allow_shrink)
             with self._alone() as (lease, now):
@@ -111,21 +112,23 @@ class Retrain:
                     say(f"Marked as KILLED, since their process is gone: {', '.join(dead)}.")
                 if self._notify.has_listener:
                     self._tell(now, now.last)
-                result = self._run(now, lease, directory, began)
+                result = self._run(now, lease, directory, began, decided)
                 if result.outcome in ("promoted", "refused"):
                     self._tell(now, now.retrainings.decided())
         except LeaseHeldError as held:
             return _nothing("held", f"by {held.holder}")
         except BaseException as error:
             # what is decided has not failed; and who types Ctrl-C knows it
-            if result is None and (isinstance(error, Exception) or _was_stopped(error)):
+            if result is None and not decided and (isinstance(error, Exception) or _was_stopped(error)):
                 self._tell_failure(error, directory, began)
             raise
         self._tidy()
         return result
 
-    def _run(self, now: Situation, lease: Lease, directory: Path, began: float) -> RetrainResult:
-        """Retrain if something is new and it is due."""
+    def _run(
+        self, now: Situation, lease: Lease, directory: Path, began: float, decided: list[RetrainResult]
+    ) -> RetrainResult:
+        """Retrain if something is new and it is due; what the gate has decided is in ``decided`` at once."""
         if not now.retrainings.knows(now.recipe):
             self._train_stage().check()  # else a mistake would be told once the images are read, or in a month
         if (reason := now.why_not_due(self._options.when)) is not None:
@@ -148,6 +151,7 @@ class Retrain:
                 digest = then.version.digest
                 say(f"It is of dataset version {digest}: what has come since is for the next retraining.")
             result, version = self._challenge(run, then, stage, lease)
+            decided.append(result)
             write_json(RunDirectory(run.directory).result, _content(result.facts, result.metrics, began))
             run.set_tags(decided_tags(result.outcome, version, then.last))
             run.settle()  # else it would be decided on once more

@@ -14,7 +14,7 @@ from itertools import chain
 from pathlib import Path
 
 from graftline.console import warn
-from graftline.errors import UserError
+from graftline.errors import UserError, first_line
 from graftline.features.segment import Segment
 from graftline.features.store import SECONDS_PER_DAY, ActivationStore, in_words
 from graftline.locks import Lock
@@ -121,7 +121,7 @@ class OldVersion:
 
 
 def find_old_versions(keep: Keep, tracking: Tracking, model: str | None = None) -> list[OldVersion]:
-    """Return the refused versions that are to be removed.
+    """Return the refused versions that are to be removed; those of a model whose ledger cannot be read stay.
 
     Args:
         keep: what is kept by age and number.
@@ -133,10 +133,15 @@ def find_old_versions(keep: Keep, tracking: Tracking, model: str | None = None) 
     """
     found = []
     for name in tracking.registry().names():
-        for version in find_refused(tracking, name)[keep.runs :] if model in (None, name) else []:
-            days = (time.time() - version.decided) / SECONDS_PER_DAY
-            if days >= keep.days:
-                found.append(OldVersion(version, tracking, measure(tracking, version), days))
+        if model not in (None, name):
+            continue
+        try:
+            for version in find_refused(tracking, name)[keep.runs :]:
+                days = (time.time() - version.decided) / SECONDS_PER_DAY
+                if days >= keep.days:
+                    found.append(OldVersion(version, tracking, measure(tracking, version), days))
+        except UserError as error:
+            warn(f"Refused versions of {name} stay ({first_line(error)}).")
     return found
 
 

@@ -47,7 +47,9 @@ def test_a_story(place: Workplace, client: MlflowClient, capsys: pytest.CaptureF
     assert "FAILS" in printed
     assert (refused.promoted, refused.champion) == (False, 2)
     assert any("The accuracy is surely worse" in reason for reason in refused.reasons)
+    client.delete_model_version_tag("dusk", "1", "graftline.decision")  # as where the gate is killed before it
     same = promote("version=1")
+    assert client.get_model_version("dusk", "1").tags["graftline.decision"] == f"refused (line {refused.line.number})"
     assert (same.line, same.is_new) == (refused.line, False), "it would be the same"
     assert promote("version=1", "gate.margin=0.2").is_new
 

@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from workplace import TINY, Workplace
@@ -388,6 +389,22 @@ def test_a_decision_is_told_once_and_before_old_files_are_removed(past: Past, mo
     assert outcome() is None, "that was told"
     past.retrain("refused", "s")
     assert [outcome(), outcome()] == ["refused", None]
+
+
+def test_what_fails_after_a_decision_is_not_told_as_a_failure(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(past.place.root)
+
+    def decide(*given: Any) -> RetrainResult:
+        *_, decided = given
+        decided.append(RetrainResult(outcome="promoted"))
+        raise UserError("MLflow does not answer.")
+
+    monkeypatch.setattr(Retrain, "_run", decide)
+    typed = ["data=folder", f"data.path={past.images}", f"data.name={NAME}", f"tracking.uri={past.tracking.uri}"]
+    stage = compose("retrain", [*typed, "notify.command='cat > told.json'"]).stage
+    with pytest.raises(UserError, match="MLflow does not answer"):
+        stage.run(past.place.root / "outputs" / "retrain")
+    assert not Path("told.json").exists()
 
 
 def test_images_at_a_url_are_looked_for_by_whoever_lists_them() -> None:

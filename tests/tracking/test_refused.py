@@ -106,6 +106,8 @@ def test_where_the_ledger_was_changed_nothing_goes(tracking: Tracking, client: M
     assert run is not None
     client.log_param(run, "000003", line.text)
     assert find_old_versions(Keep(runs=0), tracking) == []
+    client.delete_run(run)  # nor where it is gone: other models' versions are looked at all the same
+    assert find_old_versions(Keep(runs=0), tracking) == []
 
 
 def test_prune_lists_them_before_they_go(

@@ -20,7 +20,7 @@ class FreezePlan:
         num_groups: how many layer groups lie below the head.
         reason: what is frozen and why, in words, for the log and for the run.
         epochs: how many to train for at most: the user's number, else the rule's.
-        learning_rate: that the rule recommends, for AdamW; it is the user's to overrule.
+        learning_rate: that the rule recommends, for AdamW, below the head; it is the user's to overrule.
         head_factor: how many times as high the head's is, where it is the recommended one.
         epoch_images: of the training split that an epoch takes, others each time; None: all.
         seconds: that the fit may take: its learning rate falls by the clock, and it ends when they are over; None: as
@@ -107,6 +107,7 @@ class FreezePlan:
             "num_groups": self.num_groups,
             "epochs": self.epochs,
             "learning_rate": self.learning_rate,
+            "head_factor": self.head_factor,
             "trained_parameters": trained,
             "frozen_parameters": sum(sizes.values()) - trained,
         }

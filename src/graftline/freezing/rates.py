@@ -30,7 +30,7 @@ OTHER_RATE = 0.0001
 NEW_HEAD = (
     BATCHNORM_RATE / OTHER_RATE
 )  # a head learns as fast whatever lies below; at 0.0001 a hundred steps move it by 0.005
-STEM_SHARE = 0.05  # of the head's rate: ConvNeXt's 0.8 over 13 steps, between what BEiT-B has with and without labels
+STEM_SHARE = 0.05  # of that rate: ConvNeXt's 0.8 over 13 steps, between what BEiT-B has with and without labels
 LEAST_DECAY = 0.5  # of few groups (PoolFormer has one) none is to be left behind; published ones begin at 0.6
 
 
@@ -57,7 +57,7 @@ def head_factor(network: nn.Module) -> float:
 def layer_decay(network: nn.Module) -> float:
     """Return the factor on the learning rate from each layer group to the next one down that goes with that rate.
 
-    The stem has ``STEM_SHARE`` of the head's rate, however many groups lie between them: a transformer's groups are its
+    The stem has ``STEM_SHARE`` of that rate, however many groups lie between them: a transformer's groups are its
     blocks, those of ConvNeXt its four stages. 1 where BatchNorm forgives what layer-wise decay is to prevent.
 
     >>> import timm

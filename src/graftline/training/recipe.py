@@ -27,8 +27,9 @@ class Recipe:
         mixup_alpha: Beta parameter of mixup (Zhang et al. 2018); 0: off.
         cutmix_alpha: Beta parameter of CutMix (Yun et al. 2019); 0: off.
         ema_decay: decay per step of the averaged weights that are validated and kept, warmed up from 0; None: off.
-        layer_decay: factor on the learning rate from each layer group, head first, to the next one down (Clark et al.
-            2020, section 3.1), above 0; 1: off; None: as suits the network (`graftline.freezing.rates.layer_decay`).
+        layer_decay: factor on the learning rate from each layer group to the next one down, the first of them below the
+            head (Clark et al. 2020, section 3.1), above 0; 1: off; None: as suits the network
+            (`graftline.freezing.rates.layer_decay`). The head's rate is the freeze plan's.
         patience: epochs without a better validation loss before training stops; None: never.
         checkpoint_minutes: after which a checkpoint is written within an epoch, too, above 0; None: at its end only.
         grad_checkpointing: compute the activations of a network's blocks again in the backward pass, for less memory.
