@@ -170,7 +170,8 @@ def test_two_nodes_of_two_processes_give_the_numbers_of_one(
     for name in ("train/loss", "val/loss", "val/accuracy", "test/accuracy"):
         assert run.data.metrics[name] == pytest.approx(expected[name], abs=1e-6)
     weights, of_one = (load_file(one / "bundle" / "model.safetensors") for one in (directory, ran.directory))
-    assert max(float((weights[name] - of_one[name]).abs().max()) for name in of_one) < 1e-5
+    # AdamW divides by the size of a gradient, so that the rounding of a small one is seen in its weight
+    assert max(float((weights[name] - of_one[name]).abs().max()) for name in of_one) < 5e-5
 
 
 def test_slurm_fills_the_cache_by_all_processes(
