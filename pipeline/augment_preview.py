@@ -28,7 +28,8 @@ class AugmentPreview:
         """Draw the sheet of the first training image."""
         version = with_parent(self.data, self.tracking).run().version
         image = decode_rgb(version.samples("train").paths[0], version.decoding)
-        sheet = preview_sheet(image, self.augment, self.backbone.preprocessing(), self.seed)
+        backbone = self.backbone.for_images(version.typical_side(), version.typical_aspect())
+        sheet = preview_sheet(image, self.augment, backbone.preprocessing(), self.seed)
         file = directory / "preview.png"
         sheet.savefig(file)
         return StageResult(facts={"dataset_digest": version.digest}, table=[("preview", os.path.relpath(file))])

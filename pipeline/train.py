@@ -128,7 +128,9 @@ class Train:
                 log_policy_choice(run, choice, files)
             name = self._log_setup(run, setup, decision, files)
             events = self._listen(run, files)
-            trained = self._train(setup, decision, files, events, deadline)
+            resume = self.train.resume is not None
+            with announced(files.path, setup.execution):
+                trained = self._train(setup, decision, files, resume=resume, events=events, deadline=deadline)
             self._save_bundle(setup, decision, trained, files)
             adjusted = self._adjust(setup, events.source, files)
             result = self._evaluate(setup, events.source, adjusted.predictor)
@@ -148,16 +150,8 @@ class Train:
             setup = with_choice(setup, PolicyChoice.from_json(files.read_policy_choice()))
         # what lies in the directory is this run's, or the first process would have removed it
         decision = FreezeDecision.from_json(files.read_freeze_decision())
-        checkpoints = FitDirectory(files.checkpoints)
-        prepare_statistics(setup, checkpoints)
-        phases.train(
-            setup,
-            decision.plans,
-            checkpoints,
-            resume=True,
-            finished=len(decision.tried),
-            first_judged=decision.first_judged,
-        )
+        prepare_statistics(setup, FitDirectory(files.checkpoints))
+        self._train(setup, decision, files, resume=True)
 
     def check(self) -> Execution:
         """Find out now, not after the images were read, what can't go well: devices, weights, a server that is away."""
@@ -317,21 +311,22 @@ class Train:
         setup: TrainingSetup,
         decision: FreezeDecision,
         files: RunDirectory,
-        events: LoggedEvents,
-        deadline: float | None,
+        *,
+        resume: bool,
+        events: LoggedEvents | None = None,
+        deadline: float | None = None,
     ) -> TrainingResult:
-        """Train what the plans say; afterwards the network has the best weights."""
-        with announced(files.path, setup.execution):
-            return phases.train(
-                setup,
-                decision.plans,
-                FitDirectory(files.checkpoints),
-                events=events,
-                resume=self.train.resume is not None,
-                finished=len(decision.tried),
-                first_judged=decision.first_judged,
-                deadline=deadline,
-            )
+        """Train what the plans say, in each process of a training; afterwards the network has the best weights."""
+        return phases.train(
+            setup,
+            decision.plans,
+            FitDirectory(files.checkpoints),
+            events=events,
+            resume=resume,
+            finished=len(decision.tried),
+            first_judged=decision.first_judged,
+            deadline=deadline,
+        )
 
     def _listen(self, run: "Run", files: RunDirectory) -> LoggedEvents:
         return LoggedEvents(run, files.augmentation)

@@ -27,9 +27,7 @@ from graftline.backbones.layers import body_groups, head_parameters
 
 BATCHNORM_RATE = 0.001  # AdamW's own default; measured on EfficientNet-Lite (docs/freezing.md)
 OTHER_RATE = 0.0001
-NEW_HEAD = (
-    BATCHNORM_RATE / OTHER_RATE
-)  # a head learns as fast whatever lies below; at 0.0001 a hundred steps move it by 0.005
+NEW_HEAD = 10.0  # times that rate: at 0.0001, a hundred steps of AdamW move a weight by 0.005 at most
 STEM_SHARE = 0.05  # of that rate: ConvNeXt's 0.8 over 13 steps, between what BEiT-B has with and without labels
 LEAST_DECAY = 0.5  # of few groups (PoolFormer has one) none is to be left behind; published ones begin at 0.6
 
