@@ -14,7 +14,7 @@ from ingested import ingest
 from graftline.data import remote
 from graftline.data.ingest import Ingest
 from graftline.data.references import find_url, open_image
-from graftline.data.remote import fetch, remote_status
+from graftline.data.remote import download, fetch, remote_status
 from graftline.data.shards.write import write_shards
 from graftline.data.sources import shards as source
 from graftline.data.sources.folder import Folder
@@ -116,6 +116,24 @@ def test_a_file_that_another_process_removes_meanwhile_is_fetched_again(
     lost = 3
     with pytest.raises(UserError, match=r"give GRAFTLINE_REMOTE_GB a larger number"):
         open_image(url)
+
+
+def test_a_file_that_another_process_removes_as_it_arrives_is_fetched_again(
+    served: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrived = 0
+
+    def download_and_lose(url: str, file: Path) -> None:
+        nonlocal arrived
+        download(url, file)
+        arrived += 1
+        if arrived == 1:
+            file.unlink()
+
+    monkeypatch.setattr(remote, "download", download_and_lose)
+    with open_image(f"{served}/pets-000000.tar") as file:
+        assert file.read(512)
+    assert arrived == 2
 
 
 def test_the_cache_leaves_alone_what_others_write_and_remove(

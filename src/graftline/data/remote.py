@@ -223,7 +223,8 @@ def _note_download(newest: Path) -> None:
     """Look whether the cache is within its limit: after the first download, and each hundredth of that limit."""
     global _unseen_bytes
     limit = float(os.environ.get("GRAFTLINE_REMOTE_GB", "50")) * 1e9
-    _unseen_bytes += newest.stat().st_size
+    with suppress(FileNotFoundError):  # another process has just removed it, and looked at all files
+        _unseen_bytes += newest.stat().st_size
     if _unseen_bytes > _LOOK_SHARE * limit:
         _unseen_bytes = 0.0
         _evict(newest, limit)
