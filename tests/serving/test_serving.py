@@ -239,6 +239,7 @@ def ask(address: str, *images: object) -> tuple[int, Any]:
         return error.code, json.load(error)
 
 
+@pytest.mark.long
 def test_it_answers_over_http(server: str, predictor: Predictor) -> None:
     photos = [photo(3), photo(4)]
     status, answer = ask(server, *map(text, photos))
@@ -250,6 +251,7 @@ def test_it_answers_over_http(server: str, predictor: Predictor) -> None:
         assert row["probability"] == max(row[f"probability/{name}"] for name in CLASS_NAMES)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("image", "sentence"),
     [
@@ -268,6 +270,7 @@ def test_a_bad_request_gets_a_clear_answer(server: str, image: object, sentence:
     assert "Traceback" not in json.dumps(answer)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shape", ["records", "row", "column", "csv"])
 def test_what_mlflow_takes_for_a_table(server: str, predictor: Predictor, shape: str) -> None:
     """So does the server of ours: `test_server.py` asks it for the same."""
@@ -282,6 +285,7 @@ def test_what_mlflow_takes_for_a_table(server: str, predictor: Predictor, shape:
     assert row["class"] == CLASS_NAMES[predictor.predict([photo(3)])[0].argmax()]
 
 
+@pytest.mark.long
 def test_a_request_of_another_shape(server: str) -> None:
     request = urllib.request.Request(
         server, b'{"dataframe_records": [{"photo": "a"}]}', {"Content-Type": "application/json"}
