@@ -152,6 +152,37 @@ def test_what_is_not_settled_is_tried_with_twice_the_images(later: float, *, goe
     assert tried == [(True, 100), (False, 100)]
 
 
+@pytest.mark.parametrize(
+    ("classes", "num_images", "images", "epochs"), [(2, 4_000, 400, 3), (50, 4_000, 500, 3), (50, 250, 250, 6)]
+)
+def test_a_trial_has_ten_images_of_each_class(classes: int, num_images: int, images: int, epochs: int) -> None:
+    """Or, where there are not so many, as many steps."""
+    tried: list[tuple[int, int | None]] = []
+    attempt = at_depths({6: 0.5, 3: 0.3}, tried)
+    counts = (200 // classes,) * classes
+    context = FreezeContext(network(), num_images, True, validation_counts=counts, try_boundary=attempt)
+    decision = Measured(depths=(0.5,), trial_images=100).decide(context)
+    assert tried[1] == (3, images)
+    assert decision.plans[0].epochs == epochs
+
+
+@pytest.mark.parametrize("epochs", [1, 30, 200])
+def test_the_users_epochs_are_those_of_the_training_and_not_of_the_trials(epochs: int) -> None:
+    plans: list[int] = []
+    attempt = scripted({(True, None): 0.5, (False, 100): 0.6}, [])
+
+    def noted(plan: FreezePlan, start: BoundaryTrial | None = None, max_images: int | None = None) -> BoundaryTrial:
+        plans.append(plan.epochs)
+        trial: BoundaryTrial = attempt(plan, start, max_images)
+        return trial
+
+    context = FreezeContext(network(), 100, True, epochs, validation_counts=(100, 100), try_boundary=noted)
+    decision = Measured(depths=(0.5,), trial_images=100).decide(context)
+    assert plans == [30, 3]
+    assert [plan.epochs for plan in decision.plans] == [epochs]
+    assert decision.tried == (("head",) if epochs == 30 else ())
+
+
 def test_larger_steps_keep_their_number_in_trial_and_training() -> None:
     """Of steps twice as large, a trial takes 6 epochs in place of 3; the training, on two processes, takes 4."""
     losses: dict[tuple[bool, int | None], float] = {(True, 1_000): 0.5, (False, 1_000): 0.3}

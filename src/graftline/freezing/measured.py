@@ -28,6 +28,8 @@ from graftline.freezing.spare_time import with_spare_time
 logger = logging.getLogger(__name__)
 
 LEAST_TRIAL = 500  # training images, where time is short: after fewer steps a new head has not found its place yet
+# At 144 classes, half of the network showed nothing after a trial of 5 images of each, and nearly all after one of 10.
+IMAGES_OF_CLASS = 10
 LOOK_SECONDS = 40.0  # of the first trial beside the head's, if it is of more than half of the network
 TRIALS_SHARE = 0.3  # of the time, where there is a limit
 LARGE_PART = 0.1  # of a large training split, for a trial: it takes about as long as the frozen pass over all of it
@@ -49,8 +51,8 @@ class Measured(FreezeRule):
 
     Attributes:
         depths: shares of the layer groups below the head that are frozen in the trials, 0 to 1; 0 is the whole network.
-        trial_images: of the training split that a trial uses in its first round, or a tenth of the split if that is
-            more; each further round doubles them.
+        trial_images: of the training split that a trial uses in its first round, or ten of each class, or a tenth of
+            the split if one of these is more; each further round doubles them.
         final_depth: share that is frozen in the training that follows, where more than the head pays; None: that of the
             best trial.
     """
@@ -105,22 +107,24 @@ class Measured(FreezeRule):
         """
         return sorted({frozen_at(share, num_groups) for share in self.depths}, reverse=True)
 
-    def trial_epochs(self, images: int, step_images: int = DEEP_BATCH) -> int:
-        """Return how often a trial sees each of its images: three times, a few more often for as many steps.
 
-        But not more than half as often as the training that would follow.
+def trial_epochs(images: int, enough: int, step_images: int = DEEP_BATCH) -> int:
+    """Return how often a trial sees each of its images: three times, a few more often for as many steps.
 
-        Args:
-            images: that a trial has.
-            step_images: that it passes for an optimizer step.
+    But not more than half as often as the training that would follow.
 
-        >>> tuple(Measured().trial_epochs(images) for images in (50, 300, 1_000, 5_000))
-        (15, 10, 3, 3)
-        >>> tuple(Measured().trial_epochs(images, step_images=256) for images in (300, 1_000, 5_000))
-        (15, 15, 5)
-        """
-        as_many_steps = math.ceil(TRIAL_EPOCHS * self.trial_images * larger_steps(step_images) / images)
-        return max(TRIAL_EPOCHS, min(deep_epochs(images, step_images) // 2, as_many_steps))
+    Args:
+        images: that a trial has.
+        enough: that it would have at least, if there were as many.
+        step_images: that it passes for an optimizer step.
+
+    >>> tuple(trial_epochs(images, 1_000) for images in (50, 300, 1_000, 5_000))
+    (15, 10, 3, 3)
+    >>> tuple(trial_epochs(images, 1_000, step_images=256) for images in (300, 1_000, 5_000))
+    (15, 15, 5)
+    """
+    as_many_steps = math.ceil(TRIAL_EPOCHS * enough * larger_steps(step_images) / images)
+    return max(TRIAL_EPOCHS, min(deep_epochs(images, step_images) // 2, as_many_steps))
 
 
 def frozen_at(share: float, num_groups: int) -> int:
@@ -140,16 +144,17 @@ class _Search:
         self._in_folds, self._fits = in_folds, TRIAL_FOLDS if in_folds else 1
         self._num_groups = len(body_groups(context.network))
         self._trials: list[BoundaryTrial] = []
-        large_part = int(LARGE_PART * context.num_images)
-        self._wanted = min(context.num_images, max(rule.trial_images, large_part))  # training images of a trial
-        self._epochs = rule.trial_epochs(self._wanted, context.step_images)
+        self._of_all_classes = IMAGES_OF_CLASS * len(context.validation_counts)
+        enough, large_part = max(rule.trial_images, self._of_all_classes), int(LARGE_PART * context.num_images)
+        self._wanted = min(context.num_images, max(enough, large_part))  # training images of a trial
+        self._epochs = trial_epochs(self._wanted, enough, context.step_images)
 
     def decide(self) -> FreezeDecision:
         """Try, halve, and choose."""
         images = self._trial_images()
         if images is None:
             head = self._try_head(self._context.num_images)
-            return self._decision(head, None, "the time does not allow for a trial")
+            return self._leave_at_head(head, self._context.num_images, "the time does not allow for a trial")
         if images < self._context.num_images:
             logger.info(f"Depths are tried on {images:,} of the {self._context.num_images:,} training images.")
         head = self._try_head(images)
@@ -158,17 +163,17 @@ class _Search:
         if not paying and (again := self._try_again(trials, head, images)) is not None:
             head, images, paying = again
         if not paying:
-            decision = self._decision(head, None, "more than the head did not pay")
-            is_trained = images >= self._context.num_images
-            return decision if is_trained else replace(decision, tried=())
+            return self._leave_at_head(head, images, "more than the head did not pay")
         best = self._halve(sorted(paying, key=_loss), images)
         tried = "the trial" if len(self._trials) == 2 else "the best trial"
         return self._decision(best, self._final_plan(best), f"{tried} {'pays' if self._in_folds else 'goes on'}")
 
     def _try_head(self, images: int) -> BoundaryTrial:
-        """Fit the head alone on so many training images."""
+        """Fit the head alone on so many training images, for its usual epochs: as a deeper trial has its own."""
         part = images if images < self._context.num_images else None
-        head = self._try(self._context.finalize(head_plan(self._network)), None, part)
+        plan = head_plan(self._network)
+        self._context.check(plan)
+        head = self._try(plan, None, part)
         if head is None:
             raise UserError("The head alone diverged, at a ninth of its learning rate too: look at the labels.")
         self._trials.append(head)
@@ -182,7 +187,7 @@ class _Search:
         affordable = self._affordable(frozen * rounds)
         if affordable >= self._wanted:
             return self._wanted
-        return int(affordable) if affordable >= LEAST_TRIAL else None
+        return int(affordable) if affordable >= max(LEAST_TRIAL, self._of_all_classes) else None
 
     def _affordable(self, frozen_groups: Sequence[int]) -> float:
         """Return on how many images the head's trial and several others may be, for the time that is left.
@@ -329,6 +334,13 @@ class _Search:
         """Return how many layer groups are frozen in the training that goes on from a trial."""
         share, tried = self._rule.final_depth, best.plan.frozen_groups
         return tried if share is None else min(tried, frozen_at(share, self._num_groups))
+
+    def _leave_at_head(self, head: BoundaryTrial, images: int, stopped: str) -> FreezeDecision:
+        """Return the decision for the head alone, which is the trial's if that had all images and the user's epochs."""
+        decision = self._decision(head, None, stopped)
+        plan = self._context.finalize(decision.plans[-1])
+        is_trained = images >= self._context.num_images and plan == decision.plans[-1]
+        return replace(decision, plans=(plan,), tried=decision.tried if is_trained else ())
 
     def _decision(self, chosen: BoundaryTrial, final: FreezePlan | None, stopped: str) -> FreezeDecision:
         """Return the decision for what was chosen; fits without a part of the images are no phase of the training."""

@@ -15,7 +15,7 @@ from graftline.files import write_json
 from graftline.freezing.rule import FreezeDecision, FreezeRule
 from graftline.training.setup import TrainingSetup
 
-FORMAT = 5  # raise it when the rule that decides, or what is kept of a decision, changes
+FORMAT = 6  # raise it when the rule that decides, or what is kept of a decision, changes
 
 
 class KnownDepth:
