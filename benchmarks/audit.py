@@ -20,7 +20,7 @@ from graftline.data.split import Split
 from graftline.evaluation.label_errors import find_label_errors
 from graftline.execution import Execution
 from graftline.features.cache import Features
-from graftline.pipeline.head_activations import activate, cut_below_head
+from graftline.pipeline.dataset_versions.head_activations import activate, cut_below_head
 from graftline.ray_cluster import NoCluster
 
 SHARE, DRAWS = 0.05, 3

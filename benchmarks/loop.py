@@ -50,8 +50,8 @@ PARTS = {
     "figures": [
         "graftline.augment.preview.preview_sheet",
         "graftline.report.style.save",
-        "graftline.pipeline.scoring.write_evaluation",
-        "graftline.pipeline.train_result.write_run_report",
+        "graftline.pipeline.evaluating.scoring.write_evaluation",
+        "graftline.pipeline.training.result.write_run_report",
     ],
     "tracking": [
         "graftline.tracking.tracking.Tracking.check",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from graftline.console import console, say, show_log
 from graftline.pipeline.cli.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_MISTAKE, report_error
 from graftline.pipeline.cli.interrupts import keep_interrupts
-from graftline.pipeline.further_process import further_launch
+from graftline.pipeline.training.further_process import further_launch
 from graftline.pipeline.worker import WORKER, follow, work
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from graftline.pipeline.cli.validate import data_option
 if TYPE_CHECKING:  # these take seconds to import
     from graftline.bundle.ensemble import AnyPredictor
     from graftline.pipeline.compare import CompareResult
-    from graftline.pipeline.train_result import TrainResult
+    from graftline.pipeline.training.result import TrainResult
 
 
 def train(
@@ -105,7 +105,7 @@ def load(reference: str | PathLike[str], *, tracking_uri: str | None = None) -> 
         UserError: there is no such model, or it is not what was saved.
     """
     from graftline.execution import Execution
-    from graftline.pipeline.bundle_source import open_bundle
+    from graftline.pipeline.bundles.source import open_bundle
     from graftline.tracking.tracking import Tracking
 
     tracking = Tracking() if tracking_uri is None else Tracking(uri=tracking_uri)

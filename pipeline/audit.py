@@ -23,10 +23,10 @@ from graftline.evaluation.near_duplicates import SAMPLE, Likeness, measure_liken
 from graftline.execution import Accelerator, Execution
 from graftline.features.cache import Features
 from graftline.files import atomic_file
-from graftline.pipeline.head_activations import activate, cut_below_head
-from graftline.pipeline.parent import with_parent
+from graftline.pipeline.dataset_versions.head_activations import activate, cut_below_head
+from graftline.pipeline.dataset_versions.parent import with_parent
+from graftline.pipeline.runs.stage_summaries import DECISIONS_FILE, SHEET_FILE
 from graftline.pipeline.stage import StageResult
-from graftline.pipeline.stage_summaries import DECISIONS_FILE, SHEET_FILE
 from graftline.ray_cluster import NoCluster, RayCluster
 from graftline.report.audit_sheet import write_sheet
 from graftline.tracking.tracking import Tracking

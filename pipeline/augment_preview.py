@@ -9,7 +9,7 @@ from graftline.augment.preview import preview_sheet
 from graftline.backbones.backbone import Backbone
 from graftline.data.decode import decode_rgb
 from graftline.data.ingest import Ingest
-from graftline.pipeline.parent import with_parent
+from graftline.pipeline.dataset_versions.parent import with_parent
 from graftline.pipeline.stage import StageResult
 from graftline.tracking.tracking import Tracking
 

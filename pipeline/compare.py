@@ -10,8 +10,8 @@ from graftline.evaluation.bootstrap import require_resampling
 from graftline.evaluation.comparison import Comparison, Metric, compare, format_difference
 from graftline.evaluation.metrics import HEADLINES
 from graftline.execution import Accelerator
-from graftline.pipeline.contender import CommonTest, find_contender, with_own_names
-from graftline.pipeline.run_choice import A_TEST, choose_runs, newest_against_champion
+from graftline.pipeline.evaluating.contender import CommonTest, find_contender, with_own_names
+from graftline.pipeline.runs.choice import A_TEST, choose_runs, newest_against_champion
 from graftline.pipeline.stage import StageResult
 from graftline.report.tables import print_comparison
 from graftline.tracking.tracking import Tracking

@@ -23,8 +23,8 @@ from graftline.monitoring.drift import MOST_COMPARED, Drift, check_budget, check
 from graftline.monitoring.gauges import write_gauges
 from graftline.monitoring.store import read_window
 from graftline.monitoring.window import Window, look_at_files
-from graftline.pipeline.bundle_source import open_model
-from graftline.pipeline.load_reference import load_reference
+from graftline.pipeline.bundles.reference import load_reference
+from graftline.pipeline.bundles.source import open_model
 from graftline.pipeline.program import program
 from graftline.pipeline.retraining.trigger import UNITS, read_time
 from graftline.pipeline.stage import StageResult

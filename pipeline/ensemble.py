@@ -23,9 +23,10 @@ from graftline.evaluation.grid import Candidate, GridRow, classify, measure, sco
 from graftline.evaluation.predictions import predict_split
 from graftline.evaluation.selection import Selection, select_all, select_greedily, select_last, select_weighted
 from graftline.execution import Accelerator, Execution
-from graftline.pipeline.beyond_scores import look_beyond
-from graftline.pipeline.calibration import learn
-from graftline.pipeline.ensemble_result import (
+from graftline.pipeline.dataset_versions.parent import with_parent
+from graftline.pipeline.ensembles.member_training import Member, train_members
+from graftline.pipeline.ensembles.members import Members, open_members
+from graftline.pipeline.ensembles.result import (
     KINDS,
     SOUPS,
     Choose,
@@ -34,17 +35,16 @@ from graftline.pipeline.ensemble_result import (
     summarize_ensemble,
     write_ensemble_report,
 )
-from graftline.pipeline.logged_logits import find_logged_of_members
-from graftline.pipeline.member_training import Member, train_members
-from graftline.pipeline.members import Members, open_members
-from graftline.pipeline.model_card import write_model_card
-from graftline.pipeline.parent import with_parent
-from graftline.pipeline.run_directory import RunDirectory
-from graftline.pipeline.run_setup import log_setup
-from graftline.pipeline.scoring import log_evaluation, score_tags, write_evaluation
+from graftline.pipeline.evaluating.beyond_scores import look_beyond
+from graftline.pipeline.evaluating.scoring import log_evaluation, score_tags, write_evaluation
+from graftline.pipeline.runs.directory import RunDirectory
+from graftline.pipeline.runs.logged_logits import find_logged_of_members
+from graftline.pipeline.runs.setup import log_setup
+from graftline.pipeline.searching.winner import IngestOnce, Winner
 from graftline.pipeline.train import NEEDED, Train
-from graftline.pipeline.train_result import NOT_TESTED
-from graftline.pipeline.winner import IngestOnce, Winner
+from graftline.pipeline.training.calibration import learn
+from graftline.pipeline.training.model_card import write_model_card
+from graftline.pipeline.training.result import NOT_TESTED
 from graftline.report.grid_tables import crops_in_words, print_selection
 from graftline.report.tables import print_scores
 from graftline.tracking.names import BUNDLE_DIGEST, STAGE
@@ -232,7 +232,7 @@ class MakeEnsemble(Train):
 
         With them come the logits of the validation images, of all without a calibration, which a soup has none of.
         """
-        from graftline.pipeline.soup import SoupMaker  # torch and timm, which no other choice needs
+        from graftline.pipeline.ensembles.soup import SoupMaker  # torch and timm, which no other choice needs
 
         def classify(bundle: Path) -> np.ndarray:
             logits: np.ndarray = self._classify(self._open_alone(bundle, execution), version)[0]

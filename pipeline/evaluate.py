@@ -18,20 +18,27 @@ from graftline.errors import UserError, first_line
 from graftline.evaluation.evaluation import Evaluation, EvaluationResult
 from graftline.evaluation.grid import evaluate_grid
 from graftline.execution import Accelerator, Execution
-from graftline.pipeline.bundle_source import open_bundle
-from graftline.pipeline.grid_scoring import GRID_FIGURE, GRID_TABLE, GridOutcome, log_grid, name_grid, write_grid
-from graftline.pipeline.logged_logits import find_logged, find_logged_of_members
-from graftline.pipeline.members import open_members
-from graftline.pipeline.missing import missing_of_evaluation
-from graftline.pipeline.parent import with_parent
-from graftline.pipeline.run_directory import RunDirectory
-from graftline.pipeline.run_setup import log_setup
-from graftline.pipeline.scoring import FIGURES_FOLDER, PREDICTIONS_FILE, log_evaluation, write_evaluation
-from graftline.pipeline.slices import SliceReport, write_slices
+from graftline.pipeline.bundles.source import open_bundle
+from graftline.pipeline.dataset_versions.parent import with_parent
+from graftline.pipeline.dataset_versions.trained_on import trained_on
+from graftline.pipeline.ensembles.grid_scoring import (
+    GRID_FIGURE,
+    GRID_TABLE,
+    GridOutcome,
+    log_grid,
+    name_grid,
+    write_grid,
+)
+from graftline.pipeline.ensembles.members import open_members
+from graftline.pipeline.evaluating.scoring import FIGURES_FOLDER, PREDICTIONS_FILE, log_evaluation, write_evaluation
+from graftline.pipeline.evaluating.slices import SliceReport, write_slices
+from graftline.pipeline.runs.directory import RunDirectory
+from graftline.pipeline.runs.logged_logits import find_logged, find_logged_of_members
+from graftline.pipeline.runs.missing import missing_of_evaluation
+from graftline.pipeline.runs.setup import log_setup
+from graftline.pipeline.runs.stage_summaries import find_summaries
 from graftline.pipeline.stage import StageResult
-from graftline.pipeline.stage_summaries import find_summaries
-from graftline.pipeline.train_result import MOST_PROBABLE_ANSWER
-from graftline.pipeline.trained_version import trained_on
+from graftline.pipeline.training.result import MOST_PROBABLE_ANSWER
 from graftline.report.content import Calibrated, Report
 from graftline.report.grid_tables import crops_in_words, print_grid, print_members, sentence
 from graftline.report.run_note import run_note

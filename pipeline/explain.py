@@ -23,11 +23,11 @@ from graftline.evaluation.explanation import Explanation, Neighbor, find_heat
 from graftline.execution import Accelerator, Execution
 from graftline.features.cache import Features
 from graftline.files import atomic_file
-from graftline.pipeline.bundle_source import open_bundle
-from graftline.pipeline.bundle_trunk import BundleTrunk
+from graftline.pipeline.bundles.source import open_bundle
+from graftline.pipeline.dataset_versions.bundle_trunk import BundleTrunk
+from graftline.pipeline.dataset_versions.trained_on import trained_on
+from graftline.pipeline.runs.stage_summaries import EXPLANATIONS_PICTURE
 from graftline.pipeline.stage import StageResult
-from graftline.pipeline.stage_summaries import EXPLANATIONS_PICTURE
-from graftline.pipeline.trained_version import trained_on
 from graftline.report.explanation_figure import explanation_figure
 from graftline.report.style import save
 from graftline.tracking.tracking import Tracking

@@ -11,10 +11,10 @@ from graftline.console import print_facts
 from graftline.errors import UserError
 from graftline.execution import Execution
 from graftline.files import atomic_directory, check_folder, check_replaceable
-from graftline.pipeline.bundle_source import OpenModel, open_model
+from graftline.pipeline.bundles.source import OpenModel, open_model
+from graftline.pipeline.dataset_versions.trained_on import trained_on
 from graftline.pipeline.health.packages import LOCK
 from graftline.pipeline.stage import StageResult
-from graftline.pipeline.trained_version import trained_on
 from graftline.tracking.tracking import Tracking
 
 if TYPE_CHECKING:  # it loads what quantizes
@@ -108,7 +108,7 @@ class Export:
         target: Path,
     ) -> tuple[Path, list[tuple[str, str]]]:
         from graftline.bundle.compact import require_network
-        from graftline.pipeline.export_compact import export_compact
+        from graftline.pipeline.bundles.export_compact import export_compact
 
         require_network(model.directory)
         assert isinstance(model.predictor, Predictor)

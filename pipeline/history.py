@@ -7,8 +7,8 @@ from pathlib import Path
 from graftline.console import say, warn
 from graftline.errors import UserError
 from graftline.files import write_text
-from graftline.pipeline.decided_model import open_promotions
 from graftline.pipeline.program import program
+from graftline.pipeline.promotion.decided_model import open_promotions
 from graftline.pipeline.stage import StageResult
 from graftline.report.history_tables import print_history
 from graftline.tracking.names import CHAMPION

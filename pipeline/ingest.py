@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graftline.data.ingest import Ingest
-from graftline.pipeline.parent import with_parent
+from graftline.pipeline.dataset_versions.parent import with_parent
 from graftline.pipeline.stage import StageResult
 from graftline.tracking.tracking import Tracking
 

@@ -31,11 +31,11 @@ from graftline.evaluation.subset import warn_of_one_group
 from graftline.execution import Accelerator, Execution
 from graftline.features.cache import Features
 from graftline.files import atomic_file
-from graftline.pipeline.head_activations import activate, cut_below_head
-from graftline.pipeline.parent import with_parent
-from graftline.pipeline.run_setup import log_setup
+from graftline.pipeline.dataset_versions.head_activations import activate, cut_below_head
+from graftline.pipeline.dataset_versions.parent import with_parent
+from graftline.pipeline.runs.setup import log_setup
+from graftline.pipeline.runs.stage_summaries import CURVE_PICTURE
 from graftline.pipeline.stage import StageResult
-from graftline.pipeline.stage_summaries import CURVE_PICTURE
 from graftline.ray_cluster import NoCluster, RayCluster
 from graftline.report.learning_curve_figure import gain_in_words, learning_curve_figure
 from graftline.report.style import save

@@ -20,9 +20,9 @@ from graftline.data.sources.table import Table
 from graftline.errors import UserError
 from graftline.execution import Accelerator, Execution
 from graftline.files import check_folder
-from graftline.pipeline.bundle_source import OpenModel, open_model
+from graftline.pipeline.bundles.source import OpenModel, open_model
+from graftline.pipeline.bundles.watch import check_watch, make_watch
 from graftline.pipeline.stage import StageResult
-from graftline.pipeline.watch import check_watch, make_watch
 from graftline.ray_cluster import NoCluster, RayCluster
 from graftline.tracking.tracking import Tracking
 

@@ -14,8 +14,8 @@ from graftline.evaluation.gate import Gate, NotComparableError
 from graftline.evaluation.gate_guards import Guard
 from graftline.execution import Accelerator
 from graftline.files import digest, sha256_file, write_json
-from graftline.pipeline.decided_model import open_promotions
-from graftline.pipeline.examination import Examination, Examined
+from graftline.pipeline.promotion.decided_model import open_promotions
+from graftline.pipeline.promotion.examination import Examination, Examined
 from graftline.pipeline.stage import StageResult
 from graftline.report.gate_tables import gate_markdown, print_gate
 from graftline.tracking.ledger import Decision, Kind, LedgerLine, require_short

@@ -28,7 +28,7 @@ from graftline.pipeline.retraining.notify import Notify
 from graftline.pipeline.retraining.options import RetrainOptions
 from graftline.pipeline.retraining.recipe_digest import recipe_digest
 from graftline.pipeline.retraining.situation import Situation, require_images
-from graftline.pipeline.run_directory import RunDirectory
+from graftline.pipeline.runs.directory import RunDirectory
 from graftline.pipeline.stage import StageResult
 from graftline.processes import Terminated
 from graftline.tracking.lease import Lease, LeaseHeldError

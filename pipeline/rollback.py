@@ -5,7 +5,7 @@ from pathlib import Path
 
 from graftline.console import say
 from graftline.errors import UserError
-from graftline.pipeline.decided_model import open_promotions
+from graftline.pipeline.promotion.decided_model import open_promotions
 from graftline.pipeline.stage import StageResult
 from graftline.tracking.ledger import Decision, LedgerLine, require_short
 from graftline.tracking.names import STAGE

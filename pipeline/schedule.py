@@ -24,7 +24,7 @@ from graftline.errors import UserError
 from graftline.files import write_text
 from graftline.pipeline.program import program
 from graftline.pipeline.retrain import Node, Retrain
-from graftline.pipeline.run_directory import RunDirectory
+from graftline.pipeline.runs.directory import RunDirectory
 from graftline.pipeline.stage import StageResult
 from graftline.scheduling import cron, dagster, kubernetes, systemd
 from graftline.scheduling.dagster import DagsterOptions

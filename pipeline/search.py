@@ -21,8 +21,8 @@ from graftline.freezing.rule import FreezeRule
 from graftline.freezing.rules import AllButHead
 from graftline.freezing.spare_time import WORTH_TRAINING
 from graftline.pipeline.ensemble import MakeEnsemble
-from graftline.pipeline.run_directory import RunDirectory
-from graftline.pipeline.search_result import (
+from graftline.pipeline.runs.directory import RunDirectory
+from graftline.pipeline.searching.result import (
     IN_LAST_ROUND,
     Found,
     SearchResult,
@@ -30,10 +30,10 @@ from graftline.pipeline.search_result import (
     print_trials,
     summarize_search,
 )
-from graftline.pipeline.search_scoring import Scoring, ends_process, left_of
+from graftline.pipeline.searching.scoring import Scoring, ends_process, left_of
+from graftline.pipeline.searching.winner import Winner
 from graftline.pipeline.train import Train
-from graftline.pipeline.train_result import TrainResult
-from graftline.pipeline.winner import Winner
+from graftline.pipeline.training.result import TrainResult
 from graftline.report.search_figure import search_figure
 from graftline.report.style import save
 from graftline.search.candidates import Candidate, find_backbones, list_candidates

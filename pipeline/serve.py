@@ -8,10 +8,10 @@ from pathlib import Path
 from graftline.console import print_facts, say
 from graftline.errors import UserError
 from graftline.execution import Accelerator, Execution
-from graftline.pipeline.bundle_source import find_source
+from graftline.pipeline.bundles.source import find_source
+from graftline.pipeline.bundles.watch import check_watch, make_watch
 from graftline.pipeline.program import program
 from graftline.pipeline.stage import StageResult
-from graftline.pipeline.watch import check_watch, make_watch
 from graftline.serving.limits import Limits
 from graftline.serving.login import PASSWORD, find_password, is_loopback
 from graftline.serving.origin import Registered

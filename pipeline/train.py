@@ -30,15 +30,25 @@ from graftline.features.cache import Features
 from graftline.files import write_json
 from graftline.freezing.rule import FreezeDecision, FreezeRule
 from graftline.freezing.rules import Nothing
-from graftline.pipeline.beyond_scores import look_beyond
-from graftline.pipeline.bundle_neighbors import leave_images
-from graftline.pipeline.calibration import Adjustment, Wanted, adjust
-from graftline.pipeline.further_process import announced
-from graftline.pipeline.model_card import write_model_card
-from graftline.pipeline.parent import with_parent
+from graftline.pipeline.dataset_versions.parent import with_parent
+from graftline.pipeline.evaluating.beyond_scores import look_beyond
+from graftline.pipeline.evaluating.scoring import log_evaluation, score_tags, write_evaluation
 from graftline.pipeline.program import program
-from graftline.pipeline.run_directory import RunDirectory
-from graftline.pipeline.run_log import (
+from graftline.pipeline.runs.directory import RunDirectory
+from graftline.pipeline.runs.setup import log_setup
+from graftline.pipeline.training.bundle import best_epoch_in_words, card_of, is_saved
+from graftline.pipeline.training.calibration import Adjustment, Wanted, adjust
+from graftline.pipeline.training.further_process import announced
+from graftline.pipeline.training.model_card import write_model_card
+from graftline.pipeline.training.neighbors import leave_images
+from graftline.pipeline.training.result import (
+    NOT_TESTED,
+    TrainOutcome,
+    TrainResult,
+    summarize,
+    write_run_report,
+)
+from graftline.pipeline.training.run_log import (
     LoggedEvents,
     log_best_epoch,
     log_calibration,
@@ -49,16 +59,6 @@ from graftline.pipeline.run_log import (
     own_name,
     summary,
 )
-from graftline.pipeline.run_setup import log_setup
-from graftline.pipeline.scoring import log_evaluation, score_tags, write_evaluation
-from graftline.pipeline.train_result import (
-    NOT_TESTED,
-    TrainOutcome,
-    TrainResult,
-    summarize,
-    write_run_report,
-)
-from graftline.pipeline.trained_bundle import best_epoch_in_words, card_of, is_saved
 from graftline.ray_cluster import NoCluster, RayCluster
 from graftline.report.tables import print_scores
 from graftline.tracking.names import BUNDLE_DIGEST, STAGE

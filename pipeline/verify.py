@@ -10,7 +10,7 @@ from graftline.bundle.verify import Verification, verify_bundle
 from graftline.console import print_table
 from graftline.errors import UserError
 from graftline.execution import Accelerator, Execution
-from graftline.pipeline.bundle_source import REGISTERED, find_bundle
+from graftline.pipeline.bundles.source import REGISTERED, find_bundle
 from graftline.pipeline.program import ADDRESSES
 from graftline.pipeline.stage import StageResult
 from graftline.report.tables import print_verification

@@ -12,8 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from graftline.console import console
 from graftline.errors import UserError, find_cause
 from graftline.pipeline.cli.errors import EXIT_DONE, EXIT_MISTAKE, report_error
-from graftline.pipeline.further_process import WORKER
-from graftline.pipeline.run_directory import RunDirectory
+from graftline.pipeline.runs.directory import RunDirectory
+from graftline.pipeline.training.further_process import WORKER
 from graftline.processes import end_with_parent
 from graftline.training.launch import Launch
 from graftline.training.lost_process import LostProcessError, leave_group

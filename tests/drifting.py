@@ -14,8 +14,8 @@ from graftline.bundle.save import save_bundle
 from graftline.data.version import DatasetVersion
 from graftline.data.version_writing import write_version
 from graftline.files import sha256_file
-from graftline.pipeline.calibration import Wanted, adjust
-from graftline.pipeline.drift_reference import leave_reference
+from graftline.pipeline.training.calibration import Wanted, adjust
+from graftline.pipeline.training.drift_reference import leave_reference
 
 
 def paint_all(folder: Path, numbers: range, size: int = 24) -> list[Path]:

@@ -25,9 +25,9 @@ from graftline.pipeline.cli.hydra_conf import compose_config, output_directory, 
 from graftline.pipeline.cli.resume import resume, resumed_directory
 from graftline.pipeline.cli.validate import validate
 from graftline.pipeline.cli.wording import worded
-from graftline.pipeline.further_process import first_rank, further_launch
-from graftline.pipeline.run_directory import RunDirectory
+from graftline.pipeline.runs.directory import RunDirectory
 from graftline.pipeline.stage import Stage, StageResult
+from graftline.pipeline.training.further_process import first_rank, further_launch
 
 SINGLE = {  # stages that decide or install one thing at a time, and what to do instead
     "promote": "give each key one value, and promote another model by a command of its own",

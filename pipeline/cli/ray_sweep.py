@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from graftline.pipeline.cli.composed_stage import ComposedStage
 from graftline.pipeline.cli.errors import EXIT_DONE
-from graftline.pipeline.run_directory import RunDirectory
+from graftline.pipeline.runs.directory import RunDirectory
 from graftline.ray_cluster import RayCluster
 
 HERE = {"_target_": "graftline.ray_cluster.NoCluster"}  # of the runs themselves, which are spread already

@@ -31,7 +31,7 @@ from graftline.locks import Lock
 from graftline.pipeline.cli.composed_stage import ComposedStage
 from graftline.pipeline.cli.errors import EXIT_DONE, EXIT_MISTAKE
 from graftline.pipeline.cli.ray_sweep import HERE, run_job
-from graftline.pipeline.run_directory import RunDirectory
+from graftline.pipeline.runs.directory import RunDirectory
 from graftline.processes import end_with_parent
 from graftline.ray_cluster import RayCluster
 from graftline.training.launch import RAY

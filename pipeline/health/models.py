@@ -7,7 +7,7 @@ from graftline.backbones.weights_store import WeightsStore
 from graftline.bundle.verify import verify_bundle
 from graftline.execution import Execution
 from graftline.files import sha256_file
-from graftline.pipeline.bundle_source import find_source
+from graftline.pipeline.bundles.source import find_source
 from graftline.pipeline.health.finding import Finding, broken, ok
 from graftline.tracking.tracking import Tracking
 

@@ -12,11 +12,11 @@ from graftline.console import print_table, say, warn
 from graftline.data.version import DatasetVersion
 from graftline.errors import UnreachableError, UserError, first_line
 from graftline.evaluation.metrics import Interval
+from graftline.pipeline.evaluating.scoring import score_tags
 from graftline.pipeline.retraining.options import Start
-from graftline.pipeline.run_directory import RunDirectory
-from graftline.pipeline.scoring import score_tags
+from graftline.pipeline.runs.directory import RunDirectory
+from graftline.pipeline.searching.winner import Winner
 from graftline.pipeline.train import Train
-from graftline.pipeline.winner import Winner
 from graftline.tracking.names import BUNDLE_DIGEST
 from graftline.tracking.outbox import FOLDER
 from graftline.tracking.registry import RegisteredVersion

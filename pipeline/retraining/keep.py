@@ -18,7 +18,7 @@ from graftline.errors import UserError, first_line
 from graftline.features.segment import Segment
 from graftline.features.store import SECONDS_PER_DAY, ActivationStore, in_words
 from graftline.locks import Lock
-from graftline.pipeline.run_directory import RunDirectory
+from graftline.pipeline.runs.directory import RunDirectory
 from graftline.tracking.models_in_use import UsedRun
 from graftline.tracking.refused import RefusedVersion, find_refused, measure, remove
 from graftline.tracking.tracking import Tracking

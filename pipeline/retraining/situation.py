@@ -14,7 +14,7 @@ from graftline.data.references import find_url
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.files import digest
-from graftline.pipeline.parent import with_parent
+from graftline.pipeline.dataset_versions.parent import with_parent
 from graftline.pipeline.retraining.changes import Changes
 from graftline.pipeline.retraining.trigger import NAMES, Trigger
 from graftline.tracking.drift_checks import last_check_rings

@@ -32,7 +32,7 @@ from graftline.freezing.measured import LEAST_GAIN, Measured
 from graftline.freezing.measurement import BoundaryResult, DepthMeasurement, Difference
 from graftline.freezing.plan import plan_from_depth
 from graftline.freezing.rule import FreezeContext, FreezeDecision
-from graftline.pipeline.train_result import print_measurement
+from graftline.pipeline.training.result import print_measurement
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.recipe import Recipe
 from graftline.training.schedule import constant

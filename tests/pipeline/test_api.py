@@ -16,7 +16,7 @@ from graftline.errors import UserError
 from graftline.pipeline import api
 from graftline.pipeline.api import override
 from graftline.pipeline.cli import compose
-from graftline.pipeline.train_result import TrainResult
+from graftline.pipeline.training.result import TrainResult
 
 PHOTOS = "photos, of mine"  # a comma asks the command line for several runs
 

@@ -16,9 +16,9 @@ from workplace import TINY, Workplace
 from conftest import COLORS, paint
 from graftline.evaluation.predictions import Predictions
 from graftline.pipeline.cli import compose
-from graftline.pipeline.earlier_model import compare_with_earlier
-from graftline.pipeline.scoring import PREDICTIONS_FILE
-from graftline.pipeline.train_result import TrainResult
+from graftline.pipeline.evaluating.earlier_model import compare_with_earlier
+from graftline.pipeline.evaluating.scoring import PREDICTIONS_FILE
+from graftline.pipeline.training.result import TrainResult
 from graftline.tracking.tracking import Tracking
 
 

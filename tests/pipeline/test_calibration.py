@@ -17,8 +17,8 @@ from graftline.data.version import DatasetVersion
 from graftline.data.version_writing import write_version
 from graftline.evaluation.predictions import predict_split
 from graftline.files import sha256_file
-from graftline.pipeline.calibration import Wanted, adjust
 from graftline.pipeline.cli import compose
+from graftline.pipeline.training.calibration import Wanted, adjust
 
 
 def make_version(folder: Path, validation: int, training: int = 3) -> DatasetVersion:

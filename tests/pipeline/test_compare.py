@@ -22,8 +22,8 @@ from graftline.pipeline.cli.hydra_conf import session
 from graftline.pipeline.cli.validate import validate
 from graftline.pipeline.compare import CompareResult
 from graftline.pipeline.evaluate import EvaluateResult
-from graftline.pipeline.scoring import PREDICTIONS_FILE, log_evaluation
-from graftline.pipeline.train_result import TrainResult
+from graftline.pipeline.evaluating.scoring import PREDICTIONS_FILE, log_evaluation
+from graftline.pipeline.training.result import TrainResult
 from graftline.tracking.client import connect
 from graftline.tracking.names import TEST_DIGEST, VALIDATION_LOSS
 from graftline.tracking.tracking import Tracking

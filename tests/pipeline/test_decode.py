@@ -16,7 +16,7 @@ from graftline.bundle.verify import verify_bundle
 from graftline.data.decode import DecodeSettings, Decoding
 from graftline.errors import UserError
 from graftline.pipeline.cli import compose
-from graftline.pipeline.train_result import TrainResult
+from graftline.pipeline.training.result import TrainResult
 from graftline.serving.package import save_model
 
 tifffile = pytest.importorskip("tifffile", reason="the extra 'tiff' reads bands")

@@ -13,7 +13,7 @@ from workplace import Workplace
 from graftline.bundle.predictor import Predictor
 from graftline.monitoring.drift import find_drift
 from graftline.monitoring.window import look_at_files
-from graftline.pipeline.load_reference import load_reference
+from graftline.pipeline.bundles.reference import load_reference
 
 
 @pytest.fixture(scope="module")

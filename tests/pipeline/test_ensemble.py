@@ -35,13 +35,13 @@ from graftline.bundle.soup import load_networks
 from graftline.errors import UserError
 from graftline.evaluation.predictions import Predictions
 from graftline.features.store import ActivationStore
-from graftline.pipeline.calibration import Wanted, learn
 from graftline.pipeline.cli import compose
-from graftline.pipeline.ensemble_result import EnsembleResult
-from graftline.pipeline.examination import _frozen
-from graftline.pipeline.members import Members
-from graftline.pipeline.soup import SoupMaker
-from graftline.pipeline.train_result import MOST_PROBABLE_ANSWER, NOT_TESTED
+from graftline.pipeline.ensembles.members import Members
+from graftline.pipeline.ensembles.result import EnsembleResult
+from graftline.pipeline.ensembles.soup import SoupMaker
+from graftline.pipeline.promotion.examination import _frozen
+from graftline.pipeline.training.calibration import Wanted, learn
+from graftline.pipeline.training.result import MOST_PROBABLE_ANSWER, NOT_TESTED
 from graftline.report.grid_tables import sentence
 from graftline.tracking.names import BUNDLE_DIGEST
 
@@ -341,7 +341,7 @@ def test_a_soup_measures_its_statistics_in_batches_of_one_size(
     assert isinstance(made.predictor, Ensemble)
     members = Members((), (), (), made.predictor.members)
     count = len(made.version.samples("train").paths)
-    monkeypatch.setattr("graftline.pipeline.soup.MEASURED_BATCH", count - 1)  # one image more than a batch
+    monkeypatch.setattr("graftline.pipeline.ensembles.soup.MEASURED_BATCH", count - 1)  # one image more than a batch
     batches = list(SoupMaker(members, np.empty(0), lambda _: np.empty(0), made.version)._batches())
     assert [len(one) for one in batches] == [(count + 1) // 2, count // 2]
 

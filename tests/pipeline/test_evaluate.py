@@ -11,7 +11,7 @@ from conftest import COLORS, paint
 from graftline.errors import UserError
 from graftline.pipeline.cli import compose
 from graftline.pipeline.evaluate import EvaluateResult
-from graftline.pipeline.train_result import TrainResult
+from graftline.pipeline.training.result import TrainResult
 
 TRAIN = (*TINY, "trainer.max_epochs=1", "tracking.register=false")
 

@@ -21,9 +21,9 @@ from graftline.errors import UserError
 from graftline.evaluation.slices import sentence as slices_in_words
 from graftline.pipeline.cli import compose, compose_all
 from graftline.pipeline.compare import CompareResult
-from graftline.pipeline.ensemble_result import EnsembleResult
+from graftline.pipeline.ensembles.result import EnsembleResult
 from graftline.pipeline.evaluate import EvaluateResult
-from graftline.pipeline.train_result import MOST_PROBABLE_ANSWER, TrainResult
+from graftline.pipeline.training.result import MOST_PROBABLE_ANSWER, TrainResult
 from graftline.tracking.names import TEST_DIGEST
 
 FEW = ("evaluation.resamples=100", "tracking.system_metrics=false")

@@ -11,7 +11,7 @@ from manifest import manifest
 from graftline.data.version import DatasetVersion
 from graftline.data.version_writing import write_version
 from graftline.evaluation.model_guards import ModelLimits
-from graftline.pipeline import examination
+from graftline.pipeline.promotion import examination
 
 
 def versions(tmp_path: Path, *tables: pd.DataFrame) -> list[DatasetVersion]:

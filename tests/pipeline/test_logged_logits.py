@@ -14,10 +14,10 @@ from graftline.bundle.predictor import Predictor
 from graftline.bundle.save import change_answers
 from graftline.evaluation.predictions import Predictions
 from graftline.pipeline.cli import compose
-from graftline.pipeline.ensemble_result import EnsembleResult
+from graftline.pipeline.ensembles.result import EnsembleResult
 from graftline.pipeline.evaluate import EvaluateResult
-from graftline.pipeline.scoring import PREDICTIONS_FILE
-from graftline.pipeline.train_result import TrainResult
+from graftline.pipeline.evaluating.scoring import PREDICTIONS_FILE
+from graftline.pipeline.training.result import TrainResult
 
 FEW = ("evaluation.resamples=100", "tracking.system_metrics=false", "data=folder")
 TAKEN, CLASSIFIED = "has logged of this bundle; for 15 of 15 test images the", "Classifying the test images"

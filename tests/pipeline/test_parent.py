@@ -12,7 +12,7 @@ from graftline.data.split import Split
 from graftline.data.version import DatasetVersion
 from graftline.data.version_writing import write_version
 from graftline.errors import UserError
-from graftline.pipeline.parent import with_parent
+from graftline.pipeline.dataset_versions.parent import with_parent
 from graftline.tracking.tracking import Tracking
 
 

@@ -22,9 +22,9 @@ from graftline.data.version_writing import write_version
 from graftline.errors import UserError
 from graftline.evaluation.metrics import format_score
 from graftline.files import digest_directory, write_json
-from graftline.pipeline.bundle_source import find_source
-from graftline.pipeline.examination import Examination, Examined
+from graftline.pipeline.bundles.source import find_source
 from graftline.pipeline.promote import Promote, Verdict
+from graftline.pipeline.promotion.examination import Examination, Examined
 from graftline.tracking.names import BUNDLE_DIGEST, BUNDLE_FILES, DATASET_DIGEST, TEST_DIGEST
 from graftline.tracking.promotions import OvertakenError, Promotions
 from graftline.tracking.tracking import Tracking

@@ -20,7 +20,7 @@ from workplace import Workplace
 from graftline.errors import UserError
 from graftline.files import write_json
 from graftline.pipeline.__main__ import main
-from graftline.pipeline.examination import Examination
+from graftline.pipeline.promotion.examination import Examination
 from graftline.tracking import run as run_module
 from graftline.tracking.client import connect
 from graftline.tracking.ledger import find_break
@@ -31,7 +31,7 @@ from graftline.tracking.tracking import Tracking
 @pytest.mark.parametrize(
     ("where", "when", "is_decided"),
     [
-        ("graftline.pipeline.examination:Examination._contestant", "after", False),
+        ("graftline.pipeline.promotion.examination:Examination._contestant", "after", False),
         ("graftline.tracking.promotions:Promotions.append", "before", False),
         ("graftline.tracking.promotions:Promotions.append", "after", True),
         ("mlflow.tracking.client:MlflowClient.set_registered_model_alias", "after 2", True),  # after that of "previous"

@@ -333,22 +333,13 @@ def test_a_change_of_what_trains_is_another_recipe(tmp_path: Path, monkeypatch: 
 
 # modules of stages that a training uses to find, show and track, and that change nothing of the model
 BESIDE = {
-    *("beyond_scores", "bundle_neighbors", "bundle_source", "contender", "drift_reference", "earlier_model"),
-    *(
-        "further_process",
-        "missing",
-        "model_card",
-        "parent",
-        "program",
-        "run_choice",
-        "run_directory",
-        "run_log",
-        "run_setup",
-        "scoring",
-        "slices",
-        "stage_summaries",
-    ),
-    *("stage", "train_result", "trained_version", "retraining.options", "retraining.trigger"),
+    *("bundles.source", "dataset_versions.parent", "dataset_versions.trained_on"),
+    *("evaluating.beyond_scores", "evaluating.contender", "evaluating.earlier_model"),
+    *("evaluating.scoring", "evaluating.slices"),
+    *("program", "retraining.options", "retraining.trigger"),
+    *("runs.choice", "runs.directory", "runs.missing", "runs.setup", "runs.stage_summaries", "stage"),
+    *("training.drift_reference", "training.further_process", "training.model_card"),
+    *("training.neighbors", "training.result", "training.run_log"),
 }
 
 

@@ -17,10 +17,10 @@ from graftline.freezing.measured import Measured
 from graftline.freezing.rules import Nothing
 from graftline.pipeline.cli import compose
 from graftline.pipeline.search import _asks_for_whole
-from graftline.pipeline.search_scoring import ends_process
+from graftline.pipeline.searching.scoring import ends_process
+from graftline.pipeline.searching.winner import Winner, WinnerTraining
 from graftline.pipeline.stage import StageResult
 from graftline.pipeline.train import Train
-from graftline.pipeline.winner import Winner, WinnerTraining
 from graftline.processes import Terminated
 from graftline.training.fit import plain_interrupt
 

@@ -14,7 +14,7 @@ from graftline.data.sources.table import Table
 from graftline.data.split import Split
 from graftline.data.version import DatasetVersion
 from graftline.evaluation.predictions import Predictions
-from graftline.pipeline.slices import slice_columns, write_known_slices, write_slices
+from graftline.pipeline.evaluating.slices import slice_columns, write_known_slices, write_slices
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from PIL import Image
 from workplace import TINY, Workplace
 
 from graftline.pipeline.cli import compose
-from graftline.pipeline.train_result import TrainResult
+from graftline.pipeline.training.result import TrainResult
 
 DATA = ("data=folder", "data.path=photos")
 NETWORK = ("backbone=test_efficientnet", "backbone.weights=none", "backbone.image_size=32", "accelerator=cpu")

@@ -22,7 +22,7 @@ from graftline.bundle.neighbors import Neighbors
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.pipeline.cli import compose
-from graftline.pipeline.train_result import TrainResult
+from graftline.pipeline.training.result import TrainResult
 from graftline.training.policy_choice import PolicyChoice
 
 

@@ -11,7 +11,7 @@ from graftline.pipeline.__main__ import main
 from graftline.pipeline.cli import compose
 from graftline.pipeline.cli.arguments import read
 from graftline.pipeline.cli.conf_files import CONF
-from graftline.pipeline.run_directory import RunDirectory
+from graftline.pipeline.runs.directory import RunDirectory
 
 FILES = {
     "backbone/ours.yaml": "_target_: graftline.backbones.backbone.Backbone\nname: lenet5\nimage_size: 28\n",

@@ -21,7 +21,7 @@ from graftline.evaluation.head_score import HeadScore
 from graftline.execution import Execution
 from graftline.features.cache import Features
 from graftline.pipeline.search import _is_enough
-from graftline.pipeline.search_scoring import no_rounds
+from graftline.pipeline.searching.scoring import no_rounds
 from graftline.search.candidates import Candidate
 from graftline.search.contestant import PassSeconds
 from graftline.search.deeper import choose, digest_recipe, hold_out, train_deeper

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from graftline.pipeline.search_result import outlook_of
+from graftline.pipeline.searching.result import outlook_of
 from graftline.search.outlook import Outlook, look_ahead
 from graftline.training.results import MONITOR, FitHistory
 

@@ -8,7 +8,7 @@ from http_server import FORM, HttpServer, form
 from workplace import Workplace
 
 from graftline.errors import UserError
-from graftline.pipeline.watch import check_watch
+from graftline.pipeline.bundles.watch import check_watch
 
 
 def test_what_a_server_sees_is_compared_with_the_training(workplace: Workplace) -> None:

@@ -16,7 +16,7 @@ from workplace import Workplace
 from graftline.bundle.predictor import Predictor
 from graftline.data.decode import decode_rgb
 from graftline.errors import UserError
-from graftline.pipeline.bundle_source import find_source
+from graftline.pipeline.bundles.source import find_source
 from graftline.pipeline.export import ENDINGS, Export, ExportFormat
 from graftline.serving.origin import Folder, Origin
 from graftline.tracking.client import connect

@@ -14,7 +14,7 @@ from graftline.tracking.names import VALIDATION_LOSS
 TABLE, PARALLEL = "graftline-table", "graftline-parallel"  # keys of the views
 ACCURACY = "test/accuracy"
 METRICS = (ACCURACY, "test/auroc", "test/log_loss", VALIDATION_LOSS, "cost/gmacs")
-PARAMETERS = ("network", "trained", "image_size", "epochs", "seed")  # see pipeline/run_log.py
+PARAMETERS = ("network", "trained", "image_size", "epochs", "seed")  # see pipeline/training/run_log.py
 
 _VIEW = "mlflow.sharedViewState."
 _KIND = "mlflow.experimentKind"  # else MLflow's pages are those for language models until a first run is there

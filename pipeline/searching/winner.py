@@ -16,10 +16,10 @@ from graftline.data.ingest import Ingest, IngestResult
 from graftline.data.version import DatasetVersion
 from graftline.files import write_json, write_text
 from graftline.freezing.rules import AllButHead, Nothing
-from graftline.pipeline.run_directory import RunDirectory
-from graftline.pipeline.run_log import LoggedEvents
+from graftline.pipeline.runs.directory import RunDirectory
 from graftline.pipeline.train import Train
-from graftline.pipeline.train_result import TrainResult
+from graftline.pipeline.training.result import TrainResult
+from graftline.pipeline.training.run_log import LoggedEvents
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run

@@ -15,7 +15,7 @@ from graftline.data.version import DatasetVersion
 from graftline.evaluation.predictions import Predictions
 from graftline.evaluation.slices import Slice, score_slices, sentence
 from graftline.files import atomic_file
-from graftline.pipeline.scoring import FIGURES_FOLDER, SLICES_FILE
+from graftline.pipeline.evaluating.scoring import FIGURES_FOLDER, SLICES_FILE
 from graftline.report.figures import write_slices_figure
 
 COLUMNS = ("group", "stratum", "weight")  # of a version, beside the facts of its images

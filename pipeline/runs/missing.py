@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from graftline.pipeline.program import program
-from graftline.pipeline.run_directory import RunDirectory
-from graftline.pipeline.stage_summaries import AUDIT, EXPLAIN, LEARNING_CURVE
+from graftline.pipeline.runs.directory import RunDirectory
+from graftline.pipeline.runs.stage_summaries import AUDIT, EXPLAIN, LEARNING_CURVE
 from graftline.report.content import Missing, StageSummary
 
 

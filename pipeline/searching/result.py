@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from graftline.console import format_table, say
 from graftline.evaluation.metrics import format_score
-from graftline.pipeline.run_directory import RunDirectory
-from graftline.pipeline.train_result import TrainResult
-from graftline.pipeline.winner import ENSEMBLE_FOLDER, HEAD_FOLDER
+from graftline.pipeline.runs.directory import RunDirectory
+from graftline.pipeline.searching.winner import ENSEMBLE_FOLDER, HEAD_FOLDER
+from graftline.pipeline.training.result import TrainResult
 from graftline.report.search_figure import Picture
 from graftline.search.candidates import Candidate
 from graftline.search.history import HEAD, WHOLE, Depth, SearchHistory

@@ -14,14 +14,14 @@ from graftline.evaluation.metrics import Interval, format_interval, format_score
 from graftline.evaluation.slices import Slice
 from graftline.freezing.measurement import DepthMeasurement
 from graftline.freezing.rule import FreezeDecision
-from graftline.pipeline.beyond_scores import BeyondScores
-from graftline.pipeline.calibration import Adjustment
-from graftline.pipeline.missing import Known, missing_of_training
+from graftline.pipeline.evaluating.beyond_scores import BeyondScores
+from graftline.pipeline.evaluating.scoring import FIGURES_FOLDER
 from graftline.pipeline.program import program
-from graftline.pipeline.run_directory import RunDirectory
-from graftline.pipeline.scoring import FIGURES_FOLDER
+from graftline.pipeline.runs.directory import RunDirectory
+from graftline.pipeline.runs.missing import Known, missing_of_training
+from graftline.pipeline.runs.stage_summaries import find_summaries
 from graftline.pipeline.stage import StageResult
-from graftline.pipeline.stage_summaries import find_summaries
+from graftline.pipeline.training.calibration import Adjustment
 from graftline.report.content import Calibrated, PictureFile, Report, Training
 from graftline.report.notebook import Figures, ScoresTable, facts_html
 from graftline.report.run_note import run_note

@@ -8,8 +8,8 @@ from graftline.bundle.layout import CARD_FILE
 from graftline.data.folds import without_fold
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
-from graftline.pipeline.bundle_source import REGISTERED, RUN
-from graftline.pipeline.run_directory import RunDirectory
+from graftline.pipeline.bundles.source import REGISTERED, RUN
+from graftline.pipeline.runs.directory import RunDirectory
 from graftline.tracking.tracking import Tracking
 
 

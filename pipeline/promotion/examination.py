@@ -24,8 +24,8 @@ from graftline.evaluation.model_guards import ModelLimits
 from graftline.evaluation.paired import measure_in_turns
 from graftline.execution import Accelerator, Execution
 from graftline.files import atomic_file
-from graftline.pipeline.slices import slice_columns
-from graftline.pipeline.trained_version import trained_on
+from graftline.pipeline.dataset_versions.trained_on import trained_on
+from graftline.pipeline.evaluating.slices import slice_columns
 from graftline.serving.answers import REFUSED, SET
 from graftline.tracking.registry import RegisteredVersion
 from graftline.tracking.tracking import Tracking

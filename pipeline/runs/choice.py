@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from graftline.bundle.layout import CARD_FILE
 from graftline.console import say
 from graftline.errors import UserError
-from graftline.pipeline.run_directory import RunDirectory
+from graftline.pipeline.runs.directory import RunDirectory
 from graftline.tracking.names import BUNDLE_DIGEST, CHAMPION, VALIDATION_LOSS, registered_name
 from graftline.tracking.registry import Registry
 from graftline.tracking.tested_runs import TestedRun

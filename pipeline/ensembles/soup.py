@@ -19,7 +19,7 @@ from graftline.data.file_names import to_path
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.evaluation.selection import select_all
-from graftline.pipeline.members import Members
+from graftline.pipeline.ensembles.members import Members
 
 INHERITED = ("weights", "weights_license", "arguments", "cost", "weighed")  # of a card, from the first member
 MOST_MEASURED, MEASURED_BATCH = 1_024, 32  # training images for the statistics of BatchNorm, and most of them at once

@@ -7,8 +7,8 @@ from typing import Any
 from graftline.console import say
 from graftline.data.version import DatasetVersion
 from graftline.evaluation.evaluation import Evaluation, EvaluationResult
-from graftline.pipeline.earlier_model import EarlierModel, compare_with_earlier
-from graftline.pipeline.slices import SliceReport, write_known_slices
+from graftline.pipeline.evaluating.earlier_model import EarlierModel, compare_with_earlier
+from graftline.pipeline.evaluating.slices import SliceReport, write_known_slices
 from graftline.tracking.tracking import Tracking
 
 

@@ -10,8 +10,8 @@ from graftline.bundle.refusal import unit
 from graftline.bundle.save import keep_neighbors
 from graftline.console import progress, warn
 from graftline.data.version import DatasetVersion
-from graftline.pipeline.calibration import are_embeddings
-from graftline.pipeline.drift_reference import leave_reference
+from graftline.pipeline.training.calibration import are_embeddings
+from graftline.pipeline.training.drift_reference import leave_reference
 from graftline.report.thumbnails import thumbnails
 from graftline.training.training_source import TrainingSource
 

@@ -12,7 +12,7 @@ from graftline.console import say, warn
 from graftline.errors import UserError
 from graftline.execution import Execution
 from graftline.pipeline.program import program
-from graftline.pipeline.run_directory import RunDirectory
+from graftline.pipeline.runs.directory import RunDirectory
 from graftline.serving.origin import Folder, Origin, Registered, Source
 from graftline.tracking.registry import NUM_LISTED, Registry
 from graftline.tracking.tracking import Tracking

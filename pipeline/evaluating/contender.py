@@ -12,11 +12,11 @@ from graftline.data.version import DatasetVersion
 from graftline.errors import UserError, first_line
 from graftline.evaluation.predictions import ALL, Predictions, predict_split
 from graftline.execution import Accelerator, Execution
-from graftline.pipeline.bundle_source import REGISTERED, RUN, open_bundle
+from graftline.pipeline.bundles.source import REGISTERED, RUN, open_bundle
+from graftline.pipeline.dataset_versions.trained_on import logged_dataset, run_of_bundle, trained_on
+from graftline.pipeline.evaluating.scoring import PREDICTIONS_FILE
 from graftline.pipeline.program import program
-from graftline.pipeline.run_directory import RunDirectory
-from graftline.pipeline.scoring import PREDICTIONS_FILE
-from graftline.pipeline.trained_version import logged_dataset, run_of_bundle, trained_on
+from graftline.pipeline.runs.directory import RunDirectory
 from graftline.tracking.names import BUNDLE_DIGEST
 from graftline.tracking.tracking import Tracking
 

@@ -15,7 +15,7 @@ from graftline.bundle.save import keep_reference
 from graftline.console import progress
 from graftline.data.image_facts import find_facts
 from graftline.data.version import DatasetVersion
-from graftline.pipeline.calibration import are_embeddings
+from graftline.pipeline.training.calibration import are_embeddings
 from graftline.training.training_source import TrainingSource
 
 

@@ -8,8 +8,8 @@ from graftline.data.version import DatasetVersion
 from graftline.errors import UserError, first_line
 from graftline.evaluation.comparison import Comparison, compare, format_difference, format_p_value
 from graftline.evaluation.predictions import Predictions
-from graftline.pipeline.contender import Contender, find_contender
-from graftline.pipeline.run_choice import best_other
+from graftline.pipeline.evaluating.contender import Contender, find_contender
+from graftline.pipeline.runs.choice import best_other
 from graftline.tracking.names import BUNDLE_DIGEST, CHAMPION, TEST_DIGEST, VALIDATION_DIGEST, registered_name
 from graftline.tracking.tracking import Tracking
 

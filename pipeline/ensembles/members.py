@@ -16,8 +16,8 @@ from graftline.bundle.predictor import Predictor
 from graftline.console import warn
 from graftline.errors import UserError
 from graftline.execution import Execution
-from graftline.pipeline.bundle_source import find_bundle, open_bundle
-from graftline.pipeline.run_choice import A_BUNDLE, choose_runs
+from graftline.pipeline.bundles.source import find_bundle, open_bundle
+from graftline.pipeline.runs.choice import A_BUNDLE, choose_runs
 from graftline.tracking.tracking import Tracking
 
 MOST_NAMED = 3  # kinds of models in the name of a run

@@ -17,7 +17,7 @@ from graftline.evaluation.predictions import Predictions, predict_split
 from graftline.execution import Execution
 from graftline.features.cache import Features
 from graftline.features.cut import UncuttableError
-from graftline.pipeline.head_activations import activate
+from graftline.pipeline.dataset_versions.head_activations import activate
 from graftline.training.head_trunk import HeadTrunk
 from graftline.training.setup import PassSetup
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from omegaconf import OmegaConf
 
 from graftline.data.version import DatasetVersion
-from graftline.pipeline.run_directory import RunDirectory
+from graftline.pipeline.runs.directory import RunDirectory
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run

@@ -7,7 +7,7 @@ from pathlib import Path
 from graftline.bundle.ensemble import AnyPredictor
 from graftline.errors import UserError
 from graftline.monitoring.monitor import IMAGES_PER_HOUR, Monitor
-from graftline.pipeline.load_reference import load_reference
+from graftline.pipeline.bundles.reference import load_reference
 
 logger = logging.getLogger(__name__)
 

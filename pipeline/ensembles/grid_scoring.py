@@ -12,14 +12,14 @@ from graftline.data.decode import decode_rgb
 from graftline.data.file_names import to_path
 from graftline.data.version import DatasetVersion
 from graftline.evaluation.grid import GridResult
-from graftline.pipeline.members import Members, counted
-from graftline.pipeline.missing import missing_of_grid
+from graftline.pipeline.ensembles.members import Members, counted
+from graftline.pipeline.evaluating.scoring import FIGURES_FOLDER, write_evaluation
+from graftline.pipeline.evaluating.slices import SliceReport
 from graftline.pipeline.program import program
-from graftline.pipeline.run_directory import RunDirectory
-from graftline.pipeline.scoring import FIGURES_FOLDER, write_evaluation
-from graftline.pipeline.slices import SliceReport
-from graftline.pipeline.stage_summaries import find_summaries
-from graftline.pipeline.train_result import MOST_PROBABLE_ANSWER
+from graftline.pipeline.runs.directory import RunDirectory
+from graftline.pipeline.runs.missing import missing_of_grid
+from graftline.pipeline.runs.stage_summaries import find_summaries
+from graftline.pipeline.training.result import MOST_PROBABLE_ANSWER
 from graftline.report.captions import CAPTIONS, HEADINGS
 from graftline.report.content import Calibrated, MembersAndCrops, PictureFile, Report
 from graftline.report.crops_figure import crops_figure

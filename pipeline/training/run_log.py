@@ -10,8 +10,8 @@ from graftline.console import reworded, say
 from graftline.data.decode import decode_rgb
 from graftline.files import atomic_file, write_json
 from graftline.freezing.rule import FreezeDecision
-from graftline.pipeline.run_directory import RunDirectory
-from graftline.pipeline.train_result import TrainOutcome, print_measurement, print_policy_choice
+from graftline.pipeline.runs.directory import RunDirectory
+from graftline.pipeline.training.result import TrainOutcome, print_measurement, print_policy_choice
 from graftline.report.cost_tables import to_json
 from graftline.tracking.names import FROZEN_DIGEST, VALIDATION_ACCURACY, VALIDATION_LOSS
 from graftline.training.events import FitEvents, Metrics

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from graftline.console import logged, say, show_log
 from graftline.data.references import file_of
-from graftline.pipeline.run_directory import RunDirectory
-from graftline.pipeline.winner import Winner
+from graftline.pipeline.runs.directory import RunDirectory
+from graftline.pipeline.searching.winner import Winner
 from graftline.ray_cluster import NoCluster, RayCluster
 
 SECONDS_TO_END = 20.0  # that a member which is interrupted may take to say so to MLflow

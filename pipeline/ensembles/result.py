@@ -13,13 +13,13 @@ from graftline.evaluation.grid import GridRow
 from graftline.evaluation.metrics import Interval, metrics_json
 from graftline.evaluation.selection import Selection
 from graftline.evaluation.slices import Slice
-from graftline.pipeline.beyond_scores import BeyondScores
-from graftline.pipeline.members import Members, counted
-from graftline.pipeline.missing import Known, missing_of_ensemble
+from graftline.pipeline.ensembles.members import Members, counted
+from graftline.pipeline.evaluating.beyond_scores import BeyondScores
 from graftline.pipeline.program import program
-from graftline.pipeline.run_directory import RunDirectory
-from graftline.pipeline.stage_summaries import find_summaries
-from graftline.pipeline.train_result import MOST_PROBABLE_ANSWER, NOT_TESTED, TrainResult
+from graftline.pipeline.runs.directory import RunDirectory
+from graftline.pipeline.runs.missing import Known, missing_of_ensemble
+from graftline.pipeline.runs.stage_summaries import find_summaries
+from graftline.pipeline.training.result import MOST_PROBABLE_ANSWER, NOT_TESTED, TrainResult
 from graftline.report.content import Calibrated, MembersAndCrops, Report
 from graftline.report.grid_tables import crops_in_words, sentence
 from graftline.report.notebook import ScoresTable

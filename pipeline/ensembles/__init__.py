@@ -1,0 +1,1 @@
+"""The parts of the stage ``ensemble``: members, their trainings, their soups, members x crops, the result."""
