@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from benchmarks.accuracy.sets import digits, letters, textures, textures9
+from benchmarks.accuracy.sets import characters, digits, letters, textures, textures9
 from benchmarks.accuracy.sets.draw import draw_some, draw_splits
 from benchmarks.accuracy.sets.folders import DIGEST, Sample, digest, without_copies, write
 from graftline.data.ingest import Ingest
@@ -51,6 +51,14 @@ def test_a_letter_is_drawn_whole_in_two_tones() -> None:
 
 def test_each_font_is_in_one_split() -> None:
     assert sum(letters.GROUPS.values()) == len(letters.PACKAGES) == len(set(letters.PACKAGES))
+
+
+def test_each_character_is_a_class_on_any_disk() -> None:
+    assert characters._has_all(FONT)
+    drawn = list(characters._of_package(letters.PACKAGES[0], [FONT], "train"))
+    assert len({sample.label.lower() for sample in drawn}) == len(drawn) == 144
+    assert {sample.pixels.shape for sample in drawn} == {(64, 64)}
+    assert len({sample.pixels.tobytes() for sample in drawn}) == 144
 
 
 def test_splits_are_stratified_and_repeatable() -> None:

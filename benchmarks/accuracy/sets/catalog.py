@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from benchmarks.accuracy.sets import digits, elpv, fashion, letters, textures, textures9
+from benchmarks.accuracy.sets import characters, digits, elpv, fashion, letters, textures, textures9
 from benchmarks.accuracy.sets.folders import Sample
 
 SETS: dict[str, Callable[[], Iterable[Sample]]] = {
@@ -12,6 +12,7 @@ SETS: dict[str, Callable[[], Iterable[Sample]]] = {
     "fashion10k": partial(fashion.samples, 10_000),
     "fashion60k": partial(fashion.samples, 60_000),
     "letters": letters.samples,
+    "characters": characters.samples,
     "digits": digits.samples,
     "textures": textures.samples,
     "textures9": textures9.samples,

@@ -69,7 +69,7 @@ class FreezeContext:
     @property
     def deep_epochs(self) -> int:
         """For how many epochs more than the head is trained, unless the user has a number."""
-        return deep_epochs(self.num_images, self.step_images * self.processes)
+        return deep_epochs(self.num_images, self.step_images * self.processes, len(self.validation_counts))
 
     @property
     def pass_share(self) -> float:
