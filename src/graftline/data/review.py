@@ -123,15 +123,21 @@ def remove_mixed_groups(images: pd.DataFrame) -> tuple[pd.DataFrame, list[Findin
 
 
 def find_moved(images: pd.DataFrame, history: pd.DataFrame) -> list[Finding]:
-    """Find images that their source has moved between test and what is trained on; its word decides.
+    """Find images that are in another split than before: their source has moved them, or their group has become one.
 
-    A model of before has then trained on what is tested, or was tested on what is trained on now.
+    Where a source moves them between test and what is trained on, a model of before has trained on what is tested, or
+    was tested on what is trained on now.
     """
+    was_in = {split: images["sha256"].isin(history.loc[history["split"] == split, "sha256"]) for split in SPLITS}
+    was_trained = was_in["train"] | was_in["validation"]
     is_test = images["split"] == "test"
-    was_test = images["sha256"].isin(history.loc[history["split"] == "test", "sha256"])
-    was_trained = images["sha256"].isin(history.loc[history["split"].isin(["train", "validation"]), "sha256"])
-    moved = images[(is_test & was_trained) | (~is_test & was_test)]
-    return from_rows("moved_split", moved, _text(moved, "now in {split}"))
+    is_across = (is_test & was_trained) | (~is_test & was_in["test"])
+    stays = pd.concat([(images["split"] == split) & before for split, before in was_in.items()], axis=1).any(axis=1)
+    across, within = images[is_across], images[was_trained & ~stays & ~is_across]
+    return [
+        *from_rows("moved_split", across, _text(across, "now in {split}")),
+        *from_rows("moved_validation", within, _text(within, "now in {split}")),
+    ]
 
 
 def remove_leaks(images: pd.DataFrame) -> tuple[pd.DataFrame, list[Finding]]:
