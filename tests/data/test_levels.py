@@ -228,10 +228,11 @@ def test_levels_are_part_of_the_version(tmp_path: Path) -> None:
     assert again.samples("test").decoding == Decoding(max_pixels=1_000)
 
 
-def test_percentiles_are_measured_once_and_inherited(tmp_path: Path) -> None:
+def test_percentiles_are_measured_once_and_inherited(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = write_scans(tmp_path / "scans", 4_000)
     levels = DecodeSettings(percentiles=(1, 99))
     first = ingest(tmp_path, root, decode=levels).version
+    assert "Measuring the range: 14\n" in capsys.readouterr().out  # a bar in a terminal
     training = np.concatenate([np.asarray(Image.open(path)).reshape(-1) for path in first.samples("train").paths])
     measured = first.decoding.settings.range
     assert measured is not None

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from graftline.console import track
 from graftline.data.decode import decode
 from graftline.data.decoding import Decoding
 from graftline.data.references import open_image
@@ -33,7 +34,8 @@ def measure_range(paths: Sequence[str], decoding: Decoding, workers: int) -> tup
     anything = replace(decoding, settings=replace(decoding.settings, range=(0.0, 1.0)))
     taken = [paths[place] for place in np.linspace(0, len(paths) - 1, min(MOST_IMAGES, len(paths))).astype(int)]
     with ThreadPoolExecutor(workers or available_cores()) as pool:
-        found = [numbers for numbers in pool.map(lambda path: _sample(path, anything), taken) if numbers.size]
+        samples = track(pool.map(lambda path: _sample(path, anything), taken), "Measuring the range", len(taken))
+        found = [numbers for numbers in samples if numbers.size]
     if not found:
         raise UserError("DecodeSettings.percentiles is set, but no training image has more than 8 bits: leave it out.")
     low, high = (float(limit) for limit in np.percentile(np.concatenate(found), decoding.settings.percentiles))
