@@ -76,7 +76,7 @@ _DESCRIPTIONS: dict[FindingKind, str] = {
     "imbalance": "imbalance of classes",
     "not_in_split": "classes missing in a split",
     "drawn_split": "splits not given, so drawn from training",
-    "small_range": "small range used by files of 16 bits, which leaves few of the 256 gray levels "
+    "small_range": "small range used by files of more than 8 bits, which leaves few of the 256 gray levels "
     "(DecodeSettings.range or DecodeSettings.percentiles spread them)",
 }
 

@@ -47,16 +47,21 @@ def measure_range(paths: Sequence[str], decoding: Decoding, workers: int) -> tup
     return low, high
 
 
+def spread(numbers: np.ndarray) -> np.ndarray:
+    """Return numbers of one image, evenly spread over it, as float64; what is not finite is left out."""
+    flat = numbers.reshape(-1)
+    values = flat[np.linspace(0, flat.size - 1, NUMBERS_PER_IMAGE).astype(int)].astype(np.float64)
+    finite: np.ndarray = values[np.isfinite(values)]
+    return finite
+
+
 def _sample(path: str, decoding: Decoding) -> np.ndarray:
     """Return numbers of one image, evenly spread over it; none of one of 8 bits."""
     found: list[np.ndarray] = [np.empty(0)]
 
     def look(numbers: np.ndarray) -> None:
         if numbers.dtype != np.uint8:
-            flat = numbers.reshape(-1)
-            places = np.linspace(0, flat.size - 1, NUMBERS_PER_IMAGE).astype(int)
-            values = flat[places].astype(np.float64)
-            found.append(values[np.isfinite(values)])
+            found.append(spread(numbers))
 
     with open_image(path) as file:
         decode(file, decoding, look)
