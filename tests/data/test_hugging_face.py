@@ -1,6 +1,7 @@
 """Hugging Face datasets from disk: splits, names of classes and files as they are."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,35 @@ def test_one_without_splits_is_divided_and_labels_may_be_text(tmp_path: Path, so
         "validation": 3,
         "test": 5,
     }
+
+
+def test_a_row_without_an_image_is_listed(tmp_path: Path, source: HuggingFace) -> None:
+    images = [*files(20), None]
+    features = datasets.Features({"picture": datasets.Image(), "kind": datasets.ClassLabel(names=NAMES)})
+    rows = {"picture": images, "kind": [number % 2 for number in range(21)]}
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "pets")
+    result = ingest(tmp_path, tmp_path / "pets", source)
+    assert len(result.version.table()) == 20
+    empty = [finding.path.rpartition("/")[2] for finding in result.findings if finding.kind == "empty"]
+    assert empty == ["000000020.jpg"]
+
+
+def test_one_of_several_configurations_is_read(
+    tmp_path: Path, source: HuggingFace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hub").mkdir()
+    for name, count in (("small", 4), ("large", 9)):
+        make(count).to_parquet(tmp_path / "hub" / f"{name}.parquet")
+    configs = "".join(f"- config_name: {name}\n  data_files: {name}.parquet\n" for name in ("small", "large"))
+    (tmp_path / "hub" / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    of_the_hub = datasets.load_dataset
+    monkeypatch.setattr(datasets, "load_dataset", lambda _, name: of_the_hub(str(tmp_path / "hub"), name))
+    path = Path("someone/pets")
+    assert len(replace(source, config="large").read(path)) == 9
+    with pytest.raises(UserError, match=r"someone/pets is not .*Config.*configuration as HuggingFace\.config"):
+        source.read(path)
+    with pytest.raises(UserError, match=r"HuggingFace\.config is of a dataset of the hub, and .* is a folder"):
+        replace(source, config="large").read(tmp_path)
 
 
 def test_what_is_no_dataset_is_one_sentence(tmp_path: Path, source: HuggingFace) -> None:

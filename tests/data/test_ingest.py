@@ -1,6 +1,7 @@
 """A source becomes a checked and split dataset version; what is wrong with it is found, told and left out."""
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -19,13 +20,13 @@ from graftline.data import checks
 from graftline.data.checks import FileCheck, check_images
 from graftline.data.decode import Decoding, decode, decode_rgb
 from graftline.data.findings import Finding
-from graftline.data.ingest import Ingest
+from graftline.data.ingest import TEST_SETS, Ingest
 from graftline.data.sources.archive import Archive
 from graftline.data.sources.elpv import Elpv
 from graftline.data.sources.folder import Folder
 from graftline.data.sources.table import Table
 from graftline.data.split import Split
-from graftline.data.version import DatasetVersion
+from graftline.data.version import DatasetVersion, newest_version
 from graftline.errors import UserError
 
 
@@ -268,6 +269,47 @@ def test_the_name_comes_from_the_path(tmp_path: Path, make_folder: Any) -> None:
         (tmp_path / "packed.tar.gz", Archive(cache=str(tmp_path / "cache")), "packed"),
     ):
         assert Ingest(None, str(path), source, Split(), directory=str(tmp_path / "v")).run().version.name == name
+
+
+def test_another_folder_of_the_same_name_is_tested_as_a_whole(tmp_path: Path, make_folder: Any) -> None:
+    def ingest_of(root: Path) -> Ingest:
+        return Ingest(None, str(root), Folder(), Split(), directory=str(tmp_path / "v"))
+
+    trained = ingest_of(root := make_folder(tmp_path / "2024" / "photos", cat=12, dog=12)).run().version
+
+    def as_test(root: Path) -> tuple[DatasetVersion, int]:
+        result, split = ingest_of(root).run_as_test(trained.class_names, [trained.digest, trained.test_digest])
+        return result.version, sum(result.version.counts()[split].values())
+
+    other, count = as_test(make_folder(tmp_path / "2025" / "photos", first_seed=50, cat=10, dog=10))
+    assert (other.directory.parent.name, other.parent, count) == (TEST_SETS, None, 20)
+    assert newest_version(tmp_path / "v" / "photos") == trained
+    assert as_test(root) == (trained, 6)
+    make_folder(root / "cat", first_seed=90, more=8)
+    grown, count = as_test(root)
+    assert (grown.parent, count) == (trained.digest, 8)
+
+
+def test_a_version_without_any_image_of_before_is_told(
+    tmp_path: Path, make_folder: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("graftline"), "propagate", True)
+
+    def run(root: Path, name: str | None = None, parent: str = "newest") -> str:
+        caplog.clear()
+        Ingest(name, str(root), Folder(), Split(), parent, directory=str(tmp_path / "v")).run()
+        return caplog.text
+
+    cats = make_folder(tmp_path / "cats" / "images", cat=5, dog=5)
+    solder = make_folder(tmp_path / "solder" / "images", first_seed=50, good=5, bad=5)
+    assert "None of the images" not in run(cats)
+    make_folder(cats, first_seed=90, owl=3)
+    assert "None of the images" not in run(cats)
+    told = run(solder)
+    assert f"of images ({cats}) is among these. Give another data set a name of its own (Ingest.name)" in told
+    assert "None of the images" not in run(solder)
+    assert "None of the images" not in run(cats, parent="none")
+    assert "None of the images" not in run(solder, name="solder")
 
 
 def test_a_name_that_no_folder_can_have_is_refused_before_anything_is_read() -> None:

@@ -217,6 +217,21 @@ def test_two_groups_that_become_one_through_a_new_image(tmp_path: Path, pool: Pa
     assert len(ingest(tmp_path, album.listing(pool)).version.table()) == 36
 
 
+def test_validation_images_whose_group_joins_training_are_listed(tmp_path: Path, pool: Path) -> None:
+    album = Album()
+    for content in range(40):
+        album.add(content, content // 4)
+    first = ingest(tmp_path, album.listing(pool)).version.table().groupby("group")["split"].first()
+    validation, train = (int(first[first == split].index[0][1:]) for split in TRAINED[::-1])
+    album.edit("merge", 4 * validation, train, 0)
+    moved, again = (
+        [(finding.path, finding.detail) for finding in result.findings if finding.kind == "moved_validation"]
+        for result in (ingest(tmp_path, album.listing(pool)) for _ in range(2))
+    )
+    assert {(int(Path(path).stem) // 4, detail) for path, detail in moved} == {(validation, "now in train")}
+    assert (len(moved), again) == (4, [])
+
+
 def test_groups_that_are_new_to_all_images_are_a_mistake(tmp_path: Path, pool: Path) -> None:
     album = Album()
     for content in range(40):
@@ -345,12 +360,13 @@ def test_a_source_that_moves_an_image_decides_and_is_told(tmp_path: Path, pool: 
         return Ingest("given", None, Given(splits), split, directory=str(tmp_path), min_images_per_class=1).run()
 
     assert run(splits).findings == []
-    moved = run(["test", *splits[1:4], "train", *splits[5:]])
+    moved = run(["test", "validation", *splits[2:4], "train", *splits[5:]])
     assert {(Path(finding.path).stem, finding.kind, finding.detail) for finding in moved.findings} == {
         ("0", "moved_split", "now in test"),
+        ("1", "moved_validation", "now in validation"),
         ("4", "moved_split", "now in train"),
     }
-    assert moved.version.origin["changes"]["moved"] == {"test": 1, "train": 1}
+    assert moved.version.origin["changes"]["moved"] == {"test": 1, "train": 1, "validation": 1}
     table = moved.version.table().set_index("path")["split"]
     assert (table[images[0][0]], table[images[4][0]]) == ("test", "train")
     kept = run(splits, existing=False)  # the source's word counts for nothing: what was on both sides is on none

@@ -13,9 +13,11 @@ from skimage import data
 
 from graftline.augment.preprocess import Preprocessing
 from graftline.data import readers
+from graftline.data.checks import check_images
 from graftline.data.decode import DecodeError, DecodeSettings, Decoding, decode_rgb
 from graftline.data.findings import Finding
 from graftline.data.ingest import Ingest, IngestResult
+from graftline.data.review import find_small_range
 from graftline.data.sources.folder import Folder
 from graftline.data.split import Split
 from graftline.data.version import DatasetVersion
@@ -64,6 +66,7 @@ def encode(array: np.ndarray, form: str) -> bytes:
         (tiff(np.array([[0, 1_000]], np.float32)), "floating-point pixels outside 0..1 (0 to 1,000)"),
         (tiff(np.array([[-1_024, 1_000]], np.int16)), "negative values (-1,024 to 1,000)"),
         (tiff(np.array([[0, 70_000]], np.int32)), "integer pixels outside 16 bits (0 to 70,000)"),
+        (tiff(np.array([[7, 255]], np.int32)), "integers of 8 bits (7 to 255) in a file of more: save them in 8"),
     ],
 )
 def test_what_has_no_known_scale_is_said(content: bytes, reason: str, capfd: pytest.CaptureFixture[str]) -> None:
@@ -215,6 +218,47 @@ def test_a_small_part_of_16_bits_is_told(tmp_path: Path, highest: int, warned: b
     assert "small_range" not in [finding.kind for finding in settled.findings]
 
 
+def noise(kind: type[np.integer[Any]], low: int, high: int, hot: int | None = None) -> np.ndarray:
+    pixels = np.random.default_rng(high).integers(low, high, (64, 64)).astype(kind)
+    if hot is not None:
+        pixels[5, 7] = hot
+    return pixels
+
+
+def color(pixels: np.ndarray) -> bytes:
+    return deep_png(np.stack([pixels] * 3, axis=-1))
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (tiff(noise(np.int16, 0, 4_096)), (0, 4_096)),
+        (tiff(noise(np.uint32, 0, 4_096)), (0, 4_096)),
+        (tiff(noise(np.uint16, 29_000, 31_500)), (29_000, 31_500)),  # thermal
+        (tiff(noise(np.uint16, 29_000, 31_500, hot=65_535)), (29_000, 31_500)),
+        (tiff(noise(np.int32, 0, 4_096, hot=65_535)), (0, 4_096)),
+        (color(noise(np.uint16, 0, 4_096, hot=65_535)), (0, 4_096)),
+        (tiff(noise(np.int32, 0, 65_536)), None),
+        (tiff(noise(np.uint16, 20_000, 40_000)), None),
+    ],
+)
+def test_integers_of_which_few_gray_levels_are_left_are_told(
+    tmp_path: Path, content: bytes, told: tuple[int, int] | None
+) -> None:
+    (tmp_path / "scan").write_bytes(content)
+    images = check_images([str(tmp_path / "scan")], Decoding(), 1, tmp_path / "checked.parquet")
+    found = find_small_range(images, None)
+    assert [finding.kind for finding in found] == ([] if told is None else ["small_range"])
+    if told is not None:
+        assert len(np.unique(decode_rgb(content))) < 20
+        assert (images["low"][0], images["high"][0]) == pytest.approx(told, abs=257)
+
+
+def test_a_dark_image_of_16_bits_is_dark(tmp_path: Path) -> None:
+    Image.fromarray(noise(np.uint16, 0, 200).astype(np.int32)).save(tmp_path / "dark.pgm")  # of 16 bits there
+    assert decode_rgb(tmp_path / "dark.pgm").max() == 1
+
+
 def test_levels_are_part_of_the_version(tmp_path: Path) -> None:
     root = write_scans(tmp_path / "scans", 60_000)
     plain, other = (
@@ -228,10 +272,11 @@ def test_levels_are_part_of_the_version(tmp_path: Path) -> None:
     assert again.samples("test").decoding == Decoding(max_pixels=1_000)
 
 
-def test_percentiles_are_measured_once_and_inherited(tmp_path: Path) -> None:
+def test_percentiles_are_measured_once_and_inherited(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = write_scans(tmp_path / "scans", 4_000)
     levels = DecodeSettings(percentiles=(1, 99))
     first = ingest(tmp_path, root, decode=levels).version
+    assert "Measuring the range: 14\n" in capsys.readouterr().out  # a bar in a terminal
     training = np.concatenate([np.asarray(Image.open(path)).reshape(-1) for path in first.samples("train").paths])
     measured = first.decoding.settings.range
     assert measured is not None

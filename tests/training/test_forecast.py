@@ -2,10 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from graftline.data.loaders import UnreadableImageError
+from graftline.data.version import Samples
 from graftline.execution import Execution
 from graftline.features.cut import cut
 from graftline.freezing.plan import plan_from_depth
@@ -14,6 +18,7 @@ from graftline.training.forecast import (
     EXPORT_SECONDS,
     SecondsPerImage,
     Workload,
+    decode_seconds,
     predict,
     time_parts,
 )
@@ -67,3 +72,9 @@ def test_timing_leaves_network_and_random_numbers_alone(make_setup: Callable[...
     assert [module.training for module in network.modules()] == modes
     assert torch.random.get_rng_state().equal(random)
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_a_file_that_is_gone_is_one_sentence(tmp_path: Path) -> None:
+    samples = Samples([str(tmp_path / "gone.png")], np.zeros(1, np.int64), None, ["0" * 64])
+    with pytest.raises(UnreadableImageError, match=r"gone\.png could be read at ingest but not now \(there is no such"):
+        decode_seconds(samples, Execution())

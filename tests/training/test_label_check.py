@@ -21,13 +21,14 @@ from graftline.backbones.backbone import Graft
 from graftline.backbones.weights import Weights
 from graftline.data.decode import decode_rgb
 from graftline.data.ingest import Ingest
+from graftline.data.loaders import UnreadableImageError
 from graftline.data.sources.folder import Folder
 from graftline.data.split import Split
 from graftline.data.version import DatasetVersion, Samples
 from graftline.features.cache import Features
 from graftline.freezing.plan import plan_from_depth
 from graftline.training.fit_directory import FitDirectory
-from graftline.training.label_check import find_policy, needs_choice, with_choice
+from graftline.training.label_check import _without_effect, find_policy, needs_choice, with_choice
 from graftline.training.policy_choice import PolicyChoice
 from graftline.training.recipe import Recipe
 from graftline.training.setup import TrainingSetup
@@ -220,3 +221,9 @@ def test_a_short_training_augments_nothing(make_setup: MakeSetup, tmp_path: Path
     assert choice.kept == ()
     assert "in 19 epochs no image is learned by heart" in choice.sentence()
     assert not (tmp_path / "fit").exists(), "nothing is tried"
+
+
+def test_a_file_that_is_gone_is_one_sentence(make_setup: MakeSetup, tmp_path: Path) -> None:
+    samples = Samples([str(tmp_path / "gone.png")], np.zeros(1, np.int64), None, ["0" * 64])
+    with pytest.raises(UnreadableImageError, match=r"gone\.png could be read at ingest but not now"):
+        _without_effect(make_setup(policy=candidates()), samples)

@@ -21,17 +21,19 @@ from graftline.console import progress
 from graftline.data.decode import DecodeError, Decoding, decode
 from graftline.data.file_names import to_path
 from graftline.data.hashing import hash_texts
+from graftline.data.percentiles import spread
 from graftline.data.references import open_image, read_status
 from graftline.errors import UnreachableError, UserError, first_line
 from graftline.execution import available_cores
 from graftline.files import atomic_file
 
-_FORMAT = 2  # raise it when a check changes its answer
+_FORMAT = 3  # raise it when a check changes its answer
 _AT_ONCE = 16  # images per task: enough to make a task's own cost small, few enough for a smooth progress bar
 _IN_A_TABLE = 8192  # answers, until they are put away in columns
 _DAY = 86_400  # seconds
 _KEPT_DAYS = 90  # since a pass last asked for a path
 _RENEWED_DAYS = 30  # after which it is noted anew that a path was asked for
+_EXTREMES = (0.1, 99.9)  # percentiles: a few pixels that are hot or dead do not count
 _SETTLED_NS = 100_000_000  # a tick of any kernel's clock is shorter: later than this after a change, a new one shows
 
 
@@ -49,7 +51,8 @@ class FileCheck(NamedTuple):
     flaw: str  # a decoding.Flaw, or empty
     reason: str
     extra: str = ""  # the extra of graftline that has read it; empty for none
-    highest: int = -1  # the largest number found in integers of 16 bits; -1 in anything else
+    low: int = -1  # between which numbers integers of more than 8 bits lie, but for a few; -1 in anything else
+    high: int = -1
 
 
 Paths: TypeAlias = "Sequence[str] | pd.api.extensions.ExtensionArray"
@@ -120,14 +123,12 @@ def _check(path: str, decoding: Decoding, known: FileCheck | None) -> FileCheck:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)
             try:
-                highest: list[int] = [-1]
-                image = decode(file, decoding, lambda numbers: highest.append(_highest(numbers)))
+                limits = [(-1, -1)]
+                image = decode(file, decoding, lambda numbers: limits.append(_limits(numbers)))
             except DecodeError as error:
                 return FileCheck(*stamp, sha256, 0, 0, "", error.flaw, error.reason)
             height, width, _ = image.pixels.shape
-            return FileCheck(
-                *stamp, sha256, width, height, image.format, "", "", extra=image.extra, highest=highest[-1]
-            )
+            return FileCheck(*stamp, sha256, width, height, image.format, "", "", image.extra, *limits[-1])
     except DecodeError as error:  # what cannot even be opened as an image
         return FileCheck(path, 0, 0, 0, "", 0, 0, "", error.flaw, error.reason)
     except FileNotFoundError:
@@ -142,9 +143,12 @@ def _check(path: str, decoding: Decoding, known: FileCheck | None) -> FileCheck:
         return FileCheck(path, 0, 0, 0, "", 0, 0, "", "unreadable", first_line(error))
 
 
-def _highest(numbers: np.ndarray) -> int:
-    """Return the largest of unsigned integers of 16 bits; -1 for any other numbers."""
-    return int(numbers.max()) if numbers.dtype == np.uint16 else -1
+def _limits(numbers: np.ndarray) -> tuple[int, int]:
+    """Return between which numbers integers of more than 8 bits lie, but for a few; -1 twice for any others."""
+    if not np.issubdtype(numbers.dtype, np.integer) or numbers.dtype.itemsize == 1:
+        return -1, -1
+    low, high = np.percentile(spread(numbers), _EXTREMES)
+    return int(low), int(high)
 
 
 def _table(checks: Sequence[FileCheck]) -> pd.DataFrame:

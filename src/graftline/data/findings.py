@@ -35,6 +35,7 @@ FindingKind = Literal[
     "duplicate",
     "wrong_extension",
     "moved_split",
+    "moved_validation",
     "mixed_group",
     "group_in_two_splits",
     "similar_names",
@@ -66,6 +67,7 @@ _DESCRIPTIONS: dict[FindingKind, str] = {
     "duplicate": "the same as an image in its split, kept",
     "wrong_extension": "with an extension that does not fit the content, kept",
     "moved_split": "moved by their source between test and what is trained on, so that models of before have seen them",
+    "moved_validation": "moved between training and validation, by their source or as groups have become one",
     "mixed_group": "that were, or their group was, in test and in what is trained on, left out (Ingest.parent='none' "
     "draws anew)",
     "group_in_two_splits": "groups in two of the given splits",
@@ -74,7 +76,7 @@ _DESCRIPTIONS: dict[FindingKind, str] = {
     "imbalance": "imbalance of classes",
     "not_in_split": "classes missing in a split",
     "drawn_split": "splits not given, so drawn from training",
-    "small_range": "small range used by files of 16 bits, which leaves few of the 256 gray levels "
+    "small_range": "small range used by files of more than 8 bits, which leaves few of the 256 gray levels "
     "(DecodeSettings.range or DecodeSettings.percentiles spread them)",
 }
 

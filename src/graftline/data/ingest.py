@@ -17,7 +17,7 @@ from graftline.data.decoding import MAX_PIXELS, PLAIN, DecodeSettings, Decoding
 from graftline.data.findings import FINDINGS_FILE, Finding, log_findings, summarize, write_findings
 from graftline.data.listing import Listing
 from graftline.data.manifest import digest_splits
-from graftline.data.overview import log_version
+from graftline.data.overview import log_version, warn_of_other_images
 from graftline.data.percentiles import measure_range
 from graftline.data.readers import missing_modules
 from graftline.data.references import find_url
@@ -218,7 +218,10 @@ class Ingest:
         self, listing: Listing, parent: DatasetVersion | None, trained: Collection[str]
     ) -> Listing | None:
         """Divide images as for training; None where they are not of the data set that was trained on."""
-        if self.parent != "newest" or any((self._folder / digest).is_dir() for digest in trained):
+        there = [directory for digest in trained if (directory := self._folder / digest).is_dir()]
+        if self.parent != "newest" or any(
+            DatasetVersion.load(one).has_any_of(listing.images["sha256"]) for one in there
+        ):
             return self._divide(listing, parent)
         try:
             draft = self._divide(listing, parent)
@@ -293,6 +296,8 @@ class Ingest:
         folder, divided = self._folder, listing.is_divided
         decoding = self._decoding(listing.images, listing.parent)
         findings = [*listing.findings, *find_small_range(listing.images, decoding.settings.range)]
+        if self.parent == "newest" and listing.parent is not None:
+            warn_of_other_images(listing.images["sha256"], listing.parent)
         version, is_new = write_version(
             folder if divided else folder / TEST_SETS,
             self.dataset_name(),

@@ -3,6 +3,8 @@
 import logging
 import os
 
+import pandas as pd
+
 from graftline.console import format_table
 from graftline.data.manifest import SPLITS
 from graftline.data.version import DatasetVersion
@@ -26,3 +28,13 @@ def log_version(version: DatasetVersion, is_new: bool) -> None:
         logger.info(format_table(f"since version {version.parent}", ("images", *SPLITS), rows))
     state = "new dataset version" if is_new else "nothing is new, dataset version"
     logger.info(f"{version.name}: {state} {version.digest} ({os.path.relpath(version.directory)})")
+
+
+def warn_of_other_images(sha256: "pd.Series[str]", parent: DatasetVersion) -> None:
+    """Warn where none of a new version's images is in its parent: two folders of one name may be two data sets."""
+    if not parent.has_any_of(sha256):
+        logger.warning(
+            f"None of the images in version {parent.digest} of {parent.name} ({parent.summary['root']}) is among "
+            "these. Give another data set a name of its own (Ingest.name), or its models become versions of the same "
+            "registered model; where these take the place of all before, Ingest.parent='none' draws anew."
+        )

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from graftline.console import track
 from graftline.data.decode import decode
 from graftline.data.decoding import Decoding
 from graftline.data.references import open_image
@@ -33,7 +34,8 @@ def measure_range(paths: Sequence[str], decoding: Decoding, workers: int) -> tup
     anything = replace(decoding, settings=replace(decoding.settings, range=(0.0, 1.0)))
     taken = [paths[place] for place in np.linspace(0, len(paths) - 1, min(MOST_IMAGES, len(paths))).astype(int)]
     with ThreadPoolExecutor(workers or available_cores()) as pool:
-        found = [numbers for numbers in pool.map(lambda path: _sample(path, anything), taken) if numbers.size]
+        samples = track(pool.map(lambda path: _sample(path, anything), taken), "Measuring the range", len(taken))
+        found = [numbers for numbers in samples if numbers.size]
     if not found:
         raise UserError("DecodeSettings.percentiles is set, but no training image has more than 8 bits: leave it out.")
     low, high = (float(limit) for limit in np.percentile(np.concatenate(found), decoding.settings.percentiles))
@@ -45,16 +47,21 @@ def measure_range(paths: Sequence[str], decoding: Decoding, workers: int) -> tup
     return low, high
 
 
+def spread(numbers: np.ndarray) -> np.ndarray:
+    """Return numbers of one image, evenly spread over it, as float64; what is not finite is left out."""
+    flat = numbers.reshape(-1)
+    values = flat[np.linspace(0, flat.size - 1, NUMBERS_PER_IMAGE).astype(int)].astype(np.float64)
+    finite: np.ndarray = values[np.isfinite(values)]
+    return finite
+
+
 def _sample(path: str, decoding: Decoding) -> np.ndarray:
     """Return numbers of one image, evenly spread over it; none of one of 8 bits."""
     found: list[np.ndarray] = [np.empty(0)]
 
     def look(numbers: np.ndarray) -> None:
         if numbers.dtype != np.uint8:
-            flat = numbers.reshape(-1)
-            places = np.linspace(0, flat.size - 1, NUMBERS_PER_IMAGE).astype(int)
-            values = flat[places].astype(np.float64)
-            found.append(values[np.isfinite(values)])
+            found.append(spread(numbers))
 
     with open_image(path) as file:
         decode(file, decoding, look)

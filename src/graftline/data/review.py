@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from graftline.data.decoding import DEEPEST
 from graftline.data.findings import Finding, from_rows, summarize
 from graftline.data.listing import Listing
 from graftline.data.manifest import SPLITS
@@ -21,7 +22,7 @@ from graftline.data.readers import EXTENSIONS
 from graftline.data.sources.source import join_names
 from graftline.errors import UserError
 
-_FOURTEEN_BITS = 2**14 - 1
+_FEW_LEVELS = 64  # of 256: what is left of 14 bits, as many cameras and scanners write them, in files of 16
 _IMBALANCE = 10  # times as many images in the largest class as in the smallest: accuracy says little from there on
 _MANY = 0.5  # of the images of a class: losing that many is no accident any more
 
@@ -79,11 +80,14 @@ def find_wrong_extensions(images: pd.DataFrame) -> list[Finding]:
 
 
 def find_small_range(images: pd.DataFrame, limits: tuple[float, float] | None) -> list[Finding]:
-    """Find that files of 16 bits hold numbers of 14 bits at most, as many cameras and scanners write them."""
-    deep = images.loc[(images["highest"] >= 0) & (images["extra"] != "dicom")]  # which is seen through a window
-    if limits is not None or deep.empty or (highest := deep["highest"].quantile(0.99)) > _FOURTEEN_BITS:
+    """Find that files of integers of more than 8 bits use few of the gray levels that 16 bits are scaled to."""
+    deep = images.loc[(images["high"] >= 0) & (images["extra"] != "dicom")]  # which is seen through a window
+    if limits is not None or deep.empty:
         return []
-    detail = f"no more than {highest:,.0f} of 65,535 in {len(deep):,} files of 16 bits"
+    low, high = deep["low"].quantile(0.01), deep["high"].quantile(0.99)
+    if (high - low) / 257 >= _FEW_LEVELS:
+        return []
+    detail = f"from {low:,.0f} to {high:,.0f} of 0 to {DEEPEST:,} in {len(deep):,} files"
     return [Finding("small_range", deep["path"].iloc[0], detail)]
 
 
@@ -123,15 +127,21 @@ def remove_mixed_groups(images: pd.DataFrame) -> tuple[pd.DataFrame, list[Findin
 
 
 def find_moved(images: pd.DataFrame, history: pd.DataFrame) -> list[Finding]:
-    """Find images that their source has moved between test and what is trained on; its word decides.
+    """Find images that are in another split than before: their source has moved them, or their group has become one.
 
-    A model of before has then trained on what is tested, or was tested on what is trained on now.
+    Where a source moves them between test and what is trained on, a model of before has trained on what is tested, or
+    was tested on what is trained on now.
     """
+    was_in = {split: images["sha256"].isin(history.loc[history["split"] == split, "sha256"]) for split in SPLITS}
+    was_trained = was_in["train"] | was_in["validation"]
     is_test = images["split"] == "test"
-    was_test = images["sha256"].isin(history.loc[history["split"] == "test", "sha256"])
-    was_trained = images["sha256"].isin(history.loc[history["split"].isin(["train", "validation"]), "sha256"])
-    moved = images[(is_test & was_trained) | (~is_test & was_test)]
-    return from_rows("moved_split", moved, _text(moved, "now in {split}"))
+    is_across = (is_test & was_trained) | (~is_test & was_in["test"])
+    stays = pd.concat([(images["split"] == split) & before for split, before in was_in.items()], axis=1).any(axis=1)
+    across, within = images[is_across], images[was_trained & ~stays & ~is_across]
+    return [
+        *from_rows("moved_split", across, _text(across, "now in {split}")),
+        *from_rows("moved_validation", within, _text(within, "now in {split}")),
+    ]
 
 
 def remove_leaks(images: pd.DataFrame) -> tuple[pd.DataFrame, list[Finding]]:

@@ -218,6 +218,14 @@ class DatasetVersion:
         contents = self.contents()
         return np.asarray(pd.Series(sha256, dtype=str).isin(contents.loc[contents["split"] != "test", "sha256"]))
 
+    def has_any_of(self, sha256: "pd.Series[str]") -> bool:
+        """Tell whether any of some images, by their digests, is in the version.
+
+        Raises:
+            UserError: the version has lost its manifest.
+        """
+        return bool(sha256.isin(self._columns(["sha256"])["sha256"]).any())
+
     def groups(self, split: str) -> list[str]:
         """Return a name for what each image of a split must stay together with, in the order of ``samples``.
 

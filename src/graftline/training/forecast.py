@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from graftline.data.decode import decode_rgb
+from graftline.data.loaders import decode_sample
 from graftline.data.version import Samples
 from graftline.execution import Execution
 from graftline.features.cut import Cut
@@ -133,11 +133,12 @@ def time_parts(parts: Cut, image_size: tuple[int, int], channels: int, execution
 
 def decode_seconds(samples: Samples, execution: Execution) -> float:
     """Return how long an image takes to be decoded where all threads decode, by a few images from all of a split."""
-    paths = samples.paths[:: max(1, len(samples.paths) // TIMED_IMAGES)][:TIMED_IMAGES]
+    count = len(samples.paths)
+    rows = range(count)[:: max(1, count // TIMED_IMAGES)][:TIMED_IMAGES]
     start = time.perf_counter()
-    for path in paths:
-        decode_rgb(path, samples.decoding)
-    return (time.perf_counter() - start) / len(paths) / execution.num_threads
+    for row in rows:
+        decode_sample(samples, row)
+    return (time.perf_counter() - start) / len(rows) / execution.num_threads
 
 
 def _no_gradient(module: nn.Module, inputs: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 
 from graftline.augment.policy import CROP, Augment, CandidatePolicy
 from graftline.backbones.layers import body_groups
-from graftline.data.decode import decode_rgb
+from graftline.data.loaders import decode_sample
 from graftline.data.version import Samples
 from graftline.features.cache import CacheFullError
 from graftline.features.frozen_pass import content_draw
@@ -151,8 +151,8 @@ def _without_effect(setup: TrainingSetup, samples: Samples) -> dict[str, Candida
     """Return a result for each candidate that changes no pixel of the images, such as the colors of gray ones."""
     preprocessing, policy = setup.graft.preprocessing, setup.policy
     effective, gray = set[str](), True
-    for path, sha256 in zip(samples.paths, samples.sha256, strict=True):
-        image = decode_rgb(path, samples.decoding)
+    for index, sha256 in enumerate(samples.sha256):
+        image = decode_sample(samples, index)
         gray = gray and int(np.ptp(image, axis=2).max()) <= VISIBLE
         plain = preprocessing.frame(image).astype(np.int16)
         for name in policy.names:

@@ -30,11 +30,13 @@ class HuggingFace:
     Attributes:
         image: the column of images; None for the only one.
         label: the column of classes; None for the only one.
+        config: the configuration to read, of a dataset of the hub that has several; None for the only one.
         cache: gets the shards, keyed by the fingerprints of the dataset.
     """
 
     image: str | None = None
     label: str | None = None
+    config: str | None = None
     cache: str = "cache/hf"
 
     def read(self, path: Path | None) -> pd.DataFrame:
@@ -47,7 +49,7 @@ class HuggingFace:
             raise UserError("Ingest.path is not given: name a folder of save_to_disk, or a dataset of the hub.")
         if find_spec("datasets") is None:
             raise UserError("datasets is not installed, which reads them: pip install 'graftline[hf]'.")
-        parts = _load(path)
+        parts = _load(path, self.config)
         are_splits = len(parts) > 1 and all(map(find_split, parts))
         columns = {name: self._columns(part, path) for name, part in parts.items()}
         prints = [[name, part._fingerprint, *columns[name]] for name, part in parts.items()]
@@ -90,16 +92,19 @@ class HuggingFace:
         return found["image"], found["label"]
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _load(path: Path, config: str | None) -> dict[str, Any]:
     """Return the parts of a dataset by the names of their splits; "all" where it has none."""
     import datasets
 
+    if config is not None and path.is_dir():
+        raise UserError(f"HuggingFace.config is of a dataset of the hub, and {path} is a folder: leave it out.")
     datasets.disable_progress_bars()
     try:
-        found = datasets.load_from_disk(str(path)) if path.is_dir() else datasets.load_dataset(str(path))
+        found = datasets.load_from_disk(str(path)) if path.is_dir() else datasets.load_dataset(str(path), config)
     except Exception as error:  # the hub's client and Arrow have errors of their own
         what = "a folder of save_to_disk" if path.is_dir() else "a dataset of the hub, or it cannot be reached"
-        raise UserError(f"{path} is not {what} ({first_line(error)}): give another Ingest.path.") from error
+        way_out = "give another Ingest.path" + ("" if path.is_dir() else ", or its configuration as HuggingFace.config")
+        raise UserError(f"{path} is not {what} ({first_line(error)}): {way_out}.") from error
     return {"all": found} if isinstance(found, datasets.Dataset) else dict(found)
 
 
@@ -115,7 +120,8 @@ def _images(
         value, found = row[label], row[image]
         if names and value is not None:
             value = names[value] if value >= 0 else None  # -1: nobody knows
-        content = found["bytes"] or Path(found["path"]).read_bytes()
+        found = found or {"bytes": None, "path": None}  # a row without an image: ingest lists it as empty
+        content = found["bytes"] or (Path(found["path"]).read_bytes() if found["path"] else b"")
         yield (
             {
                 "label": None if value is None else str(value),
