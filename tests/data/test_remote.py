@@ -156,6 +156,27 @@ def test_what_cannot_be_reached_is_one_sentence(served: str, tmp_path: Path, cap
         contents(served.replace("out", "pets/cat"))
 
 
+def test_a_number_in_a_name_is_no_refusal(served: str) -> None:
+    """As aiohttp tells the URL in its own spelling."""
+    Files.code = 500
+    with pytest.raises(UserError, match=r"403 pets\.tar cannot be reached \(500, .*\), after 3 tries"):
+        fetch(f"{served}/403 pets.tar")
+
+
+@pytest.mark.parametrize(
+    ("told", "is_forbidden"),
+    [
+        ("12,403,111 of 256,000,000 bytes came", False),
+        ("information for key '403/credentials/a.jpg' in bucket 'pets': AWS Error NETWORK_CONNECTION during", False),
+        ("information for key 'a.jpg' in bucket 'pets': AWS Error UNKNOWN (HTTP status 403) during HeadObject", True),
+        ("information for key 'a.jpg' in bucket 'pets': AWS Error INVALID_ACCESS_KEY_ID during GetObject", True),
+        ("google::cloud::Status(PERMISSION_DENIED: Permanent error, in GetObjectMetadata", True),
+    ],
+)
+def test_a_refusal_is_known_by_its_code(told: str, is_forbidden: bool) -> None:
+    assert remote._is_forbidden(OSError(told)) == is_forbidden
+
+
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
     """A server of S3's protocol, with a bucket."""

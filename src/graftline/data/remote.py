@@ -32,9 +32,12 @@ Answer = TypeVar("Answer")
 WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before each further try
 INDEX_SUFFIX = ".index.parquet"  # of what is known of a shard, some 40 bytes per image
 _SECRET = re.compile(r"://[^/]*@|[?&][^=]*(sig|token|key|secret|credential|password)[^=]*=", re.IGNORECASE)
-_NO_ACCESS = re.compile(
-    r"ACCESS_DENIED|InvalidAccessKeyId|SignatureDoesNotMatch|HTTP status 40[13]\b|\b40[13]\b|credentials", re.IGNORECASE
+_NO_ACCESS = re.compile(  # in Arrow's words; it has codes of S3 and of Google's storage
+    r"ACCESS_DENIED|INVALID_(ACCESS_KEY_ID|CLIENT_TOKEN_ID|SIGNATURE)|SIGNATURE_DOES_NOT_MATCH|UNRECOGNIZED_CLIENT|"
+    r"MISSING_AUTHENTICATION_TOKEN|HTTP status 40[13]\b|PERMISSION_DENIED|UNAUTHENTICATED|credentials",
+    re.IGNORECASE,
 )
+_QUOTED = re.compile("'[^']*'")  # names of files, in Arrow's words
 _PIECE = 8 * 2**20  # bytes read at once
 _WORTH_A_LINE = 10_000_000  # bytes
 _FRESH = 60.0  # seconds in which a use is not noted again
@@ -257,7 +260,7 @@ def _try(url: str, work: Callable[[Any, str], Answer]) -> Answer:
             cause = error.__cause__ or error
             reason = first_line(cause)
             scheme = url.partition("://")[0]
-            if isinstance(cause, PermissionError) or _NO_ACCESS.search(reason.replace(url, "")):
+            if _is_forbidden(cause):
                 ways = _WAYS_IN.get(scheme, "what its server asks for")
                 raise UserError(f"There is no access to {url}: check the credentials ({ways}).") from error
             if isinstance(error, ImportError | ValueError):
@@ -278,6 +281,13 @@ def _is_missing(error: Exception) -> bool:
     if not isinstance(error, FileNotFoundError) or isinstance(cause, TimeoutError):
         return False
     return getattr(cause, "status", None) == 404 or not type(cause).__module__.startswith("aiohttp")
+
+
+def _is_forbidden(cause: BaseException) -> bool:
+    """Tell by its status or code whether a storage has refused to let us in: a name or a size may hold any number."""
+    if isinstance(cause, PermissionError) or getattr(cause, "status", None) in (401, 403):  # the latter of aiohttp
+        return True
+    return _NO_ACCESS.search(_QUOTED.sub("", first_line(cause))) is not None
 
 
 def _open(url: str) -> tuple[Any, str]:
