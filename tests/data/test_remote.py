@@ -12,6 +12,7 @@ from file_server import Files, serve
 from ingested import ingest
 
 from graftline.data import remote
+from graftline.data.decode import decode_rgb
 from graftline.data.ingest import Ingest
 from graftline.data.references import find_url, open_image
 from graftline.data.remote import fetch, remote_status
@@ -139,6 +140,16 @@ def test_the_cache_keeps_to_its_limit(served: str, tmp_path: Path, monkeypatch: 
     files = [file for file in (tmp_path / "cache" / "graftline" / "remote").iterdir() if file.suffix == ".tar"]
     assert 1 <= len(files) <= 2
     assert sum(file.stat().st_size for file in files) <= 50_000
+
+
+@pytest.mark.parametrize("told", ["200GB", "0"])
+def test_a_limit_that_is_none_is_told_before_a_download(
+    served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str
+) -> None:
+    monkeypatch.setenv("GRAFTLINE_REMOTE_GB", told)
+    with pytest.raises(UserError, match=f"^GRAFTLINE_REMOTE_GB is '{told}': give the gigabytes"):
+        decode_rgb(f"{served}/pets-000000.tar")
+    assert not (tmp_path / "cache").exists()
 
 
 def test_what_cannot_be_reached_is_one_sentence(served: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -167,6 +167,7 @@ def fetch(url: str) -> Path:
         OSError: there is no such file.
         UserError: it cannot be reached.
     """
+    _limit()  # a mistake in it is told before anything is downloaded
     file = cached_file(url)
     try:
         if time.time() - file.stat().st_mtime > _FRESH:
@@ -222,10 +223,23 @@ def upload(file: Path, url: str) -> None:
     statuses.pop(url, None)
 
 
+def _limit() -> float:
+    """Return how many bytes the cache may hold.
+
+    Raises:
+        UnreachableError: GRAFTLINE_REMOTE_GB is no number above 0.
+    """
+    told = os.environ.get("GRAFTLINE_REMOTE_GB", "50")
+    with suppress(ValueError):
+        if (limit := float(told) * 1e9) > 0:
+            return limit
+    raise UnreachableError(f"GRAFTLINE_REMOTE_GB is {told!r}: give the gigabytes that the cache may hold, such as 200.")
+
+
 def _note_download(newest: Path) -> None:
     """Look whether the cache is within its limit: after the first download, and each hundredth of that limit."""
     global _unseen_bytes
-    limit = float(os.environ.get("GRAFTLINE_REMOTE_GB", "50")) * 1e9
+    limit = _limit()
     _unseen_bytes += newest.stat().st_size
     if _unseen_bytes > _LOOK_SHARE * limit:
         _unseen_bytes = 0.0
