@@ -319,6 +319,15 @@ def test_an_outage_is_no_row_and_the_same_command_goes_on(
         Files.refused = {"/102.png": 0}
         with pytest.raises(UserError, match=r"/102.png cannot be reached .*, after 2 tries"):
             job.run()
+        Files.code = 403  # for all, as where a key has expired
+        with pytest.raises(UserError, match=r"There is no access to .*/102.png"):
+            job.run()
+        Files.code, Files.refused = 0, {}
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "list.csv"))  # where nothing can be written
+        with pytest.raises(UserError, match=r"cannot be kept in .*: make room there"):
+            job.run()
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        assert job.done()[0] == 0
         Files.refused = {"/102.png": 403}
         counts = job.run()
     assert (counts.images, counts.unreadable) == (4, 1)

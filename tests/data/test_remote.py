@@ -4,11 +4,13 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
 from file_server import Files, serve
+from full_disk import files_up_to
 from ingested import ingest
 
 from graftline.data import remote
@@ -132,6 +134,15 @@ def test_the_cache_leaves_alone_what_others_write_and_remove(
     (folder / "2-gone.tar").symlink_to(folder / "nowhere")  # to be seen in the folder, and not to be looked at
     assert len(contents(served)) == 31
     assert (written.exists(), abandoned.exists()) == (True, False)
+
+
+def test_a_limit_that_was_lowered_makes_room_on_a_full_disk(served: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = fetch(f"{served}/pets-000000.tar")
+    monkeypatch.setenv("GRAFTLINE_REMOTE_GB", "1e-9")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    with files_up_to(1), pytest.raises(UserError, match=r"pets-000001\.tar cannot be kept in"):
+        fetch(f"{served}/pets-000001.tar")
+    assert not before.exists()
 
 
 def test_the_cache_keeps_to_its_limit(served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,9 +13,10 @@ import logging
 import math
 import os
 import re
+import shutil
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -72,6 +73,8 @@ _unseen_bytes = math.inf  # that this process has downloaded since it looked at 
 
 statuses: dict[str, RemoteStatus] = {}
 """What this process knows of files, by URL."""
+
+_answered: dict[str, str] = {}  # the URL that was asked for last with success, by server or bucket
 
 
 def remote_status(url: str) -> RemoteStatus:
@@ -137,13 +140,13 @@ def open_url(url: str) -> io.BufferedReader:
 
     Raises:
         OSError: there is no such file.
-        UserError: it cannot be reached, or the cache is too small.
+        UserError: it cannot be reached, or the cache is too small or cannot be written to.
     """
     for _ in range(_TRIES):
         file = fetch(url)
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError), _caching(url):
             return file.open("rb")
-    raise UserError(
+    raise UnreachableError(
         f"Other processes remove {url} from the cache before it is read, for want of room: give GRAFTLINE_REMOTE_GB a "
         "larger number."
     )
@@ -165,21 +168,44 @@ def fetch(url: str) -> Path:
 
     Raises:
         OSError: there is no such file.
-        UserError: it cannot be reached.
+        UserError: it cannot be reached, or the cache cannot be written to.
     """
     _limit()  # a mistake in it is told before anything is downloaded
     file = cached_file(url)
-    try:
-        if time.time() - file.stat().st_mtime > _FRESH:
-            os.utime(file)  # the time of its last use
-    except FileNotFoundError:
-        with Lock(file.with_name(f"{file.name}.lock"), shared=False, on_wait=lambda: None, temporary=True):
-            if not file.exists():
-                if (size := remote_status(url).size) >= _WORTH_A_LINE:
-                    logger.info(f"Downloading {url} ({size / 1e6:,.0f} MB)")
-                download(url, file)
-                _note_download(file)
+    with _caching(url):
+        try:
+            if time.time() - file.stat().st_mtime > _FRESH:
+                os.utime(file)  # the time of its last use
+        except FileNotFoundError:
+            with Lock(file.with_name(f"{file.name}.lock"), shared=False, on_wait=lambda: None, temporary=True):
+                if not file.exists():
+                    _fill(file, url)
     return file
+
+
+def _fill(file: Path, url: str) -> None:
+    """Download what a URL holds into the cache."""
+    if (size := remote_status(url).size) >= _WORTH_A_LINE:
+        logger.info(f"Downloading {url} ({size / 1e6:,.0f} MB)")
+    if shutil.disk_usage(file.parent).free < size:  # the limit may have been lowered
+        _evict(file, _limit())
+    download(url, file)
+    _note_download(file)
+
+
+@contextmanager
+def _caching(url: str) -> Iterator[None]:
+    """Raise an UnreachableError for a fault of the cache during the block, which tells nothing of the file at a URL."""
+    try:
+        yield
+    except FileNotFoundError:  # which the storage says
+        raise
+    except OSError as error:
+        folder, reason = cache_directory() / "remote", error.strerror or first_line(error)
+        raise UnreachableError(
+            f"{url} cannot be kept in {folder} ({reason}): make room there, lower GRAFTLINE_REMOTE_GB, allow writing "
+            "there, or let XDG_CACHE_HOME name another folder, then run the same command again."
+        ) from error
 
 
 def download(url: str, file: Path) -> None:
@@ -267,7 +293,7 @@ def _try(url: str, work: Callable[[Any, str], Answer]) -> Answer:
     for wait in (*WAITS, None):
         try:
             system, path = _open(url)
-            return work(system, path)
+            answer = work(system, path)
         except Exception as error:  # each storage has errors of its own
             if _is_missing(error) or no_room(error) is not None:  # the latter of our own disk
                 raise
@@ -276,7 +302,8 @@ def _try(url: str, work: Callable[[Any, str], Answer]) -> Answer:
             scheme = url.partition("://")[0]
             if _is_forbidden(cause):
                 ways = _WAYS_IN.get(scheme, "what its server asks for")
-                raise UserError(f"There is no access to {url}: check the credentials ({ways}).") from error
+                kind = UnreachableError if _is_closed(_server(url)) else UserError
+                raise kind(f"There is no access to {url}: check the credentials ({ways}).") from error
             if isinstance(error, ImportError | ValueError):
                 raise UnreachableError(f"{url} cannot be read ({reason}): install what reads {scheme}://.") from error
             if wait is None:
@@ -286,6 +313,9 @@ def _try(url: str, work: Callable[[Any, str], Answer]) -> Answer:
                 ) from error
             logger.warning(f"The connection to {url} broke ({reason}): trying again in {wait:g} s.")
             time.sleep(wait)
+        else:
+            _answered[_server(url)] = url
+            return answer
     raise AssertionError
 
 
@@ -302,6 +332,23 @@ def _is_forbidden(cause: BaseException) -> bool:
     if isinstance(cause, PermissionError) or getattr(cause, "status", None) in (401, 403):  # the latter of aiohttp
         return True
     return _NO_ACCESS.search(_QUOTED.sub("", first_line(cause))) is not None
+
+
+def _server(url: str) -> str:
+    """Return the part of a URL that names a server or a bucket."""
+    return "/".join(url.split("/")[:3])
+
+
+def _is_closed(server: str) -> bool:
+    """Tell whether a server or bucket refuses what it gave before, too: then a refusal is no matter of one file."""
+    if (url := _answered.get(server)) is None:
+        return False
+    try:
+        system, path = _open(url)
+        system.info(path)
+    except Exception as error:  # each storage has errors of its own
+        return not _is_missing(error)
+    return False
 
 
 def _open(url: str) -> tuple[Any, str]:
