@@ -199,6 +199,18 @@ def test_a_refusal_is_known_by_its_code(told: str, is_forbidden: bool) -> None:
     assert remote._is_forbidden(OSError(told)) == is_forbidden
 
 
+def test_a_bucket_of_another_region_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve(tmp_path) as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        remote._arrow.cache_clear()
+        Files.code = 301  # as S3 answers
+        with pytest.raises(UserError, match=r"^s3://pets/a.jpg lies in another region .*: set AWS_REGION"):
+            remote_status("s3://pets/a.jpg")
+        remote._arrow.cache_clear()
+        assert Files.asked == ["HEAD /pets/a.jpg"]
+
+
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
     """A server of S3's protocol, with a bucket."""

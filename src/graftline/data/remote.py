@@ -38,6 +38,7 @@ _NO_ACCESS = re.compile(  # in Arrow's words; it has codes of S3 and of Google's
     r"MISSING_AUTHENTICATION_TOKEN|HTTP status 40[13]\b|PERMISSION_DENIED|UNAUTHENTICATED|credentials",
     re.IGNORECASE,
 )
+_OTHER_REGION = re.compile(r"HTTP status 301\b|region '.*' is wrong", re.IGNORECASE)  # in Arrow's words, and S3's
 _QUOTED = re.compile("'[^']*'")  # names of files, in Arrow's words
 _PIECE = 8 * 2**20  # bytes read at once
 _WORTH_A_LINE = 10_000_000  # bytes
@@ -304,6 +305,10 @@ def _try(url: str, work: Callable[[Any, str], Answer]) -> Answer:
                 ways = _WAYS_IN.get(scheme, "what its server asks for")
                 kind = UnreachableError if _is_closed(_server(url)) else UserError
                 raise kind(f"There is no access to {url}: check the credentials ({ways}).") from error
+            if _OTHER_REGION.search(reason):
+                raise UnreachableError(
+                    f"{url} lies in another region than the one that was asked: set AWS_REGION to that of the bucket."
+                ) from error
             if isinstance(error, ImportError | ValueError):
                 raise UnreachableError(f"{url} cannot be read ({reason}): install what reads {scheme}://.") from error
             if wait is None:
