@@ -15,6 +15,7 @@ from ingested import ingest
 
 from graftline.data import remote
 from graftline.data.decode import decode_rgb
+from graftline.data.image_list import ImageLister
 from graftline.data.ingest import Ingest
 from graftline.data.references import find_url, open_image
 from graftline.data.remote import fetch, remote_status
@@ -81,6 +82,13 @@ def test_who_lists_images_again_downloads_no_shard_again(
     again = ingest(tmp_path, Path(served), Shards(workers=1))
     assert (again.version.digest, again.is_new) == (first.version.digest, False)
     assert not [asked for asked in Files.asked if asked.startswith("GET") and asked.endswith(".tar")]
+
+
+def test_shards_are_predicted_from_where_they_are(shards: Path, served: str, tmp_path: Path) -> None:
+    here, there = (ImageLister().read(Path(images), tmp_path) for images in (shards, served))
+    assert [image.path for image in there] == [image.path.replace(str(shards), served) for image in here]
+    with pytest.raises(UserError, match="/pets is no path of this machine and holds no shards: give a table"):
+        ImageLister().read(Path(served).with_name("pets"), tmp_path)
 
 
 def test_a_shard_of_the_same_size_that_is_newer_is_another(shards: Path, served: str) -> None:
