@@ -61,8 +61,8 @@ class Predict:
         tracking: where models are registered.
         model: name of a registered model, ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, a run's id, its directory
             or a bundle.
-        images: an image, a folder, a table with a column of paths, a zip or tar archive; ``-``: paths on standard
-            input, one per line.
+        images: an image, a folder, a table with a column of paths, a zip or tar archive, shards; ``-``: paths on
+            standard input, one per line.
         out: gets a folder for each model and list of images.
         format: of the parts.
         part_rows: of a part, which a killed job begins again.

@@ -37,7 +37,8 @@ class Nodes:
         number: of machines.
         devices: of each of them that train, a process on each; None: all GPUs, or one process where there is none.
         head: ``HOST:PORT``, the name of one of them and a free port.
-        images: the folder or file that all of them have to see; None: only the working directory is looked at.
+        images: the folder or file, or its URL, that all of them have to see; None: only the working directory is looked
+            at.
     """
 
     number: int
@@ -76,8 +77,22 @@ class Node:
         import torch
 
         versions = {"Python": platform.python_version(), **{name: version(name) for name in VERSIONS}}
-        sees = planned.images is None or Path(planned.images).exists()
+        sees = planned.images is None or _sees(planned.images)
         return cls(socket.gethostname(), versions, torch.cuda.device_count(), available_cores(), str(Path.cwd()), sees)
+
+
+def _sees(images: str) -> bool:
+    """Tell whether there is a folder or file, here or at a URL."""
+    from graftline.data.references import find_url
+    from graftline.data.remote import remote_status
+
+    if (url := find_url(images)) is None:
+        return Path(images).expanduser().exists()
+    try:
+        remote_status(url)
+    except (OSError, UserError):
+        return False
+    return True
 
 
 def check_nodes(planned: Nodes) -> Iterator[Finding]:
@@ -88,7 +103,8 @@ def check_nodes(planned: Nodes) -> Iterator[Finding]:
         number = store.add("came", 1) - 1
         mark = Path.cwd() / f".graftline-{uuid.uuid4().hex}"
         if number == 0:
-            mark.touch()
+            with suppress(OSError):  # it will not see it itself, which tells that it cannot write
+                mark.touch()
             store.set("mark", str(mark))
         try:
             yield from _compare(planned, store, number, deadline)
@@ -98,7 +114,8 @@ def check_nodes(planned: Nodes) -> Iterator[Finding]:
                 time.sleep(SECONDS_OF_SLEEP)  # the store ends with this process
         finally:
             if number == 0:
-                mark.unlink(missing_ok=True)
+                with suppress(OSError):
+                    mark.unlink()
     except (RuntimeError, OSError) as error:
         yield broken("rendezvous", f"the nodes lost each other at {planned.head} ({first_line(error)}): try again")
 
@@ -193,7 +210,11 @@ def _devices(planned: Nodes, nodes: Sequence[Node]) -> Finding:
 
 
 def _folder(planned: Nodes, nodes: Sequence[Node], seen: Sequence[bool]) -> Finding:
-    """Tell whether all work in one directory that they share, and see the images."""
+    """Tell whether all work in one directory that they share and can write to, and see the images."""
+    if not seen[0]:
+        return broken(
+            "files", f"{nodes[0].host} cannot write to {nodes[0].folder}: allow it, or take another directory"
+        )
     for node, sees in zip(nodes, seen, strict=False):
         if not sees or node.folder != nodes[0].folder:
             where = (

@@ -22,7 +22,7 @@ class UserError(ValueError):
 
 
 class UnreachableError(UserError):
-    """A storage or MLflow does not answer, or nothing here can ask it: what is there, nobody knows."""
+    """A storage or MLflow does not answer, or we cannot ask it or keep the answer: what is there, nobody knows."""
 
 
 def first_line(error: BaseException) -> str:

@@ -21,11 +21,15 @@ from conftest import COLORS, paint
 from graftline.bundle.batch import BatchJob, Tally
 from graftline.bundle.ensemble import load_predictor
 from graftline.bundle.layout import bundle_digest, read_description
+from graftline.bundle.predict import find_images
 from graftline.bundle.predictor import Predictor
 from graftline.data import decode, references, remote
 from graftline.data.decoding import NO_FILE
 from graftline.data.file_names import to_text
 from graftline.data.image_list import ImageList, ImageLister
+from graftline.data.references import find_place
+from graftline.data.shards.index import KNOWN
+from graftline.data.shards.write import SUMMARY, write_shards
 from graftline.errors import UserError
 from graftline.locks import Lock
 from graftline.pipeline.__main__ import main
@@ -270,6 +274,29 @@ def test_files_that_are_gone_one_by_one_are_rows(bundle: Path, photos: Path, tmp
     assert (counts.images, counts.reasons) == (3, {NO_FILE: 2})
 
 
+@pytest.mark.parametrize("is_told", [True, False])
+def test_shards_are_rows_of_their_images(bundle: Path, photos: Path, tmp_path: Path, is_told: bool) -> None:
+    """Whether `make shard` has said what belongs there, or each tar has its index."""
+    paths = [str(photos / f"{number:03}.png") for number in range(20, 40)]
+    images = pd.DataFrame({"path": paths, "label": "any"}, columns=["path", *KNOWN])
+    write_shards(images, ["any"], tmp_path / "shards", "photos", 10_000, 1)
+    if not is_told:
+        (tmp_path / "shards" / SUMMARY).unlink()
+    predictor = Predictor.from_directory(bundle)
+    shards = sorted((tmp_path / "shards").glob("*.tar"))
+    assert len(shards) > 1
+    list_of_all = listed(tmp_path / "shards", tmp_path)
+    job = BatchJob(predictor, list_of_all, tmp_path / "out", part_rows=8)
+    assert (job.run().images, list_of_all.title) == (20, "shards")
+    table = read(tmp_path / "out")
+    table["name"] = [find_place(path).name for path in table["path"]]  # type: ignore[union-attr]
+    np.testing.assert_allclose(table.sort_values("name")[COLUMNS[3:6]], predictor.predict(paths), atol=1e-5)
+    assert [str(path) for path in find_images(tmp_path / "shards")] == table["path"].tolist()
+    assert {find_place(image.path).shard for image in listed(shards[0], tmp_path)} == {str(shards[0])}  # type: ignore[union-attr]
+    os.utime(shards[0], (0, 0))
+    assert listed(tmp_path / "shards", tmp_path).digest != list_of_all.digest
+
+
 class Failing(io.BytesIO):
     """A file that a server has handed out, and that fails when it is read."""
 
@@ -319,6 +346,15 @@ def test_an_outage_is_no_row_and_the_same_command_goes_on(
         Files.refused = {"/102.png": 0}
         with pytest.raises(UserError, match=r"/102.png cannot be reached .*, after 2 tries"):
             job.run()
+        Files.code = 403  # for all, as where a key has expired
+        with pytest.raises(UserError, match=r"There is no access to .*/102.png"):
+            job.run()
+        Files.code, Files.refused = 0, {}
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "list.csv"))  # where nothing can be written
+        with pytest.raises(UserError, match=r"cannot be kept in .*: make room there"):
+            job.run()
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        assert job.done()[0] == 0
         Files.refused = {"/102.png": 403}
         counts = job.run()
     assert (counts.images, counts.unreadable) == (4, 1)

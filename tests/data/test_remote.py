@@ -4,14 +4,18 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
 from file_server import Files, serve
+from full_disk import files_up_to
 from ingested import ingest
 
 from graftline.data import remote
+from graftline.data.decode import decode_rgb
+from graftline.data.image_list import ImageLister
 from graftline.data.ingest import Ingest
 from graftline.data.references import find_url, open_image
 from graftline.data.remote import download, fetch, remote_status
@@ -78,6 +82,13 @@ def test_who_lists_images_again_downloads_no_shard_again(
     again = ingest(tmp_path, Path(served), Shards(workers=1))
     assert (again.version.digest, again.is_new) == (first.version.digest, False)
     assert not [asked for asked in Files.asked if asked.startswith("GET") and asked.endswith(".tar")]
+
+
+def test_shards_are_predicted_from_where_they_are(shards: Path, served: str, tmp_path: Path) -> None:
+    here, there = (ImageLister().read(Path(images), tmp_path) for images in (shards, served))
+    assert [image.path for image in there] == [image.path.replace(str(shards), served) for image in here]
+    with pytest.raises(UserError, match="/pets is no path of this machine and holds no shards: give a table"):
+        ImageLister().read(Path(served).with_name("pets"), tmp_path)
 
 
 def test_a_shard_of_the_same_size_that_is_newer_is_another(shards: Path, served: str) -> None:
@@ -151,12 +162,31 @@ def test_the_cache_leaves_alone_what_others_write_and_remove(
     assert (written.exists(), abandoned.exists()) == (True, False)
 
 
+def test_a_limit_that_was_lowered_makes_room_on_a_full_disk(served: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = fetch(f"{served}/pets-000000.tar")
+    monkeypatch.setenv("GRAFTLINE_REMOTE_GB", "1e-9")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    with files_up_to(1), pytest.raises(UserError, match=r"pets-000001\.tar cannot be kept in"):
+        fetch(f"{served}/pets-000001.tar")
+    assert not before.exists()
+
+
 def test_the_cache_keeps_to_its_limit(served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRAFTLINE_REMOTE_GB", "0.00005")
     assert len(contents(served)) == 31
     files = [file for file in (tmp_path / "cache" / "graftline" / "remote").iterdir() if file.suffix == ".tar"]
     assert 1 <= len(files) <= 2
     assert sum(file.stat().st_size for file in files) <= 50_000
+
+
+@pytest.mark.parametrize("told", ["200GB", "0"])
+def test_a_limit_that_is_none_is_told_before_a_download(
+    served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str
+) -> None:
+    monkeypatch.setenv("GRAFTLINE_REMOTE_GB", told)
+    with pytest.raises(UserError, match=f"^GRAFTLINE_REMOTE_GB is '{told}': give the gigabytes"):
+        decode_rgb(f"{served}/pets-000000.tar")
+    assert not (tmp_path / "cache").exists()
 
 
 def test_what_cannot_be_reached_is_one_sentence(served: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -172,6 +202,39 @@ def test_what_cannot_be_reached_is_one_sentence(served: str, tmp_path: Path, cap
     Files.code = 0
     with pytest.raises(UserError, match=r"holds no \.tar"):
         contents(served.replace("out", "pets/cat"))
+
+
+def test_a_number_in_a_name_is_no_refusal(served: str) -> None:
+    """As aiohttp tells the URL in its own spelling."""
+    Files.code = 500
+    with pytest.raises(UserError, match=r"403 pets\.tar cannot be reached \(500, .*\), after 3 tries"):
+        fetch(f"{served}/403 pets.tar")
+
+
+@pytest.mark.parametrize(
+    ("told", "is_forbidden"),
+    [
+        ("12,403,111 of 256,000,000 bytes came", False),
+        ("information for key '403/credentials/a.jpg' in bucket 'pets': AWS Error NETWORK_CONNECTION during", False),
+        ("information for key 'a.jpg' in bucket 'pets': AWS Error UNKNOWN (HTTP status 403) during HeadObject", True),
+        ("information for key 'a.jpg' in bucket 'pets': AWS Error INVALID_ACCESS_KEY_ID during GetObject", True),
+        ("google::cloud::Status(PERMISSION_DENIED: Permanent error, in GetObjectMetadata", True),
+    ],
+)
+def test_a_refusal_is_known_by_its_code(told: str, is_forbidden: bool) -> None:
+    assert remote._is_forbidden(OSError(told)) == is_forbidden
+
+
+def test_a_bucket_of_another_region_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve(tmp_path) as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        remote._arrow.cache_clear()
+        Files.code = 301  # as S3 answers
+        with pytest.raises(UserError, match=r"^s3://pets/a.jpg lies in another region .*: set AWS_REGION"):
+            remote_status("s3://pets/a.jpg")
+        remote._arrow.cache_clear()
+        assert Files.asked == ["HEAD /pets/a.jpg"]
 
 
 @pytest.fixture(scope="module")

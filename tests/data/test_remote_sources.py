@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from file_server import Files, serve
+from full_disk import files_up_to
 from ingested import ingest, kinds
 
 from graftline.data import remote
@@ -17,7 +18,7 @@ from graftline.data.sources.source import Source
 from graftline.data.sources.table import Table
 from graftline.errors import UserError
 
-from .conftest import MakeFolder
+from .conftest import MakeFolder, MakeImage
 
 pytest.importorskip("aiohttp", reason="of the extra remote: pip install graftline[remote]")
 pytestmark = pytest.mark.usefixtures("remote_cache")
@@ -115,6 +116,19 @@ def test_an_image_that_one_may_not_read_is_left_out(tmp_path: Path, url: str) ->
     found = ingest(tmp_path, Path(f"{url}/pets"))
     reasons = {Path(finding.path).name: finding.detail for finding in found.findings}
     assert "There is no access to" in reasons["003.png"]
+
+
+def test_a_full_disk_is_no_fault_of_an_image(tmp_path: Path, root: Path, url: str, make_image: MakeImage) -> None:
+    make_image(root / "pets" / "hot dog" / "large.png", 99, (200, 200))
+    folder = re.escape(str(tmp_path / "cache" / "graftline" / "remote"))
+    with (
+        files_up_to(50_000),
+        pytest.raises(UserError, match=rf"large\.png cannot be kept in {folder} \(File too large\): make room there"),
+    ):
+        ingest(tmp_path, Path(f"{url}/pets"))
+    assert not list(tmp_path.rglob("manifest.parquet")), "a data set would shrink without a word"
+    found = ingest(tmp_path, Path(f"{url}/pets"))
+    assert [Path(finding.path).name for finding in found.findings] == ["broken.png"]
 
 
 def test_names_may_have_the_signs_of_a_url(tmp_path: Path, root: Path, url: str, make_folder: MakeFolder) -> None:

@@ -2,10 +2,12 @@
 
 import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from file_server import serve
 from workplace import Workplace
 
 from graftline.errors import UserError
@@ -52,6 +54,25 @@ def test_a_head_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> No
     planned = Nodes(2, 1, "no-such-node.invalid:29500", None)
     with pytest.raises(UserError, match=r"cannot reach no-such-node\.invalid:29500 .*: type make doctor there too"):
         list(check_nodes(planned))
+
+
+def test_a_directory_that_cannot_be_written_to_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(Path, "cwd", lambda: tmp_path / "file" / "below")
+    planned = Nodes(2, 1, f"127.0.0.1:{free_port()}", None)
+    with ThreadPoolExecutor(2) as pool:
+        for told in pool.map(lambda _: list(check_nodes(planned)), range(2)):
+            assert [one.name for one in told if one.state == "broken"] == ["files"]
+            assert f"cannot write to {tmp_path}/file/below: allow it" in told[-1].text
+
+
+def test_images_are_seen_at_home_and_at_a_url(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp", reason="of the extra remote: pip install graftline[remote]")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "photos").mkdir()
+    with serve(tmp_path) as url:
+        for images, sees in [("~/photos", True), ("~/none", False), (f"{url}/photos", True), (f"{url}/none", False)]:
+            assert Node.here(replace(PLANNED, images=images)).sees_images == sees
 
 
 @pytest.mark.parametrize(("head", "number"), [("", 2), ("node1", 2), ("node1:29500", 1)])

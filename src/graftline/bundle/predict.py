@@ -17,11 +17,15 @@ def find_images(images: Path) -> list[Path]:
     """Return all files below a folder, sorted, as an ingest walks it: links are followed, leftovers passed over.
 
     Args:
-        images: a folder, or one file.
+        images: a folder, or one file; of shards the references of the images in them are returned.
 
     Raises:
         UserError: there is no such folder, or nothing in it, or a folder below it cannot be read.
     """
+    from graftline.data.sources.shards import holds_shards, list_references  # not at the top: a container lacks Arrow
+
+    if holds_shards(images):
+        return list(map(Path, list_references(images)))
     if images.is_file():
         return [images]
     if not images.is_dir():

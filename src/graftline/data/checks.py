@@ -139,7 +139,7 @@ def _check(path: str, decoding: Decoding, known: FileCheck | None) -> FileCheck:
         return FileCheck(path, 0, 0, 0, "", 0, 0, "", "unreadable", error.strerror or str(error))
     except UnreachableError:
         raise
-    except UserError as error:  # there is no access to it
+    except UserError as error:  # there is no access to it alone
         return FileCheck(path, 0, 0, 0, "", 0, 0, "", "unreadable", first_line(error))
 
 

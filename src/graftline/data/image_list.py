@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
 from graftline.data.file_names import to_path, to_text
-from graftline.data.references import find_url
-from graftline.data.remote import remote_status
+from graftline.data.references import find_url, read_status
+from graftline.data.remote import require_no_secret
 from graftline.data.sources.archive import Archive, is_archive
+from graftline.data.sources.shards import holds_shards, list_references
 from graftline.data.sources.source import TABLE_SUFFIXES
 from graftline.data.sources.table import Table
 from graftline.data.walk import walk_files
@@ -116,7 +117,7 @@ class ImageLister:
 
         Args:
             images: an image, a folder whose files are all listed, a table with a column of paths, an archive of either,
-                or lines that are paths, as ``find`` prints them.
+                shards, also at a URL, or lines that are paths, as ``find`` prints them.
             folder: gets the file with the list, which no other process sees and which is gone with this one.
 
         Raises:
@@ -126,11 +127,18 @@ class ImageLister:
             return _write(
                 "list", "listed", _lines(images), folder, "No path came on standard input: give one per line."
             )
+        require_no_secret(str(images), "images")
         images = images.expanduser()
+        if holds_shards(images):
+            entries = (ListedImage(reference, reference) for reference in list_references(images))
+            listed = _write("folder", _title(images), entries, folder, _no_files(images))
+            return replace(listed, root=images if images.is_dir() else None)
         if images.is_dir():
             return replace(_write("folder", _title(images), _below(images), folder, _no_files(images)), root=images)
         if (url := find_url(images)) is not None:
-            raise UserError(f"{url} is no path of this machine: give a table that lists the URLs of the images.")
+            raise UserError(
+                f"{url} is no path of this machine and holds no shards: give a table that lists the URLs of the images."
+            )
         if not images.exists():
             raise UserError(
                 f"There is nothing at {images}: give an image, or a folder, table or archive that holds images."
@@ -236,16 +244,12 @@ def _write(
 
 def _stamp(path: str) -> bytes:
     """Return what changes with a file."""
-    if (url := find_url(path)) is not None:
-        try:
-            return b"%d %d" % remote_status(url)
-        except OSError:
-            return _NO_STAMP
     try:
-        status = os.stat(to_path(path))  # noqa: PTH116 (speed)
-    except (OSError, ValueError):
+        return b"%d %d" % read_status(path)[:2]
+    except UserError:
+        raise
+    except (OSError, ValueError):  # the latter of a name that no file can have
         return _NO_STAMP
-    return b"%d %d" % (status.st_size, status.st_mtime_ns)
 
 
 def _texts(pieces: Iterable[bytes]) -> Iterator[bytes]:

@@ -13,9 +13,10 @@ import logging
 import math
 import os
 import re
+import shutil
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -32,9 +33,13 @@ Answer = TypeVar("Answer")
 WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before each further try
 INDEX_SUFFIX = ".index.parquet"  # of what is known of a shard, some 40 bytes per image
 _SECRET = re.compile(r"://[^/]*@|[?&][^=]*(sig|token|key|secret|credential|password)[^=]*=", re.IGNORECASE)
-_NO_ACCESS = re.compile(
-    r"ACCESS_DENIED|InvalidAccessKeyId|SignatureDoesNotMatch|HTTP status 40[13]\b|\b40[13]\b|credentials", re.IGNORECASE
+_NO_ACCESS = re.compile(  # in Arrow's words; it has codes of S3 and of Google's storage
+    r"ACCESS_DENIED|INVALID_(ACCESS_KEY_ID|CLIENT_TOKEN_ID|SIGNATURE)|SIGNATURE_DOES_NOT_MATCH|UNRECOGNIZED_CLIENT|"
+    r"MISSING_AUTHENTICATION_TOKEN|HTTP status 40[13]\b|PERMISSION_DENIED|UNAUTHENTICATED|credentials",
+    re.IGNORECASE,
 )
+_OTHER_REGION = re.compile(r"HTTP status 301\b|region '.*' is wrong", re.IGNORECASE)  # in Arrow's words, and S3's
+_QUOTED = re.compile("'[^']*'")  # names of files, in Arrow's words
 _PIECE = 8 * 2**20  # bytes read at once
 _WORTH_A_LINE = 10_000_000  # bytes
 _FRESH = 60.0  # seconds in which a use is not noted again
@@ -69,6 +74,8 @@ _unseen_bytes = math.inf  # that this process has downloaded since it looked at 
 
 statuses: dict[str, RemoteStatus] = {}
 """What this process knows of files, by URL."""
+
+_answered: dict[str, str] = {}  # the URL that was asked for last with success, by server or bucket
 
 
 def remote_status(url: str) -> RemoteStatus:
@@ -134,13 +141,13 @@ def open_url(url: str) -> io.BufferedReader:
 
     Raises:
         OSError: there is no such file.
-        UserError: it cannot be reached, or the cache is too small.
+        UserError: it cannot be reached, or the cache is too small or cannot be written to.
     """
     for _ in range(_TRIES):
         file = fetch(url)
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError), _caching(url):
             return file.open("rb")
-    raise UserError(
+    raise UnreachableError(
         f"Other processes remove {url} from the cache before it is read, for want of room: give GRAFTLINE_REMOTE_GB a "
         "larger number."
     )
@@ -162,20 +169,44 @@ def fetch(url: str) -> Path:
 
     Raises:
         OSError: there is no such file.
-        UserError: it cannot be reached.
+        UserError: it cannot be reached, or the cache cannot be written to.
     """
+    _limit()  # a mistake in it is told before anything is downloaded
     file = cached_file(url)
-    try:
-        if time.time() - file.stat().st_mtime > _FRESH:
-            os.utime(file)  # the time of its last use
-    except FileNotFoundError:
-        with Lock(file.with_name(f"{file.name}.lock"), shared=False, on_wait=lambda: None, temporary=True):
-            if not file.exists():
-                if (size := remote_status(url).size) >= _WORTH_A_LINE:
-                    logger.info(f"Downloading {url} ({size / 1e6:,.0f} MB)")
-                download(url, file)
-                _note_download(file)
+    with _caching(url):
+        try:
+            if time.time() - file.stat().st_mtime > _FRESH:
+                os.utime(file)  # the time of its last use
+        except FileNotFoundError:
+            with Lock(file.with_name(f"{file.name}.lock"), shared=False, on_wait=lambda: None, temporary=True):
+                if not file.exists():
+                    _fill(file, url)
     return file
+
+
+def _fill(file: Path, url: str) -> None:
+    """Download what a URL holds into the cache."""
+    if (size := remote_status(url).size) >= _WORTH_A_LINE:
+        logger.info(f"Downloading {url} ({size / 1e6:,.0f} MB)")
+    if shutil.disk_usage(file.parent).free < size:  # the limit may have been lowered
+        _evict(file, _limit())
+    download(url, file)
+    _note_download(file)
+
+
+@contextmanager
+def _caching(url: str) -> Iterator[None]:
+    """Raise an UnreachableError for a fault of the cache during the block, which tells nothing of the file at a URL."""
+    try:
+        yield
+    except FileNotFoundError:  # which the storage says
+        raise
+    except OSError as error:
+        folder, reason = cache_directory() / "remote", error.strerror or first_line(error)
+        raise UnreachableError(
+            f"{url} cannot be kept in {folder} ({reason}): make room there, lower GRAFTLINE_REMOTE_GB, allow writing "
+            "there, or let XDG_CACHE_HOME name another folder, then run the same command again."
+        ) from error
 
 
 def download(url: str, file: Path) -> None:
@@ -219,10 +250,23 @@ def upload(file: Path, url: str) -> None:
     statuses.pop(url, None)
 
 
+def _limit() -> float:
+    """Return how many bytes the cache may hold.
+
+    Raises:
+        UnreachableError: GRAFTLINE_REMOTE_GB is no number above 0.
+    """
+    told = os.environ.get("GRAFTLINE_REMOTE_GB", "50")
+    with suppress(ValueError):
+        if (limit := float(told) * 1e9) > 0:
+            return limit
+    raise UnreachableError(f"GRAFTLINE_REMOTE_GB is {told!r}: give the gigabytes that the cache may hold, such as 200.")
+
+
 def _note_download(newest: Path) -> None:
     """Look whether the cache is within its limit: after the first download, and each hundredth of that limit."""
     global _unseen_bytes
-    limit = float(os.environ.get("GRAFTLINE_REMOTE_GB", "50")) * 1e9
+    limit = _limit()
     with suppress(FileNotFoundError):  # another process has just removed it, and looked at all files
         _unseen_bytes += newest.stat().st_size
     if _unseen_bytes > _LOOK_SHARE * limit:
@@ -251,16 +295,21 @@ def _try(url: str, work: Callable[[Any, str], Answer]) -> Answer:
     for wait in (*WAITS, None):
         try:
             system, path = _open(url)
-            return work(system, path)
+            answer = work(system, path)
         except Exception as error:  # each storage has errors of its own
             if _is_missing(error) or no_room(error) is not None:  # the latter of our own disk
                 raise
             cause = error.__cause__ or error
             reason = first_line(cause)
             scheme = url.partition("://")[0]
-            if isinstance(cause, PermissionError) or _NO_ACCESS.search(reason.replace(url, "")):
+            if _is_forbidden(cause):
                 ways = _WAYS_IN.get(scheme, "what its server asks for")
-                raise UserError(f"There is no access to {url}: check the credentials ({ways}).") from error
+                kind = UnreachableError if _is_closed(_server(url)) else UserError
+                raise kind(f"There is no access to {url}: check the credentials ({ways}).") from error
+            if _OTHER_REGION.search(reason):
+                raise UnreachableError(
+                    f"{url} lies in another region than the one that was asked: set AWS_REGION to that of the bucket."
+                ) from error
             if isinstance(error, ImportError | ValueError):
                 raise UnreachableError(f"{url} cannot be read ({reason}): install what reads {scheme}://.") from error
             if wait is None:
@@ -270,6 +319,9 @@ def _try(url: str, work: Callable[[Any, str], Answer]) -> Answer:
                 ) from error
             logger.warning(f"The connection to {url} broke ({reason}): trying again in {wait:g} s.")
             time.sleep(wait)
+        else:
+            _answered[_server(url)] = url
+            return answer
     raise AssertionError
 
 
@@ -279,6 +331,30 @@ def _is_missing(error: Exception) -> bool:
     if not isinstance(error, FileNotFoundError) or isinstance(cause, TimeoutError):
         return False
     return getattr(cause, "status", None) == 404 or not type(cause).__module__.startswith("aiohttp")
+
+
+def _is_forbidden(cause: BaseException) -> bool:
+    """Tell by its status or code whether a storage has refused to let us in: a name or a size may hold any number."""
+    if isinstance(cause, PermissionError) or getattr(cause, "status", None) in (401, 403):  # the latter of aiohttp
+        return True
+    return _NO_ACCESS.search(_QUOTED.sub("", first_line(cause))) is not None
+
+
+def _server(url: str) -> str:
+    """Return the part of a URL that names a server or a bucket."""
+    return "/".join(url.split("/")[:3])
+
+
+def _is_closed(server: str) -> bool:
+    """Tell whether a server or bucket refuses what it gave before, too: then a refusal is no matter of one file."""
+    if (url := _answered.get(server)) is None:
+        return False
+    try:
+        system, path = _open(url)
+        system.info(path)
+    except Exception as error:  # each storage has errors of its own
+        return not _is_missing(error)
+    return False
 
 
 def _open(url: str) -> tuple[Any, str]:

@@ -3,8 +3,10 @@
 import json
 import logging
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import pyarrow.compute as pc
 from graftline.console import track
 from graftline.data.further_columns import from_json
 from graftline.data.references import DIGITS, OFFSET_DIGITS, find_url, is_there, open_image
-from graftline.data.remote import list_urls
+from graftline.data.remote import INDEX_SUFFIX, list_urls
 from graftline.data.shards.index import index_path, make_index, read_index
 from graftline.data.shards.processes import in_processes
 from graftline.data.shards.write import SUMMARY
@@ -55,6 +57,36 @@ class Shards:
         made = track(in_processes(_index, new, self.workers), "Indexing shards", len(new)) if new else ()
         indices = {shard: index for (shard, _), index in zip(new, made, strict=True)}  # not all could be written
         return _list(shards, [indices[s] if s in indices else read_index(s, file) for s, file in files.items()])
+
+
+def holds_shards(images: Path) -> bool:
+    """Tell whether a folder or URL is one of shards, or a file a shard: by `SUMMARY`, or by the indices of all tars."""
+    if (url := find_url(images)) is not None:
+        return is_there(f"{url.rstrip('/')}/{SUMMARY}")
+    if not images.is_dir():
+        return images.is_file() and images.suffix == ".tar" and index_path(images).is_file()
+    if (images / SUMMARY).is_file():
+        return True
+    files = map(Path, walk_files(images))
+    first = next(files, None)
+    return first is not None and all(map(_is_of_shards, chain([first], files)))
+
+
+def _is_of_shards(file: Path) -> bool:
+    return file.name.endswith(INDEX_SUFFIX) or (file.suffix == ".tar" and index_path(file).is_file())
+
+
+def list_references(images: Path) -> Iterator[str]:
+    """Yield the references of all images in shards, in order; the index of one shard is in memory at a time.
+
+    Raises:
+        UserError: as `Shards.read` does.
+    """
+    url = find_url(images)
+    for shard in _find(images) if url is None else _find_remote(url):
+        file = index_path(shard)
+        index = read_index(shard, file) if is_there(str(file)) else make_index(shard, file)
+        yield from _references(shard, index).to_pylist()
 
 
 def _index(task: tuple[Path, Path]) -> pa.Table:
@@ -130,11 +162,7 @@ def _list(shards: list[Path], indices: list[pa.Table]) -> pd.DataFrame:
     words = [_split_of(shard) for shard in shards]
     is_told = "train" in words and all(words)
     for shard, index, word in zip(shards, indices, words, strict=True):
-        offset = pc.utf8_lpad(index["offset"].cast(pa.string()), OFFSET_DIGITS, "0")
-        digest = pc.utf8_slice_codeunits(index["sha256"], 0, DIGITS)
-        place = pc.binary_join_element_wise(offset, index["size"].cast(pa.string()), digest, "+")
-        file = find_url(shard) or str(shard)
-        part = index.append_column("path", pc.binary_join_element_wise(file, place, index["name"], "/"))
+        part = index.append_column("path", _references(shard, index))
         if is_told and part["split"].null_count == len(part):
             part = part.set_column(part.column_names.index("split"), "split", pa.repeat(word, len(part)))
         parts.append(part.select(["path", "label", "class_index", "split", "group", "weight", "stratum", "columns"]))
@@ -146,6 +174,14 @@ def _list(shards: list[Path], indices: list[pa.Table]) -> pd.DataFrame:
     further = from_json(images.pop("columns")).drop(columns=images.columns, errors="ignore")
     images = images.assign(label=_in_order(images)).drop(columns="class_index")
     return pd.concat([images, further], axis=1)
+
+
+def _references(shard: Path, index: pa.Table) -> pa.ChunkedArray:
+    """Return the references of the images that the index of a shard lists, as `Place.reference` writes them."""
+    offset = pc.utf8_lpad(index["offset"].cast(pa.string()), OFFSET_DIGITS, "0")
+    digest = pc.utf8_slice_codeunits(index["sha256"], 0, DIGITS)
+    place = pc.binary_join_element_wise(offset, index["size"].cast(pa.string()), digest, "+")
+    return pc.binary_join_element_wise(find_url(shard) or str(shard), place, index["name"], "/")
 
 
 def _split_of(shard: Path) -> str | None:
