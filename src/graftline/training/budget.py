@@ -209,7 +209,8 @@ def check_clock(make_trainer: MakeTrainer, execution: Execution) -> None:
     """
     if execution.world_size > 1:
         raise UserError(
-            "Train.minutes is for a training in one process: each would go by a clock of its own. Leave it out."
+            "Train.minutes is for a training in one process: each would go by a clock of its own. Give "
+            "Trainer.devices=1, or train without a time limit."
         )
     if getattr(make_trainer, "keywords", {}).get("min_epochs") is not None:
         raise UserError("Train.minutes may end a training before Trainer.min_epochs: leave one of them out.")
