@@ -67,6 +67,7 @@ from graftline.training import phases
 from graftline.training.batchnorm import check_statistics, prepare_statistics
 from graftline.training.budget import check_budget, check_clock, end_seconds, passes
 from graftline.training.fit_directory import FitDirectory
+from graftline.training.forecast import tell_reduced_jpeg_side
 from graftline.training.known_depth import KnownDepth
 from graftline.training.label_check import find_policy, needs_choice, with_choice
 from graftline.training.launch import current_launch, with_launch
@@ -202,7 +203,9 @@ class Train:
                 f"The images are now dataset version {version.digest}, but the run began with version {before}: "
                 "bring those back, or start a new run."
             )
-        return self._set_up(version, execution)
+        setup = self._set_up(version, execution)
+        tell_reduced_jpeg_side(version.samples("train"), setup.graft.preprocessing)
+        return setup
 
     def _set_up(self, version: DatasetVersion, execution: Execution) -> TrainingSetup:
         """Build the network, with a new head that depends on the seed only."""

@@ -63,20 +63,21 @@ def test_without_test_images_the_model_has_no_scores(
     assert compose("evaluate", [*new, f"bundle={result.bundle}"]).run().metrics
 
 
-def test_elongated_images_are_seen_whole_and_it_is_said(
+def test_of_elongated_and_of_large_images_it_is_said_how_they_are_seen(
     train: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for color in ("red", "green"):
         (tmp_path / "strips" / color).mkdir(parents=True)
         for number in range(12):
-            Image.new("RGB", (60 + number, 20), color).save(tmp_path / "strips" / color / f"{number}.png")
+            Image.new("RGB", (600 + number, 200), color).save(tmp_path / "strips" / color / f"{number}.jpg")
     strips = [*train, f"data.path={tmp_path / 'strips'}", "data.name=strips"]
     for given, seen in ([], "squash"), (["backbone.crop_mode=center"], "center"):
         result = compose("train", [*strips, *given]).run(tmp_path / seen)
         assert isinstance(result, TrainResult)
         assert read_description(result.bundle)["preprocessing"]["crop_mode"] == seen
-        is_said = "squashed to a square, not their center alone" in " ".join(capsys.readouterr().out.split())
-        assert is_said is not bool(given)
+        said = " ".join(capsys.readouterr().out.split())
+        assert ("squashed to a square, not their center alone" in said) is not bool(given)
+        assert "data.decode.jpeg_side_px=64 decodes them several times as fast" in said
 
 
 def test_a_training_without_a_part_of_the_images_says_how_many_it_had(train: list[str], tmp_path: Path) -> None:

@@ -175,8 +175,10 @@ def test_a_time_that_is_too_short_for_one_pass_is_refused(make_setup: MakeSetup,
     tested = sum(version.counts()["test"].values())
     assert OVERHEAD_SECONDS < end_seconds(setup) < OVERHEAD_SECONDS + tested
     check_budget(setup, 60.0, minutes=2)
-    with pytest.raises(UserError, match=r"48 images take about .* s to pass .*: give Train\.minutes=2, or a smaller"):
-        check_budget(setup, 0.0, minutes=1)
+    with pytest.raises(UserError, match=r"48 images take about .* s to pass .*: give Train\.minutes=1, or a smaller"):
+        check_budget(setup, 0.0, minutes=0.1)
+    with pytest.raises(UserError, match=r"start again, now that they are read, or give a smaller Backbone\.image_size"):
+        check_budget(setup, 0.0, minutes=1)  # it was reading the images that took the minute
 
 
 def test_each_view_is_a_pass_that_takes_time(make_setup: MakeSetup, version: DatasetVersion) -> None:
@@ -207,6 +209,13 @@ def test_images_that_take_long_to_decode_need_more_time(
     with pytest.raises(UserError, match=r"48 images take about"):
         check_budget(other, decoding * images, minutes=1)
     check_budget(other, 2 * decoding * images + 60, minutes=1)
+    with pytest.raises(UserError, match=r"or give smaller files, as most of that is decoding \(\d+ ms an image\)"):
+        check_budget(other, 0.0, minutes=1)
+    samples = replace(version.samples("train"), sizes=np.full((36, 2), 128))
+    samples = replace(samples, paths=[*samples.paths[:17], *["image.JPG"] * 19])
+    monkeypatch.setattr(DatasetVersion, "samples", lambda _self, _split: samples)
+    with pytest.raises(UserError, match=r"or give DecodeSettings\.jpeg_side_px=64, as most of that is decoding"):
+        check_budget(other, 0.0, minutes=1)
     context = make_freeze_context(other, FitDirectory(Path()))
     assert context.pass_share > 1 / PASSES_PER_STEP + decoding / seconds_per_image(other)
 

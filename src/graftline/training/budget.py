@@ -20,7 +20,7 @@ from graftline.execution import Execution
 from graftline.freezing.depth import DEEP_BATCH, FORWARD_PER_STEP, MOST_DEEP_EPOCHS, PASSES_PER_STEP
 from graftline.freezing.plan import FreezePlan
 from graftline.training.allocator import freed_memory_kept
-from graftline.training.forecast import decode_seconds
+from graftline.training.forecast import decode_seconds, reduced_jpeg_side
 from graftline.training.memory_format import memory_format
 from graftline.training.setup import TrainingSetup
 from graftline.training.trainer import MakeTrainer, own_epochs
@@ -188,13 +188,25 @@ def check_budget(setup: TrainingSetup, seconds: float, minutes: float) -> None:
     views = 1 if setup.features.cache is False else max(1, setup.features.views)
     needed = (views * train + validation) * pass_seconds(setup)
     if needed > seconds:
-        enough = math.ceil((60 * minutes - seconds + 2 * needed) / 60)
+        enough = math.ceil((end_seconds(setup) + 2 * needed) / 60)  # the next start finds the images read
+        longer = (
+            f"give Train.minutes={enough}, or" if enough > minutes else "start again, now that they are read, or give"
+        )
         images = f"{train + validation:,} images" + (f", {views} views of each training image," if views > 1 else "")
         raise UserError(
             f"{images} take about {needed:,.0f} s to pass through the network once, more than Train.minutes leaves "
-            f"beside start, test and export ({max(0, seconds):,.0f} s): give Train.minutes={enough}, or a smaller "
-            "Backbone.image_size."
+            f"beside start, test and export ({max(0, seconds):,.0f} s): {longer} {_shorter_pass(setup)}."
         )
+
+
+def _shorter_pass(setup: TrainingSetup) -> str:
+    """Return what makes a pass of the network shorter, as a part of a sentence."""
+    decoding = decoding_seconds(setup)
+    if decoding <= pass_seconds(setup) / 2:
+        return "a smaller Backbone.image_size"
+    side = reduced_jpeg_side(setup.version.samples("train"), setup.graft.preprocessing)
+    remedy = "smaller files" if side is None else f"DecodeSettings.jpeg_side_px={side}"
+    return f"{remedy}, as most of that is decoding ({1000 * decoding:,.0f} ms an image)"
 
 
 def check_clock(make_trainer: MakeTrainer, execution: Execution) -> None:
