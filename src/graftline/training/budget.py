@@ -115,7 +115,26 @@ def timed_batch(setup: TrainingSetup) -> int:
     return DEEP_BATCH if setup.recipe.batch_size is None else setup.recipe.batch_size
 
 
-def cut_to(plan: FreezePlan, seconds: float, images: tuple[int, int], image_seconds: float, most: int) -> FreezePlan:
+def wait_for_decoding(decoding: float, step: float, execution: Execution) -> float:
+    """Return by how much the decoding of an image makes a step longer: on a GPU, workers decode during the steps.
+
+    Args:
+        decoding: seconds to decode an image.
+        step: seconds of an image in a step.
+        execution: where the training runs.
+    """
+    return max(0.0, decoding - step) if execution.is_cuda else decoding
+
+
+def cut_to(
+    plan: FreezePlan,
+    seconds: float,
+    images: tuple[int, int],
+    image_seconds: float,
+    most: int,
+    decoding: float = 0.0,
+    to_decode: int | None = None,
+) -> FreezePlan:
     """Return a plan whose fit takes so many seconds, in up to ``ROUNDS`` epochs of equal length.
 
     Args:
@@ -124,15 +143,22 @@ def cut_to(plan: FreezePlan, seconds: float, images: tuple[int, int], image_seco
         images: of the training and of the validation split.
         image_seconds: how long an image takes to train what the plan trains.
         most: epochs over all training images.
+        decoding: by how many seconds it makes the way of an image longer.
+        to_decode: how many images are decoded, once each; None: all of them each time that they are seen.
 
     >>> plan = FreezePlan(frozenset(), 0, 8, "")
     >>> [(p.epochs, p.epoch_images) for s in (80, 8000) for p in (cut_to(plan, s, (1000, 0), 0.1, 30),)]
     [(8, 100), (30, None)]
     >>> cut_to(plan, 80, (1000, 300), 0.1, 30).epochs  # a validation takes 10 s: no more than two of them
     2
+    >>> [cut_to(plan, 800, (1000, 0), 0.1, 30, decoding=0.4, to_decode=once).epoch_images for once in (None, 1000, 500)]
+    [200, 500, 750]
     """
+    if to_decode is not None and (rest := seconds - to_decode * decoding) > seconds / (1 + decoding / image_seconds):
+        return replace(cut_to(plan, rest, images, image_seconds, most), seconds=seconds)
     train, validation = images
-    validated = max(validation * image_seconds / FORWARD_PER_STEP, 1e-9)
+    validated = max(validation * (image_seconds / FORWARD_PER_STEP + decoding), 1e-9)
+    image_seconds += decoding
     rounds = max(2, min(ROUNDS, int(VALIDATION_SHARE * seconds / validated)))
     affordable = max(1.0, (seconds - rounds * validated) / image_seconds)
     each = math.ceil(affordable / rounds)
@@ -142,7 +168,14 @@ def cut_to(plan: FreezePlan, seconds: float, images: tuple[int, int], image_seco
     return replace(plan, epochs=rounds, epoch_images=each, seconds=seconds)
 
 
-def cut_to_deadline(setup: TrainingSetup, plan: FreezePlan, deadline: float, image_seconds: float) -> FreezePlan:
+def cut_to_deadline(
+    setup: TrainingSetup,
+    plan: FreezePlan,
+    deadline: float,
+    image_seconds: float,
+    decoding: float = 0.0,
+    to_decode: int | None = None,
+) -> FreezePlan:
     """Return the plan for the time that is left; the most epochs are the user's, else the plan's if these are many.
 
     Args:
@@ -150,11 +183,14 @@ def cut_to_deadline(setup: TrainingSetup, plan: FreezePlan, deadline: float, ima
         plan: of the fit.
         deadline: moment of ``time.monotonic`` at which the fit is to end.
         image_seconds: how long an image takes to train what the plan trains.
+        decoding: by how many seconds it makes the way of an image longer.
+        to_decode: how many images are decoded, once each; None: all of them each time that they are seen.
     """
     images = len(setup.version.samples("train").paths), len(setup.version.samples("validation").paths)
     own = own_epochs(setup.make_trainer)
     seconds = max(1.0, deadline - time.monotonic())
-    return cut_to(plan, seconds, images, image_seconds, max(plan.epochs, MOST_DEEP_EPOCHS) if own is None else own)
+    most = max(plan.epochs, MOST_DEEP_EPOCHS) if own is None else own
+    return cut_to(plan, seconds, images, image_seconds, most, decoding, to_decode)
 
 
 def passes(setup: TrainingSetup, plans: Sequence[FreezePlan], deadline: float | None) -> int:
