@@ -28,7 +28,7 @@ from graftline.evaluation.metrics import metrics_json
 from graftline.execution import Execution
 from graftline.features.cache import Features
 from graftline.files import write_json
-from graftline.freezing.rule import FreezeDecision, FreezeRule
+from graftline.freezing.rule import FreezeContext, FreezeDecision, FreezeRule
 from graftline.freezing.rules import Nothing
 from graftline.pipeline.beyond_scores import look_beyond
 from graftline.pipeline.bundle_neighbors import leave_images
@@ -160,6 +160,7 @@ class Train:
             raise UserError(f"minutes is {self.minutes}, it must be above 0.")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed is {self.seed}, it must be at least 0 and below 2^32.")
+        self._wanted.check_shares()
         self.cluster.check()
         check_optimizer(self.optim)
         execution = check_trainer(self.trainer)
@@ -174,7 +175,9 @@ class Train:
 
     def _check_backbone(self) -> None:
         """Do that for the network."""
-        self.backbone.check()
+        pretrained = self.backbone.check() is not None
+        if not self.freeze.needs_trials:
+            self._check_freeze(pretrained=pretrained)
         check_statistics(self.freeze.batchnorm, pretrained=self.backbone.weights != "none")
         if self.train.batch_size == 1 and isinstance(self.freeze, Nothing):
             self.backbone.check_single_image()
@@ -184,6 +187,10 @@ class Train:
             say(f"Nobody has tried the family of {self.backbone.name}: it is saved once as a bundle, untrained.")
             graft = replace(self.backbone, weights="none", file=None).build(2)
             check_savable(self.backbone.name, graft.network, graft.preprocessing)
+
+    def _check_freeze(self, *, pretrained: bool) -> None:
+        """Do that for a rule that tries nothing, which decides by the network's layers."""
+        self.freeze.decide(FreezeContext(self.backbone.build_on_meta(), num_images=1, pretrained=pretrained))
 
     def _prepare(self, execution: Execution, files: RunDirectory) -> TrainingSetup:
         """Get the images and build the network."""

@@ -115,6 +115,25 @@ def test_batches_of_one_image_are_refused_before_images_are_read(train: list[str
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["sets=5"], r"^sets is 5(\.0)?, it must be above 0 and below 1"),
+        (["refuse=2"], r"^refuse is 2(\.0)?, it must be above 0 and below 1"),
+        (["freeze=first_stages", "freeze.number=99"], r"^freeze\.number is 99, but this network has \d+ layer groups"),
+        (["freeze=names", "freeze.frozen=[typo.*]"], r"^freeze\.frozen: typo\.\* matches no parameter below the head"),
+        (["freeze=all_but_head"], r"^The frozen layers would be random \(.*\): use freeze=none, or give"),
+    ],
+)
+def test_what_is_known_without_images_is_refused_before_they_are_read(
+    train: list[str], tmp_path: Path, given: list[str], message: str
+) -> None:
+    lines = {line.partition("=")[0]: line for line in [*train, *given]}
+    with pytest.raises(UserError, match=message):
+        compose("train", list(lines.values())).run(tmp_path / "run")
+    assert not (tmp_path / "data").exists()
+
+
 def test_statistics_that_know_nothing_are_not_frozen(train: list[str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no pretrained weights.* no statistics.*: leave freeze\.batchnorm=trained\.$"):
         compose("train", [*train, "freeze.batchnorm=frozen"]).run(tmp_path / "run")
