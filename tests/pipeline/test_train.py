@@ -122,6 +122,7 @@ def test_batches_of_one_image_are_refused_before_images_are_read(train: list[str
         (["refuse=2"], r"^refuse is 2(\.0)?, it must be above 0 and below 1"),
         (["freeze=first_stages", "freeze.number=99"], r"^freeze\.number is 99, but this network has \d+ layer groups"),
         (["freeze=names", "freeze.frozen=[typo.*]"], r"^freeze\.frozen: typo\.\* matches no parameter below the head"),
+        (["decision=recall", "decision.class_name=dab"], r"^decision\.class_name is 'dab', but the classes are blue, "),
         (["freeze=all_but_head"], r"^The frozen layers would be random \(.*\): use freeze=none, or give"),
     ],
 )
