@@ -109,7 +109,7 @@ class MakeEnsemble(Train):
         opened = None if self.members is not None else self._open(self.runs, execution)
         if opened is None:
             self._check_members()
-        version = with_parent(self.data, self.tracking).run(NEEDED).version
+        version = with_parent(self.data, self.tracking).run(NEEDED, self.decision.check_classes).version
         if opened is None:
             self._check_networks(version, files)
         else:

@@ -138,6 +138,9 @@ class Search(Train):
             logger.warning(f"{backbone.name} is left out: {first_line(why)}.")
         return replace(self, backbone=good[0], backbones=good)
 
+    def _check_freeze(self, *, pretrained: bool) -> None:
+        """Leave that to the training of the winner, which may have other layers."""
+
     def _fit_to_images(self, version: DatasetVersion) -> Backbone:
         """Return the backbone at its own size where it is to suit the images: the search finds out."""
         own = replace(self, backbone=replace(self.backbone, image_size=self.backbone.given_size))

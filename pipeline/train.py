@@ -28,7 +28,7 @@ from graftline.evaluation.metrics import metrics_json
 from graftline.execution import Execution
 from graftline.features.cache import Features
 from graftline.files import write_json
-from graftline.freezing.rule import FreezeDecision, FreezeRule
+from graftline.freezing.rule import FreezeContext, FreezeDecision, FreezeRule
 from graftline.freezing.rules import Nothing
 from graftline.pipeline.dataset_versions.parent import with_parent
 from graftline.pipeline.evaluating.beyond_scores import look_beyond
@@ -67,6 +67,7 @@ from graftline.training import phases
 from graftline.training.batchnorm import check_statistics, prepare_statistics
 from graftline.training.budget import check_budget, check_clock, end_seconds, passes
 from graftline.training.fit_directory import FitDirectory
+from graftline.training.forecast import tell_reduced_jpeg_side
 from graftline.training.known_depth import KnownDepth
 from graftline.training.label_check import find_policy, needs_choice, with_choice
 from graftline.training.launch import current_launch, with_launch
@@ -159,6 +160,7 @@ class Train:
             raise UserError(f"minutes is {self.minutes}, it must be above 0.")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed is {self.seed}, it must be at least 0 and below 2^32.")
+        self._wanted.check_shares()
         self.cluster.check()
         check_optimizer(self.optim)
         execution = check_trainer(self.trainer)
@@ -173,7 +175,9 @@ class Train:
 
     def _check_backbone(self) -> None:
         """Do that for the network."""
-        self.backbone.check()
+        pretrained = self.backbone.check() is not None
+        if not self.freeze.needs_trials:
+            self._check_freeze(pretrained=pretrained)
         check_statistics(self.freeze.batchnorm, pretrained=self.backbone.weights != "none")
         if self.train.batch_size == 1 and isinstance(self.freeze, Nothing):
             self.backbone.check_single_image()
@@ -184,9 +188,13 @@ class Train:
             graft = replace(self.backbone, weights="none", file=None).build(2)
             check_savable(self.backbone.name, graft.network, graft.preprocessing)
 
+    def _check_freeze(self, *, pretrained: bool) -> None:
+        """Do that for a rule that tries nothing, which decides by the network's layers."""
+        self.freeze.decide(FreezeContext(self.backbone.build_on_meta(), num_images=1, pretrained=pretrained))
+
     def _prepare(self, execution: Execution, files: RunDirectory) -> TrainingSetup:
         """Get the images and build the network."""
-        version = with_parent(self.data, self.tracking).run(NEEDED).version
+        version = with_parent(self.data, self.tracking).run(NEEDED, self.decision.check_classes).version
         for split in NEEDED:
             version.samples(split)  # it says which one has no images, before the training and not after it
         self._wanted.check(version.counts()["validation"])
@@ -202,7 +210,9 @@ class Train:
                 f"The images are now dataset version {version.digest}, but the run began with version {before}: "
                 "bring those back, or start a new run."
             )
-        return self._set_up(version, execution)
+        setup = self._set_up(version, execution)
+        tell_reduced_jpeg_side(version.samples("train"), setup.graft.preprocessing)
+        return setup
 
     def _set_up(self, version: DatasetVersion, execution: Execution) -> TrainingSetup:
         """Build the network, with a new head that depends on the seed only."""

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -38,7 +38,11 @@ class IngestOnce(Ingest):
 
     version: DatasetVersion | None = None
 
-    def run(self, needed: Sequence[str] = ()) -> IngestResult:  # noqa: ARG002 - that of an ingest
+    def run(
+        self,
+        needed: Sequence[str] = (),  # noqa: ARG002 - that of an ingest
+        check_classes: Callable[[Collection[str]], None] | None = None,  # noqa: ARG002 - likewise
+    ) -> IngestResult:
         """Return the version that is there."""
         assert self.version is not None
         return IngestResult(self.version, [], is_new=False)

@@ -45,6 +45,17 @@ class Wanted:
         """Whether there is more to choose than the calibration, for which all images are wanted."""
         return self.sets is not None or not isinstance(self.rule, MostProbable)
 
+    def check_shares(self) -> None:
+        """Make sure of what needs no images to be known.
+
+        Raises:
+            UserError: what is asked for is no share.
+        """
+        if self.sets is not None:
+            check_sets(self.sets)
+        if self.refuse is not None:
+            check_refuse(self.refuse)
+
     def check(self, counts: Mapping[str, int]) -> None:
         """Make sure that so many validation images of each class suffice, before a training; warn of a class without.
 

@@ -63,20 +63,21 @@ def test_without_test_images_the_model_has_no_scores(
     assert compose("evaluate", [*new, f"bundle={result.bundle}"]).run().metrics
 
 
-def test_elongated_images_are_seen_whole_and_it_is_said(
+def test_of_elongated_and_of_large_images_it_is_said_how_they_are_seen(
     train: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for color in ("red", "green"):
         (tmp_path / "strips" / color).mkdir(parents=True)
         for number in range(12):
-            Image.new("RGB", (60 + number, 20), color).save(tmp_path / "strips" / color / f"{number}.png")
+            Image.new("RGB", (600 + number, 200), color).save(tmp_path / "strips" / color / f"{number}.jpg")
     strips = [*train, f"data.path={tmp_path / 'strips'}", "data.name=strips"]
     for given, seen in ([], "squash"), (["backbone.crop_mode=center"], "center"):
         result = compose("train", [*strips, *given]).run(tmp_path / seen)
         assert isinstance(result, TrainResult)
         assert read_description(result.bundle)["preprocessing"]["crop_mode"] == seen
-        is_said = "squashed to a square, not their center alone" in " ".join(capsys.readouterr().out.split())
-        assert is_said is not bool(given)
+        said = " ".join(capsys.readouterr().out.split())
+        assert ("squashed to a square, not their center alone" in said) is not bool(given)
+        assert "data.decode.jpeg_side_px=64 decodes them several times as fast" in said
 
 
 def test_a_training_without_a_part_of_the_images_says_how_many_it_had(train: list[str], tmp_path: Path) -> None:
@@ -111,6 +112,26 @@ def test_a_class_without_validation_images_is_told_before_the_training(
 def test_batches_of_one_image_are_refused_before_images_are_read(train: list[str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"'test_efficientnet' cannot .* of 32 x 32 px .*: give train\.batch_size=2"):
         compose("train", [*train, "train.batch_size=1"]).run(tmp_path / "run")
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["sets=5"], r"^sets is 5(\.0)?, it must be above 0 and below 1"),
+        (["refuse=2"], r"^refuse is 2(\.0)?, it must be above 0 and below 1"),
+        (["freeze=first_stages", "freeze.number=99"], r"^freeze\.number is 99, but this network has \d+ layer groups"),
+        (["freeze=names", "freeze.frozen=[typo.*]"], r"^freeze\.frozen: typo\.\* matches no parameter below the head"),
+        (["decision=recall", "decision.class_name=dab"], r"^decision\.class_name is 'dab', but the classes are blue, "),
+        (["freeze=all_but_head"], r"^The frozen layers would be random \(.*\): use freeze=none, or give"),
+    ],
+)
+def test_what_is_known_without_images_is_refused_before_they_are_read(
+    train: list[str], tmp_path: Path, given: list[str], message: str
+) -> None:
+    lines = {line.partition("=")[0]: line for line in [*train, *given]}
+    with pytest.raises(UserError, match=message):
+        compose("train", list(lines.values())).run(tmp_path / "run")
     assert not (tmp_path / "data").exists()
 
 

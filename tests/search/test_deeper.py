@@ -22,6 +22,7 @@ from graftline.execution import Execution
 from graftline.features.cache import Features
 from graftline.pipeline.search import _is_enough
 from graftline.pipeline.searching.scoring import no_rounds
+from graftline.search import deeper
 from graftline.search.candidates import Candidate
 from graftline.search.contestant import PassSeconds
 from graftline.search.deeper import choose, digest_recipe, hold_out, train_deeper
@@ -106,7 +107,7 @@ def test_those_that_heads_cannot_tell_apart_are_trained(
     images, ledger = TrainingImages.of(setup), Ledger(60.0)
     files = ScoreFiles(tmp_path / "scores", setup.version.digest)
     train_deeper(
-        setup, history, images, ledger, files, tmp_path / "fits", until=20.0, pass_seconds=PassSeconds(0.0, 1e-12)
+        setup, history, images, ledger, files, tmp_path / "fits", until=20.0, pass_seconds=PassSeconds(0.1, 1e-12)
     )
     whole = [one for one in history.scored if one.depth == WHOLE]
     assert [one.candidate for one in whole] == list(history.candidates)
@@ -136,7 +137,13 @@ def test_a_recipe_is_known_by_what_a_training_depends_on(setup: TrainingSetup) -
     assert digest_recipe(replace(setup, policy=mirrored)) != digest_recipe(setup)
 
 
-def test_without_time_the_heads_decide(setup: TrainingSetup, history: SearchHistory, tmp_path: Path) -> None:
+def test_without_time_the_heads_decide(
+    setup: TrainingSetup,
+    history: SearchHistory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     files = ScoreFiles(tmp_path / "scores", setup.version.digest)
     images = TrainingImages.of(setup)
     train_deeper(
@@ -144,6 +151,11 @@ def test_without_time_the_heads_decide(setup: TrainingSetup, history: SearchHist
     )
     assert all(one.depth == HEAD for one in history.scored)
     assert choose(history) is history.candidates[0]
+    monkeypatch.setattr(deeper, "seconds_per_image", lambda _setup: 0.9)
+    caplog.set_level("INFO")
+    train_deeper(setup, history, images, Ledger(60.0), files, tmp_path / "fits", 20.0, PassSeconds(0.1, 1e-12))
+    number = len(hold_out(setup.version, images).samples("train").paths)
+    assert f"no time, as {number} images would take {number} s" in caplog.text
 
 
 def test_what_is_left_is_enough_for_a_training_or_for_its_head_alone(setup: TrainingSetup) -> None:

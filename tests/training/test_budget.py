@@ -14,12 +14,13 @@ import torch
 from torch import nn
 
 from graftline.data.decode import decode_rgb
+from graftline.data.image_memory import ImageMemory
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.execution import Execution
 from graftline.features.cache import Features
 from graftline.freezing.depth import DEEP_BATCH, MOST_DEEP_EPOCHS, PASSES_PER_STEP
-from graftline.freezing.plan import plan_from_depth
+from graftline.freezing.plan import FreezePlan, plan_from_depth
 from graftline.training import budget, forecast
 from graftline.training.budget import (
     OVERHEAD_SECONDS,
@@ -33,14 +34,15 @@ from graftline.training.budget import (
     seconds_per_image,
     step_seconds,
     timed_batch,
+    wait_for_decoding,
 )
 from graftline.training.fit_directory import FitDirectory
-from graftline.training.phases import train
+from graftline.training.phases import _cut, train
 from graftline.training.recipe import Recipe
 from graftline.training.schedule import by_clock, warmup_cosine
 from graftline.training.setup import TrainingSetup
 from graftline.training.source_decision import choose_source
-from graftline.training.training_source import CachedSource
+from graftline.training.training_source import CachedSource, LiveSource
 from graftline.training.trial import make_freeze_context
 
 MakeSetup = Callable[..., TrainingSetup]
@@ -96,7 +98,7 @@ def test_epochs_of_a_part_of_the_images_take_the_next_whole_steps_each(
 def test_what_a_clock_cannot_end_is_refused() -> None:
     trainer = functools.partial(pl.Trainer, accelerator="cpu")
     check_clock(trainer, Execution())
-    with pytest.raises(UserError, match=r"Train\.minutes is for a training in one process"):
+    with pytest.raises(UserError, match=r"in one process: .* Give Trainer\.devices=1, or train without a time limit"):
         check_clock(trainer, Execution(world_size=2))
     with pytest.raises(UserError, match=r"Trainer\.min_epochs: leave one of them out"):
         check_clock(functools.partial(trainer, min_epochs=3), Execution())
@@ -175,8 +177,10 @@ def test_a_time_that_is_too_short_for_one_pass_is_refused(make_setup: MakeSetup,
     tested = sum(version.counts()["test"].values())
     assert OVERHEAD_SECONDS < end_seconds(setup) < OVERHEAD_SECONDS + tested
     check_budget(setup, 60.0, minutes=2)
-    with pytest.raises(UserError, match=r"48 images take about .* s to pass .*: give Train\.minutes=2, or a smaller"):
-        check_budget(setup, 0.0, minutes=1)
+    with pytest.raises(UserError, match=r"48 images take about .* s to pass .*: give Train\.minutes=1, or a smaller"):
+        check_budget(setup, 0.0, minutes=0.1)
+    with pytest.raises(UserError, match=r"start again, now that they are read, or give a smaller Backbone\.image_size"):
+        check_budget(setup, 0.0, minutes=1)  # it was reading the images that took the minute
 
 
 def test_each_view_is_a_pass_that_takes_time(make_setup: MakeSetup, version: DatasetVersion) -> None:
@@ -207,8 +211,38 @@ def test_images_that_take_long_to_decode_need_more_time(
     with pytest.raises(UserError, match=r"48 images take about"):
         check_budget(other, decoding * images, minutes=1)
     check_budget(other, 2 * decoding * images + 60, minutes=1)
+    with pytest.raises(UserError, match=r"or give smaller files, as most of that is decoding \(\d+ ms an image\)"):
+        check_budget(other, 0.0, minutes=1)
+    samples = replace(version.samples("train"), sizes=np.full((36, 2), 128))
+    samples = replace(samples, paths=[*samples.paths[:17], *["image.JPG"] * 19])
+    monkeypatch.setattr(DatasetVersion, "samples", lambda _self, _split: samples)
+    with pytest.raises(UserError, match=r"or give DecodeSettings\.jpeg_side_px=64, as most of that is decoding"):
+        check_budget(other, 0.0, minutes=1)
     context = make_freeze_context(other, FitDirectory(Path()))
     assert context.pass_share > 1 / PASSES_PER_STEP + decoding / seconds_per_image(other)
+
+
+def test_live_rounds_are_planned_with_the_decoding_of_their_images(
+    make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "decode_seconds", lambda _samples, _execution: 0.07)
+    monkeypatch.setattr(budget, "_time_steps", lambda *_: 0.01)
+    setup = make_setup(features=Features(cache=False))
+    plan = plan_from_depth(setup.graft.network, 0, "it pays", epochs=5)
+    forgetful, kept = LiveSource(replace(setup, images=ImageMemory(0.0)), ""), LiveSource(setup, "")
+
+    def planned(source: LiveSource) -> FreezePlan:
+        return _cut(source, plan, time.monotonic() + 8.2, None)
+
+    assert forgetful.images_to_decode() is None
+    assert planned(forgetful).epochs <= 8.2 / (36 * 0.08 + 12 * 0.07)
+    assert kept.images_to_decode() == 48
+    assert planned(kept).epochs == pytest.approx((8.2 - 48 * 0.07) / (36 * 0.01 + 12 * 0.01 / 3), abs=1.5)
+    for loader in kept.make_loaders():
+        assert sum(len(batch["label"]) for batch in loader) in (36, 12)
+    assert kept.images_to_decode() == 0
+    assert planned(kept).epochs == pytest.approx(8.2 / (36 * 0.01 + 12 * 0.01 / 3), abs=1.5)
+    assert wait_for_decoding(0.07, 0.01, Execution("cuda:0")) == pytest.approx(0.06)  # workers decode beside the steps
 
 
 def test_a_plan_of_many_epochs_keeps_them_where_there_is_time(make_setup: MakeSetup) -> None:

@@ -1,6 +1,7 @@
 """Images or cached activations: what is decided, and that both train the same."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -98,7 +99,7 @@ def test_why_the_network_runs_live_is_said(
 
 
 @pytest.mark.parametrize(("seconds", "cached"), [(SLOW_TRUNK, True), (SLOW_ENGINE, False)])
-def test_the_faster_way_is_taken_said_and_kept(
+def test_the_faster_way_is_taken_said_and_kept_for_later_runs(
     seconds: SecondsPerImage,
     cached: bool,
     make_setup: MakeSetup,
@@ -114,6 +115,14 @@ def test_the_faster_way_is_taken_said_and_kept(
     assert kept["cached"] == cached
     assert kept["why"].startswith("predicted ")
     assert kept["why"] in source.sentence
+    other = SLOW_ENGINE if cached else SLOW_TRUNK  # another run, while the machine is busy
+    monkeypatch.setattr("graftline.training.source_decision.time_parts", lambda *_: other)
+    shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+    again = choose(make_setup(features=auto, seed=1), AllButHead(), tmp_path / "again.json")
+    assert isinstance(again, CachedSource) == cached
+    assert "as an earlier training with these images and settings" in again.sentence
+    others = choose(make_setup(features=replace(auto, precision="float32")), AllButHead(), tmp_path / "others.json")
+    assert isinstance(others, CachedSource) != cached
 
 
 @pytest.mark.parametrize("cached", [True, False])

@@ -119,7 +119,7 @@ class Backbone:
         size = size_for_images(side, usual)
         if size == usual or (config is not None and config.fixed_input_size):
             return self
-        fits = takes_as_it_is(self._build_on_meta(), size, preprocessing.channels)
+        fits = takes_as_it_is(self.build_on_meta(), size, preprocessing.channels)
         return replace(self, image_size=size) if fits else self
 
     def build(self, classes: int | Sequence[str]) -> Graft:
@@ -214,19 +214,19 @@ class Backbone:
 
     def _check_network(self) -> None:
         """Build and run the network on the meta device: shapes only, neither memory nor time for the weights."""
-        network = self._build_on_meta()
+        network = self.build_on_meta()
         channels, usual, _ = network.pretrained_cfg["input_size"]  # type: ignore[index]  # a timm model has it
         channels, size = self.channels or channels, self.given_size or usual
         reason = find_refusal(self._for_size(network), size, channels) if self.options else None
         if reason is not None:
             plain = replace(self, options={})
-            if find_refusal(plain._for_size(plain._build_on_meta()), size, channels) is None:
+            if find_refusal(plain._for_size(plain.build_on_meta()), size, channels) is None:
                 raise UserError(self._wrong_options("used", reason))
         if self.given_size is not None:
             check_size(self.name, self.given_size, usual, channels, self._for_size(network))
 
-    def _build_on_meta(self) -> nn.Module:
-        """Build the network for images of its usual size.
+    def build_on_meta(self) -> nn.Module:
+        """Build the network for images of its usual size and one class on the meta device: names and shapes only.
 
         Raises:
             UserError: it cannot be built with the options.

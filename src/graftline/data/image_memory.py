@@ -30,6 +30,11 @@ class Pictures:
         self._shapes: list[tuple[int, ...] | None] = [None] * len(nbytes)
 
     @property
+    def missing(self) -> int:
+        """How many pictures are not there yet."""
+        return self._shapes.count(None)
+
+    @property
     def missing_bytes(self) -> int:
         """How much memory the pictures that are not there yet will take."""
         sizes = np.diff(self._starts)

@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -122,17 +122,20 @@ class Ingest:
                 "a folder can have: give a shorter one."
             )
 
-    def run(self, needed: Sequence[str] = ()) -> IngestResult:
+    def run(
+        self, needed: Sequence[str] = (), check_classes: Callable[[Collection[str]], None] | None = None
+    ) -> IngestResult:
         """Read, check and split the images, and write the dataset version unless it is there already.
 
         Args:
             needed: splits without which the version would be of no use.
+            check_classes: is given the names of the classes before images are read; it raises what is wrong with them.
 
         Raises:
             UserError: nothing to read, no share for a split that is needed, fewer than two classes with usable images,
                 or bad images with on_invalid="fail".
         """
-        with self._prepared(needed) as listing:
+        with self._prepared(needed, check_classes) as listing:
             return self._write(listing)
 
     def look(self, needed: Sequence[str] = ()) -> Listing:
@@ -150,12 +153,16 @@ class Ingest:
         return self.run(needed)
 
     @contextmanager
-    def _prepared(self, needed: Sequence[str]) -> Iterator[Listing]:
+    def _prepared(
+        self, needed: Sequence[str], check_classes: Callable[[Collection[str]], None] | None = None
+    ) -> Iterator[Listing]:
         """Read, check and split the images, and keep others from this data set during the block."""
         self._check_settings()
         listing = self.list_images()
         self.split.check(listing.images)
         self._require_splits(listing.images, needed)
+        if check_classes is not None:
+            check_classes(listing.class_names)
         with self._alone():
             parent = self._find_parent()
             listing = self._check(listing, parent)  # one name for all three, as each takes hundreds of bytes per image

@@ -12,15 +12,19 @@ from graftline.evaluation.decision import ROUNDING, DecisionFit
 from graftline.evaluation.predictions import Predictions
 
 
-def check_sets(sets: float, num_images: int) -> None:
+def check_sets(sets: float, num_images: int | None = None) -> None:
     """Make sure that so many validation images can set the threshold of sets with a coverage.
+
+    Args:
+        sets: the coverage.
+        num_images: None: nobody knows yet.
 
     Raises:
         UserError: they cannot, or it is no share.
     """
     if not 0 < sets < 1:
         raise UserError(f"sets is {sets}, it must be above 0 and below 1, such as 0.95, or null.")
-    if _missed(sets, num_images) < 1:
+    if num_images is not None and _missed(sets, num_images) < 1:
         needed = int(np.ceil(1 / (1 - sets) - 1 - 1e-9))
         raise UserError(
             f"sets={sets} needs {needed:,} validation images, and there are {num_images:,}: give a lower coverage, or "

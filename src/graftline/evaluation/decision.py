@@ -3,7 +3,7 @@
 Letters: N images, K classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,6 +35,14 @@ NOT_CHOSEN = DecisionFit(MOST_PROBABLE, "")
 class DecisionRule(Protocol):
     """Chooses which class is answered."""
 
+    def check_classes(self, class_names: Collection[str]) -> None:
+        """Make sure that the classes that it names are there, before images are read.
+
+        Raises:
+            UserError: one is not.
+        """
+        ...
+
     def check(self, counts: Mapping[str, int]) -> None:
         """Make sure that it can choose, before a training.
 
@@ -54,6 +62,9 @@ class DecisionRule(Protocol):
 @dataclass(frozen=True)
 class MostProbable:
     """The most probable class is answered (Hydra target)."""
+
+    def check_classes(self, class_names: Collection[str]) -> None:
+        """Accept all."""
 
     def check(self, counts: Mapping[str, int]) -> None:
         """Accept all."""
@@ -87,12 +98,16 @@ class LowestCost:
                 if not 0 <= cost < np.inf:
                     raise UserError(f"LowestCost.costs.{label}.{answer} is {cost}, it must be 0 or more.")
 
-    def check(self, counts: Mapping[str, int]) -> None:
+    def check_classes(self, class_names: Collection[str]) -> None:
         """Make sure that the classes are there."""
         for name in {*self._by_name, *(answer for row in self._by_name.values() for answer in row)}:
-            if name not in counts:
-                known = ", ".join(list(counts)[:8])
+            if name not in class_names:
+                known = ", ".join(list(class_names)[:8])
                 raise UserError(f"LowestCost.costs names '{name}', but the classes are {known}: name one of them.")
+
+    def check(self, counts: Mapping[str, int]) -> None:
+        """Make sure that the classes are there."""
+        self.check_classes(counts)
 
     def choose(self, predictions: Predictions) -> DecisionFit:
         """Keep the costs where they pay."""

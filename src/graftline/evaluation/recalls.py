@@ -5,7 +5,7 @@ Letters: N images, K classes.
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,14 +67,18 @@ class FindClasses:
             return {str(name): float(recall) for name, recall in self.recalls.items()}
         return {} if self.class_name is None else {self.class_name: self.recall}
 
-    def check(self, counts: Mapping[str, int]) -> None:
-        """Make sure that the classes are there and have as many validation images as their targets need."""
-        if unknown := [f"'{name}'" for name in self.targets if name not in counts]:
+    def check_classes(self, class_names: Collection[str]) -> None:
+        """Make sure that the classes are there."""
+        if unknown := [f"'{name}'" for name in self.targets if name not in class_names]:
             argument = "recalls names" if self.recalls else "class_name is"
             raise UserError(
-                f"FindClasses.{argument} {join_names(unknown)}, but the classes are {join_names(list(counts), 8)}: "
-                "name some of them."
+                f"FindClasses.{argument} {join_names(unknown)}, but the classes are "
+                f"{join_names(list(class_names), 8)}: name some of them."
             )
+
+    def check(self, counts: Mapping[str, int]) -> None:
+        """Make sure that the classes are there and have as many validation images as their targets need."""
+        self.check_classes(counts)
         if len(counts) < 2:
             raise UserError("FindClasses needs a second class to tell the first from: there is one class only.")
         few = [

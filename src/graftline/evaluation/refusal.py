@@ -37,15 +37,19 @@ class RefusalFit:
     sentence: str
 
 
-def check_refuse(refuse: float, num_images: int) -> None:
+def check_refuse(refuse: float, num_images: int | None = None) -> None:
     """Make sure that so many validation images can set a threshold that refuses a share of them.
+
+    Args:
+        refuse: the share.
+        num_images: None: nobody knows yet.
 
     Raises:
         UserError: they cannot, or it is no share.
     """
     if not 0 < refuse < 1:
         raise UserError(f"refuse is {refuse}, it must be above 0 and below 1, such as 0.01, or null.")
-    if _kept(refuse, num_images) > num_images:
+    if num_images is not None and _kept(refuse, num_images) > num_images:
         needed = int(np.ceil(1 / refuse - 1 - 1e-9))
         raise UserError(
             f"refuse={refuse} needs {needed:,} validation images, and there are {num_images:,}: give a larger "

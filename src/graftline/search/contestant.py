@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from graftline.data.version import Samples
+from graftline.freezing.depth import PASSES_PER_STEP
 from graftline.search.candidates import Candidate
 from graftline.training.forecast import decode_seconds, time_parts
 from graftline.training.head_trunk import HeadTrunk
@@ -34,6 +35,15 @@ class PassSeconds:
         0.021
         """
         return self.decode + self.per_mac * candidate.macs
+
+    def of_step(self, candidate: Candidate) -> float:
+        """Return how long an image takes to be decoded once and to train the whole of a candidate.
+
+        >>> from graftline.backbones.backbone import Backbone
+        >>> round(PassSeconds(0.001, 1e-11).of_step(Candidate(Backbone("resnet18"), 224, 2e9, 0)), 6)
+        0.101
+        """
+        return self.decode + PASSES_PER_STEP * self.per_mac * candidate.macs
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from graftline.errors import UserError, first_line
 from graftline.evaluation.head_score import HeadScore
 from graftline.features.key import view_key
 from graftline.files import digest
-from graftline.freezing.depth import MOST_DEEP_EPOCHS, PASSES_PER_STEP, deep_plan
+from graftline.freezing.depth import MOST_DEEP_EPOCHS, deep_plan
 from graftline.freezing.measurement import BoundaryTrial, Difference
 from graftline.search.candidates import Candidate
 from graftline.search.contestant import PassSeconds
@@ -26,7 +26,7 @@ from graftline.search.halving import FIRST_IMAGES
 from graftline.search.history import HEAD, WHOLE, ScoredCandidate, ScoreFiles, SearchHistory
 from graftline.search.ledger import Ledger
 from graftline.search.rounds import TrainingImages
-from graftline.training.budget import cut_to, seconds_per_image
+from graftline.training.budget import cut_to, seconds_per_image, wait_for_decoding
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.setup import TrainingSetup
 from graftline.training.trial import Trials
@@ -71,8 +71,8 @@ def train_deeper(
     if len(left) < 2:
         return
     each = (until - ledger.now) / len(left)
-    seconds_for_first = PASSES_PER_STEP * min(FIRST_IMAGES, len(images))
-    affordable = [one for one in left if seconds_for_first * pass_seconds.of(one) <= each]
+    first = min(FIRST_IMAGES, len(images))
+    affordable = [one for one in left if first * pass_seconds.of_step(one) <= each]
     if affordable in ([], [history.best_by_head()]):
         logger.info(f"No time to compare the best {len(left)} trained as a whole: their heads decide.")
         return
@@ -88,7 +88,9 @@ def train_deeper(
         scored = known.get(candidate.name)
         if scored is None or abs(scored.allowed - each) > SAME_TIME * each:  # more steps, another score
             with ledger.spend(candidate.name):
-                scored = _train(candidate, replace(setup, version=version), each, ledger, directory)
+                scored = _train(
+                    candidate, replace(setup, version=version), each, ledger, directory, pass_seconds.decode
+                )
             if scored is None:
                 continue
             files.save(scored)
@@ -135,19 +137,19 @@ def finalists(history: SearchHistory) -> Sequence[Candidate]:
 
 
 def _train(
-    candidate: Candidate, setup: TrainingSetup, seconds: float, ledger: Ledger, directory: Path
+    candidate: Candidate, setup: TrainingSetup, seconds: float, ledger: Ledger, directory: Path, decode: float
 ) -> ScoredCandidate | None:
     """Train a candidate as a whole for so many seconds; None where that is too short, or the training fails."""
     start = ledger.now
     try:
         setup = replace(setup, graft=candidate.backbone.build(setup.version.class_names))
-        count, each = len(setup.version.samples("train").paths), seconds_per_image(setup)
-        if min(FIRST_IMAGES, count) * each > seconds:
-            logger.info(
-                f"  {candidate.name:<32} no time, as {FIRST_IMAGES} images would take {FIRST_IMAGES * each:.0f} s"
-            )
+        first, step = min(FIRST_IMAGES, len(setup.version.samples("train").paths)), seconds_per_image(setup)
+        decoding = wait_for_decoding(decode, step, setup.execution)
+        needed = first * (step + decoding)
+        if needed > seconds:
+            logger.info(f"  {candidate.name:<32} no time, as {first} images would take {needed:.0f} s")
             return None
-        trial = _fit(setup, directory, lambda: seconds - (ledger.now - start), each)
+        trial = _fit(setup, directory, lambda: seconds - (ledger.now - start), step, decoding)
     except UserError as error:
         logger.warning(f"{candidate.name} is not compared: {first_line(error)}.")
         return None
@@ -159,13 +161,15 @@ def _train(
 
 
 def _fit(
-    setup: TrainingSetup, directory: Path, seconds_left: Callable[[], float], image_seconds: float
+    setup: TrainingSetup, directory: Path, seconds_left: Callable[[], float], image_seconds: float, decoding: float
 ) -> BoundaryTrial | None:
     """Fit the whole network for the time that is left; None where it diverged."""
     files, plan = FitDirectory(directory), deep_plan(setup.graft.network, 0, "compared", epochs=1)
     try:
         images = len(setup.version.samples("train").paths), len(setup.version.samples("validation").paths)
-        cut = cut_to(plan, max(1.0, seconds_left()), images, image_seconds, MOST_DEEP_EPOCHS)
+        to_decode = sum(images) if setup.execution.device == "cpu" else None  # memory keeps them where it can
+        seconds = max(1.0, seconds_left())
+        cut = cut_to(plan, seconds, images, image_seconds, MOST_DEEP_EPOCHS, decoding, to_decode)
         return Trials(setup, files)(cut)
     finally:
         shutil.rmtree(files.trial, ignore_errors=True)

@@ -20,7 +20,7 @@ from graftline.execution import Execution
 from graftline.freezing.depth import DEEP_BATCH, FORWARD_PER_STEP, MOST_DEEP_EPOCHS, PASSES_PER_STEP
 from graftline.freezing.plan import FreezePlan
 from graftline.training.allocator import freed_memory_kept
-from graftline.training.forecast import decode_seconds
+from graftline.training.forecast import decode_seconds, reduced_jpeg_side
 from graftline.training.memory_format import memory_format
 from graftline.training.setup import TrainingSetup
 from graftline.training.trainer import MakeTrainer, own_epochs
@@ -115,7 +115,26 @@ def timed_batch(setup: TrainingSetup) -> int:
     return DEEP_BATCH if setup.recipe.batch_size is None else setup.recipe.batch_size
 
 
-def cut_to(plan: FreezePlan, seconds: float, images: tuple[int, int], image_seconds: float, most: int) -> FreezePlan:
+def wait_for_decoding(decoding: float, step: float, execution: Execution) -> float:
+    """Return by how much the decoding of an image makes a step longer: on a GPU, workers decode during the steps.
+
+    Args:
+        decoding: seconds to decode an image.
+        step: seconds of an image in a step.
+        execution: where the training runs.
+    """
+    return max(0.0, decoding - step) if execution.is_cuda else decoding
+
+
+def cut_to(
+    plan: FreezePlan,
+    seconds: float,
+    images: tuple[int, int],
+    image_seconds: float,
+    most: int,
+    decoding: float = 0.0,
+    to_decode: int | None = None,
+) -> FreezePlan:
     """Return a plan whose fit takes so many seconds, in up to ``ROUNDS`` epochs of equal length.
 
     Args:
@@ -124,15 +143,22 @@ def cut_to(plan: FreezePlan, seconds: float, images: tuple[int, int], image_seco
         images: of the training and of the validation split.
         image_seconds: how long an image takes to train what the plan trains.
         most: epochs over all training images.
+        decoding: by how many seconds it makes the way of an image longer.
+        to_decode: how many images are decoded, once each; None: all of them each time that they are seen.
 
     >>> plan = FreezePlan(frozenset(), 0, 8, "")
     >>> [(p.epochs, p.epoch_images) for s in (80, 8000) for p in (cut_to(plan, s, (1000, 0), 0.1, 30),)]
     [(8, 100), (30, None)]
     >>> cut_to(plan, 80, (1000, 300), 0.1, 30).epochs  # a validation takes 10 s: no more than two of them
     2
+    >>> [cut_to(plan, 800, (1000, 0), 0.1, 30, decoding=0.4, to_decode=once).epoch_images for once in (None, 1000, 500)]
+    [200, 500, 750]
     """
+    if to_decode is not None and (rest := seconds - to_decode * decoding) > seconds / (1 + decoding / image_seconds):
+        return replace(cut_to(plan, rest, images, image_seconds, most), seconds=seconds)
     train, validation = images
-    validated = max(validation * image_seconds / FORWARD_PER_STEP, 1e-9)
+    validated = max(validation * (image_seconds / FORWARD_PER_STEP + decoding), 1e-9)
+    image_seconds += decoding
     rounds = max(2, min(ROUNDS, int(VALIDATION_SHARE * seconds / validated)))
     affordable = max(1.0, (seconds - rounds * validated) / image_seconds)
     each = math.ceil(affordable / rounds)
@@ -142,7 +168,14 @@ def cut_to(plan: FreezePlan, seconds: float, images: tuple[int, int], image_seco
     return replace(plan, epochs=rounds, epoch_images=each, seconds=seconds)
 
 
-def cut_to_deadline(setup: TrainingSetup, plan: FreezePlan, deadline: float, image_seconds: float) -> FreezePlan:
+def cut_to_deadline(
+    setup: TrainingSetup,
+    plan: FreezePlan,
+    deadline: float,
+    image_seconds: float,
+    decoding: float = 0.0,
+    to_decode: int | None = None,
+) -> FreezePlan:
     """Return the plan for the time that is left; the most epochs are the user's, else the plan's if these are many.
 
     Args:
@@ -150,11 +183,14 @@ def cut_to_deadline(setup: TrainingSetup, plan: FreezePlan, deadline: float, ima
         plan: of the fit.
         deadline: moment of ``time.monotonic`` at which the fit is to end.
         image_seconds: how long an image takes to train what the plan trains.
+        decoding: by how many seconds it makes the way of an image longer.
+        to_decode: how many images are decoded, once each; None: all of them each time that they are seen.
     """
     images = len(setup.version.samples("train").paths), len(setup.version.samples("validation").paths)
     own = own_epochs(setup.make_trainer)
     seconds = max(1.0, deadline - time.monotonic())
-    return cut_to(plan, seconds, images, image_seconds, max(plan.epochs, MOST_DEEP_EPOCHS) if own is None else own)
+    most = max(plan.epochs, MOST_DEEP_EPOCHS) if own is None else own
+    return cut_to(plan, seconds, images, image_seconds, most, decoding, to_decode)
 
 
 def passes(setup: TrainingSetup, plans: Sequence[FreezePlan], deadline: float | None) -> int:
@@ -188,13 +224,25 @@ def check_budget(setup: TrainingSetup, seconds: float, minutes: float) -> None:
     views = 1 if setup.features.cache is False else max(1, setup.features.views)
     needed = (views * train + validation) * pass_seconds(setup)
     if needed > seconds:
-        enough = math.ceil((60 * minutes - seconds + 2 * needed) / 60)
+        enough = math.ceil((end_seconds(setup) + 2 * needed) / 60)  # the next start finds the images read
+        longer = (
+            f"give Train.minutes={enough}, or" if enough > minutes else "start again, now that they are read, or give"
+        )
         images = f"{train + validation:,} images" + (f", {views} views of each training image," if views > 1 else "")
         raise UserError(
             f"{images} take about {needed:,.0f} s to pass through the network once, more than Train.minutes leaves "
-            f"beside start, test and export ({max(0, seconds):,.0f} s): give Train.minutes={enough}, or a smaller "
-            "Backbone.image_size."
+            f"beside start, test and export ({max(0, seconds):,.0f} s): {longer} {_shorter_pass(setup)}."
         )
+
+
+def _shorter_pass(setup: TrainingSetup) -> str:
+    """Return what makes a pass of the network shorter, as a part of a sentence."""
+    decoding = decoding_seconds(setup)
+    if decoding <= pass_seconds(setup) / 2:
+        return "a smaller Backbone.image_size"
+    side = reduced_jpeg_side(setup.version.samples("train"), setup.graft.preprocessing)
+    remedy = "smaller files" if side is None else f"DecodeSettings.jpeg_side_px={side}"
+    return f"{remedy}, as most of that is decoding ({1000 * decoding:,.0f} ms an image)"
 
 
 def check_clock(make_trainer: MakeTrainer, execution: Execution) -> None:
@@ -209,7 +257,8 @@ def check_clock(make_trainer: MakeTrainer, execution: Execution) -> None:
     """
     if execution.world_size > 1:
         raise UserError(
-            "Train.minutes is for a training in one process: each would go by a clock of its own. Leave it out."
+            "Train.minutes is for a training in one process: each would go by a clock of its own. Give "
+            "Trainer.devices=1, or train without a time limit."
         )
     if getattr(make_trainer, "keywords", {}).get("min_epochs") is not None:
         raise UserError("Train.minutes may end a training before Trainer.min_epochs: leave one of them out.")

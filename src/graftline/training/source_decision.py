@@ -1,5 +1,6 @@
 """The decision between cached activations and images: once per fit, and the same for all of its processes."""
 
+import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -12,7 +13,7 @@ from graftline.errors import UserError
 from graftline.features.cache import Activations, CacheFullError
 from graftline.features.cut import Cut, UncuttableError, cut
 from graftline.features.loader import fits_in_memory
-from graftline.files import write_json
+from graftline.files import digest, write_json
 from graftline.freezing.plan import FreezePlan
 from graftline.training.activations import activation_requests, open_activations
 from graftline.training.forecast import Forecast, Workload, predict, time_parts
@@ -79,16 +80,58 @@ def _read_or_decide(
     if decision_file is not None and decision_file.exists():
         return SourceDecision(**json.loads(decision_file.read_text(encoding="utf-8"))), True
     why = [parts.note]
+    cached = True
     if setup.features.cache == "auto":
-        requests = activation_requests(setup, plan, parts)
-        if to_compute := setup.features.missing(requests):
-            predicted = forecast(setup, plan, parts, to_compute)
-            why.append(predicted.sentence())
-            if predicted.live < predicted.cached:
-                return SourceDecision(cached=False, why="; ".join(filter(None, why))), False
-        else:
+        known, to_compute = _KnownSource(setup, plan), setup.features.missing(activation_requests(setup, plan, parts))
+        before = known.read()
+        if to_compute == 0 and before is not False:
             why.append("computed earlier")
-    return SourceDecision(cached=True, why="; ".join(filter(None, why))), False
+        elif before is not None:
+            cached = before
+            why.append("as an earlier training with these images and settings")
+        else:
+            predicted = forecast(setup, plan, parts, to_compute)
+            cached = predicted.cached <= predicted.live
+            why.append(predicted.sentence())
+        known.write(cached)
+    return SourceDecision(cached, "; ".join(filter(None, why))), False
+
+
+class _KnownSource:
+    """Whether an earlier training was on cached activations, kept beside them.
+
+    Live training augments and cached does not, so that a stopwatch on a busy machine would else change the metrics of
+    a training that is repeated.
+
+    Args:
+        setup: of the training.
+        plan: which part is trained.
+    """
+
+    def __init__(self, setup: TrainingSetup, plan: FreezePlan) -> None:
+        depends_on = {
+            "version": setup.version.digest,
+            "images": [len(setup.version.samples(split).paths) for split in ("train", "validation")],
+            "network": [setup.graft.network.pretrained_cfg["architecture"], dict(setup.graft.arguments)],  # type: ignore[index]  # a timm model has it
+            "preprocessing": setup.graft.preprocessing.to_dict(),
+            "trained": [sorted(plan.trainable), plan.epochs],
+            "features": [setup.features.views, setup.features.precision],
+            "execution": [setup.execution.device, setup.execution.world_size],
+        }
+        self._file = Path(setup.features.directory).parent / "sources" / f"{digest(depends_on)}.json"
+
+    def read(self) -> bool | None:
+        """Return it; None where nobody knows."""
+        try:
+            return bool(json.loads(self._file.read_text(encoding="utf-8"))["cached"])
+        except (OSError, ValueError, TypeError, KeyError):  # it is not there, or not whole
+            return None
+
+    def write(self, cached: bool) -> None:
+        """Keep it."""
+        with contextlib.suppress(OSError):  # where nothing can be written, it is found out once more
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self._file, {"cached": cached})
 
 
 def forecast(setup: TrainingSetup, plan: FreezePlan, parts: Cut, to_compute: int) -> Forecast:

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from graftline.augment.draw import InTwoSteps
 from graftline.augment.policy import Augment, EvalTransform, Policy
+from graftline.data.image_memory import Pictures
 from graftline.data.loaders import Batch, Loaders, make_loader
 from graftline.data.picture_loader import picture_loader
 from graftline.data.version import Samples
@@ -152,15 +153,25 @@ class LiveSource:
             "world_size": execution.world_size,
             "drop_last": drop_last,
         }
-        on_cpu = execution.device == "cpu"
-        if (
-            on_cpu
-            and (pictures := setup.images.open(samples, transform, processes=execution.local_world_size)) is not None
-        ):
+        if (pictures := self._pictures(samples, transform)) is not None:
             threads = max(1, execution.num_threads // execution.local_world_size)
             return picture_loader(samples, transform, pictures, threads=threads, **common)
         workers = setup.recipe.workers
         return make_loader(samples, InTwoSteps(transform), workers=workers, pin_memory=execution.is_cuda, **common)
+
+    def images_to_decode(self) -> int | None:
+        """Return how many images are still to be decoded; None: all of them each time, as memory does not keep them."""
+        version, (augment, plain) = self.setup.version, transforms(self.setup)
+        train = self._pictures(version.samples("train"), augment)
+        validation = self._pictures(version.samples("validation"), plain)
+        return None if train is None or validation is None else train.missing + validation.missing
+
+    def _pictures(self, samples: Samples, transform: Augment | EvalTransform) -> Pictures | None:
+        """Return the memory for the images of a split; None where workers decode them, or there is no room."""
+        execution = self.setup.execution
+        if execution.device != "cpu":
+            return None
+        return self.setup.images.open(samples, transform, processes=execution.local_world_size)
 
     def cache_change(self) -> None:
         """Return None: nothing is cached."""
