@@ -5,6 +5,7 @@ the same statistics of the resamples.
 Legend of letters: N images, K classes, R resamples.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
@@ -27,6 +28,7 @@ from graftline.evaluation.curves import roc_area
 from graftline.evaluation.predictions import Predictions
 
 TAILS = (0.025, 0.975)  # percentile interval, Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13
+NORMAL_QUANTILE = 1.959964  # of the upper one
 
 LONG_WORK = 2_000_000_000  # images x classes x resamples that take some seconds, so that progress is shown
 
@@ -44,6 +46,7 @@ HEADLINES = {
     "ece": "calibration error (ECE)",
 }
 SHARES = frozenset({"accuracy", "accuracy_weighted", "balanced_accuracy", "precision", "recall", "set_coverage"})
+BOUNDED = SHARES | {"f1_macro", "auroc"}  # by 0 and 1, where resamples of a perfect score have no spread
 LOWER_IS_BETTER = frozenset({"cost", "set_size", "log_loss", "brier", "ece"})
 
 
@@ -77,7 +80,8 @@ def score(predictions: Predictions, resamples: int = 1000, seed: int = 0) -> dic
     of a class never predicted, the AUROC of a single class. Macro averages are over the classes that have theirs (F1:
     that have images or were predicted). The intervals are percentiles of the same scores of ``resamples`` sets of N
     images drawn with replacement, or of as many groups as there are, each whole, where images have groups; a resample
-    that does not define a score is left out of that score's interval.
+    that does not define a score is left out of that score's interval. A share (or macro F1, or AUROC) that is the same
+    in all resamples, as where all images are classified rightly, has Wilson's interval: see :func:`widened`.
 
     Args:
         predictions: of N images and K classes.
@@ -95,7 +99,8 @@ def score(predictions: Predictions, resamples: int = 1000, seed: int = 0) -> dic
             scores |= {f"{name}/{class_name}": percentile_interval(one, some) for class_name, one, some in of_classes}
         else:
             scores[name] = percentile_interval(value, spread[name])
-    return {name: interval for name, interval in scores.items() if not np.isnan(interval.value)}
+    defined = {name: interval for name, interval in scores.items() if not np.isnan(interval.value)}
+    return {name: widened(name, interval, predictions) for name, interval in defined.items()}
 
 
 def resampled_scores(
@@ -237,6 +242,58 @@ def percentile_interval(value: npt.NDArray[np.float64], resampled: npt.NDArray[n
     defined = resampled[~np.isnan(resampled)]
     low, high = np.quantile(defined, TAILS) if len(defined) else (np.nan, np.nan)
     return Interval(float(value), float(low), float(high))
+
+
+def widened(name: str, interval: Interval, predictions: Predictions) -> Interval:
+    """Return the interval of a score, or Wilson's if it has no width: no resample shows errors that did not happen.
+
+    Args:
+        name: of the score.
+        interval: by resampling.
+        predictions: that were resampled.
+    """
+    if name.partition("/")[0] not in BOUNDED or interval.low < interval.high:
+        return interval
+    return wilson(interval.value, effective_units(_image_weights(name, predictions), predictions.drawn_groups))
+
+
+def wilson(share: float, size: float, quantile: float = NORMAL_QUANTILE) -> Interval:
+    """Return a share of so many images with its 95 % interval (Wilson 1927, JASA 22).
+
+    >>> format_interval("accuracy", wilson(1.0, 10))
+    '72.2 to 100.0 %'
+    """
+    square = quantile**2 / size
+    middle, half = share + square / 2, math.sqrt(square * (share * (1 - share) + square / 4))
+    return Interval(share, max(0.0, (middle - half) / (1 + square)), min(1.0, (middle + half) / (1 + square)))
+
+
+def effective_units(weights: Floats, groups: Ints | None) -> float:
+    """Return how many images, or groups of them, of equal weight tell as much (Kish 1965, Survey Sampling).
+
+    Args:
+        weights: (N,) of the images.
+        groups: (N,) number of each image's group; None: each stands alone.
+
+    >>> effective_units(np.array([1.0, 1.0, 0.0]), None), effective_units(np.ones(4), np.array([0, 0, 1, 1]))
+    (2.0, 2.0)
+    """
+    of_units = weights if groups is None else np.bincount(groups, weights)
+    return float(of_units.sum() ** 2 / (of_units**2).sum())
+
+
+def _image_weights(name: str, predictions: Predictions) -> Floats:
+    """Return how much each image counts for a share (N,); for a macro average, each class alike."""
+    measure, _, class_name = name.partition("/")
+    if measure in ("precision", "recall"):
+        classes = predictions.labels if measure == "recall" else predictions.predicted
+        return (classes == predictions.class_names.index(class_name)).astype(np.float64)
+    if measure in ("accuracy", "set_coverage"):
+        return np.ones(len(predictions.labels))
+    if measure == "accuracy_weighted":
+        assert predictions.weights is not None
+        return predictions.weights.astype(np.float64)
+    return 1 / np.bincount(predictions.labels)[predictions.labels]
 
 
 def metrics_json(scores: Mapping[str, Interval]) -> dict[str, dict[str, float]]:
