@@ -130,10 +130,13 @@ def test_no_mistakes_are_no_proof() -> None:
     probabilities[np.arange(150), labels] = 0.9
     scores = score(predictions_of(probabilities, labels, "abc"), resamples=100)
     assert scores["accuracy"].low == pytest.approx(0.975, abs=1e-3)
-    assert any(
-        "may still be up to 2 % (rule of three)" in note
-        for note in notes_on(predictions_of(probabilities, labels, "abc"), scores)
-    )
+    predictions = predictions_of(probabilities, labels, "abc")
+    grouped = dataclasses.replace(predictions, groups=[f"patient {number % 10}" for number in range(150)])
+    for given, error in (
+        (predictions, "150 images the true error may still be up to 2 %"),
+        (grouped, "10 groups of images the true error may still be up to 30 %"),
+    ):
+        assert any(f"with {error} (rule of three)." in note for note in notes_on(given, scores))
 
 
 def test_what_is_all_right_or_all_wrong_has_an_interval_with_a_width() -> None:
