@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import stdtrit
 
 from graftline.console import track
 from graftline.errors import UserError
@@ -266,6 +267,28 @@ def wilson(share: float, size: float, quantile: float = NORMAL_QUANTILE) -> Inte
     square = quantile**2 / size
     middle, half = share + square / 2, math.sqrt(square * (share * (1 - share) + square / 4))
     return Interval(share, max(0.0, (middle - half) / (1 + square)), min(1.0, (middle + half) / (1 + square)))
+
+
+def accuracy_interval(right: Floats, groups: Ints | None) -> Interval:
+    """Return the share of images that is right, with its 95 % interval, which is Wilson's.
+
+    Images of one group are alike: they count as the fewer images whose share would scatter as this does between groups,
+    with the quantile of Student's t (Korn and Graubard 1998, Survey Methodology 24(2)).
+
+    Args:
+        right: (N,) 1 where the answer is right, 0 where it is wrong.
+        groups: (N,) number of each image's group; None: each stands alone.
+    """
+    share = float(right.mean())
+    if groups is None:
+        return wilson(share, len(right))
+    numbers = np.unique(groups, return_inverse=True)[1]
+    count, gaps = int(numbers.max()) + 1, np.bincount(numbers, right - share)  # (G,)
+    if np.allclose(gaps, 0):  # also of one group
+        return wilson(share, effective_units(np.ones(len(right)), numbers))
+    variance = float(gaps @ gaps) / len(right) ** 2 * count / (count - 1)
+    size = min(len(right), share * (1 - share) / variance)
+    return wilson(share, size, float(stdtrit(count - 1, TAILS[1])))
 
 
 def effective_units(weights: Floats, groups: Ints | None) -> float:
