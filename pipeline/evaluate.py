@@ -18,7 +18,7 @@ from graftline.errors import UserError, first_line
 from graftline.evaluation.evaluation import Evaluation, EvaluationResult
 from graftline.evaluation.grid import evaluate_grid
 from graftline.execution import Accelerator, Execution
-from graftline.pipeline.bundle_source import open_bundle
+from graftline.pipeline.bundle_source import find_model_uri, open_bundle
 from graftline.pipeline.grid_scoring import GRID_FIGURE, GRID_TABLE, GridOutcome, log_grid, name_grid, write_grid
 from graftline.pipeline.logged_logits import find_logged, find_logged_of_members
 from graftline.pipeline.members import open_members
@@ -110,6 +110,7 @@ class Evaluate:
             facts={
                 "dataset_digest": version.digest,
                 "run_id": run.id,
+                "model_uri": find_model_uri(self.bundle, self.tracking),
                 "bundle": self.bundle,
                 "worse_slices": slices.flagged,
             },
@@ -160,6 +161,7 @@ class Evaluate:
             facts={
                 "dataset_digest": version.digest,
                 "run_id": run.id,
+                "model_uri": None if self.bundle is None else find_model_uri(self.bundle, self.tracking),
                 "members": list(members.references),
                 "worse_slices": slices.flagged,
             },
