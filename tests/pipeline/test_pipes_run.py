@@ -32,8 +32,13 @@ def test_what_is_written_after_the_output_directory_hides_no_result(tmp_path: Pa
     output.mkdir(parents=True)
     (output / "result.json").write_text(json.dumps({"outcome": "promoted", "reason": "it is better"}))
     (tmp_path / "result.json").write_text("{}")
-    job = {"command": [sys.executable, "-c", RUN], "directory": str(tmp_path), "log": "job.log"}
-    job |= {"variables": {}, "seconds": 60.0}
+    job = {
+        "command": [sys.executable, "-c", RUN],
+        "directory": str(tmp_path),
+        "log": "job.log",
+        "variables": {},
+        "seconds": 60.0,
+    }
     env = {"JOB": json.dumps(job), "PYTHONPATH": str(tmp_path)}
     command = [sys.executable, str(DAGSTER / "pipes_run.py")]
     done = subprocess.run(command, env=env, capture_output=True, text=True)

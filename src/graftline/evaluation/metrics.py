@@ -305,18 +305,19 @@ def effective_units(weights: Floats, groups: Ints | None) -> float:
     return float(of_units.sum() ** 2 / (of_units**2).sum())
 
 
-def _image_weights(name: str, predictions: Predictions) -> Floats:
+def _image_weights(name: str, predictions: Predictions) -> npt.NDArray[np.float64]:
     """Return how much each image counts for a share (N,); for a macro average, each class alike."""
     measure, _, class_name = name.partition("/")
     if measure in ("precision", "recall"):
         classes = predictions.labels if measure == "recall" else predictions.predicted
-        return (classes == predictions.class_names.index(class_name)).astype(np.float64)
+        return np.asarray(classes == predictions.class_names.index(class_name), np.float64)
     if measure in ("accuracy", "set_coverage"):
         return np.ones(len(predictions.labels))
     if measure == "accuracy_weighted":
         assert predictions.weights is not None
-        return predictions.weights.astype(np.float64)
-    return 1 / np.bincount(predictions.labels)[predictions.labels]
+        return np.asarray(predictions.weights, np.float64)
+    counts = np.bincount(predictions.labels)
+    return np.asarray(1 / counts[predictions.labels], np.float64)
 
 
 def metrics_json(scores: Mapping[str, Interval]) -> dict[str, dict[str, float]]:
