@@ -18,7 +18,7 @@ from graftline.errors import UserError, first_line
 from graftline.evaluation.evaluation import Evaluation, EvaluationResult
 from graftline.evaluation.grid import evaluate_grid
 from graftline.execution import Accelerator, Execution
-from graftline.pipeline.bundles.source import open_bundle
+from graftline.pipeline.bundles.source import find_model_uri, open_bundle
 from graftline.pipeline.dataset_versions.parent import with_parent
 from graftline.pipeline.dataset_versions.trained_on import trained_on
 from graftline.pipeline.ensembles.grid_scoring import (
@@ -117,6 +117,7 @@ class Evaluate:
             facts={
                 "dataset_digest": version.digest,
                 "run_id": run.id,
+                "model_uri": find_model_uri(self.bundle, self.tracking),
                 "bundle": self.bundle,
                 "worse_slices": slices.flagged,
             },
@@ -167,6 +168,7 @@ class Evaluate:
             facts={
                 "dataset_digest": version.digest,
                 "run_id": run.id,
+                "model_uri": None if self.bundle is None else find_model_uri(self.bundle, self.tracking),
                 "members": list(members.references),
                 "worse_slices": slices.flagged,
             },

@@ -194,7 +194,8 @@ def _view(model: BundleTrunk, path: str) -> np.ndarray:
 
 def _show(explanations: Sequence[Explanation], chosen: _Chosen, model: BundleTrunk, directory: Path) -> ExplainResult:
     """Draw, list and print explanations."""
-    figure = save(explanation_figure(explanations, chosen.title), directory / EXPLANATIONS_PICTURE)
+    drawn = explanation_figure(explanations, chosen.title, model.predictor.class_names)
+    figure = save(drawn, directory / EXPLANATIONS_PICTURE)
     table = directory / TABLE_FILE
     with atomic_file(table) as temporary:
         pd.DataFrame([_row(one) for one in explanations]).to_csv(temporary, index=False)

@@ -93,6 +93,7 @@ class Export:
         return ExportResult(
             facts={
                 "model": model.origin.uri,
+                "model_uri": model.origin.model_uri,
                 "bundle_digest": model.predictor.digest,
                 "format": written,
                 "exported": str(exported),

@@ -129,6 +129,7 @@ class Predict:
         return PredictResult(
             facts={
                 "model": model.origin.uri,
+                "model_uri": model.origin.model_uri,
                 "bundle_digest": model.predictor.digest,
                 "images": counts.images,
                 "unreadable": counts.unreadable,

@@ -12,7 +12,6 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Literal, cast
-from urllib.parse import urlsplit
 
 import yaml
 from hydra.utils import instantiate
@@ -43,15 +42,30 @@ from graftline.tracking.names import SCHEDULER
 logger = logging.getLogger(__name__)
 
 STAGE = "retrain"  # what runs
-# variables that the run needs where they are set now, as no engine hands them on
-VARIABLES = (
-    *("PYTHONPATH", "MLFLOW_TRACKING_URI", "HF_HOME", "HF_HUB_OFFLINE", "TORCH_HOME", "XDG_CACHE_HOME"),
-    *("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"),
+# variables that the run needs where they are set now, as no engine hands them on; a pod has other files and devices
+POD_VARIABLES = (
+    *("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_INSECURE_TLS", "MLFLOW_S3_ENDPOINT_URL", "GRAFTLINE_REMOTE_GB"),
+    *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION"),
 )
+VARIABLES = (
+    *POD_VARIABLES,
+    *("PYTHONPATH", "HF_HOME", "HF_HUB_OFFLINE", "TORCH_HOME", "XDG_CACHE_HOME"),
+    *("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"),
+    *("AWS_PROFILE", "GOOGLE_APPLICATION_CREDENTIALS"),  # which lead to secrets and are none
+    *("MLFLOW_TRACKING_SERVER_CERT_PATH", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"),
+    *("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "https_proxy", "http_proxy", "no_proxy"),
+)
+SECRETS = {
+    "AWS_SECRET_ACCESS_KEY": "~/.aws/credentials",
+    "MLFLOW_TRACKING_PASSWORD": "~/.mlflow/credentials",
+}  # which stay out, and where else the run finds them
 BY_MACHINE = ("cron", "systemd")  # engines whose times are those of the machine, whatever TZ was when they were told
 OWN = ("every", "engine", "install", "remove", "job", "kubernetes", "dagster")  # keys that are not the run's
 
+_PASSWORD = re.compile(r":[^/\s]+@")  # in an address
 _LOGIN = "keep user and password in ~/.mlflow/credentials"
+_WITHOUT = {"MLFLOW_TRACKING_URI": f"{_LOGIN}, and give the address without them as tracking.uri"}
+_BY_ENGINE = "set it where the engine gives its jobs their variables, and nobody else reads it"
 DAGSTER = Path(__file__).with_name("dagster")  # what Dagster reads, in an environment of its own
 
 
@@ -103,6 +117,7 @@ class ScheduleStage(Retrain):
         self._check_training()
         job, times = self._job(directory), self._times()
         self._check_clock()
+        self._check_secrets()
         files = self._files(job, times)
         for name, text in files.items():
             write_text(directory / name, text)
@@ -181,6 +196,20 @@ class ScheduleStage(Retrain):
             zone = f"{self._timezone}, unless TZ={os.environ['TZ']} holds for it, too"
             warn(f"{self.engine} goes by the time zone of this machine, {zone}.")
 
+    def _check_secrets(self) -> None:
+        """Warn of a secret that the run may need and that is only set here."""
+        is_server = self._tracking.uri.startswith("http")
+        needed = {
+            "AWS_SECRET_ACCESS_KEY": is_server or str(self._images.path).startswith("s3:"),
+            "MLFLOW_TRACKING_PASSWORD": is_server,
+        }
+        for name, place in SECRETS.items():
+            if needed[name] and os.environ.get(name):
+                warn(
+                    f"{name} stays out of the schedule, which others may read, and the run may need it: keep it in "
+                    f"{place}, or in the Secret of kubernetes.secret."
+                )
+
     def _next(self, times: Times) -> str:
         """Return when it runs next, by the engine's clock, whose zone is named if it is not that of this process."""
         is_ours = have_same_clock(self._timezone, local_timezone())
@@ -257,7 +286,7 @@ def _require_no_password(overrides: Sequence[str]) -> None:
         UserError: an address in it does.
     """
     for text in overrides:
-        if re.search(r"://[^/\s:@]*:[^/\s]+@", text):
+        if re.search(rf"://[^/\s:@]*{_PASSWORD.pattern}", text):
             key = text.lstrip("+").partition("=")[0]
             raise UserError(
                 f"{key} holds a password, which whoever reads the schedule would have: {_LOGIN}, or in the Secret of "
@@ -267,12 +296,12 @@ def _require_no_password(overrides: Sequence[str]) -> None:
 
 def _variables(engine: str) -> dict[str, str]:
     """Return the variables that a run needs and no engine hands on, but none with a password; and what started it."""
-    names = ("MLFLOW_TRACKING_URI",) if engine == "kubernetes" else VARIABLES
-    found = {SCHEDULER: engine} | {name: os.environ[name] for name in names if os.environ.get(name)}
-    if urlsplit(found.get("MLFLOW_TRACKING_URI", "")).password is not None:
-        del found["MLFLOW_TRACKING_URI"]
-        logger.warning(
-            f"MLFLOW_TRACKING_URI holds a password and stays out of the schedule: {_LOGIN}, and give the address "
-            "without them as tracking.uri."
-        )
+    names = POD_VARIABLES if engine == "kubernetes" else VARIABLES
+    found = {SCHEDULER: engine}
+    for name in names:
+        value = os.environ.get(name)
+        if value and _PASSWORD.search(value):
+            logger.warning(f"{name} holds a password and stays out of the schedule: {_WITHOUT.get(name, _BY_ENGINE)}.")
+        elif value:
+            found[name] = value
     return found

@@ -81,6 +81,12 @@ class Serve:
         names = [source.name for source in sources]
         if doubled := sorted({name for name in names if names.count(name) > 1}):
             raise UserError(f"Serve.model names {doubled[0]} twice: an address could mean either; leave one out.")
+        served: dict[str, Slot] = {}
+
+        def tell(address: str, slots: Mapping[str, Slot]) -> None:
+            served.update(slots)
+            self._tell(address, slots)
+
         counted = serve(
             sources,
             host=self.host,
@@ -88,13 +94,18 @@ class Serve:
             limits=self.limits,
             execution=Execution.onnx(self.accelerator),
             poll_seconds=self.poll_seconds,
-            on_start=self._tell,
+            on_start=tell,
             watch=make_watch(self.monitor, self.monitor_images),
             password=find_password(self.host),
             allowed_hosts=self.allowed_hosts,
         )
+        uris = [slot.model.origin.model_uri for slot in served.values()]  # of what answered last
         return ServeResult(
-            facts={"requests": counted.num_requests, "images": counted.num_predictions},
+            facts={
+                "model_uri": uris[0] if len(uris) == 1 else None,
+                "requests": counted.num_requests,
+                "images": counted.num_predictions,
+            },
             table=[("requests", f"{counted.num_requests:,}"), ("images", f"{counted.num_predictions:,}")],
             requests=counted.num_requests,
             images=counted.num_predictions,

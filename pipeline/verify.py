@@ -10,7 +10,7 @@ from graftline.bundle.verify import Verification, verify_bundle
 from graftline.console import print_table
 from graftline.errors import UserError
 from graftline.execution import Accelerator, Execution
-from graftline.pipeline.bundles.source import REGISTERED, find_bundle
+from graftline.pipeline.bundles.source import REGISTERED, find_bundle, find_model_uri
 from graftline.pipeline.program import ADDRESSES
 from graftline.pipeline.stage import StageResult
 from graftline.report.tables import print_verification
@@ -59,6 +59,7 @@ class Verify:
         return VerifyResult(
             facts={
                 "bundle": self.bundle,
+                "model_uri": find_model_uri(self.bundle, self.tracking),
                 "golden_images": verification.num_images,
                 "largest_probability_change": verification.largest_probability_change,
             },
@@ -80,6 +81,7 @@ class Verify:
         return VerifyResult(
             facts={
                 "bundle": against,
+                "model_uri": find_model_uri(against, self.tracking),
                 "server": address,
                 "golden_images": check.num_images,
                 "largest_probability_change": check.largest_probability_change,

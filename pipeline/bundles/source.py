@@ -41,6 +41,11 @@ def find_bundle(reference: str, tracking: Tracking) -> Path:
     return of_run if of_run.is_dir() else directory
 
 
+def find_model_uri(reference: str, tracking: Tracking) -> str | None:
+    """Return ``models:/NAME/VERSION`` of what `find_bundle` takes; None where that is no registered model."""
+    return tracking.registry().version(reference).uri if reference.startswith(REGISTERED) else None
+
+
 def find_source(reference: str, tracking: Tracking) -> Source:
     """Return where a model comes from.
 

@@ -15,6 +15,7 @@ from typing import Any
 from dagster_pipes import open_dagster_pipes
 
 SCHEDULER = "GRAFTLINE_SCHEDULER"  # variable: what started the job, for the ledger
+RESULT = "result.json"  # in a run's output directory, which it prints last
 GRACE_SECONDS = 60.0  # between SIGTERM, at which a run says that it was killed, and SIGKILL
 
 
@@ -22,19 +23,21 @@ def main() -> int:
     """Run the command, hand its result over, and return its exit code."""
     with open_dagster_pipes() as pipes:
         job = pipes.extras
-        code, last_line = _run(job, pipes.run_id)
-        directory = Path(job["directory"]) / last_line
+        code, last_line, directory = _run(job, pipes.run_id)
         if code != 0:
             pipes.log.error(f"graftline ended with exit code {code}: {last_line}")
             return code
-        result = json.loads((directory / "result.json").read_text(encoding="utf-8"))
+        result = json.loads((directory / RESULT).read_text(encoding="utf-8"))
         pipes.log.info(f"{result.get('outcome', 'done')}: {result.get('reason', directory)}")
         pipes.report_custom_message({"result": result, "directory": str(directory)})
     return code
 
 
-def _run(job: dict[str, Any], run_id: str) -> tuple[int, str]:
-    """Run graftline as a run of Dagster's, and return its exit code and the last line that it printed."""
+def _run(job: dict[str, Any], run_id: str) -> tuple[int, str, Path]:
+    """Run graftline as a run of Dagster's, and return its exit code, the last line and the output directory.
+
+    The directory is the last line that names one with a result: an interpreter may warn after it, as it ends.
+    """
     log = Path(job["directory"]) / job["log"]
     log.parent.mkdir(parents=True, exist_ok=True)
     process = subprocess.Popen(
@@ -54,7 +57,7 @@ def _run(job: dict[str, Any], run_id: str) -> tuple[int, str]:
     for timer in timers:
         timer.daemon = True
         timer.start()
-    last = ""
+    last, directory = "", Path(job["directory"])
     assert process.stdout is not None
     with log.open("a", encoding="utf-8") as kept:
         for line in process.stdout:
@@ -62,7 +65,10 @@ def _run(job: dict[str, Any], run_id: str) -> tuple[int, str]:
             sys.stdout.flush()
             kept.write(line)
             last = line.strip() or last
-    return process.wait(), last
+            found = Path(job["directory"], last)
+            if os.path.isfile(found / RESULT):  # noqa: PTH113 - also of a line that is too long for a path
+                directory = found
+    return process.wait(), last, directory
 
 
 def _environment(variables: dict[str, str]) -> dict[str, str]:

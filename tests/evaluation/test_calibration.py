@@ -105,13 +105,24 @@ def test_what_is_kept_helps_on_other_images_and_changes_no_answer() -> None:
 def test_probabilities_that_are_right_lose_next_to_nothing() -> None:
     others, other_labels = draw(5000, 3, seed=99)
     before, changes, vectors = log_loss(other_labels, softmax(others, axis=1)), [], 0
+    refused = 0  # that lower the log loss by chance
     for seed in range(20):
         fit = fit_calibration(made(*draw(200, 3, seed=seed)))
         vectors += bool(fit.calibration.scales)
         changes.append(log_loss(other_labels, softmax(fit.calibration.apply(others), axis=1)) - before)
-        assert ("stay as the network gives them" in fit.sentence) == (fit.calibration == UNCALIBRATED)
+        is_kept = fit.calibration != UNCALIBRATED
+        assert ("stay as the network gives them" in fit.sentence) != is_kept
+        assert fit.log_loss_change is not None
+        assert fit.standard_error is not None
+        assert fit.error_before is not None
+        assert fit.error_after is not None
+        if not fit.calibration.scales:
+            is_sure, is_lower = fit.log_loss_change < -fit.standard_error, fit.log_loss_change < 0
+            assert is_kept == (is_sure or (is_lower and fit.error_after.value <= fit.error_before.value))
+            refused += is_lower and not is_kept
     assert np.mean(changes) < 0.003
     assert vectors <= 2
+    assert refused > 0
 
 
 def test_a_class_that_is_favored_takes_a_vector() -> None:

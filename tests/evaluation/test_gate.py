@@ -108,6 +108,15 @@ def test_what_the_deciding_score_must_show(gate: Gate, skills: tuple[float, floa
     assert result.guards[0].reason.startswith(reason)
 
 
+def test_ten_right_images_do_not_surely_reach_a_floor() -> None:
+    images, champion, challenger = made(images=10)
+    logits = 4 * np.eye(2)[(images.labels == challenger.class_names[1]).astype(int)]
+    gate = replace(GATE, metric="accuracy", floor=0.95)
+    result = examine(gate, images, replace(challenger, logits=logits), replace(champion, logits=-logits))
+    assert result.guards[0].challenger == "100.0 %"
+    assert result.guards[0].reason == "It does not surely reach the floor of 95.0 %: 72.2 % to 100.0 %."
+
+
 @pytest.mark.parametrize("metric", ["log_loss", "accuracy", "auroc"])
 def test_a_score_that_is_not_a_number_refuses(metric: Metric) -> None:
     images, champion, challenger = made((1.0, 1.4))

@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 from made_predictions import predictions_of
+from scipy.stats import binomtest
 
 from graftline.errors import UserError
 from graftline.evaluation.metrics import Interval, format_interval, metrics_json, score
@@ -91,9 +92,9 @@ def test_a_class_without_images_or_predictions_is_left_out_and_named() -> None:
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     scores = score(predictions_of(probabilities, labels, "abcd"), resamples=200)
     assert "recall/d" not in scores
-    assert scores["precision/d"] == Interval(0, 0, 0)
+    assert scores["precision/d"].value == scores["precision/d"].low == 0 < scores["precision/d"].high
     assert "precision/c" not in scores
-    assert scores["recall/c"] == Interval(0, 0, 0)
+    assert scores["recall/c"].value == scores["recall/c"].low == 0 < scores["recall/c"].high < 0.1
     assert scores["balanced_accuracy"].value == pytest.approx(
         np.mean([scores[f"recall/{name}"].value for name in "abc"]), abs=1e-12
     )
@@ -128,11 +129,33 @@ def test_no_mistakes_are_no_proof() -> None:
     probabilities = np.full((150, 3), 0.05)
     probabilities[np.arange(150), labels] = 0.9
     scores = score(predictions_of(probabilities, labels, "abc"), resamples=100)
-    assert scores["accuracy"] == Interval(1, 1, 1)
-    assert any(
-        "may still be up to 2 % (rule of three)" in note
-        for note in notes_on(predictions_of(probabilities, labels, "abc"), scores)
-    )
+    assert scores["accuracy"].low == pytest.approx(0.975, abs=1e-3)
+    predictions = predictions_of(probabilities, labels, "abc")
+    grouped = dataclasses.replace(predictions, groups=[f"patient {number % 10}" for number in range(150)])
+    for given, error in (
+        (predictions, "150 images the true error may still be up to 2 %"),
+        (grouped, "10 groups of images the true error may still be up to 30 %"),
+    ):
+        assert any(f"with {error} (rule of three)." in note for note in notes_on(given, scores))
+
+
+def test_what_is_all_right_or_all_wrong_has_an_interval_with_a_width() -> None:
+    labels = np.repeat([0, 1, 2], [12, 60, 8])
+    probabilities = np.full((80, 3), 0.05)
+    probabilities[np.arange(80), np.where(labels == 2, 0, labels)] = 0.9
+    scores = score(predictions_of(probabilities, labels, "abc", np.ones(80)), resamples=100)
+    for name, right, count in (("recall/a", 12, 12), ("recall/b", 60, 60), ("precision/b", 60, 60), ("recall/c", 0, 8)):
+        expected = binomtest(right, count).proportion_ci(method="wilson")
+        assert (scores[name].low, scores[name].high) == pytest.approx((expected.low, expected.high), abs=1e-6), name
+    assert scores["recall/a"].low < 0.8
+    probabilities[np.arange(80), 0], probabilities[np.arange(80), labels] = 0.05, 0.9
+    perfect = predictions_of(probabilities, labels, "abc", np.ones(80))
+    alone = score(perfect, resamples=100)
+    assert {one for one in alone if alone[one].low == alone[one].high} == {"ece"}, "all images are equally sure"
+    assert alone["accuracy"].low == alone["accuracy_weighted"].low == pytest.approx(80 / (80 + 1.96**2), abs=1e-4)
+    assert alone["recall/c"].low < alone["balanced_accuracy"].low < alone["accuracy"].low
+    grouped = dataclasses.replace(perfect, groups=[str(number % 10) for number in range(80)])
+    assert score(grouped, resamples=100)["accuracy"].low == pytest.approx(10 / (10 + 1.96**2), abs=1e-4)
 
 
 def test_a_score_outside_its_own_interval_is_explained() -> None:

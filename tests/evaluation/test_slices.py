@@ -60,13 +60,16 @@ def test_few_are_called_worse_that_are_not_where_images_have_groups() -> None:
     generator = np.random.default_rng(2)
     groups = np.repeat(np.arange(30), 12)
     given = [f"patient {number}" for number in groups]
-    false_alarms = found = alone = 0
+    false_alarms = found = alone = held = slices_seen = 0
     for _ in range(60):
         rates = generator.beta(4, 1, 30)
         hits = generator.random(360) < rates[groups]
         columns = pd.DataFrame({name: generator.integers(0, 3, 30)[groups] for name in ("site", "device", "sex")})
         grouped = replace(predictions(hits), groups=given)
-        false_alarms += any(one.is_worse for one in score_slices(grouped, columns))
+        of_groups = score_slices(grouped, columns)
+        false_alarms += any(one.is_worse for one in of_groups)
+        held += sum(one.accuracy.low <= 0.8 <= one.accuracy.high for one in of_groups)
+        slices_seen += len(of_groups)
         alone += any(one.is_worse for one in score_slices(predictions(hits), columns))
         columns["site"] = np.arange(30)[groups] % 3
         worse = generator.random(360) < np.where(columns["site"] == 0, 0.4, 0.9)
@@ -74,6 +77,7 @@ def test_few_are_called_worse_that_are_not_where_images_have_groups() -> None:
         found += "site 0" in [one.name for one in slices if one.is_worse]
     assert false_alarms <= 7
     assert alone > 20, "each image for itself"
+    assert 0.92 < held / slices_seen < 0.98, "0.8 is the mean of the groups' rates"
     assert found > 54
     by_group = score_slices(grouped, pd.DataFrame({"patient": given}))
     assert len(by_group) == 30

@@ -103,17 +103,20 @@ def test_the_champion_is_a_bundle_wherever_one_is_asked_for(
     crown(1)
     champion, images = "models:/dusk@champion", trained.root / "dusk"
     digest = Promotions(Tracking(), "dusk").read().version(1).tags[BUNDLE_DIGEST]
-    assert run("verify", f"bundle={champion}").facts["bundle"] == champion
-    assert run("predict", f"model={champion}", f"images={images / 'red'}").facts["bundle_digest"] == digest
+    verified, uri = run("verify", f"bundle={champion}"), "models:/dusk/1"
+    assert (verified.facts["bundle"], verified.facts["model_uri"]) == (champion, uri)
+    predicted = run("predict", f"model={champion}", f"images={images / 'red'}")
+    assert (predicted.facts["bundle_digest"], predicted.facts["model_uri"]) == (digest, uri)
     data = ["data=folder", f"data.path={images}", "evaluation.resamples=100"]
     evaluated = run("evaluate", f"bundle={champion}", *data)
-    assert evaluated.facts["bundle"] == champion
+    assert (evaluated.facts["bundle"], evaluated.facts["model_uri"]) == (champion, uri)
     typed = [*TINY, *data, f"runs=[{champion},models:/dusk@previous]", "choose=all", "tracking.register=false"]
     assert list(run("ensemble", *typed).facts["shares"]) == [0.5, 0.5]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place.root}/mlflow.db")
-    assert run("export", f"model={champion}", "format=mlflow").facts["bundle_digest"] == digest
+    exported = run("export", f"model={champion}", "format=mlflow")
+    assert (exported.facts["bundle_digest"], exported.facts["model_uri"]) == (digest, uri)
     source = find_source(champion, Tracking())  # as make serve takes it
-    assert (source.find().uri, source.moves) == ("models:/dusk/1", True)
+    assert (source.find().uri, source.moves) == (uri, True)
     served = mlflow.pyfunc.load_model(champion)  # what `mlflow models serve` does first
     assert served.metadata.model_id in str(Promotions(Tracking(), "dusk").read().version(1).source)
 

@@ -184,17 +184,40 @@ def test_there_may_be_nothing_to_take_away(
     assert f"No schedule of {folder} is installed: nothing to take away." in capsys.readouterr().out
 
 
-def test_a_password_stays_out(
+def test_what_storage_and_servers_need_goes_along_but_no_secret(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@server:5000")
+    address, key, uri = "http://minio:9000", "/etc/key.json", "http://server:5000"
+    for name, value in (
+        *(("AWS_ENDPOINT_URL", address), ("GOOGLE_APPLICATION_CREDENTIALS", key), ("NO_PROXY", "localhost")),
+        *(("HTTPS_PROXY", "me:sesame@proxy:3128"), ("HTTP_PROXY", "http://proxy:3128")),
+        *(("AWS_SECRET_ACCESS_KEY", "sesame"), ("MLFLOW_TRACKING_PASSWORD", "sesame")),
+        ("MLFLOW_TRACKING_URI", "http://me:sesame@server:5000"),
+    ):
+        monkeypatch.setenv(name, value)
     assert main(["schedule", "every=hourly"]) == 0
     out = capsys.readouterr().out
-    assert "MLFLOW_TRACKING_URI holds a password and stays out of the schedule" in out
-    assert "secret" not in out
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
-    assert main(["schedule", "every=hourly"]) == 0
-    assert "MLFLOW_TRACKING_URI=http://server:5000 " in capsys.readouterr().out
+    assert "stays out of the schedule, which others may read" not in out, "the images and MLflow are here"
+    for word in (
+        f"AWS_ENDPOINT_URL={address}",
+        f"GOOGLE_APPLICATION_CREDENTIALS={key}",
+        "HTTP_PROXY=http://proxy:3128",
+    ):
+        assert f" {word} " in out
+    assert "MLFLOW_TRACKING_URI holds a password and stays out of the schedule: keep user and password in" in out
+    assert "HTTPS_PROXY holds a password and stays out of the schedule: set it where the engine gives" in out
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert main(["schedule", "every=hourly", "engine=kubernetes", f"tracking.uri={uri}"]) == 0
+    out += (pod := capsys.readouterr().out)
+    (container,) = yaml.safe_load((last(folder) / "cronjob.yaml").read_text())["spec"]["jobTemplate"]["spec"][
+        "template"
+    ]["spec"]["containers"]
+    given = {one["name"]: one.get("value") for one in container["env"]}
+    assert (given["MLFLOW_TRACKING_URI"], given["AWS_ENDPOINT_URL"]) == (uri, address)
+    assert not {"GOOGLE_APPLICATION_CREDENTIALS", "HTTP_PROXY"} & set(given), "a pod has other files and proxies"
+    for name in ("AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD"):
+        assert f"{name} stays out of the schedule, which others may read" in pod
+    assert "sesame" not in out
 
 
 def test_a_password_in_an_address_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

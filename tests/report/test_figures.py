@@ -1,5 +1,6 @@
 """The figures of an evaluation: what they say, of any number of classes and of any names."""
 
+import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
@@ -91,6 +92,32 @@ def test_names_that_no_file_of_text_could_hold_are_drawn(tmp_path: Path) -> None
     assert max(map(len, shown["roc_curves"])) <= 80
 
 
+TWINS = [f"steel plate scratched deeply on left side {letter}" for letter in "AB"]
+TWINS += [f"connector_type_{letter}_front_half_broken" for letter in "ab"]
+
+
+@pytest.mark.parametrize("num_classes", [12, 22])
+def test_twins_are_told_apart_in_every_figure(num_classes: int, tmp_path: Path) -> None:
+    probabilities, labels = random_predictions(20 * num_classes, num_classes)
+    names = [*TWINS, *(f"n{number}" for number in range(num_classes - 4))]
+    probabilities[labels < 4] = np.full(num_classes, 0.01)
+    rows = np.flatnonzero(labels < 4)
+    probabilities[rows, labels[rows] ^ 1] = 1 - 0.01 * (num_classes - 1)  # each twin is taken for the other
+    predictions = predictions_of(probabilities, labels, names)
+    shown = drawn(predictions, tmp_path)
+    assert len({one for one in shown["confident_mistakes"] if one.startswith("labeled ")}) == 4
+    for name in ("roc_curves", "precision_recall_curves"):
+        legend = [one for one in shown[name] if re.match(r"(?!AUROC|average p).+ \d\.\d{3}(, among the worst)?$", one)]
+        assert len(legend) == len(set(legend)) == (13 if num_classes == 12 else 4)
+        assert ("among the worst" in legend[0]) == (num_classes > 12)
+    if num_classes > 20:
+        confused = [one for one in shown["confusion_matrix"] if "→" in one]
+        assert all(len(set(one.split(" → "))) == 2 for one in confused)
+        assert len(set(confused)) == len(confused)
+    for chart in curve_charts(predictions, SCORES, names):
+        assert len({one.style for one in chart.series}) == len(chart.series)
+
+
 def test_curves_of_an_absent_class_are_left_out(tmp_path: Path) -> None:
     probabilities, labels = random_predictions(40, 4)
     labels[labels == 2] = 0
@@ -102,7 +129,7 @@ def test_curves_of_an_absent_class_are_left_out(tmp_path: Path) -> None:
 
 def test_average_precision_is_the_area_under_the_drawn_curve() -> None:
     probabilities, labels = random_predictions(400, 3)
-    chart = curve_charts(predictions_of(probabilities, labels, "abc"), {})[-1]
+    chart = curve_charts(predictions_of(probabilities, labels, "abc"), {}, "abc")[-1]
     for series in chart.series[:3]:
         area = float(series.label.split()[1].rstrip(","))
         assert np.mean(np.asarray(series.y)) == pytest.approx(area, abs=0.005)

@@ -1,5 +1,7 @@
 """The pictures of a promotion: the history with its bands, and the images that turn wrong."""
 
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +47,16 @@ def bands(figure: Figure) -> list[tuple[float, float, float]]:
     return found
 
 
+@pytest.fixture
+def tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nine hours later than UTC."""
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
 STORY: tuple[tuple[Kind, int | None, int | None], ...] = (
     ("promoted", 1, 1),
     ("refused", 2, 1),
@@ -55,11 +67,12 @@ STORY: tuple[tuple[Kind, int | None, int | None], ...] = (
 )
 
 
+@pytest.mark.usefixtures("tokyo")
 def test_a_band_where_a_version_was_champion() -> None:
     figure = history_figure("pets", chain(*STORY))
     told = words(figure)
     assert "pets: version 3 is champion" in told
-    for word in ("promoted 1", "refused 2", "rolled back 1", "moved by hand", "forced 3", "2026-01-01 03:00   1"):
+    for word in ("promoted 1", "refused 2", "rolled back 1", "moved by hand", "forced 3", "2026-01-01 12:00   1"):
         assert word in told
     assert bands(figure) == [(0, 0, 2), (2, 2, 3), (0, 3, 4), (2, 5, 5.5)]
     assert png(figure).startswith(b"\x89PNG")

@@ -343,7 +343,7 @@ def test_verify_as_a_stage(
 ) -> None:
     monkeypatch.chdir(place)
     result = compose("verify", [server.url]).run()
-    assert result.facts["bundle"] == "models:/pets/1"
+    assert result.facts["bundle"] == result.facts["model_uri"] == "models:/pets/1"
     assert re.search(r"^answer +0$", capsys.readouterr().out, re.MULTILINE)
     with pytest.raises(UserError, match="serves another bundle"):
         compose("verify", [f"bundle={server.url}", f"against={calibrated}"]).run()
@@ -398,3 +398,5 @@ def test_without_a_champion_the_newest_version_that_is_not_refused_answers_until
         (model,) = server.ask("/health").content["models"]
         assert model["problem"] == "'pets' has no champion any more: models:/pets/3 goes on."
         assert server.ask("/predict", photo(1)).content["version"] == 3
+    (result,) = tmp_path.glob("outputs/serve/*/result.json")
+    assert json.loads(result.read_text())["model_uri"] == "models:/pets/3"

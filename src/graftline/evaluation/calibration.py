@@ -86,10 +86,10 @@ def fit_calibration(predictions: Predictions, seed: int = 0, *, weighed: bool = 
 
     No group of images is in two folds, and groups vary as wholes in the standard error and the calibration errors.
 
-    A temperature is kept where it lowers the log loss of images that it was not fitted on: it has one parameter, and
-    one that is kept by chance is near 1. A vector has 2 K and may change answers: it takes the temperature's place
-    where it lowers the log loss by more than a standard error more (Breiman et al. 1984, Classification and Regression
-    Trees, section 3.4.3).
+    A temperature is kept where it lowers the log loss of images that it was not fitted on by more than a standard error
+    (Breiman et al. 1984, Classification and Regression Trees, section 3.4.3), or by less if their calibration error is
+    no larger. A vector may change answers: it takes the temperature's place where it lowers the log loss by more than
+    a standard error more.
 
     Args:
         predictions: of validation images, uncalibrated. Of very many, some are drawn.
@@ -105,17 +105,21 @@ def fit_calibration(predictions: Predictions, seed: int = 0, *, weighed: bool = 
         return CalibrationFit(UNCALIBRATED, len(labels), f"The probabilities stay as the network gives them: {why}.")
     plain = _Candidate(UNCALIBRATED, logits, _losses(logits, labels))
     folds, numbers = _folds(labels, groups, seed), drawn_groups(groups)
-    temperature = _cross_validated(fit_temperature, logits, labels, folds)
-    best = temperature if temperature.change(plain, numbers)[0] < 0 else plain
+
+    def error(candidate: _Candidate) -> Interval:
+        return calibration_error(softmax(candidate.logits, axis=1), labels, seed=seed, groups=numbers)
+
+    shown = temperature = _cross_validated(fit_temperature, logits, labels, folds)
+    before, after = error(plain), error(temperature)
+    change, standard_error = temperature.change(plain, numbers)
+    is_better = change < -standard_error or (change < 0 and after.value <= before.value)
+    best = temperature if is_better else plain
     if not weighed and np.bincount(labels, minlength=logits.shape[1]).min() >= FEWEST_OF_CLASS:
         vector = _cross_validated(fit_vector, logits, labels, folds)
-        change, standard_error = vector.change(best, numbers)
-        best = vector if change < -standard_error else best
-    shown = temperature if best is plain else best
-    change, standard_error = shown.change(plain, numbers)
-    before, after = (
-        calibration_error(softmax(one.logits, axis=1), labels, seed=seed, groups=numbers) for one in (plain, shown)
-    )
+        further, its_error = vector.change(best, numbers)
+        if further < -its_error:
+            shown = best = vector
+            after, (change, standard_error) = error(vector), vector.change(plain, numbers)
     scores = (
         f"cross-validated log loss of {len(labels):,} validation images {change:+.4f} (standard error "
         f"{standard_error:.4f}), calibration error {_ends(before)} before, {_ends(after)} after"
@@ -125,7 +129,7 @@ def fit_calibration(predictions: Predictions, seed: int = 0, *, weighed: bool = 
     sentence = f"The probabilities are calibrated by {_describe(best.calibration)}: {scores}."
     if best is plain:
         kind = _describe(shown.calibration)
-        sentence = f"The probabilities stay as the network gives them, {kind} would not improve them: {scores}."
+        sentence = f"The probabilities stay as the network gives them, {kind} would not surely improve them: {scores}."
     return CalibrationFit(best.calibration, len(labels), sentence, change, standard_error, before, after)
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binom, binomtest
+from scipy.stats import binom
 
 from graftline.bundle.decision import Decision
-from graftline.evaluation.metrics import Interval
+from graftline.evaluation.metrics import Interval, wilson
 from graftline.evaluation.paired import accuracy_difference, family_quantile
 
 ALPHA = 0.05
@@ -51,9 +51,7 @@ class Measured:
 
     def accuracy(self, number: int) -> Interval:
         """Return the accuracy of the model (0) or the small one (1), with its 95 % Wilson interval."""
-        right = self.right[:, number]
-        interval = binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
-        return Interval(float(right.mean()), float(interval.low), float(interval.high))
+        return wilson(float(self.right[:, number].mean()), len(self.right))
 
     def objection(self, max_loss: float) -> str | None:
         """Return what speaks against the small one, as a part of a sentence; None where nothing does.

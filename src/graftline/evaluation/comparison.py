@@ -19,6 +19,7 @@ from graftline.evaluation.metrics import (
     Interval,
     percentile_interval,
     resampled_scores,
+    widened,
 )
 from graftline.evaluation.notes import groups_in_words
 from graftline.evaluation.predictions import Predictions
@@ -214,7 +215,7 @@ class _Sampled:
     """A classifier's scores, of its test images and of the resamples of them that all classifiers share."""
 
     def __init__(self, name: str, predictions: Predictions, resamples: int, seed: int) -> None:
-        self.name, self.labels = name, predictions.labels
+        self.name, self.labels, self.predictions = name, predictions.labels, predictions
         self.correct = predictions.predicted == predictions.labels
         self.groups = None if predictions.drawn_groups is None else predictions.num_groups
         values, spread = resampled_scores(predictions, resamples, seed)
@@ -224,7 +225,7 @@ class _Sampled:
     @property
     def scores(self) -> dict[str, Interval]:
         """Each score with its interval."""
-        return _intervals(self.values, self.spread)
+        return {one: widened(one, of, self.predictions) for one, of in _intervals(self.values, self.spread).items()}
 
     def differences(self, reference: "_Sampled") -> dict[str, Interval]:
         """Return how much more of each score it has, with the interval."""

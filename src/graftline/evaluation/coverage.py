@@ -5,9 +5,8 @@ Letters: N images.
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binomtest
 
-from graftline.evaluation.metrics import Interval
+from graftline.evaluation.metrics import Interval, accuracy_interval
 from graftline.evaluation.predictions import Predictions
 
 Floats = npt.NDArray[np.float64]
@@ -28,9 +27,11 @@ def coverage_curve(predictions: Predictions) -> tuple[Floats, Floats]:
 
 
 def accuracy_at(predictions: Predictions, share: float) -> Interval:
-    """Return the accuracy on the surest share of the images, at least one, with its 95 % Wilson interval."""
-    accuracy = coverage_curve(predictions)[1]
-    count = max(1, round(share * len(accuracy)))
-    right = round(float(accuracy[count - 1]) * count)
-    interval = binomtest(right, count).proportion_ci(method="wilson")
-    return Interval(float(accuracy[count - 1]), float(interval.low), float(interval.high))
+    """Return the accuracy on the surest share of the images, at least one, with its 95 % interval."""
+    order = np.argsort(-predictions.confidences, kind="stable")
+    confidences, groups = predictions.confidences[order], predictions.drawn_groups
+    right = (predictions.predicted == predictions.labels)[order].astype(np.float64)
+    count = max(1, round(share * len(order)))
+    least_sure = confidences == confidences[count - 1]
+    right[least_sure] = right[least_sure].mean()
+    return accuracy_interval(right[:count], None if groups is None else groups[order[:count]])

@@ -5,11 +5,13 @@ the same statistics of the resamples.
 Legend of letters: N images, K classes, R resamples.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import stdtrit
 
 from graftline.console import track
 from graftline.errors import UserError
@@ -27,6 +29,7 @@ from graftline.evaluation.curves import roc_area
 from graftline.evaluation.predictions import Predictions
 
 TAILS = (0.025, 0.975)  # percentile interval, Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13
+NORMAL_QUANTILE = 1.959964  # of the upper one
 
 LONG_WORK = 2_000_000_000  # images x classes x resamples that take some seconds, so that progress is shown
 
@@ -44,6 +47,7 @@ HEADLINES = {
     "ece": "calibration error (ECE)",
 }
 SHARES = frozenset({"accuracy", "accuracy_weighted", "balanced_accuracy", "precision", "recall", "set_coverage"})
+BOUNDED = SHARES | {"f1_macro", "auroc"}  # by 0 and 1, where resamples of a perfect score have no spread
 LOWER_IS_BETTER = frozenset({"cost", "set_size", "log_loss", "brier", "ece"})
 
 
@@ -77,7 +81,8 @@ def score(predictions: Predictions, resamples: int = 1000, seed: int = 0) -> dic
     of a class never predicted, the AUROC of a single class. Macro averages are over the classes that have theirs (F1:
     that have images or were predicted). The intervals are percentiles of the same scores of ``resamples`` sets of N
     images drawn with replacement, or of as many groups as there are, each whole, where images have groups; a resample
-    that does not define a score is left out of that score's interval.
+    that does not define a score is left out of that score's interval. A share (or macro F1, or AUROC) that is the same
+    in all resamples, as where all images are classified rightly, has Wilson's interval: see :func:`widened`.
 
     Args:
         predictions: of N images and K classes.
@@ -95,7 +100,8 @@ def score(predictions: Predictions, resamples: int = 1000, seed: int = 0) -> dic
             scores |= {f"{name}/{class_name}": percentile_interval(one, some) for class_name, one, some in of_classes}
         else:
             scores[name] = percentile_interval(value, spread[name])
-    return {name: interval for name, interval in scores.items() if not np.isnan(interval.value)}
+    defined = {name: interval for name, interval in scores.items() if not np.isnan(interval.value)}
+    return {name: widened(name, interval, predictions) for name, interval in defined.items()}
 
 
 def resampled_scores(
@@ -237,6 +243,81 @@ def percentile_interval(value: npt.NDArray[np.float64], resampled: npt.NDArray[n
     defined = resampled[~np.isnan(resampled)]
     low, high = np.quantile(defined, TAILS) if len(defined) else (np.nan, np.nan)
     return Interval(float(value), float(low), float(high))
+
+
+def widened(name: str, interval: Interval, predictions: Predictions) -> Interval:
+    """Return the interval of a score, or Wilson's if it has no width: no resample shows errors that did not happen.
+
+    Args:
+        name: of the score.
+        interval: by resampling.
+        predictions: that were resampled.
+    """
+    if name.partition("/")[0] not in BOUNDED or interval.low < interval.high:
+        return interval
+    return wilson(interval.value, effective_units(_image_weights(name, predictions), predictions.drawn_groups))
+
+
+def wilson(share: float, size: float, quantile: float = NORMAL_QUANTILE) -> Interval:
+    """Return a share of so many images with its 95 % interval (Wilson 1927, JASA 22).
+
+    >>> format_interval("accuracy", wilson(1.0, 10))
+    '72.2 to 100.0 %'
+    """
+    square = quantile**2 / size
+    middle, half = share + square / 2, math.sqrt(square * (share * (1 - share) + square / 4))
+    return Interval(share, max(0.0, (middle - half) / (1 + square)), min(1.0, (middle + half) / (1 + square)))
+
+
+def accuracy_interval(right: Floats, groups: Ints | None) -> Interval:
+    """Return the share of images that is right, with its 95 % interval, which is Wilson's.
+
+    Images of one group are alike: they count as the fewer images whose share would scatter as this does between groups,
+    with the quantile of Student's t (Korn and Graubard 1998, Survey Methodology 24(2)).
+
+    Args:
+        right: (N,) 1 where the answer is right, 0 where it is wrong.
+        groups: (N,) number of each image's group; None: each stands alone.
+    """
+    share = float(right.mean())
+    if groups is None:
+        return wilson(share, len(right))
+    numbers = np.unique(groups, return_inverse=True)[1]
+    count, gaps = int(numbers.max()) + 1, np.bincount(numbers, right - share)  # (G,)
+    if np.allclose(gaps, 0):  # also of one group
+        return wilson(share, effective_units(np.ones(len(right)), numbers))
+    variance = float(gaps @ gaps) / len(right) ** 2 * count / (count - 1)
+    size = min(len(right), share * (1 - share) / variance)
+    return wilson(share, size, float(stdtrit(count - 1, TAILS[1])))
+
+
+def effective_units(weights: Floats, groups: Ints | None) -> float:
+    """Return how many images, or groups of them, of equal weight tell as much (Kish 1965, Survey Sampling).
+
+    Args:
+        weights: (N,) of the images.
+        groups: (N,) number of each image's group; None: each stands alone.
+
+    >>> effective_units(np.array([1.0, 1.0, 0.0]), None), effective_units(np.ones(4), np.array([0, 0, 1, 1]))
+    (2.0, 2.0)
+    """
+    of_units = weights if groups is None else np.bincount(groups, weights)
+    return float(of_units.sum() ** 2 / (of_units**2).sum())
+
+
+def _image_weights(name: str, predictions: Predictions) -> npt.NDArray[np.float64]:
+    """Return how much each image counts for a share (N,); for a macro average, each class alike."""
+    measure, _, class_name = name.partition("/")
+    if measure in ("precision", "recall"):
+        classes = predictions.labels if measure == "recall" else predictions.predicted
+        return np.asarray(classes == predictions.class_names.index(class_name), np.float64)
+    if measure in ("accuracy", "set_coverage"):
+        return np.ones(len(predictions.labels))
+    if measure == "accuracy_weighted":
+        assert predictions.weights is not None
+        return np.asarray(predictions.weights, np.float64)
+    counts = np.bincount(predictions.labels)
+    return np.asarray(1 / counts[predictions.labels], np.float64)
 
 
 def metrics_json(scores: Mapping[str, Interval]) -> dict[str, dict[str, float]]:

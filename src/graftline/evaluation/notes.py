@@ -51,7 +51,7 @@ def notes_on(predictions: Predictions, scores: Mapping[str, Interval]) -> list[s
             "recalls by more than ten points, and their intervals, which leave out the resamples without any of these "
             "images, are too narrow."
         )
-    return notes + _on_intervals(num_images, scores)
+    return notes + _on_intervals(predictions, scores)
 
 
 def groups_in_words(images: int, groups: int) -> str:
@@ -69,13 +69,14 @@ def groups_in_words(images: int, groups: int) -> str:
     )
 
 
-def _on_intervals(num_images: int, scores: Mapping[str, Interval]) -> list[str]:
+def _on_intervals(predictions: Predictions, scores: Mapping[str, Interval]) -> list[str]:
     notes = []
     if scores["accuracy"].value == 1:
         # rule of three, Hanley and Lippman-Hand 1983, JAMA 249(13)
+        units, what = predictions.num_drawn, "images" if predictions.drawn_groups is None else "groups of images"
         notes.append(
             "No image was classified wrongly, and resampling cannot show errors that did not happen: "
-            f"with {num_images:,} images the true error may still be up to {min(100.0, 300 / num_images):.2g} % "
+            f"with {units:,} {what} the true error may still be up to {min(100.0, 300 / units):.2g} % "
             "(rule of three)."
         )
     outside = [

@@ -20,6 +20,7 @@ from graftline.evaluation.metrics import (
     format_score,
     percentile_interval,
     resampled_scores,
+    widened,
 )
 from graftline.evaluation.predictions import Predictions
 from graftline.evaluation.significance import reach
@@ -57,7 +58,7 @@ def primary_guard(
     theirs, other_spread = _score(metric, compared.champion_given, resamples, seed)
     given = compared.challenger_given
     difference = _interval(ours - theirs, spread - other_spread, given.num_drawn)
-    score = _interval(ours, spread, given.num_drawn)
+    score = widened(metric, _interval(ours, spread, given.num_drawn), given)
     is_first = compared.champion.facts is None
     reason = _too_few(given.num_drawn, grouped=given.drawn_groups is not None) or _why_not(
         metric, "better" if is_first else rule, margin, difference, theirs, compared.champion.name

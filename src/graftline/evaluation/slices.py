@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.stats import binomtest, fisher_exact
+from scipy.stats import fisher_exact
 
 from graftline.evaluation.bootstrap import Ints, mean_of_defined, multiplicities, ratio
-from graftline.evaluation.metrics import Interval
+from graftline.evaluation.metrics import Interval, accuracy_interval
 from graftline.evaluation.predictions import Predictions
 from graftline.evaluation.significance import holm, two_sided
 
@@ -35,7 +35,7 @@ class Slice:
         column: of what.
         value: which.
         images: how many.
-        accuracy: with its 95 % interval (Wilson 1927, JASA 22; better than the bootstrap where images are few).
+        accuracy: with its 95 % interval (Wilson's: better than the bootstrap where images are few).
         rest: accuracy on all others.
         p_value: of being no worse than the others, by Fisher's exact test, or by resampled groups where images have
             some, corrected for looking at all slices (Holm 1979, Scandinavian Journal of Statistics 6(2)).
@@ -75,7 +75,14 @@ def score_slices(predictions: Predictions, columns: pd.DataFrame) -> list[Slice]
     else:
         p_values = holm(_p_values_of_groups(hits, members, groups) if members else [])
     slices = [
-        Slice(column, value, int(rows.sum()), _accuracy(hits[rows]), float(hits[~rows].mean()), p_value)
+        Slice(
+            column,
+            value,
+            int(rows.sum()),
+            accuracy_interval(hits[rows], None if groups is None else groups[rows]),
+            float(hits[~rows].mean()),
+            p_value,
+        )
         for (column, value, rows), p_value in zip(found, p_values, strict=True)
     ]
     return sorted(slices, key=lambda one: (not one.is_worse, one.accuracy.value, one.name))
@@ -119,12 +126,6 @@ def _values(column: pd.Series) -> Iterator[tuple[str, Bools]]:
         for value in sorted(found, key=str):
             name = f"{value:.3g}" if isinstance(value, float) else str(value)
             yield name, (column == value).to_numpy(bool)
-
-
-def _accuracy(hits: Bools) -> Interval:
-    test = binomtest(int(hits.sum()), len(hits))
-    interval = test.proportion_ci(method="wilson")
-    return Interval(float(hits.mean()), float(interval.low), float(interval.high))
 
 
 def _p_value(hits: Bools, rows: Bools) -> float:

@@ -17,20 +17,26 @@ from graftline.report.captions import CAPTIONS, HEADINGS
 from graftline.report.chart import Axis, Chart, Series
 from graftline.report.grid_tables import describe, points
 
-MOST_NAMED = 4  # curves of classes: as many as there are dashes
+CLASS_STYLES = (0, 1, 2, 3, *range(10, 18))  # of the curves of classes that are named: each has its color and dashes
 GRAY, AVERAGE = -1, 9  # styles
 FEWEST_COVERED = 10  # images; the share of fewer that is right jumps about
 MARKED = (0.5, 0.8, 0.9)  # shares of images that are answered
 
 
-def curve_charts(predictions: Predictions, scores: Mapping[str, Interval]) -> list[Chart]:
-    """Return ROC and precision-recall curves; no ROC curve where the images are of a single class."""
-    charts = [_roc(predictions, scores["auroc"])] if "auroc" in scores else []
-    return [*charts, _precision_recall(predictions)]
+def curve_charts(predictions: Predictions, scores: Mapping[str, Interval], names: Sequence[str]) -> list[Chart]:
+    """Return ROC and precision-recall curves; no ROC curve where the images are of a single class.
+
+    Args:
+        predictions: of N images and K classes.
+        scores: of them, with their intervals.
+        names: K, of the classes as the legends have room for them.
+    """
+    charts = [_roc(predictions, scores["auroc"], names)] if "auroc" in scores else []
+    return [*charts, _precision_recall(predictions, names)]
 
 
-def _roc(predictions: Predictions, auroc: Interval) -> Chart:
-    found, names = curves_of_classes(predictions).roc, predictions.class_names
+def _roc(predictions: Predictions, auroc: Interval, names: Sequence[str]) -> Chart:
+    found = curves_of_classes(predictions).roc
     area = f"{format_score('auroc', auroc.value)}, 95 % interval {format_interval('auroc', auroc)}"
     series = [Series("guessing", (0.0, 1.0), (0.0, 1.0), GRAY)]
     if len(names) == 2:
@@ -53,8 +59,8 @@ def _roc(predictions: Predictions, auroc: Interval) -> Chart:
     )
 
 
-def _precision_recall(predictions: Predictions) -> Chart:
-    found, names = curves_of_classes(predictions).precision_recall, predictions.class_names
+def _precision_recall(predictions: Predictions, names: Sequence[str]) -> Chart:
+    found = curves_of_classes(predictions).precision_recall
     series = _class_series(found, names)
     mean = f"{found.mean_area:.3f}"
     lowest = min(float(one.y[len(one.y) // 2 :].min()) for one in series if isinstance(one.y, np.ndarray))
@@ -71,11 +77,11 @@ def _precision_recall(predictions: Predictions) -> Chart:
 
 def _class_series(found: ClassCurves, names: Sequence[str]) -> list[Series]:
     """Return the curves of some classes, and from three on their average."""
-    named = found.named(MOST_NAMED)
+    named = found.named(len(CLASS_STYLES))
     worst = "" if len(named) == len(found.curves) else ", among the worst"
     series = [
         Series(f"{names[number]} {found.areas[number]:.3f}{worst}", found.grid, found.curves[number], style)
-        for style, number in enumerate(named)
+        for style, number in zip(CLASS_STYLES, named, strict=False)
     ]
     if len(found.curves) > 2:
         series.append(Series(f"average {found.mean_area:.3f}", found.grid, found.average, AVERAGE))

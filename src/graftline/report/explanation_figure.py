@@ -8,8 +8,8 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from graftline.bundle.heat import GRAD_CAM, OCCLUSION, Method
-from graftline.evaluation.explanation import Explanation, Neighbor
-from graftline.report.names import short
+from graftline.evaluation.explanation import Explanation
+from graftline.report.names import short_names
 from graftline.report.style import BLUE, INK, MUTED, VERMILLION, new_figure, styled
 
 PICTURE, ROW, REST = 1.7, 2.28, 1.0  # inches: width of a picture, height of a row, height of what is above
@@ -28,13 +28,15 @@ BRIGHT_MIXED = "it speaks for the answer (Grad-CAM; occlusion where marked)"
 
 
 @styled()
-def explanation_figure(explanations: Sequence[Explanation], title: str) -> Figure:
+def explanation_figure(explanations: Sequence[Explanation], title: str, class_names: Sequence[str]) -> Figure:
     """Draw a row of pictures for each explanation.
 
     Args:
         explanations: in the order to show, at least one.
         title: what they are of.
+        class_names: of all classes.
     """
+    names = dict(zip(class_names, short_names(class_names, MOST_LETTERS), strict=True))
     is_mixed = len(_methods(explanations)) > 1
     near = max(len(one.neighbors) for one in explanations)
     columns = max(2 + near, FEWEST_COLUMNS)
@@ -45,12 +47,14 @@ def explanation_figure(explanations: Sequence[Explanation], title: str) -> Figur
             axes.set_axis_off()
         _picture(row[0], one.view)
         if one.label is not None:
-            _below(row[0], 0, f"labeled {_name(one.label)}", INK)
-        _heat(row[1], one)
+            _below(row[0], 0, f"labeled {names[one.label]}", INK)
+        _heat(row[1], one, names[one.answer])
         if one.method == OCCLUSION and is_mixed:
             _mark(row[1], OCCLUSION)
         for axes, neighbor in zip(row[2:], one.neighbors, strict=False):
-            _neighbor(axes, neighbor, one)
+            _picture(axes, neighbor.view)
+            _below(axes, 0, names[neighbor.label], _color(neighbor.label, one))
+            _below(axes, 1, f"distance {neighbor.distance:.2f}", MUTED)
     heads = ["image", "where it was seen", "the training images most like it" if near > 0 else ""]
     for axes, head in zip(cells[0], heads, strict=False):
         axes.set_title(head, size=9, color=MUTED, loc="left", pad=5)
@@ -76,13 +80,13 @@ def _picture(axes: Axes, view: np.ndarray) -> None:
     )
 
 
-def _heat(axes: Axes, one: Explanation) -> None:
+def _heat(axes: Axes, one: Explanation, answer: str) -> None:
     """Draw an image in gray, dark where nothing speaks for the answer and colored where much does."""
     gray = one.view.mean(axis=2, keepdims=True) / 255  # (H, W, 1)
     heat = one.heat[..., None]
     colors = HEAT(0.2 + 0.75 * gray[..., 0])[..., :3]  # (H, W, 3)
     axes.imshow((1 - heat) * DARKEST * gray + heat * colors, interpolation="antialiased")
-    _below(axes, 0, f"{_name(one.answer)}  {_per_cent(one.probability)}", _color(one.answer, one), bold=True)
+    _below(axes, 0, f"{answer}  {_per_cent(one.probability)}", _color(one.answer, one), bold=True)
     if one.heat.max() == 0:
         _below(axes, 1, "no place speaks for it", MUTED)
         return
@@ -95,12 +99,6 @@ def _mark(axes: Axes, text: str) -> None:
     axes.text(0.04, 0.04, text, transform=axes.transAxes, size=7.5, color="white", va="bottom").set_bbox(
         {"facecolor": INK, "edgecolor": "none", "pad": 1.5}
     )
-
-
-def _neighbor(axes: Axes, neighbor: Neighbor, one: Explanation) -> None:
-    _picture(axes, neighbor.view)
-    _below(axes, 0, _name(neighbor.label), _color(neighbor.label, one))
-    _below(axes, 1, f"distance {neighbor.distance:.2f}", MUTED)
 
 
 def _color(name: str, one: Explanation) -> str:
@@ -122,10 +120,6 @@ def _below(axes: Axes, line: int, text: str, color: str, *, bold: bool = False) 
         size=8.5,
         weight="bold" if bold else "normal",
     )
-
-
-def _name(name: str) -> str:
-    return short(name, MOST_LETTERS)
 
 
 def _per_cent(probability: float) -> str:

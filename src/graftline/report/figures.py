@@ -18,10 +18,12 @@ from graftline.report.charts import coverage_chart, curve_charts, reliability_ch
 from graftline.report.confusion import Cell, matrix_cells, most_confused
 from graftline.report.mistakes import Mistake, surest_mistakes
 from graftline.report.page import write_page
-from graftline.report.shortening import printable, shorten, shorten_all
+from graftline.report.shortening import printable, shorten_all
 
 MARGIN, HEAD, LINE = 14, 45, 15  # units of a drawing: around it, to its first line of text, from line to line
 LETTER = 6.3  # width of a letter, on average
+LONG_NAME, SHORT_NAME, SHORTEST_NAME = 28, 18, 15  # letters of a class name: in a list, at a matrix, below an image
+LEGEND = 81  # where the texts of a chart's legend begin
 TOP_CONFUSIONS, MOST_SLICES = 12, 24  # that are shown; confusions, where there are too many classes for a matrix
 FEW_CLASSES, LARGE_CELL, SMALL_CELL = 8, (52, 104), 34  # up to so many classes a cell is large and has its share too
 MISTAKES_PER_ROW, MISTAKE = 4, (172, 208)  # width and height of an image with its texts
@@ -87,7 +89,8 @@ def write_slices_figure(slices: Sequence[Slice], accuracy: float, file: Path) ->
     shown = slices[:MOST_SLICES]
     axis = Axis.shares("accuracy, % (dashed: of all images)", min(one.accuracy.low for one in shown))
     bottom = 20 * len(shown) + 8
-    names = [f"{shorten(printable(one.name), 40)}, {one.images:,}" for one in shown]
+    short = shorten_all([printable(one.name) for one in shown], 40)
+    names = [f"{name}, {one.images:,}" for name, one in zip(short, shown, strict=True)]
     return _Figure(
         "slices.svg.j2",
         f"{worse} of {len(slices)} slices are worse" if worse else f"None of {len(slices)} slices is surely worse",
@@ -100,7 +103,7 @@ def write_slices_figure(slices: Sequence[Slice], accuracy: float, file: Path) ->
 
 def _figures(predictions: Predictions, scores: Mapping[str, Interval]) -> Iterator[tuple[str, _Figure]]:
     yield "confusion_matrix", _confusion(predictions)
-    *roc, precision_recall = curve_charts(predictions, scores)
+    *roc, precision_recall = curve_charts(predictions, scores, _short_names(predictions, LONG_NAME))
     for chart in roc:
         yield "roc_curves", _chart(chart)
     yield "precision_recall_curves", _chart(precision_recall)
@@ -109,13 +112,20 @@ def _figures(predictions: Predictions, scores: Mapping[str, Interval]) -> Iterat
     yield "confidences", _chart(confidences)
     yield "coverage_curve", _chart(coverage_chart(predictions))
     if mistakes := surest_mistakes(predictions):
-        yield "confident_mistakes", _mistakes(mistakes, len(predictions.surest_mistakes))
+        names = dict(zip(predictions.class_names, _short_names(predictions, SHORTEST_NAME), strict=True))
+        yield "confident_mistakes", _mistakes(mistakes, names, len(predictions.surest_mistakes))
+
+
+def _short_names(predictions: Predictions, most: int) -> list[str]:
+    """Return the names of the classes with so many letters at most, which tell them apart."""
+    return shorten_all([printable(name) for name in predictions.class_names], most)
 
 
 def _chart(chart: Chart) -> _Figure:
-    labeled = [replace(one, label=shorten(printable(one.label), 44)) for one in chart.series if one.label]
-    content = {"chart": chart, "labeled": labeled}
-    return _Figure("chart.svg.j2", chart.heading, chart.note, (WIDTH, HEIGHT + 12 + 17 * len(labeled)), content)
+    labeled = [one for one in chart.series if one.label]
+    width = max([WIDTH, *(LEGEND + _width(one.label) for one in labeled)])
+    size = (width, HEIGHT + 12 + 17 * len(labeled))
+    return _Figure("chart.svg.j2", chart.heading, chart.note, size, {"chart": chart, "labeled": labeled})
 
 
 def _width(text: str) -> float:
@@ -129,8 +139,9 @@ def _confusion(predictions: Predictions) -> _Figure:
     wrong = int((predictions.predicted != predictions.labels).sum())
     heading = f"{wrong:,} of {total:,} images classified wrongly"
     if not cells:
-        return _top_confusions(most_confused(predictions, TOP_CONFUSIONS), heading)
-    names = shorten_all([printable(name) for name in predictions.class_names], 18)
+        long = dict(zip(predictions.class_names, _short_names(predictions, LONG_NAME), strict=True))
+        return _top_confusions(most_confused(predictions, TOP_CONFUSIONS), long, heading)
+    names = _short_names(predictions, SHORT_NAME)
     side = SMALL_CELL if len(names) > FEW_CLASSES else min(max(WIDTH // len(names) - 16, LARGE_CELL[0]), LARGE_CELL[1])
     totals = [sum(one.count for one in row) for row in cells]
     longest = max(map(_width, [*names, f"{max(totals):,} images"]))
@@ -146,12 +157,12 @@ def _confusion(predictions: Predictions) -> _Figure:
     )
 
 
-def _top_confusions(confused: Sequence[Cell], heading: str) -> _Figure:
+def _top_confusions(confused: Sequence[Cell], names: Mapping[str, str], heading: str) -> _Figure:
     most = max((one.count for one in confused), default=1)
     shown = [
         {
-            "label": shorten(printable(one.label), 28),
-            "answer": shorten(printable(one.answer), 28),
+            "label": names[one.label],
+            "answer": names[one.answer],
             "count": one.count,
             "share": one.share,
             "width": 220 * one.count / most,
@@ -163,17 +174,14 @@ def _top_confusions(confused: Sequence[Cell], heading: str) -> _Figure:
         "confusion.svg.j2",
         heading,
         said,
-        (WIDTH, 34 * len(shown)),
+        (max([WIDTH, *(_width(f"{one['label']} → {one['answer']}") for one in shown)]), 34 * len(shown)),
         {"cells": [], "names": [], "confusions": shown},
         above=14,
     )
 
 
-def _mistakes(mistakes: Sequence[Mistake], number: int) -> _Figure:
-    shown = [
-        replace(one, label=shorten(printable(one.label), 15), answer=shorten(printable(one.answer), 15))
-        for one in mistakes
-    ]
+def _mistakes(mistakes: Sequence[Mistake], names: Mapping[str, str], number: int) -> _Figure:
+    shown = [replace(one, label=names[one.label], answer=names[one.answer]) for one in mistakes]
     width, height = MISTAKE
     return _Figure(
         "mistakes.svg.j2",

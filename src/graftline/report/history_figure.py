@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from graftline.report.history_tables import when
 from graftline.report.names import plain, short
 from graftline.report.style import BLUE, GREEN, GRID, INK, MUTED, ORANGE, PURPLE, VERMILLION, new_figure, styled
 from graftline.tracking.ledger import Kind, LedgerLine, reigns
@@ -55,7 +56,7 @@ def history_figure(model: str, lines: Sequence[LedgerLine]) -> Figure:
         color=MUTED,
         annotation_clip=False,
     )
-    axes.set_yticks(range(len(shown)), [_when(line) for line in shown])
+    axes.set_yticks(range(len(shown)), [f"{when(line.decision.at)}   {line.number}" for line in shown])
     share = min(MOST_LANES_WIDTH, LANE * max(2, len(versions))) / WIDTH
     axes.set_xlim(-0.6, (len(versions) - 0.4) / (share / 0.86))
     axes.set_ylim(len(shown) - 0.4, -0.6)
@@ -108,8 +109,3 @@ def _draw_decision(axes: Axes, row: int, line: LedgerLine, lanes: dict[int, int]
         size=9,
         color=INK,
     )
-
-
-def _when(line: LedgerLine) -> str:
-    date, _, time = line.decision.at.partition("T")
-    return f"{date} {time[:5]}   {line.number}"

@@ -35,12 +35,8 @@ def _reign(reign: Reign) -> tuple[str, str, str, str, str]:
 
 
 def when(at: str) -> str:
-    """Write a moment to the minute.
-
-    >>> when("2026-11-28T11:24:10+00:00")
-    '2026-11-28 11:24'
-    """
-    return at[:16].replace("T", " ")
+    """Write a moment to the minute, in local time."""
+    return datetime.fromisoformat(at).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def _length(since: str, until: str | None) -> str:

@@ -76,7 +76,7 @@ def _tested(result: EvaluationResult) -> dict[str, Any]:
         "confusion": confusion(predictions),
         "mistakes": surest_mistakes(predictions),
         "classes": _folded(_classes(scores, predictions.class_names, counts.tolist())),
-        "curve_charts": curve_charts(predictions, scores),
+        "curve_charts": curve_charts(predictions, scores, predictions.class_names),
         "probability_charts": [*reliability_charts(predictions, scores["ece"]), coverage_chart(predictions)],
     }
 

@@ -25,6 +25,11 @@ class Origin:
     version: int | None
     stands_in: bool = field(default=False, compare=False)
 
+    @property
+    def model_uri(self) -> str | None:
+        """MLflow's address of the registered version; None for a folder."""
+        return None if self.version is None else self.uri
+
 
 class Source(Protocol):
     """What a model is asked for by, each time that it may have changed."""
