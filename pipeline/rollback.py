@@ -6,6 +6,7 @@ from pathlib import Path
 from graftline.console import say
 from graftline.errors import UserError
 from graftline.pipeline.decided_model import open_promotions
+from graftline.pipeline.program import program
 from graftline.pipeline.stage import StageResult
 from graftline.tracking.ledger import Decision, LedgerLine, require_short
 from graftline.tracking.names import STAGE
@@ -29,7 +30,7 @@ class Rollback:
     Attributes:
         tracking: where the models are registered.
         model: name of the registered model; None: the only one.
-        to: the version that is to be champion again; None: the champion before.
+        to: the version that is to be champion again, which it has been; None: the champion before.
         reason: why; the ledger keeps it, and the gate tells it whoever wants to promote the version again.
         copies: folder where this machine keeps the lines of the ledger that it has seen; None: it keeps none.
     """
@@ -74,12 +75,19 @@ class Rollback:
         """Return the version to go back to.
 
         Raises:
-            UserError: there is none.
+            UserError: there is none, or it never was champion.
         """
         if self.to is not None:
             if self.to == standing.champion:
                 raise UserError(f"Version {self.to} of {standing.model} is the champion already.")
-            return standing.version(self.to)
+            target = standing.version(self.to)
+            if self.to not in standing.former_champions:
+                raise UserError(
+                    f"Version {self.to} of {standing.model} never was champion, so that nothing leads back to it: "
+                    f"`{program()} promote model={standing.model} version={self.to}` asks the gate, and "
+                    "force='REASON' overrides it."
+                )
+            return target
         before = standing.predecessors
         if not before:
             raise UserError(

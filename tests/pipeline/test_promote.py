@@ -155,7 +155,17 @@ def test_a_refusal_that_comes_between_changes_nothing(place: Workplace, monkeypa
     assert (verdict.promoted, verdict.line.number) == (True, 2)
 
 
+def test_a_rollback_leads_to_no_version_that_never_was_champion(place: Workplace, client: MlflowClient) -> None:
+    crown(1)
+    with pytest.raises(
+        UserError, match=r"^Version 2 of dusk never was champion, .* promote model=dusk version=2` asks"
+    ):
+        run("rollback", "to=2")
+    assert aliases(client) == {"champion": "1"}
+
+
 def test_a_bundle_that_was_changed_is_refused_on_record(place: Workplace, client: MlflowClient) -> None:
+    crown(2)
     crown(1)
     source = Path(str(client.get_model_version("dusk", "2").source).removeprefix("file://"))
     file = source / "artifacts" / "bundle" / "bundle.json"

@@ -100,10 +100,15 @@ class Standing:
         return self.versions[-1].version
 
     @property
+    def former_champions(self) -> set[int]:
+        """All versions that have been champion by the ledger, today's too, and are still registered."""
+        return {version.version for version in self.versions} & {line.decision.after for line in self.lines}
+
+    @property
     def predecessors(self) -> list[int]:
-        """Former champions that are still registered, the last one first."""
-        known = {version.version for version in self.versions}
-        return [number for number in predecessors(self.lines) if number in known]
+        """Former champions that a rollback goes back through, the last one first."""
+        former = self.former_champions
+        return [number for number in predecessors(self.lines) if number in former]
 
     def rollback_of(self, version: int) -> LedgerLine | None:
         """Return the line that rolled a version back, None if it never was or has become champion again."""
