@@ -12,7 +12,7 @@ from graftline.tracking.ledger import Decision, LedgerLine, require_short
 from graftline.tracking.names import STAGE
 from graftline.tracking.promotions import Promotions, author, experiment_name, now
 from graftline.tracking.registry import RegisteredVersion
-from graftline.tracking.standing import Standing
+from graftline.tracking.standing import Standing, bundle_digests
 from graftline.tracking.tracking import Tracking
 
 
@@ -119,14 +119,16 @@ class Rollback:
         return line
 
     def _decision(self, standing: Standing, target: RegisteredVersion, run_id: str) -> Decision:
+        before = standing.champion
         return Decision(
             model=standing.model,
             kind="rolled back",
             version=target.version,
-            before=standing.champion,
+            before=before,
             after=target.version,
             author=author(),
             at=now(),
             reasons=() if self.reason is None else (self.reason,),
+            digests=bundle_digests(target, None if before is None else standing.version(before)),
             run_id=run_id,
         )

@@ -18,10 +18,10 @@ from graftline.pipeline.parent import with_parent
 from graftline.pipeline.retraining.changes import Changes
 from graftline.pipeline.retraining.trigger import NAMES, Trigger
 from graftline.tracking.drift_checks import last_check_rings
-from graftline.tracking.ledger import LedgerLine
 from graftline.tracking.names import BUNDLE_DIGEST, CHAMPION, registered_name
 from graftline.tracking.registry import RegisteredVersion
 from graftline.tracking.retrainings import Retraining, Retrainings
+from graftline.tracking.standing import Standing
 from graftline.tracking.tracking import Tracking
 
 # name in a condition → field of the changes
@@ -144,15 +144,16 @@ class Situation:
         if self.champion is not None and self.champion.version == version:
             return True
         standing = Promotions(self.tracking, self.model).read()
-        return standing.rollback_of(version) is not None or self._were_compared(version, standing.lines)
+        return standing.rollback_of(version) is not None or self._were_compared(version, standing)
 
-    def _were_compared(self, version: int, lines: Sequence[LedgerLine]) -> bool:
+    def _were_compared(self, version: int, standing: Standing) -> bool:
         """Tell whether the gate has held a version and the champion against each other on the images of now."""
         pair = {version, None if self.champion is None else self.champion.version}
         return any(
             {line.decision.version, line.decision.compared_with} == pair
+            and all(standing.is_about(line, number) for number in pair)
             and (line.decision.digests or {}).get("dataset") == self.version.digest
-            for line in lines
+            for line in standing.lines
         )
 
     @cached_property

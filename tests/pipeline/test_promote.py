@@ -164,6 +164,20 @@ def test_a_rollback_leads_to_no_version_that_never_was_champion(place: Workplace
     assert aliases(client) == {"champion": "1"}
 
 
+def test_a_model_made_anew_is_decided_on_anew_and_never_compared_with_itself(
+    place: Workplace, client: MlflowClient
+) -> None:
+    assert not promote("version=1").promoted
+    good = client.get_model_version("dusk", "2")
+    client.delete_registered_model("dusk")
+    client.create_registered_model("dusk")
+    client.create_model_version("dusk", str(good.source), good.run_id, tags=good.tags, await_creation_for=0)
+    assert promote("version=1").promoted, "another one of that number was refused"
+    client.delete_registered_model_alias("dusk", "champion")
+    again = promote("version=1")
+    assert (again.is_new, again.first) == (True, True)
+
+
 def test_a_bundle_that_was_changed_is_refused_on_record(place: Workplace, client: MlflowClient) -> None:
     crown(2)
     crown(1)

@@ -16,9 +16,11 @@ from graftline.errors import UserError
 from graftline.tracking import promotions as module
 from graftline.tracking.client import connect
 from graftline.tracking.ledger import MOST_OF_REASON, Decision, Kind, LedgerLine
-from graftline.tracking.names import SCHEDULER
+from graftline.tracking.names import BUNDLE_DIGEST, SCHEDULER
 from graftline.tracking.promotions import MOST_LETTERS, OvertakenError, Promotions, author
+from graftline.tracking.refused import find_refused
 from graftline.tracking.registry import RegisteredVersion, Registry
+from graftline.tracking.standing import bundle_digests
 from graftline.tracking.tracking import Tracking
 
 
@@ -268,6 +270,43 @@ def test_a_champion_that_was_deleted(pets: Promotions, client: MlflowClient) -> 
     assert (standing.champion, standing.predecessors) == (None, [1])
     with pytest.raises(UserError, match=r"^The registered model 'pets' has no version 2: there are 1, 3, 4\.$"):
         standing.version(2)
+
+
+def test_a_model_made_anew_has_none_of_the_decisions_on_the_one_that_was_deleted(
+    tracking: Tracking, client: MlflowClient
+) -> None:
+    """Its versions are counted from 1 again, and its ledger stays."""
+    pets = Promotions(tracking, "pets")
+
+    def register(made: str) -> None:
+        client.create_registered_model("pets")
+        for number in range(1, 5):
+            tags = {BUNDLE_DIGEST: f"{made} {number}"}
+            client.create_model_version("pets", "file:///nowhere", tags=tags, await_creation_for=0)
+
+    def decide_on(kind: Kind, number: int) -> None:
+        standing = pets.read_sound()
+        before = None if standing.champion is None else standing.version(standing.champion)
+        digests = bundle_digests(standing.version(number), before)
+        pets.finish(pets.append(standing, replace(decision(pets, kind, number), digests=digests)))
+
+    register("old")
+    steps: list[tuple[Kind, int]] = [("promoted", 1), ("promoted", 2), ("rolled back", 1), ("refused", 3)]
+    for kind, number in steps:
+        decide_on(kind, number)
+    standing = pets.read_sound()
+    assert (standing.former_champions, standing.rollback_of(2)) == ({1, 2}, standing.lines[2])
+    assert standing.lines_of(3) == [standing.lines[3]]
+    assert [one.version for one in find_refused(tracking, "pets")] == [3]
+    client.delete_registered_model("pets")
+    register("new")
+    standing = pets.read_sound()
+    assert standing.lines[-1].decision.why == "Version 1 was deleted from the registry."
+    assert (standing.former_champions, standing.predecessors, standing.rollback_of(2)) == (set(), [], None)
+    assert [standing.lines_of(number) for number in (1, 2, 3)] == [[]] * 3
+    assert find_refused(tracking, "pets") == []
+    decide_on("promoted", 2)
+    assert pets.read_sound().former_champions == {2}
 
 
 def change(tracking: Tracking, statement: str, *values: str) -> None:

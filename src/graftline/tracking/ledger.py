@@ -89,6 +89,11 @@ class Decision:
         more = len(self.reasons) - 1
         return self.reasons[0] + (f" And {more} more." if more else "")
 
+    def bundle_digest(self, version: int | None) -> str | None:
+        """Return the digest of the bundle that a version had then, None where it is not noted."""
+        of = "challenger" if version == self.version else "champion"
+        return (self.digests or {}).get(of) if version in (self.version, self.compared_with, self.before) else None
+
     @property
     def moves(self) -> bool:
         """Whether the alias is moved in consequence."""

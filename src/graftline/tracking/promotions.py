@@ -33,7 +33,7 @@ from graftline.tracking.names import (
     registered_name,
 )
 from graftline.tracking.registry import Registry
-from graftline.tracking.standing import Standing, find_loss
+from graftline.tracking.standing import Standing, bundle_digests, find_loss
 from graftline.tracking.tracking import Tracking, user_name
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ class Promotions:
     def _by_hand(self, standing: Standing) -> Decision:
         """Return the line that says that somebody moved the alias."""
         now_is, was = standing.champion, standing.decided
-        if was is not None and was not in {version.version for version in standing.versions}:
+        if was is not None and was not in standing.former_champions:
             reason = f"Version {was} was deleted from the registry."
         elif now_is is None:
             reason = f"The alias '{CHAMPION}' was removed from version {was} by hand."
@@ -245,6 +245,7 @@ class Promotions:
             author=author(),
             at=now(),
             reasons=(reason,),
+            digests=None if now_is is None else bundle_digests(standing.version(now_is), None),
         )
 
     def end_dead_runs(self) -> None:

@@ -102,7 +102,9 @@ class Standing:
     @property
     def former_champions(self) -> set[int]:
         """All versions that have been champion by the ledger, today's too, and are still registered."""
-        return {version.version for version in self.versions} & {line.decision.after for line in self.lines}
+        since = {line.decision.after: line for line in self.lines if line.decision.after != line.decision.before}
+        numbers = {version.version for version in self.versions} & since.keys()
+        return {number for number in numbers if self.is_about(since[number], number)}
 
     @property
     def predecessors(self) -> list[int]:
@@ -110,12 +112,29 @@ class Standing:
         former = self.former_champions
         return [number for number in predecessors(self.lines) if number in former]
 
+    def is_about(self, line: LedgerLine, number: int | None) -> bool:
+        """Tell whether a line means the version that has a number now, and not a deleted one that had it before.
+
+        The versions of a registered model that was deleted and made anew are counted from 1 again; its ledger stays.
+        """
+        noted = line.decision.bundle_digest(number)
+        return noted is None or noted == self._bundle_digests.get(number, noted)
+
+    def lines_of(self, number: int) -> list[LedgerLine]:
+        """Return the lines that decide on the version that has a number now."""
+        return [line for line in self.lines if line.decision.version == number and self.is_about(line, number)]
+
+    @cached_property
+    def _bundle_digests(self) -> dict[int | None, str]:
+        return {version.version: version.bundle_digest for version in self.versions}
+
     def rollback_of(self, version: int) -> LedgerLine | None:
         """Return the line that rolled a version back, None if it never was or has become champion again."""
         for line in reversed(self.lines):
             if line.decision.after == version != line.decision.before:
                 return None
-            if line.decision.kind == "rolled back" and line.decision.before == version:
+            is_left = line.decision.kind == "rolled back" and line.decision.before == version
+            if is_left and self.is_about(line, version):
                 return line
         return None
 
@@ -130,6 +149,12 @@ class Standing:
                 return version
         there = ", ".join(str(version.version) for version in self.versions) or "none"
         raise UserError(f"The registered model '{self.model}' has no version {number}: there are {there}.")
+
+
+def bundle_digests(challenger: RegisteredVersion, champion: RegisteredVersion | None) -> dict[str, str]:
+    """Return the digests of both bundles, as a decision notes them."""
+    champions = {} if champion is None else {"champion": champion.bundle_digest}
+    return {"challenger": challenger.bundle_digest, **champions}
 
 
 def find_loss(seen: Sequence[str], lines: Sequence[LedgerLine], file: Path | None) -> str | None:
