@@ -20,6 +20,7 @@ class Standing:
         versions: all of them, the oldest first.
         aliases: number of the version by alias.
         lines: of the ledger.
+        loss: what of the lines that this machine has seen before is not there any more, a sentence; None: nothing.
         done: by number of a line whose consequences are drawn, the hash that it had then.
         ended: numbers of the lines whose stage came to its end after that.
         ledger_run: that has the lines; None: nothing was decided yet.
@@ -29,19 +30,20 @@ class Standing:
     versions: tuple[RegisteredVersion, ...]
     aliases: dict[str, int]
     lines: tuple[LedgerLine, ...] = ()
+    loss: str | None = None
     done: Mapping[int, str] = field(default_factory=dict)
     ended: frozenset[int] = frozenset()
     ledger_run: str | None = None
 
     @property
     def damage(self) -> str | None:
-        """What is wrong with the chain of lines, a sentence; None if it holds."""
+        """What is wrong with the lines, by themselves or by what this machine has seen; None if the chain holds."""
         if (broken := find_break(self.lines)) is not None:
             return broken
         for line in self.lines:
             if self.done.get(line.number, line.hash) != line.hash:
                 return f"Line {line.number} of the ledger was changed after it was written."
-        return None
+        return self.loss
 
     @property
     def champion(self) -> int | None:
