@@ -272,7 +272,7 @@ class Promote:
         digests = bundle_digests(challenger, champion)
         for name, tag in (("dataset", DATASET_DIGEST), ("test", TEST_DIGEST)):
             digests[name] = challenger.tags.get(tag, "unknown")
-        if examined.images is not None:  # else nothing was compared, and it may be another time
+        if examined.images is not None and result.is_final:  # else another time may find something else
             digests["gate"] = self._gate_digest
         return Decision(
             model=standing.model,

@@ -20,7 +20,7 @@ from graftline.evaluation.bootstrap import require_resampling
 from graftline.evaluation.comparison import Metric
 from graftline.evaluation.contestant import Contestant, TestImages, given_common_classes
 from graftline.evaluation.gate_guards import MOST_NAMED, Compared, Guard, ScoreLimits, merged_reasons, score_guards
-from graftline.evaluation.model_guards import ModelLimits, model_guards
+from graftline.evaluation.model_guards import GOLDEN, MILLISECONDS, ModelLimits, model_guards
 from graftline.evaluation.primary import Rule, primary_guard
 from graftline.evaluation.slices import FEWEST_IMAGES
 
@@ -109,6 +109,12 @@ class GateResult:
     def passed(self) -> bool:
         """Whether the challenger may be promoted."""
         return all(guard.passed for guard in self.guards)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether another machine or moment would find the same; not if only what depends on these has refused."""
+        failing = {guard.name for guard in self.guards if not guard.passed}
+        return not failing or bool(failing - {MILLISECONDS, GOLDEN})
 
     @property
     def reasons(self) -> tuple[str, ...]:
