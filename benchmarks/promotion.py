@@ -3,8 +3,9 @@
     python benchmarks/promotion.py [--tests 500]
 
 Prints how often a challenger is promoted that is better, equal or worse by so much of the log loss, by either rule; how
-often the guards alone refuse one that is equal; how often they find one that is worse on a slice of the images; and how
-often an equal one passes for better where there are few images, or few groups of them.
+often the guards alone refuse one that is equal; how often the score that decides lets one pass that is less accurate by
+so many points, also where the champion is better; how often the guards find one that is worse on a slice of the images;
+and how often an equal one passes for better where there are few images, or few groups of them.
 """
 
 import argparse
@@ -29,6 +30,8 @@ SKILL = 1.2  # of the champion: 88 % right, log loss 0.28
 COMMON = 0.9  # share of the variance that both models see in an image: they disagree about one image in fourteen
 COLUMNS, PARTS = 8, 4  # what there is to slice by: 32 slices
 CHANGES = (-0.10, -0.05, -0.02, 0.0, 0.02, 0.05, 0.10)  # of the log loss; below 0 is better
+GOOD_SKILLS = (1.2, 1.7, 2.2, 3.0)  # of champions: 88.5, 95.5, 98.6 and 99.9 % right, log loss 0.27, 0.11, 0.038, 0.004
+POINTS_LOST = (0.0, 0.3, 1.0, 2.0)  # of accuracy
 FACTS = ModelFacts(milliseconds=1.0, megabytes=1.0, input="RGB", frozen="0 frozen")
 
 
@@ -46,6 +49,11 @@ def log_loss(skill: float) -> float:
 def skill_of(change: float) -> float:
     """Return the skill of a model whose log loss is the champion's times 1 + change."""
     return float(brentq(lambda skill: log_loss(skill) - (1 + change) * log_loss(SKILL), 0.5, 2.5))
+
+
+def less_accurate(skill: float, points: float) -> float:
+    """Return the skill of a model that has so many points of accuracy less than one of a skill."""
+    return float(norm.ppf(norm.cdf(skill) - points / 100))
 
 
 def contestants(
@@ -75,13 +83,13 @@ def contestants(
 
 
 def results(
-    tests: int, gate: Gate, change: float, images: int, lost_on_slice: float = 0.0, first_seed: int = 0
+    tests: int, gate: Gate, skills: Sequence[float], images: int, lost_on_slice: float = 0.0, first_seed: int = 0
 ) -> list[GateResult]:
-    """Return what the gate says of challengers whose log loss differs by a share of the champion's."""
+    """Return what the gate says of challengers, for the skills of both."""
     found = []
     for seed in range(first_seed, first_seed + tests):
         generator = np.random.default_rng(seed)
-        made, (champion, challenger) = contestants((SKILL, skill_of(change)), images, generator, lost_on_slice)
+        made, (champion, challenger) = contestants(skills, images, generator, lost_on_slice)
         found.append(examine(gate, made, challenger, champion))
     return found
 
@@ -121,7 +129,7 @@ def main(tests: int) -> None:
     print(f"of {tests:,} challengers, in per cent")
     print("images  log loss  promoted: not_worse  better  a guard refuses")
     for images, change in itertools.product((650, 3000), CHANGES):
-        found = results(tests, gate, change, images)
+        found = results(tests, gate, (SKILL, skill_of(change)), images)
         shares = [
             np.mean([one.passed for one in found]),
             np.mean([one.guards[0].figures[2] < 0 and guards_hold(one) for one in found]),  # as rule: better
@@ -129,9 +137,14 @@ def main(tests: int) -> None:
         ]
         numbers = "".join(f"{100 * share:>{width}.1f}" for share, width in zip(shares, (21, 8, 17), strict=True))
         print(f"{images:>6,}  {100 * change:>+6.0f} %{numbers}", flush=True)
+    print("champion's accuracy  points lost  passes by the log loss of 650 images")
+    for skill, points in itertools.product(GOOD_SKILLS, POINTS_LOST):
+        found = results(tests, gate, (skill, less_accurate(skill, points)), 650)
+        passed = 100 * np.mean([one.guards[0].passed for one in found])
+        print(f"{100 * norm.cdf(skill):>19.1f}  {points:>11.1f}{passed:>37.1f}", flush=True)
     print("images  points lost on one slice of 32  a guard refuses")
     for images, lost in itertools.product((650, 3000), (0.3, 0.6, 1.0)):
-        found = results(tests, gate, -0.02, images, lost_on_slice=lost)
+        found = results(tests, gate, (SKILL, skill_of(-0.02)), images, lost_on_slice=lost)
         refused = np.mean([not guards_hold(one) for one in found])
         drop = 100 * (norm.cdf(SKILL) - norm.cdf(SKILL - lost))
         print(f"{images:>6,}  {drop:>30.0f}{100 * refused:>17.1f}", flush=True)

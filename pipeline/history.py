@@ -54,7 +54,7 @@ class History:
         print_history(model, standing.lines)
         write_text(directory / "ledger.jsonl", "".join(f"{line.text}\n" for line in standing.lines))
         figure = save(history_figure(model, standing.lines), directory / "history.png")
-        if (damage := promotions.damage(standing)) is not None:
+        if (damage := standing.damage) is not None:
             raise UserError(f"{damage} The lines as they are lie in {directory / 'ledger.jsonl'}.")
         say("")
         say(f"The chain holds: {len(standing.lines):,} lines, the last with the hash {standing.lines[-1].hash[:16]}…")

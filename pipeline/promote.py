@@ -19,10 +19,10 @@ from graftline.pipeline.promotion.examination import Examination, Examined
 from graftline.pipeline.stage import StageResult
 from graftline.report.gate_tables import gate_markdown, print_gate
 from graftline.tracking.ledger import Decision, Kind, LedgerLine, require_short
-from graftline.tracking.names import BUNDLE_DIGEST, DATASET_DIGEST, STAGE, TEST_DIGEST
+from graftline.tracking.names import DATASET_DIGEST, STAGE, TEST_DIGEST
 from graftline.tracking.promotions import OvertakenError, Promotions, author, experiment_name, now
 from graftline.tracking.registry import ChangedBundleError, RegisteredVersion
-from graftline.tracking.standing import Standing
+from graftline.tracking.standing import Standing, bundle_digests
 from graftline.tracking.tracking import Tracking
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
@@ -162,12 +162,12 @@ class Promote:
 
     def _known(self, standing: Standing, challenger: RegisteredVersion) -> Verdict | None:
         """Return the refusal that the ledger has of the same challenger, champion and gate: it would be the same."""
-        lines = [line for line in standing.lines if line.decision.version == challenger.version]
+        lines = standing.lines_of(challenger.version)
         if self.force is not None or not lines:
             return None
         decision = lines[-1].decision
-        same = decision.before == standing.champion and (decision.digests or {}).get("gate") == self._gate_digest
-        if decision.kind != "refused" or not same:
+        same = decision.before == standing.champion and standing.is_about(lines[-1], standing.champion)
+        if decision.kind != "refused" or not same or (decision.digests or {}).get("gate") != self._gate_digest:
             return None
         say(f"Version {challenger.version} was refused before, by the same gate against the same champion.")
         return Verdict(
@@ -190,7 +190,8 @@ class Promote:
 
     def _examination(self, standing: Standing, challenger: RegisteredVersion) -> Examination:
         """Return what is to be looked at; without a champion the last one that is still there takes its place."""
-        compared_with = standing.champion or next(iter(standing.predecessors), None)
+        others = (number for number in standing.predecessors if number != challenger.version)
+        compared_with = standing.champion or next(others, None)
         rolled_back = standing.rollback_of(challenger.version)
         return Examination(
             gate=self.gate,
@@ -268,11 +269,10 @@ class Promote:
         self, standing: Standing, examination: Examination, examined: Examined, kind: Kind, run_id: str
     ) -> Decision:
         result, challenger, champion = examined.result, examination.challenger, examination.champion
-        bundles = {"challenger": challenger, **({} if champion is None else {"champion": champion})}
-        digests = {name: version.tags.get(BUNDLE_DIGEST, "unknown") for name, version in bundles.items()}
+        digests = bundle_digests(challenger, champion)
         for name, tag in (("dataset", DATASET_DIGEST), ("test", TEST_DIGEST)):
             digests[name] = challenger.tags.get(tag, "unknown")
-        if examined.images is not None:  # else nothing was compared, and it may be another time
+        if examined.images is not None and result.is_final:  # else another time may find something else
             digests["gate"] = self._gate_digest
         return Decision(
             model=standing.model,

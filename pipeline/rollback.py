@@ -5,13 +5,14 @@ from pathlib import Path
 
 from graftline.console import say
 from graftline.errors import UserError
+from graftline.pipeline.program import program
 from graftline.pipeline.promotion.decided_model import open_promotions
 from graftline.pipeline.stage import StageResult
 from graftline.tracking.ledger import Decision, LedgerLine, require_short
 from graftline.tracking.names import STAGE
 from graftline.tracking.promotions import Promotions, author, experiment_name, now
 from graftline.tracking.registry import RegisteredVersion
-from graftline.tracking.standing import Standing
+from graftline.tracking.standing import Standing, bundle_digests
 from graftline.tracking.tracking import Tracking
 
 
@@ -29,7 +30,7 @@ class Rollback:
     Attributes:
         tracking: where the models are registered.
         model: name of the registered model; None: the only one.
-        to: the version that is to be champion again; None: the champion before.
+        to: the version that is to be champion again, which it has been; None: the champion before.
         reason: why; the ledger keeps it, and the gate tells it whoever wants to promote the version again.
         copies: folder where this machine keeps the lines of the ledger that it has seen; None: it keeps none.
     """
@@ -74,12 +75,19 @@ class Rollback:
         """Return the version to go back to.
 
         Raises:
-            UserError: there is none.
+            UserError: there is none, or it never was champion.
         """
         if self.to is not None:
             if self.to == standing.champion:
                 raise UserError(f"Version {self.to} of {standing.model} is the champion already.")
-            return standing.version(self.to)
+            target = standing.version(self.to)
+            if self.to not in standing.former_champions:
+                raise UserError(
+                    f"Version {self.to} of {standing.model} never was champion, so that nothing leads back to it: "
+                    f"`{program()} promote model={standing.model} version={self.to}` asks the gate, and "
+                    "force='REASON' overrides it."
+                )
+            return target
         before = standing.predecessors
         if not before:
             raise UserError(
@@ -111,14 +119,16 @@ class Rollback:
         return line
 
     def _decision(self, standing: Standing, target: RegisteredVersion, run_id: str) -> Decision:
+        before = standing.champion
         return Decision(
             model=standing.model,
             kind="rolled back",
             version=target.version,
-            before=standing.champion,
+            before=before,
             after=target.version,
             author=author(),
             at=now(),
             reasons=() if self.reason is None else (self.reason,),
+            digests=bundle_digests(target, None if before is None else standing.version(before)),
             run_id=run_id,
         )

@@ -18,10 +18,10 @@ from graftline.pipeline.dataset_versions.parent import with_parent
 from graftline.pipeline.retraining.changes import Changes
 from graftline.pipeline.retraining.trigger import NAMES, Trigger
 from graftline.tracking.drift_checks import last_check_rings
-from graftline.tracking.ledger import LedgerLine
 from graftline.tracking.names import BUNDLE_DIGEST, CHAMPION, registered_name
 from graftline.tracking.registry import RegisteredVersion
 from graftline.tracking.retrainings import Retraining, Retrainings
+from graftline.tracking.standing import Standing
 from graftline.tracking.tracking import Tracking
 
 # name in a condition → field of the changes
@@ -129,30 +129,49 @@ class Situation:
         """A retraining on the same images, settings and code, after which another one would change nothing; or None.
 
         It was the last one, or its model is in use, or was and was rolled back, or the gate has held it against the
-        model in use on these images: so of several recipes that take turns each is retrained once.
+        model in use on these images: so of several recipes that take turns each is retrained once. One whose model was
+        deleted settles nothing.
         """
         known = self.retrainings.decided(self.key)
-        if known is None or self.last is None:
+        if known is None or self.last is None or self._was_deleted(known):
             return None
         return known if known.run_id == self.last.run_id or self._is_settled(known.version) else None
 
-    def _is_settled(self, version: int | None) -> bool:
+    @cached_property
+    def _standing(self) -> Standing | None:
+        """How things stand with the model, None where it is not registered."""
         from graftline.tracking.promotions import Promotions  # with MLflow
 
-        if version is None:
+        is_there = self.model in self.tracking.registry().names()
+        return Promotions(self.tracking, self.model).read() if is_there else None
+
+    def _was_deleted(self, known: Retraining) -> bool:
+        """Tell whether the version of a retraining was deleted, and not as one that was refused or rolled back."""
+        standing = self._standing
+        if standing is None or not standing.versions:
+            return True
+        if known.version is None or known.outcome == "refused":
+            return False
+        is_there = known.version in {version.version for version in standing.versions}
+        is_it = is_there and bool(standing.lines_of(known.version))  # not another one of its number
+        return not is_it and standing.rollback_of(known.version) is None
+
+    def _is_settled(self, version: int | None) -> bool:
+        standing = self._standing
+        if version is None or standing is None:
             return False
         if self.champion is not None and self.champion.version == version:
             return True
-        standing = Promotions(self.tracking, self.model).read()
-        return standing.rollback_of(version) is not None or self._were_compared(version, standing.lines)
+        return standing.rollback_of(version) is not None or self._were_compared(version, standing)
 
-    def _were_compared(self, version: int, lines: Sequence[LedgerLine]) -> bool:
+    def _were_compared(self, version: int, standing: Standing) -> bool:
         """Tell whether the gate has held a version and the champion against each other on the images of now."""
         pair = {version, None if self.champion is None else self.champion.version}
         return any(
             {line.decision.version, line.decision.compared_with} == pair
+            and all(standing.is_about(line, number) for number in pair)
             and (line.decision.digests or {}).get("dataset") == self.version.digest
-            for line in lines
+            for line in standing.lines
         )
 
     @cached_property

@@ -6,16 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.promotion import SKILL, better_by_chance, contestants, guards_hold, results
+from benchmarks.promotion import SKILL, better_by_chance, contestants, guards_hold, less_accurate, results, skill_of
 from graftline.bundle.decision import Decision
 from graftline.errors import UserError
 from graftline.evaluation.comparison import Metric, compare
 from graftline.evaluation.contestant import Contestant, TestImages, frequencies, given_common_classes
-from graftline.evaluation.gate import Gate, GateResult, NotComparableError, examine
+from graftline.evaluation.gate import Gate, GateResult, NotComparableError, _compare, examine
 from graftline.evaluation.gate_guards import Guard
 from graftline.evaluation.metrics import Interval
 from graftline.evaluation.paired import accuracy_difference, measure_in_turns
-from graftline.evaluation.primary import _why_not
+from graftline.evaluation.primary import _why_not, primary_guard
 
 GATE = Gate(resamples=200)
 
@@ -96,7 +96,11 @@ _ACCURACIES: tuple[Metric, Metric] = ("accuracy_weighted", "accuracy")
     ("gate", "skills", "reason"),
     [
         (replace(GATE, rule="better"), (1.2, 1.2), "It is not shown to be better than version 1: the log loss diff"),
-        (replace(GATE, margin=0.0), (1.2, 1.205), "It may be worse than version 1 by more than the margin of 0.000"),
+        (
+            replace(GATE, margin=0.0, least_margin=0.0),
+            (1.2, 1.205),
+            "It may be worse than version 1 by more than the margin of 0.000",
+        ),
         (replace(GATE, metric="accuracy", margin=0.0), (1.4, 1.0), "It is not as good as version 1: the accuracy diff"),
         (replace(GATE, floor=0.1), (1.0, 1.4), "It does not surely reach the floor of 0.100: "),
         (replace(GATE, metric="accuracy", floor=0.99), (1.0, 1.4), "It does not surely reach the floor of 99.0 %: "),
@@ -130,7 +134,7 @@ def test_a_score_that_is_not_a_number_refuses(metric: Metric) -> None:
     (reason, *_) = examine(gate, images, champion, replace(challenger, logits=broken)).reasons
     assert reason.startswith("version 2 gives probabilities that are not numbers for 2 of 400 test images: force the")
     nowhere = Interval(float("nan"), float("nan"), float("nan"))
-    assert _why_not(metric, "not_worse", 0.1, nowhere, 0.5, "version 1"), "nor does a difference that is none"
+    assert _why_not(metric, "not_worse", 0.1, 0.02, nowhere, 0.5, "version 1"), "nor does a difference that is none"
 
 
 def test_a_class_of_few_images_is_not_compared_and_that_is_said() -> None:
@@ -331,6 +335,7 @@ def test_models_without_common_classes() -> None:
     [
         *({"margin": 1.1}, {"accuracy": -0.1}, {"calibration": float("nan")}, {"resamples": 9}, {"seed": -1}),
         *({"slower": 0.0}, {"megabytes": float("nan")}, {"floor": float("inf")}, {"flips": 2.0}),
+        *({"least_margin": -0.1}, {"least_margin": float("nan")}),
     ],
 )
 def test_settings_that_cannot_be(values: dict[str, float]) -> None:
@@ -341,10 +346,26 @@ def test_settings_that_cannot_be(values: dict[str, float]) -> None:
 def test_an_equal_model_is_hardly_ever_refused_by_guards_and_a_worse_one_never_promoted() -> None:
     """A part of benchmarks/promotion.py, whose rates docs/promotion.md has."""
     gate = Gate(resamples=100)
-    equal = results(40, gate, 0.0, 300)
+    equal = results(40, gate, (SKILL, SKILL), 300)
     assert sum(not guards_hold(one) for one in equal) <= 4  # 5 % at most are expected: more than 4 in 1 of 20,000
-    assert not any(one.passed for one in results(15, gate, 0.15, 1000))
-    assert sum(one.passed for one in results(10, gate, -0.15, 1000)) >= 9
+    assert not any(one.passed for one in results(15, gate, (SKILL, skill_of(0.15)), 1000))
+    assert sum(one.passed for one in results(10, gate, (SKILL, skill_of(-0.15)), 1000)) >= 9
+
+
+def test_the_margin_does_not_shrink_to_nothing_with_the_loss_of_the_champion() -> None:
+    """At 98.6 % right and a log loss of 0.038; see docs/promotion.md."""
+
+    def decided(tests: int, skills: tuple[float, float], least_margin: float) -> list[Guard]:
+        gate, found = Gate(), [made(skills, 650, seed) for seed in range(tests)]
+        limits = (gate.metric, gate.rule, gate.margin, least_margin, gate.floor, 100, 0)
+        return [
+            primary_guard(*limits, _compare(images, challenger, champion)) for images, champion, challenger in found
+        ]
+
+    assert sum(guard.passed for guard in decided(30, (2.2, 2.2), 0.02)) >= 11, "without a least margin 3"
+    assert not any(guard.passed for guard in decided(10, (2.2, less_accurate(2.2, 1.0)), 0.02))
+    for guard in decided(10, (3.0, 3.0), 0.0):
+        assert "margin of 0.000:" not in guard.reason
 
 
 def test_the_interval_of_an_accuracy_difference_holds_what_it_says() -> None:

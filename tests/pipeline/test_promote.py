@@ -158,7 +158,31 @@ def test_a_refusal_that_comes_between_changes_nothing(place: Workplace, monkeypa
     assert (verdict.promoted, verdict.line.number) == (True, 2)
 
 
+def test_a_rollback_leads_to_no_version_that_never_was_champion(place: Workplace, client: MlflowClient) -> None:
+    crown(1)
+    with pytest.raises(
+        UserError, match=r"^Version 2 of dusk never was champion, .* promote model=dusk version=2` asks"
+    ):
+        run("rollback", "to=2")
+    assert aliases(client) == {"champion": "1"}
+
+
+def test_a_model_made_anew_is_decided_on_anew_and_never_compared_with_itself(
+    place: Workplace, client: MlflowClient
+) -> None:
+    assert not promote("version=1").promoted
+    good = client.get_model_version("dusk", "2")
+    client.delete_registered_model("dusk")
+    client.create_registered_model("dusk")
+    client.create_model_version("dusk", str(good.source), good.run_id, tags=good.tags, await_creation_for=0)
+    assert promote("version=1").promoted, "another one of that number was refused"
+    client.delete_registered_model_alias("dusk", "champion")
+    again = promote("version=1")
+    assert (again.is_new, again.first) == (True, True)
+
+
 def test_a_bundle_that_was_changed_is_refused_on_record(place: Workplace, client: MlflowClient) -> None:
+    crown(2)
     crown(1)
     source = Path(str(client.get_model_version("dusk", "2").source).removeprefix("file://"))
     file = source / "artifacts" / "bundle" / "bundle.json"
@@ -277,6 +301,7 @@ def test_a_model_that_answers_its_golden_images_otherwise_is_refused(
         guard.reason,
     )
     assert verdict.reasons == (guard.reason,)
+    assert promote("version=3").is_new, "another machine or moment may find something else"
 
 
 def test_a_model_of_other_classes_is_refused_on_record(place: Workplace, client: MlflowClient, tmp_path: Path) -> None:

@@ -144,6 +144,22 @@ def test_what_was_refused_is_tried_again_once_others_were_decided_on(past: Past)
     assert past.look().settled is None
 
 
+def test_a_retraining_whose_model_was_deleted_settles_nothing(past: Past) -> None:
+    client = past.place.mlflow
+    first = past.retrain("promoted", "a")
+    past.retrain("refused", "b")
+    client.delete_model_version(NAME, "2")
+    assert past.look(recipe="b").settled is not None, "refused ones are pruned"
+    past.retrain("promoted", "c")
+    past.decide("rolled back", first)
+    client.delete_model_version(NAME, "3")
+    assert past.look(recipe="c").settled is not None, "what was rolled back does not come back"
+    client.delete_model_version(NAME, "1")
+    assert past.look(recipe="a").settled is None
+    client.delete_registered_model(NAME)
+    assert past.look(recipe="b").settled is None
+
+
 def test_recipes_that_take_turns_are_each_retrained_once(past: Past) -> None:
     decided: dict[str, Kind] = {"a": "promoted", "b": "promoted", "c": "refused"}
     for recipe, kind in decided.items():

@@ -314,18 +314,29 @@ def _by_content(sha256: Sequence[str], labels: Ints) -> Ints:
 
 
 def format_difference(metric: str, difference: Interval) -> str:
-    """Write a difference with its interval: points of a per cent for shares of images, else three decimals.
+    """Write a difference with its interval: points of a per cent for shares of images, else three decimals or more.
 
     >>> format_difference("accuracy", Interval(0.0191, 0.0044, 0.0332))
     '+1.9 [+0.4, +3.3] points'
     >>> format_difference("log_loss", Interval(-0.012, -0.03, 0.004))
     '-0.012 [-0.030, +0.004]'
+    >>> format_difference("log_loss", Interval(-0.0002, -0.0006, 0.0002))
+    '-0.00020 [-0.00060, +0.00020]'
     """
-    scale, digits, unit = (100, 1, " points") if metric in SHARES else (1, 3, "")
-    value, low, high = (
-        f"{scale * one + 0.0:+.{digits}f}" for one in (difference.value, difference.low, difference.high)
-    )
+    numbers = (difference.value, difference.low, difference.high)
+    scale, digits, unit = (100, 1, " points") if metric in SHARES else (1, _decimals(numbers), "")
+    value, low, high = (f"{scale * one + 0.0:+.{digits}f}" for one in numbers)
     return f"{value} [{low}, {high}]{unit}"
+
+
+def _decimals(numbers: Sequence[float]) -> int:
+    """Return how many decimals show two digits of the largest of some numbers, at least 3 and at most 6.
+
+    >>> _decimals([0.02]), _decimals([0.0, -0.006]), _decimals([1e-9]), _decimals([0.0]), _decimals([float("nan")])
+    (3, 4, 6, 3, 3)
+    """
+    largest = max(map(abs, numbers))
+    return min(6, max(3, 1 - math.floor(math.log10(largest)))) if 0 < largest < 1 else 3
 
 
 def format_p_value(p_value: float) -> str:

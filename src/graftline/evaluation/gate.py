@@ -20,7 +20,7 @@ from graftline.evaluation.bootstrap import require_resampling
 from graftline.evaluation.comparison import Metric
 from graftline.evaluation.contestant import Contestant, TestImages, given_common_classes
 from graftline.evaluation.gate_guards import MOST_NAMED, Compared, Guard, ScoreLimits, merged_reasons, score_guards
-from graftline.evaluation.model_guards import ModelLimits, model_guards
+from graftline.evaluation.model_guards import GOLDEN, MILLISECONDS, ModelLimits, model_guards
 from graftline.evaluation.primary import Rule, primary_guard
 from graftline.evaluation.slices import FEWEST_IMAGES
 
@@ -39,8 +39,10 @@ class Gate(ScoreLimits, ModelLimits):
     Attributes:
         metric: the score that decides.
         rule: ``better``: its interval leaves out that the challenger is no better. ``not_worse``: it is no worse by the
-            score itself, and its interval leaves out that it is worse by ``margin``.
+            score itself, and its interval leaves out that it is worse by more than the margin.
         margin: share of the champion's loss, or of what it lacks of 1, that counts as no worse.
+        least_margin: of the metric, that counts as no worse however good the champion is: the less it errs, the more
+            a difference scatters beside its loss.
         floor: of the metric, which every model must surely reach; None: no more than the champion's.
         classes: ``grow``: classes may be added; ``same``: none may; ``any``: they may be lost too.
         relabeled: share of the champion's test images that may be gone or have another label.
@@ -49,6 +51,7 @@ class Gate(ScoreLimits, ModelLimits):
     metric: Metric = "log_loss"
     rule: Rule = "not_worse"
     margin: float = 0.1
+    least_margin: float = 0.02
     floor: float | None = None
     classes: Literal["grow", "same", "any"] = "grow"
     relabeled: float = 0.1
@@ -58,6 +61,8 @@ class Gate(ScoreLimits, ModelLimits):
         for name in ("margin", "accuracy", "class_recall", "slice_accuracy", "calibration", "relabeled"):
             if not 0 <= getattr(self, name) <= 1:  # also catches NaN
                 raise UserError(f"Gate.{name} is {getattr(self, name)}, it must be a share between 0 and 1.")
+        if not 0 <= self.least_margin < math.inf:  # also catches NaN
+            raise UserError(f"Gate.least_margin is {self.least_margin}, it must be at least 0.")
         for name in ("slower", "milliseconds", "larger", "megabytes"):
             limit = getattr(self, name)
             if limit is not None and not 0 < limit < math.inf:  # also catches NaN, which no model would be above
@@ -106,6 +111,12 @@ class GateResult:
         return all(guard.passed for guard in self.guards)
 
     @property
+    def is_final(self) -> bool:
+        """Whether another machine or moment would find the same; not if only what depends on these has refused."""
+        failing = {guard.name for guard in self.guards if not guard.passed}
+        return not failing or bool(failing - {MILLISECONDS, GOLDEN})
+
+    @property
     def reasons(self) -> tuple[str, ...]:
         """Why not, in sentences."""
         return merged_reasons(self.guards)
@@ -132,7 +143,8 @@ def examine(
         UserError: they do not define the metric.
     """
     compared = _compare(images, challenger, champion)
-    guards = [primary_guard(gate.metric, gate.rule, gate.margin, gate.floor, gate.resamples, gate.seed, compared)]
+    deciding = (gate.metric, gate.rule, gate.margin, gate.least_margin, gate.floor, gate.resamples, gate.seed)
+    guards = [primary_guard(*deciding, compared)]
     if champion.facts is not None:
         guards += score_guards(gate, compared)
     guards += model_guards(gate, gate.classes, compared)

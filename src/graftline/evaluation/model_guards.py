@@ -6,6 +6,8 @@ from typing import Literal
 from graftline.evaluation.contestant import ModelFacts
 from graftline.evaluation.gate_guards import Compared, Guard
 
+MILLISECONDS, GOLDEN = "ms per image", "golden images"  # guards that another machine or moment may answer otherwise
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelLimits:
@@ -25,7 +27,7 @@ class ModelLimits:
 
     def refuse_time(self, ours: float, theirs: float | None = None) -> bool:
         """Return whether a model takes too many ms per image, beside the champion's where there is one."""
-        return not _cost("ms per image", ours, theirs, self.slower, self.milliseconds).passed
+        return not _cost(MILLISECONDS, ours, theirs, self.slower, self.milliseconds).passed
 
 
 def model_guards(limits: ModelLimits, classes: Literal["grow", "same", "any"], compared: Compared) -> list[Guard]:
@@ -34,7 +36,7 @@ def model_guards(limits: ModelLimits, classes: Literal["grow", "same", "any"], c
     assert ours is not None, "a challenger is a model"
     guards = [
         _cost(
-            "ms per image",
+            MILLISECONDS,
             ours.milliseconds,
             None if theirs is None else theirs.milliseconds,
             limits.slower,
@@ -74,7 +76,7 @@ def _golden(ours: ModelFacts, theirs: ModelFacts | None) -> Guard:
         return "as saved" if facts.golden_problem is None else "differ"
 
     return Guard(
-        name="golden images",
+        name=GOLDEN,
         champion="" if theirs is None else told(theirs),
         challenger=told(ours),
         difference="",

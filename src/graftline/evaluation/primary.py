@@ -37,6 +37,7 @@ def primary_guard(
     metric: Metric,
     rule: Rule,
     margin: float,
+    least_margin: float,
     floor: float | None,
     resamples: int,
     seed: int,
@@ -61,7 +62,7 @@ def primary_guard(
     score = widened(metric, _interval(ours, spread, given.num_drawn), given)
     is_first = compared.champion.facts is None
     reason = _too_few(given.num_drawn, grouped=given.drawn_groups is not None) or _why_not(
-        metric, "better" if is_first else rule, margin, difference, theirs, compared.champion.name
+        metric, "better" if is_first else rule, margin, least_margin, difference, theirs, compared.champion.name
     )
     if not reason and floor is not None:
         reason = _below_floor(metric, floor, score)
@@ -155,14 +156,16 @@ def _terms(metric: Metric, predictions: Predictions) -> Floats | None:
     return terms
 
 
-def _why_not(metric: Metric, rule: Rule, margin: float, difference: Interval, theirs: float, name: str) -> str:
+def _why_not(
+    metric: Metric, rule: Rule, margin: float, least_margin: float, difference: Interval, theirs: float, name: str
+) -> str:
     """Return why a challenger has not proved itself; empty if it has."""
     lower = metric in LOWER_IS_BETTER
     worse, worst = (difference.value, difference.high) if lower else (-difference.value, -difference.low)
     told = f"the {HEADLINES[metric]} differs by {format_difference(metric, difference)}"
     if rule == "better":
         return "" if worst < 0 else f"It is not shown to be better than {name}: {told}."
-    allowed = margin * (theirs if lower else 1 - theirs)
+    allowed = max(margin * (theirs if lower else 1 - theirs), least_margin)
     if not worse <= 0:  # also what is not a number
         return f"It is not as good as {name}: {told}."
     if not worst <= allowed:

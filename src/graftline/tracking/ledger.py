@@ -53,8 +53,8 @@ class Decision:
         compared_with: the version that the gate compared it with; None: no model.
         reasons: sentences.
         forced: why the gate was overridden; None: it was not.
-        digests: of the dataset version, its test split, both bundles, the settings of the gate, where it was asked, and
-            the verdict's file.
+        digests: of the dataset version, its test split, both bundles, the settings of the gate, where it would say the
+            same again, and the verdict's file.
         headline: the score that decided, with the difference and its interval, for people.
         figures: by guard, the difference and the ends of its interval.
         run_id: of the decision's run in MLflow; None: there is none.
@@ -88,6 +88,11 @@ class Decision:
             return "no reason given"
         more = len(self.reasons) - 1
         return self.reasons[0] + (f" And {more} more." if more else "")
+
+    def bundle_digest(self, version: int | None) -> str | None:
+        """Return the digest of the bundle that a version had then, None where it is not noted."""
+        of = "challenger" if version == self.version else "champion"
+        return (self.digests or {}).get(of) if version in (self.version, self.compared_with, self.before) else None
 
     @property
     def moves(self) -> bool:

@@ -62,5 +62,7 @@ def registered_name(name: str) -> str:
 
     >>> registered_name("Solar cells: mono/poly")
     'Solar-cells-mono-poly'
+    >>> registered_name("cats.retraining")  # which is the lease of "cats"
+    'cats-retraining'
     """
-    return _NOT_IN_MODEL_NAMES.sub("-", name).strip("-.") or "model"
+    return _NOT_IN_MODEL_NAMES.sub("-", name).strip("-.").replace(LEASE, LEASE.replace(".", "-")) or "model"

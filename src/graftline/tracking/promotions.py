@@ -33,7 +33,7 @@ from graftline.tracking.names import (
     registered_name,
 )
 from graftline.tracking.registry import Registry
-from graftline.tracking.standing import Standing, find_loss
+from graftline.tracking.standing import Standing, bundle_digests, find_loss
 from graftline.tracking.tracking import Tracking, user_name
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ class Promotions:
         Raises:
             UserError: there is no such model, its ledger was deleted, or MLflow does not answer.
         """
+        seen = self._copied()  # before MLflow is asked: what is decided meanwhile is in neither
         found = self._ask(self._find_ledger)
         while True:
             versions = self._registry.versions(self.model)
@@ -97,11 +98,13 @@ class Promotions:
                 break
         aliases = {alias: version.version for version in versions for alias in version.aliases}
         run, params = found
+        lines = tuple(LedgerLine.read(text) for key, text in sorted(params.items()) if key.isdigit())
         return Standing(
             self.model,
             versions,
             aliases,
-            lines=tuple(LedgerLine.read(text) for key, text in sorted(params.items()) if key.isdigit()),
+            lines=lines,
+            loss=find_loss(seen, lines, self._copy),
             done=dict(_ending(params, _DONE)),
             ended=frozenset(number for number, _ in _ending(params, _ENDED)),
             ledger_run=run,
@@ -114,7 +117,7 @@ class Promotions:
             UserError: as `read`; or the chain is broken.
         """
         standing = self.read()
-        if (damage := self.damage(standing)) is not None:
+        if (damage := standing.damage) is not None:
             raise UserError(f"{damage} Nothing is decided on such a ledger.")
         if (line := standing.unfinished) is not None:
             if standing.interrupted is not None:
@@ -128,10 +131,6 @@ class Promotions:
             standing = self.read()
         self._keep_copy(standing)
         return standing
-
-    def damage(self, standing: Standing) -> str | None:
-        """Return what is wrong with the ledger, by itself or by what this machine has seen of it; None: nothing."""
-        return standing.damage or find_loss(self._copied(), standing.lines, self._copy)
 
     def open(self) -> None:
         """Make the ledger, where there is none yet.
@@ -230,7 +229,7 @@ class Promotions:
     def _by_hand(self, standing: Standing) -> Decision:
         """Return the line that says that somebody moved the alias."""
         now_is, was = standing.champion, standing.decided
-        if was is not None and was not in {version.version for version in standing.versions}:
+        if was is not None and was not in standing.former_champions:
             reason = f"Version {was} was deleted from the registry."
         elif now_is is None:
             reason = f"The alias '{CHAMPION}' was removed from version {was} by hand."
@@ -245,6 +244,7 @@ class Promotions:
             author=author(),
             at=now(),
             reasons=(reason,),
+            digests=None if now_is is None else bundle_digests(standing.version(now_is), None),
         )
 
     def end_dead_runs(self) -> None:

@@ -43,14 +43,12 @@ def find_refused(tracking: Tracking, model: str) -> list[RefusedVersion]:
     standing = Promotions(tracking, model).read()
     if standing.damage is not None:
         return []
-    decisions = [line.decision for line in standing.lines]
-    reigned = {number for one in decisions for number in (one.before, one.after)}
-    last = {one.version: one for one in decisions}
+    reigned = {number for line in standing.lines for number in (line.decision.before, line.decision.after)}
     return [
         RefusedVersion(model, version.version, datetime.fromisoformat(decision.at).timestamp())
         for version in reversed(standing.versions[:-1])
-        if (decision := last.get(version.version)) is not None
-        and decision.kind == "refused"
+        if (lines := standing.lines_of(version.version))
+        and (decision := lines[-1].decision).kind == "refused"
         and version.version not in reigned
         and not version.aliases
     ]

@@ -15,6 +15,7 @@ from graftline.tracking.download import local_folder
 from graftline.tracking.model_reference import ModelReference
 from graftline.tracking.names import (
     BUNDLE,
+    BUNDLE_DIGEST,
     BUNDLE_FILES,
     DATA,
     DECISION,
@@ -75,6 +76,11 @@ class RegisteredVersion:
     def uri(self) -> str:
         """The reference that always means this version."""
         return f"models:/{self.name}/{self.version}"
+
+    @property
+    def bundle_digest(self) -> str:
+        """Digest of its bundle, "unknown" where it was registered without one."""
+        return self.tags.get(BUNDLE_DIGEST, "unknown")
 
     @property
     def is_refused(self) -> bool:

@@ -20,6 +20,7 @@ class Standing:
         versions: all of them, the oldest first.
         aliases: number of the version by alias.
         lines: of the ledger.
+        loss: what of the lines that this machine has seen before is not there any more, a sentence; None: nothing.
         done: by number of a line whose consequences are drawn, the hash that it had then.
         ended: numbers of the lines whose stage came to its end after that.
         ledger_run: that has the lines; None: nothing was decided yet.
@@ -29,19 +30,20 @@ class Standing:
     versions: tuple[RegisteredVersion, ...]
     aliases: dict[str, int]
     lines: tuple[LedgerLine, ...] = ()
+    loss: str | None = None
     done: Mapping[int, str] = field(default_factory=dict)
     ended: frozenset[int] = frozenset()
     ledger_run: str | None = None
 
     @property
     def damage(self) -> str | None:
-        """What is wrong with the chain of lines, a sentence; None if it holds."""
+        """What is wrong with the lines, by themselves or by what this machine has seen; None if the chain holds."""
         if (broken := find_break(self.lines)) is not None:
             return broken
         for line in self.lines:
             if self.done.get(line.number, line.hash) != line.hash:
                 return f"Line {line.number} of the ledger was changed after it was written."
-        return None
+        return self.loss
 
     @property
     def champion(self) -> int | None:
@@ -100,17 +102,41 @@ class Standing:
         return self.versions[-1].version
 
     @property
+    def former_champions(self) -> set[int]:
+        """All versions that have been champion by the ledger, today's too, and are still registered."""
+        since = {line.decision.after: line for line in self.lines if line.decision.after != line.decision.before}
+        numbers = {version.version for version in self.versions} & since.keys()
+        return {number for number in numbers if self.is_about(since[number], number)}
+
+    @property
     def predecessors(self) -> list[int]:
-        """Former champions that are still registered, the last one first."""
-        known = {version.version for version in self.versions}
-        return [number for number in predecessors(self.lines) if number in known]
+        """Former champions that a rollback goes back through, the last one first."""
+        former = self.former_champions
+        return [number for number in predecessors(self.lines) if number in former]
+
+    def is_about(self, line: LedgerLine, number: int | None) -> bool:
+        """Tell whether a line means the version that has a number now, and not a deleted one that had it before.
+
+        The versions of a registered model that was deleted and made anew are counted from 1 again; its ledger stays.
+        """
+        noted = line.decision.bundle_digest(number)
+        return noted is None or noted == self._bundle_digests.get(number, noted)
+
+    def lines_of(self, number: int) -> list[LedgerLine]:
+        """Return the lines that decide on the version that has a number now."""
+        return [line for line in self.lines if line.decision.version == number and self.is_about(line, number)]
+
+    @cached_property
+    def _bundle_digests(self) -> dict[int | None, str]:
+        return {version.version: version.bundle_digest for version in self.versions}
 
     def rollback_of(self, version: int) -> LedgerLine | None:
         """Return the line that rolled a version back, None if it never was or has become champion again."""
         for line in reversed(self.lines):
             if line.decision.after == version != line.decision.before:
                 return None
-            if line.decision.kind == "rolled back" and line.decision.before == version:
+            is_left = line.decision.kind == "rolled back" and line.decision.before == version
+            if is_left and self.is_about(line, version):
                 return line
         return None
 
@@ -125,6 +151,12 @@ class Standing:
                 return version
         there = ", ".join(str(version.version) for version in self.versions) or "none"
         raise UserError(f"The registered model '{self.model}' has no version {number}: there are {there}.")
+
+
+def bundle_digests(challenger: RegisteredVersion, champion: RegisteredVersion | None) -> dict[str, str]:
+    """Return the digests of both bundles, as a decision notes them."""
+    champions = {} if champion is None else {"champion": champion.bundle_digest}
+    return {"challenger": challenger.bundle_digest, **champions}
 
 
 def find_loss(seen: Sequence[str], lines: Sequence[LedgerLine], file: Path | None) -> str | None:
