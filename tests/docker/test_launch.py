@@ -25,6 +25,14 @@ def test_shellcheck_finds_nothing(name: str) -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_tasks_of_slurm_get_their_cores(tmp_path: Path) -> None:
+    (tmp_path / "srun").write_text("#!/bin/sh\nexec printenv SRUN_CPUS_PER_TASK")
+    (tmp_path / "srun").chmod(0o755)
+    own = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_CPUS_PER_TASK": "8"}  # as sbatch sets it
+    done = subprocess.run(["bash", LAUNCH / "slurm.sbatch"], env={**os.environ, **own}, capture_output=True, text=True)
+    assert done.stdout == "8\n", done.stderr
+
+
 def test_torchrun_understands_the_script(tmp_path: Path) -> None:
     """Without graftline: another program of that name says what it was started with."""
     said = "f\"{sys.argv[1:]} {os.environ['WORLD_SIZE']}\\n\""
