@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from graftline.scheduling.job import Job
+from graftline.scheduling.kubernetes import KubernetesOptions, cron_job
+from graftline.scheduling.times import parse_times
+
 LAUNCH = Path(__file__).resolve().parents[2] / "docker" / "launch"
 SCRIPTS = ("torchrun.sh", "slurm.sbatch")
 
@@ -71,3 +75,14 @@ def test_kubernetes_reads_the_manifests() -> None:
     command = pod["containers"][0]["command"]
     assert f"--nnodes={job['spec']['completions']}" in command
     assert "--rdzv-conf=join_timeout=1800,read_timeout=1800" in command
+
+
+def test_pods_have_the_rights_of_those_of_a_schedule() -> None:
+    """The image's user, to whom the volume is given, and no other rights."""
+    job = Job("pets", "retrain", (), Path("/p"), Path("/d"), 60)
+    scheduled = yaml.safe_load(cron_job(job, parse_times("daily 03:00"), None, KubernetesOptions(), "UTC"))
+    theirs = scheduled["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    (_, training) = yaml.safe_load_all((LAUNCH / "kubernetes.yaml").read_text())
+    ours = training["spec"]["template"]["spec"]
+    assert ours["securityContext"] == theirs["securityContext"]
+    assert ours["containers"][0]["securityContext"] == theirs["containers"][0]["securityContext"]
