@@ -171,6 +171,7 @@ def test_services_start_in_order(services: dict[str, dict[str, Any]]) -> None:
         "prometheus": {"serving"},
         "proxy": {"tracking", "serving"},
     }
+    assert all(how["restart"] for how in services["proxy"]["depends_on"].values()), "nginx looks addresses up once"
 
 
 def test_no_password_is_in_a_command_line(tmp_path: Path) -> None:
