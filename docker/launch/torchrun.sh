@@ -8,6 +8,6 @@ exec torchrun \
     --nproc-per-node="${PROCESSES:-gpu}" \
     --rdzv-backend=c10d \
     --rdzv-endpoint="${HEAD:-localhost}:${PORT:-29500}" \
-    --rdzv-conf=join_timeout="${WAIT:-60}" \
+    --rdzv-conf="join_timeout=${WAIT:-60},read_timeout=${WAIT:-60}" \
     --rdzv-id="${JOB:-graftline}" \
     -m graftline train "$@"

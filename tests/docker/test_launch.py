@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from graftline.scheduling.job import Job
+from graftline.scheduling.kubernetes import KubernetesOptions, cron_job
+from graftline.scheduling.times import parse_times
+
 LAUNCH = Path(__file__).resolve().parents[2] / "docker" / "launch"
 SCRIPTS = ("torchrun.sh", "slurm.sbatch")
 
@@ -25,6 +29,14 @@ def test_shellcheck_finds_nothing(name: str) -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_tasks_of_slurm_get_their_cores(tmp_path: Path) -> None:
+    (tmp_path / "srun").write_text("#!/bin/sh\nexec printenv SRUN_CPUS_PER_TASK")
+    (tmp_path / "srun").chmod(0o755)
+    own = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_CPUS_PER_TASK": "8"}  # as sbatch sets it
+    done = subprocess.run(["bash", LAUNCH / "slurm.sbatch"], env={**os.environ, **own}, capture_output=True, text=True)
+    assert done.stdout == "8\n", done.stderr
+
+
 def test_torchrun_understands_the_script(tmp_path: Path) -> None:
     """Without graftline: another program of that name says what it was started with."""
     said = "f\"{sys.argv[1:]} {os.environ['WORLD_SIZE']}\\n\""
@@ -37,14 +49,19 @@ def test_torchrun_understands_the_script(tmp_path: Path) -> None:
     assert done.stdout.splitlines() == ["['train', 'data.path=/a b'] 2"] * 2, done.stderr
 
 
-def test_a_node_that_does_not_come_ends_the_wait(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("head", "told"),
+    [("localhost", "RendezvousTimeoutError"), ("192.0.2.1", "timed out after 1000ms")],  # nobody's: RFC 5737
+)
+def test_a_node_that_does_not_come_ends_the_wait(head: str, told: str, tmp_path: Path) -> None:
     (tmp_path / "torchrun").write_text(f'#!/bin/sh\nexec {sys.executable} -m torch.distributed.run "$@"\n')
     (tmp_path / "torchrun").chmod(0o755)
-    own = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "NODES": "2", "PROCESSES": "1", "PORT": "0", "WAIT": "1"}
+    names = {"HEAD": head, "NODES": "2", "PROCESSES": "1", "PORT": "0", "WAIT": "1"}
+    own = {"PATH": f"{tmp_path}:{os.environ['PATH']}", **names}
     command = ["bash", str(LAUNCH / "torchrun.sh")]
     done = subprocess.run(command, env={**os.environ, **own}, capture_output=True, text=True, timeout=120)
     assert done.returncode != 0
-    assert done.stderr.rstrip().endswith("RendezvousTimeoutError")
+    assert told in done.stderr
 
 
 def test_kubernetes_reads_the_manifests() -> None:
@@ -55,4 +72,17 @@ def test_kubernetes_reads_the_manifests() -> None:
     service, job = manifests
     pod = job["spec"]["template"]["spec"]
     assert pod["subdomain"] == service["metadata"]["name"] == job["metadata"]["name"]
-    assert f"--nnodes={job['spec']['completions']}" in pod["containers"][0]["command"]
+    command = pod["containers"][0]["command"]
+    assert f"--nnodes={job['spec']['completions']}" in command
+    assert "--rdzv-conf=join_timeout=1800,read_timeout=1800" in command
+
+
+def test_pods_have_the_rights_of_those_of_a_schedule() -> None:
+    """The image's user, to whom the volume is given, and no other rights."""
+    job = Job("pets", "retrain", (), Path("/p"), Path("/d"), 60)
+    scheduled = yaml.safe_load(cron_job(job, parse_times("daily 03:00"), None, KubernetesOptions(), "UTC"))
+    theirs = scheduled["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    (_, training) = yaml.safe_load_all((LAUNCH / "kubernetes.yaml").read_text())
+    ours = training["spec"]["template"]["spec"]
+    assert ours["securityContext"] == theirs["securityContext"]
+    assert ours["containers"][0]["securityContext"] == theirs["containers"][0]["securityContext"]

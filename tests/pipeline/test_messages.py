@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,10 +14,8 @@ from keys import STAGES, contexts, exists
 from workplace import PROJECT
 
 SOURCE = PROJECT / "src" / "graftline"
-FILES = [
-    *sorted(file for file in SOURCE.rglob("*.py") if "pipeline" not in file.relative_to(SOURCE).parts),
-    *sorted((PROJECT / "pipeline").rglob("*.py")),
-]
+LIBRARY = sorted(file for file in SOURCE.rglob("*.py") if "pipeline" not in file.relative_to(SOURCE).parts)
+FILES = [*LIBRARY, *sorted((PROJECT / "pipeline").rglob("*.py"))]
 MAKE = re.compile(r"\bmake ([a-z][a-z-]*)")
 ARGUMENT = re.compile(r"(?<![\w./-])([A-Z]\w*)\.([a-z_]\w*)")
 CALL = re.compile(r"\b([A-Z]\w*)\((\w+=[^()]*)?\)")
@@ -30,9 +29,9 @@ OF_PYTHON, OF_HTML = {"weights_only", "pretrained"}, {"class"}
 
 
 @cache
-def sentences() -> list[tuple[str, str]]:
-    """Return the sentences in the code, each with its file's name, and … for what is filled in."""
-    return [(text, file.name) for file in FILES for text in strings(ast.parse(file.read_text(encoding="utf-8")))]
+def sentences() -> list[tuple[str, Path]]:
+    """Return the sentences in the code, each with its file, and … for what is filled in."""
+    return [(text, file) for file in FILES for text in strings(ast.parse(file.read_text(encoding="utf-8")))]
 
 
 def strings(tree: ast.Module) -> Iterator[str]:
@@ -59,7 +58,7 @@ def filled_in(part: ast.expr) -> str:
 
 def named(pattern: re.Pattern[str]) -> list[Any]:
     """Return what a pattern finds in all messages, each with its file."""
-    return sorted({(match, file) for text, file in sentences() for match in pattern.findall(text)})
+    return sorted({(match, file.name) for text, file in sentences() for match in pattern.findall(text)})
 
 
 @cache
@@ -116,3 +115,12 @@ def test_a_dotted_key_exists() -> None:
 def test_a_bare_key_exists() -> None:
     known = {"key", *OF_A_NETWORK, *OF_PYTHON, *OF_HTML}
     assert [(key, file) for key, file in named(OPTION) if key not in known and not exists(key)] == []
+
+
+def test_the_library_names_no_key_of_the_command_line() -> None:
+    """But its classes and their arguments, which the command line words as keys."""
+    folders = {folder.name for folder in (PROJECT / "conf").iterdir() if folder.is_dir()}
+    groups = "|".join(sorted(folders - {"experiment"}))  # a file of the user's, for a command that cron takes
+    typed = re.compile(rf"(?<![\w./-])(?:(?:{groups})(?:\.\w+)*|format)=\w")
+    said = [text for text, file in sentences() if file in LIBRARY and typed.search(text)]
+    assert said == []

@@ -1,6 +1,10 @@
 """What a place of a model says of itself while its name leads here and there."""
 
 import asyncio
+import os
+import signal
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +14,7 @@ from graftline.serving.limits import Limits
 from graftline.serving.measures import Measures
 from graftline.serving.origin import Origin
 from graftline.serving.pixels import Pixels
+from graftline.serving.server import serve
 from graftline.serving.slot import Slot
 
 
@@ -71,3 +76,42 @@ def test_no_other_version_stands_in_for_a_champion_that_is_gone(bundle: Path, ca
     gone = f"'pets' has no champion any more: {bundle} goes on."
     assert problems == [None, None, gone, gone, None], "a newer one, the champion, no champion twice, the champion"
     assert versions == {1}
+
+
+class Unanswered:
+    """A name that is looked up once; the second time the server is told to stop, and no answer comes for long."""
+
+    name, moves = "pets", True
+
+    def __init__(self, bundle: Path) -> None:
+        self._origin = Origin(str(bundle), None)
+        self._is_asked_again = False
+        self.answer, self.is_answered = threading.Event(), False
+
+    def find(self) -> Origin:
+        if self._is_asked_again:
+            while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGTERM)
+            self.answer.wait(10)
+            self.is_answered = True
+        self._is_asked_again = True
+        return self._origin
+
+    def fetch(self, origin: Origin) -> Path:
+        return Path(origin.uri)
+
+
+def test_a_server_that_is_told_to_stop_does_not_wait_for_a_look_at_a_name(bundle: Path) -> None:
+    source = Unanswered(bundle)
+    serve(
+        [source],
+        host="127.0.0.1",
+        port=0,
+        limits=Limits(),
+        execution=Execution(),
+        poll_seconds=0.01,
+        on_start=lambda *_: None,
+    )
+    assert not source.is_answered
+    source.answer.set()

@@ -44,7 +44,7 @@ ARGUMENTS: dict[str, tuple[Any, str | None]] = {
     "precision": ("bf16-mixed", None),
     "logger": (True, "its own way"),
     "callbacks": ([], "its own way"),
-    "fast_dev_run": (True, "debug=fast"),
+    "fast_dev_run": (True, "Trainer.limit_train_batches"),
     "max_epochs": (1, None),
     "min_epochs": (2, None),
     "max_steps": (3, "max_epochs"),

@@ -89,7 +89,7 @@ def export_openvino(bundle: Path, folder: Path) -> None:
             model = openvino.Core().read_model(plain)  # not ovc, which sends what it converts to its makers' statistics
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
-            raise UserError(f"OpenVINO cannot express this network ({reason}): take format=onnx.") from error
+            raise UserError(f"OpenVINO cannot express this network ({reason}): take Export.format='onnx'.") from error
         openvino.save_model(model, temporary / OPENVINO_FILE, compress_to_fp16=False)
 
 
@@ -127,5 +127,5 @@ def _openvino() -> Any:
     try:
         import openvino
     except ImportError as error:
-        raise UserError("format=openvino needs OpenVINO: pip install 'graftline[openvino]'.") from error
+        raise UserError("Export.format='openvino' needs OpenVINO: pip install 'graftline[openvino]'.") from error
     return openvino

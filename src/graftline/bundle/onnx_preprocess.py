@@ -30,7 +30,7 @@ def preprocess(graph: Graph, pixels: str, way: Preprocessing) -> str:
     if way.interpolation not in _SUPPORTS:
         raise UserError(
             f"The model resizes images by '{way.interpolation}', which an ONNX file cannot do as Pillow does: take "
-            "format=docker, which runs the model as it is."
+            "Export.format='docker', which runs the model as it is."
         )
     planes = pixels
     if way.channels == 1:

@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -87,8 +89,8 @@ class Slot:
         Raises:
             UserError: there is none, or it does not give here what it gave where it was saved.
         """
-        origin = await asyncio.to_thread(self.source.find)
-        self._put(await asyncio.to_thread(self._load, origin))
+        origin = await _run_aside(self.source.find)
+        self._put(await _run_aside(partial(self._load, origin)))
         self._had_champion = not origin.stands_in
 
     async def refresh(self) -> None:
@@ -98,7 +100,7 @@ class Slot:
         problem.
         """
         try:
-            origin = await asyncio.to_thread(self.source.find)
+            origin = await _run_aside(self.source.find)
         except Exception as error:  # whatever a database may lead to
             self._report(f"Where '{self.source.name}' leads cannot be looked up ({first_line(error)})")
             return
@@ -114,7 +116,7 @@ class Slot:
             self.problem = self._failure  # in place of that of a look that has failed meanwhile
             return
         try:
-            model = await asyncio.to_thread(self._load, origin)
+            model = await _run_aside(partial(self._load, origin))
         except Exception as error:  # whatever a bundle may lead to: the old model goes on
             self._next_skip = min(2 * self._next_skip, MOST_TURNS_SKIPPED) if origin == self._failed else 1
             self._failed, self._skip = origin, self._next_skip
@@ -199,3 +201,18 @@ class Slot:
         if problem != self.problem:
             logger.warning(problem)
         self.problem = problem
+
+
+async def _run_aside(function: Callable[[], T]) -> T:
+    """Return ``function()``, run in a thread that the end of a server, unlike with asyncio's own, does not wait for."""
+    future: Future[T] = Future()
+    future.set_running_or_notify_cancel()  # whoever gives up waiting for it does not cancel it
+
+    def work() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True, name="model").start()
+    return await asyncio.wrap_future(future)

@@ -40,7 +40,7 @@ REFUSED = {  # arguments that are to stay as they are by default, and why
     "enable_checkpointing": OURS,
     "enable_model_summary": OURS,
     "enable_progress_bar": OURS,
-    "fast_dev_run": "nothing would be kept of it: use debug=fast, or Trainer.limit_train_batches",
+    "fast_dev_run": "nothing would be kept of it: use Trainer.limit_train_batches",
     "limit_predict_batches": UNUSED,
     "limit_test_batches": UNUSED,
     "log_every_n_steps": UNUSED,
@@ -111,7 +111,7 @@ def check_spread(make_trainer: MakeTrainer, cluster: NoCluster | RayCluster) -> 
     if isinstance(cluster, RayCluster) and _count_devices(devices) > 1:
         raise UserError(
             f"Trainer.devices is {devices}, but each of several trainings on a Ray cluster is one process: give "
-            "Trainer.devices=1, or cluster=none, with which they take place one after the other."
+            "Trainer.devices=1, or take NoCluster(), with which they take place one after the other."
         )
 
 

@@ -1,0 +1,37 @@
+"""How the processes of a training are divided among the nodes of a Ray cluster, without Ray."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from graftline.errors import UserError
+from graftline.pipeline.cli.composed_stage import ComposedStage
+from graftline.pipeline.cli.ray_training import RayTraining, even_numbers
+from graftline.ray_cluster import RayCluster
+
+
+class TwoNodes(RayCluster):
+    """A cluster of two nodes with four GPUs each, beside a head that has none."""
+
+    def resources(self) -> list[Mapping[str, float]]:
+        return [{"CPU": 2.0}, {"CPU": 16.0, "GPU": 4.0}, {"CPU": 16.0, "GPU": 4.0}]
+
+
+def test_each_node_gets_the_same_number() -> None:
+    assert even_numbers([4, 4]) == {1: 1, 2: 2, 3: 3, 4: 4, 6: 3, 8: 4}
+    assert even_numbers([8, 8, 4])[16] == 8
+    assert even_numbers([8, 8, 4])[12] == 6, "on two nodes rather than on three"
+    assert even_numbers([]) == {}
+
+
+def test_a_number_that_cannot_be_divided_is_refused_with_those_that_can() -> None:
+    job = ComposedStage("train", OmegaConf.create({"trainer": {"accelerator": "auto"}}), [], Path())
+    six, five, nine = (RayTraining(job, TwoNodes(), number) for number in (6, 5, 9))
+    assert six._find_room() == ("GPU", 3)
+    told = r"trainer\.devices is 5, but the Ray cluster has 8 GPUs on 2 nodes, .*: give 4 or 6 or another cluster"
+    with pytest.raises(UserError, match=told):
+        five._find_room()
+    with pytest.raises(UserError, match="give 8 or another cluster"):
+        nine._find_room()
