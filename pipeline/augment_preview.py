@@ -7,8 +7,8 @@ from pathlib import Path
 from graftline.augment.policy import Policy
 from graftline.augment.preview import preview_sheet
 from graftline.backbones.backbone import Backbone
-from graftline.data.decode import decode_rgb
 from graftline.data.ingest import Ingest
+from graftline.data.loaders import decode_sample
 from graftline.pipeline.dataset_versions.parent import with_parent
 from graftline.pipeline.stage import StageResult
 from graftline.tracking.tracking import Tracking
@@ -27,7 +27,7 @@ class AugmentPreview:
     def run(self, directory: Path) -> StageResult:
         """Draw the sheet of the first training image."""
         version = with_parent(self.data, self.tracking).run().version
-        image = decode_rgb(version.samples("train").paths[0], version.decoding)
+        image = decode_sample(version.samples("train"), 0)
         backbone = self.backbone.for_images(version.typical_side(), version.typical_aspect())
         sheet = preview_sheet(image, self.augment, backbone.preprocessing(), self.seed)
         file = directory / "preview.png"

@@ -92,7 +92,8 @@ class Evaluate:
             return self._run_grid(directory, execution)
         if self.average != "probabilities":
             warn("average is left alone: one bundle with one crop is evaluated, and nothing is averaged.")
-        predictor, bundle = open_bundle(self.bundle, self.tracking, self.evaluation.engine, execution)
+        model_uri = find_model_uri(self.bundle, self.tracking)
+        predictor, bundle = open_bundle(model_uri or self.bundle, self.tracking, self.evaluation.engine, execution)
         version, split = self._images(predictor, {self.bundle: predictor.card})
         with self._start_run(f"{self.bundle} on {version.name}", version, directory) as run:
             say(f"Run {run.id}.")
@@ -117,7 +118,7 @@ class Evaluate:
             facts={
                 "dataset_digest": version.digest,
                 "run_id": run.id,
-                "model_uri": find_model_uri(self.bundle, self.tracking),
+                "model_uri": model_uri,
                 "bundle": self.bundle,
                 "worse_slices": slices.flagged,
             },
@@ -134,7 +135,8 @@ class Evaluate:
 
     def _run_grid(self, directory: Path, execution: Execution) -> EvaluateResult:
         """Do the same with several members or sets of crops, all on the same images."""
-        references = self.runs or [str(self.bundle)]
+        model_uri = None if self.bundle is None else find_model_uri(self.bundle, self.tracking)
+        references = self.runs or [model_uri or str(self.bundle)]
         members = open_members(references, self.tracking, self.data.dataset_name(), self.evaluation.engine, execution)
         members.warn_of_decisions()
         whole = members.everyone(self.crops[-1], self.average)
@@ -168,7 +170,7 @@ class Evaluate:
             facts={
                 "dataset_digest": version.digest,
                 "run_id": run.id,
-                "model_uri": None if self.bundle is None else find_model_uri(self.bundle, self.tracking),
+                "model_uri": model_uri,
                 "members": list(members.references),
                 "worse_slices": slices.flagged,
             },

@@ -18,6 +18,7 @@ from hydra.utils import instantiate
 
 from graftline.console import say, warn
 from graftline.data.sources.archive import Archive
+from graftline.data.sources.hugging_face import HuggingFace
 from graftline.data.sources.table import Table
 from graftline.errors import UserError
 from graftline.files import write_text
@@ -57,12 +58,15 @@ VARIABLES = (
 )
 SECRETS = {
     "AWS_SECRET_ACCESS_KEY": "~/.aws/credentials",
+    "AWS_SESSION_TOKEN": "~/.aws/credentials",
     "MLFLOW_TRACKING_PASSWORD": "~/.mlflow/credentials",
+    "MLFLOW_TRACKING_TOKEN": "a login of ~/.mlflow/credentials in its stead",
+    "HF_TOKEN": "the file that `hf auth login` writes",
 }  # which stay out, and where else the run finds them
 BY_MACHINE = ("cron", "systemd")  # engines whose times are those of the machine, whatever TZ was when they were told
 OWN = ("every", "engine", "install", "remove", "job", "kubernetes", "dagster")  # keys that are not the run's
 
-_PASSWORD = re.compile(r":[^/\s]+@")  # in an address
+_ADDRESS = re.compile(r"_(URI|URL|URL_S3|PROXY)$", re.IGNORECASE)  # the name of a variable that holds one
 _LOGIN = "keep user and password in ~/.mlflow/credentials"
 _WITHOUT = {"MLFLOW_TRACKING_URI": f"{_LOGIN}, and give the address without them as tracking.uri"}
 _BY_ENGINE = "set it where the engine gives its jobs their variables, and nobody else reads it"
@@ -200,14 +204,16 @@ class ScheduleStage(Retrain):
         """Warn of a secret that the run may need and that is only set here."""
         is_server = self._tracking.uri.startswith("http")
         needed = {
-            "AWS_SECRET_ACCESS_KEY": is_server or str(self._images.path).startswith("s3:"),
-            "MLFLOW_TRACKING_PASSWORD": is_server,
+            "AWS": is_server or str(self._images.path).startswith("s3:"),
+            "MLFLOW": is_server,
+            "HF": isinstance(self._images.source, HuggingFace),
         }
         for name, place in SECRETS.items():
-            if needed[name] and os.environ.get(name):
+            if needed[name.partition("_")[0]] and os.environ.get(name):
+                there = "the Secret of kubernetes.secret" if self.engine == "kubernetes" else place
                 warn(
-                    f"{name} stays out of the schedule, which others may read, and the run may need it: keep it in "
-                    f"{place}, or in the Secret of kubernetes.secret."
+                    f"{name} stays out of the schedule, which others may read, and the run may need it: see that it is "
+                    f"in {there}."
                 )
 
     def _next(self, times: Times) -> str:
@@ -286,7 +292,7 @@ def _require_no_password(overrides: Sequence[str]) -> None:
         UserError: an address in it does.
     """
     for text in overrides:
-        if re.search(rf"://[^/\s:@]*{_PASSWORD.pattern}", text):
+        if re.search(r"://[^/\s:@]*:[^/\s]+@", text):
             key = text.lstrip("+").partition("=")[0]
             raise UserError(
                 f"{key} holds a password, which whoever reads the schedule would have: {_LOGIN}, or in the Secret of "
@@ -300,7 +306,8 @@ def _variables(engine: str) -> dict[str, str]:
     found = {SCHEDULER: engine}
     for name in names:
         value = os.environ.get(name)
-        if value and _PASSWORD.search(value):
+        login = "" if value is None else value.rpartition("://")[2].rpartition("@")[0]
+        if value and _ADDRESS.search(name) and ":" in login:
             logger.warning(f"{name} holds a password and stays out of the schedule: {_WITHOUT.get(name, _BY_ENGINE)}.")
         elif value:
             found[name] = value

@@ -16,6 +16,7 @@ from graftline.console import say, warn
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError, first_line
 from graftline.features.cut import UncuttableError
+from graftline.freezing.depth import deep_images
 from graftline.freezing.measured import Measured
 from graftline.freezing.rule import FreezeRule
 from graftline.freezing.rules import AllButHead
@@ -319,7 +320,8 @@ class Search(Train):
     def _is_worth_it(self, setup: TrainingSetup, seconds: float) -> bool:
         """Return whether a model of so many seconds may be one of several: not one that is just begun."""
         images = (seconds - end_seconds(setup)) / seconds_per_image(setup)
-        return _is_enough(setup, seconds) and (isinstance(self.freeze, AllButHead) or images >= WORTH_TRAINING)
+        worth = WORTH_TRAINING * deep_images(len(setup.version.class_names))
+        return _is_enough(setup, seconds) and (isinstance(self.freeze, AllButHead) or images >= worth)
 
     def _train_members(
         self, winner: Winner, setup: TrainingSetup, members: int, seconds: float, *, whole: bool

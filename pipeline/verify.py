@@ -51,7 +51,8 @@ class Verify:
         """
         if self.bundle.startswith(ADDRESSES):
             return self._verify_server(self.bundle.rstrip("/"))
-        bundle = find_bundle(self.bundle, self.tracking)
+        model_uri = find_model_uri(self.bundle, self.tracking)
+        bundle = find_bundle(model_uri or self.bundle, self.tracking)
         verification = verify_bundle(bundle, self.engine, Execution.local(self.accelerator))
         print_verification(verification)
         if (problem := verification.problem) is not None:
@@ -59,7 +60,7 @@ class Verify:
         return VerifyResult(
             facts={
                 "bundle": self.bundle,
-                "model_uri": find_model_uri(self.bundle, self.tracking),
+                "model_uri": model_uri,
                 "golden_images": verification.num_images,
                 "largest_probability_change": verification.largest_probability_change,
             },
@@ -74,14 +75,15 @@ class Verify:
             raise UserError(
                 f"{address} does not tell which bundle of this machine it serves: name it as Verify.against."
             )
-        check = check_server(address, served, find_bundle(against, self.tracking))
+        model_uri = find_model_uri(against, self.tracking)
+        check = check_server(address, served, find_bundle(model_uri or against, self.tracking))
         _print_server_check(check)
         if (problem := check.problem) is not None:
             raise UserError(problem)
         return VerifyResult(
             facts={
                 "bundle": against,
-                "model_uri": find_model_uri(against, self.tracking),
+                "model_uri": model_uri,
                 "server": address,
                 "golden_images": check.num_images,
                 "largest_probability_change": check.largest_probability_change,

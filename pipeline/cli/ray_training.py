@@ -204,12 +204,12 @@ def train_along(config: Mapping[str, Any]) -> None:
         "MASTER_ADDR": host,
         "MASTER_PORT": port,
     }
-    with _told(Path(content["directory"])).open("a", encoding="utf-8") as told:
-        processes = [
-            _start(content, {**names, "RANK": local * node + number, "LOCAL_RANK": number}, told)
-            for number in range(local)
-        ]
+    processes: list[subprocess.Popen[str]] = []
     try:
+        with _told(Path(content["directory"])).open("a", encoding="utf-8") as told:
+            for number in range(local):
+                of_rank = {**names, "RANK": local * node + number, "LOCAL_RANK": number}
+                processes.append(_start(content, of_rank, told))
         while not _lost(processes) and any(process.poll() is None for process in processes):
             time.sleep(SECONDS_TO_FOLLOW)
         lost = _lost(processes)

@@ -1,1 +1,1 @@
-"""The parts of the stage ``ensemble``: members, their trainings, their soups, members x crops, the result."""
+"""The parts of ``ensemble``, and of ``evaluate`` with several members: their trainings, soups, crops, the result."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from graftline.backbones.backbone import Graft
 from graftline.backbones.cost import NetworkCost, count
 from graftline.console import reworded, say
-from graftline.data.decode import decode_rgb
+from graftline.data.loaders import decode_sample
 from graftline.files import atomic_file, write_json
 from graftline.freezing.rule import FreezeDecision
 from graftline.pipeline.runs.directory import RunDirectory
@@ -114,7 +114,7 @@ def log_augmentation(run: "Run", setup: TrainingSetup, file: Path) -> None:
     from graftline.augment.preview import preview_sheet  # matplotlib takes a second
     from graftline.report.style import COMPRESSION
 
-    image = decode_rgb(setup.version.samples("train").paths[0], setup.version.decoding)
+    image = decode_sample(setup.version.samples("train"), 0)
     sheet = preview_sheet(image, setup.policy, setup.graft.preprocessing, setup.seed)
     with atomic_file(file) as temporary:
         sheet.savefig(temporary, format="png", pil_kwargs={"compress_level": COMPRESSION})

@@ -66,7 +66,6 @@ def encode(array: np.ndarray, form: str) -> bytes:
         (tiff(np.array([[0, 1_000]], np.float32)), "floating-point pixels outside 0..1 (0 to 1,000)"),
         (tiff(np.array([[-1_024, 1_000]], np.int16)), "negative values (-1,024 to 1,000)"),
         (tiff(np.array([[0, 70_000]], np.int32)), "integer pixels outside 16 bits (0 to 70,000)"),
-        (tiff(np.array([[7, 255]], np.int32)), "integers of 8 bits (7 to 255) in a file of more: save them in 8"),
     ],
 )
 def test_what_has_no_known_scale_is_said(content: bytes, reason: str, capfd: pytest.CaptureFixture[str]) -> None:
@@ -234,6 +233,10 @@ def color(pixels: np.ndarray) -> bytes:
     [
         (tiff(noise(np.int16, 0, 4_096)), (0, 4_096)),
         (tiff(noise(np.uint32, 0, 4_096)), (0, 4_096)),
+        (
+            tiff(noise(np.int32, 0, 256)),
+            (0, 256),
+        ),  # what Pillow makes of a picture whose numbers numpy holds as integers
         (tiff(noise(np.uint16, 29_000, 31_500)), (29_000, 31_500)),  # thermal
         (tiff(noise(np.uint16, 29_000, 31_500, hot=65_535)), (29_000, 31_500)),
         (tiff(noise(np.int32, 0, 4_096, hot=65_535)), (0, 4_096)),
@@ -254,9 +257,9 @@ def test_integers_of_which_few_gray_levels_are_left_are_told(
         assert (images["low"][0], images["high"][0]) == pytest.approx(told, abs=257)
 
 
-def test_a_dark_image_of_16_bits_is_dark(tmp_path: Path) -> None:
-    Image.fromarray(noise(np.uint16, 0, 200).astype(np.int32)).save(tmp_path / "dark.pgm")  # of 16 bits there
-    assert decode_rgb(tmp_path / "dark.pgm").max() == 1
+def test_a_dark_image_is_dark() -> None:
+    for kind in (np.uint16, np.int16, np.int32):
+        assert decode_rgb(tiff(noise(kind, 0, 200))).max() == 1
 
 
 def test_levels_are_part_of_the_version(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from made_predictions import predictions_of
 from scipy.stats import binomtest
 
 from graftline.errors import UserError
-from graftline.evaluation.metrics import Interval, format_interval, metrics_json, score
+from graftline.evaluation.metrics import Interval, format_interval, metrics_json, score, wilson
 from graftline.evaluation.notes import notes_on
 
 pytestmark = pytest.mark.filterwarnings("error")  # no library's warning reaches the user
@@ -132,11 +132,15 @@ def test_no_mistakes_are_no_proof() -> None:
     assert scores["accuracy"].low == pytest.approx(0.975, abs=1e-3)
     predictions = predictions_of(probabilities, labels, "abc")
     grouped = dataclasses.replace(predictions, groups=[f"patient {number % 10}" for number in range(150)])
-    for given, error in (
-        (predictions, "150 images the true error may still be up to 2 %"),
-        (grouped, "10 groups of images the true error may still be up to 30 %"),
-    ):
-        assert any(f"with {error} (rule of three)." in note for note in notes_on(given, scores))
+    for given, units in ((predictions, "150 images"), (grouped, "10 groups of images")):
+        assert any(note.endswith(f"the intervals are Wilson's, of {units}.") for note in notes_on(given, scores))
+
+
+def test_wilsons_interval_holds_its_share() -> None:
+    for share in (0.0, 1.0):
+        for size in range(1, 1_000):
+            interval = wilson(share, size)
+            assert 0 <= interval.low <= share <= interval.high <= 1
 
 
 def test_what_is_all_right_or_all_wrong_has_an_interval_with_a_width() -> None:

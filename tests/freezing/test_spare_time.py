@@ -43,6 +43,15 @@ def test_the_whole_network_follows_the_head_where_the_time_suffices(decision: Fr
     )  # 2,500 images, and 1,000 through the frozen network
 
 
+def test_many_classes_and_images_that_take_long_to_decode_need_more_time(decision: FreezeDecision) -> None:
+    long = replace(context(700), validation_counts=(3,) * 100)  # a quarter of 20,000 images, and the pass
+    assert len(Measured().use_spare_time(decision, long).plans) == 2
+    assert Measured().use_spare_time(decision, replace(long, seconds_left=lambda: 510.0)) == decision
+    slow = replace(context(300), decoding_seconds=lambda: 0.03)
+    assert Measured().use_spare_time(decision, slow) == decision
+    assert len(Measured().use_spare_time(decision, replace(slow, seconds_left=lambda: 340.0)).plans) == 2
+
+
 def test_nothing_follows_without_a_limit_or_where_nothing_could_be_chosen(decision: FreezeDecision) -> None:
     assert Measured().use_spare_time(decision, context(None)) == decision
     assert decision.measurement is not None

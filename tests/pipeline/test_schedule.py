@@ -190,7 +190,8 @@ def test_what_storage_and_servers_need_goes_along_but_no_secret(
     address, key, uri = "http://minio:9000", "/etc/key.json", "http://server:5000"
     for name, value in (
         *(("AWS_ENDPOINT_URL", address), ("GOOGLE_APPLICATION_CREDENTIALS", key), ("NO_PROXY", "localhost")),
-        *(("HTTPS_PROXY", "me:sesame@proxy:3128"), ("HTTP_PROXY", "http://proxy:3128")),
+        *(("HTTPS_PROXY", "me:se/same@proxy:3128"), ("HTTP_PROXY", "http://proxy:3128")),
+        ("PYTHONPATH", "/opt/x:lib@2"),
         *(("AWS_SECRET_ACCESS_KEY", "sesame"), ("MLFLOW_TRACKING_PASSWORD", "sesame")),
         ("MLFLOW_TRACKING_URI", "http://me:sesame@server:5000"),
     ):
@@ -202,6 +203,7 @@ def test_what_storage_and_servers_need_goes_along_but_no_secret(
         f"AWS_ENDPOINT_URL={address}",
         f"GOOGLE_APPLICATION_CREDENTIALS={key}",
         "HTTP_PROXY=http://proxy:3128",
+        "PYTHONPATH=/opt/x:lib@2",
     ):
         assert f" {word} " in out
     assert "MLFLOW_TRACKING_URI holds a password and stays out of the schedule: keep user and password in" in out
@@ -217,7 +219,10 @@ def test_what_storage_and_servers_need_goes_along_but_no_secret(
     assert not {"GOOGLE_APPLICATION_CREDENTIALS", "HTTP_PROXY"} & set(given), "a pod has other files and proxies"
     for name in ("AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD"):
         assert f"{name} stays out of the schedule, which others may read" in pod
+    assert "in the Secret of kubernetes.secret" in pod
+    assert "~/" not in pod.partition("stays out")[2], "a pod has no such folder"
     assert "sesame" not in out
+    assert "se/same" not in out
 
 
 def test_a_password_in_an_address_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

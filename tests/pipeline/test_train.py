@@ -77,7 +77,7 @@ def test_of_elongated_and_of_large_images_it_is_said_how_they_are_seen(
         assert read_description(result.bundle)["preprocessing"]["crop_mode"] == seen
         said = " ".join(capsys.readouterr().out.split())
         assert ("squashed to a square, not their center alone" in said) is not bool(given)
-        assert "data.decode.jpeg_side_px=64 decodes them several times as fast" in said
+        assert "data.decode.jpeg_side_px=64 decodes them faster" in said
 
 
 def test_a_training_without_a_part_of_the_images_says_how_many_it_had(train: list[str], tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def export_onnx(bundle: Path, file: Path) -> OnnxExport:
         if not difference <= TOLERANCE:
             raise UserError(
                 f"The ONNX file would change a probability by {difference:.1g}, more than {TOLERANCE:g}, against the "
-                f"model itself: take Export.format='docker', which runs the model as it is."
+                f"model itself: take the Docker export, which runs the model as it is."
             )
         _describe(model, {"largest_difference": f"{difference:.2g}"})
         onnx.save(model, temporary)
@@ -113,7 +113,7 @@ def assemble(bundle: Path, predictor: AnyPredictor, network: Path | None = None)
         if predictor.crops != "1":
             raise UserError(
                 f"{bundle} averages over the crops '{predictor.crops}', which an ONNX file cannot cut: "
-                "take Export.format='docker', or an ensemble with crops=1."
+                "take the Docker export, or an ensemble with crops=1."
             )
         folders = [bundle / entry["folder"] for entry in read_ensemble(bundle)["members"]]
         logits = _ensemble_logits(graph, predictor, folders)

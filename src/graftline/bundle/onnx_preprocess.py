@@ -30,7 +30,7 @@ def preprocess(graph: Graph, pixels: str, way: Preprocessing) -> str:
     if way.interpolation not in _SUPPORTS:
         raise UserError(
             f"The model resizes images by '{way.interpolation}', which an ONNX file cannot do as Pillow does: take "
-            "Export.format='docker', which runs the model as it is."
+            "the Docker export, which runs the model as it is."
         )
     planes = pixels
     if way.channels == 1:

@@ -201,8 +201,6 @@ def _decode_with_pillow(file: BinaryIO, decoding: Decoding, look: Look) -> Decod
         numbers = None
         if image.mode.startswith(("I", "F")):  # 16 bits, also where Pillow holds them in 32, or floating point
             numbers = np.asarray(image)  # (H, W)
-            if image.mode == "I" and kind == "PPM":  # its 16 bits, which have a scale of their own
-                numbers = numbers.astype(np.uint16)
         elif limits is not None and ("'RGB;16B'" in layout or "'RGBA;16B'" in layout):  # a PNG
             numbers = _deep_png(file, image)  # (H, W, 3)
         shown: Image.Image = image

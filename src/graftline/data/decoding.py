@@ -190,8 +190,5 @@ def _by_type(numbers: np.ndarray) -> np.ndarray:
             raise DecodeError("no_scale", f"negative values ({low:,} to {high:,})")
         if high > DEEPEST:
             raise DecodeError("no_scale", f"integer pixels outside 16 bits ({low:,} to {high:,})")
-        if high <= 255 and numbers.dtype.itemsize > 2:  # bytes
-            # nor taken as they are: among files that hold more, a dark one would become bright
-            raise DecodeError("no_scale", f"integers of 8 bits ({low:,} to {high:,}) in a file of more: save them in 8")
         scaled = (numbers.astype(np.uint32) + 128) // 257  # to the nearest: 65,535 / 257 = 255
     return scaled.astype(np.uint8)

@@ -17,21 +17,21 @@ def coverage_curve(predictions: Predictions) -> tuple[Floats, Floats]:
 
     Images with equal probabilities are answered together: among them, every one counts as right by their common share.
     """
-    order = np.argsort(-predictions.confidences, kind="stable")
-    confidences = predictions.confidences[order]
-    right = (predictions.predicted == predictions.labels)[order].astype(np.float64)
-    _, groups, sizes = np.unique(-confidences, return_inverse=True, return_counts=True)
-    right = (np.bincount(groups, right) / sizes)[groups]
-    answered = np.arange(1, len(order) + 1)
-    return answered / len(order), np.cumsum(right) / answered
+    right = _surest_first(predictions)[1]
+    answered = np.arange(1, len(right) + 1)
+    return answered / len(right), np.cumsum(right) / answered
 
 
 def accuracy_at(predictions: Predictions, share: float) -> Interval:
     """Return the accuracy on the surest share of the images, at least one, with its 95 % interval."""
-    order = np.argsort(-predictions.confidences, kind="stable")
-    confidences, groups = predictions.confidences[order], predictions.drawn_groups
-    right = (predictions.predicted == predictions.labels)[order].astype(np.float64)
-    count = max(1, round(share * len(order)))
-    least_sure = confidences == confidences[count - 1]
-    right[least_sure] = right[least_sure].mean()
+    order, right = _surest_first(predictions)
+    count, groups = max(1, round(share * len(order))), predictions.drawn_groups
     return accuracy_interval(right[:count], None if groups is None else groups[order[:count]])
+
+
+def _surest_first(predictions: Predictions) -> tuple[npt.NDArray[np.int64], Floats]:
+    """Return the numbers of the images, the surest first, and how far each is right, (N,) each."""
+    order = np.argsort(-predictions.confidences, kind="stable")
+    right = (predictions.predicted == predictions.labels)[order].astype(np.float64)
+    _, ties, sizes = np.unique(-predictions.confidences[order], return_inverse=True, return_counts=True)
+    return order, (np.bincount(ties, right) / sizes)[ties]

@@ -266,7 +266,8 @@ def wilson(share: float, size: float, quantile: float = NORMAL_QUANTILE) -> Inte
     """
     square = quantile**2 / size
     middle, half = share + square / 2, math.sqrt(square * (share * (1 - share) + square / 4))
-    return Interval(share, max(0.0, (middle - half) / (1 + square)), min(1.0, (middle + half) / (1 + square)))
+    low, high = ((middle + way * half) / (1 + square) for way in (-1, 1))
+    return Interval(share, max(0.0, min(share, low)), min(1.0, max(share, high)))  # as rounded it may lie outside
 
 
 def accuracy_interval(right: Floats, groups: Ints | None) -> Interval:

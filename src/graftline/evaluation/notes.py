@@ -49,7 +49,7 @@ def notes_on(predictions: Predictions, scores: Mapping[str, Interval]) -> list[s
         notes.append(
             f"Fewer than {FEW_IMAGES} images of {_names(rare, class_names, counts)}: a single image moves these "
             "recalls by more than ten points, and their intervals, which leave out the resamples without any of these "
-            "images, are too narrow."
+            "images, are too narrow, unless all or none were found."
         )
     return notes + _on_intervals(predictions, scores)
 
@@ -72,12 +72,10 @@ def groups_in_words(images: int, groups: int) -> str:
 def _on_intervals(predictions: Predictions, scores: Mapping[str, Interval]) -> list[str]:
     notes = []
     if scores["accuracy"].value == 1:
-        # rule of three, Hanley and Lippman-Hand 1983, JAMA 249(13)
-        units, what = predictions.num_drawn, "images" if predictions.drawn_groups is None else "groups of images"
+        units = "images" if predictions.drawn_groups is None else "groups of images"
         notes.append(
-            "No image was classified wrongly, and resampling cannot show errors that did not happen: "
-            f"with {units:,} {what} the true error may still be up to {min(100.0, 300 / units):.2g} % "
-            "(rule of three)."
+            "No image was classified wrongly, and resampling cannot show errors that did not happen: the intervals are "
+            f"Wilson's, of {predictions.num_drawn:,} {units}."
         )
     outside = [
         HEADLINES[name] for name, one in scores.items() if name in HEADLINES and not one.low <= one.value <= one.high

@@ -52,8 +52,13 @@ def deep_epochs(num_images: int, step_images: int = DEEP_BATCH, num_classes: int
     >>> [deep_epochs(6_000, num_classes=classes) for classes in (10, 100, 1_000)]
     [3, 4, 30]
     """
-    images = max(DEEP_IMAGES, DEEP_IMAGES_OF_CLASS * num_classes) * larger_steps(step_images)
+    images = deep_images(num_classes) * larger_steps(step_images)
     return min(MOST_DEEP_EPOCHS, max(LEAST_DEEP_EPOCHS, ceil(images / max(1, num_images))))
+
+
+def deep_images(num_classes: int) -> int:
+    """Return how many images are passed forward and backward where more than the head is trained."""
+    return max(DEEP_IMAGES, DEEP_IMAGES_OF_CLASS * num_classes)
 
 
 def larger_steps(step_images: int) -> float:

@@ -74,9 +74,14 @@ class FreezeContext:
     @property
     def pass_share(self) -> float:
         """How long an image takes to be decoded and to pass the frozen network, where to train the whole takes 1."""
+        return 1 / PASSES_PER_STEP + self.decoding_share
+
+    @property
+    def decoding_share(self) -> float:
+        """How long an image takes to be decoded, where to train the whole network takes 1."""
         if self.image_seconds is None or self.decoding_seconds is None:
-            return 1 / PASSES_PER_STEP
-        return 1 / PASSES_PER_STEP + self.decoding_seconds() / self.image_seconds()
+            return 0.0
+        return self.decoding_seconds() / self.image_seconds()
 
     @property
     def pass_steps(self) -> float:

@@ -2,11 +2,10 @@
 
 from dataclasses import replace
 
-from graftline.freezing.depth import DEEP_IMAGES, deep_plan
+from graftline.freezing.depth import deep_images, deep_plan
 from graftline.freezing.rule import FreezeContext, FreezeDecision
 
-# Images forward and backward: a quarter of a whole training. With fewer, a new head has hardly found its place.
-WORTH_TRAINING = DEEP_IMAGES / 4
+WORTH_TRAINING = 0.25  # of a whole training: with less, a new head has hardly found its place
 
 
 def with_spare_time(decision: FreezeDecision, context: FreezeContext, frozen_groups: int) -> FreezeDecision:
@@ -27,7 +26,9 @@ def with_spare_time(decision: FreezeDecision, context: FreezeContext, frozen_gro
         return decision
     if not measured.rows[0].cached:  # a head that is trained on images takes the time that there is
         return decision
-    if left() / image_seconds() < WORTH_TRAINING + context.pass_steps:
+    worth = WORTH_TRAINING * deep_images(len(context.validation_counts))
+    to_decode = min(worth, context.num_images) * context.decoding_share  # memory keeps what is seen again
+    if left() / image_seconds() < worth + to_decode + context.pass_steps:
         return decision
     reason = "it has the time that the head alone leaves"
     plan = replace(deep_plan(context.network, frozen_groups, reason, context.deep_epochs), anew=True)

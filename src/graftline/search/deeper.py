@@ -26,7 +26,7 @@ from graftline.search.halving import FIRST_IMAGES
 from graftline.search.history import HEAD, WHOLE, ScoredCandidate, ScoreFiles, SearchHistory
 from graftline.search.ledger import Ledger
 from graftline.search.rounds import TrainingImages
-from graftline.training.budget import cut_to, seconds_per_image, wait_for_decoding
+from graftline.training.budget import cut_to, seconds_per_image
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.setup import TrainingSetup
 from graftline.training.trial import Trials
@@ -144,12 +144,11 @@ def _train(
     try:
         setup = replace(setup, graft=candidate.backbone.build(setup.version.class_names))
         first, step = min(FIRST_IMAGES, len(setup.version.samples("train").paths)), seconds_per_image(setup)
-        decoding = wait_for_decoding(decode, step, setup.execution)
-        needed = first * (step + decoding)
+        needed = first * (max(step, decode) if setup.execution.is_cuda else step + decode)
         if needed > seconds:
             logger.info(f"  {candidate.name:<32} no time, as {first} images would take {needed:.0f} s")
             return None
-        trial = _fit(setup, directory, lambda: seconds - (ledger.now - start), step, decoding)
+        trial = _fit(setup, directory, lambda: seconds - (ledger.now - start), step, decode)
     except UserError as error:
         logger.warning(f"{candidate.name} is not compared: {first_line(error)}.")
         return None
@@ -169,7 +168,8 @@ def _fit(
         images = len(setup.version.samples("train").paths), len(setup.version.samples("validation").paths)
         to_decode = sum(images) if setup.execution.device == "cpu" else None  # memory keeps them where it can
         seconds = max(1.0, seconds_left())
-        cut = cut_to(plan, seconds, images, image_seconds, MOST_DEEP_EPOCHS, decoding, to_decode)
+        beside = setup.execution.is_cuda
+        cut = cut_to(plan, seconds, images, image_seconds, MOST_DEEP_EPOCHS, decoding, to_decode, beside=beside)
         return Trials(setup, files)(cut)
     finally:
         shutil.rmtree(files.trial, ignore_errors=True)

@@ -115,17 +115,6 @@ def timed_batch(setup: TrainingSetup) -> int:
     return DEEP_BATCH if setup.recipe.batch_size is None else setup.recipe.batch_size
 
 
-def wait_for_decoding(decoding: float, step: float, execution: Execution) -> float:
-    """Return by how much the decoding of an image makes a step longer: on a GPU, workers decode during the steps.
-
-    Args:
-        decoding: seconds to decode an image.
-        step: seconds of an image in a step.
-        execution: where the training runs.
-    """
-    return max(0.0, decoding - step) if execution.is_cuda else decoding
-
-
 def cut_to(
     plan: FreezePlan,
     seconds: float,
@@ -134,6 +123,7 @@ def cut_to(
     most: int,
     decoding: float = 0.0,
     to_decode: int | None = None,
+    beside: bool = False,
 ) -> FreezePlan:
     """Return a plan whose fit takes so many seconds, in up to ``ROUNDS`` epochs of equal length.
 
@@ -143,8 +133,9 @@ def cut_to(
         images: of the training and of the validation split.
         image_seconds: how long an image takes to train what the plan trains.
         most: epochs over all training images.
-        decoding: by how many seconds it makes the way of an image longer.
+        decoding: seconds that an image takes to be decoded.
         to_decode: how many images are decoded, once each; None: all of them each time that they are seen.
+        beside: whether workers decode while the network computes, as they do for a GPU.
 
     >>> plan = FreezePlan(frozenset(), 0, 8, "")
     >>> [(p.epochs, p.epoch_images) for s in (80, 8000) for p in (cut_to(plan, s, (1000, 0), 0.1, 30),)]
@@ -153,12 +144,15 @@ def cut_to(
     2
     >>> [cut_to(plan, 800, (1000, 0), 0.1, 30, decoding=0.4, to_decode=once).epoch_images for once in (None, 1000, 500)]
     [200, 500, 750]
+    >>> cut_to(plan, 800, (1000, 0), 0.1, 30, decoding=0.4, beside=True).epoch_images
+    250
     """
     if to_decode is not None and (rest := seconds - to_decode * decoding) > seconds / (1 + decoding / image_seconds):
         return replace(cut_to(plan, rest, images, image_seconds, most), seconds=seconds)
     train, validation = images
-    validated = max(validation * (image_seconds / FORWARD_PER_STEP + decoding), 1e-9)
-    image_seconds += decoding
+    forward = image_seconds / FORWARD_PER_STEP
+    validated = max(validation * (max(forward, decoding) if beside else forward + decoding), 1e-9)
+    image_seconds = max(image_seconds, decoding) if beside else image_seconds + decoding
     rounds = max(2, min(ROUNDS, int(VALIDATION_SHARE * seconds / validated)))
     affordable = max(1.0, (seconds - rounds * validated) / image_seconds)
     each = math.ceil(affordable / rounds)
@@ -183,14 +177,14 @@ def cut_to_deadline(
         plan: of the fit.
         deadline: moment of ``time.monotonic`` at which the fit is to end.
         image_seconds: how long an image takes to train what the plan trains.
-        decoding: by how many seconds it makes the way of an image longer.
+        decoding: seconds that an image takes to be decoded.
         to_decode: how many images are decoded, once each; None: all of them each time that they are seen.
     """
     images = len(setup.version.samples("train").paths), len(setup.version.samples("validation").paths)
     own = own_epochs(setup.make_trainer)
     seconds = max(1.0, deadline - time.monotonic())
     most = max(plan.epochs, MOST_DEEP_EPOCHS) if own is None else own
-    return cut_to(plan, seconds, images, image_seconds, most, decoding, to_decode)
+    return cut_to(plan, seconds, images, image_seconds, most, decoding, to_decode, beside=setup.execution.is_cuda)
 
 
 def passes(setup: TrainingSetup, plans: Sequence[FreezePlan], deadline: float | None) -> int:
@@ -224,14 +218,12 @@ def check_budget(setup: TrainingSetup, seconds: float, minutes: float) -> None:
     views = 1 if setup.features.cache is False else max(1, setup.features.views)
     needed = (views * train + validation) * pass_seconds(setup)
     if needed > seconds:
-        enough = math.ceil((end_seconds(setup) + 2 * needed) / 60)  # the next start finds the images read
-        longer = (
-            f"give Train.minutes={enough}, or" if enough > minutes else "start again, now that they are read, or give"
-        )
+        enough = math.ceil((60 * minutes - seconds + 2 * needed) / 60)
         images = f"{train + validation:,} images" + (f", {views} views of each training image," if views > 1 else "")
         raise UserError(
             f"{images} take about {needed:,.0f} s to pass through the network once, more than Train.minutes leaves "
-            f"beside start, test and export ({max(0, seconds):,.0f} s): {longer} {_shorter_pass(setup)}."
+            f"beside start, test and export ({max(0, seconds):,.0f} s): give Train.minutes={enough} (the next start "
+            f"need not read the images again, and may do with less), or {_shorter_pass(setup)}."
         )
 
 

@@ -20,7 +20,7 @@ from graftline.files import write_json
 from graftline.freezing.check import FreezeCheck
 from graftline.freezing.evidence import too_few_to_choose
 from graftline.freezing.plan import FreezePlan
-from graftline.training.budget import cut_to_deadline, decoding_seconds, step_seconds, wait_for_decoding
+from graftline.training.budget import cut_to_deadline, decoding_seconds, step_seconds
 from graftline.training.checkpointing import checkpointed
 from graftline.training.compiling import compiled
 from graftline.training.events import FitEvents, Metrics
@@ -255,8 +255,7 @@ def _cut(source: TrainingSource, plan: FreezePlan, deadline: float, resumed: Fit
     """Return the plan for the time that is left; a resume goes on."""
     setup, step, decoding, to_decode = source.setup, step_seconds(source), 0.0, None
     if isinstance(source, LiveSource):
-        decoding = wait_for_decoding(decoding_seconds(setup), step, setup.execution)
-        to_decode = source.images_to_decode()
+        decoding, to_decode = decoding_seconds(setup), source.images_to_decode()
     cut = cut_to_deadline(setup, plan, deadline, step, decoding, to_decode)
     done = 0 if resumed is None or not resumed.last.exists() else _epochs_done(resumed)
     return replace(cut, epochs=done + cut.epochs)

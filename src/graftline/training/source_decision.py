@@ -22,6 +22,8 @@ from graftline.training.training_source import CachedSource, LiveSource, Trainin
 
 T = TypeVar("T")
 
+SOURCES = "sources"  # folder beside the activations
+
 
 @dataclass(frozen=True)
 class SourceDecision:
@@ -64,6 +66,8 @@ def choose_source(setup: TrainingSetup, plan: FreezePlan, decision_file: Path | 
             f"The training began on cached activations, but {refusal}: raise Features.max_gb, or make room in "
             "Features.directory."
         )
+    if setup.features.cache == "auto" and not is_earlier and refusal is None and setup.execution.rank == 0:
+        _KnownSource(setup, plan).write(decision.cached)
     if refusal is not None:
         decision = SourceDecision(cached=False, why=refusal)
     if decision_file is not None and not is_earlier and setup.execution.rank == 0:
@@ -82,8 +86,10 @@ def _read_or_decide(
     why = [parts.note]
     cached = True
     if setup.features.cache == "auto":
-        known, to_compute = _KnownSource(setup, plan), setup.features.missing(activation_requests(setup, plan, parts))
-        before = known.read()
+        before, to_compute = (
+            _KnownSource(setup, plan).read(),
+            setup.features.missing(activation_requests(setup, plan, parts)),
+        )
         if to_compute == 0 and before is not False:
             why.append("computed earlier")
         elif before is not None:
@@ -93,7 +99,6 @@ def _read_or_decide(
             predicted = forecast(setup, plan, parts, to_compute)
             cached = predicted.cached <= predicted.live
             why.append(predicted.sentence())
-        known.write(cached)
     return SourceDecision(cached, "; ".join(filter(None, why))), False
 
 
@@ -116,9 +121,9 @@ class _KnownSource:
             "preprocessing": setup.graft.preprocessing.to_dict(),
             "trained": [sorted(plan.trainable), plan.epochs],
             "features": [setup.features.views, setup.features.precision],
-            "execution": [setup.execution.device, setup.execution.world_size],
+            "execution": [setup.execution.device, setup.execution.world_size, setup.execution.num_threads],
         }
-        self._file = Path(setup.features.directory).parent / "sources" / f"{digest(depends_on)}.json"
+        self._file = Path(setup.features.directory).parent / SOURCES / f"{digest(depends_on)}.json"
 
     def read(self) -> bool | None:
         """Return it; None where nobody knows."""

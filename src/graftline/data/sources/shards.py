@@ -21,7 +21,7 @@ from graftline.data.remote import INDEX_SUFFIX, list_urls
 from graftline.data.shards.index import index_path, make_index, read_index
 from graftline.data.shards.processes import in_processes
 from graftline.data.shards.write import SUMMARY
-from graftline.data.sources.source import find_split, join_names, require
+from graftline.data.sources.source import IMAGE_SUFFIXES, TABLE_SUFFIXES, find_split, join_names, require
 from graftline.data.walk import is_leftover, walk_files
 from graftline.errors import UserError
 
@@ -62,7 +62,8 @@ class Shards:
 def holds_shards(images: Path) -> bool:
     """Tell whether a folder or URL is one of shards, or a file a shard: by `SUMMARY`, or by the indices of all tars."""
     if (url := find_url(images)) is not None:
-        return is_there(f"{url.rstrip('/')}/{SUMMARY}")
+        is_folder = Path(url).suffix.lower() not in IMAGE_SUFFIXES | TABLE_SUFFIXES
+        return is_folder and is_there(f"{url.rstrip('/')}/{SUMMARY}")
     if not images.is_dir():
         return images.is_file() and images.suffix == ".tar" and index_path(images).is_file()
     if (images / SUMMARY).is_file():
