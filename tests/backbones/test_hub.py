@@ -41,6 +41,7 @@ def hub() -> Iterator[Hub]:
         yield server
 
 
+@pytest.mark.long
 def test_weights_are_downloaded_once_and_quietly(hub: Hub, tmp_path: Path) -> None:
     environment = {
         **os.environ,

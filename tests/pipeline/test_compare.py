@@ -194,6 +194,7 @@ def test_alone_it_is_the_newest_against_the_best_and_then_against_the_champion(
         client.delete_registered_model_alias("dusk", "champion")
 
 
+@pytest.mark.long
 def test_an_evaluation_is_no_model_and_is_compared_where_its_id_is_given(
     trained: TrainResult, runs: dict[str, str], images: Path, place: Path
 ) -> None:

@@ -108,6 +108,7 @@ def test_runs_and_crops_are_compared_on_the_same_images(
     assert made.rows[-1].accuracy.value == pytest.approx(table["accuracy"].iloc[-1])
 
 
+@pytest.mark.long
 def test_the_latest_and_the_best_are_the_same_in_every_stage(
     evaluate: Callable[..., EvaluateResult],
     trained: list[TrainResult],
@@ -137,6 +138,7 @@ def test_the_latest_and_the_best_are_the_same_in_every_stage(
         bundle.with_name("moved").rename(bundle)
 
 
+@pytest.mark.long
 def test_an_evaluation_of_several_runs_is_no_model_that_others_are_compared_with(
     evaluate: Callable[..., EvaluateResult], trained: list[TrainResult], place: Workplace
 ) -> None:

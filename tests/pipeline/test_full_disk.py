@@ -45,6 +45,7 @@ def test_a_training_on_a_full_disk(
         assert main([*typed, "tracking.register=false"]) == 0, "afterwards the same command does its work"
 
 
+@pytest.mark.long
 def test_a_retraining_on_a_full_disk(
     workplace: Workplace, color_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,6 +24,7 @@ def factory(make_workplace: Callable[[str], Workplace]) -> Factory:
     return factory
 
 
+@pytest.mark.long
 def test_what_cannot_be_met_ends_the_run_and_lower_targets_resume_it(factory: Factory) -> None:
     place, split = factory.place, ["data.split.test=0.4", "data.split.validation=0.35"]
     asked = ["decision=recall", "decision.recalls={red:0.9,blue:0.9,green:0.9}"]

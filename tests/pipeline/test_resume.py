@@ -130,6 +130,7 @@ def test_one_that_was_killed_before_its_first_epoch_begins_anew_and_one_that_is_
     assert begun.resume("max_epochs=5").config.trainer.max_epochs == 5
 
 
+@pytest.mark.long
 def test_it_goes_on_with_the_images_that_it_began_with(
     color_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,7 @@ TRAIN = (
 SPLIT = ("data=folder", "data.split.test=0.4", "data.split.validation=0.35")
 
 
+@pytest.mark.long
 def test_both_say_the_same(
     workplace: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
