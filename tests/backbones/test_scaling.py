@@ -108,6 +108,7 @@ def test_an_image_size_wins_over_that_of_phi() -> None:
 
 
 @pytest.mark.parametrize("changes", [{}, {"image_size": 96, "channels": 1}])
+@pytest.mark.long
 def test_a_budget_takes_the_largest_phi_that_it_pays_for(changes: dict[str, Any]) -> None:
     budget = 0.03
     with console.capture() as captured:

@@ -157,7 +157,7 @@ def test_what_an_onnx_file_cannot_do_is_refused(
     preprocessing = {**read_description(soft)["preprocessing"], "interpolation": "nearest"}
     nearest = change_answers(soft, tmp_path / "nearest", preprocessing=preprocessing)
     for one, told in (
-        (crops, "averages over the crops 'mirror', which an ONNX file cannot cut: take Export.format='docker'"),
+        (crops, "averages over the crops 'mirror', which an ONNX file cannot cut: take the Docker export"),
         (nearest, "resizes images by 'nearest', which an ONNX file cannot do as Pillow does"),
         (old_bundle, "has no golden images"),
     ):

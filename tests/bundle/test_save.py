@@ -290,6 +290,7 @@ def test_an_export_that_computes_something_else_does_not_appear(
     assert [path.name for path in tmp_path.iterdir()] == ["bundle-without-onnx"]
 
 
+@pytest.mark.long
 def test_a_disk_that_is_full_before_onnx_is_written_is_no_fault_of_the_network(tmp_path: Path) -> None:
     network, preprocessing = make_network(Backbone("test_resnet", weights="none", image_size=64))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -84,6 +84,7 @@ def test_the_heat_lies_where_the_class_is_seen(kind: str, seeds: int, least: flo
     assert np.mean(shares) > least  # by chance 0.25
 
 
+@pytest.mark.long
 def test_a_map_that_the_network_contradicts_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     network = train("resnet", 0)
     images, classes, quarters = make_images(COUNT, seed=20_000)

@@ -318,6 +318,7 @@ def test_nor_do_many_images_of_a_handful_of_groups(groups: int, passed: bool) ->
 
 
 @pytest.mark.parametrize(("groups", "each"), [(6, 10), (8, 1)])
+@pytest.mark.long
 def test_few_images_or_groups_let_an_equal_model_pass_once_in_forty_times(groups: int, each: int) -> None:
     """A part of benchmarks/promotion.py: of 400, 10 at most are expected to pass, 20 or more once in 300 such tests."""
     assert better_by_chance(groups, each, 400, Gate(resamples=100)) < 20 / 400

@@ -67,6 +67,7 @@ def test_images_of_a_group_are_drawn_together() -> None:
     assert (weights.reshape(100, 10, 4) == weights.reshape(100, 10, 4)[:, :, :1]).all()
 
 
+@pytest.mark.long
 def test_the_budget_is_kept_whatever_the_size_of_the_window() -> None:
     """Of fresh samples of one distribution, about as many ring as the budget allows; one in 10 here, to see it."""
     rings = []

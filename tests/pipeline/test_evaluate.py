@@ -89,6 +89,7 @@ def test_of_another_data_set_it_takes_all_images_and_matches_classes_by_name(
     assert "make sure" not in output
 
 
+@pytest.mark.long
 def test_images_of_another_folder_that_trained_the_bundle_are_told(
     evaluate: Callable[..., EvaluateResult], trained: TrainResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

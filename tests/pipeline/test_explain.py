@@ -118,6 +118,7 @@ def test_mistakes_are_explained_again_alike(place: Workplace, trained: Ran) -> N
     assert not near.eq(table["path"], axis=0).any(axis=None), "an image is no example of itself"
 
 
+@pytest.mark.long
 def test_an_image_that_was_left_out_of_the_training_is_no_example(place: Workplace, trained: Ran) -> None:
     part = place.run("train", *COLORED, *TINY, "train.fold=1/2", "trainer.max_epochs=1", "tracking.register=false")
     told = place.run("explain", f"bundle={part.directory}", "split=validation", "accelerator=cpu")

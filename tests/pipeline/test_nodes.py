@@ -40,6 +40,7 @@ def test_two_nodes_meet(workplace: Workplace) -> None:
     assert not list(workplace.root.glob(".graftline-*"))
 
 
+@pytest.mark.long
 def test_a_node_that_does_not_come_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(nodes, "SECONDS_TO_MEET", 0.5)

@@ -336,6 +336,7 @@ def _register_changed(client: MlflowClient, folder: Path, change: Callable[[Path
     client.create_model_version("dusk", source.as_uri(), known.run_id, tags=tags, await_creation_for=0)
 
 
+@pytest.mark.long
 def test_a_refusal_whose_figures_were_cut_is_known(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     crown(2)
     whole = promote("version=1", "gate.margin=0.2").line

@@ -183,6 +183,7 @@ def test_a_model_shows_a_real_image_only_if_its_bundle_may(
     assert kept is None or len(kept.pictures) == len(kept.labels) == len(kept.embeddings) == 3
 
 
+@pytest.mark.long
 def test_a_run_finds_once_which_transforms_keep_the_label(
     train: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -215,6 +216,7 @@ def test_a_head_on_cached_activations_needs_no_look_at_transforms(train: list[st
     assert not (tmp_path / "run" / "augment.json").exists()
 
 
+@pytest.mark.long
 def test_the_time_that_a_head_leaves_goes_to_the_whole_network(
     train: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -127,6 +127,7 @@ def test_what_is_given_up_is_not_computed() -> None:
     assert set(seen) == {photo(0), photo(1), photo(9), LARGE_FILE}, "two were being computed"
 
 
+@pytest.mark.long
 def test_memory_stays_where_images_are_large(bundle: Path, tmp_path: Path) -> None:
     large = form(*[blank(7071, 7071, "RGBA")] * 2)  # of 200 kB each
     with HttpServer(tmp_path, f"model={bundle}") as server, ThreadPoolExecutor(1) as pool:

@@ -54,6 +54,7 @@ with tracking.start(run_name="first", experiment="pets", directory=Path("outputs
 """
 
 
+@pytest.mark.long
 def test_the_first_use_says_one_line_and_leaves_the_working_directory_alone(tmp_path: Path) -> None:
     command = [sys.executable, "-c", FIRST_USE]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120)

@@ -64,6 +64,7 @@ def silent_server(port: int) -> Iterator[None]:
             connection.close()
 
 
+@pytest.mark.long
 def test_a_server_that_is_killed_and_stays_away(
     server: Server, directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -101,6 +102,7 @@ def test_a_server_that_is_killed_and_stays_away(
     assert sync(directory).num_sent == 0
 
 
+@pytest.mark.long
 def test_a_server_that_falls_silent_and_comes_back(
     server: Server, directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -110,6 +110,7 @@ def test_where_the_ledger_was_changed_nothing_goes(tracking: Tracking, client: M
     assert find_old_versions(Keep(runs=0), tracking) == []
 
 
+@pytest.mark.long
 def test_prune_lists_them_before_they_go(
     tracking: Tracking, directory: Path, bundle: Path, photo: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -130,6 +130,7 @@ def test_a_bundle_is_downloaded_once(
     assert digest_directory(bundle) in str(paths[0].relative_to(cache))
 
 
+@pytest.mark.long
 def test_downloads_that_nobody_asks_for_go(
     server: Server, directory: Path, bundle: Path, photo: bytes, cache: Path
 ) -> None:

@@ -149,6 +149,7 @@ def test_what_keeps_the_label_is_used(
         assert {reasons(choice)[name] for name in ("color", "any hue")} == {"the images are gray"}
 
 
+@pytest.mark.long
 def test_nothing_stays_of_it(make_setup: MakeSetup, tmp_path: Path) -> None:
     setup = setup_for(make_setup, make_version(blob, tmp_path))
     setup = replace(

@@ -42,6 +42,7 @@ with training:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["is killed", "fails"])
+@pytest.mark.long
 def test_rank_0_ends_though_it_cannot_leave_the_group(how: str, tmp_path: Path) -> None:
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{free_port()}", "OMP_NUM_THREADS": "1"}
     first, second = (

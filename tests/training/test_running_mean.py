@@ -68,6 +68,7 @@ def _process(rank: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.long
 def test_two_processes_make_the_mean_of_all(tmp_path: Path) -> None:
     spawn(_process, args=(str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
     for rank in range(2):
