@@ -158,6 +158,7 @@ def test_what_is_missing_is_named() -> None:
         RayCluster().check()
 
 
+@pytest.mark.long
 def test_ray_is_not_imported_where_it_is_not_used() -> None:
     program = "import sys, graftline.pipeline.train, graftline.features.remote_pass; sys.exit('ray' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)

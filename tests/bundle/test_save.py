@@ -268,6 +268,7 @@ def test_a_bundle_that_would_be_wrong_does_not_appear(tmp_path: Path, flaw: str)
     assert [path.name for path in tmp_path.rglob("*")] == ["bundle", "old"]
 
 
+@pytest.mark.long
 def test_an_export_that_computes_something_else_does_not_appear(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,6 +311,7 @@ def test_a_disk_that_is_full_before_onnx_is_written_is_no_fault_of_the_network(t
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_the_weights_of_a_network_that_onnx_cannot_express_are_not_lost(tmp_path: Path) -> None:
     network, preprocessing = make_network(Backbone("test_resnet", weights="none", image_size=64))
     # ONNX has no Bessel functions

@@ -45,6 +45,8 @@ from graftline.pipeline.training.result import MOST_PROBABLE_ANSWER, NOT_TESTED
 from graftline.report.grid_tables import sentence
 from graftline.tracking.names import BUNDLE_DIGEST
 
+pytestmark = pytest.mark.long
+
 MODEL = [*TINY, "trainer.max_epochs=1"]
 
 
@@ -133,7 +135,6 @@ def test_its_run_says_what_it_is_and_its_report_how_it_answers(made: EnsembleRes
         assert text in page
 
 
-@pytest.mark.long
 def test_without_test_images_it_is_reported_and_registered_all_the_same(
     run: Callable[..., EnsembleResult], place: Workplace
 ) -> None:
@@ -265,7 +266,6 @@ def test_the_decision_of_the_average_is_what_its_row_and_its_metrics_have(
     assert made.predictor.card["decision"]["sentence"] in unescape(made.report.read_text())
 
 
-@pytest.mark.long
 def test_that_an_ensemble_refuses_nothing_is_told_where_a_member_does(
     run: Callable[..., EnsembleResult], made: EnsembleResult, place: Workplace, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -302,7 +302,6 @@ def test_what_a_member_weighed_the_mean_does_not_take_back(
     assert asked == [False, True]
 
 
-@pytest.mark.long
 def test_members_leave_other_folds_out_and_share_one_cache(
     place: Workplace, color_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -63,6 +63,7 @@ def evaluate(
     return run
 
 
+@pytest.mark.long
 def test_runs_and_crops_are_compared_on_the_same_images(
     evaluate: Callable[..., EvaluateResult],
     trained: list[TrainResult],

@@ -57,6 +57,7 @@ def test_a_stage_tells_its_groups_keys_and_examples(capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.long
 def test_what_help_tells_is_so(stage: str) -> None:
     """Keys and defaults are those of the configuration, and the examples are taken by the command line."""
     told = examples(STAGES[stage])

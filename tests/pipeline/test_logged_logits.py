@@ -19,6 +19,8 @@ from graftline.pipeline.evaluate import EvaluateResult
 from graftline.pipeline.evaluating.scoring import PREDICTIONS_FILE
 from graftline.pipeline.training.result import TrainResult
 
+pytestmark = pytest.mark.long
+
 FEW = ("evaluation.resamples=100", "tracking.system_metrics=false", "data=folder")
 TAKEN, CLASSIFIED = "has logged of this bundle; for 15 of 15 test images the", "Classifying the test images"
 
@@ -99,7 +101,6 @@ def test_a_changed_bundle_classifies_by_itself(
     assert found.evaluation.predictions.bundle_digest != other.bundle_digest
 
 
-@pytest.mark.long
 def test_logits_that_the_bundle_does_not_confirm_are_not_taken(
     evaluate: Callable[..., tuple[EvaluateResult, str]], trained: list[TrainResult], place: Workplace
 ) -> None:
@@ -118,7 +119,6 @@ def test_logits_that_the_bundle_does_not_confirm_are_not_taken(
     assert "models are scored by what runs have logged" in told_of_both, "the newest run has the right ones by now"
 
 
-@pytest.mark.long
 def test_members_on_one_crop_are_averaged_from_what_their_runs_have_logged(
     evaluate: Callable[..., tuple[EvaluateResult, str]],
     trained: list[TrainResult],

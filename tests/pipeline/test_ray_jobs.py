@@ -37,6 +37,7 @@ def test_a_number_of_processes_that_ray_cannot_start_is_refused_before_the_first
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_a_worker_goes_on_with_no_run_of_an_earlier_command(
     workplace: Workplace, color_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

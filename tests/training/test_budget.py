@@ -48,6 +48,7 @@ from graftline.training.trial import make_freeze_context
 MakeSetup = Callable[..., TrainingSetup]
 
 
+@pytest.mark.long
 def test_the_last_fit_ends_when_its_time_is_over(make_setup: MakeSetup, tmp_path: Path) -> None:
     setup = make_setup(features=Features(cache=False))
     plan = plan_from_depth(setup.graft.network, 0, "", epochs=2, learning_rate=0.001)

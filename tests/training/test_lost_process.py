@@ -28,6 +28,7 @@ class KillsWorkers(FitEvents):
                 child.kill()
 
 
+@pytest.mark.long
 def test_a_loader_process_that_is_gone_ends_the_training(make_setup: MakeSetup, tmp_path: Path) -> None:
     no_room = ImageMemory(share=0)  # images that do not fit into memory are decoded by worker processes
     setup = make_setup(recipe=Recipe(batch_size=12, workers=1), features=Features(cache=False), images=no_room)
