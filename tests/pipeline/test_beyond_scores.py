@@ -60,7 +60,6 @@ def written(result: TrainResult) -> dict[str, Any]:
     return content
 
 
-@pytest.mark.long
 def test_the_slices_and_the_earlier_model_are_told_after_the_scores(
     train: Callable[..., TrainResult], place: Workplace, capsys: pytest.CaptureFixture[str]
 ) -> None:
