@@ -13,6 +13,7 @@ from graftline.features.segment import Segment
 from graftline.features.store import SECONDS_PER_DAY, CacheEntryInfo, in_words
 from graftline.pipeline.program import program
 from graftline.pipeline.stage import StageResult
+from graftline.training.kept_answer import forget_answers
 
 COLUMNS = ("name", "network", "boundary", "view", "images", "size", "type", "last used")
 
@@ -51,6 +52,8 @@ class Cache:
         kept = self._remove(self._chosen(before)) if self.clear is not None else 0
         if self.clear in ("all", "unused"):  # what comes of them is kept, and they are made again in seconds
             store.remove_trunks()
+        if self.clear == "all":
+            forget_answers(self.features)
         left = store.entries()
         self._print(left, kept)
         sizes = {entry.name: entry.bytes for entry in left}

@@ -183,6 +183,24 @@ def test_the_users_epochs_are_those_of_the_training_and_not_of_the_trials(epochs
     assert decision.tried == (("head",) if epochs == 30 else ())
 
 
+def test_a_head_that_is_compared_with_nothing_has_the_users_epochs() -> None:
+    attempt = scripted({(True, None): 0.5}, [])
+    counts = (100, 100)
+    hurried = FreezeContext(
+        network(),
+        100,
+        True,
+        2,
+        validation_counts=counts,
+        try_boundary=attempt,
+        seconds_left=lambda: 1.0,
+        image_seconds=lambda: 1.0,
+    )
+    decision = Measured(depths=(0.5,), trial_images=100).decide(hurried)
+    assert [plan.epochs for plan in decision.plans] == [2]
+    assert decision.tried == ("head",), "it is not fitted twice"
+
+
 def test_larger_steps_keep_their_number_in_trial_and_training() -> None:
     """Of steps twice as large, a trial takes 6 epochs in place of 3; the training, on two processes, takes 4."""
     losses: dict[tuple[bool, int | None], float] = {(True, 1_000): 0.5, (False, 1_000): 0.3}

@@ -12,6 +12,7 @@ from graftline.freezing.depth import deep_plan, head_plan
 from graftline.freezing.measured import Measured
 from graftline.freezing.measurement import BoundaryResult, DepthMeasurement, Difference
 from graftline.freezing.rule import FreezeDecision
+from graftline.training.kept_answer import forget_answers
 from graftline.training.known_depth import KnownDepth
 from graftline.training.setup import TrainingSetup
 
@@ -32,6 +33,13 @@ def test_a_head_that_was_enough_is_known_without_its_weights(make_setup: MakeSet
     assert KnownDepth(setup, Measured()).read() is None
     KnownDepth(setup, Measured()).write(decision)
     assert KnownDepth(setup, Measured()).read() == replace(decision, tried=())
+
+
+def test_answers_can_be_forgotten(make_setup: MakeSetup) -> None:
+    setup = make_setup()
+    KnownDepth(setup, Measured()).write(decided(setup.graft.network))
+    forget_answers(setup.features)
+    assert KnownDepth(setup, Measured()).read() is None
 
 
 def test_other_settings_are_not_known(make_setup: MakeSetup) -> None:

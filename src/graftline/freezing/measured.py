@@ -143,6 +143,7 @@ class _Search:
         self._try: TryBoundary = attempt
         self._in_folds, self._fits = in_folds, TRIAL_FOLDS if in_folds else 1
         self._num_groups = len(body_groups(context.network))
+        self._head_plan = head_plan(context.network)  # of its usual epochs, as a deeper trial has its own
         self._trials: list[BoundaryTrial] = []
         self._of_all_classes = IMAGES_OF_CLASS * len(context.validation_counts)
         enough, large_part = max(rule.trial_images, self._of_all_classes), int(LARGE_PART * context.num_images)
@@ -153,11 +154,12 @@ class _Search:
         """Try, halve, and choose."""
         images = self._trial_images()
         if images is None:
-            head = self._try_head(self._context.num_images)
+            own = self._context.finalize(head_plan(self._network))  # it is compared with nothing
+            head = self._try_head(self._context.num_images, own)
             return self._leave_at_head(head, self._context.num_images, "the time does not allow for a trial")
         if images < self._context.num_images:
             logger.info(f"Depths are tried on {images:,} of the {self._context.num_images:,} training images.")
-        head = self._try_head(images)
+        head = self._try_head(images, self._head_plan)
         trials = self._first_round(head, images)
         paying = [trial for trial in trials if _pays(trial, head)]
         if not paying and (again := self._try_again(trials, head, images)) is not None:
@@ -168,11 +170,9 @@ class _Search:
         tried = "the trial" if len(self._trials) == 2 else "the best trial"
         return self._decision(best, self._final_plan(best), f"{tried} {'pays' if self._in_folds else 'goes on'}")
 
-    def _try_head(self, images: int) -> BoundaryTrial:
-        """Fit the head alone on so many training images, for its usual epochs: as a deeper trial has its own."""
+    def _try_head(self, images: int, plan: FreezePlan) -> BoundaryTrial:
+        """Fit the head alone on so many training images."""
         part = images if images < self._context.num_images else None
-        plan = head_plan(self._network)
-        self._context.check(plan)
         head = self._try(plan, None, part)
         if head is None:
             raise UserError("The head alone diverged, at a ninth of its learning rate too: look at the labels.")
@@ -273,7 +273,7 @@ class _Search:
         if self._affordable([best.plan.frozen_groups]) < more:
             return None
         logger.info(f"It is not settled yet: {in_words(best.boundary)} goes on with {more:,} images.")
-        head = self._try_head(more) if more > images else head
+        head = self._try_head(more, self._head_plan) if more > images else head
         again = self._attempt(best.plan.frozen_groups, best, more)
         return head, more, [again] if again is not None and _pays(again, head) else []
 

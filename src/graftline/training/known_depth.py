@@ -1,18 +1,14 @@
 """What was measured is known: the same data, network and settings are not tried again where the head was enough."""
 
-import contextlib
 import functools
-import hashlib
-import json
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from graftline.features.key import view_key
-from graftline.files import write_json
 from graftline.freezing.rule import FreezeDecision, FreezeRule
+from graftline.training.kept_answer import KeptAnswer
 from graftline.training.setup import TrainingSetup
 
 FORMAT = 6  # raise it when the rule that decides, or what is kept of a decision, changes
@@ -46,23 +42,20 @@ class KnownDepth:
             "format": FORMAT,
             "torch": torch.__version__,
         }
-        key = hashlib.sha256(json.dumps(depends_on, sort_keys=True, default=repr).encode()).hexdigest()[:16]
-        self._file = Path(setup.features.directory).parent / "depths" / f"{key}.json"
+        self._kept = KeptAnswer(setup.features, "depths", depends_on)
 
     def read(self) -> FreezeDecision | None:
         """Return the decision; None if it is not known."""
         try:
-            decision = FreezeDecision.from_json(json.loads(self._file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, KeyError):  # it is not there, or not whole: it is found out once more
+            decision = FreezeDecision.from_json(self._kept.read())
+        except (ValueError, TypeError, KeyError):  # it is not there, or not whole
             return None
         return replace(decision, tried=())  # what was trained then is another run's
 
     def write(self, decision: FreezeDecision) -> None:
         """Keep the decision if the head alone was found to be enough."""
         if decision.measurement is not None and decision.plans[-1].only_head:
-            with contextlib.suppress(OSError):  # where nothing can be written, it is found out once more
-                self._file.parent.mkdir(parents=True, exist_ok=True)
-                write_json(self._file, decision.to_json())
+            self._kept.write(decision.to_json())
 
 
 def _settings(part: Any) -> Any:

@@ -1,6 +1,5 @@
 """The decision between cached activations and images: once per fit, and the same for all of its processes."""
 
-import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -13,16 +12,15 @@ from graftline.errors import UserError
 from graftline.features.cache import Activations, CacheFullError
 from graftline.features.cut import Cut, UncuttableError, cut
 from graftline.features.loader import fits_in_memory
-from graftline.files import digest, write_json
+from graftline.files import write_json
 from graftline.freezing.plan import FreezePlan
 from graftline.training.activations import activation_requests, open_activations
 from graftline.training.forecast import Forecast, Workload, predict, time_parts
+from graftline.training.kept_answer import KeptAnswer
 from graftline.training.setup import TrainingSetup
 from graftline.training.training_source import CachedSource, LiveSource, TrainingSource
 
 T = TypeVar("T")
-
-SOURCES = "sources"  # folder beside the activations
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ def choose_source(setup: TrainingSetup, plan: FreezePlan, decision_file: Path | 
             "Features.directory."
         )
     if setup.features.cache == "auto" and not is_earlier and refusal is None and setup.execution.rank == 0:
-        _KnownSource(setup, plan).write(decision.cached)
+        _kept(setup, plan).write(decision.cached)
     if refusal is not None:
         decision = SourceDecision(cached=False, why=refusal)
     if decision_file is not None and not is_earlier and setup.execution.rank == 0:
@@ -86,10 +84,8 @@ def _read_or_decide(
     why = [parts.note]
     cached = True
     if setup.features.cache == "auto":
-        before, to_compute = (
-            _KnownSource(setup, plan).read(),
-            setup.features.missing(activation_requests(setup, plan, parts)),
-        )
+        before: bool | None = _kept(setup, plan).read()
+        to_compute = setup.features.missing(activation_requests(setup, plan, parts))
         if to_compute == 0 and before is not False:
             why.append("computed earlier")
         elif before is not None:
@@ -102,41 +98,22 @@ def _read_or_decide(
     return SourceDecision(cached, "; ".join(filter(None, why))), False
 
 
-class _KnownSource:
-    """Whether an earlier training was on cached activations, kept beside them.
+def _kept(setup: TrainingSetup, plan: FreezePlan) -> KeptAnswer:
+    """Return whether an earlier training was on cached activations.
 
     Live training augments and cached does not, so that a stopwatch on a busy machine would else change the metrics of
     a training that is repeated.
-
-    Args:
-        setup: of the training.
-        plan: which part is trained.
     """
-
-    def __init__(self, setup: TrainingSetup, plan: FreezePlan) -> None:
-        depends_on = {
-            "version": setup.version.digest,
-            "images": [len(setup.version.samples(split).paths) for split in ("train", "validation")],
-            "network": [setup.graft.network.pretrained_cfg["architecture"], dict(setup.graft.arguments)],  # type: ignore[index]  # a timm model has it
-            "preprocessing": setup.graft.preprocessing.to_dict(),
-            "trained": [sorted(plan.trainable), plan.epochs],
-            "features": [setup.features.views, setup.features.precision],
-            "execution": [setup.execution.device, setup.execution.world_size, setup.execution.num_threads],
-        }
-        self._file = Path(setup.features.directory).parent / SOURCES / f"{digest(depends_on)}.json"
-
-    def read(self) -> bool | None:
-        """Return it; None where nobody knows."""
-        try:
-            return bool(json.loads(self._file.read_text(encoding="utf-8"))["cached"])
-        except (OSError, ValueError, TypeError, KeyError):  # it is not there, or not whole
-            return None
-
-    def write(self, cached: bool) -> None:
-        """Keep it."""
-        with contextlib.suppress(OSError):  # where nothing can be written, it is found out once more
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self._file, {"cached": cached})
+    depends_on = {
+        "version": setup.version.digest,
+        "images": [len(setup.version.samples(split).paths) for split in ("train", "validation")],
+        "network": [setup.graft.network.pretrained_cfg["architecture"], dict(setup.graft.arguments)],  # type: ignore[index]  # a timm model has it
+        "preprocessing": setup.graft.preprocessing.to_dict(),
+        "trained": [sorted(plan.trainable), plan.epochs],
+        "features": [setup.features.views, setup.features.precision],
+        "execution": [setup.execution.device, setup.execution.world_size, setup.execution.num_threads],
+    }
+    return KeptAnswer(setup.features, "sources", depends_on)
 
 
 def forecast(setup: TrainingSetup, plan: FreezePlan, parts: Cut, to_compute: int) -> Forecast:
