@@ -125,6 +125,16 @@ def test_the_faster_way_is_taken_said_and_kept_for_later_runs(
     assert isinstance(others, CachedSource) != cached
 
 
+def test_what_there_was_no_room_for_is_not_kept(
+    make_setup: MakeSetup, decision_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graftline.training.source_decision.time_parts", lambda *_: SLOW_TRUNK)
+    auto = Features(cache="auto", directory=str(tmp_path / "cache"))
+    source = choose(make_setup(features=replace(auto, max_gb=1e-6)), AllButHead(), decision_file)
+    assert isinstance(source, LiveSource)
+    assert not [*tmp_path.rglob("sources/*.json")]
+
+
 @pytest.mark.parametrize("cached", [True, False])
 def test_what_was_decided_once_holds(
     cached: bool, make_setup: MakeSetup, decision_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
