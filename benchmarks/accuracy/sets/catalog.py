@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from benchmarks.accuracy.sets import characters, digits, elpv, fashion, letters, textures, textures9
+from benchmarks.accuracy.sets import characters, digits, drawings, elpv, fashion, letters, textures, textures9
 from benchmarks.accuracy.sets.folders import Sample
 
 SETS: dict[str, Callable[[], Iterable[Sample]]] = {
@@ -16,4 +16,6 @@ SETS: dict[str, Callable[[], Iterable[Sample]]] = {
     "digits": digits.samples,
     "textures": textures.samples,
     "textures9": textures9.samples,
+    "clipart": drawings.clipart,
+    "stamps": drawings.stamps,
 }
