@@ -18,6 +18,7 @@ STAMPS = Path("/usr/share/tuxpaint/stamps")
 _CATCH_ALL = ("special", "unsorted")  # folders without a subject
 _SHARES = {"train": 0.56, "validation": 0.14, "test": 0.3}
 _SIDE_PX = 400  # the longer side at most
+_FEWEST_PX = 16  # the shorter side at least: smaller ones are bullets and lines
 _MAX_PIXELS = 100_000_000  # a few drawings are posters
 
 
@@ -51,7 +52,7 @@ def _samples(folder: Path, package: str, *, at_least: int, at_most: int, without
 
 
 def _on_white(file: Path) -> Pixels | None:
-    """Return an image (H, W, 3) on white; nothing for one that can't be read or is a poster."""
+    """Return an image (H, W, 3) on white; nothing for one that can't be read, is a poster or is tiny."""
     try:
         with Image.open(file) as image:
             if image.width * image.height > _MAX_PIXELS:
@@ -60,5 +61,7 @@ def _on_white(file: Path) -> Pixels | None:
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
         return None
     drawing.thumbnail((_SIDE_PX, _SIDE_PX))
+    if min(drawing.size) < _FEWEST_PX:
+        return None
     white = Image.new("RGBA", drawing.size, "white")
     return np.asarray(Image.alpha_composite(white, drawing).convert("RGB"))
