@@ -1,6 +1,7 @@
 """A boundary that is tried leaves no trace, and is scored image by image."""
 
 import functools
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from graftline.data.decode import decode_rgb
 from graftline.data.version import DatasetVersion
 from graftline.execution import Execution
 from graftline.features.cache import Features
+from graftline.freezing.measured import Measured
 from graftline.freezing.measurement import BoundaryTrial
 from graftline.freezing.plan import plan_from_depth
 from graftline.freezing.rule import FreezeDecision
@@ -177,6 +179,21 @@ def test_a_trial_may_use_a_part_of_the_images(make_setup: MakeSetup, tmp_path: P
     assert trial is not None
     assert trial.trained_images == 12
     assert len(trial.losses) == 12  # of the validation split, which stays whole
+
+
+def test_a_head_on_images_is_not_tried_where_the_time_is_short(
+    make_setup: MakeSetup, judged_version: DatasetVersion, tmp_path: Path
+) -> None:
+    """Its 30 epochs would be over when the time is."""
+    setup = make_setup(version=judged_version, features=Features(cache=False))
+    directory = FitDirectory(tmp_path)
+    context = make_freeze_context(setup, directory, deadline=time.monotonic() + 0.01)
+    decision = Measured().decide(context)
+    (plan,) = decision.plans
+    assert plan.only_head
+    assert plan.decision.startswith("the time does not allow for a trial: all 6 layer groups")
+    assert (decision.measurement, decision.tried) == (None, ())
+    assert not directory.trial.exists()
 
 
 def test_a_trial_that_diverges_gives_nothing(make_setup: MakeSetup, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from graftline.training.results import PhaseResult
 from graftline.training.setup import TrainingSetup
 from graftline.training.temperatures import losses_by_temperature
 from graftline.training.trainer import accumulated_batches, own_epochs
+from graftline.training.source_decision import head_is_live
 from graftline.training.training_source import TrainingSource
 
 
@@ -61,6 +62,7 @@ def make_freeze_context(setup: TrainingSetup, directory: FitDirectory, deadline:
         decoding_seconds=functools.partial(decoding_seconds, setup),
     )
 
+        head_is_live=functools.partial(head_is_live, setup),
 
 def keep_trials(decision: FreezeDecision, directory: FitDirectory) -> None:
     """Make the trials that a decision builds on its first phases, and remove what the others left.
