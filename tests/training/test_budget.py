@@ -159,6 +159,15 @@ def test_a_plan_is_cut_to_rounds_of_equal_length(make_setup: MakeSetup) -> None:
     assert (slow.epochs, slow.epoch_images) == (2, 400)  # a validation takes 10 s
 
 
+@pytest.mark.parametrize("most", [3, 8, 30])
+def test_more_time_is_more_training_up_to_what_the_user_says(most: int) -> None:
+    plan = FreezePlan(frozenset(), 0, 9, "it pays")
+    cuts = [cut_to(plan, seconds, images=(1_000, 0), image_seconds=0.1, most=most) for seconds in range(10, 4_000, 10)]
+    seen = [cut.epochs * (cut.epoch_images or 1_000) for cut in cuts]
+    assert seen == sorted(seen)
+    assert max(seen) == most * 1_000
+
+
 @pytest.mark.parametrize(
     ("frozen", "cache", "share"), [(0, False, 1.0), (4, False, 0.6), (4, True, 0.1), (5, True, 0.1)]
 )
