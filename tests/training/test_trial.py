@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from graftline.augment.draw import Draw
-from graftline.augment.policy import EvalTransform
+from graftline.augment.policy import CandidatePolicy, EvalTransform, RandomCrop
 from graftline.backbones.weights import Weights
 from graftline.data.decode import decode_rgb
 from graftline.data.version import DatasetVersion
@@ -179,6 +179,14 @@ def test_a_trial_may_use_a_part_of_the_images(make_setup: MakeSetup, tmp_path: P
     assert trial is not None
     assert trial.trained_images == 12
     assert len(trial.losses) == 12  # of the validation split, which stays whole
+
+
+def test_a_trial_computes_each_image_once_where_no_view_is_augmented(make_setup: MakeSetup, tmp_path: Path) -> None:
+    features = Features(views=3, directory=str(tmp_path / "cache"))
+    setup = make_setup(policy=CandidatePolicy("auto", RandomCrop((0.5, 1.0), (1.0, 1.0)), {}), features=features)
+    attempt(setup, 6, tmp_path)
+    (table,) = features.store.entries()
+    assert sum(header.images for header in table.headers) == 36 + 12
 
 
 def test_a_head_on_images_is_not_tried_where_the_time_is_short(

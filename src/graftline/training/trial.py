@@ -16,6 +16,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from rich.progress import Progress
 from torch import nn
 
+from graftline.augment.policy import CandidatePolicy
 from graftline.backbones.layers import HEAD, group_names
 from graftline.console import progress
 from graftline.data.folds import assign_folds
@@ -90,7 +91,10 @@ class Trials:
     """
 
     def __init__(self, setup: TrainingSetup, directory: FitDirectory) -> None:
-        self._setup = dataclasses.replace(setup, policy=setup.policy.without_candidates())
+        features = setup.features
+        if isinstance(setup.policy, CandidatePolicy):  # nothing happens to an image: its views would be the same
+            features = dataclasses.replace(features, views=0)
+        self._setup = dataclasses.replace(setup, policy=setup.policy.without_candidates(), features=features)
         self._judged = frozenset(setup.version.part(validation=MOST_JUDGED).samples("validation").paths)
         self._directory = directory
 
