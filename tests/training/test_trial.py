@@ -181,6 +181,21 @@ def test_a_trial_may_use_a_part_of_the_images(make_setup: MakeSetup, tmp_path: P
     assert len(trial.losses) == 12  # of the validation split, which stays whole
 
 
+def test_a_trial_has_a_rare_class_too(make_setup: MakeSetup, version: DatasetVersion, tmp_path: Path) -> None:
+    """Two thirds of two classes of 12, and all 3 of a third one."""
+    samples = version.samples("train")
+    seen, splits = [0, 0, 0], dict.fromkeys(version.samples("validation").sha256, "validation")
+    for sha256, label in zip(samples.sha256, samples.labels.tolist(), strict=True):
+        seen[label] += 1
+        if label > 0 or seen[0] <= 3:
+            splits[sha256] = "train"
+    setup = make_setup(version=version.divided(splits), features=Features(cache=False))
+    plan = plan_from_depth(setup.graft.network, 6, "", epochs=1, learning_rate=0.03)
+    trial = Trials(setup, FitDirectory(tmp_path))(plan, max_images=18)
+    assert trial is not None
+    assert trial.images == 8 + 8 + 3
+
+
 def test_a_trial_computes_each_image_once_where_no_view_is_augmented(make_setup: MakeSetup, tmp_path: Path) -> None:
     features = Features(views=3, directory=str(tmp_path / "cache"))
     setup = make_setup(policy=CandidatePolicy("auto", RandomCrop((0.5, 1.0), (1.0, 1.0)), {}), features=features)

@@ -52,8 +52,9 @@ class Measured(FreezeRule):
 
     Attributes:
         depths: shares of the layer groups below the head that are frozen in the trials, 0 to 1; 0 is the whole network.
-        trial_images: of the training split that a trial uses in its first round, or ten of each class, or a tenth of
-            the split if one of these is more; each further round doubles them.
+        trial_images: of the training split that a trial uses in its first round, or ten times as many as there are
+            classes, or a tenth of the split if one of these is more; each further round doubles them. Ten of each class
+            are among them, or all that it has.
         final_depth: share that is frozen in the training that follows, where more than the head pays; None: that of the
             best trial.
     """
@@ -146,10 +147,10 @@ class _Search:
         self._num_groups = len(body_groups(context.network))
         self._head_plan = head_plan(context.network)  # of its usual epochs, as a deeper trial has its own
         self._trials: list[BoundaryTrial] = []
-        self._of_all_classes = IMAGES_OF_CLASS * len(context.validation_counts)
         validation = sum(context.validation_counts)
         judged = (context.num_images + validation) / TRIAL_FOLDS if in_folds else validation
         self._judged = min(MOST_JUDGED, judged)  # images, by each fit of a trial
+        self._of_all_classes = IMAGES_OF_CLASS * len(context.validation_counts)
         enough, large_part = max(rule.trial_images, self._of_all_classes), int(LARGE_PART * context.num_images)
         self._wanted = min(context.num_images, max(enough, large_part))  # training images of a trial
         self._epochs = trial_epochs(self._wanted, enough, context.step_images)
@@ -159,10 +160,10 @@ class _Search:
         images = self._trial_images()
         if images is None:
             own = self._context.finalize(head_plan(self._network))  # it is compared with nothing
-            head = self._try_head(self._context.num_images, own)
             stopped = "the time does not allow for a trial"
             if self._is_live:  # its training is cut to the time, which a trial is not
                 return FreezeDecision((_because(own, stopped),), self._context.epochs)
+            head = self._try_head(self._context.num_images, own)
             return self._leave_at_head(head, self._context.num_images, stopped)
         if images < self._context.num_images:
             logger.info(f"Depths are tried on {images:,} of the {self._context.num_images:,} training images.")
