@@ -14,7 +14,7 @@ from graftline.bundle.reference import MOST_IMAGES, Observations, Projection, Re
 from graftline.bundle.save import keep_reference
 from graftline.console import progress
 from graftline.data.image_facts import find_facts
-from graftline.data.version import DatasetVersion
+from graftline.data.version import DatasetVersion, Samples
 from graftline.pipeline.training.calibration import are_embeddings
 from graftline.training.training_source import TrainingSource
 
@@ -34,7 +34,7 @@ def leave_reference(
     samples = version.samples("validation")
     rows = np.sort(np.argsort(samples.sha256, kind="stable")[:MOST_IMAGES])  # contents decide, in no order of their own
     paths = [samples.paths[row] for row in rows]
-    logits, embeddings = _known(predictor, source, rows) or _run(predictor, paths)
+    logits, embeddings = _known(predictor, source, samples, rows) or _run(predictor, paths)
     numbers = {name: number for number, name in enumerate(predictor.class_names)}
     labels = np.array([numbers[name] for name in version.class_names])[samples.labels[rows]]
     groups = np.unique(np.array(version.groups("validation"), dtype=object)[rows].astype(str), return_inverse=True)[1]
@@ -47,10 +47,12 @@ def leave_reference(
 
 
 def _known(
-    predictor: Predictor, source: TrainingSource | None, rows: np.ndarray
+    predictor: Predictor, source: TrainingSource | None, samples: Samples, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Return calibrated logits (N, K) and embeddings (N, E) of some validation images, where a training knows them."""
     if source is None or predictor.embedding_size is None:
+        return None
+    if source.setup.version.samples("validation").sha256 != samples.sha256:  # with a time limit it had a part of them
         return None
     logits, inputs = source.validation_logits(), source.validation_inputs()
     if logits is None or inputs is None or not are_embeddings(inputs, predictor, source.setup.version):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from manifest import manifest
 
 from graftline.data.manifest import COLUMNS
 from graftline.data.version import DatasetVersion, newest_version
@@ -97,6 +98,16 @@ def test_counts_are_of_the_images_that_are_left(tmp_path: Path) -> None:
     part = version.divided({"11": "test"})
     assert part.counts()["test"] == {"cat": 1, "dog": 0}
     assert sum(sum(classes.values()) for classes in part.counts().values()) == 1
+
+
+def test_a_part_has_each_class_in_proportion_or_as_many_of_each_as_are_asked_for(tmp_path: Path) -> None:
+    images = manifest(["cat"] * 980 + ["dog"] * 20, ["train"] * 1_000)
+    version, _ = write_version(tmp_path, "pets", images, CLASSES)
+    assert version.part(train=100).counts()["train"] == {"cat": 98, "dog": 2}
+    part = version.part(least_of_class=10, train=100)
+    assert part.counts()["train"] == {"cat": 98, "dog": 10}
+    assert part.samples("train").sha256 == version.part(least_of_class=10, train=100).samples("train").sha256
+    assert version.part(least_of_class=30, train=10).counts()["train"] == {"cat": 30, "dog": 20}
 
 
 def test_the_same_test_images_have_the_same_digest(tmp_path: Path) -> None:

@@ -222,19 +222,24 @@ def test_larger_steps_keep_their_number_in_trial_and_training() -> None:
 def test_validation_images_and_the_last_pass_take_their_part_of_the_time() -> None:
     """Each trial is judged by the validation images in every epoch, and a head needs a pass over all images."""
 
-    def images_tried(validation: int, num_images: int = 2_000) -> int | None:
+    def images_tried(
+        validation: int, num_images: int = 2_000, seconds: float = 1_000.0, *, live: bool = False
+    ) -> int | None:
         tried: list[tuple[int, int | None]] = []
+        attempt = at_depths({6: 0.5, 3: 0.9}, tried, spread=1e-3)
         context = FreezeContext(
             network(),
             num_images,
             pretrained=True,
             validation_counts=(validation // 2, validation // 2),
-            try_boundary=at_depths({6: 0.5, 3: 0.9}, tried, spread=1e-3),
-            seconds_left=lambda: 1_000.0,
+            try_boundary=attempt,
+            try_in_folds=attempt,
+            seconds_left=lambda: seconds,
             image_seconds=lambda: 0.1,
+            head_is_live=lambda: live,
         )
         Measured(depths=(0.5,), trial_images=2_000).decide(context)
-        return tried[0][1]
+        return tried[0][1] if tried else None
 
     # 0.3 of 10,000 images forward and backward, less 0.2 for each image of the last pass; a trial: 0.2 for the head's
     # pass, 0.2 + 3 x 0.5 for its own, and 2 x 0.2 + 3 x 0.5 / 3 for each image that it is judged by
@@ -242,3 +247,8 @@ def test_validation_images_and_the_last_pass_take_their_part_of_the_time() -> No
     assert images_tried(1_000) == int((0.3 * (10_000 - 0.2 * 3_000) - 0.9 * 1_000) / 1.9)
     assert images_tried(2_000, num_images=4_000) is None, "too few for a trial: the head alone, on all images"
     assert images_tried(100, num_images=20_000) == int((0.3 * (10_000 - 0.2 * 20_100) - 0.9 * 100) / 1.9)
+    # each of three fits by folds is judged by a third of all images
+    assert images_tried(10, 4_000, seconds=3_000) == int((0.3 * (30_000 - 0.2 * 4_010) / 3 - 0.9 * 4_010 / 3) / 1.9)
+    # a third of a step for what is frozen at every epoch: all of it in the head's 30, half of it in three
+    assert images_tried(100, seconds=5_000, live=True) == int((0.3 * (50_000 - 0.2 * 2_100) - 11 * 100) / (10.5 + 1.5))
+    assert images_tried(100, seconds=2_000, live=True) is None

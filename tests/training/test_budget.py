@@ -13,6 +13,8 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
+from graftline.bundle.predictor import Predictor
+from graftline.bundle.save import save_bundle
 from graftline.data import loaders
 from graftline.data.decode import decode_rgb
 from graftline.data.image_memory import ImageMemory
@@ -22,7 +24,8 @@ from graftline.execution import Execution
 from graftline.features.cache import Features
 from graftline.freezing.depth import DEEP_BATCH, MOST_DEEP_EPOCHS, PASSES_PER_STEP
 from graftline.freezing.plan import FreezePlan, plan_from_depth
-from graftline.training import budget
+from graftline.pipeline.training.drift_reference import leave_reference
+from graftline.training import budget, phases
 from graftline.training.budget import (
     OVERHEAD_SECONDS,
     TIMED_BATCH,
@@ -36,13 +39,14 @@ from graftline.training.budget import (
     step_seconds,
     timed_batch,
 )
+from graftline.training.events import FitEvents
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.phases import _cut, train
 from graftline.training.recipe import Recipe
 from graftline.training.schedule import by_clock, warmup_cosine
 from graftline.training.setup import TrainingSetup
 from graftline.training.source_decision import choose_source
-from graftline.training.training_source import CachedSource, LiveSource
+from graftline.training.training_source import CachedSource, LiveSource, TrainingSource
 from graftline.training.trial import make_freeze_context
 
 MakeSetup = Callable[..., TrainingSetup]
@@ -62,10 +66,39 @@ def test_the_last_fit_ends_when_its_time_is_over(make_setup: MakeSetup, tmp_path
     assert len(unlimited.history.epochs) == 2
 
 
-def test_a_head_on_cached_activations_takes_its_epochs_whatever_the_time(make_setup: MakeSetup, tmp_path: Path) -> None:
-    setup = make_setup()
+class Sources(FitEvents):
+    """Keeps what the fits are on."""
+
+    def __init__(self) -> None:
+        self.kept: list[TrainingSource] = []
+
+    def on_source(self, source: TrainingSource) -> None:
+        self.kept.append(source)
+
+
+def test_a_head_on_cached_activations_takes_its_epochs_whatever_the_time(
+    make_setup: MakeSetup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It sees a part of many validation images, and its bundle's reference is of all of them."""
+    monkeypatch.setattr(phases, "MOST_VALIDATED", 6)
+    setup, sources = make_setup(), Sources()
     plan = plan_from_depth(setup.graft.network, 6, "", epochs=3, learning_rate=0.01)
-    assert len(train(setup, [plan], FitDirectory(tmp_path), deadline=time.monotonic()).history.epochs) == 3
+    result = train(setup, [plan], FitDirectory(tmp_path / "fit"), events=sources, deadline=time.monotonic())
+    assert len(result.history.epochs) == 3
+    (source,) = sources.kept
+    assert len(source.setup.version.samples("validation").paths) == 6
+    bundle = save_bundle(
+        tmp_path / "bundle",
+        setup.graft.network,
+        timm_name="test_efficientnet",
+        class_names=setup.version.class_names,
+        preprocessing=setup.graft.preprocessing,
+        card={},
+    )
+    predictor = Predictor.from_directory(bundle)
+    left, computed = (leave_reference(predictor, bundle, setup.version, one).observed for one in (source, None))
+    np.testing.assert_array_equal(left.embeddings, computed.embeddings)
+    np.testing.assert_array_equal(left.confidences, computed.confidences)
 
 
 class Seen(pl.Callback):
@@ -124,6 +157,15 @@ def test_a_plan_is_cut_to_rounds_of_equal_length(make_setup: MakeSetup) -> None:
     assert cut_to(plan, seconds=1_600, images=(1_000, 0), image_seconds=0.1, most=5).epochs == 5
     slow = cut_to(plan, seconds=100, images=(1_000, 300), image_seconds=0.1, most=30)
     assert (slow.epochs, slow.epoch_images) == (2, 400)  # a validation takes 10 s
+
+
+@pytest.mark.parametrize("most", [3, 8, 30])
+def test_more_time_is_more_training_up_to_what_the_user_says(most: int) -> None:
+    plan = FreezePlan(frozenset(), 0, 9, "it pays")
+    cuts = [cut_to(plan, seconds, images=(1_000, 0), image_seconds=0.1, most=most) for seconds in range(10, 4_000, 10)]
+    seen = [cut.epochs * (cut.epoch_images or 1_000) for cut in cuts]
+    assert seen == sorted(seen)
+    assert max(seen) == most * 1_000
 
 
 @pytest.mark.parametrize(

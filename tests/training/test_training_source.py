@@ -28,7 +28,7 @@ from graftline.training.forecast import SecondsPerImage
 from graftline.training.phases import fit_phase
 from graftline.training.recipe import Recipe
 from graftline.training.setup import TrainingSetup
-from graftline.training.source_decision import choose_source
+from graftline.training.source_decision import choose_source, head_is_live
 from graftline.training.training_source import CachedSource, LiveSource, TrainingSource
 
 MakeSetup = Callable[..., TrainingSetup]
@@ -94,6 +94,7 @@ def test_why_the_network_runs_live_is_said(
     monkeypatch.chdir(tmp_path)  # where caches of the default directory lie
     source = choose(make_setup(**changes), rule, decision_file)
     assert isinstance(source, LiveSource)
+    assert head_is_live(make_setup(**changes)) == bool(changes)
     assert reason in source.sentence
     assert "whole network runs" in source.sentence
 

@@ -1,6 +1,7 @@
 """A boundary that is tried leaves no trace, and is scored image by image."""
 
 import functools
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +11,13 @@ import pytest
 import torch
 
 from graftline.augment.draw import Draw
-from graftline.augment.policy import EvalTransform
+from graftline.augment.policy import CandidatePolicy, EvalTransform, RandomCrop
 from graftline.backbones.weights import Weights
 from graftline.data.decode import decode_rgb
 from graftline.data.version import DatasetVersion
 from graftline.execution import Execution
 from graftline.features.cache import Features
+from graftline.freezing.measured import Measured
 from graftline.freezing.measurement import BoundaryTrial
 from graftline.freezing.plan import plan_from_depth
 from graftline.freezing.rule import FreezeDecision
@@ -177,6 +179,44 @@ def test_a_trial_may_use_a_part_of_the_images(make_setup: MakeSetup, tmp_path: P
     assert trial is not None
     assert trial.trained_images == 12
     assert len(trial.losses) == 12  # of the validation split, which stays whole
+
+
+def test_a_trial_has_a_rare_class_too(make_setup: MakeSetup, version: DatasetVersion, tmp_path: Path) -> None:
+    """Two thirds of two classes of 12, and all 3 of a third one."""
+    samples = version.samples("train")
+    seen, splits = [0, 0, 0], dict.fromkeys(version.samples("validation").sha256, "validation")
+    for sha256, label in zip(samples.sha256, samples.labels.tolist(), strict=True):
+        seen[label] += 1
+        if label > 0 or seen[0] <= 3:
+            splits[sha256] = "train"
+    setup = make_setup(version=version.divided(splits), features=Features(cache=False))
+    plan = plan_from_depth(setup.graft.network, 6, "", epochs=1, learning_rate=0.03)
+    trial = Trials(setup, FitDirectory(tmp_path))(plan, max_images=18)
+    assert trial is not None
+    assert trial.images == 8 + 8 + 3
+
+
+def test_a_trial_computes_each_image_once_where_no_view_is_augmented(make_setup: MakeSetup, tmp_path: Path) -> None:
+    features = Features(views=3, directory=str(tmp_path / "cache"))
+    setup = make_setup(policy=CandidatePolicy("auto", RandomCrop((0.5, 1.0), (1.0, 1.0)), {}), features=features)
+    attempt(setup, 6, tmp_path)
+    (table,) = features.store.entries()
+    assert sum(header.images for header in table.headers) == 36 + 12
+
+
+def test_a_head_on_images_is_not_tried_where_the_time_is_short(
+    make_setup: MakeSetup, judged_version: DatasetVersion, tmp_path: Path
+) -> None:
+    """Its 30 epochs would be over when the time is."""
+    setup = make_setup(version=judged_version, features=Features(cache=False))
+    directory = FitDirectory(tmp_path)
+    context = make_freeze_context(setup, directory, deadline=time.monotonic() + 0.01)
+    decision = Measured().decide(context)
+    (plan,) = decision.plans
+    assert plan.only_head
+    assert plan.decision.startswith("the time does not allow for a trial: all 6 layer groups")
+    assert (decision.measurement, decision.tried) == (None, ())
+    assert not directory.trial.exists()
 
 
 def test_a_trial_that_diverges_gives_nothing(make_setup: MakeSetup, tmp_path: Path) -> None:

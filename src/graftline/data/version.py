@@ -244,12 +244,13 @@ class DatasetVersion:
         rows = [pd.util.hash_pandas_object(one._table.astype("str"), index=False) for one in (self, later)]
         return self.decoding == later.decoding and bool(rows[0].isin(rows[1]).all())
 
-    def part(self, **images: int) -> "DatasetVersion":
+    def part(self, *, least_of_class: int = 1, **images: int) -> "DatasetVersion":
         """Return the version with about so many images of the splits named, each class in proportion, none lost.
 
         Their contents decide which ones, so that a data set that grows keeps most of them.
 
         Args:
+            least_of_class: so many of each class are taken, as far as there are, even beyond its share.
             images: by split: ``part(train=1000)``; a split that has no more stays whole, and one that is not named.
         """
         table = self._table
@@ -259,7 +260,7 @@ class DatasetVersion:
             {split: min(1.0, images.get(str(split), size) / size) for split, size in sizes.items()}
         )
         of_class = table.groupby(["split", "label"])["sha256"].transform("size")
-        return self._with_table(table[rank <= np.ceil(share * of_class)])
+        return self._with_table(table[rank <= np.maximum(np.ceil(share * of_class), least_of_class)])
 
     def divided(self, splits: Mapping[str, str]) -> "DatasetVersion":
         """Return the version with some of its images only, in other splits.

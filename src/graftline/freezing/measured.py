@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import ClassVar
 
 from graftline.backbones.layers import HEAD, body_groups, group_names
@@ -51,8 +52,9 @@ class Measured(FreezeRule):
 
     Attributes:
         depths: shares of the layer groups below the head that are frozen in the trials, 0 to 1; 0 is the whole network.
-        trial_images: of the training split that a trial uses in its first round, or ten of each class, or a tenth of
-            the split if one of these is more; each further round doubles them.
+        trial_images: of the training split that a trial uses in its first round, or ten times as many as there are
+            classes, or a tenth of the split if one of these is more; each further round doubles them. Ten of each class
+            are among them, or all that it has.
         final_depth: share that is frozen in the training that follows, where more than the head pays; None: that of the
             best trial.
     """
@@ -145,6 +147,9 @@ class _Search:
         self._num_groups = len(body_groups(context.network))
         self._head_plan = head_plan(context.network)  # of its usual epochs, as a deeper trial has its own
         self._trials: list[BoundaryTrial] = []
+        validation = sum(context.validation_counts)
+        judged = (context.num_images + validation) / TRIAL_FOLDS if in_folds else validation
+        self._judged = min(MOST_JUDGED, judged)  # images, by each fit of a trial
         self._of_all_classes = IMAGES_OF_CLASS * len(context.validation_counts)
         enough, large_part = max(rule.trial_images, self._of_all_classes), int(LARGE_PART * context.num_images)
         self._wanted = min(context.num_images, max(enough, large_part))  # training images of a trial
@@ -155,8 +160,11 @@ class _Search:
         images = self._trial_images()
         if images is None:
             own = self._context.finalize(head_plan(self._network))  # it is compared with nothing
+            stopped = "the time does not allow for a trial"
+            if self._is_live:  # its training is cut to the time, which a trial is not
+                return FreezeDecision((_because(own, stopped),), self._context.epochs)
             head = self._try_head(self._context.num_images, own)
-            return self._leave_at_head(head, self._context.num_images, "the time does not allow for a trial")
+            return self._leave_at_head(head, self._context.num_images, stopped)
         if images < self._context.num_images:
             logger.info(f"Depths are tried on {images:,} of the {self._context.num_images:,} training images.")
         head = self._try_head(images, self._head_plan)
@@ -199,10 +207,22 @@ class _Search:
         if left is None or image_seconds is None:
             return math.inf
         affordable = TRIALS_SHARE * (left() / image_seconds() - self._context.pass_steps)
-        judged = min(MOST_JUDGED, sum(self._context.validation_counts))
-        passes = (1 + len(frozen_groups)) * self._context.pass_share
-        steps = self._epochs * sum(self._trained_share(frozen) for frozen in frozen_groups)
-        return (affordable / self._fits - judged * (passes + steps / FORWARD_PER_STEP)) / (passes + steps)
+        trials = [(self._num_groups, HEAD_EPOCHS), *((frozen, self._epochs) for frozen in frozen_groups)]
+        passes = sum(self._pass_share(frozen, epochs) for frozen, epochs in trials)
+        steps = sum(epochs * self._trained_share(frozen) for frozen, epochs in trials)
+        return (affordable / self._fits - self._judged * (passes + steps / FORWARD_PER_STEP)) / (passes + steps)
+
+    def _pass_share(self, frozen_groups: int, epochs: int) -> float:
+        """Return how long an image takes in what is frozen, once or in each epoch, where to train the whole takes 1."""
+        if not self._is_live:
+            return self._context.pass_share
+        frozen_share = 1 - self._trained_share(frozen_groups)
+        return self._context.decoding_share + epochs * frozen_share / FORWARD_PER_STEP
+
+    @cached_property
+    def _is_live(self) -> bool:
+        """Whether nothing is cached of a trial; asked for only where there is a limit."""
+        return self._context.head_is_live is not None and self._context.head_is_live()
 
     def _first_round(self, head: BoundaryTrial, images: int) -> list[BoundaryTrial]:
         """Return the trials that did not diverge: first of the other end, then of some boundaries between the two.

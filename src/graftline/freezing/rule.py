@@ -51,6 +51,7 @@ class FreezeContext:
         seconds_left: for all that is still to be trained; None: there is no limit.
         image_seconds: how long an image takes to train the whole network, forward and backward.
         decoding_seconds: how long an image takes to be decoded; None: no time.
+        head_is_live: whether the head alone is trained on images, as nothing can be cached; None: it is not.
     """
 
     network: nn.Module
@@ -65,6 +66,7 @@ class FreezeContext:
     seconds_left: Callable[[], float] | None = None
     image_seconds: Callable[[], float] | None = None
     decoding_seconds: Callable[[], float] | None = None
+    head_is_live: Callable[[], bool] | None = None
 
     @property
     def deep_epochs(self) -> int:

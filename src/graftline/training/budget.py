@@ -125,14 +125,14 @@ def cut_to(
     to_decode: int | None = None,
     beside: bool = False,
 ) -> FreezePlan:
-    """Return a plan whose fit takes so many seconds, in up to ``ROUNDS`` epochs of equal length.
+    """Return a plan whose fit takes so many seconds, in up to ``ROUNDS`` epochs of equal length, or in whole epochs.
 
     Args:
         plan: of the fit.
         seconds: it may take, validation included.
         images: of the training and of the validation split.
         image_seconds: how long an image takes to train what the plan trains.
-        most: epochs over all training images.
+        most: how often each training image may be seen.
         decoding: seconds that an image takes to be decoded.
         to_decode: how many images are decoded, once each; None: all of them each time that they are seen.
         beside: whether workers decode while the network computes, as they do for a GPU.
@@ -155,11 +155,10 @@ def cut_to(
     image_seconds = max(image_seconds, decoding) if beside else image_seconds + decoding
     rounds = max(2, min(ROUNDS, int(VALIDATION_SHARE * seconds / validated)))
     affordable = max(1.0, (seconds - rounds * validated) / image_seconds)
-    each = math.ceil(affordable / rounds)
-    if each >= train:
+    if affordable >= min(rounds, most) * train:
         epochs = math.floor(seconds / (train * image_seconds + validated) + 1e-6)
         return replace(plan, epochs=min(most, max(1, epochs)), seconds=seconds)
-    return replace(plan, epochs=rounds, epoch_images=each, seconds=seconds)
+    return replace(plan, epochs=rounds, epoch_images=math.ceil(affordable / rounds), seconds=seconds)
 
 
 def cut_to_deadline(

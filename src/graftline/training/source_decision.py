@@ -13,6 +13,7 @@ from graftline.features.cache import Activations, CacheFullError
 from graftline.features.cut import Cut, UncuttableError, cut
 from graftline.features.loader import fits_in_memory
 from graftline.files import write_json
+from graftline.freezing.depth import head_plan
 from graftline.freezing.plan import FreezePlan
 from graftline.training.activations import activation_requests, open_activations
 from graftline.training.forecast import Forecast, Workload, predict, time_parts
@@ -46,15 +47,8 @@ def choose_source(setup: TrainingSetup, plan: FreezePlan, decision_file: Path | 
         UserError: a training that began on cached activations is to go on, but there is no room for them any more.
     """
     setup = setup.for_plan(plan)
-    if setup.features.cache is False:
-        return LiveSource(setup, "Features.cache=False")
-    if setup.recipe.mixes_images:
-        return LiveSource(setup, "mixup and CutMix need the images")
-    if setup.recipe.grad_checkpointing and not plan.only_head:
-        return LiveSource(setup, "gradient checkpointing needs the whole network")
-    preprocessing = setup.graft.preprocessing
     try:
-        parts = cut(setup.graft.network, plan.trainable, preprocessing.image_size, preprocessing.channels)
+        parts = _cut(setup, plan)
     except UncuttableError as error:
         return LiveSource(setup, str(error))
     decision, is_earlier = _from_first(lambda: _read_or_decide(setup, plan, parts, decision_file))
@@ -73,6 +67,36 @@ def choose_source(setup: TrainingSetup, plan: FreezePlan, decision_file: Path | 
     if not decision.cached:
         return LiveSource(setup, decision.why)
     return CachedSource(setup, plan, parts, activations, decision.why)
+
+
+def head_is_live(setup: TrainingSetup) -> bool:
+    """Tell whether a head alone would be trained on images: activations cannot be cached, or there is no room for all.
+
+    Its plan is then applied to the network.
+    """
+    plan = head_plan(setup.graft.network)
+    plan.apply(setup.graft.network)
+    try:
+        parts = _cut(setup, plan)
+    except UncuttableError:
+        return True
+    return setup.features.predict_bytes(parts.width, _cached_images(setup)) > setup.features.store.max_bytes
+
+
+def _cut(setup: TrainingSetup, plan: FreezePlan) -> Cut:
+    """Cut the network, to which the plan is applied.
+
+    Raises:
+        UncuttableError: it cannot be cut, or is to run on images; the message says why.
+    """
+    if setup.features.cache is False:
+        raise UncuttableError("Features.cache=False")
+    if setup.recipe.mixes_images:
+        raise UncuttableError("mixup and CutMix need the images")
+    if setup.recipe.grad_checkpointing and not plan.only_head:
+        raise UncuttableError("gradient checkpointing needs the whole network")
+    preprocessing = setup.graft.preprocessing
+    return cut(setup.graft.network, plan.trainable, preprocessing.image_size, preprocessing.channels)
 
 
 def _read_or_decide(
@@ -128,10 +152,16 @@ def forecast(setup: TrainingSetup, plan: FreezePlan, parts: Cut, to_compute: int
     preprocessing = setup.graft.preprocessing
     seconds = time_parts(parts, preprocessing.image_size, preprocessing.channels, setup.execution)
     train, validation = (len(setup.version.samples(split).paths) for split in ("train", "validation"))
-    images = max(1, setup.features.views) * train + validation
+    images = _cached_images(setup)
     cached_bytes = setup.features.predict_bytes(parts.width, images)
     in_memory = fits_in_memory(images * parts.width)
     return predict(seconds, Workload(train, validation, plan.epochs, to_compute, cached_bytes, in_memory))
+
+
+def _cached_images(setup: TrainingSetup) -> int:
+    """Return of how many images activations are cached, all views of them counted."""
+    train, validation = (len(setup.version.samples(split).paths) for split in ("train", "validation"))
+    return max(1, setup.features.views) * train + validation
 
 
 def _open(setup: TrainingSetup, plan: FreezePlan, parts: Cut) -> tuple[list[Activations], str | None]:

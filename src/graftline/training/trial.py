@@ -16,11 +16,13 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from rich.progress import Progress
 from torch import nn
 
+from graftline.augment.policy import CandidatePolicy
 from graftline.backbones.layers import HEAD, group_names
 from graftline.console import progress
 from graftline.data.folds import assign_folds
 from graftline.data.loaders import Batch
 from graftline.freezing.evidence import MOST_JUDGED, TRIAL_FOLDS
+from graftline.freezing.measured import IMAGES_OF_CLASS
 from graftline.freezing.measurement import BoundaryTrial, Floats, in_words
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rule import FreezeContext, FreezeDecision
@@ -33,6 +35,7 @@ from graftline.training.lower_rates import fit_at_lower_rates
 from graftline.training.phases import fit_phase, load_best
 from graftline.training.results import PhaseResult
 from graftline.training.setup import TrainingSetup
+from graftline.training.source_decision import head_is_live
 from graftline.training.temperatures import losses_by_temperature
 from graftline.training.trainer import accumulated_batches, own_epochs
 from graftline.training.training_source import TrainingSource
@@ -59,6 +62,7 @@ def make_freeze_context(setup: TrainingSetup, directory: FitDirectory, deadline:
         seconds_left=None if deadline is None else lambda: deadline - time.monotonic(),
         image_seconds=functools.partial(seconds_per_image, setup),
         decoding_seconds=functools.partial(decoding_seconds, setup),
+        head_is_live=functools.partial(head_is_live, setup),
     )
 
 
@@ -88,7 +92,10 @@ class Trials:
     """
 
     def __init__(self, setup: TrainingSetup, directory: FitDirectory) -> None:
-        self._setup = dataclasses.replace(setup, policy=setup.policy.without_candidates())
+        features = setup.features
+        if isinstance(setup.policy, CandidatePolicy):  # nothing happens to an image: its views would be the same
+            features = dataclasses.replace(features, views=0)
+        self._setup = dataclasses.replace(setup, policy=setup.policy.without_candidates(), features=features)
         self._judged = frozenset(setup.version.part(validation=MOST_JUDGED).samples("validation").paths)
         self._directory = directory
 
@@ -100,14 +107,16 @@ class Trials:
         Args:
             plan: what is trained, and for how many epochs.
             start: the trial whose weights the fit begins with; None: the network's own.
-            max_images: of the training split that are used, each class in proportion; None: all.
+            max_images: of the training split that are used, each class in proportion, but ten of each at least, as far
+                as there are; None: all.
 
         Returns:
             What came of it; None where the training diverged.
         """
         setup, network = self._setup, self._setup.graft.network
         if max_images is not None:
-            part = setup.version.part(train=max_images, validation=MOST_JUDGED)
+            least = min(IMAGES_OF_CLASS, max_images // len(setup.version.class_names))
+            part = setup.version.part(validation=MOST_JUDGED).part(least_of_class=least, train=max_images)
             setup = dataclasses.replace(setup, version=part)
         boundary = [*group_names(network), HEAD][plan.frozen_groups]
         name = f"{plan.frozen_groups:02}" + ("" if start is None else f"-from-{start.folder}")
