@@ -1,4 +1,4 @@
-"""Drawings in folders by subject, from two Debian packages: many painters, styles and sizes, few images of some classes.
+"""Drawings in folders by subject, from two Debian packages: many painters, styles and sizes, few of some classes.
 
 openclipart-png: clip art, in the public domain. tuxpaint-stamps-default: drawings and photographs of the painting
 program Tux Paint, GPL and public domain. No default of graftline was decided by them.
