@@ -21,7 +21,7 @@ site-packages := 'import sysconfig; print(sysconfig.get_path("purelib"))'
 STAGES := ingest shard train search evaluate compare ensemble explain audit learning-curve promote history rollback retrain prune schedule verify predict export serve drift augment-preview fetch-weights cost cache sync doctor
 
 .DEFAULT_GOAL := help
-.PHONY: help setup $(STAGES) config ui dagster bench bench-accuracy test test-long test-extras test-fast lint format lock clean
+.PHONY: help setup again $(STAGES) config ui dagster bench bench-accuracy test test-long test-extras test-fast lint format lock clean
 
 help: ## list the commands
 	@printf 'make COMMAND [key=value ...]\n\n'
@@ -30,9 +30,9 @@ help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 	@printf '\n%s/bin/graftline train --help tells the groups, keys and examples of a stage.\n' $(VENV)
 
-setup: $(ready) ## make the environment (the other commands do it when it is missing)
+setup: $(ready) ## make the environment, or install the lock's packages again (the other commands do it when it is missing)
 
-$(ready): requirements.lock pyproject.toml
+$(ready): requirements.lock pyproject.toml $(if $(filter setup,$(MAKECMDGOALS)),again)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo 'graftline needs Python 3.11 or later: make $(MAKECMDGOALS) PYTHON=python3.12'; exit 1; }
 	@echo "Setting up $(VENV)$(if $(SYSTEM_TORCH),,: about 3 GB are downloaded the first time, most of it torch)."

@@ -82,3 +82,14 @@ def test_a_torch_that_is_there_is_not_installed_again(tmp_path: Path) -> None:
         "triton",
     }
     assert all("--hash=" in pin for pin in re.split(r"\n(?=\S)", rest))
+
+
+def test_setup_installs_again_what_is_there_and_no_other_command_does(tmp_path: Path) -> None:
+    (tmp_path / ".ready").touch()
+
+    def printed(target: str) -> str:
+        command = ["make", "--just-print", target, f"VENV={tmp_path}"]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    assert "pip install" in printed("setup")
+    assert "pip install" not in printed("doctor")
