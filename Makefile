@@ -30,6 +30,13 @@ help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 	@printf '\n%s/bin/graftline train --help tells the groups, keys and examples of a stage.\n' $(VENV)
 
+# A pip that may download nothing says whether what pyproject.toml asks for is there.
+define check-system-torch
+@wanted=$$(sed -nE 's/^ *"(torch(vision)?>=[^"]*)".*/\1/p' pyproject.toml); \
+	$(python) -m pip install --quiet --disable-pip-version-check --dry-run --no-index --no-deps $$wanted 2> /dev/null || \
+	{ echo "SYSTEM_TORCH=1 needs a PYTHON that has" $$wanted": rm -r $(VENV), then make setup with such a one, or without SYSTEM_TORCH."; exit 1; }
+endef
+
 setup: $(ready) ## make the environment, or install the lock's packages again (the other commands do it when it is missing)
 
 $(ready): requirements.lock pyproject.toml $(if $(filter setup,$(MAKECMDGOALS)),again)
@@ -37,6 +44,7 @@ $(ready): requirements.lock pyproject.toml $(if $(filter setup,$(MAKECMDGOALS)),
 		{ echo 'graftline needs Python 3.11 or later: make $(MAKECMDGOALS) PYTHON=python3.12'; exit 1; }
 	@echo "Setting up $(VENV)$(if $(SYSTEM_TORCH),,: about 3 GB are downloaded the first time, most of it torch)."
 	@test -x $(python) || $(PYTHON) -m venv $(if $(SYSTEM_TORCH),--system-site-packages) $(VENV)
+	$(if $(SYSTEM_TORCH),$(check-system-torch))
 	@awk '$(if $(SYSTEM_TORCH),/^[a-z]/ { left = /^(torch|torchvision|triton|nvidia-[a-z0-9-]*|cuda-[a-z]*)==/ } !left,1)' \
 		requirements.lock > $(VENV)/requirements.lock
 	@$(python) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $(VENV)/requirements.lock

@@ -141,8 +141,8 @@ def _meet(planned: Nodes, deadline: float) -> tuple[Any, bool]:
         except OSError as error:
             if time.monotonic() > deadline:
                 raise UserError(
-                    f"{socket.gethostname()} cannot reach {planned.head} ({first_line(error)}): type {program()} doctor "
-                    "there too, and look whether the name is right and a firewall is between the nodes."
+                    f"{socket.gethostname()} cannot reach {planned.head} ({first_line(error)}): type {program()} "
+                    "doctor there too, and look whether the name is right and a firewall is between the nodes."
                 ) from error
             time.sleep(SECONDS_OF_SLEEP)
         else:
