@@ -58,8 +58,8 @@ config: ## print the composed configuration of a run
 $(STAGES) config: $(ready)
 	@$(python) -m pipeline $@ --from-make
 
-ui: $(ready) ## compare runs in the MLflow UI on 127.0.0.1: port=5000
-	@$(python) -m pipeline.ui $(or $(port),5000)
+ui: $(ready) ## compare runs in the MLflow UI on 127.0.0.1: port=5000 tracking.uri=sqlite:///mlflow.db
+	@$(python) -m pipeline.ui --from-make
 
 dagster: $(dagster-ready) ## run and show the schedules of engine=dagster on 127.0.0.1: port=3000
 	@test -f .dagster/dagster.yaml || \

@@ -23,6 +23,7 @@ from graftline.pipeline.cli.composed_stage import SINGLE
 from graftline.pipeline.cli.hydra_conf import CONF, session
 from graftline.pipeline.cli.resolve import FREE
 from graftline.pipeline.cli.validate import validate
+from graftline.pipeline.ui import choose
 
 MAKEFILE = (PROJECT / "Makefile").read_text(encoding="utf-8")
 OTHER_PROGRAMS = {"git", "pip", "curl", "docker", "cp", "mkdir", "openssl", ".venv/bin/pre-commit", "python"}
@@ -57,6 +58,9 @@ def test_every_command_is_taken(file: Path) -> None:
     for command in read_page(file).commands():
         if command.name in [*STAGES, "config"]:
             assert refuse(command) is None, command
+            continue
+        if command.name == "ui":
+            assert choose(command.words)
             continue
         rule = re.search(rf"^{command.name}:.*\n((?:\t.*\n)*)", MAKEFILE, re.MULTILINE)
         assert rule is not None, f"make {command.name}: no such rule"
