@@ -21,7 +21,7 @@ site-packages := 'import sysconfig; print(sysconfig.get_path("purelib"))'
 STAGES := ingest shard train search evaluate compare ensemble explain audit learning-curve promote history rollback retrain prune schedule verify predict export serve drift augment-preview fetch-weights cost cache sync doctor
 
 .DEFAULT_GOAL := help
-.PHONY: help setup $(STAGES) config ui dagster bench bench-accuracy test test-long test-extras test-fast lint format lock clean
+.PHONY: help setup again $(STAGES) config ui dagster bench bench-accuracy test test-long test-extras test-fast lint format lock clean
 
 help: ## list the commands
 	@printf 'make COMMAND [key=value ...]\n\n'
@@ -30,13 +30,21 @@ help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 	@printf '\n%s/bin/graftline train --help tells the groups, keys and examples of a stage.\n' $(VENV)
 
-setup: $(ready) ## make the environment (the other commands do it when it is missing)
+# A pip that may download nothing says whether what pyproject.toml asks for is there.
+define check-system-torch
+@wanted=$$(sed -nE 's/^ *"(torch(vision)?>=[^"]*)".*/\1/p' pyproject.toml); \
+	$(python) -m pip install --quiet --disable-pip-version-check --dry-run --no-index --no-deps $$wanted 2> /dev/null || \
+	{ echo "SYSTEM_TORCH=1 needs a PYTHON that has" $$wanted": rm -r $(VENV), then make setup with such a one, or without SYSTEM_TORCH."; exit 1; }
+endef
 
-$(ready): requirements.lock pyproject.toml
+setup: $(ready) ## make the environment, or install the lock's packages again (the other commands do it when it is missing)
+
+$(ready): requirements.lock pyproject.toml $(if $(filter setup,$(MAKECMDGOALS)),again)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo 'graftline needs Python 3.11 or later: make $(MAKECMDGOALS) PYTHON=python3.12'; exit 1; }
 	@echo "Setting up $(VENV)$(if $(SYSTEM_TORCH),,: about 3 GB are downloaded the first time, most of it torch)."
 	@test -x $(python) || $(PYTHON) -m venv $(if $(SYSTEM_TORCH),--system-site-packages) $(VENV)
+	$(if $(SYSTEM_TORCH),$(check-system-torch))
 	@awk '$(if $(SYSTEM_TORCH),/^[a-z]/ { left = /^(torch|torchvision|triton|nvidia-[a-z0-9-]*|cuda-[a-z]*)==/ } !left,1)' \
 		requirements.lock > $(VENV)/requirements.lock
 	@$(python) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $(VENV)/requirements.lock
@@ -50,8 +58,8 @@ config: ## print the composed configuration of a run
 $(STAGES) config: $(ready)
 	@$(python) -m pipeline $@ --from-make
 
-ui: $(ready) ## compare runs in the MLflow UI on 127.0.0.1: port=5000
-	@$(python) -m pipeline.ui $(or $(port),5000)
+ui: $(ready) ## compare runs in the MLflow UI on 127.0.0.1: port=5000 tracking.uri=sqlite:///mlflow.db
+	@$(python) -m pipeline.ui --from-make
 
 dagster: $(dagster-ready) ## run and show the schedules of engine=dagster on 127.0.0.1: port=3000
 	@test -f .dagster/dagster.yaml || \

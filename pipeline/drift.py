@@ -19,7 +19,15 @@ from graftline.data.file_names import to_text
 from graftline.errors import UserError
 from graftline.execution import Accelerator, Execution
 from graftline.monitoring.accuracy import EstimatedAccuracy, estimate_accuracy
-from graftline.monitoring.drift import MOST_COMPARED, Drift, check_budget, check_reference, find_drift, most_moved
+from graftline.monitoring.drift import (
+    FEWEST_IMAGES,
+    MOST_COMPARED,
+    Drift,
+    check_budget,
+    check_reference,
+    find_drift,
+    most_moved,
+)
 from graftline.monitoring.gauges import write_gauges
 from graftline.monitoring.store import read_window
 from graftline.monitoring.window import Window, look_at_files
@@ -95,7 +103,7 @@ class DriftStage:
         """Compare the window with the model's reference, and write, log and print what that gives."""
         if self.prometheus is not None:
             _check_gauges(Path(self.prometheus).expanduser(), self.prometheus)
-        files = None if self.images is None else find_images(Path(self.images).expanduser())
+        files = None if self.images is None else self._find_files(Path(self.images).expanduser())
         name, predictor, bundle, origin = open_model(
             self.model, self.tracking, "onnx", Execution.onnx(self.accelerator)
         )
@@ -131,6 +139,20 @@ class DriftStage:
         if drift.rings:
             say(proposal)
         return _summarize(drift, accuracy, window, predictor, page, origin.uri, run_id)
+
+    def _find_files(self, images: Path) -> list[Path]:
+        """Return the files of the window.
+
+        Raises:
+            UserError: there are fewer than can be compared, which is told before the model is loaded.
+        """
+        files = find_images(images)
+        if len(files) < FEWEST_IMAGES:
+            raise UserError(
+                f"DriftStage.images={self.images} is {len(files)} file{'' if len(files) == 1 else 's'}, and "
+                f"{FEWEST_IMAGES} images are the fewest that can be compared: give more images."
+            )
+        return files
 
     def _look(self, predictor: AnyPredictor, reference: Reference, files: list[Path]) -> Window:
         """Classify files, or some of very many."""

@@ -38,7 +38,8 @@ class Serve:
             bundle; several of them.
         host: address to listen on: 127.0.0.1 is reached from this machine only. Any other takes a password, which is
             read from the environment.
-        allowed_hosts: names by which others may call it without a password, such as that of a proxy with a login.
+        allowed_hosts: names by which it may be called, beside those of this machine, such as that of a proxy; none:
+            with a password, by all names.
         port: 0 takes a free one.
         poll_seconds: between two looks at a name or alias, which may have moved.
         accelerator: where the models run.

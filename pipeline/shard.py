@@ -1,16 +1,24 @@
 """Shard: write the images of a source into tars with an index, which `data=shards` reads."""
 
+import shlex
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 from graftline.console import warn
 from graftline.data.further_columns import to_json
 from graftline.data.ingest import Ingest
 from graftline.data.shards.write import write_shards
+from graftline.data.split import Split
 from graftline.errors import UserError
 from graftline.files import check_folder
+from graftline.pipeline.program import program
 from graftline.pipeline.stage import StageResult
+
+# Fields of a data set that shards depend on, and its license, which the sample's options give.
+TAKEN = ("name", "path", "source", "license")
 
 
 @dataclass(frozen=True)
@@ -25,6 +33,12 @@ class Shard:
     def __post_init__(self) -> None:
         if self.shard_mb <= 0:
             raise UserError(f"Shard.shard_mb is {self.shard_mb:g}, it must be above 0.")
+        taken = {name: getattr(self.data, name) for name in TAKEN}
+        if given := list(_differing("Ingest", self.data, Ingest(**taken, split=Split()))):
+            raise UserError(
+                f"{', '.join(given)} would do nothing here, as shards hold all images as they are: leave that out, and "
+                "give it to what reads the shards."
+            )
 
     def run(self, directory: Path) -> StageResult:  # noqa: ARG002 - shards are for all runs
         """List the images and write those shards that are not there yet."""
@@ -54,6 +68,18 @@ class Shard:
             table=[
                 ("images", f"{written.images:,} of {len(class_names)} classes"),
                 ("shards", f"{written.count:,}, {written.bytes / 1e6:,.0f} MB{already}"),
-                ("read them with", f"make train data=shards data.path={self.out}"),
+                ("read them with", shlex.join([program(), "train", "data=shards", f"data.path={self.out}"])),
             ],
         )
+
+
+def _differing(name: str, given: Any, usual: Any) -> Iterator[str]:
+    """Yield the arguments of ``given``, such as ``Ingest.split.test``, that are not as in ``usual``; name: of both."""
+    for field in fields(given):
+        own, other = getattr(given, field.name), getattr(usual, field.name)
+        if own == other:
+            continue
+        if is_dataclass(own):
+            yield from _differing(f"{name}.{field.name}", own, other)
+        else:
+            yield f"{name}.{field.name}"

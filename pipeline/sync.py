@@ -6,6 +6,7 @@ from pathlib import Path
 
 from graftline.errors import UserError
 from graftline.pipeline.program import program
+from graftline.pipeline.runs.directory import RunDirectory
 from graftline.pipeline.stage import StageResult
 from graftline.tracking.outbox import sync
 from graftline.tracking.tracking import Tracking
@@ -26,13 +27,13 @@ class Sync:
     tracking: Tracking
     run_id: str
 
-    def run(self, directory: Path) -> SyncResult:  # noqa: ARG002 - what is sent lies in the run's own directory
+    def run(self, directory: Path) -> SyncResult:
         """Send the rest of a run."""
         report = sync(self.tracking.find_output_directory(self.run_id))
         if report.problem is not None:
             raise UserError(
                 f"{report.num_unsent:,} records are still unsent ({report.problem}); they are safe, "
-                f"try again when MLflow is there: {program()} sync run_id={self.run_id}"
+                f"try again when MLflow is there: {RunDirectory(directory).command(program(), 'sync')}"
             )
         table = [("sent", f"{report.num_sent:,} records"), ("refused", f"{len(report.refused):,}")]
         facts = {"run_id": self.run_id, "sent": report.num_sent}

@@ -120,7 +120,8 @@ class Train:
         if not self.freeze.needs_trials:
             self._decide(setup, files, deadline)  # a rule that does not fit the network is to leave no run behind
         with self._start_run(setup, files) as run:
-            say(f"Run {run.id}; should it be interrupted, {program()} train train.resume={run.id} goes on with it.")
+            again = files.command(program(), "train", f"train.resume={run.id}", group="tracking")
+            say(f"Run {run.id}; should it be interrupted, {again} goes on with it.")
             decision = self._decide(setup, files, deadline)
             log_decision(run, setup, decision, files)
             choice = self._choose_policy(setup, decision, files, deadline)

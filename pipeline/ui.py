@@ -1,9 +1,13 @@
-"""Start MLflow's user interface on the local database, and say where the runs of each experiment are compared."""
+"""Start MLflow's user interface on a database, and say where the runs of each experiment are compared."""
 
 import os
 import sys
+from collections.abc import Sequence
 
 from graftline.console import say
+from graftline.errors import UserError
+from graftline.pipeline.cli.arguments import read
+from graftline.pipeline.cli.errors import EXIT_MISTAKE, report_error
 from graftline.tracking.tracking import Tracking
 from graftline.tracking.views import missing_tags, view_links
 
@@ -26,9 +30,40 @@ def show_links(tracking: Tracking, address: str) -> None:
             say(f"{experiment.name}, {name}: {link}")
 
 
-def main(port: str) -> None:
-    """Print the links, and become the server."""
-    tracking = Tracking()
+def choose(words: Sequence[str]) -> tuple[str, Tracking]:
+    """Return the port and the database that were typed.
+
+    Raises:
+        UserError: something else was typed.
+    """
+    given = {"port": "5000", "tracking.uri": Tracking.uri}
+    for word in words:
+        key, _, value = word.partition("=")
+        if key not in given:
+            raise UserError(f"make ui takes port=5050 and tracking.uri=sqlite:///FILE, not {word}.")
+        given[key] = value
+    port, uri = given.values()
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        raise UserError(f"port is {port}, it must be a number from 1 to 65535.")
+    if not uri.startswith("sqlite:///"):
+        raise UserError(
+            f"tracking.uri is {uri}, but make ui shows a database such as sqlite:///mlflow.db: open a server's own "
+            "address in the browser."
+        )
+    return port, Tracking(uri)
+
+
+def main() -> int:
+    """Print the links, and become the server; returns the exit code where that fails."""
+    try:
+        port, tracking = choose(read(["ui", *sys.argv[1:]]).overrides)
+        _serve(port, tracking)
+    except UserError as error:
+        report_error(error)
+    return EXIT_MISTAKE
+
+
+def _serve(port: str, tracking: Tracking) -> None:
     show_links(tracking, f"http://127.0.0.1:{port}")
     say(f"MLflow will be at http://127.0.0.1:{port} in some seconds; Ctrl-C stops it.")
     sys.stdout.flush()
@@ -38,4 +73,4 @@ def main(port: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    sys.exit(main())

@@ -89,7 +89,7 @@ class ComposedStage:
             )
         _ = first_rank()
         directory = directory or self.directory
-        with _claimed(directory) as hydra, logged(directory / "log.txt"), worded(self.config):
+        with _claimed(directory) as hydra, logged(directory / "log.txt"), worded(self.config, self.overrides):
             write_text(hydra / "config.yaml", OmegaConf.to_yaml(self.config))
             write_text(hydra / "overrides.yaml", yaml.safe_dump(self.overrides, allow_unicode=True))
             RunDirectory(directory).write_config_dir(self.config_dir)

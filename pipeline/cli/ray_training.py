@@ -32,6 +32,7 @@ from graftline.locks import Lock
 from graftline.pipeline.cli.composed_stage import ComposedStage
 from graftline.pipeline.cli.errors import EXIT_DONE, EXIT_MISTAKE
 from graftline.pipeline.cli.ray_sweep import HERE, run_job
+from graftline.pipeline.program import program
 from graftline.pipeline.runs.directory import RunDirectory
 from graftline.processes import end_with_parent
 from graftline.ray_cluster import RayCluster
@@ -69,7 +70,7 @@ class RayTraining:
         if trainer.get("strategy") != STRATEGY:
             return None
         if job.name != "train":
-            raise UserError(f"trainer=ray is for make train: leave it out of make {job.name}.")
+            raise UserError(f"trainer=ray is for {program()} train: leave it out of {program()} {job.name}.")
         processes = trainer.get("devices")
         if not isinstance(processes, int) or processes < 1:
             raise UserError(f"trainer.devices is {processes}: give trainer=ray the number of processes, at least 1.")

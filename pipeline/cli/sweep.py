@@ -32,7 +32,7 @@ def run_all(jobs: Sequence[ComposedStage]) -> int:
     """
     if len(jobs) == 1:
         return guarded(jobs[0])
-    with worded(jobs[0].config):
+    with worded(jobs[0].config, jobs[0].overrides):
         return _run_group(jobs)
 
 
@@ -44,7 +44,7 @@ def guarded(composed: ComposedStage) -> int:
     """
     signal.signal(signal.SIGTERM, terminate)  # a scheduler that stops us is the same as Ctrl-C
     try:
-        with worded(composed.config):
+        with worded(composed.config, composed.overrides):
             if (on_ray := RayTraining.of(composed)) is not None:
                 return on_ray.run()
         result = composed.run()

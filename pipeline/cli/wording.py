@@ -9,7 +9,8 @@ import functools
 import inspect
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from graftline.pipeline.cli.gather import GROUP, LIST
 from graftline.pipeline.cli.hydra_conf import CONF
 from graftline.pipeline.cli.parameters import takes
 from graftline.pipeline.program import program
+from graftline.pipeline.runs.directory import overrides_of
 
 ARGUMENT = re.compile(r"(?<![\w./\\-])([A-Za-z_]\w*)\.(\w+)((?:\.\w+)*)(?:=('[^']*'|(?:True|False|None)\b))?")
 CALL = re.compile(r"\b([A-Za-z_]\w*)\((\w+=[^()]*)?\)")
@@ -44,8 +46,16 @@ class Target(NamedTuple):
     node: DictConfig
 
 
-def reword(config: DictConfig, text: str) -> str:
-    """Return a message of the library in the words of the command line, for a stage of this configuration."""
+def reword(config: DictConfig, text: str, overrides: Sequence[str] = ()) -> str:
+    """Return a message of the library in the words of the command line.
+
+    Args:
+        config: of the stage that says it.
+        text: the message.
+        overrides: of that stage; a command that looks for a run has those that say where runs are tracked.
+    """
+    if "sync()" in text:
+        text = text.replace("sync()", " ".join(["sync()", *map(shlex.quote, overrides_of(overrides, "tracking"))]))
     for pattern, phrase in PHRASES.items():
         text = re.sub(pattern, phrase.replace("make", program()), text)
     text = ARGUMENTS.sub(functools.partial(_node, config), CALL.sub(_choice, text))
@@ -53,21 +63,25 @@ def reword(config: DictConfig, text: str) -> str:
 
 
 @contextmanager
-def worded(config: DictConfig) -> Iterator[None]:
+def worded(config: DictConfig, overrides: Sequence[str] = ()) -> Iterator[None]:
     """Put what is logged, and a mistake that is raised, during the block into the words of a configuration.
+
+    Args:
+        config: the configuration.
+        overrides: that led to it.
 
     Raises:
         UserError: the one that was raised, also from behind an error that Hydra or Lightning made of it.
     """
     logger = logging.getLogger("graftline")
     before = (logger.handlers, logger.level, logger.propagate)
-    show_log(functools.partial(reword, config))
+    show_log(functools.partial(reword, config, overrides=overrides))
     try:
         yield
     except Exception as error:
         if (mistake := find_cause(error, UserError)) is None:
             raise
-        raise UserError(reword(config, str(mistake))) from error
+        raise UserError(reword(config, str(mistake), overrides)) from error
     finally:
         logger.handlers, logger.level, logger.propagate = before
 

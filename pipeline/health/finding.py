@@ -6,6 +6,7 @@ from typing import Literal
 
 from graftline.console import reworded
 from graftline.errors import UserError, first_line
+from graftline.pipeline.program import program
 
 State = Literal["ok", "warning", "broken"]
 
@@ -52,4 +53,20 @@ def checked(name: str, check: Callable[[], Iterable[Finding]]) -> list[Finding]:
     except UserError as error:
         return [broken(name, reworded(str(error)).rstrip("."))]
     except Exception as error:  # a broken package raises anything, and the other checks are to go on
-        return [broken(name, f"cannot be checked ({type(error).__name__}: {first_line(error)}): make setup anew")]
+        return [broken(name, f"cannot be checked ({type(error).__name__}: {first_line(error)}): {new_environment()}")]
+
+
+def install(packages: str) -> str:
+    """Return the command that installs packages, as pip takes them; make's, in a clone, installs all of the lock."""
+    return "make setup" if program() == "make" else f"pip install {packages}"
+
+
+def new_environment(python: str = "") -> str:
+    """Return the way out of an environment that is of the wrong kind, or in which a package is damaged.
+
+    Args:
+        python: that the new one is to be made with; empty: any.
+    """
+    if program() == "make":
+        return f"rm -r .venv, then make setup{f' PYTHON={python}' if python else ''}"
+    return f"install graftline into a new environment{f' of {python}' if python else ''}"

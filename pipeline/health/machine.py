@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graftline.features.store import in_words
-from graftline.pipeline.health.finding import Finding, broken, ok, warning
+from graftline.pipeline.health.finding import Finding, broken, new_environment, ok, warning
+from graftline.pipeline.program import program
 from graftline.scheduling.local_time import local_timezone
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where loader processes hand over batches
@@ -86,9 +87,9 @@ def check_gpu(gpus: Gpus) -> Iterator[Finding]:
         yield ok("GPU", f"{len(gpus.names)} x {gpus.names[0]}, torch is built for {gpus.built_for}")
     elif gpus.built_for is None:
         if gpus.on_board or gpus.driver_cuda is not None:
-            yield warning(
-                "GPU", "an NVIDIA GPU is here, but this torch is built for the CPU: make setup without SYSTEM_TORCH"
-            )
+            without = " without SYSTEM_TORCH" if program() == "make" else ""
+            found = "an NVIDIA GPU is here, but this torch is built for the CPU"
+            yield warning("GPU", f"{found}: {new_environment()}{without}")
         else:
             yield ok("GPU", "none; torch is built for the CPU")
     elif gpus.driver_cuda is None:
@@ -102,7 +103,7 @@ def check_gpu(gpus: Gpus) -> Iterator[Finding]:
         yield broken(
             "GPU",
             f"torch is built for {gpus.built_for}, the driver runs {_dotted(gpus.driver_cuda)} at most: install a "
-            "newer driver, or a torch built for an older CUDA and SYSTEM_TORCH=1",
+            f"newer driver, or a torch built for an older CUDA{' and SYSTEM_TORCH=1' if program() == 'make' else ''}",
         )
     else:
         yield warning(
@@ -151,12 +152,10 @@ def _judge_folder(place: Path) -> tuple[str, str]:
         return "broken", f"{place} may not be written to; change its owner or rights, or work in another directory"
     free = shutil.disk_usage(place).free
     if free < MIN_BYTES:
-        return (
-            "broken",
-            f"{in_words(free)} free, too little for a run; make prune and make cache clear=unused free more",
-        )
+        text = f"{in_words(free)} free, too little for a run"
+        return "broken", f"{text}; {program()} prune and {program()} cache clear=unused free more"
     if free < FEW_BYTES:
-        text = f"{in_words(free)} free, less than the activation cache may take; make prune frees some, and "
+        text = f"{in_words(free)} free, less than the activation cache may take; {program()} prune frees some, and "
         return "warning", f"{text}features.max_gb=5 lets it take less"
     return "ok", f"{in_words(free)} free"
 

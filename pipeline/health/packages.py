@@ -2,6 +2,7 @@
 
 import importlib
 import platform
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, distributions, metadata, requires
 from pathlib import Path
@@ -13,7 +14,7 @@ from packaging.version import Version
 
 import graftline
 from graftline.errors import first_line
-from graftline.pipeline.health.finding import Finding, broken, ok, warning
+from graftline.pipeline.health.finding import Finding, broken, install, new_environment, ok, warning
 
 LOCK = Path(graftline.__file__).resolve().parents[2] / "requirements.lock"  # of a clone; an installed package has none
 SHOWN = ("torch", "torchvision", "timm", "pytorch-lightning", "mlflow", "onnxruntime")  # a line each
@@ -78,27 +79,34 @@ def check_versions(
     ]
     bad, odd = ([one for one in rest if one.state == state] for state in ("broken", "warning"))
     if bad:
-        yield broken("other packages", f"{_listed(bad)}: make setup anew")
+        wanted = " ".join(_quoted(one.name, bounds.get(one.name, SpecifierSet())) for one in bad)
+        yield broken("other packages", f"{_listed(bad)}: {install(wanted)}")
     elif odd:
-        yield warning("other packages", f"{_listed(odd)}: make setup brings those of the lock")
+        wanted = " ".join(f"{one.name}=={lock[one.name]}" for one in odd)
+        yield warning("other packages", f"{_listed(odd)}: {install(wanted)} brings those of the lock")
     elif rest:
         yield ok("other packages", f"{len(rest)} as {'the lock has' if lock else 'graftline requires'} them")
 
 
 def _judge(name: str, version: str | None, bound: SpecifierSet, pin: str | None) -> Finding:
     if version is None:
-        return broken(name, "is not installed: make setup")
+        return broken(name, f"is not installed: {install(_quoted(name, bound))}")
     if version in MALWARE.get(name, ()):
         return broken(
             name,
-            f"{version} is malware: take this machine off the network, change its passwords and keys, then remove the "
-            "environment and make setup",
+            f"{version} is malware: take this machine off the network, change its passwords and keys, then leave this "
+            f"environment: {new_environment()}",
         )
     if not bound.contains(Version(version).public, prereleases=True):
-        return broken(name, f"{version} does not fit graftline, which needs {bound}: make setup")
+        return broken(name, f"{version} does not fit graftline, which needs {bound}: {install(_quoted(name, bound))}")
     if pin is not None and Version(version).public != Version(pin).public:
-        return warning(name, f"{version}, the lock has {pin}: make setup brings it")
+        return warning(name, f"{version}, the lock has {pin}: {install(f'{name}=={pin}')} brings it")
     return ok(name, version)
+
+
+def _quoted(name: str, bound: SpecifierSet) -> str:
+    """Return a requirement as a shell takes it."""
+    return shlex.quote(f"{name}{bound}")
 
 
 def _listed(findings: Sequence[Finding]) -> str:
@@ -117,7 +125,7 @@ def check_python(version: str = platform.python_version()) -> Iterator[Finding]:
     if SpecifierSet(needed).contains(version, prereleases=True):
         yield ok("Python", version)
     else:
-        yield broken("Python", f"{version}, graftline needs {needed}: make setup PYTHON=python3.12")
+        yield broken("Python", f"{version}, graftline needs {needed}: {new_environment('python3.12')}")
 
 
 def check_clashes(installed: Mapping[str, str]) -> Iterator[Finding]:
@@ -150,7 +158,7 @@ def check_imports() -> Iterator[Finding]:
         try:
             importlib.import_module(name)
         except Exception as error:  # a library that is missing, a symbol, anything
-            yield broken("imports", f"{name} cannot be imported ({first_line(error)}): make setup anew")
+            yield broken("imports", f"{name} cannot be imported ({first_line(error)}): {new_environment()}")
             return
     yield from check_pair(installed_versions(), requires("torchvision") or [])
 
@@ -169,5 +177,6 @@ def check_pair(installed: Mapping[str, str], wanted: Sequence[str]) -> Iterator[
     else:
         yield broken(
             "imports",
-            f"torchvision {installed['torchvision']} was built for torch{torch.specifier}, here is {here}: make setup",
+            f"torchvision {installed['torchvision']} was built for torch{torch.specifier}, here is {here}: "
+            f"{new_environment()}",
         )

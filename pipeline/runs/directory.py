@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,14 +56,14 @@ class RunDirectory:
         Args:
             program: the word that it begins with.
             stage: the stage.
-            more: overrides that are added.
+            more: overrides that are added, or replace those of the same key.
             group: the node of the configuration whose overrides are repeated, as a regular expression; empty: all are.
         """
         typed: list[str] = yaml.safe_load(self.overrides.read_text(encoding="utf-8"))
-        words = [text.lstrip("+") for text in typed]
-        folder = self.read_config_dir()
+        folder, given = self.read_config_dir(), {text.partition("=")[0] for text in more}
         options = [] if folder is None else ["--config-dir", str(folder)]
-        return shlex.join([program, stage, *options, *(one for one in words if re.match(rf"{group}\b", one)), *more])
+        repeated = [text for text in overrides_of(typed, group) if text.partition("=")[0] not in given]
+        return shlex.join([program, stage, *options, *more, *repeated])
 
     @property
     def dataset(self) -> Path:
@@ -140,3 +141,16 @@ class RunDirectory:
             file.unlink(missing_ok=True)
         for folder in (self.checkpoints, self.test):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def overrides_of(overrides: Sequence[str], group: str) -> list[str]:
+    """Return those overrides, as they are typed and without passwords, that are of a node of the configuration.
+
+    Args:
+        overrides: all of them.
+        group: the node, as a regular expression; empty: any.
+    """
+    from graftline.tracking.client import without_password  # it loads MLflow, which not all that read a run need
+
+    words = [text.lstrip("+") for text in overrides]
+    return [without_password(word) for word in words if re.match(rf"{group}\b", word)]

@@ -1,7 +1,6 @@
 """What a run did not compute, and the commands that do."""
 
 import os
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,10 +39,10 @@ def missing_of_training(files: RunDirectory, run_id: str, known: Known) -> list[
     """
     word, bundle = program(), os.path.relpath(files.path)
     of_test = [
-        *([] if known.has_slices else [slices_of(bundle)]),
-        explanation_of(bundle),
-        crops_of(bundle),
-        *([] if known.is_compared else [comparison_of(run_id)]),
+        *([] if known.has_slices else [slices_of(files, bundle)]),
+        explanation_of(files, bundle),
+        crops_of(files, bundle),
+        *([] if known.is_compared else [comparison_of(files, run_id)]),
     ]
     chosen = [
         Missing(
@@ -53,20 +52,20 @@ def missing_of_training(files: RunDirectory, run_id: str, known: Known) -> list[
     ]
     return [
         *(of_test if known.is_tested else []),
-        *missing_of_images(files, known.summaries, group="(data|backbone)"),
+        *missing_of_images(files, known.summaries, group="data|backbone"),
         *([] if known.chooses else chosen),
     ]
 
 
-def slices_of(bundle: str) -> Missing:
+def slices_of(files: RunDirectory, bundle: str) -> Missing:
     """Return how to see on which images a bundle is worse."""
-    return Missing("On which images the model is worse", _command("evaluate", f"bundle={bundle}"))
+    return Missing("On which images the model is worse", _command(files, "evaluate", f"bundle={bundle}"))
 
 
-def explanation_of(bundle: str, split: str = "test") -> Missing:
+def explanation_of(files: RunDirectory, bundle: str, split: str = "test") -> Missing:
     """Return how to see where in the images of a split a bundle of one network saw its mistakes."""
     own = [f"bundle={bundle}", *([] if split == "test" else [f"split={split}"])]
-    return Missing("Where in the images the mistakes were seen", _command("explain", *own))
+    return Missing("Where in the images the mistakes were seen", _command(files, "explain", *own))
 
 
 def missing_of_images(files: RunDirectory, summaries: Sequence[StageSummary], *, group: str = "data") -> list[Missing]:
@@ -80,35 +79,35 @@ def missing_of_images(files: RunDirectory, summaries: Sequence[StageSummary], *,
     known, word = {one.stage for one in summaries}, program()
     asked = {AUDIT: "Which labels are probably wrong", LEARNING_CURVE: "What more labels would bring"}
     return [
-        Missing(heading, files.command(word, stage, group=group))
+        Missing(heading, files.command(word, stage, group=f"({group}|tracking)"))
         for stage, heading in asked.items()
         if stage not in known
     ]
 
 
-def crops_of(bundle: str) -> Missing:
+def crops_of(files: RunDirectory, bundle: str) -> Missing:
     """Return how to get what crops bring to a bundle of one network."""
-    command = _command("evaluate", f"bundle={bundle}", "crops=1,5,10")
+    command = _command(files, "evaluate", f"bundle={bundle}", "crops=1,5,10")
     return Missing("What averaging over crops would bring, and cost", command)
 
 
-def comparison_of(run_id: str) -> Missing:
+def comparison_of(files: RunDirectory, run_id: str) -> Missing:
     """Return how to compare a run with others."""
-    return Missing("Whether other runs are better", _command("compare", f"runs={run_id},best:5"))
+    return Missing("Whether other runs are better", _command(files, "compare", f"runs={run_id},best:5"))
 
 
-def _command(stage: str, *overrides: str) -> str:
-    """Return a command as a shell takes it."""
-    return shlex.join([program(), stage, *overrides])
+def _command(files: RunDirectory, stage: str, *overrides: str) -> str:
+    """Return a command that finds and tracks runs where the run of ``files`` is tracked."""
+    return files.command(program(), stage, *overrides, group="tracking")
 
 
 def missing_of_ensemble(files: RunDirectory, run_id: str, known: Known) -> list[Missing]:
     """Return what the stage that makes an ensemble leaves to other commands; arguments as for a training."""
     word, bundle = program(), os.path.relpath(files.path)
     of_test = [
-        *([] if known.has_slices else [slices_of(bundle)]),
-        explanation_of(f"{os.path.relpath(files.bundle)}/members/1"),
-        *([] if known.is_compared else [comparison_of(run_id)]),
+        *([] if known.has_slices else [slices_of(files, bundle)]),
+        explanation_of(files, f"{os.path.relpath(files.bundle)}/members/1"),
+        *([] if known.is_compared else [comparison_of(files, run_id)]),
     ]
     sets = Missing(
         "Sets of classes that hold the true one for 95 % of new images", files.command(word, "ensemble", "sets=0.95")
@@ -141,9 +140,9 @@ def missing_of_evaluation(
     """
     is_known = EXPLAIN in {one.stage for one in summaries}
     return [
-        *([] if explained is None or is_known else [explanation_of(explained, split)]),
-        *([] if bundle is None else [crops_of(bundle)]),
-        *([comparison_of(run_id)] if split == "test" else []),
+        *([] if explained is None or is_known else [explanation_of(files, explained, split)]),
+        *([] if bundle is None else [crops_of(files, bundle)]),
+        *([comparison_of(files, run_id)] if split == "test" else []),
         *missing_of_images(files, summaries),
     ]
 
@@ -172,12 +171,12 @@ def missing_of_grid(
     """
     own = [f"runs={','.join(members)}", "choose=all", f"crops={crops}"]
     own += [] if average == "probabilities" else [f"average={average}"]
-    command = files.command(program(), "ensemble", *own, group="data")
+    command = files.command(program(), "ensemble", *own, group="(data|tracking)")
     as_one = Missing("The average as one model, calibrated and with a decision of its own", command)
     is_average = len(members) > 1 or crops != "1"
     return [
         *([as_one] if is_average and split == "test" else []),
-        *([] if is_average else [crops_of(members[0])]),
-        *([comparison_of(run_id)] if split == "test" else []),
+        *([] if is_average else [crops_of(files, members[0])]),
+        *([comparison_of(files, run_id)] if split == "test" else []),
         *missing_of_images(files, summaries),
     ]

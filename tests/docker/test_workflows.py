@@ -1,7 +1,9 @@
 """The workflows call what there is: targets of the Makefile, stages, Python versions that pyproject.toml allows."""
 
+import os
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -82,3 +84,36 @@ def test_a_torch_that_is_there_is_not_installed_again(tmp_path: Path) -> None:
         "triton",
     }
     assert all("--hash=" in pin for pin in re.split(r"\n(?=\S)", rest))
+
+
+def test_another_torch_that_is_there_is_refused(tmp_path: Path) -> None:
+    command = ["make", "--just-print", "setup", f"VENV={sys.prefix}", "SYSTEM_TORCH=1"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (check,) = re.findall(r"^wanted=(?:.*\\\n)*.*$", printed, re.MULTILINE)
+
+    def run(path: str) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"PYTHONPATH": path}
+        return subprocess.run(["sh", "-c", check], cwd=ROOT, capture_output=True, text=True, env=environment)
+
+    fitting = run("")
+    assert (fitting.returncode, fitting.stdout) == (0, "")
+    (tmp_path / "torch-2.6.0.dist-info").mkdir()
+    (tmp_path / "torch-2.6.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 2.6.0\n")
+    refused = run(str(tmp_path))
+    wanted = [line for line in PROJECT["project"]["dependencies"] if re.match("torch(vision)?>", line)]
+    assert refused.returncode == 1
+    assert refused.stdout.startswith(f"SYSTEM_TORCH=1 needs a PYTHON that has {' '.join(wanted)}: rm -r ")
+    torch, torchvision = (re.findall(r"[\d.]+", line)[0] for line in wanted)
+    told = f"With torch {torch.rpartition('.')[0]} ({torch} or later) and torchvision {torchvision} that are"
+    assert all(told in (ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/index.md"))
+
+
+def test_setup_installs_again_what_is_there_and_no_other_command_does(tmp_path: Path) -> None:
+    (tmp_path / ".ready").touch()
+
+    def printed(target: str) -> str:
+        command = ["make", "--just-print", target, f"VENV={tmp_path}"]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    assert "pip install" in printed("setup")
+    assert "pip install" not in printed("doctor")

@@ -23,6 +23,7 @@ from graftline.pipeline.cli.composed_stage import SINGLE
 from graftline.pipeline.cli.hydra_conf import CONF, session
 from graftline.pipeline.cli.resolve import FREE
 from graftline.pipeline.cli.validate import validate
+from graftline.pipeline.ui import choose
 
 MAKEFILE = (PROJECT / "Makefile").read_text(encoding="utf-8")
 OTHER_PROGRAMS = {"git", "pip", "curl", "docker", "cp", "mkdir", "openssl", ".venv/bin/pre-commit", "python"}
@@ -57,6 +58,9 @@ def test_every_command_is_taken(file: Path) -> None:
     for command in read_page(file).commands():
         if command.name in [*STAGES, "config"]:
             assert refuse(command) is None, command
+            continue
+        if command.name == "ui":
+            assert choose(command.words)
             continue
         rule = re.search(rf"^{command.name}:.*\n((?:\t.*\n)*)", MAKEFILE, re.MULTILINE)
         assert rule is not None, f"make {command.name}: no such rule"
@@ -140,13 +144,24 @@ def test_python_is_right(file: Path) -> None:
 
 def test_the_readme_reads_the_same_images_until_the_model_is_used(tmp_path: Path) -> None:
     text = (PROJECT / "README.md").read_text(encoding="utf-8")
-    section = tmp_path / "section.md"
-    section.write_text(text.partition("\n## Then\n")[2].partition("\nUse the model")[0], encoding="utf-8")
-    commands = [command for command in read_page(section).commands() if not command.is_mention]
+
+    def commands_of(part: str) -> list[Command]:
+        section = tmp_path / "section.md"
+        section.write_text(part, encoding="utf-8")
+        return [command for command in read_page(section).commands() if not command.is_mention]
+
+    commands = commands_of(text.partition("\n## Then\n")[2].partition("\nUse the model")[0])
     readers = [command for command in commands if command.name in STAGES and "data" in contexts()[command.name][0]]
     assert {"train", "search", "evaluate", "ensemble", "audit"} <= {command.name for command in readers}
     for command in readers:
         assert {"data=folder", "data.path=~/photos"} <= set(command.words), command
+    deciding = [
+        command
+        for command in commands_of(text.partition("\n## In production\n")[2].partition("\n```")[0])
+        if command.name in ("promote", "history", "rollback")
+    ]
+    assert {"history", "rollback"} <= {command.name for command in deciding}
+    assert all("model=photos" in command.words for command in deciding), "the sample's model is registered by now"
 
 
 def links(text: str) -> Iterator[str]:

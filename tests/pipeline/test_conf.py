@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 from graftline.errors import UserError
 from graftline.pipeline.cli import compose
 from graftline.pipeline.cli.hydra_conf import CONF
+from graftline.training.trainer import REFUSED
 
 FILES = sorted(str(path.relative_to(CONF)) for path in CONF.rglob("*.yaml"))
 NEEDS = {  # what a user must say beside the option itself
@@ -63,6 +64,11 @@ def test_it_composes_and_is_what_it_describes(file: str, monkeypatch: pytest.Mon
     composed = compose(stage, overrides)
     assert not OmegaConf.missing_keys(composed.config)
     assert type(composed.stage).__module__.startswith("graftline.pipeline.")
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file.startswith("trainer/")])
+def test_a_trainer_has_no_key_that_is_refused(file: str) -> None:
+    assert not REFUSED.keys() & set(OmegaConf.load(CONF / file))
 
 
 @pytest.mark.parametrize("name", [Path(file).stem for file in FILES if file.startswith("freeze/")])

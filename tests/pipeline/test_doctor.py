@@ -20,6 +20,7 @@ from graftline.pipeline.health import machine, packages, server
 from graftline.pipeline.health.finding import Finding, State, checked
 from graftline.pipeline.health.machine import Gpus
 from graftline.pipeline.health.models import check_model, check_weights
+from graftline.pipeline.program import FROM_MAKE
 from graftline.tracking.tracking import Tracking
 
 GOOD = dict.fromkeys(packages.SHOWN, "2.0")
@@ -33,9 +34,9 @@ def states(findings: list[Finding]) -> dict[str, State]:
     ("name", "version", "state", "way_out"),
     [
         ("torch", "2.0+cu130", "ok", ""),
-        ("torch", None, "broken", "make setup"),
-        ("torch", "2.1", "warning", "the lock has 2.0"),
-        ("timm", "1.9", "broken", "needs >=2"),
+        ("torch", None, "broken", "is not installed: pip install torch"),
+        ("torch", "2.1", "warning", "the lock has 2.0: pip install torch==2.0 brings it"),
+        ("timm", "1.9", "broken", "needs >=2: pip install 'timm>=2'"),
         ("pytorch-lightning", "2.6.2", "broken", "malware"),
         ("pytorch-lightning", "2.6.3", "broken", "malware"),
         ("lightning", "2.6.2", "broken", "malware"),
@@ -57,15 +58,27 @@ def test_other_packages_share_a_line() -> None:
     assert found == Finding(
         "other packages",
         "broken",
-        "a is not installed; b 1 does not fit graftline, which needs >=2: make setup anew",
+        "a is not installed; b 1 does not fit graftline, which needs >=2: pip install a 'b>=2'",
     )
     found = list(packages.check_versions({**GOOD, "c": "1", "d": "1"}, [], {"c": "2", "d": "1"}))[-1]
     assert found.state == "warning"
     assert "c 1, the lock has 2" in found.text
 
 
+def test_in_a_clone_the_way_out_is_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["pipeline", "doctor", FROM_MAKE])
+    *_, others = packages.check_versions({**GOOD, "b": "1"}, [Requirement("b>=2")], {})
+    assert others.text == "b 1 does not fit graftline, which needs >=2: make setup"
+    (python,) = packages.check_python("3.9.1")
+    assert python.text.endswith(": rm -r .venv, then make setup PYTHON=python3.12")
+    (gpu,) = machine.check_gpu(Gpus(None, [], True, (12, 4)))
+    assert gpu.text.endswith(": rm -r .venv, then make setup without SYSTEM_TORCH")
+
+
 def test_python() -> None:
-    assert [one.state for one in packages.check_python("3.9.1")] == ["broken"]
+    (found,) = packages.check_python("3.9.1")
+    assert found.state == "broken"
+    assert found.text.endswith(": install graftline into a new environment of python3.12")
     assert [one.state for one in packages.check_python("3.11.0")] == ["ok"]
 
 
@@ -257,7 +270,7 @@ def test_weights_directory(tmp_path: Path) -> None:
     entry = {"sha256": "0", "bytes": 4, "license": "x", "source": "x", "architecture": "x", "date": "x", "timm": "x"}
     lock = {"a.b": {"file": "a.b.safetensors", **entry}}
     (tmp_path / "weights.lock.json").write_text(json.dumps(lock))
-    assert "make fetch-weights backbone=a.b" in list(check_weights(str(tmp_path)))[-1].text
+    assert "graftline fetch-weights backbone=a.b" in list(check_weights(str(tmp_path)))[-1].text
     (tmp_path / "a.b.safetensors").write_bytes(b"1234")
     assert [one.state for one in check_weights(str(tmp_path))] == ["ok", "ok"]
 

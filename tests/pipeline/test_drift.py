@@ -11,9 +11,11 @@ from PIL import Image
 from workplace import Workplace
 
 from graftline.bundle.predictor import Predictor
+from graftline.errors import UserError
 from graftline.monitoring.drift import find_drift
 from graftline.monitoring.window import look_at_files
 from graftline.pipeline.bundles.reference import load_reference
+from graftline.pipeline.cli import compose
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +52,12 @@ def test_gauges_that_cannot_be_written_are_told_before_images_are_read(place: Wo
         assert ran.code == 1
         assert f"prometheus={given} {told}" in ran.output
         assert "Looking at" not in ran.output
+
+
+def test_too_few_images_are_refused_before_the_model_is_loaded(place: Workplace) -> None:
+    one = next((place.root / "same").iterdir())
+    with pytest.raises(UserError, match=r"^images=.* is 1 file, and 20 images are the fewest .*: give more images\.$"):
+        compose("drift", ["model=./no-such-bundle", f"images={one}"]).run(place.root / "refused")
 
 
 def test_a_window_of_no_time_is_refused(place: Workplace) -> None:

@@ -131,7 +131,7 @@ def test_its_run_says_what_it_is_and_its_report_how_it_answers(made: EnsembleRes
     for text in ("right** (", "\n    - 33 %: test_efficientnet 48 px, ", gain, "**Again**: `graftline ensemble "):
         assert text in run.data.tags["mlflow.note.content"]
     page = unescape(made.report.read_text())
-    for text in (gain, MOST_PROBABLE_ANSWER, "On which images the model is worse", " sets=0.95</code>"):
+    for text in (gain, MOST_PROBABLE_ANSWER, "On which images the model is worse", " sets=0.95 "):
         assert text in page
 
 

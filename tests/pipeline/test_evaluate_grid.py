@@ -184,7 +184,7 @@ def test_one_crop_of_one_run_is_the_usual_evaluation_and_trains_nothing(
     result = evaluate(f"runs={trained[0].run_id}", "hydra.run.dir=outputs/alone")
     page = unescape((place.root / "outputs" / "alone" / "report.html").read_text())
     assert Predictor.from_directory(trained[0].bundle).card["calibration"]["sentence"] in page
-    assert f"evaluate bundle={trained[0].run_id} crops=1,5,10</code>" in page
+    assert f"evaluate bundle={trained[0].run_id} crops=1,5,10" in page
     for name, interval in trained[0].scores.items():
         assert result.metrics[name]["value"] == pytest.approx(interval.value, abs=1e-5)
     with pytest.raises(

@@ -53,7 +53,7 @@ def test_a_node_that_does_not_come_is_said(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_a_head_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nodes, "SECONDS_TO_MEET", 0.5)
     planned = Nodes(2, 1, "no-such-node.invalid:29500", None)
-    with pytest.raises(UserError, match=r"cannot reach no-such-node\.invalid:29500 .*: type make doctor there too"):
+    with pytest.raises(UserError, match=r"cannot reach no-such-node\.invalid:29500 .*: type graftline doctor there"):
         list(check_nodes(planned))
 
 

@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from workplace import TINY, Workplace
+from workplace import PROJECT, TINY, Workplace
 
 from graftline.pipeline import schedule
 from graftline.pipeline.__main__ import main
@@ -124,6 +125,22 @@ def test_a_mistake_is_told_by_day(folder: Path, typed: str, said: str, capsys: p
     out = capsys.readouterr().out
     assert re.search(said, out.strip().splitlines()[-1]), out
     assert not list(folder.rglob("crontab"))
+
+
+def test_the_page_shows_what_is_printed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in schedule.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    page = (PROJECT / "docs" / "scheduling.md").read_text(encoding="utf-8")
+    shown = re.findall(r"```sh\nmake schedule ([^\n]*)\n```\n\n```text\n(.*?)```", page, re.DOTALL)
+    assert len(shown) == 3
+    for typed, printed in shown:
+        assert main(["schedule", *(word for word in shlex.split(typed) if word != "install=true")]) == 0
+        files = [file for file in last(folder).iterdir() if f"{file.name}\n" in printed]
+        assert files
+        for file in files:
+            text = file.read_text(encoding="utf-8").replace(sys.executable, "/home/ann/graftline/.venv/bin/python")
+            assert f"{file.name}\n{text.replace(str(folder), '/home/ann/pets')}" in printed
 
 
 @pytest.mark.parametrize("engine", ["systemd", "kubernetes"])

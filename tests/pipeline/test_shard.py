@@ -3,8 +3,24 @@
 from functools import partial
 from pathlib import Path
 
+import pytest
 from dying import die_at
 from workplace import TINY, Workplace
+
+from graftline.pipeline.__main__ import main
+from graftline.pipeline.cli import compose
+
+
+def test_what_would_do_nothing_is_refused(
+    color_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert compose("shard", ["out=shards"]).stage, "the sample's own options are taken"
+    typed = ["shard", "data=folder", f"data.path={color_folder}", "data.source.splits=false", "data.name=colors"]
+    idle = {"data.split.test": "0", "data.parent": "none", "data.decisions": "x.csv", "data.decode.bands": "[1]"}
+    assert main([*typed, "out=shards", *(f"{key}={value}" for key, value in idle.items())]) == 1
+    assert f"{', '.join(idle)} would do nothing here, as shards hold all images as they are" in capsys.readouterr().out
+    assert not (tmp_path / "shards").exists()
 
 
 def test_a_killed_stage_goes_on_and_its_shards_are_trained_on(workplace: Workplace, color_folder: Path) -> None:
@@ -19,7 +35,7 @@ def test_a_killed_stage_goes_on_and_its_shards_are_trained_on(workplace: Workpla
     assert ran.code == 0, ran.output
     assert (ran.result["images"], ran.result["already"]) == (60, 0)
     assert ran.result["shards"] > 2
-    assert "make train data=shards data.path=shards" in ran.output
+    assert "graftline train data=shards data.path=shards" in ran.output
 
     trained = workplace.run("train", *TINY, "trainer.max_epochs=1", "data=shards", "data.path=shards")
     assert trained.code == 0, trained.output

@@ -5,6 +5,7 @@ import html
 import io
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -21,7 +22,9 @@ from graftline.bundle.layout import read_description
 from graftline.bundle.neighbors import Neighbors
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
-from graftline.pipeline.cli import compose
+from graftline.pipeline.__main__ import main
+from graftline.pipeline.cli import ComposedStage, compose
+from graftline.pipeline.cli.wording import reword
 from graftline.pipeline.training.result import TrainResult
 from graftline.training.policy_choice import PolicyChoice
 
@@ -80,9 +83,14 @@ def test_of_elongated_and_of_large_images_it_is_said_how_they_are_seen(
         assert "data.decode.jpeg_side_px=64 decodes them faster" in said
 
 
-def test_a_training_without_a_part_of_the_images_says_how_many_it_had(train: list[str], tmp_path: Path) -> None:
-    result = compose("train", [*train, "train.fold=1/3"]).run(tmp_path / "run")
+def test_a_training_without_a_part_of_the_images_says_how_many_it_had(
+    train: list[str], tmp_path: Path, empty_database: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copyfile(empty_database, tmp_path / "runs.db")
+    composed = compose("train", [*train, "train.fold=1/3", f"tracking.uri=sqlite:///{tmp_path / 'runs.db'}"])
+    result = composed.run(tmp_path / "run")
     assert isinstance(result, TrainResult)
+    _check_that_commands_find_the_run(composed, result, capsys.readouterr().out)
     images = len(result.version.samples("train").paths)
     assert images < len(DatasetVersion.load(result.version.directory).samples("train").paths)
     left_out = "without part 1/3 of the training images"
@@ -91,6 +99,23 @@ def test_a_training_without_a_part_of_the_images_says_how_many_it_had(train: lis
     assert f"| all | {images} |" in card
     assert f"`{result.version.split_digests['train']}`" in card
     assert left_out in card
+
+
+def _check_that_commands_find_the_run(composed: ComposedStage, result: TrainResult, said: str) -> None:
+    """What a training tells its reader to type works as it stands, also where another database has its run."""
+
+    def command(pattern: str, text: str) -> list[str]:
+        found = re.search(rf"graftline ({pattern})", text)
+        assert found is not None, text
+        return shlex.split(found[1])
+
+    stage, *overrides = command("train .*(?= goes on with it)", said)
+    with pytest.raises(UserError, match="finished after 1 epochs"):
+        compose(stage, overrides)
+    unsent = reword(composed.config, f"2 records of run {result.run_id}: sync() sends them.", composed.overrides)
+    assert main(command("sync .*(?= sends them)", unsent)) == 0
+    stage, *overrides = command("compare [^<]*", html.unescape(result.report.read_text()))
+    assert compose(stage, overrides).config.tracking.uri == composed.config.tracking.uri
 
 
 def test_a_class_without_validation_images_is_told_before_the_training(

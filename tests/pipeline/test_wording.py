@@ -58,6 +58,13 @@ def test_the_words_of_both(config: DictConfig, library: str, command_line: str) 
     assert reword(config, library) == command_line
 
 
+def test_a_command_that_looks_for_a_run_says_where_it_is_tracked(config: DictConfig) -> None:
+    typed = ["seed=3", "tracking=server", "tracking.uri=http://me:secret@mlflow:5000"]
+    told = reword(config, f"2 records of run {'0a' * 16} wait: sync() sends them.", typed)
+    command = f"graftline sync run_id={'0a' * 16} tracking=server 'tracking.uri=http://me:***@mlflow:5000'"
+    assert told == f"2 records of run {'0a' * 16} wait: {command} sends them."
+
+
 def test_a_class_that_occurs_twice_is_named_by_both_keys_and_one_of_a_list_by_the_group() -> None:
     split = {"_target_": "graftline.data.split.Split", "train": 0.5}
     config = OmegaConf.create({"first": split, "deep": {"second": split}})

@@ -1,16 +1,27 @@
 """A server that others can reach asks for its password, and does not start without one."""
 
+import asyncio
 import base64
+import json
 import threading
+from collections.abc import MutableMapping
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from http_server import HttpServer, photo
 
 from graftline.errors import UserError
+from graftline.execution import Execution
 from graftline.pipeline.cli import compose
+from graftline.serving.app import Service
 from graftline.serving.check import check_server, describe_server
+from graftline.serving.limits import Limits
+from graftline.serving.measures import Measures
+from graftline.serving.origin import Folder
+from graftline.serving.pixels import Pixels
+from graftline.serving.slot import Slot
 
 PASSWORD = "not a real secret, 32 characters"
 
@@ -102,6 +113,36 @@ def test_without_a_password_it_answers_to_its_own_names_only(
         for number in range(20):
             server.ask(f"/{number}", Host="evil.example")
         assert '"/19"' not in server.ask("/metrics").content
+
+
+def test_a_list_of_names_holds_with_a_password_too(bundle: Path) -> None:
+    async def ask(password: str | None, *allowed_hosts: str) -> tuple[int, str]:
+        """Ask by another name, with the right password; returns the status and what is answered."""
+        slot = Slot(Folder(bundle, "pets"), Execution(), Limits(), Measures(), Pixels())
+        service = Service({"pets": slot}, Limits(), Measures(), password=password, allowed_hosts=allowed_hosts)
+        sent = list[MutableMapping[str, Any]]()
+
+        async def receive() -> dict[str, object]:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            sent.append(message)
+
+        scope: dict[str, Any] = {
+            "type": "http",
+            "method": "GET",
+            "path": "/model",
+            "query_string": b"",
+            "root_path": "",
+        }
+        scope["headers"] = [(b"host", b"other.example"), (b"authorization", basic("", PASSWORD).encode())]
+        await service.app()(scope, receive, send)
+        return sent[0]["status"], json.loads(sent[1]["body"])["message"]
+
+    told = "This server has another name: ask localhost, or start it with allowed_hosts=[NAME]"
+    assert asyncio.run(ask(PASSWORD, "models.example.org")) == (403, f"{told}.")
+    assert asyncio.run(ask(None, "models.example.org")) == (403, f"{told}.")
+    assert asyncio.run(ask(None)) == (403, f"{told} or a password.")
 
 
 def test_a_redirection_does_not_take_the_password_along(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,28 +1,44 @@
 """The ready-made views of an experiment: its tags, and the links that name them."""
 
 import json
+import os
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
-from graftline.pipeline.ui import show_links
+from graftline.errors import UserError
+from graftline.pipeline.program import FROM_MAKE
+from graftline.pipeline.ui import choose, main, show_links
 from graftline.tracking.tracking import Tracking
 from graftline.tracking.views import METRICS, PARAMETERS, missing_tags, view_links, view_tags
 
 
 def test_an_experiment_has_the_views_that_links_name(
-    tracking: Tracking, client: MlflowClient, directory: Path, capsys: pytest.CaptureFixture[str]
+    tracking: Tracking,
+    client: MlflowClient,
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     with tracking.start(run_name="first", experiment="pets", directory=directory, tags={}):
         pass
     experiment = client.get_experiment_by_name("pets")
     assert experiment is not None
     assert missing_tags(experiment.tags) == {}
-    show_links(tracking, "http://127.0.0.1:5000")
+    started = list[Sequence[str]]()
+    monkeypatch.setattr(os, "execve", lambda _program, command, _environment: started.append(command))
+    monkeypatch.setattr(sys, "argv", ["ui", FROM_MAKE])
+    monkeypatch.setenv("MAKEFLAGS", f"s -- tracking.uri={tracking.uri} port=5050")
+    main()
+    (command,) = started
+    assert command[command.index("--backend-store-uri") + 1] == tracking.uri
+    assert command[command.index("--port") + 1] == "5050"
     printed = capsys.readouterr().out
-    for name, link in view_links("http://127.0.0.1:5000", experiment.experiment_id).items():
+    for name, link in view_links("http://127.0.0.1:5050", experiment.experiment_id).items():
         assert f"pets, {name}: {link}\n" in printed
         key = link.partition("viewStateShareKey=")[2].partition("&")[0]
         view = json.loads(experiment.tags[f"mlflow.sharedViewState.{key}"])
@@ -30,6 +46,19 @@ def test_an_experiment_has_the_views_that_links_name(
         assert not view["orderByAsc"]
         assert view["columnOrder"][1:] == view["selectedColumns"]
     assert "Default" not in printed, "an experiment without runs"
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("prot=5050", r"make ui takes port=5050 and tracking\.uri=sqlite:///FILE, not prot=5050"),
+        ("port=x", "port is x, it must be a number"),
+        ("tracking.uri=http://mlflow:5000", "make ui shows a database such as .*: open a server's own address"),
+    ],
+)
+def test_what_the_user_interface_does_not_take_is_refused(typed: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        choose([typed])
 
 
 def test_views_of_an_earlier_version_are_renewed(tracking: Tracking, client: MlflowClient, directory: Path) -> None:

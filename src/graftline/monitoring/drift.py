@@ -128,7 +128,8 @@ def find_drift(reference: Reference, window: Observations, checks_per_alarm: int
     if len(window) < FEWEST_IMAGES:
         images = f"{len(window)} image{'' if len(window) == 1 else 's'} to compare"
         raise UserError(
-            f"The window has {images}, and {FEWEST_IMAGES} are the fewest that can be compared: take a longer one."
+            f"The window has {images}, and {FEWEST_IMAGES} are the fewest that can be compared: give more images, or a "
+            "longer time."
         )
     window = draw(window, MOST_COMPARED, seed)
     return Chance.of(reference, len(window), checks_per_alarm, seed).judge(window)

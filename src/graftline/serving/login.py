@@ -104,14 +104,17 @@ class OwnNames:
     def __init__(self, app: ASGIApp, names: Sequence[str]) -> None:
         self._app = app
         self._names = {name.lower() for name in names}
+        or_password = "" if names else " or a password"  # with one, a list of names holds all the same
+        told = "This server has another name: ask localhost, or start it with allowed_hosts=[NAME]"
+        self._sentence = f"{told}{or_password}."
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on what may pass."""
         if scope["type"] != "http" or scope["path"] in OPEN or self._is_own(dict(scope["headers"])):
             await self._app(scope, receive, send)
             return
-        sentence = "This server has another name: ask localhost, or start it with allowed_hosts=[NAME] or a password."
-        await JSONResponse({"error_code": "PERMISSION_DENIED", "message": sentence}, 403)(scope, receive, send)
+        content = {"error_code": "PERMISSION_DENIED", "message": self._sentence}
+        await JSONResponse(content, 403)(scope, receive, send)
 
     def _is_own(self, headers: dict[bytes, bytes]) -> bool:
         name = host_name(headers.get(b"host", b""))
