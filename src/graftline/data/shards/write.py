@@ -134,7 +134,7 @@ def write_shard(shard: Path, images: Iterable[tuple[Mapping[str, Any], bytes]]) 
             tar.flush()
             os.fsync(tar.fileno())  # the index says that the shard is whole: after a power failure, too
         _verify(temporary, rows, shard)
-    write_index(rows, shard, index_path(shard))
+    write_index(rows, shard, index_path(shard), read_status(str(shard)))
     return len(rows)
 
 
