@@ -142,6 +142,18 @@ def test_the_model_behind_tls(proxy: Proxy) -> None:
     assert large.status == 413
 
 
+def test_who_has_no_login_is_told_before_the_body_is_sent(proxy: Proxy) -> None:
+    """Of which the proxy, whose disk is memory, keeps nothing."""
+    context = ssl.create_default_context(cafile=str(proxy.folder / "fullchain.pem"))
+    with (
+        socket.create_connection(("localhost", proxy.ports[8444]), timeout=10) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as connection,
+    ):
+        lines = ("POST /predict HTTP/1.1", "Host: localhost", "Content-Type: image/jpeg", "Content-Length: 1000000")
+        connection.sendall("\r\n".join([*lines, "", ""]).encode() + bytes(500_000))
+        assert connection.recv(100).startswith(b"HTTP/1.1 401")
+
+
 def test_nothing_goes_unencrypted(proxy: Proxy) -> None:
     sent_on = proxy.ask(8080, "/predict?a=b", b"photo")
     assert (sent_on.status, sent_on.headers["Location"]) == (308, f"{proxy.url(8443)}/predict?a=b")
