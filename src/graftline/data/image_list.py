@@ -21,7 +21,7 @@ from graftline.data.sources.shards import holds_shards, list_references
 from graftline.data.sources.source import TABLE_SUFFIXES
 from graftline.data.sources.table import Table
 from graftline.data.walk import walk_files
-from graftline.errors import UserError
+from graftline.errors import UnreachableError, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ _NO_STAMP = b"-"  # of a file that is not there
 _PIECE = 2**20  # bytes read at once
 _LONGEST_PATH = 2**16  # bytes, with room to spare: Linux has 4,096
 _LONGEST_TITLE = 100  # bytes
+_MOST_REFUSED = 1_000  # images, and none that is not: the credentials are wrong
 _SAID_EACH = 200_000  # images; listing them takes seconds
 
 JOB_FILE = "_job.json"  # of a folder of predictions; readers of a folder of Parquet files pass over what starts so
@@ -225,25 +226,42 @@ def _write(
         folder: where the file is.
         if_none: what is wrong if there are none.
         content: what the images are known by; empty: by size and time of each.
+
+    Raises:
+        UserError: there are none, a storage cannot be reached, or it gives access to none of the images.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it lives as long as the list
     total, count = hashlib.sha256(content.encode()), 0
+    refused, refusal = 0, None
     for image in images:
         count += 1
         name, path = (os.fsencode(text.replace("\0", "\ufffd")) for text in (image.name, image.path))
-        stamp = _stamp(image.path)
+        try:
+            stamp = _stamp(image.path)
+        except UnreachableError:
+            raise
+        except UserError as error:  # the row of this image will say it
+            stamp, refused, refusal = _NO_STAMP, refused + 1, refusal or error
+            if refused == count == _MOST_REFUSED:
+                raise
         file.write(_END.join([name, b"" if path == name else path, b"" if stamp == _NO_STAMP else b"1", b""]))
         total.update(name + _END + (b"" if content else stamp))
         if count % _SAID_EACH == 0:
             logger.info(f"Listing images: {count:,} so far")
     if count == 0:
         raise UserError(if_none)
+    if refusal is not None and refused == count:
+        raise refusal
     return ImageList(kind, title, count, total.hexdigest()[:16], file)
 
 
 def _stamp(path: str) -> bytes:
-    """Return what changes with a file."""
+    """Return what changes with a file.
+
+    Raises:
+        UserError: it is at a URL that cannot be reached, or gives no access to it.
+    """
     try:
         return b"%d %d" % read_status(path)[:2]
     except UserError:
@@ -252,7 +270,7 @@ def _stamp(path: str) -> bytes:
         return _NO_STAMP
 
 
-def _texts(pieces: Iterable[bytes]) -> Iterator[bytes]:
+def _texts(pieces: Iterable[bytes], end: bytes = _END) -> Iterator[bytes]:
     """Yield what lies between the ends, and what comes after the last one."""
     rest = b""
     for piece in pieces:
