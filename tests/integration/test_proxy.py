@@ -21,6 +21,7 @@ from http_server import photo
 from tracking_server import DOCKER, TrackingServer, free_port, running
 from workplace import Workplace
 
+from graftline.pipeline.health.server import check_tracking
 from graftline.tracking.client import connect
 from graftline.tracking.tracking import Tracking
 
@@ -168,6 +169,7 @@ def test_a_run_by_way_of_the_proxy(proxy: Proxy, server: str, tmp_path: Path, mo
     assert proxy.ask(8443, "/api/2.0/mlflow/experiments/search?max_results=1").status == 401
     monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", str(proxy.folder / "fullchain.pem"))
     tracking = Tracking(uri=proxy.url(8443), system_metrics=False)
+    assert [one.state for one in check_tracking(tracking)] == ["ok"] * 3
     with tracking.start(run_name="run", experiment="tls", directory=tmp_path / "run", tags={}) as run:
         run.log_metrics({"loss": 1.0}, 0)
         (tmp_path / "large.bin").write_bytes(b"x" * 5_000_000)
