@@ -52,7 +52,8 @@ class Shard:
         written = write_shards(images, class_names, out, name, int(self.shard_mb * 1e6), self.workers)
         if written.left_out:
             warn(
-                f"{len(written.left_out):,} images are listed but not there, left out: {written.left_out[0]} is first."
+                f"{len(written.left_out):,} images are listed but not there, or forbidden, and left out: "
+                f"{written.left_out[0]} is first."
             )
         rate = written.images / (time.perf_counter() - start)
         already = f", {written.already:,} of them were there already" if written.already else f", {rate:,.0f} images/s"

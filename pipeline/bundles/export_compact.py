@@ -11,7 +11,7 @@ from graftline.bundle.compact import CompactFormat, export_int8, export_openvino
 from graftline.bundle.export import export_onnx
 from graftline.bundle.predictor import Predictor
 from graftline.console import print_table, progress, say, warn
-from graftline.data.decode import decode_rgb
+from graftline.data.loaders import decode_sample
 from graftline.data.version import DatasetVersion, Samples
 from graftline.evaluation.compact import Measured, measure
 from graftline.evaluation.metrics import Interval, format_interval, format_score
@@ -46,7 +46,7 @@ def export_compact(
         What was written, and rows of the stage's table.
 
     Raises:
-        UserError: it cannot be written in this format.
+        UserError: it cannot be written in this format, or an image cannot be read any more.
     """
     check_replaceable(plain, "Export.out", is_folder=False)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -79,10 +79,10 @@ def export_compact(
 
 def _calibration(predictor: Predictor, samples: Samples) -> Iterator[np.ndarray]:
     """Yield inputs of the network (1, C, H, W) of training images, which their contents choose."""
-    rows = np.argsort(samples.sha256, kind="stable")[:CALIBRATED]
+    rows = np.argsort(samples.sha256, kind="stable")[:CALIBRATED].tolist()
     with progress("Looking at training images", total=len(rows)) as bar:
         for row in rows:
-            yield predictor.preprocessing(decode_rgb(samples.paths[row], predictor.decoding))[None]
+            yield predictor.preprocessing(decode_sample(samples, row))[None]
             bar.advance(bar.task_ids[0])
 
 
@@ -96,7 +96,7 @@ def _compare(
     rows = np.argsort(samples.sha256, kind="stable")[:COMPARED]
     numbers = [predictor.class_names.index(name) for name in version.class_names]
     images = (
-        (decode_rgb(samples.paths[row], predictor.decoding), numbers[label])
+        (decode_sample(samples, row), numbers[label])
         for row, label in zip(rows.tolist(), samples.labels[rows].tolist(), strict=True)
     )
     with progress("Comparing on validation images", total=len(rows)) as bar:

@@ -59,6 +59,7 @@ def resume(stage: str, texts: Sequence[str], directory: Path) -> tuple[DictConfi
     config = OmegaConf.load(directory / ".hydra" / "config.yaml")
     lines: list[str] = yaml.safe_load((directory / ".hydra" / "overrides.yaml").read_text(encoding="utf-8"))
     assert isinstance(config, DictConfig)
+    _start_by_ray(stage, config, [text for text in lines if text.startswith(("trainer", "cluster"))], texts)
     checked = validate(stage, texts, base=config)
     if len(checked.jobs) > 1:
         raise UserError("One run can be resumed at a time: give each key one value.")
@@ -79,6 +80,25 @@ def resume(stage: str, texts: Sequence[str], directory: Path) -> tuple[DictConfi
         raise UserError(f"The run is finished after {done} epochs: give it more with trainer.max_epochs={2 * done}.")
     lines += map(line, checked.overrides)
     return config, list({text.partition("=")[0].lstrip("+"): text for text in lines}.values())
+
+
+def _start_by_ray(stage: str, config: DictConfig, lines: Sequence[str], texts: Sequence[str]) -> None:
+    """Let Ray start the processes, where it did and that is typed again: the configuration is that of one of them.
+
+    Args:
+        stage: as of `resume`.
+        config: of the run, which is changed.
+        lines: the run's overrides of the trainer and the cluster.
+        texts: what is typed now.
+    """
+    from graftline.pipeline.cli.ray_training import STRATEGY  # which imports what imports this
+
+    if not any(text in lines for text in texts if text.startswith("trainer=")):
+        return
+    begun = compose_config(stage, list(lines))
+    if begun.trainer.get("strategy") == STRATEGY:
+        for key in ("trainer.strategy", "trainer.devices", "cluster"):
+            OmegaConf.update(config, key, OmegaConf.select(begun, key), merge=False, force_add=True)
 
 
 def _is_changeable(override: Override) -> bool:

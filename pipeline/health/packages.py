@@ -71,12 +71,14 @@ def check_versions(
     """
     bounds: dict[str, SpecifierSet] = {canonicalize_name(one.name): one.specifier for one in required}
     shown = dict.fromkeys((*SHOWN, *(name for name, bad in MALWARE.items() if installed.get(name) in bad)))
-    for name in shown:
-        yield _judge(name, installed.get(name), bounds.get(name, SpecifierSet()), lock.get(name))
-    names = (bounds.keys() | (lock.keys() & installed.keys())) - shown.keys()
-    rest = [
-        _judge(name, installed.get(name), bounds.get(name, SpecifierSet()), lock.get(name)) for name in sorted(names)
-    ]
+
+    def judged(name: str) -> Finding:
+        found = _stand_in(name, installed)
+        pin = lock.get(name) if found == name else None
+        return _judge(found, installed.get(found), bounds.get(name, SpecifierSet()), pin)
+
+    yield from map(judged, shown)
+    rest = [judged(name) for name in sorted((bounds.keys() | (lock.keys() & installed.keys())) - shown.keys())]
     bad, odd = ([one for one in rest if one.state == state] for state in ("broken", "warning"))
     if bad:
         wanted = " ".join(_quoted(one.name, bounds.get(one.name, SpecifierSet())) for one in bad)
@@ -86,6 +88,12 @@ def check_versions(
         yield warning("other packages", f"{_listed(odd)}: {install(wanted)} brings those of the lock")
     elif rest:
         yield ok("other packages", f"{len(rest)} as {'the lock has' if lock else 'graftline requires'} them")
+
+
+def _stand_in(name: str, installed: Mapping[str, str]) -> str:
+    """Return the name of a package, or where it is not installed of one that is and brings the same modules."""
+    same = next((packages for packages in _SAME_MODULES.values() if name in packages), ())
+    return next((one for one in (name, *same) if one in installed), name)
 
 
 def _judge(name: str, version: str | None, bound: SpecifierSet, pin: str | None) -> Finding:

@@ -71,10 +71,12 @@ def _ask(uri: str, path: str, *, with_login: bool) -> "Response":
     from graftline.tracking.client import no_answer, request_limit
 
     try:
+        host = get_default_host_creds(uri)  # type: ignore[no-untyped-call]
         if not with_login:
-            return requests.get(uri + path, timeout=_REQUEST_SECONDS, auth=_anonymous)
+            tls = host.verify, host.client_cert_path
+            return requests.get(uri + path, timeout=_REQUEST_SECONDS, auth=_anonymous, verify=tls[0], cert=tls[1])
         with request_limit(_REQUEST_SECONDS):
-            answer: Response = http_request(get_default_host_creds(uri), path, "GET")  # type: ignore[no-untyped-call]
+            answer: Response = http_request(host, path, "GET")  # type: ignore[no-untyped-call]
             return answer
     except Exception as error:  # MLflow and requests have a dozen kinds for "not there"
         raise UserError(no_answer(uri, error)) from error

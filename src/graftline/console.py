@@ -5,24 +5,48 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, NewLine
+from rich.control import Control
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 T = TypeVar("T")
 
+_log_files: list[Path] = []  # where what is printed is kept: in the last one
+
+
+class LoggedConsole(Console):
+    """A console whose lines and tables go to the log file, too; a bar is for the terminal alone."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print to the log file, which is up to date should this process be killed, and to the terminal."""
+        is_bar = any(isinstance(one, Control | NewLine) for one in objects)  # each frame of it, and its end
+        if _log_files and not is_bar and not self.quiet:
+            _print_to(_log_files[-1], self.width, *objects, **options)
+        super().print(*objects, **options)
+
+
+def _print_to(file: Path, width: int, *objects: Any, **options: Any) -> None:
+    with (
+        suppress(OSError),  # the terminal has it, disk full or not
+        file.open("a", encoding="utf-8", errors="backslashreplace") as log,
+    ):
+        plain = Console(
+            file=log, width=width, highlight=False, color_system=None, force_terminal=False, force_jupyter=False
+        )
+        plain.print(*objects, **options)
+
+
 _in_notebook = "ipykernel" in sys.modules  # it says that it is a terminal, but does not move the cursor back
-console = Console(
+console = LoggedConsole(
     highlight=False,
-    record=True,  # for log.txt
     force_jupyter=False,  # one text, not an output of its own for each line
     force_terminal=False if _in_notebook else None,
 )
-_log_files: list[Path] = []  # where what is printed is kept: in the last one
 
 
 def say(text: str) -> None:
@@ -38,23 +62,11 @@ def warn(text: str) -> None:
 @contextmanager
 def logged(file: Path) -> Iterator[None]:
     """Append what is printed during the block to a file, except for what an inner block keeps in a file of its own."""
-    _flush_log()
     _log_files.append(file)
     try:
         yield
     finally:
-        _flush_log()
         _log_files.pop()
-
-
-def _flush_log() -> None:
-    text = console.export_text()
-    if _log_files:
-        with (
-            suppress(OSError),
-            _log_files[-1].open("a", encoding="utf-8", errors="backslashreplace") as log,
-        ):  # the terminal has it, disk full or not
-            log.write(text)
 
 
 @contextmanager

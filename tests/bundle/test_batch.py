@@ -357,6 +357,13 @@ def test_an_outage_is_no_row_and_the_same_command_goes_on(
         assert job.done()[0] == 0
         Files.refused = {"/102.png": 403}
         counts = job.run()
+        remote.statuses.clear()  # as a new process
+        assert [image.was_there for image in listed(tmp_path / "list.csv", tmp_path)] == [True, True, False, True]
+        Files.code = 403
+        remote.statuses.clear()
+        monkeypatch.setattr(remote, "_answered", {})
+        with pytest.raises(UserError, match=r"There is no access to .*/100.png"):
+            listed(tmp_path / "list.csv", tmp_path)
     assert (counts.images, counts.unreadable) == (4, 1)
     assert read(tmp_path)["error"].dropna().tolist() == [
         f"There is no access to {rows[2]}: check the credentials (what its server asks for)."

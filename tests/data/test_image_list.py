@@ -3,6 +3,8 @@
 import io
 import os
 import tarfile
+import threading
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -146,6 +148,34 @@ def test_names_that_find_ends_with_a_zero_may_hold_line_breaks(folder: Path, out
     names = [b"line\nbreak.png", b"a\r\nb\n", b"\n", b"a.png"] * many
     listed = ImageLister().read(io.BytesIO(b"".join(name + b"\0" for name in names)), out)
     assert [os.fsencode(image.path) for image in listed] == names
+
+
+def test_what_a_pipe_brings_is_not_in_memory_as_a_whole(out: Path) -> None:
+    content = b"".join(b"%0800d\0" % number for number in range(5_000))
+    reading, writing = os.pipe()
+
+    def write() -> None:
+        with open(writing, "wb") as pipe:  # noqa: PTH123 (a descriptor)
+            pipe.write(content)
+
+    tracemalloc.start()
+    try:
+        with open(reading, "rb") as pipe:  # noqa: PTH123 (likewise)
+            writer = threading.Thread(target=write)
+            writer.start()
+            assert ImageLister().read(pipe, out).count == 5_000
+            writer.join()
+        assert tracemalloc.get_traced_memory()[1] < len(content) / 4
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_password_in_a_path_on_standard_input_is_not_repeated(out: Path) -> None:
+    for end in (b"\n", b"\0"):
+        lines = io.BytesIO(end.join([b"a.png", b"https://host/b.png?token=hush", b""]))
+        with pytest.raises(UserError, match=r"^A path on standard input is a URL with a password or") as raised:
+            ImageLister().read(lines, out)
+        assert "hush" not in str(raised.value)
 
 
 def test_a_zero_in_a_path_shifts_no_row(folder: Path, out: Path) -> None:

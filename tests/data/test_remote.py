@@ -100,6 +100,20 @@ def test_a_shard_of_the_same_size_that_is_newer_is_another(shards: Path, served:
     assert remote_status(url).stamp != before.stamp
 
 
+def test_an_index_that_was_left_beside_a_newer_shard_is_not_read(
+    shards: Path, served: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    shard = shards / "pets-000000.tar"
+    before = contents(f"{served}/{shard.name}")
+    content = shard.read_bytes()
+    shard.write_bytes(content.replace(b'"label": "cat"', b'"label": "dog"'))
+    os.utime(shard, (0, 0))
+    remote.statuses.clear()  # as a new process
+    after = contents(f"{served}/{shard.name}")
+    assert (after.keys(), set(before.values()), set(after.values())) == (before.keys(), {"cat", "dog"}, {"dog"})
+    assert "pets-000000.index.parquet is not of" in caplog.text
+
+
 def test_what_is_half_written_elsewhere_is_no_shard(shards: Path, served: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a folder tells by no list what belongs to it."""
     (shards / "shards.json").unlink()

@@ -11,11 +11,14 @@ from full_disk import files_up_to
 from ingested import ingest, kinds
 
 from graftline.data import remote
+from graftline.data.ingest import Ingest
 from graftline.data.references import open_image
+from graftline.data.shards.write import write_shards
 from graftline.data.sources.archive import Archive
 from graftline.data.sources.folder import Folder
 from graftline.data.sources.source import Source
 from graftline.data.sources.table import Table
+from graftline.data.split import Split
 from graftline.errors import UserError
 
 from .conftest import MakeFolder, MakeImage
@@ -116,6 +119,13 @@ def test_an_image_that_one_may_not_read_is_left_out(tmp_path: Path, url: str) ->
     found = ingest(tmp_path, Path(f"{url}/pets"))
     reasons = {Path(finding.path).name: finding.detail for finding in found.findings}
     assert "There is no access to" in reasons["003.png"]
+
+    remote.statuses.clear()  # as a new process
+    images = Ingest("pets", f"{url}/pets", Folder(), Split()).list_images().images
+    forbidden = f"{url}/pets/hot dog/003.png"
+    assert write_shards(images, ["hot dog"], tmp_path / "out", "pets", 20_000, 1).left_out == [forbidden]
+    with pytest.raises(UserError, match=f"There is no access to {forbidden}"):
+        write_shards(images[images["path"] == forbidden], ["hot dog"], tmp_path / "none", "pets", 20_000, 1)
 
 
 def test_a_full_disk_is_no_fault_of_an_image(tmp_path: Path, root: Path, url: str, make_image: MakeImage) -> None:

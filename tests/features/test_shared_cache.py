@@ -1,6 +1,8 @@
 """A cache that machines share at a URL: what one has computed, no other computes again."""
 
 import logging
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +20,11 @@ from graftline.data import remote
 from graftline.data.version import Samples
 from graftline.errors import UserError
 from graftline.execution import Execution
-from graftline.features import segment
+from graftline.features import segment, shared_cache
+from graftline.features.activation_table import ActivationTable
 from graftline.features.cache import ActivationRequest, Features
 from graftline.features.engine import Engine, make_engine
+from graftline.features.shared_cache import SharedCache
 from graftline.files import sha256_file
 
 URL = "memory://bucket/activations"
@@ -114,6 +118,30 @@ def test_the_same_images_are_shared_once(tmp_path: Path, samples: Samples, monke
         second.activations(samples)
     assert second.computed >= 30
     assert stored() == files
+
+
+def test_processes_that_have_filled_a_segment_together_share_it_once(
+    tmp_path: Path, samples: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(tmp_path / "cache", shared=None)
+    machine.activations(samples)
+    store = machine.features.store
+    (entry,) = store.entries()
+    table = ActivationTable(store.directory / entry.name, {})
+
+    def upload_slowly(file: Path, url: str) -> None:
+        time.sleep(0.02)
+        remote.upload(file, url)
+
+    monkeypatch.setattr(shared_cache, "upload", upload_slowly)
+    processes = [
+        threading.Thread(target=SharedCache(URL).push, args=(store, table, table.segments())) for _ in range(2)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert len(stored()) == 5
 
 
 def test_what_is_damaged_there_is_computed(tmp_path: Path, samples: Samples, caplog: pytest.LogCaptureFixture) -> None:

@@ -21,6 +21,7 @@ from http_server import photo
 from tracking_server import DOCKER, TrackingServer, free_port, running
 from workplace import Workplace
 
+from graftline.pipeline.health.server import check_tracking
 from graftline.tracking.client import connect
 from graftline.tracking.tracking import Tracking
 
@@ -142,6 +143,18 @@ def test_the_model_behind_tls(proxy: Proxy) -> None:
     assert large.status == 413
 
 
+def test_who_has_no_login_is_told_before_the_body_is_sent(proxy: Proxy) -> None:
+    """Of which the proxy, whose disk is memory, keeps nothing."""
+    context = ssl.create_default_context(cafile=str(proxy.folder / "fullchain.pem"))
+    with (
+        socket.create_connection(("localhost", proxy.ports[8444]), timeout=10) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as connection,
+    ):
+        lines = ("POST /predict HTTP/1.1", "Host: localhost", "Content-Type: image/jpeg", "Content-Length: 1000000")
+        connection.sendall("\r\n".join([*lines, "", ""]).encode() + bytes(500_000))
+        assert connection.recv(100).startswith(b"HTTP/1.1 401")
+
+
 def test_nothing_goes_unencrypted(proxy: Proxy) -> None:
     sent_on = proxy.ask(8080, "/predict?a=b", b"photo")
     assert (sent_on.status, sent_on.headers["Location"]) == (308, f"{proxy.url(8443)}/predict?a=b")
@@ -156,6 +169,7 @@ def test_a_run_by_way_of_the_proxy(proxy: Proxy, server: str, tmp_path: Path, mo
     assert proxy.ask(8443, "/api/2.0/mlflow/experiments/search?max_results=1").status == 401
     monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", str(proxy.folder / "fullchain.pem"))
     tracking = Tracking(uri=proxy.url(8443), system_metrics=False)
+    assert [one.state for one in check_tracking(tracking)] == ["ok"] * 3
     with tracking.start(run_name="run", experiment="tls", directory=tmp_path / "run", tags={}) as run:
         run.log_metrics({"loss": 1.0}, 0)
         (tmp_path / "large.bin").write_bytes(b"x" * 5_000_000)

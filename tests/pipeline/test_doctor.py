@@ -75,6 +75,17 @@ def test_in_a_clone_the_way_out_is_makes(monkeypatch: pytest.MonkeyPatch) -> Non
     assert gpu.text.endswith(": rm -r .venv, then make setup without SYSTEM_TORCH")
 
 
+@pytest.mark.parametrize(
+    ("name", "in_its_place"), [("onnxruntime", "onnxruntime-gpu"), ("opencv-python-headless", "opencv-python")]
+)
+def test_a_package_that_brings_the_same_modules_takes_the_place_of_another(name: str, in_its_place: str) -> None:
+    installed = {other: "2.0" for other in GOOD if other != name} | {in_its_place: "2.1"}
+    required = [Requirement(f"{name}>=2")]
+    assert {one.state for one in packages.check_versions(installed, required, {name: "2.0"})} == {"ok"}
+    found = packages.check_versions({**installed, in_its_place: "1"}, required, {})
+    assert [in_its_place in f"{one.name} {one.text}" for one in found if one.state == "broken"] == [True]
+
+
 def test_python() -> None:
     (found,) = packages.check_python("3.9.1")
     assert found.state == "broken"

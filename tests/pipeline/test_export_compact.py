@@ -87,6 +87,18 @@ def test_the_float_one_takes_its_place(
     assert "is removed" not in capsys.readouterr().out
 
 
+def test_an_image_that_has_gone_is_named(place: Path) -> None:
+    version = DatasetVersion.load(next(place.glob("*/summary.json")).parent)
+    export = Export(Tracking(), str(place / "bundle"), "onnx-int8", str(place / "gone"), directory=str(place))
+    for split in ("train", "validation"):
+        gone = Path(version.samples(split).paths[0])
+        gone.rename(gone.with_suffix(".away"))
+        with pytest.raises(UserError, match=rf"^{gone} could be read at ingest but not now"):
+            export.run(place)
+        gone.with_suffix(".away").rename(gone)
+    assert list((place / "gone").iterdir()) == []
+
+
 def test_what_a_file_of_the_network_does_not_tell_is_said(place: Path, tmp_path: Path) -> None:
     bundle = Path(shutil.copytree(place / "bundle", tmp_path / "pets" / "bundle"))
     content = json.loads((bundle / "bundle.json").read_text())

@@ -16,6 +16,7 @@ from workplace import TINY, Workplace
 from conftest import paint
 from graftline.errors import UserError
 from graftline.pipeline.cli import ComposedStage, compose
+from graftline.pipeline.cli.ray_training import RayTraining
 from graftline.tracking.names import OUTPUT_DIRECTORY
 
 TYPED = [*(line for line in TINY if not line.startswith("trainer.max")), "data=folder", "data.path=photos", "seed=3"]
@@ -94,6 +95,26 @@ def test_what_is_typed_again_as_it_was_is_no_change(begin: Callable[..., Begun])
     assert begin().resume(*TYPED).config.seed == 3
     begun = begin("freeze=first_stages", "freeze.number=2")
     assert begun.resume("freeze.number=2", "seed=3", "backbone.image_size=32", "number=2").config.freeze.number == 2
+
+
+def test_what_ray_began_it_goes_on_with(begin: Callable[..., Begun]) -> None:
+    """Its processes have written what each of them is: one of torch's, which spreads nothing."""
+    typed = ["trainer=ray", "trainer.devices=2", "cluster=ray", "cluster.address=10.0.0.1:6379"]
+    begun = begin(*typed)
+    job = compose("train", [*TYPED, *typed])
+    on_ray = RayTraining.of(job)
+    assert on_ray is not None
+    (begun.directory / ".hydra" / "config.yaml").write_text(on_ray._content(earlier=[])["config"])
+
+    resumed = begun.resume(*typed, "trainer.max_epochs=7")
+    assert (resumed.config.trainer, resumed.config.cluster) == (
+        {**job.config.trainer, "max_epochs": 7},
+        job.config.cluster,
+    )
+    assert begun.resume("trainer=ray", "trainer.devices=4").config.trainer.devices == 4
+    assert RayTraining.of(begun.resume("trainer.devices=2")) is None, "two processes of this machine"
+    with pytest.raises(UserError, match="trainer=ray would change them"):
+        begin().resume("trainer=ray")
 
 
 def test_all_that_would_change_it_is_refused_at_once(begin: Callable[..., Begun]) -> None:

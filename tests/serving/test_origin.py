@@ -12,7 +12,7 @@ from mlflow.store.model_registry.dbmodels.models import SqlModelVersion
 from graftline.errors import UserError
 from graftline.serving.origin import Origin, Registered
 from graftline.tracking.client import connect
-from graftline.tracking.names import DECISION
+from graftline.tracking.names import BUNDLE_DIGEST, DECISION
 from graftline.tracking.registry import Registry
 
 
@@ -47,7 +47,8 @@ def test_what_the_gate_has_refused_stands_in_for_no_champion(
         assert (origin.version, origin.stands_in) == (found, True)
         assert f"version {found}, the newest that the gate has not refused, answers until" in str(pets.note(origin))
     client.set_registered_model_alias("pets", "champion", "3")
-    assert (pets.find(), pets.find().stands_in) == (Origin("models:/pets/3", 3), False), "whatever the gate has said"
+    champion = Origin("models:/pets/3", 3, "unknown")
+    assert (pets.find(), pets.find().stands_in) == (champion, False), "whatever the gate has said"
     assert pets.note(pets.find()) is None
     client.delete_registered_model_alias("pets", "champion")
     for version in ("1", "2"):
@@ -55,6 +56,17 @@ def test_what_the_gate_has_refused_stands_in_for_no_champion(
     with pytest.raises(UserError, match=r"has refused all of its versions: .*, such as models:/pets/3\.$"):
         pets.find()
     assert Registered("models:/pets/3", registry).find().version == 3, "who names it means it"
+
+
+def test_a_model_that_was_made_anew_is_another(registry: Registry, client: MlflowClient, tmp_path: Path) -> None:
+    pets, found = Registered("models:/pets/1", registry), []
+    for digest in ("1f2e", "3d4c"):
+        client.create_model_version("pets", tmp_path.as_uri(), tags={BUNDLE_DIGEST: digest})
+        found.append(pets.find())
+        client.delete_registered_model("pets")
+        client.create_registered_model("pets")
+    assert [(origin.uri, origin.digest) for origin in found] == [("models:/pets/1", "1f2e"), ("models:/pets/1", "3d4c")]
+    assert found[0] != found[1]
 
 
 def test_a_look_reads_one_version_however_many_there_are(

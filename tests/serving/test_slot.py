@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from graftline.bundle.ensemble import load_predictor
 from graftline.errors import UserError
 from graftline.execution import Execution
 from graftline.serving.limits import Limits
@@ -76,6 +77,27 @@ def test_no_other_version_stands_in_for_a_champion_that_is_gone(bundle: Path, ca
     gone = f"'pets' has no champion any more: {bundle} goes on."
     assert problems == [None, None, gone, gone, None], "a newer one, the champion, no champion twice, the champion"
     assert versions == {1}
+
+
+def test_a_version_of_the_same_number_with_another_bundle_takes_over(bundle: Path, calibrated: Path) -> None:
+    """As where a registered model was deleted and made anew."""
+    places = {"1f2e": bundle, "3d4c": calibrated}
+    origins = [Origin("models:/pets/1", 1, digest) for digest in ("1f2e", "3d4c", "3d4c")]
+
+    class MadeAnew(Moving):
+        def fetch(self, origin: Origin) -> Path:
+            return places[str(origin.digest)]
+
+    async def look() -> list[str]:
+        slot, digests = Slot(MadeAnew(*origins), Execution(), Limits(), Measures(), Pixels()), []
+        await slot.start()
+        for _ in range(2):
+            await slot.refresh()
+            digests.append(slot.health()["digest"])
+        await slot.close()
+        return digests
+
+    assert asyncio.run(look()) == 2 * [load_predictor(calibrated).digest]
 
 
 class Unanswered:

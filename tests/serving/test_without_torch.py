@@ -109,7 +109,7 @@ def test_a_folder_of_images_does_not_hide_the_model_of_its_name(
     connect(tracking.uri).create_registered_model("photos")
     shutil.copytree(bundle, tmp_path / "model" / "artifacts" / "bundle")
     connect(tracking.uri).create_model_version("photos", (tmp_path / "model").as_uri())
-    assert find_source("photos", tracking).find() == Origin("models:/photos/1", 1)
+    assert find_source("photos", tracking).find() == Origin("models:/photos/1", 1, "unknown")
     assert find_source("./photos", tracking) == Folder(Path("photos"), "photos"), "a path is a path"
     for root in ("of_a_run/bundle", "a_bundle"):
         shutil.copytree(bundle, tmp_path / root)

@@ -1,6 +1,7 @@
 """List images that are to be classified, however many they are: the list lies in a file, not in memory."""
 
 import hashlib
+import io
 import logging
 import os
 import re
@@ -21,7 +22,7 @@ from graftline.data.sources.shards import holds_shards, list_references
 from graftline.data.sources.source import TABLE_SUFFIXES
 from graftline.data.sources.table import Table
 from graftline.data.walk import walk_files
-from graftline.errors import UserError
+from graftline.errors import UnreachableError, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +30,10 @@ Kind = Literal["image", "folder", "table", "archive", "list"]
 
 _END = b"\0"  # of a name in the file: no path holds it
 _NO_STAMP = b"-"  # of a file that is not there
-_PIECE = 2**20  # bytes read at once
+_PIECE = 2**16  # bytes read at once
 _LONGEST_PATH = 2**16  # bytes, with room to spare: Linux has 4,096
 _LONGEST_TITLE = 100  # bytes
+_MOST_REFUSED = 1_000  # images, and none that is not: the credentials are wrong
 _SAID_EACH = 200_000  # images; listing them takes seconds
 
 JOB_FILE = "_job.json"  # of a folder of predictions; readers of a folder of Parquet files pass over what starts so
@@ -117,7 +119,7 @@ class ImageLister:
 
         Args:
             images: an image, a folder whose files are all listed, a table with a column of paths, an archive of either,
-                shards, also at a URL, or lines that are paths, as ``find`` prints them.
+                shards, also at a URL, or a file or pieces of one with a path per line, as ``find`` prints them.
             folder: gets the file with the list, which no other process sees and which is gone with this one.
 
         Raises:
@@ -125,7 +127,7 @@ class ImageLister:
         """
         if not isinstance(images, Path):
             return _write(
-                "list", "listed", _lines(images), folder, "No path came on standard input: give one per line."
+                "list", "listed", _printed(images), folder, "No path came on standard input: give one per line."
             )
         require_no_secret(str(images), "images")
         images = images.expanduser()
@@ -198,18 +200,23 @@ def _below(root: Path) -> Iterator[ListedImage]:
         yield ListedImage(path, path)
 
 
-def _lines(lines: Iterable[bytes]) -> Iterator[ListedImage]:
-    """Yield an image for each line, or for each name of `find -print0`, which may hold line breaks."""
-    lines, head, size = iter(lines), list[bytes](), 0
-    for line in lines:
-        head.append(line)
-        size += len(line)
+def _printed(source: Iterable[bytes]) -> Iterator[ListedImage]:
+    """Yield an image for each line, or for each name of `find -print0`, which may hold line breaks.
+
+    Raises:
+        UserError: one is a URL with a password in it.
+    """
+    pieces = iter(partial(source.read1, _PIECE), b"") if isinstance(source, io.BufferedIOBase) else iter(source)
+    head, size = list[bytes](), 0
+    for piece in pieces:
+        head.append(piece)
+        size += len(piece)
         if size > _LONGEST_PATH:  # a name ends before
             break
-    every = chain(head, lines)
-    has_ends = any(_END in line for line in head)
-    for text in _texts(every) if has_ends else (line.rstrip(b"\r\n") for line in every):
-        if name := os.fsdecode(text):
+    end = _END if any(_END in piece for piece in head) else b"\n"
+    for text in _texts(chain(head, pieces), end):
+        if name := os.fsdecode(text if end == _END else text.rstrip(b"\r")):
+            require_no_secret(name, "A path on standard input")
             yield ListedImage(name, os.path.expanduser(name))  # noqa: PTH111 (speed)
 
 
@@ -225,25 +232,42 @@ def _write(
         folder: where the file is.
         if_none: what is wrong if there are none.
         content: what the images are known by; empty: by size and time of each.
+
+    Raises:
+        UserError: there are none, a storage cannot be reached, or it gives access to none of the images.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it lives as long as the list
     total, count = hashlib.sha256(content.encode()), 0
+    refused, refusal = 0, None
     for image in images:
         count += 1
         name, path = (os.fsencode(text.replace("\0", "\ufffd")) for text in (image.name, image.path))
-        stamp = _stamp(image.path)
+        try:
+            stamp = _stamp(image.path)
+        except UnreachableError:
+            raise
+        except UserError as error:  # the row of this image will say it
+            stamp, refused, refusal = _NO_STAMP, refused + 1, refusal or error
+            if refused == count == _MOST_REFUSED:
+                raise
         file.write(_END.join([name, b"" if path == name else path, b"" if stamp == _NO_STAMP else b"1", b""]))
         total.update(name + _END + (b"" if content else stamp))
         if count % _SAID_EACH == 0:
             logger.info(f"Listing images: {count:,} so far")
     if count == 0:
         raise UserError(if_none)
+    if refusal is not None and refused == count:
+        raise refusal
     return ImageList(kind, title, count, total.hexdigest()[:16], file)
 
 
 def _stamp(path: str) -> bytes:
-    """Return what changes with a file."""
+    """Return what changes with a file.
+
+    Raises:
+        UserError: it is at a URL that cannot be reached, or gives no access to it.
+    """
     try:
         return b"%d %d" % read_status(path)[:2]
     except UserError:
@@ -252,11 +276,11 @@ def _stamp(path: str) -> bytes:
         return _NO_STAMP
 
 
-def _texts(pieces: Iterable[bytes]) -> Iterator[bytes]:
+def _texts(pieces: Iterable[bytes], end: bytes = _END) -> Iterator[bytes]:
     """Yield what lies between the ends, and what comes after the last one."""
     rest = b""
     for piece in pieces:
-        *whole, rest = (rest + piece).split(_END)
+        *whole, rest = (rest + piece).split(end)
         yield from whole
     if rest:
         yield rest

@@ -32,6 +32,7 @@ Answer = TypeVar("Answer")
 
 WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before each further try
 INDEX_SUFFIX = ".index.parquet"  # of what is known of a shard, some 40 bytes per image
+STATE_SUFFIX = ".state"  # of the note which state of its shard an index at a URL is of
 _SECRET = re.compile(r"://[^/]*@|[?&][^=]*(sig|token|key|secret|credential|password)[^=]*=", re.IGNORECASE)
 _NO_ACCESS = re.compile(  # in Arrow's words; it has codes of S3 and of Google's storage
     r"ACCESS_DENIED|INVALID_(ACCESS_KEY_ID|CLIENT_TOKEN_ID|SIGNATURE)|SIGNATURE_DOES_NOT_MATCH|UNRECOGNIZED_CLIENT|"
@@ -281,7 +282,7 @@ def _evict(newest: Path, limit: float) -> None:
         with suppress(FileNotFoundError):  # another process has just removed it
             status = file.stat()
             is_written = file.name.startswith(".") and time.time() - status.st_mtime < _ABANDONED
-            if not (is_written or file.name.endswith((INDEX_SUFFIX, ".lock"))):
+            if not (is_written or file.name.endswith((INDEX_SUFFIX, STATE_SUFFIX, ".lock"))):
                 files.append((status.st_mtime, status.st_size, file))
     total = sum(size for _, size, _ in files)
     for _, size, file in sorted(files):

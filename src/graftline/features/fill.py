@@ -198,7 +198,8 @@ class CacheFill:
         """Upload the segments into which something was written here."""
         for wanted in self._wanted:
             segments = {s.segment.directory: s.segment for s in self._computed if s.wanted is wanted}
-            self._share(partial(SharedCache.push, table=wanted.table, segments=segments.values()))
+            push = partial(SharedCache.push, store=self._store, table=wanted.table)
+            self._share(partial(push, segments=segments.values()))
 
     def _look_up(self) -> None:
         """Find out where everything lies, and keep it from being removed."""

@@ -128,24 +128,26 @@ class SharedCache:
             return None
         return header if header.format == FORMAT and header.dtype in ("float16", "float32") else None
 
-    def push(self, table: ActivationTable, segments: Iterable[Segment]) -> None:
+    def push(self, store: ActivationStore, table: ActivationTable, segments: Iterable[Segment]) -> None:
         """Upload segments of a table, but for those that are not whole and those with the same images as one there.
+
+        Processes of this machine do so one after the other: each of those that have filled a segment together has it.
 
         Raises:
             UserError: the storage cannot be reached, or not be written to.
         """
-        names = self._names(table)
-        for segment in segments:
-            header = segment.header
-            if header is None or not is_written(segment.states()).all():
-                continue
-            content = digest([header.digests_crc, header.images, header.width, header.dtype])
-            if any(name.startswith(content) for name in names):
-                continue
-            target = f"{self.url}/{table.directory.name}/{content}-{uuid4().hex[:8]}"
-            for file in (*INDEX, *DATA, HEADER):
-                upload(segment.directory / file, f"{target}/{file}")
-            logger.info(f"{in_words(header.bytes)} of activations are shared at {target}.")
+        with Lock(store.directory / "pushing", shared=False, on_wait=lambda: None):
+            for segment in segments:
+                header = segment.header
+                if header is None or not is_written(segment.states()).all():
+                    continue
+                content = digest([header.digests_crc, header.images, header.width, header.dtype])
+                if any(name.startswith(content) for name in self._names(table)):
+                    continue
+                target = f"{self.url}/{table.directory.name}/{content}-{uuid4().hex[:8]}"
+                for file in (*INDEX, *DATA, HEADER):
+                    upload(segment.directory / file, f"{target}/{file}")
+                logger.info(f"{in_words(header.bytes)} of activations are shared at {target}.")
 
     def _names(self, table: ActivationTable) -> list[str]:
         """Return the names of the segments of a table that are there."""

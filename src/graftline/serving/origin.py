@@ -1,6 +1,6 @@
 """Where a served model comes from: a bundle on this machine, or a name in MLflow's registry that may move."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -8,7 +8,7 @@ from graftline.errors import UserError
 from graftline.tracking.names import CHAMPION
 
 if TYPE_CHECKING:  # a server of folders alone has no registry
-    from graftline.tracking.registry import Registry
+    from graftline.tracking.registry import RegisteredVersion, Registry
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,14 @@ class Origin:
     Attributes:
         uri: ``models:/elpv/3``, or the bundle's folder.
         version: number of the registered version; None for a folder.
+        digest: of the version's bundle, as the number may be that of another one once a model was deleted and made
+            anew; None for a folder.
         stands_in: whether it stands in for a champion, since there is none.
     """
 
     uri: str
     version: int | None
+    digest: str | None = None
     stands_in: bool = field(default=False, compare=False)
 
     @property
@@ -106,10 +109,9 @@ class Registered:
                 answer.
         """
         if self.reference.startswith("models:/"):
-            version = self.registry.version(self.reference)
-            return Origin(version.uri, version.version)
+            return _origin(self.registry.version(self.reference))
         if (champion := self.registry.aliased(self.name, CHAMPION)) is not None:
-            return Origin(champion.uri, champion.version)
+            return _origin(champion)
         versions = self.registry.versions(self.name)
         if not versions:
             raise UserError(f"The registered model '{self.name}' has no version: train one.")
@@ -119,7 +121,7 @@ class Registered:
                 f"The registered model '{self.name}' has no champion, and the gate has refused all of its versions: "
                 f"train a better one, or name the one that is meant all the same, such as {versions[-1].uri}."
             )
-        return Origin(left[-1].uri, left[-1].version, stands_in=True)
+        return replace(_origin(left[-1]), stands_in=True)
 
     def fetch(self, origin: Origin) -> Path:
         """Return the folder of the version's bundle, downloaded if need be and checked against its digest.
@@ -137,3 +139,7 @@ class Registered:
             f"'{self.name}' has no champion: version {origin.version}, the newest that the gate has not refused, "
             f"answers until one of its versions has the alias '{CHAMPION}'."
         )
+
+
+def _origin(version: "RegisteredVersion") -> Origin:
+    return Origin(version.uri, version.version, version.bundle_digest)

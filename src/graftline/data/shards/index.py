@@ -24,12 +24,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from graftline.data.file_names import to_text
-from graftline.data.references import find_url, is_there, open_image, read_status
-from graftline.data.remote import INDEX_SUFFIX, cached_file
+from graftline.data.references import FileStatus, find_url, is_there, open_image, read_status
+from graftline.data.remote import INDEX_SUFFIX, STATE_SUFFIX, cached_file, remote_status
 from graftline.data.sources.source import IMAGE_SUFFIXES, find_split, tidy_label
 from graftline.data.walk import is_leftover
 from graftline.errors import UserError, first_line
-from graftline.files import atomic_file
+from graftline.files import atomic_file, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -51,56 +51,83 @@ SCHEMA = pa.schema(
 )
 KNOWN = ("label", "split", "group", "weight", "stratum")  # what the .json of an image may tell
 _PIECE = 2**20  # bytes read at once
-_SIZE = b"graftline.shard_bytes"
+_SIZE, _MODIFIED = b"graftline.shard_bytes", b"graftline.shard_modified"  # the latter in ns
 _MOST_WEIGHT = float(np.finfo(np.float32).max)
 _NUMBER = re.compile("[0-9]{1,18}")  # of a class; longer ones are names, as no 64 bits hold them
 
 
 def index_path(shard: Path) -> Path:
-    """Return where the index of a shard lies: beside it, or in the cache where nobody has put one beside it."""
+    """Return where the index of a shard lies: beside it, or in the cache where nobody has put its own beside it."""
     beside, url = shard.with_suffix(INDEX_SUFFIX), find_url(shard)
-    if url is None or is_there(str(beside)):
+    if url is None or (is_there(str(beside)) and _is_of_now(url, str(beside))):
         return beside
     return cached_file(url).with_suffix(INDEX_SUFFIX)
 
 
-def write_index(rows: Iterable[Mapping[str, Any]], shard: Path, file: Path) -> pa.Table:
+def _is_of_now(url: str, beside: str) -> bool:
+    """Tell whether the index beside a shard at a URL is of the shard as it is now, as far as this machine knows.
+
+    The cache notes with which state of the shard an index was first read; the same index is none of another state.
+    """
+    index, state = find_url(beside), str(remote_status(url).stamp)
+    assert index is not None
+    note = cached_file(index).with_suffix(STATE_SUFFIX)
+    if not note.exists():
+        with suppress(OSError):  # a cache that cannot be written to
+            write_text(note, state)
+        return True
+    is_of_now = note.read_text(encoding="utf-8") == state
+    if not is_of_now:
+        logger.warning(f"{index} is not of {url} as it is now: put the index of the new shard there, or remove it.")
+    return is_of_now
+
+
+def write_index(rows: Iterable[Mapping[str, Any]], shard: Path, file: Path, status: FileStatus) -> pa.Table:
     """Write the index of a shard, which must be complete, and return it.
 
     Args:
         rows: the values of `SCHEMA` but for the shard's name, for each image; what is missing is unknown.
         shard: the tar.
         file: where the index is to appear.
+        status: of the tar that the rows are of.
     """
     table = pa.Table.from_pylist([{"shard": shard.name, **row} for row in rows], SCHEMA)
-    table = table.replace_schema_metadata({_SIZE: str(read_status(str(shard)).size)})
+    table = table.replace_schema_metadata({_SIZE: str(status.size), _MODIFIED: str(status.modified)})
     with atomic_file(file) as temporary:
         pq.write_table(table, temporary, compression="zstd")
     return table
 
 
-def read_index(shard: Path, file: Path) -> pa.Table:
-    """Read the index of a shard.
+def read_index(shard: Path, file: Path) -> pa.Table | None:
+    """Return the index of a shard; None where there is none, or the shard was written anew since, with the same size.
+
+    Tars are padded, so that one whose labels were corrected mostly has its size of before.
 
     Raises:
-        UserError: it is none of ours, it is damaged, or the shard is another than it was.
+        UserError: it is none of ours, it is damaged, or the shard has another size than it had.
     """
+    if not is_there(str(file)):
+        return None
     way_out = f"remove {file}, and the shard is indexed anew"
     try:
         with open_image(file) as content:
             table = pq.read_table(content)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"The index {file} cannot be read ({first_line(error)}): {way_out}.") from error
-    written = int((table.schema.metadata or {}).get(_SIZE, -1))
+    metadata = table.schema.metadata or {}
+    written = int(metadata.get(_SIZE, -1))
     if "columns" not in table.column_names:
         table = table.append_column("columns", pa.nulls(len(table), pa.string()))
     if not set(SCHEMA.names) <= set(table.column_names) or written < 0:
         raise UserError(f"The index {file} does not fit, it is none of a shard: {way_out}.")
-    if (size := read_status(str(shard)).size) != written:
+    size, modified, _ = read_status(str(shard))
+    if size != written:
         raise UserError(
             f"The shard {shard} has changed since it was indexed, from {written:,} to {size:,} bytes: put the earlier "
             f"one back, or {way_out}."
         )
+    if find_url(shard) is None and int(metadata.get(_MODIFIED, -1)) != modified:  # of a URL, `index_path` sees to it
+        return None
     ends = pc.max(pc.add(table["offset"], table["size"])).as_py() or 0
     if ends > size:
         raise UserError(f"The index {file} does not fit, its last image ends behind the shard's end: {way_out}.")
@@ -108,12 +135,13 @@ def read_index(shard: Path, file: Path) -> pa.Table:
 
 
 def make_index(shard: Path, file: Path) -> pa.Table:
-    """Return the index of a shard that has none, which is written beside it where that is possible.
+    """Return the index of a shard that has none of its own, which is written to ``file`` where that is possible.
 
     Raises:
         UserError: it is no tar, it is compressed or not whole, or an image has two files or what is no label.
     """
     try:
+        status = read_status(str(shard))
         with open_image(shard) as opened:
             rows = list(_rows(shard, opened))
     except (tarfile.TarError, EOFError) as error:
@@ -122,7 +150,7 @@ def make_index(shard: Path, file: Path) -> pa.Table:
             "short; write it anew."
         ) from error
     try:
-        return write_index(rows, shard, file)
+        return write_index(rows, shard, file, status)
     except OSError as error:
         if not isinstance(error, PermissionError) and error.errno != errno.EROFS:
             raise

@@ -11,7 +11,7 @@ import os
 import shutil
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -25,7 +25,7 @@ from graftline.data.shards.index import KNOWN, index_path, read_index, write_ind
 from graftline.data.shards.processes import in_processes
 from graftline.data.version_writing import common_folder
 from graftline.data.walk import is_leftover
-from graftline.errors import UserError
+from graftline.errors import UnreachableError, UserError
 from graftline.files import atomic_file, write_json
 from graftline.locks import Lock
 
@@ -49,7 +49,7 @@ class WrittenShards:
         images: in all of them.
         bytes: that they take.
         already: how many of them were there already.
-        left_out: paths of images that are listed and not there.
+        left_out: paths of images that are listed and not there, or forbidden.
     """
 
     count: int
@@ -83,12 +83,13 @@ def write_shards(
     Raises:
         UserError: the folder has shards of other images or no room, or an image cannot be read any more.
     """
-    stamps = pd.DataFrame([_stamp(path) for path in images["path"]], columns=["size", "modified"], index=images.index)
-    is_there = stamps["size"] >= 0
+    stamps, refusal = _stamps(images["path"])
+    sizes = pd.DataFrame(stamps, columns=["size", "modified"], index=images.index)
+    is_there = sizes["size"] >= 0
     left_out = images.loc[~is_there, "path"].tolist()
-    images = images.join(stamps)[is_there]
+    images = images.join(sizes)[is_there]
     if images.empty:
-        raise UserError(f"None of the images is there (first: {left_out[0]}): correct Ingest.path.")
+        raise refusal or UserError(f"None of the images is there (first: {left_out[0]}): correct Ingest.path.")
     images = images.iloc[np.random.default_rng(_SEED).permutation(len(images))].reset_index(drop=True)
     takes = images["size"] + _BESIDE
     share = takes.sum() / math.ceil(takes.sum() / shard_bytes)  # bytes of each, so that none is much smaller
@@ -134,7 +135,7 @@ def write_shard(shard: Path, images: Iterable[tuple[Mapping[str, Any], bytes]]) 
             tar.flush()
             os.fsync(tar.fileno())  # the index says that the shard is whole: after a power failure, too
         _verify(temporary, rows, shard)
-    write_index(rows, shard, index_path(shard))
+    write_index(rows, shard, index_path(shard), read_status(str(shard)))
     return len(rows)
 
 
@@ -163,12 +164,25 @@ def _read_all(images: pd.DataFrame) -> Iterator[tuple[dict[str, Any], bytes]]:
             ) from error
 
 
-def _stamp(path: str) -> tuple[int, int]:
-    """Return size and time of an image; -1 for both if it is not there."""
-    with suppress(OSError):
-        status = read_status(path)
-        return status.size, status.modified
-    return -1, -1
+def _stamps(paths: Iterable[str]) -> tuple[list[tuple[int, int]], UserError | None]:
+    """Return size and time of each image, -1 for both if it is not there or forbidden, and why the first one is that.
+
+    Raises:
+        UnreachableError: a storage does not answer.
+    """
+    stamps, refusal = list[tuple[int, int]](), None
+    for path in paths:
+        size = modified = -1
+        try:
+            size, modified, _ = read_status(path)
+        except UnreachableError:
+            raise
+        except UserError as error:
+            refusal = refusal or error
+        except OSError:
+            pass
+        stamps.append((size, modified))
+    return stamps, refusal
 
 
 def _identify(images: pd.DataFrame, numbers: np.ndarray) -> str:

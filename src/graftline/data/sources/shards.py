@@ -36,7 +36,8 @@ class Shards:
 
     The files of an image share a name up to its first dot: ``0001.jpg``, and ``0001.json`` with its label, or
     ``0001.cls``. Where there is neither, the folder in the tar is the label. An index beside each tar tells where its
-    images lie; a tar of another tool gets one when it is first read. Images are never unpacked.
+    images lie; a tar of another tool gets one when it is first read, and a new one when it was written to since. Images
+    are never unpacked.
 
     Attributes:
         workers: processes that index tars; 0 for one per core.
@@ -53,10 +54,11 @@ class Shards:
         url = None if path is None else find_url(path)
         shards = _find(require(path, "a folder of shards")) if url is None else _find_remote(url)
         files = {shard: index_path(shard) for shard in shards}
-        new = [(shard, file) for shard, file in files.items() if not is_there(str(file))]
+        indices = {shard: read_index(shard, file) for shard, file in files.items()}
+        new = [(shard, file) for shard, file in files.items() if indices[shard] is None]
         made = track(in_processes(_index, new, self.workers), "Indexing shards", len(new)) if new else ()
-        indices = {shard: index for (shard, _), index in zip(new, made, strict=True)}  # not all could be written
-        return _list(shards, [indices[s] if s in indices else read_index(s, file) for s, file in files.items()])
+        indices |= {shard: index for (shard, _), index in zip(new, made, strict=True)}  # not all could be written
+        return _list(shards, list(indices.values()))
 
 
 def holds_shards(images: Path) -> bool:
@@ -86,8 +88,8 @@ def list_references(images: Path) -> Iterator[str]:
     url = find_url(images)
     for shard in _find(images) if url is None else _find_remote(url):
         file = index_path(shard)
-        index = read_index(shard, file) if is_there(str(file)) else make_index(shard, file)
-        yield from _references(shard, index).to_pylist()
+        index = read_index(shard, file)
+        yield from _references(shard, make_index(shard, file) if index is None else index).to_pylist()
 
 
 def _index(task: tuple[Path, Path]) -> pa.Table:

@@ -1,0 +1,31 @@
+"""What is printed reaches the log file as it is printed, and a bar only the terminal."""
+
+import io
+from pathlib import Path
+
+import pytest
+
+from graftline.console import console, logged, print_facts, print_table, progress, say, warn
+
+
+def test_a_bar_is_for_the_terminal_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of its frames is kept in memory or written to the log, of which a killed process leaves what it has said."""
+    terminal, file = io.StringIO(), tmp_path / "log.txt"
+    monkeypatch.setattr(console, "_file", terminal)
+    monkeypatch.setattr(console, "_force_terminal", True)
+    monkeypatch.setattr(console, "is_interactive", True)
+    monkeypatch.setenv("TERM", "xterm")
+    with logged(file):
+        say("[red] pets")
+        with progress("Counting", total=20) as bar:
+            for _ in range(20):
+                bar.advance(bar.task_ids[0])
+                bar.refresh()
+            warn("odd")
+            assert file.read_text() == "[red] pets\n! odd\n"
+        print_table("pets", ("images", "train"), [("cats", "1,081")])
+        print_facts("done", [("bundle", "a/b")])
+    assert "20/20" in terminal.getvalue()
+    lines = [line.rstrip() for line in file.read_text().splitlines()]
+    assert lines[2:] == ["pets", "images  train", "cats    1,081", "done", "bundle  a/b"]
+    assert not console.record
