@@ -11,7 +11,7 @@ from graftline.freezing.rule import FreezeDecision, FreezeRule
 from graftline.training.kept_answer import KeptAnswer
 from graftline.training.setup import TrainingSetup
 
-FORMAT = 6  # raise it when the rule that decides, or what is kept of a decision, changes
+FORMAT = 7  # raise it when the rule that decides, or what is kept of a decision, changes
 
 
 class KnownDepth:
@@ -30,6 +30,7 @@ class KnownDepth:
             "version": setup.version.digest,
             "weights": asdict(setup.graft.weights),
             "arguments": dict(setup.graft.arguments),
+            "drop_rates": dict(setup.graft.drop_rates),
             "architecture": setup.graft.network.pretrained_cfg["architecture"],  # type: ignore[index]  # a timm model has it
             "preprocessing": setup.graft.preprocessing.to_dict(),
             "recipe": asdict(replace(setup.recipe, resume=None)),
