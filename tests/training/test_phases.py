@@ -192,6 +192,14 @@ def test_phases_that_make_it_worse_are_undone(
         assert graft.network.classifier.weight.equal(state["network.classifier.weight"])  # type: ignore[union-attr, operator]
     else:
         pytest.fail(f"the later phases were to be worse: {losses}")
+    for number in range(3):
+        phase = FitDirectory(tmp_path / "fit").phase(number)
+        content = json.loads(phase.result.read_text())
+        content["history"]["best"][MONITOR] = 0.0
+        phase.result.write_text(json.dumps(content))
+    equal = make_setup(optimizer=wild, version=judged_version)
+    assert run(equal, tmp_path / "fit", Heard(), resume=True).best_phase == 0, "the first of equal phases is kept"
+    assert_same_weights(equal, setup)
 
 
 def test_the_last_epoch_is_kept_where_the_validation_images_tell_nothing(
