@@ -102,7 +102,10 @@ def train(
             earlier = [result.history for result in results]
             end = None if deadline is None else _end_of_next(deadline, len(plans) - number)
             fit_once = partial(fit_phase, setup, directory=phase, events=events, earlier=earlier, deadline=end)
-            results.append(fit_at_lower_rates(fit_once, setup, plan, phase, resume=resume))
+            first_step = sum(history.steps for history in earlier)
+            results.append(
+                fit_at_lower_rates(fit_once, setup, plan, phase, resume=resume, events=events, first_step=first_step)
+            )
         if len(plans) > 1:
             best_state = _better(best_state, results[min(first_judged, len(plans) - 1) :], setup.graft.network)
         if results[-1].history.interrupted:
