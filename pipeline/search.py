@@ -15,6 +15,7 @@ from graftline.backbones.backbone import Backbone
 from graftline.console import say, warn
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError, first_line
+from graftline.execution import Execution
 from graftline.features.cut import UncuttableError
 from graftline.freezing.depth import deep_images
 from graftline.freezing.measured import Measured
@@ -87,13 +88,14 @@ class Search(Train):
 
     def run(self, directory: Path) -> SearchResult:
         """Search, train the winner, test it once, track and register it."""
-        return self._without_bad_networks()._search(directory)
-
-    def _search(self, directory: Path) -> SearchResult:
         ledger = Ledger(60 * self.minutes, began=time.perf_counter() - START_SECONDS)
+        execution = self.check()
+        return self._with_fitting_networks()._search(directory, execution, ledger)
+
+    def _search(self, directory: Path, execution: Execution, ledger: Ledger) -> SearchResult:
         files = RunDirectory(directory)
         with ledger.spend("images, networks"):
-            setup = self._prepare(self.check(), files)
+            setup = self._prepare(execution, files)
             scores = self._score_files(setup, files)
             history, images = SearchHistory(self._candidates(setup)), TrainingImages.of(setup)
             first = self._first(history, setup)
@@ -117,30 +119,37 @@ class Search(Train):
             log_search(run, found)
         return summarize_search(found, run.id, os.path.relpath(directory / "search.png"))
 
-    def _without_bad_networks(self) -> "Search":
-        """Return the search without those of several named networks that cannot be used.
+    def _check_backbone(self) -> None:
+        """Find the weights of the plain network, where none is named: each that may win is checked later on."""
+        if not self.backbones:
+            _require_knowledge(self.backbone)
+            self.backbone.check()
+
+    def _with_fitting_networks(self) -> "Search":
+        """Return the search with the networks that can be trained as the winner would be, of those named or all here.
 
         Raises:
             UserError: none of them can.
         """
+        found = self.backbones or find_backbones(self.backbone)
+        if not found:
+            raise UserError(
+                "There are no weights on this machine to choose from: name networks with backbone, of which those that "
+                "are missing are downloaded, or fetch some with fetch()."
+            )
         good, errors = list[Backbone](), list[UserError]()
-        for backbone in self.backbones:
+        for backbone in found:
             try:
                 _require_knowledge(backbone)
-                backbone.check()
+                super(Search, replace(self, backbone=backbone))._check_backbone()
                 good.append(backbone)
             except UserError as error:
                 errors.append(error)
-        if errors and not good:
+        if not good:
             raise errors[0]
-        if not errors:
-            return self
-        for backbone, why in zip([one for one in self.backbones if one not in good], errors, strict=True):
+        for backbone, why in zip([one for one in found if one not in good], errors, strict=True):
             logger.warning(f"{backbone.name} is left out: {first_line(why)}.")
-        return replace(self, backbone=good[0], backbones=good)
-
-    def _check_freeze(self, *, pretrained: bool) -> None:
-        """Leave that to the training of the winner, which may have other layers."""
+        return replace(self, backbone=self.backbone if self.backbone in good else good[0], backbones=good)
 
     def _fit_to_images(self, version: DatasetVersion) -> Backbone:
         """Return the backbone at its own size where it is to suit the images: the search finds out."""
@@ -149,17 +158,11 @@ class Search(Train):
 
     def _candidates(self, setup: TrainingSetup) -> list[Candidate]:
         """List what there is to choose from."""
-        _require_knowledge(self.backbone)
         aspect = setup.version.typical_aspect()
-        backbones = [one.for_aspect(aspect) for one in self.backbones or find_backbones(self.backbone)]
+        backbones = [one.for_aspect(aspect) for one in self.backbones]
         table = setup.version.table().query("split == 'train'")
         shorter_side = float(table[["width", "height"]].min(axis=1).median())
         candidates = list_candidates(backbones, self.backbone.name, shorter_side)
-        if not candidates:
-            raise UserError(
-                "There are no weights on this machine to choose from: name networks with backbone, of which those that "
-                "are missing are downloaded, or fetch some with fetch()."
-            )
         networks = {one.network for one in candidates}
         sides = sorted({one.side for one in candidates})
         say(f"{len(candidates)} candidates: {', '.join(sorted(networks))}; images of {', '.join(map(str, sides))} px.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from graftline.console import console
-from graftline.errors import UserError, find_cause
+from graftline.errors import DivergenceError, UserError, find_cause
 from graftline.pipeline.cli.errors import EXIT_DONE, EXIT_MISTAKE, report_error
 from graftline.pipeline.runs.directory import RunDirectory
 from graftline.pipeline.training.further_process import WORKER
@@ -73,8 +73,6 @@ def _train_along(directory: Path, rank: "FurtherRank | None" = None) -> int:
             with nullcontext() if rank is None else rank.training(make_execution(stage.trainer).device):
                 stage.work(directory)
     except Exception as error:
-        from graftline.training.divergence import DivergenceError
-
         if not any(find_cause(error, kind) for kind in (DivergenceError, LostProcessError)):  # another one says those
             console.quiet = False
             report_error(error, directory)

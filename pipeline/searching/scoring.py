@@ -13,7 +13,7 @@ from graftline.search.candidates import Candidate
 from graftline.search.contestant import Contestant, PassSeconds
 from graftline.search.deeper import choose, train_deeper
 from graftline.search.halving import first_images
-from graftline.search.history import ScoreFiles, SearchHistory
+from graftline.search.history import HEAD, ScoreFiles, SearchHistory
 from graftline.search.ledger import Ledger, in_words
 from graftline.search.rounds import PREPARE_SECONDS, HeadRounds, TrainingImages
 from graftline.training.forecast import EXPORT_SECONDS
@@ -59,7 +59,7 @@ class Scoring:
         ledger, history = self.ledger, self.history
         until = ledger.now + SCORING_SHARE * ledger.left
         left = left_of(history)
-        if (reason := no_rounds(left, self.images, self.pass_seconds, until - ledger.now)) is not None:
+        if (reason := no_rounds(left, self.images, self.pass_seconds, self.scores, until - ledger.now)) is not None:
             say(f"Nothing is searched, as {reason}: {left[0].name} is trained.")
             return False
         common = self.setup, history, self.images, ledger, self.scores
@@ -88,15 +88,19 @@ def left_of(history: SearchHistory) -> Sequence[Candidate]:
 
 
 def no_rounds(
-    left: Sequence[Candidate], images: TrainingImages, pass_seconds: PassSeconds, seconds: float
+    left: Sequence[Candidate], images: TrainingImages, pass_seconds: PassSeconds, files: ScoreFiles, seconds: float
 ) -> str | None:
-    """Return why there is nothing to compare, as a part of a sentence; None where there is something."""
+    """Return why there is nothing to compare, as a part of a sentence; None where there is something.
+
+    Scores on disk take no time.
+    """
     if len(left) == 1:
         return "there is only one candidate that can be trained in the time"
     number = first_images(len(images), images.num_classes)
     if number < 2:
         return "one training image tells nothing"
-    needed = 2 * (PREPARE_SECONDS + EXPORT_SECONDS) + number * sum(map(pass_seconds.of, left[:2]))
+    new = [one for one in left[:2] if files.load(one, HEAD, number, 0.0) is None]
+    needed = sum(PREPARE_SECONDS + EXPORT_SECONDS + number * pass_seconds.of(one) for one in new)
     if needed > seconds:
         return (
             f"comparing two candidates takes about {in_words(needed)}, more than the {in_words(max(seconds, 0))} that "

@@ -61,6 +61,10 @@ class LoggedEvents(FitEvents):
         """Log an epoch's metrics; one that a resume trains again is not logged again."""
         self._run.log_metrics(metrics, step, once=True)
 
+    def on_begin_anew(self, step: int) -> None:
+        """Log the epochs of the phase once more."""
+        self._run.begin_anew(step)
+
     def on_interrupt(self, interrupt: KeyboardInterrupt) -> bool:
         """Ask whoever started the run."""
         return self._ends(interrupt)

@@ -25,6 +25,10 @@ class UnreachableError(UserError):
     """A storage or MLflow does not answer, or we cannot ask it or keep the answer: what is there, nobody knows."""
 
 
+class DivergenceError(UserError):
+    """The loss of a training is no number, or has grown beyond use."""
+
+
 def first_line(error: BaseException) -> str:
     r"""Return the first line of an error's message without its full stop, or the error's name if it has none.
 

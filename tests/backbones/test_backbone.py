@@ -300,7 +300,9 @@ def test_a_scaled_network_keeps_the_size_of_its_phi() -> None:
 
 
 def test_drop_rates_reach_the_network() -> None:
-    network = Backbone("test_efficientnet", weights="none", drop_rate=0.3, drop_path_rate=0.2).build(2).network
+    graft = Backbone("test_efficientnet", weights="none", drop_rate=0.3, drop_path_rate=0.2).build(2)
+    network = graft.network
+    assert graft.drop_rates == {"drop_rate": 0.3, "drop_path_rate": 0.2}
     assert network.drop_rate == 0.3
     assert max(getattr(module, "drop_prob", 0) or 0 for module in network.modules()) > 0
     network = Backbone("repghostnet_050", weights="none").build(2).network  # timm's default for it is 0.2

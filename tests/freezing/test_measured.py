@@ -137,9 +137,7 @@ def test_a_trial_goes_on_from_the_weights_of_another(version: DatasetVersion, tm
     setup, directory = make_setup(blinded(), version), FitDirectory(tmp_path)
     plan, trials = deep_plan(setup.graft.network, 3, "tried", 3), Trials(setup, directory)
     first = trials(plan, None, 12)
-    assert first is not None
     second = trials(plan, first, 24)
-    assert second is not None
     assert second.chain() == [first, second]
     assert (first.trained_images, second.trained_images) == (36, 36 + 3 * 24)
     assert second.losses.mean() < first.losses.mean()

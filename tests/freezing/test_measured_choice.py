@@ -8,6 +8,7 @@ import pytest
 import timm
 from torch import nn
 
+from graftline.errors import DivergenceError
 from graftline.freezing.measured import Measured
 from graftline.freezing.measurement import BoundaryTrial
 from graftline.freezing.plan import FreezePlan
@@ -128,6 +129,26 @@ def scripted(losses: dict[tuple[bool, int | None], float], tried: list[tuple[boo
         return BoundaryTrial(name, plan, 1, values, np.ones(200), True, 1.0, 1.0, start=start, folder=name)
 
     return attempt
+
+
+def test_a_depth_that_diverges_is_left_out_and_a_head_ends_the_training(caplog: pytest.LogCaptureFixture) -> None:
+    why = "The training diverged: in epoch 1 the training loss is no number, at a learning rate of 3: lower AdamW.lr."
+    losses: dict[tuple[bool, int | None], float] = {(True, 100): 0.5}
+    diverging = False
+
+    def attempt(plan: FreezePlan, start: BoundaryTrial | None = None, max_images: int | None = None) -> BoundaryTrial:
+        if plan.only_head is diverging:
+            raise DivergenceError(why)
+        trial: BoundaryTrial = scripted(losses, [])(plan, start, max_images)
+        return trial
+
+    context = FreezeContext(network(), 1_000, True, validation_counts=(100, 100), try_boundary=attempt)
+    with caplog.at_level("INFO", "graftline"):
+        assert Measured(depths=(0.5,), trial_images=100).decide(context).plans[-1].only_head
+    assert caplog.messages[-1].endswith(f" is left out. {why}")
+    diverging = True
+    with pytest.raises(DivergenceError, match=why):
+        Measured(depths=(0.5,), trial_images=100).decide(context)
 
 
 @pytest.mark.parametrize(("later", "goes_deep"), [(0.3, True), (0.49, False)])

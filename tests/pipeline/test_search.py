@@ -230,11 +230,30 @@ def test_too_little_time_is_said_before_anything_is_trained(place: Workplace, da
 
 
 def test_where_nothing_can_be_compared_the_plain_answer_is_trained(place: Workplace, data: tuple[str, ...]) -> None:
-    ran = place.run("search", "minutes=3", *data, "backbone=test_efficientnet", *SEARCH[1:])
+    """The other network that is named has five layer groups only."""
+    six = ["backbone=test_resnet,test_efficientnet", "freeze=first_stages", "freeze.number=6"]
+    ran = place.run("search", "minutes=3", *data, *six, *SEARCH[1:])
     assert ran.code == 0, ran.output
+    assert "test_resnet is left out: freeze.number is 6, but this network has 5 layer groups" in ran.output
     assert "Nothing is searched, as there is only one candidate that can be trained in the time" in ran.output
     assert not ran.result["interrupted"]
     assert ran.result["chosen"] == {"backbone": "test_efficientnet", "image_size": 64}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([SEARCH[0], "freeze=first_stages", "freeze.number=99"], "FirstStages.number is 99, but this network has "),
+        (["backbone.weights=none"], "A search compares what networks know already"),
+    ],
+)
+def test_what_no_network_can_have_is_refused_before_images_are_read(
+    words: list[str], message: str, place: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place.root)
+    search: Any = compose("search", ["data=folder", "data.path=nowhere", *SEARCH[1:], *words]).stage
+    with pytest.raises(UserError, match=f"^{re.escape(message)}"):
+        search.run(tmp_path)
 
 
 def test_sigterm_ends_a_search_whatever_is_going_on() -> None:

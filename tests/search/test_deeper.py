@@ -22,14 +22,14 @@ from graftline.execution import Execution
 from graftline.features.cache import Features
 from graftline.pipeline.search import _is_enough
 from graftline.pipeline.searching.scoring import no_rounds
-from graftline.search import deeper
+from graftline.search import deeper, rounds
 from graftline.search.candidates import Candidate
 from graftline.search.contestant import PassSeconds
 from graftline.search.deeper import choose, digest_recipe, hold_out, train_deeper
 from graftline.search.halving import judge
 from graftline.search.history import HEAD, WHOLE, ScoredCandidate, ScoreFiles, SearchHistory
 from graftline.search.ledger import Ledger
-from graftline.search.rounds import TrainingImages
+from graftline.search.rounds import HeadRounds, TrainingImages
 from graftline.training.recipe import Recipe
 from graftline.training.schedule import constant
 from graftline.training.setup import TrainingSetup
@@ -163,9 +163,31 @@ def test_what_is_left_is_enough_for_a_training_or_for_its_head_alone(setup: Trai
     assert not _is_enough(setup, 15.0)  # which its end alone takes
 
 
-def test_two_candidates_are_compared_where_there_is_time(version: DatasetVersion, history: SearchHistory) -> None:
-    fast = PassSeconds(0.0, 1e-12)
-    assert no_rounds(history.candidates, images(version), fast, seconds=60.0) is None
-    reason = no_rounds(history.candidates, images(version), fast, seconds=5.0)
+def test_two_candidates_are_compared_where_there_is_time_or_their_scores_are_known(
+    version: DatasetVersion, history: SearchHistory, tmp_path: Path
+) -> None:
+    fast, files = PassSeconds(0.0, 1e-12), ScoreFiles(tmp_path, version.digest)
+    assert no_rounds(history.candidates, images(version), fast, files, seconds=60.0) is None
+    reason = no_rounds(history.candidates, images(version), fast, files, seconds=5.0)
     assert reason is not None
     assert reason.startswith("comparing two candidates takes about 12 s, more than the 5 s")
+    for one in history.scored:
+        files.save(one)
+    assert no_rounds(history.candidates, images(version), fast, files, seconds=5.0) is None
+
+
+def test_scores_that_are_taken_over_count_however_short_the_time_is(
+    setup: TrainingSetup, history: SearchHistory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "first_images", lambda *_: 18)
+    first = history.candidates[0]
+    larger = replace(first, backbone=replace(first.backbone, image_size=48), side=48)
+    fresh, files = SearchHistory([*history.candidates, larger]), ScoreFiles(tmp_path, setup.version.digest)
+    for candidate in fresh.candidates:
+        for number in (18, 36):
+            score = HeadScore(np.full(number, 0.5), np.ones(number), 1.0)
+            files.save(ScoredCandidate(candidate, number, score, 60.0, 60.0))
+    ledger = Ledger(60.0)
+    all_images, slow = images(setup.version), PassSeconds(0.0, 1.0)
+    HeadRounds(setup, fresh, all_images, ledger, files, {}, slow).run(until=ledger.now)
+    assert [one.images for one in fresh.scored] == [18, 18, 18, 36, 36]

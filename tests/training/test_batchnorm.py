@@ -117,7 +117,6 @@ def test_a_trial_leaves_adapted_statistics_and_has_the_same_choice(make_setup: M
         begun = copies(setup)
         plan = plan_from_depth(setup.graft.network, 4, "tried", epochs=1)
         trial = Trials(setup, FitDirectory(tmp_path / choice))(plan)
-        assert trial is not None
         assert equal(copies(setup), begun)
         losses[choice] = trial.losses.mean()
     assert len(set(losses.values())) == 3

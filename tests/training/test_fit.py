@@ -16,11 +16,11 @@ from graftline.augment.policy import EvalTransform
 from graftline.augment.preprocess import Preprocessing
 from graftline.data.loaders import Loaders, make_loader
 from graftline.data.version import Samples
-from graftline.errors import UserError
+from graftline.errors import DivergenceError, UserError
 from graftline.features.loader import activation_loader
 from graftline.freezing.rule import FreezeContext
 from graftline.freezing.rules import AllButHead, FirstStages, Nothing
-from graftline.training.divergence import MAX_LOSS, DivergenceError
+from graftline.training.divergence import MAX_LOSS
 from graftline.training.events import FitEvents, Metrics
 from graftline.training.fit import FitOptions, fit
 from graftline.training.fit_directory import FitDirectory
@@ -215,6 +215,19 @@ def test_the_weights_left_are_those_of_the_best_epoch(tmp_path: Path) -> None:
 def test_it_stops_when_validation_no_longer_gets_better(tmp_path: Path) -> None:
     module = _module(_head(), optimizer=functools.partial(torch.optim.SGD, lr=30.0), schedule=constant)
     assert len(_fit(module, tmp_path, epochs=50, patience=2).epochs) < 50
+
+
+@pytest.mark.parametrize(("more", "epochs"), [(8, 7), (9, 9)])
+def test_a_fit_that_has_stopped_goes_on_with_more_epochs_only(more: int, epochs: int, tmp_path: Path) -> None:
+    def module() -> GraftModule:  # it learns nothing: the first epoch of the second half stays the best of that
+        return _module(_head(), optimizer=functools.partial(torch.optim.SGD, lr=0.0))
+
+    stopped = _fit(module(), tmp_path, epochs=8, patience=2)
+    assert len(stopped.epochs) == 7
+    resumed = _fit(module(), tmp_path, epochs=more, patience=2, resume=True)
+    assert len(resumed.epochs) == epochs
+    assert resumed.epochs[:7] == stopped.epochs
+    assert resumed.steps == 4 * epochs
 
 
 def test_resume_goes_on_with_steps_epochs_and_history(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import timm.optim
 
+from graftline.backbones.backbone import Backbone
 from graftline.freezing.depth import deep_plan, head_plan
 from graftline.freezing.measured import Measured
 from graftline.freezing.measurement import BoundaryResult, DepthMeasurement, Difference
@@ -45,11 +46,13 @@ def test_answers_can_be_forgotten(make_setup: MakeSetup) -> None:
 def test_other_settings_are_not_known(make_setup: MakeSetup) -> None:
     setup = make_setup()
     KnownDepth(setup, Measured()).write(decided(setup.graft.network))
+    dropping = Backbone("test_efficientnet", weights="none", drop_path_rate=0.2).build(3)
     others: tuple[dict[str, Any], ...] = (
         {"seed": 1},
         {"optimizer": functools.partial(timm.optim.NAdamW, lr=None)},  # the same settings of another class
         {"recipe": replace(setup.recipe, class_weights=True)},
         {"execution": replace(setup.execution, world_size=2)},
+        {"graft": replace(setup.graft, drop_rates=dropping.drop_rates)},
     )
     for changes in others:
         assert KnownDepth(replace(setup, **changes), Measured()).read() is None

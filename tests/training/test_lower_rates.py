@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from graftline.errors import DivergenceError
 from graftline.freezing.plan import plan_from_depth
-from graftline.training.divergence import DivergenceError
 from graftline.training.events import FitEvents, Metrics
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.phases import train
@@ -39,12 +39,16 @@ class Starts(FitEvents):
 
     def __init__(self, stop_at: int | None = None) -> None:
         self.rates: list[float] = []
+        self.begun_anew: list[int] = []
         self._stop_at = stop_at
 
     def on_start(self, learning_rates: Metrics, step: int) -> None:  # noqa: ARG002 - the event's signature
         self.rates.append(max(learning_rates.values()))
         if len(self.rates) == self._stop_at:
             raise InterruptedError
+
+    def on_begin_anew(self, step: int) -> None:
+        self.begun_anew.append(step)
 
 
 def run(setup: TrainingSetup, directory: Path, starts: Starts, *, resume: bool = False) -> TrainingResult:
@@ -70,6 +74,7 @@ def test_it_begins_anew_with_the_numbers_of_the_lower_rate(
     setup, starts = make_setup(optimizer=brittle(0.02)), Starts()
     result = run(setup, tmp_path / "fit", starts)
     assert starts.rates == pytest.approx([0.09, 0.03, 0.01])
+    assert starts.begun_anew == [0, 0]
     assert len(result.history.epochs) == 2
     assert json.loads((tmp_path / "fit" / "lowered.json").read_text()) == {"times": 2}
     told = [record.message for record in caplog.records if "begins anew with" in record.message]

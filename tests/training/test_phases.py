@@ -147,7 +147,7 @@ def test_a_training_that_was_killed_before_its_first_epoch_begins_anew(make_setu
 def test_a_training_that_stopped_early_is_finished(
     make_setup: MakeSetup, judged_version: DatasetVersion, tmp_path: Path
 ) -> None:
-    """A resume, as after an interruption behind the fit, adds no epoch to it."""
+    """A resume, as after an interruption behind the fit or a kill in its last moment, adds no epoch to it."""
     impatient = Recipe(batch_size=12, workers=0, patience=1)
     wild = functools.partial(torch.optim.SGD, lr=30.0)
     setup = make_setup(recipe=impatient, optimizer=wild, version=judged_version)
@@ -157,6 +157,11 @@ def test_a_training_that_stopped_early_is_finished(
     again = make_setup(recipe=impatient, optimizer=wild, version=judged_version)
     assert train(again, [plan], FitDirectory(tmp_path / "fit"), resume=True) == stopped
     assert_same_weights(again, setup)
+    FitDirectory(tmp_path / "fit").result.unlink()  # as after a kill just before it is written
+    killed = make_setup(recipe=impatient, optimizer=wild, version=judged_version)
+    found = train(killed, [plan], FitDirectory(tmp_path / "fit"), resume=True)
+    assert found.history.epochs == stopped.history.epochs
+    assert_same_weights(killed, setup)
 
 
 def test_a_resume_with_more_epochs_goes_on_in_the_phase_it_was_in(make_setup: MakeSetup, tmp_path: Path) -> None:
@@ -192,6 +197,14 @@ def test_phases_that_make_it_worse_are_undone(
         assert graft.network.classifier.weight.equal(state["network.classifier.weight"])  # type: ignore[union-attr, operator]
     else:
         pytest.fail(f"the later phases were to be worse: {losses}")
+    for number in range(3):
+        phase = FitDirectory(tmp_path / "fit").phase(number)
+        content = json.loads(phase.result.read_text())
+        content["history"]["best"][MONITOR] = 0.0
+        phase.result.write_text(json.dumps(content))
+    equal = make_setup(optimizer=wild, version=judged_version)
+    assert run(equal, tmp_path / "fit", Heard(), resume=True).best_phase == 0, "the first of equal phases is kept"
+    assert_same_weights(equal, setup)
 
 
 def test_the_last_epoch_is_kept_where_the_validation_images_tell_nothing(

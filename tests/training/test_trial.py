@@ -15,6 +15,7 @@ from graftline.augment.policy import CandidatePolicy, EvalTransform, RandomCrop
 from graftline.backbones.weights import Weights
 from graftline.data.decode import decode_rgb
 from graftline.data.version import DatasetVersion
+from graftline.errors import DivergenceError
 from graftline.execution import Execution
 from graftline.features.cache import Features
 from graftline.freezing.measured import Measured
@@ -37,9 +38,7 @@ DROPOUT = {"drop_rate": 0.2}
 
 def attempt(setup: TrainingSetup, frozen_groups: int, directory: Path) -> BoundaryTrial:
     plan = plan_from_depth(setup.graft.network, frozen_groups, "", epochs=2, learning_rate=0.03)
-    trial = Trials(setup, FitDirectory(directory))(plan)
-    assert trial is not None
-    return trial
+    return Trials(setup, FitDirectory(directory))(plan)
 
 
 def test_a_trial_is_the_same_whatever_was_tried_before(make_setup: MakeSetup, tmp_path: Path) -> None:
@@ -137,8 +136,6 @@ def test_a_trial_goes_on_from_another_and_becomes_a_phase(make_setup: MakeSetup,
     plan = plan_from_depth(network, 6, "", epochs=3, learning_rate=0.03)
     first = trials(plan)
     second = trials(plan, start=first)
-    assert first is not None
-    assert second is not None
     assert second.chain() == [first, second]
     assert second.losses.mean() < first.losses.mean()  # six epochs in place of three
     assert first.trained_images == 3 * 36
@@ -162,7 +159,6 @@ def test_a_trial_on_all_images_is_kept_where_what_follows_is_worse(
     directory = FitDirectory(tmp_path)
     plan = plan_from_depth(setup.graft.network, 6, "", epochs=6, learning_rate=0.03)
     trial = Trials(setup, directory)(plan)
-    assert trial is not None
     worse = replace(plan, epochs=1, learning_rate=0.0, anew=True)
     keep_trials(FreezeDecision((plan, worse), tried=(trial.folder,)), directory)
     for tried_on_all, phase in ((True, 0), (False, 1)):
@@ -176,7 +172,6 @@ def test_a_trial_may_use_a_part_of_the_images(make_setup: MakeSetup, tmp_path: P
     setup = make_setup(features=Features(cache=False))
     plan = plan_from_depth(setup.graft.network, 6, "", epochs=1, learning_rate=0.03)
     trial = Trials(setup, FitDirectory(tmp_path))(plan, max_images=12)
-    assert trial is not None
     assert trial.trained_images == 12
     assert len(trial.losses) == 12  # of the validation split, which stays whole
 
@@ -192,7 +187,6 @@ def test_a_trial_has_a_rare_class_too(make_setup: MakeSetup, version: DatasetVer
     setup = make_setup(version=version.divided(splits), features=Features(cache=False))
     plan = plan_from_depth(setup.graft.network, 6, "", epochs=1, learning_rate=0.03)
     trial = Trials(setup, FitDirectory(tmp_path))(plan, max_images=18)
-    assert trial is not None
     assert trial.images == 8 + 8 + 3
 
 
@@ -219,11 +213,12 @@ def test_a_head_on_images_is_not_tried_where_the_time_is_short(
     assert not directory.trial.exists()
 
 
-def test_a_trial_that_diverges_gives_nothing(make_setup: MakeSetup, tmp_path: Path) -> None:
-    setup = make_setup(features=Features(cache=False))
+def test_a_trial_that_diverges_says_at_which_rate_and_leaves_no_trace(make_setup: MakeSetup, tmp_path: Path) -> None:
+    setup = make_setup(features=Features(cache=False), optimizer=functools.partial(torch.optim.AdamW, lr=1e30))
     before = {name: tensor.clone() for name, tensor in setup.graft.network.state_dict().items()}
-    plan = plan_from_depth(setup.graft.network, 0, "", epochs=3, learning_rate=1e30)
-    assert Trials(setup, FitDirectory(tmp_path))(plan) is None
+    plan = plan_from_depth(setup.graft.network, 0, "", epochs=3, learning_rate=0.001)
+    with pytest.raises(DivergenceError, match=r"at a learning rate of 1e\+30: lower AdamW\.lr\."):
+        Trials(setup, FitDirectory(tmp_path))(plan)
     after = setup.graft.network.state_dict()
     assert all(after[name].equal(tensor) for name, tensor in before.items())
 

@@ -31,12 +31,14 @@ class Graft:
         weights: what it was loaded with.
         arguments: what ``timm.create_model`` needs beside the name, ``num_classes`` and ``pretrained`` to build the
             same network again. timm keeps them itself, and writes them into a bundle's config.json as ``model_args``.
+        drop_rates: its ``drop_rate`` and ``drop_path_rate``, which matter only where it is trained.
     """
 
     network: nn.Module
     preprocessing: Preprocessing
     weights: Weights
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    drop_rates: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ class Backbone:
         file = self.check()
         if file is None:
             network = create(self.name, num_classes, self._timm_options())
-            return Graft(network, self._preprocessing(network), Weights("none", license="none"), self.arguments())
+            return self._graft(network, Weights("none", license="none"))
         network = create_pretrained(self.name, file, self._timm_options())
         weights = file.record()
         keeps = bool(network.num_classes == num_classes)
@@ -147,7 +149,10 @@ class Backbone:
             weights = replace(weights, head=_head_in_words(file.class_names(), keeps))
         if not keeps:
             network.reset_classifier(num_classes)  # type: ignore[operator]  # every timm model has it
-        return Graft(network, self._preprocessing(network), weights, self.arguments())
+        return self._graft(network, weights)
+
+    def _graft(self, network: nn.Module, weights: Weights) -> Graft:
+        return Graft(network, self._preprocessing(network), weights, self.arguments(), self._drop_rates())
 
     def check(self) -> WeightsFile | None:
         """Check name, options, image size and weights, so that ``build`` will go through once the images are read.
@@ -209,8 +214,11 @@ class Backbone:
             arguments["img_size"] = self.given_size  # else any size will do: a convolutional network
         return arguments
 
+    def _drop_rates(self) -> dict[str, float]:
+        return {"drop_rate": self.drop_rate, "drop_path_rate": self.drop_path_rate}
+
     def _timm_options(self) -> dict[str, Any]:
-        return {**self.arguments(), "drop_rate": self.drop_rate, "drop_path_rate": self.drop_path_rate}
+        return {**self.arguments(), **self._drop_rates()}
 
     def _check_network(self) -> None:
         """Build and run the network on the meta device: shapes only, neither memory nor time for the weights."""

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import ClassVar
 
 from graftline.backbones.layers import HEAD, body_groups, group_names
-from graftline.errors import UserError
+from graftline.errors import DivergenceError, UserError
 from graftline.freezing.depth import (
     DEEP_BATCH,
     FORWARD_PER_STEP,
@@ -182,8 +182,6 @@ class _Search:
         """Fit the head alone on so many training images."""
         part = images if images < self._context.num_images else None
         head = self._try(plan, None, part)
-        if head is None:
-            raise UserError("The head alone diverged, at a ninth of its learning rate too: look at the labels.")
         self._trials.append(head)
         logger.info(f"  {_scores(head)}")
         return head
@@ -332,11 +330,10 @@ class _Search:
     def _attempt(self, frozen_groups: int, start: BoundaryTrial | None, images: int) -> BoundaryTrial | None:
         boundary = [*group_names(self._network), HEAD][frozen_groups]
         plan = deep_plan(self._network, frozen_groups, f"tried {in_words(boundary)}", self._epochs)
-        trial = self._try(plan, start, images)
-        if trial is None:
-            logger.info(
-                f"  {in_words(boundary)} diverged at a learning rate of {plan.learning_rate:g} and is left out."
-            )
+        try:
+            trial = self._try(plan, start, images)
+        except DivergenceError as error:
+            logger.info(f"  {in_words(boundary)} is left out. {error}")
             return None
         self._trials.append(trial)
         head = next(one for one in reversed(self._trials) if one.plan.only_head)

@@ -20,7 +20,7 @@ class TryBoundary(Protocol):
 
     def __call__(
         self, plan: FreezePlan, start: BoundaryTrial | None = None, max_images: int | None = None
-    ) -> BoundaryTrial | None:
+    ) -> BoundaryTrial:
         """Fit the network, from the weights of an earlier trial or its own.
 
         Args:
@@ -29,7 +29,10 @@ class TryBoundary(Protocol):
             max_images: of the training split that are used; None: all.
 
         Returns:
-            What came of it; None where the training diverged.
+            What came of it.
+
+        Raises:
+            DivergenceError: the training diverged.
         """
         ...
 

@@ -152,17 +152,14 @@ def _train(
     except UserError as error:
         logger.warning(f"{candidate.name} is not compared: {first_line(error)}.")
         return None
-    if trial is None:
-        logger.info(f"  {candidate.name:<32} diverged")
-        return None
     score = HeadScore(trial.losses, trial.hits, 0.0)
     return ScoredCandidate(candidate, trial.trained_images, score, ledger.now - start, ledger.now, WHOLE, seconds)
 
 
 def _fit(
     setup: TrainingSetup, directory: Path, seconds_left: Callable[[], float], image_seconds: float, decoding: float
-) -> BoundaryTrial | None:
-    """Fit the whole network for the time that is left; None where it diverged."""
+) -> BoundaryTrial:
+    """Fit the whole network for the time that is left."""
     files, plan = FitDirectory(directory), deep_plan(setup.graft.network, 0, "compared", epochs=1)
     try:
         images = len(setup.version.samples("train").paths), len(setup.version.samples("validation").paths)

@@ -98,7 +98,7 @@ class HeadRounds:
             names = self._round(active, images, until)
             active = [one for name in names for one in active if one.name == name]
             images = next_images(images, len(self._images)) if len(active) > 1 else None
-            if images is not None and self._ledger.now + sum(self._forecast(one, images) for one in active) > until:
+            if images is not None and self._is_too_late(active, images, until):
                 logger.info(f"  No time for a round of {images:,} images: what is known has to do.")
                 break
 
@@ -108,7 +108,7 @@ class HeadRounds:
         scores: dict[str, HeadScore] = {}
         for candidate in active:
             is_new = self._history.last(candidate.name) is None
-            if scores and is_new and self._ledger.now + self._forecast(candidate, images) > until:
+            if scores and is_new and self._is_too_late([candidate], images, until):
                 self._history.outcomes[candidate.name] = NO_TIME
                 continue
             if (scored := self._score(candidate, images)) is not None:
@@ -147,6 +147,11 @@ class HeadRounds:
         else:
             self._history.scored.append(scored)
         return scored
+
+    def _is_too_late(self, candidates: Sequence[Candidate], images: int, until: float) -> bool:
+        """Tell whether scores would not be there in time; those on disk are read in no time."""
+        unknown = [one for one in candidates if self._files.load(one, HEAD, images, self._ledger.now) is None]
+        return bool(unknown) and self._ledger.now + sum(self._forecast(one, images) for one in unknown) > until
 
     def _forecast(self, candidate: Candidate, images: int) -> float:
         """Predict how many seconds a score will take; at worst, as what was computed before may be there already."""

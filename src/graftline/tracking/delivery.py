@@ -12,6 +12,7 @@ Kinds of records and their fields:
     dataset   datasets [{context, name, digest, source_type, source, schema, profile}]
     model     see `graftline.tracking.models`
     status    at (ms since 1970), status (MLflow's word)
+    anew      step: metrics from there on are logged again; it is for a resume, and not sent
 """
 
 import json
@@ -85,6 +86,7 @@ class Delivery:
                 "dataset": self._send_dataset,
                 "model": self._send_model,
                 "status": self._send_status,
+                "anew": lambda _: None,
             }[kind]
             try:
                 send(entries[0])

@@ -103,10 +103,15 @@ class Journal:
         return record
 
     def metric_steps(self) -> set[tuple[str, int]]:
-        """Return the metrics in the journal, sent or not, each with the steps it was logged at."""
+        """Return the metrics in the journal, sent or not, each with the steps it was logged at; not what began anew."""
+        steps: set[tuple[str, int]] = set()
         with self.path.open("rb") as file:
-            records = [json.loads(line) for line in file if b'"metrics"' in line]
-        return {(name, one["step"]) for one in records if one["kind"] == "metrics" for name in one["values"]}
+            for record in (json.loads(line) for line in file if b'"metrics"' in line or b'"anew"' in line):
+                if record["kind"] == "metrics":
+                    steps |= {(name, record["step"]) for name in record["values"]}
+                elif record["kind"] == "anew":
+                    steps = {(name, step) for name, step in steps if step < record["step"]}
+        return steps
 
     def close(self) -> None:
         """Close the files, and let another process open the journal."""

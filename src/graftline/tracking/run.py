@@ -132,6 +132,11 @@ class Run:
         if values:
             self._outbox.put("metrics", at=at, step=step, values=values)
 
+    def begin_anew(self, step: int) -> None:
+        """Let metrics that are logged ``once`` be logged again from a step on, also after a resume."""
+        self._logged_before = {(name, at) for name, at in self._logged_before if at < step}
+        self._outbox.put("anew", step=step)
+
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags; a later value replaces an earlier one."""
         self._outbox.put("tags", values=dict(tags))

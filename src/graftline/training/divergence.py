@@ -5,17 +5,13 @@ import math
 import torch
 from torch import nn
 
-from graftline.errors import UserError
+from graftline.errors import DivergenceError
 from graftline.training.events import Metrics
 
 # A mean training loss from which nothing comes back: who guesses among a million classes has 14. The validation loss
 # says nothing of it: in the first epochs of a MobileOne with random weights, whose BatchNorm has seen only a few
 # batches, it was 6e8.
 MAX_LOSS = 1e6
-
-
-class DivergenceError(UserError):
-    """The loss of a training is no number, or has grown beyond use."""
 
 
 def check_divergence(metrics: Metrics, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -34,7 +30,7 @@ def check_divergence(metrics: Metrics, network: nn.Module, optimizer: torch.opti
     >>> check_divergence({"train/loss": 1e28, "epoch": 0}, network, optimizer)
     Traceback (most recent call last):
     ...
-    graftline.training.divergence.DivergenceError: The training diverged: in epoch 1 the training loss is 1.0e+28, at...
+    graftline.errors.DivergenceError: The training diverged: in epoch 1 the training loss is 1.0e+28, at...
     """
     loss = metrics["train/loss"]
     what = f"the training loss is {loss:.1e}" if math.isfinite(loss) else "the training loss is no number"

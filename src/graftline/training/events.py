@@ -28,6 +28,9 @@ class FitEvents:
     def on_epoch(self, metrics: Metrics, step: int) -> None:
         """Hear an epoch's metrics and the optimizer steps done so far; on rank 0, after the epoch's validation."""
 
+    def on_begin_anew(self, step: int) -> None:
+        """Hear that a phase, of this first step, begins anew at a lower learning rate; on rank 0."""
+
     def on_interrupt(self, interrupt: KeyboardInterrupt) -> bool:  # noqa: ARG002 - for those who override it
         """Decide whether a fit that the user ends, in its only process, is kept as it was after its best epoch."""
         return False

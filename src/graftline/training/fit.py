@@ -205,7 +205,27 @@ class PatientStopping(EarlyStopping):
 
     At a high rate the validation loss wanders, and a better one comes when the rate falls: a fit that is stopped before
     was not seen at its best. So only the second half of the epochs counts; a cosine is at half of its peak there.
+
+    A resume with other epochs counts anew, one with the same epochs ends at once where the fit had stopped.
     """
+
+    _max_epochs: int | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002 - Lightning's signature
+        """Tell a fit that had stopped from one that was given other epochs."""
+        if trainer.max_epochs != self._max_epochs:
+            self._max_epochs, self.wait_count = trainer.max_epochs, 0
+        elif self.wait_count >= max(1, self.patience):
+            trainer.should_stop = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state for the checkpoint, with the number of epochs that the fit was to have."""
+        return {**super().state_dict(), "max_epochs": self._max_epochs}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take that of the checkpoint over; one of an earlier graftline does not say how many epochs there were."""
+        super().load_state_dict(state_dict)
+        self._max_epochs = state_dict.get("max_epochs")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count an epoch of the second half."""

@@ -30,6 +30,7 @@ class KnownDepth:
             "version": setup.version.digest,
             "weights": asdict(setup.graft.weights),
             "arguments": dict(setup.graft.arguments),
+            "drop_rates": dict(setup.graft.drop_rates),
             "architecture": setup.graft.network.pretrained_cfg["architecture"],  # type: ignore[index]  # a timm model has it
             "preprocessing": setup.graft.preprocessing.to_dict(),
             "recipe": asdict(replace(setup.recipe, resume=None)),

@@ -6,9 +6,10 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
+from graftline.errors import DivergenceError
 from graftline.files import write_json
 from graftline.freezing.plan import FreezePlan
-from graftline.training.divergence import DivergenceError
+from graftline.training.events import FitEvents
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.optimizers import takes_recommendation
 from graftline.training.results import PhaseResult
@@ -27,6 +28,8 @@ def fit_at_lower_rates(
     directory: FitDirectory,
     *,
     resume: bool,
+    events: FitEvents | None = None,
+    first_step: int = 0,
 ) -> PhaseResult:
     """Fit a phase; where it diverges at a rate that the user did not give, do so anew from its first weights, slower.
 
@@ -38,6 +41,8 @@ def fit_at_lower_rates(
         plan: of the phase, with the recommended learning rate.
         directory: of the phase; it keeps how often the rate was lowered, so that a resume takes the lower one.
         resume: go on where an earlier call left off.
+        events: hears of each new beginning.
+        first_step: of the phase, counted over all phases.
 
     Raises:
         DivergenceError: the rate is the user's, or it was lowered often enough.
@@ -57,6 +62,8 @@ def fit_at_lower_rates(
             lowered, resume = lowered + 1, False
             setup.graft.network.load_state_dict(first)
             if setup.execution.rank == 0:
+                if events is not None:  # before the files: whoever is killed in between tells it once more
+                    events.on_begin_anew(first_step)
                 _begin_anew(directory, lowered)
             logger.warning(f"{str(error).rpartition(':')[0]}: it begins anew with a third of that.")
 

@@ -30,7 +30,7 @@ from graftline.training.lost_process import lost_processes_named
 from graftline.training.lower_rates import fit_at_lower_rates
 from graftline.training.place import epochs_done
 from graftline.training.recipe import Recipe
-from graftline.training.results import FitHistory, PhaseResult, TrainingResult, monitored
+from graftline.training.results import FitHistory, PhaseResult, TrainingResult, best_of
 from graftline.training.setup import TrainingSetup
 from graftline.training.source_decision import choose_source
 from graftline.training.training_source import LiveSource, TrainingSource
@@ -102,7 +102,10 @@ def train(
             earlier = [result.history for result in results]
             end = None if deadline is None else _end_of_next(deadline, len(plans) - number)
             fit_once = partial(fit_phase, setup, directory=phase, events=events, earlier=earlier, deadline=end)
-            results.append(fit_at_lower_rates(fit_once, setup, plan, phase, resume=resume))
+            first_step = sum(history.steps for history in earlier)
+            results.append(
+                fit_at_lower_rates(fit_once, setup, plan, phase, resume=resume, events=events, first_step=first_step)
+            )
         if len(plans) > 1:
             best_state = _better(best_state, results[min(first_judged, len(plans) - 1) :], setup.graft.network)
         if results[-1].history.interrupted:
@@ -313,9 +316,8 @@ def _too_few(setup: TrainingSetup) -> str | None:
 
 
 def _better(state: dict[str, Tensor], results: Sequence[PhaseResult], network: nn.Module) -> dict[str, Tensor]:
-    """Return a copy of the network's state if the last phase is the best so far, else the one before."""
-    losses = [monitored(result.history.best) for result in results]
-    return state if not losses or min(losses) < losses[-1] else copy.deepcopy(network.state_dict())
+    """Return a copy of the network's state if the last phase is better than all before, else the one before."""
+    return copy.deepcopy(network.state_dict()) if results and best_of(results) == len(results) - 1 else state
 
 
 def _read_result(directory: FitDirectory, plan: FreezePlan) -> PhaseResult | None:

@@ -101,8 +101,13 @@ class TrainingResult:
     @property
     def best_phase(self) -> int:
         """Which phase's weights the network has, from 0."""
-        losses = [monitored(phase.history.best) for phase in self.phases[self.first_judged :]]
-        return self.first_judged + losses.index(min(losses))
+        return self.first_judged + best_of(self.phases[self.first_judged :])
+
+
+def best_of(phases: Sequence[PhaseResult]) -> int:
+    """Return which of at least one phases is the best, from 0: the first of equal ones."""
+    losses = [monitored(phase.history.best) for phase in phases]
+    return losses.index(min(losses))
 
 
 def monitored(metrics: Metrics) -> float:

@@ -27,7 +27,6 @@ from graftline.freezing.measurement import BoundaryTrial, Floats, in_words
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rule import FreezeContext, FreezeDecision
 from graftline.training.budget import decoding_seconds, seconds_per_image
-from graftline.training.divergence import DivergenceError
 from graftline.training.events import FitEvents, Metrics
 from graftline.training.fit import plain_interrupt
 from graftline.training.fit_directory import FitDirectory
@@ -101,7 +100,7 @@ class Trials:
 
     def __call__(
         self, plan: FreezePlan, start: BoundaryTrial | None = None, max_images: int | None = None
-    ) -> BoundaryTrial | None:
+    ) -> BoundaryTrial:
         """Fit the network.
 
         Args:
@@ -111,7 +110,10 @@ class Trials:
                 as there are; None: all.
 
         Returns:
-            What came of it; None where the training diverged.
+            What came of it.
+
+        Raises:
+            DivergenceError: the training diverged.
         """
         setup, network = self._setup, self._setup.graft.network
         if max_images is not None:
@@ -122,12 +124,9 @@ class Trials:
         name = f"{plan.frozen_groups:02}" + ("" if start is None else f"-from-{start.folder}")
         began, chain = time.perf_counter(), [] if start is None else start.chain()
         folders, description = [self._folder(one.folder) for one in chain], f"Epochs, {in_words(boundary)}"
-        try:
-            with fitted(setup, self._emptied(name), plan, description, folders) as fit:
-                seconds = time.perf_counter() - began
-                losses, hits = score_validation(fit.setup, fit.source)
-        except DivergenceError:
-            return None
+        with fitted(setup, self._emptied(name), plan, description, folders) as fit:
+            seconds = time.perf_counter() - began
+            losses, hits = score_validation(fit.setup, fit.source)
         judged = np.array([path in self._judged for path in setup.version.samples("validation").paths])
         result = fit.result
         return BoundaryTrial(
@@ -184,20 +183,19 @@ class FoldTrials:
 
     def __call__(
         self, plan: FreezePlan, start: BoundaryTrial | None = None, max_images: int | None = None
-    ) -> BoundaryTrial | None:
+    ) -> BoundaryTrial:
         """Fit the network once for each fold; the arguments are those of ``Trials``.
 
         Returns:
-            What came of it for all images, fold by fold; None where a training diverged.
+            What came of it for all images, fold by fold.
+
+        Raises:
+            DivergenceError: a training diverged.
         """
         if max_images is not None and max_images >= len(self._setup.version.samples("train").paths):
             max_images = None  # all that are not left out, as for a head that is fitted to all
         starts = [None] * len(self._trials) if start is None else self._of_folds[start.folder]
-        found = list[BoundaryTrial]()
-        for trial, begun in zip(self._trials, starts, strict=True):
-            if (one := trial(plan, begun, max_images)) is None:
-                return None
-            found.append(one)
+        found = [trial(plan, begun, max_images) for trial, begun in zip(self._trials, starts, strict=True)]
         self._of_folds[found[0].folder] = found
         return dataclasses.replace(
             found[0],
