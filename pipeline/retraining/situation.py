@@ -209,11 +209,15 @@ class Situation:
         return f"{_in_words(asked)}, and it is due by '{when}'"
 
     def _drift(self) -> float:
-        """Return 1 if the newest check of what the champion has seen in use has found drift, else 0."""
+        """Return 1 if the newest check of what the champion has seen in use has found drift, else 0.
+
+        A check before the last retraining has led to it, and to no other one.
+        """
         if self.champion is None:
             return 0.0
         experiment = self.tracking.experiment or self.data.dataset_name()
-        return float(last_check_rings(self.tracking.uri, experiment, self.champion.tags.get(BUNDLE_DIGEST, "")))
+        since = 0 if self.last is None else self.last.ended or 0
+        return float(last_check_rings(self.tracking.uri, experiment, self.champion.tags.get(BUNDLE_DIGEST, ""), since))
 
     def _age(self) -> float:
         """Return the seconds since the last retraining was decided, or the champion trained."""

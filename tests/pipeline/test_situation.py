@@ -23,9 +23,10 @@ from graftline.pipeline.cli.errors import EXIT_INTERRUPTED
 from graftline.pipeline.retrain import Retrain, RetrainResult
 from graftline.pipeline.retraining.situation import Situation, require_images
 from graftline.processes import Terminated
+from graftline.tracking.drift_checks import drift_tags
 from graftline.tracking.lease import Lease
 from graftline.tracking.ledger import Decision, Kind
-from graftline.tracking.names import STAGE
+from graftline.tracking.names import BUNDLE_DIGEST, STAGE
 from graftline.tracking.promotions import Promotions, author, now
 from graftline.tracking.retrainings import AFTER, KEY, MODEL, RECIPE, RETRAIN, Retrainings, decided_tags
 from graftline.tracking.tracking import Tracking
@@ -201,6 +202,23 @@ def test_after_a_clock_was_set_back_a_retraining_is_due_by_age(
     monkeypatch.setattr(time, "time", lambda: earlier)
     assert past.look().why_not_due("age>=30d") is None
     assert "hours from now, a clock was set back: this one is due by age" in capsys.readouterr().out
+
+
+def test_a_check_for_drift_leads_to_one_retraining(past: Past) -> None:
+    past.retrain("promoted")
+    past.place.mlflow.set_model_version_tag(NAME, "1", BUNDLE_DIGEST, "d")
+
+    def check() -> None:
+        tags = drift_tags("d", rings=True, monitored=True)
+        with past.tracking.start(run_name="", experiment=NAME, directory=past.place.root / "drift", tags=tags):
+            pass
+
+    check()
+    assert past.look().why_not_due("drift") is None
+    past.retrain("refused")
+    assert past.look().why_not_due("drift") == "drift is 0, and it is due by 'drift'"
+    check()
+    assert past.look().why_not_due("drift") is None
 
 
 @pytest.mark.parametrize(
