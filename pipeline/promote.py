@@ -204,13 +204,15 @@ class Promote:
 
     def _examine(self, examination: Examination) -> Examined:
         """Examine; a challenger that was changed or cannot be compared is refused, as is whatever fails if forced."""
+        if self.force is not None:
+            try:
+                examination.open_challenger()
+            except UserError as error:
+                raise UserError(f"Nobody can tell what would be promoted: {error}") from error
         try:
             return examination.run()
         except ChangedBundleError as error:
-            of_challenger = error.uri == examination.challenger.uri
-            if of_challenger and self.force is not None:
-                raise UserError(f"Nobody can tell what would be promoted: {error}") from error
-            if not of_challenger and self.force is None:
+            if error.uri != examination.challenger.uri and self.force is None:
                 raise  # nothing was compared, which is no fault of the challenger's
             return Examined.failed("bundle", str(error))
         except NotComparableError as error:

@@ -130,6 +130,15 @@ class Examination:
         facts = [*_same_test(before, version, self.gate.relabeled), *self._not_rolled_back()]
         return Examined(examine(self.gate, images, models[0], other, facts), images, version)
 
+    def open_challenger(self) -> None:
+        """Make sure that the challenger can be run.
+
+        Raises:
+            ChangedBundleError: its files are not those that were logged.
+            UserError: it has none, they are no bundle, or MLflow does not answer.
+        """
+        self._open(self.challenger)
+
     def _require_images(self, paths: Sequence[str]) -> None:
         asked = [path for number, path in enumerate(paths) if number == 0 or file_of(path) is not None]  # of URLs one
         missing = [path for path in asked if not is_there(path)]

@@ -322,6 +322,16 @@ def test_a_model_of_other_classes_is_refused_on_record(place: Workplace, client:
     )
 
 
+def test_a_version_without_files_cannot_be_forced(place: Workplace, client: MlflowClient, tmp_path: Path) -> None:
+    crown(1)
+    _register_changed(client, tmp_path, lambda _: None)
+    (tmp_path / "elsewhere" / "artifacts" / "bundle" / CARD_FILE).unlink()
+    with pytest.raises(UserError, match=r"^Nobody can tell what would be promoted: models:/dusk/3 has no bundle in "):
+        promote("version=3", "force=whatever")
+    assert aliases(client)["champion"] == "1"
+    assert len(Promotions(Tracking(), "dusk").read().lines) == 1
+
+
 def _register_changed(client: MlflowClient, folder: Path, change: Callable[[Path], None]) -> None:
     """Register version 2 once more as version 3, with a bundle that was changed and has the digests of its files."""
     known = client.get_model_version("dusk", "2")
