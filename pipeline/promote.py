@@ -16,6 +16,7 @@ from graftline.execution import Accelerator
 from graftline.files import digest, sha256_file, write_json
 from graftline.pipeline.promotion.decided_model import open_promotions
 from graftline.pipeline.promotion.examination import Examination, Examined
+from graftline.pipeline.runs.code_digest import code_digest
 from graftline.pipeline.stage import StageResult
 from graftline.report.gate_tables import gate_markdown, print_gate
 from graftline.tracking.ledger import Decision, Kind, LedgerLine, require_short
@@ -28,6 +29,15 @@ from graftline.tracking.tracking import Tracking
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run
 
+# packages and files whose code decides
+GATE_CODE = (
+    "augment",
+    "bundle",
+    "data",
+    "evaluation",
+    "pipeline/evaluating/slices.py",
+    "pipeline/promotion/examination.py",
+)
 ATTEMPTS = 3  # to write a line, where others that change nothing come between
 
 
@@ -186,7 +196,7 @@ class Promote:
 
     @property
     def _gate_digest(self) -> str:
-        return digest(asdict(self.gate))
+        return digest({"settings": asdict(self.gate), "code": code_digest(GATE_CODE)})
 
     def _examination(self, standing: Standing, challenger: RegisteredVersion) -> Examination:
         """Return what is to be looked at; without a champion the last one that is still there takes its place."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import mlflow.pyfunc
 import numpy as np
 import pytest
-from dusk import GATE, aliases, crown, decisions, promote, run
+from dusk import GATE, QUICK, aliases, crown, decisions, promote, run
 from gone_run import remove_for_good
 from mlflow import MlflowClient
 from workplace import TINY, Workplace
@@ -23,6 +23,7 @@ from graftline.errors import UserError
 from graftline.evaluation.metrics import format_score
 from graftline.files import digest_directory, write_json
 from graftline.pipeline.bundles.source import find_source
+from graftline.pipeline.cli import compose
 from graftline.pipeline.promote import Promote, Verdict
 from graftline.pipeline.promotion.examination import Examination, Examined
 from graftline.tracking.names import BUNDLE_DIGEST, BUNDLE_FILES, DATASET_DIGEST, TEST_DIGEST
@@ -30,7 +31,9 @@ from graftline.tracking.promotions import OvertakenError, Promotions
 from graftline.tracking.tracking import Tracking
 
 
-def test_a_story(place: Workplace, client: MlflowClient, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_story(
+    place: Workplace, client: MlflowClient, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     weak = promote("version=1")
     assert (weak.promoted, weak.first, weak.champion) == (False, True, None)
     assert weak.reasons[0].startswith("It is not shown to be better than class frequencies: the log loss differs by ")
@@ -52,6 +55,12 @@ def test_a_story(place: Workplace, client: MlflowClient, capsys: pytest.CaptureF
     assert client.get_model_version("dusk", "1").tags["graftline.decision"] == f"refused (line {refused.line.number})"
     assert (same.line, same.is_new) == (refused.line, False), "it would be the same"
     assert promote("version=1", "gate.margin=0.2").is_new
+    gate, standing = compose("promote", [*QUICK, "gate.margin=0.2"]).stage, Promotions(Tracking(), "dusk").read()
+    assert isinstance(gate, Promote)
+    assert gate._known(standing, standing.version(1)) is not None
+    with monkeypatch.context() as patch:
+        patch.setattr("graftline.pipeline.promote.code_digest", lambda _: "of a later graftline")
+        assert gate._known(standing, standing.version(1)) is None
 
     forced = promote("version=1", "force=a new camera")
     assert (forced.promoted, forced.forced) == (True, "a new camera")

@@ -53,8 +53,8 @@ class Decision:
         compared_with: the version that the gate compared it with; None: no model.
         reasons: sentences.
         forced: why the gate was overridden; None: it was not.
-        digests: of the dataset version, its test split, both bundles, the settings of the gate, where it would say the
-            same again, and the verdict's file.
+        digests: of the dataset version, its test split, both bundles, the gate (its settings and code), where it would
+            say the same again, and the verdict's file.
         headline: the score that decided, with the difference and its interval, for people.
         figures: by guard, the difference and the ends of its interval.
         run_id: of the decision's run in MLflow; None: there is none.
