@@ -147,6 +147,21 @@ class Promote:
             verdict=verdict,
         )
 
+    def check(self) -> None:
+        """Make sure that a challenger can be decided on which is yet to be trained.
+
+        Raises:
+            UserError: the ledger is damaged, the champion's files are not those that were logged, or MLflow does not
+                answer.
+        """
+        registry = self.tracking.registry()
+        if self.model is not None and self.model not in registry.names():
+            return
+        standing = open_promotions(self.tracking, self.model, self.copies).read()
+        standing.require_sound()
+        if (champion := standing.opponent()) is not None:
+            registry.bundle(champion.uri)
+
     def decide(self, directory: Path) -> Verdict:
         """Decide on a version; everything that was found lies in ``directory`` then, and in MLflow.
 
@@ -199,15 +214,13 @@ class Promote:
         return digest({"settings": asdict(self.gate), "code": code_digest(GATE_CODE)})
 
     def _examination(self, standing: Standing, challenger: RegisteredVersion) -> Examination:
-        """Return what is to be looked at; without a champion the last one that is still there takes its place."""
-        others = (number for number in standing.predecessors if number != challenger.version)
-        compared_with = standing.champion or next(others, None)
+        """Return what is to be looked at."""
         rolled_back = standing.rollback_of(challenger.version)
         return Examination(
             gate=self.gate,
             tracking=self.tracking,
             challenger=challenger,
-            champion=None if compared_with is None else standing.version(compared_with),
+            champion=standing.opponent(challenger.version),
             was_rolled_back="" if rolled_back is None else _told(rolled_back),
             accelerator=self.accelerator,
         )

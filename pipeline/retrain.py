@@ -18,7 +18,7 @@ from hydra.utils import instantiate
 
 from graftline.console import reworded, say, warn
 from graftline.data.ingest import Ingest
-from graftline.errors import UserError, find_cause, first_line
+from graftline.errors import UnreachableError, UserError, find_cause, first_line, no_room
 from graftline.features.store import GIGABYTE, ActivationStore
 from graftline.files import write_json
 from graftline.pipeline.program import program
@@ -33,7 +33,19 @@ from graftline.pipeline.stage import StageResult
 from graftline.processes import Terminated
 from graftline.tracking.lease import Lease, LeaseHeldError
 from graftline.tracking.names import registered_name
-from graftline.tracking.retrainings import Retraining, Retrainings, decided_tags
+from graftline.tracking.retrainings import (
+    AFTER,
+    KEY,
+    MODEL,
+    NO,
+    RECIPE,
+    RETRAIN,
+    TRAINING_FAILED,
+    YES,
+    Retraining,
+    Retrainings,
+    decided_tags,
+)
 from graftline.tracking.tracking import Tracking
 
 if TYPE_CHECKING:  # these load torch and MLflow, which a retraining that has nothing to do must not wait for
@@ -144,6 +156,7 @@ class Retrain:
             return _nothing("nothing new", reason, dataset_digest=now.version.digest)
         then, begun = now.unfinished()
         self._gate.check_weights(then.version.samples("test").weights)  # else it would be told after the training
+        self._promotion(now.model).check()
         self._say_changes(then)
         stage = self._train_stage()
         with self._begin(then, begun, directory) as run:
@@ -196,7 +209,6 @@ class Retrain:
     def _begin(self, now: Situation, begun: Retraining | None, directory: Path) -> "Run":
         """Start the run of the retraining, or go on with one that was interrupted."""
         from graftline.tracking.names import STAGE
-        from graftline.tracking.retrainings import AFTER, KEY, MODEL, RECIPE, RETRAIN
 
         if begun is not None:
             say(f"Going on with run {begun.run_id}, which was interrupted; what it has done lies in {begun.directory}.")
@@ -211,6 +223,7 @@ class Retrain:
                 KEY: now.key,
                 RECIPE: now.recipe,
                 AFTER: now.after,
+                TRAINING_FAILED: NO,
                 "graftline.group": "true",
             },
             resume_run_id=None if begun is None else begun.run_id,
@@ -223,11 +236,13 @@ class Retrain:
         from graftline.pipeline.retraining.challengers import Challengers
 
         challengers = Challengers(stage, run.directory, now.version, run.id, now.champion)
-        chosen = challengers.train(self._options.start)
+        with _failure_noted(run):
+            chosen = challengers.train(self._options.start)
         lease.check()
         model_uri = challengers.register(chosen)
         lease.check()
-        verdict = self._promotion(model_uri).decide(run.directory / "promote")
+        _, name, number = model_uri.split("/")
+        verdict = self._promotion(name, int(number)).decide(run.directory / "promote")
         outcome: Outcome = "promoted" if verdict.promoted else "refused"
         facts = {
             "outcome": outcome,
@@ -254,13 +269,12 @@ class Retrain:
         result = RetrainResult(outcome=outcome, model_uri=model_uri, facts=facts, metrics=chosen.metrics, table=table)
         return result, verdict.challenger
 
-    def _promotion(self, model_uri: str) -> "Promote":
+    def _promotion(self, model: str, version: int | None = None) -> "Promote":
         """Return what lets the gate decide on a version; what it has decided before, the ledger knows."""
         from graftline.pipeline.promote import Promote
 
-        _, name, number = model_uri.split("/")
         where = cast("Accelerator", self.trainer.get("accelerator", "auto"))  # that of the training
-        return Promote(self._tracking, self._gate, model=name, version=int(number), accelerator=where)
+        return Promote(self._tracking, self._gate, model=model, version=version, accelerator=where)
 
     def _tidy(self) -> None:
         """Remove what is old and not needed; what goes wrong with it is no fault of the retraining."""
@@ -338,6 +352,20 @@ def _content(facts: Mapping[str, Any], metrics: Mapping[str, Any], began: float 
     """Return what ``result.json`` holds, and who is notified gets."""
     seconds = None if began is None else round(time.perf_counter() - began, 1)
     return {"stage": "retrain", "seconds": seconds, **facts, "metrics": metrics}
+
+
+@contextmanager
+def _failure_noted(run: "Run") -> Iterator[None]:
+    """Note on a run that its training has failed by itself, and not because of a disk, MLflow or another process."""
+    from graftline.training.lost_process import LostProcessError
+
+    try:
+        yield
+    except Exception as error:
+        others = (OSError, UnreachableError, LostProcessError)
+        if no_room(error) is None and not any(find_cause(error, kind) for kind in others):
+            run.set_tags({TRAINING_FAILED: YES})
+        raise
 
 
 def _was_stopped(error: BaseException) -> bool:

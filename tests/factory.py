@@ -9,7 +9,7 @@ from typing import Any
 
 import timm
 import torch
-from dying import die_at
+from dying import die_at, fail_at
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from safetensors.torch import save_file
@@ -125,6 +125,12 @@ class Factory:
         arguments = ["retrain", *self.settings, *overrides]
         ran = self.place.run_function(partial(die_at, place, when, arguments))
         assert ran.code == -signal.SIGKILL, ran.output
+        return ran
+
+    def fail(self, place: str, error: Exception, *overrides: str) -> Ran:
+        """Retrain, and let the first call of ``module:Class.method`` fail."""
+        ran = self.place.run_function(partial(fail_at, place, error, ["retrain", *self.settings, *overrides]))
+        assert ran.code == 1, ran.output
         return ran
 
     def check(self, retrainings: int) -> None:

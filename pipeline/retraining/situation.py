@@ -104,13 +104,15 @@ class Situation:
     def unfinished(self) -> "tuple[Situation, Retraining | None]":
         """Return the retraining to go on with, or None, and the situation in which it is to be decided.
 
-        One that was killed, stopped or lost MLflow is of the images that there were when it began, if each of them is
-        here as it was; one that has failed otherwise is gone on with only if nothing at all has changed.
+        It is of the images that there were when it began, if each of them is here as it was; one whose training has
+        failed by itself is gone on with only if nothing at all has changed.
         """
         for begun in self.retrainings.unfinished(self.recipe):
             if begun.key == self.key:
                 return self, begun
-            if begun.was_interrupted and begun.after == self.after and (version := self._still_here(begun)) is not None:
+            if begun.training_failed or begun.after != self.after:
+                continue
+            if (version := self._still_here(begun)) is not None:
                 before = replace(self)
                 before.__dict__["version"] = version  # where the cached property keeps it
                 return before, begun

@@ -276,7 +276,7 @@ def test_who_waits_for_a_retraining_is_told_that_it_was_stopped(
 
 
 def test_the_gate_looks_at_models_where_they_are_trained() -> None:
-    promotion = composed("trainer=cpu", "gate.margin=0.3")._promotion("models:/pets/7")
+    promotion = composed("trainer=cpu", "gate.margin=0.3")._promotion("pets", 7)
     assert (promotion.model, promotion.version, promotion.accelerator) == ("pets", 7, "cpu")
     assert promotion.gate.margin == 0.3
 
