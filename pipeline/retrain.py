@@ -38,6 +38,7 @@ from graftline.tracking.retrainings import (
     KEY,
     MODEL,
     NO,
+    OUTCOME,
     RECIPE,
     RETRAIN,
     TRAINING_FAILED,
@@ -147,17 +148,22 @@ class Retrain:
             return _nothing("not due", reason)
         if not self._options.allow_shrink and now.changes is not None:
             now.changes.refuse_shrink(self._options.max_shrink, self._images.path or now.model)
-        if (known := now.settled) is not None:
+        known = now.settled
+        is_open = known is not None and now.is_open(known)
+        if known is not None and not is_open:
             if now.champion is None:
                 warn(f"{now.model} has no champion: {program()} promote decides anew on its newest version.")
             reason = f"run {known.run_id} had these images, settings and code, and its model was {known.outcome}"
             if known.outcome == "refused":
                 reason += f"; {program()} promote decides on it anew, by another gate"
             return _nothing("nothing new", reason, dataset_digest=now.version.digest)
-        then, begun = now.unfinished()
+        then, begun = (now, known) if is_open else now.unfinished()
         self._gate.check_weights(then.version.samples("test").weights)  # else it would be told after the training
         self._promotion(now.model).check()
-        self._say_changes(then)
+        if is_open:
+            say("Its model was refused for what another moment may find otherwise: the gate decides on it once more.")
+        else:
+            self._say_changes(then, begun)
         stage = self._train_stage()
         with self._begin(then, begun, directory) as run:
             if then is not now:
@@ -195,7 +201,9 @@ class Retrain:
             known = Retrainings(tracking.uri, tracking.experiment or name, registered_name(name))
             yield lease, Situation(self._images, tracking, known, self._recipe)
 
-    def _say_changes(self, now: Situation) -> None:
+    def _say_changes(self, now: Situation, begun: Retraining | None) -> None:
+        if begun is not None:
+            say(f"Going on with run {begun.run_id}, which was interrupted; what it has done lies in {begun.directory}.")
         if now.changes is None:
             say("Nothing was retrained on these images before, and there is no champion.")
             return
@@ -207,11 +215,9 @@ class Retrain:
             )
 
     def _begin(self, now: Situation, begun: Retraining | None, directory: Path) -> "Run":
-        """Start the run of the retraining, or go on with one that was interrupted."""
+        """Start the run of the retraining, or go on with one, which is not decided until it is decided again."""
         from graftline.tracking.names import STAGE
 
-        if begun is not None:
-            say(f"Going on with run {begun.run_id}, which was interrupted; what it has done lies in {begun.directory}.")
         tracking = replace(self._tracking, system_metrics=False)  # each training records its own
         run = tracking.start(
             run_name=self.name or f"retrain {now.version.digest[:8]}",
@@ -224,6 +230,7 @@ class Retrain:
                 RECIPE: now.recipe,
                 AFTER: now.after,
                 TRAINING_FAILED: NO,
+                OUTCOME: "",
                 "graftline.group": "true",
             },
             resume_run_id=None if begun is None else begun.run_id,

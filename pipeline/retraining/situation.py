@@ -139,6 +139,17 @@ class Situation:
             return None
         return known if known.run_id == self.last.run_id or self._is_settled(known.version) else None
 
+    def is_open(self, known: Retraining) -> bool:
+        """Tell whether the gate is to decide once more on a retraining that was settled on this machine.
+
+        It is where the gate has refused its model for what it may find otherwise at another moment, and only once.
+        """
+        standing = self._standing
+        if known.outcome != "refused" or known.version is None or standing is None or not known.is_here:
+            return False
+        is_there = known.version in {version.version for version in standing.versions}
+        return is_there and [line.decision.is_final for line in standing.lines_of(known.version)] == [False]
+
     @cached_property
     def _standing(self) -> Standing | None:
         """How things stand with the model, None where it is not registered."""

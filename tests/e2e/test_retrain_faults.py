@@ -14,7 +14,10 @@ GATE = "graftline.pipeline.promotion.examination"
 def test_a_damaged_champion_and_a_decision_that_was_not_told(make_workplace: Callable[[str], Workplace]) -> None:
     factory = Factory(make_workplace("damaged"))
     factory.paint(20)
-    assert factory.outcome(FEW) == "promoted"
+    assert factory.outcome(FEW, "gate.milliseconds=0.0001") == "refused"
+    again = factory.retrain(FEW)
+    assert "The challenger with a fresh start was trained before" in again.output
+    assert (again.result["outcome"], again.result["ledger_line"]) == ("promoted", 2), "by a machine that is not busy"
     factory.paint(5)
     weights = factory.registry.bundle(f"models:/{NAME}/1") / "model.onnx"
     content = weights.read_bytes()
@@ -36,7 +39,7 @@ def test_a_damaged_champion_and_a_decision_that_was_not_told(make_workplace: Cal
     for _ in range(2):
         assert factory.outcome(FEW, HOOK) == "nothing new", "it is decided"
     told = json.loads((factory.place.root / "told.json").read_text())  # of two it would be no JSON
-    assert (told["model_uri"], told["ledger_line"]) == (f"models:/{NAME}/2", 2)
+    assert (told["model_uri"], told["ledger_line"]) == (f"models:/{NAME}/2", 3)
     assert told["outcome"] in ("promoted", "refused")
     assert "accuracy" in told["metrics"]
-    factory.check(2)
+    factory.check(2, decided=[1, 1, 2])

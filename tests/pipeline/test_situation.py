@@ -143,6 +143,16 @@ def test_what_was_decided_on_these_images_counts_while_its_model_is_in_use(past:
     assert known.version == second, "what was rolled back does not come back"
 
 
+def test_what_another_moment_may_find_otherwise_is_decided_on_once_more(past: Past) -> None:
+    number = past.retrain("refused")
+    known = past.look().settled
+    assert known is not None
+    assert past.look().is_open(known), "its line has no digest of the gate"
+    assert not past.look().is_open(replace(known, is_here=False)), "it was trained on another machine"
+    past.decide("refused", number)
+    assert not past.look().is_open(known), "not at each hour of a schedule"
+
+
 def test_what_was_refused_is_tried_again_once_others_were_decided_on(past: Past) -> None:
     past.retrain("promoted")
     past.paint(12, 18)

@@ -95,6 +95,11 @@ class Decision:
         return (self.digests or {}).get(of) if version in (self.version, self.compared_with, self.before) else None
 
     @property
+    def is_final(self) -> bool:
+        """Whether the same gate would say the same at another moment."""
+        return "gate" in (self.digests or {})
+
+    @property
     def moves(self) -> bool:
         """Whether the alias is moved in consequence."""
         return self.kind in MOVES

@@ -48,6 +48,7 @@ class Retraining:
             as a kill, a full disk, MLflow that went away, or the gate.
         ended: when, in ms since 1970; None if it has not ended.
         directory: its output directory, where it was made.
+        is_here: whether that is on this machine.
         is_told: whether those who are to be notified were told of the outcome.
     """
 
@@ -61,6 +62,7 @@ class Retraining:
     training_failed: bool
     ended: int | None
     directory: Path
+    is_here: bool
     is_told: bool
 
 
@@ -93,7 +95,8 @@ class Retrainings:
     def unfinished(self, recipe: str) -> list[Retraining]:
         """Return the retrainings by a recipe that were begun on this machine and are not decided, the newest first."""
         runs = self._search(f"attributes.status != 'FINISHED' and tags.`{RECIPE}` = '{recipe}'", _MOST)
-        return [_describe(run) for run in runs if not run.data.tags.get(OUTCOME) and _is_here(run)]
+        found = [_describe(run) for run in runs if not run.data.tags.get(OUTCOME)]
+        return [retraining for retraining in found if retraining.is_here]
 
     def set_told(self, run_id: str) -> None:
         """Note that those who are to be notified were told of the outcome of a retraining."""
@@ -197,6 +200,7 @@ def _describe(run: "MlflowRun") -> Retraining:
         training_failed=tags.get(TRAINING_FAILED) == YES,
         ended=run.info.end_time,
         directory=_directory(run),
+        is_here=_is_here(run),
         is_told=tags.get(TOLD) != NO,
     )
 
