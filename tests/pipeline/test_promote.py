@@ -273,19 +273,27 @@ def test_a_weighted_score_decides_where_images_have_weights(
     assert (verdict.guards[0].name, verdict.guards[0].challenger) == ("accuracy, weighted", expected)
 
 
-def test_a_test_image_that_is_gone(place: Workplace, trained: Workplace, client: MlflowClient) -> None:
+def test_a_test_image_that_is_gone_or_another(place: Workplace, trained: Workplace, client: MlflowClient) -> None:
     """The last of them, too: nothing is decided."""
     version = DatasetVersion.load(Tracking().registry().dataset("models:/dusk/2"))
-    file = Path(version.samples("test").paths[-1])
+    paths = version.samples("test").paths
+    file = Path(paths[-1])
     hidden = file.rename(trained.root / "hidden.png")
     try:
         with pytest.raises(
             UserError, match=r"^1 of the \d+ test images of version 2 are not on this machine \(first: "
         ):
             promote("version=2")
+        shutil.copyfile(paths[0], file)  # of another class
+        said = (
+            rf"^1 of the \d+ test images of version 2 have changed since it was trained \(first: {re.escape(str(file))}"
+        )
+        with pytest.raises(UserError, match=said):
+            promote("version=2")
     finally:
-        hidden.rename(file)
+        hidden.replace(file)
     assert aliases(client) == {"challenger": "2"}
+    assert Promotions(Tracking(), "dusk").read().lines == ()
 
 
 def test_a_model_that_answers_its_golden_images_otherwise_is_refused(
