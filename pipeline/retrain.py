@@ -290,7 +290,8 @@ class Retrain:
         folder = str(self.features.get("directory", "cache/activations"))
         store = ActivationStore(Path(folder), float(self.features.get("max_gb", 0)) * GIGABYTE)
         try:
-            old = find_leftovers(self._keep, find_used_runs(self._tracking.uri), store)
+            uri = self._tracking.uri
+            old = find_leftovers(self._keep, uri, find_used_runs(uri), store)
             versions = find_old_versions(self._keep, self._tracking, registered_name(self._images.dataset_name()))
             if removed := remove_leftovers([*old, *versions], store):
                 say(f"Removed, as old and needed by no model in use: {removed}.")
