@@ -163,7 +163,7 @@ class Retrain:
         if is_open:
             say("Its model was refused for what another moment may find otherwise: the gate decides on it once more.")
         else:
-            self._say_changes(then, begun)
+            self._say_what_begins(then, begun)
         stage = self._train_stage()
         with self._begin(then, begun, directory) as run:
             if then is not now:
@@ -201,9 +201,12 @@ class Retrain:
             known = Retrainings(tracking.uri, tracking.experiment or name, registered_name(name))
             yield lease, Situation(self._images, tracking, known, self._recipe)
 
-    def _say_changes(self, now: Situation, begun: Retraining | None) -> None:
+    def _say_what_begins(self, now: Situation, begun: Retraining | None) -> None:
+        self._say_changes(now)
         if begun is not None:
             say(f"Going on with run {begun.run_id}, which was interrupted; what it has done lies in {begun.directory}.")
+
+    def _say_changes(self, now: Situation) -> None:
         if now.changes is None:
             say("Nothing was retrained on these images before, and there is no champion.")
             return
@@ -230,8 +233,8 @@ class Retrain:
                 RECIPE: now.recipe,
                 AFTER: now.after,
                 TRAINING_FAILED: NO,
-                OUTCOME: "",
                 "graftline.group": "true",
+                **({} if begun is None else {OUTCOME: ""}),
             },
             resume_run_id=None if begun is None else begun.run_id,
         )

@@ -221,6 +221,8 @@ def test_a_champion_whose_bundle_was_changed_decides_nothing(place: Workplace, c
         with pytest.raises(UserError, match=r"is not the bundle that was logged as models:/dusk/1: put its files back"):
             promote()
         assert len(Promotions(Tracking(), "dusk").read().lines) == 1, "the challenger is not refused for it"
+        with pytest.raises(UserError, match=r"is not the bundle that was logged as models:/dusk/1"):
+            Promote(Tracking(), GATE, "dusk").check()
         assert promote("force=its files are lost").forced == "its files are lost"
         crown(1)
     finally:
@@ -438,3 +440,6 @@ def test_a_history_that_was_changed_is_shown_and_told(
     ):
         run("history")
     assert "Champions of dusk" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"^Line 1 of the ledger is another now, .* Nothing is decided on such"):
+        Promote(Tracking(), GATE, "dusk").check()
+    Promote(Tracking(), GATE, "cats").check()  # which has no version yet

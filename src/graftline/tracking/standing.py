@@ -130,7 +130,7 @@ class Standing:
             challenger: number of its version, which is no opponent of itself; None: it is yet to be registered.
         """
         others = (number for number in self.predecessors if number != challenger)
-        number = self.champion or next(others, None)
+        number = next(others, None) if self.champion is None else self.champion
         return None if number is None else self.version(number)
 
     def is_about(self, line: LedgerLine, number: int | None) -> bool:
