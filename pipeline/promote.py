@@ -16,6 +16,7 @@ from graftline.execution import Accelerator
 from graftline.files import digest, sha256_file, write_json
 from graftline.pipeline.promotion.decided_model import open_promotions
 from graftline.pipeline.promotion.examination import Examination, Examined
+from graftline.pipeline.runs.code_digest import code_digest
 from graftline.pipeline.stage import StageResult
 from graftline.report.gate_tables import gate_markdown, print_gate
 from graftline.tracking.ledger import Decision, Kind, LedgerLine, require_short
@@ -28,6 +29,15 @@ from graftline.tracking.tracking import Tracking
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run
 
+# packages and files whose code decides
+GATE_CODE = (
+    "augment",
+    "bundle",
+    "data",
+    "evaluation",
+    "pipeline/evaluating/slices.py",
+    "pipeline/promotion/examination.py",
+)
 ATTEMPTS = 3  # to write a line, where others that change nothing come between
 
 
@@ -137,6 +147,21 @@ class Promote:
             verdict=verdict,
         )
 
+    def check(self) -> None:
+        """Make sure that a challenger can be decided on which is yet to be trained.
+
+        Raises:
+            UserError: the ledger is damaged, the champion's files are not those that were logged, or MLflow does not
+                answer.
+        """
+        registry = self.tracking.registry()
+        if self.model is not None and self.model not in registry.names():
+            return
+        standing = open_promotions(self.tracking, self.model, self.copies).read()
+        standing.require_sound()
+        if (champion := standing.opponent()) is not None:
+            registry.bundle(champion.uri)
+
     def decide(self, directory: Path) -> Verdict:
         """Decide on a version; everything that was found lies in ``directory`` then, and in MLflow.
 
@@ -186,31 +211,31 @@ class Promote:
 
     @property
     def _gate_digest(self) -> str:
-        return digest(asdict(self.gate))
+        return digest({"settings": asdict(self.gate), "code": code_digest(GATE_CODE)})
 
     def _examination(self, standing: Standing, challenger: RegisteredVersion) -> Examination:
-        """Return what is to be looked at; without a champion the last one that is still there takes its place."""
-        others = (number for number in standing.predecessors if number != challenger.version)
-        compared_with = standing.champion or next(others, None)
+        """Return what is to be looked at."""
         rolled_back = standing.rollback_of(challenger.version)
         return Examination(
             gate=self.gate,
             tracking=self.tracking,
             challenger=challenger,
-            champion=None if compared_with is None else standing.version(compared_with),
+            champion=standing.opponent(challenger.version),
             was_rolled_back="" if rolled_back is None else _told(rolled_back),
             accelerator=self.accelerator,
         )
 
     def _examine(self, examination: Examination) -> Examined:
         """Examine; a challenger that was changed or cannot be compared is refused, as is whatever fails if forced."""
+        if self.force is not None:
+            try:
+                examination.open_challenger()
+            except UserError as error:
+                raise UserError(f"Nobody can tell what would be promoted: {error}") from error
         try:
             return examination.run()
         except ChangedBundleError as error:
-            of_challenger = error.uri == examination.challenger.uri
-            if of_challenger and self.force is not None:
-                raise UserError(f"Nobody can tell what would be promoted: {error}") from error
-            if not of_challenger and self.force is None:
+            if error.uri != examination.challenger.uri and self.force is None:
                 raise  # nothing was compared, which is no fault of the challenger's
             return Examined.failed("bundle", str(error))
         except NotComparableError as error:

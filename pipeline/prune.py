@@ -32,7 +32,7 @@ class Prune:
         """Print what is to go, then remove it."""
         needed, store = find_used_runs(self.tracking.uri), self.features.store
         leftovers: list[Leftover | OldVersion] = [
-            *find_leftovers(self.keep, needed, store),
+            *find_leftovers(self.keep, self.tracking.uri, needed, store),
             *find_old_versions(self.keep, self.tracking),
         ]
         if leftovers:

@@ -18,7 +18,7 @@ from hydra.utils import instantiate
 
 from graftline.console import reworded, say, warn
 from graftline.data.ingest import Ingest
-from graftline.errors import UserError, find_cause, first_line
+from graftline.errors import UnreachableError, UserError, find_cause, first_line, no_room
 from graftline.features.store import GIGABYTE, ActivationStore
 from graftline.files import write_json
 from graftline.pipeline.program import program
@@ -33,7 +33,20 @@ from graftline.pipeline.stage import StageResult
 from graftline.processes import Terminated
 from graftline.tracking.lease import Lease, LeaseHeldError
 from graftline.tracking.names import registered_name
-from graftline.tracking.retrainings import Retraining, Retrainings, decided_tags
+from graftline.tracking.retrainings import (
+    AFTER,
+    KEY,
+    MODEL,
+    NO,
+    OUTCOME,
+    RECIPE,
+    RETRAIN,
+    TRAINING_FAILED,
+    YES,
+    Retraining,
+    Retrainings,
+    decided_tags,
+)
 from graftline.tracking.tracking import Tracking
 
 if TYPE_CHECKING:  # these load torch and MLflow, which a retraining that has nothing to do must not wait for
@@ -135,16 +148,22 @@ class Retrain:
             return _nothing("not due", reason)
         if not self._options.allow_shrink and now.changes is not None:
             now.changes.refuse_shrink(self._options.max_shrink, self._images.path or now.model)
-        if (known := now.settled) is not None:
+        known = now.settled
+        is_open = known is not None and now.is_open(known)
+        if known is not None and not is_open:
             if now.champion is None:
                 warn(f"{now.model} has no champion: {program()} promote decides anew on its newest version.")
             reason = f"run {known.run_id} had these images, settings and code, and its model was {known.outcome}"
             if known.outcome == "refused":
                 reason += f"; {program()} promote decides on it anew, by another gate"
             return _nothing("nothing new", reason, dataset_digest=now.version.digest)
-        then, begun = now.unfinished()
+        then, begun = (now, known) if is_open else now.unfinished()
         self._gate.check_weights(then.version.samples("test").weights)  # else it would be told after the training
-        self._say_changes(then)
+        self._promotion(now.model).check()
+        if is_open:
+            say("Its model was refused for what another moment may find otherwise: the gate decides on it once more.")
+        else:
+            self._say_what_begins(then, begun)
         stage = self._train_stage()
         with self._begin(then, begun, directory) as run:
             if then is not now:
@@ -182,6 +201,11 @@ class Retrain:
             known = Retrainings(tracking.uri, tracking.experiment or name, registered_name(name))
             yield lease, Situation(self._images, tracking, known, self._recipe)
 
+    def _say_what_begins(self, now: Situation, begun: Retraining | None) -> None:
+        self._say_changes(now)
+        if begun is not None:
+            say(f"Going on with run {begun.run_id}, which was interrupted; what it has done lies in {begun.directory}.")
+
     def _say_changes(self, now: Situation) -> None:
         if now.changes is None:
             say("Nothing was retrained on these images before, and there is no champion.")
@@ -194,12 +218,9 @@ class Retrain:
             )
 
     def _begin(self, now: Situation, begun: Retraining | None, directory: Path) -> "Run":
-        """Start the run of the retraining, or go on with one that was interrupted."""
+        """Start the run of the retraining, or go on with one, which is not decided until it is decided again."""
         from graftline.tracking.names import STAGE
-        from graftline.tracking.retrainings import AFTER, KEY, MODEL, RECIPE, RETRAIN
 
-        if begun is not None:
-            say(f"Going on with run {begun.run_id}, which was interrupted; what it has done lies in {begun.directory}.")
         tracking = replace(self._tracking, system_metrics=False)  # each training records its own
         run = tracking.start(
             run_name=self.name or f"retrain {now.version.digest[:8]}",
@@ -211,7 +232,9 @@ class Retrain:
                 KEY: now.key,
                 RECIPE: now.recipe,
                 AFTER: now.after,
+                TRAINING_FAILED: NO,
                 "graftline.group": "true",
+                **({} if begun is None else {OUTCOME: ""}),
             },
             resume_run_id=None if begun is None else begun.run_id,
         )
@@ -223,11 +246,13 @@ class Retrain:
         from graftline.pipeline.retraining.challengers import Challengers
 
         challengers = Challengers(stage, run.directory, now.version, run.id, now.champion)
-        chosen = challengers.train(self._options.start)
+        with _failure_noted(run):
+            chosen = challengers.train(self._options.start)
         lease.check()
         model_uri = challengers.register(chosen)
         lease.check()
-        verdict = self._promotion(model_uri).decide(run.directory / "promote")
+        _, name, number = model_uri.split("/")
+        verdict = self._promotion(name, int(number)).decide(run.directory / "promote")
         outcome: Outcome = "promoted" if verdict.promoted else "refused"
         facts = {
             "outcome": outcome,
@@ -254,13 +279,12 @@ class Retrain:
         result = RetrainResult(outcome=outcome, model_uri=model_uri, facts=facts, metrics=chosen.metrics, table=table)
         return result, verdict.challenger
 
-    def _promotion(self, model_uri: str) -> "Promote":
+    def _promotion(self, model: str, version: int | None = None) -> "Promote":
         """Return what lets the gate decide on a version; what it has decided before, the ledger knows."""
         from graftline.pipeline.promote import Promote
 
-        _, name, number = model_uri.split("/")
         where = cast("Accelerator", self.trainer.get("accelerator", "auto"))  # that of the training
-        return Promote(self._tracking, self._gate, model=name, version=int(number), accelerator=where)
+        return Promote(self._tracking, self._gate, model=model, version=version, accelerator=where)
 
     def _tidy(self) -> None:
         """Remove what is old and not needed; what goes wrong with it is no fault of the retraining."""
@@ -269,7 +293,8 @@ class Retrain:
         folder = str(self.features.get("directory", "cache/activations"))
         store = ActivationStore(Path(folder), float(self.features.get("max_gb", 0)) * GIGABYTE)
         try:
-            old = find_leftovers(self._keep, find_used_runs(self._tracking.uri), store)
+            uri = self._tracking.uri
+            old = find_leftovers(self._keep, uri, find_used_runs(uri), store)
             versions = find_old_versions(self._keep, self._tracking, registered_name(self._images.dataset_name()))
             if removed := remove_leftovers([*old, *versions], store):
                 say(f"Removed, as old and needed by no model in use: {removed}.")
@@ -338,6 +363,20 @@ def _content(facts: Mapping[str, Any], metrics: Mapping[str, Any], began: float 
     """Return what ``result.json`` holds, and who is notified gets."""
     seconds = None if began is None else round(time.perf_counter() - began, 1)
     return {"stage": "retrain", "seconds": seconds, **facts, "metrics": metrics}
+
+
+@contextmanager
+def _failure_noted(run: "Run") -> Iterator[None]:
+    """Note on a run that its training has failed by itself, and not because of a disk, MLflow or another process."""
+    from graftline.training.lost_process import LostProcessError
+
+    try:
+        yield
+    except Exception as error:
+        others = (OSError, UnreachableError, LostProcessError)
+        if no_room(error) is None and not any(find_cause(error, kind) for kind in others):
+            run.set_tags({TRAINING_FAILED: YES})
+        raise
 
 
 def _was_stopped(error: BaseException) -> bool:

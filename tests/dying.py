@@ -48,6 +48,18 @@ def lock_for_good_at(place: str, database: Path, arguments: list[str]) -> int:
     return hurried(arguments)
 
 
+def fail_at(place: str, error: Exception, arguments: list[str]) -> int:
+    """Run a stage in which the first call of a method fails."""
+    from graftline.pipeline.__main__ import main
+
+    _before(place, partial(_raise, error))
+    return main(arguments)
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
 def _hold(database: Path, seconds: float) -> None:
     _holders.append(hold(database, seconds))  # who is referred to by nobody loses its pipe
 

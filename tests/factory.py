@@ -2,6 +2,7 @@
 
 import json
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import timm
 import torch
-from dying import die_at
+from dying import die_at, fail_at
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from safetensors.torch import save_file
@@ -127,17 +128,24 @@ class Factory:
         assert ran.code == -signal.SIGKILL, ran.output
         return ran
 
-    def check(self, retrainings: int) -> None:
+    def fail(self, place: str, error: Exception, *overrides: str) -> Ran:
+        """Retrain, and let the first call of ``module:Class.method`` fail."""
+        ran = self.place.run_function(partial(fail_at, place, error, ["retrain", *self.settings, *overrides]))
+        assert ran.code == 1, ran.output
+        return ran
+
+    def check(self, retrainings: int, decided: Sequence[int] | None = None) -> None:
         """Make sure that nothing is lost, nothing is there twice, and nothing is there by half.
 
         Args:
             retrainings: that were decided so far, each on images of its own.
+            decided: the versions that were decided on, in this order; None: each of them once.
         """
         runs = self.runs(stage="retrain")
-        decided = [run for run in runs if run.data.tags.get(OUTCOME)]
-        assert len(decided) == retrainings
-        assert {run.info.status for run in decided} == {"FINISHED"}
-        assert {run.info.status for run in runs if run not in decided} <= {"KILLED"}
+        ended = [run for run in runs if run.data.tags.get(OUTCOME)]
+        assert len(ended) == retrainings
+        assert {run.info.status for run in ended} == {"FINISHED"}
+        assert {run.info.status for run in runs if run not in ended} <= {"KILLED"}
         models = [one.name for one in self.mlflow.search_registered_models()]
         assert NAME + LEASE not in models, "the lease is given back"
         assert self.registry.names() == [NAME]
@@ -147,7 +155,7 @@ class Factory:
         standing = Promotions(Tracking(self.registry.uri), NAME).read()
         assert find_break(standing.lines) is None
         decisions = [line.decision.version for line in standing.lines if line.decision.kind != "rolled back"]
-        assert decisions == list(range(1, retrainings + 1)), "decided once on each, in this order"
+        assert decisions == list(decided or range(1, retrainings + 1)), "decided once on each, in this order"
         assert standing.champion == standing.decided
         for run in [run for run in self.runs() if run.data.tags.get("graftline.stage") != "ledger"]:
             assert run.info.status != "RUNNING", run.data.tags

@@ -12,9 +12,10 @@ import pandas as pd
 from graftline.bundle.ensemble import AnyPredictor, Ensemble, load_predictor
 from graftline.bundle.layout import freeze_checks
 from graftline.bundle.verify import verify_bundle
-from graftline.console import progress, warn
-from graftline.data.references import file_of, is_there
-from graftline.data.version import DatasetVersion
+from graftline.console import progress, track, warn
+from graftline.data.file_names import to_path
+from graftline.data.references import file_of, find_place, find_url, is_there
+from graftline.data.version import DatasetVersion, Samples
 from graftline.errors import UserError, first_line
 from graftline.evaluation.contestant import Contestant, ModelFacts, TestImages, frequencies
 from graftline.evaluation.gate import NO_FLIPS, Gate, GateResult, examine
@@ -23,9 +24,10 @@ from graftline.evaluation.metrics import format_score
 from graftline.evaluation.model_guards import ModelLimits
 from graftline.evaluation.paired import measure_in_turns
 from graftline.execution import Accelerator, Execution
-from graftline.files import atomic_file
+from graftline.files import atomic_file, sha256_file
 from graftline.pipeline.dataset_versions.trained_on import trained_on
 from graftline.pipeline.evaluating.slices import slice_columns
+from graftline.pipeline.program import program
 from graftline.serving.answers import REFUSED, SET
 from graftline.tracking.registry import RegisteredVersion
 from graftline.tracking.tracking import Tracking
@@ -99,14 +101,15 @@ class Examination:
 
         Raises:
             ChangedBundleError: the files of a bundle are not those that were logged.
-            UserError: the images are not on this machine, or they cannot be compared on, or MLflow does not answer.
+            UserError: the images are not on this machine or have changed, or they cannot be compared on, or MLflow does
+                not answer.
         """
         challenger = self._open(self.challenger)
         champion = None if self.champion is None else self._open(self.champion)
         version = self._trained_on(challenger)
         samples = version.samples("test")
         self.gate.check_weights(samples.weights)
-        self._require_images(samples.paths)
+        self._require_images(samples)
         labels = np.asarray(version.class_names, dtype=object)[samples.labels]
         before = None if champion is None else self._known_dataset(champion)
         images = TestImages(
@@ -130,13 +133,36 @@ class Examination:
         facts = [*_same_test(before, version, self.gate.relabeled), *self._not_rolled_back()]
         return Examined(examine(self.gate, images, models[0], other, facts), images, version)
 
-    def _require_images(self, paths: Sequence[str]) -> None:
+    def open_challenger(self) -> None:
+        """Make sure that the challenger can be run.
+
+        Raises:
+            ChangedBundleError: its files are not those that were logged.
+            UserError: it has none, they are no bundle, or MLflow does not answer.
+        """
+        self._open(self.challenger)
+
+    def _require_images(self, samples: Samples) -> None:
+        """Make sure that the test images are here, and those that were tested; shards tell that themselves."""
+        paths, of = samples.paths, f"of the {len(samples.paths):,} test images of version {self.challenger.version}"
         asked = [path for number, path in enumerate(paths) if number == 0 or file_of(path) is not None]  # of URLs one
         missing = [path for path in asked if not is_there(path)]
         if missing:
             raise UserError(
-                f"{len(missing):,} of the {len(paths):,} test images of version {self.challenger.version} are not on "
-                f"this machine (first: {missing[0]}): promote it where they are, or bring them back."
+                f"{len(missing):,} {of} are not on this machine (first: {missing[0]}): promote it where they are, or "
+                "bring them back."
+            )
+        files = [
+            (Path(to_path(path)), sha256)
+            for path, sha256 in zip(paths, samples.sha256, strict=True)
+            if find_place(path) is None and find_url(path) is None
+        ]
+        read = track(files, "Checking the test images", len(files))
+        changed = [file for file, sha256 in read if sha256_file(file) != sha256]
+        if changed:
+            raise UserError(
+                f"{len(changed):,} {of} have changed since it was trained (first: {changed[0]}): bring them back, or "
+                f"make a dataset version of the images of now with {program()} ingest, and train on it."
             )
 
     def _open(self, version: RegisteredVersion) -> _Opened:

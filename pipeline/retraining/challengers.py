@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from graftline.backbones.backbone import Backbone
 from graftline.bundle.golden import read_golden
 from graftline.bundle.layout import WEIGHTS_FILE, read_description
@@ -115,7 +117,7 @@ class Challengers:
         if (done := Challenger.read(start, directory)) is not None:
             say(f"The challenger with a {start} start was trained before: run {done.run_id}.")
             return done
-        resume = _begun(directory)
+        resume = _begun(directory, backbone)
         say(f"\nChallenger, {start} start{'' if resume is None else f': goes on with run {resume}'}.")
         stage = replace(self.stage, tracking=replace(self.stage.tracking, parent_run_id=self.run_id))
         Winner(stage, self.directory, backbone, self.version, self.run_id).train_challenger(start, resume)
@@ -160,7 +162,13 @@ class Challengers:
         return registered
 
 
-def _begun(directory: Path) -> str | None:
-    """Return the id of the run that was begun in a directory; None if none was."""
-    file = directory / FOLDER / "run.json"
-    return str(json.loads(file.read_text(encoding="utf-8"))["run_id"]) if file.exists() else None
+def _begun(directory: Path, backbone: Backbone) -> str | None:
+    """Return the id of the run that was begun in a directory with the same weights; None if none was.
+
+    One with a warm start from a model that is not the champion any more is not gone on with: its checkpoints are of
+    another network.
+    """
+    file, config = directory / FOLDER / "run.json", RunDirectory(directory).config
+    if not file.exists() or OmegaConf.select(OmegaConf.load(config), "backbone.file") != backbone.file:
+        return None
+    return str(json.loads(file.read_text(encoding="utf-8"))["run_id"])

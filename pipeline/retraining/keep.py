@@ -19,7 +19,7 @@ from graftline.features.segment import Segment
 from graftline.features.store import SECONDS_PER_DAY, ActivationStore, in_words
 from graftline.locks import Lock
 from graftline.pipeline.runs.directory import RunDirectory
-from graftline.tracking.models_in_use import UsedRun
+from graftline.tracking.models_in_use import UsedRun, is_elsewhere
 from graftline.tracking.refused import RefusedVersion, find_refused, measure, remove
 from graftline.tracking.tracking import Tracking
 
@@ -145,19 +145,21 @@ def find_old_versions(keep: Keep, tracking: Tracking, model: str | None = None) 
     return found
 
 
-def find_leftovers(keep: Keep, needed: Sequence[UsedRun], store: ActivationStore) -> list[Leftover]:
+def find_leftovers(keep: Keep, uri: str, needed: Sequence[UsedRun], store: ActivationStore) -> list[Leftover]:
     """Return what is to be removed.
 
     Args:
         keep: what is kept by age and number.
+        uri: of MLflow, which knows what is needed; the output directories of runs in another database or on another
+            server are kept.
         needed: what is kept however old it is: the output directories of models in use. Activations that were used
             since the first of them was trained are theirs or newer, and stay too.
         store: of the activations.
     """
     now = time.time()
-    outputs = list(_outputs(keep, needed, now))
+    outputs = list(_outputs(keep, uri, needed, now))
     gone = {one.path for one in outputs}
-    checkpoints = [one for one in _checkpoints(keep, needed, now) if gone.isdisjoint(one.path.parents)]
+    checkpoints = [one for one in _checkpoints(keep, uri, needed, now) if gone.isdisjoint(one.path.parents)]
     return [*outputs, *checkpoints, *_activations(keep, needed, store, now)]
 
 
@@ -167,24 +169,24 @@ def remove_leftovers(leftovers: Sequence[Leftover | OldVersion], store: Activati
     return summarize(removed) if removed else ""
 
 
-def _outputs(keep: Keep, needed: Sequence[UsedRun], now: float) -> Iterator[Leftover]:
+def _outputs(keep: Keep, uri: str, needed: Sequence[UsedRun], now: float) -> Iterator[Leftover]:
     for stage in sorted(path for path in Path(keep.outputs).glob("*") if path.is_dir()):
         # their names are times
         directories = [path for path in sorted(stage.iterdir(), reverse=True) if _is_output(path)]
         for path in directories[keep.runs :]:
             days = (now - _used(path)) / SECONDS_PER_DAY
-            if days >= keep.days and not _is_used(path) and not _holds_needed(path, needed):
+            if days >= keep.days and not _is_used(path) and not _holds_needed(path, uri, needed):
                 yield Leftover("outputs", path, _size(path), days)
 
 
-def _checkpoints(keep: Keep, needed: Sequence[UsedRun], now: float) -> Iterator[Leftover]:
+def _checkpoints(keep: Keep, uri: str, needed: Sequence[UsedRun], now: float) -> Iterator[Leftover]:
     """Yield the checkpoints of trainings that have ended: the bundle has the best of them."""
     for path in sorted(Path(keep.outputs).glob("**/checkpoints")):
         files = RunDirectory(path.parent)
         if not files.result.exists() or not files.bundle.is_dir() or path.is_symlink():
             continue
         days = (now - _used(path.parent)) / SECONDS_PER_DAY
-        if days >= keep.checkpoint_days and not _holds_needed(path.parent, needed):
+        if days >= keep.checkpoint_days and not _holds_needed(path.parent, uri, needed):
             yield Leftover("checkpoints", path, _size(path), days)
 
 
@@ -205,12 +207,12 @@ def _is_output(path: Path) -> bool:
     return any(chain.from_iterable(path.glob(pattern) for pattern in (CONFIG, f"*/{CONFIG}")))
 
 
-def _holds_needed(path: Path, needed: Sequence[UsedRun]) -> bool:
-    """Tell whether a folder is, holds or is held by one that is needed, or has values that MLflow did not get."""
+def _holds_needed(path: Path, uri: str, needed: Sequence[UsedRun]) -> bool:
+    """Tell whether a folder is, holds or is held by one that is needed, or has values that this MLflow did not get."""
     whole = path.resolve()
     if any(one.directory.is_relative_to(whole) or whole.is_relative_to(one.directory) for one in needed):
         return True
-    return any(map(_has_unsent, path.glob("**/outbox")))
+    return any(_has_unsent(outbox) or is_elsewhere(outbox, uri) for outbox in path.glob("**/outbox"))
 
 
 def _has_unsent(outbox: Path) -> bool:

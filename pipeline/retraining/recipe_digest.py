@@ -1,13 +1,12 @@
 """What a retraining depends on beside the images: configuration, code and libraries, as one digest."""
 
-import hashlib
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import graftline
 from graftline.files import digest, sha256_file
+from graftline.pipeline.runs.code_digest import code_digest
 from graftline.tracking.environment import MAIN_LIBRARIES
 
 # packages whose code decides what a training gives; the rest shows, tracks or serves it
@@ -37,7 +36,7 @@ def recipe_digest(config: Mapping[str, Any], start: str) -> str:
     used = {key: _used(key, node) for key, node in config.items() if key not in OTHERS}
     weights = _weights_digest(used.get("backbone", {}).get("file"))
     return digest(
-        {"config": used, "start": start, "weights": weights, "code": _code_digest(), "libraries": _libraries()}
+        {"config": used, "start": start, "weights": weights, "code": code_digest(CODE), "libraries": _libraries()}
     )
 
 
@@ -52,16 +51,6 @@ def _weights_digest(file: str | None) -> str | None:
     """Return a digest of a file of weights, which may become another one of the same name; None where there is none."""
     path = None if file is None else Path(file).expanduser()
     return sha256_file(path) if path is not None and path.is_file() else None
-
-
-def _code_digest() -> str:
-    """Return a digest of graftline's own source files: of a clone that was changed too, which has no version for it."""
-    root = Path(graftline.__file__).parent
-    files = [file for name in CODE for file in (sorted((root / name).rglob("*.py")) or [root / name])]
-    total = hashlib.sha256()
-    for file in files:
-        total.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
-    return total.hexdigest()
 
 
 def _libraries() -> dict[str, str]:

@@ -104,13 +104,15 @@ class Situation:
     def unfinished(self) -> "tuple[Situation, Retraining | None]":
         """Return the retraining to go on with, or None, and the situation in which it is to be decided.
 
-        One that was killed, stopped or lost MLflow is of the images that there were when it began, if each of them is
-        here as it was; one that has failed otherwise is gone on with only if nothing at all has changed.
+        It is of the images that there were when it began, if each of them is here as it was; one whose training has
+        failed by itself is gone on with only if nothing at all has changed.
         """
         for begun in self.retrainings.unfinished(self.recipe):
             if begun.key == self.key:
                 return self, begun
-            if begun.was_interrupted and begun.after == self.after and (version := self._still_here(begun)) is not None:
+            if begun.training_failed or begun.after != self.after:
+                continue
+            if (version := self._still_here(begun)) is not None:
                 before = replace(self)
                 before.__dict__["version"] = version  # where the cached property keeps it
                 return before, begun
@@ -136,6 +138,17 @@ class Situation:
         if known is None or self.last is None or self._was_deleted(known):
             return None
         return known if known.run_id == self.last.run_id or self._is_settled(known.version) else None
+
+    def is_open(self, known: Retraining) -> bool:
+        """Tell whether the gate is to decide once more on a retraining that was settled on this machine.
+
+        It is where the gate has refused its model for what it may find otherwise at another moment, and only once.
+        """
+        standing = self._standing
+        if known.outcome != "refused" or known.version is None or standing is None or not known.is_here:
+            return False
+        is_there = known.version in {version.version for version in standing.versions}
+        return is_there and [line.decision.is_final for line in standing.lines_of(known.version)] == [False]
 
     @cached_property
     def _standing(self) -> Standing | None:
@@ -209,11 +222,15 @@ class Situation:
         return f"{_in_words(asked)}, and it is due by '{when}'"
 
     def _drift(self) -> float:
-        """Return 1 if the newest check of what the champion has seen in use has found drift, else 0."""
+        """Return 1 if the newest check of what the champion has seen in use has found drift, else 0.
+
+        A check before the last retraining has led to it, and to no other one.
+        """
         if self.champion is None:
             return 0.0
         experiment = self.tracking.experiment or self.data.dataset_name()
-        return float(last_check_rings(self.tracking.uri, experiment, self.champion.tags.get(BUNDLE_DIGEST, "")))
+        since = 0 if self.last is None else self.last.ended or 0
+        return float(last_check_rings(self.tracking.uri, experiment, self.champion.tags.get(BUNDLE_DIGEST, ""), since))
 
     def _age(self) -> float:
         """Return the seconds since the last retraining was decided, or the champion trained."""

@@ -6,7 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.promotion import SKILL, better_by_chance, contestants, guards_hold, less_accurate, results, skill_of
+from benchmarks.promotion import (
+    SKILL,
+    better_by_chance,
+    contestants,
+    equal_in_groups,
+    guards_hold,
+    less_accurate,
+    results,
+    skill_of,
+)
 from graftline.bundle.decision import Decision
 from graftline.errors import UserError
 from graftline.evaluation.comparison import Metric, compare
@@ -66,7 +75,7 @@ def test_the_difference_is_that_of_make_compare(metric: Metric, groups: list[str
     assert low <= difference.low + 1e-9
     assert high >= difference.high - 1e-9, "or where Student's t is, if that is farther"
     assert high - low == pytest.approx(difference.high - difference.low, rel=0.15)
-    assert ("; these are of 50 groups, which count as wholes for the score" in result.compared) == (groups is not None)
+    assert ("; these are of 50 groups, which count as wholes." in result.compared) == (groups is not None)
 
 
 def test_a_weighted_score_without_weights_is_refused() -> None:
@@ -265,6 +274,17 @@ def test_a_new_class_that_is_answered_for_others_counts_as_wrong() -> None:
     assert not guard(result, "accuracy").passed
 
 
+def test_costs_count_for_both_where_a_class_is_new() -> None:
+    images, champion, _ = made()
+    costs = ((0.0, 1.0, 1.0), (1.0, 0.0, 1.0), (1.0, 9.0, 0.0))  # of new, no and yes
+    grown = with_new_class(champion, np.zeros(400, dtype=bool))
+    grown = replace(grown, name="version 2", decision=Decision(costs=costs))
+    costly = replace(champion, decision=Decision(costs=tuple(row[1:] for row in costs[1:])))
+    result = examine(replace(GATE, metric="accuracy"), images, grown, costly)
+    assert result.guards[0].figures == (0.0, 0.0, 0.0)
+    assert (costly.answers != champion.answers).any()
+
+
 def test_images_that_trained_the_champion_are_left_out() -> None:
     images, champion, challenger = made((1.0, 1.4))
     seen = np.arange(400) < 100
@@ -377,6 +397,32 @@ def test_the_interval_of_an_accuracy_difference_holds_what_it_says() -> None:
         difference = accuracy_difference(common | one, common | other, 2.576)
         below += difference.high < 0
     assert below <= 30, "as good, and said to be worse at the one-sided 0.5 %"
+
+
+def test_images_of_one_group_count_as_one_for_accuracies_too() -> None:
+    generator, groups, refused = np.random.default_rng(0), np.arange(40).repeat(16), 0
+    for _ in range(400):
+        one, other = (generator.random((2, 40)) < 0.85).repeat(16, axis=1)
+        refused += accuracy_difference(one, other, 1.96, groups).high < 0
+    assert refused < 20, "as good, and said to be worse at the one-sided 2.5 %"
+    found, (champion, challenger) = equal_in_groups(40, 16, generator)
+    whole, alone = (
+        guard(examine(GATE, images, challenger, champion), "accuracy").figures
+        for images in (found, replace(found, groups=None))
+    )
+    assert whole[0] == alone[0]
+    assert whole[2] - whole[1] > 2 * (alone[2] - alone[1])
+
+
+@pytest.mark.parametrize("each", [5, 1])
+def test_one_group_shows_nothing_and_groups_of_one_image_are_images(each: int) -> None:
+    one, other = np.zeros(20, dtype=bool), np.ones(20, dtype=bool)
+    nothing = accuracy_difference(one, other, 1.96, np.zeros(20, dtype=np.int64))
+    assert (nothing.value, nothing.low, nothing.high) == (-1.0, -1.0, 1.0)
+    alone, groups = accuracy_difference(one, other, 1.96), accuracy_difference(one, other, 1.96, np.arange(20) // each)
+    assert groups.low == -1.0
+    assert (groups.high < 0) == (each == 1), "four of four are no proof"
+    assert alone.high < 0
 
 
 def test_two_things_are_timed_in_turns() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import mlflow.pyfunc
 import numpy as np
 import pytest
-from dusk import GATE, aliases, crown, decisions, promote, run
+from dusk import GATE, QUICK, aliases, crown, decisions, promote, run
 from gone_run import remove_for_good
 from mlflow import MlflowClient
 from workplace import TINY, Workplace
@@ -23,6 +23,7 @@ from graftline.errors import UserError
 from graftline.evaluation.metrics import format_score
 from graftline.files import digest_directory, write_json
 from graftline.pipeline.bundles.source import find_source
+from graftline.pipeline.cli import compose
 from graftline.pipeline.promote import Promote, Verdict
 from graftline.pipeline.promotion.examination import Examination, Examined
 from graftline.tracking.names import BUNDLE_DIGEST, BUNDLE_FILES, DATASET_DIGEST, TEST_DIGEST
@@ -30,7 +31,9 @@ from graftline.tracking.promotions import OvertakenError, Promotions
 from graftline.tracking.tracking import Tracking
 
 
-def test_a_story(place: Workplace, client: MlflowClient, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_story(
+    place: Workplace, client: MlflowClient, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     weak = promote("version=1")
     assert (weak.promoted, weak.first, weak.champion) == (False, True, None)
     assert weak.reasons[0].startswith("It is not shown to be better than class frequencies: the log loss differs by ")
@@ -52,6 +55,12 @@ def test_a_story(place: Workplace, client: MlflowClient, capsys: pytest.CaptureF
     assert client.get_model_version("dusk", "1").tags["graftline.decision"] == f"refused (line {refused.line.number})"
     assert (same.line, same.is_new) == (refused.line, False), "it would be the same"
     assert promote("version=1", "gate.margin=0.2").is_new
+    gate, standing = compose("promote", [*QUICK, "gate.margin=0.2"]).stage, Promotions(Tracking(), "dusk").read()
+    assert isinstance(gate, Promote)
+    assert gate._known(standing, standing.version(1)) is not None
+    with monkeypatch.context() as patch:
+        patch.setattr("graftline.pipeline.promote.code_digest", lambda _: "of a later graftline")
+        assert gate._known(standing, standing.version(1)) is None
 
     forced = promote("version=1", "force=a new camera")
     assert (forced.promoted, forced.forced) == (True, "a new camera")
@@ -212,6 +221,8 @@ def test_a_champion_whose_bundle_was_changed_decides_nothing(place: Workplace, c
         with pytest.raises(UserError, match=r"is not the bundle that was logged as models:/dusk/1: put its files back"):
             promote()
         assert len(Promotions(Tracking(), "dusk").read().lines) == 1, "the challenger is not refused for it"
+        with pytest.raises(UserError, match=r"is not the bundle that was logged as models:/dusk/1"):
+            Promote(Tracking(), GATE, "dusk").check()
         assert promote("force=its files are lost").forced == "its files are lost"
         crown(1)
     finally:
@@ -264,19 +275,27 @@ def test_a_weighted_score_decides_where_images_have_weights(
     assert (verdict.guards[0].name, verdict.guards[0].challenger) == ("accuracy, weighted", expected)
 
 
-def test_a_test_image_that_is_gone(place: Workplace, trained: Workplace, client: MlflowClient) -> None:
+def test_a_test_image_that_is_gone_or_another(place: Workplace, trained: Workplace, client: MlflowClient) -> None:
     """The last of them, too: nothing is decided."""
     version = DatasetVersion.load(Tracking().registry().dataset("models:/dusk/2"))
-    file = Path(version.samples("test").paths[-1])
+    paths = version.samples("test").paths
+    file = Path(paths[-1])
     hidden = file.rename(trained.root / "hidden.png")
     try:
         with pytest.raises(
             UserError, match=r"^1 of the \d+ test images of version 2 are not on this machine \(first: "
         ):
             promote("version=2")
+        shutil.copyfile(paths[0], file)  # of another class
+        said = (
+            rf"^1 of the \d+ test images of version 2 have changed since it was trained \(first: {re.escape(str(file))}"
+        )
+        with pytest.raises(UserError, match=said):
+            promote("version=2")
     finally:
-        hidden.rename(file)
+        hidden.replace(file)
     assert aliases(client) == {"challenger": "2"}
+    assert Promotions(Tracking(), "dusk").read().lines == ()
 
 
 def test_a_model_that_answers_its_golden_images_otherwise_is_refused(
@@ -320,6 +339,16 @@ def test_a_model_of_other_classes_is_refused_on_record(place: Workplace, client:
     assert reason.startswith(
         "version 3 and version 1 have no classes in common, so that nothing can be compared: force"
     )
+
+
+def test_a_version_without_files_cannot_be_forced(place: Workplace, client: MlflowClient, tmp_path: Path) -> None:
+    crown(1)
+    _register_changed(client, tmp_path, lambda _: None)
+    (tmp_path / "elsewhere" / "artifacts" / "bundle" / CARD_FILE).unlink()
+    with pytest.raises(UserError, match=r"^Nobody can tell what would be promoted: models:/dusk/3 has no bundle in "):
+        promote("version=3", "force=whatever")
+    assert aliases(client)["champion"] == "1"
+    assert len(Promotions(Tracking(), "dusk").read().lines) == 1
 
 
 def _register_changed(client: MlflowClient, folder: Path, change: Callable[[Path], None]) -> None:
@@ -411,3 +440,6 @@ def test_a_history_that_was_changed_is_shown_and_told(
     ):
         run("history")
     assert "Champions of dusk" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"^Line 1 of the ledger is another now, .* Nothing is decided on such"):
+        Promote(Tracking(), GATE, "dusk").check()
+    Promote(Tracking(), GATE, "cats").check()  # which has no version yet

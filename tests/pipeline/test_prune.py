@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 from workplace import Workplace
 
+from graftline.errors import UserError
 from graftline.features.store import ActivationStore
+from graftline.files import write_json
 from graftline.pipeline.cli import compose
 from graftline.pipeline.retraining.keep import Keep, Leftover, find_leftovers
+from graftline.tracking.client import absolute_uri
 from graftline.tracking.models_in_use import UsedRun
 
-DAY = 86_400.0
+DAY, URI = 86_400.0, "sqlite:///mlflow.db"
 
 
 def make_output(path: Path, days: float, *, finished: bool = True) -> Path:
@@ -37,11 +40,16 @@ def test_what_is_old_goes_and_what_is_needed_stays(tmp_path: Path) -> None:
     unsent = old[0] / "outbox"
     unsent.mkdir()
     (unsent / "journal.jsonl").write_text("{}\n")
-    os.utime(old[0], (time.time() - 100 * DAY,) * 2)
     champion = UsedRun("c", old[1].resolve(), time.time() - 99 * DAY)
     keep = Keep(runs=3, days=90, checkpoint_days=14, outputs=str(tmp_path / "outputs"))
     store = ActivationStore(tmp_path / "cache", 1e9)
-    found = find_leftovers(keep, [champion], store)
+    elsewhere = make_output(root / "2020-00", days=100)
+    for path, uri in ((old[2], URI), (elsewhere, "https://mlflow.example.com")):
+        write_json(path / "outbox" / "run.json", {"run_id": "r", "uri": absolute_uri(uri)})
+    for path in (old[0], old[2], elsewhere):
+        for one in (path / "outbox", path):
+            os.utime(one, (time.time() - 100 * DAY,) * 2)
+    found = find_leftovers(keep, URI, [champion], store)
     assert {one.path for one in found if one.kind == "outputs"} == set(old[2:5]), "not the 3 newest, nor what is needed"
     assert {one.path for one in found if one.kind == "checkpoints"} == {
         old[5] / "checkpoints",
@@ -50,9 +58,10 @@ def test_what_is_old_goes_and_what_is_needed_stays(tmp_path: Path) -> None:
     assert all(one.remove(store) for one in found)
     assert (unfinished / "checkpoints" / "best.ckpt").exists(), "it may be resumed"
     assert sorted(path.name for path in root.iterdir()) == sorted(
-        path.name for path in (old[0], old[1], old[5], young, unfinished, root / "2019-of-somebody")
+        path.name for path in (elsewhere, old[0], old[1], old[5], young, unfinished, root / "2019-of-somebody")
     )
     assert (old[1] / "checkpoints").is_dir()
+    assert (elsewhere / "checkpoints").is_dir(), "another server knows whether it is in use"
     assert not (young / "checkpoints").exists()
 
 
@@ -76,6 +85,17 @@ def test_what_goes_is_printed_before_it_is_removed(
     assert re.search(r"To be removed.*outputs/train/2020 +outputs +3\.0 KB +100 days", before, re.DOTALL)
 
 
+def test_a_database_that_is_not_there_says_nothing_of_what_is_needed(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workplace.root)
+    old = make_output(workplace.root / "outputs" / "train" / "2020", days=100)
+    with pytest.raises(UserError, match=r"^There is no tracking database .*none\.db: give the tracking\.uri of one"):
+        compose("prune", ["keep.runs=0", "tracking.uri=sqlite:///none.db"]).run()
+    assert old.exists()
+    assert not Path("none.db").exists()
+
+
 def test_a_link_that_leads_nowhere_is_a_file_like_any_other(tmp_path: Path) -> None:
     old = make_output(tmp_path / "outputs" / "train" / "2020", days=100)
     for name in ("latest", "checkpoints/latest"):
@@ -83,7 +103,7 @@ def test_a_link_that_leads_nowhere_is_a_file_like_any_other(tmp_path: Path) -> N
     for one in [old, *old.iterdir()]:
         os.utime(one, (time.time() - 100 * DAY,) * 2, follow_symlinks=False)
     keep = Keep(runs=0, outputs=str(tmp_path / "outputs"))
-    (found,) = find_leftovers(keep, [], ActivationStore(tmp_path / "cache", 1e9))
+    (found,) = find_leftovers(keep, URI, [], ActivationStore(tmp_path / "cache", 1e9))
     assert found.path == old
     assert found.bytes == 3000 + 2 * len(str(tmp_path / "gone"))
 
@@ -92,7 +112,8 @@ def test_what_loses_a_file_at_this_moment_is_in_use(tmp_path: Path, monkeypatch:
     make_output(tmp_path / "outputs" / "train" / "2020", days=100)
     monkeypatch.setattr(Path, "iterdir", _with_one_that_is_gone(Path.iterdir))
     assert (
-        find_leftovers(Keep(runs=0, outputs=str(tmp_path / "outputs")), [], ActivationStore(tmp_path / "c", 1e9)) == []
+        find_leftovers(Keep(runs=0, outputs=str(tmp_path / "outputs")), URI, [], ActivationStore(tmp_path / "c", 1e9))
+        == []
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.utils import instantiate
 from manifest import manifest
 from one_answer import answering
 
@@ -23,14 +24,17 @@ from graftline.data.split import Split
 from graftline.data.version import DatasetVersion
 from graftline.data.version_writing import write_version
 from graftline.errors import UserError
+from graftline.files import write_json
 from graftline.pipeline.cli import compose
 from graftline.pipeline.retrain import Retrain
+from graftline.pipeline.retraining.challengers import Challengers
 from graftline.pipeline.retraining.changes import Changes
 from graftline.pipeline.retraining.notify import Notify
 from graftline.pipeline.retraining.options import RetrainOptions
 from graftline.pipeline.retraining.recipe_digest import CODE, recipe_digest
 from graftline.pipeline.retraining.situation import require_images
 from graftline.pipeline.retraining.trigger import NAMES, Trigger
+from graftline.pipeline.train import Train
 from graftline.processes import Terminated
 
 DAY = 86_400.0
@@ -276,9 +280,34 @@ def test_who_waits_for_a_retraining_is_told_that_it_was_stopped(
 
 
 def test_the_gate_looks_at_models_where_they_are_trained() -> None:
-    promotion = composed("trainer=cpu", "gate.margin=0.3")._promotion("models:/pets/7")
+    promotion = composed("trainer=cpu", "gate.margin=0.3")._promotion("pets", 7)
     assert (promotion.model, promotion.version, promotion.accelerator) == ("pets", 7, "cpu")
     assert promotion.gate.margin == 0.3
+
+
+def test_a_training_goes_on_with_the_weights_that_it_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A warm start begins anew once another version is champion, whose weights lie elsewhere."""
+    version = made_version(tmp_path, {"0": "cat", "1": "dog", "2": "dog"})
+    stage = instantiate({**composed()._nodes, "_target_": "graftline.pipeline.train.Train"}, _convert_="all")
+    directory = tmp_path / "retrain"
+    (directory / ".hydra").mkdir(parents=True)
+    (directory / ".hydra" / "config.yaml").write_text("{}")
+    (directory / ".hydra" / "overrides.yaml").write_text("[]")
+    resumed = list[str | None]()
+
+    def killed(self: Train, path: Path) -> None:
+        resumed.append(self.train.resume)
+        write_json(path / "outbox" / "run.json", {"run_id": f"run {len(resumed)}"})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Train, "run", killed)
+    challengers = Challengers(stage, directory, version, "parent", None)
+    for file in ("1/model.safetensors", "1/model.safetensors", "2/model.safetensors", None, None):
+        with pytest.raises(KeyboardInterrupt):
+            challengers._train("warm", replace(stage.backbone, weights="file", file=file))
+    assert resumed == [None, "run 1", None, None, "run 4"]
 
 
 def test_what_a_retraining_depends_on_and_what_not() -> None:

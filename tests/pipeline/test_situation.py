@@ -1,10 +1,11 @@
 """Where a retraining begins: what was decided on the same images before, and the splits that they keep."""
 
+import errno
 import json
 import signal
 import threading
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,18 @@ from graftline.data.split import Split
 from graftline.errors import UnreachableError, UserError
 from graftline.pipeline.cli import compose
 from graftline.pipeline.cli.errors import EXIT_INTERRUPTED
-from graftline.pipeline.retrain import Retrain, RetrainResult
+from graftline.pipeline.retrain import Retrain, RetrainResult, _failure_noted
+from graftline.pipeline.retraining.challengers import Challengers
 from graftline.pipeline.retraining.situation import Situation, require_images
 from graftline.processes import Terminated
+from graftline.tracking.drift_checks import drift_tags
 from graftline.tracking.lease import Lease
 from graftline.tracking.ledger import Decision, Kind
-from graftline.tracking.names import STAGE
+from graftline.tracking.names import BUNDLE_DIGEST, STAGE
 from graftline.tracking.promotions import Promotions, author, now
 from graftline.tracking.retrainings import AFTER, KEY, MODEL, RECIPE, RETRAIN, Retrainings, decided_tags
 from graftline.tracking.tracking import Tracking
+from graftline.training.divergence import DivergenceError
 
 NAME = "colors"
 
@@ -77,15 +81,21 @@ class Past:
             run.set_tags(decided_tags(kind, number, seen.last))
         return number
 
-    def begin(self, error: BaseException) -> str:
-        """Begin a retraining of the images of now that ends with an error; returns the digest of their version."""
+    def begin(self, error: BaseException, *, trains: bool = True) -> str:
+        """Begin a retraining of the images of now that ends with an error; returns the digest of their version.
+
+        Args:
+            error: which.
+            trains: whether it is one of the training.
+        """
         seen = self.look()
         tags = {STAGE: RETRAIN, MODEL: NAME, KEY: seen.key, RECIPE: "r", AFTER: seen.after}
         directory = self.place.root / "outputs" / f"begun-{seen.key}"
         run = self.tracking.start(run_name="", experiment=NAME, directory=directory, tags=tags)
         with suppress(type(error)), run:
             run.log_dataset(seen.version)
-            raise error
+            with _failure_noted(run) if trains else nullcontext():
+                raise error
         return seen.version.digest
 
     def _register(self, run_id: str) -> int:
@@ -131,6 +141,16 @@ def test_what_was_decided_on_these_images_counts_while_its_model_is_in_use(past:
     known = past.look().settled
     assert known is not None
     assert known.version == second, "what was rolled back does not come back"
+
+
+def test_what_another_moment_may_find_otherwise_is_decided_on_once_more(past: Past) -> None:
+    number = past.retrain("refused")
+    known = past.look().settled
+    assert known is not None
+    assert past.look().is_open(known), "its line has no digest of the gate"
+    assert not past.look().is_open(replace(known, is_here=False)), "it was trained on another machine"
+    past.decide("refused", number)
+    assert not past.look().is_open(known), "not at each hour of a schedule"
 
 
 def test_what_was_refused_is_tried_again_once_others_were_decided_on(past: Past) -> None:
@@ -203,6 +223,23 @@ def test_after_a_clock_was_set_back_a_retraining_is_due_by_age(
     assert "hours from now, a clock was set back: this one is due by age" in capsys.readouterr().out
 
 
+def test_a_check_for_drift_leads_to_one_retraining(past: Past) -> None:
+    past.retrain("promoted")
+    past.place.mlflow.set_model_version_tag(NAME, "1", BUNDLE_DIGEST, "d")
+
+    def check() -> None:
+        tags = drift_tags("d", rings=True, monitored=True)
+        with past.tracking.start(run_name="", experiment=NAME, directory=past.place.root / "drift", tags=tags):
+            pass
+
+    check()
+    assert past.look().why_not_due("drift") is None
+    past.retrain("refused")
+    assert past.look().why_not_due("drift") == "drift is 0, and it is due by 'drift'"
+    check()
+    assert past.look().why_not_due("drift") is None
+
+
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
@@ -233,6 +270,27 @@ def test_a_gate_that_cannot_decide_on_these_images_is_told_before_the_training(
     with pytest.raises(UserError, match=r"^gate\.metric is accuracy_weighted, but the test images have no weights"):
         compose("retrain", typed).run()
     assert past.place.mlflow.search_experiments(filter_string="name = 'images'") == [], "nothing was trained"
+
+
+def test_a_training_that_has_failed_is_noted_until_it_is_tried_again(
+    past: Past, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(past.place.root)
+    stage = compose("retrain", [*TINY, "data=folder", "data.path=images"]).stage
+    assert isinstance(stage, Retrain)
+
+    def failed(error: Exception) -> bool:
+        def fail(*_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(Challengers, "train", fail)
+        with pytest.raises(type(error)):
+            stage.run(past.place.root / "outputs" / "retrain")
+        (begun,) = Retrainings(past.tracking.uri, "images", "images").unfinished(stage._recipe)
+        return begun.training_failed
+
+    assert failed(DivergenceError("The training diverged."))
+    assert not failed(OSError(errno.ENOSPC, "No space left on device"))
 
 
 def test_looks_that_find_nothing_due_leave_no_version(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,16 +333,22 @@ def test_what_another_process_has_written_since_a_look_is_what_the_version_grows
 
 
 @pytest.mark.parametrize(
-    ("error", "goes_on"),
-    [(KeyboardInterrupt(), True), (UnreachableError("It is away."), True), (RuntimeError("It diverges."), False)],
+    ("error", "trains", "goes_on"),
+    [
+        (KeyboardInterrupt(), True, True),
+        (UnreachableError("It is away."), True, True),
+        (OSError(errno.ENOSPC, "No space left on device"), True, True),
+        (RuntimeError("It diverges."), True, False),
+        (RuntimeError("The champion is damaged."), False, True),
+    ],
 )
 def test_an_interrupted_retraining_is_gone_on_with_though_images_have_come(
-    past: Past, error: BaseException, goes_on: bool
+    past: Past, error: BaseException, trains: bool, goes_on: bool
 ) -> None:
     """Else none would end that takes longer than the images need to come; one that fails by itself would never end."""
     past.retrain("promoted")
     past.paint(12, 15)
-    digest = past.begin(error)
+    digest = past.begin(error, trains=trains)
     now = past.look()
     then, begun = now.unfinished()
     assert then is now

@@ -1,6 +1,7 @@
 """One process at a time retrains a model, on whatever machine it is."""
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -44,6 +45,23 @@ def test_a_second_one_is_told_who_has_it(make: Callable[[str], Lease], workplace
     second.acquire()
     with second:
         assert names(workplace.mlflow) == ["pets.retraining"]
+
+
+@pytest.mark.parametrize("was_cloned", [False, True])
+def test_a_copy_of_the_folder_is_another_place(
+    make: Callable[[str], Lease], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, was_cloned: bool
+) -> None:
+    """As on a machine that was cloned: the lock that is free there says nothing of the one that is held here."""
+    first = make("here")
+    first.acquire()
+    with first:
+        shutil.copytree(tmp_path / "here", tmp_path / "there")
+        if was_cloned:  # with the disk, so that even the numbers of files are the same
+            locked = module._identify(tmp_path / "here" / "retraining.lock").partition(" ")[2]
+            monkeypatch.setattr(module, "_identify", lambda _: f"another-kernel {locked}")
+        with pytest.raises(LeaseHeldError):
+            make("there").acquire()
+        first.check()
 
 
 def test_a_model_that_has_the_name_of_a_lease(make: Callable[[str], Lease], workplace: Workplace) -> None:

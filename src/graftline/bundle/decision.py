@@ -56,7 +56,10 @@ class Decision:
         return members
 
     def reordered(self, order: Sequence[int]) -> "Decision":
-        """Return the same decision for classes in another order, of which ``order`` (K,) has the numbers that they had.
+        """Return the same decision for classes in another order, or some of them.
+
+        Args:
+            order: the numbers that the classes had; those that it leaves out cannot be answered.
 
         >>> Decision(costs=((0.0, 1.0), (5.0, 0.0))).reordered([1, 0])
         Decision(thresholds=(), costs=((0.0, 5.0), (1.0, 0.0)), set_threshold=None)

@@ -143,6 +143,6 @@ def given_common_classes(model: Contestant, common: Sequence[str], images: TestI
         dataset=images.dataset,
         split_digest=images.split_digest,
         bundle_digest=model.bundle_digest,
-        decision=model.decision.reordered(columns) if len(common) == len(model.class_names) else MOST_PROBABLE,
+        decision=model.decision.reordered(columns),
         groups=None if images.groups is None else [images.groups[row] for row in chosen.tolist()],
     )

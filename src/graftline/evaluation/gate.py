@@ -219,7 +219,7 @@ def _sentence(compared: Compared) -> str:
     if (groups := compared.challenger_given.num_groups) == 1 < count:
         parts.append("all of these are of one group, so that nothing is known of another")
     elif groups < count:
-        parts.append(f"these are of {groups:,} groups, which count as wholes for the score that decides")
+        parts.append(f"these are of {groups:,} groups, which count as wholes")
     if compared.champion.facts is not None and (few := compared.too_small_classes):
         parts.append(_too_small(few))
     return "; ".join(parts) + "."

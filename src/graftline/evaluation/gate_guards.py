@@ -165,7 +165,8 @@ def _parts(compared: Compared, class_recall: float, slice_accuracy: float) -> It
 
 def _part_guard(compared: Compared, part: _Part, quantile: float) -> Guard:
     ours, theirs = compared.challenger_right[part.rows], compared.champion_right[part.rows]
-    difference = accuracy_difference(ours, theirs, quantile)
+    groups = compared.challenger_given.drawn_groups
+    difference = accuracy_difference(ours, theirs, quantile, None if groups is None else groups[part.rows])
     passed = difference.high >= -part.margin
     name = f"{part.kind} {part.name}".strip()
     what = "accuracy" if part.kind == ACCURACY else f"accuracy on {name}"

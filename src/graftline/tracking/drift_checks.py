@@ -25,7 +25,7 @@ def drift_tags(bundle_digest: str, *, rings: bool, monitored: bool) -> dict[str,
     return {STAGE: "drift", DRIFT: RINGS if rings else SILENT, DRIFT_MODEL: bundle_digest, DRIFT_IMAGES: images}
 
 
-def last_check_rings(uri: str, experiment: str, bundle_digest: str) -> bool:
+def last_check_rings(uri: str, experiment: str, bundle_digest: str, since: int = 0) -> bool:
     """Tell whether the newest check of what a model has seen in use has found drift; false where there was none.
 
     Checks of images that somebody chose do not count: they say nothing of what comes in.
@@ -34,6 +34,7 @@ def last_check_rings(uri: str, experiment: str, bundle_digest: str) -> bool:
         uri: of MLflow.
         experiment: name of the data set's; it need not exist.
         bundle_digest: of the model.
+        since: ms since 1970; checks that began earlier do not count.
 
     Raises:
         UserError: MLflow does not answer.
@@ -41,7 +42,7 @@ def last_check_rings(uri: str, experiment: str, bundle_digest: str) -> bool:
     from graftline.tracking.client import absolute_uri, connect_checked
 
     tags = f"tags.`{DRIFT_MODEL}` = '{bundle_digest}' and tags.`{DRIFT_IMAGES}` = '{MONITORED}'"
-    which = f"attributes.status = 'FINISHED' and {tags}"
+    which = f"attributes.status = 'FINISHED' and attributes.start_time > {since} and {tags}"
 
     def ask(client: "MlflowClient") -> bool:
         found = client.get_experiment_by_name(experiment)

@@ -8,9 +8,10 @@ A holder that was killed leaves it. Who finds it dead may not simply remove it, 
 moment before and hold the lease now: it renames it to the token of the dead holder. That succeeds once only, the second
 one finds the new name taken or the old one gone. What was renamed is then removed.
 
-Whether a holder is dead or slow: on the same machine a lock on a file tells at once, which the kernel frees. From
-another machine it is watched: dead is who does not change the tag for as long as three beats. Clocks are asked only
-whether it is worth to watch: they may differ between machines, or be set back.
+Whether a holder is dead or slow: on the same machine a lock on a file tells at once, which the kernel frees. It does so
+for the same file under the same kernel only, and not for a copy of the file, nor after the machine was started anew or
+cloned. From anywhere else a holder is watched: dead is who does not change the tag for as long as three beats. Clocks
+are asked only whether it is worth to watch: they may differ between machines, or be set back.
 """
 
 import json
@@ -45,6 +46,7 @@ SILENT_SECONDS = 3 * BEAT_SECONDS  # without one, seen with our own eyes, a hold
 FRESH_SECONDS = 12 * BEAT_SECONDS  # a sign of life that is no older needs no watching
 _POLL_SECONDS = 0.5
 _HOLDER, _BEAT = "graftline.holder", "graftline.beat"
+_BOOT = Path("/proc/sys/kernel/random/boot_id")  # Linux's own, another one at each start of the machine
 _GRAVE_SECONDS = 600.0  # long after the last one that could have seen the dead holder has given up
 
 
@@ -57,7 +59,7 @@ class Holder:
         user: of the system.
         host: name of the machine.
         process: its number.
-        place: names the folder whose file the holder has locked; of two machines that share no disk it differs.
+        place: names the file that the holder has locked, and the kernel that has the lock.
         since: ms since 1970, by the holder's clock.
     """
 
@@ -193,7 +195,7 @@ class Lease:
         return self._ask(create)
 
     def _lives(self, holder: Holder, beat: str) -> bool:
-        """Tell whether a holder on another machine gives signs of life."""
+        """Tell whether a holder at another place gives signs of life."""
         if 0 <= time.time() - float(beat.partition(" ")[2]) < FRESH_SECONDS:
             return True
         logger.info(
@@ -298,8 +300,9 @@ def _beat_text(number: int) -> str:
 
 
 def _identify(file: Path) -> str:
-    """Return what names a file on all machines: what is written in it, at first by its first holder."""
-    if not (name := file.read_text(encoding="utf-8").strip()):
-        name = uuid.uuid4().hex
-        file.write_text(name + "\n", encoding="utf-8")
-    return name
+    """Return what names a file and the kernel that has the locks on it; where it has no name, the machine has one."""
+    kernel = platform.node()
+    with suppress(OSError):
+        kernel = _BOOT.read_text(encoding="ascii").strip()
+    status = file.stat()
+    return f"{kernel} {status.st_dev} {status.st_ino}"

@@ -53,8 +53,8 @@ class Decision:
         compared_with: the version that the gate compared it with; None: no model.
         reasons: sentences.
         forced: why the gate was overridden; None: it was not.
-        digests: of the dataset version, its test split, both bundles, the settings of the gate, where it would say the
-            same again, and the verdict's file.
+        digests: of the dataset version, its test split, both bundles, the gate (its settings and code), where it would
+            say the same again, and the verdict's file.
         headline: the score that decided, with the difference and its interval, for people.
         figures: by guard, the difference and the ends of its interval.
         run_id: of the decision's run in MLflow; None: there is none.
@@ -93,6 +93,11 @@ class Decision:
         """Return the digest of the bundle that a version had then, None where it is not noted."""
         of = "challenger" if version == self.version else "champion"
         return (self.digests or {}).get(of) if version in (self.version, self.compared_with, self.before) else None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the same gate would say the same at another moment."""
+        return "gate" in (self.digests or {})
 
     @property
     def moves(self) -> bool:

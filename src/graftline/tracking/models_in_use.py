@@ -1,10 +1,13 @@
 """Which runs have made the models in use: those that an alias of any registered model points to, and what runs now."""
 
+import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graftline.tracking.names import OUTPUT_DIRECTORY, PARENT_RUN
+from graftline.tracking.registry import Registry
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,16 +33,23 @@ def find_used_runs(uri: str) -> list[UsedRun]:
     """Return the runs behind all aliases of all registered models, those that group them, and those that are running.
 
     Raises:
-        UserError: MLflow does not answer.
+        UserError: there is no such database, or MLflow does not answer.
     """
-    from graftline.tracking.client import absolute_uri, connect_checked
-
-    runs = connect_checked(absolute_uri(uri), _find)[1]
     return [
         UsedRun(run.info.run_id, Path(directory).resolve(), run.info.start_time / 1000)
-        for run in runs
+        for run in Registry(uri).ask(_find)
         if (directory := run.data.tags.get(OUTPUT_DIRECTORY)) is not None
     ]
+
+
+def is_elsewhere(outbox: Path, uri: str) -> bool:
+    """Tell whether another database or server than the one at ``uri`` knows what the run of an outbox is needed for."""
+    from graftline.tracking.client import absolute_uri, without_password
+
+    with suppress(OSError, ValueError):
+        known = json.loads((outbox / "run.json").read_text(encoding="utf-8"))["uri"]
+        return without_password(known) != without_password(absolute_uri(uri))
+    return False
 
 
 def _find(client: "MlflowClient") -> "list[MlflowRun]":

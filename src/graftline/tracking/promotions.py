@@ -117,8 +117,7 @@ class Promotions:
             UserError: as `read`; or the chain is broken.
         """
         standing = self.read()
-        if (damage := standing.damage) is not None:
-            raise UserError(f"{damage} Nothing is decided on such a ledger.")
+        standing.require_sound()
         if (line := standing.unfinished) is not None:
             if standing.interrupted is not None:
                 logger.info(f"{line.sentence} It was interrupted before the alias moved: that is done now.")

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from graftline.errors import UnreachableError, UserError
-from graftline.tracking.names import DATASET_DIGEST, ERROR, OUTPUT_DIRECTORY, PARENT_RUN, STAGE, registered_name
+from graftline.errors import UserError
+from graftline.tracking.names import DATASET_DIGEST, OUTPUT_DIRECTORY, PARENT_RUN, STAGE, registered_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -24,9 +24,10 @@ MODEL, KEY, OUTCOME = "graftline.retrain.model", "graftline.retrain.key", "graft
 RECIPE = "graftline.retrain.recipe"
 AFTER = "graftline.retrain.after"  # run of the retraining that was decided last when it began, or "none"
 VERSION, NUMBER = "graftline.retrain.version", "graftline.retrain.number"  # of the model, and among those decided
+TRAINING_FAILED = "graftline.retrain.training_failed"  # whether that ended it, and not what is around the training
 TOLD = "graftline.retrain.told"  # whether those who are to be notified were
+NO, YES = "no", "yes"  # of these two
 T = TypeVar("T")
-_NO, _YES = "no", "yes"  # of TOLD
 _MOST = 100  # runs that are looked at, the newest
 _NUMBER_DIGITS = 8  # MLflow orders tags as text
 
@@ -43,9 +44,11 @@ class Retraining:
         version: number of the version that it registered; None if it is not decided.
         number: how many were decided until then, this one included; 0 if it is not.
         after: run of the one that was decided last when it began, "none" if none was; None if it is not known.
-        was_interrupted: whether it was killed or stopped, or MLflow went away; False: it failed by itself, or ended.
+        training_failed: whether its training has failed by itself; False: it has not, or something else has ended it,
+            as a kill, a full disk, MLflow that went away, or the gate.
         ended: when, in ms since 1970; None if it has not ended.
         directory: its output directory, where it was made.
+        is_here: whether that is on this machine.
         is_told: whether those who are to be notified were told of the outcome.
     """
 
@@ -56,9 +59,10 @@ class Retraining:
     version: int | None
     number: int
     after: str | None
-    was_interrupted: bool
+    training_failed: bool
     ended: int | None
     directory: Path
+    is_here: bool
     is_told: bool
 
 
@@ -91,11 +95,12 @@ class Retrainings:
     def unfinished(self, recipe: str) -> list[Retraining]:
         """Return the retrainings by a recipe that were begun on this machine and are not decided, the newest first."""
         runs = self._search(f"attributes.status != 'FINISHED' and tags.`{RECIPE}` = '{recipe}'", _MOST)
-        return [_describe(run) for run in runs if not run.data.tags.get(OUTCOME) and _is_here(run)]
+        found = [_describe(run) for run in runs if not run.data.tags.get(OUTCOME)]
+        return [retraining for retraining in found if retraining.is_here]
 
     def set_told(self, run_id: str) -> None:
         """Note that those who are to be notified were told of the outcome of a retraining."""
-        self._ask(lambda client: client.set_tag(run_id, TOLD, _YES))
+        self._ask(lambda client: client.set_tag(run_id, TOLD, YES))
 
     def registered_at(self, model: str, version: int) -> int:
         """Return when a version was registered, in ms since 1970."""
@@ -192,10 +197,11 @@ def _describe(run: "MlflowRun") -> Retraining:
         version=int(tags[VERSION]) if VERSION in tags else None,
         number=int(tags.get(NUMBER, 0)),
         after=tags.get(AFTER),
-        was_interrupted=run.info.status == "KILLED" or tags.get(ERROR, "").startswith(UnreachableError.__name__),
+        training_failed=tags.get(TRAINING_FAILED) == YES,
         ended=run.info.end_time,
         directory=_directory(run),
-        is_told=tags.get(TOLD) != _NO,
+        is_here=_is_here(run),
+        is_told=tags.get(TOLD) != NO,
     )
 
 
@@ -208,7 +214,7 @@ def decided_tags(outcome: str, version: int, last: Retraining | None) -> dict[st
         last: the retraining that was decided before it.
     """
     number = 1 if last is None else last.number + 1
-    return {VERSION: str(version), NUMBER: f"{number:0{_NUMBER_DIGITS}}", TOLD: _NO, OUTCOME: outcome}
+    return {VERSION: str(version), NUMBER: f"{number:0{_NUMBER_DIGITS}}", TOLD: NO, OUTCOME: outcome}
 
 
 def find_registered(uri: str, name: str, run_id: str) -> str | None:

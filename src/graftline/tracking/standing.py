@@ -45,6 +45,15 @@ class Standing:
                 return f"Line {line.number} of the ledger was changed after it was written."
         return self.loss
 
+    def require_sound(self) -> None:
+        """Make sure that nothing is wrong with the lines.
+
+        Raises:
+            UserError: something is.
+        """
+        if (damage := self.damage) is not None:
+            raise UserError(f"{damage} Nothing is decided on such a ledger.")
+
     @property
     def champion(self) -> int | None:
         """The version that the alias points to."""
@@ -113,6 +122,16 @@ class Standing:
         """Former champions that a rollback goes back through, the last one first."""
         former = self.former_champions
         return [number for number in predecessors(self.lines) if number in former]
+
+    def opponent(self, challenger: int | None = None) -> RegisteredVersion | None:
+        """Return what a challenger is compared with: the champion, or else the last one that is still there.
+
+        Args:
+            challenger: number of its version, which is no opponent of itself; None: it is yet to be registered.
+        """
+        others = (number for number in self.predecessors if number != challenger)
+        number = next(others, None) if self.champion is None else self.champion
+        return None if number is None else self.version(number)
 
     def is_about(self, line: LedgerLine, number: int | None) -> bool:
         """Tell whether a line means the version that has a number now, and not a deleted one that had it before.
