@@ -62,7 +62,8 @@ class RunDirectory:
         words = [text.lstrip("+") for text in typed]
         folder = self.read_config_dir()
         options = [] if folder is None else ["--config-dir", str(folder)]
-        return shlex.join([program, stage, *options, *(one for one in words if re.match(rf"{group}\b", one)), *more])
+        kept = [one for one in words if not group or re.match(rf"~?{group}\b", one)]
+        return shlex.join([program, stage, *options, *kept, *more])
 
     @property
     def dataset(self) -> Path:
