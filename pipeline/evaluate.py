@@ -273,7 +273,7 @@ class Evaluate:
         run_id: str,
     ) -> Path:
         tested, card = result.predictions, predictor.card
-        told = [card[name]["sentence"] for name in ("decision", "refusal") if name in card]
+        told = [card[name]["sentence"] for name in ("decision", "refusal") if name in card and card[name]["sentence"]]
         is_of_training = version.digest == card.get("dataset_digest")
         summaries = find_summaries(version, predictor.digest if is_of_training else "", tested.split)
         is_ensemble = isinstance(predictor, Ensemble)

@@ -169,6 +169,7 @@ def test_every_stage_takes_it_as_one_model(
     assert evaluated.metrics["accuracy"] == made.metrics["accuracy"]
     page = unescape((place.root / "evaluated" / "report.html").read_text(encoding="utf-8"))
     assert " images per second, mirror" in page
+    assert MOST_PROBABLE_ANSWER in page
     commands = re.findall("<code>graftline (.*?)</code>", page)
     assert {command.partition(" ")[0] for command in commands} >= {"explain", "compare", "audit"}
     for stage, *overrides in map(shlex.split, commands):
