@@ -1,5 +1,6 @@
 """Evaluate: a bundle on the test split of the data set that it was trained on, or on all images of another."""
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,9 +19,9 @@ from graftline.errors import UserError, first_line
 from graftline.evaluation.evaluation import Evaluation, EvaluationResult
 from graftline.evaluation.grid import evaluate_grid
 from graftline.execution import Accelerator, Execution
-from graftline.pipeline.bundles.source import find_model_uri, open_bundle
+from graftline.pipeline.bundles.source import REGISTERED, find_model_uri, open_bundle
 from graftline.pipeline.dataset_versions.parent import with_parent
-from graftline.pipeline.dataset_versions.trained_on import trained_on
+from graftline.pipeline.dataset_versions.trained_on import run_of_bundle, trained_on
 from graftline.pipeline.ensembles.grid_scoring import (
     GRID_FIGURE,
     GRID_TABLE,
@@ -29,7 +30,7 @@ from graftline.pipeline.ensembles.grid_scoring import (
     name_grid,
     write_grid,
 )
-from graftline.pipeline.ensembles.members import open_members
+from graftline.pipeline.ensembles.members import label_of, open_members
 from graftline.pipeline.evaluating.scoring import FIGURES_FOLDER, PREDICTIONS_FILE, log_evaluation, write_evaluation
 from graftline.pipeline.evaluating.slices import SliceReport, write_slices
 from graftline.pipeline.runs.directory import RunDirectory
@@ -95,7 +96,7 @@ class Evaluate:
         model_uri = find_model_uri(self.bundle, self.tracking)
         predictor, bundle = open_bundle(model_uri or self.bundle, self.tracking, self.evaluation.engine, execution)
         version, split = self._images(predictor, {self.bundle: predictor.card})
-        with self._start_run(f"{self.bundle} on {version.name}", version, directory) as run:
+        with self._start_run(f"{_name(self.bundle, bundle)} on {version.name}", version, directory) as run:
             say(f"Run {run.id}.")
             log_setup(run, version)
             logged = find_logged(predictor, version, split, self.tracking) if self.reuse else None
@@ -305,6 +306,15 @@ class Evaluate:
             ),
         )
         return write_report(directory, report)
+
+
+def _name(reference: str, bundle: Path) -> str:
+    """Return a model's name: as it is registered, of the run that made it, or what it is where that is not known."""
+    if reference.startswith(REGISTERED):
+        return reference
+    result = RunDirectory(run_of_bundle(bundle)).result
+    known = json.loads(result.read_text(encoding="utf-8")) if result.is_file() else {}
+    return str(known.get("run_name") or label_of(bundle))
 
 
 def _trained_digests(card: Mapping[str, Any]) -> list[str]:
