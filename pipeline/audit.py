@@ -80,7 +80,7 @@ class AuditStage:
         images = _rows(version, splits)
         parts = [activate(trunk, split) for split in splits]
         facts = self._look(images, version)
-        likeness = _measure_likeness(trunk, images.loc[facts.thumbnails.any(axis=1)], version)
+        likeness = _measure_likeness(trunk, images.iloc[np.flatnonzero(facts.thumbnails.any(axis=1))], version)
         found = audit(
             images,
             np.concatenate([part.activations for part in parts]),
