@@ -79,7 +79,8 @@ class AuditStage:
         trunk = cut_below_head(self.backbone, version, self.features, execution, self.cluster)
         images = _rows(version, splits)
         parts = [activate(trunk, split) for split in splits]
-        facts, likeness = self._look(images, version), _measure_likeness(trunk, images, version)
+        facts = self._look(images, version)
+        likeness = _measure_likeness(trunk, images.iloc[np.flatnonzero(facts.thumbnails.any(axis=1))], version)
         found = audit(
             images,
             np.concatenate([part.activations for part in parts]),
@@ -116,7 +117,7 @@ def _groups(parts: Sequence[Activated]) -> list[str]:
 
 
 def _measure_likeness(trunk: HeadTrunk, images: pd.DataFrame, version: DatasetVersion) -> Likeness:
-    """Find out how alike copies of some images are, which ones their contents decide."""
+    """Find out how alike copies of some images are, none of them of one gray; which ones their contents decide."""
     sample = images.sort_values("sha256")["path"].head(SAMPLE)
     return measure_likeness([decode_rgb(path, version.decoding) for path in sample], trunk.embed)
 

@@ -37,6 +37,7 @@ from graftline.pipeline.ensembles.result import (
 )
 from graftline.pipeline.evaluating.beyond_scores import look_beyond
 from graftline.pipeline.evaluating.scoring import log_evaluation, score_tags, write_evaluation
+from graftline.pipeline.program import program
 from graftline.pipeline.runs.directory import RunDirectory
 from graftline.pipeline.runs.logged_logits import find_logged_of_members
 from graftline.pipeline.runs.setup import log_setup
@@ -118,7 +119,9 @@ class MakeEnsemble(Train):
             if not self._wanted.chooses:
                 opened.warn_of_decisions()
         self._check_validation(version)
+        self._keep_to_version(version, files)
         with self._start_ensemble(version, files) as run:
+            say(f"Run {run.id}; should it be interrupted, {program()} ensemble train.resume={run.id} goes on with it.")
             members = opened or self._open(self._train_members(version, files, run.id), execution)
             log_setup(run, version)
             if self.choose in SOUPS:
@@ -217,7 +220,7 @@ class MakeEnsemble(Train):
             )
             for number in range(self.members)
         ]
-        return train_members(members, self.cluster)
+        return train_members(members, self.cluster, resume=self.train.resume is not None)
 
     def _classify(self, members: Members, version: DatasetVersion) -> np.ndarray:
         """Return the logits (M, N, K) of the validation images."""
@@ -374,6 +377,7 @@ class MakeEnsemble(Train):
             experiment=version.name,
             directory=files.path,
             tags={STAGE: "ensemble"},
+            resume_run_id=self.train.resume,
         )
 
 

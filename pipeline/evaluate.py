@@ -1,5 +1,6 @@
 """Evaluate: a bundle on the test split of the data set that it was trained on, or on all images of another."""
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,13 +15,13 @@ from graftline.bundle.grid import Average, Grid
 from graftline.console import say, warn
 from graftline.data.ingest import Ingest
 from graftline.data.version import DatasetVersion
-from graftline.errors import UserError, first_line
+from graftline.errors import UserError
 from graftline.evaluation.evaluation import Evaluation, EvaluationResult
 from graftline.evaluation.grid import evaluate_grid
 from graftline.execution import Accelerator, Execution
-from graftline.pipeline.bundles.source import find_model_uri, open_bundle
+from graftline.pipeline.bundles.source import REGISTERED, find_model_uri, open_bundle
 from graftline.pipeline.dataset_versions.parent import with_parent
-from graftline.pipeline.dataset_versions.trained_on import trained_on
+from graftline.pipeline.dataset_versions.trained_on import run_of_bundle
 from graftline.pipeline.ensembles.grid_scoring import (
     GRID_FIGURE,
     GRID_TABLE,
@@ -29,8 +30,9 @@ from graftline.pipeline.ensembles.grid_scoring import (
     name_grid,
     write_grid,
 )
-from graftline.pipeline.ensembles.members import open_members
+from graftline.pipeline.ensembles.members import label_of, open_members
 from graftline.pipeline.evaluating.scoring import FIGURES_FOLDER, PREDICTIONS_FILE, log_evaluation, write_evaluation
+from graftline.pipeline.evaluating.seen_images import count_seen_images, seen_facts
 from graftline.pipeline.evaluating.slices import SliceReport, write_slices
 from graftline.pipeline.runs.directory import RunDirectory
 from graftline.pipeline.runs.logged_logits import find_logged, find_logged_of_members
@@ -44,7 +46,7 @@ from graftline.report.grid_tables import crops_in_words, print_grid, print_membe
 from graftline.report.run_note import run_note
 from graftline.report.run_report import write_report
 from graftline.report.tables import print_scores
-from graftline.tracking.names import STAGE
+from graftline.tracking.names import SEEN_IN_TRAINING, STAGE
 from graftline.tracking.tracking import Tracking
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
@@ -94,8 +96,8 @@ class Evaluate:
             warn("average is left alone: one bundle with one crop is evaluated, and nothing is averaged.")
         model_uri = find_model_uri(self.bundle, self.tracking)
         predictor, bundle = open_bundle(model_uri or self.bundle, self.tracking, self.evaluation.engine, execution)
-        version, split = self._images(predictor, {self.bundle: predictor.card})
-        with self._start_run(f"{self.bundle} on {version.name}", version, directory) as run:
+        version, split, seen = self._images(predictor, {self.bundle: predictor.card})
+        with self._start_run(f"{_name(self.bundle, bundle)} on {version.name}", version, directory, seen) as run:
             say(f"Run {run.id}.")
             log_setup(run, version)
             logged = find_logged(predictor, version, split, self.tracking) if self.reuse else None
@@ -110,16 +112,17 @@ class Evaluate:
             print_scores(result.scores, f"{version.name}: {result.predictions.split_in_words}")
             write_evaluation(result, directory)
             slices = write_slices(result.predictions, version, directory)
-            report = self._write_report(result, predictor, bundle, version, directory, slices, run.id)
+            report = self._write_report(result, predictor, bundle, version, directory, slices, run.id, seen)
             log_evaluation(run, result, directory, step=0)
             run.log_artifact(report)
-            run.describe(self._note(run.id, result))
+            run.describe(self._note(run.id, result, seen))
         return EvaluateResult(
             facts={
                 "dataset_digest": version.digest,
                 "run_id": run.id,
                 "model_uri": model_uri,
                 "bundle": self.bundle,
+                "seen_in_training": seen,
                 "worse_slices": slices.flagged,
             },
             metrics=result.metrics_json(),
@@ -143,11 +146,11 @@ class Evaluate:
         # it refuses what they cannot take
         grid = Grid(members.predictors, tuple(self.crops), whole.decoding, members.references, self.average)
         cards = [predictor.card for predictor in members.predictors]
-        version, split = self._images(whole, dict(zip(members.references, cards, strict=True)))
+        version, split, seen = self._images(whole, dict(zip(members.references, cards, strict=True)))
         whole = replace(whole, decoding=version.decoding)
         grid = replace(grid, decoding=version.decoding)
         name = name_grid(members, self.crops, self.average, version)
-        with self._start_run(name, version, directory) as run:
+        with self._start_run(name, version, directory, seen) as run:
             say(f"Run {run.id}.")
             log_setup(run, version)
             result = evaluate_grid(self.evaluation, grid, whole, version, split, self._known(grid, version, split))
@@ -161,7 +164,7 @@ class Evaluate:
             say("* as accurate as nothing else that takes as little time.")
             say(sentence(result.whole_row, result.rows[0]))
             slices = write_slices(tested, version, directory)
-            outcome = GridOutcome(RunDirectory(directory), version, members, whole, result, slices)
+            outcome = GridOutcome(RunDirectory(directory), version, members, whole, result, slices, seen)
             report = write_grid(outcome, run.id)
             log_evaluation(run, result.whole, directory, step=0)
             log_grid(run, outcome)
@@ -172,6 +175,7 @@ class Evaluate:
                 "run_id": run.id,
                 "model_uri": model_uri,
                 "members": list(members.references),
+                "seen_in_training": seen,
                 "worse_slices": slices.flagged,
             },
             metrics=result.whole.metrics_json(),
@@ -193,8 +197,10 @@ class Evaluate:
         batch_size = self.evaluation.batch_size
         return find_logged_of_members(grid.members, grid.crops, version, split, self.tracking, batch_size)
 
-    def _images(self, predictor: AnyPredictor, cards: Mapping[str, Mapping[str, Any]]) -> tuple[DatasetVersion, str]:
-        """Return the images to classify: a dataset version, and which split of it.
+    def _images(
+        self, predictor: AnyPredictor, cards: Mapping[str, Mapping[str, Any]]
+    ) -> tuple[DatasetVersion, str, int]:
+        """Return the images to classify: a dataset version, which split of it, and how many have trained a member.
 
         Args:
             predictor: has the classes and the decoding.
@@ -217,50 +223,26 @@ class Evaluate:
         digests = {version.digest}
         if any(version.counts()["test"].values()):  # all splits without images have one digest
             digests.add(version.test_digest)
-        others = {one: card for one, card in cards.items() if not digests & set(_trained_digests(card))}
-        self._warn_of_seen_images(version, split, others)
-        if not others and split != "test":
-            warn(f"The bundle was trained with these images of the {split} split: others it will classify worse.")
-        return version, split
+        may_have_seen = {
+            one: card for one, card in cards.items() if split != "test" or not digests & set(_trained_digests(card))
+        }
+        seen = count_seen_images(version, split, may_have_seen, self.tracking, Path(self.data.directory))
+        return version, split, seen
 
-    def _warn_of_seen_images(self, version: DatasetVersion, split: str, cards: Mapping[str, Mapping[str, Any]]) -> None:
-        """Say how many of the images have trained a member, where the version that it was trained on is known.
-
-        Args:
-            version: has the images.
-            split: of them.
-            cards: of the members that were trained on another version, by their references.
-        """
-        sha256 = version.samples(split).sha256
-        seen = np.zeros(len(sha256), bool)
-        keys = ("dataset", "dataset_digest", "fold")
-        alike = {tuple(card.get(key) for key in keys): (reference, card) for reference, card in cards.items()}
-        for reference, card in alike.values():
-            try:
-                before = trained_on(card, reference, self.tracking, Path(self.data.directory))
-            except UserError as error:
-                warn(
-                    f"What {reference} was trained on is not known: make sure that it was none of these images "
-                    f"({first_line(error)})."
-                )
-            else:
-                seen |= before.seen_in_training(sha256)
-        if number := int(seen.sum()):
-            warn(f"{number:,} of these images trained the bundle, or chose its epoch: it will classify others worse.")
-
-    def _start_run(self, name: str, version: DatasetVersion, directory: Path) -> "Run":
+    def _start_run(self, name: str, version: DatasetVersion, directory: Path, seen: int) -> "Run":
         return self.tracking.start(
             run_name=self.name or name,
             experiment=version.name,
             directory=directory,
-            tags={STAGE: "evaluate"},
+            tags={STAGE: "evaluate", SEEN_IN_TRAINING: str(seen)},
         )
 
-    def _note(self, run_id: str, result: EvaluationResult) -> str:
+    def _note(self, run_id: str, result: EvaluationResult, seen: int) -> str:
         """Return what the page of the run shows first."""
         tested = result.predictions
         images = f"{len(tested.paths):,} of {tested.dataset} ({tested.split_in_words}), digest `{tested.split_digest}`"
-        return run_note(run_id, result.scores, {"Bundle": f"`{self.bundle}`", "Images": images})
+        facts = {"Bundle": f"`{self.bundle}`", "Images": images, **seen_facts(seen)}
+        return run_note(run_id, result.scores, facts)
 
     def _write_report(
         self,
@@ -271,9 +253,10 @@ class Evaluate:
         directory: Path,
         slices: SliceReport,
         run_id: str,
+        seen: int,
     ) -> Path:
         tested, card = result.predictions, predictor.card
-        told = [card[name]["sentence"] for name in ("decision", "refusal") if name in card]
+        told = [card[name]["sentence"] for name in ("decision", "refusal") if name in card and card[name]["sentence"]]
         is_of_training = version.digest == card.get("dataset_digest")
         summaries = find_summaries(version, predictor.digest if is_of_training else "", tested.split)
         is_ensemble = isinstance(predictor, Ensemble)
@@ -294,17 +277,27 @@ class Evaluate:
             decision=told or [MOST_PROBABLE_ANSWER],
             slices=slices.slices,
             summaries=summaries,
-            notes=[slices.sentence],
+            notes=[*seen_facts(seen).values(), slices.sentence],
             missing=missing_of_evaluation(
                 RunDirectory(directory),
                 run_id,
                 None if is_ensemble else str(self.bundle),
                 split=tested.split,
+                is_test=tested.split == "test" and seen == 0,
                 explained=explained if is_of_training else None,
                 summaries=summaries,
             ),
         )
         return write_report(directory, report)
+
+
+def _name(reference: str, bundle: Path) -> str:
+    """Return a model's name: as it is registered, of the run that made it, or what it is where that is not known."""
+    if reference.startswith(REGISTERED):
+        return reference
+    result = RunDirectory(run_of_bundle(bundle)).result
+    known = json.loads(result.read_text(encoding="utf-8")) if result.is_file() else {}
+    return str(known.get("run_name") or label_of(bundle))
 
 
 def _trained_digests(card: Mapping[str, Any]) -> list[str]:

@@ -17,7 +17,9 @@ from graftline.bundle.predict import find_images
 from graftline.bundle.predictor import Predictor, softmax
 from graftline.console import print_table, progress, say, warn
 from graftline.data.decode import decode_rgb
+from graftline.data.decoding import DecodeError
 from graftline.data.file_names import to_text
+from graftline.data.sources.source import join_names
 from graftline.errors import UserError
 from graftline.evaluation.explanation import Explanation, Neighbor, find_heat
 from graftline.execution import Accelerator, Execution
@@ -121,11 +123,21 @@ class Explain:
         )
 
     def _own(self, model: BundleTrunk, files: Sequence[Path]) -> _Chosen:
-        """Return images of which nobody has said what they are, the first ones of many."""
-        if len(files) > self.number:
-            warn(f"Of {len(files):,} images the first {self.number} are explained: number={MOST_IMAGES} is the most.")
-        paths = [to_text(file) for file in files[: self.number]]
-        pixels = [decode_rgb(path, model.predictor.decoding) for path in paths]
+        """Return images of which nobody has said what they are, the first ones of many that can be read."""
+        paths, pixels, unreadable = list[str](), list[np.ndarray](), list[str]()
+        for path in map(to_text, files):
+            if len(paths) == self.number:
+                warn(f"Of {len(files):,} files {self.number} are explained: number={MOST_IMAGES} is the most.")
+                break
+            try:
+                pixels.append(decode_rgb(path, model.predictor.decoding))
+                paths.append(path)
+            except DecodeError as error:
+                unreadable.append(f"{path} ({error.reason})")
+        if not paths:
+            raise UserError(f"Explain.images has none that can be read: {join_names(unreadable)}. Give others.")
+        if unreadable:
+            warn(f"What cannot be read as an image is left out: {join_names(unreadable)}.")
         logits, embeddings = model.answer(pixels)
         return _Chosen(paths, logits, None, embeddings, [""] * len(paths), f"{len(paths)} images")
 

@@ -145,7 +145,7 @@ class LearningCurveStage:
 
     def _start_run(self, version: DatasetVersion, directory: Path) -> "Run":
         return self.tracking.start(
-            run_name=self.name or f"learning curve {directory.name}",
+            run_name=self.name or f"learning curve of {self.backbone.name}",
             experiment=version.name,
             directory=directory,
             tags={STAGE: "learning-curve"},

@@ -199,6 +199,13 @@ class Train:
         for split in NEEDED:
             version.samples(split)  # it says which one has no images, before the training and not after it
         self._wanted.check(version.counts()["validation"])
+        self._keep_to_version(version, files)
+        setup = self._set_up(version, execution)
+        tell_reduced_jpeg_side(version.samples("train"), setup.graft.preprocessing)
+        return setup
+
+    def _keep_to_version(self, version: DatasetVersion, files: RunDirectory) -> None:
+        """Note the dataset version of a new run, and make sure that one that is resumed goes on with its own."""
         if self.train.resume is None:
             files.discard_training()
             write_json(files.dataset, {"digest": version.digest, "directory": str(version.directory.absolute())})
@@ -211,9 +218,6 @@ class Train:
                 f"The images are now dataset version {version.digest}, but the run began with version {before}: "
                 "bring those back, or start a new run."
             )
-        setup = self._set_up(version, execution)
-        tell_reduced_jpeg_side(version.samples("train"), setup.graft.preprocessing)
-        return setup
 
     def _set_up(self, version: DatasetVersion, execution: Execution) -> TrainingSetup:
         """Build the network, with a new head that depends on the seed only."""

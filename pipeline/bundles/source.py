@@ -12,6 +12,7 @@ from graftline.console import say, warn
 from graftline.errors import UserError
 from graftline.execution import Execution
 from graftline.pipeline.program import program
+from graftline.pipeline.runs.choice import is_of_run
 from graftline.pipeline.runs.directory import RunDirectory
 from graftline.serving.origin import Folder, Origin, Registered, Source
 from graftline.tracking.registry import NUM_LISTED, Registry
@@ -28,6 +29,10 @@ def find_bundle(reference: str, tracking: Tracking) -> Path:
         reference: the directory of a bundle or of the run that made it, that run's id, ``models:/NAME@ALIAS`` or
             ``models:/NAME/VERSION``.
         tracking: knows the runs and the names.
+
+    Raises:
+        UserError: the reference leads nowhere, to a run without a bundle, or to one whose output directory has the
+            bundle of another run by now.
     """
     if reference.startswith(REGISTERED):
         return tracking.registry().bundle(reference)
@@ -35,6 +40,11 @@ def find_bundle(reference: str, tracking: Tracking) -> Path:
         bundle = RunDirectory(tracking.find_output_directory(run[1])).bundle
         if not bundle.is_dir():
             raise UserError(f"Run {run[1]} has no bundle in {bundle}: take a run that has trained a model to its end.")
+        if not is_of_run(bundle, tracking.registry().tested_run(run[1])):
+            raise UserError(
+                f"{bundle} is no longer the model of run {run[1]}, as a later training has written there: give the "
+                "model as MLflow knows it, models:/NAME/VERSION, or train it again in a directory of its own."
+            )
         return bundle
     directory = Path(reference).expanduser()
     of_run = RunDirectory(directory).bundle

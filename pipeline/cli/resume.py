@@ -66,19 +66,20 @@ def resume(stage: str, texts: Sequence[str], directory: Path) -> tuple[DictConfi
     today = compose_config(stage, expand(checked.groups)[0])
     given = [(override, today.get(override.key_or_group)) for override in checked.groups]
     given += [(override, expand_home(values(override)[0])) for override in checked.values]
-    if new := [line(override).lstrip("+") for override, value in given if _is_new(config, lines, override, value)]:
+    # of an ensemble, some members may be finished, which get no more epochs
+    changeable = [key for key in CHANGEABLE if key != "trainer.max_epochs" or "members" not in config]
+    changes = [(override, value) for override, value in given if _is_changeable(override, changeable)]
+    others = [(override, value) for override, value in given if not _is_changeable(override, changeable)]
+    if new := [line(override).lstrip("+") for override, value in others if _is_new(config, lines, override, value)]:
         raise UserError(
             f"A resumed run keeps its own settings, but {', '.join(new)} would change them: "
-            f"leave that out, or start a new run (only {', '.join(CHANGEABLE[1:])} may change)."
+            f"leave that out, or start a new run (only {', '.join(changeable[1:])} may change)."
         )
-    for override, value in given:
-        if _is_changeable(override):
-            OmegaConf.update(config, override.key_or_group, value, merge=False, force_add=True)
-    result, max_epochs = directory / "result.json", config.trainer.max_epochs
-    done = json.loads(result.read_text(encoding="utf-8"))["epochs"] if result.exists() else 0
-    if done > 0 and (max_epochs is None or done >= max_epochs):
-        raise UserError(f"The run is finished after {done} epochs: give it more with trainer.max_epochs={2 * done}.")
-    lines += map(line, checked.overrides)
+    for override, value in changes:
+        OmegaConf.update(config, override.key_or_group, value, merge=False, force_add=True)
+    _check_unfinished(directory, config.trainer.max_epochs)
+    # the command that does the same again begins a new run
+    lines += [line(override) for override in checked.overrides if override.key_or_group != "train.resume"]
     return config, list({text.partition("=")[0].lstrip("+"): text for text in lines}.values())
 
 
@@ -101,13 +102,29 @@ def _start_by_ray(stage: str, config: DictConfig, lines: Sequence[str], texts: S
             OmegaConf.update(config, key, OmegaConf.select(begun, key), merge=False, force_add=True)
 
 
-def _is_changeable(override: Override) -> bool:
-    is_told = any(f"{override.key_or_group}.".startswith(f"{key}.") for key in CHANGEABLE)
+def _check_unfinished(directory: Path, max_epochs: int | None) -> None:
+    """Raise a UserError where there is nothing left to do for the run in a directory."""
+    result = directory / "result.json"
+    if not result.exists():
+        return
+    done = json.loads(result.read_text(encoding="utf-8")).get("epochs")
+    if done is None:
+        members = ",".join(str(member) for member in sorted(directory.glob("members/*")))
+        raise UserError(
+            "The ensemble is finished: start a new one, which may average the same models"
+            f"{f', runs={members}' if members else ''}."
+        )
+    if max_epochs is None or done >= max_epochs:
+        raise UserError(f"The run is finished after {done} epochs: give it more with trainer.max_epochs={2 * done}.")
+
+
+def _is_changeable(override: Override, changeable: Sequence[str]) -> bool:
+    is_told = any(f"{override.key_or_group}.".startswith(f"{key}.") for key in changeable)
     return is_told and not override.is_delete()
 
 
 def _is_new(config: DictConfig, lines: Sequence[str], override: Override, value: Any) -> bool:
     """Tell whether an override would change what must stay: it is none of the run's own, and gives another value."""
-    if _is_changeable(override) or line(override) in lines:
+    if line(override) in lines:
         return False
     return override.is_delete() or OmegaConf.select(config, override.key_or_group, default=ABSENT) != value

@@ -14,6 +14,7 @@ from graftline.data.version import DatasetVersion
 from graftline.evaluation.grid import GridResult
 from graftline.pipeline.ensembles.members import Members, counted
 from graftline.pipeline.evaluating.scoring import FIGURES_FOLDER, write_evaluation
+from graftline.pipeline.evaluating.seen_images import seen_facts
 from graftline.pipeline.evaluating.slices import SliceReport
 from graftline.pipeline.program import program
 from graftline.pipeline.runs.directory import RunDirectory
@@ -46,6 +47,7 @@ class GridOutcome:
         whole: all of them together, with the last set of crops.
         result: the scores.
         slices: on which images the whole is worse.
+        seen: how many of the images have trained a member.
     """
 
     files: RunDirectory
@@ -54,6 +56,7 @@ class GridOutcome:
     whole: Ensemble
     result: GridResult
     slices: SliceReport
+    seen: int
 
     @property
     def sets(self) -> list[str]:
@@ -78,6 +81,7 @@ class GridOutcome:
             "Gain": self.gain,
             "Data": f"{self.version.name}, version `{self.version.digest}`",
             "Images": self.images,
+            **seen_facts(self.seen),
             "Again": f"`{self.files.command(program(), 'evaluate')}`",
         }
         return run_note(run_id, self.result.whole.scores, facts)
@@ -127,14 +131,14 @@ def _report(outcome: GridOutcome, crops: PictureFile, run_id: str) -> Report:
             result.rows, members.described, [outcome.gain, *_warnings(outcome.sets)], [crops]
         ),
         summaries=summaries,
-        notes=[outcome.slices.sentence],
+        notes=[*seen_facts(outcome.seen).values(), outcome.slices.sentence],
         missing=missing_of_grid(
             outcome.files,
             run_id,
             members.references,
             crops=whole.crops,
             average=whole.average,
-            split=result.whole.predictions.split,
+            is_test=result.whole.predictions.split == "test" and outcome.seen == 0,
             summaries=summaries,
         ),
     )

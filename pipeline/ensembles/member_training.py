@@ -40,19 +40,40 @@ class Member:
         return f"{self.winner.backbone.name}, seed {self.seed}{without}"
 
 
-def train_members(members: Sequence[Member], cluster: NoCluster | RayCluster) -> list[str]:
+def train_members(members: Sequence[Member], cluster: NoCluster | RayCluster, *, resume: bool = False) -> list[str]:
     """Train members, and return their directories.
+
+    Args:
+        members: to be trained.
+        cluster: where.
+        resume: go on with the members of an ensemble that was interrupted; those that are finished stay as they are.
 
     Raises:
         UserError: what a member's training raises; those that have not ended are interrupted.
     """
+    if not resume:
+        for member in members:  # of an earlier ensemble in the same directory
+            RunDirectory(member.directory).result.unlink(missing_ok=True)
     if isinstance(cluster, RayCluster):
         _train_spread(members, cluster)
     else:
         for number, member in enumerate(members, 1):
             say(f"\nMember {number} of {len(members)}: {member}.")
-            member.winner.train_member(member.folder, member.seed, member.fold)
+            _train(member)
     return [str(member.directory) for member in members]
+
+
+def _train(member: Member) -> None:
+    """Train a member, go on with its run where one was begun, or leave it as it is where it is finished."""
+    files = RunDirectory(member.directory)
+    if files.result.exists():
+        say("It is finished: its bundle was saved before.")
+        return
+    run_id = None
+    if files.path.exists():
+        tracking = replace(member.winner.search.tracking, parent_run_id=member.winner.parent_run_id)
+        run_id = next(iter(tracking.find_runs(files.path)), None)
+    member.winner.train_member(member.folder, member.seed, member.fold, run_id)
 
 
 def _train_spread(members: Sequence[Member], cluster: RayCluster) -> None:
@@ -60,8 +81,6 @@ def _train_spread(members: Sequence[Member], cluster: RayCluster) -> None:
     first = members[0].winner
     image = file_of(first.version.samples("train").paths[0])
     cluster.check_paths([Path.cwd(), first.directory, *([] if image is None else [image])])
-    for member in members:  # of an earlier ensemble in the same directory
-        RunDirectory(member.directory).result.unlink(missing_ok=True)
     slots = cluster.slots()
     say(f"\nMembers are spread over Ray, {slots.number} at a time; each says what it does in its own log.txt.")
     tasks = ((str(Path.cwd()), _without_cluster(member)) for member in members)
@@ -85,13 +104,6 @@ def train_on_worker(place: str, member: Member) -> None:
     """
     os.chdir(place)
     show_log()
-    files = RunDirectory(member.directory)
-    if files.result.exists():
-        return
-    resume = None
-    if files.path.exists():
-        tracking = replace(member.winner.search.tracking, parent_run_id=member.winner.parent_run_id)
-        resume = next(iter(tracking.find_runs(files.path)), None)
-    files.path.mkdir(parents=True, exist_ok=True)
-    with logged(files.path / "log.txt"):
-        member.winner.train_member(member.folder, member.seed, member.fold, resume)
+    member.directory.mkdir(parents=True, exist_ok=True)
+    with logged(member.directory / "log.txt"):
+        _train(member)

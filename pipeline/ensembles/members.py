@@ -9,7 +9,7 @@ from typing import Any
 from graftline.bundle.calibration import UNCALIBRATED
 from graftline.bundle.decision import MOST_PROBABLE
 from graftline.bundle.engines import EngineName
-from graftline.bundle.ensemble import Ensemble, common_decoding, is_ensemble
+from graftline.bundle.ensemble import Ensemble, common_decoding, is_ensemble, read_ensemble
 from graftline.bundle.grid import Average
 from graftline.bundle.layout import read_description
 from graftline.bundle.predictor import Predictor
@@ -127,7 +127,7 @@ def open_members(
     return Members(
         references=tuple(reference for reference, _ in places),
         directories=tuple(directory for _, directory in places),
-        labels=tuple(_label(directory) for _, directory in places),
+        labels=tuple(label_of(directory) for _, directory in places),
         predictors=tuple(one for one in predictors if isinstance(one, Predictor)),
     )
 
@@ -146,7 +146,11 @@ def counted(labels: Sequence[str]) -> str:
     return " + ".join(label if count == 1 else f"{count} x {label}" for label, count in counts.items())
 
 
-def _label(directory: Path) -> str:
+def label_of(directory: Path) -> str:
+    """Return a few words on a bundle: its network and image size, of an ensemble those of its members."""
+    if is_ensemble(directory):
+        members = [label_of(directory / entry["folder"]) for entry in read_ensemble(directory)["members"]]
+        return f"ensemble of {counted(members)}"
     content = read_description(directory)
     height, width = content["preprocessing"]["image_size"]
     return f"{content['timm_name']} {height if height == width else f'{height} x {width}'} px"

@@ -46,12 +46,14 @@ def find_contender(reference: str, tracking: Tracking) -> Contender:
         tracking: knows the runs and the models.
 
     Raises:
-        UserError: it leads nowhere, or its predictions cannot be read.
+        UserError: it leads nowhere, to an evaluation on images that trained the model, or to predictions that cannot
+            be read.
     """
     if not reference.startswith(REGISTERED) and RUN.fullmatch(reference) is None:
         return _in_directory(reference)
     registry = tracking.registry()
     run, name = registry.tested_run(reference), None
+    _refuse_seen(run.name, run.seen_in_training)
     is_of_run = True
     if reference.startswith(REGISTERED):
         version = registry.version(reference)
@@ -75,7 +77,17 @@ def _in_directory(reference: str) -> Contender:
     result = RunDirectory(of_run).result
     known = json.loads(result.read_text(encoding="utf-8")) if result.is_file() else {}
     name = known.get("run_name", of_run.name)
+    _refuse_seen(name, known.get("seen_in_training", 0))
     return Contender(name, reference, None if file is None else Predictions.load(file))
+
+
+def _refuse_seen(name: str, number: int) -> None:
+    """Make sure that an evaluation is a test: that none of its images have trained the model."""
+    if number > 0:
+        raise UserError(
+            f"{name} was evaluated on {number:,} images that trained its model, or chose its epoch: name runs that "
+            "were tested on other images."
+        )
 
 
 def with_own_names(contenders: Sequence[Contender]) -> list[Contender]:

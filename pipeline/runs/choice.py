@@ -13,8 +13,9 @@ best, but is not the newest: the ensemble is. An evaluation is none of these: it
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from graftline.bundle.layout import CARD_FILE
+from graftline.bundle.ensemble import read_digest
 from graftline.console import say
 from graftline.errors import UserError
 from graftline.pipeline.runs.directory import RunDirectory
@@ -41,8 +42,22 @@ class Need:
     lack: str
 
 
+def is_of_run(bundle: Path, run: TestedRun) -> bool:
+    """Tell whether a bundle is the model that a run has made: a later training may have replaced it.
+
+    Of a run that has logged no digest, such as one that was interrupted, any is.
+
+    Raises:
+        UserError: no bundle is there, or its description is damaged.
+    """
+    return run.bundle_digest in (None, read_digest(bundle))
+
+
 def _has_bundle(run: TestedRun) -> bool:
-    return run.directory is not None and (RunDirectory(run.directory).bundle / CARD_FILE).is_file()
+    try:
+        return run.directory is not None and is_of_run(RunDirectory(run.directory).bundle, run)
+    except UserError:
+        return False
 
 
 A_TEST = Need(lambda run: run.is_tested, "were not tested")

@@ -153,4 +153,4 @@ def overrides_of(overrides: Sequence[str], group: str) -> list[str]:
     from graftline.tracking.client import without_password  # it loads MLflow, which not all that read a run need
 
     words = [text.lstrip("+") for text in overrides]
-    return [without_password(word) for word in words if re.match(rf"{group}\b", word)]
+    return [without_password(word) for word in words if not group or re.match(rf"~?{group}\b", word)]

@@ -125,6 +125,7 @@ def missing_of_evaluation(
     bundle: str | None,
     *,
     split: str,
+    is_test: bool,
     explained: str | None,
     summaries: Sequence[StageSummary],
 ) -> list[Missing]:
@@ -134,7 +135,8 @@ def missing_of_evaluation(
         files: of the evaluation.
         run_id: of its run.
         bundle: of one network, as it was typed; None: an ensemble, which has its crops.
-        split: of the images; a model that was scored on the test split can be compared with other runs.
+        split: of the images.
+        is_test: whether they test the model, which can be compared with other runs, then.
         explained: what `explain` takes; None: these images are not those that it knows.
         summaries: what other stages have found already.
     """
@@ -142,7 +144,7 @@ def missing_of_evaluation(
     return [
         *([] if explained is None or is_known else [explanation_of(files, explained, split)]),
         *([] if bundle is None else [crops_of(files, bundle)]),
-        *([comparison_of(files, run_id)] if split == "test" else []),
+        *([comparison_of(files, run_id)] if is_test else []),
         *missing_of_images(files, summaries),
     ]
 
@@ -154,7 +156,7 @@ def missing_of_grid(
     *,
     crops: str,
     average: str,
-    split: str,
+    is_test: bool,
     summaries: Sequence[StageSummary],
 ) -> list[Missing]:
     """Return what an evaluation of members x crops leaves to other commands.
@@ -165,8 +167,8 @@ def missing_of_grid(
         members: where they came from.
         crops: that the whole is averaged over.
         average: what is averaged.
-        split: of the images; members that were scored on the test split can become an ensemble, and be compared with
-            other runs.
+        is_test: whether the images test the members, which can become an ensemble then, and be compared with other
+            runs.
         summaries: what other stages have found already.
     """
     own = [f"runs={','.join(members)}", "choose=all", f"crops={crops}"]
@@ -175,8 +177,8 @@ def missing_of_grid(
     as_one = Missing("The average as one model, calibrated and with a decision of its own", command)
     is_average = len(members) > 1 or crops != "1"
     return [
-        *([as_one] if is_average and split == "test" else []),
+        *([as_one] if is_average and is_test else []),
         *([] if is_average else [crops_of(files, members[0])]),
-        *([comparison_of(files, run_id)] if split == "test" else []),
+        *([comparison_of(files, run_id)] if is_test else []),
         *missing_of_images(files, summaries),
     ]

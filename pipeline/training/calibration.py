@@ -126,9 +126,8 @@ def adjust(
         warn("refuse is left alone: this network gives no embedding, by which images could be compared.")
     elif wanted.refuse is not None:
         refusal = _fit_refusal(predictor, version, source, wanted.refuse)
-    notes = {"calibration": calibration.to_json()}
-    if decision.sentence:
-        notes["decision"] = {"sentence": decision.sentence}
+    # a run that is resumed may have chosen another decision before
+    notes = {"calibration": calibration.to_json(), "decision": {"sentence": decision.sentence}}
     if refusal is not None:
         notes["refusal"] = {"sentence": refusal.sentence, "left_out": refusal.left_out}
     add_to_card(bundle, **notes)

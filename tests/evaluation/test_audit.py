@@ -108,6 +108,16 @@ def test_copies_are_found_and_others_are_not() -> None:
     assert pairs["pixels"].is_monotonic_decreasing
 
 
+def test_blank_images_say_nothing_of_copies() -> None:
+    black = np.zeros((64, 64, 3), np.uint8)
+    photographs = [photograph(seed) for seed in range(45)]
+    likeness = measure_likeness([*photographs, *3 * [black]], embed)
+    assert likeness == measure_likeness(photographs, embed)
+    assert likeness.pixels > 0.9
+    same = unit(np.ones((3, 9)))
+    assert find_near_duplicates(same, same, measure_likeness([black], embed)).empty
+
+
 def test_facts_are_those_of_the_image(tmp_path: Path) -> None:
     dim = np.full((40, 60, 3), 51, np.uint8)
     dim[:, 30:] = 102

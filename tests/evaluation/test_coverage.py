@@ -5,8 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from made_predictions import predictions_of
+from scipy.stats import binomtest
 
+from graftline.evaluation.class_curves import reliability
 from graftline.evaluation.coverage import accuracy_at, coverage_curve
+from graftline.evaluation.metrics import accuracy_interval
 
 
 def test_values_derived_by_hand() -> None:
@@ -50,3 +53,21 @@ def test_images_of_one_group_count_as_fewer() -> None:
         alone += by_image.low <= 0.8 <= by_image.high
     assert 90 <= held <= 99
     assert alone < 85, "each image for itself"
+
+
+def test_a_bin_of_the_reliability_diagram_counts_groups_too() -> None:
+    generator = np.random.default_rng(0)
+    right = generator.random(200) < generator.beta(4, 1, 20)[np.repeat(np.arange(20), 10)]
+    sure = np.tile([0.9, 0.75], 100)
+    given = predictions_of(
+        np.column_stack([np.where(right, sure, 1 - sure), np.where(right, 1 - sure, sure)]), np.zeros(200, np.int64)
+    )
+    alone = reliability(given)
+    grouped = reliability(replace(given, groups=[f"patient {number // 10}" for number in range(200)]))
+    for row, rows in enumerate((sure < 0.8, sure > 0.8)):
+        wilson = binomtest(int(right[rows].sum()), 100).proportion_ci(method="wilson")
+        assert (alone.low[row], alone.high[row]) == pytest.approx((wilson.low, wilson.high), abs=1e-5)
+        assert grouped.right[row] == alone.right[row] == right[rows].mean()
+        by_group = accuracy_interval(right[rows].astype(float), np.repeat(np.arange(20), 5))
+        assert (grouped.low[row], grouped.high[row]) == pytest.approx((by_group.low, by_group.high))
+    assert (grouped.high - grouped.low > 1.2 * (alone.high - alone.low)).all()

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_predictions import draw_predictions
+from made_predictions import draw_predictions, predictions_of
 from sklearn.metrics import recall_score
 
 from graftline.bundle.decision import MOST_PROBABLE, Decision
@@ -65,6 +65,15 @@ def test_costs_that_change_nothing_are_not_kept() -> None:
     assert fit.decision == MOST_PROBABLE
     assert fit.sentence.startswith("The most probable class is answered")
     assert MostProbable().choose(predictions).decision == MOST_PROBABLE
+
+
+def test_the_error_of_a_cost_counts_groups_not_images() -> None:
+    once = draw(400, 2, 0)
+    copies = predictions_of(np.repeat(once.probabilities, 2, axis=0), np.repeat(once.labels, 2), NAMES[:2])
+    grouped = replace(copies, groups=[f"part {number // 2}" for number in range(800)])
+    told = [LowestCost({"bad": {"good": 10}}).choose(given).sentence for given in (once, grouped, copies)]
+    errors = [float(sentence.partition("standard error ")[2].partition(")")[0]) for sentence in told]
+    assert errors[0] == errors[1] == pytest.approx(np.sqrt(2) * errors[2], rel=0.01)
 
 
 def test_scores_are_those_of_the_answers() -> None:

@@ -15,6 +15,7 @@ from graftline.bundle.predictor import Predictor
 from graftline.bundle.save import save_bundle
 from graftline.data.version import DatasetVersion
 from graftline.data.version_writing import write_version
+from graftline.evaluation.decision import LowestCost, MostProbable
 from graftline.evaluation.predictions import predict_split
 from graftline.files import sha256_file
 from graftline.pipeline.cli import compose
@@ -69,6 +70,15 @@ def test_it_is_calibrated_by_what_it_gives(bundle: Path, tmp_path: Path) -> None
     assert described["card"]["dataset"] == "squares"
     after = predict_split(predictor, version, "validation").logits
     np.testing.assert_allclose(after, fit.calibration.apply(raw), rtol=1e-5, atol=1e-5)
+
+
+def test_a_decision_that_another_one_replaces_is_told_no_longer(bundle: Path, tmp_path: Path) -> None:
+    version, before = make_version(tmp_path, validation=60), Predictor.from_directory(bundle)
+    for rule, told in ((LowestCost({"red": {"blue": 3.0}}), "an image costs "), (MostProbable(), "")):
+        adjust(before, bundle, version, None, Wanted(rule), seed=0)
+        sentence = read_description(bundle)["card"]["decision"]["sentence"]
+        assert told in sentence
+        assert bool(sentence) == bool(told)
 
 
 def test_what_the_training_weighed_is_not_taken_back(bundle: Path, tmp_path: Path) -> None:

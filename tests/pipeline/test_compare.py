@@ -219,8 +219,9 @@ def test_an_evaluation_is_no_model_and_is_compared_where_its_id_is_given(
     assert "80 (all splits), digest " in page
     assert "compare runs=" not in page
     assert names(compared()) == ["weak", "new"]
-    with pytest.raises(UserError, match=r"cannot be tested on those now: 60 of them trained it, or chose its epoch\.$"):
-        compared(f"runs={everything.info.run_id},{runs['good']}")
+    for name, typed in (("good on dusk", everything.info.run_id), ("everything", "outputs/everything")):
+        with pytest.raises(UserError, match=f"^{name} was evaluated on 60 images that trained its model, or"):
+            compared(f"runs={runs['good']},{typed}")
 
     tested = evaluate("hydra.run.dir=outputs/tested")
     assert tested.data.metrics["test/accuracy"] == trained.scores["accuracy"].value

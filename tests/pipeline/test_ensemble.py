@@ -25,7 +25,7 @@ from torch import nn
 from workplace import TINY, Workplace
 
 from graftline.bundle.calibration import UNCALIBRATED, Calibration
-from graftline.bundle.ensemble import Ensemble
+from graftline.bundle.ensemble import Ensemble, read_digest
 from graftline.bundle.grid import Grid
 from graftline.bundle.layout import FREEZE_CHECKS, read_description
 from graftline.bundle.predictor import Predictor, softmax
@@ -44,6 +44,7 @@ from graftline.pipeline.training.calibration import Wanted, learn
 from graftline.pipeline.training.result import MOST_PROBABLE_ANSWER, NOT_TESTED
 from graftline.report.grid_tables import sentence
 from graftline.tracking.names import BUNDLE_DIGEST
+from graftline.tracking.tracking import Tracking
 
 pytestmark = pytest.mark.long
 
@@ -168,6 +169,7 @@ def test_every_stage_takes_it_as_one_model(
     assert evaluated.metrics["accuracy"] == made.metrics["accuracy"]
     page = unescape((place.root / "evaluated" / "report.html").read_text(encoding="utf-8"))
     assert " images per second, mirror" in page
+    assert MOST_PROBABLE_ANSWER in page
     commands = re.findall("<code>graftline (.*?)</code>", page)
     assert {command.partition(" ")[0] for command in commands} >= {"explain", "compare", "audit"}
     for stage, *overrides in map(shlex.split, commands):
@@ -321,6 +323,31 @@ def test_members_leave_other_folds_out_and_share_one_cache(
     (entry,) = ActivationStore(place.root / "cache" / "activations", 1e9).entries()
     seen = sum(len(made.version.samples(split).paths) for split in ("train", "validation"))
     assert sum(header.images for header in entry.headers) == seen, "each image went through the trunk once"
+
+
+def test_one_that_was_interrupted_goes_on_with_the_members_that_it_has(
+    place: Workplace, color_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place.root)
+    own = ["members=2", "choose=all", "tracking.register=false", "tracking.experiment=begun"]
+    where = ["data=folder", f"data.path={color_folder}", "hydra.run.dir=outputs/begun"]
+    place.interrupt("outputs/begun/members/1/result.json", "ensemble", *MODEL, *own, *where)
+    directory = place.root / "outputs" / "begun"
+    before = read_digest(directory / "members" / "1" / "bundle")
+    (run_id,) = Tracking().find_runs(directory)
+    with pytest.raises(UserError, match=r"trainer\.max_epochs=2 would change them"):
+        compose("ensemble", [f"train.resume={run_id}", "trainer.max_epochs=2"])
+
+    made = compose("ensemble", [f"train.resume={run_id}"]).run()
+    assert isinstance(made, EnsembleResult)
+    assert (made.run_id, made.directory) == (run_id, directory)
+    members = [read_digest(made.bundle / "members" / number) for number in ("1", "2")]
+    assert members == [before, read_digest(directory / "members" / "2" / "bundle")]
+    runs = [Tracking(parent_run_id=run_id).find_runs(directory / "members" / number) for number in ("1", "2")]
+    assert [len(one) for one in runs] == [1, 1], "each was trained in one run"
+    assert "train.resume" not in place.mlflow.get_run(run_id).data.tags["mlflow.note.content"]
+    with pytest.raises(UserError, match=f"^The ensemble is finished: start a new one, .* runs={directory}/members/1,"):
+        compose("ensemble", [f"train.resume={run_id}"])
 
 
 def test_a_soup_is_one_network_of_mean_weights(run: Callable[..., EnsembleResult], made: EnsembleResult) -> None:

@@ -5,9 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 from workplace import TINY, Workplace
 
 from conftest import COLORS, paint
+from graftline.bundle.decision import Decision
+from graftline.bundle.save import add_to_card, change_answers
 from graftline.errors import UserError
 from graftline.pipeline.cli import compose
 from graftline.pipeline.evaluate import EvaluateResult
@@ -64,7 +67,8 @@ def test_of_the_data_set_that_was_trained_on_it_takes_the_test_images(
     elsewhere = evaluate(color_folder, f"data.directory={tmp_path}")  # as on a machine that has trained nothing
     assert elsewhere.evaluation.predictions.split_digest == trained.version.test_digest
     with_split = evaluate(color_folder, "split=validation")
-    assert len(with_split.evaluation.predictions.paths) == sum(trained.version.counts()["validation"].values())
+    validated = sum(trained.version.counts()["validation"].values())
+    assert len(with_split.evaluation.predictions.paths) == with_split.facts["seen_in_training"] == validated
     assert len(evaluate(color_folder, "split=all").evaluation.predictions.paths) == 60
     tested = sum(trained.version.counts()["test"].values())
     assert f"{60 - tested} of these images trained the bundle" in " ".join(capsys.readouterr().out.split())
@@ -91,26 +95,51 @@ def test_of_another_data_set_it_takes_all_images_and_matches_classes_by_name(
 
 @pytest.mark.long
 def test_images_of_another_folder_that_trained_the_bundle_are_told(
-    evaluate: Callable[..., EvaluateResult], trained: TrainResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    evaluate: Callable[..., EvaluateResult],
+    trained: TrainResult,
+    place: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     more = new_images(tmp_path / "more-photos", *COLORS)
     for path in trained.version.samples("train").paths[:10]:
         shutil.copy(path, more / Path(path).parent.name / f"again-{Path(path).name}")
-    assert len(evaluate(more).evaluation.predictions.paths) == 28
-    told = "10 of these images trained the bundle, or chose its epoch"
-    assert told in " ".join(capsys.readouterr().out.split())
-    evaluate(more, "crops=1,mirror")
-    assert told in " ".join(capsys.readouterr().out.split()), "members are looked at, too"
+    told = "10 of these images trained the bundle, or chose its epoch: it will classify others worse."
+    mlflow = MlflowClient(f"sqlite:///{place / 'mlflow.db'}")
+    for crops in ("1", "1,mirror"):  # members are looked at, too
+        directory = f"outputs/more-{crops[-1]}"
+        found = evaluate(more, f"crops={crops}", f"hydra.run.dir={directory}")
+        assert len(found.evaluation.predictions.paths) == 28
+        assert told in " ".join(capsys.readouterr().out.split())
+        page = (place / directory / "report.html").read_text(encoding="utf-8")
+        assert told in page
+        assert "compare runs=" not in page
+        assert told in mlflow.get_run(found.run_id).data.tags["mlflow.note.content"]
+        assert found.facts["seen_in_training"] == 10
+        with pytest.raises(UserError, match="was evaluated on 10 images that trained its model, or chose its epoch"):
+            compose("compare", [f"runs={trained.run_id},{found.run_id}"]).run()
     elsewhere = f"data.directory={tmp_path / 'elsewhere'}"
     for bundle in (trained.bundle, trained.run_id):  # the output directory knows the version, and so does MLflow
         evaluate(more, elsewhere, bundle=bundle)
         assert told in " ".join(capsys.readouterr().out.split())
 
     alone = shutil.copytree(trained.bundle, tmp_path / "alone")  # as on a machine that has the bundle and no more
-    evaluate(more, elsewhere, bundle=alone)
+    found = evaluate(more, elsewhere, bundle=alone)
+    assert mlflow.get_run(found.run_id).info.run_name == "test_efficientnet 32 px on more-photos"
     output = " ".join(capsys.readouterr().out.split())
     assert f"What {alone} was trained on is not known: make sure that it was none of these images" in output
     assert "trained the bundle" not in output
+
+
+@pytest.mark.long
+def test_images_that_trained_one_of_several_are_told(
+    evaluate: Callable[..., EvaluateResult], trained: TrainResult, color_folder: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(trained.bundle, tmp_path / "other")  # of a version that nobody knows here
+    add_to_card(other, dataset_digest="other", test_digest="other")
+    change_answers(other, decision=Decision(thresholds=(0.5, 0.5, 0.4)))
+    found = evaluate(color_folder, f"runs={other},{trained.bundle}", "split=validation", bundle="null")
+    assert found.facts["seen_in_training"] == len(found.evaluation.predictions.paths)
 
 
 def test_one_class_is_enough(evaluate: Callable[..., EvaluateResult], tmp_path: Path) -> None:

@@ -19,12 +19,15 @@ from graftline.bundle.predictor import Predictor
 from graftline.bundle.save import change_answers
 from graftline.errors import UserError
 from graftline.evaluation.slices import sentence as slices_in_words
+from graftline.pipeline.bundles.source import find_bundle
 from graftline.pipeline.cli import compose, compose_all
 from graftline.pipeline.compare import CompareResult
 from graftline.pipeline.ensembles.result import EnsembleResult
 from graftline.pipeline.evaluate import EvaluateResult
+from graftline.pipeline.runs.choice import A_BUNDLE, choose_runs
 from graftline.pipeline.training.result import MOST_PROBABLE_ANSWER, TrainResult
 from graftline.tracking.names import TEST_DIGEST
+from graftline.tracking.tracking import Tracking
 
 FEW = ("evaluation.resamples=100", "tracking.system_metrics=false")
 
@@ -137,6 +140,26 @@ def test_the_latest_and_the_best_are_the_same_in_every_stage(
         assert "Models of the experiment 'colors0' that have no bundle on this machine are left out: 1." in printed
     finally:
         bundle.with_name("moved").rename(bundle)
+
+
+def test_a_run_leads_to_no_model_that_a_later_training_has_left_in_its_directory(
+    trained: list[TrainResult], place: Workplace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place.root)
+    first, tracking = trained[0].bundle, Tracking()
+    assert find_bundle(trained[0].run_id, tracking) == first
+    first.rename(place.root / "replaced")
+    shutil.copytree(trained[1].bundle, first)
+    try:
+        with pytest.raises(UserError, match=f"^{first} is no longer the model of run {trained[0].run_id}, as a later"):
+            find_bundle(trained[0].run_id, tracking)
+        chosen = choose_runs(["best:2"], tracking, A_BUNDLE, trained[0].version.name)
+        assert chosen.references == [trained[1].run_id]
+        told = " ".join(capsys.readouterr().out.split())
+        assert "that have no bundle on this machine are left out: 1." in told
+    finally:
+        shutil.rmtree(first)
+        (place.root / "replaced").rename(first)
 
 
 @pytest.mark.long

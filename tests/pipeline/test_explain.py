@@ -129,6 +129,23 @@ def test_an_image_that_was_left_out_of_the_training_is_no_example(place: Workpla
     assert set(table[["near_1", "near_2", "near_3"]].stack()) <= seen
 
 
+def test_what_is_no_image_is_left_out_by_name(place: Workplace, trained: Ran) -> None:
+    folder = place.root / "mixed"
+    folder.mkdir()
+    (folder / "a-note.txt").write_text("These are photos.")
+    explain = ["explain", f"bundle={trained.directory}", "images=mixed", "number=1", "accelerator=cpu"]
+    told = place.run(*explain)
+    assert told.code == 1
+    assert "images has none that can be read: " in told.output
+    assert "a-note.txt (" in told.output
+    Image.new("RGB", (40, 40), (40, 60, 200)).save(folder / "photo.png")
+    told = place.run(*explain)
+    assert told.code == 0, told.output
+    assert "a-note.txt (" in told.output
+    table = pd.read_csv(told.directory / "explanations.csv")
+    assert [Path(path).name for path in table["path"]] == ["photo.png"]
+
+
 def test_what_cannot_be_explained_is_told_first(place: Workplace, trained: Ran) -> None:
     told = place.run("explain", f"bundle={trained.directory}", "number=0")
     assert told.code == 1

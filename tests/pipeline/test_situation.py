@@ -18,7 +18,7 @@ from graftline.data import version
 from graftline.data.ingest import Ingest
 from graftline.data.sources.folder import Folder
 from graftline.data.split import Split
-from graftline.errors import UnreachableError, UserError
+from graftline.errors import DivergenceError, UnreachableError, UserError
 from graftline.pipeline.cli import compose
 from graftline.pipeline.cli.errors import EXIT_INTERRUPTED
 from graftline.pipeline.retrain import Retrain, RetrainResult, _failure_noted
@@ -32,7 +32,6 @@ from graftline.tracking.names import BUNDLE_DIGEST, STAGE
 from graftline.tracking.promotions import Promotions, author, now
 from graftline.tracking.retrainings import AFTER, KEY, MODEL, RECIPE, RETRAIN, Retrainings, decided_tags
 from graftline.tracking.tracking import Tracking
-from graftline.training.divergence import DivergenceError
 
 NAME = "colors"
 

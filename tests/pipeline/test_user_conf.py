@@ -75,6 +75,15 @@ def test_the_command_that_does_it_again_knows_the_folder(folder: Path) -> None:
     assert files.command("graftline", "cache") == "graftline cache days=1"
 
 
+def test_the_command_that_does_it_again_keeps_what_was_left_out(tmp_path: Path) -> None:
+    files = RunDirectory(tmp_path)
+    files.overrides.parent.mkdir()
+    files.overrides.write_text(json.dumps(["~optim.weight_decay", "seed=1", "data=folder"]), encoding="utf-8")
+    assert files.command("graftline", "train") == "graftline train '~optim.weight_decay' seed=1 data=folder"
+    of_some = files.command("graftline", "audit", group="(optim|data)")
+    assert of_some == "graftline audit '~optim.weight_decay' data=folder"
+
+
 def test_conf_of_the_working_directory_is_taken_by_itself(folder: Path) -> None:
     folder.rename(folder.with_name("conf"))
     assert compose("train", ["machine=small"]).config.train.batch_size == 8

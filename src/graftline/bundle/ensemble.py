@@ -298,6 +298,16 @@ def read_ensemble(directory: Path) -> dict[str, Any]:
     return content
 
 
+def read_digest(directory: Path) -> str:
+    """Return the digest of a bundle, be it of one network or of several.
+
+    Raises:
+        UserError: no bundle is there, its description is damaged, or a later graftline wrote it.
+    """
+    read = read_ensemble if is_ensemble(directory) else read_description
+    return str(read(directory)["digest"])
+
+
 def find_ensemble_damage(directory: Path) -> list[str]:
     """Return which files of an ensemble are missing or not what was saved, those of its members included."""
     content = read_ensemble(directory)

@@ -15,7 +15,7 @@ from scipy.special import log_softmax, softmax
 from graftline.bundle.calibration import UNCALIBRATED, Calibration
 from graftline.data.folds import assign_folds
 from graftline.evaluation.bootstrap import drawn_groups, multiplicities, ratio
-from graftline.evaluation.metrics import TAILS, Interval
+from graftline.evaluation.metrics import TAILS, Interval, mean_with_error
 from graftline.evaluation.predictions import Predictions
 
 FEWEST_IMAGES = 50  # with fewer, chance moves a temperature by a fifth and more
@@ -71,14 +71,8 @@ class _Candidate:
     losses: Floats
 
     def change(self, other: "_Candidate", groups: Ints | None) -> tuple[float, float]:
-        """Return by how much its log loss is above the other's, and the standard error of that (paired).
-
-        Where images have groups (N,), these vary as wholes (Liang and Zeger 1986, Biometrika 73(1)).
-        """
-        differences = self.losses - other.losses
-        mean = float(differences.mean())
-        sums = np.bincount(np.arange(len(differences)) if groups is None else groups, differences - mean)
-        return mean, float(np.sqrt(len(sums) / (len(sums) - 1) * (sums**2).sum()) / len(differences))
+        """Return by how much its log loss is above the other's, and the standard error of that (paired)."""
+        return mean_with_error(self.losses - other.losses, groups)
 
 
 def fit_calibration(predictions: Predictions, seed: int = 0, *, weighed: bool = False) -> CalibrationFit:

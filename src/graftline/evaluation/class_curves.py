@@ -8,10 +8,10 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binomtest
 
 from graftline.evaluation.bootstrap import CALIBRATION_BINS, confidence_bins, mean_of_defined, normalized
 from graftline.evaluation.curves import counts_by_threshold
+from graftline.evaluation.metrics import accuracy_interval
 from graftline.evaluation.predictions import Predictions
 
 GRID_POINTS = 501  # of a curve that is averaged over the classes
@@ -105,7 +105,7 @@ class Reliability:
         used: numbers of the bins with images; what follows is of these.
         sure: mean probability.
         right: share that is right.
-        low: lower end of its 95 % Wilson interval.
+        low: lower end of its 95 % interval; see `accuracy_interval`.
         high: upper end.
         mean_sure: over all images.
         mean_right: likewise.
@@ -134,16 +134,18 @@ def reliability(predictions: Predictions) -> Reliability:
     bins = np.minimum(confidence_bins(confidences), CALIBRATION_BINS - 1)
     counts = np.bincount(bins, minlength=CALIBRATION_BINS)
     used = np.flatnonzero(counts)
-    hits = np.bincount(bins, correct, CALIBRATION_BINS)[used]
-    tests = [binomtest(int(one), int(count)) for one, count in zip(hits, counts[used], strict=True)]
-    ends = [test.proportion_ci(method="wilson") for test in tests]
+    groups = predictions.drawn_groups
+    shares = [
+        accuracy_interval(correct[rows].astype(np.float64), None if groups is None else groups[rows])
+        for rows in (bins == number for number in used)
+    ]
     return Reliability(
         counts=counts,
         used=used,
         sure=np.bincount(bins, confidences, CALIBRATION_BINS)[used] / counts[used],
-        right=hits / counts[used],
-        low=np.array([end.low for end in ends]),
-        high=np.array([end.high for end in ends]),
+        right=np.array([share.value for share in shares]),
+        low=np.array([share.low for share in shares]),
+        high=np.array([share.high for share in shares]),
         mean_sure=float(confidences.mean()),
         mean_right=float(correct.mean()),
     )

@@ -11,6 +11,7 @@ import numpy as np
 
 from graftline.bundle.decision import MOST_PROBABLE, Decision
 from graftline.errors import UserError
+from graftline.evaluation.metrics import mean_with_error
 from graftline.evaluation.predictions import Predictions
 
 ROUNDING = 1e-6  # relative, of float32 probabilities: the image that sets a bound is to be within it on any machine
@@ -115,10 +116,10 @@ class LowestCost:
         decision = Decision(costs=tuple(map(tuple, matrix.tolist())))
         answers = [one.answer(predictions.probabilities) for one in (MOST_PROBABLE, decision)]
         plain, least = (matrix[predictions.labels, answer] for answer in answers)
+        difference, standard_error = mean_with_error(least - plain, predictions.drawn_groups)
         found = (
             f"an image costs {least.mean():.4f} on average instead of {plain.mean():.4f} (difference "
-            f"{(least - plain).mean():+.4f}, standard error {(least - plain).std() / np.sqrt(len(plain)):.4f}), on "
-            f"{len(plain):,} validation images"
+            f"{difference:+.4f}, standard error {standard_error:.4f}), on {len(plain):,} validation images"
         )
         if least.mean() < plain.mean():
             return DecisionFit(decision, f"The class with the lowest expected cost is answered: {found}.")

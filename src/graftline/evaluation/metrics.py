@@ -292,6 +292,19 @@ def accuracy_interval(right: Floats, groups: Ints | None) -> Interval:
     return wilson(share, size, float(stdtrit(count - 1, TAILS[1])))
 
 
+def mean_with_error(values: npt.NDArray[np.float64], groups: Ints | None) -> tuple[float, float]:
+    """Return the mean of values and its standard error.
+
+    Args:
+        values: (N,) of the images.
+        groups: (N,) number of each image's group, which vary as wholes (Liang and Zeger 1986, Biometrika 73(1)); None:
+            each stands alone.
+    """
+    mean = float(values.mean())
+    sums = np.bincount(np.arange(len(values)) if groups is None else groups, values - mean)
+    return mean, float(np.sqrt(len(sums) / (len(sums) - 1) * (sums**2).sum()) / len(values))
+
+
 def effective_units(weights: Floats, groups: Ints | None) -> float:
     """Return how many images, or groups of them, of equal weight tell as much (Kish 1965, Survey Sampling).
 

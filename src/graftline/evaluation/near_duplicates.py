@@ -79,9 +79,15 @@ def measure_likeness(originals: Sequence[np.ndarray], embed: Callable[[Sequence[
     """Find out how alike copies are to their originals.
 
     Args:
-        originals: images (H, W, 3) uint8.
+        originals: images (H, W, 3) uint8; those of one gray, which correlate with nothing, are left out.
         embed: images → activations (M, F).
+
+    Returns:
+        The thresholds; where no original is left, such that no two images reach them.
     """
+    originals = [image for image in originals if thumbnail_of(Image.fromarray(image)).any()]
+    if not originals:
+        return Likeness(np.inf, np.inf)
     copies = [copy for image in originals for copy in make_copies(image)]
     repeated = [image for image in originals for _ in COPIES]
     pixels = [

@@ -19,6 +19,7 @@ DATASET = "graftline.dataset"
 DATASET_DIGEST, TEST_DIGEST = "graftline.dataset_digest", "graftline.test_digest"  # of its registered models too
 VALIDATION_DIGEST = "graftline.validation_digest"
 BUNDLE_DIGEST = "graftline.bundle_digest"  # of runs that have a model, and of registered models
+SEEN_IN_TRAINING = "graftline.seen_in_training"  # of an evaluation: how many of its images trained the model
 FROZEN_DIGEST = "graftline.frozen_digest"  # of a run whose freeze check has held
 # tag of a registered model: see `graftline.files.digest_directory`
 BUNDLE_FILES = "graftline.bundle_files"

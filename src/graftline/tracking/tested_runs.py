@@ -16,6 +16,7 @@ from graftline.tracking.names import (
     DATASET,
     OUTPUT_DIRECTORY,
     PARENT_RUN,
+    SEEN_IN_TRAINING,
     STAGE,
     TEST_DIGEST,
     VALIDATION_DIGEST,
@@ -51,6 +52,7 @@ class TestedRun:
         validation_loss: log loss on the validation images, nats; None if none was logged.
         directory: its output directory, on the machine that it ran on.
         artifacts: URI of its files.
+        seen_in_training: how many of the images that it was evaluated on have trained the model.
     """
 
     __test__ = False  # pytest takes it for a test
@@ -66,6 +68,7 @@ class TestedRun:
     validation_loss: float | None
     directory: Path | None
     artifacts: str
+    seen_in_training: int = 0
 
     @property
     def images(self) -> dict[str, str]:
@@ -89,6 +92,7 @@ def describe(run: "MlflowRun", experiment: str) -> TestedRun:
         validation_loss=metrics.get(VALIDATION_LOSS),
         directory=Path(tags[OUTPUT_DIRECTORY]) if OUTPUT_DIRECTORY in tags else None,
         artifacts=str(run.info.artifact_uri),
+        seen_in_training=int(tags.get(SEEN_IN_TRAINING, 0)),
     )
 
 
