@@ -79,8 +79,7 @@ class AuditStage:
         trunk = cut_below_head(self.backbone, version, self.features, execution, self.cluster)
         images = _rows(version, splits)
         parts = [activate(trunk, split) for split in splits]
-        facts = self._look(images, version)
-        likeness = _measure_likeness(trunk, images.iloc[np.flatnonzero(facts.thumbnails.any(axis=1))], version)
+        facts, likeness = self._look(images, version), _measure_likeness(trunk, images, version)
         found = audit(
             images,
             np.concatenate([part.activations for part in parts]),
@@ -117,7 +116,7 @@ def _groups(parts: Sequence[Activated]) -> list[str]:
 
 
 def _measure_likeness(trunk: HeadTrunk, images: pd.DataFrame, version: DatasetVersion) -> Likeness:
-    """Find out how alike copies of some images are, none of them of one gray; which ones their contents decide."""
+    """Find out how alike copies of some images are, which ones their contents decide."""
     sample = images.sort_values("sha256")["path"].head(SAMPLE)
     return measure_likeness([decode_rgb(path, version.decoding) for path in sample], trunk.embed)
 

@@ -121,7 +121,8 @@ class MakeEnsemble(Train):
         self._check_validation(version)
         self._keep_to_version(version, files)
         with self._start_ensemble(version, files) as run:
-            say(f"Run {run.id}; should it be interrupted, {program()} ensemble train.resume={run.id} goes on with it.")
+            again = files.command(program(), "ensemble", f"train.resume={run.id}", group="tracking")
+            say(f"Run {run.id}; should it be interrupted, {again} goes on with it.")
             members = opened or self._open(self._train_members(version, files, run.id), execution)
             log_setup(run, version)
             if self.choose in SOUPS:

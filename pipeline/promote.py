@@ -297,7 +297,7 @@ class Promote:
         digests = bundle_digests(challenger, champion)
         for name, tag in (("dataset", DATASET_DIGEST), ("test", TEST_DIGEST)):
             digests[name] = challenger.tags.get(tag, "unknown")
-        if examined.images is not None and result.is_final:  # else another time may find something else
+        if not examined.is_of_the_moment:
             digests["gate"] = self._gate_digest
         return Decision(
             model=standing.model,

@@ -141,7 +141,11 @@ class Search(Train):
         for backbone in found:
             try:
                 _require_knowledge(backbone)
-                super(Search, replace(self, backbone=backbone))._check_backbone()
+                with_it = replace(self, backbone=backbone)
+                if self.backbones:
+                    super(Search, with_it)._check_backbone()
+                else:  # whether it can be saved takes seconds to tell: of the many, the winner's training asks
+                    with_it._check_trainable()
                 good.append(backbone)
             except UserError as error:
                 errors.append(error)

@@ -34,10 +34,10 @@ class Shard:
         if self.shard_mb <= 0:
             raise UserError(f"Shard.shard_mb is {self.shard_mb:g}, it must be above 0.")
         taken = {name: getattr(self.data, name) for name in TAKEN}
-        if given := list(_differing("Ingest", self.data, Ingest(**taken, split=Split()))):
-            raise UserError(
-                f"{', '.join(given)} would do nothing here, as shards hold all images as they are: leave that out, and "
-                "give it to what reads the shards."
+        if given := list(_differing("data", self.data, Ingest(**taken, split=Split()))):
+            warn(
+                f"{', '.join(given)} does nothing here, as shards hold all images as they are: give it to what reads "
+                "the shards."
             )
 
     def run(self, directory: Path) -> StageResult:  # noqa: ARG002 - shards are for all runs
@@ -75,7 +75,7 @@ class Shard:
 
 
 def _differing(name: str, given: Any, usual: Any) -> Iterator[str]:
-    """Yield the arguments of ``given``, such as ``Ingest.split.test``, that are not as in ``usual``; name: of both."""
+    """Yield the arguments of ``given``, such as ``data.split.test``, that are not as in ``usual``; name: of both."""
     for field in fields(given):
         own, other = getattr(given, field.name), getattr(usual, field.name)
         if own == other:

@@ -176,6 +176,14 @@ class Train:
 
     def _check_backbone(self) -> None:
         """Do that for the network."""
+        self._check_trainable()
+        if not is_tried(self.backbone.name):
+            say(f"Nobody has tried the family of {self.backbone.name}: it is saved once as a bundle, untrained.")
+            graft = replace(self.backbone, weights="none", file=None).build(2)
+            check_savable(self.backbone.name, graft.network, graft.preprocessing)
+
+    def _check_trainable(self) -> None:
+        """Make sure that the network can be trained as is asked for."""
         pretrained = self.backbone.check() is not None
         if not self.freeze.needs_trials:
             self._check_freeze(pretrained=pretrained)
@@ -184,10 +192,6 @@ class Train:
             self.backbone.check_single_image()
         if self.train.grad_checkpointing:
             self.backbone.check_checkpointing()
-        if not is_tried(self.backbone.name):
-            say(f"Nobody has tried the family of {self.backbone.name}: it is saved once as a bundle, untrained.")
-            graft = replace(self.backbone, weights="none", file=None).build(2)
-            check_savable(self.backbone.name, graft.network, graft.preprocessing)
 
     def _check_freeze(self, *, pretrained: bool) -> None:
         """Do that for a rule that tries nothing, which decides by the network's layers."""

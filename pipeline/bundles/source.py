@@ -37,10 +37,16 @@ def find_bundle(reference: str, tracking: Tracking) -> Path:
     if reference.startswith(REGISTERED):
         return tracking.registry().bundle(reference)
     if (run := RUN.fullmatch(reference)) is not None:
-        bundle = RunDirectory(tracking.find_output_directory(run[1])).bundle
+        files = RunDirectory(tracking.find_output_directory(run[1]))
+        bundle = files.bundle
         if not bundle.is_dir():
             raise UserError(f"Run {run[1]} has no bundle in {bundle}: take a run that has trained a model to its end.")
         if not is_of_run(bundle, tracking.registry().tested_run(run[1])):
+            if files.last_run_id == run[1]:
+                raise UserError(
+                    f"{bundle} is not the model that run {run[1]} has logged, as after a resume that was interrupted: "
+                    f"{program()} train train.resume={run[1]} goes on with it."
+                )
             raise UserError(
                 f"{bundle} is no longer the model of run {run[1]}, as a later training has written there: give the "
                 "model as MLflow knows it, models:/NAME/VERSION, or train it again in a directory of its own."

@@ -72,16 +72,19 @@ def check_versions(
     bounds: dict[str, SpecifierSet] = {canonicalize_name(one.name): one.specifier for one in required}
     shown = dict.fromkeys((*SHOWN, *(name for name, bad in MALWARE.items() if installed.get(name) in bad)))
 
+    bound_of = dict[str, SpecifierSet]()  # by the name of what is installed
+
     def judged(name: str) -> Finding:
         found = _stand_in(name, installed)
         pin = lock.get(name) if found == name else None
-        return _judge(found, installed.get(found), bounds.get(name, SpecifierSet()), pin)
+        bound_of[found] = bounds.get(name, SpecifierSet())
+        return _judge(found, installed.get(found), bound_of[found], pin)
 
     yield from map(judged, shown)
     rest = [judged(name) for name in sorted((bounds.keys() | (lock.keys() & installed.keys())) - shown.keys())]
     bad, odd = ([one for one in rest if one.state == state] for state in ("broken", "warning"))
     if bad:
-        wanted = " ".join(_quoted(one.name, bounds.get(one.name, SpecifierSet())) for one in bad)
+        wanted = " ".join(_quoted(one.name, bound_of[one.name]) for one in bad)
         yield broken("other packages", f"{_listed(bad)}: {install(wanted)}")
     elif odd:
         wanted = " ".join(f"{one.name}=={lock[one.name]}" for one in odd)

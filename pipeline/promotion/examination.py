@@ -70,6 +70,12 @@ class Examined:
         guard = Guard(name, "", "", "", passed=False, reason=reason)
         return cls(GateResult((guard,), "Nothing was compared.", 0, NO_FLIPS))
 
+    @property
+    def is_of_the_moment(self) -> bool:
+        """Whether the same gate may find something else another time; not where the classes do not fit."""
+        failing = {guard.name for guard in self.result.guards if not guard.passed}
+        return not self.result.is_final or bool(failing & {"bundle", "examination"})
+
     def flips_table(self, file: Path) -> None:
         """Write the images that turn from right to wrong."""
         with atomic_file(file) as temporary:

@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,13 @@ class RunDirectory:
         options = [] if folder is None else ["--config-dir", str(folder)]
         repeated = [text for text in overrides_of(typed, group) if text.partition("=")[0] not in given]
         return shlex.join([program, stage, *options, *more, *repeated])
+
+    @property
+    def last_run_id(self) -> str | None:
+        """The id of the run that was the last one to write here; None where no run did."""
+        with suppress(OSError):
+            return str(json.loads((self.path / "outbox" / "run.json").read_text(encoding="utf-8"))["run_id"])
+        return None
 
     @property
     def dataset(self) -> Path:

@@ -28,8 +28,8 @@ from graftline.data.decoding import NO_FILE
 from graftline.data.file_names import to_text
 from graftline.data.image_list import ImageList, ImageLister
 from graftline.data.references import find_place
-from graftline.data.shards.index import KNOWN
-from graftline.data.shards.write import SUMMARY, write_shards
+from graftline.data.shards.index import KNOWN, SUMMARY
+from graftline.data.shards.write import write_shards
 from graftline.errors import UserError
 from graftline.locks import Lock
 from graftline.pipeline.__main__ import main

@@ -20,6 +20,7 @@ from graftline.data.decode import DecodeError, decode_rgb
 from graftline.data.ingest import Ingest
 from graftline.data.loaders import DrawSampler
 from graftline.data.references import find_place, open_image
+from graftline.data.shards.index import SUMMARY, read_index
 from graftline.data.shards.write import WrittenShards, write_shards
 from graftline.data.sources.folder import Folder
 from graftline.data.sources.shards import Shards, list_references
@@ -246,6 +247,20 @@ def test_a_corrected_label_is_read_though_the_size_is_the_same(tmp_path: Path) -
     metadata = {key: value for key, value in table.schema.metadata.items() if key != b"graftline.shard_modified"}
     pq.write_table(table.slice(1).replace_schema_metadata(metadata), index)  # as of before the time was kept
     assert len(read(tmp_path)) == 2
+
+
+def test_a_copy_of_our_shards_needs_no_new_index(tmp_path: Path) -> None:
+    """It may have other times."""
+    file, index = tmp_path / "a.tar", tmp_path / "a.index.parquet"
+    pack(file, {"1.png": png(1), "1.cls": "0", "2.png": png(2), "2.cls": "1"})
+    assert len(read(tmp_path)) == 2
+    (tmp_path / SUMMARY).write_text("{}")
+    os.utime(file, (1, 1))
+    table = read_index(file, index)
+    assert table is not None
+    assert len(table) == 2
+    (tmp_path / SUMMARY).unlink()
+    assert read_index(file, index) is None
 
 
 def test_what_is_no_shard_is_one_sentence(tmp_path: Path, make_folder: MakeFolder) -> None:

@@ -74,6 +74,8 @@ def test_the_error_of_a_cost_counts_groups_not_images() -> None:
     told = [LowestCost({"bad": {"good": 10}}).choose(given).sentence for given in (once, grouped, copies)]
     errors = [float(sentence.partition("standard error ")[2].partition(")")[0]) for sentence in told]
     assert errors[0] == errors[1] == pytest.approx(np.sqrt(2) * errors[2], rel=0.01)
+    alone = predictions_of(once.probabilities[:1], once.labels[:1], NAMES[:2])
+    assert "standard error inf" in LowestCost({"bad": {"good": 10}}).choose(alone).sentence
 
 
 def test_scores_are_those_of_the_answers() -> None:

@@ -335,6 +335,7 @@ def test_a_model_of_other_classes_is_refused_on_record(place: Workplace, client:
     _register_changed(client, tmp_path, rename_classes)
     verdict = promote("version=3")
     assert verdict.line.decision.kind == "refused"
+    assert verdict.line.decision.is_final
     (reason,) = verdict.reasons
     assert reason.startswith(
         "version 3 and version 1 have no classes in common, so that nothing can be compared: force"

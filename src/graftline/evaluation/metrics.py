@@ -293,7 +293,7 @@ def accuracy_interval(right: Floats, groups: Ints | None) -> Interval:
 
 
 def mean_with_error(values: npt.NDArray[np.float64], groups: Ints | None) -> tuple[float, float]:
-    """Return the mean of values and its standard error.
+    """Return the mean of values and its standard error; of one image, or one group of them, infinity: nobody knows.
 
     Args:
         values: (N,) of the images.
@@ -302,6 +302,8 @@ def mean_with_error(values: npt.NDArray[np.float64], groups: Ints | None) -> tup
     """
     mean = float(values.mean())
     sums = np.bincount(np.arange(len(values)) if groups is None else groups, values - mean)
+    if len(sums) == 1:
+        return mean, np.inf
     return mean, float(np.sqrt(len(sums) / (len(sums) - 1) * (sums**2).sum()) / len(values))
 
 

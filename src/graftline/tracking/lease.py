@@ -300,7 +300,7 @@ def _beat_text(number: int) -> str:
 
 
 def _identify(file: Path) -> str:
-    """Return what names a file and the kernel that has the locks on it; where it has no name, the machine has one."""
+    """Return what names a file and the kernel that has the locks on it; of a kernel that tells none, the machine's."""
     kernel = platform.node()
     with suppress(OSError):
         kernel = _BOOT.read_text(encoding="ascii").strip()

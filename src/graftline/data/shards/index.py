@@ -51,6 +51,7 @@ SCHEMA = pa.schema(
 )
 KNOWN = ("label", "split", "group", "weight", "stratum")  # what the .json of an image may tell
 _PIECE = 2**20  # bytes read at once
+SUMMARY = "shards.json"  # in a folder of shards that we wrote: what is to be in it, written first and never again
 _SIZE, _MODIFIED = b"graftline.shard_bytes", b"graftline.shard_modified"  # the latter in ns
 _MOST_WEIGHT = float(np.finfo(np.float32).max)
 _NUMBER = re.compile("[0-9]{1,18}")  # of a class; longer ones are names, as no 64 bits hold them
@@ -101,7 +102,8 @@ def write_index(rows: Iterable[Mapping[str, Any]], shard: Path, file: Path, stat
 def read_index(shard: Path, file: Path) -> pa.Table | None:
     """Return the index of a shard; None where there is none, or the shard was written anew since, with the same size.
 
-    Tars are padded, so that one whose labels were corrected mostly has its size of before.
+    Tars are padded, so that one whose labels were corrected mostly has its size of before: the time tells. Not so of
+    shards that we wrote, which nobody writes anew, while a copy may have other times.
 
     Raises:
         UserError: it is none of ours, it is damaged, or the shard has another size than it had.
@@ -126,7 +128,8 @@ def read_index(shard: Path, file: Path) -> pa.Table | None:
             f"The shard {shard} has changed since it was indexed, from {written:,} to {size:,} bytes: put the earlier "
             f"one back, or {way_out}."
         )
-    if find_url(shard) is None and int(metadata.get(_MODIFIED, -1)) != modified:  # of a URL, `index_path` sees to it
+    is_local = find_url(shard) is None  # of a URL, `index_path` sees to it
+    if is_local and int(metadata.get(_MODIFIED, -1)) != modified and not is_there(str(shard.with_name(SUMMARY))):
         return None
     ends = pc.max(pc.add(table["offset"], table["size"])).as_py() or 0
     if ends > size:

@@ -21,7 +21,7 @@ import pandas as pd
 
 from graftline.console import progress
 from graftline.data.references import find_place, open_image, read_status
-from graftline.data.shards.index import KNOWN, index_path, read_index, write_index
+from graftline.data.shards.index import KNOWN, SUMMARY, index_path, read_index, write_index
 from graftline.data.shards.processes import in_processes
 from graftline.data.version_writing import common_folder
 from graftline.data.walk import is_leftover
@@ -31,7 +31,6 @@ from graftline.locks import Lock
 
 logger = logging.getLogger(__name__)
 
-SUMMARY = "shards.json"  # what is to be in the folder; written first
 _FORMAT = 1
 _BLOCK = tarfile.BLOCKSIZE
 _BESIDE = (
