@@ -1,6 +1,7 @@
 """The fit on a real Trainer: it learns, keeps the best weights, takes up where it left off, and keeps frozen frozen."""
 
 import functools
+import shutil
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -251,6 +252,22 @@ def test_resume_goes_on_with_steps_epochs_and_history(tmp_path: Path) -> None:
     assert [metrics["epoch"] for metrics in result.epochs] == [0, 1, 2, 3, 4, 5]
     for name, tensor in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], tensor, msg=name)
+
+
+@pytest.mark.parametrize("move", [shutil.move, shutil.copytree])
+def test_a_moved_fit_that_gets_worse_keeps_its_best_epoch(move: Callable[[Path, Path], Any], tmp_path: Path) -> None:
+    sgd = functools.partial(torch.optim.SGD, lr=0.05)
+    began = _fit(_module(_head(), optimizer=sgd, schedule=constant), tmp_path / "a", epochs=3)
+    move(tmp_path / "a", tmp_path / "b")
+    unlearning = _module(_head(), optimizer=sgd, schedule=lambda step, total: -1.0)  # noqa: ARG005 - a schedule
+    history = _fit(unlearning, tmp_path / "b", epochs=5, resume=True)
+    kept = torch.load(tmp_path / "b" / "best.ckpt", weights_only=True)
+    assert kept["epoch"] == history.best["epoch"] == began.best["epoch"]
+    assert sum(key.startswith("ModelCheckpoint{") for key in kept["callbacks"]) == 2, "an older checkpoint is read, too"
+    assert [metrics["epoch"] for metrics in history.epochs] == [0, 1, 2, 3, 4]
+    assert sorted(path.name for path in tmp_path.rglob("*.ckpt")) == sorted(
+        ["best.ckpt", "last.ckpt"] * (1 if move is shutil.move else 2)
+    )
 
 
 def test_same_seed_same_metrics(tmp_path: Path) -> None:
