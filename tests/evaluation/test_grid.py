@@ -70,8 +70,11 @@ def test_one_candidate_has_its_logits_in_memory_at_a_time() -> None:
 
 
 @pytest.mark.parametrize("groups", [None, [f"day {number % 20}" for number in range(60)]])
-def test_intervals_are_those_of_the_other_scores(groups: list[str] | None) -> None:
+@pytest.mark.parametrize("answers", ["mixed", "right", "wrong"])
+def test_intervals_are_those_of_the_other_scores(groups: list[str] | None, answers: str) -> None:
     logits, labels = grid_logits(1, 1, 60, 3)
+    if answers != "mixed":
+        logits[0, 0, np.arange(60), labels] += 9 if answers == "right" else -9
     predictions = replace(predictions_of(softmax(logits[0, 0]), labels), groups=groups)
     given, alone = predictions.logits[None, None], np.ones((1, 1))
     rows = compare(given, labels, ["1"], alone, resamples=200, seed=4, groups=predictions.drawn_groups)
@@ -79,6 +82,8 @@ def test_intervals_are_those_of_the_other_scores(groups: list[str] | None) -> No
     for name in ("accuracy", "log_loss"):
         ours, others = getattr(rows[0], name), scores[name]
         assert (ours.value, ours.low, ours.high) == pytest.approx((others.value, others.low, others.high), rel=1e-5)
+    assert rows[0].accuracy.low < rows[0].accuracy.high
+    assert (rows[0].accuracy.value in (0, 1)) == (answers != "mixed")
 
 
 def test_the_interval_of_a_gain_has_the_truth_in_it_19_times_in_20() -> None:

@@ -11,7 +11,7 @@ from made_predictions import predictions_of
 from scipy.stats import fisher_exact
 
 from graftline.evaluation.predictions import Predictions
-from graftline.evaluation.slices import score_slices, sentence
+from graftline.evaluation.slices import cut, score_slices, sentence
 from graftline.report.figures import write_slices_figure
 
 
@@ -94,6 +94,25 @@ def test_small_slices_and_missing_values() -> None:
     kinds = pd.Categorical(["a"] * 30 + [None] * 30, categories=["a", "b"])  # as of a column of all splits
     assert score_slices(predictions(hits), pd.DataFrame({"type": kinds})) == []
     assert "nothing to slice" in sentence([])
+
+
+def test_values_of_a_column_of_numbers_have_names_of_their_own() -> None:
+    megapixels, years = [12.16] * 20 + [12.19] * 20, np.repeat([1998, 2021, 2022, 2023], 10)
+    columns = pd.DataFrame({"megapixels": megapixels, "single": np.array(megapixels, np.float32), "year": years / 1.0})
+    columns["share"] = [0.123456, 2.0] * 20
+    named = {name: [value for column, value, _ in cut(columns) if column == name] for name in columns}
+    assert named["megapixels"] == named["single"] == ["12.16", "12.19"]
+    assert named["year"] == ["1998", "2021", "2022", "2023"]
+    assert named["share"] == ["0.123", "2"]
+    large = pd.DataFrame({"pixels": np.repeat([12160000, 12190000.0], 20)})
+    assert [value for _, value, _ in cut(large)] == ["1.216e+07", "1.219e+07"]
+    ten_years = pd.DataFrame({"taken": 1998 + np.arange(80) // 8})
+    assert [value for _, value, _ in cut(ten_years)] == [
+        "lowest (1998 to 2000)",
+        "lower (2001 to 2002)",
+        "higher (2003 to 2005)",
+        "highest (2006 to 2007)",
+    ]
 
 
 def test_the_picture_shows_the_worst_first(tmp_path: Path) -> None:

@@ -57,10 +57,10 @@ def step(graft: GraftModule, batch: Batch, target: Tensor | None = None, smoothi
 
 
 def by_hand(logits: Tensor, labels: Tensor, class_weights: Tensor, smoothing: float) -> Tensor:
-    """Return the smoothed, weighted cross-entropy of each image: label smoothing as Szegedy et al. 2016, section 7."""
+    """Return the smoothed cross-entropy of each image (Szegedy et al. 2016, section 7) times its class's weight."""
     log_probabilities = logits - logits.logsumexp(dim=1, keepdim=True)
     target = torch.eye(CLASSES)[labels] * (1 - smoothing) + smoothing / CLASSES
-    return -(target * class_weights * log_probabilities).sum(dim=1)
+    return -(target * log_probabilities).sum(dim=1) * class_weights[labels]
 
 
 def test_the_loss_is_the_networks_and_three_tenths_of_each_branchs(batch: Batch) -> None:

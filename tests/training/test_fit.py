@@ -1,6 +1,7 @@
 """The fit on a real Trainer: it learns, keeps the best weights, takes up where it left off, and keeps frozen frozen."""
 
 import functools
+import shutil
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -11,10 +12,11 @@ import pytest
 import pytorch_lightning as pl
 import timm
 import torch
+from timm.data import Mixup
 
 from graftline.augment.policy import EvalTransform
 from graftline.augment.preprocess import Preprocessing
-from graftline.data.loaders import Loaders, make_loader
+from graftline.data.loaders import Batch, Loaders, make_loader
 from graftline.data.version import Samples
 from graftline.errors import DivergenceError, UserError
 from graftline.features.loader import activation_loader
@@ -252,6 +254,22 @@ def test_resume_goes_on_with_steps_epochs_and_history(tmp_path: Path) -> None:
         torch.testing.assert_close(resumed.state_dict()[name], tensor, msg=name)
 
 
+@pytest.mark.parametrize("move", [shutil.move, shutil.copytree])
+def test_a_moved_fit_that_gets_worse_keeps_its_best_epoch(move: Callable[[Path, Path], Any], tmp_path: Path) -> None:
+    sgd = functools.partial(torch.optim.SGD, lr=0.05)
+    began = _fit(_module(_head(), optimizer=sgd, schedule=constant), tmp_path / "a", epochs=3)
+    move(tmp_path / "a", tmp_path / "b")
+    unlearning = _module(_head(), optimizer=sgd, schedule=lambda step, total: -1.0)  # noqa: ARG005 - a schedule
+    history = _fit(unlearning, tmp_path / "b", epochs=5, resume=True)
+    kept = torch.load(tmp_path / "b" / "best.ckpt", weights_only=True)
+    assert kept["epoch"] == history.best["epoch"] == began.best["epoch"]
+    assert sum(key.startswith("ModelCheckpoint{") for key in kept["callbacks"]) == 2, "an older checkpoint is read, too"
+    assert [metrics["epoch"] for metrics in history.epochs] == [0, 1, 2, 3, 4]
+    assert sorted(path.name for path in tmp_path.rglob("*.ckpt")) == sorted(
+        ["best.ckpt", "last.ckpt"] * (1 if move is shutil.move else 2)
+    )
+
+
 def test_same_seed_same_metrics(tmp_path: Path) -> None:
     first = _fit(_module(_head()), tmp_path / "a")
     second = _fit(_module(_head()), tmp_path / "b")
@@ -291,6 +309,63 @@ def test_sample_weights_silence_wrong_labels() -> None:
     assert torch.isclose(step.loss, torch.nn.functional.cross_entropy(step.logits[:1], labels[:1]))
     plain = _module(_head()).step(inputs, labels, weights, smoothing=0.0)
     assert torch.isclose(plain.loss, torch.nn.functional.cross_entropy(plain.logits, labels))
+
+
+def test_class_weights_and_smoothing_leave_a_sure_image_its_class() -> None:
+    """Two classes, 50 images of one for each of the other, which one number tells apart."""
+    labels = torch.tensor([0] * 50 + [1])
+    weights = Recipe(class_weights=True).class_weight_tensor(Samples([""] * 51, labels.numpy(), None, [""] * 51), 2)
+    module = _module(torch.nn.Linear(1, 2), class_weights=weights)
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.1)
+    for _ in range(150):
+        optimizer.zero_grad()
+        step = module.step(1.0 - 2.0 * labels[:, None], labels, torch.ones(51), smoothing=0.1)
+        step.loss.backward()  # type: ignore[no-untyped-call]  # torch's has no types
+        optimizer.step()
+    assert step.logits.argmax(dim=1).tolist() == labels.tolist()
+    torch.testing.assert_close(step.logits.softmax(dim=1).amax(dim=1), torch.full((51,), 0.95), atol=0.02, rtol=0)
+
+
+def _pair(labels: list[int], weights: list[float]) -> Batch:
+    images = torch.randn(2, FEATURES, generator=torch.Generator().manual_seed(0))
+    return {"image": images, "label": torch.tensor(labels), "weight": torch.tensor(weights), "index": torch.arange(2)}
+
+
+def _mixed_gradient(labels: list[int], weights: list[float], **changes: Any) -> torch.Tensor:
+    """Return the gradient of a training step on two images that are mixed, always by the same share."""
+    np.random.seed(0)  # noqa: NPY002 - timm's Mixup draws from NumPy's global generator
+    head = _head()
+    module = _module(head, mixer=Recipe(mixup_alpha=1.0).mixer(CLASSES), **changes)
+    module.training_step(_pair(labels, weights), 0).backward()  # type: ignore[no-untyped-call]  # torch's has no types
+    assert head.weight.grad is not None
+    return head.weight.grad
+
+
+def test_a_label_that_weighs_nothing_teaches_nothing_where_images_are_mixed() -> None:
+    first, second = (_mixed_gradient([0, label], [1.0, 0.0], use_sample_weights=True) for label in (1, 2))
+    assert bool(first.any())
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    first, second = (_mixed_gradient([0, label], [1.0, 0.5], use_sample_weights=True) for label in (1, 2))
+    assert not torch.allclose(first, second)
+    assert not _mixed_gradient([0, 1], [0.0, 0.0], use_sample_weights=True).any()
+
+
+@pytest.mark.parametrize("weights", [None, [0.5, 1.0, 4.0]])
+def test_mixed_labels_are_smoothed_as_timm_does_and_weighed_by_their_classes(weights: list[float] | None) -> None:
+    class_weights = None if weights is None else torch.tensor(weights)
+    found = _mixed_gradient([0, 2], [1.0, 1.0], label_smoothing=0.1, class_weights=class_weights)
+    targets = []
+    for smoothing in (0.1, 0.0):
+        np.random.seed(0)  # noqa: NPY002 - likewise
+        batch, mixup = _pair([0, 2], [1.0, 1.0]), Mixup(1.0, label_smoothing=smoothing, num_classes=CLASSES)
+        images, target = mixup(batch["image"], batch["label"])
+        targets.append(target)
+    head, (smoothed, plain) = _head(), targets
+    losses = -(smoothed * head(images).log_softmax(dim=1)).sum(dim=1)
+    weighed = losses if class_weights is None else losses * (plain @ class_weights)
+    weighed.mean().backward()
+    assert head.weight.grad is not None
+    torch.testing.assert_close(found, head.weight.grad)
 
 
 @pytest.mark.parametrize("weighing", ["classes", "images"])
@@ -348,21 +423,23 @@ def test_frozen_is_frozen_through_a_whole_fit(rule: Any, color_folder: Path, tmp
 
 
 @pytest.mark.parametrize("changes", [{"mixup_alpha": 0.2}, {"cutmix_alpha": 1.0}])
-def test_mixup_and_cutmix_train_on_soft_labels(changes: dict[str, float], color_folder: Path, tmp_path: Path) -> None:
+def test_mixup_and_cutmix_train_on_soft_labels(
+    changes: dict[str, float], color_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     network = timm.create_model("test_efficientnet", num_classes=CLASSES)
     mixer = Recipe(batch_size=8, **changes).mixer(CLASSES)  # type: ignore[arg-type]
-    assert mixer is not None
-    mixed = []
+    mixed, timms = [], Mixup.__call__
 
-    def mix(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def mix(self: Mixup, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         before = images.clone()
-        images, target = mixer(images, labels)
+        images, target = timms(self, images, labels)
         assert target.shape == (8, CLASSES)
         torch.testing.assert_close(target.sum(dim=1), torch.ones(8))
         mixed.append(not torch.equal(images, before))
         return images, target
 
-    result = _fit(_module(network, mixer=mix), tmp_path, epochs=2, loaders=_image_loaders(color_folder))
+    monkeypatch.setattr(Mixup, "__call__", mix)
+    result = _fit(_module(network, mixer=mixer), tmp_path, epochs=2, loaders=_image_loaders(color_folder))
     assert any(mixed)
     assert np.isfinite(result.best["train/loss"])
 

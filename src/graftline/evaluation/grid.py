@@ -19,7 +19,7 @@ from graftline.console import progress
 from graftline.data.version import DatasetVersion
 from graftline.evaluation.bootstrap import Ints, multiplicities
 from graftline.evaluation.evaluation import Evaluation, EvaluationResult
-from graftline.evaluation.metrics import TAILS, Interval, score
+from graftline.evaluation.metrics import TAILS, Interval, score, widened_share
 from graftline.evaluation.notes import notes_on
 from graftline.evaluation.predictions import predict_split
 
@@ -248,7 +248,8 @@ def score_candidates(
     correct = np.array([hits for _, hits, _ in scored], np.float64)  # (R, N)
     losses = np.array([terms for *_, terms in scored])  # (R, N)
     kept = [candidate for candidate, *_ in scored]
-    accuracy, accuracy_gain = _with_gain(correct, resamples, seed, groups)
+    resampled, accuracy_gain = _with_gain(correct, resamples, seed, groups)
+    accuracy = [widened_share(one, np.ones(len(labels)), groups) for one in resampled]
     log_loss, log_loss_gain = _with_gain(losses, resamples, seed, groups)
     on_frontier = frontier([one.milliseconds for one in kept], [one.value for one in accuracy])
     return [

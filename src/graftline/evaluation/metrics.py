@@ -253,9 +253,20 @@ def widened(name: str, interval: Interval, predictions: Predictions) -> Interval
         interval: by resampling.
         predictions: that were resampled.
     """
-    if name.partition("/")[0] not in BOUNDED or interval.low < interval.high:
+    if name.partition("/")[0] not in BOUNDED:
         return interval
-    return wilson(interval.value, effective_units(_image_weights(name, predictions), predictions.drawn_groups))
+    return widened_share(interval, _image_weights(name, predictions), predictions.drawn_groups)
+
+
+def widened_share(interval: Interval, weights: Floats, groups: Ints | None) -> Interval:
+    """Return the interval of a share of images, or Wilson's if it has no width.
+
+    Args:
+        interval: by resampling.
+        weights: (N,) of the images.
+        groups: (N,) number of each image's group; None: each stands alone.
+    """
+    return interval if interval.low < interval.high else wilson(interval.value, effective_units(weights, groups))
 
 
 def wilson(share: float, size: float, quantile: float = NORMAL_QUANTILE) -> Interval:

@@ -118,14 +118,32 @@ def _values(column: pd.Series) -> Iterator[tuple[str, Bools]]:
         for number, name in enumerate(names):
             rows = (numbers == number) & column.notna().to_numpy()
             if rows.any():
-                yield f"{name} ({column[rows].min():.3g} to {column[rows].max():.3g})", rows
+                yield f"{name} ({' to '.join(_written([column[rows].min(), column[rows].max()]))})", rows
         return
     counts = column.value_counts()
     found = counts.index[counts > 0]  # of categories, not each occurs
     if 1 < len(found) <= MOST_VALUES:
-        for value in sorted(found, key=str):
-            name = f"{value:.3g}" if isinstance(value, float) else str(value)
-            yield name, (column == value).to_numpy(bool)
+        values = sorted(found, key=str)
+        fractions = [value for value in values if isinstance(value, float | np.floating)]
+        written = dict(zip(fractions, _written(fractions), strict=True))
+        for value in values:
+            yield written.get(value, str(value)), (column == value).to_numpy(bool)
+
+
+def _written(numbers: Sequence[float | np.floating]) -> list[str]:
+    """Write numbers with as many digits as tell them apart: at least three, and all before the point below a million.
+
+    >>> _written([12.16, 12.19]), _written([1990, 2021.0]), _written([0.5, 1234567.0])
+    (['12.16', '12.19'], ['1990', '2021'], ['0.5', '1.23e+06'])
+    """
+    exact = [float(number) for number in numbers]
+    written = ([_with_digits(number, digits) for number in exact] for digits in range(3, 18))  # 17 tell any two apart
+    return next(names for names in written if len(set(names)) >= len(set(exact)))
+
+
+def _with_digits(number: float, digits: int) -> str:
+    whole = len(f"{abs(number):.0f}") if abs(number) < 1e6 else 0  # digits before the point
+    return f"{number:.{max(digits, whole)}g}"
 
 
 def _p_value(hits: Bools, rows: Bools) -> float:

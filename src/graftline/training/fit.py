@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -150,7 +151,7 @@ def _surroundings(directory: FitDirectory, threads: int | None) -> Iterator[None
 def _checkpoints(directory: FitDirectory, options: FitOptions) -> list[pl.Callback]:
     """Return what writes the checkpoints of the epoch to keep and of the last one, within an epoch too where asked."""
     write = functools.partial(
-        ModelCheckpoint, directory.path, save_on_train_epoch_end=True, enable_version_counter=False
+        MovableCheckpoint, directory.path, save_on_train_epoch_end=True, enable_version_counter=False
     )
     monitor, mode = ("epoch", "max") if options.keep_last else (MONITOR, "min")
     wanted: list[pl.Callback] = [write(directory.best.stem, monitor=monitor, mode=mode), write(directory.last.stem)]
@@ -198,6 +199,30 @@ class EpochDraws(pl.Callback):
         random.seed(of_python)
         np.random.seed(of_numpy)  # noqa: NPY002 - timm's Mixup draws from NumPy's global generator
         torch.manual_seed(of_torch)
+
+
+class MovableCheckpoint(ModelCheckpoint):
+    """Checkpoint that knows its best epoch again where the folder was moved since.
+
+    Lightning forgets it where the folder has another path, and writes the next epoch over it, be that better or worse.
+    """
+
+    @property
+    def state_key(self) -> str:
+        """The key of its state in a checkpoint: the one that Lightning's own class has, as of an earlier graftline."""
+        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take that of the checkpoint over, with the files where they are now."""
+        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+        moved = {name: self._here(state_dict[name]) for name in paths}
+        scores = {self._here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **moved, "best_k_models": scores, "dirpath": self.dirpath})
+
+    def _here(self, path: str) -> str:
+        """Return a file of that name in this folder; an empty path stands for none."""
+        assert self.dirpath is not None
+        return str(Path(self.dirpath, Path(path).name)) if path else path
 
 
 class PatientStopping(EarlyStopping):

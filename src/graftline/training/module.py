@@ -60,9 +60,9 @@ class GraftModule(pl.LightningModule):
         layers: of the whole network: a tail does not know them. None: those of ``network``, if it is a timm network.
         layer_decay: factor on the learning rate from each layer group to the next one down.
         label_smoothing: 0 to 1.
-        class_weights: (K,), or None.
+        class_weights: (K,), by which the loss of an image of each class is weighed; None: all alike.
         use_sample_weights: weigh each image's loss by the batch's ``weight``.
-        mixer: mixes the images of a training batch, or None.
+        mixer: mixes the images of a training batch and soft labels (B, K) that it does not smooth; None: none does.
         frozen_statistics: BatchNorm stays in eval mode where its weights are trained, too.
         on_cpu: whether it is trained on a CPU.
     """
@@ -147,18 +147,33 @@ class GraftModule(pl.LightningModule):
         return StepOutput(logits, losses, weights if self._use_sample_weights else torch.ones_like(weights))
 
     def _losses(self, logits: Tensor, target: Tensor, smoothing: float) -> Tensor:
-        class_weights = self.class_weights if isinstance(self.class_weights, Tensor) else None
-        return F.cross_entropy(logits, target, weight=class_weights, label_smoothing=smoothing, reduction="none")
+        """Return the loss per image (B,), times the weight of its own class: torch's weighs the smoothed share, too."""
+        losses = F.cross_entropy(logits, target, label_smoothing=smoothing, reduction="none")
+        by_class = self.class_weights
+        if not isinstance(by_class, Tensor):
+            return losses
+        return losses * (by_class[target] if target.ndim == 1 else (target * by_class).sum(dim=1))
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:  # noqa: ARG002 - Lightning's signature
         """Return the loss of a training batch."""
-        inputs, target, smoothing = batch["image"], batch["label"], self._label_smoothing
+        inputs, target, weights = batch["image"], batch["label"], batch["weight"]
         if self._mixer is not None and len(inputs) % 2 == 0:
-            inputs, target = self._mixer(inputs, target)
-            smoothing = 0.0  # the mixer's soft labels are smoothed already
-        step = self.step(inputs, target, batch["weight"], smoothing=smoothing)
+            inputs, target, weights = self._mixed(self._mixer, inputs, target, weights)
+        step = self.step(inputs, target, weights, smoothing=self._label_smoothing)
         self.trained.add(len(inputs), loss=step.loss.detach() * len(inputs))
         return step.loss
+
+    def _mixed(self, mixer: Mixup, inputs: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return mixed images (B, C, H, W), their soft labels (B, K) and weights (B,).
+
+        A label has the share of its image in the mix, times that image's weight: one of no weight teaches nothing.
+        """
+        shares = F.one_hot(labels, mixer.num_classes).float()  # (B, K)
+        if self._use_sample_weights:
+            shares = shares * weights[:, None]
+        inputs, shares = mixer(inputs, shares)
+        weights = shares.sum(dim=1)
+        return inputs, shares / weights.clamp_min(1e-12)[:, None], weights
 
     def on_train_epoch_start(self) -> None:
         """Begin a new mean of the training loss."""

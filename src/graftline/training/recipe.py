@@ -93,14 +93,15 @@ class Recipe:
         return self.class_weights or self.sample_weights
 
     def mixer(self, num_classes: int) -> Mixup | None:
-        """Return timm's mixup/CutMix for batches (B, C, H, W) and labels (B,) → soft labels (B, K); None when off."""
+        """Return timm's mixup/CutMix for batches (B, C, H, W) and soft labels (B, K); None when off."""
         if not self.mixes_images:
             return None
         return Mixup(
             mixup_alpha=self.mixup_alpha,
             cutmix_alpha=self.cutmix_alpha,
-            label_smoothing=self.label_smoothing,
+            label_smoothing=0.0,  # the loss smooths
             num_classes=num_classes,
+            multi_label=True,  # timm's word for soft labels, which hold the images' weights
         )
 
     def class_weight_tensor(self, samples: Samples, num_classes: int) -> Tensor | None:
