@@ -20,6 +20,7 @@ from graftline.pipeline.runs.directory import RunDirectory
 from graftline.pipeline.searching.winner import Winner
 from graftline.pipeline.train import Train
 from graftline.tracking.names import BUNDLE_DIGEST
+from graftline.tracking.outbox import clear_outbox
 from graftline.tracking.registry import RegisteredVersion
 from graftline.tracking.retrainings import find_registered
 from graftline.training.results import log_loss
@@ -135,6 +136,9 @@ class Challengers:
             _say_done(done)
             return done
         resume = _begun(directory, backbone)
+        if resume is None:  # as long as the configuration there names the weights that its checkpoints began with
+            RunDirectory(directory).discard_training()
+            clear_outbox(directory)
         say(f"\nChallenger, {start} start{'' if resume is None else f': goes on with run {resume}'}.")
         stage = replace(self.stage, tracking=replace(self.stage.tracking, parent_run_id=self.run_id))
         Winner(stage, self.directory, backbone, self.version, self.run_id).train_challenger(start, resume)
