@@ -20,7 +20,7 @@ from graftline.pipeline.runs.directory import RunDirectory
 from graftline.pipeline.searching.winner import Winner
 from graftline.pipeline.train import Train
 from graftline.tracking.names import BUNDLE_DIGEST
-from graftline.tracking.outbox import FOLDER
+from graftline.tracking.outbox import clear_outbox
 from graftline.tracking.registry import RegisteredVersion
 from graftline.tracking.retrainings import find_registered
 from graftline.training.results import log_loss
@@ -74,13 +74,31 @@ class Challengers:
     champion: RegisteredVersion | None
 
     def train(self, start: Start) -> Challenger:
-        """Train one or two challengers; returns the better one on the validation images."""
+        """Train one or two challengers; returns the better one on the validation images.
+
+        One that is registered already was that one, whoever has become champion since.
+        """
+        if (registered := self._find_registered()) is not None:
+            return registered
         found = [self._train(one, backbone) for one, backbone in self._starts(start).items()]
         best = min(found, key=lambda one: one.loss)
         if len(found) > 1:
             rows = [(one.start, f"{one.loss:.4f}", "goes on" if one is best else "") for one in found]
             print_table("Challengers, by log loss on the validation images", ("start", "log loss", ""), rows)
         return best
+
+    def _find_registered(self) -> Challenger | None:
+        """Return the challenger that was put into the registry before; None if none was."""
+        starts: tuple[Start, ...] = ("fresh", "warm")
+        for start in starts:
+            done = Challenger.read(start, self.directory / start)
+            if done is not None and self._find_uri(done) is not None:
+                _say_done(done)
+                return done
+        return None
+
+    def _find_uri(self, challenger: Challenger) -> str | None:
+        return find_registered(self.stage.tracking.uri, self.version.name, challenger.run_id)
 
     def _starts(self, start: Start) -> dict[Start, Backbone]:
         """Return what trainings begin with, and the backbone that says so."""
@@ -115,9 +133,12 @@ class Challengers:
     def _train(self, start: Start, backbone: Backbone) -> Challenger:
         directory = self.directory / start
         if (done := Challenger.read(start, directory)) is not None:
-            say(f"The challenger with a {start} start was trained before: run {done.run_id}.")
+            _say_done(done)
             return done
         resume = _begun(directory, backbone)
+        if resume is None:  # as long as the configuration there names the weights that its checkpoints began with
+            RunDirectory(directory).discard_training()
+            clear_outbox(directory)
         say(f"\nChallenger, {start} start{'' if resume is None else f': goes on with run {resume}'}.")
         stage = replace(self.stage, tracking=replace(self.stage.tracking, parent_run_id=self.run_id))
         Winner(stage, self.directory, backbone, self.version, self.run_id).train_challenger(start, resume)
@@ -132,7 +153,7 @@ class Challengers:
             UnreachableError: MLflow has not taken it.
         """
         tracking = replace(self.stage.tracking, parent_run_id=self.run_id, register=True, system_metrics=False)
-        if (uri := find_registered(tracking.uri, self.version.name, chosen.run_id)) is not None:
+        if (uri := self._find_uri(chosen)) is not None:
             return uri
         bundle = RunDirectory(chosen.directory).bundle
         with tracking.start(
@@ -168,7 +189,11 @@ def _begun(directory: Path, backbone: Backbone) -> str | None:
     One with a warm start from a model that is not the champion any more is not gone on with: its checkpoints are of
     another network.
     """
-    file, config = directory / FOLDER / "run.json", RunDirectory(directory).config
-    if not file.exists() or OmegaConf.select(OmegaConf.load(config), "backbone.file") != backbone.file:
+    files = RunDirectory(directory)
+    if (run_id := files.last_run_id) is None:
         return None
-    return str(json.loads(file.read_text(encoding="utf-8"))["run_id"])
+    return run_id if OmegaConf.select(OmegaConf.load(files.config), "backbone.file") == backbone.file else None
+
+
+def _say_done(challenger: Challenger) -> None:
+    say(f"The challenger with a {challenger.start} start was trained before: run {challenger.run_id}.")

@@ -187,6 +187,24 @@ def test_a_trial_has_ten_images_of_each_class(classes: int, num_images: int, ima
     assert decision.plans[0].epochs == epochs
 
 
+def test_other_epochs_of_a_head_that_had_no_time_for_a_trial_are_still_that_heads() -> None:
+    """A resume, which has more time, is in the middle of its training."""
+    tried: list[tuple[int, int | None]] = []
+    attempt, counts = at_depths({6: 0.9, 3: 0.2}, tried), (100, 100)
+    short: dict[str, Any] = {"image_seconds": lambda: 0.1, "seconds_left": lambda: 1.0, "head_is_live": lambda: True}
+    context = FreezeContext(network(), 1_000, True, validation_counts=counts, try_boundary=attempt, **short)
+    rule = Measured(depths=(0.5,))
+    decision = rule.decide(context)
+    (plan,) = decision.plans
+    assert (plan.only_head, plan.epochs) == (True, 30)
+    later = replace(context, epochs=5, seconds_left=lambda: 1e6)
+    changed = rule.change_epochs(decision, later)
+    assert changed == replace(decision, plans=(replace(plan, epochs=5),), epochs=5)
+    assert rule.change_epochs(changed, replace(later, epochs=None)) == decision
+    assert tried == []
+    assert rule.decide(later).plans[-1].frozen_groups == 3, "which a new run would find out"
+
+
 @pytest.mark.parametrize("epochs", [1, 30, 200])
 def test_the_users_epochs_are_those_of_the_training_and_not_of_the_trials(epochs: int) -> None:
     plans: list[int] = []

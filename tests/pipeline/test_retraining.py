@@ -36,6 +36,7 @@ from graftline.pipeline.retraining.situation import require_images
 from graftline.pipeline.retraining.trigger import NAMES, Trigger
 from graftline.pipeline.train import Train
 from graftline.processes import Terminated
+from graftline.tracking.journal import Journal
 
 DAY = 86_400.0
 
@@ -285,10 +286,19 @@ def test_the_gate_looks_at_models_where_they_are_trained() -> None:
     assert promotion.gate.margin == 0.3
 
 
+def write_ended_run(directory: Path, run_id: str) -> None:
+    """Write what the outbox of a run holds that was killed and has sent all that it had."""
+    write_json(directory / "outbox" / "run.json", {"run_id": run_id, "uri": "sqlite:///nowhere.db"})
+    journal = Journal(directory / "outbox")
+    journal.append({"kind": "status", "at": 0, "status": "KILLED"})
+    journal.mark_sent(journal.unsent()[-1])
+    journal.close()
+
+
 def test_a_training_goes_on_with_the_weights_that_it_began_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A warm start begins anew once another version is champion, whose weights lie elsewhere."""
+    """A warm start begins anew once another version is champion, also where it is killed before it has a run."""
     version = made_version(tmp_path, {"0": "cat", "1": "dog", "2": "dog"})
     stage = instantiate({**composed()._nodes, "_target_": "graftline.pipeline.train.Train"}, _convert_="all")
     directory = tmp_path / "retrain"
@@ -299,15 +309,17 @@ def test_a_training_goes_on_with_the_weights_that_it_began_with(
 
     def killed(self: Train, path: Path) -> None:
         resumed.append(self.train.resume)
-        write_json(path / "outbox" / "run.json", {"run_id": f"run {len(resumed)}"})
+        if len(resumed) != 3:  # that one is killed in Train.check
+            write_ended_run(path, f"run {len(resumed)}")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Train, "run", killed)
     challengers = Challengers(stage, directory, version, "parent", None)
-    for file in ("1/model.safetensors", "1/model.safetensors", "2/model.safetensors", None, None):
+    one, two = "1/model.safetensors", "2/model.safetensors"
+    for file in (one, one, two, two, two, None, None):
         with pytest.raises(KeyboardInterrupt):
             challengers._train("warm", replace(stage.backbone, weights="file", file=file))
-    assert resumed == [None, "run 1", None, None, "run 4"]
+    assert resumed == [None, "run 1", None, None, "run 4", None, "run 6"]
 
 
 def test_what_a_retraining_depends_on_and_what_not() -> None:

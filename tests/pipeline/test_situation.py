@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 import signal
 import threading
 import time
@@ -14,16 +15,20 @@ import pytest
 from workplace import TINY, Workplace
 
 from conftest import COLORS, paint
+from graftline.bundle.layout import CARD_FILE, FORMAT
 from graftline.data import version
 from graftline.data.ingest import Ingest
 from graftline.data.sources.folder import Folder
 from graftline.data.split import Split
 from graftline.errors import DivergenceError, UnreachableError, UserError
+from graftline.files import write_json
 from graftline.pipeline.cli import compose
 from graftline.pipeline.cli.errors import EXIT_INTERRUPTED
 from graftline.pipeline.retrain import Retrain, RetrainResult, _failure_noted
 from graftline.pipeline.retraining.challengers import Challengers
 from graftline.pipeline.retraining.situation import Situation, require_images
+from graftline.pipeline.runs.directory import RunDirectory
+from graftline.pipeline.searching.winner import Winner
 from graftline.processes import Terminated
 from graftline.tracking.drift_checks import drift_tags
 from graftline.tracking.lease import Lease
@@ -150,6 +155,31 @@ def test_what_another_moment_may_find_otherwise_is_decided_on_once_more(past: Pa
     assert not past.look().is_open(replace(known, is_here=False)), "it was trained on another machine"
     past.decide("refused", number)
     assert not past.look().is_open(known), "not at each hour of a schedule"
+
+
+def test_what_is_decided_on_once_more_is_what_was_registered(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a version has become champion since, from which a warm start could be trained now."""
+    number = past.retrain("refused")
+    known = past.look().settled
+    assert known is not None
+    entries = ("timm_name", "class_names", "preprocessing", "files", "digest", "embedding_size")
+    for start, run_id, loss in (("fresh", known.run_id, 0.5), ("warm", "registered by nobody", 0.4)):
+        files, card = RunDirectory(known.directory / start), {"validation": {"val/log_loss": loss}}
+        write_json(files.result, {"run_id": run_id, "metrics": {}})
+        write_json(files.bundle / CARD_FILE, {**dict.fromkeys(entries), "format": FORMAT, "card": card})
+
+    def train(*_: object) -> None:
+        raise AssertionError
+
+    stage = compose("retrain", [*TINY, "data=folder", "data.path=images", f"tracking.uri={past.tracking.uri}"]).stage
+    assert isinstance(stage, Retrain)
+    challengers = Challengers(stage._train_stage(), known.directory, past.look().version, known.run_id, None)
+    monkeypatch.setattr(Challengers, "_find_warm", lambda self: self.stage.backbone)
+    monkeypatch.setattr(Winner, "train_challenger", train)
+    for _ in range(2):
+        chosen = challengers.train("both")
+        assert (chosen.start, challengers.register(chosen)) == ("fresh", f"models:/{NAME}/{number}")
+        shutil.rmtree(known.directory / "warm", ignore_errors=True)
 
 
 def test_what_was_refused_is_tried_again_once_others_were_decided_on(past: Past) -> None:

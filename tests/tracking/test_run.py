@@ -288,19 +288,25 @@ def test_an_epoch_that_a_resume_trains_again_is_logged_once_unless_its_phase_beg
     run = start(tracking, directory)
     run.log_metrics({"val/loss": 1.0, "images per second": 50.0}, 3, once=True)
     run.log_metrics({"test/accuracy": 0.5}, 3)
+    run.log_metrics({"lr/head": 0.03}, 3, once=True)  # of the next phase, which begins there
     run.log_metrics({"val/loss": 9.0}, 6, once=True)
-    run.begin_anew(6)
+    run.begin_anew(3)
     run.finish("KILLED")
     with start(tracking, directory, resume_run_id=run.id) as resumed:
         resumed.log_metrics({"val/loss": 1.0, "images per second": 60.0, "val/accuracy": 0.8}, 3, once=True)
+        resumed.log_metrics({"lr/head": 0.01}, 3, once=True)
         resumed.log_metrics({"val/loss": 0.7}, 6, once=True)
         resumed.log_metrics({"test/accuracy": 0.6}, 3)
+    with start(tracking, directory, resume_run_id=run.id) as resumed:
         resumed.begin_anew(3)
-        resumed.log_metrics({"val/accuracy": 0.9}, 3, once=True)
-    assert sorted(history(client, run.id, "val/loss")) == [(3, 1.0), (6, 0.7), (6, 9.0)]
-    assert client.get_run(run.id).data.metrics["val/loss"] == 0.7, "that of the phase that began anew"
+        resumed.log_metrics({"val/loss": 1.0}, 3, once=True)
+        resumed.log_metrics({"lr/head": 0.003}, 3, once=True)
+        resumed.log_metrics({"val/loss": 0.6}, 6, once=True)
+    assert sorted(history(client, run.id, "val/loss")) == [(3, 1.0), (6, 0.6), (6, 0.7), (6, 9.0)]
+    assert sorted(history(client, run.id, "lr/head")) == [(3, 0.003), (3, 0.01), (3, 0.03)]
+    assert client.get_run(run.id).data.metrics["val/loss"] == 0.6, "that of the phase that began anew"
     assert history(client, run.id, "images per second") == [(3, 50.0)]
-    assert sorted(history(client, run.id, "val/accuracy")) == [(3, 0.8), (3, 0.9)]
+    assert history(client, run.id, "val/accuracy") == [(3, 0.8)]
     assert history(client, run.id, "test/accuracy") == [(3, 0.5), (3, 0.6)]
 
 

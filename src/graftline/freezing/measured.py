@@ -87,11 +87,12 @@ class Measured(FreezeRule):
 
     def change_epochs(self, decision: FreezeDecision, context: FreezeContext) -> FreezeDecision:
         """Return an earlier decision for the context's number of epochs; nothing is tried again."""
-        if decision.measurement is None:
+        if not context.pretrained:
             return self.decide(context)
         *tried, last = decision.plans
-        chosen = decision.measurement.chosen
-        done = chosen.trained_images if tried and last.frozen_groups == chosen.frozen_groups else 0
+        measurement, done = decision.measurement, 0
+        if tried and measurement is not None and last.frozen_groups == measurement.chosen.frozen_groups:
+            done = measurement.chosen.trained_images
         own = HEAD_EPOCHS if last.only_head else context.epochs_after(done)
         last = replace(last, epochs=own if context.epochs is None else context.epochs)
         return replace(decision, plans=(*tried, last), epochs=context.epochs)

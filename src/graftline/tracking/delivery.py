@@ -12,7 +12,7 @@ Kinds of records and their fields:
     dataset   datasets [{context, name, digest, source_type, source, schema, profile}]
     model     see `graftline.tracking.models`
     status    at (ms since 1970), status (MLflow's word)
-    anew      step: metrics from there on are logged again; it is for a resume, and not sent
+    anew      step: metrics of the phase that begins there are logged again; it is for a resume, and not sent
 """
 
 import json

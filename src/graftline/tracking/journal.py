@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from graftline.errors import UserError
 from graftline.files import atomic_file
 from graftline.locks import Lock
+from graftline.tracking.names import LEARNING_RATE
 
 Record = dict[str, Any]
 """One thing to send: its "kind" and the fields of that kind; see `graftline.tracking.delivery`."""
@@ -110,7 +111,7 @@ class Journal:
                 if record["kind"] == "metrics":
                     steps |= {(name, record["step"]) for name in record["values"]}
                 elif record["kind"] == "anew":
-                    steps = {(name, step) for name, step in steps if step < record["step"]}
+                    steps = steps_before(steps, record["step"])
         return steps
 
     def close(self) -> None:
@@ -123,3 +124,18 @@ class Journal:
         content = self.path.read_bytes()
         if not content.endswith(b"\n"):
             os.ftruncate(self._file, content.rfind(b"\n") + 1)
+
+
+def steps_before(steps: set[tuple[str, int]], first_step: int) -> set[tuple[str, int]]:
+    """Return the metrics, each with a step, that were logged before a phase began at its first step.
+
+    At that step lie the last epoch of the phase before and the learning rates of the phase itself.
+
+    >>> sorted(steps_before({("val/loss", 10), ("lr/head", 10), ("val/loss", 20)}, 10))
+    [('val/loss', 10)]
+    """
+    return {
+        (name, step)
+        for name, step in steps
+        if step < first_step or (step == first_step and not name.startswith(LEARNING_RATE))
+    }

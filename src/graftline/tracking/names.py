@@ -33,6 +33,7 @@ VALIDATION_LOSS, VALIDATION_ACCURACY = (
     "validation/log_loss",
     "validation/accuracy",
 )  # metrics, of the epoch that is kept
+LEARNING_RATE = "lr/"  # metrics of a phase's first step begin so
 DATA = "data"  # folder of a run's artifacts that holds the files of its dataset version
 BUNDLE = "artifacts/bundle"  # folder of a model that holds its bundle
 LEASE = ".retraining"  # behind the name of a model: what `graftline.tracking.lease` holds

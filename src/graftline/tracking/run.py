@@ -24,6 +24,7 @@ from graftline.tracking import names, parameters
 from graftline.tracking.client import reason, store_name, without_password
 from graftline.tracking.datasets import dataset_inputs
 from graftline.tracking.environment import MAIN_LIBRARIES, git_state, versions
+from graftline.tracking.journal import steps_before
 from graftline.tracking.outbox import FOLDER, Outbox
 from graftline.tracking.system import SystemMetrics
 
@@ -133,8 +134,8 @@ class Run:
             self._outbox.put("metrics", at=at, step=step, values=values)
 
     def begin_anew(self, step: int) -> None:
-        """Let metrics that are logged ``once`` be logged again from a step on, also after a resume."""
-        self._logged_before = {(name, at) for name, at in self._logged_before if at < step}
+        """Let metrics of the phase that begins at a step be logged again, though ``once``, also after a resume."""
+        self._logged_before = steps_before(self._logged_before, step)
         self._outbox.put("anew", step=step)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
