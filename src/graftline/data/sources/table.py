@@ -127,7 +127,7 @@ class Table:
                 table = read_delimited(file, form)
                 table.attrs["separator"] = form.in_words
                 return table
-            table = pd.read_parquet(file)
+            table = pd.read_parquet(file).reset_index(drop=True)  # rows of one table may have one index
             return table.set_axis([str(name).strip() for name in table.columns], axis=1)
         except UserError:
             raise
