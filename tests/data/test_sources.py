@@ -10,6 +10,7 @@ import pytest
 from graftline.data.file_names import to_path
 from graftline.data.sources.elpv import Elpv
 from graftline.data.sources.folder import Folder
+from graftline.data.sources.hugging_face import are_splits
 from graftline.data.sources.table import Table
 from graftline.errors import UserError
 
@@ -270,6 +271,13 @@ def test_a_table_with_a_mistake(tmp_path: Path, content: str, table: Table, mess
     (tmp_path / "t.csv").write_text(content)
     with pytest.raises(UserError, match=message):
         table.read(tmp_path / "t.csv")
+
+
+def test_parts_of_a_dataset_beside_its_splits_are_refused() -> None:
+    assert are_splits(["train", "validation", "test"], Path("digits"))
+    assert not are_splits(["all"], Path("digits"))
+    with pytest.raises(UserError, match=r"digits has splits \(train, test\) and other parts \(extra\): save those"):
+        are_splits(["train", "test", "extra"], Path("digits"))
 
 
 def test_a_file_that_is_no_table(tmp_path: Path) -> None:
