@@ -467,6 +467,17 @@ def test_copies_alone_are_no_validation_split(tmp_path: Path, make_folder: Any) 
         Ingest("set", str(root), Folder(), Split(), directory=str(tmp_path / "v")).run(("train", "validation"))
 
 
+def test_a_split_whose_weights_are_all_0_is_refused(tmp_path: Path, make_image: Any) -> None:
+    file = write_groups(tmp_path, make_image, groups=3)
+    splits = ["train", "validation", "test"]
+    images = pd.read_csv(file).assign(split=[splits[number // 4] for number in range(12)])
+    images.assign(weight=[1] * 4 + [0, 2] * 2 + [0] * 4).to_csv(file, index=False)
+    with pytest.raises(UserError, match=r"All images for test have the weight 0, .*Table\.weight=None"):
+        ingest(tmp_path, file, Table())
+    assert not list((tmp_path / "versions").rglob("summary.json"))
+    ingest(tmp_path, file, Table(weight=None))
+
+
 def test_what_is_for_a_test_only_is_told_before_images_are_looked_at(tmp_path: Path, make_folder: Any) -> None:
     root = make_folder(tmp_path / "new" / "test", cat=3, dog=3).parent
     with pytest.raises(UserError, match="no training images, only test"):

@@ -265,6 +265,8 @@ def test_whole_numbers_are_labels_without_a_point(tmp_path: Path) -> None:
         ("path,label,weight\na,b,much\n", Table(), "has the weight 'much'"),
         ("path,label,weight\na,b,-1\n", Table(), "has the weight '-1'"),
         ("path,label,weight\na,b,\n", Table(), "weights are numbers"),
+        ("path,label,weight\na,b,inf\n", Table(), r"has the weight 'inf': weights are numbers from 0 to 3\.4e\+38"),
+        ("path,label,weight\na,b,1e39\n", Table(), r"has the weight '1e\+?39'"),
     ],
 )
 def test_a_table_with_a_mistake(tmp_path: Path, content: str, table: Table, message: str) -> None:

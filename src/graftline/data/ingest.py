@@ -34,6 +34,7 @@ from graftline.data.review import (
     remove_mixed_groups,
     require_classes,
     require_known_classes,
+    require_weights,
     resolve_conflicts,
     review_splits,
     undivided,
@@ -130,7 +131,7 @@ class Ingest:
 
         Raises:
             UserError: nothing to read, no share or no image for a split that is needed, fewer than two classes with
-                usable images, or bad images with on_invalid="fail".
+                usable images, a split whose weights are all 0, or bad images with on_invalid="fail".
         """
         with self._prepared(needed, check_classes) as listing:
             return self._write(listing)
@@ -299,6 +300,7 @@ class Ingest:
 
     def _write(self, listing: Listing) -> IngestResult:
         folder, divided = self._folder, listing.is_divided
+        require_weights(listing.images)
         decoding = self._decoding(listing.images, listing.parent)
         findings = [*listing.findings, *find_small_range(listing.images, decoding.settings.range)]
         if self.parent == "newest" and listing.parent is not None:

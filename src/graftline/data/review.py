@@ -251,6 +251,20 @@ def lacking_split(split: str, reason: str) -> UserError:
     return UserError(f"No image would be for {split}, which a training needs ({_PURPOSES[split]}){reason}.")
 
 
+def require_weights(images: pd.DataFrame) -> None:
+    """Make sure that each split whose images have weights has one above 0: without, it has neither loss nor scores.
+
+    Raises:
+        UserError: all images of a split have the weight 0.
+    """
+    largest = images.groupby("split")["weight"].max()
+    if len(empty := largest.index[largest == 0]):
+        raise UserError(
+            f"All images for {empty[0]} have the weight 0, so they count for nothing: give some of them a weight above "
+            "0, or leave the weights out (Table.weight=None)."
+        )
+
+
 def require_classes(listing: Listing, file: Path) -> None:
     """Make sure that there are two classes, and a usable image of each.
 
