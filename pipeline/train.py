@@ -200,8 +200,6 @@ class Train:
     def _prepare(self, execution: Execution, files: RunDirectory) -> TrainingSetup:
         """Get the images and build the network."""
         version = with_parent(self.data, self.tracking).run(NEEDED, self.decision.check_classes).version
-        for split in NEEDED:
-            version.samples(split)  # it says which one has no images, before the training and not after it
         self._wanted.check(version.counts()["validation"])
         self._keep_to_version(version, files)
         setup = self._set_up(version, execution)

@@ -1,5 +1,6 @@
 """What a person decides on images: read, applied, kept by the version, inherited by those that grow from it."""
 
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,14 @@ def test_a_table_that_a_spreadsheet_has_saved_is_read(pets: Path, encoding: str,
     plain = read_decisions(file)
     pd.read_csv(file, dtype="str").to_csv(file, index=False, sep=separator, encoding=encoding)
     pd.testing.assert_frame_equal(read_decisions(file), plain)
+
+
+def test_names_are_compared_as_those_of_classes_are(tmp_path: Path, make_folder: Any) -> None:
+    root = make_folder(tmp_path / "shoes", boots=4, Gefüllt=4)
+    decomposed = unicodedata.normalize("NFD", "Gefüllt")
+    rows = (("boots/000.png", "boots ", decomposed, "relabel"), ("Gefüllt/000.png", decomposed, " boots ", "relabel"))
+    expected = {"boots/000.png": "Gefüllt", "Gefüllt/000.png": "boots"}
+    assert expected.items() <= labels(ingest(root, decisions=write(root, *rows))).items()
 
 
 def test_the_last_decision_counts(pets: Path) -> None:

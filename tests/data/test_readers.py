@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from graftline.data import readers
 from graftline.data.decode import DecodeError, DecodeSettings, Decoding, count_pixels, decode, decode_rgb
@@ -80,6 +81,20 @@ def test_dicom_is_seen_through_its_own_window() -> None:
 def test_the_range_takes_the_place_of_the_window() -> None:
     content = dicom(GRAY, **HOUNSFIELD, WindowCenter=40, WindowWidth=400)
     assert gray(content, DecodeSettings(range=(-1_024, 1_024))) == [0, 125, 128, 137, 255]
+
+
+def test_the_range_leaves_dicom_of_8_bits() -> None:
+    """As it leaves a PNG of the same pixels."""
+    pixels = np.array([[0, 1, 128, 255]], np.uint8)
+    eight_bits = {"SamplesPerPixel": 1, "BitsStored": 8, "HighBit": 7, "PhotometricInterpretation": "MONOCHROME2"}
+    levels = DecodeSettings(range=(0, 4_000))
+    png = io.BytesIO()
+    Image.fromarray(pixels).save(png, "PNG")
+    assert gray(dicom(pixels, **eight_bits), levels) == gray(png.getvalue(), levels) == pixels[0].tolist()
+    assert gray(dicom(pixels, **eight_bits, RescaleSlope=1, RescaleIntercept=0), levels) == pixels[0].tolist()
+    inverted = {**eight_bits, "PhotometricInterpretation": "MONOCHROME1"}
+    assert gray(dicom(pixels, **inverted), levels) == (255 - pixels[0]).tolist()
+    assert gray(dicom(pixels // 4, **{**eight_bits, "BitsStored": 6, "HighBit": 5})) == [0, 0, 130, 255]  # of 63
 
 
 def test_dicom_in_color_and_of_several_frames() -> None:

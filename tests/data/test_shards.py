@@ -224,6 +224,9 @@ def test_those_of_another_tool(tmp_path: Path) -> None:
         ["9", "train"],
         ["10", "validation"],
     ]
+    pack(tmp_path / "x-extra-0.tar", {"4.png": png(4), "4.cls": "10"})
+    with pytest.raises(UserError, match=r"those of others do not \(x-extra-0\.tar\): name each with train, val"):
+        read(tmp_path)
     long = "9" * 20
     pack(tmp_path / "y" / "a.tar", {"1.png": png(1), "1.cls": long, "1.json": '{"weight": "0.5"}'})
     assert read(tmp_path / "y")[["label", "weight"]].to_numpy().tolist() == [[long, 0.5]]

@@ -10,6 +10,7 @@ import pytest
 from graftline.data.file_names import to_path
 from graftline.data.sources.elpv import Elpv
 from graftline.data.sources.folder import Folder
+from graftline.data.sources.hugging_face import are_splits
 from graftline.data.sources.table import Table
 from graftline.errors import UserError
 
@@ -264,12 +265,21 @@ def test_whole_numbers_are_labels_without_a_point(tmp_path: Path) -> None:
         ("path,label,weight\na,b,much\n", Table(), "has the weight 'much'"),
         ("path,label,weight\na,b,-1\n", Table(), "has the weight '-1'"),
         ("path,label,weight\na,b,\n", Table(), "weights are numbers"),
+        ("path,label,weight\na,b,inf\n", Table(), r"has the weight 'inf': weights are numbers from 0 to 3\.4e\+38"),
+        ("path,label,weight\na,b,1e39\n", Table(), r"has the weight '1e\+?39'"),
     ],
 )
 def test_a_table_with_a_mistake(tmp_path: Path, content: str, table: Table, message: str) -> None:
     (tmp_path / "t.csv").write_text(content)
     with pytest.raises(UserError, match=message):
         table.read(tmp_path / "t.csv")
+
+
+def test_parts_of_a_dataset_beside_its_splits_are_refused() -> None:
+    assert are_splits(["train", "validation", "test"], Path("digits"))
+    assert not are_splits(["all"], Path("digits"))
+    with pytest.raises(UserError, match=r"digits has splits \(train, test\) and other parts \(extra\): save those"):
+        are_splits(["train", "test", "extra"], Path("digits"))
 
 
 def test_a_file_that_is_no_table(tmp_path: Path) -> None:

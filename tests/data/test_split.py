@@ -106,6 +106,31 @@ def test_training_has_every_class_whatever_its_size() -> None:
         assert set(images.loc[images["split"] == "train", "label"]) == set(labels)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([20, 20, 20], [20, 20, 20]),
+        ([50, 5, 5], [50, 5, 5]),
+        ([30, 30], [30, 0, 30]),  # too few units
+        ([1] * 8, [5, 1, 2]),
+    ],
+)
+def test_each_split_has_a_unit_where_there_are_enough(sizes: list[int], expected: list[int]) -> None:
+    groups = [f"g{index}" for index, size in enumerate(sizes) for _ in range(size)]
+    images = Split().assign(table(["a", "b"] * (len(groups) // 2), groups))
+    assert images["split"].value_counts().reindex(list(SHARES), fill_value=0).tolist() == expected
+    assert images.groupby("group")["split"].nunique().max() == 1
+
+
+def test_no_split_takes_what_training_or_another_split_needs() -> None:
+    """Each label is in one group alone, so that training has all of them, or is of one that is known already."""
+    groups = [f"g{index // 20}" for index in range(60)]
+    images = table(["a"] * 20 + ["b"] * 20 + ["c"] * 20, groups)
+    assert set(Split().assign(images)["split"]) == {"train"}
+    known = images.assign(label=["a", "b"] * 30, split="train")
+    assert set(draw(known, SHARES, seed=0)) == {"train"}
+
+
 def test_an_existing_split_is_kept_and_what_it_lacks_is_drawn_from_training() -> None:
     images = table(["a", "b"] * 100)
     images["split"] = ["train"] * 160 + ["test"] * 40

@@ -68,6 +68,12 @@ def test_absolute_addresses_of_files_are_paths(root: Path) -> None:
     assert names(images) == ["a.png", "b.png"]
 
 
+def test_the_index_of_a_parquet_file_may_be_of_any_kind(root: Path) -> None:
+    listed, url = ["a.png", "b.png"], "https://nowhere.example/c.png"
+    pd.DataFrame({"path": [*listed, url], "label": ["x", "y", "x"]}, index=[7, 7, 7]).to_parquet(root / "t.parquet")
+    assert Table().read(root / "t.parquet")["path"].tolist() == [*(str(root / name) for name in listed), url]
+
+
 def test_a_tsv_is_a_table(root: Path) -> None:
     assert read(root, PLAIN.replace(";", "\t"), "t.tsv")["label"].tolist() == ["Kratzer", "gut, sauber"]
 

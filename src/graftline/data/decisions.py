@@ -14,6 +14,7 @@ import pandas as pd
 
 from graftline.data.findings import Finding, from_rows
 from graftline.data.sources.delimited import find_form, read_delimited
+from graftline.data.sources.source import tidy_label
 from graftline.errors import UserError
 from graftline.files import atomic_file
 
@@ -69,6 +70,8 @@ def read_decisions(file: Path) -> pd.DataFrame:
             f"Ingest.decisions={file} has no column {' or '.join(missing)}: give the .csv of an audit, with the column "
             "decision filled in."
         )
+    for name in ("label", "suggested"):
+        table[name] = table[name].map(tidy_label)
     table["decision"] = table["decision"].str.strip().str.lower()
     decided = table[table["decision"] != ""]
     known = get_args(Decision)

@@ -42,6 +42,7 @@ FindingKind = Literal[
     "few_images",
     "imbalance",
     "not_in_split",
+    "empty_split",
     "drawn_split",
     "small_range",
 ]
@@ -75,6 +76,7 @@ _DESCRIPTIONS: dict[FindingKind, str] = {
     "few_images": "classes with few images",
     "imbalance": "imbalance of classes",
     "not_in_split": "classes missing in a split",
+    "empty_split": "splits without an image",
     "drawn_split": "splits not given, so drawn from training",
     "small_range": "small range used by files of more than 8 bits, which leaves few of the 256 gray levels "
     "(DecodeSettings.range or DecodeSettings.percentiles spread them)",

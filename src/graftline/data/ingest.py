@@ -24,14 +24,17 @@ from graftline.data.references import find_url
 from graftline.data.remote import require_no_secret
 from graftline.data.review import (
     drop_invalid,
+    find_empty_splits,
     find_losses,
     find_moved,
     find_small_range,
     find_wrong_extensions,
+    lacking_split,
     remove_leaks,
     remove_mixed_groups,
     require_classes,
     require_known_classes,
+    require_weights,
     resolve_conflicts,
     review_splits,
     undivided,
@@ -47,11 +50,6 @@ logger = logging.getLogger(__name__)
 
 TEST_SETS = "test-sets"  # folder beside the versions of a data set, for those that none grows from
 _LONGEST_NAME = 255  # bytes of a file's name, on all usual file systems
-_PURPOSES = {
-    "train": "it learns from them",
-    "validation": "by them it chooses the best epoch and stops early",
-    "test": "its scores are of them",
-}
 _ANY_RANGE = (0.0, 1.0)  # to tell whether files can be read, before it is measured
 
 
@@ -132,8 +130,8 @@ class Ingest:
             check_classes: is given the names of the classes before images are read; it raises what is wrong with them.
 
         Raises:
-            UserError: nothing to read, no share for a split that is needed, fewer than two classes with usable images,
-                or bad images with on_invalid="fail".
+            UserError: nothing to read, no share or no image for a split that is needed, fewer than two classes with
+                usable images, a split whose weights are all 0, or bad images with on_invalid="fail".
         """
         with self._prepared(needed, check_classes) as listing:
             return self._write(listing)
@@ -166,7 +164,7 @@ class Ingest:
         with self._alone():
             parent = self._find_parent()
             listing = self._check(listing, parent)  # one name for all three, as each takes hundreds of bytes per image
-            listing = self._divide(listing, parent)
+            listing = self._divide(listing, parent, needed)
             yield listing
 
     def run_as_test(
@@ -277,30 +275,32 @@ class Ingest:
         parent = self._find_parent() if lacking else None
         for split in lacking:
             if parent is None or split not in set(parent.history()["split"]):
-                raise UserError(
-                    f"No image would be for {split}, which a training needs ({_PURPOSES[split]}): "
-                    f"give Split.{split} a share above 0."
-                )
+                raise lacking_split(split, f": give Split.{split} a share above 0")
 
-    def _divide(self, listing: Listing, parent: DatasetVersion | None) -> Listing:
+    def _divide(self, listing: Listing, parent: DatasetVersion | None, needed: Sequence[str] = ()) -> Listing:
         """Split images; those that can be in no split leave, and copies across splits too."""
         images, class_names = listing.images, listing.class_names
         require_classes(listing, self._folder / FINDINGS_FILE)
         history = None if parent is None else parent.history()
         if parent is not None and self.split.draws(images):
             self._say_what_is_inherited(parent)
-        drawn = self.split.lacking(images)
+        given, drawn, wanted = self.split.given(images), self.split.lacking(images), self.split.planned(images)
         images = self.split.assign(images, history)
         left_out = images[images["split"].isna()]
         images, mixed = remove_mixed_groups(images)
         images, leaks = remove_leaks(images)
         moved = [] if history is None else find_moved(images, history)
         review = review_splits(images, class_names, drawn, self.min_images_per_class)
-        findings = [*listing.findings, *mixed, *leaks, *moved, *review]
+        empty = find_empty_splits(images, wanted.union(needed), given, None if parent is None else parent.digest)
+        for finding in empty:
+            if finding.path in needed:
+                raise lacking_split(finding.path, f", as {finding.detail}")
+        findings = [*listing.findings, *mixed, *leaks, *moved, *review, *empty]
         return replace(listing, images=images, findings=findings, parent=parent, left_out=left_out, is_divided=True)
 
     def _write(self, listing: Listing) -> IngestResult:
         folder, divided = self._folder, listing.is_divided
+        require_weights(listing.images)
         decoding = self._decoding(listing.images, listing.parent)
         findings = [*listing.findings, *find_small_range(listing.images, decoding.settings.range)]
         if self.parent == "newest" and listing.parent is not None:

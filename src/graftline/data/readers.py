@@ -206,7 +206,8 @@ def read_dicom(file: BinaryIO, decoding: Decoding, look: Look) -> np.ndarray:
     """Return the first picture of a DICOM file, (H, W) or (H, W, 3) uint8.
 
     Grays are those of the modality (such as Hounsfield units), seen through the file's own window unless the
-    settings have a range; where the file has none, all that it can hold is seen.
+    settings have a range, with which those of 8 bits stay as they are; where the file has none, all that it can hold is
+    seen.
 
     Raises:
         DecodeError: it holds too many pixels or none, is deflated, or pydicom is not there or cannot decode it.
@@ -226,12 +227,14 @@ def read_dicom(file: BinaryIO, decoding: Decoding, look: Look) -> np.ndarray:
         if stored.ndim == 3:  # in color
             return stored if stored.dtype == np.uint8 else to_8_bits(stored, decoding.settings.range)
         numbers = apply_modality_lut(stored, content)
+        if stored.dtype == np.uint8 and np.array_equal(numbers, stored):
+            numbers = stored  # a slope of 1 makes floating point of them
         look(numbers)
         limits = decoding.settings.range
         if limits is None:
-            numbers = apply_voi_lut(numbers, content)
+            numbers = apply_voi_lut(numbers, content).astype(np.float32)  # of 8 bits, too: they may use fewer
             limits = _dicom_limits(content)
-    gray = to_8_bits(numbers.astype(np.float32), limits)
+    gray = to_8_bits(numbers, limits)
     return 255 - gray if content.PhotometricInterpretation == "MONOCHROME1" else gray
 
 

@@ -6,7 +6,7 @@ Those that take images out return the rest of the table beside their findings.
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +24,11 @@ from graftline.errors import UserError
 
 _FEW_LEVELS = 64  # of 256: what is left of 14 bits, as many cameras and scanners write them, in files of 16
 _IMBALANCE = 10  # times as many images in the largest class as in the smallest: accuracy says little from there on
+_PURPOSES = {
+    "train": "it learns from them",
+    "validation": "by them it chooses the best epoch and stops early",
+    "test": "its scores are of them",
+}
 _MANY = 0.5  # of the images of a class: losing that many is no accident any more
 
 
@@ -210,6 +215,54 @@ def review_splits(
         detail = f"{totals.max():,} images, but {smallest} has {totals.min():,}: look at balanced accuracy"
         findings.append(Finding("imbalance", str(largest), detail))
     return findings
+
+
+def find_empty_splits(
+    images: pd.DataFrame, splits: Collection[str], given: Collection[str], parent: str | None
+) -> list[Finding]:
+    """Find the splits that have no image in the end, each with the reason and the way out.
+
+    Args:
+        images: the images that stay.
+        splits: those that should have some.
+        given: those that the source gives.
+        parent: digest of the version whose splits the images inherit; None: there is none.
+    """
+    findings = []
+    for split in sorted(set(splits) - set(images["split"])):
+        if split in given:
+            detail = "all that the source gives are copies of test images: give it others"
+        elif parent is not None:
+            detail = (
+                f"images keep the splits that they have in version {parent}: draw all anew with Ingest.parent='none', "
+                f"and Split.{split} above 0"
+            )
+        else:
+            detail = (
+                "there are too few images or groups for it, as no group is divided and training has each class: add "
+                "some, or divide them into fewer splits, as with Split.test=0"
+            )
+        findings.append(Finding("empty_split", split, detail))
+    return findings
+
+
+def lacking_split(split: str, reason: str) -> UserError:
+    """Return the error that a training needs a split and has no image for it."""
+    return UserError(f"No image would be for {split}, which a training needs ({_PURPOSES[split]}){reason}.")
+
+
+def require_weights(images: pd.DataFrame) -> None:
+    """Make sure that each split whose images have weights has one above 0: without, it has neither loss nor scores.
+
+    Raises:
+        UserError: all images of a split have the weight 0.
+    """
+    largest = images.groupby("split")["weight"].max()
+    if len(empty := largest.index[largest == 0]):
+        raise UserError(
+            f"All images for {empty[0]} have the weight 0, so they count for nothing: give some of them a weight above "
+            "0, or leave the weights out (Table.weight=None)."
+        )
 
 
 def require_classes(listing: Listing, file: Path) -> None:

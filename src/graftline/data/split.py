@@ -120,13 +120,17 @@ class Split:
 
     def planned(self, images: pd.DataFrame) -> set[str]:
         """Return the splits that can have images of this source: those that it gives, and those that are drawn."""
-        given = set(images["split"].dropna()) if self._is_given(images) else set()
+        given = self.given(images)
         return given | {split for split in SPLITS if split not in given and self.shares[split] > 0}
 
     def lacking(self, images: pd.DataFrame) -> list[str]:
         """Return the splits that a source with splits does not give; `assign` draws them from its training images."""
-        given = set(images["split"].dropna()) if self.existing else set()
+        given = self.given(images)
         return [split for split in SPLITS if given and split not in given and self.shares[split] > 0]
+
+    def given(self, images: pd.DataFrame) -> set[str]:
+        """Return the splits that the source gives itself, and that are kept."""
+        return set(images["split"].dropna()) if self.existing else set()
 
     def draws(self, images: pd.DataFrame) -> bool:
         """Tell whether shares and seed matter for these images: their source does not say all of their splits."""
@@ -154,7 +158,8 @@ def draw(images: pd.DataFrame, shares: Mapping[str, float], seed: int) -> "pd.Se
 
     Units of several images are dealt first, the largest first, each to the split whose strata lack most; single images
     then fill each stratum up. Roundings are carried from stratum to stratum, so that those of many small strata do not
-    add up. Images that have a split keep it and count: what is drawn brings the whole nearer to its shares.
+    add up. Images that have a split keep it and count: what is drawn brings the whole nearer to its shares. A split
+    that would have no image, as of few large units, gets a unit that another one can spare.
 
     Args:
         images: (N rows) with columns label, stratum, group, sha256 and split; those of one unit all have a split or
@@ -185,6 +190,7 @@ def draw(images: pd.DataFrame, shares: Mapping[str, float], seed: int) -> "pd.Se
         carry = wanted - counts
         chosen[generator.permutation(rows)] = np.repeat(np.arange(len(fractions)), counts)
     _give_training_every_label(chosen, units, images["label"], is_new)
+    _give_each_split_a_unit(chosen, units, images["label"], is_new, fractions)
     return pd.Series(np.array(list(shares))[chosen], index=images.index, dtype="str")
 
 
@@ -226,3 +232,25 @@ def _give_training_every_label(
     codes = pd.factorize(labels)[0]
     for code in np.setdiff1d(codes[is_new], codes[chosen == 0]):
         chosen[units == units[is_new & (codes == code)][0]] = 0
+
+
+def _give_each_split_a_unit(
+    chosen: np.ndarray, units: np.ndarray, labels: "pd.Series[str]", is_new: np.ndarray, fractions: np.ndarray
+) -> None:
+    """Move one new unit into each split with a share and no image: the smallest of the split most above its share.
+
+    No unit is taken that is alone in its split, or has all images of a label that training has.
+    """
+    sizes, first = np.bincount(units), np.unique(units, return_index=True)[1]  # (U,) each; units are numbered from 0
+    for split in np.flatnonzero(fractions > 0):
+        counts = np.bincount(chosen, minlength=len(fractions))  # (P,)
+        if counts[split] > 0:
+            continue
+        trained = pd.DataFrame({"label": labels.to_numpy(), "unit": units})[chosen == 0].drop_duplicates()
+        bound = trained.loc[~trained.duplicated("label", keep=False), "unit"]
+        was_in = chosen[first]  # (U,)
+        free = is_new[first] & (np.bincount(was_in)[was_in] > 1)
+        free[bound] = False
+        if free.any():
+            excess = (counts - fractions * len(chosen))[was_in]  # (U,)
+            chosen[units == min(np.flatnonzero(free), key=lambda unit: (-excess[unit], sizes[unit]))] = split

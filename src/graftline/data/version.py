@@ -196,7 +196,10 @@ class DatasetVersion:
             raise UserError(f"There is no split '{split}': choose one of {', '.join(SPLITS)}.")
         rows = self._table.query("split == @split")
         if rows.empty:
-            raise UserError(f"The {split} split of {self.name} has no images: ingest with a larger Split.{split}.")
+            raise UserError(
+                f"The {split} split of {self.name} has no images: ingest with Ingest.parent='none', which draws all "
+                f"splits anew, and Split.{split} above 0."
+            )
         indices = {name: index for index, name in enumerate(self.class_names)}
         weights = None if rows["weight"].isna().all() else rows["weight"].to_numpy(np.float32)
         labels = rows["label"].map(indices).to_numpy(np.int64)

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -26,7 +25,7 @@ import pyarrow.parquet as pq
 from graftline.data.file_names import to_text
 from graftline.data.references import FileStatus, find_url, is_there, open_image, read_status
 from graftline.data.remote import INDEX_SUFFIX, STATE_SUFFIX, cached_file, remote_status
-from graftline.data.sources.source import IMAGE_SUFFIXES, find_split, tidy_label
+from graftline.data.sources.source import IMAGE_SUFFIXES, MOST_WEIGHT, find_split, tidy_label
 from graftline.data.walk import is_leftover
 from graftline.errors import UserError, first_line
 from graftline.files import atomic_file, write_text
@@ -53,7 +52,6 @@ KNOWN = ("label", "split", "group", "weight", "stratum")  # what the .json of an
 _PIECE = 2**20  # bytes read at once
 SUMMARY = "shards.json"  # in a folder of shards that we wrote: what is to be in it, written first and never again
 _SIZE, _MODIFIED = b"graftline.shard_bytes", b"graftline.shard_modified"  # the latter in ns
-_MOST_WEIGHT = float(np.finfo(np.float32).max)
 _NUMBER = re.compile("[0-9]{1,18}")  # of a class; longer ones are names, as no 64 bits hold them
 
 
@@ -248,7 +246,7 @@ def _weight(told: str | float, name: str, shard: Path) -> float:
         UserError: it is none.
     """
     with suppress(ValueError, OverflowError):
-        if 0 <= (weight := float(told)) <= _MOST_WEIGHT:  # NaN is not
+        if 0 <= (weight := float(told)) <= MOST_WEIGHT:  # NaN is not
             return weight
     raise UserError(f"{name} in {shard} has the weight {told!r}: weights are numbers from 0 up; write the shard anew.")
 

@@ -1,7 +1,7 @@
 """Read a Hugging Face dataset, from disk or from the hub, through the package datasets."""
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,14 +43,15 @@ class HuggingFace:
         """Write the images to shards, unless they are there, and list them.
 
         Raises:
-            UserError: the package is not installed, there is no such dataset, or its columns leave a choice.
+            UserError: the package is not installed, there is no such dataset, its columns leave a choice, or it has
+                other parts beside its splits.
         """
         if path is None:
             raise UserError("Ingest.path is not given: name a folder of save_to_disk, or a dataset of the hub.")
         if find_spec("datasets") is None:
             raise UserError("datasets is not installed, which reads them: pip install 'graftline[hf]'.")
         parts = _load(path, self.config)
-        are_splits = len(parts) > 1 and all(map(find_split, parts))
+        has_splits = are_splits(list(parts), path)
         columns = {name: self._columns(part, path) for name, part in parts.items()}
         prints = [[name, part._fingerprint, *columns[name]] for name, part in parts.items()]
         folder = Path(self.cache).absolute() / digest(prints)
@@ -65,7 +66,7 @@ class HuggingFace:
                 for shard, name, start in wanted:
                     some = parts[name].select(range(start, min(start + _PER_SHARD, len(parts[name]))))
                     if not is_done(shard):
-                        split = find_split(name) if are_splits else None
+                        split = find_split(name) if has_splits else None
                         write_shard(shard, _images(some, start, name, split, *columns[name]))
                     bar.advance(bar.task_ids[0], len(some))
         return Shards(workers=1).read(folder)
@@ -90,6 +91,22 @@ class HuggingFace:
                 )
             found[argument] = named
         return found["image"], found["label"]
+
+
+def are_splits(names: Sequence[str], path: Path) -> bool:
+    """Tell whether the parts of a dataset are splits, by their names.
+
+    Raises:
+        UserError: one is for training, and others are no splits.
+    """
+    others = [name for name in names if find_split(name) is None]
+    if others and "train" in map(find_split, names):
+        splits = [name for name in names if name not in others]
+        raise UserError(
+            f"{path} has splits ({join_names(splits)}) and other parts ({join_names(others)}): save those that you "
+            "want with DatasetDict.save_to_disk, named train, validation and test, and give that folder as Ingest.path."
+        )
+    return len(names) > 1 and not others
 
 
 def _load(path: Path, config: str | None) -> dict[str, Any]:

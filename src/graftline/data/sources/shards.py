@@ -48,7 +48,8 @@ class Shards:
         """List the images.
 
         Raises:
-            UserError: no tars, one that is compressed or not whole, an index that does not fit, or a shard is missing.
+            UserError: no tars, one that is compressed or not whole, an index that does not fit, a shard is missing, or
+                the names of some tell a split and those of others do not.
         """
         url = None if path is None else find_url(path)
         shards = _find(require(path, "a folder of shards")) if url is None else _find_remote(url)
@@ -163,6 +164,12 @@ def _list(shards: list[Path], indices: list[pa.Table]) -> pd.DataFrame:
     parts = []
     words = [_split_of(shard) for shard in shards]
     is_told = "train" in words and all(words)
+    if "train" in words and not is_told and any(index["split"].null_count == len(index) for index in indices):
+        others = [shard.name for shard, word in zip(shards, words, strict=True) if word is None]
+        raise UserError(
+            f"The names of some shards tell a split and those of others do not ({join_names(others)}): name each with "
+            "train, val or test, such as x-train-000000.tar, or none, or move the others away."
+        )
     for shard, index, word in zip(shards, indices, words, strict=True):
         part = index.append_column("path", _references(shard, index))
         if is_told and part["split"].null_count == len(part):

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import pandas as pd
 from PIL import Image
 
@@ -23,6 +24,7 @@ IMAGE_SUFFIXES = frozenset(
     | {".heic", ".heif", ".avif", ".dcm", ".jxl", ".mpo"}
 )
 
+MOST_WEIGHT = float(np.finfo(np.float32).max)  # as which weights are kept
 
 _BLANKS_AROUND = re.compile(r"^[\s\u200b\u2060\ufeff]+|[\s\u200b\u2060\ufeff]+$")
 

@@ -15,6 +15,7 @@ from graftline.data.sources.labels import find_one_hot, require_single_labels
 from graftline.data.sources.repair import find_files
 from graftline.data.sources.source import (
     IMAGE_SUFFIXES,
+    MOST_WEIGHT,
     TABLE_SUFFIXES,
     find_split,
     join_names,
@@ -127,7 +128,7 @@ class Table:
                 table = read_delimited(file, form)
                 table.attrs["separator"] = form.in_words
                 return table
-            table = pd.read_parquet(file)
+            table = pd.read_parquet(file).reset_index(drop=True)  # rows of one table may have one index
             return table.set_axis([str(name).strip() for name in table.columns], axis=1)
         except UserError:
             raise
@@ -191,7 +192,10 @@ def _as_weights(values: "pd.Series[Any]", file: Path) -> "pd.Series[float]":
     if pd.api.types.is_string_dtype(values) and values.dropna().str.fullmatch(r"\s*\d*(,\d+)?\s*").all():
         values = values.str.replace(",", ".")  # a decimal comma
     numbers = pd.to_numeric(values, errors="coerce")
-    wrong = values[~(numbers >= 0)]
+    wrong = values[~numbers.between(0, MOST_WEIGHT)]
     if not wrong.empty:
-        raise UserError(f"{file} has the weight '{wrong.iloc[0]}': weights are numbers from 0 up, one in each row.")
+        raise UserError(
+            f"{file} has the weight '{wrong.iloc[0]}': weights are numbers from 0 to {MOST_WEIGHT:.1e}, one in each "
+            "row."
+        )
     return numbers.astype("float64")
