@@ -181,3 +181,11 @@ def test_members_that_decode_otherwise_are_refused(bundle: Path) -> None:
     other = replace(member, decoding=Decoding(DecodeSettings(range=(0, 4000))))
     with pytest.raises(UserError, match="two decodes images with other settings than one"):
         common_decoding([member, other], ["one", "two"])
+def test_a_low_limit_on_pixels_does_not_refuse_golden_images(bundle: Path, tmp_path: Path) -> None:
+    member = shutil.copytree(bundle, tmp_path / "member")
+    change_description(member, decoding=Decoding(max_pixels=2000).to_dict())
+    ensemble = save_ensemble(tmp_path / "bundle", [member, member], SHARES, "1", {})
+    assert load(ensemble).decoding.max_pixels == 2000
+    assert verify_bundle(ensemble).problem is None
+
+

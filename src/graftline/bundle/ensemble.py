@@ -11,7 +11,7 @@ import contextlib
 import json
 import shutil
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -342,7 +342,8 @@ def read_replay(directory: Path) -> tuple[list[Path], np.ndarray, dict[str, str]
 def _write_golden(folder: Path, ensemble: Ensemble) -> None:
     files = read_golden(folder / MEMBERS_FOLDER / "1")[0]
     (folder / GOLDEN_FOLDER).mkdir()
-    np.save(folder / GOLDEN_FOLDER / REPLAY_FILE, ensemble.logits(files), allow_pickle=False)
+    ours = replace(ensemble, decoding=ensemble.decoding.of_our_own())
+    np.save(folder / GOLDEN_FOLDER / REPLAY_FILE, ours.logits(files), allow_pickle=False)
     write_json(folder / GOLDEN_FOLDER / RECORD_FILE, {"environment": environment()})
 
 
