@@ -103,6 +103,8 @@ def test_a_stage_in_the_middle_of_another_keeps_its_own_log(tmp_path: Path, monk
     outer.run(tmp_path / "outer")
     lines = (tmp_path / "outer" / "log.txt").read_text().splitlines()
     assert [line for line in lines if line] == ["before", "after", "cache: done in 0 s", str(tmp_path / "outer")]
+    written = [*(tmp_path / "outer" / ".hydra").glob("*.yaml")]
+    assert [file.stat().st_mode & 0o777 for file in written] == [0o600, 0o600], "an address may hold a password"
     inner_log = (tmp_path / "inner" / "log.txt").read_text()
     assert "No activations" in inner_log
     assert "before" not in inner_log
