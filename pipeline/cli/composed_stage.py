@@ -66,6 +66,14 @@ class ComposedStage:
         OmegaConf.update(config, key, value, force_add=True)
         return replace(self, config=config)
 
+    @property
+    def _keeps_result(self) -> bool:
+        """Whether the result of an earlier run in the directory stays until there is another one.
+
+        A run that is resumed is that run; a retraining may still have to tell what the last one has decided.
+        """
+        return self.name == "retrain" or OmegaConf.select(self.config, "train.resume") is not None
+
     def run(self, directory: Path | None = None) -> StageResult:
         """Run the stage; configuration, log and ``result.json`` go to the directory, which is printed last.
 
@@ -94,6 +102,8 @@ class ComposedStage:
             write_text(files.config, OmegaConf.to_yaml(self.config), private=True)
             write_text(files.overrides, yaml.safe_dump(self.overrides, allow_unicode=True), private=True)
             files.write_config_dir(self.config_dir)
+            if not self._keeps_result:
+                files.result.unlink(missing_ok=True)
             start = time.perf_counter()
             result = self.stage.run(directory)
             seconds = round(time.perf_counter() - start, 1)

@@ -228,11 +228,13 @@ def test_a_run_that_fails_does_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["cache", "clear=nothing,all"]) == 1
-    (group,) = (tmp_path / "outputs" / "cache").iterdir()
-    assert not (group / "0" / "result.json").exists()
+    group = tmp_path / "group"
+    assert main(["cache", "days=1,2", "hydra.sweep.dir=group"]) == 0
+    earlier = (group / "0" / "log.txt").read_text()
+    assert main(["cache", "clear=nothing,all", "hydra.sweep.dir=group"]) == 1
+    assert not (group / "0" / "result.json").exists(), "nor that of the earlier run"
     assert (group / "1" / "result.json").exists()
-    assert (group / "0" / "log.txt").read_text().startswith("There is no entry nothing")
+    assert (group / "0" / "log.txt").read_text().removeprefix(earlier).startswith("There is no entry nothing")
     output = capsys.readouterr().out
     table = output[output.rindex("2 runs") :].splitlines()
     assert [line.split() for line in table[2:4]] == [["0", "clear=nothing", "failed"], ["1", "clear=all", "done"]]
