@@ -202,8 +202,9 @@ def test_values_that_do_not_go_together_are_found_before_the_first_run() -> None
 def test_the_output_directory_can_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert compose("cache", ["hydra.run.dir=here"]).directory == tmp_path / "here"
-    several = compose_all("cache", ["hydra.sweep.dir=there", "days=1,2"])
-    assert [one.directory for one in several] == [tmp_path / "there" / "0", tmp_path / "there" / "1"]
+    for typed in (["hydra.sweep.dir=there"], ["hydra.run.dir=there"], ["hydra.run.dir=here", "hydra.sweep.dir=there"]):
+        several = compose_all("cache", [*typed, "days=1,2"])
+        assert [one.directory for one in several] == [tmp_path / "there" / "0", tmp_path / "there" / "1"]
 
 
 def test_hydra_of_whoever_calls_is_left_alone() -> None:
