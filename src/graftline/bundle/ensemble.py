@@ -83,9 +83,11 @@ class Ensemble:
         """Load what ``save`` wrote; the arguments are those of `Predictor.from_directory`.
 
         Raises:
-            UserError: a member is missing or not what was saved.
+            UserError: the description or a member is missing or not what was saved.
         """
         content = read_ensemble(directory)
+        if check and content["digest"] != _described_digest(content):
+            raise UserError(f"{directory / CARD_FILE} is not what was saved: copy or save the ensemble again.")
         entries = content["members"]
         folders = [directory / entry["folder"] for entry in entries]
         members = tuple(Predictor.from_directory(folder, engine, execution, check=check) for folder in folders)
