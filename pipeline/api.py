@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from graftline.pipeline.cli.by_class import is_by_class
-from graftline.pipeline.cli.hydra_conf import config_loader, session
+from graftline.pipeline.cli.hydra_conf import config_loader, expand_home, session
 from graftline.pipeline.cli.parse import in_quotes
 from graftline.pipeline.cli.validate import data_option
 
@@ -108,7 +108,7 @@ def load(reference: str | PathLike[str], *, tracking_uri: str | None = None) -> 
     from graftline.pipeline.bundles.source import open_bundle
     from graftline.tracking.tracking import Tracking
 
-    tracking = Tracking() if tracking_uri is None else Tracking(uri=tracking_uri)
+    tracking = Tracking() if tracking_uri is None else Tracking(uri=expand_home(tracking_uri))
     predictor, _ = open_bundle(fspath(reference), tracking, "onnx", Execution())
     return predictor
 

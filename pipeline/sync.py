@@ -29,7 +29,9 @@ class Sync:
 
     def run(self, directory: Path) -> SyncResult:
         """Send the rest of a run."""
-        report = sync(self.tracking.find_output_directory(self.run_id))
+        output = self.tracking.find_output_directory(self.run_id)
+        RunDirectory(output).check_is_of(self.run_id)
+        report = sync(output)
         if report.problem is not None:
             raise UserError(
                 f"{report.num_unsent:,} records are still unsent ({report.problem}); they are safe, "

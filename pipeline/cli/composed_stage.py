@@ -66,6 +66,14 @@ class ComposedStage:
         OmegaConf.update(config, key, value, force_add=True)
         return replace(self, config=config)
 
+    @property
+    def _keeps_result(self) -> bool:
+        """Whether the result of an earlier run in the directory stays until there is another one.
+
+        A run that is resumed is that run; a retraining may still have to tell what the last one has decided.
+        """
+        return self.name == "retrain" or OmegaConf.select(self.config, "train.resume") is not None
+
     def run(self, directory: Path | None = None) -> StageResult:
         """Run the stage; configuration, log and ``result.json`` go to the directory, which is printed last.
 
@@ -89,15 +97,18 @@ class ComposedStage:
             )
         _ = first_rank()
         directory = directory or self.directory
-        with _claimed(directory) as hydra, logged(directory / "log.txt"), worded(self.config, self.overrides):
-            write_text(hydra / "config.yaml", OmegaConf.to_yaml(self.config))
-            write_text(hydra / "overrides.yaml", yaml.safe_dump(self.overrides, allow_unicode=True))
-            RunDirectory(directory).write_config_dir(self.config_dir)
+        with _claimed(directory), logged(directory / "log.txt"), worded(self.config, self.overrides):
+            files = RunDirectory(directory)
+            write_text(files.config, OmegaConf.to_yaml(self.config), private=True)
+            write_text(files.overrides, yaml.safe_dump(self.overrides, allow_unicode=True), private=True)
+            files.write_config_dir(self.config_dir)
+            if not self._keeps_result:
+                files.result.unlink(missing_ok=True)
             start = time.perf_counter()
             result = self.stage.run(directory)
             seconds = round(time.perf_counter() - start, 1)
             content = {"stage": self.name, "seconds": seconds, **result.facts, "metrics": result.metrics}
-            write_json(directory / "result.json", content)
+            write_json(files.result, content)
             console.print()
             print_facts(f"{self.name}: done in {seconds:.0f} s", result.table)
             say(str(directory))
@@ -109,18 +120,18 @@ class DirectoryInUseError(UserError):
 
 
 @contextmanager
-def _claimed(directory: Path) -> Iterator[Path]:
-    """Keep others from a run's output directory during the block, and yield the folder in it that says what it is."""
-    hydra = directory / ".hydra"
+def _claimed(directory: Path) -> Iterator[None]:
+    """Keep others from a run's output directory during the block."""
+    file = directory / ".hydra" / "lock"
     try:
-        lock = Lock(hydra / "lock", shared=False, temporary=True)  # the kernel frees it, however the run ends
+        lock = Lock(file, shared=False, temporary=True)  # the kernel frees it, however the run ends
     except BlockingIOError as error:
         raise DirectoryInUseError(
             f"{directory} is the output directory of a run that is still going: wait for it, or give another "
             "one as hydra.run.dir."
         ) from error
     with lock:
-        yield hydra
+        yield
 
 
 def compose(stage: str, overrides: Sequence[str] = (), config_dir: Path | None = None) -> ComposedStage:

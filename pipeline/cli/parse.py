@@ -116,9 +116,11 @@ def values(override: Override) -> list[Any]:
     """Return the values that an override gives, one for each job.
 
     Raises:
-        MistakeError: there are none, or a mapping by classes cannot be read.
+        MistakeError: there are none, it is an interval, or a mapping by classes cannot be read.
     """
     found: list[Any]
+    if override.is_interval_sweep():
+        raise MistakeError(f"{line(override)}: an interval is no list of values; name some, with commas between")
     if override.is_sweep_override():
         found = [item.text if isinstance(item, QuotedString) else item for item in override.sweep_iterator()]
     else:

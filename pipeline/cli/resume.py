@@ -18,6 +18,7 @@ from graftline.pipeline.cli.parse import expand, line, parse, values
 from graftline.pipeline.cli.resolve import resolve
 from graftline.pipeline.cli.validate import validate
 from graftline.pipeline.cli.wording import worded
+from graftline.pipeline.runs.directory import RunDirectory
 
 # What may differ from the run that is resumed. Everything else is in the checkpoint, or would make what follows a
 # different training under the old one's name. The decision is chosen when all is trained.
@@ -37,7 +38,7 @@ def resumed_directory(stage: str, texts: Sequence[str]) -> Path | None:
     """Return the output directory of the run that ``train.resume`` names, or None if it names none.
 
     Raises:
-        UserError: there is no such run, or its directory is not on this machine.
+        UserError: there is no such run, its directory is not on this machine, or another run has written there since.
     """
     if not any("resume=" in text for text in texts):
         return None
@@ -47,7 +48,11 @@ def resumed_directory(stage: str, texts: Sequence[str]) -> Path | None:
     config = validate(stage, where).config
     run_id = OmegaConf.select(config, "train.resume")
     with worded(config):
-        return None if run_id is None else instantiate(config.tracking).find_output_directory(run_id)
+        if run_id is None:
+            return None
+        directory: Path = instantiate(config.tracking).find_output_directory(run_id)
+        RunDirectory(directory).check_is_of(run_id)
+    return directory
 
 
 def resume(stage: str, texts: Sequence[str], directory: Path) -> tuple[DictConfig, list[str]]:

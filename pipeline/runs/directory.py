@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from graftline.errors import UserError
 from graftline.files import write_json
 
 
@@ -72,6 +73,18 @@ class RunDirectory:
         with suppress(OSError):
             return str(json.loads((self.path / "outbox" / "run.json").read_text(encoding="utf-8"))["run_id"])
         return None
+
+    def check_is_of(self, run_id: str) -> None:
+        """Make sure that what lies here is a run's.
+
+        Raises:
+            UserError: another run has written here since.
+        """
+        if self.last_run_id not in (None, run_id):
+            raise UserError(
+                f"Run {self.last_run_id} has written into {self.path} since, so that nothing of run {run_id} is left "
+                "there to go on with or to send: name that run, or start a new one."
+            )
 
     @property
     def dataset(self) -> Path:

@@ -197,6 +197,6 @@ class Winner:
             text for text in typed if text.lstrip("+").split("=")[0].split(".")[0] in known - {"minutes", "backbone"}
         ]
         kept += [f"{key}={value}" for key, value in own.items() if value is not None]
-        write_text(files.config, OmegaConf.to_yaml(config))
-        write_text(files.overrides, yaml.safe_dump(kept, allow_unicode=True))
+        write_text(files.config, OmegaConf.to_yaml(config), private=True)
+        write_text(files.overrides, yaml.safe_dump(kept, allow_unicode=True), private=True)
         files.write_config_dir(of_search.read_config_dir())

@@ -89,9 +89,17 @@ def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "graftline"
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write text in UTF-8, atomically."""
+def write_text(path: Path, text: str, *, private: bool = False) -> None:
+    """Write text in UTF-8, atomically.
+
+    Args:
+        path: the file.
+        text: its content.
+        private: keep other users from reading it, as text with a database's URI, which can hold a password.
+    """
     with atomic_file(path) as temporary:
+        if private:
+            temporary.touch(mode=0o600)
         temporary.write_text(text, encoding="utf-8")
 
 

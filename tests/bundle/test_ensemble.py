@@ -165,6 +165,13 @@ def test_probabilities_that_have_changed_are_a_problem(copy: Path) -> None:
     assert "is not what was saved" in problem
 
 
+def test_another_share_is_refused(copy: Path) -> None:
+    first, second = json.loads((copy / "bundle.json").read_text())["members"]
+    change_description(copy, members=[{**first, "share": 0.75}, {**second, "share": 0.25}])
+    with pytest.raises(UserError, match=r"bundle\.json is not what was saved: copy or save the ensemble again"):
+        load(copy)
+
+
 def test_descriptions_that_cannot_be_are_refused(copy: Path) -> None:
     change_description(copy, crops="d4")
     assert "bundle.json" in verify_bundle(copy).damaged
@@ -174,6 +181,14 @@ def test_descriptions_that_cannot_be_are_refused(copy: Path) -> None:
     change_description(copy, format=5, crops=None)
     with pytest.raises(UserError, match=r"is damaged \(it has no 'crops'\)"):
         load(copy)
+
+
+def test_a_low_limit_on_pixels_does_not_refuse_golden_images(bundle: Path, tmp_path: Path) -> None:
+    member = shutil.copytree(bundle, tmp_path / "member")
+    change_description(member, decoding=Decoding(max_pixels=2000).to_dict())
+    ensemble = save_ensemble(tmp_path / "bundle", [member, member], SHARES, "1", {})
+    assert load(ensemble).decoding.max_pixels == 2000
+    assert verify_bundle(ensemble).problem is None
 
 
 def test_members_that_decode_otherwise_are_refused(bundle: Path) -> None:

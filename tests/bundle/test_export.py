@@ -15,6 +15,7 @@ from PIL import Image
 
 from graftline.augment.preprocess import Preprocessing
 from graftline.bundle import export
+from graftline.bundle.calibration import Calibration
 from graftline.bundle.ensemble import load_predictor, save_ensemble
 from graftline.bundle.export import ANSWER, PIXELS, PROBABILITIES, TOLERANCE, export_onnx
 from graftline.bundle.layout import bundle_digest, read_description
@@ -148,6 +149,13 @@ def test_an_ensemble_is_one_file_too(soft: Path, tmp_path: Path, average: str) -
     batch = np.stack([photo(90, 120, seed) for seed in range(4)])
     expected = load_predictor(ensemble).predict(batch)
     np.testing.assert_allclose(session.run([PROBABILITIES], {PIXELS: batch})[0], expected, atol=1e-5)
+
+
+def test_the_logits_of_one_member_with_all_the_share_are_calibrated_as_they_are(soft: Path, tmp_path: Path) -> None:
+    """A scale for each class tells logits apart that stand for the same probabilities."""
+    calibration = Calibration(scales=(1.0, 0.5, 2.0), biases=(0.0, -1.0, 0.5))
+    ensemble = save_ensemble(tmp_path / "ensemble", [soft, soft], [0.0, 1.0], "1", {}, calibration)
+    assert export_onnx(ensemble, tmp_path / "model.onnx").largest_difference < 1e-5
 
 
 def test_what_an_onnx_file_cannot_do_is_refused(

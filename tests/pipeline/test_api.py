@@ -73,15 +73,18 @@ def test_a_notebook_shows_scores_and_figures(model: TrainResult) -> None:
     assert model.figures._repr_html_().count("<img src=") == len(model.figures)
 
 
-def test_a_model_is_loaded_from_wherever_it_lies(model: TrainResult) -> None:
+def test_a_model_is_loaded_from_wherever_it_lies(
+    model: TrainResult, place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images = sorted(model.version.samples("test").paths)[:3]
     expected = model.predictor.predict(images)
     for reference in (model.bundle, model.directory, model.run_id, f"runs:/{model.run_id}", "models:/2024/1"):
         predictor = graftline.load(reference)
         assert predictor.class_names == ("blue", "green", "red")
         np.testing.assert_array_equal(predictor.predict(images), expected)
-    elsewhere = graftline.load("models:/2024/1", tracking_uri=f"sqlite:///{Path('mlflow.db').resolve()}")
-    assert elsewhere.digest == model.predictor.digest
+    monkeypatch.setenv("HOME", str(place.root))
+    for uri in (f"sqlite:///{Path('mlflow.db').resolve()}", "sqlite:///~/mlflow.db"):
+        assert graftline.load("models:/2024/1", tracking_uri=uri).digest == model.predictor.digest
 
 
 @pytest.mark.parametrize("reference", ["nowhere", "models:/nobody/1", "0" * 32])

@@ -103,6 +103,8 @@ def test_a_stage_in_the_middle_of_another_keeps_its_own_log(tmp_path: Path, monk
     outer.run(tmp_path / "outer")
     lines = (tmp_path / "outer" / "log.txt").read_text().splitlines()
     assert [line for line in lines if line] == ["before", "after", "cache: done in 0 s", str(tmp_path / "outer")]
+    written = [*(tmp_path / "outer" / ".hydra").glob("*.yaml")]
+    assert [file.stat().st_mode & 0o777 for file in written] == [0o600, 0o600], "an address may hold a password"
     inner_log = (tmp_path / "inner" / "log.txt").read_text()
     assert "No activations" in inner_log
     assert "before" not in inner_log
@@ -200,8 +202,9 @@ def test_values_that_do_not_go_together_are_found_before_the_first_run() -> None
 def test_the_output_directory_can_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert compose("cache", ["hydra.run.dir=here"]).directory == tmp_path / "here"
-    several = compose_all("cache", ["hydra.sweep.dir=there", "days=1,2"])
-    assert [one.directory for one in several] == [tmp_path / "there" / "0", tmp_path / "there" / "1"]
+    for typed in (["hydra.sweep.dir=there"], ["hydra.run.dir=there"], ["hydra.run.dir=here", "hydra.sweep.dir=there"]):
+        several = compose_all("cache", [*typed, "days=1,2"])
+        assert [one.directory for one in several] == [tmp_path / "there" / "0", tmp_path / "there" / "1"]
 
 
 def test_hydra_of_whoever_calls_is_left_alone() -> None:
@@ -226,11 +229,13 @@ def test_a_run_that_fails_does_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["cache", "clear=nothing,all"]) == 1
-    (group,) = (tmp_path / "outputs" / "cache").iterdir()
-    assert not (group / "0" / "result.json").exists()
+    group = tmp_path / "group"
+    assert main(["cache", "days=1,2", "hydra.sweep.dir=group"]) == 0
+    earlier = (group / "0" / "log.txt").read_text()
+    assert main(["cache", "clear=nothing,all", "hydra.sweep.dir=group"]) == 1
+    assert not (group / "0" / "result.json").exists(), "nor that of the earlier run"
     assert (group / "1" / "result.json").exists()
-    assert (group / "0" / "log.txt").read_text().startswith("There is no entry nothing")
+    assert (group / "0" / "log.txt").read_text().removeprefix(earlier).startswith("There is no entry nothing")
     output = capsys.readouterr().out
     table = output[output.rindex("2 runs") :].splitlines()
     assert [line.split() for line in table[2:4]] == [["0", "clear=nothing", "failed"], ["1", "clear=all", "done"]]

@@ -131,6 +131,13 @@ def test_a_wrong_type_says_what_is_wanted(override: str, expected: str) -> None:
     assert line.endswith(f"must be {expected}")
 
 
+def test_an_interval_is_a_mistake_as_others() -> None:
+    assert mistakes("lr=interval(1e-4,1e-2)", "sed=1") == [
+        "optim.lr=interval(1e-4,1e-2): an interval is no list of values; name some, with commas between",
+        "sed=1: no such key; did you mean seed or data.split.seed or evaluation.seed?",
+    ]
+
+
 def test_never_a_list_of_a_thousand_names() -> None:
     (line,) = mistakes("backbone=zzzzqqq")
     assert len(line) < 200

@@ -154,6 +154,23 @@ def test_one_that_was_killed_before_its_first_epoch_begins_anew_and_one_that_is_
         begun.resume()
 
 
+def test_what_a_later_run_has_written_into_its_directory_is_that_ones(
+    begin: Callable[..., Begun], tmp_path: Path
+) -> None:
+    begun, later = begin(), "b" * 32
+    file = begun.directory / "outbox" / "run.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps({"run_id": begun.run_id, "uri": "sqlite:///mlflow.db"}))
+    assert begun.resume().directory == begun.directory
+    file.write_text(json.dumps({"run_id": later, "uri": "sqlite:///mlflow.db"}))
+    told = f"^Run {later} has written into {begun.directory} since, so that nothing of run {begun.run_id} is left"
+    with pytest.raises(UserError, match=told):
+        begun.resume("trainer.max_epochs=9")
+    with pytest.raises(UserError, match=told):
+        compose("sync", [f"run_id={begun.run_id}"]).stage.run(tmp_path)
+    assert [path.name for path in file.parent.iterdir()] == ["run.json"], "nothing of it was touched"
+
+
 @pytest.mark.long
 def test_it_goes_on_with_the_images_that_it_began_with(
     color_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

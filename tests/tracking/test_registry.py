@@ -22,7 +22,7 @@ from graftline.errors import UserError
 from graftline.files import digest_directory
 from graftline.locks import Lock
 from graftline.tracking.client import connect
-from graftline.tracking.names import PARENT_VERSION
+from graftline.tracking.names import LEASE, PARENT_VERSION
 from graftline.tracking.registry import RegisteredVersion, Registry
 from graftline.tracking.run import Run
 from graftline.tracking.tracking import Tracking
@@ -243,6 +243,7 @@ def test_a_reference_to_nothing_says_what_there_is(
     client.delete_model_version("pets", "2")
     client.set_registered_model_alias("pets", "challenger", "3")
     client.delete_run(ids[2])
+    client.create_registered_model(f"pets{LEASE}")
     with pytest.raises(UserError, match=sentence) as caught:
         ask(tracking.registry())
     assert str(caught.value).endswith(".")

@@ -11,7 +11,7 @@ import contextlib
 import json
 import shutil
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -83,9 +83,11 @@ class Ensemble:
         """Load what ``save`` wrote; the arguments are those of `Predictor.from_directory`.
 
         Raises:
-            UserError: a member is missing or not what was saved.
+            UserError: the description or a member is missing or not what was saved.
         """
         content = read_ensemble(directory)
+        if check and content["digest"] != _described_digest(content):
+            raise UserError(f"{directory / CARD_FILE} is not what was saved: copy or save the ensemble again.")
         entries = content["members"]
         folders = [directory / entry["folder"] for entry in entries]
         members = tuple(Predictor.from_directory(folder, engine, execution, check=check) for folder in folders)
@@ -342,7 +344,8 @@ def read_replay(directory: Path) -> tuple[list[Path], np.ndarray, dict[str, str]
 def _write_golden(folder: Path, ensemble: Ensemble) -> None:
     files = read_golden(folder / MEMBERS_FOLDER / "1")[0]
     (folder / GOLDEN_FOLDER).mkdir()
-    np.save(folder / GOLDEN_FOLDER / REPLAY_FILE, ensemble.logits(files), allow_pickle=False)
+    ours = replace(ensemble, decoding=ensemble.decoding.of_our_own())
+    np.save(folder / GOLDEN_FOLDER / REPLAY_FILE, ours.logits(files), allow_pickle=False)
     write_json(folder / GOLDEN_FOLDER / RECORD_FILE, {"environment": environment()})
 
 

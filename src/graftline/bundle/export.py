@@ -177,16 +177,21 @@ def _answer(graph: Graph, decision: Decision) -> None:
 
 
 def _ensemble_logits(graph: Graph, ensemble: Ensemble, folders: Sequence[Path]) -> str:
-    """Return the logits (B, K) of the members' average."""
+    """Return the logits (B, K) of the members' average; of one that has all the share, these are its own."""
     inputs: dict[Preprocessing, str] = {}
     terms = []
+    is_alone = np.count_nonzero(ensemble.shares) == 1
     for number, (member, folder, share) in enumerate(zip(ensemble.members, folders, ensemble.shares, strict=True)):
+        if share == 0:
+            continue
         if member.preprocessing not in inputs:
             inputs[member.preprocessing] = preprocess(graph, PIXELS, member.preprocessing)
         logits = graph.network(folder / ONNX_FILE, inputs[member.preprocessing], f"member{number}/")
         logits = _calibrate(graph, member.calibration, logits)
         order = [member.class_names.index(name) for name in ensemble.class_names]
         logits = graph("Gather", logits, graph.constant(order, np.int64), axis=1)
+        if is_alone:
+            return logits
         of_member = graph("Softmax" if ensemble.average == "probabilities" else "LogSoftmax", logits, axis=-1)
         terms.append(graph("Mul", of_member, graph.constant(share, np.float32)))
     mean = graph("Sum", *terms)

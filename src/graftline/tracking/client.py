@@ -46,7 +46,10 @@ _DATABASE_SECONDS = 60.0  # a remote database may have to make its tables first
 _NUM_NEWEST = 3  # runs that a message lists
 
 _SQLITE = "sqlite:///"
-_PASSWORD = re.compile(r"(://[^/\s:@]*:)[^/\s@]+@")
+# Before the host, a slash in it included; what follows the name of an HTTP server may be its port and a path. Or in the
+# query of a database's URI.
+_PASSWORD = re.compile(r"((?<!http)(?<!https)://[^/\s:@]*:|https?://[^/\s:@]*:(?!\d+[/?#]))[^\s@]+(?=@)")
+_QUERY_PASSWORD = re.compile(r"([?&]password=)[^&\s]+")
 
 # What the server will refuse again, however often it is sent. All else (no connection, no answer, no right, 5xx, a
 # locked database) may pass.
@@ -97,8 +100,12 @@ def without_password(text: str) -> str:
 
     >>> without_password("uri: postgresql://me:secret@host/db")
     'uri: postgresql://me:***@host/db'
+    >>> without_password("postgresql://me:a/b@host/db"), without_password("postgresql://host/db?user=me&password=secret")
+    ('postgresql://me:***@host/db', 'postgresql://host/db?user=me&password=***')
+    >>> without_password("http://host:5000/#/models/pets@champion and sqlite:////home/me@work/mlflow.db")
+    'http://host:5000/#/models/pets@champion and sqlite:////home/me@work/mlflow.db'
     """
-    return _PASSWORD.sub(r"\1***@", text)
+    return _QUERY_PASSWORD.sub(r"\1***", _PASSWORD.sub(r"\1***", text))
 
 
 def absolute_uri(uri: str) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 
 from graftline.console import progress
 from graftline.errors import UserError
-from graftline.files import atomic_file
+from graftline.files import write_text
 from graftline.tracking.client import lacks_right, reason, store_name
 from graftline.tracking.delivery import Delivery
 from graftline.tracking.journal import Journal
@@ -54,9 +54,7 @@ class Outbox:
         self._directory = directory
         self._store = store_name(uri)
         self.journal = Journal(directory / FOLDER)
-        with atomic_file(directory / FOLDER / "run.json") as temporary:
-            temporary.touch(mode=0o600)  # a database's URI can hold a password
-            temporary.write_text(json.dumps({"run_id": run_id, "uri": uri}) + "\n")
+        write_text(directory / FOLDER / "run.json", json.dumps({"run_id": run_id, "uri": uri}) + "\n", private=True)
         self.delivery = Delivery(uri, run_id, directory)
         self.problem: str | None = None
         self._changed = threading.Condition()  # records were added or sent, someone hurries, or it is the end

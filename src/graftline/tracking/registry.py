@@ -128,16 +128,7 @@ class Registry:
         Raises:
             UserError: MLflow does not answer.
         """
-
-        def find(client: "MlflowClient") -> list[str]:
-            page = client.search_registered_models()
-            found = [*page]
-            while page.token:
-                page = client.search_registered_models(page_token=page.token)
-                found += page
-            return sorted(model.name for model in found if LEASE not in model.name)
-
-        return self.ask(find)
+        return self.ask(_find_names)
 
     def aliased(self, name: str, alias: str) -> RegisteredVersion | None:
         """Return the version of a registered model that an alias points to, None where there is none.
@@ -351,11 +342,20 @@ def _find_version(client: "MlflowClient", wanted: ModelReference) -> RegisteredV
     return _describe(found, list(found.aliases))
 
 
+def _find_names(client: "MlflowClient") -> list[str]:
+    """Return the names of all registered models but those that are leases."""
+    page = client.search_registered_models()
+    found = [*page]
+    while page.token:
+        page = client.search_registered_models(page_token=page.token)
+        found += page
+    return sorted(model.name for model in found if LEASE not in model.name)
+
+
 def _find_versions(client: "MlflowClient", name: str) -> tuple[RegisteredVersion, ...]:
     models = client.search_registered_models(filter_string=f"name = '{name}'")
     if not models:
-        others = [model.name for model in client.search_registered_models(max_results=NUM_LISTED)]
-        raise UserError(f"There is no registered model '{name}': there {_listed(others)}.")
+        raise UserError(f"There is no registered model '{name}': there {_listed(_find_names(client)[:NUM_LISTED])}.")
     aliases: dict[str, list[str]] = {}  # by version; a search for versions leaves them out
     for alias, number in models[0].aliases.items():
         aliases.setdefault(str(number), []).append(alias)
