@@ -38,7 +38,7 @@ from graftline.pipeline.ensembles.result import (
 from graftline.pipeline.evaluating.beyond_scores import look_beyond
 from graftline.pipeline.evaluating.scoring import log_evaluation, score_tags, write_evaluation
 from graftline.pipeline.program import program
-from graftline.pipeline.runs.directory import RunDirectory
+from graftline.pipeline.runs.directory import TRACKED_AT, RunDirectory
 from graftline.pipeline.runs.logged_logits import find_logged_of_members
 from graftline.pipeline.runs.setup import log_setup
 from graftline.pipeline.searching.winner import IngestOnce, Winner
@@ -121,7 +121,7 @@ class MakeEnsemble(Train):
         self._check_validation(version)
         self._keep_to_version(version, files)
         with self._start_ensemble(version, files) as run:
-            again = files.command(program(), "ensemble", f"train.resume={run.id}", group="tracking")
+            again = files.command(program(), "ensemble", f"train.resume={run.id}", group=TRACKED_AT)
             say(f"Run {run.id}; should it be interrupted, {again} goes on with it.")
             members = opened or self._open(self._train_members(version, files, run.id), execution)
             log_setup(run, version)

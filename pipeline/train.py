@@ -34,7 +34,7 @@ from graftline.pipeline.dataset_versions.parent import with_parent
 from graftline.pipeline.evaluating.beyond_scores import look_beyond
 from graftline.pipeline.evaluating.scoring import log_evaluation, score_tags, write_evaluation
 from graftline.pipeline.program import program
-from graftline.pipeline.runs.directory import RunDirectory
+from graftline.pipeline.runs.directory import TRACKED_AT, RunDirectory
 from graftline.pipeline.runs.setup import log_setup
 from graftline.pipeline.training.bundle import best_epoch_in_words, card_of, is_saved
 from graftline.pipeline.training.calibration import Adjustment, Wanted, adjust
@@ -120,7 +120,7 @@ class Train:
         if not self.freeze.needs_trials:
             self._decide(setup, files, deadline)  # a rule that does not fit the network is to leave no run behind
         with self._start_run(setup, files) as run:
-            again = files.command(program(), "train", f"train.resume={run.id}", group="tracking")
+            again = files.command(program(), "train", f"train.resume={run.id}", group=TRACKED_AT)
             say(f"Run {run.id}; should it be interrupted, {again} goes on with it.")
             decision = self._decide(setup, files, deadline)
             log_decision(run, setup, decision, files)

@@ -23,7 +23,7 @@ from graftline.pipeline.cli.gather import GROUP, LIST
 from graftline.pipeline.cli.hydra_conf import CONF
 from graftline.pipeline.cli.parameters import takes
 from graftline.pipeline.program import program
-from graftline.pipeline.runs.directory import overrides_of
+from graftline.pipeline.runs.directory import TRACKED_AT, overrides_of
 
 ARGUMENT = re.compile(r"(?<![\w./\\-])([A-Za-z_]\w*)\.(\w+)((?:\.\w+)*)(?:=('[^']*'|(?:True|False|None)\b))?")
 CALL = re.compile(r"\b([A-Za-z_]\w*)\((\w+=[^()]*)?\)")
@@ -55,7 +55,7 @@ def reword(config: DictConfig, text: str, overrides: Sequence[str] = ()) -> str:
         overrides: of that stage; a command that looks for a run has those that say where runs are tracked.
     """
     if "sync()" in text:
-        text = text.replace("sync()", " ".join(["sync()", *map(shlex.quote, overrides_of(overrides, "tracking"))]))
+        text = text.replace("sync()", " ".join(["sync()", *map(shlex.quote, overrides_of(overrides, TRACKED_AT))]))
     for pattern, phrase in PHRASES.items():
         text = re.sub(pattern, phrase.replace("make", program()), text)
     text = ARGUMENTS.sub(functools.partial(_node, config), CALL.sub(_choice, text))

@@ -15,6 +15,8 @@ import yaml
 from graftline.errors import UserError
 from graftline.files import write_json
 
+TRACKED_AT = r"tracking(\.uri|\.experiment)?(?==)"  # the keys that say where a run is found, for `RunDirectory.command`
+
 
 @dataclass(frozen=True)
 class RunDirectory:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from graftline.pipeline.program import program
-from graftline.pipeline.runs.directory import RunDirectory
+from graftline.pipeline.runs.directory import TRACKED_AT, RunDirectory
 from graftline.pipeline.runs.stage_summaries import AUDIT, EXPLAIN, LEARNING_CURVE
 from graftline.report.content import Missing, StageSummary
 
@@ -79,7 +79,7 @@ def missing_of_images(files: RunDirectory, summaries: Sequence[StageSummary], *,
     known, word = {one.stage for one in summaries}, program()
     asked = {AUDIT: "Which labels are probably wrong", LEARNING_CURVE: "What more labels would bring"}
     return [
-        Missing(heading, files.command(word, stage, group=f"({group}|tracking)"))
+        Missing(heading, files.command(word, stage, group=f"({group}|{TRACKED_AT})"))
         for stage, heading in asked.items()
         if stage not in known
     ]
@@ -98,7 +98,7 @@ def comparison_of(files: RunDirectory, run_id: str) -> Missing:
 
 def _command(files: RunDirectory, stage: str, *overrides: str) -> str:
     """Return a command that finds and tracks runs where the run of ``files`` is tracked."""
-    return files.command(program(), stage, *overrides, group="tracking")
+    return files.command(program(), stage, *overrides, group=TRACKED_AT)
 
 
 def missing_of_ensemble(files: RunDirectory, run_id: str, known: Known) -> list[Missing]:
@@ -173,7 +173,7 @@ def missing_of_grid(
     """
     own = [f"runs={','.join(members)}", "choose=all", f"crops={crops}"]
     own += [] if average == "probabilities" else [f"average={average}"]
-    command = files.command(program(), "ensemble", *own, group="(data|tracking)")
+    command = files.command(program(), "ensemble", *own, group=f"(data|{TRACKED_AT})")
     as_one = Missing("The average as one model, calibrated and with a decision of its own", command)
     is_average = len(members) > 1 or crops != "1"
     return [
