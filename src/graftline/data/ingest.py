@@ -300,7 +300,7 @@ class Ingest:
 
     def _write(self, listing: Listing) -> IngestResult:
         folder, divided = self._folder, listing.is_divided
-        require_weights(listing.images)
+        require_weights(listing.images, "test")  # no score can do without; a training need not use them
         decoding = self._decoding(listing.images, listing.parent)
         findings = [*listing.findings, *find_small_range(listing.images, decoding.settings.range)]
         if self.parent == "newest" and listing.parent is not None:

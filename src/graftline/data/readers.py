@@ -227,8 +227,8 @@ def read_dicom(file: BinaryIO, decoding: Decoding, look: Look) -> np.ndarray:
         if stored.ndim == 3:  # in color
             return stored if stored.dtype == np.uint8 else to_8_bits(stored, decoding.settings.range)
         numbers = apply_modality_lut(stored, content)
-        if stored.dtype == np.uint8 and np.array_equal(numbers, stored):
-            numbers = stored  # a slope of 1 makes floating point of them
+        if int(content.BitsStored) == 8 and np.array_equal(numbers, stored):
+            numbers = stored.astype(np.uint8)  # a slope of 1 makes floating point of them
         look(numbers)
         limits = decoding.settings.range
         if limits is None:

@@ -251,17 +251,16 @@ def lacking_split(split: str, reason: str) -> UserError:
     return UserError(f"No image would be for {split}, which a training needs ({_PURPOSES[split]}){reason}.")
 
 
-def require_weights(images: pd.DataFrame) -> None:
-    """Make sure that each split whose images have weights has one above 0: without, it has neither loss nor scores.
+def require_weights(images: pd.DataFrame, split: str) -> None:
+    """Make sure that images of a split, if they have weights, have one above 0: without, they have no score.
 
     Raises:
-        UserError: all images of a split have the weight 0.
+        UserError: all of them have the weight 0.
     """
-    largest = images.groupby("split")["weight"].max()
-    if len(empty := largest.index[largest == 0]):
+    if images.loc[images["split"] == split, "weight"].max() == 0:
         raise UserError(
-            f"All images for {empty[0]} have the weight 0, so they count for nothing: give some of them a weight above "
-            "0, or leave the weights out (Table.weight=None)."
+            f"All images for {split} have the weight 0, so they count for nothing: give some of them a weight above 0, "
+            "or leave the weights out (Table.weight=None)."
         )
 
 

@@ -32,7 +32,7 @@ from graftline.features.digests import Digests
 from graftline.files import write_json
 from graftline.locks import Lock
 
-FORMAT = 3  # raise it when the layout changes, or when the same image and key come to mean other activations
+FORMAT = 4  # raise it when the layout changes, or when the same image and key come to mean other activations
 MAX_SHARD_IMAGES = 512  # some seconds of work, which is what a killed pass may lose
 MAX_SHARD_BYTES = 64 * 2**20  # in float32, which it is before it is written
 INDEX_BYTES = 16 + 4  # per image, of its digest and of its place in the order

@@ -147,12 +147,17 @@ class GraftModule(pl.LightningModule):
         return StepOutput(logits, losses, weights if self._use_sample_weights else torch.ones_like(weights))
 
     def _losses(self, logits: Tensor, target: Tensor, smoothing: float) -> Tensor:
-        """Return the loss per image (B,), times the weight of its own class: torch's weighs the smoothed share, too."""
-        losses = F.cross_entropy(logits, target, label_smoothing=smoothing, reduction="none")
-        by_class = self.class_weights
-        if not isinstance(by_class, Tensor):
-            return losses
-        return losses * (by_class[target] if target.ndim == 1 else (target * by_class).sum(dim=1))
+        """Return the loss per image (B,), times the weight of its own class: torch's weighs the smoothed share, too.
+
+        That of a blend is the blend of the losses that both images would have.
+        """
+        by_class, weights = self.class_weights, torch.ones((), device=logits.device)
+        if isinstance(by_class, Tensor) and target.ndim == 1:
+            weights = by_class[target]
+        elif isinstance(by_class, Tensor):
+            weights = (target * by_class).sum(dim=1)
+            target = target * by_class / weights.clamp_min(1e-12)[:, None]
+        return weights * F.cross_entropy(logits, target, label_smoothing=smoothing, reduction="none")
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:  # noqa: ARG002 - Lightning's signature
         """Return the loss of a training batch."""

@@ -53,10 +53,12 @@ class HuggingFace:
         parts = _load(path, self.config)
         has_splits = are_splits(list(parts), path)
         columns = {name: self._columns(part, path) for name, part in parts.items()}
-        prints = [[name, part._fingerprint, *columns[name]] for name, part in parts.items()]
+        # a shard's name tells its split where it has that word
+        stems = {name: name if has_splits else f"part{number}" for number, name in enumerate(parts)}
+        prints = [[stems[name], part._fingerprint, *columns[name]] for name, part in parts.items()]
         folder = Path(self.cache).absolute() / digest(prints)
         wanted = [
-            (folder / f"{name}-{start // _PER_SHARD:06}.tar", name, start)
+            (folder / f"{stems[name]}-{start // _PER_SHARD:06}.tar", name, start)
             for name, part in parts.items()
             for start in range(0, len(part), _PER_SHARD)
         ]
