@@ -127,7 +127,12 @@ def remove_mixed_groups(images: pd.DataFrame) -> tuple[pd.DataFrame, list[Findin
             f"test before (first: {mixed['path'].iloc[0]}): if groups are new, or have other names than "
             "before, draw a new split with Ingest.parent='none'."
         )
-    groups = mixed["group"].map("its group {} was in both".format, na_action="ignore").fillna("it was in both")
+    groups = (
+        mixed["group"]
+        .map("its group {} was in both".format, na_action="ignore")
+        .astype(object)
+        .fillna("it was in both")
+    )
     return _without(images, images["split"].isna()), from_rows("mixed_group", mixed, groups.tolist())
 
 

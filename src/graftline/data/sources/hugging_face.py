@@ -106,7 +106,7 @@ def are_splits(names: Sequence[str], path: Path) -> bool:
         splits = [name for name in names if name not in others]
         raise UserError(
             f"{path} has splits ({join_names(splits)}) and other parts ({join_names(others)}): save those that you "
-            "want with DatasetDict.save_to_disk, named train, validation and test, and give that folder as Ingest.path."
+            "want as a DatasetDict of train, validation and test, and give that folder as Ingest.path."
         )
     return len(names) > 1 and not others
 
