@@ -1,6 +1,5 @@
 """Evaluate: a bundle on the test split of the data set that it was trained on, or on all images of another."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -295,9 +294,7 @@ def _name(reference: str, bundle: Path) -> str:
     """Return a model's name: as it is registered, of the run that made it, or what it is where that is not known."""
     if reference.startswith(REGISTERED):
         return reference
-    result = RunDirectory(run_of_bundle(bundle)).result
-    known = json.loads(result.read_text(encoding="utf-8")) if result.is_file() else {}
-    return str(known.get("run_name") or label_of(bundle))
+    return str(RunDirectory(run_of_bundle(bundle)).read_result().get("run_name") or label_of(bundle))
 
 
 def _trained_digests(card: Mapping[str, Any]) -> list[str]:

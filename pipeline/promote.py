@@ -229,7 +229,7 @@ class Promote:
         """Examine; a challenger that was changed or cannot be compared is refused, as is whatever fails if forced."""
         if self.force is not None:
             try:
-                examination.open_challenger()
+                _ = examination.opened_challenger
             except UserError as error:
                 raise UserError(f"Nobody can tell what would be promoted: {error}") from error
         try:

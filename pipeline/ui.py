@@ -8,6 +8,7 @@ from graftline.console import say
 from graftline.errors import UserError
 from graftline.pipeline.cli.arguments import read
 from graftline.pipeline.cli.errors import EXIT_MISTAKE, report_error
+from graftline.pipeline.cli.hydra_conf import expand_home
 from graftline.tracking.tracking import Tracking
 from graftline.tracking.views import missing_tags, view_links
 
@@ -41,7 +42,7 @@ def choose(words: Sequence[str]) -> tuple[str, Tracking]:
         key, _, value = word.partition("=")
         if key not in given:
             raise UserError(f"make ui takes port=5050 and tracking.uri=sqlite:///FILE, not {word}.")
-        given[key] = value
+        given[key] = expand_home(value)
     port, uri = given.values()
     if not port.isdecimal() or not 0 < int(port) < 65536:
         raise UserError(f"port is {port}, it must be a number from 1 to 65535.")
@@ -50,7 +51,10 @@ def choose(words: Sequence[str]) -> tuple[str, Tracking]:
             f"tracking.uri is {uri}, but make ui shows a database such as sqlite:///mlflow.db: open a server's own "
             "address in the browser."
         )
-    return port, Tracking(uri)
+    tracking = Tracking(uri)
+    if uri != Tracking.uri and not tracking.registry().is_there:
+        raise UserError(f"There is no {tracking.registry().store}: correct tracking.uri.")
+    return port, tracking
 
 
 def main() -> int:

@@ -1,6 +1,5 @@
 """Resume: a run goes on with the configuration that it had, and with little of what is typed now."""
 
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -61,8 +60,9 @@ def resume(stage: str, texts: Sequence[str], directory: Path) -> tuple[DictConfi
     Raises:
         UserError: the changes would make it another run, or there is nothing left to do.
     """
-    config = OmegaConf.load(directory / ".hydra" / "config.yaml")
-    lines: list[str] = yaml.safe_load((directory / ".hydra" / "overrides.yaml").read_text(encoding="utf-8"))
+    files = RunDirectory(directory)
+    config = OmegaConf.load(files.config)
+    lines: list[str] = yaml.safe_load(files.overrides.read_text(encoding="utf-8"))
     assert isinstance(config, DictConfig)
     _start_by_ray(stage, config, [text for text in lines if text.startswith(("trainer", "cluster"))], texts)
     checked = validate(stage, texts, base=config)
@@ -71,8 +71,8 @@ def resume(stage: str, texts: Sequence[str], directory: Path) -> tuple[DictConfi
     today = compose_config(stage, expand(checked.groups)[0])
     given = [(override, today.get(override.key_or_group)) for override in checked.groups]
     given += [(override, expand_home(values(override)[0])) for override in checked.values]
-    # of an ensemble, some members may be finished, which get no more epochs
-    changeable = [key for key in CHANGEABLE if key != "trainer.max_epochs" or "members" not in config]
+    is_ensemble = "members" in config  # some of which may be finished, and get no more epochs
+    changeable = [key for key in CHANGEABLE if key != "trainer.max_epochs" or not is_ensemble]
     changes = [(override, value) for override, value in given if _is_changeable(override, changeable)]
     others = [(override, value) for override, value in given if not _is_changeable(override, changeable)]
     if new := [line(override).lstrip("+") for override, value in others if _is_new(config, lines, override, value)]:
@@ -82,7 +82,7 @@ def resume(stage: str, texts: Sequence[str], directory: Path) -> tuple[DictConfi
         )
     for override, value in changes:
         OmegaConf.update(config, override.key_or_group, value, merge=False, force_add=True)
-    _check_unfinished(directory, config.trainer.max_epochs)
+    _check_unfinished(files, config.trainer.max_epochs, is_ensemble=is_ensemble)
     # the command that does the same again begins a new run
     lines += [line(override) for override in checked.overrides if override.key_or_group != "train.resume"]
     return config, list({text.partition("=")[0].lstrip("+"): text for text in lines}.values())
@@ -107,18 +107,17 @@ def _start_by_ray(stage: str, config: DictConfig, lines: Sequence[str], texts: S
             OmegaConf.update(config, key, OmegaConf.select(begun, key), merge=False, force_add=True)
 
 
-def _check_unfinished(directory: Path, max_epochs: int | None) -> None:
+def _check_unfinished(files: RunDirectory, max_epochs: int | None, *, is_ensemble: bool) -> None:
     """Raise a UserError where there is nothing left to do for the run in a directory."""
-    result = directory / "result.json"
-    if not result.exists():
+    if not (result := files.read_result()):
         return
-    done = json.loads(result.read_text(encoding="utf-8")).get("epochs")
-    if done is None:
-        members = ",".join(str(member) for member in sorted(directory.glob("members/*")))
+    if is_ensemble:
+        members = ",".join(str(member) for member in sorted(files.path.glob("members/*")))
         raise UserError(
             "The ensemble is finished: start a new one, which may average the same models"
             f"{f', runs={members}' if members else ''}."
         )
+    done = result["epochs"]
     if max_epochs is None or done >= max_epochs:
         raise UserError(f"The run is finished after {done} epochs: give it more with trainer.max_epochs={2 * done}.")
 

@@ -1,10 +1,9 @@
 """The runs that were asked for, one after the other, and several of them side by side."""
 
-import json
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -16,6 +15,7 @@ from graftline.pipeline.cli.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_MIST
 from graftline.pipeline.cli.ray_sweep import ray_cluster_of, run_spread
 from graftline.pipeline.cli.ray_training import RayTraining
 from graftline.pipeline.cli.wording import worded
+from graftline.pipeline.runs.directory import RunDirectory
 from graftline.processes import terminate
 from graftline.ray_cluster import RayCluster
 
@@ -77,7 +77,8 @@ def _run_group(jobs: Sequence[ComposedStage]) -> int:
     try:
         for job, code in zip(jobs, _run_each(named, ray_cluster), strict=False):
             codes.append(code)
-            if codes[-1] == EXIT_DONE and _read_result(job.directory).get("interrupted"):  # it has a model nevertheless
+            was_interrupted = RunDirectory(job.directory).read_result().get("interrupted")
+            if code == EXIT_DONE and was_interrupted:  # it has a model nevertheless
                 codes[-1] = EXIT_INTERRUPTED
             if codes[-1] == EXIT_INTERRUPTED:
                 break
@@ -154,18 +155,11 @@ def _print_comparison(jobs: Sequence[ComposedStage]) -> None:
     say(str(jobs[0].directory.parent))
 
 
-def _read_result(directory: Path) -> dict[str, Any]:
-    """Return a run's result.json; empty where it has none."""
-    file = directory / "result.json"
-    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    return content
-
-
 def _accuracy(directory: Path) -> tuple[str, ...]:
     """Return a run's test accuracy and its interval, in words, from its result.json."""
     from graftline.evaluation.metrics import Interval, format_interval, format_score  # scikit-learn takes a second
 
-    result = _read_result(directory)
+    result = RunDirectory(directory).read_result()
     found = result["metrics"].get("accuracy") if result else None
     if found is None:
         return "failed" if not result else "", ""

@@ -1,6 +1,5 @@
 """What a comparison is told to compare: a run, a registered model or a directory, and the predictions that it has."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -74,8 +73,7 @@ def _in_directory(reference: str) -> Contender:
     of_run = run_of_bundle(directory)
     files = [RunDirectory(of_run).test / PREDICTIONS_FILE, of_run / PREDICTIONS_FILE]
     file = next((file for file in files if file.is_file()), None)
-    result = RunDirectory(of_run).result
-    known = json.loads(result.read_text(encoding="utf-8")) if result.is_file() else {}
+    known = RunDirectory(of_run).read_result()
     name = known.get("run_name", of_run.name)
     _refuse_seen(name, known.get("seen_in_training", 0))
     return Contender(name, reference, None if file is None else Predictions.load(file))

@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from graftline.evaluation.gate_guards import Guard
 from graftline.evaluation.metrics import format_score
 from graftline.evaluation.model_guards import ModelLimits
 from graftline.evaluation.paired import measure_in_turns
-from graftline.execution import Accelerator, Execution
+from graftline.execution import Accelerator, Execution, available_cores
 from graftline.files import atomic_file, sha256_file
 from graftline.pipeline.dataset_versions.trained_on import trained_on
 from graftline.pipeline.evaluating.slices import slice_columns
@@ -110,12 +111,12 @@ class Examination:
             UserError: the images are not on this machine or have changed, or they cannot be compared on, or MLflow does
                 not answer.
         """
-        challenger = self._open(self.challenger)
-        champion = None if self.champion is None else self._open(self.champion)
+        challenger = self.opened_challenger
         version = self._trained_on(challenger)
         samples = version.samples("test")
         self.gate.check_weights(samples.weights)
         self._require_images(samples)
+        champion = None if self.champion is None else self._open(self.champion)
         labels = np.asarray(version.class_names, dtype=object)[samples.labels]
         before = None if champion is None else self._known_dataset(champion)
         images = TestImages(
@@ -139,14 +140,15 @@ class Examination:
         facts = [*_same_test(before, version, self.gate.relabeled), *self._not_rolled_back()]
         return Examined(examine(self.gate, images, models[0], other, facts), images, version)
 
-    def open_challenger(self) -> None:
-        """Make sure that the challenger can be run.
+    @cached_property
+    def opened_challenger(self) -> _Opened:
+        """The challenger, opened.
 
         Raises:
             ChangedBundleError: its files are not those that were logged.
             UserError: it has none, they are no bundle, or MLflow does not answer.
         """
-        self._open(self.challenger)
+        return self._open(self.challenger)
 
     def _require_images(self, samples: Samples) -> None:
         """Make sure that the test images are here, and those that were tested; shards tell that themselves."""
@@ -158,13 +160,14 @@ class Examination:
                 f"{len(missing):,} {of} are not on this machine (first: {missing[0]}): promote it where they are, or "
                 "bring them back."
             )
-        files = [
-            (Path(to_path(path)), sha256)
+        files = {
+            Path(to_path(path)): sha256
             for path, sha256 in zip(paths, samples.sha256, strict=True)
             if find_place(path) is None and find_url(path) is None
-        ]
-        read = track(files, "Checking the test images", len(files))
-        changed = [file for file, sha256 in read if sha256_file(file) != sha256]
+        }
+        with ThreadPoolExecutor(available_cores()) as pool:  # hashing runs outside Python's lock
+            found = list(track(pool.map(sha256_file, files), "Checking the test images", len(files)))
+        changed = [file for file, sha256 in zip(files, found, strict=True) if sha256 != files[file]]
         if changed:
             raise UserError(
                 f"{len(changed):,} {of} have changed since it was trained (first: {changed[0]}): bring them back, or "

@@ -212,7 +212,7 @@ def _holds_needed(path: Path, uri: str, needed: Sequence[UsedRun]) -> bool:
     whole = path.resolve()
     if any(one.directory.is_relative_to(whole) or whole.is_relative_to(one.directory) for one in needed):
         return True
-    return any(_has_unsent(outbox) or is_elsewhere(outbox, uri) for outbox in path.glob("**/outbox"))
+    return any(_has_unsent(outbox) or is_elsewhere(outbox.parent, uri) for outbox in path.glob("**/outbox"))
 
 
 def _has_unsent(outbox: Path) -> bool:

@@ -5,7 +5,6 @@ import re
 import shlex
 import shutil
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import yaml
 
 from graftline.errors import UserError
 from graftline.files import write_json
+from graftline.tracking.owner import read_owner
 
 TRACKED_AT = r"tracking(\.uri|\.experiment)?(?==)"  # the keys that say where a run is found, for `RunDirectory.command`
 
@@ -72,9 +72,8 @@ class RunDirectory:
     @property
     def last_run_id(self) -> str | None:
         """The id of the run that was the last one to write here; None where no run did."""
-        with suppress(OSError):
-            return str(json.loads((self.path / "outbox" / "run.json").read_text(encoding="utf-8"))["run_id"])
-        return None
+        owner = read_owner(self.path)
+        return None if owner is None else owner.run_id
 
     def check_is_of(self, run_id: str) -> None:
         """Make sure that what lies here is a run's.
@@ -157,6 +156,11 @@ class RunDirectory:
     def result(self) -> Path:
         """What the stage did; there once it is done."""
         return self.path / "result.json"
+
+    def read_result(self) -> dict[str, Any]:
+        """Return what the file has; nothing where the stage is not done."""
+        content: dict[str, Any] = json.loads(self.result.read_text(encoding="utf-8")) if self.result.is_file() else {}
+        return content
 
     def discard_training(self) -> None:
         """Remove what an earlier run here decided, trained and found, which a new run must not go on with."""

@@ -46,7 +46,10 @@ def test_what_is_old_goes_and_what_is_needed_stays(tmp_path: Path) -> None:
     elsewhere = make_output(root / "2020-00", days=100)
     for path, uri in ((old[2], URI), (elsewhere, "https://mlflow.example.com")):
         write_json(path / "outbox" / "run.json", {"run_id": "r", "uri": absolute_uri(uri)})
-    for path in (old[0], old[2], elsewhere):
+    torn = make_output(root / "2019-12", days=100)
+    (torn / "outbox").mkdir()
+    (torn / "outbox" / "run.json").write_text('{"run_id": "r", "u')
+    for path in (old[0], old[2], elsewhere, torn):
         for one in (path / "outbox", path):
             os.utime(one, (time.time() - 100 * DAY,) * 2)
     found = find_leftovers(keep, URI, [champion], store)
@@ -58,10 +61,11 @@ def test_what_is_old_goes_and_what_is_needed_stays(tmp_path: Path) -> None:
     assert all(one.remove(store) for one in found)
     assert (unfinished / "checkpoints" / "best.ckpt").exists(), "it may be resumed"
     assert sorted(path.name for path in root.iterdir()) == sorted(
-        path.name for path in (elsewhere, old[0], old[1], old[5], young, unfinished, root / "2019-of-somebody")
+        path.name for path in (torn, elsewhere, old[0], old[1], old[5], young, unfinished, root / "2019-of-somebody")
     )
     assert (old[1] / "checkpoints").is_dir()
     assert (elsewhere / "checkpoints").is_dir(), "another server knows whether it is in use"
+    assert (torn / "checkpoints").is_dir(), "nobody knows who does"
     assert not (young / "checkpoints").exists()
 
 

@@ -149,6 +149,8 @@ def test_one_that_was_killed_before_its_first_epoch_begins_anew_and_one_that_is_
     with pytest.raises(UserError, match=r"finished after 4 epochs: give it more with trainer\.max_epochs=8"):
         begun.resume()
     assert begun.resume("max_epochs=5").config.trainer.max_epochs == 5
+    config = begun.directory / ".hydra" / "config.yaml"
+    config.write_text(config.read_text() + "members: 2\n")  # as that of an ensemble
     (begun.directory / "result.json").write_text(json.dumps({"shares": [0.5, 0.5]}))
     with pytest.raises(UserError, match=r"^The ensemble is finished: start a new one, which may average the same mod"):
         begun.resume()

@@ -53,6 +53,10 @@ def test_an_experiment_has_the_views_that_links_name(
     [
         ("prot=5050", r"make ui takes port=5050 and tracking\.uri=sqlite:///FILE, not prot=5050"),
         ("port=x", "port is x, it must be a number"),
+        (
+            "tracking.uri=sqlite:///~/none.db",
+            r"There is no tracking database sqlite:///.*/none\.db: correct tracking\.uri",
+        ),
         ("tracking.uri=http://mlflow:5000", "make ui shows a database such as .*: open a server's own address"),
     ],
 )

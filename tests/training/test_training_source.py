@@ -124,6 +124,10 @@ def test_the_faster_way_is_taken_said_and_kept_for_later_runs(
     assert "as an earlier training with these images and settings" in again.sentence
     others = choose(make_setup(features=replace(auto, precision="float32")), AllButHead(), tmp_path / "others.json")
     assert isinstance(others, CachedSource) != cached
+    monkeypatch.setattr("graftline.training.source_decision.FORMAT", 0)
+    shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+    anew = choose(make_setup(features=auto, seed=2), AllButHead(), tmp_path / "anew.json")
+    assert isinstance(anew, CachedSource) != cached, "what was kept with another meaning is not read"
 
 
 def test_what_there_was_no_room_for_is_not_kept(

@@ -291,19 +291,17 @@ def accuracy_interval(right: Floats, groups: Ints | None) -> Interval:
         right: (N,) 1 where the answer is right, 0 where it is wrong.
         groups: (N,) number of each image's group; None: each stands alone.
     """
-    share = float(right.mean())
     if groups is None:
-        return wilson(share, len(right))
+        return wilson(float(right.mean()), len(right))
     numbers = np.unique(groups, return_inverse=True)[1]
-    count, gaps = int(numbers.max()) + 1, np.bincount(numbers, right - share)  # (G,)
-    if np.allclose(gaps, 0):  # also of one group
+    share, error = mean_with_error(right, numbers)
+    if np.isinf(error) or np.isclose(error, 0):  # of one group, or of groups that are all alike
         return wilson(share, effective_units(np.ones(len(right)), numbers))
-    variance = float(gaps @ gaps) / len(right) ** 2 * count / (count - 1)
-    size = min(len(right), share * (1 - share) / variance)
-    return wilson(share, size, float(stdtrit(count - 1, TAILS[1])))
+    size = min(len(right), share * (1 - share) / error**2)
+    return wilson(share, size, float(stdtrit(numbers.max(), TAILS[1])))
 
 
-def mean_with_error(values: npt.NDArray[np.float64], groups: Ints | None) -> tuple[float, float]:
+def mean_with_error(values: Floats, groups: Ints | None) -> tuple[float, float]:
     """Return the mean of values and its standard error; of one image, or one group of them, infinity: nobody knows.
 
     Args:

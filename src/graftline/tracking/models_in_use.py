@@ -1,12 +1,11 @@
 """Which runs have made the models in use: those that an alias of any registered model points to, and what runs now."""
 
-import json
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graftline.tracking.names import OUTPUT_DIRECTORY, PARENT_RUN
+from graftline.tracking.owner import read_owner
 from graftline.tracking.registry import Registry
 
 if TYPE_CHECKING:
@@ -42,14 +41,15 @@ def find_used_runs(uri: str) -> list[UsedRun]:
     ]
 
 
-def is_elsewhere(outbox: Path, uri: str) -> bool:
-    """Tell whether another database or server than the one at ``uri`` knows what the run of an outbox is needed for."""
+def is_elsewhere(directory: Path, uri: str) -> bool:
+    """Tell whether another database or server than the one at ``uri`` may know what an output directory is needed for.
+
+    That is so, too, where it has an outbox and does not say whose.
+    """
     from graftline.tracking.client import absolute_uri, without_password
 
-    with suppress(OSError, ValueError):
-        known = json.loads((outbox / "run.json").read_text(encoding="utf-8"))["uri"]
-        return without_password(known) != without_password(absolute_uri(uri))
-    return False
+    owner = read_owner(directory)
+    return owner is None or without_password(owner.uri) != without_password(absolute_uri(uri))
 
 
 def _find(client: "MlflowClient") -> "list[MlflowRun]":

@@ -10,7 +10,6 @@ Its files:
         refused.jsonl   what MLflow would not take, and why (only if there is such)
 """
 
-import json
 import logging
 import shutil
 import threading
@@ -22,14 +21,12 @@ from typing import Any
 
 from graftline.console import progress
 from graftline.errors import UserError
-from graftline.files import write_text
 from graftline.tracking.client import lacks_right, reason, store_name
 from graftline.tracking.delivery import Delivery
 from graftline.tracking.journal import Journal
+from graftline.tracking.owner import FOLDER, Owner, owner_file, read_owner
 
 logger = logging.getLogger(__name__)
-
-FOLDER = "outbox"
 
 _FIRST_PAUSE = 0.5  # seconds between two tries; doubled at each failure, up to the last
 _LAST_PAUSE = 30.0
@@ -54,7 +51,7 @@ class Outbox:
         self._directory = directory
         self._store = store_name(uri)
         self.journal = Journal(directory / FOLDER)
-        write_text(directory / FOLDER / "run.json", json.dumps({"run_id": run_id, "uri": uri}) + "\n", private=True)
+        Owner(run_id, uri).write(directory)
         self.delivery = Delivery(uri, run_id, directory)
         self.problem: str | None = None
         self._changed = threading.Condition()  # records were added or sent, someone hurries, or it is the end
@@ -185,12 +182,10 @@ def sync(directory: Path) -> SyncReport:
     Raises:
         UserError: there is no run in ``directory``, or it is still going.
     """
-    try:
-        run = json.loads((directory / FOLDER / "run.json").read_text())
-    except FileNotFoundError as error:
-        raise UserError(f"{directory} holds no run: give the output directory of one.") from error
+    if (run := read_owner(directory)) is None:
+        raise UserError(f"{directory} holds no run: give the output directory of one.")
     journal = Journal(directory / FOLDER)
-    delivery = Delivery(run["uri"], run["run_id"], directory)
+    delivery = Delivery(run.uri, run.run_id, directory)
     before, problem = journal.num_sent, None
     try:
         _end_if_killed(journal)
@@ -206,7 +201,7 @@ def sync(directory: Path) -> SyncReport:
         journal.close()
     if problem is None:
         _remove_sent_models(directory)
-    return SyncReport(run["run_id"], journal.num_sent - before, journal.num_unsent, tuple(delivery.refused), problem)
+    return SyncReport(run.run_id, journal.num_sent - before, journal.num_unsent, tuple(delivery.refused), problem)
 
 
 def clear_outbox(directory: Path) -> None:
@@ -215,7 +210,7 @@ def clear_outbox(directory: Path) -> None:
     Raises:
         UserError: that run is still going, or not all could be sent.
     """
-    if not (directory / FOLDER / "run.json").exists():
+    if not owner_file(directory).exists():
         return
     report = sync(directory)
     if report.num_unsent:

@@ -5,7 +5,6 @@ is written. Only the holder of the model's lease calls what changes something he
 therefore that of a process that was killed.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from graftline.errors import UserError
 from graftline.tracking.names import DATASET_DIGEST, OUTPUT_DIRECTORY, PARENT_RUN, STAGE, registered_name
+from graftline.tracking.owner import owner_file, read_owner
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -133,12 +133,12 @@ class Retrainings:
         return found is not None and self._is_ours(found)
 
     def _end(self, run: "MlflowRun") -> None:
-        from graftline.tracking.outbox import FOLDER, sync
+        from graftline.tracking.outbox import sync
 
-        if not _is_here(run) or not (_directory(run) / FOLDER / "run.json").exists():
+        if not _is_here(run):
             self._ask(lambda client: client.set_terminated(run.info.run_id, "KILLED"))
             return
-        below = [file.parent.parent for file in sorted(_directory(run).glob(f"*/{FOLDER}/run.json"))]
+        below = sorted(folder for folder in _directory(run).glob("*") if owner_file(folder).exists())
         for directory in (_directory(run), *below):  # its trainings, and the decision of the gate
             report = sync(directory)
             if report.problem is not None:
@@ -178,13 +178,8 @@ def _directory(run: "MlflowRun") -> Path:
 
 def _is_here(run: "MlflowRun") -> bool:
     """Tell whether the output directory of a run is on this machine, and not another one of the same name."""
-    from graftline.tracking.outbox import FOLDER
-
-    try:
-        known = json.loads((_directory(run) / FOLDER / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return bool(known.get("run_id") == run.info.run_id)
+    owner = read_owner(_directory(run))
+    return owner is not None and owner.run_id == run.info.run_id
 
 
 def _describe(run: "MlflowRun") -> Retraining:

@@ -25,7 +25,8 @@ from graftline.tracking.client import reason, store_name, without_password
 from graftline.tracking.datasets import dataset_inputs
 from graftline.tracking.environment import MAIN_LIBRARIES, git_state, versions
 from graftline.tracking.journal import steps_before
-from graftline.tracking.outbox import FOLDER, Outbox
+from graftline.tracking.outbox import Outbox
+from graftline.tracking.owner import FOLDER
 from graftline.tracking.system import SystemMetrics
 
 logger = logging.getLogger(__name__)

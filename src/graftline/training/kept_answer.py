@@ -4,7 +4,7 @@ import contextlib
 import json
 import shutil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from graftline.features.cache import Features
 from graftline.files import digest, write_json
@@ -40,7 +40,7 @@ class KeptAnswer:
 
 def forget_answers(features: Features) -> None:
     """Remove all answers, so that everything is found out anew."""
-    for question in ("depths", "sources"):
+    for question in get_args(Question):
         shutil.rmtree(_folder(features, question), ignore_errors=True)
 
 

@@ -23,6 +23,8 @@ from graftline.training.training_source import CachedSource, LiveSource, Trainin
 
 T = TypeVar("T")
 
+FORMAT = 2  # raise it when what is kept of a decision, or what it means, changes
+
 
 @dataclass(frozen=True)
 class SourceDecision:
@@ -136,6 +138,7 @@ def _kept(setup: TrainingSetup, plan: FreezePlan) -> KeptAnswer:
         "trained": [sorted(plan.trainable), plan.epochs],
         "features": [setup.features.views, setup.features.precision],
         "execution": [setup.execution.device, setup.execution.world_size, setup.execution.num_threads],
+        "format": FORMAT,
     }
     return KeptAnswer(setup.features, "sources", depends_on)
 
