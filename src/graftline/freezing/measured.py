@@ -175,7 +175,7 @@ class _Search:
             head, images, paying = again
         if not paying:
             return self._leave_at_head(head, images, "more than the head did not pay")
-        best = self._halve(sorted(paying, key=_loss), images)
+        best = self._halve(sorted(paying, key=lambda trial: trial.loss), images)
         tried = "the trial" if len(self._trials) == 2 else "the best trial"
         return self._decision(best, self._final_plan(best), f"{tried} {'pays' if self._in_folds else 'goes on'}")
 
@@ -184,7 +184,7 @@ class _Search:
         part = images if images < self._context.num_images else None
         head = self._try(plan, None, part)
         self._trials.append(head)
-        logger.info(f"  {_scores(head)}")
+        logger.info(f"  {head.sentence}")
         return head
 
     def _trial_images(self) -> int | None:
@@ -233,7 +233,7 @@ class _Search:
         end = boundaries.index(self._other_end(boundaries, images))
         nearer, deeper = boundaries[:end], boundaries[end + 1 :]
         before, far = len(self._trials), self._attempt(boundaries[end], None, images)
-        if far is None or _loss(far) > _loss(head):
+        if far is None or far.loss > head.loss:
             self._walk_down(nearer, head, images)
         elif deeper:
             *between, deepest = deeper
@@ -259,7 +259,7 @@ class _Search:
         """Try one boundary after the other, from the head down, for as long as that brings anything."""
         for frozen in boundaries:
             trial = self._attempt(frozen, None, images)
-            if trial is None or _loss(trial) > _loss(best):
+            if trial is None or trial.loss > best.loss:
                 return
             best = trial
 
@@ -285,7 +285,7 @@ class _Search:
             The head fitted to those images, how many they are, and the trial if it pays now; None where nothing was
             tried, as it would not tell more or there is no time for it.
         """
-        best = min(trials, key=_loss, default=None)
+        best = min(trials, key=lambda trial: trial.loss, default=None)
         if best is None or not _may_pay(best, head):
             return None
         more = min(2 * images, self._context.num_images)
@@ -307,7 +307,7 @@ class _Search:
             if Difference.of(kept[0].losses, kept[1].losses).is_below_zero or not self._may_take(kept, images):
                 break
             further = [trial for one in kept if (trial := self._attempt(one.plan.frozen_groups, one, images))]
-            trials = sorted(further or kept, key=_loss)
+            trials = sorted(further or kept, key=lambda trial: trial.loss)
         return trials[0]
 
     def _may_take(self, further: Sequence[BoundaryTrial], images: int) -> bool:
@@ -338,7 +338,7 @@ class _Search:
             return None
         self._trials.append(trial)
         head = next(one for one in reversed(self._trials) if one.plan.only_head)
-        logger.info(f"  {_scores(trial)}, {Difference.of(trial.losses, head.losses).text()} against the head alone")
+        logger.info(f"  {trial.sentence}, {Difference.of(trial.losses, head.losses).text()} against the head alone")
         return trial
 
     def _final_plan(self, best: BoundaryTrial) -> FreezePlan:
@@ -366,7 +366,7 @@ class _Search:
         measurement = DepthMeasurement(
             rows, self._trials.index(chosen), len(chosen.losses), stopped, in_folds=self._in_folds
         )
-        reason, chain = _reason(rows, measurement), chosen.chain()
+        reason, chain = measurement.sentence, chosen.chain()
         if self._in_folds:
             plan = _because(chosen.plan if final is None else final, reason)
             return FreezeDecision((plan,), self._context.epochs, measurement)
@@ -385,37 +385,15 @@ def _because(plan: FreezePlan, reason: str) -> FreezePlan:
 def _pays(trial: BoundaryTrial, head: BoundaryTrial) -> bool:
     """Tell whether a trial is likely and notably better than the head alone."""
     difference = Difference.of(trial.losses, head.losses)
-    return difference.is_likely_below_zero and difference.value <= -LEAST_GAIN * _loss(head)
+    return difference.is_likely_below_zero and difference.value <= -LEAST_GAIN * head.loss
 
 
 def _may_pay(trial: BoundaryTrial, head: BoundaryTrial) -> bool:
     """Tell whether a trial is not worse than the head alone, and may well be notably better."""
     difference = Difference.of(trial.losses, head.losses)
-    return difference.value <= 0 and difference.low <= -LEAST_GAIN * _loss(head)
+    return difference.value <= 0 and difference.low <= -LEAST_GAIN * head.loss
 
 
 def _better(best: BoundaryTrial, trial: BoundaryTrial | None) -> BoundaryTrial:
     """Return a trial that is as good as the best one so far, else that one; None has diverged."""
-    return best if trial is None or _loss(trial) > _loss(best) else trial
-
-
-def _loss(trial: BoundaryTrial) -> float:
-    return float(trial.losses.mean())
-
-
-def _reason(rows: Sequence[BoundaryResult], measurement: DepthMeasurement) -> str:
-    """Return what was measured in words: the chosen boundary, and against it the others."""
-    chosen, of = measurement.chosen, "out-of-fold" if measurement.in_folds else "validation"
-    own = f"measured, {of} log loss {chosen.log_loss:.3f} with {in_words(chosen.boundary)}"
-    last = {row.boundary: row for row in rows}
-    others = [row for row in last.values() if row.boundary != chosen.boundary]
-    return ", ".join([own, *(f"{row.more_log_loss.text()} with {in_words(row.boundary)}" for row in others)])
-
-
-def _scores(trial: BoundaryTrial) -> str:
-    """Return what is said when a trial is over."""
-    how = f"{trial.pass_seconds:.1f} s frozen pass" if trial.cached else "live"
-    return (
-        f"{in_words(trial.boundary)}: {trial.trained_parameters:,} parameters, accuracy {trial.hits.mean():.3f}, "
-        f"log loss {trial.losses.mean():.3f}; {how}, {trial.fit_seconds:.1f} s fit"
-    )
+    return best if trial is None or trial.loss > best.loss else trial

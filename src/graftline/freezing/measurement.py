@@ -104,6 +104,20 @@ class BoundaryTrial:
     folder: str = ""
     start: "BoundaryTrial | None" = None
 
+    @property
+    def loss(self) -> float:
+        """The mean of the losses."""
+        return float(self.losses.mean())
+
+    @property
+    def sentence(self) -> str:
+        """What is said when it is over."""
+        how = f"{self.pass_seconds:.1f} s frozen pass" if self.cached else "live"
+        return (
+            f"{in_words(self.boundary)}: {self.trained_parameters:,} parameters, accuracy {self.hits.mean():.3f}, "
+            f"log loss {self.loss:.3f}; {how}, {self.fit_seconds:.1f} s fit"
+        )
+
     def chain(self) -> "list[BoundaryTrial]":
         """Return the trials that led to its weights, in order, itself the last."""
         return [*([] if self.start is None else self.start.chain()), self]
@@ -141,7 +155,7 @@ class BoundaryResult:
             trial.boundary,
             trial.plan.frozen_groups,
             trial.trained_parameters,
-            float(trial.losses.mean()),
+            trial.loss,
             float(trial.hits.mean()),
             Difference.of(trial.losses, chosen.losses),
             Difference.of(trial.hits, chosen.hits),
@@ -180,6 +194,15 @@ class DepthMeasurement:
     def judged_by(self) -> str:
         """By which images, in words."""
         return f"{self.num_images:,} {'images, each by a fit without it' if self.in_folds else 'validation images'}"
+
+    @property
+    def sentence(self) -> str:
+        """What was measured in words: the chosen boundary, and against it the others, as they were tried last."""
+        chosen, of = self.chosen, "out-of-fold" if self.in_folds else "validation"
+        own = f"measured, {of} log loss {chosen.log_loss:.3f} with {in_words(chosen.boundary)}"
+        last = {row.boundary: row for row in self.rows}
+        others = [row for row in last.values() if row.boundary != chosen.boundary]
+        return ", ".join([own, *(f"{row.more_log_loss.text()} with {in_words(row.boundary)}" for row in others)])
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "DepthMeasurement":
