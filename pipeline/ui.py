@@ -14,12 +14,18 @@ from graftline.tracking.views import missing_tags, view_links
 
 
 def show_links(tracking: Tracking, address: str) -> None:
-    """Print the links to the ready-made views of each experiment that has runs; those that lack them get them."""
-    from graftline.tracking.client import absolute_uri, connect_checked, sqlite_file
+    """Print the links to the ready-made views of each experiment that has runs; those that lack them get them.
+
+    Raises:
+        UserError: there is no such database, and it is not the default one, which the first run makes.
+    """
+    from graftline.tracking.client import absolute_uri, connect_checked, sqlite_file, store_name
 
     uri = absolute_uri(tracking.uri)
     file = sqlite_file(uri)
     if file is not None and not file.exists():
+        if tracking.uri != Tracking.uri:
+            raise UserError(f"There is no {store_name(uri)}: correct tracking.uri.")
         return
     client, experiments = connect_checked(uri, lambda client: client.search_experiments())
     for experiment in experiments:
@@ -51,10 +57,7 @@ def choose(words: Sequence[str]) -> tuple[str, Tracking]:
             f"tracking.uri is {uri}, but make ui shows a database such as sqlite:///mlflow.db: open a server's own "
             "address in the browser."
         )
-    tracking = Tracking(uri)
-    if uri != Tracking.uri and not tracking.registry().is_there:
-        raise UserError(f"There is no {tracking.registry().store}: correct tracking.uri.")
-    return port, tracking
+    return port, Tracking(uri)
 
 
 def main() -> int:

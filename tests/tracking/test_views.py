@@ -4,7 +4,6 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,10 +52,6 @@ def test_an_experiment_has_the_views_that_links_name(
     [
         ("prot=5050", r"make ui takes port=5050 and tracking\.uri=sqlite:///FILE, not prot=5050"),
         ("port=x", "port is x, it must be a number"),
-        (
-            "tracking.uri=sqlite:///~/none.db",
-            r"There is no tracking database sqlite:///.*/none\.db: correct tracking\.uri",
-        ),
         ("tracking.uri=http://mlflow:5000", "make ui shows a database such as .*: open a server's own address"),
     ],
 )
@@ -75,10 +70,21 @@ def test_views_of_an_earlier_version_are_renewed(tracking: Tracking, client: Mlf
     assert client.get_experiment(experiment_id).tags[key] == view_tags()[key]
 
 
-def test_there_are_no_links_without_a_database(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    show_links(replace(Tracking(), uri=f"sqlite:///{tmp_path / 'none.db'}"), "http://127.0.0.1:5000")
+def test_there_are_no_links_before_the_first_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    show_links(Tracking(), "http://127.0.0.1:5000")
     assert capsys.readouterr().out == ""
-    assert not (tmp_path / "none.db").exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_database_that_is_not_there_is_refused_and_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    _, tracking = choose(["tracking.uri=sqlite:///~/none.db"])
+    with pytest.raises(UserError, match=rf"There is no tracking database sqlite:///{tmp_path}/none\.db: correct"):
+        show_links(tracking, "http://127.0.0.1:5000")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_gets_another_name_and_a_description(tracking: Tracking, client: MlflowClient, directory: Path) -> None:
