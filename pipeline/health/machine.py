@@ -14,12 +14,13 @@ from graftline.features.store import in_words
 from graftline.pipeline.health.finding import Finding, broken, new_environment, ok, warning
 from graftline.pipeline.program import program
 from graftline.scheduling.local_time import local_timezone
+from graftline.training.recipe import MAX_WORKERS
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where loader processes hand over batches
 
-# Each of 2 loader processes holds 2 batches of 64 images ready (Recipe.workers, torch's prefetch_factor), at 224 px in
-# float32, and those of training and validation are there at a time.
-NEEDED_SHARED_BYTES = 2 * 2 * 2 * 64 * 3 * 224 * 224 * 4
+# Each of the loader processes holds 2 batches of 64 images ready (torch's prefetch_factor), at 224 px in float32, and
+# those of training and validation are there at a time.
+NEEDED_SHARED_BYTES = MAX_WORKERS * 2 * 2 * 64 * 3 * 224 * 224 * 4
 MIN_BYTES, FEW_BYTES = 10**9, 20 * 10**9  # a run's checkpoints and bundle; what the activation cache may grow to
 NVIDIA = "0x10de"  # vendor of a PCI device
 

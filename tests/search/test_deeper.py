@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 
 from graftline.augment.policy import Policy
 from graftline.backbones.backbone import Backbone
@@ -43,6 +44,18 @@ def version(color_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Dat
     )
 
 
+@pytest.fixture(scope="module")
+def larger(color_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> DatasetVersion:
+    """Three times as many images, of which enough can be held out to choose by."""
+    folder = tmp_path_factory.mktemp("larger")
+    for file in color_folder.rglob("*.png"):
+        (folder / file.parent.name).mkdir(exist_ok=True)
+        for turns in range(3):
+            Image.open(file).rotate(90 * turns).save(folder / file.parent.name / f"{turns}-{file.name}")
+    split = Split(train=0.6, validation=0.2, test=0.2, seed=0, existing=True)
+    return Ingest(None, str(folder), Folder(), split, directory=str(tmp_path_factory.mktemp("data"))).run().version
+
+
 def images(version: DatasetVersion, groups: list[str] | None = None) -> TrainingImages:
     samples = version.samples("train")
     return TrainingImages(samples, groups or samples.sha256, 3)
@@ -69,6 +82,15 @@ def test_no_group_is_on_both_sides(version: DatasetVersion) -> None:
     by_digest = dict(zip(digests, groups, strict=True))
     sides = [{by_digest[one] for one in divided.samples(split).sha256} for split in ("train", "validation")]
     assert not sides[0] & sides[1]
+
+
+def test_a_large_group_is_not_all_that_is_held_out(version: DatasetVersion) -> None:
+    digests = version.samples("train").sha256
+    groups = ["large" if index % 2 else f"camera {index}" for index in range(len(digests))]
+    by_digest = dict(zip(digests, groups, strict=True))
+    held_out = {by_digest[one] for one in hold_out(version, images(version, groups)).samples("validation").sha256}
+    assert "large" not in held_out
+    assert len(held_out) > 1
 
 
 @pytest.fixture
@@ -102,12 +124,13 @@ def history(weights_dir: Path) -> SearchHistory:
 
 
 def test_those_that_heads_cannot_tell_apart_are_trained(
-    setup: TrainingSetup, history: SearchHistory, tmp_path: Path
+    setup: TrainingSetup, larger: DatasetVersion, history: SearchHistory, tmp_path: Path
 ) -> None:
+    setup = replace(setup, version=larger)
     images, ledger = TrainingImages.of(setup), Ledger(60.0)
     files = ScoreFiles(tmp_path / "scores", setup.version.digest)
     train_deeper(
-        setup, history, images, ledger, files, tmp_path / "fits", until=20.0, pass_seconds=PassSeconds(0.1, 1e-12)
+        setup, history, images, ledger, files, tmp_path / "fits", until=20.0, pass_seconds=PassSeconds(0.03, 1e-12)
     )
     whole = [one for one in history.scored if one.depth == WHOLE]
     assert [one.candidate for one in whole] == list(history.candidates)
@@ -137,13 +160,25 @@ def test_a_recipe_is_known_by_what_a_training_depends_on(setup: TrainingSetup) -
     assert digest_recipe(replace(setup, policy=mirrored)) != digest_recipe(setup)
 
 
+def test_too_few_to_hold_out_choose_nothing(
+    setup: TrainingSetup, history: SearchHistory, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    files, seen = ScoreFiles(tmp_path / "scores", setup.version.digest), TrainingImages.of(setup)
+    train_deeper(setup, history, seen, Ledger(60.0), files, tmp_path / "fits", 20.0, PassSeconds(0.1, 1e-12))
+    assert all(one.depth == HEAD for one in history.scored)
+    assert "Too few training images to hold out some and compare the best 2 trained as a whole" in caplog.text
+
+
 def test_without_time_the_heads_decide(
     setup: TrainingSetup,
+    larger: DatasetVersion,
     history: SearchHistory,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    setup = replace(setup, version=larger)
     files = ScoreFiles(tmp_path / "scores", setup.version.digest)
     images = TrainingImages.of(setup)
     train_deeper(
@@ -153,7 +188,7 @@ def test_without_time_the_heads_decide(
     assert choose(history) is history.candidates[0]
     monkeypatch.setattr(deeper, "seconds_per_image", lambda _setup: 0.9)
     caplog.set_level("INFO")
-    train_deeper(setup, history, images, Ledger(60.0), files, tmp_path / "fits", 20.0, PassSeconds(0.1, 1e-12))
+    train_deeper(setup, history, images, Ledger(60.0), files, tmp_path / "fits", 30.0, PassSeconds(0.1, 1e-12))
     number = len(hold_out(setup.version, images).samples("train").paths)
     assert f"no time, as {number} images would take {number} s" in caplog.text
 

@@ -25,14 +25,25 @@ from graftline.training.forecast import (
 from graftline.training.setup import TrainingSetup
 
 SECONDS = SecondsPerImage(trunk=0.1, engine=0.04, step=0.01, tail=0.004)
-WORK = Workload(train=100, validation=50, epochs=10, to_compute=150, cached_bytes=DISK_BYTES_PER_SECOND, in_memory=True)
+WORK = Workload(
+    train=100,
+    validation=50,
+    epochs=10,
+    to_compute=150,
+    cached_bytes=DISK_BYTES_PER_SECOND,
+    in_memory=True,
+    decode=0.02,
+    decoded_live=1500,
+)
 FITS = 10 * (100 * 0.01 + 50 * 0.004)
 
 
 def test_the_parts_add_up() -> None:
     predicted = predict(SECONDS, WORK)
-    assert predicted.cached == pytest.approx(EXPORT_SECONDS + 150 * 0.04 + 1 + 1 + FITS)  # export, pass, write, read
-    assert predicted.live == pytest.approx(10 * 150 * 0.1 + FITS)
+    computed = EXPORT_SECONDS + 150 * (0.02 + 0.04)
+    assert predicted.cached == pytest.approx(computed + 1 + 1 + FITS)  # export, decoding and pass, write, read
+    assert predicted.live == pytest.approx(10 * 150 * (0.02 + 0.1) + FITS), "no image stays in memory"
+    assert predict(SECONDS, replace(WORK, decoded_live=150)).live == pytest.approx(150 * (0.02 + 10 * 0.1) + FITS)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +51,7 @@ def test_the_parts_add_up() -> None:
     [
         ({"to_compute": 0}, 1 + FITS),  # read once
         ({"to_compute": 0, "in_memory": False}, 10 + FITS),  # at every epoch
-        ({"to_compute": 50}, EXPORT_SECONDS + 50 * 0.04 + 2 + FITS),
+        ({"to_compute": 50}, EXPORT_SECONDS + 50 * 0.06 + 2 + FITS),
     ],
 )
 def test_what_is_there_is_not_computed(changes: dict[str, float], cached: float) -> None:

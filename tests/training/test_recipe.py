@@ -8,6 +8,7 @@ import torch
 
 from graftline.data.version import Samples
 from graftline.errors import UserError
+from graftline.execution import Execution
 from graftline.training.recipe import Recipe
 
 
@@ -32,3 +33,19 @@ def test_class_weights_have_mean_one_over_the_images() -> None:
     assert weights.tolist() == [0.75, 1.5]
     assert float(weights[torch.from_numpy(samples.labels)].mean()) == pytest.approx(1.0)
     assert Recipe().class_weight_tensor(samples, 2) is None
+
+
+@pytest.mark.parametrize(
+    ("execution", "workers"),
+    [
+        (Execution("cpu", threads=16), 2),
+        (Execution("cuda:0", threads=1), 1),
+        (Execution("cuda:0", threads=4), 3),
+        (Execution("cuda:0", threads=16), 6),
+        (Execution("cuda:0", threads=16, world_size=4), 3),
+        (Execution("cuda:0", threads=16, world_size=8, num_nodes=2), 3),
+    ],
+)
+def test_a_gpu_is_fed_by_the_cores_that_are_left(execution: Execution, workers: int) -> None:
+    assert Recipe().loader_processes(execution) == workers
+    assert Recipe(workers=0).loader_processes(execution) == 0

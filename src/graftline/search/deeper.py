@@ -12,6 +12,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from graftline.data.folds import assign_folds
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError, first_line
@@ -19,6 +21,7 @@ from graftline.evaluation.head_score import HeadScore
 from graftline.features.key import view_key
 from graftline.files import digest
 from graftline.freezing.depth import MOST_DEEP_EPOCHS, deep_plan
+from graftline.freezing.evidence import too_few_to_choose
 from graftline.freezing.measurement import BoundaryTrial, Difference
 from graftline.search.candidates import Candidate
 from graftline.search.contestant import PassSeconds
@@ -38,10 +41,15 @@ MOST_CANDIDATES = 3  # that are trained: the time of each is that of all divided
 
 
 def hold_out(version: DatasetVersion, images: TrainingImages) -> DatasetVersion:
-    """Return a version of the training images alone: a fold is its validation split, the others its training split."""
+    """Return a version of the training images alone: a fold is its validation split, the others its training split.
+
+    It is the fold of the most groups: the images of one large group say little of others.
+    """
     folds = assign_folds(images.samples.labels, images.groups)
-    splits = {sha256: "train" for sha256, fold in zip(images.samples.sha256, folds, strict=True) if fold > 0}
-    held_out = [sha256 for sha256, fold in zip(images.samples.sha256, folds, strict=True) if fold == 0]
+    groups = np.array(images.groups)
+    held = int(np.argmax([len(np.unique(groups[folds == fold])) for fold in range(folds.max() + 1)]))
+    splits = {sha256: "train" for sha256, fold in zip(images.samples.sha256, folds, strict=True) if fold != held}
+    held_out = [sha256 for sha256, fold in zip(images.samples.sha256, folds, strict=True) if fold == held]
     return version.divided({**dict.fromkeys(held_out[:FIRST_IMAGES], "validation"), **splits})
 
 
@@ -70,6 +78,10 @@ def train_deeper(
     left = finalists(history)
     if len(left) < 2:
         return
+    version = hold_out(setup.version, images)
+    if too_few_to_choose(list(version.counts()["validation"].values())) is not None:
+        logger.info(f"Too few training images to hold out some and compare the best {len(left)} trained as a whole.")
+        return
     each = (until - ledger.now) / len(left)
     first = min(FIRST_IMAGES, len(images))
     affordable = [one for one in left if first * pass_seconds.of_step(one) <= each]
@@ -79,7 +91,6 @@ def train_deeper(
     left, each = affordable, (until - ledger.now) / len(affordable)
     known = {one.name: found for one in left if (found := files.load(one, WHOLE, 0, ledger.now)) is not None}
     each = _as_before([one.allowed for one in known.values()], each)
-    version = hold_out(setup.version, images)
     logger.info(
         f"Comparing {', '.join(one.name for one in left)}, trained as a whole, {each:.0f} s each, on "
         f"{len(version.samples('validation').paths):,} training images that are held out:"

@@ -45,6 +45,8 @@ class Workload:
         to_compute: images, all views of them counted, whose activations are not there yet.
         cached_bytes: on disk, all views and both splits.
         in_memory: whether the activations are read from disk once only.
+        decode: seconds for an image file, where all cores decode.
+        decoded_live: images that a live training decodes, in all its epochs.
     """
 
     train: int
@@ -53,6 +55,8 @@ class Workload:
     to_compute: int
     cached_bytes: float
     in_memory: bool
+    decode: float
+    decoded_live: int
 
 
 @dataclass(frozen=True)
@@ -97,14 +101,15 @@ def predict(seconds: SecondsPerImage, work: Workload) -> Forecast:
     """Add up both ways of training.
 
     >>> seconds = SecondsPerImage(trunk=0.04, engine=0.02, step=0.002, tail=0.001)
-    >>> predict(seconds, Workload(1000, 500, 10, to_compute=1500, cached_bytes=0, in_memory=True))
-    Forecast(cached=58.0, live=625.0)
+    >>> predict(seconds, Workload(1000, 500, 10, 1500, cached_bytes=0, in_memory=True, decode=0.01, decoded_live=15000))
+    Forecast(cached=73.0, live=775.0)
     """
     fits = work.epochs * (work.train * seconds.step + work.validation * seconds.tail)
     reads = 1 if work.in_memory else work.epochs
     disk = work.cached_bytes / DISK_BYTES_PER_SECOND
-    frozen_pass = EXPORT_SECONDS + work.to_compute * seconds.engine + disk if work.to_compute > 0 else 0.0
-    live = work.epochs * (work.train + work.validation) * seconds.trunk
+    computed = EXPORT_SECONDS + work.to_compute * (seconds.engine + work.decode) + disk
+    frozen_pass = computed if work.to_compute > 0 else 0.0
+    live = work.epochs * (work.train + work.validation) * seconds.trunk + work.decoded_live * work.decode
     return Forecast(frozen_pass + reads * disk + fits, live + fits)
 
 

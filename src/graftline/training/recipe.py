@@ -10,7 +10,10 @@ from torch import Tensor
 from graftline.data.folds import check_fold
 from graftline.data.version import Samples
 from graftline.errors import UserError
+from graftline.execution import Execution
 from graftline.freezing.depth import DEEP_BATCH, HEAD_BATCH
+
+CPU_WORKERS, MAX_WORKERS = 2, 6  # loader processes; 6 need less than 1 GB of shared memory for images of 224 px
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,8 @@ class Recipe:
     Attributes:
         batch_size: images per optimizer step and process; None: ``HEAD_BATCH`` where only the head is trained, else
             ``DEEP_BATCH``.
-        workers: loader processes that decode and augment.
+        workers: loader processes that decode and augment, of each process that trains; None: 2 on a CPU, whose cores
+            train meanwhile, and on a GPU one for each further core, 6 at most (`loader_processes`).
         label_smoothing: share of the label spread over all classes (Szegedy et al. 2016, section 7), 0 to 1.
         class_weights: weigh each class by the inverse of its frequency in the training split.
         sample_weights: weigh each image by the data set's ``weight`` column.
@@ -39,7 +43,7 @@ class Recipe:
     """
 
     batch_size: int | None = None
-    workers: int = 2
+    workers: int | None = None
     label_smoothing: float = 0.0
     class_weights: bool = False
     sample_weights: bool = False
@@ -81,6 +85,14 @@ class Recipe:
         """Return the recipe with the number of images per step that suits the depth, where none is given."""
         size = HEAD_BATCH if only_head else DEEP_BATCH
         return self if self.batch_size is not None else replace(self, batch_size=size)
+
+    def loader_processes(self, execution: Execution) -> int:
+        """Return how many processes decode and augment for one that trains."""
+        if self.workers is not None:
+            return self.workers
+        if execution.device == "cpu":
+            return CPU_WORKERS
+        return min(MAX_WORKERS, max(1, execution.num_threads // execution.local_world_size - 1))
 
     @property
     def mixes_images(self) -> bool:

@@ -16,7 +16,7 @@ from graftline.files import write_json
 from graftline.freezing.depth import head_plan
 from graftline.freezing.plan import FreezePlan
 from graftline.training.activations import activation_requests, open_activations
-from graftline.training.forecast import Forecast, Workload, predict, time_parts
+from graftline.training.forecast import Forecast, Workload, decode_seconds, predict, time_parts
 from graftline.training.kept_answer import KeptAnswer
 from graftline.training.setup import TrainingSetup
 from graftline.training.training_source import CachedSource, LiveSource, TrainingSource
@@ -157,8 +157,18 @@ def forecast(setup: TrainingSetup, plan: FreezePlan, parts: Cut, to_compute: int
     train, validation = (len(setup.version.samples(split).paths) for split in ("train", "validation"))
     images = _cached_images(setup)
     cached_bytes = setup.features.predict_bytes(parts.width, images)
-    in_memory = fits_in_memory(images * parts.width)
-    return predict(seconds, Workload(train, validation, plan.epochs, to_compute, cached_bytes, in_memory))
+    kept = LiveSource(setup, "to be predicted").images_to_decode()
+    work = Workload(
+        train,
+        validation,
+        plan.epochs,
+        to_compute,
+        cached_bytes,
+        in_memory=fits_in_memory(images * parts.width),
+        decode=decode_seconds(setup.version.samples("train"), setup.execution),
+        decoded_live=plan.epochs * (train + validation) if kept is None else kept,
+    )
+    return predict(seconds, work)
 
 
 def _cached_images(setup: TrainingSetup) -> int:

@@ -156,7 +156,7 @@ class LiveSource:
         if (pictures := self._pictures(samples, transform)) is not None:
             threads = max(1, execution.num_threads // execution.local_world_size)
             return picture_loader(samples, transform, pictures, threads=threads, **common)
-        workers = setup.recipe.workers
+        workers = setup.recipe.loader_processes(execution)
         return make_loader(samples, InTwoSteps(transform), workers=workers, pin_memory=execution.is_cuda, **common)
 
     def images_to_decode(self) -> int | None:
