@@ -37,6 +37,7 @@ from graftline.tracking.names import BUNDLE_DIGEST, STAGE
 from graftline.tracking.promotions import Promotions, author, now
 from graftline.tracking.retrainings import AFTER, KEY, MODEL, RECIPE, RETRAIN, Retrainings, decided_tags
 from graftline.tracking.tracking import Tracking
+from graftline.training.lost_process import LostProcessError
 
 NAME = "colors"
 
@@ -367,6 +368,7 @@ def test_what_another_process_has_written_since_a_look_is_what_the_version_grows
         (KeyboardInterrupt(), True, True),
         (UnreachableError("It is away."), True, True),
         (OSError(errno.ENOSPC, "No space left on device"), True, True),
+        (LostProcessError("Another process of this training has ended."), True, True),
         (RuntimeError("It diverges."), True, False),
         (RuntimeError("The champion is damaged."), False, True),
     ],
