@@ -95,6 +95,7 @@ SLOW = (
     "pipeline/test_promote.py",
     "pipeline/test_ray_jobs.py",
     "pipeline/test_resume.py",
+    "pipeline/test_retraining_told.py",
     "pipeline/test_scoring_ahead.py",
     "pipeline/test_shard.py",
     "pipeline/test_situation.py",

@@ -18,6 +18,7 @@ from graftline.data.decode import DecodeError, DecodeSettings, Decoding, count_p
 from graftline.data.ingest import Ingest
 from graftline.data.sources.folder import Folder
 from graftline.data.split import Split
+from graftline.errors import UserError
 
 # 32 x 16 px, the left half (200, 40, 40), the right one (30, 60, 190); libheif 1.20 wrote it, which pi-heif cannot
 HEIC = zlib.decompress(
@@ -30,6 +31,8 @@ HEIC = zlib.decompress(
     )
 )
 HOUNSFIELD = {"RescaleSlope": 1, "RescaleIntercept": -1_024}
+EIGHT_BITS = {"SamplesPerPixel": 1, "BitsStored": 8, "HighBit": 7, "PhotometricInterpretation": "MONOCHROME2"}
+AS_STORED = {"RescaleSlope": 1, "RescaleIntercept": 0}
 GRAY = np.array([[0, 1_000, 1_024, 1_100, 4_095]], np.uint16)
 
 
@@ -86,15 +89,27 @@ def test_the_range_takes_the_place_of_the_window() -> None:
 def test_the_range_leaves_dicom_of_8_bits() -> None:
     """As it leaves a PNG of the same pixels."""
     pixels = np.array([[0, 1, 128, 255]], np.uint8)
-    eight_bits = {"SamplesPerPixel": 1, "BitsStored": 8, "HighBit": 7, "PhotometricInterpretation": "MONOCHROME2"}
     levels = DecodeSettings(range=(0, 4_000))
     png = io.BytesIO()
     Image.fromarray(pixels).save(png, "PNG")
-    assert gray(dicom(pixels, **eight_bits), levels) == gray(png.getvalue(), levels) == pixels[0].tolist()
-    assert gray(dicom(pixels, **eight_bits, RescaleSlope=1, RescaleIntercept=0), levels) == pixels[0].tolist()
-    inverted = {**eight_bits, "PhotometricInterpretation": "MONOCHROME1"}
+    assert gray(dicom(pixels, **EIGHT_BITS), levels) == gray(png.getvalue(), levels) == pixels[0].tolist()
+    assert gray(dicom(pixels, **EIGHT_BITS, **AS_STORED), levels) == pixels[0].tolist()
+    inverted = {**EIGHT_BITS, "PhotometricInterpretation": "MONOCHROME1"}
     assert gray(dicom(pixels, **inverted), levels) == (255 - pixels[0]).tolist()
-    assert gray(dicom(pixels // 4, **{**eight_bits, "BitsStored": 6, "HighBit": 5})) == [0, 0, 130, 255]  # of 63
+    assert gray(dicom(pixels // 4, **{**EIGHT_BITS, "BitsStored": 6, "HighBit": 5})) == [0, 0, 130, 255]  # of 63
+
+
+@pytest.mark.parametrize("attributes", [EIGHT_BITS, EIGHT_BITS | AS_STORED])
+def test_percentiles_of_dicom_of_8_bits_are_refused(tmp_path: Path, attributes: dict[str, Any]) -> None:
+    """As those of PNGs are: the range that would be measured leaves them as they are."""
+    noise = np.random.default_rng(0).integers(0, 256, (2, 12, 16, 16), dtype=np.uint8)
+    for label, images in zip(("healthy", "ill"), noise, strict=True):
+        (tmp_path / "scans" / label).mkdir(parents=True)
+        for number, pixels in enumerate(images):
+            (tmp_path / "scans" / label / f"{number}.dcm").write_bytes(dicom(pixels, **attributes))
+    levels, versions = DecodeSettings(percentiles=(1, 99)), str(tmp_path / "versions")
+    with pytest.raises(UserError, match="percentiles is set, but no training image has more than 8 bits"):
+        Ingest(None, str(tmp_path / "scans"), Folder(), Split(), directory=versions, decode=levels).run()
 
 
 def test_dicom_in_color_and_of_several_frames() -> None:

@@ -7,6 +7,7 @@ import os
 import tarfile
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -102,12 +103,18 @@ def test_processes_write_the_same_bytes(tmp_path: Path, make_folder: MakeFolder)
     assert (labels == 2).all()  # classes are mixed, for tools that read from front to back
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """Return the files of a folder by name; of an index its rows, as it holds the time of its shard."""
+def contents(folder: Path) -> dict[str, Any]:
+    """Return the files of a folder by name; of an index its types, what it tells of its shard, and its rows."""
     return {
-        file.name: pd.read_parquet(file).to_csv().encode() if file.suffix == ".parquet" else file.read_bytes()
-        for file in folder.iterdir()
+        file.name: index_content(file) if file.suffix == ".parquet" else file.read_bytes() for file in folder.iterdir()
     }
+
+
+def index_content(file: Path) -> tuple[pa.Schema, dict[bytes, bytes], list[dict[str, Any]]]:
+    """Return what an index holds but for the time of its shard."""
+    table = pq.read_table(file)
+    metadata = {key: value for key, value in table.schema.metadata.items() if key != b"graftline.shard_modified"}
+    return table.schema.remove_metadata(), metadata, table.to_pylist()
 
 
 def test_ingest_divides_them_as_it_divides_the_folder(tmp_path: Path, make_folder: MakeFolder) -> None:

@@ -157,6 +157,16 @@ def test_only_the_proxy_is_reached_by_others(services: dict[str, dict[str, Any]]
     assert networks["database"] == {"storage"}
 
 
+def test_the_proxy_keeps_nothing_on_its_way() -> None:
+    """Its /tmp is memory, which large images and models of whoever has no login would fill."""
+    text = (DOCKER / "nginx.conf").read_text(encoding="utf-8")
+    set_to = dict[str, set[str]]()
+    for directive, value in re.findall(r"^\s*(\w+) ([^;#]+);", text, re.MULTILINE):
+        set_to.setdefault(directive, set()).add(value)
+    assert set_to["proxy_request_buffering"] == {"off"}
+    assert set_to["proxy_max_temp_file_size"] == {"0"}
+
+
 def test_services_start_in_order(services: dict[str, dict[str, Any]]) -> None:
     waits = {
         name: {other for other, how in service.get("depends_on", {}).items() if how["condition"] == "service_healthy"}

@@ -13,6 +13,7 @@ from graftline.errors import UserError
 from graftline.features.cache import Features
 from graftline.features.digests import distinct
 from graftline.features.store import ActivationStore
+from graftline.files import write_json
 from graftline.pipeline.cache import Cache
 
 
@@ -49,12 +50,16 @@ def test_it_lists_and_clears(workplace: Workplace) -> None:
     trunk = directory / "trunks" / "a.onnx"
     trunk.parent.mkdir()
     trunk.write_bytes(os.urandom(5000))
+    answers = [directory.parent / question / "0123456789abcdef.json" for question in ("depths", "sources")]
+    for answer in answers:
+        write_json(answer, {})
 
     ran = workplace.run("cache", "clear=unused", "days=30")
     assert ran.code == 0, ran.output
     assert set(ran.result["removed"]) == set(names[1:]), "of the second what was not used for 40 days"
     assert [entry["name"] for entry in ran.result["entries"]] == [*names[:2], old]
     assert ran.result["trunk_bytes"] == 0, "they are made again when they are needed"
+    assert all(answer.exists() for answer in answers), "what was found out is true of what is left"
     for text in (*names[:2], "network_20", "head", "517 KB", "259 KB", "float16", "20 days ago", old, "not readable"):
         assert text in ran.output, ran.output
     assert f"{old}: of an earlier format" in ran.output
@@ -65,6 +70,7 @@ def test_it_lists_and_clears(workplace: Workplace) -> None:
     for name in (names[1], old):
         one = Cache(features, clear=name).run(workplace.root)
         assert one.removed == [name]
+    assert all(answer.exists() for answer in answers)
     (entry,) = one.entries
     with entry.segments[0].lock_for_use():
         kept = Cache(features, clear="all").run(workplace.root)
@@ -72,6 +78,7 @@ def test_it_lists_and_clears(workplace: Workplace) -> None:
     everything = Cache(features, clear="all").run(workplace.root)
     assert (everything.facts["entries"], everything.facts["bytes"], everything.facts["trunk_bytes"]) == ([], 0, 0)
     assert [path.name for path in directory.iterdir()] == ["lock"]
+    assert not any(answer.exists() for answer in answers), "everything is found out anew"
 
 
 def test_a_name_that_is_not_there_is_a_mistake(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from workplace import TINY, Workplace
 
-from graftline.console import console, logged
+from graftline.console import console, logged, say
 from graftline.errors import UserError
 from graftline.pipeline.__main__ import main
 from graftline.pipeline.cli import compose, compose_all
@@ -86,8 +86,6 @@ def test_a_program_of_ones_own_trains_in_two_processes(data: list[str], workplac
 
 
 def test_a_stage_in_the_middle_of_another_keeps_its_own_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from graftline.console import say
-
     monkeypatch.chdir(tmp_path)
     outer, inner = compose("cache"), compose("cache")
 
@@ -123,10 +121,13 @@ def test_a_directory_in_use_is_left_as_it_is(
 
     class Outer:
         def run(self, directory: Path) -> StageResult:
-            before = contents(directory)
+            say("before")
+            before, log = contents(directory), (directory / "log.txt").read_bytes()
             assert main(["cache", "hydra.run.dir=shared", "days=7"]) == 1
             assert "is still going" in capsys.readouterr().out
             assert contents(directory) == before
+            assert (directory / "log.txt").read_bytes().startswith(log)
+            assert b"before" in log
             return StageResult()
 
     object.__setattr__(outer, "stage", Outer())
@@ -232,13 +233,34 @@ def test_a_run_that_fails_does_not_stop_the_others(
     group = tmp_path / "group"
     assert main(["cache", "days=1,2", "hydra.sweep.dir=group"]) == 0
     earlier = (group / "0" / "log.txt").read_text()
+    assert earlier
     assert main(["cache", "clear=nothing,all", "hydra.sweep.dir=group"]) == 1
     assert not (group / "0" / "result.json").exists(), "nor that of the earlier run"
     assert (group / "1" / "result.json").exists()
-    assert (group / "0" / "log.txt").read_text().removeprefix(earlier).startswith("There is no entry nothing")
+    log = (group / "0" / "log.txt").read_text()
+    assert log.startswith(earlier)
+    assert log.removeprefix(earlier).startswith("There is no entry nothing")
     output = capsys.readouterr().out
     table = output[output.rindex("2 runs") :].splitlines()
     assert [line.split() for line in table[2:4]] == [["0", "clear=nothing", "failed"], ["1", "clear=all", "done"]]
+
+
+@pytest.mark.parametrize(
+    ("stage", "resume", "stays"), [("train", None, False), ("train", "an earlier run", True), ("retrain", None, True)]
+)
+def test_a_run_that_fails_leaves_the_result_that_it_goes_on_from_or_has_yet_to_tell(
+    stage: str, resume: str | None, stays: bool, tmp_path: Path
+) -> None:
+    class Failing:
+        def run(self, _directory: Path) -> StageResult:
+            raise UserError("It fails.")
+
+    composed = compose(stage, ["data=folder", "data.path=photos"]).with_value("train.resume", resume)
+    object.__setattr__(composed, "stage", Failing())
+    (tmp_path / "result.json").write_text("{}")
+    with pytest.raises(UserError, match="It fails"):
+        composed.run(tmp_path)
+    assert (tmp_path / "result.json").exists() == stays
 
 
 def test_a_path_that_a_comma_divides_is_told_to_need_quotes(

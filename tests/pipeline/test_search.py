@@ -34,6 +34,8 @@ SEARCH = (
     ),
 )
 
+LENET = ("backbone=lenet5", "backbone.weights=file", "backbone.file=weights/test_resnet.r160_in1k.safetensors")
+
 
 @pytest.fixture(scope="module")
 def place(make_workplace: Callable[[str], Workplace]) -> Workplace:
@@ -245,6 +247,10 @@ def test_where_nothing_can_be_compared_the_plain_answer_is_trained(place: Workpl
     [
         ([SEARCH[0], "freeze=first_stages", "freeze.number=99"], "FirstStages.number is 99, but this network has "),
         (["backbone.weights=none"], "A search compares what networks know already"),
+        (
+            [*LENET, "train.grad_checkpointing=true"],
+            "The backbone 'lenet5' has no gradient checkpointing: leave out Recipe.grad_checkpointing",
+        ),
     ],
 )
 def test_what_no_network_can_have_is_refused_before_images_are_read(

@@ -1,20 +1,15 @@
 """Where a retraining begins: what was decided on the same images before, and the splits that they keep."""
 
 import errno
-import json
 import shutil
-import signal
-import threading
 import time
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from workplace import TINY, Workplace
+from past_retrainings import NAME, Past
+from workplace import TINY
 
-from conftest import COLORS, paint
 from graftline.bundle.layout import CARD_FILE, FORMAT
 from graftline.data import version
 from graftline.data.ingest import Ingest
@@ -23,109 +18,16 @@ from graftline.data.split import Split
 from graftline.errors import DivergenceError, UnreachableError, UserError
 from graftline.files import write_json
 from graftline.pipeline.cli import compose
-from graftline.pipeline.cli.errors import EXIT_INTERRUPTED
-from graftline.pipeline.retrain import Retrain, RetrainResult, _failure_noted
+from graftline.pipeline.retrain import Retrain
 from graftline.pipeline.retraining.challengers import Challengers
-from graftline.pipeline.retraining.situation import Situation, require_images
+from graftline.pipeline.retraining.situation import require_images
 from graftline.pipeline.runs.directory import RunDirectory
 from graftline.pipeline.searching.winner import Winner
-from graftline.processes import Terminated
 from graftline.tracking.drift_checks import drift_tags
-from graftline.tracking.lease import Lease
-from graftline.tracking.ledger import Decision, Kind
-from graftline.tracking.names import BUNDLE_DIGEST, STAGE
-from graftline.tracking.promotions import Promotions, author, now
-from graftline.tracking.retrainings import AFTER, KEY, MODEL, RECIPE, RETRAIN, Retrainings, decided_tags
-from graftline.tracking.tracking import Tracking
-
-NAME = "colors"
-
-
-@dataclass(frozen=True)
-class Past:
-    """Images that come and go, and retrainings of which only what MLflow has of them is made."""
-
-    place: Workplace
-
-    @property
-    def images(self) -> Path:
-        return self.place.root / "images"
-
-    @property
-    def tracking(self) -> Tracking:
-        return Tracking(uri=f"sqlite:///{self.place.root / 'mlflow.db'}", system_metrics=False)
-
-    def paint(self, first: int, last: int) -> None:
-        for number, (name, color) in enumerate(COLORS.items()):
-            (self.images / name).mkdir(parents=True, exist_ok=True)
-            for index in range(first, last):
-                paint(color, 1000 * number + index, 16).save(self.images / name / f"{index:03}.png")
-
-    def remove(self, first: int, last: int) -> None:
-        for name in COLORS:
-            for index in range(first, last):
-                (self.images / name / f"{index:03}.png").unlink()
-
-    def look(self, machine: str = "here", recipe: str = "r") -> Situation:
-        """Return how things are, as a machine sees them that has a disk of its own."""
-        data = Ingest(NAME, str(self.images), Folder(), Split(), directory=str(self.place.root / machine / "data"))
-        return Situation(data, self.tracking, Retrainings(self.tracking.uri, NAME, NAME), recipe)
-
-    def retrain(self, kind: Kind, recipe: str = "r") -> int:
-        """Decide on the images of now, and return the number of the version that was made of them."""
-        seen = self.look(recipe=recipe)
-        directory = self.place.root / "outputs" / seen.key
-        tags = {STAGE: RETRAIN, MODEL: NAME, KEY: seen.key}
-        run = self.tracking.start(run_name="", experiment=NAME, directory=directory, tags=tags)
-        with run:
-            run.log_dataset(seen.version)
-            run.settle()
-            number = self._register(run.id)
-            self.decide(kind, number)
-            run.set_tags(decided_tags(kind, number, seen.last))
-        return number
-
-    def begin(self, error: BaseException, *, trains: bool = True) -> str:
-        """Begin a retraining of the images of now that ends with an error; returns the digest of their version.
-
-        Args:
-            error: which.
-            trains: whether it is one of the training.
-        """
-        seen = self.look()
-        tags = {STAGE: RETRAIN, MODEL: NAME, KEY: seen.key, RECIPE: "r", AFTER: seen.after}
-        directory = self.place.root / "outputs" / f"begun-{seen.key}"
-        run = self.tracking.start(run_name="", experiment=NAME, directory=directory, tags=tags)
-        with suppress(type(error)), run:
-            run.log_dataset(seen.version)
-            with _failure_noted(run) if trains else nullcontext():
-                raise error
-        return seen.version.digest
-
-    def _register(self, run_id: str) -> int:
-        client = self.place.mlflow
-        if not client.search_registered_models(f"name = '{NAME}'"):
-            client.create_registered_model(NAME)
-        source = str(client.get_run(run_id).info.artifact_uri)
-        return int(client.create_model_version(NAME, source, run_id, await_creation_for=0).version)
-
-    def decide(self, kind: Kind, number: int) -> None:
-        """Write into the ledger what becomes of a version, and move the alias."""
-        promotions = Promotions(self.tracking, NAME)
-        standing = promotions.read_sound()
-        champion = standing.champion
-        after = champion if kind == "refused" else number
-        decision = Decision(NAME, kind, number, champion, after, author(), now(), compared_with=champion)
-        images = {"dataset": self.look().version.digest}
-        line = promotions.append(standing, replace(decision, digests=images))
-        promotions.finish(line)
-
-
-@pytest.fixture
-def past(workplace: Workplace) -> Past:
-    past = Past(workplace)
-    past.paint(0, 12)
-    return past
+from graftline.tracking.ledger import Kind
+from graftline.tracking.names import BUNDLE_DIGEST
+from graftline.tracking.retrainings import MODEL, Retrainings
+from graftline.training.lost_process import LostProcessError
 
 
 def test_what_was_decided_on_these_images_counts_while_its_model_is_in_use(past: Past) -> None:
@@ -367,6 +269,7 @@ def test_what_another_process_has_written_since_a_look_is_what_the_version_grows
         (KeyboardInterrupt(), True, True),
         (UnreachableError("It is away."), True, True),
         (OSError(errno.ENOSPC, "No space left on device"), True, True),
+        (LostProcessError("Another process of this training has ended."), True, True),
         (RuntimeError("It diverges."), True, False),
         (RuntimeError("The champion is damaged."), False, True),
     ],
@@ -419,101 +322,6 @@ def test_images_that_are_gone_are_counted_from_the_last_retraining(past: Past) -
     assert changes is not None
     with pytest.raises(UserError, match=r"18 of 36 images are gone, more than 20 %"):
         changes.refuse_shrink(0.2, "images")
-
-
-def test_who_waits_goes_on_once_the_other_has_ended(
-    past: Past, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(past.place.root)
-    monkeypatch.setattr("graftline.pipeline.retrain.WAIT_SECONDS", 0.1)
-    typed = ["data=folder", f"data.path={past.images}", f"data.name={NAME}", f"tracking.uri={past.tracking.uri}"]
-    stage = compose("retrain", [*typed, "retrain.wait=300"]).stage
-    assert isinstance(stage, Retrain)
-    other = Lease(past.tracking.uri, NAME, past.place.root / "another-machine", "The retraining of colors")
-    other.acquire()
-    ended = threading.Event()
-
-    def end() -> None:
-        with other:
-            time.sleep(1)
-        ended.set()
-
-    thread = threading.Thread(target=end)
-    thread.start()
-    with stage._alone() as (lease, _):
-        assert ended.is_set()
-        lease.check()
-    thread.join()
-    assert capsys.readouterr().out.count("Waiting for ") == 1, "it says so once"
-
-
-def test_a_retraining_that_is_stopped_while_it_waits_tells_it(past: Past) -> None:
-    """By SIGTERM, as at the end of job.hours, when there is no run yet that could take it."""
-    typed = ["data=folder", "data.path=images", f"data.name={NAME}", "notify.command='cat > told.json'"]
-    other = Lease(past.tracking.uri, NAME, past.place.root / "another-machine", "The retraining of colors")
-    other.acquire()
-    with other:
-        process = past.place.start("retrain", *typed, "retrain.wait=300")
-        while "Waiting for " not in process.output:
-            assert process.code is None, process.output
-            time.sleep(0.05)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=60) == EXIT_INTERRUPTED, process.output
-    told = json.loads((past.place.root / "told.json").read_text())
-    assert (told["outcome"], told["reason"].partition(",")[0]) == ("failed", "it was stopped by SIGTERM")
-    (result,) = past.place.root.glob("outputs/retrain/*/result.json")
-    assert json.loads(result.read_text()) == told
-
-
-def test_a_decision_is_told_once_and_before_old_files_are_removed(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By whoever starts next, where the process that decided ended before it could; what removes files is stopped."""
-    monkeypatch.chdir(past.place.root)
-    decided: list[Kind] = ["promoted"]
-
-    def retrain(*_: object) -> RetrainResult:
-        if not decided:
-            return RetrainResult(outcome="nothing new")
-        past.retrain(decided.pop())
-        return RetrainResult(outcome="promoted")
-
-    def stopped(*_: object) -> str:
-        raise Terminated
-
-    monkeypatch.setattr(Retrain, "_run", retrain)
-    monkeypatch.setattr("graftline.pipeline.retrain.remove_leftovers", stopped)
-    typed = ["data=folder", f"data.path={past.images}", f"data.name={NAME}", f"tracking.uri={past.tracking.uri}"]
-    stage = compose("retrain", [*typed, "notify.command='cat > told.json'"]).stage
-    told = Path("told.json")
-
-    def outcome() -> str | None:
-        told.unlink(missing_ok=True)
-        result = stage.run(past.place.root / "outputs" / "retrain")
-        assert isinstance(result, RetrainResult)
-        assert result.outcome == ("nothing new" if is_idle else "promoted")
-        return json.loads(told.read_text())["outcome"] if told.exists() else None
-
-    is_idle = False
-    assert outcome() == "promoted"
-    is_idle = True
-    assert outcome() is None, "that was told"
-    past.retrain("refused", "s")
-    assert [outcome(), outcome()] == ["refused", None]
-
-
-def test_what_fails_after_a_decision_is_not_told_as_a_failure(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(past.place.root)
-
-    def decide(*given: Any) -> RetrainResult:
-        *_, decided = given
-        decided.append(RetrainResult(outcome="promoted"))
-        raise UserError("MLflow does not answer.")
-
-    monkeypatch.setattr(Retrain, "_run", decide)
-    typed = ["data=folder", f"data.path={past.images}", f"data.name={NAME}", f"tracking.uri={past.tracking.uri}"]
-    stage = compose("retrain", [*typed, "notify.command='cat > told.json'"]).stage
-    with pytest.raises(UserError, match="MLflow does not answer"):
-        stage.run(past.place.root / "outputs" / "retrain")
-    assert not Path("told.json").exists()
 
 
 def test_images_at_a_url_are_looked_for_by_whoever_lists_them() -> None:

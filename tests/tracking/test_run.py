@@ -21,6 +21,7 @@ from workplace import Workplace
 
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
+from graftline.pipeline.training.run_log import LoggedEvents
 from graftline.tracking import delivery, environment, models, names, parameters, system
 from graftline.tracking.outbox import sync
 from graftline.tracking.run import Run
@@ -290,7 +291,7 @@ def test_an_epoch_that_a_resume_trains_again_is_logged_once_unless_its_phase_beg
     run.log_metrics({"test/accuracy": 0.5}, 3)
     run.log_metrics({"lr/head": 0.03}, 3, once=True)  # of the next phase, which begins there
     run.log_metrics({"val/loss": 9.0}, 6, once=True)
-    run.begin_anew(3)
+    LoggedEvents(run, directory / "augment.png").on_begin_anew(3)
     run.finish("KILLED")
     with start(tracking, directory, resume_run_id=run.id) as resumed:
         resumed.log_metrics({"val/loss": 1.0, "images per second": 60.0, "val/accuracy": 0.8}, 3, once=True)
@@ -298,7 +299,7 @@ def test_an_epoch_that_a_resume_trains_again_is_logged_once_unless_its_phase_beg
         resumed.log_metrics({"val/loss": 0.7}, 6, once=True)
         resumed.log_metrics({"test/accuracy": 0.6}, 3)
     with start(tracking, directory, resume_run_id=run.id) as resumed:
-        resumed.begin_anew(3)
+        LoggedEvents(resumed, directory / "augment.png").on_begin_anew(3)
         resumed.log_metrics({"val/loss": 1.0}, 3, once=True)
         resumed.log_metrics({"lr/head": 0.003}, 3, once=True)
         resumed.log_metrics({"val/loss": 0.6}, 6, once=True)

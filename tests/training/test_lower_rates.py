@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from graftline.errors import DivergenceError
+from graftline.freezing.depth import head_plan
 from graftline.freezing.plan import plan_from_depth
 from graftline.training.events import FitEvents, Metrics
 from graftline.training.fit_directory import FitDirectory
@@ -85,6 +86,16 @@ def test_it_begins_anew_with_the_numbers_of_the_lower_rate(
     expected = run(plain, tmp_path / "plain", Starts())
     assert [epoch["val/loss"] for epoch in result.history.epochs] == [e["val/loss"] for e in expected.history.epochs]
     assert_same(weights(setup), weights(plain))
+
+
+def test_a_later_phase_that_begins_anew_is_told_with_its_first_step(make_setup: MakeSetup, tmp_path: Path) -> None:
+    setup, starts = make_setup(optimizer=brittle(0.02)), Starts()
+    head = head_plan(setup.graft.network, epochs=1, learning_rate=0.01)
+    deep = plan_from_depth(setup.graft.network, 4, "for this test", epochs=2, learning_rate=0.09)
+    result = train(setup, [head, deep], FitDirectory(tmp_path / "fit"), events=starts)
+    assert starts.rates == pytest.approx([0.01, 0.09, 0.03, 0.01])
+    assert result.phases[0].history.steps == 3, "36 images in batches of 12"
+    assert starts.begun_anew == [3, 3]
 
 
 def test_a_resume_takes_the_lowered_rate(make_setup: MakeSetup, tmp_path: Path) -> None:

@@ -1,0 +1,35 @@
+"""Which members of an ensemble are trained: all, or those that an interrupted one has not finished."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from graftline.files import write_json
+from graftline.pipeline.cli import compose
+from graftline.pipeline.ensembles.member_training import Member, train_members
+from graftline.pipeline.runs.directory import RunDirectory
+from graftline.pipeline.searching.winner import Winner
+from graftline.ray_cluster import NoCluster
+from graftline.tracking.tracking import Tracking
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_member_of_an_earlier_ensemble_is_trained_anew_unless_that_is_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, resume: bool
+) -> None:
+    stage: Any = compose("train").stage
+    winner = Winner(stage, tmp_path, stage.backbone, None, "parent")  # type: ignore[arg-type]  # no image is looked at
+    members = [Member(winner, f"members/{number}", number, None) for number in (1, 2)]
+    result = RunDirectory(members[1].directory).result
+    write_json(result, {"stage": "train"})
+    trained = list[str]()
+
+    def train(_: Winner, folder: str, *__: object) -> None:
+        assert not result.exists() or resume, "or it would count as finished if this one is interrupted"
+        trained.append(folder)
+
+    monkeypatch.setattr(Winner, "train_member", train)
+    monkeypatch.setattr(Tracking, "find_runs", lambda *_: [])
+    assert train_members(members, NoCluster(), resume=resume) == [str(member.directory) for member in members]
+    assert trained == (["members/1"] if resume else ["members/1", "members/2"])
