@@ -174,13 +174,14 @@ def test_what_is_not_settled_is_tried_with_twice_the_images(later: float, *, goe
 
 
 @pytest.mark.parametrize(
-    ("classes", "num_images", "images", "epochs"), [(2, 4_000, 400, 3), (50, 4_000, 500, 3), (50, 250, 250, 6)]
+    ("classes", "num_images", "images", "epochs"),
+    [(2, 4_000, 400, 3), (50, 4_000, 500, 3), (50, 250, 250, 6), (500, 2_500, 2_500, 6)],
 )
 def test_a_trial_has_ten_images_of_each_class(classes: int, num_images: int, images: int, epochs: int) -> None:
     """Or, where there are not so many, as many steps."""
     tried: list[tuple[int, int | None]] = []
     attempt = at_depths({6: 0.5, 3: 0.3}, tried)
-    counts = (200 // classes,) * classes
+    counts = (max(1, 200 // classes),) * classes
     context = FreezeContext(network(), num_images, True, validation_counts=counts, try_boundary=attempt)
     decision = Measured(depths=(0.5,), trial_images=100).decide(context)
     assert tried[1] == (3, images)

@@ -111,23 +111,26 @@ class Measured(FreezeRule):
         return sorted({frozen_at(share, num_groups) for share in self.depths}, reverse=True)
 
 
-def trial_epochs(images: int, enough: int, step_images: int = DEEP_BATCH) -> int:
+def trial_epochs(images: int, enough: int, step_images: int = DEEP_BATCH, num_classes: int = 0) -> int:
     """Return how often a trial sees each of its images: three times, a few more often for as many steps.
 
-    But not more than half as often as the training that would follow.
+    But, beyond three times, not more than half as often as a training on them would.
 
     Args:
         images: that a trial has.
         enough: that it would have at least, if there were as many.
         step_images: that it passes for an optimizer step.
+        num_classes: of the data set.
 
     >>> tuple(trial_epochs(images, 1_000) for images in (50, 300, 1_000, 5_000))
     (15, 10, 3, 3)
     >>> tuple(trial_epochs(images, 1_000, step_images=256) for images in (300, 1_000, 5_000))
     (15, 15, 5)
+    >>> trial_epochs(5_000, 10_000, num_classes=1_000)  # five of each class, where ten would be enough
+    6
     """
     as_many_steps = math.ceil(TRIAL_EPOCHS * enough * larger_steps(step_images) / images)
-    return max(TRIAL_EPOCHS, min(deep_epochs(images, step_images) // 2, as_many_steps))
+    return max(TRIAL_EPOCHS, min(deep_epochs(images, step_images, num_classes) // 2, as_many_steps))
 
 
 def frozen_at(share: float, num_groups: int) -> int:
@@ -151,10 +154,11 @@ class _Search:
         validation = sum(context.validation_counts)
         judged = (context.num_images + validation) / TRIAL_FOLDS if in_folds else validation
         self._judged = min(MOST_JUDGED, judged)  # images, by each fit of a trial
-        self._of_all_classes = IMAGES_OF_CLASS * len(context.validation_counts)
+        num_classes = len(context.validation_counts)
+        self._of_all_classes = IMAGES_OF_CLASS * num_classes
         enough, large_part = max(rule.trial_images, self._of_all_classes), int(LARGE_PART * context.num_images)
         self._wanted = min(context.num_images, max(enough, large_part))  # training images of a trial
-        self._epochs = trial_epochs(self._wanted, enough, context.step_images)
+        self._epochs = trial_epochs(self._wanted, enough, context.step_images, num_classes)
 
     def decide(self) -> FreezeDecision:
         """Try, halve, and choose."""
