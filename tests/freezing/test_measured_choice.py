@@ -173,6 +173,29 @@ def test_what_is_not_settled_is_tried_with_twice_the_images(later: float, *, goe
     assert tried == [(True, 100), (False, 100)]
 
 
+@pytest.mark.parametrize(("seconds", "tried_again"), [(4_000, False), (10_000, True)])
+def test_what_is_not_settled_is_tried_again_within_the_time_for_all_trials(seconds: int, *, tried_again: bool) -> None:
+    """Of 4,000 s, 0.3 of what a pass over 1,200 images leaves is 1,128 s: two trials take 800 s, two more 560 s."""
+    tried: list[tuple[bool, int | None]] = []
+    losses: dict[tuple[bool, int | None], float] = {
+        (True, 100): 0.5,
+        (False, 100): 0.49,
+        (True, 200): 0.5,
+        (False, 200): 0.3,
+    }
+    context = FreezeContext(
+        network(),
+        1_000,
+        pretrained=True,
+        validation_counts=(100, 100),
+        try_boundary=scripted(losses, tried),
+        seconds_left=lambda: seconds - 400 * len(tried),
+        image_seconds=lambda: 1.0,
+    )
+    Measured(depths=(0.5,), trial_images=100).decide(context)
+    assert tried == [(True, 100), (False, 100), *([(True, 200), (False, 200)] if tried_again else [])]
+
+
 @pytest.mark.parametrize(
     ("classes", "num_images", "images", "epochs"),
     [(2, 4_000, 400, 3), (50, 4_000, 500, 3), (50, 250, 250, 6), (500, 2_500, 2_500, 6)],

@@ -201,19 +201,30 @@ class _Search:
         return int(affordable) if affordable >= max(LEAST_TRIAL, self._of_all_classes) else None
 
     def _affordable(self, frozen_groups: Sequence[int]) -> float:
-        """Return on how many images the head's trial and several others may be, for the time that is left.
+        """Return on how many images the head's trial and several others may be, for the time that trials have left.
 
         A head needs one pass over all images afterwards, which is left for it. Each trial also passes the images that
         it is judged by, and judges each of its epochs by them.
         """
-        left, image_seconds = self._context.seconds_left, self._context.image_seconds
-        if left is None or image_seconds is None:
+        left = self._steps_left()
+        if math.isinf(left):
             return math.inf
-        affordable = TRIALS_SHARE * (left() / image_seconds() - self._context.pass_steps)
+        affordable = left - self._steps_after_trials
         trials = [(self._num_groups, HEAD_EPOCHS), *((frozen, self._epochs) for frozen in frozen_groups)]
         passes = sum(self._pass_share(frozen, epochs) for frozen, epochs in trials)
         steps = sum(epochs * self._trained_share(frozen) for frozen, epochs in trials)
         return (affordable / self._fits - self._judged * (passes + steps / FORWARD_PER_STEP)) / (passes + steps)
+
+    @cached_property
+    def _steps_after_trials(self) -> float:
+        """How many images can be passed forward and backward once all trials are over; settled before the first."""
+        left = self._steps_left()
+        return left - TRIALS_SHARE * (left - self._context.pass_steps)
+
+    def _steps_left(self) -> float:
+        """Return how many images can be passed forward and backward in the time that is left."""
+        left, image_seconds = self._context.seconds_left, self._context.image_seconds
+        return math.inf if left is None or image_seconds is None else left() / image_seconds()
 
     def _pass_share(self, frozen_groups: int, epochs: int) -> float:
         """Return how long an image takes in what is frozen, once or in each epoch, where to train the whole takes 1."""
