@@ -246,6 +246,19 @@ def test_the_users_epochs_are_those_of_the_training_and_not_of_the_trials(epochs
     assert decision.tried == (("head",) if epochs == 30 else ())
 
 
+@pytest.mark.parametrize(("validation", "tried"), [(2_000, ("6",)), (2_002, ())])
+def test_a_head_that_was_judged_by_a_part_of_the_validation_images_is_trained_by_all(
+    validation: int, tried: tuple[str, ...]
+) -> None:
+    attempt, counts = at_depths({6: 0.5, 3: 0.9}, []), (validation // 2, validation // 2)
+    context = FreezeContext(network(), 100, True, validation_counts=counts, try_boundary=attempt)
+    decision = Measured(depths=(0.5,)).decide(context)
+    assert decision.plans[-1].only_head
+    assert decision.tried == tried
+    limited = replace(context, seconds_left=lambda: 1e6, image_seconds=lambda: 0.1)
+    assert Measured(depths=(0.5,)).decide(limited).tried == ("6",), "whose training is judged by a part, too"
+
+
 def test_a_head_that_is_compared_with_nothing_has_the_users_epochs() -> None:
     attempt = scripted({(True, None): 0.5}, [])
     counts = (100, 100)

@@ -176,6 +176,17 @@ def test_a_trial_may_use_a_part_of_the_images(make_setup: MakeSetup, tmp_path: P
     assert len(trial.losses) == 12  # of the validation split, which stays whole
 
 
+def test_a_trial_of_all_training_images_sees_a_part_of_many_validation_images(
+    make_setup: MakeSetup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graftline.training.trial.MOST_JUDGED", 6)
+    features = Features(directory=str(tmp_path / "cache"))
+    trial = attempt(make_setup(features=features), 6, tmp_path)
+    assert (trial.images, len(trial.losses)) == (36, 6)
+    (table,) = features.store.entries()
+    assert sum(header.images for header in table.headers) == 36 + 6, "the others are not even computed"
+
+
 def test_a_trial_has_a_rare_class_too(make_setup: MakeSetup, version: DatasetVersion, tmp_path: Path) -> None:
     """Two thirds of two classes of 12, and all 3 of a third one."""
     samples = version.samples("train")

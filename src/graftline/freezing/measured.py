@@ -372,7 +372,10 @@ class _Search:
         """Return the decision for the head alone, which is the trial's if that had all images and the user's epochs."""
         decision = self._decision(head, None, stopped)
         plan = self._context.finalize(decision.plans[-1])
-        is_trained = images >= self._context.num_images and plan == decision.plans[-1]
+        context, as_planned = self._context, plan == decision.plans[-1]
+        # a training with a limit is judged by a part of many validation images, as the trial was
+        as_judged = context.seconds_left is not None or sum(context.validation_counts) <= MOST_JUDGED
+        is_trained = images >= context.num_images and as_planned and as_judged
         return replace(decision, plans=(plan,), tried=decision.tried if is_trained else ())
 
     def _decision(self, chosen: BoundaryTrial, final: FreezePlan | None, stopped: str) -> FreezeDecision:

@@ -83,7 +83,7 @@ def keep_trials(decision: FreezeDecision, directory: FitDirectory) -> None:
 class Trials:
     """Fits a network as plans say; after each, weights and random numbers are as if nothing had been tried.
 
-    The fits are done by this process alone, on one device.
+    The fits are done by this process alone, on one device, and judged by 2,000 validation images at most.
 
     Args:
         setup: of the training.
@@ -95,7 +95,6 @@ class Trials:
         if isinstance(setup.policy, CandidatePolicy):  # nothing happens to an image: its views would be the same
             features = dataclasses.replace(features, views=0)
         self._setup = dataclasses.replace(setup, policy=setup.policy.without_candidates(), features=features)
-        self._judged = frozenset(setup.version.part(validation=MOST_JUDGED).samples("validation").paths)
         self._directory = directory
 
     def __call__(
@@ -115,11 +114,11 @@ class Trials:
         Raises:
             DivergenceError: the training diverged.
         """
-        setup, network = self._setup, self._setup.graft.network
+        network, part = self._setup.graft.network, self._setup.version.part(validation=MOST_JUDGED)
         if max_images is not None:
-            least = min(IMAGES_OF_CLASS, max_images // len(setup.version.class_names))
-            part = setup.version.part(validation=MOST_JUDGED).part(least_of_class=least, train=max_images)
-            setup = dataclasses.replace(setup, version=part)
+            least = min(IMAGES_OF_CLASS, max_images // len(part.class_names))
+            part = part.part(least_of_class=least, train=max_images)
+        setup = dataclasses.replace(self._setup, version=part)
         boundary = [*group_names(network), HEAD][plan.frozen_groups]
         name = f"{plan.frozen_groups:02}" + ("" if start is None else f"-from-{start.folder}")
         began, chain = time.perf_counter(), [] if start is None else start.chain()
@@ -127,14 +126,13 @@ class Trials:
         with fitted(setup, self._emptied(name), plan, description, folders) as fit:
             seconds = time.perf_counter() - began
             losses, hits = score_validation(fit.setup, fit.source)
-        judged = np.array([path in self._judged for path in setup.version.samples("validation").paths])
         result = fit.result
         return BoundaryTrial(
             boundary=boundary,
             plan=plan,
             trained_parameters=plan.describe(network)["trained_parameters"],
-            losses=losses[judged],
-            hits=hits[judged],
+            losses=losses,
+            hits=hits,
             cached=result.cache_change is not None,
             pass_seconds=seconds - result.history.seconds,
             fit_seconds=result.history.seconds,
