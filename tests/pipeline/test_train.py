@@ -255,11 +255,14 @@ def test_the_time_that_a_head_leaves_goes_to_the_whole_network(
     result = compose("train", [*lines.values(), f"backbone.file={weights}"]).run(tmp_path / "run")
     said = " ".join(capsys.readouterr().out.split())
     assert "all 6 layer groups below the head frozen" in said
-    assert "Freeze: it has the time that the head alone leaves: nothing frozen" in said
+    assert re.search(r"Freeze: it has the time that the head alone leaves: nothing frozen, for \d+ s; ", said)
+    assert "nothing frozen, 1 epoch" not in said
     assert re.search(r"Best epoch \d of 2, trained: (head|all); saving the bundle", said)
     assert isinstance(result, TrainResult)
     run = MlflowClient(*2 * (f"sqlite:///{tmp_path / 'mlflow.db'}",)).get_run(result.run_id)
     assert run.data.params["trained"] == "head then all"
+    assert run.data.params["epochs"] == "by the clock"
+    assert re.search(r"all 6 .* frozen, 1 epoch; then .* nothing frozen, for \d+ s$", run.data.tags["graftline.freeze"])
     plan = read_description(result.bundle)["card"]["freeze_plan"]
     kept = "head" if plan["trained_parameters"] < 10_000 else "all"
     assert f"trained: {kept}; saving" in said, "the card says what was trained of the model that is kept"

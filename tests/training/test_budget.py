@@ -37,6 +37,7 @@ from graftline.training.budget import (
     passes,
     seconds_per_image,
     step_seconds,
+    timed,
     timed_batch,
 )
 from graftline.training.events import FitEvents
@@ -200,6 +201,23 @@ def test_with_a_deadline_a_fit_sees_its_images_as_often_as_the_time_allows(make_
     assert passes(setup, [plan], time.monotonic() + 1_000) == MOST_DEEP_EPOCHS
     own = replace(setup, make_trainer=functools.partial(setup.make_trainer, max_epochs=7))
     assert passes(own, [plan, plan], time.monotonic() + 1_000) == 7
+
+
+def test_what_the_time_cuts_is_told_by_its_seconds(make_setup: MakeSetup) -> None:
+    """A head on cached activations takes its epochs, and what is done already took them."""
+    setup = make_setup()
+    head, deep = (plan_from_depth(setup.graft.network, frozen, "decided", epochs=8) for frozen in (6, 0))
+
+    def told(setup: TrainingSetup, *plans: FreezePlan, finished: int = 0, limited: bool = True) -> list[int | None]:
+        deadline = time.monotonic() + 10_000 if limited else None
+        seconds = [plan.seconds for plan in timed(setup, plans, deadline, finished)]
+        return [None if one is None else round(one / 100) for one in seconds]
+
+    assert told(setup, head, deep) == [None, 100]
+    assert told(setup, deep, deep) == [50, 50]
+    assert told(setup, deep, deep, finished=1) == [None, 100]
+    assert told(make_setup(features=Features(cache=False)), head) == [100]
+    assert told(setup, head, deep, limited=False) == [None, None]
 
 
 def test_steps_are_timed_as_they_will_be_trained(make_setup: MakeSetup) -> None:

@@ -23,6 +23,7 @@ from graftline.training.allocator import freed_memory_kept
 from graftline.training.forecast import decode_seconds, reduced_jpeg_side
 from graftline.training.memory_format import memory_format
 from graftline.training.setup import TrainingSetup
+from graftline.training.source_decision import head_is_live
 from graftline.training.trainer import MakeTrainer, own_epochs
 from graftline.training.training_source import CachedSource, TrainingSource
 
@@ -184,6 +185,24 @@ def cut_to_deadline(
     seconds = max(1.0, deadline - time.monotonic())
     most = max(plan.epochs, MOST_DEEP_EPOCHS) if own is None else own
     return cut_to(plan, seconds, images, image_seconds, most, decoding, to_decode, beside=setup.execution.is_cuda)
+
+
+def timed(
+    setup: TrainingSetup, plans: Sequence[FreezePlan], deadline: float | None, finished: int = 0
+) -> tuple[FreezePlan, ...]:
+    """Return plans as they are told of beforehand: those whose fits the time cuts have seconds.
+
+    Args:
+        setup: of the training.
+        plans: of its phases.
+        deadline: moment of ``time.monotonic`` at which the last is to end; None: each takes the epochs of its plan.
+        finished: so many of the first phases are done already.
+    """
+    if deadline is None:
+        return tuple(plans)
+    cut = [number >= finished and (not plan.only_head or head_is_live(setup)) for number, plan in enumerate(plans)]
+    seconds = max(1.0, deadline - time.monotonic()) / max(1, sum(cut))
+    return tuple(replace(plan, seconds=seconds) if is_cut else plan for plan, is_cut in zip(plans, cut, strict=True))
 
 
 def passes(setup: TrainingSetup, plans: Sequence[FreezePlan], deadline: float | None) -> int:

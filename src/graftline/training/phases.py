@@ -20,7 +20,7 @@ from graftline.files import write_json
 from graftline.freezing.check import FreezeCheck
 from graftline.freezing.evidence import too_few_to_choose
 from graftline.freezing.plan import FreezePlan
-from graftline.training.budget import cut_to_deadline, decoding_seconds, step_seconds
+from graftline.training.budget import cut_to_deadline, decoding_seconds, step_seconds, timed
 from graftline.training.checkpointing import checkpointed
 from graftline.training.compiling import compiled
 from graftline.training.events import FitEvents, Metrics
@@ -97,10 +97,11 @@ def train(
                 _tell(setup, plan, phase, earlier_result, events, [result.history for result in results])
             results.append(earlier_result)
         else:
-            if len(plans) > 1:
-                logger.info(f"{plan.decision[0].upper()}{plan.decision[1:]}.")
-            earlier = [result.history for result in results]
             end = None if deadline is None else _end_of_next(deadline, len(plans) - number)
+            if len(plans) > 1:
+                decided = timed(setup, [plan], end)[0].decision
+                logger.info(f"{decided[0].upper()}{decided[1:]}.")
+            earlier = [result.history for result in results]
             fit_once = partial(fit_phase, setup, directory=phase, events=events, earlier=earlier, deadline=end)
             first_step = sum(history.steps for history in earlier)
             results.append(
