@@ -65,7 +65,7 @@ from graftline.tracking.names import BUNDLE_DIGEST, STAGE
 from graftline.tracking.tracking import Tracking
 from graftline.training import phases
 from graftline.training.batchnorm import check_statistics, prepare_statistics
-from graftline.training.budget import check_budget, check_clock, end_seconds, passes
+from graftline.training.budget import check_budget, check_clock, end_seconds, passes, timed
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.forecast import tell_reduced_jpeg_side
 from graftline.training.known_depth import KnownDepth
@@ -123,12 +123,13 @@ class Train:
             again = files.command(program(), "train", f"train.resume={run.id}", group=TRACKED_AT)
             say(f"Run {run.id}; should it be interrupted, {again} goes on with it.")
             decision = self._decide(setup, files, deadline)
-            log_decision(run, setup, decision, files)
+            told = replace(decision, plans=timed(setup, decision.plans, deadline, finished=len(decision.tried)))
+            log_decision(run, setup, told, files)
             choice = self._choose_policy(setup, decision, files, deadline)
             setup = with_choice(setup, choice)
             if choice is not None:
                 log_policy_choice(run, choice, files)
-            name = self._log_setup(run, setup, decision, files)
+            name = self._log_setup(run, setup, told, files)
             events = self._listen(run, files)
             resume = self.train.resume is not None
             with announced(files.path, setup.execution):
@@ -138,7 +139,7 @@ class Train:
             result = self._evaluate(setup, events.source, adjusted.predictor)
             beyond = look_beyond(result, setup.version, files.test, self.evaluation, self.tracking)
             outcome = TrainOutcome(
-                files, self.backbone.name, setup.version, decision, trained, adjusted, result, choice, name, beyond
+                files, self.backbone.name, setup.version, told, trained, adjusted, result, choice, name, beyond
             )
             model_uri = self._log_outcome(run, outcome)
         return summarize(outcome, run.id, run.url, model_uri)
@@ -315,12 +316,13 @@ class Train:
         """Return the moment of ``time.monotonic`` at which the training is to end, where there are ``minutes``.
 
         Raises:
-            UserError: they do not suffice for a pass of the network over all images.
+            UserError: they do not suffice for a pass of the network over all images, or a training without one.
         """
         if self.minutes is None:
             return None
         deadline = began + 60 * self.minutes - end_seconds(setup)
-        check_budget(setup, deadline - time.monotonic(), self.minutes)
+        freezes = not isinstance(self.freeze, Nothing)
+        check_budget(setup, deadline - time.monotonic(), self.minutes, freezes=freezes)
         return deadline
 
     def _train(

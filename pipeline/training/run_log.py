@@ -73,11 +73,12 @@ class LoggedEvents(FitEvents):
 def summary(setup: TrainingSetup, decision: FreezeDecision, backbone: str) -> dict[str, str | int]:
     """Return what tells runs apart, for the first parameters of the run and for its name."""
     height, width = setup.graft.preprocessing.image_size
+    is_timed = any(plan.seconds is not None for plan in decision.plans)
     return {
         "network": backbone,
         "trained": decision.trained_part(setup.graft.network),
         "image_size": height if height == width else f"{height} x {width}",
-        "epochs": sum(plan.epochs for plan in decision.plans),
+        "epochs": "by the clock" if is_timed else sum(plan.epochs for plan in decision.plans),
         "optimizer": optimizer_class(setup.optimizer).__name__,
         "seed": setup.seed,
     }

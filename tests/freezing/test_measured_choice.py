@@ -173,14 +173,38 @@ def test_what_is_not_settled_is_tried_with_twice_the_images(later: float, *, goe
     assert tried == [(True, 100), (False, 100)]
 
 
+@pytest.mark.parametrize(("seconds", "tried_again"), [(4_000, False), (10_000, True)])
+def test_what_is_not_settled_is_tried_again_within_the_time_for_all_trials(seconds: int, *, tried_again: bool) -> None:
+    """Of 4,000 s, 0.3 of what a pass over 1,200 images leaves is 1,128 s: two trials take 800 s, two more 560 s."""
+    tried: list[tuple[bool, int | None]] = []
+    losses: dict[tuple[bool, int | None], float] = {
+        (True, 100): 0.5,
+        (False, 100): 0.49,
+        (True, 200): 0.5,
+        (False, 200): 0.3,
+    }
+    context = FreezeContext(
+        network(),
+        1_000,
+        pretrained=True,
+        validation_counts=(100, 100),
+        try_boundary=scripted(losses, tried),
+        seconds_left=lambda: seconds - 400 * len(tried),
+        image_seconds=lambda: 1.0,
+    )
+    Measured(depths=(0.5,), trial_images=100).decide(context)
+    assert tried == [(True, 100), (False, 100), *([(True, 200), (False, 200)] if tried_again else [])]
+
+
 @pytest.mark.parametrize(
-    ("classes", "num_images", "images", "epochs"), [(2, 4_000, 400, 3), (50, 4_000, 500, 3), (50, 250, 250, 6)]
+    ("classes", "num_images", "images", "epochs"),
+    [(2, 4_000, 400, 3), (50, 4_000, 500, 3), (50, 250, 250, 6), (500, 2_500, 2_500, 6)],
 )
 def test_a_trial_has_ten_images_of_each_class(classes: int, num_images: int, images: int, epochs: int) -> None:
     """Or, where there are not so many, as many steps."""
     tried: list[tuple[int, int | None]] = []
     attempt = at_depths({6: 0.5, 3: 0.3}, tried)
-    counts = (200 // classes,) * classes
+    counts = (max(1, 200 // classes),) * classes
     context = FreezeContext(network(), num_images, True, validation_counts=counts, try_boundary=attempt)
     decision = Measured(depths=(0.5,), trial_images=100).decide(context)
     assert tried[1] == (3, images)
@@ -220,6 +244,19 @@ def test_the_users_epochs_are_those_of_the_training_and_not_of_the_trials(epochs
     assert plans == [30, 3]
     assert [plan.epochs for plan in decision.plans] == [epochs]
     assert decision.tried == (("head",) if epochs == 30 else ())
+
+
+@pytest.mark.parametrize(("validation", "tried"), [(2_000, ("6",)), (2_002, ())])
+def test_a_head_that_was_judged_by_a_part_of_the_validation_images_is_trained_by_all(
+    validation: int, tried: tuple[str, ...]
+) -> None:
+    attempt, counts = at_depths({6: 0.5, 3: 0.9}, []), (validation // 2, validation // 2)
+    context = FreezeContext(network(), 100, True, validation_counts=counts, try_boundary=attempt)
+    decision = Measured(depths=(0.5,)).decide(context)
+    assert decision.plans[-1].only_head
+    assert decision.tried == tried
+    limited = replace(context, seconds_left=lambda: 1e6, image_seconds=lambda: 0.1)
+    assert Measured(depths=(0.5,)).decide(limited).tried == ("6",), "whose training is judged by a part, too"
 
 
 def test_a_head_that_is_compared_with_nothing_has_the_users_epochs() -> None:
@@ -286,8 +323,9 @@ def test_validation_images_and_the_last_pass_take_their_part_of_the_time() -> No
     assert images_tried(1_000) == int((0.3 * (10_000 - 0.2 * 3_000) - 0.9 * 1_000) / 1.9)
     assert images_tried(2_000, num_images=4_000) is None, "too few for a trial: the head alone, on all images"
     assert images_tried(100, num_images=20_000) == int((0.3 * (10_000 - 0.2 * 20_100) - 0.9 * 100) / 1.9)
-    # each of three fits by folds is judged by a third of all images
-    assert images_tried(10, 4_000, seconds=3_000) == int((0.3 * (30_000 - 0.2 * 4_010) / 3 - 0.9 * 4_010 / 3) / 1.9)
+    # each of three fits by folds, of 6 epochs, is judged by a third of all images, and the one by a large fold, too
+    assert images_tried(10, 800, seconds=3_000) == int((0.3 * (30_000 - 0.2 * 810) / 3 - 1.4 * 810 / 3) / 3.4)
+    assert images_tried(10, 4_000, seconds=1_200) == int((0.3 * (12_000 - 0.2 * 4_010) - 0.9 * 4_010 / 3) / 1.9)
     # a third of a step for what is frozen at every epoch: all of it in the head's 30, half of it in three
     assert images_tried(100, seconds=5_000, live=True) == int((0.3 * (50_000 - 0.2 * 2_100) - 11 * 100) / (10.5 + 1.5))
     assert images_tried(100, seconds=2_000, live=True) is None

@@ -90,7 +90,9 @@ def test_a_training_without_a_part_of_the_images_says_how_many_it_had(
     composed = compose("train", [*train, "train.fold=1/3", f"tracking.uri=sqlite:///{tmp_path / 'runs.db'}"])
     result = composed.run(tmp_path / "run")
     assert isinstance(result, TrainResult)
-    _check_that_commands_find_the_run(composed, result, capsys.readouterr().out)
+    said = capsys.readouterr().out
+    assert "Last epoch 1 of 1; saving the bundle" in said, "nine validation images cannot tell which is the best"
+    _check_that_commands_find_the_run(composed, result, said)
     images = len(result.version.samples("train").paths)
     assert images < len(DatasetVersion.load(result.version.directory).samples("train").paths)
     left_out = "without part 1/3 of the training images"
@@ -255,11 +257,14 @@ def test_the_time_that_a_head_leaves_goes_to_the_whole_network(
     result = compose("train", [*lines.values(), f"backbone.file={weights}"]).run(tmp_path / "run")
     said = " ".join(capsys.readouterr().out.split())
     assert "all 6 layer groups below the head frozen" in said
-    assert "Freeze: it has the time that the head alone leaves: nothing frozen" in said
+    assert re.search(r"Freeze: it has the time that the head alone leaves: nothing frozen, for \d+ s; ", said)
+    assert "nothing frozen, 1 epoch" not in said
     assert re.search(r"Best epoch \d of 2, trained: (head|all); saving the bundle", said)
     assert isinstance(result, TrainResult)
     run = MlflowClient(*2 * (f"sqlite:///{tmp_path / 'mlflow.db'}",)).get_run(result.run_id)
     assert run.data.params["trained"] == "head then all"
+    assert run.data.params["epochs"] == "by the clock"
+    assert re.search(r"all 6 .* frozen, 1 epoch; then .* nothing frozen, for \d+ s$", run.data.tags["graftline.freeze"])
     plan = read_description(result.bundle)["card"]["freeze_plan"]
     kept = "head" if plan["trained_parameters"] < 10_000 else "all"
     assert f"trained: {kept}; saving" in said, "the card says what was trained of the model that is kept"

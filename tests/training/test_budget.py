@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
+from graftline.backbones.weights import Weights
 from graftline.bundle.predictor import Predictor
 from graftline.bundle.save import save_bundle
 from graftline.data import loaders
@@ -37,6 +38,7 @@ from graftline.training.budget import (
     passes,
     seconds_per_image,
     step_seconds,
+    timed,
     timed_batch,
 )
 from graftline.training.events import FitEvents
@@ -202,6 +204,23 @@ def test_with_a_deadline_a_fit_sees_its_images_as_often_as_the_time_allows(make_
     assert passes(own, [plan, plan], time.monotonic() + 1_000) == 7
 
 
+def test_what_the_time_cuts_is_told_by_its_seconds(make_setup: MakeSetup) -> None:
+    """A head on cached activations takes its epochs, and what is done already took them."""
+    setup = make_setup()
+    head, deep = (plan_from_depth(setup.graft.network, frozen, "decided", epochs=8) for frozen in (6, 0))
+
+    def told(setup: TrainingSetup, *plans: FreezePlan, finished: int = 0, limited: bool = True) -> list[int | None]:
+        deadline = time.monotonic() + 10_000 if limited else None
+        seconds = [plan.seconds for plan in timed(setup, plans, deadline, finished)]
+        return [None if one is None else round(one / 100) for one in seconds]
+
+    assert told(setup, head, deep) == [None, 100]
+    assert told(setup, deep, deep) == [50, 50]
+    assert told(setup, deep, deep, finished=1) == [None, 100]
+    assert told(make_setup(features=Features(cache=False)), head) == [100]
+    assert told(setup, head, deep, limited=False) == [None, None]
+
+
 def test_steps_are_timed_as_they_will_be_trained(make_setup: MakeSetup) -> None:
     """In the precision of the training, and on a GPU with the images of a step."""
     setup = make_setup(execution=Execution(precision="bf16-mixed"))
@@ -229,6 +248,15 @@ def test_a_time_that_is_too_short_for_one_pass_is_refused(
         check_budget(setup, -10.0, minutes=1)
 
 
+def test_the_end_of_a_run_passes_validation_images_twice_and_decodes_them_thrice(
+    make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the calibration and for the reference, with 12 validation and 12 test images."""
+    monkeypatch.setattr(budget, "decode_seconds", lambda _samples, _execution: 1.0)
+    monkeypatch.setattr(budget, "_time_steps", lambda *_: 0.1 * PASSES_PER_STEP)
+    assert end_seconds(make_setup()) == pytest.approx(OVERHEAD_SECONDS + 12 * 1.1 + 12 * (2 * 1.1 + 1.0))
+
+
 def test_each_view_is_a_pass_that_takes_time(make_setup: MakeSetup, version: DatasetVersion) -> None:
     train, validation = (len(version.samples(split).paths) for split in ("train", "validation"))
     setup = make_setup(features=Features(views=8))
@@ -237,6 +265,26 @@ def test_each_view_is_a_pass_that_takes_time(make_setup: MakeSetup, version: Dat
         check_budget(setup, seconds, minutes=1)
     live = replace(setup, features=Features(cache=False, views=8))
     check_budget(live, seconds, minutes=1)
+
+
+def test_where_nothing_is_cached_two_validated_rounds_will_do(
+    make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 36 images; three are validated in a third of a step each. A pass takes a fifth of a step for each of 39."""
+    monkeypatch.setattr(budget, "MOST_VALIDATED", 3)
+    monkeypatch.setattr(budget, "decode_seconds", lambda _samples, _execution: 1e-9)
+    monkeypatch.setattr(budget, "_time_steps", lambda *_: 1.0)
+    setup = make_setup()
+    with pytest.raises(UserError, match=r"39 images take about 8 s to pass through the network once"):
+        check_budget(setup, 7.7, minutes=1)
+    check_budget(setup, 7.9, minutes=1)
+    live = make_setup(features=Features(cache=False))
+    mixed = make_setup(recipe=Recipe(mixup_alpha=0.2))
+    untaught = replace(setup, graft=replace(setup.graft, weights=Weights("none")))
+    for one, freezes in ((setup, False), (live, True), (mixed, True), (untaught, True)):
+        check_budget(one, 4.1, minutes=1, freezes=freezes)
+        with pytest.raises(UserError, match=r"^2 rounds, each validated by 3 images, take about 4 s, more than"):
+            check_budget(one, 3.9, minutes=1, freezes=freezes)
 
 
 def test_images_that_take_long_to_decode_need_more_time(

@@ -30,7 +30,8 @@ from graftline.training.recipe import Recipe
 from graftline.training.setup import TrainingSetup
 from graftline.training.temperatures import losses_by_temperature
 from graftline.training.training_source import LiveSource, TrainingSource
-from graftline.training.trial import Trials, keep_trials, make_freeze_context, score_validation
+from graftline.training.trial import Trials, keep_trials, make_freeze_context
+from graftline.training.validation_scores import score_validation
 
 MakeSetup = Callable[..., TrainingSetup]
 DROPOUT = {"drop_rate": 0.2}
@@ -174,6 +175,17 @@ def test_a_trial_may_use_a_part_of_the_images(make_setup: MakeSetup, tmp_path: P
     trial = Trials(setup, FitDirectory(tmp_path))(plan, max_images=12)
     assert trial.trained_images == 12
     assert len(trial.losses) == 12  # of the validation split, which stays whole
+
+
+def test_a_trial_of_all_training_images_sees_a_part_of_many_validation_images(
+    make_setup: MakeSetup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graftline.training.trial.MOST_JUDGED", 6)
+    features = Features(directory=str(tmp_path / "cache"))
+    trial = attempt(make_setup(features=features), 6, tmp_path)
+    assert (trial.images, len(trial.losses)) == (36, 6)
+    (table,) = features.store.entries()
+    assert sum(header.images for header in table.headers) == 36 + 6, "the others are not even computed"
 
 
 def test_a_trial_has_a_rare_class_too(make_setup: MakeSetup, version: DatasetVersion, tmp_path: Path) -> None:

@@ -10,17 +10,22 @@ from typing import ClassVar
 from graftline.backbones.layers import HEAD, body_groups, group_names
 from graftline.errors import DivergenceError, UserError
 from graftline.freezing.depth import (
-    DEEP_BATCH,
     FORWARD_PER_STEP,
     HEAD_EPOCHS,
     PASSES_PER_STEP,
-    deep_epochs,
     deep_plan,
     head_plan,
-    larger_steps,
     random_plan,
+    trial_epochs,
 )
-from graftline.freezing.evidence import FEWEST_IN_FOLDS, MOST_JUDGED, TRIAL_FOLDS, too_few_to_choose
+from graftline.freezing.evidence import (
+    FEWEST_IN_FOLDS,
+    MOST_JUDGED,
+    TRIAL_FOLDS,
+    most_validated,
+    too_few_to_choose,
+    trial_fits,
+)
 from graftline.freezing.measurement import BoundaryResult, BoundaryTrial, DepthMeasurement, Difference, in_words
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rule import FreezeContext, FreezeDecision, FreezeRule, TryBoundary
@@ -37,7 +42,6 @@ LARGE_PART = 0.1  # of a large training split, for a trial: it takes about as lo
 # To go deeper for nothing costs time, to stop at the head may cost many points: the evidence asked for is nine in ten,
 # one-sided; and a gain that many images make certain must still be worth the time.
 LEAST_GAIN = 0.05  # of the head's log loss
-TRIAL_EPOCHS = 3  # of a trial's part of the images; more of a small set, for as many steps
 
 
 @dataclass(frozen=True)
@@ -80,9 +84,16 @@ class Measured(FreezeRule):
             return FreezeDecision((context.finalize(random_plan(network)),), context.epochs)
         if (few := too_few_to_choose(context.validation_counts)) is None:
             return _Search(self, context).decide()
-        if context.try_in_folds is None or context.num_images + sum(context.validation_counts) < FEWEST_IN_FOLDS:
+        images = context.num_images + sum(context.validation_counts)
+        if context.try_in_folds is None or images < FEWEST_IN_FOLDS:
             return FreezeDecision((context.finalize(_because(head_plan(network), few)),), context.epochs)
-        logger.info(f"Each training and validation image is judged by fits without it, as {few}.")
+        if trial_fits(images) > 1:
+            logger.info(f"Each training and validation image is judged by fits without it, as {few}.")
+        else:
+            logger.info(
+                f"A third of the training and validation images is judged by fits without it, as {few}. "
+                "Ingest.parent='none' with Split.existing=False draws a new split."
+            )
         return _Search(self, context, in_folds=True).decide()
 
     def change_epochs(self, decision: FreezeDecision, context: FreezeContext) -> FreezeDecision:
@@ -111,25 +122,6 @@ class Measured(FreezeRule):
         return sorted({frozen_at(share, num_groups) for share in self.depths}, reverse=True)
 
 
-def trial_epochs(images: int, enough: int, step_images: int = DEEP_BATCH) -> int:
-    """Return how often a trial sees each of its images: three times, a few more often for as many steps.
-
-    But not more than half as often as the training that would follow.
-
-    Args:
-        images: that a trial has.
-        enough: that it would have at least, if there were as many.
-        step_images: that it passes for an optimizer step.
-
-    >>> tuple(trial_epochs(images, 1_000) for images in (50, 300, 1_000, 5_000))
-    (15, 10, 3, 3)
-    >>> tuple(trial_epochs(images, 1_000, step_images=256) for images in (300, 1_000, 5_000))
-    (15, 15, 5)
-    """
-    as_many_steps = math.ceil(TRIAL_EPOCHS * enough * larger_steps(step_images) / images)
-    return max(TRIAL_EPOCHS, min(deep_epochs(images, step_images) // 2, as_many_steps))
-
-
 def frozen_at(share: float, num_groups: int) -> int:
     """Return a share of the layer groups as a number that leaves at least one to train."""
     return min(math.floor(share * num_groups + 0.5), max(0, num_groups - 1))
@@ -144,17 +136,19 @@ class _Search:
             raise ValueError("Measured decides by trials: give it a FreezeContext with try_boundary.")
         self._rule, self._context, self._network = rule, context, context.network
         self._try: TryBoundary = attempt
-        self._in_folds, self._fits = in_folds, TRIAL_FOLDS if in_folds else 1
+        self._in_folds = in_folds
         self._num_groups = len(body_groups(context.network))
         self._head_plan = head_plan(context.network)  # of its usual epochs, as a deeper trial has its own
         self._trials: list[BoundaryTrial] = []
         validation = sum(context.validation_counts)
-        judged = (context.num_images + validation) / TRIAL_FOLDS if in_folds else validation
+        images = context.num_images + validation
+        self._fits, judged = (trial_fits(images), images / TRIAL_FOLDS) if in_folds else (1, validation)
         self._judged = min(MOST_JUDGED, judged)  # images, by each fit of a trial
-        self._of_all_classes = IMAGES_OF_CLASS * len(context.validation_counts)
+        num_classes = len(context.validation_counts)
+        self._of_all_classes = IMAGES_OF_CLASS * num_classes
         enough, large_part = max(rule.trial_images, self._of_all_classes), int(LARGE_PART * context.num_images)
         self._wanted = min(context.num_images, max(enough, large_part))  # training images of a trial
-        self._epochs = trial_epochs(self._wanted, enough, context.step_images)
+        self._epochs = trial_epochs(self._wanted, enough, context.step_images, num_classes)
 
     def decide(self) -> FreezeDecision:
         """Try, halve, and choose."""
@@ -197,19 +191,30 @@ class _Search:
         return int(affordable) if affordable >= max(LEAST_TRIAL, self._of_all_classes) else None
 
     def _affordable(self, frozen_groups: Sequence[int]) -> float:
-        """Return on how many images the head's trial and several others may be, for the time that is left.
+        """Return on how many images the head's trial and several others may be, for the time that trials have left.
 
         A head needs one pass over all images afterwards, which is left for it. Each trial also passes the images that
         it is judged by, and judges each of its epochs by them.
         """
-        left, image_seconds = self._context.seconds_left, self._context.image_seconds
-        if left is None or image_seconds is None:
+        left = self._steps_left()
+        if math.isinf(left):
             return math.inf
-        affordable = TRIALS_SHARE * (left() / image_seconds() - self._context.pass_steps)
+        affordable = left - self._steps_after_trials
         trials = [(self._num_groups, HEAD_EPOCHS), *((frozen, self._epochs) for frozen in frozen_groups)]
         passes = sum(self._pass_share(frozen, epochs) for frozen, epochs in trials)
         steps = sum(epochs * self._trained_share(frozen) for frozen, epochs in trials)
         return (affordable / self._fits - self._judged * (passes + steps / FORWARD_PER_STEP)) / (passes + steps)
+
+    @cached_property
+    def _steps_after_trials(self) -> float:
+        """How many images can be passed forward and backward once all trials are over; settled before the first."""
+        left = self._steps_left()
+        return left - TRIALS_SHARE * (left - self._context.pass_steps)
+
+    def _steps_left(self) -> float:
+        """Return how many images can be passed forward and backward in the time that is left."""
+        left, image_seconds = self._context.seconds_left, self._context.image_seconds
+        return math.inf if left is None or image_seconds is None else left() / image_seconds()
 
     def _pass_share(self, frozen_groups: int, epochs: int) -> float:
         """Return how long an image takes in what is frozen, once or in each epoch, where to train the whole takes 1."""
@@ -357,7 +362,10 @@ class _Search:
         """Return the decision for the head alone, which is the trial's if that had all images and the user's epochs."""
         decision = self._decision(head, None, stopped)
         plan = self._context.finalize(decision.plans[-1])
-        is_trained = images >= self._context.num_images and plan == decision.plans[-1]
+        context, as_planned = self._context, plan == decision.plans[-1]
+        # a training with a limit is judged by a part of many validation images, as the trial was
+        as_judged = context.seconds_left is not None or sum(context.validation_counts) <= MOST_JUDGED
+        is_trained = images >= context.num_images and as_planned and as_judged
         return replace(decision, plans=(plan,), tried=decision.tried if is_trained else ())
 
     def _decision(self, chosen: BoundaryTrial, final: FreezePlan | None, stopped: str) -> FreezeDecision:
@@ -374,7 +382,8 @@ class _Search:
         plans[-1] = _because(plans[-1], reason)
         tried = tuple(trial.folder for trial in chain)
         context, finals = self._context, [] if final is None else [final]
-        on_all = chosen.images >= context.num_images and sum(context.validation_counts) <= MOST_JUDGED
+        most = min(MOST_JUDGED, most_validated(context.num_images))  # or the training is judged by other images
+        on_all = chosen.images >= context.num_images and sum(context.validation_counts) <= most
         return FreezeDecision((*plans, *finals), context.epochs, measurement, tried, on_all)
 
 

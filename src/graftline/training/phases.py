@@ -18,9 +18,10 @@ from graftline.errors import UserError
 from graftline.features.precision import MAX_CHANGE
 from graftline.files import write_json
 from graftline.freezing.check import FreezeCheck
-from graftline.freezing.evidence import too_few_to_choose
+from graftline.freezing.depth import FORWARD_PER_STEP
+from graftline.freezing.evidence import most_validated, too_few_to_choose
 from graftline.freezing.plan import FreezePlan
-from graftline.training.budget import cut_to_deadline, decoding_seconds, step_seconds
+from graftline.training.budget import MOST_VALIDATED, cut_to_deadline, decoding_seconds, step_seconds, timed
 from graftline.training.checkpointing import checkpointed
 from graftline.training.compiling import compiled
 from graftline.training.events import FitEvents, Metrics
@@ -32,12 +33,11 @@ from graftline.training.place import epochs_done
 from graftline.training.recipe import Recipe
 from graftline.training.results import FitHistory, PhaseResult, TrainingResult, best_of
 from graftline.training.setup import TrainingSetup
-from graftline.training.source_decision import choose_source
+from graftline.training.source_decision import choose_source, head_is_live
 from graftline.training.training_source import LiveSource, TrainingSource
+from graftline.training.validation_scores import score_validation
 
 logger = logging.getLogger(__name__)
-
-MOST_VALIDATED = 2_000  # validation images of a training with a time limit, each class in proportion
 
 
 def train(
@@ -54,6 +54,8 @@ def train(
     """Fit a network as several freeze plans say, in turn; afterwards it has the best weights of all phases.
 
     The best are those of the lowest log loss on the validation images; where these are too few to tell, the last ones.
+    A phase that begins anew with the network's own weights, since there is time after one that is enough, has to be
+    likely better than that (nine in ten, image by image): of many epochs, one is lower by chance.
 
     A phase goes on from the best weights of the one before, or begins with the network's own where its plan says so.
     One that diverges at a rate that the user did not give is done again with a lower one (`fit_at_lower_rates`).
@@ -83,9 +85,12 @@ def train(
     if (few := _too_few(setup)) is not None:
         logger.info(f"The weights of the last epoch are kept: {few}.")
         first_judged = len(plans)
+    setup = _judged_by_fewer(setup, plans, limited=deadline is not None)
     results: list[PhaseResult] = []
     best_state: dict[str, Tensor] = {}
-    own = copy.deepcopy(setup.graft.network.state_dict()) if any(plan.anew for plan in plans) else {}
+    has_spare = any(plan.anew for plan in plans)
+    scored = has_spare and few is None
+    own = copy.deepcopy(setup.graft.network.state_dict()) if has_spare else {}
     for number, plan in enumerate(plans):
         phase = directory.phase(number)
         if plan.anew:
@@ -97,15 +102,19 @@ def train(
                 _tell(setup, plan, phase, earlier_result, events, [result.history for result in results])
             results.append(earlier_result)
         else:
-            if len(plans) > 1:
-                logger.info(f"{plan.decision[0].upper()}{plan.decision[1:]}.")
-            earlier = [result.history for result in results]
             end = None if deadline is None else _end_of_next(deadline, len(plans) - number)
-            fit_once = partial(fit_phase, setup, directory=phase, events=events, earlier=earlier, deadline=end)
+            if len(plans) > 1:
+                decided = timed(setup, [plan], end)[0].decision
+                logger.info(f"{decided[0].upper()}{decided[1:]}.")
+            earlier = [result.history for result in results]
+            fit_once = partial(
+                fit_phase, setup, directory=phase, events=events, earlier=earlier, deadline=end, scored=scored
+            )
             first_step = sum(history.steps for history in earlier)
             results.append(
                 fit_at_lower_rates(fit_once, setup, plan, phase, resume=resume, events=events, first_step=first_step)
             )
+        _tell_difference(results)
         if len(plans) > 1:
             best_state = _better(best_state, results[min(first_judged, len(plans) - 1) :], setup.graft.network)
         if results[-1].history.interrupted:
@@ -113,6 +122,30 @@ def train(
     if best_state:
         setup.graft.network.load_state_dict(best_state)
     return TrainingResult(tuple(results), min(first_judged, len(results) - 1))
+
+
+def _judged_by_fewer(setup: TrainingSetup, plans: Sequence[FreezePlan], *, limited: bool) -> TrainingSetup:
+    """Return a setup with the validation images by which epochs are judged, the same in all phases.
+
+    Each class is there in proportion. All images judge a head on cached activations, which is validated in no time.
+    """
+    train, validation = (len(setup.version.samples(split).paths) for split in ("train", "validation"))
+    most = MOST_VALIDATED if limited else validation
+    if validation > most_validated(train) and (any(not plan.only_head for plan in plans) or head_is_live(setup)):
+        most = min(most, most_validated(train))
+    if validation <= most:
+        return setup
+    version = setup.version.part(validation=most)
+    judging = len(version.samples("validation").paths)
+    logger.info(f"Each epoch is judged by {judging:,} of the {validation:,} validation images.")
+    return replace(setup, version=version)
+
+
+def _tell_difference(results: Sequence[PhaseResult]) -> None:
+    """Log by how much the last phase is better than the one before, where that has to be likely."""
+    if len(results) > 1 and (difference := results[-1].difference(results[-2])) is not None:
+        kept = "it is kept" if results[-1].is_better(results[-2]) else "too little to keep it"
+        logger.info(f"This phase has {difference.text()} in log loss against the one before: {kept}.")
 
 
 def _end_of_next(deadline: float, phases: int) -> float:
@@ -130,6 +163,7 @@ def fit_phase(
     earlier: Sequence[FitHistory] = (),
     resume: bool = False,
     deadline: float | None = None,
+    scored: bool = False,
     show_progress: bool = True,
 ) -> PhaseResult:
     """Fit a network as one freeze plan says; afterwards it has the weights of the best epoch.
@@ -143,20 +177,19 @@ def fit_phase(
         resume: go on from the last checkpoint in ``directory``, if there is one.
         deadline: moment of ``time.monotonic`` at which it is to end, but for a head on cached activations; None:
             whenever its epochs are done.
+        scored: whether each validation image is scored in the end, so that another phase can be compared.
         show_progress: draw the progress bar.
 
     Raises:
         FreezeViolationError: a frozen tensor changed, or one that is to be trained got no gradient.
     """
     setup, planned_epochs = setup.for_plan(plan), plan.epochs
-    if deadline is not None:
-        setup = replace(setup, version=setup.version.part(validation=MOST_VALIDATED))
     plan.apply(setup.graft.network, frozen_statistics=setup.frozen_statistics)
     _check_batch(setup)
     freeze_check = _make_freeze_check(setup, plan, directory, resume=resume)
     source = choose_source(setup, plan, directory.source)
     if deadline is not None and (not plan.only_head or isinstance(source, LiveSource)):
-        plan = _cut(source, plan, deadline, directory if resume else None)
+        plan = _cut(source, plan, deadline, directory if resume else None, scored=scored)
     told = _PhaseEvents(FitEvents() if events is None else events, freeze_check, earlier)
     told.on_source(source)
     with lost_processes_named(), _run_as(setup.recipe, source, plan):
@@ -172,7 +205,9 @@ def fit_phase(
         )
     freeze_check.check(setup.graft.network)
     change = _check_cache(source)
-    result = PhaseResult(planned_epochs, history, source.sentence, source.augmented, freeze_check.record(), change)
+    losses = score_validation(setup, source)[0].tolist() if scored else None
+    record = freeze_check.record()
+    result = PhaseResult(planned_epochs, history, source.sentence, source.augmented, record, change, losses)
     if setup.execution.rank == 0:
         write_json(directory.result, asdict(result))
     return result
@@ -254,11 +289,16 @@ class _PhaseEvents(FitEvents):
         return self._listener.on_interrupt(interrupt)
 
 
-def _cut(source: TrainingSource, plan: FreezePlan, deadline: float, resumed: FitDirectory | None) -> FreezePlan:
-    """Return the plan for the time that is left; a resume goes on."""
+def _cut(
+    source: TrainingSource, plan: FreezePlan, deadline: float, resumed: FitDirectory | None, *, scored: bool = False
+) -> FreezePlan:
+    """Return the plan for the time that is left, but for that of the scores; a resume goes on."""
     setup, step, decoding, to_decode = source.setup, step_seconds(source), 0.0, None
     if isinstance(source, LiveSource):
         decoding, to_decode = decoding_seconds(setup), source.images_to_decode()
+    if scored:
+        each = step / FORWARD_PER_STEP + (decoding if to_decode is None else 0.0)
+        deadline -= len(setup.version.samples("validation").paths) * each
     cut = cut_to_deadline(setup, plan, deadline, step, decoding, to_decode)
     done = 0 if resumed is None or not resumed.last.exists() else _epochs_done(resumed)
     return replace(cut, epochs=done + cut.epochs)

@@ -1,7 +1,4 @@
-"""Trying a boundary: a fit as a freeze plan says, whose work is kept until it is known which one goes on.
-
-Letters: B batch, C channels, H height, W width, N images of the validation split, K classes, T temperatures.
-"""
+"""Trying a boundary: a fit as a freeze plan says, whose work is kept until it is known which one goes on."""
 
 import contextlib
 import dataclasses
@@ -11,7 +8,6 @@ import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import pytorch_lightning as pl
 from pytorch_lightning.utilities.seed import isolate_rng
 from rich.progress import Progress
 from torch import nn
@@ -20,24 +16,22 @@ from graftline.augment.policy import CandidatePolicy
 from graftline.backbones.layers import HEAD, group_names
 from graftline.console import progress
 from graftline.data.folds import assign_folds
-from graftline.data.loaders import Batch
-from graftline.freezing.evidence import MOST_JUDGED, TRIAL_FOLDS
+from graftline.freezing.evidence import MOST_JUDGED, TRIAL_FOLDS, trial_fits
 from graftline.freezing.measured import IMAGES_OF_CLASS
-from graftline.freezing.measurement import BoundaryTrial, Floats, in_words
+from graftline.freezing.measurement import BoundaryTrial, in_words
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rule import FreezeContext, FreezeDecision
 from graftline.training.budget import decoding_seconds, seconds_per_image
 from graftline.training.events import FitEvents, Metrics
-from graftline.training.fit import plain_interrupt
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.lower_rates import fit_at_lower_rates
 from graftline.training.phases import fit_phase, load_best
 from graftline.training.results import PhaseResult
 from graftline.training.setup import TrainingSetup
 from graftline.training.source_decision import head_is_live
-from graftline.training.temperatures import losses_by_temperature
 from graftline.training.trainer import accumulated_batches, own_epochs
 from graftline.training.training_source import TrainingSource
+from graftline.training.validation_scores import score_validation
 
 
 def make_freeze_context(setup: TrainingSetup, directory: FitDirectory, deadline: float | None = None) -> FreezeContext:
@@ -83,7 +77,7 @@ def keep_trials(decision: FreezeDecision, directory: FitDirectory) -> None:
 class Trials:
     """Fits a network as plans say; after each, weights and random numbers are as if nothing had been tried.
 
-    The fits are done by this process alone, on one device.
+    The fits are done by this process alone, on one device, and judged by 2,000 validation images at most.
 
     Args:
         setup: of the training.
@@ -95,7 +89,6 @@ class Trials:
         if isinstance(setup.policy, CandidatePolicy):  # nothing happens to an image: its views would be the same
             features = dataclasses.replace(features, views=0)
         self._setup = dataclasses.replace(setup, policy=setup.policy.without_candidates(), features=features)
-        self._judged = frozenset(setup.version.part(validation=MOST_JUDGED).samples("validation").paths)
         self._directory = directory
 
     def __call__(
@@ -115,11 +108,11 @@ class Trials:
         Raises:
             DivergenceError: the training diverged.
         """
-        setup, network = self._setup, self._setup.graft.network
+        network, part = self._setup.graft.network, self._setup.version.part(validation=MOST_JUDGED)
         if max_images is not None:
-            least = min(IMAGES_OF_CLASS, max_images // len(setup.version.class_names))
-            part = setup.version.part(validation=MOST_JUDGED).part(least_of_class=least, train=max_images)
-            setup = dataclasses.replace(setup, version=part)
+            least = min(IMAGES_OF_CLASS, max_images // len(part.class_names))
+            part = part.part(least_of_class=least, train=max_images)
+        setup = dataclasses.replace(self._setup, version=part)
         boundary = [*group_names(network), HEAD][plan.frozen_groups]
         name = f"{plan.frozen_groups:02}" + ("" if start is None else f"-from-{start.folder}")
         began, chain = time.perf_counter(), [] if start is None else start.chain()
@@ -127,14 +120,13 @@ class Trials:
         with fitted(setup, self._emptied(name), plan, description, folders) as fit:
             seconds = time.perf_counter() - began
             losses, hits = score_validation(fit.setup, fit.source)
-        judged = np.array([path in self._judged for path in setup.version.samples("validation").paths])
         result = fit.result
         return BoundaryTrial(
             boundary=boundary,
             plan=plan,
             trained_parameters=plan.describe(network)["trained_parameters"],
-            losses=losses[judged],
-            hits=hits[judged],
+            losses=losses,
+            hits=hits,
             cached=result.cache_change is not None,
             pass_seconds=seconds - result.history.seconds,
             fit_seconds=result.history.seconds,
@@ -157,6 +149,8 @@ class Trials:
 class FoldTrials:
     """Fits a network as plans say, once without each fold of the training and validation images, which judges that fit.
 
+    Where folds are large (`trial_fits`), there is one such fit.
+
     Args:
         setup: of the training.
         directory: for the checkpoints, which ``keep_trials`` removes.
@@ -174,7 +168,8 @@ class FoldTrials:
         digests = [sha256 for split in splits for sha256 in version.samples(split).sha256]
         folds = assign_folds(labels, [group for split in splits for group in version.groups(split)], TRIAL_FOLDS)
         trials = []
-        for fold in np.unique(folds).tolist():
+        one_will_do = trial_fits(len(folds)) == 1  # the largest: groups may make them unequal
+        for fold in [int(np.bincount(folds).argmax())] if one_will_do else np.unique(folds).tolist():
             sides = np.where(folds == fold, "validation", "train").tolist()
             divided = version.divided(dict(zip(digests, sides, strict=True)))
             folder = FitDirectory(self._directory.trial / f"fold-{fold + 1}")
@@ -184,10 +179,10 @@ class FoldTrials:
     def __call__(
         self, plan: FreezePlan, start: BoundaryTrial | None = None, max_images: int | None = None
     ) -> BoundaryTrial:
-        """Fit the network once for each fold; the arguments are those of ``Trials``.
+        """Fit the network once for each fold that judges; the arguments are those of ``Trials``.
 
         Returns:
-            What came of it for all images, fold by fold.
+            What came of it for their images, fold by fold.
 
         Raises:
             DivergenceError: a training diverged.
@@ -255,27 +250,6 @@ def fitted(
         yield TrialFit(setup, events.source, result)
 
 
-def score_validation(setup: TrainingSetup, source: TrainingSource) -> tuple[Floats, Floats]:
-    """Return the calibrated log loss (N,) and whether it is right (N,) of each validation image, in the split's order.
-
-    The loss is that at the temperature that suits these images best.
-    """
-    scores = _ImageScores(source.network)
-    trainer = setup.make_trainer(
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        limit_val_batches=1.0,  # all, or two trials could not be compared image by image
-    )
-    _, validation = source.make_loaders()
-    with plain_interrupt():
-        trainer.validate(scores, validation, verbose=False)
-    losses = np.concatenate(scores.losses)
-    return losses[:, losses.mean(axis=0).argmin()], np.concatenate(scores.hits)
-
-
 def _step_images(setup: TrainingSetup) -> int:
     """Return how many images a process passes for an optimizer step."""
     return setup.batch_size * accumulated_batches(setup.make_trainer)
@@ -313,21 +287,3 @@ def _weights_kept(network: nn.Module) -> Iterator[None]:
         yield
     finally:
         network.load_state_dict(initial)
-
-
-class _ImageScores(pl.LightningModule):
-    """Keeps what a network makes of each image of a loader, whatever the trainer's device and precision."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self.losses: list[Floats] = []  # (B, T) each
-        self.hits: list[Floats] = []
-
-    def validation_step(self, batch: Batch, batch_index: int) -> None:  # noqa: ARG002 - Lightning's signature
-        """Score a batch: inputs (B, C, H, W) or (B, …), logits (B, K)."""
-        outputs = self.network(batch["image"])
-        logits = outputs[0] if isinstance(outputs, tuple) else outputs
-        logits, labels = logits.cpu().double(), batch["label"].cpu()  # Apple's GPUs have no double
-        self.losses.append(losses_by_temperature(logits, labels).numpy())
-        self.hits.append((logits.argmax(dim=1) == labels).double().numpy())
