@@ -104,7 +104,7 @@ def test_what_ray_began_it_goes_on_with(begin: Callable[..., Begun]) -> None:
     job = compose("train", [*TYPED, *typed])
     on_ray = RayTraining.of(job)
     assert on_ray is not None
-    (begun.directory / ".hydra" / "config.yaml").write_text(on_ray._content(earlier=[])["config"])
+    (begun.directory / ".hydra" / "config.yaml").write_text(on_ray._remote(earlier=[]).config)
 
     resumed = begun.resume(*typed, "trainer.max_epochs=7")
     assert (resumed.config.trainer, resumed.config.cluster) == (
