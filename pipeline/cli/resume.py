@@ -26,6 +26,7 @@ CHANGEABLE = (
     "train.workers",
     "trainer.max_epochs",
     "trainer.devices",
+    "cluster",
     "evaluation",
     "decision",
     "tracking",

@@ -117,6 +117,15 @@ def test_what_ray_began_it_goes_on_with(begin: Callable[..., Begun]) -> None:
         begin().resume("trainer=ray")
 
 
+def test_what_computed_on_a_cluster_goes_on_without_it(begin: Callable[..., Begun]) -> None:
+    begun = begin("cluster=ray", "cluster.address=10.0.0.1:6379")
+    assert begun.resume().config.cluster.address == "10.0.0.1:6379"
+    assert begun.resume("cluster.address=10.0.0.2:6379").config.cluster.address == "10.0.0.2:6379"
+    here = begun.resume("cluster=none")
+    assert here.config == {**begun.resume().config, "cluster": {"_target_": "graftline.ray_cluster.NoCluster"}}
+    assert begin().resume("cluster=ray", "cluster.num_workers=2").config.cluster.num_workers == 2
+
+
 def test_all_that_would_change_it_is_refused_at_once(begin: Callable[..., Begun]) -> None:
     begun = begin()
     changes = ["lr=1.0", "backbone=resnet18", "freeze=gradual", "experiment=finetune", "optim.eps=0.1"]
