@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from graftline.pipeline.cli.composed_stage import ComposedStage
-from graftline.pipeline.cli.errors import EXIT_DONE
+from graftline.pipeline.cli.errors import EXIT_DONE, EXIT_MISTAKE, Outcome, describe_error
 from graftline.pipeline.runs.directory import RunDirectory
 from graftline.ray_cluster import RayCluster
 
@@ -87,8 +88,8 @@ def ray_cluster_of(jobs: Sequence[ComposedStage]) -> RayCluster | None:
     return cluster
 
 
-def run_spread(jobs: Sequence[ComposedStage], ray_cluster: RayCluster) -> Iterator[int]:
-    """Run jobs anew, several at a time; yields their exit codes, in order.
+def run_spread(jobs: Sequence[ComposedStage], ray_cluster: RayCluster) -> Iterator[tuple[int, Outcome]]:
+    """Run jobs anew, several at a time; yields the number of each that has ended, and how it did.
 
     The nodes need the output directory, the images and the tracking database, all at the same place.
     """
@@ -96,22 +97,32 @@ def run_spread(jobs: Sequence[ComposedStage], ray_cluster: RayCluster) -> Iterat
     for job in jobs:  # of an earlier command with the same directory
         RunDirectory(job.directory).result.unlink(missing_ok=True)
     tasks = ((RemoteJob.of(job),) for job in jobs)
-    return ray_cluster.map(run_job, tasks, slots=ray_cluster.slots(), seconds_to_end=SECONDS_TO_END)
+    slots = ray_cluster.slots()
+    for number, get in ray_cluster.as_completed(run_job, tasks, slots=slots, seconds_to_end=SECONDS_TO_END):
+        try:
+            outcome = get()
+        except Exception as error:  # a task that was lost for good, or could not begin: the others go on
+            outcome = Outcome(EXIT_MISTAKE, describe_error(error))
+        yield number, outcome
 
 
-def run_job(remote: RemoteJob) -> int:
-    """Run a job on a worker; returns its exit code. One whose worker was lost goes on with its run in MLflow."""
-    from graftline.pipeline.cli.sweep import guarded
+def run_job(remote: RemoteJob) -> Outcome:
+    """Run a job on a worker. One whose worker was lost goes on with its run in MLflow."""
+    from graftline.pipeline.cli.sweep import attempt
 
     os.chdir(remote.folder)
     set_variables(remote.variables)
     job = remote.compose()
     if RunDirectory(job.directory).result.exists():
-        return EXIT_DONE
+        return Outcome(EXIT_DONE)
+    return attempt(job, partial(_begun, earlier=remote.earlier))
+
+
+def _begun(job: ComposedStage, earlier: Sequence[str]) -> ComposedStage:
+    """Return a job as it goes on with its run in MLflow, where an earlier worker has begun one."""
     runs = instantiate(job.config.tracking).find_runs(job.directory) if job.directory.exists() else []
-    if begun := [run_id for run_id in runs if run_id not in remote.earlier]:
-        job = job.with_value("train.resume", begun[0])
-    return guarded(job)
+    begun = [run_id for run_id in runs if run_id not in earlier]
+    return job.with_value("train.resume", begun[0]) if begun else job
 
 
 def set_variables(variables: Mapping[str, str | None]) -> None:

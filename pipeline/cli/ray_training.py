@@ -272,7 +272,7 @@ def main() -> int:
     if os.environ["RANK"] != "0":
         return by_command([])  # it hears of rank 0 what there is to do
     _wait_for_the_earlier(directory)
-    return run_job(remote)
+    return run_job(remote).code
 
 
 def _wait_for_the_earlier(directory: Path) -> None:

@@ -8,9 +8,10 @@ import importlib.util
 import math
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -187,27 +188,58 @@ class RayCluster:
             UserError: a task raised it, or was lost for good, or no node can run it any more; other errors are raised
                 as they are.
         """
+        for _, get in self._ended(function, items, slots, seconds_to_end, in_order=True):
+            yield get()
+
+    def as_completed(
+        self,
+        function: Callable[..., R],
+        items: Iterable[tuple[Any, ...]],
+        slots: Slots | None = None,
+        seconds_to_end: float = 0.0,
+    ) -> Iterator[tuple[int, Callable[[], R]]]:
+        """As `map`, but yield the number of each item as soon as its task has ended, with what gets the result.
+
+        What a task raises, or that it was lost for good, is raised there: the others go on.
+
+        Raises:
+            UserError: no node can run a task any more.
+        """
+        return self._ended(function, items, slots, seconds_to_end, in_order=False)
+
+    def _ended(
+        self,
+        function: Callable[..., R],
+        items: Iterable[tuple[Any, ...]],
+        slots: Slots | None,
+        seconds_to_end: float,
+        *,
+        in_order: bool,
+    ) -> Iterator[tuple[int, Callable[[], R]]]:
+        """Run tasks; yields the number of each that has ended with what gets its result, in order or as they end."""
         import ray
 
         self.connect()
         options: dict[str, Any] = {"num_cpus": 1} if slots is None else slots.options
         task: Any = ray.remote(**options, max_retries=MOST_RETRIES)(function)
-        waiting, begun, running = iter(items), deque["ray.ObjectRef"](), list["ray.ObjectRef"]()
+        waiting, begun, running = enumerate(items), dict["ray.ObjectRef", int](), list["ray.ObjectRef"]()
         most_running, most_begun = self._limits() if slots is None else (slots.number, math.inf)
         try:
             while True:
                 while len(running) < most_running and len(begun) < most_begun:
                     if (item := next(waiting, None)) is None:
                         break
-                    begun.append(task.remote(*item))
-                    running.append(begun[-1])
+                    result = task.remote(*item[1])
+                    begun[result] = item[0]
+                    running.append(result)
                 if not begun:
                     return
-                if begun[0] in running:
+                asked_for = islice(begun, 1) if in_order else begun
+                if (ended := next((one for one in asked_for if one not in running), None)) is None:
                     running = _wait_for_one(running, slots or Slots(1, 1, 0.0))
                 else:
-                    yield get_result(begun[0])
-                    begun.popleft()
+                    yield begun[ended], partial(get_result, ended)
+                    del begun[ended]
         finally:
             if running and seconds_to_end > 0:
                 for left in running:

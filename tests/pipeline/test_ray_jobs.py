@@ -56,6 +56,17 @@ def test_what_a_configuration_reads_from_the_environment_is_what_it_reads_here(
     assert remote.compose().config.tracking.uri == "http://127.0.0.1:5000"
 
 
+def test_a_worker_that_goes_on_while_mlflow_is_away_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = ["tracking=server", "tracking.uri=http://127.0.0.1:9", "hydra.run.dir=outputs/one"]
+    remote = RemoteJob.of(compose("train", ["data.path=photos", *own]))
+    Path(remote.directory).mkdir(parents=True)
+    outcome = run_job(remote)
+    assert outcome.code == 1
+    assert "127.0.0.1:9" in outcome.told
+    assert outcome.told in (tmp_path / "outputs/one/log.txt").read_text()
+
+
 @pytest.mark.long
 def test_a_worker_goes_on_with_no_run_of_an_earlier_command(
     workplace: Workplace, color_folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -67,12 +78,16 @@ def test_a_worker_goes_on_with_no_run_of_an_earlier_command(
     before = find_runs(workplace)
 
     remote = RemoteJob.of(compose("train", [*words, "seed=1"]), earlier=[*before])
-    ran = workplace.run_function(partial(run_job, remote))
+    ran = workplace.run_function(partial(exit_code, remote))
     assert ran.code == 0, ran.output
     after = find_runs(workplace)
     assert [*before.values()] == ["0"]
     assert sorted(after.values()) == ["0", "1"]
     assert before.items() <= after.items()
+
+
+def exit_code(remote: RemoteJob) -> int:
+    return run_job(remote).code
 
 
 def find_runs(workplace: Workplace) -> dict[str, str]:
