@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from graftline.console import logged, print_table, say
+from graftline.console import logged, print_table, progress, say
 from graftline.errors import find_cause
 from graftline.pipeline.cli.composed_stage import ComposedStage, DirectoryInUseError
 from graftline.pipeline.cli.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_MISTAKE, Outcome, report_error
@@ -110,10 +110,18 @@ def _run_each(jobs: Sequence[ComposedStage], ray_cluster: RayCluster | None) -> 
             yield number, attempt(job).code
         return
     say(f"Spread over Ray, {ray_cluster.slots().number} at a time; each says what it does in its own log.txt.")
-    for number, outcome in run_spread(jobs, ray_cluster):
-        told = "done" if outcome.code == EXIT_DONE else f"failed. {outcome.told}".rstrip()
-        say(f"Run {jobs[number].directory.name}: {' '.join(jobs[number].overrides)}: {told}")
-        yield number, outcome.code
+    with progress("Runs", total=len(jobs)) as bar:
+        for number, outcome in run_spread(jobs, ray_cluster):
+            say(f"Run {jobs[number].directory.name}: {' '.join(jobs[number].overrides)}: {_in_words(outcome)}")
+            bar.advance(bar.task_ids[0])
+            yield number, outcome.code
+
+
+def _in_words(outcome: Outcome) -> str:
+    """Return how a run ended, with its reason."""
+    if outcome.code == EXIT_INTERRUPTED:
+        return "interrupted"
+    return "done" if outcome.code == EXIT_DONE else f"failed. {outcome.told}".rstrip()
 
 
 def _differing(jobs: Sequence[ComposedStage]) -> list[list[str]]:

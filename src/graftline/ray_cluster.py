@@ -8,7 +8,7 @@ import importlib.util
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -197,7 +197,7 @@ class RayCluster:
         items: Iterable[tuple[Any, ...]],
         slots: Slots | None = None,
         seconds_to_end: float = 0.0,
-    ) -> Iterator[tuple[int, Callable[[], R]]]:
+    ) -> Generator[tuple[int, Callable[[], R]], None, None]:
         """As `map`, but yield the number of each item as soon as its task has ended, with what gets the result.
 
         What a task raises, or that it was lost for good, is raised there: the others go on.
@@ -215,7 +215,7 @@ class RayCluster:
         seconds_to_end: float,
         *,
         in_order: bool,
-    ) -> Iterator[tuple[int, Callable[[], R]]]:
+    ) -> Generator[tuple[int, Callable[[], R]], None, None]:
         """Run tasks; yields the number of each that has ended with what gets its result, in order or as they end."""
         import ray
 

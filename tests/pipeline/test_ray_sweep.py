@@ -112,6 +112,7 @@ def test_a_run_that_is_lost_for_good_leaves_the_others_alone(
     assert code == 1, output
     assert "seed=0: failed. The Ray cluster lost a task for good" in output, output
     assert "seed=2: done" in output
+    assert "Runs: 3" in output, "in a terminal a bar"
     assert "3 runs" in output, "the comparison"
     assert len(list(workplace.root.glob("outputs/sweep/*/result.json"))) == 2
 
@@ -140,3 +141,15 @@ def test_ctrl_c_ends_all_runs(workplace: Workplace, color_folder: Path) -> None:
     assert experiment is not None
     runs = workplace.mlflow.search_runs([experiment.experiment_id])
     assert [run.info.status for run in runs] == ["KILLED"] * 3
+
+
+def test_what_a_run_fails_of_is_told_here(workplace: Workplace, color_folder: Path) -> None:
+    own = ("cluster.num_workers=2", "seed=0", "optim=sgd", "optim.lr=0.003,1e30")
+    process = start_sweep(workplace, color_folder, 1, *own)
+    output = process.communicate(timeout=SECONDS)[0]
+    assert process.returncode == 1, output
+    (told,) = (line.partition(": failed. ")[2] for line in output.splitlines() if ": failed. " in line)
+    assert "diverged" in told
+    assert "lower optim.lr" in told
+    (log,) = workplace.root.glob("outputs/train/*/1/log.txt")
+    assert told in log.read_text(), "the sentence of its own log"
