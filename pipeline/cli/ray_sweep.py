@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +12,7 @@ from typing import Any, Self
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from graftline.locks import Lock
 from graftline.pipeline.cli.composed_stage import ComposedStage
 from graftline.pipeline.cli.errors import EXIT_DONE, EXIT_MISTAKE, Outcome, describe_error
 from graftline.pipeline.runs.directory import RunDirectory
@@ -18,6 +20,8 @@ from graftline.ray_cluster import RayCluster
 
 HERE = {"_target_": "graftline.ray_cluster.NoCluster"}  # of the runs themselves, which are spread already
 SECONDS_TO_END = 20.0  # that a run which is interrupted may take to say so to MLflow
+SECONDS_FOR_THE_EARLIER = 30.0  # that a worker which was lost may take to notice and end
+SECONDS_BETWEEN_LOOKS = 0.5
 _VARIABLE = re.compile(r"\$\{oc\.env:\s*(\w+)")
 
 
@@ -120,9 +124,21 @@ def run_job(remote: RemoteJob) -> Outcome:
 
 def _begun(job: ComposedStage, earlier: Sequence[str]) -> ComposedStage:
     """Return a job as it goes on with its run in MLflow, where an earlier worker has begun one."""
+    _wait_for_the_earlier(job.directory)
     runs = instantiate(job.config.tracking).find_runs(job.directory) if job.directory.exists() else []
     begun = [run_id for run_id in runs if run_id not in earlier]
     return job.with_value("train.resume", begun[0]) if begun else job
+
+
+def _wait_for_the_earlier(directory: Path) -> None:
+    """Wait until an earlier worker, which Ray has lost but which may live on, has noticed and ended."""
+    deadline = time.monotonic() + SECONDS_FOR_THE_EARLIER
+    while (directory / ".hydra").exists() and time.monotonic() < deadline:
+        try:
+            with Lock(directory / ".hydra" / "lock", shared=False, temporary=True):
+                return
+        except BlockingIOError:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 def set_variables(variables: Mapping[str, str | None]) -> None:

@@ -29,7 +29,6 @@ from omegaconf import OmegaConf
 
 from graftline.console import say
 from graftline.errors import UserError, first_line
-from graftline.locks import Lock
 from graftline.pipeline.cli.composed_stage import ComposedStage
 from graftline.pipeline.cli.errors import EXIT_DONE, EXIT_MISTAKE
 from graftline.pipeline.cli.ray_sweep import RemoteJob, run_job, set_variables
@@ -41,7 +40,7 @@ from graftline.training.launch import RAY
 
 STRATEGY = "ray"  # what conf/trainer/ray.yaml calls it
 MAX_FAILURES = 3  # lost processes, each of which starts all of them again from the last checkpoint
-SECONDS_TO_END = 30.0  # that the first process of an earlier start may take to notice that it is to end
+SECONDS_TO_END = 30.0  # that the first process may take to notice that it is to end
 SECONDS_TO_FOLLOW = 0.5
 STOP = "stop"
 
@@ -271,19 +270,7 @@ def main() -> int:
     threading.Thread(target=_listen, args=(directory / "ray" / STOP,), daemon=True).start()
     if os.environ["RANK"] != "0":
         return by_command([])  # it hears of rank 0 what there is to do
-    _wait_for_the_earlier(directory)
     return run_job(remote).code
-
-
-def _wait_for_the_earlier(directory: Path) -> None:
-    """Wait until the first process of an earlier start, whose worker was lost, has noticed and ended."""
-    deadline = time.monotonic() + SECONDS_TO_END
-    while (directory / ".hydra").exists() and time.monotonic() < deadline:
-        try:
-            with Lock(directory / ".hydra" / "lock", shared=False, temporary=True):
-                return
-        except BlockingIOError:
-            time.sleep(SECONDS_TO_FOLLOW)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Several trainings for a Ray cluster, without one: which are refused, and which run a worker goes on with."""
 
+import time
 from functools import partial
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from workplace import TINY, Workplace
 
 from graftline.errors import UserError
+from graftline.locks import Lock
 from graftline.pipeline.cli import compose
 from graftline.pipeline.cli.composed_stage import compose_all
 from graftline.pipeline.cli.ray_sweep import HERE, RemoteJob, run_job, set_variables
@@ -65,6 +67,21 @@ def test_a_worker_that_goes_on_while_mlflow_is_away_says_so(tmp_path: Path, monk
     assert outcome.code == 1
     assert "127.0.0.1:9" in outcome.told
     assert outcome.told in (tmp_path / "outputs/one/log.txt").read_text()
+
+
+@pytest.mark.long
+def test_a_worker_waits_for_one_that_lives_on(
+    workplace: Workplace, color_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workplace.root)
+    words = ["data=folder", f"data.path={color_folder}", *TINY, "hydra.run.dir=outputs/one"]
+    remote = RemoteJob.of(compose("train", words))
+    lock = Lock(workplace.root / "outputs/one/.hydra/lock", shared=False, temporary=True)
+    process = workplace.start_function(partial(exit_code, remote))
+    time.sleep(5)
+    assert process.code is None, process.output
+    lock.close()
+    assert process.wait(300) == 0, process.output
 
 
 @pytest.mark.long
