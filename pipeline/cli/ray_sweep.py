@@ -6,12 +6,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Self
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from graftline.data.references import find_url
 from graftline.locks import Lock
 from graftline.pipeline.cli.composed_stage import ComposedStage
 from graftline.pipeline.cli.errors import EXIT_DONE, EXIT_MISTAKE, Outcome, describe_error
@@ -97,7 +99,7 @@ def run_spread(jobs: Sequence[ComposedStage], ray_cluster: RayCluster) -> Iterat
 
     The nodes need the output directory, the images and the tracking database, all at the same place.
     """
-    ray_cluster.check_paths([Path.cwd()])
+    ray_cluster.check_shared(jobs[0].directory.parent, [Path.cwd(), *dict.fromkeys(chain(*map(first_file, jobs)))])
     for job in jobs:  # of an earlier command with the same directory
         RunDirectory(job.directory).result.unlink(missing_ok=True)
     tasks = ((RemoteJob.of(job),) for job in jobs)
@@ -110,6 +112,15 @@ def run_spread(jobs: Sequence[ComposedStage], ray_cluster: RayCluster) -> Iterat
         yield number, outcome
 
 
+def first_file(job: ComposedStage) -> list[Path]:
+    """Return a file of a job's images, which nodes need, too; nothing where they are at a URL or have a name."""
+    path = OmegaConf.select(job.config, "data.path")
+    if path is None or find_url(path) is not None:
+        return []
+    files = (Path(folder) / names[0] for folder, _, names in os.walk(path) if names)  # a folder alone may be empty there
+    return [*([Path(path)] if Path(path).is_file() else islice(files, 1))]
+
+
 def run_job(remote: RemoteJob) -> Outcome:
     """Run a job on a worker. One whose worker was lost goes on with its run in MLflow."""
     from graftline.pipeline.cli.sweep import attempt
@@ -117,6 +128,7 @@ def run_job(remote: RemoteJob) -> Outcome:
     os.chdir(remote.folder)
     set_variables(remote.variables)
     job = remote.compose()
+    _wait_for_the_earlier(job.directory)  # which may still finish
     if RunDirectory(job.directory).result.exists():
         return Outcome(EXIT_DONE)
     return attempt(job, partial(_begun, earlier=remote.earlier))
@@ -124,7 +136,6 @@ def run_job(remote: RemoteJob) -> Outcome:
 
 def _begun(job: ComposedStage, earlier: Sequence[str]) -> ComposedStage:
     """Return a job as it goes on with its run in MLflow, where an earlier worker has begun one."""
-    _wait_for_the_earlier(job.directory)
     runs = instantiate(job.config.tracking).find_runs(job.directory) if job.directory.exists() else []
     begun = [run_id for run_id in runs if run_id not in earlier]
     return job.with_value("train.resume", begun[0]) if begun else job

@@ -31,7 +31,7 @@ from graftline.console import say
 from graftline.errors import UserError, first_line
 from graftline.pipeline.cli.composed_stage import ComposedStage
 from graftline.pipeline.cli.errors import EXIT_DONE, EXIT_MISTAKE
-from graftline.pipeline.cli.ray_sweep import RemoteJob, run_job, set_variables
+from graftline.pipeline.cli.ray_sweep import RemoteJob, first_file, run_job, set_variables
 from graftline.pipeline.program import program
 from graftline.pipeline.runs.directory import RunDirectory
 from graftline.processes import end_with_parent
@@ -85,8 +85,8 @@ class RayTraining:
         """
         self.cluster.check()
         kind, per_node = self._find_room()
-        self.cluster.check_paths([Path.cwd()])
         remote = self._remote(earlier=self._find_earlier())
+        self.cluster.check_shared(self.job.directory, [Path.cwd(), *first_file(self.job)])
         result = RunDirectory(self.job.directory).result
         result.unlink(missing_ok=True)  # of an earlier command with the same directory
         from ray.train import FailureConfig, RunConfig, ScalingConfig

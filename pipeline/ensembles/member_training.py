@@ -81,7 +81,7 @@ def _train_spread(members: Sequence[Member], cluster: RayCluster) -> None:
     """Train members on a cluster, whose nodes need the output directory, the images and the tracking database."""
     first = members[0].winner
     image = file_of(first.version.samples("train").paths[0])
-    cluster.check_paths([Path.cwd(), first.directory, *([] if image is None else [image])])
+    cluster.check_shared(first.directory, [Path.cwd(), *([] if image is None else [image])])
     slots = cluster.slots()
     say(f"\nMembers are spread over Ray, {slots.number} at a time; each says what it does in its own log.txt.")
     tasks = ((str(Path.cwd()), _without_cluster(member)) for member in members)

@@ -265,7 +265,16 @@ class RayCluster:
             UserError: one does not.
         """
         self.connect()
-        check_seen(look_at_nodes(paths))
+        check_seen(paths)
+
+    def check_shared(self, folder: Path, paths: Sequence[Path]) -> None:
+        """Make sure that each node sees what is written to a folder here, and some files.
+
+        Raises:
+            UserError: one does not.
+        """
+        self.connect()
+        check_seen(paths, shared=folder)
 
 
 def _wait_for_one(running: list["ray.ObjectRef"], slots: Slots) -> list["ray.ObjectRef"]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 from graftline.errors import UserError, find_cause, first_line
 
@@ -98,17 +99,35 @@ def _make_look() -> Callable[[list[str], list[str]], tuple[str, str | None, list
     return look
 
 
-def check_seen(nodes: Sequence[Node]) -> None:
-    """Make sure that nodes see all that they were asked for.
+def check_seen(paths: Sequence[Path], shared: Path | None = None) -> None:
+    """Make sure that all nodes see some files, and what is written to a folder here.
+
+    Args:
+        paths: the files.
+        shared: the folder, which is made if need be.
 
     Raises:
         UserError: one does not.
     """
-    for node in nodes:
-        if node.unseen:
+    marks = [] if shared is None else [shared / f".graftline-{uuid4().hex}"]
+    try:
+        for mark in marks:
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+        nodes = look_at_nodes([*marks, *paths])
+    finally:
+        for mark in marks:
+            mark.unlink(missing_ok=True)
+    for host, _, unseen, _ in nodes:
+        if unseen and unseen[0] in [str(mark.absolute()) for mark in marks]:
             raise UserError(
-                f"Node {node.host} of the Ray cluster does not see {node.unseen[0]}: all nodes need the images at the "
-                "same place, by a file system that they share."
+                f"Node {host} of the Ray cluster does not see what is written to {shared} here: all nodes need the "
+                "same output directory, on a file system that they share."
+            )
+        if unseen:
+            raise UserError(
+                f"Node {host} of the Ray cluster does not see {unseen[0]}: all nodes need the images at the same "
+                "place, by a file system that they share."
             )
 
 
