@@ -40,6 +40,7 @@ from graftline.training.launch import RAY
 
 STRATEGY = "ray"  # what conf/trainer/ray.yaml calls it
 MAX_FAILURES = 3  # lost processes, each of which starts all of them again from the last checkpoint
+MAX_WAITS = 5  # of a minute each, for room for all processes where a node was lost: Ray would wait for ever
 SECONDS_TO_END = 30.0  # that the first process may take to notice that it is to end
 SECONDS_TO_FOLLOW = 0.5
 STOP = "stop"
@@ -102,7 +103,9 @@ class RayTraining:
                 placement_strategy="STRICT_SPREAD",
             ),
             run_config=RunConfig(
-                name="ray", storage_path=str(self.job.directory.absolute()), failure_config=FailureConfig(MAX_FAILURES)
+                name="ray",
+                storage_path=str(self.job.directory.absolute()),
+                failure_config=FailureConfig(MAX_FAILURES, controller_failure_limit=MAX_WAITS),
             ),
         )
         with _removed(self._stop.parent), _followed(_told(self.job.directory)):
@@ -111,7 +114,8 @@ class RayTraining:
             except Exception as error:  # Ray's, of many kinds
                 raise UserError(
                     f"Ray gave the training up ({first_line(getattr(error, '__cause__', None) or error)}): look at ray "
-                    "status, and at log.txt in the output directory; train.resume goes on with the run."
+                    "status, and at log.txt in the output directory; train.resume goes on with the run, on fewer "
+                    "processes too (trainer.devices)."
                 ) from error
         return EXIT_DONE if result.exists() else EXIT_MISTAKE
 
