@@ -20,13 +20,16 @@ from graftline.pipeline.cli.wording import worded
 from graftline.pipeline.runs.directory import RunDirectory
 
 # What may differ from the run that is resumed. Everything else is in the checkpoint, or would make what follows a
-# different training under the old one's name. The decision is chosen when all is trained.
+# different training under the old one's name. The decision is chosen when all is trained; activations are the same in
+# another directory, and whether a training is on cached ones does not change with the room for them.
 CHANGEABLE = (
     "train.resume",
     "train.workers",
     "trainer.max_epochs",
     "trainer.devices",
     "cluster",
+    "features.max_gb",
+    "features.directory",
     "evaluation",
     "decision",
     "tracking",

@@ -126,6 +126,13 @@ def test_what_computed_on_a_cluster_goes_on_without_it(begin: Callable[..., Begu
     assert begin().resume("cluster=ray", "cluster.num_workers=2").config.cluster.num_workers == 2
 
 
+def test_activations_get_more_room_or_another_place(begin: Callable[..., Begun]) -> None:
+    features = begin().resume("features.max_gb=50", "features.directory=/scratch/activations").config.features
+    assert (features.max_gb, features.directory) == (50, "/scratch/activations")
+    with pytest.raises(UserError, match=r"features\.views=2 would change them"):
+        begin().resume("features.views=2", "features.max_gb=50")
+
+
 def test_all_that_would_change_it_is_refused_at_once(begin: Callable[..., Begun]) -> None:
     begun = begin()
     changes = ["lr=1.0", "backbone=resnet18", "freeze=gradual", "experiment=finetune", "optim.eps=0.1"]
