@@ -330,11 +330,13 @@ def _followed(file: Path) -> Iterator[None]:
         while True:
             last = done.is_set()
             if file.exists():
-                with file.open(encoding="utf-8") as log:
+                with file.open("rb") as log:
                     log.seek(position)
-                    if text := log.read():
-                        say(text.rstrip("\n"))
-                    position = log.tell()
+                    content = log.read()
+                content = content if last else content[: content.rfind(b"\n") + 1]  # it may end within a character
+                position += len(content)
+                if content:
+                    say(content.decode("utf-8", errors="replace").rstrip("\n"))
             if last:
                 return
             done.wait(SECONDS_TO_FOLLOW)
