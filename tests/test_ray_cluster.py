@@ -129,7 +129,7 @@ def test_each_connection_is_checked(nodes: Nodes, monkeypatch: pytest.MonkeyPatc
     nodes.add(1, num_cpus=3)
     RayCluster(num_workers=1).connect()
     cluster = RayCluster(nodes.address)
-    assert [node.get("CPU") for node in cluster.resources() if "CPU" in node] == [3.0], "not the one before"
+    assert [node["CPU"] for node in cluster.resources() if node.get("CPU")] == [3.0], "not the one before"
     ray.shutdown()
     with monkeypatch.context() as patch:
         patch.setattr(ray_connection, "version", lambda _: "another")
