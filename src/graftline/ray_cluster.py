@@ -9,6 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -200,8 +201,9 @@ class RayCluster:
             UserError: a task raised it, or was lost for good, or no node can run it any more; other errors are raised
                 as they are.
         """
-        for _, get in self._ended(function, items, slots, seconds_to_end, in_order=True):
-            yield get()
+        with closing(self._ended(function, items, slots, seconds_to_end, in_order=True)) as ended:
+            for _, get in ended:
+                yield get()
 
     def as_completed(
         self,
