@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from graftline.errors import UserError
 from graftline.execution import CORES
-from graftline.ray_connection import check_seen, get_result, knock, living_nodes, look_at_nodes, start, warn_of_variables
+from graftline.ray_connection import (
+    check_seen,
+    get_result,
+    knock,
+    living_nodes,
+    look_at_nodes,
+    start,
+    warn_of_variables,
+)
 
 if TYPE_CHECKING:
     import ray
