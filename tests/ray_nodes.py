@@ -1,11 +1,15 @@
 """A Ray cluster of several nodes on this machine, for tests that kill one of them."""
 
 import secrets
+import shutil
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -56,6 +60,32 @@ class Nodes:
                         if f"ray::{task}" in " ".join(process.cmdline()):
                             return node, process
         raise AssertionError(f"No worker has run {task} within {SECONDS:.0f} s.")
+
+    @contextmanager
+    def without(self, folder: Path) -> Iterator[None]:
+        """Add a node of one core, the last one, to which a folder is empty, as where no file system is shared."""
+        if shutil.which("unshare") is None or subprocess.run(["unshare", "--mount", "true"]).returncode != 0:
+            pytest.skip("this machine lets nobody have file systems of his own")
+        ports = [f"--{name.replace('_', '-')}={_free_port()}" for name in PORTS if name != "metrics_agent_port"]
+        start = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={self.address}", "--block"]
+        start += ["--num-cpus=1", f"--object-store-memory={MEMORY}", "--disable-usage-stats", *ports]
+        script = 'mount -t tmpfs none "$1" && shift && exec "$@"'
+        process = subprocess.Popen(["unshare", "--mount", "sh", "-c", script, "sh", str(folder), *start])
+        try:
+            deadline, before = time.monotonic() + SECONDS, self._count_living()
+            while self._count_living() == before:
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            yield
+        finally:
+            for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+                with suppress(psutil.NoSuchProcess):
+                    one.kill()
+            process.wait()
+
+    def _count_living(self) -> int:
+        return sum(node["Alive"] for node in self.cluster.global_state.node_table())
 
     def kill(self, node: Any) -> None:
         """Kill a node and all its workers with SIGKILL, as where the power fails."""

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
 import pytest
 from ray_nodes import Nodes, start_nodes
 
-from graftline import ray_cluster
+from graftline import ray_cluster, ray_connection
 from graftline.errors import UserError
 from graftline.execution import available_cores
 from graftline.ray_cluster import AHEAD, RayCluster, Slots
@@ -38,6 +39,22 @@ def test_an_address_that_does_not_answer_is_told_at_once() -> None:
 def test_an_address_is_a_host_and_a_port() -> None:
     with pytest.raises(UserError, match="give HOST:PORT"):
         RayCluster("somewhere").check()
+
+
+@pytest.mark.extras
+@needs_ray
+def test_a_ray_of_our_own_is_for_this_machine_alone_and_tells_nobody() -> None:
+    import ray
+    from ray._private.usage import usage_lib
+
+    ray.shutdown()
+    RayCluster(num_workers=1).connect()
+    assert not usage_lib.usage_stats_enabled()
+    started = psutil.Process().children(recursive=True)
+    assert any("raylet" in one.name() for one in started)
+    assert not any("dashboard.py" in " ".join(one.cmdline()) for one in started)
+    open_to = {(one.name(), at.laddr.ip) for one in started for at in one.net_connections() if at.status == "LISTEN"}
+    assert {ip for _, ip in open_to} <= {"127.0.0.1", "::1"}, open_to
 
 
 @pytest.mark.extras
@@ -118,6 +135,50 @@ def test_a_node_that_has_the_gpu_may_be_smaller(nodes: Nodes, monkeypatch: pytes
     monkeypatch.setattr(ray_cluster, "SECONDS_WITHOUT_NODE", 2.0)
     with pytest.raises(UserError, match="no node of the Ray cluster has had 2 cores and a GPU, as each task needs"):
         list(cluster.map(available_cores, [()], slots=slots))
+
+
+@pytest.mark.extras
+@needs_ray
+@pytest.mark.timeout(300)
+def test_a_node_that_comes_later_gets_tasks(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_cluster, "SECONDS_BETWEEN_LOOKS", 0.0)
+    nodes.add(1)
+    taken = list[int]()
+
+    def items() -> Iterator[tuple[str, int, int]]:
+        for number in range(20):
+            taken.append(number)
+            yield str(tmp_path), number, 0
+
+    results = RayCluster(nodes.address).map(make_task(), items())
+    assert next(results) == 0
+    assert len(taken) == AHEAD
+    nodes.add(1)
+    assert next(results) == 1
+    assert len(taken) == 1 + 2 * AHEAD
+    assert [*results] == [*range(2, 20)]
+
+
+@pytest.mark.extras
+@needs_ray
+@pytest.mark.timeout(300)
+def test_each_connection_is_checked(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    nodes.add(1, num_cpus=3)
+    RayCluster(num_workers=1).connect()
+    cluster = RayCluster(nodes.address)
+    assert [node["CPU"] for node in cluster.resources() if node.get("CPU")] == [3.0], "not the one before"
+    ray.shutdown()
+    with monkeypatch.context() as patch:
+        patch.setattr(ray_connection, "version", lambda _: "another")
+        for _ in range(2):
+            with pytest.raises(UserError, match="here is another: install it"):
+                cluster.connect()
+    cluster.connect()
+    connected = ray.get_runtime_context().get_job_id()
+    cluster.connect()
+    assert ray.get_runtime_context().get_job_id() == connected, "once"
 
 
 HEAD, WITH_GPU = {"CPU": 16.0}, {"CPU": 8.0, "GPU": 1.0}

@@ -5,6 +5,7 @@ import sys
 import traceback
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from graftline.console import console
 from graftline.errors import UserError, find_cause, no_access, no_room
@@ -13,24 +14,37 @@ from graftline.files import write_text
 EXIT_DONE, EXIT_MISTAKE, EXIT_INTERRUPTED = 0, 1, 130
 
 
-def report_error(error: BaseException, directory: Path | None = None) -> None:
-    """Print one sentence for a mistake; for a fault of ours the sentence, and where the traceback lies.
+class Outcome(NamedTuple):
+    """How a run ended."""
+
+    code: int  # exit code: 0 done, 1 a mistake, a fault or a bad finding, 130 interrupted
+    told: str = ""  # the sentence that says what went wrong
+
+
+def report_error(error: BaseException, directory: Path | None = None) -> str:
+    """Print one sentence for a mistake; for a fault of ours the sentence, and where the traceback lies; returns it.
 
     ``GRAFTLINE_DEBUG=1`` prints the traceback in any case.
     """
     if os.environ.get("GRAFTLINE_DEBUG") == "1":
         console.print("".join(traceback.format_exception(error)), markup=False)
+    sentence = describe_error(error, directory)
+    console.print(sentence, style="red", markup=False, soft_wrap=True)
+    return sentence
+
+
+def describe_error(error: BaseException, directory: Path | None = None) -> str:
+    """Return the sentence for an error; the traceback of a fault of ours goes to the directory, if one is given."""
     mistake = find_cause(error, UserError)
     if (sentence := _explain(error) if mistake is None else str(mistake)) is not None:
-        console.print(sentence, style="red", markup=False, soft_wrap=True)
-        return
+        return sentence
     where = ""
     if directory is not None:
         with suppress(OSError):  # which may be the fault itself
             write_text(directory / "traceback.txt", "".join(traceback.format_exception(error)))
             where = f" The traceback lies in {directory / 'traceback.txt'}."
     text = f"{type(error).__name__}: {error or 'no message'}".strip()
-    console.print(f"graftline failed: {text}{where}", style="red", markup=False, soft_wrap=True)
+    return f"graftline failed: {text}{where}"
 
 
 def _explain(error: BaseException) -> str | None:

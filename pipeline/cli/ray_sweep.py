@@ -1,19 +1,80 @@
 """The runs of a sweep, spread over a Ray cluster: each is a task, which goes on elsewhere where its worker is lost."""
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any, Self
 
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+from graftline.data.references import find_url
+from graftline.locks import Lock
 from graftline.pipeline.cli.composed_stage import ComposedStage
-from graftline.pipeline.cli.errors import EXIT_DONE
+from graftline.pipeline.cli.errors import EXIT_DONE, EXIT_MISTAKE, Outcome, describe_error
 from graftline.pipeline.runs.directory import RunDirectory
 from graftline.ray_cluster import RayCluster
 
 HERE = {"_target_": "graftline.ray_cluster.NoCluster"}  # of the runs themselves, which are spread already
 SECONDS_TO_END = 20.0  # that a run which is interrupted may take to say so to MLflow
+SECONDS_FOR_THE_EARLIER = 30.0  # that a worker which was lost may take to notice and end
+SECONDS_BETWEEN_LOOKS = 0.5
+_VARIABLE = re.compile(r"\$\{oc\.env:\s*(\w+)")
+
+
+@dataclass(frozen=True)
+class RemoteJob:
+    """A job in plain values, for a process of another machine, which does not spread its own work.
+
+    Attributes:
+        folder: the directory that paths start from.
+        name: of the stage.
+        config: of the stage, as YAML; what it reads from the environment stays unread, as it may be a password.
+        overrides: that led to it.
+        directory: its output directory, without the result of an earlier command.
+        config_dir: folder of the user's own options; empty: there is none.
+        variables: of the environment, which the configuration reads, as they are where the command was typed; None: it
+            is not set there.
+        earlier: runs in MLflow that an earlier command has left in this directory.
+    """
+
+    folder: str
+    name: str
+    config: str
+    overrides: Sequence[str]
+    directory: str
+    config_dir: str
+    variables: Mapping[str, str | None]
+    earlier: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, job: ComposedStage, changes: Mapping[str, Any] | None = None, earlier: Sequence[str] = ()) -> Self:
+        """Return that of a job.
+
+        Args:
+            job: the job.
+            changes: keys of its configuration with the values that they have there.
+            earlier: as above.
+        """
+        config = job.config.copy()
+        for key, value in {"cluster": HERE, **(changes or {})}.items():
+            OmegaConf.update(config, key, value, merge=False)
+        text = OmegaConf.to_yaml(config)
+        variables = {name: os.environ.get(name) for name in _VARIABLE.findall(text)}
+        own, directory = str(job.config_dir or ""), str(job.directory.absolute())
+        return cls(str(Path.cwd()), job.name, text, job.overrides, directory, own, variables, earlier)
+
+    def compose(self) -> ComposedStage:
+        """Return the job, in a process that has its variables."""
+        config = OmegaConf.create(self.config)
+        assert isinstance(config, DictConfig)
+        own = Path(self.config_dir) if self.config_dir else None
+        return ComposedStage(self.name, config, list(self.overrides), Path(self.directory), own)
 
 
 def ray_cluster_of(jobs: Sequence[ComposedStage]) -> RayCluster | None:
@@ -33,58 +94,68 @@ def ray_cluster_of(jobs: Sequence[ComposedStage]) -> RayCluster | None:
     return cluster
 
 
-def run_spread(jobs: Sequence[ComposedStage], ray_cluster: RayCluster) -> Iterator[int]:
-    """Run jobs anew, several at a time; yields their exit codes, in order.
+def run_spread(jobs: Sequence[ComposedStage], ray_cluster: RayCluster) -> Iterator[tuple[int, Outcome]]:
+    """Run jobs anew, several at a time; yields the number of each that has ended, and how it did.
 
     The nodes need the output directory, the images and the tracking database, all at the same place.
     """
-    ray_cluster.check_paths([Path.cwd()])
+    ray_cluster.check_shared(jobs[0].directory.parent, [Path.cwd(), *dict.fromkeys(chain(*map(first_file, jobs)))])
     for job in jobs:  # of an earlier command with the same directory
         RunDirectory(job.directory).result.unlink(missing_ok=True)
-    folder = str(Path.cwd())
-    tasks = (
-        (folder, job.name, _local_config(job), job.overrides, str(job.directory), str(job.config_dir or ""))
-        for job in jobs
-    )
-    return ray_cluster.map(run_job, tasks, slots=ray_cluster.slots(), seconds_to_end=SECONDS_TO_END)
+    tasks = ((RemoteJob.of(job),) for job in jobs)
+    slots = ray_cluster.slots()
+    for number, get in ray_cluster.as_completed(run_job, tasks, slots=slots, seconds_to_end=SECONDS_TO_END):
+        try:
+            outcome = get()
+        except Exception as error:  # a task that was lost for good, or could not begin: the others go on
+            outcome = Outcome(EXIT_MISTAKE, describe_error(error))
+        yield number, outcome
 
 
-def _local_config(job: ComposedStage) -> str:
-    """Return the configuration of a job that does not spread its own work."""
-    config = job.config.copy()
-    OmegaConf.update(config, "cluster", HERE, merge=False)
-    return OmegaConf.to_yaml(config)
+def first_file(job: ComposedStage) -> list[Path]:
+    """Return a file of a job's images, which nodes need, too; nothing where they are at a URL or have a name."""
+    path = OmegaConf.select(job.config, "data.path")
+    if path is None or find_url(path) is not None:
+        return []
+    files = (Path(folder) / names[0] for folder, _, names in os.walk(path) if names)  # the folder may be empty there
+    return [*([Path(path)] if Path(path).is_file() else islice(files, 1))]
 
 
-def run_job(
-    folder: str,
-    name: str,
-    config: str,
-    overrides: list[str],
-    directory: str,
-    config_dir: str,
-    earlier: Collection[str] = (),
-) -> int:
-    """Run a job on a worker; returns its exit code. One whose worker was lost goes on with its run in MLflow.
+def run_job(remote: RemoteJob) -> Outcome:
+    """Run a job on a worker. One whose worker was lost goes on with its run in MLflow."""
+    from graftline.pipeline.cli.sweep import attempt
 
-    Args:
-        folder: the directory that paths start from.
-        name: of the stage.
-        config: of the stage, as YAML.
-        overrides: that led to it.
-        directory: its output directory, without the result of an earlier command.
-        config_dir: folder of the user's own options; empty: there is none.
-        earlier: runs in MLflow that an earlier command has left in this directory.
-    """
-    from graftline.pipeline.cli.sweep import guarded
-
-    os.chdir(folder)
-    node = OmegaConf.create(config)
-    own = Path(config_dir) if config_dir else None
-    job = ComposedStage(name, node, overrides, Path(directory), own)  # type: ignore[arg-type]  # a mapping is a DictConfig
+    os.chdir(remote.folder)
+    set_variables(remote.variables)
+    job = remote.compose()
+    _wait_for_the_earlier(job.directory)  # which may still finish
     if RunDirectory(job.directory).result.exists():
-        return EXIT_DONE
-    runs = instantiate(node.tracking).find_runs(job.directory) if job.directory.exists() else []
-    if begun := [run_id for run_id in runs if run_id not in earlier]:
-        job = job.with_value("train.resume", begun[0])
-    return guarded(job)
+        return Outcome(EXIT_DONE)
+    return attempt(job, partial(_begun, earlier=remote.earlier))
+
+
+def _begun(job: ComposedStage, earlier: Sequence[str]) -> ComposedStage:
+    """Return a job as it goes on with its run in MLflow, where an earlier worker has begun one."""
+    runs = instantiate(job.config.tracking).find_runs(job.directory) if job.directory.exists() else []
+    begun = [run_id for run_id in runs if run_id not in earlier]
+    return job.with_value("train.resume", begun[0]) if begun else job
+
+
+def _wait_for_the_earlier(directory: Path) -> None:
+    """Wait until an earlier worker, which Ray has lost but which may live on, has noticed and ended."""
+    deadline = time.monotonic() + SECONDS_FOR_THE_EARLIER
+    while (directory / ".hydra").exists() and time.monotonic() < deadline:
+        try:
+            with Lock(directory / ".hydra" / "lock", shared=False, temporary=True):
+                return
+        except BlockingIOError:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def set_variables(variables: Mapping[str, str | None]) -> None:
+    """Give this process some variables of another one's environment; None: that one does not have it."""
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value

@@ -19,7 +19,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,10 +29,9 @@ from omegaconf import OmegaConf
 
 from graftline.console import say
 from graftline.errors import UserError, first_line
-from graftline.locks import Lock
 from graftline.pipeline.cli.composed_stage import ComposedStage
 from graftline.pipeline.cli.errors import EXIT_DONE, EXIT_MISTAKE
-from graftline.pipeline.cli.ray_sweep import HERE, run_job
+from graftline.pipeline.cli.ray_sweep import RemoteJob, first_file, run_job, set_variables
 from graftline.pipeline.program import program
 from graftline.pipeline.runs.directory import RunDirectory
 from graftline.processes import end_with_parent
@@ -40,7 +40,8 @@ from graftline.training.launch import RAY
 
 STRATEGY = "ray"  # what conf/trainer/ray.yaml calls it
 MAX_FAILURES = 3  # lost processes, each of which starts all of them again from the last checkpoint
-SECONDS_TO_END = 30.0  # that the first process of an earlier start may take to notice that it is to end
+MAX_WAITS = 5  # of a minute each, for room for all processes where a node was lost: Ray would wait for ever
+SECONDS_TO_END = 30.0  # that the first process may take to notice that it is to end
 SECONDS_TO_FOLLOW = 0.5
 STOP = "stop"
 
@@ -85,8 +86,8 @@ class RayTraining:
         """
         self.cluster.check()
         kind, per_node = self._find_room()
-        self.cluster.check_paths([Path.cwd()])
-        content = self._content(earlier=self._find_earlier())
+        remote = self._remote(earlier=self._find_earlier())
+        self.cluster.check_shared(self.job.directory, [Path.cwd(), *first_file(self.job)])
         result = RunDirectory(self.job.directory).result
         result.unlink(missing_ok=True)  # of an earlier command with the same directory
         from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -94,8 +95,7 @@ class RayTraining:
 
         say(f"{self.processes} processes, started by Ray.")
         trainer = TorchTrainer(
-            train_along,
-            train_loop_config={"content": content, "per_node": per_node},
+            partial(train_along, remote, per_node),  # not as train_loop_config, which Ray shows: it may have a password
             scaling_config=ScalingConfig(
                 num_workers=self.processes // per_node,
                 use_gpu=kind == "GPU",
@@ -103,7 +103,9 @@ class RayTraining:
                 placement_strategy="STRICT_SPREAD",
             ),
             run_config=RunConfig(
-                name="ray", storage_path=str(self.job.directory.absolute()), failure_config=FailureConfig(MAX_FAILURES)
+                name="ray",
+                storage_path=str(self.job.directory.absolute()),
+                failure_config=FailureConfig(MAX_FAILURES, controller_failure_limit=MAX_WAITS),
             ),
         )
         with _removed(self._stop.parent), _followed(_told(self.job.directory)):
@@ -112,7 +114,8 @@ class RayTraining:
             except Exception as error:  # Ray's, of many kinds
                 raise UserError(
                     f"Ray gave the training up ({first_line(getattr(error, '__cause__', None) or error)}): look at ray "
-                    "status, and at log.txt in the output directory; train.resume goes on with the run."
+                    "status, and at log.txt in the output directory; train.resume goes on with the run, on fewer "
+                    "processes too (trainer.devices)."
                 ) from error
         return EXIT_DONE if result.exists() else EXIT_MISTAKE
 
@@ -150,21 +153,11 @@ class RayTraining:
         runs: list[str] = instantiate(self.job.config.tracking).find_runs(self.job.directory)
         return runs
 
-    def _content(self, earlier: list[str]) -> dict[str, Any]:
-        """Return what the processes need to know of the training, in plain values."""
-        config = self.job.config.copy()
-        OmegaConf.update(config, "cluster", HERE, merge=False)
-        OmegaConf.update(config, "trainer.strategy", "ddp" if self.processes > 1 else "auto")
-        OmegaConf.update(config, "trainer.devices", "auto" if self.processes > 1 else 1)
-        return {
-            "folder": str(Path.cwd()),
-            "name": self.job.name,
-            "config": OmegaConf.to_yaml(config),
-            "overrides": self.job.overrides,
-            "directory": str(self.job.directory.absolute()),
-            "config_dir": str(self.job.config_dir or ""),
-            "earlier": earlier,
-        }
+    def _remote(self, earlier: Sequence[str]) -> RemoteJob:
+        """Return what the processes need to know of the training."""
+        several = self.processes > 1
+        changes = {"trainer.strategy": "ddp" if several else "auto", "trainer.devices": "auto" if several else 1}
+        return RemoteJob.of(self.job, changes, earlier)
 
 
 def even_numbers(rooms: Sequence[int]) -> dict[int, int]:
@@ -186,8 +179,12 @@ def even_numbers(rooms: Sequence[int]) -> dict[int, int]:
     }
 
 
-def train_along(config: Mapping[str, Any]) -> None:
+def train_along(remote: RemoteJob, per_node: int) -> None:
     """Start the processes of a node and wait for them; runs on a worker of Ray Train, of which each node has one.
+
+    Args:
+        remote: the training.
+        per_node: how many processes each node has.
 
     Raises:
         RuntimeError: one was killed; Ray starts all anew then.
@@ -195,22 +192,23 @@ def train_along(config: Mapping[str, Any]) -> None:
     from ray.train import get_context
 
     context = get_context()
-    content, local, node = config["content"], config["per_node"], context.get_world_rank()
+    node = context.get_world_rank()
+    set_variables(remote.variables)  # which the processes inherit
     host, port = _rendezvous()
     names = {
         RAY: 1,
-        "WORLD_SIZE": local * context.get_world_size(),
-        "LOCAL_WORLD_SIZE": local,
+        "WORLD_SIZE": per_node * context.get_world_size(),
+        "LOCAL_WORLD_SIZE": per_node,
         "NODE_RANK": node,
         "MASTER_ADDR": host,
         "MASTER_PORT": port,
     }
     processes: list[subprocess.Popen[str]] = []
     try:
-        with _told(Path(content["directory"])).open("a", encoding="utf-8") as told:
-            for number in range(local):
-                of_rank = {**names, "RANK": local * node + number, "LOCAL_RANK": number}
-                processes.append(_start(content, of_rank, told))
+        with _told(Path(remote.directory)).open("a", encoding="utf-8") as told:
+            for number in range(per_node):
+                of_rank = {**names, "RANK": per_node * node + number, "LOCAL_RANK": number}
+                processes.append(_start(remote, of_rank, told))
         while not _lost(processes) and any(process.poll() is None for process in processes):
             time.sleep(SECONDS_TO_FOLLOW)
         lost = _lost(processes)
@@ -220,7 +218,7 @@ def train_along(config: Mapping[str, Any]) -> None:
     if lost:
         signum = -processes[lost[0]].returncode
         raise RuntimeError(
-            f"the process of rank {local * node + lost[0]} on {socket.gethostname()} was ended by signal {signum}"
+            f"the process of rank {per_node * node + lost[0]} on {socket.gethostname()} was ended by signal {signum}"
         )
 
 
@@ -229,20 +227,20 @@ def _lost(processes: Sequence[subprocess.Popen[str]]) -> list[int]:
     return [number for number, process in enumerate(processes) if (process.poll() or 0) < 0]
 
 
-def _start(content: Mapping[str, Any], names: Mapping[str, object], told: IO[str]) -> subprocess.Popen[str]:
+def _start(remote: RemoteJob, names: Mapping[str, object], told: IO[str]) -> subprocess.Popen[str]:
     """Start one of the processes, with these variables."""
     process = subprocess.Popen(
         [sys.executable, "-u", "-m", __name__],
         stdin=subprocess.PIPE,
         stdout=told,
         stderr=told,
-        cwd=content["folder"],
+        cwd=remote.folder,
         env={**os.environ, **{name: str(value) for name, value in names.items()}},
         text=True,
     )
     assert process.stdin is not None
     with process.stdin as pipe:
-        pipe.write(json.dumps(dict(content)))
+        pipe.write(json.dumps(asdict(remote)))
     return process
 
 
@@ -268,27 +266,15 @@ def main() -> int:
     """Be one of the processes; returns the exit code."""
     from graftline.pipeline.__main__ import main as by_command
 
-    content = json.loads(sys.stdin.read())
-    directory = Path(content["directory"])
+    remote = RemoteJob(**json.loads(sys.stdin.read()))
+    directory = Path(remote.directory)
     end_with_parent()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     signal.signal(signal.SIGINT, signal.default_int_handler)  # Ray has its processes ignore it
     threading.Thread(target=_listen, args=(directory / "ray" / STOP,), daemon=True).start()
     if os.environ["RANK"] != "0":
         return by_command([])  # it hears of rank 0 what there is to do
-    _wait_for_the_earlier(directory)
-    return run_job(**content)
-
-
-def _wait_for_the_earlier(directory: Path) -> None:
-    """Wait until the first process of an earlier start, whose worker was lost, has noticed and ended."""
-    deadline = time.monotonic() + SECONDS_TO_END
-    while (directory / ".hydra").exists() and time.monotonic() < deadline:
-        try:
-            with Lock(directory / ".hydra" / "lock", shared=False, temporary=True):
-                return
-        except BlockingIOError:
-            time.sleep(SECONDS_TO_FOLLOW)
+    return run_job(remote).code
 
 
 @contextmanager
@@ -344,11 +330,13 @@ def _followed(file: Path) -> Iterator[None]:
         while True:
             last = done.is_set()
             if file.exists():
-                with file.open(encoding="utf-8") as log:
+                with file.open("rb") as log:
                     log.seek(position)
-                    if text := log.read():
-                        say(text.rstrip("\n"))
-                    position = log.tell()
+                    content = log.read()
+                content = content if last else content[: content.rfind(b"\n") + 1]  # it may end within a character
+                position += len(content)
+                if content:
+                    say(content.decode("utf-8", errors="replace").rstrip("\n"))
             if last:
                 return
             done.wait(SECONDS_TO_FOLLOW)

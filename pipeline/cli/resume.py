@@ -20,12 +20,16 @@ from graftline.pipeline.cli.wording import worded
 from graftline.pipeline.runs.directory import RunDirectory
 
 # What may differ from the run that is resumed. Everything else is in the checkpoint, or would make what follows a
-# different training under the old one's name. The decision is chosen when all is trained.
+# different training under the old one's name. The decision is chosen when all is trained; activations are the same in
+# another directory, and whether a training is on cached ones does not change with the room for them.
 CHANGEABLE = (
     "train.resume",
     "train.workers",
     "trainer.max_epochs",
     "trainer.devices",
+    "cluster",
+    "features.max_gb",
+    "features.directory",
     "evaluation",
     "decision",
     "tracking",
@@ -65,6 +69,8 @@ def resume(stage: str, texts: Sequence[str], directory: Path) -> tuple[DictConfi
     lines: list[str] = yaml.safe_load(files.overrides.read_text(encoding="utf-8"))
     assert isinstance(config, DictConfig)
     _start_by_ray(stage, config, [text for text in lines if text.startswith(("trainer", "cluster"))], texts)
+    if typed := [text for text in texts if text in ("cluster=ray", "cluster=none")]:  # whose keys may follow
+        config.cluster = compose_config(stage, typed).cluster
     checked = validate(stage, texts, base=config)
     if len(checked.jobs) > 1:
         raise UserError("One run can be resumed at a time: give each key one value.")

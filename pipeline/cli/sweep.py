@@ -1,17 +1,17 @@
 """The runs that were asked for, one after the other, and several of them side by side."""
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from graftline.console import logged, print_table, say
+from graftline.console import logged, print_table, progress, say
 from graftline.errors import find_cause
 from graftline.pipeline.cli.composed_stage import ComposedStage, DirectoryInUseError
-from graftline.pipeline.cli.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_MISTAKE, report_error
+from graftline.pipeline.cli.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_MISTAKE, Outcome, report_error
 from graftline.pipeline.cli.ray_sweep import ray_cluster_of, run_spread
 from graftline.pipeline.cli.ray_training import RayTraining
 from graftline.pipeline.cli.wording import worded
@@ -31,34 +31,35 @@ def run_all(jobs: Sequence[ComposedStage]) -> int:
     A run that fails does not stop the others; Ctrl-C stops all.
     """
     if len(jobs) == 1:
-        return guarded(jobs[0])
+        return attempt(jobs[0]).code
     with worded(jobs[0].config, jobs[0].overrides):
         return _run_group(jobs)
 
 
-def guarded(composed: ComposedStage) -> int:
+def attempt(composed: ComposedStage, prepare: Callable[[ComposedStage], ComposedStage] | None = None) -> Outcome:
     """Run a stage, and turn what goes wrong into one clear sentence and an exit code.
 
-    Returns:
-        0 done, 1 a mistake, a fault or a bad finding, 130 interrupted.
+    Args:
+        composed: the stage.
+        prepare: returns what is run in its place; what it raises is told, too. None: the stage itself is run.
     """
     signal.signal(signal.SIGTERM, terminate)  # a scheduler that stops us is the same as Ctrl-C
     try:
         with worded(composed.config, composed.overrides):
+            if prepare is not None:
+                composed = prepare(composed)
             if (on_ray := RayTraining.of(composed)) is not None:
-                return on_ray.run()
+                return Outcome(on_ray.run())
         result = composed.run()
     except DirectoryInUseError as error:
-        report_error(error)
-        return EXIT_MISTAKE
+        return Outcome(EXIT_MISTAKE, report_error(error))
     except (Exception, KeyboardInterrupt) as error:
         with logged(composed.directory / "log.txt"):
             if find_cause(error, KeyboardInterrupt):  # also at a moment that a library made an error of its own of
                 say(f"Interrupted. {composed.directory}")
-                return EXIT_INTERRUPTED
-            report_error(error, composed.directory)
-        return EXIT_MISTAKE
-    return EXIT_MISTAKE if result.failed else EXIT_DONE
+                return Outcome(EXIT_INTERRUPTED)
+            return Outcome(EXIT_MISTAKE, report_error(error, composed.directory))
+    return Outcome(EXIT_MISTAKE if result.failed else EXIT_DONE)
 
 
 def _run_group(jobs: Sequence[ComposedStage]) -> int:
@@ -66,7 +67,7 @@ def _run_group(jobs: Sequence[ComposedStage]) -> int:
     differing = _differing(jobs)
     say(f"Several values for a key: one run each{', grouped under one parent run' if is_tracked else ''}.")
     parent = _start_parent(jobs, differing) if is_tracked else None
-    codes: list[int] = []
+    codes: dict[int, int] = {}  # by the number of each run that has ended
     status: Literal["FINISHED", "FAILED", "KILLED"] = "KILLED"
     named = [
         job.with_value("name", _name(job, own)) if is_tracked and job.config.name is None else job
@@ -75,22 +76,20 @@ def _run_group(jobs: Sequence[ComposedStage]) -> int:
     if parent is not None:
         named = [job.with_value("tracking.parent_run_id", parent.id) for job in named]
     try:
-        for job, code in zip(jobs, _run_each(named, ray_cluster), strict=False):
-            codes.append(code)
-            was_interrupted = RunDirectory(job.directory).read_result().get("interrupted")
-            if code == EXIT_DONE and was_interrupted:  # it has a model nevertheless
-                codes[-1] = EXIT_INTERRUPTED
-            if codes[-1] == EXIT_INTERRUPTED:
+        for number, code in _run_each(named, ray_cluster):
+            was_interrupted = RunDirectory(jobs[number].directory).read_result().get("interrupted")
+            codes[number] = EXIT_INTERRUPTED if code == EXIT_DONE and was_interrupted else code  # it has a model
+            if codes[number] == EXIT_INTERRUPTED:
                 break
         else:
-            status = "FAILED" if any(codes) else "FINISHED"
+            status = "FAILED" if any(codes.values()) else "FINISHED"
     finally:
         if parent is not None:
             parent.finish(status)
-    _print_comparison(jobs[: len(codes)])
-    if any(codes) and len({str(job.config.data.path) for job in jobs if "data" in job.config}) > 1:
+    _print_comparison([job for number, job in enumerate(jobs) if number in codes])
+    if any(codes.values()) and len({str(job.config.data.path) for job in jobs if "data" in job.config}) > 1:
         say("Should a comma belong to the path, put quotes around it: data.path='cats, dogs'.")
-    return max(codes)
+    return max(codes.values())
 
 
 def _cluster_of(jobs: Sequence[ComposedStage]) -> RayCluster | None:
@@ -103,17 +102,26 @@ def _cluster_of(jobs: Sequence[ComposedStage]) -> RayCluster | None:
     return None if started_by_ray else ray_cluster_of(jobs)
 
 
-def _run_each(jobs: Sequence[ComposedStage], ray_cluster: RayCluster | None) -> Iterator[int]:
-    """Run jobs, here one after the other or spread over a cluster; yields their exit codes, in order."""
+def _run_each(jobs: Sequence[ComposedStage], ray_cluster: RayCluster | None) -> Iterator[tuple[int, int]]:
+    """Run jobs, here one by one or spread over a cluster; yields the number and exit code of each that has ended."""
     if ray_cluster is None:
-        for job in jobs:
+        for number, job in enumerate(jobs):
             say(f"\nRun {job.directory.name}: {' '.join(job.overrides)}")
-            yield guarded(job)
+            yield number, attempt(job).code
         return
     say(f"Spread over Ray, {ray_cluster.slots().number} at a time; each says what it does in its own log.txt.")
-    for job, code in zip(jobs, run_spread(jobs, ray_cluster), strict=True):
-        say(f"Run {job.directory.name}: {' '.join(job.overrides)}: {'done' if code == EXIT_DONE else 'failed'}")
-        yield code
+    with progress("Runs", total=len(jobs)) as bar:
+        for number, outcome in run_spread(jobs, ray_cluster):
+            say(f"Run {jobs[number].directory.name}: {' '.join(jobs[number].overrides)}: {_in_words(outcome)}")
+            bar.advance(bar.task_ids[0])
+            yield number, outcome.code
+
+
+def _in_words(outcome: Outcome) -> str:
+    """Return how a run ended, with its reason."""
+    if outcome.code == EXIT_INTERRUPTED:
+        return "interrupted"
+    return "done" if outcome.code == EXIT_DONE else f"failed. {outcome.told}".rstrip()
 
 
 def _differing(jobs: Sequence[ComposedStage]) -> list[list[str]]:

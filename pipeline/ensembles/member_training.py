@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from graftline.console import logged, say, show_log
+from graftline.console import logged, progress, say, show_log
 from graftline.data.references import file_of
 from graftline.pipeline.runs.directory import RunDirectory
 from graftline.pipeline.searching.winner import Winner
@@ -80,13 +81,22 @@ def _train_spread(members: Sequence[Member], cluster: RayCluster) -> None:
     """Train members on a cluster, whose nodes need the output directory, the images and the tracking database."""
     first = members[0].winner
     image = file_of(first.version.samples("train").paths[0])
-    cluster.check_paths([Path.cwd(), first.directory, *([] if image is None else [image])])
+    cluster.check_shared(first.directory, [Path.cwd(), *([] if image is None else [image])])
     slots = cluster.slots()
     say(f"\nMembers are spread over Ray, {slots.number} at a time; each says what it does in its own log.txt.")
     tasks = ((str(Path.cwd()), _without_cluster(member)) for member in members)
-    done = cluster.map(train_on_worker, tasks, slots=slots, seconds_to_end=SECONDS_TO_END)
-    for number, (member, _) in enumerate(zip(members, done, strict=True), 1):
-        say(f"Member {number} of {len(members)}: {member}: {os.path.relpath(member.directory)}")
+    ended = cluster.as_completed(train_on_worker, tasks, slots=slots, seconds_to_end=SECONDS_TO_END)
+    with progress("Members", total=len(members)) as bar, closing(ended):
+        for number, get in ended:
+            member = members[number]
+            name = f"Member {number + 1} of {len(members)}: {member}"
+            try:
+                get()
+            except Exception:
+                say(f"{name}: failed, and the others are interrupted.")
+                raise
+            say(f"{name}: {os.path.relpath(member.directory)}")
+            bar.advance(bar.task_ids[0])
 
 
 def _without_cluster(member: Member) -> Member:

@@ -133,6 +133,7 @@ def _meet(planned: Nodes, deadline: float) -> tuple[Any, bool]:
     wait = timedelta(seconds=SECONDS_TO_MEET)
     with suppress(OSError, RuntimeError):
         with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # of a look a minute ago
             listener.bind((host, port))  # fails where the address is another machine's, or taken
         return TCPStore(host, port, is_master=True, timeout=wait, wait_for_workers=False), True
     while True:

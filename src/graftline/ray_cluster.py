@@ -5,38 +5,41 @@ where a worker or a machine is lost (https://docs.ray.io/en/latest/ray-core/faul
 """
 
 import importlib.util
-import logging
 import math
 import os
-import platform
-import signal
-import socket
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from importlib.metadata import version
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from graftline.errors import UserError, find_cause, first_line
+from graftline.errors import UserError
 from graftline.execution import CORES
+from graftline.ray_connection import (
+    check_seen,
+    get_result,
+    knock,
+    living_nodes,
+    look_at_nodes,
+    start,
+    warn_of_variables,
+)
 
 if TYPE_CHECKING:
     import ray
 
-logger = logging.getLogger(__name__)
-
 R = TypeVar("R")
 
-SECONDS_TO_ANSWER = 10.0  # for the cluster's address
-SECONDS_TO_LOOK = 45.0  # for a look at each of its nodes
 SECONDS_BETWEEN_LOOKS = 10.0  # at which nodes there are, while no task ends
 SECONDS_WITHOUT_NODE = 300.0  # that has what a task needs: one that starts again is back by then
+NOT_OURS = "not ours"  # in place of an address: a Ray that others have connected this process with, or none
 AHEAD = 3  # tasks per worker that are under way: one runs, the others wait beside it, or for their turn to be asked for
 MOST_RETRIES = 5  # of a task whose worker or node was lost: what ends each worker would else be done again for ever
-OBJECT_STORE_BYTES = 200_000_000  # of a Ray of this machine's own: what is under way is far less
+
+_own_address: str | None = NOT_OURS  # of the cluster that we have connected this process with
 
 
 @dataclass(frozen=True)
@@ -128,20 +131,29 @@ class RayCluster:
         self.connect()
 
     def connect(self) -> None:
-        """Connect with the cluster, once per process.
+        """Connect with the cluster, once per process; with another one than before, in its place.
 
         Raises:
             UserError: it does not answer, has other versions than we have, or its nodes have no graftline.
         """
+        global _own_address
         os.environ.setdefault("RAY_task_oom_retries", str(MOST_RETRIES))  # Ray counts those apart, and reads it once
         import ray
 
         if ray.is_initialized():
-            return
+            if _own_address in (NOT_OURS, self.address):
+                return
+            ray.shutdown()  # that of an earlier command of this process
         if self.address is not None and self.address != "auto":
-            _knock(self.address)
-        _start(self.address, self.num_workers)
-        self._check_nodes([])
+            knock(self.address)
+        _own_address = NOT_OURS
+        start(self.address, self.num_workers)
+        try:
+            warn_of_variables(look_at_nodes())
+        except BaseException:
+            ray.shutdown()  # or the next command would take it as it is
+            raise
+        _own_address = self.address
 
     @property
     def workers(self) -> int:
@@ -165,7 +177,7 @@ class RayCluster:
     def resources(self) -> list[Mapping[str, float]]:
         """Return what each living node has, by Ray's names: ``CPU``, ``GPU``."""
         self.connect()
-        return [node["Resources"] for node in _living_nodes()]
+        return [node["Resources"] for node in living_nodes()]
 
     def share(self, value: Any) -> Any:
         """Send a value to the cluster, for all tasks that are given what this returns."""
@@ -197,27 +209,62 @@ class RayCluster:
             UserError: a task raised it, or was lost for good, or no node can run it any more; other errors are raised
                 as they are.
         """
+        with closing(self._ended(function, items, slots, seconds_to_end, in_order=True)) as ended:
+            for _, get in ended:
+                yield get()
+
+    def as_completed(
+        self,
+        function: Callable[..., R],
+        items: Iterable[tuple[Any, ...]],
+        slots: Slots | None = None,
+        seconds_to_end: float = 0.0,
+    ) -> Generator[tuple[int, Callable[[], R]], None, None]:
+        """As `map`, but yield the number of each item as soon as its task has ended, with what gets the result.
+
+        What a task raises, or that it was lost for good, is raised there: the others go on.
+
+        Raises:
+            UserError: no node can run a task any more.
+        """
+        return self._ended(function, items, slots, seconds_to_end, in_order=False)
+
+    def _ended(
+        self,
+        function: Callable[..., R],
+        items: Iterable[tuple[Any, ...]],
+        slots: Slots | None,
+        seconds_to_end: float,
+        *,
+        in_order: bool,
+    ) -> Generator[tuple[int, Callable[[], R]], None, None]:
+        """Run tasks; yields the number of each that has ended with what gets its result, in order or as they end."""
         import ray
 
         self.connect()
         options: dict[str, Any] = {"num_cpus": 1} if slots is None else slots.options
         task: Any = ray.remote(**options, max_retries=MOST_RETRIES)(function)
-        waiting, begun, running = iter(items), deque["ray.ObjectRef"](), list["ray.ObjectRef"]()
-        most_running, most_begun = self._limits() if slots is None else (slots.number, math.inf)
+        waiting, begun, running = enumerate(items), dict["ray.ObjectRef", int](), list["ray.ObjectRef"]()
+        most_running, most_begun, look_at = *self._limits(slots), time.monotonic() + SECONDS_BETWEEN_LOOKS
         try:
             while True:
+                if time.monotonic() >= look_at:  # nodes may have come or gone
+                    most_running, most_begun = self._limits(slots)
+                    look_at = time.monotonic() + SECONDS_BETWEEN_LOOKS
                 while len(running) < most_running and len(begun) < most_begun:
                     if (item := next(waiting, None)) is None:
                         break
-                    begun.append(task.remote(*item))
-                    running.append(begun[-1])
+                    result = task.remote(*item[1])
+                    begun[result] = item[0]
+                    running.append(result)
                 if not begun:
                     return
-                if begun[0] in running:
+                asked_for = islice(begun, 1) if in_order else begun
+                if (ended := next((one for one in asked_for if one not in running), None)) is None:
                     running = _wait_for_one(running, slots or Slots(1, 1, 0.0))
                 else:
-                    yield _get(begun[0])
-                    begun.popleft()
+                    yield begun[ended], partial(get_result, ended)
+                    del begun[ended]
         finally:
             if running and seconds_to_end > 0:
                 for left in running:
@@ -226,13 +273,15 @@ class RayCluster:
             for left in running:
                 ray.cancel(left, force=True)
 
-    def _limits(self) -> tuple[int, float]:
-        """Return how many tasks of one core may be under way, and with those that have ended, whose results are large.
+    def _limits(self, slots: Slots | None) -> tuple[int, float]:
+        """Return how many tasks may be under way, and with those that have ended; results of trainings are small.
 
-        More are under way than run, unless fewer are to run than could.
+        More tasks of one core are under way than run, unless fewer are to run than could.
         """
         import ray
 
+        if slots is not None:
+            return slots.number, math.inf
         cores, workers = int(ray.cluster_resources().get("CPU", 1)), self.workers
         return AHEAD * cores if workers == cores else workers, AHEAD * workers
 
@@ -243,43 +292,16 @@ class RayCluster:
             UserError: one does not.
         """
         self.connect()
-        self._check_nodes(paths)
+        check_seen(paths)
 
-    def _check_nodes(self, paths: Sequence[Path]) -> None:
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+    def check_shared(self, folder: Path, paths: Sequence[Path]) -> None:
+        """Make sure that each node sees what is written to a folder here, and some files.
 
-        texts = [str(path.absolute()) for path in paths]
-        nodes = [node for node in _living_nodes() if node["Resources"].get("CPU", 0) > 0]
-        looks: list[Any] = [
-            ray.remote(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=True))(
-                _make_look()
-            ).remote(texts)
-            for node in nodes
-        ]
-        done, late = ray.wait(looks, num_returns=len(looks), timeout=SECONDS_TO_LOOK)
-        if late:
-            raise UserError(
-                f"{len(late)} of {len(nodes)} nodes of the Ray cluster did not answer within {SECONDS_TO_LOOK:.0f} s: "
-                "look at them with ray status, and take away those that hang."
-            )
-        for host, theirs, missing in map(_get, done):
-            if theirs != version("graftline"):
-                has = "no graftline" if theirs is None else f"graftline {theirs}"
-                raise UserError(
-                    f"Node {host} of the Ray cluster has {has}, here is {version('graftline')}: install it."
-                )
-            if missing:
-                raise UserError(
-                    f"Node {host} of the Ray cluster does not see {missing[0]}: all nodes need the images at the same "
-                    "place, by a file system that they share."
-                )
-
-
-def _living_nodes() -> list[dict[str, Any]]:
-    import ray
-
-    return [node for node in ray.nodes() if node["Alive"]]
+        Raises:
+            UserError: one does not.
+        """
+        self.connect()
+        check_seen(paths, shared=folder)
 
 
 def _wait_for_one(running: list["ray.ObjectRef"], slots: Slots) -> list["ray.ObjectRef"]:
@@ -296,88 +318,10 @@ def _wait_for_one(running: list["ray.ObjectRef"], slots: Slots) -> list["ray.Obj
         done, others = ray.wait(running, timeout=SECONDS_BETWEEN_LOOKS)
         if done:
             return list(others)
-        is_there = slots.count_places([node["Resources"] for node in _living_nodes()]) > 0
+        is_there = slots.count_places([node["Resources"] for node in living_nodes()]) > 0
         lacking = 0.0 if is_there else lacking + time.monotonic() - start
         if lacking >= SECONDS_WITHOUT_NODE:
             raise UserError(
                 f"For {lacking:.0f} s no node of the Ray cluster has had {slots.needs}, as each task needs: look at "
                 "ray status, and run the same command again."
             )
-
-
-def _make_look() -> Callable[[list[str]], tuple[str, str | None, list[str]]]:
-    """Return what looks at a node; a function of its own, as graftline itself may be missing there."""
-
-    def look(paths: list[str]) -> tuple[str, str | None, list[str]]:
-        import importlib.metadata
-        import os
-        import socket
-
-        try:
-            theirs = importlib.metadata.version("graftline")
-        except importlib.metadata.PackageNotFoundError:
-            theirs = None
-        return socket.gethostname(), theirs, [path for path in paths if not os.path.exists(path)]  # noqa: PTH110
-
-    return look
-
-
-def _knock(address: str) -> None:
-    """Raise a UserError if nobody listens there: Ray itself would ask for minutes."""
-    host, _, port = address.rpartition("//")[2].rpartition(":")
-    try:
-        if not (host and port.isdigit()):
-            raise UserError(f"RayCluster.address is {address!r}: give HOST:PORT, as ray start prints it, or auto.")
-        socket.create_connection((host, int(port)), SECONDS_TO_ANSWER).close()
-    except OSError as error:
-        raise UserError(
-            f"RayCluster.address={address} does not answer ({first_line(error)}): start the cluster with ray start "
-            "--head, or leave the address out for a Ray of this machine's own."
-        ) from error
-
-
-def _start(address: str | None, num_workers: int | None) -> None:
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    logging.getLogger("ray").setLevel(logging.ERROR)  # it tells how its own cluster is protected
-    import ray
-
-    settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
-    if address is None:
-        settings |= {
-            "num_cpus": num_workers if (num_workers or 0) > (os.cpu_count() or 1) else None,
-            "include_dashboard": False,
-            "dashboard_host": "127.0.0.1",
-            "object_store_memory": OBJECT_STORE_BYTES,
-            "_node_ip_address": "127.0.0.1",
-        }
-    is_main = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(address="local" if address is None else address, **settings)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        text = " ".join(str(error).split())
-        if "ersion mismatch" in text:
-            raise UserError(
-                f"The Ray cluster at {address} runs another Python or Ray than this process, which has Python "
-                f"{platform.python_version()} and Ray {ray.__version__}: all nodes need the same."
-            ) from error
-        raise UserError(f"Ray cannot be reached ({first_line(error)}): look at RayCluster.address.") from error
-    finally:
-        if is_main:
-            signal.signal(signal.SIGTERM, before)  # Ray would make a SystemExit of it
-
-
-def _get(result: Any) -> Any:
-    """Return what a task returns; what it raises is raised as it was."""
-    import ray
-
-    try:
-        return ray.get(result)
-    except ray.exceptions.RayTaskError as error:
-        mistake = find_cause(error, UserError) or getattr(error, "cause", None)
-        raise (mistake or error) from None
-    except ray.exceptions.RayError as error:
-        raise UserError(
-            f"The Ray cluster lost a task for good ({first_line(error)}): look at ray status, and whether its nodes "
-            "have enough memory."
-        ) from error

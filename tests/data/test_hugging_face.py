@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from file_server import serve
 from ingested import ingest
 from PIL import Image
 
@@ -66,6 +67,31 @@ def test_one_without_splits_is_divided_and_labels_may_be_text(tmp_path: Path, so
         "validation": 3,
         "test": 5,
     }
+
+
+def test_images_that_are_known_by_their_paths_alone(
+    tmp_path: Path, source: HuggingFace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("aiohttp", reason="of the extra remote: pip install graftline[remote]")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "downloaded"))
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number, file in enumerate(files(21)):
+        (photos / f"{number}.png").write_bytes(file["bytes"])
+    features = datasets.Features({"picture": datasets.Image(), "kind": datasets.ClassLabel(names=NAMES)})
+    with serve(photos) as url:
+        paths = [f"{url}/0.png", f"{url}/gone.png", *(str(photos / f"{number}.png") for number in range(1, 21))]
+        rows = {"picture": [{"bytes": None, "path": path} for path in paths], "kind": [n % 2 for n in range(22)]}
+        datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "pets")
+        (photos / "20.png").unlink()
+        result = ingest(tmp_path, tmp_path / "pets", source)
+    assert len(result.version.table()) == 20
+    empty = [finding.path.rpartition("/")[2] for finding in result.findings if finding.kind == "empty"]
+    assert empty == ["000000001.jpg", "000000021.jpg"]
+
+    photos.rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=rf"by their paths alone, and {photos} is not there: bring the folder back"):
+        HuggingFace(cache=str(tmp_path / "another")).read(tmp_path / "pets")
 
 
 def test_a_row_without_an_image_is_listed(tmp_path: Path, source: HuggingFace) -> None:

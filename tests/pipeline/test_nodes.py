@@ -2,6 +2,7 @@
 
 import socket
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,18 @@ def test_two_nodes_meet(workplace: Workplace) -> None:
         assert "2 nodes x 1: 2 processes, each a process on the CPU" in told
         assert "all nodes see" in told
     assert not list(workplace.root.glob(".graftline-*"))
+
+
+def test_the_address_of_a_look_a_moment_ago_is_free() -> None:
+    """Linux keeps it for a minute where the head has closed the connection first."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)):
+            listener.accept()[0].close()
+    with socket.socket() as second, pytest.raises(OSError, match="in use"):
+        second.bind(("127.0.0.1", port))
+    _, keeps = nodes._meet(Nodes(2, 1, f"127.0.0.1:{port}", None), time.monotonic() + 1)
+    assert keeps
 
 
 @pytest.mark.long

@@ -1,16 +1,17 @@
 """Several trainings for a Ray cluster, without one: which are refused, and which run a worker goes on with."""
 
+import time
 from functools import partial
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 from workplace import TINY, Workplace
 
 from graftline.errors import UserError
+from graftline.locks import Lock
 from graftline.pipeline.cli import compose
 from graftline.pipeline.cli.composed_stage import compose_all
-from graftline.pipeline.cli.ray_sweep import run_job
+from graftline.pipeline.cli.ray_sweep import HERE, RemoteJob, run_job, set_variables
 from graftline.pipeline.cli.sweep import run_all
 
 ONE_PROCESS = r"^trainer\.devices is 2, but each of several trainings on a Ray cluster is one process: give trainer\."
@@ -37,6 +38,52 @@ def test_a_number_of_processes_that_ray_cannot_start_is_refused_before_the_first
     assert not list(tmp_path.iterdir())
 
 
+def test_what_a_configuration_reads_from_the_environment_is_what_it_reads_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:secret@mlflow:5000")
+    remote = RemoteJob.of(compose("train", ["data.path=photos", "tracking=server", "cluster=ray"]))
+    assert "secret" not in remote.config, "which becomes a file of the run"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")  # as on another machine
+    assert remote.compose().config.tracking.uri == "http://127.0.0.1:5000"
+    set_variables(remote.variables)
+    assert remote.compose().config.tracking.uri == "http://ann:secret@mlflow:5000"
+    assert remote.compose().config.cluster == HERE
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    remote = RemoteJob.of(compose("train", ["data.path=photos", "tracking=server"]))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://another:5000")
+    set_variables(remote.variables)
+    assert remote.compose().config.tracking.uri == "http://127.0.0.1:5000"
+
+
+def test_a_worker_that_goes_on_while_mlflow_is_away_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = ["tracking=server", "tracking.uri=http://127.0.0.1:9", "hydra.run.dir=outputs/one"]
+    remote = RemoteJob.of(compose("train", ["data.path=photos", *own]))
+    Path(remote.directory).mkdir(parents=True)
+    outcome = run_job(remote)
+    assert outcome.code == 1
+    assert "127.0.0.1:9" in outcome.told
+    assert outcome.told in (tmp_path / "outputs/one/log.txt").read_text()
+
+
+@pytest.mark.long
+def test_a_worker_waits_for_one_that_lives_on(
+    workplace: Workplace, color_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workplace.root)
+    words = ["data=folder", f"data.path={color_folder}", *TINY, "hydra.run.dir=outputs/one"]
+    remote = RemoteJob.of(compose("train", words))
+    lock = Lock(workplace.root / "outputs/one/.hydra/lock", shared=False, temporary=True)
+    process = workplace.start_function(partial(exit_code, remote))
+    time.sleep(5)
+    assert process.code is None, process.output
+    lock.close()
+    assert process.wait(300) == 0, process.output
+
+
 @pytest.mark.long
 def test_a_worker_goes_on_with_no_run_of_an_earlier_command(
     workplace: Workplace, color_folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -47,14 +94,17 @@ def test_a_worker_goes_on_with_no_run_of_an_earlier_command(
     workplace.kill("outputs/one/checkpoints/last.ckpt", "train", *longer)
     before = find_runs(workplace)
 
-    job = compose("train", [*words, "seed=1"])
-    content = (str(workplace.root), "train", OmegaConf.to_yaml(job.config), job.overrides, str(job.directory), "")
-    ran = workplace.run_function(partial(run_job, *content, earlier=[*before]))
+    remote = RemoteJob.of(compose("train", [*words, "seed=1"]), earlier=[*before])
+    ran = workplace.run_function(partial(exit_code, remote))
     assert ran.code == 0, ran.output
     after = find_runs(workplace)
     assert [*before.values()] == ["0"]
     assert sorted(after.values()) == ["0", "1"]
     assert before.items() <= after.items()
+
+
+def exit_code(remote: RemoteJob) -> int:
+    return run_job(remote).code
 
 
 def find_runs(workplace: Workplace) -> dict[str, str]:

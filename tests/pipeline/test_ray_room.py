@@ -1,5 +1,6 @@
 """How the processes of a training are divided among the nodes of a Ray cluster, without Ray."""
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from graftline.errors import UserError
+from graftline.pipeline.cli import ray_training
 from graftline.pipeline.cli.composed_stage import ComposedStage
 from graftline.pipeline.cli.ray_training import RayTraining, even_numbers
 from graftline.ray_cluster import RayCluster
@@ -24,6 +26,21 @@ def test_each_node_gets_the_same_number() -> None:
     assert even_numbers([8, 8, 4])[16] == 8
     assert even_numbers([8, 8, 4])[12] == 6, "on two nodes rather than on three"
     assert even_numbers([]) == {}
+
+
+def test_what_the_processes_print_is_printed_line_by_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ray_training, "SECONDS_TO_FOLLOW", 0.02)
+    text = "Größe: 1\nGröße: 2\n"
+    content, file = text.encode(), tmp_path / "told.txt"
+    within = content.index("ö".encode()) + 1
+    with ray_training._followed(file):
+        for part in (content[:within], content[within:]):
+            with file.open("ab") as told:
+                told.write(part)
+            time.sleep(0.5)
+    assert capsys.readouterr().out == text
 
 
 def test_a_number_that_cannot_be_divided_is_refused_with_those_that_can() -> None:

@@ -2,12 +2,20 @@
 
 import signal
 import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 from ray_nodes import start_nodes
 from workplace import TINY, Workplace
+
+from graftline import ray_cluster
+from graftline.pipeline.cli.composed_stage import compose_all
+from graftline.pipeline.cli.sweep import run_all
 
 pytest.importorskip("ray", reason="ray is missing: make test-extras installs it")
 pytestmark = pytest.mark.extras
@@ -41,9 +49,14 @@ def start_sweep(
     workplace: Workplace, color_folder: Path, max_epochs: int, of_cluster: str, *more: str
 ) -> subprocess.Popen[str]:
     """Start a sweep of two runs, which train for so many epochs."""
-    own = ["seed=0,1", "cluster=ray", of_cluster, f"trainer.max_epochs={max_epochs}", "train.patience=null"]
+    return workplace.start_command("train", *words(color_folder, max_epochs, of_cluster, *more))
+
+
+def words(color_folder: Path, max_epochs: int, *more: str) -> list[str]:
+    """Return the overrides of a sweep of two runs."""
+    own = ["seed=0,1", "cluster=ray", f"trainer.max_epochs={max_epochs}", "train.patience=null"]
     given = ["data=folder", f"data.path={color_folder}", *TINY, *own, *more]
-    return workplace.start_command("train", *{line.partition("=")[0]: line for line in given}.values())
+    return [*{line.partition("=")[0]: line for line in given}.values()]
 
 
 def check_runs(workplace: Workplace, output: str, max_epochs: int) -> None:
@@ -74,6 +87,48 @@ def test_a_directory_that_was_used_before_is_trained_anew(workplace: Workplace, 
     assert {run.info.status for run in runs} == {"FINISHED"}
 
 
+@pytest.fixture
+def _alone() -> Iterator[None]:
+    """This process is connected with no cluster before and after."""
+    import ray
+
+    ray.shutdown()
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.usefixtures("_alone")
+def test_a_run_that_is_lost_for_good_leaves_the_others_alone(
+    workplace: Workplace, color_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(workplace.root)
+    monkeypatch.setattr(ray_cluster, "MOST_RETRIES", 0)
+    own = ("cluster.num_workers=1", "seed=0,1,2", "hydra.sweep.dir=outputs/sweep")
+    killer = threading.Thread(target=kill_holder, args=(workplace.root / "outputs/sweep/0/.hydra/lock",))
+    killer.start()
+    code = run_all(compose_all("train", words(color_folder, 1, *own)))
+    killer.join()
+    output = capsys.readouterr().out
+    assert code == 1, output
+    assert "seed=0: failed. The Ray cluster lost a task for good" in output, output
+    assert "seed=2: done" in output
+    assert "Runs: 3" in output, "in a terminal a bar"
+    assert "3 runs" in output, "the comparison"
+    assert len(list(workplace.root.glob("outputs/sweep/*/result.json"))) == 2
+
+
+def kill_holder(file: Path) -> None:
+    """Kill the process of a task that holds a file, as soon as there is one."""
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):
+                if str(file) in [opened.path for opened in process.open_files()]:
+                    process.kill()
+                    return
+        time.sleep(0.02)
+
+
 def test_ctrl_c_ends_all_runs(workplace: Workplace, color_folder: Path) -> None:
     process = start_sweep(workplace, color_folder, 4000, "cluster.num_workers=2")
     workplace.await_file(process, "outputs/train/*/0/checkpoints/last.ckpt", SECONDS)
@@ -86,3 +141,15 @@ def test_ctrl_c_ends_all_runs(workplace: Workplace, color_folder: Path) -> None:
     assert experiment is not None
     runs = workplace.mlflow.search_runs([experiment.experiment_id])
     assert [run.info.status for run in runs] == ["KILLED"] * 3
+
+
+def test_what_a_run_fails_of_is_told_here(workplace: Workplace, color_folder: Path) -> None:
+    own = ("cluster.num_workers=2", "seed=0", "optim=sgd", "optim.lr=0.003,1e30")
+    process = start_sweep(workplace, color_folder, 1, *own)
+    output = process.communicate(timeout=SECONDS)[0]
+    assert process.returncode == 1, output
+    (told,) = (line.partition(": failed. ")[2] for line in output.splitlines() if ": failed. " in line)
+    assert "diverged" in told
+    assert "lower optim.lr" in told
+    (log,) = workplace.root.glob("outputs/train/*/1/log.txt")
+    assert told in log.read_text(), "the sentence of its own log"

@@ -6,6 +6,7 @@ import subprocess
 import psutil
 import pytest
 from mlflow.entities import Run
+from ray_nodes import start_nodes
 from workplace import TINY, Workplace
 
 pytest.importorskip("ray", reason="ray is missing: make test-extras installs it")
@@ -28,6 +29,20 @@ def test_a_process_that_is_killed_is_started_again(workplace: Workplace, color_f
     steps = [metric.step for metric in workplace.mlflow.get_metric_history(run.info.run_id, "val/loss")]
     assert steps == [3 * (epoch + 1) for epoch in range(30)], "each epoch once"
     assert len(list(workplace.root.glob("outputs/train/*/result.json"))) == 1
+
+
+def test_a_node_that_does_not_come_back_ends_the_training(
+    workplace: Workplace, color_folder: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "2")
+    with start_nodes() as nodes:
+        lost, _ = nodes.add(2)
+        process = start(workplace, color_folder, 4000, "cluster=ray", f"cluster.address={nodes.address}")
+        nodes.kill(lost)
+        output = process.communicate(timeout=SECONDS)[0]
+    assert process.returncode == 1, output
+    assert "Ray gave the training up (" in output
+    assert "train.resume goes on with the run, on fewer processes too (trainer.devices)." in output
 
 
 def test_ctrl_c_ends_the_training_and_says_so(workplace: Workplace, color_folder: object) -> None:
@@ -74,9 +89,9 @@ def words(color_folder: object, max_epochs: int, *more: str) -> list[str]:
     return [*{line.partition("=")[0]: line for line in given}.values()]
 
 
-def start(workplace: Workplace, color_folder: object, max_epochs: int) -> subprocess.Popen[str]:
+def start(workplace: Workplace, color_folder: object, max_epochs: int, *more: str) -> subprocess.Popen[str]:
     """Start a training of two processes, and wait for its first checkpoint."""
-    process = workplace.start_command("train", *words(color_folder, max_epochs))
+    process = workplace.start_command("train", *words(color_folder, max_epochs, *more))
     workplace.await_file(process, "outputs/train/*/checkpoints/last.ckpt", SECONDS)
     return process
 

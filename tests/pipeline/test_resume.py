@@ -104,7 +104,7 @@ def test_what_ray_began_it_goes_on_with(begin: Callable[..., Begun]) -> None:
     job = compose("train", [*TYPED, *typed])
     on_ray = RayTraining.of(job)
     assert on_ray is not None
-    (begun.directory / ".hydra" / "config.yaml").write_text(on_ray._content(earlier=[])["config"])
+    (begun.directory / ".hydra" / "config.yaml").write_text(on_ray._remote(earlier=[]).config)
 
     resumed = begun.resume(*typed, "trainer.max_epochs=7")
     assert (resumed.config.trainer, resumed.config.cluster) == (
@@ -115,6 +115,22 @@ def test_what_ray_began_it_goes_on_with(begin: Callable[..., Begun]) -> None:
     assert RayTraining.of(begun.resume("trainer.devices=2")) is None, "two processes of this machine"
     with pytest.raises(UserError, match="trainer=ray would change them"):
         begin().resume("trainer=ray")
+
+
+def test_what_computed_on_a_cluster_goes_on_without_it(begin: Callable[..., Begun]) -> None:
+    begun = begin("cluster=ray", "cluster.address=10.0.0.1:6379")
+    assert begun.resume().config.cluster.address == "10.0.0.1:6379"
+    assert begun.resume("cluster.address=10.0.0.2:6379").config.cluster.address == "10.0.0.2:6379"
+    here = begun.resume("cluster=none")
+    assert here.config == {**begun.resume().config, "cluster": {"_target_": "graftline.ray_cluster.NoCluster"}}
+    assert begin().resume("cluster=ray", "cluster.num_workers=2").config.cluster.num_workers == 2
+
+
+def test_activations_get_more_room_or_another_place(begin: Callable[..., Begun]) -> None:
+    features = begin().resume("features.max_gb=50", "features.directory=/scratch/activations").config.features
+    assert (features.max_gb, features.directory) == (50, "/scratch/activations")
+    with pytest.raises(UserError, match=r"features\.views=2 would change them"):
+        begin().resume("features.views=2", "features.max_gb=50")
 
 
 def test_all_that_would_change_it_is_refused_at_once(begin: Callable[..., Begun]) -> None:

@@ -111,7 +111,9 @@ class Features:
         except OSError as error:
             if (sentence := no_room(error)) is None:
                 raise
-            raise UserError(f"{sentence} Or choose another Features.directory, or Features.cache=False.") from error
+            raise UserError(
+                f"{sentence} Or choose another Features.directory, or begin a new run with Features.cache=False."
+            ) from error
 
     def _by_table(self, requests: Sequence[ActivationRequest]) -> list[TableRequest]:
         """Return what is wanted of each table."""

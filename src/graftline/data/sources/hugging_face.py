@@ -11,6 +11,8 @@ import pandas as pd
 from PIL import Image
 
 from graftline.console import progress
+from graftline.data.decoding import DecodeError
+from graftline.data.references import find_url, open_image
 from graftline.data.shards.write import alone_in, is_done, write_shard
 from graftline.data.sources.shards import Shards
 from graftline.data.sources.source import find_split, join_names
@@ -139,8 +141,8 @@ def _images(
         value, found = row[label], row[image]
         if names and value is not None:
             value = names[value] if value >= 0 else None  # -1: nobody knows
-        found = found or {"bytes": None, "path": None}  # a row without an image: ingest lists it as empty
-        content = found["bytes"] or (Path(found["path"]).read_bytes() if found["path"] else b"")
+        found = found or {"bytes": None, "path": None}  # a row without an image
+        content = found["bytes"] or _read(found["path"])
         yield (
             {
                 "label": None if value is None else str(value),
@@ -152,6 +154,27 @@ def _images(
             },
             content,
         )
+
+
+def _read(path: str | None) -> bytes:
+    """Return an image that a dataset knows by its path or URL alone; nothing, which ingest lists, where it is gone.
+
+    Raises:
+        UserError: its folder is away, and not this image alone; or its URL cannot be reached.
+    """
+    if not path:
+        return b""
+    try:
+        with open_image(path) as file:
+            return file.read()
+    except (FileNotFoundError, DecodeError) as error:
+        folder = Path(path).parent
+        if find_url(path) is None and not folder.is_dir():
+            raise UserError(
+                f"The dataset knows its images by their paths alone, and {folder} is not there: bring the folder back, "
+                "or save the dataset with its images in it."
+            ) from error
+        return b""
 
 
 def _suffix(content: bytes) -> str:

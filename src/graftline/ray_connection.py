@@ -1,0 +1,214 @@
+"""The connection with a Ray cluster: starting or finding one, a look at its nodes, and what its tasks return."""
+
+import logging
+import os
+import platform
+import signal
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+from graftline.errors import UserError, find_cause, first_line
+
+logger = logging.getLogger(__name__)
+
+SECONDS_TO_ANSWER = 10.0  # for the cluster's address
+SECONDS_TO_LOOK = 45.0  # for a look at each of its nodes
+OBJECT_STORE_BYTES = 200_000_000  # of a Ray of this machine's own: what is under way is far less
+# Environment variables by which tasks reach images and MLflow: a node has those of its own `ray start`. They are not
+# handed on, as Ray shows all users of a cluster what it is to give a task.
+VARIABLES = (
+    *("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "MLFLOW_S3_ENDPOINT_URL"),
+    *("MLFLOW_TRACKING_INSECURE_TLS", "MLFLOW_TRACKING_SERVER_CERT_PATH", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"),
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"),
+    *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION"),
+    *("GOOGLE_APPLICATION_CREDENTIALS", "HF_TOKEN", "GRAFTLINE_REMOTE_GB", "XDG_CACHE_HOME"),
+)
+
+
+class Node(NamedTuple):
+    """What a node of the cluster has."""
+
+    host: str
+    version: str | None  # of graftline; None: it has none
+    unseen: list[str]  # those of some paths that it does not see
+    lacking: list[str]  # names of variables that it does not have
+
+
+def living_nodes() -> list[dict[str, Any]]:
+    """Return what Ray knows of each node that lives."""
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def look_at_nodes(paths: Sequence[Path] = ()) -> list[Node]:
+    """Return what each node with a core has.
+
+    Args:
+        paths: that they may see.
+
+    Raises:
+        UserError: one does not answer, or has another graftline than we have.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    texts = [str(path.absolute()) for path in paths]
+    names = [name for name in VARIABLES if os.environ.get(name)]
+    nodes = [node for node in living_nodes() if node["Resources"].get("CPU", 0) > 0]
+    looks: list[Any] = [
+        ray.remote(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=True))(
+            _make_look()
+        ).remote(texts, names)
+        for node in nodes
+    ]
+    done, late = ray.wait(looks, num_returns=len(looks), timeout=SECONDS_TO_LOOK)
+    if late:
+        raise UserError(
+            f"{len(late)} of {len(nodes)} nodes of the Ray cluster did not answer within {SECONDS_TO_LOOK:.0f} s: "
+            "look at them with ray status, and take away those that hang."
+        )
+    found = [Node(*get_result(one)) for one in done]
+    for host, theirs, *_ in found:
+        if theirs != version("graftline"):
+            has = "no graftline" if theirs is None else f"graftline {theirs}"
+            raise UserError(f"Node {host} of the Ray cluster has {has}, here is {version('graftline')}: install it.")
+    return found
+
+
+def _make_look() -> Callable[[list[str], list[str]], tuple[str, str | None, list[str], list[str]]]:
+    """Return what looks at a node; a function of its own, as graftline itself may be missing there."""
+
+    def look(paths: list[str], names: list[str]) -> tuple[str, str | None, list[str], list[str]]:
+        import importlib.metadata
+        import os
+        import socket
+
+        try:
+            theirs = importlib.metadata.version("graftline")
+        except importlib.metadata.PackageNotFoundError:
+            theirs = None
+        unseen = [path for path in paths if not os.path.exists(path)]  # noqa: PTH110 - as they are sent
+        return socket.gethostname(), theirs, unseen, [name for name in names if not os.environ.get(name)]
+
+    return look
+
+
+def check_seen(paths: Sequence[Path], shared: Path | None = None) -> None:
+    """Make sure that all nodes see some files, and what is written to a folder here.
+
+    Args:
+        paths: the files.
+        shared: the folder, which is made if need be.
+
+    Raises:
+        UserError: one does not.
+    """
+    marks = [] if shared is None else [shared / f".graftline-{uuid4().hex}"]
+    try:
+        for mark in marks:
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+        nodes = look_at_nodes([*marks, *paths])
+    finally:
+        for mark in marks:
+            mark.unlink(missing_ok=True)
+    for host, _, unseen, _ in nodes:
+        if unseen and unseen[0] in [str(mark.absolute()) for mark in marks]:
+            raise UserError(
+                f"Node {host} of the Ray cluster does not see what is written to {shared} here: all nodes need the "
+                "same output directory, on a file system that they share."
+            )
+        if unseen:
+            raise UserError(
+                f"Node {host} of the Ray cluster does not see {unseen[0]}: all nodes need the images at the same "
+                "place, by a file system that they share."
+            )
+
+
+def warn_of_variables(nodes: Sequence[Node]) -> None:
+    """Warn of variables that are set here and not on a node: what runs there may reach neither images nor MLflow."""
+    hosts = [node.host for node in nodes if node.lacking]
+    names = dict.fromkeys(name for node in nodes for name in node.lacking)
+    if hosts:
+        more = "" if len(hosts) == 1 else f", nor on {len(hosts) - 1} more"
+        are, them = ("is", "it") if len(names) == 1 else ("are", "them")
+        logger.warning(
+            f"{', '.join(names)} {are} set here, but not on node {hosts[0]} of the Ray cluster{more}: where a task "
+            f"needs {them}, set {them} there before ray start."
+        )
+
+
+def knock(address: str) -> None:
+    """Raise a UserError if nobody listens there: Ray itself would ask for minutes."""
+    host, _, port = address.rpartition("//")[2].rpartition(":")
+    try:
+        if not (host and port.isdigit()):
+            raise UserError(f"RayCluster.address is {address!r}: give HOST:PORT, as ray start prints it, or auto.")
+        socket.create_connection((host, int(port)), SECONDS_TO_ANSWER).close()
+    except OSError as error:
+        raise UserError(
+            f"RayCluster.address={address} does not answer ({first_line(error)}): start the cluster with ray start "
+            "--head, or leave the address out for a Ray of this machine's own."
+        ) from error
+
+
+def start(address: str | None, num_workers: int | None) -> None:
+    """Connect with a cluster, or start a Ray of this machine's own, where the address is None.
+
+    Raises:
+        UserError: it cannot be reached, or is of other versions.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it tells how its own cluster is protected
+    import ray
+
+    settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+    if address is None:
+        settings |= {
+            "num_cpus": num_workers if (num_workers or 0) > (os.cpu_count() or 1) else None,
+            "include_dashboard": False,
+            "dashboard_host": "127.0.0.1",
+            "object_store_memory": OBJECT_STORE_BYTES,
+            "_node_ip_address": "127.0.0.1",
+        }
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(address="local" if address is None else address, **settings)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        text = " ".join(str(error).split())
+        if "ersion mismatch" in text:
+            raise UserError(
+                f"The Ray cluster at {address} runs another Python or Ray than this process, which has Python "
+                f"{platform.python_version()} and Ray {ray.__version__}: all nodes need the same."
+            ) from error
+        raise UserError(f"Ray cannot be reached ({first_line(error)}): look at RayCluster.address.") from error
+    finally:
+        if is_main:
+            signal.signal(signal.SIGTERM, before)  # Ray would make a SystemExit of it
+
+
+def get_result(result: Any) -> Any:
+    """Return what a task returns; what it raises is raised as it was.
+
+    Raises:
+        UserError: the task raised it, or was lost for good.
+    """
+    import ray
+
+    try:
+        return ray.get(result)
+    except ray.exceptions.RayTaskError as error:
+        mistake = find_cause(error, UserError) or getattr(error, "cause", None)
+        raise (mistake or error) from None
+    except ray.exceptions.RayError as error:
+        raise UserError(
+            f"The Ray cluster lost a task for good ({first_line(error)}): look at ray status, and whether its nodes "
+            "have enough memory."
+        ) from error
