@@ -19,6 +19,7 @@ from hydra.utils import instantiate
 from graftline.console import reworded, say, warn
 from graftline.data.ingest import Ingest
 from graftline.errors import UnreachableError, UserError, find_cause, first_line, no_room
+from graftline.evaluation.decision import DecisionRule
 from graftline.features.store import GIGABYTE, ActivationStore
 from graftline.files import write_json
 from graftline.pipeline.program import program
@@ -108,7 +109,7 @@ class Retrain:
 
     def __post_init__(self) -> None:
         # a mistake in them is found now; one in what needs torch where something is new, before the images are read
-        _ = self._options, self._notify, self._keep, self._images, self._gate
+        _ = self._options, self._notify, self._keep, self._images, self._gate, self._decision
         require_numbers(self.trainer, self.optim, self.evaluation, self.seed, self.minutes)
         if not self._tracking.register:
             raise UserError("Tracking.register is False, but a model that is not registered cannot be promoted.")
@@ -199,7 +200,7 @@ class Retrain:
                 time.sleep(min(WAIT_SECONDS, left))
         with lease:
             known = Retrainings(tracking.uri, tracking.experiment or name, registered_name(name))
-            yield lease, Situation(self._images, tracking, known, self._recipe)
+            yield lease, Situation(self._images, tracking, known, self._recipe, self._decision)
 
     def _say_what_begins(self, now: Situation, begun: Retraining | None) -> None:
         self._say_changes(now)
@@ -337,6 +338,10 @@ class Retrain:
     @cached_property
     def _gate(self) -> "Gate":
         return cast("Gate", _build(self.gate))
+
+    @cached_property
+    def _decision(self) -> DecisionRule:
+        return cast("DecisionRule", _build(self.decision))
 
     @cached_property
     def _images(self) -> Ingest:

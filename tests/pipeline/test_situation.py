@@ -6,25 +6,26 @@ import shutil
 import signal
 import threading
 import time
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from workplace import TINY, Workplace
+from past_retrainings import NAME, Past
+from workplace import TINY
 
-from conftest import COLORS, paint
+from conftest import paint
 from graftline.bundle.layout import CARD_FILE, FORMAT
 from graftline.data import version
 from graftline.data.ingest import Ingest
 from graftline.data.sources.folder import Folder
 from graftline.data.split import Split
 from graftline.errors import DivergenceError, UnreachableError, UserError
+from graftline.evaluation.recalls import FindClasses
 from graftline.files import write_json
 from graftline.pipeline.cli import compose
 from graftline.pipeline.cli.errors import EXIT_INTERRUPTED
-from graftline.pipeline.retrain import Retrain, RetrainResult, _failure_noted
+from graftline.pipeline.retrain import Retrain, RetrainResult
 from graftline.pipeline.retraining.challengers import Challengers
 from graftline.pipeline.retraining.situation import Situation, require_images
 from graftline.pipeline.runs.directory import RunDirectory
@@ -32,100 +33,9 @@ from graftline.pipeline.searching.winner import Winner
 from graftline.processes import Terminated
 from graftline.tracking.drift_checks import drift_tags
 from graftline.tracking.lease import Lease
-from graftline.tracking.ledger import Decision, Kind
-from graftline.tracking.names import BUNDLE_DIGEST, STAGE
-from graftline.tracking.promotions import Promotions, author, now
-from graftline.tracking.retrainings import AFTER, KEY, MODEL, RECIPE, RETRAIN, Retrainings, decided_tags
-from graftline.tracking.tracking import Tracking
-
-NAME = "colors"
-
-
-@dataclass(frozen=True)
-class Past:
-    """Images that come and go, and retrainings of which only what MLflow has of them is made."""
-
-    place: Workplace
-
-    @property
-    def images(self) -> Path:
-        return self.place.root / "images"
-
-    @property
-    def tracking(self) -> Tracking:
-        return Tracking(uri=f"sqlite:///{self.place.root / 'mlflow.db'}", system_metrics=False)
-
-    def paint(self, first: int, last: int) -> None:
-        for number, (name, color) in enumerate(COLORS.items()):
-            (self.images / name).mkdir(parents=True, exist_ok=True)
-            for index in range(first, last):
-                paint(color, 1000 * number + index, 16).save(self.images / name / f"{index:03}.png")
-
-    def remove(self, first: int, last: int) -> None:
-        for name in COLORS:
-            for index in range(first, last):
-                (self.images / name / f"{index:03}.png").unlink()
-
-    def look(self, machine: str = "here", recipe: str = "r") -> Situation:
-        """Return how things are, as a machine sees them that has a disk of its own."""
-        data = Ingest(NAME, str(self.images), Folder(), Split(), directory=str(self.place.root / machine / "data"))
-        return Situation(data, self.tracking, Retrainings(self.tracking.uri, NAME, NAME), recipe)
-
-    def retrain(self, kind: Kind, recipe: str = "r") -> int:
-        """Decide on the images of now, and return the number of the version that was made of them."""
-        seen = self.look(recipe=recipe)
-        directory = self.place.root / "outputs" / seen.key
-        tags = {STAGE: RETRAIN, MODEL: NAME, KEY: seen.key}
-        run = self.tracking.start(run_name="", experiment=NAME, directory=directory, tags=tags)
-        with run:
-            run.log_dataset(seen.version)
-            run.settle()
-            number = self._register(run.id)
-            self.decide(kind, number)
-            run.set_tags(decided_tags(kind, number, seen.last))
-        return number
-
-    def begin(self, error: BaseException, *, trains: bool = True) -> str:
-        """Begin a retraining of the images of now that ends with an error; returns the digest of their version.
-
-        Args:
-            error: which.
-            trains: whether it is one of the training.
-        """
-        seen = self.look()
-        tags = {STAGE: RETRAIN, MODEL: NAME, KEY: seen.key, RECIPE: "r", AFTER: seen.after}
-        directory = self.place.root / "outputs" / f"begun-{seen.key}"
-        run = self.tracking.start(run_name="", experiment=NAME, directory=directory, tags=tags)
-        with suppress(type(error)), run:
-            run.log_dataset(seen.version)
-            with _failure_noted(run) if trains else nullcontext():
-                raise error
-        return seen.version.digest
-
-    def _register(self, run_id: str) -> int:
-        client = self.place.mlflow
-        if not client.search_registered_models(f"name = '{NAME}'"):
-            client.create_registered_model(NAME)
-        source = str(client.get_run(run_id).info.artifact_uri)
-        return int(client.create_model_version(NAME, source, run_id, await_creation_for=0).version)
-
-    def decide(self, kind: Kind, number: int) -> None:
-        """Write into the ledger what becomes of a version, and move the alias."""
-        promotions = Promotions(self.tracking, NAME)
-        standing = promotions.read_sound()
-        champion = standing.champion
-        after = champion if kind == "refused" else number
-        decision = Decision(NAME, kind, number, champion, after, author(), now(), compared_with=champion)
-        images = {"dataset": self.look().version.digest}
-        line = promotions.append(standing, replace(decision, digests=images))
-        promotions.finish(line)
-
-
-@pytest.fixture
-def past(workplace: Workplace) -> Past:
-    past = Past(workplace)
-    past.paint(0, 12)
-    return past
+from graftline.tracking.ledger import Kind
+from graftline.tracking.names import BUNDLE_DIGEST
+from graftline.tracking.retrainings import MODEL, Retrainings
 
 
 def test_what_was_decided_on_these_images_counts_while_its_model_is_in_use(past: Past) -> None:
@@ -289,6 +199,41 @@ def test_a_mistake_in_the_training_is_told_before_the_images_are_read(
         retrain.run()
     assert not list(Path("data").rglob("*.parquet")), "no image was looked at"
     assert past.place.mlflow.search_registered_models() == [], "the lease is given back"
+
+
+def test_a_class_that_is_not_there_is_told_before_the_images_are_read(
+    past: Past, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(past.place.root)
+    typed = [*TINY, "data=folder", "data.path=images", "decision=recall", "decision.class_name=violet"]
+    with pytest.raises(UserError, match=r"^decision\.class_name is 'violet', but the classes are"):
+        compose("retrain", typed).run()
+    assert not list(Path("data").rglob("*.parquet")), "no image was looked at"
+    assert past.place.mlflow.search_registered_models() == [], "the lease is given back"
+
+
+def test_the_classes_that_count_are_those_of_the_source(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a condition is looked at, and though what was decided last knows no such class."""
+    past.retrain("promoted")
+
+    def look() -> Situation:
+        return replace(past.look(), decision=FindClasses("violet"))
+
+    def read(*_: object) -> None:
+        raise AssertionError("images are read")
+
+    said = r"^FindClasses\.class_name is 'violet', but the classes are"
+    with monkeypatch.context() as patch:
+        patch.setattr("graftline.data.ingest.check_images", read)
+        with pytest.raises(UserError, match=said):
+            _ = look().version
+        with pytest.raises(UserError, match=said):
+            look().why_not_due("new_images>0")
+    (past.images / "violet").mkdir()
+    for number in range(12):
+        paint((130, 40, 200), 9000 + number, 16).save(past.images / "violet" / f"{number:03}.png")
+    assert look().why_not_due("new_classes>0") is None
+    assert look().version.class_names == ("blue", "green", "red", "violet")
 
 
 def test_a_gate_that_cannot_decide_on_these_images_is_told_before_the_training(
