@@ -24,7 +24,14 @@ from graftline.features.store import GIGABYTE, ActivationStore
 from graftline.files import write_json
 from graftline.pipeline.program import program
 from graftline.pipeline.retraining.early import require_numbers
-from graftline.pipeline.retraining.keep import Keep, find_leftovers, find_old_versions, remove_leftovers
+from graftline.pipeline.retraining.keep import (
+    Keep,
+    Removable,
+    find_leftovers,
+    find_old_versions,
+    remove_leftovers,
+)
+from graftline.pipeline.retraining.keep_datasets import find_old_datasets
 from graftline.pipeline.retraining.notify import Notify
 from graftline.pipeline.retraining.options import RetrainOptions
 from graftline.pipeline.retraining.recipe_digest import recipe_digest
@@ -136,7 +143,7 @@ class Retrain:
             if result is None and not decided and (isinstance(error, Exception) or _was_stopped(error)):
                 self._tell_failure(error, directory, began)
             raise
-        self._tidy()
+        self._tidy(trained=result.outcome in ("promoted", "refused"))
         return result
 
     def _run(
@@ -287,7 +294,7 @@ class Retrain:
         where = cast("Accelerator", self.trainer.get("accelerator", "auto"))  # that of the training
         return Promote(self._tracking, self._gate, model=model, version=version, accelerator=where)
 
-    def _tidy(self) -> None:
+    def _tidy(self, *, trained: bool) -> None:
         """Remove what is old and not needed; what goes wrong with it is no fault of the retraining."""
         from graftline.tracking.models_in_use import find_used_runs
 
@@ -295,9 +302,12 @@ class Retrain:
         store = ActivationStore(Path(folder), float(self.features.get("max_gb", 0)) * GIGABYTE)
         try:
             uri = self._tracking.uri
-            old = find_leftovers(self._keep, uri, find_used_runs(uri), store)
-            versions = find_old_versions(self._keep, self._tracking, registered_name(self._images.dataset_name()))
-            if removed := remove_leftovers([*old, *versions], store):
+            old: list[Removable] = [*find_leftovers(self._keep, uri, find_used_runs(uri), store)]
+            name = self._images.dataset_name()
+            old += find_old_versions(self._keep, self._tracking, registered_name(name))
+            if trained:  # else there are no more dataset versions than before
+                old += find_old_datasets(self._keep, self._tracking, Path(self._images.directory), name)
+            if removed := remove_leftovers(old, store):
                 say(f"Removed, as old and needed by no model in use: {removed}.")
         except (Exception, Terminated) as error:  # it is decided, and told
             warn(f"Old files could not be removed ({first_line(error)}): {program()} prune tries again.")

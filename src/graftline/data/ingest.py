@@ -42,7 +42,7 @@ from graftline.data.review import (
 from graftline.data.sources.source import Source
 from graftline.data.split import Split
 from graftline.data.version import DatasetVersion, newest_version
-from graftline.data.version_writing import write_version
+from graftline.data.version_writing import LOCK_FILE, write_version
 from graftline.errors import UserError
 from graftline.locks import Lock
 
@@ -244,7 +244,7 @@ class Ingest:
     def _alone(self) -> Iterator[None]:
         """Keep others from this data set during the block: a version grows from all that were written before."""
         wait = f"Waiting for another process that reads {self.dataset_name()}"
-        with Lock(self._folder / "lock", shared=False, on_wait=lambda: logger.info(wait), temporary=True):
+        with Lock(self._folder / LOCK_FILE, shared=False, on_wait=lambda: logger.info(wait), temporary=True):
             yield
 
     def _check_settings(self) -> None:
