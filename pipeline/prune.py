@@ -1,4 +1,4 @@
-"""Prune: remove old outputs, checkpoints, activations and refused versions; what a model in use needs stays."""
+"""Prune: remove old outputs, checkpoints, activations, refused and dataset versions that no model in use needs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,14 +6,8 @@ from pathlib import Path
 from graftline.console import print_table, warn
 from graftline.features.cache import Features
 from graftline.features.store import in_words
-from graftline.pipeline.retraining.keep import (
-    Keep,
-    Leftover,
-    OldVersion,
-    find_leftovers,
-    find_old_versions,
-    summarize,
-)
+from graftline.pipeline.retraining.keep import Keep, Removable, find_leftovers, find_old_versions, summarize
+from graftline.pipeline.retraining.keep_datasets import find_old_datasets
 from graftline.pipeline.stage import StageResult
 from graftline.tracking.models_in_use import find_used_runs
 from graftline.tracking.tracking import Tracking
@@ -26,14 +20,16 @@ class Prune:
     keep: Keep
     features: Features
     tracking: Tracking
+    datasets: str = "data"
     dry_run: bool = False
 
     def run(self, directory: Path) -> StageResult:  # noqa: ARG002 - what it does is done to the others
         """Print what is to go, then remove it."""
         needed, store = find_used_runs(self.tracking.uri), self.features.store
-        leftovers: list[Leftover | OldVersion] = [
+        leftovers: list[Removable] = [
             *find_leftovers(self.keep, self.tracking.uri, needed, store),
             *find_old_versions(self.keep, self.tracking),
+            *find_old_datasets(self.keep, self.tracking, Path(self.datasets)),
         ]
         if leftovers:
             rows = [(one.name, one.kind, in_words(one.bytes), f"{one.days:,.0f} days") for one in leftovers]

@@ -19,11 +19,19 @@ from hydra.utils import instantiate
 from graftline.console import reworded, say, warn
 from graftline.data.ingest import Ingest
 from graftline.errors import UnreachableError, UserError, find_cause, first_line, no_room
+from graftline.evaluation.decision import DecisionRule
 from graftline.features.store import GIGABYTE, ActivationStore
 from graftline.files import write_json
 from graftline.pipeline.program import program
 from graftline.pipeline.retraining.early import require_numbers
-from graftline.pipeline.retraining.keep import Keep, find_leftovers, find_old_versions, remove_leftovers
+from graftline.pipeline.retraining.keep import (
+    Keep,
+    Removable,
+    find_leftovers,
+    find_old_versions,
+    remove_leftovers,
+)
+from graftline.pipeline.retraining.keep_datasets import find_old_datasets
 from graftline.pipeline.retraining.notify import Notify
 from graftline.pipeline.retraining.options import RetrainOptions
 from graftline.pipeline.retraining.recipe_digest import recipe_digest
@@ -108,7 +116,7 @@ class Retrain:
 
     def __post_init__(self) -> None:
         # a mistake in them is found now; one in what needs torch where something is new, before the images are read
-        _ = self._options, self._notify, self._keep, self._images, self._gate
+        _ = self._options, self._notify, self._keep, self._images, self._gate, self._decision
         require_numbers(self.trainer, self.optim, self.evaluation, self.seed, self.minutes)
         if not self._tracking.register:
             raise UserError("Tracking.register is False, but a model that is not registered cannot be promoted.")
@@ -135,7 +143,7 @@ class Retrain:
             if result is None and not decided and (isinstance(error, Exception) or _was_stopped(error)):
                 self._tell_failure(error, directory, began)
             raise
-        self._tidy()
+        self._tidy(trained=result.outcome in ("promoted", "refused"))
         return result
 
     def _run(
@@ -199,7 +207,7 @@ class Retrain:
                 time.sleep(min(WAIT_SECONDS, left))
         with lease:
             known = Retrainings(tracking.uri, tracking.experiment or name, registered_name(name))
-            yield lease, Situation(self._images, tracking, known, self._recipe)
+            yield lease, Situation(self._images, tracking, known, self._recipe, self._decision)
 
     def _say_what_begins(self, now: Situation, begun: Retraining | None) -> None:
         self._say_changes(now)
@@ -286,7 +294,7 @@ class Retrain:
         where = cast("Accelerator", self.trainer.get("accelerator", "auto"))  # that of the training
         return Promote(self._tracking, self._gate, model=model, version=version, accelerator=where)
 
-    def _tidy(self) -> None:
+    def _tidy(self, *, trained: bool) -> None:
         """Remove what is old and not needed; what goes wrong with it is no fault of the retraining."""
         from graftline.tracking.models_in_use import find_used_runs
 
@@ -294,9 +302,12 @@ class Retrain:
         store = ActivationStore(Path(folder), float(self.features.get("max_gb", 0)) * GIGABYTE)
         try:
             uri = self._tracking.uri
-            old = find_leftovers(self._keep, uri, find_used_runs(uri), store)
-            versions = find_old_versions(self._keep, self._tracking, registered_name(self._images.dataset_name()))
-            if removed := remove_leftovers([*old, *versions], store):
+            old: list[Removable] = [*find_leftovers(self._keep, uri, find_used_runs(uri), store)]
+            name = self._images.dataset_name()
+            old += find_old_versions(self._keep, self._tracking, registered_name(name))
+            if trained:  # else there are no more dataset versions than before
+                old += find_old_datasets(self._keep, self._tracking, Path(self._images.directory), name)
+            if removed := remove_leftovers(old, store):
                 say(f"Removed, as old and needed by no model in use: {removed}.")
         except (Exception, Terminated) as error:  # it is decided, and told
             warn(f"Old files could not be removed ({first_line(error)}): {program()} prune tries again.")
@@ -337,6 +348,10 @@ class Retrain:
     @cached_property
     def _gate(self) -> "Gate":
         return cast("Gate", _build(self.gate))
+
+    @cached_property
+    def _decision(self) -> DecisionRule:
+        return cast("DecisionRule", _build(self.decision))
 
     @cached_property
     def _images(self) -> Ingest:

@@ -1,7 +1,8 @@
 """What is kept of old runs, and what is removed: by age and number, and never what a model in use needs.
 
-Four kinds of things grow with retrainings: output directories, the checkpoints in those of trainings that have come to
-their end, cached activations, and registered versions that the gate has refused. None is part of a model in use.
+Five kinds of things grow with retrainings: output directories, the checkpoints in those of trainings that have come to
+their end, cached activations, registered versions that the gate has refused, and dataset versions, which have a file
+of their own. None is part of a model in use.
 """
 
 import os
@@ -12,6 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Protocol
 
 from graftline.console import warn
 from graftline.errors import UserError, first_line
@@ -31,9 +33,10 @@ class Keep:
     """What is kept (Hydra target of the node ``keep``).
 
     Attributes:
-        runs: number of output directories of each stage, and of refused versions of each model, that are kept whatever
-            their age, the newest.
-        days: that output directories, cached activations and refused versions are kept, however many there are.
+        runs: number of output directories of each stage, of refused versions of each model, and of dataset versions of
+            each data set, that are kept whatever their age, the newest.
+        days: that output directories, cached activations, refused versions and dataset versions are kept, however many
+            there are.
         checkpoint_days: that the checkpoints of trainings that have ended are kept.
         outputs: folder of the stages' output directories.
     """
@@ -47,6 +50,39 @@ class Keep:
         for name in ("runs", "days", "checkpoint_days"):
             if not getattr(self, name) >= 0:  # also catches NaN
                 raise UserError(f"Keep.{name} is {getattr(self, name)}, it must be at least 0.")
+
+
+class Removable(Protocol):
+    """Something to be removed."""
+
+    @property
+    def kind(self) -> str:
+        """What things of its kind are called, for people."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """What it is called, for people."""
+        ...
+
+    @property
+    def path(self) -> Path | str:
+        """Where it is, or the reference to it."""
+        ...
+
+    @property
+    def bytes(self) -> int:
+        """What it takes."""
+        ...
+
+    @property
+    def days(self) -> float:
+        """Since it was of use."""
+        ...
+
+    def remove(self, store: ActivationStore) -> bool:
+        """Remove it; returns whether it is gone."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -163,7 +199,7 @@ def find_leftovers(keep: Keep, uri: str, needed: Sequence[UsedRun], store: Activ
     return [*outputs, *checkpoints, *_activations(keep, needed, store, now)]
 
 
-def remove_leftovers(leftovers: Sequence[Leftover | OldVersion], store: ActivationStore) -> str:
+def remove_leftovers(leftovers: Sequence[Removable], store: ActivationStore) -> str:
     """Remove what is to be removed; returns in words what it was, empty if it was nothing."""
     removed = [one for one in leftovers if one.remove(store)]
     return summarize(removed) if removed else ""
@@ -176,7 +212,7 @@ def _outputs(keep: Keep, uri: str, needed: Sequence[UsedRun], now: float) -> Ite
         for path in directories[keep.runs :]:
             days = (now - _used(path)) / SECONDS_PER_DAY
             if days >= keep.days and not _is_used(path) and not _holds_needed(path, uri, needed):
-                yield Leftover("outputs", path, _size(path), days)
+                yield Leftover("outputs", path, size(path), days)
 
 
 def _checkpoints(keep: Keep, uri: str, needed: Sequence[UsedRun], now: float) -> Iterator[Leftover]:
@@ -187,7 +223,7 @@ def _checkpoints(keep: Keep, uri: str, needed: Sequence[UsedRun], now: float) ->
             continue
         days = (now - _used(path.parent)) / SECONDS_PER_DAY
         if days >= keep.checkpoint_days and not _holds_needed(path.parent, uri, needed):
-            yield Leftover("checkpoints", path, _size(path), days)
+            yield Leftover("checkpoints", path, size(path), days)
 
 
 def _activations(keep: Keep, needed: Sequence[UsedRun], store: ActivationStore, now: float) -> Iterator[Leftover]:
@@ -252,7 +288,8 @@ def _used(path: Path) -> float:
         return time.time()
 
 
-def _size(path: Path) -> int:
+def size(path: Path) -> int:
+    """Return the bytes of the files below a folder."""
     return sum(_bytes(Path(folder, name)) for folder, _, names in os.walk(path) for name in names)
 
 
@@ -264,7 +301,7 @@ def _bytes(file: Path) -> int:
         return 0
 
 
-def summarize(leftovers: Sequence[Leftover | OldVersion]) -> str:
+def summarize(leftovers: Sequence[Removable]) -> str:
     """Return in words how much it is.
 
     >>> summarize([])

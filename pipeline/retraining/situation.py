@@ -13,6 +13,7 @@ from graftline.data.listing import Listing
 from graftline.data.references import find_url
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
+from graftline.evaluation.decision import DecisionRule, MostProbable
 from graftline.files import digest
 from graftline.pipeline.dataset_versions.parent import with_parent
 from graftline.pipeline.retraining.changes import Changes
@@ -43,12 +44,14 @@ class Situation:
         tracking: knows the models.
         retrainings: those that there were.
         recipe: digest of what a retraining depends on beside the images.
+        decision: chooses which class is answered; it may name classes, which are to be among those of the images.
     """
 
     data: Ingest
     tracking: Tracking
     retrainings: Retrainings
     recipe: str
+    decision: DecisionRule = MostProbable()  # noqa: RUF009 - immutable
 
     @cached_property
     def model(self) -> str:
@@ -68,13 +71,15 @@ class Situation:
     @cached_property
     def version(self) -> DatasetVersion:
         """The images, read, checked and split now."""
-        seen = self.__dict__.pop("_seen", None)
-        return (self._reader.run(NEEDED) if seen is None else self._reader.write(seen, NEEDED)).version
+        seen, check_classes = self.__dict__.pop("_seen", None), self.decision.check_classes
+        if seen is None:
+            return self._reader.run(NEEDED, check_classes).version
+        return self._reader.write(seen, NEEDED, check_classes).version
 
     @cached_property
     def _seen(self) -> Listing:
         """The images as a look finds them; a version of them is written only if a retraining is due."""
-        return self._reader.look(NEEDED)
+        return self._reader.look(NEEDED, self.decision.check_classes)
 
     @cached_property
     def _reader(self) -> Ingest:

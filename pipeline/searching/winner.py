@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from graftline.backbones.backbone import Backbone
-from graftline.data.ingest import Ingest, IngestResult
+from graftline.data.ingest import CheckClasses, Ingest, IngestResult
 from graftline.data.version import DatasetVersion
 from graftline.files import write_json, write_text
 from graftline.freezing.rules import AllButHead, Nothing
@@ -41,7 +41,7 @@ class IngestOnce(Ingest):
     def run(
         self,
         needed: Sequence[str] = (),  # noqa: ARG002 - that of an ingest
-        check_classes: Callable[[Collection[str]], None] | None = None,  # noqa: ARG002 - likewise
+        check_classes: CheckClasses | None = None,  # noqa: ARG002 - likewise
     ) -> IngestResult:
         """Return the version that is there."""
         assert self.version is not None

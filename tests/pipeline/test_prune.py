@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from workplace import Workplace
 
 from graftline.errors import UserError
+from graftline.features.digests import distinct
 from graftline.features.store import ActivationStore
 from graftline.files import write_json
 from graftline.pipeline.cli import compose
@@ -67,6 +69,30 @@ def test_what_is_old_goes_and_what_is_needed_stays(tmp_path: Path) -> None:
     assert (elsewhere / "checkpoints").is_dir(), "another server knows whether it is in use"
     assert (torn / "checkpoints").is_dir(), "nobody knows who does"
     assert not (young / "checkpoints").exists()
+
+
+def make_segment(store: ActivationStore, number: int, days: float) -> Path:
+    """Cache activations of ten images that were used so many days ago."""
+    digests, _, _ = distinct(np.arange(20, dtype=np.uint64).reshape(2, -1) + np.uint64(100 * number))
+    reserved = store.reserve(store.table({"network": number}), digests, 4, "float32")
+    assert reserved is not None
+    segment, lock = reserved
+    with lock:
+        segment.write(0, np.zeros((10, 4), np.float32))
+    os.utime(segment.directory / "used", (time.time() - days * DAY,) * 2)
+    return segment.directory
+
+
+def test_activations_stay_that_were_used_since_the_first_model_in_use_was_trained(tmp_path: Path) -> None:
+    store = ActivationStore(tmp_path / "cache", 1e9)
+    older, old, young = (make_segment(store, number, days) for number, days in enumerate((130, 100, 10)))
+    keep = Keep(days=90, outputs=str(tmp_path / "outputs"))
+    assert {one.path for one in find_leftovers(keep, URI, [], store)} == {older, old}
+    runs = [UsedRun(str(days), tmp_path / str(days), time.time() - days * DAY) for days in (20, 120)]
+    (found,) = find_leftovers(keep, URI, runs, store)
+    assert (found.kind, found.path, found.days > 129) == ("activations", older, True)
+    assert found.remove(store)
+    assert [path.exists() for path in (older, old, young)] == [False, True, True]
 
 
 def test_what_goes_is_printed_before_it_is_removed(

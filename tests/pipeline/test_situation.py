@@ -10,17 +10,19 @@ import pytest
 from past_retrainings import NAME, Past
 from workplace import TINY
 
+from conftest import paint
 from graftline.bundle.layout import CARD_FILE, FORMAT
 from graftline.data import version
 from graftline.data.ingest import Ingest
 from graftline.data.sources.folder import Folder
 from graftline.data.split import Split
 from graftline.errors import DivergenceError, UnreachableError, UserError
+from graftline.evaluation.recalls import FindClasses
 from graftline.files import write_json
 from graftline.pipeline.cli import compose
 from graftline.pipeline.retrain import Retrain
 from graftline.pipeline.retraining.challengers import Challengers
-from graftline.pipeline.retraining.situation import require_images
+from graftline.pipeline.retraining.situation import Situation, require_images
 from graftline.pipeline.runs.directory import RunDirectory
 from graftline.pipeline.searching.winner import Winner
 from graftline.tracking.drift_checks import drift_tags
@@ -191,6 +193,41 @@ def test_a_mistake_in_the_training_is_told_before_the_images_are_read(
         retrain.run()
     assert not list(Path("data").rglob("*.parquet")), "no image was looked at"
     assert past.place.mlflow.search_registered_models() == [], "the lease is given back"
+
+
+def test_a_class_that_is_not_there_is_told_before_the_images_are_read(
+    past: Past, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(past.place.root)
+    typed = [*TINY, "data=folder", "data.path=images", "decision=recall", "decision.class_name=violet"]
+    with pytest.raises(UserError, match=r"^decision\.class_name is 'violet', but the classes are"):
+        compose("retrain", typed).run()
+    assert not list(Path("data").rglob("*.parquet")), "no image was looked at"
+    assert past.place.mlflow.search_registered_models() == [], "the lease is given back"
+
+
+def test_the_classes_that_count_are_those_of_the_source(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a condition is looked at, and though what was decided last knows no such class."""
+    past.retrain("promoted")
+
+    def look() -> Situation:
+        return replace(past.look(), decision=FindClasses("violet"))
+
+    def read(*_: object) -> None:
+        raise AssertionError("images are read")
+
+    said = r"^FindClasses\.class_name is 'violet', but the classes are"
+    with monkeypatch.context() as patch:
+        patch.setattr("graftline.data.ingest.check_images", read)
+        with pytest.raises(UserError, match=said):
+            _ = look().version
+        with pytest.raises(UserError, match=said):
+            look().why_not_due("new_images>0")
+    (past.images / "violet").mkdir()
+    for number in range(12):
+        paint((130, 40, 200), 9000 + number, 16).save(past.images / "violet" / f"{number:03}.png")
+    assert look().why_not_due("new_classes>0") is None
+    assert look().version.class_names == ("blue", "green", "red", "violet")
 
 
 def test_a_gate_that_cannot_decide_on_these_images_is_told_before_the_training(

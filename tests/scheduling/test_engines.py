@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from graftline.errors import UserError
+from graftline.pipeline.schedule import DAGSTER
 from graftline.scheduling import cron, dagster, local_time, systemd
 from graftline.scheduling.job import Job, JobOptions
 from graftline.scheduling.kubernetes import KubernetesOptions, cron_job, object_name
@@ -147,6 +148,7 @@ def test_systemd_reads_in_the_units_what_was_meant(job: Job, tmp_path: Path) -> 
     assert printed.split("\0")[:-1][-len(WORDS) - 4 :] == [str(job.python), "-m", "graftline", "retrain", *WORDS]
     assert f"\tWorkingDirectory: {job.directory}\n" in dump
     assert f"\tEnvironment: A={job.variables['A']}\n" in dump
+    assert "\tTimeoutStartSec: 1h\n" in dump
     assert f"\tStandardOutputFileToAppend: {job.directory / job.log}\n" in dump or "StandardOutput: append" in dump
 
 
@@ -186,6 +188,7 @@ def test_kubernetes_takes_the_manifest(job: Job, folder: str | None) -> None:
     (container,) = pod["containers"]
     assert [re.sub(r"\$\$\(", "$(", word) for word in container["args"]] == ["retrain", *WORDS]
     assert "$(date)" not in " ".join(container["args"]).replace("$$(", ""), "which Kubernetes takes for a variable"
+    assert container["resources"]["limits"] == {"cpu": "4", "memory": "16Gi"}
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
     assert set(mounts) == {volume["name"] for volume in pod["volumes"]}
     assert mounts.get("images") == (folder if (folder or "").startswith("/images/") else None)
@@ -284,3 +287,14 @@ def test_dagster_watches_folders_of_this_machine(
     job = Job("pets", "retrain", (), Path("/p"), Path("/d"), 60)
     text = dagster.dagster_schedule(job, TIMES, source, dagster.DagsterOptions(), "Etc/UTC")
     assert json.loads(text)["source"] == watched
+
+
+def test_dagster_reports_to_nobody_and_retrains_a_model_once_at_a_time(job: Job) -> None:
+    dagster.install(job, "{}", DAGSTER)
+    content = yaml.safe_load((job.directory / dagster.HOME / "dagster.yaml").read_text(encoding="utf-8"))
+    assert content["telemetry"] == {"enabled": False}
+    assert content["concurrency"]["runs"]["tag_concurrency_limits"] == [
+        {"key": "graftline/model", "value": {"applyLimitPerUniqueValue": True}, "limit": 1}
+    ]
+    assert "storage" not in content, "it is SQLite in that folder"
+    assert dagster.command(job.directory, DAGSTER).endswith(" --host 127.0.0.1 --port 3000")

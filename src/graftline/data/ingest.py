@@ -42,11 +42,14 @@ from graftline.data.review import (
 from graftline.data.sources.source import Source
 from graftline.data.split import Split
 from graftline.data.version import DatasetVersion, newest_version
-from graftline.data.version_writing import write_version
+from graftline.data.version_writing import LOCK_FILE, write_version
 from graftline.errors import UserError
 from graftline.locks import Lock
 
 logger = logging.getLogger(__name__)
+
+CheckClasses = Callable[[Collection[str]], None]
+"""Is given the names of the classes before images are read; it raises what is wrong with them."""
 
 TEST_SETS = "test-sets"  # folder beside the versions of a data set, for those that none grows from
 _LONGEST_NAME = 255  # bytes of a file's name, on all usual file systems
@@ -120,14 +123,12 @@ class Ingest:
                 "a folder can have: give a shorter one."
             )
 
-    def run(
-        self, needed: Sequence[str] = (), check_classes: Callable[[Collection[str]], None] | None = None
-    ) -> IngestResult:
+    def run(self, needed: Sequence[str] = (), check_classes: CheckClasses | None = None) -> IngestResult:
         """Read, check and split the images, and write the dataset version unless it is there already.
 
         Args:
             needed: splits without which the version would be of no use.
-            check_classes: is given the names of the classes before images are read; it raises what is wrong with them.
+            check_classes: looks at the names of the classes before images are read.
 
         Raises:
             UserError: nothing to read, no share or no image for a split that is needed, fewer than two classes with
@@ -136,24 +137,24 @@ class Ingest:
         with self._prepared(needed, check_classes) as listing:
             return self._write(listing)
 
-    def look(self, needed: Sequence[str] = ()) -> Listing:
+    def look(self, needed: Sequence[str] = (), check_classes: CheckClasses | None = None) -> Listing:
         """Read, check and split the images as `run` does, without writing a version."""
-        with self._prepared(needed) as listing:
+        with self._prepared(needed, check_classes) as listing:
             (self._folder / FINDINGS_FILE).unlink(missing_ok=True)  # the listing has them
             return listing
 
-    def write(self, seen: Listing, needed: Sequence[str] = ()) -> IngestResult:
+    def write(
+        self, seen: Listing, needed: Sequence[str] = (), check_classes: CheckClasses | None = None
+    ) -> IngestResult:
         """Write the version of the images that `look` has seen; run anew if another process has written one since."""
         with self._alone():
             now, then = (None if one is None else one.summary for one in (self._find_parent(), seen.parent))
             if now == then:
                 return self._write(seen)
-        return self.run(needed)
+        return self.run(needed, check_classes)
 
     @contextmanager
-    def _prepared(
-        self, needed: Sequence[str], check_classes: Callable[[Collection[str]], None] | None = None
-    ) -> Iterator[Listing]:
+    def _prepared(self, needed: Sequence[str], check_classes: CheckClasses | None) -> Iterator[Listing]:
         """Read, check and split the images, and keep others from this data set during the block."""
         self._check_settings()
         listing = self.list_images()
@@ -243,7 +244,7 @@ class Ingest:
     def _alone(self) -> Iterator[None]:
         """Keep others from this data set during the block: a version grows from all that were written before."""
         wait = f"Waiting for another process that reads {self.dataset_name()}"
-        with Lock(self._folder / "lock", shared=False, on_wait=lambda: logger.info(wait), temporary=True):
+        with Lock(self._folder / LOCK_FILE, shared=False, on_wait=lambda: logger.info(wait), temporary=True):
             yield
 
     def _check_settings(self) -> None:

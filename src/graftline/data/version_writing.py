@@ -18,6 +18,8 @@ from graftline.data.references import find_url
 from graftline.data.version import FORMAT, DatasetVersion, newest_version
 from graftline.files import atomic_directory, write_json
 
+LOCK_FILE = "lock"  # beside the versions of a data set: who writes or removes one holds it
+
 
 def write_version(
     folder: Path,

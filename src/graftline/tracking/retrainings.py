@@ -5,7 +5,7 @@ is written. Only the holder of the model's lease calls what changes something he
 therefore that of a process that was killed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from graftline.errors import UserError
 from graftline.tracking.names import DATASET_DIGEST, OUTPUT_DIRECTORY, PARENT_RUN, STAGE, registered_name
 from graftline.tracking.owner import owner_file, read_owner
+from graftline.tracking.tested_runs import all_runs
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -170,6 +171,25 @@ class Retrainings:
         from graftline.tracking.client import absolute_uri, connect_checked
 
         return connect_checked(absolute_uri(self._uri), question)[1]
+
+
+def find_needed(client: "MlflowClient", experiments: Sequence[str]) -> list[Retraining]:
+    """Return of each model the retraining that was decided last, and those that can be gone on with on this machine.
+
+    Args:
+        client: where they are.
+        experiments: ids of those in which they are.
+    """
+    runs = all_runs(client, experiments, f"tags.`{STAGE}` = '{RETRAIN}'", [f"tags.`{NUMBER}` DESC"])
+    needed, models = list[Retraining](), set[tuple[str, str | None]]()
+    for run in runs:
+        retraining, model = _describe(run), (run.info.experiment_id, run.data.tags.get(MODEL))
+        is_last = retraining.outcome is not None and model not in models
+        if is_last:
+            models.add(model)
+        if is_last or (retraining.outcome is None and retraining.is_here):
+            needed.append(retraining)
+    return needed
 
 
 def _directory(run: "MlflowRun") -> Path:

@@ -134,7 +134,7 @@ def find_newest_training(
     """
     names = _experiments(client, experiment, store)
     if members:
-        found = next(_runs(client, list(names), _TRAINED, _NEWEST_FIRST, size=1), None)
+        found = next(all_runs(client, list(names), _TRAINED, _NEWEST_FIRST, size=1), None)
     else:
         found = _first_of_its_own(client, list(names), _TRAINED)
     if found is None:
@@ -163,7 +163,7 @@ def find_best_trainings(
     same = [f"tags.`{tag}` = '{value}'" for tag, value in images.items()]
     filter_string = " and ".join([_TRAINED, f"metrics.`{VALIDATION_LOSS}` >= 0", *same])
     order = [f"metrics.`{VALIDATION_LOSS}` ASC", "attributes.start_time ASC"]
-    runs = _runs(client, [place], filter_string, order, size=min(most or _PAGE, _PAGE))
+    runs = all_runs(client, [place], filter_string, order, size=min(most or _PAGE, _PAGE))
     return [describe(run, experiment) for run in islice(runs, most)]
 
 
@@ -178,26 +178,26 @@ def find_runs_of_model(client: "MlflowClient", bundle_digest: str, test_digest: 
     """
     names = {one.experiment_id: one.name for one in client.search_experiments()}
     of_model = f"tags.`{BUNDLE_DIGEST}` = '{bundle_digest}' and tags.`{TEST_DIGEST}` = '{test_digest}'"
-    runs = _runs(client, list(names), f"attributes.status = 'FINISHED' and {of_model}", _NEWEST_FIRST, size=most)
+    runs = all_runs(client, list(names), f"attributes.status = 'FINISHED' and {of_model}", _NEWEST_FIRST, size=most)
     return [describe(run, names[run.info.experiment_id]) for run in islice(runs, most)]
 
 
 def _first_of_its_own(client: "MlflowClient", experiments: Sequence[str], filter_string: str) -> "MlflowRun | None":
     """Return the run that ended last of those that no ensemble has trained as its member; None: there is none."""
-    runs = _runs(client, experiments, filter_string, _NEWEST_FIRST, size=_FEW)
+    runs = all_runs(client, experiments, filter_string, _NEWEST_FIRST, size=_FEW)
     ensembles: set[str] | None = None  # asked for once a run has a parent
     for run in runs:
         parent = run.data.tags.get(PARENT_RUN)
         if parent is None:
             return run
         if ensembles is None:
-            ensembles = {one.info.run_id for one in _runs(client, experiments, _ENSEMBLES)}
+            ensembles = {one.info.run_id for one in all_runs(client, experiments, _ENSEMBLES)}
         if parent not in ensembles:
             return run
     return None
 
 
-def _runs(
+def all_runs(
     client: "MlflowClient",
     experiments: Sequence[str],
     filter_string: str,
