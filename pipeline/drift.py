@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from graftline.bundle.ensemble import AnyPredictor
-from graftline.bundle.predict import find_images
 from graftline.bundle.reference import Reference
 from graftline.console import print_table, progress, say, warn
 from graftline.data.file_names import to_text
+from graftline.data.image_list import find_images
 from graftline.errors import UserError
 from graftline.execution import Accelerator, Execution
 from graftline.monitoring.accuracy import EstimatedAccuracy, estimate_accuracy

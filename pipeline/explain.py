@@ -13,12 +13,12 @@ import torch
 
 from graftline.bundle.heat import OCCLUSION
 from graftline.bundle.neighbors import nearest
-from graftline.bundle.predict import find_images
 from graftline.bundle.predictor import Predictor, softmax
 from graftline.console import print_table, progress, say, warn
 from graftline.data.decode import decode_rgb
 from graftline.data.decoding import DecodeError
 from graftline.data.file_names import to_text
+from graftline.data.image_list import find_images
 from graftline.data.sources.source import join_names
 from graftline.errors import UserError
 from graftline.evaluation.explanation import Explanation, Neighbor, find_heat
