@@ -4,13 +4,11 @@ A head tells what a network knows already, not what it would learn, and nothing 
 leaves time for. Training and score are on training images: the validation split stays unseen.
 """
 
-import functools
 import logging
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from graftline.data.folds import assign_folds
 from graftline.data.version import DatasetVersion
@@ -28,7 +26,7 @@ from graftline.search.ledger import Ledger
 from graftline.search.rounds import TrainingImages
 from graftline.training.budget import cut_to, seconds_per_image
 from graftline.training.fit_directory import FitDirectory
-from graftline.training.setup import TrainingSetup
+from graftline.training.setup import TrainingSetup, identify
 from graftline.training.trial import Trials
 
 logger = logging.getLogger(__name__)
@@ -101,16 +99,10 @@ def train_deeper(
 def digest_recipe(setup: TrainingSetup) -> str:
     """Return a short digest of all that a whole network's training depends on, beside the network and the images."""
     parts = {"optimizer": setup.optimizer, "schedule": setup.schedule, "trainer": setup.make_trainer}
-    settings = {name: _settings(part) for name, part in parts.items()}
+    settings = {name: identify(part) for name, part in parts.items()}
     recipe = {"recipe": asdict(replace(setup.recipe, resume=None)), "batchnorm": setup.batchnorm}
     augment = view_key(setup.policy.without_candidates(), setup.seed, 0)
     return digest({**settings, **recipe, "augment": augment, "seed": setup.seed})[:8]
-
-
-def _settings(part: Any) -> str:
-    if isinstance(part, functools.partial):
-        return f"{_settings(part.func)} {sorted(part.keywords.items())}"
-    return f"{part.__module__}.{part.__qualname__}" if hasattr(part, "__qualname__") else repr(part)
 
 
 def _as_before(allowed: Sequence[float], each: float) -> float:
