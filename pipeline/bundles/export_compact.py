@@ -12,7 +12,7 @@ from graftline.bundle.export import export_onnx
 from graftline.bundle.predictor import Predictor
 from graftline.console import print_table, progress, say, warn
 from graftline.data.loaders import decode_sample
-from graftline.data.version import DatasetVersion, Samples
+from graftline.data.version import DatasetVersion, Samples, order_by_content
 from graftline.evaluation.compact import Measured, measure
 from graftline.evaluation.metrics import Interval, format_interval, format_score
 from graftline.execution import Execution
@@ -79,7 +79,7 @@ def export_compact(
 
 def _calibration(predictor: Predictor, samples: Samples) -> Iterator[np.ndarray]:
     """Yield inputs of the network (1, C, H, W) of training images, which their contents choose."""
-    rows = np.argsort(samples.sha256, kind="stable")[:CALIBRATED].tolist()
+    rows = order_by_content(samples.sha256)[:CALIBRATED].tolist()
     with progress("Looking at training images", total=len(rows)) as bar:
         for row in rows:
             yield predictor.preprocessing(decode_sample(samples, row))[None]
@@ -93,7 +93,7 @@ def _compare(
     run: Callable[[np.ndarray], np.ndarray],
     small: Callable[[np.ndarray], np.ndarray],
 ) -> Measured:
-    rows = np.argsort(samples.sha256, kind="stable")[:COMPARED]
+    rows = order_by_content(samples.sha256)[:COMPARED]
     numbers = [predictor.class_names.index(name) for name in version.class_names]
     images = (
         (decode_sample(samples, row), numbers[label])

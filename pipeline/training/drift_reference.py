@@ -14,7 +14,7 @@ from graftline.bundle.reference import MOST_IMAGES, Observations, Projection, Re
 from graftline.bundle.save import keep_reference
 from graftline.console import progress
 from graftline.data.image_facts import find_facts
-from graftline.data.version import DatasetVersion, Samples
+from graftline.data.version import DatasetVersion, Samples, order_by_content
 from graftline.pipeline.training.calibration import are_embeddings
 from graftline.training.training_source import TrainingSource
 
@@ -32,7 +32,7 @@ def leave_reference(
         workers: threads that look at the images; 0: one per core.
     """
     samples = version.samples("validation")
-    rows = np.sort(np.argsort(samples.sha256, kind="stable")[:MOST_IMAGES])  # contents decide, in no order of their own
+    rows = np.sort(order_by_content(samples.sha256)[:MOST_IMAGES])
     paths = [samples.paths[row] for row in rows]
     logits, embeddings = _known(predictor, source, samples, rows) or _run(predictor, paths)
     numbers = {name: number for number, name in enumerate(predictor.class_names)}

@@ -9,7 +9,7 @@ from graftline.bundle.predictor import Predictor
 from graftline.bundle.refusal import unit
 from graftline.bundle.save import keep_neighbors
 from graftline.console import progress, warn
-from graftline.data.version import DatasetVersion
+from graftline.data.version import DatasetVersion, order_by_content
 from graftline.pipeline.training.calibration import are_embeddings
 from graftline.pipeline.training.drift_reference import leave_reference
 from graftline.report.thumbnails import thumbnails
@@ -57,7 +57,7 @@ def leave_neighbors(
         warn("bundle.neighbors is left alone: this network gives no embedding, by which images could be compared.")
         return
     samples = version.samples("train")
-    rows = np.sort(np.argsort(samples.sha256, kind="stable")[:count])  # contents decide, in no order of their own
+    rows = np.sort(order_by_content(samples.sha256)[:count])
     paths = [samples.paths[row] for row in rows]
     with progress("Keeping training images in small", total=len(paths)) as bar:
         known = None if source is None else source.head_inputs()

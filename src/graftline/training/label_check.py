@@ -17,7 +17,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from graftline.augment.policy import CROP, Augment, CandidatePolicy
 from graftline.backbones.layers import body_groups
 from graftline.data.loaders import decode_sample
-from graftline.data.version import Samples
+from graftline.data.version import Samples, order_by_content
 from graftline.features.cache import CacheFullError
 from graftline.features.frozen_pass import content_draw
 from graftline.freezing.depth import HEAD_RATE
@@ -125,7 +125,7 @@ def _try_candidates(source: CachedSource) -> PolicyChoice:
     if knowledge.known.low <= 0:
         why = "the head alone knows too little of these classes to tell which transforms keep the label"
         return PolicyChoice.nothing(policy.names, why)
-    order = np.argsort(validation.sha256)
+    order = order_by_content(validation.sha256)
     rows = _without_effect(setup, _chosen(validation, order[:LOOKED_AT]))
     for look in sorted({min(look, len(order)) for look in LOOKS}):
         names = [name for name in policy.names if name not in rows or rows[name].is_open]
