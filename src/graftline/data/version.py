@@ -48,6 +48,12 @@ class Samples:
     decoding: Decoding = PLAIN  # how the files become pixels
     sizes: np.ndarray | None = None  # (N, 2) int64, height and width in px as ingest decoded them
 
+    def take(self, rows: np.ndarray) -> "Samples":
+        """Return some of the images, in the order of the rows."""
+        paths, sha256 = ([column[row] for row in rows.tolist()] for column in (self.paths, self.sha256))
+        weights, sizes = (None if column is None else column[rows] for column in (self.weights, self.sizes))
+        return Samples(paths, self.labels[rows], weights, sha256, self.decoding, sizes)
+
 
 @dataclass(frozen=True)
 class DatasetVersion:

@@ -126,12 +126,12 @@ def _try_candidates(source: CachedSource) -> PolicyChoice:
         why = "the head alone knows too little of these classes to tell which transforms keep the label"
         return PolicyChoice.nothing(policy.names, why)
     order = order_by_content(validation.sha256)
-    rows = _without_effect(setup, _chosen(validation, order[:LOOKED_AT]))
+    rows = _without_effect(setup, validation.take(order[:LOOKED_AT]))
     for look in sorted({min(look, len(order)) for look in LOOKS}):
         names = [name for name in policy.names if name not in rows or rows[name].is_open]
         chosen = np.sort(order[:look])
         candidates = [policy.only([name]).certain() for name in names]
-        logits = source.augmented_logits(_chosen(validation, chosen), candidates) if names else []
+        logits = source.augmented_logits(validation.take(chosen), candidates) if names else []
         for name, given in zip(names, logits, strict=True):
             rows[name] = knowledge.judge(name, given, chosen, setup.version.class_names)
     chances = {
@@ -139,12 +139,6 @@ def _try_candidates(source: CachedSource) -> PolicyChoice:
         **{name: transform.p for name, transform in policy.transforms.items() if transform is not None},
     }
     return PolicyChoice(within_margin([rows[name] for name in policy.names], chances))
-
-
-def _chosen(samples: Samples, rows: np.ndarray) -> Samples:
-    """Return some of the images."""
-    paths, sha256 = ([values[row] for row in rows] for values in (samples.paths, samples.sha256))
-    return Samples(paths, samples.labels[rows], None, sha256, samples.decoding)
 
 
 def _without_effect(setup: TrainingSetup, samples: Samples) -> dict[str, CandidateResult]:
