@@ -116,7 +116,7 @@ def adjust(
         wanted: what is to be learned, beside the calibration.
         seed: of the folds.
     """
-    num_images = len(version.samples("validation").paths)
+    num_images = version.num_images("validation")
     calibration, decision = too_few(num_images), NOT_CHOSEN
     if num_images >= FEWEST_IMAGES or wanted.chooses:
         raw = _validation(predictor, version, source, num_images if wanted.chooses else MOST_CALIBRATED)
@@ -156,7 +156,7 @@ def _validation(predictor: Predictor, version: DatasetVersion, source: TrainingS
     """Return what the predictor gives for the validation images, for ``most`` of them at least."""
     version = version.part(validation=most)
     known = None if source is None else source.validation_logits()
-    if known is not None and source is not None and len(known) >= len(version.samples("validation").paths):
+    if known is not None and source is not None and len(known) >= version.num_images("validation"):
         return predict_split(predictor, source.setup.version, "validation", known_logits=known)
     return predict_split(predictor, version, "validation")
 

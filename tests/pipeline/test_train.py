@@ -91,8 +91,8 @@ def test_a_training_without_a_part_of_the_images_says_how_many_it_had(
     result = composed.run(tmp_path / "run")
     assert isinstance(result, TrainResult)
     _check_that_commands_find_the_run(composed, result, capsys.readouterr().out)
-    images = len(result.version.samples("train").paths)
-    assert images < len(DatasetVersion.load(result.version.directory).samples("train").paths)
+    images = result.version.num_images("train")
+    assert images < DatasetVersion.load(result.version.directory).num_images("train")
     left_out = "without part 1/3 of the training images"
     assert re.search(rf"{images} train, .*; {left_out}</dd>", result.report.read_text())
     card = (result.bundle / "README.md").read_text()

@@ -198,6 +198,22 @@ class DatasetVersion:
         Raises:
             UserError: the split is unknown or has no images.
         """
+        rows = self._rows(split)
+        indices = {name: index for index, name in enumerate(self.class_names)}
+        weights = None if rows["weight"].isna().all() else rows["weight"].to_numpy(np.float32)
+        labels = rows["label"].map(indices).to_numpy(np.int64)
+        sizes = rows[["height", "width"]].to_numpy(np.int64)
+        return Samples(rows["path"].tolist(), labels, weights, rows["sha256"].tolist(), self.decoding, sizes)
+
+    def num_images(self, split: str) -> int:
+        """Return how many images there are in one split.
+
+        Raises:
+            UserError: the split is unknown or has no images.
+        """
+        return len(self._rows(split))
+
+    def _rows(self, split: str) -> pd.DataFrame:
         if split not in SPLITS:
             raise UserError(f"There is no split '{split}': choose one of {', '.join(SPLITS)}.")
         rows = self._table.query("split == @split")
@@ -206,11 +222,7 @@ class DatasetVersion:
                 f"The {split} split of {self.name} has no images: ingest with Ingest.parent='none', which draws all "
                 f"splits anew, and Split.{split} above 0."
             )
-        indices = {name: index for index, name in enumerate(self.class_names)}
-        weights = None if rows["weight"].isna().all() else rows["weight"].to_numpy(np.float32)
-        labels = rows["label"].map(indices).to_numpy(np.int64)
-        sizes = rows[["height", "width"]].to_numpy(np.int64)
-        return Samples(rows["path"].tolist(), labels, weights, rows["sha256"].tolist(), self.decoding, sizes)
+        return rows
 
     def seen_in_training(self, sha256: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Tell which images have trained a model of this version, or chosen its epoch.

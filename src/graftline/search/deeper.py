@@ -80,7 +80,7 @@ def train_deeper(
     version = hold_out(setup.version, images)
     logger.info(
         f"Comparing {', '.join(one.name for one in left)}, trained as a whole, {each:.0f} s each, on "
-        f"{len(version.samples('validation').paths):,} training images that are held out:"
+        f"{version.num_images('validation'):,} training images that are held out:"
     )
     for candidate in left:
         scored = known.get(candidate.name)
@@ -135,7 +135,7 @@ def _train(
     start = ledger.now
     try:
         setup = replace(setup, graft=candidate.backbone.build(setup.version.class_names))
-        first, step = min(FIRST_IMAGES, len(setup.version.samples("train").paths)), seconds_per_image(setup)
+        first, step = min(FIRST_IMAGES, setup.version.num_images("train")), seconds_per_image(setup)
         needed = first * (max(step, decode) if setup.execution.is_cuda else step + decode)
         if needed > seconds:
             logger.info(f"  {candidate.name:<32} no time, as {first} images would take {needed:.0f} s")
@@ -154,7 +154,7 @@ def _fit(
     """Fit the whole network for the time that is left."""
     files, plan = FitDirectory(directory), deep_plan(setup.graft.network, 0, "compared", epochs=1)
     try:
-        images = len(setup.version.samples("train").paths), len(setup.version.samples("validation").paths)
+        images = setup.version.num_images("train"), setup.version.num_images("validation")
         to_decode = sum(images) if setup.execution.device == "cpu" else None  # memory keeps them where it can
         seconds = max(1.0, seconds_left())
         beside = setup.execution.is_cuda

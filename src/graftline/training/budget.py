@@ -179,7 +179,7 @@ def cut_to_deadline(
         decoding: seconds that an image takes to be decoded.
         to_decode: how many images are decoded, once each; None: all of them each time that they are seen.
     """
-    images = len(setup.version.samples("train").paths), len(setup.version.samples("validation").paths)
+    images = setup.version.num_images("train"), setup.version.num_images("validation")
     own = own_epochs(setup.make_trainer)
     seconds = max(1.0, deadline - time.monotonic())
     most = max(plan.epochs, MOST_DEEP_EPOCHS) if own is None else own
@@ -198,7 +198,7 @@ def passes(setup: TrainingSetup, plans: Sequence[FreezePlan], deadline: float | 
         now = time.monotonic()
         end = now + (deadline - now) / len(plans)
         plans = [cut_to_deadline(setup, plan, end, seconds_per_image(setup)) for plan in plans]
-    images = len(setup.version.samples("train").paths)
+    images = setup.version.num_images("train")
     return max(math.ceil(plan.epochs * (plan.epoch_images or images) / images) for plan in plans)
 
 
@@ -213,7 +213,7 @@ def check_budget(setup: TrainingSetup, seconds: float, minutes: float) -> None:
     Raises:
         UserError: it does not; it says what would do.
     """
-    train, validation = (len(setup.version.samples(split).paths) for split in ("train", "validation"))
+    train, validation = (setup.version.num_images(split) for split in ("train", "validation"))
     views = 1 if setup.features.cache is False else max(1, setup.features.views)
     needed = (views * train + validation) * pass_seconds(setup)
     if needed > seconds:

@@ -57,7 +57,7 @@ def find_policy(setup: TrainingSetup, directory: FitDirectory, epochs: int) -> P
     if epochs < FEWEST_EPOCHS:
         why = f"in {epochs} epochs no image is learned by heart, and one that is changed takes longer to learn from"
         return PolicyChoice.nothing(names, f"{why} (from {FEWEST_EPOCHS} epochs on it is found out)")
-    if (count := len(setup.version.samples("validation").paths)) < FEWEST_IMAGES:
+    if (count := setup.version.num_images("validation")) < FEWEST_IMAGES:
         why = f"{count} validation images cannot show which transforms keep the label ({FEWEST_IMAGES} can)"
         return PolicyChoice.nothing(names, why)
     with isolate_rng(include_cuda=setup.execution.is_cuda):

@@ -280,7 +280,7 @@ def _check_batch(setup: TrainingSetup) -> None:
     Raises:
         UserError: that is one image, and it cannot.
     """
-    share = len(setup.version.samples("train").paths) // setup.execution.world_size
+    share = setup.version.num_images("train") // setup.execution.world_size
     if min(share, setup.batch_size) == 1:
         network: Any = copy.deepcopy(setup.graft.network).to("meta")
         check_single_image(network.pretrained_cfg["architecture"], network, setup.graft.preprocessing)

@@ -50,7 +50,7 @@ def make_freeze_context(setup: TrainingSetup, directory: FitDirectory, deadline:
     """
     return FreezeContext(
         setup.graft.network,
-        len(setup.version.samples("train").paths),
+        setup.version.num_images("train"),
         setup.graft.weights.pretrained,
         own_epochs(setup.make_trainer),
         step_images=_step_images(dataclasses.replace(setup, recipe=setup.recipe.for_depth(only_head=False))),
@@ -138,7 +138,7 @@ class Trials:
             cached=result.cache_change is not None,
             pass_seconds=seconds - result.history.seconds,
             fit_seconds=result.history.seconds,
-            images=len(setup.version.samples("train").paths),
+            images=setup.version.num_images("train"),
             trained_images=result.history.steps * _step_images(fit.setup.for_plan(plan)) + _trained_images(start),
             folder=name,
             start=start,
@@ -192,7 +192,7 @@ class FoldTrials:
         Raises:
             DivergenceError: a training diverged.
         """
-        if max_images is not None and max_images >= len(self._setup.version.samples("train").paths):
+        if max_images is not None and max_images >= self._setup.version.num_images("train"):
             max_images = None  # all that are not left out, as for a head that is fitted to all
         starts = [None] * len(self._trials) if start is None else self._of_folds[start.folder]
         found = [trial(plan, begun, max_images) for trial, begun in zip(self._trials, starts, strict=True)]
