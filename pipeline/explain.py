@@ -14,7 +14,7 @@ import torch
 from graftline.bundle.heat import OCCLUSION
 from graftline.bundle.neighbors import nearest
 from graftline.bundle.predictor import Predictor, softmax
-from graftline.console import print_table, progress, say, warn
+from graftline.console import counted, print_table, say, warn
 from graftline.data.decode import decode_rgb
 from graftline.data.decoding import DecodeError
 from graftline.data.file_names import to_text
@@ -150,13 +150,13 @@ def _explain(model: BundleTrunk, chosen: _Chosen, execution: Execution) -> list[
     views = [_view(model, path) for path in chosen.paths]
     images = torch.from_numpy(np.stack([preprocessing.normalize(view) for view in views]))
     device = execution.torch_device
-    with progress("Looking where each answer comes from", total=len(views)) as bar:
+    with counted("Looking where each answer comes from", len(views)) as advance:
         heat = find_heat(
             model.network.to(device),
             images.to(device),
             answers.tolist(),
             model.predictor.calibration.apply,
-            lambda done: bar.advance(bar.task_ids[0], done),
+            advance,
         )
     neighbors = _neighbors(model, chosen) or [list[Neighbor]()] * len(views)
     return [

@@ -9,7 +9,7 @@ import numpy as np
 from graftline.bundle.predictor import Predictor
 from graftline.bundle.refusal import unit
 from graftline.bundle.save import add_to_card, change_answers
-from graftline.console import progress, warn
+from graftline.console import counted, warn
 from graftline.data.sources.source import join_names
 from graftline.data.version import DatasetVersion
 from graftline.evaluation.calibration import FEWEST_IMAGES, CalibrationFit, fit_calibration, too_few
@@ -178,10 +178,9 @@ def _fit_refusal(
     for split in ("train", "validation"):
         samples = version.samples(split)
         rows = choose_references(samples.labels, samples.sha256) if split == "train" else np.arange(len(samples.paths))
-        with progress(f"Embedding {split} images", total=len(rows)) as bar:
-            embeddings = predictor.logits_and_embeddings(
-                [samples.paths[row] for row in rows], on_progress=lambda done: bar.advance(bar.task_ids[0], done)
-            )[1]
+        with counted(f"Embedding {split} images", len(rows)) as advance:
+            paths = [samples.paths[row] for row in rows]
+            embeddings = predictor.logits_and_embeddings(paths, on_progress=advance)[1]
         found.append((embeddings, samples.labels[rows]))
     return fit_refusal(found[0], found[1], version.class_names, share)
 

@@ -12,7 +12,7 @@ import numpy as np
 from graftline.bundle.predictor import Predictor, softmax
 from graftline.bundle.reference import MOST_IMAGES, Observations, Projection, Reference
 from graftline.bundle.save import keep_reference
-from graftline.console import progress
+from graftline.console import counted
 from graftline.data.image_facts import find_facts
 from graftline.data.version import DatasetVersion, Samples, order_by_content
 from graftline.pipeline.training.calibration import are_embeddings
@@ -62,11 +62,7 @@ def _known(
 
 def _run(predictor: Predictor, paths: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Return calibrated logits (N, K) and embeddings (N, E), of which E is 0 where the network gives none."""
-    with progress("Classifying validation images", total=len(paths)) as bar:
-
-        def on_progress(done: int) -> None:
-            bar.advance(bar.task_ids[0], done)
-
+    with counted("Classifying validation images", len(paths)) as advance:
         if predictor.embedding_size is not None:
-            return predictor.logits_and_embeddings(paths, on_progress=on_progress)
-        return predictor.logits(paths, on_progress=on_progress), np.empty((len(paths), 0), np.float32)
+            return predictor.logits_and_embeddings(paths, on_progress=advance)
+        return predictor.logits(paths, on_progress=advance), np.empty((len(paths), 0), np.float32)

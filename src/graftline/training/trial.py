@@ -13,12 +13,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.seed import isolate_rng
-from rich.progress import Progress
 from torch import nn
 
 from graftline.augment.policy import CandidatePolicy
 from graftline.backbones.layers import HEAD, group_names
-from graftline.console import progress
+from graftline.console import Advance, counted
 from graftline.data.folds import assign_folds
 from graftline.data.loaders import Batch
 from graftline.freezing.evidence import MOST_JUDGED, TRIAL_FOLDS
@@ -294,15 +293,15 @@ class _TrialEvents(FitEvents, contextlib.ExitStack):
     def __init__(self, description: str, epochs: int) -> None:
         super().__init__()
         self._description, self._epochs = description, epochs
-        self._bar: Progress | None = None
+        self._advance: Advance | None = None
 
     def on_source(self, source: TrainingSource) -> None:
         self.source = source
-        self._bar = self.enter_context(progress(self._description, self._epochs))
+        self._advance = self.enter_context(counted(self._description, self._epochs))
 
     def on_epoch(self, metrics: Metrics, step: int) -> None:  # noqa: ARG002 - the event's signature
-        assert self._bar is not None
-        self._bar.advance(self._bar.task_ids[0])
+        assert self._advance is not None
+        self._advance(1)
 
 
 @contextlib.contextmanager
