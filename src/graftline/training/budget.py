@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from graftline.errors import UserError
 from graftline.execution import Execution
+from graftline.features.trace import main_logits
 from graftline.freezing.depth import DEEP_BATCH, FORWARD_PER_STEP, MOST_DEEP_EPOCHS, PASSES_PER_STEP
 from graftline.freezing.plan import FreezePlan
 from graftline.training.allocator import freed_memory_kept
@@ -98,9 +99,7 @@ def _time_steps(network: nn.Module, shape: tuple[int, ...], setup: TrainingSetup
         for _ in range(1 + STEPS):
             start = time.perf_counter()
             with autocast:
-                outputs = network(inputs)
-                logits = outputs[0] if isinstance(outputs, tuple) else outputs
-                loss = functional.cross_entropy(logits, labels)
+                loss = functional.cross_entropy(main_logits(network(inputs)), labels)
             loss.backward()  # type: ignore[no-untyped-call]  # as torch has it
             if device.type != "cpu":
                 torch.accelerator.synchronize(device)
