@@ -94,11 +94,8 @@ def _compare(
     small: Callable[[np.ndarray], np.ndarray],
 ) -> Measured:
     rows = order_by_content(samples.sha256)[:COMPARED]
-    numbers = [predictor.class_names.index(name) for name in version.class_names]
-    images = (
-        (decode_sample(samples, row), numbers[label])
-        for row, label in zip(rows.tolist(), samples.labels[rows].tolist(), strict=True)
-    )
+    labels = version.renumber(samples.labels[rows], predictor.class_names)
+    images = ((decode_sample(samples, row), label) for row, label in zip(rows.tolist(), labels.tolist(), strict=True))
     with counted("Comparing on validation images", len(rows)) as advance:
         return measure(run, small, images, predictor.decision, advance)
 

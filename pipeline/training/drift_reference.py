@@ -35,8 +35,7 @@ def leave_reference(
     rows = np.sort(order_by_content(samples.sha256)[:MOST_IMAGES])
     paths = [samples.paths[row] for row in rows]
     logits, embeddings = _known(predictor, source, samples, rows) or _run(predictor, paths)
-    numbers = {name: number for number, name in enumerate(predictor.class_names)}
-    labels = np.array([numbers[name] for name in version.class_names])[samples.labels[rows]]
+    labels = version.renumber(samples.labels[rows], predictor.class_names)
     groups = np.unique(np.array(version.groups("validation"), dtype=object)[rows].astype(str), return_inverse=True)[1]
     facts = find_facts(paths, version.decoding, workers).table.to_numpy(np.float32)
     projection = Projection.fit(embeddings)

@@ -66,6 +66,5 @@ def leave_neighbors(
         else:
             embeddings = predictor.logits_and_embeddings(paths, on_progress=advance)[1]
         pictures = [one.source for one in thumbnails(paths, version.decoding, SIDE)]
-    numbers = {name: number for number, name in enumerate(predictor.class_names)}
-    labels = np.array([numbers[name] for name in version.class_names])[samples.labels[rows]]
+    labels = version.renumber(samples.labels[rows], predictor.class_names)
     keep_neighbors(bundle, Neighbors(unit(embeddings).astype(np.float16), labels.astype(np.int32), pictures))

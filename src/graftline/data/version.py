@@ -205,6 +205,12 @@ class DatasetVersion:
         sizes = rows[["height", "width"]].to_numpy(np.int64)
         return Samples(rows["path"].tolist(), labels, weights, rows["sha256"].tolist(), self.decoding, sizes)
 
+    def renumber(self, labels: np.ndarray, class_names: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Return labels (N,) as indices into the class names of a model, which has them in an order of its own."""
+        numbers = {name: number for number, name in enumerate(class_names)}
+        renumbered: npt.NDArray[np.int64] = np.array([numbers[name] for name in self.class_names])[labels]
+        return renumbered
+
     def num_images(self, split: str) -> int:
         """Return how many images there are in one split.
 

@@ -223,10 +223,9 @@ def predict_split(
             read.
     """
     class_names = tuple(predictor.class_names)
-    numbers = {name: number for number, name in enumerate(class_names)}
     require_known_classes(version.class_names, class_names)
     samples = version.samples(split)
-    labels = np.array([numbers[name] for name in version.class_names])[samples.labels]
+    labels = version.renumber(samples.labels, class_names)
     logits, groups = known_logits, version.groups(split)
     if logits is None:
         with counted(f"Classifying the {split} images", len(samples.paths)) as advance:
