@@ -19,7 +19,6 @@ from graftline.data.decode import decode_rgb
 from graftline.data.decoding import DecodeError
 from graftline.data.file_names import to_text
 from graftline.data.image_list import find_images
-from graftline.data.sources.source import join_names
 from graftline.errors import UserError
 from graftline.evaluation.explanation import Explanation, Neighbor, find_heat
 from graftline.execution import Accelerator, Execution
@@ -33,6 +32,7 @@ from graftline.pipeline.stage import StageResult
 from graftline.report.explanation_figure import explanation_figure
 from graftline.report.style import save
 from graftline.tracking.tracking import Tracking
+from graftline.words import join_names
 
 NEIGHBORS = 3  # training images that are shown beside each image
 MOST_IMAGES = 50  # that one picture can hold

@@ -10,7 +10,6 @@ from graftline.bundle.predictor import Predictor
 from graftline.bundle.refusal import unit
 from graftline.bundle.save import add_to_card, change_answers
 from graftline.console import counted, warn
-from graftline.data.sources.source import join_names
 from graftline.data.version import DatasetVersion
 from graftline.evaluation.calibration import FEWEST_IMAGES, CalibrationFit, fit_calibration, too_few
 from graftline.evaluation.conformal import check_sets, with_sets
@@ -19,6 +18,7 @@ from graftline.evaluation.predictions import Predictions, predict_split
 from graftline.evaluation.refusal import RefusalFit, check_refuse, choose_references, fit_refusal
 from graftline.training.budget import MOST_CALIBRATED
 from graftline.training.training_source import TrainingSource
+from graftline.words import join_names
 
 COMPARED = 4  # images whose cached activations are compared with the predictor's embeddings
 SAME_DIRECTION = 0.9999  # cosine; activations kept as float16 have more

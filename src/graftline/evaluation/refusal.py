@@ -11,10 +11,10 @@ import numpy as np
 from scipy.stats import binomtest
 
 from graftline.bundle.refusal import Refusal, neighbor_distances, unit
-from graftline.data.sources.source import join_names
 from graftline.data.version import order_by_content
 from graftline.errors import UserError
 from graftline.evaluation.significance import ALPHA, holm
+from graftline.words import join_names
 
 NEIGHBOR = 5  # one odd training image does not vouch for others
 MOST_REFERENCES = 2_000  # training images that a bundle keeps the embeddings of: 5 MB of 1,280 numbers each

@@ -13,9 +13,10 @@ from PIL import Image
 from graftline.console import counted
 from graftline.data.shards.write import alone_in, is_done, write_shard
 from graftline.data.sources.shards import Shards
-from graftline.data.sources.source import find_split, join_names
+from graftline.data.sources.source import find_split
 from graftline.errors import UserError, first_line
 from graftline.files import digest
+from graftline.words import join_names
 
 _PER_SHARD = 2000  # images
 
