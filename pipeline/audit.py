@@ -64,7 +64,7 @@ class AuditStage:
 
     def __post_init__(self) -> None:
         if not self.splits or not set(self.splits) <= set(SPLITS):
-            raise UserError(f"splits is {list(self.splits)}: give one or more of {', '.join(SPLITS)}.")
+            raise UserError(f"AuditStage.splits is {list(self.splits)}: give one or more of {', '.join(SPLITS)}.")
 
     def run(self, directory: Path) -> AuditResult:
         """Audit the images, and write the sheet and the table."""

@@ -14,6 +14,7 @@ from graftline.data.folds import assign_folds
 from graftline.data.ingest import Ingest
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
+from graftline.evaluation.bootstrap import require_resampling
 from graftline.evaluation.class_value import PER_LABELS, ClassValues, class_values, num_fits
 from graftline.evaluation.head_score import fit_head
 from graftline.evaluation.learning_curve import (
@@ -79,9 +80,10 @@ class LearningCurveStage:
 
     def __post_init__(self) -> None:
         if self.seeds < FEWEST_SEEDS:
-            raise UserError(f"seeds is {self.seeds}, but it takes {FEWEST_SEEDS} or more to see how parts differ.")
-        if self.resamples < 100:
-            raise UserError(f"resamples is {self.resamples}, too few for a 95 % interval: use at least 100.")
+            raise UserError(
+                f"LearningCurveStage.seeds is {self.seeds}, but it takes {FEWEST_SEEDS} to see how parts differ."
+            )
+        require_resampling("LearningCurveStage", self.resamples, seed=0)
 
     def run(self, directory: Path) -> LearningCurveResult:
         """Measure the curve, carry it on, print and draw it."""
