@@ -4,7 +4,7 @@ The learning rates are AdamW's.
 """
 
 from dataclasses import replace
-from math import ceil
+from math import ceil, floor
 from typing import Any
 
 from torch import nn
@@ -64,6 +64,15 @@ def deep_images(num_classes: int) -> int:
 def larger_steps(step_images: int) -> float:
     """Return how many times as many images as usual an optimizer step has, where it has more."""
     return max(1.0, step_images / DEEP_BATCH)
+
+
+def share_of(groups: int, share: float) -> int:
+    """Return a share of the layer groups as a number, halves upwards.
+
+    >>> [share_of(8, share) for share in (0.0, 0.5, 0.7, 0.94, 1.0)]
+    [0, 4, 6, 8, 8]
+    """
+    return floor(share * groups + 0.5)
 
 
 def head_plan(network: Any, *, epochs: int = HEAD_EPOCHS, learning_rate: float = HEAD_RATE) -> FreezePlan:

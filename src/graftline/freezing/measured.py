@@ -19,6 +19,7 @@ from graftline.freezing.depth import (
     head_plan,
     larger_steps,
     random_plan,
+    share_of,
 )
 from graftline.freezing.evidence import FEWEST_IN_FOLDS, MOST_JUDGED, TRIAL_FOLDS, too_few_to_choose
 from graftline.freezing.measurement import BoundaryResult, BoundaryTrial, DepthMeasurement, Difference, in_words
@@ -132,7 +133,7 @@ def trial_epochs(images: int, enough: int, step_images: int = DEEP_BATCH) -> int
 
 def frozen_at(share: float, num_groups: int) -> int:
     """Return a share of the layer groups as a number that leaves at least one to train."""
-    return min(math.floor(share * num_groups + 0.5), max(0, num_groups - 1))
+    return min(share_of(num_groups, share), max(0, num_groups - 1))
 
 
 class _Search:
