@@ -71,7 +71,8 @@ class TableRequest:
     def of(cls, table: ActivationTable, requests: Mapping[int, ActivationRequest]) -> "TableRequest":
         """Join requests, each given with its number, and tell which images are the same."""
         parts = [request.samples for request in requests.values()]
-        paths, sha256 = (list(chain.from_iterable(c)) for c in ([p.paths for p in parts], [p.sha256 for p in parts]))
+        paths = [path for part in parts for path in part.paths]
+        sha256 = [sha256 for part in parts for sha256 in part.sha256]
         samples = Samples(paths, np.concatenate([part.labels for part in parts]), None, sha256, parts[0].decoding)
         digests, first, which = distinct(read_digests(sha256))
         ends = np.cumsum([len(part.sha256) for part in parts])

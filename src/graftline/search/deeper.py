@@ -71,7 +71,7 @@ def train_deeper(
     each = (until - ledger.now) / len(left)
     first = min(FIRST_IMAGES, len(images))
     affordable = [one for one in left if first * pass_seconds.of_step(one) <= each]
-    if affordable in ([], [history.best_by_head()]):
+    if not affordable or affordable == [history.best_by_head()]:  # which alone would be compared with nothing
         logger.info(f"No time to compare the best {len(left)} trained as a whole: their heads decide.")
         return
     left, each = affordable, (until - ledger.now) / len(affordable)

@@ -146,8 +146,11 @@ def cut_to(
     >>> cut_to(plan, 800, (1000, 0), 0.1, 30, decoding=0.4, beside=True).epoch_images
     250
     """
-    if to_decode is not None and (rest := seconds - to_decode * decoding) > seconds / (1 + decoding / image_seconds):
-        return replace(cut_to(plan, rest, images, image_seconds, most), seconds=seconds)
+    if to_decode is not None:  # a fit that is too short to see all images decodes only those that it sees
+        left_if_once = seconds - to_decode * decoding
+        left_if_each_time = seconds / (1 + decoding / image_seconds)
+        if left_if_once > left_if_each_time:
+            return replace(cut_to(plan, left_if_once, images, image_seconds, most), seconds=seconds)
     train, validation = images
     forward = image_seconds / FORWARD_PER_STEP
     validated = max(validation * (max(forward, decoding) if beside else forward + decoding), 1e-9)
