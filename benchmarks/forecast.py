@@ -65,7 +65,7 @@ def predicted(setup: TrainingSetup, plan: FreezePlan) -> Forecast:
     """Return the forecast where nothing is cached."""
     preprocessing = setup.graft.preprocessing
     parts = cut(setup.graft.network, plan.trainable, preprocessing.image_size, preprocessing.channels)
-    images = sum(len(setup.version.samples(split).paths) for split in ("train", "validation"))
+    images = sum(setup.version.num_images(split) for split in ("train", "validation"))
     return forecast(setup, plan, parts, images)
 
 

@@ -145,7 +145,7 @@ def bare_pass(folder: Path) -> float:
 
     run = next(folder.glob("outputs/train/*"))
     version = DatasetVersion.load(Path(json.loads((run / "dataset.json").read_text(encoding="utf-8"))["directory"]))
-    images = sum(len(version.samples(split).paths) for split in ("train", "validation", "test"))
+    images = sum(version.num_images(split) for split in ("train", "validation", "test"))
     session = open_session(run / "bundle" / "model.onnx")
     batch = np.random.default_rng(0).normal(size=(BATCH, *session.get_inputs()[0].shape[1:])).astype(np.float32)
     start = time.perf_counter()

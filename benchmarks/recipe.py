@@ -198,7 +198,7 @@ def main() -> None:
             results.append([train(change, version, work, seed, Path(name)) for seed in asked.seeds])
             *_, row = table(changes[: len(results)], results)
             say(f"{' | '.join(row)} | {time.perf_counter() - begun:.0f} s")
-        counts = {split: len(version.samples(split).paths) for split in ("train", "validation", "test")}
+        counts = {split: version.num_images(split) for split in ("train", "validation", "test")}
     said = ", ".join(f"{count:,} {split}" for split, count in counts.items())
     title = f"{asked.name}, {'head alone' if work.head else 'everything trained'}: {said} images"
     print_table(

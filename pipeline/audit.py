@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from graftline.backbones.backbone import Backbone
-from graftline.console import print_table, progress
+from graftline.console import counted, print_table
 from graftline.data.decode import decode_rgb
 from graftline.data.image_facts import ImageFacts, find_facts
 from graftline.data.ingest import Ingest
@@ -64,7 +64,7 @@ class AuditStage:
 
     def __post_init__(self) -> None:
         if not self.splits or not set(self.splits) <= set(SPLITS):
-            raise UserError(f"splits is {list(self.splits)}: give one or more of {', '.join(SPLITS)}.")
+            raise UserError(f"AuditStage.splits is {list(self.splits)}: give one or more of {', '.join(SPLITS)}.")
 
     def run(self, directory: Path) -> AuditResult:
         """Audit the images, and write the sheet and the table."""
@@ -95,13 +95,8 @@ class AuditStage:
         return _summarize(found, version, table, sheet)
 
     def _look(self, images: pd.DataFrame, version: DatasetVersion) -> ImageFacts:
-        with progress("Looking at images", total=len(images)) as bar:
-            return find_facts(
-                images["path"].tolist(),
-                version.decoding,
-                self.data.workers,
-                lambda done: bar.advance(bar.task_ids[0], done),
-            )
+        with counted("Looking at images", len(images)) as advance:
+            return find_facts(images["path"].tolist(), version.decoding, self.data.workers, advance)
 
 
 def _rows(version: DatasetVersion, splits: Sequence[str]) -> pd.DataFrame:

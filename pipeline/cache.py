@@ -42,8 +42,8 @@ class Cache:
     days: float = 30
 
     def __post_init__(self) -> None:
-        if self.days < 0:
-            raise UserError(f"days is {self.days}, but must be at least 0.")
+        if not self.days >= 0:  # also catches NaN
+            raise UserError(f"Cache.days is {self.days}, but must be at least 0.")
 
     def run(self, directory: Path) -> CacheResult:  # noqa: ARG002 - what it does is done to the cache
         """Remove what is to go, and list what is left."""

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from graftline.bundle.ensemble import AnyPredictor
-from graftline.bundle.predict import find_images
 from graftline.bundle.reference import Reference
-from graftline.console import print_table, progress, say, warn
+from graftline.console import counted, print_table, say, warn
 from graftline.data.file_names import to_text
+from graftline.data.image_list import find_images
 from graftline.errors import UserError
 from graftline.execution import Accelerator, Execution
 from graftline.monitoring.accuracy import EstimatedAccuracy, estimate_accuracy
@@ -160,9 +160,9 @@ class DriftStage:
             rows = np.sort(np.random.default_rng(self.seed).permutation(len(files))[:MOST_COMPARED])
             say(f"Of {len(files):,} files {MOST_COMPARED:,} are drawn: more would tell nothing more.")
             files = [files[row] for row in rows]
-        with progress("Looking at images", total=len(files)) as bar:
+        with counted("Looking at images", len(files)) as advance:
             paths = [to_text(file) for file in files]
-            return look_at_files(predictor, reference, paths, lambda done: bar.advance(bar.task_ids[0], done))
+            return look_at_files(predictor, reference, paths, advance)
 
     def _look_back(self, predictor: AnyPredictor, uri: str) -> Window:
         """Read what was monitored."""

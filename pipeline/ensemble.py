@@ -384,9 +384,7 @@ class MakeEnsemble(Train):
 
 def _labels(members: Members, version: DatasetVersion) -> np.ndarray:
     """Return the labels (N,) of the validation images, in the members' order of classes."""
-    numbers = [members.predictors[0].class_names.index(name) for name in version.class_names]
-    labels: np.ndarray = np.array(numbers)[version.samples("validation").labels]
-    return labels
+    return version.renumber(version.samples("validation").labels, members.predictors[0].class_names)
 
 
 def _require_version(members: Members, version: DatasetVersion) -> None:

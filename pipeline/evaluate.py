@@ -79,8 +79,11 @@ class Evaluate:
     def __post_init__(self) -> None:
         if (self.bundle is None) == (not self.runs):
             raise UserError("Evaluate.bundle or Evaluate.runs is needed, and not both: say what is to be evaluated.")
-        if unknown := [name for name in self.crops if name not in CROP_SETS] or ([] if self.crops else ["nothing"]):
-            raise UserError(f"Evaluate.crops has {unknown[0]}: take some of {', '.join(CROP_SETS)}.")
+        unknown = [name for name in self.crops if name not in CROP_SETS]
+        if unknown or not self.crops:
+            raise UserError(
+                f"Evaluate.crops has {unknown[0] if unknown else 'nothing'}: take some of {', '.join(CROP_SETS)}."
+            )
         for name in ("crops", "runs"):
             if len(set(getattr(self, name))) < len(getattr(self, name)):
                 raise UserError(f"Evaluate.{name} names the same twice: leave one out.")

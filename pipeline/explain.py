@@ -13,13 +13,12 @@ import torch
 
 from graftline.bundle.heat import OCCLUSION
 from graftline.bundle.neighbors import nearest
-from graftline.bundle.predict import find_images
 from graftline.bundle.predictor import Predictor, softmax
-from graftline.console import print_table, progress, say, warn
+from graftline.console import counted, print_table, say, warn
 from graftline.data.decode import decode_rgb
 from graftline.data.decoding import DecodeError
 from graftline.data.file_names import to_text
-from graftline.data.sources.source import join_names
+from graftline.data.image_list import find_images
 from graftline.errors import UserError
 from graftline.evaluation.explanation import Explanation, Neighbor, find_heat
 from graftline.execution import Accelerator, Execution
@@ -33,6 +32,7 @@ from graftline.pipeline.stage import StageResult
 from graftline.report.explanation_figure import explanation_figure
 from graftline.report.style import save
 from graftline.tracking.tracking import Tracking
+from graftline.words import join_names
 
 NEIGHBORS = 3  # training images that are shown beside each image
 MOST_IMAGES = 50  # that one picture can hold
@@ -150,13 +150,13 @@ def _explain(model: BundleTrunk, chosen: _Chosen, execution: Execution) -> list[
     views = [_view(model, path) for path in chosen.paths]
     images = torch.from_numpy(np.stack([preprocessing.normalize(view) for view in views]))
     device = execution.torch_device
-    with progress("Looking where each answer comes from", total=len(views)) as bar:
+    with counted("Looking where each answer comes from", len(views)) as advance:
         heat = find_heat(
             model.network.to(device),
             images.to(device),
             answers.tolist(),
             model.predictor.calibration.apply,
-            lambda done: bar.advance(bar.task_ids[0], done),
+            advance,
         )
     neighbors = _neighbors(model, chosen) or [list[Neighbor]()] * len(views)
     return [

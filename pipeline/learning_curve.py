@@ -1,8 +1,7 @@
 """Learning curve: activations → heads on ever more training images → what twice the labels would bring."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,11 +9,12 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from graftline.backbones.backbone import Backbone
-from graftline.console import print_table, progress, say, warn
+from graftline.console import counted, print_table, say, warn
 from graftline.data.folds import assign_folds
 from graftline.data.ingest import Ingest
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
+from graftline.evaluation.bootstrap import require_resampling
 from graftline.evaluation.class_value import PER_LABELS, ClassValues, class_values, num_fits
 from graftline.evaluation.head_score import fit_head
 from graftline.evaluation.learning_curve import (
@@ -80,9 +80,10 @@ class LearningCurveStage:
 
     def __post_init__(self) -> None:
         if self.seeds < FEWEST_SEEDS:
-            raise UserError(f"seeds is {self.seeds}, but it takes {FEWEST_SEEDS} or more to see how parts differ.")
-        if self.resamples < 100:
-            raise UserError(f"resamples is {self.resamples}, too few for a 95 % interval: use at least 100.")
+            raise UserError(
+                f"LearningCurveStage.seeds is {self.seeds}, but it takes {FEWEST_SEEDS} to see how parts differ."
+            )
+        require_resampling("LearningCurveStage", self.resamples, seed=0)
 
     def run(self, directory: Path) -> LearningCurveResult:
         """Measure the curve, carry it on, print and draw it."""
@@ -130,7 +131,7 @@ class LearningCurveStage:
         )
 
     def _measure(self, train: Activated, validation: Activated, num_classes: int) -> LearningCurve:
-        with _counted("Fitting heads to parts", num_heads(len(train), num_classes, self.seeds)) as advance:
+        with counted("Fitting heads to parts", num_heads(len(train), num_classes, self.seeds)) as advance:
             return measure_curve(
                 train, validation, num_classes, self.seeds, resamples=self.resamples, on_progress=advance
             )
@@ -138,7 +139,7 @@ class LearningCurveStage:
     def _value_classes(self, train: Activated, validation: Activated, class_names: Sequence[str]) -> ClassValues:
         folds = assign_folds(train.labels, train.groups)
         head = fit_head(train.activations, train.labels, len(class_names), folds)
-        with _counted("Leaving out half of a class", num_fits(train, class_names, self.seeds)) as advance:
+        with counted("Leaving out half of a class", num_fits(train, class_names, self.seeds)) as advance:
             return class_values(
                 head, train, validation, class_names, self.seeds, resamples=self.resamples, on_progress=advance
             )
@@ -150,13 +151,6 @@ class LearningCurveStage:
             directory=directory,
             tags={STAGE: "learning-curve"},
         )
-
-
-@contextmanager
-def _counted(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show progress; yields what takes the number of heads just fitted."""
-    with progress(description, total=total) as bar:
-        yield lambda done: bar.advance(bar.task_ids[0], done)
 
 
 def _print_curve(curve: LearningCurve) -> None:

@@ -13,7 +13,7 @@ from graftline.bundle.answers import Stream
 from graftline.bundle.batch import PART_ROWS, BatchJob, TableFormat, Tally
 from graftline.bundle.engines import EngineName
 from graftline.bundle.remote_answers import stream_over
-from graftline.console import console, print_facts, progress, say
+from graftline.console import console, counted, print_facts, say
 from graftline.data.image_list import ImageLister, Kind
 from graftline.data.sources.archive import Archive
 from graftline.data.sources.table import Table
@@ -189,18 +189,18 @@ def _pace(total: int) -> Iterator[Callable[[int], None]]:
     start = said = time.monotonic()
     done = 0
 
-    def advance(count: int) -> None:
+    def go_on(count: int) -> None:
         nonlocal done, said
         done += count
-        bar.advance(bar.task_ids[0], count)
+        advance(count)
         now = time.monotonic()
         if not console.is_terminal and now - said >= _SECONDS and done < total:
             said, rate = now, done / (now - start)
             left = timedelta(seconds=round((total - done) / rate))
             say(f"{done:,} of {total:,} images, {rate:,.0f} a second, {left} left")
 
-    with progress("Classifying", total=total) as bar:
-        yield advance
+    with counted("Classifying", total) as advance:
+        yield go_on
 
 
 def _lines(counts: Tally) -> list[tuple[str, str]]:

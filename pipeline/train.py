@@ -159,9 +159,9 @@ class Train:
     def check(self) -> Execution:
         """Find out now, not after the images were read, what can't go well: devices, weights, a server that is away."""
         if self.minutes is not None and not self.minutes > 0:  # also catches NaN
-            raise UserError(f"minutes is {self.minutes}, it must be above 0.")
+            raise UserError(f"Train.minutes is {self.minutes}, it must be above 0.")
         if not 0 <= self.seed < 2**32:
-            raise UserError(f"seed is {self.seed}, it must be at least 0 and below 2^32.")
+            raise UserError(f"Train.seed is {self.seed}, it must be at least 0 and below 2^32.")
         self._wanted.check_shares()
         self.cluster.check()
         check_optimizer(self.optim)

@@ -1,17 +1,21 @@
 """Bundles: a small one, one that somebody has changed, and one whose network fails."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import timm
 
 from graftline.augment.preprocess import Preprocessing
+from graftline.bundle.ensemble import AnyPredictor
+from graftline.bundle.predict import to_table
 from graftline.bundle.predictor import Predictor
 from graftline.bundle.save import save_bundle
+from graftline.data.file_names import to_text
 
 
 def change_description(bundle: Path, **entries: Any) -> None:
@@ -32,6 +36,12 @@ def tiny_bundle(directory: Path) -> Path:
         preprocessing=Preprocessing(image_size=(32, 32), mean=half, std=half),
         card={},
     )
+
+
+def tabulate(predictor: AnyPredictor, files: Iterable[Path]) -> pd.DataFrame:
+    """Classify files into a table, sorted by their names."""
+    files = sorted(files)
+    return to_table(predictor, [to_text(file) for file in files], predictor.predict_refusing(files))
 
 
 def without_numbers_for_blank(predictor: Predictor, number: float = np.nan) -> Predictor:

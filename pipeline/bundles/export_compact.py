@@ -10,9 +10,9 @@ import numpy as np
 from graftline.bundle.compact import CompactFormat, export_int8, export_openvino, open_onnx, open_openvino
 from graftline.bundle.export import export_onnx
 from graftline.bundle.predictor import Predictor
-from graftline.console import print_table, progress, say, warn
+from graftline.console import counted, print_table, say, warn
 from graftline.data.loaders import decode_sample
-from graftline.data.version import DatasetVersion, Samples
+from graftline.data.version import DatasetVersion, Samples, order_by_content
 from graftline.evaluation.compact import Measured, measure
 from graftline.evaluation.metrics import Interval, format_interval, format_score
 from graftline.execution import Execution
@@ -79,11 +79,11 @@ def export_compact(
 
 def _calibration(predictor: Predictor, samples: Samples) -> Iterator[np.ndarray]:
     """Yield inputs of the network (1, C, H, W) of training images, which their contents choose."""
-    rows = np.argsort(samples.sha256, kind="stable")[:CALIBRATED].tolist()
-    with progress("Looking at training images", total=len(rows)) as bar:
+    rows = order_by_content(samples.sha256)[:CALIBRATED].tolist()
+    with counted("Looking at training images", len(rows)) as advance:
         for row in rows:
             yield predictor.preprocessing(decode_sample(samples, row))[None]
-            bar.advance(bar.task_ids[0])
+            advance(1)
 
 
 def _compare(
@@ -93,14 +93,11 @@ def _compare(
     run: Callable[[np.ndarray], np.ndarray],
     small: Callable[[np.ndarray], np.ndarray],
 ) -> Measured:
-    rows = np.argsort(samples.sha256, kind="stable")[:COMPARED]
-    numbers = [predictor.class_names.index(name) for name in version.class_names]
-    images = (
-        (decode_sample(samples, row), numbers[label])
-        for row, label in zip(rows.tolist(), samples.labels[rows].tolist(), strict=True)
-    )
-    with progress("Comparing on validation images", total=len(rows)) as bar:
-        return measure(run, small, images, predictor.decision, lambda done: bar.advance(bar.task_ids[0], done))
+    rows = order_by_content(samples.sha256)[:COMPARED]
+    labels = version.renumber(samples.labels[rows], predictor.class_names)
+    images = ((decode_sample(samples, row), label) for row, label in zip(rows.tolist(), labels.tolist(), strict=True))
+    with counted("Comparing on validation images", len(rows)) as advance:
+        return measure(run, small, images, predictor.decision, advance)
 
 
 def _tell(found: Measured, kind: CompactFormat, files: tuple[Path, Path], objection: str | None) -> None:

@@ -16,7 +16,7 @@ from graftline.bundle.save import save_bundle
 from graftline.bundle.soup import average_weights, load_networks
 from graftline.console import say
 from graftline.data.file_names import to_path
-from graftline.data.version import DatasetVersion
+from graftline.data.version import DatasetVersion, order_by_content
 from graftline.errors import UserError
 from graftline.evaluation.selection import select_all
 from graftline.pipeline.ensembles.members import Members
@@ -110,7 +110,7 @@ class SoupMaker:
     def _batches(self) -> Iterator[Tensor]:
         """Yield training images (B, C, h, w), the same ones each time, whatever their order, in batches of one size."""
         samples, preprocessing = self.version.samples("train"), self.members.predictors[0].preprocessing
-        rows = np.argsort(samples.sha256, kind="stable")[:MOST_MEASURED]
+        rows = order_by_content(samples.sha256)[:MOST_MEASURED]
         for part in np.array_split(rows, math.ceil(len(rows) / MEASURED_BATCH)):
             paths = [Path(to_path(samples.paths[row])) for row in part]
             images = (read_pixels(path, self.version.decoding) for path in paths)

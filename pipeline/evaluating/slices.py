@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from graftline.console import print_table, progress, say
+from graftline.console import counted, print_table, say
 from graftline.data.decoding import Decoding
 from graftline.data.image_facts import FACTS, find_facts
-from graftline.data.version import DatasetVersion
+from graftline.data.version import DatasetVersion, order_by_content
 from graftline.evaluation.predictions import Predictions
 from graftline.evaluation.slices import Slice, score_slices, sentence
 from graftline.files import atomic_file
@@ -93,13 +93,9 @@ def slice_columns(
 
 def _facts(paths: Sequence[str], sha256: Sequence[str], decoding: Decoding) -> pd.DataFrame:
     """Return the facts of the images, NaN for those beyond the first so many, by their contents."""
-    rows = np.sort(np.argsort(np.array(sha256), kind="stable")[:MOST_LOOKED_AT])
-    with progress("Looking at images", total=len(rows)) as bar:
-        found = find_facts(
-            [paths[row] for row in rows.tolist()],
-            decoding,
-            on_progress=lambda done: bar.advance(bar.task_ids[0], done),
-        )
+    rows = np.sort(order_by_content(sha256)[:MOST_LOOKED_AT])
+    with counted("Looking at images", len(rows)) as advance:
+        found = find_facts([paths[row] for row in rows.tolist()], decoding, on_progress=advance)
     facts = pd.DataFrame(np.nan, range(len(paths)), list(FACTS))
     facts.iloc[rows] = found.table.to_numpy()
     return facts

@@ -13,7 +13,7 @@ import pandas as pd
 from graftline.bundle.ensemble import AnyPredictor, Ensemble, load_predictor
 from graftline.bundle.layout import freeze_checks
 from graftline.bundle.verify import verify_bundle
-from graftline.console import progress, track, warn
+from graftline.console import counted, track, warn
 from graftline.data.file_names import to_path
 from graftline.data.references import file_of, find_place, find_url, is_there
 from graftline.data.version import DatasetVersion, Samples
@@ -195,8 +195,8 @@ class Examination:
 
     def _contestant(self, opened: _Opened, images: TestImages, seconds: float) -> Contestant:
         predictor = opened.predictor
-        with progress(f"Classifying the test images with {opened.name}", total=len(images.paths)) as bar:
-            logits = predictor.logits(images.paths, BATCH_SIZE, lambda done: bar.advance(bar.task_ids[0], done))
+        with counted(f"Classifying the test images with {opened.name}", len(images.paths)) as advance:
+            logits = predictor.logits(images.paths, BATCH_SIZE, advance)
         verification = verify_bundle(opened.bundle, "onnx", self._execution)
         return Contestant(
             name=opened.name,

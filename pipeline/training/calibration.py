@@ -9,8 +9,7 @@ import numpy as np
 from graftline.bundle.predictor import Predictor
 from graftline.bundle.refusal import unit
 from graftline.bundle.save import add_to_card, change_answers
-from graftline.console import progress, warn
-from graftline.data.sources.source import join_names
+from graftline.console import counted, warn
 from graftline.data.version import DatasetVersion
 from graftline.evaluation.calibration import FEWEST_IMAGES, CalibrationFit, fit_calibration, too_few
 from graftline.evaluation.conformal import check_sets, with_sets
@@ -19,6 +18,7 @@ from graftline.evaluation.predictions import Predictions, predict_split
 from graftline.evaluation.refusal import RefusalFit, check_refuse, choose_references, fit_refusal
 from graftline.training.budget import MOST_CALIBRATED
 from graftline.training.training_source import TrainingSource
+from graftline.words import join_names
 
 COMPARED = 4  # images whose cached activations are compared with the predictor's embeddings
 SAME_DIRECTION = 0.9999  # cosine; activations kept as float16 have more
@@ -116,7 +116,7 @@ def adjust(
         wanted: what is to be learned, beside the calibration.
         seed: of the folds.
     """
-    num_images = len(version.samples("validation").paths)
+    num_images = version.num_images("validation")
     calibration, decision = too_few(num_images), NOT_CHOSEN
     if num_images >= FEWEST_IMAGES or wanted.chooses:
         raw = _validation(predictor, version, source, num_images if wanted.chooses else MOST_CALIBRATED)
@@ -156,7 +156,7 @@ def _validation(predictor: Predictor, version: DatasetVersion, source: TrainingS
     """Return what the predictor gives for the validation images, for ``most`` of them at least."""
     version = version.part(validation=most)
     known = None if source is None else source.validation_logits()
-    if known is not None and source is not None and len(known) >= len(version.samples("validation").paths):
+    if known is not None and source is not None and len(known) >= version.num_images("validation"):
         return predict_split(predictor, source.setup.version, "validation", known_logits=known)
     return predict_split(predictor, version, "validation")
 
@@ -178,10 +178,9 @@ def _fit_refusal(
     for split in ("train", "validation"):
         samples = version.samples(split)
         rows = choose_references(samples.labels, samples.sha256) if split == "train" else np.arange(len(samples.paths))
-        with progress(f"Embedding {split} images", total=len(rows)) as bar:
-            embeddings = predictor.logits_and_embeddings(
-                [samples.paths[row] for row in rows], on_progress=lambda done: bar.advance(bar.task_ids[0], done)
-            )[1]
+        with counted(f"Embedding {split} images", len(rows)) as advance:
+            paths = [samples.paths[row] for row in rows]
+            embeddings = predictor.logits_and_embeddings(paths, on_progress=advance)[1]
         found.append((embeddings, samples.labels[rows]))
     return fit_refusal(found[0], found[1], version.class_names, share)
 

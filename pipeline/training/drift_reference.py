@@ -12,9 +12,9 @@ import numpy as np
 from graftline.bundle.predictor import Predictor, softmax
 from graftline.bundle.reference import MOST_IMAGES, Observations, Projection, Reference
 from graftline.bundle.save import keep_reference
-from graftline.console import progress
+from graftline.console import counted
 from graftline.data.image_facts import find_facts
-from graftline.data.version import DatasetVersion, Samples
+from graftline.data.version import DatasetVersion, Samples, order_by_content
 from graftline.pipeline.training.calibration import are_embeddings
 from graftline.training.training_source import TrainingSource
 
@@ -32,11 +32,10 @@ def leave_reference(
         workers: threads that look at the images; 0: one per core.
     """
     samples = version.samples("validation")
-    rows = np.sort(np.argsort(samples.sha256, kind="stable")[:MOST_IMAGES])  # contents decide, in no order of their own
+    rows = np.sort(order_by_content(samples.sha256)[:MOST_IMAGES])
     paths = [samples.paths[row] for row in rows]
     logits, embeddings = _known(predictor, source, samples, rows) or _run(predictor, paths)
-    numbers = {name: number for number, name in enumerate(predictor.class_names)}
-    labels = np.array([numbers[name] for name in version.class_names])[samples.labels[rows]]
+    labels = version.renumber(samples.labels[rows], predictor.class_names)
     groups = np.unique(np.array(version.groups("validation"), dtype=object)[rows].astype(str), return_inverse=True)[1]
     facts = find_facts(paths, version.decoding, workers).table.to_numpy(np.float32)
     projection = Projection.fit(embeddings)
@@ -62,11 +61,7 @@ def _known(
 
 def _run(predictor: Predictor, paths: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Return calibrated logits (N, K) and embeddings (N, E), of which E is 0 where the network gives none."""
-    with progress("Classifying validation images", total=len(paths)) as bar:
-
-        def on_progress(done: int) -> None:
-            bar.advance(bar.task_ids[0], done)
-
+    with counted("Classifying validation images", len(paths)) as advance:
         if predictor.embedding_size is not None:
-            return predictor.logits_and_embeddings(paths, on_progress=on_progress)
-        return predictor.logits(paths, on_progress=on_progress), np.empty((len(paths), 0), np.float32)
+            return predictor.logits_and_embeddings(paths, on_progress=advance)
+        return predictor.logits(paths, on_progress=advance), np.empty((len(paths), 0), np.float32)

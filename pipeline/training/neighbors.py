@@ -8,8 +8,8 @@ from graftline.bundle.neighbors import Neighbors
 from graftline.bundle.predictor import Predictor
 from graftline.bundle.refusal import unit
 from graftline.bundle.save import keep_neighbors
-from graftline.console import progress, warn
-from graftline.data.version import DatasetVersion
+from graftline.console import counted, warn
+from graftline.data.version import DatasetVersion, order_by_content
 from graftline.pipeline.training.calibration import are_embeddings
 from graftline.pipeline.training.drift_reference import leave_reference
 from graftline.report.thumbnails import thumbnails
@@ -57,17 +57,14 @@ def leave_neighbors(
         warn("bundle.neighbors is left alone: this network gives no embedding, by which images could be compared.")
         return
     samples = version.samples("train")
-    rows = np.sort(np.argsort(samples.sha256, kind="stable")[:count])  # contents decide, in no order of their own
+    rows = np.sort(order_by_content(samples.sha256)[:count])
     paths = [samples.paths[row] for row in rows]
-    with progress("Keeping training images in small", total=len(paths)) as bar:
+    with counted("Keeping training images in small", len(paths)) as advance:
         known = None if source is None else source.head_inputs()
         if known is not None and source is not None and are_embeddings(known[1], predictor, source.setup.version):
             embeddings = known[0][rows]
         else:
-            embeddings = predictor.logits_and_embeddings(
-                paths, on_progress=lambda done: bar.advance(bar.task_ids[0], done)
-            )[1]
+            embeddings = predictor.logits_and_embeddings(paths, on_progress=advance)[1]
         pictures = [one.source for one in thumbnails(paths, version.decoding, SIDE)]
-    numbers = {name: number for number, name in enumerate(predictor.class_names)}
-    labels = np.array([numbers[name] for name in version.class_names])[samples.labels[rows]]
+    labels = version.renumber(samples.labels[rows], predictor.class_names)
     keep_neighbors(bundle, Neighbors(unit(embeddings).astype(np.float16), labels.astype(np.int32), pictures))

@@ -4,8 +4,9 @@ import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from rich.cells import cell_len
 from rich.console import Console, NewLine
@@ -15,6 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 T = TypeVar("T")
+Advance: TypeAlias = Callable[[int], None]
+"""Moves a progress bar on by the number of items just done."""
 
 _log_files: list[Path] = []  # where what is printed is kept: in the last one
 
@@ -88,12 +91,19 @@ def progress(description: str, total: int) -> Iterator[Progress]:
         yield bar
 
 
+@contextmanager
+def counted(description: str, total: int) -> Iterator[Advance]:
+    """Show a progress bar while the block runs; yields what moves it on."""
+    with progress(description, total) as bar:
+        yield partial(bar.advance, bar.task_ids[0])
+
+
 def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
     """Yield ``items`` and show how many have been taken."""
-    with progress(description, total) as bar:
+    with counted(description, total) as advance:
         for item in items:
             yield item
-            bar.advance(bar.task_ids[0])
+            advance(1)
 
 
 def format_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

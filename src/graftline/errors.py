@@ -26,7 +26,15 @@ class UnreachableError(UserError):
 
 
 class DivergenceError(UserError):
-    """The loss of a training is no number, or has grown beyond use."""
+    """The loss of a training is no number, or has grown beyond use.
+
+    Attributes:
+        what: has happened; the message is that and, after a colon, the way out.
+    """
+
+    def __init__(self, what: str, way_out: str = "") -> None:
+        super().__init__(f"{what}: {way_out}" if way_out else what)
+        self.what = what
 
 
 def first_line(error: BaseException) -> str:

@@ -21,12 +21,11 @@ from conftest import COLORS, paint
 from graftline.bundle.batch import BatchJob, Tally
 from graftline.bundle.ensemble import load_predictor
 from graftline.bundle.layout import bundle_digest, read_description
-from graftline.bundle.predict import find_images
 from graftline.bundle.predictor import Predictor
 from graftline.data import decode, references, remote
 from graftline.data.decoding import NO_FILE
 from graftline.data.file_names import to_text
-from graftline.data.image_list import ImageList, ImageLister
+from graftline.data.image_list import ImageList, ImageLister, find_images
 from graftline.data.references import find_place
 from graftline.data.shards.index import KNOWN, SUMMARY
 from graftline.data.shards.write import write_shards

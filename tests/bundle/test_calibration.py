@@ -9,13 +9,12 @@ import mlflow.pyfunc
 import numpy as np
 import pandas as pd
 import pytest
-from bundles import change_description
+from bundles import change_description, tabulate
 
 from graftline.bundle.calibration import Calibration
 from graftline.bundle.decision import Decision
 from graftline.bundle.engines import EngineName
 from graftline.bundle.layout import read_description
-from graftline.bundle.predict import predict_directory
 from graftline.bundle.predictor import Predictor, softmax
 from graftline.bundle.refusal import Refusal, neighbor_distances, unit
 from graftline.bundle.save import change_answers
@@ -100,7 +99,7 @@ def test_tables_and_served_models_are_calibrated(bundle: Path, calibrated: Path,
     images = golden(bundle)
     ours = Predictor.from_directory(calibrated)
     expected = softmax(ours.calibration.apply(Predictor.from_directory(bundle).logits(images)))
-    table = predict_directory(ours, bundle / "golden" / "images")
+    table = tabulate(ours, (bundle / "golden" / "images").iterdir())
     chosen = table[table["path"].str.contains("real_")].filter(like="probability/")
     np.testing.assert_allclose(chosen.to_numpy(), expected, atol=1e-5)
 
@@ -125,7 +124,7 @@ def test_answers_are_the_decisions(bundle: Path, tmp_path: Path, decision: Decis
     probabilities = ours.predict(images)
     assert set(probabilities.argmax(axis=1)) != {0}
     answer = classify(ours, [base64.b64encode(image.read_bytes()).decode() for image in images])
-    table = predict_directory(ours, bundle / "golden" / "images")
+    table = tabulate(ours, (bundle / "golden" / "images").iterdir())
     table = table[table["path"].str.contains("real_")]
     for one in (answer, table):
         assert set(one["class"]) == {"ant"}
@@ -143,7 +142,7 @@ def test_sets_are_given(bundle: Path, tmp_path: Path) -> None:
         order = np.argsort(-row)
         assert json.loads(text) == [ours.class_names[number] for number in order if row[number] >= 0.15]
     assert (probabilities >= 0.15).sum(axis=1).max() > 1
-    table = predict_directory(ours, bundle / "golden" / "images")
+    table = tabulate(ours, (bundle / "golden" / "images").iterdir())
     assert table[table["path"].str.contains("real_")]["set"].tolist() == answer["set"].tolist()
     save_model(copy, tmp_path / "model", images[0].read_bytes())
     outputs = mlflow.pyfunc.load_model(str(tmp_path / "model")).metadata.signature.outputs
@@ -166,10 +165,10 @@ def test_images_far_from_the_training_images_are_refused(bundle: Path, tmp_path:
     for engine in ("onnx", "torch"):
         ours = Predictor.from_directory(copy, engine)
         assert ours.digest != plain.digest
-        table = predict_directory(ours, images_folder)
+        table = tabulate(ours, images_folder.iterdir())
         assert table["refused"].tolist() == [*expected, pd.NA]
         np.testing.assert_allclose(table["probability"][:3], plain.predict(images).max(axis=1), atol=1e-5)
-    assert "refused" not in predict_directory(plain, images_folder)
+    assert "refused" not in tabulate(plain, images_folder.iterdir())
     encoded = [base64.b64encode(image.read_bytes()).decode() for image in images]
     assert classify(ours, encoded)["refused"].tolist() == expected
     save_model(copy, tmp_path / "model", images[0].read_bytes())

@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bundles import change_description
+from bundles import change_description, tabulate
 
 from graftline.backbones.backbone import Backbone
 from graftline.bundle.ensemble import Ensemble, common_decoding, load_predictor, save_ensemble
 from graftline.bundle.grid import log_softmax
-from graftline.bundle.predict import predict_directory
 from graftline.bundle.predictor import Predictor
 from graftline.bundle.save import add_to_card, save_bundle
 from graftline.bundle.verify import find_problem, verify_bundle
@@ -67,7 +66,7 @@ def test_it_predicts_the_weighted_mean_of_its_members(saved: Path, bundle: Path,
     np.testing.assert_allclose(ensemble.predict(files), expected, atol=1e-6)
     assert ensemble.class_names == ("ant", "bee/wasp", "cat")
     assert ensemble.card == {"dataset_digest": "0123456789abcdef"}
-    table = predict_directory(ensemble, bundle / "golden" / "images")
+    table = tabulate(ensemble, files)
     assert list(table.columns[:3]) == ["path", "class", "probability"]
     probabilities, reasons = ensemble.predict_readable([files[0], b"", files[1]])
     assert list(reasons) == [1]

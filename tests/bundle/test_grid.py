@@ -102,10 +102,9 @@ def test_decisions_are_those_of_the_members_whatever_their_order_of_classes(
 
 def test_unreadable_images_are_passed_over_or_named(member: Predictor, pictures: list[np.ndarray]) -> None:
     images: list[np.ndarray | bytes] = [pictures[0], b"", pictures[1], b"no image"]
-    reasons: dict[int, str] = {}
     crops = grid(member, crops=("1", "10"))
-    found = crops.logits(images, 2, on_unreadable=lambda row, _name, reason: reasons.update({row: reason}))
-    assert sorted(reasons) == [1, 3]
+    ((found, flaws),) = crops.steps(images, batch_size=100)
+    assert sorted(flaws) == [1, 3]
     assert np.isnan(found[:, :, [1, 3]]).all()
     assert np.isfinite(found[:, :, [0, 2]]).all()
     with pytest.raises(UserError, match="Image number 1, from 0, cannot be read"):

@@ -1,15 +1,14 @@
-"""A folder of images as a table."""
+"""Answers to images as a table."""
 
 import os
 from pathlib import Path
 
 import numpy as np
-import pytest
+from bundles import tabulate
 from PIL import Image
 
-from graftline.bundle.predict import find_images, predict_directory
 from graftline.bundle.predictor import Predictor
-from graftline.errors import UserError
+from graftline.data.image_list import find_images
 
 
 def test_each_file_gets_a_row(bundle: Path, tmp_path: Path) -> None:
@@ -23,8 +22,8 @@ def test_each_file_gets_a_row(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("to be read by people", encoding="utf-8")
     (tmp_path / ".hidden").touch()
 
-    predictor, done = Predictor.from_directory(bundle), list[int]()
-    table = predict_directory(predictor, tmp_path, on_progress=done.append)
+    predictor = Predictor.from_directory(bundle)
+    table = tabulate(predictor, find_images(tmp_path))
 
     columns = ["path", "class", "probability", "probability/ant", "probability/bee/wasp", "probability/cat", "error"]
     assert table.columns.tolist() == columns
@@ -39,42 +38,12 @@ def test_each_file_gets_a_row(bundle: Path, tmp_path: Path) -> None:
     assert table.loc[[2, 3], columns[1:6]].isna().all(axis=None)
     assert table.loc[2, "error"] == "the file has no content"
     assert str(table.loc[3, "error"]).startswith("it is text")
-    assert sum(done) == 4
-
-
-def test_files_are_found_as_an_ingest_finds_them(tmp_path: Path) -> None:
-    for name in (b"new/here.png", b"new/@eaDir/here.png", b"new/caf\xe9.png", b"store/1.png", b"store/2.png"):
-        file = tmp_path / os.fsdecode(name)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
-    new = tmp_path / "new"
-    for link, target in {"batch": "../store", "one.png": "../store/1.png", "loop": ".", "gone.png": "nowhere"}.items():
-        (new / link).symlink_to(target)
-    os.mkfifo(new / "pipe.png")  # reading it would wait for ever
-    names = ["batch/1.png", "batch/2.png", os.fsdecode(b"caf\xe9.png"), "gone.png", "here.png", "one.png"]
-    assert [str(path.relative_to(new)) for path in find_images(new)] == names
 
 
 def test_a_name_that_is_not_utf8_is_escaped_in_the_table(bundle: Path, tmp_path: Path) -> None:
     Image.new("RGB", (70, 90)).save(tmp_path / "x.png")
     (tmp_path / "x.png").rename(tmp_path / os.fsdecode(b"caf\xe9.png"))
-    table = predict_directory(Predictor.from_directory(bundle), tmp_path)
+    table = tabulate(Predictor.from_directory(bundle), find_images(tmp_path))
     table.to_csv(tmp_path / "t.csv", index=False)
     assert table["path"].tolist() == [f"{tmp_path}/caf\\xe9.png"]
     assert table["error"].isna().all()
-
-
-def test_one_image_is_enough(bundle: Path, tmp_path: Path) -> None:
-    Image.new("RGB", (70, 90)).save(tmp_path / "x.png")
-    Image.new("RGB", (70, 90)).save(tmp_path / "y.png")
-    table = predict_directory(Predictor.from_directory(bundle), tmp_path / "x.png")
-    assert table["path"].tolist() == [str(tmp_path / "x.png")]
-    assert table["error"].isna().all()
-
-
-def test_a_folder_without_images_is_refused(bundle: Path, tmp_path: Path) -> None:
-    predictor = Predictor.from_directory(bundle)
-    with pytest.raises(UserError, match="holds no files"):
-        predict_directory(predictor, tmp_path)
-    with pytest.raises(UserError, match=r"nothing at .*missing: give an image, or a folder"):
-        predict_directory(predictor, tmp_path / "missing")

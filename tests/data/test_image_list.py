@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from graftline.data.decode import DecodeError, decode_rgb
-from graftline.data.image_list import ImageLister, ListedImage
+from graftline.data.image_list import ImageLister, ListedImage, find_images
 from graftline.data.sources.archive import Archive
 from graftline.data.sources.table import Table
 from graftline.errors import UserError
@@ -220,6 +220,29 @@ def test_what_predictions_wrote_beside_images_is_passed_over(folder: Path) -> No
         (folder / name).touch()
     again = ImageLister().read(folder, folder / "predictions")
     assert (again.digest, again.count) == (before.digest, 5)
+    assert {file.suffix for file in find_images(folder)} == {".png"}, "they are no images to explain or to watch"
     (folder / "log.txt").touch()
     (folder / "part-00000.csv").touch()
     assert ImageLister().read(folder, folder / "predictions").count == 7, "of others they are listed, with a reason"
+
+
+def test_files_are_found_as_an_ingest_finds_them(tmp_path: Path) -> None:
+    for name in (b"new/here.png", b"new/@eaDir/here.png", b"new/caf\xe9.png", b"store/1.png", b"store/2.png"):
+        file = tmp_path / os.fsdecode(name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    new = tmp_path / "new"
+    for link, target in {"batch": "../store", "one.png": "../store/1.png", "loop": ".", "gone.png": "nowhere"}.items():
+        (new / link).symlink_to(target)
+    os.mkfifo(new / "pipe.png")  # reading it would wait for ever
+    names = ["batch/1.png", "batch/2.png", os.fsdecode(b"caf\xe9.png"), "gone.png", "here.png", "one.png"]
+    assert [str(path.relative_to(new)) for path in find_images(new)] == names
+
+
+def test_a_lone_image_is_found_and_nothing_is_refused(folder: Path, tmp_path: Path) -> None:
+    assert find_images(folder / "a.png") == [folder / "a.png"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no files"):
+        find_images(tmp_path / "empty")
+    with pytest.raises(UserError, match=r"nothing at .*missing: give an image, or a folder"):
+        find_images(tmp_path / "missing")

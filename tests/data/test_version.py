@@ -69,7 +69,7 @@ def test_the_table_is_read_once_and_is_the_callers_own(tmp_path: Path) -> None:
     version.table()["label"] = "changed"
     (version.directory / "manifest.parquet").unlink()
     assert version.table()["label"].tolist() == ["cat", "dog", "dog"]
-    assert len(version.samples("train").paths) == 2
+    assert version.num_images("train") == 2
     with pytest.raises(UserError, match=r"has lost its manifest\.parquet"):
         DatasetVersion.load(written.directory).table()
     assert DatasetVersion.load(written.directory).counts() == version.counts()  # of a summary that has them
@@ -227,7 +227,7 @@ def test_a_version_that_lost_a_file_is_written_again(tmp_path: Path) -> None:
     for name in ("manifest.parquet", "summary.json"):
         (version.directory / name).unlink()
         assert write_version(tmp_path, "pets", table(), CLASSES) == (version, True)
-        assert len(version.samples("train").paths) == 2
+        assert version.num_images("train") == 2
 
 
 def test_a_folder_that_is_no_version_is_told(tmp_path: Path) -> None:

@@ -200,6 +200,20 @@ def test_values_that_do_not_go_together_are_found_before_the_first_run() -> None
         compose_all("train", ["train.mixup_alpha=0.2", "train.batch_size=16,15"])
 
 
+@pytest.mark.parametrize(
+    ("stage", "typed", "said"),
+    [
+        ("cache", "days=-1", r"^days is -1(\.0)?, but must be at least 0\.$"),
+        ("cache", "days=nan", r"^days is nan, but must be at least 0\.$"),
+        ("learning-curve", "seeds=1", r"^seeds is 1, but it takes \d+ to see how parts differ\.$"),
+        ("learning-curve", "resamples=99", r"^resamples is 99, too few for a 95 % interval: use at least 100"),
+    ],
+)
+def test_a_number_that_a_stage_cannot_use_is_told_as_its_key(stage: str, typed: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        compose(stage, [typed])
+
+
 def test_the_output_directory_can_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert compose("cache", ["hydra.run.dir=here"]).directory == tmp_path / "here"

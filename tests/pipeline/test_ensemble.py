@@ -321,7 +321,7 @@ def test_members_leave_other_folds_out_and_share_one_cache(
     assert [Predictor.from_directory(one / "bundle").card["fold"] for one in folders] == ["1/2", "2/2"]
     assert [OmegaConf.load(one / ".hydra" / "config.yaml").train.fold for one in folders] == ["1/2", "2/2"]
     (entry,) = ActivationStore(place.root / "cache" / "activations", 1e9).entries()
-    seen = sum(len(made.version.samples(split).paths) for split in ("train", "validation"))
+    seen = sum(made.version.num_images(split) for split in ("train", "validation"))
     assert sum(header.images for header in entry.headers) == seen, "each image went through the trunk once"
 
 
@@ -369,7 +369,7 @@ def test_a_soup_measures_its_statistics_in_batches_of_one_size(
 ) -> None:
     assert isinstance(made.predictor, Ensemble)
     members = Members((), (), (), made.predictor.members)
-    count = len(made.version.samples("train").paths)
+    count = made.version.num_images("train")
     monkeypatch.setattr("graftline.pipeline.ensembles.soup.MEASURED_BATCH", count - 1)  # one image more than a batch
     batches = list(SoupMaker(members, np.empty(0), lambda _: np.empty(0), made.version)._batches())
     assert [len(one) for one in batches] == [(count + 1) // 2, count // 2]
@@ -453,7 +453,7 @@ def test_a_soup_classifies_the_validation_images_once_with_each_network(
     monkeypatch.setattr(Grid, "logits", counted)
     same = [str(made.directory / "members" / number) for number in ("1", "3")]
     cooked = run(f"runs={','.join(same)}", "choose=soup", "tracking.register=false")
-    count = len(cooked.version.samples("validation").paths)
+    count = cooked.version.num_images("validation")
     assert [members for members, images in passes if images == count] == [2, 1]
 
 

@@ -93,8 +93,8 @@ def test_a_training_without_a_part_of_the_images_says_how_many_it_had(
     said = capsys.readouterr().out
     assert "Last epoch 1 of 1; saving the bundle" in said, "nine validation images cannot tell which is the best"
     _check_that_commands_find_the_run(composed, result, said)
-    images = len(result.version.samples("train").paths)
-    assert images < len(DatasetVersion.load(result.version.directory).samples("train").paths)
+    images = result.version.num_images("train")
+    assert images < DatasetVersion.load(result.version.directory).num_images("train")
     left_out = "without part 1/3 of the training images"
     assert re.search(rf"{images} train, .*; {left_out}</dd>", result.report.read_text())
     card = (result.bundle / "README.md").read_text()

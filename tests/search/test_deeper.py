@@ -134,7 +134,7 @@ def test_those_that_heads_cannot_tell_apart_are_trained(
     )
     whole = [one for one in history.scored if one.depth == WHOLE]
     assert [one.candidate for one in whole] == list(history.candidates)
-    held_out = len(hold_out(setup.version, images).samples("validation").paths)
+    held_out = hold_out(setup.version, images).num_images("validation")
     for one in whole:
         assert one.score.losses.shape == (held_out,)
         assert one.score.log_loss < np.log(3)  # something is learned of three colors, however slow the machine
@@ -189,7 +189,7 @@ def test_without_time_the_heads_decide(
     monkeypatch.setattr(deeper, "seconds_per_image", lambda _setup: 0.9)
     caplog.set_level("INFO")
     train_deeper(setup, history, images, Ledger(60.0), files, tmp_path / "fits", 30.0, PassSeconds(0.1, 1e-12))
-    number = len(hold_out(setup.version, images).samples("train").paths)
+    number = hold_out(setup.version, images).num_images("train")
     assert f"no time, as {number} images would take {number} s" in caplog.text
 
 

@@ -88,7 +88,7 @@ def test_a_head_on_cached_activations_takes_its_epochs_whatever_the_time(
     result = train(setup, [plan], FitDirectory(tmp_path / "fit"), events=sources, deadline=time.monotonic())
     assert len(result.history.epochs) == 3
     (source,) = sources.kept
-    assert len(source.setup.version.samples("validation").paths) == 6
+    assert source.setup.version.num_images("validation") == 6
     bundle = save_bundle(
         tmp_path / "bundle",
         setup.graft.network,
@@ -258,7 +258,7 @@ def test_the_end_of_a_run_passes_validation_images_twice_and_decodes_them_thrice
 
 
 def test_each_view_is_a_pass_that_takes_time(make_setup: MakeSetup, version: DatasetVersion) -> None:
-    train, validation = (len(version.samples(split).paths) for split in ("train", "validation"))
+    train, validation = (version.num_images(split) for split in ("train", "validation"))
     setup = make_setup(features=Features(views=8))
     seconds = seconds_per_image(setup) * (4 * train + validation) / PASSES_PER_STEP
     with pytest.raises(UserError, match=r"48 images, 8 views of each training image, take about .* s to pass"):

@@ -16,7 +16,7 @@ import numpy as np
 from graftline.augment.crops import CROP_SETS, Cut, check, cut
 from graftline.augment.preprocess import Preprocessing
 from graftline.bundle.decision import Decision
-from graftline.bundle.images import ImageLike, prepare_ahead, read_pixels, refuse
+from graftline.bundle.images import ImageLike, prepare_ahead, read_pixels, refuse_unreadable
 from graftline.bundle.layout import LOGITS
 from graftline.bundle.predictor import Predictor
 from graftline.data.decode import Decoding
@@ -141,7 +141,6 @@ class Grid:
         images: Iterable[ImageLike],
         batch_size: int = 32,
         on_progress: Callable[[int], None] | None = None,
-        on_unreadable: Callable[[int, str, str], None] = refuse,
     ) -> np.ndarray:
         """Run all members on all crops of N images.
 
@@ -149,23 +148,19 @@ class Grid:
             images: taken one after the other; few of them are in memory at a time.
             batch_size: inputs per step of a network, at most.
             on_progress: is given the number of images just done.
-            on_unreadable: is given number, name and reason of an image that cannot be read, whose results are NaN.
 
         Returns:
             (M, S, N, K) float32 logits, each member's calibrated as when it is alone. They stand for the average of the
             crops; those of a single crop are the member's own.
 
         Raises:
-            UserError: an image cannot be read, unless ``on_unreadable`` lets it pass.
+            UserError: an image cannot be read.
         """
-        done = 0
         parts = [np.empty((len(self.members), len(self.crops), 0, len(self.class_names)), dtype=np.float32)]
         with contextlib.closing(self.steps(images, batch_size)) as steps:
             for found, flaws in steps:
-                for row, (name, reason) in flaws.items():
-                    on_unreadable(done + row, name, reason)
+                refuse_unreadable(flaws)
                 parts.append(found)
-                done += found.shape[2]
                 if on_progress is not None:
                     on_progress(found.shape[2])
         return np.concatenate(parts, axis=2)
@@ -173,7 +168,10 @@ class Grid:
     def steps(
         self, images: Iterable[ImageLike], batch_size: int = 32
     ) -> Generator[tuple[np.ndarray, dict[int, tuple[str, str]]], None, None]:
-        """Yield what ``logits`` returns group by group, and by row the name of an unreadable image and the reason."""
+        """Yield what ``logits`` returns group by group, and by row the name of an unreadable image and the reason.
+
+        The logits of an unreadable image are NaN.
+        """
         prepared = prepare_ahead(images, self._cut, self.members[0].threads, self._ahead(batch_size))
         with contextlib.closing(prepared):
             for group in _groups(prepared, batch_size):

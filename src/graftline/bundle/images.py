@@ -1,7 +1,7 @@
 """Images as they are given to a predictor, and as they are made ready ahead of the network."""
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeAlias, TypeVar
@@ -68,6 +68,15 @@ def _name(image: ImageLike, index: int) -> str:
     return str(image) if isinstance(image, Path | str) else f"Image number {index}, from 0,"
 
 
-def refuse(_index: int, name: str, reason: str) -> None:
-    """Say that an image cannot be read."""
-    raise UserError(f"{name} cannot be read ({reason}): repair it or leave it out.")
+def refuse_unreadable(flaws: Mapping[int, tuple[str, str]]) -> None:
+    """Make sure that all images of a batch can be read.
+
+    Args:
+        flaws: name of each unreadable image and reason, by row.
+
+    Raises:
+        UserError: one cannot be read; the first is named.
+    """
+    if flaws:
+        name, reason = next(iter(flaws.values()))
+        raise UserError(f"{name} cannot be read ({reason}): repair it or leave it out.")

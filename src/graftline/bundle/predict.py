@@ -1,61 +1,12 @@
-"""Classify images into a table with a row for each of them."""
+"""What a predictor gave for images as a table with a row for each of them."""
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from graftline.bundle.answers import Answers
 from graftline.bundle.ensemble import AnyPredictor, class_sets
-from graftline.data.file_names import to_text
-from graftline.data.walk import walk_files
-from graftline.errors import UserError
-
-
-def find_images(images: Path) -> list[Path]:
-    """Return all files below a folder, sorted, as an ingest walks it: links are followed, leftovers passed over.
-
-    Args:
-        images: a folder, or one file; of shards the references of the images in them are returned.
-
-    Raises:
-        UserError: there is no such folder, or nothing in it, or a folder below it cannot be read.
-    """
-    from graftline.data.sources.shards import holds_shards, list_references  # not at the top: a container lacks Arrow
-
-    if holds_shards(images):
-        return list(map(Path, list_references(images)))
-    if images.is_file():
-        return [images]
-    if not images.is_dir():
-        raise UserError(f"There is nothing at {images}: give an image, or a folder that holds images.")
-    files = map(Path, walk_files(images))
-    found = sorted(file for file in files if file.is_file() or not file.exists())  # no pipes: they might never end
-    if not found:
-        raise UserError(f"{images} holds no files: give a folder that holds images.")
-    return found
-
-
-def predict_directory(
-    predictor: AnyPredictor, images: Path, on_progress: Callable[[int], None] | None = None
-) -> pd.DataFrame:
-    """Classify a file, or each file below a folder.
-
-    Args:
-        predictor: a bundle's.
-        images: a folder or a file; see ``find_images``.
-        on_progress: is given the number of images just done, now and then.
-
-    Returns:
-        One row per file; see ``to_table``.
-
-    Raises:
-        UserError: there is no such folder, or nothing in it.
-    """
-    paths = find_images(images)
-    answers = predictor.predict_refusing(paths, on_progress=on_progress)
-    return to_table(predictor, [to_text(path) for path in paths], answers)
 
 
 def to_table(predictor: AnyPredictor, names: Sequence[str], answers: Answers) -> pd.DataFrame:

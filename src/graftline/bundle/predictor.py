@@ -17,7 +17,7 @@ from graftline.bundle.answers import Answers, find_reasons, join_answers, told
 from graftline.bundle.calibration import UNCALIBRATED, Calibration
 from graftline.bundle.decision import MOST_PROBABLE, Decision
 from graftline.bundle.engines import Engine, EngineName, onnx_engine, torch_engine
-from graftline.bundle.images import ImageLike, prepare_ahead, read_pixels, refuse
+from graftline.bundle.images import ImageLike, prepare_ahead, read_pixels, refuse_unreadable
 from graftline.bundle.layout import (
     EMBEDDING,
     LOGITS,
@@ -133,7 +133,7 @@ class Predictor:
         Raises:
             UserError: an image cannot be read; it is named.
         """
-        (logits,) = self._run(images, batch_size, on_progress, refuse, {LOGITS: len(self.class_names)})
+        (logits,) = self._run(images, batch_size, on_progress, {LOGITS: len(self.class_names)})
         return logits
 
     def logits_and_embeddings(
@@ -157,7 +157,7 @@ class Predictor:
                 "This bundle gives no embedding: its format is 1, or its network has no features below one classifier."
             )
         sizes = {LOGITS: len(self.class_names), EMBEDDING: self.embedding_size}
-        logits, embeddings = self._run(images, batch_size, on_progress, refuse, sizes)
+        logits, embeddings = self._run(images, batch_size, on_progress, sizes)
         return logits, embeddings
 
     def predict(
@@ -228,18 +228,18 @@ class Predictor:
         images: Iterable[ImageLike],
         batch_size: int,
         on_progress: Callable[[int], None] | None,
-        on_unreadable: Callable[[int, str, str], None],
         sizes: dict[str, int],
     ) -> list[np.ndarray]:
-        """Return an array (N, size) float32 for each output of the network in ``sizes``; NaN where unreadable."""
+        """Return an array (N, size) float32 for each output of the network in ``sizes``.
+
+        Raises:
+            UserError: an image cannot be read.
+        """
         found = [[np.empty((0, size), dtype=np.float32) for size in sizes.values()]]
-        done = 0
         with contextlib.closing(self._steps(images, batch_size, sizes)) as steps:
             for outputs, flaws in steps:
-                for row, (name, reason) in flaws.items():
-                    on_unreadable(done + row, name, reason)
+                refuse_unreadable(flaws)
                 found.append(outputs)
-                done += len(outputs[0])
                 if on_progress is not None:
                     on_progress(len(outputs[0]))
         return [np.concatenate(parts) for parts in zip(*found, strict=True)]
@@ -247,7 +247,10 @@ class Predictor:
     def _steps(
         self, images: Iterable[ImageLike], batch_size: int, sizes: dict[str, int]
     ) -> Generator[tuple[list[np.ndarray], dict[int, tuple[str, str]]], None, None]:
-        """Yield for each batch what ``_run`` returns, and by row the name of an unreadable image and the reason."""
+        """Yield for each batch what ``_run`` returns, and by row the name of an unreadable image and the reason.
+
+        The numbers of an unreadable image are NaN.
+        """
         ahead = 2 * batch_size
         with contextlib.closing(prepare_ahead(images, self._prepare, self.threads, ahead)) as prepared:
             while batch := list(itertools.islice(prepared, batch_size)):

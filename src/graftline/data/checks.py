@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import PIL
 
-from graftline.console import progress
+from graftline.console import counted
 from graftline.data.decode import DecodeError, Decoding, decode
 from graftline.data.file_names import to_path
 from graftline.data.hashing import hash_texts
@@ -79,7 +79,7 @@ def check_images(paths: Paths, decoding: Decoding, workers: int, memory: Path) -
     started, is_new, today = time.time_ns(), False, int(time.time() // _DAY)
     try:
         with (
-            progress("Checking images", total=len(paths)) as bar,
+            counted("Checking images", len(paths)) as advance,
             ThreadPoolExecutor(workers or available_cores()) as pool,
         ):
             try:
@@ -88,7 +88,7 @@ def check_images(paths: Paths, decoding: Decoding, workers: int, memory: Path) -
                     check = partial(_check_some, decoding=decoding, known=earlier)
                     for answer in pool.map(check, _in_parts(some, _AT_ONCE)):
                         answers += answer
-                        bar.advance(bar.task_ids[0], len(answer))
+                        advance(len(answer))
                     is_new |= any(earlier.get(one.path) is not one for one in answers)
                     found.append(_table(answers))
                     answers = []

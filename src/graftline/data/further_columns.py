@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from graftline.data.sources.source import join_names, tidy_label
+from graftline.data.sources.source import tidy_label
 from graftline.files import atomic_file
+from graftline.words import join_names
 
 logger = logging.getLogger(__name__)
 

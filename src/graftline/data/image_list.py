@@ -170,6 +170,29 @@ class ImageLister:
         yield from map(ListedImage, rows["name"], rows["path"])
 
 
+def find_images(images: Path) -> list[Path]:
+    """Return all files below a folder, sorted, as an ingest walks it: links are followed, leftovers passed over.
+
+    What earlier predictions and runs have written there themselves is passed over, too.
+
+    Args:
+        images: a folder, or one file; of shards the references of the images in them are returned.
+
+    Raises:
+        UserError: there is no such folder, or nothing in it, or a folder below it cannot be read.
+    """
+    if holds_shards(images):
+        return list(map(Path, list_references(images)))
+    if images.is_file():
+        return [images]
+    if not images.is_dir():
+        raise UserError(f"There is nothing at {images}: give an image, or a folder that holds images.")
+    found = sorted(Path(image.path) for image in _below(images))
+    if not found:
+        raise UserError(_no_files(images))
+    return found
+
+
 def _title(path: Path) -> str:
     """Return the name of a folder or file for that of another, which it leaves room to."""
     name = os.path.basename(os.path.abspath(path)) or "images"  # noqa: PTH100, PTH119 - also of ..
@@ -183,7 +206,7 @@ def _no_files(images: Path) -> str:
 def _below(root: Path) -> Iterator[ListedImage]:
     """Yield the files below a folder; also links that lead nowhere, but no pipes, which might never end.
 
-    What earlier predictions have written there themselves is passed over.
+    What earlier predictions and runs have written there themselves is passed over.
     """
     last, own = "", list[re.Pattern[str]]()
     for path in walk_files(root):

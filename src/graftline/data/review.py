@@ -19,8 +19,8 @@ from graftline.data.findings import Finding, from_rows, summarize
 from graftline.data.listing import Listing
 from graftline.data.manifest import SPLITS
 from graftline.data.readers import EXTENSIONS
-from graftline.data.sources.source import join_names
 from graftline.errors import UserError
+from graftline.words import join_names
 
 _FEW_LEVELS = 64  # of 256: what is left of 14 bits, as many cameras and scanners write them, in files of 16
 _IMBALANCE = 10  # times as many images in the largest class as in the smallest: accuracy says little from there on

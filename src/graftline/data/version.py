@@ -48,6 +48,12 @@ class Samples:
     decoding: Decoding = PLAIN  # how the files become pixels
     sizes: np.ndarray | None = None  # (N, 2) int64, height and width in px as ingest decoded them
 
+    def take(self, rows: np.ndarray) -> "Samples":
+        """Return some of the images, in the order of the rows."""
+        paths, sha256 = ([column[row] for row in rows.tolist()] for column in (self.paths, self.sha256))
+        weights, sizes = (None if column is None else column[rows] for column in (self.weights, self.sizes))
+        return Samples(paths, self.labels[rows], weights, sha256, self.decoding, sizes)
+
 
 @dataclass(frozen=True)
 class DatasetVersion:
@@ -192,6 +198,28 @@ class DatasetVersion:
         Raises:
             UserError: the split is unknown or has no images.
         """
+        rows = self._rows(split)
+        indices = {name: index for index, name in enumerate(self.class_names)}
+        weights = None if rows["weight"].isna().all() else rows["weight"].to_numpy(np.float32)
+        labels = rows["label"].map(indices).to_numpy(np.int64)
+        sizes = rows[["height", "width"]].to_numpy(np.int64)
+        return Samples(rows["path"].tolist(), labels, weights, rows["sha256"].tolist(), self.decoding, sizes)
+
+    def renumber(self, labels: np.ndarray, class_names: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Return labels (N,) as indices into the class names of a model, which has them in an order of its own."""
+        numbers = {name: number for number, name in enumerate(class_names)}
+        renumbered: npt.NDArray[np.int64] = np.array([numbers[name] for name in self.class_names])[labels]
+        return renumbered
+
+    def num_images(self, split: str) -> int:
+        """Return how many images there are in one split.
+
+        Raises:
+            UserError: the split is unknown or has no images.
+        """
+        return len(self._rows(split))
+
+    def _rows(self, split: str) -> pd.DataFrame:
         if split not in SPLITS:
             raise UserError(f"There is no split '{split}': choose one of {', '.join(SPLITS)}.")
         rows = self._table.query("split == @split")
@@ -200,11 +228,7 @@ class DatasetVersion:
                 f"The {split} split of {self.name} has no images: ingest with Ingest.parent='none', which draws all "
                 f"splits anew, and Split.{split} above 0."
             )
-        indices = {name: index for index, name in enumerate(self.class_names)}
-        weights = None if rows["weight"].isna().all() else rows["weight"].to_numpy(np.float32)
-        labels = rows["label"].map(indices).to_numpy(np.int64)
-        sizes = rows[["height", "width"]].to_numpy(np.int64)
-        return Samples(rows["path"].tolist(), labels, weights, rows["sha256"].tolist(), self.decoding, sizes)
+        return rows
 
     def seen_in_training(self, sha256: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Tell which images have trained a model of this version, or chosen its epoch.
@@ -314,6 +338,17 @@ class DatasetVersion:
             return pd.read_parquet(self.directory / name, columns=columns)
         except FileNotFoundError as error:
             raise UserError(f"{self.directory} has lost its {name}: restore it, or remove the folder.") from error
+
+
+def order_by_content(sha256: Sequence[str]) -> npt.NDArray[np.intp]:
+    """Return the rows of images, by their digests, in an order that any machine has and that knows no classes.
+
+    The first so many are the ones to take of a data set that may grow: it keeps most of them. Copies stay in order.
+
+    >>> order_by_content(["c0", "a1", "b7", "a1"])
+    array([1, 3, 2, 0])
+    """
+    return np.argsort(np.array(sha256, dtype=str), kind="stable")
 
 
 def newest_version(folder: Path) -> DatasetVersion | None:

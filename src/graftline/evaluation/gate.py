@@ -23,6 +23,7 @@ from graftline.evaluation.gate_guards import MOST_NAMED, Compared, Guard, ScoreL
 from graftline.evaluation.model_guards import GOLDEN, MILLISECONDS, ModelLimits, model_guards
 from graftline.evaluation.primary import Rule, primary_guard
 from graftline.evaluation.slices import FEWEST_IMAGES
+from graftline.words import join_names
 
 
 class NotComparableError(UserError):
@@ -233,7 +234,6 @@ def _too_small(classes: Sequence[str]) -> str:
     >>> _too_small(["a", "b", "c", "d", "e"])
     'the recall of a, b, c and 2 more classes is not compared, with fewer than 10 images of each'
     """
-    more = f" and {len(classes) - MOST_NAMED} more classes" if len(classes) > MOST_NAMED else ""
+    names = join_names(classes, MOST_NAMED) + (" classes" if len(classes) > MOST_NAMED else "")
     each = " of each" if len(classes) > 1 else ""
-    names = ", ".join(classes[:MOST_NAMED]) + more
     return f"the recall of {names} is not compared, with fewer than {FEWEST_IMAGES} images{each}"

@@ -19,6 +19,7 @@ from graftline.evaluation.paired import accuracy_difference, family_quantile, fr
 from graftline.evaluation.predictions import Predictions
 from graftline.evaluation.significance import ALPHA
 from graftline.evaluation.slices import FEWEST_IMAGES, cut
+from graftline.words import join_names
 
 ACCURACY, CLASS, SLICE = "accuracy", "class", "slice"  # kinds
 MOST_TOLD, MOST_NAMED = 5, 3  # of classes or slices that fail: rows of the table, names in a sentence
@@ -205,11 +206,10 @@ def merged_reasons(guards: Sequence[Guard]) -> tuple[str, ...]:
         same = list(of_kind)
         failing = [guard for guard in same if not guard.passed]
         if kind in (CLASS, SLICE) and len(failing) > 1:
-            names = ", ".join(guard.name.removeprefix(f"{kind} ") for guard in failing[:MOST_NAMED])
-            more = f" and {len(failing) - MOST_NAMED} more" if len(failing) > MOST_NAMED else ""
+            names = join_names([guard.name.removeprefix(f"{kind} ") for guard in failing], MOST_NAMED)
             plural = "classes" if kind == CLASS else "slices"
             reasons.append(
-                f"The accuracy is surely worse than it may be on {len(failing)} of {len(same)} {plural}: {names}{more}."
+                f"The accuracy is surely worse than it may be on {len(failing)} of {len(same)} {plural}: {names}."
             )
         else:
             reasons += [guard.reason for guard in failing]

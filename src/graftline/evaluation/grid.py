@@ -15,7 +15,7 @@ from graftline.bundle.decision import MOST_PROBABLE, Decision
 from graftline.bundle.ensemble import Ensemble
 from graftline.bundle.grid import Average, Grid, log_softmax, mean_logits
 from graftline.bundle.predictor import softmax
-from graftline.console import progress
+from graftline.console import counted
 from graftline.data.version import DatasetVersion
 from graftline.evaluation.bootstrap import Ints, multiplicities
 from graftline.evaluation.evaluation import Evaluation, EvaluationResult
@@ -160,8 +160,8 @@ def classify(
         run = replace(grid, members=members, names=names)
         order = [run.class_names.index(name) for name in grid.class_names]
         label = f"Classifying the {split} images with {len(left)} model{'s' if len(left) > 1 else ''}"
-        with progress(label, total=len(paths)) as bar:
-            found = run.logits(paths, batch_size, lambda done: bar.advance(bar.task_ids[0], done))
+        with counted(label, len(paths)) as advance:
+            found = run.logits(paths, batch_size, advance)
         logits[left] = found[..., order]
     return logits
 

@@ -29,7 +29,7 @@ from graftline.evaluation.curves import roc_area
 from graftline.evaluation.predictions import Predictions
 
 TAILS = (0.025, 0.975)  # percentile interval, Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13
-NORMAL_QUANTILE = 1.959964  # of the upper one
+NORMAL_QUANTILE = 1.959964  # 97.5 % quantile of the normal distribution
 
 LONG_WORK = 2_000_000_000  # images x classes x resamples that take some seconds, so that progress is shown
 

@@ -7,6 +7,7 @@ import numpy as np
 from graftline.evaluation.bootstrap import Ints
 from graftline.evaluation.metrics import HEADLINES, Interval
 from graftline.evaluation.predictions import Predictions
+from graftline.words import join_names
 
 FEW_IMAGES = 10  # below this one image moves a recall by more than ten points
 MOST_NAMES = 8  # in one sentence
@@ -95,7 +96,5 @@ def _names(numbers: Iterable[int], class_names: Sequence[str], counts: Ints | No
     >>> _names([0, 2], ["ant", "bee", "cow"], np.array([3, 20, 1]))
     '“ant” (3), “cow” (1)'
     """
-    chosen = list(numbers)
-    shown = [f"“{class_names[one]}”" + ("" if counts is None else f" ({counts[one]})") for one in chosen[:MOST_NAMES]]
-    hidden = len(chosen) - len(shown)
-    return ", ".join(shown) + (f" and {hidden:,} more" if hidden else "")
+    names = [f"“{class_names[one]}”" + ("" if counts is None else f" ({counts[one]})") for one in numbers]
+    return join_names(names, MOST_NAMES)

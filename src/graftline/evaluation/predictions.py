@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from graftline.bundle.decision import MOST_PROBABLE, Decision
 from graftline.bundle.predictor import softmax
-from graftline.console import progress
+from graftline.console import counted
 from graftline.data.decoding import PLAIN, Decoding
 from graftline.data.review import require_known_classes
 from graftline.data.version import DatasetVersion
@@ -223,14 +223,13 @@ def predict_split(
             read.
     """
     class_names = tuple(predictor.class_names)
-    numbers = {name: number for number, name in enumerate(class_names)}
     require_known_classes(version.class_names, class_names)
     samples = version.samples(split)
-    labels = np.array([numbers[name] for name in version.class_names])[samples.labels]
+    labels = version.renumber(samples.labels, class_names)
     logits, groups = known_logits, version.groups(split)
     if logits is None:
-        with progress(f"Classifying the {split} images", total=len(samples.paths)) as bar:
-            logits = predictor.logits(samples.paths, batch_size, lambda done: bar.advance(bar.task_ids[0], done))
+        with counted(f"Classifying the {split} images", len(samples.paths)) as advance:
+            logits = predictor.logits(samples.paths, batch_size, advance)
     return Predictions(
         paths=samples.paths,
         logits=logits,

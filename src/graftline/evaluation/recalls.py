@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from graftline.bundle.decision import MOST_PROBABLE, Decision
-from graftline.data.sources.source import join_names
 from graftline.errors import UserError
 from graftline.evaluation.decision import ROUNDING, DecisionFit
 from graftline.evaluation.predictions import Predictions
+from graftline.words import join_names
 
 DEFAULT_RECALL = 0.95
 MOST_ROUNDS = 10_000  # what still rises then is so near to targets that cannot be met that it is not told from these

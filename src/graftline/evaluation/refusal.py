@@ -11,9 +11,10 @@ import numpy as np
 from scipy.stats import binomtest
 
 from graftline.bundle.refusal import Refusal, neighbor_distances, unit
-from graftline.data.sources.source import join_names
+from graftline.data.version import order_by_content
 from graftline.errors import UserError
 from graftline.evaluation.significance import ALPHA, holm
+from graftline.words import join_names
 
 NEIGHBOR = 5  # one odd training image does not vouch for others
 MOST_REFERENCES = 2_000  # training images that a bundle keeps the embeddings of: 5 MB of 1,280 numbers each
@@ -70,7 +71,7 @@ def choose_references(labels: np.ndarray, sha256: Sequence[str]) -> np.ndarray:
     counts = np.bincount(labels)
     levels = range(1, int(counts.max()) + 1)
     most = bisect_right(levels, MOST_REFERENCES, key=lambda level: int(np.minimum(counts, level).sum()))
-    order = np.argsort(sha256, kind="stable")
+    order = order_by_content(sha256)
     order = order[np.argsort(labels[order], kind="stable")]  # class by class
     rank = np.arange(len(order)) - (np.cumsum(counts) - counts)[labels[order]]
     return np.sort(order[rank < max(most, NEIGHBOR)])

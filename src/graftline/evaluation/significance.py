@@ -124,8 +124,8 @@ def smallest_difference(num_images: int, discordant: int, level: float = ALPHA) 
     return (2 * more_than_half[number] - discordant) / num_images
 
 
-def findable_difference(num_images: int, discordant: int, level: float = ALPHA, power: float = POWER) -> float:
-    """Return the true difference in accuracy that McNemar's test finds with a given probability.
+def findable_difference(num_images: int, discordant: int, level: float = ALPHA) -> float:
+    """Return the true difference in accuracy that McNemar's test finds with the probability ``POWER``.
 
     Solved for the difference from Connor 1987, Biometrics 43(1), equation for the size of a paired sample:
     sqrt(N) d = z_level sqrt(q) + z_power sqrt(q - d²), with q = D / N.
@@ -134,13 +134,12 @@ def findable_difference(num_images: int, discordant: int, level: float = ALPHA, 
         num_images: N.
         discordant: D.
         level: of the p-value, two-sided.
-        power: the probability.
 
     >>> round(findable_difference(656, 80), 3)
     0.038
     """
     share = discordant / num_images
     level_part = norm.isf(level / 2) * math.sqrt(share)
-    square = float(norm.isf(1 - power)) ** 2
+    square = float(norm.isf(1 - POWER)) ** 2
     half, scale = level_part * math.sqrt(num_images), num_images + square
     return min(1.0, float(half + math.sqrt(max(0.0, half**2 - scale * (level_part**2 - square * share)))) / scale)

@@ -19,7 +19,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from graftline.backbones.layers import head_parameters
 from graftline.errors import first_line
-from graftline.features.trace import Values, mode_kept, trace
+from graftline.features.trace import Values, main_logits, mode_kept, trace
 
 TOLERANCE = 1e-5  # on logits in float32, absolute, or relative where they exceed 1
 
@@ -265,8 +265,7 @@ def _tensors(value: Any) -> bool:
 def _verify(parts: Cut, network: nn.Module, images: Tensor) -> None:
     with mode_kept(network), mode_kept(parts.trunk), mode_kept(parts.tail), torch.inference_mode():
         expected = network.eval()(images)
-        actual = parts.tail.eval()(parts.trunk.eval()(images))
-    actual = actual[0] if isinstance(actual, tuple) else actual
+        actual = main_logits(parts.tail.eval()(parts.trunk.eval()(images)))
     difference = float((actual - expected).abs().max() / expected.abs().max().clamp_min(1))
     if not difference <= TOLERANCE:  # also catches NaN
         raise UncuttableError(f"its parts give something else than the whole (by {difference:.1e})")

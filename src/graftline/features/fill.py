@@ -15,10 +15,9 @@ from itertools import chain
 from operator import itemgetter
 
 import numpy as np
-from rich.progress import Progress
 from torch import Tensor, nn
 
-from graftline.console import progress
+from graftline.console import Advance, counted
 from graftline.data.version import Samples
 from graftline.errors import UserError
 from graftline.features.activation_table import ActivationTable, Matrix, Placement
@@ -72,7 +71,8 @@ class TableRequest:
     def of(cls, table: ActivationTable, requests: Mapping[int, ActivationRequest]) -> "TableRequest":
         """Join requests, each given with its number, and tell which images are the same."""
         parts = [request.samples for request in requests.values()]
-        paths, sha256 = (list(chain.from_iterable(c)) for c in ([p.paths for p in parts], [p.sha256 for p in parts]))
+        paths = [path for part in parts for path in part.paths]
+        sha256 = [sha256 for part in parts for sha256 in part.sha256]
         samples = Samples(paths, np.concatenate([part.labels for part in parts]), None, sha256, parts[0].decoding)
         digests, first, which = distinct(read_digests(sha256))
         ends = np.cumsum([len(part.sha256) for part in parts])
@@ -164,10 +164,10 @@ class CacheFill:
                 self._look_up()
             if (missing := sum(int((~placement.written).sum()) for placement in self._placements)) > 0:
                 announce(missing)
-                with progress("Running the frozen network once", missing) as bar:
+                with counted("Running the frozen network once", missing) as advance:
                     while not all(placement.written.all() for placement in self._placements):
-                        self._reserve(bar)
-                        self._compute(self._unwritten(), bar)
+                        self._reserve(advance)
+                        self._compute(self._unwritten(), advance)
                         self._look_up()
                 self._push()
             opened: dict[int, Activations] = {}
@@ -222,7 +222,7 @@ class CacheFill:
             logger.warning(f"{damaged} of {number} shards of cached activations are damaged: computed again.")
         return damaged > 0
 
-    def _reserve(self, bar: Progress) -> None:
+    def _reserve(self, advance: Advance) -> None:
         """Reserve space for the images that have no place yet."""
         for wanted, placement in zip(self._wanted, self._placements, strict=True):
             if not (placement.part == NOWHERE).any():
@@ -230,15 +230,15 @@ class CacheFill:
             if (dtype := wanted.table.dtype() or self._dtype) is None:
                 with wanted.table.deciding(on_wait=self._say_waiting):
                     if (dtype := wanted.table.dtype()) is None:
-                        self._decide(wanted, bar)
+                        self._decide(wanted, advance)
                         continue
             self._store.reserve(wanted.table, wanted.digests, self._width, dtype)
         self._look_up()
 
-    def _decide(self, wanted: TableRequest, bar: Progress) -> None:
+    def _decide(self, wanted: TableRequest, advance: Advance) -> None:
         """Compute the first shard of a table, decide by it in which precision the table is kept, and write it."""
         rows = SegmentHeader.describe({}, wanted.digests, self._width, "float32").rows(0)
-        activations = np.concatenate(list(self._activations([(wanted, wanted.first[rows].tolist())], bar)))
+        activations = np.concatenate(list(self._activations([(wanted, wanted.first[rows].tolist())], advance)))
         dtype = "float16"
         if (change := change_in_half(self._tail, activations)) > MAX_CHANGE:
             logger.info(f"Activations are kept as float32: float16 would change a probability by {change:.1e}.")
@@ -258,13 +258,13 @@ class CacheFill:
             for number in numbers
         ]
 
-    def _compute(self, shards: Sequence[_Shard], bar: Progress) -> None:
+    def _compute(self, shards: Sequence[_Shard], advance: Advance) -> None:
         """Compute shards: first those that no other process is at, then those that another has left when it ended."""
         busy: list[_Shard] = []
-        too_large = self._write(self._claim(shards, busy), bar)
+        too_large = self._write(self._claim(shards, busy), advance)
         for shard in busy:  # one by one: who waits holds no claim
             claim = shard.segment.claim(shard.number, on_wait=self._say_waiting)
-            too_large |= self._write([(shard, claim)], bar)
+            too_large |= self._write([(shard, claim)], advance)
         if too_large:
             logger.warning("Some activations are too large for float16: they are computed again and kept as float32.")
 
@@ -278,7 +278,7 @@ class CacheFill:
                 continue
             yield shard, claim
 
-    def _write(self, claimed: Iterable[tuple[_Shard, Lock]], bar: Progress) -> bool:
+    def _write(self, claimed: Iterable[tuple[_Shard, Lock]], advance: Advance) -> bool:
         """Compute and write shards, and end the claims on them; returns whether one was too large for float16."""
         pending: deque[tuple[_Shard, Lock]] = deque()
 
@@ -289,11 +289,11 @@ class CacheFill:
                     yield shard.wanted, shard.rows()
                 else:  # another process has written it since we looked
                     shard.segment.release(shard.number, claim)
-                    bar.advance(bar.task_ids[0], shard.size)
+                    advance(shard.size)
 
         too_large = False
         try:
-            for activations in self._activations(to_compute(), bar):
+            for activations in self._activations(to_compute(), advance):
                 shard, claim = pending[0]
                 too_large |= not shard.segment.write(shard.number, activations)
                 self._computed.append(shard)
@@ -304,7 +304,7 @@ class CacheFill:
                 shard.segment.release(shard.number, claim)
         return too_large
 
-    def _activations(self, groups: Iterable[tuple[TableRequest, list[int]]], bar: Progress) -> Iterator[np.ndarray]:
+    def _activations(self, groups: Iterable[tuple[TableRequest, list[int]]], advance: Advance) -> Iterator[np.ndarray]:
         """Run the trunk over groups of images, each rows of a request; yields the activations (n, F) of each group."""
         groups = iter(groups)
         if (first := next(groups, None)) is None:
@@ -321,7 +321,7 @@ class CacheFill:
         parts: list[np.ndarray] = []
         for part in run(engine, batches()):
             parts.append(part)
-            bar.advance(bar.task_ids[0], len(part))
+            advance(len(part))
             if sum(map(len, parts)) == sizes[0]:
                 sizes.popleft()
                 yield np.concatenate(parts)

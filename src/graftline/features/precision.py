@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from graftline.features.trace import mode_kept
+from graftline.features.trace import main_logits, mode_kept
 
 MAX_CHANGE = 1e-3  # of a predicted probability
 MAX_IMAGES = 64  # compared; the tail may be most of the network
@@ -34,6 +34,6 @@ def largest_change(tail: nn.Module, exact: Tensor, kept: Tensor) -> float:
     device = next((parameter.device for parameter in tail.parameters()), exact.device)
     with mode_kept(tail), torch.inference_mode():
         tail.eval()
-        outputs = [tail(inputs.to(device, copy=True)) for inputs in (exact, kept)]  # a tail may work in place
-    first, second = (output[0] if isinstance(output, tuple) else output for output in outputs)
+        copies = [inputs.to(device, copy=True) for inputs in (exact, kept)]  # a tail may work in place
+        first, second = (main_logits(tail(inputs)) for inputs in copies)
     return float((first.softmax(1) - second.softmax(1)).abs().max())

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.models import get_notrace_functions, get_notrace_modules
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 Values = dict[fx.Node, Any]  # what each node gives
@@ -51,6 +51,11 @@ def mode_kept(network: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+def main_logits(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """Return the logits of a network's own head, which come first where auxiliary heads give some, too."""
+    return outputs[0] if isinstance(outputs, tuple) else outputs
 
 
 @contextmanager

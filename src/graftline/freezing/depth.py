@@ -4,7 +4,7 @@ The learning rates are AdamW's.
 """
 
 from dataclasses import replace
-from math import ceil
+from math import ceil, floor
 from typing import Any
 
 from torch import nn
@@ -87,6 +87,15 @@ def trial_epochs(images: int, enough: int, step_images: int = DEEP_BATCH, num_cl
     """
     as_many_steps = ceil(TRIAL_EPOCHS * enough * larger_steps(step_images) / images)
     return max(TRIAL_EPOCHS, min(deep_epochs(images, step_images, num_classes) // 2, as_many_steps))
+
+
+def share_of(groups: int, share: float) -> int:
+    """Return a share of the layer groups as a number, halves upwards.
+
+    >>> [share_of(8, share) for share in (0.0, 0.5, 0.7, 0.94, 1.0)]
+    [0, 4, 6, 8, 8]
+    """
+    return floor(share * groups + 0.5)
 
 
 def head_plan(network: Any, *, epochs: int = HEAD_EPOCHS, learning_rate: float = HEAD_RATE) -> FreezePlan:

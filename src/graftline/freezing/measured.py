@@ -16,6 +16,7 @@ from graftline.freezing.depth import (
     deep_plan,
     head_plan,
     random_plan,
+    share_of,
     trial_epochs,
 )
 from graftline.freezing.evidence import (
@@ -124,7 +125,7 @@ class Measured(FreezeRule):
 
 def frozen_at(share: float, num_groups: int) -> int:
     """Return a share of the layer groups as a number that leaves at least one to train."""
-    return min(math.floor(share * num_groups + 0.5), max(0, num_groups - 1))
+    return min(share_of(num_groups, share), max(0, num_groups - 1))
 
 
 class _Search:

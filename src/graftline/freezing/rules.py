@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from math import floor
 
 from graftline.backbones.layers import body_groups, group_names, head_parameters
 from graftline.errors import UserError
-from graftline.freezing.depth import HEAD_EPOCHS, HEAD_RATE, deep_plan, head_plan, random_plan
+from graftline.freezing.depth import HEAD_EPOCHS, HEAD_RATE, deep_plan, head_plan, random_plan, share_of
 from graftline.freezing.plan import FreezePlan, depth_in_words, plan_from_depth, plan_from_names
 from graftline.freezing.rule import FreezeContext, FreezeDecision, FreezeRule, check_recommendation
 
@@ -210,15 +209,6 @@ class Gradual(FreezeRule):
         while sum(epochs) < total and len(epochs) < num_phases:
             epochs.append(min(self.step_epochs, total - sum(epochs)))
         return [*epochs[:-1], total - sum(epochs[:-1])]
-
-
-def share_of(groups: int, share: float) -> int:
-    """Return a share of the layer groups as a number, halves upwards.
-
-    >>> [share_of(8, share) for share in (0.0, 0.5, 0.7, 0.94, 1.0)]
-    [0, 4, 6, 8, 8]
-    """
-    return floor(share * groups + 0.5)
 
 
 def _check_own(rule: FreezeRule, epochs: int | None, learning_rate: float | None) -> None:

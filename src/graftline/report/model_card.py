@@ -28,6 +28,7 @@ from graftline.evaluation.slices import Slice, sentence
 from graftline.files import write_text
 from graftline.report.cost_tables import short_number
 from graftline.report.grid_tables import crops_in_words
+from graftline.words import join_names
 
 README = "README.md"
 MOST_CLASSES = 20  # that are listed one by one
@@ -368,8 +369,7 @@ def _text(text: str) -> str:
 
 
 def _list(names: Sequence[str]) -> str:
-    shown = ", ".join(map(_text, names[:MOST_CLASSES]))
-    return shown + (f" and {len(names) - MOST_CLASSES:,} more" if len(names) > MOST_CLASSES else "")
+    return join_names(list(map(_text, names)), MOST_CLASSES)
 
 
 def _bullets(lines: Iterator[str] | Sequence[str]) -> str:

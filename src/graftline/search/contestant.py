@@ -87,10 +87,3 @@ class Contestant:
         preprocessing = setup.graft.preprocessing
         seconds = time_parts(self.trunk.parts, preprocessing.image_size, preprocessing.channels, setup.execution)
         return PassSeconds(decode_seconds(samples, setup.execution), seconds.engine / self.candidate.macs)
-
-
-def take(samples: Samples, rows: np.ndarray) -> Samples:
-    """Return some images of a split, in the order of the rows."""
-    weights = None if samples.weights is None else samples.weights[rows]
-    paths, sha256 = ([column[row] for row in rows.tolist()] for column in (samples.paths, samples.sha256))
-    return Samples(paths, samples.labels[rows], weights, sha256, samples.decoding)

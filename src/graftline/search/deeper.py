@@ -4,13 +4,11 @@ A head tells what a network knows already, not what it would learn, and nothing 
 leaves time for. Training and score are on training images: the validation split stays unseen.
 """
 
-import functools
 import logging
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -31,7 +29,7 @@ from graftline.search.ledger import Ledger
 from graftline.search.rounds import TrainingImages
 from graftline.training.budget import cut_to, seconds_per_image
 from graftline.training.fit_directory import FitDirectory
-from graftline.training.setup import TrainingSetup
+from graftline.training.setup import TrainingSetup, identify
 from graftline.training.trial import Trials
 
 logger = logging.getLogger(__name__)
@@ -85,7 +83,7 @@ def train_deeper(
     each = (until - ledger.now) / len(left)
     first = min(FIRST_IMAGES, len(images))
     affordable = [one for one in left if first * pass_seconds.of_step(one) <= each]
-    if affordable in ([], [history.best_by_head()]):
+    if not affordable or affordable == [history.best_by_head()]:  # which alone would be compared with nothing
         logger.info(f"No time to compare the best {len(left)} trained as a whole: their heads decide.")
         return
     left, each = affordable, (until - ledger.now) / len(affordable)
@@ -93,7 +91,7 @@ def train_deeper(
     each = _as_before([one.allowed for one in known.values()], each)
     logger.info(
         f"Comparing {', '.join(one.name for one in left)}, trained as a whole, {each:.0f} s each, on "
-        f"{len(version.samples('validation').paths):,} training images that are held out:"
+        f"{version.num_images('validation'):,} training images that are held out:"
     )
     for candidate in left:
         scored = known.get(candidate.name)
@@ -112,16 +110,10 @@ def train_deeper(
 def digest_recipe(setup: TrainingSetup) -> str:
     """Return a short digest of all that a whole network's training depends on, beside the network and the images."""
     parts = {"optimizer": setup.optimizer, "schedule": setup.schedule, "trainer": setup.make_trainer}
-    settings = {name: _settings(part) for name, part in parts.items()}
+    settings = {name: identify(part) for name, part in parts.items()}
     recipe = {"recipe": asdict(replace(setup.recipe, resume=None)), "batchnorm": setup.batchnorm}
     augment = view_key(setup.policy.without_candidates(), setup.seed, 0)
     return digest({**settings, **recipe, "augment": augment, "seed": setup.seed})[:8]
-
-
-def _settings(part: Any) -> str:
-    if isinstance(part, functools.partial):
-        return f"{_settings(part.func)} {sorted(part.keywords.items())}"
-    return f"{part.__module__}.{part.__qualname__}" if hasattr(part, "__qualname__") else repr(part)
 
 
 def _as_before(allowed: Sequence[float], each: float) -> float:
@@ -154,7 +146,7 @@ def _train(
     start = ledger.now
     try:
         setup = replace(setup, graft=candidate.backbone.build(setup.version.class_names))
-        first, step = min(FIRST_IMAGES, len(setup.version.samples("train").paths)), seconds_per_image(setup)
+        first, step = min(FIRST_IMAGES, setup.version.num_images("train")), seconds_per_image(setup)
         needed = first * (max(step, decode) if setup.execution.is_cuda else step + decode)
         if needed > seconds:
             logger.info(f"  {candidate.name:<32} no time, as {first} images would take {needed:.0f} s")
@@ -173,7 +165,7 @@ def _fit(
     """Fit the whole network for the time that is left."""
     files, plan = FitDirectory(directory), deep_plan(setup.graft.network, 0, "compared", epochs=1)
     try:
-        images = len(setup.version.samples("train").paths), len(setup.version.samples("validation").paths)
+        images = setup.version.num_images("train"), setup.version.num_images("validation")
         to_decode = sum(images) if setup.execution.device == "cpu" else None  # memory keeps them where it can
         seconds = max(1.0, seconds_left())
         beside = setup.execution.is_cuda

@@ -14,7 +14,7 @@ from graftline.evaluation.subset import stratified_order, warn_of_one_group
 from graftline.features.cache import CacheFullError
 from graftline.features.cut import UncuttableError
 from graftline.search.candidates import Candidate
-from graftline.search.contestant import Contestant, PassSeconds, take
+from graftline.search.contestant import Contestant, PassSeconds
 from graftline.search.halving import contenders, first_images, judge, next_images
 from graftline.search.history import HEAD, ScoredCandidate, ScoreFiles, SearchHistory
 from graftline.search.ledger import Ledger
@@ -48,7 +48,7 @@ class TrainingImages:
         groups = setup.version.groups("train")
         warn_of_one_group(groups)
         order = stratified_order(samples.labels, samples.sha256)
-        return cls(take(samples, order), [groups[row] for row in order.tolist()], len(setup.version.class_names))
+        return cls(samples.take(order), [groups[row] for row in order.tolist()], len(setup.version.class_names))
 
     def __len__(self) -> int:
         return len(self.samples.paths)
@@ -131,7 +131,7 @@ class HeadRounds:
             with self._ledger.spend(candidate.name):
                 try:
                     contestant = self._built.pop(candidate.name, None) or Contestant.of(candidate, self._setup)
-                    samples = take(self._images.samples, np.arange(images))
+                    samples = self._images.samples.take(np.arange(images))
                     activations = contestant.activations(samples)
                 except (UncuttableError, CacheFullError, UserError) as error:
                     self._history.outcomes[candidate.name] = f"not tried: {first_line(error)}"

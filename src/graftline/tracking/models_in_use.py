@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from graftline.tracking.names import OUTPUT_DIRECTORY, PARENT_RUN
 from graftline.tracking.owner import read_owner
+from graftline.tracking.paging import find_all
 from graftline.tracking.registry import Registry
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def _find(client: "MlflowClient") -> "list[MlflowRun]":
 
     ids = dict.fromkeys(
         version.run_id
-        for model in _all_models(client)
+        for model in find_all(client.search_registered_models)
         for number in set(model.aliases.values())
         if (version := client.get_model_version(model.name, str(number))).run_id
     )
@@ -67,12 +68,3 @@ def _find(client: "MlflowClient") -> "list[MlflowRun]":
     running = client.search_runs(experiments, "attributes.status = 'RUNNING'") if experiments else []
     grouping = [run for run_id in parents if (run := known_run(client, run_id)) is not None]
     return [*runs, *grouping, *running]
-
-
-def _all_models(client: "MlflowClient") -> list:  # type: ignore[type-arg]
-    page = client.search_registered_models()
-    found = [*page]
-    while page.token:
-        page = client.search_registered_models(page_token=page.token)
-        found += page
-    return found

@@ -6,6 +6,7 @@ Light to import: MLflow is loaded at the first question.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -23,6 +24,7 @@ from graftline.tracking.names import (
     PREDICTIONS,
     TEST,
 )
+from graftline.tracking.paging import find_all
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -344,12 +346,7 @@ def _find_version(client: "MlflowClient", wanted: ModelReference) -> RegisteredV
 
 def _find_names(client: "MlflowClient") -> list[str]:
     """Return the names of all registered models but those that are leases."""
-    page = client.search_registered_models()
-    found = [*page]
-    while page.token:
-        page = client.search_registered_models(page_token=page.token)
-        found += page
-    return sorted(model.name for model in found if LEASE not in model.name)
+    return sorted(model.name for model in find_all(client.search_registered_models) if LEASE not in model.name)
 
 
 def _find_versions(client: "MlflowClient", name: str) -> tuple[RegisteredVersion, ...]:
@@ -359,11 +356,7 @@ def _find_versions(client: "MlflowClient", name: str) -> tuple[RegisteredVersion
     aliases: dict[str, list[str]] = {}  # by version; a search for versions leaves them out
     for alias, number in models[0].aliases.items():
         aliases.setdefault(str(number), []).append(alias)
-    page = client.search_model_versions(f"name = '{name}'")
-    found = [*page]
-    while page.token:
-        page = client.search_model_versions(f"name = '{name}'", page_token=page.token)
-        found += page
+    found = find_all(partial(client.search_model_versions, f"name = '{name}'"))
     versions = [_describe(version, aliases.get(str(version.version), [])) for version in found]
     return tuple(sorted(versions, key=lambda version: version.version))
 

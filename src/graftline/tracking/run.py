@@ -17,7 +17,7 @@ from typing import Any, Literal, Self
 from mlflow.entities import Run as MlflowRun
 
 from graftline.data.version import DatasetVersion
-from graftline.errors import UnreachableError, UserError
+from graftline.errors import UnreachableError, UserError, find_cause
 from graftline.files import digest_directory, write_json
 from graftline.processes import terminate
 from graftline.tracking import names, parameters
@@ -312,12 +312,8 @@ def _status_after(error: BaseException | None) -> tuple[Status, BaseException | 
     """
     if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
         return "FINISHED", None
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, KeyboardInterrupt):
-            return "KILLED", cause
-        cause = cause.__cause__ or cause.__context__
-    return "FAILED", error
+    interrupt = find_cause(error, KeyboardInterrupt)
+    return ("FAILED", error) if interrupt is None else ("KILLED", interrupt)
 
 
 def _now() -> int:

@@ -6,6 +6,7 @@ model, though it may be the best training; trials of a search have no model.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from graftline.tracking.names import (
     VALIDATION_DIGEST,
     VALIDATION_LOSS,
 )
+from graftline.tracking.paging import find_all
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -204,16 +206,9 @@ def all_runs(
     order: Sequence[str] = (),
     size: int = _PAGE,
 ) -> "Iterator[MlflowRun]":
-    """Yield the runs that a filter leaves, asked for so many at a time."""
-    token = None
-    while True:
-        page = client.search_runs(
-            list(experiments), filter_string, max_results=size, order_by=list(order), page_token=token
-        )
-        yield from page
-        token = page.token
-        if not token:
-            return
+    """Return the runs that a filter leaves, asked for so many at a time."""
+    search = partial(client.search_runs, list(experiments), filter_string, max_results=size, order_by=list(order))
+    return find_all(search)
 
 
 def _experiments(client: "MlflowClient", name: str | None, store: str) -> dict[str, str]:

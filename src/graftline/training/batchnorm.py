@@ -14,6 +14,7 @@ from torch import Tensor
 
 from graftline.augment.policy import EvalTransform
 from graftline.console import track
+from graftline.data.version import order_by_content
 from graftline.errors import UserError
 from graftline.features.cache import ActivationRequest, ImageBatcher
 from graftline.files import atomic_file
@@ -77,7 +78,7 @@ def _adapt(setup: TrainingSetup) -> int:
     """Compute the network's statistics anew from training images as they are; returns from how many."""
     network, device = setup.graft.network, setup.execution.torch_device
     samples = setup.version.samples("train")
-    rows = np.argsort(samples.sha256)[:ADAPTED_IMAGES]  # by content: an order without classes that any machine has
+    rows = order_by_content(samples.sha256)[:ADAPTED_IMAGES]
     if len(rows) < 2:
         raise UserError("One training image has no statistics to adapt to: leave FreezeRule.batchnorm='trained'.")
     batches = np.array_split(rows, -(-len(rows) // ADAPTED_BATCH))

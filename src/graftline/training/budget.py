@@ -18,6 +18,7 @@ from torch.nn import functional
 from graftline.bundle.reference import MOST_IMAGES as MOST_REFERRED
 from graftline.errors import UserError
 from graftline.execution import Execution
+from graftline.features.trace import main_logits
 from graftline.freezing.depth import DEEP_BATCH, FORWARD_PER_STEP, MOST_DEEP_EPOCHS, PASSES_PER_STEP
 from graftline.freezing.evidence import most_validated
 from graftline.freezing.plan import FreezePlan
@@ -103,9 +104,7 @@ def _time_steps(network: nn.Module, shape: tuple[int, ...], setup: TrainingSetup
         for _ in range(1 + STEPS):
             start = time.perf_counter()
             with autocast:
-                outputs = network(inputs)
-                logits = outputs[0] if isinstance(outputs, tuple) else outputs
-                loss = functional.cross_entropy(logits, labels)
+                loss = functional.cross_entropy(main_logits(network(inputs)), labels)
             loss.backward()  # type: ignore[no-untyped-call]  # as torch has it
             if device.type != "cpu":
                 torch.accelerator.synchronize(device)
@@ -152,8 +151,11 @@ def cut_to(
     >>> cut_to(plan, 800, (1000, 0), 0.1, 30, decoding=0.4, beside=True).epoch_images
     250
     """
-    if to_decode is not None and (rest := seconds - to_decode * decoding) > seconds / (1 + decoding / image_seconds):
-        return replace(cut_to(plan, rest, images, image_seconds, most), seconds=seconds)
+    if to_decode is not None:  # a fit that is too short to see all images decodes only those that it sees
+        left_if_once = seconds - to_decode * decoding
+        left_if_each_time = seconds / (1 + decoding / image_seconds)
+        if left_if_once > left_if_each_time:
+            return replace(cut_to(plan, left_if_once, images, image_seconds, most), seconds=seconds)
     train, validation = images
     forward = image_seconds / FORWARD_PER_STEP
     validated = max(validation * (max(forward, decoding) if beside else forward + decoding), 1e-9)
@@ -184,7 +186,7 @@ def cut_to_deadline(
         decoding: seconds that an image takes to be decoded.
         to_decode: how many images are decoded, once each; None: all of them each time that they are seen.
     """
-    images = len(setup.version.samples("train").paths), len(setup.version.samples("validation").paths)
+    images = setup.version.num_images("train"), setup.version.num_images("validation")
     own = own_epochs(setup.make_trainer)
     seconds = max(1.0, deadline - time.monotonic())
     most = max(plan.epochs, MOST_DEEP_EPOCHS) if own is None else own
@@ -221,7 +223,7 @@ def passes(setup: TrainingSetup, plans: Sequence[FreezePlan], deadline: float | 
         now = time.monotonic()
         end = now + (deadline - now) / len(plans)
         plans = [cut_to_deadline(setup, plan, end, seconds_per_image(setup)) for plan in plans]
-    images = len(setup.version.samples("train").paths)
+    images = setup.version.num_images("train")
     return max(math.ceil(plan.epochs * (plan.epoch_images or images) / images) for plan in plans)
 
 
@@ -240,8 +242,8 @@ def check_budget(setup: TrainingSetup, seconds: float, minutes: float, *, freeze
     Raises:
         UserError: it does not; it says what would do.
     """
-    features, train = setup.features, len(setup.version.samples("train").paths)
-    validation = min(MOST_VALIDATED, len(setup.version.samples("validation").paths))
+    features, train = setup.features, setup.version.num_images("train")
+    validation = min(MOST_VALIDATED, setup.version.num_images("validation"))
     views = 1 if features.cache is False else max(1, features.views)
     each = f", {views} views of each training image," if views > 1 else ""
     needed = (views * train + validation) * pass_seconds(setup)

@@ -40,8 +40,8 @@ def check_divergence(metrics: Metrics, network: nn.Module, optimizer: torch.opti
         what = "weights are no numbers"
     highest = max(group.get("initial_lr", group["lr"]) for group in optimizer.param_groups)
     raise DivergenceError(
-        f"The training diverged: in epoch {metrics['epoch'] + 1:.0f} {what}, at a learning rate of {highest:.3g}: "
-        f"lower {type(optimizer).__name__}.lr."
+        f"The training diverged: in epoch {metrics['epoch'] + 1:.0f} {what}, at a learning rate of {highest:.3g}",
+        f"lower {type(optimizer).__name__}.lr.",
     )
 
 

@@ -18,6 +18,7 @@ from graftline.data.loaders import decode_sample
 from graftline.data.version import Samples
 from graftline.execution import Execution
 from graftline.features.cut import Cut
+from graftline.features.trace import main_logits
 from graftline.freezing.plan import set_frozen_eval
 from graftline.training.allocator import freed_memory_kept
 from graftline.training.memory_format import avoid_copies, memory_format
@@ -182,9 +183,7 @@ def tell_reduced_jpeg_side(samples: Samples, preprocessing: Preprocessing) -> No
 
 def _no_gradient(module: nn.Module, inputs: Tensor) -> Tensor:
     with torch.no_grad():
-        outputs = module(inputs)
-    first: Tensor = outputs[0] if isinstance(outputs, tuple) else outputs
-    return first
+        return main_logits(module(inputs))
 
 
 def _step(tail: nn.Module, activations: Tensor) -> None:

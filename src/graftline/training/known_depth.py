@@ -1,6 +1,5 @@
 """What was measured is known: the same data, network and settings are not tried again where the head was enough."""
 
-import functools
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 from graftline.features.key import view_key
 from graftline.freezing.rule import FreezeDecision, FreezeRule
 from graftline.training.kept_answer import KeptAnswer
-from graftline.training.setup import TrainingSetup
+from graftline.training.setup import TrainingSetup, identify
 
 FORMAT = 8  # raise it when the rule that decides, or what is kept of a decision, changes
 
@@ -35,7 +34,7 @@ class KnownDepth:
             "preprocessing": setup.graft.preprocessing.to_dict(),
             "recipe": asdict(replace(setup.recipe, resume=None)),
             "rule": repr(rule),
-            "fit": [_settings(part) for part in (setup.optimizer, setup.schedule, setup.make_trainer)],
+            "fit": [identify(part) for part in (setup.optimizer, setup.schedule, setup.make_trainer)],
             "features": [setup.features.cache, setup.features.views, setup.features.precision],
             "augmentation": view_key(setup.policy, setup.seed, view=0),
             "execution": [setup.execution.device, setup.execution.world_size],
@@ -57,10 +56,3 @@ class KnownDepth:
         """Keep the decision if the head alone was found to be enough."""
         if decision.measurement is not None and decision.plans[-1].only_head:
             self._kept.write(decision.to_json())
-
-
-def _settings(part: Any) -> Any:
-    """Return what a part of the setup was made with, as far as its training depends on it."""
-    if not isinstance(part, functools.partial):
-        return repr(part)
-    return [f"{part.func.__module__}.{part.func.__qualname__}", part.keywords]

@@ -17,7 +17,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from graftline.augment.policy import CROP, Augment, CandidatePolicy
 from graftline.backbones.layers import body_groups
 from graftline.data.loaders import decode_sample
-from graftline.data.version import Samples
+from graftline.data.version import Samples, order_by_content
 from graftline.features.cache import CacheFullError
 from graftline.features.frozen_pass import content_draw
 from graftline.freezing.depth import HEAD_RATE
@@ -57,7 +57,7 @@ def find_policy(setup: TrainingSetup, directory: FitDirectory, epochs: int) -> P
     if epochs < FEWEST_EPOCHS:
         why = f"in 3 to 10 epochs, as measured, it made no more answers right, and {epochs} epochs are taken for few"
         return PolicyChoice.nothing(names, f"{why} (from {FEWEST_EPOCHS} epochs on it is found out)")
-    if (count := len(setup.version.samples("validation").paths)) < FEWEST_IMAGES:
+    if (count := setup.version.num_images("validation")) < FEWEST_IMAGES:
         why = f"{count} validation images cannot show which transforms keep the label ({FEWEST_IMAGES} can)"
         return PolicyChoice.nothing(names, why)
     with isolate_rng(include_cuda=setup.execution.is_cuda):
@@ -125,13 +125,13 @@ def _try_candidates(source: CachedSource) -> PolicyChoice:
     if knowledge.known.low <= 0:
         why = "the head alone knows too little of these classes to tell which transforms keep the label"
         return PolicyChoice.nothing(policy.names, why)
-    order = np.argsort(validation.sha256)
-    rows = _without_effect(setup, _chosen(validation, order[:LOOKED_AT]))
+    order = order_by_content(validation.sha256)
+    rows = _without_effect(setup, validation.take(order[:LOOKED_AT]))
     for look in sorted({min(look, len(order)) for look in LOOKS}):
         names = [name for name in policy.names if name not in rows or rows[name].is_open]
         chosen = np.sort(order[:look])
         candidates = [policy.only([name]).certain() for name in names]
-        logits = source.augmented_logits(_chosen(validation, chosen), candidates) if names else []
+        logits = source.augmented_logits(validation.take(chosen), candidates) if names else []
         for name, given in zip(names, logits, strict=True):
             rows[name] = knowledge.judge(name, given, chosen, setup.version.class_names)
     chances = {
@@ -139,12 +139,6 @@ def _try_candidates(source: CachedSource) -> PolicyChoice:
         **{name: transform.p for name, transform in policy.transforms.items() if transform is not None},
     }
     return PolicyChoice(within_margin([rows[name] for name in policy.names], chances))
-
-
-def _chosen(samples: Samples, rows: np.ndarray) -> Samples:
-    """Return some of the images."""
-    paths, sha256 = ([values[row] for row in rows] for values in (samples.paths, samples.sha256))
-    return Samples(paths, samples.labels[rows], None, sha256, samples.decoding)
 
 
 def _without_effect(setup: TrainingSetup, samples: Samples) -> dict[str, CandidateResult]:

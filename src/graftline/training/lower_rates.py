@@ -65,7 +65,7 @@ def fit_at_lower_rates(
                 if events is not None:  # before the files: whoever is killed in between tells it once more
                     events.on_begin_anew(first_step)
                 _begin_anew(directory, lowered)
-            logger.warning(f"{str(error).rpartition(':')[0]}: it begins anew with a third of that.")
+            logger.warning(f"{error.what}: it begins anew with a third of that.")
 
 
 def _read(directory: FitDirectory) -> int:

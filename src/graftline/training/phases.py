@@ -129,14 +129,14 @@ def _judged_by_fewer(setup: TrainingSetup, plans: Sequence[FreezePlan], *, limit
 
     Each class is there in proportion. All images judge a head on cached activations, which is validated in no time.
     """
-    train, validation = (len(setup.version.samples(split).paths) for split in ("train", "validation"))
+    train, validation = (setup.version.num_images(split) for split in ("train", "validation"))
     most = MOST_VALIDATED if limited else validation
     if validation > most_validated(train) and (any(not plan.only_head for plan in plans) or head_is_live(setup)):
         most = min(most, most_validated(train))
     if validation <= most:
         return setup
     version = setup.version.part(validation=most)
-    judging = len(version.samples("validation").paths)
+    judging = version.num_images("validation")
     logger.info(f"Each epoch is judged by {judging:,} of the {validation:,} validation images.")
     return replace(setup, version=version)
 
@@ -298,7 +298,7 @@ def _cut(
         decoding, to_decode = decoding_seconds(setup), source.images_to_decode()
     if scored:
         each = step / FORWARD_PER_STEP + (decoding if to_decode is None else 0.0)
-        deadline -= len(setup.version.samples("validation").paths) * each
+        deadline -= setup.version.num_images("validation") * each
     cut = cut_to_deadline(setup, plan, deadline, step, decoding, to_decode)
     done = 0 if resumed is None or not resumed.last.exists() else _epochs_done(resumed)
     return replace(cut, epochs=done + cut.epochs)
@@ -320,7 +320,7 @@ def _check_batch(setup: TrainingSetup) -> None:
     Raises:
         UserError: that is one image, and it cannot.
     """
-    share = len(setup.version.samples("train").paths) // setup.execution.world_size
+    share = setup.version.num_images("train") // setup.execution.world_size
     if min(share, setup.batch_size) == 1:
         network: Any = copy.deepcopy(setup.graft.network).to("meta")
         check_single_image(network.pretrained_cfg["architecture"], network, setup.graft.preprocessing)

@@ -1,6 +1,8 @@
 """What a training needs, however much of the network is frozen."""
 
+import functools
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import nn
 
@@ -103,3 +105,14 @@ class TrainingSetup(PassSetup):
             frozen_statistics=self.frozen_statistics,
             on_cpu=self.execution.device == "cpu",
         )
+
+
+def identify(part: Any) -> Any:
+    """Return what stands for a part of a setup where answers are kept for the same settings: its name and arguments.
+
+    A lambda and a function in another one have no name by which a later process knows them: they match nothing kept.
+    """
+    if isinstance(part, functools.partial):
+        return [identify(part.func), part.keywords]
+    name = getattr(part, "__qualname__", "<")
+    return repr(part) if "<" in name else f"{part.__module__}.{name}"

@@ -132,7 +132,7 @@ def _kept(setup: TrainingSetup, plan: FreezePlan) -> KeptAnswer:
     """
     depends_on = {
         "version": setup.version.digest,
-        "images": [len(setup.version.samples(split).paths) for split in ("train", "validation")],
+        "images": [setup.version.num_images(split) for split in ("train", "validation")],
         "network": [setup.graft.network.pretrained_cfg["architecture"], dict(setup.graft.arguments)],  # type: ignore[index]  # a timm model has it
         "preprocessing": setup.graft.preprocessing.to_dict(),
         "trained": [sorted(plan.trainable), plan.epochs],
@@ -154,7 +154,7 @@ def forecast(setup: TrainingSetup, plan: FreezePlan, parts: Cut, to_compute: int
     """
     preprocessing = setup.graft.preprocessing
     seconds = time_parts(parts, preprocessing.image_size, preprocessing.channels, setup.execution)
-    train, validation = (len(setup.version.samples(split).paths) for split in ("train", "validation"))
+    train, validation = (setup.version.num_images(split) for split in ("train", "validation"))
     images = _cached_images(setup)
     cached_bytes = setup.features.predict_bytes(parts.width, images)
     kept = LiveSource(setup, "to be predicted").images_to_decode()
@@ -173,7 +173,7 @@ def forecast(setup: TrainingSetup, plan: FreezePlan, parts: Cut, to_compute: int
 
 def _cached_images(setup: TrainingSetup) -> int:
     """Return of how many images activations are cached, all views of them counted."""
-    train, validation = (len(setup.version.samples(split).paths) for split in ("train", "validation"))
+    train, validation = (setup.version.num_images(split) for split in ("train", "validation"))
     return max(1, setup.features.views) * train + validation
 
 

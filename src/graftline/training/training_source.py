@@ -27,7 +27,7 @@ from graftline.features.cache import ActivationRequest, Activations, CacheFullEr
 from graftline.features.cut import Cut
 from graftline.features.key import view_key
 from graftline.features.precision import largest_change
-from graftline.features.trace import mode_kept
+from graftline.features.trace import main_logits, mode_kept
 from graftline.freezing.plan import FreezePlan
 from graftline.training.activations import activation_key, activation_requests, engine_maker, open_plain, transforms
 from graftline.training.setup import TrainingSetup
@@ -353,7 +353,7 @@ class CachedSource:
         with mode_kept(tail), torch.inference_mode():
             tail.eval()
             given = [tail(torch.from_numpy(array.take(some, axis=0)).float()) for some in rows]
-            return np.concatenate([(one[0] if isinstance(one, tuple) else one).numpy() for one in given])
+            return np.concatenate([main_logits(one).numpy() for one in given])
 
 
 def _leaves_one(setup: TrainingSetup, images: int) -> bool:

@@ -9,12 +9,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from pytorch_lightning.utilities.seed import isolate_rng
-from rich.progress import Progress
 from torch import nn
 
 from graftline.augment.policy import CandidatePolicy
 from graftline.backbones.layers import HEAD, group_names
-from graftline.console import progress
+from graftline.console import Advance, counted
 from graftline.data.folds import assign_folds
 from graftline.freezing.evidence import MOST_JUDGED, TRIAL_FOLDS, trial_fits
 from graftline.freezing.measured import IMAGES_OF_CLASS
@@ -44,7 +43,7 @@ def make_freeze_context(setup: TrainingSetup, directory: FitDirectory, deadline:
     """
     return FreezeContext(
         setup.graft.network,
-        len(setup.version.samples("train").paths),
+        setup.version.num_images("train"),
         setup.graft.weights.pretrained,
         own_epochs(setup.make_trainer),
         step_images=_step_images(dataclasses.replace(setup, recipe=setup.recipe.for_depth(only_head=False))),
@@ -130,7 +129,7 @@ class Trials:
             cached=result.cache_change is not None,
             pass_seconds=seconds - result.history.seconds,
             fit_seconds=result.history.seconds,
-            images=len(setup.version.samples("train").paths),
+            images=setup.version.num_images("train"),
             trained_images=result.history.steps * _step_images(fit.setup.for_plan(plan)) + _trained_images(start),
             folder=name,
             start=start,
@@ -187,7 +186,7 @@ class FoldTrials:
         Raises:
             DivergenceError: a training diverged.
         """
-        if max_images is not None and max_images >= len(self._setup.version.samples("train").paths):
+        if max_images is not None and max_images >= self._setup.version.num_images("train"):
             max_images = None  # all that are not left out, as for a head that is fitted to all
         starts = [None] * len(self._trials) if start is None else self._of_folds[start.folder]
         found = [trial(plan, begun, max_images) for trial, begun in zip(self._trials, starts, strict=True)]
@@ -268,15 +267,15 @@ class _TrialEvents(FitEvents, contextlib.ExitStack):
     def __init__(self, description: str, epochs: int) -> None:
         super().__init__()
         self._description, self._epochs = description, epochs
-        self._bar: Progress | None = None
+        self._advance: Advance | None = None
 
     def on_source(self, source: TrainingSource) -> None:
         self.source = source
-        self._bar = self.enter_context(progress(self._description, self._epochs))
+        self._advance = self.enter_context(counted(self._description, self._epochs))
 
     def on_epoch(self, metrics: Metrics, step: int) -> None:  # noqa: ARG002 - the event's signature
-        assert self._bar is not None
-        self._bar.advance(self._bar.task_ids[0])
+        assert self._advance is not None
+        self._advance(1)
 
 
 @contextlib.contextmanager

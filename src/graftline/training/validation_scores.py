@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 from torch import nn
 
 from graftline.data.loaders import Batch
+from graftline.features.trace import main_logits
 from graftline.freezing.measurement import Floats
 from graftline.training.fit import plain_interrupt
 from graftline.training.setup import TrainingSetup
@@ -47,8 +48,7 @@ class _ImageScores(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:  # noqa: ARG002 - Lightning's signature
         """Score a batch: inputs (B, C, H, W) or (B, …), logits (B, K)."""
-        outputs = self.network(batch["image"])
-        logits = outputs[0] if isinstance(outputs, tuple) else outputs
-        logits, labels = logits.cpu().double(), batch["label"].cpu()  # Apple's GPUs have no double
+        logits = main_logits(self.network(batch["image"])).cpu().double()  # Apple's GPUs have no double
+        labels = batch["label"].cpu()
         self.losses.append(losses_by_temperature(logits, labels).numpy())
         self.hits.append((logits.argmax(dim=1) == labels).double().numpy())

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import pandas as pd
 
-from graftline.console import progress
+from graftline.console import counted
 from graftline.data.references import find_place, open_image, read_status
 from graftline.data.shards.index import KNOWN, SUMMARY, index_path, read_index, write_index
 from graftline.data.shards.processes import in_processes
@@ -102,10 +102,10 @@ def write_shards(
         tasks = [_Task(shard, images.iloc[ends[number] : ends[number + 1]]) for number, shard in enumerate(shards)]
         missing = [task for task in tasks if not is_done(task.shard)]
         _require_room(directory, sum(int(task.images["size"].sum()) + _BESIDE * len(task.images) for task in missing))
-        with progress("Writing images into shards", total=len(images)) as bar:
-            bar.advance(bar.task_ids[0], len(images) - sum(len(task.images) for task in missing))
+        with counted("Writing images into shards", len(images)) as advance:
+            advance(len(images) - sum(len(task.images) for task in missing))
             for written in in_processes(_write_task, missing, workers):
-                bar.advance(bar.task_ids[0], written)
+                advance(written)
         size = sum(task.shard.stat().st_size for task in tasks)
         return WrittenShards(len(tasks), len(images), size, len(tasks) - len(missing), left_out)
 

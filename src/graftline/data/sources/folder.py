@@ -12,9 +12,10 @@ import pandas as pd
 from graftline.data.file_names import to_text
 from graftline.data.references import find_url
 from graftline.data.sources.skeleton import skeleton
-from graftline.data.sources.source import IMAGE_SUFFIXES, find_split, join_names, require, tidy_label, told_as
+from graftline.data.sources.source import IMAGE_SUFFIXES, find_split, require, tidy_label, told_as
 from graftline.data.walk import list_folders, walk_files
 from graftline.errors import UserError
+from graftline.words import join_names
 
 logger = logging.getLogger(__name__)
 

@@ -10,14 +10,15 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from graftline.console import progress
+from graftline.console import counted
 from graftline.data.decoding import DecodeError
 from graftline.data.references import find_url, open_image
 from graftline.data.shards.write import alone_in, is_done, write_shard
 from graftline.data.sources.shards import Shards
-from graftline.data.sources.source import find_split, join_names
+from graftline.data.sources.source import find_split
 from graftline.errors import UserError, first_line
 from graftline.files import digest
+from graftline.words import join_names
 
 _PER_SHARD = 2000  # images
 
@@ -66,13 +67,13 @@ class HuggingFace:
         ]
         if not all(is_done(shard) for shard, _, _ in wanted):  # a cache that is whole may be read-only
             total = sum(map(len, parts.values()))
-            with alone_in(folder), progress("Writing images into shards", total=total) as bar:
+            with alone_in(folder), counted("Writing images into shards", total) as advance:
                 for shard, name, start in wanted:
                     some = parts[name].select(range(start, min(start + _PER_SHARD, len(parts[name]))))
                     if not is_done(shard):
                         split = find_split(name) if has_splits else None
                         write_shard(shard, _images(some, start, name, split, *columns[name]))
-                    bar.advance(bar.task_ids[0], len(some))
+                    advance(len(some))
         return Shards(workers=1).read(folder)
 
     def _columns(self, part: Any, path: Path) -> tuple[str, str]:

@@ -20,9 +20,10 @@ from graftline.data.references import DIGITS, OFFSET_DIGITS, find_url, is_there,
 from graftline.data.remote import INDEX_SUFFIX, list_urls
 from graftline.data.shards.index import SUMMARY, index_path, make_index, read_index
 from graftline.data.shards.processes import in_processes
-from graftline.data.sources.source import IMAGE_SUFFIXES, TABLE_SUFFIXES, find_split, join_names, require
+from graftline.data.sources.source import IMAGE_SUFFIXES, TABLE_SUFFIXES, find_split, require
 from graftline.data.walk import is_leftover, walk_files
 from graftline.errors import UserError
+from graftline.words import join_names
 
 logger = logging.getLogger(__name__)
 

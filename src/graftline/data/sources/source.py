@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -103,15 +103,6 @@ def tidy_label(label: str) -> str:
     'boots'
     """
     return unicodedata.normalize("NFC", _BLANKS_AROUND.sub("", label))
-
-
-def join_names(names: Sequence[str], at_most: int = 5) -> str:
-    """Return names as a list for a sentence, cut where it is long.
-
-    >>> join_names(["a", "b", "c"], at_most=2)
-    'a, b and 1 more'
-    """
-    return ", ".join(names[:at_most]) + (f" and {len(names) - at_most:,} more" if len(names) > at_most else "")
 
 
 _SPLITS = {

@@ -18,12 +18,12 @@ from graftline.data.sources.source import (
     MOST_WEIGHT,
     TABLE_SUFFIXES,
     find_split,
-    join_names,
     require_file,
     tidy_label,
     told_as,
 )
 from graftline.errors import UserError, first_line
+from graftline.words import join_names
 
 # An optional column of this name is used where it is there; one of another name was asked for, and must be.
 _DEFAULTS = {"split": "split", "group": "group", "weight": "weight", "stratum": "stratum"}
