@@ -39,10 +39,10 @@ from graftline.pipeline.training.result import TrainResult
 from graftline.report.search_figure import search_figure
 from graftline.report.style import save
 from graftline.search.candidates import Candidate, find_backbones, list_candidates
-from graftline.search.contestant import Contestant, PassSeconds
+from graftline.search.contestant import BuiltCandidate, PassSeconds
 from graftline.search.deeper import choose, digest_recipe, is_chosen_as_whole
 from graftline.search.history import ScoreFiles, SearchHistory
-from graftline.search.ledger import Ledger, in_words, nice_minutes
+from graftline.search.ledger import TimeLedger, in_words, nice_minutes
 from graftline.search.options import SearchOptions
 from graftline.search.rounds import PREPARE_SECONDS, TrainingImages
 from graftline.tracking.names import STAGE
@@ -88,11 +88,11 @@ class Search(Train):
 
     def run(self, directory: Path) -> SearchResult:
         """Search, train the winner, test it once, track and register it."""
-        ledger = Ledger(60 * self.minutes, began=time.perf_counter() - START_SECONDS)
+        ledger = TimeLedger(60 * self.minutes, began=time.perf_counter() - START_SECONDS)
         execution = self.check()
         return self._with_fitting_networks()._search(directory, execution, ledger)
 
-    def _search(self, directory: Path, execution: Execution, ledger: Ledger) -> SearchResult:
+    def _search(self, directory: Path, execution: Execution, ledger: TimeLedger) -> SearchResult:
         files = RunDirectory(directory)
         with ledger.spend("images, networks"):
             setup = self._prepare(execution, files)
@@ -199,17 +199,17 @@ class Search(Train):
             raise UserError(f"SearchOptions.resume={reference} is no search that has scored anything: leave it out.")
         return directory
 
-    def _first(self, history: SearchHistory, setup: TrainingSetup) -> Contestant:
+    def _first(self, history: SearchHistory, setup: TrainingSetup) -> BuiltCandidate:
         """Build the first candidate whose activations can be computed ahead; those before it are left out."""
         for candidate in history.candidates:
             try:
-                return Contestant.of(candidate, setup)
+                return BuiltCandidate.of(candidate, setup)
             except UncuttableError as error:
                 history.outcomes[candidate.name] = f"not tried: {error}"
         raise UserError("None of these networks can be divided into a frozen part and a head: train one of them.")
 
     def _leave_out_slow(
-        self, history: SearchHistory, setup: TrainingSetup, ledger: Ledger, pass_seconds: PassSeconds
+        self, history: SearchHistory, setup: TrainingSetup, ledger: TimeLedger, pass_seconds: PassSeconds
     ) -> None:
         """Leave out the candidates whose pass over all images would take too much of the time.
 
@@ -263,7 +263,7 @@ class Search(Train):
                     child.log_metrics({f"{one.depth}/{key}": value for key, value in values.items()}, step=one.images)
 
     def _train_winner(
-        self, winner: Winner, setup: TrainingSetup, ledger: Ledger, *, whole: bool
+        self, winner: Winner, setup: TrainingSetup, ledger: TimeLedger, *, whole: bool
     ) -> tuple[TrainResult, bool]:
         """Train the winner for the rest of the time, its head alone where that is too short.
 

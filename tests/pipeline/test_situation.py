@@ -32,7 +32,7 @@ from graftline.pipeline.searching.winner import Winner
 from graftline.processes import Terminated
 from graftline.tracking.drift_checks import drift_tags
 from graftline.tracking.lease import Lease
-from graftline.tracking.ledger import Decision, Kind
+from graftline.tracking.ledger import ChampionDecision, Kind
 from graftline.tracking.names import BUNDLE_DIGEST, STAGE
 from graftline.tracking.promotions import Promotions, author, now
 from graftline.tracking.retrainings import AFTER, KEY, MODEL, RECIPE, RETRAIN, Retrainings, decided_tags
@@ -115,7 +115,7 @@ class Past:
         standing = promotions.read_sound()
         champion = standing.champion
         after = champion if kind == "refused" else number
-        decision = Decision(NAME, kind, number, champion, after, author(), now(), compared_with=champion)
+        decision = ChampionDecision(NAME, kind, number, champion, after, author(), now(), compared_with=champion)
         images = {"dataset": self.look().version.digest}
         line = promotions.append(standing, replace(decision, digests=images))
         promotions.finish(line)

@@ -24,7 +24,7 @@ class Span:
 
 
 @dataclass
-class Ledger:
+class TimeLedger:
     """Keeps account of the seconds of a search.
 
     Attributes:
