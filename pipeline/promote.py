@@ -221,7 +221,7 @@ class Promote:
             tracking=self.tracking,
             challenger=challenger,
             champion=standing.opponent(challenger.version),
-            was_rolled_back="" if rolled_back is None else _told(rolled_back),
+            rollback_reason=None if rolled_back is None else _told(rolled_back),
             accelerator=self.accelerator,
         )
 
