@@ -178,10 +178,10 @@ def _print_curve(curve: LearningCurve) -> None:
     gains = [(f"{factor:g}", f"{factor * curve.images:,.0f}", gain_in_words(curve, factor)) for factor in FACTORS]
     print_table("What more labels would bring; 95 % intervals", ("times the labels", "labels", "accuracy"), gains)
     check = curve.check
-    told, low, high = (100 * value for value in (check.predicted.value, check.predicted.low, check.predicted.high))
+    predicted, low, high = (100 * value for value in (check.predicted.value, check.predicted.low, check.predicted.high))
     sentence = (
         f"Checked where it is known: from up to {check.size:,} labels, {curve.images:,} were expected to bring "
-        f"{told:+.1f} [{low:.1f}, {high:.1f}] points; they brought {100 * check.measured:+.1f}."
+        f"{predicted:+.1f} [{low:.1f}, {high:.1f}] points; they brought {100 * check.measured:+.1f}."
     )
     if check.holds:
         say(sentence)

@@ -157,8 +157,8 @@ def fit_phase(
     source = choose_source(setup, plan, directory.source)
     if deadline is not None and (not plan.only_head or isinstance(source, LiveSource)):
         plan = _cut(source, plan, deadline, directory if resume else None)
-    told = _PhaseEvents(FitEvents() if events is None else events, freeze_check, earlier)
-    told.on_source(source)
+    listener = _PhaseEvents(FitEvents() if events is None else events, freeze_check, earlier)
+    listener.on_source(source)
     with lost_processes_named(), _run_as(setup.recipe, source, plan):
         history = fit(
             setup.make_module(source.network, plan),
@@ -166,7 +166,7 @@ def fit_phase(
             _loaders(source, plan),
             directory,
             _fit_options(source, plan),
-            events=told,
+            events=listener,
             resume=resume,
             show_progress=show_progress,
         )
