@@ -5,7 +5,7 @@ from pathlib import Path
 
 from graftline.console import print_table, warn
 from graftline.features.cache import Features
-from graftline.features.store import in_words
+from graftline.features.store import format_bytes
 from graftline.pipeline.retraining.keep import (
     Keep,
     Leftover,
@@ -36,7 +36,7 @@ class Prune:
             *find_old_versions(self.keep, self.tracking),
         ]
         if leftovers:
-            rows = [(one.name, one.kind, in_words(one.bytes), f"{one.days:,.0f} days") for one in leftovers]
+            rows = [(one.name, one.kind, format_bytes(one.bytes), f"{one.days:,.0f} days") for one in leftovers]
             title = "Would be removed" if self.dry_run else "To be removed"
             print_table(title, ("what", "", "size", "unused for"), rows)
         kept = [] if self.dry_run else [one for one in leftovers if not one.remove(store)]

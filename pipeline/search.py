@@ -42,7 +42,7 @@ from graftline.search.candidates import Candidate, find_backbones, list_candidat
 from graftline.search.contestant import BuiltCandidate, PassSeconds
 from graftline.search.deeper import choose, digest_recipe, is_chosen_as_whole
 from graftline.search.history import ScoreFiles, SearchHistory
-from graftline.search.ledger import TimeLedger, in_words, nice_minutes
+from graftline.search.ledger import TimeLedger, format_seconds, nice_minutes
 from graftline.search.options import SearchOptions
 from graftline.search.rounds import PREPARE_SECONDS, TrainingImages
 from graftline.tracking.names import STAGE
@@ -225,14 +225,14 @@ class Search(Train):
             enough = nice_minutes(ledger.budget - ledger.left + (passes[fastest] + LEAST_TRAINING_SECONDS) / PASS_SHARE)
             raise UserError(
                 f"{self.minutes:g} minute{'s are' if self.minutes != 1 else ' is'} not enough for {images:,} images: "
-                f"one pass of {fastest}, the fastest, takes about {in_words(passes[fastest])}; give "
+                f"one pass of {fastest}, the fastest, takes about {format_seconds(passes[fastest])}; give "
                 f"Search.minutes={enough}."
             )
         limit = max(PASS_SHARE * ledger.left, passes[fastest])
         for name, seconds in passes.items():
             if seconds > limit:
                 history.outcomes[name] = (
-                    f"not tried, as one pass over all images would take more than {in_words(limit)}"
+                    f"not tried, as one pass over all images would take more than {format_seconds(limit)}"
                 )
 
     def _tell_choice(self, history: SearchHistory, chosen: Candidate, setup: TrainingSetup, run: "Run") -> None:
@@ -284,7 +284,7 @@ class Search(Train):
         members, each = self._share(setup, seconds)
         how = ", nothing frozen, as it was chosen," if whole else ""
         what = f"{members} models of {winner.backbone.name}" if members > 1 else winner.backbone.name
-        say(f"\nTraining {what}{how} with the {in_words(ledger.left)} that are left.")
+        say(f"\nTraining {what}{how} with the {format_seconds(ledger.left)} that are left.")
         if members > 1:
             return self._train_members(winner, setup, members, each, whole=whole)
         kept: list[KeyboardInterrupt] = []
