@@ -38,9 +38,10 @@ from graftline.pipeline.runs.directory import TRACKED_AT, RunDirectory
 from graftline.pipeline.runs.setup import log_setup
 from graftline.pipeline.training.bundle import best_epoch_in_words, card_of, is_saved
 from graftline.pipeline.training.calibration import Adjustment, Wanted, adjust
+from graftline.pipeline.training.drift_reference import leave_reference
 from graftline.pipeline.training.further_process import announced
 from graftline.pipeline.training.model_card import write_model_card
-from graftline.pipeline.training.neighbors import leave_images
+from graftline.pipeline.training.neighbors import leave_neighbors
 from graftline.pipeline.training.result import (
     NOT_TESTED,
     TrainOutcome,
@@ -135,6 +136,9 @@ class Train:
                 trained = self._train(setup, decision, files, resume=resume, events=events, deadline=deadline)
             self._save_bundle(setup, decision, trained, files)
             adjusted = self._adjust(setup, events.source, files)
+            leave_reference(adjusted.predictor, files.bundle, setup.version, events.source, self.data.workers)
+            if self.bundle.neighbors > 0:
+                leave_neighbors(adjusted.predictor, files.bundle, setup.version, events.source, self.bundle.neighbors)
             result = self._evaluate(setup, events.source, adjusted.predictor)
             beyond = look_beyond(result, setup.version, files.test, self.evaluation, self.tracking)
             outcome = TrainOutcome(
@@ -381,7 +385,6 @@ class Train:
         adjusted = adjust(predictor, files.bundle, setup.version, source, self._wanted, self.seed)
         for sentence in adjusted.sentences:
             say(sentence)
-        leave_images(adjusted.predictor, files.bundle, setup.version, source, self.bundle.neighbors, self.data.workers)
         return adjusted
 
     def _evaluate(
