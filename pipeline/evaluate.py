@@ -136,7 +136,7 @@ class Evaluate:
         )
 
     def _run_grid(self, directory: Path, execution: Execution) -> EvaluateResult:
-        """Do the same with several members or sets of crops, all on the same images."""
+        """Classify the images with several members or sets of crops, score all combinations and track that."""
         model_uri = None if self.bundle is None else find_model_uri(self.bundle, self.tracking)
         references = self.runs or [model_uri or str(self.bundle)]
         members = open_members(references, self.tracking, self.data.dataset_name(), self.evaluation.engine, execution)

@@ -179,7 +179,7 @@ class Train:
         return execution
 
     def _check_backbone(self) -> None:
-        """Do that for the network."""
+        """Refuse a network that cannot be trained as is asked for, or cannot be saved."""
         self._check_trainable()
         if not is_tried(self.backbone.name):
             say(f"Nobody has tried the family of {self.backbone.name}: it is saved once as a bundle, untrained.")
@@ -198,7 +198,7 @@ class Train:
             self.backbone.check_checkpointing()
 
     def _check_freeze(self, *, pretrained: bool) -> None:
-        """Do that for a rule that tries nothing, which decides by the network's layers."""
+        """Refuse a rule without trials, which decides by the network's layers, if it does not fit them."""
         self.freeze.decide(FreezeContext(self.backbone.build_on_meta(), num_images=1, pretrained=pretrained))
 
     def _prepare(self, execution: Execution, files: RunDirectory) -> TrainingSetup:
