@@ -57,7 +57,7 @@ logger = logging.getLogger(__name__)
 
 START_SECONDS = 5.0  # imports and configuration, before the stage runs
 END_SECONDS = 5.0  # table and picture, after the winner's training
-LEAST_TRAINING_SECONDS = 25.0  # of a winner beside the frozen pass: head, bundle, test, report (README: 43 s in all)
+LEAST_TRAINING_SECONDS = 25.0  # of a winner beside the frozen pass: head, bundle, test, report
 SURE_SHARE = 0.8  # of the time left, in which the winner's pass must fit: it is measured once more when it is trained
 PASS_SHARE = 0.5  # of the time that one pass over all images may take, or a candidate is left out
 
