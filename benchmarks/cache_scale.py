@@ -17,7 +17,7 @@ from graftline.console import print_table
 from graftline.features import segment
 from graftline.features.activation_table import ActivationTable
 from graftline.features.digests import Digests, distinct, read_digests
-from graftline.features.store import ActivationStore, in_words
+from graftline.features.store import ActivationStore, format_bytes
 
 T = TypeVar("T")
 
@@ -70,7 +70,7 @@ def main(entries: int) -> None:
         index = sum((directory / name).stat().st_size for name in ("digests.npy", "order.npy", "shards.bin"))
         _, opening = timed(lambda: [one.digests for one in table.segments()])
         rows = [
-            ("index", f"{in_words(index)}, {index / entries:.1f} bytes per image"),
+            ("index", f"{format_bytes(index)}, {index / entries:.1f} bytes per image"),
             ("writing the table", f"{sorting + writing:.1f} s"),
             ("opening it, its checksum looked at", f"{opening:.2f} s"),
         ]

@@ -58,17 +58,17 @@ def _run(arguments: Sequence[str]) -> int:
 
 def _tell(typed: "Arguments") -> int:
     """Print help or a completion script."""
-    from graftline.pipeline.cli import help as told
     from graftline.pipeline.cli.completion import script
     from graftline.pipeline.cli.conf_files import directories
+    from graftline.pipeline.cli.help import show_stage, show_stages
 
     folders = directories(typed.config_dir)
     if typed.completion:
         sys.stdout.write(script(folders, typed.completion))
     elif typed.stage not in ("", "config"):
-        told.show_stage(folders, typed.stage)
+        show_stage(folders, typed.stage)
     else:
-        told.show_stages(folders)
+        show_stages(folders)
     return EXIT_DONE if typed.help or typed.completion else EXIT_MISTAKE
 
 

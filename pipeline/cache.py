@@ -10,7 +10,7 @@ from graftline.console import print_table, say, warn
 from graftline.errors import UserError
 from graftline.features.cache import Features
 from graftline.features.segment import Segment
-from graftline.features.store import SECONDS_PER_DAY, CacheEntryInfo, in_words
+from graftline.features.store import SECONDS_PER_DAY, CacheEntryInfo, format_bytes
 from graftline.pipeline.program import program
 from graftline.pipeline.stage import StageResult
 from graftline.training.kept_answer import forget_answers
@@ -35,7 +35,15 @@ class CacheResult(StageResult):
 
 @dataclass(frozen=True)
 class Cache:
-    """The stage ``cache`` (Hydra target of conf/cache.yaml)."""
+    """The stage ``cache`` (Hydra target of conf/cache.yaml).
+
+    Attributes:
+        features: the activation cache.
+        clear: what is removed. ``all``: every entry, the exported trunks, and what trainings have found out about
+            depths and caching. ``unused``: entries that were not used for ``days``, and the exported trunks. An entry's
+            name: that entry. None: nothing.
+        days: without use after which ``unused`` removes an entry, at least 0.
+    """
 
     features: Features
     clear: str | None = None
@@ -61,12 +69,15 @@ class Cache:
         removed, removed_bytes = [name for name, size in freed.items() if size > 0], sum(freed.values())
         trunks = store.trunk_bytes()
         table = [
-            ("activations", f"{in_words(sum(sizes.values()))} of {in_words(store.max_bytes)} (features.max_gb)"),
-            ("exported trunks", in_words(trunks)),
+            (
+                "activations",
+                f"{format_bytes(sum(sizes.values()))} of {format_bytes(store.max_bytes)} (features.max_gb)",
+            ),
+            ("exported trunks", format_bytes(trunks)),
         ]
         if self.clear is not None:
             number = "1 entry" if len(removed) == 1 else f"{len(removed)} entries"
-            table.append(("removed", f"{in_words(removed_bytes)} of {number}"))
+            table.append(("removed", f"{format_bytes(removed_bytes)} of {number}"))
         facts = {
             "entries": [{"name": name, "bytes": size} for name, size in sizes.items()],
             "bytes": sum(sizes.values()),
@@ -106,7 +117,7 @@ class Cache:
 
 def _row(entry: CacheEntryInfo) -> tuple[str, ...]:
     if not entry.is_readable:
-        return (entry.name, *[""] * 4, in_words(entry.bytes), "not readable", "")
+        return (entry.name, *[""] * 4, format_bytes(entry.bytes), "not readable", "")
     key = entry.headers[0].key
     dtypes = " and ".join(sorted({header.dtype for header in entry.headers}))
     return (
@@ -115,7 +126,7 @@ def _row(entry: CacheEntryInfo) -> tuple[str, ...]:
         str(key.get("boundary", "")),
         str(key.get("view", "plain")),
         f"{sum(header.images for header in entry.headers):,}",
-        in_words(entry.bytes),
+        format_bytes(entry.bytes),
         dtypes if entry.complete else f"{dtypes}, incomplete",
         _ago(time.time() - entry.used),
     )

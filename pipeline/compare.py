@@ -88,6 +88,7 @@ def _verdict(comparison: Comparison) -> str:
         (row,) = comparison.rows
         difference = format_difference(metric, row.differences[metric])
         return f"{row.name}: {row.verdict} ({HEADLINES[metric]} {difference} against {reference})"
-    told = [row.verdict for row in comparison.rows]
-    better, worse = told.count("better"), told.count("worse")
-    return f"{better} better, {worse} worse than {reference}, {len(told) - better - worse} without a difference shown"
+    verdicts = [row.verdict for row in comparison.rows]
+    better, worse = verdicts.count("better"), verdicts.count("worse")
+    neither = len(verdicts) - better - worse
+    return f"{better} better, {worse} worse than {reference}, {neither} without a difference shown"

@@ -36,7 +36,7 @@ from graftline.pipeline.bundles.source import open_model
 from graftline.pipeline.program import program
 from graftline.pipeline.retraining.trigger import UNITS, read_time
 from graftline.pipeline.stage import StageResult
-from graftline.report.drift_page import NAMES, DriftReport, in_words, write_drift_page
+from graftline.report.drift_page import NAMES, DriftReport, describe_chance, write_drift_page
 from graftline.report.thumbnails import Thumbnail, picture, thumbnails
 from graftline.tracking.drift_checks import drift_tags
 from graftline.tracking.tracking import Tracking
@@ -262,7 +262,7 @@ def _print(drift: Drift) -> None:
                 f"{change.distance:.3f}",
                 f"{change.usual:.3f}",
                 f"{change.limit:.3f}",
-                in_words(change.p_value),
+                describe_chance(change.p_value),
                 "rings" if change.rings else "",
             )
             for change in drift.changes

@@ -19,7 +19,7 @@ from graftline.errors import UserError
 from graftline.evaluation.calibration import FEWEST_IMAGES, CalibrationFit
 from graftline.evaluation.decision import DecisionFit
 from graftline.evaluation.evaluation import EvaluationResult
-from graftline.evaluation.grid import Candidate, GridRow, classify, measure, score_candidates
+from graftline.evaluation.grid import GridCandidate, GridRow, classify, measure, score_candidates
 from graftline.evaluation.predictions import predict_split
 from graftline.evaluation.selection import Selection, select_all, select_greedily, select_last, select_weighted
 from graftline.execution import Accelerator, Execution
@@ -346,8 +346,8 @@ class MakeEnsemble(Train):
         times = measure(grid, version.samples("test").paths, self.evaluation.batch_size)
         best, used = numbers.index(selection.best), shares > 0
         candidates = [
-            Candidate((selection.best,), "1", logits[best, 0], grid.decisions[best], float(times[best, 0])),
-            Candidate(tuple(selection.chosen), self.crops, mean, predictor.decision, float(times[used, -1].sum())),
+            GridCandidate((selection.best,), "1", logits[best, 0], grid.decisions[best], float(times[best, 0])),
+            GridCandidate(tuple(selection.chosen), self.crops, mean, predictor.decision, float(times[used, -1].sum())),
         ]
         given = result.predictions
         rows = score_candidates(

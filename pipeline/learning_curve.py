@@ -66,7 +66,20 @@ class LearningCurveResult(StageResult):
 
 @dataclass(frozen=True)
 class LearningCurveStage:
-    """The stage ``learning-curve`` (Hydra target of conf/learning-curve.yaml)."""
+    """The stage ``learning-curve`` (Hydra target of conf/learning-curve.yaml).
+
+    Attributes:
+        data: the images; those of the test split are not looked at.
+        backbone: the network whose head is fitted, to more and more images.
+        features: where its activations are cached.
+        tracking: where the run is logged, and ``data.parent`` looked up if it is a run or a model.
+        seeds: how many orders of the training images, at least 3; each gives a subset of each size. So many halves of
+            each class are left out, too.
+        resamples: how many give an interval, at least 100.
+        name: of the run in MLflow; None: “learning curve of” the network.
+        accelerator: where the activations are computed.
+        cluster: over which the frozen pass is spread.
+    """
 
     data: Ingest
     backbone: Backbone
@@ -172,10 +185,10 @@ def _print_curve(curve: LearningCurve) -> None:
     gains = [(f"{factor:g}", f"{factor * curve.images:,.0f}", gain_in_words(curve, factor)) for factor in FACTORS]
     print_table("What more labels would bring; 95 % intervals", ("times the labels", "labels", "accuracy"), gains)
     check = curve.check
-    told, low, high = (100 * value for value in (check.predicted.value, check.predicted.low, check.predicted.high))
+    predicted, low, high = (100 * value for value in (check.predicted.value, check.predicted.low, check.predicted.high))
     sentence = (
         f"Checked where it is known: from up to {check.size:,} labels, {curve.images:,} were expected to bring "
-        f"{told:+.1f} [{low:.1f}, {high:.1f}] points; they brought {100 * check.measured:+.1f}."
+        f"{predicted:+.1f} [{low:.1f}, {high:.1f}] points; they brought {100 * check.measured:+.1f}."
     )
     if check.holds:
         say(sentence)

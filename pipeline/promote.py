@@ -19,7 +19,7 @@ from graftline.pipeline.promotion.examination import Examination, Examined
 from graftline.pipeline.runs.code_digest import code_digest
 from graftline.pipeline.stage import StageResult
 from graftline.report.gate_tables import gate_markdown, print_gate
-from graftline.tracking.ledger import Decision, Kind, LedgerLine, require_short
+from graftline.tracking.ledger import ChampionDecision, Kind, LedgerLine, require_short
 from graftline.tracking.names import DATASET_DIGEST, STAGE, TEST_DIGEST
 from graftline.tracking.promotions import OvertakenError, Promotions, author, experiment_name, now
 from graftline.tracking.registry import ChangedBundleError, RegisteredVersion
@@ -221,7 +221,7 @@ class Promote:
             tracking=self.tracking,
             challenger=challenger,
             champion=standing.opponent(challenger.version),
-            was_rolled_back="" if rolled_back is None else _told(rolled_back),
+            rollback_reason=None if rolled_back is None else _told(rolled_back),
             accelerator=self.accelerator,
         )
 
@@ -292,14 +292,14 @@ class Promote:
 
     def _decision(
         self, standing: Standing, examination: Examination, examined: Examined, kind: Kind, run_id: str
-    ) -> Decision:
+    ) -> ChampionDecision:
         result, challenger, champion = examined.result, examination.challenger, examination.champion
         digests = bundle_digests(challenger, champion)
         for name, tag in (("dataset", DATASET_DIGEST), ("test", TEST_DIGEST)):
             digests[name] = challenger.tags.get(tag, "unknown")
         if not examined.is_of_the_moment:
             digests["gate"] = self._gate_digest
-        return Decision(
+        return ChampionDecision(
             model=standing.model,
             kind=kind,
             version=challenger.version,
@@ -316,7 +316,7 @@ class Promote:
             run_id=run_id,
         )
 
-    def _log(self, run: "Run", decision: Decision, examined: Examined, directory: Path) -> Decision:
+    def _log(self, run: "Run", decision: ChampionDecision, examined: Examined, directory: Path) -> ChampionDecision:
         """Write and log what was found; returns the decision with the digest of the file that has all of it."""
         result = examined.result
         file = directory / "verdict.json"
@@ -336,7 +336,7 @@ class Promote:
         return replace(decision, digests={**(decision.digests or {}), "verdict": sha256_file(file)})
 
 
-def _draw_flips(decision: Decision, examined: Examined, directory: Path) -> list[Path]:
+def _draw_flips(decision: ChampionDecision, examined: Examined, directory: Path) -> list[Path]:
     """Draw the images that turn from right to wrong, if there are any; returns the file."""
     flips, images = examined.result.flips, examined.images
     if images is None or flips.empty:
@@ -349,7 +349,7 @@ def _draw_flips(decision: Decision, examined: Examined, directory: Path) -> list
     return [save(figure, directory / "flips.png")]
 
 
-def _append(promotions: Promotions, standing: Standing, decision: Decision) -> LedgerLine:
+def _append(promotions: Promotions, standing: Standing, decision: ChampionDecision) -> LedgerLine:
     """Write the line, as long as nothing that it is based on has changed meanwhile.
 
     Raises:

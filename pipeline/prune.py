@@ -5,7 +5,7 @@ from pathlib import Path
 
 from graftline.console import print_table, warn
 from graftline.features.cache import Features
-from graftline.features.store import in_words
+from graftline.features.store import format_bytes
 from graftline.pipeline.retraining.keep import Keep, Removable, find_leftovers, find_old_versions, summarize
 from graftline.pipeline.retraining.keep_datasets import find_old_datasets
 from graftline.pipeline.stage import StageResult
@@ -15,7 +15,14 @@ from graftline.tracking.tracking import Tracking
 
 @dataclass(frozen=True)
 class Prune:
-    """The stage ``prune`` (Hydra target of conf/prune.yaml)."""
+    """The stage ``prune`` (Hydra target of conf/prune.yaml).
+
+    Attributes:
+        keep: what stays, by age and number.
+        features: whose cached activations are pruned.
+        tracking: where the models in use are looked up; refused versions are removed from its registry.
+        dry_run: whether it is only said what would be removed.
+    """
 
     keep: Keep
     features: Features
@@ -32,7 +39,7 @@ class Prune:
             *find_old_datasets(self.keep, self.tracking, Path(self.datasets)),
         ]
         if leftovers:
-            rows = [(one.name, one.kind, in_words(one.bytes), f"{one.days:,.0f} days") for one in leftovers]
+            rows = [(one.name, one.kind, format_bytes(one.bytes), f"{one.days:,.0f} days") for one in leftovers]
             title = "Would be removed" if self.dry_run else "To be removed"
             print_table(title, ("what", "", "size", "unused for"), rows)
         kept = [] if self.dry_run else [one for one in leftovers if not one.remove(store)]

@@ -8,7 +8,7 @@ from graftline.errors import UserError
 from graftline.pipeline.program import program
 from graftline.pipeline.promotion.decided_model import open_promotions
 from graftline.pipeline.stage import StageResult
-from graftline.tracking.ledger import Decision, LedgerLine, require_short
+from graftline.tracking.ledger import ChampionDecision, LedgerLine, require_short
 from graftline.tracking.names import STAGE
 from graftline.tracking.promotions import Promotions, author, experiment_name, now
 from graftline.tracking.registry import RegisteredVersion
@@ -118,9 +118,9 @@ class Rollback:
             run.set_tags({"graftline.ledger_line": str(line.number)})
         return line
 
-    def _decision(self, standing: Standing, target: RegisteredVersion, run_id: str) -> Decision:
+    def _decision(self, standing: Standing, target: RegisteredVersion, run_id: str) -> ChampionDecision:
         before = standing.champion
-        return Decision(
+        return ChampionDecision(
             model=standing.model,
             kind="rolled back",
             version=target.version,

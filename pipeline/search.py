@@ -39,10 +39,10 @@ from graftline.pipeline.training.result import TrainResult
 from graftline.report.search_figure import search_figure
 from graftline.report.style import save
 from graftline.search.candidates import Candidate, find_backbones, list_candidates
-from graftline.search.contestant import Contestant, PassSeconds
+from graftline.search.contestant import BuiltCandidate, PassSeconds
 from graftline.search.deeper import choose, digest_recipe, is_chosen_as_whole
 from graftline.search.history import ScoreFiles, SearchHistory
-from graftline.search.ledger import Ledger, in_words, nice_minutes
+from graftline.search.ledger import TimeLedger, format_seconds, nice_minutes
 from graftline.search.options import SearchOptions
 from graftline.search.rounds import PREPARE_SECONDS, TrainingImages
 from graftline.tracking.names import STAGE
@@ -57,7 +57,7 @@ logger = logging.getLogger(__name__)
 
 START_SECONDS = 5.0  # imports and configuration, before the stage runs
 END_SECONDS = 5.0  # table and picture, after the winner's training
-LEAST_TRAINING_SECONDS = 25.0  # of a winner beside the frozen pass: head, bundle, test, report (README: 43 s in all)
+LEAST_TRAINING_SECONDS = 25.0  # of a winner beside the frozen pass: head, bundle, test, report
 SURE_SHARE = 0.8  # of the time left, in which the winner's pass must fit: it is measured once more when it is trained
 PASS_SHARE = 0.5  # of the time that one pass over all images may take, or a candidate is left out
 
@@ -88,11 +88,11 @@ class Search(Train):
 
     def run(self, directory: Path) -> SearchResult:
         """Search, train the winner, test it once, track and register it."""
-        ledger = Ledger(60 * self.minutes, began=time.perf_counter() - START_SECONDS)
+        ledger = TimeLedger(60 * self.minutes, began=time.perf_counter() - START_SECONDS)
         execution = self.check()
         return self._with_fitting_networks()._search(directory, execution, ledger)
 
-    def _search(self, directory: Path, execution: Execution, ledger: Ledger) -> SearchResult:
+    def _search(self, directory: Path, execution: Execution, ledger: TimeLedger) -> SearchResult:
         files = RunDirectory(directory)
         with ledger.spend("images, networks"):
             setup = self._prepare(execution, files)
@@ -199,17 +199,17 @@ class Search(Train):
             raise UserError(f"SearchOptions.resume={reference} is no search that has scored anything: leave it out.")
         return directory
 
-    def _first(self, history: SearchHistory, setup: TrainingSetup) -> Contestant:
+    def _first(self, history: SearchHistory, setup: TrainingSetup) -> BuiltCandidate:
         """Build the first candidate whose activations can be computed ahead; those before it are left out."""
         for candidate in history.candidates:
             try:
-                return Contestant.of(candidate, setup)
+                return BuiltCandidate.of(candidate, setup)
             except UncuttableError as error:
                 history.outcomes[candidate.name] = f"not tried: {error}"
         raise UserError("None of these networks can be divided into a frozen part and a head: train one of them.")
 
     def _leave_out_slow(
-        self, history: SearchHistory, setup: TrainingSetup, ledger: Ledger, pass_seconds: PassSeconds
+        self, history: SearchHistory, setup: TrainingSetup, ledger: TimeLedger, pass_seconds: PassSeconds
     ) -> None:
         """Leave out the candidates whose pass over all images would take too much of the time.
 
@@ -225,14 +225,14 @@ class Search(Train):
             enough = nice_minutes(ledger.budget - ledger.left + (passes[fastest] + LEAST_TRAINING_SECONDS) / PASS_SHARE)
             raise UserError(
                 f"{self.minutes:g} minute{'s are' if self.minutes != 1 else ' is'} not enough for {images:,} images: "
-                f"one pass of {fastest}, the fastest, takes about {in_words(passes[fastest])}; give "
+                f"one pass of {fastest}, the fastest, takes about {format_seconds(passes[fastest])}; give "
                 f"Search.minutes={enough}."
             )
         limit = max(PASS_SHARE * ledger.left, passes[fastest])
         for name, seconds in passes.items():
             if seconds > limit:
                 history.outcomes[name] = (
-                    f"not tried, as one pass over all images would take more than {in_words(limit)}"
+                    f"not tried, as one pass over all images would take more than {format_seconds(limit)}"
                 )
 
     def _tell_choice(self, history: SearchHistory, chosen: Candidate, setup: TrainingSetup, run: "Run") -> None:
@@ -263,7 +263,7 @@ class Search(Train):
                     child.log_metrics({f"{one.depth}/{key}": value for key, value in values.items()}, step=one.images)
 
     def _train_winner(
-        self, winner: Winner, setup: TrainingSetup, ledger: Ledger, *, whole: bool
+        self, winner: Winner, setup: TrainingSetup, ledger: TimeLedger, *, whole: bool
     ) -> tuple[TrainResult, bool]:
         """Train the winner for the rest of the time, its head alone where that is too short.
 
@@ -284,7 +284,7 @@ class Search(Train):
         members, each = self._share(setup, seconds)
         how = ", nothing frozen, as it was chosen," if whole else ""
         what = f"{members} models of {winner.backbone.name}" if members > 1 else winner.backbone.name
-        say(f"\nTraining {what}{how} with the {in_words(ledger.left)} that are left.")
+        say(f"\nTraining {what}{how} with the {format_seconds(ledger.left)} that are left.")
         if members > 1:
             return self._train_members(winner, setup, members, each, whole=whole)
         kept: list[KeyboardInterrupt] = []

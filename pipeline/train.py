@@ -38,9 +38,10 @@ from graftline.pipeline.runs.directory import TRACKED_AT, RunDirectory
 from graftline.pipeline.runs.setup import log_setup
 from graftline.pipeline.training.bundle import best_epoch_in_words, card_of, is_saved
 from graftline.pipeline.training.calibration import Adjustment, Wanted, adjust
+from graftline.pipeline.training.drift_reference import leave_reference
 from graftline.pipeline.training.further_process import announced
 from graftline.pipeline.training.model_card import write_model_card
-from graftline.pipeline.training.neighbors import leave_images
+from graftline.pipeline.training.neighbors import leave_neighbors
 from graftline.pipeline.training.result import (
     NOT_TESTED,
     TrainOutcome,
@@ -89,7 +90,30 @@ NEEDED = ("train", "validation")  # splits without which there is no training
 
 @dataclass(frozen=True)
 class Train:
-    """The stage ``train`` (Hydra target of conf/train.yaml)."""
+    """The stage ``train`` (Hydra target of conf/train.yaml).
+
+    Attributes:
+        data: the images, and how they are split.
+        augment: what may happen to a training image.
+        backbone: the pretrained network.
+        freeze: the rule that decides which layers are frozen, and for how many epochs the others are trained.
+        features: whether and where the activations of the frozen layers are cached.
+        optim: makes the optimizer; with ``lr`` None, the learning rate is the freeze rule's.
+        schedule: (step, steps in all) → factor on the learning rate.
+        trainer: makes Lightning's trainer; with ``max_epochs`` None, the epochs are the freeze rule's.
+        evaluation: how the test images are classified and scored.
+        tracking: where the run is logged and the model registered.
+        train: how to train: batch size, losses, patience.
+        bundle: which images the bundle keeps.
+        name: of the run in MLflow; None: network, what of it is trained, image size and seed.
+        seed: of the head's weights, of dropout, and of the order, augmentation and mixing of images; 0 to 2^32 - 1.
+        minutes: that the whole training may take, test included: depth and length are cut to it; None: there is no
+            limit.
+        decision: the rule that chooses, on validation images, which class is answered.
+        sets: share of new images whose set of classes is to hold the true one; None: no sets are given.
+        refuse: share of the images of known classes that may be refused as none of them; None: nothing is refused.
+        cluster: over which the frozen pass is spread.
+    """
 
     data: Ingest
     augment: Policy
@@ -136,6 +160,9 @@ class Train:
                 trained = self._train(setup, decision, files, resume=resume, events=events, deadline=deadline)
             self._save_bundle(setup, decision, trained, files)
             adjusted = self._adjust(setup, events.source, files)
+            leave_reference(adjusted.predictor, files.bundle, setup.version, events.source, self.data.workers)
+            if self.bundle.neighbors > 0:
+                leave_neighbors(adjusted.predictor, files.bundle, setup.version, events.source, self.bundle.neighbors)
             result = self._evaluate(setup, events.source, adjusted.predictor)
             beyond = look_beyond(result, setup.version, files.test, self.evaluation, self.tracking)
             outcome = TrainOutcome(
@@ -176,7 +203,7 @@ class Train:
         return execution
 
     def _check_backbone(self) -> None:
-        """Do that for the network."""
+        """Refuse a network that cannot be trained as is asked for, or cannot be saved."""
         self._check_trainable()
         if not is_tried(self.backbone.name):
             say(f"Nobody has tried the family of {self.backbone.name}: it is saved once as a bundle, untrained.")
@@ -195,7 +222,7 @@ class Train:
             self.backbone.check_checkpointing()
 
     def _check_freeze(self, *, pretrained: bool) -> None:
-        """Do that for a rule that tries nothing, which decides by the network's layers."""
+        """Refuse a rule without trials, which decides by the network's layers, if it does not fit them."""
         self.freeze.decide(FreezeContext(self.backbone.build_on_meta(), num_images=1, pretrained=pretrained))
 
     def _prepare(self, execution: Execution, files: RunDirectory) -> TrainingSetup:
@@ -383,7 +410,6 @@ class Train:
         adjusted = adjust(predictor, files.bundle, setup.version, source, self._wanted, self.seed)
         for sentence in adjusted.sentences:
             say(sentence)
-        leave_images(adjusted.predictor, files.bundle, setup.version, source, self.bundle.neighbors, self.data.workers)
         return adjusted
 
     def _evaluate(

@@ -14,7 +14,7 @@ from graftline.evaluation.gate import Gate
 from graftline.pipeline.cli import compose
 from graftline.pipeline.promote import PromoteResult, Verdict
 from graftline.pipeline.stage import StageResult
-from graftline.tracking.ledger import Decision
+from graftline.tracking.ledger import ChampionDecision
 from graftline.tracking.promotions import Promotions, author, now
 from graftline.tracking.tracking import Tracking
 
@@ -66,7 +66,7 @@ def crown(version: int) -> None:
     """Make a version champion without a gate."""
     promotions = Promotions(Tracking(), "dusk", Path("ledger"))
     standing = promotions.read_sound()
-    made = Decision("dusk", "promoted", version, standing.champion, version, author(), now())
+    made = ChampionDecision("dusk", "promoted", version, standing.champion, version, author(), now())
     promotions.finish(promotions.append(standing, made))
 
 

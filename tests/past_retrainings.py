@@ -13,7 +13,7 @@ from graftline.data.sources.folder import Folder
 from graftline.data.split import Split
 from graftline.pipeline.retrain import _failure_noted
 from graftline.pipeline.retraining.situation import Situation
-from graftline.tracking.ledger import Decision, Kind
+from graftline.tracking.ledger import ChampionDecision, Kind
 from graftline.tracking.names import STAGE
 from graftline.tracking.promotions import Promotions, author, now
 from graftline.tracking.retrainings import AFTER, KEY, MODEL, RECIPE, RETRAIN, Retrainings, decided_tags
@@ -96,7 +96,7 @@ class Past:
         standing = promotions.read_sound()
         champion = standing.champion
         after = champion if kind == "refused" else number
-        decision = Decision(NAME, kind, number, champion, after, author(), now(), compared_with=champion)
+        decision = ChampionDecision(NAME, kind, number, champion, after, author(), now(), compared_with=champion)
         images = {"dataset": self.look().version.digest}
         line = promotions.append(standing, replace(decision, digests=images))
         promotions.finish(line)

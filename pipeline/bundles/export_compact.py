@@ -13,7 +13,7 @@ from graftline.bundle.predictor import Predictor
 from graftline.console import counted, print_table, say, warn
 from graftline.data.loaders import decode_sample
 from graftline.data.version import DatasetVersion, Samples, order_by_content
-from graftline.evaluation.compact import Measured, measure
+from graftline.evaluation.compact import CompactComparison, measure
 from graftline.evaluation.metrics import Interval, format_interval, format_score
 from graftline.execution import Execution
 from graftline.files import check_replaceable
@@ -92,7 +92,7 @@ def _compare(
     samples: Samples,
     run: Callable[[np.ndarray], np.ndarray],
     small: Callable[[np.ndarray], np.ndarray],
-) -> Measured:
+) -> CompactComparison:
     rows = order_by_content(samples.sha256)[:COMPARED]
     labels = version.renumber(samples.labels[rows], predictor.class_names)
     images = ((decode_sample(samples, row), label) for row, label in zip(rows.tolist(), labels.tolist(), strict=True))
@@ -100,7 +100,7 @@ def _compare(
         return measure(run, small, images, predictor.decision, advance)
 
 
-def _tell(found: Measured, kind: CompactFormat, files: tuple[Path, Path], objection: str | None) -> None:
+def _tell(found: CompactComparison, kind: CompactFormat, files: tuple[Path, Path], objection: str | None) -> None:
     """Print the table of both."""
     verdicts = ("the float one", "kept" if objection is None else "not kept")
     medians = np.median(found.milliseconds, axis=0)

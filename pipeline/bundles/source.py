@@ -14,7 +14,7 @@ from graftline.execution import Execution
 from graftline.pipeline.program import program
 from graftline.pipeline.runs.choice import is_of_run
 from graftline.pipeline.runs.directory import RunDirectory
-from graftline.serving.origin import Folder, Origin, Registered, Source
+from graftline.serving.origin import BundleFolder, ModelSource, Origin, Registered
 from graftline.tracking.registry import NUM_LISTED, Registry
 from graftline.tracking.tracking import Tracking
 
@@ -62,7 +62,7 @@ def find_model_uri(reference: str, tracking: Tracking) -> str | None:
     return tracking.registry().version(reference).uri if reference.startswith(REGISTERED) else None
 
 
-def find_source(reference: str, tracking: Tracking) -> Source:
+def find_source(reference: str, tracking: Tracking) -> ModelSource:
     """Return where a model comes from.
 
     Args:
@@ -81,7 +81,7 @@ def find_source(reference: str, tracking: Tracking) -> Source:
             _check_name(reference, registry)
         return Registered(reference, registry)
     bundle = find_bundle(reference, tracking)
-    return Folder(bundle, bundle.resolve().parent.name if bundle.name == "bundle" else bundle.resolve().name)
+    return BundleFolder(bundle, bundle.resolve().parent.name if bundle.name == "bundle" else bundle.resolve().name)
 
 
 def _has_bundle(directory: Path) -> bool:

@@ -15,7 +15,7 @@ STILL_SECONDS = 2.0  # within a clock tick of a file system, a second change may
 
 
 @dataclass
-class Watch:
+class FolderWatch:
     """What was seen, as JSON between two looks.
 
     Attributes:
@@ -96,8 +96,8 @@ def _list(folder: str) -> tuple[int, list[str]]:
     return files, inner
 
 
-def look(cursor: dict[str, Any] | None, root: str) -> Watch:
+def look(cursor: dict[str, Any] | None, root: str) -> FolderWatch:
     """Return what is there now, from what was there before."""
-    watch = Watch(**cursor) if cursor else Watch()
+    watch = FolderWatch(**cursor) if cursor else FolderWatch()
     watch.look(root, time.time())
     return watch

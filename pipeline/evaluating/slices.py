@@ -52,7 +52,7 @@ def write_slices(predictions: Predictions, version: DatasetVersion, directory: P
 
 
 def write_known_slices(predictions: Predictions, version: DatasetVersion, directory: Path) -> SliceReport | None:
-    """Do the same by what the ingest knows of the images, none of which is opened; None where that divides nothing."""
+    """Score and write slices by what the ingest knows, without opening an image; None where that divides nothing."""
     columns = _of_manifest(version, predictions.sha256, (*COLUMNS, "width", "height"))
     width, height = columns.pop("width"), columns.pop("height")
     shape = pd.DataFrame({"aspect": width / height, "megapixels": width * height / 1e6})

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from graftline.features.store import in_words
+from graftline.features.store import format_bytes
 from graftline.pipeline.health.finding import Finding, broken, new_environment, ok, warning
 from graftline.pipeline.program import program
 from graftline.scheduling.local_time import local_timezone
@@ -126,11 +126,11 @@ def check_shared_memory(folder: Path = SHARED_MEMORY, needed: int = NEEDED_SHARE
     if room.free < needed:
         yield warning(
             "shared memory",
-            f"{in_words(room.free)} of {in_words(room.total)} free in {folder}, loader processes take up to "
-            f"{in_words(needed)}: docker run --shm-size 1g, or train.workers=0",
+            f"{format_bytes(room.free)} of {format_bytes(room.total)} free in {folder}, loader processes take up to "
+            f"{format_bytes(needed)}: docker run --shm-size 1g, or train.workers=0",
         )
     else:
-        yield ok("shared memory", f"{in_words(room.free)} free in {folder}")
+        yield ok("shared memory", f"{format_bytes(room.free)} free in {folder}")
 
 
 def check_disk(folders: Sequence[str]) -> Iterator[Finding]:
@@ -153,12 +153,12 @@ def _judge_folder(place: Path) -> tuple[str, str]:
         return "broken", f"{place} may not be written to; change its owner or rights, or work in another directory"
     free = shutil.disk_usage(place).free
     if free < MIN_BYTES:
-        text = f"{in_words(free)} free, too little for a run"
+        text = f"{format_bytes(free)} free, too little for a run"
         return "broken", f"{text}; {program()} prune and {program()} cache clear=unused free more"
     if free < FEW_BYTES:
-        text = f"{in_words(free)} free, less than the activation cache may take; {program()} prune frees some, and "
+        text = f"{format_bytes(free)} free, less than the activation cache may take; {program()} prune frees some, and "
         return "warning", f"{text}features.max_gb=5 lets it take less"
-    return "ok", f"{in_words(free)} free"
+    return "ok", f"{format_bytes(free)} free"
 
 
 def check_locale() -> Iterator[Finding]:

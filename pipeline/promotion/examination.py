@@ -92,7 +92,7 @@ class Examination:
         tracking: where the versions are registered.
         challenger: the new version.
         champion: the version that it is compared with; None: it is the first.
-        was_rolled_back: whether the challenger has been champion, and was rolled back.
+        rollback_reason: why the challenger, which has been champion, was rolled back, in a sentence; None: it was not.
         accelerator: where they are run.
     """
 
@@ -100,7 +100,7 @@ class Examination:
     tracking: Tracking
     challenger: RegisteredVersion
     champion: RegisteredVersion | None
-    was_rolled_back: str = ""
+    rollback_reason: str | None = None
     accelerator: Accelerator = "auto"
 
     def run(self) -> Examined:
@@ -215,8 +215,8 @@ class Examination:
         )
 
     def _not_rolled_back(self) -> list[Guard]:
-        reason = self.was_rolled_back
-        return [Guard("rolled back", "", "yes", "", passed=False, reason=reason)] if reason else []
+        reason = self.rollback_reason
+        return [] if reason is None else [Guard("rolled back", "", "yes", "", passed=False, reason=reason)]
 
 
 def _same_test(before: DatasetVersion | None, now: DatasetVersion, most: float) -> list[Guard]:

@@ -18,7 +18,7 @@ from typing import Protocol
 from graftline.console import warn
 from graftline.errors import UserError, first_line
 from graftline.features.segment import Segment
-from graftline.features.store import SECONDS_PER_DAY, ActivationStore, in_words
+from graftline.features.store import SECONDS_PER_DAY, ActivationStore, format_bytes
 from graftline.locks import Lock
 from graftline.pipeline.runs.directory import RunDirectory
 from graftline.tracking.models_in_use import UsedRun, is_elsewhere
@@ -310,5 +310,5 @@ def summarize(leftovers: Sequence[Removable]) -> str:
     parts = []
     for kind in dict.fromkeys(one.kind for one in leftovers):
         some = [one for one in leftovers if one.kind == kind]
-        parts.append(f"{len(some)} x {kind} ({in_words(sum(one.bytes for one in some))})")
+        parts.append(f"{len(some)} x {kind} ({format_bytes(sum(one.bytes for one in some))})")
     return ", ".join(parts) or "nothing"

@@ -16,7 +16,7 @@ from graftline.pipeline.training.result import TrainResult
 from graftline.report.search_figure import Picture
 from graftline.search.candidates import Candidate
 from graftline.search.history import HEAD, WHOLE, Depth, SearchHistory
-from graftline.search.ledger import Ledger, in_words
+from graftline.search.ledger import TimeLedger, format_seconds
 from graftline.search.outlook import Outlook, look_ahead
 from graftline.search.rounds import NO_TIME
 from graftline.training.fit_directory import FitDirectory
@@ -57,7 +57,7 @@ class Found:
     history: SearchHistory
     chosen: Candidate
     trained: TrainResult
-    ledger: Ledger
+    ledger: TimeLedger
     minutes: float
     interrupted: bool = False
 
@@ -231,7 +231,7 @@ def summarize_search(found: Found, run_id: str, picture: str) -> SearchResult:
             ("chosen", found.chosen.name),
             ("validation", f"{format_score('accuracy', validation['val/accuracy'])}, which the choice has not seen"),
             *trained.table,
-            ("time", f"{in_words(found.ledger.now)} of {in_words(found.ledger.budget)}"),
+            ("time", f"{format_seconds(found.ledger.now)} of {format_seconds(found.ledger.budget)}"),
             ("picture", picture),
         ],
     )

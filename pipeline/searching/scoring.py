@@ -10,11 +10,11 @@ from graftline.freezing.rule import FreezeRule
 from graftline.freezing.rules import AllButHead
 from graftline.processes import Terminated
 from graftline.search.candidates import Candidate
-from graftline.search.contestant import Contestant, PassSeconds
+from graftline.search.contestant import BuiltCandidate, PassSeconds
 from graftline.search.deeper import choose, train_deeper
 from graftline.search.halving import first_images
 from graftline.search.history import HEAD, ScoreFiles, SearchHistory
-from graftline.search.ledger import Ledger, in_words
+from graftline.search.ledger import TimeLedger, format_seconds
 from graftline.search.rounds import PREPARE_SECONDS, HeadRounds, TrainingImages
 from graftline.training.forecast import EXPORT_SECONDS
 from graftline.training.setup import TrainingSetup
@@ -42,9 +42,9 @@ class Scoring:
     history: SearchHistory
     setup: TrainingSetup
     images: TrainingImages
-    ledger: Ledger
+    ledger: TimeLedger
     scores: ScoreFiles
-    first: Contestant
+    first: BuiltCandidate
     pass_seconds: PassSeconds
 
     def run(self, checkpoints: Path) -> bool:
@@ -103,7 +103,7 @@ def no_rounds(
     needed = sum(PREPARE_SECONDS + EXPORT_SECONDS + number * pass_seconds.of(one) for one in new)
     if needed > seconds:
         return (
-            f"comparing two candidates takes about {in_words(needed)}, more than the {in_words(max(seconds, 0))} that "
-            "a search may take of this time"
+            f"comparing two candidates takes about {format_seconds(needed)}, more than the "
+            f"{format_seconds(max(seconds, 0))} that a search may take of this time"
         )
     return None

@@ -114,7 +114,7 @@ class Winner:
         return self._run(TRAIN_FOLDER, {**changes, "minutes": minutes}, {**configured, "minutes": minutes}, kind)
 
     def train_head(self) -> TrainResult:
-        """Do the same with its head alone, which takes seconds where the activations are there."""
+        """Train its head alone, in seconds where the activations are there; test, track and register that."""
         changes, configured = self._freeze(AllButHead)
         return self._run(HEAD_FOLDER, {**changes, "minutes": None}, {**configured, "minutes": None})
 

@@ -11,34 +11,10 @@ from graftline.bundle.save import keep_neighbors
 from graftline.console import counted, warn
 from graftline.data.version import DatasetVersion, order_by_content
 from graftline.pipeline.training.calibration import are_embeddings
-from graftline.pipeline.training.drift_reference import leave_reference
 from graftline.report.thumbnails import thumbnails
 from graftline.training.training_source import TrainingSource
 
 SIDE = 112  # px, of the longer side: 3 to 4 kB
-
-
-def leave_images(
-    predictor: Predictor,
-    bundle: Path,
-    version: DatasetVersion,
-    source: TrainingSource | None,
-    neighbors: int,
-    workers: int,
-) -> None:
-    """Put into a bundle what later images are compared with: the reference, and, if any are asked for, training images.
-
-    Args:
-        predictor: the bundle's, calibrated.
-        bundle: its directory.
-        version: has the images.
-        source: what it was trained on last.
-        neighbors: how many training images, at most.
-        workers: threads that look at images; 0: one per core.
-    """
-    leave_reference(predictor, bundle, version, source, workers)
-    if neighbors > 0:
-        leave_neighbors(predictor, bundle, version, source, neighbors)
 
 
 def leave_neighbors(

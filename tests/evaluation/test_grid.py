@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score, log_loss
 
 from graftline.bundle.decision import MOST_PROBABLE, Decision
 from graftline.bundle.predictor import softmax
-from graftline.evaluation.grid import Candidate, compare, frontier, mean_over, score_candidates
+from graftline.evaluation.grid import GridCandidate, compare, frontier, mean_over, score_candidates
 from graftline.evaluation.metrics import score
 
 
@@ -56,10 +56,10 @@ def test_one_candidate_has_its_logits_in_memory_at_a_time() -> None:
     logits, labels = grid_logits(5, 1, 40, 3)
     alive, made = list[int](), list[ref[np.ndarray]]()
 
-    def candidates() -> Iterator[Candidate]:
+    def candidates() -> Iterator[GridCandidate]:
         for number, of_member in enumerate(logits[:, 0]):
             alive.append(sum(one() is not None for one in made))
-            candidate = Candidate((number,), "1", of_member.copy(), MOST_PROBABLE, 1.0)
+            candidate = GridCandidate((number,), "1", of_member.copy(), MOST_PROBABLE, 1.0)
             made.append(ref(candidate.logits))
             yield candidate
             del candidate

@@ -19,7 +19,7 @@ from graftline.bundle.save import add_to_card
 from graftline.data.decode import decode_rgb
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
-from graftline.evaluation.compact import Measured, measure
+from graftline.evaluation.compact import CompactComparison, measure
 from graftline.execution import Execution
 from graftline.files import write_json
 from graftline.pipeline.export import Export, _left_out
@@ -52,7 +52,7 @@ def test_what_is_kept_computes_what_the_model_does(
     place: Path, kind: CompactFormat, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """How fast each is differs from machine to machine: here it counts as faster, whatever was measured."""
-    monkeypatch.setattr(Measured, "objection", lambda *_: None)
+    monkeypatch.setattr(CompactComparison, "objection", lambda *_: None)
     found = Export(Tracking(), str(place / "bundle"), kind, str(place / kind), directory=str(place)).run(place)
     told = " ".join(capsys.readouterr().out.split())
     assert "30 validation images, one at a time, in turns" in told
@@ -71,7 +71,7 @@ def test_what_is_kept_computes_what_the_model_does(
 def test_the_float_one_takes_its_place(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Measured, "objection", lambda *_: "it is slower")
+    monkeypatch.setattr(CompactComparison, "objection", lambda *_: "it is slower")
     export = Export(Tracking(), str(place / "bundle"), "onnx-int8", str(place / "slow"), directory=str(place))
     stale = place / "slow" / f"{place.name}-int8.onnx"
     stale.parent.mkdir()
@@ -121,11 +121,11 @@ def test_without_the_training_images(place: Path) -> None:
         Export(Tracking(), str(place / "bundle"), max_loss=0)
 
 
-def made_up(ratio: float, lost: int, count: int = 400) -> Measured:
+def made_up(ratio: float, lost: int, count: int = 400) -> CompactComparison:
     times = np.random.default_rng(0).uniform(9, 11, (count, 2)) * (1, ratio)
     right = np.ones((count, 2), bool)
     right[:lost, 1] = False
-    return Measured(times, right, 0.1)
+    return CompactComparison(times, right, 0.1)
 
 
 def test_what_is_surely_faster_and_surely_no_worse_is_kept() -> None:

@@ -18,7 +18,7 @@ from graftline.report.gate_tables import gate_markdown, print_gate
 from graftline.report.history_figure import MOST_ROWS, history_figure
 from graftline.report.history_tables import print_history
 from graftline.report.style import png
-from graftline.tracking.ledger import Author, Decision, Kind, LedgerLine
+from graftline.tracking.ledger import Author, ChampionDecision, Kind, LedgerLine
 
 
 def chain(*steps: tuple[Kind, int | None, int | None]) -> list[LedgerLine]:
@@ -27,7 +27,7 @@ def chain(*steps: tuple[Kind, int | None, int | None]) -> list[LedgerLine]:
         before = lines[-1].decision.after if lines else None
         at = f"2026-01-{1 + number % 28:02}T03:00:00+00:00"
         reasons = ("The accuracy is surely worse: 3.1 to 9.9 points are lost.",) if kind == "refused" else ()
-        made = Decision("pets", kind, version, before, after, Author("me", "here"), at, before, reasons)
+        made = ChampionDecision("pets", kind, version, before, after, Author("me", "here"), at, before, reasons)
         lines.append(LedgerLine.after(lines[-1] if lines else None, made))
     return lines
 

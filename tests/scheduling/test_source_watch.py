@@ -10,7 +10,7 @@ import pytest
 import source_watch
 from plain_name import plain_name
 from result_metadata import describe
-from source_watch import Watch
+from source_watch import FolderWatch
 
 OLD = time.time_ns() - 60 * 10**9
 
@@ -26,9 +26,9 @@ def add(root: Path, *names: str) -> None:
         os.utime(folder, ns=(OLD + number, OLD + number))
 
 
-def look(watch: Watch, root: Path, now: float) -> Watch:
+def look(watch: FolderWatch, root: Path, now: float) -> FolderWatch:
     """Look once more, by way of a cursor."""
-    again = Watch(**json.loads(json.dumps(watch.to_json())))
+    again = FolderWatch(**json.loads(json.dumps(watch.to_json())))
     again.look(str(root), now)
     return again
 
@@ -36,7 +36,7 @@ def look(watch: Watch, root: Path, now: float) -> Watch:
 def test_new_files_are_counted_until_a_run_is_asked_for(tmp_path: Path) -> None:
     now = time.time()
     add(tmp_path, "cat/1.jpg", "cat/2.jpg", "dog/old/3.jpg", "dog/.hidden")
-    watch = look(Watch(), tmp_path, now)
+    watch = look(FolderWatch(), tmp_path, now)
     assert (watch.count, watch.new, watch.since) == (3, 3, now)
     assert watch.is_due(3, 24, now)
     assert not watch.is_due(4, 24, now)
@@ -52,7 +52,7 @@ def test_new_files_are_counted_until_a_run_is_asked_for(tmp_path: Path) -> None:
 
 def test_of_fewer_files_none_is_new(tmp_path: Path) -> None:
     add(tmp_path, *(f"cat/{number}" for number in range(5)))
-    watch = look(Watch(), tmp_path, time.time())
+    watch = look(FolderWatch(), tmp_path, time.time())
     watch.start_anew()
     for number in range(3):
         (tmp_path / "cat" / str(number)).unlink()
@@ -72,7 +72,7 @@ def test_only_what_has_changed_is_listed(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(source_watch, "_list", noted)
     add(tmp_path, "cat/1", "dog/2")
-    watch = look(Watch(), tmp_path, time.time())
+    watch = look(FolderWatch(), tmp_path, time.time())
     assert sorted(listed[1:]) == ["cat", "dog"]
     listed.clear()
     watch = look(watch, tmp_path, time.time())
@@ -87,7 +87,7 @@ def test_a_change_within_a_tick_of_the_clock_is_seen(tmp_path: Path) -> None:
     (tmp_path / "1").touch()
     now = time.time()
     os.utime(tmp_path, (now, now))
-    watch = look(Watch(), tmp_path, now)
+    watch = look(FolderWatch(), tmp_path, now)
     (tmp_path / "2").touch()
     os.utime(tmp_path, (now, now))
     assert look(watch, tmp_path, now + 10).count == 2
@@ -96,7 +96,7 @@ def test_a_change_within_a_tick_of_the_clock_is_seen(tmp_path: Path) -> None:
 def test_links_are_followed_once_and_a_lost_folder_is_told(tmp_path: Path) -> None:
     add(tmp_path, "images/cat/1")
     (tmp_path / "images" / "cat" / "back").symlink_to(tmp_path / "images")
-    watch = look(Watch(), tmp_path / "images", time.time())
+    watch = look(FolderWatch(), tmp_path / "images", time.time())
     assert watch.count == 1
     with pytest.raises(FileNotFoundError):
         watch.look(str(tmp_path / "unmounted"), time.time())
@@ -106,7 +106,7 @@ def test_links_are_followed_once_and_a_lost_folder_is_told(tmp_path: Path) -> No
 def test_a_table_is_new_when_its_time_is(tmp_path: Path) -> None:
     table = tmp_path / "labels.csv"
     table.touch()
-    watch = look(Watch(), table, time.time())
+    watch = look(FolderWatch(), table, time.time())
     assert watch.new == 1
     watch.start_anew()
     watch = look(watch, table, time.time())

@@ -29,7 +29,7 @@ from graftline.search.contestant import PassSeconds
 from graftline.search.deeper import choose, digest_recipe, hold_out, train_deeper
 from graftline.search.halving import judge
 from graftline.search.history import HEAD, WHOLE, ScoredCandidate, ScoreFiles, SearchHistory
-from graftline.search.ledger import Ledger
+from graftline.search.ledger import TimeLedger
 from graftline.search.rounds import HeadRounds, TrainingImages
 from graftline.training.recipe import Recipe
 from graftline.training.schedule import constant
@@ -127,7 +127,7 @@ def test_those_that_heads_cannot_tell_apart_are_trained(
     setup: TrainingSetup, larger: DatasetVersion, history: SearchHistory, tmp_path: Path
 ) -> None:
     setup = replace(setup, version=larger)
-    images, ledger = TrainingImages.of(setup), Ledger(60.0)
+    images, ledger = TrainingImages.of(setup), TimeLedger(60.0)
     files = ScoreFiles(tmp_path / "scores", setup.version.digest)
     train_deeper(
         setup, history, images, ledger, files, tmp_path / "fits", until=20.0, pass_seconds=PassSeconds(0.03, 1e-12)
@@ -146,7 +146,7 @@ def test_those_that_heads_cannot_tell_apart_are_trained(
     assert not list((tmp_path / "fits").glob("trial/*"))
     assert choose(history) in history.candidates
     again = SearchHistory(history.candidates, [], {}, history.verdicts)  # a little more time: nothing is trained anew
-    train_deeper(setup, again, images, Ledger(60.0), files, tmp_path / "fits", 21.0, PassSeconds(0.0, 1e-12))
+    train_deeper(setup, again, images, TimeLedger(60.0), files, tmp_path / "fits", 21.0, PassSeconds(0.0, 1e-12))
     assert [one.seconds for one in again.scored] == [one.seconds for one in whole]
 
 
@@ -165,7 +165,7 @@ def test_too_few_to_hold_out_choose_nothing(
 ) -> None:
     caplog.set_level("INFO")
     files, seen = ScoreFiles(tmp_path / "scores", setup.version.digest), TrainingImages.of(setup)
-    train_deeper(setup, history, seen, Ledger(60.0), files, tmp_path / "fits", 20.0, PassSeconds(0.1, 1e-12))
+    train_deeper(setup, history, seen, TimeLedger(60.0), files, tmp_path / "fits", 20.0, PassSeconds(0.1, 1e-12))
     assert all(one.depth == HEAD for one in history.scored)
     assert "Too few training images to hold out some and compare the best 2 trained as a whole" in caplog.text
 
@@ -182,13 +182,20 @@ def test_without_time_the_heads_decide(
     files = ScoreFiles(tmp_path / "scores", setup.version.digest)
     images = TrainingImages.of(setup)
     train_deeper(
-        setup, history, images, Ledger(60.0), files, tmp_path / "fits", until=1.0, pass_seconds=PassSeconds(0.0, 1.0)
+        setup,
+        history,
+        images,
+        TimeLedger(60.0),
+        files,
+        tmp_path / "fits",
+        until=1.0,
+        pass_seconds=PassSeconds(0.0, 1.0),
     )
     assert all(one.depth == HEAD for one in history.scored)
     assert choose(history) is history.candidates[0]
     monkeypatch.setattr(deeper, "seconds_per_image", lambda _setup: 0.9)
     caplog.set_level("INFO")
-    train_deeper(setup, history, images, Ledger(60.0), files, tmp_path / "fits", 30.0, PassSeconds(0.1, 1e-12))
+    train_deeper(setup, history, images, TimeLedger(60.0), files, tmp_path / "fits", 30.0, PassSeconds(0.1, 1e-12))
     number = hold_out(setup.version, images).num_images("train")
     assert f"no time, as {number} images would take {number} s" in caplog.text
 
@@ -222,7 +229,7 @@ def test_scores_that_are_taken_over_count_however_short_the_time_is(
         for number in (18, 36):
             score = HeadScore(np.full(number, 0.5), np.ones(number), 1.0)
             files.save(ScoredCandidate(candidate, number, score, 60.0, 60.0))
-    ledger = Ledger(60.0)
+    ledger = TimeLedger(60.0)
     all_images, slow = images(setup.version), PassSeconds(0.0, 1.0)
     HeadRounds(setup, fresh, all_images, ledger, files, {}, slow).run(until=ledger.now)
     assert [one.images for one in fresh.scored] == [18, 18, 18, 36, 36]

@@ -17,7 +17,7 @@ from graftline.serving.app import Service
 from graftline.serving.explanation import Explainer
 from graftline.serving.limits import Limits, RefusedRequest
 from graftline.serving.measures import Measures
-from graftline.serving.origin import Folder
+from graftline.serving.origin import BundleFolder
 from graftline.serving.pixels import Pixels
 from graftline.serving.slot import Slot
 
@@ -55,7 +55,7 @@ def test_what_cannot_be_read_is_said(explainer: Explainer) -> None:
 
 def test_an_ensemble_is_not_explained(bundle: Path) -> None:
     async def ask() -> None:
-        slot = Slot(Folder(bundle, "pets"), Execution(), Limits(), Measures(), Pixels())
+        slot = Slot(BundleFolder(bundle, "pets"), Execution(), Limits(), Measures(), Pixels())
         await slot.start()
         try:
             assert (await slot.explain(photo(1)))[1]["class"] in CLASS_NAMES
@@ -72,7 +72,7 @@ def test_a_brace_in_a_name_is_a_brace(bundle: Path) -> None:
     """Starlette's paths take it for a wildcard."""
 
     async def ask(path: str) -> int:
-        slot = Slot(Folder(bundle, "a{x}"), Execution(), Limits(), Measures(), Pixels())
+        slot = Slot(BundleFolder(bundle, "a{x}"), Execution(), Limits(), Measures(), Pixels())
         await slot.start()
         status: list[int] = []
 

@@ -19,7 +19,7 @@ from graftline.serving.app import Service
 from graftline.serving.check import check_server, describe_server
 from graftline.serving.limits import Limits
 from graftline.serving.measures import Measures
-from graftline.serving.origin import Folder
+from graftline.serving.origin import BundleFolder
 from graftline.serving.pixels import Pixels
 from graftline.serving.slot import Slot
 
@@ -118,7 +118,7 @@ def test_without_a_password_it_answers_to_its_own_names_only(
 def test_a_list_of_names_holds_with_a_password_too(bundle: Path) -> None:
     async def ask(password: str | None, *allowed_hosts: str) -> tuple[int, str]:
         """Ask by another name, with the right password; returns the status and what is answered."""
-        slot = Slot(Folder(bundle, "pets"), Execution(), Limits(), Measures(), Pixels())
+        slot = Slot(BundleFolder(bundle, "pets"), Execution(), Limits(), Measures(), Pixels())
         service = Service({"pets": slot}, Limits(), Measures(), password=password, allowed_hosts=allowed_hosts)
         sent = list[MutableMapping[str, Any]]()
 

@@ -18,7 +18,7 @@ from graftline.data.decode import decode_rgb
 from graftline.errors import UserError
 from graftline.pipeline.bundles.source import find_source
 from graftline.pipeline.export import ENDINGS, Export, ExportFormat
-from graftline.serving.origin import Folder, Origin
+from graftline.serving.origin import BundleFolder, Origin
 from graftline.tracking.client import connect
 from graftline.tracking.tracking import Tracking
 
@@ -110,8 +110,8 @@ def test_a_folder_of_images_does_not_hide_the_model_of_its_name(
     shutil.copytree(bundle, tmp_path / "model" / "artifacts" / "bundle")
     connect(tracking.uri).create_model_version("photos", (tmp_path / "model").as_uri())
     assert find_source("photos", tracking).find() == Origin("models:/photos/1", 1, "unknown")
-    assert find_source("./photos", tracking) == Folder(Path("photos"), "photos"), "a path is a path"
+    assert find_source("./photos", tracking) == BundleFolder(Path("photos"), "photos"), "a path is a path"
     for root in ("of_a_run/bundle", "a_bundle"):
         shutil.copytree(bundle, tmp_path / root)
         name = root.partition("/")[0]
-        assert find_source(name, tracking) == Folder(Path(root), name)
+        assert find_source(name, tracking) == BundleFolder(Path(root), name)

@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graftline.errors import UserError
-from graftline.tracking.ledger import START, Author, Decision, Kind, LedgerLine, find_break, predecessors, reigns
+from graftline.tracking.ledger import (
+    START,
+    Author,
+    ChampionDecision,
+    Kind,
+    LedgerLine,
+    find_break,
+    predecessors,
+    reigns,
+)
 from graftline.tracking.standing import find_loss
 
 
@@ -16,7 +25,7 @@ def chain(*steps: tuple[Kind, int | None, int | None]) -> list[LedgerLine]:
     """Return lines of what was decided on which version, and who was champion afterwards."""
     lines: list[LedgerLine] = []
     for kind, version, after in steps:
-        decision = Decision(
+        decision = ChampionDecision(
             model="pets",
             kind=kind,
             version=version,

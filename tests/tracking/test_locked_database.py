@@ -10,7 +10,7 @@ from mlflow.entities.model_registry import ModelVersion
 
 from graftline.errors import UserError
 from graftline.tracking import run as run_module
-from graftline.tracking.ledger import Decision
+from graftline.tracking.ledger import ChampionDecision
 from graftline.tracking.names import CHAMPION
 from graftline.tracking.outbox import sync
 from graftline.tracking.promotions import Promotions, author, now
@@ -43,8 +43,8 @@ def pets(tracking: Tracking, client: MlflowClient, tmp_path: Path) -> Promotions
     return pets
 
 
-def promoted(version: int, before: int | None) -> Decision:
-    return Decision("pets", "promoted", version, before, version, author(), now(), before, ("Because.",))
+def promoted(version: int, before: int | None) -> ChampionDecision:
+    return ChampionDecision("pets", "promoted", version, before, version, author(), now(), before, ("Because.",))
 
 
 def log(run: Run, bundle: Path, photo: bytes) -> str | None:

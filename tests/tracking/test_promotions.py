@@ -15,7 +15,7 @@ from sqlalchemy import text
 from graftline.errors import UserError
 from graftline.tracking import promotions as module
 from graftline.tracking.client import connect
-from graftline.tracking.ledger import MOST_OF_REASON, Decision, Kind, LedgerLine
+from graftline.tracking.ledger import MOST_OF_REASON, ChampionDecision, Kind, LedgerLine
 from graftline.tracking.names import BUNDLE_DIGEST, SCHEDULER
 from graftline.tracking.promotions import MOST_LETTERS, OvertakenError, Promotions, author
 from graftline.tracking.refused import find_refused
@@ -38,10 +38,12 @@ def pets(tracking: Tracking, client: MlflowClient, tmp_path: Path) -> Promotions
     return Promotions(tracking, "pets", tmp_path / "ledger")
 
 
-def decision(promotions: Promotions, kind: Kind, version: int) -> Decision:
+def decision(promotions: Promotions, kind: Kind, version: int) -> ChampionDecision:
     champion = promotions.read().champion
     after = champion if kind == "refused" else version
-    return Decision(promotions.model, kind, version, champion, after, author(), module.now(), champion, ("Because.",))
+    return ChampionDecision(
+        promotions.model, kind, version, champion, after, author(), module.now(), champion, ("Because.",)
+    )
 
 
 def decide(promotions: Promotions, kind: Kind, version: int) -> LedgerLine:

@@ -14,7 +14,7 @@ from graftline.files import digest_directory
 from graftline.pipeline.cli import compose
 from graftline.pipeline.retraining.keep import Keep, find_old_versions
 from graftline.tracking.client import connect
-from graftline.tracking.ledger import Decision, Kind
+from graftline.tracking.ledger import ChampionDecision, Kind
 from graftline.tracking.promotions import Promotions, author
 from graftline.tracking.tracking import Tracking
 
@@ -47,7 +47,7 @@ def model(place: Tracking, directory: Path, bundle: Path, photo: bytes) -> str:
         standing = promotions.read_sound()
         before = standing.champion
         after = before if kind == "refused" else number
-        decision = Decision(name, kind, number, before, after, author(), days_ago(AGES[number]), before)
+        decision = ChampionDecision(name, kind, number, before, after, author(), days_ago(AGES[number]), before)
         promotions.finish(promotions.append(standing, decision))
     connect(place.uri).set_registered_model_alias(name, "shadow", "4")
     return name
@@ -87,7 +87,7 @@ def test_a_model_registered_by_hand_keeps_its_files(tracking: Tracking, client: 
     run = client.create_run("0").info.run_id
     for number in (1, 2):
         client.create_model_version("pets", source.as_uri(), run, await_creation_for=0)
-        decision = Decision("pets", "refused", number, None, None, author(), days_ago(100))
+        decision = ChampionDecision("pets", "refused", number, None, None, author(), days_ago(100))
         promotions.append(promotions.read_sound(), decision)
     (found,) = find_old_versions(Keep(runs=0), tracking)
     assert found.remove(ActivationStore(tmp_path / "cache", 1e9))
@@ -100,7 +100,7 @@ def test_where_the_ledger_was_changed_nothing_goes(tracking: Tracking, client: M
     promotions = Promotions(tracking, "pets")
     for number in (1, 2):
         client.create_model_version("pets", tmp_path.as_uri(), await_creation_for=0)
-        decision = Decision("pets", "refused", number, None, None, author(), days_ago(100))
+        decision = ChampionDecision("pets", "refused", number, None, None, author(), days_ago(100))
         line = promotions.append(promotions.read_sound(), decision)
     run = promotions.read().ledger_run
     assert run is not None
@@ -136,7 +136,9 @@ def _five_refused(tracking: Tracking, directory: Path, bundle: Path, photo: byte
             assert run.log_model(bundle, registered_name="pets", input_example=photo, metrics={})
         standing = promotions.read_sound()
         kind: Kind = "promoted" if number == 1 else "refused"
-        decision = Decision("pets", kind, number, standing.champion, 1, author(), days_ago(100), standing.champion)
+        decision = ChampionDecision(
+            "pets", kind, number, standing.champion, 1, author(), days_ago(100), standing.champion
+        )
         promotions.set_challenger(number)
         promotions.finish(promotions.append(standing, decision))
     return "pets"

@@ -55,8 +55,8 @@ class Stream(Protocol):
         ...
 
 
-def told(batches: Iterable[Answers], on_progress: Callable[[int], None] | None) -> Iterator[Answers]:
-    """Yield batches, and tell the number of images in each once it is done with."""
+def report_progress(batches: Iterable[Answers], on_progress: Callable[[int], None] | None) -> Iterator[Answers]:
+    """Yield batches, and report the number of images in each once it is done with."""
     for batch in batches:
         yield batch
         if on_progress is not None:

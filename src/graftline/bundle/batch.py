@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 
 import pandas as pd
 
-from graftline.bundle.answers import Answers, Stream, Watch, join_answers, told
+from graftline.bundle.answers import Answers, Stream, Watch, join_answers, report_progress
 from graftline.bundle.engines import EngineName
 from graftline.bundle.ensemble import AnyPredictor
 from graftline.bundle.predict import to_table
@@ -182,7 +182,7 @@ class BatchJob:
 
         answer: Stream = self.stream or self.predictor.stream
         with contextlib.closing(answer(paths(), embed=self.watch is not None)) as stream:
-            for answers in _regrouped(told(self._watched(stream, taken), on_progress), self.part_rows):
+            for answers in _regrouped(report_progress(self._watched(stream, taken), on_progress), self.part_rows):
                 size = len(answers.probabilities)
                 self._check_there(listed, answers)
                 yield to_table(self.predictor, [to_text(image.name) for image in listed[:size]], answers)

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from graftline.bundle.answers import Answers, find_reasons, join_answers, told
+from graftline.bundle.answers import Answers, find_reasons, join_answers, report_progress
 from graftline.bundle.calibration import UNCALIBRATED, Calibration
 from graftline.bundle.decision import MOST_PROBABLE, Decision
 from graftline.bundle.engines import EngineName
@@ -146,7 +146,7 @@ class Ensemble:
     ) -> Answers:
         """As ``predict_readable``; an ensemble does not tell which images are none of the classes."""
         none = Answers(np.empty((0, len(self.class_names)), np.float32), None, {})
-        return join_answers([none, *told(self.stream(images, batch_size), on_progress)])
+        return join_answers([none, *report_progress(self.stream(images, batch_size), on_progress)])
 
     def stream(
         self,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from graftline.augment.preprocess import Preprocessing
-from graftline.bundle.answers import Answers, find_reasons, join_answers, told
+from graftline.bundle.answers import Answers, find_reasons, join_answers, report_progress
 from graftline.bundle.calibration import UNCALIBRATED, Calibration
 from graftline.bundle.decision import MOST_PROBABLE, Decision
 from graftline.bundle.engines import Engine, EngineName, onnx_engine, torch_engine
@@ -201,7 +201,7 @@ class Predictor:
         none = Answers(
             np.empty((0, len(self.class_names)), np.float32), None if self.refusal is None else np.empty(0, bool), {}
         )
-        return join_answers([none, *told(self.stream(images, batch_size), on_progress)])
+        return join_answers([none, *report_progress(self.stream(images, batch_size), on_progress)])
 
     def stream(
         self, images: Iterable[ImageLike], batch_size: int = 32, *, embed: bool = False

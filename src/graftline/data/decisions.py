@@ -20,7 +20,7 @@ from graftline.files import atomic_file
 
 logger = logging.getLogger(__name__)
 
-Decision = Literal["keep", "relabel", "drop"]
+ImageDecision = Literal["keep", "relabel", "drop"]
 NEEDED = ("sha256", "label", "suggested", "decision")
 COLUMNS = ("sha256", "path", "label", "suggested", "score", "reason", "decision")  # of the table that an audit writes
 _KEPT = ("sha256", "label", "suggested", "decision")  # by a version
@@ -74,7 +74,7 @@ def read_decisions(file: Path) -> pd.DataFrame:
         table[name] = table[name].map(tidy_label)
     table["decision"] = table["decision"].str.strip().str.lower()
     decided = table[table["decision"] != ""]
-    known = get_args(Decision)
+    known = get_args(ImageDecision)
     if len(wrong := decided[~decided["decision"].isin(known)]):
         raise UserError(
             f"Ingest.decisions: '{wrong['decision'].iloc[0]}' in line {wrong.index[0] + 2} of {file} is no decision: "

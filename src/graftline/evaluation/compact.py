@@ -21,7 +21,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
+class CompactComparison:
     """What two models gave for the same images, one after the other.
 
     Attributes:
@@ -76,7 +76,7 @@ def measure(
     images: Iterable[tuple[np.ndarray, int]],
     decision: Decision,
     on_progress: Callable[[int], None],
-) -> Measured:
+) -> CompactComparison:
     """Run both on each image, in turns: what disturbs one disturbs both.
 
     Args:
@@ -100,4 +100,4 @@ def measure(
         right.append([bool(decision.answer(pair[which])[0] == label) for which in (0, 1)])
         largest = max(largest, float(np.abs(pair[1] - pair[0]).max()))
         on_progress(1)
-    return Measured(np.array(times), np.array(right), largest)
+    return CompactComparison(np.array(times), np.array(right), largest)

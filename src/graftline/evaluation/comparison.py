@@ -36,7 +36,7 @@ from graftline.evaluation.significance import (
 # Those of a score table whose differences resampling can judge; the calibration error's resamples have a bias of their
 # own (Kumar et al. 2019, arXiv 1909.10155, section 2).
 Metric = Literal["accuracy", "accuracy_weighted", "balanced_accuracy", "f1_macro", "auroc", "log_loss", "brier"]
-Verdict = Literal["better", "worse", "no difference shown"]
+ComparisonVerdict = Literal["better", "worse", "no difference shown"]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
@@ -77,7 +77,7 @@ class PairedComparison(ScoredModel):
     p_value: float
     corrected_p_value: float
     level: float
-    verdict: Verdict
+    verdict: ComparisonVerdict
 
 
 @dataclass(frozen=True)
@@ -252,7 +252,7 @@ def _p_value(metric: Metric, model: _Sampled, reference: _Sampled) -> float:
     return two_sided(model.values[metric] - reference.values[metric], standard_error, units)
 
 
-def _verdict(metric: Metric, difference: Interval, corrected_p_value: float) -> Verdict:
+def _verdict(metric: Metric, difference: Interval, corrected_p_value: float) -> ComparisonVerdict:
     if corrected_p_value > ALPHA or difference.low <= 0 <= difference.high:
         return "no difference shown"
     return "better" if (difference.value > 0) != (metric in LOWER_IS_BETTER) else "worse"

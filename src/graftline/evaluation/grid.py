@@ -55,7 +55,7 @@ class GridRow:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class GridCandidate:
     """A combination before it is scored.
 
     Attributes:
@@ -215,7 +215,7 @@ def compare(
         The rows, those of the first combination first.
     """
     candidates = (
-        Candidate(
+        GridCandidate(
             members=members,
             crops=crops[column],
             logits=mean_over(logits[:, column], members, average),
@@ -229,7 +229,7 @@ def compare(
 
 
 def score_candidates(
-    candidates: Iterable[Candidate],
+    candidates: Iterable[GridCandidate],
     labels: np.ndarray,
     resamples: int = 1000,
     seed: int = 0,
@@ -302,7 +302,7 @@ def _seconds(grid: Grid, paths: Sequence[str], batch_size: int) -> float:
     return time.perf_counter() - start
 
 
-def _score_images(labels: np.ndarray, candidate: Candidate) -> tuple[Candidate, np.ndarray, np.ndarray]:
+def _score_images(labels: np.ndarray, candidate: GridCandidate) -> tuple[GridCandidate, np.ndarray, np.ndarray]:
     """Return a candidate without its logits, whether it is right for each image (N,), and its losses (N,)."""
     hits = candidate.decision.answer(softmax(candidate.logits)) == labels
     return replace(candidate, logits=candidate.logits[:0].copy()), hits, _losses(candidate.logits, labels)

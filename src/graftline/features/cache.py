@@ -17,7 +17,7 @@ from graftline.features.fill import Activations, CacheFill, MakeEngine, TableReq
 from graftline.features.frozen_pass import ActivationRequest, ImageBatcher
 from graftline.features.loader import activation_loader
 from graftline.features.shared_cache import SharedCache
-from graftline.features.store import GIGABYTE, ActivationStore, CacheFullError, in_words
+from graftline.features.store import GIGABYTE, ActivationStore, CacheFullError, format_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -126,12 +126,14 @@ class Features:
     def _announce(self, images: int, width: int) -> None:
         each = self.predict_bytes(width, 1)
         doubled = ", twice that should float16 not do" if self.precision == "auto" else ""
-        size = f"{in_words(images * each)} of activations ({images:,} images of {in_words(each)}{doubled})"
+        size = f"{format_bytes(images * each)} of activations ({images:,} images of {format_bytes(each)}{doubled})"
         logger.info(
-            f"{size} go to {self.directory}, which may hold {in_words(self.store.max_bytes)} (Features.max_gb)."
+            f"{size} go to {self.directory}, which may hold {format_bytes(self.store.max_bytes)} (Features.max_gb)."
         )
         if outdated := sum(entry.bytes for entry in self.store.entries() if not entry.is_readable):
-            logger.info(f"{in_words(outdated)} there are of an earlier format: they are not read, and make room first.")
+            logger.info(
+                f"{format_bytes(outdated)} there are of an earlier format: they are not read, and make room first."
+            )
 
 
 def _check_writable(directory: Path) -> None:

@@ -25,7 +25,7 @@ from graftline.errors import UserError
 from graftline.features.activation_table import ActivationTable
 from graftline.features.digests import NOWHERE, Digests
 from graftline.features.segment import FORMAT, Segment, SegmentHeader, is_written
-from graftline.features.store import ActivationStore, CacheFullError, in_words
+from graftline.features.store import ActivationStore, CacheFullError, format_bytes
 from graftline.files import digest
 from graftline.locks import Lock
 
@@ -104,7 +104,7 @@ class SharedCache:
         with suppress(CacheFullError):
             with store.lock():
                 store.make_room(header.bytes)
-            logger.info(f"{in_words(header.bytes)} of activations come from {source}.")
+            logger.info(f"{format_bytes(header.bytes)} of activations come from {source}.")
             for file in DATA:
                 download(f"{source}/{file}", folder / file)
             segment = Segment(folder)
@@ -147,7 +147,7 @@ class SharedCache:
                 target = f"{self.url}/{table.directory.name}/{content}-{uuid4().hex[:8]}"
                 for file in (*INDEX, *DATA, HEADER):
                     upload(segment.directory / file, f"{target}/{file}")
-                logger.info(f"{in_words(header.bytes)} of activations are shared at {target}.")
+                logger.info(f"{format_bytes(header.bytes)} of activations are shared at {target}.")
 
     def _names(self, table: ActivationTable) -> list[str]:
         """Return the names of the segments of a table that are there."""

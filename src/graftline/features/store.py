@@ -155,7 +155,7 @@ class ActivationStore:
         """
         if needed > self.max_bytes:
             raise CacheFullError(
-                f"the activations would take {in_words(needed)}, more than the {in_words(self.max_bytes)} "
+                f"the activations would take {format_bytes(needed)}, more than the {format_bytes(self.max_bytes)} "
                 "of Features.max_gb"
             )
         sizes = {segment: segment.bytes() for segment in self._segments()}
@@ -172,8 +172,9 @@ class ActivationStore:
                 taken -= sizes[segment]
         if taken + needed > self.max_bytes:
             raise CacheFullError(
-                f"the activations would take {in_words(needed)}, and what is in use leaves "
-                f"{in_words(max(0.0, self.max_bytes - taken))} of the {in_words(self.max_bytes)} of Features.max_gb"
+                f"the activations would take {format_bytes(needed)}, and what is in use leaves "
+                f"{format_bytes(max(0.0, self.max_bytes - taken))} of the {format_bytes(self.max_bytes)} of "
+                "Features.max_gb"
             )
 
     def remove(self, segments: Iterable[Segment]) -> list[Segment]:
@@ -243,10 +244,10 @@ def _remove(segment: Segment) -> bool:
     return True
 
 
-def in_words(size: float) -> str:
+def format_bytes(size: float) -> str:
     """Return a number of bytes for a person.
 
-    >>> in_words(784_000), in_words(3.14e9)
+    >>> format_bytes(784_000), format_bytes(3.14e9)
     ('784 KB', '3.1 GB')
     """
     for unit, factor in (("GB", GIGABYTE), ("MB", 1e6), ("KB", 1e3)):

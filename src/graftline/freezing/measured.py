@@ -27,7 +27,13 @@ from graftline.freezing.evidence import (
     too_few_to_choose,
     trial_fits,
 )
-from graftline.freezing.measurement import BoundaryResult, BoundaryTrial, DepthMeasurement, Difference, in_words
+from graftline.freezing.measurement import (
+    BoundaryResult,
+    BoundaryTrial,
+    DepthMeasurement,
+    Difference,
+    describe_boundary,
+)
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rule import FreezeContext, FreezeDecision, FreezeRule, TryBoundary
 from graftline.freezing.spare_time import with_spare_time
@@ -297,7 +303,7 @@ class _Search:
         more = min(2 * images, self._context.num_images)
         if self._affordable([best.plan.frozen_groups]) < more:
             return None
-        logger.info(f"It is not settled yet: {in_words(best.boundary)} goes on with {more:,} images.")
+        logger.info(f"It is not settled yet: {describe_boundary(best.boundary)} goes on with {more:,} images.")
         head = self._try_head(more, self._head_plan) if more > images else head
         again = self._attempt(best.plan.frozen_groups, best, more)
         return head, more, [again] if again is not None and _pays(again, head) else []
@@ -336,11 +342,11 @@ class _Search:
 
     def _attempt(self, frozen_groups: int, start: BoundaryTrial | None, images: int) -> BoundaryTrial | None:
         boundary = [*group_names(self._network), HEAD][frozen_groups]
-        plan = deep_plan(self._network, frozen_groups, f"tried {in_words(boundary)}", self._epochs)
+        plan = deep_plan(self._network, frozen_groups, f"tried {describe_boundary(boundary)}", self._epochs)
         try:
             trial = self._try(plan, start, images)
         except DivergenceError as error:
-            logger.info(f"  {in_words(boundary)} is left out. {error}")
+            logger.info(f"  {describe_boundary(boundary)} is left out. {error}")
             return None
         self._trials.append(trial)
         head = next(one for one in reversed(self._trials) if one.plan.only_head)

@@ -114,8 +114,8 @@ class BoundaryTrial:
         """What is said when it is over."""
         how = f"{self.pass_seconds:.1f} s frozen pass" if self.cached else "live"
         return (
-            f"{in_words(self.boundary)}: {self.trained_parameters:,} parameters, accuracy {self.hits.mean():.3f}, "
-            f"log loss {self.loss:.3f}; {how}, {self.fit_seconds:.1f} s fit"
+            f"{describe_boundary(self.boundary)}: {self.trained_parameters:,} parameters, "
+            f"accuracy {self.hits.mean():.3f}, log loss {self.loss:.3f}; {how}, {self.fit_seconds:.1f} s fit"
         )
 
     def chain(self) -> "list[BoundaryTrial]":
@@ -199,10 +199,12 @@ class DepthMeasurement:
     def sentence(self) -> str:
         """What was measured in words: the chosen boundary, and against it the others, as they were tried last."""
         chosen, of = self.chosen, "out-of-fold" if self.in_folds else "validation"
-        own = f"measured, {of} log loss {chosen.log_loss:.3f} with {in_words(chosen.boundary)}"
+        own = f"measured, {of} log loss {chosen.log_loss:.3f} with {describe_boundary(chosen.boundary)}"
         last = {row.boundary: row for row in self.rows}
         others = [row for row in last.values() if row.boundary != chosen.boundary]
-        return ", ".join([own, *(f"{row.more_log_loss.text()} with {in_words(row.boundary)}" for row in others)])
+        return ", ".join(
+            [own, *(f"{row.more_log_loss.text()} with {describe_boundary(row.boundary)}" for row in others)]
+        )
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "DepthMeasurement":
@@ -214,10 +216,10 @@ class DepthMeasurement:
         return cls(**{**content, "rows": tuple(rows)})
 
 
-def in_words(boundary: str) -> str:
+def describe_boundary(boundary: str) -> str:
     """Return in words what is trained.
 
-    >>> in_words("head"), in_words("blocks.6 + conv_head + bn2")
+    >>> describe_boundary("head"), describe_boundary("blocks.6 + conv_head + bn2")
     ('the head alone', 'blocks.6 to the head')
     """
     return "the head alone" if boundary == HEAD else f"{boundary.partition(' + ')[0]} to the head"

@@ -9,7 +9,7 @@ from datetime import datetime
 
 import numpy as np
 
-from graftline.bundle.answers import join_answers, told
+from graftline.bundle.answers import join_answers, report_progress
 from graftline.bundle.ensemble import AnyPredictor
 from graftline.bundle.reference import Observations, Reference
 from graftline.data.image_facts import find_facts
@@ -58,7 +58,7 @@ def look_at_files(
     refused = 0
     for start in range(0, len(paths), AT_ONCE):
         some = paths[start : start + AT_ONCE]
-        answers = join_answers(list(told(predictor.stream(some, embed=True), on_progress)))
+        answers = join_answers(list(report_progress(predictor.stream(some, embed=True), on_progress)))
         rows = [row for row in range(len(some)) if row not in answers.reasons]
         readable = [some[row] for row in rows]
         facts = find_facts(readable, predictor.decoding).table.to_numpy(np.float32)

@@ -3,7 +3,7 @@
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from graftline.evaluation.comparison import Comparison, PairedComparison, Verdict, format_difference
+from graftline.evaluation.comparison import Comparison, ComparisonVerdict, PairedComparison, format_difference
 from graftline.evaluation.metrics import HEADLINES, LOWER_IS_BETTER, SHARES, format_interval, format_score
 from graftline.report.names import short, short_names
 from graftline.report.style import BLUE, INK, MUTED, VERMILLION, new_figure, styled
@@ -12,8 +12,8 @@ WIDTH, ROW_HEIGHT, FRAME_HEIGHT = 10.0, 0.42, 2.0  # inches
 MOST_LETTERS = 42  # of a name
 BAND = "#e9ecf1"  # where no difference could show
 # shapes beside colors, for who sees no colors
-COLORS: dict[Verdict, str] = {"better": BLUE, "worse": VERMILLION, "no difference shown": MUTED}
-MARKERS: dict[Verdict, str] = {"better": "^", "worse": "v", "no difference shown": "o"}
+COLORS: dict[ComparisonVerdict, str] = {"better": BLUE, "worse": VERMILLION, "no difference shown": MUTED}
+MARKERS: dict[ComparisonVerdict, str] = {"better": "^", "worse": "v", "no difference shown": "o"}
 
 
 @styled()

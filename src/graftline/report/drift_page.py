@@ -123,14 +123,14 @@ def _row(change: Change, report: DriftReport) -> _Row:
         100 * change.distance / end,
         100 * change.limit / end,
         100 * change.usual / end,
-        in_words(change.p_value),
+        describe_chance(change.p_value),
     )
 
 
-def in_words(p_value: float) -> str:
+def describe_chance(p_value: float) -> str:
     """Say how rare something is.
 
-    >>> in_words(0.5), in_words(0.004), in_words(0.0001)
+    >>> describe_chance(0.5), describe_chance(0.004), describe_chance(0.0001)
     ('1 in 2', '1 in 250', 'fewer than 1 in 10,000')
     """
     if p_value <= 1.0001e-4:

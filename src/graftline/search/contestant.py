@@ -47,7 +47,7 @@ class PassSeconds:
 
 
 @dataclass(frozen=True)
-class Contestant:
+class BuiltCandidate:
     """A candidate whose network is built and cut below the head.
 
     Attributes:
@@ -59,7 +59,7 @@ class Contestant:
     trunk: HeadTrunk
 
     @classmethod
-    def of(cls, candidate: Candidate, setup: TrainingSetup) -> "Contestant":
+    def of(cls, candidate: Candidate, setup: TrainingSetup) -> "BuiltCandidate":
         """Build the network of a candidate.
 
         Args:

@@ -25,7 +25,7 @@ from graftline.search.candidates import Candidate
 from graftline.search.contestant import PassSeconds
 from graftline.search.halving import FIRST_IMAGES
 from graftline.search.history import HEAD, WHOLE, ScoredCandidate, ScoreFiles, SearchHistory
-from graftline.search.ledger import Ledger
+from graftline.search.ledger import TimeLedger
 from graftline.search.rounds import TrainingImages
 from graftline.training.budget import cut_to, seconds_per_image
 from graftline.training.fit_directory import FitDirectory
@@ -55,7 +55,7 @@ def train_deeper(
     setup: TrainingSetup,
     history: SearchHistory,
     images: TrainingImages,
-    ledger: Ledger,
+    ledger: TimeLedger,
     files: ScoreFiles,
     directory: Path,
     until: float,
@@ -140,7 +140,7 @@ def finalists(history: SearchHistory) -> Sequence[Candidate]:
 
 
 def _train(
-    candidate: Candidate, setup: TrainingSetup, seconds: float, ledger: Ledger, directory: Path, decode: float
+    candidate: Candidate, setup: TrainingSetup, seconds: float, ledger: TimeLedger, directory: Path, decode: float
 ) -> ScoredCandidate | None:
     """Train a candidate as a whole for so many seconds; None where that is too short, or the training fails."""
     start = ledger.now

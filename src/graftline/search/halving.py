@@ -17,7 +17,7 @@ MOST_IMAGES = 10_000  # scored: a head of a thousand numbers per class learns li
 
 
 @dataclass(frozen=True)
-class Verdict:
+class RoundVerdict:
     """What a round makes of a candidate.
 
     Attributes:
@@ -55,7 +55,7 @@ def next_images(images: int, num_images: int) -> int | None:
     return min(2 * images, most) if images < most else None
 
 
-def judge(scores: Mapping[str, HeadScore]) -> list[Verdict]:
+def judge(scores: Mapping[str, HeadScore]) -> list[RoundVerdict]:
     """Compare the candidates of a round, all scored on the same images, the best first.
 
     At most half of them stay, rounded up, and none that is clearly worse than the best.
@@ -65,10 +65,10 @@ def judge(scores: Mapping[str, HeadScore]) -> list[Verdict]:
     verdicts = []
     for place, name in enumerate(ranked):
         difference = Difference.of(scores[name].losses, best.losses) if place > 0 else Difference(0.0, 0.0, 0.0)
-        verdicts.append(Verdict(name, place < room and not difference.low > 0, difference))
+        verdicts.append(RoundVerdict(name, place < room and not difference.low > 0, difference))
     return verdicts
 
 
-def contenders(verdicts: Sequence[Verdict]) -> list[str]:
+def contenders(verdicts: Sequence[RoundVerdict]) -> list[str]:
     """Return the names of those that stay, the best first."""
     return [verdict.name for verdict in verdicts if verdict.stays]

@@ -14,7 +14,7 @@ from graftline.evaluation.head_score import HeadScore
 from graftline.files import atomic_file
 from graftline.freezing.measurement import Difference
 from graftline.search.candidates import Candidate
-from graftline.search.halving import Verdict
+from graftline.search.halving import RoundVerdict
 
 Depth = Literal["head", "whole"]
 HEAD, WHOLE = get_args(Depth)
@@ -65,7 +65,7 @@ class SearchHistory:
     candidates: Sequence[Candidate]
     scored: list[ScoredCandidate] = field(default_factory=list)
     outcomes: dict[str, str] = field(default_factory=dict)
-    verdicts: list[Verdict] = field(default_factory=list)
+    verdicts: list[RoundVerdict] = field(default_factory=list)
 
     def last(self, name: str, depth: Depth = HEAD) -> ScoredCandidate | None:
         """Return the last score of a candidate, None where it has none."""

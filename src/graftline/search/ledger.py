@@ -24,7 +24,7 @@ class Span:
 
 
 @dataclass
-class Ledger:
+class TimeLedger:
     """Keeps account of the seconds of a search.
 
     Attributes:
@@ -73,10 +73,10 @@ def nice_minutes(seconds: float) -> int:
     return next((minutes for minutes in NICE_MINUTES if 60 * minutes >= seconds), -(-int(seconds) // 60))
 
 
-def in_words(seconds: float) -> str:
+def format_seconds(seconds: float) -> str:
     """Return a time for a person.
 
-    >>> in_words(8.4), in_words(80), in_words(372), in_words(8000)
+    >>> format_seconds(8.4), format_seconds(80), format_seconds(372), format_seconds(8000)
     ('8 s', '80 s', '6 minutes', '2.2 hours')
     """
     if seconds < 100:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import t as student
 
-from graftline.search.ledger import in_words
+from graftline.search.ledger import format_seconds
 
 LEAST_EPOCHS = 4  # of which the last half is carried on: from fewer, nothing is said
 STALL_SHARE = 5  # a curve whose last fifth has no better epoch is at its end
@@ -58,7 +58,7 @@ def look_ahead(
     if more_seconds > FARTHEST * times[-1]:
         return (
             f"What another {more_seconds / 60:.0f} minutes would bring cannot be told from a training of "
-            f"{in_words(float(times[-1]))}."
+            f"{format_seconds(float(times[-1]))}."
         )
     own_best = float(reached[-1])
     best = min(own_best, before)

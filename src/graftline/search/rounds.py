@@ -14,10 +14,10 @@ from graftline.evaluation.subset import stratified_order, warn_of_one_group
 from graftline.features.cache import CacheFullError
 from graftline.features.cut import UncuttableError
 from graftline.search.candidates import Candidate
-from graftline.search.contestant import Contestant, PassSeconds
+from graftline.search.contestant import BuiltCandidate, PassSeconds
 from graftline.search.halving import contenders, first_images, judge, next_images
 from graftline.search.history import HEAD, ScoredCandidate, ScoreFiles, SearchHistory
-from graftline.search.ledger import Ledger
+from graftline.search.ledger import TimeLedger
 from graftline.training.forecast import EXPORT_SECONDS
 from graftline.training.setup import TrainingSetup
 
@@ -72,9 +72,9 @@ class HeadRounds:
         setup: TrainingSetup,
         history: SearchHistory,
         images: TrainingImages,
-        ledger: Ledger,
+        ledger: TimeLedger,
         files: ScoreFiles,
-        built: dict[str, Contestant],
+        built: dict[str, BuiltCandidate],
         pass_seconds: PassSeconds,
     ) -> None:
         self._setup = setup
@@ -130,7 +130,7 @@ class HeadRounds:
             start = self._ledger.now
             with self._ledger.spend(candidate.name):
                 try:
-                    contestant = self._built.pop(candidate.name, None) or Contestant.of(candidate, self._setup)
+                    contestant = self._built.pop(candidate.name, None) or BuiltCandidate.of(candidate, self._setup)
                     samples = self._images.samples.take(np.arange(images))
                     activations = contestant.activations(samples)
                 except (UncuttableError, CacheFullError, UserError) as error:

@@ -41,7 +41,7 @@ _ERROR_CODES = {404: "ENDPOINT_NOT_FOUND", 500: "INTERNAL_ERROR", 503: "TEMPORAR
 
 Handler = Callable[[Request], Awaitable[Response]]
 T = TypeVar("T")
-Answering = Callable[[Slot, list[bytes]], Coroutine[Any, Any, dict[str, Any]]]
+Responder = Callable[[Slot, list[bytes]], Coroutine[Any, Any, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Service:
 
     def _routes(self, slot: Slot, room: Room) -> list[Route]:
         """Return the addresses of one model."""
-        answers: dict[str, tuple[Answering, Parse]] = {
+        answers: dict[str, tuple[Responder, Parse]] = {
             "/predict": (self._predict, parse_images),
             "/invocations": (self._invocations, parse_table),
             "/explain": (self._explain, parse_images),
@@ -85,7 +85,7 @@ class Service:
         }
         return [
             *(Route(path, self._guarded(slot, room, *of), methods=["POST"]) for path, of in answers.items()),
-            Route("/model", _answering(lambda: slot.model.about()), methods=["GET"]),
+            Route("/model", _json_handler(lambda: slot.model.about()), methods=["GET"]),
         ]
 
     def _shared_routes(self) -> list[Route]:
@@ -102,9 +102,9 @@ class Service:
             "/ping": ping,
             "/version": version,
             "/metrics": metrics,
-            "/health": _answering(self._told_health),
-            "/models": _answering(lambda: {"models": [slot.model.identity() for slot in self.slots.values()]}),
-            "/openapi.json": _answering(self._specification),
+            "/health": _json_handler(self._told_health),
+            "/models": _json_handler(lambda: {"models": [slot.model.identity() for slot in self.slots.values()]}),
+            "/openapi.json": _json_handler(self._specification),
         }
         site = [Route(f"/{path}", _file(*entry), methods=["GET"]) for path, entry in SITE.items()]
         return [*(Route(path, handler, methods=["GET"]) for path, handler in addresses.items()), *site]
@@ -119,7 +119,7 @@ class Service:
         models = self._health()
         return {"status": "degraded" if any(one["problem"] for one in models) else "ok", "models": models}
 
-    def _guarded(self, slot: Slot, room: Room, answering: Answering, parse: Parse) -> Handler:
+    def _guarded(self, slot: Slot, room: Room, respond: Responder, parse: Parse) -> Handler:
         """Return a handler that answers what cannot be done with its status and one sentence."""
 
         async def answer(request: Request) -> Response:
@@ -127,7 +127,7 @@ class Service:
                 slot.running.batcher.check_room()  # before megabytes are read
                 with room.share() as share:
                     images = await read_images(request, self.limits, share, parse)
-                    return JSONResponse(await _while_connected(request, answering(slot, images)))
+                    return JSONResponse(await _while_connected(request, respond(slot, images)))
             except RefusedRequest as refused:
                 return _error(refused.status, refused.sentence, refused.headers)
 
@@ -193,23 +193,23 @@ class _Counting:
             self._measures.request(path, status, time.perf_counter() - start)
 
 
-async def _of_one(answering: Callable[[bytes], Awaitable[T]], images: list[bytes]) -> T:
+async def _of_one(respond: Callable[[bytes], Awaitable[T]], images: list[bytes]) -> T:
     (image, *others) = images
     if others:
         raise RefusedRequest(400, "This address takes one image.")
     try:
-        return await answering(image)
+        return await respond(image)
     except ValueError as error:
         raise flawed({0: str(error)}) from error
 
 
-async def _while_connected(request: Request, answering: Coroutine[Any, Any, T]) -> T:
+async def _while_connected(request: Request, pending: Coroutine[Any, Any, T]) -> T:
     """Return an answer, or give it up once nobody waits for it: after a request there comes the connection's end alone.
 
     Raises:
         RefusedRequest: it was given up.
     """
-    answer, end = asyncio.ensure_future(answering), asyncio.ensure_future(request.receive())
+    answer, end = asyncio.ensure_future(pending), asyncio.ensure_future(request.receive())
     try:
         await asyncio.wait((answer, end), return_when=asyncio.FIRST_COMPLETED)
         if not answer.done() and end.result()["type"] == "http.disconnect":
@@ -220,7 +220,9 @@ async def _while_connected(request: Request, answering: Coroutine[Any, Any, T]) 
         end.cancel()
 
 
-def _answering(content: Callable[[], Mapping[str, Any]]) -> Handler:
+def _json_handler(content: Callable[[], Mapping[str, Any]]) -> Handler:
+    """Return a handler that answers with content as JSON, whatever the request."""
+
     async def answer(_request: Request) -> Response:
         return JSONResponse(content())
 

@@ -34,7 +34,7 @@ class Origin:
         return None if self.version is None else self.uri
 
 
-class Source(Protocol):
+class ModelSource(Protocol):
     """What a model is asked for by, each time that it may have changed."""
 
     @property
@@ -57,7 +57,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class Folder:
+class BundleFolder:
     """A bundle's folder.
 
     Attributes:

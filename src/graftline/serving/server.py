@@ -17,7 +17,7 @@ from graftline.execution import Execution
 from graftline.serving.app import Service
 from graftline.serving.limits import Limits
 from graftline.serving.measures import Measures
-from graftline.serving.origin import Source
+from graftline.serving.origin import ModelSource
 from graftline.serving.pixels import Pixels
 from graftline.serving.slot import MakeWatch, Slot
 
@@ -101,7 +101,7 @@ class _Server(uvicorn.Server):
 
 
 def serve(
-    sources: Sequence[Source],
+    sources: Sequence[ModelSource],
     *,
     host: str,
     port: int,
@@ -155,7 +155,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 async def _serve(
-    sources: Sequence[Source],
+    sources: Sequence[ModelSource],
     listening: socket.socket,
     limits: Limits,
     execution: Execution,

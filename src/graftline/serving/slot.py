@@ -16,7 +16,7 @@ from graftline.execution import Execution
 from graftline.serving.batching import Answer, Batcher
 from graftline.serving.limits import Limits, RefusedRequest, overloaded
 from graftline.serving.measures import Measures
-from graftline.serving.origin import Origin, Source
+from graftline.serving.origin import ModelSource, Origin
 from graftline.serving.pixels import Pixels, Turns, count_all
 from graftline.serving.served import ServedModel
 
@@ -50,7 +50,7 @@ class Slot:
 
     def __init__(
         self,
-        source: Source,
+        source: ModelSource,
         execution: Execution,
         limits: Limits,
         measures: Measures,

@@ -6,7 +6,7 @@ versions, which exists while it is held; its tags say by whom, and its holder ch
 
 A holder that was killed leaves it. Who finds it dead may not simply remove it, since another one may have done that a
 moment before and hold the lease now: it renames it to the token of the dead holder. That succeeds once only, the second
-one finds the new name taken or the old one gone. What was renamed is then removed.
+one finds the new name taken or the old one gone. What was renamed, a tombstone, is removed later.
 
 Whether a holder is dead or slow: on the same machine a lock on a file tells at once, which the kernel frees. It does so
 for the same file under the same kernel only, and not for a copy of the file, nor after the machine was started anew or
@@ -47,7 +47,7 @@ FRESH_SECONDS = 12 * BEAT_SECONDS  # a sign of life that is no older needs no wa
 _POLL_SECONDS = 0.5
 _HOLDER, _BEAT = "graftline.holder", "graftline.beat"
 _BOOT = Path("/proc/sys/kernel/random/boot_id")  # Linux's own, another one at each start of the machine
-_GRAVE_SECONDS = 600.0  # long after the last one that could have seen the dead holder has given up
+_TOMBSTONE_SECONDS = 600.0  # that one stays: long after the last one that could have seen the dead holder has given up
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Lease:
         except BaseException:
             self._lock.close()
             raise
-        self._thread = threading.Thread(target=self._beat, daemon=True, name="lease")
+        self._thread = threading.Thread(target=self._send_heartbeats, daemon=True, name="lease")
         self._thread.start()
 
     def __enter__(self) -> Self:
@@ -144,9 +144,9 @@ class Lease:
         self._thread.join()
         assert self._holder is not None
         with suppress(Exception):  # a server that is away: who comes next finds the holder dead
-            if self._is_ours() and self._bury(self._holder):
-                grave = self._grave(self._holder)
-                self._ask(lambda client: client.delete_registered_model(grave))
+            if self._is_ours() and self._free_name(self._holder):
+                tombstone = self._tombstone_name(self._holder)
+                self._ask(lambda client: client.delete_registered_model(tombstone))
         self._lock.close()
 
     def check(self) -> None:
@@ -181,15 +181,15 @@ class Lease:
             holder, beat = found
             if holder.place != place and self._lives(holder, beat):  # at our own place the lock says that it is dead
                 raise LeaseHeldError(self._what, holder.sentence)
-            if self._bury(holder):
+            if self._free_name(holder):
                 logger.warning(f"{self._what} by {holder.sentence} has died: this one takes over.")
         self._holder = mine
         with suppress(Exception):  # they do no harm
-            self._clear_graves()
+            self._remove_old_tombstones()
 
     def _create(self, holder: Holder) -> bool:
         """Make the registered model; returns whether we were the first."""
-        tags = {_HOLDER: json.dumps(asdict(holder)), _BEAT: _beat_text(0)}
+        tags = {_HOLDER: json.dumps(asdict(holder)), _BEAT: _heartbeat_text(0)}
         told = f"{self._what} is under way."
         create = partial(_done, lambda client: client.create_registered_model(self.name, tags=tags, description=told))
         return self._ask(create)
@@ -208,33 +208,33 @@ class Lease:
                 return True
         return False
 
-    def _bury(self, holder: Holder) -> bool:
-        """Take the name from the lease of a dead holder; returns whether we were the first."""
+    def _free_name(self, holder: Holder) -> bool:
+        """Rename the lease of a holder, so that its name is free for another; returns whether we were the first."""
         from mlflow.exceptions import MlflowException
 
-        grave = self._grave(holder)
+        tombstone = self._tombstone_name(holder)
 
-        def bury(client: "MlflowClient") -> bool:
+        def rename(client: "MlflowClient") -> bool:
             try:
-                return _done(lambda client: client.rename_registered_model(self.name, grave), client)
+                return _done(lambda client: client.rename_registered_model(self.name, tombstone), client)
             except MlflowException:
                 # of two that rename at the same moment, the second may get an error of the database
                 if (found := self._find(client)) is not None and found[0] == holder:
                     raise
                 return False
 
-        return self._ask(bury)
+        return self._ask(rename)
 
-    def _grave(self, holder: Holder) -> str:
+    def _tombstone_name(self, holder: Holder) -> str:
         return f"{self.name}.{holder.token}"
 
-    def _clear_graves(self) -> None:
-        """Remove what was renamed so long ago that nobody takes its holder for the one that is there now."""
+    def _remove_old_tombstones(self) -> None:
+        """Remove tombstones that are so old that nobody takes their holder for the one that is there now."""
 
         def clear(client: "MlflowClient") -> None:
             now = client.get_registered_model(self.name).creation_timestamp
             for model in client.search_registered_models(filter_string=f"name LIKE '{self.name}.%'"):
-                if now - model.last_updated_timestamp > 1000 * _GRAVE_SECONDS:  # both by MLflow's clock
+                if now - model.last_updated_timestamp > 1000 * _TOMBSTONE_SECONDS:  # both by MLflow's clock
                     client.delete_registered_model(model.name)
 
         self._ask(clear)
@@ -267,7 +267,7 @@ class Lease:
 
         return connect_checked(self._uri, question)[1]
 
-    def _beat(self) -> None:
+    def _send_heartbeats(self) -> None:
         """Give signs of life until the lease is given back; a server that is away does not end it."""
         number = 0
         while not self._stops.wait(BEAT_SECONDS):
@@ -277,7 +277,7 @@ class Lease:
                     self._give_sign(number)
 
     def _give_sign(self, number: int) -> None:
-        sign = _beat_text(number)
+        sign = _heartbeat_text(number)
         self._ask(lambda client: client.set_registered_model_tag(self.name, _BEAT, sign))
 
 
@@ -294,7 +294,7 @@ def _done(change: "Callable[[MlflowClient], object]", client: "MlflowClient") ->
     return True
 
 
-def _beat_text(number: int) -> str:
+def _heartbeat_text(number: int) -> str:
     """Return a sign of life that differs from the one before it, even if the clock is set back."""
     return f"{number} {time.time():.3f}"
 

@@ -41,7 +41,7 @@ class Author:
 
 
 @dataclass(frozen=True)
-class Decision:
+class ChampionDecision:
     """What was decided, before it has its place in the ledger.
 
     Attributes:
@@ -118,7 +118,7 @@ class LedgerLine:
 
     number: int
     previous: str
-    decision: Decision
+    decision: ChampionDecision
     text: str
 
     @property
@@ -139,7 +139,7 @@ class LedgerLine:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     @classmethod
-    def after(cls, line: "LedgerLine | None", decision: Decision) -> "LedgerLine":
+    def after(cls, line: "LedgerLine | None", decision: ChampionDecision) -> "LedgerLine":
         """Return the line that follows another one, or the first one."""
         number, previous = (1, START) if line is None else (line.number + 1, line.hash)
         content = {"format": FORMAT, "number": number, "previous": previous, **asdict(decision)}
@@ -160,7 +160,7 @@ class LedgerLine:
             number, previous = int(content.pop("number")), str(content.pop("previous"))
             content["author"] = Author(**content["author"])
             content["reasons"] = tuple(content["reasons"])
-            decision = Decision(**content)
+            decision = ChampionDecision(**content)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             if isinstance(error, UserError):
                 raise

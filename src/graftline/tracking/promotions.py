@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from graftline.errors import UserError, first_line
 from graftline.files import digest, write_text
-from graftline.tracking.ledger import Author, Decision, LedgerLine
+from graftline.tracking.ledger import Author, ChampionDecision, LedgerLine
 from graftline.tracking.names import (
     CHALLENGER,
     CHAMPION,
@@ -140,7 +140,7 @@ class Promotions:
         if self._ask(self._find_ledger)[0] is None:
             self._create_ledger()
 
-    def append(self, standing: Standing, decision: Decision) -> LedgerLine:
+    def append(self, standing: Standing, decision: ChampionDecision) -> LedgerLine:
         """Write a decision as the next line.
 
         Args:
@@ -225,7 +225,7 @@ class Promotions:
         text = f"{line.decision.kind} (line {line.number})"
         self._ask(lambda client: client.set_model_version_tag(self.model, str(version), DECISION, text))
 
-    def _by_hand(self, standing: Standing) -> Decision:
+    def _by_hand(self, standing: Standing) -> ChampionDecision:
         """Return the line that says that somebody moved the alias."""
         now_is, was = standing.champion, standing.decided
         if was is not None and was not in standing.former_champions:
@@ -234,7 +234,7 @@ class Promotions:
             reason = f"The alias '{CHAMPION}' was removed from version {was} by hand."
         else:
             reason = f"The alias '{CHAMPION}' was set to version {now_is} by hand."
-        return Decision(
+        return ChampionDecision(
             model=self.model,
             kind="moved by hand",
             version=now_is,
@@ -362,7 +362,7 @@ def _write_once(client: "MlflowClient", run_id: str, key: str, value: str) -> bo
     return client.get_run(run_id).data.params.get(key) == value
 
 
-def _next_line(standing: Standing, decision: Decision) -> LedgerLine:
+def _next_line(standing: Standing, decision: ChampionDecision) -> LedgerLine:
     """Return the next line, shortened until it fits: the verdict's file, whose digest it has, tells the rest.
 
     Raises:

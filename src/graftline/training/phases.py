@@ -98,8 +98,8 @@ def train(
         earlier_result = _read_result(phase, plan) if resume or number < finished else None
         if earlier_result is not None:
             load_best(setup.graft.network, phase)
-            if number < finished and not directory.phase(finished).last.exists():  # told already, once that is begun
-                _tell(setup, plan, phase, earlier_result, events, [result.history for result in results])
+            if number < finished and not directory.phase(finished).last.exists():  # reported before, once that is begun
+                _replay_phase(setup, plan, phase, earlier_result, events, [result.history for result in results])
             results.append(earlier_result)
         else:
             end = None if deadline is None else _end_of_next(deadline, len(plans) - number)
@@ -190,8 +190,8 @@ def fit_phase(
     source = choose_source(setup, plan, directory.source)
     if deadline is not None and (not plan.only_head or isinstance(source, LiveSource)):
         plan = _cut(source, plan, deadline, directory if resume else None, scored=scored)
-    told = _PhaseEvents(FitEvents() if events is None else events, freeze_check, earlier)
-    told.on_source(source)
+    listener = _PhaseEvents(FitEvents() if events is None else events, freeze_check, earlier)
+    listener.on_source(source)
     with lost_processes_named(), _run_as(setup.recipe, source, plan):
         history = fit(
             setup.make_module(source.network, plan),
@@ -199,7 +199,7 @@ def fit_phase(
             _loaders(source, plan),
             directory,
             _fit_options(source, plan),
-            events=told,
+            events=listener,
             resume=resume,
             show_progress=show_progress,
         )
@@ -236,7 +236,7 @@ def _run_as(recipe: Recipe, source: TrainingSource, plan: FreezePlan) -> Iterato
         yield
 
 
-def _tell(
+def _replay_phase(
     setup: TrainingSetup,
     plan: FreezePlan,
     directory: FitDirectory,
@@ -244,9 +244,13 @@ def _tell(
     events: FitEvents | None,
     earlier: Sequence[FitHistory],
 ) -> None:
-    """Tell of a phase that a trial has done: what it was trained on, and its epochs."""
+    """Report the epochs of a phase that a trial has done, as if it were trained now.
+
+    Where only the head was trained, also apply the plan to the network and open the source: it may be the last phase,
+    whose source gives the test images' logits.
+    """
     listener = FitEvents() if events is None else events
-    if plan.only_head:  # it may be the last phase, whose source gives the test images' logits
+    if plan.only_head:
         plan.apply(setup.graft.network)
         listener.on_source(choose_source(setup, plan, directory.source))
     first_epoch, first_step = sum(len(one.epochs) for one in earlier), sum(one.steps for one in earlier)

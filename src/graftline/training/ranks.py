@@ -43,7 +43,7 @@ SECONDS_OF_SLEEP = 0.1
 
 
 @dataclass(frozen=True)
-class Member:
+class RankProcess:
     """One of the processes: where it runs, and what has to be the same for all."""
 
     host: str
@@ -53,7 +53,7 @@ class Member:
     local_world_size: int
 
     @classmethod
-    def here(cls, launch: Launch) -> "Member":
+    def here(cls, launch: Launch) -> "RankProcess":
         """Return this process."""
         python, graftline = platform.python_version(), version("graftline")
         return cls(socket.gethostname(), os.getpid(), python, graftline, launch.local_world_size)
@@ -97,7 +97,7 @@ class _Ranks:
         self._trainings = 0  # that were begun
         self._is_in_group = False  # of torch
         self._is_over = threading.Event()
-        self._store.set(_member(launch.rank), json.dumps(asdict(Member.here(launch))))
+        self._store.set(_member(launch.rank), json.dumps(asdict(RankProcess.here(launch))))
 
     def _watch(self, others: list[int]) -> None:
         """Start to give signs of life, and to look for those of others."""
@@ -180,7 +180,7 @@ class FirstRank(_Ranks):
         signal.signal(signal.SIGUSR1, self._raise_lost)
         self._watch(list(range(1, launch.world_size)))
 
-    def _meet(self) -> list[Member]:
+    def _meet(self) -> list[RankProcess]:
         """Wait for all processes and make sure that they can train together."""
         deadline, size = time.monotonic() + SECONDS_TO_MEET, self.launch.world_size
         missing = list(range(size))
@@ -192,7 +192,7 @@ class FirstRank(_Ranks):
                     "nodes were started, and whether a firewall is between them."
                 )
             time.sleep(SECONDS_OF_SLEEP)
-        members = [Member(**json.loads(self._store.get(_member(rank)))) for rank in range(size)]
+        members = [RankProcess(**json.loads(self._store.get(_member(rank)))) for rank in range(size)]
         for rank, member in enumerate(members):
             for name, words in (("python", "Python"), ("graftline", "graftline"), ("local_world_size", "--nproc")):
                 if (theirs := getattr(member, name)) != (ours := getattr(members[0], name)):

@@ -17,7 +17,7 @@ from graftline.console import Advance, counted
 from graftline.data.folds import assign_folds
 from graftline.freezing.evidence import MOST_JUDGED, TRIAL_FOLDS, trial_fits
 from graftline.freezing.measured import IMAGES_OF_CLASS
-from graftline.freezing.measurement import BoundaryTrial, in_words
+from graftline.freezing.measurement import BoundaryTrial, describe_boundary
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rule import FreezeContext, FreezeDecision
 from graftline.training.budget import decoding_seconds, seconds_per_image
@@ -115,7 +115,7 @@ class Trials:
         boundary = [*group_names(network), HEAD][plan.frozen_groups]
         name = f"{plan.frozen_groups:02}" + ("" if start is None else f"-from-{start.folder}")
         began, chain = time.perf_counter(), [] if start is None else start.chain()
-        folders, description = [self._folder(one.folder) for one in chain], f"Epochs, {in_words(boundary)}"
+        folders, description = [self._folder(one.folder) for one in chain], f"Epochs, {describe_boundary(boundary)}"
         with fitted(setup, self._emptied(name), plan, description, folders) as fit:
             seconds = time.perf_counter() - began
             losses, hits = score_validation(fit.setup, fit.source)

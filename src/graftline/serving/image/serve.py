@@ -15,7 +15,7 @@ from graftline.errors import UserError
 from graftline.execution import Execution
 from graftline.serving.limits import Limits
 from graftline.serving.login import find_password
-from graftline.serving.origin import Folder
+from graftline.serving.origin import BundleFolder
 from graftline.serving.server import serve
 from graftline.serving.slot import Slot
 
@@ -40,7 +40,7 @@ def main() -> None:
         sys.exit(f"{MODELS} holds no bundle: put one there, as a folder of its own.")
     try:
         serve(
-            [Folder(folder, folder.name) for folder in folders],
+            [BundleFolder(folder, folder.name) for folder in folders],
             host=asked.host,
             port=asked.port,
             limits=Limits(**{field.name: getattr(asked, field.name) for field in fields(Limits)}),
