@@ -199,7 +199,7 @@ class DepthMeasurement:
     def sentence(self) -> str:
         """What was measured in words: the chosen boundary, and against it the others, as they were tried last."""
         chosen, of = self.chosen, "out-of-fold" if self.in_folds else "validation"
-        own = f"measured, {of} log loss {chosen.log_loss:.3f} with {in_words(chosen.boundary)}"
+        own = f"found by trials, {of} log loss {chosen.log_loss:.3f} with {in_words(chosen.boundary)}"
         last = {row.boundary: row for row in self.rows}
         others = [row for row in last.values() if row.boundary != chosen.boundary]
         return ", ".join([own, *(f"{row.more_log_loss.text()} with {in_words(row.boundary)}" for row in others)])
