@@ -1,4 +1,4 @@
-"""What a newcomer does first: the embedded sample with the defaults."""
+"""What a newcomer does first: the sample data set with the defaults."""
 
 from pathlib import Path
 
