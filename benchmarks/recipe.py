@@ -3,8 +3,8 @@
 Trains EfficientNet-Lite0 on a part of a set of `benchmarks.accuracy.sets`, which is written anew: by the recipe, and
 with one change after the other, all by graftline's own fit. Prints how each does on the test images: accuracy with its
 interval, its difference to the first row's, image by image, and the log loss, as it is and calibrated on the validation
-images, as a bundle's is. The table of docs/freezing.md (`--epochs 5`, one seed) took 19 minutes, on one of two cores
-that others used too: 100 to 250 s a row. `--changes` takes some of them.
+images, as a bundle's is. The table of docs/freezing-measurements.md (`--epochs 5`, one seed) took 19 minutes, on one of
+two cores that others used too: 100 to 250 s a row. `--changes` takes some of them.
 """
 
 import argparse

@@ -54,7 +54,10 @@ def test_columns_of_few_values_become_categories(caplog: pytest.LogCaptureFixtur
     assert kept["flag"].tolist() == ["True", "False"] * 21
     assert values(kept)["seen"] == [None, *["by day"] * 20, *["by night"] * 21]
     assert caplog.messages == [
-        "Scores are also told by shift, binned, flag, seen (crowd, boxes left out: more than 20 values)."
+        (
+            "Scores are also reported by the values of shift, binned, flag, seen "
+            "(crowd, boxes left out: more than 20 values)."
+        )
     ]
 
 

@@ -174,7 +174,7 @@ def test_mistakes_have_a_way_out() -> None:
         ({"train": 1.1, "validation": -0.35}, r"Split\.train=1\.1 \+ Split\.validation=-0\.35"),
         ({"validation": float("nan")}, "nan"),
     ):
-        with pytest.raises(UserError, match=rf"{told} cannot be met: together they are at most 1"):
+        with pytest.raises(UserError, match=rf"{told} cannot be met: all three must add up to 1"):
             Split(**shares)  # type: ignore[arg-type]  # some of its fields are no numbers
     with pytest.raises(UserError, match="no training images, only test"):
         Split().assign(images.assign(split="test"))

@@ -1,4 +1,4 @@
-"""What a newcomer does first: the embedded sample with the defaults."""
+"""What a newcomer does first: the sample data set with the defaults."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def test_the_defaults_classify_solar_cells(tmp_path: Path) -> None:
     assert run.info.status == "FINISHED"
     version = DatasetVersion.load(workplace.root / "data" / "elpv" / result["dataset_digest"])
     assert sum(version.counts()["test"].values()) == 656
-    assert "measured, validation log loss" in ran.result["freeze"]
+    assert "found by trials, validation log loss" in ran.result["freeze"]
     assert ran.result["freeze"].endswith("all 8 layer groups below the head frozen, 30 epochs")
     assert "The frozen network runs on ONNX Runtime." in ran.output
     assert (

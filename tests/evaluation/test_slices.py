@@ -89,7 +89,7 @@ def test_small_slices_and_missing_values() -> None:
     columns = pd.DataFrame({"group": ["rare"] * 4 + ["a"] * 26 + [None] * 30, "empty": [None] * 60})
     slices = score_slices(predictions(hits), columns)
     assert [(one.value, one.images) for one in slices] == [("a", 26)]
-    assert sentence(slices) == "On none of 1 slices is the model surely worse than on the other images."
+    assert sentence(slices) == "On none of 1 slices is the model significantly less accurate than on the other images."
     assert score_slices(predictions(hits), columns[["empty"]]) == []
     kinds = pd.Categorical(["a"] * 30 + [None] * 30, categories=["a", "b"])  # as of a column of all splits
     assert score_slices(predictions(hits), pd.DataFrame({"type": kinds})) == []

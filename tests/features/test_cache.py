@@ -120,7 +120,7 @@ def test_they_are_computed_once_and_read_afterwards(samples: Samples, tmp_path: 
 def test_what_a_segment_says_of_itself(samples: Samples, tmp_path: Path) -> None:
     features = Features(directory=str(tmp_path))
     text = said(lambda: features.open([job(samples)], Pixels(), TAIL, WIDTH))
-    assert "23.0 KB of activations (60 images of 384 bytes" in text
+    assert f"Caching the activations of 60 images in {tmp_path}: 23.0 KB as float16, or 46.1 KB as float32 (" in text
     (folder,) = segments(features)
     assert {str(path.relative_to(tmp_path)) for path in tmp_path.iterdir()} == {"lock", folder.parent.name}
     assert [path.name for path in folder.parent.iterdir()] == ["00000"]

@@ -122,7 +122,7 @@ def test_it_goes_deeper_where_that_pays(deeper: FreezeDecision) -> None:
     expected = plan_from_depth(network, measurement.chosen.frozen_groups, plan.reason, epochs=26, learning_rate=1e-4)
     assert plan == replace(expected, head_factor=10.0)
     assert tried.trainable == plan.trainable  # what was tried is the first phase, from which the training goes on
-    assert tried.reason.startswith(f"measured, validation log loss {measurement.chosen.log_loss:.3f} with ")
+    assert tried.reason.startswith(f"found by trials, validation log loss {measurement.chosen.log_loss:.3f} with ")
     assert f"{head.more_log_loss.text()} with the head alone" in tried.reason
     assert len(deeper.tried) == 1
 
@@ -204,7 +204,7 @@ def test_few_validation_images_are_judged_with_the_training_images_by_fits_witho
     (plan,), measurement = decision.plans, measured(decision)
     assert plan.only_head is not pays
     assert plan.epochs == 4
-    assert plan.reason.startswith("measured, out-of-fold log loss ")
+    assert plan.reason.startswith("found by trials, out-of-fold log loss ")
     assert measurement.judged_by == "54 images, each by a fit without it"
     assert {row.images for row in measurement.rows} == {36}, "two of three folds"
     assert decision.tried == ()  # it is yet to be trained, on all training images

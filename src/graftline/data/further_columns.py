@@ -31,8 +31,8 @@ def keep_few_valued(table: pd.DataFrame) -> pd.DataFrame:
     many = [name for name, column in found.items() if column is None]
     left_out = f" ({join_names(many)} left out: more than {MOST_VALUES} values)" if many else ""
     if kept or many:
-        told = f"Scores are also told by {join_names(list(kept))}" if kept else "No further column tells scores apart"
-        logger.info(f"{told}{left_out}.")
+        names = f"Scores are also reported by the values of {join_names(list(kept))}"
+        logger.info(f"{names if kept else 'No further column divides the scores'}{left_out}.")
     return pd.DataFrame(kept, index=table.index)
 
 

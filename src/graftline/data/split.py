@@ -46,8 +46,8 @@ class Split:
         if min(shares.values()) < 0 or shares["train"] == 0 or not abs(sum(shares.values()) - 1) <= 1e-6:  # also NaN
             told = " + ".join(f"Split.{split}={share:g}" for split, share in self._given.items())
             raise UserError(
-                f"The shares {told} cannot be met: together they are at most 1, all three exactly 1, and some images "
-                "are for training; what is left out is what the others leave."
+                f"The shares {told} cannot be met: all three must add up to 1, fewer to at most 1, none may be below "
+                "0, and Split.train must be above 0."
             )
 
     @property

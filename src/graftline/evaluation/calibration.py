@@ -114,16 +114,17 @@ def fit_calibration(predictions: Predictions, seed: int = 0, *, weighed: bool = 
         if further < -its_error:
             shown = best = vector
             after, (change, standard_error) = error(vector), vector.change(plain, numbers)
-    scores = (
-        f"cross-validated log loss of {len(labels):,} validation images {change:+.4f} (standard error "
-        f"{standard_error:.4f}), calibration error {_ends(before)} before, {_ends(after)} after"
-    )
+    gain = f"the cross-validated log loss of {len(labels):,} validation images by {change:+.4f}"
+    errors = f"calibration error {_ends(before)} without it, {_ends(after)} with it"
     if weighed:
-        scores += "; as the training was weighed, no bias of a class is fitted"
-    sentence = f"The probabilities are calibrated by {_describe(best.calibration)}: {scores}."
+        errors += "; as the training was weighed, no bias of a class is fitted"
     if best is plain:
-        kind = _describe(shown.calibration)
-        sentence = f"The probabilities stay as the network gives them, {kind} would not surely improve them: {scores}."
+        done = f"stay as the network gives them: {_describe(shown.calibration)} would change"
+        spread = f"standard error {standard_error:.4f}, no clear gain"
+    else:
+        done = f"are calibrated by {_describe(best.calibration)}: this changes"
+        spread = f"standard error {standard_error:.4f}"
+    sentence = f"The probabilities {done} {gain} ({spread}), {errors}."
     return CalibrationFit(best.calibration, len(labels), sentence, change, standard_error, before, after)
 
 

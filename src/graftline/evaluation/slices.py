@@ -104,9 +104,9 @@ def sentence(slices: Sequence[Slice]) -> str:
     if not slices:
         return "There is nothing to slice the images by: all columns have one value, or too many."
     if not worse:
-        return f"On none of {len(slices)} slices is the model surely worse than on the other images."
+        return f"On none of {len(slices)} slices is the model significantly less accurate than on the other images."
     told = ", ".join(f"{one.name} ({100 * one.accuracy.value:.1f} %, others {100 * one.rest:.1f} %)" for one in worse)
-    return f"Surely worse, of {len(slices)} slices that were looked at: {told}."
+    return f"The model is significantly less accurate on {len(worse)} of {len(slices)} slices: {told}."
 
 
 def _values(column: pd.Series) -> Iterator[tuple[str, Bools]]:

@@ -124,11 +124,12 @@ class Features:
         return [TableRequest.of(tables[min(group)], group) for group in groups.values()]
 
     def _announce(self, images: int, width: int) -> None:
-        each = self.predict_bytes(width, 1)
-        doubled = ", twice that should float16 not do" if self.precision == "auto" else ""
-        size = f"{format_bytes(images * each)} of activations ({images:,} images of {format_bytes(each)}{doubled})"
+        size = self.predict_bytes(width, images)
+        kind = "float32" if self.precision == "float32" else "float16"
+        doubled = f", or {format_bytes(2 * size)} as float32" if self.precision == "auto" else ""
         logger.info(
-            f"{size} go to {self.directory}, which may hold {format_bytes(self.store.max_bytes)} (Features.max_gb)."
+            f"Caching the activations of {images:,} images in {self.directory}: {format_bytes(size)} as {kind}{doubled}"
+            f" (at most Features.max_gb={self.max_gb:g} in all)."
         )
         if outdated := sum(entry.bytes for entry in self.store.entries() if not entry.is_readable):
             logger.info(

@@ -199,7 +199,7 @@ class DepthMeasurement:
     def sentence(self) -> str:
         """What was measured in words: the chosen boundary, and against it the others, as they were tried last."""
         chosen, of = self.chosen, "out-of-fold" if self.in_folds else "validation"
-        own = f"measured, {of} log loss {chosen.log_loss:.3f} with {describe_boundary(chosen.boundary)}"
+        own = f"found by trials, {of} log loss {chosen.log_loss:.3f} with {describe_boundary(chosen.boundary)}"
         last = {row.boundary: row for row in self.rows}
         others = [row for row in last.values() if row.boundary != chosen.boundary]
         return ", ".join(

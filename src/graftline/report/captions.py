@@ -45,14 +45,15 @@ CAPTIONS = {
     "precision_recall_curves": "What share of the images reported as a class is right, as more of the class is found. "
     "It tells more than the ROC curve where a class is rare: look where the curve begins to fall.",
     "reliability_diagram": "On the dashed line, of the predictions made with 80 %, 80 % are right. Below it the model "
-    "is too sure of itself, above it too modest. Thin lines are 95 % intervals; the histogram shows which bins matter.",
+    "is too sure of itself, above it too modest. Thin lines are 95 % intervals. The chart “How sure "
+    "it is” shows how many predictions lie in each bin.",
     "coverage_curve": "If only the images that the model is surest of were answered, and the others left to people, "
     "how many would be right? The steeper the curve falls to the right, the more it brings to leave the last ones out.",
     "confident_mistakes": "Look at these first. Often they are wrong labels, images that nobody could tell apart, or "
     "something that the training images do not show.",
     "slices": "The accuracy on images that share something: a group, how bright or sharp they are, their shape. Red: "
-    "surely worse than the rest, corrected for looking at all slices. More training images like these would help "
-    "there.",
+    "significantly worse than the rest, corrected for looking at all slices. More training images like these would "
+    "help there.",
     "confidences": "How many images have a prediction of that probability. Few on the left: the model seldom "
     "hesitates.",
     "explanations": "A row for each image: itself, where in it the answer was seen, and the training images most like "

@@ -93,7 +93,7 @@ def write_slices_figure(slices: Sequence[Slice], accuracy: float, file: Path) ->
     names = [f"{name}, {one.images:,}" for name, one in zip(short, shown, strict=True)]
     return _Figure(
         "slices.svg.j2",
-        f"{worse} of {len(slices)} slices are worse" if worse else f"None of {len(slices)} slices is surely worse",
+        f"{worse} of {len(slices)} slices are worse" if worse else f"None of {len(slices)} slices is clearly worse",
         "Accuracy with its 95 % interval. Orange diamond: worse than the other images, corrected for looking at all.",
         (300, bottom + 36),
         {"slices": list(zip(names, shown, strict=True)), "axis": axis, "accuracy": accuracy, "bottom": bottom},

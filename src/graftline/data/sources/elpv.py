@@ -1,4 +1,4 @@
-"""List the embedded sample: ELPV, electroluminescence images of solar cells."""
+"""List the sample data set: ELPV, electroluminescence images of solar cells, of the package elpv-dataset."""
 
 from dataclasses import dataclass
 from importlib.util import find_spec
