@@ -50,6 +50,7 @@ from graftline.report.grid_tables import crops_in_words, print_selection
 from graftline.report.tables import print_scores
 from graftline.tracking.names import BUNDLE_DIGEST, STAGE
 from graftline.training.fit_directory import FitDirectory
+from graftline.training.recipe import Recipe
 from graftline.training.trainer import check_spread, make_execution
 from graftline.training.trial import make_freeze_context
 
@@ -142,6 +143,12 @@ class MakeEnsemble(Train):
         assert self.members is not None
         return (list(self.backbones) or [self.backbone])[: self.members]
 
+    @property
+    def _recipe_of_members(self) -> Recipe:
+        """The recipe by which members of one network find the depth once, where they can: with the same images."""
+        shares = self._can_take_depth and not self.folds and self.train.depth_seed is None
+        return replace(self.train, depth_seed=self.seed) if shares else self.train
+
     def _check_members(self) -> None:
         """Find out before images are read what can't go well with any of the members."""
         first, *others = [replace(self, backbone=backbone) for backbone in self._networks]
@@ -211,7 +218,7 @@ class MakeEnsemble(Train):
         """Train the members, on the same images and cache; returns their directories."""
         assert self.members is not None
         backbones = self._networks
-        stage = replace(self, data=IngestOnce.of(self.data, version))
+        stage = replace(self, data=IngestOnce.of(self.data, version), train=self._recipe_of_members)
         members = [
             Member(
                 Winner(stage, files.path, backbones[number % len(backbones)], version, run_id),

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,9 +68,9 @@ from graftline.tracking.tracking import Tracking
 from graftline.training import phases
 from graftline.training.batchnorm import check_statistics, prepare_statistics
 from graftline.training.budget import check_budget, check_clock, end_seconds, passes, timed
+from graftline.training.depth_decision import decide_depth, decide_depth_of
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.forecast import tell_reduced_jpeg_side
-from graftline.training.known_depth import KnownDepth
 from graftline.training.label_check import find_policy, needs_choice, with_choice
 from graftline.training.launch import current_launch, with_launch
 from graftline.training.module import Optimizer, Schedule
@@ -196,6 +197,8 @@ class Train:
         check_sharding(self.trainer, self.train)
         if self.features.cache is False and self.features.views > 0:
             warn(f"features.views={self.features.views} is for cached activations: features=live leaves it alone.")
+        if self.train.depth_seed is not None and not self._can_take_depth:
+            warn(f"train.depth_seed={self.train.depth_seed} is for trials without minutes: it is left alone.")
         if self.minutes is not None:
             check_clock(self.trainer, execution)
         self._check_backbone()
@@ -329,15 +332,26 @@ class Train:
                 return decision
             decision = self.freeze.change_epochs(decision, context)
         else:
-            known = KnownDepth(setup, self.freeze)
-            decision = self.freeze.use_spare_time(known.read() or self.freeze.decide(context), context)
+            decision = self.freeze.use_spare_time(self._find_depth(setup, context, files), context)
             if decision.plans[-1].only_head and needs_choice(setup, decision.plans):
                 decision = replace(decision, tried=())  # the head was tried on plain images
             keep_trials(decision, FitDirectory(files.checkpoints))
-            if deadline is None:  # with one, it may have been the time that did not allow for more
-                known.write(decision)
         write_json(files.freeze_decision, decision.to_json())
         return decision
+
+    def _find_depth(self, setup: TrainingSetup, context: FreezeContext, files: RunDirectory) -> FreezeDecision:
+        """Decide by this training's own trials, or by those of the seed that was named for them."""
+        seed, version = self.train.depth_seed, setup.version
+        if seed is None or seed == self.seed or not self._can_take_depth:
+            return decide_depth(setup, self.freeze, context)
+        backbone = self.backbone.for_images(version.typical_side(), version.typical_aspect())
+        build = partial(backbone.build, version.class_names)
+        return decide_depth_of(seed, setup, self.freeze, FitDirectory(files.checkpoints), build)
+
+    @property
+    def _can_take_depth(self) -> bool:
+        """Whether trials are made whose depth another training can take: one that no limit of time has shaped."""
+        return self.freeze.needs_trials and self.minutes is None
 
     def _deadline(self, setup: TrainingSetup, began: float) -> float | None:
         """Return the moment of ``time.monotonic`` at which the training is to end, where there are ``minutes``.

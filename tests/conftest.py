@@ -85,6 +85,7 @@ SLOW = (
     "pipeline/test_compare.py",
     "pipeline/test_compose.py",
     "pipeline/test_decode.py",
+    "pipeline/test_depth_seed.py",
     "pipeline/test_doctor.py",
     "pipeline/test_drift.py",
     "pipeline/test_ensemble.py",
@@ -108,6 +109,7 @@ SLOW = (
     "tracking",
     "test_ray_cluster.py",
     "training/test_compiling.py",
+    "training/test_depth_decision.py",
     "training/test_lost_process.py",
     "training/test_memory_format.py",
 )

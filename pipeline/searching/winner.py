@@ -144,6 +144,7 @@ class Winner:
         tracking = replace(self.search.tracking, parent_run_id=self.parent_run_id, register=False)
         recipe = replace(self.search.train, fold=fold, resume=resume)
         configured = {"seed": seed, "tracking.register": False, "train.fold": fold, "train.resume": resume}
+        configured["train.depth_seed"] = recipe.depth_seed
         return self._run(folder, {"seed": seed, "tracking": tracking, "train": recipe}, configured)
 
     def train_challenger(self, folder: str, resume: str | None) -> TrainResult:

@@ -60,10 +60,17 @@ def test_other_settings_are_not_known(make_setup: MakeSetup) -> None:
     assert KnownDepth(setup, Measured(batchnorm="frozen")).read() is None
 
 
-def test_a_deeper_answer_and_a_damaged_file_are_not_known(make_setup: MakeSetup, tmp_path: Path) -> None:
+def test_a_deeper_answer_is_known_to_those_that_make_its_trial_once_more(make_setup: MakeSetup) -> None:
     setup = make_setup()
-    KnownDepth(setup, Measured()).write(decided(setup.graft.network, deep=True))
+    decision = decided(setup.graft.network, deep=True)
+    KnownDepth(setup, Measured()).write(decision)
     assert KnownDepth(setup, Measured()).read() is None
+    asked = replace(setup, recipe=replace(setup.recipe, depth_seed=0))
+    assert KnownDepth(asked, Measured()).read_any() == decision
+
+
+def test_a_damaged_file_is_not_known(make_setup: MakeSetup, tmp_path: Path) -> None:
+    setup = make_setup()
     KnownDepth(setup, Measured()).write(decided(setup.graft.network))
     (file,) = tmp_path.rglob("depths/*.json")
     file.write_text("{")

@@ -39,6 +39,8 @@ class Recipe:
         grad_checkpointing: compute the activations of a network's blocks again in the backward pass, for less memory.
         compile: run what is trained through torch.compile.
         fold: which of how many parts of the training images is left out, such as ``2/5``; None: none.
+        depth_seed: of the trials of a freeze rule that finds the depth by such, for whoever makes them, at least 0 and
+            below 2^32; None: the training's own.
         resume: id of an MLflow run whose training is to go on, for whoever tracks it.
     """
 
@@ -56,6 +58,7 @@ class Recipe:
     grad_checkpointing: bool = False
     compile: bool = False
     fold: str | None = None
+    depth_seed: int | None = None
     resume: str | None = None
 
     def __post_init__(self) -> None:
@@ -67,6 +70,7 @@ class Recipe:
             ("mixup_alpha", 0, None),
             ("cutmix_alpha", 0, None),
             ("patience", 0, None),
+            ("depth_seed", 0, 2**32),
         ):
             value = getattr(self, name)
             if value is not None and not (low <= value and (high is None or value < high)):  # also catches NaN
