@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from graftline.bundle.layout import FREEZE_CHECKS, read_description
+from graftline.freezing.evidence import too_few_to_choose
 from graftline.freezing.rule import FreezeDecision
 from graftline.training.results import TrainingResult
 from graftline.training.setup import TrainingSetup
@@ -47,7 +48,9 @@ def card_of(
 
 def best_epoch_in_words(setup: TrainingSetup, decision: FreezeDecision, trained: TrainingResult) -> str:
     """Return which epoch's weights are kept, and where there were several phases what was trained in it."""
-    told = f"Best epoch {trained.history.best['epoch'] + 1:.0f} of {len(trained.history.epochs)}"
+    few = too_few_to_choose(tuple(setup.version.counts()["validation"].values()))
+    kept = "Best epoch" if few is None else "Last epoch"
+    told = f"{kept} {trained.history.best['epoch'] + 1:.0f} of {len(trained.history.epochs)}"
     if len(decision.plans) == 1:
         return told
     return f"{told}, trained: {decision.plans[trained.best_phase].trained_part(setup.graft.network)}"
