@@ -247,6 +247,15 @@ def test_a_time_that_is_too_short_for_one_pass_is_refused(
         check_budget(setup, -10.0, minutes=1)
 
 
+def test_the_end_of_a_run_passes_validation_images_twice_and_decodes_them_thrice(
+    make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the calibration and for the reference, with 12 validation and 12 test images."""
+    monkeypatch.setattr(budget, "decode_seconds", lambda _samples, _execution: 1.0)
+    monkeypatch.setattr(budget, "_time_steps", lambda *_: 0.1 * PASSES_PER_STEP)
+    assert end_seconds(make_setup()) == pytest.approx(OVERHEAD_SECONDS + 12 * 1.1 + 12 * (2 * 1.1 + 1.0))
+
+
 def test_each_view_is_a_pass_that_takes_time(make_setup: MakeSetup, version: DatasetVersion) -> None:
     train, validation = (len(version.samples(split).paths) for split in ("train", "validation"))
     setup = make_setup(features=Features(views=8))

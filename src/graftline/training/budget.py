@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from graftline.bundle.reference import MOST_IMAGES as MOST_REFERRED
 from graftline.errors import UserError
 from graftline.execution import Execution
 from graftline.freezing.depth import DEEP_BATCH, FORWARD_PER_STEP, MOST_DEEP_EPOCHS, PASSES_PER_STEP
@@ -275,10 +276,16 @@ def check_clock(make_trainer: MakeTrainer, execution: Execution) -> None:
 
 
 def end_seconds(setup: TrainingSetup) -> float:
-    """Return what to leave for the end of a run: export, calibration, test images, figures and tracking."""
+    """Return what to leave for the end of a run: export, calibration, reference, test images, figures and tracking.
+
+    Validation images pass the network once more for the reference, unless the last phase was on cached activations,
+    and are decoded again for what is seen of them without it.
+    """
     counts = setup.version.counts()
-    tested = sum(counts["test"].values()) + min(MOST_CALIBRATED, sum(counts["validation"].values()))
-    return OVERHEAD_SECONDS + tested * pass_seconds(setup)
+    tested, validation = (sum(counts[split].values()) for split in ("test", "validation"))
+    calibrated, referred = min(MOST_CALIBRATED, validation), min(MOST_REFERRED, validation)
+    passed = tested + calibrated + referred
+    return OVERHEAD_SECONDS + passed * pass_seconds(setup) + referred * decoding_seconds(setup)
 
 
 def average_seconds(setup: TrainingSetup, members: int, crops: int) -> float:
