@@ -316,12 +316,13 @@ class Train:
         """Return the moment of ``time.monotonic`` at which the training is to end, where there are ``minutes``.
 
         Raises:
-            UserError: they do not suffice for a pass of the network over all images.
+            UserError: they do not suffice for a pass of the network over all images, or a training without one.
         """
         if self.minutes is None:
             return None
         deadline = began + 60 * self.minutes - end_seconds(setup)
-        check_budget(setup, deadline - time.monotonic(), self.minutes)
+        freezes = not isinstance(self.freeze, Nothing)
+        check_budget(setup, deadline - time.monotonic(), self.minutes, freezes=freezes)
         return deadline
 
     def _train(

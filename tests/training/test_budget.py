@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
+from graftline.backbones.weights import Weights
 from graftline.bundle.predictor import Predictor
 from graftline.bundle.save import save_bundle
 from graftline.data import loaders
@@ -264,6 +265,26 @@ def test_each_view_is_a_pass_that_takes_time(make_setup: MakeSetup, version: Dat
         check_budget(setup, seconds, minutes=1)
     live = replace(setup, features=Features(cache=False, views=8))
     check_budget(live, seconds, minutes=1)
+
+
+def test_where_nothing_is_cached_two_validated_rounds_will_do(
+    make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 36 images; three are validated in a third of a step each. A pass takes a fifth of a step for each of 39."""
+    monkeypatch.setattr(budget, "MOST_VALIDATED", 3)
+    monkeypatch.setattr(budget, "decode_seconds", lambda _samples, _execution: 1e-9)
+    monkeypatch.setattr(budget, "_time_steps", lambda *_: 1.0)
+    setup = make_setup()
+    with pytest.raises(UserError, match=r"39 images take about 8 s to pass through the network once"):
+        check_budget(setup, 7.7, minutes=1)
+    check_budget(setup, 7.9, minutes=1)
+    live = make_setup(features=Features(cache=False))
+    mixed = make_setup(recipe=Recipe(mixup_alpha=0.2))
+    untaught = replace(setup, graft=replace(setup.graft, weights=Weights("none")))
+    for one, freezes in ((setup, False), (live, True), (mixed, True), (untaught, True)):
+        check_budget(one, 4.1, minutes=1, freezes=freezes)
+        with pytest.raises(UserError, match=r"^2 rounds, each validated by 3 images, take about 4 s, more than"):
+            check_budget(one, 3.9, minutes=1, freezes=freezes)
 
 
 def test_images_that_take_long_to_decode_need_more_time(

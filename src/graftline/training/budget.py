@@ -29,6 +29,8 @@ from graftline.training.trainer import MakeTrainer, own_epochs
 from graftline.training.training_source import CachedSource, TrainingSource
 
 ROUNDS = 8  # validations at most within the time: one that is half too long or too short changes it by a sixteenth
+LEAST_ROUNDS = 2
+MOST_VALIDATED = 2_000  # validation images of a training with a time limit, each class in proportion
 OVERHEAD_SECONDS = 15.0  # of start, export, figures and tracking
 MOST_CALIBRATED = 2_000  # validation images that a bundle classifies for its calibration
 VALIDATION_SHARE = 0.25  # of the time that validations may take
@@ -155,7 +157,7 @@ def cut_to(
     forward = image_seconds / FORWARD_PER_STEP
     validated = max(validation * (max(forward, decoding) if beside else forward + decoding), 1e-9)
     image_seconds = max(image_seconds, decoding) if beside else image_seconds + decoding
-    rounds = max(2, min(ROUNDS, int(VALIDATION_SHARE * seconds / validated)))
+    rounds = max(LEAST_ROUNDS, min(ROUNDS, int(VALIDATION_SHARE * seconds / validated)))
     affordable = max(1.0, (seconds - rounds * validated) / image_seconds)
     if affordable >= min(rounds, most) * train:
         epochs = math.floor(seconds / (train * image_seconds + validated) + 1e-6)
@@ -222,27 +224,39 @@ def passes(setup: TrainingSetup, plans: Sequence[FreezePlan], deadline: float | 
     return max(math.ceil(plan.epochs * (plan.epoch_images or images) / images) for plan in plans)
 
 
-def check_budget(setup: TrainingSetup, seconds: float, minutes: float) -> None:
-    """Make sure that one pass of the frozen network over all images, and all views of them, fits into the time.
+def check_budget(setup: TrainingSetup, seconds: float, minutes: float, *, freezes: bool = True) -> None:
+    """Make sure that the least that a training does fits into the time.
+
+    That is one pass of the frozen network over all images, and all views of them. Where nothing can be cached, two
+    rounds that train as long as they validate will do, if that is less.
 
     Args:
         setup: of the training.
         seconds: that are left for it.
         minutes: that were given.
+        freezes: whether the freeze rule may freeze layers whose weights are pretrained.
 
     Raises:
         UserError: it does not; it says what would do.
     """
-    train, validation = (len(setup.version.samples(split).paths) for split in ("train", "validation"))
-    views = 1 if setup.features.cache is False else max(1, setup.features.views)
+    features, train = setup.features, len(setup.version.samples("train").paths)
+    validation = min(MOST_VALIDATED, len(setup.version.samples("validation").paths))
+    views = 1 if features.cache is False else max(1, features.views)
+    each = f", {views} views of each training image," if views > 1 else ""
     needed = (views * train + validation) * pass_seconds(setup)
+    what = f"{train + validation:,} images{each} take about {needed:,.0f} s to pass through the network once"
+    is_live = features.cache is False or setup.recipe.mixes_images
+    if is_live or not freezes or not setup.graft.weights.pretrained:
+        validated = validation * (seconds_per_image(setup) / FORWARD_PER_STEP + decoding_seconds(setup))
+        if (rounds := LEAST_ROUNDS * 2 * validated) < needed:
+            needed = rounds
+            what = f"{LEAST_ROUNDS} rounds, each validated by {validation:,} images, take about {needed:,.0f} s"
     if needed > seconds:
         enough = math.ceil((60 * minutes - seconds + 2 * needed) / 60)
-        images = f"{train + validation:,} images" + (f", {views} views of each training image," if views > 1 else "")
         raise UserError(
-            f"{images} take about {needed:,.0f} s to pass through the network once, more than Train.minutes leaves "
-            f"beside start, test and export ({max(0, seconds):,.0f} s): give Train.minutes={enough} (the next start "
-            f"need not read the images again, and may do with less), or {_shorter_pass(setup)}."
+            f"{what}, more than Train.minutes leaves beside start, test and export ({max(0, seconds):,.0f} s): give "
+            f"Train.minutes={enough} (the next start need not read the images again, and may do with less), or "
+            f"{_shorter_pass(setup)}."
         )
 
 

@@ -20,7 +20,7 @@ from graftline.files import write_json
 from graftline.freezing.check import FreezeCheck
 from graftline.freezing.evidence import too_few_to_choose
 from graftline.freezing.plan import FreezePlan
-from graftline.training.budget import cut_to_deadline, decoding_seconds, step_seconds, timed
+from graftline.training.budget import MOST_VALIDATED, cut_to_deadline, decoding_seconds, step_seconds, timed
 from graftline.training.checkpointing import checkpointed
 from graftline.training.compiling import compiled
 from graftline.training.events import FitEvents, Metrics
@@ -36,8 +36,6 @@ from graftline.training.source_decision import choose_source
 from graftline.training.training_source import LiveSource, TrainingSource
 
 logger = logging.getLogger(__name__)
-
-MOST_VALIDATED = 2_000  # validation images of a training with a time limit, each class in proportion
 
 
 def train(
