@@ -215,6 +215,20 @@ def test_few_validation_images_are_judged_with_the_training_images_by_fits_witho
     assert not list(tmp_path.iterdir())
 
 
+def test_where_folds_are_large_one_of_them_judges(
+    version: DatasetVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("graftline.freezing.evidence.ENOUGH_IN_FOLD", 14)  # of 43, and of 54, there are
+    context = make_freeze_context(make_setup(blinded(), version), FitDirectory(tmp_path))
+    with caplog.at_level("INFO", "graftline"):
+        decision = Measured(depths=(0.5,)).decide(replace(context, validation_counts=(6, 6, 7)))
+    measurement = measured(decision)
+    assert measurement.judged_by == "18 images, each by a fit without it"
+    assert {row.images for row in measurement.rows} == {36}
+    assert not decision.plans[-1].only_head
+    assert "too few to choose by (20 would do). Ingest.parent='none' with Split.existing=False" in caplog.messages[0]
+
+
 def measured_gain(head: BoundaryResult) -> float:
     """Return by how much the head's log loss is above that of the chosen boundary, where that is likely."""
     assert head.more_log_loss.value > 1.28 / 1.96 * (head.more_log_loss.value - head.more_log_loss.low)

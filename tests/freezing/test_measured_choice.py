@@ -323,8 +323,9 @@ def test_validation_images_and_the_last_pass_take_their_part_of_the_time() -> No
     assert images_tried(1_000) == int((0.3 * (10_000 - 0.2 * 3_000) - 0.9 * 1_000) / 1.9)
     assert images_tried(2_000, num_images=4_000) is None, "too few for a trial: the head alone, on all images"
     assert images_tried(100, num_images=20_000) == int((0.3 * (10_000 - 0.2 * 20_100) - 0.9 * 100) / 1.9)
-    # each of three fits by folds is judged by a third of all images
-    assert images_tried(10, 4_000, seconds=3_000) == int((0.3 * (30_000 - 0.2 * 4_010) / 3 - 0.9 * 4_010 / 3) / 1.9)
+    # each of three fits by folds, of 6 epochs, is judged by a third of all images, and the one by a large fold, too
+    assert images_tried(10, 800, seconds=3_000) == int((0.3 * (30_000 - 0.2 * 810) / 3 - 1.4 * 810 / 3) / 3.4)
+    assert images_tried(10, 4_000, seconds=1_200) == int((0.3 * (12_000 - 0.2 * 4_010) - 0.9 * 4_010 / 3) / 1.9)
     # a third of a step for what is frozen at every epoch: all of it in the head's 30, half of it in three
     assert images_tried(100, seconds=5_000, live=True) == int((0.3 * (50_000 - 0.2 * 2_100) - 11 * 100) / (10.5 + 1.5))
     assert images_tried(100, seconds=2_000, live=True) is None

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 FEWEST_IMAGES = 20  # one is five points of accuracy then; a paired 95 % interval has 2.1 standard errors, not 12.7
 TRIAL_FOLDS = 3  # where there are fewer: as many fits, each without one of them
+ENOUGH_IN_FOLD = 300  # images; where a fold has as many, one fit will do
 MOST_JUDGED = 2_000  # validation images that a trial is judged by: they tell 1 point of accuracy apart
 FEWEST_IN_FOLDS = 2 * FEWEST_IMAGES  # of training and validation together
 
@@ -28,3 +29,12 @@ def too_few_to_choose(images: Sequence[int]) -> str | None:
     if sum(count > 0 for count in images) < 2:
         return "the validation images are of one class"
     return None
+
+
+def trial_fits(images: int) -> int:
+    """Return how many fits judge a trial by folds of so many images of both splits.
+
+    >>> trial_fits(899), trial_fits(900)
+    (3, 1)
+    """
+    return 1 if images >= TRIAL_FOLDS * ENOUGH_IN_FOLD else TRIAL_FOLDS

@@ -20,7 +20,7 @@ from graftline.freezing.depth import (
     larger_steps,
     random_plan,
 )
-from graftline.freezing.evidence import FEWEST_IN_FOLDS, MOST_JUDGED, TRIAL_FOLDS, too_few_to_choose
+from graftline.freezing.evidence import FEWEST_IN_FOLDS, MOST_JUDGED, TRIAL_FOLDS, too_few_to_choose, trial_fits
 from graftline.freezing.measurement import BoundaryResult, BoundaryTrial, DepthMeasurement, Difference, in_words
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rule import FreezeContext, FreezeDecision, FreezeRule, TryBoundary
@@ -80,9 +80,16 @@ class Measured(FreezeRule):
             return FreezeDecision((context.finalize(random_plan(network)),), context.epochs)
         if (few := too_few_to_choose(context.validation_counts)) is None:
             return _Search(self, context).decide()
-        if context.try_in_folds is None or context.num_images + sum(context.validation_counts) < FEWEST_IN_FOLDS:
+        images = context.num_images + sum(context.validation_counts)
+        if context.try_in_folds is None or images < FEWEST_IN_FOLDS:
             return FreezeDecision((context.finalize(_because(head_plan(network), few)),), context.epochs)
-        logger.info(f"Each training and validation image is judged by fits without it, as {few}.")
+        if trial_fits(images) > 1:
+            logger.info(f"Each training and validation image is judged by fits without it, as {few}.")
+        else:
+            logger.info(
+                f"A third of the training and validation images is judged by fits without it, as {few}. "
+                "Ingest.parent='none' with Split.existing=False draws a new split."
+            )
         return _Search(self, context, in_folds=True).decide()
 
     def change_epochs(self, decision: FreezeDecision, context: FreezeContext) -> FreezeDecision:
@@ -147,12 +154,13 @@ class _Search:
             raise ValueError("Measured decides by trials: give it a FreezeContext with try_boundary.")
         self._rule, self._context, self._network = rule, context, context.network
         self._try: TryBoundary = attempt
-        self._in_folds, self._fits = in_folds, TRIAL_FOLDS if in_folds else 1
+        self._in_folds = in_folds
         self._num_groups = len(body_groups(context.network))
         self._head_plan = head_plan(context.network)  # of its usual epochs, as a deeper trial has its own
         self._trials: list[BoundaryTrial] = []
         validation = sum(context.validation_counts)
-        judged = (context.num_images + validation) / TRIAL_FOLDS if in_folds else validation
+        images = context.num_images + validation
+        self._fits, judged = (trial_fits(images), images / TRIAL_FOLDS) if in_folds else (1, validation)
         self._judged = min(MOST_JUDGED, judged)  # images, by each fit of a trial
         num_classes = len(context.validation_counts)
         self._of_all_classes = IMAGES_OF_CLASS * num_classes

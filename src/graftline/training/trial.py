@@ -21,7 +21,7 @@ from graftline.backbones.layers import HEAD, group_names
 from graftline.console import progress
 from graftline.data.folds import assign_folds
 from graftline.data.loaders import Batch
-from graftline.freezing.evidence import MOST_JUDGED, TRIAL_FOLDS
+from graftline.freezing.evidence import MOST_JUDGED, TRIAL_FOLDS, trial_fits
 from graftline.freezing.measured import IMAGES_OF_CLASS
 from graftline.freezing.measurement import BoundaryTrial, Floats, in_words
 from graftline.freezing.plan import FreezePlan
@@ -155,6 +155,8 @@ class Trials:
 class FoldTrials:
     """Fits a network as plans say, once without each fold of the training and validation images, which judges that fit.
 
+    Where folds are large (`trial_fits`), there is one such fit.
+
     Args:
         setup: of the training.
         directory: for the checkpoints, which ``keep_trials`` removes.
@@ -172,7 +174,8 @@ class FoldTrials:
         digests = [sha256 for split in splits for sha256 in version.samples(split).sha256]
         folds = assign_folds(labels, [group for split in splits for group in version.groups(split)], TRIAL_FOLDS)
         trials = []
-        for fold in np.unique(folds).tolist():
+        one_will_do = trial_fits(len(folds)) == 1  # the largest: groups may make them unequal
+        for fold in [int(np.bincount(folds).argmax())] if one_will_do else np.unique(folds).tolist():
             sides = np.where(folds == fold, "validation", "train").tolist()
             divided = version.divided(dict(zip(digests, sides, strict=True)))
             folder = FitDirectory(self._directory.trial / f"fold-{fold + 1}")
@@ -182,10 +185,10 @@ class FoldTrials:
     def __call__(
         self, plan: FreezePlan, start: BoundaryTrial | None = None, max_images: int | None = None
     ) -> BoundaryTrial:
-        """Fit the network once for each fold; the arguments are those of ``Trials``.
+        """Fit the network once for each fold that judges; the arguments are those of ``Trials``.
 
         Returns:
-            What came of it for all images, fold by fold.
+            What came of it for their images, fold by fold.
 
         Raises:
             DivergenceError: a training diverged.
