@@ -27,6 +27,7 @@ HEAD_BATCH, DEEP_BATCH = 64, 32
 # Many classes have more to be learned: 144 of them gained 3 points by twice the steps that this would be.
 DEEP_IMAGES, DEEP_IMAGES_OF_CLASS = 10_000, 200
 LEAST_DEEP_EPOCHS, MOST_DEEP_EPOCHS = 3, 30
+TRIAL_EPOCHS = 3  # of a trial's part of the images; more of a small set, for as many steps
 
 # Random weights: nothing is frozen, more has to be learned, and early stopping ends it where it may. AdamW's own rate.
 RANDOM_EPOCHS, RANDOM_RATE = 60, 0.001
@@ -64,6 +65,28 @@ def deep_images(num_classes: int) -> int:
 def larger_steps(step_images: int) -> float:
     """Return how many times as many images as usual an optimizer step has, where it has more."""
     return max(1.0, step_images / DEEP_BATCH)
+
+
+def trial_epochs(images: int, enough: int, step_images: int = DEEP_BATCH, num_classes: int = 0) -> int:
+    """Return how often a trial sees each of its images: three times, a few more often for as many steps.
+
+    But, beyond three times, not more than half as often as a training on them would.
+
+    Args:
+        images: that a trial has.
+        enough: that it would have at least, if there were as many.
+        step_images: that it passes for an optimizer step.
+        num_classes: of the data set.
+
+    >>> tuple(trial_epochs(images, 1_000) for images in (50, 300, 1_000, 5_000))
+    (15, 10, 3, 3)
+    >>> tuple(trial_epochs(images, 1_000, step_images=256) for images in (300, 1_000, 5_000))
+    (15, 15, 5)
+    >>> trial_epochs(5_000, 10_000, num_classes=1_000)  # five of each class, where ten would be enough
+    6
+    """
+    as_many_steps = ceil(TRIAL_EPOCHS * enough * larger_steps(step_images) / images)
+    return max(TRIAL_EPOCHS, min(deep_epochs(images, step_images, num_classes) // 2, as_many_steps))
 
 
 def head_plan(network: Any, *, epochs: int = HEAD_EPOCHS, learning_rate: float = HEAD_RATE) -> FreezePlan:

@@ -10,15 +10,13 @@ from typing import ClassVar
 from graftline.backbones.layers import HEAD, body_groups, group_names
 from graftline.errors import DivergenceError, UserError
 from graftline.freezing.depth import (
-    DEEP_BATCH,
     FORWARD_PER_STEP,
     HEAD_EPOCHS,
     PASSES_PER_STEP,
-    deep_epochs,
     deep_plan,
     head_plan,
-    larger_steps,
     random_plan,
+    trial_epochs,
 )
 from graftline.freezing.evidence import FEWEST_IN_FOLDS, MOST_JUDGED, TRIAL_FOLDS, too_few_to_choose, trial_fits
 from graftline.freezing.measurement import BoundaryResult, BoundaryTrial, DepthMeasurement, Difference, in_words
@@ -37,7 +35,6 @@ LARGE_PART = 0.1  # of a large training split, for a trial: it takes about as lo
 # To go deeper for nothing costs time, to stop at the head may cost many points: the evidence asked for is nine in ten,
 # one-sided; and a gain that many images make certain must still be worth the time.
 LEAST_GAIN = 0.05  # of the head's log loss
-TRIAL_EPOCHS = 3  # of a trial's part of the images; more of a small set, for as many steps
 
 
 @dataclass(frozen=True)
@@ -116,28 +113,6 @@ class Measured(FreezeRule):
         ([6, 4, 2, 0], [1])
         """
         return sorted({frozen_at(share, num_groups) for share in self.depths}, reverse=True)
-
-
-def trial_epochs(images: int, enough: int, step_images: int = DEEP_BATCH, num_classes: int = 0) -> int:
-    """Return how often a trial sees each of its images: three times, a few more often for as many steps.
-
-    But, beyond three times, not more than half as often as a training on them would.
-
-    Args:
-        images: that a trial has.
-        enough: that it would have at least, if there were as many.
-        step_images: that it passes for an optimizer step.
-        num_classes: of the data set.
-
-    >>> tuple(trial_epochs(images, 1_000) for images in (50, 300, 1_000, 5_000))
-    (15, 10, 3, 3)
-    >>> tuple(trial_epochs(images, 1_000, step_images=256) for images in (300, 1_000, 5_000))
-    (15, 15, 5)
-    >>> trial_epochs(5_000, 10_000, num_classes=1_000)  # five of each class, where ten would be enough
-    6
-    """
-    as_many_steps = math.ceil(TRIAL_EPOCHS * enough * larger_steps(step_images) / images)
-    return max(TRIAL_EPOCHS, min(deep_epochs(images, step_images, num_classes) // 2, as_many_steps))
 
 
 def frozen_at(share: float, num_groups: int) -> int:
